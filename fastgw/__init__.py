@@ -1,0 +1,29 @@
+"""fastgw: a streaming gateway in front of LLM inference engines.
+
+``Gateway``, ``Config`` and ``EngineConfig`` are what an embedding program needs; they are imported when first used, so
+that ``fastgw version`` does not pay for them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastgw.app import Gateway, StartError
+    from fastgw.config import Config, ConfigErrors, EngineConfig
+
+__version__ = "0.1.0"
+
+__all__ = ["Config", "ConfigErrors", "EngineConfig", "Gateway", "StartError", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Gateway", "StartError"):
+        from fastgw import app
+
+        return getattr(app, name)
+    if name in ("Config", "ConfigErrors", "EngineConfig"):
+        from fastgw import config
+
+        return getattr(config, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

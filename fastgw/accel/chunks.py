@@ -1,0 +1,165 @@
+"""The chunked transfer coding, decoded as it arrives.
+
+Strict where laxness smuggles: 1 to 16 hexadecimal digits and nothing around them, sizes up to 2^63-1, CRLF and nothing
+else as a line end. Bounded where the grammar is not: a size line takes at most 256 bytes, trailers at most 8 KiB.
+Payload is handed on as slices of what came in; only an unfinished line is ever kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+MAX_LINE_BYTES: Final = 256
+MAX_TRAILER_BYTES: Final = 8192
+MAX_SIZE: Final = 2**63 - 1
+
+
+class FramingError(ValueError):
+    """The bytes are not a chunked body."""
+
+
+_SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
+
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?").fullmatch
+_SIZE_PREFIX: Final = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?").fullmatch
+_TRAILER_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t\x20-\x7e\x80-\xff]*").fullmatch
+_TRAILER_PREFIX: Final = re.compile(
+    rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?::[\t\x20-\x7e\x80-\xff]*\r?)?|\r)?"
+).fullmatch
+
+# Engines write the same few sizes again and again.
+_sizes: dict[bytes, int] = {}
+_MEMO_ENTRIES: Final = 4096
+
+
+def _learn_size(line: bytes) -> int:
+    match = _SIZE_LINE(line)
+    if match is None:
+        raise FramingError("malformed chunk size")
+    size = int(match[1], 16)
+    if size > MAX_SIZE:
+        raise FramingError("chunk size out of range")
+    if match[2] is None:
+        if len(_sizes) >= _MEMO_ENTRIES:
+            _sizes.clear()
+        _sizes[line] = size
+    return size
+
+
+class ChunkScanner:
+    """Feed it bytes of a chunked body, get the payload among them.
+
+    After each :meth:`feed`: ``done`` (the body is complete, and ``rest`` holds what came after it), ``whole`` (the next
+    byte begins a chunk or the trailer section), ``aligned`` (this feed began and ended between chunks and had plain
+    frames only, so the same bytes, less ``rest``, are themselves a clean run of chunks), ``trailers`` (lower-case names
+    of the trailer fields seen; their values are dropped).
+    """
+
+    __slots__ = ("_left", "_line", "_state", "_trailer_bytes", "aligned", "done", "rest", "trailers", "whole")
+
+    def __init__(self) -> None:
+        self._state = _SIZE
+        self._left = 0
+        self._line = b""
+        self._trailer_bytes = 0
+        self.aligned = False
+        self.done = False
+        self.whole = True
+        self.rest = b""
+        self.trailers: list[bytes] = []
+
+    def feed(self, data: bytes) -> bytes:
+        """The payload in ``data``.
+
+        :raises FramingError: at the first byte that cannot be part of a chunked body; the scanner is dead then.
+        """
+        if self.whole:
+            # One whole chunk in one read: what an engine's flush of one event nearly always is.
+            at = data.find(b"\r\n", 0, 20)
+            if at > 0:
+                size = _sizes.get(data[:at])
+                if size and len(data) == at + size + 4 and data[-2:] == b"\r\n":
+                    self.aligned = True
+                    return data[at + 2 : -2]
+        return self._feed(data)
+
+    def _feed(self, data: bytes) -> bytes:
+        if self.done:
+            self.rest += data
+            self.aligned = False
+            return b""
+        plain = self.whole
+        state = self._state
+        end = len(data)
+        pos = 0
+        out: list[bytes] = []
+        while pos < end:
+            if state == _SIZE:
+                at = data.find(b"\n", pos, pos + MAX_LINE_BYTES + 2)
+                if at < 0:
+                    self._keep(data[pos:], _SIZE_PREFIX, MAX_LINE_BYTES, "chunk size")
+                    break
+                line = self._line + data[pos : at + 1] if self._line else data[pos : at + 1]
+                pos = at + 1
+                self._line = b""
+                if line[-2:] != b"\r\n" or len(line) > MAX_LINE_BYTES + 2:
+                    raise FramingError("malformed chunk size line")
+                line = line[:-2]
+                size = _sizes.get(line, -1)
+                if size < 0:
+                    size = _learn_size(line)
+                    plain = plain and b";" not in line
+                self._left = size
+                state = _DATA if size else _TRAILER
+            elif state == _DATA:
+                take = end - pos
+                if take < self._left:
+                    out.append(data[pos:] if pos else data)
+                    self._left -= take
+                    break
+                stop = pos + self._left
+                out.append(data[pos:stop])
+                pos = stop
+                self._left = 2
+                state = _DATA_END
+            elif state == _DATA_END:
+                if data[pos] != (13 if self._left == 2 else 10):
+                    raise FramingError("chunk data without CRLF")
+                pos += 1
+                self._left -= 1
+                if not self._left:
+                    state = _SIZE
+            else:
+                at = data.find(b"\n", pos, pos + MAX_TRAILER_BYTES + 2)
+                if at < 0:
+                    self._keep(data[pos:], _TRAILER_PREFIX, MAX_TRAILER_BYTES, "trailer")
+                    break
+                line = self._line + data[pos : at + 1] if self._line else data[pos : at + 1]
+                pos = at + 1
+                self._line = b""
+                self._trailer_bytes += len(line)
+                if line == b"\r\n":
+                    state = _DONE
+                    self.done = True
+                    self.rest = data[pos:]
+                    break
+                plain = False
+                if line[-2:] != b"\r\n" or self._trailer_bytes > MAX_TRAILER_BYTES:
+                    raise FramingError("malformed trailer line")
+                match = _TRAILER_LINE(line[:-2])
+                if match is None:
+                    raise FramingError("malformed trailer field")
+                self.trailers.append(match[1].lower())
+        self._state = state
+        self.whole = state == _SIZE and not self._line
+        self.aligned = plain and (self.whole or self.done)
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _keep(self, tail: bytes, prefix: Callable[[bytes], object], limit: int, what: str) -> None:
+        """Hold an unfinished line, as long as it can still become one."""
+        line = self._line + tail if self._line else tail
+        if len(line) + self._trailer_bytes > limit + 1 or prefix(line) is None:
+            raise FramingError(f"malformed {what}")
+        self._line = line

@@ -1,0 +1,382 @@
+"""Every error fastgw can answer with: one table from kind to status, type, code and message.
+
+Owns: the table, the exception that carries a kind through the layers, and the rendering of the JSON body.
+Must never: put ``detail`` (addresses, exceptions, paths, engine text) into what a client reads. ``docs/errors.md`` is
+generated from the table, and a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+
+class Source(enum.Enum):
+    """Whose fault an error is: it decides what counts against an engine's health."""
+
+    CLIENT = "client"
+    GATEWAY = "gateway"
+    UPSTREAM = "upstream"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """One row of the table.
+
+    ``close`` says that the client's connection cannot be used again after this answer (the framing of what follows
+    is unknown, or the bytes still to come are not worth reading).
+    """
+
+    name: str
+    status: int
+    type: str
+    code: str
+    message: str
+    close: bool = False
+    advice: str = ""
+
+
+_IRE: Final = "invalid_request_error"
+_AUE: Final = "authentication_error"
+_RLE: Final = "rate_limit_error"
+_UPE: Final = "upstream_error"
+
+
+def _table(*rows: ErrorKind) -> dict[str, ErrorKind]:
+    return {row.name: row for row in rows}
+
+
+KINDS: Final[dict[str, ErrorKind]] = _table(
+    ErrorKind(
+        "bad_request",
+        400,
+        _IRE,
+        "bad_request",
+        "The request is malformed.",
+        True,
+        "Check how the client, or a proxy before fastgw, writes HTTP: ambiguous framing is refused, never repaired.",
+    ),
+    ErrorKind(
+        "invalid_json",
+        400,
+        _IRE,
+        "invalid_json",
+        "The request body is not valid JSON.",
+        False,
+        "Send one JSON object, UTF-8, without NaN or Infinity, at most 64 levels deep.",
+    ),
+    ErrorKind(
+        "invalid_multipart",
+        400,
+        _IRE,
+        "invalid_multipart",
+        "The multipart body is malformed.",
+        False,
+        "Send multipart/form-data with a boundary, few parts, and the `model` field before the file.",
+    ),
+    ErrorKind(
+        "missing_model",
+        400,
+        _IRE,
+        "missing_model",
+        "The request names no model.",
+        False,
+        "Set `model` to a non-empty string; GET /v1/models lists the names.",
+    ),
+    ErrorKind(
+        "invalid_parameter",
+        400,
+        _IRE,
+        "invalid_parameter",
+        "A parameter of the request is not valid.",
+        False,
+        "The error's `param` names the field.",
+    ),
+    ErrorKind(
+        "unauthorized",
+        401,
+        _AUE,
+        "invalid_api_key",
+        "A valid API key is required.",
+        False,
+        "Send `Authorization: Bearer <key>` or `x-api-key: <key>`.",
+    ),
+    ErrorKind(
+        "forbidden",
+        403,
+        "permission_error",
+        "forbidden",
+        "This key may not do that.",
+        False,
+        "Ask the operator of the gateway.",
+    ),
+    ErrorKind(
+        "not_found",
+        404,
+        _IRE,
+        "unknown_url",
+        "There is no such endpoint.",
+        False,
+        "Paths are matched exactly, without normalisation; see the list of endpoints.",
+    ),
+    ErrorKind(
+        "model_not_found",
+        404,
+        _IRE,
+        "model_not_found",
+        "No engine serves this model.",
+        False,
+        "GET /v1/models lists the models that are served.",
+    ),
+    ErrorKind(
+        "method_not_allowed",
+        405,
+        _IRE,
+        "method_not_allowed",
+        "This endpoint does not take this method.",
+        False,
+        "The `Allow` header lists the methods.",
+    ),
+    ErrorKind(
+        "request_timeout",
+        408,
+        _IRE,
+        "request_timeout",
+        "The request did not arrive in time.",
+        True,
+        "Send the head within 10 s and keep the body moving.",
+    ),
+    ErrorKind(
+        "length_required",
+        411,
+        _IRE,
+        "length_required",
+        "The request needs a Content-Length.",
+        True,
+        "Send `Content-Length` or `Transfer-Encoding: chunked`.",
+    ),
+    ErrorKind(
+        "body_too_large",
+        413,
+        _IRE,
+        "body_too_large",
+        "The request body is too large.",
+        True,
+        "Send less, or raise `max_body_bytes` (JSON) or `max_upload_bytes` (uploads).",
+    ),
+    ErrorKind(
+        "unsupported_media_type",
+        415,
+        _IRE,
+        "unsupported_media_type",
+        "This content type is not supported here.",
+        False,
+        "Send `application/json`, or `multipart/form-data` where an endpoint takes files.",
+    ),
+    ErrorKind(
+        "expectation_failed",
+        417,
+        _IRE,
+        "expectation_failed",
+        "This expectation cannot be met.",
+        True,
+        "The only expectation known is `100-continue`.",
+    ),
+    ErrorKind(
+        "rate_limited", 429, _RLE, "rate_limit_exceeded", "Too many requests.", False, "Wait as long as `Retry-After` says."
+    ),
+    ErrorKind(
+        "too_many_connections",
+        503,
+        _UPE,
+        "too_many_connections",
+        "Too many connections.",
+        True,
+        "Reuse connections, or raise `max_connections` or `max_connections_per_ip`.",
+    ),
+    ErrorKind(
+        "head_too_large",
+        431,
+        _IRE,
+        "head_too_large",
+        "The request head is too large.",
+        True,
+        "Send less than 32 KiB of headers and at most 100 of them.",
+    ),
+    ErrorKind(
+        "client_closed",
+        499,
+        _IRE,
+        "client_closed",
+        "The client closed the connection.",
+        True,
+        "Only in the log: nobody is left to read it.",
+    ),
+    ErrorKind(
+        "internal",
+        500,
+        "server_error",
+        "internal_error",
+        "The gateway failed.",
+        True,
+        "The log has the reason under the request id.",
+    ),
+    ErrorKind(
+        "not_implemented",
+        501,
+        "server_error",
+        "not_implemented",
+        "The gateway does not implement this.",
+        True,
+        "Use `Transfer-Encoding: chunked` alone, or `Content-Length`.",
+    ),
+    ErrorKind(
+        "bad_gateway",
+        502,
+        _UPE,
+        "bad_gateway",
+        "No engine gave a valid answer.",
+        False,
+        "Look at the engine's log; the gateway's has the reason under the request id.",
+    ),
+    ErrorKind(
+        "no_engines",
+        503,
+        _UPE,
+        "no_engines",
+        "No engine is configured.",
+        False,
+        "Configure one: VLLM_URL, BACKENDS, MINISGL_GATEWAY_WORKERS, OLLAMA_BASE or [[engines]].",
+    ),
+    ErrorKind(
+        "engines_unavailable",
+        503,
+        _UPE,
+        "engines_unavailable",
+        "No engine is available right now.",
+        False,
+        "Wait as long as `Retry-After` says, then look at GET /ready.",
+    ),
+    ErrorKind(
+        "engine_busy",
+        503,
+        _UPE,
+        "engine_busy",
+        "The engines take no more connections right now.",
+        False,
+        "Wait as long as `Retry-After` says, or raise the engine's `max_connections`.",
+    ),
+    ErrorKind(
+        "draining",
+        503,
+        _UPE,
+        "shutting_down",
+        "The gateway is shutting down.",
+        True,
+        "Send the request again: another replica, or the restarted gateway, takes it.",
+    ),
+    ErrorKind(
+        "upstream_timeout",
+        504,
+        _UPE,
+        "upstream_timeout",
+        "The engine did not answer in time.",
+        False,
+        "Raise `first_byte_timeout_s`, `between_bytes_timeout_s` or `request_timeout_s`, or ask for less.",
+    ),
+    ErrorKind(
+        "version_not_supported",
+        505,
+        _IRE,
+        "http_version_not_supported",
+        "Only HTTP/1.1 and HTTP/1.0 are spoken here.",
+        True,
+        "Let the client speak HTTP/1.1.",
+    ),
+)
+
+# What each compatibility profile answers differently from the table (the five gateways disagree only here).
+PROFILE_KINDS: Final[dict[str, dict[str, ErrorKind]]] = {
+    "minisgl": _table(
+        ErrorKind("no_engines", 503, "unavailable", "minisgl_cpu_gateway_no_workers", "No workers are configured."),
+        ErrorKind(
+            "engines_unavailable",
+            502,
+            "bad_gateway",
+            "minisgl_cpu_gateway_all_workers_unreachable",
+            "All workers are unreachable.",
+        ),
+        ErrorKind(
+            "bad_gateway", 502, "bad_gateway", "minisgl_cpu_gateway_all_workers_unreachable", "All workers are unreachable."
+        ),
+        ErrorKind(
+            "upstream_timeout",
+            502,
+            "bad_gateway",
+            "minisgl_cpu_gateway_all_workers_unreachable",
+            "All workers are unreachable.",
+        ),
+    ),
+    "rakka": _table(
+        ErrorKind("model_not_found", 400, "no_route", "no_route", "No route to this deployment."),
+        ErrorKind("upstream_timeout", 400, "internal_error", "internal_error", "coordinator timeout"),
+    ),
+}
+
+
+class GatewayError(Exception):
+    """A request that cannot be served, on its way to the one place that answers it.
+
+    ``kind`` names a row of :data:`KINDS`. ``message`` replaces the row's message and is sent to the client, so it must
+    say nothing that the client did not send itself. ``param`` names the offending field of the body. ``detail`` goes to
+    the log and nowhere else. ``retry_after_s`` becomes ``Retry-After``. ``retryable`` says that another engine may be
+    tried (only errors from before the first response byte are).
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        message: str | None = None,
+        *,
+        source: Source = Source.CLIENT,
+        param: str | None = None,
+        detail: str = "",
+        retry_after_s: float | None = None,
+        retryable: bool = False,
+        allow: str | None = None,
+    ) -> None:
+        super().__init__(kind, message, detail)
+        self.kind = KINDS[kind]
+        self.message = message
+        self.source = source
+        self.param = param
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+        self.retryable = retryable
+        self.allow = allow
+
+
+def lookup(name: str, profile: str = "") -> ErrorKind:
+    """The row for ``name`` as ``profile`` (``""`` = none) renders it."""
+    return PROFILE_KINDS.get(profile, {}).get(name) or KINDS[name]
+
+
+def body(kind: ErrorKind, message: str | None = None, param: str | None = None) -> bytes:
+    """The OpenAI error object as JSON: ``{"error":{"message","type","param","code"}}``."""
+    return msgspec.json.encode(
+        {"error": {"message": message or kind.message, "type": kind.type, "param": param, "code": kind.code}}
+    )
+
+
+def anthropic_body(kind: ErrorKind, message: str | None = None) -> bytes:
+    """The same error in the shape that Anthropic's SDKs read: ``{"type":"error","error":{"type","message"}}``."""
+    name = {_UPE: "api_error", "server_error": "api_error"}.get(kind.type, kind.type)
+    return msgspec.json.encode({"type": "error", "error": {"type": name, "message": message or kind.message}})
+
+
+def sse_event(kind: ErrorKind, message: str | None = None) -> bytes:
+    """The typed event that ends a broken stream; what comes after it is an abort, never ``[DONE]``."""
+    return b"data: " + body(kind, message) + b"\n\n"

@@ -1,0 +1,112 @@
+"""Which fields are whose: the name sets both parsing paths use, request ids, and whom a forwarded address comes from.
+
+The sets are derived from the one table that the fast scanner reads, so that the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Final
+
+from fastgw.accel import heads
+
+Network = IPv4Network | IPv6Network
+
+HOP_BY_HOP: Final = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"transfer-encoding",
+     b"upgrade", b"http2-settings")
+)  # fmt: skip
+"""Fields that concern one connection (RFC 9110 §7.6.1), whether or not ``Connection`` nominates them."""
+
+FRAMING: Final = frozenset((b"content-length", b"transfer-encoding", b"host", b"connection", b"expect", b"te", b"trailer"))
+"""Fields that decide where a message ends or whom it is for."""
+
+CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key", b"cookie", b"proxy-authorization"))
+"""A client's credentials: read here, never forwarded."""
+
+OWNED: Final = frozenset(
+    name for name, kind in heads.FIELDS.items() if kind == heads.OWN
+)
+"""Fields that the gateway writes itself; a client's are read, and replaced."""
+
+FORBIDDEN_TRAILERS: Final = frozenset(
+    name for name, kind in heads.FIELDS.items() if kind not in (heads.KEEP, heads.NOTED)
+) | {b"set-cookie", b"content-encoding", b"content-range", b"www-authenticate", b"cache-control"}
+"""Fields that must not come in a trailer section (RFC 9110 §6.5.1): framing, routing, authentication, and our own."""
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:~+/=@-]{1,128}").fullmatch
+
+MAX_HOPS: Final = 32
+"""How many addresses of ``X-Forwarded-For`` are looked at, from the right."""
+
+
+def valid_request_id(value: bytes) -> bool:
+    """Whether a client's ``x-request-id`` may be taken over: 1 to 128 bytes that need no escaping anywhere."""
+    return _REQUEST_ID(value) is not None
+
+
+def is_framing_twin(name: bytes) -> bool:
+    """Whether ``name`` (lower case, with an underscore) would be a framing field to a server that maps ``_`` to ``-``."""
+    return name.replace(b"_", b"-") in FRAMING
+
+
+def is_owned_twin(name: bytes) -> bool:
+    """Whether ``name`` (lower case, with an underscore) would be read as a field that is ours or secret."""
+    dashed = name.replace(b"_", b"-")
+    return heads.request_field(dashed) != heads.KEEP
+
+
+def _address(hop: str) -> str | None:
+    """The address in one element of ``X-Forwarded-For``: brackets and a port are allowed around it."""
+    hop = hop.strip(" \t")
+    if hop.startswith("["):
+        hop = hop[1:].partition("]")[0]
+    elif hop.count(":") == 1:
+        hop = hop.partition(":")[0]
+    try:
+        return str(ip_address(hop))
+    except ValueError:
+        return None
+
+
+def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    """Whether ``address`` lies in one of the ``trusted`` networks; a textual non-address never does."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return any(ip in net or (mapped is not None and mapped in net) for net in trusted)
+
+
+def client_ip(peer: str, xff: bytes | None, trusted: Sequence[Network]) -> str:
+    """Whom a request comes from: the socket's peer, or the rightmost untrusted hop when the peer is a trusted proxy.
+
+    Each hop vouches only for the one it names, so the walk stops at the first address that is not trusted, at one that
+    is none, and after :data:`MAX_HOPS`.
+    """
+    if not xff or not trusted or not is_trusted(peer, trusted):
+        return peer
+    last = peer
+    # Only the end of the list can matter; a hop is at most about 60 characters.
+    hops = xff[-MAX_HOPS * 64 :].decode("latin-1").split(",")
+    if len(xff) > MAX_HOPS * 64:
+        hops = hops[1:]
+    for hop in reversed(hops[-MAX_HOPS:]):
+        address = _address(hop)
+        if address is None:
+            return last
+        last = address
+        if not is_trusted(address, trusted):
+            return address
+    return last
+
+
+def forwarded_for(peer: str, xff: bytes | None, trusted: Sequence[Network]) -> bytes:
+    """The ``X-Forwarded-For`` value to send on: the peer, after the list it is trusted to have written."""
+    if not xff or not trusted or not is_trusted(peer, trusted):
+        return peer.encode("ascii", "replace")
+    hops = [address for hop in xff.decode("latin-1").split(",")[-(MAX_HOPS - 1) :] if (address := _address(hop))]
+    return ", ".join([*hops, peer]).encode("ascii", "replace")

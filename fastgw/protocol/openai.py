@@ -1,0 +1,281 @@
+"""JSON bodies: the few facts that the gateway needs, checked strictly, and the two edits it makes, by bytes.
+
+A body is read once and never re-serialised: an edit replaces or inserts the bytes of one value, and every other byte
+stays as the client wrote it. Invariant: what is accepted means the same to every JSON reader behind us, as far as
+``model``, ``stream`` and ``stream_options`` are concerned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from fastgw.errors import GatewayError
+
+MAX_MODEL_CHARS: Final = 256
+MAX_MODELS: Final = 10_000
+
+
+class BodyFacts(msgspec.Struct, gc=False):
+    """What a body says. ``max_tokens`` is -1 where it says nothing; ``prompt_bytes`` is the size of the prompt's JSON."""
+
+    model: str
+    stream: bool
+    include_usage: bool
+    max_tokens: int
+    n: int
+    prompt_bytes: int
+    has_stream_options: bool = False
+
+
+class _Options(msgspec.Struct, gc=False):
+    include_usage: bool | None = None
+
+
+class _Body(msgspec.Struct, gc=False):
+    model: str | msgspec.UnsetType = msgspec.UNSET
+    stream: bool | None = None
+    stream_options: _Options | msgspec.UnsetType | None = msgspec.UNSET
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    n: int | None = None
+    messages: msgspec.Raw = msgspec.Raw(b"")
+    prompt: msgspec.Raw = msgspec.Raw(b"")
+    input: msgspec.Raw = msgspec.Raw(b"")
+
+
+_decode: Final = msgspec.json.Decoder(_Body).decode
+_decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_raw: Final = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_string: Final = msgspec.json.Decoder(str).decode
+_encode: Final = msgspec.json.encode
+
+_GUARDED: Final = ("model", "stream", "stream_options")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]").search
+_SPACE: Final = re.compile(rb"[ \t\r\n]*").match
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL).match
+# A key that spells an ASCII letter or underscore as an escape can hide from a search for its plain spelling.
+_ESCAPED_KEY: Final = re.compile(rb'\\u00[4-7][0-9a-fA-F](?:[^"\\]|\\u00[0-9a-fA-F]{2}){0,32}"[ \t\r\n]*:').search
+_NOT_BRACKETS: Final = bytes(c for c in range(256) if c not in b"[]{}")
+_TO_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_PATH: Final = re.compile(r"`\$\.([a-z_]+)").search
+
+
+def _invalid(message: str | None = None) -> GatewayError:
+    return GatewayError("invalid_json", message)
+
+
+def _parameter(param: str, message: str) -> GatewayError:
+    return GatewayError("invalid_parameter", message, param=param)
+
+
+def _too_deep(body: bytes, max_depth: int) -> bool:
+    """Whether brackets outside strings nest deeper than ``max_depth``; linear, and without recursion."""
+    if b"\\" in body:
+        # Two passes: first the pairs, so that a backslash before a quote is never itself escaped.
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside = b"".join(body.split(b'"')[::2])
+    brackets = outside.translate(_TO_SQUARE, _NOT_BRACKETS)
+    for _ in range(max_depth):
+        if not brackets:
+            return False
+        shorter = brackets.replace(b"[]", b"")
+        if len(shorter) == len(brackets):
+            break
+        brackets = shorter
+    return bool(brackets)
+
+
+def check_model(model: object) -> str:
+    """``model`` itself when it is a usable name.
+
+    :raises GatewayError: ``invalid_parameter`` for anything that is not a string of 1 to 256 printable characters.
+    """
+    if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_CHARS or _CONTROL(model):
+        raise _parameter("model", f"model must be a string of 1 to {MAX_MODEL_CHARS} characters.")
+    return model
+
+
+def scan_body(body: bytes, max_depth: int = 64, need_model: bool = True) -> BodyFacts:
+    """The facts of a request body.
+
+    :raises GatewayError: ``invalid_json`` (not one JSON object in UTF-8, too deep, or ambiguous), ``missing_model``
+        (when ``need_model``), ``invalid_parameter`` with ``param``.
+    """
+    if body.count(b"[") + body.count(b"{") > max_depth and _too_deep(body, max_depth):
+        raise _invalid(f"The body is malformed, or nested more than {max_depth} levels deep.")
+    if not body.isascii():
+        _require_utf8(body)
+    try:
+        facts = _decode(body)
+    except msgspec.ValidationError as error:
+        raise _explain(body, str(error)) from None
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        raise _invalid() from None
+    if body.count(b'"model"') > 1 or body.count(b'"stream') > 1 or (b"\\u00" in body and _ESCAPED_KEY(body)):
+        _refuse_duplicates(body)
+    model = facts.model
+    if model is msgspec.UNSET:
+        if need_model:
+            raise GatewayError("missing_model", param="model")
+        model = ""
+    elif not 0 < len(model) <= MAX_MODEL_CHARS or not model.isprintable():
+        check_model(model)
+    options = facts.stream_options
+    limit = facts.max_tokens
+    if limit is None:
+        limit = facts.max_completion_tokens
+        if limit is None:
+            limit = facts.max_output_tokens
+    n = facts.n
+    return BodyFacts(
+        model,
+        facts.stream is True,
+        isinstance(options, _Options) and options.include_usage is True,
+        limit if limit is not None and limit >= 0 else -1,
+        n if n is not None and n > 0 else 1,
+        len(facts.messages) + len(facts.prompt) + len(facts.input),
+        options is not msgspec.UNSET,
+    )
+
+
+def _require_utf8(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        raise _invalid("The body is not valid UTF-8.") from None
+
+
+def _explain(body: bytes, reason: str) -> GatewayError:
+    """Why a body did not fit: malformed further on, not an object, or a field of the wrong type."""
+    try:
+        _decode_raw(body)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return _invalid()
+    match = _PATH(reason)
+    if match is None:
+        return _invalid("The body must be a JSON object.")
+    expected = reason.partition(",")[0].replace("`", "")
+    return _parameter(match[1], f"{match[1]} has the wrong type. {expected}.")
+
+
+def _members(body: bytes) -> Iterator[tuple[str, int, int]]:
+    """Key, start and end (offsets of the value) of each member of the top-level object of a valid body, in order.
+
+    A value that equals the one the decoder kept under its key has that one's length; only the earlier of two members
+    with one key can differ, and is scanned.
+    """
+    raw = _decode_members(body)
+    at = body.index(b"{") + 1
+    while True:
+        at = _SPACE(body, at).end()  # type: ignore[union-attr]
+        match = _STRING(body, at)
+        if match is None:
+            return
+        key = _decode_string(match[0])
+        at = _SPACE(body, match.end()).end() + 1  # type: ignore[union-attr]
+        start = _SPACE(body, at).end()  # type: ignore[union-attr]
+        value = bytes(raw[key])
+        end = start + len(value)
+        if not body.startswith(value, start) or body[end : end + 1] not in (b",", b"}", b" ", b"\t", b"\r", b"\n"):
+            end = _end_of_value(body, start)
+        yield key, start, end
+        at = _SPACE(body, end).end()  # type: ignore[union-attr]
+        if body[at : at + 1] != b",":
+            return
+        at += 1
+
+
+def _end_of_value(body: bytes, start: int) -> int:
+    # Imported when a member is repeated, which nobody's library does; latin-1 keeps offsets equal to the bytes'.
+    from json import JSONDecoder
+
+    return JSONDecoder().raw_decode(body.decode("latin-1"), start)[1]
+
+
+def _refuse_duplicates(body: bytes) -> None:
+    seen = set()
+    for key, _, _ in _members(body):
+        if key in _GUARDED:
+            if key in seen:
+                raise _invalid(f"The member {key} is repeated.")
+            seen.add(key)
+
+
+def with_usage(body: bytes, facts: BodyFacts) -> bytes:
+    """``body`` asking for usage in a stream; itself when it already does."""
+    if facts.include_usage:
+        return body
+    if not facts.has_stream_options:
+        at = body.index(b"{") + 1
+        comma = b"" if body[_SPACE(body, at).end()] == 125 else b","  # type: ignore[union-attr]
+        return body[:at] + b'"stream_options":{"include_usage":true}' + comma + body[at:]
+    for key, start, end in _members(body):
+        if key == "stream_options":
+            return body[:start] + _options_with_usage(body[start:end]) + body[end:]
+    return body
+
+
+def _options_with_usage(options: bytes) -> bytes:
+    if options[:1] != b"{":  # null
+        return b'{"include_usage":true}'
+    spans = [(start, end) for key, start, end in _members(options) if key == "include_usage"]
+    for start, end in reversed(spans):
+        options = options[:start] + b"true" + options[end:]
+    if spans:
+        return options
+    comma = b"" if options[_SPACE(options, 1).end()] == 125 else b","  # type: ignore[union-attr]
+    return b'{"include_usage":true' + comma + options[1:]
+
+
+def with_model(body: bytes, facts: BodyFacts, new: str) -> bytes:
+    """``body`` for the model ``new``; itself when it names no model, or that one."""
+    if facts.model == new:
+        return body
+    for key, start, end in _members(body):
+        if key == "model":
+            return body[:start] + _encode(new) + body[end:]
+    return body
+
+
+def models_list(ids: list[tuple[str, str, int]]) -> bytes:
+    """The answer of ``GET /v1/models`` for (id, owned_by, created)."""
+    return _encode(
+        {
+            "object": "list",
+            "data": [{"id": name, "object": "model", "created": created, "owned_by": owner} for name, owner, created in ids],
+        }
+    )
+
+
+def parse_models(body: bytes) -> list[str]:
+    """The model names in an engine's list: OpenAI's ``data[].id``, or Ollama's ``models[].name``.
+
+    Tolerant: what is not understood is left out, and what is no list at all has none. Names are usable and unique, in
+    the engine's order, at most 10,000.
+    """
+    try:
+        decoded: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return []
+    items = decoded if isinstance(decoded, list) else []
+    if isinstance(decoded, dict):
+        for key in ("data", "models"):
+            value = decoded.get(key)
+            if isinstance(value, list) and value:
+                items = value
+                break
+    names: dict[str, None] = {}
+    for item in items:
+        name = item
+        if isinstance(item, dict):
+            name = next((item[k] for k in ("id", "name", "model") if isinstance(item.get(k), str)), None)
+        if isinstance(name, str) and 0 < len(name) <= MAX_MODEL_CHARS and not _CONTROL(name):
+            names[name] = None
+            if len(names) >= MAX_MODELS:
+                break
+    return list(names)

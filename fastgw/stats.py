@@ -1,0 +1,78 @@
+"""Plain-integer statistics, and the two sinks that lower layers report to.
+
+Owns: the counters that the hot path adds to (an attribute add costs 20 ns; a metrics library's counter ten times that)
+and the protocols of the event log and the access log, which are implemented in ``observe`` and injected by ``app``.
+Must never: know who reads it. Counters of live things (``*_open``) return to zero when a gateway has stopped.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Stats:
+    """What one gateway has done since it started; live counters end in ``_open``."""
+
+    __slots__ = (
+        "access_dropped",
+        "bytes_down",
+        "cancelled",
+        "connections_open",
+        "connections_refused",
+        "connections_total",
+        "dials_total",
+        "events_total",
+        "exchanges_open",
+        "exchanges_total",
+        "failovers_total",
+        "payload_copies",
+        "refused_total",
+        "replays_total",
+        "stalled",
+        "truncations_total",
+        "upstream_open",
+    )
+
+    def __init__(self) -> None:
+        self.access_dropped = 0
+        self.bytes_down = 0
+        self.cancelled = 0
+        self.connections_open = 0
+        self.connections_refused = 0
+        self.connections_total = 0
+        self.dials_total = 0
+        self.events_total = 0
+        self.exchanges_open = 0
+        self.exchanges_total = 0
+        self.failovers_total = 0
+        self.payload_copies = 0
+        self.refused_total = 0
+        self.replays_total = 0
+        self.stalled = 0
+        self.truncations_total = 0
+        self.upstream_open = 0
+
+    def live(self) -> dict[str, int]:
+        """The counters that must be zero when nothing is under way."""
+        return {name: getattr(self, name) for name in self.__slots__ if name.endswith("_open")}
+
+    def snapshot(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class EventLog(Protocol):
+    """Where rare events go. ``fields`` must hold no key and no prompt."""
+
+    def debug(self, message: str, **fields: object) -> None: ...
+    def info(self, message: str, **fields: object) -> None: ...
+    def warning(self, message: str, **fields: object) -> None: ...
+    def error(self, message: str, **fields: object) -> None: ...
+
+
+class NullLog:
+    """An event log that keeps nothing; for embedding without logs, and for tests of single classes."""
+
+    def debug(self, message: str, **fields: object) -> None: ...
+    def info(self, message: str, **fields: object) -> None: ...
+    def warning(self, message: str, **fields: object) -> None: ...
+    def error(self, message: str, **fields: object) -> None: ...
