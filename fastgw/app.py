@@ -1,0 +1,279 @@
+"""The composition root: from a configuration to a running gateway, top to bottom.
+
+    log, access     observe
+    filters         policy, in ORDER
+    core            exchange
+    pools, health   upstream
+    listener        net
+
+``Gateway`` is the embeddable object: several may live in one process, each with its own counters, tasks and sockets,
+and nothing is left behind when it has stopped. ``serve`` is one of them with signals, for the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from time import monotonic
+from types import TracebackType
+from typing import Final, Self
+
+from fastgw import accel, errors
+from fastgw.config import Config
+from fastgw.errors import GatewayError
+from fastgw.exchange.gateway import AccessSink, GatewayCore
+from fastgw.exchange.local import LocalEndpoints
+from fastgw.net.client_conn import ClientConn, ConnLimits
+from fastgw.net.listener import BindError, Listener, bind
+from fastgw.net.timers import TimerWheel
+from fastgw.policy import build
+from fastgw.policy.routing import STRATEGIES
+from fastgw.protocol.headers import is_trusted
+from fastgw.protocol.http1.writer import simple_response
+from fastgw.stats import EventLog, NullLog, Stats
+from fastgw.tasks import Tasks
+from fastgw.upstream.health import Health
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.table import UpstreamTable
+from fastgw.upstream.target import Engine
+
+BACKLOG: Final = 4096
+RESOLVE_WAIT_S: Final = 0.5  # names are looked up before traffic, but a dead resolver must not hold the start
+
+
+class StartError(Exception):
+    """The gateway cannot start; the text says why in one line. Nothing is left half-started."""
+
+
+class Gateway:
+    """A gateway in the running event loop.
+
+    ``async with Gateway(config) as gateway: ... gateway.url`` or :meth:`start` and :meth:`stop`. ``log`` takes rare
+    events, ``access`` one record per exchange (any object with ``append``; see ``exchange.gateway.AccessRecord``);
+    both default to nothing. Raises :class:`StartError` when it cannot listen.
+    """
+
+    def __init__(
+        self, config: Config, *, log: EventLog | None = None, access: AccessSink | None = None, stats: Stats | None = None
+    ) -> None:
+        self.config = config
+        self.stats = stats or Stats()
+        self.log: EventLog = log or NullLog()
+        self._access = access
+        self._wheel: TimerWheel | None = None
+        self._listener: Listener | None = None
+        self._tasks: Tasks | None = None
+        self._pools: list[Pool] = []
+        self.core: GatewayCore | None = None
+        self.addresses: list[str] = []
+
+    @property
+    def url(self) -> str:
+        """Where the gateway listens (the first address)."""
+        if not self.addresses:
+            raise RuntimeError("the gateway has not started")
+        return self.addresses[0]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen, warm the pools, begin to probe. Returns when requests are taken."""
+        if self._listener is not None:
+            raise RuntimeError("the gateway has started already")
+        config = self.config
+        loop = asyncio.get_running_loop()
+        try:
+            socks = bind(config.host, config.port, config.unix_socket, BACKLOG)
+        except BindError as error:
+            raise StartError(str(error)) from error
+        wheel = self._wheel = TimerWheel(loop)
+        tasks = self._tasks = Tasks(self.log)
+        engines = [Engine(one) for one in config.engines]
+        pools = self._pools = [
+            Pool(engine, loop, wheel, self.stats, self.log, config.connect_timeout_s, config.engine_max_idle)
+            for engine in engines
+        ]
+        health = Health(pools, config, self.log, self._publish)
+        core = self.core = GatewayCore(
+            config,
+            stats=self.stats,
+            log=self.log,
+            access=self._access,
+            filters=build(config),
+            strategy=STRATEGIES[config.policy](),
+            health=health,
+            table=UpstreamTable(pools),
+            instance=os.urandom(4).hex().encode(),
+        )
+        LocalEndpoints(core, tasks.spawn)
+        try:
+            await health.resolve_all(RESOLVE_WAIT_S)
+        except BaseException:
+            for sock in socks:
+                sock.close()
+            raise
+        limits = ConnLimits(
+            head_bytes=config.max_head_bytes,
+            header_count=config.max_header_count,
+            head_s=config.head_timeout_s,
+            idle_s=config.keepalive_timeout_s,
+            body_s=config.body_timeout_s,
+            write_s=config.write_timeout_s,
+        )
+        trusted = core.trusted
+        conns = core.conns
+        stats = self.stats
+
+        def accepted(sock: socket.socket, ip: str) -> None:
+            conns.add(ClientConn(loop, sock, wheel, core, limits, stats, ip, bool(trusted) and is_trusted(ip, trusted)))
+
+        listener = self._listener = Listener(
+            loop,
+            socks,
+            accepted,
+            stats,
+            self.log,
+            max_connections=config.max_connections,
+            max_per_ip=config.max_connections_per_ip,
+            refusal=self._refusal,
+        )
+        if config.max_connections_per_ip:
+            core.on_closed = lambda conn: listener.released(conn.peer_ip)
+        self.addresses = listener.addresses
+        for pool in pools:
+            pool.keep_warm()
+        core.ready = True
+        tasks.spawn("health", health.run())
+
+    def _publish(self) -> None:
+        """A new snapshot of what engines serve."""
+        core = self.core
+        if core is not None:
+            core.table = UpstreamTable(self._pools, core.table.version + 1)
+
+    def _refusal(self, ip: str) -> bytes:
+        kind = errors.lookup("too_many_connections", self.config.compat)
+        core = self.core
+        if core is not None:
+            core.refused_connection(ip, kind)
+        return simple_response(kind.status, body=errors.body(kind), extra=b"retry-after: 1\r\n", close=True)
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Drain and stop: not ready, no new connections, live exchanges get ``drain_s`` (default: the configuration's),
+        the rest is aborted, streams with the typed event. Safe to call twice."""
+        core = self.core
+        if core is None or self._listener is None:
+            return
+        deadline = monotonic() + (self.config.drain_timeout_s if drain_s is None else drain_s)
+        self._listener.close()
+        core.begin_drain()
+        while core.busy() and monotonic() < deadline:
+            await asyncio.sleep(min(0.02, max(0.0, deadline - monotonic())))
+        if core.busy():
+            self.log.warning("drain time over", aborted=core.busy())
+            core.abort_all()
+        # The last answers and error events are given a moment to leave.
+        grace = min(deadline, monotonic()) + 0.5
+        while core.conns and monotonic() < grace:
+            await asyncio.sleep(0.01)
+        core.close_all()
+        for pool in self._pools:
+            pool.close()
+        if self._tasks is not None:
+            await self._tasks.close()
+        if self._wheel is not None:
+            self._wheel.close()
+        self._listener = None
+        self.addresses = []
+
+
+def serve(config: Config) -> int:
+    """Run a gateway until SIGTERM or SIGINT; returns the exit code. Raises :class:`StartError`."""
+    import gc
+    import signal
+
+    import uvloop
+
+    from fastgw.observe.logs import to_stderr
+
+    accel.select(config.native)
+    _raise_file_limit()
+    stats = Stats()
+    log = to_stderr(config.log_level, config.log_format, stats)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        gateway = Gateway(config, log=log, access=log if config.access_log else None, stats=stats)
+        await gateway.start()
+        log.start(loop)
+        drain, at_once = asyncio.Event(), asyncio.Event()
+
+        def signalled() -> None:
+            if drain.is_set():
+                at_once.set()
+            drain.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signalled)
+        for warning in config.warnings:
+            log.warning(warning)
+        log.info(
+            "listening",
+            urls=" ".join(gateway.addresses),
+            engines=" ".join(engine.name for engine in config.engines) or "none",
+            auth="keys" if config.api_key_digests else "none",
+            native="yes" if accel.NATIVE else "no",
+            pid=os.getpid(),
+        )
+        # What lives now lives until the end: the collector need not look at it again, nor so often at the rest.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        await drain.wait()
+        log.info("draining", seconds=config.drain_timeout_s, exchanges=stats.exchanges_open)
+        stopping = asyncio.ensure_future(gateway.stop())
+        hurry = asyncio.ensure_future(at_once.wait())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not stopping.done():
+            stopping.cancel()
+            await asyncio.wait({stopping})
+            await gateway.stop(0.0)
+        else:
+            stopping.result()
+        log.info("stopped")
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+    finally:
+        log.close()
+    return 0
+
+
+def _raise_file_limit() -> None:
+    """As many descriptors as the system allows: each client and each engine connection takes one."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError) as error:
+            print(f"fastgw: cannot raise the limit of open files from {soft}: {error}", file=sys.stderr)
+
+
+__all__ = ["Gateway", "GatewayError", "StartError", "serve"]

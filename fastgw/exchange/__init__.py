@@ -1,0 +1,1 @@
+"""One request's life: endpoint, phases, engine, relay, end."""

@@ -1,0 +1,54 @@
+"""An engine's answer that nobody waits for any more, read to its end because this engine cannot bear an abort."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from fastgw.accel.heads import ResponseHead
+from fastgw.errors import GatewayError
+from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.upstream.pool import Pool
+
+QUIET_S = 5.0  # this long without a byte, and the answer is taken to have ended
+
+
+class Discard:
+    """Takes an engine connection over from an exchange whose client left; closes it when the engine falls silent."""
+
+    upgrade = False
+
+    def __init__(self, pool: Pool, upstream: UpstreamConn, limit_s: float) -> None:
+        self._pool = pool
+        self._upstream = upstream
+        self._quiet_s = min(QUIET_S, limit_s)
+        upstream.carrier = self
+        upstream.resume_reading()
+        # Before the first byte the engine may be in a long prefill: it gets the whole limit.
+        upstream.wheel.arm(upstream, monotonic() + (self._quiet_s if upstream.response_begun else limit_s))
+
+    def _end(self) -> None:
+        self._upstream.close()
+        self._pool.engine.inflight -= 1
+
+    def on_connected(self, conn: UpstreamConn) -> None:
+        self._end()
+
+    def on_connect_failed(self, detail: str, timed_out: bool) -> None:
+        self._end()
+
+    def on_response_head(self, head: ResponseHead, rest: bytes) -> None:
+        self.on_response_data(rest)
+
+    def on_response_error(self, error: GatewayError) -> None:
+        self._end()
+
+    def on_response_data(self, data: bytes) -> None:
+        self._upstream.wheel.arm(self._upstream, monotonic() + self._quiet_s)
+
+    def on_response_eof(self, how: str) -> None:
+        self._end()
+
+    def on_upstream_drained(self) -> None: ...
+
+    def on_upstream_timeout(self) -> None:
+        self._end()

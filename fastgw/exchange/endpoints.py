@@ -1,0 +1,116 @@
+"""The endpoint table: exact paths to what is done with them. No normalisation: another spelling is another path.
+
+A path that is not here answers 404, whatever it would mean to an engine; ``passthrough_paths`` adds to the table.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+
+class Mode(enum.Enum):
+    """How the request's body is treated."""
+
+    JSON = "json"  # read whole, bounded; routed by its `model`
+    UPLOAD = "upload"  # multipart or binary: streamed through, routed by the `model` field
+    LOCAL = "local"  # answered here
+    TUNNEL = "tunnel"  # upgraded and passed through
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A path and what is done with it. ``label`` is what logs and metrics call it: a bounded set."""
+
+    label: str
+    methods: frozenset[bytes]
+    mode: Mode
+    auth: bool = True
+    model: bool = True  # whether the body must name a model
+    usage: bool = False  # whether streams take `stream_options.include_usage`
+    local: str = ""  # the local handler's name
+
+    @property
+    def allow(self) -> str:
+        methods = set(self.methods)
+        if b"GET" in methods:
+            methods.add(b"HEAD")
+        methods.add(b"OPTIONS")
+        return ", ".join(sorted(method.decode() for method in methods))
+
+
+_POST: Final = frozenset({b"POST"})
+_GET: Final = frozenset({b"GET"})
+_ANY: Final = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
+
+_JSON_PATHS: Final = (
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/rerank",
+    "/v1/score",
+    "/score",
+    "/tokenize",
+    "/detokenize",
+    "/v1/tokenize",
+    "/v1/detokenize",
+    "/v1/audio/speech",
+    "/v1/images/generations",
+)
+_UPLOAD_PATHS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations")
+# vLLM takes these without a model.
+_MODEL_OPTIONAL: Final = frozenset({"/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize", "/rerank", "/score"})
+_LOCAL: Final = {
+    "/liveness": "liveness",
+    "/readiness": "readiness",
+    "/health": "health",
+    "/healthz": "healthz",
+    "/ready": "ready",
+}
+
+
+class EndpointTable:
+    """Exact look-up by path, then by the few prefixes that take anything below them."""
+
+    __slots__ = ("_exact", "_prefixes", "get")
+
+    def __init__(self, passthrough: Sequence[str] = ()) -> None:
+        exact: dict[bytes, Endpoint] = {}
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            exact[path.encode()] = Endpoint(path, _POST, Mode.JSON, usage=True)
+        for path in _JSON_PATHS:
+            exact[path.encode()] = Endpoint(path, _POST, Mode.JSON, model=path not in _MODEL_OPTIONAL)
+        for path in _UPLOAD_PATHS:
+            exact[path.encode()] = Endpoint(path, _POST, Mode.UPLOAD)
+        for path, name in _LOCAL.items():
+            exact[path.encode()] = Endpoint(path, _GET, Mode.LOCAL, auth=False, model=False, local=name)
+        exact[b"/v1/models"] = Endpoint("/v1/models", _GET, Mode.LOCAL, model=False, local="models")
+        exact[b"/v1/realtime"] = Endpoint("/v1/realtime", _GET, Mode.TUNNEL, model=False)
+        prefixes = [(b"/v1/models/", Endpoint("/v1/models/{id}", _GET, Mode.LOCAL, model=False, local="model"))]
+        for path in passthrough:
+            endpoint = Endpoint(path, _ANY, Mode.UPLOAD, model=False)
+            if path.endswith("/*"):
+                prefixes.append((path[:-1].encode(), endpoint))
+            else:
+                exact[path.encode()] = endpoint
+        self._exact = exact
+        self._prefixes = tuple(prefixes)
+        self.get = exact.get
+
+    def find(self, path: bytes) -> Endpoint | None:
+        """The endpoint for ``path``, prefixes included."""
+        found = self._exact.get(path)
+        if found is not None:
+            return found
+        if b".." in path or b"%2e" in path.lower() or b"%2f" in path.lower():
+            # An engine that normalises must not be led out of the prefix.
+            return None
+        for prefix, endpoint in self._prefixes:
+            if path.startswith(prefix) and len(path) > len(prefix):
+                return endpoint
+        return None

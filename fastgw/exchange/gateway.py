@@ -1,0 +1,436 @@
+"""The service behind every client connection: opens exchanges, holds what they share, answers errors.
+
+Owns: the constants that requests need (made once from the configuration), the hooks of the filters in their order, the
+current table of engines, and the counters. It is told what it may use by ``app``, which is the one composition root.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from ipaddress import ip_network
+from time import time, time_ns
+from typing import Any, Final, Protocol
+
+from fastgw import errors
+from fastgw.accel.heads import RequestHead
+from fastgw.config import Config
+from fastgw.errors import ErrorKind, GatewayError, Source
+from fastgw.exchange.discard import Discard
+from fastgw.exchange.endpoints import Endpoint, EndpointTable, Mode
+from fastgw.exchange.exchange import Exchange, Phase
+from fastgw.exchange.relay import Relay
+from fastgw.exchange.upload import Upload
+from fastgw.net.client_conn import ClientConn
+from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.protocol.headers import client_ip, forwarded_for, valid_request_id
+from fastgw.protocol.http1.writer import CONTINUE, http_date, simple_response
+from fastgw.protocol.multipart import ModelField
+from fastgw.stats import EventLog, Stats
+from fastgw.upstream.health import Health
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.table import Group, UpstreamTable
+from fastgw.upstream.target import Engine
+
+MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
+
+_ACCEPT_ENCODING: Final = re.compile(rb"(?im)^accept-encoding:[^\r\n]*\r\n")
+
+# One access record: wall time, request id, key id, client, method, path, endpoint, model, engine, status, bytes in and
+# out, prompt and completion tokens (-1 = unknown), seconds to the first token and in all, streamed, outcome, error, detail.
+AccessRecord = tuple[
+    float, bytes, str, str, bytes, bytes, str, str, str, int, int, int, int, int, float, float, bool, str, str, str
+]
+
+Hook = Callable[[Exchange], None]
+FinishHook = Callable[[Exchange, str], None]
+Rewrite = Callable[[Exchange, Engine, bytes], bytes]
+LocalHandler = Callable[[Exchange], None]
+
+
+class Filter:
+    """A policy: subclasses define the hooks they need, and a hook that is not there costs nothing.
+
+    ``on_request(exchange)`` after the head, ``on_body`` when the body is whole, ``on_route`` before the first attempt,
+    ``rewrite(exchange, engine, body)`` for each attempt, ``on_finish(exchange, outcome)`` exactly once. A hook refuses by
+    raising GatewayError; what it takes it gives back by a guard: ``exchange.guards``.
+    """
+
+    name: str = ""
+
+
+class AccessSink(Protocol):
+    def append(self, record: AccessRecord) -> None: ...
+
+
+class Strategy(Protocol):
+    def pick(self, group: Group, tried: tuple[Pool, ...]) -> Pool | None: ...
+
+
+class GatewayCore:
+    """See the head of this file. ``filters`` come in the order in which they run."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        stats: Stats,
+        log: EventLog,
+        access: AccessSink | None,
+        filters: tuple[Filter, ...],
+        strategy: Strategy,
+        health: Health,
+        table: UpstreamTable,
+        instance: bytes,
+    ) -> None:
+        self.config = config
+        self.stats = stats
+        self.log = log
+        self.health = health
+        self.table = table
+        self.draining = False
+        self.ready = False
+        self.profile = config.compat
+        self.conns: set[ClientConn] = set()
+        self.pick = strategy.pick
+        self.max_body_bytes = config.max_body_bytes
+        self.max_json_depth = config.max_json_depth
+        self.first_byte_timeout_s = config.first_byte_timeout_s
+        self.between_bytes_timeout_s = config.between_bytes_timeout_s
+        self.request_timeout_s = config.request_timeout_s
+        self.retry_fresh = config.policy == "ordered" if config.retry_fresh is None else config.retry_fresh
+        self.retry_after_s = max(1.0, config.health_interval_s)
+        self.max_attempts = MAX_ATTEMPTS
+        self.server_timing = config.server_timing
+        self.trusted = tuple(ip_network(cidr, strict=False) for cidr in config.trusted_proxies)
+        self.endpoints = EndpointTable(config.passthrough_paths)
+        self.on_request: tuple[Hook, ...] = _hooks(filters, "on_request")
+        self.on_body: tuple[Hook, ...] = _hooks(filters, "on_body")
+        self.on_route: tuple[Hook, ...] = _hooks(filters, "on_route")
+        self.on_finish: tuple[FinishHook, ...] = _hooks(filters, "on_finish")
+        self.rewriters: tuple[Rewrite, ...] = _hooks(filters, "rewrite")
+        self.locals: dict[str, LocalHandler] = {}
+        self.on_closed: Callable[[ClientConn], None] | None = None
+        preflights = _hooks(filters, "preflight")
+        self.preflight: Callable[[Exchange], bytes] | None = preflights[0] if preflights else None
+        self._access = access
+        self._instance = instance
+        self._serial = 0
+
+    # --- requests
+    def open(self, conn: ClientConn, head: RequestHead) -> None:
+        """Begin an exchange for a head that was understood."""
+        stats = self.stats
+        stats.exchanges_open += 1
+        stats.exchanges_total += 1
+        endpoint = self.endpoints.get(head.path) or self.endpoints.find(head.path)
+        exchange = Exchange(self, conn, head, endpoint or _UNKNOWN, self.request_id(head))
+        conn.sink = exchange
+        try:
+            if conn.trusted:
+                own = head.own
+                exchange.client_ip = client_ip(conn.peer_ip, own.get(b"x-forwarded-for") if own else None, self.trusted)
+            self._admit(exchange, head, endpoint)
+        except GatewayError as error:
+            exchange.fail(error)
+
+    def _admit(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint | None) -> None:
+        if self.draining:
+            raise GatewayError("draining", source=Source.GATEWAY, retry_after_s=1.0)
+        if head.method not in (endpoint or _UNKNOWN).methods:
+            endpoint = self._other_method(exchange, head, endpoint)
+            if endpoint is None:
+                return
+        elif endpoint is None:
+            raise GatewayError("not_found")
+        if head.expect == 2:
+            raise GatewayError("expectation_failed")
+        for hook in self.on_request:
+            hook(exchange)
+        if self.request_timeout_s:
+            exchange.conn.set_total_deadline(exchange.started_at + self.request_timeout_s)
+        mode = endpoint.mode
+        if mode is Mode.LOCAL:
+            self.locals[endpoint.local](exchange)
+            return
+        conn = exchange.conn
+        if mode is Mode.TUNNEL:
+            self.locals["tunnel"](exchange)
+            return
+        if mode is Mode.UPLOAD and not (exchange.is_json() and head.content_length <= self.max_body_bytes):
+            self._expect_upload(exchange, head, endpoint)
+        if head.expect and conn.body is not None and not conn.reader.rest:
+            conn.write(CONTINUE)
+
+    def _expect_upload(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint) -> None:
+        field = None
+        if endpoint.model:
+            if head.content_type is None:
+                raise GatewayError("unsupported_media_type", "Send multipart/form-data with a `model` field.")
+            field = ModelField(head.content_type)
+        exchange.upload = Upload(field, head.chunked, self.config.max_upload_bytes)
+
+    def _other_method(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint | None) -> Endpoint | None:
+        """HEAD and OPTIONS where they make sense; None = answered already."""
+        if head.method == b"OPTIONS" and (endpoint is not None or head.path == b"*"):
+            allow = endpoint.allow if endpoint is not None else "GET, HEAD, OPTIONS, POST"
+            lines = b"allow: %b\r\n" % allow.encode()
+            if self.preflight is not None:
+                lines += self.preflight(exchange)
+            exchange.answer(204, self.local_response(exchange, 204, b"", b"", lines))
+            return None
+        if endpoint is None:
+            raise GatewayError("not_found")
+        if head.method == b"HEAD" and b"GET" in endpoint.methods:
+            return endpoint
+        raise GatewayError("method_not_allowed", allow=endpoint.allow)
+
+    def refuse(self, conn: ClientConn, error: GatewayError) -> None:
+        """Answer a request whose head could not be read; its framing is unknown, so the connection ends."""
+        self.stats.exchanges_open += 1
+        self.stats.exchanges_total += 1
+        exchange = Exchange(self, conn, _NO_HEAD, _UNKNOWN, self._new_id())
+        conn.sink = exchange
+        exchange.fail(error)
+
+    def crashed(self, conn: ClientConn, error: BaseException) -> None:
+        """A bug: log it, answer 500 where an answer is still possible, close, and live on."""
+        exchange = conn.sink
+        self.log.error("internal error", error=repr(error), where=_where(error))
+        if isinstance(exchange, Exchange) and exchange.phase is not Phase.DONE:
+            try:
+                exchange.abandon("internal", repr(error))
+            except Exception as again:
+                self.log.error("internal error while failing", error=repr(again), where=_where(again))
+                exchange.on_client_gone("internal error")
+        if not conn.closed and conn.sink is not None:
+            conn.close(reset=True)
+
+    def closed(self, conn: ClientConn) -> None:
+        self.conns.discard(conn)
+        if self.on_closed is not None:
+            self.on_closed(conn)
+
+    def refused_connection(self, ip: str, kind: ErrorKind) -> None:
+        """A connection over a cap got ``kind`` before it was read: it leaves a record like any exchange."""
+        if self._access is not None:
+            self._access.append(
+                (
+                    time(),
+                    self._new_id(),
+                    "",
+                    ip,
+                    b"",
+                    b"",
+                    "unknown",
+                    "",
+                    "",
+                    kind.status,
+                    0,
+                    0,
+                    -1,
+                    -1,
+                    -1.0,
+                    0.0,
+                    False,
+                    "error",
+                    kind.name,
+                    "",
+                )
+            )
+
+    def finished(self, exchange: Exchange, outcome: str, now: float) -> None:
+        """An exchange has ended: counters, and its one access record."""
+        stats = self.stats
+        stats.exchanges_open -= 1
+        stats.bytes_down += exchange.bytes_out
+        access = self._access
+        if access is None:
+            return
+        head = exchange.head
+        facts = exchange.facts
+        started = exchange.started_at
+        relay = exchange.relay
+        access.append(
+            (
+                time(),
+                exchange.request_id,
+                exchange.key_id,
+                exchange.client_ip,
+                head.method,
+                head.path,
+                exchange.endpoint.label,
+                facts.model if facts is not None else exchange.model,
+                exchange.pool.engine.name if exchange.pool is not None else "",
+                exchange.status,
+                exchange.bytes_in,
+                exchange.bytes_out,
+                exchange.prompt_tokens,
+                exchange.completion_tokens,
+                exchange.token_at - started if exchange.token_at else -1.0,
+                now - started,
+                relay is not None and relay.sse is not None,
+                outcome,
+                exchange.error_kind,
+                exchange.detail,
+            )
+        )
+
+    # --- ids and lines
+    def request_id(self, head: RequestHead) -> bytes:
+        """The client's id where it is fit to be repeated, else a new one."""
+        own = head.own
+        if own is not None:
+            given = own.get(b"x-request-id")
+            if given is not None and valid_request_id(given):
+                return given
+        return self._new_id()
+
+    def _new_id(self) -> bytes:
+        if self.profile == "rakka":
+            return b"req-%d" % time_ns()
+        self._serial += 1
+        return b"%b%08x" % (self._instance, self._serial)
+
+    def date_line(self) -> bytes:
+        return b"date: %b\r\n" % http_date(time())
+
+    def timing_line(self, exchange: Exchange, now: float) -> bytes:
+        """The receipt (W3C Server-Timing, milliseconds): reading the request, waiting for an engine's connection, the
+        engine's first byte, and the gateway's own share of it all."""
+        received = exchange.started_at
+        sent = exchange.sent_at
+        upstream = exchange.first_byte_at - sent
+        own = now - received - upstream
+        return b"server-timing: parse;dur=%.3f, queue;dur=%.3f, upstream;dur=%.3f, gateway;dur=%.3f\r\n" % (
+            (exchange.routed_at - received) * 1e3,
+            (sent - exchange.routed_at) * 1e3,
+            upstream * 1e3,
+            own * 1e3,
+        )
+
+    def forwarded_lines(self, conn: ClientConn, head: RequestHead) -> bytes:
+        """x-forwarded-for and -proto for a trusted proxy's request: its own word, and its address."""
+        own = head.own or {}
+        proto = own.get(b"x-forwarded-proto", b"http")
+        if proto not in (b"http", b"https"):
+            proto = b"http"
+        chain = forwarded_for(conn.peer_ip, own.get(b"x-forwarded-for"), self.trusted)
+        return b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (chain, proto)
+
+    @staticmethod
+    def without_accept_encoding(forward: bytes) -> bytes:
+        return _ACCEPT_ENCODING.sub(b"", forward)
+
+    # --- answers
+    def local_response(self, exchange: Exchange, status: int, content_type: bytes, body: bytes, extra: bytes = b"") -> bytes:
+        """A whole answer made here."""
+        head = exchange.head
+        lines = b"x-request-id: %b\r\n%b%b" % (exchange.request_id, exchange.extra_head, extra)
+        if head.minor == 0 and head.keep_alive:
+            lines += b"connection: keep-alive\r\n"
+        return simple_response(
+            status,
+            content_type=content_type,
+            body=body,
+            extra=lines,
+            close=not head.keep_alive or self.draining,
+            head_only=head.method == b"HEAD",
+            date=http_date(time()),
+        )
+
+    def error_answer(
+        self, error: GatewayError, head: RequestHead, request_id: bytes, endpoint: Endpoint, extra: bytes
+    ) -> tuple[bytes, int, bool]:
+        """(bytes, status, whether the connection must close) for ``error`` as this gateway's profile renders it."""
+        kind = errors.lookup(error.kind.name, self.profile)
+        self.stats.refused_total += 1
+        lines = b"x-request-id: %b\r\n%b" % (request_id, extra)
+        if kind.status == 401:
+            lines += b"www-authenticate: Bearer\r\n"
+        if error.retry_after_s is not None:
+            lines += b"retry-after: %d\r\n" % max(1, int(error.retry_after_s + 0.999))
+        if error.allow is not None:
+            lines += b"allow: %b\r\n" % error.allow.encode()
+        close = kind.close or self.draining
+        # The profile's message says what the profile's users expect; the request's own message knows more.
+        message = error.message if kind is error.kind else None
+        body = errors.body(kind, message, error.param)
+        if endpoint.label.startswith("/v1/messages"):
+            body = errors.anthropic_body(kind, message)
+        if head.minor == 0 and head.keep_alive and not close:
+            lines += b"connection: keep-alive\r\n"
+        data = simple_response(
+            kind.status,
+            body=body,
+            extra=lines,
+            close=close or not head.keep_alive,
+            head_only=head.method == b"HEAD",
+            date=http_date(time()),
+        )
+        return data, kind.status, close
+
+    def error_event(self, name: str, exchange: Exchange) -> bytes:
+        """The typed event that ends a broken stream."""
+        kind = errors.lookup(name, self.profile)
+        if exchange.endpoint.label.startswith("/v1/messages"):
+            return b"event: error\ndata: %b\n\n" % errors.anthropic_body(kind)
+        return errors.sse_event(kind)
+
+    # --- engines
+    def routes_anything(self) -> bool:
+        """Whether a request without a model has somewhere to go."""
+        return self.table.group("") is not None
+
+    def dial_failed(self, pool: Pool, detail: str) -> None:
+        self.health.dial_failed(pool.engine, detail)
+
+    def let_finish(self, pool: Pool, upstream: UpstreamConn, relay: Relay | None) -> None:
+        """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming."""
+        Discard(pool, upstream, self.between_bytes_timeout_s)
+
+    # --- the drain
+    def begin_drain(self) -> None:
+        """Stop answering "ready"; let live exchanges go on, close idle connections."""
+        self.draining = True
+        self.ready = False
+        for conn in list(self.conns):
+            conn.close_idle()
+
+    def busy(self) -> int:
+        return self.stats.exchanges_open
+
+    def abort_all(self) -> None:
+        """End what is left: streams get the typed event, then an abort."""
+        for conn in list(self.conns):
+            exchange = conn.sink
+            if isinstance(exchange, Exchange):
+                exchange.abandon("draining", "drain time over")
+
+    def close_all(self) -> None:
+        for conn in list(self.conns):
+            exchange = conn.sink
+            conn.sink = None
+            conn.close()
+            if isinstance(exchange, Exchange):
+                exchange.on_client_gone("gateway stopped")
+
+
+def _hooks(filters: tuple[Filter, ...], name: str) -> tuple[Any, ...]:
+    """The bound hooks of that name, in the filters' order: what is not there is not called."""
+    return tuple(getattr(one, name) for one in filters if hasattr(one, name))
+
+
+def _where(error: BaseException) -> str:
+    """The last frames of a traceback, without values."""
+    frames = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        frames.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{traceback.tb_lineno} {code.co_name}")
+        traceback = traceback.tb_next
+    return " > ".join(frames[-6:])
+
+
+_UNKNOWN: Final = Endpoint("unknown", frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"}), Mode.LOCAL)
+_NO_HEAD: Final = RequestHead(b"", b"", b"", b"", 1, b"", b"", -1, False, False, 0, None, None, None)

@@ -1,0 +1,153 @@
+"""The answers that fastgw gives itself: liveness, readiness, health, the list of models, and the way into a tunnel.
+
+Readiness asks the engines when the last verdicts are older than a second, so that what it says is true now; many
+askers at once share one round of probes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Coroutine
+from time import time
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import msgspec
+
+from fastgw.errors import GatewayError, Source
+from fastgw.exchange.exchange import Exchange, Phase
+from fastgw.exchange.gateway import GatewayCore
+from fastgw.protocol.openai import models_list
+
+FRESH_S: Final = 1.0
+PROTOCOL_KEY: Final = "openai-insecure-api-key."  # how browsers, which cannot set headers, send a key on a WebSocket
+_WS_PROTOCOL: Final = re.compile(rb"(?im)^sec-websocket-protocol:[^\r\n]*\r\n")
+
+Spawn = Callable[[str, Coroutine[Any, Any, Any]], asyncio.Task[Any]]
+
+
+class LocalEndpoints:
+    """Handlers by name, as the endpoint table calls them."""
+
+    def __init__(self, core: GatewayCore, spawn: Spawn) -> None:
+        self._core = core
+        self._spawn = spawn
+        self._created = int(time())
+        core.locals.update(
+            liveness=self.liveness,
+            readiness=self.readiness,
+            health=self.health,
+            healthz=self.healthz,
+            ready=self.ready,
+            models=self.models,
+            model=self.model,
+            tunnel=self.tunnel,
+        )
+
+    def _json(self, exchange: Exchange, status: int, value: object) -> None:
+        body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+        exchange.answer(status, self._core.local_response(exchange, status, b"application/json", body))
+
+    # --- health
+    def liveness(self, exchange: Exchange) -> None:
+        self._json(exchange, 200, {"status": "ok"})
+
+    def healthz(self, exchange: Exchange) -> None:
+        text = b"OK" if self._core.profile == "openai-llm-gateway" else b"ok"
+        if self._core.profile == "openai-llm-gateway":
+            self._core.log.info("health check", path="/healthz")
+        exchange.answer(200, self._core.local_response(exchange, 200, b"text/plain; charset=utf-8", text))
+
+    def health(self, exchange: Exchange) -> None:
+        """The process is up and says what it knows of its engines; always 200 while it can answer."""
+        well, total = self._core.health.counts()
+        self._json(exchange, 200, {"status": "ok", "healthy_engines": well, "total_engines": total})
+
+    def readiness(self, exchange: Exchange) -> None:
+        self._later(exchange, self._readiness)
+
+    def _readiness(self, exchange: Exchange) -> None:
+        well, total = self._core.health.counts()
+        ready = well > 0 and not self._core.draining
+        answer: dict[str, object] = {"ready": ready, "healthy_workers": well, "total_workers": total}
+        if not total:
+            answer["reason"] = "no_workers_configured"
+        elif self._core.draining:
+            answer["reason"] = "draining"
+        elif not ready:
+            answer["reason"] = "no_healthy_workers"
+        self._json(exchange, 200 if ready else 503, answer)
+
+    def ready(self, exchange: Exchange) -> None:
+        self._later(exchange, self._ready)
+
+    def _ready(self, exchange: Exchange) -> None:
+        well, total = self._core.health.counts()
+        ready = well > 0 and not self._core.draining
+        status = "ready" if ready else "draining" if self._core.draining else "not_ready"
+        self._json(exchange, 200 if ready else 503, {"status": status, "healthy_engines": well, "total_engines": total})
+
+    def _later(self, exchange: Exchange, answer: Callable[[Exchange], None]) -> None:
+        """Answer when the engines' verdicts are fresh; the client may leave meanwhile."""
+        exchange.phase = Phase.LOCAL
+
+        async def wait() -> None:
+            try:
+                async with asyncio.timeout(2 * self._core.config.health_timeout_s):
+                    await self._core.health.freshen(FRESH_S)
+            except TimeoutError:
+                self._core.log.warning("probes took too long", path=exchange.endpoint.label)
+            exchange.local_task = None
+            if exchange.phase is Phase.LOCAL:
+                answer(exchange)
+
+        exchange.local_task = self._spawn(f"answer {exchange.endpoint.label}", wait())
+
+    # --- models
+    def _models(self) -> list[tuple[str, str, int]]:
+        core = self._core
+        listed = [(model, kind if kind != "auto" else "fastgw", self._created) for model, kind in core.table.models.items()]
+        served = core.config.served_model_name
+        if served and served not in core.table.models:
+            listed.insert(0, (served, "fastgw", self._created))
+        return listed
+
+    def models(self, exchange: Exchange) -> None:
+        if self._core.table.models or self._core.config.served_model_name or not self._core.table.pools:
+            self._json(exchange, 200, models_list(self._models()))
+            return
+        # Nothing learned yet (just started): ask first.
+        self._later(exchange, lambda exchange: self._json(exchange, 200, models_list(self._models())))
+
+    def model(self, exchange: Exchange) -> None:
+        name = exchange.head.path[len(b"/v1/models/") :].decode("utf-8", "replace")
+        for model, owner, created in self._models():
+            if model == name:
+                self._json(exchange, 200, {"id": model, "object": "model", "created": created, "owned_by": owner})
+                return
+        raise GatewayError("model_not_found", param="model")
+
+    # --- tunnels
+    def tunnel(self, exchange: Exchange) -> None:
+        """A WebSocket handshake is passed to an engine on a connection of its own."""
+        head = exchange.head
+        upgrade = (head.own or {}).get(b"upgrade", b"")
+        if upgrade.lower() != b"websocket" or exchange.conn.body is not None or head.content_length > 0:
+            raise GatewayError("bad_request", "This endpoint speaks WebSocket: send `Upgrade: websocket`, and no body.")
+        model = parse_qs(head.query.decode("latin-1"), max_num_fields=32).get("model", [""])[0]
+        group = self._core.table.group(model)
+        if group is None:
+            raise (
+                GatewayError("model_not_found", param="model")
+                if self._core.table.pools
+                else GatewayError("no_engines", source=Source.GATEWAY, retry_after_s=self._core.retry_after_s)
+            )
+        offered = (head.own or {}).get(b"sec-websocket-protocol", b"")
+        if PROTOCOL_KEY.encode() in offered:
+            # The client's key never leaves.
+            kept = [one.strip() for one in offered.split(b",") if not one.strip().startswith(PROTOCOL_KEY.encode())]
+            line = b"sec-websocket-protocol: %b\r\n" % b", ".join(kept) if kept else b""
+            head.forward = _WS_PROTOCOL.sub(b"", head.forward) + line
+        exchange.upgrade = True
+        exchange.group = group

@@ -1,0 +1,121 @@
+"""A request body that is passed on while it arrives: multipart uploads and pass-through paths.
+
+    1. look for the `model` field in the first part of the body (bounded, kept);
+    2. route and connect, holding the client back meanwhile;
+    3. pass on what was kept, then each read as it comes; a full socket towards the engine stops reading the client.
+
+A body that has arrived whole before routing is at hand for a replay, like a JSON body; once bytes have been passed on
+and forgotten, it is not.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from fastgw.errors import GatewayError
+from fastgw.net.stream import QUEUED
+from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.protocol.http1.writer import LAST_CHUNK, chunk
+from fastgw.protocol.multipart import ModelField
+
+if TYPE_CHECKING:
+    from fastgw.exchange.exchange import Exchange
+
+FIELD_BYTES: Final = 1 << 20  # how far the `model` field is looked for
+
+
+class Upload:
+    """The request body of one upload."""
+
+    __slots__ = (
+        "_field",
+        "_kept",
+        "_kept_bytes",
+        "_routed",
+        "_sink",
+        "begun",
+        "chunked",
+        "limit",
+        "model",
+        "sent_whole",
+        "whole",
+    )
+
+    def __init__(self, field: ModelField | None, chunked: bool, limit: int) -> None:
+        self._field = field
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._routed = False
+        self._sink: UpstreamConn | None = None
+        self.chunked = chunked
+        self.limit = limit
+        self.model = ""
+        self.whole = False  # the body was complete before an engine was chosen
+        self.begun = False  # bytes of it have been passed on
+        self.sent_whole = False
+
+    def take(self, exchange: Exchange, data: bytes, last: bool) -> None:
+        """Bytes from the client. Raises GatewayError before routing; afterwards the exchange is told."""
+        if exchange.bytes_in > self.limit:
+            raise GatewayError("body_too_large", detail="upload over max_upload_bytes")
+        if self._sink is not None:
+            self._pass_on(exchange, data, last)
+            return
+        self._kept.append(data)
+        self._kept_bytes += len(data)
+        if self._routed:
+            # Connecting: the client is held back, but what was read before that still comes.
+            self.whole = self.whole or last
+            return
+        field = self._field
+        if field is not None and not self.model:
+            field.feed(data)
+            if field.model is not None:
+                self.model = field.model
+            elif not last and self._kept_bytes < FIELD_BYTES:
+                return
+            elif not exchange.gateway.routes_anything():
+                raise GatewayError("missing_model", "Put the `model` field before the file.", param="model")
+        if last:
+            self.whole = self.sent_whole = True
+            exchange.body = b"".join(self._kept)
+            self._kept = []
+        else:
+            exchange.conn.pause_reading()
+        self._routed = True
+        exchange.route()
+
+    def begin(self, exchange: Exchange, conn: UpstreamConn, now: float) -> None:
+        """An engine is connected: send the head and what has been kept."""
+        pool = exchange.pool
+        assert pool is not None
+        self.begun = True
+        self._sink = conn
+        length = -1 if self.chunked else exchange.head.content_length
+        head = exchange.request_head(pool, length)
+        kept = b"".join(self._kept)
+        self._kept = []
+        if self.chunked:
+            kept = chunk(kept)
+        if self.whole:
+            self.sent_whole = True
+            if self.chunked:
+                kept += LAST_CHUNK
+        conn.begin(exchange, head + kept, now + exchange.gateway.first_byte_timeout_s)
+        if not conn.queued_bytes:
+            exchange.conn.resume_reading()
+
+    def _pass_on(self, exchange: Exchange, data: bytes, last: bool) -> None:
+        conn = self._sink
+        if conn is None or conn.closed or self.sent_whole:
+            return
+        wire = chunk(data) if self.chunked else data
+        if last:
+            self.sent_whole = True
+            if self.chunked:
+                wire += LAST_CHUNK
+        # The first-byte limit runs from the end of the body; until then the client's own limit holds.
+        conn.wheel.arm(conn, monotonic() + exchange.gateway.first_byte_timeout_s)
+        if wire and conn.write(wire) == QUEUED and not last:
+            exchange.conn.pause_reading()

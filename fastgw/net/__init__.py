@@ -1,0 +1,1 @@
+"""The only owner of sockets: listeners, client and engine connections, their buffers and their deadlines."""

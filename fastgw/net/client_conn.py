@@ -1,0 +1,492 @@
+"""One client's connection: requests in, one at a time; answers out, in order.
+
+Theory of operation. The connection is in exactly one state:
+
+    HEAD     waiting for a request head, or in the middle of one
+    OPENING  a head is complete and the service is deciding (never seen between two loop callbacks)
+    BODY     an exchange lives and its request body is still arriving
+    BUSY     an exchange lives and its request is complete
+    DISCARD  the answer is out, the rest of a refused request's body is being read and thrown away
+    FLUSH    the last answer waits for the client to take it; then LINGER
+    LINGER   our side is closed (FIN sent); what the client still sends is drained so that it is not met by an RST,
+             which would destroy the answer in flight (RFC 9112 §9.6)
+    TUNNEL   the bytes belong to an upgraded protocol
+    CLOSED   terminal
+
+Bytes that arrive before their turn (pipelining) wait in ``surplus``, bounded; nothing of a request reaches the service
+before the answers to all earlier ones have left. A FIN from the client, half-closed or not, counts as leaving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import socket
+from time import monotonic
+from typing import Final, Protocol
+
+from fastgw.accel.heads import RequestHead
+from fastgw.errors import GatewayError
+from fastgw.net.stream import DEAD, QUEUED, RECV_BYTES, RawStream
+from fastgw.net.timers import NEVER, TICK_S, TimerWheel
+from fastgw.protocol.http1.framing import ChunkedBody, LengthBody
+from fastgw.protocol.http1.server import RequestReader
+from fastgw.stats import Stats
+
+SURPLUS_BYTES: Final = 65536  # pipelined bytes held while an exchange is under way
+DISCARD_BYTES: Final = 262144  # what is read and thrown away to keep a refused request's connection usable
+BODY_PROGRESS_BYTES: Final = 256  # the least that a body must bring within the stall limit
+LINGER_BYTES: Final = 1 << 20
+LINGER_S: Final = 2.0
+
+
+class State(enum.IntEnum):
+    HEAD = 0
+    OPENING = 1
+    BODY = 2
+    BUSY = 3
+    DISCARD = 4
+    FLUSH = 5
+    LINGER = 6
+    TUNNEL = 7
+    CLOSED = 8
+
+
+class Sink(Protocol):
+    """What an exchange is to its client connection."""
+
+    def on_body(self, data: bytes, last: bool) -> None: ...
+    def on_client_gone(self, how: str) -> None: ...
+    def on_client_drained(self) -> None: ...
+    def on_client_stalled(self) -> None: ...
+    def on_request_error(self, error: GatewayError) -> None: ...
+    def on_total_timeout(self) -> None: ...
+    def on_tunnel_data(self, data: bytes) -> None: ...
+
+
+class Service(Protocol):
+    """What serves the requests of client connections."""
+
+    draining: bool
+
+    def open(self, conn: ClientConn, head: RequestHead) -> None:
+        """Begin an exchange: set ``conn.sink``, or answer at once."""
+
+    def refuse(self, conn: ClientConn, error: GatewayError) -> None:
+        """Answer a request whose head could not be read."""
+
+    def crashed(self, conn: ClientConn, error: BaseException) -> None: ...
+    def closed(self, conn: ClientConn) -> None: ...
+
+
+class ConnLimits:
+    """The figures a client connection works under (seconds and bytes)."""
+
+    __slots__ = ("body_s", "head_bytes", "head_s", "header_count", "idle_s", "write_s")
+
+    def __init__(
+        self, *, head_bytes: int, header_count: int, head_s: float, idle_s: float, body_s: float, write_s: float
+    ) -> None:
+        self.head_bytes = head_bytes
+        self.header_count = header_count
+        self.head_s = head_s
+        self.idle_s = idle_s
+        self.body_s = body_s
+        self.write_s = write_s
+
+
+class ClientConn(RawStream):
+    """A client's connection; see the head of this file."""
+
+    __slots__ = (
+        "_advancing",
+        "_drained_bytes",  # bytes seen in BODY since the last progress, in DISCARD, in LINGER
+        "body",
+        "forwarded",
+        "limits",
+        "peer_ip",
+        "reader",
+        "received_at",
+        "service",
+        "sink",
+        "state",
+        "stats",
+        "surplus",
+        "total_deadline",
+        "trusted",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        wheel: TimerWheel,
+        service: Service,
+        limits: ConnLimits,
+        stats: Stats,
+        peer_ip: str,
+        trusted: bool,
+    ) -> None:
+        super().__init__(loop, sock, wheel)
+        self.service = service
+        self.limits = limits
+        self.stats = stats
+        self.peer_ip = peer_ip
+        self.trusted = trusted
+        # Constant for a peer whose own word about others is not taken.
+        self.forwarded = b"" if trusted else b"x-forwarded-for: %b\r\nx-forwarded-proto: http\r\n" % peer_ip.encode()
+        self.reader = RequestReader(limits.head_bytes, limits.header_count)
+        self.state = State.HEAD
+        self.sink: Sink | None = None
+        self.body: LengthBody | ChunkedBody | None = None
+        self.surplus = b""
+        self.received_at = 0.0
+        self.total_deadline = NEVER
+        self._advancing = False
+        self._drained_bytes = 0
+        stats.connections_open += 1
+        stats.connections_total += 1
+        wheel.arm(self, monotonic() + limits.head_s)
+        self.resume_reading()
+
+    def __repr__(self) -> str:
+        return f"<ClientConn {self.peer_ip} {self.state.name} queued={self.queued_bytes} surplus={len(self.surplus)}>"
+
+    # --- bytes in
+    def _readable(self) -> None:
+        if self.closed:
+            return
+        try:
+            data = self.recv(RECV_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._gone("reset")
+            return
+        if not data:
+            self._gone("fin")
+            return
+        state = self.state
+        self._advancing = True
+        try:
+            if state is State.HEAD:
+                self._take_head(data)
+            elif state is State.BODY:
+                self._take_body(data)
+            elif state is State.BUSY or state is State.FLUSH:
+                self._take_early(data)
+            elif state is State.TUNNEL:
+                assert self.sink is not None
+                self.sink.on_tunnel_data(data)
+            elif state is State.DISCARD:
+                self._take_discarded(data)
+            elif state is State.LINGER:
+                self._drained_bytes += len(data)
+                if self._drained_bytes > LINGER_BYTES:
+                    self.close()
+        except Exception as error:
+            self.service.crashed(self, error)
+        self._advancing = False
+        if self.surplus and self.state is State.HEAD:
+            self._advance()
+
+    def _take_head(self, data: bytes) -> None:
+        reader = self.reader
+        try:
+            head = reader.feed(data)
+        except GatewayError as error:
+            self.state = State.OPENING
+            self.received_at = monotonic()
+            self.service.refuse(self, error)
+            return
+        if head is None:
+            # The clock of a head starts with its first byte; the connection's first one started at accept.
+            if reader.held == len(data):
+                deadline = monotonic() + self.limits.head_s
+                if deadline < self.deadline or self.deadline == NEVER:
+                    self.wheel.arm(self, deadline)
+            return
+        self.received_at = monotonic()
+        self.state = State.OPENING
+        self.deadline = NEVER
+        length = head.content_length
+        rest = reader.rest
+        if head.chunked:
+            self.body = ChunkedBody()
+        elif length > 0:
+            if len(rest) >= length:
+                # The usual case: head and body came in one read.
+                if len(rest) == length:
+                    body = rest
+                else:
+                    body = rest[:length]
+                    self.surplus = rest[length:]
+                self.service.open(self, head)
+                if self.state is State.OPENING:
+                    self.state = State.BUSY
+                    assert self.sink is not None
+                    self.sink.on_body(body, True)
+                return
+            self.body = LengthBody(length)
+        else:
+            if rest:
+                self.surplus = rest
+            self.service.open(self, head)
+            if self.state is State.OPENING:
+                self.state = State.BUSY
+                assert self.sink is not None
+                self.sink.on_body(b"", True)
+            return
+        self.service.open(self, head)
+        if self.state is State.OPENING:
+            self.state = State.BODY
+            self._drained_bytes = 0
+            self.wheel.arm(self, self.received_at + self.limits.body_s)
+            if rest:
+                self._take_body(rest)
+        elif self.state is State.DISCARD and rest:
+            self._take_discarded(rest)
+
+    def _take_body(self, data: bytes) -> None:
+        body = self.body
+        sink = self.sink
+        assert body is not None
+        assert sink is not None
+        try:
+            payload = body.feed(data)
+        except GatewayError as error:
+            self.body = None
+            self.state = State.BUSY
+            sink.on_request_error(error)
+            return
+        if body.done:
+            self.body = None
+            self.surplus = body.rest
+            self.state = State.BUSY
+            self.deadline = NEVER
+            if self.total_deadline != NEVER:
+                self.wheel.arm(self, self.total_deadline)
+            sink.on_body(payload, True)
+            return
+        self._drained_bytes += len(data)
+        if self._drained_bytes >= BODY_PROGRESS_BYTES:
+            # A trickle is a stall too: only so many bytes buy more time.
+            self._drained_bytes = 0
+            self.deadline = monotonic() + self.limits.body_s
+        if payload:
+            sink.on_body(payload, False)
+
+    def _take_early(self, data: bytes) -> None:
+        self.surplus = self.surplus + data if self.surplus else data
+        if len(self.surplus) >= SURPLUS_BYTES:
+            self.pause_reading()
+
+    def _take_discarded(self, data: bytes) -> None:
+        body = self.body
+        assert body is not None
+        self._drained_bytes += len(data)
+        try:
+            body.feed(data)
+        except GatewayError:
+            self._linger()
+            return
+        if body.done:
+            self.body = None
+            self.surplus = body.rest
+            self._rest()
+        elif self._drained_bytes > DISCARD_BYTES:
+            self._linger()
+
+    def _gone(self, how: str) -> None:
+        sink = self.sink
+        self.sink = None
+        self._close_now()
+        if sink is not None:
+            sink.on_client_gone(how)
+
+    # --- turns
+    def _advance(self) -> None:
+        """Serve what was pipelined, a request at a time, without recursion."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self.surplus and self.state is State.HEAD and not self.queued_bytes:
+                data = self.surplus
+                self.surplus = b""
+                self._take_head(data)
+        except Exception as error:
+            self.service.crashed(self, error)
+        self._advancing = False
+        if len(self.surplus) < SURPLUS_BYTES and self.state is not State.CLOSED:
+            self.resume_reading()
+
+    def finished(self, keep_alive: bool) -> None:
+        """The answer to the current request has been written whole; ``keep_alive`` = another may follow."""
+        self.sink = None
+        self.total_deadline = NEVER
+        if self.closed:
+            return
+        if not keep_alive or self.service.draining:
+            self._linger()
+            return
+        if self.body is not None:
+            if isinstance(self.body, LengthBody) and self.body.left > DISCARD_BYTES:
+                self._linger()
+                return
+            self._drained_bytes = 0
+            self.state = State.DISCARD
+            self.resume_reading()
+            self.wheel.arm(self, monotonic() + self.limits.body_s)
+            return
+        self._rest()
+
+    def _rest(self) -> None:
+        self.state = State.HEAD
+        if self.queued_bytes:
+            self.wheel.arm(self, monotonic() + self.limits.write_s)
+            return
+        deadline = monotonic() + self.limits.idle_s
+        slot = self.wheel_slot
+        if slot and slot * TICK_S <= deadline:
+            # Usually the wheel still holds this connection in an earlier bucket: an assignment is enough.
+            self.deadline = deadline
+        else:
+            self.wheel.arm(self, deadline)
+        if self.surplus and not self._advancing:
+            self._advance()
+        elif not self.reading:
+            self.resume_reading()
+
+    # --- the end
+    def answer(self, data: bytes, keep_alive: bool) -> None:
+        """Write a complete answer and end the turn."""
+        if self.write(data) == DEAD:
+            self.sink = None
+            self.close()
+            return
+        self.finished(keep_alive)
+
+    def _linger(self) -> None:
+        """Close in stages: write side first, then drain, bounded in bytes and time."""
+        self.body = None
+        self.surplus = b""
+        if self.queued_bytes:
+            self.state = State.FLUSH
+            self.wheel.arm(self, monotonic() + self.limits.write_s)
+            return
+        self.state = State.LINGER
+        self._drained_bytes = 0
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self.resume_reading()
+        self.wheel.arm(self, monotonic() + LINGER_S)
+
+    def abort(self, *, reset: bool) -> None:
+        """End without completing the answer. Without ``reset`` what is queued still goes out, then FIN."""
+        self.sink = None
+        if reset:
+            self.close(reset=True)
+        elif not self.closed:
+            self._linger()
+
+    def close(self, *, reset: bool = False) -> None:
+        """Close at once; an exchange that still lives is not told."""
+        self._close_now(reset=reset)
+
+    def _close_now(self, *, reset: bool = False) -> None:
+        if self.closed:
+            return
+        self.state = State.CLOSED
+        self.dispose(reset=reset)
+        self.body = None
+        self.surplus = b""
+        self.stats.connections_open -= 1
+        self.service.closed(self)
+
+    def close_idle(self) -> bool:
+        """Close when no request is under way (for the drain); says whether it did."""
+        if self.state is State.HEAD and not self.queued_bytes and not self.reader.partial:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
+            self.close()
+            return True
+        return False
+
+    # --- deadlines
+    def congested(self) -> None:
+        self.wheel.arm(self, monotonic() + self.limits.write_s)
+
+    def progressed(self) -> None:
+        self.deadline = monotonic() + self.limits.write_s
+
+    def drained(self) -> None:
+        state = self.state
+        if state is State.FLUSH:
+            self._linger()
+            return
+        if state is State.HEAD:
+            self._rest()
+            return
+        if state is State.BODY:
+            self.wheel.arm(self, monotonic() + self.limits.body_s)
+        else:
+            self.wheel.arm(self, self.total_deadline)
+        sink = self.sink
+        if sink is not None:
+            try:
+                sink.on_client_drained()
+            except Exception as error:
+                self.service.crashed(self, error)
+
+    def write_failed(self) -> None:
+        self._gone("reset")
+
+    def set_total_deadline(self, deadline: float) -> None:
+        """Bound the whole exchange; survives the shorter deadlines in between."""
+        self.total_deadline = deadline
+        if self.deadline > deadline:
+            self.wheel.arm(self, deadline)
+
+    def expired(self, now: float) -> None:
+        state = self.state
+        sink = self.sink
+        try:
+            if self.queued_bytes and state is not State.LINGER:
+                # No progress on the write side: the client does not read.
+                self.sink = None
+                self.close(reset=True)
+                self.stats.stalled += 1
+                if sink is not None:
+                    sink.on_client_stalled()
+            elif state is State.HEAD:
+                if self.reader.partial:
+                    self.state = State.OPENING
+                    self.received_at = now
+                    self.service.refuse(self, GatewayError("request_timeout"))
+                else:
+                    self.close()
+            elif state is State.BODY:
+                if not self.reading:
+                    # We hold the client back ourselves (a slow engine): its silence is not a stall.
+                    self.wheel.arm(self, min(now + self.limits.body_s, self.total_deadline))
+                    return
+                self.body = None
+                self.state = State.BUSY
+                if sink is not None:
+                    sink.on_request_error(GatewayError("request_timeout", detail="body stalled"))
+            elif state is State.BUSY and sink is not None:
+                if now >= self.total_deadline:
+                    self.total_deadline = NEVER
+                    sink.on_total_timeout()
+            elif state is not State.TUNNEL:
+                self.close()
+        except Exception as error:
+            self.service.crashed(self, error)
+
+
+__all__ = ["DEAD", "QUEUED", "ClientConn", "ConnLimits", "Service", "Sink", "State"]

@@ -1,0 +1,76 @@
+"""A small asynchronous HTTP/1.1 GET for probes and model lists: one connection, one answer, one deadline.
+
+Not for traffic: it opens a connection for each call and buffers the answer, bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from fastgw.errors import GatewayError
+from fastgw.net.upstream_conn import Address
+from fastgw.protocol.http1.client import ResponseReader
+from fastgw.protocol.http1.framing import ChunkedBody, CloseBody, LengthBody
+
+
+class FetchError(Exception):
+    """The engine could not be asked; the text says why and is for the log."""
+
+
+async def fetch(addresses: tuple[Address, ...], request: bytes, timeout_s: float, max_bytes: int) -> tuple[int, bytes]:
+    """Send ``request`` to the first of ``addresses`` that accepts; returns (status, body).
+
+    Raises :class:`FetchError` when nothing answers whole within ``timeout_s`` or the body is over ``max_bytes``.
+    """
+    last = "no address"
+    try:
+        async with asyncio.timeout(timeout_s):
+            for family, address in addresses:
+                try:
+                    return await _ask(family, address, request, max_bytes)
+                except (OSError, GatewayError, FetchError) as error:
+                    last = str(error) or type(error).__name__
+    except TimeoutError:
+        last = f"no answer within {timeout_s:g} s"
+    raise FetchError(last)
+
+
+async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> tuple[int, bytes]:
+    loop = asyncio.get_running_loop()
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
+        await loop.sock_connect(sock, address)  # type: ignore[arg-type]
+        await loop.sock_sendall(sock, request)
+        reader = ResponseReader()
+        head = None
+        while head is None or head.status < 200:
+            data = reader.rest if head is not None else b""
+            data = data or await loop.sock_recv(sock, 65536)
+            if not data:
+                raise FetchError("closed before an answer")
+            head = reader.feed(data)
+        body: LengthBody | ChunkedBody | CloseBody
+        if head.chunked:
+            body = ChunkedBody()
+        elif head.content_length >= 0:
+            body = LengthBody(head.content_length)
+        else:
+            body = CloseBody()
+        pieces: list[bytes] = []
+        size = 0
+        data = reader.rest
+        while True:
+            if data or body.done:
+                piece = body.feed(data)
+                pieces.append(piece)
+                size += len(piece)
+                if size > max_bytes:
+                    raise FetchError("answer too large")
+            if body.done:
+                break
+            data = await loop.sock_recv(sock, 65536)
+            if not data:
+                if isinstance(body, CloseBody):
+                    break
+                raise FetchError("closed in the middle of an answer")
+        return head.status, b"".join(pieces)

@@ -1,0 +1,194 @@
+"""Listening sockets: bound all or none, accepted in small batches, capped in total and per address.
+
+A connection over a cap is answered with 503 and closed before anything is read from it; established ones are not
+touched. When the process runs out of descriptors, accepting pauses for a moment instead of spinning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from fastgw.stats import EventLog, Stats
+
+ACCEPT_BATCH: Final = 64  # then the loop gets its turn
+PAUSE_S: Final = 0.1
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+Accepted = Callable[[socket.socket, str], None]
+
+
+class BindError(Exception):
+    """A listening socket could not be made; the text names the address and the reason."""
+
+
+def bind(host: str, port: int, unix_path: str, backlog: int) -> list[socket.socket]:
+    """Listening, non-blocking sockets for ``host:port`` (every address of the name) and ``unix_path`` ("" = none).
+
+    All or none: raises :class:`BindError` after closing what had been bound.
+    """
+    bound: list[socket.socket] = []
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+            if port == 0 and bound:
+                break  # one ephemeral port, not one per address family
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            bound.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+            sock.listen(backlog)
+        if unix_path:
+            where = f"unix:{unix_path}"
+            _clear_stale(unix_path)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            bound.append(sock)
+            sock.bind(unix_path)
+            os.chmod(unix_path, 0o660)
+            sock.listen(backlog)
+    except OSError as error:
+        for sock in bound:
+            sock.close()
+        reason = error.strerror or str(error)
+        raise BindError(f"cannot listen on {where}: {reason}") from error
+    return bound
+
+
+def _clear_stale(path: str) -> None:
+    """Remove a socket file that nobody listens on any more; anything else is left, and bind says so."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            return
+
+
+class Listener:
+    """Accepts on bound sockets until closed."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        socks: Sequence[socket.socket],
+        accepted: Accepted,
+        stats: Stats,
+        log: EventLog,
+        *,
+        max_connections: int,
+        max_per_ip: int,
+        refusal: Callable[[str], bytes],
+    ) -> None:
+        self._loop = loop
+        self._socks = list(socks)
+        self._accepted = accepted
+        self._stats = stats
+        self._log = log
+        self._max = max_connections
+        self._max_per_ip = max_per_ip
+        self._refusal = refusal
+        self._per_ip: dict[str, int] = {}
+        self._paused: asyncio.TimerHandle | None = None
+        self._resume()
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, as URLs."""
+        found = []
+        for sock in self._socks:
+            name = sock.getsockname()
+            if sock.family == socket.AF_UNIX:
+                found.append(f"unix:{name}")
+            else:
+                host = f"[{name[0]}]" if ":" in name[0] else name[0]
+                found.append(f"http://{host}:{name[1]}")
+        return found
+
+    def _resume(self) -> None:
+        self._paused = None
+        for sock in self._socks:
+            self._loop.add_reader(sock.fileno(), self._accept, sock)
+
+    def _accept(self, sock: socket.socket) -> None:
+        unix = sock.family == socket.AF_UNIX
+        for _ in range(ACCEPT_BATCH):
+            try:
+                conn, address = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._log.error("cannot accept", error=error.strerror, hint="raise the limit of open files")
+                    self._pause()
+                return
+            conn.setblocking(False)
+            ip = "unix" if unix else address[0]
+            if not unix:
+                conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if ip.startswith("::ffff:") and "." in ip:
+                    ip = ip[7:]
+            if self._stats.connections_open >= self._max or not self._admit(ip):
+                self._refuse(conn, ip)
+                continue
+            self._accepted(conn, ip)
+
+    def _admit(self, ip: str) -> bool:
+        if not self._max_per_ip or ip == "unix":
+            return True
+        count = self._per_ip.get(ip, 0)
+        if count >= self._max_per_ip:
+            return False
+        self._per_ip[ip] = count + 1
+        return True
+
+    def released(self, ip: str) -> None:
+        """A connection from ``ip`` has closed."""
+        count = self._per_ip.get(ip)
+        if count is not None:
+            if count <= 1:
+                del self._per_ip[ip]
+            else:
+                self._per_ip[ip] = count - 1
+
+    def _refuse(self, conn: socket.socket, ip: str) -> None:
+        self._stats.connections_refused += 1
+        with contextlib.suppress(OSError):
+            conn.send(self._refusal(ip))
+            # What the client has sent already must not turn our FIN into an RST that eats the answer.
+            conn.shutdown(socket.SHUT_WR)
+            conn.recv(65536)
+        conn.close()
+
+    def _pause(self) -> None:
+        for sock in self._socks:
+            self._loop.remove_reader(sock.fileno())
+        if self._paused is None:
+            self._paused = self._loop.call_later(PAUSE_S, self._resume)
+
+    def close(self) -> None:
+        """Stop accepting; connections in the backlog are reset by the kernel."""
+        if self._paused is not None:
+            self._paused.cancel()
+            self._paused = None
+        for sock in self._socks:
+            self._loop.remove_reader(sock.fileno())
+            name = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+            sock.close()
+            if name:
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+        self._socks.clear()

@@ -1,0 +1,109 @@
+"""One coarse timer wheel for every deadline of the data plane.
+
+A request touches four or five deadlines, and almost none of them ever fires. So a deadline is a float on the object
+(``deadline``), moved later by plain assignment; the wheel holds each object at most once, in the bucket of a time that
+is not later than its deadline, and looks at the float again when that bucket comes up. Only an *earlier* deadline, or
+the first one, costs a call. Accuracy is one tick (0.1 s), always late, never early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from typing import Final, Protocol
+
+TICK_S: Final = 0.1
+NEVER: Final = float("inf")
+
+
+class Timed(Protocol):
+    """What the wheel holds: an object with a deadline on :func:`time.monotonic`'s clock."""
+
+    deadline: float
+    wheel_slot: int
+
+    def expired(self, now: float) -> None: ...
+
+
+class TimerWheel:
+    """Deadlines in buckets of one tick; sleeps while nothing is armed."""
+
+    __slots__ = ("_buckets", "_handle", "_loop", "_next", "_order")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._buckets: dict[int, set[Timed]] = {}
+        self._order: list[int] = []
+        self._handle: asyncio.TimerHandle | None = None
+        self._next = 0
+
+    def __len__(self) -> int:
+        return sum(len(bucket) for bucket in self._buckets.values())
+
+    def arm(self, entry: Timed, deadline: float) -> None:
+        """Set ``entry.deadline``; afterwards the entry may move it later by assignment alone."""
+        entry.deadline = deadline
+        if deadline == NEVER:
+            return
+        slot = int(deadline / TICK_S) + 1
+        held = entry.wheel_slot
+        if held:
+            if held <= slot:
+                return
+            self._buckets[held].discard(entry)
+        self._insert(entry, slot)
+
+    def disarm(self, entry: Timed) -> None:
+        """Forget ``entry`` (it is being closed)."""
+        entry.deadline = NEVER
+        if entry.wheel_slot:
+            bucket = self._buckets.get(entry.wheel_slot)
+            if bucket is not None:
+                bucket.discard(entry)
+            entry.wheel_slot = 0
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        self._buckets.clear()
+        self._order.clear()
+
+    def _insert(self, entry: Timed, slot: int) -> None:
+        entry.wheel_slot = slot
+        bucket = self._buckets.get(slot)
+        if bucket is not None:
+            bucket.add(entry)
+            return
+        self._buckets[slot] = {entry}
+        heapq.heappush(self._order, slot)
+        if self._handle is None or slot < self._next:
+            self._sleep()
+
+    def _sleep(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        if self._order:
+            self._next = self._order[0]
+            self._handle = self._loop.call_later(max(0.0, self._next * TICK_S - time.monotonic()), self._tick)
+
+    def _tick(self) -> None:
+        self._handle = None
+        now = time.monotonic()
+        current = int(now / TICK_S)
+        order = self._order
+        while order and order[0] <= current:
+            bucket = self._buckets.pop(heapq.heappop(order))
+            # Popped one by one: an expiry may disarm its neighbours (a client's closes its upstream).
+            while bucket:
+                entry = bucket.pop()
+                entry.wheel_slot = 0
+                if entry.deadline <= now:
+                    entry.expired(now)
+                elif entry.deadline != NEVER:
+                    # Never into a bucket that this very loop would pop again.
+                    self._insert(entry, max(int(entry.deadline / TICK_S) + 1, current + 1))
+        if self._handle is None:
+            self._sleep()

@@ -1,0 +1,336 @@
+"""One connection to an engine: dialled, idle in a pool, or carrying one exchange.
+
+    CONNECTING  the dial is under way
+    IDLE        in the pool; readable now means that the engine closed it (or misbehaves)
+    HEAD        a request was written, no response head yet
+    BODY        the response body is arriving; every read goes to the carrier as it is
+    TUNNEL      an upgraded protocol
+    CLOSED      terminal
+
+Owns the response head's reader; the body's framing belongs to the relay above. Never reads twice per wake-up, and
+never writes on a connection that its engine has closed as far as the kernel knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, Protocol
+
+from fastgw.accel.heads import ResponseHead
+from fastgw.errors import GatewayError, Source
+from fastgw.net.stream import RECV_BYTES, RawStream
+from fastgw.net.timers import NEVER, TICK_S, TimerWheel
+from fastgw.protocol.http1.client import ResponseReader
+from fastgw.stats import Stats
+
+Address = tuple[int, object]  # family, socket address
+
+MAX_INTERIM: Final = 16  # 1xx responses before the real one
+
+_IN_PROGRESS: Final = (115, 11)  # EINPROGRESS; EAGAIN is a Unix socket's full backlog
+
+
+class UpstreamState(enum.IntEnum):
+    CONNECTING = 0
+    IDLE = 1
+    HEAD = 2
+    BODY = 3
+    TUNNEL = 4
+    CLOSED = 5
+
+
+class Carrier(Protocol):
+    """What an exchange (or a probe) is to its engine connection."""
+
+    upgrade: bool
+
+    def on_connected(self, conn: UpstreamConn) -> None: ...
+    def on_connect_failed(self, detail: str, timed_out: bool) -> None: ...
+    def on_response_head(self, head: ResponseHead, rest: bytes) -> None: ...
+    def on_response_error(self, error: GatewayError) -> None: ...
+    def on_response_data(self, data: bytes) -> None: ...
+    def on_response_eof(self, how: str) -> None: ...
+    def on_upstream_drained(self) -> None: ...
+    def on_upstream_timeout(self) -> None: ...
+
+
+class Home(Protocol):
+    """The pool that an engine connection belongs to."""
+
+    def idle_closed(self, conn: UpstreamConn, by_engine: bool) -> None: ...
+    def gone(self, conn: UpstreamConn) -> None: ...
+    def warmed(self, conn: UpstreamConn) -> None: ...
+    def warm_failed(self, detail: str) -> None: ...
+    def crashed(self, error: BaseException) -> None: ...
+
+
+class UpstreamConn(RawStream):
+    """A connection to one engine; see the head of this file."""
+
+    __slots__ = (
+        "_rest_of_addresses",
+        "carrier",
+        "dial_deadline",
+        "home",
+        "idle_limit_at",
+        "idle_since",
+        "interim",
+        "opened_at",
+        "reader",
+        "requests",
+        "state",
+        "stats",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        wheel: TimerWheel,
+        home: Home,
+        carrier: Carrier | None,
+        stats: Stats,
+    ) -> None:
+        super().__init__(loop, sock, wheel)
+        self.home = home
+        self.carrier = carrier
+        self.stats = stats
+        self.state = UpstreamState.CONNECTING
+        self.reader = ResponseReader()
+        self.interim = 0
+        self.requests = 0
+        self.idle_since = 0.0
+        self.idle_limit_at = NEVER
+        self.opened_at = monotonic()
+        self.dial_deadline = NEVER
+        self._rest_of_addresses: tuple[Address, ...] = ()
+        stats.upstream_open += 1
+        stats.dials_total += 1
+
+    def __repr__(self) -> str:
+        return f"<UpstreamConn {self.state.name} requests={self.requests} queued={self.queued_bytes}>"
+
+    # --- dialling
+    @classmethod
+    def dial(
+        cls,
+        loop: asyncio.AbstractEventLoop,
+        addresses: tuple[Address, ...],
+        wheel: TimerWheel,
+        home: Home,
+        carrier: Carrier | None,
+        stats: Stats,
+        timeout_s: float,
+    ) -> UpstreamConn:
+        """Start to connect; ``carrier.on_connected`` or ``on_connect_failed`` is called from the loop, never from here.
+
+        Several addresses are tried in order within the one time limit. Raises OSError when no socket can be made.
+        """
+        sock = _socket(addresses[0][0])
+        conn = cls(loop, sock, wheel, home, carrier, stats)
+        conn._rest_of_addresses = addresses[1:]
+        conn.dial_deadline = monotonic() + timeout_s
+        conn._connect(addresses[0])
+        return conn
+
+    def _connect(self, address: Address) -> None:
+        try:
+            code = self.sock.connect_ex(address[1])  # type: ignore[arg-type]
+        except OSError as error:
+            code = error.errno or 111
+        self.wheel.arm(self, self.dial_deadline)
+        if code == 0 or code == _IN_PROGRESS[0]:
+            self.loop.add_writer(self.fd, self._dialled)
+        else:
+            self.loop.call_soon(self._dial_failed, os.strerror(code), False)
+
+    def _dialled(self) -> None:
+        if self.closed:
+            return
+        self.loop.remove_writer(self.fd)
+        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._dial_failed(os.strerror(code), False)
+            return
+        self.deadline = NEVER
+        carrier = self.carrier
+        self.resume_reading()
+        if carrier is None:
+            self.home.warmed(self)
+            return
+        self._guard(lambda: carrier.on_connected(self))
+
+    def _dial_failed(self, detail: str, timed_out: bool) -> None:
+        if self.closed:
+            return
+        if self._rest_of_addresses and not timed_out:
+            address, *rest = self._rest_of_addresses
+            self._rest_of_addresses = tuple(rest)
+            self.sock.close()
+            try:
+                self._bind(_socket(address[0]))
+            except OSError as error:
+                detail = str(error)
+            else:
+                self._connect(address)
+                return
+        carrier = self.carrier
+        self.close()
+        if carrier is None:
+            self.home.warm_failed(detail)
+        else:
+            self._guard(lambda: carrier.on_connect_failed(detail, timed_out))
+
+    # --- one exchange
+    def begin(self, carrier: Carrier, data: bytes, deadline: float) -> None:
+        """Write a whole request (or its first part); the head is due by ``deadline``."""
+        self.carrier = carrier
+        self.state = UpstreamState.HEAD
+        self.requests += 1
+        slot = self.wheel_slot
+        if slot and slot * TICK_S <= deadline:
+            self.deadline = deadline
+        else:
+            self.wheel.arm(self, deadline)
+        # A dead socket is not judged here: what the engine said before it closed may still be readable.
+        self.write(data)
+
+    def _readable(self) -> None:
+        if self.closed:
+            return
+        try:
+            data = self.recv(RECV_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._ended("reset")
+            return
+        if not data:
+            self._ended("fin")
+            return
+        carrier = self.carrier
+        state = self.state
+        try:
+            if state is UpstreamState.BODY or state is UpstreamState.TUNNEL:
+                carrier.on_response_data(data)  # type: ignore[union-attr]
+            elif state is UpstreamState.HEAD:
+                assert carrier is not None
+                try:
+                    head = self.reader.feed(data)
+                    if head is not None and head.status < 200:
+                        head = self._after_interim(head, carrier.upgrade)
+                except GatewayError as error:
+                    self.close()
+                    carrier.on_response_error(error)
+                    return
+                if head is not None:
+                    self.state = UpstreamState.BODY
+                    carrier.on_response_head(head, self.reader.rest)
+            else:
+                # Bytes that nobody asked for (a late 408, garbage): such a connection is of no use.
+                self._idle_gone(by_engine=True)
+        except Exception as error:
+            self._crash(error)
+
+    def _after_interim(self, head: ResponseHead | None, upgrade: bool) -> ResponseHead | None:
+        """Pass over 100 and 103 (RFC 9110 §15.2), a bounded number of them; 101 is final where it was asked for."""
+        while head is not None and head.status < 200:
+            if head.status == 101:
+                if upgrade:
+                    return head
+                raise GatewayError("bad_gateway", source=Source.UPSTREAM, detail="101 without an upgrade")
+            self.interim += 1
+            if self.interim > MAX_INTERIM:
+                raise GatewayError("bad_gateway", source=Source.UPSTREAM, detail="too many interim responses")
+            rest = self.reader.rest
+            if not rest:
+                return None
+            head = self.reader.feed(rest)
+        return head
+
+    def _ended(self, how: str) -> None:
+        carrier = self.carrier
+        if self.state is UpstreamState.IDLE or carrier is None:
+            self._idle_gone(by_engine=True)
+            return
+        if self.state is UpstreamState.CONNECTING:
+            self._dial_failed("connection reset", False)
+            return
+        self.pause_reading()
+        self._guard(lambda: carrier.on_response_eof(how))
+
+    @property
+    def response_begun(self) -> bool:
+        """Whether any byte of a response to the current request has arrived."""
+        return self.state is not UpstreamState.HEAD or self.reader.partial or self.interim > 0
+
+    # --- idleness and the end
+    def park(self, now: float, limit_s: float) -> None:
+        """Become idle in the pool for at most ``limit_s``."""
+        self.carrier = None
+        self.state = UpstreamState.IDLE
+        self.interim = 0
+        self.idle_since = now
+        limit_at = now + limit_s
+        self.idle_limit_at = limit_at
+        slot = self.wheel_slot
+        if slot and slot * TICK_S <= limit_at:
+            self.deadline = limit_at
+        else:
+            self.wheel.arm(self, limit_at)
+
+    def _idle_gone(self, *, by_engine: bool) -> None:
+        self._close_now()
+        self.home.idle_closed(self, by_engine)
+
+    def expired(self, now: float) -> None:
+        state = self.state
+        carrier = self.carrier
+        if state is UpstreamState.CONNECTING:
+            self._dial_failed("connect timeout", True)
+        elif state is UpstreamState.IDLE or carrier is None:
+            self._idle_gone(by_engine=False)
+        else:
+            self._guard(carrier.on_upstream_timeout)
+
+    def drained(self) -> None:
+        carrier = self.carrier
+        if carrier is not None:
+            self._guard(carrier.on_upstream_drained)
+
+    def close(self, *, reset: bool = False) -> None:
+        """Close at once (this is also how generation is cancelled); the carrier is not told."""
+        self._close_now(reset=reset)
+
+    def _close_now(self, *, reset: bool = False) -> None:
+        if self.closed:
+            return
+        if self.state is UpstreamState.CONNECTING:
+            self.loop.remove_writer(self.fd)
+        self.state = UpstreamState.CLOSED
+        self.dispose(reset=reset)
+        self.carrier = None
+        self.stats.upstream_open -= 1
+        self.home.gone(self)
+
+    def _guard(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self._crash(error)
+
+    def _crash(self, error: BaseException) -> None:
+        self.close()
+        self.home.crashed(error)
+
+
+def _socket(family: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    if family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock

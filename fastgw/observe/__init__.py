@@ -1,0 +1,1 @@
+"""What people and machines see of a running gateway: logs now; reached from below only through protocols."""

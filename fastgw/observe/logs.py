@@ -1,0 +1,233 @@
+"""Logs: events and access records, as JSON lines or, on a terminal, as text.
+
+The data plane appends a tuple to a list and goes on. Encoding and writing happen in one writer thread, in batches, so
+that a slow disk or a stopped reader of the pipe never holds a request; what does not fit the bounded buffer is dropped
+and counted. Keys and prompts are never given to this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from queue import Full, Queue
+from time import time
+from typing import Any, Final
+
+import msgspec
+
+from fastgw.stats import Stats
+
+FLUSH_S: Final = 0.2
+MAX_PENDING: Final = 65_536  # records waiting for the writer
+MAX_BATCHES: Final = 64
+MAX_TEXT: Final = 512  # characters of any one text from outside
+
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "off": 100}
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
+
+
+def access_fields(record: tuple[Any, ...]) -> dict[str, object]:
+    """An access record by name; what is unknown or does not apply is left out."""
+    (at, request_id, key_id, client, method, path, endpoint, model, engine, status) = record[:10]
+    (bytes_in, bytes_out, prompt, completion, ttft, duration, streamed, outcome, error, detail) = record[10:]
+    fields: dict[str, object] = {
+        "timestamp": _stamp(at),
+        "level": "info",
+        "message": "request",
+        "request_id": request_id.decode("latin-1"),
+        "client": client,
+        "method": method.decode("latin-1"),
+        "path": _clip(path.decode("latin-1")),
+        "endpoint": endpoint,
+        "status": status,
+        "outcome": outcome,
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
+        "duration_ms": round(duration * 1e3, 3),
+    }
+    if key_id:
+        fields["key_id"] = key_id
+    if model:
+        fields["model"] = _clip(model)
+    if engine:
+        fields["engine"] = engine
+    if streamed:
+        fields["stream"] = True
+    if prompt >= 0:
+        fields["prompt_tokens"] = prompt
+    if completion >= 0:
+        fields["completion_tokens"] = completion
+    if ttft >= 0:
+        fields["ttft_ms"] = round(ttft * 1e3, 3)
+    if error:
+        fields["error"] = error
+    if detail:
+        fields["detail"] = _clip(detail)
+    return fields
+
+
+def _stamp(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def as_json(fields: dict[str, object]) -> bytes:
+    return _ENCODER.encode(fields) + b"\n"
+
+
+def _printable(text: str) -> str:
+    """Control characters would let a request write on the operator's terminal."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def as_text(fields: dict[str, object]) -> bytes:
+    """One line for people: time, level, message, then the rest as ``name=value``."""
+    rest = {name: value for name, value in fields.items() if name not in ("timestamp", "level", "message")}
+    stamp = str(fields["timestamp"])[11:23]
+    if fields["message"] == "request":
+        took = f"{rest.pop('duration_ms')} ms"
+        parts = [str(rest.pop("method")), str(rest.pop("path")), str(rest.pop("status")), took]
+        rest.pop("endpoint", None)
+    else:
+        parts = [str(fields["message"])]
+    parts += [f"{name}={value}" for name, value in rest.items()]
+    return _printable(f"{stamp} {str(fields['level']).upper():<7} {' '.join(parts)}").encode() + b"\n"
+
+
+class LogWriter:
+    """Takes events and access records from the loop, writes them from a thread. Also the loop's ``EventLog``."""
+
+    def __init__(self, fd: int, *, level: str = "info", json: bool = True, stats: Stats | None = None) -> None:
+        self._fd = fd
+        self._level = LEVELS.get(level, 20)
+        self._render: Callable[[dict[str, object]], bytes] = as_json if json else as_text
+        self._stats = stats or Stats()
+        self._pending: list[Any] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._batches: Queue[list[Any] | None] = Queue(MAX_BATCHES)
+        self._thread: threading.Thread | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = threading.Thread(target=self._write, name="fastgw-log", daemon=True)
+        self._thread.start()
+        if self._pending:
+            self._arm()
+
+    # --- the loop's side
+    def append(self, record: tuple[Any, ...]) -> None:
+        """One access record (the hot path's only call)."""
+        pending = self._pending
+        if len(pending) >= MAX_PENDING:
+            self._stats.access_dropped += 1
+            return
+        pending.append(record)
+        if self._timer is None:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._loop is not None:
+            self._timer = self._loop.call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        batch = self._pending
+        if not batch:
+            return
+        try:
+            self._batches.put_nowait(batch)
+        except Full:
+            # The writer is stuck: keep the records while there is room, and try again.
+            self._arm()
+            return
+        self._pending = []
+
+    def _event(self, level: str, message: str, fields: dict[str, object]) -> None:
+        if LEVELS[level] < self._level or len(self._pending) >= MAX_PENDING:
+            return
+        line: dict[str, object] = {"timestamp": _stamp(time()), "level": level, "message": message}
+        for name, value in fields.items():
+            line[name] = (
+                _clip(value)
+                if isinstance(value, str)
+                else value
+                if isinstance(value, int | float | bool)
+                else _clip(str(value))
+            )
+        self._pending.append(line)
+        if self._timer is None:
+            self._arm()
+
+    def debug(self, message: str, **fields: object) -> None:
+        self._event("debug", message, fields)
+
+    def info(self, message: str, **fields: object) -> None:
+        self._event("info", message, fields)
+
+    def warning(self, message: str, **fields: object) -> None:
+        self._event("warning", message, fields)
+
+    def error(self, message: str, **fields: object) -> None:
+        self._event("error", message, fields)
+
+    def close(self, wait_s: float = 1.0) -> None:
+        """Write what is pending, waiting for a stuck reader no longer than ``wait_s``."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        thread = self._thread
+        if thread is None:
+            self._emit(self._pending)
+            self._pending = []
+            return
+        try:
+            self._batches.put(self._pending, timeout=wait_s)
+            self._batches.put(None, timeout=wait_s)
+        except Full:
+            return
+        self._pending = []
+        thread.join(wait_s)
+        self._thread = None
+
+    # --- the thread's side
+    def _write(self) -> None:
+        while True:
+            batch = self._batches.get()
+            if batch is None:
+                return
+            self._emit(batch)
+
+    def _emit(self, batch: list[Any]) -> None:
+        render = self._render
+        lines = []
+        for record in batch:
+            try:
+                lines.append(render(access_fields(record) if isinstance(record, tuple) else record))
+            except Exception as error:
+                lines.append(
+                    as_json({"timestamp": _stamp(time()), "level": "error", "message": "log record lost", "error": repr(error)})
+                )
+        data = memoryview(b"".join(lines))
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError:
+            # Nobody reads the logs any more; traffic goes on.
+            self._stats.access_dropped += len(batch)
+
+
+def to_stderr(level: str, log_format: str, stats: Stats) -> LogWriter:
+    """The log of ``fastgw serve``: JSON lines, or text when standard error is a terminal."""
+    json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+    return LogWriter(sys.stderr.fileno(), level=level, json=json, stats=stats)
+
+
+__all__ = ["LogWriter", "access_fields", "as_json", "as_text", "to_stderr"]

@@ -1,0 +1,29 @@
+"""Filters: one file, one policy; ``ORDER`` is the order in which they see a request.
+
+A new policy is one file here, its test, and one line in ``ORDER``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastgw.config import Config
+from fastgw.exchange.gateway import Filter
+from fastgw.policy.auth import Auth
+from fastgw.policy.bodylimit import BodyLimit
+from fastgw.policy.cors import Cors
+from fastgw.policy.rewrite import Rewriting
+from fastgw.policy.route import Route
+
+ORDER: tuple[Callable[[Config], Filter | None], ...] = (
+    Cors.from_config,
+    Auth.from_config,
+    BodyLimit.from_config,
+    Route.from_config,
+    Rewriting.from_config,
+)
+
+
+def build(config: Config) -> tuple[Filter, ...]:
+    """The filters that this configuration needs, in order."""
+    return tuple(one for make in ORDER if (one := make(config)) is not None)

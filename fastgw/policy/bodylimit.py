@@ -1,0 +1,44 @@
+"""What a request body may be: its size before it is read, and its type."""
+
+from __future__ import annotations
+
+from fastgw.config import Config
+from fastgw.errors import GatewayError
+from fastgw.exchange.endpoints import Mode
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.gateway import Filter
+
+
+class BodyLimit(Filter):
+    """Refuses by ``Content-Length`` before a byte of the body is read; bodies without one are counted as they come."""
+
+    name = "bodylimit"
+
+    def __init__(self, body_bytes: int, upload_bytes: int) -> None:
+        self._body_bytes = body_bytes
+        self._upload_bytes = upload_bytes
+
+    @classmethod
+    def from_config(cls, config: Config) -> BodyLimit:
+        return cls(config.max_body_bytes, config.max_upload_bytes)
+
+    def on_request(self, exchange: Exchange) -> None:
+        head = exchange.head
+        length = head.content_length
+        mode = exchange.endpoint.mode
+        if mode is Mode.JSON:
+            if length > self._body_bytes:
+                raise GatewayError("body_too_large", detail=f"content-length {length}")
+            content_type = head.content_type
+            if content_type is not None and content_type != b"application/json":
+                self._check_type(content_type)
+            if length < 0 and not head.chunked:
+                raise GatewayError("length_required")
+        elif length > self._upload_bytes:
+            raise GatewayError("body_too_large", detail=f"content-length {length}")
+
+    @staticmethod
+    def _check_type(content_type: bytes) -> None:
+        media = content_type.partition(b";")[0].strip().lower()
+        if media not in (b"application/json", b"text/json") and not media.endswith(b"+json"):
+            raise GatewayError("unsupported_media_type", "Send the body as `application/json`.")

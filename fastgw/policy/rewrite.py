@@ -1,0 +1,39 @@
+"""The two changes that fastgw makes to a request body, by splicing bytes: nothing is serialised again.
+
+``stream_options.include_usage`` is asked of the engine, so that streams can be accounted for (the extra chunk is taken
+out again); and ``model`` becomes the engine's own name for it, where one is configured.
+"""
+
+from __future__ import annotations
+
+from fastgw.config import Config
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.gateway import Filter
+from fastgw.protocol.openai import with_model, with_usage
+from fastgw.upstream.target import Engine
+
+
+class Rewriting(Filter):
+    """See the head of this file."""
+
+    name = "rewrite"
+
+    def __init__(self, ask_usage: bool) -> None:
+        self._ask_usage = ask_usage
+
+    @classmethod
+    def from_config(cls, config: Config) -> Rewriting | None:
+        if not config.inject_usage and not any(engine.served_name for engine in config.engines):
+            return None
+        return cls(config.inject_usage)
+
+    def rewrite(self, exchange: Exchange, engine: Engine, body: bytes) -> bytes:
+        facts = exchange.facts
+        if facts is None:
+            return body
+        if facts.stream and self._ask_usage and not facts.include_usage and exchange.endpoint.usage:
+            body = with_usage(body, facts)
+            exchange.strip_usage = True
+        if engine.served_name and facts.model and facts.model != engine.served_name:
+            body = with_model(body, facts, engine.served_name)
+        return body

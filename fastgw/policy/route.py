@@ -1,0 +1,31 @@
+"""Which engines may serve a request: by its model, from the current table."""
+
+from __future__ import annotations
+
+from fastgw.config import Config
+from fastgw.errors import GatewayError, Source
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.gateway import Filter
+
+
+class Route(Filter):
+    """Sets ``exchange.group``; the strategy (``routing``) then picks from it, attempt by attempt."""
+
+    name = "route"
+
+    @classmethod
+    def from_config(cls, config: Config) -> Route:
+        return cls()
+
+    def on_route(self, exchange: Exchange) -> None:
+        if exchange.group is not None:
+            return
+        gateway = exchange.gateway
+        model = exchange.model
+        # Without a model any engine will do; with one, those that serve it.
+        group = gateway.table.group(model) if model else gateway.table.everyone
+        if group is None:
+            if not gateway.table.pools:
+                raise GatewayError("no_engines", source=Source.GATEWAY, retry_after_s=gateway.retry_after_s)
+            raise GatewayError("model_not_found", param="model")
+        exchange.group = group

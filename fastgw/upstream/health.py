@@ -1,0 +1,166 @@
+"""Active health: one task asks each engine in turn, names are looked up again, models are learned.
+
+An engine is well when one of its probe paths answers 2xx. Traffic has a say too: a dial that fails counts like a
+failed probe, so an engine that died is left out before the next round; only a probe (or the lack of any other engine)
+brings it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Final
+
+from fastgw.config import Config
+from fastgw.net.fetch import FetchError, fetch
+from fastgw.protocol.openai import parse_models
+from fastgw.stats import EventLog
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.target import Engine
+
+MAX_PROBE_BYTES: Final = 1 << 20
+RESOLVE_EVERY_S: Final = 30.0
+
+
+class Health:
+    """Probes of all engines of one gateway."""
+
+    def __init__(self, pools: Sequence[Pool], config: Config, log: EventLog, models_changed: Callable[[], None]) -> None:
+        self._pools = tuple(pools)
+        self._config = config
+        self._log = log
+        self._models_changed = models_changed
+        self._models_at: dict[str, float] = {}
+        self._resolved_at: dict[str, float] = {}
+        self._good_path: dict[str, bytes] = {}
+        self._round: asyncio.Future[None] | None = None
+
+    def counts(self) -> tuple[int, int]:
+        """(engines that are well, all engines)."""
+        return sum(pool.engine.healthy is True for pool in self._pools), len(self._pools)
+
+    async def run(self) -> None:
+        """Probe for ever, every ``health_interval_s``."""
+        while True:
+            await self.round()
+            await asyncio.sleep(self._config.health_interval_s)
+
+    async def round(self) -> None:
+        """Probe every engine once; callers at the same time share one round."""
+        if self._round is not None:
+            await asyncio.shield(self._round)
+            return
+        self._round = asyncio.get_running_loop().create_future()
+        try:
+            # Eight at a time: a thousand engines must not mean a thousand sockets at once.
+            gate = asyncio.Semaphore(8)
+
+            async def one(pool: Pool) -> None:
+                async with gate:
+                    await self.probe(pool)
+
+            await asyncio.gather(*(one(pool) for pool in self._pools))
+        finally:
+            self._round.set_result(None)
+            self._round = None
+
+    async def freshen(self, max_age_s: float) -> None:
+        """Probe again unless all verdicts are younger than ``max_age_s``."""
+        oldest = min((pool.engine.probed_at for pool in self._pools), default=monotonic())
+        if monotonic() - oldest > max_age_s:
+            await self.round()
+
+    async def probe(self, pool: Pool) -> None:
+        """One engine: look its name up if needed, ask its health, learn its models now and then."""
+        engine = pool.engine
+        await self.resolve(engine)
+        verdict, detail = False, "name not resolved"
+        if engine.addresses:
+            verdict, detail = await self._ask(engine)
+        engine.probed_at = monotonic()
+        self._judge(pool, verdict, detail)
+        if verdict and monotonic() - self._models_at.get(engine.name, -1e9) >= self._config.model_refresh_s:
+            await self._learn_models(engine)
+        pool.keep_warm()
+
+    async def _ask(self, engine: Engine) -> tuple[bool, str]:
+        good = self._good_path.get(engine.name)
+        paths = (good,) if good else engine.probe_paths
+        detail = ""
+        deadline = monotonic() + self._config.health_timeout_s
+        for path in paths:
+            left = deadline - monotonic()
+            if left <= 0:
+                break
+            try:
+                status, _ = await fetch(engine.addresses, engine.probe_request(path), left, MAX_PROBE_BYTES)
+            except FetchError as error:
+                detail = str(error)
+                break
+            if 200 <= status < 300:
+                self._good_path[engine.name] = path
+                return True, ""
+            detail = f"{path.decode()} answered {status}"
+        self._good_path.pop(engine.name, None)
+        return False, detail or "no answer in time"
+
+    def _judge(self, pool: Pool, well: bool, detail: str) -> None:
+        engine = pool.engine
+        if well:
+            engine.failures = 0
+            if engine.healthy is not True:
+                self._log.info("engine is well", engine=engine.name)
+            engine.healthy = True
+            return
+        engine.failures += 1
+        if engine.healthy is not False and (engine.healthy is None or engine.failures >= self._config.health_unhealthy_after):
+            engine.healthy = False
+            self._log.warning("engine is not well", engine=engine.name, reason=detail)
+
+    def dial_failed(self, engine: Engine, detail: str) -> None:
+        """Traffic could not connect."""
+        engine.failures += 1
+        if engine.healthy is not False and engine.failures >= self._config.health_unhealthy_after:
+            engine.healthy = False
+            self._log.warning("engine is not well", engine=engine.name, reason=detail)
+
+    async def _learn_models(self, engine: Engine) -> None:
+        path = b"/api/tags" if engine.kind == "ollama" else b"/v1/models"
+        self._models_at[engine.name] = monotonic()
+        try:
+            status, body = await fetch(
+                engine.addresses, engine.probe_request(path), self._config.health_timeout_s, MAX_PROBE_BYTES
+            )
+        except FetchError:
+            return
+        if status != 200:
+            return
+        models = tuple(parse_models(body))
+        if models != engine.discovered_models:
+            engine.discovered_models = models
+            self._models_changed()
+
+    async def resolve(self, engine: Engine) -> None:
+        """Look the engine's name up: at first, and every half minute (addresses move under a name)."""
+        if engine.literal or (engine.addresses and monotonic() - self._resolved_at[engine.name] < RESOLVE_EVERY_S):
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._config.health_timeout_s):
+                found = await loop.getaddrinfo(engine.host, engine.port, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError) as error:
+            if not engine.addresses:
+                self._log.warning("engine name does not resolve", engine=engine.name, error=str(error) or "timeout")
+            return
+        # IPv4 first: engines listen there more often, and a refused first address costs a round trip.
+        found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+        self._resolved_at[engine.name] = monotonic()
+        engine.addresses = tuple(dict.fromkeys((int(entry[0]), entry[4]) for entry in found))[:8]
+
+    async def resolve_all(self, limit_s: float) -> None:
+        """Look all names up before traffic, but wait no longer than ``limit_s``: the probes go on trying."""
+        waiting = [self.resolve(pool.engine) for pool in self._pools if not pool.engine.literal]
+        if waiting:
+            await asyncio.wait([asyncio.ensure_future(one) for one in waiting], timeout=limit_s)

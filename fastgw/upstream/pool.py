@@ -1,0 +1,179 @@
+"""The connections to one engine: idle ones kept newest-first, dials bounded, the engine's idle-close time learned.
+
+uvicorn and llama.cpp close a connection after 5 idle seconds, others after a minute, some after 100 requests; a pool
+that writes on a connection in that very moment loses the request. So the limit is learned from ``Keep-Alive`` fields
+and from watching idle connections die, and a parked connection is given back before its engine would close it. What
+still slips through is the replay rule's (``exchange/retry.py``).
+
+Invariant: ``open`` counts every connection that is dialling, busy or idle, and never exceeds the engine's maximum.
+Idle connections beyond the warm ones are few: each occupies a thread in llama.cpp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Final
+
+from fastgw.errors import GatewayError, Source
+from fastgw.net.timers import TimerWheel
+from fastgw.net.upstream_conn import Carrier, UpstreamConn
+from fastgw.stats import EventLog, Stats
+from fastgw.upstream.target import Engine
+
+IDLE_LIMIT_S: Final = 30.0  # until the engine shows another
+IDLE_FLOOR_S: Final = 0.5  # below this a "learned" limit is an engine that dies, not one that tidies up
+IDLE_SHARE: Final = 0.8  # of the engine's own limit: time for the FIN to cross the request
+
+
+class Pool:
+    """See the head of this file."""
+
+    __slots__ = (
+        "_closed",
+        "_log",
+        "_loop",
+        "_stats",
+        "_warming",
+        "_wheel",
+        "connect_timeout_s",
+        "engine",
+        "idle",
+        "idle_limit_s",
+        "max_idle",
+        "open",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        loop: asyncio.AbstractEventLoop,
+        wheel: TimerWheel,
+        stats: Stats,
+        log: EventLog,
+        connect_timeout_s: float,
+        max_idle: int,
+    ) -> None:
+        self.engine = engine
+        self._loop = loop
+        self._wheel = wheel
+        self._stats = stats
+        self._log = log
+        self.connect_timeout_s = connect_timeout_s
+        self.max_idle = max(max_idle, engine.warm_connections)
+        self.idle: list[UpstreamConn] = []
+        self.open = 0
+        self.idle_limit_s = IDLE_LIMIT_S
+        self._warming = 0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.engine.name} open={self.open} idle={len(self.idle)} idle_limit={self.idle_limit_s:g}s>"
+
+    # --- taking and giving back
+    def take_idle(self, now: float) -> UpstreamConn | None:
+        """The idle connection used last, if one is still good."""
+        idle = self.idle
+        while idle:
+            conn = idle.pop()
+            if now < conn.idle_limit_at:
+                return conn
+            conn.close()
+        return None
+
+    def dial(self, carrier: Carrier) -> UpstreamConn:
+        """Open a new connection for ``carrier``; it is told from the loop how that went.
+
+        Raises GatewayError: ``engine_busy`` at the engine's maximum, ``bad_gateway`` (retryable) when the engine's
+        name is not known to resolve.
+        """
+        engine = self.engine
+        if self.open >= engine.max_connections:
+            raise GatewayError(
+                "engine_busy",
+                source=Source.GATEWAY,
+                retry_after_s=1.0,
+                retryable=True,
+                detail=f"{engine.name}: {self.open} connections open",
+            )
+        if not engine.addresses:
+            raise GatewayError(
+                "bad_gateway", source=Source.UPSTREAM, retryable=True, detail=f"{engine.name}: name not resolved"
+            )
+        self.open += 1
+        try:
+            return UpstreamConn.dial(
+                self._loop, engine.addresses, self._wheel, self, carrier, self._stats, self.connect_timeout_s
+            )
+        except OSError as error:
+            self.open -= 1
+            raise GatewayError("internal", source=Source.GATEWAY, retry_after_s=1.0, detail=f"no socket: {error}") from error
+
+    def release(self, conn: UpstreamConn, now: float, idle_s: float, max_requests: int) -> None:
+        """Take back a connection whose message ended exactly where it should.
+
+        ``idle_s`` and ``max_requests`` are what the engine announced (-1 = nothing).
+        """
+        if idle_s >= 0 and idle_s * IDLE_SHARE < self.idle_limit_s:
+            self.idle_limit_s = max(idle_s * IDLE_SHARE, 0.0)
+        if self._closed or len(self.idle) >= self.max_idle or max_requests == 0 or self.idle_limit_s <= 0:
+            conn.close()
+            return
+        conn.park(now, self.idle_limit_s)
+        self.idle.append(conn)
+
+    # --- what connections report
+    def idle_closed(self, conn: UpstreamConn, by_engine: bool) -> None:
+        if conn in self.idle:
+            self.idle.remove(conn)
+        if by_engine and conn.idle_since:
+            age = monotonic() - conn.idle_since
+            limit = age * IDLE_SHARE
+            if age >= IDLE_FLOOR_S and limit < self.idle_limit_s:
+                self.idle_limit_s = limit
+                self._log.debug("idle limit learned", engine=self.engine.name, idle_limit_s=round(limit, 3))
+        self.keep_warm()
+
+    def gone(self, conn: UpstreamConn) -> None:
+        self.open -= 1
+
+    def warmed(self, conn: UpstreamConn) -> None:
+        self._warming -= 1
+        if self._closed:
+            conn.close()
+            return
+        # The oldest end of the list: traffic prefers connections that have proven themselves.
+        conn.park(monotonic(), self.idle_limit_s)
+        self.idle.insert(0, conn)
+
+    def warm_failed(self, detail: str) -> None:
+        self._warming -= 1
+
+    def crashed(self, error: BaseException) -> None:
+        self._log.error("engine connection failed inside fastgw", engine=self.engine.name, error=repr(error))
+
+    # --- warmth
+    def keep_warm(self) -> None:
+        """Dial until the wanted number of connections is idle; called at start, after losses and by the health task."""
+        engine = self.engine
+        if self._closed or not engine.addresses or engine.healthy is False:
+            return
+        missing = engine.warm_connections - len(self.idle) - self._warming
+        # Busy connections come back and are warm then.
+        missing = min(missing, engine.warm_connections - self.open, engine.max_connections - self.open)
+        for _ in range(missing):
+            self.open += 1
+            self._warming += 1
+            try:
+                UpstreamConn.dial(self._loop, engine.addresses, self._wheel, self, None, self._stats, self.connect_timeout_s)
+            except OSError as error:
+                self.open -= 1
+                self._warming -= 1
+                self._log.warning("cannot warm a connection", engine=engine.name, error=str(error))
+                return
+
+    def close(self) -> None:
+        """Close what is idle; busy connections close as they come back."""
+        self._closed = True
+        while self.idle:
+            self.idle.pop().close()

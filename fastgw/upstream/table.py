@@ -1,0 +1,84 @@
+"""Which engines may serve a model: an immutable snapshot that requests read without a lock.
+
+A model that some engine is known to serve (by configuration, or by its own ``/v1/models``) goes to those engines.
+Any other goes to the engines without configured models, which judge the name themselves: llama.cpp ignores it, vLLM
+answers 404. With only configured engines an unknown model is refused here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from fastgw.upstream.pool import Pool
+
+MAX_CYCLE: Final = 1000  # turns in one round of a weighted group
+
+
+class Group:
+    """The pools that may serve one model, in configured order, and in turns by weight.
+
+    ``cursor`` is the group's place in its turns: kept here, not on the policy, so that two models that alternate do
+    not each meet the same engine for ever. ``pools`` and ``turns`` never change.
+    """
+
+    __slots__ = ("cursor", "pools", "turns")
+
+    def __init__(self, pools: Sequence[Pool]) -> None:
+        self.pools = tuple(pools)
+        self.turns = _turns(self.pools)
+        self.cursor = 0
+
+    def __len__(self) -> int:
+        return len(self.pools)
+
+
+def _turns(pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
+    """Smooth weighted round robin, laid out once: no engine's turns bunch up."""
+    weights = [pool.engine.weight for pool in pools]
+    if len(set(weights)) <= 1:
+        return pools
+    total = sum(weights)
+    if total > MAX_CYCLE:
+        weights = [max(1, weight * MAX_CYCLE // total) for weight in weights]
+        total = sum(weights)
+    credit = [0] * len(pools)
+    turns = []
+    for _ in range(total):
+        credit = [have + weight for have, weight in zip(credit, weights, strict=True)]
+        best = max(range(len(pools)), key=credit.__getitem__)
+        credit[best] -= total
+        turns.append(pools[best])
+    return tuple(turns)
+
+
+class UpstreamTable:
+    """A snapshot; ``version`` grows with each. Pools (and their engines) are shared between snapshots."""
+
+    __slots__ = ("_by_model", "_open", "everyone", "models", "pools", "version")
+
+    def __init__(self, pools: Sequence[Pool], version: int = 0) -> None:
+        self.version = version
+        self.pools: tuple[Pool, ...] = tuple(pools)
+        by_model: dict[str, list[Pool]] = {}
+        self.models: dict[str, str] = {}  # id -> the engine kind that owns it
+        for pool in self.pools:
+            engine = pool.engine
+            for model in sorted(engine.configured_models) if engine.configured_models else engine.discovered_models:
+                by_model.setdefault(model, []).append(pool)
+                self.models.setdefault(model, engine.kind)
+        # Models that the same engines serve share one group, so that a thousand names cost one layout.
+        shared: dict[tuple[int, ...], Group] = {}
+        self._by_model: dict[str, Group] = {}
+        for model, found in by_model.items():
+            key = tuple(map(id, found))
+            if key not in shared:
+                shared[key] = Group(found)
+            self._by_model[model] = shared[key]
+        undecided = [pool for pool in self.pools if not pool.engine.configured_models]
+        self._open: Group | None = Group(undecided) if undecided else None
+        self.everyone: Group | None = Group(self.pools) if self.pools else None
+
+    def group(self, model: str) -> Group | None:
+        """The engines that may serve ``model``, well or not; None = nobody would."""
+        return self._by_model.get(model) or self._open

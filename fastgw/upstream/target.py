@@ -1,0 +1,116 @@
+"""One engine as the data plane sees it: addresses, constant request parts, health, counters.
+
+Owns: the mutable state of an engine that outlives table snapshots. Health is a verdict of probes and of dials
+(``health.py`` judges); routing only reads ``healthy``.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+from fastgw.config import EngineConfig
+from fastgw.net.upstream_conn import Address
+
+# The order in which an engine's health is asked for; the first that answers 2xx is kept.
+PROBE_PATHS: Final[dict[str, tuple[bytes, ...]]] = {
+    "auto": (b"/health", b"/healthz", b"/v1/models", b"/api/tags"),
+    "openai": (b"/health", b"/healthz", b"/v1/models"),
+    "vllm": (b"/health", b"/healthz", b"/v1/models"),
+    "sglang": (b"/health", b"/healthz", b"/v1/models"),
+    "tgi": (b"/health", b"/healthz", b"/v1/models"),
+    "llamacpp": (b"/health", b"/healthz", b"/v1/models"),
+    "ollama": (b"/api/tags", b"/v1/models"),
+}
+
+
+class Engine:
+    """An engine and what is known of it."""
+
+    __slots__ = (
+        "addresses",
+        "answered_total",
+        "api_key_line",
+        "base",
+        "cancel",
+        "configured_models",
+        "created",
+        "discovered_models",
+        "failures",
+        "failures_total",
+        "head_block",
+        "healthy",
+        "host",
+        "inflight",
+        "kind",
+        "label",
+        "literal",
+        "max_connections",
+        "name",
+        "port",
+        "probe_paths",
+        "probed_at",
+        "served_name",
+        "truncations_total",
+        "unix_path",
+        "warm_connections",
+        "weight",
+    )
+
+    def __init__(self, config: EngineConfig) -> None:
+        address = config.address
+        self.name = config.name
+        self.label = config.name.encode()
+        self.kind = config.kind
+        self.host = address.host
+        self.port = address.port
+        self.unix_path = address.unix_path
+        # People paste the SDK's base_url; the endpoints bring their own /v1.
+        self.base = address.base.removesuffix("/v1").encode()
+        self.api_key_line = b"Authorization: Bearer %b\r\n" % config.api_key.encode() if config.api_key else b""
+        self.head_block = b"Host: %b\r\n" % address.authority.encode() + self.api_key_line
+        self.configured_models = frozenset(config.models)
+        self.discovered_models: tuple[str, ...] = ()
+        self.served_name = config.served_name
+        self.weight = config.weight
+        self.cancel = config.cancel
+        self.warm_connections = config.warm_connections
+        self.max_connections = config.max_connections
+        self.probe_paths = (config.health_path.encode(),) if config.health_path else PROBE_PATHS[config.kind]
+        self.addresses: tuple[Address, ...] = self._literal()
+        self.literal = bool(self.addresses)  # nothing to look up, ever
+        self.healthy: bool | None = None  # None = not yet known: worth trying
+        self.failures = 0
+        self.probed_at = 0.0
+        self.inflight = 0
+        self.answered_total = 0
+        self.failures_total = 0
+        self.truncations_total = 0
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.name} healthy={self.healthy} inflight={self.inflight}>"
+
+    def _literal(self) -> tuple[Address, ...]:
+        """The address when no look-up is needed."""
+        if self.unix_path:
+            return ((socket.AF_UNIX, self.unix_path),)
+        for family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                socket.inet_pton(family, self.host)
+            except OSError:
+                continue
+            return ((family, (self.host, self.port)),)
+        return ()
+
+    def serves(self, model: str) -> bool:
+        """Whether this engine is known to serve ``model``, by configuration or by its own list."""
+        if self.configured_models:
+            return model in self.configured_models
+        return model in self.discovered_models
+
+    def probe_request(self, path: bytes) -> bytes:
+        return b"GET %b%b HTTP/1.1\r\n%bAccept: application/json\r\nConnection: close\r\n\r\n" % (
+            self.base,
+            path,
+            self.head_block,
+        )
