@@ -1,0 +1,275 @@
+"""The command line: one word chooses what runs, flags are generated from the table of settings.
+
+Must never: import more than the chosen command needs (the gateway's start-up time is a feature), or repeat the value of
+a flag in an error (it may be a key). Exit codes: 0 done, 1 could not start, 2 the command line or configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NoReturn
+
+if TYPE_CHECKING:
+    import argparse
+
+    from fastgw.config import Loaded
+
+_HELP: Final = """\
+usage: fastgw COMMAND [options]
+
+A streaming gateway in front of LLM inference engines.
+
+commands:
+  serve     run the gateway
+  demo      run the gateway and a simulated engine, and stream one answer
+  sim       run the engine simulator alone
+  check     read the configuration and list every mistake
+  version   print the version and what runs
+
+`fastgw COMMAND --help` lists a command's options.
+
+examples:
+  fastgw demo
+  fastgw serve --engine http://127.0.0.1:8000
+  VLLM_URL=http://127.0.0.1:8000 GATEWAY_API_KEYS=key1,key2 fastgw serve
+  fastgw check --config fastgw.toml
+"""
+
+_SERVE_EXAMPLES: Final = """\
+examples:
+  fastgw serve --engine http://127.0.0.1:8000
+  fastgw serve --engine http://10.0.0.5:8000 --engine http://10.0.0.6:8000 --policy ordered
+  fastgw serve --config fastgw.toml --host 0.0.0.0 --api-keys-file keys.txt
+  OLLAMA_BASE=http://127.0.0.1:11434 fastgw serve --port 9000
+
+Each setting can also stand in a TOML file, in config/.env or in the environment as FASTGW_<NAME>; docs/configuration.md has
+the whole list.
+"""
+
+_METAVARS: Final = {"int": "N", "float": "SECONDS", "list": "A,B", "keys": "KEY,KEY", "engines": "URL"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit code. ``SystemExit`` leaves from ``--help`` and from a wrong command line."""
+    if not argv or argv[0] in {"-h", "--help", "help"}:
+        print(_HELP, end="", file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    if argv[0] in {"-V", "--version"}:
+        return _version([])
+    command = _COMMANDS.get(argv[0])
+    if command is None:
+        what = "option" if argv[0].startswith("-") else "command"
+        _fail("fastgw", f"there is no {what} {argv[0].partition('=')[0]}{_suggest(argv[0], _COMMANDS)}", "fastgw --help")
+    return command(argv[1:])
+
+
+def _serve(argv: Sequence[str]) -> int:
+    loaded = _load("serve", "Run the gateway until SIGTERM or SIGINT.", argv)
+    if loaded is None:
+        return 2
+    from fastgw.app import StartError, serve
+
+    try:
+        return serve(loaded.config)
+    except StartError as error:
+        print(f"fastgw: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _check(argv: Sequence[str]) -> int:
+    loaded = _load("check", "Read the configuration as `serve` would, and list every mistake.", argv)
+    if loaded is None:
+        return 2
+    from fastgw.config.render import summary
+
+    print(summary(loaded))
+    return 0
+
+
+def _demo(argv: Sequence[str]) -> int:
+    parser = _parser("demo", "Run the gateway and a simulated engine, and stream one answer through them.",
+                     "examples:\n  fastgw demo\n  fastgw demo --once --prompt 'Why is the sky blue?'\n")  # fmt: skip
+    parser.add_argument("--once", action="store_true", help="end after the first answer")
+    question = "What does a gateway do?"
+    parser.add_argument("--prompt", metavar="TEXT", default=question, help="what to ask (default: %(default)s)")
+    parser.add_argument("--port", metavar="N", help="the gateway's port (default: 8080, or a free one when that is taken)")
+    options = _parse(parser, argv)
+    import fastgw.demo as demo
+    from fastgw.config.address import parse_port
+
+    try:
+        port = None if options.port is None else 0 if options.port == "0" else parse_port(options.port)
+    except ValueError as error:
+        _fail(parser.prog, f"--port: {error}", f"{parser.prog} --help")
+    return demo.run(prompt=options.prompt, port=port, once=options.once)
+
+
+def _sim(argv: Sequence[str]) -> int:
+    from fastgw.sim import cli
+
+    return cli.main(list(argv))
+
+
+def _version(argv: Sequence[str]) -> int:
+    _parse(_parser("version", "Print the version of fastgw, of Python and of uvloop, and whether native code runs."), argv)
+    import platform
+
+    import uvloop
+
+    from fastgw import __version__, accel
+
+    print(f"fastgw {__version__}")
+    print(f"python {platform.python_version()}")
+    print(f"uvloop {uvloop.__version__}")  # type: ignore[attr-defined]
+    print(f"native: {'yes' if accel.select('auto') == 'native' else 'no'}")
+    return 0
+
+
+def _docs(argv: Sequence[str]) -> int:
+    """Write the generated pages (for those who work on fastgw; not in the help)."""
+    parser = _parser("docs", "Write the pages that are generated from tables.")
+    parser.add_argument("--write", metavar="DIR", required=True, help="the folder to write to")
+    folder = _parse(parser, argv).write
+    from pathlib import Path
+
+    from fastgw.config.render import errors_markdown, markdown
+
+    for name, text in (("configuration.md", markdown()), ("errors.md", errors_markdown())):
+        Path(folder, name).write_text(text, encoding="utf-8")
+    return 0
+
+
+_COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
+    "serve": _serve,
+    "demo": _demo,
+    "sim": _sim,
+    "check": _check,
+    "version": _version,
+    "docs": _docs,
+}
+
+
+def _parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            _fail(self.prog, message, f"{self.prog} --help")
+
+    return Parser(
+        prog=f"fastgw {command}",
+        usage=f"fastgw {command} [options]",
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _help(command: str, description: str) -> str:
+    """The help of a command that takes the settings, with a flag for each row of the table."""
+    from fastgw.config.check import default_text, range_text
+    from fastgw.config.settings import DEFAULTS
+    from fastgw.config.table import SECTIONS, TABLE
+
+    parser = _parser(command, description, _SERVE_EXAMPLES.replace("fastgw serve", f"fastgw {command}"))
+    parser.add_argument("--config", metavar="FILE", help="a TOML file (also FASTGW_CONFIG)")
+    groups = {section: parser.add_argument_group(section.lower()) for section in SECTIONS}
+    for row in TABLE:
+        default = default_text(DEFAULTS[row.name])
+        notes = [text for text in (range_text(row), f"default {default}" if default else "") if text]
+        if row.kind == "choice":
+            notes.insert(0, ", ".join(choice for choice in row.choices if choice))
+        if row.env:
+            notes.append("env " + ", ".join(row.env))
+        help_ = (f"no effect yet: {row.reserved}" if row.reserved else row.help) + (f" ({'; '.join(notes)})" if notes else "")
+        help_ = help_.replace("%", "%%")
+        if row.kind in {"bool", "auto_bool"}:
+            groups[row.section].add_argument(f"--[no-]{row.flag[2:]}", action="store_true", help=help_)
+        else:
+            groups[row.section].add_argument(row.flag, metavar=_METAVARS.get(row.kind, "TEXT"), help=help_)
+    return parser.format_help()
+
+
+def _flags(program: str, argv: Sequence[str]) -> dict[str, object]:
+    """The settings that flags name, as text: the configuration judges them.
+
+    Written out, because building an argparse parser of this size takes longer than all the rest of reading a
+    configuration.
+    """
+    from fastgw.config.table import TABLE
+
+    rows = {row.flag: row for row in TABLE}
+    found: dict[str, object] = {}
+    engines: list[str] = []
+    words = iter(range(len(argv)))
+    for index in words:
+        flag, equals, value = argv[index].partition("=")
+        row = rows.get(flag)
+        opposite = rows.get("--" + flag[5:]) if flag.startswith("--no-") else None
+        if row is not None and row.kind in {"bool", "auto_bool"}:
+            found[row.name] = value if equals else "true"
+            continue
+        if opposite is not None and opposite.kind in {"bool", "auto_bool"} and not equals:
+            found[opposite.name] = "false"
+            continue
+        if row is None and flag != "--config":
+            if not flag.startswith("-"):
+                _fail(program, f"argument {index + 1} belongs to no option", f"{program} --help")
+            _fail(program, f"there is no option {flag}{_suggest(flag, [*rows, '--config', '--help'])}", f"{program} --help")
+        if not equals:
+            following = next(words, None)
+            if following is None or argv[following].startswith("--"):
+                _fail(program, f"{flag} needs a value", f"{program} --help")
+            value = argv[following]
+        if row is None:
+            found["config"] = value
+        elif row.kind == "engines":
+            engines.append(value)
+        else:
+            found[row.name] = value
+    if engines:
+        found["engines"] = engines
+    return found
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    options, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        name = unknown[0].partition("=")[0]
+        known = [flag for action in parser._actions for flag in action.option_strings]
+        if name.startswith("-"):
+            _fail(parser.prog, f"there is no option {name}{_suggest(name, known)}", f"{parser.prog} --help")
+        _fail(parser.prog, "there is an argument that belongs to no option", f"{parser.prog} --help")
+    return options
+
+
+def _load(command: str, description: str, argv: Sequence[str]) -> Loaded | None:
+    """The configuration, or None after its mistakes were printed."""
+    program = f"fastgw {command}"
+    if "-h" in argv or "--help" in argv:
+        print(_help(command, description), end="")
+        raise SystemExit(0)
+    flags = _flags(program, argv)
+    from fastgw.config import ConfigErrors, load_with_origins
+
+    try:
+        return load_with_origins(flags)
+    except ConfigErrors as found:
+        count = len(found.errors)
+        print(f"fastgw: {count} mistake{'s' if count > 1 else ''} in the configuration:", file=sys.stderr)
+        for error in found.errors:
+            print(f"  {error}", file=sys.stderr)
+        return None
+
+
+def _suggest(word: str, known: Sequence[str] | dict[str, Callable[[Sequence[str]], int]]) -> str:
+    from fastgw.config.sources import suggest
+
+    return suggest(word.partition("=")[0], [name for name in known if name != "docs"])
+
+
+def _fail(program: str, message: str, see: str) -> NoReturn:
+    print(f"{program}: error: {message} (see {see})", file=sys.stderr)
+    raise SystemExit(2)

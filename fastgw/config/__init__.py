@@ -1,0 +1,20 @@
+"""Configuration: read once, checked whole, frozen."""
+
+from __future__ import annotations
+
+from fastgw.config.address import EngineAddress, parse_engine_url
+from fastgw.config.load import Loaded, load, load_with_origins
+from fastgw.config.problems import ConfigError, ConfigErrors
+from fastgw.config.settings import Config, EngineConfig
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "ConfigErrors",
+    "EngineAddress",
+    "EngineConfig",
+    "Loaded",
+    "load",
+    "load_with_origins",
+    "parse_engine_url",
+]

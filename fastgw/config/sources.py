@@ -1,0 +1,121 @@
+"""What one place of the configuration says: its values, each with where it was written, and its mistakes.
+
+Owns: :class:`Source` and the reading of a value from text. Must never: decide between sources (``load.py`` does), or stop
+at the first mistake.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from fastgw.config.check import range_text, value_problem
+from fastgw.config.problems import ConfigError, ConfigErrors
+from fastgw.config.settings import EngineConfig
+from fastgw.config.table import BY_NAME, LOG_LEVELS, Setting
+
+_MAX_FILE_BYTES: Final = 4 << 20
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+_FALSE: Final = frozenset({"0", "false", "no", "off"})
+_UNITS: Final = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+LEVELS: Final = {"trace": "debug", "warn": "warning", "off": "critical", **{level: level for level in LOG_LEVELS}}
+
+
+class Value(msgspec.Struct, frozen=True):
+    """A value of the right type, and where it was written."""
+
+    value: object
+    where: str
+
+
+class Source:
+    """What one place says. ``engines`` is None where it names none; ``failed`` names settings whose value was no good."""
+
+    __slots__ = ("engines", "errors", "failed", "notes", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[str, Value] = {}
+        self.engines: list[tuple[EngineConfig, str]] | None = None
+        self.failed: set[str] = set()
+        self.errors: list[ConfigError] = []
+        self.notes: list[str] = []
+
+    def fail(self, where: str, name: str, message: str) -> None:
+        self.failed.add(name)
+        self.errors.append(ConfigError(where, name, message))
+
+    def put(self, name: str, value: object, where: str) -> None:
+        """Take the value unless a variable that comes first has set it; a wrong one is an error either way."""
+        problem = value_problem(BY_NAME[name], value)
+        if problem:
+            self.fail(where, name, problem)
+        else:
+            self.values.setdefault(name, Value(value, where))
+
+    def add_engine(self, fields: Mapping[str, object], where: Callable[[str], str], prefix: str = "") -> None:
+        if self.engines is None:
+            self.engines = []
+        try:
+            self.engines.append((EngineConfig(**fields), where("url")))  # type: ignore[arg-type]
+        except ConfigErrors as found:
+            for error in found.errors:
+                self.fail(where(error.name), "engines", f"{prefix}{error.name}: {error.message}")
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean x?``, or nothing."""
+    import difflib  # only a mistake pays for it
+
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def parse_text(row: Setting, text: str) -> object:
+    """The value that ``text`` stands for in a variable or flag; raises ``ValueError`` with a sentence."""
+    text = text.strip()
+    if row.kind in {"bool", "auto_bool"}:
+        if row.kind == "auto_bool" and text.lower() == "auto":
+            return None
+        if text.lower() in _TRUE:
+            return True
+        if text.lower() in _FALSE:
+            return False
+        raise ValueError("must be true or false" + (" or auto" if row.kind == "auto_bool" else ""))
+    if row.kind == "int":
+        match = re.fullmatch(r"([0-9]{1,15})\s*([A-Za-z]*)", text)
+        unit = _UNITS.get(match[2].lower()) if match and (not match[2] or row.name.endswith("_bytes")) else None
+        if match is None or unit is None:
+            raise ValueError(f"must be a whole number from {range_text(row)}")
+        return int(match[1]) * unit
+    if row.kind == "float":
+        if not re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{0,9})?", text):
+            raise ValueError(f"must be a number of seconds from {range_text(row)}")
+        return float(text)
+    if row.kind in {"list", "keys"}:
+        items = [item.strip() for item in text.split(",")]
+        return [item for item in items if item]
+    return level(text) if row.name == "log_level" else text
+
+
+def level(text: str) -> str:
+    return LEVELS.get(text.lower(), text)
+
+
+def read_file(path: str, source: Source, what: str) -> str | None:
+    """The text of a file; None, and an error, when it cannot be had."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise ValueError
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        source.fail(path, "", f"cannot read the {what}: {error.strerror}")
+    except UnicodeDecodeError:
+        source.fail(path, "", f"the {what} is not UTF-8 text")
+    except ValueError:
+        source.fail(path, "", f"the {what} is longer than {_MAX_FILE_BYTES} bytes")
+    return None

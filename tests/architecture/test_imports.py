@@ -1,0 +1,191 @@
+"""The house rules that a parser can see: which package may import which, and where each library lives."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "fastgw"
+
+# From the top down. A name may import from lower lines only; names on one line do not import each other.
+LAYERS = (
+    ("__main__",),
+    ("cli",),
+    ("demo",),
+    ("app",),
+    ("control", "gpu", "sim", "bench", "observe", "store"),
+    ("policy",),
+    ("exchange",),
+    ("upstream",),
+    ("net",),
+    ("protocol",),
+    ("tasks",),
+    ("accel", "stats", "config"),
+    ("errors",),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+# From these the package's face hands out what embedding programs need.
+FACE = {"app", "config"}
+
+HOMES = {
+    "httptools": {"fastgw.protocol.http1"},
+    "h11": {"fastgw.protocol.http1", "fastgw.sim"},
+    "h2": {"fastgw.protocol.h2"},
+    "hpack": {"fastgw.protocol.h2"},
+    "aiohttp": {"fastgw.control", "fastgw.gpu"},
+    "prometheus_client": {"fastgw.observe"},
+    "pynvml": {"fastgw.gpu"},
+    "sqlite3": {"fastgw.store"},
+    "redis": {"fastgw.store"},
+    "ssl": {"fastgw.net", "fastgw.sim", "fastgw.bench"},
+    "argparse": {"fastgw.cli", "fastgw.sim", "fastgw.bench"},
+}
+
+SOCKET_HOMES = ("fastgw.net", "fastgw.sim", "fastgw.bench")
+# What of the module `socket` others may call: it makes no socket. Constants and the type's name are free.
+SOCKET_FREE = {"inet_pton", "inet_ntop"}
+
+# Machines without I/O: time and chance are arguments.
+PURE = ("fastgw.accel", "fastgw.protocol")
+IMPURE = {"asyncio", "uvloop", "socket", "ssl", "select", "selectors", "time", "logging", "random", "secrets", "threading"}
+
+ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+
+
+class Import(NamedTuple):
+    """One imported module, and where."""
+
+    importer: str
+    target: str
+    place: str
+
+
+def _within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def _layer(module: str) -> str:
+    return module.split(".")[1]
+
+
+@cache
+def _modules() -> dict[str, ast.Module]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = ["fastgw", *path.relative_to(PACKAGE).with_suffix("").parts]
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+def _is_package(name: str) -> bool:
+    return PACKAGE.joinpath(*name.split(".")[1:]).is_dir()
+
+
+def _imports() -> Iterator[Import]:
+    modules = _modules()
+    for name, tree in modules.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield Import(name, alias.name, f"{name}:{node.lineno}")
+            elif isinstance(node, ast.ImportFrom):
+                base = node.module or ""
+                if node.level:
+                    parents = name.split(".") if _is_package(name) else name.split(".")[:-1]
+                    base = ".".join([*parents[: len(parents) - node.level + 1], *([base] if base else [])])
+                for alias in node.names:
+                    full = f"{base}.{alias.name}"
+                    known = full in modules or (base == "fastgw" and alias.name in RANK)
+                    yield Import(name, full if known else base, f"{name}:{node.lineno}")
+
+
+def _internal() -> Iterator[Import]:
+    return (found for found in _imports() if _within(found.target, "fastgw"))
+
+
+def test_every_package_has_its_place_in_the_layers() -> None:
+    assert {_layer(name) for name in _modules() if name != "fastgw"} <= set(RANK)
+
+
+def test_imports_go_only_downward() -> None:
+    wrong = []
+    for importer, target, place in _internal():
+        if target == "fastgw":
+            continue  # the version
+        if importer == "fastgw":
+            if _layer(target) not in FACE:
+                wrong.append(f"{place}: the package's face imports {target}")
+        elif _layer(importer) != _layer(target) and RANK[_layer(importer)] >= RANK[_layer(target)]:
+            wrong.append(f"{place}: {importer} imports {target}, which is not below it")
+    assert wrong == []
+
+
+def test_the_package_root_gives_nothing_but_its_version_to_the_inside() -> None:
+    wrong = []
+    for name, tree in _modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "fastgw" and not node.level:
+                names = {alias.name for alias in node.names}
+                wrong += [f"{name}:{node.lineno}: {one}" for one in sorted(names - set(RANK) - {"__version__"})]
+    assert wrong == []
+
+
+def test_the_simulator_stands_alone() -> None:
+    """It judges the gateway, so it must not share the gateway's way of reading HTTP."""
+    shared = [found.place for found in _internal() if _within(found.importer, "fastgw.sim")
+              and found.target != "fastgw" and not _within(found.target, "fastgw.sim")]  # fmt: skip
+    assert shared == []
+
+
+@pytest.mark.parametrize("library", sorted(HOMES))
+def test_each_library_has_one_home(library: str) -> None:
+    homes = HOMES[library]
+    strangers = [found.place for found in _imports() if _within(found.target, library)
+                 and not any(_within(found.importer, home) for home in homes)]  # fmt: skip
+    assert strangers == []
+
+
+def test_only_net_makes_sockets() -> None:
+    makers = []
+    for name, tree in _modules().items():
+        if any(_within(name, home) for home in SOCKET_HOMES):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "socket":
+                makers.append(f"{name}:{node.lineno}: import the module, so that its use can be seen")
+            call = node.func if isinstance(node, ast.Call) else None
+            if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id == "socket":
+                makers += [f"{name}:{call.lineno}: socket.{call.attr}"] if call.attr not in SOCKET_FREE else []
+    assert makers == []
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_machines_do_no_io_and_read_no_clock(package: str) -> None:
+    impure = [f"{found.place}: {found.target}" for found in _imports() if _within(found.importer, package)
+              and found.target.split(".")[0] in IMPURE]  # fmt: skip
+    assert impure == []
+
+
+def test_only_the_configuration_reads_the_environment() -> None:
+    readers = []
+    for name, tree in _modules().items():
+        if _within(name, "fastgw.config"):
+            continue
+        for node in ast.walk(tree):
+            by_attribute = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+            by_name = isinstance(node, ast.ImportFrom) and node.module == "os"
+            if (by_attribute and node.attr in ENVIRONMENT) or (by_name and ENVIRONMENT & {a.name for a in node.names}):
+                readers.append(f"{name}:{node.lineno}")
+    assert readers == []
+
+
+def test_every_file_says_what_it_is() -> None:
+    """A head docstring in each file: the house's only formality."""
+    assert [name for name, tree in _modules().items() if tree.body and not ast.get_docstring(tree)] == []

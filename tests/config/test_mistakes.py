@@ -1,0 +1,216 @@
+"""Every mistake is found, told with its place, and told without secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastgw.config import Config, ConfigErrors, EngineConfig, load
+from fastgw.config.table import BY_NAME
+from tests.config.test_load import told, write
+
+SECRET = "sk-very-secret"
+
+
+def test_K4_all_mistakes_of_all_places_at_once(tmp_path: Path) -> None:
+    write(
+        tmp_path / "bad.toml",
+        '# comment\nhots = "0.0.0.0"\nport = 99999\nserver_timing = "yes"\n\n[[engines]]\nurl = "https://a:1"\n'
+        'policy = "ordered"\n\n[[engines]]\nname = "x"\n\n[[engines]]\nurl = "ftp://b"\nweight = 0\n\n[limits]\na = 1\n',
+    )
+    write(tmp_path / "config/.env", "GATEWAY_PORT=http\nnonsense\nLOG_LEVEL='open\n")
+    environ = {"FASTGW_MAX_BODY_BYTS": "1", "MINISGL_GATEWAY_ADDR": "localhost", "FASTGW_REPLAY": "maybe"}
+    with pytest.raises(ConfigErrors) as error:
+        load({"config": "bad.toml", "head_timeout_s": "-1"}, environ, tmp_path)
+    assert set(told(error, tmp_path)) == {
+        "bad.toml:2: hots: there is no such setting; did you mean host?",
+        "bad.toml:3: port: must be a whole number from 0 to 65535",
+        "bad.toml:4: server_timing: must be true or false",
+        "bad.toml:8: engines: an engine has no setting policy; it belongs to the gateway: move it above the first [[engines]]",
+        "bad.toml:10: engines: this engine has no url",
+        "bad.toml:15: engines: weight: must be a whole number from 1 to 1000",
+        "bad.toml:17: limits: there is no such setting",
+        "config/.env:1: port: must be a whole number from 0 to 65535",
+        "config/.env:2: this line is not NAME=value",
+        "config/.env:3: LOG_LEVEL: the quotes are not closed, or something follows them",
+        "FASTGW_MAX_BODY_BYTS: there is no such variable; did you mean FASTGW_MAX_BODY_BYTES?",
+        "MINISGL_GATEWAY_ADDR: host: write it as host:port",
+        "MINISGL_GATEWAY_ADDR: port: write it as host:port",
+        "FASTGW_REPLAY: replay: must be true or false",
+        "--head-timeout-s: must be a number of seconds from 0.001 to 86400",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("port = \n", "bad.toml:1: not valid TOML: Invalid value"),
+        ("port = 1\nport = 2\n", "bad.toml:2: not valid TOML: Cannot overwrite a value"),
+        ('engines = ["http://a:1"]\n', "bad.toml:1: engines: must be written as [[engines]] tables"),
+        ("port = true\n", "bad.toml:1: port: must be a whole number"),
+        ("port = 80.5\n", "bad.toml:1: port: must be a whole number"),
+        ("head_timeout_s = nan\n", "bad.toml:1: head_timeout_s: must be a number of seconds from 0.001 to 86400"),
+        ("request_timeout_s = inf\n", "bad.toml:1: request_timeout_s: must be a number of seconds from 0.001 to 86400, or 0 ("),
+        ('api_keys = "one"\n', "bad.toml:1: api_keys: must be a list of texts"),
+        ("api_keys = []\n", "bad.toml:1: api_keys: holds no key; leave it out to have none"),
+        ('\n"policy" = "fastest"\n', "bad.toml:2: policy: must be one of round_robin, ordered"),
+        ('note = """\nport = 1\n"""\n', "bad.toml:1: note: there is no such setting"),
+        ('[[engines]]\nurl = "http://a:1"\nwieght = 2\n', "bad.toml:3: engines: an engine has no setting wieght; did you mean"),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path / "bad.toml", text)
+    with pytest.raises(ConfigErrors) as error:
+        load({"config": "bad.toml"}, {}, tmp_path)
+    assert [line[: len(message)] for line in told(error, tmp_path)] == [message]
+
+
+def test_K4_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigErrors) as error:
+        load({"config": "missing.toml", "api_keys_file": str(tmp_path / "none")}, {}, tmp_path)
+    assert told(error, tmp_path) == [
+        "missing.toml: cannot read the configuration file: No such file or directory",
+        "--api-keys-file: cannot read none: No such file or directory",
+    ]
+    (tmp_path / "latin.toml").write_bytes(b"host = '\xe4'\n")
+    with pytest.raises(ConfigErrors) as error:
+        load({"config": "latin.toml"}, {}, tmp_path)
+    assert told(error, tmp_path) == ["latin.toml: the configuration file is not UTF-8 text"]
+
+
+def test_K4_keys_from_a_file(tmp_path: Path) -> None:
+    keys = write(tmp_path / "keys", "# staff\nsk-one\n\n  sk-two  \n")
+    keys.chmod(0o600)
+    config = load({"api_keys_file": str(keys), "host": "0.0.0.0"}, {"GATEWAY_API_KEYS": "sk-two,sk-three"}, tmp_path)
+    assert len(config.api_key_digests) == 3
+    assert config.warnings == ()
+    keys.chmod(0o644)
+    config = load({"api_keys_file": str(keys)}, {}, tmp_path)
+    assert config.warnings == (f"api_keys_file: {keys} can be read by other users (mode 0644); run chmod 600 on it",)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n\n", f"{SECRET} {SECRET}\n", "schlüssel\n"])
+def test_K4_a_file_without_good_keys_never_opens_the_gateway(tmp_path: Path, text: str) -> None:
+    keys = write(tmp_path / "keys", text)
+    keys.chmod(0o600)
+    with pytest.raises(ConfigErrors) as error:
+        load({"api_keys_file": str(keys)}, {}, tmp_path)
+    assert len(error.value.errors) == 1
+    assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [",", f"{SECRET} x", f"ok,{SECRET}\x01"])
+def test_a_list_without_good_keys_never_opens_the_gateway(value: str) -> None:
+    with pytest.raises(ConfigErrors) as error:
+        load({"host": "0.0.0.0"}, {"GATEWAY_API_KEYS": value}, "/nowhere")
+    assert len(error.value.errors) == 1
+    assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "gateway.example"])
+def test_an_open_gateway_stays_on_loopback(host: str) -> None:
+    with pytest.raises(ConfigErrors) as error:
+        load({"host": host}, {}, "/nowhere")
+    (line,) = told(error)
+    assert line.startswith("--host: allow_anonymous: no API key is set and others can reach")
+    assert "GATEWAY_API_KEYS" in line
+    assert load({"host": host, "allow_anonymous": True}, {}, "/nowhere").host == host
+    assert load({"host": host}, {"GATEWAY_API_KEYS": "sk-x"}, "/nowhere").host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"])
+def test_loopback_needs_no_key(host: str) -> None:
+    assert load({"host": host}, {}, "/nowhere").api_key_digests == ()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://a:1", "http://", "http://:80", "http://a:0", "http://a:65536", "http://a:x", "http://u:p@a:1", "a:1", "//a",
+        "http://a:1?x=1", "http://a:1/#x", "http://a b:1", "http://a:1/../x", "http://a:1//x", "http://[::1", "http://::1:80",
+        "http://[a]:1", "http://1.2.3:1", "http://1.2.3.400", "http://a..b", "http://ä:1", "http://a:1/%00", "unix:rel",
+        "unix:/", "unix:/" + "x" * 107, "",
+    ],
+)  # fmt: skip
+def test_engine_urls_that_are_refused(url: str) -> None:
+    with pytest.raises(ConfigErrors) as error:
+        EngineConfig(url=url)
+    assert error.value.errors[0].name == "url"
+    assert "u:p" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "normal"),
+    [
+        ("http://a", "http://a:80"), ("HTTP://A.example:8000/", "http://a.example:8000"), ("http://a:1/v1/", "http://a:1"),
+        ("http://a:1/base/v1", "http://a:1/base"), ("http://[::1]:8", "http://[::1]:8"), ("http://[0:0::1]", "http://[::1]:80"),
+        ("unix:/run/x.sock", "unix:/run/x.sock"), ("unix:///run/x.sock", "unix:/run/x.sock"), (" http://a:1 ", "http://a:1"),
+    ],
+)  # fmt: skip
+def test_engine_urls_have_one_form(url: str, normal: str) -> None:
+    engine = EngineConfig(url=url)
+    assert engine.url == normal
+    assert EngineConfig(url=engine.url) == engine
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("trusted_proxies", ("10.0.0.0/33",)), ("trusted_proxies", "10.0.0.0/8"), ("cors_origins", ("example.com",)),
+        ("passthrough_paths", ("/other",)), ("passthrough_paths", ("/v1/../x",)), ("passthrough_paths", ("/v1/*/x",)),
+        ("host", ""), ("host", "a b"), ("host", "1.2.3.4.5"), ("unix_socket", "/" * 120), ("compat", "nginx"),
+        ("warm_connections", 2000), ("max_connections_per_ip", 20000), ("vllm_api_key", "a b"), ("served_model_name", "a\nb"),
+        ("port", "80"), ("replay", 1), ("health_interval_s", 0.0),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range(setting: str, value: object) -> None:
+    with pytest.raises(ConfigErrors) as error:
+        Config(**{setting: value})  # type: ignore[arg-type]
+    assert [found.name for found in error.value.errors] == [setting]
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "consequence"),
+    [
+        ("RATE_LIMIT_PER_SECOND", "rate_limit_per_second", "not limited"),
+        ("RATE_LIMIT_PER_MINUTE", "rate_limit_per_minute", "not limited"),
+        ("DAILY_TOKEN_QUOTA", "daily_token_quota", "not limited"),
+        ("CB_FAILURE_THRESHOLD", "cb_failure_threshold", "no circuit breaker"),
+        ("CB_RECOVERY_TIMEOUT", "cb_recovery_timeout_s", "no circuit breaker"),
+        ("ADMIN_KEY", "admin_key", "no admin API"),
+        ("RUNNER_AUTH_TOKEN", "runner_auth_token", "cannot dial in"),
+        ("ENABLE_OTLP_TRACING", "enable_otlp_tracing", "no traces"),
+        ("OTLP_ENDPOINT", "otlp_endpoint", "no traces"),
+        ("GPU_EXPORTER_PORT", "gpu_exporter_port", "no GPU exporter"),
+        ("FASTGW_STATE_DIR", "state_dir", "nothing is stored"),
+    ],
+)
+def test_a_limit_that_does_not_hold_yet_is_warned_about(variable: str, name: str, consequence: str) -> None:
+    (note,) = load({}, {variable: "1"}, "/nowhere").warnings
+    assert note.startswith(f"{name} is set, but this version does not act on it: ")
+    assert consequence in note
+    if BY_NAME[name].kind != "text":
+        assert load({}, {variable: "0"}, "/nowhere").warnings == (), "0 and false ask for nothing"
+
+
+def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
+    environ = {"GATEWAY_API_KEYS": SECRET, "VLLM_API_KEY": SECRET, "ADMIN_KEY": SECRET, "RUNNER_AUTH_TOKEN": SECRET,
+               "BACKENDS": f"http://a:1|{SECRET}"}  # fmt: skip
+    config = load({}, environ, tmp_path)
+    assert SECRET not in f"{config!r} {config} {config.engines!r} {list(config.__rich_repr__())}"
+    assert config.api_keys == ()
+    assert config.engines[0].api_key == SECRET
+
+
+def test_secrets_are_in_no_traceback() -> None:
+    with pytest.raises(ConfigErrors) as error:
+        Config(api_keys=[SECRET], vllm_api_key=SECRET + " ", port=-1)
+    assert SECRET not in str(error.value)
+    assert SECRET not in repr(error.value.errors)
+
+
+def test_K4_a_key_file_that_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigErrors) as error:
+        load({"api_keys_file": str(tmp_path)}, {}, tmp_path)
+    assert str(error.value) == f"--api-keys-file: cannot read {tmp_path}: Is a directory"

@@ -1,0 +1,124 @@
+"""The structs themselves, their table, and the pages generated from it."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+from typing import get_type_hints
+
+import msgspec
+import pytest
+
+from fastgw.config import Config, EngineConfig, load
+from fastgw.config.render import errors_markdown, markdown
+from fastgw.config.table import BY_NAME, ENGINE_FIELDS, PROFILE_DEFAULTS, PROFILES, TABLE
+from tests.config.test_load import write
+
+REPO = Path(__file__).parents[2]
+KIND_OF = {str: {"text", "choice"}, int: {"int"}, float: {"float"}, bool: {"bool"}, bool | None: {"auto_bool"}}
+
+
+def test_the_table_has_a_row_for_each_field_and_no_other() -> None:
+    # The digests are what api_keys becomes, the warnings what reading finds: neither is anybody's setting.
+    assert {row.name for row in TABLE} == set(Config.__struct_fields__) - {"api_key_digests", "warnings"}
+    assert len(TABLE) == len(BY_NAME)
+    assert [name for name, _, _ in ENGINE_FIELDS] == list(EngineConfig.__struct_fields__)
+
+
+def test_the_table_says_the_types_of_the_fields() -> None:
+    hints = get_type_hints(Config)
+    for row in TABLE:
+        assert row.kind in KIND_OF.get(hints[row.name], {"list", "keys", "engines"}), row.name
+        assert row.help, row.name
+        assert (row.kind == "choice") == bool(row.choices), row.name
+        assert row.kind not in {"int", "float"} or row.maximum is not None, f"{row.name} has no bound"
+        assert not row.name.endswith("_s") or row.kind == "float", row.name
+
+
+def test_no_variable_and_no_flag_means_two_settings() -> None:
+    seen: dict[str, str] = {}
+    for row in TABLE:
+        for name in (row.flag, *row.variables):
+            both = {"MINISGL_GATEWAY_ADDR", "MINISGL_GATEWAY_TIMEOUT_MS"}
+            assert name in both or name not in seen, f"{name}: {row.name} and {seen[name]}"
+            seen[name] = row.name
+
+
+def test_every_variable_of_the_five_gateways_is_understood() -> None:
+    known = {name for row in TABLE for name in row.variables}
+    assert known >= {
+        "MINISGL_GATEWAY_ADDR", "MINISGL_GATEWAY_WORKERS", "MINISGL_GATEWAY_MODEL_ID", "MINISGL_GATEWAY_TIMEOUT_MS",
+        "VLLM_URL", "GATEWAY_PORT", "GATEWAY_HOST", "GATEWAY_API_KEYS", "VLLM_API_KEY", "SERVED_MODEL_NAME",
+        "ENABLE_OTLP_TRACING", "OTLP_ENDPOINT", "LOG_LEVEL", "RUST_LOG", "REQUEST_TIMEOUT_SECONDS", "CONNECT_TIMEOUT_SECONDS",
+        "BACKENDS", "ADMIN_KEY", "RATE_LIMIT_PER_SECOND", "RATE_LIMIT_PER_MINUTE", "DAILY_TOKEN_QUOTA", "CB_FAILURE_THRESHOLD",
+        "CB_RECOVERY_TIMEOUT", "GPU_EXPORTER_PORT", "RUNNER_AUTH_TOKEN", "OLLAMA_BASE", "FASTGW_STATE_DIR", "FASTGW_NATIVE",
+    }  # fmt: skip
+
+
+def test_profile_defaults_are_settings() -> None:
+    assert set(PROFILE_DEFAULTS) == {"", *PROFILES}
+    for profile in PROFILES:
+        assert set(PROFILE_DEFAULTS[profile]) <= set(BY_NAME)
+        assert load({}, {"FASTGW_COMPAT": profile}, "/nowhere").compat == profile
+
+
+@pytest.mark.parametrize(("name", "text"), [("configuration.md", markdown), ("errors.md", errors_markdown)])
+def test_generated_pages_are_up_to_date(name: str, text: object) -> None:
+    assert callable(text)
+    assert (REPO / "docs" / name).read_text(encoding="utf-8") == text(), "run `make docs`"
+
+
+def test_the_configuration_page_names_everything() -> None:
+    page = markdown()
+    for row in TABLE:
+        assert f"| `{row.name}` |" in page
+        assert all(f"`{name}`" in page for name in row.env)
+        assert not row.reserved or f"**No effect yet**: {row.reserved}" in page
+
+
+def test_the_example_file_is_valid() -> None:
+    config = load({"config": str(REPO / "examples/fastgw.toml")}, {}, "/nowhere")
+    assert [engine.name for engine in config.engines] == ["big", "small", "local"]
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize("uncommented", [False, True])
+def test_the_example_dotenv_is_valid(tmp_path: Path, uncommented: bool) -> None:
+    text = (REPO / "config/.env.example").read_text(encoding="utf-8")
+    if uncommented:
+        text = "\n".join(line[1:] if line.startswith("#") and line[1:2].isupper() else line for line in text.splitlines())
+        text = text.replace("config/keys.txt", str(write(tmp_path / "keys", "sk-x\n")))
+    write(tmp_path / "config/.env", text)
+    config = load({}, {}, tmp_path)
+    assert config.engines[0].url == "http://127.0.0.1:8000"
+    assert len(config.engines) == (6 if uncommented else 1)
+
+
+def test_S3_10_a_configuration_can_be_made_by_hand() -> None:
+    config = Config(engines=[EngineConfig(url="http://127.0.0.1:8000")], port=0, api_keys=["sk-x"])
+    assert isinstance(config.engines, tuple)
+    assert config.api_key_digests == (sha256(b"sk-x").digest(),)
+    assert config.api_keys == ()
+    again = msgspec.structs.replace(config, port=1)
+    assert (again.port, again.engines, again.api_key_digests) == (1, config.engines, config.api_key_digests)
+    with pytest.raises(AttributeError):
+        config.port = 2  # type: ignore[misc]
+
+
+def test_engines_come_out_with_what_they_inherit() -> None:
+    config = Config(
+        engines=[
+            EngineConfig(url="http://a:1", models=["m"]),
+            EngineConfig(url="http://a:1", models=["n"], api_key="own", warm_connections=0, max_connections=7),
+        ],
+        vllm_api_key="shared", warm_connections=3, engine_max_connections=9,
+    )  # fmt: skip
+    first, second = config.engines
+    assert (first.api_key, first.warm_connections, first.max_connections) == ("shared", 3, 9)
+    assert (second.api_key, second.warm_connections, second.max_connections) == ("own", 0, 7)
+    assert (first.name, second.name) == ("a:1", "a:1#2")
+
+
+def test_engine_names_are_not_shared() -> None:
+    with pytest.raises(ValueError, match="two engines have the name 'x'"):
+        Config(engines=[EngineConfig(url="http://a:1", name="x"), EngineConfig(url="http://b:1", name="x")])

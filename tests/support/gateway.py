@@ -1,0 +1,108 @@
+"""A gateway under test: in this process, on a free port, with its records and events at hand.
+
+Owns: the invariants that hold for every case, checked when the gateway has stopped: nothing live is left (connections,
+exchanges, engine connections), no internal error was logged, and each exchange left exactly one access record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from fastgw import Config, EngineConfig, Gateway
+from tests.support.client import RawClient
+
+RECORD_NAMES = (
+    "at", "request_id", "key_id", "client", "method", "path", "endpoint", "model", "engine", "status", "bytes_in", "bytes_out",
+    "prompt_tokens", "completion_tokens", "ttft_s", "duration_s", "stream", "outcome", "error", "detail",
+)  # fmt: skip
+
+
+class Events:
+    """An event log that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, dict[str, Any]]] = []
+
+    def _keep(self, level: str, message: str, fields: dict[str, Any]) -> None:
+        self.lines.append((level, message, fields))
+
+    def debug(self, message: str, **fields: Any) -> None:
+        self._keep("debug", message, fields)
+
+    def info(self, message: str, **fields: Any) -> None:
+        self._keep("info", message, fields)
+
+    def warning(self, message: str, **fields: Any) -> None:
+        self._keep("warning", message, fields)
+
+    def error(self, message: str, **fields: Any) -> None:
+        self._keep("error", message, fields)
+
+    def errors(self) -> list[tuple[str, str, dict[str, Any]]]:
+        return [line for line in self.lines if line[0] == "error"]
+
+
+@dataclass
+class Running:
+    """A running gateway and what it has reported."""
+
+    gateway: Gateway
+    events: Events
+    raw_records: list[tuple[Any, ...]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return self.gateway.url
+
+    @property
+    def port(self) -> int:
+        return self.gateway.port
+
+    @property
+    def stats(self) -> Any:
+        return self.gateway.stats
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Access records by name, in the order in which exchanges ended."""
+        return [dict(zip(RECORD_NAMES, record, strict=True)) for record in self.raw_records]
+
+    async def client(self) -> RawClient:
+        return await RawClient.connect("127.0.0.1", self.port)
+
+    async def until(self, what: str, condition: Any, timeout_s: float = 5.0) -> None:
+        """Wait until ``condition()`` is true; fails by name."""
+        end = monotonic() + timeout_s
+        while not condition():
+            assert monotonic() < end, f"not within {timeout_s:g} s: {what}; {self.stats.snapshot()}"
+            await asyncio.sleep(0.005)
+
+    async def idle(self, timeout_s: float = 5.0) -> None:
+        """Wait until no exchange is under way."""
+        await self.until("no exchange under way", lambda: self.stats.exchanges_open == 0, timeout_s)
+
+
+@asynccontextmanager
+async def running(engines: Sequence[str | EngineConfig] = (), *, expect_internal_errors: bool = False, **settings: Any) -> AsyncIterator[Running]:
+    """``async with running([sim.url], max_body_bytes=1000) as gw:``; settings are those of ``fastgw.Config``."""
+    settings.setdefault("drain_timeout_s", 0.5)
+    config = Config(engines=[EngineConfig(url=one) if isinstance(one, str) else one for one in engines], port=0, **settings)
+    events = Events()
+    records: list[tuple[Any, ...]] = []
+    gateway = Gateway(config, log=events, access=records)
+    await gateway.start()
+    try:
+        yield Running(gateway, events, records)
+    finally:
+        await gateway.stop()
+    live = {name: count for name, count in gateway.stats.live().items() if count}
+    assert not live, f"left alive: {live}"
+    if not expect_internal_errors:
+        assert not events.errors(), f"internal errors: {events.errors()}"
+    refused = gateway.stats.connections_refused
+    assert len(records) == gateway.stats.exchanges_total + refused, "each exchange leaves exactly one access record"
