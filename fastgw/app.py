@@ -16,6 +16,7 @@ import asyncio
 import os
 import socket
 import sys
+from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
 from typing import Final, Self
@@ -40,6 +41,8 @@ from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.target import Engine
 
 BACKLOG: Final = 4096
+LOOK_S: Final = 0.01
+GRACE_S: Final = 0.5  # for the last answers and error events to leave
 RESOLVE_WAIT_S: Final = 0.5  # names are looked up before traffic, but a dead resolver must not hold the start
 
 
@@ -180,15 +183,12 @@ class Gateway:
         deadline = monotonic() + (self.config.drain_timeout_s if drain_s is None else drain_s)
         self._listener.close()
         core.begin_drain()
-        while core.busy() and monotonic() < deadline:
-            await asyncio.sleep(min(0.02, max(0.0, deadline - monotonic())))
+        await self._until(lambda: not core.busy(), deadline)
         if core.busy():
             self.log.warning("drain time over", aborted=core.busy())
             core.abort_all()
         # The last answers and error events are given a moment to leave.
-        grace = min(deadline, monotonic()) + 0.5
-        while core.conns and monotonic() < grace:
-            await asyncio.sleep(0.01)
+        await self._until(lambda: not core.conns, monotonic() + GRACE_S)
         core.close_all()
         for pool in self._pools:
             pool.close()
@@ -198,6 +198,13 @@ class Gateway:
             self._wheel.close()
         self._listener = None
         self.addresses = []
+
+
+    @staticmethod
+    async def _until(condition: Callable[[], bool], deadline: float) -> None:
+        """Look every few milliseconds: the data plane has no event for "the last one ended", and pays for none."""
+        while not condition() and monotonic() < deadline:
+            await asyncio.sleep(min(LOOK_S, max(0.0, deadline - monotonic())))
 
 
 def serve(config: Config) -> int:

@@ -155,7 +155,7 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         _IRE,
         "length_required",
         "The request needs a Content-Length.",
-        True,
+        False,  # the next request's place is known: without a length there is no body (RFC 9112 §6.3)
         "Send `Content-Length` or `Transfer-Encoding: chunked`.",
     ),
     ErrorKind(
@@ -380,3 +380,18 @@ def anthropic_body(kind: ErrorKind, message: str | None = None) -> bytes:
 def sse_event(kind: ErrorKind, message: str | None = None) -> bytes:
     """The typed event that ends a broken stream; what comes after it is an abort, never ``[DONE]``."""
     return b"data: " + body(kind, message) + b"\n\n"
+
+
+def described(error: BaseException) -> str:
+    """An exception for the log: its type and the last places it passed through.
+
+    Never its message: messages quote values, and a value may be a prompt or a key (``repr`` of a UnicodeDecodeError holds
+    the whole body).
+    """
+    frames = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        frames.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{traceback.tb_lineno} {code.co_name}")
+        traceback = traceback.tb_next
+    return " > ".join([type(error).__name__, *frames[-6:]])

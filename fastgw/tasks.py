@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from fastgw.errors import described
 from fastgw.stats import EventLog
 
 
@@ -37,7 +38,7 @@ class Tasks:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._live.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("background task failed", task=task.get_name(), error=repr(error))
+            self._log.error("background task failed", task=task.get_name(), error=described(error))
 
     async def close(self) -> None:
         """Cancel what is left and wait until it has ended."""

@@ -17,7 +17,9 @@ MAX_SIZE: Final = 2**63 - 1
 
 
 class FramingError(ValueError):
-    """The bytes are not a chunked body."""
+    """The bytes are not a chunked body. ``payload`` is what was, of the bytes that were fed last."""
+
+    payload = b""
 
 
 _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
@@ -83,18 +85,23 @@ class ChunkScanner:
                 if size and len(data) == at + size + 4 and data[-2:] == b"\r\n":
                     self.aligned = True
                     return data[at + 2 : -2]
-        return self._feed(data)
+        out: list[bytes] = []
+        try:
+            self._feed(data, out)
+        except FramingError as error:
+            error.payload = b"".join(out)
+            raise
+        return out[0] if len(out) == 1 else b"".join(out)
 
-    def _feed(self, data: bytes) -> bytes:
+    def _feed(self, data: bytes, out: list[bytes]) -> None:
         if self.done:
             self.rest += data
             self.aligned = False
-            return b""
+            return
         plain = self.whole
         state = self._state
         end = len(data)
         pos = 0
-        out: list[bytes] = []
         while pos < end:
             if state == _SIZE:
                 at = data.find(b"\n", pos, pos + MAX_LINE_BYTES + 2)
@@ -155,7 +162,6 @@ class ChunkScanner:
         self._state = state
         self.whole = state == _SIZE and not self._line
         self.aligned = plain and (self.whole or self.done)
-        return out[0] if len(out) == 1 else b"".join(out)
 
     def _keep(self, tail: bytes, prefix: Callable[[bytes], object], limit: int, what: str) -> None:
         """Hold an unfinished line, as long as it can still become one."""

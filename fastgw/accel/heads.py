@@ -33,6 +33,7 @@ CREDENTIAL: Final = 12  # a credential that is not understood as one here: dropp
 UPGRADE: Final = 13
 DATE: Final = 14
 KEEP_ALIVE: Final = 15
+TRACE: Final = 16  # forwarded when it is well-formed
 
 FIELDS: Final[dict[bytes, int]] = {
     b"host": HOST,
@@ -60,6 +61,7 @@ FIELDS: Final[dict[bytes, int]] = {
     b"forwarded": OWN,
     b"x-real-ip": OWN,
     b"x-request-timeout-ms": OWN,
+    b"traceparent": TRACE,
     b"origin": NOTED,
     b"access-control-request-method": NOTED,
     b"access-control-request-headers": NOTED,
@@ -148,6 +150,12 @@ class ResponseHead(msgspec.Struct, gc=False):
     max_requests: int
 
 
+LAST_HEAD_BYTES: Final = 2048
+"""A connection remembers its last head up to this size (it carries the key: never longer than the connection lives)."""
+
+MAX_STRANGERS: Final = 8
+"""After so many heads in a row that were new, a connection's peer varies them: remembering is given up."""
+
 _MEMO_ENTRIES: Final = 4096
 _MEMO_BYTES: Final = 256
 
@@ -156,11 +164,14 @@ _Action = int | tuple[int, bytes, bytes]
 _REQUEST_LINE: Final = re.compile(
     rb"(GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH) ((/[!\"$->@-\[\]-~]*)(?:\?([!\"$-\[\]-~]*))?) HTTP/1\.([01])"
 ).fullmatch
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?").fullmatch
+# Interim responses are rare, and 101 has rules of its own: they take the complete path.
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([2-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?").fullmatch
 _FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}):[ \t]*([\t\x20-\x7e\x80-\xff]*)").fullmatch
 _HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?"
 ).fullmatch
+_TRACE_IDS: Final = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_TRACE: Final = re.compile(rb"00%b|(?!00|ff)[0-9a-f]{2}%b(?:-[!-~]*)?" % (_TRACE_IDS, _TRACE_IDS)).fullmatch
 _VISIBLE: Final = bytes(range(33, 127)) + bytes(range(128, 256))
 _ALLOWED: Final = b"\t " + _VISIBLE
 # Names whose values are secret, or new in each message: remembering them would leak, or only churn the memo.
@@ -204,6 +215,11 @@ def visible(token: bytes) -> bytes | None:
     return token if token and not token.translate(None, _VISIBLE) else None
 
 
+def valid_trace(value: bytes) -> bool:
+    """Whether ``value`` is a ``traceparent`` (W3C Trace Context §3.2); one that is not is nobody's trace."""
+    return _TRACE(value) is not None
+
+
 def valid_host(host: bytes) -> bool:
     """Whether ``host`` is ``uri-host [":" port]`` with a non-empty host: no user, no comma, IPv6 only in brackets."""
     return _HOST(host) is not None
@@ -219,6 +235,7 @@ def keep_alive_hints(value: bytes) -> tuple[float, int]:
     idle_s, most = -1.0, -1
     for part in value.lower().split(b","):
         name, _, number = part.strip(b" \t").partition(b"=")
+        name = name.rstrip(b" \t")
         number = number.strip(b' \t"')
         if number.isdigit() and len(number) <= 9:
             if name == b"timeout":
@@ -281,11 +298,14 @@ def _learn(line: bytes) -> _Action | None:
                 return None
             value = low
         elif kind == CODING:
-            if low != b"chunked":
+            # llhttp takes no tab after a coding: neither do we.
+            if match[2].rstrip(b" ").lower() != b"chunked":
                 return None
         elif kind == EXPECT:
             if low != b"100-continue":
                 return None
+        elif kind == TRACE:
+            value = value if valid_trace(value) else b""
         elif (kind == HOST and not valid_host(value)) or (kind == CONTENT_TYPE and not value):
             return None
         action = (kind, lower, value)
@@ -320,7 +340,7 @@ def scan_request(head: bytes) -> RequestHead | None:
     keep = forward.append
     length = -1
     host = token = api_key = content_type = own = None
-    chunked = auth = key = False
+    chunked = auth = key = traced = False
     connection = b""
     expect = 0
     for line in lines:
@@ -389,6 +409,12 @@ def scan_request(head: bytes) -> RequestHead | None:
             own[name] = value
             if kind == NOTED:
                 keep(line)
+        elif kind == TRACE:
+            if traced:
+                return None
+            traced = True
+            if value:
+                keep(line)
     if chunked and length >= 0:
         return None
     if host is None:
@@ -426,7 +452,7 @@ def _learn_response(line: bytes) -> _Action | None:
         elif kind == CONTENT_TYPE:
             sse, json = media_flags(value)
             value = b"sse" if sse else b"json" if json else b""
-        elif kind == CODING and low != b"chunked":
+        elif kind == CODING and match[2].rstrip(b" ").lower() != b"chunked":
             return None
         action = (kind, lower, value)
     return action if _FICKLE(lower) else _remember(_response_fields, line, action)
@@ -443,6 +469,21 @@ def _learn_status_line(line: bytes) -> tuple[int, int, bytes] | None:
             _status_lines.clear()
         _status_lines[line] = first
     return first
+
+
+def around_length(head: bytes) -> tuple[bytes, bytes] | None:
+    """What stands before and after the digits of ``Content-Length`` in a whole head that was understood.
+
+    Whoever meets both parts again around other digits (18 at most) has met the same head with another length.
+    """
+    at = head.lower().find(b"\r\ncontent-length:")
+    if at < 0:
+        return None
+    at += len(b"\r\ncontent-length:")
+    end = head.index(b"\r", at)
+    digits = head[at:end].strip(b" \t")
+    start = head.index(digits, at)
+    return head[:start], head[start + len(digits) :]
 
 
 def scan_response(head: bytes) -> ResponseHead | None:

@@ -20,6 +20,12 @@ class Mode(enum.Enum):
     TUNNEL = "tunnel"  # upgraded and passed through
 
 
+JSON: Final = Mode.JSON
+UPLOAD: Final = Mode.UPLOAD
+LOCAL: Final = Mode.LOCAL
+TUNNEL: Final = Mode.TUNNEL
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A path and what is done with it. ``label`` is what logs and metrics call it: a bounded set."""
@@ -65,7 +71,7 @@ _JSON_PATHS: Final = (
 _UPLOAD_PATHS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations")
 # vLLM takes these without a model.
 _MODEL_OPTIONAL: Final = frozenset({"/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize", "/rerank", "/score"})
-_LOCAL: Final = {
+_LOCAL_PATHS: Final = {
     "/liveness": "liveness",
     "/readiness": "readiness",
     "/health": "health",
@@ -82,18 +88,18 @@ class EndpointTable:
     def __init__(self, passthrough: Sequence[str] = ()) -> None:
         exact: dict[bytes, Endpoint] = {}
         for path in ("/v1/chat/completions", "/v1/completions"):
-            exact[path.encode()] = Endpoint(path, _POST, Mode.JSON, usage=True)
+            exact[path.encode()] = Endpoint(path, _POST, JSON, usage=True)
         for path in _JSON_PATHS:
-            exact[path.encode()] = Endpoint(path, _POST, Mode.JSON, model=path not in _MODEL_OPTIONAL)
+            exact[path.encode()] = Endpoint(path, _POST, JSON, model=path not in _MODEL_OPTIONAL)
         for path in _UPLOAD_PATHS:
-            exact[path.encode()] = Endpoint(path, _POST, Mode.UPLOAD)
-        for path, name in _LOCAL.items():
-            exact[path.encode()] = Endpoint(path, _GET, Mode.LOCAL, auth=False, model=False, local=name)
-        exact[b"/v1/models"] = Endpoint("/v1/models", _GET, Mode.LOCAL, model=False, local="models")
-        exact[b"/v1/realtime"] = Endpoint("/v1/realtime", _GET, Mode.TUNNEL, model=False)
-        prefixes = [(b"/v1/models/", Endpoint("/v1/models/{id}", _GET, Mode.LOCAL, model=False, local="model"))]
+            exact[path.encode()] = Endpoint(path, _POST, UPLOAD)
+        for path, name in _LOCAL_PATHS.items():
+            exact[path.encode()] = Endpoint(path, _GET, LOCAL, auth=False, model=False, local=name)
+        exact[b"/v1/models"] = Endpoint("/v1/models", _GET, LOCAL, model=False, local="models")
+        exact[b"/v1/realtime"] = Endpoint("/v1/realtime", _GET, TUNNEL, model=False)
+        prefixes = [(b"/v1/models/", Endpoint("/v1/models/{id}", _GET, LOCAL, model=False, local="model"))]
         for path in passthrough:
-            endpoint = Endpoint(path, _ANY, Mode.UPLOAD, model=False)
+            endpoint = Endpoint(path, _ANY, UPLOAD, model=False)
             if path.endswith("/*"):
                 prefixes.append((path[:-1].encode(), endpoint))
             else:

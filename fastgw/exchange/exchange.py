@@ -25,14 +25,16 @@ from typing import TYPE_CHECKING, Final
 from fastgw.accel.heads import RequestHead, ResponseHead
 from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError, Source
-from fastgw.exchange.endpoints import Endpoint, Mode
-from fastgw.exchange.relay import BROKEN, END, Framing, Relay, framing_of, usage_in
+from fastgw.exchange.endpoints import JSON, Endpoint
+from fastgw.exchange.relay import BROKEN, END, LENGTH, NONE, Framing, Relay, framing_of, usage_in
 from fastgw.exchange.retry import Failure, Verdict, judge
 from fastgw.exchange.upload import Upload
-from fastgw.net.client_conn import ClientConn, State
+from fastgw.net.client_conn import TUNNEL as CLIENT_TUNNEL
+from fastgw.net.client_conn import ClientConn
 from fastgw.net.stream import DEAD, QUEUED
 from fastgw.net.timers import NEVER
-from fastgw.net.upstream_conn import UpstreamConn, UpstreamState
+from fastgw.net.upstream_conn import TUNNEL as UPSTREAM_TUNNEL
+from fastgw.net.upstream_conn import UpstreamConn
 from fastgw.protocol.openai import BodyFacts, scan_body
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
@@ -52,6 +54,15 @@ class Phase(enum.IntEnum):
     LOCAL = 5
     TUNNEL = 6
     DONE = 7
+
+
+RECEIVING: Final = Phase.RECEIVING
+CONNECTING: Final = Phase.CONNECTING
+WAITING: Final = Phase.WAITING
+RELAYING: Final = Phase.RELAYING
+LOCAL: Final = Phase.LOCAL
+TUNNEL: Final = Phase.TUNNEL
+DONE: Final = Phase.DONE
 
 
 class Exchange:
@@ -107,7 +118,7 @@ class Exchange:
         self.head = head
         self.endpoint = endpoint
         self.request_id = request_id
-        self.phase = Phase.RECEIVING
+        self.phase = RECEIVING
         self.started_at = conn.received_at
         self.client_ip = conn.peer_ip
         self.key_id = ""
@@ -151,7 +162,7 @@ class Exchange:
     # --- the request arrives
     def on_body(self, data: bytes, last: bool) -> None:
         """Bytes of the request body, decoded; ``last`` comes exactly once."""
-        if self.phase is Phase.LOCAL:
+        if self.phase is LOCAL:
             return
         self.bytes_in += len(data)
         try:
@@ -179,7 +190,7 @@ class Exchange:
         """The body is whole: BODY and ROUTE phases, then the first attempt."""
         gateway = self.gateway
         endpoint = self.endpoint
-        if endpoint.mode is Mode.JSON or (self.body and self.is_json()):
+        if endpoint.mode is JSON or (self.body and self.is_json()):
             self.facts = scan_body(self.body, gateway.max_json_depth, endpoint.model)
         for hook in gateway.on_body:
             hook(self)
@@ -211,8 +222,17 @@ class Exchange:
                 raise failure or GatewayError(
                     "engines_unavailable", source=Source.UPSTREAM, retry_after_s=gateway.retry_after_s, detail=self.detail
                 )
+            self.pool = pool
+            now = monotonic()
+            if not self.upgrade:
+                conn = pool.take_idle(now)
+                if conn is not None:
+                    self.reused = True
+                    pool.engine.inflight += 1
+                    self._send(conn, pool, now)
+                    return
             try:
-                self._try(pool, fresh=False)
+                self._dial(pool)
                 return
             except GatewayError as error:
                 if not error.retryable:
@@ -225,16 +245,9 @@ class Exchange:
         """Whether an engine of the group has not been tried."""
         return self.group is not None and any(pool not in self.tried for pool in self.group.pools)
 
-    def _try(self, pool: Pool, *, fresh: bool) -> None:
-        self.pool = pool
-        conn = None if fresh or self.upgrade else pool.take_idle(monotonic())
-        if conn is not None:
-            self.reused = True
-            pool.engine.inflight += 1
-            self._send(conn)
-            return
+    def _dial(self, pool: Pool) -> None:
         self.reused = False
-        self.phase = Phase.CONNECTING
+        self.phase = CONNECTING
         self.upstream = pool.dial(self)
         pool.engine.inflight += 1
 
@@ -242,30 +255,28 @@ class Exchange:
         assert self.pool is not None
         if self.pool.engine.failures and self.pool.engine.healthy is not False:
             self.pool.engine.failures = 0
-        self._send(conn)
+        self._send(conn, self.pool, monotonic())
 
-    def _send(self, conn: UpstreamConn) -> None:
+    def _send(self, conn: UpstreamConn, pool: Pool, now: float) -> None:
         """Write the whole request, or its head and what has arrived of it."""
-        pool = self.pool
-        assert pool is not None
         self.upstream = conn
-        self.phase = Phase.WAITING
+        self.phase = WAITING
+        self.sent_at = now
         gateway = self.gateway
-        now = self.sent_at = monotonic()
-        if self.upload is not None and not self.upload.whole:
-            self.upload.begin(self, conn, now)
+        upload = self.upload
+        if upload is not None and not upload.whole:
+            upload.begin(self, conn, now)
             return
         body = self.body
-        if gateway.rewriters:
-            for rewrite in gateway.rewriters:
-                body = rewrite(self, pool.engine, body)
-        head = self.request_head(pool, len(body))
-        deadline = now + gateway.first_byte_timeout_s
-        if len(body) <= JOIN_BYTES:
-            conn.begin(self, head + body, deadline)
+        for rewrite in gateway.rewriters:
+            body = rewrite(self, pool.engine, body)
+        length = len(body)
+        head = self.request_head(pool, length)
+        if length <= JOIN_BYTES:
+            conn.begin(self, head + body, now + gateway.first_byte_timeout_s)
         else:
             # A copy of a large body costs more than a second system call.
-            conn.begin(self, head, deadline)
+            conn.begin(self, head, now + gateway.first_byte_timeout_s)
             conn.write(body)
 
     def request_head(self, pool: Pool, length: int) -> bytes:
@@ -275,13 +286,17 @@ class Exchange:
         conn = self.conn
         method = head.method
         if length > 0:
-            framing = b"\r\ncontent-length: %d\r\n" % length
+            framing = b"\r\ncontent-length: %d\r\n\r\n" % length
+        elif self.upgrade:
+            framing = b"\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
         elif length < 0:
-            framing = b"\r\ntransfer-encoding: chunked\r\n"
+            framing = b"\r\ntransfer-encoding: chunked\r\n\r\n"
         else:
-            framing = b"\r\ncontent-length: 0\r\n" if method == b"POST" else b"\r\n"
-        if self.upgrade:
-            framing += b"connection: Upgrade\r\nupgrade: websocket\r\n"
+            framing = b"\r\ncontent-length: 0\r\n\r\n" if method == b"POST" else b"\r\n\r\n"
+        forward = head.forward
+        if self.strip_usage and b"ccept-" in forward:
+            # What is to be taken out again must not come compressed.
+            forward = self.gateway.without_accept_encoding(forward)
         return b"".join(
             (
                 method,
@@ -290,21 +305,13 @@ class Exchange:
                 head.target,
                 b" HTTP/1.1\r\n",
                 engine.head_block,
-                self.forward(),
+                forward,
                 conn.forwarded or self.gateway.forwarded_lines(conn, head),
                 b"x-request-id: ",
                 self.request_id,
                 framing,
-                b"\r\n",
             )
         )
-
-    def forward(self) -> bytes:
-        """The client's own header lines, as they go on."""
-        if self.strip_usage and b"ccept-" in self.head.forward:
-            # What is to be taken out again must not come compressed.
-            return self.gateway.without_accept_encoding(self.head.forward)
-        return self.head.forward
 
     # --- an attempt fails before a response
     def on_connect_failed(self, detail: str, timed_out: bool) -> None:
@@ -324,7 +331,7 @@ class Exchange:
             reused=self.reused,
             response_begun=response_begun,
             body_at_hand=self.upload is None or self.upload.whole or not self.upload.begun,
-            replayed=self.replayed,
+            replayed=self.replayed or not gateway.replay,
             retried=self.retried,
             retry_fresh=gateway.retry_fresh,
         )
@@ -335,7 +342,7 @@ class Exchange:
                 self.replayed = True
                 gateway.stats.replays_total += 1
                 try:
-                    self._try(pool, fresh=True)
+                    self._dial(pool)
                     return
                 except GatewayError as error:
                     if not error.retryable:
@@ -366,36 +373,38 @@ class Exchange:
 
     # --- the response
     def on_response_head(self, head: ResponseHead, rest: bytes) -> None:
-        conn = self.conn
-        method = self.head.method
         now = self.first_byte_at = monotonic()
         self.response = head
-        self.status = head.status
-        self.phase = Phase.RELAYING
-        if self.upgrade and head.status == 101:
-            self._open_tunnel(head, rest)
-            return
-        framing = framing_of(head, method)
+        self.status = status = head.status
+        self.phase = RELAYING
+        if status >= 500 and status != 503:
+            # 429 and 503 say "not now": back-pressure, not a fault.
+            assert self.pool is not None
+            self.pool.engine.failures_total += 1
         length = head.content_length
-        lines = self.response_lines(head, now)
-        keep_alive = self.head.keep_alive
-        if framing is Framing.LENGTH and len(rest) == length and not head.sse:
+        request = self.head
+        if length == len(rest) and length and not head.sse and request.method != b"HEAD" and status != 304 and status != 204:
             # The usual plain answer: whole in one read, out in one send.
-            data = b"".join((head.status_line, head.forward, b"content-length: %d\r\n" % length, lines, rest))
+            lines = self.response_lines(head, now)
+            data = b"%b%bcontent-length: %d\r\n%b%b" % (head.status_line, head.forward, length, lines, rest)
             self.token_at = now
             self.bytes_out = len(data)
             if head.json:
-                self.prompt_tokens, self.completion_tokens = usage_in(rest[-2048:])
-            self.body = b""
-            conn.answer(data, keep_alive)
-            self._end("ok", reusable=True)
+                self.prompt_tokens, self.completion_tokens = usage_in(rest)
+            self.conn.answer(data, request.keep_alive)
+            self._end("ok", True)
             return
-        if framing is Framing.NONE:
-            tail = b"content-length: %d\r\n" % length if length >= 0 and head.status != 204 else b""
+        if self.upgrade and status == 101:
+            self._open_tunnel(head, rest)
+            return
+        framing = framing_of(head, request.method)
+        lines = self.response_lines(head, now)
+        if framing is NONE:
+            tail = b"content-length: %d\r\n" % length if length >= 0 and status != 204 else b""
             data = b"".join((head.status_line, head.forward, tail, lines))
             self.bytes_out = len(data)
-            conn.answer(data, keep_alive)
-            self._end("ok", reusable=not rest)
+            self.conn.answer(data, request.keep_alive)
+            self._end("ok", not rest)
             return
         self._start_relay(head, framing, lines, rest)
 
@@ -406,10 +415,10 @@ class Exchange:
         if head.sse and b"content-encoding" not in head.forward.lower():
             sse = SseScanner(self.strip_usage)
         # A stream that something may be taken out of has no length to announce.
-        chunked_out = http11 and (framing is not Framing.LENGTH or (sse is not None and self.strip_usage))
+        chunked_out = http11 and (framing is not LENGTH or (sse is not None and self.strip_usage))
         if chunked_out:
             mark = b"transfer-encoding: chunked\r\n"
-        elif framing is Framing.LENGTH:
+        elif framing is LENGTH:
             mark = b"content-length: %d\r\n" % head.content_length
         else:
             # HTTP/1.0: the close is the end, so the connection cannot be kept.
@@ -418,22 +427,35 @@ class Exchange:
             lines = self.response_lines(head, self.first_byte_at, close=True)
         self.relay = relay = Relay(self.conn, framing, head.content_length, chunked_out, sse, head.json)
         data = b"".join((head.status_line, head.forward, mark, lines))
-        self.bytes_out = len(data)
         upstream = self.upstream
         assert upstream is not None
-        upstream.deadline = self.first_byte_at + self.gateway.between_bytes_timeout_s
-        if self.conn.write(data) == DEAD:
-            self._client_broke()
+        upstream.wheel.arm(upstream, self.first_byte_at + self.gateway.between_bytes_timeout_s)
+        verdict = relay.start(data, rest)
+        if verdict == BROKEN and not relay.begun:
+            # Nothing has gone down, so the client can still be told properly.
+            self.relay = None
+            self.on_response_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"framing: {relay.broken}"))
             return
-        self.conn.wheel.arm(upstream, upstream.deadline)
-        if rest or (framing is Framing.LENGTH and head.content_length == 0):
-            self.on_response_data(rest)
-        elif relay.written == QUEUED or self.conn.queued_bytes:
-            self._hold_upstream()
+        self.bytes_out = len(data)
+        if relay.written == DEAD:
+            self._client_broke()
+        elif verdict == END:
+            self._relayed()
+        elif verdict == BROKEN:
+            self._cut("bad_gateway", f"framing: {relay.broken}")
+        else:
+            if rest and (sse is None or sse.first_token_seen):
+                self.token_at = self.first_byte_at
+            if relay.written == QUEUED:
+                self._hold_upstream()
 
     def response_lines(self, head: ResponseHead, now: float, close: bool = False) -> bytes:
         """The gateway's own lines of the answer's head, and the empty line."""
         gateway = self.gateway
+        request = self.head
+        usual = head.has_date and request.keep_alive and request.minor
+        if usual and not (close or head.sse or self.extra_head or gateway.plain_lines_off):
+            return b"x-request-id: %b\r\n\r\n" % self.request_id
         lines = [b"x-request-id: ", self.request_id, b"\r\n"]
         if head.sse:
             lines.append(b"x-accel-buffering: no\r\n")
@@ -443,7 +465,6 @@ class Exchange:
             lines.append(self.extra_head)
         if gateway.server_timing:
             lines.append(gateway.timing_line(self, now))
-        request = self.head
         if close or not request.keep_alive or gateway.draining:
             lines.append(b"connection: close\r\n")
         elif request.minor == 0:
@@ -452,7 +473,7 @@ class Exchange:
         return b"".join(lines)
 
     def on_response_data(self, data: bytes) -> None:
-        if self.phase is not Phase.RELAYING:
+        if self.phase is not RELAYING:
             self._tunnel_down(data)
             return
         relay = self.relay
@@ -496,7 +517,7 @@ class Exchange:
         upstream = self.upstream
         if upstream is None or upstream.closed:
             return
-        if self.phase is Phase.RELAYING or self.phase is Phase.TUNNEL:
+        if self.phase is RELAYING or self.phase is TUNNEL:
             upstream.wheel.arm(upstream, monotonic() + self.gateway.between_bytes_timeout_s)
         upstream.resume_reading()
 
@@ -509,15 +530,17 @@ class Exchange:
         outcome = "ok"
         if relay.sse is not None and relay.sse.error:
             outcome = "engine_error"
+            if self.pool is not None:
+                self.pool.engine.failures_total += 1
         self.conn.finished(keep)
-        self._end(outcome, reusable=relay.reusable)
+        self._end(outcome, relay.reusable)
 
     def on_response_eof(self, how: str) -> None:
         upstream = self.upstream
         if upstream is None:
             return
         relay = self.relay
-        if self.phase is Phase.TUNNEL:
+        if self.phase is TUNNEL:
             self._tunnel_closed()
             return
         if relay is None:
@@ -545,7 +568,7 @@ class Exchange:
         upstream = self.upstream
         if upstream is None:
             return
-        if self.phase is Phase.TUNNEL:
+        if self.phase is TUNNEL:
             self._tunnel_closed()
         elif self.relay is None:
             limit = self.gateway.first_byte_timeout_s
@@ -554,7 +577,7 @@ class Exchange:
             self._cut("upstream_timeout", f"silent for {self.gateway.between_bytes_timeout_s:g} s mid-response")
 
     def on_upstream_drained(self) -> None:
-        if self.upload is not None or self.phase is Phase.TUNNEL:
+        if self.upload is not None or self.phase is TUNNEL:
             self.conn.resume_reading()
 
     # --- the end
@@ -574,19 +597,19 @@ class Exchange:
         told = relay.break_off(gateway.error_event(kind, self))
         # Without room for an event, or without framing that shows the cut, only an RST tells the client.
         self.conn.abort(reset=not told or not relay.chunked_out)
-        self._end("truncated" if kind == "bad_gateway" else kind, reusable=False)
+        self._end("truncated" if kind == "bad_gateway" else kind, False)
 
     def fail(self, error: GatewayError) -> None:
         """Answer with an error, or end the stream with one; ends the exchange either way."""
-        if self.phase is Phase.DONE:
+        if self.phase is DONE:
             return
         if self.relay is not None:
             self._cut(error.kind.name, error.detail)
             return
         self._leave_engine()
-        if self.conn.state is State.TUNNEL:
+        if self.conn.state is CLIENT_TUNNEL:
             self.conn.close()
-            self._end(error.kind.name, reusable=False)
+            self._end(error.kind.name, False)
             return
         if error.detail:
             self.detail = error.detail
@@ -596,16 +619,16 @@ class Exchange:
         self.bytes_out = len(data)
         keep_alive = not close and self.head.keep_alive and not (self.head.expect and self.conn.body is not None)
         self.conn.answer(data, keep_alive)
-        self._end("error", reusable=False)
+        self._end("error", False)
 
     def answer(self, status: int, data: bytes) -> None:
         """A complete local answer."""
-        if self.phase is Phase.DONE:
+        if self.phase is DONE:
             return
         self.status = status
         self.bytes_out = len(data)
         self.conn.answer(data, self.head.keep_alive)
-        self._end("ok", reusable=False)
+        self._end("ok", False)
 
     def on_request_error(self, error: GatewayError) -> None:
         """The request's body cannot be read on (bad framing, stalled); what was sent of it is taken back."""
@@ -613,7 +636,7 @@ class Exchange:
 
     def on_client_gone(self, how: str) -> None:
         """The client left: cancel the engine's work, now."""
-        if self.phase is Phase.DONE:
+        if self.phase is DONE:
             return
         gateway = self.gateway
         upstream = self.upstream
@@ -622,7 +645,7 @@ class Exchange:
             upstream is not None
             and pool is not None
             and not pool.engine.cancel
-            and self.phase in (Phase.WAITING, Phase.RELAYING)
+            and self.phase in (WAITING, RELAYING)
         ):
             # This engine cannot bear an abort: let it finish, unseen.
             gateway.let_finish(pool, upstream, self.relay)
@@ -636,12 +659,12 @@ class Exchange:
         self.error_kind = "client_closed"
         if self.relay is None:
             self.status = 499
-        self._end("client_closed", reusable=False)
+        self._end("client_closed", False)
 
     def on_client_stalled(self) -> None:
         self._leave_engine()
         self.detail = "client does not read"
-        self._end("client_stalled", reusable=False)
+        self._end("client_stalled", False)
 
     def on_total_timeout(self) -> None:
         self.fail(GatewayError("upstream_timeout", source=Source.UPSTREAM, detail="request_timeout_s reached"))
@@ -654,21 +677,19 @@ class Exchange:
 
     def abandon(self, kind: str, detail: str) -> None:
         """The gateway itself ends this exchange (drain over, internal failure)."""
-        if self.phase is Phase.DONE:
+        if self.phase is DONE:
             return
         self.fail(GatewayError(kind, source=Source.GATEWAY, detail=detail))
 
-    def _end(self, outcome: str, *, reusable: bool) -> None:
+    def _end(self, outcome: str, reusable: bool) -> None:
         """The one end: give everything back, count, leave one access record."""
-        if self.phase is Phase.DONE:
-            return
         phase = self.phase
-        self.phase = Phase.DONE
+        if phase is DONE:
+            return
+        self.phase = DONE
         gateway = self.gateway
-        upstream = self.upstream
-        pool = self.pool
-        relay = self.relay
         now = monotonic()
+        relay = self.relay
         if relay is not None:
             self.bytes_out += relay.bytes_out
             self.prompt_tokens, self.completion_tokens = relay.usage()
@@ -676,21 +697,23 @@ class Exchange:
                 gateway.stats.events_total += relay.sse.events
                 if self.completion_tokens < 0 and relay.sse.tokens:
                     self.completion_tokens = relay.sse.tokens
-        if upstream is not None and pool is not None:
+        upstream = self.upstream
+        if upstream is not None:
+            pool = self.pool
+            assert pool is not None
             self.upstream = None
-            pool.engine.inflight -= 1
-            pool.engine.answered_total += 1
+            engine = pool.engine
+            engine.inflight -= 1
+            engine.answered_total += 1
             response = self.response
-            whole = self.upload is None or self.upload.sent_whole
             if (
                 reusable
-                and phase is Phase.RELAYING
+                and phase is RELAYING
                 and response is not None
                 and response.keep_alive
-                and whole
                 and not upstream.queued_bytes
+                and (self.upload is None or self.upload.sent_whole)
             ):
-                upstream.resume_reading()
                 pool.release(upstream, now, response.idle_s, response.max_requests)
             else:
                 upstream.close()
@@ -708,11 +731,11 @@ class Exchange:
     def _open_tunnel(self, head: ResponseHead, rest: bytes) -> None:
         upstream = self.upstream
         assert upstream is not None
-        self.phase = Phase.TUNNEL
-        upstream.state = UpstreamState.TUNNEL
+        self.phase = TUNNEL
+        upstream.state = UPSTREAM_TUNNEL
         upstream.wheel.arm(upstream, monotonic() + self.gateway.between_bytes_timeout_s)
         conn = self.conn
-        conn.state = State.TUNNEL
+        conn.state = CLIENT_TUNNEL
         conn.deadline = NEVER
         lines = b"connection: Upgrade\r\nupgrade: websocket\r\nx-request-id: %b\r\n\r\n" % self.request_id
         data = head.status_line + head.forward + lines
@@ -748,4 +771,4 @@ class Exchange:
     def _tunnel_closed(self) -> None:
         self._leave_engine()
         self.conn.abort(reset=False)
-        self._end("ok", reusable=False)
+        self._end("ok", False)

@@ -17,11 +17,12 @@ from fastgw.accel.heads import RequestHead
 from fastgw.config import Config
 from fastgw.errors import ErrorKind, GatewayError, Source
 from fastgw.exchange.discard import Discard
-from fastgw.exchange.endpoints import Endpoint, EndpointTable, Mode
-from fastgw.exchange.exchange import Exchange, Phase
+from fastgw.exchange.endpoints import JSON, LOCAL, TUNNEL, Endpoint, EndpointTable
+from fastgw.exchange.exchange import DONE, Exchange
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.upload import Upload
 from fastgw.net.client_conn import ClientConn
+from fastgw.net.timers import NEVER
 from fastgw.net.upstream_conn import UpstreamConn
 from fastgw.protocol.headers import client_ip, forwarded_for, valid_request_id
 from fastgw.protocol.http1.writer import CONTINUE, http_date, simple_response
@@ -36,8 +37,9 @@ MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet i
 
 _ACCEPT_ENCODING: Final = re.compile(rb"(?im)^accept-encoding:[^\r\n]*\r\n")
 
-# One access record: wall time, request id, key id, client, method, path, endpoint, model, engine, status, bytes in and
-# out, prompt and completion tokens (-1 = unknown), seconds to the first token and in all, streamed, outcome, error, detail.
+# One access record: time of its end (monotonic clock), request id, key id, client, method, path, endpoint, model, engine,
+# status, bytes in and out, prompt and completion tokens (-1 = unknown), seconds to the first token (-1 = none) and in all,
+# streamed, outcome, error, detail.
 AccessRecord = tuple[
     float, bytes, str, str, bytes, bytes, str, str, str, int, int, int, int, int, float, float, bool, str, str, str
 ]
@@ -95,12 +97,14 @@ class GatewayCore:
         self.pick = strategy.pick
         self.max_body_bytes = config.max_body_bytes
         self.max_json_depth = config.max_json_depth
-        self.first_byte_timeout_s = config.first_byte_timeout_s
-        self.between_bytes_timeout_s = config.between_bytes_timeout_s
+        self.first_byte_timeout_s = config.first_byte_timeout_s or NEVER  # 0 = no limit
+        self.between_bytes_timeout_s = config.between_bytes_timeout_s or NEVER
         self.request_timeout_s = config.request_timeout_s
+        self.replay = config.replay
         self.retry_fresh = config.policy == "ordered" if config.retry_fresh is None else config.retry_fresh
         self.retry_after_s = max(1.0, config.health_interval_s)
         self.max_attempts = MAX_ATTEMPTS
+        self.plain_lines_off = config.server_timing  # and while draining: answers need more than the request id
         self.server_timing = config.server_timing
         self.trusted = tuple(ip_network(cidr, strict=False) for cidr in config.trusted_proxies)
         self.endpoints = EndpointTable(config.passthrough_paths)
@@ -123,44 +127,56 @@ class GatewayCore:
         stats = self.stats
         stats.exchanges_open += 1
         stats.exchanges_total += 1
-        endpoint = self.endpoints.get(head.path) or self.endpoints.find(head.path)
+        endpoint = self.endpoints.get(head.path)
         exchange = Exchange(self, conn, head, endpoint or _UNKNOWN, self.request_id(head))
         conn.sink = exchange
         try:
-            if conn.trusted:
-                own = head.own
-                exchange.client_ip = client_ip(conn.peer_ip, own.get(b"x-forwarded-for") if own else None, self.trusted)
-            self._admit(exchange, head, endpoint)
+            if endpoint is None or head.method not in endpoint.methods or self.draining or head.expect or conn.trusted:
+                endpoint = self._admit_unusual(exchange, conn, head, endpoint)
+                if endpoint is None:
+                    return
+            for hook in self.on_request:
+                hook(exchange)
+            if self.request_timeout_s:
+                conn.set_total_deadline(exchange.started_at + self.request_timeout_s)
+            if endpoint.mode is not JSON:
+                self._open_other(exchange, conn, head, endpoint)
+            if head.expect and conn.body is not None and not conn.reader.rest and exchange.phase is not DONE:
+                conn.write(CONTINUE)
         except GatewayError as error:
             exchange.fail(error)
 
-    def _admit(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint | None) -> None:
+    def _admit_unusual(
+        self, exchange: Exchange, conn: ClientConn, head: RequestHead, endpoint: Endpoint | None
+    ) -> Endpoint | None:
+        """What most requests do not have: a path by prefix, another method, an expectation, a trusted proxy before it.
+
+        None = answered already.
+        """
+        if conn.trusted:
+            own = head.own
+            exchange.client_ip = client_ip(conn.peer_ip, own.get(b"x-forwarded-for") if own else None, self.trusted)
         if self.draining:
             raise GatewayError("draining", source=Source.GATEWAY, retry_after_s=1.0)
-        if head.method not in (endpoint or _UNKNOWN).methods:
+        if endpoint is None:
+            endpoint = self.endpoints.find(head.path)
+            if endpoint is not None:
+                exchange.endpoint = endpoint
+        if endpoint is None or head.method not in endpoint.methods:
             endpoint = self._other_method(exchange, head, endpoint)
-            if endpoint is None:
-                return
-        elif endpoint is None:
-            raise GatewayError("not_found")
-        if head.expect == 2:
+        if endpoint is not None and head.expect == 2:
             raise GatewayError("expectation_failed")
-        for hook in self.on_request:
-            hook(exchange)
-        if self.request_timeout_s:
-            exchange.conn.set_total_deadline(exchange.started_at + self.request_timeout_s)
+        return endpoint
+
+    def _open_other(self, exchange: Exchange, conn: ClientConn, head: RequestHead, endpoint: Endpoint) -> None:
+        """Endpoints whose body is not one JSON document to be read whole."""
         mode = endpoint.mode
-        if mode is Mode.LOCAL:
+        if mode is LOCAL:
             self.locals[endpoint.local](exchange)
-            return
-        conn = exchange.conn
-        if mode is Mode.TUNNEL:
+        elif mode is TUNNEL:
             self.locals["tunnel"](exchange)
-            return
-        if mode is Mode.UPLOAD and not (exchange.is_json() and head.content_length <= self.max_body_bytes):
+        elif not (exchange.is_json() and head.content_length <= self.max_body_bytes):
             self._expect_upload(exchange, head, endpoint)
-        if head.expect and conn.body is not None and not conn.reader.rest:
-            conn.write(CONTINUE)
 
     def _expect_upload(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint) -> None:
         field = None
@@ -189,19 +205,19 @@ class GatewayCore:
         """Answer a request whose head could not be read; its framing is unknown, so the connection ends."""
         self.stats.exchanges_open += 1
         self.stats.exchanges_total += 1
-        exchange = Exchange(self, conn, _NO_HEAD, _UNKNOWN, self._new_id())
+        exchange = Exchange(self, conn, _NO_HEAD, _UNKNOWN, self.request_id(_NO_HEAD))
         conn.sink = exchange
         exchange.fail(error)
 
     def crashed(self, conn: ClientConn, error: BaseException) -> None:
         """A bug: log it, answer 500 where an answer is still possible, close, and live on."""
         exchange = conn.sink
-        self.log.error("internal error", error=repr(error), where=_where(error))
-        if isinstance(exchange, Exchange) and exchange.phase is not Phase.DONE:
+        self.log.error("internal error", error=errors.described(error))
+        if isinstance(exchange, Exchange) and exchange.phase is not DONE:
             try:
-                exchange.abandon("internal", repr(error))
+                exchange.abandon("internal", type(error).__name__)
             except Exception as again:
-                self.log.error("internal error while failing", error=repr(again), where=_where(again))
+                self.log.error("internal error while failing", error=errors.described(again))
                 exchange.on_client_gone("internal error")
         if not conn.closed and conn.sink is not None:
             conn.close(reset=True)
@@ -217,7 +233,7 @@ class GatewayCore:
             self._access.append(
                 (
                     time(),
-                    self._new_id(),
+                    self.request_id(_NO_HEAD),
                     "",
                     ip,
                     b"",
@@ -251,9 +267,10 @@ class GatewayCore:
         facts = exchange.facts
         started = exchange.started_at
         relay = exchange.relay
+        pool = exchange.pool
         access.append(
             (
-                time(),
+                now,
                 exchange.request_id,
                 exchange.key_id,
                 exchange.client_ip,
@@ -261,7 +278,7 @@ class GatewayCore:
                 head.path,
                 exchange.endpoint.label,
                 facts.model if facts is not None else exchange.model,
-                exchange.pool.engine.name if exchange.pool is not None else "",
+                pool.engine.name if pool is not None else "",
                 exchange.status,
                 exchange.bytes_in,
                 exchange.bytes_out,
@@ -284,13 +301,10 @@ class GatewayCore:
             given = own.get(b"x-request-id")
             if given is not None and valid_request_id(given):
                 return given
-        return self._new_id()
-
-    def _new_id(self) -> bytes:
         if self.profile == "rakka":
             return b"req-%d" % time_ns()
-        self._serial += 1
-        return b"%b%08x" % (self._instance, self._serial)
+        self._serial = serial = self._serial + 1
+        return b"%b%08x" % (self._instance, serial)
 
     def date_line(self) -> bytes:
         return b"date: %b\r\n" % http_date(time())
@@ -393,6 +407,7 @@ class GatewayCore:
     def begin_drain(self) -> None:
         """Stop answering "ready"; let live exchanges go on, close idle connections."""
         self.draining = True
+        self.plain_lines_off = True
         self.ready = False
         for conn in list(self.conns):
             conn.close_idle()
@@ -421,16 +436,5 @@ def _hooks(filters: tuple[Filter, ...], name: str) -> tuple[Any, ...]:
     return tuple(getattr(one, name) for one in filters if hasattr(one, name))
 
 
-def _where(error: BaseException) -> str:
-    """The last frames of a traceback, without values."""
-    frames = []
-    traceback = error.__traceback__
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        frames.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{traceback.tb_lineno} {code.co_name}")
-        traceback = traceback.tb_next
-    return " > ".join(frames[-6:])
-
-
-_UNKNOWN: Final = Endpoint("unknown", frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"}), Mode.LOCAL)
+_UNKNOWN: Final = Endpoint("unknown", frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"}), LOCAL)
 _NO_HEAD: Final = RequestHead(b"", b"", b"", b"", 1, b"", b"", -1, False, False, 0, None, None, None)

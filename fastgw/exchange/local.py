@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from fastgw.errors import GatewayError, Source
-from fastgw.exchange.exchange import Exchange, Phase
+from fastgw.exchange.exchange import LOCAL, Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.protocol.openai import models_list
 
@@ -90,7 +90,7 @@ class LocalEndpoints:
 
     def _later(self, exchange: Exchange, answer: Callable[[Exchange], None]) -> None:
         """Answer when the engines' verdicts are fresh; the client may leave meanwhile."""
-        exchange.phase = Phase.LOCAL
+        exchange.phase = LOCAL
 
         async def wait() -> None:
             try:
@@ -99,7 +99,7 @@ class LocalEndpoints:
             except TimeoutError:
                 self._core.log.warning("probes took too long", path=exchange.endpoint.label)
             exchange.local_task = None
-            if exchange.phase is Phase.LOCAL:
+            if exchange.phase is LOCAL:
                 answer(exchange)
 
         exchange.local_task = self._spawn(f"answer {exchange.endpoint.label}", wait())

@@ -14,6 +14,8 @@ import enum
 import re
 from typing import Final, Protocol
 
+import msgspec
+
 from fastgw.accel.chunks import ChunkScanner, FramingError
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.sse import SseScanner
@@ -23,8 +25,25 @@ MORE: Final = 0
 END: Final = 1
 BROKEN: Final = 2
 
+WHOLE_BYTES: Final = 8192  # a JSON answer up to this is decoded for its usage: quicker than a search
 TAIL_BYTES: Final = 2048  # of a JSON answer: `usage` stands at its end
-_USAGE: Final = re.compile(rb'"(prompt|completion|input|output)_tokens"\s*:\s*(\d{1,12})')
+_USAGE: Final = re.compile(rb'"(prompt|completion|input|output)_tokens"\s*:\s*(\d{1,12})').findall
+
+
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int = -1
+    completion_tokens: int = -1
+    input_tokens: int = -1
+    output_tokens: int = -1
+
+
+class _Answer(msgspec.Struct, gc=False):
+    usage: _Usage | None = None
+
+
+_decode_answer: Final = msgspec.json.Decoder(_Answer).decode
 
 
 class Framing(enum.IntEnum):
@@ -34,6 +53,12 @@ class Framing(enum.IntEnum):
     CLOSE = 3
 
 
+NONE: Final = Framing.NONE
+LENGTH: Final = Framing.LENGTH
+CHUNKED: Final = Framing.CHUNKED
+CLOSE: Final = Framing.CLOSE
+
+
 class Writer(Protocol):
     def write(self, data: bytes) -> int: ...
 
@@ -41,12 +66,25 @@ class Writer(Protocol):
 def framing_of(head: ResponseHead, method: bytes) -> Framing:
     """How the engine's message ends (RFC 9112 §6.3)."""
     if method == b"HEAD" or head.status in (204, 304):
-        return Framing.NONE
+        return NONE
     if head.chunked:
-        return Framing.CHUNKED
+        return CHUNKED
     if head.content_length >= 0:
-        return Framing.LENGTH
-    return Framing.CLOSE
+        return LENGTH
+    return CLOSE
+
+
+class _Pocket:
+    """Keeps what is written to it."""
+
+    __slots__ = ("data",)
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: bytes) -> int:
+        self.data += data
+        return 1
 
 
 class Relay:
@@ -58,6 +96,7 @@ class Relay:
         "_left",
         "_tail",
         "_writer",
+        "begun",
         "broken",
         "bytes_out",
         "chunked_out",
@@ -73,15 +112,33 @@ class Relay:
         self._writer = writer
         self._framing = framing
         self._left = length
-        self._chunks = ChunkScanner() if framing is Framing.CHUNKED else None
+        self._chunks = ChunkScanner() if framing is CHUNKED else None
         self._tail: bytes | None = b"" if keep_tail else None
         self.chunked_out = chunked_out
         self.sse = sse
+        self.begun = False  # the answer's head has gone down
         self.bytes_out = 0
         self.ended = False
-        self.reusable = framing is not Framing.CLOSE  # the engine's connection, once the message has ended
+        self.reusable = framing is not CLOSE  # the engine's connection, once the message has ended
         self.broken = ""
         self.written = 1  # what the last write returned
+
+    def start(self, head: bytes, rest: bytes) -> int:
+        """The answer's head, and what came with it, in one write. Where the very first bytes are no body, nothing is
+        written, and ``begun`` stays false: another answer is still possible."""
+        verdict = MORE
+        body = b""
+        if rest or not self._left:
+            writer = self._writer
+            pocket = self._writer = _Pocket()
+            verdict = self.feed(rest)
+            self._writer = writer
+            body = pocket.data
+            if verdict == BROKEN and not body:
+                return BROKEN
+        self.begun = True
+        self.written = self._writer.write(head + body)
+        return verdict
 
     def feed(self, data: bytes) -> int:
         """Forward what came; ``written`` then says how the client took it. Returns MORE, END or BROKEN."""
@@ -93,6 +150,7 @@ class Relay:
             except FramingError as error:
                 self.broken = str(error)
                 self.reusable = False
+                self._pass_on(error.payload)
                 return BROKEN
             same = self.chunked_out and chunks.aligned
             if chunks.done:
@@ -101,7 +159,7 @@ class Relay:
                     # Bytes after the end: nobody asked for them, and nobody will see them.
                     self.reusable = False
                     same = False
-        elif self._framing is Framing.LENGTH:
+        elif self._framing is LENGTH:
             payload = data
             left = self._left - len(data)
             if left <= 0:
@@ -143,12 +201,20 @@ class Relay:
             return END
         return MORE
 
+    def _pass_on(self, payload: bytes) -> None:
+        """The last good bytes before the framing broke: the client gets what the engine said until then."""
+        out = self.sse.feed(payload) if self.sse is not None else payload
+        if out:
+            wire = chunk(out) if self.chunked_out else out
+            self.bytes_out += len(wire)
+            self.written = self._writer.write(wire)
+
     def eof(self, how: str) -> int:
         """The engine closed. END only where that is how its message ends."""
         self.reusable = False
         if self.ended:
             return END
-        if self._framing is not Framing.CLOSE or how != "fin":
+        if self._framing is not CLOSE or how != "fin":
             self.broken = "connection lost" if how != "fin" else "closed before the end of the message"
             return BROKEN
         wire = b""
@@ -167,8 +233,11 @@ class Relay:
     def break_off(self, event: bytes) -> bool:
         """Put the typed error event where a reader of SSE will see it; False where the framing has no room for it."""
         sse = self.sse
-        if sse is None or (self._framing is Framing.LENGTH and not self.chunked_out):
+        if sse is None or (self._framing is LENGTH and not self.chunked_out):
             return False
+        if sse.error and not sse.mid_event:
+            # The engine has said itself what went wrong; one error is enough.
+            return True
         # What was held back never went out, and never will: the client's stream stands where it stood before it. A half
         # event that did go out is closed by a blank line: its reader drops it or errs, but does not glue ours to it.
         out = b"\n\n" + event if sse.mid_event else event
@@ -184,14 +253,24 @@ class Relay:
         return usage_in(self._tail) if self._tail else (-1, -1)
 
 
-def usage_in(tail: bytes) -> tuple[int, int]:
-    """The token counts in the last bytes of a plain JSON answer, found without parsing the whole of it."""
-    at = tail.rfind(b'"usage"')
+def usage_in(body: bytes) -> tuple[int, int]:
+    """(prompt, completion) tokens of a plain JSON answer, or of its last bytes; -1 = not said."""
+    if len(body) <= WHOLE_BYTES:
+        try:
+            usage = _decode_answer(body).usage
+        except (msgspec.DecodeError, RecursionError):
+            usage = None
+        if usage is not None:
+            prompt = usage.prompt_tokens if usage.prompt_tokens >= 0 else usage.input_tokens
+            return prompt, usage.completion_tokens if usage.completion_tokens >= 0 else usage.output_tokens
+    # Only the end of a large answer is looked at, or one whose shape is not the usual.
     prompt = completion = -1
+    at = body.rfind(b'"usage"', -TAIL_BYTES)
     if at >= 0:
-        for name, count in _USAGE.findall(tail, at):
-            if name in (b"prompt", b"input"):
-                prompt = int(count) if prompt < 0 else prompt
-            else:
-                completion = int(count) if completion < 0 else completion
+        for name, count in _USAGE(body, at):
+            if name == b"prompt" or name == b"input":
+                if prompt < 0:
+                    prompt = int(count)
+            elif completion < 0:
+                completion = int(count)
     return prompt, completion

@@ -35,7 +35,8 @@ from fastgw.protocol.http1.server import RequestReader
 from fastgw.stats import Stats
 
 SURPLUS_BYTES: Final = 65536  # pipelined bytes held while an exchange is under way
-DISCARD_BYTES: Final = 262144  # what is read and thrown away to keep a refused request's connection usable
+# What is read and thrown away to keep a refused request's connection usable: about what lingering reads in any case.
+DISCARD_BYTES: Final = 2 << 20
 BODY_PROGRESS_BYTES: Final = 256  # the least that a body must bring within the stall limit
 LINGER_BYTES: Final = 1 << 20
 LINGER_S: Final = 2.0
@@ -51,6 +52,18 @@ class State(enum.IntEnum):
     LINGER = 6
     TUNNEL = 7
     CLOSED = 8
+
+
+# Plain module constants: looking a member up on an Enum class costs 50 ns on CPython 3.11, thirty times a request.
+HEAD: Final = State.HEAD
+OPENING: Final = State.OPENING
+BODY: Final = State.BODY
+BUSY: Final = State.BUSY
+DISCARD: Final = State.DISCARD
+FLUSH: Final = State.FLUSH
+LINGER: Final = State.LINGER
+TUNNEL: Final = State.TUNNEL
+CLOSED: Final = State.CLOSED
 
 
 class Sink(Protocol):
@@ -137,7 +150,7 @@ class ClientConn(RawStream):
         # Constant for a peer whose own word about others is not taken.
         self.forwarded = b"" if trusted else b"x-forwarded-for: %b\r\nx-forwarded-proto: http\r\n" % peer_ip.encode()
         self.reader = RequestReader(limits.head_bytes, limits.header_count)
-        self.state = State.HEAD
+        self.state = HEAD
         self.sink: Sink | None = None
         self.body: LengthBody | ChunkedBody | None = None
         self.surplus = b""
@@ -170,25 +183,25 @@ class ClientConn(RawStream):
         state = self.state
         self._advancing = True
         try:
-            if state is State.HEAD:
+            if state is HEAD:
                 self._take_head(data)
-            elif state is State.BODY:
+            elif state is BODY:
                 self._take_body(data)
-            elif state is State.BUSY or state is State.FLUSH:
+            elif state is BUSY or state is FLUSH:
                 self._take_early(data)
-            elif state is State.TUNNEL:
+            elif state is TUNNEL:
                 assert self.sink is not None
                 self.sink.on_tunnel_data(data)
-            elif state is State.DISCARD:
+            elif state is DISCARD:
                 self._take_discarded(data)
-            elif state is State.LINGER:
+            elif state is LINGER:
                 self._drained_bytes += len(data)
                 if self._drained_bytes > LINGER_BYTES:
                     self.close()
         except Exception as error:
             self.service.crashed(self, error)
         self._advancing = False
-        if self.surplus and self.state is State.HEAD:
+        if self.surplus and self.state is HEAD:
             self._advance()
 
     def _take_head(self, data: bytes) -> None:
@@ -196,7 +209,7 @@ class ClientConn(RawStream):
         try:
             head = reader.feed(data)
         except GatewayError as error:
-            self.state = State.OPENING
+            self.state = OPENING
             self.received_at = monotonic()
             self.service.refuse(self, error)
             return
@@ -208,7 +221,7 @@ class ClientConn(RawStream):
                     self.wheel.arm(self, deadline)
             return
         self.received_at = monotonic()
-        self.state = State.OPENING
+        self.state = OPENING
         self.deadline = NEVER
         length = head.content_length
         rest = reader.rest
@@ -223,8 +236,8 @@ class ClientConn(RawStream):
                     body = rest[:length]
                     self.surplus = rest[length:]
                 self.service.open(self, head)
-                if self.state is State.OPENING:
-                    self.state = State.BUSY
+                if self.state is OPENING:
+                    self.state = BUSY
                     assert self.sink is not None
                     self.sink.on_body(body, True)
                 return
@@ -233,19 +246,19 @@ class ClientConn(RawStream):
             if rest:
                 self.surplus = rest
             self.service.open(self, head)
-            if self.state is State.OPENING:
-                self.state = State.BUSY
+            if self.state is OPENING:
+                self.state = BUSY
                 assert self.sink is not None
                 self.sink.on_body(b"", True)
             return
         self.service.open(self, head)
-        if self.state is State.OPENING:
-            self.state = State.BODY
+        if self.state is OPENING:
+            self.state = BODY
             self._drained_bytes = 0
             self.wheel.arm(self, self.received_at + self.limits.body_s)
             if rest:
                 self._take_body(rest)
-        elif self.state is State.DISCARD and rest:
+        elif self.state is DISCARD and rest:
             self._take_discarded(rest)
 
     def _take_body(self, data: bytes) -> None:
@@ -257,13 +270,13 @@ class ClientConn(RawStream):
             payload = body.feed(data)
         except GatewayError as error:
             self.body = None
-            self.state = State.BUSY
+            self.state = BUSY
             sink.on_request_error(error)
             return
         if body.done:
             self.body = None
             self.surplus = body.rest
-            self.state = State.BUSY
+            self.state = BUSY
             self.deadline = NEVER
             if self.total_deadline != NEVER:
                 self.wheel.arm(self, self.total_deadline)
@@ -312,14 +325,14 @@ class ClientConn(RawStream):
             return
         self._advancing = True
         try:
-            while self.surplus and self.state is State.HEAD and not self.queued_bytes:
+            while self.surplus and self.state is HEAD and not self.queued_bytes:
                 data = self.surplus
                 self.surplus = b""
                 self._take_head(data)
         except Exception as error:
             self.service.crashed(self, error)
         self._advancing = False
-        if len(self.surplus) < SURPLUS_BYTES and self.state is not State.CLOSED:
+        if len(self.surplus) < SURPLUS_BYTES and self.state is not CLOSED:
             self.resume_reading()
 
     def finished(self, keep_alive: bool) -> None:
@@ -336,14 +349,14 @@ class ClientConn(RawStream):
                 self._linger()
                 return
             self._drained_bytes = 0
-            self.state = State.DISCARD
+            self.state = DISCARD
             self.resume_reading()
             self.wheel.arm(self, monotonic() + self.limits.body_s)
             return
         self._rest()
 
     def _rest(self) -> None:
-        self.state = State.HEAD
+        self.state = HEAD
         if self.queued_bytes:
             self.wheel.arm(self, monotonic() + self.limits.write_s)
             return
@@ -373,10 +386,10 @@ class ClientConn(RawStream):
         self.body = None
         self.surplus = b""
         if self.queued_bytes:
-            self.state = State.FLUSH
+            self.state = FLUSH
             self.wheel.arm(self, monotonic() + self.limits.write_s)
             return
-        self.state = State.LINGER
+        self.state = LINGER
         self._drained_bytes = 0
         try:
             self.sock.shutdown(socket.SHUT_WR)
@@ -401,7 +414,7 @@ class ClientConn(RawStream):
     def _close_now(self, *, reset: bool = False) -> None:
         if self.closed:
             return
-        self.state = State.CLOSED
+        self.state = CLOSED
         self.dispose(reset=reset)
         self.body = None
         self.surplus = b""
@@ -410,7 +423,7 @@ class ClientConn(RawStream):
 
     def close_idle(self) -> bool:
         """Close when no request is under way (for the drain); says whether it did."""
-        if self.state is State.HEAD and not self.queued_bytes and not self.reader.partial:
+        if self.state is HEAD and not self.queued_bytes and not self.reader.partial:
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
             self.close()
@@ -426,13 +439,13 @@ class ClientConn(RawStream):
 
     def drained(self) -> None:
         state = self.state
-        if state is State.FLUSH:
+        if state is FLUSH:
             self._linger()
             return
-        if state is State.HEAD:
+        if state is HEAD:
             self._rest()
             return
-        if state is State.BODY:
+        if state is BODY:
             self.wheel.arm(self, monotonic() + self.limits.body_s)
         else:
             self.wheel.arm(self, self.total_deadline)
@@ -456,34 +469,34 @@ class ClientConn(RawStream):
         state = self.state
         sink = self.sink
         try:
-            if self.queued_bytes and state is not State.LINGER:
+            if self.queued_bytes and state is not LINGER:
                 # No progress on the write side: the client does not read.
                 self.sink = None
                 self.close(reset=True)
                 self.stats.stalled += 1
                 if sink is not None:
                     sink.on_client_stalled()
-            elif state is State.HEAD:
+            elif state is HEAD:
                 if self.reader.partial:
-                    self.state = State.OPENING
+                    self.state = OPENING
                     self.received_at = now
                     self.service.refuse(self, GatewayError("request_timeout"))
                 else:
                     self.close()
-            elif state is State.BODY:
+            elif state is BODY:
                 if not self.reading:
                     # We hold the client back ourselves (a slow engine): its silence is not a stall.
                     self.wheel.arm(self, min(now + self.limits.body_s, self.total_deadline))
                     return
                 self.body = None
-                self.state = State.BUSY
+                self.state = BUSY
                 if sink is not None:
                     sink.on_request_error(GatewayError("request_timeout", detail="body stalled"))
-            elif state is State.BUSY and sink is not None:
+            elif state is BUSY and sink is not None:
                 if now >= self.total_deadline:
                     self.total_deadline = NEVER
                     sink.on_total_timeout()
-            elif state is not State.TUNNEL:
+            elif state is not TUNNEL:
                 self.close()
         except Exception as error:
             self.service.crashed(self, error)

@@ -44,6 +44,15 @@ class UpstreamState(enum.IntEnum):
     CLOSED = 5
 
 
+# Plain module constants: looking a member up on an Enum class costs 50 ns on CPython 3.11.
+CONNECTING: Final = UpstreamState.CONNECTING
+IDLE: Final = UpstreamState.IDLE
+HEAD: Final = UpstreamState.HEAD
+BODY: Final = UpstreamState.BODY
+TUNNEL: Final = UpstreamState.TUNNEL
+CLOSED: Final = UpstreamState.CLOSED
+
+
 class Carrier(Protocol):
     """What an exchange (or a probe) is to its engine connection."""
 
@@ -100,7 +109,7 @@ class UpstreamConn(RawStream):
         self.home = home
         self.carrier = carrier
         self.stats = stats
-        self.state = UpstreamState.CONNECTING
+        self.state = CONNECTING
         self.reader = ResponseReader()
         self.interim = 0
         self.requests = 0
@@ -190,7 +199,7 @@ class UpstreamConn(RawStream):
     def begin(self, carrier: Carrier, data: bytes, deadline: float) -> None:
         """Write a whole request (or its first part); the head is due by ``deadline``."""
         self.carrier = carrier
-        self.state = UpstreamState.HEAD
+        self.state = HEAD
         self.requests += 1
         slot = self.wheel_slot
         if slot and slot * TICK_S <= deadline:
@@ -216,9 +225,9 @@ class UpstreamConn(RawStream):
         carrier = self.carrier
         state = self.state
         try:
-            if state is UpstreamState.BODY or state is UpstreamState.TUNNEL:
+            if state is BODY or state is TUNNEL:
                 carrier.on_response_data(data)  # type: ignore[union-attr]
-            elif state is UpstreamState.HEAD:
+            elif state is HEAD:
                 assert carrier is not None
                 try:
                     head = self.reader.feed(data)
@@ -229,7 +238,7 @@ class UpstreamConn(RawStream):
                     carrier.on_response_error(error)
                     return
                 if head is not None:
-                    self.state = UpstreamState.BODY
+                    self.state = BODY
                     carrier.on_response_head(head, self.reader.rest)
             else:
                 # Bytes that nobody asked for (a late 408, garbage): such a connection is of no use.
@@ -255,10 +264,10 @@ class UpstreamConn(RawStream):
 
     def _ended(self, how: str) -> None:
         carrier = self.carrier
-        if self.state is UpstreamState.IDLE or carrier is None:
+        if self.state is IDLE or carrier is None:
             self._idle_gone(by_engine=True)
             return
-        if self.state is UpstreamState.CONNECTING:
+        if self.state is CONNECTING:
             self._dial_failed("connection reset", False)
             return
         self.pause_reading()
@@ -267,13 +276,13 @@ class UpstreamConn(RawStream):
     @property
     def response_begun(self) -> bool:
         """Whether any byte of a response to the current request has arrived."""
-        return self.state is not UpstreamState.HEAD or self.reader.partial or self.interim > 0
+        return self.state is not HEAD or self.reader.partial or self.interim > 0
 
     # --- idleness and the end
     def park(self, now: float, limit_s: float) -> None:
         """Become idle in the pool for at most ``limit_s``."""
         self.carrier = None
-        self.state = UpstreamState.IDLE
+        self.state = IDLE
         self.interim = 0
         self.idle_since = now
         limit_at = now + limit_s
@@ -291,9 +300,9 @@ class UpstreamConn(RawStream):
     def expired(self, now: float) -> None:
         state = self.state
         carrier = self.carrier
-        if state is UpstreamState.CONNECTING:
+        if state is CONNECTING:
             self._dial_failed("connect timeout", True)
-        elif state is UpstreamState.IDLE or carrier is None:
+        elif state is IDLE or carrier is None:
             self._idle_gone(by_engine=False)
         else:
             self._guard(carrier.on_upstream_timeout)
@@ -310,9 +319,9 @@ class UpstreamConn(RawStream):
     def _close_now(self, *, reset: bool = False) -> None:
         if self.closed:
             return
-        if self.state is UpstreamState.CONNECTING:
+        if self.state is CONNECTING:
             self.loop.remove_writer(self.fd)
-        self.state = UpstreamState.CLOSED
+        self.state = CLOSED
         self.dispose(reset=reset)
         self.carrier = None
         self.stats.upstream_open -= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastgw.config import Config
 from fastgw.errors import GatewayError
-from fastgw.exchange.endpoints import Mode
+from fastgw.exchange.endpoints import JSON
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import Filter
 
@@ -26,7 +26,7 @@ class BodyLimit(Filter):
         head = exchange.head
         length = head.content_length
         mode = exchange.endpoint.mode
-        if mode is Mode.JSON:
+        if mode is JSON:
             if length > self._body_bytes:
                 raise GatewayError("body_too_large", detail=f"content-length {length}")
             content_type = head.content_type

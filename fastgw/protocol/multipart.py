@@ -62,7 +62,7 @@ class ModelField:
     it to each engine which one counts, so it is refused.
     """
 
-    __slots__ = ("_buffer", "_delimiter", "_field", "_first", "_parts", "_state", "_value", "done", "model", "stream")
+    __slots__ = ("_buffer", "_delimiter", "_field", "_first", "_parts", "_preamble", "_state", "_value", "done", "model", "stream")
 
     def __init__(self, content_type: bytes) -> None:
         self._delimiter = b"\r\n--" + boundary_of(content_type)
@@ -71,6 +71,7 @@ class ModelField:
         self._state = _BODY
         self._first = True
         self._parts = 0
+        self._preamble = 0
         self._field: str | None = None
         self._value = bytearray()
         self.model: str | None = None
@@ -178,7 +179,8 @@ class ModelField:
 
     def _take(self, buffer: bytearray, size: int) -> None:
         if self._parts == 0:
-            if size > MAX_PREAMBLE_BYTES:
+            self._preamble += size
+            if self._preamble > MAX_PREAMBLE_BYTES:
                 raise _invalid("The multipart body does not begin with its boundary.")
             return
         if self._field is not None:

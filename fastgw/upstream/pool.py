@@ -15,7 +15,7 @@ import asyncio
 from time import monotonic
 from typing import Final
 
-from fastgw.errors import GatewayError, Source
+from fastgw.errors import GatewayError, Source, described
 from fastgw.net.timers import TimerWheel
 from fastgw.net.upstream_conn import Carrier, UpstreamConn
 from fastgw.stats import EventLog, Stats
@@ -119,6 +119,8 @@ class Pool:
         if self._closed or len(self.idle) >= self.max_idle or max_requests == 0 or self.idle_limit_s <= 0:
             conn.close()
             return
+        if not conn.reading:
+            conn.resume_reading()
         conn.park(now, self.idle_limit_s)
         self.idle.append(conn)
 
@@ -150,7 +152,7 @@ class Pool:
         self._warming -= 1
 
     def crashed(self, error: BaseException) -> None:
-        self._log.error("engine connection failed inside fastgw", engine=self.engine.name, error=repr(error))
+        self._log.error("engine connection failed inside fastgw", engine=self.engine.name, error=described(error))
 
     # --- warmth
     def keep_warm(self) -> None:

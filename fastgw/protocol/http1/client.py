@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 import httptools
 
 from fastgw.accel import heads
-from fastgw.accel.heads import ResponseHead, scan_response
+from fastgw.accel.heads import LAST_HEAD_BYTES, MAX_STRANGERS, ResponseHead, around_length, scan_response
 from fastgw.errors import GatewayError, Source
 
 _FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)").fullmatch
@@ -136,9 +136,11 @@ class ResponseReader:
     After a head was returned, ``rest`` holds the bytes that followed it. Interim (1xx) heads come out like any other.
     """
 
-    __slots__ = ("_buffer", "_checked", "_max_fields", "_max_head_bytes", "rest")
+    __slots__ = ("_buffer", "_checked", "_last", "_max_fields", "_max_head_bytes", "_strangers", "rest")
 
     def __init__(self, max_head_bytes: int = 65536, max_fields: int = 200) -> None:
+        self._last: tuple[bytes, bytes, ResponseHead] | None = None
+        self._strangers = 0
         self._max_head_bytes = max_head_bytes
         self._max_fields = max_fields
         self._buffer = bytearray()
@@ -161,12 +163,28 @@ class ResponseReader:
         :raises GatewayError: ``bad_gateway``, as soon as it is certain.
         """
         if not self._buffer:
+            last = self._last
+            if last is not None and data.startswith(last[0]):
+                # An engine says the same within a second, but for the length of what it says.
+                prefix, suffix, again = last
+                at = len(prefix)
+                end = data.find(b"\r", at, at + 19)
+                digits = data[at:end]
+                if digits.isdigit() and data.startswith(suffix, end):
+                    again.content_length = int(digits)
+                    self.rest = data[end + len(suffix) :]
+                    self._strangers = 0
+                    return again
             end = data.find(b"\r\n\r\n")
             if 0 < end <= self._max_head_bytes - 4:
                 head = data[:end]
                 found = scan_response(head)
                 if found is not None and head.count(b"\r\n") <= self._max_fields:
                     self.rest = data[end + 4 :]
+                    if found.content_length >= 0 and end <= LAST_HEAD_BYTES and self._strangers < MAX_STRANGERS:
+                        self._strangers += 1
+                        parts = around_length(data[: end + 4])
+                        self._last = (*parts, found) if parts is not None else None
                     return found
         return self._collect(data)
 

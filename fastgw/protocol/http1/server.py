@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 import httptools
 
 from fastgw.accel import heads
-from fastgw.accel.heads import RequestHead, scan_request
+from fastgw.accel.heads import LAST_HEAD_BYTES, MAX_STRANGERS, RequestHead, around_length, scan_request
 from fastgw.errors import GatewayError
 from fastgw.protocol.headers import is_framing_twin, is_owned_twin
 
@@ -167,10 +167,12 @@ def parse_request(head: bytes, max_fields: int = 100) -> RequestHead:
         own[b"connection"] = b", ".join(options)
     if own.get(b"upgrade", b"").lower() == b"websocket" and (length > 0 or chunked):
         _bad("An upgrade cannot carry a body.")
+    traces = [value for name, value in fields if name == b"traceparent"]
+    unsent = nominated if len(traces) == 1 and heads.valid_trace(traces[0]) else nominated | {b"traceparent"}
     path, _, query = target.partition(b"?")
     return RequestHead(
         method=method, target=target, path=path, query=query, minor=minor, host=host,
-        forward=_forward(lines, fields, nominated), content_length=length, chunked=chunked,
+        forward=_forward(lines, fields, unsent), content_length=length, chunked=chunked,
         keep_alive=b"close" not in nominated and (minor == 1 or b"keep-alive" in nominated),
         expect=_expectation(expectations, minor), credential=_credential(keys),
         content_type=content_type, own=own or None,
@@ -218,11 +220,11 @@ def _credential(keys: dict[bytes, list[bytes]]) -> bytes | None:
     return token
 
 
-def _forward(lines: list[bytes], fields: list[tuple[bytes, bytes]], nominated: set[bytes]) -> bytes:
+def _forward(lines: list[bytes], fields: list[tuple[bytes, bytes]], unsent: set[bytes]) -> bytes:
     out = []
     for line, (name, _) in zip(lines, fields, strict=True):
         kind = heads.request_field(name)
-        if kind not in (heads.KEEP, heads.NOTED, heads.CONTENT_TYPE) or name in nominated:
+        if kind not in (heads.KEEP, heads.NOTED, heads.CONTENT_TYPE, heads.TRACE) or name in unsent:
             continue
         if b"_" in name and is_owned_twin(name):
             continue
@@ -234,12 +236,18 @@ class RequestReader:
     """Collects a request head from whatever pieces it comes in, and judges it. One per connection, used again and again.
 
     After a head was returned, ``rest`` holds the bytes that followed it, and the reader is ready for the next request.
+    The head returned last is returned again, with another length, when the same bytes come again: whoever needs it longer
+    than its own request copies it.
     After an error it is of no further use: nothing says where the next message would begin.
     """
 
-    __slots__ = ("_buffer", "_checked", "_empty_lines", "_few_bytes", "_max_fields", "_max_head_bytes", "rest")
+    __slots__ = (
+        "_buffer", "_checked", "_empty_lines", "_few_bytes", "_last", "_max_fields", "_max_head_bytes", "_strangers", "rest",
+    )  # fmt: skip
 
     def __init__(self, max_head_bytes: int = 32768, max_fields: int = 100) -> None:
+        self._last: tuple[bytes, bytes, RequestHead] | None = None
+        self._strangers = 0
         self._max_head_bytes = max_head_bytes
         self._max_fields = max_fields
         self._few_bytes = 4 * max_fields
@@ -264,6 +272,19 @@ class RequestReader:
         :raises GatewayError: as :func:`parse_request`, and ``head_too_large``; as soon as it is certain.
         """
         if not self._buffer:
+            last = self._last
+            if last is not None and data.startswith(last[0]):
+                # A client that keeps its connection says the same again, but for the length of what it says.
+                prefix, suffix, again = last
+                at = len(prefix)
+                end = data.find(b"\r", at, at + 19)
+                digits = data[at:end]
+                if digits.isdigit() and data.startswith(suffix, end):
+                    again.content_length = int(digits)
+                    self.rest = data[end + len(suffix) :]
+                    self._strangers = 0
+                    self._empty_lines = 0
+                    return again
             end = data.find(b"\r\n\r\n")
             if 0 < end <= self._max_head_bytes - 4:
                 head = data[:end]
@@ -272,32 +293,25 @@ class RequestReader:
                 if found is not None and (end < self._few_bytes or head.count(b"\r\n") <= self._max_fields):
                     self.rest = data[end + 4 :]
                     self._empty_lines = 0
+                    if found.content_length >= 0 and end <= LAST_HEAD_BYTES and self._strangers < MAX_STRANGERS:
+                        self._strangers += 1
+                        parts = around_length(data[: end + 4])
+                        self._last = (*parts, found) if parts is not None else None
                     return found
         return self._collect(data)
 
     def _collect(self, data: bytes) -> RequestHead | None:
         buffer = self._buffer
         self.rest = b""
-        pos = 0
-        # A robust server skips an empty line before a request (RFC 9112 §2.2); two are enough.
-        while self._empty_lines < 2:
-            start = bytes(buffer) + data[pos : pos + 2] if len(buffer) < 2 else b"."
-            if start[:2] == b"\r\n":
-                pos += 2 - len(buffer)
-                buffer.clear()
-                self._empty_lines += 1
-            elif start == b"\r" or not start:
-                buffer += data[pos : pos + 1]
-                return None
-            else:
-                break
+        pos = self._skip_empty_lines(data)
+        if pos == len(data):
+            return None
         room = self._max_head_bytes - len(buffer)
-        taken = data[pos : pos + room]
-        buffer += taken
+        buffer += data[pos : pos + room]
         end = buffer.find(b"\r\n\r\n", max(0, self._checked - 3))
         self._reject_early(end + 4 if end >= 0 else len(buffer))
         if end < 0:
-            if len(data) - pos > room or (len(data) - pos == room and len(buffer) >= self._max_head_bytes):
+            if len(buffer) >= self._max_head_bytes:
                 raise GatewayError("head_too_large")
             return None
         head = bytes(buffer[:end])
@@ -310,6 +324,23 @@ class RequestReader:
             if found is not None:
                 return found
         return parse_request(head, self._max_fields)
+
+    def _skip_empty_lines(self, data: bytes) -> int:
+        """Where the head begins: a robust server skips an empty line before it (RFC 9112 §2.2); two are enough."""
+        buffer = self._buffer
+        pos = 0
+        while self._empty_lines < 2 and len(buffer) < 2:
+            start = bytes(buffer) + data[pos : pos + 2]
+            if start[:2] == b"\r\n":
+                pos += 2 - len(buffer)
+                buffer.clear()
+                self._empty_lines += 1
+            elif start == b"\r":
+                buffer += data[pos:]
+                return len(data)
+            else:
+                break
+        return pos
 
     def _reject_early(self, end: int) -> None:
         """Refuse what can never become a head, without waiting for its end."""

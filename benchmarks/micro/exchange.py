@@ -1,0 +1,98 @@
+"""What one plain request costs in Python alone: the real classes, with sockets that answer from memory.
+
+    python -m benchmarks.micro.exchange [requests]
+
+Prints microseconds per request without any system call or poller, so that a change to the hot path shows at once; the
+wire benchmark then says what it is worth beside nginx.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import statistics
+import sys
+from time import perf_counter
+from typing import Any
+
+from fastgw.config import Config, EngineConfig
+from fastgw.exchange.gateway import GatewayCore
+from fastgw.net.client_conn import ClientConn, ConnLimits
+from fastgw.net.timers import TimerWheel
+from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.policy import build
+from fastgw.policy.routing import STRATEGIES
+from fastgw.stats import NullLog, Stats
+from fastgw.upstream.health import Health
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.table import UpstreamTable
+from fastgw.upstream.target import Engine
+
+BODY = (
+    b'{"model":"m","messages":[{"role":"user","content":"Hello "}],"max_tokens":64,"temperature":0.7,"stream":false}'
+)
+REQUEST = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAuthorization: Bearer sk-test\r\n"
+    b"Content-Type: application/json\r\nAccept: application/json\r\nUser-Agent: OpenAI/Python 1.99.0\r\n"
+    b"X-Stainless-Lang: python\r\nX-Stainless-Package-Version: 1.99.0\r\nX-Stainless-Runtime: CPython\r\n"
+    b"Content-Length: %d\r\n\r\n" % len(BODY)
+) + BODY
+ANSWER_BODY = (
+    b'{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m","choices":[{"index":0,"message":'
+    b'{"role":"assistant","content":"xxxxxxxxxxxxxxxxxxxxxxxx"},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,'
+    b'"completion_tokens":16,"total_tokens":23}}'
+)
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: engine\r\n"
+    b"date: Fri, 20 Nov 2026 10:00:00 GMT\r\ncontent-length: %d\r\n\r\n" % len(ANSWER_BODY)
+) + ANSWER_BODY
+
+
+async def measure(requests: int, *, keys: bool = True) -> float:
+    """Microseconds per request, the median of seven runs."""
+    loop = asyncio.get_running_loop()
+    config = Config(engines=[EngineConfig(url="http://127.0.0.1:9", warm_connections=0)], api_keys=["sk-test"] if keys else [])
+    stats, log, records = Stats(), NullLog(), []  # type: Stats, NullLog, list[Any]
+    wheel = TimerWheel(loop)
+    pools = [Pool(Engine(one), loop, wheel, stats, log, 1.0, 8) for one in config.engines]
+    core = GatewayCore(
+        config, stats=stats, log=log, access=records, filters=build(config), strategy=STRATEGIES["round_robin"](),
+        health=Health(pools, config, log, lambda: None), table=UpstreamTable(pools), instance=b"00000000",
+    )  # fmt: skip
+    limits = ConnLimits(head_bytes=32768, header_count=100, head_s=10.0, idle_s=75.0, body_s=30.0, write_s=60.0)
+    near, far = socket.socketpair()
+    up_near, up_far = socket.socketpair()
+    client = ClientConn(loop, near, wheel, core, limits, stats, "127.0.0.1", False)
+    pools[0].open += 1
+    upstream = UpstreamConn(loop, up_near, wheel, pools[0], None, stats)
+    pools[0].release(upstream, perf_counter(), -1.0, -1)
+    client.recv = lambda size: REQUEST
+    upstream.recv = lambda size: ANSWER
+    client.send = upstream.send = len
+    client.pause_reading()
+    upstream.pause_reading()
+    runs = []
+    for _ in range(7):
+        records.clear()
+        begun = perf_counter()
+        for _ in range(requests):
+            client._readable()
+            upstream._readable()
+        runs.append((perf_counter() - begun) / requests * 1e6)
+        assert len(records) == requests
+        assert records[-1][9] == 200
+    client.close()
+    upstream.close()
+    wheel.close()
+    far.close()
+    up_far.close()
+    return statistics.median(runs)
+
+
+def main() -> None:
+    requests = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    print(f"plain request, Python only: {asyncio.run(measure(requests)):.2f} µs")
+
+
+if __name__ == "__main__":
+    main()

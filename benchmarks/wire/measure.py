@@ -1,0 +1,162 @@
+"""One proxy, one round: started afresh, timed, loaded, weighed, stopped.
+
+Owns: the order of the phases and what is divided by what. Must never report a figure from answers that were not checked:
+``bad`` counts them all, and a phase without one good answer ends the round.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.wire import process, tools
+from benchmarks.wire.proxies import KEY, Command, Place, Proxy
+
+Figures = dict[str, float]
+
+_BODY = b'{"model":"m","messages":[{"role":"user","content":"ready?"}]}'
+_POLL_S = 0.001
+_SETTLE_S = 1.0  # what a proxy still loads after its first answer is part of its idle memory
+_WARM_S = 0.5
+
+
+class Failed(Exception):
+    """The proxy did not start, or gave not one good answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    seconds: float
+    connections: int
+    cores: process.Cores
+    engine_port: int
+
+
+def free_port() -> int:
+    """A port that nothing listened on a moment ago: the peers' configurations cannot say 'any'."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def _answers(port: int, deadline: float) -> bool:
+    """Whether one plain request is served, whole, with 200. A refused connection says no at once."""
+    request = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(_BODY)}\r\nConnection: close\r\n\r\n"
+    )
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=max(0.001, deadline - time.monotonic())) as s:
+            s.sendall(request.encode() + _BODY)
+            answer = b""
+            # The answer's own end, not the connection's: a proxy that closes late has served all the same.
+            while not answer.endswith((b"}", b"0\r\n\r\n")) and (part := s.recv(65536)):
+                answer += part
+    except OSError:
+        return False
+    return answer.startswith(b"HTTP/1.1 200") and b'"finish_reason"' in answer and b'"usage"' in answer
+
+
+def _start(proxy: Proxy, command: Command, place: Place, cores: frozenset[int]) -> tuple[subprocess.Popen[bytes], float]:
+    """The running proxy, and the seconds from exec to its first served request."""
+    log = place.folder / "output"
+    begun = time.monotonic()
+    child = process.spawn(command.argv, cores=cores, cwd=place.folder, env=command.env, log=None if command.quiet else log)
+    deadline = begun + proxy.start_deadline_s
+    try:
+        while not _answers(place.port, deadline):
+            code = child.poll()
+            if code is None and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+                continue
+            why = f"exited with {code}" if code is not None else f"served nothing within {proxy.start_deadline_s:g} s"
+            raise Failed(f"{proxy.name} {why}: {process.tail(log) or _what_it_says(command, place)}")
+        return child, time.monotonic() - begun
+    except BaseException:
+        process.stop(child)
+        raise
+
+
+def _what_it_says(command: Command, place: Place) -> str:
+    """Start a proxy that failed in silence once more, to hear why."""
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    try:
+        done = subprocess.run(command.argv, cwd=place.folder, env=command.env, stdout=pipe, stderr=both, timeout=2, check=False)
+        said = done.stdout
+    except subprocess.TimeoutExpired as ended:
+        said = ended.stdout or b""
+    except OSError as error:
+        return str(error)
+    return " | ".join(said.decode(errors="replace").strip().splitlines()[-5:]) or "it printed nothing"
+
+
+def _check(result: dict[str, Any], phase: str, figures: Figures) -> None:
+    wrong = int(result["bad"]) + int(result["stuck"])
+    first = result["first_bad"] or "silence"
+    figures["bad"] += wrong
+    if wrong:
+        process.say(f"    {phase}: {result['bad']} bad answers, {result['stuck']} stuck; the first: {first}")
+    if not result["requests_total"] and not result["events_total"]:
+        raise Failed(f"not one good answer ({phase}): {first}")
+
+
+def _percentiles(figures: Figures, name: str, histogram: dict[str, float]) -> None:
+    # A run too short to see one whole answer after its warm-up has nothing to say here.
+    for p in ("p50", "p99"):
+        figures[f"{name}_{p}_us"] = histogram[p] if histogram["n"] else math.nan
+
+
+def _load(port: int, pid: int | None, plan: Plan) -> Figures:
+    """The three phases; with a ``pid``, its tree's CPU time around the first and the last."""
+    figures: Figures = {"bad": 0}
+    core = plan.cores.load
+    _check(tools.load(port, cores=core, seconds=_WARM_S, connections=plan.connections), "warm-up", figures)
+
+    before = process.cpu_s(pid) if pid else 0.0
+    plain = tools.load(port, cores=core, seconds=plan.seconds, connections=plan.connections)
+    used = process.cpu_s(pid) - before if pid else 0.0
+    _check(plain, "plain", figures)
+    if pid:
+        figures["cpu_plain_us"] = used / plain["requests_total"] * 1e6
+    figures["rps"] = plain["rps"]
+
+    one = tools.load(port, cores=core, seconds=max(0.5, plan.seconds / 2), connections=1)
+    _check(one, "one connection", figures)
+    _percentiles(figures, "one", one["latency_us"])
+
+    before = process.cpu_s(pid) if pid else 0.0
+    stream = tools.load(port, cores=core, seconds=plan.seconds, connections=plan.connections, stream=True)
+    used = process.cpu_s(pid) - before if pid else 0.0
+    _check(stream, "stream", figures)
+    if pid:
+        figures["cpu_event_us"] = used / stream["events_total"] * 1e6
+    figures["events_per_s"] = stream["events_per_s"]
+    _percentiles(figures, "ttft", stream["ttft_us"])
+    _percentiles(figures, "event", stream["event_us"])
+    return figures
+
+
+def measure(proxy: Proxy, plan: Plan) -> Figures:
+    """One round of one proxy. Raises `Failed` when it does not start, dies, or gives not one good answer."""
+    if proxy.name == "direct":
+        return _load(plan.engine_port, None, plan)
+    with tempfile.TemporaryDirectory(prefix=f"wire-{proxy.name}-") as folder:
+        place = Place(Path(folder), free_port(), plan.engine_port)
+        child, start_s = _start(proxy, proxy.command(place), place, plan.cores.proxy)
+        try:
+            time.sleep(_SETTLE_S)
+            idle = process.rss_bytes(child.pid)
+            figures = _load(place.port, child.pid, plan)
+            if child.poll() is not None:
+                raise Failed(f"{proxy.name} exited with {child.returncode} under load: {process.tail(place.folder / 'output')}")
+            loaded = process.rss_bytes(child.pid)
+        finally:
+            process.stop(child)
+    return figures | {"start_ms": start_s * 1000, "rss_idle_mb": idle / 1e6, "rss_loaded_mb": loaded / 1e6}

@@ -1,0 +1,177 @@
+"""The proxies that are compared. One more peer is one more class here, and its name in ``ALL``.
+
+Owns: how each is found, configured and started, with what a careful operator would set: keep-alive to the engine, no
+buffering of answers, one worker. Must never give one of them an advantage: each gets the same core and the same engine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+KEY = "sk-test"
+"""The API key that the load generator sends; a proxy that checks keys is told to take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a proxy is to run: an empty folder of its own, the port to listen on, the engine's port."""
+
+    folder: Path
+    port: int
+    engine_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to start. ``quiet``: output goes to /dev/null, for a proxy that writes a line per request."""
+
+    argv: list[str]
+    env: dict[str, str] | None = None
+    quiet: bool = False
+
+
+class Proxy:
+    """A peer. ``command`` writes the configuration that it needs into the place's folder and says what to start."""
+
+    name = ""
+    start_deadline_s = 20.0
+
+    def missing(self) -> str | None:
+        """Why it cannot run here, or None."""
+        return None
+
+    def version(self) -> str:
+        return ""
+
+    def command(self, place: Place) -> Command:
+        raise NotImplementedError
+
+
+def _find(program: str) -> str | None:
+    """Servers live in sbin, which is often not on a user's PATH."""
+    return shutil.which(program) or shutil.which(program, path="/usr/local/sbin:/usr/sbin:/sbin")
+
+
+def _first_line(argv: list[str], env: dict[str, str] | None = None) -> str:
+    try:
+        pipe, both = subprocess.PIPE, subprocess.STDOUT
+        done = subprocess.run(argv, stdout=pipe, stderr=both, text=True, timeout=20, env=env, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip().partition("\n")[0]
+
+
+class Direct(Proxy):
+    """No proxy: the load generator speaks to the engine. What the others add is counted from here."""
+
+    name = "direct"
+
+
+@dataclass
+class Fastgw(Proxy):
+    """This checkout: keys checked, an access record per request written to standard error."""
+
+    name: str = "fastgw"
+    arguments: list[str] = field(default_factory=list)
+
+    def missing(self) -> str | None:
+        return None if (ROOT / "fastgw" / "__main__.py").exists() else "this checkout has no fastgw/__main__.py"
+
+    def _environment(self) -> dict[str, str]:
+        # Nothing of the operator's own settings: the run is the same wherever it is made.
+        kept = {k: os.environ[k] for k in ("PATH", "HOME", "LANG", "FASTGW_NATIVE") if k in os.environ}
+        return kept | {"PYTHONPATH": str(ROOT), "GATEWAY_API_KEYS": KEY}
+
+    def version(self) -> str:
+        return _first_line([sys.executable, "-m", "fastgw", "version"], self._environment())
+
+    def command(self, place: Place) -> Command:
+        engine = f"http://127.0.0.1:{place.engine_port}"
+        argv = [sys.executable, "-m", "fastgw", "serve", "--engine", engine, "--port", str(place.port), *self.arguments]
+        return Command(argv, self._environment(), quiet=True)
+
+
+class Nginx(Proxy):
+    name = "nginx"
+
+    def missing(self) -> str | None:
+        return None if _find("nginx") else "nginx is not installed"
+
+    def version(self) -> str:
+        return _first_line([_find("nginx") or "nginx", "-v"]).removeprefix("nginx version: ")
+
+    def command(self, place: Place) -> Command:
+        here = place.folder
+        # As root, nginx hands its workers to another user, who must reach the temporary paths too.
+        here.chmod(0o755)
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        temporary = "".join(f"  {kind}_temp_path {here}/{kind};\n" for kind in kinds)
+        config = here / "nginx.conf"
+        config.write_text(f"""\
+daemon off;
+worker_processes 1;
+pid {here}/pid;
+error_log stderr error;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off;
+  keepalive_requests 100000000;
+{temporary}\
+  upstream engine {{
+    server 127.0.0.1:{place.engine_port};
+    keepalive 128;
+    keepalive_requests 100000000;
+  }}
+  server {{
+    listen 127.0.0.1:{place.port} backlog=4096;
+    location / {{
+      proxy_pass http://engine;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_buffering off;
+    }}
+  }}
+}}
+""")
+        return Command([_find("nginx") or "nginx", "-e", "stderr", "-p", str(here), "-c", str(config)])
+
+
+class Haproxy(Proxy):
+    name = "haproxy"
+
+    def missing(self) -> str | None:
+        return None if _find("haproxy") else "haproxy is not installed"
+
+    def version(self) -> str:
+        words = _first_line([_find("haproxy") or "haproxy", "-v"]).split()
+        return "haproxy/" + words[2] if len(words) > 2 else ""
+
+    def command(self, place: Place) -> Command:
+        config = place.folder / "haproxy.cfg"
+        config.write_text(f"""\
+global
+  nbthread 1
+  maxconn 8192
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 75s
+  timeout server 600s
+  http-reuse always
+  option http-no-delay
+frontend gateway
+  bind 127.0.0.1:{place.port} backlog 4096
+  default_backend engine
+backend engine
+  server engine 127.0.0.1:{place.engine_port}
+""")
+        return Command([_find("haproxy") or "haproxy", "-db", "-q", "-f", str(config)])
+
+
+ALL: list[Proxy] = [Direct(), Fastgw(), Nginx(), Haproxy()]

@@ -1,0 +1,86 @@
+"""The engine and the load generator, in C: compiled when their source is newer, started, and read.
+
+Owns: ``benchmarks/bin``. Both tools must stay faster than what they measure; what they do is said at the head of their
+sources.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.wire.process import on
+
+SOURCES = Path(__file__).parent / "tools"
+BIN = Path(__file__).parents[1] / "bin"
+
+EVENTS = 32
+"""Content events per stream; the engine adds a usage event and [DONE]."""
+INTERVAL_MS = 20
+"""Between the events of one stream: 50 tokens a second, a usual pace of a busy engine."""
+STREAM_MS = EVENTS * INTERVAL_MS
+EXPECTED_EVENTS = EVENTS + 1  # and `[DONE]`
+
+
+class NoCompiler(Exception):
+    """There is no C compiler, or it could not build a tool."""
+
+
+def _compiler() -> list[str]:
+    if chosen := shlex.split(os.environ.get("CC", "")):
+        if shutil.which(chosen[0]):
+            return chosen
+        raise NoCompiler(f"CC names {chosen[0]!r}, which is not there")
+    for name in ("cc", "gcc", "clang"):
+        if found := shutil.which(name):
+            return [found]
+    raise NoCompiler("the wire benchmark needs a C compiler: install cc, gcc or clang, or name one in CC")
+
+
+def build(name: str) -> Path:
+    """The path of the tool's binary, compiled if need be. Safe beside another run: the binary appears whole."""
+    source, target = SOURCES / f"{name}.c", BIN / name
+    compiler = _compiler()
+    if target.exists() and target.stat().st_mtime > source.stat().st_mtime:
+        return target
+    BIN.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BIN) as place:
+        fresh = Path(place) / name
+        done = subprocess.run([*compiler, "-O2", "-o", str(fresh), str(source)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NoCompiler(f"{compiler[0]} could not compile {source.name}: {done.stderr.strip()[-400:]}")
+        fresh.replace(target)
+    return target
+
+
+@contextmanager
+def engine(cores: frozenset[int]) -> Iterator[int]:
+    """A running engine; gives its port."""
+    argv = [str(build("mockengine")), "--events", str(EVENTS), "--interval-us", str(INTERVAL_MS * 1000)]
+    with on(cores):
+        child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None
+        yield int(json.loads(child.stdout.readline())["listening"])
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def load(port: int, *, cores: frozenset[int], seconds: float, connections: int, stream: bool = False) -> dict[str, Any]:
+    """One run of the load generator; its JSON, as ``loadgen.c`` explains it."""
+    argv = [str(build("loadgen")), "--port", str(port), "--seconds", str(seconds), "--connections", str(connections)]
+    if stream:
+        argv += ["--stream", "--expect-events", str(EXPECTED_EVENTS), "--spread-ms", str(STREAM_MS)]
+    with on(cores):
+        done = subprocess.run(argv, stdout=subprocess.PIPE, timeout=seconds + 30, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer

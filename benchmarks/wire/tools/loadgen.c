@@ -1,0 +1,404 @@
+// loadgen: closed-loop HTTP/1.1 load on an OpenAI-shaped endpoint. One thread, epoll, loopback only, one JSON line out.
+//
+//   loadgen --port N [--connections 64] [--seconds 4] [--stream] [--expect-events N] [--spread-ms N]
+//           [--path /v1/chat/completions] [--key sk-test] [--body-bytes N] [--close]
+//
+// Each connection sends its next request when it has read the whole answer to the last. Times are in microseconds:
+//   latency_us  from the request's first byte to the answer's last
+//   ttft_us     from the request's first byte to the first SSE event
+//   event_us    one-way, of each event that carries "ts":CLOCK_MONOTONIC ns of its sender
+// The first tenth of the run (with --spread-ms up to a quarter) warms up and is left out of these and of the rates; the
+// *_total counters hold the whole run, which is what a CPU time taken around it has to be divided by.
+// --spread-ms starts the connections at evenly scattered moments: streams that all began together would beat in step,
+// and every latency would measure the queue of 64 events that are due in the same instant.
+// Every answer is checked: status 200, whole by its own framing, nothing after it; of a stream also [DONE] as its last
+// event and the expected number of events; of a plain answer, a body that ends as JSON does. `bad` counts the others,
+// `first_bad` says what was wrong with the first, `stuck` counts the requests that met 2 s of silence at the end.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <getopt.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HEAD_BYTES 16384
+#define LINE_BYTES 8192
+#define SILENCE_NS 2000000000ull
+#define BAD_ENOUGH 10000  // a proxy that refuses everything would otherwise be hammered for the whole run
+
+enum state { WAITING, SENDING, HEAD, BODY };
+enum framing { LENGTH, SIZE_LINE, CHUNK, CHUNK_END, TRAILERS };
+
+typedef struct {
+  int fd, ok, closing, first_seen, done_seen, events;
+  enum state state;
+  enum framing framing;
+  size_t sent, head_len, line_len;
+  long left;  // bytes still to come: of the body (LENGTH) or of the chunk
+  char last;
+  uint64_t begin_ns, start_ns, heard_ns;
+  char head[HEAD_BYTES], line[LINE_BYTES];  // line: an unfinished SSE line, chunk-size line or trailer
+} conn;
+
+// A log-linear histogram of ns: 128 buckets per power of two, so 0.8 % wide.
+typedef struct {
+  uint64_t bucket[64 * 128], n, max;
+} histogram;
+static histogram latency, ttft, oneway;
+
+static void record(histogram *h, uint64_t v) {
+  int e = 63 - __builtin_clzll(v | 128), s = (int)((v >> (e - 7)) & 127);
+  h->bucket[e * 128 + s]++;
+  h->n++;
+  if (v > h->max) h->max = v;
+}
+static double quantile_us(const histogram *h, double p) {
+  uint64_t want = (uint64_t)(p * (double)h->n), seen = 0;
+  for (int i = 0; h->n && i < 64 * 128; i++) {
+    seen += h->bucket[i];
+    if (seen > want) return ((double)(1ull << (i / 128)) + ((double)(i % 128) + 0.5) * (double)(1ull << (i / 128)) / 128) / 1000;
+  }
+  return (double)h->max / 1000;
+}
+static void print_histogram(const char *name, const histogram *h) {
+  printf(",\"%s\":{\"n\":%llu,\"p50\":%.1f,\"p90\":%.1f,\"p99\":%.1f,\"p999\":%.1f,\"max\":%.1f}", name, (unsigned long long)h->n,
+         quantile_us(h, .5), quantile_us(h, .9), quantile_us(h, .99), quantile_us(h, .999), (double)h->max / 1000);
+}
+
+static uint64_t requests, requests_total, streamed, streamed_total, bytes, bad, reconnects;
+static char first_bad[160], *request;
+static size_t request_len;
+static int ep, port, stream, closing, expect_events, connections = 64, body_bytes;
+static double seconds = 4, spread_ms;
+static const char *path = "/v1/chat/completions", *key = "sk-test";
+
+static uint64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static void wrong(conn *c, const char *what) {
+  c->ok = 0;
+  if (*first_bad) return;
+  snprintf(first_bad, sizeof first_bad, "%s", what);
+  for (char *p = first_bad; *p; p++)  // it is printed inside a JSON string
+    if (*p < ' ' || *p > '~' || *p == '"' || *p == '\\') *p = '?';
+}
+
+static void watch(conn *c, int op, uint32_t what) {
+  struct epoll_event e = {.events = what, .data.ptr = c};
+  epoll_ctl(ep, op, c->fd, &e);
+}
+
+static void dial(conn *c) {
+  int one = 1;
+  struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (connect(c->fd, (void *)&a, sizeof a) && errno != EINPROGRESS) wrong(c, strerror(errno));
+  c->state = SENDING;
+  c->sent = 0;
+  c->start_ns = c->heard_ns = now_ns();
+  watch(c, EPOLL_CTL_ADD, EPOLLIN | EPOLLOUT);
+}
+
+static void redial(conn *c) {
+  reconnects++;
+  close(c->fd);
+  dial(c);
+}
+
+static void broken(conn *c, const char *what) {
+  wrong(c, what);
+  bad++;
+  redial(c);
+}
+
+static void shoot(conn *c) {
+  if (c->sent == 0) {
+    c->start_ns = c->heard_ns = now_ns();
+    c->head_len = c->line_len = 0;
+    c->first_seen = c->done_seen = c->events = c->closing = 0;
+    c->last = 0;
+    c->ok = 1;
+    c->state = SENDING;
+  }
+  while (c->sent < request_len) {
+    ssize_t n = send(c->fd, request + c->sent, request_len - c->sent, MSG_NOSIGNAL);
+    if (n < 0 && errno == EAGAIN) {
+      watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
+      return;
+    }
+    if (n < 0) {
+      broken(c, strerror(errno));
+      return;
+    }
+    c->sent += (size_t)n;
+  }
+  c->state = HEAD;
+}
+
+static void complete(conn *c) {
+  if (!stream && c->last != '}') wrong(c, "a body that is not JSON");
+  if (stream && !c->done_seen) wrong(c, "a stream that ended without [DONE]");
+  if (stream && expect_events && c->events != expect_events) wrong(c, "a stream with events missing or added");
+  if (c->ok) {
+    record(&latency, now_ns() - c->start_ns);
+    requests++;
+    requests_total++;
+  } else {
+    bad++;
+  }
+  c->sent = 0;
+  if (c->closing || closing)
+    redial(c);
+  else
+    shoot(c);
+}
+
+static void sse_line(conn *c, const char *p, size_t n, uint64_t t) {
+  if (n < 6 || memcmp(p, "data: ", 6)) return;
+  if (c->done_seen) wrong(c, "an event after [DONE]");
+  streamed++;
+  streamed_total++;
+  c->events++;
+  if (!c->first_seen) {
+    c->first_seen = 1;
+    record(&ttft, t - c->start_ns);
+  }
+  if (n >= 12 && !memcmp(p + 6, "[DONE]", 6)) c->done_seen = 1;
+  const char *ts = memmem(p, n, "\"ts\":", 5);
+  uint64_t sent = ts ? strtoull(ts + 5, 0, 10) : 0;
+  if (sent && sent <= t) record(&oneway, t - sent);
+}
+
+// Give whole lines to `take`; keep the rest for the next bytes.
+static void payload(conn *c, const char *p, size_t n, uint64_t t) {
+  bytes += n;
+  c->last = p[n - 1];
+  while (stream && n) {
+    const char *nl = memchr(p, '\n', n);
+    size_t k = nl ? (size_t)(nl - p) + 1 : n;
+    if (nl && !c->line_len) {
+      sse_line(c, p, k, t);
+    } else if (c->line_len + k > LINE_BYTES) {
+      wrong(c, "an SSE line that is too long");
+      c->line_len = 0;
+    } else {
+      memcpy(c->line + c->line_len, p, k);
+      c->line_len += k;
+      if (nl) {
+        sse_line(c, c->line, c->line_len, t);
+        c->line_len = 0;
+      }
+    }
+    p += k;
+    n -= k;
+  }
+}
+
+static int parse_head(conn *c, char *end) {
+  *end = 0;
+  if (c->head_len < 12 || memcmp(c->head, "HTTP/1.1 200", 12)) {
+    char what[48];
+    snprintf(what, sizeof what, "%.40s", c->head);
+    wrong(c, what);
+  }
+  char *length = strcasestr(c->head, "\r\ncontent-length:");
+  c->closing = strcasestr(c->head, "\r\nconnection: close") != 0;
+  c->framing = strcasestr(c->head, "\r\ntransfer-encoding: chunked") ? SIZE_LINE : LENGTH;
+  if (c->framing == LENGTH && !length) return -1;
+  c->left = length ? atol(length + 17) : 0;
+  c->state = BODY;
+  return 0;
+}
+
+// Walk the body's framing; 1 when the message is complete. What is left of the input stays at *p.
+static int body(conn *c, const char **p, const char *end, uint64_t t) {
+  static char small[64];
+  while (*p < end || (c->framing == LENGTH && !c->left)) {
+    size_t n = (size_t)(end - *p);
+    if (c->framing == LENGTH || c->framing == CHUNK) {
+      if (n > (size_t)c->left) n = (size_t)c->left;
+      if (n) payload(c, *p, n, t);
+      *p += n;
+      c->left -= (long)n;
+      if (c->left) return 0;
+      if (c->framing == LENGTH) return 1;
+      c->framing = CHUNK_END;
+      continue;
+    }
+    // A size line, the CRLF after a chunk, or a trailer: short, and seldom split. `head` is free to hold the pieces.
+    const char *nl = memchr(*p, '\n', n);
+    size_t k = nl ? (size_t)(nl - *p) + 1 : n;
+    if (c->head_len + k >= sizeof small) return -1;
+    memcpy(c->head + c->head_len, *p, k);
+    c->head_len += k;
+    *p += k;
+    if (!nl) return 0;
+    c->head[c->head_len] = 0;
+    int empty = c->head_len == 2 && c->head[0] == '\r';
+    c->head_len = 0;
+    if (c->framing == TRAILERS) {
+      if (empty) return 1;
+    } else if (c->framing == CHUNK_END) {
+      if (!empty) return -1;
+      c->framing = SIZE_LINE;
+    } else {
+      char *stop;
+      c->left = strtol(c->head, &stop, 16);
+      if (stop == c->head || c->left < 0) return -1;
+      c->framing = c->left ? CHUNK : TRAILERS;
+    }
+  }
+  return 0;
+}
+
+static void feed(conn *c, const char *p, size_t n) {
+  uint64_t t = now_ns();
+  const char *end = p + n;
+  c->heard_ns = t;
+  if (c->state == SENDING && !c->sent) {
+    broken(c, "bytes before the request");
+    return;
+  }
+  if (c->state != BODY) {
+    if (c->head_len + n > HEAD_BYTES) {
+      broken(c, "a response head that is too long");
+      return;
+    }
+    size_t before = c->head_len, from = before > 3 ? before - 3 : 0;
+    memcpy(c->head + before, p, n);
+    c->head_len += n;
+    char *stop = memmem(c->head + from, c->head_len - from, "\r\n\r\n", 4);
+    if (!stop) return;
+    p += (size_t)(stop - c->head) + 4 - before;
+    if (parse_head(c, stop)) {
+      broken(c, "an answer without a length");
+      return;
+    }
+    c->head_len = 0;
+  }
+  int whole = body(c, &p, end, t);
+  if (whole < 0) {
+    broken(c, "a malformed chunk");
+  } else if (whole) {
+    if (p != end) wrong(c, "bytes after the answer"), c->closing = 1;
+    complete(c);
+  }
+}
+
+static void ready(conn *c, uint32_t what) {
+  static char in[1 << 18];
+  if (what & EPOLLOUT && c->state == SENDING) {
+    watch(c, EPOLL_CTL_MOD, EPOLLIN);
+    int fd = c->fd;
+    shoot(c);
+    if (c->fd != fd || c->state == SENDING) return;
+  }
+  if (!(what & (EPOLLIN | EPOLLHUP | EPOLLERR))) return;
+  ssize_t n = recv(c->fd, in, sizeof in, 0);
+  if (n > 0)
+    feed(c, in, (size_t)n);
+  else if (n == 0)
+    broken(c, "the connection was closed before the answer's end");
+  else if (errno != EAGAIN)
+    broken(c, strerror(errno));
+}
+
+static void options(int argc, char **argv) {
+  static const struct option known[] = {{"port", 1, 0, 'p'},      {"connections", 1, 0, 'c'}, {"seconds", 1, 0, 's'}, {"stream", 0, 0, 'S'}, {"expect-events", 1, 0, 'e'},
+                                        {"spread-ms", 1, 0, 'm'}, {"path", 1, 0, 'P'},        {"key", 1, 0, 'k'},     {"body-bytes", 1, 0, 'b'}, {"close", 0, 0, 'C'},
+                                        {0, 0, 0, 0}};
+  int o;
+  while ((o = getopt_long(argc, argv, "", known, 0)) != -1) {
+    if (o == 'p') port = atoi(optarg);
+    else if (o == 'c') connections = atoi(optarg);
+    else if (o == 's') seconds = atof(optarg);
+    else if (o == 'S') stream = 1;
+    else if (o == 'e') expect_events = atoi(optarg);
+    else if (o == 'm') spread_ms = atof(optarg);
+    else if (o == 'P') path = optarg;
+    else if (o == 'k') key = optarg;
+    else if (o == 'b') body_bytes = atoi(optarg);
+    else if (o == 'C') closing = 1;
+    else exit(2);
+  }
+  if (port < 1 || connections < 1 || seconds <= 0 || body_bytes < 0) {
+    fprintf(stderr, "usage: loadgen --port N [--connections N] [--seconds S] [--stream] ...; the head of loadgen.c has the rest\n");
+    exit(2);
+  }
+}
+
+// The size and the headers of what an OpenAI SDK sends.
+static void compose(void) {
+  char *filler = malloc((size_t)body_bytes + 1), *text;
+  memset(filler, 'y', (size_t)body_bytes);
+  filler[body_bytes] = 0;
+  int n = asprintf(&text, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello %s\"}],\"max_tokens\":64,\"temperature\":0.7,\"stream\":%s}", filler, stream ? "true" : "false");
+  request_len = (size_t)asprintf(&request,
+                                 "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nAccept: application/json\r\n"
+                                 "User-Agent: OpenAI/Python 1.99.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Package-Version: 1.99.0\r\nX-Stainless-Runtime: CPython\r\n"
+                                 "%sContent-Length: %d\r\n\r\n%s",
+                                 path, port, key, closing ? "Connection: close\r\n" : "", n, text);
+}
+
+int main(int argc, char **argv) {
+  options(argc, argv);
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  signal(SIGPIPE, SIG_IGN);
+  compose();
+  ep = epoll_create1(EPOLL_CLOEXEC);
+  conn *all = calloc((size_t)connections, sizeof(conn));
+  uint64_t start = now_ns(), end = start + (uint64_t)(seconds * 1e9), begin = start;
+  double warm_s = spread_ms / 1000 < seconds / 4 ? spread_ms / 1000 : seconds / 4;
+  uint64_t warm = start + (uint64_t)((warm_s > seconds / 10 ? warm_s : seconds / 10) * 1e9);
+  for (int i = 0; i < connections; i++) {  // multiples of the golden ratio, modulo one: even at every scale
+    double turn = i * 0.6180339887498949;
+    all[i].begin_ns = start + (uint64_t)((turn - (double)(long)turn) * spread_ms * 1e6);
+  }
+  static struct epoll_event evs[1024];
+  for (int waiting = connections, warmed = 0;;) {
+    uint64_t t = now_ns();
+    if (t > end || bad > BAD_ENOUGH) break;
+    if (!warmed && t > warm) {
+      warmed = 1;
+      memset(&latency, 0, sizeof latency);
+      memset(&ttft, 0, sizeof ttft);
+      memset(&oneway, 0, sizeof oneway);
+      requests = streamed = bytes = 0;
+      begin = t;
+    }
+    for (int i = 0; waiting && i < connections; i++)
+      if (all[i].state == WAITING && all[i].begin_ns <= t) dial(&all[i]), waiting--;
+    int k = epoll_wait(ep, evs, 1024, waiting ? 1 : 50);
+    for (int i = 0; i < k; i++) ready(evs[i].data.ptr, evs[i].events);
+  }
+  uint64_t stop = now_ns();
+  int stuck = 0;
+  for (int i = 0; i < connections; i++) stuck += all[i].state != WAITING && stop - all[i].heard_ns > SILENCE_NS;
+  double elapsed = (double)(stop - begin) / 1e9;
+  struct rusage ru;
+  getrusage(RUSAGE_SELF, &ru);
+  double cpu = (double)(ru.ru_utime.tv_sec + ru.ru_stime.tv_sec) + (double)(ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6;
+  printf("{\"connections\":%d,\"seconds\":%.3f,\"requests\":%llu,\"requests_total\":%llu,\"events\":%llu,\"events_total\":%llu", connections, elapsed,
+         (unsigned long long)requests, (unsigned long long)requests_total, (unsigned long long)streamed, (unsigned long long)streamed_total);
+  printf(",\"rps\":%.1f,\"events_per_s\":%.1f,\"mb_per_s\":%.2f,\"bad\":%llu,\"stuck\":%d,\"reconnects\":%llu,\"first_bad\":\"%s\",\"cpu_s\":%.3f", (double)requests / elapsed,
+         (double)streamed / elapsed, (double)bytes / elapsed / 1e6, (unsigned long long)bad, stuck, (unsigned long long)reconnects, first_bad, cpu);
+  print_histogram("latency_us", &latency);
+  print_histogram("ttft_us", &ttft);
+  print_histogram("event_us", &oneway);
+  printf("}\n");
+  return 0;
+}

@@ -1,0 +1,112 @@
+"""A WebSocket that sends back what it is sent: RFC 6455 as far as a tunnel needs to be tested.
+
+Text and binary frames come back unmasked with their FIN bit and opcode, pings are answered, close is returned. Must never:
+buffer more than one frame of ``FRAME_LIMIT_BYTES``; anything the protocol forbids closes with its status code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import struct
+from typing import Final
+
+from fastgw.sim.heads import Head, MalformedError
+
+FRAME_LIMIT_BYTES: Final = 1024 * 1024
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+_CLOSE, _PING, _PONG = 8, 9, 10
+
+
+def accept_key(key: bytes) -> bytes:
+    """The Sec-WebSocket-Accept of a Sec-WebSocket-Key."""
+    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+
+
+class WebSocketEcho:
+    """The engine's end of one WebSocket."""
+
+    __slots__ = ("_buffer", "_closing", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._buffer = bytearray()
+        self._closing = False
+
+    def handshake(self, head: Head) -> bytes:
+        """The 101 answer. MalformedError when the request is no opening handshake."""
+        key = head.fields.get(b"sec-websocket-key", b"")
+        if head.method != "GET" or len(key) != 24 or head.fields.get(b"sec-websocket-version") != b"13":
+            raise MalformedError("not a WebSocket handshake")
+        answer = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+        offered = head.fields.get(b"sec-websocket-protocol")
+        if offered:
+            answer += b"sec-websocket-protocol: " + offered.split(b",")[0].strip() + b"\r\n"
+        return answer + b"sec-websocket-accept: " + accept_key(key) + b"\r\n\r\n"
+
+    def feed(self, data: bytes) -> None:
+        if self._closing:
+            return
+        self._buffer += data
+        while not self._closing and self._take_frame():
+            pass
+
+    def _take_frame(self) -> bool:
+        buffer = self._buffer
+        if len(buffer) < 2:
+            return False
+        size, at = buffer[1] & 0x7F, 2
+        if size >= 126:
+            wide = ">H" if size == 126 else ">Q"
+            if len(buffer) < at + struct.calcsize(wide):
+                return False
+            (size,) = struct.unpack_from(wide, buffer, at)
+            at += struct.calcsize(wide)
+        opcode = buffer[0] & 0x0F
+        if buffer[0] & 0x70 or not buffer[1] & 0x80 or (opcode >= 8 and (size > 125 or not buffer[0] & 0x80)):
+            self._close(1002)
+            return False
+        if size > FRAME_LIMIT_BYTES:
+            self._close(1009)
+            return False
+        if len(buffer) < at + 4 + size:
+            return False
+        mask = bytes(buffer[at : at + 4])
+        payload = _unmask(bytes(buffer[at + 4 : at + 4 + size]), mask)
+        first = buffer[0]
+        del buffer[: at + 4 + size]
+        if opcode == _CLOSE:
+            self._send(0x88, payload[:125])
+            self._closing = True
+            self._transport.close()
+        elif opcode == _PING:
+            self._send(0x80 | _PONG, payload)
+        elif opcode in (0, 1, 2):
+            self._send(first, payload)
+        elif opcode != _PONG:
+            self._close(1002)
+        return True
+
+    def _send(self, first: int, payload: bytes) -> None:
+        size = len(payload)
+        if size < 126:
+            head = bytes((first, size))
+        elif size < 65536:
+            head = struct.pack(">BBH", first, 126, size)
+        else:
+            head = struct.pack(">BBQ", first, 127, size)
+        self._transport.write(head + payload)
+
+    def _close(self, code: int) -> None:
+        self._send(0x88, struct.pack(">H", code))
+        self._closing = True
+        self._transport.close()
+
+
+def _unmask(payload: bytes, mask: bytes) -> bytes:
+    if not payload:
+        return b""
+    size = len(payload)
+    whole = int.from_bytes(payload, "big") ^ int.from_bytes((mask * (size // 4 + 1))[:size], "big")
+    return whole.to_bytes(size, "big")

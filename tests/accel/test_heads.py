@@ -1,0 +1,245 @@
+"""The fast scanner against the complete path (httptools and our checks), and against h11: field by field, byte for byte."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgw.accel import heads
+from fastgw.accel.heads import scan_request, scan_response
+from fastgw.errors import GatewayError
+from fastgw.protocol.http1.client import parse_response
+from fastgw.protocol.http1.reference import h11_verdict
+from fastgw.protocol.http1.server import parse_request
+
+BUDGET = settings(max_examples=1500, deadline=None)
+
+REQUEST_LINES = (
+    b"POST /v1/chat/completions HTTP/1.1", b"GET / HTTP/1.1", b"GET /a?b=c HTTP/1.0", b"OPTIONS * HTTP/1.1", b"get / HTTP/1.1",
+    b"GET /a#b HTTP/1.1", b"GET http://h/x HTTP/1.1", b"HEAD /%41;x HTTP/1.1", b"GET / HTTP/2.0", b"PUT //x? HTTP/1.1",
+    b"GET /? HTTP/1.1",
+)  # fmt: skip
+REQUEST_FIELDS = (
+    b"Host: a", b"host: b:80", b"Host:\t[::1]", b"Host: a,b", b"Content-Length: 5", b"content-length: 05",
+    b"Content-Length:5 ", b"Content-Length: +5",
+    b"Content-Length: 5\t", b"Content-Length: 5\x0b", b"Content-Length:", b"Transfer-Encoding: chunked",
+    b"transfer-encoding:Chunked",
+    b"Transfer-Encoding: gzip", b"Connection: close", b"connection: Keep-Alive", b"Connection: x-a",
+    b"Connection: keep-alive, close",
+    b"Connection:", b"Authorization: Bearer abc", b"Authorization: bearer  a b", b"authorization:Bearer",
+    b"Authorization: Bearer a\xff",
+    b"Authorization: Bearer a\x01", b"X-Api-Key: k", b"x-api-key:", b"api-key: z", b"Cookie: a=b",
+    b"Content-Type: application/json",
+    b"content-type: text/plain; x=y", b"Content-Type:", b"Accept: */*", b"User-Agent: a (b) c/1", b"X-A: \xe9",
+    b"X-A:\t b \t", b"X-A:", b"X_B: 1",
+    b"X_Api_Key: 1", b"Content_Length: 4", b"Expect: 100-continue", b"expect: 100-Continue", b"Expect: x", b"X-Request-Id: r1",
+    b"x-request-id: r2", b"X-Forwarded-For: 1.2.3.4", b"X-Forwarded-Port: 1", b"Forwarded: for=x", b"Origin: https://o",
+    b"TE: trailers",
+    b"Trailer: x", b"Keep-Alive: timeout=5", b"Upgrade: websocket", b"Upgrade: h2c", b"Sec-WebSocket-Key: x",
+    b"traceparent: 00-1-2-3", b"A : b",
+    b" folded", b"nocolon", b": empty", b"A\xe9: b", b"A: \x7f", b"", b"A: b\rc", b"A: b\nc", b"Date: x",
+    b"Cache-Control: no-store, a=\"b\"",
+)  # fmt: skip
+RESPONSE_LINES = (
+    b"HTTP/1.1 200 OK", b"HTTP/1.0 200 OK", b"HTTP/1.1 200", b"HTTP/1.1 200 ", b"HTTP/1.1 404 N\xf6t F\tound ",
+    b"HTTP/1.1 099 x", b"HTTP/1.1 600 x",
+    b"HTTP/1.1 20", b"HTTP/2.0 200 OK", b"HTTP/1.1  200 OK", b"HTTP/1.1 204 No Content", b"HTTP/1.1 100 Continue",
+    b"HTTP/1.1 101 X", b"HTTP/1.1 200 O\x01",
+)  # fmt: skip
+RESPONSE_FIELDS = (
+    b"Content-Length: 5", b"content-length: 5", b"Content-Length: 5,5", b"Content-Length: -1", b"Transfer-Encoding: chunked",
+    b"transfer-encoding: Chunked ",
+    b"Transfer-Encoding: chunked\t", b"Transfer-Encoding: gzip, chunked", b"Connection: close", b"Connection: keep-alive",
+    b"Connection: Close, x-a",
+    b"Content-Type: application/json", b"content-type: text/event-stream; charset=utf-8", b"Content-Type: application/x+json",
+    b"Date: now",
+    b"date: Fri, 20 Nov 2026 13:00:00 GMT", b"Server: uvicorn", b"Keep-Alive: timeout=5, max=100", b"keep-alive: timeout=x",
+    b"X-Request-Id: e",
+    b"X-Accel-Buffering: no", b"Alt-Svc: h3", b"Server-Timing: a;dur=1", b"Set-Cookie: a=b", b"set-cookie: c", b"X-A: 1",
+    b"X_Request_Id: 1",
+    b"Transfer_Encoding: chunked", b"Upgrade: h2c", b"Proxy-Authenticate: x", b"Trailer: y", b"A : b", b" fold", b"A",
+    b"A: \x00", b"A: \xe9", b"Location: http://x",
+)  # fmt: skip
+
+
+def agree_on_request(head: bytes) -> None:
+    fast = scan_request(head)
+    if fast is not None:
+        assert parse_request(head, 10**6) == fast
+
+
+def agree_on_response(head: bytes) -> None:
+    fast = scan_response(head)
+    if fast is not None:
+        assert parse_response(head, 10**6) == fast
+
+
+def test_every_pair_of_request_lines_and_fields() -> None:
+    for line, field in itertools.product(REQUEST_LINES, REQUEST_FIELDS):
+        agree_on_request(line + b"\r\nHost: a\r\n" + field)
+        agree_on_request(line + b"\r\n" + field)
+        agree_on_request(line)
+
+
+def test_every_pair_of_request_fields() -> None:
+    for one, two in itertools.product(REQUEST_FIELDS, repeat=2):
+        agree_on_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + one + b"\r\n" + two)
+
+
+def test_every_pair_of_response_lines_and_fields() -> None:
+    for line, one in itertools.product(RESPONSE_LINES, RESPONSE_FIELDS):
+        agree_on_response(line + b"\r\n" + one)
+    for one, two in itertools.product(RESPONSE_FIELDS, repeat=2):
+        agree_on_response(b"HTTP/1.1 200 OK\r\n" + one + b"\r\n" + two)
+
+
+@BUDGET
+@given(st.sampled_from(REQUEST_LINES), st.lists(st.sampled_from(REQUEST_FIELDS), max_size=8))
+def test_requests_of_known_lines(line: bytes, fields: list[bytes]) -> None:
+    agree_on_request(b"\r\n".join([line, *fields]))
+
+
+@BUDGET
+@given(st.sampled_from(RESPONSE_LINES), st.lists(st.sampled_from(RESPONSE_FIELDS), max_size=8))
+def test_responses_of_known_lines(line: bytes, fields: list[bytes]) -> None:
+    agree_on_response(b"\r\n".join([line, *fields]))
+
+
+@BUDGET
+@given(
+    st.sampled_from(REQUEST_LINES[:3]), st.lists(st.sampled_from(REQUEST_FIELDS), max_size=4), st.integers(0, 200),
+        st.binary(max_size=3), st.integers(0, 2)
+)  # fmt: skip
+def test_requests_with_a_few_bytes_changed(line: bytes, fields: list[bytes], at: int, new: bytes, gone: int) -> None:
+    head = b"\r\n".join([line, b"Host: a", *fields])
+    at %= len(head)
+    agree_on_request(head[:at] + new + head[at + gone :])
+
+
+@BUDGET
+@given(st.lists(st.sampled_from(RESPONSE_FIELDS), max_size=4), st.integers(0, 200), st.binary(max_size=3), st.integers(0, 2))
+def test_responses_with_a_few_bytes_changed(fields: list[bytes], at: int, new: bytes, gone: int) -> None:
+    head = b"\r\n".join([b"HTTP/1.1 200 OK", *fields])
+    at %= len(head)
+    agree_on_response(head[:at] + new + head[at + gone :])
+
+
+@BUDGET
+@given(st.binary(max_size=60))
+def test_random_bytes(data: bytes) -> None:
+    agree_on_request(data)
+    agree_on_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + data)
+    agree_on_response(data)
+    agree_on_response(b"HTTP/1.1 200 OK\r\n" + data)
+
+
+@BUDGET
+@given(st.sampled_from(REQUEST_LINES), st.lists(st.sampled_from(REQUEST_FIELDS), max_size=6))
+def test_what_we_accept_h11_frames_alike(line: bytes, fields: list[bytes]) -> None:
+    head = b"\r\n".join([line, *fields])
+    try:
+        ours = parse_request(head)
+    except GatewayError:
+        return
+    body = b"0\r\n\r\n" if ours.chunked else b"z" * max(ours.content_length, 0)
+    theirs = h11_verdict(head + b"\r\n\r\n" + body + b"NEXT")
+    if not theirs.ok:
+        return
+    assert theirs.complete
+    assert theirs.rest == b"NEXT", "both must see the end of the message at the same byte"
+    assert theirs.body == (b"" if ours.chunked else body)
+    assert theirs.method == ours.method
+    if not line.startswith(b"GET http"):
+        assert theirs.target == ours.target
+    if ours.keep_alive and ours.minor:  # h11 keeps no HTTP/1.0 connection
+        assert theirs.keep_alive
+
+
+@BUDGET
+@given(st.sampled_from(RESPONSE_LINES), st.lists(st.sampled_from(RESPONSE_FIELDS), max_size=6))
+def test_what_we_accept_of_engines_h11_frames_alike(line: bytes, fields: list[bytes]) -> None:
+    head = b"\r\n".join([line, *fields])
+    try:
+        ours = parse_response(head)
+    except GatewayError:
+        return
+    if ours.status in (100, 101, 204) or (not ours.chunked and ours.content_length < 0):
+        return
+    body = b"0\r\n\r\n" if ours.chunked else b"z" * ours.content_length
+    theirs = h11_verdict(head + b"\r\n\r\n" + body + b"NEXT", response=True)
+    if theirs.ok:
+        assert (theirs.complete, theirs.rest, theirs.status) == (True, b"NEXT", ours.status)
+
+
+def test_secrets_and_changing_values_are_not_remembered() -> None:
+    secret = b"canary-5b1f"
+    names = (b"Authorization: Bearer ", b"X-Api-Key: ", b"api-key: ", b"Cookie: ", b"Proxy-Authorization: ",
+        b"X-Auth-Token: ", b"X-Session-Id: ",
+             b"X-Request-Id: ", b"traceparent: ", b"X-Forwarded-For: ", b"X-Goog-Api-Key: ")  # fmt: skip
+    for name in names:
+        scan_request(b"GET /x?key=" + secret + b" HTTP/1.1\r\nHost: a\r\n" + name + secret)
+        scan_response(b"HTTP/1.1 200 OK\r\nSet-Cookie: " + secret + b"\r\n" + name + secret)
+    scan_request(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8675309")
+    memos = (heads._request_lines, heads._request_fields, heads._request_names, heads._status_lines, heads._response_fields,
+        heads._response_names)
+    for memo in memos:
+        for line, value in memo.items():
+            assert secret not in line
+            assert secret not in repr(value).encode()
+            assert b"8675309" not in line
+
+
+def test_memory_of_lines_is_bounded() -> None:
+    for i in range(10_000):
+        scan_request(b"GET /%d HTTP/1.1\r\nHost: h%d\r\nX-N%d: %d" % (i, i, i, i))
+        scan_response(b"HTTP/1.1 200 R%d\r\nX-N%d: %d" % (i, i, i))
+    scan_request(b"GET /" + b"a" * 1000 + b" HTTP/1.1\r\nHost: h\r\nX-N: " + b"b" * 1000)
+    memos = (heads._request_lines, heads._request_fields, heads._request_names, heads._status_lines, heads._response_fields,
+        heads._response_names)
+    for memo in memos:
+        assert len(memo) <= 4096
+        assert all(len(line) <= 256 for line in memo)
+    head = b"GET /42 HTTP/1.1\r\nHost: h42\r\nX-N42: 42"
+    assert scan_request(head) == parse_request(head)
+
+
+@pytest.mark.parametrize("spelling", [b"Content-Length", b"content-length", b"CONTENT-LENGTH", b"cOnTeNt-LeNgTh"])
+def test_any_spelling_of_a_name_is_understood_the_first_time(spelling: bytes) -> None:
+    heads._request_names.pop(spelling, None)
+    heads._response_names.pop(spelling, None)
+    for _ in range(2):
+        request = scan_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + spelling + b": 12")
+        response = scan_response(b"HTTP/1.1 200 OK\r\n" + spelling + b": 12")
+        assert request is not None
+        assert response is not None
+        assert (request.content_length, response.content_length) == (12, 12)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: a", b"GET / HTTP/1.1",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",
+        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\x0b", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r",
+        b"GET / HTTP/1.1\r\nHost: a\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\rb", b"", b"\r\n",
+    ],
+)  # fmt: skip
+def test_the_fast_path_leaves_the_ambiguous_to_the_complete_one(head: bytes) -> None:
+    for _ in range(2):
+        assert scan_request(head) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "hints"),
+    [(b"timeout=5, max=100", (5.0, 100)), (b"Timeout=5", (5.0, -1)), (b"max=1", (-1.0, 1)), (b"", (-1.0, -1)), (b"timeout=x",
+        (-1.0, -1)),
+     (b'timeout="7"', (7.0, -1)), (b"timeout=-1,max=9999999999", (-1.0, -1)), (b"timeout = 3 , max = 4", (3.0, 4))],
+)  # fmt: skip
+def test_keep_alive_hints(value: bytes, hints: tuple[float, int]) -> None:
+    assert heads.keep_alive_hints(value) == hints

@@ -1,0 +1,362 @@
+"""The watcher of event streams: nothing changed, nothing late, everything counted, in every split."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgw.accel.sse import MAX_EVENT_BYTES, SseScanner
+from tests.protocol.splits import cut, ways
+
+BUDGET = settings(max_examples=400, deadline=None)
+
+
+def chunk(content: object = "hi", finish: str | None = None, **extra: Any) -> bytes:
+    choice = {"index": 0, "delta": {} if content is ... else {"content": content}, "logprobs": None, "finish_reason": finish}
+    event = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **extra}
+    return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
+
+
+def event(data: object, end: bytes = b"\n\n", lead: bytes = b"data: ", **dumps: Any) -> bytes:
+    return lead + (data if isinstance(data, bytes) else json.dumps(data, **dumps).encode()) + end
+
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+EXTRA = event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [],
+    "usage": USAGE}, separators=(",", ":"))
+DONE = b"data: [DONE]\n\n"
+ROLE = b'data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}\n\n'
+STREAM = ROLE + b"".join(chunk(word) for word in ("Hello", " w\u00f6rld", "\\", '"quoted"', "\n\n",
+    "data: [DONE]")) + chunk(..., "stop")
+
+
+def state(scanner: SseScanner) -> tuple[object, ...]:
+    return (scanner.events, scanner.tokens, scanner.done, scanner.error, scanner.finish_reason, scanner.prompt_tokens,
+        scanner.completion_tokens,
+            scanner.first_token_seen, scanner.mid_event)  # fmt: skip
+
+
+def run(pieces: list[bytes], strip: bool = True) -> tuple[bytes, tuple[object, ...]]:
+    scanner = SseScanner(strip)
+    out = b""
+    for piece in pieces:
+        out += scanner.feed(piece)
+        assert len(scanner._tail) <= MAX_EVENT_BYTES + len(piece)
+    out += scanner.flush()
+    return out, state(scanner)
+
+
+def same_in_every_way(data: bytes, strip: bool = True, splits: int = 64) -> tuple[bytes, tuple[object, ...]]:
+    expected = run([data], strip)
+    for pieces in ways(data, splits):
+        assert run(pieces, strip) == expected, pieces
+    return expected
+
+
+def test_a_stream_goes_by_untouched() -> None:
+    for strip in (False, True):
+        out, counts = same_in_every_way(STREAM + DONE, strip)
+        assert out == STREAM + DONE
+        assert counts == (9, 6, True, False, b"stop", -1, -1, True, False)
+
+
+def test_the_same_object_comes_out_when_nothing_is_taken_or_held() -> None:
+    for strip in (False, True):
+        scanner = SseScanner(strip)
+        for piece in (ROLE, chunk("a"), chunk("b"), chunk("c") + chunk("d"), b": ping\n\n", chunk("e") + b": ping\n\n",
+            chunk(..., "stop"), DONE):
+            assert scanner.feed(piece) is piece
+    scanner = SseScanner(False)
+    for i in range(0, len(EXTRA), 5):
+        piece = EXTRA[i : i + 5]
+        assert scanner.feed(piece) is piece
+    assert scanner.completion_tokens == 3
+
+
+def test_the_usage_chunk_is_taken_out_whole() -> None:
+    data = STREAM + EXTRA + DONE
+    out, counts = same_in_every_way(data)
+    assert out == STREAM + DONE
+    assert counts == (10, 6, True, False, b"stop", 7, 3, True, False)
+    kept, counts = same_in_every_way(data, strip=False)
+    assert kept == data
+    assert counts[5:7] == (7, 3)
+
+
+ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\n\r", b"\r\n\r")
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("lead", [b"data: ", b"data:", b"data:  ", b"event: message\ndata: ", b"id: 1\rdata: ",
+    b"retry: 5\r\ndata:"])
+def test_F2_separators_and_fields(end: bytes, lead: bytes) -> None:
+    usage = {"choices": [], "usage": USAGE}
+    kept = event({"choices": [{"delta": {"content": "a"}}]}, end, lead)
+    after = event({"choices": [{"delta": {"content": "b"}}]}, end, lead)
+    data = kept + event(usage, end, lead) + after + event(b"[DONE]", end)
+    out, counts = same_in_every_way(data, splits=24)
+    assert out == kept + after + event(b"[DONE]", end)
+    assert counts[:3] == (4, 2, True)
+    assert counts[5:7] == (7, 3)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_F2_the_line_feed_of_a_removed_event_goes_with_it(end: bytes) -> None:
+    out, _ = same_in_every_way(event({"choices": [], "usage": USAGE}, end))
+    assert out == b""
+
+
+def test_F2_pretty_and_multi_line_data() -> None:
+    usage = json.dumps({"id": "x", "choices": [], "usage": USAGE}, indent=2).encode()
+    data = b"".join(b"data: " + line + b"\n" for line in usage.split(b"\n")) + b"\n"
+    out, counts = same_in_every_way(chunk("a") + data + chunk("b"))
+    assert out == chunk("a") + chunk("b")
+    assert counts[0] == 3
+    assert counts[5:7] == (7, 3)
+
+
+@pytest.mark.parametrize("spaces", [b'{"choices" : [ ] , "usage" : {"prompt_tokens" : 7,"completion_tokens": 3}}',
+    b'{"usage":{"prompt_tokens":7,"completion_tokens":3},"choices":[\t]}'])
+def test_white_space_in_the_usage_chunk(spaces: bytes) -> None:
+    out, counts = same_in_every_way(event(spaces))
+    assert out == b""
+    assert counts[5:7] == (7, 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"choices": [{"delta": {"content": "a"}}], "usage": USAGE},
+        {"choices": [], "usage": None},
+        {"choices": []},
+        {"usage": USAGE},
+        {"choices": None, "usage": USAGE},
+        {"type": "message_delta", "usage": {"output_tokens": 3}},
+    ],
+)
+def test_other_events_with_usage_or_without_choices_stay(data: dict[str, Any]) -> None:
+    out, _ = same_in_every_way(event(data) + DONE)
+    assert out == event(data) + DONE
+
+
+def test_text_that_looks_like_usage_is_text() -> None:
+    data = chunk('"choices":[],"usage":{"prompt_tokens":9}') + chunk('{"choices":[]}\n\ndata: [DONE]\n\n')
+    out, counts = same_in_every_way(data)
+    assert out == data
+    assert counts == (2, 2, False, False, None, -1, -1, True, False)
+
+
+def test_F2_byte_order_mark_comments_nul_and_unknown_fields() -> None:
+    head = b"\xef\xbb\xbfdata: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n: ping\n\n:\n\n\n\nid: a\x00b\ndata: x\n\nfoo: bar\n\ndata\n\nevent: x\n\n"
+    out, counts = same_in_every_way(head + EXTRA)
+    assert out == head
+    assert counts[0] == 4
+    assert counts[1] == 1
+    assert same_in_every_way(b"\xef\xbb\xbf" + EXTRA)[0] == b""
+
+
+def test_F3_any_bytes_in_data_pass() -> None:
+    data = b"data: \xff\xfe\x80 not json \x00\n\n" + event(b'{"choices":[{"delta":{"content":"\xe2\x82') + event(b"{") + event(b"[]") + event(b"1")
+    out, counts = same_in_every_way(data)
+    assert out == data
+    assert counts[0] == 5
+
+
+def test_comments_are_not_events() -> None:
+    assert same_in_every_way(b": keep-alive\n\n:\n\n: x\r\n\r\n")[1] == (0, 0, False, False, None, -1, -1, False, False)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'data: {"error":{"message":"boom","type":"x","code":500}}\n\n',
+        b'data: {"error": {"message": "boom"}}\r\n\r\n',
+        b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error"}}\n\n',
+        b"event: error\ndata: boom\n\n",
+        b"event:error\n\n",
+        b'data: {"error":"out of memory","error_type":"generation"}\n\n',
+    ],
+)
+def test_F7_errors_are_seen_and_pass(data: bytes) -> None:
+    out, counts = same_in_every_way(chunk("a") + data)
+    assert out == chunk("a") + data
+    assert counts[3] is True
+
+
+def test_no_error_where_none_is() -> None:
+    data = event({"error": None, "choices": [{"delta": {"content": 'the "error": {"x":1} word'}}]}) + chunk("event: error")
+    assert same_in_every_way(data)[1][3] is False
+
+
+@pytest.mark.parametrize(
+    ("delta", "token"),
+    [
+        ({"content": "a"}, 1), ({"content": ""}, 0), ({"content": None}, 0), ({}, 0), ({"role": "assistant", "content": ""}, 0),
+        ({"reasoning_content": "a"}, 1), ({"content": None, "reasoning_content": "a"}, 1), ({"content": "", "reasoning": "b"},
+        1),
+        ({"tool_calls": [{"function": {"arguments": "{"}}]}, 1), ({"tool_calls": [{"function": {"name": "f",
+        "arguments": ""}}]}, 0),
+        ({"content": '"'}, 1), ({"content": "\\"}, 1), ({"refusal": "no"}, 1),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_F1_what_counts_as_a_token(delta: dict[str, Any], token: int, separators: tuple[str, str]) -> None:
+    data = event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}, separators=separators)
+    _, counts = same_in_every_way(data + data + data, splits=8)
+    assert counts[:2] == (3, 3 * token)
+    assert counts[7] is bool(token)
+
+
+def test_completions_events_count() -> None:
+    data = b"".join(event({"choices": [{"index": 0, "text": t, "finish_reason": None}]}) for t in ("a", "", "b", "c"))
+    assert same_in_every_way(data)[1][:2] == (4, 3)
+
+
+def test_anthropic_shape() -> None:
+    def named(name: str, **data: Any) -> bytes:
+        return b"event: " + name.encode() + b"\n" + event({"type": name, **data})
+
+    data = (
+        named("message_start", message={"id": "m", "usage": {"input_tokens": 25, "output_tokens": 1}})
+        + named("ping")
+        + named("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hello"})
+        + named("content_block_delta", index=0, delta={"type": "text_delta", "text": "!"})
+        + named("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 15})
+        + named("message_stop")
+    )
+    out, counts = same_in_every_way(data, splits=16)
+    assert out == data
+    assert counts == (6, 2, False, False, b"end_turn", 25, 15, True, False)
+
+
+def test_responses_shape() -> None:
+    data = event({"type": "response.output_text.delta", "delta": "Hel"}) + event({"type": "response.output_text.delta",
+        "delta": "lo"})
+    data += event({"type": "response.completed", "response": {"id": "r", "usage": {"input_tokens": 4, "output_tokens": 2}}})
+    out, counts = same_in_every_way(data, splits=16)
+    assert out == data
+    assert counts == (3, 2, False, False, None, 4, 2, True, False)
+
+
+def test_continuous_usage_stats() -> None:
+    data = b"".join(chunk("a", usage={"prompt_tokens": 5, "completion_tokens": i}) for i in range(1, 5))
+    out, counts = same_in_every_way(data, splits=16)
+    assert out == data
+    assert counts[:2] == (4, 4)
+    assert counts[5:7] == (5, 4)
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": "x"}, {"prompt_tokens": -5, "completion_tokens": None},
+    {"prompt_tokens": 1.5}, {}])
+def test_odd_usage_is_not_believed(usage: dict[str, Any]) -> None:
+    assert same_in_every_way(event({"choices": [], "usage": usage}), splits=8)[1][5:7] == (-1, -1)
+
+
+def test_nothing_is_held_that_cannot_be_the_usage_chunk() -> None:
+    whole = chunk("a long piece of text, cut somewhere in the middle")
+    start = re.search(rb'"choices":\[\{', whole).end()  # type: ignore[union-attr]
+    for i in range(start, len(whole)):
+        scanner = SseScanner(True)
+        assert scanner.feed(whole[:i]) == whole[:i]
+        assert scanner.mid_event
+        rest = whole[i:]
+        assert scanner.feed(rest) is rest
+    scanner = SseScanner(True)
+    out = b""
+    for i in range(len(whole)):
+        out += scanner.feed(whole[i : i + 1])
+        assert out == (whole[: i + 1] if i + 1 >= start else b"")
+    for data in (b'data: {"error":{"mess', b": comm", b":"):
+        assert SseScanner(True).feed(data) == data
+
+
+def test_a_held_event_that_turns_out_to_be_text_is_released_whole() -> None:
+    scanner = SseScanner(True)
+    assert scanner.feed(chunk("a") + b'data: {"id":"x","choi') == chunk("a")
+    assert scanner.mid_event
+    assert scanner.feed(b'ces":[{"delta"') == b'data: {"id":"x","choices":[{"delta"'
+
+
+def test_flush_gives_what_was_never_finished() -> None:
+    scanner = SseScanner(True)
+    assert scanner.feed(b'data: {"id":1') == b""
+    assert scanner.flush() == b'data: {"id":1'
+    assert not scanner.mid_event
+    assert scanner.flush() == b""
+    out, counts = same_in_every_way(chunk("a") + DONE[:-1])
+    assert out == chunk("a") + DONE[:-1]
+    assert counts[2] is True
+    assert same_in_every_way(chunk("a") + EXTRA[:-1])[0] == chunk("a")
+    assert same_in_every_way(chunk("a") + EXTRA[:-2])[0] == chunk("a")
+
+
+def test_mid_event_follows_the_bytes() -> None:
+    for strip in (False, True):
+        scanner = SseScanner(strip)
+        scanner.feed(chunk("a")[:-1])
+        assert scanner.mid_event
+        scanner.feed(b"\n")
+        assert not scanner.mid_event
+        scanner.feed(chunk("a") + b"d")
+        assert scanner.mid_event
+
+
+@pytest.mark.parametrize("step", [1, 1000, 10**7])
+@pytest.mark.parametrize("strip", [True, False])
+def test_F1_an_event_without_end_is_neither_held_nor_kept(step: int, strip: bool) -> None:
+    data = b"data: " + b"x" * (MAX_EVENT_BYTES * 2)
+    scanner = SseScanner(strip)
+    start = time.process_time()
+    out = 0
+    for i in range(0, len(data), step):
+        out += len(scanner.feed(data[i : i + step]))
+        assert len(scanner._tail) <= MAX_EVENT_BYTES
+    assert out == len(data)
+    assert scanner.mid_event
+    assert scanner.feed(b"\n\n" + DONE) == b"\n\n" + DONE
+    assert (scanner.events, scanner.done, scanner.mid_event) == (2, True, False)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("size", [MAX_EVENT_BYTES - 2, MAX_EVENT_BYTES - 1, MAX_EVENT_BYTES, MAX_EVENT_BYTES + 1,
+    MAX_EVENT_BYTES + 2])
+def test_the_bound_is_the_same_in_every_split(size: int) -> None:
+    padding = b" " * (size - len(EXTRA))
+    data = EXTRA[:-3] + padding + EXTRA[-3:] + DONE
+    expected = run([data])
+    for step in (1, 999, size - 1, size, size + 1):
+        assert run([data[i : i + step] for i in range(0, len(data), step)]) == expected
+    assert expected[0] == (DONE if size <= MAX_EVENT_BYTES else data)
+
+
+PARTS = (ROLE, chunk("a"), chunk("b"), chunk(""), chunk(..., "stop"), EXTRA, EXTRA.replace(b"\n", b"\r\n"),
+    EXTRA.replace(b"\n", b"\r"), DONE, b": ping\n\n",
+         b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", b"event: error\n", b"data: {}\n", b"data:x\r", b'data: {"error":{}}\n\n',
+         chunk("c", usage=USAGE))  # fmt: skip
+
+
+@BUDGET
+@given(st.lists(st.sampled_from(PARTS), max_size=8), st.lists(st.integers(0, 1500), max_size=12), st.booleans())
+def test_any_stream_in_any_split(parts: list[bytes], at: list[int], strip: bool) -> None:
+    data = b"".join(parts)
+    if not data:
+        return
+    expected = run([data], strip)
+    assert run([data[i : i + 1] for i in range(len(data))], strip) == expected
+    assert run(cut(data, at), strip) == expected
+    assert run([part for part in parts if part], strip) == expected
+    if not strip:
+        assert expected[0] == data
+
+
+@BUDGET
+@given(st.binary(max_size=80), st.lists(st.integers(0, 80), max_size=5))
+def test_random_bytes_pass(data: bytes, at: list[int]) -> None:
+    if data:
+        assert run(cut(data, at))[0] == data

@@ -1,0 +1,388 @@
+"""JSON bodies: group C of the cases, the facts, and the edits by bytes."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgw.errors import GatewayError
+from fastgw.protocol.openai import BodyFacts, models_list, parse_models, scan_body, with_model, with_usage
+from tests.support.json_cases import EITHER, INVALID, VALID, Case, forms, wrapped
+from tests.support.naughty import STRINGS, spellings
+
+BUDGET = settings(max_examples=400, deadline=None)
+
+
+def refusal(body: bytes, **options: Any) -> GatewayError:
+    with pytest.raises(GatewayError) as caught:
+        scan_body(body, **options)
+    assert not caught.value.kind.close, "the framing is sound: the connection stays"
+    assert caught.value.kind.status == 400
+    return caught.value
+
+
+def test_facts() -> None:
+    body = (b'{"model":"meta/llama","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":5,"n":2,"temperature":0.5,'
+            b'"stream_options":{"include_usage":true}}')  # fmt: skip
+    assert scan_body(body) == BodyFacts("meta/llama", True, True, 5, 2, len(b'[{"role":"user","content":"hi"}]'), True)
+    assert scan_body(b'{"model":"m"}') == BodyFacts("m", False, False, -1, 1, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("more", "field", "value"),
+    [
+        (b'"max_tokens":null', "max_tokens", -1),
+        (b'"max_tokens":-1', "max_tokens", -1),
+        (b'"max_tokens":0', "max_tokens", 0),
+        (b'"max_completion_tokens":9', "max_tokens", 9),
+        (b'"max_output_tokens":9', "max_tokens", 9),
+        (b'"max_completion_tokens":9,"max_tokens":7', "max_tokens", 7),
+        (b'"n":null', "n", 1),
+        (b'"n":0', "n", 1),
+        (b'"stream":null', "stream", False),
+        (b'"stream":false', "stream", False),
+        (b'"stream_options":null', "include_usage", False),
+        (b'"stream_options":{}', "include_usage", False),
+        (b'"stream_options":{"include_usage":null}', "include_usage", False),
+        (b'"stream_options":{"include_usage":false,"x":1}', "include_usage", False),
+        (b'"stream_options":{"include_usage":true}', "include_usage", True),
+        (b'"prompt":"abcd"', "prompt_bytes", 6),
+        (b'"input":["a", "b"]', "prompt_bytes", 10),
+    ],
+)
+def test_facts_of_fields(more: bytes, field: str, value: object) -> None:
+    for body in (b'{"model":"m",' + more + b"}", b"{" + more + b' , "model" : "m" }\n'):
+        assert getattr(scan_body(body), field) == value
+
+
+@pytest.mark.parametrize("case", INVALID, ids=lambda case: case.id)
+def test_C1_what_is_no_json_is_refused(case: Case) -> None:
+    for form, body in forms(case).items():
+        error = refusal(body)
+        assert error.kind.name == "invalid_json", form
+
+
+@pytest.mark.parametrize("case", VALID, ids=lambda case: case.id)
+def test_C2_what_is_json_is_never_called_invalid(case: Case) -> None:
+    for body in wrapped(case.document).values():
+        assert scan_body(body).model == "m"
+    if case.document.strip(b" \t\r\n")[:1] == b"{":
+        try:
+            scan_body(case.document)
+        except GatewayError as error:
+            assert error.kind.name != "invalid_json"
+
+
+@pytest.mark.parametrize("case", EITHER, ids=lambda case: case.id)
+def test_C2_what_may_be_either_gets_an_answer(case: Case) -> None:
+    for body in forms(case).values():
+        try:
+            scan_body(body)
+        except GatewayError as error:
+            assert error.kind.status == 400
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity", b"nan", b"+1", b"1e", b"0x1", b"'a'", b"undefined"])
+def test_C3_no_numbers_of_javascript(value: bytes) -> None:
+    for body in (b'{"model":"m","x":' + value + b"}", b'{"model":"m","messages":[' + value + b"]}",
+        b'{"max_tokens":' + value + b',"model":"m"}'):
+        assert refusal(body).kind.name == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'[{"":' * 50_000,
+        b'{"a":' * 100_000,
+        b'{"model":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"model":"m","x":' + b"[" * 64 + b"]" * 64 + b"}",
+        b'{"model":"m","messages":' + b'[{"a":' * 40 + b"1" + b"}]" * 40 + b"}",
+        b'{"model":"m","x":"\\"' + b'[","y":' + b"[" * 70 + b"]" * 70 + b"}",
+    ],
+)
+def test_C4_depth(body: bytes) -> None:
+    best = 1.0
+    for _ in range(5):
+        start = time.process_time()
+        error = refusal(body)
+        best = min(best, time.process_time() - start)
+        assert error.kind.name == "invalid_json"
+    assert best < 0.005
+
+
+@pytest.mark.parametrize("brackets", [b"[]", b"[" * 60 + b"]" * 60, b"[" * 5 + b"]" * 5,
+    b"[{}]" * 3 + b"[[[[[[[[[[[[]]]]]]]]]]]]", b"[[]"])
+@pytest.mark.parametrize("base", [0, 30, 58])
+def test_C4_no_shape_of_brackets_takes_long(brackets: bytes, base: int) -> None:
+    body = b"[" * base + brackets * (1_000_000 // len(brackets)) + b"]" * base
+    start = time.process_time()
+    refusal(body)
+    assert time.process_time() - start < 0.15
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"[" * 63 + b"]" * 63, b'"' + b"[" * 500 + b'"', b'"\\"' + b"[{" * 500 + b'"', b'"\\\\"',
+        b'["\\\\","[[",' + b"[]," * 300 + b"{}]", b"[" + b"[{}]," * 999 + b"1]"],
+)  # fmt: skip
+def test_C4_what_is_wide_or_only_text_is_not_deep(value: bytes) -> None:
+    assert scan_body(b'{"model":"m","x":' + value + b"}").model == "m"
+    assert scan_body(b'{"x":' + value + b',"model":"m"}').model == "m"
+
+
+@BUDGET
+@given(st.recursive(st.none() | st.text(max_size=4), lambda inner: st.lists(inner,
+    max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2), max_leaves=30),
+       st.integers(2, 7))  # fmt: skip
+def test_C4_depth_is_counted_exactly(value: object, limit: int) -> None:
+    def depth(v: object) -> int:
+        if isinstance(v, list):
+            return 1 + max(map(depth, v), default=0)
+        if isinstance(v, dict):
+            return 1 + max(map(depth, v.values()), default=0)
+        return 0
+
+    whole = {"x": value, "model": "m"}
+    body = json.dumps(whole).encode()
+    if depth(whole) <= limit:
+        scan_body(body, max_depth=limit)
+    else:
+        refusal(body, max_depth=limit)
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\x80"])
+def test_C5_text_must_be_utf8(text: bytes) -> None:
+    for body in (b'{"model":"m","x":"' + text + b'"}', b'{"model":"m","' + text + b'":1}', b'{"model":"' + text + b'"}'):
+        assert refusal(body).kind.name == "invalid_json"
+
+
+@pytest.mark.parametrize("escape", [b"\\ud800", b"\\udc00", b"\\ud800\\ud800", b"\\udc00\\ud800", b"\\ud800x"])
+def test_C5_lone_surrogates(escape: bytes) -> None:
+    assert refusal(b'{"model":"m","x":"' + escape + b'"}').kind.name == "invalid_json"
+
+
+def test_C5_byte_order_mark() -> None:
+    assert refusal(b'\xef\xbb\xbf{"model":"m"}').kind.name == "invalid_json"
+    assert refusal('{"model":"m"}'.encode("utf-16")).kind.name == "invalid_json"
+
+
+@pytest.mark.parametrize("body", [b"", b" ", b'{"model":"m"}{}', b'{"model":"m"},', b'{"model":"m"', b"\x00"])
+def test_not_one_document(body: bytes) -> None:
+    assert refusal(body).kind.name == "invalid_json"
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"m"', b"1", b"null", b"true", b'[{"model":"m"}]'])
+def test_json_that_is_no_object(body: bytes) -> None:
+    error = refusal(body)
+    assert (error.kind.name, error.param) == ("invalid_parameter", None), "its syntax has no mistake"
+    assert error.message == "The body must be a JSON object."
+
+
+@pytest.mark.parametrize("value", [b"1", b"null", b"true", b"[]", b'["m"]', b"{}", b'""', b'"' + b"m" * 257 + b'"',
+    b'"a\\r\\nb"', b'"a\\u0000"', b'"\\u007f"', b'"\\t"', b'"m\x7f"', b"1.5"])
+def test_C7_model_must_be_a_name(value: bytes) -> None:
+    for body in (b'{"model":' + value + b"}", b'{"x":1,"model":' + value + b',"stream":true}'):
+        error = refusal(body)
+        assert (error.kind.name, error.param) == ("invalid_parameter", "model")
+        assert refusal(body, need_model=False).param == "model"
+
+
+@pytest.mark.parametrize("name", STRINGS, ids=ascii)
+def test_C7_naughty_names_are_taken_literally_or_refused(name: str) -> None:
+    for value in spellings(name):
+        body = b'{"model":' + value + b',"messages":[]}'
+        try:
+            facts = scan_body(body)
+        except GatewayError as error:
+            assert (error.kind.name, error.param) == ("invalid_parameter", "model")
+            continue
+        assert facts.model == name
+        assert not any(ord(c) < 32 or ord(c) == 127 for c in facts.model)
+        assert json.loads(with_model(body, facts, "other")) == {"model": "other", "messages": []}
+
+
+def test_missing_model() -> None:
+    for body in (b"{}", b'{"messages":[{"model":"m"}]}', b'{"Model":"m"}', b'{"x":"\\"model\\":\\"m\\""}'):
+        error = refusal(body)
+        assert (error.kind.name, error.param) == ("missing_model", "model")
+        assert scan_body(body, need_model=False).model == ""
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        (b'"stream":"true"', "stream"),
+        (b'"stream":1', "stream"),
+        (b'"stream_options":[]', "stream_options"),
+        (b'"stream_options":{"include_usage":1}', "stream_options"),
+        (b'"max_tokens":"5"', "max_tokens"),
+        (b'"max_tokens":[]', "max_tokens"),
+        (b'"n":{}', "n"),
+    ],
+)
+def test_wrong_types_are_told_by_name(more: bytes, param: str) -> None:
+    error = refusal(b'{"model":"m",' + more + b"}")
+    assert (error.kind.name, error.param) == ("invalid_parameter", param)
+    assert error.message
+    assert param in error.message
+    assert refusal(b'{"model":"m",' + more + b',"x":}').kind.name == "invalid_json", "what is no JSON is told first"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","model":"b"}',
+        b'{"model":"a","model":"a"}',
+        b'{"model":"a","x":{"model":1},"model":"b"}',
+        b'{"model":"a","mod\\u0065l":"b"}',
+        b'{"\\u006d\\u006f\\u0064\\u0065\\u006c":"a","model":"b"}',
+        b'{"\\u006Dodel":"a","\\u006dodel":"b"}',
+        b'{"model":"a","stream":false,"stream":true}',
+        b'{"model":"a","stream":false, "s\\u0074ream" :true}',
+        b'{"model":"a","stream_options":{},"stream_options":{"include_usage":true}}',
+        b'{"model":"a","stream_options":{},"stream\\u005foptions":{}}',
+        b'{ "model" : "a" , "x" : [ 1 , {"y":"}"} ] , "model" : "b" }',
+        b'{"model":"1","x":1,"x":12,"model":"2"}',
+    ],
+)
+def test_members_that_decide_must_not_be_repeated(body: bytes) -> None:
+    error = refusal(body)
+    assert error.kind.name == "invalid_json"
+    assert error.message
+    assert "repeated" in error.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","x":{"model":"b","stream":1,"stream_options":2}}',
+        b'{"x":[{"model":"b"},{"model":"c"}],"model":"a"}',
+        b'{"model":"a","messages":[{"content":"\\"model\\":\\"b\\" \\u006dodel"}]}',
+        b'{"model":"a","x":"model","y":"stream","z":"stream_options"}',
+        b'{"model":"a","x":1,"x":12,"y":{"model":"b"}}',
+        b'{"model":"a","x":"\\u006d\\u006fdel","stream":true,"stream_options":{"include_usage":true}}',
+        b'{"model":"a","tools":[{"p":{"model":{"type":"string"},"stream":{"type":"boolean"}}}],"stream":true,"stream_options":{}}',
+        b'{"model":"a","\\u006dodel ":"b"}',
+    ],
+)
+def test_members_elsewhere_may_have_the_same_name(body: bytes) -> None:
+    facts = scan_body(body)
+    assert facts.model == "a"
+    assert json.loads(with_model(body, facts, "n")) == {**json.loads(body), "model": "n"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-1, 1) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.sampled_from(["model", "stream"]),
+        inner, max_size=3),
+    max_leaves=8,
+)
+OPTIONS = st.none() | st.fixed_dictionaries({}, optional={"include_usage": st.none() | st.booleans(), "x": JSON,
+    "include_usag": JSON})
+
+
+@BUDGET
+@given(
+    st.dictionaries(st.text(max_size=8), JSON, max_size=4), st.text(st.characters(exclude_categories=["Cc", "Cs"]),
+        min_size=1, max_size=9),
+    st.fixed_dictionaries({}, optional={"stream_options": OPTIONS, "stream": st.booleans()}), st.booleans(),
+        st.sampled_from([None, 1]), st.randoms(),
+)  # fmt: skip
+def test_edits_change_one_value_and_no_other_byte(rest: dict[str, Any], model: str, known: dict[str, Any], ascii_only: bool,
+    indent: int | None, chance: Any) -> None:
+    whole = {**rest, "model": model, **known}
+    keys = list(whole)
+    chance.shuffle(keys)
+    whole = {key: whole[key] for key in keys}
+    for typed in ("max_tokens", "n", "max_completion_tokens", "max_output_tokens"):
+        whole.pop(typed, None)
+    body = json.dumps(whole, ensure_ascii=ascii_only, indent=indent).encode()
+    facts = scan_body(body)
+    assert facts.model == model
+
+    asking = with_usage(body, facts)
+    assert json.loads(asking) == {**whole, "stream_options": {**(whole.get("stream_options") or {}), "include_usage": True}}
+    assert scan_body(asking).include_usage
+    assert with_usage(asking, scan_body(asking)) is asking
+
+    renamed = with_model(body, facts, "new/\u00e9\"name")
+    assert json.loads(renamed) == {**whole, "model": 'new/\u00e9"name'}
+    assert with_model(body, facts, model) is body
+    old, new = json.dumps(model, ensure_ascii=ascii_only).encode(), '"new/\u00e9\\"name"'.encode()
+    assert len(renamed) - len(body) == len(new) - len(old)
+    at = next(i for i in range(len(renamed)) if renamed[i : i + len(new)] == new and renamed[:i] == body[:i])
+    assert renamed[at + len(new) :] == body[at + len(old) :]
+
+
+@pytest.mark.parametrize(
+    ("body", "edited"),
+    [
+        (b'{"model":"m"}', b'{"stream_options":{"include_usage":true},"model":"m"}'),
+        (b' {\n "model": "m"}', b' {"stream_options":{"include_usage":true},\n "model": "m"}'),
+        (b'{"model":"m","stream_options":null}', b'{"model":"m","stream_options":{"include_usage":true}}'),
+        (b'{"model":"m","stream_options": { } ,"x":1}', b'{"model":"m","stream_options": {"include_usage":true } ,"x":1}'),
+        (b'{"stream_options":{"a":{"include_usage":false}},"model":"m"}',
+        b'{"stream_options":{"include_usage":true,"a":{"include_usage":false}},"model":"m"}'),
+        (b'{"stream_options":{"include_usage" : false},"model":"m"}',
+        b'{"stream_options":{"include_usage" : true},"model":"m"}'),
+        (b'{"stream_options":{"include_usage":null,"include_usage":false},"model":"m"}',
+        b'{"stream_options":{"include_usage":true,"include_usage":true},"model":"m"}'),
+    ],
+)  # fmt: skip
+def test_asking_for_usage(body: bytes, edited: bytes) -> None:
+    assert with_usage(body, scan_body(body)) == edited
+
+
+def test_asking_for_usage_in_a_body_without_members() -> None:
+    assert with_usage(b"{ }", scan_body(b"{ }", need_model=False)) == b'{"stream_options":{"include_usage":true} }'
+
+
+def test_a_large_body_takes_little_time() -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "word [{ \u00e9 \" " * 50, "model": 1}] * 2000, "model": "m",
+        "stream_options": {}}).encode()
+    start = time.process_time()
+    facts = scan_body(body)
+    edited = with_model(with_usage(body, facts), facts, "n")
+    assert time.process_time() - start < 0.25
+    assert json.loads(edited)["model"] == "n"
+
+
+def test_models_list_is_openais() -> None:
+    assert json.loads(models_list([("a", "vllm", 5), ("b", "x", 6)])) == {
+        "object": "list",
+        "data": [{"id": "a", "object": "model", "created": 5, "owned_by": "vllm"}, {"id": "b", "object": "model",
+        "created": 6, "owned_by": "x"}],
+    }
+    assert json.loads(models_list([])) == {"object": "list", "data": []}
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (b'{"object":"list","data":[{"id":"a"},{"id":"b"},{"id":"a"}]}', ["a", "b"]),
+        (b'{"models":[{"name":"llama3:latest","model":"llama3:latest"}]}', ["llama3:latest"]),
+        (b'{"data":[],"models":[{"name":"x"}]}', ["x"]),
+        (b'{"data":null,"models":[{"model":"y"}]}', ["y"]),
+        (b'[{"id":"a"},"b"]', ["a", "b"]),
+        (b'{"data":[1,null,{"id":5},{"id":""},{"id":"a\\nb"},{"id":"ok"},[]]}', ["ok"]),
+        (b'{"data":{"id":"a"}}', []),
+        (b"", []),
+        (b"not json", []),
+        (b"[" * 5000, []),
+        (b'"a"', []),
+        (b"\xff", []),
+    ],
+)
+def test_models_of_an_engine(body: bytes, names: list[str]) -> None:
+    assert parse_models(body) == names
+
+
+def test_models_of_an_engine_are_bounded() -> None:
+    names = parse_models(json.dumps({"data": [{"id": f"m{i}"} for i in range(12_000)]}).encode())
+    assert len(names) == 10_000
