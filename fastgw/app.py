@@ -204,7 +204,8 @@ class Gateway:
     async def _until(condition: Callable[[], bool], deadline: float) -> None:
         """Look every few milliseconds: the data plane has no event for "the last one ended", and pays for none."""
         while not condition() and monotonic() < deadline:
-            await asyncio.sleep(min(LOOK_S, max(0.0, deadline - monotonic())))
+            pause = min(LOOK_S, max(0.0, deadline - monotonic()))
+            await asyncio.sleep(pause)
 
 
 def serve(config: Config) -> int:
@@ -218,6 +219,7 @@ def serve(config: Config) -> int:
 
     accel.select(config.native)
     _raise_file_limit()
+    _no_core_file()
     stats = Stats()
     log = to_stderr(config.log_level, config.log_format, stats)
 
@@ -281,6 +283,13 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (ValueError, OSError) as error:
             print(f"fastgw: cannot raise the limit of open files from {soft}: {error}", file=sys.stderr)
+
+
+def _no_core_file() -> None:
+    """A crash leaves no core file: it would hold keys and prompts. ``prlimit --core`` brings it back while debugging."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 __all__ = ["Gateway", "GatewayError", "StartError", "serve"]

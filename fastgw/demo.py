@@ -85,7 +85,7 @@ async def _show(prompt: str, port: int | None, once: bool, ended: asyncio.Event)
         gateway = await _start_gateway(engine_url, port)
         try:
             _say(f"engine simulator  {engine_url}   process {engine.pid}, model {MODEL}")
-            _say(f"fastgw {__version__:<9}  {gateway.url}   process {os.getpid()}, no API key: open to this machine only\n")
+            _say(f"fastgw {__version__:<9}  {gateway.url}   process {os.getpid()}, {_data_plane()}, no API key: open to this machine only\n")
             await _stream(gateway.url, prompt)
             if not once:
                 _say(_try_it(gateway.url))
@@ -94,6 +94,12 @@ async def _show(prompt: str, port: int | None, once: bool, ended: asyncio.Event)
             await gateway.stop()
     finally:
         await _stop_engine(engine)
+
+
+def _data_plane() -> str:
+    from fastgw import accel
+
+    return "native data plane" if accel.NATIVE else "data plane in pure Python"
 
 
 async def _start_engine() -> asyncio.subprocess.Process:

@@ -48,6 +48,7 @@ FIELDS: Final[dict[bytes, int]] = {
     b"cookie": CREDENTIAL,
     b"proxy-authorization": CREDENTIAL,
     b"proxy-authenticate": DROP,
+    b"proxy-authentication-info": DROP,
     b"proxy-connection": DROP,
     b"keep-alive": DROP,
     b"te": DROP,
@@ -76,6 +77,8 @@ RESPONSE_FIELDS: Final[dict[bytes, int]] = {
     b"keep-alive": KEEP_ALIVE,
     b"date": DATE,
     b"proxy-authenticate": DROP,
+    b"proxy-authentication-info": DROP,
+    b"proxy-authorization": DROP,
     b"proxy-connection": DROP,
     b"te": DROP,
     b"trailer": DROP,
@@ -177,7 +180,7 @@ _ALLOWED: Final = b"\t " + _VISIBLE
 # Names whose values are secret, or new in each message: remembering them would leak, or only churn the memo.
 _FICKLE: Final = re.compile(
     rb"auth|key|token|secret|cookie|session|passw|signature|credential|content-length|request-id|trace|forwarded|real-ip"
-    rb"|correlation|baggage|idempot|timeout|etag|last-modified|remaining"
+    rb"|correlation|baggage|idempot|timeout|etag|last-modified|remaining|websocket"
 ).search
 
 _request_lines: dict[bytes, tuple[bytes, bytes, bytes, bytes, int]] = {}

@@ -36,6 +36,11 @@ class _Usage(msgspec.Struct, gc=False):
     output_tokens: int | None = None
 
 
+class _Timings(msgspec.Struct, gc=False):
+    prompt_n: int = -1
+    predicted_n: int = -1
+
+
 class _Nested(msgspec.Struct, gc=False):
     usage: msgspec.Raw = msgspec.Raw(b"null")
 
@@ -43,6 +48,7 @@ class _Nested(msgspec.Struct, gc=False):
 class _Event(msgspec.Struct, gc=False):
     choices: msgspec.Raw = msgspec.Raw(b"")
     usage: msgspec.Raw = msgspec.Raw(b"null")
+    timings: msgspec.Raw = msgspec.Raw(b"")
     error: msgspec.Raw = msgspec.Raw(b"null")
     type: msgspec.Raw = msgspec.Raw(b"")
     delta: msgspec.Raw = msgspec.Raw(b"")
@@ -52,6 +58,7 @@ class _Event(msgspec.Struct, gc=False):
 
 _decode_event: Final = msgspec.json.Decoder(_Event).decode
 _decode_usage: Final = msgspec.json.Decoder(_Usage).decode
+_decode_timings: Final = msgspec.json.Decoder(_Timings).decode
 _decode_nested: Final = msgspec.json.Decoder(_Nested).decode
 _FINISH: Final = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([^"\\]{1,64})"').search
 _EMPTY_LIST: Final = re.compile(rb"\[\s*\]").fullmatch
@@ -107,29 +114,21 @@ class SseScanner:
             and not self._drop_lf
         ):
             self.events += 1
-            if len(payload) > self._plain_bytes:
+            if self._plain_bytes < len(payload) <= MAX_EVENT_BYTES:
                 self.tokens += 1
             return payload
-        if not payload:
-            return payload
-        if self.mid_event:
-            return self._feed(payload)
-        events, tokens, noted = self.events, self.tokens, self._noted
-        out = self._feed(payload)
-        if self.events == events + 1 and self.tokens == tokens + 1 and self._noted == noted and not self.mid_event:
-            self._learn(payload)
-        return out
+        return self._feed(payload) if payload else payload
 
-    def _learn(self, payload: bytes) -> None:
-        """Remember what surrounds the text of ``payload``, which was one whole event and nothing but text."""
-        match = _TEXT(payload)
+    def _learn(self, event: bytes) -> None:
+        """Remember what surrounds the text of ``event``, which says nothing else that is of interest."""
+        match = _TEXT(event)
         if match is None:
             return
         start = match.end() - 1
-        end = payload.find(b'"', start)
-        suffix = payload[end:]
-        if payload[end - 1] != 92 and suffix[-2:] in (b"\n\n", b"\r\n") and not _TEXT(suffix):
-            self._prefix = payload[:start]
+        end = event.find(b'"', start)
+        suffix = event[end:]
+        if event[end - 1] != 92 and suffix[-2:] in (b"\n\n", b"\r\n") and not _TEXT(suffix):
+            self._prefix = event[:start]
             self._suffix = suffix
             self._prefix_bytes = start
             self._suffix_bytes = len(suffix)
@@ -156,6 +155,16 @@ class SseScanner:
         size = len(tail)
         scan = max(0, self._scanned - 3)
         while pos < size:
+            # A read of several plain events: each is told as in feed, without being looked into.
+            if tail.startswith(self._prefix, pos) and not self._overlong:
+                quote = tail.find(b'"', pos + self._prefix_bytes)
+                end = quote + self._suffix_bytes
+                if quote >= 0 and end - pos <= MAX_EVENT_BYTES and tail.startswith(self._suffix, quote):
+                    self.events += 1
+                    if end - pos > self._plain_bytes:
+                        self.tokens += 1
+                    pos = scan = end
+                    continue
             # Within an unfinished event the search goes on where it stopped; at an event's first byte a blank line ends it.
             match = _BLANK(tail, pos) if pos >= scan and not self._overlong else None
             match = match or _EVENT_END(tail, max(pos, scan))
@@ -226,7 +235,11 @@ class SseScanner:
         if data is None:
             return False
         self.events += 1
-        return self._data(data)
+        tokens, noted = self.tokens, self._noted
+        usage = self._data(data)
+        if self.tokens != tokens and self._noted == noted:
+            self._learn(event)
+        return usage
 
     def _data(self, data: bytes) -> bool:
         if data == b"[DONE]":
@@ -249,11 +262,22 @@ class SseScanner:
             self.finish_reason = match[1]
             self._noted += 1
         usage = self._usage(bytes(event.usage))
+        if len(event.timings) and self.completion_tokens < 0:
+            self._timed(bytes(event.timings))
         for nested in (event.response, event.message):
             raw = bytes(nested)
             if raw[:1] == b"{":
                 self._nested(raw)
         return usage and _EMPTY_LIST(choices) is not None
+
+    def _timed(self, raw: bytes) -> None:
+        """llama.cpp counts in ``timings`` when it is not asked for usage; a prompt part from its cache is not in it."""
+        self._noted += 1
+        try:
+            timings = _decode_timings(raw)
+        except (msgspec.DecodeError, RecursionError):
+            return
+        self.prompt_tokens, self.completion_tokens = timings.prompt_n, timings.predicted_n
 
     def _nested(self, raw: bytes) -> None:
         try:

@@ -29,8 +29,8 @@ from fastgw.exchange.endpoints import JSON, Endpoint
 from fastgw.exchange.relay import BROKEN, END, LENGTH, NONE, Framing, Relay, framing_of, usage_in
 from fastgw.exchange.retry import Failure, Verdict, judge
 from fastgw.exchange.upload import Upload
+from fastgw.net.client_conn import DISCARD_BYTES, ClientConn
 from fastgw.net.client_conn import TUNNEL as CLIENT_TUNNEL
-from fastgw.net.client_conn import ClientConn
 from fastgw.net.stream import DEAD, QUEUED
 from fastgw.net.timers import NEVER
 from fastgw.net.upstream_conn import TUNNEL as UPSTREAM_TUNNEL
@@ -124,7 +124,7 @@ class Exchange:
         self.key_id = ""
         self.facts: BodyFacts | None = None
         self.body = b""
-        self.pieces: list[bytes] | None = None
+        self.pieces: bytearray | None = None
         self.bytes_in = 0
         self.bytes_out = 0
         self.group: Group | None = None
@@ -169,18 +169,19 @@ class Exchange:
             if self.upload is not None:
                 self.upload.take(self, data, last)
                 return
+            if self.bytes_in > self.gateway.max_body_bytes:
+                self.pieces = None
+                raise GatewayError("body_too_large", detail="crossed while reading")
             if self.pieces is None:
                 if last:
                     self.body = data
                     self._dispatch()
                     return
-                self.pieces = []
-            self.pieces.append(data)
-            if self.bytes_in > self.gateway.max_body_bytes:
-                self.pieces = None
-                raise GatewayError("body_too_large", detail="crossed while reading")
+                # One buffer: a list of two-byte pieces would hold twenty times what the client sent.
+                self.pieces = bytearray()
+            self.pieces += data
             if last:
-                self.body = b"".join(self.pieces)
+                self.body = bytes(self.pieces)
                 self.pieces = None
                 self._dispatch()
         except GatewayError as error:
@@ -614,11 +615,14 @@ class Exchange:
         if error.detail:
             self.detail = error.detail
         self.error_kind = error.kind.name
-        data, status, close = self.gateway.error_answer(error, self.head, self.request_id, self.endpoint, self.extra_head)
+        head = self.head
+        body = self.conn.body
+        # A body that may never come, or too long to be read for nothing: the connection ends, and the answer says so.
+        close = body is not None and (head.expect != 0 or body.left > DISCARD_BYTES)
+        data, status, close = self.gateway.error_answer(error, head, self.request_id, self.endpoint, self.extra_head, close)
         self.status = status
         self.bytes_out = len(data)
-        keep_alive = not close and self.head.keep_alive and not (self.head.expect and self.conn.body is not None)
-        self.conn.answer(data, keep_alive)
+        self.conn.answer(data, not close and head.keep_alive)
         self._end("error", False)
 
     def answer(self, status: int, data: bytes) -> None:
@@ -693,6 +697,8 @@ class Exchange:
         if relay is not None:
             self.bytes_out += relay.bytes_out
             self.prompt_tokens, self.completion_tokens = relay.usage()
+            if not self.token_at and relay.bytes_out and (relay.sse is None or relay.sse.first_token_seen):
+                self.token_at = now  # the first token came with the end
             if relay.sse is not None:
                 gateway.stats.events_total += relay.sse.events
                 if self.completion_tokens < 0 and relay.sse.tokens:

@@ -102,6 +102,7 @@ class GatewayCore:
         self.request_timeout_s = config.request_timeout_s
         self.replay = config.replay
         self.retry_fresh = config.policy == "ordered" if config.retry_fresh is None else config.retry_fresh
+        self.replay = config.replay
         self.retry_after_s = max(1.0, config.health_interval_s)
         self.max_attempts = MAX_ATTEMPTS
         self.plain_lines_off = config.server_timing  # and while draining: answers need more than the request id
@@ -354,9 +355,12 @@ class GatewayCore:
         )
 
     def error_answer(
-        self, error: GatewayError, head: RequestHead, request_id: bytes, endpoint: Endpoint, extra: bytes
+        self, error: GatewayError, head: RequestHead, request_id: bytes, endpoint: Endpoint, extra: bytes, close: bool
     ) -> tuple[bytes, int, bool]:
-        """(bytes, status, whether the connection must close) for ``error`` as this gateway's profile renders it."""
+        """(bytes, status, whether the connection must close) for ``error`` as this gateway's profile renders it.
+
+        ``close``: it must in any case.
+        """
         kind = errors.lookup(error.kind.name, self.profile)
         self.stats.refused_total += 1
         lines = b"x-request-id: %b\r\n%b" % (request_id, extra)
@@ -366,7 +370,7 @@ class GatewayCore:
             lines += b"retry-after: %d\r\n" % max(1, int(error.retry_after_s + 0.999))
         if error.allow is not None:
             lines += b"allow: %b\r\n" % error.allow.encode()
-        close = kind.close or self.draining
+        close = close or kind.close or self.draining
         # The profile's message says what the profile's users expect; the request's own message knows more.
         message = error.message if kind is error.kind else None
         body = errors.body(kind, message, error.param)

@@ -18,10 +18,10 @@ import msgspec
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import LOCAL, Exchange
 from fastgw.exchange.gateway import GatewayCore
+from fastgw.protocol.headers import WS_KEY, without_websocket_key
 from fastgw.protocol.openai import models_list
 
 FRESH_S: Final = 1.0
-PROTOCOL_KEY: Final = "openai-insecure-api-key."  # how browsers, which cannot set headers, send a key on a WebSocket
 _WS_PROTOCOL: Final = re.compile(rb"(?im)^sec-websocket-protocol:[^\r\n]*\r\n")
 
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], asyncio.Task[Any]]
@@ -144,10 +144,10 @@ class LocalEndpoints:
                 else GatewayError("no_engines", source=Source.GATEWAY, retry_after_s=self._core.retry_after_s)
             )
         offered = (head.own or {}).get(b"sec-websocket-protocol", b"")
-        if PROTOCOL_KEY.encode() in offered:
+        if WS_KEY in offered:
             # The client's key never leaves.
-            kept = [one.strip() for one in offered.split(b",") if not one.strip().startswith(PROTOCOL_KEY.encode())]
-            line = b"sec-websocket-protocol: %b\r\n" % b", ".join(kept) if kept else b""
+            kept = without_websocket_key(offered)
+            line = b"sec-websocket-protocol: %b\r\n" % kept if kept else b""
             head.forward = _WS_PROTOCOL.sub(b"", head.forward) + line
         exchange.upgrade = True
         exchange.group = group

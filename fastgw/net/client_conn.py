@@ -117,6 +117,7 @@ class ClientConn(RawStream):
         "_drained_bytes",  # bytes seen in BODY since the last progress, in DISCARD, in LINGER
         "body",
         "forwarded",
+        "identity",
         "limits",
         "peer_ip",
         "reader",
@@ -154,6 +155,8 @@ class ClientConn(RawStream):
         self.sink: Sink | None = None
         self.body: LengthBody | ChunkedBody | None = None
         self.surplus = b""
+        # What the last credential came to, by object identity: (its bytes, the keys that judged it, the key's id).
+        self.identity: tuple[bytes, object, str] | None = None
         self.received_at = 0.0
         self.total_deadline = NEVER
         self._advancing = False
@@ -368,7 +371,10 @@ class ClientConn(RawStream):
         else:
             self.wheel.arm(self, deadline)
         if self.surplus and not self._advancing:
-            self._advance()
+            # In a turn of its own: the exchange that just ended still gives back what it holds. Not read before that, or
+            # later bytes would overtake the surplus.
+            self.pause_reading()
+            self.loop.call_soon(self._advance)
         elif not self.reading:
             self.resume_reading()
 

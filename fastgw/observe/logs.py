@@ -1,6 +1,6 @@
 """Logs: events and access records, as JSON lines or, on a terminal, as text.
 
-The data plane's record is encoded at once (a microsecond and a half) and appended to a list. One thread writes, in
+The data plane's record is encoded at once (a microsecond and a half) and appended to a buffer. One thread writes, in
 batches, so that a slow disk or a stopped reader of the pipe never holds a request; what does not fit the bounded buffer
 is dropped and counted. Keys and prompts are never given to this module.
 """
@@ -11,7 +11,6 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
 from queue import Full, Queue
 from time import monotonic, time
@@ -22,8 +21,9 @@ import msgspec
 from fastgw.stats import Stats
 
 FLUSH_S: Final = 0.2
-MAX_PENDING: Final = 65_536  # records waiting for the writer
-MAX_BATCHES: Final = 64
+FLUSH_BYTES: Final = 65_536  # handed over at once: the buffer stays in the cache
+MAX_BATCHES: Final = 64  # waiting for the writer
+MAX_PENDING_BYTES: Final = 1 << 20  # kept beyond that, when the writer is stuck; then lines are dropped and counted
 MAX_ESCAPED: Final = 4096
 MAX_TEXT: Final = 512  # characters of any one text from outside
 
@@ -75,6 +75,12 @@ def access_fields(record: tuple[Any, ...]) -> dict[str, object]:
     return fields
 
 
+_START: Final = (
+    b'{"timestamp":"%b.%03dZ","level":"info","message":"request","request_id":"%b",%b,"bytes_in":%d,"bytes_out":%d,"duration_ms":%.3f'
+)
+_USUAL: Final = _START + b',"ttft_ms":%.3f,"prompt_tokens":%d,"completion_tokens":%d}\n'
+
+
 class AccessJson:
     """Access records as JSON lines, quickly: what a caller's requests have in common is escaped once.
 
@@ -94,35 +100,32 @@ class AccessJson:
         self._offset = time() - monotonic()
 
     def __call__(self, record: tuple[Any, ...]) -> bytes:
-        (at, request_id, key_id, client, method, path, endpoint, model, engine, status) = record[:10]
-        (bytes_in, bytes_out, prompt, completion, ttft, duration, streamed, outcome, error, detail) = record[10:]
+        # fmt: off
+        (at, request_id, key_id, client, method, path, endpoint, model, engine, status, bytes_in, bytes_out, prompt, completion,
+         ttft, duration, streamed, outcome, error, detail) = record
+        # fmt: on
         at += self._offset
         second = int(at)
         if second != self._second:
             self._second = second
             self._stamp = _stamp(second)[:-5].encode()
-        who = (client, method, path, endpoint, key_id, model, engine, status, streamed, outcome)
+        who = (path, model, engine, key_id, client, method, endpoint, status, streamed, outcome)
         common = self._common.get(who)
         if common is None:
             common = self._learn(who)
         # Request ids need no escaping: ours are hexadecimal, and a client's was checked before it was taken over.
-        line = b'{"timestamp":"%b.%03dZ","level":"info","message":"request","request_id":"%b",%b,"bytes_in":%d,' % (
-            self._stamp,
-            int((at - second) * 1e3),
-            request_id,
-            common,
-            bytes_in,
-        )
-        line += b'"bytes_out":%d,' % bytes_out
+        if prompt >= 0 and completion >= 0 and ttft >= 0 and not error and not detail:
+            return _USUAL % (
+                self._stamp, int((at - second) * 1e3), request_id, common,
+                bytes_in, bytes_out, duration * 1e3, ttft * 1e3, prompt, completion,
+            )  # fmt: skip
+        line = _START % (self._stamp, int((at - second) * 1e3), request_id, common, bytes_in, bytes_out, duration * 1e3)
         if ttft >= 0:
-            line += b'"duration_ms":%.3f,"ttft_ms":%.3f' % (duration * 1e3, ttft * 1e3)
-        else:
-            line += b'"duration_ms":%.3f' % (duration * 1e3)
-        if prompt >= 0 or completion >= 0:
-            if prompt >= 0:
-                line += b',"prompt_tokens":%d' % prompt
-            if completion >= 0:
-                line += b',"completion_tokens":%d' % completion
+            line += b',"ttft_ms":%.3f' % (ttft * 1e3)
+        if prompt >= 0:
+            line += b',"prompt_tokens":%d' % prompt
+        if completion >= 0:
+            line += b',"completion_tokens":%d' % completion
         if error:
             line += b',"error":%b' % _ENCODER.encode(error)
         if detail:
@@ -130,7 +133,7 @@ class AccessJson:
         return line + b"}\n"
 
     def _learn(self, who: tuple[Any, ...]) -> bytes:
-        client, method, path, endpoint, key_id, model, engine, status, streamed, outcome = who
+        path, model, engine, key_id, client, method, endpoint, status, streamed, outcome = who
         fields: dict[str, object] = {
             "client": client,
             "method": method.decode("latin-1"),
@@ -189,69 +192,68 @@ class LogWriter:
     def __init__(self, fd: int, *, level: str = "info", json: bool = True, stats: Stats | None = None) -> None:
         self._fd = fd
         self._level = LEVELS.get(level, 20)
-        self._render: Callable[[dict[str, object]], bytes] = as_json if json else as_text
+        self._json = json
         self._access = AccessJson()
         self._access.set_clock()
-        self._json = json
         self._stats = stats or Stats()
-        self._pending: list[bytes] = []
+        self._pending = bytearray()
+        self._lines = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._batches: Queue[list[bytes] | None] = Queue(MAX_BATCHES)
+        self._batches: Queue[tuple[bytearray, int] | None] = Queue(MAX_BATCHES)
         self._thread: threading.Thread | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to write; what was logged before is kept until now."""
         self._loop = loop
         self._thread = threading.Thread(target=self._write, name="fastgw-log", daemon=True)
         self._thread.start()
         if self._pending:
-            self._arm()
+            self._timer = loop.call_later(0, self._flush)
 
     # --- the loop's side
     def append(self, record: tuple[Any, ...]) -> None:
         """One access record (the hot path's only call)."""
-        pending = self._pending
-        if len(pending) >= MAX_PENDING:
-            self._stats.access_dropped += 1
-            return
         # Encoded here, in the loop: a writer thread that encodes holds the interpreter for milliseconds at a time.
-        pending.append(self._access(record) if self._json else as_text(access_fields(record)))
-        if self._timer is None:
-            self._arm()
+        self._keep(self._access(record) if self._json else as_text(access_fields(record)))
 
-    def _arm(self) -> None:
-        if self._loop is not None:
+    def _keep(self, line: bytes) -> None:
+        pending = self._pending
+        size = len(pending)
+        if size >= FLUSH_BYTES:
+            if size >= MAX_PENDING_BYTES:
+                self._stats.access_dropped += 1
+                return
+            self._hand_over()
+            pending = self._pending
+        pending += line
+        self._lines += 1
+        if self._timer is None and self._loop is not None:
             self._timer = self._loop.call_later(FLUSH_S, self._flush)
 
     def _flush(self) -> None:
         self._timer = None
         self._access.set_clock()
-        batch = self._pending
-        if not batch:
-            return
+        if self._pending and not self._hand_over() and self._loop is not None:
+            self._timer = self._loop.call_later(FLUSH_S, self._flush)
+
+    def _hand_over(self) -> bool:
+        """Give what is pending to the writer; False when it is stuck: then lines are kept while there is room."""
         try:
-            self._batches.put_nowait(batch)
+            self._batches.put_nowait((self._pending, self._lines))
         except Full:
-            # The writer is stuck: keep the records while there is room, and try again.
-            self._arm()
-            return
-        self._pending = []
+            return False
+        self._pending = bytearray()
+        self._lines = 0
+        return True
 
     def _event(self, level: str, message: str, fields: dict[str, object]) -> None:
-        if LEVELS[level] < self._level or len(self._pending) >= MAX_PENDING:
+        if LEVELS[level] < self._level:
             return
         line: dict[str, object] = {"timestamp": _stamp(time()), "level": level, "message": message}
         for name, value in fields.items():
-            line[name] = (
-                _clip(value)
-                if isinstance(value, str)
-                else value
-                if isinstance(value, int | float | bool)
-                else _clip(str(value))
-            )
-        self._pending.append(self._render(line))
-        if self._timer is None:
-            self._arm()
+            line[name] = value if isinstance(value, int | float) else _clip(str(value))
+        self._keep(as_json(line) if self._json else as_text(line))
 
     def debug(self, message: str, **fields: object) -> None:
         self._event("debug", message, fields)
@@ -266,40 +268,38 @@ class LogWriter:
         self._event("error", message, fields)
 
     def close(self, wait_s: float = 1.0) -> None:
-        """Write what is pending, waiting for a stuck reader no longer than ``wait_s``."""
+        """Write what is pending, waiting for a stuck reader no longer than ``wait_s`` at each step."""
+        self._loop = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         thread = self._thread
         if thread is None:
-            self._emit(self._pending)
-            self._pending = []
-            return
-        try:
-            self._batches.put(self._pending, timeout=wait_s)
-            self._batches.put(None, timeout=wait_s)
-        except Full:
-            return
-        self._pending = []
-        thread.join(wait_s)
-        self._thread = None
+            self._emit(self._pending, self._lines)
+        else:
+            try:
+                self._batches.put((self._pending, self._lines), timeout=wait_s)
+                self._batches.put(None, timeout=wait_s)
+            except Full:
+                return
+            thread.join(wait_s)
+            self._thread = None
+        self._pending = bytearray()
+        self._lines = 0
 
     # --- the thread's side
     def _write(self) -> None:
-        while True:
-            batch = self._batches.get()
-            if batch is None:
-                return
-            self._emit(batch)
+        while (batch := self._batches.get()) is not None:
+            self._emit(*batch)
 
-    def _emit(self, batch: list[bytes]) -> None:
-        data = memoryview(b"".join(batch))
+    def _emit(self, batch: bytearray, lines: int) -> None:
+        data = memoryview(batch)
         try:
             while data:
                 data = data[os.write(self._fd, data) :]
         except OSError:
             # Nobody reads the logs any more; traffic goes on.
-            self._stats.access_dropped += len(batch)
+            self._stats.access_dropped += lines
 
 
 def to_stderr(level: str, log_format: str, stats: Stats) -> LogWriter:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from fastgw.accel.hashing import digest
 from fastgw.config import Config
 from fastgw.errors import GatewayError
+from fastgw.exchange.endpoints import TUNNEL
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import Filter
+from fastgw.protocol.headers import websocket_key
 
 KEY_ID_CHARS = 12  # of the digest in hex: names a key in logs without being usable as one
 
@@ -31,9 +33,19 @@ class Auth(Filter):
         if not exchange.endpoint.auth:
             return
         credential = exchange.head.credential
+        if credential is None and exchange.endpoint.mode is TUNNEL:
+            credential = websocket_key((exchange.head.own or {}).get(b"sec-websocket-protocol", b""))
         if credential is None:
             raise GatewayError("unauthorized")
-        key_id = self._ids.get(digest(credential))
+        conn = exchange.conn
+        ids = self._ids
+        known = conn.identity
+        if known is not None and known[0] is credential and known[1] is ids:
+            # The very bytes that were judged a moment ago, on this connection, by these keys.
+            exchange.key_id = known[2]
+            return
+        key_id = ids.get(digest(credential))
         if key_id is None:
             raise GatewayError("unauthorized", "The API key is not valid.")
+        conn.identity = (credential, ids, key_id)
         exchange.key_id = key_id

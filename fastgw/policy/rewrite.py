@@ -1,7 +1,8 @@
 """The two changes that fastgw makes to a request body, by splicing bytes: nothing is serialised again.
 
-``stream_options.include_usage`` is asked of the engine, so that streams can be accounted for (the extra chunk is taken
-out again); and ``model`` becomes the engine's own name for it, where one is configured.
+``stream_options.include_usage`` is asked of the engine, so that streams can be accounted for, and the extra chunk is taken
+out again (llama.cpp is not asked: it counts in ``timings`` anyway, and would move those into the extra chunk); and
+``model`` becomes the engine's own name for it, where one is configured.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Rewriting(Filter):
         facts = exchange.facts
         if facts is None:
             return body
-        if facts.stream and self._ask_usage and not facts.include_usage and exchange.endpoint.usage:
+        exchange.strip_usage = False
+        ask = self._ask_usage and not facts.include_usage and exchange.endpoint.usage
+        if ask and facts.stream and engine.kind != "llamacpp":
             body = with_usage(body, facts)
             exchange.strip_usage = True
         if engine.served_name and facts.model and facts.model != engine.served_name:

@@ -21,7 +21,8 @@ class Route(Filter):
         if exchange.group is not None:
             return
         gateway = exchange.gateway
-        model = exchange.model
+        facts = exchange.facts
+        model = facts.model if facts is not None else exchange.model
         # Without a model any engine will do; with one, those that serve it.
         group = gateway.table.group(model) if model else gateway.table.everyone
         if group is None:

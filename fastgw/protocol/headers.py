@@ -36,10 +36,24 @@ FORBIDDEN_TRAILERS: Final = frozenset(
 ) | {b"set-cookie", b"content-encoding", b"content-range", b"www-authenticate", b"cache-control"}
 """Fields that must not come in a trailer section (RFC 9110 §6.5.1): framing, routing, authentication, and our own."""
 
+WS_KEY: Final = b"openai-insecure-api-key."
+"""How browsers, which cannot set headers, send a key on a WebSocket: as one of the subprotocols they offer."""
+
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:~+/=@-]{1,128}").fullmatch
 
 MAX_HOPS: Final = 32
 """How many addresses of ``X-Forwarded-For`` are looked at, from the right."""
+
+
+def websocket_key(offered: bytes) -> bytes | None:
+    """The key among the subprotocols that a client offers; None when there is none, or more than one."""
+    found = [one.strip(b" \t") for one in offered.split(b",") if one.strip(b" \t").startswith(WS_KEY)]
+    return found[0][len(WS_KEY) :] or None if len(found) == 1 else None
+
+
+def without_websocket_key(offered: bytes) -> bytes:
+    """The subprotocols without any key."""
+    return b", ".join(kept for one in offered.split(b",") if (kept := one.strip(b" \t")) and not kept.startswith(WS_KEY))
 
 
 def valid_request_id(value: bytes) -> bool:

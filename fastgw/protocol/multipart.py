@@ -62,7 +62,9 @@ class ModelField:
     it to each engine which one counts, so it is refused.
     """
 
-    __slots__ = ("_buffer", "_delimiter", "_field", "_first", "_parts", "_preamble", "_state", "_value", "done", "model", "stream")
+    __slots__ = (
+        "_buffer", "_delimiter", "_field", "_first", "_parts", "_preamble", "_state", "_value", "done", "model", "stream",
+    )  # fmt: skip
 
     def __init__(self, content_type: bytes) -> None:
         self._delimiter = b"\r\n--" + boundary_of(content_type)

@@ -59,9 +59,10 @@ _encode: Final = msgspec.json.encode
 _GUARDED: Final = ("model", "stream", "stream_options")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]").search
 _SPACE: Final = re.compile(rb"[ \t\r\n]*").match
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL).match
-# A key that spells an ASCII letter or underscore as an escape can hide from a search for its plain spelling.
-_ESCAPED_KEY: Final = re.compile(rb'\\u00[4-7][0-9a-fA-F](?:[^"\\]|\\u00[0-9a-fA-F]{2}){0,32}"[ \t\r\n]*:').search
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL).match
+# A key that spells an ASCII letter or underscore as an escape can hide from a search for its plain spelling; none of
+# those that matter is longer than 14 characters.
+_ESCAPED_KEY: Final = re.compile(rb'\\u00[4-7][0-9a-fA-F](?:[^"\\]|\\u00[0-9a-fA-F]{2}){0,13}"[ \t\r\n]*:').search
 _NOT_STRUCTURE: Final = bytes(c for c in range(256) if c not in b'[]{}"')
 _TO_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 # A byte holds eight brackets, 1 = opens: how much higher it ends than it begins, and how high it gets in between.

@@ -1,6 +1,7 @@
 """Active health: one task asks each engine in turn, names are looked up again, models are learned.
 
-An engine is well when one of its probe paths answers 2xx. Traffic has a say too: a dial that fails counts like a
+An engine is well when one of its probe paths answers 2xx; a path that answers 4xx is not there, and the next one is
+asked; one that answers 5xx is a verdict. Traffic has a say too: a dial that fails counts like a
 failed probe, so an engine that died is left out before the next round; only a probe (or the lack of any other engine)
 brings it back.
 """
@@ -22,6 +23,8 @@ from fastgw.upstream.target import Engine
 
 MAX_PROBE_BYTES: Final = 1 << 20
 RESOLVE_EVERY_S: Final = 30.0
+# How an engine's own list of models tells its kind.
+OWNERS: Final = ((b'"owned_by":"vllm"', "vllm"), (b'"owned_by":"llamacpp"', "llamacpp"), (b'"owned_by":"sglang"', "sglang"))
 
 
 class Health:
@@ -79,10 +82,10 @@ class Health:
         verdict, detail = False, "name not resolved"
         if engine.addresses:
             verdict, detail = await self._ask(engine)
-        engine.probed_at = monotonic()
         self._judge(pool, verdict, detail)
         if verdict and monotonic() - self._models_at.get(engine.name, -1e9) >= self._config.model_refresh_s:
             await self._learn_models(engine)
+        engine.probed_at = monotonic()
         pool.keep_warm()
 
     async def _ask(self, engine: Engine) -> tuple[bool, str]:
@@ -103,6 +106,9 @@ class Health:
                 self._good_path[engine.name] = path
                 return True, ""
             detail = f"{path.decode()} answered {status}"
+            if status >= 500 and status != 501:
+                # The engine knows this path and says that it is not well: a list of models does not outweigh that.
+                break
         self._good_path.pop(engine.name, None)
         return False, detail or "no answer in time"
 
@@ -137,6 +143,8 @@ class Health:
             return
         if status != 200:
             return
+        if engine.kind == "auto":
+            engine.kind = next((kind for mark, kind in OWNERS if mark in body), "auto")
         models = tuple(parse_models(body))
         if models != engine.discovered_models:
             engine.discovered_models = models

@@ -23,6 +23,7 @@ from fastgw.upstream.target import Engine
 
 IDLE_LIMIT_S: Final = 30.0  # until the engine shows another
 IDLE_FLOOR_S: Final = 0.5  # below this a "learned" limit is an engine that dies, not one that tidies up
+WARM_GAP_S: Final = 0.005  # between two warm dials
 IDLE_SHARE: Final = 0.8  # of the engine's own limit: time for the FIN to cross the request
 
 
@@ -64,7 +65,7 @@ class Pool:
         self.idle: list[UpstreamConn] = []
         self.open = 0
         self.idle_limit_s = IDLE_LIMIT_S
-        self._warming = 0
+        self._warming = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -140,39 +141,41 @@ class Pool:
         self.open -= 1
 
     def warmed(self, conn: UpstreamConn) -> None:
-        self._warming -= 1
+        self._warming = False
         if self._closed:
             conn.close()
             return
         # The oldest end of the list: traffic prefers connections that have proven themselves.
         conn.park(monotonic(), self.idle_limit_s)
         self.idle.insert(0, conn)
+        if len(self.idle) < self.engine.warm_connections:
+            self._loop.call_later(WARM_GAP_S, self.keep_warm)
 
     def warm_failed(self, detail: str) -> None:
-        self._warming -= 1
+        self._warming = False
 
     def crashed(self, error: BaseException) -> None:
         self._log.error("engine connection failed inside fastgw", engine=self.engine.name, error=described(error))
 
     # --- warmth
     def keep_warm(self) -> None:
-        """Dial until the wanted number of connections is idle; called at start, after losses and by the health task."""
+        """Dial until the wanted number of connections is idle, one after another: many at once leave llama.cpp with
+        connections that none of its threads looks at for seconds. Called at start, after losses and by the health task."""
         engine = self.engine
         if self._closed or not engine.addresses or engine.healthy is False:
             return
-        missing = engine.warm_connections - len(self.idle) - self._warming
+        missing = engine.warm_connections - len(self.idle)
         # Busy connections come back and are warm then.
-        missing = min(missing, engine.warm_connections - self.open, engine.max_connections - self.open)
-        for _ in range(missing):
-            self.open += 1
-            self._warming += 1
-            try:
-                UpstreamConn.dial(self._loop, engine.addresses, self._wheel, self, None, self._stats, self.connect_timeout_s)
-            except OSError as error:
-                self.open -= 1
-                self._warming -= 1
-                self._log.warning("cannot warm a connection", engine=engine.name, error=str(error))
-                return
+        if self._warming or min(missing, engine.warm_connections - self.open, engine.max_connections - self.open) <= 0:
+            return
+        self.open += 1
+        self._warming = True
+        try:
+            UpstreamConn.dial(self._loop, engine.addresses, self._wheel, self, None, self._stats, self.connect_timeout_s)
+        except OSError as error:
+            self.open -= 1
+            self._warming = False
+            self._log.warning("cannot warm a connection", engine=engine.name, error=str(error))
 
     def close(self) -> None:
         """Close what is idle; busy connections close as they come back."""
