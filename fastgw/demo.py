@@ -85,7 +85,8 @@ async def _show(prompt: str, port: int | None, once: bool, ended: asyncio.Event)
         gateway = await _start_gateway(engine_url, port)
         try:
             _say(f"engine simulator  {engine_url}   process {engine.pid}, model {MODEL}")
-            _say(f"fastgw {__version__:<9}  {gateway.url}   process {os.getpid()}, {_data_plane()}, no API key: open to this machine only\n")
+            _say(f"fastgw {__version__:<9}  {gateway.url}   process {os.getpid()}, {_data_plane()}")
+            _say("                  no API key is set, so only this machine can reach it\n")
             await _stream(gateway.url, prompt)
             if not once:
                 _say(_try_it(gateway.url))

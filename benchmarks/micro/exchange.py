@@ -13,10 +13,9 @@ import socket
 import statistics
 import sys
 from time import perf_counter
-from typing import Any
 
 from fastgw.config import Config, EngineConfig
-from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.gateway import AccessRecord, GatewayCore
 from fastgw.net.client_conn import ClientConn, ConnLimits
 from fastgw.net.timers import TimerWheel
 from fastgw.net.upstream_conn import UpstreamConn
@@ -52,7 +51,8 @@ async def measure(requests: int, *, keys: bool = True) -> float:
     """Microseconds per request, the median of seven runs."""
     loop = asyncio.get_running_loop()
     config = Config(engines=[EngineConfig(url="http://127.0.0.1:9", warm_connections=0)], api_keys=["sk-test"] if keys else [])
-    stats, log, records = Stats(), NullLog(), []  # type: Stats, NullLog, list[Any]
+    stats, log = Stats(), NullLog()
+    records: list[AccessRecord] = []
     wheel = TimerWheel(loop)
     pools = [Pool(Engine(one), loop, wheel, stats, log, 1.0, 8) for one in config.engines]
     core = GatewayCore(

@@ -88,7 +88,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running(engines: Sequence[str | EngineConfig] = (), *, expect_internal_errors: bool = False, **settings: Any) -> AsyncIterator[Running]:
+async def running(
+    engines: Sequence[str | EngineConfig] = (), *, expect_internal_errors: bool = False, **settings: Any
+) -> AsyncIterator[Running]:
     """``async with running([sim.url], max_body_bytes=1000) as gw:``; settings are those of ``fastgw.Config``."""
     settings.setdefault("drain_timeout_s", 0.5)
     config = Config(engines=[EngineConfig(url=one) if isinstance(one, str) else one for one in engines], port=0, **settings)
