@@ -32,6 +32,11 @@ def read(pieces: list[bytes]) -> tuple[str, bytes, bytes]:
     return ("done" if scanner.done else "more"), payload, rest
 
 
+def feed_all(scanner: ChunkScanner, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        scanner.feed(piece)
+
+
 def accept(data: bytes, payload: bytes) -> None:
     for tail in (b"", b"x", b"0\r\n\r\n", b"\r\n"):
         for pieces in ways(data + tail, splits=24):
@@ -86,8 +91,7 @@ def test_A8_a_size_line_is_bounded(size: bytes) -> None:
     refuse(size + b"\r\nhello\r\n0\r\n\r\n")
     scanner = ChunkScanner()
     with pytest.raises(FramingError):  # before any line end is seen
-        for i in range(len(size)):
-            scanner.feed(size[i : i + 1])
+        feed_all(scanner, [size[i : i + 1] for i in range(len(size))])
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ def event(data: object, end: bytes = b"\n\n", lead: bytes = b"data: ", **dumps: 
 
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-EXTRA = event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [],
+EXTRA = event({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [],
     "usage": USAGE}, separators=(",", ":"))
 DONE = b"data: [DONE]\n\n"
-ROLE = b'data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}\n\n'
+ROLE = b'data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
 STREAM = ROLE + b"".join(chunk(word) for word in ("Hello", " w\u00f6rld", "\\", '"quoted"', "\n\n",
     "data: [DONE]")) + chunk(..., "stop")
 
@@ -153,7 +153,8 @@ def test_text_that_looks_like_usage_is_text() -> None:
 
 
 def test_F2_byte_order_mark_comments_nul_and_unknown_fields() -> None:
-    head = b"\xef\xbb\xbfdata: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n: ping\n\n:\n\n\n\nid: a\x00b\ndata: x\n\nfoo: bar\n\ndata\n\nevent: x\n\n"
+    head = b"\xef\xbb\xbf" + event({"choices": [{"delta": {"content": "a"}}]})
+    head += b": ping\n\n:\n\n\n\nid: a\x00b\ndata: x\n\nfoo: bar\n\ndata\n\nevent: x\n\n"
     out, counts = same_in_every_way(head + EXTRA)
     assert out == head
     assert counts[0] == 4
@@ -162,7 +163,8 @@ def test_F2_byte_order_mark_comments_nul_and_unknown_fields() -> None:
 
 
 def test_F3_any_bytes_in_data_pass() -> None:
-    data = b"data: \xff\xfe\x80 not json \x00\n\n" + event(b'{"choices":[{"delta":{"content":"\xe2\x82') + event(b"{") + event(b"[]") + event(b"1")
+    data = b"data: \xff\xfe\x80 not json \x00\n\n"
+    data += event(b'{"choices":[{"delta":{"content":"\xe2\x82') + event(b"{") + event(b"[]") + event(b"1")
     out, counts = same_in_every_way(data)
     assert out == data
     assert counts[0] == 5
@@ -211,6 +213,19 @@ def test_F1_what_counts_as_a_token(delta: dict[str, Any], token: int, separators
     _, counts = same_in_every_way(data + data + data, splits=8)
     assert counts[:2] == (3, 3 * token)
     assert counts[7] is bool(token)
+
+
+def test_two_choices_in_one_event_count_as_before_when_the_first_falls_silent() -> None:
+    def both(one: str, two: str) -> bytes:
+        choices = [{"index": i, "delta": {"content": text}} for i, text in enumerate((one, two))]
+        return event({"choices": choices}, separators=(",", ":"))
+
+    data = both("a", "b") + both("", "b") + both("c", "b") + both("", "")
+    assert same_in_every_way(data, splits=16)[1][:2] == (4, 3)
+    scanner = SseScanner(True)
+    for piece in (both("a", "b"), both("", "b"), both("c", "b"), both("", "")):
+        assert scanner.feed(piece) is piece
+    assert (scanner.events, scanner.tokens) == (4, 3)
 
 
 def test_completions_events_count() -> None:
@@ -333,6 +348,19 @@ def test_the_bound_is_the_same_in_every_split(size: int) -> None:
     for step in (1, 999, size - 1, size, size + 1):
         assert run([data[i : i + step] for i in range(0, len(data), step)]) == expected
     assert expected[0] == (DONE if size <= MAX_EVENT_BYTES else data)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10])
+def test_bursts_and_strangers_count_like_single_events(count: int) -> None:
+    plain = b"".join(chunk(f"w{i} ") for i in range(count))
+    other = chunk("x", created=2) + chunk("", finish=None) + chunk(None) + b": ping\n\n" + plain
+    data = plain + plain + chunk("long" * 20_000) + plain + other + EXTRA + plain + chunk(..., "stop") + DONE
+    expected = run([data])
+    assert expected[0] == data.replace(EXTRA, b"")
+    assert expected[1][:2] == (5 * count + 7, 5 * count + 1)
+    for step in (1, 100, 250, 251, 1000, 70_000):
+        assert run([data[i : i + step] for i in range(0, len(data), step)]) == expected
+    assert run([e + b"\n\n" for e in data.split(b"\n\n")[:-1]]) == expected
 
 
 PARTS = (ROLE, chunk("a"), chunk("b"), chunk(""), chunk(..., "stop"), EXTRA, EXTRA.replace(b"\n", b"\r\n"),

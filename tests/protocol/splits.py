@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 
 RANDOM_SPLITS = 64
 
@@ -11,7 +12,7 @@ RANDOM_SPLITS = 64
 def cut(data: bytes, at: list[int]) -> list[bytes]:
     """``data`` cut at the given offsets; no piece is empty."""
     edges = [0, *sorted({i for i in at if 0 < i < len(data)}), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 def ways(data: bytes, splits: int = RANDOM_SPLITS) -> Iterator[list[bytes]]:

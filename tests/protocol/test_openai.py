@@ -26,8 +26,16 @@ def refusal(body: bytes, **options: Any) -> GatewayError:
     return caught.value
 
 
+def verdict(body: bytes) -> str:
+    try:
+        scan_body(body)
+    except GatewayError as error:
+        return error.kind.name
+    return "ok"
+
+
 def test_facts() -> None:
-    body = (b'{"model":"meta/llama","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":5,"n":2,"temperature":0.5,'
+    body = (b'{"model":"meta/llama","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":5,"n":2,'
             b'"stream_options":{"include_usage":true}}')  # fmt: skip
     assert scan_body(body) == BodyFacts("meta/llama", True, True, 5, 2, len(b'[{"role":"user","content":"hi"}]'), True)
     assert scan_body(b'{"model":"m"}') == BodyFacts("m", False, False, -1, 1, 0, False)
@@ -72,19 +80,13 @@ def test_C2_what_is_json_is_never_called_invalid(case: Case) -> None:
     for body in wrapped(case.document).values():
         assert scan_body(body).model == "m"
     if case.document.strip(b" \t\r\n")[:1] == b"{":
-        try:
-            scan_body(case.document)
-        except GatewayError as error:
-            assert error.kind.name != "invalid_json"
+        assert verdict(case.document) != "invalid_json"
 
 
 @pytest.mark.parametrize("case", EITHER, ids=lambda case: case.id)
 def test_C2_what_may_be_either_gets_an_answer(case: Case) -> None:
     for body in forms(case).values():
-        try:
-            scan_body(body)
-        except GatewayError as error:
-            assert error.kind.status == 400
+        assert verdict(body) in {"ok", "invalid_json", "invalid_parameter", "missing_model"}
 
 
 @pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity", b"nan", b"+1", b"1e", b"0x1", b"'a'", b"undefined"])
@@ -197,11 +199,10 @@ def test_C7_model_must_be_a_name(value: bytes) -> None:
 def test_C7_naughty_names_are_taken_literally_or_refused(name: str) -> None:
     for value in spellings(name):
         body = b'{"model":' + value + b',"messages":[]}'
-        try:
-            facts = scan_body(body)
-        except GatewayError as error:
-            assert (error.kind.name, error.param) == ("invalid_parameter", "model")
+        if verdict(body) != "ok":
+            assert refusal(body).param == "model"
             continue
+        facts = scan_body(body)
         assert facts.model == name
         assert not any(ord(c) < 32 or ord(c) == 127 for c in facts.model)
         assert json.loads(with_model(body, facts, "other")) == {"model": "other", "messages": []}
@@ -283,6 +284,7 @@ JSON = st.recursive(
         inner, max_size=3),
     max_leaves=8,
 )
+TYPED = {"stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "max_output_tokens"}
 OPTIONS = st.none() | st.fixed_dictionaries({}, optional={"include_usage": st.none() | st.booleans(), "x": JSON,
     "include_usag": JSON})
 
@@ -296,12 +298,10 @@ OPTIONS = st.none() | st.fixed_dictionaries({}, optional={"include_usage": st.no
 )  # fmt: skip
 def test_edits_change_one_value_and_no_other_byte(rest: dict[str, Any], model: str, known: dict[str, Any], ascii_only: bool,
     indent: int | None, chance: Any) -> None:
-    whole = {**rest, "model": model, **known}
+    whole = {key: value for key, value in rest.items() if key not in TYPED} | {"model": model} | known
     keys = list(whole)
     chance.shuffle(keys)
     whole = {key: whole[key] for key in keys}
-    for typed in ("max_tokens", "n", "max_completion_tokens", "max_output_tokens"):
-        whole.pop(typed, None)
     body = json.dumps(whole, ensure_ascii=ascii_only, indent=indent).encode()
     facts = scan_body(body)
     assert facts.model == model
@@ -351,6 +351,24 @@ def test_a_large_body_takes_little_time() -> None:
     edited = with_model(with_usage(body, facts), facts, "n")
     assert time.process_time() - start < 0.25
     assert json.loads(edited)["model"] == "n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'"' + b"\\u0041" * 300_000 + b'"',
+        b'"' + b"\\\"" * 500_000 + b'"',
+        b'{"' + b"k" * 2_000_000 + b'":"model"}',
+        b"[" + b'"model",' * 200_000 + b"1]",
+        b'{"' + b'":1,"\\u0061'.join(b"%d" % i for i in range(100_000)) + b'":1}',
+    ],
+)
+def test_no_shape_of_text_takes_long(value: bytes) -> None:
+    body = b'{"' + b"long" * 250_000 + b'":1,"model":"m","x":' + value + b',"stream_options":{"stream":1}}'
+    start = time.process_time()
+    facts = scan_body(body)
+    with_usage(body, facts)
+    assert time.process_time() - start < 0.4
 
 
 def test_models_list_is_openais() -> None:

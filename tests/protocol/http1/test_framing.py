@@ -9,6 +9,11 @@ from fastgw.protocol.http1.framing import ChunkedBody, CloseBody, LengthBody
 from tests.protocol.splits import ways
 
 
+def feed_all(body: ChunkedBody, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        body.feed(piece)
+
+
 @pytest.mark.parametrize("tail", [b"", b"x", b"GET / HTTP/1.1\r\n"])
 def test_length(tail: bytes) -> None:
     for pieces in ways(b"hello" + tail):
@@ -44,8 +49,7 @@ def test_A9_malformed_chunks_are_the_senders_fault(data: bytes) -> None:
     for pieces in ways(data):
         body = ChunkedBody()
         with pytest.raises(GatewayError) as refusal:
-            for piece in pieces:
-                body.feed(piece)
+            feed_all(body, pieces)
         assert (refusal.value.kind.name, refusal.value.source) == ("bad_request", Source.CLIENT)
     with pytest.raises(GatewayError) as refusal:
         ChunkedBody("bad_gateway").feed(data)
@@ -63,8 +67,7 @@ def test_forbidden_trailers(name: bytes) -> None:
     for pieces in ways(b"1\r\na\r\n0\r\nX-A: b\r\n" + name + b": 1\r\n\r\n"):
         body = ChunkedBody()
         with pytest.raises(GatewayError) as refusal:
-            for piece in pieces:
-                body.feed(piece)
+            feed_all(body, pieces)
         assert refusal.value.kind.name == "bad_request"
 
 
