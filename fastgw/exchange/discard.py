@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 
 from fastgw.accel.heads import ResponseHead
@@ -17,8 +18,9 @@ class Discard:
 
     upgrade = False
 
-    def __init__(self, pool: Pool, upstream: UpstreamConn, limit_s: float) -> None:
+    def __init__(self, pool: Pool, upstream: UpstreamConn, limit_s: float, ended: Callable[[Discard], None]) -> None:
         self._pool = pool
+        self._ended = ended
         self._upstream = upstream
         self._quiet_s = min(QUIET_S, limit_s)
         upstream.carrier = self
@@ -29,6 +31,11 @@ class Discard:
     def _end(self) -> None:
         self._upstream.close()
         self._pool.engine.inflight -= 1
+        self._ended(self)
+
+    def close(self) -> None:
+        """The gateway stops, and nobody is left to wait with."""
+        self._end()
 
     def on_connected(self, conn: UpstreamConn) -> None:
         self._end()

@@ -388,11 +388,11 @@ class Exchange:
             # The usual plain answer: whole in one read, out in one send.
             lines = self.response_lines(head, now)
             data = b"%b%bcontent-length: %d\r\n%b%b" % (head.status_line, head.forward, length, lines, rest)
+            self.conn.answer(data, request.keep_alive)
             self.token_at = now
             self.bytes_out = len(data)
             if head.json:
                 self.prompt_tokens, self.completion_tokens = usage_in(rest)
-            self.conn.answer(data, request.keep_alive)
             self._end("ok", True)
             return
         if self.upgrade and status == 101:

@@ -94,6 +94,7 @@ class GatewayCore:
         self.ready = False
         self.profile = config.compat
         self.conns: set[ClientConn] = set()
+        self.discards: set[Discard] = set()
         self.pick = strategy.pick
         self.max_body_bytes = config.max_body_bytes
         self.max_json_depth = config.max_json_depth
@@ -405,7 +406,7 @@ class GatewayCore:
 
     def let_finish(self, pool: Pool, upstream: UpstreamConn, relay: Relay | None) -> None:
         """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming."""
-        Discard(pool, upstream, self.between_bytes_timeout_s)
+        self.discards.add(Discard(pool, upstream, self.between_bytes_timeout_s, self.discards.discard))
 
     # --- the drain
     def begin_drain(self) -> None:
@@ -433,6 +434,8 @@ class GatewayCore:
             conn.close()
             if isinstance(exchange, Exchange):
                 exchange.on_client_gone("gateway stopped")
+        for discard in list(self.discards):
+            discard.close()
 
 
 def _hooks(filters: tuple[Filter, ...], name: str) -> tuple[Any, ...]:

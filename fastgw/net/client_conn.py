@@ -38,6 +38,7 @@ SURPLUS_BYTES: Final = 65536  # pipelined bytes held while an exchange is under 
 # What is read and thrown away to keep a refused request's connection usable: about what lingering reads in any case.
 DISCARD_BYTES: Final = 2 << 20
 BODY_PROGRESS_BYTES: Final = 256  # the least that a body must bring within the stall limit
+WRITE_PROGRESS_BYTES: Final = 1024  # the least that a client must take within the write limit
 LINGER_BYTES: Final = 1 << 20
 LINGER_S: Final = 2.0
 
@@ -115,6 +116,7 @@ class ClientConn(RawStream):
     __slots__ = (
         "_advancing",
         "_drained_bytes",  # bytes seen in BODY since the last progress, in DISCARD, in LINGER
+        "_in_kernel",  # bytes that the client had not acknowledged when its progress was last looked at
         "body",
         "forwarded",
         "identity",
@@ -161,6 +163,7 @@ class ClientConn(RawStream):
         self.total_deadline = NEVER
         self._advancing = False
         self._drained_bytes = 0
+        self._in_kernel = 0
         stats.connections_open += 1
         stats.connections_total += 1
         wheel.arm(self, monotonic() + limits.head_s)
@@ -438,9 +441,11 @@ class ClientConn(RawStream):
 
     # --- deadlines
     def congested(self) -> None:
+        self._in_kernel = self.unacknowledged()
         self.wheel.arm(self, monotonic() + self.limits.write_s)
 
     def progressed(self) -> None:
+        self._in_kernel = self.unacknowledged()
         self.deadline = monotonic() + self.limits.write_s
 
     def drained(self) -> None:
@@ -476,6 +481,13 @@ class ClientConn(RawStream):
         sink = self.sink
         try:
             if self.queued_bytes and state is not LINGER:
+                left = self.unacknowledged()
+                if left <= self._in_kernel - WRITE_PROGRESS_BYTES:
+                    # The kernel holds megabytes and asks for more only when much of them has left: a slow reader, who
+                    # reads all the same.
+                    self._in_kernel = left
+                    self.wheel.arm(self, now + self.limits.write_s)
+                    return
                 # No progress on the write side: the client does not read.
                 self.sink = None
                 self.close(reset=True)

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from collections import deque
 from typing import Final
 
@@ -132,6 +135,13 @@ class RawStream:
                 self._queue.clear()
             if not self.closed:
                 self.loop.remove_writer(self.fd)
+
+    def unacknowledged(self) -> int:
+        """Bytes in the kernel that the peer has not acknowledged (TCP) or read (Unix sockets)."""
+        try:
+            return int.from_bytes(fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+        except OSError:
+            return 0
 
     def congested(self) -> None:
         """The first residue was queued."""

@@ -215,7 +215,13 @@ class LogWriter:
     def append(self, record: tuple[Any, ...]) -> None:
         """One access record (the hot path's only call)."""
         # Encoded here, in the loop: a writer thread that encodes holds the interpreter for milliseconds at a time.
-        self._keep(self._access(record) if self._json else as_text(access_fields(record)))
+        line = self._access(record) if self._json else as_text(access_fields(record))
+        pending = self._pending
+        if self._timer is None or len(pending) >= FLUSH_BYTES:
+            self._keep(line)
+            return
+        pending += line
+        self._lines += 1
 
     def _keep(self, line: bytes) -> None:
         pending = self._pending

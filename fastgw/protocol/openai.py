@@ -21,24 +21,21 @@ MAX_MODEL_CHARS: Final = 256
 MAX_MODELS: Final = 10_000
 
 
-class BodyFacts(msgspec.Struct, gc=False):
-    """What a body says. ``max_tokens`` is -1 where it says nothing; ``prompt_bytes`` is the size of the prompt's JSON."""
-
-    model: str
-    stream: bool
-    include_usage: bool
-    max_tokens: int
-    n: int
-    prompt_bytes: int
-    has_stream_options: bool = False
+_ABSENT: Final = "\0no model"  # told by identity: a decoded string is another object, whatever it says
 
 
 class _Options(msgspec.Struct, gc=False):
     include_usage: bool | None = None
 
 
-class _Body(msgspec.Struct, gc=False):
-    model: str | msgspec.UnsetType = msgspec.UNSET
+class BodyFacts(msgspec.Struct, gc=False):
+    """What a body says of itself: the decoder's own target, so that nothing is copied from one record to another.
+
+    A field that the body leaves out, or sets to null, is None (``stream`` None is as good as False). :func:`scan_body`
+    makes ``model`` a string in any case: "" where none is given and none is needed.
+    """
+
+    model: str = _ABSENT
     stream: bool | None = None
     stream_options: _Options | msgspec.UnsetType | None = msgspec.UNSET
     max_tokens: int | None = None
@@ -49,8 +46,36 @@ class _Body(msgspec.Struct, gc=False):
     prompt: msgspec.Raw = msgspec.Raw(b"")
     input: msgspec.Raw = msgspec.Raw(b"")
 
+    @property
+    def include_usage(self) -> bool:
+        """Whether the client asks for the usage chunk itself."""
+        options = self.stream_options
+        return isinstance(options, _Options) and options.include_usage is True
 
-_decode: Final = msgspec.json.Decoder(_Body).decode
+    @property
+    def has_stream_options(self) -> bool:
+        return self.stream_options is not msgspec.UNSET
+
+    @property
+    def token_limit(self) -> int:
+        """The most tokens that the answer may have, -1 where the body does not say."""
+        for limit in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens):
+            if limit is not None:
+                return max(limit, -1)
+        return -1
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for (``n``)."""
+        return self.n if self.n is not None and self.n > 0 else 1
+
+    @property
+    def prompt_bytes(self) -> int:
+        """The size of the prompt's JSON."""
+        return len(self.messages) + len(self.prompt) + len(self.input)
+
+
+_decode: Final = msgspec.json.Decoder(BodyFacts).decode
 _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_raw: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_string: Final = msgspec.json.Decoder(str).decode
@@ -140,28 +165,13 @@ def scan_body(body: bytes, max_depth: int = 64, need_model: bool = True) -> Body
     if body.count(b'"model"') > 1 or body.count(b'"stream') > 1 or (b"\\u00" in body and _ESCAPED_KEY(body)):
         _refuse_duplicates(body)
     model = facts.model
-    if model is msgspec.UNSET:
+    if model is _ABSENT:
         if need_model:
             raise GatewayError("missing_model", param="model")
-        model = ""
+        facts.model = ""
     elif not 0 < len(model) <= MAX_MODEL_CHARS or not model.isprintable():
         check_model(model)
-    options = facts.stream_options
-    limit = facts.max_tokens
-    if limit is None:
-        limit = facts.max_completion_tokens
-        if limit is None:
-            limit = facts.max_output_tokens
-    n = facts.n
-    return BodyFacts(
-        model,
-        facts.stream is True,
-        isinstance(options, _Options) and options.include_usage is True,
-        limit if limit is not None and limit >= 0 else -1,
-        n if n is not None and n > 0 else 1,
-        len(facts.messages) + len(facts.prompt) + len(facts.input),
-        options is not msgspec.UNSET,
-    )
+    return facts
 
 
 def _require_utf8(body: bytes) -> None:

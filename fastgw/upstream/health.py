@@ -169,6 +169,13 @@ class Health:
 
     async def resolve_all(self, limit_s: float) -> None:
         """Look all names up before traffic, but wait no longer than ``limit_s``: the probes go on trying."""
-        waiting = [self.resolve(pool.engine) for pool in self._pools if not pool.engine.literal]
-        if waiting:
-            await asyncio.wait([asyncio.ensure_future(one) for one in waiting], timeout=limit_s)
+        waiting = [asyncio.ensure_future(self.resolve(pool.engine)) for pool in self._pools if not pool.engine.literal]
+        if not waiting:
+            return
+        try:
+            await asyncio.wait(waiting, timeout=limit_s)
+        finally:
+            # Nobody else knows of these tasks: left alone they would outlive a gateway that stops now.
+            for one in waiting:
+                one.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
