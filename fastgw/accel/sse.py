@@ -75,9 +75,29 @@ class SseScanner:
     """
 
     __slots__ = (
-        "_drop_lf", "_first", "_noted", "_overlong", "_plain_bytes", "_prefix", "_prefix_bytes", "_scanned", "_sent", "_strip",
-        "_suffix", "_suffix_bytes", "_tail", "completion_tokens", "done", "error", "events", "finish_reason",
-        "first_token_seen", "mid_event", "prompt_tokens", "tokens",
+        "_drop_lf",
+        "_first",
+        "_lessons",
+        "_noted",
+        "_overlong",
+        "_plain_bytes",
+        "_prefix",
+        "_prefix_bytes",
+        "_scanned",
+        "_sent",
+        "_strip",
+        "_suffix",
+        "_suffix_bytes",
+        "_tail",
+        "completion_tokens",
+        "done",
+        "error",
+        "events",
+        "finish_reason",
+        "first_token_seen",
+        "mid_event",
+        "prompt_tokens",
+        "tokens",
     )  # fmt: skip
 
     def __init__(self, strip_usage: bool) -> None:
@@ -101,6 +121,7 @@ class SseScanner:
         self.completion_tokens = -1
         self.first_token_seen = False
         self.mid_event = False
+        self._lessons = 8  # events whose surroundings change each time are not worth learning from for ever
 
     def feed(self, payload: bytes) -> bytes:
         """What to forward of ``payload`` (and of what was held before): the same object when that is all of it."""
@@ -117,7 +138,35 @@ class SseScanner:
             if self._plain_bytes < len(payload) <= MAX_EVENT_BYTES:
                 self.tokens += 1
             return payload
+        if not self.mid_event and not self._drop_lf and self._told(payload):
+            return payload
         return self._feed(payload) if payload else payload
+
+    def _told(self, payload: bytes) -> bool:
+        """Whether ``payload`` is one whole event of which a few searches say all that there is to say."""
+        size = len(payload)
+        if payload.find(b"\n\n") != size - 2 or size > MAX_EVENT_BYTES or b"\r" in payload or b"error" in payload:
+            return False
+        if not payload.startswith(b"data: {") and not (payload.startswith(b"event: ") and b"\ndata: {" in payload):
+            return False
+        if (b'"usage"' in payload and b'"usage":null' not in payload) or b'"timings"' in payload:
+            return False
+        reasons = payload.count(b'_reason"')
+        if reasons and payload.count(b'_reason":null') != reasons:
+            return False
+        # The pattern costs ten times the search for its commonest case.
+        at = payload.find(b'"content":"')
+        if (at >= 0 and payload[at + 11] != 34) or _TEXT(payload):
+            self.tokens += 1
+            self.first_token_seen = True
+            if self._lessons:
+                self._lessons -= 1
+                self._learn(payload)
+        elif b'.delta"' in payload:
+            return False
+        self.events += 1
+        self._first = False
+        return True
 
     def _learn(self, event: bytes) -> None:
         """Remember what surrounds the text of ``event``, which says nothing else that is of interest."""
