@@ -113,10 +113,11 @@ class EndpointTable:
         found = self._exact.get(path)
         if found is not None:
             return found
-        if b".." in path or b"%2e" in path.lower() or b"%2f" in path.lower():
+        if b".." in path or b"%2e" in path.lower():
             # An engine that normalises must not be led out of the prefix.
             return None
         for prefix, endpoint in self._prefixes:
             if path.startswith(prefix) and len(path) > len(prefix):
-                return endpoint
+                # A slash in a model's name comes encoded from the SDKs; that path is never sent on.
+                return None if endpoint.mode is not LOCAL and b"%2f" in path.lower() else endpoint
         return None

@@ -18,8 +18,9 @@ from fastgw.config import Config
 from fastgw.errors import ErrorKind, GatewayError, Source
 from fastgw.exchange.discard import Discard
 from fastgw.exchange.endpoints import JSON, LOCAL, TUNNEL, Endpoint, EndpointTable
-from fastgw.exchange.exchange import DONE, Exchange
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.relay import Relay
+from fastgw.exchange.state import DONE, ExchangeState
 from fastgw.exchange.upload import Upload
 from fastgw.net.client_conn import ClientConn
 from fastgw.net.timers import NEVER
@@ -46,7 +47,7 @@ AccessRecord = tuple[
 
 Hook = Callable[[Exchange], None]
 FinishHook = Callable[[Exchange, str], None]
-Rewrite = Callable[[Exchange, Engine, bytes], bytes]
+Rewrite = Callable[[ExchangeState, Engine, bytes], bytes]
 LocalHandler = Callable[[Exchange], None]
 
 
@@ -311,7 +312,7 @@ class GatewayCore:
     def date_line(self) -> bytes:
         return b"date: %b\r\n" % http_date(time())
 
-    def timing_line(self, exchange: Exchange, now: float) -> bytes:
+    def timing_line(self, exchange: ExchangeState, now: float) -> bytes:
         """The receipt (W3C Server-Timing, milliseconds): reading the request, waiting for an engine's connection, the
         engine's first byte, and the gateway's own share of it all."""
         received = exchange.started_at
@@ -389,7 +390,7 @@ class GatewayCore:
         )
         return data, kind.status, close
 
-    def error_event(self, name: str, exchange: Exchange) -> bytes:
+    def error_event(self, name: str, exchange: ExchangeState) -> bytes:
         """The typed event that ends a broken stream."""
         kind = errors.lookup(name, self.profile)
         if exchange.endpoint.label.startswith("/v1/messages"):

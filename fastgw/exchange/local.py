@@ -11,13 +11,14 @@ import re
 from collections.abc import Callable, Coroutine
 from time import time
 from typing import Any, Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import msgspec
 
 from fastgw.errors import GatewayError, Source
-from fastgw.exchange.exchange import LOCAL, Exchange
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.state import LOCAL
 from fastgw.protocol.headers import WS_KEY, without_websocket_key
 from fastgw.protocol.openai import models_list
 
@@ -121,7 +122,7 @@ class LocalEndpoints:
         self._later(exchange, lambda exchange: self._json(exchange, 200, models_list(self._models())))
 
     def model(self, exchange: Exchange) -> None:
-        name = exchange.head.path[len(b"/v1/models/") :].decode("utf-8", "replace")
+        name = unquote(exchange.head.path[len(b"/v1/models/") :].decode("utf-8", "replace"))
         for model, owner, created in self._models():
             if model == name:
                 self._json(exchange, 200, {"id": model, "object": "model", "created": created, "owned_by": owner})

@@ -20,6 +20,7 @@ from fastgw.protocol.http1.writer import LAST_CHUNK, chunk
 from fastgw.protocol.multipart import ModelField
 
 if TYPE_CHECKING:
+    from fastgw.exchange.attempts import Attempts
     from fastgw.exchange.exchange import Exchange
 
 FIELD_BYTES: Final = 1 << 20  # how far the `model` field is looked for
@@ -86,7 +87,7 @@ class Upload:
         self._routed = True
         exchange.route()
 
-    def begin(self, exchange: Exchange, conn: UpstreamConn, now: float) -> None:
+    def begin(self, exchange: Attempts, conn: UpstreamConn, now: float) -> None:
         """An engine is connected: send the head and what has been kept."""
         pool = exchange.pool
         assert pool is not None

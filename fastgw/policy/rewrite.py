@@ -8,8 +8,8 @@ out again (llama.cpp is not asked: it counts in ``timings`` anyway, and would mo
 from __future__ import annotations
 
 from fastgw.config import Config
-from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import Filter
+from fastgw.exchange.state import ExchangeState
 from fastgw.protocol.openai import with_model, with_usage
 from fastgw.upstream.target import Engine
 
@@ -28,7 +28,7 @@ class Rewriting(Filter):
             return None
         return cls(config.inject_usage)
 
-    def rewrite(self, exchange: Exchange, engine: Engine, body: bytes) -> bytes:
+    def rewrite(self, exchange: ExchangeState, engine: Engine, body: bytes) -> bytes:
         facts = exchange.facts
         if facts is None:
             return body

@@ -1,0 +1,239 @@
+"""Back to the client: the engine's answer on its way down, and what is said when it breaks off."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from fastgw.accel.heads import ResponseHead
+from fastgw.accel.sse import SseScanner
+from fastgw.errors import GatewayError, Source
+from fastgw.exchange.relay import BROKEN, END, LENGTH, NONE, Framing, Relay, framing_of, usage_in
+from fastgw.exchange.retry import Failure
+from fastgw.exchange.state import RELAYING, TUNNEL
+from fastgw.exchange.tunnel import Tunnelling
+from fastgw.net.stream import DEAD, QUEUED
+
+
+class Answering(Tunnelling):
+    """The part of an exchange that relays an answer."""
+
+    __slots__ = ()
+
+    def on_response_head(self, head: ResponseHead, rest: bytes) -> None:
+        now = self.first_byte_at = monotonic()
+        self.response = head
+        self.status = status = head.status
+        self.phase = RELAYING
+        if status >= 500 and status != 503:
+            # 429 and 503 say "not now": back-pressure, not a fault.
+            assert self.pool is not None
+            self.pool.engine.failures_total += 1
+        length = head.content_length
+        request = self.head
+        if length == len(rest) and length and not head.sse and request.method != b"HEAD" and status != 304 and status != 204:
+            # The usual plain answer: whole in one read, out in one send.
+            lines = self.response_lines(head, now)
+            data = b"%b%bcontent-length: %d\r\n%b%b" % (head.status_line, head.forward, length, lines, rest)
+            self.conn.answer(data, request.keep_alive)
+            self.token_at = now
+            self.bytes_out = len(data)
+            if head.json:
+                self.prompt_tokens, self.completion_tokens = usage_in(rest)
+            self._end("ok", True)
+            return
+        if self.upgrade and status == 101:
+            self._open_tunnel(head, rest)
+            return
+        framing = framing_of(head, request.method)
+        lines = self.response_lines(head, now)
+        if framing is NONE:
+            tail = b"content-length: %d\r\n" % length if length >= 0 and status != 204 else b""
+            data = b"".join((head.status_line, head.forward, tail, lines))
+            self.bytes_out = len(data)
+            self.conn.answer(data, request.keep_alive)
+            self._end("ok", not rest)
+            return
+        self._start_relay(head, framing, lines, rest)
+
+    def _start_relay(self, head: ResponseHead, framing: Framing, lines: bytes, rest: bytes) -> None:
+        """The answer comes in several reads (or is a stream): its head goes down now."""
+        http11 = self.head.minor == 1
+        sse = None
+        if head.sse and b"content-encoding" not in head.forward.lower():
+            sse = SseScanner(self.strip_usage)
+        # A stream that something may be taken out of has no length to announce.
+        chunked_out = http11 and (framing is not LENGTH or (sse is not None and self.strip_usage))
+        if chunked_out:
+            mark = b"transfer-encoding: chunked\r\n"
+        elif framing is LENGTH:
+            mark = b"content-length: %d\r\n" % head.content_length
+        else:
+            # HTTP/1.0: the close is the end, so the connection cannot be kept.
+            mark = b""
+        if mark == b"" and self.head.keep_alive:
+            lines = self.response_lines(head, self.first_byte_at, close=True)
+        self.relay = relay = Relay(self.conn, framing, head.content_length, chunked_out, sse, head.json)
+        data = b"".join((head.status_line, head.forward, mark, lines))
+        upstream = self.upstream
+        assert upstream is not None
+        upstream.wheel.arm(upstream, self.first_byte_at + self.gateway.between_bytes_timeout_s)
+        verdict = relay.start(data, rest)
+        if verdict == BROKEN and not relay.begun:
+            # Nothing has gone down, so the client can still be told properly.
+            self.relay = None
+            self.on_response_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"framing: {relay.broken}"))
+            return
+        self.bytes_out = len(data)
+        if relay.written == DEAD:
+            self._client_broke()
+        elif verdict == END:
+            self._relayed()
+        elif verdict == BROKEN:
+            self._cut("bad_gateway", f"framing: {relay.broken}")
+        else:
+            if rest and (sse is None or sse.first_token_seen):
+                self.token_at = self.first_byte_at
+            if relay.written == QUEUED:
+                self._hold_upstream()
+
+    def response_lines(self, head: ResponseHead, now: float, close: bool = False) -> bytes:
+        """The gateway's own lines of the answer's head, and the empty line."""
+        gateway = self.gateway
+        request = self.head
+        usual = head.has_date and request.keep_alive and request.minor
+        if usual and not (close or head.sse or self.extra_head or gateway.plain_lines_off):
+            return b"x-request-id: %b\r\n\r\n" % self.request_id
+        lines = [b"x-request-id: ", self.request_id, b"\r\n"]
+        if head.sse:
+            lines.append(b"x-accel-buffering: no\r\n")
+        if not head.has_date:
+            lines.append(gateway.date_line())
+        if self.extra_head:
+            lines.append(self.extra_head)
+        if gateway.server_timing:
+            lines.append(gateway.timing_line(self, now))
+        if close or not request.keep_alive or gateway.draining:
+            lines.append(b"connection: close\r\n")
+        elif request.minor == 0:
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    def on_response_data(self, data: bytes) -> None:
+        if self.phase is not RELAYING:
+            self._tunnel_down(data)
+            return
+        relay = self.relay
+        assert relay is not None
+        sse = relay.sse
+        events = sse.events if sse is not None else -1
+        verdict = relay.feed(data)
+        written = relay.written
+        if written == DEAD:
+            self._client_broke()
+            return
+        if verdict == END:
+            self._relayed()
+            return
+        if verdict == BROKEN:
+            self._cut("bad_gateway", f"framing: {relay.broken}")
+            return
+        upstream = self.upstream
+        assert upstream is not None
+        if sse is None:
+            if not self.token_at:
+                self.token_at = monotonic()
+            upstream.deadline = monotonic() + self.gateway.between_bytes_timeout_s
+        elif sse.events != events:
+            # Comments that only keep a connection alive do not prove that the engine still works.
+            now = monotonic()
+            if not self.token_at and sse.first_token_seen:
+                self.token_at = now
+            upstream.deadline = now + self.gateway.between_bytes_timeout_s
+        if written == QUEUED:
+            self._hold_upstream()
+
+    def on_client_drained(self) -> None:
+        upstream = self.upstream
+        if upstream is None or upstream.closed:
+            return
+        if self.phase is RELAYING or self.phase is TUNNEL:
+            upstream.wheel.arm(upstream, monotonic() + self.gateway.between_bytes_timeout_s)
+        upstream.resume_reading()
+
+    def _relayed(self) -> None:
+        relay = self.relay
+        response = self.response
+        assert relay is not None
+        assert response is not None
+        keep = self.head.keep_alive and (relay.chunked_out or response.content_length >= 0)
+        outcome = "ok"
+        if relay.sse is not None and relay.sse.error:
+            outcome = "engine_error"
+            if self.pool is not None:
+                self.pool.engine.failures_total += 1
+        self.conn.finished(keep)
+        self._end(outcome, relay.reusable)
+
+    def on_response_eof(self, how: str) -> None:
+        upstream = self.upstream
+        if upstream is None:
+            return
+        relay = self.relay
+        if self.phase is TUNNEL:
+            self._tunnel_closed()
+            return
+        if relay is None:
+            begun = upstream.response_begun
+            self._attempt_failed(Failure.LOST, begun, f"connection {'lost' if how != 'fin' else 'closed'} before a response")
+            return
+        if relay.eof(how) == END:
+            if relay.written == DEAD:
+                self._client_broke()
+            else:
+                self._relayed()
+        else:
+            self._cut("bad_gateway", relay.broken)
+
+    def on_response_error(self, error: GatewayError) -> None:
+        """What came is no response head; the connection is closed already."""
+        pool = self.pool
+        assert pool is not None
+        pool.engine.failures_total += 1
+        error.detail = f"{pool.engine.name}: {error.detail}"
+        self._leave_engine()
+        self.fail(error)
+
+    def on_upstream_timeout(self) -> None:
+        upstream = self.upstream
+        if upstream is None:
+            return
+        if self.phase is TUNNEL:
+            self._tunnel_closed()
+        elif self.relay is None:
+            limit = self.gateway.first_byte_timeout_s
+            self._attempt_failed(Failure.SILENT, upstream.response_begun, f"no answer within {limit:g} s")
+        else:
+            self._cut("upstream_timeout", f"silent for {self.gateway.between_bytes_timeout_s:g} s mid-response")
+
+    def on_upstream_drained(self) -> None:
+        if self.upload is not None or self.phase is TUNNEL:
+            self.conn.resume_reading()
+
+    def _cut(self, kind: str, detail: str) -> None:
+        """The engine broke off after bytes had gone down: a typed event where there is room, then an abort."""
+        gateway = self.gateway
+        relay = self.relay
+        pool = self.pool
+        assert relay is not None
+        if pool is not None:
+            pool.engine.truncations_total += 1
+            pool.engine.failures_total += 1
+            self.detail = f"{pool.engine.name}: {detail}"
+        gateway.stats.truncations_total += 1
+        self.error_kind = kind
+        self._leave_engine()
+        told = relay.break_off(gateway.error_event(kind, self))
+        # Without room for an event, or without framing that shows the cut, only an RST tells the client.
+        self.conn.abort(reset=not told or not relay.chunked_out)
+        self._end("truncated" if kind == "bad_gateway" else kind, False)
