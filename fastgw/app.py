@@ -226,8 +226,6 @@ def serve(config: Config) -> int:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         gateway = Gateway(config, log=log, access=log if config.access_log else None, stats=stats)
-        await gateway.start()
-        log.start(loop)
         drain, at_once = asyncio.Event(), asyncio.Event()
 
         def signalled() -> None:
@@ -235,8 +233,11 @@ def serve(config: Config) -> int:
                 at_once.set()
             drain.set()
 
+        # Before anything listens: a signal that comes during the start is a drain like any other.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
+        await gateway.start()
+        log.start(loop)
         for warning in config.warnings:
             log.warning(warning)
         log.info(

@@ -147,7 +147,10 @@ class SseScanner:
         size = len(payload)
         if payload.find(b"\n\n") != size - 2 or size > MAX_EVENT_BYTES or b"\r" in payload or b"error" in payload:
             return False
-        if not payload.startswith(b"data: {") and not (payload.startswith(b"event: ") and b"\ndata: {" in payload):
+        if payload.startswith(b"data: {"):
+            if payload.find(b"\n") != size - 2:
+                return False
+        elif not (payload.startswith(b"event: ") and payload.count(b"\n") == 3 and b"\ndata: {" in payload):
             return False
         if (b'"usage"' in payload and b'"usage":null' not in payload) or b'"timings"' in payload:
             return False
@@ -298,6 +301,10 @@ class SseScanner:
         try:
             event = _decode_event(data)
         except (msgspec.DecodeError, RecursionError):
+            # Whoever reads it will fail; until then it counts as it does where it is told without being decoded.
+            if data[:1] == b"{" and _TEXT(data):
+                self.tokens += 1
+                self.first_token_seen = True
             return False
         choices = bytes(event.choices)
         if bytes(event.error) != b"null":
