@@ -95,7 +95,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     served_model_name: str = ""
     vllm_api_key: str = ""
     warm_connections: int = 1
-    engine_max_connections: int = 1024
+    engine_max_connections: int = 16384
     engine_max_idle: int = 64
     health_interval_s: float = 5.0
     health_timeout_s: float = 2.0

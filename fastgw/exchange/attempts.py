@@ -13,6 +13,7 @@ from fastgw.exchange.retry import Failure, Verdict, judge
 from fastgw.exchange.state import CONNECTING, WAITING, ExchangeState
 from fastgw.net.upstream_conn import UpstreamConn
 from fastgw.upstream.pool import Pool
+from fastgw.upstream.target import Engine
 
 JOIN_BYTES: Final = 65536  # bodies up to this go out in one send with their head
 
@@ -105,13 +106,25 @@ class Attempts(ExchangeState):
             framing = b"\r\ntransfer-encoding: chunked\r\n\r\n"
         else:
             framing = b"\r\ncontent-length: 0\r\n\r\n" if method == b"POST" else b"\r\n\r\n"
+        known = conn.memo
+        if known is not None and known.head is head and not self.strip_usage:
+            if known.engine is not engine:
+                known.start = self._start_of_head(engine)
+                known.engine = engine
+            return b"".join((known.start, self.request_id, framing))
+        return b"".join((self._start_of_head(engine), self.request_id, framing))
+
+    def _start_of_head(self, engine: Engine) -> bytes:
+        """The request's head up to the value of ``x-request-id``: what does not differ between requests alike."""
+        head = self.head
+        conn = self.conn
         forward = head.forward
         if self.strip_usage and b"ccept-" in forward:
             # What is to be taken out again must not come compressed.
             forward = self.gateway.without_accept_encoding(forward)
         return b"".join(
             (
-                method,
+                head.method,
                 b" ",
                 engine.base,
                 head.target,
@@ -120,8 +133,6 @@ class Attempts(ExchangeState):
                 forward,
                 conn.forwarded or self.gateway.forwarded_lines(conn, head),
                 b"x-request-id: ",
-                self.request_id,
-                framing,
             )
         )
 

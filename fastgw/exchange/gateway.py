@@ -54,12 +54,32 @@ LocalHandler = Callable[[Exchange], None]
 class Filter:
     """A policy: subclasses define the hooks they need, and a hook that is not there costs nothing.
 
-    ``on_request(exchange)`` after the head, ``on_body`` when the body is whole, ``on_route`` before the first attempt,
+    ``on_head(exchange)`` after the head, where the verdict depends on the head, the peer and the configuration alone: it
+    holds for all later requests with the same head on the connection, and is not asked for again. ``on_request`` after
+    that, for each request; ``on_body`` when the body is whole; ``on_route`` before the first attempt;
     ``rewrite(exchange, engine, body)`` for each attempt, ``on_finish(exchange, outcome)`` exactly once. A hook refuses by
     raising GatewayError; what it takes it gives back by a guard: ``exchange.guards``.
     """
 
     name: str = ""
+
+
+class Judgement:
+    """What one connection's last head came to. A client that keeps its connection sends the same head with each request;
+    the reader then hands out the same object, and everything that depends on it alone is taken from here."""
+
+    __slots__ = ("client_ip", "endpoint", "engine", "extra_head", "head", "key_id", "limit", "start", "version")
+
+    def __init__(self, exchange: Exchange, version: int) -> None:
+        self.head = exchange.head
+        self.version = version
+        self.limit = exchange.gateway.max_body_bytes
+        self.endpoint = exchange.endpoint
+        self.key_id = exchange.key_id
+        self.extra_head = exchange.extra_head
+        self.client_ip = exchange.client_ip
+        self.engine: Engine | None = None  # for which ``start`` is the beginning of the request, up to its id
+        self.start = b""
 
 
 class AccessSink(Protocol):
@@ -94,6 +114,7 @@ class GatewayCore:
         self.draining = False
         self.ready = False
         self.profile = config.compat
+        self.plain_ids = config.compat != "rakka"
         self.conns: set[ClientConn] = set()
         self.discards: set[Discard] = set()
         self.pick = strategy.pick
@@ -111,6 +132,8 @@ class GatewayCore:
         self.server_timing = config.server_timing
         self.trusted = tuple(ip_network(cidr, strict=False) for cidr in config.trusted_proxies)
         self.endpoints = EndpointTable(config.passthrough_paths)
+        self.version = 0  # grows when what heads are judged by changes: keys, the drain
+        self.on_head: tuple[Hook, ...] = _hooks(filters, "on_head")
         self.on_request: tuple[Hook, ...] = _hooks(filters, "on_request")
         self.on_body: tuple[Hook, ...] = _hooks(filters, "on_body")
         self.on_route: tuple[Hook, ...] = _hooks(filters, "on_route")
@@ -130,6 +153,27 @@ class GatewayCore:
         stats = self.stats
         stats.exchanges_open += 1
         stats.exchanges_total += 1
+        known: Judgement | None = conn.memo
+        if known is not None and known.head is head and known.version == self.version and head.content_length <= known.limit:
+            # The same head as before, but for its length: it need not be judged again.
+            if self.plain_ids and head.own is None:
+                self._serial = serial = self._serial + 1
+                request_id = b"%b%08x" % (self._instance, serial)
+            else:
+                request_id = self.request_id(head)
+            exchange = Exchange(self, conn, head, known.endpoint, request_id)
+            exchange.key_id = known.key_id
+            exchange.extra_head = known.extra_head
+            exchange.client_ip = known.client_ip
+            conn.sink = exchange
+            if self.request_timeout_s:
+                conn.set_total_deadline(exchange.started_at + self.request_timeout_s)
+            try:
+                for hook in self.on_request:
+                    hook(exchange)
+            except GatewayError as error:
+                exchange.fail(error)
+            return
         endpoint = self.endpoints.get(head.path)
         exchange = Exchange(self, conn, head, endpoint or _UNKNOWN, self.request_id(head))
         conn.sink = exchange
@@ -138,6 +182,9 @@ class GatewayCore:
                 endpoint = self._admit_unusual(exchange, conn, head, endpoint)
                 if endpoint is None:
                     return
+            for hook in self.on_head:
+                hook(exchange)
+            conn.memo = Judgement(exchange, self.version) if endpoint.mode is JSON and not head.expect else None
             for hook in self.on_request:
                 hook(exchange)
             if self.request_timeout_s:
@@ -304,7 +351,7 @@ class GatewayCore:
             given = own.get(b"x-request-id")
             if given is not None and valid_request_id(given):
                 return given
-        if self.profile == "rakka":
+        if not self.plain_ids:
             return b"req-%d" % time_ns()
         self._serial = serial = self._serial + 1
         return b"%b%08x" % (self._instance, serial)
@@ -413,6 +460,7 @@ class GatewayCore:
     def begin_drain(self) -> None:
         """Stop answering "ready"; let live exchanges go on, close idle connections."""
         self.draining = True
+        self.version += 1
         self.plain_lines_off = True
         self.ready = False
         for conn in list(self.conns):

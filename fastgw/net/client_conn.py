@@ -24,7 +24,7 @@ import contextlib
 import enum
 import socket
 from time import monotonic
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from fastgw.accel.heads import RequestHead
 from fastgw.errors import GatewayError
@@ -119,8 +119,8 @@ class ClientConn(RawStream):
         "_in_kernel",  # bytes that the client had not acknowledged when its progress was last looked at
         "body",
         "forwarded",
-        "identity",
         "limits",
+        "memo",
         "peer_ip",
         "reader",
         "received_at",
@@ -157,8 +157,7 @@ class ClientConn(RawStream):
         self.sink: Sink | None = None
         self.body: LengthBody | ChunkedBody | None = None
         self.surplus = b""
-        # What the last credential came to, by object identity: (its bytes, the keys that judged it, the key's id).
-        self.identity: tuple[bytes, object, str] | None = None
+        self.memo: Any = None  # the service's: what it made of the last head
         self.received_at = 0.0
         self.total_deadline = NEVER
         self._advancing = False

@@ -334,8 +334,15 @@ class UpstreamConn(RawStream):
             self._crash(error)
 
     def _crash(self, error: BaseException) -> None:
+        """A bug above: log it, and do not leave the exchange (and its client) waiting."""
+        carrier = self.carrier
         self.close()
         self.home.crashed(error)
+        if carrier is not None:
+            try:
+                carrier.on_response_error(GatewayError("internal", source=Source.GATEWAY))
+            except Exception as again:
+                self.home.crashed(again)
 
 
 def _socket(family: int) -> socket.socket:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from datetime import UTC, datetime
-from queue import Full, Queue
+from queue import SimpleQueue
 from time import monotonic, time
 from typing import Any, Final
 
@@ -21,8 +21,8 @@ import msgspec
 from fastgw.stats import Stats
 
 FLUSH_S: Final = 0.2
-FLUSH_BYTES: Final = 65_536  # handed over at once: the buffer stays in the cache
-MAX_BATCHES: Final = 64  # waiting for the writer
+FLUSH_BYTES: Final = 131_072  # handed over at once: the buffer stays in the cache
+MAX_BATCHES: Final = 32  # waiting for the writer
 MAX_PENDING_BYTES: Final = 1 << 20  # kept beyond that, when the writer is stuck; then lines are dropped and counted
 MAX_ESCAPED: Final = 4096
 MAX_TEXT: Final = 512  # characters of any one text from outside
@@ -200,7 +200,7 @@ class LogWriter:
         self._lines = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._batches: Queue[tuple[bytearray, int] | None] = Queue(MAX_BATCHES)
+        self._batches: SimpleQueue[tuple[bytearray, int] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -245,10 +245,9 @@ class LogWriter:
 
     def _hand_over(self) -> bool:
         """Give what is pending to the writer; False when it is stuck: then lines are kept while there is room."""
-        try:
-            self._batches.put_nowait((self._pending, self._lines))
-        except Full:
+        if self._batches.qsize() >= MAX_BATCHES:
             return False
+        self._batches.put((self._pending, self._lines))
         self._pending = bytearray()
         self._lines = 0
         return True
@@ -274,7 +273,7 @@ class LogWriter:
         self._event("error", message, fields)
 
     def close(self, wait_s: float = 1.0) -> None:
-        """Write what is pending, waiting for a stuck reader no longer than ``wait_s`` at each step."""
+        """Write what is pending, waiting for a stuck reader no longer than ``wait_s``."""
         self._loop = None
         if self._timer is not None:
             self._timer.cancel()
@@ -283,11 +282,8 @@ class LogWriter:
         if thread is None:
             self._emit(self._pending, self._lines)
         else:
-            try:
-                self._batches.put((self._pending, self._lines), timeout=wait_s)
-                self._batches.put(None, timeout=wait_s)
-            except Full:
-                return
+            self._batches.put((self._pending, self._lines))
+            self._batches.put(None)
             thread.join(wait_s)
             self._thread = None
         self._pending = bytearray()

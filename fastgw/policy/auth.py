@@ -29,7 +29,7 @@ class Auth(Filter):
     def from_config(cls, config: Config) -> Auth | None:
         return cls(tuple(config.api_key_digests)) if config.api_key_digests else None
 
-    def on_request(self, exchange: Exchange) -> None:
+    def on_head(self, exchange: Exchange) -> None:
         if not exchange.endpoint.auth:
             return
         credential = exchange.head.credential
@@ -37,15 +37,7 @@ class Auth(Filter):
             credential = websocket_key((exchange.head.own or {}).get(b"sec-websocket-protocol", b""))
         if credential is None:
             raise GatewayError("unauthorized")
-        conn = exchange.conn
-        ids = self._ids
-        known = conn.identity
-        if known is not None and known[0] is credential and known[1] is ids:
-            # The very bytes that were judged a moment ago, on this connection, by these keys.
-            exchange.key_id = known[2]
-            return
-        key_id = ids.get(digest(credential))
+        key_id = self._ids.get(digest(credential))
         if key_id is None:
             raise GatewayError("unauthorized", "The API key is not valid.")
-        conn.identity = (credential, ids, key_id)
         exchange.key_id = key_id

@@ -22,7 +22,7 @@ class BodyLimit(Filter):
     def from_config(cls, config: Config) -> BodyLimit:
         return cls(config.max_body_bytes, config.max_upload_bytes)
 
-    def on_request(self, exchange: Exchange) -> None:
+    def on_head(self, exchange: Exchange) -> None:
         head = exchange.head
         length = head.content_length
         mode = exchange.endpoint.mode

@@ -34,7 +34,7 @@ class Cors(Filter):
             return b"access-control-allow-origin: *\r\n"
         return b"access-control-allow-origin: %b\r\nvary: Origin\r\n" % origin
 
-    def on_request(self, exchange: Exchange) -> None:
+    def on_head(self, exchange: Exchange) -> None:
         allowed = self._allowed(exchange)
         if allowed:
             exchange.extra_head += allowed + b"access-control-expose-headers: x-request-id, retry-after, server-timing\r\n"

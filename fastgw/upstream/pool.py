@@ -108,7 +108,7 @@ class Pool:
             )
         except OSError as error:
             self.open -= 1
-            raise GatewayError("internal", source=Source.GATEWAY, retry_after_s=1.0, detail=f"no socket: {error}") from error
+            raise GatewayError("engine_busy", source=Source.GATEWAY, retry_after_s=1.0, detail=f"no socket: {error}") from error
 
     def release(self, conn: UpstreamConn, now: float, idle_s: float, max_requests: int) -> None:
         """Take back a connection whose message ended exactly where it should.

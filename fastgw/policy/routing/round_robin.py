@@ -12,11 +12,21 @@ class RoundRobin:
     def pick(self, group: Group, tried: tuple[Pool, ...]) -> Pool | None:
         """The engine for the next attempt; None when all have been tried."""
         turns = group.turns
+        at = group.cursor
+        pool = turns[at]
+        if not tried and pool.engine.healthy is not False:
+            at += 1
+            group.cursor = at if at < len(turns) else 0
+            return pool
+        return self._search(group, tried)
+
+    @staticmethod
+    def _search(group: Group, tried: tuple[Pool, ...]) -> Pool | None:
+        turns = group.turns
         count = len(turns)
-        cursor = group.cursor
         last_resort = None
-        for step in range(count):
-            at = cursor + step
+        resort_at = 0
+        for at in range(group.cursor, group.cursor + count):
             pool = turns[at % count]
             if pool in tried:
                 continue

@@ -1,0 +1,106 @@
+"""A client that keeps its connection sends the same head again and again, and the gateway remembers what it came to.
+
+What it remembers must never outlive what it depends on: another key, another length, another engine, a drain.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw import EngineConfig
+from fastgw.exchange.relay import Relay
+from fastgw.policy.route import Route
+from fastgw.sim import SimConfig, Simulator
+from tests.support.client import RawClient, chat
+from tests.support.gateway import running
+
+
+def ask(key: str = "good", content: str = "hi", **more: object) -> bytes:
+    return chat("m", False, content=content, key=key, **more)  # type: ignore[arg-type]
+
+
+async def test_the_same_head_with_other_lengths_is_served_each_time_with_its_own_body() -> None:
+    async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], api_keys=["good"]) as gw:
+        async with RawClient.connect("127.0.0.1", gw.port) as client:
+            for size in (1, 5, 5, 100, 9, 1000, 10):
+                await client.send(ask(content="x" * size))
+                assert (await client.read_response()).status == 200
+        posts = [one for one in sim.requests if one.method == "POST"]
+        assert [one.body.count(b"x") - one.body.count(b"max_tokens") for one in posts] == [1, 5, 5, 100, 9, 1000, 10]
+        assert len({record["request_id"] for record in gw.records}) == 7
+        assert {record["key_id"] for record in gw.records} == {gw.records[0]["key_id"]}
+        assert gw.records[0]["key_id"]
+
+
+async def test_a_remembered_head_opens_nothing_for_another_key() -> None:
+    async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], api_keys=["good", "also"]) as gw:
+        async with RawClient.connect("127.0.0.1", gw.port) as client:
+            statuses = []
+            for key in ("good", "good", "evil", "good", "evil", "also", "also", "good"):
+                await client.send(ask(key))
+                statuses.append((await client.read_response()).status)
+        assert statuses == [200, 200, 401, 200, 401, 200, 200, 200]
+        ids = [record["key_id"] for record in gw.records]
+        assert ids[0] == ids[1] == ids[3] == ids[7] != ids[5] == ids[6]
+        assert ids[2] == ids[4] == ""
+
+
+async def test_a_remembered_head_does_not_carry_a_body_over_the_limit() -> None:
+    async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], max_body_bytes=1024) as gw:
+        async with RawClient.connect("127.0.0.1", gw.port) as client:
+            for _ in range(3):
+                await client.send(chat("m", False, content="x"))
+                assert (await client.read_response()).status == 200
+            await client.send(chat("m", False, content="x" * 1100))
+            assert (await client.read_response()).status == 413
+        assert len([one for one in sim.requests if one.method == "POST"]) == 3
+
+
+async def test_a_remembered_head_goes_to_each_engine_with_that_engines_own_key() -> None:
+    async with Simulator(SimConfig(any_model=True)) as one, Simulator(SimConfig(any_model=True)) as two:
+        engines = [EngineConfig(url=one.url, api_key="first"), EngineConfig(url=two.url, api_key="second")]
+        async with running(engines) as gw, RawClient.connect("127.0.0.1", gw.port) as client:
+            for _ in range(6):
+                await client.send(chat("m", False))
+                assert (await client.read_response()).status == 200
+        for sim, key in ((one, b"Bearer first"), (two, b"Bearer second")):
+            seen = [request.header("authorization") for request in sim.requests if request.method == "POST"]
+            assert len(seen) == 3
+            assert {value.encode() if isinstance(value, str) else value for value in seen} == {key}
+
+
+class TestABugInside:
+    """A failure of the gateway's own code is answered, logged once and survived."""
+
+    async def test_in_a_filter_gives_500_and_a_close(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(self: Route, exchange: object) -> None:
+            raise RuntimeError("prompt text that must not be told")
+
+        monkeypatch.setattr(Route, "on_route", broken)
+        async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], expect_internal_errors=True) as gw:
+            async with RawClient.connect("127.0.0.1", gw.port) as client:
+                await client.send(chat("m", False))
+                answer = await client.read_response()
+            assert answer.status == 500
+            assert answer.json()["error"]["type"] == "server_error"
+            assert "must not be told" not in answer.body.decode() + repr(gw.events.lines)
+            assert len(gw.events.errors()) == 1
+
+    async def test_in_the_relay_ends_the_stream_and_frees_the_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(self: Relay, data: bytes) -> int:
+            raise RuntimeError("bug")
+
+        async with (
+            Simulator(SimConfig(any_model=True, itl_ms=20)) as sim,
+            running([sim.url], expect_internal_errors=True) as gw,
+        ):
+            async with RawClient.connect("127.0.0.1", gw.port) as client:
+                await client.send(chat("m", True))
+                answer = await client.read_head()
+                monkeypatch.setattr(Relay, "feed", broken)
+                await client.read_body(answer)
+                assert not answer.complete
+            await gw.idle()
+            await gw.until("the engine is free", lambda: sim.state.running == 0)
+            assert gw.events.errors()
+            assert gw.records[0]["outcome"] != "ok"
