@@ -342,7 +342,7 @@ class ClientConn(RawStream):
         except Exception as error:
             self.service.crashed(self, error)
         self._advancing = False
-        if len(self.surplus) < SURPLUS_BYTES and self.state is not CLOSED:
+        if len(self.surplus) < SURPLUS_BYTES and self.state is not CLOSED and not (self.state is HEAD and self.queued_bytes):
             self.resume_reading()
 
     def finished(self, keep_alive: bool) -> None:
@@ -368,6 +368,9 @@ class ClientConn(RawStream):
     def _rest(self) -> None:
         self.state = HEAD
         if self.queued_bytes:
+            # No further request before this answer has left: its own would be queued behind, without end, and what is
+            # read now would overtake the surplus. ``drained`` comes back here.
+            self.pause_reading()
             self.wheel.arm(self, monotonic() + self.limits.write_s)
             return
         deadline = monotonic() + self.limits.idle_s
@@ -460,7 +463,7 @@ class ClientConn(RawStream):
         if state is HEAD:
             self._rest()
             return
-        if state is BODY:
+        if state is BODY or state is DISCARD:
             self.wheel.arm(self, monotonic() + self.limits.body_s)
         else:
             self.wheel.arm(self, self.total_deadline)
