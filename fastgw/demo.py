@@ -84,7 +84,7 @@ async def _show(prompt: str, port: int | None, once: bool, ended: asyncio.Event)
         engine_url = await _engine_url(engine)
         gateway = await _start_gateway(engine_url, port)
         try:
-            _say(f"engine simulator  {engine_url}   process {engine.pid}, model {MODEL}")
+            _say(f"engine simulator  {engine_url}   process {engine.pid}, model {MODEL}: words drawn by a seed")
             _say(f"fastgw {__version__:<9}  {gateway.url}   process {os.getpid()}, {_data_plane()}")
             _say("                  no API key is set, so only this machine can reach it\n")
             await _stream(gateway.url, prompt)

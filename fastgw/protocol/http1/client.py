@@ -13,6 +13,7 @@ import httptools
 from fastgw.accel import heads
 from fastgw.accel.heads import LAST_HEAD_BYTES, MAX_STRANGERS, ResponseHead, around_length, scan_response
 from fastgw.errors import GatewayError, Source
+from fastgw.protocol.http1.opinion import dissent
 
 _FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)").fullmatch
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?").fullmatch
@@ -24,31 +25,10 @@ def _bad(detail: str) -> NoReturn:
     raise GatewayError("bad_gateway", source=Source.UPSTREAM, detail=detail, retryable=False)
 
 
-class _Silent:
-    __slots__ = ("complete", "fields")
-
-    def __init__(self) -> None:
-        self.complete = False
-        self.fields: list[tuple[bytes, bytes]] = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self.complete = True
-
-
-def _second_opinion(head: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-    judge = _Silent()
-    parser = httptools.HttpResponseParser(judge)
-    try:
-        parser.feed_data(head + b"\r\n\r\n")
-    except httptools.HttpParserUpgrade:
-        pass
-    except httptools.HttpParserError as error:
-        _bad(f"httptools refuses the response head: {type(error).__name__}")
-    if not judge.complete or [(n.lower(), v.strip(b" \t")) for n, v in judge.fields] != fields:
-        _bad("the response head is ambiguous")
+def _agree(head: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    reason = dissent(httptools.HttpResponseParser, head, fields)
+    if reason:
+        _bad(f"the response head is ambiguous: {reason}")
 
 
 def parse_response(head: bytes, max_fields: int = 200) -> ResponseHead:
@@ -69,7 +49,7 @@ def parse_response(head: bytes, max_fields: int = 200) -> ResponseHead:
         if match is None:
             _bad("malformed response field")
         fields.append((match[1].lower(), match[2].strip(b" \t")))
-    _second_opinion(head, fields)
+    _agree(head, fields)
 
     single: dict[bytes, bytes] = {}
     options: list[bytes] = []

@@ -16,6 +16,7 @@ from fastgw.accel import heads
 from fastgw.accel.heads import LAST_HEAD_BYTES, MAX_STRANGERS, RequestHead, around_length, scan_request
 from fastgw.errors import GatewayError
 from fastgw.protocol.headers import is_framing_twin, is_owned_twin
+from fastgw.protocol.http1.opinion import dissent
 
 METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"))
 MAX_METHOD_BYTES: Final = 24
@@ -34,34 +35,10 @@ def _bad(message: str) -> NoReturn:
     raise GatewayError("bad_request", message)
 
 
-class _Silent:
-    """The callbacks of httptools that are not wanted: it is here as a judge."""
-
-    __slots__ = ("complete", "fields")
-
-    def __init__(self) -> None:
-        self.complete = False
-        self.fields: list[tuple[bytes, bytes]] = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self.complete = True
-
-
-def _second_opinion(head: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-    """Refuse what httptools refuses, or reads differently."""
-    judge = _Silent()
-    parser = httptools.HttpRequestParser(judge)
-    try:
-        parser.feed_data(head + b"\r\n\r\n")
-    except httptools.HttpParserUpgrade:
-        pass
-    except httptools.HttpParserError as error:
-        raise GatewayError("bad_request", detail=f"httptools: {type(error).__name__}") from None
-    if not judge.complete or [(n.lower(), v.strip(b" \t")) for n, v in judge.fields] != fields:
-        _bad("The request head is ambiguous.")
+def _agree(head: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    reason = dissent(httptools.HttpRequestParser, head, fields)
+    if reason:
+        raise GatewayError("bad_request", "The request head is ambiguous.", detail=reason)
 
 
 def _request_line(line: bytes) -> tuple[bytes, bytes, int, bytes | None]:
@@ -117,7 +94,7 @@ def parse_request(head: bytes, max_fields: int = 100) -> RequestHead:
         if match is None:
             _bad("A header field is malformed.")
         fields.append((match[1].lower(), match[2].strip(b" \t")))
-    _second_opinion(head, fields)
+    _agree(head, fields)
 
     single: dict[bytes, bytes] = {}
     own: dict[bytes, bytes] = {}
