@@ -165,7 +165,7 @@ class Gateway:
         """A new snapshot of what engines serve."""
         core = self.core
         if core is not None:
-            core.table = UpstreamTable(self._pools, core.table.version + 1)
+            core.table = UpstreamTable(self._pools, core.table)
 
     def _refusal(self, ip: str) -> bytes:
         kind = errors.lookup("too_many_connections", self.config.compat)

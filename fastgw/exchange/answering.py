@@ -199,7 +199,8 @@ class Answering(Tunnelling):
         """What came is no response head; the connection is closed already."""
         pool = self.pool
         assert pool is not None
-        pool.engine.failures_total += 1
+        if error.source is Source.UPSTREAM:
+            pool.engine.failures_total += 1
         error.detail = f"{pool.engine.name}: {error.detail}"
         self._leave_engine()
         self.fail(error)
@@ -217,20 +218,27 @@ class Answering(Tunnelling):
             self._cut("upstream_timeout", f"silent for {self.gateway.between_bytes_timeout_s:g} s mid-response")
 
     def on_upstream_drained(self) -> None:
-        if self.upload is not None or self.phase is TUNNEL:
+        upload = self.upload
+        if upload is not None:
+            upload.drained()
+        if upload is not None or self.phase is TUNNEL:
             self.conn.resume_reading()
 
-    def _cut(self, kind: str, detail: str) -> None:
-        """The engine broke off after bytes had gone down: a typed event where there is room, then an abort."""
+    def _cut(self, kind: str, detail: str, *, engine_fault: bool = True) -> None:
+        """The answer breaks off after bytes had gone down: a typed event where there is room, then an abort.
+
+        ``engine_fault``: the engine broke it off. What the client or the gateway ended does not count against an engine.
+        """
         gateway = self.gateway
         relay = self.relay
         pool = self.pool
         assert relay is not None
         if pool is not None:
-            pool.engine.truncations_total += 1
-            pool.engine.failures_total += 1
             self.detail = f"{pool.engine.name}: {detail}"
-        gateway.stats.truncations_total += 1
+            if engine_fault:
+                pool.engine.truncations_total += 1
+                pool.engine.failures_total += 1
+                gateway.stats.truncations_total += 1
         self.error_kind = kind
         self._leave_engine()
         told = relay.break_off(gateway.error_event(kind, self))

@@ -78,7 +78,7 @@ class Attempts(ExchangeState):
         gateway = self.gateway
         upload = self.upload
         if upload is not None and not upload.whole:
-            upload.begin(self, conn, now)
+            upload.begin(self, conn)
             return
         body = self.body
         for rewrite in gateway.rewriters:

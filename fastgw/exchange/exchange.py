@@ -76,7 +76,7 @@ class Exchange(Answering):
         if self.phase is DONE:
             return
         if self.relay is not None:
-            self._cut(error.kind.name, error.detail)
+            self._cut(error.kind.name, error.detail, engine_fault=error.source is Source.UPSTREAM)
             return
         self._leave_engine()
         if self.conn.state is CLIENT_TUNNEL:
@@ -113,21 +113,8 @@ class Exchange(Answering):
         """The client left: cancel the engine's work, now."""
         if self.phase is DONE:
             return
-        gateway = self.gateway
-        upstream = self.upstream
-        pool = self.pool
-        if (
-            upstream is not None
-            and pool is not None
-            and not pool.engine.cancel
-            and self.phase in (WAITING, RELAYING)
-        ):
-            # This engine cannot bear an abort: let it finish, unseen.
-            gateway.let_finish(pool, upstream, self.relay)
-            self.upstream = None
-        else:
-            self._leave_engine()
-        gateway.stats.cancelled += 1
+        self._cancel()
+        self.gateway.stats.cancelled += 1
         if self.local_task is not None:
             self.local_task.cancel()
         self.detail = f"client closed ({how})"
@@ -136,13 +123,30 @@ class Exchange(Answering):
             self.status = 499
         self._end("client_closed", False)
 
+    def _cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+        upstream = self.upstream
+        pool = self.pool
+        if (
+            upstream is not None
+            and pool is not None
+            and not pool.engine.cancel
+            and self.phase in (WAITING, RELAYING)
+            and (self.upload is None or self.upload.sent_whole)
+        ):
+            # This engine cannot bear an abort: let it finish, unseen.
+            self.gateway.let_finish(pool, upstream)
+            self.upstream = None
+        else:
+            self._leave_engine()
+
     def on_client_stalled(self) -> None:
-        self._leave_engine()
+        self._cancel()
         self.detail = "client does not read"
         self._end("client_stalled", False)
 
     def on_total_timeout(self) -> None:
-        self.fail(GatewayError("upstream_timeout", source=Source.UPSTREAM, detail="request_timeout_s reached"))
+        self.fail(GatewayError("upstream_timeout", source=Source.GATEWAY, detail="request_timeout_s reached"))
 
     def abandon(self, kind: str, detail: str) -> None:
         """The gateway itself ends this exchange (drain over, internal failure)."""

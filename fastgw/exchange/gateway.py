@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from ipaddress import ip_network
-from time import time, time_ns
+from time import monotonic, time, time_ns
 from typing import Any, Final, Protocol
 
 from fastgw import errors
@@ -19,7 +19,6 @@ from fastgw.errors import ErrorKind, GatewayError, Source
 from fastgw.exchange.discard import Discard
 from fastgw.exchange.endpoints import JSON, LOCAL, TUNNEL, Endpoint, EndpointTable
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import DONE, ExchangeState
 from fastgw.exchange.upload import Upload
 from fastgw.net.client_conn import ClientConn
@@ -125,7 +124,6 @@ class GatewayCore:
         self.request_timeout_s = config.request_timeout_s
         self.replay = config.replay
         self.retry_fresh = config.policy == "ordered" if config.retry_fresh is None else config.retry_fresh
-        self.replay = config.replay
         self.retry_after_s = max(1.0, config.health_interval_s)
         self.max_attempts = MAX_ATTEMPTS
         self.plain_lines_off = config.server_timing  # and while draining: answers need more than the request id
@@ -282,7 +280,7 @@ class GatewayCore:
         if self._access is not None:
             self._access.append(
                 (
-                    time(),
+                    monotonic(),
                     self.request_id(_NO_HEAD),
                     "",
                     ip,
@@ -451,8 +449,9 @@ class GatewayCore:
 
     def dial_failed(self, pool: Pool, detail: str) -> None:
         self.health.dial_failed(pool.engine, detail)
+        pool.unlearn()
 
-    def let_finish(self, pool: Pool, upstream: UpstreamConn, relay: Relay | None) -> None:
+    def let_finish(self, pool: Pool, upstream: UpstreamConn) -> None:
         """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming."""
         self.discards.add(Discard(pool, upstream, self.between_bytes_timeout_s, self.discards.discard))
 

@@ -26,7 +26,8 @@ class Tunnelling(Attempts):
         upstream.wheel.arm(upstream, monotonic() + self.gateway.between_bytes_timeout_s)
         conn = self.conn
         conn.state = CLIENT_TUNNEL
-        conn.deadline = NEVER
+        # A session has no end in sight: request_timeout_s is for exchanges.
+        conn.deadline = conn.total_deadline = NEVER
         lines = b"connection: Upgrade\r\nupgrade: websocket\r\nx-request-id: %b\r\n\r\n" % self.request_id
         data = head.status_line + head.forward + lines
         self.bytes_out = len(data)
@@ -36,6 +37,9 @@ class Tunnelling(Attempts):
         if conn.surplus:
             early, conn.surplus = conn.surplus, b""
             self.on_tunnel_data(early)
+            if not upstream.queued_bytes:
+                # Much of it may have come early, and reading stopped for that.
+                conn.resume_reading()
 
     def on_tunnel_data(self, data: bytes) -> None:
         """From the client to the engine."""

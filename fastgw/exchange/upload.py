@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from fastgw.errors import GatewayError
 from fastgw.net.stream import QUEUED
+from fastgw.net.timers import NEVER
+from fastgw.net.upstream_conn import HEAD as NO_ANSWER
 from fastgw.net.upstream_conn import UpstreamConn
 from fastgw.protocol.http1.writer import LAST_CHUNK, chunk
 from fastgw.protocol.multipart import ModelField
@@ -66,8 +68,9 @@ class Upload:
         self._kept.append(data)
         self._kept_bytes += len(data)
         if self._routed:
-            # Connecting: the client is held back, but what was read before that still comes.
-            self.whole = self.whole or last
+            # Connecting: the client is held back, and this is what had been read of it before that.
+            if last:
+                self._complete(exchange)
             return
         field = self._field
         if field is not None and not self.model:
@@ -79,16 +82,20 @@ class Upload:
             elif not exchange.gateway.routes_anything():
                 raise GatewayError("missing_model", "Put the `model` field before the file.", param="model")
         if last:
-            self.whole = self.sent_whole = True
-            exchange.body = b"".join(self._kept)
-            self._kept = []
+            self._complete(exchange)
         else:
             exchange.conn.pause_reading()
         self._routed = True
         exchange.route()
 
-    def begin(self, exchange: Attempts, conn: UpstreamConn, now: float) -> None:
-        """An engine is connected: send the head and what has been kept."""
+    def _complete(self, exchange: Exchange) -> None:
+        """The body was whole before it was needed: from here on it is like any other."""
+        self.whole = self.sent_whole = True
+        exchange.body = b"".join(self._kept)
+        self._kept = []
+
+    def begin(self, exchange: Attempts, conn: UpstreamConn) -> None:
+        """An engine is connected: send the head and what has been kept, which is not all."""
         pool = exchange.pool
         assert pool is not None
         self.begun = True
@@ -99,12 +106,10 @@ class Upload:
         self._kept = []
         if self.chunked:
             kept = chunk(kept)
-        if self.whole:
-            self.sent_whole = True
-            if self.chunked:
-                kept += LAST_CHUNK
-        conn.begin(exchange, head + kept, now + exchange.gateway.first_byte_timeout_s)
-        if not conn.queued_bytes:
+        conn.begin(exchange, head + kept, NEVER)
+        if conn.queued_bytes:
+            conn.wheel.arm(conn, monotonic() + exchange.gateway.first_byte_timeout_s)
+        else:
             exchange.conn.resume_reading()
 
     def _pass_on(self, exchange: Exchange, data: bytes, last: bool) -> None:
@@ -116,7 +121,15 @@ class Upload:
             self.sent_whole = True
             if self.chunked:
                 wire += LAST_CHUNK
-        # The first-byte limit runs from the end of the body; until then the client's own limit holds.
-        conn.wheel.arm(conn, monotonic() + exchange.gateway.first_byte_timeout_s)
-        if wire and conn.write(wire) == QUEUED and not last:
+        queued = bool(wire) and conn.write(wire) == QUEUED
+        if (last or queued) and conn.state is NO_ANSWER:
+            # The first-byte limit runs from the end of the body, or while the engine does not take what there is of it.
+            conn.wheel.arm(conn, monotonic() + exchange.gateway.first_byte_timeout_s)
+        if queued and not last:
             exchange.conn.pause_reading()
+
+    def drained(self) -> None:
+        """The engine has taken all there was: until the client sends more, the client's own limit holds."""
+        conn = self._sink
+        if conn is not None and not self.sent_whole and conn.state is NO_ANSWER:
+            conn.deadline = NEVER

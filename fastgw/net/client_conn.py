@@ -260,7 +260,7 @@ class ClientConn(RawStream):
         if self.state is OPENING:
             self.state = BODY
             self._drained_bytes = 0
-            self.wheel.arm(self, self.received_at + self.limits.body_s)
+            self.wheel.arm(self, min(self.received_at + self.limits.body_s, self.total_deadline))
             if rest:
                 self._take_body(rest)
         elif self.state is DISCARD and rest:
@@ -291,7 +291,7 @@ class ClientConn(RawStream):
         if self._drained_bytes >= BODY_PROGRESS_BYTES:
             # A trickle is a stall too: only so many bytes buy more time.
             self._drained_bytes = 0
-            self.deadline = monotonic() + self.limits.body_s
+            self.deadline = min(monotonic() + self.limits.body_s, self.total_deadline)
         if payload:
             sink.on_body(payload, False)
 
@@ -449,11 +449,11 @@ class ClientConn(RawStream):
     # --- deadlines
     def congested(self) -> None:
         self._in_kernel = self.unacknowledged()
-        self.wheel.arm(self, monotonic() + self.limits.write_s)
+        self.wheel.arm(self, min(monotonic() + self.limits.write_s, self.total_deadline))
 
     def progressed(self) -> None:
         self._in_kernel = self.unacknowledged()
-        self.deadline = monotonic() + self.limits.write_s
+        self.deadline = min(monotonic() + self.limits.write_s, self.total_deadline)
 
     def drained(self) -> None:
         state = self.state
@@ -464,7 +464,7 @@ class ClientConn(RawStream):
             self._rest()
             return
         if state is BODY or state is DISCARD:
-            self.wheel.arm(self, monotonic() + self.limits.body_s)
+            self.wheel.arm(self, min(monotonic() + self.limits.body_s, self.total_deadline))
         else:
             self.wheel.arm(self, self.total_deadline)
         sink = self.sink
@@ -487,13 +487,17 @@ class ClientConn(RawStream):
         state = self.state
         sink = self.sink
         try:
-            if self.queued_bytes and state is not LINGER:
+            over = now >= self.total_deadline
+            if over and sink is not None and not (state is BODY and self.reading and not self.queued_bytes):
+                self.total_deadline = NEVER
+                sink.on_total_timeout()
+            elif self.queued_bytes and state is not LINGER:
                 left = self.unacknowledged()
                 if left <= self._in_kernel - WRITE_PROGRESS_BYTES:
                     # The kernel holds megabytes and asks for more only when much of them has left: a slow reader, who
                     # reads all the same.
                     self._in_kernel = left
-                    self.wheel.arm(self, now + self.limits.write_s)
+                    self.wheel.arm(self, min(now + self.limits.write_s, self.total_deadline))
                     return
                 # No progress on the write side: the client does not read.
                 self.sink = None
@@ -516,12 +520,9 @@ class ClientConn(RawStream):
                 self.body = None
                 self.state = BUSY
                 if sink is not None:
-                    sink.on_request_error(GatewayError("request_timeout", detail="body stalled"))
-            elif state is BUSY and sink is not None:
-                if now >= self.total_deadline:
-                    self.total_deadline = NEVER
-                    sink.on_total_timeout()
-            elif state is not TUNNEL:
+                    detail = "request_timeout_s reached within the body" if over else "body stalled"
+                    sink.on_request_error(GatewayError("request_timeout", detail=detail))
+            elif state is not TUNNEL and sink is None:
                 self.close()
         except Exception as error:
             self.service.crashed(self, error)

@@ -29,8 +29,10 @@ async def fetch(addresses: tuple[Address, ...], request: bytes, timeout_s: float
             for family, address in addresses:
                 try:
                     return await _ask(family, address, request, max_bytes)
-                except (OSError, GatewayError, FetchError) as error:
+                except (OSError, FetchError) as error:
                     last = str(error) or type(error).__name__
+                except GatewayError as error:
+                    last = error.detail or error.kind.name
     except TimeoutError:
         last = f"no answer within {timeout_s:g} s"
     raise FetchError(last)
@@ -51,7 +53,7 @@ async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> 
             head = reader.feed(data)
         body: LengthBody | ChunkedBody | CloseBody
         if head.chunked:
-            body = ChunkedBody()
+            body = ChunkedBody("bad_gateway")
         elif head.content_length >= 0:
             body = LengthBody(head.content_length)
         else:

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Final
 
 from fastgw.config import Config
+from fastgw.errors import described
 from fastgw.net.fetch import FetchError, fetch
 from fastgw.protocol.openai import parse_models
 from fastgw.stats import EventLog
@@ -62,7 +63,11 @@ class Health:
 
             async def one(pool: Pool) -> None:
                 async with gate:
-                    await self.probe(pool)
+                    try:
+                        await self.probe(pool)
+                    except Exception as error:
+                        # A bug met by one engine must not end the probes of all.
+                        self._log.error("probe failed inside fastgw", engine=pool.engine.name, error=described(error))
 
             await asyncio.gather(*(one(pool) for pool in self._pools))
         finally:
@@ -158,7 +163,7 @@ class Health:
         try:
             async with asyncio.timeout(self._config.health_timeout_s):
                 found = await loop.getaddrinfo(engine.host, engine.port, type=socket.SOCK_STREAM)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, UnicodeError) as error:
             if not engine.addresses:
                 self._log.warning("engine name does not resolve", engine=engine.name, error=str(error) or "timeout")
             return

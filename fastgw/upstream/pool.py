@@ -65,7 +65,7 @@ class Pool:
         self.idle: list[UpstreamConn] = []
         self.open = 0
         self.idle_limit_s = IDLE_LIMIT_S
-        self._warming = False
+        self._warming: UpstreamConn | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -141,10 +141,7 @@ class Pool:
         self.open -= 1
 
     def warmed(self, conn: UpstreamConn) -> None:
-        self._warming = False
-        if self._closed:
-            conn.close()
-            return
+        self._warming = None
         # The oldest end of the list: traffic prefers connections that have proven themselves.
         conn.park(monotonic(), self.idle_limit_s)
         self.idle.insert(0, conn)
@@ -152,7 +149,12 @@ class Pool:
             self._loop.call_later(WARM_GAP_S, self.keep_warm)
 
     def warm_failed(self, detail: str) -> None:
-        self._warming = False
+        self._warming = None
+        self.unlearn()
+
+    def unlearn(self) -> None:
+        """The engine does not take connections: those it closed were no tidying up, and taught nothing."""
+        self.idle_limit_s = IDLE_LIMIT_S
 
     def crashed(self, error: BaseException) -> None:
         self._log.error("engine connection failed inside fastgw", engine=self.engine.name, error=described(error))
@@ -166,19 +168,23 @@ class Pool:
             return
         missing = engine.warm_connections - len(self.idle)
         # Busy connections come back and are warm then.
-        if self._warming or min(missing, engine.warm_connections - self.open, engine.max_connections - self.open) <= 0:
+        room = min(engine.warm_connections, engine.max_connections) - self.open
+        if self._warming is not None or missing <= 0 or room <= 0:
             return
         self.open += 1
-        self._warming = True
         try:
-            UpstreamConn.dial(self._loop, engine.addresses, self._wheel, self, None, self._stats, self.connect_timeout_s)
+            self._warming = UpstreamConn.dial(
+                self._loop, engine.addresses, self._wheel, self, None, self._stats, self.connect_timeout_s
+            )
         except OSError as error:
             self.open -= 1
-            self._warming = False
             self._log.warning("cannot warm a connection", engine=engine.name, error=str(error))
 
     def close(self) -> None:
-        """Close what is idle; busy connections close as they come back."""
+        """Close what is idle or being warmed; busy connections close as they come back."""
         self._closed = True
+        if self._warming is not None:
+            self._warming.close()
+            self._warming = None
         while self.idle:
             self.idle.pop().close()

@@ -55,29 +55,34 @@ def _turns(pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
 class UpstreamTable:
     """A snapshot; ``version`` grows with each. Pools (and their engines) are shared between snapshots."""
 
-    __slots__ = ("_by_model", "_open", "everyone", "models", "pools", "version")
+    __slots__ = ("_by_model", "_groups", "_open", "everyone", "models", "pools", "version")
 
-    def __init__(self, pools: Sequence[Pool], version: int = 0) -> None:
-        self.version = version
+    def __init__(self, pools: Sequence[Pool], previous: UpstreamTable | None = None) -> None:
+        self.version: int = previous.version + 1 if previous is not None else 0
         self.pools: tuple[Pool, ...] = tuple(pools)
-        by_model: dict[str, list[Pool]] = {}
+        before = previous._groups if previous is not None else {}
+        # Models that the same engines serve share one group, so that a thousand names cost one layout; and a group goes on
+        # from one snapshot to the next, so that a model learned elsewhere does not begin everybody's turns anew.
+        self._groups: dict[tuple[int, ...], Group] = {}
+
+        def group(members: Sequence[Pool]) -> Group | None:
+            key = tuple(map(id, members))
+            if not key:
+                return None
+            if key not in self._groups:
+                self._groups[key] = before.get(key) or Group(members)
+            return self._groups[key]
+
+        serving: dict[str, list[Pool]] = {}
         self.models: dict[str, str] = {}  # id -> the engine kind that owns it
         for pool in self.pools:
             engine = pool.engine
             for model in sorted(engine.configured_models) if engine.configured_models else engine.discovered_models:
-                by_model.setdefault(model, []).append(pool)
+                serving.setdefault(model, []).append(pool)
                 self.models.setdefault(model, engine.kind)
-        # Models that the same engines serve share one group, so that a thousand names cost one layout.
-        shared: dict[tuple[int, ...], Group] = {}
-        self._by_model: dict[str, Group] = {}
-        for model, found in by_model.items():
-            key = tuple(map(id, found))
-            if key not in shared:
-                shared[key] = Group(found)
-            self._by_model[model] = shared[key]
-        undecided = [pool for pool in self.pools if not pool.engine.configured_models]
-        self._open: Group | None = Group(undecided) if undecided else None
-        self.everyone: Group | None = Group(self.pools) if self.pools else None
+        self._by_model = {model: group(members) for model, members in serving.items()}
+        self._open = group([pool for pool in self.pools if not pool.engine.configured_models])
+        self.everyone = group(self.pools)
 
     def group(self, model: str) -> Group | None:
         """The engines that may serve ``model``, well or not; None = nobody would."""

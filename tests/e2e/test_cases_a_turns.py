@@ -312,3 +312,37 @@ class TestA24:
             assert (answer.status, answer.interim) == (400, [])
             assert f.touched == []
             assert json.loads(answer.body)["error"]["type"] == "invalid_request_error"
+
+
+class TestSlowReader:
+    """A client that sends requests and does not read answers: each is served once, in order, and little is kept for it."""
+
+    @pytest.mark.parametrize("at_once", [1, 400])
+    async def test_answers_that_wait_hold_the_next_requests_back(self, at_once: int) -> None:
+        async with front() as f, await RawClient.connect("127.0.0.1", f.gw.port, rcvbuf=4096) as client:
+            core = f.gw.gateway.core
+            assert core is not None
+            sock = client.sock
+            sent = peak = 0
+            pending = b""
+            # Until both directions are full: far more answers than the sockets between the two can hold.
+            quiet = 0
+            while quiet < 300:
+                if not pending:
+                    pending = b"".join(request("GET", f"/none-{sent + turn:07d}") for turn in range(at_once))
+                    sent += at_once
+                try:
+                    pending = pending[sock.send(pending) :]
+                    quiet = 0
+                except BlockingIOError:
+                    quiet += 1
+                await asyncio.sleep(0)
+                peak = max([peak, *(conn.queued_bytes + len(conn.surplus) for conn in core.conns)])
+            assert sum(conn.queued_bytes for conn in core.conns) > 0, "the client is not slow enough for this test"
+            assert peak <= 2 * SURPLUS_BYTES + RECV_BYTES
+            held = len(f.gw.records)
+            while len(f.gw.records) < held + 3000:
+                await client.read_some()
+            paths = [int(record["path"].rpartition(b"-")[2]) for record in f.gw.records]
+            assert paths == list(range(len(paths))), "no request is lost, and none overtakes another"
+            assert {record["status"] for record in f.gw.records} == {404}

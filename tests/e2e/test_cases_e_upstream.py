@@ -911,3 +911,96 @@ class TestE15:
             assert pool_engine(gw, 0).failures_total + pool_engine(gw, 1).failures_total == counts
             assert pool_engine(gw, 0).healthy is not False
             assert (await ask(client, stream=stream)).status == status  # K
+
+
+class TestHonestAccounts:
+    """What the gateway or the client did is not held against an engine, and one odd engine does not blind the probes."""
+
+    async def test_an_upload_that_pauses_is_the_clients_affair(self) -> None:
+        async with scripted(fine) as engine:
+            async with running([engine.url], **QUIET, first_byte_timeout_s=0.3, passthrough_paths=["/v1/up"]) as gw:
+                async with await gw.client() as client:
+                    await client.send(b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n" + b"x" * 1000)
+                    await asyncio.sleep(0.8)
+                    await client.send(b"x" * 1000)
+                    assert (await client.read_response()).status == 200
+                assert pool_engine(gw).failures_total == 0
+
+    async def test_the_limit_runs_from_the_end_of_an_upload(self) -> None:
+        async def mute(conn: ScriptedConnection, _: RawRequest) -> None:
+            await conn.wait_closed(10.0)
+
+        async with scripted(mute) as engine:
+            async with running([engine.url], **QUIET, first_byte_timeout_s=0.3, passthrough_paths=["/v1/up"]) as gw:
+                async with await gw.client() as client:
+                    await client.send(b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n" + b"x" * 1000)
+                    await asyncio.sleep(0.2)
+                    await client.send(b"x" * 1000)
+                    assert (await client.read_response(timeout=3.0)).status == 504
+
+    async def test_a_drain_that_cuts_a_stream_is_no_truncation_of_the_engine(self) -> None:
+        async def play(conn: ScriptedConnection, _: RawRequest) -> None:
+            await conn.send(SSE_HEAD + chunk(EVENT))
+            await conn.wait_closed(10.0)
+
+        async with scripted(play) as engine, running([engine.url], **QUIET, drain_timeout_s=0.1) as gw:
+            async with await gw.client() as client:
+                await client.send(chat("m", stream=True))
+                await client.read_head()
+                account = pool_engine(gw)
+                await gw.gateway.stop()
+            assert [record["outcome"] for record in gw.records] == ["draining"]
+            assert (account.truncations_total, account.failures_total, gw.stats.truncations_total) == (0, 0, 0)
+
+    async def test_a_name_that_cannot_be_looked_up_does_not_end_the_probes(self) -> None:
+        async with scripted(fine) as engine:
+            names = [f"http://{'a' * 70}.example:80", engine.url]
+            async with running(names, health_interval_s=0.1, warm_connections=0) as gw:
+                await gw.until("the good engine is well", lambda: pool_engine(gw, 1).healthy is True)
+                seen = len(engine.requests)
+                await gw.until("probes go on", lambda: len(engine.requests) >= seen + 2)
+
+    async def test_an_engine_that_restarts_teaches_no_idle_limit(self) -> None:
+        async with scripted(fine) as engine, running([engine.url], health_interval_s=60.0, warm_connections=1) as gw:
+            core = gw.gateway.core
+            assert core is not None
+            (pool,) = core.table.pools
+            await gw.until("warm", lambda: len(pool.idle) == 1)
+            await asyncio.sleep(0.7)
+            before = pool.idle_limit_s
+            await engine.stop()
+            await gw.until("gone", lambda: pool.open == 0)
+            assert pool.idle_limit_s == before
+
+    async def test_a_warm_dial_that_hangs_is_not_left_behind(self) -> None:
+        """``running`` itself asserts that no engine connection is left."""
+        with contextlib.ExitStack() as stack:
+            full = stack.enter_context(socket.socket())
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            for _ in range(4):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    waiting.connect(full.getsockname())
+            url = f"http://127.0.0.1:{full.getsockname()[1]}"
+            async with running([url], health_interval_s=60.0, health_timeout_s=0.1, warm_connections=1) as gw:
+                await gw.until("dialling", lambda: gw.stats.upstream_open == 1)
+
+    async def test_the_total_limit_holds_while_a_body_trickles_in(self) -> None:
+        async with scripted(fine) as engine:
+            async with running([engine.url], **QUIET, request_timeout_s=0.4) as gw, await gw.client() as client:
+                await client.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n")
+                start = time.monotonic()
+                while not gw.records and time.monotonic() - start < 3:
+                    await client.send(b"x" * 300)
+                    await asyncio.sleep(0.02)
+                assert (await client.read_response()).status == 408
+                assert gw.records[0]["detail"] == "request_timeout_s reached within the body"
+                assert posts(engine) == []
+
+    async def test_a_connection_over_the_cap_is_recorded_with_its_time(self) -> None:
+        async with running([], max_connections=1) as gw, await gw.client(), await gw.client() as refused:
+            assert (await refused.read_response()).status == 503
+            # Records are stamped by the monotonic clock; the log turns that into a date.
+            assert abs(gw.records[0]["at"] - time.monotonic()) < 5

@@ -259,3 +259,44 @@ class TestI4:
                     break
             assert any(lag < 0.050 and idle < 0.100 for lag, idle in zip(lags, idles, strict=True)), (lags, idles)
             assert {record["outcome"] for record in gw.records} == {"client_closed"}
+
+
+class TestEngineThatBearsNoAbort:
+    """``cancel = false``: the engine finishes unseen, where it can; half a request never can."""
+
+    async def test_a_client_that_does_not_read_is_no_reason_to_abort(self) -> None:
+        said: list[str] = []
+
+        async def handler(conn: ScriptedConnection) -> None:
+            request = await conn.read_request()
+            if request.method == b"GET":
+                await conn.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}")
+                return
+            await conn.send(b"HTTP/1.1 200 OK\r\ncontent-length: 20000000\r\n\r\n")
+            for _ in range(20):
+                await conn.send(b"x" * 1_000_000)
+            said.append("everything")
+
+        async with ScriptedEngine(handler) as engine:
+            one = EngineConfig(url=engine.url, cancel=False)
+            async with running([one], **QUIET, write_timeout_s=0.3) as gw:
+                async with await RawClient.connect("127.0.0.1", gw.port, rcvbuf=4096) as client:
+                    await client.send(chat("m"))
+                    await gw.until("the client was given up", lambda: len(gw.records) == 1)
+                    assert gw.records[0]["outcome"] == "client_stalled"
+                    await gw.until("the engine has said everything", lambda: said == ["everything"])
+
+    async def test_half_an_upload_is_not_waited_for(self) -> None:
+        async def handler(conn: ScriptedConnection) -> None:
+            await conn.wait_closed(10.0)
+
+        async with ScriptedEngine(handler) as engine:
+            one = EngineConfig(url=engine.url, cancel=False)
+            limits = {"between_bytes_timeout_s": 0, "first_byte_timeout_s": 0, "health_timeout_s": 0.05}
+            async with running([one], **QUIET, **limits, passthrough_paths=["/v1/up"]) as gw:
+                client = await gw.client()
+                await client.send(b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n" + b"x" * 1000)
+                await gw.until("passed on", lambda: gw.stats.upstream_open == 1)
+                await asyncio.sleep(0.1)
+                client.close()
+                await gw.until("given up", lambda: gw.stats.upstream_open == 0)

@@ -586,6 +586,27 @@ class TestRealtime:
             assert (await client.read_head()).status == 101
             assert await client.read_some() == b"\x81\x05early"
 
+    async def test_much_that_was_sent_before_the_engine_agreed_arrives_whole(self) -> None:
+        got = 0
+
+        async def handler(conn: ScriptedConnection) -> None:
+            nonlocal got
+            request_ = await conn.read_request()
+            if request_.target != b"/v1/realtime":
+                await conn.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}")
+                return
+            await asyncio.sleep(0.2)
+            await conn.send(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+            while data := await conn.read_some():
+                got += len(data)
+
+        async with ScriptedEngine(handler) as engine, running([engine.url], warm_connections=0) as gw:
+            async with await gw.client() as client:
+                await client.send(self.handshake("/v1/realtime"))
+                await gw.until("the handshake is under way", lambda: gw.stats.exchanges_open == 1)
+                await client.send(b"x" * 300_000)
+                await gw.until("all of it has arrived", lambda: got == 300_000)
+
     async def test_leaving_closes_the_engines_side(self) -> None:
         async with before() as (gw, _sim):
             client = await gw.client()
