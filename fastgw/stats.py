@@ -25,7 +25,6 @@ class Stats:
         "exchanges_open",
         "exchanges_total",
         "failovers_total",
-        "payload_copies",
         "refused_total",
         "replays_total",
         "stalled",
@@ -45,7 +44,6 @@ class Stats:
         self.exchanges_open = 0
         self.exchanges_total = 0
         self.failovers_total = 0
-        self.payload_copies = 0
         self.refused_total = 0
         self.replays_total = 0
         self.stalled = 0

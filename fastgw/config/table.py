@@ -188,7 +188,10 @@ TABLE: Final[tuple[Setting, ...]] = (
         ),
         _seconds("between_bytes_timeout_s", "silence allowed within an engine's answer", zero="no limit"),
         _seconds(
-            "request_timeout_s", "time for a whole exchange, streams included, WebSocket sessions not", "REQUEST_TIMEOUT_SECONDS", zero="no limit"
+            "request_timeout_s",
+            "time for a whole exchange, streams included, WebSocket sessions not",
+            "REQUEST_TIMEOUT_SECONDS",
+            zero="no limit",
         ),
         _seconds("drain_timeout_s", "time that running exchanges have to end after SIGTERM", zero="none: abort at once"),
     ),

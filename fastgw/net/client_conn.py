@@ -151,7 +151,9 @@ class ClientConn(RawStream):
         self.peer_ip = peer_ip
         self.trusted = trusted
         # Constant for a peer whose own word about others is not taken.
-        self.forwarded = b"" if trusted else b"x-forwarded-for: %b\r\nx-forwarded-proto: http\r\n" % peer_ip.encode()
+        # (A Unix socket has no address to tell.)
+        address = b"x-forwarded-for: %b\r\n" % peer_ip.encode() if peer_ip != "unix" else b""
+        self.forwarded = b"" if trusted else address + b"x-forwarded-proto: http\r\n"
         self.reader = RequestReader(limits.head_bytes, limits.header_count)
         self.state = HEAD
         self.sink: Sink | None = None

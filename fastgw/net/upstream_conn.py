@@ -89,7 +89,6 @@ class UpstreamConn(RawStream):
         "idle_limit_at",
         "idle_since",
         "interim",
-        "opened_at",
         "reader",
         "requests",
         "state",
@@ -115,7 +114,6 @@ class UpstreamConn(RawStream):
         self.requests = 0
         self.idle_since = 0.0
         self.idle_limit_at = NEVER
-        self.opened_at = monotonic()
         self.dial_deadline = NEVER
         self._rest_of_addresses: tuple[Address, ...] = ()
         stats.upstream_open += 1
@@ -172,7 +170,7 @@ class UpstreamConn(RawStream):
         if carrier is None:
             self.home.warmed(self)
             return
-        self._guard(lambda: carrier.on_connected(self))
+        self._guard(carrier, lambda: carrier.on_connected(self))
 
     def _dial_failed(self, detail: str, timed_out: bool) -> None:
         if self.closed:
@@ -193,7 +191,7 @@ class UpstreamConn(RawStream):
         if carrier is None:
             self.home.warm_failed(detail)
         else:
-            self._guard(lambda: carrier.on_connect_failed(detail, timed_out))
+            self._guard(carrier, lambda: carrier.on_connect_failed(detail, timed_out))
 
     # --- one exchange
     def begin(self, carrier: Carrier, data: bytes, deadline: float) -> None:
@@ -244,7 +242,7 @@ class UpstreamConn(RawStream):
                 # Bytes that nobody asked for (a late 408, garbage): such a connection is of no use.
                 self._idle_gone(by_engine=True)
         except Exception as error:
-            self._crash(error)
+            self._crash(error, carrier)
 
     def _after_interim(self, head: ResponseHead | None, upgrade: bool) -> ResponseHead | None:
         """Pass over 100 and 103 (RFC 9110 §15.2), a bounded number of them; 101 is final where it was asked for."""
@@ -271,7 +269,7 @@ class UpstreamConn(RawStream):
             self._dial_failed("connection reset", False)
             return
         self.pause_reading()
-        self._guard(lambda: carrier.on_response_eof(how))
+        self._guard(carrier, lambda: carrier.on_response_eof(how))
 
     @property
     def response_begun(self) -> bool:
@@ -305,12 +303,12 @@ class UpstreamConn(RawStream):
         elif state is IDLE or carrier is None:
             self._idle_gone(by_engine=False)
         else:
-            self._guard(carrier.on_upstream_timeout)
+            self._guard(carrier, carrier.on_upstream_timeout)
 
     def drained(self) -> None:
         carrier = self.carrier
         if carrier is not None:
-            self._guard(carrier.on_upstream_drained)
+            self._guard(carrier, carrier.on_upstream_drained)
 
     def close(self, *, reset: bool = False) -> None:
         """Close at once (this is also how generation is cancelled); the carrier is not told."""
@@ -327,15 +325,14 @@ class UpstreamConn(RawStream):
         self.stats.upstream_open -= 1
         self.home.gone(self)
 
-    def _guard(self, call: Callable[[], None]) -> None:
+    def _guard(self, carrier: Carrier, call: Callable[[], None]) -> None:
         try:
             call()
         except Exception as error:
-            self._crash(error)
+            self._crash(error, carrier)
 
-    def _crash(self, error: BaseException) -> None:
+    def _crash(self, error: BaseException, carrier: Carrier | None) -> None:
         """A bug above: log it, and do not leave the exchange (and its client) waiting."""
-        carrier = self.carrier
         self.close()
         self.home.crashed(error)
         if carrier is not None:

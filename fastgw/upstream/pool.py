@@ -23,6 +23,7 @@ from fastgw.upstream.target import Engine
 
 IDLE_LIMIT_S: Final = 30.0  # until the engine shows another
 IDLE_FLOOR_S: Final = 0.5  # below this a "learned" limit is an engine that dies, not one that tidies up
+POLLED_S: Final = 0.05  # idle for this long, a connection has been through the poller
 WARM_GAP_S: Final = 0.005  # between two warm dials
 IDLE_SHARE: Final = 0.8  # of the engine's own limit: time for the FIN to cross the request
 
@@ -77,7 +78,9 @@ class Pool:
         idle = self.idle
         while idle:
             conn = idle.pop()
-            if now < conn.idle_limit_at:
+            # What an engine sends after the end of an answer must not become the answer to the next request, somebody
+            # else's. The poller tells of it, and closes; but a connection taken again at once has not been polled yet.
+            if now < conn.idle_limit_at and (now - conn.idle_since > POLLED_S or not conn.unread()):
                 return conn
             conn.close()
         return None

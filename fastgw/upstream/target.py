@@ -34,7 +34,6 @@ class Engine:
         "base",
         "cancel",
         "configured_models",
-        "created",
         "discovered_models",
         "failures",
         "failures_total",
@@ -101,12 +100,6 @@ class Engine:
                 continue
             return ((family, (self.host, self.port)),)
         return ()
-
-    def serves(self, model: str) -> bool:
-        """Whether this engine is known to serve ``model``, by configuration or by its own list."""
-        if self.configured_models:
-            return model in self.configured_models
-        return model in self.discovered_models
 
     def probe_request(self, path: bytes) -> bytes:
         return b"GET %b%b HTTP/1.1\r\n%bAccept: application/json\r\nConnection: close\r\n\r\n" % (

@@ -917,26 +917,30 @@ class TestHonestAccounts:
     """What the gateway or the client did is not held against an engine, and one odd engine does not blind the probes."""
 
     async def test_an_upload_that_pauses_is_the_clients_affair(self) -> None:
-        async with scripted(fine) as engine:
-            async with running([engine.url], **QUIET, first_byte_timeout_s=0.3, passthrough_paths=["/v1/up"]) as gw:
-                async with await gw.client() as client:
-                    await client.send(b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n" + b"x" * 1000)
-                    await asyncio.sleep(0.8)
-                    await client.send(b"x" * 1000)
-                    assert (await client.read_response()).status == 200
-                assert pool_engine(gw).failures_total == 0
+        async with (
+            scripted(fine) as engine,
+            running([engine.url], **QUIET, first_byte_timeout_s=0.3, passthrough_paths=["/v1/up"]) as gw,
+        ):
+            async with await gw.client() as client:
+                await client.send(b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n" + b"x" * 1000)
+                await asyncio.sleep(0.8)
+                await client.send(b"x" * 1000)
+                assert (await client.read_response()).status == 200
+            assert pool_engine(gw).failures_total == 0
 
     async def test_the_limit_runs_from_the_end_of_an_upload(self) -> None:
         async def mute(conn: ScriptedConnection, _: RawRequest) -> None:
             await conn.wait_closed(10.0)
 
-        async with scripted(mute) as engine:
-            async with running([engine.url], **QUIET, first_byte_timeout_s=0.3, passthrough_paths=["/v1/up"]) as gw:
-                async with await gw.client() as client:
-                    await client.send(b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n" + b"x" * 1000)
-                    await asyncio.sleep(0.2)
-                    await client.send(b"x" * 1000)
-                    assert (await client.read_response(timeout=3.0)).status == 504
+        async with (
+            scripted(mute) as engine,
+            running([engine.url], **QUIET, first_byte_timeout_s=0.3, passthrough_paths=["/v1/up"]) as gw,
+            await gw.client() as client,
+        ):
+            await client.send(b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n" + b"x" * 1000)
+            await asyncio.sleep(0.2)
+            await client.send(b"x" * 1000)
+            assert (await client.read_response(timeout=3.0)).status == 504
 
     async def test_a_drain_that_cuts_a_stream_is_no_truncation_of_the_engine(self) -> None:
         async def play(conn: ScriptedConnection, _: RawRequest) -> None:
@@ -988,16 +992,18 @@ class TestHonestAccounts:
                 await gw.until("dialling", lambda: gw.stats.upstream_open == 1)
 
     async def test_the_total_limit_holds_while_a_body_trickles_in(self) -> None:
-        async with scripted(fine) as engine:
-            async with running([engine.url], **QUIET, request_timeout_s=0.4) as gw, await gw.client() as client:
-                await client.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n")
-                start = time.monotonic()
-                while not gw.records and time.monotonic() - start < 3:
-                    await client.send(b"x" * 300)
-                    await asyncio.sleep(0.02)
-                assert (await client.read_response()).status == 408
-                assert gw.records[0]["detail"] == "request_timeout_s reached within the body"
-                assert posts(engine) == []
+        async with (
+            scripted(fine) as engine,
+            running([engine.url], **QUIET, request_timeout_s=0.4) as gw, await gw.client() as client,
+        ):
+            await client.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n")
+            start = time.monotonic()
+            while not gw.records and time.monotonic() - start < 3:
+                await client.send(b"x" * 300)
+                await asyncio.sleep(0.02)
+            assert (await client.read_response()).status == 408
+            assert gw.records[0]["detail"] == "request_timeout_s reached within the body"
+            assert posts(engine) == []
 
     async def test_a_connection_over_the_cap_is_recorded_with_its_time(self) -> None:
         async with running([], max_connections=1) as gw, await gw.client(), await gw.client() as refused:

@@ -279,12 +279,14 @@ class TestEngineThatBearsNoAbort:
 
         async with ScriptedEngine(handler) as engine:
             one = EngineConfig(url=engine.url, cancel=False)
-            async with running([one], **QUIET, write_timeout_s=0.3) as gw:
-                async with await RawClient.connect("127.0.0.1", gw.port, rcvbuf=4096) as client:
-                    await client.send(chat("m"))
-                    await gw.until("the client was given up", lambda: len(gw.records) == 1)
-                    assert gw.records[0]["outcome"] == "client_stalled"
-                    await gw.until("the engine has said everything", lambda: said == ["everything"])
+            async with (
+                running([one], **QUIET, write_timeout_s=0.3) as gw,
+                await RawClient.connect("127.0.0.1", gw.port, rcvbuf=4096) as client,
+            ):
+                await client.send(chat("m"))
+                await gw.until("the client was given up", lambda: len(gw.records) == 1)
+                assert gw.records[0]["outcome"] == "client_stalled"
+                await gw.until("the engine has said everything", lambda: said == ["everything"])
 
     async def test_half_an_upload_is_not_waited_for(self) -> None:
         async def handler(conn: ScriptedConnection) -> None:

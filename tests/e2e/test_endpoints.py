@@ -600,12 +600,14 @@ class TestRealtime:
             while data := await conn.read_some():
                 got += len(data)
 
-        async with ScriptedEngine(handler) as engine, running([engine.url], warm_connections=0) as gw:
-            async with await gw.client() as client:
-                await client.send(self.handshake("/v1/realtime"))
-                await gw.until("the handshake is under way", lambda: gw.stats.exchanges_open == 1)
-                await client.send(b"x" * 300_000)
-                await gw.until("all of it has arrived", lambda: got == 300_000)
+        async with (
+            ScriptedEngine(handler) as engine, running([engine.url], warm_connections=0) as gw,
+            await gw.client() as client,
+        ):
+            await client.send(self.handshake("/v1/realtime"))
+            await gw.until("the handshake is under way", lambda: gw.stats.exchanges_open == 1)
+            await client.send(b"x" * 300_000)
+            await gw.until("all of it has arrived", lambda: got == 300_000)
 
     async def test_leaving_closes_the_engines_side(self) -> None:
         async with before() as (gw, _sim):
