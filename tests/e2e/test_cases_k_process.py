@@ -60,8 +60,8 @@ class Served:
     async def refuses(self) -> bool:
         try:
             client = await RawClient.connect("127.0.0.1", self.port)
-        except ConnectionRefusedError:
-            return True
+        except (ConnectionRefusedError, ConnectionResetError):
+            return True  # reset: it was in the backlog when the listener closed
         client.close()
         return False
 
