@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -240,3 +241,27 @@ def test_the_bars_are_met_or_not(cpu: float, start: float, met: bool) -> None:
     assert f"cpu_plain {cpu / 10:.2f}" in lines[0]
     assert lines[1].startswith("         met  CPU" if met else "     NOT MET  CPU")
     assert sum("not measured" in line for line in lines) == 3
+
+
+def test_the_measured_table_says_what_the_results_say() -> None:
+    """The figures on the page are those of the file it names."""
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    names = set(re.findall(r"results/(wire-[0-9-]+\.json)", page))
+    assert len(names) == 1
+    results = json.loads((ROOT / "benchmarks" / "results" / names.pop()).read_text())
+    keys = {
+        "CPU per plain request, µs": ("cpu_plain_us", 1), "CPU per streamed event, µs": ("cpu_event_us", 1),
+        "one connection, latency p50 added, µs": ("one_p50_added_us", 0),
+        "time to first event p50 added, µs": ("ttft_p50_added_us", 0),
+        "time to first event p99 added, µs": ("ttft_p99_added_us", 0),
+        "event one-way p50 added, µs": ("event_p50_added_us", 0), "RSS idle, MB": ("rss_idle_mb", 1),
+        "exec to first served request, ms": ("start_ms", 0),
+    }  # fmt: skip
+    for label, (key, digits) in keys.items():
+        cells = [f"| {label}"]
+        for proxy in ("fastgw", "nginx", "haproxy"):
+            figure = results["proxies"][proxy]["summary"][key]
+            cells.append("{:.{d}f} ({:.{d}f}..{:.{d}f})".format(figure["median"], figure["min"], figure["max"], d=digits))
+        assert " | ".join(cells) + " |" in page
+    ratio = results["ratios"]["fastgw/nginx"]["cpu_plain_us"]
+    assert f"{ratio['median']:.2f} ({ratio['min']:.2f}..{ratio['max']:.2f}) of nginx's" in page
