@@ -158,7 +158,6 @@ class Gateway:
         self.addresses = listener.addresses
         for pool in pools:
             pool.keep_warm()
-        core.ready = True
         tasks.spawn("health", health.run())
 
     def _publish(self) -> None:

@@ -228,11 +228,6 @@ def valid_host(host: bytes) -> bool:
     return _HOST(host) is not None
 
 
-def own_options(value: bytes) -> bool:
-    """Whether a ``Connection`` value holds more than ``close`` and ``keep-alive``."""
-    return any(o.strip(b" \t") not in (b"", b"close", b"keep-alive") for o in value.lower().split(b","))
-
-
 def keep_alive_hints(value: bytes) -> tuple[float, int]:
     """``timeout`` in seconds and ``max`` of a ``Keep-Alive`` field, -1 for what it does not say."""
     idle_s, most = -1.0, -1

@@ -265,12 +265,6 @@ TABLE: Final[tuple[Setting, ...]] = (
 
 BY_NAME: Final[dict[str, Setting]] = {row.name: row for row in TABLE}
 
-# The variables that set something in a way of their own (read in sources.py); every other one is a plain alias.
-SPECIAL_ENV: Final = frozenset({
-    "MINISGL_GATEWAY_ADDR", "MINISGL_GATEWAY_TIMEOUT_MS", "MINISGL_GATEWAY_WORKERS", "VLLM_URL", "BACKENDS", "OLLAMA_BASE",
-    "RUST_LOG",
-})  # fmt: skip
-
 # Field, kind and help of one [[engines]] entry; `url` is the only one that must be there.
 ENGINE_FIELDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("url", "text", "http://host:port[/base] or unix:/path; a trailing /v1 is dropped"),

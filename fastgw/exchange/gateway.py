@@ -111,7 +111,6 @@ class GatewayCore:
         self.health = health
         self.table = table
         self.draining = False
-        self.ready = False
         self.profile = config.compat
         self.plain_ids = config.compat != "rakka"
         self.conns: set[ClientConn] = set()
@@ -461,7 +460,6 @@ class GatewayCore:
         self.draining = True
         self.version += 1
         self.plain_lines_off = True
-        self.ready = False
         for conn in list(self.conns):
             conn.close_idle()
 

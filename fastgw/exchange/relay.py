@@ -30,8 +30,6 @@ TAIL_BYTES: Final = 2048  # of a JSON answer: `usage` stands at its end
 _USAGE: Final = re.compile(rb'"(prompt|completion|input|output)_tokens"\s*:\s*(\d{1,12})').findall
 
 
-
-
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int = -1
     completion_tokens: int = -1
