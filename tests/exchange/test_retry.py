@@ -9,7 +9,8 @@ from fastgw.exchange.retry import Failure, Verdict, judge
 NAMES = ("reused", "response_begun", "body_at_hand", "replayed", "retried", "retry_fresh")
 CONNECT = (Failure.CONNECT, Failure.CONNECT_TIMEOUT)
 QUESTIONS = [
-    (failure, dict(zip(NAMES, flags, strict=True))) for failure in Failure for flags in product((False, True), repeat=len(NAMES))
+    (failure, dict(zip(NAMES, flags, strict=True)))
+    for failure, *flags in product(Failure, *[(False, True)] * len(NAMES))
 ]
 
 
