@@ -37,7 +37,8 @@ class Attempts(ExchangeState):
                 )
             self.pool = pool
             now = monotonic()
-            if not self.upgrade:
+            # Once repeated, a request takes no further chance with a connection that may have died as well.
+            if not (self.upgrade or self.replayed or self.retried):
                 conn = pool.take_idle(now)
                 if conn is not None:
                     self.reused = True
