@@ -1,19 +1,27 @@
-# `make demo` and `make test` work from a fresh clone: they need python3 (3.11 or newer) and make.
+# `make demo` and `make test` work from a fresh clone: they need python3 (3.11 or newer) and make. With a C compiler and
+# Python's headers `make native` builds the compiled twins; `make install` and `make test` do so by themselves.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# What this file installs is compiled in its own step, where it can be seen and is done again when a source changes.
+PIP := FASTGW_BUILD_NATIVE=0 $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench docs clean
+.PHONY: help install demo test native packaging lint bench bench-peers bench-scale soak docs fuzz clean
 
 help:
 	@echo "make demo      run the gateway and a simulated engine, and stream one answer (ARGS=--once ends after it)"
-	@echo "make test      lint, types and tests (ARGS='-k name' goes to pytest)"
+	@echo "make test      lint, types and tests, over the compiled and the Python twins (ARGS='-k name' goes to pytest)"
 	@echo "make install   a virtual environment in $(VENV) with fastgw and what its tests need"
+	@echo "make native    compile the twins of the hot modules in place (make install and make test do it too)"
+	@echo "make packaging build and install the wheels as users would; takes minutes and the network"
+	@echo "make fuzz      hold the twins, httptools and h11 against each other (FUZZ_SECONDS=600, ARGS='heads sse')"
 	@echo "make bench     measure CPU per request beside other proxies (ARGS='--seconds 2')"
+	@echo "make bench-peers  install the routers that make bench compares, each in an environment of its own"
+	@echo "make bench-scale  the same with 10,000 connections, 1,000 engines, 100,000 keys, a million addresses, 10,000 streams"
+	@echo "make soak      a million requests and 100,000 aborted streams, in each twin: nothing may stay behind"
 	@echo "make docs      write the pages that are generated from tables"
 	@echo "make clean     remove $(VENV) and all caches"
 
@@ -34,25 +42,68 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) -e '.[dev]'
 	@touch $@
 
+# Where a compiler is; a line says so where none is. Costs nothing when all is up to date.
+define build-native
+	@FASTGW_BUILD_NATIVE=$${FASTGW_BUILD_NATIVE:-auto} $(BIN)/python native/build.py
+endef
+
 install: $(VENV)/.installed-dev
+	$(build-native)
 	@echo "done: $(BIN)/fastgw --help"
 
 demo: $(VENV)/.installed
 	@$(BIN)/fastgw demo $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(build-native)
+	@$(BIN)/python scripts/test/both.py $(ARGS)
+
+native: $(VENV)/.installed-dev
+	@$(BIN)/python native/build.py $(ARGS)
+
+# Compiled and Python twins over the same made-up bytes, FUZZ_SECONDS for each target; what it learns stays in build/fuzz.
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/.installed-dev
+	$(build-native)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) -e '.[fuzz]'
+	@FASTGW_NATIVE=1 $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
+packaging: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest tests/native/test_packaging.py -m "soak or not soak" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
+	$(build-native)
 	@$(BIN)/python -m benchmarks.wire $(ARGS)
+
+# Each peer pins its own versions of the same packages, so each gets its own environment; one that cannot be had stops no other.
+PEERS := $(patsubst %.txt,%/.installed,$(wildcard benchmarks/peers/*.txt))
+bench-peers:
+	@$(MAKE) --no-print-directory --keep-going $(PEERS)
+	@echo "done: make bench measures them"
+
+benchmarks/peers/%/.installed: benchmarks/peers/%.txt
+	@echo "installing $$(cat $<) into $(@D) ..."
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	@touch $@
+	@echo "  $* is there"
+
+# One twin a run: FASTGW_NATIVE=0 or 1 chooses. Six minutes or so; ARGS='streams' and the like take less.
+bench-scale: $(VENV)/.installed-dev
+	@$(BIN)/python -m benchmarks.scale $(ARGS)
+
+# SOAK_SHARE=0.1 in the environment runs a tenth of it.
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m soak -s tests/soak $(ARGS)
 
 docs: $(VENV)/.installed
 	@$(BIN)/fastgw docs --write docs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find fastgw -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastgw import twins
+
 if TYPE_CHECKING:
     from fastgw.app import Gateway, StartError
     from fastgw.config import Config, ConfigErrors, EngineConfig
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["Config", "ConfigErrors", "EngineConfig", "Gateway", "StartError", "__version__"]
+
+
+# Before anything else of the package is imported.
+twins.select_at_import()
 
 
 def __getattr__(name: str) -> object:

@@ -21,14 +21,15 @@ from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
-from fastgw import accel, errors
+from fastgw import errors, twins
 from fastgw.config import Config
 from fastgw.errors import GatewayError
-from fastgw.exchange.gateway import AccessSink, GatewayCore
+from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.local import LocalEndpoints
+from fastgw.exchange.record import AccessSink
 from fastgw.net.client_conn import ClientConn, ConnLimits
 from fastgw.net.listener import BindError, Listener, bind
-from fastgw.net.timers import TimerWheel
+from fastgw.net.poller import Reactor
 from fastgw.policy import build
 from fastgw.policy.routing import STRATEGIES
 from fastgw.protocol.headers import is_trusted
@@ -65,7 +66,7 @@ class Gateway:
         self.stats = stats or Stats()
         self.log: EventLog = log or NullLog()
         self._access = access
-        self._wheel: TimerWheel | None = None
+        self._reactor: Reactor | None = None
         self._listener: Listener | None = None
         self._tasks: Tasks | None = None
         self._pools: list[Pool] = []
@@ -97,16 +98,20 @@ class Gateway:
         if self._listener is not None:
             raise RuntimeError("the gateway has started already")
         config = self.config
+        try:
+            twins.select(config.native)
+        except (ImportError, ValueError) as error:
+            raise StartError(str(error)) from error
         loop = asyncio.get_running_loop()
         try:
             socks = bind(config.host, config.port, config.unix_socket, BACKLOG)
         except BindError as error:
             raise StartError(str(error)) from error
-        wheel = self._wheel = TimerWheel(loop)
+        reactor = self._reactor = Reactor(loop)
         tasks = self._tasks = Tasks(self.log)
         engines = [Engine(one) for one in config.engines]
         pools = self._pools = [
-            Pool(engine, loop, wheel, self.stats, self.log, config.connect_timeout_s, config.engine_max_idle)
+            Pool(engine, reactor, self.stats, self.log, config.connect_timeout_s, config.engine_max_idle)
             for engine in engines
         ]
         health = Health(pools, config, self.log, self._publish)
@@ -141,7 +146,7 @@ class Gateway:
         stats = self.stats
 
         def accepted(sock: socket.socket, ip: str) -> None:
-            conns.add(ClientConn(loop, sock, wheel, core, limits, stats, ip, bool(trusted) and is_trusted(ip, trusted)))
+            conns.add(ClientConn(reactor, sock, core, limits, stats, ip, bool(trusted) and is_trusted(ip, trusted)))
 
         listener = self._listener = Listener(
             loop,
@@ -193,8 +198,8 @@ class Gateway:
             pool.close()
         if self._tasks is not None:
             await self._tasks.close()
-        if self._wheel is not None:
-            self._wheel.close()
+        if self._reactor is not None:
+            self._reactor.close()
         self._listener = None
         self.addresses = []
 
@@ -216,7 +221,6 @@ def serve(config: Config) -> int:
 
     from fastgw.observe.logs import to_stderr
 
-    accel.select(config.native)
     _raise_file_limit()
     _no_core_file()
     stats = Stats()
@@ -244,7 +248,7 @@ def serve(config: Config) -> int:
             urls=" ".join(gateway.addresses),
             engines=" ".join(engine.name for engine in config.engines) or "none",
             auth="keys" if config.api_key_digests else "none",
-            native="yes" if accel.NATIVE else "no",
+            native="yes" if twins.native() else "no",
             pid=os.getpid(),
         )
         # What lives now lives until the end: the collector need not look at it again, nor so often at the rest.

@@ -68,6 +68,8 @@ def _serve(argv: Sequence[str]) -> int:
     loaded = _load("serve", "Run the gateway until SIGTERM or SIGINT.", argv)
     if loaded is None:
         return 2
+    if not _select(loaded.config.native):
+        return 1
     from fastgw.app import StartError, serve
 
     try:
@@ -96,13 +98,14 @@ def _demo(argv: Sequence[str]) -> int:
     parser.add_argument("--port", metavar="N", help="the gateway's port (default: 8080, or a free one when that is taken)")
     options = _parse(parser, argv)
     import fastgw.demo as demo
+    from fastgw import twins
     from fastgw.config.address import parse_port
 
     try:
         port = None if options.port is None else 0 if options.port == "0" else parse_port(options.port)
     except ValueError as error:
         _fail(parser.prog, f"--port: {error}", f"{parser.prog} --help")
-    return demo.run(prompt=options.prompt, port=port, once=options.once)
+    return demo.run(prompt=options.prompt, port=port, once=options.once) if _select(twins.asked()) else 1
 
 
 def _sim(argv: Sequence[str]) -> int:
@@ -113,17 +116,31 @@ def _sim(argv: Sequence[str]) -> int:
 
 def _version(argv: Sequence[str]) -> int:
     _parse(_parser("version", "Print the version of fastgw, of Python and of uvloop, and whether native code runs."), argv)
+    from fastgw import __version__, twins
+
+    if not _select(twins.asked()):
+        return 1
     import platform
 
     import uvloop
 
-    from fastgw import __version__, accel
-
     print(f"fastgw {__version__}")
     print(f"python {platform.python_version()}")
     print(f"uvloop {uvloop.__version__}")  # type: ignore[attr-defined]
-    print(f"native: {'yes' if accel.select('auto') == 'native' else 'no'}")
+    print(f"native: {'yes' if twins.native() else 'no'}")
     return 0
+
+
+def _select(mode: str) -> bool:
+    """Choose the twin, before any module that has two is imported. False = it cannot be had, and standard error says so."""
+    from fastgw import twins
+
+    try:
+        twins.select(mode)
+    except (ImportError, ValueError) as error:
+        print(f"fastgw: error: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _docs(argv: Sequence[str]) -> int:

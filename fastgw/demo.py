@@ -98,9 +98,9 @@ async def _show(prompt: str, port: int | None, once: bool, ended: asyncio.Event)
 
 
 def _data_plane() -> str:
-    from fastgw import accel
+    from fastgw import twins
 
-    return "native data plane" if accel.NATIVE else "data plane in pure Python"
+    return "native data plane" if twins.native() else "data plane in pure Python"
 
 
 async def _start_engine() -> asyncio.subprocess.Process:

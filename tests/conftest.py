@@ -1,6 +1,7 @@
-"""Collects ``async def test_*`` and runs them on uvloop; checks that an e2e test leaves no file descriptor open.
+"""Collects ``async def test_*`` and runs them on uvloop; checks that an e2e test leaves nothing behind.
 
-``@pytest.mark.deadline_s(60)`` gives a slow asynchronous test more than the default time.
+One session runs one twin, the one that ``FASTGW_NATIVE`` chooses, and so do the processes that tests start; ``make test``
+is a session for each. ``@pytest.mark.deadline_s(60)`` gives a slow asynchronous test more than the default time.
 """
 
 from __future__ import annotations
@@ -11,20 +12,60 @@ import gc
 import inspect
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 
-from tests.support import aio
+from fastgw import twins
+from tests.support import aio, leaks
 
 # A closed connection's descriptor may go a moment later (a thread's, a child process's end).
 FD_GRACE_S = 1.0
 
 
+# These run a gateway, or what it is made of.
+LEAK_CHECKED = {"adversity", "e2e", "exchange", "net", "reference", "upstream"}
+FAILED = pytest.StashKey[bool]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    try:
+        running = twins.select(twins.asked())
+    except (ImportError, ValueError) as error:
+        raise pytest.UsageError(str(error)) from error
+    os.environ["FASTGW_NATIVE"] = "1" if running == "native" else "0"
     config.addinivalue_line("markers", "deadline_s(seconds): time limit of an asynchronous test (default 30)")
     config.addinivalue_line("markers", "keeps_fds: this test may leave descriptors open (say why beside the mark)")
+    config.addinivalue_line("markers", "both_twins: holds one twin against the other; runs where the native ones run")
+    config.addinivalue_line("markers", "quiet: measures time; `make test` runs it when nothing else is running")
+    config.addinivalue_line("markers", "soak: takes minutes; runs only when asked for by `-m soak`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    without = set()
+    if not twins.native():
+        without.add("both_twins")
+    if "soak" not in config.option.markexpr:
+        without.add("soak")
+    dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in without)]
+    if dropped:
+        items[:] = [item for item in items if item not in set(dropped)]
+        config.hook.pytest_deselected(items=dropped)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:  # not in pytest_report_header: `-q` does without a header
+        reporter.write_line(f"twin: {'native' if twins.native() else 'pure Python'}")
+    leaks.forget()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
 
 
 def pytest_sessionstart() -> None:
@@ -83,3 +124,24 @@ def _fds_back_to_base(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.fail(f"descriptors left open: {left}")
         gc.collect()
         time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request: pytest.FixtureRequest, _fds_back_to_base: None) -> Iterator[None]:
+    """After each test that may run a gateway its counters are zero, and nothing that it was made of is alive."""
+    if not LEAK_CHECKED & set(request.node.path.parts):
+        yield
+        return
+    with leaks.gateways() as made:
+        yield
+    if request.node.stash.get(FAILED, False):
+        return  # its traceback holds what it was doing
+    if alive := leaks.alive(made):
+        pytest.fail(f"gateways were left running, or lost count: {alive}")
+    made.clear()
+    end = time.monotonic() + FD_GRACE_S
+    while left := leaks.left():
+        if time.monotonic() > end:
+            pytest.fail(f"left alive: {left}")
+        time.sleep(0.01)
+    gc.freeze()  # the next test's look need not go over what this one's passed

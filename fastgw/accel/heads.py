@@ -12,103 +12,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
-# What becomes of a field. KEEP is falsy so that the common case is one truth test.
-KEEP: Final = 0
-DROP: Final = 1  # hop-by-hop, or the gateway's own business: not forwarded, not interesting
-LENGTH: Final = 2
-HOST: Final = 3
-BEARER: Final = 4
-API_KEY: Final = 5
-CONTENT_TYPE: Final = 6
-CONNECTION: Final = 7
-CODING: Final = 8
-EXPECT: Final = 9
-OWN: Final = 10  # recorded, not forwarded
-NOTED: Final = 11  # recorded and forwarded
-CREDENTIAL: Final = 12  # a credential that is not understood as one here: dropped
-UPGRADE: Final = 13
-DATE: Final = 14
-KEEP_ALIVE: Final = 15
-TRACE: Final = 16  # forwarded when it is well-formed
-
-FIELDS: Final[dict[bytes, int]] = {
-    b"host": HOST,
-    b"content-length": LENGTH,
-    b"transfer-encoding": CODING,
-    b"connection": CONNECTION,
-    b"expect": EXPECT,
-    b"content-type": CONTENT_TYPE,
-    b"authorization": BEARER,
-    b"x-api-key": API_KEY,
-    b"api-key": CREDENTIAL,
-    b"cookie": CREDENTIAL,
-    b"proxy-authorization": CREDENTIAL,
-    b"proxy-authenticate": DROP,
-    b"proxy-authentication-info": DROP,
-    b"proxy-connection": DROP,
-    b"keep-alive": DROP,
-    b"te": DROP,
-    b"trailer": DROP,
-    b"http2-settings": DROP,
-    b"upgrade": UPGRADE,
-    b"x-request-id": OWN,
-    b"x-forwarded-for": OWN,
-    b"x-forwarded-proto": OWN,
-    b"x-forwarded-host": OWN,
-    b"forwarded": OWN,
-    b"x-real-ip": OWN,
-    b"x-request-timeout-ms": OWN,
-    b"traceparent": TRACE,
-    b"origin": NOTED,
-    b"access-control-request-method": NOTED,
-    b"access-control-request-headers": NOTED,
-}
-"""Request fields, by lower-case name, that are not simply kept; :func:`request_field` also knows the prefixes."""
-
-RESPONSE_FIELDS: Final[dict[bytes, int]] = {
-    b"content-length": LENGTH,
-    b"transfer-encoding": CODING,
-    b"connection": CONNECTION,
-    b"content-type": CONTENT_TYPE,
-    b"keep-alive": KEEP_ALIVE,
-    b"date": DATE,
-    b"proxy-authenticate": DROP,
-    b"proxy-authentication-info": DROP,
-    b"proxy-authorization": DROP,
-    b"proxy-connection": DROP,
-    b"te": DROP,
-    b"trailer": DROP,
-    b"upgrade": DROP,
-    b"x-request-id": DROP,
-    b"x-accel-buffering": DROP,
-    b"alt-svc": DROP,
-}
-"""Response fields, by lower-case name, that are not simply kept."""
-
-REASONS: Final[dict[int, bytes]] = {
-    100: b"Continue", 101: b"Switching Protocols", 102: b"Processing", 103: b"Early Hints",
-    200: b"OK", 201: b"Created", 202: b"Accepted", 203: b"Non-Authoritative Information", 204: b"No Content",
-    205: b"Reset Content", 206: b"Partial Content", 207: b"Multi-Status", 208: b"Already Reported", 226: b"IM Used",
-    300: b"Multiple Choices", 301: b"Moved Permanently", 302: b"Found", 303: b"See Other", 304: b"Not Modified",
-    305: b"Use Proxy", 307: b"Temporary Redirect", 308: b"Permanent Redirect",
-    400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required", 403: b"Forbidden", 404: b"Not Found",
-    405: b"Method Not Allowed", 406: b"Not Acceptable", 407: b"Proxy Authentication Required", 408: b"Request Timeout",
-    409: b"Conflict", 410: b"Gone", 411: b"Length Required", 412: b"Precondition Failed", 413: b"Content Too Large",
-    414: b"URI Too Long", 415: b"Unsupported Media Type", 416: b"Range Not Satisfiable", 417: b"Expectation Failed",
-    418: b"I'm a teapot", 421: b"Misdirected Request", 422: b"Unprocessable Content", 423: b"Locked",
-    424: b"Failed Dependency", 425: b"Too Early", 426: b"Upgrade Required", 428: b"Precondition Required",
-    429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 451: b"Unavailable For Legal Reasons",
-    499: b"Client Closed Request",
-    500: b"Internal Server Error", 501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable",
-    504: b"Gateway Timeout", 505: b"HTTP Version Not Supported", 507: b"Insufficient Storage", 508: b"Loop Detected",
-    511: b"Network Authentication Required", 529: b"Site Overloaded",
-}  # fmt: skip
-
-MAX_LENGTH: Final = 2**63 - 1
+from fastgw.accel.fields import (
+    API_KEY,
+    BEARER,
+    CODING,
+    CONNECTION,
+    CONTENT_TYPE,
+    DATE,
+    EXPECT,
+    HOST,
+    KEEP,
+    KEEP_ALIVE,
+    LENGTH,
+    MAX_NAME_BYTES,
+    METHODS,
+    NOTED,
+    OWN,
+    PATH,
+    QUERY,
+    TEXT,
+    TOKEN,
+    TRACE,
+    UPGRADE,
+    VISIBLE,
+    bearer,
+    imitates_request_field,
+    imitates_response_field,
+    keep_alive_hints,
+    media_flags,
+    request_field,
+    response_field,
+    response_status,
+    valid_host,
+    valid_trace,
+    visible,
+)
 
 # A struct of msgspec is built in C (66 ns for 16 fields; a slotted class with __init__ takes 170) and compares by field.
 
@@ -159,24 +101,21 @@ LAST_HEAD_BYTES: Final = 2048
 MAX_STRANGERS: Final = 8
 """After so many heads in a row that were new, a connection's peer varies them: remembering is given up."""
 
+UNLIMITED: Final = 2**31 - 1
+
 _MEMO_ENTRIES: Final = 4096
 _MEMO_BYTES: Final = 256
 
 _Action = int | tuple[int, bytes, bytes]
 
 _REQUEST_LINE: Final = re.compile(
-    rb"(GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH) ((/[!\"$->@-\[\]-~]*)(?:\?([!\"$-\[\]-~]*))?) HTTP/1\.([01])"
+    rb"(%b) ((/[%b]*)(?:\?([%b]*))?) HTTP/1\.([01])" % (b"|".join(METHODS), re.escape(PATH), re.escape(QUERY))
 ).fullmatch
 # Interim responses are rare, and 101 has rules of its own: they take the complete path.
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([2-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?").fullmatch
-_FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}):[ \t]*([\t\x20-\x7e\x80-\xff]*)").fullmatch
-_HOST: Final = re.compile(
-    rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?"
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([2-5][0-9][0-9])(?: ([%b]*))?" % re.escape(TEXT)).fullmatch
+_FIELD: Final = re.compile(
+    rb"([%b]{1,%d}):[ \t]*([%b]*)" % (re.escape(TOKEN), MAX_NAME_BYTES, re.escape(TEXT))
 ).fullmatch
-_TRACE_IDS: Final = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
-_TRACE: Final = re.compile(rb"00%b|(?!00|ff)[0-9a-f]{2}%b(?:-[!-~]*)?" % (_TRACE_IDS, _TRACE_IDS)).fullmatch
-_VISIBLE: Final = bytes(range(33, 127)) + bytes(range(128, 256))
-_ALLOWED: Final = b"\t " + _VISIBLE
 # Names whose values are secret, or new in each message: remembering them would leak, or only churn the memo.
 _FICKLE: Final = re.compile(
     rb"auth|key|token|secret|cookie|session|passw|signature|credential|content-length|request-id|trace|forwarded|real-ip"
@@ -191,69 +130,6 @@ _response_fields: dict[bytes, _Action] = {}
 _response_names: dict[bytes, int] = {}
 
 
-def request_field(name: bytes) -> int:
-    """What becomes of the request field ``name`` (lower case)."""
-    kind = FIELDS.get(name)
-    if kind is not None:
-        return kind
-    if name.startswith(b"x-forwarded-"):
-        return DROP
-    return NOTED if name.startswith(b"sec-websocket-") else KEEP
-
-
-def response_field(name: bytes) -> int:
-    """What becomes of the response field ``name`` (lower case)."""
-    return RESPONSE_FIELDS.get(name, KEEP)
-
-
-def bearer(value: bytes) -> bytes | None:
-    """The token of ``Bearer <token>`` (any case of the scheme), or ``None`` when it is anything else."""
-    if value[:7].lower() != b"bearer ":
-        return None
-    return visible(value[7:].lstrip(b" "))
-
-
-def visible(token: bytes) -> bytes | None:
-    """``token`` when it is one run of visible bytes, else ``None``."""
-    return token if token and not token.translate(None, _VISIBLE) else None
-
-
-def valid_trace(value: bytes) -> bool:
-    """Whether ``value`` is a ``traceparent`` (W3C Trace Context §3.2); one that is not is nobody's trace."""
-    return _TRACE(value) is not None
-
-
-def valid_host(host: bytes) -> bool:
-    """Whether ``host`` is ``uri-host [":" port]`` with a non-empty host: no user, no comma, IPv6 only in brackets."""
-    return _HOST(host) is not None
-
-
-def keep_alive_hints(value: bytes) -> tuple[float, int]:
-    """``timeout`` in seconds and ``max`` of a ``Keep-Alive`` field, -1 for what it does not say."""
-    idle_s, most = -1.0, -1
-    for part in value.lower().split(b","):
-        name, _, number = part.strip(b" \t").partition(b"=")
-        name = name.rstrip(b" \t")
-        number = number.strip(b' \t"')
-        if number.isdigit() and len(number) <= 9:
-            if name == b"timeout":
-                idle_s = float(int(number))
-            elif name == b"max":
-                most = int(number)
-    return idle_s, most
-
-
-def media_flags(value: bytes) -> tuple[bool, bool]:
-    """Whether a ``Content-Type`` is (``text/event-stream``, JSON)."""
-    kind = value.partition(b";")[0].strip(b" \t").lower()
-    return kind == b"text/event-stream", kind == b"application/json" or kind.endswith(b"+json")
-
-
-def response_status(status: int, reason: bytes) -> bytes:
-    """The status line we send for an engine's: always HTTP/1.1, never without a reason phrase where one is known."""
-    return b"HTTP/1.1 %d %s\r\n" % (status, reason.strip(b" \t") or REASONS.get(status, b"Unknown"))
-
-
 def _remember(memo: dict[bytes, _Action], line: bytes, action: _Action) -> _Action:
     if len(line) <= _MEMO_BYTES:
         if len(memo) >= _MEMO_ENTRIES:
@@ -262,12 +138,12 @@ def _remember(memo: dict[bytes, _Action], line: bytes, action: _Action) -> _Acti
     return action
 
 
-def _learn_name(names: dict[bytes, int], name: bytes, lookup: Callable[[bytes], int]) -> int:
+def _learn_name(
+    names: dict[bytes, int], name: bytes, kind_of: Callable[[bytes], int], imitates: Callable[[bytes], bool]
+) -> int:
     """The kind of a field name as it was written, remembered under that spelling; -1 = leave it to the complete path."""
     lower = name.lower()
-    kind = lookup(lower)
-    if b"_" in lower and (lookup(lower.replace(b"_", b"-")) or request_field(lower.replace(b"_", b"-"))):
-        kind = -1
+    kind = -1 if imitates(lower) else kind_of(lower)
     if len(name) <= 64:
         if len(names) >= _MEMO_ENTRIES:
             names.clear()
@@ -284,7 +160,7 @@ def _learn(line: bytes) -> _Action | None:
     value = match[2].rstrip(b" \t")
     kind = _request_names.get(name)
     if kind is None:
-        kind = _learn_name(_request_names, name, request_field)
+        kind = _learn_name(_request_names, name, request_field, imitates_request_field)
     lower = name.lower()
     action: _Action = KEEP
     if kind:
@@ -324,9 +200,14 @@ def _learn_request_line(line: bytes) -> tuple[bytes, bytes, bytes, bytes, int] |
     return first
 
 
-def scan_request(head: bytes) -> RequestHead | None:
-    """The request whose head, without the final empty line, is ``head``; ``None`` = ask the complete path."""
-    lines = head.split(b"\r\n")
+def scan_request(data: bytes, end: int = -1, max_fields: int = UNLIMITED) -> RequestHead | None:
+    """The request whose head, without the empty line that ends it, is ``data[:end]`` (all of ``data`` when that is negative).
+
+    ``None`` = ask the complete path; also when it has more than ``max_fields`` fields.
+    """
+    lines = (data if end < 0 else data[:end]).split(b"\r\n")
+    if len(lines) > max_fields + 1:
+        return None
     line = lines[0]
     first = _request_lines.get(line) or _learn_request_line(line)
     if first is None:
@@ -353,7 +234,7 @@ def scan_request(head: bytes) -> RequestHead | None:
                     return None
                 length = int(value)
                 continue
-            if kind == BEARER and not auth and value[:8] == b" Bearer " and not value[8:].translate(None, _VISIBLE):
+            if kind == BEARER and not auth and value[:8] == b" Bearer " and not value[8:].translate(None, VISIBLE):
                 auth = True
                 token = value[8:] or None
                 continue
@@ -437,7 +318,7 @@ def _learn_response(line: bytes) -> _Action | None:
     value = match[2].rstrip(b" \t")
     kind = _response_names.get(match[1])
     if kind is None:
-        kind = _learn_name(_response_names, match[1], response_field)
+        kind = _learn_name(_response_names, match[1], response_field, imitates_response_field)
     action: _Action = KEEP
     if kind:
         low = value.lower()
@@ -469,24 +350,11 @@ def _learn_status_line(line: bytes) -> tuple[int, int, bytes] | None:
     return first
 
 
-def around_length(head: bytes) -> tuple[bytes, bytes] | None:
-    """What stands before and after the digits of ``Content-Length`` in a whole head that was understood.
-
-    Whoever meets both parts again around other digits (18 at most) has met the same head with another length.
-    """
-    at = head.lower().find(b"\r\ncontent-length:")
-    if at < 0:
+def scan_response(data: bytes, end: int = -1, max_fields: int = UNLIMITED) -> ResponseHead | None:
+    """The response whose head, without the empty line that ends it, is ``data[:end]``; otherwise as :func:`scan_request`."""
+    lines = (data if end < 0 else data[:end]).split(b"\r\n")
+    if len(lines) > max_fields + 1:
         return None
-    at += len(b"\r\ncontent-length:")
-    end = head.index(b"\r", at)
-    digits = head[at:end].strip(b" \t")
-    start = head.index(digits, at)
-    return head[:start], head[start + len(digits) :]
-
-
-def scan_response(head: bytes) -> ResponseHead | None:
-    """The response whose head, without the final empty line, is ``head``; ``None`` = ask the complete path."""
-    lines = head.split(b"\r\n")
     line = lines[0]
     first = _status_lines.get(line) or _learn_status_line(line)
     if first is None:
@@ -553,3 +421,86 @@ def scan_response(head: bytes) -> ResponseHead | None:
         connection == b"keep-alive" if not minor else connection != b"close",
         sse, json, has_date, idle_s, most,
     )  # fmt: skip
+
+
+def _around_length(head: bytes) -> tuple[bytes, bytes] | None:
+    """What stands before and after the digits of ``Content-Length`` in a whole head that was understood.
+
+    Whoever meets both parts again around other digits (18 at most) has met the same head with another length.
+    """
+    at = head.lower().find(b"\r\ncontent-length:")
+    if at < 0:
+        return None
+    at += len(b"\r\ncontent-length:")
+    end = head.index(b"\r", at)
+    digits = head[at:end].strip(b" \t")
+    start = head.index(digits, at)
+    return (head[:start], head[start + len(digits) :]) if start + len(digits) == end else None
+
+
+H = TypeVar("H", RequestHead, ResponseHead)
+
+
+class _Scanner(Generic[H]):
+    """One connection's way in: reads the head that a read begins with, and knows the last one again.
+
+    A peer that keeps its connection says the same again and again, but for the length of what it says. Then the head
+    returned is the one returned last, with the new length: whoever needs it longer than its own message copies it.
+    """
+
+    __slots__ = ("_head", "_max_bytes", "_max_fields", "_prefix", "_strangers", "_suffix", "end")
+    _scan: ClassVar[Any]
+
+    def __init__(self, max_bytes: int, max_fields: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_fields = max_fields
+        self._head: H | None = None
+        self._prefix = b""
+        self._suffix = b""
+        self._strangers = 0
+        self.end = 0
+
+    def read(self, data: bytes) -> H | None:
+        """The head that ``data`` begins with, and ``end`` then says where the bytes after its empty line begin.
+
+        ``None`` = the head is not whole, larger than ``max_bytes`` with its empty line, has more than ``max_fields``
+        fields, or is not understood here.
+        """
+        again = self._head
+        if again is not None and data.startswith(self._prefix):
+            at = len(self._prefix)
+            end = data.find(b"\r", at, at + 19)
+            digits = data[at:end]
+            if digits.isdigit() and data.startswith(self._suffix, end):
+                again.content_length = int(digits)
+                self.end = end + len(self._suffix)
+                self._strangers = 0
+                return again
+        end = data.find(b"\r\n\r\n", 0, self._max_bytes)
+        if end <= 0:
+            return None
+        found: H | None = self._scan(data, end, self._max_fields)
+        if found is None:
+            return None
+        self.end = end + 4
+        if found.content_length >= 0 and end <= LAST_HEAD_BYTES and self._strangers < MAX_STRANGERS:
+            self._strangers += 1
+            parts = _around_length(data[: end + 4])
+            self._head = None if parts is None else found
+            if parts is not None:
+                self._prefix, self._suffix = parts
+        return found
+
+
+class RequestScanner(_Scanner[RequestHead]):
+    """Reads the request heads of one client connection."""
+
+    __slots__ = ()
+    _scan = staticmethod(scan_request)
+
+
+class ResponseScanner(_Scanner[ResponseHead]):
+    """Reads the response heads of one engine connection."""
+
+    __slots__ = ()
+    _scan = staticmethod(scan_response)

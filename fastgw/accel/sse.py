@@ -2,16 +2,19 @@
 
 It never changes a byte of an event. It takes out one kind of event whole, and only when told to: the usage chunk that
 the gateway asked for and the client did not. What can no longer be that chunk is never held back. Invariant: the output
-depends on the bytes alone, not on how they were split, and so do the counters as long as the events are JSON; and when
-nothing is taken out or held back, the very object that came in goes out, so that the caller can forward its frames.
+and the counters depend on the bytes alone, not on how they were split: each short way below answers only for bytes of
+which it knows that the long way would say the same. And when nothing is taken out or held back, the very object that
+came in goes out, so that the caller can forward its frames; :func:`passes` says so before any payload is cut out.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+
+from fastgw.accel.chunks import ChunkScanner
 
 MAX_EVENT_BYTES: Final = 65536
 """An unfinished event longer than this is passed on and not looked into."""
@@ -21,24 +24,31 @@ _EVENT_END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)").search
 _BLANK: Final = re.compile(rb"\r\n|\n|\r").match
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 # Seen in an unfinished event, these say that it is not the extra usage chunk: choices that are not empty, or an error.
-_RELEASE: Final = re.compile(rb'"choices"\s{0,8}:\s{0,8}\[\s{0,8}[^\s\]]|"error"').search
+_RELEASE: Final = re.compile(
+    rb'"choices"\s{0,8}:\s{0,8}\[\s{0,8}[^\s\]]|"error"\s{0,8}:\s{0,8}[^\sn]'
+).search
 _RELEASE_OVERLAP: Final = 40
-# A delta with something in it. Escaped quotes keep these bytes from occurring inside a JSON string.
+# A delta with something in it. Escaped quotes keep these bytes from occurring inside a JSON string, and no line end is in
+# one: without that, an event that breaks off there would read differently with its last line end and without.
 _TEXT: Final = re.compile(
-    rb'"(?:content|text|reasoning_content|reasoning|arguments|thinking|refusal|partial_json)"\s?:\s?"[^"]'
+    rb'"(?:content|text|reasoning_content|reasoning|arguments|thinking|refusal|partial_json)"\s?:\s?"[^"\n]'
 ).search
 
 
+# (No engine counts further, and a machine's integer holds it.)
+_Count = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
 
 
 class _Timings(msgspec.Struct, gc=False):
-    prompt_n: int = -1
-    predicted_n: int = -1
+    prompt_n: _Count = -1
+    predicted_n: _Count = -1
 
 
 class _Nested(msgspec.Struct, gc=False):
@@ -65,6 +75,29 @@ _EMPTY_LIST: Final = re.compile(rb"\[\s*\]").fullmatch
 _DELTA_TYPE: Final = re.compile(rb'"[^"\\]*\.delta"').fullmatch
 
 
+def _read(event: bytes) -> tuple[bytes | None, bool]:
+    """The data of an event's lines (None = it has none), and whether its name is ``error``."""
+    data: bytes | None = None
+    error = False
+    for line in _LINE_END.split(event):
+        if line[:5] == b"data:":
+            value = line[6:] if line[5:6] == b" " else line[5:]
+            data = value if data is None else data + b"\n" + value
+        elif line == b"data":
+            data = b"" if data is None else data + b"\n"
+        elif line[:6] == b"event:" and line[6:].strip(b" ") == b"error":
+            error = True
+    return data, error
+
+
+def _is_json(data: bytes | None) -> bool:
+    try:
+        _decode_event(data or b"")
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
 class SseScanner:
     """One per stream. ``feed`` takes the payload as it comes and answers what of it to forward now.
 
@@ -77,6 +110,7 @@ class SseScanner:
     __slots__ = (
         "_drop_lf",
         "_first",
+        "_framed_bytes",
         "_lessons",
         "_noted",
         "_overlong",
@@ -88,6 +122,7 @@ class SseScanner:
         "_strip",
         "_suffix",
         "_suffix_bytes",
+        "_suffix_framed",
         "_tail",
         "completion_tokens",
         "done",
@@ -109,9 +144,10 @@ class SseScanner:
         self._drop_lf = False  # an event that was taken out ended with CR; a LF belongs to it
         self._first = True  # nothing has come yet: a byte order mark may
         self._noted = 0  # how many events said more than a piece of text
-        self._prefix = b"\x00"  # of the last plain event, up to its text; no event begins with NUL
-        self._suffix = b""
-        self._prefix_bytes = self._suffix_bytes = self._plain_bytes = 0
+        # The last plain event, up to its text and behind it. None yet: nothing is as long as this, and no quote is a NUL.
+        self._prefix = self._suffix = self._suffix_framed = b"\x00"
+        self._prefix_bytes = self._suffix_bytes = self._framed_bytes = 1
+        self._plain_bytes = MAX_EVENT_BYTES
         self.events = 0
         self.tokens = 0
         self.done = False
@@ -125,19 +161,22 @@ class SseScanner:
 
     def feed(self, payload: bytes) -> bytes:
         """What to forward of ``payload`` (and of what was held before): the same object when that is all of it."""
+        # (A number is looked for in bytes at a seventh of what a byte string costs.)
         # The events of one stream differ in one string. When a payload is the last plain event with another text (no
-        # quote before the one that the known suffix begins with), all that can be said of it is known already.
+        # quote, no line end before what followed that text), all that can be said of it is known already.
         if (
             payload.startswith(self._prefix)
-            and payload.find(b'"', self._prefix_bytes) == len(payload) - self._suffix_bytes
             and payload.endswith(self._suffix)
+            and self._plain_bytes <= len(payload) < MAX_EVENT_BYTES
             and not self.mid_event
             and not self._drop_lf
         ):
-            self.events += 1
-            if self._plain_bytes < len(payload) <= MAX_EVENT_BYTES:
-                self.tokens += 1
-            return payload
+            text = payload[self._prefix_bytes : -self._suffix_bytes]
+            if 34 not in text and 10 not in text and 13 not in text:
+                self.events += 1
+                if text:
+                    self.tokens += 1
+                return payload
         if not self.mid_event and not self._drop_lf and self._told(payload):
             return payload
         return self._feed(payload) if payload else payload
@@ -145,46 +184,76 @@ class SseScanner:
     def _told(self, payload: bytes) -> bool:
         """Whether ``payload`` is one whole event of which a few searches say all that there is to say."""
         size = len(payload)
-        if payload.find(b"\n\n") != size - 2 or size > MAX_EVENT_BYTES or b"\r" in payload or b"error" in payload:
+        if payload.find(b"\n\n") != size - 2 or size > MAX_EVENT_BYTES or 13 in payload or payload.find(b"error") >= 0:
             return False
         if payload.startswith(b"data: {"):
             if payload.find(b"\n") != size - 2:
                 return False
-        elif not (payload.startswith(b"event: ") and payload.count(b"\n") == 3 and b"\ndata: {" in payload):
+        elif (
+            not payload.startswith(b"event: ")
+            or payload.count(b"\n") != 3
+            or payload.find(b"\ndata: {") < 0
+            or 34 in payload[: payload.find(b"\n")]
+        ):
             return False
-        if (b'"usage"' in payload and b'"usage":null' not in payload) or b'"timings"' in payload:
+        # The name of a member may be written with escapes; whoever wants to know decodes it.
+        if payload.find(b'"timings"') >= 0 or payload.find(b"\\u") >= 0:
+            return False
+        uses = payload.count(b'"usage"')
+        if uses and payload.count(b'"usage":null') != uses:
             return False
         reasons = payload.count(b'_reason"')
         if reasons and payload.count(b'_reason":null') != reasons:
             return False
         # The pattern costs ten times the search for its commonest case.
         at = payload.find(b'"content":"')
-        if (at >= 0 and payload[at + 11] != 34) or _TEXT(payload):
+        if (at >= 0 and 34 != payload[at + 11] > 10) or _TEXT(payload):
             self.tokens += 1
             self.first_token_seen = True
             if self._lessons:
                 self._lessons -= 1
-                self._learn(payload)
+                self._learn(payload, False)
         elif b'.delta"' in payload:
             return False
         self.events += 1
         self._first = False
         return True
 
-    def _learn(self, event: bytes) -> None:
-        """Remember what surrounds the text of ``event``, which says nothing else that is of interest."""
+    def _learn(self, event: bytes, is_json: bool) -> None:
+        """Remember what surrounds the text of ``event``, which says nothing else that is of interest; ``is_json`` if that is
+        known already.
+
+        Another text in its place changes one thing only: whether it counts as a token. For that the event must be JSON,
+        the text must stand in a line of data and end with a quote that is no escaped one, and no second text may
+        follow. (A text that ends with a backslash swallows its quote. What is string and what is structure then change
+        places behind it, and no name that is looked for can be spelt with the letters of true, false and null.)
+        """
         match = _TEXT(event)
         if match is None:
             return
         start = match.end() - 1
         end = event.find(b'"', start)
+        line = max(event.rfind(b"\n", 0, start), event.rfind(b"\r", 0, start)) + 1
         suffix = event[end:]
-        if event[end - 1] != 92 and suffix[-2:] in (b"\n\n", b"\r\n") and not _TEXT(suffix):
-            self._prefix = event[:start]
-            self._suffix = suffix
-            self._prefix_bytes = start
-            self._suffix_bytes = len(suffix)
-            self._plain_bytes = start + len(suffix)
+        if (
+            end < 0
+            or event[end - 1] == 92
+            or event[line : line + 5] != b"data:"
+            or suffix[-2:] not in (b"\n\n", b"\r\n")
+            or b'.delta"' in event
+            or b"\n" in event[start:end]
+            or b"\r" in event[start:end]
+            or _TEXT(suffix)
+            or not (is_json or _is_json(_read(event)[0]))
+        ):
+            return
+        self._prefix = event[:start]
+        self._suffix = suffix
+        self._suffix_framed = suffix + b"\r\n"
+        self._prefix_bytes = start
+        self._suffix_bytes = len(suffix)
+        self._framed_bytes = len(suffix) + 2
+        self._plain_bytes = start + len(suffix)
 
     def _feed(self, payload: bytes) -> bytes:
         tail = self._tail
@@ -211,7 +280,13 @@ class SseScanner:
             if tail.startswith(self._prefix, pos) and not self._overlong:
                 quote = tail.find(b'"', pos + self._prefix_bytes)
                 end = quote + self._suffix_bytes
-                if quote >= 0 and end - pos <= MAX_EVENT_BYTES and tail.startswith(self._suffix, quote):
+                if (
+                    quote >= 0
+                    and end - pos < MAX_EVENT_BYTES
+                    and tail.startswith(self._suffix, quote)
+                    and tail.find(b"\n", pos + self._prefix_bytes, quote) < 0
+                    and tail.find(b"\r", pos + self._prefix_bytes, quote) < 0
+                ):
                     self.events += 1
                     if end - pos > self._plain_bytes:
                         self.tokens += 1
@@ -226,7 +301,7 @@ class SseScanner:
             if self._overlong:
                 self._overlong = False
                 self.events += 1
-            elif self._event(tail, pos, end) and self._strip and sent <= pos:
+            elif self._event(tail, pos, end) and self._strip and sent <= pos and self._may_be_usage(tail, pos, pos, end):
                 if sent < pos:
                     out.append(bytes(tail[sent:pos]))
                 sent = end
@@ -236,7 +311,13 @@ class SseScanner:
             self._first = False
         if pos < size and not self._overlong and size - pos > MAX_EVENT_BYTES:
             self._overlong = True
-        keep = self._strip and pos < size and sent <= pos and self._may_be_usage(tail, pos)
+        keep = (
+            self._strip
+            and pos < size
+            and sent <= pos
+            and not self._overlong
+            and self._may_be_usage(tail, pos, pos if pos else max(0, self._scanned - _RELEASE_OVERLAP), size)
+        )
         stop = pos if keep else size
         if stop > sent:
             if not cut and not held and not keep:
@@ -260,37 +341,33 @@ class SseScanner:
             return payload
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def _may_be_usage(self, tail: bytearray, pos: int) -> bool:
-        """Whether the unfinished event at ``pos`` can still turn out to be the usage chunk."""
-        if self._overlong or tail[pos] == 58:
-            return False
-        start = pos if pos else max(0, self._scanned - _RELEASE_OVERLAP)
-        return _RELEASE(tail, start) is None
+    def _may_be_usage(self, tail: bytearray, pos: int, start: int, end: int) -> bool:
+        """Whether the event at ``pos``, not looked at from ``start`` on, can be one to take out, by its bytes so far.
+
+        Not when it begins with a comment: those are there to arrive in time. What may have been released as soon as it
+        was seen is not taken out when it came whole either.
+        """
+        return tail[pos] != 58 and _RELEASE(tail, start, end) is None
 
     def _event(self, tail: bytearray, start: int, end: int) -> bool:
         """Take note of one whole event; says whether it is the extra usage chunk."""
-        if end - start > MAX_EVENT_BYTES:
+        if end - start > MAX_EVENT_BYTES and end - start - tail.endswith(b"\r\n", start, end) > MAX_EVENT_BYTES:
+            # (CR ends it; the LF behind it may come later, and must make no difference.)
             self.events += 1
             return False
         event = bytes(tail[start:end])
         if self._first and event[:3] == b"\xef\xbb\xbf":
             event = event[3:]
-        data: bytes | None = None
-        for line in _LINE_END.split(event):
-            if line[:5] == b"data:":
-                value = line[6:] if line[5:6] == b" " else line[5:]
-                data = value if data is None else data + b"\n" + value
-            elif line == b"data":
-                data = b"" if data is None else data + b"\n"
-            elif line[:6] == b"event:" and line[6:].strip(b" ") == b"error":
-                self.error = True
+        data, error = _read(event)
+        if error:
+            self.error = True
         if data is None:
             return False
         self.events += 1
         tokens, noted = self.tokens, self._noted
         usage = self._data(data)
         if self.tokens != tokens and self._noted == noted:
-            self._learn(event)
+            self._learn(event, True)
         return usage
 
     def _data(self, data: bytes) -> bool:
@@ -302,6 +379,7 @@ class SseScanner:
             event = _decode_event(data)
         except (msgspec.DecodeError, RecursionError):
             # Whoever reads it will fail; until then it counts as it does where it is told without being decoded.
+            self._noted += 1
             if data[:1] == b"{" and _TEXT(data):
                 self.tokens += 1
                 self.first_token_seen = True
@@ -372,3 +450,59 @@ class SseScanner:
         self._sent = self._scanned = 0
         self._overlong = self.mid_event = False
         return held
+
+
+# How a read of so many bytes begins when it is one whole chunk; engines write the same few sizes again and again.
+_size_lines: dict[int, tuple[bytes, ...]] = {}
+_SIZE_LINES: Final = 4096
+_NO_SIZE_LINE: Final[tuple[bytes, ...]] = (b"\x00",)
+
+
+def _size_line(total: int) -> tuple[bytes, ...]:
+    if len(_size_lines) >= _SIZE_LINES:
+        _size_lines.clear()
+    lines = _NO_SIZE_LINE
+    for digits in range(1, 17):
+        size = total - digits - 4
+        if size > 0 and len(b"%x" % size) == digits:
+            lines = (b"%x\r\n" % size, b"%X\r\n" % size)
+    _size_lines[total] = lines
+    return lines
+
+
+def passes(chunks: ChunkScanner, sse: SseScanner | None, data: bytes) -> bool:
+    """Whether ``data`` can go on as it stands, frames and all, by what is known without cutting a payload out of it.
+
+    True: it is whole plain chunks, none of them the last, after whole chunks; every payload is whole events of which
+    there is nothing to hold back, take out or look into (any payload, without ``sse``). All of it has been counted, as
+    by ``sse.feed(chunks.feed(data))``. False: nothing has changed, and that is the way to take. It may be False where
+    that way would come to the same end.
+    """
+    total = len(data)
+    lines = _size_lines.get(total) or _size_line(total)
+    if not chunks.whole or not data.startswith(lines):
+        return False
+    start = len(lines[0])
+    if sse is None:
+        if data[-2:] != b"\r\n":
+            return False
+    elif sse.mid_event or sse._drop_lf:
+        return False
+    else:
+        # (As in `feed`, and there it is said why.)
+        if (
+            data.startswith(sse._prefix, start)
+            and data.endswith(sse._suffix_framed)
+            and sse._plain_bytes + start + 2 <= total < MAX_EVENT_BYTES
+        ):
+            text = data[start + sse._prefix_bytes : -sse._framed_bytes]
+            if 34 not in text and 10 not in text and 13 not in text:
+                sse.events += 1
+                if text:
+                    sse.tokens += 1
+                chunks.aligned = True
+                return True
+        if data[-2:] != b"\r\n" or not sse._told(data[start:-2]):
+            return False
+    chunks.aligned = True
+    return True

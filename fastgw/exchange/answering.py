@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from time import monotonic
-
+from fastgw.accel.bodies import usage_in
 from fastgw.accel.heads import ResponseHead
+from fastgw.accel.lines import plain_answer
 from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError, Source
-from fastgw.exchange.relay import BROKEN, END, LENGTH, NONE, Framing, Relay, framing_of, usage_in
+from fastgw.exchange.relay import BROKEN, END, LENGTH, NONE, Framing, Relay, framing_of
 from fastgw.exchange.retry import Failure
 from fastgw.exchange.state import RELAYING, TUNNEL
 from fastgw.exchange.tunnel import Tunnelling
+from fastgw.net.clock import monotonic
 from fastgw.net.stream import DEAD, QUEUED
 
 
@@ -32,8 +33,14 @@ class Answering(Tunnelling):
         request = self.head
         if length == len(rest) and length and not head.sse and request.method != b"HEAD" and status != 304 and status != 204:
             # The usual plain answer: whole in one read, out in one send.
-            lines = self.response_lines(head, now)
-            data = b"%b%bcontent-length: %d\r\n%b%b" % (head.status_line, head.forward, length, lines, rest)
+            if (
+                head.has_date and request.keep_alive and request.minor
+                and not (self.extra_head or self.gateway.plain_lines_off)
+            ):  # fmt: skip
+                data = plain_answer(head.status_line, head.forward, self.request_id, rest)
+            else:
+                lines = self.response_lines(head, now)
+                data = b"%b%bcontent-length: %d\r\n%b%b" % (head.status_line, head.forward, length, lines, rest)
             self.conn.answer(data, request.keep_alive)
             self.token_at = now
             self.bytes_out = len(data)
@@ -100,9 +107,6 @@ class Answering(Tunnelling):
         """The gateway's own lines of the answer's head, and the empty line."""
         gateway = self.gateway
         request = self.head
-        usual = head.has_date and request.keep_alive and request.minor
-        if usual and not (close or head.sse or self.extra_head or gateway.plain_lines_off):
-            return b"x-request-id: %b\r\n\r\n" % self.request_id
         lines = [b"x-request-id: ", self.request_id, b"\r\n"]
         if head.sse:
             lines.append(b"x-accel-buffering: no\r\n")

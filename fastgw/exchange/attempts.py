@@ -5,15 +5,15 @@ Nothing here waits: a dial reports back from the loop. What may be sent again is
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import Final
 
+from fastgw.accel.lines import request_start
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.retry import Failure, Verdict, judge
 from fastgw.exchange.state import CONNECTING, WAITING, ExchangeState
+from fastgw.net.clock import monotonic
 from fastgw.net.upstream_conn import UpstreamConn
 from fastgw.upstream.pool import Pool
-from fastgw.upstream.target import Engine
 
 JOIN_BYTES: Final = 65536  # bodies up to this go out in one send with their head
 
@@ -97,45 +97,46 @@ class Attempts(ExchangeState):
         """The head as this engine gets it; ``length`` -1 = chunked, as it arrives."""
         head = self.head
         engine = pool.engine
-        conn = self.conn
-        method = head.method
+        base = engine.base
+        known = self.conn.memo
+        if known is not None and known.head is head:
+            # A connection's requests have their heads in common, whichever engine they go to.
+            if known.base is None or known.base != base:
+                known.line = self._request_line(base)
+                known.base = base
+            line = known.line
+            if self.strip_usage:
+                fields = known.uncoded_fields or self._fields()
+                known.uncoded_fields = fields
+            else:
+                fields = known.fields or self._fields()
+                known.fields = fields
+        else:
+            line = self._request_line(base)
+            fields = self._fields()
         if length > 0:
-            framing = b"\r\ncontent-length: %d\r\n\r\n" % length
-        elif self.upgrade:
+            return request_start(line, engine.head_block, fields, self.request_id, length)
+        if self.upgrade:
             framing = b"\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
         elif length < 0:
             framing = b"\r\ntransfer-encoding: chunked\r\n\r\n"
         else:
-            framing = b"\r\ncontent-length: 0\r\n\r\n" if method == b"POST" else b"\r\n\r\n"
-        known = conn.memo
-        if known is not None and known.head is head and not self.strip_usage:
-            if known.engine is not engine:
-                known.start = self._start_of_head(engine)
-                known.engine = engine
-            return b"".join((known.start, self.request_id, framing))
-        return b"".join((self._start_of_head(engine), self.request_id, framing))
+            framing = b"\r\ncontent-length: 0\r\n\r\n" if head.method == b"POST" else b"\r\n\r\n"
+        return b"".join((line, engine.head_block, fields, self.request_id, framing))
 
-    def _start_of_head(self, engine: Engine) -> bytes:
-        """The request's head up to the value of ``x-request-id``: what does not differ between requests alike."""
+    def _request_line(self, base: bytes) -> bytes:
+        head = self.head
+        return b"".join((head.method, b" ", base, head.target, b" HTTP/1.1\r\n"))
+
+    def _fields(self) -> bytes:
+        """The fields that are not the engine's own, up to the value of ``x-request-id``."""
         head = self.head
         conn = self.conn
         forward = head.forward
         if self.strip_usage and b"ccept-" in forward:
             # What is to be taken out again must not come compressed.
             forward = self.gateway.without_accept_encoding(forward)
-        return b"".join(
-            (
-                head.method,
-                b" ",
-                engine.base,
-                head.target,
-                b" HTTP/1.1\r\n",
-                engine.head_block,
-                forward,
-                conn.forwarded or self.gateway.forwarded_lines(conn, head),
-                b"x-request-id: ",
-            )
-        )
+        return b"".join((forward, conn.forwarded or self.gateway.forwarded_lines(conn, head), b"x-request-id: "))
 
     # --- an attempt fails before a response
     def on_connect_failed(self, detail: str, timed_out: bool) -> None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 
 from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
+from fastgw.net.clock import monotonic
+from fastgw.net.session import Session
 from fastgw.net.upstream_conn import UpstreamConn
 from fastgw.upstream.pool import Pool
 
 QUIET_S = 5.0  # this long without a byte, and the answer is taken to have ended
 
 
-class Discard:
+class Discard(Session):
     """Takes an engine connection over from an exchange whose client left; closes it when the engine falls silent."""
 
-    upgrade = False
-
     def __init__(self, pool: Pool, upstream: UpstreamConn, limit_s: float, ended: Callable[[Discard], None]) -> None:
+        super().__init__()
         self._pool = pool
         self._ended = ended
         self._upstream = upstream

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 
@@ -26,17 +25,33 @@ LOCAL: Final = Mode.LOCAL
 TUNNEL: Final = Mode.TUNNEL
 
 
-@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A path and what is done with it. ``label`` is what logs and metrics call it: a bounded set."""
+    """A path and what is done with it; never changes.
 
-    label: str
-    methods: frozenset[bytes]
-    mode: Mode
-    auth: bool = True
-    model: bool = True  # whether the body must name a model
-    usage: bool = False  # whether streams take `stream_options.include_usage`
-    local: str = ""  # the local handler's name
+    ``label`` is what logs and metrics call it, from a bounded set. ``model``: the body must name one. ``usage``: streams take
+    ``stream_options.include_usage``. ``local``: the local handler's name.
+    """
+
+    __slots__ = ("auth", "label", "local", "methods", "mode", "model", "usage")
+
+    def __init__(
+        self,
+        label: str,
+        methods: frozenset[bytes],
+        mode: Mode,
+        *,
+        auth: bool = True,
+        model: bool = True,
+        usage: bool = False,
+        local: str = "",
+    ) -> None:
+        self.label = label
+        self.methods = methods
+        self.mode = mode
+        self.auth = auth
+        self.model = model
+        self.usage = usage
+        self.local = local
 
     @property
     def allow(self) -> str:

@@ -7,14 +7,14 @@ the engine's connection, never from both at once (one loop, one thread). The pha
 
 from __future__ import annotations
 
-from time import monotonic
-
+from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.answering import Answering
 from fastgw.exchange.endpoints import JSON
 from fastgw.exchange.state import DONE, LOCAL, RELAYING, WAITING
 from fastgw.net.client_conn import DISCARD_BYTES
 from fastgw.net.client_conn import TUNNEL as CLIENT_TUNNEL
+from fastgw.net.clock import monotonic
 from fastgw.protocol.openai import scan_body
 
 
@@ -38,7 +38,7 @@ class Exchange(Answering):
                 raise GatewayError("body_too_large", detail="crossed while reading")
             if self.pieces is None:
                 if last:
-                    self.body = data
+                    self.body = keep(data)
                     self._dispatch()
                     return
                 # One buffer: a list of two-byte pieces would hold twenty times what the client sent.

@@ -1,28 +1,31 @@
 """The service behind every client connection: opens exchanges, holds what they share, answers errors.
 
-Owns: the constants that requests need (made once from the configuration), the hooks of the filters in their order, the
-current table of engines, and the counters. It is told what it may use by ``app``, which is the one composition root.
+Owns: the judgement of heads, request ids, access records, the drain, and what is said when something fails. It is told
+what it may use by ``app``, which is the one composition root; what all exchanges share is in ``context``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from ipaddress import ip_network
-from time import monotonic, time, time_ns
-from typing import Any, Final, Protocol
+from time import time, time_ns
+from typing import Final, Protocol
 
 from fastgw import errors
 from fastgw.accel.heads import RequestHead
+from fastgw.accel.lines import serial_id
 from fastgw.config import Config
 from fastgw.errors import ErrorKind, GatewayError, Source
+from fastgw.exchange.context import Context, Judgement, hooks
 from fastgw.exchange.discard import Discard
 from fastgw.exchange.endpoints import JSON, LOCAL, TUNNEL, Endpoint, EndpointTable
 from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.filter import Filter
+from fastgw.exchange.record import AccessLog, AccessSink, Records
 from fastgw.exchange.state import DONE, ExchangeState
 from fastgw.exchange.upload import Upload
 from fastgw.net.client_conn import ClientConn
-from fastgw.net.timers import NEVER
+from fastgw.net.clock import monotonic
 from fastgw.net.upstream_conn import UpstreamConn
 from fastgw.protocol.headers import client_ip, forwarded_for, valid_request_id
 from fastgw.protocol.http1.writer import CONTINUE, http_date, simple_response
@@ -31,66 +34,18 @@ from fastgw.stats import EventLog, Stats
 from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group, UpstreamTable
-from fastgw.upstream.target import Engine
-
-MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
 
 _ACCEPT_ENCODING: Final = re.compile(rb"(?im)^accept-encoding:[^\r\n]*\r\n")
 
-# One access record: time of its end (monotonic clock), request id, key id, client, method, path, endpoint, model, engine,
-# status, bytes in and out, prompt and completion tokens (-1 = unknown), seconds to the first token (-1 = none) and in all,
-# streamed, outcome, error, detail.
-AccessRecord = tuple[
-    float, bytes, str, str, bytes, bytes, str, str, str, int, int, int, int, int, float, float, bool, str, str, str
-]
-
-Hook = Callable[[Exchange], None]
-FinishHook = Callable[[Exchange, str], None]
-Rewrite = Callable[[ExchangeState, Engine, bytes], bytes]
 LocalHandler = Callable[[Exchange], None]
-
-
-class Filter:
-    """A policy: subclasses define the hooks they need, and a hook that is not there costs nothing.
-
-    ``on_head(exchange)`` after the head, where the verdict depends on the head, the peer and the configuration alone: it
-    holds for all later requests with the same head on the connection, and is not asked for again. ``on_request`` after
-    that, for each request; ``on_body`` when the body is whole; ``on_route`` before the first attempt;
-    ``rewrite(exchange, engine, body)`` for each attempt, ``on_finish(exchange, outcome)`` exactly once. A hook refuses by
-    raising GatewayError; what it takes it gives back by a guard: ``exchange.guards``.
-    """
-
-    name: str = ""
-
-
-class Judgement:
-    """What one connection's last head came to. A client that keeps its connection sends the same head with each request;
-    the reader then hands out the same object, and everything that depends on it alone is taken from here."""
-
-    __slots__ = ("client_ip", "endpoint", "engine", "extra_head", "head", "key_id", "limit", "start", "version")
-
-    def __init__(self, exchange: Exchange, version: int) -> None:
-        self.head = exchange.head
-        self.version = version
-        self.limit = exchange.gateway.max_body_bytes
-        self.endpoint = exchange.endpoint
-        self.key_id = exchange.key_id
-        self.extra_head = exchange.extra_head
-        self.client_ip = exchange.client_ip
-        self.engine: Engine | None = None  # for which ``start`` is the beginning of the request, up to its id
-        self.start = b""
-
-
-class AccessSink(Protocol):
-    def append(self, record: AccessRecord) -> None: ...
 
 
 class Strategy(Protocol):
     def pick(self, group: Group, tried: tuple[Pool, ...]) -> Pool | None: ...
 
 
-class GatewayCore:
-    """See the head of this file. ``filters`` come in the order in which they run."""
+class GatewayCore(Context):
+    """See the head of this file."""
 
     def __init__(
         self,
@@ -105,42 +60,20 @@ class GatewayCore:
         table: UpstreamTable,
         instance: bytes,
     ) -> None:
-        self.config = config
-        self.stats = stats
+        super().__init__(config, stats=stats, filters=filters, pick=strategy.pick, table=table)
         self.log = log
         self.health = health
-        self.table = table
-        self.draining = False
         self.profile = config.compat
         self.plain_ids = config.compat != "rakka"
         self.conns: set[ClientConn] = set()
         self.discards: set[Discard] = set()
-        self.pick = strategy.pick
-        self.max_body_bytes = config.max_body_bytes
-        self.max_json_depth = config.max_json_depth
-        self.first_byte_timeout_s = config.first_byte_timeout_s or NEVER  # 0 = no limit
-        self.between_bytes_timeout_s = config.between_bytes_timeout_s or NEVER
-        self.request_timeout_s = config.request_timeout_s
-        self.replay = config.replay
-        self.retry_fresh = config.policy == "ordered" if config.retry_fresh is None else config.retry_fresh
-        self.retry_after_s = max(1.0, config.health_interval_s)
-        self.max_attempts = MAX_ATTEMPTS
-        self.plain_lines_off = config.server_timing  # and while draining: answers need more than the request id
-        self.server_timing = config.server_timing
-        self.trusted = tuple(ip_network(cidr, strict=False) for cidr in config.trusted_proxies)
         self.endpoints = EndpointTable(config.passthrough_paths)
         self.version = 0  # grows when what heads are judged by changes: keys, the drain
-        self.on_head: tuple[Hook, ...] = _hooks(filters, "on_head")
-        self.on_request: tuple[Hook, ...] = _hooks(filters, "on_request")
-        self.on_body: tuple[Hook, ...] = _hooks(filters, "on_body")
-        self.on_route: tuple[Hook, ...] = _hooks(filters, "on_route")
-        self.on_finish: tuple[FinishHook, ...] = _hooks(filters, "on_finish")
-        self.rewriters: tuple[Rewrite, ...] = _hooks(filters, "rewrite")
         self.locals: dict[str, LocalHandler] = {}
         self.on_closed: Callable[[ClientConn], None] | None = None
-        preflights = _hooks(filters, "preflight")
+        preflights = hooks(filters, "preflight")
         self.preflight: Callable[[Exchange], bytes] | None = preflights[0] if preflights else None
-        self._access = access
+        self._access = access if access is None or isinstance(access, AccessLog) else Records(access)
         self._instance = instance
         self._serial = 0
 
@@ -155,7 +88,7 @@ class GatewayCore:
             # The same head as before, but for its length: it need not be judged again.
             if self.plain_ids and head.own is None:
                 self._serial = serial = self._serial + 1
-                request_id = b"%b%08x" % (self._instance, serial)
+                request_id = serial_id(self._instance, serial)
             else:
                 request_id = self.request_id(head)
             exchange = Exchange(self, conn, head, known.endpoint, request_id)
@@ -304,41 +237,13 @@ class GatewayCore:
 
     def finished(self, exchange: Exchange, outcome: str, now: float) -> None:
         """An exchange has ended: counters, and its one access record."""
+        one = exchange  # (the compiled twin types this name)
         stats = self.stats
         stats.exchanges_open -= 1
-        stats.bytes_down += exchange.bytes_out
+        stats.bytes_down += one.bytes_out
         access = self._access
-        if access is None:
-            return
-        head = exchange.head
-        facts = exchange.facts
-        started = exchange.started_at
-        relay = exchange.relay
-        pool = exchange.pool
-        access.append(
-            (
-                now,
-                exchange.request_id,
-                exchange.key_id,
-                exchange.client_ip,
-                head.method,
-                head.path,
-                exchange.endpoint.label,
-                facts.model if facts is not None else exchange.model,
-                pool.engine.name if pool is not None else "",
-                exchange.status,
-                exchange.bytes_in,
-                exchange.bytes_out,
-                exchange.prompt_tokens,
-                exchange.completion_tokens,
-                exchange.token_at - started if exchange.token_at else -1.0,
-                now - started,
-                relay is not None and relay.sse is not None,
-                outcome,
-                exchange.error_kind,
-                exchange.detail,
-            )
-        )
+        if access is not None:
+            access.ended(exchange, outcome, now)
 
     # --- ids and lines
     def request_id(self, head: RequestHead) -> bytes:
@@ -351,7 +256,7 @@ class GatewayCore:
         if not self.plain_ids:
             return b"req-%d" % time_ns()
         self._serial = serial = self._serial + 1
-        return b"%b%08x" % (self._instance, serial)
+        return serial_id(self._instance, serial)
 
     def date_line(self) -> bytes:
         return b"date: %b\r\n" % http_date(time())
@@ -379,8 +284,7 @@ class GatewayCore:
         chain = forwarded_for(conn.peer_ip, own.get(b"x-forwarded-for"), self.trusted)
         return b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (chain, proto)
 
-    @staticmethod
-    def without_accept_encoding(forward: bytes) -> bytes:
+    def without_accept_encoding(self, forward: bytes) -> bytes:
         return _ACCEPT_ENCODING.sub(b"", forward)
 
     # --- answers
@@ -482,11 +386,6 @@ class GatewayCore:
                 exchange.on_client_gone("gateway stopped")
         for discard in list(self.discards):
             discard.close()
-
-
-def _hooks(filters: tuple[Filter, ...], name: str) -> tuple[Any, ...]:
-    """The bound hooks of that name, in the filters' order: what is not there is not called."""
-    return tuple(getattr(one, name) for one in filters if hasattr(one, name))
 
 
 _UNKNOWN: Final = Endpoint("unknown", frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"}), LOCAL)

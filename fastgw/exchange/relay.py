@@ -11,37 +11,21 @@ The relay knows how the message ends and never ends it early: after a truncation
 from __future__ import annotations
 
 import enum
-import re
-from typing import Final, Protocol
+from typing import Final
 
-import msgspec
-
+from fastgw.accel.bodies import usage_in as usage_in
 from fastgw.accel.chunks import ChunkScanner, FramingError
 from fastgw.accel.heads import ResponseHead
-from fastgw.accel.sse import SseScanner
+from fastgw.accel.sockets import keep
+from fastgw.accel.sse import SseScanner, passes
+from fastgw.net.stream import RawStream
 from fastgw.protocol.http1.writer import LAST_CHUNK, chunk
 
 MORE: Final = 0
 END: Final = 1
 BROKEN: Final = 2
 
-WHOLE_BYTES: Final = 8192  # a JSON answer up to this is decoded for its usage: quicker than a search
 TAIL_BYTES: Final = 2048  # of a JSON answer: `usage` stands at its end
-_USAGE: Final = re.compile(rb'"(prompt|completion|input|output)_tokens"\s*:\s*(\d{1,12})').findall
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int = -1
-    completion_tokens: int = -1
-    input_tokens: int = -1
-    output_tokens: int = -1
-
-
-class _Answer(msgspec.Struct, gc=False):
-    usage: _Usage | None = None
-
-
-_decode_answer: Final = msgspec.json.Decoder(_Answer).decode
 
 
 class Framing(enum.IntEnum):
@@ -57,10 +41,6 @@ CHUNKED: Final = Framing.CHUNKED
 CLOSE: Final = Framing.CLOSE
 
 
-class Writer(Protocol):
-    def write(self, data: bytes) -> int: ...
-
-
 def framing_of(head: ResponseHead, method: bytes) -> Framing:
     """How the engine's message ends (RFC 9112 §6.3)."""
     if method == b"HEAD" or head.status in (204, 304):
@@ -72,25 +52,13 @@ def framing_of(head: ResponseHead, method: bytes) -> Framing:
     return CLOSE
 
 
-class _Pocket:
-    """Keeps what is written to it."""
-
-    __slots__ = ("data",)
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def write(self, data: bytes) -> int:
-        self.data += data
-        return 1
-
-
 class Relay:
     """The body of one response; see the head of this file."""
 
     __slots__ = (
         "_chunks",
         "_framing",
+        "_held",
         "_left",
         "_tail",
         "_writer",
@@ -105,9 +73,10 @@ class Relay:
     )
 
     def __init__(
-        self, writer: Writer, framing: Framing, length: int, chunked_out: bool, sse: SseScanner | None, keep_tail: bool
+        self, writer: RawStream, framing: Framing, length: int, chunked_out: bool, sse: SseScanner | None, keep_tail: bool
     ) -> None:
         self._writer = writer
+        self._held: bytes | None = None  # what would have been written, while it is being collected
         self._framing = framing
         self._left = length
         self._chunks = ChunkScanner() if framing is CHUNKED else None
@@ -127,11 +96,10 @@ class Relay:
         verdict = MORE
         body = b""
         if rest or not self._left:
-            writer = self._writer
-            pocket = self._writer = _Pocket()
+            self._held = b""
             verdict = self.feed(rest)
-            self._writer = writer
-            body = pocket.data
+            body = self._held
+            self._held = None
             if verdict == BROKEN and not body:
                 return BROKEN
         self.begun = True
@@ -143,6 +111,11 @@ class Relay:
         chunks = self._chunks
         done = False
         if chunks is not None:
+            if self.chunked_out and self._tail is None and passes(chunks, self.sse, data):
+                # Whole frames of whole events, and all that they say is known: they go on untouched and uncopied.
+                self.bytes_out += len(data)
+                self._put(data)
+                return MORE
             try:
                 payload = chunks.feed(data)
             except FramingError as error:
@@ -182,7 +155,7 @@ class Relay:
         else:
             out = payload
             if self._tail is not None:
-                self._tail = (self._tail + payload)[-TAIL_BYTES:]
+                self._tail = keep((self._tail + payload)[-TAIL_BYTES:])
         if same:
             wire = data
         elif self.chunked_out:
@@ -193,11 +166,17 @@ class Relay:
             wire = out
         if wire:
             self.bytes_out += len(wire)
-            self.written = self._writer.write(wire)
+            self._put(wire)
         if done:
             self.ended = True
             return END
         return MORE
+
+    def _put(self, wire: bytes) -> None:
+        if self._held is None:
+            self.written = self._writer.write(wire)
+        else:
+            self._held += wire
 
     def _pass_on(self, payload: bytes) -> None:
         """The last good bytes before the framing broke: the client gets what the engine said until then."""
@@ -205,7 +184,7 @@ class Relay:
         if out:
             wire = chunk(out) if self.chunked_out else out
             self.bytes_out += len(wire)
-            self.written = self._writer.write(wire)
+            self._put(wire)
 
     def eof(self, how: str) -> int:
         """The engine closed. END only where that is how its message ends."""
@@ -224,7 +203,7 @@ class Relay:
             wire += LAST_CHUNK
         if wire:
             self.bytes_out += len(wire)
-            self.written = self._writer.write(wire)
+            self._put(wire)
         self.ended = True
         return END
 
@@ -241,7 +220,7 @@ class Relay:
         out = b"\n\n" + event if sse.mid_event else event
         wire = chunk(out) if self.chunked_out else out
         self.bytes_out += len(wire)
-        self.written = self._writer.write(wire)
+        self._put(wire)
         return True
 
     def usage(self) -> tuple[int, int]:
@@ -249,26 +228,3 @@ class Relay:
         if self.sse is not None:
             return self.sse.prompt_tokens, self.sse.completion_tokens
         return usage_in(self._tail) if self._tail else (-1, -1)
-
-
-def usage_in(body: bytes) -> tuple[int, int]:
-    """(prompt, completion) tokens of a plain JSON answer, or of its last bytes; -1 = not said."""
-    if len(body) <= WHOLE_BYTES:
-        try:
-            usage = _decode_answer(body).usage
-        except (msgspec.DecodeError, RecursionError):
-            usage = None
-        if usage is not None:
-            prompt = usage.prompt_tokens if usage.prompt_tokens >= 0 else usage.input_tokens
-            return prompt, usage.completion_tokens if usage.completion_tokens >= 0 else usage.output_tokens
-    # Only the end of a large answer is looked at, or one whose shape is not the usual.
-    prompt = completion = -1
-    at = body.rfind(b'"usage"', -TAIL_BYTES)
-    if at >= 0:
-        for name, count in _USAGE(body, at):
-            if name == b"prompt" or name == b"input":
-                if prompt < 0:
-                    prompt = int(count)
-            elif completion < 0:
-                completion = int(count)
-    return prompt, completion

@@ -17,22 +17,21 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from fastgw.accel.bodies import BodyFacts
 from fastgw.accel.heads import RequestHead, ResponseHead
 from fastgw.errors import GatewayError
+from fastgw.exchange.context import Context
 from fastgw.exchange.endpoints import Endpoint
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.upload import Upload
 from fastgw.net.client_conn import ClientConn
+from fastgw.net.session import Session
 from fastgw.net.timers import NEVER
 from fastgw.net.upstream_conn import UpstreamConn
-from fastgw.protocol.openai import BodyFacts
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
-
-if TYPE_CHECKING:
-    from fastgw.exchange.gateway import GatewayCore
 
 
 class Phase(enum.IntEnum):
@@ -55,7 +54,7 @@ TUNNEL: Final = Phase.TUNNEL
 DONE: Final = Phase.DONE
 
 
-class ExchangeState:
+class ExchangeState(Session):
     """The record of one exchange."""
 
     __slots__ = (
@@ -94,14 +93,14 @@ class ExchangeState:
         "strip_usage",
         "token_at",
         "tried",
-        "upgrade",
         "upload",
         "upstream",
     )
 
     def __init__(
-        self, gateway: GatewayCore, conn: ClientConn, head: RequestHead, endpoint: Endpoint, request_id: bytes
+        self, gateway: Context, conn: ClientConn, head: RequestHead, endpoint: Endpoint, request_id: bytes
     ) -> None:
+        super().__init__()
         self.gateway = gateway
         self.conn = conn
         self.head = head
@@ -116,7 +115,6 @@ class ExchangeState:
         self.body = b""
         self.pieces: bytearray | None = None
         self.upload: Upload | None = None
-        self.upgrade = False
         self.strip_usage = False
         # the attempts
         self.group: Group | None = None
@@ -156,37 +154,9 @@ class ExchangeState:
         content_type = self.head.content_type
         return content_type is not None and b"json" in content_type.lower()
 
-    # --- what the later parts do, as the earlier ones (and the engine's connection) know it
-    def on_connected(self, conn: UpstreamConn) -> None:
-        raise NotImplementedError
-
-    def on_connect_failed(self, detail: str, timed_out: bool) -> None:
-        raise NotImplementedError
-
-    def on_response_head(self, head: ResponseHead, rest: bytes) -> None:
-        raise NotImplementedError
-
-    def on_response_error(self, error: GatewayError) -> None:
-        raise NotImplementedError
-
-    def on_response_data(self, data: bytes) -> None:
-        raise NotImplementedError
-
-    def on_response_eof(self, how: str) -> None:
-        raise NotImplementedError
-
-    def on_upstream_drained(self) -> None:
-        raise NotImplementedError
-
-    def on_upstream_timeout(self) -> None:
-        raise NotImplementedError
-
+    # --- what the later parts do
     def fail(self, error: GatewayError) -> None:
         """Answer with an error, or end the stream with one; ends the exchange either way."""
-        raise NotImplementedError
-
-    def on_client_gone(self, how: str) -> None:
-        """The client left."""
         raise NotImplementedError
 
     def _end(self, outcome: str, reusable: bool) -> None:

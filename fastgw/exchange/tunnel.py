@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from time import monotonic
-
 from fastgw.accel.heads import ResponseHead
 from fastgw.exchange.attempts import Attempts
 from fastgw.exchange.state import TUNNEL
 from fastgw.net.client_conn import TUNNEL as CLIENT_TUNNEL
+from fastgw.net.clock import monotonic
 from fastgw.net.stream import DEAD, QUEUED
 from fastgw.net.timers import NEVER
 from fastgw.net.upstream_conn import TUNNEL as UPSTREAM_TUNNEL

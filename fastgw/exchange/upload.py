@@ -10,10 +10,11 @@ and forgotten, it is not.
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError
+from fastgw.net.clock import monotonic
 from fastgw.net.stream import QUEUED
 from fastgw.net.timers import NEVER
 from fastgw.net.upstream_conn import HEAD as NO_ANSWER
@@ -65,7 +66,7 @@ class Upload:
         if self._sink is not None:
             self._pass_on(exchange, data, last)
             return
-        self._kept.append(data)
+        self._kept.append(keep(data))
         self._kept_bytes += len(data)
         if self._routed:
             # Connecting: the client is held back, and this is what had been read of it before that.

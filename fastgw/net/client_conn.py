@@ -19,17 +19,19 @@ before the answers to all earlier ones have left. A FIN from the client, half-cl
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import enum
 import socket
-from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from fastgw.accel.heads import RequestHead
+from fastgw.accel.sockets import keep, recv
 from fastgw.errors import GatewayError
+from fastgw.net.clock import monotonic
+from fastgw.net.poller import Reactor
+from fastgw.net.session import Session
 from fastgw.net.stream import DEAD, QUEUED, RECV_BYTES, RawStream
-from fastgw.net.timers import NEVER, TICK_S, TimerWheel
+from fastgw.net.timers import NEVER, TICK_S
 from fastgw.protocol.http1.framing import ChunkedBody, LengthBody
 from fastgw.protocol.http1.server import RequestReader
 from fastgw.stats import Stats
@@ -67,31 +69,29 @@ TUNNEL: Final = State.TUNNEL
 CLOSED: Final = State.CLOSED
 
 
-class Sink(Protocol):
-    """What an exchange is to its client connection."""
+class Service:
+    """What serves the requests of client connections; the layer above is one."""
 
-    def on_body(self, data: bytes, last: bool) -> None: ...
-    def on_client_gone(self, how: str) -> None: ...
-    def on_client_drained(self) -> None: ...
-    def on_client_stalled(self) -> None: ...
-    def on_request_error(self, error: GatewayError) -> None: ...
-    def on_total_timeout(self) -> None: ...
-    def on_tunnel_data(self, data: bytes) -> None: ...
+    __slots__ = ("draining",)
 
-
-class Service(Protocol):
-    """What serves the requests of client connections."""
-
-    draining: bool
+    def __init__(self) -> None:
+        self.draining = False
 
     def open(self, conn: ClientConn, head: RequestHead) -> None:
         """Begin an exchange: set ``conn.sink``, or answer at once."""
+        raise NotImplementedError
 
     def refuse(self, conn: ClientConn, error: GatewayError) -> None:
         """Answer a request whose head could not be read."""
+        raise NotImplementedError
 
-    def crashed(self, conn: ClientConn, error: BaseException) -> None: ...
-    def closed(self, conn: ClientConn) -> None: ...
+    def crashed(self, conn: ClientConn, error: BaseException) -> None:
+        """A bug showed while ``conn`` was served."""
+        raise NotImplementedError
+
+    def closed(self, conn: ClientConn) -> None:
+        """``conn`` has closed."""
+        raise NotImplementedError
 
 
 class ConnLimits:
@@ -135,16 +135,15 @@ class ClientConn(RawStream):
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        reactor: Reactor,
         sock: socket.socket,
-        wheel: TimerWheel,
         service: Service,
         limits: ConnLimits,
         stats: Stats,
         peer_ip: str,
         trusted: bool,
     ) -> None:
-        super().__init__(loop, sock, wheel)
+        super().__init__(reactor, sock)
         self.service = service
         self.limits = limits
         self.stats = stats
@@ -156,7 +155,7 @@ class ClientConn(RawStream):
         self.forwarded = b"" if trusted else address + b"x-forwarded-proto: http\r\n"
         self.reader = RequestReader(limits.head_bytes, limits.header_count)
         self.state = HEAD
-        self.sink: Sink | None = None
+        self.sink: Session | None = None
         self.body: LengthBody | ChunkedBody | None = None
         self.surplus = b""
         self.memo: Any = None  # the service's: what it made of the last head
@@ -167,7 +166,7 @@ class ClientConn(RawStream):
         self._in_kernel = 0
         stats.connections_open += 1
         stats.connections_total += 1
-        wheel.arm(self, monotonic() + limits.head_s)
+        self.wheel.arm(self, monotonic() + limits.head_s)
         self.resume_reading()
 
     def __repr__(self) -> str:
@@ -178,7 +177,7 @@ class ClientConn(RawStream):
         if self.closed:
             return
         try:
-            data = self.recv(RECV_BYTES)
+            data = recv(self.fd, RECV_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -197,8 +196,9 @@ class ClientConn(RawStream):
             elif state is BUSY or state is FLUSH:
                 self._take_early(data)
             elif state is TUNNEL:
-                assert self.sink is not None
-                self.sink.on_tunnel_data(data)
+                sink = self.sink
+                assert sink is not None
+                sink.on_tunnel_data(data)
             elif state is DISCARD:
                 self._take_discarded(data)
             elif state is LINGER:
@@ -245,8 +245,10 @@ class ClientConn(RawStream):
                 self.service.open(self, head)
                 if self.state is OPENING:
                     self.state = BUSY
-                    assert self.sink is not None
-                    self.sink.on_body(body, True)
+                    # Held by a name: the call may end the exchange, and the connection's was the last reference to it.
+                    sink = self.sink
+                    assert sink is not None
+                    sink.on_body(body, True)
                 return
             self.body = LengthBody(length)
         else:
@@ -255,8 +257,9 @@ class ClientConn(RawStream):
             self.service.open(self, head)
             if self.state is OPENING:
                 self.state = BUSY
-                assert self.sink is not None
-                self.sink.on_body(b"", True)
+                sink = self.sink
+                assert sink is not None
+                sink.on_body(b"", True)
             return
         self.service.open(self, head)
         if self.state is OPENING:
@@ -298,7 +301,7 @@ class ClientConn(RawStream):
             sink.on_body(payload, False)
 
     def _take_early(self, data: bytes) -> None:
-        self.surplus = self.surplus + data if self.surplus else data
+        self.surplus = self.surplus + data if self.surplus else keep(data)
         if len(self.surplus) >= SURPLUS_BYTES:
             self.pause_reading()
 
@@ -417,7 +420,7 @@ class ClientConn(RawStream):
         self.resume_reading()
         self.wheel.arm(self, monotonic() + LINGER_S)
 
-    def abort(self, *, reset: bool) -> None:
+    def abort(self, *, reset: bool = False) -> None:
         """End without completing the answer. Without ``reset`` what is queued still goes out, then FIN."""
         self.sink = None
         if reset:
@@ -530,4 +533,4 @@ class ClientConn(RawStream):
             self.service.crashed(self, error)
 
 
-__all__ = ["DEAD", "QUEUED", "ClientConn", "ConnLimits", "Service", "Sink", "State"]
+__all__ = ["DEAD", "QUEUED", "ClientConn", "ConnLimits", "Service", "State"]

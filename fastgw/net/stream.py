@@ -1,25 +1,21 @@
 """A raw non-blocking socket on the loop's pollers: one ``recv`` in, one ``send`` out, a bounded residue between.
 
 Owns: the file descriptor, its poller registrations, and the bytes that the kernel would not take yet. There is no
-transport: uvloop's ``add_reader`` with direct system calls costs next to nothing over C. Invariant: the residue is
+transport: a poller and direct system calls cost next to nothing over C. Invariant: the residue is
 queued only when a ``send`` came back short, and whoever produced the bytes is told (``write`` returns ``QUEUED``) so
 that it stops reading its own source; so the queue never holds more than one read's worth of bytes plus a head.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import fcntl
 import socket
 import struct
-import sys
-import termios
 from collections import deque
 from typing import Final
 
-from fastgw.accel import sockets
-from fastgw.net.timers import NEVER, TimerWheel
+from fastgw.accel.sockets import keep, send, unacknowledged, unread
+from fastgw.net.poller import READ, WRITE, Polled, Reactor
 
 RECV_BYTES: Final = 65536
 
@@ -27,34 +23,29 @@ SENT: Final = 1  # everything went to the kernel
 QUEUED: Final = 0  # a residue waits: stop producing until ``drained``
 DEAD: Final = -1  # the socket is broken; the read side will say how
 
-_NONE: Final = bytes(4)  # an int that is 0
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 
-class RawStream:
+class RawStream(Polled):
     """Base of client and engine connections; subclasses implement ``_readable``, ``drained`` and ``expired``."""
 
     __slots__ = (
         "_queue",
         "closed",
-        "deadline",
-        "fd",
         "loop",
+        "poller",
         "queued_bytes",
         "reading",
-        "recv",
-        "send",
         "sock",
         "wheel",
-        "wheel_slot",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, wheel: TimerWheel) -> None:
-        self.loop = loop
+    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
+        super().__init__()
+        self.loop = reactor.loop
+        self.poller = reactor.poller
+        self.wheel = reactor.wheel
         self._bind(sock)
-        self.wheel = wheel
-        self.wheel_slot = 0
-        self.deadline = NEVER
         self.closed = False
         self.reading = False
         self.queued_bytes = 0
@@ -63,35 +54,30 @@ class RawStream:
     def _bind(self, sock: socket.socket) -> None:
         self.sock = sock
         self.fd = sock.fileno()
-        self.recv = sockets.receiver(sock)
-        self.send = sockets.sender(sock)
 
     # --- the read side
     def resume_reading(self) -> None:
         if not self.reading and not self.closed:
             self.reading = True
-            self.loop.add_reader(self.fd, self._readable)
+            self.poller.watch(self, self.interest | READ)
 
     def pause_reading(self) -> None:
         if self.reading:
             self.reading = False
-            self.loop.remove_reader(self.fd)
-
-    def _readable(self) -> None:
-        raise NotImplementedError
+            self.poller.watch(self, self.interest & ~READ)
 
     # --- the write side
     def write(self, data: bytes) -> int:
         """Send ``data`` now; what the kernel does not take is queued. Returns ``SENT``, ``QUEUED`` or ``DEAD``."""
         if self.queued_bytes:
             assert self._queue is not None
-            self._queue.append(data)
+            self._queue.append(keep(data))
             self.queued_bytes += len(data)
             return QUEUED
         if self.closed:
             return DEAD
         try:
-            sent = self.send(data)
+            sent = send(self.fd, data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
@@ -100,9 +86,9 @@ class RawStream:
             return SENT
         if self._queue is None:
             self._queue = deque()
-        self._queue.append(data[sent:])
+        self._queue.append(keep(data, sent))
         self.queued_bytes = len(data) - sent
-        self.loop.add_writer(self.fd, self._writable)
+        self.poller.watch(self, self.interest | WRITE)
         self.congested()
         return QUEUED
 
@@ -113,7 +99,7 @@ class RawStream:
         while queue:
             data = queue[0]
             try:
-                sent = self.send(data)
+                sent = send(self.fd, data)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -126,7 +112,7 @@ class RawStream:
                 self.progressed()
                 return
             queue.popleft()
-        self.loop.remove_writer(self.fd)
+        self.poller.watch(self, self.interest & ~WRITE)
         self.drained()
 
     def _drop_queue(self) -> None:
@@ -135,21 +121,15 @@ class RawStream:
             if self._queue is not None:
                 self._queue.clear()
             if not self.closed:
-                self.loop.remove_writer(self.fd)
+                self.poller.watch(self, self.interest & ~WRITE)
 
     def unread(self) -> bool:
         """Whether the kernel holds bytes that have not been read (FIONREAD: half the cost of a peek that fails)."""
-        try:
-            return bool(fcntl.ioctl(self.fd, termios.FIONREAD, _NONE) != _NONE)
-        except OSError:
-            return True
+        return unread(self.fd)
 
     def unacknowledged(self) -> int:
         """Bytes in the kernel that the peer has not acknowledged (TCP) or read (Unix sockets)."""
-        try:
-            return int.from_bytes(fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
-        except OSError:
-            return 0
+        return unacknowledged(self.fd)
 
     def congested(self) -> None:
         """The first residue was queued."""
@@ -164,15 +144,13 @@ class RawStream:
         """A queued write met a broken socket; the default leaves the verdict to the read side."""
 
     # --- the end
-    def expired(self, now: float) -> None:
-        raise NotImplementedError
-
     def dispose(self, *, reset: bool = False) -> None:
         """Give the descriptor back. ``reset`` sends RST, so that no peer takes what it has for complete."""
         if self.closed:
             return
         self._drop_queue()
-        self.pause_reading()
+        self.reading = False
+        self.poller.watch(self, 0)
         self.closed = True
         self.wheel.disarm(self)
         if reset:

@@ -11,19 +11,24 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from typing import Final, Protocol
+from typing import Final
 
 TICK_S: Final = 0.1
 NEVER: Final = float("inf")
 
 
-class Timed(Protocol):
-    """What the wheel holds: an object with a deadline on :func:`time.monotonic`'s clock."""
+class Timed:
+    """What the wheel holds: an object with a deadline on :func:`time.monotonic`'s clock. Base of every connection."""
 
-    deadline: float
-    wheel_slot: int
+    __slots__ = ("deadline", "wheel_slot")
 
-    def expired(self, now: float) -> None: ...
+    def __init__(self) -> None:
+        self.deadline = NEVER
+        self.wheel_slot = 0
+
+    def expired(self, now: float) -> None:
+        """The deadline has passed; called once, with the time of the look."""
+        raise NotImplementedError
 
 
 class TimerWheel:

@@ -13,18 +13,19 @@ never writes on a connection that its engine has closed as far as the kernel kno
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import os
 import socket
-from collections.abc import Callable
-from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from fastgw.accel.heads import ResponseHead
+from fastgw.accel.sockets import recv
 from fastgw.errors import GatewayError, Source
+from fastgw.net.clock import monotonic
+from fastgw.net.poller import WRITE, Reactor
+from fastgw.net.session import Session
 from fastgw.net.stream import RECV_BYTES, RawStream
-from fastgw.net.timers import NEVER, TICK_S, TimerWheel
+from fastgw.net.timers import NEVER, TICK_S
 from fastgw.protocol.http1.client import ResponseReader
 from fastgw.stats import Stats
 
@@ -53,29 +54,30 @@ TUNNEL: Final = UpstreamState.TUNNEL
 CLOSED: Final = UpstreamState.CLOSED
 
 
-class Carrier(Protocol):
-    """What an exchange (or a probe) is to its engine connection."""
+class Home:
+    """The pool that an engine connection belongs to; the layer above is one."""
 
-    upgrade: bool
+    __slots__ = ()
 
-    def on_connected(self, conn: UpstreamConn) -> None: ...
-    def on_connect_failed(self, detail: str, timed_out: bool) -> None: ...
-    def on_response_head(self, head: ResponseHead, rest: bytes) -> None: ...
-    def on_response_error(self, error: GatewayError) -> None: ...
-    def on_response_data(self, data: bytes) -> None: ...
-    def on_response_eof(self, how: str) -> None: ...
-    def on_upstream_drained(self) -> None: ...
-    def on_upstream_timeout(self) -> None: ...
+    def idle_closed(self, conn: UpstreamConn, by_engine: bool) -> None:
+        """An idle connection has closed."""
+        raise NotImplementedError
 
+    def gone(self, conn: UpstreamConn) -> None:
+        """A connection has closed, whatever it was doing."""
+        raise NotImplementedError
 
-class Home(Protocol):
-    """The pool that an engine connection belongs to."""
+    def warmed(self, conn: UpstreamConn) -> None:
+        """A dial without a request succeeded."""
+        raise NotImplementedError
 
-    def idle_closed(self, conn: UpstreamConn, by_engine: bool) -> None: ...
-    def gone(self, conn: UpstreamConn) -> None: ...
-    def warmed(self, conn: UpstreamConn) -> None: ...
-    def warm_failed(self, detail: str) -> None: ...
-    def crashed(self, error: BaseException) -> None: ...
+    def warm_failed(self, detail: str) -> None:
+        """A dial without a request failed."""
+        raise NotImplementedError
+
+    def crashed(self, error: BaseException) -> None:
+        """A bug showed while a connection was served."""
+        raise NotImplementedError
 
 
 class UpstreamConn(RawStream):
@@ -88,6 +90,7 @@ class UpstreamConn(RawStream):
         "home",
         "idle_limit_at",
         "idle_since",
+        "idle_turn",
         "interim",
         "reader",
         "requests",
@@ -97,14 +100,13 @@ class UpstreamConn(RawStream):
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        reactor: Reactor,
         sock: socket.socket,
-        wheel: TimerWheel,
         home: Home,
-        carrier: Carrier | None,
+        carrier: Session | None,
         stats: Stats,
     ) -> None:
-        super().__init__(loop, sock, wheel)
+        super().__init__(reactor, sock)
         self.home = home
         self.carrier = carrier
         self.stats = stats
@@ -113,6 +115,7 @@ class UpstreamConn(RawStream):
         self.interim = 0
         self.requests = 0
         self.idle_since = 0.0
+        self.idle_turn = 0  # the poller's, when it became idle
         self.idle_limit_at = NEVER
         self.dial_deadline = NEVER
         self._rest_of_addresses: tuple[Address, ...] = ()
@@ -126,11 +129,10 @@ class UpstreamConn(RawStream):
     @classmethod
     def dial(
         cls,
-        loop: asyncio.AbstractEventLoop,
+        reactor: Reactor,
         addresses: tuple[Address, ...],
-        wheel: TimerWheel,
         home: Home,
-        carrier: Carrier | None,
+        carrier: Session | None,
         stats: Stats,
         timeout_s: float,
     ) -> UpstreamConn:
@@ -139,7 +141,7 @@ class UpstreamConn(RawStream):
         Several addresses are tried in order within the one time limit. Raises OSError when no socket can be made.
         """
         sock = _socket(addresses[0][0])
-        conn = cls(loop, sock, wheel, home, carrier, stats)
+        conn = cls(reactor, sock, home, carrier, stats)
         conn._rest_of_addresses = addresses[1:]
         conn.dial_deadline = monotonic() + timeout_s
         conn._connect(addresses[0])
@@ -152,14 +154,18 @@ class UpstreamConn(RawStream):
             code = error.errno or 111
         self.wheel.arm(self, self.dial_deadline)
         if code == 0 or code == _IN_PROGRESS[0]:
-            self.loop.add_writer(self.fd, self._dialled)
+            self.poller.watch(self, WRITE)
         else:
             self.loop.call_soon(self._dial_failed, os.strerror(code), False)
 
+    def _writable(self) -> None:
+        if self.state is CONNECTING:
+            self._dialled()
+        else:
+            RawStream._writable(self)
+
     def _dialled(self) -> None:
-        if self.closed:
-            return
-        self.loop.remove_writer(self.fd)
+        self.poller.watch(self, 0)
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._dial_failed(os.strerror(code), False)
@@ -170,7 +176,10 @@ class UpstreamConn(RawStream):
         if carrier is None:
             self.home.warmed(self)
             return
-        self._guard(carrier, lambda: carrier.on_connected(self))
+        try:
+            carrier.on_connected(self)
+        except Exception as error:
+            self._crash(error, carrier)
 
     def _dial_failed(self, detail: str, timed_out: bool) -> None:
         if self.closed:
@@ -191,10 +200,13 @@ class UpstreamConn(RawStream):
         if carrier is None:
             self.home.warm_failed(detail)
         else:
-            self._guard(carrier, lambda: carrier.on_connect_failed(detail, timed_out))
+            try:
+                carrier.on_connect_failed(detail, timed_out)
+            except Exception as error:
+                self._crash(error, carrier)
 
     # --- one exchange
-    def begin(self, carrier: Carrier, data: bytes, deadline: float) -> None:
+    def begin(self, carrier: Session, data: bytes, deadline: float) -> None:
         """Write a whole request (or its first part); the head is due by ``deadline``."""
         self.carrier = carrier
         self.state = HEAD
@@ -211,7 +223,7 @@ class UpstreamConn(RawStream):
         if self.closed:
             return
         try:
-            data = self.recv(RECV_BYTES)
+            data = recv(self.fd, RECV_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -269,7 +281,10 @@ class UpstreamConn(RawStream):
             self._dial_failed("connection reset", False)
             return
         self.pause_reading()
-        self._guard(carrier, lambda: carrier.on_response_eof(how))
+        try:
+            carrier.on_response_eof(how)
+        except Exception as error:
+            self._crash(error, carrier)
 
     @property
     def response_begun(self) -> bool:
@@ -283,6 +298,7 @@ class UpstreamConn(RawStream):
         self.state = IDLE
         self.interim = 0
         self.idle_since = now
+        self.idle_turn = self.poller.turn
         limit_at = now + limit_s
         self.idle_limit_at = limit_at
         slot = self.wheel_slot
@@ -303,12 +319,18 @@ class UpstreamConn(RawStream):
         elif state is IDLE or carrier is None:
             self._idle_gone(by_engine=False)
         else:
-            self._guard(carrier, carrier.on_upstream_timeout)
+            try:
+                carrier.on_upstream_timeout()
+            except Exception as error:
+                self._crash(error, carrier)
 
     def drained(self) -> None:
         carrier = self.carrier
         if carrier is not None:
-            self._guard(carrier, carrier.on_upstream_drained)
+            try:
+                carrier.on_upstream_drained()
+            except Exception as error:
+                self._crash(error, carrier)
 
     def close(self, *, reset: bool = False) -> None:
         """Close at once (this is also how generation is cancelled); the carrier is not told."""
@@ -317,21 +339,13 @@ class UpstreamConn(RawStream):
     def _close_now(self, *, reset: bool = False) -> None:
         if self.closed:
             return
-        if self.state is CONNECTING:
-            self.loop.remove_writer(self.fd)
         self.state = CLOSED
         self.dispose(reset=reset)
         self.carrier = None
         self.stats.upstream_open -= 1
         self.home.gone(self)
 
-    def _guard(self, carrier: Carrier, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except Exception as error:
-            self._crash(error, carrier)
-
-    def _crash(self, error: BaseException, carrier: Carrier | None) -> None:
+    def _crash(self, error: BaseException, carrier: Session | None) -> None:
         """A bug above: log it, and do not leave the exchange (and its client) waiting."""
         self.close()
         self.home.crashed(error)

@@ -13,11 +13,15 @@ import sys
 import threading
 from datetime import UTC, datetime
 from queue import SimpleQueue
-from time import monotonic, time
+from time import time
 from typing import Any, Final
 
 import msgspec
 
+from fastgw.accel.lines import access_line, microseconds
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.record import AccessLog, record_of
+from fastgw.net.clock import monotonic
 from fastgw.stats import Stats
 
 FLUSH_S: Final = 0.2
@@ -52,7 +56,7 @@ def access_fields(record: tuple[Any, ...]) -> dict[str, object]:
         "outcome": outcome,
         "bytes_in": bytes_in,
         "bytes_out": bytes_out,
-        "duration_ms": round(duration * 1e3, 3),
+        "duration_ms": microseconds(duration) / 1e3,
     }
     if key_id:
         fields["key_id"] = key_id
@@ -67,18 +71,12 @@ def access_fields(record: tuple[Any, ...]) -> dict[str, object]:
     if completion >= 0:
         fields["completion_tokens"] = completion
     if ttft >= 0:
-        fields["ttft_ms"] = round(ttft * 1e3, 3)
+        fields["ttft_ms"] = microseconds(ttft) / 1e3
     if error:
         fields["error"] = error
     if detail:
         fields["detail"] = _clip(detail)
     return fields
-
-
-_START: Final = (
-    b'{"timestamp":"%b.%03dZ","level":"info","message":"request","request_id":"%b",%b,"bytes_in":%d,"bytes_out":%d,"duration_ms":%.3f'
-)
-_USUAL: Final = _START + b',"ttft_ms":%.3f,"prompt_tokens":%d,"completion_tokens":%d}\n'
 
 
 class AccessJson:
@@ -114,18 +112,71 @@ class AccessJson:
         if common is None:
             common = self._learn(who)
         # Request ids need no escaping: ours are hexadecimal, and a client's was checked before it was taken over.
-        if prompt >= 0 and completion >= 0 and ttft >= 0 and not error and not detail:
-            return _USUAL % (
-                self._stamp, int((at - second) * 1e3), request_id, common,
-                bytes_in, bytes_out, duration * 1e3, ttft * 1e3, prompt, completion,
+        line = access_line(
+            self._stamp, int((at - second) * 1e3), request_id, common, bytes_in, bytes_out, duration, ttft, prompt, completion
+        )
+        return self._with_error(line, error, detail)
+
+    def of(self, exchange: Exchange, outcome: str, now: float) -> bytes:
+        """The line of an exchange that ends at ``now``, without a record in between."""
+        relay = exchange.relay
+        streamed = relay is not None and relay.sse is not None
+        model = exchange.model
+        pool = exchange.pool
+        engine = pool.engine.name if pool is not None else ""
+        known = exchange.conn.memo
+        if known is not None and known.head is not exchange.head:
+            known = None
+        if (
+            known is not None
+            and known.told_status == exchange.status
+            and known.told_model == model
+            and known.told_engine == engine
+            and known.told_outcome == outcome
+            and known.told_streamed == streamed
+        ):
+            # A connection's requests have nearly everything in common.
+            common = known.told
+        else:
+            head = exchange.head
+            who = (
+                head.path, model, engine, exchange.key_id, exchange.client_ip, head.method, exchange.endpoint.label,
+                exchange.status, streamed, outcome,
             )  # fmt: skip
-        line = _START % (self._stamp, int((at - second) * 1e3), request_id, common, bytes_in, bytes_out, duration * 1e3)
-        if ttft >= 0:
-            line += b',"ttft_ms":%.3f' % (ttft * 1e3)
-        if prompt >= 0:
-            line += b',"prompt_tokens":%d' % prompt
-        if completion >= 0:
-            line += b',"completion_tokens":%d' % completion
+            common = self._common.get(who)
+            if common is None:
+                common = self._learn(who)
+            if known is not None:
+                known.told = common
+                known.told_status = exchange.status
+                known.told_model = model
+                known.told_engine = engine
+                known.told_outcome = outcome
+                known.told_streamed = streamed
+        at = now + self._offset
+        second = int(at)
+        if second != self._second:
+            self._second = second
+            self._stamp = _stamp(second)[:-5].encode()
+        started = exchange.started_at
+        line = access_line(
+            self._stamp,
+            int((at - second) * 1e3),
+            exchange.request_id,
+            common,
+            exchange.bytes_in,
+            exchange.bytes_out,
+            now - started,
+            exchange.token_at - started if exchange.token_at else -1.0,
+            exchange.prompt_tokens,
+            exchange.completion_tokens,
+        )
+        if exchange.error_kind or exchange.detail:
+            return self._with_error(line, exchange.error_kind, exchange.detail)
+        return line + b"}\n"
+
+    @staticmethod
+    def _with_error(line: bytes, error: str, detail: str) -> bytes:
         if error:
             line += b',"error":%b' % _ENCODER.encode(error)
         if detail:
@@ -186,7 +237,7 @@ def as_text(fields: dict[str, object]) -> bytes:
     return _printable(f"{stamp} {str(fields['level']).upper():<7} {' '.join(parts)}").encode() + b"\n"
 
 
-class LogWriter:
+class LogWriter(AccessLog):
     """Takes events and access records from the loop, writes them from a thread. Also the loop's ``EventLog``."""
 
     def __init__(self, fd: int, *, level: str = "info", json: bool = True, stats: Stats | None = None) -> None:
@@ -212,10 +263,19 @@ class LogWriter:
             self._timer = loop.call_later(0, self._flush)
 
     # --- the loop's side
-    def append(self, record: tuple[Any, ...]) -> None:
+    def ended(self, exchange: Exchange, outcome: str, now: float) -> None:
         """One access record (the hot path's only call)."""
         # Encoded here, in the loop: a writer thread that encodes holds the interpreter for milliseconds at a time.
-        line = self._access(record) if self._json else as_text(access_fields(record))
+        if self._json:
+            self._add(self._access.of(exchange, outcome, now))
+        else:
+            self._add(as_text(access_fields(record_of(exchange, outcome, now))))
+
+    def append(self, record: tuple[Any, ...]) -> None:
+        """The record of what never became an exchange."""
+        self._add(self._access(record) if self._json else as_text(access_fields(record)))
+
+    def _add(self, line: bytes) -> None:
         pending = self._pending
         if self._timer is None or len(pending) >= FLUSH_BYTES:
             self._keep(line)

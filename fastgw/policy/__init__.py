@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastgw.config import Config
-from fastgw.exchange.gateway import Filter
+from fastgw.exchange.filter import Filter
 from fastgw.policy.auth import Auth
 from fastgw.policy.bodylimit import BodyLimit
 from fastgw.policy.cors import Cors

@@ -11,7 +11,7 @@ from fastgw.config import Config
 from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import TUNNEL
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.gateway import Filter
+from fastgw.exchange.filter import Filter
 from fastgw.protocol.headers import websocket_key
 
 KEY_ID_CHARS = 12  # of the digest in hex: names a key in logs without being usable as one

@@ -6,7 +6,7 @@ from fastgw.config import Config
 from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import JSON
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.gateway import Filter
+from fastgw.exchange.filter import Filter
 
 
 class BodyLimit(Filter):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fastgw.config import Config
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.gateway import Filter
+from fastgw.exchange.filter import Filter
 
 MAX_AGE_S = 600
 

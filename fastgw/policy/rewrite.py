@@ -8,7 +8,7 @@ out again (llama.cpp is not asked: it counts in ``timings`` anyway, and would mo
 from __future__ import annotations
 
 from fastgw.config import Config
-from fastgw.exchange.gateway import Filter
+from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import ExchangeState
 from fastgw.protocol.openai import with_model, with_usage
 from fastgw.upstream.target import Engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastgw.config import Config
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.gateway import Filter
+from fastgw.exchange.filter import Filter
 
 
 class Route(Filter):

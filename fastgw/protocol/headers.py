@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
-from fastgw.accel import heads
+from fastgw.accel import fields
 
 Network = IPv4Network | IPv6Network
 
@@ -27,12 +27,12 @@ CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key", b"co
 """A client's credentials: read here, never forwarded."""
 
 OWNED: Final = frozenset(
-    name for name, kind in heads.FIELDS.items() if kind == heads.OWN
+    name for name, kind in fields.FIELDS.items() if kind == fields.OWN
 )
 """Fields that the gateway writes itself; a client's are read, and replaced."""
 
 FORBIDDEN_TRAILERS: Final = frozenset(
-    name for name, kind in heads.FIELDS.items() if kind not in (heads.KEEP, heads.NOTED)
+    name for name, kind in fields.FIELDS.items() if kind not in (fields.KEEP, fields.NOTED)
 ) | {b"set-cookie", b"content-encoding", b"content-range", b"www-authenticate", b"cache-control"}
 """Fields that must not come in a trailer section (RFC 9110 §6.5.1): framing, routing, authentication, and our own."""
 
@@ -68,8 +68,7 @@ def is_framing_twin(name: bytes) -> bool:
 
 def is_owned_twin(name: bytes) -> bool:
     """Whether ``name`` (lower case, with an underscore) would be read as a field that is ours or secret."""
-    dashed = name.replace(b"_", b"-")
-    return heads.request_field(dashed) != heads.KEEP
+    return fields.imitates_request_field(name)
 
 
 def _address(hop: str) -> str | None:

@@ -9,73 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import accumulate
-from operator import add
 from typing import Any, Final
 
 import msgspec
 
+from fastgw.accel.bodies import BodyFacts as BodyFacts
+from fastgw.accel.bodies import facts_of, read
+from fastgw.accel.members import ABSENT, MAX_MODEL_CHARS, Members, too_deep
 from fastgw.errors import GatewayError
 
-MAX_MODEL_CHARS: Final = 256
 MAX_MODELS: Final = 10_000
 
-
-_ABSENT: Final = "\0no model"  # told by identity: a decoded string is another object, whatever it says
-
-
-class _Options(msgspec.Struct, gc=False):
-    include_usage: bool | None = None
-
-
-class BodyFacts(msgspec.Struct, gc=False):
-    """What a body says of itself: the decoder's own target, so that nothing is copied from one record to another.
-
-    A field that the body leaves out, or sets to null, is None (``stream`` None is as good as False). :func:`scan_body`
-    makes ``model`` a string in any case: "" where none is given and none is needed.
-    """
-
-    model: str = _ABSENT
-    stream: bool | None = None
-    stream_options: _Options | msgspec.UnsetType | None = msgspec.UNSET
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
-    n: int | None = None
-    messages: msgspec.Raw = msgspec.Raw(b"")
-    prompt: msgspec.Raw = msgspec.Raw(b"")
-    input: msgspec.Raw = msgspec.Raw(b"")
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether the client asks for the usage chunk itself."""
-        options = self.stream_options
-        return isinstance(options, _Options) and options.include_usage is True
-
-    @property
-    def has_stream_options(self) -> bool:
-        return self.stream_options is not msgspec.UNSET
-
-    @property
-    def token_limit(self) -> int:
-        """The most tokens that the answer may have, -1 where the body does not say."""
-        for limit in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens):
-            if limit is not None:
-                return max(limit, -1)
-        return -1
-
-    @property
-    def choices(self) -> int:
-        """How many answers are asked for (``n``)."""
-        return self.n if self.n is not None and self.n > 0 else 1
-
-    @property
-    def prompt_bytes(self) -> int:
-        """The size of the prompt's JSON."""
-        return len(self.messages) + len(self.prompt) + len(self.input)
-
-
-_decode: Final = msgspec.json.Decoder(BodyFacts).decode
+_decode: Final = msgspec.json.Decoder(Members).decode
 _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_raw: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_string: Final = msgspec.json.Decoder(str).decode
@@ -85,15 +30,6 @@ _GUARDED: Final = ("model", "stream", "stream_options")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]").search
 _SPACE: Final = re.compile(rb"[ \t\r\n]*").match
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL).match
-# A key that spells an ASCII letter or underscore as an escape can hide from a search for its plain spelling; none of
-# those that matter is longer than 14 characters.
-_ESCAPED_KEY: Final = re.compile(rb'\\u00[4-7][0-9a-fA-F](?:[^"\\]|\\u00[0-9a-fA-F]{2}){0,13}"[ \t\r\n]*:').search
-_NOT_STRUCTURE: Final = bytes(c for c in range(256) if c not in b'[]{}"')
-_TO_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
-# A byte holds eight brackets, 1 = opens: how much higher it ends than it begins, and how high it gets in between.
-_TO_BITS: Final = bytes.maketrans(b"[]", b"10")
-_CLIMB: Final = tuple(2 * byte.bit_count() - 8 for byte in range(256))
-_PEAK: Final = tuple(max(2 * (byte >> 8 - n).bit_count() - n for n in range(9)) for byte in range(256))
 _PATH: Final = re.compile(r"`\$\.([a-z_]+)").search
 
 
@@ -103,37 +39,6 @@ def _invalid(message: str | None = None) -> GatewayError:
 
 def _parameter(param: str, message: str) -> GatewayError:
     return GatewayError("invalid_parameter", message, param=param)
-
-
-def _too_deep(body: bytes, max_depth: int) -> bool:
-    """Whether brackets outside strings nest deeper than ``max_depth``; linear, and without recursion."""
-    if b"\\" in body:
-        # Pairs first, so that a backslash before a quote is never itself escaped.
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # Taking out two neighbouring quotes leaves what is inside a string inside, and what is outside outside.
-    brackets = body.translate(_TO_SQUARE, _NOT_STRUCTURE).replace(b'""', b"")
-    if b'"' in brackets:
-        brackets = b"".join(brackets.split(b'"')[::2])
-    for level in range(max_depth):
-        if not brackets:
-            return False
-        # Each turn takes off the innermost pairs, one level of depth: cheap as long as there are many of them.
-        shorter = brackets.replace(b"[]", b"")
-        if 4 * len(shorter) > 3 * len(brackets):
-            allowed = max_depth - level
-            # What floods is deep from its beginning.
-            return _deepest(brackets[:2048]) > allowed or _deepest(brackets) > allowed
-        brackets = shorter
-    return bool(brackets)
-
-
-def _deepest(brackets: bytes) -> int:
-    """How deep ``brackets`` open, whether or not they close again: eight of them a step (a step each costs 30 ns a byte)."""
-    eights = -(-len(brackets) // 8)
-    packed = int(brackets.translate(_TO_BITS).ljust(8 * eights, b"0"), 2).to_bytes(eights, "big")
-    before = accumulate(map(_CLIMB.__getitem__, packed), initial=0)
-    deepest: int = max(map(add, before, map(_PEAK.__getitem__, packed)))
-    return deepest
 
 
 def check_model(model: object) -> str:
@@ -152,26 +57,33 @@ def scan_body(body: bytes, max_depth: int = 64, need_model: bool = True) -> Body
     :raises GatewayError: ``invalid_json`` (not JSON in UTF-8, too deep, or ambiguous), ``missing_model`` (when
         ``need_model``), ``invalid_parameter`` with ``param``, or without when the body is no object.
     """
-    if body.count(b"[") + body.count(b"{") > max_depth and _too_deep(body, max_depth):
+    facts = read(body, max_depth)
+    if facts is None:
+        facts = scan_completely(body, max_depth)
+    if need_model and not facts.model:
+        raise GatewayError("missing_model", param="model")
+    return facts
+
+
+def scan_completely(body: bytes, max_depth: int) -> BodyFacts:
+    """The complete path: the facts of a body that need not be plainly good, or what is wrong with it.
+
+    :raises GatewayError: as :func:`scan_body`; a body without a model is good here.
+    """
+    if body.count(b"[") + body.count(b"{") > max_depth and too_deep(body, max_depth):
         raise _invalid(f"The body is malformed, or nested more than {max_depth} levels deep.")
     if not body.isascii():
         _require_utf8(body)
     try:
-        facts = _decode(body)
+        members = _decode(body)
     except msgspec.ValidationError as error:
         raise _explain(body, str(error)) from None
     except (msgspec.DecodeError, RecursionError, ValueError):
         raise _invalid() from None
-    if body.count(b'"model"') > 1 or body.count(b'"stream') > 1 or (b"\\u00" in body and _ESCAPED_KEY(body)):
-        _refuse_duplicates(body)
-    model = facts.model
-    if model is _ABSENT:
-        if need_model:
-            raise GatewayError("missing_model", param="model")
-        facts.model = ""
-    elif not 0 < len(model) <= MAX_MODEL_CHARS or not model.isprintable():
-        check_model(model)
-    return facts
+    _refuse_duplicates(body)
+    if members.model is not ABSENT:
+        check_model(members.model)
+    return facts_of(members)
 
 
 def _require_utf8(body: bytes) -> None:
@@ -244,8 +156,10 @@ def with_usage(body: bytes, facts: BodyFacts) -> bytes:
         return body
     if not facts.has_stream_options:
         at = body.index(b"{") + 1
-        comma = b"" if body[_SPACE(body, at).end()] == 125 else b","  # type: ignore[union-attr]
-        return body[:at] + b'"stream_options":{"include_usage":true}' + comma + body[at:]
+        # A member follows at once, in nearly every body.
+        empty = body[at] != 34 and body[_SPACE(body, at).end()] == 125  # type: ignore[union-attr]
+        asked = b'"stream_options":{"include_usage":true}' if empty else b'"stream_options":{"include_usage":true},'
+        return b"".join((body[:at], asked, body[at:]))
     for key, start, end in _members(body):
         if key == "stream_options":
             return body[:start] + _options_with_usage(body[start:end]) + body[end:]

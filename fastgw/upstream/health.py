@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from time import monotonic
 from typing import Final
 
 from fastgw.config import Config
 from fastgw.errors import described
+from fastgw.net.clock import monotonic
 from fastgw.net.fetch import FetchError, fetch
 from fastgw.protocol.openai import parse_models
 from fastgw.stats import EventLog

@@ -11,33 +11,31 @@ Idle connections beyond the warm ones are few: each occupies a thread in llama.c
 
 from __future__ import annotations
 
-import asyncio
-from time import monotonic
 from typing import Final
 
 from fastgw.errors import GatewayError, Source, described
-from fastgw.net.timers import TimerWheel
-from fastgw.net.upstream_conn import Carrier, UpstreamConn
+from fastgw.net.clock import monotonic
+from fastgw.net.poller import Reactor
+from fastgw.net.session import Session
+from fastgw.net.upstream_conn import Home, UpstreamConn
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.target import Engine
 
 IDLE_LIMIT_S: Final = 30.0  # until the engine shows another
 IDLE_FLOOR_S: Final = 0.5  # below this a "learned" limit is an engine that dies, not one that tidies up
-POLLED_S: Final = 0.05  # idle for this long, a connection has been through the poller
 WARM_GAP_S: Final = 0.005  # between two warm dials
 IDLE_SHARE: Final = 0.8  # of the engine's own limit: time for the FIN to cross the request
 
 
-class Pool:
+class Pool(Home):
     """See the head of this file."""
 
     __slots__ = (
         "_closed",
         "_log",
-        "_loop",
+        "_reactor",
         "_stats",
         "_warming",
-        "_wheel",
         "connect_timeout_s",
         "engine",
         "idle",
@@ -49,16 +47,14 @@ class Pool:
     def __init__(
         self,
         engine: Engine,
-        loop: asyncio.AbstractEventLoop,
-        wheel: TimerWheel,
+        reactor: Reactor,
         stats: Stats,
         log: EventLog,
         connect_timeout_s: float,
         max_idle: int,
     ) -> None:
         self.engine = engine
-        self._loop = loop
-        self._wheel = wheel
+        self._reactor = reactor
         self._stats = stats
         self._log = log
         self.connect_timeout_s = connect_timeout_s
@@ -79,13 +75,13 @@ class Pool:
         while idle:
             conn = idle.pop()
             # What an engine sends after the end of an answer must not become the answer to the next request, somebody
-            # else's. The poller tells of it, and closes; but a connection taken again at once has not been polled yet.
-            if now < conn.idle_limit_at and (now - conn.idle_since > POLLED_S or not conn.unread()):
+            # else's. The poller tells of it, and closes; but of a connection taken again at once nobody has asked it yet.
+            if now < conn.idle_limit_at and (conn.poller.silent_since(conn, conn.idle_turn) or not conn.unread()):
                 return conn
             conn.close()
         return None
 
-    def dial(self, carrier: Carrier) -> UpstreamConn:
+    def dial(self, carrier: Session) -> UpstreamConn:
         """Open a new connection for ``carrier``; it is told from the loop how that went.
 
         Raises GatewayError: ``engine_busy`` at the engine's maximum, ``bad_gateway`` (retryable) when the engine's
@@ -107,7 +103,7 @@ class Pool:
         self.open += 1
         try:
             return UpstreamConn.dial(
-                self._loop, engine.addresses, self._wheel, self, carrier, self._stats, self.connect_timeout_s
+                self._reactor, engine.addresses, self, carrier, self._stats, self.connect_timeout_s
             )
         except OSError as error:
             self.open -= 1
@@ -149,7 +145,7 @@ class Pool:
         conn.park(monotonic(), self.idle_limit_s)
         self.idle.insert(0, conn)
         if len(self.idle) < self.engine.warm_connections:
-            self._loop.call_later(WARM_GAP_S, self.keep_warm)
+            self._reactor.loop.call_later(WARM_GAP_S, self.keep_warm)
 
     def warm_failed(self, detail: str) -> None:
         self._warming = None
@@ -177,7 +173,7 @@ class Pool:
         self.open += 1
         try:
             self._warming = UpstreamConn.dial(
-                self._loop, engine.addresses, self._wheel, self, None, self._stats, self.connect_timeout_s
+                self._reactor, engine.addresses, self, None, self._stats, self.connect_timeout_s
             )
         except OSError as error:
             self.open -= 1

@@ -8,12 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.accel import heads
-from fastgw.accel.heads import scan_request, scan_response
+from fastgw.accel import fields
+from fastgw.accel.heads import (
+    RequestHead,
+    RequestScanner,
+    ResponseHead,
+    ResponseScanner,
+    scan_request,
+    scan_response,
+)
 from fastgw.errors import GatewayError
 from fastgw.protocol.http1.client import parse_response
 from fastgw.protocol.http1.reference import h11_verdict
 from fastgw.protocol.http1.server import parse_request
+from tests.support.twins import python_twin
 
 BUDGET = settings(max_examples=1500, deadline=None)
 
@@ -174,18 +182,26 @@ def test_what_we_accept_of_engines_h11_frames_alike(line: bytes, fields: list[by
         assert (theirs.complete, theirs.rest, theirs.status) == (True, b"NEXT", ours.status)
 
 
+def memories() -> tuple[dict[bytes, object], ...]:
+    """What the Python twin remembers of lines, whoever sent them."""
+    heads = python_twin("fastgw.accel.heads")
+    return (
+        heads._request_lines, heads._request_fields, heads._request_names,
+        heads._status_lines, heads._response_fields, heads._response_names,
+    )  # fmt: skip
+
+
 def test_secrets_and_changing_values_are_not_remembered() -> None:
+    heads = python_twin("fastgw.accel.heads")
     secret = b"canary-5b1f"
     names = (b"Authorization: Bearer ", b"X-Api-Key: ", b"api-key: ", b"Cookie: ", b"Proxy-Authorization: ",
         b"X-Auth-Token: ", b"X-Session-Id: ",
              b"X-Request-Id: ", b"traceparent: ", b"X-Forwarded-For: ", b"X-Goog-Api-Key: ")  # fmt: skip
     for name in names:
-        scan_request(b"GET /x?key=" + secret + b" HTTP/1.1\r\nHost: a\r\n" + name + secret)
-        scan_response(b"HTTP/1.1 200 OK\r\nSet-Cookie: " + secret + b"\r\n" + name + secret)
-    scan_request(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8675309")
-    memos = (heads._request_lines, heads._request_fields, heads._request_names, heads._status_lines, heads._response_fields,
-        heads._response_names)
-    for memo in memos:
+        heads.scan_request(b"GET /x?key=" + secret + b" HTTP/1.1\r\nHost: a\r\n" + name + secret)
+        heads.scan_response(b"HTTP/1.1 200 OK\r\nSet-Cookie: " + secret + b"\r\n" + name + secret)
+    heads.scan_request(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8675309")
+    for memo in memories():
         for line, value in memo.items():
             assert secret not in line
             assert secret not in repr(value).encode()
@@ -193,23 +209,22 @@ def test_secrets_and_changing_values_are_not_remembered() -> None:
 
 
 def test_memory_of_lines_is_bounded() -> None:
+    heads = python_twin("fastgw.accel.heads")
     for i in range(10_000):
-        scan_request(b"GET /%d HTTP/1.1\r\nHost: h%d\r\nX-N%d: %d" % (i, i, i, i))
-        scan_response(b"HTTP/1.1 200 R%d\r\nX-N%d: %d" % (i, i, i))
-    scan_request(b"GET /" + b"a" * 1000 + b" HTTP/1.1\r\nHost: h\r\nX-N: " + b"b" * 1000)
-    memos = (heads._request_lines, heads._request_fields, heads._request_names, heads._status_lines, heads._response_fields,
-        heads._response_names)
-    for memo in memos:
+        heads.scan_request(b"GET /%d HTTP/1.1\r\nHost: h%d\r\nX-N%d: %d" % (i, i, i, i))
+        heads.scan_response(b"HTTP/1.1 200 R%d\r\nX-N%d: %d" % (i, i, i))
+    heads.scan_request(b"GET /" + b"a" * 1000 + b" HTTP/1.1\r\nHost: h\r\nX-N: " + b"b" * 1000)
+    for memo in memories():
         assert len(memo) <= 4096
         assert all(len(line) <= 256 for line in memo)
     head = b"GET /42 HTTP/1.1\r\nHost: h42\r\nX-N42: 42"
-    assert scan_request(head) == parse_request(head)
+    assert repr(heads.scan_request(head)) == repr(parse_request(head))
 
 
 @pytest.mark.parametrize("spelling", [b"Content-Length", b"content-length", b"CONTENT-LENGTH", b"cOnTeNt-LeNgTh"])
 def test_any_spelling_of_a_name_is_understood_the_first_time(spelling: bytes) -> None:
-    heads._request_names.pop(spelling, None)
-    heads._response_names.pop(spelling, None)
+    for memo in memories():
+        memo.pop(spelling, None)
     for _ in range(2):
         request = scan_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + spelling + b": 12")
         response = scan_response(b"HTTP/1.1 200 OK\r\n" + spelling + b": 12")
@@ -242,4 +257,104 @@ def test_the_fast_path_leaves_the_ambiguous_to_the_complete_one(head: bytes) -> 
      (b'timeout="7"', (7.0, -1)), (b"timeout=-1,max=9999999999", (-1.0, -1)), (b"timeout = 3 , max = 4", (3.0, 4))],
 )  # fmt: skip
 def test_keep_alive_hints(value: bytes, hints: tuple[float, int]) -> None:
-    assert heads.keep_alive_hints(value) == hints
+    assert fields.keep_alive_hints(value) == hints
+
+
+@pytest.mark.parametrize("value", [b"chunked\t", b" chunked \t ", b"\tchunked\t"])
+def test_a_tab_behind_a_coding_is_refused_since_llhttp_would_read_to_the_end(value: bytes) -> None:
+    for head, parse in (
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:" + value, parse_request),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding:" + value, parse_response),
+    ):
+        assert scan_request(head) is None
+        assert scan_response(head) is None
+        if head.endswith(b"\t"):
+            with pytest.raises(GatewayError):
+                parse(head)
+
+
+REQUEST = b"POST /x?a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nX-Request-Id: r\r\nAccept: */*"
+
+
+def test_what_a_request_head_says_of_itself() -> None:
+    head = scan_request(REQUEST)
+    assert head == RequestHead(
+        b"POST", b"/x?a", b"/x", b"a", 1, b"h", b"Accept: */*\r\n", 5, False, True, 0, None, None, {b"x-request-id": b"r"}
+    )
+    assert head == RequestHead(
+        method=b"POST", target=b"/x?a", path=b"/x", query=b"a", minor=1, host=b"h", forward=b"Accept: */*\r\n",
+        content_length=5, chunked=False, keep_alive=True, expect=0, credential=None, content_type=None,
+        own={b"x-request-id": b"r"},
+    )  # fmt: skip
+    assert repr(head) == (
+        "RequestHead(method=b'POST', target=b'/x?a', path=b'/x', query=b'a', minor=1, host=b'h', forward=b'Accept: */*\\r\\n', "
+        "content_length=5, chunked=False, keep_alive=True, expect=0, credential=None, content_type=None, "
+        "own={b'x-request-id': b'r'})"
+    )
+    assert head.chunked is False
+    assert head.keep_alive is True
+
+
+def test_what_a_response_head_says_of_itself() -> None:
+    fields = b"Date: d\r\nContent-Type: a/b+json\r\nKeep-Alive: timeout=5\r\nContent-Length: 7"
+    head = scan_response(b"HTTP/1.1 200 Fine\r\n" + fields)
+    assert head == ResponseHead(
+        200, 1, b"HTTP/1.1 200 Fine\r\n", b"Date: d\r\nContent-Type: a/b+json\r\n", 7, False, True, False, True, True, 5.0, -1
+    )
+    assert repr(head) == (
+        "ResponseHead(status=200, minor=1, status_line=b'HTTP/1.1 200 Fine\\r\\n', "
+        "forward=b'Date: d\\r\\nContent-Type: a/b+json\\r\\n', content_length=7, chunked=False, keep_alive=True, sse=False, "
+        "json=True, has_date=True, idle_s=5.0, max_requests=-1)"
+    )
+    assert head.json is True
+
+
+def test_an_end_and_a_limit_of_fields() -> None:
+    data = REQUEST + b"\r\n\r\nGET / HTTP/1.1"
+    assert scan_request(data, len(REQUEST)) == scan_request(REQUEST)
+    assert scan_request(data, len(REQUEST) + 1) is None
+    assert scan_request(data, 0) is None
+    assert scan_request(REQUEST, -1, 4) is not None
+    assert scan_request(REQUEST, -1, 3) is None
+    reply = b"HTTP/1.1 200 OK\r\nA: b\r\nC: d"
+    assert scan_response(reply + b"\r\n\r\n", len(reply), 2) == scan_response(reply)
+    assert scan_response(reply, -1, 1) is None
+
+
+def test_a_connection_knows_its_last_head_again() -> None:
+    whole = REQUEST + b"\r\n\r\n"
+    scanner = RequestScanner(4096, 100)
+    first = scanner.read(whole + b"hello")
+    assert (first, scanner.end) == (scan_request(REQUEST), len(whole))
+    for length in (7, 10**17, 0, 123):
+        data = whole.replace(b": 5", b": %d" % length)
+        again = scanner.read(data + b"rest")
+        assert again is first
+        assert again.content_length == length
+        assert scanner.end == len(data)
+    for other in (b": 6 ", b": x", b": ", b": 1234567890123456789", b":  5", b": 5\r\nB: c"):
+        found = scanner.read(whole.replace(b": 5", other))
+        assert found is not first
+        if found is not None:
+            assert found == scan_request(REQUEST.replace(b": 5", other))
+
+
+def test_a_connection_reads_no_head_that_is_not_whole_or_too_large() -> None:
+    whole = REQUEST + b"\r\n\r\n"
+    for end in range(len(whole)):
+        assert RequestScanner(4096, 100).read(whole[:end]) is None
+    assert RequestScanner(len(whole), 4).read(whole) is not None
+    assert RequestScanner(len(whole) - 1, 4).read(whole) is None
+    assert RequestScanner(len(whole), 3).read(whole) is None
+    assert ResponseScanner(4096, 4).read(whole) is None
+
+
+def test_a_peer_that_varies_its_heads_is_no_longer_remembered() -> None:
+    scanner = ResponseScanner(4096, 100)
+    heads = [b"HTTP/1.1 200 OK\r\nX-N: %d\r\nContent-Length: 1\r\n\r\n" % n for n in range(20)]
+    for head in heads:
+        assert scanner.read(head) is not None
+    assert scanner.read(heads[-1]) is not scanner.read(heads[-1])
+    large = ResponseScanner(8192, 100)
+    head = b"HTTP/1.1 200 OK\r\nX-N: " + b"n" * 3000 + b"\r\nContent-Length: 1\r\n\r\n"
+    assert large.read(head) is not large.read(head), "a large head is not kept"

@@ -1,36 +1,22 @@
-"""The small parts: which twin runs, digests, estimates, bound system calls."""
+"""The small parts: digests and estimates."""
 
 from __future__ import annotations
 
 import hashlib
-import socket
+from typing import Any
 
 import pytest
 
-from fastgw import accel
 from fastgw.accel.hashing import DIGEST_BYTES, digest
-from fastgw.accel.sockets import receiver, sender
 from fastgw.accel.tokens import estimate
-
-
-@pytest.mark.parametrize("mode", ["auto", "0"])
-def test_the_python_twin_is_always_there(mode: str) -> None:
-    assert accel.select(mode) == "python"
-    assert accel.NATIVE is False
-
-
-def test_insisting_on_a_missing_extension_fails_loudly() -> None:
-    with pytest.raises(ImportError, match="native extension"):
-        accel.select("1")
-
-
-@pytest.mark.parametrize("mode", ["", "yes", "native", "2"])
-def test_other_modes_are_mistakes(mode: str) -> None:
-    with pytest.raises(ValueError, match="FASTGW_NATIVE"):
-        accel.select(mode)
+from tests.support.twins import native_twin, python_twin
 
 
 def test_digest() -> None:
+    # FIPS 180-4's own examples: one block, two blocks.
+    assert digest(b"abc").hex() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    two = b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"
+    assert digest(two).hex() == "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"
     assert digest(b"sk-1") == hashlib.sha256(b"sk-1").digest()
     assert len(digest(b"")) == DIGEST_BYTES
 
@@ -40,14 +26,21 @@ def test_estimate(nbytes: int, tokens: int) -> None:
     assert estimate(nbytes) == tokens
 
 
-def test_bound_calls_work_on_a_socket() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        recv, send = receiver(ours), sender(ours)
-        with pytest.raises(BlockingIOError):
-            recv(10)
-        theirs.send(b"hello")
-        assert recv(10) == b"hello"
-        assert send(b"answer") == 6
-        assert theirs.recv(10) == b"answer"
+@pytest.mark.both_twins
+@pytest.mark.parametrize("instructions", [True, False])
+def test_digests_of_every_length_near_a_block(instructions: bool) -> None:
+    native: Any = native_twin("fastgw.accel.hashing")
+    native._use_instructions(instructions)
+    try:
+        for size in (*range(200), 1000, 65537):
+            token = bytes(i * 7 & 255 for i in range(size))
+            assert native.digest(token) == hashlib.sha256(token).digest(), size
+    finally:
+        native._use_instructions(True)
+
+
+@pytest.mark.both_twins
+def test_estimates_up_to_the_largest_size() -> None:
+    ours, theirs = native_twin("fastgw.accel.tokens").estimate, python_twin("fastgw.accel.tokens").estimate
+    for nbytes in (-(2**63), -1, *range(20), 2**31, 2**62 + 1, *range(2**63 - 9, 2**63)):
+        assert ours(nbytes) == theirs(nbytes), nbytes

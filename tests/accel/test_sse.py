@@ -267,7 +267,8 @@ def test_continuous_usage_stats() -> None:
     assert counts[5:7] == (5, 4)
 
 
-@pytest.mark.parametrize("usage", [{"prompt_tokens": "x"}, {"prompt_tokens": -5, "completion_tokens": None},
+@pytest.mark.parametrize("usage", [{"prompt_tokens": "x"}, {"prompt_tokens": 2**63, "completion_tokens": 1},
+    {"prompt_tokens": -5, "completion_tokens": None},
     {"prompt_tokens": 1.5}, {}])
 def test_odd_usage_is_not_believed(usage: dict[str, Any]) -> None:
     assert same_in_every_way(event({"choices": [], "usage": usage}), splits=8)[1][5:7] == (-1, -1)
@@ -361,6 +362,39 @@ def test_bursts_and_strangers_count_like_single_events(count: int) -> None:
     for step in (1, 100, 250, 251, 1000, 70_000):
         assert run([data[i : i + step] for i in range(0, len(data), step)]) == expected
     assert run([e + b"\n\n" for e in data.split(b"\n\n")[:-1]]) == expected
+
+
+@pytest.mark.parametrize(
+    ("known", "data"),
+    [
+        # Whole, it would be the usage chunk: but what looks like text or an error was not held back when it came first.
+        (b"", b": a comment\n" + EXTRA),
+        (b"", event({"choices": [], "usage": USAGE, "error": {"message": "x"}})),
+        (b"", EXTRA[:-1] + b'not data "choices":[{\n\n'),
+        # What surrounds the text is known, and yet the next read is two events, the second of them the usage chunk.
+        (b'data: {"content":"x"a":1,"choices":[],"usage":{}}\n\n',
+         b'data: {"content":"\n\ndata: {"a":1,"choices":[],"usage":{}}\n\n'),
+        (chunk("x"), chunk("x").replace(b"x", b"\n\ndata: y")),
+        (chunk("x"), chunk("x").replace(b"x", b"\r\rdata: y")),
+        # A name with an escape in it, two members of one name, and a name where none belongs.
+        (chunk("x"), b'data: {"us\\u0061ge":{"prompt_tokens":1},"choices":[]}\n\n'),
+        (chunk("x"), b'data: {"usage":null,"response":{"usage":{"input_tokens":4}}}\n\n'),
+        (b"", b'event: "content":"x"\ndata: {}\n\n'),
+        # Text that breaks off at the end of the event, or of its line; nothing but a NUL.
+        (b"", b'data: {"content":"\n\n' + EXTRA),
+        (b"", b'\n\n\n\x00"' + EXTRA),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("strip", [True, False])
+def test_strange_events_read_the_same_in_every_split(known: bytes, data: bytes, strip: bool) -> None:
+    whole = known + known + data + chunk("z")
+    expected = same_in_every_way(whole, strip)
+    assert run([piece for piece in (known, known, data, chunk("z")) if piece], strip) == expected
+
+
+def test_a_usage_chunk_without_an_error_in_it_is_taken_out() -> None:
+    data = event({"choices": [], "usage": USAGE, "error": None})
+    assert same_in_every_way(chunk("a") + data + DONE)[0] == chunk("a") + DONE
 
 
 PARTS = (ROLE, chunk("a"), chunk("b"), chunk(""), chunk(..., "stop"), EXTRA, EXTRA.replace(b"\n", b"\r\n"),

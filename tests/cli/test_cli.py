@@ -21,7 +21,7 @@ REPO = Path(__file__).parents[2]
 
 def environment(**more: str) -> dict[str, str]:
     """No settings from whoever runs the tests."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "FASTGW_NATIVE") if name in os.environ}
     return {**kept, "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1", **more}
 
 

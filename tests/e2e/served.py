@@ -22,6 +22,7 @@ from tests.support.client import RawClient
 
 START_S = 10.0
 SPARE_FDS = 500
+KEPT = {"PATH", "LANG", "LC_ALL", "TMPDIR", "FASTGW_NATIVE"}  # the last: the twin that this session runs
 
 
 class Served:
@@ -72,9 +73,9 @@ def room_for(connections: int) -> int:
     return room
 
 
-def _start(folder: Path, flags: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TMPDIR")}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+def _start(folder: Path, flags: tuple[str, ...], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if name in KEPT}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), **env}
     command = [
         sys.executable,
         "-m",
@@ -97,9 +98,9 @@ def _log(folder: Path) -> str:
 
 
 @asynccontextmanager
-async def served(folder: Path, *flags: str) -> AsyncIterator[Served]:
+async def served(folder: Path, *flags: str, env: dict[str, str] | None = None) -> AsyncIterator[Served]:
     """``fastgw serve --port 0`` with ``flags``, started in ``folder``; ended by SIGTERM, and judged by its exit code."""
-    process = _start(folder, flags)
+    process = _start(folder, flags, env or {})
     try:
         yield Served(process, await _listening(process, folder))
         assert process.poll() is None, f"the gateway died: {_log(folder)[-2000:]}"

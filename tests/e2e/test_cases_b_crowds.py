@@ -32,6 +32,7 @@ async def probes(client: RawClient, until: float) -> list[float]:
     return sorted(took)
 
 
+@pytest.mark.quiet
 class TestB4:
     """Slowloris: 1,000 connections, each a byte now and then: each gets E408 or a close at the head limit, however it
     trickles; a
@@ -90,6 +91,7 @@ class TestB4:
                 return
 
 
+@pytest.mark.quiet
 class TestB12:
     """10,000 idle keep-alive connections: at most 6 KB of memory each, and a probe is answered as if they were not there."""
 
@@ -140,10 +142,13 @@ class TestHeld:
                 wire = request("GET", "/healthz", headers=[("X-A", "a" * 31_900)])[:-4]
                 for sock in crowd:
                     assert sock.send(wire) == len(wire)
+                end = monotonic() + 10.0
+                while (gw.rss_bytes - base) / count < 20 * KIB:
+                    assert monotonic() < end, "the heads do not arrive"
+                    await asyncio.sleep(0.05)
                 await asyncio.sleep(0.3)
                 grown = await gw.settled_rss_bytes() - base
                 assert grown / count <= 40 * KIB, f"{grown / count:.0f} bytes per connection"
-                assert grown / count >= 20 * KIB, "the heads have arrived"
             finally:
                 for sock in crowd:
                     sock.close()

@@ -21,6 +21,7 @@ import pytest
 from fastgw.sim import RawRequest, ScriptedConnection, ScriptedEngine, SimConfig, Simulator
 from tests.support.client import RawClient, RawResponse, chat
 from tests.support.gateway import Running, running
+from tests.support.ports import closed_port
 
 Play = Callable[[ScriptedConnection, RawRequest], Awaitable[None]]
 
@@ -99,12 +100,6 @@ def aborted(answer: RawResponse) -> None:
     assert answer.how_ended in ("eof", "reset")
     assert b"[DONE]" not in answer.body
     assert not answer.raw_body.endswith(b"\r\n0\r\n\r\n")
-
-
-def closed_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager

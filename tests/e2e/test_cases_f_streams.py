@@ -430,6 +430,7 @@ async def gaps_of(url: str, port: int, count: int, tokens: int, itl_ms: int, sta
     return sorted(gaps)
 
 
+@pytest.mark.quiet
 class TestF11:
     """Of 1,000 streams one has a reader that stopped, one an engine that stopped: nobody else can tell."""
 
@@ -621,6 +622,7 @@ class TestBackPressure:
         assert core is not None
         return sum(conn.queued_bytes for conn in core.conns)
 
+    @pytest.mark.quiet
     async def test_the_engine_is_held_and_the_queue_is_bounded(self) -> None:
         async with self.flood(2500) as (client, gw, engine):
             flood = await self.flooding(gw, engine)

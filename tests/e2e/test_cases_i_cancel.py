@@ -193,6 +193,7 @@ class TestI1:
             await asyncio.sleep(0)
 
 
+@pytest.mark.quiet
 class TestLatency:
     """p99 ≤ 2 ms from the client's FIN or RST to the engine's seeing its connection close, on an idle machine."""
 
@@ -224,6 +225,7 @@ class TestLatency:
             assert min(rounds) <= self.BOUND_S, f"p99 by round: {[f'{one * 1e3:.2f} ms' for one in rounds]}"
 
 
+@pytest.mark.quiet
 class TestI4:
     """1,000 clients abort in the same moment: the loop lags < 50 ms, and all engines are idle within 100 ms."""
 

@@ -25,6 +25,7 @@ from fastgw import Config, EngineConfig, Gateway, StartError
 from fastgw.sim import SimConfig, Simulator
 from tests.conftest import open_fds
 from tests.support.client import RawClient, RawResponse, chat, request
+from tests.support.ports import closed_port
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
 LOOPS: dict[str, Loop] = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
@@ -66,12 +67,6 @@ async def ask(where: str, data: bytes) -> RawResponse:
 def gateway(*urls: str, **settings: Any) -> Gateway:
     settings.setdefault("drain_timeout_s", 1.0)
     return Gateway(Config(engines=[EngineConfig(url=url) for url in urls], port=0, **settings))
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def test_S3_10_as_the_readme_shows_it(loop: Loop) -> None:
@@ -298,7 +293,7 @@ def test_S3_10_S3_01_a_failed_start_raises_and_leaves_nothing(loop: Loop, tmp_pa
 
 def test_S3_10_S3_01_half_of_the_addresses_is_not_enough(loop: Loop, tmp_path: Path) -> None:
     async def main() -> None:
-        port = free_port()
+        port = closed_port()
         with pytest.raises(StartError, match="no-such-folder"):
             await Gateway(Config(port=port, unix_socket=str(tmp_path / "no-such-folder/g.sock"))).start()
         with pytest.raises(ConnectionRefusedError):
@@ -330,7 +325,7 @@ def test_S3_10_a_name_that_does_not_resolve_leaves_nothing_behind(loop: Loop, ho
     made, asked = deaf(loop)
 
     async def main() -> None:
-        port = free_port()
+        port = closed_port()
         gw = Gateway(Config(engines=[EngineConfig(url="http://engine.test:9")], port=port))
         if how == "stop":
             begin = monotonic()
@@ -353,11 +348,14 @@ def test_S3_10_the_records_and_the_log_are_the_embedders(loop: Loop) -> None:
     async def main() -> None:
         records: list[Any] = []
         told: list[str] = []
+        probed = asyncio.Event()
 
         class Log:
             def debug(self, message: str, **fields: object) -> None: ...
             def info(self, message: str, **fields: object) -> None:
                 told.append(message)
+                if message == "engine is well":
+                    probed.set()
 
             warning = error = info
 
@@ -365,7 +363,7 @@ def test_S3_10_the_records_and_the_log_are_the_embedders(loop: Loop) -> None:
             async with Gateway(Config(engines=[EngineConfig(url=sim.url)], port=0), log=Log(), access=records) as gw:
                 await ask(gw.url, chat("sim"))
                 await ask(gw.url, request("GET", "/nothing"))
+                await asyncio.wait_for(probed.wait(), 5.0)  # it may take longer than a request
             assert len(records) == 2
-            assert "engine is well" in told
 
     play(loop, main)

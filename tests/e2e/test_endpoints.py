@@ -826,7 +826,9 @@ class TestRouting:
     async def test_round_robin_keeps_the_weights_exactly(self, weights: tuple[int, ...], turns: int) -> None:
         async with Simulator() as one, Simulator() as two, Simulator() as three:
             sims = (one, two, three)
-            engines = [EngineConfig(url=sim.url, weight=weight) for sim, weight in zip(sims, weights, strict=True)]
+            # (They are told what each serves: the turns begin anew while that is still being learned.)
+            told = zip(sims, weights, strict=True)
+            engines = [EngineConfig(url=sim.url, weight=weight, models=("sim",)) for sim, weight in told]
             async with running(engines) as gw:
                 await gw.until("all engines well", lambda: gw.gateway.core.health.counts() == (3, 3))
                 async with await gw.client() as client:
@@ -861,6 +863,7 @@ class TestRouting:
             for _ in range(20):
                 assert (await ask(gw.url, chat("sim"))).status == 200
                 await asyncio.sleep(0.01)
+            await asyncio.sleep(0.5)  # (a busy machine may not have found it unwell: that alone does not say that it is back)
             await gw.until("it is back", lambda: gw.gateway.core.health.counts() == (2, 2))
             one.requests.clear()
             for _ in range(4):

@@ -5,11 +5,8 @@ What it remembers must never outlive what it depends on: another key, another le
 
 from __future__ import annotations
 
-import pytest
-
 from fastgw import EngineConfig
-from fastgw.exchange.relay import Relay
-from fastgw.policy.route import Route
+from fastgw.exchange.exchange import Exchange
 from fastgw.sim import SimConfig, Simulator
 from tests.support.client import RawClient, chat
 from tests.support.gateway import running
@@ -72,12 +69,13 @@ async def test_a_remembered_head_goes_to_each_engine_with_that_engines_own_key()
 class TestABugInside:
     """A failure of the gateway's own code is answered, logged once and survived."""
 
-    async def test_in_a_filter_gives_500_and_a_close(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def broken(self: Route, exchange: object) -> None:
+    async def test_in_a_filter_gives_500_and_a_close(self) -> None:
+        def broken(exchange: object) -> None:
             raise RuntimeError("prompt text that must not be told")
 
-        monkeypatch.setattr(Route, "on_route", broken)
         async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], expect_internal_errors=True) as gw:
+            assert gw.gateway.core is not None
+            gw.gateway.core.on_route = (broken,)
             async with RawClient.connect("127.0.0.1", gw.port) as client:
                 await client.send(chat("m", False))
                 answer = await client.read_response()
@@ -86,10 +84,7 @@ class TestABugInside:
             assert "must not be told" not in answer.body.decode() + repr(gw.events.lines)
             assert len(gw.events.errors()) == 1
 
-    async def test_in_the_relay_ends_the_stream_and_frees_the_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def broken(self: Relay, data: bytes) -> int:
-            raise RuntimeError("bug")
-
+    async def test_in_the_relay_ends_the_stream_and_frees_the_engine(self) -> None:
         async with (
             Simulator(SimConfig(any_model=True, itl_ms=20)) as sim,
             running([sim.url], expect_internal_errors=True) as gw,
@@ -97,7 +92,10 @@ class TestABugInside:
             async with RawClient.connect("127.0.0.1", gw.port) as client:
                 await client.send(chat("m", True))
                 answer = await client.read_head()
-                monkeypatch.setattr(Relay, "feed", broken)
+                assert gw.gateway.core is not None
+                (conn,) = gw.gateway.core.conns
+                assert isinstance(conn.sink, Exchange)
+                conn.sink.upstream = None  # which no state of an exchange that relays allows
                 await client.read_body(answer)
                 assert not answer.complete
             await gw.idle()

@@ -172,6 +172,7 @@ async def test_the_engines_model_is_listed(engine: LlamaServer) -> None:
     assert [model["id"] for model in listed["data"]] == [MODEL]
 
 
+@pytest.mark.quiet
 @both_ways
 async def test_tokens_come_one_by_one_and_not_all_at_the_end(engine: LlamaServer, way: Way) -> None:
     async with to_engine(way, engine.url) as url, RawClient.connect(url) as client:
@@ -297,6 +298,7 @@ async def test_few_connections_stay_open_while_nothing_is_asked(engine: LlamaSer
         assert connections_to(engine.port) <= 4
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("warm", [1, 24])
 async def test_warm_connections_do_not_stall_answers(tmp_path_factory: pytest.TempPathFactory, warm: int) -> None:
     """llama.cpp strands a connection without a thread for 5 s when many are dialled in one instant."""

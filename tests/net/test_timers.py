@@ -6,19 +6,21 @@ import asyncio
 import random
 from time import monotonic
 
-from fastgw.net.timers import NEVER, TICK_S, TimerWheel
+import pytest
+
+from fastgw.net.timers import NEVER, TICK_S, Timed, TimerWheel
 
 
-class Entry:
+class Entry(Timed):
     def __init__(self) -> None:
-        self.deadline = NEVER
-        self.wheel_slot = 0
+        super().__init__()
         self.fired: list[float] = []
 
     def expired(self, now: float) -> None:
         self.fired.append(now)
 
 
+@pytest.mark.quiet
 async def test_a_deadline_fires_once_not_early_and_within_two_ticks() -> None:
     wheel = TimerWheel(asyncio.get_running_loop())
     entries = [(Entry(), monotonic() + random.Random(number).uniform(0.0, 0.5)) for number in range(200)]

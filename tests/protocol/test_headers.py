@@ -7,7 +7,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from fastgw.accel import heads
+from fastgw.accel import fields
 from fastgw.protocol import headers
 from fastgw.protocol.headers import client_ip, forwarded_for, valid_request_id
 
@@ -16,7 +16,7 @@ LAN = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
 def test_the_sets_agree_with_the_table_the_scanner_reads() -> None:
     for name in headers.HOP_BY_HOP | headers.CREDENTIALS | headers.OWNED | headers.FRAMING:
-        assert heads.request_field(name) not in (heads.KEEP, heads.NOTED), name
+        assert fields.request_field(name) not in (fields.KEEP, fields.NOTED), name
     assert headers.CREDENTIALS.isdisjoint(headers.OWNED)
     assert {b"content-length", b"transfer-encoding", b"host", b"authorization", b"x-request-id",
         b"content-type"} <= headers.FORBIDDEN_TRAILERS

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from fastgw.sim import SimConfig, Simulator
 from tests.sim.client import CHAT, HELLO, chat, connect, read_one, read_to_end, request, send, until
 
 
+@pytest.mark.quiet
 def test_prefill_ttft_and_inter_token_time(run):
     async def main():
         prompt = [{"role": "user", "content": "x" * 394}]  # 400 bytes with "user: ", so 100 tokens
@@ -130,6 +133,7 @@ def test_hundreds_of_streams_at_once_all_arrive_whole(run):
     assert state.served == 401
 
 
+@pytest.mark.quiet
 def test_early_head_and_pings(run):
     async def main():
         async with Simulator(SimConfig(ttft_ms=150, ping_s=0.03, early_head=True)) as sim:
@@ -150,6 +154,7 @@ def test_early_head_and_pings(run):
     assert late.body.startswith(b": ping\n\n")
 
 
+@pytest.mark.quiet
 def test_keep_alive_and_its_end(run):
     async def main():
         async with Simulator(SimConfig(keep_alive_s=0.15, max_requests=3)) as sim:

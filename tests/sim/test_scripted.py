@@ -54,6 +54,7 @@ def test_what_was_sent_before_a_reset_arrives(run):
     assert reply.end == "rst"
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("how", ["fin", "rst"])
 def test_the_peers_end_is_seen_with_its_time(run, how):
     seen = []

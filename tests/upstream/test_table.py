@@ -8,19 +8,20 @@ import pytest
 
 from fastgw import EngineConfig
 from fastgw.policy.routing.round_robin import RoundRobin
+from fastgw.stats import NullLog, Stats
+from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import MAX_CYCLE, UpstreamTable
 from fastgw.upstream.target import Engine
 
 
-class Place:
-    """A pool as the table sees one: it has an engine."""
+def place(port: int, **settings: Any) -> Pool:
+    """A pool that never dials, and so needs no reactor."""
+    engine = Engine(EngineConfig(url=f"http://127.0.0.1:{port}", **settings))
+    return Pool(engine, None, Stats(), NullLog(), 1.0, 0)  # type: ignore[arg-type]
 
-    def __init__(self, port: int, **settings: Any) -> None:
-        self.engine = Engine(EngineConfig(url=f"http://127.0.0.1:{port}", **settings))
 
-
-def table(*places: Place, previous: UpstreamTable | None = None) -> UpstreamTable:
-    return UpstreamTable(places, previous)  # type: ignore[arg-type]
+def table(*places: Pool, previous: UpstreamTable | None = None) -> UpstreamTable:
+    return UpstreamTable(places, previous)
 
 
 def turns(of: UpstreamTable, model: str, count: int) -> list[int]:
@@ -31,20 +32,20 @@ def turns(of: UpstreamTable, model: str, count: int) -> list[int]:
 
 
 def test_a_model_goes_to_those_that_serve_it_and_others_to_those_that_say_nothing() -> None:
-    named, silent, learned = Place(1, models=("a",)), Place(2), Place(3)
+    named, silent, learned = place(1, models=("a",)), place(2), place(3)
     learned.engine.discovered_models = ("b",)
     made = table(named, silent, learned)
     assert turns(made, "a", 2) == [1, 1]
     assert turns(made, "b", 2) == [3, 3]
     assert set(turns(made, "c", 4)) == {2, 3}
-    assert table(Place(1, models=("a",))).group("b") is None
+    assert table(place(1, models=("a",))).group("b") is None
     assert table().group("a") is None
 
 
 def test_weights_are_kept_and_do_not_bunch_up() -> None:
-    made = table(Place(1, weight=3), Place(2, weight=1))
+    made = table(place(1, weight=3), place(2, weight=1))
     assert turns(made, "m", 8) == [1, 1, 2, 1] * 2
-    heavy = table(Place(1, weight=1000), Place(2, weight=1000), Place(3, weight=1))
+    heavy = table(place(1, weight=1000), place(2, weight=1000), place(3, weight=1))
     group = heavy.group("m")
     assert group is not None
     assert len(group.turns) <= MAX_CYCLE + len(group.pools)
@@ -52,14 +53,14 @@ def test_weights_are_kept_and_do_not_bunch_up() -> None:
 
 
 def test_two_models_that_alternate_take_turns_each_for_itself() -> None:
-    places = Place(1, models=("a",)), Place(2, models=("a", "b")), Place(3, models=("b",))
+    places = place(1, models=("a",)), place(2, models=("a", "b")), place(3, models=("b",))
     made = table(*places)
     seen = [(turns(made, "a", 1)[0], turns(made, "b", 1)[0]) for _ in range(4)]
     assert seen == [(1, 2), (2, 3), (1, 2), (2, 3)]
 
 
 def test_a_new_snapshot_goes_on_with_the_turns_of_the_last() -> None:
-    places = Place(1), Place(2)
+    places = place(1), place(2)
     first = table(*places)
     assert turns(first, "m", 1) == [1]
     places[1].engine.discovered_models = ("x",)
@@ -71,14 +72,14 @@ def test_a_new_snapshot_goes_on_with_the_turns_of_the_last() -> None:
 
 @pytest.mark.parametrize(("ill", "expected"), [({1}, [2, 3, 2, 3]), ({1, 2}, [3, 3, 3, 3]), ({1, 2, 3}, [1, 2, 3, 1])])
 def test_who_is_not_well_is_passed_over_while_another_is(ill: set[int], expected: list[int]) -> None:
-    places = Place(1), Place(2), Place(3)
-    for place in places:
-        place.engine.healthy = place.engine.port not in ill
+    places = place(1), place(2), place(3)
+    for one in places:
+        one.engine.healthy = one.engine.port not in ill
     assert turns(table(*places), "m", 4) == expected
 
 
 def test_no_engine_is_tried_twice() -> None:
-    places = Place(1), Place(2), Place(3)
+    places = place(1), place(2), place(3)
     group = table(*places).group("m")
     assert group is not None
     tried: tuple[Any, ...] = ()

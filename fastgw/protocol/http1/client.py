@@ -10,8 +10,22 @@ from typing import Final, NoReturn
 
 import httptools
 
-from fastgw.accel import heads
-from fastgw.accel.heads import LAST_HEAD_BYTES, MAX_STRANGERS, ResponseHead, around_length, scan_response
+from fastgw.accel.fields import (
+    CODING,
+    CONNECTION,
+    CONTENT_TYPE,
+    DATE,
+    KEEP,
+    KEEP_ALIVE,
+    LENGTH,
+    MAX_LENGTH,
+    imitates_response_field,
+    keep_alive_hints,
+    media_flags,
+    response_field,
+    response_status,
+)
+from fastgw.accel.heads import ResponseHead, ResponseScanner, scan_response
 from fastgw.errors import GatewayError, Source
 from fastgw.protocol.http1.opinion import dissent
 
@@ -55,14 +69,14 @@ def parse_response(head: bytes, max_fields: int = 200) -> ResponseHead:
     options: list[bytes] = []
     hints: list[bytes] = []
     for name, value in fields:
-        kind = heads.response_field(name)
-        if kind in (heads.LENGTH, heads.CODING, heads.CONTENT_TYPE):
+        kind = response_field(name)
+        if kind in (LENGTH, CODING, CONTENT_TYPE):
             if name in single:
                 _bad(f"repeated field {name.decode()}")
             single[name] = value
-        elif kind == heads.CONNECTION:
+        elif kind == CONNECTION:
             options.append(value)
-        elif kind == heads.KEEP_ALIVE:
+        elif kind == KEEP_ALIVE:
             hints.append(value)
         elif b"_" in name and name.replace(b"_", b"-") in (b"content-length", b"transfer-encoding"):
             _bad("a response field imitates one that frames the message")
@@ -70,22 +84,24 @@ def parse_response(head: bytes, max_fields: int = 200) -> ResponseHead:
     length = -1
     raw = single.get(b"content-length")
     if raw is not None:
-        if not raw.isdigit() or len(raw) > 19 or int(raw) > heads.MAX_LENGTH:
+        if not raw.isdigit() or len(raw) > 19 or int(raw) > MAX_LENGTH:
             _bad("malformed content-length")
         length = int(raw)
     coding = single.get(b"transfer-encoding")
     if coding is not None:
         if not minor:
             _bad("transfer-encoding in HTTP/1.0")
-        if coding.lower() != b"chunked":
+        # llhttp takes no tab after a coding, and reads such a message to the connection's end: neither do we.
+        names = [name for name, _ in fields]
+        if lines[names.index(b"transfer-encoding")].endswith(b"\t") or coding.lower() != b"chunked":
             _bad("unknown transfer-encoding")
         if length >= 0:
             _bad("content-length and transfer-encoding together")
     nominated = {option.strip(b" \t").lower() for value in options for option in value.split(b",")} - {b""}
-    sse, json = heads.media_flags(single.get(b"content-type", b""))
-    idle_s, most = heads.keep_alive_hints(b",".join(hints))
+    sse, json = media_flags(single.get(b"content-type", b""))
+    idle_s, most = keep_alive_hints(b",".join(hints))
     return ResponseHead(
-        status=status, minor=minor, status_line=heads.response_status(status, start[3] or b""),
+        status=status, minor=minor, status_line=response_status(status, start[3] or b""),
         forward=_forward(lines, fields, nominated), content_length=length, chunked=coding is not None,
         keep_alive=b"close" not in nominated and (minor == 1 or b"keep-alive" in nominated),
         sse=sse, json=json, has_date=any(name == b"date" for name, _ in fields) and b"date" not in nominated,
@@ -97,14 +113,14 @@ def _forward(lines: list[bytes], fields: list[tuple[bytes, bytes]], nominated: s
     out = []
     dated = False
     for line, (name, _) in zip(lines, fields, strict=True):
-        kind = heads.response_field(name)
-        if kind not in (heads.KEEP, heads.CONTENT_TYPE, heads.DATE) or name in nominated:
+        kind = response_field(name)
+        if kind not in (KEEP, CONTENT_TYPE, DATE) or name in nominated:
             continue
-        if kind == heads.DATE:
+        if kind == DATE:
             if dated:
                 continue
             dated = True
-        if b"_" in name and (heads.response_field(name.replace(b"_", b"-")) or heads.request_field(name.replace(b"_", b"-"))):
+        if imitates_response_field(name):
             continue
         out.append(line + b"\r\n")
     return b"".join(out)
@@ -116,11 +132,10 @@ class ResponseReader:
     After a head was returned, ``rest`` holds the bytes that followed it. Interim (1xx) heads come out like any other.
     """
 
-    __slots__ = ("_buffer", "_checked", "_last", "_max_fields", "_max_head_bytes", "_strangers", "rest")
+    __slots__ = ("_buffer", "_checked", "_max_fields", "_max_head_bytes", "_scanner", "rest")
 
     def __init__(self, max_head_bytes: int = 65536, max_fields: int = 200) -> None:
-        self._last: tuple[bytes, bytes, ResponseHead] | None = None
-        self._strangers = 0
+        self._scanner = ResponseScanner(max_head_bytes, max_fields)
         self._max_head_bytes = max_head_bytes
         self._max_fields = max_fields
         self._buffer = bytearray()
@@ -143,29 +158,11 @@ class ResponseReader:
         :raises GatewayError: ``bad_gateway``, as soon as it is certain.
         """
         if not self._buffer:
-            last = self._last
-            if last is not None and data.startswith(last[0]):
-                # An engine says the same within a second, but for the length of what it says.
-                prefix, suffix, again = last
-                at = len(prefix)
-                end = data.find(b"\r", at, at + 19)
-                digits = data[at:end]
-                if digits.isdigit() and data.startswith(suffix, end):
-                    again.content_length = int(digits)
-                    self.rest = data[end + len(suffix) :]
-                    self._strangers = 0
-                    return again
-            end = data.find(b"\r\n\r\n")
-            if 0 < end <= self._max_head_bytes - 4:
-                head = data[:end]
-                found = scan_response(head)
-                if found is not None and head.count(b"\r\n") <= self._max_fields:
-                    self.rest = data[end + 4 :]
-                    if found.content_length >= 0 and end <= LAST_HEAD_BYTES and self._strangers < MAX_STRANGERS:
-                        self._strangers += 1
-                        parts = around_length(data[: end + 4])
-                        self._last = (*parts, found) if parts is not None else None
-                    return found
+            scanner = self._scanner
+            head = scanner.read(data)
+            if head is not None:
+                self.rest = data[scanner.end :]
+                return head
         return self._collect(data)
 
     def _collect(self, data: bytes) -> ResponseHead | None:
@@ -188,8 +185,4 @@ class ResponseReader:
         self.rest = bytes(buffer[end + 4 :]) + data[room:]
         buffer.clear()
         self._checked = 0
-        if head.count(b"\r\n") <= self._max_fields:
-            found = scan_response(head)
-            if found is not None:
-                return found
-        return parse_response(head, self._max_fields)
+        return scan_response(head, -1, self._max_fields) or parse_response(head, self._max_fields)

@@ -12,8 +12,28 @@ from typing import Final, NoReturn
 
 import httptools
 
-from fastgw.accel import heads
-from fastgw.accel.heads import LAST_HEAD_BYTES, MAX_STRANGERS, RequestHead, around_length, scan_request
+from fastgw.accel.fields import (
+    API_KEY,
+    BEARER,
+    CODING,
+    CONNECTION,
+    CONTENT_TYPE,
+    EXPECT,
+    HOST,
+    KEEP,
+    LENGTH,
+    MAX_LENGTH,
+    NOTED,
+    OWN,
+    TRACE,
+    UPGRADE,
+    bearer,
+    request_field,
+    valid_host,
+    valid_trace,
+    visible,
+)
+from fastgw.accel.heads import RequestHead, RequestScanner, scan_request
 from fastgw.errors import GatewayError
 from fastgw.protocol.headers import is_framing_twin, is_owned_twin
 from fastgw.protocol.http1.opinion import dissent
@@ -68,7 +88,7 @@ def _request_line(line: bytes) -> tuple[bytes, bytes, int, bytes | None]:
             _bad("Only OPTIONS takes the target *.")
         return method, target, minor, None
     absolute = _ABSOLUTE(target)
-    if absolute is None or not heads.valid_host(absolute[1]):
+    if absolute is None or not valid_host(absolute[1]):
         _bad("The request target is malformed.")
     rest = absolute[2] or b""
     if not rest and method == b"OPTIONS":
@@ -103,20 +123,20 @@ def parse_request(head: bytes, max_fields: int = 100) -> RequestHead:
     expectations: list[bytes] = []
     keys: dict[bytes, list[bytes]] = {}
     for name, value in fields:
-        kind = heads.request_field(name)
-        if kind in (heads.HOST, heads.LENGTH, heads.CONTENT_TYPE):
+        kind = request_field(name)
+        if kind in (HOST, LENGTH, CONTENT_TYPE):
             if name in single:
                 _bad(f"The field {name.decode()} is repeated.")
             single[name] = value
-        elif kind == heads.CODING:
+        elif kind == CODING:
             codings.append(value)
-        elif kind == heads.CONNECTION:
+        elif kind == CONNECTION:
             options.append(value)
-        elif kind == heads.EXPECT:
+        elif kind == EXPECT:
             expectations.append(value)
-        elif kind in (heads.BEARER, heads.API_KEY):
+        elif kind in (BEARER, API_KEY):
             keys.setdefault(name, []).append(value)
-        elif kind in (heads.OWN, heads.NOTED, heads.UPGRADE):
+        elif kind in (OWN, NOTED, UPGRADE):
             # Two request ids are nobody's: an empty one is invalid, and ours takes its place.
             own[name] = value if name not in own else b"" if name == b"x-request-id" else own[name] + b", " + value
         elif b"_" in name and is_framing_twin(name):
@@ -131,7 +151,7 @@ def parse_request(head: bytes, max_fields: int = 100) -> RequestHead:
         if minor:
             _bad("The request has no Host.")
         host = b""
-    elif not heads.valid_host(host):
+    elif not valid_host(host):
         _bad("The Host is malformed.")
     if authority is not None:
         host = authority
@@ -145,7 +165,7 @@ def parse_request(head: bytes, max_fields: int = 100) -> RequestHead:
     if own.get(b"upgrade", b"").lower() == b"websocket" and (length > 0 or chunked):
         _bad("An upgrade cannot carry a body.")
     traces = [value for name, value in fields if name == b"traceparent"]
-    unsent = nominated if len(traces) == 1 and heads.valid_trace(traces[0]) else nominated | {b"traceparent"}
+    unsent = nominated if len(traces) == 1 and valid_trace(traces[0]) else nominated | {b"traceparent"}
     path, _, query = target.partition(b"?")
     return RequestHead(
         method=method, target=target, path=path, query=query, minor=minor, host=host,
@@ -159,7 +179,7 @@ def parse_request(head: bytes, max_fields: int = 100) -> RequestHead:
 def _content_length(value: bytes | None) -> int:
     if value is None:
         return -1
-    if not value.isdigit() or len(value) > 19 or int(value) > heads.MAX_LENGTH:
+    if not value.isdigit() or len(value) > 19 or int(value) > MAX_LENGTH:
         _bad("The Content-Length is malformed.")
     return int(value)
 
@@ -190,18 +210,18 @@ def _credential(keys: dict[bytes, list[bytes]]) -> bytes | None:
     token = None
     values = keys.get(b"authorization", [])
     if len(values) == 1:
-        token = heads.bearer(values[0])
+        token = bearer(values[0])
     values = keys.get(b"x-api-key", [])
     if token is None and len(values) == 1:
-        token = heads.visible(values[0])
+        token = visible(values[0])
     return token
 
 
 def _forward(lines: list[bytes], fields: list[tuple[bytes, bytes]], unsent: set[bytes]) -> bytes:
     out = []
     for line, (name, _) in zip(lines, fields, strict=True):
-        kind = heads.request_field(name)
-        if kind not in (heads.KEEP, heads.NOTED, heads.CONTENT_TYPE, heads.TRACE) or name in unsent:
+        kind = request_field(name)
+        if kind not in (KEEP, NOTED, CONTENT_TYPE, TRACE) or name in unsent:
             continue
         if b"_" in name and is_owned_twin(name):
             continue
@@ -219,15 +239,13 @@ class RequestReader:
     """
 
     __slots__ = (
-        "_buffer", "_checked", "_empty_lines", "_few_bytes", "_last", "_max_fields", "_max_head_bytes", "_strangers", "rest",
+        "_buffer", "_checked", "_empty_lines", "_max_fields", "_max_head_bytes", "_scanner", "rest",
     )  # fmt: skip
 
     def __init__(self, max_head_bytes: int = 32768, max_fields: int = 100) -> None:
-        self._last: tuple[bytes, bytes, RequestHead] | None = None
-        self._strangers = 0
+        self._scanner = RequestScanner(max_head_bytes, max_fields)
         self._max_head_bytes = max_head_bytes
         self._max_fields = max_fields
-        self._few_bytes = 4 * max_fields
         self._buffer = bytearray()
         self._checked = 0
         self._empty_lines = 0
@@ -249,32 +267,12 @@ class RequestReader:
         :raises GatewayError: as :func:`parse_request`, and ``head_too_large``; as soon as it is certain.
         """
         if not self._buffer:
-            last = self._last
-            if last is not None and data.startswith(last[0]):
-                # A client that keeps its connection says the same again, but for the length of what it says.
-                prefix, suffix, again = last
-                at = len(prefix)
-                end = data.find(b"\r", at, at + 19)
-                digits = data[at:end]
-                if digits.isdigit() and data.startswith(suffix, end):
-                    again.content_length = int(digits)
-                    self.rest = data[end + len(suffix) :]
-                    self._strangers = 0
-                    self._empty_lines = 0
-                    return again
-            end = data.find(b"\r\n\r\n")
-            if 0 < end <= self._max_head_bytes - 4:
-                head = data[:end]
-                found = scan_request(head)
-                # A field takes four bytes at least: a short head need not be counted.
-                if found is not None and (end < self._few_bytes or head.count(b"\r\n") <= self._max_fields):
-                    self.rest = data[end + 4 :]
-                    self._empty_lines = 0
-                    if found.content_length >= 0 and end <= LAST_HEAD_BYTES and self._strangers < MAX_STRANGERS:
-                        self._strangers += 1
-                        parts = around_length(data[: end + 4])
-                        self._last = (*parts, found) if parts is not None else None
-                    return found
+            scanner = self._scanner
+            head = scanner.read(data)
+            if head is not None:
+                self.rest = data[scanner.end :]
+                self._empty_lines = 0
+                return head
         return self._collect(data)
 
     def _collect(self, data: bytes) -> RequestHead | None:
@@ -296,11 +294,7 @@ class RequestReader:
         buffer.clear()
         self._checked = 0
         self._empty_lines = 0
-        if head.count(b"\r\n") <= self._max_fields:
-            found = scan_request(head)
-            if found is not None:
-                return found
-        return parse_request(head, self._max_fields)
+        return scan_request(head, -1, self._max_fields) or parse_request(head, self._max_fields)
 
     def _skip_empty_lines(self, data: bytes) -> int:
         """Where the head begins: a robust server skips an empty line before it (RFC 9112 §2.2); two are enough."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastgw.accel.heads import REASONS
+from fastgw.accel.fields import REASONS
 
 _DAYS: Final = (b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun")
 _MONTHS: Final = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")

@@ -1,0 +1,199 @@
+"""The tables of HTTP fields, and the judges of single values that are asked now and then.
+
+Owns: what becomes of a field, by its name; which bytes may stand where. Both twins of the scanner of heads read these
+tables, and so does the complete path, so that none of them can think otherwise. Never compiled, never remembers anything.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# What becomes of a field. KEEP is falsy so that the common case is one truth test.
+KEEP: Final = 0
+DROP: Final = 1  # hop-by-hop, or the gateway's own business: not forwarded, not interesting
+LENGTH: Final = 2
+HOST: Final = 3
+BEARER: Final = 4
+API_KEY: Final = 5
+CONTENT_TYPE: Final = 6
+CONNECTION: Final = 7
+CODING: Final = 8
+EXPECT: Final = 9
+OWN: Final = 10  # recorded, not forwarded
+NOTED: Final = 11  # recorded and forwarded
+CREDENTIAL: Final = 12  # a credential that is not understood as one here: dropped
+UPGRADE: Final = 13
+DATE: Final = 14
+KEEP_ALIVE: Final = 15
+TRACE: Final = 16  # forwarded when it is well-formed
+
+FIELDS: Final[dict[bytes, int]] = {
+    b"host": HOST,
+    b"content-length": LENGTH,
+    b"transfer-encoding": CODING,
+    b"connection": CONNECTION,
+    b"expect": EXPECT,
+    b"content-type": CONTENT_TYPE,
+    b"authorization": BEARER,
+    b"x-api-key": API_KEY,
+    b"api-key": CREDENTIAL,
+    b"cookie": CREDENTIAL,
+    b"proxy-authorization": CREDENTIAL,
+    b"proxy-authenticate": DROP,
+    b"proxy-authentication-info": DROP,
+    b"proxy-connection": DROP,
+    b"keep-alive": DROP,
+    b"te": DROP,
+    b"trailer": DROP,
+    b"http2-settings": DROP,
+    b"upgrade": UPGRADE,
+    b"x-request-id": OWN,
+    b"x-forwarded-for": OWN,
+    b"x-forwarded-proto": OWN,
+    b"x-forwarded-host": OWN,
+    b"forwarded": OWN,
+    b"x-real-ip": OWN,
+    b"x-request-timeout-ms": OWN,
+    b"traceparent": TRACE,
+    b"origin": NOTED,
+    b"access-control-request-method": NOTED,
+    b"access-control-request-headers": NOTED,
+}
+"""Request fields, by lower-case name, that are not simply kept; :func:`request_field` also knows the prefixes."""
+
+PREFIXES: Final[dict[bytes, int]] = {b"x-forwarded-": DROP, b"sec-websocket-": NOTED}
+"""Beginnings of request fields' names that are not simply kept."""
+
+RESPONSE_FIELDS: Final[dict[bytes, int]] = {
+    b"content-length": LENGTH,
+    b"transfer-encoding": CODING,
+    b"connection": CONNECTION,
+    b"content-type": CONTENT_TYPE,
+    b"keep-alive": KEEP_ALIVE,
+    b"date": DATE,
+    b"proxy-authenticate": DROP,
+    b"proxy-authentication-info": DROP,
+    b"proxy-authorization": DROP,
+    b"proxy-connection": DROP,
+    b"te": DROP,
+    b"trailer": DROP,
+    b"upgrade": DROP,
+    b"x-request-id": DROP,
+    b"x-accel-buffering": DROP,
+    b"alt-svc": DROP,
+}
+"""Response fields, by lower-case name, that are not simply kept."""
+
+REASONS: Final[dict[int, bytes]] = {
+    100: b"Continue", 101: b"Switching Protocols", 102: b"Processing", 103: b"Early Hints",
+    200: b"OK", 201: b"Created", 202: b"Accepted", 203: b"Non-Authoritative Information", 204: b"No Content",
+    205: b"Reset Content", 206: b"Partial Content", 207: b"Multi-Status", 208: b"Already Reported", 226: b"IM Used",
+    300: b"Multiple Choices", 301: b"Moved Permanently", 302: b"Found", 303: b"See Other", 304: b"Not Modified",
+    305: b"Use Proxy", 307: b"Temporary Redirect", 308: b"Permanent Redirect",
+    400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required", 403: b"Forbidden", 404: b"Not Found",
+    405: b"Method Not Allowed", 406: b"Not Acceptable", 407: b"Proxy Authentication Required", 408: b"Request Timeout",
+    409: b"Conflict", 410: b"Gone", 411: b"Length Required", 412: b"Precondition Failed", 413: b"Content Too Large",
+    414: b"URI Too Long", 415: b"Unsupported Media Type", 416: b"Range Not Satisfiable", 417: b"Expectation Failed",
+    418: b"I'm a teapot", 421: b"Misdirected Request", 422: b"Unprocessable Content", 423: b"Locked",
+    424: b"Failed Dependency", 425: b"Too Early", 426: b"Upgrade Required", 428: b"Precondition Required",
+    429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 451: b"Unavailable For Legal Reasons",
+    499: b"Client Closed Request",
+    500: b"Internal Server Error", 501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable",
+    504: b"Gateway Timeout", 505: b"HTTP Version Not Supported", 507: b"Insufficient Storage", 508: b"Loop Detected",
+    511: b"Network Authentication Required", 529: b"Site Overloaded",
+}  # fmt: skip
+
+METHODS: Final = (b"POST", b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"PATCH")
+"""The methods that nearly everybody sends, the commonest first."""
+
+MAX_LENGTH: Final = 2**63 - 1
+
+MAX_NAME_BYTES: Final = 256
+"""Longer names of fields are left to the complete path."""
+
+# Which bytes may stand where (RFC 9110 §5, RFC 3986); targets are taken literally, but for what some server would mend.
+TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+TEXT: Final = bytes(sorted({0x09, *range(0x20, 0x7F), *range(0x80, 0x100)}))
+QUERY: Final = bytes(sorted({*range(0x21, 0x7F)} - set(b"#\\")))
+PATH: Final = bytes(sorted(set(QUERY) - set(b"?")))
+VISIBLE: Final = bytes(sorted({*range(0x21, 0x7F), *range(0x80, 0x100)}))
+REG_NAME: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._~!$&'()*+;=%-"
+
+_HOST: Final = re.compile(rb"(?:[%b]+|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?" % re.escape(REG_NAME)).fullmatch
+_TRACE_IDS: Final = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_TRACE: Final = re.compile(rb"00%b|(?!00|ff)[0-9a-f]{2}%b(?:-[!-~]*)?" % (_TRACE_IDS, _TRACE_IDS)).fullmatch
+
+
+def request_field(name: bytes) -> int:
+    """What becomes of the request field ``name`` (lower case)."""
+    kind = FIELDS.get(name)
+    if kind is not None:
+        return kind
+    for prefix, kind in PREFIXES.items():
+        if name.startswith(prefix):
+            return kind
+    return KEEP
+
+
+def response_field(name: bytes) -> int:
+    """What becomes of the response field ``name`` (lower case)."""
+    return RESPONSE_FIELDS.get(name, KEEP)
+
+
+def imitates_request_field(name: bytes) -> bool:
+    """Whether ``name`` (lower case) would be another field, that is not simply kept, to a server that maps ``_`` to ``-``."""
+    return b"_" in name and request_field(name.replace(b"_", b"-")) != KEEP
+
+
+def imitates_response_field(name: bytes) -> bool:
+    """The same of a response's field: neither a response's nor a request's other field may be meant."""
+    return imitates_request_field(name) or (b"_" in name and response_field(name.replace(b"_", b"-")) != KEEP)
+
+
+def bearer(value: bytes) -> bytes | None:
+    """The token of ``Bearer <token>`` (any case of the scheme), or ``None`` when it is anything else."""
+    if value[:7].lower() != b"bearer ":
+        return None
+    return visible(value[7:].lstrip(b" "))
+
+
+def visible(token: bytes) -> bytes | None:
+    """``token`` when it is one run of visible bytes, else ``None``."""
+    return token if token and not token.translate(None, VISIBLE) else None
+
+
+def valid_trace(value: bytes) -> bool:
+    """Whether ``value`` is a ``traceparent`` (W3C Trace Context §3.2); one that is not is nobody's trace."""
+    return _TRACE(value) is not None
+
+
+def valid_host(host: bytes) -> bool:
+    """Whether ``host`` is ``uri-host [":" port]`` with a non-empty host: no user, no comma, IPv6 only in brackets."""
+    return _HOST(host) is not None
+
+
+def keep_alive_hints(value: bytes) -> tuple[float, int]:
+    """``timeout`` in seconds and ``max`` of a ``Keep-Alive`` field, -1 for what it does not say."""
+    idle_s, most = -1.0, -1
+    for part in value.lower().split(b","):
+        name, _, number = part.strip(b" \t").partition(b"=")
+        name = name.rstrip(b" \t")
+        number = number.strip(b' \t"')
+        if number.isdigit() and len(number) <= 9:
+            if name == b"timeout":
+                idle_s = float(int(number))
+            elif name == b"max":
+                most = int(number)
+    return idle_s, most
+
+
+def media_flags(value: bytes) -> tuple[bool, bool]:
+    """Whether a ``Content-Type`` is (``text/event-stream``, JSON)."""
+    kind = value.partition(b";")[0].strip(b" \t").lower()
+    return kind == b"text/event-stream", kind == b"application/json" or kind.endswith(b"+json")
+
+
+def response_status(status: int, reason: bytes) -> bytes:
+    """The status line we send for an engine's: always HTTP/1.1, never without a reason phrase where one is known."""
+    return b"HTTP/1.1 %d %s\r\n" % (status, reason.strip(b" \t") or REASONS.get(status, b"Unknown"))

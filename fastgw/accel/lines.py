@@ -1,0 +1,60 @@
+"""The few lines that are written for every request: ids, lengths, the usual answer's head, the access record.
+
+Nothing here looks at what it is given: callers pass clean bytes.
+"""
+
+from __future__ import annotations
+
+
+def serial_id(prefix: bytes, number: int) -> bytes:
+    """``prefix`` and ``number`` in eight hexadecimal digits (more when it needs them)."""
+    return b"%b%08x" % (prefix, number)
+
+
+def request_start(line: bytes, block: bytes, fields: bytes, request_id: bytes, length: int) -> bytes:
+    """A request's head: its first line, the engine's own fields, the other fields up to the value of ``x-request-id``, that
+    value, and the ``length`` of a body to come."""
+    return b"%b%b%b%b\r\ncontent-length: %d\r\n\r\n" % (line, block, fields, request_id, length)
+
+
+def plain_answer(status_line: bytes, forward: bytes, request_id: bytes, body: bytes) -> bytes:
+    """The usual answer: the engine's status and fields, the body's length, our id, and the body."""
+    return b"%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b" % (status_line, forward, len(body), request_id, body)
+
+
+def microseconds(seconds: float) -> int:
+    """Rounded as the access records have it: half up."""
+    return int(seconds * 1e6 + 0.5)
+
+
+def access_line(
+    stamp: bytes,
+    milli: int,
+    request_id: bytes,
+    common: bytes,
+    bytes_in: int,
+    bytes_out: int,
+    duration_s: float,
+    ttft_s: float,
+    prompt_tokens: int,
+    completion_tokens: int,
+) -> bytes:
+    """One access record in JSON, without its closing brace.
+
+    ``stamp`` is the time to the second and ``milli`` the thousandths; ``common`` is the members that a caller's requests
+    have in common, encoded. ``ttft_s`` and the counts are left out when negative.
+    """
+    micro = microseconds(duration_s)
+    line = (
+        b'{"timestamp":"%b.%03dZ","level":"info","message":"request","request_id":"%b",%b,"bytes_in":%d,"bytes_out":%d,'
+        b'"duration_ms":%d.%03d'
+        % (stamp, milli, request_id, common, bytes_in, bytes_out, micro // 1000, micro % 1000)
+    )
+    if ttft_s >= 0:
+        micro = microseconds(ttft_s)
+        line += b',"ttft_ms":%d.%03d' % (micro // 1000, micro % 1000)
+    if prompt_tokens >= 0:
+        line += b',"prompt_tokens":%d' % prompt_tokens
+    if completion_tokens >= 0:
+        line += b',"completion_tokens":%d' % completion_tokens
+    return line

@@ -1,0 +1,172 @@
+"""What all exchanges of one gateway share, as the exchanges themselves know it.
+
+Owns: the constants that requests need (made once from the configuration), the hooks of the filters in their order, the
+current table of engines, and the counters. ``gateway.GatewayCore`` is the one subclass; it is here, below the exchanges,
+so that each of their files can say what it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TYPE_CHECKING, Any, Final
+
+from fastgw.config import Config
+from fastgw.errors import GatewayError
+from fastgw.net.client_conn import ClientConn, Service
+from fastgw.net.timers import NEVER
+from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.stats import Stats
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.table import Group, UpstreamTable
+
+if TYPE_CHECKING:
+    from fastgw.accel.heads import RequestHead
+    from fastgw.exchange.endpoints import Endpoint
+    from fastgw.exchange.exchange import Exchange
+    from fastgw.exchange.state import ExchangeState
+    from fastgw.upstream.target import Engine
+
+MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
+
+Hook = Callable[["Exchange"], None]
+FinishHook = Callable[["Exchange", str], None]
+Rewrite = Callable[["ExchangeState", "Engine", bytes], bytes]
+Pick = Callable[[Group, tuple[Pool, ...]], Pool | None]
+
+
+class Judgement:
+    """What one connection's last head came to. A client that keeps its connection sends the same head with each request;
+    the reader then hands out the same object, and everything that depends on it alone is taken from here."""
+
+    __slots__ = (
+        "base", "client_ip", "endpoint", "extra_head", "fields", "head", "key_id", "limit", "line", "told", "told_engine",
+        "told_model", "told_outcome", "told_status", "told_streamed", "uncoded_fields", "version",
+    )  # fmt: skip
+
+    def __init__(self, exchange: Exchange, version: int) -> None:
+        self.head = exchange.head
+        self.version = version
+        self.limit = exchange.gateway.max_body_bytes
+        self.endpoint = exchange.endpoint
+        self.key_id = exchange.key_id
+        self.extra_head = exchange.extra_head
+        self.client_ip = exchange.client_ip
+        # The request's first line, for engines with ``base`` before their paths; and its fields, up to the id, once as they
+        # came and once without those that would have the answer compressed.
+        self.base: bytes | None = None
+        self.line = b""
+        self.fields = b""
+        self.uncoded_fields = b""
+        # What the log made of the last record, and of what.
+        self.told = b""
+        self.told_engine = ""
+        self.told_model = ""
+        self.told_outcome = ""
+        self.told_status = -1
+        self.told_streamed = False
+
+
+class Context(Service):
+    """See the head of this file. ``filters`` come in the order in which they run."""
+
+    __slots__ = (
+        "between_bytes_timeout_s",
+        "config",
+        "first_byte_timeout_s",
+        "max_attempts",
+        "max_body_bytes",
+        "max_json_depth",
+        "on_body",
+        "on_finish",
+        "on_head",
+        "on_request",
+        "on_route",
+        "pick",
+        "plain_lines_off",
+        "replay",
+        "request_timeout_s",
+        "retry_after_s",
+        "retry_fresh",
+        "rewriters",
+        "server_timing",
+        "stats",
+        "table",
+        "trusted",
+    )
+
+    def __init__(
+        self, config: Config, *, stats: Stats, filters: tuple[Any, ...], pick: Pick, table: UpstreamTable
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.stats = stats
+        self.table = table
+        self.pick = pick
+        self.max_body_bytes = config.max_body_bytes
+        self.max_json_depth = config.max_json_depth
+        self.first_byte_timeout_s = config.first_byte_timeout_s or NEVER  # 0 = no limit
+        self.between_bytes_timeout_s = config.between_bytes_timeout_s or NEVER
+        self.request_timeout_s: float = config.request_timeout_s
+        self.replay = config.replay
+        self.retry_fresh = config.policy == "ordered" if config.retry_fresh is None else config.retry_fresh
+        self.retry_after_s = max(1.0, config.health_interval_s)
+        self.max_attempts = MAX_ATTEMPTS
+        self.server_timing = config.server_timing
+        self.plain_lines_off = config.server_timing  # and while draining: answers need more than the request id
+        networks = [ip_network(cidr, strict=False) for cidr in config.trusted_proxies]
+        self.trusted: tuple[IPv4Network | IPv6Network, ...] = tuple(networks)
+        self.on_head: tuple[Hook, ...] = hooks(filters, "on_head")
+        self.on_request: tuple[Hook, ...] = hooks(filters, "on_request")
+        self.on_body: tuple[Hook, ...] = hooks(filters, "on_body")
+        self.on_route: tuple[Hook, ...] = hooks(filters, "on_route")
+        self.on_finish: tuple[FinishHook, ...] = hooks(filters, "on_finish")
+        self.rewriters: tuple[Rewrite, ...] = hooks(filters, "rewrite")
+
+    # --- what exchanges ask for; the gateway does it
+    def finished(self, exchange: Exchange, outcome: str, now: float) -> None:
+        """An exchange has ended: counters, and its one access record."""
+        raise NotImplementedError
+
+    def date_line(self) -> bytes:
+        raise NotImplementedError
+
+    def timing_line(self, exchange: ExchangeState, now: float) -> bytes:
+        """The receipt of an exchange, as a ``server-timing`` line."""
+        raise NotImplementedError
+
+    def forwarded_lines(self, conn: ClientConn, head: RequestHead) -> bytes:
+        """x-forwarded-for and -proto for a trusted proxy's request: its own word, and its address."""
+        raise NotImplementedError
+
+    def without_accept_encoding(self, forward: bytes) -> bytes:
+        raise NotImplementedError
+
+    def error_answer(
+        self, error: GatewayError, head: RequestHead, request_id: bytes, endpoint: Endpoint, extra: bytes, close: bool
+    ) -> tuple[bytes, int, bool]:
+        """(bytes, status, whether the connection must close) for ``error`` as this gateway's profile renders it.
+
+        ``close``: it must in any case.
+        """
+        raise NotImplementedError
+
+    def error_event(self, name: str, exchange: ExchangeState) -> bytes:
+        """The typed event that ends a broken stream."""
+        raise NotImplementedError
+
+    def routes_anything(self) -> bool:
+        """Whether a request without a model has somewhere to go."""
+        raise NotImplementedError
+
+    def dial_failed(self, pool: Pool, detail: str) -> None:
+        raise NotImplementedError
+
+    def let_finish(self, pool: Pool, upstream: UpstreamConn) -> None:
+        """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming."""
+        raise NotImplementedError
+
+
+def hooks(filters: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    """The bound hooks of that name, in the filters' order: what is not there is not called."""
+    return tuple(getattr(one, name) for one in filters if hasattr(one, name))

@@ -1,0 +1,80 @@
+"""What is left of an exchange when it has ended: its one access record, and whom it is told to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from fastgw.exchange.exchange import Exchange
+
+# One access record: time of its end (monotonic clock), request id, key id, client, method, path, endpoint, model, engine,
+# status, bytes in and out, prompt and completion tokens (-1 = unknown), seconds to the first token (-1 = none) and in all,
+# streamed, outcome, error, detail.
+AccessRecord = tuple[
+    float, bytes, str, str, bytes, bytes, str, str, str, int, int, int, int, int, float, float, bool, str, str, str
+]
+
+
+class AccessSink(Protocol):
+    """What an embedding program gives: anything that takes records, a list for instance."""
+
+    def append(self, record: AccessRecord) -> None: ...
+
+
+class AccessLog:
+    """Is told of each exchange as it ends. A log that reads the exchange itself spares the record's twenty objects."""
+
+    __slots__ = ()
+
+    def ended(self, exchange: Exchange, outcome: str, now: float) -> None:
+        """``exchange`` has ended at ``now``; everything of it is still there."""
+        raise NotImplementedError
+
+    def append(self, record: AccessRecord) -> None:
+        """A record of what never became an exchange."""
+        raise NotImplementedError
+
+
+class Records(AccessLog):
+    """Turns each exchange into a record for a plain sink."""
+
+    __slots__ = ("_sink",)
+
+    def __init__(self, sink: AccessSink) -> None:
+        self._sink = sink
+
+    def ended(self, exchange: Exchange, outcome: str, now: float) -> None:
+        self._sink.append(record_of(exchange, outcome, now))
+
+    def append(self, record: AccessRecord) -> None:
+        self._sink.append(record)
+
+
+def record_of(exchange: Exchange, outcome: str, now: float) -> AccessRecord:
+    """The record of an exchange that ends at ``now``."""
+    head = exchange.head
+    started = exchange.started_at
+    relay = exchange.relay
+    pool = exchange.pool
+    return (
+        now,
+        exchange.request_id,
+        exchange.key_id,
+        exchange.client_ip,
+        head.method,
+        head.path,
+        exchange.endpoint.label,
+        exchange.model,
+        pool.engine.name if pool is not None else "",
+        exchange.status,
+        exchange.bytes_in,
+        exchange.bytes_out,
+        exchange.prompt_tokens,
+        exchange.completion_tokens,
+        exchange.token_at - started if exchange.token_at else -1.0,
+        now - started,
+        relay is not None and relay.sse is not None,
+        outcome,
+        exchange.error_kind,
+        exchange.detail,
+    )

@@ -1,0 +1,122 @@
+"""Which descriptors are ready: one epoll of the data plane's own, nested in the loop's.
+
+Why not the loop's own watchers: libuv stops watching a descriptor that reports an error, so that data and a reset that
+arrive together would show the data and never the reset; a watcher costs a callback object and a context switch of
+``contextvars`` for each event; and what the kernel said in *this* look cannot be asked for, which is what tells whether
+an idle connection has been silent (see ``upstream/pool.py``). The loop watches one descriptor, the epoll's.
+
+Level-triggered: what is not read now is reported again. Invariant: a descriptor is registered only while something is
+wanted of it (an error on one that is merely held would be reported for ever), and it is unregistered before it closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import Final
+
+from fastgw.net.timers import Timed, TimerWheel
+
+READ: Final = 1  # EPOLLIN
+WRITE: Final = 4  # EPOLLOUT
+MAX_EVENTS: Final = 256  # of one look; then the loop gets its turn
+
+
+class Polled(Timed):
+    """A descriptor whose readiness is asked for. ``interest`` is of READ and WRITE, set through the poller only."""
+
+    __slots__ = ("fd", "interest", "watched_in")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fd = -1
+        self.interest = 0
+        self.watched_in = 0  # the turn in which it was registered
+
+    def _readable(self) -> None:
+        """There is something to read, or an error to be met by reading."""
+        raise NotImplementedError
+
+    def _writable(self) -> None:
+        """There is room to write, or an error to be met by writing."""
+        raise NotImplementedError
+
+
+class Poller:
+    """Asks the kernel once per turn and calls whoever is ready. ``turn`` counts the looks."""
+
+    __slots__ = ("_epoll", "_full", "_hot", "_loop", "_owners", "turn")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._owners: dict[int, Polled] = {}
+        self._hot: dict[int, int] = {}  # what this turn's look said, by descriptor
+        self._full = False
+        self.turn = 0
+        loop.add_reader(self._epoll.fileno(), self._look)
+
+    def __len__(self) -> int:
+        """How many descriptors are registered."""
+        return len(self._owners)
+
+    def watch(self, one: Polled, interest: int) -> None:
+        """From now on call ``one`` for ``interest``; 0 = no more."""
+        held = one.interest
+        if interest == held:
+            return
+        fd = one.fd
+        one.interest = interest
+        if self._epoll.closed:
+            return
+        if not held:
+            self._epoll.register(fd, interest)
+            self._owners[fd] = one
+            one.watched_in = self.turn
+        elif interest:
+            self._epoll.modify(fd, interest)
+        else:
+            del self._owners[fd]
+            self._epoll.unregister(fd)
+
+    def silent_since(self, one: Polled, turn: int) -> bool:
+        """Whether the kernel has been asked about ``one`` after ``turn``, and knew of nothing to read."""
+        return self.turn != turn and not self._full and one.fd not in self._hot
+
+    def _look(self) -> None:
+        self.turn = turn = self.turn + 1
+        batch = self._epoll.poll(0, MAX_EVENTS)
+        self._hot = dict(batch)
+        self._full = len(batch) == MAX_EVENTS
+        owners = self._owners
+        for fd, events in batch:
+            one = owners.get(fd)
+            # A descriptor that was closed in this turn may belong to somebody else already; this event is not theirs.
+            if one is None or one.watched_in == turn:
+                continue
+            if events != WRITE and one.interest & READ:
+                one._readable()
+            if events != READ and one.interest & WRITE:
+                one._writable()
+
+    def close(self) -> None:
+        """Stop looking. Whoever is still registered is not called again."""
+        if not self._epoll.closed:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            self._owners.clear()
+
+
+class Reactor:
+    """What every connection of one gateway runs on: the loop, the deadlines, the poller."""
+
+    __slots__ = ("loop", "poller", "wheel")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.wheel = TimerWheel(loop)
+        self.poller = Poller(loop)
+
+    def close(self) -> None:
+        self.wheel.close()
+        self.poller.close()

@@ -1,0 +1,1 @@
+cpdef bytes digest(bytes token)

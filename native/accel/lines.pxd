@@ -1,0 +1,8 @@
+cpdef bytes serial_id(bytes prefix, long long number)
+cpdef bytes request_start(bytes line, bytes block, bytes fields, bytes request_id, long long length)
+cpdef bytes plain_answer(bytes status_line, bytes forward, bytes request_id, bytes body)
+cpdef long long microseconds(double seconds) except? -1
+cpdef bytes access_line(
+    bytes stamp, int milli, bytes request_id, bytes common, long long bytes_in, long long bytes_out,
+    double duration_s, double ttft_s, long long prompt_tokens, long long completion_tokens,
+)

@@ -1,0 +1,185 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True, nonecheck=False
+"""Compiled twin of fastgw/accel/lines.py: each line is laid out once, in the object that goes out."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy
+
+cdef extern from *:
+    """
+    static inline char *fgw_put(char *to, const char *from, Py_ssize_t size) {
+        memcpy(to, from, (size_t)size);
+        return to + size;
+    }
+    static inline char *fgw_decimal(char *to, unsigned long long value) {
+        char digits[20];
+        int at = 20;
+        do { digits[--at] = (char)('0' + value % 10); value /= 10; } while (value);
+        memcpy(to, digits + at, (size_t)(20 - at));
+        return to + (20 - at);
+    }
+    static inline char *fgw_milli(char *to, unsigned value) {
+        to[0] = (char)('0' + value / 100);
+        to[1] = (char)('0' + value / 10 % 10);
+        to[2] = (char)('0' + value % 10);
+        return to + 3;
+    }
+    #define FGW_PUT_LITERAL(to, text) fgw_put(to, text, sizeof(text) - 1)
+    #define FGW_ID "\\r\\ncontent-length: "
+    #define FGW_LENGTH "content-length: "
+    #define FGW_REQUEST_ID "\\r\\nx-request-id: "
+    #define FGW_END "\\r\\n\\r\\n"
+    #define FGW_TIME "{\\"timestamp\\":\\""
+    #define FGW_WHO "Z\\",\\"level\\":\\"info\\",\\"message\\":\\"request\\",\\"request_id\\":\\""
+    #define FGW_IN ",\\"bytes_in\\":"
+    #define FGW_OUT ",\\"bytes_out\\":"
+    #define FGW_TOOK ",\\"duration_ms\\":"
+    #define FGW_TTFT ",\\"ttft_ms\\":"
+    #define FGW_PROMPT ",\\"prompt_tokens\\":"
+    #define FGW_COMPLETION ",\\"completion_tokens\\":"
+    """
+    char *fgw_put(char *to, const char *origin, Py_ssize_t size) noexcept nogil
+    char *fgw_decimal(char *to, unsigned long long value) noexcept nogil
+    char *fgw_milli(char *to, unsigned int value) noexcept nogil
+    char *FGW_PUT_LITERAL(char *to, const char *text) noexcept nogil
+    const char *FGW_ID
+    const char *FGW_LENGTH
+    const char *FGW_REQUEST_ID
+    const char *FGW_END
+    const char *FGW_TIME
+    const char *FGW_WHO
+    const char *FGW_IN
+    const char *FGW_OUT
+    const char *FGW_TOOK
+    const char *FGW_TTFT
+    const char *FGW_PROMPT
+    const char *FGW_COMPLETION
+
+cdef const char *HEX = b"0123456789abcdef"
+
+cdef enum:
+    NUMBER = 20  # digits of the greatest 64-bit number
+    FIXED = 320  # more than all fixed text and numbers of an access record
+
+
+cdef inline char *_signed(char *to, long long value) noexcept nogil:
+    if value < 0:
+        to[0] = 45
+        return fgw_decimal(to + 1, 0 - <unsigned long long>value)
+    return fgw_decimal(to, <unsigned long long>value)
+
+
+cpdef bytes serial_id(bytes prefix, long long number):
+    """``prefix`` and ``number`` in eight hexadecimal digits (more when it needs them)."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(prefix)
+    cdef unsigned long long value = <unsigned long long>number
+    cdef bytes made
+    cdef char *to
+    cdef int at
+    if number < 0 or value >> 32:
+        return b"%b%08x" % (prefix, number)
+    made = PyBytes_FromStringAndSize(NULL, size + 8)
+    to = fgw_put(PyBytes_AS_STRING(made), PyBytes_AS_STRING(prefix), size)
+    for at in range(7, -1, -1):
+        to[at] = HEX[value & 15]
+        value >>= 4
+    return made
+
+
+cpdef bytes request_start(bytes line, bytes block, bytes fields, bytes request_id, long long length):
+    """A request's head: its first line, the engine's own fields, the other fields up to the value of ``x-request-id``, that
+    value, and the ``length`` of a body to come."""
+    cdef char number[24]
+    cdef Py_ssize_t digits = _signed(number, length) - number
+    cdef Py_ssize_t first = PyBytes_GET_SIZE(line)
+    cdef Py_ssize_t second = PyBytes_GET_SIZE(block)
+    cdef Py_ssize_t third = PyBytes_GET_SIZE(fields)
+    cdef Py_ssize_t ids = PyBytes_GET_SIZE(request_id)
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, first + second + third + ids + 18 + digits + 4)
+    cdef char *to = fgw_put(PyBytes_AS_STRING(made), PyBytes_AS_STRING(line), first)
+    to = fgw_put(to, PyBytes_AS_STRING(block), second)
+    to = fgw_put(to, PyBytes_AS_STRING(fields), third)
+    to = fgw_put(to, PyBytes_AS_STRING(request_id), ids)
+    to = FGW_PUT_LITERAL(to, FGW_ID)
+    to = fgw_put(to, number, digits)
+    FGW_PUT_LITERAL(to, FGW_END)
+    return made
+
+
+cpdef bytes plain_answer(bytes status_line, bytes forward, bytes request_id, bytes body):
+    """The usual answer: the engine's status and fields, the body's length, our id, and the body."""
+    cdef char number[24]
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(body)
+    cdef Py_ssize_t digits = fgw_decimal(number, <unsigned long long>size) - number
+    cdef Py_ssize_t first = PyBytes_GET_SIZE(status_line)
+    cdef Py_ssize_t second = PyBytes_GET_SIZE(forward)
+    cdef Py_ssize_t third = PyBytes_GET_SIZE(request_id)
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, first + second + third + 16 + digits + 16 + 4 + size)
+    cdef char *to = fgw_put(PyBytes_AS_STRING(made), PyBytes_AS_STRING(status_line), first)
+    to = fgw_put(to, PyBytes_AS_STRING(forward), second)
+    to = FGW_PUT_LITERAL(to, FGW_LENGTH)
+    to = fgw_put(to, number, digits)
+    to = FGW_PUT_LITERAL(to, FGW_REQUEST_ID)
+    to = fgw_put(to, PyBytes_AS_STRING(request_id), third)
+    to = FGW_PUT_LITERAL(to, FGW_END)
+    fgw_put(to, PyBytes_AS_STRING(body), size)
+    return made
+
+
+cpdef long long microseconds(double seconds) except? -1:
+    """Rounded as the access records have it: half up."""
+    return <long long>(seconds * 1e6 + 0.5)
+
+
+cdef inline char *_time(char *to, double seconds) noexcept nogil:
+    cdef long long micro = <long long>(seconds * 1e6 + 0.5)
+    if micro < 0:
+        micro = 0
+    to = fgw_decimal(to, <unsigned long long>(micro // 1000))
+    to[0] = 46
+    return fgw_milli(to + 1, <unsigned int>(micro % 1000))
+
+
+cpdef bytes access_line(
+    bytes stamp, int milli, bytes request_id, bytes common, long long bytes_in, long long bytes_out,
+    double duration_s, double ttft_s, long long prompt_tokens, long long completion_tokens,
+):
+    """One access record in JSON, without its closing brace; see the Python twin."""
+    cdef char room[FIXED]
+    cdef Py_ssize_t ids = PyBytes_GET_SIZE(request_id)
+    cdef Py_ssize_t stamps = PyBytes_GET_SIZE(stamp)
+    cdef Py_ssize_t members = PyBytes_GET_SIZE(common)
+    cdef char *to = room
+    cdef char *start
+    cdef Py_ssize_t numbers
+    cdef bytes made
+    to = FGW_PUT_LITERAL(to, FGW_IN)
+    to = _signed(to, bytes_in)
+    to = FGW_PUT_LITERAL(to, FGW_OUT)
+    to = _signed(to, bytes_out)
+    to = FGW_PUT_LITERAL(to, FGW_TOOK)
+    to = _time(to, duration_s)
+    if ttft_s >= 0:
+        to = FGW_PUT_LITERAL(to, FGW_TTFT)
+        to = _time(to, ttft_s)
+    if prompt_tokens >= 0:
+        to = FGW_PUT_LITERAL(to, FGW_PROMPT)
+        to = fgw_decimal(to, <unsigned long long>prompt_tokens)
+    if completion_tokens >= 0:
+        to = FGW_PUT_LITERAL(to, FGW_COMPLETION)
+        to = fgw_decimal(to, <unsigned long long>completion_tokens)
+    numbers = to - room
+    made = PyBytes_FromStringAndSize(NULL, 14 + stamps + 4 + 52 + ids + 2 + members + numbers)
+    start = PyBytes_AS_STRING(made)
+    to = FGW_PUT_LITERAL(start, FGW_TIME)
+    to = fgw_put(to, PyBytes_AS_STRING(stamp), stamps)
+    to[0] = 46
+    to = fgw_milli(to + 1, <unsigned int>milli)
+    to = FGW_PUT_LITERAL(to, FGW_WHO)
+    to = fgw_put(to, PyBytes_AS_STRING(request_id), ids)
+    to[0] = 34
+    to[1] = 44
+    to = fgw_put(to + 2, PyBytes_AS_STRING(common), members)
+    to = fgw_put(to, room, numbers)
+    if to - start != PyBytes_GET_SIZE(made):
+        raise SystemError("access_line miscounted")
+    return made

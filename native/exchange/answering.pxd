@@ -1,0 +1,16 @@
+from fastgw.net.clock cimport monotonic
+from fastgw.accel.bodies cimport usage_in
+from fastgw.accel.lines cimport plain_answer
+from fastgw.accel.heads cimport RequestHead, ResponseHead
+from fastgw.exchange.relay cimport Relay
+from fastgw.exchange.tunnel cimport Tunnelling
+from fastgw.net.upstream_conn cimport UpstreamConn
+
+cdef int BROKEN, DEAD, END, QUEUED
+
+cdef object LENGTH, NONE, RELAYING, TUNNEL
+
+cdef class Answering(Tunnelling):
+    cpdef _start_relay(self, ResponseHead head, object framing, bytes lines, bytes rest)
+    cpdef bytes response_lines(self, ResponseHead head, double now, bint close=*)
+    cpdef _relayed(self)

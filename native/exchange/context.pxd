@@ -1,0 +1,44 @@
+cimport cython
+
+from fastgw.accel.heads cimport RequestHead
+from fastgw.exchange.endpoints cimport Endpoint
+from fastgw.net.client_conn cimport ClientConn, Service
+from fastgw.net.upstream_conn cimport UpstreamConn
+from fastgw.stats cimport Stats
+from fastgw.upstream.pool cimport Pool
+from fastgw.upstream.table cimport UpstreamTable
+from fastgw.upstream.target cimport Engine
+
+cdef double NEVER
+
+@cython.final
+cdef class Judgement:
+    cdef public str client_ip, key_id, told_engine, told_model, told_outcome
+    cdef public Endpoint endpoint
+    cdef public bytes told
+    cdef public int told_status
+    cdef public bint told_streamed
+    cdef public bytes base, extra_head, fields, line, uncoded_fields
+    cdef public RequestHead head
+    cdef public long long limit, version
+
+cdef class Context(Service):
+    cdef public object config, pick
+    cdef public Stats stats
+    cdef public UpstreamTable table
+    cdef public bint replay, retry_fresh, plain_lines_off, server_timing
+    cdef public long long max_body_bytes, max_json_depth
+    cdef public double first_byte_timeout_s, between_bytes_timeout_s, request_timeout_s, retry_after_s
+    cdef public int max_attempts
+    cdef public tuple trusted, on_head, on_request, on_body, on_route, on_finish, rewriters
+
+    cpdef finished(self, object exchange, str outcome, double now)
+    cpdef bytes date_line(self)
+    cpdef bytes timing_line(self, object exchange, double now)
+    cpdef bytes forwarded_lines(self, ClientConn conn, RequestHead head)
+    cpdef bytes without_accept_encoding(self, bytes forward)
+    cpdef tuple error_answer(self, object error, RequestHead head, bytes request_id, Endpoint endpoint, bytes extra, bint close)
+    cpdef bytes error_event(self, str name, object exchange)
+    cpdef bint routes_anything(self) except -1
+    cpdef dial_failed(self, Pool pool, str detail)
+    cpdef let_finish(self, Pool pool, UpstreamConn upstream)

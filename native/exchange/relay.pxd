@@ -1,0 +1,27 @@
+cimport cython
+
+from fastgw.accel.chunks cimport ChunkScanner
+from fastgw.accel.sockets cimport keep
+from fastgw.accel.sse cimport SseScanner, passes
+from fastgw.net.stream cimport RawStream
+
+@cython.final
+cdef class Relay:
+    cdef ChunkScanner _chunks
+    cdef object _framing
+    cdef RawStream _writer
+    cdef bytes _held
+    cdef long long _left
+    cdef bytes _tail
+    cdef public bint begun, chunked_out, ended, reusable
+    cdef public str broken
+    cdef public long long bytes_out
+    cdef public SseScanner sse
+    cdef public int written
+
+    cpdef _put(self, bytes wire)
+    cpdef _pass_on(self, bytes payload)
+    cpdef int start(self, bytes head, bytes rest) except -1
+    cpdef int feed(self, bytes data) except -1
+    cpdef int eof(self, str how) except -1
+    cpdef bint break_off(self, bytes event) except -1

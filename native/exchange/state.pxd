@@ -1,0 +1,40 @@
+from fastgw.accel.bodies cimport BodyFacts
+from fastgw.accel.heads cimport RequestHead, ResponseHead
+from fastgw.exchange.context cimport Context
+from fastgw.exchange.endpoints cimport Endpoint
+from fastgw.exchange.relay cimport Relay
+from fastgw.net.client_conn cimport ClientConn
+from fastgw.net.session cimport Session
+from fastgw.net.upstream_conn cimport UpstreamConn
+from fastgw.upstream.pool cimport Pool
+from fastgw.upstream.table cimport Group
+
+cdef double NEVER
+
+cdef class ExchangeState(Session):
+    cdef public bytes body, extra_head, request_id
+    cdef public long long bytes_in, bytes_out, prompt_tokens, completion_tokens
+    cdef public str client_ip, detail, error_kind, key_id
+    cdef public ClientConn conn
+    cdef public Context gateway
+    cdef public Endpoint endpoint
+    cdef public BodyFacts facts
+    cdef public object local_task, phase, upload
+    cdef public double first_byte_at, routed_at, sent_at, started_at, token_at
+    cdef public Group group
+    cdef public list guards
+    cdef public RequestHead head
+    cdef public bytearray pieces
+    cdef public Pool pool
+    cdef public Relay relay
+    cdef public bint replayed, retried, reused, strip_usage
+    cdef public ResponseHead response
+    cdef public int status
+    cdef public tuple tried
+    cdef public UpstreamConn upstream
+
+    cpdef fail(self, object error)
+    cpdef _end(self, str outcome, bint reusable)
+    cpdef _leave_engine(self)
+    cpdef _hold_upstream(self)
+    cpdef _client_broke(self)

@@ -1,0 +1,30 @@
+cimport cython
+
+from fastgw.net.timers cimport Timed, TimerWheel
+
+cdef class Polled(Timed):
+    cdef public int fd, interest
+    cdef public long long watched_in
+    cdef long long _heard_in  # the turn whose look had an event of it
+
+    cpdef _readable(self)
+    cpdef _writable(self)
+
+@cython.final
+cdef class Poller:
+    cdef object _loop
+    cdef list _owners
+    cdef int _fd
+    cdef Py_ssize_t _count
+    cdef bint _full
+    cdef public long long turn
+
+    cpdef watch(self, Polled one, int interest)
+    cpdef bint silent_since(self, Polled one, long long turn) except -1
+    cpdef _look(self)
+
+@cython.final
+cdef class Reactor:
+    cdef public object loop
+    cdef public TimerWheel wheel
+    cdef public Poller poller

@@ -1,0 +1,36 @@
+cimport cython
+
+from fastgw.net.clock cimport monotonic
+from fastgw.accel.heads cimport RequestHead
+from fastgw.accel.lines cimport access_line, microseconds
+from fastgw.exchange.context cimport Judgement
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.record cimport AccessLog
+from fastgw.exchange.relay cimport Relay
+from fastgw.stats cimport Stats
+from fastgw.upstream.pool cimport Pool
+
+@cython.final
+cdef class AccessJson:
+    cdef public dict _common
+    cdef double _offset
+    cdef long long _second
+    cdef bytes _stamp
+
+    cpdef set_clock(self)
+    cpdef bytes _learn(self, tuple who)
+    @cython.locals(relay=Relay, pool=Pool, known=Judgement, head=RequestHead, second=cython.longlong, at=cython.double, started=cython.double)
+    cpdef bytes of(self, Exchange exchange, str outcome, double now)
+
+cdef class LogWriter(AccessLog):
+    cdef int _fd
+    cdef object _level, _loop, _timer, _thread
+    cdef public object _batches
+    cdef bint _json
+    cdef AccessJson _access
+    cdef Stats _stats
+    cdef public bytearray _pending
+    cdef Py_ssize_t _lines
+
+    cpdef _add(self, bytes line)
+    cpdef _keep(self, bytes line)

@@ -1,0 +1,8 @@
+from fastgw.accel.heads cimport RequestHead
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.filter cimport Filter
+
+cdef class BodyLimit(Filter):
+    cdef long long _body_bytes, _upload_bytes
+
+    cpdef on_head(self, Exchange exchange)

@@ -1,0 +1,5 @@
+from fastgw.upstream.pool cimport Pool
+from fastgw.upstream.table cimport Group
+
+cdef class RoundRobin:
+    cpdef Pool pick(self, Group group, tuple tried)

@@ -1,0 +1,18 @@
+# Types for fastgw/protocol/http1/server.py: the reader of requests is met by every read of a client.
+
+from fastgw.accel.heads cimport RequestHead, RequestScanner, scan_request
+
+
+cdef class RequestReader:
+    cdef bytearray _buffer
+    cdef Py_ssize_t _checked
+    cdef int _empty_lines
+    cdef object _max_fields
+    cdef Py_ssize_t _max_head_bytes
+    cdef RequestScanner _scanner
+    cdef public bytes rest
+
+    cpdef RequestHead feed(self, bytes data)
+    cdef RequestHead _collect(self, bytes data)
+    cdef Py_ssize_t _skip_empty_lines(self, bytes data) except -1
+    cdef _reject_early(self, Py_ssize_t end)

@@ -1,0 +1,8 @@
+# BodyFacts stays a name of the module's own as well: other modules import it from there.
+from fastgw.accel.bodies cimport BodyFacts as Facts
+from fastgw.accel.bodies cimport read
+
+cpdef Facts scan_body(bytes body, int max_depth=*, bint need_model=*)
+cpdef Facts scan_completely(bytes body, int max_depth)
+cpdef bytes with_usage(bytes body, Facts facts)
+cpdef bytes with_model(bytes body, Facts facts, str new)

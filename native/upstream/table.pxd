@@ -1,0 +1,15 @@
+cimport cython
+
+@cython.final
+cdef class Group:
+    cdef public Py_ssize_t cursor
+    cdef public tuple pools, turns
+
+@cython.final
+cdef class UpstreamTable:
+    cdef public dict _by_model, _groups, models
+    cdef public Group _open, everyone
+    cdef public tuple pools
+    cdef public long long version
+
+    cpdef Group group(self, str model)

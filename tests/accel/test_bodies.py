@@ -1,0 +1,347 @@
+"""What a body says of itself, and an answer of its usage: both twins against the complete path, and against each other."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgw import twins
+from fastgw.errors import GatewayError
+from fastgw.protocol.openai import scan_body, scan_completely
+from tests.support.json_cases import EITHER, INVALID, VALID, Case, forms, oracle
+from tests.support.twins import native_twin, python_twin
+
+DEPTH = 64
+LONG_NUMBER = re.compile(rb"[0-9]{4000}").search  # the oracle's own limit
+BUDGET = settings(max_examples=500, deadline=None)
+SIDES: list[Any] = [python_twin("fastgw.accel.bodies"), *([native_twin("fastgw.accel.bodies")] if twins.native() else [])]
+
+CHAT = [{"role": "system", "content": "You are helpful."}, {"role": "user", "content": "Say \"hi\"\n\u4f60\u597d \U0001f600"}]
+PARAMETERS = {"type": "object", "properties": {"a": {"type": "number"}}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}
+REQUESTS: list[dict[str, Any]] = [
+    {"model": "meta-llama/Llama-3.1-8B-Instruct", "messages": CHAT},
+    {"messages": CHAT, "model": "gpt-4o", "stream": True, "stream_options": {"include_usage": True}},
+    {"model": "m", "messages": CHAT, "stream": False, "max_tokens": 128, "temperature": 0.7, "top_p": 1, "n": 2, "stop": None},
+    {"model": "m", "messages": CHAT, "max_completion_tokens": 99, "stream_options": None, "seed": -7, "x": {"1": -1.5}},
+    {"model": "m", "messages": CHAT, "tools": [TOOL], "tool_choice": "auto", "response_format": {"type": "json_object"}},
+    {"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,a/b+c=="}}]}]},
+    {"model": "m", "prompt": "Once upon", "max_tokens": 16, "logprobs": 1, "echo": False, "stream_options": {}},
+    {"model": "m", "prompt": ["a", "b"], "max_tokens": None, "stream": None, "n": None},
+    {"model": "m", "input": ["one", "two"], "encoding_format": "float", "user": "u-1"},
+    {"model": "m", "input": CHAT, "max_output_tokens": 5, "stream": True, "stream_options": {"x": [1], "include_usage": False}},
+    {"model": "mod\u00e8le/\u6a21\u578b", "messages": [], "metadata": {"a": {"b": [[], {}, [{}]]}}},
+    {"query": "q", "documents": ["d"] * 100},
+    {},
+]
+ODD = [
+    b'{"model":"a","model":"b"}', b'{"model":"a","mod\\u0065l":"b"}', b'{"stream":true,"stream":false,"model":"m"}',
+    b'{"model":"m","stream_options":{},"stream_options":{"include_usage":true}}', b'{"model":"","x":1}', b'{"model":null}',
+    b'{"model":5}', b'{"model":"m\x7f"}', b'{"model":"m","stream":1}', b'{"model":"m","stream":"true"}',
+    b'{"model":"m","max_tokens":5.0}', b'{"model":"m","max_tokens":1e2}', b'{"model":"m","max_tokens":"5"}',
+    b'{"model":"m","n":[]}', b'{"model":"m","stream_options":[]}', b'{"model":"m","stream_options":{"include_usage":1}}',
+    b'{"model":"m"}{}', b'{"model":"m"}x', b'{"model":"m"', b'{"model":"m",}', b'{,"model":"m"}', b'{"model" "m"}', b"[]",
+    b'"m"', b"", b" ", b"{", b'{"', b'{"\\', b'{"\\u', b'{"\\ud800', b'{"\\ud800\\', b'{"a":"\xf0\x9f\x98',
+    b'{"a":"\\ud800\\u0041"}',
+    b'\xef\xbb\xbf{"model":"m"}', b'{"model":"m","x":01}', b'{"model":"m","x":1.}', b'{"model":"m","x":-}',
+    b'{"model":"m","x":tru', b'{"model":"m"}\x00', b'{"model":"m","x":"\x00"}', b'{"model":"m\\n"}',
+    b'{"model":"' + b"m" * 257 + b'"}',
+]  # fmt: skip
+
+WRONG_IN_TEXT = [
+    b"\x1f", b"\n", b"\x00", b"\\", b"\\x", b'"', b"\\u00", b"\\ud83d", b"\\ud83d\\n", b"\\ud83d\\u0041", b"\\ude00",
+    b"\xc3", b"\xff", b"\x80", b"\xc0\x80", b"\xc3\xa9\xa9", b"\xe0\x80\xaf", b"\xe2\x82", b"\xed\xa0\x80",
+    b"\xf0\x80\x80\xaf", b"\xf0\x9f\x98", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80",
+]  # fmt: skip
+
+
+def told(facts: Any) -> tuple[object, ...]:
+    """All that callers can see of a body."""
+    return (
+        facts.model, facts.stream, facts.include_usage, facts.has_stream_options, facts.token_limit, facts.choices,
+        facts.prompt_bytes,
+    )  # fmt: skip
+
+
+def judged(body: bytes, max_depth: int = DEPTH) -> tuple[object, ...] | None:
+    """What the complete path says; None = it refuses."""
+    try:
+        return told(scan_completely(body, max_depth))
+    except GatewayError:
+        return None
+
+
+def hold(body: bytes, max_depth: int = DEPTH) -> int:
+    """Assert that no twin takes what the complete path does not, or sees it otherwise; how many of them took it."""
+    took = 0
+    for side in SIDES:
+        facts = side.read(body, max_depth)
+        if facts is not None:
+            took += 1
+            assert told(facts) == judged(body, max_depth), (side, body)
+    if took and not LONG_NUMBER(body):
+        assert oracle(body)
+    return took
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=range(len(REQUESTS)))
+def test_what_libraries_send_is_understood_at_once(request_: dict[str, Any]) -> None:
+    for text in (
+        json.dumps(request_, ensure_ascii=request_.get("model", "").isascii()),
+        json.dumps(request_, ensure_ascii=False, separators=(",", ":")),
+        " \r\n" + json.dumps(request_, indent=1, ensure_ascii=False).replace("\n", "\t\r\n") + "\n",
+    ):
+        assert hold(text.encode()) == len(SIDES)
+    options = request_.get("stream_options") or {}
+    limits = [request_[name] for name in ("max_tokens", "max_completion_tokens", "max_output_tokens") if request_.get(name)]
+    text = json.dumps(request_, ensure_ascii=False)
+    prompt = [json.dumps(request_[name], ensure_ascii=False) for name in ("messages", "prompt", "input") if name in request_]
+    for side in SIDES:
+        assert told(side.read(text.encode(), DEPTH)) == (
+            request_.get("model", ""), request_.get("stream") is True, options.get("include_usage") is True,
+            "stream_options" in request_, *(limits or [-1]), request_.get("n") or 1, len("".join(prompt).encode()),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("body", ODD, ids=ascii)
+def test_what_is_odd_is_left_to_the_complete_path(body: bytes) -> None:
+    assert hold(body) == 0
+
+
+@pytest.mark.parametrize("case", [*INVALID, *VALID, *EITHER], ids=lambda case: case.id)
+def test_no_document_is_taken_that_the_complete_path_refuses(case: Case) -> None:
+    for form, body in forms(case).items():
+        took = hold(body)
+        if case.verdict == "n":
+            assert not took, form
+        elif case.verdict == "y" and form != "bare":
+            assert judged(body), form
+
+
+@pytest.mark.parametrize("side", SIDES, ids=lambda side: side.__file__.rpartition(".")[2])
+def test_depth_is_counted_to_the_level(side: Any) -> None:
+    for limit in (1, 2, 3, 63, 64, 65, 128, 511, 512):
+        for opening, inner, closing in ((b"[", b"", b"]"), (b'{"a":', b"1", b"}"), (b'[{"a\\n":', b"0", b"}]")):
+            levels = limit // len(closing)
+            text = opening * levels + inner + closing * levels
+            size = levels * len(closing)
+            bare = b'{"x":' + text + b',"stream_options":{"y":' + text + b"}}"
+            assert (side.read(bare, size + 2) is not None) == (size + 2 <= 512 or side is SIDES[0])
+            assert side.read(bare, size + 1) is None
+    assert side.read(b"{}", 1) is not None
+    assert side.read(b"{}", 0) is None
+
+
+@pytest.mark.parametrize("side", SIDES, ids=lambda side: side.__file__.rpartition(".")[2])
+def test_text_may_be_of_any_length_and_end_anywhere(side: Any) -> None:
+    """The scan of text goes by blocks: each length, and each place of what ends it."""
+    for size in range(70):
+        for odd in (b"", b"\\n", b"\\u00e9", b"\xc3\xa9", b"\xe6\xa8\xa1", b"\xf0\x9f\x98\x80", b"\\ud83d\\ude00", b"\x7f"):
+            text = b"a" * size + odd + b"b" * (69 - size)
+            assert side.read(b'{"x":"' + text + b'"}', DEPTH) is not None
+            assert side.read(b'{"prompt":"' + text + b'"}', DEPTH).prompt_bytes == len(text) + 2
+        for wrong in WRONG_IN_TEXT:
+            text = b"a" * size + wrong + b"q" * (9 - size)
+            assert side.read(b'{"x":"' + text + b'"}', DEPTH) is None
+            assert side.read(b'{"x":"' + b"a" * size, DEPTH) is None
+
+
+@pytest.mark.parametrize("side", SIDES, ids=lambda side: side.__file__.rpartition(".")[2])
+def test_many_models_are_told_apart(side: Any) -> None:
+    names = [f"{chance}-model-{number}" for chance in "abc" for number in range(300)]
+    for name in names + names[::-1]:
+        assert side.read(b'{"model":"%b"}' % name.encode(), DEPTH).model == name
+
+
+def test_numbers_that_no_machine_holds_are_capped() -> None:
+    facts = scan_body(b'{"model":"m","n":%d,"max_tokens":%d}' % (10**30, 10**30))
+    assert (facts.choices, facts.token_limit) == (2**62, 2**62)
+    assert scan_body(b'{"model":"m","n":-3,"max_tokens":-%d}' % 10**30).token_limit == -1
+
+
+def test_facts_show_nothing_of_the_prompt() -> None:
+    for side in SIDES:
+        assert repr(side.read(b'{"model":"m","prompt":"secret","n":2}', DEPTH)) == (
+            "BodyFacts(model='m', stream=False, include_usage=False, has_stream_options=False, token_limit=-1, choices=2, "
+            "prompt_bytes=8)"
+        )
+
+
+# ---- any body
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(-1e300, 1e300) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=12,
+)
+COUNT = st.none() | st.integers(-3, 10**19) | JSON
+MEMBER = st.one_of(
+    st.tuples(st.just("model"), st.text(max_size=12) | JSON),
+    st.tuples(st.just("stream"), st.none() | st.booleans() | JSON),
+    st.tuples(st.just("stream_options"), st.none() | JSON | st.dictionaries(
+        st.sampled_from(["include_usage", "x", ""]), st.booleans() | JSON, max_size=3)),
+    st.tuples(st.sampled_from(["max_tokens", "max_completion_tokens", "max_output_tokens", "n"]), COUNT),
+    st.tuples(st.sampled_from(["messages", "prompt", "input", "tools", "model ", "Model", ""]), JSON),
+    st.tuples(st.text(max_size=8), JSON),
+)  # fmt: skip
+GARBAGE = [
+    b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b" ", b"\n", b"\x00", b"\x1f", b"\x7f", b"\x80", b"\xc3", b"\xc3\xa9",
+    b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\\u0061", b"\\ud800", b"\\udc00", b"\\ud83d\\ude00", b"\\n", b"\\x", b"0", b"-",
+    b"1e", b".5", b"E+1", b"true", b"nul", b"null", b'"model":"x",', b'"stream":true,',
+    b'"stream_options":{"include_usage":true},',
+    b'"n":1,', b'"mod\\u0065l":"y",', b'{"a":', b"[[[[", b"]]]]", b"// x", b"'",
+]  # fmt: skip
+
+
+def encoded(members: list[tuple[str, Any]], chance: random.Random) -> bytes:
+    """An object with these members in this order, repeated ones too, spelt in one of many ways."""
+    ascii_only = chance.random() < 0.5
+
+    def space() -> str:
+        return "" if chance.random() < 0.7 else "".join(chance.choices(" \t\r\n", k=chance.randrange(4)))
+
+    def text(value: object) -> str:
+        indent = chance.choice([None, None, None, 1])
+        return json.dumps(value, ensure_ascii=ascii_only, indent=indent, separators=chance.choice([None, (",", ":")]))
+
+    def key(name: str) -> str:
+        if name and chance.random() < 0.03:
+            at = chance.randrange(len(name))
+            return json.dumps(name[:at])[:-1] + f"\\u{ord(name[at]) & 0xFFFF:04x}" + json.dumps(name[at + 1 :])[1:]
+        return text(name)
+
+    inner = (space() + ",").join(f"{space()}{key(name)}{space()}:{space()}{text(value)}" for name, value in members)
+    return (space() + "{" + inner + space() + "}" + space()).encode("utf-8", "surrogatepass")
+
+
+def mutated(body: bytes, chance: random.Random) -> bytes:
+    """``body`` with a few bytes changed, taken out, put in, said twice, or cut off."""
+    for _ in range(chance.choice([1, 1, 1, 2, 3, 6])):
+        at = chance.randrange(len(body) + 1)
+        end = min(at + chance.choice([1, 1, 2, 5, 20]), len(body))
+        how = chance.randrange(7)
+        if how == 0:
+            body = body[:at] + bytes([chance.randrange(256)]) + body[at + 1 :]
+        elif how == 1:
+            body = body[:at] + chance.choice(GARBAGE) + body[at:]
+        elif how == 2:
+            body = body[:at] + chance.choice(GARBAGE) + body[end:]
+        elif how == 3:
+            body = body[:at] + body[end:]
+        elif how == 4:
+            body = body[:end] + body[at:]
+        elif how == 5 and at < len(body):
+            body = body[:at] + bytes([body[at] ^ 1 << chance.randrange(8)]) + body[at + 1 :]
+        else:
+            body = body[:at] if chance.random() < 0.3 else body
+    return body
+
+
+@BUDGET
+@given(st.lists(MEMBER, max_size=7), st.randoms(use_true_random=False), st.integers(1, 9))
+def test_what_is_taken_is_what_the_complete_path_says(members: list[tuple[str, Any]], chance: random.Random, d: int) -> None:
+    body = encoded(members, chance)
+    hold(body)
+    hold(body, d)
+    for _ in range(5):
+        hold(mutated(body, chance))
+
+
+def test_mutations_of_what_libraries_send() -> None:
+    chance = random.Random(20)
+    took = 0
+    for number in range(6000):
+        body = encoded(list(REQUESTS[number % len(REQUESTS)].items()), chance)
+        took += hold(mutated(body, chance)) > 0
+    assert took > 600, "too few of them were still good: the test says little"
+
+
+# ---- usage
+
+
+ANSWERS = {
+    "vllm": b'{"id":"c","choices":[{"message":{"content":"hi"},"logprobs":null}],"usage":{"prompt_tokens":7,"total_tokens":23,'
+    b'"completion_tokens":16,"prompt_tokens_details":null},"prompt_logprobs":null,"kv_transfer_params":null}',
+    "openai": b'{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":16,"total_tokens":23,"prompt_tokens_details":'
+    b'{"cached_tokens":0,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":9}},"service_tier":"default"}',
+    "sglang": b'{"id":"c","choices":[],"usage":{"prompt_tokens":7,"total_tokens":23,"completion_tokens":16,'
+    b'"prompt_tokens_details":null,"reasoning_tokens":0},"metadata":{"weight_version":"default"}}',
+    "llama.cpp": b'{"choices":[],"created":1,"usage":{"completion_tokens":16,"prompt_tokens":7,"total_tokens":23},"id":"c",'
+    b'"timings":{"prompt_n":1,"predicted_n":16,"predicted_ms":1.5}}',
+    "tgi": b'{"object":"chat.completion","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":16,"total_tokens":23}}\n',
+    "messages": b'{"content":[{"type":"text","text":"\\"usage\\":{\\"input_tokens\\":1}"}],"usage":{"input_tokens":7,'
+    b'"cache_creation":{"ephemeral_5m_input_tokens":3,"input_tokens":99},"output_tokens":16,"service_tier":"standard"}}',
+    "responses": b'{"output":[],"usage":{"input_tokens":7,"input_tokens_details":{"cached_tokens":1},"output_tokens":16,'
+    b'"output_tokens_details":{"reasoning_tokens":0},"total_tokens":23},"user":null,"metadata":{}}',
+    "spaced": b'{\n "usage" : {\r\n\t"prompt_tokens" : 7 ,\n "completion_tokens" : 16\n }\n}\n',
+    "two": b'{"choices":[{"usage":{"prompt_tokens":1,"completion_tokens":1}}],"usage":{"prompt_tokens":7,'
+    b'"completion_tokens":16}}',
+    "named": b'{"usage":{"prompt_tokens":7,"completion_tokens":16},"tags":["usage","usage"],"usages":{"prompt_tokens":1}}',
+    "escaped": b'{"usage":{"prompt_tokens":7,"completion_tokens":16},"a\\"usage":{"prompt_tokens":1,"completion_tokens":2}}',
+    "cut": b'okens":5,"x":"... ]}"}],"usage":{"note":"}","prompt_tokens":7,"completion_tokens":16}}',
+}  # fmt: skip
+COUNTERS: list[Callable[[bytes], tuple[int, int]]] = [side.usage_in for side in SIDES]
+
+
+@pytest.mark.parametrize("engine", ANSWERS)
+def test_usage_of_a_plain_answer(engine: str) -> None:
+    for usage_in in COUNTERS:
+        assert usage_in(ANSWERS[engine]) == (7, 16)
+        assert usage_in(b'{"text":"' + b"word " * 2000 + b'",' + ANSWERS[engine][1:]) == (7, 16)
+
+
+@pytest.mark.parametrize(
+    ("answer", "counts"),
+    [
+        (b"", (-1, -1)),
+        (b'"usage"', (-1, -1)),
+        (b'{"usage":null}', (-1, -1)),
+        (b'{"usage":{}}', (-1, -1)),
+        (b'{"usage":{"prompt_tokens":0,"completion_tokens":0}}', (0, 0)),
+        (b'{"usage":{"prompt_tokens":7}}', (7, -1)),
+        (b'{"usage":{"prompt_tokens":7,"input_tokens":8,"output_tokens":9}}', (7, 9)),
+        (b'{"usage":{"prompt_tokens":null,"input_tokens":8,"completion_tokens":1.5,"output_tokens":9}}', (8, 9)),
+        (b'{"usage":{"prompt_tokens":-7,"completion_tokens":"16"}}', (-1, -1)),
+        (b'{"usage":{"prompt_tokens":999999999999,"completion_tokens":1000000000000}}', (999999999999, -1)),
+        (b'{"usage":{"prompt_tokens":1,"prompt_tokens":2,"x":"prompt_tokens"}}', (2, -1)),
+        (b'{"usage":{"prompt_tokens":7,"prompt_tokens":-1,"input_tokens":1,"output_tokens":2}}', (7, 2)),
+        (b'{"usage":{"a":"\\"prompt_tokens\\":5","b":["prompt_tokens",{"prompt_tokens":6}]}}', (-1, -1)),
+        (b'{"usage":{"prompt_tokens":3,"x":"unended', (3, -1)),
+        (b'{"usage":{"prompt_tokens":3', (-1, -1)),
+        (b'{"usage":{"prompt_tokens":3},"x":[' + b'"usage",' * 7 + b"1]}", (3, -1)),
+        (b'{"usage":{"prompt_tokens":3},"x":[' + b'"usage",' * 8 + b"1]}", (-1, -1)),
+        (b'{"usage":{"prompt_tokens":3},"x":"' + b"x" * 8150 + b'"}', (3, -1)),
+        (b'{"usage":{"prompt_tokens":3},"x":"' + b"x" * 8192 + b'"}', (-1, -1)),
+    ],
+    ids=range(19),
+)
+def test_usage_where_not_all_is_said(answer: bytes, counts: tuple[int, int]) -> None:
+    for usage_in in COUNTERS:
+        assert usage_in(answer) == counts
+
+
+@pytest.mark.both_twins
+def test_both_twins_count_alike_whatever_comes() -> None:
+    chance = random.Random(21)
+    words = [
+        b'"usage"', b":", b"{", b"}", b'"prompt_tokens"', b'"completion_tokens"', b'"input_tokens"', b'"output_tokens"', b"7",
+        b"0", b"12345678901234", b"-1", b",", b'"x"', b'"', b"\\", b"[", b"]", b" ", b"\n", b"null", b'"a\\"b"', b"1.5",
+        b"\\u0070",
+        b'"usage":{', b'"prompt_tokens":5', b'"output_tokens":6,', b'"\\u0075sage":{"prompt_tokens":8}',
+    ]  # fmt: skip
+    source, compiled = COUNTERS
+    known = list(ANSWERS.values())
+    for _ in range(8000):
+        body = mutated(chance.choice(known), chance)
+        if chance.random() < 0.5:
+            body = b"".join(chance.choices(words, k=chance.randrange(1, 30)))
+            body = chance.choice([b"", b"{", b'{"usage":{']) + body + chance.choice([b"", b"}", b"}}"])
+        assert compiled(body) == source(body), body

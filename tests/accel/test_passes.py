@@ -1,0 +1,101 @@
+"""The short way of a read: what may go on as it stands is said before a payload is cut out, and counted then."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fastgw.accel.chunks import ChunkScanner
+from fastgw.accel.sse import SseScanner, passes
+
+
+def event(text: str | None, **more: object) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+    return b"data: " + json.dumps({"id": "c", "choices": [choice], **more}, separators=(",", ":")).encode() + b"\n\n"
+
+
+def framed(payload: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+def full_way(chunks: ChunkScanner, sse: SseScanner, read: bytes) -> None:
+    payload = chunks.feed(read)
+    assert sse.feed(payload) is payload
+
+
+def test_plain_events_go_on_and_are_counted() -> None:
+    chunks, sse = ChunkScanner(), SseScanner(True)
+    for text in ("Hel", "lo"):
+        read = framed(event(text))
+        if not passes(chunks, sse, read):  # the first ones may be learnt from
+            full_way(chunks, sse, read)
+    for text in (" w\u00f6rld", "!", "", "a longer piece of text", '"', "\\", "x" * 300):
+        chunks.aligned = False
+        read = framed(event(text))
+        if text and text not in '"\\':
+            assert passes(chunks, sse, read), text
+            assert chunks.aligned
+        elif not passes(chunks, sse, read):
+            full_way(chunks, sse, read)
+    assert (sse.events, sse.tokens, sse.first_token_seen, sse.mid_event) == (9, 8, True, False)
+
+
+def test_events_whose_surroundings_change_are_counted_too() -> None:
+    chunks, sse = ChunkScanner(), SseScanner(True)
+    for i in range(40):
+        read = framed(event("x", created=i, logprobs={"y": i}))
+        if not passes(chunks, sse, read):
+            full_way(chunks, sse, read)
+    assert (sse.events, sse.tokens) == (40, 40)
+
+
+def test_without_a_watcher_every_payload_may_pass() -> None:
+    chunks = ChunkScanner()
+    assert passes(chunks, None, framed(b"\x00\xff any bytes"))
+    assert chunks.aligned
+    assert passes(chunks, None, b"A\r\n0123456789\r\n")
+    assert not passes(chunks, None, b"5\r\nhell")
+    assert not passes(chunks, None, b"5\r\nhello\r\n0\r\n\r\n")
+    assert not passes(chunks, None, b"0\r\n\r\n")
+    assert not passes(chunks, None, b"")
+    assert not passes(chunks, None, b"5\r\nhello!\n")
+    assert chunks.whole
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        event("x")[:-1],
+        b"data: {",
+        event("x", usage={"prompt_tokens": 1, "completion_tokens": 1}),
+        b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n',
+        b'data: {"error":{"message":"boom"}}\n\n',
+        event("x").replace(b"null", b'"stop"'),
+        event("x", timings={"predicted_n": 1}),
+        b'data: {"us\\u0061ge":{"prompt_tokens":1},"choices":[]}\n\n',
+    ],
+)
+def test_what_must_be_looked_into_or_held_takes_the_full_way(payload: bytes) -> None:
+    chunks, sse = ChunkScanner(), SseScanner(True)
+    for _ in range(12):
+        full_way(chunks, sse, framed(event("a")))
+    assert not passes(chunks, sse, framed(payload))
+    assert (sse.events, sse.tokens, sse.error, sse.finish_reason, sse.prompt_tokens) == (12, 12, False, None, -1)
+    sse.feed(chunks.feed(framed(payload)))
+    assert sse.mid_event or sse.error or sse.finish_reason or sse.prompt_tokens >= 0 or sse.completion_tokens >= 0
+
+
+def test_no_read_passes_in_the_middle_of_a_chunk_or_of_an_event() -> None:
+    read = framed(event("a"))
+    chunks, sse = ChunkScanner(), SseScanner(False)
+    for _ in range(12):
+        full_way(chunks, sse, read)
+    assert passes(chunks, sse, read)
+    chunks.feed(b"5\r")
+    assert not passes(chunks, sse, read)
+    chunks.feed(b"\nhello\r\n")
+    sse.feed(b'data: {"a')
+    assert not passes(chunks, sse, read)
+    chunks.feed(b"0\r\n\r\n")
+    assert not passes(chunks, None, read)
