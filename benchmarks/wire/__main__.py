@@ -12,13 +12,16 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.wire import machine, process, proxies, report, tools
+from benchmarks.wire import chart, machine, page, peers, process, report, tools
 from benchmarks.wire.measure import Failed, Figures, Plan, measure
+from benchmarks.wire.proxies import Proxy
 
 RESULTS = Path(__file__).parents[1] / "results"
+_MILLION = 1_000_000
 
 
 class UnknownProxy(Exception):
@@ -34,42 +37,74 @@ def _positive(text: str) -> int:
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 0.5 <= value <= 600:
-        raise argparse.ArgumentTypeError("between 0.5 and 600")
+    if not 0.2 <= value <= 600:
+        raise argparse.ArgumentTypeError("between 0.2 and 600")
     return value
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.wire", description="What fastgw and its peers cost on the wire.")
-    parser.add_argument("--seconds", type=_seconds, default=4.0, help="per phase: plain, stream (one connection takes half)")
+    parser.add_argument("--seconds", type=_seconds, default=0.7, help="per phase")
     parser.add_argument("--rounds", type=_positive, default=3)
     parser.add_argument("--connections", type=_positive, default=64)
     parser.add_argument("--only", metavar="NAME,...", help="only these, and direct, from which all latencies are counted")
+    parser.add_argument(
+        "--million",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="at the end 1,000,000 requests through fastgw, for its memory after them",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the JSON (default: a dated file in benchmarks/results)")
-    return parser.parse_args(argv)
+    parser.add_argument("--publish", action="store_true", help="also write the measured section of benchmarks/README.md")
+    args = parser.parse_args(argv)
+    if args.publish and args.out and args.out.resolve().parent != RESULTS:
+        parser.error("--publish: the page shows files of benchmarks/results, so --out has to be there")
+    return args
 
 
-def _chosen(only: str | None) -> list[proxies.Proxy]:
-    known = [p.name for p in proxies.ALL]
-    wanted = {n.strip() for n in only.split(",") if n.strip()} | {report.BASELINE} if only else set(known)
-    if unknown := wanted - set(known):
-        raise UnknownProxy(f"unknown proxy {', '.join(sorted(unknown))}; known are {', '.join(known)}")
-    return [p for p in proxies.ALL if p.name in wanted]
+def _squeezed(name: str) -> str:
+    """``--only fastgw-python`` means "fastgw (python)", without a shell's quotes."""
+    return "".join(filter(str.isalnum, name))
 
 
-def _run(chosen: list[proxies.Proxy], plan: Plan, rounds: int) -> tuple[dict[str, list[Figures]], dict[str, str]]:
+def _chosen(only: str | None) -> list[Proxy]:
+    known = {_squeezed(p.name): p for p in peers.ALL}
+    if not only:
+        return list(peers.ALL)
+    named = {_squeezed(n): n.strip() for n in only.split(",") if n.strip()}
+    if unknown := [name for key, name in named.items() if key not in known]:
+        raise UnknownProxy(f"unknown proxy {', '.join(unknown)}; known are {', '.join(p.name for p in peers.ALL)}")
+    return [p for key, p in known.items() if key in named or p.name == report.BASELINE]
+
+
+def _round(chosen: list[Proxy], number: int) -> list[Proxy]:
+    """Every second round goes backward: what the machine does slowly meets the first and the last alike."""
+    return chosen if number % 2 else chosen[::-1]
+
+
+def _in_short(figures: Figures) -> str:
+    shown = (("cpu_plain_us", "a request"), ("cpu_flood_us", "an unpaced event"), ("cpu_event_us", "a paced event"))
+    return ", ".join(f"{figures[key]:.1f} µs {what}" for key, what in shown if key in figures)
+
+
+def _run(chosen: list[Proxy], plan: Plan, rounds: int, million: bool) -> tuple[dict[str, list[Figures]], dict[str, str]]:
     taken: dict[str, list[Figures]] = {p.name: [] for p in chosen}
     failed: dict[str, str] = {}
     for number in range(1, rounds + 1):
-        for proxy in chosen:
+        for proxy in _round(chosen, number):
             if proxy.name in failed:
                 continue
             process.say(f"round {number}/{rounds}: {proxy.name}")
+            soak = _MILLION if million and number == rounds and proxy.name == "fastgw" else 0
             try:
-                taken[proxy.name].append(measure(proxy, plan))
+                figures = measure(proxy, replace(plan, soak_requests=soak))
             except Failed as error:
                 failed[proxy.name] = str(error)
                 process.say(f"  failed: {error}")
+                continue
+            taken[proxy.name].append(figures)
+            if short := _in_short(figures):
+                process.say(f"  {short}")
     return taken, failed
 
 
@@ -82,11 +117,67 @@ def _known(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def _results(
+    args: argparse.Namespace, chosen: list[Proxy], cores: process.Cores, taken: dict[str, list[Figures]], **said: Any
+) -> dict[str, Any]:
+    """Everything that was measured, as it goes to the file; page, chart and table are made from it."""
+    rounds = report.with_added(taken)
+    summaries = report.summary(rounds)
+    settings = {
+        "seconds": args.seconds,
+        "rounds": args.rounds,
+        "connections": args.connections,
+        "events_per_stream": tools.EXPECTED_EVENTS,
+        "interval_ms": tools.INTERVAL_MS,
+        "pinned": cores.pinned,
+        "load_cores": sorted(cores.load),
+        "proxy_cores": sorted(cores.proxy),
+    }
+    versions = said.pop("versions")
+    proxies = {
+        p.name: {"version": versions[p.name], "note": p.note, "summary": summaries[p.name], "rounds": rounds[p.name]}
+        for p in chosen
+    }
+    found: dict[str, Any] = _known(
+        {
+            "schema": 2,
+            **said,
+            "settings": settings,
+            "proxies": proxies,
+            "headroom": report.headroom(rounds),
+            "ratios": report.all_ratios(rounds),
+            "bars": report.bars(rounds),
+            "bad": {name: int(sum(f["bad"] for f in figures)) for name, figures in rounds.items()},
+        }
+    )
+    return found
+
+
+def _print(results: dict[str, Any]) -> None:
+    about, settings, proxies = results["machine"], results["settings"], results["proxies"]
+    commit = about["git_commit"][:12] or "none"
+    print(f"{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, Python {about['python']}, commit {commit}")
+    shape = f"{settings['connections']} connections, {settings['rounds']} rounds of {settings['seconds']:g} s a phase"
+    print(f"{shape}: median (least..greatest)")
+    print("\n" + report.table({name: entry["summary"] for name, entry in proxies.items()}))
+    print("\n" + report.verdict(results["bars"], results["headroom"]))
+    for name, entry in proxies.items():
+        if entry["note"]:
+            print(f"{name}: {entry['note']}")
+    for name, why in results["skipped"].items():
+        print(f"skipped: {name} ({why})")
+    for name, why in results["failed"].items():
+        print(f"FAILED: {name}: {why}")
+    for name, count in results["bad"].items():
+        if count:
+            print(f"BAD ANSWERS: {name}: {count}; its figures do not count")
+
+
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     try:
         chosen = _chosen(args.only)
-        for name in ("mockengine", "loadgen"):
+        for name in ("mockengine", "loadgen", "floor"):
             tools.build(name)
     except (UnknownProxy, tools.NoCompiler) as error:
         print(f"benchmarks.wire: {error}", file=sys.stderr)
@@ -110,49 +201,18 @@ def main(argv: list[str] | None = None) -> int:
     os.sched_setaffinity(0, cores.load)
     with tools.engine(cores.load) as engine_port:
         plan = Plan(args.seconds, args.connections, cores, engine_port)
-        taken, failed = _run(chosen, plan, args.rounds)
+        taken, failed = _run(chosen, plan, args.rounds, args.million)
 
-    rounds = report.with_added(taken)
-    summaries = report.summary(rounds)
-    shares, found = report.ratios(rounds), report.bars(rounds)
-    bad = {name: int(sum(f["bad"] for f in figures)) for name, figures in rounds.items()}
-    result = {
-        "schema": 1,
-        "machine": about,
-        "settings": {
-            "seconds": args.seconds,
-            "rounds": args.rounds,
-            "connections": args.connections,
-            "events_per_stream": tools.EXPECTED_EVENTS,
-            "interval_ms": tools.INTERVAL_MS,
-            "pinned": cores.pinned,
-            "load_cores": sorted(cores.load),
-            "proxy_cores": sorted(cores.proxy),
-        },
-        "proxies": {n: {"version": versions[n], "summary": summaries[n], "rounds": rounds[n]} for n in versions},
-        "skipped": skipped,
-        "failed": failed,
-        "ratios": {"fastgw/nginx": shares},
-        "bars": found,
-        "bad": bad,
-    }
+    results = _results(args, chosen, cores, taken, machine=about, skipped=skipped, failed=failed, versions=versions)
     out: Path = args.out or RESULTS / time.strftime("wire-%Y%m%d-%H%M%S.json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(_known(result), indent=1, allow_nan=False) + "\n")
-
-    commit = about["git_commit"][:12] or "none"
-    print(f"{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, Python {about['python']}, commit {commit}")
-    print(f"{args.connections} connections, {args.rounds} rounds of {args.seconds:g} s: median (least..greatest)")
-    print("\n" + report.table(summaries) + "\n\n" + report.verdict(found, shares))
-    for name, why in skipped.items():
-        print(f"skipped: {name} ({why})")
-    for name, why in failed.items():
-        print(f"FAILED: {name}: {why}")
-    for name, count in bad.items():
-        if count:
-            print(f"BAD ANSWERS: {name}: {count}; its figures do not count")
-    print(f"\n{out}")
-    return 1 if failed or any(bad.values()) else 0
+    out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    out.with_suffix(".svg").write_text(chart.draw(results))
+    if args.publish:
+        page.publish(out)
+    _print(results)
+    print(f"\n{out}\n{out.with_suffix('.svg')}")
+    return 1 if failed or any(results["bad"].values()) else 0
 
 
 if __name__ == "__main__":

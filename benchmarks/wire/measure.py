@@ -22,8 +22,11 @@ Figures = dict[str, float]
 
 _BODY = b'{"model":"m","messages":[{"role":"user","content":"ready?"}]}'
 _POLL_S = 0.001
-_SETTLE_S = 1.0  # what a proxy still loads after its first answer is part of its idle memory
-_WARM_S = 0.5
+_SETTLE_S = 0.5  # what a proxy still loads after its first answer is part of its idle memory
+_WARM_S = 0.3
+_PACED = 1.25
+"""The paced streams run so much longer than the other phases: a stream alone takes two thirds of a second."""
+_SOAK_DEADLINE_S = 300.0
 
 
 class Failed(Exception):
@@ -36,6 +39,8 @@ class Plan:
     connections: int
     cores: process.Cores
     engine_port: int
+    soak_requests: int = 0
+    """So many plain requests after all else, for the memory that they leave behind."""
 
 
 def free_port() -> int:
@@ -113,50 +118,86 @@ def _percentiles(figures: Figures, name: str, histogram: dict[str, float]) -> No
         figures[f"{name}_{p}_us"] = histogram[p] if histogram["n"] else math.nan
 
 
-def _load(port: int, pid: int | None, plan: Plan) -> Figures:
-    """The three phases; with a ``pid``, its tree's CPU time around the first and the last."""
-    figures: Figures = {"bad": 0}
-    core = plan.cores.load
-    _check(tools.load(port, cores=core, seconds=_WARM_S, connections=plan.connections), "warm-up", figures)
+class _Phases:
+    """The runs of the load generator against one port, and where they are counted."""
 
-    before = process.cpu_s(pid) if pid else 0.0
-    plain = tools.load(port, cores=core, seconds=plan.seconds, connections=plan.connections)
-    used = process.cpu_s(pid) - before if pid else 0.0
-    _check(plain, "plain", figures)
-    if pid:
-        figures["cpu_plain_us"] = used / plain["requests_total"] * 1e6
-    figures["rps"] = plain["rps"]
+    __slots__ = ("connections", "expect_events", "figures", "pid", "plan", "port", "seconds", "slow")
 
-    one = tools.load(port, cores=core, seconds=max(0.5, plan.seconds / 2), connections=1)
-    _check(one, "one connection", figures)
-    _percentiles(figures, "one", one["latency_us"])
+    def __init__(self, proxy: Proxy, port: int, pid: int | None, plan: Plan) -> None:
+        self.port, self.pid, self.plan = port, pid, plan
+        self.connections = min(plan.connections, proxy.most_connections or plan.connections)
+        self.slow = proxy.least_phase_s > 0
+        self.seconds = max(plan.seconds, proxy.least_phase_s)
+        self.expect_events = tools.EXPECTED_EVENTS + proxy.extra_events
+        self.figures: Figures = {"bad": 0}
 
-    before = process.cpu_s(pid) if pid else 0.0
-    stream = tools.load(port, cores=core, seconds=plan.seconds, connections=plan.connections, stream=True)
-    used = process.cpu_s(pid) - before if pid else 0.0
-    _check(stream, "stream", figures)
-    if pid:
-        figures["cpu_event_us"] = used / stream["events_total"] * 1e6
-    figures["events_per_s"] = stream["events_per_s"]
-    _percentiles(figures, "ttft", stream["ttft_us"])
-    _percentiles(figures, "event", stream["event_us"])
-    return figures
+    def run(self, phase: str, seconds: float, connections: int, **options: Any) -> tuple[dict[str, Any], float]:
+        """The load generator's answer, and the CPU seconds that the proxy's process tree used meanwhile."""
+        cores, expect = self.plan.cores.load, self.expect_events
+        before = process.cpu_s(self.pid) if self.pid else 0.0
+        result = tools.load(
+            self.port, cores=cores, seconds=seconds, connections=connections, expect_events=expect, **options
+        )
+        used = process.cpu_s(self.pid) - before if self.pid else 0.0
+        _check(result, phase, self.figures)
+        return result, used
+
+    def all(self) -> Figures:
+        figures, seconds = self.figures, self.seconds
+        # What the warm-up leaves unanswered delays the next phase: by seconds, where a request takes ten milliseconds or more.
+        self.run("warm-up", max(_WARM_S, self.seconds / 2) if self.slow else _WARM_S, 1 if self.slow else self.connections)
+
+        plain, used = self.run("plain", seconds, self.connections)
+        self._cpu("cpu_plain_us", used, plain["requests_total"])
+        if self.pid:
+            figures["core_percent"] = used / seconds * 100
+        figures["rps"] = plain["rps"]
+
+        one, _ = self.run("one connection", seconds, 1)
+        _percentiles(figures, "one", one["latency_us"])
+
+        flood, used = self.run("unpaced streams", seconds, self.connections, stream=True, unpaced=True)
+        self._cpu("cpu_flood_us", used, flood["events_total"])
+        figures["flood_per_s"] = flood["events_per_s"]
+
+        paced, used = self.run("paced streams", seconds * _PACED, self.connections, stream=True)
+        self._cpu("cpu_event_us", used, paced["events_total"])
+        figures["events_per_s"] = paced["events_per_s"]
+        _percentiles(figures, "ttft", paced["ttft_us"])
+        _percentiles(figures, "event", paced["event_us"])
+        return figures
+
+    def soak(self, pid: int) -> None:
+        wanted = self.plan.soak_requests
+        process.say(f"    {wanted:,} requests, for the memory that they leave behind")
+        result, _ = self.run("soak", _SOAK_DEADLINE_S, self.connections, requests=wanted)
+        if result["requests_total"] >= wanted:
+            self.figures["rss_soaked_mb"] = process.rss_bytes(pid) / 1e6
+        else:
+            process.say(f"    only {result['requests_total']:,} within {_SOAK_DEADLINE_S:g} s: its memory is not given")
+
+    def _cpu(self, key: str, used_s: float, count: int) -> None:
+        if self.pid:
+            self.figures[key] = used_s / count * 1e6 if count else math.nan
 
 
 def measure(proxy: Proxy, plan: Plan) -> Figures:
     """One round of one proxy. Raises `Failed` when it does not start, dies, or gives not one good answer."""
     if proxy.name == "direct":
-        return _load(plan.engine_port, None, plan)
-    with tempfile.TemporaryDirectory(prefix=f"wire-{proxy.name}-") as folder:
-        place = Place(Path(folder), free_port(), plan.engine_port)
+        return _Phases(proxy, plan.engine_port, None, plan).all()
+    with tempfile.TemporaryDirectory(prefix=f"wire-{proxy.name.partition(' ')[0]}-") as folder:
+        place = Place(Path(folder), free_port(), plan.engine_port, free_port())
         child, start_s = _start(proxy, proxy.command(place), place, plan.cores.proxy)
         try:
             time.sleep(_SETTLE_S)
             idle = process.rss_bytes(child.pid)
-            figures = _load(place.port, child.pid, plan)
+            phases = _Phases(proxy, place.port, child.pid, plan)
+            figures = phases.all()
+            figures["rss_loaded_mb"] = process.rss_bytes(child.pid) / 1e6
+            if plan.soak_requests:
+                phases.soak(child.pid)
             if child.poll() is not None:
                 raise Failed(f"{proxy.name} exited with {child.returncode} under load: {process.tail(place.folder / 'output')}")
-            loaded = process.rss_bytes(child.pid)
         finally:
             process.stop(child)
-    return figures | {"start_ms": start_s * 1000, "rss_idle_mb": idle / 1e6, "rss_loaded_mb": loaded / 1e6}
+    return figures | {"start_ms": start_s * 1000, "rss_idle_mb": idle / 1e6}

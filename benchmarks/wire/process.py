@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_GRACE_S = 3.0
+_GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The proxies that are compared. One more peer is one more class here, and its name in ``ALL``.
+"""The proxies that are compared. One more is one more class here or in `peers`, and its name in ``peers.ALL``.
 
 Owns: how each is found, configured and started, with what a careful operator would set: keep-alive to the engine, no
 buffering of answers, one worker. Must never give one of them an advantage: each gets the same core and the same engine.
@@ -13,6 +13,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.wire import tools
+
 ROOT = Path(__file__).parents[2]
 KEY = "sk-test"
 """The API key that the load generator sends; a proxy that checks keys is told to take it."""
@@ -20,11 +22,12 @@ KEY = "sk-test"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a proxy is to run: an empty folder of its own, the port to listen on, the engine's port."""
+    """Where a proxy is to run: an empty folder of its own, its port, the engine's, and one for what else it opens."""
 
     folder: Path
     port: int
     engine_port: int
+    spare_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,14 @@ class Proxy:
 
     name = ""
     start_deadline_s = 20.0
+    most_connections: int | None = None
+    """For one that is too slow to answer ``--connections`` of them in the time of a phase."""
+    least_phase_s = 0.0
+    """For one that has hardly answered anything in the time that is enough for the others."""
+    extra_events = 0
+    """Events that it adds to a stream of the engine's."""
+    note = ""
+    """What a reader of its figures has to know."""
 
     def missing(self) -> str | None:
         """Why it cannot run here, or None."""
@@ -53,12 +64,17 @@ class Proxy:
         raise NotImplementedError
 
 
+def operators_environment() -> dict[str, str]:
+    """Nothing of the operator's own settings: the run is the same wherever it is made."""
+    return {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
+
+
 def _find(program: str) -> str | None:
     """Servers live in sbin, which is often not on a user's PATH."""
     return shutil.which(program) or shutil.which(program, path="/usr/local/sbin:/usr/sbin:/sbin")
 
 
-def _first_line(argv: list[str], env: dict[str, str] | None = None) -> str:
+def first_line(argv: list[str], env: dict[str, str] | None = None) -> str:
     try:
         pipe, both = subprocess.PIPE, subprocess.STDOUT
         done = subprocess.run(argv, stdout=pipe, stderr=both, text=True, timeout=20, env=env, check=False)
@@ -73,23 +89,41 @@ class Direct(Proxy):
     name = "direct"
 
 
+class Floor(Proxy):
+    """What any proxy costs that copies bytes both ways and does nothing else: built here, in C."""
+
+    name = "floor"
+
+    def version(self) -> str:
+        return "tools/floor.c"
+
+    def command(self, place: Place) -> Command:
+        return Command([str(tools.build("floor")), str(place.port), str(place.engine_port)])
+
+
 @dataclass
 class Fastgw(Proxy):
     """This checkout: keys checked, an access record per request written to standard error."""
 
     name: str = "fastgw"
+    native: bool = True
     arguments: list[str] = field(default_factory=list)
 
     def missing(self) -> str | None:
-        return None if (ROOT / "fastgw" / "__main__.py").exists() else "this checkout has no fastgw/__main__.py"
+        if not (ROOT / "fastgw" / "__main__.py").exists():
+            return "this checkout has no fastgw/__main__.py"
+        if not self.native:
+            return None
+        argv = [sys.executable, "-m", "fastgw", "version"]
+        asked = subprocess.run(argv, cwd=ROOT, env=self._environment(), capture_output=True, timeout=20, check=False)
+        return "its native extension is not built, or not whole (python native/build.py)" if asked.returncode else None
 
     def _environment(self) -> dict[str, str]:
-        # Nothing of the operator's own settings: the run is the same wherever it is made.
-        kept = {k: os.environ[k] for k in ("PATH", "HOME", "LANG", "FASTGW_NATIVE") if k in os.environ}
-        return kept | {"PYTHONPATH": str(ROOT), "GATEWAY_API_KEYS": KEY}
+        own = {"PYTHONPATH": str(ROOT), "GATEWAY_API_KEYS": KEY, "FASTGW_NATIVE": "1" if self.native else "0"}
+        return operators_environment() | own
 
     def version(self) -> str:
-        return _first_line([sys.executable, "-m", "fastgw", "version"], self._environment())
+        return first_line([sys.executable, "-m", "fastgw", "version"], self._environment())
 
     def command(self, place: Place) -> Command:
         engine = f"http://127.0.0.1:{place.engine_port}"
@@ -104,7 +138,7 @@ class Nginx(Proxy):
         return None if _find("nginx") else "nginx is not installed"
 
     def version(self) -> str:
-        return _first_line([_find("nginx") or "nginx", "-v"]).removeprefix("nginx version: ")
+        return first_line([_find("nginx") or "nginx", "-v"]).removeprefix("nginx version: ")
 
     def command(self, place: Place) -> Command:
         here = place.folder
@@ -149,7 +183,7 @@ class Haproxy(Proxy):
         return None if _find("haproxy") else "haproxy is not installed"
 
     def version(self) -> str:
-        words = _first_line([_find("haproxy") or "haproxy", "-v"]).split()
+        words = first_line([_find("haproxy") or "haproxy", "-v"]).split()
         return "haproxy/" + words[2] if len(words) > 2 else ""
 
     def command(self, place: Place) -> Command:
@@ -172,6 +206,3 @@ backend engine
   server engine 127.0.0.1:{place.engine_port}
 """)
         return Command([_find("haproxy") or "haproxy", "-db", "-q", "-f", str(config)])
-
-
-ALL: list[Proxy] = [Direct(), Fastgw(), Nginx(), Haproxy()]

@@ -1,7 +1,7 @@
 """From rounds to a table and a verdict.
 
-Owns: the metrics' names and units, medians and spread, the ratios to nginx, the bars. The bars are the only figures that
-are written down here; everything else comes out of the run.
+Owns: the metrics' names and units, medians and spread, the ratios between proxies, the bars. The bars are the only figures
+that are written down here; everything else comes out of the run.
 """
 
 from __future__ import annotations
@@ -41,17 +41,21 @@ def added(key: str) -> str:
 
 METRICS = _with_added(
     Metric("cpu_plain_us", "CPU per plain request, µs"),
-    Metric("cpu_event_us", "CPU per streamed event, µs"),
+    Metric("cpu_flood_us", "CPU per streamed event, unpaced, µs"),
+    Metric("cpu_event_us", "CPU per streamed event, paced, µs"),
     Metric("rps", "plain requests/s", 0),
+    Metric("core_percent", "  its core in use meanwhile, %", 0),
+    Metric("flood_per_s", "events/s, unpaced", 0),
     Metric("one_p50_us", "one connection, latency p50, µs"),
     Metric("one_p99_us", "one connection, latency p99, µs"),
     Metric("ttft_p50_us", "time to first event p50, µs"),
     Metric("ttft_p99_us", "time to first event p99, µs"),
     Metric("event_p50_us", "event one-way p50, µs"),
     Metric("event_p99_us", "event one-way p99, µs"),
-    Metric("events_per_s", "events/s (paced by the engine)", 0),
+    Metric("events_per_s", "events/s, paced", 0),
     Metric("rss_idle_mb", "RSS idle, MB"),
     Metric("rss_loaded_mb", "RSS after load, MB"),
+    Metric("rss_soaked_mb", "RSS after 1,000,000 more requests, MB"),
     Metric("start_ms", "exec to first served request, ms"),
     Metric("bad", "bad answers", 0),
 )
@@ -59,25 +63,36 @@ METRICS = _with_added(
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A promise of fastgw's. ``per``: the figure is divided by that proxy's, round by round."""
+    """A promise: ``name``'s figure, or where ``per`` is given its ratio to that proxy's, round by round.
+
+    ``least``: the ratio is turned over, and the limit is the least that it may be.
+    """
 
     label: str
     key: str
     limit: float
     unit: str = ""
+    name: str = "fastgw"
     per: str | None = None
-    inclusive: bool = False
+    least: bool = False
 
 
 BARS = (
-    Bar("CPU per plain request, fastgw/nginx", "cpu_plain_us", 1.6, per="nginx", inclusive=True),
+    Bar("CPU per plain request, fastgw/nginx", "cpu_plain_us", 1.0, per="nginx"),
+    Bar("CPU per plain request, fastgw/floor", "cpu_plain_us", 1.4, per="floor"),
+    Bar("CPU per plain request, sglang-router/fastgw", "cpu_plain_us", 4.0, per="sglang-router", least=True),
+    Bar("CPU per streamed event, unpaced, fastgw/nginx", "cpu_flood_us", 1.0, per="nginx"),
+    Bar("CPU per streamed event, paced, fastgw/nginx", "cpu_event_us", 1.0, per="nginx"),
+    Bar("one connection, latency p50, fastgw/nginx", "one_p50_us", 1.0, per="nginx"),
+    Bar("one connection, latency p99, fastgw/nginx", "one_p99_us", 1.0, per="nginx"),
     Bar("time to first event p50, added", "ttft_p50_added_us", 1000, " µs"),
     Bar("time to first event p99, added", "ttft_p99_added_us", 1000, " µs"),
-    Bar("RSS idle", "rss_idle_mb", 50, " MB"),
-    Bar("exec to first served request", "start_ms", 150, " ms"),
+    Bar("exec to first served request", "start_ms", 100, " ms"),
+    Bar("RSS after 1,000,000 requests", "rss_soaked_mb", 50, " MB"),
+    Bar("CPU per plain request, fastgw (python)/nginx", "cpu_plain_us", 1.6, name="fastgw (python)", per="nginx"),
 )
 RATIOS = (
-    *("cpu_plain_us", "cpu_event_us", "rps", "one_p50_us", "ttft_p50_us", "ttft_p99_us"),
+    *("cpu_plain_us", "cpu_flood_us", "cpu_event_us", "rps", "one_p50_us", "one_p99_us", "ttft_p50_us", "ttft_p99_us"),
     *("event_p50_us", "event_p99_us", "rss_idle_mb", "start_ms"),
 )
 
@@ -109,9 +124,12 @@ def summary(rounds: Rounds) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def ratio(rounds: Rounds, key: str, name: str, per: str) -> dict[str, float] | None:
-    """Round by round, as the two stood beside each other; None where one of them is missing."""
-    pairs = zip(rounds.get(name, ()), rounds.get(per, ()), strict=False)
-    return spread([a[key] / b[key] for a, b in pairs if key in a and b.get(key)])
+    """Round by round, as the two stood beside each other, and of the two medians; None where one of them is missing."""
+    sides = zip(rounds.get(name, ()), rounds.get(per, ()), strict=False)
+    pairs = [(a[key], b[key]) for a, b in sides if key in a and b.get(key)]
+    known = [(a, b) for a, b in pairs if not math.isnan(a) and not math.isnan(b)]
+    found = spread([a / b for a, b in known])
+    return found and found | {"of_medians": median(a for a, _ in known) / median(b for _, b in known)}
 
 
 def ratios(rounds: Rounds, name: str = "fastgw", per: str = "nginx") -> dict[str, dict[str, float]]:
@@ -119,46 +137,90 @@ def ratios(rounds: Rounds, name: str = "fastgw", per: str = "nginx") -> dict[str
     return {k: v for k, v in found.items() if v is not None}
 
 
-def bars(rounds: Rounds, name: str = "fastgw") -> list[dict[str, Any]]:
+def all_ratios(rounds: Rounds) -> dict[str, dict[str, dict[str, float]]]:
+    """Each of fastgw's two against everything else that was measured: ``{"fastgw/nginx": {figure: ratio}}``."""
+    own = [n for n in rounds if n.startswith("fastgw")]
+    found = {f"{name}/{per}": ratios(rounds, name, per) for name in own for per in rounds if per not in (*own, BASELINE)}
+    return {pair: shares for pair, shares in found.items() if shares}
+
+
+def headroom(rounds: Rounds) -> dict[str, float]:
+    """How many times the fastest proxy's rate engine and load generator reach by themselves, on one core together."""
+    out: dict[str, float] = {}
+    for key in ("rps", "flood_per_s"):
+        found = {n: spread([f[key] for f in figures if key in f]) for n, figures in rounds.items()}
+        rates = {n: s["median"] for n, s in found.items() if s}
+        others = [rate for n, rate in rates.items() if n != BASELINE]
+        if others and max(others) > 0 and BASELINE in rates:
+            out[key] = rates[BASELINE] / max(others)
+    return out
+
+
+def bars(rounds: Rounds) -> list[dict[str, Any]]:
     """Each bar with the measured median and whether it is met: true, false, or None when it was not measured."""
     out: list[dict[str, Any]] = []
     for bar in BARS:
         if bar.per:
-            got = ratio(rounds, bar.key, name, bar.per)
+            ends = (bar.per, bar.name) if bar.least else (bar.name, bar.per)
+            got = ratio(rounds, bar.key, *ends)
         else:
-            got = spread([f[bar.key] for f in rounds.get(name, ()) if bar.key in f])
+            got = spread([f[bar.key] for f in rounds.get(bar.name, ()) if bar.key in f])
         value = got["median"] if got else None
-        met = None if value is None else value <= bar.limit if bar.inclusive else value < bar.limit
+        met = None if value is None else value >= bar.limit if bar.least else value <= bar.limit
         out.append({**asdict(bar), "value": value, "spread": got, "met": met})
     return out
 
 
-def _cell(s: Mapping[str, float] | None, digits: int) -> str:
+def cell(s: Mapping[str, float] | None, digits: int) -> str:
+    """``median (least..greatest)``."""
     if s is None:
         return "-"
     middle = f"{s['median']:,.{digits}f}"
     return middle if s["min"] == s["max"] else f"{middle} ({s['min']:,.{digits}f}..{s['max']:,.{digits}f})"
 
 
-def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """One row per figure, one column per proxy: median (least..greatest)."""
-    names = list(summaries)
-    rows = [["", *names]]
-    rows += [[m.label, *(_cell(summaries[n].get(m.key), m.digits) for n in names)] for m in METRICS]
-    rows = [r for r in rows if any(cell != "-" for cell in r[1:])]
-    widths = [max(len(r[i]) for r in rows) for i in range(len(names) + 1)]
-    lines = [r[0].ljust(widths[0]) + "".join(f"  {c:>{w}}" for c, w in zip(r[1:], widths[1:], strict=True)) for r in rows]
+_WIDEST = 150
+
+
+def _block(rows: Sequence[Sequence[str]], widths: Sequence[int], columns: Sequence[int]) -> str:
+    lines = [r[0].ljust(widths[0]) + "".join(f"  {r[c]:>{widths[c]}}" for c in columns) for r in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def verdict(found: Sequence[Mapping[str, Any]], shares: Mapping[str, Mapping[str, float]]) -> str:
+def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """One row per figure, one column per proxy, as many columns beside each other as a terminal shows."""
+    names = list(summaries)
+    rows = [["", *names]]
+    rows += [[m.label, *(cell(summaries[n].get(m.key), m.digits) for n in names)] for m in METRICS]
+    rows = [r for r in rows if any(c != "-" for c in r[1:])]
+    widths = [max(len(r[i]) for r in rows) for i in range(len(names) + 1)]
+    blocks: list[list[int]] = [[]]
+    for column in range(1, len(names) + 1):
+        if blocks[-1] and widths[0] + sum(widths[c] + 2 for c in [*blocks[-1], column]) > _WIDEST:
+            blocks.append([])
+        blocks[-1].append(column)
+    return "\n\n".join(_block(rows, widths, columns) for columns in blocks)
+
+
+def bar_line(bar: Mapping[str, Any]) -> str:
+    """One bar and what was measured, without the word whether it is met."""
+    sign = ">=" if bar.get("least") else "<="
+    got = "" if bar["value"] is None else f": {cell(bar['spread'], 2 if bar['per'] else 1)}{bar['unit']}"
+    if bar["value"] is not None and "of_medians" in bar["spread"]:
+        got += f", of the medians {bar['spread']['of_medians']:.2f}"
+    return f"{bar['label']} {sign} {bar['limit']:g}{bar['unit']}{got}"
+
+
+def word(met: bool | None) -> str:
+    return {True: "met", False: "NOT MET", None: "not measured"}[met]
+
+
+def verdict(found: Sequence[Mapping[str, Any]], shares: Mapping[str, float]) -> str:
+    """Each bar, met or not, after how far the measuring tools themselves are from being what is measured."""
     lines = []
     if shares:
-        parts = (f"{key.rpartition('_')[0] or key} {share['median']:.2f}" for key, share in shares.items())
-        lines.append("fastgw/nginx: " + ", ".join(parts))
-    for bar in found:
-        word = {True: "met", False: "NOT MET", None: "not measured"}[bar["met"]]
-        sign = "<=" if bar["inclusive"] else "<"
-        got = "" if bar["value"] is None else f": {_cell(bar['spread'], 2)}{bar['unit']}"
-        lines.append(f"{word:>12}  {bar['label']} {sign} {bar['limit']:g}{bar['unit']}{got}")
+        what = {"rps": "plain requests", "flood_per_s": "unpaced events"}
+        parts = ", ".join(f"{share:.2f} of the fastest proxy's {what[key]}/s" for key, share in shares.items())
+        lines.append(f"engine and load generator by themselves, on one core: {parts}")
+    lines += [f"{word(bar['met']):>12}  {bar_line(bar)}" for bar in found]
     return "\n".join(lines)

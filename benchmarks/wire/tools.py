@@ -1,7 +1,7 @@
-"""The engine and the load generator, in C: compiled when their source is newer, started, and read.
+"""The engine, the load generator and the floor, in C: compiled when their source is newer, started, and read.
 
-Owns: ``benchmarks/bin``. Both tools must stay faster than what they measure; what they do is said at the head of their
-sources.
+Owns: ``benchmarks/bin``. Engine and load generator must stay faster than what they measure; what each does is said at the
+head of its source.
 """
 
 from __future__ import annotations
@@ -75,11 +75,27 @@ def engine(cores: frozenset[int]) -> Iterator[int]:
         child.communicate()
 
 
-def load(port: int, *, cores: frozenset[int], seconds: float, connections: int, stream: bool = False) -> dict[str, Any]:
-    """One run of the load generator; its JSON, as ``loadgen.c`` explains it."""
+def load(
+    port: int,
+    *,
+    cores: frozenset[int],
+    seconds: float,
+    connections: int,
+    stream: bool = False,
+    unpaced: bool = False,
+    expect_events: int = EXPECTED_EVENTS,
+    requests: int = 0,
+) -> dict[str, Any]:
+    """One run of the load generator; its JSON, as ``loadgen.c`` explains it.
+
+    ``unpaced``: the engine sends a stream's events as fast as they leave. ``requests``: enough, before the time is up.
+    """
     argv = [str(build("loadgen")), "--port", str(port), "--seconds", str(seconds), "--connections", str(connections)]
     if stream:
-        argv += ["--stream", "--expect-events", str(EXPECTED_EVENTS), "--spread-ms", str(STREAM_MS)]
+        argv += ["--stream", "--expect-events", str(expect_events)]
+        argv += ["--prompt", "Hello #unpaced"] if unpaced else ["--spread-ms", str(STREAM_MS)]
+    if requests:
+        argv += ["--requests", str(requests)]
     with on(cores):
         done = subprocess.run(argv, stdout=subprocess.PIPE, timeout=seconds + 30, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)

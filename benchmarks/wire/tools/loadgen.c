@@ -2,6 +2,7 @@
 //
 //   loadgen --port N [--connections 64] [--seconds 4] [--stream] [--expect-events N] [--spread-ms N]
 //           [--path /v1/chat/completions] [--key sk-test] [--body-bytes N] [--close]
+//           [--prompt TEXT] [--requests N]
 //
 // Each connection sends its next request when it has read the whole answer to the last. Times are in microseconds:
 //   latency_us  from the request's first byte to the answer's last
@@ -9,6 +10,7 @@
 //   event_us    one-way, of each event that carries "ts":CLOCK_MONOTONIC ns of its sender
 // The first tenth of the run (with --spread-ms up to a quarter) warms up and is left out of these and of the rates; the
 // *_total counters hold the whole run, which is what a CPU time taken around it has to be divided by.
+// --requests ends the run when that many answers have come, if --seconds have not ended it before.
 // --spread-ms starts the connections at evenly scattered moments: streams that all began together would beat in step,
 // and every latency would measure the queue of 64 events that are due in the same instant.
 // Every answer is checked: status 200, whole by its own framing, nothing after it; of a stream also [DONE] as its last
@@ -80,7 +82,8 @@ static char first_bad[160], *request;
 static size_t request_len;
 static int ep, port, stream, closing, expect_events, connections = 64, body_bytes;
 static double seconds = 4, spread_ms;
-static const char *path = "/v1/chat/completions", *key = "sk-test";
+static uint64_t enough = UINT64_MAX;
+static const char *path = "/v1/chat/completions", *key = "sk-test", *prompt = "Hello";
 
 static uint64_t now_ns(void) {
   struct timespec t;
@@ -320,7 +323,7 @@ static void ready(conn *c, uint32_t what) {
 static void options(int argc, char **argv) {
   static const struct option known[] = {{"port", 1, 0, 'p'},      {"connections", 1, 0, 'c'}, {"seconds", 1, 0, 's'}, {"stream", 0, 0, 'S'}, {"expect-events", 1, 0, 'e'},
                                         {"spread-ms", 1, 0, 'm'}, {"path", 1, 0, 'P'},        {"key", 1, 0, 'k'},     {"body-bytes", 1, 0, 'b'}, {"close", 0, 0, 'C'},
-                                        {0, 0, 0, 0}};
+                                        {"prompt", 1, 0, 't'},    {"requests", 1, 0, 'n'},    {0, 0, 0, 0}};
   int o;
   while ((o = getopt_long(argc, argv, "", known, 0)) != -1) {
     if (o == 'p') port = atoi(optarg);
@@ -333,9 +336,11 @@ static void options(int argc, char **argv) {
     else if (o == 'k') key = optarg;
     else if (o == 'b') body_bytes = atoi(optarg);
     else if (o == 'C') closing = 1;
+    else if (o == 't') prompt = optarg;
+    else if (o == 'n') enough = strtoull(optarg, 0, 10);
     else exit(2);
   }
-  if (port < 1 || connections < 1 || seconds <= 0 || body_bytes < 0) {
+  if (port < 1 || connections < 1 || seconds <= 0 || body_bytes < 0 || strpbrk(prompt, "\"\\")) {
     fprintf(stderr, "usage: loadgen --port N [--connections N] [--seconds S] [--stream] ...; the head of loadgen.c has the rest\n");
     exit(2);
   }
@@ -346,7 +351,7 @@ static void compose(void) {
   char *filler = malloc((size_t)body_bytes + 1), *text;
   memset(filler, 'y', (size_t)body_bytes);
   filler[body_bytes] = 0;
-  int n = asprintf(&text, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello %s\"}],\"max_tokens\":64,\"temperature\":0.7,\"stream\":%s}", filler, stream ? "true" : "false");
+  int n = asprintf(&text, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"%s %s\"}],\"max_tokens\":64,\"temperature\":0.7,\"stream\":%s}", prompt, filler, stream ? "true" : "false");
   request_len = (size_t)asprintf(&request,
                                  "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nAccept: application/json\r\n"
                                  "User-Agent: OpenAI/Python 1.99.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Package-Version: 1.99.0\r\nX-Stainless-Runtime: CPython\r\n"
@@ -371,7 +376,7 @@ int main(int argc, char **argv) {
   static struct epoll_event evs[1024];
   for (int waiting = connections, warmed = 0;;) {
     uint64_t t = now_ns();
-    if (t > end || bad > BAD_ENOUGH) break;
+    if (t > end || requests_total >= enough || bad > BAD_ENOUGH) break;
     if (!warmed && t > warm) {
       warmed = 1;
       memset(&latency, 0, sizeof latency);

@@ -6,7 +6,8 @@
 //   GET                     200, a small JSON object (/v1/models: a list with the model "m")
 //   POST                    200, one JSON answer with a Content-Length
 //   POST, "stream":true     200, chunked SSE: `events` events, a usage event where it is asked for, [DONE]; one send per event
-// A stream's first event is due `think-us` after the request, each later one `interval-us` after the one before, by the
+// A prompt that holds "#unpaced" is answered as fast as it leaves: the streams take turns, one event each, without a pause.
+// Any other stream's first event is due `think-us` after the request, each later one `interval-us` after the one before, by the
 // clock and not by the last send. Every event carries the sender's CLOCK_MONOTONIC in ns ("ts":N): a client on the same
 // machine reads its one-way latency. It is no HTTP server: it trusts its peer, and must never listen beyond loopback.
 #define _GNU_SOURCE
@@ -32,7 +33,7 @@
 #define MAX_IN (64 << 20)
 
 typedef struct {
-  int open, streaming, want_out, left, serial, wants_usage;
+  int open, streaming, unpaced, want_out, left, serial, wants_usage;
   uint64_t due_ns;  // when the stream's next event is to leave
   char *in;
   size_t in_len, in_cap;
@@ -171,6 +172,11 @@ static void pump(int fd) {
       c->streaming = 0;
     }
     if (flush(fd) < 1) return;
+    if (c->unpaced && c->streaming) {  // the other streams' turn
+      c->due_ns = now_ns();
+      heap_add(fd);
+      return;
+    }
   }
   if (c->in_len) serve(fd);  // a request that was sent before its predecessor's answer ended
 }
@@ -230,6 +236,7 @@ static void serve(int fd) {
     if (!post)
       answer_get(c);
     else if (memmem(body, n, "\"stream\":true", 13) || memmem(body, n, "\"stream\": true", 14)) {
+      c->unpaced = memmem(body, n, "#unpaced", 8) != 0;
       c->wants_usage = memmem(body, n, "\"include_usage\":true", 20) != 0;
       answer_stream(c);
     } else
@@ -325,12 +332,13 @@ int main(int argc, char **argv) {
   fflush(stdout);
   static struct epoll_event ready[1024];
   for (;;) {
-    if (heap_len && conns[heap[0]]->due_ns != armed) {
+    int behind = heap_len && conns[heap[0]]->due_ns <= now_ns();
+    if (heap_len && !behind && conns[heap[0]]->due_ns != armed) {
       armed = conns[heap[0]]->due_ns;
       struct itimerspec at = {.it_value = {.tv_sec = (time_t)(armed / 1000000000ull), .tv_nsec = (long)(armed % 1000000000ull)}};
       timerfd_settime(timer, TFD_TIMER_ABSTIME, &at, 0);
     }
-    int k = epoll_wait(ep, ready, 1024, -1);
+    int k = epoll_wait(ep, ready, 1024, behind ? 0 : -1);
     for (int i = 0; i < k; i++) {
       int fd = ready[i].data.fd;
       if (fd == listener) {
@@ -348,7 +356,8 @@ int main(int argc, char **argv) {
       }
       if (conns[fd]->open && ready[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) readable(fd);
     }
-    while (heap_len && conns[heap[0]]->due_ns <= now_ns()) {
+    uint64_t turn = now_ns();  // not asked again: an unpaced stream is due at once, and must not keep the sockets waiting
+    while (heap_len && conns[heap[0]]->due_ns <= turn) {
       int fd = heap[0];
       heap_remove(fd);
       pump(fd);
