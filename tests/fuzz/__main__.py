@@ -1,0 +1,146 @@
+"""``python -m tests.fuzz [TARGET ...] --seconds 60``: atheris over each target, from seeds made here.
+
+What it learns stays in ``build/fuzz/TARGET/corpus``. At a disagreement the input is saved in ``build/fuzz/TARGET`` and the
+exit status is 1; ``--replay FILE`` runs one input again. The compiled twins must be running: FASTGW_NATIVE=1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+TARGETS = ("heads", "chunks", "sse", "bodies")
+FOLDER = Path(__file__).parents[2] / "build" / "fuzz"
+MAX_INPUT_BYTES = 4096
+
+
+def _escaped(word: bytes) -> str:
+    return '"' + "".join(chr(c) if 32 <= c < 127 and c not in b'"\\' else f"\\x{c:02x}" for c in word) + '"'
+
+
+def _lay_out(name: str, target: ModuleType) -> Path:
+    """The folder of a target, with its seeds and its dictionary."""
+    folder = FOLDER / name
+    (folder / "corpus").mkdir(parents=True, exist_ok=True)
+    for seed in target.seeds():
+        (folder / "corpus" / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
+    words = sorted({word for word in target.words() if 0 < len(word) <= 120})
+    (folder / "words").write_text("\n".join(_escaped(word) for word in words) + "\n")
+    return folder
+
+
+def _instrument(atheris: ModuleType, modules: list[ModuleType]) -> None:
+    """Let the fuzzer see which branches of the Python side an input takes."""
+    for module in modules:
+        for value in list(vars(module).values()):
+            functions = [value] if isinstance(value, FunctionType) else []
+            if inspect.isclass(value) and value.__module__ == module.__name__:
+                functions = [one for one in vars(value).values() if isinstance(one, FunctionType)]
+            for function in functions:
+                if function.__module__ == module.__name__:
+                    atheris.instrument_func(function)
+
+
+def _python_sides() -> list[ModuleType]:
+    """Whatever of the hot modules is there as Python source."""
+    return [
+        module
+        for name, module in sorted(sys.modules.items())
+        if name.startswith(("fastgw.accel.", "fastgw.protocol.")) and str(getattr(module, "__file__", "")).endswith(".py")
+    ]
+
+
+def fuzz(name: str, seconds: int) -> None:
+    """Run one target in this process; libFuzzer ends it."""
+    import atheris
+
+    target = importlib.import_module(f"tests.fuzz.{name}")
+    folder = _lay_out(name, target)
+    _instrument(atheris, _python_sides())
+    check: Callable[[bytes], None] = target.check
+    atheris.Setup(
+        [
+            sys.argv[0],
+            f"-max_total_time={seconds}",
+            f"-max_len={MAX_INPUT_BYTES}",
+            f"-dict={folder / 'words'}",
+            f"-artifact_prefix={folder}/",
+            "-timeout=20",
+            "-rss_limit_mb=1024",
+            "-print_final_stats=1",
+            "-verbosity=1",
+            str(folder / "corpus"),
+        ],
+        check,
+    )
+    atheris.Fuzz()
+
+
+def run(name: str, seconds: int) -> bool:
+    """One target in a process of its own; whether it went through."""
+    started = time.monotonic()
+    print(f"fuzz {name}: {seconds} s ...", flush=True)
+    command = [sys.executable, "-m", "tests.fuzz", "--inside", name, "--seconds", str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    assert process.stdout is not None
+    last = ""
+    told = started
+    lines: list[str] = []
+    executions = ""
+    for line in process.stdout:
+        lines = [*lines[-200:], line]
+        if line.startswith("#"):
+            last = line.strip()
+            if time.monotonic() - told > 10:
+                told = time.monotonic()
+                print(f"  {last}", flush=True)
+        elif line.startswith("stat::number_of_executed_units:"):
+            executions = line.split()[-1]
+    if process.wait() == 0:
+        print(f"fuzz {name}: {executions or '?'} inputs in {time.monotonic() - started:.0f} s, no disagreement", flush=True)
+        return True
+    sys.stdout.write("".join(line for line in lines if not line.startswith(("#", "\tNEW_FUNC"))))
+    saved = next((line.split()[-1] for line in reversed(lines) if "Test unit written to" in line), "")
+    print(f"fuzz {name}: FAILED" + (f"; again: {sys.executable} -m tests.fuzz {name} --replay {saved}" if saved else ""))
+    return False
+
+
+def main() -> int:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} (default: all)")
+    parser.add_argument("--seconds", type=int, default=60, help="how long each target runs")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="check one input instead")
+    parser.add_argument("--inside", choices=TARGETS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if unknown := set(options.targets) - set(TARGETS):
+        parser.error(f"no such target: {', '.join(sorted(unknown))}")
+    if options.inside:
+        fuzz(options.inside, options.seconds)
+        return 0
+    from fastgw import twins
+
+    if not twins.native():
+        print("the compiled twins are not running: make native, then FASTGW_NATIVE=1", file=sys.stderr)
+        return 2
+    os.environ["FASTGW_NATIVE"] = "1"
+    names = options.targets or TARGETS
+    if options.replay:
+        for name in names:
+            importlib.import_module(f"tests.fuzz.{name}").check(options.replay.read_bytes())
+        return 0
+    verdicts = [run(name, options.seconds) for name in names]  # all of them run, whatever one finds
+    return 0 if all(verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

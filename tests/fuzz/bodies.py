@@ -1,0 +1,91 @@
+"""JSON bodies: both twins, and what they accept says the same to another reader of JSON, before and after an edit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from fastgw.errors import GatewayError
+from fastgw.protocol.openai import scan_body, with_model, with_usage
+from tests.fuzz.sides import native, python
+
+BODIES_MODULE = "fastgw.accel.bodies"
+NATIVE = native(BODIES_MODULE)
+PYTHON = python(BODIES_MODULE)
+PYTHON_OPENAI = python("fastgw.protocol.openai", BODIES_MODULE)
+
+GUARDED = ("model", "stream", "stream_options")
+
+BODIES = (
+    b'{"model":"m"}', b'{"model":"m","stream":true,"stream_options":{"include_usage":false}}',
+    b'{"model":"m","stream_options":null}',
+    b'{"model":"m","messages":[{"role":"user","content":"hi \\"model\\": \\u00e9"}],"max_tokens":5,"n":2}',
+    b' {\n"model" : "a\\/b" , "prompt":["x",1,[2]] }\t', b'{"model":"m","model":"n"}', b'{"mod\\u0065l":"n","model":"m"}',
+    b'{"model":"m","stream":false,"stream":true}', b'{"model":1}', b'{"model":null}', b"[]", b"{}", b'{"model":"m",}',
+    b'{"model":"m","x":NaN}', b'{"model":"m","x":1e999,"y":-0}', b'{"model":"m","x":"\xff"}', b'{"model":"\xc3\xa9"}',
+    b'{"model":"m","x":"\\ud800"}', b'\xef\xbb\xbf{"model":"m"}',
+    b'{"model":"m","stream_options":{"include_usage":true,"a":[]}}',
+    b'{"id":"c","choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}',
+    b'{"usage":{"input_tokens":7,"output_tokens":-3}}', b'{"model":"m","usage":"usage","max_tokens":99999999999999999999}',
+    b'{"x":{"model":"n","stream":true},"model":"m"}', b'{"model":"m","stream_options":{}}',
+)  # fmt: skip
+
+
+def seeds() -> list[bytes]:
+    return [*BODIES, b'{"model":"m","x":' + b"[" * 70 + b"]" * 70 + b"}"]
+
+
+def words() -> list[bytes]:
+    return [
+        b'"model":', b'"stream":', b'"stream_options":', b'"usage":{', b'"prompt_tokens":', b'"completion_tokens":',
+        b'"include_usage":', b"true", b"null", b'"mod\\u0065l"', b'\\"',
+        b"\\u0073", b"[]", b"{}", b'"m"', b"1e9",
+    ]  # fmt: skip
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    found["\0names"] = [name for name, _ in pairs]
+    return found
+
+
+def verdict(scan: Callable[[bytes, int, bool], Any], data: bytes, depth: int) -> str:
+    """The facts, or the error in full."""
+    try:
+        return repr(scan(data, depth, False))
+    except GatewayError as error:
+        assert 400 <= error.kind.status < 500, data  # noqa: PT017 - it is every input's
+        return repr((error.kind.name, error.message, error.param))
+
+
+def check(data: bytes) -> None:
+    for depth in (64, 3):
+        told = verdict(PYTHON_OPENAI.scan_body, data, depth)
+        assert verdict(scan_body, data, depth) == told, data
+        for twin in (PYTHON, NATIVE):
+            quick = twin.read(data, depth)  # how much is plain enough may differ
+            assert quick is None or repr(quick) == told, (data, twin)
+    assert NATIVE.usage_in(data) == PYTHON.usage_in(data), data
+    said_alike(data)
+
+
+def said_alike(data: bytes) -> None:
+    """What is accepted is what another reader of JSON reads, and no member that matters is there twice."""
+    try:
+        facts = scan_body(data)
+    except GatewayError:
+        return
+    theirs = json.loads(data.decode(), object_pairs_hook=_pairs)
+    names = theirs["\0names"]
+    assert all(names.count(name) <= 1 for name in GUARDED), (data, "which of the two is it?")
+    assert theirs["model"] == facts.model, data
+    assert bool(theirs.get("stream")) == bool(facts.stream), data
+    options = theirs.get("stream_options") or {}
+    assert (options.get("include_usage") is True) == facts.include_usage, data
+    edited = json.loads(with_model(data, facts, 'other "one"'))
+    assert edited == {**json.loads(data), "model": 'other "one"'}, data
+    if facts.stream:
+        asked = json.loads(with_usage(data, facts))
+        assert asked["stream_options"]["include_usage"] is True, data
+        assert {**asked, "stream_options": 0} == {**json.loads(data), "stream_options": 0}, data

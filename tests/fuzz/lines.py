@@ -1,0 +1,33 @@
+"""Lines of heads, from the usual to the absurd, that tests put together."""
+
+from __future__ import annotations
+
+REQUEST_LINES = (
+    b"POST /v1/chat/completions HTTP/1.1", b"GET / HTTP/1.1", b"GET /a?b=c&d HTTP/1.0", b"OPTIONS * HTTP/1.1",
+    b"HEAD /%41;x HTTP/1.1", b"GET http://h/x HTTP/1.1", b"PUT //x? HTTP/1.1", b"PATCH /a?b?c HTTP/1.1", b"DELETE /x HTTP/1.1",
+)  # fmt: skip
+REQUEST_FIELDS = (
+    b"Host: a", b"host: b:80", b"Host:\t[::1]:8080", b"Content-Length: 5", b"content-length:\t005 ", b"Content-Length: 5,5",
+    b"Transfer-Encoding: chunked", b"transfer-encoding:Chunked ", b"Transfer-Encoding: gzip, chunked", b"Connection: close",
+    b"connection: Keep-Alive", b"Connection: keep-alive, x-a", b"Authorization: Bearer sk-abc", b"authorization: bEARER  x\t",
+    b"Authorization: Basic eDp5", b"X-Api-Key: k", b"api-key: z", b"Cookie: a=b", b"Content-Type: application/json",
+    b"content-type: text/plain; x=y", b"Content-Type:", b"Accept: */*", b"User-Agent: a (b) c/1", b"X-A: \xe9\t\xff", b"X-A:",
+    b"X_B: 1", b"X_Api_Key: 1", b"Content_Length: 4", b"X-Forwarded_For: 1", b"Expect: 100-continue", b"X-Request-Id: r1",
+    b"X-Forwarded-For: 1.2.3.4", b"X-Forwarded-Port: 1", b"Forwarded: for=x", b"Origin: https://o", b"TE: trailers",
+    b"Keep-Alive: timeout=5", b"Upgrade: websocket", b"Sec-WebSocket-Key: x", b"sec-websocket-protocol: a, b",
+    b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", b"traceparent: cc-1-2-3",
+    b"A : b", b" folded", b"nocolon", b": empty", b"A: b\rc", b"A: b\nc", b"A: \x00", b"A: \x7f",
+)  # fmt: skip
+RESPONSE_LINES = (
+    b"HTTP/1.1 200 OK", b"HTTP/1.0 200 OK", b"HTTP/1.1 200", b"HTTP/1.1 200 ", b"HTTP/1.1 404 N\xf6t\tFound ",
+    b"HTTP/1.1 503 X",
+    b"HTTP/1.1 204 No Content", b"HTTP/1.1 100 Continue", b"HTTP/1.1 101 X", b"HTTP/1.1 599 ", b"HTTP/1.1 299 \t",
+)  # fmt: skip
+RESPONSE_FIELDS = (
+    b"Content-Length: 5", b"content-length: 05\t", b"Content-Length: -1", b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding: chunked\t", b"Connection: close", b"Connection: keep-alive", b"Connection: Close, x-a",
+    b"Content-Type: application/json", b"content-type: text/event-stream; charset=utf-8", b"Content-Type: application/x+json",
+    b"Content-Type: \t; x", b"Date: now", b"Server: uvicorn", b"Keep-Alive: timeout=5, max=100", b'keep-alive: max="7" ',
+    b"X-Request-Id: e", b"X-Accel-Buffering: no", b"Alt-Svc: h3", b"Set-Cookie: a=b", b"X_Request_Id: 1", b"X_B: 1",
+    b"Transfer_Encoding: chunked", b"Upgrade: h2c", b"A : b", b" fold", b"A", b"A: \x00",
+)  # fmt: skip
