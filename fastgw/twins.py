@@ -57,6 +57,7 @@ MODULES: Final = (
     "protocol.http1.client",
     "protocol.http1.server",
     "protocol.openai",
+    "protocol.http1.writer",
     "stats",
     "upstream.pool",
     "upstream.table",

@@ -11,6 +11,11 @@ def serial_id(prefix: bytes, number: int) -> bytes:
     return b"%b%08x" % (prefix, number)
 
 
+def chunk(payload: bytes) -> bytes:
+    """``payload`` as one chunk (RFC 9112 §7.1); nothing for nothing, since an empty chunk would end the body."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
+
+
 def request_start(line: bytes, block: bytes, fields: bytes, request_id: bytes, length: int) -> bytes:
     """A request's head: its first line, the engine's own fields, the other fields up to the value of ``x-request-id``, that
     value, and the ``length`` of a body to come."""

@@ -16,10 +16,11 @@ from typing import Final
 from fastgw.accel.bodies import usage_in as usage_in
 from fastgw.accel.chunks import ChunkScanner, FramingError
 from fastgw.accel.heads import ResponseHead
+from fastgw.accel.lines import chunk
 from fastgw.accel.sockets import keep
 from fastgw.accel.sse import SseScanner, passes
 from fastgw.net.stream import RawStream
-from fastgw.protocol.http1.writer import LAST_CHUNK, chunk
+from fastgw.protocol.http1.writer import LAST_CHUNK
 
 MORE: Final = 0
 END: Final = 1

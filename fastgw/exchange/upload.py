@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from fastgw.accel.lines import chunk
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError
 from fastgw.net.clock import monotonic
@@ -19,7 +20,7 @@ from fastgw.net.stream import QUEUED
 from fastgw.net.timers import NEVER
 from fastgw.net.upstream_conn import HEAD as NO_ANSWER
 from fastgw.net.upstream_conn import UpstreamConn
-from fastgw.protocol.http1.writer import LAST_CHUNK, chunk
+from fastgw.protocol.http1.writer import LAST_CHUNK
 from fastgw.protocol.multipart import ModelField
 
 if TYPE_CHECKING:

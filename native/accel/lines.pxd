@@ -1,4 +1,5 @@
 cpdef bytes serial_id(bytes prefix, long long number)
+cpdef bytes chunk(bytes payload)
 cpdef bytes request_start(bytes line, bytes block, bytes fields, bytes request_id, long long length)
 cpdef bytes plain_answer(bytes status_line, bytes forward, bytes request_id, bytes body)
 cpdef long long microseconds(double seconds) except? -1

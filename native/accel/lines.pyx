@@ -85,6 +85,34 @@ cpdef bytes serial_id(bytes prefix, long long number):
     return made
 
 
+cpdef bytes chunk(bytes payload):
+    """``payload`` as one chunk (RFC 9112 §7.1); nothing for nothing, since an empty chunk would end the body."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+    cdef size_t left = <size_t>size
+    cdef int digits = 0
+    cdef int at
+    cdef bytes made
+    cdef char *to
+    if not size:
+        return payload
+    while left:
+        digits += 1
+        left >>= 4
+    made = PyBytes_FromStringAndSize(NULL, digits + 2 + size + 2)
+    to = PyBytes_AS_STRING(made)
+    left = <size_t>size
+    for at in range(digits - 1, -1, -1):
+        to[at] = HEX[left & 15]
+        left >>= 4
+    to += digits
+    to[0] = 13
+    to[1] = 10
+    to = fgw_put(to + 2, PyBytes_AS_STRING(payload), size)
+    to[0] = 13
+    to[1] = 10
+    return made
+
+
 cpdef bytes request_start(bytes line, bytes block, bytes fields, bytes request_id, long long length):
     """A request's head: its first line, the engine's own fields, the other fields up to the value of ``x-request-id``, that
     value, and the ``length`` of a body to come."""

@@ -1,3 +1,4 @@
+from fastgw.protocol.http1.writer cimport http_date
 cimport cython
 
 from fastgw.net.clock cimport monotonic

@@ -1,3 +1,4 @@
+from fastgw.accel.lines cimport chunk
 cimport cython
 
 from fastgw.accel.chunks cimport ChunkScanner

@@ -29,6 +29,12 @@ def test_ids_grow_beyond_eight_digits_without_repeating() -> None:
     assert lines.serial_id(b"abc", 2**32) == b"abc100000000"
 
 
+def test_a_chunk_says_its_size_and_nothing_is_no_chunk() -> None:
+    assert lines.chunk(b"") == b""
+    assert lines.chunk(b"x" * 10) == b"a\r\n" + b"x" * 10 + b"\r\n"
+    assert lines.chunk(b"x" * 0xABC) == b"abc\r\n" + b"x" * 0xABC + b"\r\n"
+
+
 def test_heads_and_answers() -> None:
     assert lines.request_start(b"POST / HTTP/1.1\r\n", b"Host: a\r\n", b"x-request-id: ", b"1f", 10) == (
         b"POST / HTTP/1.1\r\nHost: a\r\nx-request-id: 1f\r\ncontent-length: 10\r\n\r\n"
@@ -55,4 +61,5 @@ def test_both_twins_write_the_same() -> None:
         parts = [bytes([65 + part]) * chance.randrange(900) for part in range(4)]
         assert compiled.request_start(*parts, number) == source.request_start(*parts, number)
         body = b"b" * chance.randrange(5000)
+        assert compiled.chunk(body) == source.chunk(body)
         assert compiled.plain_answer(b"S\r\n", b"f" * 7, b"id", body) == source.plain_answer(b"S\r\n", b"f" * 7, b"id", body)

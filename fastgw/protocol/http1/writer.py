@@ -18,11 +18,6 @@ def reason(status: int) -> bytes:
     return REASONS.get(status, b"Unknown")
 
 
-def chunk(payload: bytes) -> bytes:
-    """``payload`` as one chunk; nothing for nothing, since an empty chunk would end the body."""
-    return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
-
-
 def request_head(
     method: bytes,
     target: bytes,

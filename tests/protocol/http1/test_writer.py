@@ -6,6 +6,7 @@ import email.utils
 
 import pytest
 
+from fastgw.accel import lines
 from fastgw.protocol.http1 import writer
 from fastgw.protocol.http1.reference import h11_verdict
 
@@ -17,7 +18,7 @@ def test_request_head() -> None:
     assert (verdict.ok, verdict.method, verdict.target, verdict.body, verdict.complete) == (True, b"POST", b"/v1/x?y",
         b"hello", True)
     head = writer.request_head(b"POST", b"/", b"e", b"", chunked=True)
-    assert h11_verdict(head + writer.chunk(b"hello") + writer.LAST_CHUNK).body == b"hello"
+    assert h11_verdict(head + lines.chunk(b"hello") + writer.LAST_CHUNK).body == b"hello"
     assert writer.request_head(b"GET", b"/", b"e", b"") == b"GET / HTTP/1.1\r\nHost: e\r\n\r\n"
 
 
@@ -32,8 +33,8 @@ def test_response_head() -> None:
 
 
 def test_chunks() -> None:
-    assert writer.chunk(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
-    assert writer.chunk(b"") == b"", "an empty chunk would end the body"
+    assert lines.chunk(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
+    assert lines.chunk(b"") == b"", "an empty chunk would end the body"
 
 
 @pytest.mark.parametrize("head_only", [False, True])
