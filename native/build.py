@@ -109,13 +109,13 @@ def _how() -> str:
 
 
 def _what() -> str:
-    """The sources of all twins."""
+    """The sources of all twins, and what they share."""
     digest = hashlib.sha256()
-    for name in modules():
-        twin, source = NATIVE / Path(*name.split(".")), ROOT / "fastgw" / Path(*name.split("."))
-        for path in (twin.with_suffix(".pyx"), twin.with_suffix(".pxd"), source.with_suffix(".py")):
-            if path.exists():
-                digest.update(f"{path} {path.stat().st_size}\n".encode() + path.read_bytes())
+    paths = {path for path in NATIVE.rglob("*.p[yx]*") if path.suffix in (".pyx", ".pxd", ".pxi")}
+    paths.update((ROOT / "fastgw" / Path(*name.split("."))).with_suffix(".py") for name in modules())
+    for path in sorted(paths):
+        if path.exists():
+            digest.update(f"{path} {path.stat().st_size}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 

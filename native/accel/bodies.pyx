@@ -3,14 +3,16 @@
 
 Owns: the pass. It takes fewer bodies than the Python twin (no escapes in the keys of an object that matters or in a
 model's name, no member that matters twice), and never one that the complete path would refuse or see otherwise.
-Invariant: a bytes object ends with a zero that is not part of it, and zero is good nowhere in JSON: so a loop that stops
-at what it does not know needs no other limit. What reads several bytes at a time looks at the size first.
+Invariant: a bytes object ends with a zero that is not part of it, as the grammar wants it.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcmp, memset
+
+from fastgw.accel.json cimport (
+    ESCAPED, STACK_WORDS, WIDE, Bytes, after_colon, after_literal, after_space, after_value, is_digit, plain_end, string_end,
+)
 
 import msgspec
 
@@ -25,13 +27,7 @@ cdef enum:
     _MAX_MODEL_CHARS = 256
     _MAX_COUNT_DIGITS = 18  # of a number in a request
     _MAX_USAGE_DIGITS = 12
-    _STACK_WORDS = 8  # 512 levels: the most that can be configured
     _MODELS = 16
-
-# What a string was found to hold.
-cdef enum:
-    ESCAPED = 1
-    WIDE = 2
 
 # The members that matter, as bits.
 cdef enum Member:
@@ -61,8 +57,6 @@ cdef struct Facts:
     int given  # of those four, the ones that are no null
     Py_ssize_t prompt_bytes
 
-ctypedef const unsigned char* Bytes
-
 if members.MAX_MODEL_CHARS != _MAX_MODEL_CHARS:
     raise ImportError("fastgw.accel.bodies was compiled with another members.MAX_MODEL_CHARS: build it again")
 
@@ -76,57 +70,6 @@ cdef extern from "Python.h":
     void* PyUnicode_DATA(object text)
     str PyUnicode_DecodeASCII(const char* data, Py_ssize_t size, const char* errors)
     str PyUnicode_DecodeUTF8(const char* data, Py_ssize_t size, const char* errors)
-
-
-cdef extern from *:
-    """
-    #include <stdint.h>
-    #include <string.h>
-    #ifdef __SSE2__
-    #include <emmintrin.h>
-    #endif
-
-    /* The first byte from `i` on that does not simply go on with a string: a quote, a backslash, a control character, or
-       one that is not ASCII; `n` when there is none before. */
-    static CYTHON_INLINE Py_ssize_t fastgw_plain_end(const unsigned char *p, Py_ssize_t i, Py_ssize_t n) {
-    #ifdef __SSE2__
-        if (n >= 16) {
-            const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\\\'), blank = _mm_set1_epi8(' ');
-            for (;;) {
-                /* The last load ends with the text: what it reads again of what went before is shifted out. */
-                int again = i + 16 <= n ? 0 : (int)(i + 16 - n);
-                __m128i some;
-                unsigned stops;
-                if (again >= 16)
-                    return n;
-                some = _mm_loadu_si128((const __m128i *)(p + i - again));
-                /* As signed bytes, all that are not ASCII come before the blank as well. */
-                stops = (unsigned)_mm_movemask_epi8(_mm_or_si128(
-                    _mm_or_si128(_mm_cmpeq_epi8(some, quote), _mm_cmpeq_epi8(some, slash)), _mm_cmplt_epi8(some, blank)));
-                stops >>= again;
-                if (stops)
-                    return i + __builtin_ctz(stops);
-                i += 16;
-            }
-        }
-    #else
-        while (i + 8 <= n) {
-            const uint64_t ones = 0x0101010101010101ULL;
-            uint64_t word, quote, slash;
-            memcpy(&word, p + i, 8);
-            quote = word ^ (ones * '"');
-            slash = word ^ (ones * '\\\\');
-            if (((word | (word - ones * ' ') | (quote - ones) | (slash - ones)) & (ones << 7)) != 0)
-                break;
-            i += 8;
-        }
-    #endif
-        while (i < n && p[i] >= ' ' && p[i] < 0x80 && p[i] != '"' && p[i] != '\\\\')
-            i++;
-        return i;
-    }
-    """
-    Py_ssize_t fastgw_plain_end(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
 
 
 # ---- the facts ---------------------------------------------------------------------------------------------------------
@@ -165,213 +108,6 @@ def facts_of(found) -> BodyFacts:
     facts.choices = _limited(found.n) if found.n is not None and found.n > 0 else 1
     facts.prompt_bytes = len(found.messages) + len(found.prompt) + len(found.input)
     return facts
-
-
-# ---- the grammar -------------------------------------------------------------------------------------------------------
-
-cdef inline Py_ssize_t _space(Bytes p, Py_ssize_t i) noexcept nogil:
-    """Where what is not white space begins."""
-    while p[i] <= 32 and (p[i] == 32 or p[i] == 10 or p[i] == 13 or p[i] == 9):
-        i += 1
-    return i
-
-
-cdef inline int _hex(unsigned char c) noexcept nogil:
-    """A hexadecimal digit's value; -1 = it is none."""
-    if 48 <= c <= 57:
-        return c - 48
-    c |= 32
-    return c - 87 if 97 <= c <= 102 else -1
-
-
-cdef inline int _hex4(Bytes p) noexcept nogil:
-    cdef int value = 0
-    cdef int digit, i
-    for i in range(4):
-        digit = _hex(p[i])
-        if digit < 0:
-            return -1
-        value = value << 4 | digit
-    return value
-
-
-cdef inline bint _more(unsigned char c) noexcept nogil:
-    """Whether a character's later byte."""
-    return c & 0xC0 == 0x80
-
-
-cdef Py_ssize_t _after_wide(Bytes p, Py_ssize_t i) noexcept nogil:
-    """Behind the characters from ``i`` on that are not ASCII; -1 = they are not UTF-8."""
-    cdef unsigned char c = p[i]
-    while c >= 0x80:
-        if c < 0xE0:
-            if c < 0xC2 or not _more(p[i + 1]):
-                return -1
-            i += 2
-        elif c < 0xF0:
-            # Neither overlong nor a surrogate.
-            if not _more(p[i + 1]) or not _more(p[i + 2]) or (c == 0xE0 and p[i + 1] < 0xA0) or (c == 0xED and p[i + 1] > 0x9F):
-                return -1
-            i += 3
-        else:
-            if c > 0xF4 or not _more(p[i + 1]) or not _more(p[i + 2]) or not _more(p[i + 3]):
-                return -1
-            if (c == 0xF0 and p[i + 1] < 0x90) or (c == 0xF4 and p[i + 1] > 0x8F):
-                return -1
-            i += 4
-        c = p[i]
-    return i
-
-
-cdef Py_ssize_t _string(Bytes p, Py_ssize_t i, Py_ssize_t n, int* kinds) noexcept nogil:
-    """Where the quote is that ends the string whose text begins at ``i``; -1 = it is no string."""
-    cdef unsigned char c
-    cdef int unit
-    while True:
-        i = fastgw_plain_end(p, i, n)
-        c = p[i]
-        if c == 34:  # "
-            return i
-        if c >= 0x80:
-            kinds[0] |= WIDE
-            i = _after_wide(p, i)
-            if i < 0:
-                return -1
-        elif c == 92:  # backslash
-            kinds[0] |= ESCAPED
-            c = p[i + 1]
-            if c == 117:  # u
-                unit = _hex4(p + i + 2)
-                if unit < 0 or 0xDC00 <= unit <= 0xDFFF:
-                    return -1
-                i += 6
-                if 0xD800 <= unit <= 0xDBFF:
-                    if p[i] != 92 or p[i + 1] != 117:
-                        return -1
-                    unit = _hex4(p + i + 2)
-                    if not 0xDC00 <= unit <= 0xDFFF:
-                        return -1
-                    i += 6
-            elif c == 110 or c == 34 or c == 92 or c == 47 or c == 116 or c == 114 or c == 98 or c == 102:
-                i += 2
-            else:
-                return -1
-        else:
-            return -1
-
-
-cdef inline bint _digit(unsigned char c) noexcept nogil:
-    return 48 <= c <= 57
-
-
-cdef Py_ssize_t _number(Bytes p, Py_ssize_t i) noexcept nogil:
-    """Behind the number at ``i``; -1 = there is none."""
-    if p[i] == 45:  # -
-        i += 1
-    if not _digit(p[i]):
-        return -1
-    if p[i] == 48:
-        i += 1
-    else:
-        while _digit(p[i]):
-            i += 1
-    if p[i] == 46:  # .
-        i += 1
-        if not _digit(p[i]):
-            return -1
-        while _digit(p[i]):
-            i += 1
-    if p[i] | 32 == 101:  # e
-        i += 1
-        if p[i] == 43 or p[i] == 45:
-            i += 1
-        if not _digit(p[i]):
-            return -1
-        while _digit(p[i]):
-            i += 1
-    return i
-
-
-cdef inline Py_ssize_t _literal(Bytes p, Py_ssize_t i, Py_ssize_t n, const char* word, Py_ssize_t size) noexcept nogil:
-    """Behind ``word``; -1 = something else stands there."""
-    return i + size if n - i >= size and memcmp(p + i, word, size) == 0 else -1
-
-
-cdef inline Py_ssize_t _colon(Bytes p, Py_ssize_t i) noexcept nogil:
-    """Where the value begins, from behind its key; -1 = there is no colon."""
-    i = _space(p, i)
-    return _space(p, i + 1) if p[i] == 58 else -1
-
-
-cdef inline Py_ssize_t _key(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
-    """Where the value of the member at ``i`` begins; -1 = there is no member."""
-    cdef int kinds = 0
-    if p[i] != 34:
-        return -1
-    i = _string(p, i + 1, n, &kinds)
-    return _colon(p, i + 1) if i >= 0 else -1
-
-
-cdef Py_ssize_t _value(Bytes p, Py_ssize_t i, Py_ssize_t n, int room) noexcept nogil:
-    """Behind the value at ``i``; -1 = there is none, or it nests deeper than ``room``."""
-    cdef uint64_t outer[_STACK_WORDS]  # a bit for each container around the innermost one: 1 = an object
-    cdef uint64_t bit
-    cdef int depth = 0
-    cdef int kinds = 0
-    cdef bint in_object = False
-    cdef unsigned char c
-    while True:
-        c = p[i]
-        if c == 34:
-            i = _string(p, i + 1, n, &kinds)
-            if i < 0:
-                return -1
-            i += 1
-        elif c == 123 or c == 91:
-            if depth >= room:
-                return -1
-            i = _space(p, i + 1)
-            if p[i] != c + 2:  # the closing one, in ASCII
-                bit = <uint64_t>1 << (depth & 63)
-                if in_object:
-                    outer[depth >> 6] |= bit
-                else:
-                    outer[depth >> 6] &= ~bit
-                depth += 1
-                in_object = c == 123
-                if in_object:
-                    i = _key(p, i, n)
-                    if i < 0:
-                        return -1
-                continue
-            i += 1
-        elif c == 116:
-            i = _literal(p, i, n, b"true", 4)
-        elif c == 102:
-            i = _literal(p, i, n, b"false", 5)
-        elif c == 110:
-            i = _literal(p, i, n, b"null", 4)
-        else:
-            i = _number(p, i)
-        if i < 0:
-            return -1
-        while depth:
-            i = _space(p, i)
-            c = p[i]
-            if c == 44:  # ,
-                i = _space(p, i + 1)
-                if in_object:
-                    i = _key(p, i, n)
-                    if i < 0:
-                        return -1
-                break
-            if c != (125 if in_object else 93):
-                return -1
-            i += 1
-            depth -= 1
-            in_object = outer[depth >> 6] >> (depth & 63) & 1
-        else:
-            return i
 
 
 # ---- the members that matter -------------------------------------------------------------------------------------------
@@ -413,10 +149,10 @@ cdef Py_ssize_t _flag(Bytes p, Py_ssize_t i, Py_ssize_t n, bint* value) noexcept
     """Behind true, false or null (which is as good as false); -1 = it is none of them."""
     value[0] = p[i] == 116
     if p[i] == 116:
-        return _literal(p, i, n, b"true", 4)
+        return after_literal(p, i, n, b"true", 4)
     if p[i] == 102:
-        return _literal(p, i, n, b"false", 5)
-    return _literal(p, i, n, b"null", 4)
+        return after_literal(p, i, n, b"false", 5)
+    return after_literal(p, i, n, b"null", 4)
 
 
 cdef Py_ssize_t _count(Bytes p, Py_ssize_t i, Py_ssize_t n, int member, long long* value, int* given) noexcept nogil:
@@ -426,11 +162,11 @@ cdef Py_ssize_t _count(Bytes p, Py_ssize_t i, Py_ssize_t n, int member, long lon
     cdef long long number = 0
     cdef Py_ssize_t start
     if p[i] == 110:
-        return _literal(p, i, n, b"null", 4)
+        return after_literal(p, i, n, b"null", 4)
     if negative:
         i += 1
     start = i
-    while _digit(p[i]) and i - start < _MAX_COUNT_DIGITS:
+    while is_digit(p[i]) and i - start < _MAX_COUNT_DIGITS:
         number = number * 10 + (p[i] - 48)
         i += 1
     if i == start or (p[start] == 48 and i - start > 1):
@@ -447,10 +183,10 @@ cdef Py_ssize_t _options(Bytes p, Py_ssize_t i, Py_ssize_t n, int room, Facts* f
     cdef bint seen = False
     facts.has_stream_options = True
     if p[i] != 123:
-        return _literal(p, i, n, b"null", 4)
+        return after_literal(p, i, n, b"null", 4)
     if room < 1:
         return -1
-    i = _space(p, i + 1)
+    i = after_space(p, i + 1, n)
     if p[i] == 125:
         return i + 1
     while True:
@@ -458,27 +194,27 @@ cdef Py_ssize_t _options(Bytes p, Py_ssize_t i, Py_ssize_t n, int room, Facts* f
         if p[i] != 34:
             return -1
         start = i + 1
-        i = _string(p, start, n, &kinds)
+        i = string_end(p, start, n, &kinds)
         if i < 0 or kinds & ESCAPED:
             return -1
         if i - start == 13 and memcmp(p + start, b"include_usage", 13) == 0:
-            i = _colon(p, i + 1)
+            i = after_colon(p, i + 1, n)
             if i < 0 or seen:
                 return -1
             seen = True
             i = _flag(p, i, n, &facts.include_usage)
         else:
-            i = _colon(p, i + 1)
+            i = after_colon(p, i + 1, n)
             if i >= 0:
-                i = _value(p, i, n, room - 1)
+                i = after_value(p, i, n, room - 1, NULL, NULL)
         if i < 0:
             return -1
-        i = _space(p, i)
+        i = after_space(p, i, n)
         if p[i] == 125:
             return i + 1
         if p[i] != 44:
             return -1
-        i = _space(p, i + 1)
+        i = after_space(p, i + 1, n)
 
 
 cdef Py_ssize_t _take(Bytes p, Py_ssize_t i, Py_ssize_t n, int room, int member, Facts* facts) noexcept nogil:
@@ -487,14 +223,14 @@ cdef Py_ssize_t _take(Bytes p, Py_ssize_t i, Py_ssize_t n, int room, int member,
     if member == MODEL:
         if p[i] != 34:
             return -1
-        end = _string(p, i + 1, n, &facts.model_kinds)
+        end = string_end(p, i + 1, n, &facts.model_kinds)
         if end < 0 or facts.model_kinds & ESCAPED:
             return -1
         facts.model_at = i + 1
         facts.model_size = end - i - 1
         return end + 1
     if member == MESSAGES or member == PROMPT or member == INPUT:
-        end = _value(p, i, n, room)
+        end = after_value(p, i, n, room, NULL, NULL)
         facts.prompt_bytes += end - i
         return end
     if member == STREAM:
@@ -512,30 +248,30 @@ cdef Py_ssize_t _take(Bytes p, Py_ssize_t i, Py_ssize_t n, int room, int member,
 
 cdef bint _body(Bytes p, Py_ssize_t n, int max_depth, Facts* facts) noexcept nogil:
     """Whether all of ``p`` is one object that is plainly good."""
-    cdef Py_ssize_t i = _space(p, 0)
+    cdef Py_ssize_t i = after_space(p, 0, n)
     cdef Py_ssize_t start
-    cdef int room = min(max_depth, 64 * _STACK_WORDS) - 1  # below the object itself
+    cdef int room = min(max_depth, 64 * STACK_WORDS) - 1  # below the object itself
     cdef int seen = 0
     cdef int member, kinds
     if p[i] != 123 or room < 0:
         return False
-    i = _space(p, i + 1)
+    i = after_space(p, i + 1, n)
     if p[i] == 125:
-        return _space(p, i + 1) == n
+        return after_space(p, i + 1, n) == n
     while True:
         kinds = 0
         if p[i] != 34:
             return False
         start = i + 1
-        i = _string(p, start, n, &kinds)
+        i = string_end(p, start, n, &kinds)
         if i < 0 or kinds & ESCAPED:
             return False
         member = _member(p + start, i - start)
-        i = _colon(p, i + 1)
+        i = after_colon(p, i + 1, n)
         if i < 0:
             return False
         if member == NONE:
-            i = _value(p, i, n, room)
+            i = after_value(p, i, n, room, NULL, NULL)
         else:
             if seen & member:
                 return False
@@ -543,12 +279,12 @@ cdef bint _body(Bytes p, Py_ssize_t n, int max_depth, Facts* facts) noexcept nog
             i = _take(p, i, n, room, member, facts)
         if i < 0:
             return False
-        i = _space(p, i)
+        i = after_space(p, i, n)
         if p[i] == 125:
-            return _space(p, i + 1) == n
+            return after_space(p, i + 1, n) == n
         if p[i] != 44:
             return False
-        i = _space(p, i + 1)
+        i = after_space(p, i + 1, n)
 
 
 # The names met last, so that the usual one is not made again: a slot for each of so many kinds of name.
@@ -680,11 +416,11 @@ cdef void _tally(Bytes p, Py_ssize_t i, Py_ssize_t n, Counts* counts) noexcept n
         if c == 34:
             counter = _counter(p + i, n - i, counts, &size)
             if counter != NULL:
-                at = _colon(p, i + size)
+                at = after_colon(p, i + size, n)
                 if at >= 0:
                     start = at
                     number = 0
-                    while _digit(p[at]) and at - start < _MAX_USAGE_DIGITS:
+                    while is_digit(p[at]) and at - start < _MAX_USAGE_DIGITS:
                         number = number * 10 + (p[at] - 48)
                         at += 1
                     c = p[at]
@@ -695,7 +431,7 @@ cdef void _tally(Bytes p, Py_ssize_t i, Py_ssize_t n, Counts* counts) noexcept n
                         continue
             i += 1
             while True:
-                i = fastgw_plain_end(p, i, n)
+                i = plain_end(p, i, n)
                 if i >= n:
                     return
                 c = p[i]
@@ -724,7 +460,7 @@ cdef bint usage_at(bytes body, long long* prompt, long long* completion) noexcep
         at = _last_usage(p, start, at)
         if at < 0:
             break
-        value = _colon(p, at + 7)
+        value = after_colon(p, at + 7, n)
         if value >= 0 and p[value] == 123 and (not at or p[at - 1] != 92):
             _tally(p, value + 1, n, &counts)
             break

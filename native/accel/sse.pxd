@@ -3,12 +3,21 @@ cimport cython
 from fastgw.accel.chunks cimport ChunkScanner
 
 
-# What a run of plain events came to.
+# What a run of events that go on as they are came to, and what was known before where they say nothing else.
 cdef struct Run:
     Py_ssize_t events
     Py_ssize_t tokens
-    Py_ssize_t stranger  # where the last one with a text begins whose surroundings are not known; -1 = none
+    long long prompt_tokens
+    long long completion_tokens
+    const unsigned char *reason
+    Py_ssize_t reason_bytes  # 0 = none was given
+    bint done
+    bint error
+    # The last event with a text, and nothing else to say, whose surroundings are not known; NULL = there is none.
+    const unsigned char *stranger
     Py_ssize_t stranger_bytes
+    const unsigned char *stranger_text
+    Py_ssize_t extra_bytes  # of the extra usage chunk behind them; 0 = there is none
 
 
 @cython.final
@@ -21,14 +30,13 @@ cdef class SseScanner:
     cdef public bint mid_event
     cdef public long long prompt_tokens
     cdef public long long completion_tokens
-    cdef public object finish_reason
+    cdef public bytes finish_reason
 
     cdef bint _strip
     cdef bint _overlong
     cdef bint _drop_lf
     cdef bint _first
     cdef int _lessons
-    cdef Py_ssize_t _noted
     # The unfinished event: `_size` bytes of a buffer that there is only while it is needed.
     cdef unsigned char *_buffer
     cdef Py_ssize_t _capacity
@@ -36,22 +44,23 @@ cdef class SseScanner:
     cdef Py_ssize_t _sent
     cdef Py_ssize_t _scanned
     # What surrounds the text of a plain event; pointers into `_lesson`.
-    cdef bytes _lesson
+    cdef unsigned char *_lesson
+    cdef Py_ssize_t _lesson_capacity
     cdef const unsigned char *_prefix
     cdef const unsigned char *_suffix
-    cdef Py_ssize_t _prefix_bytes
+    cdef Py_ssize_t _prefix_bytes  # 0 = none is known
     cdef Py_ssize_t _suffix_bytes
 
     cpdef bytes feed(self, bytes payload)
     cpdef bytes flush(self)
 
+    cdef void _begin(self, Run *run) noexcept nogil
     cdef Py_ssize_t _plain(self, const unsigned char *p, Py_ssize_t n, Run *run) noexcept nogil
-    cdef void _count(self, const Run *run) noexcept nogil
-    cdef int _count_and_learn(self, const unsigned char *p, const Run *run) except -1
-    cdef int _learn(self, bytes event, bint is_json) except -1
-    cdef bytes _feed(self, bytes payload)
+    cdef int _commit(self, const Run *run) except -1
+    cdef void _learn(self, const Run *run) noexcept nogil
+    cdef bytes _feed(self, bytes payload, const Run *known, Py_ssize_t known_bytes)
     cdef bint _event(self, const unsigned char *p, Py_ssize_t n) except -1
-    cdef bint _data(self, bytes data) except -1
+    cdef bint _decoded(self, bytes data) except -1
     cdef int _timed(self, bytes raw) except -1
     cdef int _nested(self, bytes raw) except -1
     cdef bint _usage(self, bytes raw) except -1
@@ -60,4 +69,3 @@ cdef class SseScanner:
 
 
 cpdef bint passes(ChunkScanner chunks, SseScanner sse, bytes data) except -1
-cdef bint passes_at(ChunkScanner chunks, SseScanner sse, const char *data, Py_ssize_t n) noexcept

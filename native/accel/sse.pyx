@@ -1,15 +1,17 @@
 """Compiled twin of fastgw/accel/sse.py: events are found, told and counted over a pointer.
 
-Only an event that says more than a piece of text (usage, timings, an error, how it ended) becomes Python objects, and is
-read by the same decoders as in the Python twin.
+What an event says is found in one strict pass over its JSON, without objects. That pass takes fewer events than the Python
+twin's decoders (no escapes in names, no member that matters twice, no counts but plain integers, no data on several lines);
+the others become Python objects, and are read by the same decoders as there.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free, realloc
-from libc.string cimport memchr, memcmp, memcpy, memmove
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from fastgw.accel.chunks cimport ChunkScanner, plain_chunk
+from fastgw.accel.json cimport ESCAPED, Bytes, after_key, after_literal, after_space, after_value, is_digit, string_end
 
 import re
 from typing import Annotated, Optional
@@ -19,15 +21,95 @@ import msgspec
 MAX_EVENT_BYTES = 65536
 """An unfinished event longer than this is passed on and not looked into."""
 
+cdef extern from *:
+    """
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    #endif
+
+    /* Where the first line end from `i` on is; `n` when there is none before. */
+    static CYTHON_INLINE Py_ssize_t fastgw_line_end(const unsigned char *p, Py_ssize_t i, Py_ssize_t n) {
+    #ifdef __SSE2__
+        const __m128i lf = _mm_set1_epi8('\\n'), cr = _mm_set1_epi8('\\r');
+        for (; i + 16 <= n; i += 16) {
+            const __m128i some = _mm_loadu_si128((const __m128i *)(p + i));
+            const __m128i ends = _mm_or_si128(_mm_cmpeq_epi8(some, lf), _mm_cmpeq_epi8(some, cr));
+            const unsigned stops = (unsigned)_mm_movemask_epi8(ends);
+            if (stops)
+                return i + __builtin_ctz(stops);
+        }
+    #endif
+        while (i < n && p[i] != '\\n' && p[i] != '\\r')
+            i++;
+        return i;
+    }
+    """
+    Py_ssize_t line_end "fastgw_line_end"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
+
+
 cdef extern from "<string.h>" nogil:
     void *memmem(const void *haystack, size_t haystack_bytes, const void *needle, size_t needle_bytes)
-
-ctypedef const unsigned char *Bytes
 
 cdef enum:
     EVENT_MAX = 65536
     RELEASE_OVERLAP = 40
     SMALL_BUFFER = 4096  # an empty buffer up to this size is kept for the next unfinished event
+    ROOM = 60  # how deep an event may nest, some levels more or less
+    REASON_BYTES = 64
+    COUNT_DIGITS = 18
+
+# The members that matter, as bits: of an event, of its usage, of llama.cpp's timings.
+cdef enum Member:
+    NONE = 0
+    CHOICES = 1
+    USAGE = 2
+    TIMINGS = 4
+    ERROR = 8
+    TYPE = 16
+    DELTA = 32
+    RESPONSE = 64
+    MESSAGE = 128
+    PROMPT = 256
+    COMPLETION = 512
+    INPUT = 1024
+    OUTPUT = 2048
+    COUNTS = 256 | 512 | 1024 | 2048
+
+# What was found of one event.
+cdef enum:
+    ODD
+    PLAIN
+    EXTRA  # the extra usage chunk
+
+# Whose members they are. (A response and a message have one that matters: usage.)
+cdef enum Kind:
+    EVENT
+    NESTED
+    USED
+    TIMED
+
+cdef struct Counts:
+    bint given
+    long long prompt  # -1 = not said
+    long long completion
+    long long input
+    long long output
+
+# What one event says.
+cdef struct Said:
+    Py_ssize_t key_end  # of the key looked at last
+    Py_ssize_t texts  # the members that are a piece of text, and the first one's place
+    Py_ssize_t text_at
+    Py_ssize_t reason_at
+    Py_ssize_t reason_bytes  # 0 = it says of none
+    bint error
+    bint no_choices
+    bint delta_type
+    bint delta_text
+    Counts own
+    Counts response
+    Counts message
+    Counts timings
 
 cdef object _text = re.compile(
     rb'"(?:content|text|reasoning_content|reasoning|arguments|thinking|refusal|partial_json)"\s?:\s?"[^"\n]'
@@ -55,11 +137,6 @@ cdef object _decode_event = _struct("_Event", [
 ])
 cdef object _DecodeError = msgspec.DecodeError
 
-# Bytes at which the look at a plain event stops.
-cdef unsigned char stops[256]
-stops[10] = stops[13] = stops[34] = stops[92] = 1
-
-
 cdef inline bint _blank(unsigned char c) noexcept nogil:
     return c == 32 or 9 <= c <= 13
 
@@ -68,118 +145,256 @@ cdef inline bint _at(Bytes p, Py_ssize_t i, Py_ssize_t n, const char *what, Py_s
     return n - i >= size and memcmp(p + i, what, size) == 0
 
 
-cdef bint _holds_text(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
-    """Whether a string with something in it follows the name that ended before ``i``."""
-    if i < n and _blank(p[i]):
-        i += 1
-    if i >= n or p[i] != 58:
-        return False
-    i += 1
-    if i < n and _blank(p[i]):
-        i += 1
-    return i + 1 < n and p[i] == 34 and p[i + 1] != 34 and p[i + 1] != 10
+# ---- what an event says ------------------------------------------------------------------------------------------------
+
+cdef inline bint _is_text(Bytes p, Py_ssize_t size) noexcept nogil:
+    """Whether a member of this name is a piece of what the model says."""
+    if size == 7:
+        return memcmp(p, b"content", 7) == 0 or memcmp(p, b"refusal", 7) == 0
+    if size == 4:
+        return memcmp(p, b"text", 4) == 0
+    if size == 9:
+        return memcmp(p, b"arguments", 9) == 0 or memcmp(p, b"reasoning", 9) == 0
+    if size == 8:
+        return memcmp(p, b"thinking", 8) == 0
+    if size == 12:
+        return memcmp(p, b"partial_json", 12) == 0
+    return size == 17 and memcmp(p, b"reasoning_content", 17) == 0
 
 
-cdef Py_ssize_t _told(Bytes p, Py_ssize_t n, bint *text) noexcept nogil:
-    """The size of the event at ``p``, when it is a whole one with a line of data, and one look along it says all that
-    there is to say: a piece of text or nothing. 0 = it must be looked into, or does not end here.
+cdef inline bint _is_reason(Bytes p, Py_ssize_t size) noexcept nogil:
+    if size == 13:
+        return memcmp(p, b"finish_reason", 13) == 0
+    return size == 11 and memcmp(p, b"stop_reason", 11) == 0
 
-    A name is looked for behind every quote, be it the quote of a name or not: what has none of them among all of those
-    has none among its members. Names may be written with escapes; then it is not told.
+
+cdef inline bint _on_key(Bytes p, Py_ssize_t start, Py_ssize_t end, Py_ssize_t value, int kinds, void *told) noexcept nogil:
+    """Take note of a text or a reason, wherever in the event it stands.
+
+    The Python twin looks for them among all bytes; where no name has an escape in it they can be nowhere else.
     """
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t rest
-    cdef bint delta = False
-    cdef unsigned char c
-    cdef Bytes line
-    text[0] = False
-    if _at(p, 0, n, "event: ", 7):
-        line = <Bytes>memchr(p, 10, n)
-        if line == NULL:
-            return 0
-        i = line - p
-        if memchr(p, 34, i) != NULL or memchr(p, 13, i) != NULL or memmem(p, i, b"error", 5) != NULL:
-            return 0
-        i += 1
-    if not _at(p, i, n, "data: {", 7):
-        return 0
-    i += 6
-    while True:
-        i += 1
-        while i < n and not stops[p[i]]:
+    cdef Said *said = <Said *>told
+    cdef Py_ssize_t size = end - start
+    cdef Py_ssize_t i
+    said.key_end = end
+    if kinds & ESCAPED:
+        return False
+    if p[value] != 34:
+        return True
+    if _is_text(p + start, size):
+        # With one blank at most before the colon and behind it.
+        i = end + 1 + (p[end + 1] != 58)
+        if p[i] == 58 and value - i <= 2 and p[value + 1] != 34:
+            if not said.texts:
+                said.text_at = value + 1
+            said.texts += 1
+    elif not said.reason_bytes and _is_reason(p + start, size):
+        i = value + 1
+        while p[i] != 34 and p[i] != 92 and p[i] >= 32 and i - value <= REASON_BYTES:
             i += 1
-        if i + 1 >= n:
-            return 0
-        c = p[i]
-        if c == 34:
-            if p[i - 1] == 97 and memcmp(p + i - 6, b".delta", 6) == 0:
-                delta = True
-            c = p[i + 1]
-            rest = i + 1
-            if c == 99:
-                if _at(p, rest, n, "content\"", 8) and _holds_text(p, rest + 8, n):
-                    text[0] = True
-            elif c == 116:
-                if _at(p, rest, n, "timings\"", 8):
-                    return 0
-                if _at(p, rest, n, "text\"", 5):
-                    if _holds_text(p, rest + 5, n):
-                        text[0] = True
-                elif _at(p, rest, n, "thinking\"", 9) and _holds_text(p, rest + 9, n):
-                    text[0] = True
-            elif c == 117:
-                if _at(p, rest, n, "usage\"", 6) and not _at(p, rest + 6, n, ":null", 5):
-                    return 0
-            elif c == 102:
-                if _at(p, rest, n, "finish_reason\"", 14) and not _at(p, rest + 14, n, ":null", 5):
-                    return 0
-            elif c == 115:
-                if _at(p, rest, n, "stop_reason\"", 12) and not _at(p, rest + 12, n, ":null", 5):
-                    return 0
-            elif c == 101:
-                if _at(p, rest, n, "error\"", 6):
-                    return 0
-            elif c == 114:
-                if _at(p, rest, n, "reasoning_content\"", 18):
-                    if _holds_text(p, rest + 18, n):
-                        text[0] = True
-                elif _at(p, rest, n, "reasoning\"", 10):
-                    if _holds_text(p, rest + 10, n):
-                        text[0] = True
-                elif _at(p, rest, n, "refusal\"", 8) and _holds_text(p, rest + 8, n):
-                    text[0] = True
-            elif c == 97:
-                if _at(p, rest, n, "arguments\"", 10) and _holds_text(p, rest + 10, n):
-                    text[0] = True
-            elif c == 112:
-                if _at(p, rest, n, "partial_json\"", 13) and _holds_text(p, rest + 13, n):
-                    text[0] = True
-        elif c == 92:
-            if p[i + 1] == 117:
-                return 0
-        elif c == 10:
-            if p[i + 1] != 10 or (delta and not text[0]) or i + 2 > EVENT_MAX:
-                return 0
-            return i + 2
-        else:
-            return 0
+        if p[i] == 34:
+            said.reason_at = value + 1
+            said.reason_bytes = i - value - 1
+    return True
 
+
+cdef inline int _member(Bytes p, Py_ssize_t size, int kind) noexcept nogil:
+    """Which of the members that matter has this name."""
+    if kind == EVENT:
+        if size == 5:
+            if memcmp(p, b"usage", 5) == 0:
+                return USAGE
+            if memcmp(p, b"delta", 5) == 0:
+                return DELTA
+            if memcmp(p, b"error", 5) == 0:
+                return ERROR
+        elif size == 7:
+            if memcmp(p, b"choices", 7) == 0:
+                return CHOICES
+            if memcmp(p, b"message", 7) == 0:
+                return MESSAGE
+            if memcmp(p, b"timings", 7) == 0:
+                return TIMINGS
+        elif size == 4:
+            if memcmp(p, b"type", 4) == 0:
+                return TYPE
+        elif size == 8 and memcmp(p, b"response", 8) == 0:
+            return RESPONSE
+    elif kind == USED:
+        if size == 13:
+            if memcmp(p, b"prompt_tokens", 13) == 0:
+                return PROMPT
+            if memcmp(p, b"output_tokens", 13) == 0:
+                return OUTPUT
+        elif size == 17:
+            if memcmp(p, b"completion_tokens", 17) == 0:
+                return COMPLETION
+        elif size == 12 and memcmp(p, b"input_tokens", 12) == 0:
+            return INPUT
+    elif kind == TIMED:
+        if size == 8:
+            if memcmp(p, b"prompt_n", 8) == 0:
+                return PROMPT
+        elif size == 11 and memcmp(p, b"predicted_n", 11) == 0:
+            return COMPLETION
+    elif size == 5 and memcmp(p, b"usage", 5) == 0:
+        return USAGE
+    return NONE
+
+
+cdef inline Py_ssize_t _count(Bytes p, Py_ssize_t i, Py_ssize_t n, bint optional, long long *count) noexcept nogil:
+    """Behind the count at ``i``, or behind its null; -1 = it is no plain one."""
+    cdef Py_ssize_t start = i
+    cdef long long number = 0
+    if p[i] == 110 and optional:
+        return after_literal(p, i, n, b"null", 4)
+    while is_digit(p[i]) and i - start < COUNT_DIGITS:
+        number = number * 10 + (p[i] - 48)
+        i += 1
+    # (What goes on as another kind of number is followed by neither a comma nor a bracket.)
+    if i == start or (p[start] == 48 and i - start > 1):
+        return -1
+    count[0] = number
+    return i
+
+
+cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Counts *counts, Said *said) noexcept nogil:
+    """Behind the object of that kind that opens at ``i``; -1 = it is not plainly good."""
+    cdef Py_ssize_t start, end
+    cdef int seen = 0
+    cdef int member, kinds
+    cdef unsigned char c
+    if kind == USED or kind == TIMED:
+        counts.given = True
+        counts.prompt = counts.completion = counts.input = counts.output = -1
+    i = after_space(p, i + 1, n)
+    if p[i] == 125:
+        return i + 1
+    while True:
+        start = i + 1
+        i = after_key(p, i, n, _on_key, said)
+        if i < 0:
+            return -1
+        member = _member(p + start, said.key_end - start, kind)
+        c = p[i]
+        if member:
+            if seen & member:
+                return -1
+            seen |= member
+        if member & COUNTS:
+            i = _count(p, i, n, kind == USED, (
+                &counts.prompt if member == PROMPT else &counts.completion if member == COMPLETION
+                else &counts.input if member == INPUT else &counts.output
+            ))
+        elif c == 123 and member & (USAGE | TIMINGS | RESPONSE | MESSAGE):
+            if member == USAGE:
+                i = _object(p, i, n, USED, counts, said)
+            elif member == TIMINGS:
+                i = _object(p, i, n, TIMED, &said.timings, said)
+            else:
+                i = _object(p, i, n, NESTED, &said.response if member == RESPONSE else &said.message, said)
+        else:
+            if member == CHOICES:
+                said.no_choices = c == 91 and p[after_space(p, i + 1, n)] == 93
+            elif member == ERROR:
+                said.error = c != 110
+            elif member == DELTA:
+                said.delta_text = c == 34 and p[i + 1] != 34
+            elif member == TIMINGS:
+                return -1
+            elif member == TYPE and c == 34:
+                kinds = 0
+                end = string_end(p, i + 1, n, &kinds)
+                said.delta_type = end - i > 6 and not kinds & ESCAPED and memcmp(p + end - 6, b".delta", 6) == 0
+            i = after_value(p, i, n, ROOM, _on_key, said)
+        if i < 0:
+            return -1
+        i = after_space(p, i, n)
+        if p[i] == 125:
+            return i + 1
+        if p[i] != 44:
+            return -1
+        i = after_space(p, i + 1, n)
+
+
+cdef void _use(Run *run, const Counts *counts) noexcept nogil:
+    cdef long long prompt = counts.prompt if counts.prompt >= 0 else counts.input
+    cdef long long completion = counts.completion if counts.completion >= 0 else counts.output
+    if prompt >= 0:
+        run.prompt_tokens = prompt
+    if completion >= 0:
+        run.completion_tokens = completion
+
+
+cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
+    """Add to ``run`` what the data at ``p`` says: that of the event at ``event``, which calls itself an error or not.
+
+    ODD says that nothing was added. Behind the data is a line end, or a zero.
+    """
+    cdef Said said
+    cdef Py_ssize_t i
+    cdef bint noted
+    if n == 6 and memcmp(p, b"[DONE]", 6) == 0:
+        run.events += 1
+        run.done = True
+        if error:
+            run.error = True
+        return PLAIN
+    memset(&said, 0, sizeof(said))
+    i = after_space(p, 0, n)
+    if p[i] != 123:
+        return ODD
+    i = _object(p, i, n, EVENT, &said.own, &said)
+    if i < 0 or after_space(p, i, n) != n:
+        return ODD
+    run.events += 1
+    noted = error or said.error
+    if noted:
+        run.error = True
+    if said.reason_bytes:
+        run.reason = p + said.reason_at
+        run.reason_bytes = said.reason_bytes
+        noted = True
+    if said.own.given or said.timings.given or said.response.given or said.message.given:
+        noted = True
+        if said.own.given:
+            _use(run, &said.own)
+        if said.timings.given and run.completion_tokens < 0:
+            run.prompt_tokens = said.timings.prompt
+            run.completion_tokens = said.timings.completion
+        if said.response.given:
+            _use(run, &said.response)
+        if said.message.given:
+            _use(run, &said.message)
+    if said.texts:
+        run.tokens += 1
+        if said.texts == 1 and not noted:
+            run.stranger = event
+            run.stranger_bytes = size
+            run.stranger_text = p + said.text_at
+    elif said.delta_type and said.delta_text:
+        run.tokens += 1
+    return EXTRA if said.own.given and said.no_choices else PLAIN
+
+
+# ---- events in bytes ---------------------------------------------------------------------------------------------------
 
 cdef Py_ssize_t _end_of_event(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
     """Behind the first line end that a line end follows (CRLF is one); -1 = not there yet."""
     cdef Py_ssize_t after
-    while i < n:
-        if p[i] == 10 or p[i] == 13:
-            after = i + 1
-            if p[i] == 13 and after < n and p[after] == 10:
-                after += 1
-            if after < n:
-                if p[after] == 10:
-                    return after + 1
-                if p[after] == 13:
-                    return after + 2 if after + 1 < n and p[after + 1] == 10 else after + 1
+    while True:
+        i = line_end(p, i, n)
+        if i >= n:
+            return -1
+        after = i + 1
+        if p[i] == 13 and after < n and p[after] == 10:
+            after += 1
+        if after < n:
+            if p[after] == 10:
+                return after + 1
+            if p[after] == 13:
+                return after + 2 if after + 1 < n and p[after + 1] == 10 else after + 1
         i += 1
-    return -1
 
 
 cdef Py_ssize_t _skip_blanks(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
@@ -218,41 +433,102 @@ cdef bint _may_be_usage(Bytes p, Py_ssize_t n) noexcept nogil:
                 return False
 
 
-cdef tuple _read(Bytes p, Py_ssize_t n):
-    """The data of an event's lines (None = it has none), and whether its name is ``error``."""
+cdef bint _names_error(Bytes p, Py_ssize_t n) noexcept nogil:
+    """Whether the line at ``p`` names its event ``error``."""
+    cdef Py_ssize_t i = 6
+    if not _at(p, 0, n, b"event:", 6):
+        return False
+    while i < n and p[i] == 32:
+        i += 1
+    while n > i and p[n - 1] == 32:
+        n -= 1
+    return n - i == 5 and memcmp(p + i, b"error", 5) == 0
+
+
+cdef Py_ssize_t _value_of(Bytes p, Py_ssize_t n) noexcept nogil:
+    """Where in the line at ``p`` its data begins; -1 = it has none."""
+    if n < 4 or memcmp(p, b"data", 4) != 0 or (n > 4 and p[4] != 58):
+        return -1
+    return 4 if n == 4 else 6 if n > 5 and p[5] == 32 else 5
+
+
+cdef Py_ssize_t _next_line(Bytes p, Py_ssize_t end, Py_ssize_t n) noexcept nogil:
+    return end + (2 if end + 1 < n and p[end] == 13 and p[end + 1] == 10 else 1)
+
+
+cdef int _read(Bytes p, Py_ssize_t n, Py_ssize_t *at, Py_ssize_t *size, bint *error) noexcept nogil:
+    """How many lines of data an event has, where the data of the last one is, and whether it calls itself an error."""
     cdef Py_ssize_t start = 0
-    cdef Py_ssize_t end, size
-    cdef Bytes line
-    cdef bytes data = None
-    cdef bytes value
-    cdef bint error = False
+    cdef Py_ssize_t end, value
+    cdef int lines = 0
     while start <= n:
-        end = start
-        while end < n and p[end] != 10 and p[end] != 13:
-            end += 1
-        size = end - start
-        line = p + start
-        start = end + (2 if end + 1 < n and p[end] == 13 and p[end + 1] == 10 else 1)
-        value = None
-        if _at(line, 0, size, "data:", 5):
-            end = 6 if size > 5 and line[5] == 32 else 5
-            value = PyBytes_FromStringAndSize(<const char *>line + end, size - end)
-        elif size == 4 and memcmp(line, b"data", 4) == 0:
-            value = b""
-        elif _at(line, 0, size, "event:", 6):
-            end = 6
-            while end < size and line[end] == 32:
-                end += 1
-            while size > end and line[size - 1] == 32:
-                size -= 1
-            if size - end == 5 and memcmp(line + end, b"error", 5) == 0:
-                error = True
-        if value is not None:
-            data = value if data is None else data + b"\n" + value
-    return data, error
+        end = line_end(p, start, n)
+        value = _value_of(p + start, end - start)
+        if value >= 0:
+            lines += 1
+            at[0] = start + value
+            size[0] = end - start - value
+        elif _names_error(p + start, end - start):
+            error[0] = True
+        start = _next_line(p, end, n)
+    return lines
+
+
+cdef bytes _joined(Bytes p, Py_ssize_t n):
+    """The data of all lines of an event that has such."""
+    cdef Py_ssize_t start = 0
+    cdef Py_ssize_t end, value
+    cdef list lines = []
+    while start <= n:
+        end = line_end(p, start, n)
+        value = _value_of(p + start, end - start)
+        if value >= 0:
+            lines.append(PyBytes_FromStringAndSize(<const char *>p + start + value, end - start - value))
+        start = _next_line(p, end, n)
+    return b"\n".join(lines)
+
+
+cdef Py_ssize_t _told(Bytes p, Py_ssize_t n, Run *run, int *what) noexcept nogil:
+    """The size of the event at ``p``, when it is a whole one of plain lines, the last of them its only data, and not odd:
+    ``what`` it is has been added to ``run`` then. 0 = it must be looked into, or does not end here."""
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t end, value
+    cdef bint error = False
+    if p[0] == 0xEF:
+        return 0  # perhaps a byte order mark
+    while True:
+        end = line_end(p, i, n)
+        if end + 1 >= n or p[end] != 10:
+            return 0
+        value = _value_of(p + i, end - i)
+        if value >= 0:
+            break
+        if end == i:
+            return 0
+        if _names_error(p + i, end - i):
+            error = True
+        i = end + 1
+    if p[end + 1] != 10 or end + 2 > EVENT_MAX:
+        return 0
+    what[0] = _look(p, end + 2, p + i + value, end - i - value, error, run)
+    return end + 2 if what[0] != ODD else 0
+
+
+# The reasons that engines give, ready made.
+cdef tuple _reasons = (b"stop", b"length", b"tool_calls", b"end_turn", b"max_tokens", b"tool_use")
+
+
+cdef bytes _reason(Bytes p, Py_ssize_t n):
+    cdef bytes known
+    for known in _reasons:
+        if PyBytes_GET_SIZE(known) == n and memcmp(PyBytes_AS_STRING(known), p, n) == 0:
+            return known
+    return PyBytes_FromStringAndSize(<const char *>p, n)
 
 
 @cython.final
+@cython.no_gc
+@cython.freelist(32)
 cdef class SseScanner:
     """One per stream. ``feed`` takes the payload as it comes and answers what of it to forward now."""
 
@@ -264,6 +540,7 @@ cdef class SseScanner:
 
     def __dealloc__(self):
         free(self._buffer)
+        free(self._lesson)
 
     @property
     def _tail(self):
@@ -272,25 +549,32 @@ cdef class SseScanner:
     cpdef bytes feed(self, bytes payload):
         """What to forward of ``payload`` (and of what was held before): the same object when that is all of it."""
         cdef Run run
-        cdef Py_ssize_t n
+        cdef Py_ssize_t n, done
         if payload is None:
             raise TypeError("expected bytes, not None")
         n = PyBytes_GET_SIZE(payload)
         if n == 0:
             return payload
-        if not self.mid_event and not self._drop_lf:
-            run.events = run.tokens = 0
-            run.stranger = -1
-            if self._plain(<Bytes>PyBytes_AS_STRING(payload), n, &run) == n:
-                self._count_and_learn(<Bytes>PyBytes_AS_STRING(payload), &run)
-                return payload
-        return self._feed(payload)
+        if self.mid_event or self._drop_lf:
+            return self._feed(payload, NULL, 0)
+        self._begin(&run)
+        done = self._plain(<Bytes>PyBytes_AS_STRING(payload), n, &run)
+        if done < n:
+            return self._feed(payload, &run, done)
+        self._commit(&run)
+        return payload
+
+    cdef void _begin(self, Run *run) noexcept nogil:
+        memset(run, 0, sizeof(run[0]))
+        run.prompt_tokens = self.prompt_tokens
+        run.completion_tokens = self.completion_tokens
 
     cdef Py_ssize_t _plain(self, Bytes p, Py_ssize_t n, Run *run) noexcept nogil:
-        """How many bytes from ``p`` are whole plain events, and what they come to. Changes nothing."""
+        """How many bytes from ``p`` are whole events that go on as they are; what they come to is added to ``run``. So is
+        what an extra usage chunk behind them says, when such are taken out. Changes nothing else."""
         cdef Py_ssize_t pos = 0
         cdef Py_ssize_t size, i
-        cdef bint text = False
+        cdef int what = PLAIN
         cdef Bytes end
         while pos < n:
             size = self._prefix_bytes
@@ -318,69 +602,68 @@ cdef class SseScanner:
                     break
                 pos = i + 1
                 continue
-            size = _told(p + pos, n - pos, &text)
+            size = _told(p + pos, n - pos, run, &what)
             if size == 0:
                 break
-            run.events += 1
-            if text:
-                run.tokens += 1
-                run.stranger = pos
-                run.stranger_bytes = size
+            if what == EXTRA and self._strip:
+                run.extra_bytes = size
+                break
             pos += size
         return pos
 
-    cdef void _count(self, const Run *run) noexcept nogil:
+    cdef int _commit(self, const Run *run) except -1:
+        if run.reason_bytes:
+            self.finish_reason = _reason(run.reason, run.reason_bytes)
         self.events += run.events
         if run.tokens:
             self.tokens += run.tokens
             self.first_token_seen = True
+        if run.done:
+            self.done = True
+        if run.error:
+            self.error = True
+        self.prompt_tokens = run.prompt_tokens
+        self.completion_tokens = run.completion_tokens
         self._first = False
-
-    cdef int _count_and_learn(self, Bytes p, const Run *run) except -1:
-        self._count(run)
-        if run.stranger >= 0 and self._lessons:
+        if run.stranger != NULL and self._lessons:
             # Events whose surroundings change each time are not worth learning from for ever.
             self._lessons -= 1
-            self._learn((<const char *>p)[run.stranger : run.stranger + run.stranger_bytes], False)
+            self._learn(run)
         return 0
 
-    cdef int _learn(self, bytes event, bint is_json) except -1:
-        """Remember what surrounds the text of ``event``; for which, and why, see the Python twin."""
-        cdef Py_ssize_t start, end, line
-        match = _text(event)
-        if match is None:
-            return 0
-        start = match.end() - 1
-        end = event.find(b'"', start)
-        line = max(event.rfind(b"\n", 0, start), event.rfind(b"\r", 0, start)) + 1
+    cdef void _learn(self, const Run *run) noexcept nogil:
+        """Remember what surrounds the text of an event that says nothing else; for which, and why, see the Python twin."""
+        cdef Bytes event = run.stranger
+        cdef Bytes text = run.stranger_text
+        cdef Py_ssize_t n = run.stranger_bytes
+        cdef Bytes end = <Bytes>memchr(text, 34, event + n - text)
+        cdef unsigned char *lesson
         if (
-            end < 0
-            or event[end - 1] == 92
-            or event[line : line + 5] != b"data:"
-            or event[-2:] not in (b"\n\n", b"\r\n")
-            or b'.delta"' in event
-            or b"\n" in event[start:end]
-            or b"\r" in event[start:end]
-            or _text(event, end) is not None
+            end == NULL
+            or end[-1] == 92
+            or event[n - 1] != 10
+            or (event[n - 2] != 10 and event[n - 2] != 13)
+            or memmem(event, n, b'.delta"', 7) != NULL
         ):
-            return 0
-        if not is_json:
-            try:
-                _decode_event(_read(<Bytes>PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event))[0])
-            except (_DecodeError, RecursionError):
-                return 0
-        self._lesson = event
-        self._prefix = <Bytes>PyBytes_AS_STRING(event)
-        self._suffix = self._prefix + end
-        self._prefix_bytes = start
-        self._suffix_bytes = PyBytes_GET_SIZE(event) - end
-        return 1
+            return
+        if n > self._lesson_capacity:
+            lesson = <unsigned char *>realloc(self._lesson, n)
+            if lesson == NULL:
+                return  # it is as well not to know
+            self._lesson = lesson
+            self._lesson_capacity = n
+        memcpy(self._lesson, event, n)
+        self._prefix = self._lesson
+        self._prefix_bytes = text - event
+        self._suffix = self._lesson + (end - event)
+        self._suffix_bytes = event + n - end
 
     cdef int _append(self, Bytes p, Py_ssize_t n) except -1:
+        """Behind the buffered bytes there is a zero: the grammar wants one."""
         cdef Py_ssize_t capacity = self._capacity
         cdef void *grown
-        if self._size + n > capacity:
-            capacity = max(self._size + n, 2 * capacity, 512)
+        if self._size + n >= capacity:
+            capacity = max(self._size + n + 1, 2 * capacity, 512)
             grown = realloc(self._buffer, capacity)
             if grown == NULL:
                 raise MemoryError
@@ -388,6 +671,7 @@ cdef class SseScanner:
             self._capacity = capacity
         memcpy(self._buffer + self._size, p, n)
         self._size += n
+        self._buffer[self._size] = 0
         return 0
 
     cdef int _keep_tail(self, Bytes p, Py_ssize_t n) except -1:
@@ -401,7 +685,8 @@ cdef class SseScanner:
         elif self._size:
             memmove(self._buffer, p, n)
             self._size = n
-            if n <= SMALL_BUFFER and self._capacity > 4 * SMALL_BUFFER:
+            self._buffer[n] = 0
+            if n < SMALL_BUFFER and self._capacity > 4 * SMALL_BUFFER:
                 p = <Bytes>realloc(self._buffer, SMALL_BUFFER)
                 if p != NULL:
                     self._buffer = <unsigned char *>p
@@ -410,7 +695,8 @@ cdef class SseScanner:
             self._append(p, n)
         return 0
 
-    cdef bytes _feed(self, bytes payload):
+    cdef bytes _feed(self, bytes payload, const Run *known, Py_ssize_t known_bytes):
+        """``feed``, the long way. ``known``: what the first bytes of the payload come to; nothing is held then."""
         cdef Bytes p = <Bytes>PyBytes_AS_STRING(payload)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
         cdef Py_ssize_t held = self._size - self._sent
@@ -421,6 +707,7 @@ cdef class SseScanner:
         cdef bint cut = False
         cdef bint keep = False
         cdef bint whole = False
+        cdef bint usage
         cdef bytes out = None
         cdef bytes piece
         cdef Run run
@@ -437,30 +724,36 @@ cdef class SseScanner:
             p = self._buffer
             size = self._size
         while pos < size:
+            usage = False
             if not self._overlong and pos >= scan:
-                run.events = run.tokens = 0
-                run.stranger = -1
-                done = self._plain(p + pos, size - pos, &run)
-                if done:
-                    self._count_and_learn(p + pos, &run)
+                if known != NULL:
+                    run = known[0]
+                    done = known_bytes
+                    known = NULL
+                else:
+                    self._begin(&run)
+                    done = self._plain(p + pos, size - pos, &run)
+                if done or run.extra_bytes:
+                    self._commit(&run)
                     pos = scan = pos + done
-                    continue
-            if pos >= scan and not self._overlong and (p[pos] == 10 or p[pos] == 13):
-                end = pos + (2 if p[pos] == 13 and pos + 1 < size and p[pos + 1] == 10 else 1)
+                    if run.extra_bytes == 0:
+                        continue
+                    usage = True
+                    end = pos + run.extra_bytes
+                elif p[pos] == 10 or p[pos] == 13:
+                    end = pos + (2 if p[pos] == 13 and pos + 1 < size and p[pos + 1] == 10 else 1)
+                else:
+                    end = _end_of_event(p, pos, size)
             else:
                 end = _end_of_event(p, max(pos, scan), size)
-                if end < 0:
-                    break
+            if end < 0:
+                break
             if self._overlong:
                 self._overlong = False
                 self.events += 1
-            elif (
-                self._event(p + pos, end - pos)
-                and self._strip
-                and sent <= pos
-                and p[pos] != 58
-                and _may_be_usage(p + pos, end - pos)
-            ):
+            elif not usage:
+                usage = self._event(p + pos, end - pos)
+            if usage and self._strip and sent <= pos and p[pos] != 58 and _may_be_usage(p + pos, end - pos):
                 if sent < pos:
                     piece = PyBytes_FromStringAndSize(<const char *>p + sent, pos - sent)
                     out = piece if out is None else out + piece
@@ -496,54 +789,48 @@ cdef class SseScanner:
 
     cdef bint _event(self, Bytes p, Py_ssize_t n) except -1:
         """Take note of one whole event; says whether it is the extra usage chunk."""
-        cdef Py_ssize_t tokens, noted
-        cdef bytes data
-        cdef bint error, usage
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t size = 0
+        cdef int lines, what
+        cdef bint error = False
         cdef Run run
         if n > EVENT_MAX and n - (p[n - 2] == 13 and p[n - 1] == 10) > EVENT_MAX:
             # (CR ends it; the LF behind it may come later, and must make no difference.)
             self.events += 1
             return False
-        run.events = run.tokens = 0
-        run.stranger = -1
-        if self._plain(p, n, &run) == n:
-            # One that came in pieces.
-            self._count_and_learn(p, &run)
-            return False
         if self._first and n >= 3 and p[0] == 0xEF and p[1] == 0xBB and p[2] == 0xBF:
             p += 3
             n -= 3
-        data, error = _read(p, n)
+        lines = _read(p, n, &at, &size, &error)
+        if lines == 1:
+            self._begin(&run)
+            what = _look(p, n, p + at, size, error, &run)
+            if what != ODD:
+                self._commit(&run)
+                return what == EXTRA
         if error:
             self.error = True
-        if data is None:
+        if lines == 0:
             return False
         self.events += 1
-        tokens = self.tokens
-        noted = self._noted
-        usage = self._data(data)
-        if self.tokens != tokens and self._noted == noted:
-            self._learn((<const char *>p)[:n], True)
-        return usage
+        return self._decoded(_joined(p, n))
 
-    cdef bint _data(self, bytes data) except -1:
+    cdef bint _decoded(self, bytes data) except -1:
+        """Take note of what odd data says; whether it is an extra usage chunk's."""
         cdef bint usage
         if data == b"[DONE]":
             self.done = True
-            self._noted += 1
             return False
         try:
             event = _decode_event(data)
         except (_DecodeError, RecursionError):
             # Whoever reads it will fail; until then it counts as it does where it is told without being decoded.
-            self._noted += 1
             if data[:1] == b"{" and _text(data) is not None:
                 self.tokens += 1
                 self.first_token_seen = True
             return False
         if bytes(event.error) != b"null":
             self.error = True
-            self._noted += 1
         if _text(data) is not None or (
             _delta_type(bytes(event.type)) is not None and bytes(event.delta)[:1] == b'"' and len(event.delta) > 2
         ):
@@ -552,7 +839,6 @@ cdef class SseScanner:
         match = _finish(data)
         if match is not None:
             self.finish_reason = match[1]
-            self._noted += 1
         usage = self._usage(bytes(event.usage))
         if len(event.timings) and self.completion_tokens < 0:
             self._timed(bytes(event.timings))
@@ -564,7 +850,6 @@ cdef class SseScanner:
 
     cdef int _timed(self, bytes raw) except -1:
         """llama.cpp counts in ``timings`` when it is not asked for usage; a prompt part from its cache is not in it."""
-        self._noted += 1
         try:
             timings = _decode_timings(raw)
         except (_DecodeError, RecursionError):
@@ -582,7 +867,6 @@ cdef class SseScanner:
     cdef bint _usage(self, bytes raw) except -1:
         if raw[:1] != b"{":
             return False
-        self._noted += 1
         try:
             usage = _decode_usage(raw)
         except (_DecodeError, RecursionError):
@@ -613,17 +897,21 @@ cdef class SseScanner:
         return held
 
 
-cdef bint passes_at(ChunkScanner chunks, SseScanner sse, const char *data, Py_ssize_t n) noexcept:
-    """``passes`` over a pointer: no object is made, and no byte copied."""
-    cdef Bytes p = <Bytes>data
+cpdef bint passes(ChunkScanner chunks, SseScanner sse, bytes data) except -1:
+    """Whether ``data`` can go on as it stands, frames and all, by what is known without cutting a payload out of it."""
+    cdef Bytes p
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t end = 0
-    cdef Py_ssize_t size
+    cdef Py_ssize_t n, size
     cdef Run run
+    if chunks is None or data is None:
+        raise TypeError("expected a ChunkScanner and bytes")
+    p = <Bytes>PyBytes_AS_STRING(data)
+    n = PyBytes_GET_SIZE(data)
     if n == 0 or not chunks.whole or (sse is not None and (sse.mid_event or sse._drop_lf)):
         return False
-    run.events = run.tokens = 0
-    run.stranger = -1
+    if sse is not None:
+        sse._begin(&run)
     while n:
         size = plain_chunk(p, n, &start, &end)
         if size == 0 or (sse is not None and sse._plain(p + start, size, &run) != size):
@@ -631,15 +919,6 @@ cdef bint passes_at(ChunkScanner chunks, SseScanner sse, const char *data, Py_ss
         p += end
         n -= end
     if sse is not None:
-        if run.stranger >= 0 and sse._lessons:
-            return False  # to be learnt from
-        sse._count(&run)
+        sse._commit(&run)
     chunks.aligned = True
     return True
-
-
-cpdef bint passes(ChunkScanner chunks, SseScanner sse, bytes data) except -1:
-    """Whether ``data`` can go on as it stands, frames and all, by what is known without cutting a payload out of it."""
-    if chunks is None or data is None:
-        raise TypeError("expected a ChunkScanner and bytes")
-    return passes_at(chunks, sse, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))

@@ -63,27 +63,57 @@ def test_without_a_watcher_every_payload_may_pass() -> None:
     assert chunks.whole
 
 
+def known(strip: bool) -> tuple[ChunkScanner, SseScanner]:
+    chunks, sse = ChunkScanner(), SseScanner(strip)
+    for _ in range(12):
+        full_way(chunks, sse, framed(event("a")))
+    return chunks, sse
+
+
 @pytest.mark.parametrize(
     "payload",
     [
         event("x")[:-1],
         b"data: {",
-        event("x", usage={"prompt_tokens": 1, "completion_tokens": 1}),
         b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n',
-        b'data: {"error":{"message":"boom"}}\n\n',
-        event("x").replace(b"null", b'"stop"'),
-        event("x", timings={"predicted_n": 1}),
         b'data: {"us\\u0061ge":{"prompt_tokens":1},"choices":[]}\n\n',
+        event("x") + b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n' + event("y"),
     ],
 )
-def test_what_must_be_looked_into_or_held_takes_the_full_way(payload: bytes) -> None:
-    chunks, sse = ChunkScanner(), SseScanner(True)
-    for _ in range(12):
-        full_way(chunks, sse, framed(event("a")))
+def test_what_must_be_held_or_taken_out_takes_the_full_way(payload: bytes) -> None:
+    chunks, sse = known(True)
     assert not passes(chunks, sse, framed(payload))
     assert (sse.events, sse.tokens, sse.error, sse.finish_reason, sse.prompt_tokens) == (12, 12, False, None, -1)
-    sse.feed(chunks.feed(framed(payload)))
-    assert sse.mid_event or sse.error or sse.finish_reason or sse.prompt_tokens >= 0 or sse.completion_tokens >= 0
+    out = sse.feed(chunks.feed(framed(payload)))
+    assert sse.mid_event or (out != payload and sse.prompt_tokens == 1)
+
+
+@pytest.mark.parametrize("strip", [True, False])
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (event("x", usage={"prompt_tokens": 5, "completion_tokens": 6}), (13, False, False, None, 5, 6)),
+        (b'data: {"error":{"message":"boom"}}\n\n', (12, False, True, None, -1, -1)),
+        (b'event: error\ndata: {"message":"boom"}\n\n', (12, False, True, None, -1, -1)),
+        (event("x").replace(b"null", b'"stop"'), (13, False, False, b"stop", -1, -1)),
+        (event(None).replace(b'_reason":null', b'_reason":"one of its own"'), (12, False, False, b"one of its own", -1, -1)),
+        (event("x", timings={"prompt_n": 4, "predicted_n": 1}), (13, False, False, None, 4, 1)),
+        (b'data: {"type":"message_start","message":{"usage":{"input_tokens":3,"output_tokens":1}}}\n\n',
+         (12, False, False, None, 3, 1)),
+        (b"data: [DONE]\n\n", (12, True, False, None, -1, -1)),
+    ],
+)  # fmt: skip
+def test_what_says_more_than_text_is_counted_whichever_way_it_takes(
+    payload: bytes, said: tuple[object, ...], strip: bool
+) -> None:
+    for read in (framed(payload), framed(event("")) + framed(payload)):
+        chunks, sse = known(strip)
+        before = sse.events
+        if not passes(chunks, sse, read):
+            full_way(chunks, sse, read)
+        assert sse.events == before + read.count(b"data: ")
+        assert said == (sse.tokens, sse.done, sse.error, sse.finish_reason, sse.prompt_tokens, sse.completion_tokens)
+        assert not sse.mid_event
 
 
 def test_no_read_passes_in_the_middle_of_a_chunk_or_of_an_event() -> None:

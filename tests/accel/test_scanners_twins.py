@@ -46,6 +46,8 @@ OBJECTS: tuple[dict[str, Any], ...] = (
     {"timings": {"prompt_n": 3, "predicted_n": 4}, "choices": [{"finish_reason": "length"}]}, {"text": "y"},
     {"usage": {"prompt_tokens": 2**63}}, {"usage": {"prompt_tokens": -1, "output_tokens": 2**63 - 1}},
     {"delta": {"partial_json": "{"}}, {"delta": {"thinking": "."}, "stop_reason": "end_turn"}, {"reasoning_content": "x"},
+    {"type": "message_start", "message": {"stop_reason": None, "usage": {"input_tokens": 25, "output_tokens": 1}}},
+    {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 15}}, told(..., "a" * 65),
 )  # fmt: skip
 ODD = (
     b"data: [DONE]\n\n", b": ping\n\n", b":\n\n", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", b"event: error\n", b"event: m\n",
@@ -137,6 +139,42 @@ def test_every_place_to_cut_a_stream_once() -> None:
         expected = watched([data], strip)
         for i in range(1, len(data)):
             assert watched([data[:i], data[i:]], strip) == expected, i
+
+
+NAMES = ("choices", "usage", "timings", "error", "type", "delta", "response", "message", "content", "text", "finish_reason",
+    "stop_reason", "prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "prompt_n", "predicted_n", "x", "id",
+    'c"x', "\u00e9", "")  # fmt: skip
+SCALARS = st.sampled_from([None, True, False, 0, 7, -1, 10**17, 10**18, 2**63, 1.0, 1.5, 1e300, "", "a", "stop", "x.delta",
+    ".delta", "\\", '"', '"content":"', "\u00e9", "z" * 64, "z" * 65, "\U0001f600"])  # fmt: skip
+MEMBERS = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.sampled_from(NAMES), inner, max_size=4)),
+    max_leaves=10,
+)
+WRITTEN = st.sampled_from([(",", ":"), (",", ":"), (", ", ": "), (" ,", " : "), (",", "  :"), (",", "\t:\t")])
+
+
+@BUDGET
+@given(
+    st.lists(st.tuples(st.sampled_from([{}, *OBJECTS]), st.dictionaries(st.sampled_from(NAMES), MEMBERS, max_size=4),
+        st.booleans()), min_size=1, max_size=4),
+    WRITTEN, st.sampled_from(LEADS), st.sampled_from(ENDS), EDITS, st.booleans(),
+)  # fmt: skip
+def test_whatever_an_event_says_reads_alike(
+    said: list[tuple[dict[str, Any], dict[str, Any], bool]], written: tuple[str, str], lead: bytes, end: bytes,
+    edits: list[tuple[int, int, bytes]], strip: bool,
+) -> None:  # fmt: skip
+    """Members that matter, with values that they should and should not have; twice, nested, and with a few bytes changed."""
+    parts = []
+    for usual, more, twice in said:
+        data = json.dumps({**usual, **more}, separators=written, ensure_ascii=twice).encode()
+        if twice and more:
+            data = data[:-1] + b"," + json.dumps(more, separators=written).encode()[1:]
+        parts.append(lead + data + end)
+    data = b"".join(parts)
+    expected = watched([data], strip)
+    assert watched(parts, strip) == expected
+    watched([part for part in (edited(part, edits) for part in parts) if part], strip)
 
 
 LINES = (b"5\r\n", b"5\r\nhello\r\n", b"0\r\n", b"0\r\n\r\n", b"\r\n", b"c\r\ndata: {}\r\n\r\n\r\n", b"1\r\na\r\n", b"5",

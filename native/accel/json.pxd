@@ -1,0 +1,287 @@
+"""JSON without recursion and without objects: a strict grammar (RFC 8259, RFC 3629) over a pointer, for who looks into it.
+
+Every function takes a text of ``n`` bytes at ``p``, of which only ``p[n]`` may be looked at as well: that byte must be one
+that goes on with no JSON (the zero behind a bytes object, a line end). So a loop that stops at what it does not know needs no
+other limit; white space alone may look like a line end. What reads several bytes at a time looks at the size first.
+-1 says: this is not what was asked for. These are inline: there is no module behind them.
+"""
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memcmp
+
+ctypedef const unsigned char* Bytes
+
+# Told of each key: its text is from ``start`` to the quote at ``end``, its value begins at ``value``. False = stop there.
+ctypedef bint (*OnKey)(Bytes p, Py_ssize_t start, Py_ssize_t end, Py_ssize_t value, int kinds, void* told) noexcept nogil
+
+cdef enum:
+    STACK_WORDS = 8  # 512 levels: the most that can be configured
+
+# What a string was found to hold.
+cdef enum:
+    ESCAPED = 1
+    WIDE = 2
+
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    #endif
+
+    /* The first byte from `i` on that does not simply go on with a string: a quote, a backslash, a control character, or
+       one that is not ASCII; `n` when there is none before. */
+    static CYTHON_INLINE Py_ssize_t fastgw_plain_end(const unsigned char *p, Py_ssize_t i, Py_ssize_t n) {
+    #ifdef __SSE2__
+        if (n >= 16) {
+            const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\\\'), blank = _mm_set1_epi8(' ');
+            for (;;) {
+                /* The last load ends with the text: what it reads again of what went before is shifted out. */
+                int again = i + 16 <= n ? 0 : (int)(i + 16 - n);
+                __m128i some;
+                unsigned stops;
+                if (again >= 16)
+                    return n;
+                some = _mm_loadu_si128((const __m128i *)(p + i - again));
+                /* As signed bytes, all that are not ASCII come before the blank as well. */
+                stops = (unsigned)_mm_movemask_epi8(_mm_or_si128(
+                    _mm_or_si128(_mm_cmpeq_epi8(some, quote), _mm_cmpeq_epi8(some, slash)), _mm_cmplt_epi8(some, blank)));
+                stops >>= again;
+                if (stops)
+                    return i + __builtin_ctz(stops);
+                i += 16;
+            }
+        }
+    #else
+        while (i + 8 <= n) {
+            const uint64_t ones = 0x0101010101010101ULL;
+            uint64_t word, quote, slash;
+            memcpy(&word, p + i, 8);
+            quote = word ^ (ones * '"');
+            slash = word ^ (ones * '\\\\');
+            if (((word | (word - ones * ' ') | (quote - ones) | (slash - ones)) & (ones << 7)) != 0)
+                break;
+            i += 8;
+        }
+    #endif
+        while (i < n && p[i] >= ' ' && p[i] < 0x80 && p[i] != '"' && p[i] != '\\\\')
+            i++;
+        return i;
+    }
+    """
+    Py_ssize_t plain_end "fastgw_plain_end"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
+
+
+cdef inline Py_ssize_t after_space(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """Where what is not white space begins."""
+    while p[i] <= 32 and i < n and (p[i] == 32 or p[i] == 10 or p[i] == 13 or p[i] == 9):
+        i += 1
+    return i
+
+
+cdef inline int _hex(unsigned char c) noexcept nogil:
+    """A hexadecimal digit's value; -1 = it is none."""
+    if 48 <= c <= 57:
+        return c - 48
+    c |= 32
+    return c - 87 if 97 <= c <= 102 else -1
+
+
+cdef inline int _hex4(Bytes p) noexcept nogil:
+    cdef int value = 0
+    cdef int digit, i
+    for i in range(4):
+        digit = _hex(p[i])
+        if digit < 0:
+            return -1
+        value = value << 4 | digit
+    return value
+
+
+cdef inline bint _more(unsigned char c) noexcept nogil:
+    """Whether a character's later byte."""
+    return c & 0xC0 == 0x80
+
+
+cdef inline Py_ssize_t _after_wide(Bytes p, Py_ssize_t i) noexcept nogil:
+    """Behind the characters from ``i`` on that are not ASCII; -1 = they are not UTF-8."""
+    cdef unsigned char c = p[i]
+    while c >= 0x80:
+        if c < 0xE0:
+            if c < 0xC2 or not _more(p[i + 1]):
+                return -1
+            i += 2
+        elif c < 0xF0:
+            # Neither overlong nor a surrogate.
+            if not _more(p[i + 1]) or not _more(p[i + 2]) or (c == 0xE0 and p[i + 1] < 0xA0) or (c == 0xED and p[i + 1] > 0x9F):
+                return -1
+            i += 3
+        else:
+            if c > 0xF4 or not _more(p[i + 1]) or not _more(p[i + 2]) or not _more(p[i + 3]):
+                return -1
+            if (c == 0xF0 and p[i + 1] < 0x90) or (c == 0xF4 and p[i + 1] > 0x8F):
+                return -1
+            i += 4
+        c = p[i]
+    return i
+
+
+cdef inline Py_ssize_t string_end(Bytes p, Py_ssize_t i, Py_ssize_t n, int* kinds) noexcept nogil:
+    """Where the quote is that ends the string whose text begins at ``i``; -1 = it is no string."""
+    cdef unsigned char c
+    cdef int unit
+    while True:
+        i = plain_end(p, i, n)
+        c = p[i]
+        if c == 34:  # "
+            return i
+        if c >= 0x80:
+            kinds[0] |= WIDE
+            i = _after_wide(p, i)
+            if i < 0:
+                return -1
+        elif c == 92:  # backslash
+            kinds[0] |= ESCAPED
+            c = p[i + 1]
+            if c == 117:  # u
+                unit = _hex4(p + i + 2)
+                if unit < 0 or 0xDC00 <= unit <= 0xDFFF:
+                    return -1
+                i += 6
+                if 0xD800 <= unit <= 0xDBFF:
+                    if p[i] != 92 or p[i + 1] != 117:
+                        return -1
+                    unit = _hex4(p + i + 2)
+                    if not 0xDC00 <= unit <= 0xDFFF:
+                        return -1
+                    i += 6
+            elif c == 110 or c == 34 or c == 92 or c == 47 or c == 116 or c == 114 or c == 98 or c == 102:
+                i += 2
+            else:
+                return -1
+        else:
+            return -1
+
+
+cdef inline bint is_digit(unsigned char c) noexcept nogil:
+    return 48 <= c <= 57
+
+
+cdef inline Py_ssize_t after_number(Bytes p, Py_ssize_t i) noexcept nogil:
+    """Behind the number at ``i``; -1 = there is none."""
+    if p[i] == 45:  # -
+        i += 1
+    if not is_digit(p[i]):
+        return -1
+    if p[i] == 48:
+        i += 1
+    else:
+        while is_digit(p[i]):
+            i += 1
+    if p[i] == 46:  # .
+        i += 1
+        if not is_digit(p[i]):
+            return -1
+        while is_digit(p[i]):
+            i += 1
+    if p[i] | 32 == 101:  # e
+        i += 1
+        if p[i] == 43 or p[i] == 45:
+            i += 1
+        if not is_digit(p[i]):
+            return -1
+        while is_digit(p[i]):
+            i += 1
+    return i
+
+
+cdef inline Py_ssize_t after_literal(Bytes p, Py_ssize_t i, Py_ssize_t n, const char* word, Py_ssize_t size) noexcept nogil:
+    """Behind ``word``; -1 = something else stands there."""
+    return i + size if n - i >= size and memcmp(p + i, word, size) == 0 else -1
+
+
+cdef inline Py_ssize_t after_colon(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """Where the value begins, from behind its key; -1 = there is no colon."""
+    i = after_space(p, i, n)
+    return after_space(p, i + 1, n) if p[i] == 58 else -1
+
+
+cdef inline Py_ssize_t after_key(Bytes p, Py_ssize_t i, Py_ssize_t n, OnKey on_key, void* told) noexcept nogil:
+    """Where the value of the member at ``i`` begins; -1 = there is no member, or its key was not wanted."""
+    cdef Py_ssize_t end, value
+    cdef int kinds = 0
+    if p[i] != 34:
+        return -1
+    end = string_end(p, i + 1, n, &kinds)
+    if end < 0:
+        return -1
+    value = after_colon(p, end + 1, n)
+    if value >= 0 and on_key != NULL and not on_key(p, i + 1, end, value, kinds, told):
+        return -1
+    return value
+
+
+cdef inline Py_ssize_t after_value(
+    Bytes p, Py_ssize_t i, Py_ssize_t n, int room, OnKey on_key, void* told
+) noexcept nogil:
+    """Behind the value at ``i``; -1 = there is none, or it nests deeper than ``room``."""
+    cdef uint64_t outer[STACK_WORDS]  # a bit for each container around the innermost one: 1 = an object
+    cdef uint64_t bit
+    cdef int depth = 0
+    cdef int kinds = 0
+    cdef bint in_object = False
+    cdef unsigned char c
+    while True:
+        c = p[i]
+        if c == 34:
+            i = string_end(p, i + 1, n, &kinds)
+            if i < 0:
+                return -1
+            i += 1
+        elif c == 123 or c == 91:
+            if depth >= room:
+                return -1
+            i = after_space(p, i + 1, n)
+            if p[i] != c + 2:  # the closing one, in ASCII
+                bit = <uint64_t>1 << (depth & 63)
+                if in_object:
+                    outer[depth >> 6] |= bit
+                else:
+                    outer[depth >> 6] &= ~bit
+                depth += 1
+                in_object = c == 123
+                if in_object:
+                    i = after_key(p, i, n, on_key, told)
+                    if i < 0:
+                        return -1
+                continue
+            i += 1
+        elif c == 116:
+            i = after_literal(p, i, n, b"true", 4)
+        elif c == 102:
+            i = after_literal(p, i, n, b"false", 5)
+        elif c == 110:
+            i = after_literal(p, i, n, b"null", 4)
+        else:
+            i = after_number(p, i)
+        if i < 0:
+            return -1
+        while depth:
+            i = after_space(p, i, n)
+            c = p[i]
+            if c == 44:  # ,
+                i = after_space(p, i + 1, n)
+                if in_object:
+                    i = after_key(p, i, n, on_key, told)
+                    if i < 0:
+                        return -1
+                break
+            if c != (125 if in_object else 93):
+                return -1
+            i += 1
+            depth -= 1
+            in_object = outer[depth >> 6] >> (depth & 63) & 1
+        else:
+            return i
