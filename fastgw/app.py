@@ -251,10 +251,11 @@ def serve(config: Config) -> int:
             native="yes" if twins.native() else "no",
             pid=os.getpid(),
         )
-        # What lives now lives until the end: the collector need not look at it again, nor so often at the rest.
-        gc.collect()
+        # What lives now lives until the end: the collector need not look at it again, nor so often at the rest. It is not
+        # looked through even once: that would hold the first requests for milliseconds.
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
+        gc.enable()
         await drain.wait()
         log.info("draining", seconds=config.drain_timeout_s, exchanges=stats.exchanges_open)
         stopping = asyncio.ensure_future(gateway.stop())

@@ -30,7 +30,7 @@ class Attempts(ExchangeState):
         assert group is not None
         failure: GatewayError | None = None
         while True:
-            pool = gateway.pick(group, self.tried)
+            pool = gateway.strategy.pick(group, self.tried)
             if pool is None:
                 raise failure or GatewayError(
                     "engines_unavailable", source=Source.UPSTREAM, retry_after_s=gateway.retry_after_s, detail=self.detail

@@ -32,7 +32,16 @@ MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet i
 Hook = Callable[["Exchange"], None]
 FinishHook = Callable[["Exchange", str], None]
 Rewrite = Callable[["ExchangeState", "Engine", bytes], bytes]
-Pick = Callable[[Group, tuple[Pool, ...]], Pool | None]
+
+
+class Strategy:
+    """Chooses an engine for each attempt."""
+
+    __slots__ = ()
+
+    def pick(self, group: Group, tried: tuple[Pool, ...]) -> Pool | None:
+        """The engine for the next attempt; None when all have been tried."""
+        raise NotImplementedError
 
 
 class Judgement:
@@ -82,7 +91,6 @@ class Context(Service):
         "on_head",
         "on_request",
         "on_route",
-        "pick",
         "plain_lines_off",
         "replay",
         "request_timeout_s",
@@ -91,18 +99,19 @@ class Context(Service):
         "rewriters",
         "server_timing",
         "stats",
+        "strategy",
         "table",
         "trusted",
     )
 
     def __init__(
-        self, config: Config, *, stats: Stats, filters: tuple[Any, ...], pick: Pick, table: UpstreamTable
+        self, config: Config, *, stats: Stats, filters: tuple[Any, ...], strategy: Strategy, table: UpstreamTable
     ) -> None:
         super().__init__()
         self.config = config
         self.stats = stats
         self.table = table
-        self.pick = pick
+        self.strategy = strategy
         self.max_body_bytes = config.max_body_bytes
         self.max_json_depth = config.max_json_depth
         self.first_byte_timeout_s = config.first_byte_timeout_s or NEVER  # 0 = no limit

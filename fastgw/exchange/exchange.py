@@ -59,7 +59,8 @@ class Exchange(Answering):
             self.facts = scan_body(self.body, gateway.max_json_depth, endpoint.model)
         for hook in gateway.on_body:
             hook(self)
-        self.route()
+        if self.phase is not DONE:
+            self.route()
 
     def route(self) -> None:
         """ROUTE phase, then an attempt; raises GatewayError when no engine would take it."""
@@ -68,7 +69,9 @@ class Exchange(Answering):
             self.routed_at = monotonic()
         for hook in gateway.on_route:
             hook(self)
-        self.attempt()
+        # (A hook may have ended the exchange itself.)
+        if self.phase is not DONE:
+            self.attempt()
 
     # --- the end
     def fail(self, error: GatewayError) -> None:
@@ -192,12 +195,15 @@ class Exchange(Answering):
                 pool.release(upstream, now, response.idle_s, response.max_requests)
             else:
                 upstream.close()
-        guards = self.guards
-        if guards is not None:
-            while guards:
-                guards.pop()()
-        for hook in gateway.on_finish:
-            hook(self, outcome)
-        self.body = b""
-        self.pieces = None
-        gateway.finished(self, outcome, now)
+        try:
+            guards = self.guards
+            if guards is not None:
+                while guards:
+                    guards.pop()()
+            for hook in gateway.on_finish:
+                hook(self, outcome)
+        finally:
+            # Whatever a hook did: an exchange that has ended is counted, or no drain would ever end.
+            self.body = b""
+            self.pieces = None
+            gateway.finished(self, outcome, now)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from time import time, time_ns
-from typing import Final, Protocol
+from typing import Final
 
 from fastgw import errors
 from fastgw.accel.heads import RequestHead
 from fastgw.accel.lines import serial_id
 from fastgw.config import Config
 from fastgw.errors import ErrorKind, GatewayError, Source
-from fastgw.exchange.context import Context, Judgement, hooks
+from fastgw.exchange.context import Context, Judgement, Strategy, hooks
 from fastgw.exchange.discard import Discard
 from fastgw.exchange.endpoints import JSON, LOCAL, TUNNEL, Endpoint, EndpointTable
 from fastgw.exchange.exchange import Exchange
@@ -33,15 +33,11 @@ from fastgw.protocol.multipart import ModelField
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
-from fastgw.upstream.table import Group, UpstreamTable
+from fastgw.upstream.table import UpstreamTable
 
 _ACCEPT_ENCODING: Final = re.compile(rb"(?im)^accept-encoding:[^\r\n]*\r\n")
 
 LocalHandler = Callable[[Exchange], None]
-
-
-class Strategy(Protocol):
-    def pick(self, group: Group, tried: tuple[Pool, ...]) -> Pool | None: ...
 
 
 class GatewayCore(Context):
@@ -60,7 +56,7 @@ class GatewayCore(Context):
         table: UpstreamTable,
         instance: bytes,
     ) -> None:
-        super().__init__(config, stats=stats, filters=filters, pick=strategy.pick, table=table)
+        super().__init__(config, stats=stats, filters=filters, strategy=strategy, table=table)
         self.log = log
         self.health = health
         self.profile = config.compat

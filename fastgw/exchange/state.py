@@ -100,7 +100,8 @@ class ExchangeState(Session):
     def __init__(
         self, gateway: Context, conn: ClientConn, head: RequestHead, endpoint: Endpoint, request_id: bytes
     ) -> None:
-        super().__init__()
+        # (Not by way of super(), which costs a look-up by name for this one assignment.)
+        self.upgrade = False
         self.gateway = gateway
         self.conn = conn
         self.head = head

@@ -30,7 +30,7 @@ from fastgw.errors import GatewayError
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
 from fastgw.net.session import Session
-from fastgw.net.stream import DEAD, QUEUED, RECV_BYTES, RawStream
+from fastgw.net.stream import DEAD, RECV_BYTES, RawStream
 from fastgw.net.timers import NEVER, TICK_S
 from fastgw.protocol.http1.framing import ChunkedBody, LengthBody
 from fastgw.protocol.http1.server import RequestReader
@@ -533,4 +533,4 @@ class ClientConn(RawStream):
             self.service.crashed(self, error)
 
 
-__all__ = ["DEAD", "QUEUED", "ClientConn", "ConnLimits", "Service", "State"]
+__all__ = ["ClientConn", "ConnLimits", "Service", "State"]

@@ -23,6 +23,7 @@ from fastgw.upstream.target import Engine
 
 IDLE_LIMIT_S: Final = 30.0  # until the engine shows another
 IDLE_FLOOR_S: Final = 0.5  # below this a "learned" limit is an engine that dies, not one that tidies up
+NEIGHBOURS: Final = 16  # how far back an idle connection is looked for that has been silent
 WARM_GAP_S: Final = 0.005  # between two warm dials
 IDLE_SHARE: Final = 0.8  # of the engine's own limit: time for the FIN to cross the request
 
@@ -76,9 +77,26 @@ class Pool(Home):
             conn = idle.pop()
             # What an engine sends after the end of an answer must not become the answer to the next request, somebody
             # else's. The poller tells of it, and closes; but of a connection taken again at once nobody has asked it yet.
-            if now < conn.idle_limit_at and (conn.poller.silent_since(conn, conn.idle_turn) or not conn.unread()):
-                return conn
+            if now < conn.idle_limit_at:
+                if conn.poller.silent_since(conn, conn.idle_turn):
+                    return conn
+                other = self._take_silent(now)
+                if other is not None:
+                    idle.append(conn)
+                    return other
+                if not conn.unread():
+                    return conn
             conn.close()
+        return None
+
+    def _take_silent(self, now: float) -> UpstreamConn | None:
+        """One of those parked a little earlier, of which the kernel has been asked since: it spares the system call."""
+        idle = self.idle
+        last = len(idle) - 1
+        for at in range(last, max(last - NEIGHBOURS, -1), -1):
+            conn = idle[at]
+            if now < conn.idle_limit_at and conn.poller.silent_since(conn, conn.idle_turn):
+                return idle.pop(at)
         return None
 
     def dial(self, carrier: Session) -> UpstreamConn:

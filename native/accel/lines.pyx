@@ -68,8 +68,16 @@ cdef inline char *_signed(char *to, long long value) noexcept nogil:
     return fgw_decimal(to, <unsigned long long>value)
 
 
+cdef inline int _given(bytes one, bytes two, bytes three, bytes four) except -1:
+    """A typed argument may still be None, whose size would be read from memory that is not its own."""
+    if one is None or two is None or three is None or four is None:
+        raise TypeError("bytes are needed, not None")
+    return 0
+
+
 cpdef bytes serial_id(bytes prefix, long long number):
     """``prefix`` and ``number`` in eight hexadecimal digits (more when it needs them)."""
+    _given(prefix, prefix, prefix, prefix)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(prefix)
     cdef unsigned long long value = <unsigned long long>number
     cdef bytes made
@@ -87,6 +95,7 @@ cpdef bytes serial_id(bytes prefix, long long number):
 
 cpdef bytes chunk(bytes payload):
     """``payload`` as one chunk (RFC 9112 §7.1); nothing for nothing, since an empty chunk would end the body."""
+    _given(payload, payload, payload, payload)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
     cdef size_t left = <size_t>size
     cdef int digits = 0
@@ -116,6 +125,7 @@ cpdef bytes chunk(bytes payload):
 cpdef bytes request_start(bytes line, bytes block, bytes fields, bytes request_id, long long length):
     """A request's head: its first line, the engine's own fields, the other fields up to the value of ``x-request-id``, that
     value, and the ``length`` of a body to come."""
+    _given(line, block, fields, request_id)
     cdef char number[24]
     cdef Py_ssize_t digits = _signed(number, length) - number
     cdef Py_ssize_t first = PyBytes_GET_SIZE(line)
@@ -135,6 +145,7 @@ cpdef bytes request_start(bytes line, bytes block, bytes fields, bytes request_i
 
 cpdef bytes plain_answer(bytes status_line, bytes forward, bytes request_id, bytes body):
     """The usual answer: the engine's status and fields, the body's length, our id, and the body."""
+    _given(status_line, forward, request_id, body)
     cdef char number[24]
     cdef Py_ssize_t size = PyBytes_GET_SIZE(body)
     cdef Py_ssize_t digits = fgw_decimal(number, <unsigned long long>size) - number
@@ -172,6 +183,7 @@ cpdef bytes access_line(
     double duration_s, double ttft_s, long long prompt_tokens, long long completion_tokens,
 ):
     """One access record in JSON, without its closing brace; see the Python twin."""
+    _given(stamp, request_id, common, common)
     cdef char room[FIXED]
     cdef Py_ssize_t ids = PyBytes_GET_SIZE(request_id)
     cdef Py_ssize_t stamps = PyBytes_GET_SIZE(stamp)

@@ -16,8 +16,10 @@ cdef Py_ssize_t JOIN_BYTES
 cdef object CONNECTING, WAITING
 
 cdef class Attempts(ExchangeState):
+    @cython.locals(pool=Pool, conn=UpstreamConn, now=cython.double)
     cpdef attempt(self)
     cpdef _dial(self, Pool pool)
+    @cython.locals(body=bytes)
     cpdef _send(self, UpstreamConn conn, Pool pool, double now)
     @cython.locals(known=Judgement)
     cpdef bytes request_head(self, Pool pool, long long length)

@@ -6,10 +6,13 @@ from fastgw.net.client_conn cimport ClientConn, Service
 from fastgw.net.upstream_conn cimport UpstreamConn
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
-from fastgw.upstream.table cimport UpstreamTable
+from fastgw.upstream.table cimport Group, UpstreamTable
 from fastgw.upstream.target cimport Engine
 
 cdef double NEVER
+
+cdef class Strategy:
+    cpdef Pool pick(self, Group group, tuple tried)
 
 @cython.final
 cdef class Judgement:
@@ -23,7 +26,8 @@ cdef class Judgement:
     cdef public long long limit, version
 
 cdef class Context(Service):
-    cdef public object config, pick
+    cdef public object config
+    cdef public Strategy strategy
     cdef public Stats stats
     cdef public UpstreamTable table
     cdef public bint replay, retry_fresh, plain_lines_off, server_timing

@@ -10,7 +10,7 @@ from fastgw.protocol.http1.server cimport RequestReader
 from fastgw.stats cimport Stats
 
 cdef Py_ssize_t RECV_BYTES
-cdef int DEAD, QUEUED
+cdef int DEAD
 cdef double NEVER, TICK_S
 
 cdef class Service:

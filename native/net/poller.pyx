@@ -80,9 +80,11 @@ cdef class Poller:
     cpdef watch(self, Polled one, int interest):
         """From now on call ``one`` for ``interest``; 0 = no more."""
         cdef epoll_event event
-        cdef int held = one.interest
-        cdef int fd = one.fd
-        cdef int how
+        cdef int held, fd, how
+        if one is None:
+            raise TypeError("a descriptor is needed, not None")
+        held = one.interest
+        fd = one.fd
         if interest == held:
             return
         one.interest = interest
@@ -106,6 +108,8 @@ cdef class Poller:
 
     cpdef bint silent_since(self, Polled one, long long turn) except -1:
         """Whether the kernel has been asked about ``one`` after ``turn``, and knew of nothing to read."""
+        if one is None:
+            raise TypeError("a descriptor is needed, not None")
         return self.turn != turn and not self._full and one._heard_in != self.turn
 
     cpdef _look(self):
@@ -146,7 +150,8 @@ cdef class Poller:
             self._loop.remove_reader(self._fd)
             close(self._fd)
             self._fd = -1
-            self._owners = []
+            # As long as before: a look that is under way may go on with its batch.
+            self._owners = [None] * len(self._owners)
             self._count = 0
 
 

@@ -19,6 +19,9 @@ cdef class Pool(Home):
     cdef public list idle
     cdef public Py_ssize_t max_idle, open
 
+    @cython.locals(conn=UpstreamConn, other=UpstreamConn)
     cpdef UpstreamConn take_idle(self, double now)
+    @cython.locals(conn=UpstreamConn, at=cython.Py_ssize_t, last=cython.Py_ssize_t)
+    cpdef UpstreamConn _take_silent(self, double now)
     cpdef UpstreamConn dial(self, Session carrier)
     cpdef release(self, UpstreamConn conn, double now, double idle_s, long long max_requests)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastgw.exchange.gateway import Strategy
+from fastgw.exchange.context import Strategy
 from fastgw.policy.routing.ordered import Ordered
 from fastgw.policy.routing.round_robin import RoundRobin
 

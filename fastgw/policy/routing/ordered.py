@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from fastgw.exchange.context import Strategy
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
 
-class Ordered:
+class Ordered(Strategy):
     """First come in the configuration, first served."""
 
     def pick(self, group: Group, tried: tuple[Pool, ...]) -> Pool | None:
-        """The engine for the next attempt; None when all have been tried."""
         last_resort = None
         for pool in group.pools:
             if pool in tried:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from fastgw.exchange.context import Strategy
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
 
-class RoundRobin:
+class RoundRobin(Strategy):
     """The usual case, a first attempt on a healthy engine, looks at one engine, however many there are."""
 
     def pick(self, group: Group, tried: tuple[Pool, ...]) -> Pool | None:
-        """The engine for the next attempt; None when all have been tried."""
         turns = group.turns
         at = group.cursor
         pool = turns[at]

@@ -1,5 +1,9 @@
+cimport cython
+
+from fastgw.exchange.context cimport Strategy
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
 
-cdef class RoundRobin:
+cdef class RoundRobin(Strategy):
+    @cython.locals(pool=Pool)
     cpdef Pool pick(self, Group group, tuple tried)
