@@ -2,7 +2,7 @@
 //
 //   streams --port N --count 10000 [--spread-s 10] [--seconds 20] [--key sk-test]
 //
-// The engine behind the port writes "ts":CLOCK_MONOTONIC ns into each event and ends no stream while this runs.
+// The engine behind the port begins each event's text with CLOCK_MONOTONIC in ns and ends no stream while this runs.
 // Streams begin at scattered moments within `spread-s`, so that their events do not fall due in the same instant.
 //   1. out: {"open":N,"bad":K,"first_bad":"...","seconds":S} when each stream has had two events, or was refused, or
 //      30 s after the last began
@@ -58,8 +58,8 @@ static void start(conn *c) {
 }
 
 static void event(conn *c, const char *line, uint64_t t) {
-  const char *ts = strstr(line, "\"ts\":");
-  uint64_t sent = ts ? strtoull(ts + 5, 0, 10) : 0;
+  const char *text = strstr(line, "\"content\":\"");
+  uint64_t sent = text ? strtoull(text + 11, 0, 10) : 0;
   if (!sent || sent > t) {
     wrong("an event without a time");
     return;

@@ -7,7 +7,7 @@
 // Each connection sends its next request when it has read the whole answer to the last. Times are in microseconds:
 //   latency_us  from the request's first byte to the answer's last
 //   ttft_us     from the request's first byte to the first SSE event
-//   event_us    one-way, of each event that carries "ts":CLOCK_MONOTONIC ns of its sender
+//   event_us    one-way, of each event whose text begins with its sender's CLOCK_MONOTONIC in ns
 // The first tenth of the run (with --spread-ms up to a quarter) warms up and is left out of these and of the rates; the
 // *_total counters hold the whole run, which is what a CPU time taken around it has to be divided by.
 // --requests ends the run when that many answers have come, if --seconds have not ended it before.
@@ -181,8 +181,8 @@ static void sse_line(conn *c, const char *p, size_t n, uint64_t t) {
     record(&ttft, t - c->start_ns);
   }
   if (n >= 12 && !memcmp(p + 6, "[DONE]", 6)) c->done_seen = 1;
-  const char *ts = memmem(p, n, "\"ts\":", 5);
-  uint64_t sent = ts ? strtoull(ts + 5, 0, 10) : 0;
+  const char *text = memmem(p, n, "\"content\":\"", 11);
+  uint64_t sent = text ? strtoull(text + 11, 0, 10) : 0;
   if (sent && sent <= t) record(&oneway, t - sent);
 }
 

@@ -8,8 +8,8 @@
 //   POST, "stream":true     200, chunked SSE: `events` events, a usage event where it is asked for, [DONE]; one send per event
 // A prompt that holds "#unpaced" is answered as fast as it leaves: the streams take turns, one event each, without a pause.
 // Any other stream's first event is due `think-us` after the request, each later one `interval-us` after the one before, by the
-// clock and not by the last send. Every event carries the sender's CLOCK_MONOTONIC in ns ("ts":N): a client on the same
-// machine reads its one-way latency. It is no HTTP server: it trusts its peer, and must never listen beyond loopback.
+// clock and not by the last send. Every event's text begins with the sender's CLOCK_MONOTONIC in ns: events differ in
+// their text and in nothing else, as an engine's do, and a client on the same machine reads its one-way latency. It is no HTTP server: it trusts its peer, and must never listen beyond loopback.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <getopt.h>
@@ -140,8 +140,8 @@ static void put_chunk(conn *c, const char *p, int n) {
 
 static void put_event(conn *c) {
   char b[MAX_PAYLOAD + 512];
-  put_chunk(c, b, snprintf(b, sizeof b, CHUNK_HEAD "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%.*s\"},\"finish_reason\":null}],\"ts\":%llu}\n\n",
-                           c->serial, payload, filler, (unsigned long long)now_ns()));
+  put_chunk(c, b, snprintf(b, sizeof b, CHUNK_HEAD "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%llu%.*s\"},\"finish_reason\":null}]}\n\n",
+                           c->serial, (unsigned long long)now_ns(), payload, filler));
 }
 
 static void put_end(conn *c) {
