@@ -55,14 +55,22 @@ class Gateway:
     """A gateway in the running event loop.
 
     ``async with Gateway(config) as gateway: ... gateway.url`` or :meth:`start` and :meth:`stop`. ``log`` takes rare
-    events, ``access`` one record per exchange (any object with ``append``; see ``exchange.gateway.AccessRecord``);
-    both default to nothing. Raises :class:`StartError` when it cannot listen.
+    events, ``access`` one record per exchange (any object with ``append``; see ``exchange.record.AccessRecord``);
+    both default to nothing. ``alone``: nothing else of weight runs in this loop, so traffic may keep it for up to two
+    milliseconds at a time. Raises :class:`StartError` when it cannot listen.
     """
 
     def __init__(
-        self, config: Config, *, log: EventLog | None = None, access: AccessSink | None = None, stats: Stats | None = None
+        self,
+        config: Config,
+        *,
+        log: EventLog | None = None,
+        access: AccessSink | None = None,
+        stats: Stats | None = None,
+        alone: bool = False,
     ) -> None:
         self.config = config
+        self._alone = alone
         self.stats = stats or Stats()
         self.log: EventLog = log or NullLog()
         self._access = access
@@ -107,7 +115,7 @@ class Gateway:
             socks = bind(config.host, config.port, config.unix_socket, BACKLOG)
         except BindError as error:
             raise StartError(str(error)) from error
-        reactor = self._reactor = Reactor(loop)
+        reactor = self._reactor = Reactor(loop, self._alone)
         tasks = self._tasks = Tasks(self.log)
         engines = [Engine(one) for one in config.engines]
         pools = self._pools = [
@@ -149,7 +157,7 @@ class Gateway:
             conns.add(ClientConn(reactor, sock, core, limits, stats, ip, bool(trusted) and is_trusted(ip, trusted)))
 
         listener = self._listener = Listener(
-            loop,
+            reactor,
             socks,
             accepted,
             stats,
@@ -228,7 +236,8 @@ def serve(config: Config) -> int:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        gateway = Gateway(config, log=log, access=log if config.access_log else None, stats=stats)
+        access = log if config.access_log else None
+        gateway = Gateway(config, log=log, access=access, stats=stats, alone=True)
         drain, at_once = asyncio.Event(), asyncio.Event()
 
         def signalled() -> None:

@@ -104,6 +104,7 @@ class LocalEndpoints:
                 answer(exchange)
 
         exchange.local_task = self._spawn(f"answer {exchange.endpoint.label}", wait())
+        exchange.conn.poller.hurry()
 
     # --- models
     def _models(self) -> list[tuple[str, str, int]]:

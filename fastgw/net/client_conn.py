@@ -330,7 +330,7 @@ class ClientConn(RawStream):
         # The engine's work is stopped first. Our own socket is in no hurry: a close costs the kernel 10 microseconds, and
         # a thousand clients may leave in one turn of the loop.
         self.pause_reading()
-        self.loop.call_soon(self._close_now)
+        self.poller.soon(self._close_now)
         sink.on_client_gone(how)
 
     # --- turns
@@ -389,7 +389,7 @@ class ClientConn(RawStream):
             # In a turn of its own: the exchange that just ended still gives back what it holds. Not read before that, or
             # later bytes would overtake the surplus.
             self.pause_reading()
-            self.loop.call_soon(self._advance)
+            self.poller.soon(self._advance)
         elif not self.reading:
             self.resume_reading()
 

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from fastgw.net.poller import READ, Polled, Reactor
 from fastgw.stats import EventLog, Stats
 
 ACCEPT_BATCH: Final = 64  # then the loop gets its turn
@@ -78,12 +79,27 @@ def _clear_stale(path: str) -> None:
             return
 
 
+class _Door(Polled):
+    """One listening socket, as the poller knows it."""
+
+    __slots__ = ("_accept", "sock")
+
+    def __init__(self, sock: socket.socket, accept: Callable[[socket.socket], None]) -> None:
+        super().__init__()
+        self.fd = sock.fileno()
+        self.sock = sock
+        self._accept = accept
+
+    def _readable(self) -> None:
+        self._accept(self.sock)
+
+
 class Listener:
     """Accepts on bound sockets until closed."""
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        reactor: Reactor,
         socks: Sequence[socket.socket],
         accepted: Accepted,
         stats: Stats,
@@ -93,8 +109,9 @@ class Listener:
         max_per_ip: int,
         refusal: Callable[[str], bytes],
     ) -> None:
-        self._loop = loop
-        self._socks = list(socks)
+        self._loop = reactor.loop
+        self._poller = reactor.poller
+        self._doors = [_Door(sock, self._accept) for sock in socks]
         self._accepted = accepted
         self._stats = stats
         self._log = log
@@ -109,7 +126,8 @@ class Listener:
     def addresses(self) -> list[str]:
         """Where it listens, as URLs."""
         found = []
-        for sock in self._socks:
+        for door in self._doors:
+            sock = door.sock
             name = sock.getsockname()
             if sock.family == socket.AF_UNIX:
                 found.append(f"unix:{name}")
@@ -120,8 +138,8 @@ class Listener:
 
     def _resume(self) -> None:
         self._paused = None
-        for sock in self._socks:
-            self._loop.add_reader(sock.fileno(), self._accept, sock)
+        for door in self._doors:
+            self._poller.watch(door, READ)
 
     def _accept(self, sock: socket.socket) -> None:
         unix = sock.family == socket.AF_UNIX
@@ -174,8 +192,8 @@ class Listener:
         conn.close()
 
     def _pause(self) -> None:
-        for sock in self._socks:
-            self._loop.remove_reader(sock.fileno())
+        for door in self._doors:
+            self._poller.watch(door, 0)
         if self._paused is None:
             self._paused = self._loop.call_later(PAUSE_S, self._resume)
 
@@ -184,11 +202,12 @@ class Listener:
         if self._paused is not None:
             self._paused.cancel()
             self._paused = None
-        for sock in self._socks:
-            self._loop.remove_reader(sock.fileno())
+        for door in self._doors:
+            sock = door.sock
+            self._poller.watch(door, 0)
             name = sock.getsockname() if sock.family == socket.AF_UNIX else ""
             sock.close()
             if name:
                 with contextlib.suppress(OSError):
                     os.unlink(name)
-        self._socks.clear()
+        self._doors.clear()

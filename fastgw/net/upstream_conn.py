@@ -156,7 +156,8 @@ class UpstreamConn(RawStream):
         if code == 0 or code == _IN_PROGRESS[0]:
             self.poller.watch(self, WRITE)
         else:
-            self.loop.call_soon(self._dial_failed, os.strerror(code), False)
+            # Not from here: whoever dials is not told before the dial has returned.
+            self.poller.soon(lambda: self._dial_failed(os.strerror(code), False))
 
     def _writable(self) -> None:
         if self.state is CONNECTING:

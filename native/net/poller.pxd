@@ -16,10 +16,16 @@ cdef class Poller:
     cdef list _owners
     cdef int _fd
     cdef Py_ssize_t _count
-    cdef bint _full
+    cdef bint _full, _alone, _looking, _hurried
+    cdef list _later
+    cdef double _ended
     cdef public long long turn
 
     cpdef watch(self, Polled one, int interest)
+    cpdef soon(self, object call)
+    cpdef hurry(self)
+    cdef _dispatch(self, void *events, int count)
+    cdef _run_later(self)
     cpdef bint silent_since(self, Polled one, long long turn) except -1
     cpdef _look(self)
 

@@ -32,7 +32,6 @@ cdef class UpstreamConn(RawStream):
     cdef public object state
     cdef public Stats stats
 
-    cpdef _connect(self, object address)
     cpdef _dialled(self)
     cpdef begin(self, Session carrier, bytes data, double deadline)
     cpdef ResponseHead _after_interim(self, ResponseHead head, bint upgrade)
