@@ -389,7 +389,10 @@ class ClientConn(RawStream):
             # In a turn of its own: the exchange that just ended still gives back what it holds. Not read before that, or
             # later bytes would overtake the surplus.
             self.pause_reading()
-            self.poller.soon(self._advance)
+            # A turn of the loop, not only of this look: time for what the engine may send behind its answer to show, before
+            # its connection is taken for the next request.
+            self.loop.call_soon(self._advance)
+            self.poller.hurry()
         elif not self.reading:
             self.resume_reading()
 
