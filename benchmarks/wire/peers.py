@@ -75,7 +75,7 @@ class LiteLLM(_FromPyPI):
     most_connections = 8
     least_phase_s = 1.5
     extra_events = 1  # a last event with the finish_reason, which the engine's events do not have
-    note = "8 connections in place of the others' number: with 64, no stream would end within a phase; events lose their clock"
+    note = "8 connections in place of the others' number: with 64, no stream would end within a phase"
 
     def command(self, place: Place) -> Command:
         config = place.folder / "litellm.yaml"

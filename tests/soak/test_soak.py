@@ -112,7 +112,7 @@ def test_nothing_stays_behind(native: str, tmp_path: Path) -> None:
         assert end.engines <= 2 * (MAX_IDLE + 1)
         received = sink.finish()
         # Some left so soon that the engine was never asked; of those it was asked for, all were taken back.
-        assert left // 4 < received["requests"] <= left // 2, received
+        assert left // 20 < received["requests"] <= left // 2, received
         assert received["open"] <= MAX_IDLE + 1, received
 
         begun = time.monotonic()
