@@ -107,7 +107,8 @@ class Gateway:
             raise RuntimeError("the gateway has started already")
         config = self.config
         try:
-            twins.select(config.native)
+            # What the environment insists on holds for an embedded gateway too, whose configuration did not come from there.
+            twins.select(twins.asked() if config.native == "auto" else config.native)
         except (ImportError, ValueError) as error:
             raise StartError(str(error)) from error
         loop = asyncio.get_running_loop()

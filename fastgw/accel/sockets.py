@@ -24,11 +24,6 @@ _copies = 0
 _copied_bytes = 0
 
 
-def send2(fd: int, head: bytes, body: bytes) -> int:
-    """One call for two pieces, without joining them; how many bytes of both together the kernel took."""
-    return os.writev(fd, (head, body))
-
-
 def keep(data: bytes, start: int = 0) -> bytes:
     """``data[start:]`` for longer than until the next :func:`recv`, in no more memory than it needs.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from fastgw.accel.bodies import usage_in as usage_in
+from fastgw.accel.bodies import usage_in
 from fastgw.accel.chunks import ChunkScanner, FramingError
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.lines import chunk

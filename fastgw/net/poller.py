@@ -67,8 +67,8 @@ class Poller:
         if interest == held:
             return
         fd = one.fd
-        one.interest = interest
         if self._epoll.closed:
+            one.interest = interest
             return
         if not held:
             self._epoll.register(fd, interest)
@@ -79,6 +79,8 @@ class Poller:
         else:
             del self._owners[fd]
             self._epoll.unregister(fd)
+        # Only now: what the kernel refused is not wanted of it, and need not be taken back.
+        one.interest = interest
 
     def soon(self, call: Callable[[], object]) -> None:
         """Call ``call`` when what runs now has returned; before any other look."""

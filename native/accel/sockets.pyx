@@ -58,15 +58,6 @@ cdef extern from *:
     #pragma GCC diagnostic pop
     #endif
 
-    static ssize_t fastgw_send2(int fd, const char *head, Py_ssize_t head_size, const char *body, Py_ssize_t body_size) {
-        struct iovec pieces[2] = {{(void *)head, (size_t)head_size}, {(void *)body, (size_t)body_size}};
-        struct msghdr message;
-        memset(&message, 0, sizeof(message));
-        message.msg_iov = pieces;
-        message.msg_iovlen = 2;
-        return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-    }
-
     static int fastgw_queued(int fd, unsigned long question) {
         int count = 0;
         return ioctl(fd, question, &count) ? -1 : count;
@@ -74,7 +65,6 @@ cdef extern from *:
     """
     ssize_t c_recv "recv"(int fd, void *buffer, size_t size, int flags)
     ssize_t c_send "send"(int fd, const void *data, size_t size, int flags)
-    ssize_t fastgw_send2(int fd, const char *head, Py_ssize_t head_size, const char *body, Py_ssize_t body_size)
     int fastgw_queued(int fd, unsigned long question)
     void fastgw_fill(PyObject *data, Py_ssize_t size)
     bint FASTGW_SOLE_OWNER(PyObject *data)
@@ -146,22 +136,6 @@ cpdef Py_ssize_t send(int fd, bytes data) except -1:
         raise TypeError("a bytes-like object is required, not 'NoneType'")
     while True:
         size = c_send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT)
-        if size >= 0:
-            n_sends += 1
-            return size
-        interrupted()
-
-
-cpdef Py_ssize_t send2(int fd, bytes head, bytes body) except -1:
-    """One call for two pieces, without joining them; how many bytes of both together the kernel took."""
-    global n_sends
-    cdef ssize_t size
-    if head is None or body is None:
-        raise TypeError("a bytes-like object is required, not 'NoneType'")
-    while True:
-        size = fastgw_send2(
-            fd, PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head), PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)
-        )
         if size >= 0:
             n_sends += 1
             return size

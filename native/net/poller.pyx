@@ -96,8 +96,8 @@ cdef class Poller:
         fd = one.fd
         if interest == held:
             return
-        one.interest = interest
         if self._fd < 0:
+            one.interest = interest
             return
         how = EPOLL_CTL_ADD if not held else EPOLL_CTL_MOD if interest else EPOLL_CTL_DEL
         if not held:
@@ -107,6 +107,8 @@ cdef class Poller:
         event.data.fd = fd
         if epoll_ctl(self._fd, how, fd, &event) < 0:
             PyErr_SetFromErrno(OSError)
+        # Only now: what the kernel refused is not wanted of it, and need not be taken back.
+        one.interest = interest
         if not held:
             self._owners[fd] = one
             self._count += 1

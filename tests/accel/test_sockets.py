@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from fastgw.accel import sockets
-from fastgw.accel.sockets import keep, recv, send, send2, unacknowledged, unread
+from fastgw.accel.sockets import keep, recv, send, unacknowledged, unread
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -42,8 +42,6 @@ def test_what_is_sent_arrives(pair: Pair) -> None:
     assert read(ours) == b"lo"
     assert send(ours.fileno(), b"answer") == 6
     assert theirs.recv(10) == b"answer"
-    assert send2(ours.fileno(), b"head ", b"body") == 9
-    assert theirs.recv(20) == b"head body"
 
 
 def test_the_end_of_the_stream_is_empty_bytes(pair: Pair) -> None:
@@ -61,8 +59,6 @@ def test_a_full_buffer_takes_a_part_and_then_blocks(pair: Pair) -> None:
         while total < 1 << 28:
             total += send(ours.fileno(), data)
     assert total
-    with pytest.raises(BlockingIOError):
-        send2(ours.fileno(), data, data)
     assert unacknowledged(ours.fileno()) > 0
 
 
@@ -74,12 +70,10 @@ def test_a_reset_is_a_connection_error(pair: Pair) -> None:
         read(ours)
     with pytest.raises(BrokenPipeError):
         send(ours.fileno(), b"x")
-    with pytest.raises(BrokenPipeError):
-        send2(ours.fileno(), b"x", b"y")
 
 
 def test_no_descriptor_is_an_error_not_a_crash() -> None:
-    for call in (lambda: recv(-1, 10), lambda: send(-1, b"x"), lambda: send2(-1, b"x", b"y")):
+    for call in (lambda: recv(-1, 10), lambda: send(-1, b"x")):
         with pytest.raises(OSError, match="Bad file descriptor"):
             call()
     assert unread(-1) is True, "nobody may reuse such a connection"

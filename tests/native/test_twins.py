@@ -82,6 +82,15 @@ def test_other_modes_are_mistakes(mode: str) -> None:
         twins.select(mode)
 
 
+async def test_an_embedded_gateway_says_when_what_the_environment_insists_on_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(twins, "built", lambda: False)
+    monkeypatch.setenv("FASTGW_NATIVE", "1")
+    with pytest.raises(StartError, match="this installation has none"):
+        await Gateway(Config(port=0)).start()
+
+
 async def test_an_embedded_gateway_refuses_to_start_as_what_it_is_not() -> None:
     other = "0" if RUNNING == "native" else "1"
     gateway = Gateway(Config(port=0, native=other))
