@@ -220,8 +220,8 @@ def _build(only: list[str] | None, annotate: bool, jobs: int, force: bool) -> bo
     command.build_temp = str(STAGE / "objects")
     command.ensure_finalized()
     command.run()
-    if not only:
-        STAMP.write_text(f"{_how()} {what}\n")
+    # After a part only, the next build of all looks at each source again.
+    STAMP.write_text(f"{_how()} {'a-part' if only else what}\n")
     return True
 
 

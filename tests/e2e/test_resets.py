@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import threading
@@ -47,17 +48,19 @@ class Breaker:
                 conn, _ = self.sock.accept()
             except OSError:
                 return
-            with conn:
-                conn.settimeout(5.0)
-                try:
-                    asked = conn.recv(65536)
-                    if asked.startswith(b"GET"):
-                        conn.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-                    elif asked:
-                        conn.sendall(HEAD + b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
-                        conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                except OSError:
-                    continue
+            # Each in a thread of its own: one that the gateway only keeps warm must not hold up the others.
+            threading.Thread(target=self.answer, args=(conn,), daemon=True).start()
+
+    @staticmethod
+    def answer(conn: socket.socket) -> None:
+        with conn, contextlib.suppress(OSError):
+            conn.settimeout(5.0)
+            asked = conn.recv(65536)
+            if asked.startswith(b"GET"):
+                conn.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            elif asked:
+                conn.sendall(HEAD + b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
+                conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
     def close(self) -> None:
         self.sock.shutdown(socket.SHUT_RDWR)
