@@ -1,7 +1,7 @@
 """fastgw: a streaming gateway in front of LLM inference engines.
 
-``Gateway``, ``Config`` and ``EngineConfig`` are what an embedding program needs; they are imported when first used, so
-that ``fastgw version`` does not pay for them.
+``Gateway``, ``Config``, ``EngineConfig`` and ``RouteConfig`` are what an embedding program needs; they are imported when
+first used, so that ``fastgw version`` does not pay for them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from fastgw import twins
 
 if TYPE_CHECKING:
     from fastgw.app import Gateway, StartError
-    from fastgw.config import Config, ConfigErrors, EngineConfig
+    from fastgw.config import Config, ConfigErrors, EngineConfig, RouteConfig
 
 __version__ = "0.1.0"
 
-__all__ = ["Config", "ConfigErrors", "EngineConfig", "Gateway", "StartError", "__version__"]
+__all__ = ["Config", "ConfigErrors", "EngineConfig", "Gateway", "RouteConfig", "StartError", "__version__"]
 
 
 # Before anything else of the package is imported.
@@ -28,7 +28,7 @@ def __getattr__(name: str) -> object:
         from fastgw import app
 
         return getattr(app, name)
-    if name in ("Config", "ConfigErrors", "EngineConfig"):
+    if name in ("Config", "ConfigErrors", "EngineConfig", "RouteConfig"):
         from fastgw import config
 
         return getattr(config, name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fastgw.config.address import EngineAddress, parse_engine_url
-from fastgw.config.load import Loaded, load, load_with_origins
+from fastgw.config.load import Loaded, load, load_with_origins, read_one
 from fastgw.config.problems import ConfigError, ConfigErrors
-from fastgw.config.settings import Config, EngineConfig
+from fastgw.config.settings import Config, EngineConfig, RouteConfig
 
 __all__ = [
     "Config",
@@ -14,7 +14,9 @@ __all__ = [
     "EngineAddress",
     "EngineConfig",
     "Loaded",
+    "RouteConfig",
     "load",
     "load_with_origins",
     "parse_engine_url",
+    "read_one",
 ]

@@ -14,13 +14,18 @@ import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from fastgw.config.address import MAX_UNIX_PATH_BYTES, is_loopback, parse_engine_url, parse_host
+from fastgw.config.address import MAX_UNIX_PATH_BYTES, is_loopback, parse_engine_url, parse_host, parse_host_port
 from fastgw.config.table import TABLE, Setting
 
 if TYPE_CHECKING:
-    from fastgw.config.settings import Config, EngineConfig
+    from fastgw.config.settings import Config, EngineConfig, RouteConfig
 
 Found = list[tuple[str, str]]
+
+ON_CAPACITY: Final = ("queue", "reject", "fallback")
+MAX_FALLBACKS: Final = 8
+GOOD_ADMIN_KEY: Final = 16  # shorter ones can be guessed at, and this one opens everything
+RETRY_STATUSES: Final = ("429", "500", "502", "503", "504")
 
 # A key must be able to travel in an Authorization field; see RFC 6750 section 2.1, taken a little wider.
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
@@ -95,10 +100,9 @@ def engine_problems(engine: EngineConfig) -> Found:
             found.append((name, "must be text"))
     if isinstance(engine.models, str) or not all(isinstance(model, str) and model.strip() for model in engine.models):
         found.append(("models", "must be a list of names"))
-    for name, low, high in (("weight", 1, 1000), ("warm_connections", -1, 1024), ("max_connections", 0, 65535)):
-        value = getattr(engine, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            found.append((name, f"must be a whole number from {low} to {high}"))
+    for name, low, high in (("weight", 1, 1000), ("warm_connections", -1, 1024), ("max_connections", 0, 65535),
+                            ("max_concurrent", 0, 1_000_000)):  # fmt: skip
+        found += _whole(name, getattr(engine, name), low, high)
     if not isinstance(engine.cancel, bool):
         found.append(("cancel", "must be true or false"))
     if found:
@@ -121,6 +125,43 @@ def engine_problems(engine: EngineConfig) -> Found:
         if any(ord(char) < 0x20 or ord(char) == 0x7F for char in getattr(engine, name))
     )
     return found
+
+
+def _whole(name: str, value: object, low: int, high: int) -> Found:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        return [(name, f"must be a whole number from {low} to {high}")]
+    return []
+
+
+def route_problems(route: RouteConfig) -> Found:
+    found = _whole("max_concurrent", route.max_concurrent, 0, 1_000_000)
+    if not isinstance(route.model, str) or not route.model.strip():
+        found.append(("model", "must be a name"))
+    if route.on_capacity not in ("", *ON_CAPACITY):
+        found.append(("on_capacity", "must be one of " + ", ".join(ON_CAPACITY)))
+    fallback = route.fallback
+    if isinstance(fallback, str) or not all(isinstance(model, str) and model.strip() for model in fallback):
+        found.append(("fallback", "must be a list of names"))
+    elif len(fallback) > MAX_FALLBACKS:
+        found.append(("fallback", f"holds more than {MAX_FALLBACKS} models"))
+    elif route.model in fallback:
+        found.append(("fallback", "names the route's own model"))
+    elif route.on_capacity == "fallback" and not fallback:
+        found.append(("fallback", "must name a model, since on_capacity is fallback"))
+    timeout_s = route.timeout_s
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 <= timeout_s <= 86400:
+        found.append(("timeout_s", "must be a number of seconds from 0 to 86400"))
+    return found
+
+
+def _routes(routes: Sequence[RouteConfig]) -> Found:
+    from fastgw.config.settings import RouteConfig
+
+    if not all(isinstance(route, RouteConfig) for route in routes):
+        return [("routes", "must be a list of RouteConfig")]
+    models = [route.model for route in routes]
+    twice = sorted({model for model in models if models.count(model) > 1})
+    return [("routes", f"two routes are for the model {model!r}") for model in twice]
 
 
 def duplicate_engines(engines: Sequence[EngineConfig]) -> list[tuple[int, int, str]]:
@@ -187,7 +228,7 @@ def problems(config: Config, *, keys_failed: bool) -> Found:
     """Everything that is wrong with the finished settings (keys excepted, which were read before)."""
     found: Found = []
     for row in TABLE:
-        if row.kind not in {"keys", "engines"}:
+        if row.kind not in {"keys", "engines", "routes"}:
             problem = value_problem(row, getattr(config, row.name))
             if problem:
                 found.append((row.name, problem))
@@ -206,6 +247,16 @@ def problems(config: Config, *, keys_failed: bool) -> Found:
     found.extend(("engines", message) for _, _, message in duplicate_engines(config.engines))
     if config.warm_connections > config.engine_max_connections:
         found.append(("warm_connections", "is more than engine_max_connections"))
+    found.extend(_routes(config.routes))
+    found.extend(
+        ("retry_statuses", f"{status!r} must be one of {', '.join(RETRY_STATUSES)}")
+        for status in config.retry_statuses
+        if status not in RETRY_STATUSES
+    )
+    if config.control_listen:
+        found.extend(_control(config.control_listen))
+    if config.admin_key and not _KEY.match(config.admin_key):
+        found.append(("admin_key", "must be visible ASCII without blanks"))
     if config.max_connections_per_ip > config.max_connections:
         found.append(("max_connections_per_ip", "is more than max_connections"))
     found.extend(
@@ -223,13 +274,23 @@ def problems(config: Config, *, keys_failed: bool) -> Found:
     return found
 
 
+def _control(text: str) -> Found:
+    try:
+        parse_host_port(text.removesuffix(":0") + ":1" if text.endswith(":0") else text)  # 0 = a free port
+    except ValueError as error:
+        return [("control_listen", str(error))]
+    return []
+
+
 def _open_to_others(config: Config, keys_failed: bool) -> Found:
-    if config.api_key_digests or config.allow_anonymous or keys_failed or is_loopback(parse_host(config.host)):
+    closed = config.api_key_digests or config.require_key or keys_failed
+    if closed or config.allow_anonymous or is_loopback(parse_host(config.host)):
         return []
     return [(
         "allow_anonymous",
         f"no API key is set and others can reach {config.host}, so anyone there could use the engines: set GATEWAY_API_KEYS "
-        "or api_keys_file, or listen on 127.0.0.1, or set allow_anonymous = true if that is what you want",
+        "or api_keys_file, or require_key and make keys with `fastgw keys`, or listen on 127.0.0.1, or set "
+        "allow_anonymous = true if that is what you want",
     )]  # fmt: skip
 
 
@@ -249,8 +310,15 @@ def reserved_notes(config: Config) -> list[str]:
     """A warning for each setting that is accepted without an effect: nobody must rely on a limit that does not hold."""
     from fastgw.config.settings import DEFAULTS
 
-    return [
+    notes = [
         f"{row.name} is set, but this version does not act on it: {row.reserved}"
         for row in TABLE
         if row.reserved and getattr(config, row.name) != DEFAULTS[row.name]
     ]
+    if config.admin_key and not config.control_listen:
+        notes.append("admin_key is set, but control_listen is not: there is no admin API")
+    if config.control_listen and 0 < len(config.admin_key) < GOOD_ADMIN_KEY:
+        notes.append(f"admin_key has fewer than {GOOD_ADMIN_KEY} characters: whoever guesses it makes keys")
+    if config.control_listen and not config.state_dir and config.admin_key:
+        notes.append("the admin API can make no keys: state_dir is not set")
+    return notes

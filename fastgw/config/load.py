@@ -15,7 +15,7 @@ import msgspec
 
 from fastgw.config.check import duplicate_engines
 from fastgw.config.problems import ConfigError, ConfigErrors
-from fastgw.config.settings import Config, EngineConfig
+from fastgw.config.settings import DEFAULTS, Config, EngineConfig
 from fastgw.config.sources import Source, Value
 from fastgw.config.table import BY_NAME, PROFILE_DEFAULTS, PROFILE_ENGINES
 from fastgw.config.variables import read_dotenv, read_text, read_variables
@@ -52,6 +52,22 @@ def load_with_origins(
     cwd: str | os.PathLike[str] | None = None,
 ) -> Loaded:
     """As :func:`load`, and where each setting was written."""
+    return _merge(_sources(overrides, environ, cwd))
+
+
+def read_one(name: str, overrides: Mapping[str, object] | None = None) -> object:
+    """The value of one setting as its places say, whatever is wrong with others: for commands that need no more."""
+    value: object = DEFAULTS[name]
+    for source in _sources(overrides, None, None):
+        if name in source.values:
+            value = source.values[name].value
+    return value
+
+
+def _sources(
+    overrides: Mapping[str, object] | None, environ: Mapping[str, str] | None, cwd: str | os.PathLike[str] | None
+) -> list[Source]:
+    """What each place says, the one that wins last."""
     base = "" if cwd is None else os.fspath(cwd)
     environ = os.environ if environ is None else environ
     overrides = overrides or {}
@@ -63,8 +79,7 @@ def load_with_origins(
         from fastgw.config.toml_file import read_toml
 
         sources.append(read_toml(os.path.join(base, os.fspath(path))))
-    sources += [dotenv_source, read_variables(dotenv), read_variables(variables), _read_flags(overrides)]
-    return _merge(sources)
+    return [*sources, dotenv_source, read_variables(dotenv), read_variables(variables), _read_flags(overrides)]
 
 
 def _read_flags(overrides: Mapping[str, object]) -> Source:

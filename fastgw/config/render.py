@@ -13,7 +13,7 @@ from typing import Final
 from fastgw.config.check import default_text, range_text
 from fastgw.config.load import Loaded
 from fastgw.config.settings import DEFAULTS, EngineConfig
-from fastgw.config.table import ENGINE_FIELDS, PROFILE_DEFAULTS, PROFILE_ENGINES, SECTIONS, TABLE, Setting
+from fastgw.config.table import ENGINE_FIELDS, PROFILE_DEFAULTS, PROFILE_ENGINES, ROUTE_FIELDS, SECTIONS, TABLE, Setting
 
 _INTRO: Final = """\
 # Configuration
@@ -66,6 +66,15 @@ together. Only their SHA-256 digests stay in memory. An empty list or file of ke
 The client's key is never sent to an engine; an engine gets its own `api_key`, or `vllm_api_key`.
 """
 
+_ROUTES: Final = """\
+## What holds for single models
+
+A `[[routes]]` table in the TOML file says what holds for one model; `FASTGW_ROUTES` and `--routes` say the same in one line.
+
+| field | meaning |
+|---|---|
+"""
+
 _PROFILES: Final = """\
 ## Compatibility profiles
 
@@ -84,7 +93,8 @@ def _cell(text: str) -> str:
 def _type_text(row: Setting) -> str:
     if row.kind == "choice":
         return ", ".join(f"`{choice}`" for choice in row.choices if choice)
-    named = {"bool": "true or false", "auto_bool": "true, false or auto", "list": "list", "keys": "list", "engines": "list"}
+    named = {"bool": "true or false", "auto_bool": "true, false or auto"}
+    named |= dict.fromkeys(("list", "keys", "engines", "routes"), "list")
     return range_text(row) or named.get(row.kind, "text")
 
 
@@ -93,6 +103,11 @@ def _engine_rows() -> Iterator[str]:
     for name, _, help_ in ENGINE_FIELDS:
         shown = default_text(defaults.get(name, ""))
         yield f"| `{name}` | {f'`{shown}`' if shown else ''} | {_cell(help_)} |"
+
+
+def _route_rows() -> Iterator[str]:
+    for name, _, help_ in ROUTE_FIELDS:
+        yield f"| `{name}` | {_cell(help_)} |"
 
 
 def _setting_rows(section: str) -> Iterator[str]:
@@ -126,6 +141,9 @@ def markdown() -> str:
         if section == "Access":
             parts.append(_ACCESS)
             title = "Access: settings"
+        if section == "Capacity":
+            parts.append(_ROUTES + "\n".join(_route_rows()) + "\n")
+            title = "Capacity: settings"
         note = ""
         if section == "Reserved":
             note = "These are accepted so that existing files keep working. Setting one of them logs a warning at start.\n\n"
@@ -192,7 +210,7 @@ def summary(loaded: Loaded) -> str:
     for row in TABLE:
         if row.name in told:
             value: object = getattr(config, row.name)
-            shown = "<set>" if row.secret else default_text(", ".join(value) if isinstance(value, tuple) else value)
+            shown = "<set>" if row.secret else default_text(", ".join(map(str, value)) if isinstance(value, tuple) else value)
             lines.append(f"    {row.name} = {shown}  ({told[row.name]})")
     lines += [textwrap.fill(f"warning: {note}", 120, initial_indent="  ", subsequent_indent="    ") for note in config.warnings]
     return "\n".join(lines)

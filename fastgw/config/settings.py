@@ -51,6 +51,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     health_path: str = ""
     warm_connections: int = -1
     max_connections: int = 0
+    max_concurrent: int = 0
     cancel: bool = True
 
     def __post_init__(self) -> None:
@@ -75,6 +76,25 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __rich_repr__(self) -> Any:
         yield _show(self)
+
+
+class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What holds for one model. Raises :class:`ConfigErrors` when a field is out of its range."""
+
+    model: str
+    max_concurrent: int = 0
+    on_capacity: str = ""
+    fallback: Sequence[str] = ()
+    timeout_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        from fastgw.config.check import route_problems
+
+        if not isinstance(self.fallback, str):
+            force_setattr(self, "fallback", tuple(self.fallback))
+        found = route_problems(self)
+        if found:
+            raise ConfigErrors(ConfigError("RouteConfig", name, message) for name, message in found)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,6 +128,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     api_keys: Sequence[str] = ()
     api_keys_file: str = ""
     api_key_digests: Sequence[bytes] = ()
+    require_key: bool = False
     allow_anonymous: bool = False
     trusted_proxies: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
@@ -120,6 +141,37 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_json_depth: int = 64
     max_connections: int = 16384
     max_connections_per_ip: int = 0
+    # rates and quotas
+    rate_limit_per_second: int = 1000
+    rate_limit_burst: int = 0
+    rate_limit_per_minute: int = 0
+    key_burst: int = 0
+    tokens_per_minute: int = 0
+    daily_token_quota: int = 0
+    on_exhausted: str = "refuse"
+    default_cost_tokens: int = 256
+    # capacity
+    max_concurrent: int = 0
+    key_concurrency: int = 0
+    engine_max_concurrent: int = 0
+    routes: Sequence[RouteConfig] = ()
+    on_capacity: str = "queue"
+    queue_size: int = 1000
+    queue_bytes: int = 268435456
+    queue_timeout_s: float = 30.0
+    queue_order: str = "fifo"
+    queue_target_s: float = 1.0
+    scheduler: str = "off"
+    scheduler_interval_s: float = 1.0
+    embedding_merge_s: float = 0.0
+    embedding_merge_inputs: int = 256
+    # failures
+    cb_failure_threshold: int = 5
+    cb_recovery_timeout_s: float = 30.0
+    max_retries: int = 1
+    retry_statuses: Sequence[str] = ()
+    retry_budget_percent: int = 10
+    quarantine_after: int = 2
     # timeouts
     head_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
@@ -129,7 +181,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     first_byte_timeout_s: float = 600.0
     between_bytes_timeout_s: float = 300.0
     request_timeout_s: float = 0.0
+    max_request_timeout_s: float = 0.0
     drain_timeout_s: float = 30.0
+    # state and control
+    state_dir: str = ""
+    on_corrupt_state: str = "refuse"
+    flush_interval_s: float = 1.0
+    usage_keep_days: int = 90
+    control_listen: str = ""
+    admin_key: str = ""
     # what it tells
     server_timing: bool = False
     log_level: str = "info"
@@ -137,24 +197,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     access_log: bool = True
     native: str = "auto"
     # understood, without effect yet
-    rate_limit_per_second: int = 0
-    rate_limit_per_minute: int = 0
-    daily_token_quota: int = 0
-    cb_failure_threshold: int = 0
-    cb_recovery_timeout_s: float = 0.0
-    admin_key: str = ""
     runner_auth_token: str = ""
     enable_otlp_tracing: bool = False
     otlp_endpoint: str = ""
     gpu_exporter_port: int = 0
-    state_dir: str = ""
     # what the reader of the configuration wants the operator to know
     warnings: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         from fastgw.config import check
 
-        for name in ("engines", "trusted_proxies", "cors_origins", "passthrough_paths", "warnings", "api_key_digests"):
+        for name in (
+            "engines", "routes", "trusted_proxies", "cors_origins", "passthrough_paths", "retry_statuses", "warnings",
+            "api_key_digests",
+        ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, str):
                 force_setattr(self, name, tuple(value))
@@ -199,6 +255,7 @@ def _inherit(config: Config) -> tuple[EngineConfig, ...]:
                 api_key=engine.api_key or config.vllm_api_key,
                 warm_connections=config.warm_connections if engine.warm_connections < 0 else engine.warm_connections,
                 max_connections=engine.max_connections or config.engine_max_connections,
+                max_concurrent=engine.max_concurrent or config.engine_max_concurrent,
             )
         )
     return tuple(engines)

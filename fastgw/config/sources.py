@@ -14,7 +14,7 @@ import msgspec
 
 from fastgw.config.check import range_text, value_problem
 from fastgw.config.problems import ConfigError, ConfigErrors
-from fastgw.config.settings import EngineConfig
+from fastgw.config.settings import EngineConfig, RouteConfig
 from fastgw.config.table import BY_NAME, LOG_LEVELS, Setting
 
 _MAX_FILE_BYTES: Final = 4 << 20
@@ -94,10 +94,39 @@ def parse_text(row: Setting, text: str) -> object:
         if not re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{0,9})?", text):
             raise ValueError(f"must be a number of seconds from {range_text(row)}")
         return float(text)
+    if row.kind == "routes":
+        return _parse_routes(text)
     if row.kind in {"list", "keys"}:
         items = [item.strip() for item in text.split(",")]
         return [item for item in items if item]
     return level(text) if row.name == "log_level" else text
+
+
+def _parse_routes(text: str) -> list[RouteConfig]:
+    """``model|max_concurrent|on_capacity|fallback,fallback|timeout_s;...``: all but the model may be empty or left out."""
+    routes = []
+    for number, entry in enumerate((entry for entry in map(str.strip, text.split(";")) if entry), 1):
+        parts = [part.strip() for part in entry.split("|")]
+        if len(parts) > 5:
+            raise ValueError(f"entry {number}: more than model|max_concurrent|on_capacity|fallback|timeout_s")
+        model, limit, on_capacity, fallback, timeout = parts + [""] * (5 - len(parts))
+        if limit and not re.fullmatch(r"[0-9]{1,7}", limit):
+            raise ValueError(f"entry {number}: max_concurrent must be a whole number from 0 to 1000000")
+        if timeout and not re.fullmatch(r"[0-9]{1,5}(?:\.[0-9]{0,9})?", timeout):
+            raise ValueError(f"entry {number}: timeout_s must be a number of seconds from 0 to 86400")
+        try:
+            routes.append(
+                RouteConfig(
+                    model=model,
+                    max_concurrent=int(limit or 0),
+                    on_capacity=on_capacity,
+                    fallback=[name.strip() for name in fallback.split(",") if name.strip()],
+                    timeout_s=float(timeout or 0),
+                )
+            )
+        except ConfigErrors as found:
+            raise ValueError(f"entry {number}: {found.errors[0].name}: {found.errors[0].message}") from None
+    return routes
 
 
 def level(text: str) -> str:

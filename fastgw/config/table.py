@@ -15,7 +15,11 @@ SECTIONS: Final = (
     "Engines",
     "Access",
     "Limits",
+    "Rates and quotas",
+    "Capacity",
+    "Failures",
     "Timeouts",
+    "State and control",
     "Reporting",
     "Reserved",
 )
@@ -24,7 +28,7 @@ SECTIONS: Final = (
 class Setting(msgspec.Struct, frozen=True):
     """One row.
 
-    ``kind`` is one of text, int, float, bool, auto_bool, list, choice, keys, engines. ``env`` holds the variables that
+    ``kind`` is one of text, int, float, bool, auto_bool, list, choice, keys, engines, routes. ``env`` holds the variables that
     set it beside ``FASTGW_<NAME>``, the one that wins first. ``zero`` says what 0 means where 0 is outside the range.
     ``reserved`` says what does *not* happen although the setting is accepted.
     """
@@ -150,6 +154,12 @@ TABLE: Final[tuple[Setting, ...]] = (
             secret=True,
         ),
         Setting("api_keys_file", "text", "a file with one key a line, # for comments; its keys join those of api_keys"),
+        Setting(
+            "require_key",
+            "bool",
+            "refuse requests without a key although none is configured: keys come from the store (`fastgw keys`). Once the "
+            "store holds a key, one is required in any case",
+        ),
         Setting("allow_anonymous", "bool", "without any key, listen on an address that others can reach"),
         Setting("trusted_proxies", "list", "networks (CIDR) whose x-forwarded-for and x-forwarded-proto are believed"),
         Setting("cors_origins", "list", "origins that browsers may call from, or *; empty = no CORS headers"),
@@ -174,6 +184,149 @@ TABLE: Final[tuple[Setting, ...]] = (
         ),
     ),
     *_rows(
+        "Rates and quotas",
+        Setting(
+            "rate_limit_per_second",
+            "int",
+            "requests per second from one address (IPv6: from one /64); more are answered 429",
+            ("RATE_LIMIT_PER_SECOND",),
+            minimum=1,
+            maximum=1_000_000,
+            zero="no limit",
+        ),
+        Setting(
+            "rate_limit_burst",
+            "int",
+            "requests from one address that may come at once",
+            minimum=1,
+            maximum=1_000_000,
+            zero="as many as in one second",
+        ),
+        Setting(
+            "rate_limit_per_minute",
+            "int",
+            "requests per minute with one key",
+            ("RATE_LIMIT_PER_MINUTE",),
+            minimum=1,
+            maximum=1_000_000_000,
+            zero="no limit",
+        ),
+        Setting(
+            "key_burst",
+            "int",
+            "requests with one key that may come at once",
+            minimum=1,
+            maximum=1_000_000_000,
+            zero="as many as in one minute",
+        ),
+        Setting("tokens_per_minute", "int", "tokens per minute with one key", minimum=1, maximum=10**11, zero="no limit"),
+        Setting(
+            "daily_token_quota",
+            "int",
+            "tokens per UTC day with one key",
+            ("DAILY_TOKEN_QUOTA",),
+            minimum=1,
+            maximum=10**15,
+            zero="no limit",
+        ),
+        Setting(
+            "on_exhausted",
+            "choice",
+            "what a spent daily quota means: refuse = requests are answered 429; cut = live streams are ended there as well",
+            choices=("refuse", "cut"),
+        ),
+        Setting(
+            "default_cost_tokens",
+            "int",
+            "tokens that an answer is expected to take where the request sets no maximum",
+            minimum=1,
+            maximum=1_000_000,
+        ),
+    ),
+    *_rows(
+        "Capacity",
+        Setting(
+            "max_concurrent", "int", "requests under way at the engines in all", minimum=1, maximum=1_000_000, zero="no limit"
+        ),
+        Setting("key_concurrency", "int", "requests under way with one key", minimum=1, maximum=1_000_000, zero="no limit"),
+        Setting(
+            "engine_max_concurrent", "int", "requests under way at one engine", minimum=1, maximum=1_000_000, zero="no limit"
+        ),
+        Setting(
+            "routes",
+            "routes",
+            "what holds for single models: model|max_concurrent|on_capacity|fallback,fallback|timeout_s, separated by "
+            "semicolons; in TOML one [[routes]] table each",
+        ),
+        Setting(
+            "on_capacity",
+            "choice",
+            "what happens to a request that finds no room: reject = 429 at once, queue = it waits, fallback = it goes to the "
+            "fallback models of its route, and waits if they have no room either",
+            choices=("queue", "reject", "fallback"),
+        ),
+        Setting("queue_size", "int", "requests that may wait; one more is answered 429", minimum=1, maximum=1_000_000),
+        Setting("queue_bytes", "int", "bytes of request bodies that may wait", minimum=1 << 16, maximum=64 * _GIB),
+        _seconds("queue_timeout_s", "time a request may wait; then it is answered 503"),
+        Setting(
+            "queue_order",
+            "choice",
+            "who of one tenant goes first: fifo, or adaptive = the newest first while waiting takes longer than queue_target_s",
+            choices=("fifo", "adaptive"),
+        ),
+        _seconds("queue_target_s", "time that waiting may take before the queue counts as overloaded"),
+        Setting(
+            "scheduler",
+            "choice",
+            "auto = learn from each engine's metrics, or from its time to first token, how many requests it takes at once",
+            choices=("off", "auto"),
+        ),
+        _seconds("scheduler_interval_s", "time between two looks at the engines' metrics", minimum=0.05),
+        Setting(
+            "embedding_merge_s",
+            "float",
+            "time that embedding requests wait for others to share one call to an engine",
+            minimum=0.0005,
+            maximum=1.0,
+            zero="they do not wait",
+        ),
+        Setting("embedding_merge_inputs", "int", "inputs in one shared call at most", minimum=2, maximum=10_000),
+    ),
+    *_rows(
+        "Failures",
+        Setting(
+            "cb_failure_threshold",
+            "int",
+            "failures in a row that open an engine's circuit breaker",
+            ("CB_FAILURE_THRESHOLD",),
+            minimum=1,
+            maximum=1_000_000,
+            zero="never opens",
+        ),
+        _seconds("cb_recovery_timeout_s", "time until an open breaker lets one request try", "CB_RECOVERY_TIMEOUT"),
+        Setting(
+            "max_retries",
+            "int",
+            "times that a request is sent again where retrying is allowed (retry_fresh, retry_statuses)",
+            minimum=0,
+            maximum=10,
+        ),
+        Setting(
+            "retry_statuses",
+            "list",
+            "answers of an engine after which another engine is asked (429, 500, 502, 503, 504); empty = they are passed on",
+        ),
+        Setting("retry_budget_percent", "int", "retries as a share of the requests of the last 10 s", minimum=0, maximum=100),
+        Setting(
+            "quarantine_after",
+            "int",
+            "engine connections that one request may break before it is answered 422 instead of being sent to another engine",
+            minimum=1,
+            maximum=100,
+            zero="never",
+        ),
+    ),
+    *_rows(
         "Timeouts",
         _seconds("head_timeout_s", "time from the first byte of a request to the end of its head"),
         _seconds("body_timeout_s", "silence allowed within a request body"),
@@ -193,7 +346,26 @@ TABLE: Final[tuple[Setting, ...]] = (
             "REQUEST_TIMEOUT_SECONDS",
             zero="no limit",
         ),
+        _seconds(
+            "max_request_timeout_s",
+            "the most that a client may ask for in x-request-timeout-ms",
+            zero="as request_timeout_s, or a day",
+        ),
         _seconds("drain_timeout_s", "time that running exchanges have to end after SIGTERM", zero="none: abort at once"),
+    ),
+    *_rows(
+        "State and control",
+        Setting("state_dir", "text", "the folder of the key store and of daily usage; empty = both end with the process"),
+        Setting(
+            "on_corrupt_state",
+            "choice",
+            "what to do when the store is damaged: refuse to start, or set it aside and begin anew",
+            choices=("refuse", "set_aside"),
+        ),
+        _seconds("flush_interval_s", "time between two writings of what was used", minimum=0.05),
+        Setting("usage_keep_days", "int", "days for which usage is kept in the store", minimum=2, maximum=36500),
+        Setting("control_listen", "text", "host:port of the control listener (admin API, /metrics); empty = none"),
+        Setting("admin_key", "text", "the key of the admin API under control_listen", ("ADMIN_KEY",), secret=True),
     ),
     *_rows(
         "Reporting",
@@ -219,36 +391,6 @@ TABLE: Final[tuple[Setting, ...]] = (
     *_rows(
         "Reserved",
         _reserved(
-            "rate_limit_per_second",
-            "int",
-            "requests per second from one address",
-            "requests per address are not limited",
-            "RATE_LIMIT_PER_SECOND",
-        ),
-        _reserved(
-            "rate_limit_per_minute",
-            "int",
-            "requests per minute with one key",
-            "requests per key are not limited",
-            "RATE_LIMIT_PER_MINUTE",
-        ),
-        _reserved("daily_token_quota", "int", "tokens per key and day", "tokens are not limited", "DAILY_TOKEN_QUOTA"),
-        _reserved(
-            "cb_failure_threshold",
-            "int",
-            "failures that open an engine's circuit breaker",
-            "no circuit breaker protects the engines",
-            "CB_FAILURE_THRESHOLD",
-        ),
-        _reserved(
-            "cb_recovery_timeout_s",
-            "float",
-            "time until an open breaker tries again",
-            "no circuit breaker protects the engines",
-            "CB_RECOVERY_TIMEOUT",
-        ),
-        _reserved("admin_key", "text", "the key of the admin API", "there is no admin API", "ADMIN_KEY", secret=True),
-        _reserved(
             "runner_auth_token",
             "text",
             "the token with which runners register",
@@ -259,7 +401,6 @@ TABLE: Final[tuple[Setting, ...]] = (
         _reserved("enable_otlp_tracing", "bool", "send traces to otlp_endpoint", "no traces are sent", "ENABLE_OTLP_TRACING"),
         _reserved("otlp_endpoint", "text", "the collector for traces", "no traces are sent", "OTLP_ENDPOINT"),
         _reserved("gpu_exporter_port", "int", "the port of the GPU exporter", "there is no GPU exporter", "GPU_EXPORTER_PORT"),
-        _reserved("state_dir", "text", "the folder for what must outlive a restart", "nothing is stored"),
     ),
 )
 
@@ -277,7 +418,17 @@ ENGINE_FIELDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("health_path", "text", "the only path to probe; the kind's own ones when empty"),
     ("warm_connections", "int", "-1 = as the gateway's warm_connections"),
     ("max_connections", "int", "0 = engine_max_connections"),
+    ("max_concurrent", "int", "requests under way at it at most; 0 = engine_max_concurrent"),
     ("cancel", "bool", "whether closing its connection stops a generation; turn off for engines that a cancel harms"),
+)
+
+# The same of one [[routes]] entry; `model` must be there.
+ROUTE_FIELDS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("model", "text", "the model that clients ask for"),
+    ("max_concurrent", "int", "requests for it under way at most; 0 = no limit of its own"),
+    ("on_capacity", "choice", "queue, reject or fallback; the gateway's on_capacity when empty"),
+    ("fallback", "list", "models to send its requests to, in this order, when it has no room"),
+    ("timeout_s", "float", "time for a whole exchange; 0 = request_timeout_s"),
 )
 
 # What each profile's users find set, unless they set it otherwise.

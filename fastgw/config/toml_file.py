@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+from fastgw.config.problems import ConfigErrors
+from fastgw.config.settings import RouteConfig
 from fastgw.config.sources import Source, level, parse_text, read_file, suggest
-from fastgw.config.table import BY_NAME, ENGINE_FIELDS, Setting
+from fastgw.config.table import BY_NAME, ENGINE_FIELDS, ROUTE_FIELDS, Setting
 
 
 def read_toml(path: str) -> Source:
@@ -38,6 +40,8 @@ def read_toml(path: str) -> Source:
         row = BY_NAME.get(key)
         if key == "engines":
             _toml_engines(source, value, at)
+        elif key == "routes":
+            _toml_routes(source, value, at)
         elif row is None:
             hint = suggest(key, BY_NAME)
             source.fail(at("", key), key, "there is no such setting" + hint)
@@ -83,6 +87,28 @@ def _toml_engines(source: Source, value: object, at: Callable[[str, str], str]) 
             source.fail(at(table, ""), "engines", "this engine has no url")
         elif not unknown:
             source.add_engine(entry, partial(at, table))
+
+
+def _toml_routes(source: Source, value: object, at: Callable[[str, str], str]) -> None:
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        source.fail(at("", "routes"), "routes", "must be written as [[routes]] tables")
+        return
+    known = [name for name, _, _ in ROUTE_FIELDS]
+    routes = []
+    for index, entry in enumerate(value):
+        table = f"routes[{index}]"
+        unknown = [key for key in entry if key not in known]
+        for key in unknown:
+            source.fail(at(table, key), "routes", f"a route has no setting {key}{suggest(key, known)}")
+        if "model" not in entry:
+            source.fail(at(table, ""), "routes", "this route has no model")
+        elif not unknown:
+            try:
+                routes.append(RouteConfig(**entry))
+            except ConfigErrors as found:
+                for error in found.errors:
+                    source.fail(at(table, error.name), "routes", f"{error.name}: {error.message}")
+    source.put("routes", routes, at("", "routes"))
 
 
 def _key_lines(text: str) -> dict[tuple[str, str], int]:

@@ -173,17 +173,10 @@ def test_settings_out_of_range(setting: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("variable", "name", "consequence"),
     [
-        ("RATE_LIMIT_PER_SECOND", "rate_limit_per_second", "not limited"),
-        ("RATE_LIMIT_PER_MINUTE", "rate_limit_per_minute", "not limited"),
-        ("DAILY_TOKEN_QUOTA", "daily_token_quota", "not limited"),
-        ("CB_FAILURE_THRESHOLD", "cb_failure_threshold", "no circuit breaker"),
-        ("CB_RECOVERY_TIMEOUT", "cb_recovery_timeout_s", "no circuit breaker"),
-        ("ADMIN_KEY", "admin_key", "no admin API"),
         ("RUNNER_AUTH_TOKEN", "runner_auth_token", "cannot dial in"),
         ("ENABLE_OTLP_TRACING", "enable_otlp_tracing", "no traces"),
         ("OTLP_ENDPOINT", "otlp_endpoint", "no traces"),
         ("GPU_EXPORTER_PORT", "gpu_exporter_port", "no GPU exporter"),
-        ("FASTGW_STATE_DIR", "state_dir", "nothing is stored"),
     ],
 )
 def test_a_limit_that_does_not_hold_yet_is_warned_about(variable: str, name: str, consequence: str) -> None:

@@ -9,9 +9,9 @@ from typing import get_type_hints
 import msgspec
 import pytest
 
-from fastgw.config import Config, EngineConfig, load
+from fastgw.config import Config, EngineConfig, RouteConfig, load
 from fastgw.config.render import errors_markdown, markdown
-from fastgw.config.table import BY_NAME, ENGINE_FIELDS, PROFILE_DEFAULTS, PROFILES, TABLE
+from fastgw.config.table import BY_NAME, ENGINE_FIELDS, PROFILE_DEFAULTS, PROFILES, ROUTE_FIELDS, TABLE
 from tests.config.test_load import write
 
 REPO = Path(__file__).parents[2]
@@ -23,12 +23,13 @@ def test_the_table_has_a_row_for_each_field_and_no_other() -> None:
     assert {row.name for row in TABLE} == set(Config.__struct_fields__) - {"api_key_digests", "warnings"}
     assert len(TABLE) == len(BY_NAME)
     assert [name for name, _, _ in ENGINE_FIELDS] == list(EngineConfig.__struct_fields__)
+    assert [name for name, _, _ in ROUTE_FIELDS] == list(RouteConfig.__struct_fields__)
 
 
 def test_the_table_says_the_types_of_the_fields() -> None:
     hints = get_type_hints(Config)
     for row in TABLE:
-        assert row.kind in KIND_OF.get(hints[row.name], {"list", "keys", "engines"}), row.name
+        assert row.kind in KIND_OF.get(hints[row.name], {"list", "keys", "engines", "routes"}), row.name
         assert row.help, row.name
         assert (row.kind == "choice") == bool(row.choices), row.name
         assert row.kind not in {"int", "float"} or row.maximum is not None, f"{row.name} has no bound"
