@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 import uvloop
 
+from fastgw.sim import metrics
 from fastgw.sim.config import SimConfig
 from fastgw.sim.faults import TABLE, FaultError
 from fastgw.sim.server import Simulator
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("slots", "requests generated at a time, the others wait; 0 for no limit")
     option("max_waiting", "longest queue, 503 beyond it; 0 for no limit")
     option("kv_tokens", "size of the KV cache that the metrics report on")
+    option("metrics_kind", "whose names /metrics uses; none for no such page", str, metrics.KINDS)
     option("embedding_size", "numbers in an embedding")
     option("keep_alive_s", "close a connection idle for so long; 0 for never", float)
     option("max_requests", "requests per connection; 0 for no limit")

@@ -30,6 +30,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 256
     max_waiting: int = 4096
     kv_tokens: int = 262_144
+    metrics_kind: str = "vllm"
     embedding_size: int = 16
 
     keep_alive_s: float = 5.0
@@ -57,6 +58,10 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
             (0 <= self.port <= 65535, "port: 0 to 65535"),
             (self.sep in ("lf", "crlf"), "sep: lf or crlf"),
             (self.first_chunk in ("vllm", "llamacpp", "none"), "first_chunk: vllm, llamacpp or none"),
+            (
+                self.metrics_kind in ("vllm", "sglang", "tgi", "llamacpp", "none"),
+                "metrics_kind: vllm, sglang, tgi, llamacpp or none",
+            ),
             (0.0 <= self.fault_rate <= 1.0, "fault_rate: 0 to 1"),
             (self.output_tokens >= 1 and self.max_model_len >= 2, "output_tokens, max_model_len: at least 1 and 2"),
             (self.embedding_size >= 1 and self.kv_tokens >= 1, "embedding_size, kv_tokens: at least 1"),

@@ -71,6 +71,8 @@ class Routes:
             "/metrics": {"GET": self._metrics},
             "/api/tags": {"GET": self._tags},
         }
+        if config.metrics_kind == "none":
+            del self._table["/metrics"]
         if debug is not None:
             self._table.update(debug.table())
 
