@@ -1,10 +1,12 @@
 """The composition root: from a configuration to a running gateway, top to bottom.
 
     log, access     observe
+    state           store: keys, usage
     filters         policy, in ORDER
     core            exchange
     pools, health   upstream
     listener        net
+    control         admin API, metrics
 
 ``Gateway`` is the embeddable object: several may live in one process, each with its own counters, tasks and sockets,
 and nothing is left behind when it has stopped. ``serve`` is one of them with signals, for the command line.
@@ -17,20 +19,30 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from fastgw import errors, twins
 from fastgw.config import Config
+from fastgw.config.address import parse_host_port
 from fastgw.errors import GatewayError
+from fastgw.exchange.filter import Filter
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.local import LocalEndpoints
 from fastgw.exchange.record import AccessSink
+from fastgw.housekeeping import Housekeeping
+from fastgw.limits.account import Accounts, Defaults
+from fastgw.limits.key import UsageRow
+from fastgw.limits.ledger import day_of
+from fastgw.limits.meter import Meters
 from fastgw.net.client_conn import ClientConn, ConnLimits
+from fastgw.net.clock import micros
 from fastgw.net.listener import BindError, Listener, bind
 from fastgw.net.poller import Reactor
 from fastgw.policy import build
+from fastgw.policy.iplimit import IpLimit
+from fastgw.policy.queue import Queue
 from fastgw.policy.routing import STRATEGIES
 from fastgw.protocol.headers import is_trusted
 from fastgw.protocol.http1.writer import simple_response
@@ -40,9 +52,15 @@ from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.target import Engine
+from fastgw.vitals import Vitals
+
+if TYPE_CHECKING:
+    from fastgw.control.server import ControlServer
+    from fastgw.store.state import State
 
 BACKLOG: Final = 4096
 LOOK_S: Final = 0.01
+STATE_WAIT_S: Final = 5.0  # for the store to take the last of it
 GRACE_S: Final = 0.5  # for the last answers and error events to leave
 RESOLVE_WAIT_S: Final = 0.5  # names are looked up before traffic, but a dead resolver must not hold the start
 
@@ -77,7 +95,11 @@ class Gateway:
         self._reactor: Reactor | None = None
         self._listener: Listener | None = None
         self._tasks: Tasks | None = None
+        self._keeping: Housekeeping | None = None
+        self._state: State | None = None
+        self._control: ControlServer | None = None
         self._pools: list[Pool] = []
+        self._filters: tuple[Filter, ...] = ()
         self.core: GatewayCore | None = None
         self.addresses: list[str] = []
 
@@ -87,6 +109,11 @@ class Gateway:
         if not self.addresses:
             raise RuntimeError("the gateway has not started")
         return self.addresses[0]
+
+    @property
+    def control_url(self) -> str:
+        """Where the control listener is, empty where there is none."""
+        return self._control.url if self._control is not None else ""
 
     @property
     def port(self) -> int:
@@ -112,27 +139,31 @@ class Gateway:
         except (ImportError, ValueError) as error:
             raise StartError(str(error)) from error
         loop = asyncio.get_running_loop()
+        accounts, usage = self._open_accounts()
         try:
             socks = bind(config.host, config.port, config.unix_socket, BACKLOG)
         except BindError as error:
+            await self._close_state()
             raise StartError(str(error)) from error
         reactor = self._reactor = Reactor(loop, self._alone)
         tasks = self._tasks = Tasks(self.log)
-        engines = [Engine(one) for one in config.engines]
+        engines = [Engine(one, config.cb_failure_threshold, config.cb_recovery_timeout_s) for one in config.engines]
         pools = self._pools = [
             Pool(engine, reactor, self.stats, self.log, config.connect_timeout_s, config.engine_max_idle)
             for engine in engines
         ]
-        health = Health(pools, config, self.log, self._publish)
+        health = Health(pools, config, self.log, self._publish, self._room)
+        filters = self._filters = build(config)
         core = self.core = GatewayCore(
             config,
             stats=self.stats,
             log=self.log,
             access=self._access,
-            filters=build(config),
+            filters=filters,
             strategy=STRATEGIES[config.policy](),
             health=health,
             table=UpstreamTable(pools),
+            accounts=accounts,
             instance=os.urandom(4).hex().encode(),
         )
         LocalEndpoints(core, tasks.spawn)
@@ -141,7 +172,25 @@ class Gateway:
         except BaseException:
             for sock in socks:
                 sock.close()
+            await self._close_state()
             raise
+        meters = next((one.meters for one in filters if isinstance(one, IpLimit)), None)
+        keeping = self._keeping = Housekeeping(
+            core,
+            loop,
+            meters=meters,
+            store=self._state,
+            prune=self._prune,
+            flush_s=config.flush_interval_s,
+            keep_days=config.usage_keep_days,
+        )
+        keeping.restore(usage)
+        if self._state is not None:
+            self._state.start(loop, keeping.keys_changed)
+        if config.embedding_merge_s:
+            from fastgw.exchange.merging import Merger
+
+            core.merger = Merger(core, loop, wait_s=config.embedding_merge_s, most_inputs=config.embedding_merge_inputs)
         limits = ConnLimits(
             head_bytes=config.max_head_bytes,
             header_count=config.max_header_count,
@@ -173,12 +222,121 @@ class Gateway:
         for pool in pools:
             pool.keep_warm()
         tasks.spawn("health", health.run())
+        if config.scheduler == "auto":
+            from fastgw.upstream.scheduler import Scheduler
+
+            scheduler = Scheduler(
+                pools,
+                interval_s=config.scheduler_interval_s,
+                timeout_s=config.health_timeout_s,
+                log=self.log,
+                changed=self._room,
+            )
+            tasks.spawn("scheduler", scheduler.run())
+        keeping.start()
+        if config.control_listen:
+            await self._open_control(meters)
+
+    def _open_accounts(self) -> tuple[Accounts, list[UsageRow]]:
+        """Who may use the gateway, from the configuration and the store, and what they have used already."""
+        config = self.config
+        accounts = Accounts(
+            Defaults(
+                requests_per_minute=config.rate_limit_per_minute,
+                burst=config.key_burst,
+                tokens_per_minute=config.tokens_per_minute,
+                daily_tokens=config.daily_token_quota,
+                concurrency=config.key_concurrency,
+                cut=config.on_exhausted == "cut",
+            ),
+            config.api_key_digests,
+            required=config.require_key,
+        )
+        if not config.state_dir:
+            return accounts, []
+        from fastgw.store.schema import StateError
+        from fastgw.store.state import State
+
+        state = State(config.state_dir, log=self.log, on_corrupt=config.on_corrupt_state, flush_s=config.flush_interval_s)
+        try:
+            loaded = state.open(day_of(time()))
+        except StateError as error:
+            raise StartError(str(error)) from error
+        self._state = state
+        accounts.apply(loaded.keys, micros(monotonic()), time())
+        return accounts, loaded.usage
+
+    async def _open_control(self, meters: Meters | None) -> None:
+        """The control listener: imported here, for it takes longer than all the rest of a start."""
+        from fastgw.control.server import ControlServer
+        from fastgw.observe.metrics import GatewayCollector, render
+
+        config = self.config
+        core = self.core
+        assert core is not None
+        keys = None
+        if self._state is not None:
+            from fastgw.keyring import Keyring
+
+            keys = Keyring(self._state, self._usage_today)
+        collector = GatewayCollector(
+            Vitals(
+                core,
+                queue=next((one for one in self._filters if isinstance(one, Queue)), None),
+                meters=meters,
+                store_failing=lambda: self._state is not None and self._state.failing,
+                admin_auth_failures=lambda: self._control.auth_failures if self._control is not None else 0,
+            )
+        )
+        host, port = parse_host_port(config.control_listen)
+        control = ControlServer(
+            host=host,
+            port=port,
+            admin_key=config.admin_key,
+            log=self.log,
+            render_metrics=lambda: render(collector),
+            health=lambda: dict(zip(("healthy_engines", "total_engines"), core.health.counts(), strict=True)),
+            keys=keys,
+        )
+        try:
+            await control.start()
+        except BindError as error:
+            await self.stop(0.0)
+            raise StartError(str(error)) from error
+        self._control = control
+
+    def _prune(self, before_day: int) -> None:
+        if self._state is not None and self._tasks is not None:
+            from fastgw.store.database import Database
+
+            self._tasks.spawn("prune usage", self._state.run(Database.prune, before_day))
+
+    def _usage_today(self, key_id: str) -> UsageRow | None:
+        core = self.core
+        account = core.accounts.by_id(key_id) if core is not None else None
+        if core is None or account is None:
+            return None
+        ledger = account.ledger
+        ledger.roll(core.today)
+        return key_id, ledger.day, ledger.prompt, ledger.completion, ledger.requests, ledger.estimated
+
+    def _room(self) -> None:
+        """Engines have become well or ill, or take more: whoever waits is looked at."""
+        core = self.core
+        if core is not None:
+            core.room()
+
+    async def _close_state(self) -> None:
+        state, self._state = self._state, None
+        if state is not None:
+            await state.close(STATE_WAIT_S)
 
     def _publish(self) -> None:
         """A new snapshot of what engines serve."""
         core = self.core
         if core is not None:
             core.table = UpstreamTable(self._pools, core.table)
+            core.room()
 
     def _refusal(self, ip: str) -> bytes:
         kind = errors.lookup("too_many_connections", self.config.compat)
@@ -205,6 +363,15 @@ class Gateway:
         core.close_all()
         for pool in self._pools:
             pool.close()
+        if self._control is not None:
+            await self._control.stop()
+            self._control = None
+        if self._keeping is not None:
+            if self._state is not None:
+                await self._keeping.last(STATE_WAIT_S)
+            self._keeping.stop()
+            self._keeping = None
+        await self._close_state()
         if self._tasks is not None:
             await self._tasks.close()
         if self._reactor is not None:
@@ -257,7 +424,8 @@ def serve(config: Config) -> int:
             "listening",
             urls=" ".join(gateway.addresses),
             engines=" ".join(engine.name for engine in config.engines) or "none",
-            auth="keys" if config.api_key_digests else "none",
+            auth="keys" if gateway.core is not None and gateway.core.accounts.required else "none",
+            **({"control": gateway.control_url} if gateway.control_url else {}),
             native="yes" if twins.native() else "no",
             pid=os.getpid(),
         )

@@ -24,6 +24,7 @@ commands:
   serve     run the gateway
   demo      run the gateway and a simulated engine, and stream one answer
   sim       run the engine simulator alone
+  keys      make, list, change and end API keys
   check     read the configuration and list every mistake
   version   print the version and what runs
 
@@ -34,6 +35,7 @@ examples:
   fastgw serve --engine http://127.0.0.1:8000
   VLLM_URL=http://127.0.0.1:8000 GATEWAY_API_KEYS=key1,key2 fastgw serve
   fastgw check --config fastgw.toml
+  fastgw keys create --state-dir /var/lib/fastgw --name ada --daily-tokens 100000
 """
 
 _SERVE_EXAMPLES: Final = """\
@@ -125,6 +127,13 @@ def _sim(argv: Sequence[str]) -> int:
     return cli.main(list(argv))
 
 
+def _keys(argv: Sequence[str]) -> int:
+    from fastgw.config import read_one
+    from fastgw.store import cli
+
+    return cli.main(argv, str(read_one("state_dir")))
+
+
 def _version(argv: Sequence[str]) -> int:
     _parse(_parser("version", "Print the version of fastgw, of Python and of uvloop, and whether native code runs."), argv)
     from fastgw import __version__, twins
@@ -172,6 +181,7 @@ _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "serve": _serve,
     "demo": _demo,
     "sim": _sim,
+    "keys": _keys,
     "check": _check,
     "version": _version,
     "docs": _docs,

@@ -27,7 +27,8 @@ class ErrorKind:
     """One row of the table.
 
     ``close`` says that the client's connection cannot be used again after this answer (the framing of what follows
-    is unknown, or the bytes still to come are not worth reading).
+    is unknown, or the bytes still to come are not worth reading). ``hopeless``: the same request will not succeed today,
+    so clients that would try again by themselves are told not to.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ErrorKind:
     message: str
     close: bool = False
     advice: str = ""
+    hopeless: bool = False
 
 
 _IRE: Final = "invalid_request_error"
@@ -186,7 +188,88 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "The only expectation known is `100-continue`.",
     ),
     ErrorKind(
-        "rate_limited", 429, _RLE, "rate_limit_exceeded", "Too many requests.", False, "Wait as long as `Retry-After` says."
+        "rate_limited",
+        429,
+        _RLE,
+        "rate_limit_exceeded",
+        "Too many requests.",
+        False,
+        "Wait as long as `Retry-After` says; the `x-ratelimit-` headers tell the limits of the key.",
+    ),
+    ErrorKind(
+        "over_limit",
+        429,
+        _RLE,
+        "request_exceeds_limit",
+        "The request needs more tokens than the key may use in a minute.",
+        False,
+        "Send a shorter prompt or a smaller `max_tokens`; waiting does not help.",
+        True,
+    ),
+    ErrorKind(
+        "quota_exhausted",
+        429,
+        _RLE,
+        "daily_quota_exceeded",
+        "The key's tokens for today are spent.",
+        False,
+        "Wait until midnight UTC, as `Retry-After` says, or ask for fewer tokens; GET /v1/usage tells what is left.",
+        True,
+    ),
+    ErrorKind(
+        "concurrency_limited",
+        429,
+        _RLE,
+        "concurrency_exceeded",
+        "The key has too many requests under way.",
+        False,
+        "Wait for one of them to end.",
+    ),
+    ErrorKind(
+        "at_capacity",
+        429,
+        _RLE,
+        "at_capacity",
+        "All engines for this model are busy.",
+        False,
+        "Wait as long as `Retry-After` says.",
+    ),
+    ErrorKind(
+        "queue_full",
+        429,
+        _RLE,
+        "queue_full",
+        "Too many requests are waiting already.",
+        False,
+        "Wait as long as `Retry-After` says, or raise `queue_size` or `queue_bytes`.",
+    ),
+    ErrorKind(
+        "queue_timeout",
+        503,
+        _UPE,
+        "queue_timeout",
+        "No engine had room for the request in time.",
+        False,
+        "Wait as long as `Retry-After` says, or raise `queue_timeout_s`.",
+    ),
+    ErrorKind(
+        "circuit_open",
+        503,
+        _UPE,
+        "circuit_open",
+        "The engines for this model have failed repeatedly and are being spared.",
+        False,
+        "Wait as long as `Retry-After` says, then look at the engines' logs.",
+    ),
+    ErrorKind(
+        "quarantined",
+        422,
+        _IRE,
+        "request_quarantined",
+        "Each engine that got this request lost its connection; it is not sent to another.",
+        False,
+        "Look at the engines' logs: the request may crash them.",
+        True,
     ),
     ErrorKind(
         "too_many_connections",
@@ -308,6 +391,9 @@ PROFILE_KINDS: Final[dict[str, dict[str, ErrorKind]]] = {
             "bad_gateway",
             "minisgl_cpu_gateway_all_workers_unreachable",
             "All workers are unreachable.",
+        ),
+        ErrorKind(
+            "circuit_open", 502, "bad_gateway", "minisgl_cpu_gateway_all_workers_unreachable", "All workers are unreachable."
         ),
         ErrorKind(
             "bad_gateway", 502, "bad_gateway", "minisgl_cpu_gateway_all_workers_unreachable", "All workers are unreachable."

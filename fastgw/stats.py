@@ -15,6 +15,7 @@ class Stats:
 
     __slots__ = (
         "access_dropped",
+        "auth_failures",
         "bytes_down",
         "cancelled",
         "connections_open",
@@ -25,15 +26,34 @@ class Stats:
         "exchanges_open",
         "exchanges_total",
         "failovers_total",
+        "limited_concurrency",
+        "limited_ip",
+        "limited_queue",
+        "limited_requests",
+        "limited_tokens",
+        "merged_calls",
+        "merged_requests",
+        "quarantined",
+        "queue_timeouts",
+        "queue_waiting_open",
+        "quota_cut",
+        "quota_refused",
         "refused_total",
         "replays_total",
+        "retries_refused",
+        "retries_total",
         "stalled",
+        "store_failures",
+        "tokens_estimated",
+        "tokens_generated",
+        "tokens_prompted",
         "truncations_total",
         "upstream_open",
     )
 
     def __init__(self) -> None:
         self.access_dropped = 0
+        self.auth_failures = 0
         self.bytes_down = 0
         self.cancelled = 0
         self.connections_open = 0
@@ -44,9 +64,27 @@ class Stats:
         self.exchanges_open = 0
         self.exchanges_total = 0
         self.failovers_total = 0
+        self.limited_concurrency = 0
+        self.limited_ip = 0
+        self.limited_queue = 0
+        self.limited_requests = 0
+        self.limited_tokens = 0
+        self.merged_calls = 0
+        self.merged_requests = 0
+        self.quarantined = 0
+        self.queue_timeouts = 0
+        self.queue_waiting_open = 0
+        self.quota_cut = 0
+        self.quota_refused = 0
         self.refused_total = 0
         self.replays_total = 0
+        self.retries_refused = 0
+        self.retries_total = 0
         self.stalled = 0
+        self.store_failures = 0
+        self.tokens_estimated = 0
+        self.tokens_generated = 0
+        self.tokens_prompted = 0
         self.truncations_total = 0
         self.upstream_open = 0
 

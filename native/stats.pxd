@@ -1,4 +1,7 @@
 cdef class Stats:
-    cdef public long long access_dropped, bytes_down, cancelled, connections_open, connections_refused, connections_total
-    cdef public long long dials_total, events_total, exchanges_open, exchanges_total, failovers_total, refused_total
-    cdef public long long replays_total, stalled, truncations_total, upstream_open
+    cdef public long long access_dropped, auth_failures, bytes_down, cancelled, connections_open, connections_refused
+    cdef public long long connections_total, dials_total, events_total, exchanges_open, exchanges_total, failovers_total
+    cdef public long long limited_concurrency, limited_ip, limited_queue, limited_requests, limited_tokens, merged_calls
+    cdef public long long merged_requests, quarantined, queue_timeouts, queue_waiting_open, quota_cut, quota_refused
+    cdef public long long refused_total, replays_total, retries_refused, retries_total, stalled, store_failures
+    cdef public long long tokens_estimated, tokens_generated, tokens_prompted, truncations_total, upstream_open

@@ -22,9 +22,35 @@ def request_start(line: bytes, block: bytes, fields: bytes, request_id: bytes, l
     return b"%b%b%b%b\r\ncontent-length: %d\r\n\r\n" % (line, block, fields, request_id, length)
 
 
-def plain_answer(status_line: bytes, forward: bytes, request_id: bytes, body: bytes) -> bytes:
-    """The usual answer: the engine's status and fields, the body's length, our id, and the body."""
-    return b"%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b" % (status_line, forward, len(body), request_id, body)
+def plain_answer(status_line: bytes, forward: bytes, request_id: bytes, extra: bytes, body: bytes) -> bytes:
+    """The usual answer: the engine's status and fields, the body's length, our id, ``extra`` whole lines, and the body."""
+    return b"%b%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
+        status_line, forward, len(body), request_id, extra, body,
+    )  # fmt: skip
+
+
+def limit_lines(unit: bytes, limit: int, left: int, reset_us: int) -> bytes:
+    """What is left of a limit, in the fields that OpenAI's clients read; ``unit`` is ``requests`` or ``tokens``.
+
+    ``reset_us`` is the time until all of it is there again, written as ``6m0s``, ``1s`` or ``12ms``, rounded up.
+    """
+    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
+        unit, limit, unit, left, unit, duration(reset_us),
+    )  # fmt: skip
+
+
+def duration(us: int) -> bytes:
+    """Microseconds as OpenAI writes a wait: whole seconds from one second on, else milliseconds; rounded up."""
+    if us <= 0:
+        return b"0s"
+    if us <= 999_000:
+        return b"%dms" % ((us + 999) // 1000)
+    seconds = (us + 999_999) // 1_000_000
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return b"%dh%dm%ds" % (hours, minutes, seconds)
+    return b"%dm%ds" % (minutes, seconds) if minutes else b"%ds" % seconds
 
 
 def microseconds(seconds: float) -> int:

@@ -22,22 +22,27 @@ class Answering(Tunnelling):
 
     def on_response_head(self, head: ResponseHead, rest: bytes) -> None:
         now = self.first_byte_at = monotonic()
+        status = head.status
+        if status >= 429:
+            if status in self.gateway.retry_statuses and self._retry_answer(head):
+                return
+            if status == 429 or status == 503:
+                # "Not now": back-pressure, not a fault.
+                self._release()
+            elif status >= 500:
+                self.faulty = True
         self.response = head
-        self.status = status = head.status
+        self.status = status
         self.phase = RELAYING
-        if status >= 500 and status != 503:
-            # 429 and 503 say "not now": back-pressure, not a fault.
-            assert self.pool is not None
-            self.pool.engine.failures_total += 1
         length = head.content_length
         request = self.head
         if length == len(rest) and length and not head.sse and request.method != b"HEAD" and status != 304 and status != 204:
             # The usual plain answer: whole in one read, out in one send.
             if (
                 head.has_date and request.keep_alive and request.minor
-                and not (self.extra_head or self.gateway.plain_lines_off)
+                and not self.gateway.plain_lines_off
             ):  # fmt: skip
-                data = plain_answer(head.status_line, head.forward, self.request_id, rest)
+                data = plain_answer(head.status_line, head.forward, self.request_id, self.extra_head, rest)
             else:
                 lines = self.response_lines(head, now)
                 data = b"%b%bcontent-length: %d\r\n%b%b" % (head.status_line, head.forward, length, lines, rest)
@@ -156,6 +161,8 @@ class Answering(Tunnelling):
             upstream.deadline = now + self.gateway.between_bytes_timeout_s
         if written == QUEUED:
             self._hold_upstream()
+        if sse is not None and sse.tokens >= self.allowance and not sse.mid_event:
+            self._spent(relay)
 
     def on_client_drained(self) -> None:
         upstream = self.upstream
@@ -174,8 +181,7 @@ class Answering(Tunnelling):
         outcome = "ok"
         if relay.sse is not None and relay.sse.error:
             outcome = "engine_error"
-            if self.pool is not None:
-                self.pool.engine.failures_total += 1
+            self.faulty = True
         self.conn.finished(keep)
         self._end(outcome, relay.reusable)
 
@@ -204,7 +210,7 @@ class Answering(Tunnelling):
         pool = self.pool
         assert pool is not None
         if error.source is Source.UPSTREAM:
-            pool.engine.failures_total += 1
+            self._fault()
         error.detail = f"{pool.engine.name}: {error.detail}"
         self._leave_engine()
         self.fail(error)
@@ -228,6 +234,27 @@ class Answering(Tunnelling):
         if upload is not None or self.phase is TUNNEL:
             self.conn.resume_reading()
 
+    def _spent(self, relay: Relay) -> None:
+        """The stream has used the tokens that it was given: it gets more, or it ends here, well-formed."""
+        gateway = self.gateway
+        for hook in gateway.on_allowance:
+            if hook(self):  # type: ignore[arg-type]
+                return
+        gateway.stats.quota_cut += 1
+        event = gateway.final_event("quota_exhausted", self)
+        if not event:
+            self._cut("quota_exhausted", "the key's tokens for today are spent", engine_fault=False)
+            return
+        self._release()
+        self._leave_engine()
+        self.error_kind = "quota_exhausted"
+        relay.finish(event)
+        if relay.written == DEAD:
+            self._client_broke()
+            return
+        self.conn.finished(self.head.keep_alive and relay.chunked_out)
+        self._end("quota", False)
+
     def _cut(self, kind: str, detail: str, *, engine_fault: bool = True) -> None:
         """The answer breaks off after bytes had gone down: a typed event where there is room, then an abort.
 
@@ -241,8 +268,8 @@ class Answering(Tunnelling):
             self.detail = f"{pool.engine.name}: {detail}"
             if engine_fault:
                 pool.engine.truncations_total += 1
-                pool.engine.failures_total += 1
                 gateway.stats.truncations_total += 1
+                self._fault()
         self.error_kind = kind
         self._leave_engine()
         told = relay.break_off(gateway.error_event(kind, self))

@@ -5,16 +5,23 @@ Nothing here waits: a dial reports back from the loop. What may be sent again is
 
 from __future__ import annotations
 
+import re
+from random import random
 from typing import Final
 
+from fastgw.accel.heads import ResponseHead
 from fastgw.accel.lines import request_start
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.retry import Failure, Verdict, judge
-from fastgw.exchange.state import CONNECTING, WAITING, ExchangeState
+from fastgw.exchange.state import BACKOFF, CONNECTING, DONE, QUEUED, WAITING, ExchangeState
+from fastgw.limits.breaker import CLOSED, NO, PROBE
+from fastgw.limits.budget import backoff_s
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream_conn import UpstreamConn
 from fastgw.upstream.pool import Pool
 
+MAX_RETRY_AFTER_S: Final = 60.0  # an engine that asks for more is asked again all the same
+_RETRY_AFTER: Final = re.compile(rb"(?im)^retry-after:[ \t]*([0-9]{1,6})[ \t]*\r$").search
 JOIN_BYTES: Final = 65536  # bodies up to this go out in one send with their head
 
 
@@ -32,13 +39,21 @@ class Attempts(ExchangeState):
         while True:
             pool = gateway.strategy.pick(group, self.tried)
             if pool is None:
-                raise failure or GatewayError(
-                    "engines_unavailable", source=Source.UPSTREAM, retry_after_s=gateway.retry_after_s, detail=self.detail
-                )
-            self.pool = pool
+                if failure is None and self._wait_for_room():
+                    return
+                raise failure or self._unavailable()
             now = monotonic()
+            breaker = pool.engine.breaker
+            if breaker.state != CLOSED:
+                admitted = breaker.admit(now)
+                if admitted == NO:
+                    self.tried = (*self.tried, pool)
+                    continue
+                self.probe = admitted == PROBE
+            self.judged = False
+            self.pool = pool
             # Once repeated, a request takes no further chance with a connection that may have died as well.
-            if not (self.upgrade or self.replayed or self.retried):
+            if not (self.upgrade or self.replayed or self.retries):
                 conn = pool.take_idle(now)
                 if conn is not None:
                     self.reused = True
@@ -53,7 +68,72 @@ class Attempts(ExchangeState):
                     raise
                 # Nothing was sent: the next engine may have room.
                 failure = error
+                self._release()
                 self.tried = (*self.tried, pool)
+
+    def _wait_for_room(self) -> bool:
+        """Whether the request waits now: the engines that are left are well, and full."""
+        group = self.group
+        assert group is not None
+        for pool in group.pools:
+            if pool not in self.tried and pool.engine.full():
+                for hook in self.gateway.on_full:
+                    if hook(self):  # type: ignore[arg-type]
+                        return True
+                break
+        return False
+
+    def _unavailable(self) -> GatewayError:
+        """Nobody is left to be asked: why, and when it may be otherwise."""
+        group = self.group
+        assert group is not None
+        now = monotonic()
+        waits = [pool.engine.breaker.wait_s(now) for pool in group.pools if pool.engine.breaker.state != CLOSED]
+        if waits and len(waits) == len(group.pools) and not self.detail:
+            return GatewayError("circuit_open", source=Source.UPSTREAM, retry_after_s=max(1.0, min(waits)))
+        return GatewayError(
+            "engines_unavailable", source=Source.UPSTREAM, retry_after_s=self.gateway.retry_after_s, detail=self.detail
+        )
+
+    # --- what the engine's breaker is told of an attempt, once
+    def _succeed(self) -> None:
+        pool = self.pool
+        if self.judged or pool is None:
+            return
+        self.judged = True
+        breaker = pool.engine.breaker
+        if breaker.failures or breaker.state != CLOSED:
+            breaker.succeeded(self.probe)
+            for hook in self.gateway.on_room:
+                hook()
+        self.probe = False
+
+    def _fault(self) -> None:
+        """The engine failed: it counts once, here and in its statistics."""
+        pool = self.pool
+        if pool is None:
+            return
+        pool.engine.failures_total += 1
+        if self.judged:
+            return
+        self.judged = True
+        before = pool.engine.breaker.opened_total
+        pool.engine.breaker.failed(monotonic(), random(), self.probe)  # noqa: S311 - spreads probes, guards nothing
+        self.probe = False
+        if pool.engine.breaker.opened_total != before:
+            self.gateway.breaker_opened(pool)
+
+    def _release(self) -> None:
+        """The attempt said nothing about the engine."""
+        pool = self.pool
+        if self.judged or pool is None:
+            return
+        self.judged = True
+        if self.probe:
+            pool.engine.breaker.released(True)
+            self.probe = False
+            for hook in self.gateway.on_room:
+                hook()
 
     def has_another(self) -> bool:
         """Whether an engine of the group has not been tried."""
@@ -149,40 +229,116 @@ class Attempts(ExchangeState):
         pool = self.pool
         assert pool is not None
         gateway = self.gateway
+        stale = failure is Failure.LOST and self.reused
+        if stale:
+            self._release()
+        else:
+            # Before the engine is left: whoever waits for its place must find the verdict.
+            self._fault()
         self._leave_engine()
         self.detail = f"{pool.engine.name}: {detail}"
+        if failure is Failure.LOST and not self.reused:
+            self.kills += 1
         verdict = judge(
             failure,
             reused=self.reused,
             response_begun=response_begun,
-            body_at_hand=self.upload is None or self.upload.whole or not self.upload.begun,
+            body_at_hand=self._body_at_hand(),
             replayed=self.replayed or not gateway.replay,
-            retried=self.retried,
+            retried=self.retries >= gateway.max_retries,
             retry_fresh=gateway.retry_fresh,
         )
-        if not (failure is Failure.LOST and self.reused):
-            pool.engine.failures_total += 1
         try:
             if verdict is Verdict.SAME_FRESH:
                 self.replayed = True
                 gateway.stats.replays_total += 1
+                self.judged = False
                 try:
                     self._dial(pool)
                     return
                 except GatewayError as error:
+                    self._release()
                     if not error.retryable:
                         raise
                     verdict = Verdict.NEXT_ENGINE
             if verdict is Verdict.NEXT_ENGINE:
-                if failure is Failure.LOST or failure is Failure.SILENT:
-                    self.retried = True
                 self.tried = (*self.tried, pool)
                 if len(self.tried) < gateway.max_attempts and self.has_another():
-                    gateway.stats.failovers_total += 1
-                    self.attempt()
-                    return
+                    if failure is Failure.CONNECT or failure is Failure.CONNECT_TIMEOUT:
+                        # Nothing was sent: this is no second try, and costs no engine anything.
+                        gateway.stats.failovers_total += 1
+                        self.attempt()
+                        return
+                    if gateway.quarantine_after and self.kills >= gateway.quarantine_after:
+                        gateway.stats.quarantined += 1
+                        raise GatewayError("quarantined", source=Source.UPSTREAM, detail=self.detail)
+                    if self._may_retry():
+                        self._back_off()
+                        return
         except GatewayError as error:
             self.fail(error)
             return
         timed_out = failure is Failure.SILENT or failure is Failure.CONNECT_TIMEOUT
         self.fail(GatewayError("upstream_timeout" if timed_out else "bad_gateway", source=Source.UPSTREAM, detail=self.detail))
+
+    def _body_at_hand(self) -> bool:
+        """Whether the whole request can be sent again."""
+        return self.upload is None or self.upload.whole or not self.upload.begun
+
+    # --- retries by policy
+    def _may_retry(self) -> bool:
+        """Take one retry of this request's, and one out of the budget of all."""
+        gateway = self.gateway
+        if self.retries >= gateway.max_retries:
+            return False
+        if not gateway.budget.withdraw(monotonic()):
+            gateway.stats.retries_refused += 1
+            return False
+        self.retries += 1
+        gateway.stats.retries_total += 1
+        gateway.stats.failovers_total += 1
+        return True
+
+    def _back_off(self) -> None:
+        """Another engine is asked after a short wait, longer each time, so that many retries do not come as one wave."""
+        self.phase = BACKOFF
+        self.gateway.later(self, backoff_s(self.retries, random()))  # noqa: S311 - spreads retries, guards nothing
+
+    def _retry_answer(self, head: ResponseHead) -> bool:
+        """Whether another engine is asked instead of passing this answer on."""
+        pool = self.pool
+        assert pool is not None
+        found = _RETRY_AFTER(head.forward)
+        if found is not None:
+            pool.engine.not_before = monotonic() + min(float(found[1]), MAX_RETRY_AFTER_S)
+        if not self._body_at_hand():
+            return False
+        tried = self.tried
+        self.tried = (*tried, pool)
+        if len(self.tried) >= self.gateway.max_attempts or not self.has_another() or not self._may_retry():
+            self.tried = tried
+            return False
+        if head.status == 429 or head.status == 503:
+            self._release()
+        else:
+            self._fault()
+        self._leave_engine()
+        self.detail = f"{pool.engine.name}: answered {head.status}"
+        self._back_off()
+        return True
+
+    def resume(self) -> None:
+        """Go on after a wait: the next attempt."""
+        self.timer = None
+        if self.phase is DONE:
+            return
+        if self.phase is QUEUED:
+            self.queued_s = monotonic() - self.queued_at + max(self.queued_s, 0.0)
+        try:
+            merger = self.gateway.merger
+            if merger is None or not self.endpoint.merges or not merger.take(self):
+                self.attempt()
+        except GatewayError as error:
+            self.fail(error)
+        except Exception as error:
+            self.gateway.crashed(self.conn, error)

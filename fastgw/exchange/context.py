@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 from fastgw.config import Config
 from fastgw.errors import GatewayError
+from fastgw.limits.budget import RetryBudget
+from fastgw.limits.ledger import day_of
 from fastgw.net.client_conn import ClientConn, Service
 from fastgw.net.timers import NEVER
 from fastgw.net.upstream_conn import UpstreamConn
@@ -25,11 +28,14 @@ if TYPE_CHECKING:
     from fastgw.exchange.endpoints import Endpoint
     from fastgw.exchange.exchange import Exchange
     from fastgw.exchange.state import ExchangeState
+    from fastgw.limits.account import Accounts
     from fastgw.upstream.target import Engine
 
+DAY_S: Final = 86400.0
 MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
 
 Hook = Callable[["Exchange"], None]
+FullHook = Callable[["Exchange"], bool]
 FinishHook = Callable[["Exchange", str], None]
 Rewrite = Callable[["ExchangeState", "Engine", bytes], bytes]
 
@@ -49,8 +55,9 @@ class Judgement:
     the reader then hands out the same object, and everything that depends on it alone is taken from here."""
 
     __slots__ = (
-        "base", "client_ip", "endpoint", "extra_head", "fields", "head", "key_id", "limit", "line", "told", "told_engine",
-        "told_model", "told_outcome", "told_status", "told_streamed", "uncoded_fields", "version",
+        "account", "base", "client_ip", "endpoint", "extra_head", "fields", "head", "key_id", "limit", "line", "meter",
+        "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_status", "told_streamed", "uncoded_fields",
+        "version",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, version: int) -> None:
@@ -59,6 +66,9 @@ class Judgement:
         self.limit = exchange.gateway.max_body_bytes
         self.endpoint = exchange.endpoint
         self.key_id = exchange.key_id
+        self.account = exchange.account
+        self.meter = exchange.meter
+        self.timeout_s = exchange.timeout_s
         self.extra_head = exchange.extra_head
         self.client_ip = exchange.client_ip
         # The request's first line, for engines with ``base`` before their paths; and its fields, up to the id, once as they
@@ -80,37 +90,59 @@ class Context(Service):
     """See the head of this file. ``filters`` come in the order in which they run."""
 
     __slots__ = (
+        "accounts",
         "between_bytes_timeout_s",
+        "budget",
         "config",
         "first_byte_timeout_s",
         "max_attempts",
         "max_body_bytes",
         "max_json_depth",
+        "max_request_timeout_s",
+        "max_retries",
+        "merger",
+        "on_allowance",
+        "on_arrival",
         "on_body",
         "on_finish",
+        "on_full",
         "on_head",
         "on_request",
+        "on_room",
         "on_route",
         "plain_lines_off",
+        "quarantine_after",
         "replay",
         "request_timeout_s",
         "retry_after_s",
         "retry_fresh",
+        "retry_statuses",
         "rewriters",
         "server_timing",
         "stats",
         "strategy",
         "table",
+        "today",
         "trusted",
     )
 
     def __init__(
-        self, config: Config, *, stats: Stats, filters: tuple[Any, ...], strategy: Strategy, table: UpstreamTable
+        self,
+        config: Config,
+        *,
+        stats: Stats,
+        filters: tuple[Any, ...],
+        strategy: Strategy,
+        table: UpstreamTable,
+        accounts: Accounts,
     ) -> None:
         super().__init__()
         self.config = config
         self.stats = stats
         self.table = table
+        self.accounts = accounts
+        self.merger: Any = None  # holds embedding requests together, where that is wanted
+        self.today = day_of(time())  # the UTC day that usage counts for; the housekeeping turns it
         self.strategy = strategy
         self.max_body_bytes = config.max_body_bytes
         self.max_json_depth = config.max_json_depth
@@ -121,14 +153,23 @@ class Context(Service):
         self.retry_fresh = config.policy == "ordered" if config.retry_fresh is None else config.retry_fresh
         self.retry_after_s = max(1.0, config.health_interval_s)
         self.max_attempts = MAX_ATTEMPTS
+        self.max_retries = config.max_retries
+        self.retry_statuses = frozenset(int(status) for status in config.retry_statuses)
+        self.budget = RetryBudget(config.retry_budget_percent / 100)
+        self.quarantine_after = config.quarantine_after
+        self.max_request_timeout_s = config.max_request_timeout_s or config.request_timeout_s or DAY_S
         self.server_timing = config.server_timing
         self.plain_lines_off = config.server_timing  # and while draining: answers need more than the request id
         networks = [ip_network(cidr, strict=False) for cidr in config.trusted_proxies]
         self.trusted: tuple[IPv4Network | IPv6Network, ...] = tuple(networks)
+        self.on_arrival: tuple[Hook, ...] = hooks(filters, "on_arrival")
         self.on_head: tuple[Hook, ...] = hooks(filters, "on_head")
         self.on_request: tuple[Hook, ...] = hooks(filters, "on_request")
         self.on_body: tuple[Hook, ...] = hooks(filters, "on_body")
         self.on_route: tuple[Hook, ...] = hooks(filters, "on_route")
+        self.on_full: tuple[FullHook, ...] = hooks(filters, "on_full")
+        self.on_room: tuple[Callable[[], None], ...] = hooks(filters, "on_room")
+        self.on_allowance: tuple[FullHook, ...] = hooks(filters, "on_allowance")
         self.on_finish: tuple[FinishHook, ...] = hooks(filters, "on_finish")
         self.rewriters: tuple[Rewrite, ...] = hooks(filters, "rewrite")
 
@@ -160,8 +201,16 @@ class Context(Service):
         """
         raise NotImplementedError
 
+    def later(self, exchange: ExchangeState, seconds: float) -> None:
+        """Call ``exchange.resume`` in ``seconds``; ``exchange.timer`` takes it back."""
+        raise NotImplementedError
+
     def error_event(self, name: str, exchange: ExchangeState) -> bytes:
         """The typed event that ends a broken stream."""
+        raise NotImplementedError
+
+    def final_event(self, name: str, exchange: ExchangeState) -> bytes:
+        """What ends a stream whose tokens are spent: its shape's own last event, cut for length, with the reason."""
         raise NotImplementedError
 
     def routes_anything(self) -> bool:
@@ -169,6 +218,10 @@ class Context(Service):
         raise NotImplementedError
 
     def dial_failed(self, pool: Pool, detail: str) -> None:
+        raise NotImplementedError
+
+    def breaker_opened(self, pool: Pool) -> None:
+        """An engine's breaker has just opened."""
         raise NotImplementedError
 
     def let_finish(self, pool: Pool, upstream: UpstreamConn) -> None:

@@ -29,10 +29,11 @@ class Endpoint:
     """A path and what is done with it; never changes.
 
     ``label`` is what logs and metrics call it, from a bounded set. ``model``: the body must name one. ``usage``: streams take
-    ``stream_options.include_usage``. ``local``: the local handler's name.
+    ``stream_options.include_usage``. ``metered``: its tokens count; ``generates``: its answers are generated, so that they
+    have tokens of their own. ``local``: the local handler's name.
     """
 
-    __slots__ = ("auth", "label", "local", "methods", "mode", "model", "usage")
+    __slots__ = ("auth", "generates", "label", "local", "merges", "metered", "methods", "mode", "model", "usage")
 
     def __init__(
         self,
@@ -43,6 +44,8 @@ class Endpoint:
         auth: bool = True,
         model: bool = True,
         usage: bool = False,
+        metered: bool = False,
+        generates: bool = False,
         local: str = "",
     ) -> None:
         self.label = label
@@ -51,6 +54,9 @@ class Endpoint:
         self.auth = auth
         self.model = model
         self.usage = usage
+        self.metered = metered or generates
+        self.generates = generates
+        self.merges = label == "/v1/embeddings"  # several requests may share one call
         self.local = local
 
     @property
@@ -84,6 +90,8 @@ _JSON_PATHS: Final = (
     "/v1/images/generations",
 )
 _UPLOAD_PATHS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations")
+_GENERATES: Final = frozenset({"/v1/responses", "/v1/messages"})
+_METERED: Final = frozenset({"/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score"})
 # vLLM takes these without a model.
 _MODEL_OPTIONAL: Final = frozenset({"/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize", "/rerank", "/score"})
 _LOCAL_PATHS: Final = {
@@ -103,14 +111,22 @@ class EndpointTable:
     def __init__(self, passthrough: Sequence[str] = ()) -> None:
         exact: dict[bytes, Endpoint] = {}
         for path in ("/v1/chat/completions", "/v1/completions"):
-            exact[path.encode()] = Endpoint(path, _POST, JSON, usage=True)
+            exact[path.encode()] = Endpoint(path, _POST, JSON, usage=True, generates=True)
         for path in _JSON_PATHS:
-            exact[path.encode()] = Endpoint(path, _POST, JSON, model=path not in _MODEL_OPTIONAL)
+            exact[path.encode()] = Endpoint(
+                path,
+                _POST,
+                JSON,
+                model=path not in _MODEL_OPTIONAL,
+                metered=path in _METERED,
+                generates=path in _GENERATES,
+            )
         for path in _UPLOAD_PATHS:
-            exact[path.encode()] = Endpoint(path, _POST, UPLOAD)
+            exact[path.encode()] = Endpoint(path, _POST, UPLOAD, metered=True)
         for path, name in _LOCAL_PATHS.items():
             exact[path.encode()] = Endpoint(path, _GET, LOCAL, auth=False, model=False, local=name)
         exact[b"/v1/models"] = Endpoint("/v1/models", _GET, LOCAL, model=False, local="models")
+        exact[b"/v1/usage"] = Endpoint("/v1/usage", _GET, LOCAL, model=False, local="usage")
         exact[b"/v1/realtime"] = Endpoint("/v1/realtime", _GET, TUNNEL, model=False)
         prefixes = [(b"/v1/models/", Endpoint("/v1/models/{id}", _GET, LOCAL, model=False, local="model"))]
         for path in passthrough:

@@ -11,7 +11,7 @@ from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.answering import Answering
 from fastgw.exchange.endpoints import JSON
-from fastgw.exchange.state import DONE, LOCAL, RELAYING, WAITING
+from fastgw.exchange.state import DONE, LOCAL, QUEUED, RECEIVING, RELAYING, WAITING
 from fastgw.net.client_conn import DISCARD_BYTES
 from fastgw.net.client_conn import TUNNEL as CLIENT_TUNNEL
 from fastgw.net.clock import monotonic
@@ -69,8 +69,8 @@ class Exchange(Answering):
             self.routed_at = monotonic()
         for hook in gateway.on_route:
             hook(self)
-        # (A hook may have ended the exchange itself.)
-        if self.phase is not DONE:
+        # (A hook may have ended the exchange itself, or made it wait.)
+        if self.phase is RECEIVING and not (self.endpoint.merges and gateway.merger is not None and gateway.merger.take(self)):
             self.attempt()
 
     # --- the end
@@ -81,6 +81,7 @@ class Exchange(Answering):
         if self.relay is not None:
             self._cut(error.kind.name, error.detail, engine_fault=error.source is Source.UPSTREAM)
             return
+        self._release()
         self._leave_engine()
         if self.conn.state is CLIENT_TUNNEL:
             self.conn.close()
@@ -149,6 +150,10 @@ class Exchange(Answering):
         self._end("client_stalled", False)
 
     def on_total_timeout(self) -> None:
+        if self.phase is QUEUED:
+            detail = "its own deadline came first"
+            self.fail(GatewayError("queue_timeout", source=Source.GATEWAY, retry_after_s=1.0, detail=detail))
+            return
         self.fail(GatewayError("upstream_timeout", source=Source.GATEWAY, detail="request_timeout_s reached"))
 
     def abandon(self, kind: str, detail: str) -> None:
@@ -163,6 +168,11 @@ class Exchange(Answering):
         if phase is DONE:
             return
         self.phase = DONE
+        if phase is QUEUED:
+            self.queued_s = monotonic() - self.queued_at + max(self.queued_s, 0.0)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
         gateway = self.gateway
         now = monotonic()
         relay = self.relay
@@ -175,12 +185,25 @@ class Exchange(Answering):
                 gateway.stats.events_total += relay.sse.events
                 if self.completion_tokens < 0 and relay.sse.tokens:
                     self.completion_tokens = relay.sse.tokens
+                    self.estimated = True
+        if not self.judged:
+            # The verdict on an engine falls when its answer has ended.
+            if self.faulty:
+                self._fault()
+            elif outcome == "ok":
+                self._succeed()
+            else:
+                self._release()
+        elif self.faulty and self.pool is not None:
+            self.pool.engine.failures_total += 1
         upstream = self.upstream
         if upstream is not None:
             pool = self.pool
             assert pool is not None
             self.upstream = None
             engine = pool.engine
+            if engine.gradient is not None and self.token_at and outcome == "ok" and not self.faulty:
+                engine.gradient.sample(self.token_at - self.sent_at, engine.inflight)
             engine.inflight -= 1
             engine.answered_total += 1
             response = self.response

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from math import ceil
 from time import time, time_ns
 from typing import Final
 
@@ -24,9 +25,11 @@ from fastgw.exchange.filter import Filter
 from fastgw.exchange.record import AccessLog, AccessSink, Records
 from fastgw.exchange.state import DONE, ExchangeState
 from fastgw.exchange.upload import Upload
+from fastgw.limits.account import Accounts
 from fastgw.net.client_conn import ClientConn
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.protocol.endings import cut_event
 from fastgw.protocol.headers import client_ip, forwarded_for, valid_request_id
 from fastgw.protocol.http1.writer import CONTINUE, http_date, simple_response
 from fastgw.protocol.multipart import ModelField
@@ -54,9 +57,10 @@ class GatewayCore(Context):
         strategy: Strategy,
         health: Health,
         table: UpstreamTable,
+        accounts: Accounts,
         instance: bytes,
     ) -> None:
-        super().__init__(config, stats=stats, filters=filters, strategy=strategy, table=table)
+        super().__init__(config, stats=stats, filters=filters, strategy=strategy, table=table, accounts=accounts)
         self.log = log
         self.health = health
         self.profile = config.compat
@@ -89,12 +93,19 @@ class GatewayCore(Context):
                 request_id = self.request_id(head)
             exchange = Exchange(self, conn, head, known.endpoint, request_id)
             exchange.key_id = known.key_id
+            exchange.account = known.account
+            exchange.meter = known.meter
             exchange.extra_head = known.extra_head
             exchange.client_ip = known.client_ip
             conn.sink = exchange
-            if self.request_timeout_s:
+            if known.timeout_s:
+                exchange.timeout_s = known.timeout_s
+                conn.set_total_deadline(exchange.started_at + known.timeout_s)
+            elif self.request_timeout_s:
                 conn.set_total_deadline(exchange.started_at + self.request_timeout_s)
             try:
+                for hook in self.on_arrival:
+                    hook(exchange)
                 for hook in self.on_request:
                     hook(exchange)
             except GatewayError as error:
@@ -104,17 +115,24 @@ class GatewayCore(Context):
         exchange = Exchange(self, conn, head, endpoint or _UNKNOWN, self.request_id(head))
         conn.sink = exchange
         try:
-            if endpoint is None or head.method not in endpoint.methods or self.draining or head.expect or conn.trusted:
+            if conn.trusted:
+                own = head.own
+                exchange.client_ip = client_ip(conn.peer_ip, own.get(b"x-forwarded-for") if own else None, self.trusted)
+            for hook in self.on_arrival:
+                hook(exchange)
+            if endpoint is None or head.method not in endpoint.methods or self.draining or head.expect:
                 endpoint = self._admit_unusual(exchange, conn, head, endpoint)
                 if endpoint is None:
                     return
             for hook in self.on_head:
                 hook(exchange)
+            if head.own is not None:
+                exchange.timeout_s = self._asked_timeout(head.own.get(b"x-request-timeout-ms"))
             conn.memo = Judgement(exchange, self.version) if endpoint.mode is JSON and not head.expect else None
             for hook in self.on_request:
                 hook(exchange)
-            if self.request_timeout_s:
-                conn.set_total_deadline(exchange.started_at + self.request_timeout_s)
+            if exchange.timeout_s or self.request_timeout_s:
+                conn.set_total_deadline(exchange.started_at + (exchange.timeout_s or self.request_timeout_s))
             if endpoint.mode is not JSON:
                 self._open_other(exchange, conn, head, endpoint)
             if head.expect and conn.body is not None and not conn.reader.rest and exchange.phase is not DONE:
@@ -125,13 +143,10 @@ class GatewayCore(Context):
     def _admit_unusual(
         self, exchange: Exchange, conn: ClientConn, head: RequestHead, endpoint: Endpoint | None
     ) -> Endpoint | None:
-        """What most requests do not have: a path by prefix, another method, an expectation, a trusted proxy before it.
+        """What most requests do not have: a path by prefix, another method, an expectation.
 
         None = answered already.
         """
-        if conn.trusted:
-            own = head.own
-            exchange.client_ip = client_ip(conn.peer_ip, own.get(b"x-forwarded-for") if own else None, self.trusted)
         if self.draining:
             raise GatewayError("draining", source=Source.GATEWAY, retry_after_s=1.0)
         if endpoint is None:
@@ -143,6 +158,14 @@ class GatewayCore(Context):
         if endpoint is not None and head.expect == 2:
             raise GatewayError("expectation_failed")
         return endpoint
+
+    def _asked_timeout(self, text: bytes | None) -> float:
+        """Seconds that the client gives the whole exchange, 0 = it does not say; no more than may be asked for."""
+        if text is None:
+            return 0.0
+        if not text.isdigit() or len(text) > 12 or not int(text):
+            raise GatewayError("invalid_parameter", "`x-request-timeout-ms` must be a whole number of milliseconds, 1 or more.")
+        return min(int(text) / 1e3, self.max_request_timeout_s)
 
     def _open_other(self, exchange: Exchange, conn: ClientConn, head: RequestHead, endpoint: Endpoint) -> None:
         """Endpoints whose body is not one JSON document to be read whole."""
@@ -228,6 +251,8 @@ class GatewayCore(Context):
                     "error",
                     kind.name,
                     "",
+                    -1.0,
+                    False,
                 )
             )
 
@@ -237,6 +262,8 @@ class GatewayCore(Context):
         stats = self.stats
         stats.exchanges_open -= 1
         stats.bytes_down += one.bytes_out
+        if one.sent_at:
+            self.budget.request(now)
         access = self._access
         if access is not None:
             access.ended(exchange, outcome, now)
@@ -313,7 +340,12 @@ class GatewayCore(Context):
         if kind.status == 401:
             lines += b"www-authenticate: Bearer\r\n"
         if error.retry_after_s is not None:
-            lines += b"retry-after: %d\r\n" % max(1, int(error.retry_after_s + 0.999))
+            # (In milliseconds too, for clients that read that: a limit may be over in a few.)
+            lines += b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (
+                max(1, ceil(error.retry_after_s)), max(1, ceil(error.retry_after_s * 1e3)),
+            )  # fmt: skip
+        if kind.hopeless:
+            lines += b"x-should-retry: false\r\n"
         if error.allow is not None:
             lines += b"allow: %b\r\n" % error.allow.encode()
         close = close or kind.close or self.draining
@@ -341,7 +373,40 @@ class GatewayCore(Context):
             return b"event: error\ndata: %b\n\n" % errors.anthropic_body(kind)
         return errors.sse_event(kind)
 
+    def final_event(self, name: str, exchange: ExchangeState) -> bytes:
+        """What ends a stream whose tokens are spent: its shape's own last event, cut for length, with the reason.
+
+        Nothing where its shape has no such event.
+        """
+        kind = errors.lookup(name, self.profile)
+        facts = exchange.facts
+        return cut_event(
+            exchange.endpoint.label,
+            exchange.model,
+            exchange.request_id,
+            facts.choices if facts is not None else 1,
+            exchange.relay.sse.tokens if exchange.relay is not None and exchange.relay.sse is not None else 0,
+            {"message": kind.message, "type": kind.type, "param": None, "code": kind.code},
+            int(time()),
+        )
+
+    def later(self, exchange: ExchangeState, seconds: float) -> None:
+        """Call ``exchange.resume`` in ``seconds``; ``exchange.timer`` takes it back."""
+        exchange.timer = exchange.conn.loop.call_later(seconds, exchange.resume)
+        exchange.conn.poller.hurry()
+
     # --- engines
+    def room(self) -> None:
+        """An engine may have room: whoever waits is looked at."""
+        for hook in self.on_room:
+            hook()
+
+    def breaker_opened(self, pool: Pool) -> None:
+        """An engine's breaker has just opened."""
+        engine = pool.engine
+        self.log.warning("circuit breaker open", engine=engine.name, seconds=round(engine.breaker.until - monotonic(), 1))
+        self.room()
+
     def routes_anything(self) -> bool:
         """Whether a request without a model has somewhere to go."""
         return self.table.group("") is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from time import time
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote
@@ -19,6 +20,7 @@ from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.state import LOCAL
+from fastgw.net.clock import micros, monotonic
 from fastgw.protocol.headers import WS_KEY, without_websocket_key
 from fastgw.protocol.openai import models_list
 
@@ -43,6 +45,7 @@ class LocalEndpoints:
             ready=self.ready,
             models=self.models,
             model=self.model,
+            usage=self.usage,
             tunnel=self.tunnel,
         )
 
@@ -115,20 +118,53 @@ class LocalEndpoints:
             listed.insert(0, (served, "fastgw", self._created))
         return listed
 
+    def _listed(self, exchange: Exchange) -> bytes:
+        """The list as the key may see it."""
+        account = exchange.account
+        allowed = account.models if account is not None else None
+        return models_list([entry for entry in self._models() if allowed is None or entry[0] in allowed])
+
     def models(self, exchange: Exchange) -> None:
         if self._core.table.models or self._core.config.served_model_name or not self._core.table.pools:
-            self._json(exchange, 200, models_list(self._models()))
+            self._json(exchange, 200, self._listed(exchange))
             return
         # Nothing learned yet (just started): ask first.
-        self._later(exchange, lambda exchange: self._json(exchange, 200, models_list(self._models())))
+        self._later(exchange, lambda exchange: self._json(exchange, 200, self._listed(exchange)))
 
     def model(self, exchange: Exchange) -> None:
         name = unquote(exchange.head.path[len(b"/v1/models/") :].decode("utf-8", "replace"))
+        allowed = exchange.account.models if exchange.account is not None else None
         for model, owner, created in self._models():
-            if model == name:
+            if model == name and (allowed is None or model in allowed):
                 self._json(exchange, 200, {"id": model, "object": "model", "created": created, "owned_by": owner})
                 return
         raise GatewayError("model_not_found", param="model")
+
+    # --- usage
+    def usage(self, exchange: Exchange) -> None:
+        """What the calling key has used today (UTC), and what it may; -1 = unlimited."""
+        account = exchange.account
+        assert account is not None  # the endpoint asks for a key where there are any
+        ledger = account.ledger
+        ledger.roll(self._core.today)
+        now_us = micros(monotonic())
+        answer: dict[str, object] = {
+            "date": datetime.fromtimestamp(ledger.day * 86400, UTC).date().isoformat(),
+            "prompt_tokens": ledger.prompt,
+            "completion_tokens": ledger.completion,
+            "total_tokens": ledger.prompt + ledger.completion,
+            "estimated_tokens": ledger.estimated,
+            "requests": ledger.requests,
+            "quota": ledger.limit or -1,
+            "quota_remaining": ledger.left(self._core.today),
+            "quota_reserved": ledger.reserved,
+            "requests_under_way": account.inflight,
+            "concurrency": account.concurrency or -1,
+        }
+        for name, meter in (("requests", account.requests), ("tokens", account.tokens)):
+            answer[f"{name}_per_minute"] = meter.rate if meter is not None else -1
+            answer[f"{name}_remaining"] = meter.left(now_us) if meter is not None else -1
+        self._json(exchange, 200, answer)
 
     # --- tunnels
     def tunnel(self, exchange: Exchange) -> None:

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 # One access record: time of its end (monotonic clock), request id, key id, client, method, path, endpoint, model, engine,
 # status, bytes in and out, prompt and completion tokens (-1 = unknown), seconds to the first token (-1 = none) and in all,
-# streamed, outcome, error, detail.
+# streamed, outcome, error, detail, seconds in the queue (-1 = none), whether the tokens are an estimate.
 AccessRecord = tuple[
-    float, bytes, str, str, bytes, bytes, str, str, str, int, int, int, int, int, float, float, bool, str, str, str
+    float, bytes, str, str, bytes, bytes, str, str, str, int, int, int, int, int, float, float, bool, str, str, str, float, bool
 ]
 
 
@@ -77,4 +77,6 @@ def record_of(exchange: Exchange, outcome: str, now: float) -> AccessRecord:
         outcome,
         exchange.error_kind,
         exchange.detail,
+        exchange.queued_s,
+        exchange.estimated,
     )

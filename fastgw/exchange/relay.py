@@ -224,6 +224,16 @@ class Relay:
         self._put(wire)
         return True
 
+    def finish(self, event: bytes) -> None:
+        """The gateway itself ends the stream, at the end of an event: ``event``, then the end of the message."""
+        wire = event
+        if self.chunked_out:
+            wire = chunk(event) + LAST_CHUNK
+        self.bytes_out += len(wire)
+        self._put(wire)
+        self.ended = True
+        self.reusable = False
+
     def usage(self) -> tuple[int, int]:
         """(prompt, completion) tokens as the engine counted them; -1 = it did not say."""
         if self.sse is not None:

@@ -6,6 +6,9 @@
     RELAYING   the response is on its way down
     LOCAL      answered here, by a task that may wait
     TUNNEL     upgraded: bytes pass both ways until either side closes
+    QUEUED     waits for room at an engine
+    BACKOFF    waits before it is sent again
+    MERGING    waits for others to share one call, or shares one
     DONE       terminal: ``_end`` ran, exactly once
 
 The life is told in four files, each a class on top of the one before: this state, ``attempts`` (towards the engine),
@@ -17,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from fastgw.accel.bodies import BodyFacts
 from fastgw.accel.heads import RequestHead, ResponseHead
@@ -26,6 +29,8 @@ from fastgw.exchange.context import Context
 from fastgw.exchange.endpoints import Endpoint
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.upload import Upload
+from fastgw.limits.account import Account
+from fastgw.limits.meter import Meter
 from fastgw.net.client_conn import ClientConn
 from fastgw.net.session import Session
 from fastgw.net.timers import NEVER
@@ -42,6 +47,9 @@ class Phase(enum.IntEnum):
     LOCAL = 4
     TUNNEL = 5
     DONE = 6
+    QUEUED = 7
+    BACKOFF = 8
+    MERGING = 9
 
 
 # Plain module constants: looking a member up on an Enum class costs 50 ns on CPython 3.11.
@@ -52,45 +60,71 @@ RELAYING: Final = Phase.RELAYING
 LOCAL: Final = Phase.LOCAL
 TUNNEL: Final = Phase.TUNNEL
 DONE: Final = Phase.DONE
+QUEUED: Final = Phase.QUEUED
+BACKOFF: Final = Phase.BACKOFF
+MERGING: Final = Phase.MERGING
+
+
+NO_LIMIT: Final = 2**62
 
 
 class ExchangeState(Session):
     """The record of one exchange."""
 
     __slots__ = (
+        "account",
+        "allowance",
         "body",
         "bytes_in",
         "bytes_out",
         "client_ip",
         "completion_tokens",
         "conn",
+        "cost",
+        "counted",
         "detail",
         "endpoint",
         "error_kind",
+        "estimated",
         "extra_head",
         "facts",
+        "faulty",
         "first_byte_at",
         "gateway",
         "group",
         "guards",
         "head",
+        "judged",
         "key_id",
+        "kills",
+        "lane",
         "local_task",
+        "meter",
         "phase",
         "pieces",
+        "place",
         "pool",
+        "probe",
+        "prompt_estimate",
         "prompt_tokens",
+        "queued_at",
+        "queued_s",
         "relay",
         "replayed",
         "request_id",
+        "reserved",
+        "reserved_minute",
         "response",
-        "retried",
+        "retries",
         "reused",
         "routed_at",
         "sent_at",
         "started_at",
         "status",
         "strip_usage",
+        "substitute",
+        "timeout_s",
+        "timer",
         "token_at",
         "tried",
         "upload",
@@ -111,6 +145,9 @@ class ExchangeState(Session):
         self.client_ip = conn.peer_ip
         self.phase: Phase = RECEIVING
         self.key_id = ""
+        self.account: Account | None = None
+        self.meter: Meter | None = None  # of the client's address
+        self.timeout_s = 0.0  # what the client asked for, 0 = nothing
         # the request
         self.facts: BodyFacts | None = None
         self.body = b""
@@ -124,7 +161,25 @@ class ExchangeState(Session):
         self.upstream: UpstreamConn | None = None
         self.reused = False
         self.replayed = False
-        self.retried = False
+        self.retries = 0  # policy's, of max_retries
+        self.kills = 0  # engine connections that died under this request
+        self.probe = False  # this attempt is the one that an open breaker lets through
+        self.judged = True  # the breaker has this attempt's verdict (or there is no attempt)
+        self.faulty = False  # the engine answered that it failed; its verdict falls when the answer ends
+        # what it holds of limits
+        self.counted = False  # among its key's requests under way
+        self.lane: Any = None  # where it is counted as under way; the queue's
+        self.place: Any = None  # where it waits; the queue's
+        self.queued_at = 0.0
+        self.queued_s = -1.0  # how long it waited for room, -1 = it did not
+        self.timer: asyncio.TimerHandle | None = None
+        self.substitute = ""  # the model that it is sent to instead of its own
+        self.cost = 1  # tokens that it is expected to take
+        self.prompt_estimate = 0
+        self.reserved = 0  # tokens of the day's
+        self.reserved_minute = 0
+        self.allowance = NO_LIMIT  # tokens that its answer may have before more must be asked for
+        self.estimated = False  # the engine did not say what it used
         # the answer
         self.response: ResponseHead | None = None
         self.relay: Relay | None = None
@@ -165,14 +220,21 @@ class ExchangeState(Session):
         raise NotImplementedError
 
     # --- moves that several parts make
+    def resume(self) -> None:
+        """Go on after a wait: the next attempt."""
+        raise NotImplementedError
+
     def _leave_engine(self) -> None:
         """Close the engine's connection, if there is one; this is what cancels its work."""
         upstream = self.upstream
-        if self.pool is not None and upstream is not None:
-            self.pool.engine.inflight -= 1
+        if upstream is None:
+            return
         self.upstream = None
-        if upstream is not None:
-            upstream.close()
+        if self.pool is not None:
+            self.pool.engine.inflight -= 1
+        upstream.close()
+        for hook in self.gateway.on_room:
+            hook()
 
     def _hold_upstream(self) -> None:
         """The client is slow: stop reading its engine until it has caught up."""

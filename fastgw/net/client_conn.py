@@ -487,8 +487,9 @@ class ClientConn(RawStream):
 
     def set_total_deadline(self, deadline: float) -> None:
         """Bound the whole exchange; survives the shorter deadlines in between."""
+        held = self.total_deadline
         self.total_deadline = deadline
-        if self.deadline > deadline:
+        if self.deadline > deadline or self.deadline == held:
             self.wheel.arm(self, deadline)
 
     def expired(self, now: float) -> None:

@@ -42,7 +42,8 @@ def _clip(text: str) -> str:
 def access_fields(record: tuple[Any, ...]) -> dict[str, object]:
     """An access record by name; what is unknown or does not apply is left out."""
     (at, request_id, key_id, client, method, path, endpoint, model, engine, status) = record[:10]
-    (bytes_in, bytes_out, prompt, completion, ttft, duration, streamed, outcome, error, detail) = record[10:]
+    (bytes_in, bytes_out, prompt, completion, ttft, duration, streamed, outcome, error, detail) = record[10:20]
+    (queued, estimated) = record[20:]
     fields: dict[str, object] = {
         "timestamp": _stamp(time() - (monotonic() - at)),
         "level": "info",
@@ -72,6 +73,10 @@ def access_fields(record: tuple[Any, ...]) -> dict[str, object]:
         fields["completion_tokens"] = completion
     if ttft >= 0:
         fields["ttft_ms"] = microseconds(ttft) / 1e3
+    if estimated:
+        fields["estimated"] = True
+    if queued >= 0:
+        fields["queued_ms"] = microseconds(queued) / 1e3
     if error:
         fields["error"] = error
     if detail:
@@ -100,7 +105,7 @@ class AccessJson:
     def __call__(self, record: tuple[Any, ...]) -> bytes:
         # fmt: off
         (at, request_id, key_id, client, method, path, endpoint, model, engine, status, bytes_in, bytes_out, prompt, completion,
-         ttft, duration, streamed, outcome, error, detail) = record
+         ttft, duration, streamed, outcome, error, detail, queued, estimated) = record
         # fmt: on
         at += self._offset
         second = int(at)
@@ -115,7 +120,7 @@ class AccessJson:
         line = access_line(
             self._stamp, int((at - second) * 1e3), request_id, common, bytes_in, bytes_out, duration, ttft, prompt, completion
         )
-        return self._with_error(line, error, detail)
+        return self._with_rest(line, error, detail, queued, estimated)
 
     def of(self, exchange: Exchange, outcome: str, now: float) -> bytes:
         """The line of an exchange that ends at ``now``, without a record in between."""
@@ -171,12 +176,17 @@ class AccessJson:
             exchange.prompt_tokens,
             exchange.completion_tokens,
         )
-        if exchange.error_kind or exchange.detail:
-            return self._with_error(line, exchange.error_kind, exchange.detail)
+        if exchange.error_kind or exchange.detail or exchange.estimated or exchange.queued_s >= 0:
+            return self._with_rest(line, exchange.error_kind, exchange.detail, exchange.queued_s, exchange.estimated)
         return line + b"}\n"
 
     @staticmethod
-    def _with_error(line: bytes, error: str, detail: str) -> bytes:
+    def _with_rest(line: bytes, error: str, detail: str, queued: float, estimated: bool) -> bytes:
+        if estimated:
+            line += b',"estimated":true'
+        if queued >= 0:
+            micro = microseconds(queued)
+            line += b',"queued_ms":%d.%03d' % (micro // 1000, micro % 1000)
         if error:
             line += b',"error":%b' % _ENCODER.encode(error)
         if detail:

@@ -12,14 +12,22 @@ from fastgw.exchange.filter import Filter
 from fastgw.policy.auth import Auth
 from fastgw.policy.bodylimit import BodyLimit
 from fastgw.policy.cors import Cors
+from fastgw.policy.iplimit import IpLimit
+from fastgw.policy.queue import Queue
+from fastgw.policy.quota import Quota
+from fastgw.policy.ratelimit import RateLimit
 from fastgw.policy.rewrite import Rewriting
 from fastgw.policy.route import Route
 
 ORDER: tuple[Callable[[Config], Filter | None], ...] = (
+    IpLimit.from_config,
     Cors.from_config,
     Auth.from_config,
+    RateLimit.from_config,
     BodyLimit.from_config,
+    Quota.from_config,
     Route.from_config,
+    Queue.from_config,
     Rewriting.from_config,
 )
 

@@ -1,4 +1,4 @@
-"""Bearer keys: who may use the gateway.
+"""Keys: who may use the gateway, from where, until when, and for which models.
 
 Only SHA-256 digests are kept and compared. The look-up is a dictionary keyed by the digest of what the client sent:
 its time depends on that digest, which nobody can steer towards a stored one, and not on the stored keys.
@@ -6,38 +6,66 @@ its time depends on that digest, which nobody can steer towards a stored one, an
 
 from __future__ import annotations
 
+from time import time
+
 from fastgw.accel.hashing import digest
 from fastgw.config import Config
 from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import TUNNEL
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
+from fastgw.limits.account import Account
 from fastgw.protocol.headers import websocket_key
-
-KEY_ID_CHARS = 12  # of the digest in hex: names a key in logs without being usable as one
 
 
 class Auth(Filter):
-    """Refuses requests without a known key with 401."""
+    """Refuses requests without a good key with 401, and those that their key does not cover with 403."""
 
     name = "auth"
 
-    def __init__(self, digests: tuple[bytes, ...]) -> None:
-        self._ids = {one: one.hex()[:KEY_ID_CHARS] for one in digests}
-
     @classmethod
-    def from_config(cls, config: Config) -> Auth | None:
-        return cls(tuple(config.api_key_digests)) if config.api_key_digests else None
+    def from_config(cls, config: Config) -> Auth:
+        return cls()
 
     def on_head(self, exchange: Exchange) -> None:
         if not exchange.endpoint.auth:
+            return
+        accounts = exchange.gateway.accounts
+        if not accounts.required:
+            exchange.account = accounts.anonymous
             return
         credential = exchange.head.credential
         if credential is None and exchange.endpoint.mode is TUNNEL:
             credential = websocket_key((exchange.head.own or {}).get(b"sec-websocket-protocol", b""))
         if credential is None:
+            exchange.gateway.stats.auth_failures += 1
             raise GatewayError("unauthorized")
-        key_id = self._ids.get(digest(credential))
-        if key_id is None:
+        account = accounts.find(digest(credential))
+        if account is None:
+            exchange.gateway.stats.auth_failures += 1
             raise GatewayError("unauthorized", "The API key is not valid.")
-        exchange.key_id = key_id
+        exchange.key_id = account.id
+        if account.record is not None:
+            self._check(exchange, account)
+        exchange.account = account
+
+    @staticmethod
+    def _check(exchange: Exchange, account: Account) -> None:
+        """What a key from the store may have beside its digest. (When it expires, heads are judged anew.)"""
+        refused = ""
+        if account.disabled:
+            refused = "The API key is disabled."
+        elif account.expires_at and time() >= account.expires_at:
+            refused = "The API key has expired."
+        if refused:
+            exchange.gateway.stats.auth_failures += 1
+            raise GatewayError("unauthorized", refused)
+        if not account.allows(exchange.client_ip):
+            exchange.gateway.stats.auth_failures += 1
+            raise GatewayError("forbidden", "This key may not be used from this address.")
+
+    def on_route(self, exchange: Exchange) -> None:
+        account = exchange.account
+        if account is not None and account.models is not None and exchange.model not in account.models:
+            message = "This key may not use this model; GET /v1/models lists those it may."
+            raise GatewayError("forbidden", message, param="model")

@@ -2,7 +2,7 @@
 
 ``stream_options.include_usage`` is asked of the engine, so that streams can be accounted for, and the extra chunk is taken
 out again (llama.cpp is not asked: it counts in ``timings`` anyway, and would move those into the extra chunk); and
-``model`` becomes the engine's own name for it, where one is configured.
+``model`` becomes the engine's own name for it, where one is configured, or that of the model it falls back to.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Rewriting(Filter):
 
     @classmethod
     def from_config(cls, config: Config) -> Rewriting | None:
-        if not config.inject_usage and not any(engine.served_name for engine in config.engines):
+        renamed = any(engine.served_name for engine in config.engines) or any(route.fallback for route in config.routes)
+        if not config.inject_usage and not renamed:
             return None
         return cls(config.inject_usage)
 
@@ -37,6 +38,7 @@ class Rewriting(Filter):
         if ask and facts.stream and engine.kind != "llamacpp":
             body = with_usage(body, facts)
             exchange.strip_usage = True
-        if engine.served_name and facts.model and facts.model != engine.served_name:
-            body = with_model(body, facts, engine.served_name)
+        name = engine.served_name or exchange.substitute
+        if name and facts.model and facts.model != name:
+            body = with_model(body, facts, name)
         return body

@@ -15,6 +15,7 @@ from typing import Final
 
 from fastgw.config import Config
 from fastgw.errors import described
+from fastgw.limits.breaker import OPEN
 from fastgw.net.clock import monotonic
 from fastgw.net.fetch import FetchError, fetch
 from fastgw.protocol.openai import parse_models
@@ -31,11 +32,19 @@ OWNERS: Final = ((b'"owned_by":"vllm"', "vllm"), (b'"owned_by":"llamacpp"', "lla
 class Health:
     """Probes of all engines of one gateway."""
 
-    def __init__(self, pools: Sequence[Pool], config: Config, log: EventLog, models_changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        pools: Sequence[Pool],
+        config: Config,
+        log: EventLog,
+        models_changed: Callable[[], None],
+        verdict_changed: Callable[[], None],
+    ) -> None:
         self._pools = tuple(pools)
         self._config = config
         self._log = log
         self._models_changed = models_changed
+        self._verdict_changed = verdict_changed
         self._models_at: dict[str, float] = {}
         self._resolved_at: dict[str, float] = {}
         self._good_path: dict[str, bytes] = {}
@@ -121,21 +130,28 @@ class Health:
         engine = pool.engine
         if well:
             engine.failures = 0
+            if engine.healthy is False and engine.breaker.state == OPEN:
+                # It is back: one request may try it at once.
+                engine.breaker.until = monotonic()
             if engine.healthy is not True:
                 self._log.info("engine is well", engine=engine.name)
-            engine.healthy = True
+                engine.healthy = True
+                self._verdict_changed()
             return
         engine.failures += 1
         if engine.healthy is not False and (engine.healthy is None or engine.failures >= self._config.health_unhealthy_after):
-            engine.healthy = False
-            self._log.warning("engine is not well", engine=engine.name, reason=detail)
+            self._fell_ill(engine, detail)
+
+    def _fell_ill(self, engine: Engine, reason: str) -> None:
+        engine.healthy = False
+        self._log.warning("engine is not well", engine=engine.name, reason=reason)
+        self._verdict_changed()
 
     def dial_failed(self, engine: Engine, detail: str) -> None:
         """Traffic could not connect."""
         engine.failures += 1
         if engine.healthy is not False and engine.failures >= self._config.health_unhealthy_after:
-            engine.healthy = False
-            self._log.warning("engine is not well", engine=engine.name, reason=detail)
+            self._fell_ill(engine, detail)
 
     async def _learn_models(self, engine: Engine) -> None:
         path = b"/api/tags" if engine.kind == "ollama" else b"/v1/models"

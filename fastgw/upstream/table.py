@@ -8,7 +8,7 @@ answers 404. With only configured engines an unknown model is refused here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from fastgw.upstream.pool import Pool
 
@@ -22,12 +22,13 @@ class Group:
     not each meet the same engine for ever. ``pools`` and ``turns`` never change.
     """
 
-    __slots__ = ("cursor", "pools", "turns")
+    __slots__ = ("cursor", "lane", "pools", "turns")
 
     def __init__(self, pools: Sequence[Pool]) -> None:
         self.pools = tuple(pools)
         self.turns = _turns(self.pools)
         self.cursor = 0
+        self.lane: Any = None  # the queue's
 
     def __len__(self) -> int:
         return len(self.pools)

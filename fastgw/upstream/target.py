@@ -7,9 +7,11 @@ Owns: the mutable state of an engine that outlives table snapshots. Health is a 
 from __future__ import annotations
 
 import socket
-from typing import Final
+from typing import Any, Final
 
 from fastgw.config import EngineConfig
+from fastgw.limits.breaker import CLOSED, NO, Breaker
+from fastgw.net.clock import monotonic
 from fastgw.net.upstream_conn import Address
 
 # The order in which an engine's health is asked for; the first that answers 2xx is kept.
@@ -32,11 +34,13 @@ class Engine:
         "answered_total",
         "api_key_line",
         "base",
+        "breaker",
         "cancel",
         "configured_models",
         "discovered_models",
         "failures",
         "failures_total",
+        "gradient",
         "head_block",
         "healthy",
         "host",
@@ -44,19 +48,22 @@ class Engine:
         "kind",
         "label",
         "literal",
+        "max_concurrent",
         "max_connections",
         "name",
+        "not_before",
         "port",
         "probe_paths",
         "probed_at",
         "served_name",
+        "slots",
         "truncations_total",
         "unix_path",
         "warm_connections",
         "weight",
     )
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, cb_threshold: int = 0, cb_recovery_s: float = 30.0) -> None:
         address = config.address
         self.name = config.name
         self.label = config.name.encode()
@@ -78,6 +85,11 @@ class Engine:
         self.probe_paths = (config.health_path.encode(),) if config.health_path else PROBE_PATHS[config.kind]
         self.addresses: tuple[Address, ...] = self._literal()
         self.literal = bool(self.addresses)  # nothing to look up, ever
+        self.breaker = Breaker(cb_threshold, cb_recovery_s)
+        self.max_concurrent = config.max_concurrent
+        self.slots = config.max_concurrent  # requests that may be under way here, 0 = no limit; the scheduler moves it
+        self.gradient: Any = None  # the scheduler's, where an engine shows no gauges of its own
+        self.not_before = 0.0  # it asked to be left alone until then
         self.healthy: bool | None = None  # None = not yet known: worth trying
         self.failures = 0
         self.probed_at = 0.0
@@ -88,6 +100,31 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"<Engine {self.name} healthy={self.healthy} inflight={self.inflight}>"
+
+    def usable(self) -> bool:
+        """Whether a request may go there now: it is well, its breaker lets one through, and it has room."""
+        if self.healthy is False or (self.slots and self.inflight >= self.slots):
+            return False
+        return self.permitted()
+
+    def last_resort(self) -> bool:
+        """Whether it may be tried although it is not well, because nobody else is left."""
+        return self.healthy is False and not (self.slots and self.inflight >= self.slots) and self.permitted()
+
+    def permitted(self) -> bool:
+        """Whether its breaker, and the engine's own word, let a request through."""
+        if self.breaker.state == CLOSED and not self.not_before:
+            return True
+        now = monotonic()
+        if self.not_before:
+            if now < self.not_before:
+                return False
+            self.not_before = 0.0
+        return self.breaker.may(now) != NO
+
+    def full(self) -> bool:
+        """Whether only room is missing: others leave, and then a request may go there."""
+        return 0 < self.slots <= self.inflight and self.healthy is not False and self.permitted()
 
     def _literal(self) -> tuple[Address, ...]:
         """The address when no look-up is needed."""

@@ -36,6 +36,9 @@ cdef extern from *:
     #define FGW_TTFT ",\\"ttft_ms\\":"
     #define FGW_PROMPT ",\\"prompt_tokens\\":"
     #define FGW_COMPLETION ",\\"completion_tokens\\":"
+    #define FGW_LIMIT "x-ratelimit-limit-"
+    #define FGW_REMAINING "\\r\\nx-ratelimit-remaining-"
+    #define FGW_RESET "\\r\\nx-ratelimit-reset-"
     """
     char *fgw_put(char *to, const char *origin, Py_ssize_t size) noexcept nogil
     char *fgw_decimal(char *to, unsigned long long value) noexcept nogil
@@ -53,6 +56,9 @@ cdef extern from *:
     const char *FGW_TTFT
     const char *FGW_PROMPT
     const char *FGW_COMPLETION
+    const char *FGW_LIMIT
+    const char *FGW_REMAINING
+    const char *FGW_RESET
 
 cdef const char *HEX = b"0123456789abcdef"
 
@@ -143,25 +149,90 @@ cpdef bytes request_start(bytes line, bytes block, bytes fields, bytes request_i
     return made
 
 
-cpdef bytes plain_answer(bytes status_line, bytes forward, bytes request_id, bytes body):
-    """The usual answer: the engine's status and fields, the body's length, our id, and the body."""
+cpdef bytes plain_answer(bytes status_line, bytes forward, bytes request_id, bytes extra, bytes body):
+    """The usual answer: the engine's status and fields, the body's length, our id, ``extra`` whole lines, and the body."""
     _given(status_line, forward, request_id, body)
+    _given(extra, extra, extra, extra)
     cdef char number[24]
     cdef Py_ssize_t size = PyBytes_GET_SIZE(body)
     cdef Py_ssize_t digits = fgw_decimal(number, <unsigned long long>size) - number
     cdef Py_ssize_t first = PyBytes_GET_SIZE(status_line)
     cdef Py_ssize_t second = PyBytes_GET_SIZE(forward)
     cdef Py_ssize_t third = PyBytes_GET_SIZE(request_id)
-    cdef bytes made = PyBytes_FromStringAndSize(NULL, first + second + third + 16 + digits + 16 + 4 + size)
+    cdef Py_ssize_t fourth = PyBytes_GET_SIZE(extra)
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, first + second + third + 16 + digits + 16 + 2 + fourth + 2 + size)
     cdef char *to = fgw_put(PyBytes_AS_STRING(made), PyBytes_AS_STRING(status_line), first)
     to = fgw_put(to, PyBytes_AS_STRING(forward), second)
     to = FGW_PUT_LITERAL(to, FGW_LENGTH)
     to = fgw_put(to, number, digits)
     to = FGW_PUT_LITERAL(to, FGW_REQUEST_ID)
     to = fgw_put(to, PyBytes_AS_STRING(request_id), third)
-    to = FGW_PUT_LITERAL(to, FGW_END)
-    fgw_put(to, PyBytes_AS_STRING(body), size)
+    to[0] = 13
+    to[1] = 10
+    to = fgw_put(to + 2, PyBytes_AS_STRING(extra), fourth)
+    to[0] = 13
+    to[1] = 10
+    fgw_put(to + 2, PyBytes_AS_STRING(body), size)
     return made
+
+
+cdef char *_duration(char *to, long long us) noexcept nogil:
+    cdef long long seconds
+    if us <= 0:
+        to[0] = 48
+        to[1] = 115
+        return to + 2
+    if us <= 999000:
+        to = fgw_decimal(to, <unsigned long long>((us + 999) // 1000))
+        to[0] = 109
+        to[1] = 115
+        return to + 2
+    seconds = us // 1000000 + (us % 1000000 != 0)
+    if seconds >= 3600:
+        to = fgw_decimal(to, <unsigned long long>(seconds // 3600))
+        to[0] = 104
+        to += 1
+    if seconds >= 60:
+        to = fgw_decimal(to, <unsigned long long>(seconds % 3600 // 60))
+        to[0] = 109
+        to += 1
+    to = fgw_decimal(to, <unsigned long long>(seconds % 60))
+    to[0] = 115
+    return to + 1
+
+
+cpdef bytes duration(long long us):
+    """Microseconds as OpenAI writes a wait: whole seconds from one second on, else milliseconds; rounded up."""
+    cdef char text[64]
+    return PyBytes_FromStringAndSize(text, _duration(text, us) - text)
+
+
+cpdef bytes limit_lines(bytes unit, long long limit, long long left, long long reset_us):
+    """What is left of a limit, in the fields that OpenAI's clients read; see the Python twin."""
+    _given(unit, unit, unit, unit)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(unit)
+    cdef char text[384]
+    cdef char *to
+    if size > 32:
+        raise ValueError("no such unit")
+    to = FGW_PUT_LITERAL(text, FGW_LIMIT)
+    to = fgw_put(to, PyBytes_AS_STRING(unit), size)
+    to[0] = 58
+    to[1] = 32
+    to = _signed(to + 2, limit)
+    to = FGW_PUT_LITERAL(to, FGW_REMAINING)
+    to = fgw_put(to, PyBytes_AS_STRING(unit), size)
+    to[0] = 58
+    to[1] = 32
+    to = _signed(to + 2, left)
+    to = FGW_PUT_LITERAL(to, FGW_RESET)
+    to = fgw_put(to, PyBytes_AS_STRING(unit), size)
+    to[0] = 58
+    to[1] = 32
+    to = _duration(to + 2, reset_us)
+    to[0] = 13
+    to[1] = 10
+    return PyBytes_FromStringAndSize(text, to + 2 - text)
 
 
 cpdef long long microseconds(double seconds) except? -1:

@@ -13,4 +13,5 @@ cdef object LENGTH, NONE, RELAYING, TUNNEL
 cdef class Answering(Tunnelling):
     cpdef _start_relay(self, ResponseHead head, object framing, bytes lines, bytes rest)
     cpdef bytes response_lines(self, ResponseHead head, double now, bint close=*)
+    cpdef _spent(self, Relay relay)
     cpdef _relayed(self)

@@ -2,6 +2,9 @@ cimport cython
 
 from fastgw.accel.heads cimport RequestHead
 from fastgw.exchange.endpoints cimport Endpoint
+from fastgw.limits.account cimport Account, Accounts
+from fastgw.limits.budget cimport RetryBudget
+from fastgw.limits.meter cimport Meter
 from fastgw.net.client_conn cimport ClientConn, Service
 from fastgw.net.upstream_conn cimport UpstreamConn
 from fastgw.stats cimport Stats
@@ -17,7 +20,10 @@ cdef class Strategy:
 @cython.final
 cdef class Judgement:
     cdef public str client_ip, key_id, told_engine, told_model, told_outcome
+    cdef public Account account
     cdef public Endpoint endpoint
+    cdef public Meter meter
+    cdef public double timeout_s
     cdef public bytes told
     cdef public int told_status
     cdef public bint told_streamed
@@ -30,11 +36,16 @@ cdef class Context(Service):
     cdef public Strategy strategy
     cdef public Stats stats
     cdef public UpstreamTable table
+    cdef public Accounts accounts
+    cdef public RetryBudget budget
+    cdef public object merger, retry_statuses
+    cdef public long long today
     cdef public bint replay, retry_fresh, plain_lines_off, server_timing
     cdef public long long max_body_bytes, max_json_depth
-    cdef public double first_byte_timeout_s, between_bytes_timeout_s, request_timeout_s, retry_after_s
-    cdef public int max_attempts
-    cdef public tuple trusted, on_head, on_request, on_body, on_route, on_finish, rewriters
+    cdef public double first_byte_timeout_s, between_bytes_timeout_s, request_timeout_s, retry_after_s, max_request_timeout_s
+    cdef public int max_attempts, max_retries, quarantine_after
+    cdef public tuple trusted, on_arrival, on_head, on_request, on_body, on_route, on_finish, rewriters
+    cdef public tuple on_allowance, on_full, on_room
 
     cpdef finished(self, object exchange, str outcome, double now)
     cpdef bytes date_line(self)
@@ -42,7 +53,10 @@ cdef class Context(Service):
     cpdef bytes forwarded_lines(self, ClientConn conn, RequestHead head)
     cpdef bytes without_accept_encoding(self, bytes forward)
     cpdef tuple error_answer(self, object error, RequestHead head, bytes request_id, Endpoint endpoint, bytes extra, bint close)
+    cpdef later(self, object exchange, double seconds)
     cpdef bytes error_event(self, str name, object exchange)
+    cpdef bytes final_event(self, str name, object exchange)
     cpdef bint routes_anything(self) except -1
     cpdef dial_failed(self, Pool pool, str detail)
+    cpdef breaker_opened(self, Pool pool)
     cpdef let_finish(self, Pool pool, UpstreamConn upstream)

@@ -2,7 +2,7 @@ cimport cython
 
 @cython.final
 cdef class Endpoint:
-    cdef public bint auth, model, usage
+    cdef public bint auth, generates, merges, metered, model, usage
     cdef public str label, local
     cdef public object methods, mode
 

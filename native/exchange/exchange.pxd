@@ -10,7 +10,7 @@ from fastgw.net.upstream_conn cimport UpstreamConn
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.target cimport Engine
 
-cdef object CLIENT_TUNNEL, DONE, JSON, LOCAL, RELAYING, WAITING
+cdef object CLIENT_TUNNEL, DONE, JSON, LOCAL, QUEUED, RECEIVING, RELAYING, WAITING
 
 @cython.final
 cdef class Exchange(Answering):

@@ -25,4 +25,5 @@ cdef class Relay:
     cpdef int start(self, bytes head, bytes rest) except -1
     cpdef int feed(self, bytes data) except -1
     cpdef int eof(self, str how) except -1
+    cpdef finish(self, bytes event)
     cpdef bint break_off(self, bytes event) except -1

@@ -3,6 +3,8 @@ from fastgw.accel.heads cimport RequestHead, ResponseHead
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.relay cimport Relay
+from fastgw.limits.account cimport Account
+from fastgw.limits.meter cimport Meter
 from fastgw.net.client_conn cimport ClientConn
 from fastgw.net.session cimport Session
 from fastgw.net.upstream_conn cimport UpstreamConn
@@ -13,27 +15,33 @@ cdef double NEVER
 
 cdef class ExchangeState(Session):
     cdef public bytes body, extra_head, request_id
+    cdef public Account account
     cdef public long long bytes_in, bytes_out, prompt_tokens, completion_tokens
-    cdef public str client_ip, detail, error_kind, key_id
+    cdef public long long allowance, cost, prompt_estimate, reserved, reserved_minute
+    cdef public str client_ip, detail, error_kind, key_id, substitute
     cdef public ClientConn conn
     cdef public Context gateway
     cdef public Endpoint endpoint
     cdef public BodyFacts facts
-    cdef public object local_task, phase, upload
-    cdef public double first_byte_at, routed_at, sent_at, started_at, token_at
+    cdef public object lane, local_task, phase, place, timer, upload
+    cdef public double first_byte_at, queued_at, queued_s, routed_at, sent_at, started_at, timeout_s, token_at
     cdef public Group group
     cdef public list guards
     cdef public RequestHead head
     cdef public bytearray pieces
+    cdef public Meter meter
     cdef public Pool pool
+    cdef public bint counted, estimated, faulty, judged, probe
+    cdef public int kills, retries
     cdef public Relay relay
-    cdef public bint replayed, retried, reused, strip_usage
+    cdef public bint replayed, reused, strip_usage
     cdef public ResponseHead response
     cdef public int status
     cdef public tuple tried
     cdef public UpstreamConn upstream
 
     cpdef fail(self, object error)
+    cpdef resume(self)
     cpdef _end(self, str outcome, bint reusable)
     cpdef _leave_engine(self)
     cpdef _hold_upstream(self)

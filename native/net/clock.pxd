@@ -1,1 +1,2 @@
 cpdef double monotonic() noexcept
+cpdef long long micros(double seconds) noexcept

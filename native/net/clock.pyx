@@ -13,3 +13,8 @@ cpdef double monotonic() noexcept:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
+
+
+cpdef long long micros(double seconds) noexcept:
+    """A time of that clock in whole microseconds, as meters count."""
+    return <long long>(seconds * 1e6)

@@ -1,7 +1,13 @@
+cimport cython
+
+from fastgw.exchange.context cimport Context
+from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
+from fastgw.limits.account cimport Account, Accounts
 
 cdef class Auth(Filter):
-    cdef dict _ids
-
+    @cython.locals(accounts=Accounts, account=Account)
     cpdef on_head(self, Exchange exchange)
+    @cython.locals(account=Account)
+    cpdef on_route(self, Exchange exchange)

@@ -18,6 +18,7 @@ LAYERS = (
     ("cli",),
     ("demo",),
     ("app",),
+    ("housekeeping", "keyring", "vitals"),
     ("control", "gpu", "sim", "bench", "observe", "store"),
     ("policy",),
     ("exchange",),
@@ -25,6 +26,7 @@ LAYERS = (
     ("net",),
     ("protocol",),
     ("tasks",),
+    ("limits",),
     ("accel", "stats", "config"),
     ("errors",),
     ("twins",),
@@ -45,7 +47,7 @@ HOMES = {
     "sqlite3": {"fastgw.store"},
     "redis": {"fastgw.store"},
     "ssl": {"fastgw.net", "fastgw.sim", "fastgw.bench"},
-    "argparse": {"fastgw.cli", "fastgw.sim", "fastgw.bench"},
+    "argparse": {"fastgw.cli", "fastgw.sim", "fastgw.bench", "fastgw.store"},
 }
 
 SOCKET_HOMES = ("fastgw.net", "fastgw.sim", "fastgw.bench")
@@ -53,7 +55,7 @@ SOCKET_HOMES = ("fastgw.net", "fastgw.sim", "fastgw.bench")
 SOCKET_FREE = {"inet_pton", "inet_ntop"}
 
 # Machines without I/O: time and chance are arguments.
-PURE = ("fastgw.accel", "fastgw.protocol")
+PURE = ("fastgw.accel", "fastgw.limits", "fastgw.protocol")
 IMPURE = {"asyncio", "uvloop", "socket", "ssl", "select", "selectors", "time", "logging", "random", "secrets", "threading"}
 
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}

@@ -356,7 +356,7 @@ class TestE2:
 
         async with (
             scripted(dies) as engine,
-            running([engine.url], **QUIET) as gw,
+            running([engine.url], cb_failure_threshold=0, **QUIET) as gw,
             RawClient.connect("127.0.0.1", gw.port) as client,
         ):
             for turn in range(1200):

@@ -71,7 +71,7 @@ class Breaker:
 async def test_an_engine_that_sends_and_resets_ends_its_streams_at_once() -> None:
     engine = Breaker()
     try:
-        async with running([f"http://127.0.0.1:{engine.port}"]) as gw:
+        async with running([f"http://127.0.0.1:{engine.port}"], cb_failure_threshold=0) as gw:
             for _ in range(50):
                 async with RawClient.connect("127.0.0.1", gw.port) as client:
                     await client.send(chat("m", True))

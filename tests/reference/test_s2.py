@@ -189,9 +189,21 @@ async def test_S2_10_backends_timeouts_and_served_names() -> None:
             assert late.status == 504
 
 
-@pytest.mark.parametrize("name", ["RATE_LIMIT_PER_SECOND", "DAILY_TOKEN_QUOTA", "CB_FAILURE_THRESHOLD", "ADMIN_KEY"])
-def test_S2_10_a_limit_that_does_not_hold_yet_is_said_to(name: str) -> None:
-    assert any("does not act on it" in note for note in load({}, {name: "5"}, "/nowhere").warnings)
+@pytest.mark.parametrize(
+    ("name", "text", "setting", "value"),
+    [
+        ("RATE_LIMIT_PER_SECOND", "7", "rate_limit_per_second", 7),
+        ("RATE_LIMIT_PER_MINUTE", "60", "rate_limit_per_minute", 60),
+        ("DAILY_TOKEN_QUOTA", "5000", "daily_token_quota", 5000),
+        ("CB_FAILURE_THRESHOLD", "3", "cb_failure_threshold", 3),
+        ("CB_RECOVERY_TIMEOUT", "12.5", "cb_recovery_timeout_s", 12.5),
+        ("ADMIN_KEY", "a-long-admin-key", "admin_key", "a-long-admin-key"),
+    ],
+)
+def test_S2_10_limits_breaker_and_admin_key(name: str, text: str, setting: str, value: object) -> None:
+    config = load({}, {name: text}, "/nowhere")
+    assert getattr(config, setting) == value
+    assert not any("does not act on it" in note for note in config.warnings)
 
 
 async def test_S2_12_one_json_line_for_each_request(tmp_path: Path) -> None:

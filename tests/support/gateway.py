@@ -19,6 +19,7 @@ from tests.support.client import RawClient
 RECORD_NAMES = (
     "at", "request_id", "key_id", "client", "method", "path", "endpoint", "model", "engine", "status", "bytes_in", "bytes_out",
     "prompt_tokens", "completion_tokens", "ttft_s", "duration_s", "stream", "outcome", "error", "detail",
+    "queued_s", "estimated",
 )  # fmt: skip
 
 
@@ -93,6 +94,7 @@ async def running(
 ) -> AsyncIterator[Running]:
     """``async with running([sim.url], max_body_bytes=1000) as gw:``; settings are those of ``fastgw.Config``."""
     settings.setdefault("drain_timeout_s", 0.5)
+    settings.setdefault("rate_limit_per_second", 0)  # all tests share one address
     config = Config(engines=[EngineConfig(url=one) if isinstance(one, str) else one for one in engines], port=0, **settings)
     events = Events()
     records: list[tuple[Any, ...]] = []

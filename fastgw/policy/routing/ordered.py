@@ -15,8 +15,9 @@ class Ordered(Strategy):
         for pool in group.pools:
             if pool in tried:
                 continue
-            if pool.engine.healthy is not False:
+            if pool.engine.usable():
                 return pool
-            if last_resort is None:
+            # One that is not well is better than nobody; one that is full, or is being spared, is not.
+            if last_resort is None and pool.engine.last_resort():
                 last_resort = pool
         return last_resort

@@ -14,7 +14,7 @@ class RoundRobin(Strategy):
         turns = group.turns
         at = group.cursor
         pool = turns[at]
-        if not tried and pool.engine.healthy is not False:
+        if not tried and pool.engine.usable():
             at += 1
             group.cursor = at if at < len(turns) else 0
             return pool
@@ -30,10 +30,11 @@ class RoundRobin(Strategy):
             pool = turns[at % count]
             if pool in tried:
                 continue
-            if pool.engine.healthy is not False:
+            if pool.engine.usable():
                 group.cursor = (at + 1) % count
                 return pool
-            if last_resort is None:
+            # One that is not well is better than nobody; one that is full, or is being spared, is not.
+            if last_resort is None and pool.engine.last_resort():
                 last_resort = pool
                 resort_at = at
         if last_resort is not None:

@@ -3,6 +3,7 @@ cimport cython
 from fastgw.exchange.context cimport Strategy
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
+from fastgw.upstream.target cimport Engine
 
 cdef class RoundRobin(Strategy):
     @cython.locals(pool=Pool)

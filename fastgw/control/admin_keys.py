@@ -1,0 +1,388 @@
+"""``/admin/keys`` and ``/admin/audit``: the keys of a gateway as JSON over HTTP, without any HTTP in it.
+
+Owns: the paths below ``/admin``, the shape of a key in JSON, and which fields of which type a caller may set. Ranges, and
+what is kept, belong to the backend. Must never: put a digest into an answer, or a key into any but the one that made it.
+The caller has been found to be the operator before anything here runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from fastgw.errors import KINDS, ErrorKind, GatewayError
+from fastgw.limits.key import KeyRecord, UsageRow
+
+MAX_LISTED: Final = 1000  # keys, or audit entries, in one answer
+DEFAULT_LISTED: Final = 100
+MAX_GRACE_S: Final = 30 * 86_400.0
+MAX_PROBLEMS: Final = 20  # told in one answer
+SLICE: Final = 256  # records looked at before the loop gets its turn: about a quarter of a millisecond
+BACKEND_S: Final = 30.0  # the store has a deadline of its own; this one is for a store that hangs
+
+KEY_NOT_FOUND: Final = replace(
+    KINDS["not_found"], name="key_not_found", code="key_not_found", message="There is no such key.", advice=""
+)
+STORE_UNAVAILABLE: Final = ErrorKind(
+    "store_unavailable", 503, "server_error", "store_unavailable", "The key store does not answer right now."
+)
+
+_NUMBER: Final = (int | None, "a whole number, or null for the gateway's default")
+_WORD: Final = (str | None, "a string, or null for the gateway's default")
+_TEXTS: Final = (list[str], "a list of strings")
+# What a caller may set: the JSON type, and the words for it.
+FIELDS: Final[dict[str, tuple[Any, str]]] = {
+    "name": (str, "a string"),
+    "tenant": (str, "a string"),
+    "expires_at": (int | float | str | None, "an ISO 8601 time, a duration such as 30d, Unix seconds, or null for never"),
+    "requests_per_minute": _NUMBER,
+    "burst": _NUMBER,
+    "tokens_per_minute": _NUMBER,
+    "daily_tokens": _NUMBER,
+    "concurrency": _NUMBER,
+    "priority": _WORD,
+    "on_exhausted": _WORD,
+    "models": _TEXTS,
+    "networks": _TEXTS,
+}
+_LATEST: Final = "9999-12-31T23:59:59Z"
+
+
+class KeyNotFound(Exception):
+    """There is no key of this id, or it has been deleted."""
+
+
+class KeyProblems(Exception):
+    """Fields that cannot be taken: ``problems`` says of each what is wrong, in words that the caller may read."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(*problems)
+        self.problems = tuple(problems)
+
+
+class KeysUnavailable(Exception):
+    """The store cannot do it now (read-only, full, too busy); nothing was changed."""
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One change, as the store has written it down. ``at``: Unix seconds."""
+
+    at: float
+    actor: str
+    action: str
+    key_id: str = ""
+    changes: Mapping[str, object] = {}
+
+
+class KeysBackend(Protocol):
+    """Where keys are kept. Each change is one transaction with its audit row; ``actor`` is who asked (``admin:<address>``).
+
+    All may raise :class:`KeysUnavailable`; those with an id :class:`KeyNotFound`; those with fields :class:`KeyProblems`.
+    ``fields`` has names of :data:`FIELDS` only, with values of their types.
+    """
+
+    async def create(self, fields: Mapping[str, Any], actor: str) -> tuple[KeyRecord, str]:
+        """A new key and its text, which nobody can show again."""
+        ...
+
+    async def list(self) -> Sequence[KeyRecord]:
+        """All keys that are not deleted."""
+        ...
+
+    async def show(self, id: str) -> KeyRecord: ...
+
+    async def update(self, id: str, fields: Mapping[str, Any], actor: str) -> KeyRecord: ...
+
+    async def rotate(self, id: str, grace_s: float, actor: str) -> tuple[KeyRecord, str]:
+        """A new text for the key; the old one stays good for ``grace_s`` seconds."""
+        ...
+
+    async def disable(self, id: str, actor: str) -> KeyRecord: ...
+
+    async def enable(self, id: str, actor: str) -> KeyRecord: ...
+
+    async def delete(self, id: str, actor: str) -> None: ...
+
+    async def audit(self, limit: int) -> Sequence[AuditEntry]:
+        """The last ``limit`` entries, the newest first."""
+        ...
+
+    async def usage(self, id: str) -> UsageRow | None:
+        """What the key has used today (UTC), or None."""
+        ...
+
+
+@dataclass(slots=True)
+class AdminCall:
+    """One request below ``/admin``. ``read`` gives the body, and raises when it is too large or too slow.
+
+    ``action`` and ``key_id`` are filled in for the log as soon as they are known, also when the call fails.
+    """
+
+    method: str
+    path: str
+    query: Sequence[tuple[str, str]]
+    actor: str
+    read: Callable[[], Awaitable[bytes]]
+    action: str = "unknown"
+    key_id: str = ""
+
+
+@dataclass(slots=True)
+class AdminAnswer:
+    """``document`` becomes JSON; None = no body."""
+
+    status: int
+    document: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def _refusal(kind: ErrorKind) -> GatewayError:
+    error = GatewayError("internal")
+    error.kind = kind
+    return error
+
+
+def _stamp(at: float) -> str | None:
+    if not at:
+        return None
+    try:
+        return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return _LATEST  # a time that no calendar has
+
+
+def record_view(record: KeyRecord) -> dict[str, Any]:
+    """A key as the API shows it: all but its digests. Times are ISO 8601 in UTC, or None."""
+    return {
+        "id": record.id,
+        "name": record.name,
+        "tenant": record.tenant,
+        "created_at": _stamp(record.created_at),
+        "expires_at": _stamp(record.expires_at),
+        "disabled": record.disabled,
+        "requests_per_minute": record.requests_per_minute,
+        "burst": record.burst,
+        "tokens_per_minute": record.tokens_per_minute,
+        "daily_tokens": record.daily_tokens,
+        "concurrency": record.concurrency,
+        "priority": record.priority,
+        "on_exhausted": record.on_exhausted,
+        "models": list(record.models),
+        "networks": list(record.networks),
+        "previous_until": _stamp(record.previous_until),
+    }
+
+
+def _shown(call: AdminCall, record: KeyRecord) -> dict[str, Any]:
+    """The record, whose id goes into the log: the backend may take a name in its place."""
+    call.key_id = record.id
+    return record_view(record)
+
+
+def usage_view(record: KeyRecord, row: UsageRow | None) -> dict[str, Any]:
+    """Today's use of a key. ``quota`` is its own: None = the gateway's default applies, 0 = none."""
+    _, day, prompt, completion, requests, estimated = row or ("", -1, 0, 0, 0, 0)
+    today = date.fromordinal(date(1970, 1, 1).toordinal() + day) if row else datetime.now(UTC).date()
+    quota = record.daily_tokens
+    return {
+        "date": today.isoformat(),
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "estimated_tokens": estimated,
+        "requests": requests,
+        "quota": quota,
+        "quota_remaining": None if quota is None else max(0, quota - prompt - completion) if quota else -1,
+    }
+
+
+def document_of(body: bytes) -> dict[str, Any]:
+    """The JSON object of a request; GatewayError ``invalid_json`` otherwise."""
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise GatewayError("invalid_json") from error
+    if not isinstance(found, dict):
+        raise GatewayError("invalid_json", "The request body must be a JSON object.")
+    return found
+
+
+def fields_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields to set, each of its type. Raises KeyProblems with all that is unknown or of another type."""
+    problems = []
+    for name, value in document.items():
+        known = FIELDS.get(name)
+        if known is None:
+            problems.append(f"there is no field {name[:64]!r} that can be set")
+            continue
+        try:
+            msgspec.convert(value, known[0])
+        except msgspec.ValidationError:
+            problems.append(f"{name}: must be {known[1]}")
+    if problems:
+        raise KeyProblems(problems)
+    return dict(document)
+
+
+def _number(query: Mapping[str, str], name: str, default: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MAX_LISTED):
+        raise GatewayError("invalid_parameter", f"{name} must be a number from 1 to {MAX_LISTED}.", param=name)
+    return int(text)
+
+
+def _query(call: AdminCall, *names: str) -> dict[str, str]:
+    """The query by name: a misspelt filter that filters nothing would show every key."""
+    found: dict[str, str] = {}
+    for name, value in call.query:
+        if name not in names:
+            raise GatewayError("invalid_parameter", f"{name[:64]!r} is not a parameter of this endpoint.", param=name[:64])
+        if name in found:
+            raise GatewayError("invalid_parameter", f"{name} may be given once.", param=name)
+        found[name] = value
+    return found
+
+
+Method = Callable[["AdminKeys", AdminCall], Awaitable[AdminAnswer]]
+
+
+class AdminKeys:
+    """Answers the calls below ``/admin``. ``keys`` is None where no store is configured."""
+
+    __slots__ = ("_keys",)
+
+    def __init__(self, keys: KeysBackend | None) -> None:
+        self._keys = keys
+
+    async def answer(self, call: AdminCall) -> AdminAnswer:
+        """Raises GatewayError for all that is the caller's mistake or the store's state; other errors are faults."""
+        methods = self._methods(call)
+        method = methods.get("GET" if call.method == "HEAD" else call.method)
+        if method is None:
+            allowed = [*methods, *(["HEAD"] if "GET" in methods else [])]
+            raise GatewayError("method_not_allowed", allow=", ".join(sorted(allowed)))
+        call.action = method.__name__
+        try:
+            async with asyncio.timeout(BACKEND_S):
+                return await method(self, call)
+        except KeyNotFound as error:
+            raise _refusal(KEY_NOT_FOUND) from error
+        except KeyProblems as error:
+            raise GatewayError("invalid_parameter", "; ".join(error.problems[:MAX_PROBLEMS])) from error
+        except (KeysUnavailable, TimeoutError) as error:
+            refusal = _refusal(STORE_UNAVAILABLE)
+            refusal.retry_after_s = 1.0
+            refusal.detail = type(error).__name__
+            raise refusal from error
+
+    def _methods(self, call: AdminCall) -> dict[str, Method]:
+        parts = call.path.split("/")[2:]  # after "/admin"
+        match parts:
+            case ["keys"]:
+                found: dict[str, Method] = {"GET": AdminKeys.list, "POST": AdminKeys.create}
+            case ["keys", id]:
+                found = {"GET": AdminKeys.show, "PATCH": AdminKeys.update, "DELETE": AdminKeys.delete}
+                call.key_id = id
+            case ["keys", id, "rotate" | "disable" | "enable" as verb]:
+                found = {"POST": {"rotate": AdminKeys.rotate, "disable": AdminKeys.disable, "enable": AdminKeys.enable}[verb]}
+                call.key_id = id
+            case ["audit"]:
+                found = {"GET": AdminKeys.audit}
+            case _:
+                raise GatewayError("not_found")
+        if self._keys is None:
+            raise GatewayError("not_found", "There is no key store: set a state directory (FASTGW_STATE_DIR).")
+        id = call.key_id
+        if id and not (len(id) <= 128 and id.isascii() and id.replace("_", "").replace("-", "").isalnum()):
+            call.key_id = ""
+            raise _refusal(KEY_NOT_FOUND)
+        if len(parts) > 1 and not id:
+            raise GatewayError("not_found")
+        return found
+
+    @property
+    def _store(self) -> KeysBackend:
+        assert self._keys is not None  # _methods refuses without
+        return self._keys
+
+    async def create(self, call: AdminCall) -> AdminAnswer:
+        fields = fields_of(document_of(await call.read()))
+        record, text = await self._store.create(fields, call.actor)
+        return AdminAnswer(201, {**_shown(call, record), "key": text}, {"Location": f"/admin/keys/{record.id}"})
+
+    async def list(self, call: AdminCall) -> AdminAnswer:
+        """In the order of ids, so that a page starts where the one before it ended, whatever was deleted meanwhile."""
+        query = _query(call, "tenant", "name", "limit", "after")
+        limit = _number(query, "limit", DEFAULT_LISTED)
+        tenant, name, after = query.get("tenant"), query.get("name"), query.get("after", "")
+        kept: list[KeyRecord] = []
+        for at, record in enumerate(await self._store.list()):
+            if at % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            if record.id <= after or record.deleted:
+                continue
+            if (tenant is None or record.tenant == tenant) and (name is None or record.name == name):
+                kept.append(record)
+        kept.sort(key=lambda record: record.id)
+        data = []
+        for at, record in enumerate(kept[:limit]):
+            if at % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            data.append(record_view(record))
+        more = len(kept) > limit
+        return AdminAnswer(200, {"object": "list", "data": data, "has_more": more, "last_id": data[-1]["id"] if data else None})
+
+    async def show(self, call: AdminCall) -> AdminAnswer:
+        record = await self._store.show(call.key_id)
+        usage = await self._store.usage(record.id)
+        return AdminAnswer(200, {**_shown(call, record), "usage": usage_view(record, usage)})
+
+    async def update(self, call: AdminCall) -> AdminAnswer:
+        fields = fields_of(document_of(await call.read()))
+        if not fields:
+            raise KeyProblems(["there is nothing to change"])
+        return AdminAnswer(200, _shown(call, await self._store.update(call.key_id, fields, call.actor)))
+
+    async def rotate(self, call: AdminCall) -> AdminAnswer:
+        """Without ``grace_s`` the old key ends at once: what is wanted for one that has leaked."""
+        body = await call.read()
+        document = document_of(body) if body else {}
+        problems = [f"there is no field {name[:64]!r} of a rotation" for name in document if name != "grace_s"]
+        grace_s = document.get("grace_s", 0)
+        if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s <= MAX_GRACE_S:
+            problems.append(f"grace_s: must be a number of seconds from 0 to {MAX_GRACE_S:.0f}")
+        if problems:
+            raise KeyProblems(problems)
+        record, text = await self._store.rotate(call.key_id, float(grace_s), call.actor)
+        return AdminAnswer(200, {**_shown(call, record), "key": text})
+
+    async def disable(self, call: AdminCall) -> AdminAnswer:
+        return AdminAnswer(200, _shown(call, await self._store.disable(call.key_id, call.actor)))
+
+    async def enable(self, call: AdminCall) -> AdminAnswer:
+        return AdminAnswer(200, _shown(call, await self._store.enable(call.key_id, call.actor)))
+
+    async def delete(self, call: AdminCall) -> AdminAnswer:
+        await self._store.delete(call.key_id, call.actor)
+        return AdminAnswer(204)
+
+    async def audit(self, call: AdminCall) -> AdminAnswer:
+        limit = _number(_query(call, "limit"), "limit", DEFAULT_LISTED)
+        data = [
+            {
+                "at": _stamp(entry.at),
+                "actor": entry.actor,
+                "action": entry.action,
+                "key_id": entry.key_id or None,
+                "changes": dict(entry.changes),
+            }
+            for entry in (await self._store.audit(limit))[:limit]
+        ]
+        return AdminAnswer(200, {"object": "list", "data": data})

@@ -1,0 +1,138 @@
+"""What a gateway looks after four times a second, off the path of requests.
+
+The UTC day that usage counts for, keys that expire, meters of addresses that have gone, queues that wait for an engine's
+recovery; and, where there is a store, what was used since it was last written down. All of it is bounded work: what is
+left over waits for the next look. Must never: wait for the store in the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from time import time
+from typing import Final, Protocol
+
+from fastgw.exchange.gateway import GatewayCore
+from fastgw.limits.account import Account
+from fastgw.limits.key import KeyRecord, UsageRow
+from fastgw.limits.ledger import day_of
+from fastgw.limits.meter import Meters
+from fastgw.net.clock import micros, monotonic
+
+LOOK_S: Final = 0.25
+SWEEP: Final = 5000  # meters looked at in one look: a million in less than a minute
+PRUNE_S: Final = 3600.0
+
+
+class UsageStore(Protocol):
+    """Where usage is written down. ``done`` is called in the loop, with whether the rows are there now."""
+
+    def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None]) -> bool: ...
+
+
+class Housekeeping:
+    """See the head of this file. ``store`` None = nothing is written down; ``prune`` has it forget the days before one."""
+
+    def __init__(
+        self,
+        core: GatewayCore,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        meters: Meters | None,
+        store: UsageStore | None,
+        prune: Callable[[int], object],
+        flush_s: float,
+        keep_days: int,
+    ) -> None:
+        self._core = core
+        self._loop = loop
+        self._meters = meters
+        self._store = store
+        self._prune = prune
+        self._flush_s = flush_s
+        self._keep_days = keep_days
+        self._flushed_at = monotonic()
+        self._pruned_at = self._flushed_at
+        self._writing: list[tuple[Account, int, int]] | None = None  # (account, day, version) of the batch under way
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self._timer = self._loop.call_later(LOOK_S, self._look)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(LOOK_S, self._look)
+        core = self._core
+        unix_s = time()
+        now = monotonic()
+        core.today = day_of(unix_s)
+        if core.accounts.expire(unix_s):
+            core.version += 1
+        if self._meters is not None and len(self._meters):
+            self._meters.sweep(micros(now), SWEEP)
+        core.room()
+        if self._store is not None:
+            if now - self._flushed_at >= self._flush_s:
+                self._flushed_at = now
+                self.flush()
+            if now - self._pruned_at >= PRUNE_S:
+                self._pruned_at = now
+                self._prune(core.today - self._keep_days)
+
+    # --- keys
+    def keys_changed(self, records: Sequence[KeyRecord]) -> None:
+        """The store has new or changed keys: requests from now on are judged by them."""
+        core = self._core
+        if core.accounts.apply(records, micros(monotonic()), time()):
+            core.version += 1
+            core.log.info("keys changed", keys=len(records))
+            core.room()
+
+    # --- usage
+    def restore(self, rows: Sequence[UsageRow]) -> None:
+        """Take over what was used before this process began. Rows of the day before come first."""
+        for key_id, day, prompt, completion, requests, estimated in sorted(rows, key=lambda row: row[1]):
+            account = self._core.accounts.by_id(key_id)
+            if account is not None:
+                account.ledger.restore(day, prompt, completion, requests, estimated)
+
+    def flush(self) -> None:
+        """Hand over what was used since; one batch is under way at a time."""
+        store = self._store
+        accounts = self._core.accounts
+        if store is None or self._writing is not None or not accounts.touched:
+            return
+        touched, accounts.touched = accounts.touched, []
+        batch: list[tuple[Account, int, int]] = []
+        rows: list[UsageRow] = []
+        for account in touched:
+            for day, prompt, completion, requests, estimated, version in account.ledger.rows():
+                rows.append((account.id, day, prompt, completion, requests, estimated))
+                batch.append((account, day, version))
+        self._writing = batch
+        if not store.write(rows, self._written):
+            self._written(False)
+
+    def _written(self, well: bool) -> None:
+        batch, self._writing = self._writing, None
+        touched = self._core.accounts.touched
+        if not well:
+            self._core.stats.store_failures += 1
+        seen: dict[Account, None] = {}
+        for account, day, version in batch or ():
+            if well:
+                account.ledger.clean(day, version)
+            seen[account] = None
+        touched.extend(account for account in seen if account.ledger.dirty)
+
+    async def last(self, wait_s: float) -> None:
+        """Write down all there is, waiting no longer than ``wait_s``."""
+        self.stop()
+        end = monotonic() + wait_s
+        while (self._writing is not None or self._core.accounts.touched) and monotonic() < end:
+            self.flush()
+            await asyncio.sleep(0.005)

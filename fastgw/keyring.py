@@ -1,0 +1,74 @@
+"""The admin API's keys: what the control listener asks for, done by the store in its own thread.
+
+Control and store lie side by side and know nothing of each other; this is where they meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fastgw.control.admin_keys import AuditEntry, KeyNotFound, KeyProblems, KeysUnavailable
+from fastgw.limits.key import KeyRecord, UsageRow
+from fastgw.store import keys as stored
+from fastgw.store.schema import StateError
+from fastgw.store.state import State
+
+
+class Keyring:
+    """A ``control.admin_keys.KeysBackend`` over a :class:`State`. ``usage`` looks a key's day up in memory first."""
+
+    def __init__(self, state: State, usage: Callable[[str], UsageRow | None]) -> None:
+        self._state = state
+        self._usage = usage
+
+    async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return await self._state.run(function, *arguments)
+        except stored.KeyNotFound as error:
+            raise KeyNotFound(*error.args) from None
+        except stored.KeyProblems as error:
+            raise KeyProblems(error.problems) from None
+        except (StateError, TimeoutError, OSError) as error:
+            raise KeysUnavailable(str(error)) from None
+
+    async def create(self, fields: Mapping[str, Any], actor: str) -> tuple[KeyRecord, str]:
+        record, text = await self._run(stored.create, fields, actor)
+        return record, text
+
+    async def list(self) -> Sequence[KeyRecord]:
+        found: Sequence[KeyRecord] = await self._run(stored.list_keys)
+        return found
+
+    async def show(self, id: str) -> KeyRecord:
+        return await self._record(stored.find, id)
+
+    async def update(self, id: str, fields: Mapping[str, Any], actor: str) -> KeyRecord:
+        return await self._record(stored.update, id, fields, actor)
+
+    async def rotate(self, id: str, grace_s: float, actor: str) -> tuple[KeyRecord, str]:
+        record, text = await self._run(stored.rotate, id, grace_s, actor)
+        return record, text
+
+    async def disable(self, id: str, actor: str) -> KeyRecord:
+        return await self._record(stored.disable, id, actor)
+
+    async def enable(self, id: str, actor: str) -> KeyRecord:
+        return await self._record(stored.enable, id, actor)
+
+    async def delete(self, id: str, actor: str) -> None:
+        await self._run(stored.delete, id, actor)
+
+    async def audit(self, limit: int) -> Sequence[AuditEntry]:
+        rows = await self._run(stored.audit, limit)
+        return [
+            AuditEntry(at=row.at, actor=row.actor, action=row.action, key_id=row.key_id, changes=row.changes) for row in rows
+        ]
+
+    async def usage(self, id: str) -> UsageRow | None:
+        record = await self.show(id)
+        return self._usage(record.id)
+
+    async def _record(self, function: Callable[..., Any], *arguments: Any) -> KeyRecord:
+        record: KeyRecord = await self._run(function, *arguments)
+        return record

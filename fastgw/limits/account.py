@@ -1,0 +1,238 @@
+"""Who a request counts for: one account per key, and the register in which a credential's digest finds it.
+
+Owns: what a key may use and what it uses now: its meters, its ledger of the day, its requests under way. A key from the
+store and one from the configuration are the same here. Must never: hold a key, only digests. Invariant: a change of a key
+changes its account in place, so that what was taken stays taken, and the requests under way go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from fastgw.limits.key import PRIORITIES, KeyRecord
+from fastgw.limits.ledger import Ledger
+from fastgw.limits.meter import Meter
+
+KEY_ID_CHARS = 12  # of the digest in hex: names a key in logs without being usable as one
+MINUTE_US = 60_000_000
+NORMAL = PRIORITIES.index("normal")
+
+
+class Defaults:
+    """What holds for keys that say nothing else. 0 = no limit; ``burst`` 0 = a minute's worth."""
+
+    __slots__ = ("burst", "concurrency", "cut", "daily_tokens", "requests_per_minute", "tokens_per_minute")
+
+    def __init__(
+        self,
+        *,
+        requests_per_minute: int = 0,
+        burst: int = 0,
+        tokens_per_minute: int = 0,
+        daily_tokens: int = 0,
+        concurrency: int = 0,
+        cut: bool = False,
+    ) -> None:
+        self.requests_per_minute = requests_per_minute
+        self.burst = burst
+        self.tokens_per_minute = tokens_per_minute
+        self.daily_tokens = daily_tokens
+        self.concurrency = concurrency
+        self.cut = cut
+
+
+class Account:
+    """What one key may use, and what it uses.
+
+    ``requests`` and ``tokens`` are its meters (None = no limit), ``ledger`` its tokens of the day. ``concurrency`` 0 = no
+    limit. ``flow`` is the tenant for which the queue is fair. ``limited``: answers tell what is left of its limits.
+    """
+
+    __slots__ = (
+        "concurrency",
+        "cut",
+        "disabled",
+        "expires_at",
+        "flow",
+        "id",
+        "inflight",
+        "ledger",
+        "limited",
+        "models",
+        "networks",
+        "parked",
+        "priority",
+        "record",
+        "requests",
+        "tokens",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.id = name
+        self.flow = name
+        self.priority = NORMAL
+        self.requests: Meter | None = None
+        self.tokens: Meter | None = None
+        self.ledger = Ledger(0)
+        self.concurrency = 0
+        self.inflight = 0
+        self.parked: Any = None  # its requests that wait for others of its own; the queue's
+        self.cut = False
+        self.limited = False
+        self.models: frozenset[str] | None = None
+        self.networks: tuple[Any, ...] | None = None
+        self.expires_at = 0.0
+        self.disabled = False
+        self.record: KeyRecord | None = None
+
+    def __repr__(self) -> str:
+        return f"<Account {self.id} inflight={self.inflight} tokens={self.ledger.prompt + self.ledger.completion}>"
+
+    def set(self, defaults: Defaults, record: KeyRecord | None, now_us: int) -> None:
+        """Take over what ``record`` (None = a key of the configuration) and the defaults say."""
+        requests = defaults.requests_per_minute
+        burst = defaults.burst
+        tokens = defaults.tokens_per_minute
+        daily = defaults.daily_tokens
+        self.concurrency = defaults.concurrency
+        self.cut = defaults.cut
+        if record is not None:
+            self.record = record
+            if record.requests_per_minute is not None:
+                # A key with a rate of its own does not inherit a burst that was meant for another rate.
+                requests, burst = record.requests_per_minute, 0
+            if record.burst is not None:
+                burst = record.burst
+            if record.tokens_per_minute is not None:
+                tokens = record.tokens_per_minute
+            if record.daily_tokens is not None:
+                daily = record.daily_tokens
+            if record.concurrency is not None:
+                self.concurrency = record.concurrency
+            if record.on_exhausted is not None:
+                self.cut = record.on_exhausted == "cut"
+            self.priority = PRIORITIES.index(record.priority) if record.priority is not None else NORMAL
+            self.flow = "tenant " + record.tenant if record.tenant else self.id
+            self.models = frozenset(record.models) or None
+            self.networks = tuple([ip_network(text, strict=False) for text in record.networks]) or None
+            self.expires_at = record.expires_at
+            self.disabled = record.disabled or record.deleted
+        self.requests = _metered(self.requests, requests, burst, now_us)
+        self.tokens = _metered(self.tokens, tokens, 0, now_us)
+        self.ledger.limit = daily
+        self.limited = self.requests is not None or self.tokens is not None
+
+    def allows(self, ip: str) -> bool:
+        """Whether a client at ``ip`` may use the key."""
+        networks = self.networks
+        if networks is None:
+            return True
+        try:
+            address = ip_address(ip)
+        except ValueError:
+            return False  # a Unix socket: nobody can say from where
+        mapped = getattr(address, "ipv4_mapped", None)
+        for network in networks:  # noqa: SIM110 - the compiled twin takes no closure here
+            if address in network or (mapped is not None and mapped in network):
+                return True
+        return False
+
+
+def _metered(meter: Meter | None, rate: int, burst: int, now_us: int) -> Meter | None:
+    if not rate:
+        return None
+    if meter is None:
+        return Meter(rate, MINUTE_US, burst or rate)
+    meter.change(rate, burst or rate, now_us)
+    return meter
+
+
+class Accounts:
+    """The register: digests to accounts.
+
+    ``required``: a request without a key is refused. It becomes true with the first key, and stays so when that is
+    deleted: a gateway that was closed does not open by itself.
+    """
+
+    __slots__ = ("_by_digest", "_by_id", "_defaults", "_due", "anonymous", "required", "touched")
+
+    def __init__(self, defaults: Defaults, digests: Iterable[bytes], *, required: bool, now_us: int = 0) -> None:
+        self._defaults = defaults
+        self._by_digest: dict[bytes, Account] = {}
+        self._by_id: dict[str, Account] = {}
+        self._due = 0.0  # when the next key expires, or the next digest of a rotation (Unix seconds; 0 = never)
+        self.anonymous = Account("anonymous")
+        self.anonymous.set(defaults, None, now_us)
+        self.required = required
+        self.touched: list[Account] = []  # those whose ledger holds what has not been written down yet
+        for digest in digests:
+            account = Account(digest.hex()[:KEY_ID_CHARS])
+            account.set(defaults, None, now_us)
+            self._by_digest[digest] = account
+            self._by_id[account.id] = account
+            self.required = True
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def all(self) -> list[Account]:
+        """Every account, that of requests without a key included."""
+        return [self.anonymous, *self._by_id.values()]
+
+    def by_id(self, name: str) -> Account | None:
+        return self.anonymous if name == self.anonymous.id else self._by_id.get(name)
+
+    def find(self, digest: bytes) -> Account | None:
+        """The account of a credential, whatever its state."""
+        return self._by_digest.get(digest)
+
+    def apply(self, records: Iterable[KeyRecord], now_us: int, unix_s: float) -> int:
+        """Take changed keys over; returns how many. Their accounts stay the same objects."""
+        count = 0
+        for record in records:
+            count += 1
+            self.required = True
+            account = self._by_id.get(record.id)
+            if account is not None and account.record is not None:
+                for digest in (account.record.digest, account.record.previous_digest):
+                    if self._by_digest.get(digest) is account:
+                        del self._by_digest[digest]
+            if record.deleted:
+                if account is not None:
+                    account.disabled = True
+                    del self._by_id[record.id]
+                continue
+            if account is None:
+                account = self._by_id[record.id] = Account(record.id)
+            account.set(self._defaults, record, now_us)
+            self._by_digest[record.digest] = account
+            if record.previous_digest and record.previous_until > unix_s:
+                self._by_digest[record.previous_digest] = account
+        self._schedule(unix_s)
+        return count
+
+    def expire(self, unix_s: float) -> bool:
+        """Whether a key or a rotated digest has just ended: what heads were judged by is no longer true."""
+        if not self._due or unix_s < self._due:
+            return False
+        for account in self._by_id.values():
+            record = account.record
+            if record is None or not record.previous_digest or unix_s < record.previous_until:
+                continue
+            if record.previous_digest != record.digest and self._by_digest.get(record.previous_digest) is account:
+                del self._by_digest[record.previous_digest]
+        self._schedule(unix_s)
+        return True
+
+    def _schedule(self, unix_s: float) -> None:
+        due = 0.0
+        for account in self._by_id.values():
+            record = account.record
+            if record is None:
+                continue
+            for at in (record.expires_at, record.previous_until if record.previous_digest else 0.0):
+                if at > unix_s and (not due or at < due):
+                    due = at
+        self._due = due

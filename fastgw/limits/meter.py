@@ -1,0 +1,257 @@
+"""Rate meters: exact GCRA in whole numbers, for requests and tokens, and a table of them by client address.
+
+Owns: :class:`Meter`, the continuous-state leaky bucket of ITU-T I.371 and ATM Forum TM 4.0 (the same decisions as their
+virtual scheduling form), :class:`Meters`, and how an address and a time until reset are written. Never asks for the time:
+each call is told it, in whole microseconds of a monotonic clock.
+
+Invariant: ``debt`` is what was taken and has not yet decayed, in units times ``period_us``, so that each microsecond pays
+off ``rate`` of it and nothing is ever rounded. 0 <= debt <= 9 * 10**18: every sum fits a signed 64-bit number. A meter's
+own time never runs back: a call that is told an earlier time than the latest one counts as made at the latest one, so that
+no microsecond pays twice and no debt is lost.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from ipaddress import IPv6Address
+from typing import Final
+
+MAX_RATE: Final = 10**11
+"""The largest rate, in units per period."""
+
+MAX_CAPACITY: Final = 6 * 10**18
+"""The largest ``burst * period_us``: 10**11 units for a period of a minute."""
+
+MAX_DEBT_PERIODS: Final = 60
+"""What is charged beyond the burst is forgotten where it would take more periods than this to pay off: an hour for limits
+per minute. One false figure of an engine must not lock a client out for a day."""
+
+# The compiled twin has these as C numbers.
+_debt_periods: Final = MAX_DEBT_PERIODS
+_most_debt: Final = 9_000_000_000_000_000_000
+
+
+class Meter:
+    """``rate`` units per ``period_us``, and ``burst`` units at once.
+
+    ``held``: it is in a :class:`Meters` table. ``cost`` is in whole units everywhere, 0 to 2**62.
+
+    :raises ValueError: for limits beyond ``1 <= rate <= MAX_RATE``, ``burst >= 1``, ``period_us >= 1`` or
+        ``burst * period_us <= MAX_CAPACITY``, and from the methods for a negative cost.
+    """
+
+    __slots__ = ("at_us", "burst", "debt", "held", "period_us", "rate")
+
+    def __init__(self, rate: int, period_us: int, burst: int) -> None:
+        _check(rate, period_us, burst)
+        self.rate = rate
+        self.period_us = period_us
+        self.burst = burst
+        self.debt = 0
+        self.at_us = 0
+        self.held = False
+
+    def take(self, now_us: int, cost: int) -> bool:
+        """Take ``cost`` units, all or none. False = nothing was taken."""
+        if cost < 0:
+            raise ValueError("a negative cost")
+        self._pay(now_us)
+        # Products only of costs that fit the burst, and a difference on the right: no sum can pass 64 bits.
+        if cost > self.burst or cost * self.period_us > self.burst * self.period_us - self.debt:
+            return False
+        self.debt += cost * self.period_us
+        return True
+
+    def wait_us(self, now_us: int, cost: int) -> int:
+        """The smallest wait after which :meth:`take` succeeds if nobody else takes; 0 = now, -1 = never (above the burst)."""
+        if cost < 0:
+            raise ValueError("a negative cost")
+        if cost > self.burst:
+            return -1
+        self._pay(now_us)
+        short = self.debt - (self.burst - cost) * self.period_us
+        if short <= 0:
+            return 0
+        return self.at_us - now_us + (short - 1) // self.rate + 1
+
+    def give(self, now_us: int, cost: int) -> None:
+        """Give units back: less was used than had been taken. Never makes a meter better than a new one."""
+        if cost < 0:
+            raise ValueError("a negative cost")
+        self._pay(now_us)
+        if cost > self.debt // self.period_us:
+            self.debt = 0
+        else:
+            self.debt -= cost * self.period_us
+
+    def charge(self, now_us: int, cost: int) -> None:
+        """Take units without asking: more was used than had been taken. See :data:`MAX_DEBT_PERIODS`."""
+        if cost < 0:
+            raise ValueError("a negative cost")
+        self._pay(now_us)
+        most = self._most()
+        if cost > (most - self.debt) // self.period_us:
+            self.debt = most
+        else:
+            self.debt += cost * self.period_us
+
+    def left(self, now_us: int) -> int:
+        """Whole units that could be taken now."""
+        self._pay(now_us)
+        room = self.burst * self.period_us - self.debt
+        return room // self.period_us if room > 0 else 0
+
+    def reset_us(self, now_us: int) -> int:
+        """How long until it is as a new one, if nobody takes."""
+        self._pay(now_us)
+        if not self.debt:
+            return 0
+        return self.at_us - now_us + (self.debt - 1) // self.rate + 1
+
+    def idle(self, now_us: int) -> bool:
+        """Whether it decides as a new one would, so that nothing is lost when it is forgotten."""
+        self._pay(now_us)
+        return self.debt == 0
+
+    def change(self, rate: int, burst: int, now_us: int) -> None:
+        """New limits for a meter in use; the period stays.
+
+        Units taken stay taken, and decay at the new rate from now on: it never admits more than a new one would.
+
+        :raises ValueError: as the constructor does; nothing has changed then.
+        """
+        _check(rate, self.period_us, burst)
+        self._pay(now_us)
+        self.rate = rate
+        self.burst = burst
+        self.debt = min(self.debt, self._most())
+
+    def _pay(self, now_us: int) -> None:
+        """Let the debt decay until now."""
+        elapsed = now_us - self.at_us
+        if elapsed <= 0:
+            return
+        self.at_us = now_us
+        if self.debt:
+            # Asked by division: a day's elapsed time multiplied by the rate would not fit.
+            if elapsed > self.debt // self.rate:
+                self.debt = 0
+            else:
+                self.debt -= elapsed * self.rate
+
+    def _most(self) -> int:
+        """The largest debt: the burst, and what :data:`MAX_DEBT_PERIODS` pay off, or what fits."""
+        beyond = (_most_debt - self.burst * self.period_us) // self.period_us
+        return (self.burst + min(beyond, _debt_periods * self.rate)) * self.period_us
+
+
+class Meters:
+    """Meters by name (client addresses), all with the same limits; at most ``max_entries`` are held.
+
+    A name's meter leaves once it is idle, and nothing is lost by that. Each new name pays for a look at the two that were
+    not looked at for longest, and :meth:`sweep` does the same from a timer; so what is held is what was busy lately. Where
+    the table is full and none of the two is idle, a stranger gets one meter that all such strangers share: memory
+    is bounded, known clients are not disturbed, and a flood of addresses is limited as one client. Counted in
+    ``shared_total``. At most 400 bytes per held name, the name of up to 40 characters included.
+
+    Whoever keeps a :class:`Meter` uses it only while its ``held`` is true, and else calls :meth:`get` again. The shared one
+    stays ``held``, so who has it keeps it.
+
+    :raises ValueError: as :class:`Meter` does, and for ``max_entries`` below 1.
+    """
+
+    __slots__ = ("_held", "_order", "_shared", "burst", "max_entries", "period_us", "rate", "shared_total")
+
+    def __init__(self, rate: int, period_us: int, burst: int, max_entries: int) -> None:
+        if max_entries < 1:
+            raise ValueError("max_entries must be at least 1")
+        self._shared = Meter(rate, period_us, burst)
+        self._shared.held = True
+        self.rate = rate
+        self.period_us = period_us
+        self.burst = burst
+        self.max_entries = max_entries
+        self.shared_total = 0
+        self._held: dict[str, Meter] = {}
+        self._order: deque[str] = deque()  # the names of _held, the one looked at longest ago first
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, name: str, now_us: int) -> Meter:
+        """The meter of ``name``; made where there is none."""
+        meter = self._held.get(name)
+        if meter is not None:
+            return meter
+        self.sweep(now_us, 2)
+        if len(self._held) >= self.max_entries:
+            self.shared_total += 1
+            return self._shared
+        meter = Meter(self.rate, self.period_us, self.burst)
+        meter.held = True
+        self._held[name] = meter
+        self._order.append(name)
+        return meter
+
+    def sweep(self, now_us: int, most: int) -> int:
+        """Look at the ``most`` names not looked at for longest, and let the idle ones go. Returns how many went."""
+        order = self._order
+        gone = 0
+        for _ in range(min(most, len(order))):
+            name = order.popleft()
+            meter = self._held[name]
+            if meter.idle(now_us):
+                del self._held[name]
+                meter.held = False
+                gone += 1
+            else:
+                order.append(name)
+        return gone
+
+
+def _check(rate: int, period_us: int, burst: int) -> None:
+    if not 1 <= rate <= MAX_RATE:
+        raise ValueError(f"a rate must be 1 to {MAX_RATE}, not {rate}")
+    if period_us < 1:
+        raise ValueError(f"a period must be at least 1 µs, not {period_us}")
+    if not 1 <= burst <= MAX_CAPACITY // period_us:
+        raise ValueError(f"a burst must be 1 to {MAX_CAPACITY // period_us} for a period of {period_us} µs, not {burst}")
+
+
+def address_key(ip: str) -> str:
+    """What an address is counted under: an IPv4 address as it is, an IPv6 address as its /64, the part that one subscriber
+    has (RFC 6177 §2; the last 64 bits are the host's own choice, RFC 4291 §2.5.1).
+
+    An IPv4-mapped IPv6 address is the IPv4 address; a zone (``%eth0``) is left out. Any other text (``unix``) comes back as
+    it is. Some microseconds for IPv6: meant to be called once per connection.
+    """
+    if ":" not in ip:
+        return ip
+    try:
+        address = IPv6Address(ip.partition("%")[0])
+    except ValueError:
+        return ip
+    mapped = address.ipv4_mapped
+    if mapped is not None:
+        return str(mapped)
+    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+
+
+def reset_text(us: int) -> str:
+    """A duration as OpenAI's ``x-ratelimit-reset-*`` headers have it: ``0s``, ``12ms``, ``1s``, ``6m0s``, ``1h2m3s``.
+
+    Rounded up, below one second to milliseconds, above to seconds: whoever waits that long has waited long enough. Source:
+    "Rate limits in headers" in https://platform.openai.com/docs/guides/rate-limits (``1s``, ``6m0s``) and answers quoted in
+    https://community.openai.com/t/1268905 (``12ms``); the notation is that of Go's ``time.Duration``, with which clients
+    read it.
+    """
+    if us <= 0:
+        return "0s"
+    if us <= 999_000:
+        return f"{(us + 999) // 1000}ms"
+    seconds = (us + 999_999) // 1_000_000
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{seconds}s"
+    return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"

@@ -1,0 +1,483 @@
+"""Room at the engines: who may go now, who waits, in which order, and who is told to come back later.
+
+A request needs three kinds of room: its key's (``concurrency``), its lane's (all requests for one model, where a route
+sets a limit, else all that the same engines serve) and all engines' together (``max_concurrent``); and an engine of its
+lane must have a free place. Where it does not find it, ``on_capacity`` decides. A stream holds its places until its last
+byte.
+
+    waiting for its key     one fair queue per key, while the key has as many requests under way as it may
+    waiting in its lane     one fair queue per lane: by class, then fair between tenants by tokens (``limits.fairqueue``)
+
+Nothing here polls: a place that comes free, an engine that recovers or gets more places ends in ``on_room``, and the queue
+is looked through once, in the same turn of the loop, after what runs now has returned.
+
+Invariant: a place is taken and given back by the counters of ``Lane``, ``Account`` and this filter alone, each once.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastgw.config import Config, RouteConfig
+from fastgw.errors import GatewayError, Source
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.filter import Filter
+from fastgw.exchange.state import DONE, QUEUED
+from fastgw.limits.account import Account
+from fastgw.limits.drain import DrainRate
+from fastgw.limits.fairqueue import FairQueue, Waiter
+from fastgw.limits.key import PRIORITIES
+from fastgw.net.clock import monotonic
+from fastgw.net.timers import Timed
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.table import Group
+
+QUANTUM: Final = 512  # tokens of one tenant's turn: about what a short chat takes
+INTERVAL_S: Final = 5.0  # waits are looked at over so long before a queue counts as overloaded
+BATCH: Final = 64  # let go in one turn of the loop; the rest in the next
+
+QUEUE: Final = "queue"
+REJECT: Final = "reject"
+FALLBACK: Final = "fallback"
+
+
+class Lane:
+    """The requests that compete for the same engines; ``limit`` 0 = none of its own."""
+
+    __slots__ = ("group", "inflight", "limit", "queue", "served_at")
+
+    def __init__(self, limit: int) -> None:
+        self.group: Group | None = None
+        self.limit = limit
+        self.inflight = 0
+        self.queue: FairQueue | None = None  # made when the first one waits
+        self.served_at = 0
+
+
+class Place(Timed):
+    """One request's place in the queue, until it is let go, or leaves."""
+
+    __slots__ = ("again", "exchange", "lane", "owner", "parked", "priority", "size", "waiter")
+
+    def __init__(self, owner: Queue, exchange: Exchange, lane: Lane) -> None:
+        super().__init__()
+        self.owner = owner
+        self.exchange = exchange
+        self.lane = lane
+        self.size = len(exchange.body)
+        self.waiter: Waiter | None = None
+        self.parked = False  # for its key, not in its lane
+        self.priority = 0
+        self.again = False  # it has been at an engine before
+
+    def expired(self, now: float) -> None:
+        self.owner.late(self)
+
+
+class Queue(Filter):
+    """See the head of this file."""
+
+    name = "queue"
+
+    def __init__(self, config: Config) -> None:
+        self._routes: dict[str, tuple[RouteConfig, Lane]] = {
+            route.model: (route, Lane(route.max_concurrent)) for route in config.routes
+        }
+        self._max_concurrent = config.max_concurrent
+        self._on_capacity = config.on_capacity
+        self._queue_size = config.queue_size
+        self._queue_bytes = config.queue_bytes
+        self._timeout_s = config.queue_timeout_s
+        self._adaptive = config.queue_order == "adaptive"
+        self._target_s = config.queue_target_s
+        # Where nothing is limited nobody ever waits, and nobody need know how fast places come free.
+        self._drain = DrainRate()
+        self._inflight = 0
+        self.waiting = 0
+        self.waiting_bytes = 0
+        self._by_class = [0] * len(PRIORITIES)
+        self._lanes: dict[Lane, None] = {}  # those with somebody waiting
+        self._again: dict[Place, None] = {}
+        self._parked: dict[Account, None] = {}  # keys with somebody waiting for them
+        self._ready: dict[Account, None] = {}  # those of them with room again
+        self._turn = 0
+        self._scheduled = False
+
+    @classmethod
+    def from_config(cls, config: Config) -> Queue:
+        return cls(config)
+
+    # --- a request comes
+    def on_route(self, exchange: Exchange) -> None:
+        account = exchange.account
+        if exchange.group is None or account is None:
+            return
+        route = self._routes.get(exchange.model) if self._routes else None
+        if route is not None:
+            self._bound(exchange, route[0])
+        if account.concurrency and account.inflight >= account.concurrency:
+            self._wait_for_key(exchange, account, route)
+            return
+        account.inflight += 1
+        exchange.counted = True
+        self._enter(exchange, route)
+
+    @staticmethod
+    def _bound(exchange: Exchange, route: RouteConfig) -> None:
+        """The route's own limit of time, where the client does not ask for less."""
+        limit = route.timeout_s
+        if limit:
+            asked = exchange.timeout_s
+            if asked and (asked < limit or exchange.gateway.config.max_request_timeout_s):
+                return
+            exchange.conn.set_total_deadline(exchange.started_at + limit)
+
+    def _lane(self, exchange: Exchange, route: tuple[RouteConfig, Lane] | None) -> Lane:
+        group = exchange.group
+        assert group is not None
+        if route is not None:
+            lane = route[1]
+            lane.group = group
+            return lane
+        found: Lane | None = group.lane
+        if found is None:
+            found = group.lane = Lane(0)
+            found.group = group
+        return found
+
+    def _enter(self, exchange: Exchange, route: tuple[RouteConfig, Lane] | None) -> None:
+        """The key has room; now its lane, and an engine."""
+        lane = self._lane(exchange, route)
+        queue = lane.queue
+        on_capacity = self._on_capacity
+        if route is not None:
+            on_capacity = route[0].on_capacity or on_capacity
+        if (queue is None or not len(queue)) and self._room(lane, ()):
+            # A place among all that has just come free is for those who wait: the look that gives it to them is about to
+            # come. Who waits without such a look could not take it.
+            if not (self._scheduled and self._max_concurrent) or on_capacity == REJECT:
+                self._admit(exchange, lane)
+                return
+        if on_capacity == FALLBACK and route is not None and self._fall_back(exchange, route[0]):
+            return
+        if on_capacity == REJECT:
+            exchange.gateway.stats.limited_concurrency += 1
+            raise GatewayError("at_capacity", source=Source.GATEWAY, retry_after_s=self._retry_after_s())
+        self._wait(exchange, lane)
+
+    def _admit(self, exchange: Exchange, lane: Lane) -> None:
+        lane.inflight += 1
+        self._inflight += 1
+        exchange.lane = lane
+
+    def _room(self, lane: Lane, tried: tuple[Pool, ...]) -> bool:
+        """Whether a request of the lane may go to an engine now.
+
+        True as well where no engine is fit: it is told so at once, and does not wait for nothing.
+        """
+        if self._max_concurrent and self._inflight >= self._max_concurrent:
+            return False
+        if lane.limit and lane.inflight >= lane.limit:
+            return False
+        full = False
+        group = lane.group
+        assert group is not None
+        for pool in group.pools:
+            if pool in tried:
+                continue
+            engine = pool.engine
+            if engine.usable():
+                return True
+            if engine.full():
+                full = True
+        return not full
+
+    def _fall_back(self, exchange: Exchange, route: RouteConfig) -> bool:
+        """Send the request to another model of its route's, if one has room, and an engine that is well."""
+        if exchange.facts is None:
+            return False  # only a JSON body can be told its new model
+        account = exchange.account
+        assert account is not None
+        for model in route.fallback:
+            group = exchange.gateway.table.group(model)
+            if group is None or not self._fit(group):
+                continue
+            if account.models is not None and model not in account.models:
+                continue  # the key may not use it
+            before = exchange.group
+            exchange.group = group
+            lane = self._lane(exchange, self._routes.get(model))
+            if (lane.queue is None or not len(lane.queue)) and self._room(lane, ()):
+                exchange.substitute = model
+                exchange.extra_head += b"x-fallback-model: %b\r\n" % model.encode("ascii", "replace")
+                self._admit(exchange, lane)
+                return True
+            exchange.group = before
+        return False
+
+    def _fit(self, group: Group) -> bool:
+        """Whether an engine would take a request now."""
+        for pool in group.pools:  # noqa: SIM110 - the compiled twin takes no closure here
+            engine = pool.engine
+            if engine.usable():
+                return True
+        return False
+
+    # --- it waits
+    def _check_size(self, exchange: Exchange) -> None:
+        if self.waiting >= self._queue_size or self.waiting_bytes + len(exchange.body) > self._queue_bytes:
+            exchange.gateway.stats.limited_queue += 1
+            raise GatewayError("queue_full", source=Source.GATEWAY, retry_after_s=self._retry_after_s())
+
+    def _retry_after_s(self) -> float:
+        """When as many as wait now will have gone, by the rate of late."""
+        return self._drain.retry_after_s(self.waiting + 1, monotonic())
+
+    def _wait_for_key(self, exchange: Exchange, account: Account, route: tuple[RouteConfig, Lane] | None) -> None:
+        on_capacity = self._on_capacity
+        if route is not None:
+            on_capacity = route[0].on_capacity or on_capacity
+        if on_capacity == REJECT:
+            exchange.gateway.stats.limited_concurrency += 1
+            raise GatewayError(
+                "concurrency_limited",
+                f"The key has {account.concurrency} requests under way, as many as it may.",
+                source=Source.GATEWAY,
+                retry_after_s=self._retry_after_s(),
+            )
+        self._check_size(exchange)
+        queue: FairQueue | None = account.parked
+        if queue is None:
+            queue = account.parked = self._new_queue()
+        self._parked[account] = None
+        place = Place(self, exchange, self._lane(exchange, route))
+        place.parked = True
+        self._put(place, queue)
+
+    def _new_queue(self) -> FairQueue:
+        return FairQueue(quantum=QUANTUM, adaptive=self._adaptive, target_s=self._target_s, interval_s=INTERVAL_S)
+
+    def _wait(self, exchange: Exchange, lane: Lane) -> None:
+        self._check_size(exchange)
+        queue = lane.queue
+        if queue is None:
+            queue = lane.queue = self._new_queue()
+        self._lanes[lane] = None
+        self._put(Place(self, exchange, lane), queue)
+
+    def _put(self, place: Place, queue: FairQueue) -> None:
+        exchange = place.exchange
+        now = monotonic()
+        account = exchange.account
+        assert account is not None
+        place.waiter = queue.put(place, account.priority, account.flow, max(exchange.cost, 1), now)
+        self._begin_to_wait(place, account, now)
+
+    def _begin_to_wait(self, place: Place, account: Account, now: float) -> None:
+        exchange = place.exchange
+        place.priority = account.priority
+        self._by_class[place.priority] += 1
+        self.waiting += 1
+        self.waiting_bytes += place.size
+        exchange.gateway.stats.queue_waiting_open += 1
+        exchange.place = place
+        exchange.phase = QUEUED
+        exchange.queued_at = now
+        exchange.conn.wheel.arm(place, now + self._timeout_s)
+
+    def by_class(self) -> list[int]:
+        """How many requests of each class wait, the first class first."""
+        return list(self._by_class)
+
+    def on_full(self, exchange: Exchange) -> bool:
+        """The engines that are left for a request which has failed elsewhere are full: it waits for them."""
+        lane: Lane | None = exchange.lane
+        if lane is None:
+            return False
+        if self._on_capacity == REJECT:
+            exchange.gateway.stats.limited_concurrency += 1
+            raise GatewayError("at_capacity", source=Source.GATEWAY, retry_after_s=self._retry_after_s())
+        self._check_size(exchange)
+        self._give_back(exchange)
+        queue = lane.queue
+        if queue is None:
+            queue = lane.queue = self._new_queue()
+        place = Place(self, exchange, lane)
+        if exchange.tried:
+            # It may not go where the others of its lane may: it waits beside them.
+            place.again = True
+            self._again[place] = None
+            account = exchange.account
+            assert account is not None
+            self._begin_to_wait(place, account, monotonic())
+        else:
+            self._lanes[lane] = None
+            self._put(place, queue)
+        return True
+
+    def late(self, place: Place) -> None:
+        """Its time in the queue is over."""
+        exchange = place.exchange
+        exchange.gateway.stats.queue_timeouts += 1
+        exchange.fail(
+            GatewayError(
+                "queue_timeout",
+                source=Source.GATEWAY,
+                retry_after_s=self._retry_after_s(),
+                detail=f"no room within {self._timeout_s:g} s",
+            )
+        )
+
+    def _leave(self, place: Place) -> None:
+        """Take a place out of whatever it waits in."""
+        exchange = place.exchange
+        exchange.place = None
+        exchange.conn.wheel.disarm(place)
+        self.waiting -= 1
+        self.waiting_bytes -= place.size
+        self._by_class[place.priority] -= 1
+        exchange.gateway.stats.queue_waiting_open -= 1
+        if place.again:
+            self._again.pop(place, None)
+            return
+        queue = place.lane.queue
+        if place.parked:
+            account = exchange.account
+            assert account is not None
+            queue = account.parked
+        waiter = place.waiter
+        if queue is not None and waiter is not None:
+            queue.remove(waiter)
+            if not len(queue):
+                if place.parked:
+                    self._parked.pop(exchange.account, None)
+                else:
+                    self._lanes.pop(place.lane, None)
+
+    # --- places come free
+    def on_finish(self, exchange: Exchange, outcome: str) -> None:
+        place: Place | None = exchange.place
+        if place is not None:
+            self._leave(place)
+        if exchange.lane is not None:
+            self._give_back(exchange)
+        if exchange.counted:
+            exchange.counted = False
+            account = exchange.account
+            assert account is not None
+            account.inflight -= 1
+            if account.parked is not None and len(account.parked):
+                self._ready[account] = None
+        if self.waiting:
+            self._schedule(exchange)
+
+    def _give_back(self, exchange: Exchange) -> None:
+        lane: Lane = exchange.lane
+        exchange.lane = None
+        lane.inflight -= 1
+        self._inflight -= 1
+        self._drain.left(monotonic())
+
+    def on_room(self) -> None:
+        """An engine may have room again, or a key been given more."""
+        if not self.waiting or self._scheduled:
+            return
+        for account in self._parked:
+            if not account.concurrency or account.inflight < account.concurrency:
+                self._ready[account] = None
+        for account in self._ready:
+            self._schedule_for(account.parked)
+            return
+        for lane in self._lanes:
+            self._schedule_for(lane.queue)
+            return
+        for place in self._again:
+            self._schedule(place.exchange)
+            return
+
+    def _schedule_for(self, queue: FairQueue | None) -> None:
+        assert queue is not None
+        waiter = queue.first(monotonic())
+        if waiter is not None:
+            place: Place = waiter.item  # type: ignore[assignment]
+            self._schedule(place.exchange)
+
+    def _schedule(self, exchange: Exchange) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            exchange.conn.poller.soon(self.look)
+
+    def look(self) -> None:
+        """Let go whoever may go now, in order; called by the loop."""
+        self._scheduled = False
+        now = monotonic()
+        for account in list(self._ready):
+            self._unpark(account, now)
+        if self._again:
+            for place in list(self._again):
+                if self._room(place.lane, place.exchange.tried):
+                    self._let_go(place)
+        for _ in range(BATCH):
+            lane = self._next_lane(now)
+            if lane is None:
+                return
+            queue = lane.queue
+            assert queue is not None
+            waiter = queue.first(now)
+            assert waiter is not None
+            chosen: Place = waiter.item  # type: ignore[assignment]
+            queue.pop(now)
+            chosen.waiter = None
+            if not len(queue):
+                self._lanes.pop(lane, None)
+            self._turn += 1
+            lane.served_at = self._turn
+            self._let_go(chosen)
+        for lane in self._lanes:
+            self._schedule_for(lane.queue)
+            return
+
+    def _next_lane(self, now: float) -> Lane | None:
+        """The lane whose first request goes next: the best class, then the lane that was served longest ago."""
+        best: Lane | None = None
+        best_class = 0
+        for lane in self._lanes:
+            if not self._room(lane, ()):
+                continue
+            queue = lane.queue
+            assert queue is not None
+            waiter = queue.first(now)
+            assert waiter is not None
+            if (
+                best is None
+                or waiter.priority < best_class
+                or (waiter.priority == best_class and lane.served_at < best.served_at)
+            ):
+                best = lane
+                best_class = waiter.priority
+        return best
+
+    def _unpark(self, account: Account, now: float) -> None:
+        """The key has room: the next of its requests wait in their lanes, or go."""
+        del self._ready[account]
+        queue: FairQueue | None = account.parked
+        while queue is not None and len(queue) and (not account.concurrency or account.inflight < account.concurrency):
+            place: Place = queue.pop(now)  # type: ignore[assignment]
+            account.inflight += 1
+            place.exchange.counted = True
+            lane = place.lane
+            if lane.queue is None:
+                lane.queue = self._new_queue()
+            self._lanes[lane] = None
+            place.parked = False
+            place.waiter = lane.queue.put(place, account.priority, account.flow, max(place.exchange.cost, 1), now)
+        if queue is None or not len(queue):
+            self._parked.pop(account, None)
+
+    def _let_go(self, place: Place) -> None:
+        exchange = place.exchange
+        self._leave(place)
+        if exchange.phase is DONE:
+            return
+        self._admit(exchange, place.lane)
+        exchange.resume()

@@ -1,0 +1,103 @@
+"""What an engine's Prometheus page says of its load: requests running, requests waiting, share of the cache in use.
+
+Owns: which engine calls them what. The page is not parsed: each name is looked for at the beginnings of lines, so a
+page of 256 KiB, nearly all of it histograms, costs a few passes of ``bytes.find``. Must never: raise for a page,
+whatever it holds; what is no finite number that is not negative counts as not said.
+
+Names: vLLM, "Production Metrics" (``gpu_cache_usage_perc`` before 0.10); SGLang, ``production_metrics.md``; TGI, "Metrics"
+reference; llama.cpp, ``tools/server/README.md`` (the cache's share was dropped in 2025).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final, NamedTuple
+
+MAX_ROWS: Final = 1024
+"""Rows of one name that are read: engines have one, or one for each data-parallel rank."""
+MAX_COUNT: Final = 1 << 20
+
+
+class Gauges(NamedTuple):
+    """One engine's load: requests in its batch, in its queue, and the used share of its cache (0 to 1, -1 = not said)."""
+
+    running: int
+    waiting: int
+    kv_usage: float
+
+
+class _Names(NamedTuple):
+    running: bytes
+    waiting: bytes
+    kv_usage: tuple[bytes, ...]
+
+
+NAMES: Final = {
+    "vllm": _Names(
+        b"vllm:num_requests_running",
+        b"vllm:num_requests_waiting",
+        (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc"),
+    ),
+    "sglang": _Names(b"sglang:num_running_reqs", b"sglang:num_queue_reqs", (b"sglang:token_usage",)),
+    "tgi": _Names(b"tgi_batch_current_size", b"tgi_queue_size", ()),
+    "llamacpp": _Names(b"llamacpp:requests_processing", b"llamacpp:requests_deferred", (b"llamacpp:kv_cache_usage_ratio",)),
+}
+
+# Braces and escaped quotes may stand inside a label's value. Possessive: no text makes it look twice.
+_LABELS: Final = re.compile(rb'\{(?:[^"}]|"(?:[^"\\]|\\.)*+")*+\}')
+# SGLang's scheduler may break its counts down by priority, beside the whole under an empty one.
+_PART: Final = re.compile(rb'[{,]\s*priority="[^"]')
+
+
+def read(kind: str, body: bytes) -> Gauges | None:
+    """The load that the page ``body`` tells; None when it tells none.
+
+    ``kind`` is an engine's kind: one of :data:`NAMES`, or any other (``"auto"``, ``"openai"``) to try all of them. Counts
+    are summed over models and ranks, of the cache's shares the largest is taken. Of running and waiting one suffices:
+    some engines show a gauge only after its first use.
+    """
+    for names in (NAMES[kind],) if kind in NAMES else NAMES.values():
+        running, waiting = _rows(body, names.running), _rows(body, names.waiting)
+        if running or waiting:
+            used = [value for name in names.kv_usage for value in _rows(body, name)]
+            return Gauges(_count(running), _count(waiting), min(max(used), 1.0) if used else -1.0)
+    return None
+
+
+def _count(values: list[float]) -> int:
+    return int(min(sum(values), MAX_COUNT))
+
+
+def _rows(body: bytes, name: bytes) -> list[float]:
+    """The values of all rows of one name, in the page's order."""
+    found: list[float] = []
+    at = body.find(name)
+    for _ in range(MAX_ROWS):
+        if at < 0:
+            break
+        end = body.find(b"\n", at)
+        end = end if end >= 0 else len(body)
+        if at == 0 or body[at - 1] == 10:
+            value = _value(body[at + len(name) : end])
+            if value >= 0.0:
+                found.append(value)
+        at = body.find(name, end)
+    return found
+
+
+def _value(rest: bytes) -> float:
+    """The number after a row's name; -1.0 when it is another name, a part of the whole, or no usable number."""
+    if rest.startswith(b"{"):
+        labels = _LABELS.match(rest)
+        if labels is None or _PART.search(labels[0]):
+            return -1.0
+        rest = rest[labels.end() :]
+    elif not rest[:1].isspace():
+        return -1.0
+    words = rest.split(None, 1)  # a time stamp or an exemplar may follow
+    try:
+        value = float(words[0])
+    except (ValueError, IndexError):
+        return -1.0
+    return value if 0.0 <= value < math.inf else -1.0

@@ -1,0 +1,251 @@
+"""The state folder as the store's thread works on it: its lock, the connection, and what is done when either is lost.
+
+Owns: one gateway to a folder (a lock that the system drops with the process), setting a damaged file aside, opening anew
+after 0.1 to 5 seconds, and which keys have changed since the last look. All calls block. Invariants: no log (``-wal``) ever
+meets another file than its own; what a file held before this gateway could read it stays in the sums.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Final, NamedTuple
+
+from fastgw.limits.key import KeyRecord, UsageRow
+from fastgw.store.database import FILE_NAME, Database, make_folder, today
+from fastgw.store.keys import changed_since
+from fastgw.store.schema import CorruptState, StateError, Unavailable, is_full_or_busy, trouble
+
+KEEP_DAYS: Final = 400
+_REOPEN_BUSY_S: Final = 1.0
+_RETRY_S: Final = (0.1, 5.0)
+
+
+class Loaded(NamedTuple):
+    """What a gateway starts from: keys (none that is deleted), usage of the day and the day before, the revision."""
+
+    keys: list[KeyRecord]
+    usage: list[UsageRow]
+    revision: int
+
+
+class Folder:
+    """Raises :class:`StateError`, and what SQLite raises; :meth:`failed` is then told, and decides what to let go of."""
+
+    def __init__(self, folder: str, *, set_aside: bool) -> None:
+        self.reason = ""  # why it cannot be written since the start
+        self.set_aside_as = ""
+        self._folder = folder
+        self._path = os.path.join(folder, FILE_NAME)
+        self._set_aside = set_aside
+        self._database: Database | None = None
+        self._lock_fd = -1
+        self._day = 0
+        self._store = ""  # the file's own id, once it was read
+        self._revision = 0
+        self._version = -1
+        self._known: set[str] = set()
+        self._afresh = False  # another file lies there: what was known may be gone from it
+        self._before: dict[tuple[str, int], UsageRow] = {}
+        self._retry_at = 0.0
+        self._retry_s = _RETRY_S[0]
+        self._pruned = 0
+
+    @property
+    def down(self) -> bool:
+        return self._database is None
+
+    # --- opening and closing
+    def open(self, day: int) -> Loaded:
+        self._day = day
+        try:
+            make_folder(self._folder)
+            self._take_lock()
+            try:
+                self._database = Database.open(self._path)
+                return self._load(self._database)
+            except CorruptState as error:
+                self._close_database()
+                if not self._set_aside:
+                    raise StateError(
+                        f"{error}; restore {self._path}, or start with on_corrupt_state = set_aside to begin without it"
+                    ) from error
+                self._put_aside()
+                self._database = Database.open(self._path)
+                return self._load(self._database)
+        except Unavailable as error:
+            self._close_database()
+            self.reason = str(error)
+        # What can be read is used; the rest waits until the disk is well.
+        self._later()
+        database: Database | None = None
+        try:
+            database = Database.read(self._path)
+            return self._load(database)
+        except (Unavailable, CorruptState) as error:
+            if isinstance(error, CorruptState) and not self._set_aside:
+                raise
+            return Loaded([], [], 0)
+        finally:
+            if database is not None:
+                database.close()
+
+    def _load(self, database: Database) -> Loaded:
+        try:
+            with database.snapshot():
+                self._store = database.store_id()
+                keys = [record for record in changed_since(database, 0) if not record.deleted]
+                usage = database.load_usage(self._day - 1) + database.load_usage(self._day)
+                self._revision = database.revision()
+        except Exception as error:
+            raise trouble(f"cannot read {self._path}", error) from error
+        self._known = {record.id for record in keys}
+        return Loaded(keys, usage, self._revision)
+
+    def _take_lock(self) -> None:
+        """One gateway a folder; the system drops the lock with the process. Raises :class:`StateError`."""
+        if self._lock_fd >= 0:
+            return
+        path = os.path.join(self._folder, "lock")
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise trouble(f"cannot write in the state folder {self._folder}", error) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 16, 0).decode("ascii", "replace").strip()
+            os.close(fd)
+            named = f" (process {holder})" if holder.isdecimal() else ""
+            raise StateError(f"another gateway{named} has the state folder {self._folder}; give each its own") from None
+        except OSError as error:
+            os.close(fd)
+            raise trouble(f"cannot lock the state folder {self._folder}", error) from error
+        self._lock_fd = fd
+        with suppress(OSError):  # a full disk: then the holder has no name
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _put_aside(self) -> None:
+        """Rename the damaged file and what belongs to it, the log first: no log must meet another file."""
+        self.set_aside_as = f"{self._path}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        try:
+            for end in ("-wal", "-shm", ""):
+                with suppress(FileNotFoundError):
+                    os.rename(self._path + end, self.set_aside_as + end)
+        except OSError as error:
+            self.set_aside_as = ""
+            raise trouble(f"cannot set {self._path} aside", error) from error
+
+    def ready(self, *, at_once: bool = False) -> Database:
+        """The connection, opened anew where it was lost; :class:`Unavailable` while that has to wait."""
+        if self._database is not None:
+            return self._database
+        if monotonic() < self._retry_at and not at_once:
+            raise Unavailable(self.reason)
+        self._later()
+        if not self._store:
+            make_folder(self._folder)
+        self._take_lock()
+        # A file that went away under a running gateway is not made anew: all keys would end with it.
+        database = Database.open(self._path, create=not self._store, busy_s=_REOPEN_BUSY_S)
+        store = database.store_id()
+        if not self._store:
+            # Nothing could be read at the start, so the gateway counts from zero: what is there stays in the sums.
+            rows = [row for day in range(self._day - 1, today() + 1) for row in database.load_usage(day)]
+            self._before = {(row[0], row[1]): row for row in rows}
+        elif store != self._store:
+            self._afresh = True
+        self._store = store
+        self._version = -1
+        self._database = database
+        self._retry_s = _RETRY_S[0]
+        return database
+
+    def _later(self) -> None:
+        self._retry_at = monotonic() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, _RETRY_S[1])
+
+    def failed(self, what: str, error: Exception) -> StateError:
+        """Keep the connection where only space or time was lacking; otherwise let go of it, to be opened anew."""
+        if not is_full_or_busy(error):
+            if self._database is not None:
+                self._retry_at = monotonic() + self._retry_s
+            self._close_database()
+        self._version = -1  # a look that failed may have missed a change of our own
+        told = trouble(what, error)
+        self.reason = str(told)
+        return told
+
+    def close(self) -> None:
+        if self._database is not None:
+            with suppress(Exception):
+                self._database.checkpoint()
+        self._close_database()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _close_database(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    # --- work
+    def write(self, rows: Sequence[UsageRow]) -> None:
+        database = self.ready()
+        self._check_place(database)
+        if self._before:
+            rows = [self._with_before(row) for row in rows]
+        database.upsert_usage(rows)
+
+    def _with_before(self, row: UsageRow) -> UsageRow:
+        old = self._before.get((row[0], row[1]))
+        if old is None:
+            return row
+        return (row[0], row[1], row[2] + old[2], row[3] + old[3], row[4] + old[4], row[5] + old[5])
+
+    def _check_place(self, database: Database) -> None:
+        if database.moved():
+            self._afresh = True
+            raise Unavailable(f"{self._path} was removed or replaced")
+
+    def probe(self) -> None:
+        database = self.ready()
+        self._check_place(database)
+        database.probe()
+
+    def changed(self, *, own: bool) -> list[KeyRecord]:
+        """Keys that changed since the last look; ``own``: through this very connection, which its version does not tell."""
+        database = self._database
+        if database is None:
+            return []
+        self._check_place(database)
+        version = database.data_version()
+        if version == self._version and not own:
+            return []
+        with database.snapshot():
+            since = 0 if self._afresh else self._revision
+            found = changed_since(database, since)
+            revision = database.revision()
+        if self._afresh:
+            there = {record.id for record in found}
+            found += [KeyRecord(id=gone, digest=b"", deleted=True) for gone in sorted(self._known - there)]
+            self._known = set()
+            self._afresh = False
+        self._known.update(record.id for record in found if not record.deleted)
+        self._known.difference_update(record.id for record in found if record.deleted)
+        self._revision = revision
+        self._version = version
+        return found
+
+    def prune(self) -> None:
+        """Once a day, drop the usage of days that nobody asks for any more."""
+        day = today()
+        if self._database is not None and day != self._pruned:
+            self._database.prune(day - KEEP_DAYS)
+            self._pruned = day

@@ -1,0 +1,179 @@
+"""The shape of the state file, its versions, and which files are refused.
+
+Owns: the tables, the migrations and the errors of this package. ``PRAGMA user_version`` holds the version,
+``application_id`` marks the file as ours. Invariant: a migration is one transaction, so a file is at one version or at the
+next, never between. Must never: touch a file that is not ours, or that a newer fastgw has written.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import sqlite3
+from typing import Final
+
+APPLICATION_ID: Final = 0x66677477  # "fgtw"; https://www.sqlite.org/pragma.html#pragma_application_id
+
+_FIRST: Final = (
+    """
+    CREATE TABLE keys (
+        id TEXT PRIMARY KEY,
+        digest BLOB NOT NULL UNIQUE,
+        name TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        disabled INTEGER NOT NULL,
+        requests_per_minute INTEGER,
+        burst INTEGER,
+        tokens_per_minute INTEGER,
+        daily_tokens INTEGER,
+        concurrency INTEGER,
+        priority TEXT,
+        on_exhausted TEXT,
+        models TEXT NOT NULL,
+        networks TEXT NOT NULL,
+        previous_digest BLOB NOT NULL,
+        previous_until REAL NOT NULL,
+        revision INTEGER NOT NULL,
+        deleted INTEGER NOT NULL
+    )
+    """,
+    "CREATE INDEX keys_by_revision ON keys (revision)",
+    "CREATE INDEX keys_by_name ON keys (name)",
+    # By day first: a start reads two days, pruning drops whole days, and a key's history is a few look-ups.
+    """
+    CREATE TABLE usage (
+        key_id TEXT NOT NULL,
+        day INTEGER NOT NULL,
+        prompt INTEGER NOT NULL,
+        completion INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        estimated INTEGER NOT NULL,
+        PRIMARY KEY (day, key_id)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE audit (
+        number INTEGER PRIMARY KEY,
+        at REAL NOT NULL,
+        actor TEXT NOT NULL,
+        action TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        changes TEXT NOT NULL
+    )
+    """,
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
+    "INSERT INTO meta VALUES ('revision', 0)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+"""Row n takes a file from version n to n + 1. Rows that were released are never edited: a change is a new row."""
+
+# What may pass by itself: the disk is full, read-only or sick, or another process holds the file.
+_MAY_PASS: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+}
+_DISK_ERRNOS: Final = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ESTALE,
+}
+
+
+class StateError(Exception):
+    """The state cannot be used; the message is one line for the operator."""
+
+
+class Unavailable(StateError):
+    """Something that may pass by itself: a full, read-only or failing disk, or a file that another process holds."""
+
+
+class CorruptState(StateError):
+    """The file is damaged, or is not an SQLite file."""
+
+
+def trouble(what: str, error: Exception) -> StateError:
+    """The error of this package for what SQLite or the system said while doing ``what``."""
+    if isinstance(error, StateError):
+        return error
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        text = f"{what}: {error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
+        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            return CorruptState(text)
+        return Unavailable(text) if code in _MAY_PASS else StateError(text)
+    if isinstance(error, OSError):
+        text = f"{what}: {error.strerror or type(error).__name__}"
+        return Unavailable(text) if error.errno in _DISK_ERRNOS else StateError(text)
+    return StateError(f"{what}: {type(error).__name__}")
+
+
+def is_full_or_busy(error: Exception) -> bool:
+    """Only space or time was lacking: the connection itself is sound."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def judge(connection: sqlite3.Connection, path: str) -> int:
+    """The version of a file that may be used, 0 for an empty one.
+
+    Raises :class:`StateError` for another program's file and for one of a newer fastgw.
+    """
+    ours = connection.execute("PRAGMA application_id").fetchone()[0]
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if ours != APPLICATION_ID:
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if ours or version or tables:
+            raise StateError(f"{path} is another program's SQLite file; name another state folder")
+    if version > len(MIGRATIONS):
+        raise StateError(
+            f"{path} was written by a newer fastgw (schema {version}, this one knows {len(MIGRATIONS)}); "
+            "run that version, or name another state folder"
+        )
+    return version
+
+
+def is_current(connection: sqlite3.Connection, path: str) -> bool:
+    """Of the newest schema; raises as :func:`judge`."""
+    return judge(connection, path) == len(MIGRATIONS)
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> int:
+    """Bring the file to the newest version, a transaction for each step; returns how many steps were taken."""
+    taken = 0
+    while judge(connection, path) < len(MIGRATIONS):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Read again under the lock: another process may have been quicker.
+            version = judge(connection, path)
+            if version < len(MIGRATIONS):
+                for statement in MIGRATIONS[version]:
+                    connection.execute(statement)
+                if version == 0:
+                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    connection.execute("INSERT INTO meta VALUES ('store', ?)", (secrets.token_hex(8),))
+                connection.execute(f"PRAGMA user_version = {version + 1}")
+                taken += 1
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    return taken

@@ -1,0 +1,266 @@
+"""The gateway's side of the store: opened at start, then used by one thread, so that no call ever holds the loop.
+
+Owns: the thread, what of it the loop is told, and the watch for keys that others change (what is done about a disk that
+fails stands in ``folder``). Must never: call SQLite in the loop's thread after :meth:`State.start`, or let a failing disk
+stop traffic. Invariant: a batch of usage is committed whole or not at all, and its rows are totals, so whoever is told
+that a batch failed hands over its rows again, later and larger, and nothing is counted twice.
+
+Failure is a state: ``failing`` with a ``reason``, from the first thing that cannot be written to the next that can; the log
+tells of both, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+from fastgw.limits.key import KeyRecord, UsageRow
+from fastgw.stats import EventLog
+from fastgw.store.database import Database
+from fastgw.store.folder import Folder, Loaded
+from fastgw.store.schema import StateError, Unavailable
+
+LOOK_S: Final = 0.25  # for changes by others: they are due within a second
+RUN_S: Final = 10.0
+MAX_WAITING: Final = 64  # calls of `run` that the thread has not done
+_WRITE_BUSY_S: Final = 1.0  # a batch that fails comes again; the watch for changes must not wait for it for long
+_CALL_BUSY_S: Final = 5.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class State:
+    """The state of one gateway. All methods belong to the loop's thread; ``open`` comes first, ``start`` next."""
+
+    def __init__(self, folder: str, *, log: EventLog, on_corrupt: str = "refuse", flush_s: float = 1.0) -> None:
+        self.folder = folder
+        self.flush_s = flush_s  # how often the owner hands over what changed
+        self.failing = False
+        self.reason = ""
+        self._log = log
+        self._file = Folder(folder, set_aside=on_corrupt == "set_aside")
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keys_changed: Callable[[list[KeyRecord]], None] | None = None
+        self._writing = False
+        self._waiting = 0
+        self._closed = False
+        self._last_ok = True
+        # The thread's own:
+        self._told = ""
+        self._wrote_at = 0.0
+        self._probe_at = 0.0
+
+    def open(self, day: int) -> Loaded:
+        """Take the folder and read it; blocks. A disk that cannot be written (or read) is not an error: ``failing``.
+
+        ``day`` counts from 1970-01-01 UTC. Raises :class:`StateError` with one line for the operator: another gateway has
+        the folder, it is no folder, or its file is damaged (unless it is to be set aside), foreign or too new.
+        """
+        file = self._file
+        try:
+            loaded = file.open(day)
+        except BaseException:
+            file.close()
+            raise
+        if file.set_aside_as:
+            self._log.warning("damaged state was set aside; all keys and usage in it are gone", file=file.set_aside_as)
+        if file.reason:
+            self._told = file.reason
+            self._set_failing(file.reason)
+        return loaded
+
+    def start(self, loop: asyncio.AbstractEventLoop, keys_changed: Callable[[list[KeyRecord]], None]) -> None:
+        """Begin to write and to watch; ``keys_changed`` is called in the loop, with deleted keys among them."""
+        self._loop = loop
+        self._keys_changed = keys_changed
+        self._thread = threading.Thread(target=self._work, name="fastgw-state", daemon=True)
+        self._thread.start()
+
+    def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None]) -> bool:
+        """Hand over one batch, which is not changed afterwards; ``done`` is called in the loop: was it committed?
+
+        False = the batch before is still being written, or the state is closed: nothing was taken.
+        """
+        if self._writing or self._closed or self._thread is None:
+            return False
+        self._writing = True
+        self._jobs.put(lambda: self._write(rows, done))
+        return True
+
+    async def run(self, function: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``function(database, ...)`` in the thread. Key changes that it makes are told before this returns.
+
+        Raises what ``function`` raises, and :class:`StateError` where the store fails, is closed, has too much to do, or
+        does not answer within ten seconds (a change may then have been made all the same).
+        """
+        if self._closed or self._thread is None:
+            raise StateError("the state is closed")
+        if self._waiting >= MAX_WAITING:
+            raise Unavailable("the state has too many calls to do; try again")
+        self._waiting += 1
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put(lambda: self._call(lambda database: function(database, *args, **kwargs), answer))
+        try:
+            async with asyncio.timeout(RUN_S):
+                return await answer
+        except TimeoutError:
+            raise Unavailable(f"the state did not answer within {RUN_S:g} s") from None
+
+    async def close(self, wait_s: float = 5.0, rows: Sequence[UsageRow] = ()) -> bool:
+        """Do what is under way, write ``rows``, cut the log and release the folder; waits at most ``wait_s``.
+
+        True = all was written. After False usage of the last moments may be lost, or the thread still tries. Also closes
+        what was opened and never started.
+        """
+        if self._closed:
+            return self._last_ok
+        self._closed = True
+        thread, loop = self._thread, self._loop
+        if thread is None or loop is None:
+            self._file.close()
+            return not rows
+        if rows:
+            self._jobs.put(lambda: self._write(rows, _ignore, last=True))
+        ended: asyncio.Future[None] = loop.create_future()
+        self._jobs.put(lambda: self._end(ended))
+        self._jobs.put(None)
+        try:
+            async with asyncio.timeout(wait_s):
+                await ended
+        except TimeoutError:
+            self._log.warning("the state was not written to the end", waited_s=wait_s)
+            return False
+        thread.join(wait_s)  # its last line has run
+        return self._last_ok
+
+    # --- in the loop, called by the thread
+    def _set_failing(self, reason: str) -> None:
+        self.reason = reason
+        if not self.failing:
+            self.failing = True
+            self._log.warning("the state cannot be written; traffic goes on, usage is kept in memory", reason=reason)
+
+    def _set_well(self) -> None:
+        self.reason = ""
+        if self.failing:
+            self.failing = False
+            self._log.info("the state is written again")
+
+    def _written(self, done: Callable[[bool], None], ok: bool) -> None:
+        self._writing = False
+        self._last_ok = ok
+        done(ok)
+
+    def _answered(self, answer: asyncio.Future[T], result: T | None, error: BaseException | None) -> None:
+        self._waiting -= 1
+        if answer.done():
+            return  # nobody waits any more
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(result)  # type: ignore[arg-type]
+
+    # --- in the thread
+    def _post(self, function: Callable[..., None], *args: object) -> None:
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop is closed: nobody is there to be told
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _work(self) -> None:
+        look_at = monotonic()
+        while True:
+            try:
+                job = self._jobs.get(timeout=max(0.0, look_at - monotonic()))
+            except Empty:
+                pass
+            else:
+                if job is None:
+                    return
+                job()
+            if monotonic() >= look_at:
+                self._look()
+                look_at = monotonic() + LOOK_S
+
+    def _failed(self, what: str, error: Exception) -> StateError:
+        told = self._file.failed(what, error)
+        if str(told) != self._told:
+            self._told = str(told)
+            self._post(self._set_failing, self._told)
+        return told
+
+    def _well(self) -> None:
+        if self._told:
+            self._told = ""
+            self._post(self._set_well)
+
+    def _write(self, rows: Sequence[UsageRow], done: Callable[[bool], None], *, last: bool = False) -> None:
+        self._wrote_at = monotonic()
+        try:
+            self._file.ready(at_once=last).wait_for_others(_CALL_BUSY_S if last else _WRITE_BUSY_S)
+            self._file.write(rows)
+        except Exception as error:
+            self._failed("cannot write usage", error)
+            self._post(self._written, done, False)
+        else:
+            self._well()
+            self._post(self._written, done, True)
+
+    def _call(self, function: Callable[[Database], T], answer: asyncio.Future[T]) -> None:
+        result: T | None = None
+        problem: Exception | None = None
+        if not answer.cancelled():
+            try:
+                database = self._file.ready(at_once=True)
+                database.wait_for_others(_CALL_BUSY_S)
+                result = function(database)
+            except Exception as error:
+                theirs = not isinstance(error, sqlite3.Error | OSError | StateError)
+                problem = error if theirs else self._failed("cannot use the state", error)
+            self._look(own=True)
+        self._post(self._answered, answer, result, problem)
+
+    def _look(self, *, own: bool = False) -> None:
+        """Tell of changed keys; while failing, see whether it can be written again."""
+        file = self._file
+        now = monotonic()
+        try:
+            if self._told and now >= self._probe_at and now - self._wrote_at > 2 * self.flush_s:
+                self._probe_at = now + 1.0
+                file.ready().wait_for_others(_WRITE_BUSY_S)
+                file.probe()
+                self._well()
+            if self._told and file.down:
+                return
+            changed = file.changed(own=own)
+            file.prune()
+        except Exception as error:
+            self._failed("cannot read the state", error)
+        else:
+            if changed:
+                self._post(self._tell, changed)
+
+    def _tell(self, changed: list[KeyRecord]) -> None:
+        assert self._keys_changed is not None
+        self._keys_changed(changed)
+
+    def _end(self, ended: asyncio.Future[None]) -> None:
+        self._file.close()
+        self._post(_done, ended)
+
+
+def _ignore(ok: bool) -> None:
+    """The outcome of the last batch is what ``close`` returns."""
+
+
+def _done(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)

@@ -1,0 +1,173 @@
+"""The places that each engine has for us: read from its own gauges, or felt by the time to the first token.
+
+One task asks every engine's ``/metrics`` each ``interval_s`` and sets ``engine.slots``, which admission and routing read;
+the queue in front of them is where priority and fairness act. How a limit is found is told in ``limits/slots.py``. An
+engine that shows no gauges in three rounds gets a gradient, which the exchanges feed (``engine.gradient.sample``); its
+limit is copied each round, and the engine is asked again every thirty rounds: it may have been started without metrics.
+
+Invariants: ``slots`` never exceeds the configured ``max_concurrent``; an engine that does not answer at all keeps the limit
+it had, and is health's to judge. Must never: wait for one engine before the others are asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from fastgw.errors import described
+from fastgw.limits.slots import START, GaugeLimit, GradientLimit
+from fastgw.net.clock import monotonic
+from fastgw.net.fetch import FetchError, fetch
+from fastgw.net.upstream_conn import Address
+from fastgw.protocol.gauges import Gauges, read
+from fastgw.stats import EventLog
+
+MAX_PAGE_BYTES: Final = 256 * 1024
+AT_ONCE: Final = 8
+SILENT_ROUNDS: Final = 3
+"""So many pages without gauges, and the gradient takes over."""
+ASK_AGAIN_ROUNDS: Final = 30
+
+
+class Scheduled(Protocol):
+    """What is read of an engine, and the two fields that are written: ``slots`` and ``gradient``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def addresses(self) -> tuple[Address, ...]: ...
+    @property
+    def base(self) -> bytes: ...
+    @property
+    def head_block(self) -> bytes: ...
+    @property
+    def healthy(self) -> bool | None: ...
+    @property
+    def inflight(self) -> int: ...
+    @property
+    def max_concurrent(self) -> int: ...
+
+    slots: int
+    gradient: GradientLimit | None
+
+
+class Place(Protocol):
+    """A pool, of which only the engine matters here."""
+
+    @property
+    def engine(self) -> Scheduled: ...
+
+
+class _Watch:
+    """What one engine has shown so far."""
+
+    __slots__ = ("asked", "gauge", "silent")
+
+    def __init__(self) -> None:
+        self.gauge: GaugeLimit | None = None
+        self.silent = 0  # answers in a row without gauges
+        self.asked = 0  # rounds since its gauges were asked for, while the gradient serves
+
+
+class Scheduler:
+    """The limits of all engines of one gateway."""
+
+    def __init__(
+        self,
+        pools: Sequence[Place],
+        *,
+        interval_s: float,
+        timeout_s: float,
+        log: EventLog,
+        changed: Callable[[], None],
+    ) -> None:
+        """``changed`` is called when an engine's limit has grown: somebody who waits may go. It must not raise."""
+        self._watched = [(pool.engine, _Watch()) for pool in pools]
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._log = log
+        self._changed = changed
+
+    async def run(self) -> None:
+        """A round every ``interval_s``, for ever."""
+        while True:
+            await self.round()
+            await asyncio.sleep(self._interval_s)
+
+    async def round(self) -> None:
+        """Look at each engine once, :data:`AT_ONCE` at a time; it lasts as long as the slowest of them, so ``timeout_s``."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(engine: Scheduled, watch: _Watch) -> None:
+            async with gate:
+                try:
+                    await self._look(engine, watch)
+                except Exception as error:
+                    # A bug met by one engine must not end the looks at all.
+                    self._log.error("scheduling failed inside fastgw", engine=engine.name, error=described(error))
+
+        await asyncio.gather(*(one(engine, watch) for engine, watch in self._watched))
+
+    async def _look(self, engine: Scheduled, watch: _Watch) -> None:
+        if engine.gradient is not None:
+            watch.asked += 1
+            if watch.asked < ASK_AGAIN_ROUNDS:
+                self._set(engine, engine.gradient.limit)
+                return
+            watch.asked = 0
+        if engine.addresses:
+            gauges, answered = await self._ask(engine)
+            if gauges is not None:
+                self._observed(engine, watch, gauges)
+                return
+            # Silence of an engine that is down says nothing about what it shows when it is up.
+            watch.silent += answered or engine.healthy is True
+        if watch.silent >= SILENT_ROUNDS and engine.gradient is None:
+            self._log.info("engine shows no gauges: its limit goes by the time to the first token", engine=engine.name)
+            engine.gradient = GradientLimit(engine.max_concurrent, self._start(engine, watch))
+            watch.gauge = None
+        if engine.gradient is not None:
+            self._set(engine, engine.gradient.limit)
+
+    async def _ask(self, engine: Scheduled) -> tuple[Gauges | None, bool]:
+        """(the gauges on its page if any, whether it answered)."""
+        request = b"GET %b/metrics HTTP/1.1\r\n%bAccept: text/plain\r\nConnection: close\r\n\r\n"
+        try:
+            status, body = await fetch(
+                engine.addresses, request % (engine.base, engine.head_block), self._timeout_s, MAX_PAGE_BYTES
+            )
+        except FetchError:
+            return None, False
+        return (read(engine.kind, body) if status == 200 else None), True
+
+    def _observed(self, engine: Scheduled, watch: _Watch, gauges: Gauges) -> None:
+        if watch.gauge is None:
+            self._log.info("engine shows gauges: its limit goes by them", engine=engine.name)
+            watch.gauge = GaugeLimit(engine.max_concurrent, self._start(engine, watch))
+        watch.silent = watch.asked = 0
+        engine.gradient = None
+        limit = watch.gauge.observe(gauges.running, gauges.waiting, gauges.kv_usage, engine.inflight, monotonic())
+        self._set(engine, limit)
+
+    @staticmethod
+    def _start(engine: Scheduled, watch: _Watch) -> int:
+        """What is known already, or configured; no less than what it has, since that much went there without a limit."""
+        if watch.gauge is not None:
+            return watch.gauge.limit
+        if engine.gradient is not None:
+            return engine.gradient.limit
+        return engine.max_concurrent or max(START, engine.inflight)
+
+    def _set(self, engine: Scheduled, limit: int) -> None:
+        if engine.max_concurrent and limit > engine.max_concurrent:
+            limit = engine.max_concurrent
+        held = engine.slots
+        if limit == held:
+            return
+        engine.slots = limit
+        self._log.debug("engine slots", engine=engine.name, slots=limit, before=held)
+        if 0 < held < limit:
+            self._changed()

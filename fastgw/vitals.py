@@ -1,0 +1,67 @@
+"""What the metrics read of a gateway, gathered: engines, the queue, the store, counters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from fastgw import __version__, twins
+from fastgw.exchange.gateway import GatewayCore
+from fastgw.limits.key import PRIORITIES
+from fastgw.limits.meter import Meters
+from fastgw.policy.queue import Queue
+from fastgw.stats import Stats
+from fastgw.upstream.target import Engine
+
+
+class Vitals:
+    """An ``observe.metrics.MetricsSource``."""
+
+    def __init__(
+        self,
+        core: GatewayCore,
+        *,
+        queue: Queue | None,
+        meters: Meters | None,
+        store_failing: Callable[[], bool],
+        admin_auth_failures: Callable[[], int],
+    ) -> None:
+        self._core = core
+        self._queue = queue
+        self._meters = meters
+        self._store_failing = store_failing
+        self._admin_auth_failures = admin_auth_failures
+
+    @property
+    def stats(self) -> Stats:
+        return self._core.stats
+
+    @property
+    def store_failing(self) -> bool:
+        return self._store_failing()
+
+    @property
+    def ip_meters(self) -> int:
+        return len(self._meters) if self._meters is not None else 0
+
+    @property
+    def admin_auth_failures(self) -> int:
+        return self._admin_auth_failures()
+
+    @property
+    def native(self) -> bool:
+        return twins.native()
+
+    @property
+    def version(self) -> str:
+        return __version__
+
+    def engines(self) -> Iterable[Engine]:
+        return [pool.engine for pool in self._core.table.pools]
+
+    def queue(self) -> Mapping[str, object]:
+        """Requests that wait: how many, the bytes of their bodies, and how many of each class."""
+        queue = self._queue
+        if queue is None:
+            return {"waiting": 0, "bytes": 0, "by_class": dict.fromkeys(PRIORITIES, 0)}
+        counts = queue.by_class()
+        return {"waiting": queue.waiting, "bytes": queue.waiting_bytes, "by_class": dict(zip(PRIORITIES, counts, strict=True))}

@@ -1,0 +1,94 @@
+cimport cython
+
+from fastgw.exchange.context cimport Context
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.filter cimport Filter
+from fastgw.limits.account cimport Account
+from fastgw.limits.drain cimport DrainRate
+from fastgw.limits.fairqueue cimport FairQueue, Waiter
+from fastgw.net.client_conn cimport ClientConn
+from fastgw.net.clock cimport monotonic
+from fastgw.net.timers cimport Timed, TimerWheel
+from fastgw.stats cimport Stats
+from fastgw.upstream.pool cimport Pool
+from fastgw.upstream.table cimport Group, UpstreamTable
+from fastgw.upstream.target cimport Engine
+
+cdef int BATCH
+cdef double INTERVAL_S
+cdef long long QUANTUM
+cdef object DONE, QUEUED
+
+@cython.final
+cdef class Lane:
+    cdef public Group group
+    cdef public long long inflight, limit, served_at
+    cdef public FairQueue queue
+
+@cython.final
+cdef class Place(Timed):
+    cdef public Queue owner
+    cdef public Exchange exchange
+    cdef public Lane lane
+    cdef public Waiter waiter
+    cdef public Py_ssize_t size
+    cdef public bint again, parked
+    cdef public int priority
+
+cdef class Queue(Filter):
+    cdef dict _routes, _lanes, _again, _parked, _ready
+    cdef object _on_capacity
+    cdef DrainRate _drain
+    cdef double _timeout_s, _target_s
+    cdef bint _adaptive, _scheduled
+    cdef long long _inflight, _max_concurrent, _queue_size, _queue_bytes, _turn
+    cdef public long long waiting, waiting_bytes
+    cdef list _by_class
+
+    @cython.locals(account=Account, route=tuple)
+    cpdef on_route(self, Exchange exchange)
+    @cython.locals(lane=Lane, group=Group, found=Lane)
+    cpdef Lane _lane(self, Exchange exchange, tuple route)
+    @cython.locals(lane=Lane, queue=FairQueue)
+    cpdef _enter(self, Exchange exchange, tuple route)
+    cpdef _admit(self, Exchange exchange, Lane lane)
+    @cython.locals(pool=Pool, engine=Engine, group=Group, full=cython.bint)
+    cpdef bint _room(self, Lane lane, tuple tried) except -1
+    @cython.locals(group=Group, before=Group, lane=Lane, account=Account)
+    cpdef bint _fall_back(self, Exchange exchange, object route) except -1
+    @cython.locals(pool=Pool, engine=Engine)
+    cpdef bint _fit(self, Group group) except -1
+    cpdef _check_size(self, Exchange exchange)
+    cpdef double _retry_after_s(self) except -1
+    @cython.locals(queue=FairQueue, place=Place)
+    cpdef _wait_for_key(self, Exchange exchange, Account account, tuple route)
+    cpdef FairQueue _new_queue(self)
+    @cython.locals(queue=FairQueue)
+    cpdef _wait(self, Exchange exchange, Lane lane)
+    @cython.locals(exchange=Exchange, account=Account, now=cython.double)
+    cpdef _put(self, Place place, FairQueue queue)
+    @cython.locals(exchange=Exchange)
+    cpdef _begin_to_wait(self, Place place, Account account, double now)
+    @cython.locals(lane=Lane, queue=FairQueue, place=Place, account=Account)
+    cpdef bint on_full(self, Exchange exchange) except -1
+    @cython.locals(exchange=Exchange)
+    cpdef late(self, Place place)
+    @cython.locals(exchange=Exchange, queue=FairQueue, waiter=Waiter, account=Account)
+    cpdef _leave(self, Place place)
+    @cython.locals(place=Place, account=Account)
+    cpdef on_finish(self, Exchange exchange, str outcome)
+    @cython.locals(lane=Lane)
+    cpdef _give_back(self, Exchange exchange)
+    @cython.locals(lane=Lane, place=Place, account=Account)
+    cpdef on_room(self)
+    @cython.locals(waiter=Waiter, place=Place)
+    cpdef _schedule_for(self, FairQueue queue)
+    cpdef _schedule(self, Exchange exchange)
+    @cython.locals(now=cython.double, account=Account, place=Place, lane=Lane, queue=FairQueue, waiter=Waiter, chosen=Place)
+    cpdef look(self)
+    @cython.locals(lane=Lane, best=Lane, best_class=cython.Py_ssize_t, queue=FairQueue, waiter=Waiter)
+    cpdef Lane _next_lane(self, double now)
+    @cython.locals(queue=FairQueue, place=Place, lane=Lane)
+    cpdef _unpark(self, Account account, double now)
+    @cython.locals(exchange=Exchange)
+    cpdef _let_go(self, Place place)

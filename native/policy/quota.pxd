@@ -1,0 +1,35 @@
+cimport cython
+
+from fastgw.accel.bodies cimport BodyFacts
+from fastgw.accel.heads cimport ResponseHead
+from fastgw.accel.lines cimport limit_lines
+from fastgw.accel.tokens cimport estimate
+from fastgw.exchange.context cimport Context
+from fastgw.exchange.endpoints cimport Endpoint
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.filter cimport Filter
+from fastgw.exchange.relay cimport Relay
+from fastgw.limits.account cimport Account, Accounts
+from fastgw.limits.ledger cimport Ledger
+from fastgw.limits.meter cimport Meter
+from fastgw.net.clock cimport micros, monotonic
+from fastgw.stats cimport Stats
+
+cdef long long MOST_TOKENS, NO_LIMIT
+
+cdef class Quota(Filter):
+    cdef long long _default_cost
+
+    @cython.locals(account=Account)
+    cpdef on_request(self, Exchange exchange)
+    @cython.locals(account=Account, endpoint=Endpoint, facts=BodyFacts, prompt=cython.longlong, answer=cython.longlong,
+                   cost=cython.longlong, granted=cython.longlong, today=cython.longlong, stream=cython.bint, meter=Meter,
+                   ledger=Ledger)
+    cpdef on_body(self, Exchange exchange)
+    @cython.locals(meter=Meter, now_us=cython.longlong, wait_us=cython.longlong)
+    cpdef _take_minute(self, Exchange exchange, Account account, long long cost)
+    @cython.locals(account=Account, more=cython.longlong)
+    cpdef bint on_allowance(self, Exchange exchange) except -1
+    @cython.locals(account=Account, gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, prompt=cython.longlong,
+                   completion=cython.longlong, reserved=cython.longlong, used=cython.longlong)
+    cpdef on_finish(self, Exchange exchange, str outcome)

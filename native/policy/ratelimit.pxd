@@ -1,0 +1,14 @@
+cimport cython
+
+from fastgw.accel.lines cimport limit_lines
+from fastgw.exchange.context cimport Context
+from fastgw.exchange.endpoints cimport Endpoint
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.filter cimport Filter
+from fastgw.limits.account cimport Account
+from fastgw.limits.meter cimport Meter
+from fastgw.net.clock cimport micros
+
+cdef class RateLimit(Filter):
+    @cython.locals(account=Account, meter=Meter, now_us=cython.longlong)
+    cpdef on_request(self, Exchange exchange)

@@ -1,0 +1,409 @@
+"""Meters against exact fractions under a hand clock; the table of them under a flood of addresses; addresses and durations."""
+
+from __future__ import annotations
+
+import gc
+import ipaddress
+import re
+import tracemalloc
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fastgw.limits.meter import MAX_CAPACITY, MAX_DEBT_PERIODS, MAX_RATE, Meter, Meters, address_key, reset_text
+from tests.limits.reference import ReferenceMeter
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+DAY = 86_400 * SECOND
+
+periods = st.sampled_from([1, 7, 1000, SECOND, MINUTE])
+rates = st.one_of(st.integers(1, 100), st.integers(1, 10_000_000), st.just(MAX_RATE))
+
+
+@st.composite
+def limits(draw: st.DrawFn) -> tuple[int, int, int]:
+    period = draw(periods)
+    most = MAX_CAPACITY // period
+    burst = draw(st.one_of(st.integers(1, 50), st.integers(1, min(most, 10_000_000)), st.just(min(most, MAX_RATE))))
+    return draw(rates), period, burst
+
+
+costs = st.one_of(st.integers(0, 5), st.integers(0, 10_000_000), st.integers(0, 1 << 61))
+# A share of the burst, so that its edge is met often, and plain figures.
+shares = st.tuples(st.sampled_from([0, 1, 2, 3]), st.integers(-1, 1))
+steps_us = st.one_of(
+    st.integers(0, 3), st.integers(0, 2 * MINUTE), st.sampled_from([DAY, 400 * DAY]), st.integers(-5 * SECOND, 0)
+)
+kinds = st.sampled_from(["take"] * 4 + ["give", "charge", "wait", "look", "change"])
+calls = st.lists(st.tuples(kinds, steps_us, st.one_of(shares, costs), limits()), max_size=40)
+
+
+def cost_of(drawn: int | tuple[int, int], burst: int) -> int:
+    if isinstance(drawn, int):
+        return drawn
+    part, off = drawn
+    return max(0, burst * part // 2 + off)
+
+
+@settings(max_examples=300, deadline=None)
+@given(limits(), st.integers(0, 10**15), calls)
+@example((10, SECOND, 10), 0, [("take", 0, 10, (1, 1, 1)), ("take", 99_999, 1, (1, 1, 1)), ("take", 1, 1, (1, 1, 1))])
+@example((MAX_RATE, MINUTE, MAX_RATE), 0, [("charge", 0, 1 << 61, (1, 1, 1)), ("take", 400 * DAY, 1, (1, 1, 1))])
+def test_every_answer_is_that_of_virtual_scheduling(
+    limit: tuple[int, int, int], now: int, schedule: list[tuple[str, int, int | tuple[int, int], tuple[int, int, int]]]
+) -> None:
+    meter, exact = Meter(*limit), ReferenceMeter(*limit)
+    for kind, step, drawn, other in schedule:
+        now = max(0, now + step)
+        cost = cost_of(drawn, exact.burst)
+        if kind == "take":
+            assert meter.take(now, cost) is exact.take(now, cost)
+        elif kind == "give":
+            meter.give(now, cost)
+            exact.give(now, cost)
+        elif kind == "charge":
+            meter.charge(now, cost)
+            exact.charge(now, cost)
+        elif kind == "wait":
+            assert meter.wait_us(now, cost) == exact.wait_us(now, cost)
+        elif kind == "change":
+            burst = min(other[2], MAX_CAPACITY // exact.period_us)
+            meter.change(other[0], burst, now)
+            exact.change(other[0], burst, now)
+        assert meter.left(now) == exact.left(now)
+        assert meter.reset_us(now) == exact.reset_us(now)
+        assert meter.idle(now) is exact.idle(now)
+        assert 0 <= meter.debt < 1 << 63
+
+
+def twin_of(meter: Meter) -> Meter:
+    """A meter in the same state, to ask what would be."""
+    other = Meter(meter.rate, meter.period_us, meter.burst)
+    other.debt, other.at_us = meter.debt, meter.at_us
+    return other
+
+
+@settings(max_examples=300, deadline=None)
+@given(limits(), st.lists(st.tuples(st.integers(0, MINUTE), shares), max_size=12), shares, st.integers(-SECOND, SECOND))
+def test_a_wait_is_exact(
+    limit: tuple[int, int, int], before: list[tuple[int, tuple[int, int]]], drawn: tuple[int, int], step: int
+) -> None:
+    meter, now = Meter(*limit), 10 * SECOND
+    for late, share in before:
+        now += late
+        meter.charge(now, cost_of(share, meter.burst))
+    now += step
+    cost = cost_of(drawn, meter.burst)
+    wait = meter.wait_us(now, cost)
+    if wait < 0:
+        assert cost > meter.burst
+        assert not twin_of(meter).take(now + 100_000 * DAY, cost)
+        return
+    assert twin_of(meter).take(now + wait, cost)
+    if wait:
+        assert not twin_of(meter).take(now + wait - 1, cost)
+
+
+def test_the_edge_of_the_burst() -> None:
+    meter = Meter(10, SECOND, 5)
+    assert [meter.take(7, 1) for _ in range(6)] == [True] * 5 + [False]
+    assert meter.wait_us(7, 1) == 100_000
+    assert not meter.take(100_006, 1)
+    assert meter.take(100_007, 1)
+    assert not meter.take(100_007, 1)
+    assert meter.wait_us(100_007, 5) == 500_000
+    assert meter.wait_us(100_007, 6) == -1
+
+
+def test_all_or_nothing() -> None:
+    meter = Meter(10, SECOND, 5)
+    assert meter.take(0, 3)
+    assert not meter.take(0, 3)
+    assert meter.left(0) == 2
+    assert meter.take(0, 2)
+    assert meter.left(0) == 0
+
+
+def test_a_day_idle_gives_one_burst_and_no_more() -> None:
+    meter = Meter(60, MINUTE, 10)
+    assert meter.take(0, 10)
+    assert meter.left(DAY) == 10
+    assert meter.idle(DAY)
+    assert sum(meter.take(DAY, 1) for _ in range(50)) == 10
+
+
+def test_the_largest_limits_stay_exact_over_years() -> None:
+    meter = Meter(MAX_RATE, MINUTE, MAX_RATE)
+    assert meter.take(0, MAX_RATE)
+    assert not meter.take(0, 1)
+    assert meter.take(MINUTE, MAX_RATE)
+    assert not meter.take(MINUTE, 1)
+    meter.charge(MINUTE, 1 << 62)
+    assert meter.idle(200 * 365 * DAY)
+    assert meter.take(200 * 365 * DAY, MAX_RATE)
+
+
+def test_over_a_long_run_no_more_than_rate_and_burst() -> None:
+    meter = Meter(7, SECOND, 3)
+    # 142,857.14 µs a unit: a rounded increment would be off by one within a few thousand units.
+    admitted = sum(meter.take(now, 1) for now in range(0, 1000 * SECOND, 13_001))
+    asked_last = (1000 * SECOND - 1) // 13_001 * 13_001
+    assert admitted == 3 + asked_last * 7 // SECOND
+
+
+def test_a_clock_that_steps_back_neither_pays_nor_loses() -> None:
+    meter = Meter(10, SECOND, 5)
+    meter.charge(10 * SECOND, 5)
+    assert not meter.take(9 * SECOND, 1)
+    assert meter.left(0) == 0
+    assert meter.wait_us(9 * SECOND, 1) == SECOND + 100_000
+    assert not meter.take(10 * SECOND + 99_999, 1)
+    assert meter.take(10 * SECOND + 100_000, 1)
+
+
+def test_what_was_not_used_comes_back() -> None:
+    meter = Meter(1000, MINUTE, 1000)
+    assert meter.take(0, 900)
+    meter.give(0, 850)
+    assert meter.left(0) == 950
+    meter.give(0, 10_000)
+    assert meter.left(0) == 1000
+    assert meter.idle(0)
+
+
+def test_what_was_used_beyond_is_owed_and_bounded() -> None:
+    meter = Meter(1000, MINUTE, 1000)
+    meter.charge(0, 3000)
+    assert meter.left(0) == 0
+    assert meter.wait_us(0, 1) == 2 * MINUTE + 60_000
+    meter.charge(0, 1 << 60)
+    assert meter.wait_us(0, 1) == MAX_DEBT_PERIODS * MINUTE + 60_000
+
+
+@settings(max_examples=200, deadline=None)
+@given(limits(), limits(), st.integers(0, 3), st.integers(-1, 1), st.lists(st.integers(0, MINUTE), max_size=5))
+def test_changed_limits_never_admit_more_than_new_ones(
+    old: tuple[int, int, int], new: tuple[int, int, int], part: int, off: int, later: list[int]
+) -> None:
+    meter, now = Meter(*old), 5
+    meter.charge(now, cost_of((part, off), meter.burst))
+    burst = min(new[2], MAX_CAPACITY // meter.period_us)
+    fresh = Meter(new[0], meter.period_us, burst)
+    meter.change(new[0], burst, now)
+    for step in later:
+        now += step
+        assert meter.left(now) <= fresh.left(now)
+        if meter.take(now, 1):
+            assert fresh.take(now, 1)
+
+
+def test_units_taken_stay_taken_through_a_change() -> None:
+    meter = Meter(60, MINUTE, 100)
+    meter.take(0, 40)
+    meter.change(600, 50, 0)
+    assert meter.left(0) == 10
+    assert meter.reset_us(0) == 4 * SECOND
+    meter.change(1, 10, 0)
+    assert meter.left(0) == 0
+    assert meter.wait_us(0, 1) == 31 * MINUTE
+
+
+@pytest.mark.parametrize(
+    ("rate", "period", "burst"),
+    [(0, MINUTE, 1), (-1, MINUTE, 1), (1, 0, 1), (1, MINUTE, 0), (MAX_RATE + 1, MINUTE, 1), (1, MINUTE, MAX_RATE + 1)],
+)
+def test_limits_out_of_range_are_refused(rate: int, period: int, burst: int) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        Meter(rate, period, burst)
+
+
+def test_a_refused_change_changes_nothing() -> None:
+    meter = Meter(1, SECOND, 5)
+    with pytest.raises(ValueError, match="a burst must be 1 to"):
+        meter.change(7, 0, 0)
+    assert (meter.rate, meter.burst) == (1, 5)
+
+
+def test_a_negative_cost_is_a_mistake_of_the_caller() -> None:
+    meter = Meter(1, SECOND, 1)
+    for method in (meter.take, meter.wait_us, meter.give, meter.charge):
+        with pytest.raises(ValueError, match="negative"):
+            method(0, -1)
+    assert meter.idle(0)
+
+
+# The table.
+
+
+def test_one_name_has_one_meter() -> None:
+    table = Meters(10, SECOND, 10, 100)
+    meter = table.get("192.0.2.1", 0)
+    assert meter.held is True
+    meter.take(0, 10)
+    assert table.get("192.0.2.1", 0) is meter
+    assert table.get("192.0.2.2", 0).left(0) == 10
+    assert len(table) == 2
+
+
+def test_idle_names_leave_while_strangers_come_and_are_not_used_on() -> None:
+    table = Meters(10, SECOND, 10, 1000)
+    kept = [table.get(f"192.0.2.{n}", 0) for n in range(100)]
+    for meter in kept:
+        meter.take(0, 10)
+    for n in range(50):
+        table.get(f"198.51.100.{n}", SECOND).take(SECOND, 1)
+    assert not any(meter.held for meter in kept)
+    assert len(table) == 50
+    again = table.get("192.0.2.0", SECOND)
+    assert again is not kept[0]
+    assert again.held is True
+
+
+def test_a_busy_name_stays_however_many_strangers_come() -> None:
+    table = Meters(1, MINUTE, 10, 1000)
+    busy = table.get("192.0.2.1", 0)
+    busy.charge(0, 500)
+    for n in range(20_000):
+        table.get(f"stranger {n}", n).take(n, 0)
+    assert table.get("192.0.2.1", 20_000) is busy
+    assert busy.held is True
+    assert len(table) <= 3
+
+
+def test_a_sweep_lets_the_idle_go_and_looks_at_no_more_than_asked() -> None:
+    table = Meters(10, SECOND, 10, 1000)
+    for n in range(100):
+        table.get(str(n), 0).take(0, 10)
+    assert table.sweep(0, 1000) == 0
+    assert table.sweep(SECOND, 30) == 30
+    assert len(table) == 70
+    assert table.sweep(SECOND, 1000) == 70
+    assert table.sweep(SECOND, 1000) == 0
+    assert len(table) == 0
+
+
+def test_strangers_share_one_meter_where_the_table_is_full() -> None:
+    table = Meters(10, SECOND, 10, 2)
+    for name in "ab":
+        table.get(name, 0).take(0, 5)
+    shared = table.get("c", 0)
+    assert shared.held is True
+    assert table.get("d", 0) is shared
+    assert shared.take(0, 10)
+    assert not table.get("e", 0).take(0, 1)
+    assert table.shared_total == 3
+    assert len(table) == 2
+    # Known names are not disturbed, and a stranger gets a meter of its own once one of them is idle.
+    assert table.get("a", 0).left(0) == 5
+    assert table.get("c", SECOND) is not shared
+    assert table.sweep(10 * SECOND, 10) == len({"c"})
+    assert len(table) == 0
+    assert shared.held is True
+
+
+def test_a_million_addresses_in_turn_leave_a_handful() -> None:
+    """1000 a second each, one request each, 100,000 strangers a second: a millisecond's worth of them is held."""
+    table = Meters(1000, SECOND, 1000, 1_000_000)
+    most = 0
+    for n in range(1_000_000):
+        now = n * 10
+        assert table.get(str(n), now).take(now, 1)
+        if not n % 1000:
+            most = max(most, len(table))
+    assert most <= 250
+    assert table.shared_total == 0
+
+
+def test_a_million_addresses_at_once_stay_within_the_stated_bytes() -> None:
+    names = 100_000
+    table = Meters(1, MINUTE, 10, names)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for n in range(names):
+            table.get(f"2001:db8:{n >> 16:x}:{n & 0xFFFF:x}::/64".ljust(40), 10**15 + n).charge(10**15 + n, 9)
+        held_bytes, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    for n in range(1_000_000 - names):
+        table.get(str(n), 10**15 + names).take(10**15 + names, 1)
+    assert len(table) == names
+    assert table.shared_total == 1_000_000 - names
+    assert held_bytes / names <= 400
+    assert peak_bytes / names <= 400
+
+
+def test_hosts_of_one_ipv6_network_count_as_one() -> None:
+    table = Meters(1000, SECOND, 1000, 1_000_000)
+    admitted = 0
+    for host in range(20_000):
+        address = ipaddress.IPv6Address((0x20010DB800010002 << 64) | (host * 0x9E3779B97F4A7C15 & (1 << 64) - 1))
+        admitted += table.get(address_key(str(address)), 0).take(0, 1)
+    assert admitted == 1000
+    assert len(table) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:DB8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("::1", "::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::ffff:c000:201", "192.0.2.1"),
+        ("::ffff:192.0.2.1%eth0", "192.0.2.1"),
+        ("unix", "unix"),
+        ("", ""),
+        ("[::1]:80", "[::1]:80"),
+        ("192.0.2.1:80", "192.0.2.1:80"),
+        ("1:2:3:4:5:6:7:8:9", "1:2:3:4:5:6:7:8:9"),
+        (":::", ":::"),
+        ("::1::", "::1::"),
+        ("::%", "::/64"),
+    ],
+)
+def test_what_an_address_is_counted_under(address: str, key: str) -> None:
+    assert address_key(address) == key
+
+
+@given(st.text(alphabet=st.sampled_from("0123456789abcdefg:.%/[]")) | st.text())
+def test_junk_for_an_address_never_raises(text: str) -> None:
+    assert address_key(text)[:1] == text[:1] or ":" in text
+
+
+@given(st.integers(0, (1 << 128) - 1))
+def test_every_ipv6_address_goes_with_its_64(number: int) -> None:
+    address = ipaddress.IPv6Address(number)
+    key = address_key(str(address))
+    if address.ipv4_mapped is None:
+        assert address in ipaddress.IPv6Network(key)
+        assert key == address_key(str(ipaddress.IPv6Address(number ^ 0xFFFF)))
+    else:
+        assert key == str(address.ipv4_mapped)
+
+
+@pytest.mark.parametrize(
+    ("us", "text"),
+    [
+        (-5, "0s"), (0, "0s"), (1, "1ms"), (1000, "1ms"), (1001, "2ms"), (12_000, "12ms"), (998_001, "999ms"),
+        (999_000, "999ms"), (999_001, "1s"), (SECOND, "1s"), (SECOND + 1, "2s"), (59 * SECOND, "59s"),
+        (59 * SECOND + 1, "1m0s"), (MINUTE, "1m0s"), (360 * SECOND, "6m0s"), (3723 * SECOND, "1h2m3s"),
+        (3600 * SECOND, "1h0m0s"), (DAY, "24h0m0s"), (3_599_000_001, "1h0m0s"),
+    ],
+)  # fmt: skip
+def test_durations_as_the_sdks_read_them(us: int, text: str) -> None:
+    assert reset_text(us) == text
+
+
+@given(st.integers(1, 400 * DAY))
+def test_a_duration_read_back_is_never_too_short(us: int) -> None:
+    unit_us = {"h": 3600 * SECOND, "m": MINUTE, "s": SECOND, "ms": 1000}
+    parts = re.findall(r"(\d+)(ms|h|m|s)", reset_text(us))
+    assert "".join(number + unit for number, unit in parts) == reset_text(us)
+    read = sum(int(number) * unit_us[unit] for number, unit in parts)
+    assert us <= read < us + (1000 if us <= 999_000 else SECOND)
