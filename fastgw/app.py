@@ -180,9 +180,7 @@ class Gateway:
             loop,
             meters=meters,
             store=self._state,
-            prune=self._prune,
             flush_s=config.flush_interval_s,
-            keep_days=config.usage_keep_days,
         )
         keeping.restore(usage)
         if self._state is not None:
@@ -264,6 +262,8 @@ class Gateway:
             raise StartError(str(error)) from error
         self._state = state
         accounts.apply(loaded.keys, micros(monotonic()), time())
+        if loaded.revision:
+            accounts.required = True  # there were keys once: the last one that went left the gateway closed
         return accounts, loaded.usage
 
     async def _open_control(self, meters: Meters | None) -> None:
@@ -288,10 +288,12 @@ class Gateway:
                 admin_auth_failures=lambda: self._control.auth_failures if self._control is not None else 0,
             )
         )
-        host, port = parse_host_port(config.control_listen)
+        listen = config.control_listen
+        free = listen.endswith(":0")  # the system chooses the port
+        host, port = parse_host_port(listen.removesuffix(":0") + ":1" if free else listen)
         control = ControlServer(
             host=host,
-            port=port,
+            port=0 if free else port,
             admin_key=config.admin_key,
             log=self.log,
             render_metrics=lambda: render(collector),
@@ -304,12 +306,6 @@ class Gateway:
             await self.stop(0.0)
             raise StartError(str(error)) from error
         self._control = control
-
-    def _prune(self, before_day: int) -> None:
-        if self._state is not None and self._tasks is not None:
-            from fastgw.store.database import Database
-
-            self._tasks.spawn("prune usage", self._state.run(Database.prune, before_day))
 
     def _usage_today(self, key_id: str) -> UsageRow | None:
         core = self.core

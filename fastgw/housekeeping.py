@@ -21,7 +21,6 @@ from fastgw.net.clock import micros, monotonic
 
 LOOK_S: Final = 0.25
 SWEEP: Final = 5000  # meters looked at in one look: a million in less than a minute
-PRUNE_S: Final = 3600.0
 
 
 class UsageStore(Protocol):
@@ -31,7 +30,7 @@ class UsageStore(Protocol):
 
 
 class Housekeeping:
-    """See the head of this file. ``store`` None = nothing is written down; ``prune`` has it forget the days before one."""
+    """See the head of this file. ``store`` None = nothing is written down."""
 
     def __init__(
         self,
@@ -40,19 +39,14 @@ class Housekeeping:
         *,
         meters: Meters | None,
         store: UsageStore | None,
-        prune: Callable[[int], object],
         flush_s: float,
-        keep_days: int,
     ) -> None:
         self._core = core
         self._loop = loop
         self._meters = meters
         self._store = store
-        self._prune = prune
         self._flush_s = flush_s
-        self._keep_days = keep_days
         self._flushed_at = monotonic()
-        self._pruned_at = self._flushed_at
         self._writing: list[tuple[Account, int, int]] | None = None  # (account, day, version) of the batch under way
         self._timer: asyncio.TimerHandle | None = None
 
@@ -75,13 +69,9 @@ class Housekeeping:
         if self._meters is not None and len(self._meters):
             self._meters.sweep(micros(now), SWEEP)
         core.room()
-        if self._store is not None:
-            if now - self._flushed_at >= self._flush_s:
-                self._flushed_at = now
-                self.flush()
-            if now - self._pruned_at >= PRUNE_S:
-                self._pruned_at = now
-                self._prune(core.today - self._keep_days)
+        if self._store is not None and now - self._flushed_at >= self._flush_s:
+            self._flushed_at = now
+            self.flush()
 
     # --- keys
     def keys_changed(self, records: Sequence[KeyRecord]) -> None:

@@ -164,7 +164,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scheduler: str = "off"
     scheduler_interval_s: float = 1.0
     embedding_merge_s: float = 0.0
-    embedding_merge_inputs: int = 256
+    embedding_merge_inputs: int = 64
     # failures
     cb_failure_threshold: int = 5
     cb_recovery_timeout_s: float = 30.0
@@ -187,7 +187,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     state_dir: str = ""
     on_corrupt_state: str = "refuse"
     flush_interval_s: float = 1.0
-    usage_keep_days: int = 90
     control_listen: str = ""
     admin_key: str = ""
     # what it tells

@@ -85,7 +85,7 @@ def parse_text(row: Setting, text: str) -> object:
             return False
         raise ValueError("must be true or false" + (" or auto" if row.kind == "auto_bool" else ""))
     if row.kind == "int":
-        match = re.fullmatch(r"([0-9]{1,15})\s*([A-Za-z]*)", text)
+        match = re.fullmatch(r"([0-9]{1,18})\s*([A-Za-z]*)", text)
         unit = _UNITS.get(match[2].lower()) if match and (not match[2] or row.name.endswith("_bytes")) else None
         if match is None or unit is None:
             raise ValueError(f"must be a whole number from {range_text(row)}")

@@ -363,7 +363,6 @@ TABLE: Final[tuple[Setting, ...]] = (
             choices=("refuse", "set_aside"),
         ),
         _seconds("flush_interval_s", "time between two writings of what was used", minimum=0.05),
-        Setting("usage_keep_days", "int", "days for which usage is kept in the store", minimum=2, maximum=36500),
         Setting("control_listen", "text", "host:port of the control listener (admin API, /metrics); empty = none"),
         Setting("admin_key", "text", "the key of the admin API under control_listen", ("ADMIN_KEY",), secret=True),
     ),

@@ -21,6 +21,8 @@ class Tunnelling(Attempts):
         upstream = self.upstream
         assert upstream is not None
         self.phase = TUNNEL
+        # It took the session: that is its breaker's verdict. One that came with the end would hold a probe's place for hours.
+        self._succeed()
         upstream.state = UPSTREAM_TUNNEL
         upstream.wheel.arm(upstream, monotonic() + self.gateway.between_bytes_timeout_s)
         conn = self.conn

@@ -152,12 +152,12 @@ class Queue(Filter):
         on_capacity = self._on_capacity
         if route is not None:
             on_capacity = route[0].on_capacity or on_capacity
-        if (queue is None or not len(queue)) and self._room(lane, ()):
-            # A place among all that has just come free is for those who wait: the look that gives it to them is about to
-            # come. Who waits without such a look could not take it.
-            if not (self._scheduled and self._max_concurrent) or on_capacity == REJECT:
-                self._admit(exchange, lane)
-                return
+        # A place among all that has just come free is for those who wait: the look that gives it to them is about to come.
+        # Who waits without such a look could not take it.
+        ahead = self._scheduled and self._max_concurrent and on_capacity != REJECT
+        if (queue is None or not len(queue)) and not ahead and self._room(lane, ()):
+            self._admit(exchange, lane)
+            return
         if on_capacity == FALLBACK and route is not None and self._fall_back(exchange, route[0]):
             return
         if on_capacity == REJECT:
@@ -217,7 +217,7 @@ class Queue(Filter):
 
     def _fit(self, group: Group) -> bool:
         """Whether an engine would take a request now."""
-        for pool in group.pools:  # noqa: SIM110 - the compiled twin takes no closure here
+        for pool in group.pools:
             engine = pool.engine
             if engine.usable():
                 return True
@@ -350,7 +350,9 @@ class Queue(Filter):
             queue.remove(waiter)
             if not len(queue):
                 if place.parked:
-                    self._parked.pop(exchange.account, None)
+                    account = exchange.account
+                    assert account is not None
+                    self._parked.pop(account, None)
                 else:
                     self._lanes.pop(place.lane, None)
 

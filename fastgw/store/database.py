@@ -208,12 +208,14 @@ class Database:
 
     # --- usage
     def upsert_usage(self, rows: Iterable[UsageRow]) -> None:
-        """Write totals in one transaction; a row that is there already is replaced, so a repeat counts nothing twice."""
+        """Write totals in one transaction. Of a row that is there already the greater counts stay: totals only grow, a repeat
+        counts nothing twice, and a day that the clock came back to does not begin anew."""
         with self.transaction():
             self._connection.executemany(
                 "INSERT INTO usage (key_id, day, prompt, completion, requests, estimated) VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (day, key_id) DO UPDATE SET prompt = excluded.prompt, completion = excluded.completion, "
-                "requests = excluded.requests, estimated = excluded.estimated",
+                "ON CONFLICT (day, key_id) DO UPDATE SET prompt = max(prompt, excluded.prompt), "
+                "completion = max(completion, excluded.completion), requests = max(requests, excluded.requests), "
+                "estimated = max(estimated, excluded.estimated)",
                 rows,
             )
 
@@ -229,6 +231,16 @@ class Database:
         for day in range(last_day, last_day - days, -1):
             found += self.rows(sql, (day, key_id))
         return found
+
+    def day_of_last(self, days: int) -> int | None:
+        """The first of the last ``days`` days that have usage; None where there are fewer."""
+        found = self.rows(
+            "WITH RECURSIVE known (day) AS (SELECT max(day) FROM usage UNION ALL SELECT (SELECT max(usage.day) FROM usage "
+            "WHERE usage.day < known.day) FROM known WHERE known.day IS NOT NULL) "
+            "SELECT day FROM known WHERE day IS NOT NULL LIMIT 1 OFFSET ?",
+            (days - 1,),
+        )
+        return int(found[0][0]) if found else None
 
     def prune(self, before_day: int) -> int:
         """Drop the usage of days before ``before_day``, a transaction for each day; returns how many rows went."""

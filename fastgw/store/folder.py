@@ -156,7 +156,7 @@ class Folder:
         store = database.store_id()
         if not self._store:
             # Nothing could be read at the start, so the gateway counts from zero: what is there stays in the sums.
-            rows = [row for day in range(self._day - 1, today() + 1) for row in database.load_usage(day)]
+            rows = [row for day in range(self._day - 1, max(self._day, today()) + 1) for row in database.load_usage(day)]
             self._before = {(row[0], row[1]): row for row in rows}
         elif store != self._store:
             self._afresh = True
@@ -244,8 +244,10 @@ class Folder:
         return found
 
     def prune(self) -> None:
-        """Once a day, drop the usage of days that nobody asks for any more."""
+        """Once a day, drop the usage of all but the last days that have any: a clock that jumps ahead takes nothing along."""
         day = today()
         if self._database is not None and day != self._pruned:
-            self._database.prune(day - KEEP_DAYS)
+            first = self._database.day_of_last(KEEP_DAYS)
+            if first is not None:
+                self._database.prune(first)
             self._pruned = day

@@ -241,9 +241,7 @@ def audit(database: Database, limit: int = 100) -> list[AuditRow]:
 
 
 # --- changing
-def create(
-    database: Database, fields: Mapping[str, object], actor: str, now: float | None = None
-) -> tuple[KeyRecord, str]:
+def create(database: Database, fields: Mapping[str, object], actor: str, now: float | None = None) -> tuple[KeyRecord, str]:
     """Make a key; returns its record and its text, which can be had only now. Raises :class:`KeyProblems`."""
     now = time.time() if now is None else now
     values = read_fields(fields, now)
@@ -258,9 +256,7 @@ def create(
     return record, text
 
 
-def update(
-    database: Database, key: str, fields: Mapping[str, object], actor: str, now: float | None = None
-) -> KeyRecord:
+def update(database: Database, key: str, fields: Mapping[str, object], actor: str, now: float | None = None) -> KeyRecord:
     """Set fields of a key; what is not named stays. Raises :class:`KeyProblems` and :class:`KeyNotFound`."""
     now = time.time() if now is None else now
     return _change(database, key, "update", actor, now, read_fields(fields, now))
@@ -276,9 +272,7 @@ def enable(database: Database, key: str, actor: str, now: float | None = None) -
     return _change(database, key, "enable", actor, now, {"disabled": False})
 
 
-def rotate(
-    database: Database, key: str, grace_s: float, actor: str, now: float | None = None
-) -> tuple[KeyRecord, str]:
+def rotate(database: Database, key: str, grace_s: float, actor: str, now: float | None = None) -> tuple[KeyRecord, str]:
     """Give a key a new text; the one before stays valid for ``grace_s`` (0 = it ends at once; at most 30 days).
 
     A text from before an earlier rotation ends now, grace or not: two are valid at most.
@@ -304,9 +298,7 @@ def delete(database: Database, key: str, actor: str, now: float | None = None) -
     return _change(database, key, "delete", actor, now, {"deleted": True})
 
 
-def _change(
-    database: Database, key: str, action: str, actor: str, now: float | None, values: dict[str, Any]
-) -> KeyRecord:
+def _change(database: Database, key: str, action: str, actor: str, now: float | None, values: dict[str, Any]) -> KeyRecord:
     with database.transaction():
         old = find(database, key)
         changed = {name: value for name, value in values.items() if getattr(old, name) != value}

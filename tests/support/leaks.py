@@ -23,6 +23,7 @@ WATCHED = (
     ("fastgw.exchange.discard", "Discard"),
     ("fastgw.exchange.exchange", "Exchange"),
     ("fastgw.exchange.gateway", "GatewayCore"),
+    ("fastgw.exchange.merging", "MergedCall"),
     ("fastgw.exchange.relay", "Relay"),
     ("fastgw.exchange.upload", "Upload"),
     ("fastgw.net.client_conn", "ClientConn"),
@@ -30,6 +31,8 @@ WATCHED = (
     ("fastgw.net.poller", "Poller"),
     ("fastgw.net.timers", "TimerWheel"),
     ("fastgw.net.upstream_conn", "UpstreamConn"),
+    ("fastgw.policy.queue", "Place"),
+    ("fastgw.store.state", "State"),
     ("fastgw.upstream.pool", "Pool"),
 )
 

@@ -1,0 +1,679 @@
+"""Embedding requests that arrive together share a call to the engine, and nobody can tell from the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from fastgw import EngineConfig
+from fastgw.exchange import merging
+from fastgw.limits.breaker import Breaker
+from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
+from fastgw.sim.scripted import RawRequest
+from tests.support.client import RawClient, RawResponse, request
+from tests.support.gateway import Running, running
+from tests.support.ports import closed_port
+
+KEYS = ["key-of-the-first-account", "key-of-the-second-account"]
+TOGETHER: dict[str, Any] = {"embedding_merge_s": 0.15, "health_interval_s": 3600.0}
+WORDS = ("water", "stone", "fire", "air", "a longer text of several words", 'quotes " and \\ and é 水', "", "x" * 500)
+
+Answerer = Callable[[ScriptedConnection, RawRequest], Awaitable[None]]
+
+
+def ask(value: Any, *, key: str | None = None, headers: Any = (), **fields: Any) -> bytes:
+    body = json.dumps({"model": "sim", "input": value, **fields}).encode()
+    return request("POST", "/v1/embeddings", headers=[("Content-Type", "application/json"), *headers], body=body, key=key)
+
+
+def vectors(seen: RawRequest) -> bytes:
+    """What an engine answers: for each text, its length and first letter; a token for each byte."""
+    asked = json.loads(seen.body)["input"]
+    many = isinstance(asked, list) and not isinstance(asked[0], int)
+    rows = [
+        {"object": "embedding", "index": at, "embedding": [len(one), hash(str(one)) % 97]}
+        for at, one in enumerate(asked if many else [asked])
+    ]
+    count = sum(len(str(one)) for one in (asked if many else [asked]))
+    rows.reverse()
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    return json.dumps({"object": "list", "data": rows, "model": "sim", "usage": usage}).encode()
+
+
+def framed(body: bytes, extra: bytes = b"", status: bytes = b"200 OK") -> bytes:
+    head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n" % (status, extra, len(body))
+    return head + body
+
+
+async def plainly(conn: ScriptedConnection, seen: RawRequest) -> None:
+    await conn.send(framed(vectors(seen)))
+
+
+class Stage:
+    """The gateway ``gw`` before an engine that answers as the test says; ``calls`` are the embedding calls that it got."""
+
+    def __init__(self, gw: Running, engine: ScriptedEngine) -> None:
+        self.gw = gw
+        self.engine = engine
+
+    @property
+    def calls(self) -> list[RawRequest]:
+        return [seen for seen in self.engine.requests if seen.method == b"POST"]
+
+    @property
+    def inputs(self) -> list[list[Any]]:
+        """The inputs of each call."""
+        found = [json.loads(seen.body)["input"] for seen in self.calls]
+        return [one if isinstance(one, list) else [one] for one in found]
+
+    def judge(self) -> None:
+        """Nothing is held, and no engine is thought to be at work."""
+        core = self.gw.gateway.core
+        assert core is not None
+        assert (len(core.merger), len(core.merger.calls)) == (0, 0)
+        assert [pool.engine.inflight for pool in core.table.pools] == [0] * len(core.table.pools)
+
+
+@asynccontextmanager
+async def stage(answer: Answerer = plainly, *, engine: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Stage]:
+    async def handler(conn: ScriptedConnection) -> None:
+        while True:
+            seen = await conn.read_request()
+            if seen.method == b"GET":
+                await conn.send(framed(b'{"object":"list","data":[]}'))
+            else:
+                await answer(conn, seen)
+
+    async with ScriptedEngine(handler) as scripted:
+        target = EngineConfig(url=scripted.url, warm_connections=0, **(engine or {}))
+        async with running([target], **{**TOGETHER, **settings}) as gw:
+            found = Stage(gw, scripted)
+            yield found
+            await gw.idle()
+            found.judge()
+
+
+async def clients(stack: AsyncExitStack, port: int, count: int) -> list[RawClient]:
+    return [await stack.enter_async_context(RawClient.connect("127.0.0.1", port)) for _ in range(count)]
+
+
+async def all_at_once(port: int, requests: list[bytes]) -> list[RawResponse]:
+    """Each request on a connection of its own, in this order, without a pause between them."""
+    async with AsyncExitStack() as stack:
+        crowd = await clients(stack, port, len(requests))
+        for client, data in zip(crowd, requests, strict=True):
+            await client.send(data)
+        return [await client.read_response() for client in crowd]
+
+
+def told(answer: RawResponse) -> tuple[Any, ...]:
+    """What a client sees of an answer, but for what differs each time."""
+    fields = sorted((name.lower(), value) for name, value in answer.headers)
+    return answer.status, answer.reason, [one for one in fields if one[0] not in ("date", "x-request-id", "content-length")]
+
+
+def without_usage(answer: RawResponse) -> Any:
+    found = answer.json()
+    del found["usage"]
+    return found
+
+
+class TestShared:
+    async def test_twenty_at_once_are_a_few_calls_and_nobody_can_tell(self) -> None:
+        requests = [ask(WORDS[at % len(WORDS)] + str(at)) for at in range(20)]
+        sim = SimConfig()
+        async with Simulator(sim) as engine, running([engine.url], health_interval_s=3600.0) as gw:
+            alone = [(await all_at_once(gw.port, [one]))[0] for one in requests]
+            await gw.idle()
+            (counted,) = {(one["completion_tokens"], one["estimated"], one["stream"]) for one in gw.records}
+        async with Simulator(sim) as engine, running([engine.url], **TOGETHER) as gw:
+            together = await all_at_once(gw.port, requests)
+            await gw.idle()
+            assert gw.stats.merged_calls <= 3
+            assert gw.stats.merged_requests == 20
+            records = gw.records
+        assert [told(one) for one in together] == [told(one) for one in alone]
+        assert [without_usage(one) for one in together] == [without_usage(one) for one in alone]
+        assert [one.header("content-length") for one in together] == [str(len(one.body)) for one in together]
+        assert len({one.header("x-request-id") for one in together}) == 20
+        used = [one.json()["usage"] for one in together]
+        assert sum(one["prompt_tokens"] for one in used) == sum(one.json()["usage"]["prompt_tokens"] for one in alone)
+        # What the records charge is what the clients were told.
+        by_id = {one["request_id"].decode(): one for one in records}
+        for answer, usage in zip(together, used, strict=True):
+            record = by_id[answer.header("x-request-id") or ""]
+            assert record["prompt_tokens"] == usage["prompt_tokens"] == usage["total_tokens"]
+            assert (record["status"], record["outcome"], record["model"]) == (200, "ok", "sim")
+            assert (record["completion_tokens"], record["estimated"], record["stream"]) == counted
+            assert record["engine"] != ""
+            assert 0 < record["ttft_s"] <= record["duration_s"]
+            assert record["bytes_out"] == len(answer.raw_head) + len(answer.body)
+
+    async def test_the_bytes_of_numbers_survive(self) -> None:
+        numbers = (b"1.50", b"-0.0", b"1e-7", b"0.1000000000000000055511151231257827")
+
+        async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+            asked = json.loads(seen.body)["input"]
+            rows = [b'{"embedding": [%b], "index": %d}' % (numbers[int(one)], at) for at, one in enumerate(asked)]
+            await conn.send(framed(b'{"data": [%b], "model": "m"}' % b", ".join(rows[::-1])))
+
+        async with stage(answer) as on:
+            found = await all_at_once(on.gw.port, [ask(["0", "1"]), ask("2"), ask(["3"])])
+            assert [one.body for one in found] == [
+                b'{"data": [{"embedding": [1.50], "index": 0}, {"embedding": [-0.0], "index": 1}], "model": "m"}',
+                b'{"data": [{"embedding": [1e-7], "index": 0}], "model": "m"}',
+                b'{"data": [{"embedding": [%b], "index": 0}], "model": "m"}' % numbers[3],
+            ]
+            assert on.inputs == [["0", "1", "2", "3"]]
+
+    async def test_tokens_share_a_call_too_and_not_with_texts(self) -> None:
+        async with stage() as on:
+            found = await all_at_once(on.gw.port, [ask([1, 2]), ask([[3], [4, 5]]), ask("a"), ask(["b", "c"])])
+            assert [len(one.json()["data"]) for one in found] == [1, 2, 1, 2]
+            assert sorted(on.inputs, key=str) == [["a", "b", "c"], [[1, 2], [3], [4, 5]]]
+
+    @pytest.mark.parametrize("way", ["chunks", "close", "slowly"])
+    async def test_however_the_answer_is_framed(self, way: str) -> None:
+        async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+            body = vectors(seen)
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+            if way == "slowly":
+                await conn.send_slowly(framed(body), 0.0005, 23)
+            elif way == "chunks":
+                middle = len(body) // 2
+                await conn.send(head + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (middle, body[:middle]))
+                await asyncio.sleep(0.01)
+                await conn.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body) - middle, body[middle:]))
+            else:
+                await conn.send(head + b"connection: close\r\n\r\n" + body)
+                conn.close()
+
+        async with stage(answer) as on:
+            for turn in range(1, 3):
+                found = await all_at_once(on.gw.port, [ask("a"), ask(["bb", "c"])])
+                assert [one.status for one in found] == [200, 200]
+                assert [[row["embedding"][0] for row in one.json()["data"]] for one in found] == [[1], [2, 1]]
+                assert len(on.calls) == turn
+            used = len({id(one) for one in on.engine.connections if b"POST" in one.received})
+            assert used == (2 if way == "close" else 1), "the connection is kept where the message's end is known"
+
+    async def test_a_kept_connection_serves_several(self) -> None:
+        async with stage() as on, AsyncExitStack() as stack:
+            crowd = await clients(stack, on.gw.port, 3)
+            for turn in range(4):
+                for at, client in enumerate(crowd):
+                    await client.send(ask("x" * (at + turn)))
+                for at, client in enumerate(crowd):
+                    assert (await client.read_response()).json()["data"][0]["embedding"][0] == at + turn
+            assert len(on.calls) == 4
+
+    async def test_each_connection_goes_on_as_its_client_wants(self) -> None:
+        async with stage(server_timing=True) as on, AsyncExitStack() as stack:
+            closing, old, piped = await clients(stack, on.gw.port, 3)
+            await closing.send(ask("a").replace(b"Host: gateway", b"Host: gateway\r\nConnection: close"))
+            await old.send(ask("bb").replace(b"HTTP/1.1", b"HTTP/1.0"))
+            await piped.send(ask("ccc") + ask("dddd"))
+            raw, how = await closing.read_until_closed()
+            assert how == "fin"
+            assert b"\r\nconnection: close" in raw.partition(b"\r\n\r\n")[0]
+            assert b"[1, " in raw
+            raw, how = await old.read_until_closed()
+            assert how == "fin"
+            assert b"[2, " in raw
+            for length in (3, 4):
+                answer = await piped.read_response()
+                assert answer.json()["data"][0]["embedding"][0] == length
+                assert "upstream;dur=" in (answer.header("server-timing") or "")
+            assert [len(one) for one in on.inputs] == [3, 1]
+
+    async def test_the_engine_gets_one_head_and_need_not_compress(self) -> None:
+        async with stage() as on:
+            headers = [("Accept-Encoding", "gzip, deflate"), ("X-Own", "1")]
+            await all_at_once(on.gw.port, [ask("a", headers=headers), ask("b", headers=headers)])
+            (call,) = on.calls
+            assert call.header(b"x-own") == b"1"
+            assert call.header(b"accept-encoding") is None
+            assert call.header(b"content-length") == str(len(call.body)).encode()
+            assert call.target == b"/v1/embeddings"
+
+    async def test_the_engines_own_name_for_the_model(self) -> None:
+        async with stage(engine={"served_name": "theirs"}) as on:
+            found = await all_at_once(on.gw.port, [ask("a"), ask("b")])
+            assert [one.status for one in found] == [200, 200]
+            assert [json.loads(one.body)["model"] for one in on.calls] == ["theirs"]
+
+
+class TestApart:
+    async def test_off_by_default(self) -> None:
+        async with Simulator(SimConfig()) as engine, running([engine.url]) as gw:
+            assert [one.status for one in await all_at_once(gw.port, [ask("a"), ask("b")])] == [200, 200]
+            assert gw.stats.merged_calls == 0
+
+    async def test_one_alone_is_sent_as_it_came(self) -> None:
+        async with stage() as on:
+            data = ask("a", user="u")
+            (found,) = await all_at_once(on.gw.port, [data])
+            assert found.status == 200
+            assert [one.body for one in on.calls] == [data.partition(b"\r\n\r\n")[2]]
+            assert on.gw.stats.merged_calls == 0
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            ask("b", dimensions=4), ask("b", user="u"), ask("b", encoding_format="base64"), ask("b", model="other"),
+            ask("b", headers=[("X-Own", "1")]), ask("b", headers=[("Accept-Encoding", "gzip")]),
+            ask("b").replace(b"/v1/embeddings", b"/v1/embeddings?x=1"),
+        ],
+    )  # fmt: skip
+    async def test_what_differs_goes_apart(self, other: bytes) -> None:
+        async with stage() as on:
+            found = await all_at_once(on.gw.port, [ask("a"), other, ask("a")])
+            assert [one.status for one in found] == [200, 200, 200]
+            assert sorted(on.inputs) == [["a", "a"], ["b"]]
+
+    async def test_accounts_never_share_a_call(self) -> None:
+        async with stage(api_keys=KEYS) as on:
+            requests = [ask(f"{turn}-{at}", key=key) for turn in range(4) for at, key in enumerate(KEYS)]
+            assert [one.status for one in await all_at_once(on.gw.port, requests)] == [200] * 8
+            assert sorted(on.inputs) == [[f"{turn}-{at}" for turn in range(4)] for at in range(2)]
+
+    async def test_other_endpoints_do_not_wait(self) -> None:
+        async with stage() as on:
+            data = ask("a").replace(b"/v1/embeddings", b"/v1/completions")
+            await all_at_once(on.gw.port, [data, data])
+            assert len(on.calls) == 2
+
+    @pytest.mark.parametrize("value", [[], [[]], [1, "a"], None, {"a": 1}, ["a", None]])
+    async def test_what_is_odd_is_the_engines_to_judge(self, value: Any) -> None:
+        async def refuse(conn: ScriptedConnection, seen: RawRequest) -> None:
+            await conn.send(framed(b'{"error":{"message":"no"}}', status=b"400 Bad Request"))
+
+        async with stage(refuse) as on:
+            data = ask(value)
+            found = await all_at_once(on.gw.port, [data, data])
+            assert [one.status for one in found] == [400, 400]
+            assert [one.body for one in on.calls] == [data.partition(b"\r\n\r\n")[2]] * 2
+
+    async def test_a_full_call_goes_out_at_once(self) -> None:
+        async with stage(embedding_merge_s=1.0, embedding_merge_inputs=4) as on:
+            begin = asyncio.get_running_loop().time()
+            found = await all_at_once(on.gw.port, [ask("a"), ask(["b", "c"]), ask("d"), ask(["e"] * 4)])
+            assert asyncio.get_running_loop().time() - begin < 0.8
+            assert [len(one.json()["data"]) for one in found] == [1, 2, 1, 4]
+            assert sorted(on.inputs) == [["a", "b", "c", "d"], ["e"] * 4]
+
+    async def test_what_does_not_fit_begins_the_next_call(self) -> None:
+        async with stage(embedding_merge_inputs=4) as on:
+            found = await all_at_once(on.gw.port, [ask(["a"] * 2), ask(["b"] * 3), ask(["c"])])
+            assert [len(one.json()["data"]) for one in found] == [2, 3, 1]
+            assert sorted(on.inputs) == [["a"] * 2, ["b"] * 3 + ["c"]]
+
+
+    async def test_bytes_are_bounded_like_inputs(self) -> None:
+        async with stage() as on:
+            core = on.gw.gateway.core
+            assert core is not None
+            core.merger.most_bytes = 30
+            found = await all_at_once(on.gw.port, [ask("a" * 10), ask("b" * 20), ask("c" * 3), ask("d" * 40)])
+            assert [one.status for one in found] == [200] * 4
+            assert sorted(on.inputs) == [["a" * 10], ["b" * 20, "c" * 3], ["d" * 40]]
+
+
+class TestWaitingForRoom:
+    async def test_those_that_wait_for_an_engine_go_to_it_together(self) -> None:
+        """Nobody can share a call while the only engine is full; when it has room, those that waited for it do."""
+        go = asyncio.Event()
+
+        async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+            if seen.target == b"/v1/completions":
+                await go.wait()
+            await plainly(conn, seen)
+
+        async with stage(answer, engine={"max_concurrent": 1}) as on, AsyncExitStack() as stack:
+            first, *crowd = await clients(stack, on.gw.port, 5)
+            await first.send(ask("busy").replace(b"/v1/embeddings", b"/v1/completions"))
+            await on.gw.until("the engine is full", lambda: on.calls)
+            for at, client in enumerate(crowd):
+                await client.send(ask("x" * at))
+            await on.gw.until("all wait in the queue", lambda: on.gw.stats.queue_waiting_open == 4)
+            assert on.gw.stats.merged_calls == 0
+            go.set()
+            for at, client in enumerate(crowd):
+                assert (await client.read_response()).json()["data"][0]["embedding"][0] == at
+            assert on.inputs == [["busy"], ["", "x", "xx", "xxx"]]
+            assert (await first.read_response()).status == 200
+
+    async def test_those_that_find_it_full_wait_and_still_go_together(self) -> None:
+        go = asyncio.Event()
+
+        async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+            if seen.target == b"/v1/completions":
+                await go.wait()
+            await plainly(conn, seen)
+
+        async with stage(answer, engine={"max_concurrent": 1}) as on, AsyncExitStack() as stack:
+            last, *crowd = await clients(stack, on.gw.port, 4)
+            for client in crowd:
+                await client.send(ask("a"))
+            await on.gw.until("they wait for each other", lambda: on.gw.stats.exchanges_open == 3)
+            await last.send(ask("busy").replace(b"/v1/embeddings", b"/v1/completions"))
+            await on.gw.until("they wait for room", lambda: on.gw.stats.queue_waiting_open == 3)
+            go.set()
+            assert [(await client.read_response()).status for client in (last, *crowd)] == [200] * 4
+            assert on.inputs == [["busy"], ["a"] * 3]
+
+    async def test_what_has_failed_together_is_not_put_together_again(self) -> None:
+        async with stage(refuses_many("reset"), engine={"max_concurrent": 1}) as on:
+            found = await all_at_once(on.gw.port, [ask(word) for word in "abc"])
+            assert [one.status for one in found] == [200] * 3
+            assert [len(one) for one in on.inputs] == [3, 1, 1, 1]
+
+    async def test_a_shared_call_takes_one_place(self) -> None:
+        go = asyncio.Event()
+
+        async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+            if b'"first"' in seen.body:
+                await go.wait()
+            await plainly(conn, seen)
+
+        async with stage(answer, engine={"max_concurrent": 1}) as on, AsyncExitStack() as stack:
+            crowd = await clients(stack, on.gw.port, 4)
+            for client in crowd[:2]:
+                await client.send(ask("first"))
+            await on.gw.until("the engine is full", lambda: on.calls)
+            for client in crowd[2:]:
+                await client.send(ask("second"))
+            await on.gw.until("the others wait", lambda: on.gw.stats.queue_waiting_open == 2)
+            assert len(on.calls) == 1
+            go.set()
+            assert [(await client.read_response()).status for client in crowd] == [200] * 4
+            assert on.inputs == [["first"] * 2, ["second"] * 2]
+
+
+MUCH = 1000
+FAULTS = {"reset", "close", "cut", "stall", "garbage", "bad chunks"}  # the engine's; all else says nothing of it
+
+
+def refuses_many(what: str) -> Answerer:
+    """An engine that answers requests for one text, and has ``what`` for others."""
+
+    async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+        if isinstance(json.loads(seen.body)["input"], str):
+            await plainly(conn, seen)
+        elif what == "reset":
+            conn.reset()
+        elif what == "close":
+            conn.close()
+        elif what == "silent":
+            await conn.wait_closed(10.0)
+        elif what == "cut":
+            await conn.send(framed(vectors(seen))[:-5])
+            conn.close()
+        elif what == "stall":
+            await conn.send(framed(vectors(seen))[:-5])
+            await conn.wait_closed(10.0)
+        elif what == "long":
+            await conn.send(framed(vectors(seen) + b" " * MUCH))
+        elif what == "long chunks":
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+            body = vectors(seen) + b" " * MUCH
+            await conn.send(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        elif what == "garbage":
+            await conn.send(b"garbage\r\n\r\n")
+        elif what == "bad chunks":
+            await conn.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n")
+        elif what == "one too few":
+            found = json.loads(vectors(seen))
+            del found["data"][0]
+            await conn.send(framed(json.dumps(found).encode()))
+        elif what == "no json":
+            await conn.send(framed(b"OK"))
+        elif what == "empty":
+            await conn.send(framed(b""))
+        elif what == "coded":
+            await conn.send(framed(vectors(seen), b"content-encoding: identity\r\n"))
+        elif what == "etag":
+            await conn.send(framed(vectors(seen), b'etag: "1"\r\n'))
+        else:
+            await conn.send(framed(b'{"error":{"message":"no"}}', status=what.encode() + b" No"))
+
+    return answer
+
+
+class TestTrouble:
+    @pytest.mark.parametrize(
+        "what",
+        ["400", "413", "422", "429", "500", "503", "204", "reset", "close", "cut", "stall", "long", "long chunks", "garbage",
+         "bad chunks", "one too few", "no json", "empty", "coded", "etag"],
+    )  # fmt: skip
+    async def test_each_goes_alone_once(self, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(merging, "MAX_ANSWER_BYTES", MUCH)
+        async with stage(refuses_many(what), between_bytes_timeout_s=0.3) as on:
+            requests = [ask(word) for word in "abc"]
+            found = await all_at_once(on.gw.port, requests)
+            assert [one.status for one in found] == [200, 200, 200]
+            assert [one.json()["data"][0]["index"] for one in found] == [0, 0, 0]
+            assert on.inputs[0] == ["a", "b", "c"]
+            assert sorted(on.inputs[1:]) == [["a"], ["b"], ["c"]]
+            assert [one["outcome"] for one in on.gw.records] == ["ok"] * 3
+            assert on.gw.stats.exchanges_total == 3
+            core = on.gw.gateway.core
+            assert core is not None
+            engine = core.table.pools[0].engine
+            assert engine.failures_total == (what in FAULTS)
+            assert engine.truncations_total == on.gw.stats.truncations_total == (what in ("cut", "stall", "bad chunks"))
+
+    async def test_an_engine_that_never_answers_together(self) -> None:
+        async with stage(refuses_many("silent"), first_byte_timeout_s=0.3) as on:
+            found = await all_at_once(on.gw.port, [ask("a"), ask("b")])
+            assert [one.status for one in found] == [200, 200]
+
+    async def test_what_was_refused_together_is_sent_apart_for_a_while(self) -> None:
+        async with stage(refuses_many("413")) as on:
+            for _ in range(3):
+                assert [one.status for one in await all_at_once(on.gw.port, [ask("a"), ask("b")])] == [200, 200]
+            assert [len(one) for one in on.inputs] == [2, 1, 1, 1, 1, 1, 1]
+            warned = [line for line in on.gw.events.lines if "not merged" in line[1]]
+            assert len(warned) == 1
+            # Others still are.
+            await all_at_once(on.gw.port, [ask("a", user="u"), ask("b", user="u")])
+            assert on.inputs[7] == ["a", "b"]
+
+    async def test_the_pause_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(merging, "PAUSE_S", 0.0)
+        async with stage(refuses_many("413")) as on:
+            for _ in range(2):
+                assert [one.status for one in await all_at_once(on.gw.port, [ask("a"), ask("b")])] == [200, 200]
+            assert [len(one) for one in on.inputs] == [2, 1, 1, 2, 1, 1]
+
+    @pytest.mark.parametrize("status", ["429", "503"])
+    async def test_not_now_says_nothing_against_asking_together(self, status: str) -> None:
+        async with stage(refuses_many(status)) as on:
+            for _ in range(2):
+                assert [one.status for one in await all_at_once(on.gw.port, [ask("a"), ask("b")])] == [200, 200]
+            assert [len(one) for one in on.inputs] == [2, 1, 1, 2, 1, 1]
+
+    @pytest.mark.parametrize("recovery_s", [60.0, 0.01])
+    async def test_an_engine_whose_breaker_is_not_closed_is_not_asked_together(self, recovery_s: float) -> None:
+        """Nor when it is time for a probe: that is one request."""
+        async with stage() as on:
+            core = on.gw.gateway.core
+            assert core is not None
+            engine = core.table.pools[0].engine
+            engine.breaker = Breaker(1, recovery_s)
+            engine.breaker.failed(asyncio.get_running_loop().time(), 0.0, False)
+            await all_at_once(on.gw.port, [ask("a"), ask("b")])
+            assert on.gw.stats.merged_calls == 0
+
+    async def test_a_dead_engine_is_each_requests_own_trouble(self) -> None:
+        async with running([f"http://127.0.0.1:{closed_port()}"], **TOGETHER) as gw:
+            found = await all_at_once(gw.port, [ask("a"), ask("b")])
+            assert [one.status for one in found] == [502, 502]
+            assert [one["status"] for one in gw.records] == [502, 502]
+
+    async def test_an_idle_connection_that_died_is_nobodys_fault(self) -> None:
+        async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+            if len(json.loads(seen.body)["input"]) == 2:
+                conn.reset()
+            else:
+                await plainly(conn, seen)
+
+        async with stage(answer) as on:
+            assert (await all_at_once(on.gw.port, [ask(["a", "b", "c"])]))[0].status == 200
+            found = await all_at_once(on.gw.port, [ask("a"), ask("b")])
+            assert [one.status for one in found] == [200, 200]
+            core = on.gw.gateway.core
+            assert core is not None
+            assert core.table.pools[0].engine.failures_total == 0
+
+    async def test_a_request_that_the_engine_refuses_hurts_only_itself(self) -> None:
+        async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+            if b"poison" in seen.body:
+                await conn.send(framed(b'{"error":{"message":"too long"}}', status=b"400 Bad Request"))
+            else:
+                await plainly(conn, seen)
+
+        async with stage(answer) as on:
+            found = await all_at_once(on.gw.port, [ask("a"), ask("poison"), ask("b")])
+            assert [one.status for one in found] == [200, 400, 200]
+
+
+class TestLeaving:
+    async def test_one_leaves_while_it_waits(self) -> None:
+        async with stage(embedding_merge_s=0.3) as on, AsyncExitStack() as stack:
+            first, second, third = await clients(stack, on.gw.port, 3)
+            for client, word in ((first, "a"), (second, "b"), (third, "c")):
+                await client.send(ask(word))
+            await on.gw.until("all wait", lambda: on.gw.stats.exchanges_open == 3)
+            second.close()
+            assert (await first.read_response()).status == 200
+            assert (await third.read_response()).status == 200
+            assert on.inputs == [["a", "c"]]
+            assert sorted(one["status"] for one in on.gw.records) == [200, 200, 499]
+
+    async def test_all_leave_while_they_wait(self) -> None:
+        async with stage(embedding_merge_s=0.3) as on, AsyncExitStack() as stack:
+            for client in await clients(stack, on.gw.port, 3):
+                await client.send(ask("a"))
+                await on.gw.until("it waits", lambda: on.gw.stats.exchanges_open == 1)
+                client.reset()
+                await on.gw.idle(1.0)
+                on.judge()
+            assert on.calls == []
+
+    @pytest.mark.parametrize("cancel", [True, False])
+    async def test_the_last_one_that_leaves_ends_the_call(self, cancel: bool) -> None:
+        waiting: list[ScriptedConnection] = []
+        go = asyncio.Event()
+
+        async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+            waiting.append(conn)
+            if cancel:
+                await conn.wait_closed(5.0)
+            else:
+                await go.wait()
+                await plainly(conn, seen)
+
+        async with stage(answer, engine={"cancel": cancel}) as on, AsyncExitStack() as stack:
+            crowd = await clients(stack, on.gw.port, 3)
+            for client in crowd:
+                await client.send(ask("a"))
+            await on.gw.until("the engine is asked", lambda: waiting)
+            core = on.gw.gateway.core
+            assert core is not None
+            engine = core.table.pools[0].engine
+            assert engine.inflight == 1, "one call is one piece of work"
+            for client in crowd[:2]:
+                client.close()
+            await on.gw.until("two are gone", lambda: on.gw.stats.exchanges_open == 1)
+            assert waiting[0].closed_s is None
+            crowd[2].close()
+            await on.gw.idle(1.0)
+            if cancel:
+                await waiting[0].wait_closed(1.0)
+            else:
+                await asyncio.sleep(0.05)
+                assert waiting[0].closed_s is None, "this engine cannot bear an abort"
+                go.set()
+                core.close_all()
+            await on.gw.until("the engine is free", lambda: engine.inflight == 0)
+            assert [one["status"] for one in on.gw.records] == [499, 499, 499]
+            assert engine.failures_total == 0
+
+    async def test_one_leaves_during_the_call_and_the_others_are_answered(self) -> None:
+        go = asyncio.Event()
+
+        async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+            await go.wait()
+            await plainly(conn, seen)
+
+        async with stage(answer) as on, AsyncExitStack() as stack:
+            first, second, third = await clients(stack, on.gw.port, 3)
+            for client, word in ((first, "a"), (second, "bb"), (third, "ccc")):
+                await client.send(ask(word))
+            await on.gw.until("the engine is asked", lambda: on.calls)
+            first.close()
+            await on.gw.until("it is gone", lambda: on.gw.stats.exchanges_open == 2)
+            go.set()
+            for client, length in ((second, 2), (third, 3)):
+                assert (await client.read_response()).json()["data"][0]["embedding"][0] == length
+            assert len(on.calls) == 1
+
+    async def test_each_request_keeps_its_own_time_limit(self) -> None:
+        async def never(conn: ScriptedConnection, seen: RawRequest) -> None:
+            await conn.wait_closed(5.0)
+
+        async with stage(never, request_timeout_s=0.3) as on:
+            found = await all_at_once(on.gw.port, [ask("a"), ask("b")])
+            assert [one.status for one in found] == [504, 504]
+            assert len(on.calls) == 1
+
+    @pytest.mark.parametrize("at_work", [True, False])
+    async def test_a_stop_ends_what_waits(self, at_work: bool) -> None:
+        async def never(conn: ScriptedConnection, seen: RawRequest) -> None:
+            await conn.wait_closed(5.0)
+
+        wait_s = 0.01 if at_work else 1.0
+        async with stage(never, embedding_merge_s=wait_s, drain_timeout_s=0.1) as on, AsyncExitStack() as stack:
+            crowd = await clients(stack, on.gw.port, 2)
+            for client in crowd:
+                await client.send(ask("a"))
+            await on.gw.until("they are there", lambda: on.calls if at_work else on.gw.stats.exchanges_open == 2)
+            await on.gw.gateway.stop()
+            assert [(await client.read_response()).status for client in crowd] == [503, 503]
+
+
+@pytest.mark.deadline_s(60)
+async def test_a_crowd_in_any_order_gets_its_own_vectors() -> None:
+    """Many connections, each asking again and again, some of them leaving: everybody's vectors are their own."""
+    settings = {**TOGETHER, "embedding_merge_s": 0.003}
+    async with Simulator(SimConfig(embedding_size=4)) as engine, running([engine.url], **settings) as gw:
+        expected: dict[str, Any] = {}
+        for at in range(24):
+            (found,) = await all_at_once(gw.port, [ask(f"text {at}")])
+            expected[f"text {at}"] = found.json()["data"][0]["embedding"]
+
+        async def one(number: int) -> None:
+            async with RawClient.connect("127.0.0.1", gw.port) as client:
+                for turn in range(8):
+                    own = [f"text {(number * 7 + turn * 5 + at) % 24}" for at in range(1 + (number + turn) % 3)]
+                    await client.send(ask(own if len(own) > 1 else own[0]))
+                    if number % 6 == 5 and turn == 4:
+                        return
+                    answer = await client.read_response()
+                    assert [row["embedding"] for row in answer.json()["data"]] == [expected[text] for text in own]
+                    assert [row["index"] for row in answer.json()["data"]] == list(range(len(own)))
+
+        await asyncio.gather(*(one(number) for number in range(30)))
+        await gw.idle()
+        assert gw.stats.merged_calls > 0
+        assert gw.stats.merged_requests > gw.stats.merged_calls
+        core = gw.gateway.core
+        assert core is not None
+        assert len(core.merger) == 0
+        assert core.table.pools[0].engine.inflight == 0

@@ -1,0 +1,119 @@
+"""The file's versions: made, migrated, refused."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from fastgw.store import keys, schema
+from fastgw.store.database import Database
+from fastgw.store.schema import APPLICATION_ID, MIGRATIONS, CorruptState, StateError
+
+NEXT = (*MIGRATIONS, ("ALTER TABLE keys ADD COLUMN colour TEXT NOT NULL DEFAULT 'grey'",))
+
+
+def pragma(path: Path, name: str) -> object:
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(f"PRAGMA {name}").fetchone()[0]
+    finally:
+        connection.close()
+
+
+def made(path: Path) -> str:
+    """A file of the newest schema with one key and a day's usage; returns the key's id."""
+    database = Database.open(str(path))
+    record, _text = keys.create(database, {"name": "old"}, "test")
+    database.upsert_usage([(record.id, 7, 1, 2, 3, 4)])
+    database.close()
+    return record.id
+
+
+def test_a_new_file_says_whose_it_is_and_which_version(tmp_path: Path) -> None:
+    path = tmp_path / "fastgw.db"
+    made(path)
+    assert pragma(path, "application_id") == APPLICATION_ID
+    assert pragma(path, "user_version") == len(MIGRATIONS)
+    assert pragma(path, "journal_mode") == "wal"
+
+
+def test_an_old_file_is_migrated_and_keeps_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "fastgw.db"
+    key_id = made(path)
+    monkeypatch.setattr(schema, "MIGRATIONS", NEXT)
+    database = Database.open(str(path))
+    assert database.rows("SELECT id, colour FROM keys") == [(key_id, "grey")]
+    assert database.usage_of(key_id, 1, 7) == [(key_id, 7, 1, 2, 3, 4)]
+    database.close()
+    assert pragma(path, "user_version") == len(NEXT)
+    Database.open(str(path)).close()  # and that is done once
+
+
+def test_an_old_file_on_a_disk_that_cannot_be_written_is_migrated_in_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "fastgw.db"
+    key_id = made(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(schema, "MIGRATIONS", NEXT)
+    database = Database.read(str(path))
+    assert database.rows("SELECT id, colour FROM keys") == [(key_id, "grey")]
+    database.close()
+    assert path.read_bytes() == before
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "fastgw.db"
+    key_id = made(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, (*NEXT[-1], "INSERT INTO nowhere VALUES (1)")))
+        with pytest.raises(StateError, match="nowhere"):
+            Database.open(str(path))
+    assert pragma(path, "user_version") == len(MIGRATIONS)
+    database = Database.open(str(path))
+    assert [record.id for record in keys.list_keys(database)] == [key_id]
+    assert "colour" not in {row[1] for row in database.rows("PRAGMA table_info(keys)")}
+    database.close()
+
+
+def test_a_file_of_a_newer_fastgw_is_refused_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "fastgw.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", NEXT)
+        made(path)
+    before = path.read_bytes()
+    for way in (Database.open, Database.read):
+        with pytest.raises(StateError, match=f"newer fastgw .schema {len(NEXT)}, this one knows {len(MIGRATIONS)}"):
+            way(str(path))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("statement", ["CREATE TABLE theirs (a)", "PRAGMA application_id = 5", "PRAGMA user_version = 1"])
+def test_another_programs_file_is_refused_and_left_alone(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "fastgw.db"
+    connection = sqlite3.connect(path)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StateError, match="another program's") as caught:
+        Database.open(str(path))
+    assert not isinstance(caught.value, CorruptState)  # so it is never set aside
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "fastgw.db"
+    path.write_bytes(b"these are not the pages you are looking for\n" * 400)
+    with pytest.raises(CorruptState):
+        Database.open(str(path))
+
+
+def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
+    """A kill between making the file and filling it leaves one."""
+    path = tmp_path / "fastgw.db"
+    path.touch()
+    Database.open(str(path)).close()
+    assert pragma(path, "user_version") == len(MIGRATIONS)
