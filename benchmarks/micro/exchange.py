@@ -23,6 +23,7 @@ twins.select("0")
 from fastgw.config import Config, EngineConfig
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.record import AccessRecord
+from fastgw.limits.account import Accounts, Defaults
 from fastgw.net import client_conn, stream, upstream_conn
 from fastgw.net.client_conn import ClientConn, ConnLimits
 from fastgw.net.poller import Reactor
@@ -58,14 +59,16 @@ ANSWER = (
 async def measure(requests: int, *, keys: bool = True) -> float:
     """Microseconds per request, the median of seven runs."""
     loop = asyncio.get_running_loop()
-    config = Config(engines=[EngineConfig(url="http://127.0.0.1:9", warm_connections=0)], api_keys=["sk-test"] if keys else [])
+    engines = [EngineConfig(url="http://127.0.0.1:9", warm_connections=0)]
+    config = Config(engines=engines, api_keys=["sk-test"] if keys else [], rate_limit_per_second=0)
     stats, log = Stats(), NullLog()
     records: list[AccessRecord] = []
     reactor = Reactor(loop)
     pools = [Pool(Engine(one), reactor, stats, log, 1.0, 8) for one in config.engines]
     core = GatewayCore(
         config, stats=stats, log=log, access=records, filters=build(config), strategy=STRATEGIES["round_robin"](),
-        health=Health(pools, config, log, lambda: None), table=UpstreamTable(pools), instance=b"00000000",
+        health=Health(pools, config, log, lambda: None, lambda: None), table=UpstreamTable(pools),
+        accounts=Accounts(Defaults(), config.api_key_digests, required=False), instance=b"00000000",
     )  # fmt: skip
     limits = ConnLimits(head_bytes=32768, header_count=100, head_s=10.0, idle_s=75.0, body_s=30.0, write_s=60.0)
     near, far = socket.socketpair()

@@ -98,6 +98,7 @@ litellm_settings:
 
 
 ALL: list[Proxy] = [
-    *(Direct(), Floor(), Fastgw(), Nginx(), Haproxy(), Fastgw("fastgw (python)", native=False)),
+    *(Direct(), Floor(), Fastgw(), Fastgw("fastgw (limits)", limits=True), Nginx(), Haproxy()),
+    Fastgw("fastgw (python)", native=False),
     *(SglangRouter(), VllmRouter(), LiteLLM()),
 ]

@@ -101,12 +101,24 @@ class Floor(Proxy):
         return Command([str(tools.build("floor")), str(place.port), str(place.engine_port)])
 
 
+# What others have off in this comparison is off here too ...
+LIMITS_OFF = ("--rate-limit-per-second", "0", "--cb-failure-threshold", "0")
+# ... and everything at once, at figures that are never reached: what is measured is the asking.
+LIMITS_ON = (
+    *("--rate-limit-per-second", "1000000", "--rate-limit-per-minute", "1000000000", "--tokens-per-minute", "100000000000"),
+    *("--daily-token-quota", "1000000000000000", "--on-exhausted", "cut", "--max-concurrent", "100000"),
+    *("--key-concurrency", "100000", "--engine-max-concurrent", "100000", "--routes", "m|100000", "--queue-order", "adaptive"),
+)
+
+
 @dataclass
 class Fastgw(Proxy):
-    """This checkout: keys checked, an access record per request written to standard error."""
+    """This checkout: keys checked, an access record per request written to standard error. ``limits``: every limit, the
+    quota in a store, the breaker."""
 
     name: str = "fastgw"
     native: bool = True
+    limits: bool = False
     arguments: list[str] = field(default_factory=list)
 
     def missing(self) -> str | None:
@@ -127,7 +139,9 @@ class Fastgw(Proxy):
 
     def command(self, place: Place) -> Command:
         engine = f"http://127.0.0.1:{place.engine_port}"
-        argv = [sys.executable, "-m", "fastgw", "serve", "--engine", engine, "--port", str(place.port), *self.arguments]
+        limits = (*LIMITS_ON, "--state-dir", str(place.folder / "state")) if self.limits else LIMITS_OFF
+        argv = [sys.executable, "-m", "fastgw", "serve", "--engine", engine, "--port", str(place.port)]
+        argv += [*limits, *self.arguments]
         return Command(argv, self._environment(), quiet=True)
 
 

@@ -65,7 +65,7 @@ METRICS = _with_added(
 class Bar:
     """A promise: ``name``'s figure, or where ``per`` is given its ratio to that proxy's, round by round.
 
-    ``least``: the ratio is turned over, and the limit is the least that it may be.
+    ``least``: the ratio is turned over, and the limit is the least that it may be. ``minus``: not a ratio, the difference.
     """
 
     label: str
@@ -75,12 +75,15 @@ class Bar:
     name: str = "fastgw"
     per: str | None = None
     least: bool = False
+    minus: str | None = None
 
 
 BARS = (
     Bar("CPU per plain request, fastgw/nginx", "cpu_plain_us", 1.0, per="nginx"),
     Bar("CPU per plain request, fastgw/floor", "cpu_plain_us", 1.4, per="floor"),
     Bar("CPU per plain request, sglang-router/fastgw", "cpu_plain_us", 4.0, per="sglang-router", least=True),
+    Bar("CPU per plain request, fastgw (limits)/nginx", "cpu_plain_us", 1.0, name="fastgw (limits)", per="nginx"),
+    Bar("CPU per plain request, every limit on less all off", "cpu_plain_us", 3.0, " µs", "fastgw (limits)", minus="fastgw"),
     Bar("CPU per streamed event, unpaced, fastgw/nginx", "cpu_flood_us", 1.0, per="nginx"),
     Bar("CPU per streamed event, paced, fastgw/nginx", "cpu_event_us", 1.0, per="nginx"),
     Bar("one connection, latency p50, fastgw/nginx", "one_p50_us", 1.0, per="nginx"),
@@ -163,6 +166,9 @@ def bars(rounds: Rounds) -> list[dict[str, Any]]:
         if bar.per:
             ends = (bar.per, bar.name) if bar.least else (bar.name, bar.per)
             got = ratio(rounds, bar.key, *ends)
+        elif bar.minus:
+            sides = zip(rounds.get(bar.name, ()), rounds.get(bar.minus, ()), strict=False)
+            got = spread([a[bar.key] - b[bar.key] for a, b in sides if bar.key in a and bar.key in b])
         else:
             got = spread([f[bar.key] for f in rounds.get(bar.name, ()) if bar.key in f])
         value = got["median"] if got else None
@@ -205,7 +211,7 @@ def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 def bar_line(bar: Mapping[str, Any]) -> str:
     """One bar and what was measured, without the word whether it is met."""
     sign = ">=" if bar.get("least") else "<="
-    got = "" if bar["value"] is None else f": {cell(bar['spread'], 2 if bar['per'] else 1)}{bar['unit']}"
+    got = "" if bar["value"] is None else f": {cell(bar['spread'], 2 if bar['per'] or bar.get('minus') else 1)}{bar['unit']}"
     if bar["value"] is not None and "of_medians" in bar["spread"]:
         got += f", of the medians {bar['spread']['of_medians']:.2f}"
     return f"{bar['label']} {sign} {bar['limit']:g}{bar['unit']}{got}"
