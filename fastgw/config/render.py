@@ -191,6 +191,10 @@ def summary(loaded: Loaded) -> str:
     config, origins = loaded.config, loaded.origins
     keys = len(config.api_key_digests)
     who = f"{keys} API key{'s' if keys != 1 else ''}" if keys else "anyone who reaches it: no API key is set"
+    if config.require_key and not keys:
+        who = "nobody yet" if not config.state_dir else "the keys of its store"
+    elif config.state_dir:
+        who += ", and those in its store" if keys else ", unless its store holds one"
     host = f"[{config.host}]" if ":" in config.host else config.host
     places = [f"http://{host}:{config.port or '<free port>'}", config.unix_socket and f"unix:{config.unix_socket}"]
     lines = [

@@ -88,12 +88,14 @@ class Attempts(ExchangeState):
         group = self.group
         assert group is not None
         now = monotonic()
-        waits = [pool.engine.breaker.wait_s(now) for pool in group.pools if pool.engine.breaker.state != CLOSED]
-        if waits and len(waits) == len(group.pools) and not self.detail:
-            return GatewayError("circuit_open", source=Source.UPSTREAM, retry_after_s=max(1.0, min(waits)))
-        return GatewayError(
-            "engines_unavailable", source=Source.UPSTREAM, retry_after_s=self.gateway.retry_after_s, detail=self.detail
-        )
+        engines = [pool.engine for pool in group.pools]
+        # Until the first of them may be asked again: its breaker's recovery, and what it has asked for itself.
+        wait_s = min([max(engine.breaker.wait_s(now), engine.not_before - now) for engine in engines])
+        if not self.detail and CLOSED not in [engine.breaker.state for engine in engines]:
+            return GatewayError("circuit_open", source=Source.UPSTREAM, retry_after_s=max(1.0, wait_s))
+        if wait_s <= 0.0:
+            wait_s = self.gateway.retry_after_s
+        return GatewayError("engines_unavailable", source=Source.UPSTREAM, retry_after_s=wait_s, detail=self.detail)
 
     # --- what the engine's breaker is told of an attempt, once
     def _succeed(self) -> None:
@@ -136,8 +138,8 @@ class Attempts(ExchangeState):
                 hook()
 
     def has_another(self) -> bool:
-        """Whether an engine of the group has not been tried."""
-        return self.group is not None and any(pool not in self.tried for pool in self.group.pools)
+        """Whether an engine of the group that has not been tried may be asked; one that is being spared may not."""
+        return self.group is not None and any(pool not in self.tried and pool.engine.permitted() for pool in self.group.pools)
 
     def _dial(self, pool: Pool) -> None:
         self.reused = False

@@ -94,6 +94,7 @@ class Context(Service):
         "between_bytes_timeout_s",
         "budget",
         "config",
+        "default_cost",
         "first_byte_timeout_s",
         "max_attempts",
         "max_body_bytes",
@@ -114,6 +115,7 @@ class Context(Service):
         "quarantine_after",
         "replay",
         "request_timeout_s",
+        "retries_at_all",
         "retry_after_s",
         "retry_fresh",
         "retry_statuses",
@@ -153,8 +155,10 @@ class Context(Service):
         self.retry_fresh = config.policy == "ordered" if config.retry_fresh is None else config.retry_fresh
         self.retry_after_s = max(1.0, config.health_interval_s)
         self.max_attempts = MAX_ATTEMPTS
+        self.default_cost = config.default_cost_tokens
         self.max_retries = config.max_retries
         self.retry_statuses = frozenset(int(status) for status in config.retry_statuses)
+        self.retries_at_all = bool(self.max_retries and (self.retry_fresh or self.retry_statuses))
         self.budget = RetryBudget(config.retry_budget_percent / 100)
         self.quarantine_after = config.quarantine_after
         self.max_request_timeout_s = config.max_request_timeout_s or config.request_timeout_s or DAY_S

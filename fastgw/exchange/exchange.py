@@ -183,7 +183,8 @@ class Exchange(Answering):
                 self.token_at = now  # the first token came with the end
             if relay.sse is not None:
                 gateway.stats.events_total += relay.sse.events
-                if self.completion_tokens < 0 and relay.sse.tokens:
+                # (Of an answer that broke off the engine may have counted no more than its beginning.)
+                if relay.sse.tokens > max(self.completion_tokens, 0) and (self.completion_tokens < 0 or outcome != "ok"):
                     self.completion_tokens = relay.sse.tokens
                     self.estimated = True
         if not self.judged:

@@ -262,7 +262,7 @@ class GatewayCore(Context):
         stats = self.stats
         stats.exchanges_open -= 1
         stats.bytes_down += one.bytes_out
-        if one.sent_at:
+        if self.retries_at_all and one.sent_at:
             self.budget.request(now)
         access = self._access
         if access is not None:

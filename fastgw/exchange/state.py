@@ -80,7 +80,6 @@ class ExchangeState(Session):
         "client_ip",
         "completion_tokens",
         "conn",
-        "cost",
         "counted",
         "detail",
         "endpoint",
@@ -105,7 +104,6 @@ class ExchangeState(Session):
         "place",
         "pool",
         "probe",
-        "prompt_estimate",
         "prompt_tokens",
         "queued_at",
         "queued_s",
@@ -174,8 +172,6 @@ class ExchangeState(Session):
         self.queued_s = -1.0  # how long it waited for room, -1 = it did not
         self.timer: asyncio.TimerHandle | None = None
         self.substitute = ""  # the model that it is sent to instead of its own
-        self.cost = 1  # tokens that it is expected to take
-        self.prompt_estimate = 0
         self.reserved = 0  # tokens of the day's
         self.reserved_minute = 0
         self.allowance = NO_LIMIT  # tokens that its answer may have before more must be asked for

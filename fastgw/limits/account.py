@@ -47,7 +47,7 @@ class Account:
     """What one key may use, and what it uses.
 
     ``requests`` and ``tokens`` are its meters (None = no limit), ``ledger`` its tokens of the day. ``concurrency`` 0 = no
-    limit. ``flow`` is the tenant for which the queue is fair. ``limited``: answers tell what is left of its limits.
+    limit. ``flow`` is the tenant for which the queue is fair.
     """
 
     __slots__ = (
@@ -59,13 +59,13 @@ class Account:
         "id",
         "inflight",
         "ledger",
-        "limited",
         "models",
         "networks",
         "parked",
         "priority",
         "record",
         "requests",
+        "reserves",
         "tokens",
     )
 
@@ -80,7 +80,7 @@ class Account:
         self.inflight = 0
         self.parked: Any = None  # its requests that wait for others of its own; the queue's
         self.cut = False
-        self.limited = False
+        self.reserves = False  # tokens are taken before a request, and settled after it
         self.models: frozenset[str] | None = None
         self.networks: tuple[Any, ...] | None = None
         self.expires_at = 0.0
@@ -122,7 +122,7 @@ class Account:
         self.requests = _metered(self.requests, requests, burst, now_us)
         self.tokens = _metered(self.tokens, tokens, 0, now_us)
         self.ledger.limit = daily
-        self.limited = self.requests is not None or self.tokens is not None
+        self.reserves = self.tokens is not None or daily > 0
 
     def allows(self, ip: str) -> bool:
         """Whether a client at ``ip`` may use the key."""

@@ -113,9 +113,11 @@ class Ledger:
         """
         if day != self.day:
             self.roll(day)
-        self.release(reserved)
-        prompt = max(0, min(prompt, _most))
-        completion = max(0, min(completion, _most))
+        if reserved:
+            self.release(reserved)
+        if not (0 <= prompt <= _most and 0 <= completion <= _most):
+            prompt = max(0, min(prompt, _most))
+            completion = max(0, min(completion, _most))
         self.prompt += prompt
         self.completion += completion
         self.requests += 1

@@ -29,6 +29,7 @@ from fastgw.limits.fairqueue import FairQueue, Waiter
 from fastgw.limits.key import PRIORITIES
 from fastgw.net.clock import monotonic
 from fastgw.net.timers import Timed
+from fastgw.policy.quota import expected_cost
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
@@ -90,7 +91,13 @@ class Queue(Filter):
         self._timeout_s = config.queue_timeout_s
         self._adaptive = config.queue_order == "adaptive"
         self._target_s = config.queue_target_s
-        # Where nothing is limited nobody ever waits, and nobody need know how fast places come free.
+        # Where nothing is limited nobody ever waits.
+        self._bounded = bool(
+            config.max_concurrent
+            or config.routes
+            or config.scheduler != "off"
+            or any(engine.max_concurrent for engine in config.engines)
+        )
         self._drain = DrainRate()
         self._inflight = 0
         self.waiting = 0
@@ -111,6 +118,11 @@ class Queue(Filter):
     def on_route(self, exchange: Exchange) -> None:
         account = exchange.account
         if exchange.group is None or account is None:
+            return
+        if not self._bounded and not account.concurrency:
+            # Nobody ever waits here.
+            account.inflight += 1
+            exchange.counted = True
             return
         route = self._routes.get(exchange.model) if self._routes else None
         if route is not None:
@@ -270,7 +282,7 @@ class Queue(Filter):
         now = monotonic()
         account = exchange.account
         assert account is not None
-        place.waiter = queue.put(place, account.priority, account.flow, max(exchange.cost, 1), now)
+        place.waiter = queue.put(place, account.priority, account.flow, expected_cost(exchange), now)
         self._begin_to_wait(place, account, now)
 
     def _begin_to_wait(self, place: Place, account: Account, now: float) -> None:
@@ -472,7 +484,7 @@ class Queue(Filter):
                 lane.queue = self._new_queue()
             self._lanes[lane] = None
             place.parked = False
-            place.waiter = lane.queue.put(place, account.priority, account.flow, max(place.exchange.cost, 1), now)
+            place.waiter = lane.queue.put(place, account.priority, account.flow, expected_cost(place.exchange), now)
         if queue is None or not len(queue):
             self._parked.pop(account, None)
 

@@ -24,24 +24,37 @@ from fastgw.limits.account import Account
 from fastgw.limits.ledger import seconds_to_midnight
 from fastgw.net.clock import micros, monotonic
 
-MOST_TOKENS: Final = 10**12  # of one request: no engine counts so far, and sums of it fit a machine's integer
+# Of one request: no engine counts so far, and sums of it fit a machine's integer.
+MOST_TOKENS: Final = 10**12
+MOST_CHOICES: Final = 1024
+
+
+def expected_cost(exchange: Exchange) -> int:
+    """Tokens that a request may take: its prompt's, estimated, and the most that its answers may have; at least 1."""
+    facts = exchange.facts
+    if facts is None:
+        return 1
+    answer = 0
+    if exchange.endpoint.generates:
+        answer = facts.token_limit
+        if answer < 0:
+            answer = exchange.gateway.default_cost
+        answer = min(min(answer, MOST_TOKENS) * min(facts.choices, MOST_CHOICES), MOST_TOKENS)
+    return estimate(facts.prompt_bytes) + answer or 1
 
 
 class Quota(Filter):
-    """See the head of this file. ``default_cost`` is the expected answer where the request sets no maximum."""
+    """See the head of this file."""
 
     name = "quota"
 
-    def __init__(self, default_cost: int) -> None:
-        self._default_cost = default_cost
-
     @classmethod
     def from_config(cls, config: Config) -> Quota:
-        return cls(config.default_cost_tokens)
+        return cls()
 
     def on_request(self, exchange: Exchange) -> None:
         account = exchange.account
-        if account is None or not exchange.endpoint.metered or not account.ledger.limit:
+        if account is None or not account.reserves or not exchange.endpoint.metered or not account.ledger.limit:
             return
         # Nobody need send a body to be told this.
         if account.ledger.left(exchange.gateway.today) <= 0:
@@ -49,36 +62,28 @@ class Quota(Filter):
 
     def on_body(self, exchange: Exchange) -> None:
         account = exchange.account
-        endpoint = exchange.endpoint
-        if account is None or not endpoint.metered:
+        if account is None or not account.reserves or not exchange.endpoint.metered:
             return
-        facts = exchange.facts
-        prompt = 0
-        answer = 0
-        stream = False
-        if facts is not None:
-            prompt = exchange.prompt_estimate = estimate(facts.prompt_bytes)
-            stream = facts.stream is True
-            if endpoint.generates:
-                answer = facts.token_limit
-                if answer < 0:
-                    answer = self._default_cost
-                answer = min(min(answer, MOST_TOKENS) * min(facts.choices, 1024), MOST_TOKENS)
-        cost = exchange.cost = prompt + answer
+        cost = expected_cost(exchange)
         meter = account.tokens
         if meter is not None:
             self._take_minute(exchange, account, cost)
         ledger = account.ledger
         if not ledger.limit:
             return
+        facts = exchange.facts
         today = exchange.gateway.today
-        if account.cut and stream and endpoint.generates:
+        if account.cut and facts is not None and facts.stream and exchange.endpoint.generates:
             # It may begin with what is left, and is ended where that ends.
             granted = ledger.extend(today, cost)
+            prompt = estimate(facts.prompt_bytes)
             exchange.reserved = granted
             if granted <= prompt:
                 raise self._exhausted(exchange, account, cost)
             exchange.allowance = granted - prompt
+            if granted == cost and facts.token_limit >= 0:
+                # The engine itself ends it there, in its own words; only one that goes on is cut.
+                exchange.allowance += 1
         elif ledger.reserve(today, cost):
             exchange.reserved = cost
         else:
@@ -121,7 +126,7 @@ class Quota(Filter):
         if account is None:
             exchange.allowance = NO_LIMIT
             return True
-        more = account.ledger.extend(exchange.gateway.today, self._default_cost)
+        more = account.ledger.extend(exchange.gateway.today, exchange.gateway.default_cost)
         exchange.reserved += more
         exchange.allowance += more
         return more > 0
@@ -144,8 +149,10 @@ class Quota(Filter):
             self._estimate(exchange)
             prompt = exchange.prompt_tokens
             completion = exchange.completion_tokens
-        prompt = min(max(prompt, 0), MOST_TOKENS)
-        completion = min(max(completion, 0), MOST_TOKENS)
+            if prompt < 0:
+                prompt = 0
+            if completion < 0:
+                completion = 0
         stats = gateway.stats
         stats.tokens_prompted += prompt
         stats.tokens_generated += completion
@@ -172,8 +179,9 @@ class Quota(Filter):
             return
         relay = exchange.relay
         generates = exchange.endpoint.generates
-        if exchange.prompt_tokens < 0 and exchange.prompt_estimate:
-            exchange.prompt_tokens = exchange.prompt_estimate
+        facts = exchange.facts
+        if exchange.prompt_tokens < 0 and facts is not None and facts.prompt_bytes:
+            exchange.prompt_tokens = estimate(facts.prompt_bytes)
             exchange.estimated = True
         if exchange.completion_tokens < 0 and generates:
             if relay is not None and relay.sse is not None:

@@ -17,7 +17,7 @@ cdef class ExchangeState(Session):
     cdef public bytes body, extra_head, request_id
     cdef public Account account
     cdef public long long bytes_in, bytes_out, prompt_tokens, completion_tokens
-    cdef public long long allowance, cost, prompt_estimate, reserved, reserved_minute
+    cdef public long long allowance, reserved, reserved_minute
     cdef public str client_ip, detail, error_kind, key_id, substitute
     cdef public ClientConn conn
     cdef public Context gateway

@@ -10,7 +10,7 @@ cdef class Defaults:
 
 @cython.final
 cdef class Account:
-    cdef public bint cut, disabled, limited
+    cdef public bint cut, disabled, reserves
     cdef public double expires_at
     cdef public str flow, id
     cdef public int priority

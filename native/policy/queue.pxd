@@ -8,6 +8,7 @@ from fastgw.limits.drain cimport DrainRate
 from fastgw.limits.fairqueue cimport FairQueue, Waiter
 from fastgw.net.client_conn cimport ClientConn
 from fastgw.net.clock cimport monotonic
+from fastgw.policy.quota cimport expected_cost
 from fastgw.net.timers cimport Timed, TimerWheel
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
@@ -40,7 +41,7 @@ cdef class Queue(Filter):
     cdef object _on_capacity
     cdef DrainRate _drain
     cdef double _timeout_s, _target_s
-    cdef bint _adaptive, _scheduled
+    cdef bint _adaptive, _bounded, _scheduled
     cdef long long _inflight, _max_concurrent, _queue_size, _queue_bytes, _turn
     cdef public long long waiting, waiting_bytes
     cdef list _by_class
@@ -49,7 +50,7 @@ cdef class Queue(Filter):
     cpdef on_route(self, Exchange exchange)
     @cython.locals(lane=Lane, group=Group, found=Lane)
     cpdef Lane _lane(self, Exchange exchange, tuple route)
-    @cython.locals(lane=Lane, queue=FairQueue)
+    @cython.locals(lane=Lane, queue=FairQueue, ahead=cython.bint)
     cpdef _enter(self, Exchange exchange, tuple route)
     cpdef _admit(self, Exchange exchange, Lane lane)
     @cython.locals(pool=Pool, engine=Engine, group=Group, full=cython.bint)

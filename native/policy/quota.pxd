@@ -15,16 +15,16 @@ from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.stats cimport Stats
 
-cdef long long MOST_TOKENS, NO_LIMIT
+cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
+
+@cython.locals(facts=BodyFacts, answer=cython.longlong)
+cpdef long expected_cost(Exchange exchange) except -1
 
 cdef class Quota(Filter):
-    cdef long long _default_cost
-
     @cython.locals(account=Account)
     cpdef on_request(self, Exchange exchange)
-    @cython.locals(account=Account, endpoint=Endpoint, facts=BodyFacts, prompt=cython.longlong, answer=cython.longlong,
-                   cost=cython.longlong, granted=cython.longlong, today=cython.longlong, stream=cython.bint, meter=Meter,
-                   ledger=Ledger)
+    @cython.locals(account=Account, facts=BodyFacts, prompt=cython.longlong, cost=cython.longlong, granted=cython.longlong,
+                   today=cython.longlong, meter=Meter, ledger=Ledger)
     cpdef on_body(self, Exchange exchange)
     @cython.locals(meter=Meter, now_us=cython.longlong, wait_us=cython.longlong)
     cpdef _take_minute(self, Exchange exchange, Account account, long long cost)
