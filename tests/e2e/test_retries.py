@@ -1,0 +1,512 @@
+"""Retries by policy (S2): of which answers, where to, how often, how soon; and what is never sent twice.
+
+The engines stand in a list and are asked in its order, so that a test can say which of them a request meets. ``retry_fresh``
+is on only where a test turns it on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from time import monotonic
+from typing import Any, ClassVar
+
+import pytest
+
+from fastgw.limits.budget import RetryBudget
+from fastgw.sim import RawRequest, ScriptedConnection, ScriptedEngine
+from tests.e2e.test_cases_e_upstream import (
+    ANSWER,
+    EVENT,
+    QUIET,
+    SSE_HEAD,
+    Play,
+    ask,
+    chunk,
+    fine,
+    ok,
+    pool_engine,
+    posts,
+    probed,
+    scripted,
+)
+from tests.support.client import RawClient, RawResponse, chat, request
+from tests.support.gateway import Running, running
+
+BACK_PRESSURE = ["429", "502", "503"]
+BUSY_BODY = b'{"error":{"message":"later","type":"engine","param":null,"code":"busy"}}'
+
+
+def status(number: int, *lines: bytes, body: bytes = BUSY_BODY) -> Play:
+    """An engine that answers every request with this."""
+    extra = b"".join(line + b"\r\n" for line in lines)
+    head = b"HTTP/1.1 %d Busy\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n" % (number, len(body), extra)
+
+    async def play(conn: ScriptedConnection, _: RawRequest) -> None:
+        await conn.send(head + body)
+
+    return play
+
+
+async def kills(conn: ScriptedConnection, _: RawRequest) -> None:
+    """The request crashes the process that serves it."""
+    conn.reset()
+
+
+class Fleet:
+    """Engines in a list, and the gateway before them."""
+
+    def __init__(self, gw: Running, engines: list[ScriptedEngine]) -> None:
+        self.gw = gw
+        self.engines = engines
+
+    @property
+    def asked(self) -> list[int]:
+        """How many requests each engine has got."""
+        return [len(posts(engine)) for engine in self.engines]
+
+    async def ask(self, **fields: Any) -> RawResponse:
+        """One request on a connection of its own."""
+        async with RawClient.connect("127.0.0.1", self.gw.port) as client:
+            return await ask(client, **fields)
+
+
+@asynccontextmanager
+async def fleet(*plays: Play, **settings: Any) -> AsyncIterator[Fleet]:
+    settings = {"policy": "ordered", "retry_fresh": False, "cb_failure_threshold": 0, **QUIET, **settings}
+    async with AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(scripted(play)) for play in plays]
+        gw = await stack.enter_async_context(running([engine.url for engine in engines], **settings))
+        await probed(gw)
+        yield Fleet(gw, engines)
+
+
+def passed_on(answer: RawResponse, number: int, **lines: str) -> None:
+    """The engine's own answer, as it said it."""
+    assert (answer.status, answer.body) == (number, BUSY_BODY)
+    for name, value in lines.items():
+        assert answer.header(name.replace("_", "-")) == value
+
+
+class TestStatuses:
+    """``retry_statuses``: another engine is asked instead of passing the answer on."""
+
+    @pytest.mark.parametrize("number", [429, 502, 503])
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_S2_another_engine_answers_and_the_client_sees_nothing_else(self, number: int, stream: bool) -> None:
+        async with fleet(status(number), fine, retry_statuses=BACK_PRESSURE) as it:
+            answer = await it.ask(stream=stream, content="the very same")
+            assert (answer.status, answer.body) == (200, ANSWER)
+            assert it.asked == [1, 1]
+            first, second = (posts(engine)[0] for engine in it.engines)
+            assert (first.body, first.target) == (second.body, second.target)
+            assert b"the very same" in second.body
+            assert first.header(b"x-request-id") == second.header(b"x-request-id")
+            assert (it.gw.stats.retries_total, it.gw.stats.retries_refused) == (1, 0)
+            [record] = it.gw.records
+            assert (record["status"], record["engine"]) == (200, pool_engine(it.gw, 1).name)
+
+    async def test_S2_without_it_every_answer_is_passed_on(self) -> None:
+        for number in (429, 500, 502, 503, 504):
+            async with fleet(status(number, b"retry-after: 9"), fine) as it:
+                passed_on(await it.ask(), number, retry_after="9")
+                assert it.asked == [1, 0]
+
+    async def test_S2_other_statuses_are_passed_on(self) -> None:
+        for number in (400, 404, 422, 500, 504):
+            async with fleet(status(number), fine, retry_statuses=BACK_PRESSURE) as it:
+                passed_on(await it.ask(), number)
+                assert it.asked == [1, 0]
+
+    async def test_S2_never_the_engine_that_just_failed(self) -> None:
+        """One engine alone is asked once; of three busy ones each is asked once, and the last one's answer stands."""
+        async with fleet(status(503, b"x-from: alone"), retry_statuses=BACK_PRESSURE, max_retries=5) as it:
+            passed_on(await it.ask(), 503, x_from="alone")
+            assert it.asked == [1]
+            assert (it.gw.stats.retries_total, it.gw.stats.retries_refused) == (0, 0)
+        plays = [status(503, b"x-from: %d" % at) for at in range(3)]
+        async with fleet(*plays, retry_statuses=BACK_PRESSURE, max_retries=5) as it:
+            passed_on(await it.ask(), 503, x_from="2")
+            assert it.asked == [1, 1, 1]
+
+    async def test_S2_an_engine_that_is_spared_is_no_other_engine(self) -> None:
+        """With the breaker of the other open there is nobody to ask: the answer that is there goes to the client."""
+        plays = (status(503, b"x-from: busy"), status(500))
+        settings = {"retry_statuses": BACK_PRESSURE, "cb_failure_threshold": 1, "max_retries": 3}
+        async with fleet(*plays, **settings) as it:
+            assert (await it.ask()).status == 500
+            assert it.asked == [1, 1]
+            passed_on(await it.ask(), 503, x_from="busy")
+            assert it.asked == [2, 1]
+
+    @pytest.mark.parametrize(("allowed", "asked"), [(0, [1, 0, 0, 0, 0]), (1, [1, 1, 0, 0, 0]), (3, [1, 1, 1, 1, 0])])
+    async def test_S2_max_retries_is_kept(self, allowed: int, asked: list[int]) -> None:
+        plays = [status(503, b"x-from: %d" % at) for at in range(5)]
+        async with fleet(*plays, retry_statuses=BACK_PRESSURE, max_retries=allowed) as it:
+            passed_on(await it.ask(), 503, x_from=str(allowed))
+            assert it.asked == asked
+
+    async def test_S2_04_the_verdicts_of_answers_that_were_not_passed_on(self) -> None:
+        """502 counts against its engine though no client has seen it; 503 does not."""
+        async with fleet(status(502), status(503), fine, retry_statuses=BACK_PRESSURE, max_retries=2) as it:
+            assert (await it.ask()).status == 200
+            assert [pool_engine(it.gw, at).failures_total for at in range(3)] == [1, 0, 0]
+
+
+class TestRetryAfter:
+    """An engine that asks to be left alone is, for as long as it says and a minute at most."""
+
+    async def test_S2_requests_stay_away_from_it_until_then(self) -> None:
+        async with fleet(status(503, b"retry-after: 1"), fine, retry_statuses=BACK_PRESSURE) as it:
+            begun = monotonic()
+            assert [(await it.ask()).status for _ in range(6)] == [200] * 6
+            assert monotonic() - begun < 0.9, "too slow to tell"
+            assert it.asked == [1, 6]
+            assert it.gw.stats.retries_total == 1
+            await asyncio.sleep(max(0.0, begun + 1.05 - monotonic()))
+            assert (await it.ask()).status == 200
+            assert it.asked == [2, 7]
+
+    async def test_S2_no_longer_than_a_minute(self) -> None:
+        async with fleet(status(429, b"Retry-After: 86400"), fine, retry_statuses=BACK_PRESSURE) as it:
+            assert (await it.ask()).status == 200
+            assert 50 < pool_engine(it.gw).not_before - monotonic() <= 60
+
+    async def test_S2_when_all_have_asked_for_it_the_client_is_told_when_the_first_is_back(self) -> None:
+        plays = (status(503, b"retry-after: 40"), status(503, b"retry-after: 20", b"x-from: second"))
+        async with fleet(*plays, retry_statuses=BACK_PRESSURE, health_interval_s=60.0) as it:
+            passed_on(await it.ask(), 503, x_from="second", retry_after="20")
+            answer = await it.ask()
+            assert (answer.status, answer.error["type"]) == (503, "upstream_error")
+            assert 15 <= int(answer.header("retry-after") or 0) <= 20
+            assert it.asked == [1, 1]
+
+    async def test_S2_it_holds_for_retry_statuses_only(self) -> None:
+        async with fleet(status(503, b"retry-after: 30"), fine) as it:
+            for _ in range(3):
+                passed_on(await it.ask(), 503, retry_after="30")
+            assert it.asked == [3, 0]
+
+
+class TestBudget:
+    """Retries are a share of the live traffic: an outage does not double the load of engines that are in trouble."""
+
+    async def test_S2_two_hundred_that_all_fail(self) -> None:
+        async with fleet(status(503), status(503), retry_statuses=BACK_PRESSURE) as it:
+            begun = monotonic()
+            turns = [20] * 10
+            async with AsyncExitStack() as stack:
+                clients = [await stack.enter_async_context(RawClient.connect("127.0.0.1", it.gw.port)) for _ in range(10)]
+
+                async def one(client: RawClient, count: int) -> None:
+                    for _ in range(count):
+                        passed_on(await ask(client), 503)
+
+                await asyncio.gather(*map(one, clients, turns))
+            took = monotonic() - begun
+            asked = sum(it.asked)
+            retries = asked - 200
+            assert it.gw.stats.retries_total == retries
+            # A tenth of the traffic, and the floor of one a second over the ten that the budget looks back.
+            assert 10 <= retries <= 20 + 10 + took
+            assert it.gw.stats.retries_refused == 200 - retries
+
+    async def test_S2_a_spent_budget_passes_the_answer_on(self) -> None:
+        async with fleet(status(503), fine, retry_statuses=BACK_PRESSURE, retry_budget_percent=0) as it:
+            seen = [await it.ask() for _ in range(13)]
+            statuses = [answer.status for answer in seen]
+            assert statuses == [200] * 10 + [503] * 3  # the floor: ten in ten seconds
+            for answer in seen[10:]:
+                passed_on(answer, 503)
+            assert (it.gw.stats.retries_total, it.gw.stats.retries_refused) == (10, 3)
+
+    async def test_S2_connections_that_fail_cost_no_budget(self) -> None:
+        """Nothing was sent: the next engine is asked at once, however often."""
+        async with fleet(fine, fine, retry_budget_percent=0, max_retries=0, health_unhealthy_after=1000) as it:
+            await it.engines[0].stop_listening()
+            assert [(await it.ask()).status for _ in range(15)] == [200] * 15
+            assert it.asked == [0, 15]
+            assert (it.gw.stats.retries_total, it.gw.stats.failovers_total) == (0, 15)
+
+
+class TestFull:
+    """The engine that is left has no room: the request waits for it, and not for the one that has refused it."""
+
+    @staticmethod
+    @asynccontextmanager
+    async def busy(**settings: Any) -> AsyncIterator[tuple[Fleet, RawClient, asyncio.Event]]:
+        """The first engine refuses; the second has one place, taken by the client that is given, until the event."""
+        release = asyncio.Event()
+        came = asyncio.Event()
+
+        async def one_at_a_time(conn: ScriptedConnection, _: RawRequest) -> None:
+            came.set()
+            await release.wait()
+            await conn.send(ok())
+
+        settings = {"retry_statuses": BACK_PRESSURE, "engine_max_concurrent": 1, "retry_budget_percent": 100, **settings}
+        async with fleet(status(503), one_at_a_time, **settings) as it, RawClient.connect("127.0.0.1", it.gw.port) as first:
+            await first.send(chat())
+            await came.wait()
+            assert it.asked == [1, 1]
+            yield it, first, release
+
+    async def test_S2_a_retry_waits_for_room(self) -> None:
+        async with self.busy() as (it, first, release), RawClient.connect("127.0.0.1", it.gw.port) as second:
+            await second.send(chat())
+            await it.gw.until("it waits", lambda: it.gw.stats.queue_waiting_open == 1)
+            assert it.asked == [2, 1]
+            release.set()
+            assert [(await client.read_response()).status for client in (first, second)] == [200, 200]
+            assert it.asked == [2, 2]
+            await it.gw.idle()
+            assert [record["queued_s"] >= 0 for record in it.gw.records] == [False, True]
+
+    async def test_S2_a_client_that_leaves_there_is_forgotten(self) -> None:
+        async with self.busy() as (it, first, release):
+            async with RawClient.connect("127.0.0.1", it.gw.port) as second:
+                await second.send(chat())
+                await it.gw.until("it waits", lambda: it.gw.stats.queue_waiting_open == 1)
+            await it.gw.until("it is gone", lambda: it.gw.stats.queue_waiting_open == 0)
+            release.set()
+            assert (await first.read_response()).status == 200
+            await it.gw.idle()
+            assert it.asked == [2, 1]
+
+    async def test_S2_its_time_there_ends_like_any_other(self) -> None:
+        async with self.busy(queue_timeout_s=0.15) as (it, first, release):
+            answer = await it.ask()
+            assert (answer.status, answer.error["code"]) == (503, "queue_timeout")
+            assert int(answer.header("retry-after") or 0) >= 1
+            release.set()
+            assert (await first.read_response()).status == 200
+
+    async def test_S2_nobody_waits_where_nobody_shall(self) -> None:
+        async with self.busy(on_capacity="reject") as (it, first, release):
+            answer = await it.ask()
+            assert (answer.status, answer.error["code"]) == (429, "at_capacity")
+            assert it.asked == [2, 1]
+            release.set()
+            assert (await first.read_response()).status == 200
+
+
+class TestBackoff:
+    async def test_S2_waits_double_and_differ(self) -> None:
+        """Full jitter: a retry waits a chance share of 25 ms, 50 ms, 100 ms, 200 ms. Measured at the engines."""
+        plays = [*[status(503) for _ in range(4)], fine]
+        crowd = 40
+        settings = {"retry_statuses": BACK_PRESSURE, "max_retries": 4}
+        async with fleet(*plays, **settings) as it:
+            core = it.gw.gateway.core
+            assert core is not None
+            core.budget = RetryBudget(1.0, 1000.0)  # what is measured here is not the share
+            answers = await asyncio.gather(*(it.ask() for _ in range(crowd)))
+            assert [answer.status for answer in answers] == [200] * crowd
+            assert it.asked == [crowd] * 5
+            came = [{seen.header(b"x-request-id"): seen.at_s for seen in posts(engine)} for engine in it.engines]
+        gaps = [[came[at + 1][name] - came[at][name] for name in came[0]] for at in range(4)]
+        for at, span in enumerate((0.025, 0.05, 0.1, 0.2)):
+            assert max(gaps[at]) < span + 0.25, "longer than its span, and than a slow machine explains"
+            assert statistics.stdev(gaps[at]) > span * 0.1
+        means = [statistics.fmean(row) for row in gaps]
+        assert means[3] > means[2] > means[0]
+        assert means[3] > 2.5 * means[0] or means[3] > 0.08
+
+    async def test_S2_a_client_that_leaves_meanwhile_is_the_end_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fastgw.exchange.attempts.backoff_s", lambda attempt, chance: 0.15)
+        async with fleet(status(503), fine, retry_statuses=BACK_PRESSURE) as it:
+            leaver = await it.gw.client()
+            await leaver.send(chat())
+            await it.gw.until("it waits", lambda: it.gw.stats.retries_total == 1)
+            leaver.reset()
+            await it.gw.idle()
+            await asyncio.sleep(0.25)
+            assert it.asked == [1, 0]
+            assert [(record["status"], record["outcome"]) for record in it.gw.records] == [(499, "client_closed")]
+
+    async def test_S2_its_own_deadline_holds_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fastgw.exchange.attempts.backoff_s", lambda attempt, chance: 5.0)
+        async with fleet(status(503), fine, retry_statuses=BACK_PRESSURE) as it:
+            begun = monotonic()
+            answer = await it.ask(headers=[("x-request-timeout-ms", "150")])
+            assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
+            assert monotonic() - begun < 2
+            assert it.asked == [1, 0]
+
+
+class TestNeverTwice:
+    """What may have reached a client, or has gone out of our hands, is not repeated, whatever is configured."""
+
+    SETTINGS: ClassVar[dict[str, Any]] = {
+        "retry_statuses": BACK_PRESSURE,
+        "retry_fresh": True,
+        "max_retries": 5,
+        "quarantine_after": 0,
+    }
+
+    @pytest.mark.parametrize("clean", [True, False])
+    async def test_S2_nothing_after_the_first_byte_of_a_stream(self, clean: bool) -> None:
+        async def broken(conn: ScriptedConnection, _: RawRequest) -> None:
+            await conn.send(SSE_HEAD + chunk(EVENT))
+            if clean:
+                conn.close()
+            else:
+                conn.reset()
+
+        async with fleet(broken, fine, **self.SETTINGS) as it:
+            answer = await it.ask(stream=True)
+            assert answer.status == 200
+            assert not answer.complete
+            assert b"[DONE]" not in answer.body
+            assert it.asked == [1, 0]
+
+    async def test_S2_nothing_after_half_a_head(self) -> None:
+        async def half(conn: ScriptedConnection, _: RawRequest) -> None:
+            await conn.send(b"HTTP/1.1 200 OK\r\ncontent-ty")
+            conn.close()
+
+        async with fleet(half, fine, **self.SETTINGS) as it:
+            answer = await it.ask()
+            assert (answer.status, answer.error["code"]) == (502, "bad_gateway")
+            assert it.asked == [1, 0]
+
+    @pytest.mark.parametrize("failure", [status(503), kills])
+    async def test_S2_no_upload_that_has_begun(self, failure: Play) -> None:
+        head, part, rest = upload()
+        early = asyncio.Event()
+
+        async def handler(conn: ScriptedConnection) -> None:
+            first = await conn.read_until(b"\r\n\r\n")
+            if first.startswith(b"GET"):
+                await conn.send(ok(b"{}", b"connection: close"))
+                return
+            await conn.read_some()
+            early.set()
+            await failure(conn, RawRequest(first, b""))
+
+        async with ScriptedEngine(handler) as first, scripted(fine) as second:
+            urls = [first.url, second.url]
+            async with running(urls, policy="ordered", cb_failure_threshold=0, **self.SETTINGS, **QUIET) as gw:
+                await probed(gw)
+                async with RawClient.connect("127.0.0.1", gw.port) as client:
+                    await client.send(head + part)
+                    await early.wait()
+                    answer = await client.read_response()
+                assert answer.status == (502 if failure is kills else 503)
+                assert rest
+                assert posts(second) == []
+                assert gw.stats.retries_total == 0
+
+    async def test_S2_an_upload_that_is_all_here_goes_again_as_it_came(self) -> None:
+        head, part, rest = upload()
+        async with fleet(status(503), fine, **self.SETTINGS) as it, RawClient.connect("127.0.0.1", it.gw.port) as client:
+            await client.send(head + part + rest)
+            assert (await client.read_response()).status == 200
+            first, second = (posts(engine)[0] for engine in it.engines)
+            assert first.body == second.body == part + rest
+
+
+def upload() -> tuple[bytes, bytes, bytes]:
+    """(head, the first part with the model, the file) of a transcription."""
+    part = b'--xx\r\ncontent-disposition: form-data; name="model"\r\n\r\nm\r\n--xx\r\n'
+    rest = (
+        b'content-disposition: form-data; name="file"; filename="a.wav"\r\ncontent-type: audio/wav\r\n\r\n'
+        + bytes(range(256)) * 8
+        + b"\r\n--xx--\r\n"
+    )
+    whole = request(
+        "POST",
+        "/v1/audio/transcriptions",
+        headers=[("Content-Type", "multipart/form-data; boundary=xx")],
+        body=part + rest,
+    )
+    return whole[: -len(part + rest)], part, rest
+
+
+class TestFresh:
+    """``retry_fresh``: a connection that died, or stayed silent, under the whole request."""
+
+    async def test_S2_it_goes_to_the_next_engine(self) -> None:
+        async with fleet(kills, fine, retry_fresh=True) as it:
+            assert (await it.ask()).status == 200
+            assert it.asked == [1, 1]
+
+    async def test_S2_an_engine_that_stays_silent_too(self) -> None:
+        async def silent(conn: ScriptedConnection, _: RawRequest) -> None:
+            await conn.wait_closed()
+
+        async with fleet(silent, fine, retry_fresh=True, first_byte_timeout_s=0.1) as it:
+            assert (await it.ask()).status == 200
+            assert it.asked == [1, 1]
+            assert pool_engine(it.gw).failures_total == 1
+
+    async def test_S2_by_itself_only_in_an_ordered_list(self) -> None:
+        for policy, asked in (("ordered", 2), ("round_robin", 1)):
+            async with fleet(kills, kills, policy=policy, retry_fresh=None, quarantine_after=0) as it:
+                assert (await it.ask()).status == 502
+                assert sum(it.asked) == asked
+
+
+class TestQuarantine:
+    """A request that kills the engine that serves it is not carried from one to the next."""
+
+    SETTINGS: ClassVar[dict[str, Any]] = {"retry_fresh": True, "max_retries": 5}
+
+    async def test_S2_after_two_engines_it_is_told_why_and_the_third_never_sees_it(self) -> None:
+        async with fleet(kills, kills, fine, **self.SETTINGS) as it:
+            answer = await it.ask()
+            assert (answer.status, answer.error["type"]) == (422, "invalid_request_error")
+            assert answer.error["code"] == "request_quarantined"
+            assert "lost its connection" in answer.error["message"]
+            assert answer.header("x-should-retry") == "false"
+            assert it.asked == [1, 1, 0]
+            assert it.gw.stats.quarantined == 1
+            [record] = it.gw.records
+            assert (record["status"], record["error"]) == (422, "quarantined")
+            assert pool_engine(it.gw, 1).name in record["detail"]
+
+    async def test_S2_other_requests_go_on_meanwhile(self) -> None:
+        async def picky(conn: ScriptedConnection, seen: RawRequest) -> None:
+            if b"poison" in seen.body:
+                conn.reset()
+            else:
+                await conn.send(ok())
+
+        async with fleet(picky, picky, picky, **self.SETTINGS) as it:
+            contents = ["poison" if at % 5 == 0 else "bread" for at in range(25)]
+            answers = await asyncio.gather(*(it.ask(content=content) for content in contents))
+            assert [answer.status for answer in answers] == [422 if content == "poison" else 200 for content in contents]
+            assert it.asked[2] == 0
+            assert it.gw.stats.quarantined == 5
+
+    async def test_S2_as_many_kills_as_are_configured(self) -> None:
+        for after, wanted, asked in ((1, 422, [1, 0, 0, 0]), (3, 422, [1, 1, 1, 0]), (0, 200, [1, 1, 1, 1])):
+            async with fleet(kills, kills, kills, fine, quarantine_after=after, **self.SETTINGS) as it:
+                assert (await it.ask()).status == wanted
+                assert it.asked == asked
+
+    async def test_S2_silence_and_refusals_are_no_kills(self) -> None:
+        async def silent(conn: ScriptedConnection, _: RawRequest) -> None:
+            await conn.wait_closed()
+
+        async with fleet(silent, silent, fine, fine, first_byte_timeout_s=0.1, **self.SETTINGS) as it:
+            await it.engines[2].stop_listening()
+            assert (await it.ask()).status == 200
+            assert it.asked == [1, 1, 0, 1]
+
+    async def test_S2_an_idle_connection_that_was_dead_already_is_no_kill(self) -> None:
+        """The engine tidies up between two requests: the second is replayed, and no verdict falls."""
+
+        async def once(conn: ScriptedConnection, seen: RawRequest) -> None:
+            if conn.received.count(b"POST ") > 1:
+                conn.reset()
+            else:
+                await conn.send(ok())
+
+        async with fleet(once, quarantine_after=1, retry_fresh=True) as it:
+            async with RawClient.connect("127.0.0.1", it.gw.port) as client:
+                assert [(await ask(client)).status for _ in range(4)] == [200] * 4
+            assert it.gw.stats.replays_total >= 1
+            assert (it.gw.stats.quarantined, pool_engine(it.gw).failures_total) == (0, 0)
