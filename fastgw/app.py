@@ -264,6 +264,9 @@ class Gateway:
         accounts.apply(loaded.keys, micros(monotonic()), time())
         if loaded.revision:
             accounts.required = True  # there were keys once: the last one that went left the gateway closed
+        if loaded.unread and not accounts.required:
+            accounts.required = True
+            self.log.warning("what the store held is not known, and may have been keys: requests without one are refused")
         return accounts, loaded.usage
 
     async def _open_control(self, meters: Meters | None) -> None:
@@ -324,8 +327,8 @@ class Gateway:
 
     async def _close_state(self) -> None:
         state, self._state = self._state, None
-        if state is not None:
-            await state.close(STATE_WAIT_S)
+        if state is not None and not await state.close(STATE_WAIT_S):
+            self.log.warning("usage of the last moments was not written down", reason=state.reason or "the disk was slow")
 
     def _publish(self) -> None:
         """A new snapshot of what engines serve."""

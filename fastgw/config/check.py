@@ -317,6 +317,8 @@ def reserved_notes(config: Config) -> list[str]:
     ]
     if config.admin_key and not config.control_listen:
         notes.append("admin_key is set, but control_listen is not: there is no admin API")
+    if config.control_listen and not is_loopback(parse_host(config.control_listen.rpartition(":")[0])):
+        notes.append("control_listen can be reached by others: /metrics there asks for no key")
     if config.control_listen and 0 < len(config.admin_key) < GOOD_ADMIN_KEY:
         notes.append(f"admin_key has fewer than {GOOD_ADMIN_KEY} characters: whoever guesses it makes keys")
     if config.control_listen and not config.state_dir and config.admin_key:

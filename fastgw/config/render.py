@@ -214,7 +214,9 @@ def summary(loaded: Loaded) -> str:
     for row in TABLE:
         if row.name in told:
             value: object = getattr(config, row.name)
-            shown = "<set>" if row.secret else default_text(", ".join(map(str, value)) if isinstance(value, tuple) else value)
+            if isinstance(value, tuple):
+                value = ", ".join(getattr(one, "model", str(one)) for one in value)
+            shown = "<set>" if row.secret else default_text(value)
             lines.append(f"    {row.name} = {shown}  ({told[row.name]})")
     lines += [textwrap.fill(f"warning: {note}", 120, initial_indent="  ", subsequent_indent="    ") for note in config.warnings]
     return "\n".join(lines)

@@ -132,6 +132,11 @@ class AdminCall:
     action: str = "unknown"
     key_id: str = ""
 
+    @property
+    def logged_id(self) -> str:
+        """The id for the log; whatever else was asked for is a name, or a key that somebody has pasted."""
+        return self.key_id if self.key_id.startswith("key_") else ""
+
 
 @dataclass(slots=True)
 class AdminAnswer:

@@ -303,7 +303,7 @@ class ControlServer:
             response.headers["Cache-Control"] = "no-store"
             return response
         finally:
-            self._log.info("admin", actor=address, action=call.action, key_id=call.key_id, status=status)
+            self._log.info("admin", actor=address, action=call.action, key_id=call.logged_id, status=status)
 
     def _prove(self, request: web.BaseRequest, address: str) -> None:
         """Raises unless the caller has the admin key: 401, or 429 after too many failures, right key or not."""

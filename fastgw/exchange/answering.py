@@ -9,7 +9,7 @@ from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.relay import BROKEN, END, LENGTH, NONE, Framing, Relay, framing_of
 from fastgw.exchange.retry import Failure
-from fastgw.exchange.state import RELAYING, TUNNEL
+from fastgw.exchange.state import NO_LIMIT, RELAYING, TUNNEL
 from fastgw.exchange.tunnel import Tunnelling
 from fastgw.net.clock import monotonic
 from fastgw.net.stream import DEAD, QUEUED
@@ -73,8 +73,9 @@ class Answering(Tunnelling):
         sse = None
         if head.sse and b"content-encoding" not in head.forward.lower():
             sse = SseScanner(self.strip_usage)
-        # A stream that something may be taken out of has no length to announce.
-        chunked_out = http11 and (framing is not LENGTH or (sse is not None and self.strip_usage))
+        # A stream that something may be taken out of, or that may be ended before its end, has no length to announce.
+        open_ended = sse is not None and (self.strip_usage or self.allowance < NO_LIMIT)
+        chunked_out = http11 and (framing is not LENGTH or open_ended)
         if chunked_out:
             mark = b"transfer-encoding: chunked\r\n"
         elif framing is LENGTH:
@@ -85,6 +86,7 @@ class Answering(Tunnelling):
         if mark == b"" and self.head.keep_alive:
             lines = self.response_lines(head, self.first_byte_at, close=True)
         self.relay = relay = Relay(self.conn, framing, head.content_length, chunked_out, sse, head.json)
+        relay.limit = self.allowance
         data = b"".join((head.status_line, head.forward, mark, lines))
         upstream = self.upstream
         assert upstream is not None
@@ -107,6 +109,8 @@ class Answering(Tunnelling):
                 self.token_at = self.first_byte_at
             if relay.written == QUEUED:
                 self._hold_upstream()
+            if sse is not None and sse.tokens >= relay.limit and relay.between_events():
+                self._spent(relay)
 
     def response_lines(self, head: ResponseHead, now: float, close: bool = False) -> bytes:
         """The gateway's own lines of the answer's head, and the empty line."""
@@ -161,7 +165,7 @@ class Answering(Tunnelling):
             upstream.deadline = now + self.gateway.between_bytes_timeout_s
         if written == QUEUED:
             self._hold_upstream()
-        if sse is not None and sse.tokens >= self.allowance and not sse.mid_event:
+        if sse is not None and sse.tokens >= relay.limit and relay.between_events():
             self._spent(relay)
 
     def on_client_drained(self) -> None:
@@ -239,16 +243,16 @@ class Answering(Tunnelling):
         gateway = self.gateway
         for hook in gateway.on_allowance:
             if hook(self):  # type: ignore[arg-type]
+                relay.limit = self.allowance
                 return
         gateway.stats.quota_cut += 1
         event = gateway.final_event("quota_exhausted", self)
-        if not event:
+        if not event or not relay.finish(event):
             self._cut("quota_exhausted", "the key's tokens for today are spent", engine_fault=False)
             return
         self._release()
         self._leave_engine()
         self.error_kind = "quota_exhausted"
-        relay.finish(event)
         if relay.written == DEAD:
             self._client_broke()
             return

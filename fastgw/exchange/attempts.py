@@ -105,9 +105,10 @@ class Attempts(ExchangeState):
         self.judged = True
         breaker = pool.engine.breaker
         if breaker.failures or breaker.state != CLOSED:
+            open_before = breaker.state != CLOSED
             breaker.succeeded(self.probe)
-            for hook in self.gateway.on_room:
-                hook()
+            if open_before and breaker.state == CLOSED:
+                self.gateway.breaker_moved(pool)
         self.probe = False
 
     def _fault(self) -> None:
@@ -123,7 +124,7 @@ class Attempts(ExchangeState):
         pool.engine.breaker.failed(monotonic(), random(), self.probe)  # noqa: S311 - spreads probes, guards nothing
         self.probe = False
         if pool.engine.breaker.opened_total != before:
-            self.gateway.breaker_opened(pool)
+            self.gateway.breaker_moved(pool)
 
     def _release(self) -> None:
         """The attempt said nothing about the engine."""
@@ -255,6 +256,8 @@ class Attempts(ExchangeState):
                 self.replayed = True
                 gateway.stats.replays_total += 1
                 self.judged = False
+                # It may have been its breaker's probe: it still is, or two would be out.
+                self.probe = pool.engine.breaker.admit(monotonic()) == PROBE
                 try:
                     self._dial(pool)
                     return

@@ -161,7 +161,7 @@ class Context(Service):
         self.retries_at_all = bool(self.max_retries and (self.retry_fresh or self.retry_statuses))
         self.budget = RetryBudget(config.retry_budget_percent / 100)
         self.quarantine_after = config.quarantine_after
-        self.max_request_timeout_s = config.max_request_timeout_s or config.request_timeout_s or DAY_S
+        self.max_request_timeout_s: float = config.max_request_timeout_s
         self.server_timing = config.server_timing
         self.plain_lines_off = config.server_timing  # and while draining: answers need more than the request id
         networks = [ip_network(cidr, strict=False) for cidr in config.trusted_proxies]
@@ -176,6 +176,12 @@ class Context(Service):
         self.on_allowance: tuple[FullHook, ...] = hooks(filters, "on_allowance")
         self.on_finish: tuple[FinishHook, ...] = hooks(filters, "on_finish")
         self.rewriters: tuple[Rewrite, ...] = hooks(filters, "rewrite")
+
+    def time_limit(self, asked: float, limit: float) -> float:
+        """Seconds for a whole exchange, 0 = no limit: what the client ``asked`` for, where that may be, or ``limit``."""
+        if not asked:
+            return limit
+        return min(asked, self.max_request_timeout_s or limit or DAY_S)
 
     # --- what exchanges ask for; the gateway does it
     def finished(self, exchange: Exchange, outcome: str, now: float) -> None:
@@ -224,8 +230,8 @@ class Context(Service):
     def dial_failed(self, pool: Pool, detail: str) -> None:
         raise NotImplementedError
 
-    def breaker_opened(self, pool: Pool) -> None:
-        """An engine's breaker has just opened."""
+    def breaker_moved(self, pool: Pool) -> None:
+        """An engine's breaker has just opened, or closed again."""
         raise NotImplementedError
 
     def let_finish(self, pool: Pool, upstream: UpstreamConn) -> None:

@@ -7,9 +7,12 @@ the engine's connection, never from both at once (one loop, one thread). The pha
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.answering import Answering
+from fastgw.exchange.context import FinishHook
 from fastgw.exchange.endpoints import JSON
 from fastgw.exchange.state import DONE, LOCAL, QUEUED, RECEIVING, RELAYING, WAITING
 from fastgw.net.client_conn import DISCARD_BYTES
@@ -219,6 +222,8 @@ class Exchange(Answering):
                 pool.release(upstream, now, response.idle_s, response.max_requests)
             else:
                 upstream.close()
+        hook = None
+        whole = False
         try:
             guards = self.guards
             if guards is not None:
@@ -226,8 +231,25 @@ class Exchange(Answering):
                     guards.pop()()
             for hook in gateway.on_finish:
                 hook(self, outcome)
+            whole = True
         finally:
             # Whatever a hook did: an exchange that has ended is counted, or no drain would ever end.
+            if not whole:
+                self._give_back_after(hook, outcome)
             self.body = b""
             self.pieces = None
             gateway.finished(self, outcome, now)
+
+    def _give_back_after(self, failed: FinishHook | None, outcome: str) -> None:
+        """A guard or the hook ``failed`` (None = no hook had its turn yet) has raised: what the others hold is given back
+        all the same, or a bug in one would take places from all."""
+        left = list(self.gateway.on_finish)
+        if failed is not None:
+            del left[: left.index(failed) + 1]
+        guards = self.guards
+        while guards:
+            with suppress(Exception):  # the first one is on its way to the log
+                guards.pop()()
+        for hook in left:
+            with suppress(Exception):
+                hook(self, outcome)

@@ -17,7 +17,7 @@ from fastgw.accel.heads import RequestHead
 from fastgw.accel.lines import serial_id
 from fastgw.config import Config
 from fastgw.errors import ErrorKind, GatewayError, Source
-from fastgw.exchange.context import Context, Judgement, Strategy, hooks
+from fastgw.exchange.context import DAY_S, Context, Judgement, Strategy, hooks
 from fastgw.exchange.discard import Discard
 from fastgw.exchange.endpoints import JSON, LOCAL, TUNNEL, Endpoint, EndpointTable
 from fastgw.exchange.exchange import Exchange
@@ -26,6 +26,7 @@ from fastgw.exchange.record import AccessLog, AccessSink, Records
 from fastgw.exchange.state import DONE, ExchangeState
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Accounts
+from fastgw.limits.breaker import CLOSED
 from fastgw.net.client_conn import ClientConn
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream_conn import UpstreamConn
@@ -98,11 +99,9 @@ class GatewayCore(Context):
             exchange.extra_head = known.extra_head
             exchange.client_ip = known.client_ip
             conn.sink = exchange
-            if known.timeout_s:
-                exchange.timeout_s = known.timeout_s
-                conn.set_total_deadline(exchange.started_at + known.timeout_s)
-            elif self.request_timeout_s:
-                conn.set_total_deadline(exchange.started_at + self.request_timeout_s)
+            exchange.timeout_s = known.timeout_s
+            if known.timeout_s or self.request_timeout_s:
+                conn.set_total_deadline(exchange.started_at + self.time_limit(known.timeout_s, self.request_timeout_s))
             try:
                 for hook in self.on_arrival:
                     hook(exchange)
@@ -132,7 +131,7 @@ class GatewayCore(Context):
             for hook in self.on_request:
                 hook(exchange)
             if exchange.timeout_s or self.request_timeout_s:
-                conn.set_total_deadline(exchange.started_at + (exchange.timeout_s or self.request_timeout_s))
+                conn.set_total_deadline(exchange.started_at + self.time_limit(exchange.timeout_s, self.request_timeout_s))
             if endpoint.mode is not JSON:
                 self._open_other(exchange, conn, head, endpoint)
             if head.expect and conn.body is not None and not conn.reader.rest and exchange.phase is not DONE:
@@ -160,12 +159,12 @@ class GatewayCore(Context):
         return endpoint
 
     def _asked_timeout(self, text: bytes | None) -> float:
-        """Seconds that the client gives the whole exchange, 0 = it does not say; no more than may be asked for."""
+        """Seconds that the client gives the whole exchange, 0 = it does not say."""
         if text is None:
             return 0.0
         if not text.isdigit() or len(text) > 12 or not int(text):
             raise GatewayError("invalid_parameter", "`x-request-timeout-ms` must be a whole number of milliseconds, 1 or more.")
-        return min(int(text) / 1e3, self.max_request_timeout_s)
+        return min(int(text) / 1e3, DAY_S)
 
     def _open_other(self, exchange: Exchange, conn: ClientConn, head: RequestHead, endpoint: Endpoint) -> None:
         """Endpoints whose body is not one JSON document to be read whole."""
@@ -401,10 +400,13 @@ class GatewayCore(Context):
         for hook in self.on_room:
             hook()
 
-    def breaker_opened(self, pool: Pool) -> None:
-        """An engine's breaker has just opened."""
+    def breaker_moved(self, pool: Pool) -> None:
+        """An engine's breaker has just opened, or closed again."""
         engine = pool.engine
-        self.log.warning("circuit breaker open", engine=engine.name, seconds=round(engine.breaker.until - monotonic(), 1))
+        if engine.breaker.state == CLOSED:
+            self.log.info("circuit breaker closed", engine=engine.name)
+        else:
+            self.log.warning("circuit breaker open", engine=engine.name, seconds=round(engine.breaker.until - monotonic(), 1))
         self.room()
 
     def routes_anything(self) -> bool:
@@ -417,7 +419,12 @@ class GatewayCore(Context):
 
     def let_finish(self, pool: Pool, upstream: UpstreamConn) -> None:
         """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming."""
-        self.discards.add(Discard(pool, upstream, self.between_bytes_timeout_s, self.discards.discard))
+        self.discards.add(Discard(pool, upstream, self.between_bytes_timeout_s, self._let_go))
+
+    def _let_go(self, discard: Discard) -> None:
+        """What was read to its end unseen has ended, and its engine has room again."""
+        self.discards.discard(discard)
+        self.room()
 
     # --- the drain
     def begin_drain(self) -> None:

@@ -188,4 +188,5 @@ class LocalEndpoints:
             line = b"sec-websocket-protocol: %b\r\n" % kept if kept else b""
             head.forward = _WS_PROTOCOL.sub(b"", head.forward) + line
         exchange.upgrade = True
+        exchange.tunnel_model = model
         exchange.group = group

@@ -460,7 +460,7 @@ class MergedCall(Session):
         before = engine.breaker.opened_total
         engine.breaker.failed(monotonic(), random(), False)  # noqa: S311 - spreads probes, guards nothing
         if engine.breaker.opened_total != before:
-            self._core.breaker_opened(pool)
+            self._core.breaker_moved(pool)
 
     def give_up(self) -> None:
         """Everybody who is still there goes alone."""

@@ -27,6 +27,7 @@ END: Final = 1
 BROKEN: Final = 2
 
 TAIL_BYTES: Final = 2048  # of a JSON answer: `usage` stands at its end
+UNLIMITED: Final = 2**62
 
 
 class Framing(enum.IntEnum):
@@ -60,6 +61,7 @@ class Relay:
         "_chunks",
         "_framing",
         "_held",
+        "_kept",
         "_left",
         "_tail",
         "_writer",
@@ -68,6 +70,7 @@ class Relay:
         "bytes_out",
         "chunked_out",
         "ended",
+        "limit",
         "reusable",
         "sse",
         "written",
@@ -78,12 +81,14 @@ class Relay:
     ) -> None:
         self._writer = writer
         self._held: bytes | None = None  # what would have been written, while it is being collected
+        self._kept = b""  # the beginning of an event, while the stream may have to end before it
         self._framing = framing
         self._left = length
         self._chunks = ChunkScanner() if framing is CHUNKED else None
         self._tail: bytes | None = b"" if keep_tail else None
         self.chunked_out = chunked_out
         self.sse = sse
+        self.limit = UNLIMITED  # tokens; once they have passed, only whole events go on
         self.begun = False  # the answer's head has gone down
         self.bytes_out = 0
         self.ended = False
@@ -152,6 +157,8 @@ class Relay:
                 held = sse.flush()
                 if held:
                     out += held
+            if self._kept or sse.tokens >= self.limit:
+                out = self._whole_events(sse, out, done)
             same = same and out is payload
         else:
             out = payload
@@ -173,6 +180,22 @@ class Relay:
             return END
         return MORE
 
+    def _whole_events(self, sse: SseScanner, out: bytes, done: bool) -> bytes:
+        """Of what would go on, and was kept, all but the beginning of an unfinished event, where it is there whole."""
+        if self._kept:
+            out = self._kept + out
+            self._kept = b""
+        size = sse._sent
+        if not done and size and size <= len(out) and sse.tokens >= self.limit and not sse._overlong:
+            at = len(out) - size
+            self._kept = out[at:]
+            out = out[:at]
+        return out
+
+    def between_events(self) -> bool:
+        """Whether the client has the beginning of no unfinished event."""
+        return self.sse is None or not self.sse._sent or len(self._kept) > 0
+
     def _put(self, wire: bytes) -> None:
         if self._held is None:
             self.written = self._writer.write(wire)
@@ -182,6 +205,9 @@ class Relay:
     def _pass_on(self, payload: bytes) -> None:
         """The last good bytes before the framing broke: the client gets what the engine said until then."""
         out = self.sse.feed(payload) if self.sse is not None else payload
+        if self._kept:
+            out = self._kept + out
+            self._kept = b""
         if out:
             wire = chunk(out) if self.chunked_out else out
             self.bytes_out += len(wire)
@@ -197,7 +223,7 @@ class Relay:
             return BROKEN
         wire = b""
         if self.sse is not None:
-            held = self.sse.flush()
+            held = self._kept + self.sse.flush()
             if held:
                 wire = chunk(held) if self.chunked_out else held
         if self.chunked_out:
@@ -218,14 +244,19 @@ class Relay:
             return True
         # What was held back never went out, and never will: the client's stream stands where it stood before it. A half
         # event that did go out is closed by a blank line: its reader drops it or errs, but does not glue ours to it.
-        out = b"\n\n" + event if sse.mid_event else event
+        out = b"\n\n" + event if sse.mid_event and not self._kept else event
         wire = chunk(out) if self.chunked_out else out
         self.bytes_out += len(wire)
         self._put(wire)
         return True
 
-    def finish(self, event: bytes) -> None:
-        """The gateway itself ends the stream, at the end of an event: ``event``, then the end of the message."""
+    def finish(self, event: bytes) -> bool:
+        """The gateway itself ends the stream, at the end of an event: ``event``, then the end of the message.
+
+        False where its framing has said already when it ends: nothing is written then.
+        """
+        if self._framing is LENGTH and not self.chunked_out:
+            return False
         wire = event
         if self.chunked_out:
             wire = chunk(event) + LAST_CHUNK
@@ -233,6 +264,7 @@ class Relay:
         self._put(wire)
         self.ended = True
         self.reusable = False
+        return True
 
     def usage(self) -> tuple[int, int]:
         """(prompt, completion) tokens as the engine counted them; -1 = it did not say."""

@@ -125,6 +125,7 @@ class ExchangeState(Session):
         "timer",
         "token_at",
         "tried",
+        "tunnel_model",
         "upload",
         "upstream",
     )
@@ -171,6 +172,7 @@ class ExchangeState(Session):
         self.queued_at = 0.0
         self.queued_s = -1.0  # how long it waited for room, -1 = it did not
         self.timer: asyncio.TimerHandle | None = None
+        self.tunnel_model = ""  # what a WebSocket session asked for, in its query
         self.substitute = ""  # the model that it is sent to instead of its own
         self.reserved = 0  # tokens of the day's
         self.reserved_minute = 0
@@ -200,7 +202,9 @@ class ExchangeState(Session):
 
     @property
     def model(self) -> str:
-        return self.facts.model if self.facts is not None else (self.upload.model if self.upload is not None else "")
+        if self.facts is not None:
+            return self.facts.model
+        return self.upload.model if self.upload is not None else self.tunnel_model
 
     def is_json(self) -> bool:
         content_type = self.head.content_type

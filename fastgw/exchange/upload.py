@@ -60,10 +60,18 @@ class Upload:
         self.begun = False  # bytes of it have been passed on
         self.sent_whole = False
 
+    @property
+    def kept_bytes(self) -> int:
+        """What has been kept of it so far, to be sent when an engine is there."""
+        return self._kept_bytes
+
     def take(self, exchange: Exchange, data: bytes, last: bool) -> None:
         """Bytes from the client. Raises GatewayError before routing; afterwards the exchange is told."""
         if exchange.bytes_in > self.limit:
             raise GatewayError("body_too_large", detail="upload over max_upload_bytes")
+        if self._routed and self._field is not None and exchange.account is not None and exchange.account.models is not None:
+            # The key was judged by the first model; a second one must not reach an engine that goes by the last.
+            self._field.feed(data)
         if self._sink is not None:
             self._pass_on(exchange, data, last)
             return

@@ -156,12 +156,13 @@ class Accounts:
     deleted: a gateway that was closed does not open by itself.
     """
 
-    __slots__ = ("_by_digest", "_by_id", "_defaults", "_due", "anonymous", "required", "touched")
+    __slots__ = ("_by_digest", "_by_id", "_defaults", "_due", "_looked", "anonymous", "required", "touched")
 
     def __init__(self, defaults: Defaults, digests: Iterable[bytes], *, required: bool, now_us: int = 0) -> None:
         self._defaults = defaults
         self._by_digest: dict[bytes, Account] = {}
         self._by_id: dict[str, Account] = {}
+        self._looked = 0.0  # the time of the last look (Unix seconds)
         self._due = 0.0  # when the next key expires, or the next digest of a rotation (Unix seconds; 0 = never)
         self.anonymous = Account("anonymous")
         self.anonymous.set(defaults, None, now_us)
@@ -215,6 +216,9 @@ class Accounts:
 
     def expire(self, unix_s: float) -> bool:
         """Whether a key or a rotated digest has just ended: what heads were judged by is no longer true."""
+        if unix_s < self._looked:
+            self._schedule(unix_s)  # the clock was set back: what had ended may be good again, and will end again
+        self._looked = unix_s
         if not self._due or unix_s < self._due:
             return False
         for account in self._by_id.values():

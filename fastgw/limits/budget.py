@@ -1,4 +1,4 @@
-"""What may be tried again, when, and what must not: the retry budget, the backoff, the quarantine.
+"""What may be tried again, and when: the retry budget, the backoff.
 
 A retry helps one request and costs the engines one more; when all of them are in trouble, retries are what keeps them
 there. So retries are a share of live traffic, as in Finagle (https://finagle.github.io/blog/2016/02/08/retry-budgets)
@@ -10,7 +10,6 @@ Must never: read a clock or throw dice; times (seconds on a monotonic clock) and
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Final
 
 SLOTS: Final = 10
@@ -110,51 +109,3 @@ def backoff_s(attempt: int, chance: float, base_s: float = 0.025, cap_s: float =
     """
     span = base_s * (1 << min(max(attempt - 1, 0), 30))
     return min(span, cap_s) * chance
-
-
-class Quarantine:
-    """Requests after which engines died, by the digest of what they ask; so that they do not go on to kill the next.
-
-    Holds at most ``max_entries`` digests: the one that killed longest ago leaves first, and after ``ttl_s`` without
-    another kill each leaves by itself (engines get mended). ``kills_allowed`` 0 = off.
-    """
-
-    __slots__ = ("_allowed", "_kills", "_max_entries", "_ttl_s")
-
-    def __init__(self, kills_allowed: int, max_entries: int = 1024, ttl_s: float = 600.0) -> None:
-        """ValueError for a negative value or no room for an entry."""
-        if kills_allowed < 0 or max_entries < 1 or not ttl_s >= 0.0:
-            raise ValueError("a quarantine's bounds are not negative, and it has room for one entry at least")
-        self._allowed = kills_allowed
-        self._max_entries = max_entries
-        self._ttl_s = ttl_s
-        # digest -> (kills, time of the last), the last killer at the end
-        self._kills: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._kills)
-
-    def note(self, digest: bytes, now: float) -> int:
-        """An engine died of this request; how many have by now (0 when the quarantine is off)."""
-        if not self._allowed:
-            return 0
-        kills = self._kills
-        self.sweep(now)
-        kills[digest] = (kills.pop(digest, (0, 0.0))[0] + 1, now)
-        if len(kills) > self._max_entries:
-            kills.popitem(last=False)
-        return kills[digest][0]
-
-    def barred(self, digest: bytes, now: float) -> bool:
-        """Whether this request has killed all that it may. Asking does not keep the entry."""
-        entry = self._kills.get(digest)
-        return entry is not None and now - entry[1] < self._ttl_s and entry[0] >= self._allowed
-
-    def sweep(self, now: float) -> None:
-        """Drop what has been idle for ``ttl_s``; :meth:`note` does it too."""
-        kills = self._kills
-        while kills:
-            digest = next(iter(kills))
-            if now - kills[digest][1] < self._ttl_s:
-                return
-            del kills[digest]

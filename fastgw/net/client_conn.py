@@ -28,7 +28,7 @@ from fastgw.accel.heads import RequestHead
 from fastgw.accel.sockets import keep, recv
 from fastgw.errors import GatewayError
 from fastgw.net.clock import monotonic
-from fastgw.net.poller import Reactor
+from fastgw.net.poller import LEFT, Reactor
 from fastgw.net.session import Session
 from fastgw.net.stream import DEAD, RECV_BYTES, RawStream
 from fastgw.net.timers import NEVER, TICK_S
@@ -211,6 +211,14 @@ class ClientConn(RawStream):
         if self.surplus and self.state is HEAD:
             self._advance()
 
+    def mind_leaving(self, minded: bool) -> None:
+        """Whether a client that leaves while it is not read is noticed at once. (One that is read is, in any case.)"""
+        if not self.closed:
+            self.poller.watch(self, self.interest | LEFT if minded else self.interest & ~LEFT)
+
+    def _left(self) -> None:
+        self._gone("fin")
+
     def _take_head(self, data: bytes) -> None:
         reader = self.reader
         try:
@@ -331,7 +339,10 @@ class ClientConn(RawStream):
         # a thousand clients may leave in one turn of the loop.
         self.pause_reading()
         self.poller.soon(self._close_now)
-        sink.on_client_gone(how)
+        try:
+            sink.on_client_gone(how)
+        except Exception as error:
+            self.service.crashed(self, error)
 
     # --- turns
     def _advance(self) -> None:

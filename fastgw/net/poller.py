@@ -20,11 +20,13 @@ from fastgw.net.timers import Timed, TimerWheel
 
 READ: Final = 1  # EPOLLIN
 WRITE: Final = 4  # EPOLLOUT
+LEFT: Final = 0x2000  # EPOLLRDHUP: the peer has closed its side, or the connection is gone; nothing is read for that
+GONE: Final = LEFT | 0x8 | 0x10  # EPOLLERR, EPOLLHUP
 MAX_EVENTS: Final = 256  # of one look; then the loop gets its turn
 
 
 class Polled(Timed):
-    """A descriptor whose readiness is asked for. ``interest`` is of READ and WRITE, set through the poller only."""
+    """A descriptor whose readiness is asked for. ``interest`` is of READ, WRITE and LEFT, set through the poller only."""
 
     __slots__ = ("fd", "interest", "watched_in")
 
@@ -40,6 +42,10 @@ class Polled(Timed):
 
     def _writable(self) -> None:
         """There is room to write, or an error to be met by writing."""
+        raise NotImplementedError
+
+    def _left(self) -> None:
+        """The peer has left, while nothing is read. Ends in a close, or it would be told for ever."""
         raise NotImplementedError
 
 
@@ -103,6 +109,9 @@ class Poller:
             one = owners.get(fd)
             # A descriptor that was closed in this turn may belong to somebody else already; this event is not theirs.
             if one is None or one.watched_in == turn:
+                continue
+            if one.interest & LEFT and not one.interest & READ and events & GONE:
+                one._left()
                 continue
             if events != WRITE and one.interest & READ:
                 one._readable()

@@ -348,7 +348,10 @@ class UpstreamConn(RawStream):
 
     def _crash(self, error: BaseException, carrier: Session | None) -> None:
         """A bug above: log it, and do not leave the exchange (and its client) waiting."""
-        self.close()
+        if self.state is IDLE:
+            self._idle_gone(by_engine=False)  # back in the pool already: nobody must take it from there
+        else:
+            self.close()
         self.home.crashed(error)
         if carrier is not None:
             try:

@@ -65,14 +65,20 @@ class Place(Timed):
         self.owner = owner
         self.exchange = exchange
         self.lane = lane
-        self.size = len(exchange.body)
+        upload = exchange.upload
+        self.size = len(exchange.body) if upload is None else max(len(exchange.body), upload.kept_bytes)
         self.waiter: Waiter | None = None
         self.parked = False  # for its key, not in its lane
         self.priority = 0
         self.again = False  # it has been at an engine before
 
     def expired(self, now: float) -> None:
-        self.owner.late(self)
+        exchange = self.exchange
+        try:
+            self.owner.late(self)
+        except Exception as error:
+            # Not into the wheel, which holds everybody's deadlines.
+            exchange.gateway.crashed(exchange.conn, error)
 
 
 class Queue(Filter):
@@ -137,11 +143,8 @@ class Queue(Filter):
     @staticmethod
     def _bound(exchange: Exchange, route: RouteConfig) -> None:
         """The route's own limit of time, where the client does not ask for less."""
-        limit = route.timeout_s
-        if limit:
-            asked = exchange.timeout_s
-            if asked and (asked < limit or exchange.gateway.config.max_request_timeout_s):
-                return
+        if route.timeout_s:
+            limit = exchange.gateway.time_limit(exchange.timeout_s, route.timeout_s)
             exchange.conn.set_total_deadline(exchange.started_at + limit)
 
     def _lane(self, exchange: Exchange, route: tuple[RouteConfig, Lane] | None) -> Lane:
@@ -296,6 +299,8 @@ class Queue(Filter):
         exchange.phase = QUEUED
         exchange.queued_at = now
         exchange.conn.wheel.arm(place, now + self._timeout_s)
+        if exchange.upload is not None:
+            exchange.conn.mind_leaving(True)  # it is held back meanwhile, and would not be seen to leave
 
     def by_class(self) -> list[int]:
         """How many requests of each class wait, the first class first."""
@@ -306,7 +311,11 @@ class Queue(Filter):
         lane: Lane | None = exchange.lane
         if lane is None:
             return False
-        if self._on_capacity == REJECT:
+        on_capacity = self._on_capacity
+        route = self._routes.get(exchange.substitute or exchange.model) if self._routes else None
+        if route is not None:
+            on_capacity = route[0].on_capacity or on_capacity
+        if on_capacity == REJECT:
             exchange.gateway.stats.limited_concurrency += 1
             raise GatewayError("at_capacity", source=Source.GATEWAY, retry_after_s=self._retry_after_s())
         self._check_size(exchange)
@@ -345,6 +354,8 @@ class Queue(Filter):
         exchange = place.exchange
         exchange.place = None
         exchange.conn.wheel.disarm(place)
+        if exchange.upload is not None:
+            exchange.conn.mind_leaving(False)
         self.waiting -= 1
         self.waiting_bytes -= place.size
         self._by_class[place.priority] -= 1
@@ -359,6 +370,7 @@ class Queue(Filter):
             queue = account.parked
         waiter = place.waiter
         if queue is not None and waiter is not None:
+            place.waiter = None  # each knows the other: nobody but the collector would part them
             queue.remove(waiter)
             if not len(queue):
                 if place.parked:
@@ -429,7 +441,7 @@ class Queue(Filter):
             self._unpark(account, now)
         if self._again:
             for place in list(self._again):
-                if self._room(place.lane, place.exchange.tried):
+                if place.exchange.place is place and self._room(place.lane, place.exchange.tried):
                     self._let_go(place)
         for _ in range(BATCH):
             lane = self._next_lane(now)

@@ -10,13 +10,17 @@ a key is never admitted beyond its limit by more than the reservations that were
 
 from __future__ import annotations
 
+import re
 from time import time
 from typing import Final
+
+import msgspec
 
 from fastgw.accel.lines import limit_lines
 from fastgw.accel.tokens import estimate
 from fastgw.config import Config
 from fastgw.errors import GatewayError
+from fastgw.exchange.endpoints import UPLOAD
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT
@@ -27,6 +31,32 @@ from fastgw.net.clock import micros, monotonic
 # Of one request: no engine counts so far, and sums of it fit a machine's integer.
 MOST_TOKENS: Final = 10**12
 MOST_CHOICES: Final = 1024
+MOST_PROMPTS: Final = 4096  # the product of the three fits as well
+COMPLETIONS: Final = "/v1/completions"
+
+
+class _Prompt(msgspec.Struct, gc=False):
+    prompt: msgspec.Raw = msgspec.Raw(b"")
+
+
+_decode: Final = msgspec.json.Decoder(_Prompt).decode
+_LIST: Final = re.compile(rb'\[[ \t\r\n]*(["\[])').match  # of texts, or of lists of numbers
+
+
+def prompts_in(body: bytes) -> int:
+    """How many prompts a completion has: each of a list gets answers of its own. A list of numbers is one, in tokens."""
+    try:
+        prompt = bytes(_decode(body).prompt)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return 1
+    opens = _LIST(prompt)
+    if opens is None:
+        return 1
+    if opens[1] == b"[":
+        return max(1, prompt.count(b"[") - 1)
+    # By its quotes: a list of a million texts is not made for this. (Pairs first: a backslash may be an escaped one.)
+    plain = prompt.replace(b"\\\\", b"") if b"\\" in prompt else prompt
+    return max(1, (plain.count(b'"') - plain.count(b'\\"')) // 2)
 
 
 def expected_cost(exchange: Exchange) -> int:
@@ -39,8 +69,12 @@ def expected_cost(exchange: Exchange) -> int:
         answer = facts.token_limit
         if answer < 0:
             answer = exchange.gateway.default_cost
-        answer = min(min(answer, MOST_TOKENS) * min(facts.choices, MOST_CHOICES), MOST_TOKENS)
-    return estimate(facts.prompt_bytes) + answer or 1
+        answers = min(facts.choices, MOST_CHOICES)
+        if exchange.endpoint.label == COMPLETIONS:
+            answers *= min(prompts_in(exchange.body), MOST_PROMPTS)
+        answer = min(min(answer, MOST_TOKENS) * answers, MOST_TOKENS)
+    # (A ranking has its texts under other names: all that came is its prompt.)
+    return estimate(facts.prompt_bytes or exchange.bytes_in) + answer or 1
 
 
 class Quota(Filter):
@@ -54,11 +88,14 @@ class Quota(Filter):
 
     def on_request(self, exchange: Exchange) -> None:
         account = exchange.account
-        if account is None or not account.reserves or not exchange.endpoint.metered or not account.ledger.limit:
+        if account is None or not account.reserves or not exchange.endpoint.metered:
             return
         # Nobody need send a body to be told this.
-        if account.ledger.left(exchange.gateway.today) <= 0:
+        if account.ledger.limit and account.ledger.left(exchange.gateway.today) <= 0:
             raise self._exhausted(exchange, account, 1)
+        if account.tokens is not None and exchange.endpoint.mode is UPLOAD and not exchange.is_json():
+            # What an upload costs shows at its end only; but whoever owes tokens does not begin another.
+            self._take_minute(exchange, account, 1)
 
     def on_body(self, exchange: Exchange) -> None:
         account = exchange.account
@@ -76,7 +113,7 @@ class Quota(Filter):
         if account.cut and facts is not None and facts.stream and exchange.endpoint.generates:
             # It may begin with what is left, and is ended where that ends.
             granted = ledger.extend(today, cost)
-            prompt = estimate(facts.prompt_bytes)
+            prompt = estimate(facts.prompt_bytes or exchange.bytes_in)
             exchange.reserved = granted
             if granted <= prompt:
                 raise self._exhausted(exchange, account, cost)
@@ -126,10 +163,14 @@ class Quota(Filter):
         if account is None:
             exchange.allowance = NO_LIMIT
             return True
-        more = account.ledger.extend(exchange.gateway.today, exchange.gateway.default_cost)
+        relay = exchange.relay
+        passed = relay.sse.tokens if relay is not None and relay.sse is not None else 0
+        # (One read may have brought far more than was allowed.)
+        more = max(0, passed - exchange.allowance) + exchange.gateway.default_cost
+        more = account.ledger.extend(exchange.gateway.today, more)
         exchange.reserved += more
         exchange.allowance += more
-        return more > 0
+        return exchange.allowance > passed
 
     def on_finish(self, exchange: Exchange, outcome: str) -> None:
         account = exchange.account
@@ -180,13 +221,17 @@ class Quota(Filter):
         relay = exchange.relay
         generates = exchange.endpoint.generates
         facts = exchange.facts
-        if exchange.prompt_tokens < 0 and facts is not None and facts.prompt_bytes:
-            exchange.prompt_tokens = estimate(facts.prompt_bytes)
+        if exchange.prompt_tokens < 0 and facts is not None:
+            exchange.prompt_tokens = estimate(facts.prompt_bytes or exchange.bytes_in)
             exchange.estimated = True
         if exchange.completion_tokens < 0 and generates:
             if relay is not None and relay.sse is not None:
                 exchange.completion_tokens = relay.sse.tokens
             else:
-                # Nobody counted in it: its size says as much as a prompt's does.
-                exchange.completion_tokens = estimate(exchange.bytes_out)
+                # Nobody counted in it: its size says as much as a prompt's does, but no more than was asked for.
+                size = response.content_length if response.content_length >= 0 else exchange.bytes_out
+                produced = estimate(size)
+                if facts is not None and facts.token_limit >= 0:
+                    produced = min(produced, facts.token_limit * min(facts.choices, MOST_CHOICES))
+                exchange.completion_tokens = produced
             exchange.estimated = True

@@ -1,7 +1,8 @@
 """The last event of a stream that the gateway ends itself, in the shape of the stream's own protocol.
 
-A stream that is cut for length looks like one that reached its ``max_tokens``, and says why beside it: clients that know
-nothing of it see a complete answer that is shorter than it might have been. Sources: OpenAI's chat and completion chunk
+A stream that is cut for length looks like one that reached its ``max_tokens``, and says why beside it: clients that do not
+look for errors in streams see a complete answer, shorter than it might have been; OpenAI's SDKs hand out all of it, and
+then raise. Sources: OpenAI's chat and completion chunk
 objects (``finish_reason``), Anthropic's streaming messages (``message_delta``, ``stop_reason``), OpenAI's responses
 (``response.incomplete``).
 """

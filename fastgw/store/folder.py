@@ -26,11 +26,15 @@ _RETRY_S: Final = (0.1, 5.0)
 
 
 class Loaded(NamedTuple):
-    """What a gateway starts from: keys (none that is deleted), usage of the day and the day before, the revision."""
+    """What a gateway starts from: keys (none that is deleted), usage of the day and the day before, the revision.
+
+    ``unread``: there was a file, and what it held is not known; it may have held keys.
+    """
 
     keys: list[KeyRecord]
     usage: list[UsageRow]
     revision: int
+    unread: bool = False
 
 
 class Folder:
@@ -76,7 +80,7 @@ class Folder:
                     ) from error
                 self._put_aside()
                 self._database = Database.open(self._path)
-                return self._load(self._database)
+                return self._load(self._database)._replace(unread=True)
         except Unavailable as error:
             self._close_database()
             self.reason = str(error)
@@ -89,7 +93,7 @@ class Folder:
         except (Unavailable, CorruptState) as error:
             if isinstance(error, CorruptState) and not self._set_aside:
                 raise
-            return Loaded([], [], 0)
+            return Loaded([], [], 0, unread=os.path.lexists(self._path))
         finally:
             if database is not None:
                 database.close()

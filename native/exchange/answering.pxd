@@ -8,6 +8,8 @@ from fastgw.net.upstream_conn cimport UpstreamConn
 
 cdef int BROKEN, DEAD, END, QUEUED
 
+cdef long long NO_LIMIT
+
 cdef object LENGTH, NONE, RELAYING, TUNNEL
 
 cdef class Answering(Tunnelling):

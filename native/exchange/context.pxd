@@ -48,6 +48,7 @@ cdef class Context(Service):
     cdef public tuple trusted, on_arrival, on_head, on_request, on_body, on_route, on_finish, rewriters
     cdef public tuple on_allowance, on_full, on_room
 
+    cpdef double time_limit(self, double asked, double limit) except -1
     cpdef finished(self, object exchange, str outcome, double now)
     cpdef bytes date_line(self)
     cpdef bytes timing_line(self, object exchange, double now)
@@ -59,5 +60,5 @@ cdef class Context(Service):
     cpdef bytes final_event(self, str name, object exchange)
     cpdef bint routes_anything(self) except -1
     cpdef dial_failed(self, Pool pool, str detail)
-    cpdef breaker_opened(self, Pool pool)
+    cpdef breaker_moved(self, Pool pool)
     cpdef let_finish(self, Pool pool, UpstreamConn upstream)

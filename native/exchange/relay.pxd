@@ -12,18 +12,23 @@ cdef class Relay:
     cdef object _framing
     cdef RawStream _writer
     cdef bytes _held
+    cdef bytes _kept
     cdef long long _left
     cdef bytes _tail
     cdef public bint begun, chunked_out, ended, reusable
     cdef public str broken
     cdef public long long bytes_out
+    cdef public long long limit
     cdef public SseScanner sse
     cdef public int written
 
+    @cython.locals(size=Py_ssize_t, at=Py_ssize_t)
+    cpdef bytes _whole_events(self, SseScanner sse, bytes out, bint done)
+    cpdef bint between_events(self) except -1
     cpdef _put(self, bytes wire)
     cpdef _pass_on(self, bytes payload)
     cpdef int start(self, bytes head, bytes rest) except -1
     cpdef int feed(self, bytes data) except -1
     cpdef int eof(self, str how) except -1
-    cpdef finish(self, bytes event)
+    cpdef bint finish(self, bytes event) except -1
     cpdef bint break_off(self, bytes event) except -1

@@ -18,7 +18,7 @@ cdef class ExchangeState(Session):
     cdef public Account account
     cdef public long long bytes_in, bytes_out, prompt_tokens, completion_tokens
     cdef public long long allowance, reserved, reserved_minute
-    cdef public str client_ip, detail, error_kind, key_id, substitute
+    cdef public str client_ip, detail, error_kind, key_id, substitute, tunnel_model
     cdef public ClientConn conn
     cdef public Context gateway
     cdef public Endpoint endpoint

@@ -25,7 +25,7 @@ cdef class Account:
 @cython.final
 cdef class Accounts:
     cdef dict _by_digest, _by_id
-    cdef double _due
+    cdef double _due, _looked
     cdef Defaults _defaults
     cdef public Account anonymous
     cdef public bint required

@@ -18,13 +18,3 @@ cdef class RetryBudget:
 
 @cython.locals(span=cython.double)
 cpdef double backoff_s(long long attempt, double chance, double base_s=*, double cap_s=*) except -1.0
-
-@cython.final
-cdef class Quarantine:
-    cdef long long _allowed, _max_entries
-    cdef double _ttl_s
-    cdef object _kills
-
-    cpdef long note(self, bytes digest, double now) except -1
-    cpdef bint barred(self, bytes digest, double now) except -1
-    cpdef sweep(self, double now)

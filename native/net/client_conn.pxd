@@ -10,7 +10,7 @@ from fastgw.protocol.http1.server cimport RequestReader
 from fastgw.stats cimport Stats
 
 cdef Py_ssize_t RECV_BYTES
-cdef int DEAD
+cdef int DEAD, LEFT
 cdef double NEVER, TICK_S
 
 cdef class Service:
@@ -40,6 +40,7 @@ cdef class ClientConn(RawStream):
     cdef public Session sink
     cdef public Stats stats
 
+    cpdef mind_leaving(self, bint minded)
     cpdef _take_head(self, bytes data)
     cpdef _take_body(self, bytes data)
     cpdef _take_early(self, bytes data)

@@ -9,6 +9,7 @@ cdef class Polled(Timed):
 
     cpdef _readable(self)
     cpdef _writable(self)
+    cpdef _left(self)
 
 @cython.final
 cdef class Poller:

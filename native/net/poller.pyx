@@ -11,6 +11,8 @@ from fastgw.net.timers cimport Timed, TimerWheel
 
 READ = 1
 WRITE = 4
+LEFT = 0x2000
+GONE = 0x2000 | 0x8 | 0x10
 MAX_EVENTS = 256
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -30,6 +32,8 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     _READ = 1
     _WRITE = 4
+    _LEFT = 0x2000
+    _GONE = 0x2000 | 0x8 | 0x10
     _MAX_EVENTS = 256
     _WAIT_MS = 1
 
@@ -38,7 +42,7 @@ cdef double _STAY_S = 0.001
 
 
 cdef class Polled(Timed):
-    """A descriptor whose readiness is asked for. ``interest`` is of READ and WRITE, set through the poller only."""
+    """A descriptor whose readiness is asked for. ``interest`` is of READ, WRITE and LEFT, set through the poller only."""
 
     def __init__(self):
         Timed.__init__(self)
@@ -53,6 +57,10 @@ cdef class Polled(Timed):
 
     cpdef _writable(self):
         """There is room to write, or an error to be met by writing."""
+        raise NotImplementedError
+
+    cpdef _left(self):
+        """The peer has left, while nothing is read. Ends in a close, or it would be told for ever."""
         raise NotImplementedError
 
 
@@ -188,6 +196,9 @@ cdef class Poller:
                 continue
             one = <Polled>owner
             events = batch[at].events
+            if one.interest & _LEFT and not one.interest & _READ and events & _GONE:
+                one._left()
+                continue
             if events != _WRITE and one.interest & _READ:
                 one._readable()
             if events != _READ and one.interest & _WRITE:

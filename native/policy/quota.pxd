@@ -15,9 +15,9 @@ from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.stats cimport Stats
 
-cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
+cdef long long MOST_CHOICES, MOST_PROMPTS, MOST_TOKENS, NO_LIMIT
 
-@cython.locals(facts=BodyFacts, answer=cython.longlong)
+@cython.locals(facts=BodyFacts, answer=cython.longlong, answers=cython.longlong)
 cpdef long expected_cost(Exchange exchange) except -1
 
 cdef class Quota(Filter):
@@ -28,7 +28,7 @@ cdef class Quota(Filter):
     cpdef on_body(self, Exchange exchange)
     @cython.locals(meter=Meter, now_us=cython.longlong, wait_us=cython.longlong)
     cpdef _take_minute(self, Exchange exchange, Account account, long long cost)
-    @cython.locals(account=Account, more=cython.longlong)
+    @cython.locals(account=Account, relay=Relay, more=cython.longlong, passed=cython.longlong)
     cpdef bint on_allowance(self, Exchange exchange) except -1
     @cython.locals(account=Account, gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, prompt=cython.longlong,
                    completion=cython.longlong, reserved=cython.longlong, used=cython.longlong)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.limits.budget import SLOTS, Quarantine, RetryBudget, backoff_s
+from fastgw.limits.budget import SLOTS, RetryBudget, backoff_s
 
 
 def granted(budget: RetryBudget, now: float, asked: int = 10_000) -> int:
@@ -105,52 +105,3 @@ def test_waits_double_up_to_the_cap_and_chance_takes_all_of_them() -> None:
     assert backoff_s(3, 0.5) == pytest.approx(0.05)
     assert backoff_s(10**9, 0.5, 0.1, 20.0) == 10.0
     assert backoff_s(0, 0.5) == backoff_s(1, 0.5)
-
-
-def test_a_request_that_killed_two_engines_is_barred_from_the_third() -> None:
-    quarantine = Quarantine(2)
-    assert not quarantine.barred(b"poison", 0.0)
-    assert quarantine.note(b"poison", 1.0) == 1
-    assert not quarantine.barred(b"poison", 1.0)
-    assert quarantine.note(b"poison", 2.0) == 2
-    assert quarantine.barred(b"poison", 2.0)
-    assert not quarantine.barred(b"bread", 2.0)
-    assert quarantine.note(b"poison", 3.0) == 3
-
-
-def test_engines_get_mended_so_the_bar_ends() -> None:
-    quarantine = Quarantine(1, ttl_s=600.0)
-    quarantine.note(b"poison", 100.0)
-    assert quarantine.barred(b"poison", 699.9)
-    assert not quarantine.barred(b"poison", 700.0)
-    quarantine.sweep(700.0)
-    assert len(quarantine) == 0
-    assert quarantine.note(b"poison", 800.0) == 1
-
-
-def test_it_holds_no_more_than_it_may_and_the_oldest_leave() -> None:
-    quarantine = Quarantine(1, max_entries=3)
-    for i, digest in enumerate((b"a", b"b", b"c", b"a", b"d")):
-        quarantine.note(digest, float(i))
-    assert len(quarantine) == 3
-    assert [quarantine.barred(digest, 5.0) for digest in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
-
-
-def test_idle_entries_leave_while_others_come() -> None:
-    quarantine = Quarantine(3, ttl_s=10.0)
-    for second in range(1000):
-        quarantine.note(b"%d" % second, float(second))
-        assert len(quarantine) <= 10
-
-
-def test_without_kills_allowed_it_is_off() -> None:
-    quarantine = Quarantine(0)
-    assert [quarantine.note(b"x", float(i)) for i in range(5)] == [0] * 5
-    assert not quarantine.barred(b"x", 5.0)
-    assert len(quarantine) == 0
-
-
-@pytest.mark.parametrize(("kills", "entries", "ttl_s"), [(-1, 1, 1.0), (1, 0, 1.0), (1, 1, -1.0)])
-def test_quarantines_that_make_no_sense_are_refused(kills: int, entries: int, ttl_s: float) -> None:
-    with pytest.raises(ValueError, match="not negative"):
-        Quarantine(kills, entries, ttl_s)

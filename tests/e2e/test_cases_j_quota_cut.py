@@ -1,0 +1,381 @@
+"""``on_exhausted = "cut"`` over real sockets (J2): a live stream ends where the key's tokens end, as one that was complete.
+
+In common to all: the client's last event is of its own API's shape, says ``length`` and why; the message ends as messages do
+and the connection serves the next request; the engine has stopped; and a stream that ends by itself in time is the engine's
+own, byte for byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+from fastgw.sim.scripted import ScriptedConnection
+from tests.e2e.front import front
+from tests.e2e.metered import (
+    CONTENT,
+    KEY,
+    account_of,
+    ask,
+    assert_limited,
+    estimate,
+    metered,
+    once,
+    posts,
+    prompt_tokens,
+    say,
+    usage_of,
+)
+from tests.support.client import RawClient, RawResponse, request
+from tests.support.gateway import Running
+
+CODE = "daily_quota_exceeded"
+CUT: dict[str, Any] = {"on_exhausted": "cut", "default_cost_tokens": 10}
+MESSAGES: Any = [{"role": "user", "content": CONTENT}]
+# Tokens that came in one read with the last that was paid for: a simulator that is late writes 32 events at once.
+SLACK = 64
+
+
+def documents(answer: RawResponse) -> list[Any]:
+    """Each event's JSON; ``[DONE]`` as it is."""
+    return [event if event == "[DONE]" else json.loads(event) for event in answer.events()]
+
+
+def text_of(events: list[Any]) -> str:
+    found = [choice.get("delta", choice) for event in events if event != "[DONE]" for choice in event["choices"]]
+    return "".join(one.get("content") or one.get("text") or "" for one in found)
+
+
+def assert_error(error: dict[str, Any]) -> None:
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"]) == ("rate_limit_error", CODE)
+
+
+def record_of(gw: Running) -> dict[str, Any]:
+    """Of the last stream."""
+    return [one for one in gw.records if one["stream"]][-1]
+
+
+class TestCut:
+    """A live stream at the end of its key's tokens."""
+
+    @pytest.mark.parametrize(("path", "kind"), [
+        ("/v1/chat/completions", "chat.completion.chunk"), ("/v1/completions", "text_completion"),
+    ])  # fmt: skip
+    async def test_J2_cut_ends_a_stream_as_one_that_reached_its_length(self, path: str, kind: str) -> None:
+        quota = estimate(path=path) + 35
+        async with metered({"itl_ms": 1.0}, daily_token_quota=quota, **CUT) as (gw, sim, client):
+            answer = await ask(client, say(path=path, stream=True, fault="tokens=3000"))
+            assert (answer.status, answer.complete, answer.how_ended) == (200, True, "terminal-chunk")
+            *events, last, done = documents(answer)
+            assert done == "[DONE]"
+            assert last["object"] == kind
+            assert last["model"] == "sim"
+            assert isinstance(last["created"], int)
+            assert [(one["index"], one["finish_reason"]) for one in last["choices"]] == [(0, "length")]
+            assert_error(last["error"])
+            assert all(one["choices"][0]["finish_reason"] is None and "error" not in one for one in events)
+            tokens = len([one for one in events if text_of([one])])
+            await gw.until("the engine has stopped", lambda: sim.state.running == 0)
+            assert sim.state.cancelled == 1
+            # The connection is as good as new; the key is spent.
+            assert (await ask(client, request("GET", "/v1/models", key=KEY))).status == 200
+            assert_limited(await ask(client, say(1, stream=True)), CODE)
+            await gw.idle()
+            found = await usage_of(gw)
+            record = record_of(gw)
+        assert gw.stats.quota_cut == 1
+        assert (record["status"], record["outcome"], record["error"]) == (200, "quota", "quota_exhausted")
+        assert (found["prompt_tokens"], found["completion_tokens"]) == (estimate(path=path), tokens)
+        assert (found["quota_remaining"], found["quota_reserved"], found["requests"]) == (0, 0, 1)
+        assert quota <= found["total_tokens"] <= quota + SLACK
+        assert found["estimated_tokens"] == found["total_tokens"], "an engine that was stopped reports nothing"
+
+    async def test_J2_cut_of_a_messages_stream(self) -> None:
+        """Anthropic's shape: the block is closed, ``max_tokens`` is the reason, and the message stops."""
+        async with metered({"itl_ms": 1.0}, daily_token_quota=estimate() + 25, **CUT) as (gw, sim, client):
+            answer = await ask(client, say(3000, path="/v1/messages", stream=True))
+            assert answer.complete
+            events = documents(answer)
+            assert [one["type"] for one in events[:2]] == ["message_start", "content_block_start"]
+            assert [one["type"] for one in events[-3:]] == ["content_block_stop", "message_delta", "message_stop"]
+            assert events[-2]["delta"]["stop_reason"] == "max_tokens"
+            assert_error(events[-2]["error"])
+            deltas = [one for one in events if one["type"] == "content_block_delta"]
+            assert len(events) == len(deltas) + 5
+            assert events[-2]["usage"]["output_tokens"] == len(deltas)
+            assert answer.body.endswith(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+            await gw.until("the engine has stopped", lambda: sim.state.running == 0)
+            assert (await ask(client, request("GET", "/v1/models", key=KEY))).status == 200
+            await gw.idle()
+            assert (await usage_of(gw))["completion_tokens"] == len(deltas)
+        assert 25 <= len(deltas) <= 25 + SLACK
+
+    async def test_J2_cut_of_a_responses_stream(self) -> None:
+        async with metered({"itl_ms": 1.0}, daily_token_quota=estimate() + 25, **CUT) as (gw, sim, client):
+            data = say(3000, path="/v1/responses", stream=True)
+            answer = await ask(client, data)
+            assert answer.complete
+            last = documents(answer)[-1]
+            assert last["type"] == "response.incomplete"
+            assert last["response"]["status"] == "incomplete"
+            assert_error(last["response"]["error"])
+            await gw.until("the engine has stopped", lambda: sim.state.running == 0)
+            assert gw.stats.quota_cut == 1
+
+    async def test_J2_cut_ends_every_choice(self) -> None:
+        """``n`` > 1: the tokens of all choices count, and each gets its end."""
+        stopped = asyncio.Event()
+
+        async def engine(conn: ScriptedConnection, head: bytes) -> None:
+            await conn.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            try:
+                for turn in range(300):
+                    choice = {"index": turn % 3, "delta": {"content": f"word {turn} "}, "finish_reason": None}
+                    event = b"data: %b\n\n" % json.dumps({"id": "c", "choices": [choice]}).encode()
+                    await conn.send(b"%x\r\n%b\r\n" % (len(event), event))
+                    await asyncio.sleep(0.002)
+            except ConnectionError:
+                pass
+            await conn.wait_closed()
+            stopped.set()
+
+        async with front(engine, api_keys=(KEY,), daily_token_quota=estimate() + 30, **CUT) as one:
+            answer = await once(one.gw, say(20, n=3, stream=True))
+            *events, last, done = documents(answer)
+            assert (answer.complete, done) == (True, "[DONE]")
+            assert [(each["index"], each["finish_reason"]) for each in last["choices"]] == [
+                (0, "length"), (1, "length"), (2, "length"),
+            ]  # fmt: skip
+            assert 30 <= len(events) <= 30 + SLACK
+            await asyncio.wait_for(stopped.wait(), 2.0)
+
+    @pytest.mark.parametrize("fault", ["split=7", "split=1", "gather=900", "burst=3000"])
+    async def test_J2_cut_falls_between_events_however_they_come(self, fault: str) -> None:
+        async with metered({"itl_ms": 0.5}, daily_token_quota=estimate() + 20, **CUT) as (gw, _, client):
+            answer = await ask(client, say(stream=True, fault=f"tokens=400,{fault}"))
+            assert answer.complete
+            *events, last, done = documents(answer)
+            assert done == "[DONE]"
+            assert_error(last["error"])
+            assert len([one for one in events if text_of([one])]) >= 20
+            assert (await ask(client, request("GET", "/v1/models", key=KEY))).status == 200
+            assert gw.stats.quota_cut == 1
+
+    async def test_J2_cut_for_a_client_that_reads_slowly(self) -> None:
+        """What it was owed comes first, then the end."""
+        async with metered({"itl_ms": 0.2}, daily_token_quota=estimate() + 40, **CUT) as (gw, sim, _):
+            async with RawClient.connect("127.0.0.1", gw.port, rcvbuf=4096) as client:
+                await client.send(say(stream=True, fault="tokens=3000,burst=30000"))
+                answer = await client.read_head()
+                await asyncio.sleep(0.3)
+                await client.read_body(answer, 15.0)
+                assert answer.complete
+                *events, last, done = documents(answer)
+                assert done == "[DONE]"
+                assert_error(last["error"])
+                assert 40 <= len([one for one in events if text_of([one])]) <= 40 + SLACK
+            await gw.until("the engine has stopped", lambda: sim.state.running == 0)
+
+    async def test_J2_cut_for_an_http_10_client_ends_with_the_connection(self) -> None:
+        async with metered({"itl_ms": 1.0}, daily_token_quota=estimate() + 20, **CUT) as (_, _, client):
+            await client.send(say(stream=True, fault="tokens=400").replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+            raw, how = await client.read_until_closed()
+            assert how == "fin"
+            assert raw.endswith(b"data: [DONE]\n\n")
+            assert CODE.encode() in raw.split(b"\n\n")[-3]
+
+    @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+    @pytest.mark.parametrize("beyond", [2, 60])
+    async def test_J2_cut_of_a_stream_that_announced_its_length(self, beyond: int, version: str) -> None:
+        """Its end has been told: it ends in chunks instead, or breaks off; half of it never looks like the whole."""
+        events = [b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"word"}}]}\n\n'] * (20 + beyond)
+
+        async def engine(conn: ScriptedConnection, head: bytes) -> None:
+            size = sum(map(len, events))
+            await conn.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % size)
+            with contextlib.suppress(ConnectionError):
+                for event in events:
+                    await conn.send(event)
+                    await asyncio.sleep(0.002)
+            await conn.wait_closed()
+
+        async with front(engine, api_keys=(KEY,), daily_token_quota=estimate() + 20, **CUT) as one:
+            async with RawClient.connect(one.gw.url) as client:
+                data = say(stream=True, stream_options={"include_usage": True})
+                await client.send(data.replace(b"HTTP/1.1", version.encode(), 1))
+                answer = await client.read_response()
+            if answer.complete:
+                assert answer.how_ended in ("terminal-chunk", "eof")
+                *came, last, done = documents(answer)
+                assert (done, len(came)) == ("[DONE]", 20)
+                assert_error(last["error"])
+            assert one.gw.stats.quota_cut == 1
+
+    async def test_J2_cut_of_an_engine_that_goes_on_beyond_its_maximum(self) -> None:
+        async with metered({"itl_ms": 1.0}, daily_token_quota=estimate() + 20, **CUT) as (gw, sim, client):
+            answer = await ask(client, say(20, stream=True, fault="tokens=900"))
+            *events, last, done = documents(answer)
+            assert (answer.complete, done) == (True, "[DONE]")
+            assert_error(last["error"])
+            assert 20 <= len([one for one in events if text_of([one])]) <= 20 + SLACK
+            await gw.until("the engine has stopped", lambda: sim.state.running == 0)
+
+    async def test_J2_cut_of_a_stream_that_comes_in_a_flood(self) -> None:
+        """Reads that end anywhere, within an event as a rule: the cut comes after the one in which the tokens ran out."""
+        events = [b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"word %d "}}]}\n\n' % at for at in range(20_000)]
+        flood = b"".join(events)
+        sent = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces(flood, 1013))
+
+        async def engine(conn: ScriptedConnection, head: bytes) -> None:
+            await conn.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                await conn.send(sent + b"0\r\n\r\n")
+            await conn.wait_closed()
+
+        async with front(engine, api_keys=(KEY,), daily_token_quota=estimate() + 50, **CUT) as one:
+            answer = await once(one.gw, say(stream=True))
+            *came, last, done = documents(answer)
+            assert (answer.complete, done) == (True, "[DONE]")
+            assert_error(last["error"])
+            assert flood.startswith(answer.body[: answer.body.rindex(b'data: {"id":"chatcmpl-')])
+            read_bytes = 2 * 65_536
+            assert 50 <= len(came) <= 50 + read_bytes // len(events[-1]) + SLACK
+            assert one.gw.stats.quota_cut == 1
+
+
+def pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+class TestNotCut:
+    """Whoever keeps within the quota never notices it."""
+
+    @pytest.mark.parametrize("spare", [0, 1, 7, 1000])
+    @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"])
+    async def test_J2_a_stream_that_ends_in_time_is_the_engines_own(self, path: str, spare: int) -> None:
+        quota = estimate(path=path) + 40 + spare
+        async with metered({"itl_ms": 0.5}, daily_token_quota=quota, **CUT) as (gw, sim, client):
+            data = say(40, path=path, stream=True)
+            async with RawClient.connect(sim.url) as direct:
+                own = await ask(direct, data)
+            answer = await ask(client, data)
+            assert answer.complete
+            assert answer.body == own.body
+            assert gw.stats.quota_cut == 0
+            await gw.idle()
+            found = await usage_of(gw)
+        assert (found["completion_tokens"], found["estimated_tokens"]) == (40, 0)
+        assert record_of(gw)["outcome"] == "ok"
+
+    async def test_J2_a_stream_without_a_maximum_is_extended_as_it_goes(self) -> None:
+        quota = estimate() + 200
+        async with metered({"itl_ms": 0.5, "output_tokens": 64}, daily_token_quota=quota, **CUT) as (gw, sim, client):
+            data = say(stream=True)
+            async with RawClient.connect(sim.url) as direct:
+                own = await ask(direct, data)
+            assert (await ask(client, data)).body == own.body
+            await gw.idle()
+            found = await usage_of(gw)
+        assert (found["prompt_tokens"], found["completion_tokens"]) == (prompt_tokens(), 64)
+        assert found["quota_reserved"] == 0
+
+    async def test_J2_without_a_quota_cut_means_nothing(self) -> None:
+        async with metered({"itl_ms": 0.2}, **CUT) as (gw, _, client):
+            answer = await ask(client, say(stream=True, fault="tokens=300"))
+            assert len([one for one in documents(answer)[:-1] if text_of([one])]) == 300
+            assert gw.stats.quota_cut == 0
+
+    async def test_J2_a_plain_answer_is_never_cut(self) -> None:
+        """It cannot be ended early, so it is admitted whole or not at all."""
+        async with metered(daily_token_quota=estimate() + 30, **CUT) as (_, sim, client):
+            assert_limited(await ask(client, say(31)), CODE)
+            assert (await ask(client, say(30, fault="tokens=3"))).status == 200
+            assert len(posts(sim)) == 1
+
+    async def test_J2_a_stream_that_could_not_say_a_word_is_refused(self) -> None:
+        for quota, status in ((estimate(), 429), (estimate() + 1, 200)):
+            async with metered({"itl_ms": 1.0}, daily_token_quota=quota, **CUT) as (gw, _, client):
+                answer = await ask(client, say(50, stream=True))
+                assert answer.status == status
+                assert gw.stats.quota_cut == (status == 200)
+                if status == 429:
+                    assert_limited(answer, CODE)
+                await gw.idle()
+                assert account_of(gw).ledger.reserved == 0
+
+
+class TestTogether:
+    async def test_J2_streams_share_what_is_left(self) -> None:
+        """Ten streams that would go on for ever: together they get the quota, and no more than a read each beyond."""
+        quota = 10 * estimate() + 400
+        async with metered({"itl_ms": 1.0}, daily_token_quota=quota, **CUT) as (gw, sim, _):
+            answers = await asyncio.gather(*[once(gw, say(stream=True, fault="tokens=3000")) for _ in range(10)])
+            assert all(answer.complete and answer.body.endswith(b"data: [DONE]\n\n") for answer in answers)
+            await gw.idle()
+            found = await usage_of(gw)
+            await gw.until("the engine has stopped", lambda: sim.state.running == 0)
+        assert gw.stats.quota_cut == 10
+        assert quota <= found["total_tokens"] <= quota + 10 * SLACK
+        assert (found["quota_remaining"], found["quota_reserved"]) == (0, 0)
+
+    async def test_J2_a_raised_quota_reaches_a_stream_that_runs(self) -> None:
+        async with metered({"itl_ms": 2.0}, daily_token_quota=estimate() + 40, **CUT) as (gw, _, client):
+            await client.send(say(stream=True, fault="tokens=120"))
+            answer = await client.read_until(await client.read_head(), b"data: ")
+            account_of(gw).ledger.limit = 10_000
+            await client.read_body(answer)
+            assert len([one for one in documents(answer)[:-1] if text_of([one])]) == 120
+            assert gw.stats.quota_cut == 0
+
+
+class TestSdk:
+    """What OpenAI's own client makes of a cut: it gives every chunk that came, and then raises, for the error in the last."""
+
+    async def test_J2_the_sdk_yields_what_came_and_then_raises(self) -> None:
+        async with metered({"itl_ms": 1.0}, daily_token_quota=estimate() + 30, **CUT) as (gw, sim, _):
+            async with AsyncOpenAI(base_url=gw.url + "/v1", api_key=KEY, max_retries=2, timeout=10.0) as client:
+                stream = await client.chat.completions.create(
+                    model="sim", messages=MESSAGES, stream=True, extra_headers={"x-sim-fault": "tokens=3000"}
+                )
+                seen: list[Any] = []
+                with pytest.raises(openai.APIError) as caught:
+                    await drain(stream, seen)
+                assert caught.value.code == CODE
+                assert caught.value.type == "rate_limit_error"
+                assert not isinstance(caught.value, openai.APIConnectionError), "not an accident of the network"
+                assert 30 <= len([chunk for chunk in seen if chunk.choices[0].delta.content]) <= 30 + SLACK
+                assert len(posts(sim)) == 1, "nor is it tried again"
+                # What comes next is refused in the usual way, and not tried again either.
+                with pytest.raises(openai.RateLimitError) as refused:
+                    await client.chat.completions.create(model="sim", messages=MESSAGES, max_tokens=1)
+                assert refused.value.code == CODE
+            await gw.until("the engine has stopped", lambda: sim.state.running == 0)
+            assert len(posts(sim)) == 1
+            assert gw.stats.quota_refused == 1
+
+    async def test_J2_the_sdk_and_a_completions_stream(self) -> None:
+        async with (
+            metered({"itl_ms": 1.0}, daily_token_quota=estimate() + 30, **CUT) as (gw, _, _),
+            AsyncOpenAI(base_url=gw.url + "/v1", api_key=KEY, max_retries=0, timeout=10.0) as client,
+        ):
+            stream = await client.completions.create(
+                model="sim", prompt=CONTENT, stream=True, extra_headers={"x-sim-fault": "tokens=3000"}
+            )
+            seen: list[Any] = []
+            with pytest.raises(openai.APIError) as caught:
+                await drain(stream, seen)
+            assert caught.value.code == CODE
+            assert len(seen) >= 30
+
+
+async def drain(stream: openai.AsyncStream[Any], into: list[Any]) -> None:
+    """Read a stream to its end; what came before it raises is in ``into`` all the same."""
+    async for chunk in stream:
+        into.append(chunk)  # noqa: PERF401 - a comprehension would lose them all

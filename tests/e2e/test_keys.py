@@ -1,0 +1,529 @@
+"""S2.19: keys that are made, changed and ended while traffic runs, by command and by admin API.
+
+A gateway with a store, an engine that counts, and clients on kept connections: a change must reach the very bytes that were
+good a moment ago. The commands run as people run them, ``python -m fastgw keys``, in processes of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+from time import monotonic, time
+from typing import Any
+
+import pytest
+
+from fastgw.limits.account import Accounts
+from fastgw.sim import SimConfig, Simulator
+from tests.cli.test_cli import run
+from tests.e2e.metered import ask, prompt_tokens, say
+from tests.support.client import RawClient, RawResponse, request
+from tests.support.gateway import Running, running
+
+ADMIN = "sk-admin-of-these-tests"
+WITHIN_S = 1.0  # the promise for changes that others make to the store
+TOKENS = 5
+COST = prompt_tokens() + TOKENS  # what one chat of these tests uses, as the engine counts
+
+
+class Place:
+    """A gateway, its engine, its state folder, and the two ways to change its keys."""
+
+    def __init__(self, gw: Running, sim: Simulator, folder: Path) -> None:
+        self.gw = gw
+        self.sim = sim
+        self.folder = folder
+
+    @property
+    def accounts(self) -> Accounts:
+        core = self.gw.gateway.core
+        assert core is not None
+        return core.accounts
+
+    async def command(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """``fastgw keys ...`` in a process of its own."""
+        return await asyncio.to_thread(run, self.folder.parent, "keys", "--state-dir", str(self.folder), *argv)
+
+    async def said(self, *argv: str) -> Any:
+        """The JSON that the command prints."""
+        done = await self.command(*argv, "--json")
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return json.loads(done.stdout)
+
+    async def admin(
+        self, method: str, path: str, document: object = None, *, status: int = 200, key: str | None = ADMIN
+    ) -> Any:
+        """What the admin API answers."""
+        body = None if document is None else json.dumps(document).encode()
+        headers = [] if body is None else [("Content-Type", "application/json")]
+        async with RawClient.connect(self.gw.gateway.control_url) as client:
+            answer = await ask(client, request(method, path, headers=headers, body=body, key=key))
+        assert answer.status == status, answer.body
+        return answer.json() if answer.body else None
+
+    async def key(self, **fields: Any) -> tuple[str, str]:
+        """A new key, by API: its id and its text."""
+        made = await self.admin("POST", "/admin/keys", fields, status=201)
+        return made["id"], made["key"]
+
+    async def change(self, id: str, **fields: Any) -> None:
+        await self.admin("PATCH", f"/admin/keys/{id}", fields)
+
+    async def usage(self, key: str) -> dict[str, Any]:
+        async with RawClient.connect(self.gw.url) as client:
+            answer = await ask(client, request("GET", "/v1/usage", key=key))
+        assert answer.status == 200, answer.body
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+@asynccontextmanager
+async def place(tmp_path: Path, sim: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Place]:
+    """The gateway has been told which models its engine has."""
+    settings = {"state_dir": str(tmp_path / "state"), "control_listen": "127.0.0.1:0", "admin_key": ADMIN, **settings}
+    async with Simulator(SimConfig(**(sim or {}))) as simulator, running([simulator.url], **settings) as gw:
+        core = gw.gateway.core
+        assert core is not None
+        await gw.until("the engine's models are known", lambda: core.table.models)
+        yield Place(gw, simulator, tmp_path / "state")
+        await gw.idle()
+
+
+async def becomes(client: RawClient, data: bytes, status: int, within_s: float = WITHIN_S) -> RawResponse:
+    """The same bytes, again and again on the same connection, are answered with ``status`` within the time."""
+    begin = monotonic()
+    while (answer := await ask(client, data)).status != status:
+        assert monotonic() - begin < within_s, (answer.status, answer.body)
+        await asyncio.sleep(0.01)
+    return answer
+
+
+def assert_refused(answer: RawResponse, status: int, word: str) -> None:
+    kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}[status]
+    assert (answer.status, answer.error["type"]) == (status, kind), answer.body
+    assert word in answer.error["message"], answer.body
+    if status == 401:
+        assert (answer.header("www-authenticate") or "").startswith("Bearer")
+
+
+class TestLife:
+    """From the first key to the end of the last one."""
+
+    @pytest.mark.deadline_s(60)
+    async def test_S2_19_by_command(self, tmp_path: Path) -> None:
+        """Each command takes effect within a second, on a connection that was there before, without a restart."""
+        async with place(tmp_path, require_key=True) as here:
+            made = await here.said("create", "--name", "ann", "--tenant", "research", "--daily-tokens", "100000")
+            text = made["key"]
+            assert text.startswith("fgw_")
+            assert len(text) == 4 + 43  # 32 bytes in base64url
+            async with RawClient.connect(here.gw.url) as client:
+                good = say(TOKENS, key=text)
+                await becomes(client, good, 200)
+                listed = await here.command("list")
+                shown = await here.command("show", "ann")
+                for told in (listed, shown):
+                    assert told.returncode == 0
+                    assert made["id"] in told.stdout
+                    assert text[4:] not in told.stdout, "it is shown once"
+                assert (await here.command("update", "ann", "--models", "other")).returncode == 0
+                assert_refused(await becomes(client, good, 403), 403, "model")
+                assert (await here.command("update", "ann", "--models", "all")).returncode == 0
+                await becomes(client, good, 200)
+                assert (await here.command("disable", "ann")).returncode == 0
+                assert_refused(await becomes(client, good, 401), 401, "disabled")
+                assert (await here.command("enable", "ann")).returncode == 0
+                await becomes(client, good, 200)
+                again = await here.said("rotate", "ann", "--grace", "0")
+                assert (again["id"], again["key"] != text) == (made["id"], True)
+                assert_refused(await becomes(client, good, 401), 401, "not valid")
+                better = say(TOKENS, key=again["key"])
+                assert (await ask(client, better)).status == 200
+                assert (await here.command("delete", made["id"])).returncode == 0
+                assert_refused(await becomes(client, better, 401), 401, "not valid")
+                assert (await here.command("show", made["id"])).returncode == 1
+
+    async def test_S2_19_by_admin_api(self, tmp_path: Path) -> None:
+        """What the API has answered is so: the very next request is judged by it."""
+        async with place(tmp_path, require_key=True) as here, RawClient.connect(here.gw.url) as client:
+            id, text = await here.key(name="bob", tenant="ops")
+            good = say(TOKENS, key=text)
+            assert (await ask(client, good)).status == 200
+            for path in ("/admin/keys", f"/admin/keys/{id}"):
+                assert text[4:] not in json.dumps(await here.admin("GET", path)), "it is shown once"
+            await here.change(id, models=["other"])
+            assert_refused(await ask(client, good), 403, "model")
+            await here.change(id, models=[])
+            assert (await ask(client, good)).status == 200
+            await here.admin("POST", f"/admin/keys/{id}/disable")
+            assert_refused(await ask(client, good), 401, "disabled")
+            await here.admin("POST", f"/admin/keys/{id}/enable")
+            assert (await ask(client, good)).status == 200
+            rotated = await here.admin("POST", f"/admin/keys/{id}/rotate")
+            assert_refused(await ask(client, good), 401, "not valid")
+            better = say(TOKENS, key=rotated["key"])
+            assert (await ask(client, better)).status == 200
+            await here.admin("DELETE", f"/admin/keys/{id}", status=204)
+            assert_refused(await ask(client, better), 401, "not valid")
+            await here.admin("GET", f"/admin/keys/{id}", status=404)
+
+    async def test_S2_19_either_way_shows_the_same(self, tmp_path: Path) -> None:
+        """What one way has made the other one shows, field by field; the key's usage follows it through a rotation."""
+        fields = {
+            "name": "c", "tenant": "t", "requests_per_minute": 600, "burst": 7, "tokens_per_minute": 90_000,
+            "daily_tokens": 1000, "concurrency": 3, "priority": "high", "on_exhausted": "cut", "models": ["sim"],
+            "networks": ["127.0.0.0/8"], "expires_at": "2099-01-02T03:04:05Z",
+        }  # fmt: skip
+        async with place(tmp_path) as here:
+            id, text = await here.key(**fields)
+            told = await here.said("show", id)
+            assert {name: told[name] for name in fields} == fields
+            async with RawClient.connect(here.gw.url) as client:
+                assert (await ask(client, say(TOKENS, key=text))).status == 200
+            text = (await here.admin("POST", f"/admin/keys/{id}/rotate"))["key"]
+            usage = await here.usage(text)
+            assert (usage["total_tokens"], usage["requests"], usage["quota"]) == (COST, 1, 1000)
+            seen = (await here.admin("GET", f"/admin/keys/{id}"))["usage"]
+            assert (seen["prompt_tokens"] + seen["completion_tokens"], seen["quota_remaining"]) == (COST, 1000 - COST)
+            await here.command("update", id, "--daily-tokens", "default", "--priority", "default")
+            changed = await here.admin("GET", f"/admin/keys/{id}")
+            assert (changed["daily_tokens"], changed["priority"]) == (None, None)
+
+    async def test_S2_19_only_the_digest_is_kept(self, tmp_path: Path) -> None:
+        async with place(tmp_path) as here:
+            _, by_api = await here.key(name="x")
+            by_command = (await here.said("create", "--name", "y"))["key"]
+            digests = 0
+            for path in here.folder.iterdir():
+                held = path.read_bytes()
+                for text in (by_api, by_command):
+                    assert text[4:].encode() not in held, path.name
+                    digests += held.count(sha256(text.encode()).digest())
+            assert digests >= 2
+            for text in (by_api, by_command):
+                assert text[4:] not in repr(here.gw.events.lines) + repr(here.accounts.all())
+
+    async def test_S2_19_keys_of_the_configuration_stay_good_beside_the_store(self, tmp_path: Path) -> None:
+        async with place(tmp_path, api_keys=("sk-configured",)) as here, RawClient.connect(here.gw.url) as client:
+            id, text = await here.key()
+            for key in ("sk-configured", text):
+                assert (await ask(client, say(TOKENS, key=key))).status == 200
+            await here.admin("DELETE", f"/admin/keys/{id}", status=204)
+            assert (await ask(client, say(TOKENS, key=text))).status == 401
+            assert (await ask(client, say(TOKENS, key="sk-configured"))).status == 200
+            assert (await here.usage("sk-configured"))["requests"] == 2
+
+
+class TestDoor:
+    """Whether a key is asked for at all."""
+
+    async def test_S2_19_the_first_key_closes_an_open_gateway(self, tmp_path: Path) -> None:
+        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
+            open_ = say(TOKENS, key=None)
+            assert (await ask(client, open_)).status == 200
+            made = await here.said("create", "--name", "first")
+            assert_refused(await becomes(client, open_, 401), 401, "key")
+            assert (await ask(client, say(TOKENS, key=made["key"]))).status == 200
+            # And the last one that goes leaves it closed.
+            assert (await here.command("delete", "first")).returncode == 0
+            await becomes(client, say(TOKENS, key=made["key"]), 401)
+            assert_refused(await ask(client, open_), 401, "key")
+
+    async def test_S2_19_a_gateway_that_was_closed_is_closed_after_a_restart(self, tmp_path: Path) -> None:
+        async with place(tmp_path) as here:
+            id, _ = await here.key()
+            await here.admin("DELETE", f"/admin/keys/{id}", status=204)
+        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
+            assert_refused(await ask(client, say(TOKENS, key=None)), 401, "key")
+
+    async def test_S2_19_a_store_that_cannot_be_read_closes_it(self, tmp_path: Path) -> None:
+        """Nobody knows whether keys were in it."""
+        folder = tmp_path / "state"
+        folder.mkdir()
+        (folder / "fastgw.db").write_bytes(b"no database at all" * 1000)
+        async with (
+            Simulator(SimConfig()) as sim,
+            running([sim.url], state_dir=str(folder), on_corrupt_state="set_aside") as gw,
+            RawClient.connect(gw.url) as client,
+        ):
+            assert_refused(await ask(client, say(TOKENS, key=None)), 401, "key")
+            assert any("requests without one are refused" in message for _, message, _ in gw.events.lines)
+
+    async def test_S2_19_require_key_closes_it_before_there_is_any(self, tmp_path: Path) -> None:
+        async with place(tmp_path, require_key=True) as here, RawClient.connect(here.gw.url) as client:
+            for data in (say(TOKENS, key=None), request("GET", "/v1/models"), request("GET", "/v1/usage")):
+                assert (await ask(client, data)).status == 401
+            assert (await ask(client, request("GET", "/health"))).status == 200
+            made = await here.said("create")
+            await becomes(client, say(TOKENS, key=made["key"]), 200)
+
+
+class TestEnds:
+    """Keys and texts of keys that end at a moment."""
+
+    async def test_S2_19_a_rotated_key_is_good_until_its_grace_is_over(self, tmp_path: Path) -> None:
+        """Both are good, then only the new one: to the second."""
+        async with place(tmp_path) as here:
+            id, old = await here.key()
+            async with RawClient.connect(here.gw.url) as one, RawClient.connect(here.gw.url) as two:
+                begin = time()
+                rotated = await here.admin("POST", f"/admin/keys/{id}/rotate", {"grace_s": 1.5})
+                known = time()
+                while (answer := await ask(one, say(TOKENS, key=old))).status == 200:
+                    assert time() < known + 1.5 + WITHIN_S, "it goes on"
+                    assert (await ask(two, say(TOKENS, key=rotated["key"]))).status == 200
+                    await asyncio.sleep(0.02)
+                assert time() >= begin + 1.5, "it has ended early"
+                assert_refused(answer, 401, "not valid")
+                assert (await ask(two, say(TOKENS, key=rotated["key"]))).status == 200
+                usage = await here.usage(rotated["key"])
+                assert usage["total_tokens"] == usage["requests"] * COST, "both texts are one key"
+
+    async def test_S2_19_two_texts_of_a_key_at_most(self, tmp_path: Path) -> None:
+        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
+            id, first = await here.key()
+            second = (await here.admin("POST", f"/admin/keys/{id}/rotate", {"grace_s": 3600}))["key"]
+            third = (await here.admin("POST", f"/admin/keys/{id}/rotate", {"grace_s": 3600}))["key"]
+            statuses = [(await ask(client, say(TOKENS, key=key))).status for key in (first, second, third)]
+            assert statuses == [401, 200, 200]
+            await here.admin("POST", f"/admin/keys/{id}/disable")
+            statuses = [(await ask(client, say(TOKENS, key=key))).status for key in (second, third)]
+            assert statuses == [401, 401], "the text of before is disabled with its key"
+
+    async def test_S2_19_a_key_expires(self, tmp_path: Path) -> None:
+        """To the second, also on a connection whose head is known by heart; a stream that has begun goes on to its end."""
+        async with place(tmp_path, {"itl_ms": 60}) as here:
+            at = time() + 1.2
+            _, text = await here.key(expires_at=at)
+            async with RawClient.connect(here.gw.url) as client, RawClient.connect(here.gw.url) as streaming:
+                await streaming.send(say(40, stream=True, key=text))
+                head = await streaming.read_head()
+                assert head.status == 200
+                while (answer := await ask(client, request("GET", "/v1/models", key=text))).status == 200:
+                    assert time() < at + WITHIN_S, "it goes on"
+                    await asyncio.sleep(0.02)
+                assert time() >= at, "it has ended early"
+                assert_refused(answer, 401, "expired")
+                whole = await streaming.read_body(head, 10.0)
+                assert whole.events()[-1] == "[DONE]"
+                assert time() > at + 0.3
+            (used,) = [one.ledger for one in here.accounts.all() if one.ledger.requests]
+            assert used.completion == 40
+
+    async def test_S2_19_an_end_that_is_put_off(self, tmp_path: Path) -> None:
+        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
+            id, text = await here.key(expires_at=time() + 0.2)
+            for later in ("1d", None):
+                assert_refused(await becomes(client, say(TOKENS, key=text), 401, 0.2 + WITHIN_S), 401, "expired")
+                await here.change(id, expires_at=later)
+                assert (await ask(client, say(TOKENS, key=text))).status == 200
+                await here.change(id, expires_at=time() + 0.2)
+            await here.admin("PATCH", f"/admin/keys/{id}", {"expires_at": "2001-01-01"}, status=400)
+
+    @pytest.mark.parametrize("verb", ["disable", "delete", "rotate"])
+    async def test_S2_19_what_is_under_way_goes_on(self, verb: str, tmp_path: Path) -> None:
+        """A stream ends as it would have, and is charged; the next request is refused."""
+        async with place(tmp_path, {"itl_ms": 20}) as here, RawClient.connect(here.gw.url) as client:
+            id, text = await here.key()
+            (account,) = [one for one in here.accounts.all() if one.id == id]
+            await client.send(say(20, stream=True, key=text))
+            head = await client.read_head()
+            if verb == "delete":
+                await here.admin("DELETE", f"/admin/keys/{id}", status=204)
+            else:
+                await here.admin("POST", f"/admin/keys/{id}/{verb}")
+            assert account.inflight == 1
+            answer = await client.read_body(head, 10.0)
+            assert answer.events()[-1] == "[DONE]"
+            await here.gw.idle()
+            assert (account.ledger.completion, account.ledger.reserved, account.inflight) == (20, 0, 0)
+            assert (await ask(client, say(1, key=text))).status == 401
+
+
+class TestReach:
+    """What a key may be used for, and from where."""
+
+    async def test_S2_19_models(self, tmp_path: Path) -> None:
+        async with place(tmp_path, {"models": ("one", "two", "three")}) as here, RawClient.connect(here.gw.url) as client:
+            id, text = await here.key(models=["one", "three"])
+
+            async def listed() -> list[str]:
+                return [one["id"] for one in (await ask(client, request("GET", "/v1/models", key=text))).json()["data"]]
+
+            assert await listed() == ["one", "three"]
+            assert (await ask(client, request("GET", "/v1/models/three", key=text))).status == 200
+            assert (await ask(client, request("GET", "/v1/models/two", key=text))).status == 404
+            assert (await ask(client, say(TOKENS, model="one", key=text))).status == 200
+            refused = await ask(client, say(TOKENS, model="two", key=text))
+            assert_refused(refused, 403, "model")
+            assert refused.error["param"] == "model"
+            assert "two" not in [json.loads(one.body)["model"] for one in here.sim.requests if one.method == "POST"]
+            await here.change(id, models=["two"])
+            assert await listed() == ["two"]
+            assert (await ask(client, say(TOKENS, model="two", key=text))).status == 200
+            assert_refused(await ask(client, say(TOKENS, model="one", key=text)), 403, "model")
+            assert (await here.usage(text))["requests"] == 2, "what was refused costs nothing"
+
+    async def test_S2_19_networks(self, tmp_path: Path) -> None:
+        async with place(tmp_path) as here:
+            id, text = await here.key(networks=["127.0.0.2", "fd00::/8"])
+            async with (
+                RawClient.connect(here.gw.url) as outside,
+                RawClient.connect(here.gw.url, source="127.0.0.2") as inside,
+            ):
+                for data in (say(TOKENS, key=text), request("GET", "/v1/models", key=text)):
+                    assert_refused(await ask(outside, data), 403, "address")
+                    assert (await ask(inside, data)).status == 200
+                # Nobody is a proxy unless the configuration says so.
+                forged = say(TOKENS, key=text, headers=[("X-Forwarded-For", "127.0.0.2")])
+                assert_refused(await ask(outside, forged), 403, "address")
+                await here.change(id, networks=["127.0.0.0/31"])
+                assert (await ask(outside, say(TOKENS, key=text))).status == 200
+                assert_refused(await ask(inside, say(TOKENS, key=text)), 403, "address")
+
+    async def test_S2_19_networks_behind_a_proxy(self, tmp_path: Path) -> None:
+        async with place(tmp_path, trusted_proxies=("127.0.0.1/32",)) as here, RawClient.connect(here.gw.url) as client:
+            _, text = await here.key(networks=["10.1.0.0/16", "2001:db8::/32"])
+            for address, status in (("10.1.2.3", 200), ("10.2.0.1", 403), ("2001:db8::9", 200), ("127.0.0.1", 403)):
+                answer = await ask(client, say(TOKENS, key=text, headers=[("X-Forwarded-For", address)]))
+                assert answer.status == status, address
+
+
+class TestLimits:
+    """Limits that change while their key is in use: what was used stays used."""
+
+    async def test_S2_19_daily_tokens(self, tmp_path: Path) -> None:
+        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
+            id, text = await here.key(daily_tokens=10_000)
+            for _ in range(3):
+                assert (await ask(client, say(TOKENS, key=text))).status == 200
+            await here.change(id, daily_tokens=3 * COST)
+            usage = await here.usage(text)
+            assert (usage["total_tokens"], usage["quota"], usage["quota_remaining"]) == (3 * COST, 3 * COST, 0)
+            refused = await ask(client, say(TOKENS, key=text))
+            assert (refused.status, refused.error["code"]) == (429, "daily_quota_exceeded")
+            await here.change(id, daily_tokens=3 * COST + 1000)
+            assert (await ask(client, say(TOKENS, key=text))).status == 200
+            usage = await here.usage(text)
+            assert (usage["total_tokens"], usage["quota_remaining"]) == (4 * COST, 1000 - COST)
+            await here.change(id, daily_tokens=0)
+            usage = await here.usage(text)
+            assert (usage["total_tokens"], usage["quota"], usage["quota_remaining"]) == (4 * COST, -1, -1)
+
+    async def test_S2_19_requests_per_minute(self, tmp_path: Path) -> None:
+        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
+            id, text = await here.key(requests_per_minute=1, burst=5)
+            data = say(TOKENS, key=text)
+            left = [(await ask(client, data)).header("x-ratelimit-remaining-requests") for _ in range(3)]
+            assert left == ["4", "3", "2"]
+            await here.change(id, burst=3)  # three were used: none is left
+            refused = await ask(client, data)
+            assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+            await here.change(id, burst=4)
+            assert [(await ask(client, data)).status for _ in range(2)] == [200, 429]
+            await here.change(id, requests_per_minute=6000, burst=5)
+            answer = await becomes(client, data, 200)
+            assert answer.header("x-ratelimit-limit-requests") == "6000"
+            await here.change(id, requests_per_minute=0)
+            assert (await ask(client, data)).header("x-ratelimit-limit-requests") is None
+
+    async def test_S2_19_tokens_per_minute(self, tmp_path: Path) -> None:
+        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
+            id, text = await here.key(tokens_per_minute=1000)
+            assert (await ask(client, say(500, key=text))).status == 200
+            assert 450 <= (await here.usage(text))["tokens_remaining"] <= 500
+            await here.change(id, tokens_per_minute=600)
+            assert (await here.usage(text))["tokens_remaining"] < 110, "of 600, more than 500 are used"
+            refused = await ask(client, say(200, key=text))
+            assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+            assert refused.header("x-ratelimit-limit-tokens") == "600"
+            await here.change(id, tokens_per_minute=2000)
+            assert (await ask(client, say(200, key=text))).status == 200
+            usage = await here.usage(text)
+            assert (usage["tokens_per_minute"], usage["completion_tokens"]) == (2000, 700)
+
+    async def test_S2_19_concurrency(self, tmp_path: Path) -> None:
+        """More room lets in who waits; less room counts those that are under way."""
+        async with place(tmp_path, {"itl_ms": 40}) as here, AsyncExitStack() as stack:
+            id, text = await here.key(concurrency=1)
+            clients = [await stack.enter_async_context(RawClient.connect(here.gw.url)) for _ in range(3)]
+            held = []
+            for client in clients[:2]:
+                await client.send(say(60, stream=True, key=text))
+            held.append(await clients[0].read_head())
+            await here.gw.until("the second one waits", lambda: here.gw.stats.queue_waiting_open == 1)
+            assert (await here.usage(text))["requests_under_way"] == 1
+            await here.change(id, concurrency=2)
+            held.append(await clients[1].read_head(1.0))
+            await here.change(id, concurrency=1)
+            usage = await here.usage(text)
+            assert (usage["requests_under_way"], usage["concurrency"]) == (2, 1)
+            await clients[2].send(say(1, key=text))
+            await here.gw.until("the third one waits", lambda: here.gw.stats.queue_waiting_open == 1)
+            for client, head in zip(clients, held, strict=False):
+                assert (await client.read_body(head, 10.0)).events()[-1] == "[DONE]"
+            assert (await clients[2].read_response()).status == 200
+            assert (await here.usage(text))["requests_under_way"] == 0
+
+    async def test_S2_19_priority(self, tmp_path: Path) -> None:
+        """The one that was raised goes first, although it came last."""
+        async with place(tmp_path, {"itl_ms": 20}, max_concurrent=1) as here, AsyncExitStack() as stack:
+            keys = [await here.key() for _ in range(3)]
+            clients = [await stack.enter_async_context(RawClient.connect(here.gw.url)) for _ in range(3)]
+            await clients[0].send(say(40, stream=True, key=keys[0][1]))
+            head = await clients[0].read_head()
+            await here.change(keys[2][0], priority="high")
+            for waiting in (1, 2):
+                await clients[waiting].send(say(1, key=keys[waiting][1]))
+                await here.gw.until("it waits", lambda count=waiting: here.gw.stats.queue_waiting_open == count)
+            await clients[0].read_body(head, 10.0)
+            for client in clients[1:]:
+                assert (await client.read_response(10.0)).status == 200
+            await here.gw.until("their records", lambda: here.gw.stats.exchanges_open == 0)
+            ended = [one["key_id"] for one in here.gw.records]
+            assert ended == [keys[0][0], keys[2][0], keys[1][0]]
+
+    async def test_S2_19_what_a_spent_quota_means(self, tmp_path: Path) -> None:
+        """refuse until the operator says cut: then the stream begins, and is ended where the quota ends."""
+        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
+            id, text = await here.key(daily_tokens=COST + 200)
+            data = say(1000, stream=True, key=text)
+            assert (await ask(client, data)).error["code"] == "daily_quota_exceeded"
+            await here.change(id, on_exhausted="cut")
+            answer = await ask(client, data)
+            assert answer.status == 200
+            last = json.loads(answer.events()[-2])
+            assert last["choices"][0]["finish_reason"] == "length"
+            assert last["error"]["code"] == "daily_quota_exceeded"
+            assert answer.events()[-1] == "[DONE]"
+            assert (await here.usage(text))["quota_remaining"] == 0
+
+
+class TestAudit:
+    async def test_S2_19_who_did_what(self, tmp_path: Path) -> None:
+        async with place(tmp_path) as here:
+            id, text = await here.key(name="audited")
+            await here.change(id, daily_tokens=5, models=["sim"])
+            rotated = (await here.admin("POST", f"/admin/keys/{id}/rotate", {"grace_s": 60}))["key"]
+            assert (await here.command("disable", id)).returncode == 0
+            again = (await here.said("rotate", id, "--grace", "0"))["key"]
+            await here.admin("PATCH", f"/admin/keys/{id}", {"burst": -1}, status=400)
+            await here.admin("DELETE", f"/admin/keys/{id}", status=204)
+            entries = (await here.admin("GET", "/admin/audit"))["data"]
+            assert [one["action"] for one in entries] == ["delete", "rotate", "disable", "rotate", "update", "create"]
+            assert {one["key_id"] for one in entries} == {id}
+            actors = [one["actor"] for one in entries]
+            assert [actor.partition(":")[0] for actor in actors] == ["admin", "cli", "cli", "admin", "admin", "admin"]
+            assert actors[0] == "admin:127.0.0.1"
+            assert actors[1] not in ("cli:", "cli:?")
+            assert entries[4]["changes"] == {"daily_tokens": [None, 5], "models": [[], ["sim"]]}
+            whole = json.dumps(entries)
+            for secret in (text, rotated, again):
+                digest = sha256(secret.encode())
+                for form in (secret[4:], digest.hexdigest(), digest.hexdigest()[:12], ADMIN):
+                    assert form not in whole
