@@ -1,7 +1,7 @@
 """What the README tells a newcomer to type is typed here: every block of commands and every snippet runs.
 
 Only what differs from machine to machine is replaced: the virtual environment's folder, ports (0 = a free one), addresses
-of engines that do not exist here, and how long something that serves for ever may run.
+of engines that do not exist here, folders of state, and how long something that serves for ever may run.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ ONCE = [line for line in COMMANDS if line not in SERVING and line not in MAKE]
 def test_every_command_of_the_readme_is_run_here() -> None:
     said = {line.partition("#")[0].strip() for line in MAKE}
     assert said == {"make demo", "make test", "make install", "make native", "make bench"}
-    assert len(SERVING) == 3
-    assert len(ONCE) == 3
+    assert len(SERVING) == 4
+    assert len(ONCE) == 4
     assert len(SNIPPETS) == 2
 
 
-def _typed(line: str) -> tuple[dict[str, str], list[str]]:
-    """A command line as environment and arguments, with this machine's virtual environment."""
-    words = shlex.split(line.replace(".venv/bin/", f"{BIN}/"), comments=True)
+def _typed(line: str, state: Path) -> tuple[dict[str, str], list[str]]:
+    """A command line as environment and arguments, with this machine's virtual environment and a state folder of its own."""
+    words = shlex.split(line.replace(".venv/bin/", f"{BIN}/").replace("~/.fastgw", str(state)), comments=True)
     settings = ("FASTGW_", "GATEWAY_", "VLLM_")
     environment = {key: value for key, value in os.environ.items() if key == "FASTGW_NATIVE" or not key.startswith(settings)}
     while "=" in words[0] and not words[0].startswith(("/", "-")):
@@ -52,8 +52,8 @@ def _typed(line: str) -> tuple[dict[str, str], list[str]]:
 
 
 @pytest.mark.parametrize("line", ONCE)
-def test_a_command_that_ends_succeeds(line: str) -> None:
-    environment, words = _typed(line)
+def test_a_command_that_ends_succeeds(line: str, tmp_path: Path) -> None:
+    environment, words = _typed(line, tmp_path)
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     if promised := re.search(r"# (native: \w+)$", line):
@@ -61,8 +61,8 @@ def test_a_command_that_ends_succeeds(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", SERVING)
-def test_a_command_that_serves_serves_until_it_is_told_to_end(line: str) -> None:
-    environment, words = _typed(line)
+def test_a_command_that_serves_serves_until_it_is_told_to_end(line: str, tmp_path: Path) -> None:
+    environment, words = _typed(line, tmp_path)
     if "--port" in words:
         words[words.index("--port") + 1] = "0"
     else:

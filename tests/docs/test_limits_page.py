@@ -1,0 +1,174 @@
+"""What the pages about limits and keys tell an operator to type is typed here, in their order, against real processes.
+
+A page is one story: what serves goes on until its end, what a command leaves in the shell is there for the next. Replaced are
+only the ports, and the folder for state. A command must end well; a ``curl`` must be answered 2xx, or with the status that
+stands behind it as a comment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastgw.config import load
+from fastgw.config.table import ENGINE_FIELDS, ROUTE_FIELDS, TABLE
+from fastgw.errors import KINDS
+from tests.support.ports import closed_port
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("limits.md", "keys.md")}
+CURLS = {"limits.md": 7, "keys.md": 14}
+STATUSES = {"limits.md": {200, 400, 429, 500, 503}, "keys.md": {200, 201, 204, 401}}
+ENGINE, GATEWAY, CONTROL = "8000", "8080", "9090"  # the ports of the pages
+MARK = "@@ "
+
+# Ends what it has started, whatever happens. What serves is waited for.
+BEGIN = """
+set -euo pipefail
+trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
+curl() { command curl -sS -m 20 -w '\\n@@ %{http_code}\\n' "$@"; }
+up() {
+    for _ in $(seq 400); do
+        if command curl -sf -o /dev/null "$1"; then return; fi
+        kill -0 $! || exit 9
+        sleep 0.05
+    done
+    exit 9
+}
+"""
+
+
+def commands(page: str) -> list[str]:
+    """The page's command lines, in order."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def script(page: str, folder: Path, ports: dict[str, str]) -> tuple[str, list[int]]:
+    """The story as one script, and the statuses that it promises (0 = any that is good), in the order of its answers."""
+    lines = [BEGIN]
+    promised: list[int] = []
+    for line in commands(page):
+        if re.search(r"\bfastgw (sim|serve)\b", line):
+            log = folder / f"served-{len(lines)}"
+            lines.append(f"{line} >{log} 2>&1 &")
+            lines.append(f"up http://127.0.0.1:{ENGINE if 'fastgw sim' in line else GATEWAY}/health")
+            continue
+        lines.append(line)
+        if "curl " in line:
+            status = re.search(r"# (\d{3})$", line)
+            times = len(re.findall(r"for i in ([\d ]+);", line)[0].split()) if line.startswith("for ") else 1
+            promised += [int(status[1]) if status else 0] * times
+    text = "\n".join(lines).replace("/var/lib/fastgw", str(folder / "state"))
+    for port, free in ports.items():
+        text = re.sub(rf"\b{port}\b", free, text)
+    return text, promised
+
+
+class Told:
+    """What a page's story has printed: everything, and each answer's status with its text before it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        pieces = re.split(rf"^{MARK}(\d{{3}})\n", text, flags=re.MULTILINE)
+        self.answers = list(zip(pieces[::2], map(int, pieces[1::2]), strict=False))
+
+    def last_json(self, piece: str) -> object:
+        """The JSON of the first answer that holds ``piece``."""
+        text = next(text for text, _ in self.answers if piece in text)
+        return json.loads(text.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Told, list[int]]:
+    if shutil.which("curl") is None or shutil.which("bash") is None:
+        pytest.skip("the pages use bash and curl")
+    page = request.param
+    folder = tmp_path_factory.mktemp("page")
+    ports = {port: str(closed_port()) for port in (ENGINE, GATEWAY, CONTROL)}
+    text, promised = script(page, folder, ports)
+    own = ("FASTGW_", "GATEWAY_", "VLLM_", "ADMIN_", "RATE_", "DAILY_", "CB_")
+    environment = {key: value for key, value in os.environ.items() if key == "FASTGW_NATIVE" or not key.startswith(own)}
+    environment |= {"PATH": f"{BIN}:{environment['PATH']}", "FASTGW_PORT": ports[GATEWAY]}
+    done = subprocess.run(
+        ["bash", "-c", text], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    logs = "".join(log.read_text() for log in sorted(folder.glob("served-*")))
+    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}\n{logs}"
+    return page, Told(done.stdout), promised
+
+
+def test_every_command_of_the_page_does_what_it_says(told: tuple[str, Told, list[int]]) -> None:
+    page, story, promised = told
+    found = [status for _, status in story.answers]
+    assert len(found) == len(promised)
+    for status, expected, (text, _) in zip(found, promised, story.answers, strict=True):
+        assert status == expected if expected else 200 <= status < 300, f"{status} instead of {expected or '2xx'}: {text}"
+    assert sum("curl " in line for line in commands(page)) == CURLS[page]
+    assert set(found) == STATUSES[page]
+
+
+def test_the_answers_are_those_of_the_page(told: tuple[str, Told, list[int]]) -> None:
+    page, story, _ = told
+    if page == "keys.md":
+        # Ann's, bob's and his new one, ci's two new ones; ci's first went into a variable.
+        assert len(re.findall(r"fgw_[\w-]{43}", story.text)) == len(set(re.findall(r"fgw_[\w-]{43}", story.text))) == 5
+        audit = story.last_json('"actor"')
+        assert isinstance(audit, dict)
+        assert {one["actor"].partition(":")[0] for one in audit["data"]} == {"cli", "admin"}
+        assert {one["action"] for one in audit["data"]} == {"create", "update", "disable", "enable", "rotate", "delete"}
+        return
+    assert "x-ratelimit-remaining-requests: 599" in story.text
+    for code in ("request_exceeds_limit", "circuit_open"):
+        assert f'"code":"{code}"' in story.text
+    assert "x-should-retry: false" in story.text
+    shown = json.loads(re.search(r"^```json\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)[1])  # type: ignore[index]
+    found = story.last_json('"quota_remaining"')
+    assert isinstance(found, dict)
+    assert list(found) == list(shown)
+    # What a minute's meter has left grows while one reads.
+    still = {name for name in shown if name not in ("date", "requests_remaining", "tokens_remaining")}
+    assert {name: found[name] for name in still} == {name: shown[name] for name in still}
+
+
+def test_S2_11_every_metric_that_is_named_is_there(told: tuple[str, Told, list[int]]) -> None:
+    page, story, _ = told
+    named = set(re.findall(r"`(gateway_\w+)", "".join(PAGES.values())))
+    assert len(named) > 15
+    if page == "limits.md":
+        there = set(re.findall(r"^(gateway_\w+)[ {]", story.text, re.MULTILINE))
+        assert named - there == set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_of_the_page_are_valid(page: str, tmp_path: Path) -> None:
+    for at, block in enumerate(re.findall(r"^```toml\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)):
+        path = tmp_path / f"{at}.toml"
+        path.write_text(block)
+        config = load({"config": str(path)}, {}, tmp_path)
+        assert config.warnings == ()
+        assert config.routes
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_settings_and_errors_that_are_named_exist(page: str) -> None:
+    """A name with an underscore between backticks is a setting, an error's code, or one of the page's own words."""
+    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGES[page]))
+    known = {row.name for row in TABLE} | {name for name, _, _ in (*ENGINE_FIELDS, *ROUTE_FIELDS)}
+    known |= {kind.code for kind in KINDS.values()}
+    fields = {
+        "limits.md": {"finish_reason", "max_completion_tokens", "max_output_tokens", "max_tokens", "queued_ms", "prompt_tokens",
+                      "completion_tokens"},
+        "keys.md": {"expires_at", "requests_per_minute", "daily_tokens", "has_more", "last_id", "grace_s", "key_not_found",
+                    "store_unavailable"},
+    }  # fmt: skip
+    named -= {name for name in named if name.startswith("gateway_")}
+    assert named - known - fields[page] == set()
