@@ -33,7 +33,6 @@ OPERATIONS = {
     "reserve + settle": "reserve(DAY, 500); settle(DAY, 500, 100, 50, False)",
     "left of a day": "left_today(DAY)",
     "address_key, IPv6": "address_key('2001:db8:1:2:3:4:5:6')",
-    "reset_text": "reset_text(now_us)",
 }
 
 
@@ -69,7 +68,6 @@ def names_of(meter: Any, ledger: Any) -> dict[str, Any]:
         "left_today": days.left,
         "DAY": DAY,
         "address_key": meter.address_key,
-        "reset_text": meter.reset_text,
     }
 
 

@@ -40,7 +40,13 @@ def limit_lines(unit: bytes, limit: int, left: int, reset_us: int) -> bytes:
 
 
 def duration(us: int) -> bytes:
-    """Microseconds as OpenAI writes a wait: whole seconds from one second on, else milliseconds; rounded up."""
+    """A wait as OpenAI's ``x-ratelimit-reset-*`` fields have it: ``0s``, ``12ms``, ``1s``, ``6m0s``, ``1h2m3s``.
+
+    Rounded up, below one second to milliseconds, above to seconds: whoever waits that long has waited long enough. Source:
+    "Rate limits in headers" in https://platform.openai.com/docs/guides/rate-limits (``1s``, ``6m0s``) and answers quoted in
+    https://community.openai.com/t/1268905 (``12ms``); the notation is that of Go's ``time.Duration``, with which clients
+    read it.
+    """
     if us <= 0:
         return b"0s"
     if us <= 999_000:

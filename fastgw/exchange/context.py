@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fastgw.accel.heads import RequestHead
     from fastgw.exchange.endpoints import Endpoint
     from fastgw.exchange.exchange import Exchange
+    from fastgw.exchange.relay import Relay
     from fastgw.exchange.state import ExchangeState
     from fastgw.limits.account import Accounts
     from fastgw.upstream.target import Engine
@@ -234,7 +235,7 @@ class Context(Service):
         """An engine's breaker has just opened, or closed again."""
         raise NotImplementedError
 
-    def let_finish(self, pool: Pool, upstream: UpstreamConn) -> None:
+    def let_finish(self, pool: Pool, upstream: UpstreamConn, relay: Relay | None, method: bytes) -> None:
         """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming."""
         raise NotImplementedError
 

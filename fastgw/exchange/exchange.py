@@ -142,7 +142,7 @@ class Exchange(Answering):
             and (self.upload is None or self.upload.sent_whole)
         ):
             # This engine cannot bear an abort: let it finish, unseen.
-            self.gateway.let_finish(pool, upstream)
+            self.gateway.let_finish(pool, upstream, self.relay, self.head.method)
             self.upstream = None
         else:
             self._leave_engine()

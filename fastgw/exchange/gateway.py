@@ -23,6 +23,7 @@ from fastgw.exchange.endpoints import JSON, LOCAL, TUNNEL, Endpoint, EndpointTab
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.record import AccessLog, AccessSink, Records
+from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import DONE, ExchangeState
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Accounts
@@ -417,12 +418,21 @@ class GatewayCore(Context):
         self.health.dial_failed(pool.engine, detail)
         pool.unlearn()
 
-    def let_finish(self, pool: Pool, upstream: UpstreamConn) -> None:
+    def let_finish(self, pool: Pool, upstream: UpstreamConn, relay: Relay | None, method: bytes) -> None:
         """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming."""
-        self.discards.add(Discard(pool, upstream, self.between_bytes_timeout_s, self._let_go))
+        carrier = upstream.carrier
+        discard = Discard(pool, upstream, self.between_bytes_timeout_s, self._let_go, relay, method)
+        self.discards.add(discard)
+        if isinstance(carrier, Exchange) and carrier.counted and carrier.account is not None:
+            # The engine works on: whoever leaves and asks again has no more under way than the key allows.
+            discard.account = carrier.account
+            carrier.account.inflight += 1
 
     def _let_go(self, discard: Discard) -> None:
-        """What was read to its end unseen has ended, and its engine has room again."""
+        """What was read to its end unseen has ended, and its engine and its key have room again."""
+        account, discard.account = discard.account, None
+        if account is not None:
+            account.inflight -= 1
         self.discards.discard(discard)
         self.room()
 

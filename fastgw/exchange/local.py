@@ -173,7 +173,14 @@ class LocalEndpoints:
         upgrade = (head.own or {}).get(b"upgrade", b"")
         if upgrade.lower() != b"websocket" or exchange.conn.body is not None or head.content_length > 0:
             raise GatewayError("bad_request", "This endpoint speaks WebSocket: send `Upgrade: websocket`, and no body.")
-        model = parse_qs(head.query.decode("latin-1"), max_num_fields=32).get("model", [""])[0]
+        try:
+            asked = parse_qs(head.query.decode("latin-1"), keep_blank_values=True, max_num_fields=32).get("model", [""])
+        except ValueError:
+            raise GatewayError("bad_request", "The query has more than 32 parameters.") from None
+        if len(asked) > 1:
+            # Keys are judged by one of them, and an engine may go by another.
+            raise GatewayError("invalid_parameter", "`model` may be given once.", param="model")
+        model = asked[0]
         group = self._core.table.group(model)
         if group is None:
             raise (

@@ -482,7 +482,7 @@ class MergedCall(Session):
         if pool is not None and conn is not None and self._sent_at and not pool.engine.cancel:
             # This engine cannot bear an abort: let it finish, unseen.
             self._upstream = None
-            self._core.let_finish(pool, conn)
+            self._core.let_finish(pool, conn, None, b"POST")
         else:
             self._leave_engine()
 

@@ -213,6 +213,17 @@ class Relay:
             self.bytes_out += len(wire)
             self._put(wire)
 
+    def skim(self, data: bytes) -> bool:
+        """Bytes that nobody gets; whether the message has ended with them, or cannot be read on."""
+        if self._chunks is not None:
+            try:
+                self._chunks.feed(data)
+            except FramingError:
+                return True
+            return self._chunks.done
+        self._left -= len(data)
+        return self._framing is LENGTH and self._left <= 0
+
     def eof(self, how: str) -> int:
         """The engine closed. END only where that is how its message ends."""
         self.reusable = False

@@ -1,8 +1,8 @@
 """Rate meters: exact GCRA in whole numbers, for requests and tokens, and a table of them by client address.
 
 Owns: :class:`Meter`, the continuous-state leaky bucket of ITU-T I.371 and ATM Forum TM 4.0 (the same decisions as their
-virtual scheduling form), :class:`Meters`, and how an address and a time until reset are written. Never asks for the time:
-each call is told it, in whole microseconds of a monotonic clock.
+virtual scheduling form), :class:`Meters`, and under which name an address is counted. Never asks for the time: each call
+is told it, in whole microseconds of a monotonic clock.
 
 Invariant: ``debt`` is what was taken and has not yet decayed, in units times ``period_us``, so that each microsecond pays
 off ``rate`` of it and nothing is ever rounded. 0 <= debt <= 9 * 10**18: every sum fits a signed 64-bit number. A meter's
@@ -235,23 +235,3 @@ def address_key(ip: str) -> str:
     if mapped is not None:
         return str(mapped)
     return f"{IPv6Address(int(address) >> 64 << 64)}/64"
-
-
-def reset_text(us: int) -> str:
-    """A duration as OpenAI's ``x-ratelimit-reset-*`` headers have it: ``0s``, ``12ms``, ``1s``, ``6m0s``, ``1h2m3s``.
-
-    Rounded up, below one second to milliseconds, above to seconds: whoever waits that long has waited long enough. Source:
-    "Rate limits in headers" in https://platform.openai.com/docs/guides/rate-limits (``1s``, ``6m0s``) and answers quoted in
-    https://community.openai.com/t/1268905 (``12ms``); the notation is that of Go's ``time.Duration``, with which clients
-    read it.
-    """
-    if us <= 0:
-        return "0s"
-    if us <= 999_000:
-        return f"{(us + 999) // 1000}ms"
-    seconds = (us + 999_999) // 1_000_000
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes}m{seconds}s"
-    return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"

@@ -61,4 +61,4 @@ cdef class Context(Service):
     cpdef bint routes_anything(self) except -1
     cpdef dial_failed(self, Pool pool, str detail)
     cpdef breaker_moved(self, Pool pool)
-    cpdef let_finish(self, Pool pool, UpstreamConn upstream)
+    cpdef let_finish(self, Pool pool, UpstreamConn upstream, object relay, bytes method)

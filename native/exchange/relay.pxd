@@ -29,6 +29,7 @@ cdef class Relay:
     cpdef _pass_on(self, bytes payload)
     cpdef int start(self, bytes head, bytes rest) except -1
     cpdef int feed(self, bytes data) except -1
+    cpdef bint skim(self, bytes data) except -1
     cpdef int eof(self, str how) except -1
     cpdef bint finish(self, bytes event) except -1
     cpdef bint break_off(self, bytes event) except -1

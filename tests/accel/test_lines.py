@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastgw.accel import lines
 from tests.support.twins import native_twin, python_twin
@@ -39,9 +42,39 @@ def test_heads_and_answers() -> None:
     assert lines.request_start(b"POST / HTTP/1.1\r\n", b"Host: a\r\n", b"x-request-id: ", b"1f", 10) == (
         b"POST / HTTP/1.1\r\nHost: a\r\nx-request-id: 1f\r\ncontent-length: 10\r\n\r\n"
     )
-    assert lines.plain_answer(b"HTTP/1.1 200 OK\r\n", b"a: b\r\n", b"1f", b"{}") == (
+    assert lines.plain_answer(b"HTTP/1.1 200 OK\r\n", b"a: b\r\n", b"1f", b"", b"{}") == (
         b"HTTP/1.1 200 OK\r\na: b\r\ncontent-length: 2\r\nx-request-id: 1f\r\n\r\n{}"
     )
+    assert lines.plain_answer(b"HTTP/1.1 200 OK\r\n", b"", b"1f", b"c: d\r\n", b"").endswith(b"-id: 1f\r\nc: d\r\n\r\n")
+
+
+def test_what_is_left_of_a_limit() -> None:
+    assert lines.limit_lines(b"requests", 60, 59, 1_000_000) == (
+        b"x-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 59\r\nx-ratelimit-reset-requests: 1s\r\n"
+    )
+    assert lines.limit_lines(b"tokens", 10**11, 0, 360_000_000).endswith(b"reset-tokens: 6m0s\r\n")
+
+
+@pytest.mark.parametrize(
+    ("us", "text"),
+    [
+        (-5, b"0s"), (0, b"0s"), (1, b"1ms"), (1000, b"1ms"), (12_000, b"12ms"), (998_001, b"999ms"), (999_000, b"999ms"),
+        (999_001, b"1s"), (1_000_000, b"1s"), (1_000_001, b"2s"), (59_000_001, b"1m0s"), (360_000_000, b"6m0s"),
+        (3_599_000_001, b"1h0m0s"), (3_723_000_000, b"1h2m3s"), (86_400_000_000, b"24h0m0s"),
+    ],
+)  # fmt: skip
+def test_a_wait_as_openai_writes_it(us: int, text: bytes) -> None:
+    assert lines.duration(us) == text
+
+
+@given(st.integers(1, 400 * 86_400_000_000))
+def test_a_wait_read_back_is_never_too_short(us: int) -> None:
+    unit_us = {"h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1000}
+    text = lines.duration(us).decode()
+    parts = re.findall(r"(\d+)(ms|h|m|s)", text)
+    assert "".join(number + unit for number, unit in parts) == text
+    read = sum(int(number) * unit_us[unit] for number, unit in parts)
+    assert us <= read < us + (1000 if us <= 999_000 else 1_000_000)
 
 
 @pytest.mark.both_twins
@@ -62,4 +95,10 @@ def test_both_twins_write_the_same() -> None:
         assert compiled.request_start(*parts, number) == source.request_start(*parts, number)
         body = b"b" * chance.randrange(5000)
         assert compiled.chunk(body) == source.chunk(body)
-        assert compiled.plain_answer(b"S\r\n", b"f" * 7, b"id", body) == source.plain_answer(b"S\r\n", b"f" * 7, b"id", body)
+        extra = b"e: 1\r\n" * chance.randrange(6)
+        answer = (b"S\r\n", b"f" * 7, b"id", extra, body)
+        assert compiled.plain_answer(*answer) == source.plain_answer(*answer)
+        us = chance.randrange(-10, 10 ** chance.randrange(1, 15))
+        assert compiled.duration(us) == source.duration(us)
+        unit = chance.choice([b"requests", b"tokens"])
+        assert compiled.limit_lines(unit, number, us, us) == source.limit_lines(unit, number, us, us)

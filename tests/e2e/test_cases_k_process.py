@@ -174,7 +174,7 @@ class TestK1Sigterm:
                 async with RawClient.connect(sim.url) as client:
                     await client.send(body(number, headers=[("x-sim-fault", "itl-ms=0")]))
                     whole.append((await client.read_response()).body)
-            flags = ("--drain-timeout-s", f"{drain_s:g}", "--engine-max-connections", "5000")
+            flags = ("--drain-timeout-s", f"{drain_s:g}", "--engine-max-connections", "5000", "--rate-limit-per-second", "0")
             async with serve(tmp_path, sim.url, *flags) as served:
                 streams = await open_streams(served.port, [body(number % PROMPTS) for number in range(count)])
                 ended_before = sum(stream.complete() for stream in streams)

@@ -15,6 +15,7 @@ from fastgw.config import RouteConfig
 from fastgw.limits.key import KeyRecord
 from fastgw.policy.queue import Queue
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
+from tests.native.test_stress import UPGRADE
 from tests.support.client import RawClient, chat, request
 from tests.support.gateway import Running, running
 from tests.support.ports import closed_port
@@ -171,6 +172,58 @@ class TestKeysInUse:
                 assert [await status_of(second, data) for _ in range(3)] == [200, 200, 200]
 
 
+class TestTunnels:
+    @pytest.mark.parametrize(
+        ("query", "status"),
+        [
+            ("model=sim", 101),
+            ("model=secret", 403),
+            ("model=sim&model=secret", 400),
+            ("model=sim&mod%65l=secret", 400),
+            ("model=sim&model=", 400),
+            ("model=sim;model=secret", 403),
+            ("Model=sim", 403),
+            ("", 403),
+            ("&".join(["a=1"] * 40 + ["model=sim"]), 400),
+        ],
+    )
+    async def test_S5_09_a_session_is_for_one_model_that_the_key_may_use(self, query: str, status: int) -> None:
+        async with (
+            Simulator(SimConfig(models=("sim", "secret"))) as sim,
+            running([EngineConfig(url=sim.url)], require_key=True) as gw,
+            RawClient.connect(gw.url) as client,
+        ):
+            give(gw, models=("sim",))
+            await client.send(request("GET", f"/v1/realtime?{query}", headers=UPGRADE, key=KEY))
+            head = await client.read_head(5.0)
+            assert head.status == status
+
+
+class TestBodies:
+    @pytest.mark.parametrize(
+        ("more", "status"),
+        [
+            (b"", 200),
+            (b',"Model":"secret"', 400),
+            (b',"MODEL":"sim"', 400),
+            (b',"\\u004dodel":"secret"', 400),
+            (b',"model":"secret"', 400),
+            (b',"tools":[{"Model":"a schema of its own"}]', 200),
+            (b',"user":"\\u0041 \\"Model\\""', 200),
+        ],
+    )
+    async def test_S5_09_no_second_model_in_another_case(self, more: bytes, status: int) -> None:
+        """Go's JSON reader, and so Ollama, matches names of fields in any case."""
+        async with (
+            Simulator(SimConfig(models=("sim", "secret"))) as sim,
+            running([EngineConfig(url=sim.url)], require_key=True) as gw,
+            RawClient.connect(gw.url) as client,
+        ):
+            give(gw, models=("sim",))
+            body = b'{"model":"sim","messages":[{"role":"user","content":"x"}],"max_tokens":2' + more + b"}"
+            assert await status_of(client, chat("sim", body=body, key=KEY)) == status
+
+
 class TestFigures:
     async def test_pipelined_requests_are_counted_one_by_one(self) -> None:
         async with Simulator(SimConfig()) as sim, running([sim.url], api_keys=(KEY,), rate_limit_per_minute=10) as gw:
@@ -225,6 +278,46 @@ class TestFigures:
 
 
 class TestEngines:
+    async def test_who_leaves_an_engine_that_works_on_has_it_under_way_still(self) -> None:
+        """An engine that cannot bear an abort: leaving and asking again would put a hundred requests there with one place."""
+        async with (
+            Simulator(SimConfig(ttft_ms=300.0)) as sim,
+            running([EngineConfig(url=sim.url, cancel=False)], key_concurrency=1) as gw,
+        ):
+            for _ in range(5):
+                client = await gw.client()
+                await client.send(chat("sim", max_tokens=1))
+                await asyncio.sleep(0.02)
+                client.reset()
+            await gw.idle()
+            core = gw.gateway.core
+            assert core is not None
+            assert (sim.state.running, core.accounts.anonymous.inflight) == (1, 1)
+            async with RawClient.connect(gw.url) as patient:
+                assert await status_of(patient, chat("sim", max_tokens=1)) == 200
+            await gw.until("the first has ended", lambda: not core.discards, 10.0)
+            assert core.accounts.anonymous.inflight == 0
+
+    async def test_who_leaves_an_engine_that_works_on_has_it_under_way_still(self) -> None:
+        """An engine that cannot bear an abort: leaving and asking again would put a hundred requests there with one place."""
+        async with (
+            Simulator(SimConfig(ttft_ms=300.0)) as sim,
+            running([EngineConfig(url=sim.url, cancel=False)], key_concurrency=1) as gw,
+        ):
+            for _ in range(5):
+                client = await gw.client()
+                await client.send(chat("sim", max_tokens=1))
+                await asyncio.sleep(0.02)
+                client.reset()
+            await gw.idle()
+            core = gw.gateway.core
+            assert core is not None
+            assert (sim.state.running, core.accounts.anonymous.inflight) == (1, 1)
+            async with RawClient.connect(gw.url) as patient:
+                assert await status_of(patient, chat("sim", max_tokens=1)) == 200
+            await gw.until("the first has ended", lambda: not core.discards, 10.0)
+            assert core.accounts.anonymous.inflight == 0
+
     async def test_J8_a_replayed_probe_is_still_the_only_one(self) -> None:
         """The half-open breaker lets one request through, and its idle connection turns out to be dead."""
         arrived, go_on = asyncio.Event(), asyncio.Event()
