@@ -43,6 +43,7 @@ MODULES: Final = (
     "limits.account",
     "limits.breaker",
     "limits.budget",
+    "limits.crowd",
     "limits.drain",
     "limits.fairqueue",
     "limits.ledger",

@@ -36,11 +36,15 @@ class BodyFacts(Members, gc=False, eq=False):
 
     @property
     def token_limit(self) -> int:
-        """The most tokens that the answer may have, -1 where the body does not say."""
+        """The most tokens that the answer may have, -1 where the body does not say.
+
+        Of several the largest: which of them counts is each engine's own choice.
+        """
+        most = -1
         for limit in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens):
-            if limit is not None:
-                return max(min(limit, MOST), -1)
-        return -1
+            if limit is not None and limit > most:
+                most = min(limit, MOST)
+        return most
 
     @property
     def choices(self) -> int:

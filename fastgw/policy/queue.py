@@ -24,6 +24,7 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import DONE, QUEUED
 from fastgw.limits.account import Account
+from fastgw.limits.crowd import Crowd
 from fastgw.limits.drain import DrainRate
 from fastgw.limits.fairqueue import FairQueue, Waiter
 from fastgw.limits.key import PRIORITIES
@@ -35,6 +36,7 @@ from fastgw.upstream.table import Group
 
 QUANTUM: Final = 512  # tokens of one tenant's turn: about what a short chat takes
 INTERVAL_S: Final = 5.0  # waits are looked at over so long before a queue counts as overloaded
+GIVE_WAY: Final = 8  # requests that may give way to one; a large body would drive out a hundred small ones
 BATCH: Final = 64  # let go in one turn of the loop; the rest in the next
 
 QUEUE: Final = "queue"
@@ -58,7 +60,7 @@ class Lane:
 class Place(Timed):
     """One request's place in the queue, until it is let go, or leaves."""
 
-    __slots__ = ("again", "exchange", "lane", "owner", "parked", "priority", "size", "waiter")
+    __slots__ = ("again", "exchange", "flow", "lane", "owner", "parked", "priority", "size", "waiter")
 
     def __init__(self, owner: Queue, exchange: Exchange, lane: Lane) -> None:
         super().__init__()
@@ -67,6 +69,7 @@ class Place(Timed):
         self.lane = lane
         upload = exchange.upload
         self.size = len(exchange.body) if upload is None else max(len(exchange.body), upload.kept_bytes)
+        self.flow = ""
         self.waiter: Waiter | None = None
         self.parked = False  # for its key, not in its lane
         self.priority = 0
@@ -109,6 +112,7 @@ class Queue(Filter):
         self.waiting = 0
         self.waiting_bytes = 0
         self._by_class = [0] * len(PRIORITIES)
+        self._crowd = Crowd()
         self._lanes: dict[Lane, None] = {}  # those with somebody waiting
         self._again: dict[Place, None] = {}
         self._parked: dict[Account, None] = {}  # keys with somebody waiting for them
@@ -240,9 +244,22 @@ class Queue(Filter):
 
     # --- it waits
     def _check_size(self, exchange: Exchange) -> None:
-        if self.waiting >= self._queue_size or self.waiting_bytes + len(exchange.body) > self._queue_bytes:
-            exchange.gateway.stats.limited_queue += 1
-            raise GatewayError("queue_full", source=Source.GATEWAY, retry_after_s=self._retry_after_s())
+        """Raises when no more can wait, unless a tenant that has more waiting than this one gives way."""
+        account = exchange.account
+        assert account is not None
+        stats = exchange.gateway.stats
+        for _ in range(GIVE_WAY):
+            if self.waiting < self._queue_size and self.waiting_bytes + len(exchange.body) <= self._queue_bytes:
+                return
+            place: Place | None = self._crowd.victim(account.flow)  # type: ignore[assignment]
+            if place is None:
+                break
+            stats.limited_queue += 1
+            other = place.exchange
+            message = "Too many requests are waiting, and this tenant has the most of them."
+            other.fail(GatewayError("queue_full", message, source=Source.GATEWAY, retry_after_s=self._retry_after_s()))
+        stats.limited_queue += 1
+        raise GatewayError("queue_full", source=Source.GATEWAY, retry_after_s=self._retry_after_s())
 
     def _retry_after_s(self) -> float:
         """When as many as wait now will have gone, by the rate of late."""
@@ -291,6 +308,8 @@ class Queue(Filter):
     def _begin_to_wait(self, place: Place, account: Account, now: float) -> None:
         exchange = place.exchange
         place.priority = account.priority
+        place.flow = account.flow
+        self._crowd.add(place.flow, place)
         self._by_class[place.priority] += 1
         self.waiting += 1
         self.waiting_bytes += place.size
@@ -359,6 +378,7 @@ class Queue(Filter):
         self.waiting -= 1
         self.waiting_bytes -= place.size
         self._by_class[place.priority] -= 1
+        self._crowd.remove(place.flow, place)
         exchange.gateway.stats.queue_waiting_open -= 1
         if place.again:
             self._again.pop(place, None)

@@ -103,8 +103,7 @@ def facts_of(found) -> BodyFacts:
     facts.token_limit = -1
     for limit in (found.max_tokens, found.max_completion_tokens, found.max_output_tokens):
         if limit is not None:
-            facts.token_limit = _limited(limit)
-            break
+            facts.token_limit = max(facts.token_limit, _limited(limit))
     facts.choices = _limited(found.n) if found.n is not None and found.n > 0 else 1
     facts.prompt_bytes = len(found.messages) + len(found.prompt) + len(found.input)
     return facts
@@ -336,14 +335,13 @@ cpdef BodyFacts read(bytes body, int max_depth):
     facts.stream = found.stream
     facts.include_usage = found.include_usage
     facts.has_stream_options = found.has_stream_options
+    facts.token_limit = -1
     if found.given & MAX_TOKENS:
-        facts.token_limit = max(found.max_tokens, -1)
-    elif found.given & MAX_COMPLETION_TOKENS:
-        facts.token_limit = max(found.max_completion_tokens, -1)
-    elif found.given & MAX_OUTPUT_TOKENS:
-        facts.token_limit = max(found.max_output_tokens, -1)
-    else:
-        facts.token_limit = -1
+        facts.token_limit = max(facts.token_limit, found.max_tokens)
+    if found.given & MAX_COMPLETION_TOKENS:
+        facts.token_limit = max(facts.token_limit, found.max_completion_tokens)
+    if found.given & MAX_OUTPUT_TOKENS:
+        facts.token_limit = max(facts.token_limit, found.max_output_tokens)
     facts.choices = found.n if found.n > 0 else 1
     facts.prompt_bytes = found.prompt_bytes
     return facts

@@ -4,6 +4,7 @@ from fastgw.exchange.context cimport Context
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
 from fastgw.limits.account cimport Account
+from fastgw.limits.crowd cimport Crowd
 from fastgw.limits.drain cimport DrainRate
 from fastgw.limits.fairqueue cimport FairQueue, Waiter
 from fastgw.net.client_conn cimport ClientConn
@@ -34,12 +35,14 @@ cdef class Place(Timed):
     cdef public Waiter waiter
     cdef public Py_ssize_t size
     cdef public bint again, parked
+    cdef public str flow
     cdef public int priority
 
 cdef class Queue(Filter):
     cdef dict _routes, _lanes, _again, _parked, _ready
     cdef object _on_capacity
     cdef DrainRate _drain
+    cdef Crowd _crowd
     cdef double _timeout_s, _target_s
     cdef bint _adaptive, _bounded, _scheduled
     cdef long long _inflight, _max_concurrent, _queue_size, _queue_bytes, _turn
@@ -59,6 +62,7 @@ cdef class Queue(Filter):
     cpdef bint _fall_back(self, Exchange exchange, object route) except -1
     @cython.locals(pool=Pool, engine=Engine)
     cpdef bint _fit(self, Group group) except -1
+    @cython.locals(account=Account, stats=Stats, place=Place, other=Exchange)
     cpdef _check_size(self, Exchange exchange)
     cpdef double _retry_after_s(self) except -1
     @cython.locals(queue=FairQueue, place=Place)

@@ -647,3 +647,26 @@ async def test_J9_I1_an_upload_that_waits_is_seen_to_leave(leave: str) -> None:
         gate.finish()
         assert (await first.read_response()).status == 200
         assert len(gate.order) == 1, "the engine has never heard of it"
+
+
+async def test_J9_one_tenant_does_not_keep_another_out() -> None:
+    """The queue is full of one tenant's requests: the newest of them gives way, and nothing of the other's is refused."""
+    keys = ("sk-many", "sk-few")
+    async with Gate() as gate, running([EngineConfig(url=gate.url, max_concurrent=1)], api_keys=keys, queue_size=4) as gw:
+        async with asking(gw) as ask:
+            many = [await ask(tagged(f"many{number}", key="sk-many")) for number in range(5)]
+            await waiting(gw, 4)
+            few = await ask(tagged("few", key="sk-few"))
+            newest = await many[-1].answer()
+            judge_refusal(newest, 429, "queue_full", "rate_limit_error")
+            assert "tenant" in newest.error["message"]
+            await waiting(gw, 4)
+            late = await ask(tagged("late", key="sk-many"))
+            judge_refusal(await late.answer(), 429, "queue_full", "rate_limit_error")
+            for _ in range(5):
+                await gw.until("one is at the engine", lambda: len(gate.held) == 1)
+                gate.finish()
+                await gw.until("it has gone", lambda: not gate.held or gate.held[0].let.is_set() is False)
+            assert [(await one.answer()).status for one in (*many[:-1], few)] == [200] * 5
+        assert "few" in gate.order
+        assert not {"many4", "late"} & set(gate.order)

@@ -298,26 +298,6 @@ class TestEngines:
             await gw.until("the first has ended", lambda: not core.discards, 10.0)
             assert core.accounts.anonymous.inflight == 0
 
-    async def test_who_leaves_an_engine_that_works_on_has_it_under_way_still(self) -> None:
-        """An engine that cannot bear an abort: leaving and asking again would put a hundred requests there with one place."""
-        async with (
-            Simulator(SimConfig(ttft_ms=300.0)) as sim,
-            running([EngineConfig(url=sim.url, cancel=False)], key_concurrency=1) as gw,
-        ):
-            for _ in range(5):
-                client = await gw.client()
-                await client.send(chat("sim", max_tokens=1))
-                await asyncio.sleep(0.02)
-                client.reset()
-            await gw.idle()
-            core = gw.gateway.core
-            assert core is not None
-            assert (sim.state.running, core.accounts.anonymous.inflight) == (1, 1)
-            async with RawClient.connect(gw.url) as patient:
-                assert await status_of(patient, chat("sim", max_tokens=1)) == 200
-            await gw.until("the first has ended", lambda: not core.discards, 10.0)
-            assert core.accounts.anonymous.inflight == 0
-
     async def test_J8_a_replayed_probe_is_still_the_only_one(self) -> None:
         """The half-open breaker lets one request through, and its idle connection turns out to be dead."""
         arrived, go_on = asyncio.Event(), asyncio.Event()

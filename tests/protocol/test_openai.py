@@ -57,7 +57,7 @@ def _said(facts: BodyFacts) -> tuple[object, ...]:
         (b'"max_tokens":0', "token_limit", 0),
         (b'"max_completion_tokens":9', "token_limit", 9),
         (b'"max_output_tokens":9', "token_limit", 9),
-        (b'"max_completion_tokens":9,"max_tokens":7', "token_limit", 7),
+        (b'"max_completion_tokens":9,"max_tokens":7', "token_limit", 9),
         (b'"n":null', "choices", 1),
         (b'"n":0', "choices", 1),
         (b'"stream":null', "stream", False),
