@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fastgw import EngineConfig
-from fastgw.exchange import merging
+from fastgw.exchange import merged_call, merging
 from fastgw.limits.breaker import Breaker
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
 from fastgw.sim.scripted import RawRequest
@@ -452,7 +452,7 @@ class TestTrouble:
          "bad chunks", "one too few", "no json", "empty", "coded", "etag"],
     )  # fmt: skip
     async def test_each_goes_alone_once(self, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(merging, "MAX_ANSWER_BYTES", MUCH)
+        monkeypatch.setattr(merged_call, "MAX_ANSWER_BYTES", MUCH)
         async with stage(refuses_many(what), between_bytes_timeout_s=0.3) as on:
             requests = [ask(word) for word in "abc"]
             found = await all_at_once(on.gw.port, requests)

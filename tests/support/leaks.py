@@ -23,7 +23,7 @@ WATCHED = (
     ("fastgw.exchange.discard", "Discard"),
     ("fastgw.exchange.exchange", "Exchange"),
     ("fastgw.exchange.gateway", "GatewayCore"),
-    ("fastgw.exchange.merging", "MergedCall"),
+    ("fastgw.exchange.merged_call", "MergedCall"),
     ("fastgw.exchange.relay", "Relay"),
     ("fastgw.exchange.upload", "Upload"),
     ("fastgw.net.client_conn", "ClientConn"),
