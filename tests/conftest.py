@@ -26,6 +26,8 @@ FD_GRACE_S = 1.0
 
 # These run a gateway, or what it is made of.
 LEAK_CHECKED = {"adversity", "e2e", "exchange", "net", "reference", "upstream"}
+# These test nothing that has two twins; of two sessions side by side one is enough for them.
+TWINLESS = {"architecture", "config", "control", "sim", "store"}
 FAILED = pytest.StashKey[bool]()
 
 
@@ -48,7 +50,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         without.add("both_twins")
     if "soak" not in config.option.markexpr:
         without.add("soak")
-    dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in without)]
+    twinless = TWINLESS if os.environ.get("FASTGW_TESTED_BESIDE") else set()
+    dropped = [
+        item
+        for item in items
+        if any(item.get_closest_marker(mark) for mark in without) or item.path.parent.name in twinless
+    ]
     if dropped:
         items[:] = [item for item in items if item not in set(dropped)]
         config.hook.pytest_deselected(items=dropped)

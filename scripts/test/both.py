@@ -26,10 +26,13 @@ LINE_EVERY_S = 20.0
 class Session:
     """pytest over one twin, as a process."""
 
-    def __init__(self, twin: str, phase: str, marks: str, arguments: list[str]) -> None:
+    def __init__(self, twin: str, phase: str, marks: str, arguments: list[str], beside: str = "") -> None:
         self.name = f"{twin}, {phase}" if phase else twin
         self.log = OUTPUT / f"{twin}{'-' + phase if phase else ''}.log"
         environment = {**os.environ, "FASTGW_NATIVE": "1" if twin == "native" else "0", "COLUMNS": "120"}
+        environment.pop("FASTGW_TESTED_BESIDE", None)
+        if beside:  # what has no twins is tested there
+            environment["FASTGW_TESTED_BESIDE"] = beside
         # With every test's name: the last one is where a crash came from.
         command = [sys.executable, "-m", "pytest", "-vv", "-o", f"cache_dir=.pytest_cache/{twin}", *arguments, "-m", marks]
         self.started = time.monotonic()
@@ -101,7 +104,7 @@ def main(arguments: list[str]) -> int:
         print("the native twins are not built (no compiler here, or FASTGW_BUILD_NATIVE=0): the tests run over Python only")
     marks, rest = split_marks(arguments)
     also = f" and ({marks})" if marks else ""
-    codes = run([Session(name, "", f"not quiet{also}", rest) for name in names])
+    codes = run([Session(name, "", f"not quiet{also}", rest, names[0] if name != names[0] else "") for name in names])
     for name in names:
         codes += run([Session(name, "quiet", f"quiet{also}", rest)])
     failed = [code for code in codes if code not in (0, NO_TESTS)]
