@@ -26,7 +26,8 @@ FD_GRACE_S = 1.0
 
 # These run a gateway, or what it is made of.
 LEAK_CHECKED = {"adversity", "e2e", "exchange", "net", "reference", "upstream"}
-# These test nothing that has two twins; of two sessions side by side one is enough for them.
+# These test nothing that has two twins; of two sessions side by side one is enough for them: the Python one for these
+# folders, the compiled one, which is quicker, for what is marked `once`.
 TWINLESS = {"architecture", "config", "control", "sim", "store"}
 FAILED = pytest.StashKey[bool]()
 
@@ -40,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "deadline_s(seconds): time limit of an asynchronous test (default 30)")
     config.addinivalue_line("markers", "keeps_fds: this test may leave descriptors open (say why beside the mark)")
     config.addinivalue_line("markers", "both_twins: holds one twin against the other; runs where the native ones run")
+    config.addinivalue_line("markers", "once: the store and what else has no twins; of two sessions one runs it")
     config.addinivalue_line("markers", "quiet: measures time; `make test` runs it when nothing else is running")
     config.addinivalue_line("markers", "soak: takes minutes; runs only when asked for by `-m soak`")
 
@@ -50,7 +52,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         without.add("both_twins")
     if "soak" not in config.option.markexpr:
         without.add("soak")
-    twinless = TWINLESS if os.environ.get("FASTGW_TESTED_BESIDE") else set()
+    beside = os.environ.get("FASTGW_TESTED_BESIDE", "")
+    twinless = TWINLESS if beside == "python" else set()
+    if beside == "native":
+        without.add("once")
     dropped = [
         item
         for item in items

@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
         print("the native twins are not built (no compiler here, or FASTGW_BUILD_NATIVE=0): the tests run over Python only")
     marks, rest = split_marks(arguments)
     also = f" and ({marks})" if marks else ""
-    codes = run([Session(name, "", f"not quiet{also}", rest, names[0] if name != names[0] else "") for name in names])
+    codes = run([Session(name, "", f"not quiet{also}", rest, (*(set(names) - {name}), "")[0]) for name in names])
     for name in names:
         codes += run([Session(name, "quiet", f"quiet{also}", rest)])
     failed = [code for code in codes if code not in (0, NO_TESTS)]

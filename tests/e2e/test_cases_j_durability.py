@@ -34,6 +34,8 @@ from tests.e2e.metered import ask, prompt_tokens, say
 from tests.support.client import NoResponse, RawClient, request
 from tests.support.gateway import running
 
+pytestmark = pytest.mark.once  # the store and the control listener have no twins
+
 ADMIN = "sk-admin-of-these-tests"
 TOKENS = 5
 COST = prompt_tokens() + TOKENS

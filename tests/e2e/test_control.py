@@ -27,6 +27,8 @@ from tests.e2e.test_cases_j_durability import life
 from tests.support.client import NoResponse, RawClient, RawResponse, request
 from tests.support.gateway import Running, running
 
+pytestmark = pytest.mark.once  # the store and the control listener have no twins
+
 ADMIN = "sk-admin-of-these-tests"
 KEY = "sk-of-a-tenant"
 PATHS = ("/admin", "/admin/", "/admin/keys", "/admin/keys/key_1", "/admin/keys/key_1/rotate", "/admin/audit", "/metrics")
