@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         without.add("both_twins")
     if "soak" not in config.option.markexpr:
         without.add("soak")
-    beside = os.environ.get("FASTGW_TESTED_BESIDE", "")
+    beside = os.environ.get("TESTED_BESIDE", "")
     twinless = TWINLESS if beside == "python" else set()
     if beside == "native":
         without.add("once")

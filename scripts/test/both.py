@@ -30,9 +30,9 @@ class Session:
         self.name = f"{twin}, {phase}" if phase else twin
         self.log = OUTPUT / f"{twin}{'-' + phase if phase else ''}.log"
         environment = {**os.environ, "FASTGW_NATIVE": "1" if twin == "native" else "0", "COLUMNS": "120"}
-        environment.pop("FASTGW_TESTED_BESIDE", None)
+        environment.pop("TESTED_BESIDE", None)
         if beside:  # what has no twins is tested there
-            environment["FASTGW_TESTED_BESIDE"] = beside
+            environment["TESTED_BESIDE"] = beside
         # With every test's name: the last one is where a crash came from.
         command = [sys.executable, "-m", "pytest", "-vv", "-o", f"cache_dir=.pytest_cache/{twin}", *arguments, "-m", marks]
         self.started = time.monotonic()
