@@ -305,9 +305,11 @@ class Gateway:
         )
         try:
             await control.start()
-        except BindError as error:
+        except BaseException as error:
             await self.stop(0.0)
-            raise StartError(str(error)) from error
+            if isinstance(error, BindError):
+                raise StartError(str(error)) from error
+            raise
         self._control = control
 
     def _usage_today(self, key_id: str) -> UsageRow | None:

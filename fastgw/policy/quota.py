@@ -194,6 +194,11 @@ class Quota(Filter):
                 prompt = 0
             if completion < 0:
                 completion = 0
+        # An engine's word is taken up to here: sums of what it claims must not turn over in the compiled twin.
+        if prompt > MOST_TOKENS:
+            prompt = MOST_TOKENS
+        if completion > MOST_TOKENS:
+            completion = MOST_TOKENS
         stats = gateway.stats
         stats.tokens_prompted += prompt
         stats.tokens_generated += completion

@@ -250,6 +250,37 @@ class TestFigures:
             assert (account.ledger.reserved, account.inflight) == (0, 0)
             assert 0 <= account.ledger.prompt + account.ledger.completion <= 1000
 
+    @pytest.mark.parametrize("figure", [10**12 - 1, 2**62, 2**63 - 1, -(2**63), 2**70])
+    async def test_J7_an_engine_that_counts_nonsense_takes_nothing_along(self, figure: int) -> None:
+        """Its figures are taken up to a bound; the key's other requests, and the gateway's sums, stay what they were."""
+        usage = b'"usage":{"prompt_tokens":%d,"completion_tokens":%d}' % (figure, figure)
+        event = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],%b}\n\n' % usage
+
+        async def engine(conn: ScriptedConnection) -> None:
+            while True:
+                seen = await conn.read_request()
+                if seen.method == b"GET":
+                    await conn.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+                    continue
+                body, kind = (event, b"text/event-stream") if b'"stream":true' in seen.body.replace(b" ", b"") else (
+                    b'{"choices":[],%b}' % usage, b"application/json")  # fmt: skip
+                head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n"
+                await conn.send(head % (kind, len(body)) + body)
+
+        limits = {"tokens_per_minute": 10**6, "daily_token_quota": 10**15}
+        async with ScriptedEngine(engine) as one, running([one.url], api_keys=(KEY,), **limits) as gw:
+            core = gw.gateway.core
+            assert core is not None
+            account = core.accounts.find(sha256(KEY.encode()).digest())
+            assert account is not None
+            for stream in (False, True):
+                async with RawClient.connect(gw.url) as client:
+                    assert await status_of(client, chat("m", stream, key=KEY)) in (200, 429)
+                await gw.idle()
+            ledger = account.ledger
+            assert (ledger.reserved, account.inflight) == (0, 0)
+            assert 0 <= ledger.prompt + ledger.completion <= 4 * 10**12
+            assert 0 <= gw.stats.tokens_prompted + gw.stats.tokens_generated <= 4 * 10**12
 
     @pytest.mark.parametrize(
         ("prompt", "prompts"),
