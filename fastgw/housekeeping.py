@@ -20,6 +20,7 @@ from fastgw.limits.meter import Meters
 from fastgw.net.clock import micros, monotonic
 
 LOOK_S: Final = 0.25
+MOST_KEYS: Final = 5000  # whose usage is handed over at once: some milliseconds of the loop
 SWEEP: Final = 5000  # meters looked at in one look: a million in less than a minute
 
 
@@ -48,6 +49,7 @@ class Housekeeping:
         self._flush_s = flush_s
         self._flushed_at = monotonic()
         self._writing: list[tuple[Account, int, int]] | None = None  # (account, day, version) of the batch under way
+        self._more = False  # than went into that batch
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -91,12 +93,14 @@ class Housekeeping:
                 account.ledger.restore(day, prompt, completion, requests, estimated)
 
     def flush(self) -> None:
-        """Hand over what was used since; one batch is under way at a time."""
+        """Hand over what was used since; one batch is under way at a time, and the next follows when it is written."""
         store = self._store
         accounts = self._core.accounts
         if store is None or self._writing is not None or not accounts.touched:
             return
-        touched, accounts.touched = accounts.touched, []
+        touched = accounts.touched[:MOST_KEYS]
+        del accounts.touched[:MOST_KEYS]
+        self._more = bool(accounts.touched)
         batch: list[tuple[Account, int, int]] = []
         rows: list[UsageRow] = []
         for account in touched:
@@ -118,6 +122,8 @@ class Housekeeping:
                 account.ledger.clean(day, version)
             seen[account] = None
         touched.extend(account for account in seen if account.ledger.dirty)
+        if well and self._more:
+            self.flush()
 
     async def last(self, wait_s: float) -> None:
         """Write down all there is, waiting no longer than ``wait_s``."""
