@@ -1,0 +1,53 @@
+"""What the machine gives this process: the memory that it, or its container, has.
+
+Owns: which files say so. Must never: raise; where nothing can be read, nothing is known.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+_CGROUP_ROOT: Final = "/sys/fs/cgroup"
+_UNLIMITED: Final = 1 << 60  # version 1 writes a huge number where there is no limit
+
+
+def memory_bytes(proc: str = "/proc", cgroups: str = _CGROUP_ROOT) -> int:
+    """Bytes of memory that this process may have: the least of the machine's and of each control group's it is in
+    (kernel documentation, "Control Group v2", ``memory.max``; version 1's ``memory.limit_in_bytes``). 0 = not known."""
+    limits = [_total(proc)]
+    for line in _read(os.path.join(proc, "self", "cgroup")).splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers == "":
+            limits += _of_group(cgroups, path, "memory.max")
+        elif "memory" in controllers.split(","):
+            limits += _of_group(os.path.join(cgroups, "memory"), path, "memory.limit_in_bytes")
+    return min([limit for limit in limits if limit > 0], default=0)
+
+
+def _of_group(root: str, path: str, name: str) -> list[int]:
+    """The limits of a group and of those around it. (In a container its own group is the root of what can be seen.)"""
+    found = []
+    parts = [part for part in path.split("/") if part and part != ".."]
+    for depth in range(len(parts) + 1):
+        text = _read(os.path.join(root, *parts[:depth], name)).strip()
+        if text.isdigit() and int(text) < _UNLIMITED:
+            found.append(int(text))
+    return found
+
+
+def _total(proc: str) -> int:
+    for line in _read(os.path.join(proc, "meminfo")).splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemTotal":
+            words = rest.split()
+            return int(words[0]) * 1024 if words and words[0].isdigit() else 0
+    return 0
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read(65536)
+    except OSError:
+        return ""

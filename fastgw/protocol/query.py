@@ -1,0 +1,67 @@
+"""The query of a target, where the gateway reads one: a WebSocket session names its model there.
+
+Owns: which parameter is meant, and where its value stands. Servers differ in what else separates parameters, in which of
+two they take and in whether case matters, so what two of them could read differently is refused (WHATWG URL §5.1 is what
+browsers write; ``;`` was a separator once, HTML 4.01 §B.2.2). Must never: repair, or change a byte but the value's.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+MAX_PARAMETERS: Final = 32
+
+
+class Value(NamedTuple):
+    """A parameter's value, and where it stands in the query as it came."""
+
+    text: str
+    start: int
+    end: int
+
+
+def parameter(query: bytes, name: str) -> Value | None:
+    """The one value of ``name`` (lower case); None = it is not there.
+
+    :raises ValueError: with a sentence for the client, where another reader could find another value.
+    """
+    if b";" in query:
+        raise ValueError("The query may not hold a `;`: some servers take it for a `&`.")
+    found: Value | None = None
+    at = 0
+    parts = query.split(b"&", MAX_PARAMETERS)
+    if len(parts) > MAX_PARAMETERS:
+        raise ValueError(f"The query has more than {MAX_PARAMETERS} parameters.")
+    for part in parts:
+        key, equals, value = part.partition(b"=")
+        spelt = _decoded(key)
+        if spelt == name:
+            if found is not None:
+                raise ValueError(f"`{name}` may be given once.")
+            start = at + len(key) + len(equals)
+            found = Value(_decoded(value), start, start + len(value))
+        elif spelt.strip(" \t\0").casefold() == name or spelt.partition("[")[0].casefold() == name:
+            raise ValueError(f"`{name}` may be given once, and in this spelling.")
+        at += len(part) + 1
+    return found
+
+
+def with_value(query: bytes, value: Value, text: str) -> bytes:
+    """``query`` with ``text`` in the place of ``value``."""
+    return query[: value.start] + quote(text, safe="").encode() + query[value.end :]
+
+
+def _decoded(text: bytes) -> str:
+    """A form-encoded text; raises ValueError where it is not UTF-8, or a ``%`` begins no escape."""
+    raw = text.replace(b"+", b" ")
+    if raw.count(b"%") != sum(1 for piece in raw.split(b"%")[1:] if _escape(piece)):
+        raise ValueError("The query holds a `%` that begins no escape.")
+    try:
+        return unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise ValueError("The query is not UTF-8.") from None
+
+
+def _escape(piece: bytes) -> bool:
+    return len(piece) >= 2 and all(byte in b"0123456789abcdefABCDEF" for byte in piece[:2])
