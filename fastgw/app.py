@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from fastgw import errors, twins
 from fastgw.config import Config
-from fastgw.config.address import parse_host_port
+from fastgw.config.address import is_loopback, parse_host_port
 from fastgw.errors import GatewayError
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.gateway import GatewayCore
@@ -45,6 +45,7 @@ from fastgw.policy.iplimit import IpLimit
 from fastgw.policy.queue import Queue
 from fastgw.policy.routing import STRATEGIES
 from fastgw.protocol.headers import is_trusted
+from fastgw.protocol.hosts import HostRule
 from fastgw.protocol.http1.writer import simple_response
 from fastgw.stats import EventLog, NullLog, Stats
 from fastgw.tasks import Tasks
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from fastgw.store.state import State
 
 BACKLOG: Final = 4096
+LEAST_PER_IP: Final = 64  # connections that any one address may have, where the setting does not say
 LOOK_S: Final = 0.01
 STATE_WAIT_S: Final = 5.0  # for the store to take the last of it
 GRACE_S: Final = 0.5  # for the last answers and error events to leave
@@ -204,6 +206,10 @@ class Gateway:
         def accepted(sock: socket.socket, ip: str) -> None:
             conns.add(ClientConn(reactor, sock, core, limits, stats, ip, bool(trusted) and is_trusted(ip, trusted)))
 
+        max_per_ip = config.max_connections_per_ip
+        chosen = max_per_ip is not None
+        if max_per_ip is None:
+            max_per_ip = min(config.max_connections, max(LEAST_PER_IP, config.max_connections // 8))
         listener = self._listener = Listener(
             reactor,
             socks,
@@ -211,10 +217,12 @@ class Gateway:
             stats,
             self.log,
             max_connections=config.max_connections,
-            max_per_ip=config.max_connections_per_ip,
+            max_per_ip=max_per_ip,
+            # Behind a proxy are many; and this machine's own clients, load generators among them, could do worse.
+            exempt=lambda ip: (not chosen and is_loopback(ip)) or (bool(trusted) and is_trusted(ip, trusted)),
             refusal=self._refusal,
         )
-        if config.max_connections_per_ip:
+        if max_per_ip:
             core.on_closed = lambda conn: listener.released(conn.peer_ip)
         self.addresses = listener.addresses
         for pool in pools:
@@ -302,6 +310,7 @@ class Gateway:
             render_metrics=lambda: render(collector),
             health=lambda: dict(zip(("healthy_engines", "total_engines"), core.health.counts(), strict=True)),
             keys=keys,
+            hosts=HostRule(config.allowed_hosts, os.uname().nodename),
         )
         try:
             await control.start()
@@ -401,7 +410,7 @@ def serve(config: Config) -> int:
     _raise_file_limit()
     _no_core_file()
     stats = Stats()
-    log = to_stderr(config.log_level, config.log_format, stats)
+    log = to_stderr(config.log_level, config.log_format, stats, config.log_flood_rate)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

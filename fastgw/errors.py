@@ -80,6 +80,15 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "Send multipart/form-data with a boundary, few parts, and the `model` field before the file.",
     ),
     ErrorKind(
+        "invalid_encoding",
+        400,
+        _IRE,
+        "invalid_encoding",
+        "The compressed body is malformed.",
+        False,
+        "Send what the Content-Encoding says: a whole gzip, zlib (deflate) or zstd stream, and nothing behind it.",
+    ),
+    ErrorKind(
         "missing_model",
         400,
         _IRE,
@@ -114,6 +123,15 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "This key may not do that.",
         False,
         "Ask the operator of the gateway.",
+    ),
+    ErrorKind(
+        "origin_not_allowed",
+        403,
+        "permission_error",
+        "origin_not_allowed",
+        "Pages of this origin may not use this gateway.",
+        False,
+        "Add the origin to `cors_origins`, or ask for keys: without them, what a page could send unasked is refused.",
     ),
     ErrorKind(
         "not_found",
@@ -177,6 +195,25 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "This content type is not supported here.",
         False,
         "Send `application/json`, or `multipart/form-data` where an endpoint takes files.",
+    ),
+    ErrorKind(
+        "unsupported_encoding",
+        415,
+        _IRE,
+        "unsupported_encoding",
+        "This Content-Encoding is not supported here.",
+        False,
+        "Send the body as it is, or in a coding that the answer's `Accept-Encoding` lists.",
+    ),
+    ErrorKind(
+        "host_not_allowed",
+        421,
+        _IRE,
+        "host_not_allowed",
+        "This gateway takes no requests for this host name.",
+        False,
+        "Use an IP address or localhost, or add the name to `allowed_hosts`: without keys, a name that a web site could point "
+        "here is refused.",
     ),
     ErrorKind(
         "expectation_failed",
@@ -351,6 +388,15 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "The engines take no more connections right now.",
         False,
         "Wait as long as `Retry-After` says, or raise the engine's `max_connections`.",
+    ),
+    ErrorKind(
+        "overloaded",
+        503,
+        _UPE,
+        "overloaded",
+        "The gateway holds as many request bodies as it may.",
+        False,
+        "Wait as long as `Retry-After` says, or raise `memory_budget_bytes`.",
     ),
     ErrorKind(
         "draining",

@@ -16,6 +16,7 @@ class Stats:
     __slots__ = (
         "access_dropped",
         "auth_failures",
+        "body_bytes_open",
         "bytes_down",
         "cancelled",
         "connections_open",
@@ -28,6 +29,7 @@ class Stats:
         "failovers_total",
         "limited_concurrency",
         "limited_ip",
+        "limited_memory",
         "limited_queue",
         "limited_requests",
         "limited_tokens",
@@ -54,6 +56,7 @@ class Stats:
     def __init__(self) -> None:
         self.access_dropped = 0
         self.auth_failures = 0
+        self.body_bytes_open = 0
         self.bytes_down = 0
         self.cancelled = 0
         self.connections_open = 0
@@ -66,6 +69,7 @@ class Stats:
         self.failovers_total = 0
         self.limited_concurrency = 0
         self.limited_ip = 0
+        self.limited_memory = 0
         self.limited_queue = 0
         self.limited_requests = 0
         self.limited_tokens = 0

@@ -35,6 +35,7 @@ FIELDS: Final[dict[bytes, int]] = {
     b"connection": CONNECTION,
     b"expect": EXPECT,
     b"content-type": CONTENT_TYPE,
+    b"content-encoding": OWN,
     b"authorization": BEARER,
     b"x-api-key": API_KEY,
     b"api-key": CREDENTIAL,
@@ -62,8 +63,18 @@ FIELDS: Final[dict[bytes, int]] = {
 }
 """Request fields, by lower-case name, that are not simply kept; :func:`request_field` also knows the prefixes."""
 
-PREFIXES: Final[dict[bytes, int]] = {b"x-forwarded-": DROP, b"sec-websocket-": NOTED}
-"""Beginnings of request fields' names that are not simply kept."""
+PREFIXES: Final[dict[bytes, int]] = {b"x-forwarded-": DROP, b"sec-websocket-": OWN}
+"""Beginnings of request fields' names that are not simply kept. (A WebSocket handshake may carry a key: what of it goes to an
+engine is written anew.)"""
+
+OURS: Final = frozenset(
+    (b"retry-after-ms", b"server-timing", b"x-accel-buffering", b"x-fallback-model", b"x-request-id", b"x-should-retry")
+)
+"""Fields of an answer by which the gateway speaks for itself: an engine's own never goes down, beside ours or instead."""
+
+OUR_PREFIXES: Final = (b"access-control-", b"x-ratelimit-")
+"""The same by the beginnings of their names: which pages may read an answer, and what is left of a key, is not an engine's to
+say."""
 
 RESPONSE_FIELDS: Final[dict[bytes, int]] = {
     b"content-length": LENGTH,
@@ -79,11 +90,13 @@ RESPONSE_FIELDS: Final[dict[bytes, int]] = {
     b"te": DROP,
     b"trailer": DROP,
     b"upgrade": DROP,
-    b"x-request-id": DROP,
-    b"x-accel-buffering": DROP,
     b"alt-svc": DROP,
+    **dict.fromkeys(sorted(OURS), DROP),
 }
-"""Response fields, by lower-case name, that are not simply kept."""
+"""Response fields, by lower-case name, that are not simply kept; :func:`response_field` also knows the prefixes."""
+
+RESPONSE_PREFIXES: Final[dict[bytes, int]] = dict.fromkeys(OUR_PREFIXES, DROP)
+"""Beginnings of response fields' names that are not simply kept."""
 
 REASONS: Final[dict[int, bytes]] = {
     100: b"Continue", 101: b"Switching Protocols", 102: b"Processing", 103: b"Early Hints",
@@ -138,7 +151,13 @@ def request_field(name: bytes) -> int:
 
 def response_field(name: bytes) -> int:
     """What becomes of the response field ``name`` (lower case)."""
-    return RESPONSE_FIELDS.get(name, KEEP)
+    kind = RESPONSE_FIELDS.get(name)
+    if kind is not None:
+        return kind
+    for prefix, kind in RESPONSE_PREFIXES.items():
+        if name.startswith(prefix):
+            return kind
+    return KEEP
 
 
 def imitates_request_field(name: bytes) -> bool:

@@ -32,6 +32,7 @@ _KEY: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
 _PATH: Final = re.compile(r"/v1(?:/[A-Za-z0-9._~-]+)+(?:/\*)?\Z")
 _TARGET: Final = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/%?-]*\Z")
 _ORIGIN: Final = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
+_HOST_ENTRY: Final = re.compile(r"(?:\*|(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?)\Z")
 _MAX_KEY_FILE_BYTES: Final = 16 << 20
 
 
@@ -55,14 +56,18 @@ def range_text(row: Setting) -> str:
     if row.minimum is None or row.maximum is None:
         return ""
     text = f"{number(row.minimum)} to {number(row.maximum)}"
+    if row.auto:
+        text += f", auto ({row.auto})"
     return f"{text}, or 0 ({row.zero})" if row.zero else text
 
 
 def value_problem(row: Setting, value: object) -> str:
     """What is wrong with ``value`` as this setting's, or nothing."""
-    if row.kind in {"int", "float"}:
-        wanted = "a whole number" if row.kind == "int" else "a number of seconds"
-        if isinstance(value, bool) or not isinstance(value, (int,) if row.kind == "int" else (int, float)):
+    if row.kind in {"int", "auto_int", "float"}:
+        if value is None and row.kind == "auto_int":
+            return ""
+        wanted = "a number of seconds" if row.kind == "float" else "a whole number"
+        if isinstance(value, bool) or not isinstance(value, (int, float) if row.kind == "float" else (int,)):
             return f"must be {wanted}"
         if not math.isfinite(value) or not _in_range(row, value):
             return f"must be {wanted} from {range_text(row)}"
@@ -257,8 +262,10 @@ def problems(config: Config, *, keys_failed: bool) -> Found:
         found.extend(_control(config.control_listen))
     if config.admin_key and not _KEY.match(config.admin_key):
         found.append(("admin_key", "must be visible ASCII without blanks"))
-    if config.max_connections_per_ip > config.max_connections:
+    if (config.max_connections_per_ip or 0) > config.max_connections:
         found.append(("max_connections_per_ip", "is more than max_connections"))
+    if 0 < (config.memory_budget_bytes or 0) < config.max_body_bytes:
+        found.append(("memory_budget_bytes", "is less than max_body_bytes: a body of that size could never be taken"))
     found.extend(
         ("passthrough_paths", f"{path!r} must be /v1/name, or /v1/name/* for all below")
         for path in config.passthrough_paths
@@ -268,6 +275,11 @@ def problems(config: Config, *, keys_failed: bool) -> Found:
         ("cors_origins", f"{origin!r} must be * or scheme://host[:port]")
         for origin in config.cors_origins
         if origin != "*" and not _ORIGIN.match(origin)
+    )
+    found.extend(
+        ("allowed_hosts", f"{host!r} must be a host name without a port, *.name, or *")
+        for host in config.allowed_hosts
+        if not _HOST_ENTRY.match(host)
     )
     if config.trusted_proxies:
         found.extend(_networks(config.trusted_proxies))

@@ -132,6 +132,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     allow_anonymous: bool = False
     trusted_proxies: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
+    allowed_hosts: Sequence[str] = ()
     passthrough_paths: Sequence[str] = ()
     # limits
     max_head_bytes: int = 32768
@@ -139,8 +140,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_body_bytes: int = 10485760
     max_upload_bytes: int = 268435456
     max_json_depth: int = 64
+    max_decompression_ratio: int = 100
     max_connections: int = 16384
-    max_connections_per_ip: int = 0
+    max_connections_per_ip: int | None = None
+    memory_budget_bytes: int | None = None
     # rates and quotas
     rate_limit_per_second: int = 1000
     rate_limit_burst: int = 0
@@ -194,6 +197,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     log_level: str = "info"
     log_format: str = "auto"
     access_log: bool = True
+    log_flood_rate: int = 100
     native: str = "auto"
     # understood, without effect yet
     runner_auth_token: str = ""
@@ -207,8 +211,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         from fastgw.config import check
 
         for name in (
-            "engines", "routes", "trusted_proxies", "cors_origins", "passthrough_paths", "retry_statuses", "warnings",
-            "api_key_digests",
+            "engines", "routes", "trusted_proxies", "cors_origins", "allowed_hosts", "passthrough_paths", "retry_statuses",
+            "warnings", "api_key_digests",
         ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, str):

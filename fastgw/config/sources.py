@@ -84,7 +84,9 @@ def parse_text(row: Setting, text: str) -> object:
         if text.lower() in _FALSE:
             return False
         raise ValueError("must be true or false" + (" or auto" if row.kind == "auto_bool" else ""))
-    if row.kind == "int":
+    if row.kind == "auto_int" and text.lower() == "auto":
+        return None
+    if row.kind in {"int", "auto_int"}:
         match = re.fullmatch(r"([0-9]{1,18})\s*([A-Za-z]*)", text)
         unit = _UNITS.get(match[2].lower()) if match and (not match[2] or row.name.endswith("_bytes")) else None
         if match is None or unit is None:

@@ -28,8 +28,9 @@ SECTIONS: Final = (
 class Setting(msgspec.Struct, frozen=True):
     """One row.
 
-    ``kind`` is one of text, int, float, bool, auto_bool, list, choice, keys, engines, routes. ``env`` holds the variables that
-    set it beside ``FASTGW_<NAME>``, the one that wins first. ``zero`` says what 0 means where 0 is outside the range.
+    ``kind`` is one of text, int, auto_int, float, bool, auto_bool, list, choice, keys, engines, routes. ``env`` holds the
+    variables that set it beside ``FASTGW_<NAME>``, the one that wins first. ``zero`` says what 0 means where 0 is outside the
+    range, ``auto`` what an auto_int is that is not set.
     ``reserved`` says what does *not* happen although the setting is accepted.
     """
 
@@ -41,6 +42,7 @@ class Setting(msgspec.Struct, frozen=True):
     minimum: float | None = None
     maximum: float | None = None
     zero: str = ""
+    auto: str = ""
     secret: bool = False
     reserved: str = ""
     section: str = ""
@@ -163,6 +165,12 @@ TABLE: Final[tuple[Setting, ...]] = (
         Setting("allow_anonymous", "bool", "without any key, listen on an address that others can reach"),
         Setting("trusted_proxies", "list", "networks (CIDR) whose x-forwarded-for and x-forwarded-proto are believed"),
         Setting("cors_origins", "list", "origins that browsers may call from, or *; empty = no CORS headers"),
+        Setting(
+            "allowed_hosts",
+            "list",
+            "host names, beside localhost, addresses and the machine's own name, under which a gateway without keys on "
+            "loopback, and the control listener, may be asked; *.name for all below a name, * for any",
+        ),
         Setting("passthrough_paths", "list", "further paths to forward: /v1/name, or /v1/name/* for all below"),
     ),
     *_rows(
@@ -178,9 +186,34 @@ TABLE: Final[tuple[Setting, ...]] = (
             maximum=1024 * _GIB,
         ),
         Setting("max_json_depth", "int", "nesting of a JSON body; more is answered 400", minimum=4, maximum=512),
+        Setting(
+            "max_decompression_ratio",
+            "int",
+            "times its size that a compressed body may unpack to (256 KiB are free); more is answered 413",
+            minimum=1,
+            maximum=1_000_000,
+            zero="no limit but that of the body",
+        ),
         Setting("max_connections", "int", "client connections in all; one more is answered 503", minimum=1, maximum=1000000),
         Setting(
-            "max_connections_per_ip", "int", "client connections from one address", minimum=1, maximum=1000000, zero="no limit"
+            "max_connections_per_ip",
+            "auto_int",
+            "client connections from one address (IPv6: from one /64); one more is answered 503. trusted_proxies are free, "
+            "and so is loopback under auto",
+            minimum=1,
+            maximum=1000000,
+            zero="no limit",
+            auto="an eighth of max_connections, 64 at least",
+        ),
+        Setting(
+            "memory_budget_bytes",
+            "auto_int",
+            "bytes of request bodies that may be held in all: still arriving, waiting, or at an engine that has not answered; "
+            "beyond it new bodies are answered 503",
+            minimum=1 << 20,
+            maximum=1024 * _GIB,
+            zero="no limit",
+            auto="a quarter of what the machine or the container has",
         ),
     ),
     *_rows(
@@ -380,6 +413,14 @@ TABLE: Final[tuple[Setting, ...]] = (
             "log_format", "choice", "lines of JSON or of text; auto = text on a terminal", choices=("auto", "json", "text")
         ),
         Setting("access_log", "bool", "one log record for each exchange"),
+        Setting(
+            "log_flood_rate",
+            "int",
+            "log lines of one kind of refusal, or of one event, in a second; the rest is counted, and told in one line",
+            minimum=1,
+            maximum=1_000_000,
+            zero="all are written",
+        ),
         Setting(
             "native",
             "choice",

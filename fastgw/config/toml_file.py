@@ -59,7 +59,7 @@ def _toml_value(source: Source, row: Setting, value: object, where: str) -> None
             return
     if row.name == "log_level" and isinstance(value, str):
         value = level(value)
-    if row.kind == "auto_bool" and value == "auto":
+    if row.kind in {"auto_bool", "auto_int"} and value == "auto":
         value = None
     if row.kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

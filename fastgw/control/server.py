@@ -2,7 +2,8 @@
 
 Owns: its own sockets, the proof that a caller is the operator, the bounds on what any caller may hold, and the rendering of
 every answer, those to malformed requests included. Loopback is its place; it is never on the data path. Must never: open
-``/admin`` without a key (none configured = denied), log a key or a body, or say in an error what it is made of.
+``/admin`` without a key (none configured = denied), answer under a name that a web page could have brought (``Host``), log a
+key or a body, or say in an error what it is made of.
 
 Time limits: ``IDLE_S`` for a request's head (and between requests), ``BODY_S`` for its body, ``WRITE_S`` for the answer to be
 taken. The transport is told to call writing done only when its buffer is empty, so that a caller who does not read is seen.
@@ -28,6 +29,7 @@ from fastgw.errors import KINDS, ErrorKind, GatewayError, body, described
 from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
 from fastgw.net.listener import BindError, bind
+from fastgw.protocol.hosts import HostRule
 from fastgw.stats import EventLog
 
 IDLE_S: Final = 15.0
@@ -164,7 +166,8 @@ class ControlServer:
     """The control listener of one gateway.
 
     ``admin_key`` is what opens ``/admin`` ("" = nothing does). ``render_metrics`` gives the Prometheus text, ``health`` what
-    ``/healthz`` says beside ``ok``: both are called in the loop and must be quick. ``keys`` is None without a key store.
+    ``/healthz`` says beside ``ok``: both are called in the loop and must be quick. ``keys`` is None without a key store;
+    ``hosts`` judges the ``Host`` of every request.
     """
 
     def __init__(
@@ -177,6 +180,7 @@ class ControlServer:
         render_metrics: Callable[[], bytes],
         health: Callable[[], Mapping[str, object]],
         keys: KeysBackend | None,
+        hosts: HostRule,
         max_body_bytes: int = 65_536,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -187,6 +191,7 @@ class ControlServer:
         self._render_metrics = render_metrics
         self._health = health
         self._admin = AdminKeys(keys)
+        self._hosts = hosts
         self._max_body_bytes = max_body_bytes
         self._clock = clock
         self._throttle = Throttle()
@@ -255,8 +260,15 @@ class ControlServer:
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         path, _, _ = request.raw_path.partition("?")
+        hosts = request.headers.getall("Host", [])
+        if len(hosts) > 1 or (not hosts and request.version >= (1, 1)):
+            raise GatewayError("bad_request")
+        host = hosts[0] if hosts else ""
         if not path.startswith("/"):
-            path = urlsplit(path).path or "/"  # the absolute form (RFC 9112 §3.2.2)
+            whole = urlsplit(path)  # the absolute form (RFC 9112 §3.2.2)
+            path, host = whole.path or "/", whole.netloc
+        if not self._hosts.allows(host.encode("utf-8", "surrogateescape")):
+            raise GatewayError("host_not_allowed")
         if path == "/admin" or path.startswith("/admin/"):
             return await self._administer(request, path)
         if path == "/healthz":

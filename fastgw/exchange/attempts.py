@@ -18,7 +18,9 @@ from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.protocol.query import with_value
 from fastgw.upstream.pool import Pool
+from fastgw.upstream.target import Engine
 
 MAX_RETRY_AFTER_S: Final = 60.0  # an engine that asks for more is asked again all the same
 _RETRY_AFTER: Final = re.compile(rb"(?im)^retry-after:[ \t]*([0-9]{1,6})[ \t]*\r$").search
@@ -185,7 +187,7 @@ class Attempts(ExchangeState):
         if known is not None and known.head is head:
             # A connection's requests have their heads in common, whichever engine they go to.
             if known.base is None or known.base != base:
-                known.line = self._request_line(base)
+                known.line = self._request_line(engine)
                 known.base = base
             line = known.line
             if self.strip_usage or self.allowance != NO_LIMIT:
@@ -195,7 +197,7 @@ class Attempts(ExchangeState):
                 fields = known.fields or self._fields()
                 known.fields = fields
         else:
-            line = self._request_line(base)
+            line = self._request_line(engine)
             fields = self._fields()
         if length > 0:
             return request_start(line, engine.head_block, fields, self.request_id, length)
@@ -207,9 +209,14 @@ class Attempts(ExchangeState):
             framing = b"\r\ncontent-length: 0\r\n\r\n" if head.method == b"POST" else b"\r\n\r\n"
         return b"".join((line, engine.head_block, fields, self.request_id, framing))
 
-    def _request_line(self, base: bytes) -> bytes:
+    def _request_line(self, engine: Engine) -> bytes:
         head = self.head
-        return b"".join((head.method, b" ", base, head.target, b" HTTP/1.1\r\n"))
+        target = head.target
+        value = self.tunnel_value
+        name = engine.served_name or self.substitute
+        if value is not None and name and name != value.text:
+            target = b"%b?%b" % (head.path, with_value(head.query, value, name))
+        return b"".join((head.method, b" ", engine.base, target, b" HTTP/1.1\r\n"))
 
     def _fields(self) -> bytes:
         """The fields that are not the engine's own, up to the value of ``x-request-id``."""

@@ -13,6 +13,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 from fastgw.config import Config
+from fastgw.config.machine import memory_bytes
 from fastgw.errors import GatewayError
 from fastgw.limits.budget import RetryBudget
 from fastgw.limits.ledger import day_of
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from fastgw.upstream.target import Engine
 
 DAY_S: Final = 86400.0
+UNBOUNDED: Final = 2**62
 MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
 
 Hook = Callable[["Exchange"], None]
@@ -102,6 +104,7 @@ class Context(Service):
         "max_json_depth",
         "max_request_timeout_s",
         "max_retries",
+        "memory_budget",
         "merger",
         "on_allowance",
         "on_arrival",
@@ -109,6 +112,7 @@ class Context(Service):
         "on_finish",
         "on_full",
         "on_head",
+        "on_origin",
         "on_request",
         "on_room",
         "on_route",
@@ -149,6 +153,7 @@ class Context(Service):
         self.strategy = strategy
         self.max_body_bytes = config.max_body_bytes
         self.max_json_depth = config.max_json_depth
+        self.memory_budget = _memory_budget(config)
         self.first_byte_timeout_s = config.first_byte_timeout_s or NEVER  # 0 = no limit
         self.between_bytes_timeout_s = config.between_bytes_timeout_s or NEVER
         self.request_timeout_s: float = config.request_timeout_s
@@ -169,6 +174,7 @@ class Context(Service):
         self.trusted: tuple[IPv4Network | IPv6Network, ...] = tuple(networks)
         self.on_arrival: tuple[Hook, ...] = hooks(filters, "on_arrival")
         self.on_head: tuple[Hook, ...] = hooks(filters, "on_head")
+        self.on_origin: tuple[Hook, ...] = hooks(filters, "on_origin")
         self.on_request: tuple[Hook, ...] = hooks(filters, "on_request")
         self.on_body: tuple[Hook, ...] = hooks(filters, "on_body")
         self.on_route: tuple[Hook, ...] = hooks(filters, "on_route")
@@ -212,6 +218,14 @@ class Context(Service):
         """
         raise NotImplementedError
 
+    def shown(self, exchange: ExchangeState, text: bytes) -> bytes:
+        """What of a stranger's text may be logged: no keys."""
+        raise NotImplementedError
+
+    def take_up_later(self, exchange: Exchange) -> None:
+        """Call ``exchange.take_up`` when everybody else has had a turn: reading a large body takes milliseconds."""
+        raise NotImplementedError
+
     def later(self, exchange: ExchangeState, seconds: float) -> None:
         """Call ``exchange.resume`` in ``seconds``; ``exchange.timer`` takes it back."""
         raise NotImplementedError
@@ -238,6 +252,15 @@ class Context(Service):
     def let_finish(self, pool: Pool, upstream: UpstreamConn, relay: Relay | None, method: bytes) -> None:
         """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming."""
         raise NotImplementedError
+
+
+def _memory_budget(config: Config) -> int:
+    """Bytes of bodies that may be held in all. A single body always finds room where nobody else has one."""
+    budget = config.memory_budget_bytes
+    if budget is None:
+        known = memory_bytes()
+        budget = max(known // 4, 2 * config.max_body_bytes) if known else 0
+    return budget or UNBOUNDED
 
 
 def hooks(filters: tuple[Any, ...], name: str) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ the engine's connection, never from both at once (one loop, one thread). The pha
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Final
 
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
@@ -15,10 +16,14 @@ from fastgw.exchange.answering import Answering
 from fastgw.exchange.context import FinishHook
 from fastgw.exchange.endpoints import JSON
 from fastgw.exchange.state import DONE, LOCAL, QUEUED, RECEIVING, RELAYING, WAITING
-from fastgw.net.client_conn import DISCARD_BYTES
+from fastgw.net.client_conn import DISCARD_BYTES, MAX_REFUSALS
 from fastgw.net.client_conn import TUNNEL as CLIENT_TUNNEL
 from fastgw.net.clock import monotonic
 from fastgw.protocol.openai import scan_body
+
+LARGE_BYTES: Final = 65536  # of a body: beyond one read's worth it is looked at in a turn of its own
+NOT_ALLOWED: Final = (401, 403, 421, 429)
+"""Answers to who may not, or not now: a connection that gets nothing else is closed after a few."""
 
 
 class Exchange(Answering):
@@ -31,14 +36,18 @@ class Exchange(Answering):
         """Bytes of the request body, decoded; ``last`` comes exactly once."""
         if self.phase is LOCAL:
             return
-        self.bytes_in += len(data)
         try:
+            if self.decoder is not None:
+                limit = self.gateway.max_body_bytes if self.upload is None else self.upload.limit
+                data = self.decoder.feed(data, last, limit)
+            self.bytes_in += len(data)
             if self.upload is not None:
                 self.upload.take(self, data, last)
                 return
             if self.bytes_in > self.gateway.max_body_bytes:
                 self.pieces = None
                 raise GatewayError("body_too_large", detail="crossed while reading")
+            self.hold(len(data))
             if self.pieces is None:
                 if last:
                     self.body = keep(data)
@@ -50,9 +59,23 @@ class Exchange(Answering):
             if last:
                 self.body = bytes(self.pieces)
                 self.pieces = None
-                self._dispatch()
+                if self.bytes_in > LARGE_BYTES:
+                    self.gateway.take_up_later(self)
+                else:
+                    self._dispatch()
         except GatewayError as error:
             self.fail(error)
+
+    def take_up(self) -> None:
+        """The turn of a large body has come."""
+        if self.phase is DONE:
+            return
+        try:
+            self._dispatch()
+        except GatewayError as error:
+            self.fail(error)
+        except Exception as error:
+            self.gateway.crashed(self.conn, error)
 
     def _dispatch(self) -> None:
         """The body is whole: BODY and ROUTE phases, then the first attempt."""
@@ -97,6 +120,9 @@ class Exchange(Answering):
         body = self.conn.body
         # A body that may never come, or too long to be read for nothing: the connection ends, and the answer says so.
         close = body is not None and (head.expect != 0 or body.left > DISCARD_BYTES)
+        if error.kind.status in NOT_ALLOWED:
+            self.conn.refusals += 1
+            close = close or self.conn.refusals >= MAX_REFUSALS
         data, status, close = self.gateway.error_answer(error, head, self.request_id, self.endpoint, self.extra_head, close)
         self.status = status
         self.bytes_out = len(data)
@@ -171,6 +197,8 @@ class Exchange(Answering):
         if phase is DONE:
             return
         self.phase = DONE
+        if outcome != "error":
+            self.conn.refusals = 0
         if phase is QUEUED:
             self.queued_s = monotonic() - self.queued_at + max(self.queued_s, 0.0)
         if self.timer is not None:
@@ -236,8 +264,7 @@ class Exchange(Answering):
             # Whatever a hook did: an exchange that has ended is counted, or no drain would ever end.
             if not whole:
                 self._give_back_after(hook, outcome)
-            self.body = b""
-            self.pieces = None
+            self.let_body_go()
             gateway.finished(self, outcome, now)
 
     def _give_back_after(self, failed: FinishHook | None, outcome: str) -> None:

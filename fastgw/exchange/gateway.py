@@ -7,12 +7,14 @@ what it may use by ``app``, which is the one composition root; what all exchange
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable
 from math import ceil
 from time import time, time_ns
 from typing import Final
 
 from fastgw import errors
+from fastgw.accel.hashing import digest
 from fastgw.accel.heads import RequestHead
 from fastgw.accel.lines import serial_id
 from fastgw.config import Config
@@ -31,10 +33,12 @@ from fastgw.limits.breaker import CLOSED
 from fastgw.net.client_conn import ClientConn
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.protocol.coding import codings, decoder
 from fastgw.protocol.endings import cut_event
 from fastgw.protocol.headers import client_ip, forwarded_for, valid_request_id
 from fastgw.protocol.http1.writer import CONTINUE, http_date, simple_response
 from fastgw.protocol.multipart import ModelField
+from fastgw.protocol.secrets import masked
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
@@ -78,6 +82,9 @@ class GatewayCore(Context):
         self._access = access if access is None or isinstance(access, AccessLog) else Records(access)
         self._instance = instance
         self._serial = 0
+        others = [config.admin_key, config.vllm_api_key, *(engine.api_key for engine in config.engines)]
+        self._other_keys = tuple({key.encode() for key in others if key})  # the engines', and the operator's
+        self._large: deque[Exchange] = deque()  # whose bodies take long to read
 
     # --- requests
     def open(self, conn: ClientConn, head: RequestHead) -> None:
@@ -115,6 +122,8 @@ class GatewayCore(Context):
         exchange = Exchange(self, conn, head, endpoint or _UNKNOWN, self.request_id(head))
         conn.sink = exchange
         try:
+            for hook in self.on_origin:
+                hook(exchange)
             if conn.trusted:
                 own = head.own
                 exchange.client_ip = client_ip(conn.peer_ip, own.get(b"x-forwarded-for") if own else None, self.trusted)
@@ -128,7 +137,11 @@ class GatewayCore(Context):
                 hook(exchange)
             if head.own is not None:
                 exchange.timeout_s = self._asked_timeout(head.own.get(b"x-request-timeout-ms"))
-            conn.memo = Judgement(exchange, self.version) if endpoint.mode is JSON and not head.expect else None
+                coding = head.own.get(b"content-encoding")
+                if coding is not None:
+                    exchange.decoder = decoder(coding, self.config.max_decompression_ratio)
+            plain = endpoint.mode is JSON and not head.expect and exchange.decoder is None
+            conn.memo = Judgement(exchange, self.version) if plain else None
             for hook in self.on_request:
                 hook(exchange)
             if exchange.timeout_s or self.request_timeout_s:
@@ -183,7 +196,9 @@ class GatewayCore(Context):
             if head.content_type is None:
                 raise GatewayError("unsupported_media_type", "Send multipart/form-data with a `model` field.")
             field = ModelField(head.content_type)
-        exchange.upload = Upload(field, head.chunked, self.config.max_upload_bytes)
+        # (How long a compressed one is, nobody knows before its end.)
+        chunked = head.chunked or exchange.decoder is not None
+        exchange.upload = Upload(field, chunked, self.config.max_upload_bytes)
 
     def _other_method(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint | None) -> Endpoint | None:
         """HEAD and OPTIONS where they make sense; None = answered already."""
@@ -270,16 +285,25 @@ class GatewayCore(Context):
 
     # --- ids and lines
     def request_id(self, head: RequestHead) -> bytes:
-        """The client's id where it is fit to be repeated, else a new one."""
+        """The client's id where it is fit to be repeated, else a new one. (A key is not: ids are logged, and go to engines.)"""
         own = head.own
         if own is not None:
             given = own.get(b"x-request-id")
-            if given is not None and valid_request_id(given):
+            if given is not None and valid_request_id(given) and self._told(head, given) == given:
                 return given
         if not self.plain_ids:
             return b"req-%d" % time_ns()
         self._serial = serial = self._serial + 1
         return serial_id(self._instance, serial)
+
+    def shown(self, exchange: ExchangeState, text: bytes) -> bytes:
+        """What of a stranger's text may be logged: no keys."""
+        return self._told(exchange.head, text)
+
+    def _told(self, head: RequestHead, text: bytes) -> bytes:
+        credential = head.credential
+        plain = self._other_keys if credential is None else (*self._other_keys, credential)
+        return masked(text, lambda part: self.accounts.find(digest(part)) is not None, plain)
 
     def date_line(self) -> bytes:
         return b"date: %b\r\n" % http_date(time())
@@ -339,6 +363,8 @@ class GatewayCore(Context):
         lines = b"x-request-id: %b\r\n%b" % (request_id, extra)
         if kind.status == 401:
             lines += b"www-authenticate: Bearer\r\n"
+        elif error.kind.name == "unsupported_encoding":
+            lines += b"accept-encoding: %b\r\n" % codings().encode()
         if error.retry_after_s is not None:
             # (In milliseconds too, for clients that read that: a limit may be over in a few.)
             lines += b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (
@@ -389,6 +415,22 @@ class GatewayCore(Context):
             {"message": kind.message, "type": kind.type, "param": None, "code": kind.code},
             int(time()),
         )
+
+    def take_up_later(self, exchange: Exchange) -> None:
+        """One large body a turn of the loop, in the order in which they came."""
+        self._large.append(exchange)
+        if len(self._large) == 1:
+            self._next_large(exchange.conn)
+
+    def _next_large(self, conn: ClientConn) -> None:
+        conn.loop.call_soon(self._take_up)
+        conn.poller.hurry()
+
+    def _take_up(self) -> None:
+        exchange = self._large.popleft()
+        if self._large:
+            self._next_large(self._large[0].conn)
+        exchange.take_up()
 
     def later(self, exchange: ExchangeState, seconds: float) -> None:
         """Call ``exchange.resume`` in ``seconds``; ``exchange.timer`` takes it back."""

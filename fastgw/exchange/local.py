@@ -7,25 +7,25 @@ askers at once share one round of probes.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from time import time
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 import msgspec
 
+from fastgw.accel.hashing import digest
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.state import LOCAL
 from fastgw.net.clock import micros, monotonic
-from fastgw.protocol.headers import WS_KEY, without_websocket_key
-from fastgw.protocol.openai import models_list
+from fastgw.protocol.headers import handshake_lines
+from fastgw.protocol.openai import check_model, models_list
+from fastgw.protocol.query import parameter
 
 FRESH_S: Final = 1.0
-_WS_PROTOCOL: Final = re.compile(rb"(?im)^sec-websocket-protocol:[^\r\n]*\r\n")
 
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], asyncio.Task[Any]]
 
@@ -174,13 +174,10 @@ class LocalEndpoints:
         if upgrade.lower() != b"websocket" or exchange.conn.body is not None or head.content_length > 0:
             raise GatewayError("bad_request", "This endpoint speaks WebSocket: send `Upgrade: websocket`, and no body.")
         try:
-            asked = parse_qs(head.query.decode("latin-1"), keep_blank_values=True, max_num_fields=32).get("model", [""])
-        except ValueError:
-            raise GatewayError("bad_request", "The query has more than 32 parameters.") from None
-        if len(asked) > 1:
-            # Keys are judged by one of them, and an engine may go by another.
-            raise GatewayError("invalid_parameter", "`model` may be given once.", param="model")
-        model = asked[0]
+            asked = parameter(head.query, "model")
+        except ValueError as error:
+            raise GatewayError("invalid_parameter", str(error), param="model") from None
+        model = check_model(asked.text) if asked is not None and asked.text else ""
         group = self._core.table.group(model)
         if group is None:
             raise (
@@ -188,12 +185,9 @@ class LocalEndpoints:
                 if self._core.table.pools
                 else GatewayError("no_engines", source=Source.GATEWAY, retry_after_s=self._core.retry_after_s)
             )
-        offered = (head.own or {}).get(b"sec-websocket-protocol", b"")
-        if WS_KEY in offered:
-            # The client's key never leaves.
-            kept = without_websocket_key(offered)
-            line = b"sec-websocket-protocol: %b\r\n" % kept if kept else b""
-            head.forward = _WS_PROTOCOL.sub(b"", head.forward) + line
+        # The client's key never leaves.
+        head.forward += handshake_lines(head.own or {}, lambda text: self._core.accounts.find(digest(text)) is not None)
+        exchange.tunnel_value = asked if model else None
         exchange.upgrade = True
         exchange.tunnel_model = model
         exchange.group = group

@@ -50,6 +50,22 @@ class Records(AccessLog):
         self._sink.append(record)
 
 
+def shown_path(exchange: Exchange) -> bytes:
+    """The path as it may be logged."""
+    path = exchange.head.path
+    return path if path == exchange.endpoint.label.encode() else exchange.gateway.shown(exchange, path)
+
+
+def shown_model(exchange: Exchange) -> str:
+    """The model as it may be logged."""
+    model = exchange.model
+    if not model or model in exchange.gateway.table.models:
+        return model
+    told = model.encode("utf-8", "replace")
+    shown = exchange.gateway.shown(exchange, told)
+    return model if shown == told else shown.decode("utf-8", "replace")
+
+
 def record_of(exchange: Exchange, outcome: str, now: float) -> AccessRecord:
     """The record of an exchange that ends at ``now``."""
     head = exchange.head
@@ -62,9 +78,9 @@ def record_of(exchange: Exchange, outcome: str, now: float) -> AccessRecord:
         exchange.key_id,
         exchange.client_ip,
         head.method,
-        head.path,
+        shown_path(exchange),
         exchange.endpoint.label,
-        exchange.model,
+        shown_model(exchange),
         pool.engine.name if pool is not None else "",
         exchange.status,
         exchange.bytes_in,

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from fastgw.accel.bodies import BodyFacts
 from fastgw.accel.heads import RequestHead, ResponseHead
-from fastgw.errors import GatewayError
+from fastgw.errors import GatewayError, Source
 from fastgw.exchange.context import Context
 from fastgw.exchange.endpoints import Endpoint
 from fastgw.exchange.relay import Relay
@@ -35,6 +35,9 @@ from fastgw.net.client_conn import ClientConn
 from fastgw.net.session import Session
 from fastgw.net.timers import NEVER
 from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.protocol.coding import Decoder
+from fastgw.protocol.media import is_json
+from fastgw.protocol.query import Value
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
@@ -81,6 +84,7 @@ class ExchangeState(Session):
         "completion_tokens",
         "conn",
         "counted",
+        "decoder",
         "detail",
         "endpoint",
         "error_kind",
@@ -93,6 +97,7 @@ class ExchangeState(Session):
         "group",
         "guards",
         "head",
+        "held_bytes",
         "judged",
         "key_id",
         "kills",
@@ -126,6 +131,7 @@ class ExchangeState(Session):
         "token_at",
         "tried",
         "tunnel_model",
+        "tunnel_value",
         "upload",
         "upstream",
     )
@@ -151,6 +157,8 @@ class ExchangeState(Session):
         self.facts: BodyFacts | None = None
         self.body = b""
         self.pieces: bytearray | None = None
+        self.held_bytes = 0  # of the body, of the memory that all may have together
+        self.decoder: Decoder | None = None  # of a compressed body
         self.upload: Upload | None = None
         self.strip_usage = False
         # the attempts
@@ -173,6 +181,7 @@ class ExchangeState(Session):
         self.queued_s = -1.0  # how long it waited for room, -1 = it did not
         self.timer: asyncio.TimerHandle | None = None
         self.tunnel_model = ""  # what a WebSocket session asked for, in its query
+        self.tunnel_value: Value | None = None  # where that stands
         self.substitute = ""  # the model that it is sent to instead of its own
         self.reserved = 0  # tokens of the day's
         self.reserved_minute = 0
@@ -208,7 +217,7 @@ class ExchangeState(Session):
 
     def is_json(self) -> bool:
         content_type = self.head.content_type
-        return content_type is not None and b"json" in content_type.lower()
+        return content_type is not None and is_json(content_type)
 
     # --- what the later parts do
     def fail(self, error: GatewayError) -> None:
@@ -220,6 +229,28 @@ class ExchangeState(Session):
         raise NotImplementedError
 
     # --- moves that several parts make
+    def hold(self, size: int) -> None:
+        """``size`` more bytes of the body are kept. Raises GatewayError where the process holds as many as it may.
+
+        The last eighth is for bodies that have begun: they come to their end, and new ones are told to come again.
+        """
+        gateway = self.gateway
+        stats = gateway.stats
+        most = gateway.memory_budget if self.held_bytes else gateway.memory_budget - (gateway.memory_budget >> 3)
+        if stats.body_bytes_open + size > most:
+            stats.limited_memory += 1
+            raise GatewayError("overloaded", source=Source.GATEWAY, retry_after_s=1.0)
+        stats.body_bytes_open += size
+        self.held_bytes += size
+
+    def let_body_go(self) -> None:
+        """The body is not needed any more: nothing of it can be sent again."""
+        if self.held_bytes:
+            self.gateway.stats.body_bytes_open -= self.held_bytes
+            self.held_bytes = 0
+        self.body = b""
+        self.pieces = None
+
     def resume(self) -> None:
         """Go on after a wait: the next attempt."""
         raise NotImplementedError

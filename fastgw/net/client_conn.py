@@ -15,6 +15,10 @@ Theory of operation. The connection is in exactly one state:
 
 Bytes that arrive before their turn (pipelining) wait in ``surplus``, bounded; nothing of a request reaches the service
 before the answers to all earlier ones have left. A FIN from the client, half-closed or not, counts as leaving.
+
+Connections take turns: one look of the poller, or one turn of the loop, brings at most one request of each to the service,
+however many of them came in one read. So a connection that floods waits for all others after each of its requests. One whose
+requests are refused time and again is closed: who floods with wrong keys pays for a new connection now and then.
 """
 
 from __future__ import annotations
@@ -37,6 +41,10 @@ from fastgw.protocol.http1.server import RequestReader
 from fastgw.stats import Stats
 
 SURPLUS_BYTES: Final = 65536  # pipelined bytes held while an exchange is under way
+# Read at once from a client that pipelines. What is left of a read is copied for each request in it, so a large read full
+# of small requests would cost each of them more than itself.
+PIPELINED_BYTES: Final = 16384
+MAX_REFUSALS: Final = 10  # in a row, on one connection
 # What is read and thrown away to keep a refused request's connection usable: about what lingering reads in any case.
 DISCARD_BYTES: Final = 2 << 20
 BODY_PROGRESS_BYTES: Final = 256  # the least that a body must bring within the stall limit
@@ -114,7 +122,7 @@ class ClientConn(RawStream):
     """A client's connection; see the head of this file."""
 
     __slots__ = (
-        "_advancing",
+        "_advancing",  # a turn is to come, or under way
         "_drained_bytes",  # bytes seen in BODY since the last progress, in DISCARD, in LINGER
         "_in_kernel",  # bytes that the client had not acknowledged when its progress was last looked at
         "body",
@@ -122,8 +130,10 @@ class ClientConn(RawStream):
         "limits",
         "memo",
         "peer_ip",
+        "read_bytes",
         "reader",
         "received_at",
+        "refusals",
         "service",
         "sink",
         "state",
@@ -160,6 +170,8 @@ class ClientConn(RawStream):
         self.surplus = b""
         self.memo: Any = None  # the service's: what it made of the last head
         self.received_at = 0.0
+        self.read_bytes = RECV_BYTES
+        self.refusals = 0  # in a row; the service's count
         self.total_deadline = NEVER
         self._advancing = False
         self._drained_bytes = 0
@@ -176,8 +188,9 @@ class ClientConn(RawStream):
     def _readable(self) -> None:
         if self.closed:
             return
+        state = self.state
         try:
-            data = recv(self.fd, RECV_BYTES)
+            data = recv(self.fd, RECV_BYTES if state is BODY else self.read_bytes)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -186,11 +199,12 @@ class ClientConn(RawStream):
         if not data:
             self._gone("fin")
             return
-        state = self.state
-        self._advancing = True
         try:
             if state is HEAD:
-                self._take_head(data)
+                if self.surplus:
+                    self._take_early(data)  # its turn is to come: nothing overtakes what waits
+                else:
+                    self._take_turn(data)
             elif state is BODY:
                 self._take_body(data)
             elif state is BUSY or state is FLUSH:
@@ -207,9 +221,6 @@ class ClientConn(RawStream):
                     self.close()
         except Exception as error:
             self.service.crashed(self, error)
-        self._advancing = False
-        if self.surplus and self.state is HEAD:
-            self._advance()
 
     def mind_leaving(self, minded: bool) -> None:
         """Whether a client that leaves while it is not read is noticed at once. (One that is read is, in any case.)"""
@@ -345,19 +356,38 @@ class ClientConn(RawStream):
             self.service.crashed(self, error)
 
     # --- turns
-    def _advance(self) -> None:
-        """Serve what was pipelined, a request at a time, without recursion."""
-        if self._advancing:
-            return
+    def _take_turn(self, data: bytes) -> None:
+        """One request, or the next piece of one."""
         self._advancing = True
         try:
-            while self.surplus and self.state is HEAD and not self.queued_bytes:
-                data = self.surplus
-                self.surplus = b""
-                self._take_head(data)
-        except Exception as error:
-            self.service.crashed(self, error)
+            self._take_head(data)
+        finally:
+            self._advancing = False
+        if self.surplus and self.state is HEAD and not self.queued_bytes:
+            self._next_turn()
+
+    def _next_turn(self) -> None:
+        """Go on with what was pipelined, when everybody else has had a turn.
+
+        A turn of the loop, not only of this look: the exchange that just ended still gives back what it holds, and what an
+        engine may send behind its answer has time to show, before its connection is taken for the next request.
+        """
+        if not self._advancing:
+            self._advancing = True
+            self.read_bytes = PIPELINED_BYTES
+            self.loop.call_soon(self._advance)
+            self.poller.hurry()
+
+    def _advance(self) -> None:
+        """The turn has come."""
         self._advancing = False
+        if self.state is HEAD and self.surplus and not self.queued_bytes:
+            data = self.surplus
+            self.surplus = b""
+            try:
+                self._take_turn(data)
+            except Exception as error:
+                self.service.crashed(self, error)
         if len(self.surplus) < SURPLUS_BYTES and self.state is not CLOSED and not (self.state is HEAD and self.queued_bytes):
             self.resume_reading()
 
@@ -396,15 +426,9 @@ class ClientConn(RawStream):
             self.deadline = deadline
         else:
             self.wheel.arm(self, deadline)
-        if self.surplus and not self._advancing:
-            # In a turn of its own: the exchange that just ended still gives back what it holds. Not read before that, or
-            # later bytes would overtake the surplus.
-            self.pause_reading()
-            # A turn of the loop, not only of this look: time for what the engine may send behind its answer to show, before
-            # its connection is taken for the next request.
-            self.loop.call_soon(self._advance)
-            self.poller.hurry()
-        elif not self.reading:
+        if self.surplus:
+            self._next_turn()
+        if not self.reading and len(self.surplus) < SURPLUS_BYTES:
             self.resume_reading()
 
     # --- the end

@@ -1,4 +1,5 @@
-"""Listening sockets: bound all or none, accepted in small batches, capped in total and per address.
+"""Listening sockets: bound all or none, accepted in small batches, capped in total and per address (IPv6: per /64, which is
+what one subscriber has).
 
 A connection over a cap is answered with 503 and closed before anything is read from it; established ones are not
 touched. When the process runs out of descriptors, accepting pauses for a moment instead of spinning.
@@ -15,6 +16,7 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from fastgw.limits.meter import address_key
 from fastgw.net.poller import READ, Polled, Reactor
 from fastgw.stats import EventLog, Stats
 
@@ -107,6 +109,7 @@ class Listener:
         *,
         max_connections: int,
         max_per_ip: int,
+        exempt: Callable[[str], bool],
         refusal: Callable[[str], bytes],
     ) -> None:
         self._loop = reactor.loop
@@ -117,6 +120,7 @@ class Listener:
         self._log = log
         self._max = max_connections
         self._max_per_ip = max_per_ip
+        self._exempt = exempt
         self._refusal = refusal
         self._per_ip: dict[str, int] = {}
         self._paused: asyncio.TimerHandle | None = None
@@ -165,22 +169,26 @@ class Listener:
             self._accepted(conn, ip)
 
     def _admit(self, ip: str) -> bool:
-        if not self._max_per_ip or ip == "unix":
+        if not self._max_per_ip or ip == "unix" or self._exempt(ip):
             return True
-        count = self._per_ip.get(ip, 0)
+        key = address_key(ip)
+        count = self._per_ip.get(key, 0)
         if count >= self._max_per_ip:
             return False
-        self._per_ip[ip] = count + 1
+        self._per_ip[key] = count + 1
         return True
 
     def released(self, ip: str) -> None:
         """A connection from ``ip`` has closed."""
-        count = self._per_ip.get(ip)
+        if not self._per_ip:
+            return
+        key = address_key(ip)
+        count = self._per_ip.get(key)
         if count is not None:
             if count <= 1:
-                del self._per_ip[ip]
+                del self._per_ip[key]
             else:
-                self._per_ip[ip] = count - 1
+                self._per_ip[key] = count - 1
 
     def _refuse(self, conn: socket.socket, ip: str) -> None:
         self._stats.connections_refused += 1

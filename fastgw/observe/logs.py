@@ -2,7 +2,8 @@
 
 The data plane's record is encoded at once (a microsecond and a half) and appended to a buffer. One thread writes, in
 batches, so that a slow disk or a stopped reader of the pipe never holds a request; what does not fit the bounded buffer
-is dropped and counted. Keys and prompts are never given to this module.
+is dropped and counted. Of refusals, and of each event, so many lines are written in a second; the rest is counted, and told
+in one. Keys and prompts are never given to this module.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import sys
 import threading
 from datetime import UTC, datetime
+from math import inf
 from queue import SimpleQueue
 from time import time
 from typing import Any, Final
@@ -20,8 +22,9 @@ import msgspec
 
 from fastgw.accel.lines import access_line, microseconds
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.record import AccessLog, record_of
+from fastgw.exchange.record import AccessLog, record_of, shown_model, shown_path
 from fastgw.net.clock import monotonic
+from fastgw.observe.flood import Flood
 from fastgw.stats import Stats
 
 FLUSH_S: Final = 0.2
@@ -150,7 +153,7 @@ class AccessJson:
             )  # fmt: skip
             common = self._common.get(who)
             if common is None:
-                common = self._learn(who)
+                common = self._learn(who, exchange)
             if known is not None:
                 known.told = common
                 known.told_status = exchange.status
@@ -193,8 +196,10 @@ class AccessJson:
             line += b',"detail":%b' % _ENCODER.encode(_clip(detail))
         return line + b"}\n"
 
-    def _learn(self, who: tuple[Any, ...]) -> bytes:
+    def _learn(self, who: tuple[Any, ...], exchange: Exchange | None = None) -> bytes:
         path, model, engine, key_id, client, method, endpoint, status, streamed, outcome = who
+        if exchange is not None:
+            path, model = shown_path(exchange), shown_model(exchange)
         fields: dict[str, object] = {
             "client": client,
             "method": method.decode("latin-1"),
@@ -250,8 +255,11 @@ def as_text(fields: dict[str, object]) -> bytes:
 class LogWriter(AccessLog):
     """Takes events and access records from the loop, writes them from a thread. Also the loop's ``EventLog``."""
 
-    def __init__(self, fd: int, *, level: str = "info", json: bool = True, stats: Stats | None = None) -> None:
+    def __init__(
+        self, fd: int, *, level: str = "info", json: bool = True, stats: Stats | None = None, flood_rate: int = 0
+    ) -> None:
         self._fd = fd
+        self._flood = Flood(flood_rate)
         self._level = LEVELS.get(level, 20)
         self._json = json
         self._access = AccessJson()
@@ -275,6 +283,8 @@ class LogWriter(AccessLog):
     # --- the loop's side
     def ended(self, exchange: Exchange, outcome: str, now: float) -> None:
         """One access record (the hot path's only call)."""
+        if exchange.error_kind and exchange.pool is None and not self._admits(exchange.status, exchange.error_kind):
+            return
         # Encoded here, in the loop: a writer thread that encodes holds the interpreter for milliseconds at a time.
         if self._json:
             self._add(self._access.of(exchange, outcome, now))
@@ -283,7 +293,30 @@ class LogWriter(AccessLog):
 
     def append(self, record: tuple[Any, ...]) -> None:
         """The record of what never became an exchange."""
+        if not self._admits(record[9], record[18]):
+            return
         self._add(self._access(record) if self._json else as_text(access_fields(record)))
+
+    def _admits(self, status: int, error: str) -> bool:
+        """Whether the record of a refusal is written; what a client chose to end is none."""
+        return status == 499 or self._passes(f"{status} {error}")
+
+    def _passes(self, kind: str) -> bool:
+        if self._flood.admits(kind, monotonic()):
+            return True
+        if self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(FLUSH_S, self._flush)
+        return False
+
+    def _tell_left_out(self, now: float) -> None:
+        left_out = self._flood.due(now)
+        if left_out:
+            kinds = ", ".join([f"{kind}: {count}" for kind, count in sorted(left_out.items())])
+            line = {
+                "timestamp": _stamp(time()), "level": "warning", "message": "lines left out", "count": sum(left_out.values()),
+                "kinds": _clip(kinds),
+            }  # fmt: skip
+            self._keep(as_json(line) if self._json else as_text(line))
 
     def _add(self, line: bytes) -> None:
         pending = self._pending
@@ -310,7 +343,9 @@ class LogWriter(AccessLog):
     def _flush(self) -> None:
         self._timer = None
         self._access.set_clock()
-        if self._pending and not self._hand_over() and self._loop is not None:
+        self._tell_left_out(monotonic())
+        stuck = bool(self._pending) and not self._hand_over()
+        if (stuck or self._flood.waits()) and self._timer is None and self._loop is not None:
             self._timer = self._loop.call_later(FLUSH_S, self._flush)
 
     def _hand_over(self) -> bool:
@@ -323,7 +358,7 @@ class LogWriter(AccessLog):
         return True
 
     def _event(self, level: str, message: str, fields: dict[str, object]) -> None:
-        if LEVELS[level] < self._level:
+        if LEVELS[level] < self._level or not self._passes(message):
             return
         line: dict[str, object] = {"timestamp": _stamp(time()), "level": level, "message": message}
         for name, value in fields.items():
@@ -348,6 +383,7 @@ class LogWriter(AccessLog):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._tell_left_out(inf)
         thread = self._thread
         if thread is None:
             self._emit(self._pending, self._lines)
@@ -374,10 +410,10 @@ class LogWriter(AccessLog):
             self._stats.access_dropped += lines
 
 
-def to_stderr(level: str, log_format: str, stats: Stats) -> LogWriter:
+def to_stderr(level: str, log_format: str, stats: Stats, flood_rate: int = 0) -> LogWriter:
     """The log of ``fastgw serve``: JSON lines, or text when standard error is a terminal."""
     json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
-    return LogWriter(sys.stderr.fileno(), level=level, json=json, stats=stats)
+    return LogWriter(sys.stderr.fileno(), level=level, json=json, stats=stats, flood_rate=flood_rate)
 
 
 __all__ = ["LogWriter", "access_fields", "as_json", "as_text", "to_stderr"]

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
 from fastgw.limits.key import PRIORITIES
 
-LIMITS: Final = ("ip", "requests", "tokens", "concurrency", "queue")
+LIMITS: Final = ("ip", "requests", "tokens", "concurrency", "queue", "memory")
 ACTIONS: Final = ("refused", "cut")
 _SEVERITY: Final = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
 
@@ -48,6 +48,7 @@ _COUNTERS: Final = (
 )
 _GAUGES: Final = (
     ("gateway_active_requests", "Requests under way, streams until their last byte.", "exchanges_open"),
+    ("gateway_body_bytes", "Bytes of request bodies that are held.", "body_bytes_open"),
     ("gateway_connections_open", "Client connections open.", "connections_open"),
     ("gateway_upstream_connections_open", "Connections to engines open.", "upstream_open"),
 )

@@ -11,6 +11,7 @@ from fastgw.config import Config
 from fastgw.exchange.filter import Filter
 from fastgw.policy.auth import Auth
 from fastgw.policy.bodylimit import BodyLimit
+from fastgw.policy.browsers import Browsers
 from fastgw.policy.cors import Cors
 from fastgw.policy.iplimit import IpLimit
 from fastgw.policy.queue import Queue
@@ -22,6 +23,7 @@ from fastgw.policy.route import Route
 ORDER: tuple[Callable[[Config], Filter | None], ...] = (
     IpLimit.from_config,
     Cors.from_config,
+    Browsers.from_config,
     Auth.from_config,
     RateLimit.from_config,
     BodyLimit.from_config,

@@ -1,4 +1,4 @@
-"""What a request body may be: its size before it is read, and its type."""
+"""What a request body may be: its size before it is read, its type, its characters and its coding."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import JSON
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
+from fastgw.protocol.media import in_utf_8, is_json
 
 
 class BodyLimit(Filter):
@@ -36,9 +37,14 @@ class BodyLimit(Filter):
                 raise GatewayError("length_required")
         elif length > self._upload_bytes:
             raise GatewayError("body_too_large", detail=f"content-length {length}")
+        elif exchange.is_json():
+            content_type = head.content_type
+            assert content_type is not None
+            self._check_type(content_type)
 
     @staticmethod
     def _check_type(content_type: bytes) -> None:
-        media = content_type.partition(b";")[0].strip().lower()
-        if media not in (b"application/json", b"text/json") and not media.endswith(b"+json"):
+        if not is_json(content_type):
             raise GatewayError("unsupported_media_type", "Send the body as `application/json`.")
+        if not in_utf_8(content_type):
+            raise GatewayError("unsupported_media_type", "Send the body in UTF-8.")

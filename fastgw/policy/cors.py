@@ -1,49 +1,73 @@
 """Cross-origin access for browsers (WHATWG Fetch §3.2); off unless origins are configured.
 
-Credentials mode is never allowed: keys travel in ``Authorization``, which needs no cookies.
+What it says stands on every answer to a head that could be read, refusals of whatever kind included: a page that may not
+read an error knows nothing. Credentials mode is never allowed: keys travel in ``Authorization``, which needs no cookies.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
+from fastgw.accel.fields import OURS
 from fastgw.config import Config
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 
-MAX_AGE_S = 600
+MAX_AGE_S: Final = 600
+LIMITS: Final = tuple(
+    f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")
+)
+"""The fields that tell what is left of a key's limits."""
+
+
+class Origins:
+    """The origins that pages may come from: as configured, ``*`` = any."""
+
+    __slots__ = ("_names", "any")
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        self.any = "*" in origins
+        self._names = frozenset([origin.encode() for origin in origins])
+
+    def named(self, origin: bytes) -> bool:
+        return self.any or origin in self._names
 
 
 class Cors(Filter):
-    """Answers preflights and adds ``access-control-allow-origin`` for the configured origins (``*`` = any)."""
+    """Answers preflights and adds ``access-control-allow-origin`` for the configured origins."""
 
     name = "cors"
 
-    def __init__(self, origins: tuple[str, ...]) -> None:
-        self._any = "*" in origins
-        self._origins = frozenset(origin.encode() for origin in origins)
+    def __init__(self, origins: Origins) -> None:
+        self._origins = origins
+        shown = ", ".join(sorted([*(name.decode() for name in OURS - {b"x-accel-buffering"}), "retry-after", *LIMITS]))
+        self._lines = b"access-control-expose-headers: %b\r\n" % shown.encode()
 
     @classmethod
     def from_config(cls, config: Config) -> Cors | None:
-        return cls(tuple(config.cors_origins)) if config.cors_origins else None
+        return cls(Origins(config.cors_origins)) if config.cors_origins else None
 
     def _allowed(self, exchange: Exchange) -> bytes:
         own = exchange.head.own
         origin = own.get(b"origin") if own is not None else None
-        if origin is None or not (self._any or origin in self._origins):
+        if origin is None or not self._origins.named(origin):
             return b""
-        if self._any:
+        if self._origins.any:
             return b"access-control-allow-origin: *\r\n"
         return b"access-control-allow-origin: %b\r\nvary: Origin\r\n" % origin
 
-    def on_head(self, exchange: Exchange) -> None:
+    def on_origin(self, exchange: Exchange) -> None:
         allowed = self._allowed(exchange)
         if allowed:
-            exchange.extra_head += allowed + b"access-control-expose-headers: x-request-id, retry-after, server-timing\r\n"
+            exchange.extra_head += allowed + self._lines
 
     def preflight(self, exchange: Exchange) -> bytes:
-        """The lines that answer a preflight request."""
-        allowed = self._allowed(exchange)
-        if not allowed:
+        """The further lines that answer a preflight request."""
+        if not self._allowed(exchange):
             return b""
         asked = (exchange.head.own or {}).get(b"access-control-request-headers", b"authorization, content-type")
-        lines = b"access-control-allow-methods: GET, POST, OPTIONS\r\n"
-        return allowed + lines + b"access-control-allow-headers: %b\r\naccess-control-max-age: %d\r\n" % (asked, MAX_AGE_S)
+        return (
+            b"access-control-allow-methods: GET, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+            b"access-control-allow-headers: %b\r\naccess-control-max-age: %d\r\n" % (asked, MAX_AGE_S)
+        )

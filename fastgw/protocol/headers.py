@@ -6,7 +6,7 @@ The sets are derived from the one table that the fast scanner reads, so that the
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
@@ -37,7 +37,8 @@ FORBIDDEN_TRAILERS: Final = frozenset(
 """Fields that must not come in a trailer section (RFC 9110 §6.5.1): framing, routing, authentication, and our own."""
 
 WS_KEY: Final = b"openai-insecure-api-key."
-"""How browsers, which cannot set headers, send a key on a WebSocket: as one of the subprotocols they offer."""
+"""How browsers, which cannot set headers, send a key on a WebSocket: as one of the subprotocols they offer. Letters in any
+case: what an engine would take for a key must not reach it."""
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:~+/=@-]{1,128}").fullmatch
 
@@ -47,13 +48,30 @@ MAX_HOPS: Final = 32
 
 def websocket_key(offered: bytes) -> bytes | None:
     """The key among the subprotocols that a client offers; None when there is none, or more than one."""
-    found = [one.strip(b" \t") for one in offered.split(b",") if one.strip(b" \t").startswith(WS_KEY)]
+    found = [protocol for protocol in _protocols(offered) if protocol.lower().startswith(WS_KEY)]
     return found[0][len(WS_KEY) :] or None if len(found) == 1 else None
 
 
-def without_websocket_key(offered: bytes) -> bytes:
-    """The subprotocols without any key."""
-    return b", ".join(kept for one in offered.split(b",") if (kept := one.strip(b" \t")) and not kept.startswith(WS_KEY))
+def handshake_lines(own: dict[bytes, bytes], secret: Callable[[bytes], bool]) -> bytes:
+    """The fields of a WebSocket handshake as an engine gets them (RFC 6455 §4.1): all that the client sent, but for
+    subprotocols that carry a key, or are one: ``secret`` says so of a text."""
+    nominated = {option.strip(b" \t").lower() for option in own.get(b"connection", b"").split(b",")}
+    lines = []
+    for name, value in own.items():
+        if not name.startswith(b"sec-websocket-") or name in nominated:
+            continue
+        if name == b"sec-websocket-protocol":
+            value = b", ".join(
+                [one for one in _protocols(value) if not one.lower().startswith(WS_KEY) and not secret(one)]
+            )
+            if not value:
+                continue
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)
+
+
+def _protocols(offered: bytes) -> list[bytes]:
+    return [protocol for one in offered.split(b",") if (protocol := one.strip(b" \t"))]
 
 
 def valid_request_id(value: bytes) -> bool:

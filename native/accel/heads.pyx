@@ -70,8 +70,15 @@ cdef struct Entry:
 
 cdef Entry REQUEST_ENTRIES[_SLOTS]
 cdef Entry RESPONSE_ENTRIES[_SLOTS]
-cdef Entry PREFIX_ENTRIES[8]
-cdef int prefixes = 0
+cdef enum:
+    _PREFIXES = 8
+
+cdef struct Prefixes:
+    Entry entries[_PREFIXES]
+    int count
+
+cdef Prefixes REQUEST_PREFIXES
+cdef Prefixes RESPONSE_PREFIXES
 cdef unsigned char LOWER[256]  # of a byte that a name may hold; 0 for any other
 cdef unsigned char CLASS[256]
 cdef Py_ssize_t MAX_NAME = 0
@@ -105,8 +112,20 @@ cdef int _fill(Entry* entries, dict table) except -1:
     return 0
 
 
+cdef int _fill_prefixes(Prefixes* prefixes, dict table) except -1:
+    cdef bytes name
+    if len(table) > _PREFIXES:
+        raise ImportError("fastgw.accel.heads has no room for so many prefixes: build it with more")
+    prefixes.count = 0
+    for name, kind in table.items():
+        KEPT_ALIVE.append(name)
+        prefixes.entries[prefixes.count] = Entry(<Bytes>PyBytes_AS_STRING(name), <int>len(name), kind, <PyObject*>name)
+        prefixes.count += 1
+    return 0
+
+
 cdef int _fill_tables() except -1:
-    global prefixes, methods, MAX_NAME
+    global methods, MAX_NAME
     cdef bytes name
     cdef int byte
     for byte in fields.TOKEN:
@@ -119,10 +138,8 @@ cdef int _fill_tables() except -1:
             CLASS[byte] |= <unsigned char>flag
     _fill(REQUEST_ENTRIES, fields.FIELDS)
     _fill(RESPONSE_ENTRIES, fields.RESPONSE_FIELDS)
-    for name, kind in fields.PREFIXES.items():
-        KEPT_ALIVE.append(name)
-        PREFIX_ENTRIES[prefixes] = Entry(<Bytes>PyBytes_AS_STRING(name), <int>len(name), kind, <PyObject*>name)
-        prefixes += 1
+    _fill_prefixes(&REQUEST_PREFIXES, fields.PREFIXES)
+    _fill_prefixes(&RESPONSE_PREFIXES, fields.RESPONSE_PREFIXES)
     for name in fields.METHODS:
         KEPT_ALIVE.append(name)
         METHODS[methods] = <PyObject*>name
@@ -431,7 +448,9 @@ cdef inline Py_ssize_t _line_end(Bytes data, Py_ssize_t at, Py_ssize_t size, bin
     return at + 2
 
 
-cdef inline int _classify(Bytes name, Py_ssize_t size, const Entry* entries, bint request, const Entry** found) noexcept nogil:
+cdef inline int _classify(
+    Bytes name, Py_ssize_t size, const Entry* entries, const Prefixes* prefixes, const Entry** found
+) noexcept nogil:
     cdef unsigned int slot = _hash(name, size)
     cdef const Entry* entry
     cdef Py_ssize_t i
@@ -447,20 +466,19 @@ cdef inline int _classify(Bytes name, Py_ssize_t size, const Entry* entries, bin
                 return entry.kind
         slot = (slot + 1) & (_SLOTS - 1)
     found[0] = NULL
-    if request:
-        for which in range(prefixes):
-            entry = &PREFIX_ENTRIES[which]
-            if size >= entry.size and LOWER[name[0]] == entry.name[0]:
-                for i in range(entry.size):
-                    if LOWER[name[i]] != entry.name[i]:
-                        break
-                else:
-                    return entry.kind
+    for which in range(prefixes.count):
+        entry = &prefixes.entries[which]
+        if size >= entry.size and LOWER[name[0]] == entry.name[0]:
+            for i in range(entry.size):
+                if LOWER[name[i]] != entry.name[i]:
+                    break
+            else:
+                return entry.kind
     return KEEP
 
 
 cdef inline Py_ssize_t _next_line(
-    Bytes data, Py_ssize_t at, Py_ssize_t size, bint whole, const Entry* entries, bint request, Line* line
+    Bytes data, Py_ssize_t at, Py_ssize_t size, bint whole, const Entry* entries, const Prefixes* prefixes, Line* line
 ) noexcept nogil:
     """Take the field line at ``at`` apart; where the next one begins, as _line_end(); -1 = this is no field line."""
     cdef Py_ssize_t i = at
@@ -479,7 +497,7 @@ cdef inline Py_ssize_t _next_line(
     if byte != 58 or i == at or i - at > MAX_NAME:
         return -1
     line.name_size = i - at
-    line.kind = UNDERSCORE if underscore else _classify(data + at, i - at, entries, request, &line.entry)
+    line.kind = UNDERSCORE if underscore else _classify(data + at, i - at, entries, prefixes, &line.entry)
     i += 1
     while i < size and (data[i] == 32 or data[i] == 9):
         i += 1
@@ -566,7 +584,7 @@ cdef RequestHead scan_request_at(Bytes data, Py_ssize_t size, bint whole, Py_ssi
         count += 1
         if count > max_fields:
             return None
-        next_at = _next_line(data, at, size, whole, REQUEST_ENTRIES, True, &line)
+        next_at = _next_line(data, at, size, whole, REQUEST_ENTRIES, &REQUEST_PREFIXES, &line)
         if next_at < 0:
             return None
         if line.kind == KEEP:
@@ -774,7 +792,7 @@ cdef ResponseHead scan_response_at(Bytes data, Py_ssize_t size, bint whole, Py_s
         count += 1
         if count > max_fields:
             return None
-        next_at = _next_line(data, at, size, whole, RESPONSE_ENTRIES, False, &line)
+        next_at = _next_line(data, at, size, whole, RESPONSE_ENTRIES, &RESPONSE_PREFIXES, &line)
         if next_at < 0:
             return None
         if line.kind == KEEP:

@@ -37,5 +37,5 @@ cdef class Attempts(ExchangeState):
     cpdef _send(self, UpstreamConn conn, Pool pool, double now)
     @cython.locals(known=Judgement)
     cpdef bytes request_head(self, Pool pool, long long length)
-    cpdef bytes _request_line(self, bytes base)
+    cpdef bytes _request_line(self, Engine engine)
     cpdef bytes _fields(self)

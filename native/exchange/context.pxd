@@ -42,10 +42,10 @@ cdef class Context(Service):
     cdef public long long default_cost, today
     cdef public bint retries_at_all
     cdef public bint replay, retry_fresh, plain_lines_off, server_timing
-    cdef public long long max_body_bytes, max_json_depth
+    cdef public long long max_body_bytes, max_json_depth, memory_budget
     cdef public double first_byte_timeout_s, between_bytes_timeout_s, request_timeout_s, retry_after_s, max_request_timeout_s
     cdef public int max_attempts, max_retries, quarantine_after
-    cdef public tuple trusted, on_arrival, on_head, on_request, on_body, on_route, on_finish, rewriters
+    cdef public tuple trusted, on_arrival, on_head, on_origin, on_request, on_body, on_route, on_finish, rewriters
     cdef public tuple on_allowance, on_full, on_room
 
     cpdef double time_limit(self, double asked, double limit) except -1
@@ -55,6 +55,8 @@ cdef class Context(Service):
     cpdef bytes forwarded_lines(self, ClientConn conn, RequestHead head)
     cpdef bytes without_accept_encoding(self, bytes forward)
     cpdef tuple error_answer(self, object error, RequestHead head, bytes request_id, Endpoint endpoint, bytes extra, bint close)
+    cpdef bytes shown(self, object exchange, bytes text)
+    cpdef take_up_later(self, object exchange)
     cpdef later(self, object exchange, double seconds)
     cpdef bytes error_event(self, str name, object exchange)
     cpdef bytes final_event(self, str name, object exchange)

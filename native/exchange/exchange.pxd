@@ -16,6 +16,7 @@ cdef object CLIENT_TUNNEL, DONE, JSON, LOCAL, QUEUED, RECEIVING, RELAYING, WAITI
 cdef class Exchange(Answering):
     cpdef _dispatch(self)
     cpdef route(self)
+    cpdef take_up(self)
     cpdef answer(self, int status, bytes data)
     cpdef _cancel(self)
     cpdef abandon(self, str kind, str detail)

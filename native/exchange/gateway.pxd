@@ -16,6 +16,7 @@ cdef object DONE, JSON, LOCAL, TUNNEL
 
 cdef class GatewayCore(Context):
     cdef public object log, health, profile, endpoints, on_closed, preflight
+    cdef object _large, _other_keys
     cdef AccessLog _access
     cdef object __weakref__
     cdef public bint plain_ids

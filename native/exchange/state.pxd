@@ -7,6 +7,7 @@ from fastgw.limits.account cimport Account
 from fastgw.limits.meter cimport Meter
 from fastgw.net.client_conn cimport ClientConn
 from fastgw.net.session cimport Session
+from fastgw.stats cimport Stats
 from fastgw.net.upstream_conn cimport UpstreamConn
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
@@ -17,13 +18,13 @@ cdef class ExchangeState(Session):
     cdef public bytes body, extra_head, request_id
     cdef public Account account
     cdef public long long bytes_in, bytes_out, prompt_tokens, completion_tokens
-    cdef public long long allowance, reserved, reserved_minute
+    cdef public long long allowance, held_bytes, reserved, reserved_minute
     cdef public str client_ip, detail, error_kind, key_id, substitute, tunnel_model
     cdef public ClientConn conn
     cdef public Context gateway
     cdef public Endpoint endpoint
     cdef public BodyFacts facts
-    cdef public object lane, local_task, phase, place, timer, upload
+    cdef public object decoder, lane, local_task, phase, place, timer, tunnel_value, upload
     cdef public double first_byte_at, queued_at, queued_s, routed_at, sent_at, started_at, timeout_s, token_at
     cdef public Group group
     cdef public list guards
@@ -43,6 +44,8 @@ cdef class ExchangeState(Session):
     cpdef fail(self, object error)
     cpdef resume(self)
     cpdef _end(self, str outcome, bint reusable)
+    cpdef hold(self, long long size)
+    cpdef let_body_go(self)
     cpdef _leave_engine(self)
     cpdef _hold_upstream(self)
     cpdef _client_broke(self)

@@ -9,7 +9,7 @@ from fastgw.net.poller cimport Reactor
 from fastgw.protocol.http1.server cimport RequestReader
 from fastgw.stats cimport Stats
 
-cdef Py_ssize_t RECV_BYTES
+cdef Py_ssize_t PIPELINED_BYTES, RECV_BYTES
 cdef int DEAD, LEFT
 cdef double NEVER, TICK_S
 
@@ -29,7 +29,8 @@ cdef class ConnLimits:
 @cython.final
 cdef class ClientConn(RawStream):
     cdef public bint _advancing, trusted
-    cdef public Py_ssize_t _drained_bytes, _in_kernel
+    cdef public Py_ssize_t _drained_bytes, _in_kernel, read_bytes
+    cdef public int refusals
     cdef public object body, memo, state
     cdef public bytes forwarded, surplus
     cdef public ConnLimits limits
@@ -46,6 +47,8 @@ cdef class ClientConn(RawStream):
     cpdef _take_early(self, bytes data)
     cpdef _take_discarded(self, bytes data)
     cpdef _gone(self, str how)
+    cpdef _take_turn(self, bytes data)
+    cpdef _next_turn(self)
     cpdef _advance(self)
     cpdef finished(self, bint keep_alive)
     cpdef _rest(self)

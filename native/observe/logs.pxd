@@ -18,13 +18,13 @@ cdef class AccessJson:
     cdef bytes _stamp
 
     cpdef set_clock(self)
-    cpdef bytes _learn(self, tuple who)
+    cpdef bytes _learn(self, tuple who, Exchange exchange=*)
     @cython.locals(relay=Relay, pool=Pool, known=Judgement, head=RequestHead, second=cython.longlong, at=cython.double, started=cython.double)
     cpdef bytes of(self, Exchange exchange, str outcome, double now)
 
 cdef class LogWriter(AccessLog):
     cdef int _fd
-    cdef object _level, _loop, _timer, _thread
+    cdef object _flood, _level, _loop, _timer, _thread
     cdef public object _batches
     cdef bint _json
     cdef AccessJson _access

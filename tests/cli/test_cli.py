@@ -186,7 +186,7 @@ def test_S1_08_serve_until_a_signal(tmp_path: Path, number: signal.Signals) -> N
             stderr=file,
         )
     try:
-        answer = ask(path, b"GET /liveness HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = ask(path, b"GET /liveness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert answer.endswith(b'{"status":"ok"}')
         process.send_signal(number)

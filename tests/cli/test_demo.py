@@ -84,7 +84,7 @@ def test_it_serves_until_a_signal(tmp_path: Path, number: signal.Signals) -> Non
             assert url is not None
             assert f'base_url="http://127.0.0.1:{url[1]}/v1"' in output
             with socket.create_connection(("127.0.0.1", int(url[1])), timeout=5) as client:
-                client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 assert b"demo-model" in client.makefile("rb").read()
             process.send_signal(number)
             assert process.wait(10) == 0

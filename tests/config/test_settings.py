@@ -15,7 +15,10 @@ from fastgw.config.table import BY_NAME, ENGINE_FIELDS, PROFILE_DEFAULTS, PROFIL
 from tests.config.test_load import write
 
 REPO = Path(__file__).parents[2]
-KIND_OF = {str: {"text", "choice"}, int: {"int"}, float: {"float"}, bool: {"bool"}, bool | None: {"auto_bool"}}
+KIND_OF = {
+    str: {"text", "choice"}, int: {"int"}, int | None: {"auto_int"}, float: {"float"},
+    bool: {"bool"}, bool | None: {"auto_bool"},
+}  # fmt: skip
 
 
 def test_the_table_has_a_row_for_each_field_and_no_other() -> None:
@@ -32,7 +35,8 @@ def test_the_table_says_the_types_of_the_fields() -> None:
         assert row.kind in KIND_OF.get(hints[row.name], {"list", "keys", "engines", "routes"}), row.name
         assert row.help, row.name
         assert (row.kind == "choice") == bool(row.choices), row.name
-        assert row.kind not in {"int", "float"} or row.maximum is not None, f"{row.name} has no bound"
+        assert (row.kind == "auto_int") == bool(row.auto), row.name
+        assert row.kind not in {"int", "auto_int", "float"} or row.maximum is not None, f"{row.name} has no bound"
         assert not row.name.endswith("_s") or row.kind == "float", row.name
 
 

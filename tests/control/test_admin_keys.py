@@ -24,6 +24,7 @@ from fastgw.control.admin_keys import (
 )
 from fastgw.control.server import ControlServer
 from fastgw.limits.key import KeyRecord, UsageRow
+from fastgw.protocol.hosts import HostRule
 from tests.control.test_server import ADMIN_KEY, Events, until
 from tests.support.client import RawClient, RawResponse, request
 
@@ -160,6 +161,7 @@ async def operator(max_body_bytes: int = 65_536) -> AsyncIterator[Operator]:
         render_metrics=lambda: b"",
         health=dict,
         keys=keys,
+        hosts=HostRule(["x"], ""),
         max_body_bytes=max_body_bytes,
     )
     await control.start()

@@ -17,6 +17,7 @@ import pytest
 from fastgw.control import server as module
 from fastgw.control.server import ControlServer
 from fastgw.net.listener import BindError
+from fastgw.protocol.hosts import HostRule
 from tests.conftest import open_fds
 from tests.support.client import RawClient, request
 
@@ -70,6 +71,7 @@ async def serving(
         render_metrics=render,
         health=lambda: {"engines": 2},
         keys=None,
+        hosts=HostRule(["x"], "node-7"),
         clock=clock or Hand(),
     )
     await control.start()
@@ -316,10 +318,41 @@ async def test_it_listens_again_on_the_same_port_at_once() -> None:
         assert (await ask(control, request("GET", "/healthz"))).status == 200
 
 
+PATHS = ("/healthz", "/metrics", "/admin/keys", "/nowhere")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("host", ["page.example", "page.example:9090", "localhost.page.example", "127.0.0.1.nip.io", "evil@x"])
+async def test_a_web_page_does_not_get_in_under_its_own_name(path: str, host: str) -> None:
+    """DNS rebinding: a page's name can be made to lead here, and browsers ask nobody. With the key or without."""
+    async with serving() as control:
+        for key in (None, ADMIN_KEY):
+            answer = await ask(control, request("GET", path, host=host, key=key))
+            assert (answer.status, answer.error["code"]) == (421, "host_not_allowed")
+        answer = await ask(control, request("GET", f"http://{host}{path}", key=ADMIN_KEY))
+        assert answer.status == 421
+        assert b"x 1.0" not in answer.body
+
+
+@pytest.mark.parametrize("host", ["localhost:9090", "127.0.0.1", "[::1]:9090", "node-7", "prometheus.internal", "X"])
+async def test_good_names(host: str) -> None:
+    async with serving() as control:
+        assert (await ask(control, request("GET", "/metrics", host=host))).status == 200
+
+
+async def test_one_host_and_one_only() -> None:
+    async with serving() as control:
+        two = b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: page.example\r\n\r\n"
+        assert (await ask(control, two)).status == 400
+        assert (await ask(control, b"GET /healthz HTTP/1.1\r\n\r\n")).status == 400
+        assert (await ask(control, b"GET /healthz HTTP/1.0\r\n\r\n")).status == 200, "a load balancer's probe; no browser"
+
+
 async def test_ipv6_is_written_as_a_url() -> None:
     control = ControlServer(
-        host="::1", port=0, admin_key="", log=Events(), render_metrics=lambda: METRICS, health=dict, keys=None
-    )
+        host="::1", port=0, admin_key="", log=Events(), render_metrics=lambda: METRICS, health=dict, keys=None,
+        hosts=HostRule([], ""),
+    )  # fmt: skip
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
             probe.bind(("::1", 0))

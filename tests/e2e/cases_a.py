@@ -26,7 +26,7 @@ class Case:
         return f"{self.row}-{self.name}"
 
 
-def post(*fields: bytes, line: bytes = LINE, host: bytes = b"Host: gateway\r\n", body: bytes = b"hello") -> bytes:
+def post(*fields: bytes, line: bytes = LINE, host: bytes = b"Host: localhost\r\n", body: bytes = b"hello") -> bytes:
     """A request with these field lines; its body is there whether or not a field announces it."""
     return line + b"\r\n" + host + b"".join(field + b"\r\n" for field in fields) + b"\r\n" + body
 
@@ -166,25 +166,25 @@ A12 = _named(
         "in a value": post(b"X-A: b\rc"),
         "at a value's end": post(b"X-A: b\r\r\nX-C: d"),
         "hiding a field": post(b"X-A: b\rTransfer-Encoding: chunked"),
-        "between lines": b"GET / HTTP/1.1\rHost: gateway\r\n\r\n",
-        "twice between lines": b"GET / HTTP/1.1\r\rHost: gateway\r\n\r\n",
-        "in the target": b"GET /\rx HTTP/1.1\r\nHost: gateway\r\n\r\n",
-        "CR LF CR X ends the head": b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n\rX\r\n\r\n",
-        "CR LF CR CR LF": b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n\r\r\n\r\n",
-        "before the request": b"\rGET /healthz HTTP/1.1\r\nHost: gateway\r\n\r\n",
+        "between lines": b"GET / HTTP/1.1\rHost: localhost\r\n\r\n",
+        "twice between lines": b"GET / HTTP/1.1\r\rHost: localhost\r\n\r\n",
+        "in the target": b"GET /\rx HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "CR LF CR X ends the head": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\rX\r\n\r\n",
+        "CR LF CR CR LF": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\r\n\r\n",
+        "before the request": b"\rGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
     },
 )
 
 A13 = _named(
     "A13",
     {
-        "request line": b"GET /healthz HTTP/1.1\nHost: gateway\r\n\r\n",
+        "request line": b"GET /healthz HTTP/1.1\nHost: localhost\r\n\r\n",
         "field line": post(b"X-A: b\nX-C: d"),
-        "last field line": b"GET /healthz HTTP/1.1\r\nHost: gateway\n\r\n",
-        "last line": b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n\n",
-        "everywhere": b"GET /healthz HTTP/1.1\nHost: gateway\n\n",
-        "before the request": b"\nGET /healthz HTTP/1.1\r\nHost: gateway\r\n\r\n",
-        "after an empty line": b"\r\n\nGET /healthz HTTP/1.1\r\nHost: gateway\r\n\r\n",
+        "last field line": b"GET /healthz HTTP/1.1\r\nHost: localhost\n\r\n",
+        "last line": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\n",
+        "everywhere": b"GET /healthz HTTP/1.1\nHost: localhost\n\n",
+        "before the request": b"\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "after an empty line": b"\r\n\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
         "hiding a length": post(b"X-A: b\nContent-Length: 5"),
         "in a name": post(b"X\n-A: b"),
     },
@@ -223,8 +223,8 @@ A15 = [
         b"\tX-A: b",
     )
     for where, fields, host in (
-        ("after Host", (line,), b"Host: gateway\r\n"),
-        ("first", (b"Host: gateway",), line + b"\r\n"),
+        ("after Host", (line,), b"Host: localhost\r\n"),
+        ("first", (b"Host: localhost",), line + b"\r\n"),
     )
 ]
 

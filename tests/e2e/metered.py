@@ -80,8 +80,7 @@ def say(
 
 
 async def ask(client: RawClient, data: bytes, *, timeout_s: float = 10.0) -> RawResponse:
-    await client.send(data)
-    return await client.read_response(timeout_s)
+    return await client.ask(data, timeout_s)
 
 
 async def once(gw: Running, data: bytes) -> RawResponse:

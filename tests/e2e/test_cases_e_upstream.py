@@ -883,7 +883,7 @@ class TestE15:
         ("status", "counts"),
         [(400, 0), (404, 0), (408, 0), (422, 0), (429, 0), (500, 1), (501, 1), (502, 1), (503, 0), (504, 1), (529, 1)],
     )
-    async def test_E15_passes_unchanged(self, status: int, counts: int, stream: bool, policy: str) -> None:
+    async def test_E15_passes_unchanged_but_our_fields(self, status: int, counts: int, stream: bool, policy: str) -> None:
         body = b'{"object":"error", "message": "caf\xc3\xa9",  "type":"NotEnough","param":null,"code":%d}\n' % status
         head = b"HTTP/1.1 %d Whatever It Says\r\nretry-after: 17\r\nretry-after-ms: 16500\r\nx-should-retry: false\r\n" % status
 
@@ -899,8 +899,7 @@ class TestE15:
             answer = await ask(client, stream=stream)
             assert (answer.status, answer.body, answer.complete) == (status, body, True)
             assert answer.header("retry-after") == "17"
-            assert answer.header("retry-after-ms") == "16500"
-            assert answer.header("x-should-retry") == "false"
+            assert (answer.header("retry-after-ms"), answer.header("x-should-retry")) == (None, None), "the gateway's own words"
             assert answer.header("content-type") == "application/json"
             assert len(posts(engine)) + len(posts(other)) == 1
             assert pool_engine(gw, 0).failures_total + pool_engine(gw, 1).failures_total == counts

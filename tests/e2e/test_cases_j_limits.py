@@ -113,9 +113,9 @@ class TestJ1Addresses:
 
     async def test_J1_a_flood_of_wrong_keys_is_limited_before_they_are_looked_at(self) -> None:
         async with metered(rate_limit_per_second=1, rate_limit_burst=6) as (gw, sim, client):
-            flood = b"".join(say(1, key=f"sk-wrong-{turn}") for turn in range(20))
-            seen = [answer.status for answer in await answers(client, flood + say(1), 21)]
-            assert seen == [401] * 6 + [429] * 15, "the right key behind the flood is refused with it"
+            flood = b"".join(say(1, key=f"sk-wrong-{turn}") for turn in range(8))
+            seen = [answer.status for answer in await answers(client, flood + say(1), 9)]
+            assert seen == [401] * 6 + [429] * 3, "the right key behind the flood is refused with it"
             assert gw.stats.auth_failures == 6
             assert posts(sim) == []
 
@@ -159,8 +159,8 @@ class TestJ1Networks:
     async def test_J1_an_ipv6_client_that_changes_its_address_stays_one(self) -> None:
         settings = {"trusted_proxies": ["127.0.0.1/32"], "rate_limit_per_second": 1, "rate_limit_burst": 5}
         async with metered(**settings) as (gw, _, client):
-            flood = b"".join(from_host(f"2001:db8:1:2:{host:x}::{host:x}") for host in range(1, 21))
-            assert [answer.status for answer in await answers(client, flood, 20)] == [200] * 5 + [429] * 15
+            flood = b"".join(from_host(f"2001:db8:1:2:{host:x}::{host:x}") for host in range(1, 15))
+            assert [answer.status for answer in await answers(client, flood, 14)] == [200] * 5 + [429] * 9
             # The network beside it is another subscriber.
             assert (await ask(client, from_host("2001:db8:1:3::1"))).status == 200
             assert len(meters(gw)) == 2
@@ -196,7 +196,7 @@ class TestJ1Networks:
             # The connection had its address's meter at hand; what it holds now must count for the others too.
             first = [answer.status for answer in await answers(client, say(1) * 4, 4)]
             async with RawClient.connect(gw.url) as other:
-                second = [answer.status for answer in await answers(other, say(1) * 30, 30)]
+                second = [answer.status for answer in await answers(other, say(1) * 10, 10)]
             assert first == [200] * 4
             assert 429 in second
             assert len(meters(gw)) <= 1
@@ -209,7 +209,7 @@ class TestS202:
         assert Config().rate_limit_per_second == 1000
         async with metered(rate_limit_per_second=1000) as (_, _, client):
             began = monotonic()
-            seen = await statuses(client, request("GET", "/nowhere"), 2500)
+            seen = [(await client.ask(request("GET", "/nowhere"))).status for _ in range(2500)]
             admitted = seen.count(404)
             assert 1000 <= admitted <= 1001 + (monotonic() - began) * 1000
             assert admitted + seen.count(429) == 2500

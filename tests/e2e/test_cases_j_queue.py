@@ -238,7 +238,7 @@ class TestFull:
             assert engine.order == ["a", "b", "e", "f"]
 
     async def test_J9_refusals_leave_nothing_behind(self) -> None:
-        """A thousand refusals, on one connection: no place is lost, and each has its record."""
+        """A thousand refusals, on a connection or the next: no place is lost, and each has its record."""
         async with (
             Gate() as engine,
             running([engine.url], **QUIET, engine_max_concurrent=1, queue_size=1) as gw,
@@ -250,8 +250,7 @@ class TestFull:
             await waiting(gw, 1)
             client = await gw.client()
             for _ in range(1000):
-                await client.send(tagged("late"))
-                assert (await client.read_response()).status == 429
+                assert (await client.ask(tagged("late"))).status == 429
             client.close()
             engine.auto_s = 0.0
             engine.finish()

@@ -318,7 +318,7 @@ class TestD16:
             env: Any = {
                 **{f"FASTGW_{name.upper()}": str(value) for name, value in D16_SETTINGS.items()},
                 "BACKENDS": f"{sim.url}|{canary.engine_key}|m", "ADMIN_KEY": canary.admin_key, "FASTGW_ACCESS_LOG": "true",
-                "FASTGW_REQUIRE_KEY": "true",
+                "FASTGW_REQUIRE_KEY": "true", "FASTGW_LOG_FLOOD_RATE": "0",
             }  # fmt: skip
             async with life(tmp_path, sim.url, **env) as one:
 

@@ -190,7 +190,7 @@ def test_S1_09_structured_logs_with_their_level_from_the_environment(tmp_path: P
             env=environment(**PROFILE, MINISGL_GATEWAY_WORKERS="http://127.0.0.1:1", RUST_LOG=level), stdout=file, stderr=file,
         )  # fmt: skip
     try:
-        assert b" 200 " in ask_unix(path, b"GET /liveness HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b" 200 " in ask_unix(path, b"GET /liveness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         process.terminate()
         assert process.wait(10) == 0
     finally:

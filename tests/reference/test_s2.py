@@ -27,7 +27,7 @@ from tests.support.client import RawClient, chat, parse_head, request
 
 PROFILE = {"FASTGW_COMPAT": "llm-stack"}
 KEYED = {**PROFILE, "GATEWAY_API_KEYS": "sk-one, sk-two", "VLLM_API_KEY": "sk-engine"}
-GET_LIVE = b"GET /liveness HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+GET_LIVE = b"GET /liveness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @contextmanager

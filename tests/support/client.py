@@ -59,12 +59,13 @@ class _Connecting:
 class RawClient:
     """One connection. Reads return what came or say how the connection ended; every wait has a limit in seconds."""
 
-    __slots__ = ("_buffer", "_ended", "_sock")
+    __slots__ = ("_buffer", "_ended", "_over", "_sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray()
         self._ended: Literal["fin", "reset"] | None = None
+        self._over = False  # the last answer asked for has ended the connection
 
     @staticmethod
     def connect(where: str, port: int | None = None, *, timeout: float = 5.0, rcvbuf: int = 0, source: str = "") -> _Connecting:
@@ -197,6 +198,22 @@ class RawClient:
                 response.complete = True
             if how is not None:
                 response.how_ended = how
+        return response
+
+    async def ask(self, data: bytes, timeout: float = 5.0, head_only: bool = False) -> RawResponse:
+        """Send a request and read its answer; on a new connection, from the same address, where the last answer said that it
+        ends this one. That is how any HTTP client behaves."""
+        if self._over:
+            host, port = self._sock.getpeername()[:2]
+            fresh = await type(self).connect(host, port, source=self._sock.getsockname()[0])
+            self._sock.close()
+            self._sock = fresh._sock
+            self._buffer.clear()
+            self._ended = None
+            self._over = False
+        await self.send(data)
+        response = await self.read_response(timeout, head_only)
+        self._over = (response.header("connection") or "").lower() == "close"
         return response
 
     async def read_some(self, timeout: float = 5.0) -> bytes:

@@ -95,6 +95,7 @@ async def running(
     """``async with running([sim.url], max_body_bytes=1000) as gw:``; settings are those of ``fastgw.Config``."""
     settings.setdefault("drain_timeout_s", 0.5)
     settings.setdefault("rate_limit_per_second", 0)  # all tests share one address
+    settings.setdefault("allowed_hosts", ["*"])  # what is sent by hand names all kinds of hosts
     config = Config(engines=[EngineConfig(url=one) if isinstance(one, str) else one for one in engines], port=0, **settings)
     events = Events()
     records: list[tuple[Any, ...]] = []

@@ -190,7 +190,7 @@ async def test_how_a_connection_ends_is_told_apart(tmp_path: Path) -> None:
 
 def test_the_request_builder_frames_what_it_says() -> None:
     head, _, body = chat("me", True, key="k", max_tokens=3).partition(b"\r\n\r\n")
-    assert head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer k\r\n")
+    assert head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n")
     assert b"Content-Length: %d" % len(body) in head
     assert b'"stream": true' in body
     assert request("POST", "/x", body=b"hello", chunked=[2], host=None) == (

@@ -63,12 +63,13 @@ def test_plain_response() -> None:
         b"date: Fri, 20 Nov 2026 13:00:00 GMT", b"server: uvicorn", b"Content-Length: 12", b"content-type: application/json",
         b"X-Request-Id: e",
         b"Keep-Alive: timeout=5, max=100", b"alt-svc: h3", b"x-accel-buffering: no", b"Server-Timing: a", b"set-cookie: a",
+        b"X-RateLimit-Anything: 1", b"access-control-allow-origin: *", b"Retry-After: 3", b"retry-after-ms: 3000",
     )  # fmt: skip
     head = accept(data)
     assert (head.status, head.minor, head.status_line) == (200, 1, b"HTTP/1.1 200 OK\r\n")
     assert head.forward == (
         b"date: Fri, 20 Nov 2026 13:00:00 GMT\r\nserver: uvicorn\r\n"
-        b"content-type: application/json\r\nServer-Timing: a\r\nset-cookie: a\r\n"
+        b"content-type: application/json\r\nset-cookie: a\r\nRetry-After: 3\r\n"
     )
     assert (head.content_length, head.chunked, head.keep_alive) == (12, False, True)
     assert (head.sse, head.json, head.has_date, head.idle_s, head.max_requests) == (False, True, True, 5.0, 100)

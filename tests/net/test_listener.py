@@ -1,0 +1,65 @@
+"""How many connections one address may have."""
+
+from __future__ import annotations
+
+import pytest
+
+import fastgw.app
+from fastgw.net.listener import Listener
+from tests.support.client import RawClient, request
+from tests.support.gateway import Running, running
+
+
+def admits(listener: Listener, addresses: list[str]) -> list[bool]:
+    return [listener._admit(address) for address in addresses]
+
+
+async def listener_of(gw: Running) -> Listener:
+    found = gw.gateway._listener
+    assert found is not None
+    return found
+
+
+async def test_an_ipv6_subscriber_is_one() -> None:
+    async with running(max_connections_per_ip=2) as gw:
+        listener = await listener_of(gw)
+        assert admits(listener, ["2001:db8:1:2::1", "2001:db8:1:2:ffff::1", "2001:db8:1:2::1", "2001:db8:1:2:3::4"]) == [
+            True, True, False, False,
+        ]  # fmt: skip
+        assert admits(listener, ["2001:db8:1:3::1", "192.0.2.1", "192.0.2.1", "192.0.2.1"]) == [True, True, True, False]
+        listener.released("2001:db8:1:2:9::9")
+        assert admits(listener, ["2001:db8:1:2::7", "2001:db8:1:2::8"]) == [True, False]
+
+
+async def test_by_default_one_address_cannot_have_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(max_connections=800) as gw:
+        assert admits(await listener_of(gw), ["192.0.2.1"] * 101) == [True] * 100 + [False]
+    async with running(max_connections=100) as gw:
+        assert admits(await listener_of(gw), ["192.0.2.1"] * 65) == [True] * 64 + [False]
+    async with running(max_connections=10) as gw:
+        assert admits(await listener_of(gw), ["192.0.2.1"] * 11) == [True] * 10 + [False]
+
+
+async def test_by_default_loopback_and_trusted_proxies_are_free() -> None:
+    async with running(max_connections=800, trusted_proxies=["10.0.0.0/8"]) as gw:
+        assert all(admits(await listener_of(gw), ["127.0.0.1", "127.9.9.9", "::1", "10.1.2.3"] * 500))
+    async with running(max_connections_per_ip=2, trusted_proxies=["10.0.0.0/8"]) as gw:
+        assert admits(await listener_of(gw), ["127.0.0.1"] * 3 + ["10.0.0.1"] * 50) == [True, True, False] + [True] * 50
+    async with running(max_connections_per_ip=0) as gw:
+        assert all(admits(await listener_of(gw), ["192.0.2.1"] * 1000))
+
+
+async def test_over_the_default_a_connection_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastgw.app, "is_loopback", lambda ip: False)
+    async with running(max_connections=64) as gw:
+        clients = [await gw.client() for _ in range(64)]
+        await gw.until("all are in", lambda: gw.stats.connections_open == 64)
+        async with RawClient.connect(gw.url) as late:
+            answer = await late.read_response()
+            assert (answer.status, answer.error["code"]) == (503, "too_many_connections")
+        clients.pop().close()
+        await gw.until("one has left", lambda: gw.stats.connections_open == 63)
+        async with RawClient.connect(gw.url) as late:
+            assert (await late.ask(request("GET", "/healthz"))).status == 200
+        for client in clients:
+            client.close()
