@@ -77,7 +77,7 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "invalid_multipart",
         "The multipart body is malformed.",
         False,
-        "Send multipart/form-data with a boundary, few parts, and the `model` field before the file.",
+        "The message says what to change: what two readers could understand differently is refused, never repaired.",
     ),
     ErrorKind(
         "invalid_encoding",

@@ -185,6 +185,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             minimum=1024,
             maximum=1024 * _GIB,
         ),
+        Setting("max_multipart_parts", "int", "parts of an uploaded form; more are answered 400", minimum=1, maximum=1000),
         Setting("max_json_depth", "int", "nesting of a JSON body; more is answered 400", minimum=4, maximum=512),
         Setting(
             "max_decompression_ratio",

@@ -195,7 +195,7 @@ class GatewayCore(Context):
         if endpoint.model:
             if head.content_type is None:
                 raise GatewayError("unsupported_media_type", "Send multipart/form-data with a `model` field.")
-            field = ModelField(head.content_type)
+            field = ModelField(head.content_type, self.config.max_multipart_parts)
         # (How long a compressed one is, nobody knows before its end.)
         chunked = head.chunked or exchange.decoder is not None
         exchange.upload = Upload(field, chunked, self.config.max_upload_bytes)

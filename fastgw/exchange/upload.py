@@ -69,9 +69,12 @@ class Upload:
         """Bytes from the client. Raises GatewayError before routing; afterwards the exchange is told."""
         if exchange.bytes_in > self.limit:
             raise GatewayError("body_too_large", detail="upload over max_upload_bytes")
-        if self._routed and self._field is not None and exchange.account is not None and exchange.account.models is not None:
-            # The key was judged by the first model; a second one must not reach an engine that goes by the last.
-            self._field.feed(data)
+        field = self._field
+        if field is not None and not (self._sink is not None and self._sink.closed):
+            # All of it, before it goes on: what stands behind the model may make it another one to an engine.
+            field.feed(data)
+            if last:
+                field.finish(not exchange.gateway.routes_anything())
         if self._sink is not None:
             self._pass_on(exchange, data, last)
             return
@@ -82,9 +85,7 @@ class Upload:
             if last:
                 self._complete(exchange)
             return
-        field = self._field
         if field is not None and not self.model:
-            field.feed(data)
             if field.model is not None:
                 self.model = field.model
             elif not last and self._kept_bytes < FIELD_BYTES:
