@@ -17,7 +17,7 @@ help:
 	@echo "make install   a virtual environment in $(VENV) with fastgw and what its tests need"
 	@echo "make native    compile the twins of the hot modules in place (make install and make test do it too)"
 	@echo "make packaging build and install the wheels as users would; takes minutes and the network"
-	@echo "make fuzz      hold the twins, httptools and h11 against each other (FUZZ_SECONDS=600, ARGS='heads sse')"
+	@echo "make fuzz      hold the twins, httptools, h11 and readers of forms against each other (FUZZ_SECONDS=600, ARGS='heads sse')"
 	@echo "make bench     measure CPU per request beside other proxies (ARGS='--seconds 2')"
 	@echo "make bench-peers  install the routers that make bench compares, each in an environment of its own"
 	@echo "make bench-scale  the same with 10,000 connections, 1,000 engines, 100,000 keys, a million addresses, 10,000 streams"

@@ -5,6 +5,7 @@ The best of several rounds: what is asked is what the code costs, not what else 
 
 from __future__ import annotations
 
+import random
 import timeit
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from fastgw.accel.sse import SseScanner
 from fastgw.protocol.http1.client import parse_response
 from fastgw.protocol.http1.server import RequestReader, parse_request
 from fastgw.protocol.http1.writer import request_head, simple_response
+from fastgw.protocol.multipart import ModelField
 from fastgw.protocol.openai import scan_body, with_model, with_usage
 
 REQUEST = (
@@ -33,6 +35,18 @@ BODY = (
     b'{"model":"org/model-8b-instruct","messages":[{"role":"user","content":"Hello there, how are you?"}],'
     b'"max_tokens":64,"stream":true}'
 )
+FORM_TYPE = b"multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW"
+FORM = (
+    b'------WebKitFormBoundary7MA4YWxkTrZu0gW\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
+    b'------WebKitFormBoundary7MA4YWxkTrZu0gW\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
+    b"Content-Type: audio/wav\r\n\r\nRIFF"
+)
+
+
+def form() -> ModelField:
+    reader = ModelField(FORM_TYPE, 128)
+    reader.feed(FORM)
+    return reader
 
 
 def measure(work: Callable[[], object], rounds: int = 7, calls: int = 50_000) -> int:
@@ -46,6 +60,7 @@ def main() -> None:
     scanner, events, reader, facts = ChunkScanner(), SseScanner(True), RequestReader(), scan_body(BODY)
     general = EVENT + EVENT
     head = REQUEST + b"\r\n\r\n"
+    upload, file = form(), random.Random(1).randbytes(65536)
     table: list[tuple[str, Callable[[], object]]] = [
         ("request head, 9 fields, fast path", lambda: scan_request(REQUEST)),
         ("request head, complete path", lambda: parse_request(REQUEST)),
@@ -58,6 +73,8 @@ def main() -> None:
         ("body of a chat request", lambda: scan_body(BODY)),
         ("asking for usage", lambda: with_usage(BODY, facts)),
         ("another model name", lambda: with_model(BODY, facts, "other")),
+        ("a form up to its file (a known boundary)", form),
+        ("64 KiB of a form's file", lambda: upload.feed(file)),
         ("head of a request to an engine", lambda: request_head(b"POST", b"/v1/x", b"e:1", RESPONSE, b"", 131)),
         ("a whole small response", lambda: simple_response(200, b"", b"text/plain", b"ok")),
     ]

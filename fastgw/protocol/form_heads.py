@@ -23,7 +23,7 @@ FIELDS: Final = ("model", "stream")
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _FORM: Final = re.compile(rb"(?i:multipart/form-data)(?=[; \t]|\Z)").match
-_FORM_DATA: Final = re.compile(rb"(?i:form-data)(?=;|\Z)").match
+_FORM_DATA: Final = re.compile(rb"form-data(?=;|\Z)").match
 _PARAMETER: Final = re.compile(rb'; *+(%b)=(?:"([^"]*+)"|(%b))' % (_TOKEN, _TOKEN)).match
 # RFC 2046's, without the blank: some readers strip it.
 _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,\-./:=?]{1,70}").fullmatch
@@ -68,6 +68,8 @@ def boundary_of(content_type: bytes) -> bytes:
         raise GatewayError("unsupported_media_type")
     if _has_control(content_type):
         raise invalid("The Content-Type has a control character: leave it out.")
+    if not content_type.startswith(b"multipart/form-data"):
+        raise invalid("Write `multipart/form-data` in lower case: not every engine knows it otherwise.")
     found = _parameters(content_type, 19, "Content-Type", (b"boundary", b"charset"))
     if found.get(b"charset", b"utf-8").lower() != b"utf-8":
         raise invalid("Send the form in UTF-8: its Content-Type names another charset.")

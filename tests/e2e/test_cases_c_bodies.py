@@ -565,6 +565,8 @@ BOUNDARIES = {
     "bad-character": "multipart/form-data; boundary=xx<BOUNDARY>xx",
     "other-parameter": "multipart/form-data; charset=utf-8",
     "trailing-space-quoted": 'multipart/form-data; boundary="xx "',
+    "extended": "multipart/form-data; boundary=xxBOUNDARYxx; boundary*=utf-8''other",
+    "hidden": 'multipart/form-data; x="; boundary=other"; boundary=xxBOUNDARYxx',
 }
 
 
@@ -593,11 +595,16 @@ FORMS = {
     "header-without-colon": part(b"Content-Disposition form-data") + MODEL + END,
     "two-dispositions": part(b'Content-Disposition: form-data; name="model"\r\nContent-Disposition: form-data; name="x"') + END,
     "two-models": MODEL + MODEL + END,
+    "hidden-model": part(b'Content-Disposition: form-data; name="model"; x="; filename=y"', b"m") + MODEL + END,
+    "model-in-disguise": part(b'Content-Disposition: form-data; name="/model"', b"m") + MODEL + END,
+    "model-as-a-file": part(b'Content-Disposition: form-data; name="model"; filename="m"', b"m") + END,
+    "two-forms": MODEL + END + MODEL + END,
+    "no-end": MODEL,
     "model-not-utf-8": part(b'Content-Disposition: form-data; name="model"', b"\xff\xfe") + END,
     "model-empty": part(b'Content-Disposition: form-data; name="model"', b"") + END,
 }
 # Refused although they name a model that is served, or which, only after it was found: forwarding has begun by then.
-AFTER_MODEL = {"two-models"}
+AFTER_MODEL = {"two-models", "two-forms"}
 
 
 def sizes(body: bytes) -> Iterator[tuple[int, ...] | None]:

@@ -11,14 +11,16 @@ import hashlib
 import importlib
 import inspect
 import os
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType, ModuleType
+from typing import Any
 
-TARGETS = ("heads", "chunks", "sse", "bodies")
+TARGETS = ("heads", "chunks", "sse", "bodies", "multipart")
 FOLDER = Path(__file__).parents[2] / "build" / "fuzz"
 MAX_INPUT_BYTES = 4096
 
@@ -39,7 +41,7 @@ def _lay_out(name: str, target: ModuleType) -> Path:
 
 
 def _instrument(atheris: ModuleType, modules: list[ModuleType]) -> None:
-    """Let the fuzzer see which branches of the Python side an input takes."""
+    """Let the fuzzer see which branches of Python's an input takes."""
     for module in modules:
         for value in list(vars(module).values()):
             functions = [value] if isinstance(value, FunctionType) else []
@@ -59,13 +61,26 @@ def _python_sides() -> list[ModuleType]:
     ]
 
 
+def _mutator(atheris: ModuleType, target: ModuleType) -> dict[str, Any]:
+    """The target's own mutator, where it has one, in turn with the fuzzer's."""
+    if not hasattr(target, "mutated"):
+        return {}
+
+    def mutate(data: bytes, max_bytes: int, seed: int) -> bytes:
+        chance = random.Random(seed)
+        new = target.mutated(data, chance) if chance.random() < 0.8 else atheris.Mutate(data, len(data))
+        return bytes(new[:max_bytes])
+
+    return {"custom_mutator": mutate}
+
+
 def fuzz(name: str, seconds: int) -> None:
     """Run one target in this process; libFuzzer ends it."""
     import atheris
 
     target = importlib.import_module(f"tests.fuzz.{name}")
     folder = _lay_out(name, target)
-    _instrument(atheris, _python_sides())
+    _instrument(atheris, [*_python_sides(), *getattr(target, "OTHERS", ())])
     check: Callable[[bytes], None] = target.check
     atheris.Setup(
         [
@@ -81,6 +96,7 @@ def fuzz(name: str, seconds: int) -> None:
             str(folder / "corpus"),
         ],
         check,
+        **_mutator(atheris, target),
     )
     atheris.Fuzz()
 

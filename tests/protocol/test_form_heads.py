@@ -9,7 +9,7 @@ from fastgw.protocol.form_heads import PartHead, boundary_of, part_head
 
 ACCEPTED = {
     b"multipart/form-data; boundary=abc": b"abc",
-    b"Multipart/Form-Data;boundary=abc": b"abc",
+    b"multipart/form-data;boundary=abc": b"abc",
     b"multipart/form-data; charset=utf-8; boundary=abc": b"abc",
     b'multipart/form-data; boundary="abc"; charset="UTF-8"': b"abc",
     b"multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW": b"----WebKitFormBoundary7MA4YWxkTrZu0gW",
@@ -19,6 +19,7 @@ ACCEPTED = {
 }
 
 REFUSED = {
+    b"Multipart/Form-Data; boundary=abc": "in lower case",  # cpp-httplib: no form
     b"multipart/form-data": "names no boundary",
     b"multipart/form-data; charset=utf-8": "names no boundary",
     b"multipart/form-data; boundary=": "write each parameter as",
