@@ -233,10 +233,9 @@ class Answering(Tunnelling):
             self._cut("upstream_timeout", f"silent for {self.gateway.between_bytes_timeout_s:g} s mid-response")
 
     def on_upstream_drained(self) -> None:
-        upload = self.upload
-        if upload is not None:
-            upload.drained()
-        if upload is not None or self.phase is TUNNEL:
+        if self.upload is not None:
+            self.upload.drained(self)
+        elif self.phase is TUNNEL:
             self.conn.resume_reading()
 
     def _spent(self, relay: Relay) -> None:

@@ -163,7 +163,7 @@ class Attempts(ExchangeState):
         self.sent_at = now
         gateway = self.gateway
         upload = self.upload
-        if upload is not None and not upload.whole:
+        if upload is not None and not upload.joined:
             upload.begin(self, conn)
             return
         body = self.body

@@ -1,11 +1,13 @@
 """A request body that is passed on while it arrives: multipart uploads and pass-through paths.
 
-    1. look for the `model` field in the first part of the body (bounded, kept);
+    1. keep it, within the memory that all bodies may have together, until the form's `model` field has come, however late;
     2. route and connect, holding the client back meanwhile;
-    3. pass on what was kept, then each read as it comes; a full socket towards the engine stops reading the client.
+    3. pass on what was kept, piece by piece as the engine takes it, then each read as it comes; a full socket towards the
+       engine stops reading the client.
 
-A body that has arrived whole before routing is at hand for a replay, like a JSON body; once bytes have been passed on
-and forgotten, it is not.
+All of a form is read on the way, before it goes on: what stands behind the model may make it another one to an engine. A small
+body that was whole before it was needed is like any other from there on. A larger one stays in pieces: joining hundreds of
+megabytes would hold everybody else up. Both can be sent again; once bytes have been passed on and forgotten, that is over.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fastgw.accel.lines import chunk
-from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError
 from fastgw.net.clock import monotonic
 from fastgw.net.stream import QUEUED
@@ -27,20 +28,30 @@ if TYPE_CHECKING:
     from fastgw.exchange.attempts import Attempts
     from fastgw.exchange.exchange import Exchange
 
-FIELD_BYTES: Final = 1 << 20  # how far the `model` field is looked for
+PIECE_BYTES: Final = 1 << 18  # kept, and passed on, at once
+JOIN_BYTES: Final = 1 << 20  # larger bodies stay in pieces
+
+Edit = tuple[int, int, bytes]
 
 
 class Upload:
-    """The request body of one upload."""
+    """The request body of one upload. ``model`` is what its form names; ``whole``: all of it had come before an engine was
+    chosen; ``joined``: it is ``exchange.body`` now; ``begun``: bytes of it have been passed on."""
 
     __slots__ = (
+        "_edits",
         "_field",
-        "_kept",
-        "_kept_bytes",
+        "_framed",
+        "_next",
+        "_offset",
+        "_pieces",
         "_routed",
         "_sink",
         "begun",
         "chunked",
+        "ended",
+        "joined",
+        "kept_bytes",
         "limit",
         "model",
         "sent_whole",
@@ -49,98 +60,151 @@ class Upload:
 
     def __init__(self, field: ModelField | None, chunked: bool, limit: int) -> None:
         self._field = field
-        self._kept: list[bytes] = []
-        self._kept_bytes = 0
+        self._pieces: list[bytearray] = []
+        self._next = 0  # the piece that goes next, and where it begins in the body
+        self._offset = 0
+        self._edits: list[Edit] = []
+        self._framed = False  # it goes to the engine in chunks
         self._routed = False
         self._sink: UpstreamConn | None = None
+        self.kept_bytes = 0
         self.chunked = chunked
         self.limit = limit
         self.model = ""
-        self.whole = False  # the body was complete before an engine was chosen
-        self.begun = False  # bytes of it have been passed on
+        self.ended = False  # the client has sent all of it
+        self.whole = False
+        self.joined = False
+        self.begun = False
         self.sent_whole = False
 
-    @property
-    def kept_bytes(self) -> int:
-        """What has been kept of it so far, to be sent when an engine is there."""
-        return self._kept_bytes
-
+    # --- from the client
     def take(self, exchange: Exchange, data: bytes, last: bool) -> None:
         """Bytes from the client. Raises GatewayError before routing; afterwards the exchange is told."""
         if exchange.bytes_in > self.limit:
             raise GatewayError("body_too_large", detail="upload over max_upload_bytes")
+        sink = self._sink
         field = self._field
-        if field is not None and not (self._sink is not None and self._sink.closed):
-            # All of it, before it goes on: what stands behind the model may make it another one to an engine.
+        if field is not None and not (sink is not None and sink.closed):
             field.feed(data)
             if last:
-                field.finish(not exchange.gateway.routes_anything())
-        if self._sink is not None:
-            self._pass_on(exchange, data, last)
+                field.finish()
+        self.ended = last
+        if sink is not None and self._next == len(self._pieces):
+            self._pass_on(exchange, sink, data)
             return
-        self._kept.append(keep(data))
-        self._kept_bytes += len(data)
+        exchange.hold(len(data))
+        self._keep(data)
         if self._routed:
-            # Connecting: the client is held back, and this is what had been read of it before that.
-            if last:
-                self._complete(exchange)
-            return
-        if field is not None and not self.model:
-            if field.model is not None:
-                self.model = field.model
-            elif not last and self._kept_bytes < FIELD_BYTES:
+            return  # connecting, or what was kept is still on its way; this had been read before the client was held back
+        if field is not None:
+            if field.model is None:
                 return
-            elif not exchange.gateway.routes_anything():
-                raise GatewayError("missing_model", "Put the `model` field before the file.", param="model")
+            self.model = field.model
         if last:
-            self._complete(exchange)
+            self.whole = True
+            if self.kept_bytes <= JOIN_BYTES:
+                exchange.body = b"".join(self._pieces)
+                self._pieces = []
+                self.joined = self.sent_whole = True
         else:
             exchange.conn.pause_reading()
         self._routed = True
         exchange.route()
 
-    def _complete(self, exchange: Exchange) -> None:
-        """The body was whole before it was needed: from here on it is like any other."""
-        self.whole = self.sent_whole = True
-        exchange.body = b"".join(self._kept)
-        self._kept = []
+    def _keep(self, data: bytes) -> None:
+        self.kept_bytes += len(data)
+        pieces = self._pieces
+        # (Small reads share a piece: each for itself would be many times its size.)
+        if pieces and len(pieces) > self._next and len(pieces[-1]) + len(data) <= PIECE_BYTES:
+            pieces[-1] += data
+        elif data:
+            pieces.append(bytearray(data))
 
+    # --- to the engine
     def begin(self, exchange: Attempts, conn: UpstreamConn) -> None:
-        """An engine is connected: send the head and what has been kept, which is not all."""
+        """An engine is connected: send the head, and what has been kept as far as it is taken."""
         pool = exchange.pool
         assert pool is not None
         self.begun = True
+        self.sent_whole = False
         self._sink = conn
-        length = -1 if self.chunked else exchange.head.content_length
-        head = exchange.request_head(pool, length)
-        kept = b"".join(self._kept)
-        self._kept = []
-        if self.chunked:
-            kept = chunk(kept)
-        conn.begin(exchange, head + kept, NEVER)
-        if conn.queued_bytes:
-            conn.wheel.arm(conn, monotonic() + exchange.gateway.first_byte_timeout_s)
-        else:
-            exchange.conn.resume_reading()
+        self._next = self._offset = 0
+        name = pool.engine.served_name or exchange.substitute
+        self._edits = self._field.edits(name) if self._field is not None and name else []
+        grown = sum(len(new) - (end - start) for start, end, new in self._edits)
+        self._framed = self.chunked and not self.whole
+        length = -1 if self._framed else (self.kept_bytes if self.whole else exchange.head.content_length) + grown
+        conn.begin(exchange, exchange.request_head(pool, length), NEVER)
+        self._go_on(exchange, conn)
 
-    def _pass_on(self, exchange: Exchange, data: bytes, last: bool) -> None:
+    def _go_on(self, exchange: Attempts, conn: UpstreamConn) -> bool:
+        """Send what was kept while the engine takes it; whether all of it has gone."""
+        pieces = self._pieces
+        while self._next < len(pieces) and not conn.queued_bytes:
+            piece = pieces[self._next]
+            at = self._offset
+            self._offset += len(piece)
+            self._next += 1
+            if not self.whole:
+                pieces[self._next - 1] = bytearray()  # it cannot be sent again in any case
+            wire = self._edited(piece, at)
+            if wire and conn.write(chunk(wire) if self._framed else wire) == QUEUED:
+                break
+        if self._next == len(pieces) and self.ended:
+            self._finish(conn)
+        if conn.queued_bytes or self.sent_whole:
+            # The first-byte limit runs from the end of the body, or while the engine does not take what there is of it.
+            if conn.state is NO_ANSWER:
+                conn.wheel.arm(conn, monotonic() + exchange.gateway.first_byte_timeout_s)
+            return False
+        exchange.conn.resume_reading()
+        return True
+
+    def _finish(self, conn: UpstreamConn) -> None:
+        if not self.sent_whole:
+            self.sent_whole = True
+            if self._framed:
+                conn.write(LAST_CHUNK)
+
+    def _edited(self, piece: bytearray, at: int) -> bytes:
+        """``piece``, which begins at ``at`` in the body, with what stands in the place of its parts."""
+        if not self._edits:
+            return bytes(piece)
+        out: list[bytes | bytearray] = []
+        position, end = at, at + len(piece)
+        for start, stop, new in self._edits:
+            if stop <= position or start >= end:
+                continue
+            if start >= position:
+                out += (piece[position - at : start - at], new)
+            position = min(stop, end)
+        out.append(piece[position - at :])
+        return b"".join(out)
+
+    def renamed(self, body: bytes, name: str) -> bytes:
+        """``body``, which is this upload's, for the model ``name``."""
+        if self._field is None:
+            return body
+        for start, end, new in reversed(self._field.edits(name)):
+            body = body[:start] + new + body[end:]
+        return body
+
+    def _pass_on(self, exchange: Exchange, conn: UpstreamConn, data: bytes) -> None:
+        if conn.closed or self.sent_whole:
+            return
+        wire = chunk(data) if self._framed else data
+        queued = bool(wire) and conn.write(wire) == QUEUED
+        if self.ended:
+            self._finish(conn)
+        if (self.ended or queued) and conn.state is NO_ANSWER:
+            conn.wheel.arm(conn, monotonic() + exchange.gateway.first_byte_timeout_s)
+        if queued and not self.ended:
+            exchange.conn.pause_reading()
+
+    def drained(self, exchange: Attempts) -> None:
+        """The engine has taken all there was: until the client sends more, the client's own limit holds."""
         conn = self._sink
         if conn is None or conn.closed or self.sent_whole:
             return
-        wire = chunk(data) if self.chunked else data
-        if last:
-            self.sent_whole = True
-            if self.chunked:
-                wire += LAST_CHUNK
-        queued = bool(wire) and conn.write(wire) == QUEUED
-        if (last or queued) and conn.state is NO_ANSWER:
-            # The first-byte limit runs from the end of the body, or while the engine does not take what there is of it.
-            conn.wheel.arm(conn, monotonic() + exchange.gateway.first_byte_timeout_s)
-        if queued and not last:
-            exchange.conn.pause_reading()
-
-    def drained(self) -> None:
-        """The engine has taken all there was: until the client sends more, the client's own limit holds."""
-        conn = self._sink
-        if conn is not None and not self.sent_whole and conn.state is NO_ANSWER:
+        if self._go_on(exchange, conn) and conn.state is NO_ANSWER:
             conn.deadline = NEVER

@@ -67,8 +67,7 @@ class Place(Timed):
         self.owner = owner
         self.exchange = exchange
         self.lane = lane
-        upload = exchange.upload
-        self.size = len(exchange.body) if upload is None else max(len(exchange.body), upload.kept_bytes)
+        self.size = exchange.held_bytes
         self.flow = ""
         self.waiter: Waiter | None = None
         self.parked = False  # for its key, not in its lane
@@ -213,8 +212,6 @@ class Queue(Filter):
 
     def _fall_back(self, exchange: Exchange, route: RouteConfig) -> bool:
         """Send the request to another model of its route's, if one has room, and an engine that is well."""
-        if exchange.facts is None:
-            return False  # only a JSON body can be told its new model
         account = exchange.account
         assert account is not None
         for model in route.fallback:
@@ -249,7 +246,7 @@ class Queue(Filter):
         assert account is not None
         stats = exchange.gateway.stats
         for _ in range(GIVE_WAY):
-            if self.waiting < self._queue_size and self.waiting_bytes + len(exchange.body) <= self._queue_bytes:
+            if self.waiting < self._queue_size and self.waiting_bytes + exchange.held_bytes <= self._queue_bytes:
                 return
             place: Place | None = self._crowd.victim(account.flow)  # type: ignore[assignment]
             if place is None:

@@ -2,7 +2,8 @@
 
 ``stream_options.include_usage`` is asked of the engine, so that streams can be accounted for, and the extra chunk is taken
 out again (llama.cpp is not asked: it counts in ``timings`` anyway, and would move those into the extra chunk); and
-``model`` becomes the engine's own name for it, where one is configured, or that of the model it falls back to.
+``model`` becomes the engine's own name for it, where one is configured, or that of the model it falls back to; in forms too.
+(In the query of a WebSocket session it does where the request's first line is written.)
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ class Rewriting(Filter):
 
     def rewrite(self, exchange: ExchangeState, engine: Engine, body: bytes) -> bytes:
         facts = exchange.facts
+        name = engine.served_name or exchange.substitute
         if facts is None:
-            return body
+            upload = exchange.upload
+            return upload.renamed(body, name) if upload is not None and name else body
         exchange.strip_usage = False
         ask = self._ask_usage and not facts.include_usage and exchange.endpoint.usage
         if ask and facts.stream and engine.kind != "llamacpp":
             body = with_usage(body, facts)
             exchange.strip_usage = True
-        name = engine.served_name or exchange.substitute
         if name and facts.model and facts.model != name:
             body = with_model(body, facts, name)
         return body

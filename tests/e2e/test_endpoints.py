@@ -191,7 +191,7 @@ class TestUploads:
             assert (seen.body, seen.header(b"content-type")) == (body, content_type.encode())
 
     @pytest.mark.parametrize("first", [True, False], ids=["model before the file", "model after the file"])
-    @pytest.mark.parametrize("size", [10, 70_000, 900_000])
+    @pytest.mark.parametrize("size", [10, 70_000, 900_000, 3 << 20])
     async def test_the_model_field_decides_wherever_it_stands(self, first: bool, size: int) -> None:
         file = ("file", audio(size))
         fields = [("model", b"two"), file] if first else [file, ("model", b"two")]
@@ -213,15 +213,99 @@ class TestUploads:
             assert (refused.status, refused.error["code"]) == (404, "model_not_found")
             assert not sim.requests.to("/v1/audio/transcriptions")
 
-    async def test_a_model_far_behind_a_large_file_is_not_waited_for(self) -> None:
-        body, content_type = form(("file", audio(3 << 20)), ("model", b"sim"))
-        async with before(engine={"models": ["sim"]}) as (gw, _), await gw.client() as client:
+    @pytest.mark.parametrize("size", [10, 3 << 20])
+    async def test_a_form_without_a_model_is_refused_whoever_would_take_it(self, size: int) -> None:
+        body, content_type = form(("file", audio(size)), ("language", b"en"))
+        async with before() as (gw, sim), await gw.client() as client:  # one engine, that takes anything
             await client.send_slowly(post("/v1/audio/transcriptions", body, content_type), 65536, pause=0.0)
             refused = await client.read_response()
-            assert (refused.status, refused.error["param"]) == (400, "model")
-        async with before() as (gw, _sim):  # one engine that takes anything: there is nothing to choose
-            answer = await ask(gw.url, post("/v1/audio/transcriptions", body, content_type))
-            assert answer.json()["sha256"] == hashlib.sha256(body).hexdigest()
+            assert (refused.status, refused.error["code"], refused.error["param"]) == (400, "missing_model", "model")
+            assert "field named `model`" in refused.error["message"]
+            assert not sim.requests.to("/v1/audio/transcriptions")
+
+    @pytest.mark.parametrize("what", ["second model", "epilogue", "half"])
+    @pytest.mark.parametrize("framing", ["length", "chunked"])
+    async def test_what_comes_behind_the_model_is_judged_before_it_goes_on(self, what: str, framing: str) -> None:
+        """The form has been passed on for the most part when it turns out to be two forms: no engine gets it whole."""
+        body, content_type = form(("model", b"m"), ("file", audio(3 << 20)), *([("model", b"n")] if what[0] == "s" else []))
+        body = body + b"\r\nmore" if what == "epilogue" else body[:-4] if what == "half" else body
+        whole = []
+
+        async def engine(conn: ScriptedConnection) -> None:
+            while True:
+                whole.append(await conn.read_request())
+                await conn.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+        async with ScriptedEngine(engine) as scripted, running([scripted.url]) as gw, await gw.client() as client:
+            data = post("/v1/audio/transcriptions", body, content_type, chunked=(60_000,) if framing == "chunked" else None)
+            await client.send_slowly(data, 65536, pause=0.0)
+            refused = await client.read_response()
+            assert (refused.status, refused.error["code"]) == (400, "invalid_multipart")
+            await gw.idle()
+            assert [one for one in whole if one.method == b"POST"] == []
+
+    @pytest.mark.parametrize("at", ["first", "last", "alone"])
+    @pytest.mark.parametrize("size", [0, 200_000, 3 << 20])
+    @pytest.mark.parametrize("framing", ["length", "chunked", "slow"])
+    async def test_served_name_holds_in_forms(self, at: str, size: int, framing: str) -> None:
+        """The engine's own name for the model stands in its place, whatever the lengths; nothing else has changed."""
+        file = [("file", audio(size))] if at != "alone" else [("language", b"en")]
+        fields = [("model", b"m"), *file] if at == "first" else [*file, ("model", b"m")]
+        body, content_type = form(*fields)
+        wanted, _ = form(*[(name, b"org/the-engines-own-name" if name == "model" else value) for name, value in fields])
+        named = {"served_name": "org/the-engines-own-name", "models": ["m"]}
+        async with before({"any_model": True}, engine=named) as (gw, _):
+            async with await gw.client() as client:
+                chunked = (50_000,) if framing == "chunked" else None
+                data = post("/v1/audio/transcriptions", body, content_type, chunked=chunked)
+                if framing == "slow":
+                    await client.send_slowly(data, [200, 70_000], pause=0.0)
+                else:
+                    await client.send(data)
+                answer = await client.read_response(10.0)
+                assert answer.json()["sha256"] == hashlib.sha256(wanted).hexdigest()
+            await gw.idle()
+        assert gw.records[0]["model"] == "m"
+
+    async def test_served_name_holds_in_the_query_of_a_session(self) -> None:
+        named = {"served_name": "the own/name&", "models": ["m"]}
+        async with before({"any_model": True}, engine=named) as (gw, sim), await gw.client() as client:
+            upgrade = [
+                ("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"),
+                ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ]  # fmt: skip
+            await client.send(request("GET", "/v1/realtime?intent=x&mod%65l=m&model_kind=y", headers=upgrade))
+            assert (await client.read_head()).status == 101
+            targets = [one.target for one in sim.requests if "realtime" in one.target]
+            assert targets == ["/v1/realtime?intent=x&mod%65l=the%20own%2Fname%26&model_kind=y"]
+
+    @pytest.mark.parametrize("size", [10, 3 << 20])
+    async def test_a_kept_upload_is_sent_again_where_its_idle_connection_was_dead(self, size: int) -> None:
+        body, content_type = form(("file", audio(size)), ("model", b"m"))
+        got: list[bytes] = []
+
+        async def engine(conn: ScriptedConnection) -> None:
+            first = await conn.read_request()
+            if first.method == b"POST":
+                got.append(first.body)
+            await conn.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+            if first.method == b"POST" and len(got) == 1:
+                await conn.read_some()  # the next request has begun to arrive: gone, without a byte of answer
+                conn.reset()
+                return
+            while True:
+                seen = await conn.read_request()
+                got.append(seen.body)
+                await conn.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+        async with ScriptedEngine(engine) as scripted, running([scripted.url], warm_connections=0) as gw:
+            async with await gw.client() as client:
+                await client.send(post("/v1/audio/transcriptions", form(("model", b"m"))[0], content_type))
+                assert (await client.read_response()).status == 200
+                await client.send(post("/v1/audio/transcriptions", body, content_type))
+                assert (await client.read_response(10.0)).status == 200
+            assert gw.stats.replays_total == 1
+            assert got[1:] == [body]
 
     @pytest.mark.parametrize("chunked", [None, (50_000,)], ids=["length", "chunked"])
     async def test_a_large_upload_holds_the_client_back_while_the_engine_does_not_read(
