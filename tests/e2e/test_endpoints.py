@@ -942,7 +942,8 @@ class TestRouting:
             assert await served(4) == (4, 0)
 
     async def test_an_engine_that_goes_away_costs_nobody_a_request(self) -> None:
-        async with two_engines(health_interval_s=0.1, connect_timeout_s=1.0) as (gw, one, _):
+        # (Without its breaker, which would spare it for longer than this test lasts.)
+        async with two_engines(health_interval_s=0.1, connect_timeout_s=1.0, cb_failure_threshold=0) as (gw, one, _):
             one.refuse(0.5, drop=True)
             for _ in range(20):
                 assert (await ask(gw.url, chat("sim"))).status == 200
