@@ -33,6 +33,8 @@ _CONTROLS: Final = bytes((*range(32), 127))
 _LINE_ENDS: Final = ("\x85".encode(), "\u2028".encode(), "\u2029".encode())
 # What some readers take off the ends of a name, decode or fold in it, is not in it.
 _NAME: Final = re.compile(rb"[0-9A-Za-z_][0-9A-Za-z_.:\[\]-]{0,%d}+" % (MAX_NAME_BYTES - 1)).fullmatch
+# .NET writes a file's name a second time so (RFC 8187 §3.2), whatever RFC 7578 says: a file it is to everybody in any case.
+_EXTENDED: Final = re.compile(rb"(?i:utf-8)''(?:[0-9A-Za-z!#$&+.^_`|~-]|%[0-9A-Fa-f]{2})*+").fullmatch
 _LENGTH: Final = re.compile(rb"[0-9]{1,15}").fullmatch
 _LENGTH_LINE: Final = re.compile(rb"(?i)(?:\A|\r\n)content-length: *+(?=[0-9])").search
 _MEDIA_TYPE: Final = re.compile(rb"%b/%b *+(?:;.*)?" % (_TOKEN, _TOKEN)).fullmatch
@@ -123,7 +125,7 @@ def _field(disposition: bytes) -> str:
     """Which of FIELDS a ``Content-Disposition`` names, ``""`` = none of them."""
     if not _FORM_DATA(disposition):
         raise invalid('A part\'s Content-Disposition must be `form-data; name="..."`.')
-    found = _parameters(disposition, 9, "Content-Disposition", (b"name", b"filename"))
+    found = _parameters(disposition, 9, "Content-Disposition", (b"name", b"filename", b"filename*"))
     name = found.get(b"name")
     if name is None:
         raise invalid('A part has no name: send `Content-Disposition: form-data; name="..."`.')
@@ -134,6 +136,9 @@ def _field(disposition: bytes) -> str:
     filename = found.get(b"filename")
     if filename is not None:
         _check_filename(filename)
+    extended = found.get(b"filename*")
+    if extended is not None and (filename is None or next(reversed(found)) != b"filename*" or not _EXTENDED(extended)):
+        raise invalid("Send the parameter `filename` of the Content-Disposition plain, without `*` (RFC 7578 §4.2).")
     lowered = name.lower().decode()
     if lowered == "_charset_":
         raise invalid("Leave the part `_charset_` out: the form is read as UTF-8.")

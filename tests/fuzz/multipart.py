@@ -83,6 +83,8 @@ def _part(chance: random.Random) -> bytes:
     line = b"Content-Disposition: form-data; name=" + (name if chance.random() < 0.2 else b'"' + name + b'"')
     if chance.random() < (0.05 if name == b"model" else 0.5):
         line += b'; filename="' + chance.choice(FILENAMES) + b'"'
+        if chance.random() < 0.1:
+            line += b"; filename*=utf-8''" + chance.choice((b"a", b"%C3%A9", b"model", b"name=model"))
     lines = [line]
     for _ in range(chance.choice((0, 0, 0, 1, 1, 2, 3))):
         lines.insert(chance.randrange(len(lines) + 1), chance.choice(FIELDS))

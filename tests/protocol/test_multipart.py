@@ -80,6 +80,10 @@ ACCEPTED = {
     "header names in any case": (MODEL.replace(b"Content-Disposition", b"content-DISPOSITION") + END, "whisper-1", False),
     "no blanks": (MODEL.replace(b": form-data; ", b":form-data;") + END, "whisper-1", False),
     "not quoted, as .NET writes it": (MODEL.replace(b'"model"', b"model") + END, "whisper-1", False),
+    "a file's name twice, as .NET writes it": (
+        part(b"Content-Disposition: form-data; name=file; filename=\"\xc3\xa9 .wav\"; filename*=utf-8''%C3%A9%20.wav", b"x")
+        + MODEL.replace(b'"model"', b"model") + END, "whisper-1", False,
+    ),
     "text/plain": (field(b"model", b"whisper-1", b"\r\nContent-Type: text/plain") + END, "whisper-1", False),
     "in UTF-8, as aiohttp and .NET say": (
         field(b"model", "\u00e8".encode(), b"\r\nContent-Type: text/plain; charset=utf-8") + END, "\u00e8", False,
@@ -193,6 +197,16 @@ REFUSED = {
     "two file's names": (disposition(b'form-data; name="x"; filename=a; filename=b'), "`filename` of the Content-Disposition"),
     "name*": (disposition(b"form-data; name=\"x\"; name*=utf-8''model"), "`name` of the Content-Disposition plain, without"),
     "filename*": (disposition(b"form-data; name=\"x\"; filename*=utf-8''a"), "`filename` of the Content-Disposition plain"),
+    "filename* first": (disposition(b"form-data; name=x; filename*=utf-8''a; filename=a"), "plain, without `*`"),
+    "filename* of no form": (disposition(b"form-data; name=x; filename=a; filename*=utf-16''a"), "plain, without `*`"),
+    "filename* that is quoted": (
+        disposition(b"form-data; name=x; filename=a; filename*=\"utf-8''a; b\""), "plain, without `*`",
+    ),
+    "filename* of a field": (disposition(b"form-data; name=model; filename*=utf-8''a"), "plain, without `*`"),
+    "filename* and filename of a field": (
+        disposition(b"form-data; name=model; filename=a; filename*=utf-8''a"), "The field model comes as a file",
+    ),
+    "filename* twice": (disposition(b"form-data; name=x; filename=a; filename*=utf-8''a; filename*=utf-8''b"), "is repeated"),
     "name*0": (disposition(b'form-data; name*0="mod"; name*1="el"'), "`name` of the Content-Disposition plain, without"),
     "an unknown parameter": (disposition(b'form-data; name="x"; size=1'), "Leave the parameter `size` out"),
     "a parameter in capitals": (disposition(b'form-data; Name="model"'), "`name` of the Content-Disposition in lower case"),
