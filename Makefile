@@ -9,7 +9,7 @@ ARGS ?=
 PIP := FASTGW_BUILD_NATIVE=0 $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test native packaging lint bench bench-peers bench-scale soak docs fuzz clean
+.PHONY: help install demo test native packaging lint bench bench-peers bench-scale soak docs fuzz lock clean
 
 help:
 	@echo "make demo      run the gateway and a simulated engine, and stream one answer (ARGS=--once ends after it)"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-peers  install the routers that make bench compares, each in an environment of its own"
 	@echo "make bench-scale  the same with 10,000 connections, 1,000 engines, 100,000 keys, a million addresses, 10,000 streams"
 	@echo "make soak      a million requests and 100,000 aborted streams, in each twin: nothing may stay behind"
+	@echo "make lock      pin and hash what fastgw ships with anew, in requirements/; needs the network"
 	@echo "make docs      write the pages that are generated from tables"
 	@echo "make clean     remove $(VENV) and all caches"
 
@@ -99,6 +100,10 @@ bench-scale: $(VENV)/.installed-dev
 # SOAK_SHARE=0.1 in the environment runs a tenth of it.
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m soak -s tests/soak $(ARGS)
+
+lock: $(VENV)/.installed-dev
+	@$(BIN)/python -c 'import uv' 2>/dev/null || $(PIP) -e '.[audit]'
+	@$(BIN)/python -m scripts.audit.resolve
 
 docs: $(VENV)/.installed
 	@$(BIN)/fastgw docs --write docs

@@ -28,7 +28,7 @@ FD_GRACE_S = 1.0
 LEAK_CHECKED = {"adversity", "e2e", "exchange", "net", "reference", "upstream"}
 # These test nothing that has two twins; of two sessions side by side one is enough for them: the Python one for these
 # folders, the compiled one, which is quicker, for what is marked `once`.
-TWINLESS = {"architecture", "config", "control", "sim", "store"}
+TWINLESS = {"architecture", "audit", "config", "control", "sim", "store"}
 FAILED = pytest.StashKey[bool]()
 
 
