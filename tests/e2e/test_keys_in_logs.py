@@ -21,7 +21,7 @@ CLIENT = "fgw_" + "Zx3-_" * 8 + "abc"
 PLAIN = "correct-horse!battery/staple"
 ENGINE = "engine-key-of-seventeen"
 ADMIN = "admin-key-of-the-operator"
-WRONG = "sk-wrong-but-somebodys-key-0001"
+WRONG = "sk-" + "wrong-but-somebodys-key-0001"
 KEYS = (CLIENT, PLAIN, ENGINE, ADMIN, WRONG)
 
 
