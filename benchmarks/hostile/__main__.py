@@ -121,9 +121,9 @@ def stalls(target: Target, size: int) -> list[dict[str, Any]]:
     return found
 
 
-def floods(target: Target, path: str, seconds: float) -> dict[str, Any]:
-    """What another client notices of connections that flood with refused requests."""
-    wire = b"GET /v1/models HTTP/1.1\r\nHost:a\r\n\r\n" * 1800
+def floods(target: Target, flood: bytes, path: str, seconds: float) -> dict[str, Any]:
+    """What another client notices of connections that flood with requests for ``flood``."""
+    wire = b"GET %b HTTP/1.1\r\nHost:a\r\n\r\n" % flood * 1800
     with load.flooded(target.port, wire, FLOOD_CONNECTIONS):
         took = sorted(load.probe(target.port, path, seconds))
     return {"p50_ms": took[len(took) // 2] * 1e3, "p99_ms": took[int(len(took) * 0.99)] * 1e3, "worst_ms": took[-1] * 1e3,
@@ -172,9 +172,10 @@ def main() -> int:
             for proxy, path in [*others, (Nginx(), "/v1/models"), (Haproxy(), "/v1/models")]:
                 if proxy.missing():
                     continue
-                with running(proxy, engine_port, cores) as target:
-                    result["floods"][proxy.name] = floods(target, path, 4 * args.seconds)
-                say(f"{proxy.name}: {result['floods'][proxy.name]}")
+                for kind, flood in (("refused", b"/v1/models"), ("no such path", b"/nowhere")):
+                    with running(proxy, engine_port, cores) as target:
+                        row = result["floods"][f"{proxy.name}, {kind}"] = floods(target, flood, path, 4 * args.seconds)
+                    say(f"{proxy.name}, flooded ({kind}): p50 {row['p50_ms']:.1f} ms, p99 {row['p99_ms']:.1f} ms")
     out = args.out or RESULTS / f"hostile-{time.strftime('%Y%m%d-%H%M%S')}.json"
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(report.tables(result))

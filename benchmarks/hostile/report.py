@@ -66,7 +66,7 @@ def tables(result: dict[str, Any]) -> str:
         parts.append("\n".join(rows))
     if result.get("floods"):
         rows = [
-            "| while 100 connections flood with refused requests | another client's p50, ms | p99, ms | worst, ms |",
+            "| while 100 connections flood | another client's p50, ms | p99, ms | worst, ms |",
             "|---|---|---|---|",
         ]
         rows += [f"| {name} | {_number(row['p50_ms'])} | {_number(row['p99_ms'])} | {_number(row['worst_ms'])} |"

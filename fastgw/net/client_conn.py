@@ -9,7 +9,7 @@ Theory of operation. The connection is in exactly one state:
     DISCARD  the answer is out, the rest of a refused request's body is being read and thrown away
     FLUSH    the last answer waits for the client to take it; then LINGER
     LINGER   our side is closed (FIN sent); what the client still sends is drained so that it is not met by an RST,
-             which would destroy the answer in flight (RFC 9112 §9.6)
+             which would destroy the answer in flight (RFC 9112 §9.6); after so much it is only waited for its end
     TUNNEL   the bytes belong to an upgraded protocol
     CLOSED   terminal
 
@@ -41,8 +41,8 @@ from fastgw.protocol.http1.server import RequestReader
 from fastgw.stats import Stats
 
 SURPLUS_BYTES: Final = 65536  # pipelined bytes held while an exchange is under way
-# Read at once from a client that pipelines. What is left of a read is copied for each request in it, so a large read full
-# of small requests would cost each of them more than itself.
+# Read at once from a client that is not known yet, or that pipelines. What is left of a read is copied for each request in
+# it, so a large read full of small requests would cost each of them more than itself.
 PIPELINED_BYTES: Final = 16384
 MAX_REFUSALS: Final = 10  # in a row, on one connection
 # What is read and thrown away to keep a refused request's connection usable: about what lingering reads in any case.
@@ -50,6 +50,7 @@ DISCARD_BYTES: Final = 2 << 20
 BODY_PROGRESS_BYTES: Final = 256  # the least that a body must bring within the stall limit
 WRITE_PROGRESS_BYTES: Final = 1024  # the least that a client must take within the write limit
 LINGER_BYTES: Final = 1 << 20
+LINGER_REFUSED_BYTES: Final = 65536  # of who was sent away
 LINGER_S: Final = 2.0
 
 
@@ -170,7 +171,7 @@ class ClientConn(RawStream):
         self.surplus = b""
         self.memo: Any = None  # the service's: what it made of the last head
         self.received_at = 0.0
-        self.read_bytes = RECV_BYTES
+        self.read_bytes = PIPELINED_BYTES
         self.refusals = 0  # in a row; the service's count
         self.total_deadline = NEVER
         self._advancing = False
@@ -218,7 +219,9 @@ class ClientConn(RawStream):
             elif state is LINGER:
                 self._drained_bytes += len(data)
                 if self._drained_bytes > LINGER_BYTES:
-                    self.close()
+                    # Enough was read for nothing. A close now would send an RST: the peer's own end is waited for.
+                    self.pause_reading()
+                    self.mind_leaving(True)
         except Exception as error:
             self.service.crashed(self, error)
 
@@ -428,6 +431,8 @@ class ClientConn(RawStream):
             self.wheel.arm(self, deadline)
         if self.surplus:
             self._next_turn()
+        else:
+            self.read_bytes = RECV_BYTES
         if not self.reading and len(self.surplus) < SURPLUS_BYTES:
             self.resume_reading()
 
@@ -449,7 +454,7 @@ class ClientConn(RawStream):
             self.wheel.arm(self, monotonic() + self.limits.write_s)
             return
         self.state = LINGER
-        self._drained_bytes = 0
+        self._drained_bytes = LINGER_BYTES - LINGER_REFUSED_BYTES if self.refusals >= MAX_REFUSALS else 0
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
