@@ -24,7 +24,7 @@ Found = list[tuple[str, str]]
 
 ON_CAPACITY: Final = ("queue", "reject", "fallback")
 MAX_FALLBACKS: Final = 8
-GOOD_ADMIN_KEY: Final = 16  # shorter ones can be guessed at, and this one opens everything
+MIN_ADMIN_KEY: Final = 16  # characters; shorter ones can be guessed at, and this one makes keys
 RETRY_STATUSES: Final = ("429", "500", "502", "503", "504")
 
 # A key must be able to travel in an Authorization field; see RFC 6750 section 2.1, taken a little wider.
@@ -262,6 +262,8 @@ def problems(config: Config, *, keys_failed: bool) -> Found:
         found.extend(_control(config.control_listen))
     if config.admin_key and not _KEY.match(config.admin_key):
         found.append(("admin_key", "must be visible ASCII without blanks"))
+    elif 0 < len(config.admin_key) < MIN_ADMIN_KEY:
+        found.append(("admin_key", f"must have {MIN_ADMIN_KEY} characters or more: whoever guesses it makes keys"))
     if (config.max_connections_per_ip or 0) > config.max_connections:
         found.append(("max_connections_per_ip", "is more than max_connections"))
     if 0 < (config.memory_budget_bytes or 0) < config.max_body_bytes:
@@ -331,8 +333,6 @@ def reserved_notes(config: Config) -> list[str]:
         notes.append("admin_key is set, but control_listen is not: there is no admin API")
     if config.control_listen and not is_loopback(parse_host(config.control_listen.rpartition(":")[0])):
         notes.append("control_listen can be reached by others: /metrics there asks for no key")
-    if config.control_listen and 0 < len(config.admin_key) < GOOD_ADMIN_KEY:
-        notes.append(f"admin_key has fewer than {GOOD_ADMIN_KEY} characters: whoever guesses it makes keys")
     if config.control_listen and not config.state_dir and config.admin_key:
         notes.append("the admin API can make no keys: state_dir is not set")
     return notes

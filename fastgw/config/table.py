@@ -398,7 +398,13 @@ TABLE: Final[tuple[Setting, ...]] = (
         ),
         _seconds("flush_interval_s", "time between two writings of what was used", minimum=0.05),
         Setting("control_listen", "text", "host:port of the control listener (admin API, /metrics); empty = none"),
-        Setting("admin_key", "text", "the key of the admin API under control_listen", ("ADMIN_KEY",), secret=True),
+        Setting(
+            "admin_key",
+            "text",
+            "the key of the admin API under control_listen, 16 characters or more",
+            ("ADMIN_KEY",),
+            secret=True,
+        ),
     ),
     *_rows(
         "Reporting",

@@ -188,8 +188,8 @@ def test_a_limit_that_does_not_hold_yet_is_warned_about(variable: str, name: str
 
 
 def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
-    environ = {"GATEWAY_API_KEYS": SECRET, "VLLM_API_KEY": SECRET, "ADMIN_KEY": SECRET, "RUNNER_AUTH_TOKEN": SECRET,
-               "BACKENDS": f"http://a:1|{SECRET}"}  # fmt: skip
+    environ = {"GATEWAY_API_KEYS": SECRET, "VLLM_API_KEY": SECRET, "ADMIN_KEY": SECRET + "-of-the-operator",
+               "RUNNER_AUTH_TOKEN": SECRET,               "BACKENDS": f"http://a:1|{SECRET}"}  # fmt: skip
     config = load({}, environ, tmp_path)
     assert SECRET not in f"{config!r} {config} {config.engines!r} {list(config.__rich_repr__())}"
     assert config.api_keys == ()
@@ -201,6 +201,16 @@ def test_secrets_are_in_no_traceback() -> None:
         Config(api_keys=[SECRET], vllm_api_key=SECRET + " ", port=-1)
     assert SECRET not in str(error.value)
     assert SECRET not in repr(error.value.errors)
+
+
+@pytest.mark.parametrize("listen", ["", "127.0.0.1:9090"])
+@pytest.mark.parametrize("key", ["x", SECRET, "k" * 15])
+def test_K4_a_short_admin_key_is_refused_in_one_line(key: str, listen: str) -> None:
+    with pytest.raises(ConfigErrors) as error:
+        load({}, {"ADMIN_KEY": key, "FASTGW_CONTROL_LISTEN": listen}, "/nowhere")
+    assert str(error.value) == "ADMIN_KEY: admin_key: must have 16 characters or more: whoever guesses it makes keys"
+    assert load({}, {"ADMIN_KEY": "k" * 16, "FASTGW_CONTROL_LISTEN": listen}, "/nowhere").admin_key == "k" * 16
+    assert load({}, {"ADMIN_KEY": "", "FASTGW_CONTROL_LISTEN": listen}, "/nowhere").admin_key == "", "none: nobody gets in"
 
 
 def test_K4_a_key_file_that_is_a_folder(tmp_path: Path) -> None:

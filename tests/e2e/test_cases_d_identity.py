@@ -330,11 +330,11 @@ class TestD6:
     async def test_D6_not_on_the_data_port(self, path: str) -> None:
         async with (
             Simulator(SimConfig(debug=True)) as sim,
-            running([sim.url], api_keys=(KEY,), admin_key="sk-admin", runner_auth_token="sk-runner") as gw,
+            running([sim.url], api_keys=(KEY,), admin_key="sk-admin-of-these-tests", runner_auth_token="sk-runner") as gw,
             await gw.client() as client,
         ):
             await gw.until("probed", lambda: len(sim.requests) > 0)
-            for key in (None, KEY, "sk-admin", "sk-runner", ENGINE_KEY):
+            for key in (None, KEY, "sk-admin-of-these-tests", "sk-runner", ENGINE_KEY):
                 for method in METHODS:
                     await client.send(
                         request(method, path, key=key, body=b"{}" if method in ("POST", "PUT", "PATCH") else None)
@@ -372,7 +372,7 @@ class TestD6:
             with pytest.raises(ConfigErrors, match="allow_anonymous"):
                 Config(host=host)
             with pytest.raises(ConfigErrors, match="allow_anonymous"):
-                Config(host=host, admin_key="sk-admin", vllm_api_key=ENGINE_KEY)
+                Config(host=host, admin_key="sk-admin-of-these-tests", vllm_api_key=ENGINE_KEY)
             assert Config(host=host, api_keys=(KEY,)).host == host
 
 
