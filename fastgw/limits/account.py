@@ -1,13 +1,17 @@
 """Who a request counts for: one account per key, and the register in which a credential's digest finds it.
 
 Owns: what a key may use and what it uses now: its meters, its ledger of the day, its requests under way. A key from the
-store and one from the configuration are the same here. Must never: hold a key, only digests. Invariant: a change of a key
-changes its account in place, so that what was taken stays taken, and the requests under way go on.
+store and one from the configuration are the same here. Must never: hold a key, only digests; keep of a key's record what the
+data plane does not need (a name, a date: hundreds of bytes each); or walk over all keys because one has changed or ended.
+Invariant: a change of a key changes its account in place, so that what was taken stays taken, and the requests under way go on.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from functools import lru_cache
+from heapq import heapify, heappop, heappush
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -18,6 +22,20 @@ from fastgw.limits.meter import Meter
 KEY_ID_CHARS = 12  # of the digest in hex: names a key in logs without being usable as one
 MINUTE_US = 60_000_000
 NORMAL = PRIORITIES.index("normal")
+MOST_ENDED = 2000  # moments at which keys end that are looked at in one go: some milliseconds
+SHARED_UP_TO = 16  # entries of a list of models or networks: most keys have the list of many others
+
+
+def _models(names: tuple[str, ...]) -> frozenset[str] | None:
+    return frozenset(names) or None
+
+
+def _networks(texts: tuple[str, ...]) -> tuple[Any, ...] | None:
+    return tuple([ip_network(text, strict=False) for text in texts]) or None
+
+
+_shared_models = lru_cache(maxsize=1024)(_models)
+_shared_networks = lru_cache(maxsize=1024)(_networks)
 
 
 class Defaults:
@@ -47,12 +65,14 @@ class Account:
     """What one key may use, and what it uses.
 
     ``requests`` and ``tokens`` are its meters (None = no limit), ``ledger`` its tokens of the day. ``concurrency`` 0 = no
-    limit. ``flow`` is the tenant for which the queue is fair.
+    limit. ``flow`` is the tenant for which the queue is fair. ``stored``: a key of the store, with its ``digest``, and from
+    before a rotation ``previous_digest`` until ``previous_until`` (Unix seconds).
     """
 
     __slots__ = (
         "concurrency",
         "cut",
+        "digest",
         "disabled",
         "expires_at",
         "flow",
@@ -62,10 +82,12 @@ class Account:
         "models",
         "networks",
         "parked",
+        "previous_digest",
+        "previous_until",
         "priority",
-        "record",
         "requests",
         "reserves",
+        "stored",
         "tokens",
     )
 
@@ -85,7 +107,10 @@ class Account:
         self.networks: tuple[Any, ...] | None = None
         self.expires_at = 0.0
         self.disabled = False
-        self.record: KeyRecord | None = None
+        self.stored = False
+        self.digest = b""
+        self.previous_digest = b""
+        self.previous_until = 0.0
 
     def __repr__(self) -> str:
         return f"<Account {self.id} inflight={self.inflight} tokens={self.ledger.prompt + self.ledger.completion}>"
@@ -99,7 +124,10 @@ class Account:
         self.concurrency = defaults.concurrency
         self.cut = defaults.cut
         if record is not None:
-            self.record = record
+            self.stored = True
+            self.digest = record.digest
+            self.previous_digest = record.previous_digest
+            self.previous_until = record.previous_until if record.previous_digest else 0.0
             if record.requests_per_minute is not None:
                 # A key with a rate of its own does not inherit a burst that was meant for another rate.
                 requests, burst = record.requests_per_minute, 0
@@ -114,10 +142,10 @@ class Account:
             if record.on_exhausted is not None:
                 self.cut = record.on_exhausted == "cut"
             self.priority = PRIORITIES.index(record.priority) if record.priority is not None else NORMAL
-            self.flow = "tenant " + record.tenant if record.tenant else self.id
-            self.models = frozenset(record.models) or None
-            self.networks = tuple([ip_network(text, strict=False) for text in record.networks]) or None
-            self.expires_at = record.expires_at
+            self.flow = sys.intern("tenant " + record.tenant) if record.tenant else self.id
+            self.models = (_models if len(record.models) > SHARED_UP_TO else _shared_models)(record.models)
+            self.networks = (_networks if len(record.networks) > SHARED_UP_TO else _shared_networks)(record.networks)
+            self.expires_at = record.expires_at or 0.0  # the one zero of this line, not one for each key
             self.disabled = record.disabled or record.deleted
         self.requests = _metered(self.requests, requests, burst, now_us)
         self.tokens = _metered(self.tokens, tokens, 0, now_us)
@@ -156,14 +184,21 @@ class Accounts:
     deleted: a gateway that was closed does not open by itself.
     """
 
-    __slots__ = ("_by_digest", "_by_id", "_defaults", "_due", "_looked", "anonymous", "required", "touched")
+    __slots__ = (
+        "_by_digest", "_by_id", "_defaults", "_ends", "_ends_most", "_latest", "_twice", "anonymous", "required",
+        "touched",
+    )  # fmt: skip
 
     def __init__(self, defaults: Defaults, digests: Iterable[bytes], *, required: bool, now_us: int = 0) -> None:
         self._defaults = defaults
         self._by_digest: dict[bytes, Account] = {}
         self._by_id: dict[str, Account] = {}
-        self._looked = 0.0  # the time of the last look (Unix seconds)
-        self._due = 0.0  # when the next key expires, or the next digest of a rotation (Unix seconds; 0 = never)
+        self._latest = 0.0  # the latest time of a look (Unix seconds)
+        self._twice = False  # the last look was at an earlier one
+        # A heap of when a key expires, or its digest from before a rotation, and its id. A moment that was put off or given up
+        # stays in it, and is passed over when it comes.
+        self._ends: list[tuple[float, str]] = []
+        self._ends_most = MOST_ENDED
         self.anonymous = Account("anonymous")
         self.anonymous.set(defaults, None, now_us)
         self.required = required
@@ -192,12 +227,13 @@ class Accounts:
     def apply(self, records: Iterable[KeyRecord], now_us: int, unix_s: float) -> int:
         """Take changed keys over; returns how many. Their accounts stay the same objects."""
         count = 0
+        back = unix_s < self._latest  # the clock was set back: a moment may have been passed that is to come again
         for record in records:
             count += 1
             self.required = True
             account = self._by_id.get(record.id)
-            if account is not None and account.record is not None:
-                for digest in (account.record.digest, account.record.previous_digest):
+            if account is not None and account.stored:
+                for digest in (account.digest, account.previous_digest):
                     if self._by_digest.get(digest) is account:
                         del self._by_digest[digest]
             if record.deleted:
@@ -207,36 +243,51 @@ class Accounts:
                 continue
             if account is None:
                 account = self._by_id[record.id] = Account(record.id)
+            expires_at = account.expires_at
+            previous_until = account.previous_until
             account.set(self._defaults, record, now_us)
             self._by_digest[record.digest] = account
-            if record.previous_digest and record.previous_until > unix_s:
-                self._by_digest[record.previous_digest] = account
-        self._schedule(unix_s)
+            if account.previous_digest and account.previous_until > unix_s:
+                self._by_digest[account.previous_digest] = account
+            if account.expires_at > unix_s and (back or account.expires_at != expires_at):
+                heappush(self._ends, (account.expires_at, account.id))
+            if account.previous_until > unix_s and (back or account.previous_until != previous_until):
+                heappush(self._ends, (account.previous_until, account.id))
+        if len(self._ends) > self._ends_most:
+            self._forget_ends()
         return count
 
     def expire(self, unix_s: float) -> bool:
         """Whether a key or a rotated digest has just ended: what heads were judged by is no longer true."""
-        if unix_s < self._looked:
-            self._schedule(unix_s)  # the clock was set back: what had ended may be good again, and will end again
-        self._looked = unix_s
-        if not self._due or unix_s < self._due:
-            return False
-        for account in self._by_id.values():
-            record = account.record
-            if record is None or not record.previous_digest or unix_s < record.previous_until:
+        if unix_s < self._latest:
+            # The clock was set back: what had ended may be good again, and ends again within the time that comes twice.
+            self._twice = True
+            return True
+        ended = self._twice  # the last of that time
+        self._twice = False
+        self._latest = unix_s
+        for _ in range(MOST_ENDED):
+            if not self._ends or self._ends[0][0] > unix_s:
+                break
+            at, name = heappop(self._ends)
+            account = self._by_id.get(name)
+            if account is None:
                 continue
-            if record.previous_digest != record.digest and self._by_digest.get(record.previous_digest) is account:
-                del self._by_digest[record.previous_digest]
-        self._schedule(unix_s)
-        return True
+            if at == account.expires_at:
+                ended = True
+            if at == account.previous_until:
+                ended = True
+                if account.previous_digest != account.digest and self._by_digest.get(account.previous_digest) is account:
+                    del self._by_digest[account.previous_digest]
+        return ended
 
-    def _schedule(self, unix_s: float) -> None:
-        due = 0.0
-        for account in self._by_id.values():
-            record = account.record
-            if record is None:
-                continue
-            for at in (record.expires_at, record.previous_until if record.previous_digest else 0.0):
-                if at > unix_s and (not due or at < due):
-                    due = at
-        self._due = due
+    def _forget_ends(self) -> None:
+        """Drop the moments that hold no more: a key whose end is moved to and fro must not fill the memory."""
+        kept: dict[tuple[float, str], None] = {}
+        for moment in self._ends:
+            account = self._by_id.get(moment[1])
+            if account is not None and (moment[0] == account.expires_at or moment[0] == account.previous_until):
+                kept[moment] = None
+        self._ends = list(kept)
+        heapify(self._ends)
+        self._ends_most = 2 * len(self._ends) + MOST_ENDED

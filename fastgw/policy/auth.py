@@ -55,12 +55,15 @@ class Auth(Filter):
         if credential is None:
             exchange.gateway.stats.auth_failures += 1
             raise GatewayError("unauthorized")
-        account = accounts.find(digest(credential))
+        given = digest(credential)
+        account = accounts.find(given)
+        if account is not None and given == account.previous_digest and time() >= account.previous_until:
+            account = None  # from before a rotation: dropped soon after its time, and refused from that very moment
         if account is None:
             exchange.gateway.stats.auth_failures += 1
             raise GatewayError("unauthorized", "The API key is not valid.")
         exchange.key_id = account.id
-        if account.record is not None:
+        if account.stored:
             self._check(exchange, account)
         exchange.account = account
 

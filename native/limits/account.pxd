@@ -10,14 +10,15 @@ cdef class Defaults:
 
 @cython.final
 cdef class Account:
-    cdef public bint cut, disabled, reserves
-    cdef public double expires_at
+    cdef public bint cut, disabled, reserves, stored
+    cdef public double expires_at, previous_until
     cdef public str flow, id
+    cdef public bytes digest, previous_digest
     cdef public int priority
     cdef public long long concurrency, inflight
     cdef public Ledger ledger
     cdef public Meter requests, tokens
-    cdef public object models, networks, parked, record
+    cdef public object models, networks, parked
 
     cpdef set(self, Defaults defaults, object record, long long now_us)
     cpdef bint allows(self, str ip) except -1
@@ -25,7 +26,10 @@ cdef class Account:
 @cython.final
 cdef class Accounts:
     cdef dict _by_digest, _by_id
-    cdef double _due, _looked
+    cdef list _ends
+    cdef long long _ends_most
+    cdef double _latest
+    cdef bint _twice
     cdef Defaults _defaults
     cdef public Account anonymous
     cdef public bint required
