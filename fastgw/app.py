@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 BACKLOG: Final = 4096
 LEAST_PER_IP: Final = 64  # connections that any one address may have, where the setting does not say
 LOOK_S: Final = 0.01
+PIECE: Final = 1000  # keys taken over at once at a start
 STATE_WAIT_S: Final = 5.0  # for the store to take the last of it
 GRACE_S: Final = 0.5  # for the last answers and error events to leave
 RESOLVE_WAIT_S: Final = 0.5  # names are looked up before traffic, but a dead resolver must not hold the start
@@ -269,12 +270,14 @@ class Gateway:
         except StateError as error:
             raise StartError(str(error)) from error
         self._state = state
-        accounts.apply(loaded.keys, micros(monotonic()), time())
-        if loaded.revision:
-            accounts.required = True  # there were keys once: the last one that went left the gateway closed
+        while loaded.keys:
+            # Each record goes as its account comes: the memory of both at once would never be given back.
+            accounts.apply(loaded.keys[-PIECE:], micros(monotonic()), time())
+            del loaded.keys[-PIECE:]
         if loaded.unread and not accounts.required:
-            accounts.required = True
             self.log.warning("what the store held is not known, and may have been keys: requests without one are refused")
+        if loaded.closed or loaded.unread:
+            accounts.required = True  # there were keys once: the last one that went left the gateway closed
         return accounts, loaded.usage
 
     async def _open_control(self, meters: Meters | None) -> None:

@@ -77,11 +77,10 @@ class Housekeeping:
 
     # --- keys
     def keys_changed(self, records: Sequence[KeyRecord]) -> None:
-        """The store has new or changed keys: requests from now on are judged by them."""
+        """The store has new or changed keys (some hundred at most): requests from now on are judged by them."""
         core = self._core
         if core.accounts.apply(records, micros(monotonic()), time()):
             core.version += 1
-            core.log.info("keys changed", keys=len(records))
             core.room()
 
     # --- usage

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastgw.control.admin_keys import AuditEntry, KeyNotFound, KeyProblems, KeysUnavailable
 from fastgw.limits.key import KeyRecord, UsageRow
+from fastgw.store import fields
 from fastgw.store import keys as stored
 from fastgw.store.schema import StateError
 from fastgw.store.state import State
@@ -27,7 +28,7 @@ class Keyring:
             return await self._state.run(function, *arguments)
         except stored.KeyNotFound as error:
             raise KeyNotFound(*error.args) from None
-        except stored.KeyProblems as error:
+        except fields.KeyProblems as error:
             raise KeyProblems(error.problems) from None
         except (StateError, TimeoutError, OSError) as error:
             raise KeysUnavailable(str(error)) from None

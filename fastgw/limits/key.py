@@ -1,17 +1,33 @@
 """One key as the operator has set it: who it is, what it may use, and how much.
 
-Owns: :class:`KeyRecord`, which the store keeps, the admin API shows and the data plane turns into an account. It holds
-digests only: the key itself is shown once, when it is made, and kept nowhere.
+Owns: :class:`KeyRecord`, which the store keeps, the admin API shows and the data plane turns into an account, and what its
+fields can be: ``msgspec.convert`` makes none that an account could not take. It holds digests only: the key itself is shown
+once, when it is made, and kept nowhere.
 """
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import msgspec
+from msgspec import Meta
 
 PRIORITIES = ("high", "normal", "low")
 """The classes of the queue, the first served first."""
 
 ON_EXHAUSTED = ("refuse", "cut")
+
+NUMBERS = {
+    "requests_per_minute": 10**9,
+    "burst": 10**9,
+    "tokens_per_minute": 10**11,
+    "daily_tokens": 10**15,
+    "concurrency": 10**6,
+}
+"""The limits of a key and the largest value of each: None = the gateway's default, 0 = no limit."""
+
+_Time = Annotated[float, Meta(ge=0.0, le=1e15)]
+_Texts = tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...]
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,20 +41,20 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     digest: bytes
     name: str = ""
     tenant: str = ""  # "" = the key is a tenant of its own
-    created_at: float = 0.0
-    expires_at: float = 0.0
+    created_at: _Time = 0.0
+    expires_at: _Time = 0.0
     disabled: bool = False
-    requests_per_minute: int | None = None
-    burst: int | None = None
-    tokens_per_minute: int | None = None
-    daily_tokens: int | None = None
-    concurrency: int | None = None
-    priority: str | None = None
-    on_exhausted: str | None = None
-    models: tuple[str, ...] = ()  # empty = all
-    networks: tuple[str, ...] = ()  # CIDR; empty = from anywhere
+    requests_per_minute: Annotated[int, Meta(ge=0, le=NUMBERS["requests_per_minute"])] | None = None
+    burst: Annotated[int, Meta(ge=0, le=NUMBERS["burst"])] | None = None
+    tokens_per_minute: Annotated[int, Meta(ge=0, le=NUMBERS["tokens_per_minute"])] | None = None
+    daily_tokens: Annotated[int, Meta(ge=0, le=NUMBERS["daily_tokens"])] | None = None
+    concurrency: Annotated[int, Meta(ge=0, le=NUMBERS["concurrency"])] | None = None
+    priority: Literal["high", "normal", "low"] | None = None
+    on_exhausted: Literal["refuse", "cut"] | None = None
+    models: _Texts = ()  # empty = all
+    networks: _Texts = ()  # CIDR; empty = from anywhere
     previous_digest: bytes = b""
-    previous_until: float = 0.0
+    previous_until: _Time = 0.0
     revision: int = 0
     deleted: bool = False
 

@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
-from fastgw.limits.key import KeyRecord, UsageRow
-from fastgw.store import keys
-from fastgw.store.database import DAY_S, FILE_NAME, Database, make_folder, today
+from fastgw.limits.key import NUMBERS, KeyRecord, UsageRow
+from fastgw.store import fields, keys, place, reading
+from fastgw.store.database import DAY_S, Database, today
+from fastgw.store.place import FILE_NAME
 from fastgw.store.schema import StateError, Unavailable, trouble
 
 _EXAMPLES: Final = """\
@@ -71,7 +72,7 @@ def main(argv: Sequence[str], state_dir: str) -> int:
         finally:
             database.close()
         sys.stdout.flush()
-    except keys.KeyProblems as error:
+    except fields.KeyProblems as error:
         for problem in error.problems:
             print(f"fastgw keys: error: {_as_flag(problem)}", file=sys.stderr)
         return 2
@@ -92,16 +93,16 @@ def main(argv: Sequence[str], state_dir: str) -> int:
 
 def _open(folder: str, *, create: bool, read: bool) -> Database:
     path = os.path.join(folder, FILE_NAME)
-    if create:
-        make_folder(folder)
-    elif not os.path.exists(path):
+    for note in place.claim(folder, make=create):
+        print(f"fastgw keys: note: {note}", file=sys.stderr)
+    if place.look(path) is None and not create:
         raise _Refused(f"there is no state in {folder}; name the gateway's folder, or make a first key: fastgw keys create")
     try:
         return Database.open(path, create=create, check=False, probe=not read)
     except Unavailable:
         if not read:
             raise
-        return Database.read(path)
+        return reading.read(path)
 
 
 # --- the command line
@@ -113,7 +114,7 @@ def _fail(message: str) -> NoReturn:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # argparse quotes what it could not read, which may be a key that somebody pasted.
-        _fail(message if keys.PREFIX not in message else "an argument cannot be read; keys are never given as arguments")
+        _fail(message if fields.PREFIX not in message else "an argument cannot be read; keys are never given as arguments")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -157,10 +158,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_fields(parser: argparse.ArgumentParser) -> None:
     for name, help_ in _HELP.items():
         flag = "--" + name.replace("_", "-")
-        if name in keys.NUMBERS:
+        if name in NUMBERS:
             parser.add_argument(flag, metavar="N", help=f'{help_} (0 = no limit, "default" = the gateway\'s)')
-        elif name in keys.CHOICES:
-            choices = keys.CHOICES[name]
+        elif name in fields.CHOICES:
+            choices = fields.CHOICES[name]
             parser.add_argument(flag, metavar="|".join(choices), help=f'{help_} ("default" = the gateway\'s)')
         else:
             metavar = {"models": "A,B", "networks": "CIDR,CIDR", "expires_at": "TIME"}.get(name, "TEXT")
@@ -175,10 +176,10 @@ def _fields(options: argparse.Namespace) -> dict[str, object]:
         if text is None:
             continue
         value: object = text
-        if name in keys.NUMBERS or name in keys.CHOICES:
+        if name in NUMBERS or name in fields.CHOICES:
             if text == "default":
                 value = None
-            elif name in keys.NUMBERS and text.isascii() and text.lstrip("-").isdecimal() and len(text) <= 20:
+            elif name in NUMBERS and text.isascii() and text.lstrip("-").isdecimal() and len(text) <= 20:
                 value = int(text)
         elif name in {"models", "networks"}:
             value = [] if text in {"", "all"} else [one.strip() for one in text.split(",")]
@@ -189,7 +190,7 @@ def _fields(options: argparse.Namespace) -> dict[str, object]:
 def _as_flag(problem: str) -> str:
     """The store's sentence in the words of the command line."""
     name, colon, rest = problem.partition(": ")
-    return f"--{name.replace('_', '-')}: {rest.replace('null', 'default')}" if colon and name in keys.FIELDS else problem
+    return f"--{name.replace('_', '-')}: {rest.replace('null', 'default')}" if colon and name in fields.FIELDS else problem
 
 
 def _actor() -> str:
@@ -206,9 +207,9 @@ def _create(database: Database, options: argparse.Namespace) -> None:
 
 
 def _rotate(database: Database, options: argparse.Namespace) -> None:
-    grace_s = 0.0 if options.grace == "0" else keys.duration_s(options.grace)
+    grace_s = 0.0 if options.grace == "0" else fields.duration_s(options.grace)
     if grace_s is None:
-        raise keys.KeyProblems(['--grace: must be 0, or a number and one of s, m, h, d, w, such as "1h"'])
+        raise fields.KeyProblems(['--grace: must be 0, or a number and one of s, m, h, d, w, such as "1h"'])
     record, text = keys.rotate(database, options.key, grace_s, _actor())
     _print_new(record, text, options)
 
@@ -233,7 +234,7 @@ def _list(database: Database, options: argparse.Namespace) -> None:
 
 def _show(database: Database, options: argparse.Namespace) -> None:
     if not 1 <= options.days <= 400:
-        raise keys.KeyProblems(["--days: must be a number from 1 to 400"])
+        raise fields.KeyProblems(["--days: must be a number from 1 to 400"])
     record = keys.find(database, options.key)
     used = database.usage_of(record.id, options.days)
     if options.json:
@@ -247,10 +248,10 @@ def _show(database: Database, options: argparse.Namespace) -> None:
 
 
 def _update(database: Database, options: argparse.Namespace) -> None:
-    fields = _fields(options)
-    if not fields:
-        raise keys.KeyProblems(["nothing to change is named (see fastgw keys update --help)"])
-    _print_changed("changed", keys.update(database, options.key, fields, _actor()), options)
+    changes = _fields(options)
+    if not changes:
+        raise fields.KeyProblems(["nothing to change is named (see fastgw keys update --help)"])
+    _print_changed("changed", keys.update(database, options.key, changes, _actor()), options)
 
 
 def _disable(database: Database, options: argparse.Namespace) -> None:
@@ -273,7 +274,7 @@ def _delete(database: Database, options: argparse.Namespace) -> None:
 def shown(record: KeyRecord) -> dict[str, object]:
     """A key as JSON has it: all that was set, times in ISO 8601, and no digest."""
     found: dict[str, object] = {"id": record.id}
-    for name in ("name", "tenant", "created_at", "expires_at", "disabled", *keys.NUMBERS, *keys.CHOICES, "models", "networks"):
+    for name in ("name", "tenant", "created_at", "expires_at", "disabled", *NUMBERS, *fields.CHOICES, "models", "networks"):
         found[name] = getattr(record, name)
     for name in ("created_at", "expires_at", "previous_until"):
         found[name] = _date(getattr(record, name)) or None
@@ -286,7 +287,12 @@ def _usage(row: UsageRow | None) -> dict[str, int]:
 
 
 def _date(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}" if at else ""
+    if not at:
+        return ""
+    try:
+        return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (OverflowError, ValueError, OSError):
+        return "9999-12-31T23:59:59Z"  # a time that no calendar has: the clock was wrong when it was written
 
 
 def _limit(value: int | None) -> str:
@@ -321,11 +327,11 @@ def _print_changed(what: str, record: KeyRecord, options: argparse.Namespace) ->
 
 def _print_record(record: KeyRecord) -> None:
     for name, value in shown(record).items():
-        if name in keys.NUMBERS:
+        if name in NUMBERS:
             text = _limit(getattr(record, name))
         elif name in {"models", "networks"}:
             text = ", ".join(getattr(record, name)) or "all"
-        elif name in keys.CHOICES:
+        elif name in fields.CHOICES:
             text = str(value or "default")
         elif name == "disabled":
             name, text = "state", _state(record)

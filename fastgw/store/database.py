@@ -1,32 +1,31 @@
 """One connection to the state file: how it is opened, written in one transaction, read, and closed.
 
 Owns: every statement about usage, the audit and the file itself (those about keys stand in ``keys``). All calls block, so
-they belong in the store's thread or in a command. Invariant: nothing is committed in part, and usage rows are totals of
-their day, so writing a row again changes nothing.
+they belong in the store's thread or in a command. Must never: let SQLite map a file into memory, where whoever cuts that file
+short ends the process (SIGBUS): so there is a rollback journal, and no write-ahead log with its shared index. Invariant:
+nothing is committed in part, and usage rows are totals of their day, so writing a row again changes nothing.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import sqlite3
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from fastgw.limits.key import UsageRow
-from fastgw.store.schema import CorruptState, StateError, Unavailable, is_current, judge, migrate, trouble
+from fastgw.store import place
+from fastgw.store.schema import CorruptState, StateError, Unavailable, is_busy, is_current, judge, migrate, trouble
 
-FILE_NAME: Final = "fastgw.db"
 BUSY_S: Final = 5.0
+PAUSE_S: Final = 0.01  # between two transactions of one process: the turn of whoever else waits to write
 DAY_S: Final = 86_400
-
-# Small, so that a full disk is met with little in the log and a start after a kill has little to replay.
-_CHECKPOINT_PAGES: Final = 256
-_WAL_LEFT_BYTES: Final = 1 << 20
+MAX_ROW_BYTES: Final = 4 << 20  # the largest key and the longest line of audit are half of it
+MAX_COUNT: Final = 1 << 61  # of a day's tokens: sums fit 64 bits
 
 
 def today() -> int:
@@ -34,105 +33,128 @@ def today() -> int:
     return int(time.time() // DAY_S)
 
 
-def make_folder(folder: str) -> None:
-    """Make the state folder for its owner alone (parents as usual); raises :class:`StateError`."""
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise StateError(f"the state folder {folder} is not a folder") from None
-    except OSError as error:
-        raise trouble(f"cannot make the state folder {folder}", error) from error
-
-
 class Database:
-    """An open state file. Made by :meth:`open` (to write) or :meth:`read`; not safe for two threads at once."""
+    """An open state file. Made by :meth:`open` (to write) or ``reading.read``; not safe for two threads at once."""
 
-    __slots__ = ("_connection", "_copy", "identity", "path")
+    __slots__ = ("_busy_s", "_connection", "_when_closed", "_wrote_at", "identity", "lost_log", "path")
 
-    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: str, connection: sqlite3.Connection, busy_s: float = BUSY_S) -> None:
         self.path = path
         self._connection = connection
-        self._copy: tempfile.TemporaryDirectory[str] | None = None
-        self.identity = file_identity(path)
+        self._busy_s = busy_s
+        self._wrote_at = 0.0
+        self._when_closed: Callable[[], None] | None = None
+        self.lost_log = False  # its first keys may have been in a log that is gone
+        self.identity = place.identity(path)
 
     # --- opening and closing
     @classmethod
     def open(
         cls, path: str, *, create: bool = True, busy_s: float = BUSY_S, check: bool = True, probe: bool = True
     ) -> Database:
-        """Open to write: made (mode 0600) if ``create``, and brought to the newest schema.
+        """Open to write: made if ``create`` and there was never any, and brought to the newest schema.
 
-        ``check`` looks for damage first (time grows with the file); ``probe`` proves by a write that it can be written.
-        Waits up to ``busy_s`` for other writers. Raises :class:`Unavailable`, :class:`CorruptState` or another
-        :class:`StateError`.
+        ``check`` looks for damage in every page (time grows with the file); ``probe`` proves by a write that it can be
+        written. Waits up to ``busy_s`` for other writers. Raises :class:`Unavailable`, :class:`CorruptState` (also for a file
+        that holds no store) or another :class:`StateError`.
         """
         what = f"cannot open {path}"
+        database: Database | None = None
         try:
-            _make_file(path, create)
-            connection = _connect(path, "mode=rw", busy_s)
-        except (OSError, sqlite3.Error) as error:
-            raise trouble(what, error) from error
-        database = cls(path, connection)
-        try:
-            judge(connection, path)
-            _use_wal(connection, busy_s)
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-            connection.execute(f"PRAGMA journal_size_limit = {_WAL_LEFT_BYTES}")
+            if place.look(path) is None:
+                if not create:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+                place.make(path, closed=False)
+            database = cls(path, connect(path, "mode=rw", busy_s), busy_s)
+            database.settle(busy_s, write=True)
             if check:
-                database._look_for_damage()
-            migrate(connection, path)
+                database.look_for_damage()
+            database.migrate()
+            database.look_for_gaps()
+            if database.lost_log:
+                database.stay_closed()
             if probe:
                 database.probe()
-        except (StateError, sqlite3.Error) as error:
-            database.close()
-            raise trouble(what, error) from error
-        except BaseException:
-            database.close()
+        except BaseException as error:
+            if database is not None:
+                database.close()
+            if isinstance(error, OSError | StateError | sqlite3.Error):
+                raise trouble(what, error) from error
             raise
         return database
 
-    @classmethod
-    def read(cls, path: str) -> Database:
-        """Open only to read, also where nothing can be written: on a read-only or full disk.
-
-        SQLite reads a file in WAL mode only where it may make its index beside it. Elsewhere a file without a log is read
-        as one that nobody changes, and one with a log, or of an older schema, is copied to the folder for temporary files.
-        Raises as :meth:`open`.
-        """
-        what = f"cannot read {path}"
-        for way in (_read_shared, _read_still, _read_copy):
-            database: Database | None = None
-            try:
-                database = way(path)
-                if not is_current(database._connection, path):
-                    raise Unavailable(f"{what}: it is of an older schema, and cannot be changed")
-                database._look_for_damage()
-            except (OSError, StateError, sqlite3.Error) as error:
-                if database is not None:
-                    database.close()
-                last = trouble(what, error)
-                if not isinstance(last, Unavailable):
-                    raise last from error
-            else:
-                return database
-        raise last
-
     def close(self) -> None:
-        """Close; the last one to close also empties and removes the log. Does nothing the second time."""
+        """Does nothing the second time."""
         with suppress(sqlite3.Error):
             self._connection.close()
-        if self._copy is not None:
-            self._copy.cleanup()
-            self._copy = None
+        if self._when_closed is not None:
+            self._when_closed()
+            self._when_closed = None
 
-    def _look_for_damage(self) -> None:
+    def settle(self, busy_s: float = BUSY_S, *, write: bool = False) -> None:
+        """Judge the file, and leave the log that earlier versions kept beside it.
+
+        The index of such a log is shared memory, except for a connection that has the file for itself before it first reads.
+        """
+        connection = self._connection
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_ROW_BYTES)
+        had_log = is_filled(self.path + "-wal")
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        end = time.monotonic() + busy_s
+        while True:
+            try:
+                judge(connection, self.path)
+                break
+            except sqlite3.OperationalError as error:
+                # SQLite waits for most locks, but not for this one: two that leave the log at once meet here.
+                if not is_busy(error) or time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
+        # Without spill nothing is written into the file before its commit, so nothing else has to be undone there.
+        for pragma in ("mmap_size = 0", "trusted_schema = OFF", "cell_size_check = ON", "temp_store = MEMORY",
+                       "synchronous = FULL", "cache_spill = OFF"):  # fmt: skip
+            connection.execute(f"PRAGMA {pragma}")
+        was = self.rows("PRAGMA journal_mode")
+        # TRUNCATE: the journal stays beside the file, empty, so that a file which is gone is missed.
+        if self.rows("PRAGMA journal_mode = TRUNCATE") == [("wal",)]:
+            raise Unavailable("its log cannot be left")
+        size = self.rows("PRAGMA page_count")[0][0] * self.rows("PRAGMA page_size")[0][0]
+        if os.stat(self.rows("PRAGMA database_list")[0][2]).st_size < size:
+            raise CorruptState(f"{self.path} is damaged: it was cut short")
+        if write:
+            for rest in ("-wal", "-shm"):  # of a log that nobody has any more
+                with suppress(OSError):
+                    os.unlink(self.path + rest)
+        connection.execute("PRAGMA locking_mode = NORMAL")
+        self.rows("SELECT count(*) FROM sqlite_master")  # which lets go of the lock
+        self.lost_log = was == [("wal",)] and not had_log
+
+    def migrate(self) -> None:
+        migrate(self._connection, self.path)
+
+    def is_current(self) -> bool:
+        """Of the newest schema; raises :class:`StateError` for what is no store."""
+        return is_current(self._connection, self.path)
+
+    def keep_until_closed(self, cleanup: Callable[[], None]) -> None:
+        self._when_closed = cleanup
+
+    def look_for_damage(self) -> None:
         """Raise :class:`CorruptState` with SQLite's first finding."""
         found = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise CorruptState(f"{self.path} is damaged: {' '.join(found.split())}")
+
+    def look_for_gaps(self) -> None:
+        """Raise :class:`CorruptState` where rows are gone that every store has."""
+        meta = dict(self.rows("SELECT name, value FROM meta"))
+        revision, last = meta.get("revision"), self.rows("SELECT max(revision) FROM keys")[0][0]
+        if not isinstance(meta.get("store"), str) or type(revision) is not int or revision < 0:
+            raise CorruptState(f"{self.path} is damaged: it does not say which store it is, or what has changed in it")
+        if revision and last is None:
+            raise CorruptState(f"{self.path} is damaged: it has held keys, and not even their traces are there")
+        if last is not None and (type(last) is not int or last > revision):
+            raise CorruptState(f"{self.path} is damaged: it has keys of changes that it does not know of")
 
     def integrity(self) -> list[str]:
         """What a full check finds, indexes and order included; empty = sound."""
@@ -144,15 +166,38 @@ class Database:
     def transaction(self) -> Iterator[None]:
         """Everything within is committed together, or not at all."""
         connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
+        self._begin()
         try:
             yield
             connection.execute("COMMIT")
+            self._wrote_at = time.monotonic()
         except BaseException:
-            if connection.in_transaction:
-                with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                # Pages are put back from the journal, which somebody may have cut: the file has them as they were.
+                connection.execute("PRAGMA shrink_memory")
             raise
+
+    def _begin(self) -> None:
+        """Take the writer's turn. SQLite looks for it every 100 ms, and may never meet the moment between two transactions of
+        somebody who has many to do; so he leaves :data:`PAUSE_S` in between, and whoever waits looks more often."""
+        begin = time.monotonic()
+        if begin - self._wrote_at < PAUSE_S:
+            time.sleep(PAUSE_S - (begin - self._wrote_at))
+        end = begin + self._busy_s
+        self.rows("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    self._connection.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if not is_busy(error) or time.monotonic() >= end:
+                        raise
+                time.sleep(PAUSE_S / 4)
+        finally:
+            self.wait_for_others(self._busy_s)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -167,6 +212,17 @@ class Database:
     def rows(self, sql: str, arguments: Sequence[object] | dict[str, object] = ()) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql, arguments).fetchall()
 
+    def each(
+        self, sql: str, arguments: Sequence[object] | dict[str, object] = ()
+    ) -> Generator[tuple[Any, ...], None, None]:
+        """Row by row; others cannot write until this has ended or is closed."""
+        cursor = self._connection.execute(sql, arguments)
+        try:
+            yield from cursor
+        finally:
+            with suppress(sqlite3.Error):  # closed before, with the connection
+                cursor.close()
+
     def change(self, sql: str, arguments: Sequence[object] | dict[str, object] = ()) -> int:
         """Run one statement that changes rows; returns how many."""
         return self._connection.execute(sql, arguments).rowcount
@@ -174,7 +230,7 @@ class Database:
     # --- the file as a whole
     def revision(self) -> int:
         """Grows by one with every change to a key."""
-        return int(self.rows("SELECT value FROM meta WHERE name = 'revision'")[0][0])
+        return int(self._meta("revision"))
 
     def next_revision(self) -> int:
         """Take a new one; within a transaction."""
@@ -183,7 +239,22 @@ class Database:
 
     def store_id(self) -> str:
         """Made with the file: tells it from another that lies at the same path."""
-        return str(self.rows("SELECT value FROM meta WHERE name = 'store'")[0][0])
+        return str(self._meta("store"))
+
+    def is_closed(self) -> bool:
+        """Whether it has held keys, or stands in the place of one that may have: then a gateway asks for a key."""
+        return bool(self.lost_log or self.revision() or self.rows("SELECT 1 FROM meta WHERE name = 'closed'"))
+
+    def stay_closed(self) -> None:
+        """Write down that it may have held keys."""
+        with self.transaction():
+            self.change("INSERT OR REPLACE INTO meta VALUES ('closed', 1)")
+
+    def _meta(self, name: str) -> Any:
+        found = self.rows("SELECT value FROM meta WHERE name = ?", (name,))
+        if not found:
+            raise CorruptState(f"{self.path} is damaged: its {name} is gone")
+        return found[0][0]
 
     def data_version(self) -> int:
         """Differs from the last answer when another connection has committed (``PRAGMA data_version``)."""
@@ -191,19 +262,20 @@ class Database:
 
     def moved(self) -> bool:
         """Another file lies at the path by now, or none."""
-        return file_identity(self.path) != self.identity
+        return place.identity(self.path) != self.identity
 
     def probe(self) -> None:
         """Write something small: an error is what a write would meet."""
         with self.transaction():
             self.change("INSERT OR REPLACE INTO meta VALUES ('probe', ?)", (time.time(),))
 
-    def checkpoint(self) -> None:
-        """Move the log's content into the file and cut it, as far as readers allow."""
-        self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    def has_log(self) -> bool:
+        """Another program has switched the file to a write-ahead log, whose index would be mapped into memory."""
+        return os.path.lexists(self.path + "-wal")
 
     def wait_for_others(self, busy_s: float) -> None:
-        """How long a statement waits for another writer."""
+        """How long a statement waits for others."""
+        self._busy_s = busy_s
         self.rows(f"PRAGMA busy_timeout = {int(busy_s * 1e3)}")
 
     # --- usage
@@ -212,16 +284,23 @@ class Database:
         counts nothing twice, and a day that the clock came back to does not begin anew."""
         with self.transaction():
             self._connection.executemany(
-                "INSERT INTO usage (key_id, day, prompt, completion, requests, estimated) VALUES (?, ?, ?, ?, ?, ?) "
+                "INSERT INTO usage (key_id, day, prompt, completion, requests, estimated) "
+                "VALUES (?1, ?2, min(?3, 1 << 61), min(?4, 1 << 61), min(?5, 1 << 61), min(?6, 1 << 61)) "
                 "ON CONFLICT (day, key_id) DO UPDATE SET prompt = max(prompt, excluded.prompt), "
                 "completion = max(completion, excluded.completion), requests = max(requests, excluded.requests), "
                 "estimated = max(estimated, excluded.estimated)",
                 rows,
             )
 
-    def load_usage(self, day: int) -> list[UsageRow]:
-        """The totals of one day, of all keys."""
-        return self.rows("SELECT key_id, day, prompt, completion, requests, estimated FROM usage WHERE day = ?", (day,))
+    def load_usage(self, day: int, last_day: int | None = None) -> list[UsageRow]:
+        """The totals of a day, or of several, of all keys. Raises :class:`CorruptState` for what is no total."""
+        sql = "SELECT key_id, day, prompt, completion, requests, estimated FROM usage WHERE day BETWEEN ? AND ?"
+        rows = self.rows(sql, (day, day if last_day is None else last_day))
+        for row in rows:
+            for count in row[2:]:
+                if type(count) is not int or not 0 <= count <= MAX_COUNT:
+                    raise CorruptState(f"{self.path} is damaged: it has usage that cannot be")
+        return rows
 
     def usage_of(self, key_id: str, days: int, last_day: int | None = None) -> list[UsageRow]:
         """A key's totals of the last ``days`` days up to ``last_day`` (today), the newest first; days without are left out."""
@@ -256,90 +335,13 @@ class Database:
                     (at, actor, action, key_id, changes))  # fmt: skip
 
 
-def file_identity(path: str) -> tuple[int, int]:
-    """Device and inode of what lies at ``path``; (0, 0) = nothing."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return (0, 0)
-    return (found.st_dev, found.st_ino)
+def is_filled(path: str) -> bool:
+    """Something lies there, and it is not empty."""
+    found = place.plain(path)
+    return found is not None and found.st_size > 0
 
 
-def _make_file(path: str, create: bool) -> None:
-    if not create:
-        os.stat(path)  # says ENOENT in plain words
-        return
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return
-    try:
-        # A command run by root must not shut the gateway's own user out of its folder.
-        if os.geteuid() == 0:
-            owner = os.stat(os.path.dirname(os.path.abspath(path)))
-            with suppress(OSError):
-                os.fchown(fd, owner.st_uid, owner.st_gid)
-    finally:
-        os.close(fd)
-
-
-def _connect(path: str, query: str, busy_s: float) -> sqlite3.Connection:
+def connect(path: str, query: str, busy_s: float) -> sqlite3.Connection:
     uri = f"{Path(path).absolute().as_uri()}?{query}"
     # Transactions are written out; the thread that opens it may hand it to the one that uses it.
     return sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False)
-
-
-def _use_wal(connection: sqlite3.Connection, busy_s: float) -> None:
-    """Switch to the write-ahead log. Two that make the same file collide here, and SQLite does not wait for them."""
-    end = time.monotonic() + busy_s
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
-                raise
-            time.sleep(0.01)
-
-
-def _read_shared(path: str) -> Database:
-    database = Database(path, _connect(path, "mode=ro", BUSY_S))
-    return _proven(database)
-
-
-def _read_still(path: str) -> Database:
-    wal = Path(path + "-wal")
-    if wal.exists() and wal.stat().st_size:
-        raise FileNotFoundError(2, "the file has a log that cannot be read where it is")
-    return _proven(Database(path, _connect(path, "mode=ro&immutable=1", BUSY_S)))
-
-
-def _read_copy(path: str) -> Database:
-    copy = tempfile.TemporaryDirectory(prefix="fastgw-")
-    try:
-        target = os.path.join(copy.name, FILE_NAME)
-        shutil.copyfile(path, target)
-        with suppress(FileNotFoundError):
-            shutil.copyfile(path + "-wal", target + "-wal")
-        database = Database(path, _connect(target, "mode=rw", BUSY_S))
-        try:
-            migrate(database._connection, path)
-            database.rows("PRAGMA query_only = ON")  # what is written here would be lost
-        except BaseException:
-            database.close()
-            raise
-    except BaseException:
-        copy.cleanup()
-        raise
-    database._copy = copy
-    return database
-
-
-def _proven(database: Database) -> Database:
-    """Read one page: opening alone does not touch the file."""
-    try:
-        database.rows("SELECT count(*) FROM sqlite_master")
-    except sqlite3.Error:
-        database.close()
-        raise
-    return database

@@ -1,14 +1,18 @@
 """The state folder as the store's thread works on it: its lock, the connection, and what is done when either is lost.
 
 Owns: one gateway to a folder (a lock that the system drops with the process), setting a damaged file aside, opening anew
-after 0.1 to 5 seconds, and which keys have changed since the last look. All calls block. Invariants: no log (``-wal``) ever
-meets another file than its own; what a file held before this gateway could read it stays in the sums.
+after 0.1 to 5 seconds, and which keys have changed since the last look. All calls block. Invariants: no journal ever meets
+another file than its own; what a file held before this gateway could read it stays in the sums; a store that takes the place
+of one that had keys, or may have had, says so itself, so that no later start is open.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import sqlite3
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,8 +20,11 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from fastgw.limits.key import KeyRecord, UsageRow
-from fastgw.store.database import FILE_NAME, Database, make_folder, today
-from fastgw.store.keys import changed_since
+from fastgw.store import place
+from fastgw.store.database import Database, today
+from fastgw.store.keys import changed_since, live_keys
+from fastgw.store.place import FILE_NAME, LOCK_NAME, Note
+from fastgw.store.reading import read
 from fastgw.store.schema import CorruptState, StateError, Unavailable, is_full_or_busy, trouble
 
 KEEP_DAYS: Final = 400
@@ -28,12 +35,13 @@ _RETRY_S: Final = (0.1, 5.0)
 class Loaded(NamedTuple):
     """What a gateway starts from: keys (none that is deleted), usage of the day and the day before, the revision.
 
-    ``unread``: there was a file, and what it held is not known; it may have held keys.
+    ``closed``: the store has held keys, or may have. ``unread``: there may be a file, and what it holds is not known.
     """
 
     keys: list[KeyRecord]
     usage: list[UsageRow]
     revision: int
+    closed: bool = False
     unread: bool = False
 
 
@@ -42,7 +50,7 @@ class Folder:
 
     def __init__(self, folder: str, *, set_aside: bool) -> None:
         self.reason = ""  # why it cannot be written since the start
-        self.set_aside_as = ""
+        self.notes: list[Note] = []  # for the log
         self._folder = folder
         self._path = os.path.join(folder, FILE_NAME)
         self._set_aside = set_aside
@@ -50,6 +58,8 @@ class Folder:
         self._lock_fd = -1
         self._day = 0
         self._store = ""  # the file's own id, once it was read
+        self._may_make = False  # a new file: there never was one
+        self._closed = False  # it has held keys, or may have
         self._revision = 0
         self._version = -1
         self._known: set[str] = set()
@@ -63,37 +73,46 @@ class Folder:
     def down(self) -> bool:
         return self._database is None
 
+    def take_notes(self) -> list[Note]:
+        notes, self.notes = self.notes, []
+        return notes
+
     # --- opening and closing
     def open(self, day: int) -> Loaded:
         self._day = day
+        self._may_make = place.is_new(self._path)
         try:
-            make_folder(self._folder)
+            self.notes += place.claim(self._folder)
             self._take_lock()
+            place.sweep(self._folder)
             try:
-                self._database = Database.open(self._path)
-                return self._load(self._database)
+                self._database = Database.open(self._path, probe=False)
+                loaded = self._load(self._database)
             except CorruptState as error:
                 self._close_database()
                 if not self._set_aside:
                     raise StateError(
                         f"{error}; restore {self._path}, or start with on_corrupt_state = set_aside to begin without it"
                     ) from error
-                self._put_aside()
-                self._database = Database.open(self._path)
-                return self._load(self._database)._replace(unread=True)
-        except Unavailable as error:
+                self._database = self._begin_without(error)
+                loaded = self._load(self._database)._replace(unread=True)
+            self._may_make = False
+            self._database.probe()  # only now: what is damaged is left as it is
+            return loaded
+        except (Unavailable, sqlite3.Error) as error:
             self._close_database()
-            self.reason = str(error)
+            self.reason = str(trouble(f"cannot write {self._path}", error))
         # What can be read is used; the rest waits until the disk is well.
         self._later()
         database: Database | None = None
         try:
-            database = Database.read(self._path)
+            database = read(self._path)
             return self._load(database)
         except (Unavailable, CorruptState) as error:
             if isinstance(error, CorruptState) and not self._set_aside:
                 raise
-            return Loaded([], [], 0, unread=os.path.lexists(self._path))
+            self._closed = not self._may_make
+            return Loaded([], [], 0, closed=self._closed, unread=self._closed)
         finally:
             if database is not None:
                 database.close()
@@ -102,24 +121,34 @@ class Folder:
         try:
             with database.snapshot():
                 self._store = database.store_id()
-                keys = [record for record in changed_since(database, 0) if not record.deleted]
-                usage = database.load_usage(self._day - 1) + database.load_usage(self._day)
+                keys = live_keys(database)
+                usage = database.load_usage(self._day - 1, self._day)
                 self._revision = database.revision()
+                self._closed = database.is_closed()
         except Exception as error:
             raise trouble(f"cannot read {self._path}", error) from error
         self._known = {record.id for record in keys}
-        return Loaded(keys, usage, self._revision)
+        return Loaded(keys, usage, self._revision, closed=self._closed)
 
     def _take_lock(self) -> None:
         """One gateway a folder; the system drops the lock with the process. Raises :class:`StateError`."""
+        path = os.path.join(self._folder, LOCK_NAME)
         if self._lock_fd >= 0:
-            return
-        path = os.path.join(self._folder, "lock")
+            held = os.fstat(self._lock_fd)
+            if place.identity(path) == (held.st_dev, held.st_ino):
+                return
+            os.close(self._lock_fd)  # it was removed, or lies in a folder that was: whoever comes next would not see it
+            self._lock_fd = -1
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Never through a link, whose end would be cut, nor waiting for the other end of a pipe.
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise StateError(f"{path} is not a plain file; move it away") from None
             raise trouble(f"cannot write in the state folder {self._folder}", error) from error
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise StateError(f"{path} is not a plain file; move it away")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(fd, 16, 0).decode("ascii", "replace").strip()
@@ -129,21 +158,26 @@ class Folder:
         except OSError as error:
             os.close(fd)
             raise trouble(f"cannot lock the state folder {self._folder}", error) from error
+        except StateError:
+            os.close(fd)
+            raise
         self._lock_fd = fd
+        place.give_to_owner(fd, path)
         with suppress(OSError):  # a full disk: then the holder has no name
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
-    def _put_aside(self) -> None:
-        """Rename the damaged file and what belongs to it, the log first: no log must meet another file."""
-        self.set_aside_as = f"{self._path}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+    def _begin_without(self, error: CorruptState) -> Database:
+        """Rename the damaged file and what belongs to it; what takes its place is closed to whoever has no key."""
+        to = f"{self._path}{place.SET_ASIDE}{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         try:
-            for end in ("-wal", "-shm", ""):
-                with suppress(FileNotFoundError):
-                    os.rename(self._path + end, self.set_aside_as + end)
-        except OSError as error:
-            self.set_aside_as = ""
-            raise trouble(f"cannot set {self._path} aside", error) from error
+            place.set_aside(self._path, to)
+            place.make(self._path, closed=True)
+        except Exception as cause:
+            raise trouble(f"cannot set {self._path} aside", cause) from cause
+        said = "damaged state was set aside; all keys and usage in it are gone"
+        self.notes.append(Note(said, {"file": to, "why": str(error)}))
+        return Database.open(self._path, create=False)
 
     def ready(self, *, at_once: bool = False) -> Database:
         """The connection, opened anew where it was lost; :class:`Unavailable` while that has to wait."""
@@ -152,23 +186,41 @@ class Folder:
         if monotonic() < self._retry_at and not at_once:
             raise Unavailable(self.reason)
         self._later()
-        if not self._store:
-            make_folder(self._folder)
+        self.notes += place.claim(self._folder, make=self._may_make)
         self._take_lock()
-        # A file that went away under a running gateway is not made anew: all keys would end with it.
-        database = Database.open(self._path, create=not self._store, busy_s=_REOPEN_BUSY_S)
-        store = database.store_id()
-        if not self._store:
-            # Nothing could be read at the start, so the gateway counts from zero: what is there stays in the sums.
-            rows = [row for day in range(self._day - 1, max(self._day, today()) + 1) for row in database.load_usage(day)]
-            self._before = {(row[0], row[1]): row for row in rows}
-        elif store != self._store:
-            self._afresh = True
-        self._store = store
+        try:
+            # A file that went away under a running gateway is not made anew: all keys would end with it.
+            database = Database.open(self._path, create=self._may_make, busy_s=_REOPEN_BUSY_S)
+        except CorruptState as error:
+            if self._store or not self._set_aside:
+                raise
+            database = self._begin_without(error)
+        try:
+            if self._store:
+                self._recognise(database)
+            else:
+                # Nothing could be read at the start, so the gateway counts from zero: what is there stays in the sums.
+                rows = database.load_usage(self._day - 1, max(self._day, today()))
+                self._before = {(row[0], row[1]): row for row in rows}
+                self._store = database.store_id()
+        except BaseException:
+            database.close()
+            raise
+        self._may_make = False
         self._version = -1
         self._database = database
         self._retry_s = _RETRY_S[0]
         return database
+
+    def _recognise(self, database: Database) -> None:
+        """See whether it is the store that was there before, and no earlier state of it."""
+        store, revision = database.store_id(), database.revision()
+        if store == self._store and revision >= self._revision:
+            return
+        if self._closed and not database.is_closed():
+            database.stay_closed()
+        self._afresh = True
+        self._store = store
 
     def _later(self) -> None:
         self._retry_at = monotonic() + self._retry_s
@@ -186,9 +238,6 @@ class Folder:
         return told
 
     def close(self) -> None:
-        if self._database is not None:
-            with suppress(Exception):
-                self._database.checkpoint()
         self._close_database()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
@@ -217,6 +266,8 @@ class Folder:
         if database.moved():
             self._afresh = True
             raise Unavailable(f"{self._path} was removed or replaced")
+        if database.has_log():
+            raise Unavailable(f"another program has switched {self._path} to a write-ahead log")
 
     def probe(self) -> None:
         database = self.ready()
@@ -232,10 +283,13 @@ class Folder:
         version = database.data_version()
         if version == self._version and not own:
             return []
+        self._recognise(database)
         with database.snapshot():
-            since = 0 if self._afresh else self._revision
-            found = changed_since(database, since)
+            found, unreadable = changed_since(database, 0 if self._afresh else self._revision)
             revision = database.revision()
+        for id in unreadable:
+            self.notes.append(Note("a key cannot be read in the state, and is refused", {"key_id": id}))
+            found.append(KeyRecord(id=id, digest=b"", deleted=True))
         if self._afresh:
             there = {record.id for record in found}
             found += [KeyRecord(id=gone, digest=b"", deleted=True) for gone in sorted(self._known - there)]
@@ -243,6 +297,7 @@ class Folder:
             self._afresh = False
         self._known.update(record.id for record in found if not record.deleted)
         self._known.difference_update(record.id for record in found if record.deleted)
+        self._closed |= revision > 0
         self._revision = revision
         self._version = version
         return found

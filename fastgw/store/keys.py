@@ -1,8 +1,9 @@
 """The keys in the store: made, found, changed, rotated and deleted, each in one transaction with its line of audit.
 
-Owns: the key's text (``fgw_`` and 32 random bytes in base64url), of which only the SHA-256 digest is kept; what the fields
-of a key may be; and the revisions by which a running gateway finds what changed. Must never: let a key's text or digest
-into the file (the digest's own columns apart), the audit, or a message.
+Owns: the key's text (``fgw_`` and 32 random bytes in base64url), of which only the SHA-256 digest is kept; how keys lie in the
+file; and the revisions by which a running gateway finds what changed. (What the fields may be stands in ``fields``.) Must
+never: let a key's text or digest into the file (the digest's own columns apart), the audit, or a message; or take a row of
+the file for a key that nobody could have set.
 
 The functions take a :class:`Database` first and block, so the gateway runs them in the store's thread.
 """
@@ -12,59 +13,33 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
-import math
-import re
 import secrets
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Mapping
+from contextlib import closing
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from fastgw.config.sources import suggest
-from fastgw.limits.key import ON_EXHAUSTED, PRIORITIES, KeyRecord
+from fastgw.limits.key import KeyRecord
 from fastgw.store.database import Database
+from fastgw.store.fields import ID, MAX_TEXT, PREFIX, KeyProblems, read_fields
+from fastgw.store.schema import CorruptState
 
-PREFIX: Final = "fgw_"
 KEY_BYTES: Final = 32
-MAX_TEXT: Final = 128
-MAX_MODELS: Final = 1000
-MAX_MODEL_CHARS: Final = 256
-MAX_NETWORKS: Final = 256
 MAX_GRACE_S: Final = 30 * 86_400
 MAX_AUDIT: Final = 10_000
 
-NUMBERS: Final = {
-    "requests_per_minute": 10**9,
-    "burst": 10**9,
-    "tokens_per_minute": 10**11,
-    "daily_tokens": 10**15,
-    "concurrency": 10**6,
-}
-"""The limits of a key and the largest value of each: None = the gateway's default, 0 = no limit."""
-
-CHOICES: Final = {"priority": PRIORITIES, "on_exhausted": ON_EXHAUSTED}
-
-_LATEST: Final = 253_402_300_799  # the end of the year 9999, the last that ISO 8601 writes in four digits
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _COLUMNS: Final = KeyRecord.__struct_fields__
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM keys"  # noqa: S608 (names from the struct, no input)
-_ID: Final = re.compile(r"key_[0-9a-f]{16}\Z")
+_FLAGS: Final = {0: False, 1: True}
+_DIGEST_BYTES: Final = 32
+_texts: Final = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 class KeyNotFound(Exception):
     """There is no such key, or more than one of that name; the message says which, without repeating what was asked."""
-
-
-class KeyProblems(Exception):
-    """Fields that a key cannot have: ``problems`` holds a sentence for each."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
 
 
 class AuditRow(NamedTuple):
@@ -82,131 +57,6 @@ def new_key() -> tuple[str, bytes]:
     """A new key's text and its digest."""
     text = PREFIX + urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).rstrip(b"=").decode()
     return text, hashlib.sha256(text.encode()).digest()
-
-
-def duration_s(text: str) -> float | None:
-    """Seconds of ``90s``, ``30m``, ``12h``, ``30d`` or ``2w``; None when it is no such text."""
-    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
-    return float(int(found[1]) * _UNITS[found[2]]) if found else None
-
-
-# --- what the fields may be: each reader gives the value to keep, or raises ValueError with the end of a sentence
-def _text(value: object, now: float) -> str:
-    if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable() or value != value.strip():
-        raise ValueError(f"must be text of at most {MAX_TEXT} printable characters, with no space at either end")
-    if value.startswith(PREFIX) or _ID.match(value):
-        raise ValueError("must not look like a key or a key's id")
-    return value
-
-
-def _time(value: object, now: float) -> float:
-    """Unix seconds of what was given; 0 = never."""
-    if value is None or value in ("", "never") or (type(value) is int and value == 0):
-        return 0.0
-    at = math.nan
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        at = float(value) if abs(value) <= _LATEST else math.inf
-    elif isinstance(value, str) and len(value) <= 64:
-        after_s = duration_s(value)
-        if after_s is not None:
-            at = now + after_s
-        elif re.fullmatch(r"[0-9]{1,12}", value):
-            at = float(value)
-        else:
-            try:
-                read = datetime.fromisoformat(value)
-                at = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
-            except (ValueError, OverflowError):
-                pass
-    if math.isnan(at):
-        raise ValueError('must be Unix seconds, an ISO 8601 date or time, "30d" or the like, or "never"')
-    if not now < at <= _LATEST:
-        raise ValueError("must lie in the future, and before the year 10000")
-    return at
-
-
-def _number(most: int, value: object, now: float) -> int | None:
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise ValueError(f"must be a whole number from 0 to {most} (0 = no limit), or null for the gateway's default")
-    return value
-
-
-def _choice(choices: tuple[str, ...], value: object, now: float) -> str | None:
-    if value is not None and value not in choices:
-        raise ValueError(f"must be {', '.join(choices[:-1])} or {choices[-1]}, or null for the gateway's default")
-    return None if value is None else str(value)
-
-
-def _models(value: object, now: float) -> tuple[str, ...]:
-    good = isinstance(value, list | tuple) and len(value) <= MAX_MODELS
-    if not isinstance(value, list | tuple) or not good or not all(_is_model(one) for one in value):
-        raise ValueError(f"must be a list of at most {MAX_MODELS} names of 1 to {MAX_MODEL_CHARS} printable characters")
-    return tuple(dict.fromkeys(value))
-
-
-def _is_model(one: object) -> bool:
-    return isinstance(one, str) and 0 < len(one) <= MAX_MODEL_CHARS and one.isprintable()
-
-
-def _networks(value: object, now: float) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or len(value) > MAX_NETWORKS:
-        raise ValueError(f"must be a list of at most {MAX_NETWORKS} networks, such as 10.0.0.0/8 or 2001:db8::/32")
-    return tuple(dict.fromkeys(_network(one, place) for place, one in enumerate(value, 1)))
-
-
-def _network(one: object, place: int) -> str:
-    if isinstance(one, str) and len(one) <= 64 and "%" not in one:
-        try:
-            network = ipaddress.ip_network(one, strict=False)
-        except ValueError:
-            pass
-        else:
-            if "/" in one and ipaddress.ip_address(one.partition("/")[0]) != network.network_address:
-                raise ValueError(f"entry {place} has bits set beyond its prefix; did you mean {network}?")
-            return str(network)
-    raise ValueError(f"entry {place} must be an address or a network, such as 10.0.0.0/8 or 2001:db8::/32")
-
-
-def _flag(value: object, now: float) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
-_READERS: Final[dict[str, Callable[[object, float], object]]] = {
-    "name": _text,
-    "tenant": _text,
-    "expires_at": _time,
-    "disabled": _flag,
-    **{name: partial(_number, most) for name, most in NUMBERS.items()},
-    **{name: partial(_choice, choices) for name, choices in CHOICES.items()},
-    "models": _models,
-    "networks": _networks,
-}
-
-FIELDS: Final = tuple(_READERS)
-"""What can be set."""
-
-
-def read_fields(fields: Mapping[str, object], now: float) -> dict[str, Any]:
-    """The values to keep, or :class:`KeyProblems` with all that is wrong."""
-    found: dict[str, Any] = {}
-    problems = []
-    for name, value in fields.items():
-        reader = _READERS.get(name)
-        if reader is None:
-            shown = name if name.isascii() and name.isidentifier() and len(name) <= 32 else "of that name"
-            problems.append(f"there is no field {shown}{suggest(name[:32], FIELDS)}")
-            continue
-        try:
-            found[name] = reader(value, now)
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
-    if problems:
-        raise KeyProblems(problems)
-    return found
 
 
 # --- looking
@@ -228,9 +78,25 @@ def find(database: Database, key: str) -> KeyRecord:
     return found[0]
 
 
-def changed_since(database: Database, revision: int) -> list[KeyRecord]:
-    """What changed after ``revision``, in order; of a deleted key the trace (``deleted`` is true)."""
-    return _records(database, "WHERE revision > ? ORDER BY revision", revision)
+def live_keys(database: Database) -> list[KeyRecord]:
+    """All keys that are not deleted, for a start: where one cannot be read, none is (:class:`CorruptState`)."""
+    with closing(database.each(f"{_SELECT} WHERE deleted = 0")) as rows:
+        return [_sound(row) for row in rows]
+
+
+def changed_since(database: Database, revision: int) -> tuple[list[KeyRecord], list[str]]:
+    """What changed after ``revision``, in order; of a deleted key the trace (``deleted`` is true). And the ids of those that
+    cannot be read, which somebody has changed by hand."""
+    found: list[KeyRecord] = []
+    unreadable: list[str] = []
+    with closing(database.each(f"{_SELECT} WHERE revision > ? ORDER BY revision", (revision,))) as rows:
+        for row in rows:
+            record = _record(row)
+            if record is not None:
+                found.append(record)
+            elif isinstance(row[0], str) and ID.match(row[0]):
+                unreadable.append(row[0])
+    return found, unreadable
 
 
 def audit(database: Database, limit: int = 100) -> list[AuditRow]:
@@ -323,17 +189,33 @@ def _note(database: Database, at: float, actor: str, action: str, key_id: str, c
 
 
 def _records(database: Database, where: str, *arguments: object) -> list[KeyRecord]:
-    return [_record(row) for row in database.rows(f"{_SELECT} {where}", arguments)]
+    return [_sound(row) for row in database.rows(f"{_SELECT} {where}", arguments)]
 
 
-def _record(row: tuple[Any, ...]) -> KeyRecord:
+def _sound(row: tuple[Any, ...]) -> KeyRecord:
+    record = _record(row)
+    if record is None:
+        named = f"the key {row[0]}" if isinstance(row[0], str) and ID.match(row[0]) else "a key"
+        raise CorruptState(f"{named} cannot be read: it holds what no key can have")
+    return record
+
+
+def _record(row: tuple[Any, ...]) -> KeyRecord | None:
+    """None for a row that could never have been set so: an account could not take it, or would take it for more."""
     values = dict(zip(_COLUMNS, row, strict=True))
-    for name in ("models", "networks"):
-        text = values[name]
-        values[name] = () if text == "[]" else tuple(json.loads(text))  # most have none, and a start reads all
-    for name in ("disabled", "deleted"):
-        values[name] = bool(values[name])
-    return KeyRecord(**values)
+    try:
+        for name in ("models", "networks"):
+            text = values[name]
+            values[name] = () if text == "[]" else _texts(text)  # most have none, and a start reads all
+        for name in ("disabled", "deleted"):
+            values[name] = _FLAGS[values[name]]
+        for network in values["networks"]:
+            ipaddress.ip_network(network, strict=False)
+        record = msgspec.convert(values, KeyRecord)
+    except (KeyError, TypeError, ValueError):  # those of ipaddress and msgspec among them
+        return None
+    digests = (len(record.digest), len(record.previous_digest))
+    return record if ID.match(record.id) and digests in ((_DIGEST_BYTES, 0), (_DIGEST_BYTES, _DIGEST_BYTES)) else None
 
 
 def _row(record: KeyRecord) -> tuple[object, ...]:

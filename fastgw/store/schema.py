@@ -1,8 +1,9 @@
 """The shape of the state file, its versions, and which files are refused.
 
 Owns: the tables, the migrations and the errors of this package. ``PRAGMA user_version`` holds the version,
-``application_id`` marks the file as ours. Invariant: a migration is one transaction, so a file is at one version or at the
-next, never between. Must never: touch a file that is not ours, or that a newer fastgw has written.
+``application_id`` marks the file as ours. Invariants: a file that is there holds a whole store or is damaged, there is no
+"still empty" (``place`` builds one complete before it lies at its path); a migration is one transaction, so a file is at one
+version or at the next, never between. Must never: touch a file that is not ours, or that a newer fastgw has written.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import secrets
 import sqlite3
+from functools import cache
 from typing import Final
 
 APPLICATION_ID: Final = 0x66677477  # "fgtw"; https://www.sqlite.org/pragma.html#pragma_application_id
@@ -116,8 +118,11 @@ def trouble(what: str, error: Exception) -> StateError:
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         text = f"{what}: {error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
-        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        # TOOBIG: a row that is larger than any that is ever written.
+        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}:
             return CorruptState(text)
+        if str(error).startswith("Could not decode"):  # Python's words, and the text after them
+            return CorruptState(f"{what}: it holds text that is not UTF-8")
         return Unavailable(text) if code in _MAY_PASS else StateError(text)
     if isinstance(error, OSError):
         text = f"{what}: {error.strerror or type(error).__name__}"
@@ -125,34 +130,90 @@ def trouble(what: str, error: Exception) -> StateError:
     return StateError(f"{what}: {type(error).__name__}")
 
 
+def is_busy(error: Exception) -> bool:
+    """Another process had the file for longer than was waited."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
 def is_full_or_busy(error: Exception) -> bool:
     """Only space or time was lacking: the connection itself is sound."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    return is_busy(error) or getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
 
 
 def judge(connection: sqlite3.Connection, path: str) -> int:
-    """The version of a file that may be used, 0 for an empty one.
+    """The version of a file that holds a store.
 
-    Raises :class:`StateError` for another program's file and for one of a newer fastgw.
+    Raises :class:`CorruptState` for one that holds none, or not all of one, and :class:`StateError` for another program's
+    file and for one of a newer fastgw.
     """
+    if not connection.in_transaction:
+        # All that follows is of one moment: another process may be migrating the file.
+        connection.execute("BEGIN")
+        try:
+            return judge(connection, path)
+        finally:
+            if connection.in_transaction:  # an error may have ended it
+                connection.execute("ROLLBACK")
     ours = connection.execute("PRAGMA application_id").fetchone()[0]
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if ours != APPLICATION_ID:
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if ours or version or tables:
+        if ours or version or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise StateError(f"{path} is another program's SQLite file; name another state folder")
+        raise CorruptState(f"{path} is damaged: it is an SQLite file that holds nothing")
     if version > len(MIGRATIONS):
         raise StateError(
             f"{path} was written by a newer fastgw (schema {version}, this one knows {len(MIGRATIONS)}); "
             "run that version, or name another state folder"
         )
+    if version < 1:
+        raise CorruptState(f"{path} is damaged: it does not say which version of the schema it has")
+    for missing in sorted(_shape(MIGRATIONS[:version]) - _found(connection)):
+        raise CorruptState(f"{path} is damaged: it has no {' '.join(missing)}")
     return version
+
+
+def _found(connection: sqlite3.Connection) -> frozenset[tuple[str, str]]:
+    """The tables, their columns (as ``table.column``) and the indexes of a file."""
+    return frozenset(
+        connection.execute(
+            "SELECT type, name FROM sqlite_master WHERE sql IS NOT NULL UNION ALL SELECT 'column', one.name || '.' || its.name "
+            "FROM sqlite_master AS one, pragma_table_info(one.name) AS its WHERE one.type = 'table'"
+        )
+    )
+
+
+@cache
+def _shape(migrations: tuple[tuple[str, ...], ...]) -> frozenset[tuple[str, str]]:
+    connection = sqlite3.connect(":memory:")
+    try:
+        for statements in migrations:
+            for statement in statements:
+                connection.execute(statement)
+        return _found(connection)
+    finally:
+        connection.close()
 
 
 def is_current(connection: sqlite3.Connection, path: str) -> bool:
     """Of the newest schema; raises as :func:`judge`."""
     return judge(connection, path) == len(MIGRATIONS)
+
+
+def build(connection: sqlite3.Connection, *, closed: bool) -> None:
+    """Fill an empty database: a whole store of the newest schema, without a key.
+
+    ``closed``: it stands in the place of one that may have had keys, so no gateway may be open because of it.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    for statements in MIGRATIONS:
+        for statement in statements:
+            connection.execute(statement)
+    connection.execute("INSERT INTO meta VALUES ('store', ?)", (secrets.token_hex(8),))
+    if closed:
+        connection.execute("INSERT INTO meta VALUES ('closed', 1)")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    connection.execute("COMMIT")
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> int:
@@ -166,9 +227,6 @@ def migrate(connection: sqlite3.Connection, path: str) -> int:
             if version < len(MIGRATIONS):
                 for statement in MIGRATIONS[version]:
                     connection.execute(statement)
-                if version == 0:
-                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                    connection.execute("INSERT INTO meta VALUES ('store', ?)", (secrets.token_hex(8),))
                 connection.execute(f"PRAGMA user_version = {version + 1}")
                 taken += 1
             connection.execute("COMMIT")

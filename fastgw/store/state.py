@@ -15,7 +15,6 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Concatenate, Final, ParamSpec, TypeVar
@@ -24,11 +23,14 @@ from fastgw.limits.key import KeyRecord, UsageRow
 from fastgw.stats import EventLog
 from fastgw.store.database import Database
 from fastgw.store.folder import Folder, Loaded
-from fastgw.store.schema import StateError, Unavailable
+from fastgw.store.place import Note
+from fastgw.store.schema import CorruptState, StateError, Unavailable
 
 LOOK_S: Final = 0.25  # for changes by others: they are due within a second
 RUN_S: Final = 10.0
 MAX_WAITING: Final = 64  # calls of `run` that the thread has not done
+TOLD_AT_ONCE: Final = 200  # changed keys: a millisecond or two of the loop
+_TAKEN_S: Final = 5.0  # for the loop to take them
 _WRITE_BUSY_S: Final = 1.0  # a batch that fails comes again; the watch for changes must not wait for it for long
 _CALL_BUSY_S: Final = 5.0
 
@@ -56,6 +58,7 @@ class State:
         self._last_ok = True
         # The thread's own:
         self._told = ""
+        self._blind = False  # it can be written, and what is in it cannot be read
         self._wrote_at = 0.0
         self._probe_at = 0.0
 
@@ -71,8 +74,7 @@ class State:
         except BaseException:
             file.close()
             raise
-        if file.set_aside_as:
-            self._log.warning("damaged state was set aside; all keys and usage in it are gone", file=file.set_aside_as)
+        self._log_notes(file.take_notes())
         if file.reason:
             self._told = file.reason
             self._set_failing(file.reason)
@@ -116,7 +118,7 @@ class State:
             raise Unavailable(f"the state did not answer within {RUN_S:g} s") from None
 
     async def close(self, wait_s: float = 5.0, rows: Sequence[UsageRow] = ()) -> bool:
-        """Do what is under way, write ``rows``, cut the log and release the folder; waits at most ``wait_s``.
+        """Do what is under way, write ``rows`` and release the folder; waits at most ``wait_s``.
 
         True = all was written. After False usage of the last moments may be lost, or the thread still tries. Also closes
         what was opened and never started.
@@ -143,6 +145,13 @@ class State:
         return self._last_ok
 
     # --- in the loop, called by the thread
+    def _log_notes(self, notes: Sequence[Note]) -> None:
+        for note in notes:
+            self._log.warning(note.message, **note.fields)
+
+    def _log_changed(self, keys: int) -> None:
+        self._log.info("keys changed", keys=keys)
+
     def _set_failing(self, reason: str) -> None:
         self.reason = reason
         if not self.failing:
@@ -170,10 +179,13 @@ class State:
             answer.set_result(result)  # type: ignore[arg-type]
 
     # --- in the thread
-    def _post(self, function: Callable[..., None], *args: object) -> None:
+    def _post(self, function: Callable[..., None], *args: object) -> bool:
         assert self._loop is not None
-        with suppress(RuntimeError):  # the loop is closed: nobody is there to be told
+        try:
             self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop is closed: nobody is there to be told
+            return False
+        return True
 
     def _work(self) -> None:
         look_at = monotonic()
@@ -198,7 +210,7 @@ class State:
         return told
 
     def _well(self) -> None:
-        if self._told:
+        if self._told and not self._blind:
             self._told = ""
             self._post(self._set_well)
 
@@ -243,14 +255,31 @@ class State:
             changed = file.changed(own=own)
             file.prune()
         except Exception as error:
-            self._failed("cannot read the state", error)
+            self._blind = isinstance(self._failed("cannot read the state", error), CorruptState)
         else:
-            if changed:
-                self._post(self._tell, changed)
+            self._blind = False
+            self._tell(changed)
+        if file.notes:
+            self._post(self._log_notes, file.take_notes())
 
     def _tell(self, changed: list[KeyRecord]) -> None:
+        """In pieces, each when the loop has taken the one before: all keys at once (another file) would hold it for long."""
+        taken = threading.Event()
+        for first in range(0, len(changed), TOLD_AT_ONCE):
+            taken.clear()
+            if not self._post(self._take, changed[first : first + TOLD_AT_ONCE], taken):
+                return
+            if first + TOLD_AT_ONCE < len(changed):
+                taken.wait(_TAKEN_S)
+        if changed:
+            self._post(self._log_changed, len(changed))
+
+    def _take(self, changed: list[KeyRecord], taken: threading.Event) -> None:
         assert self._keys_changed is not None
-        self._keys_changed(changed)
+        try:
+            self._keys_changed(changed)
+        finally:
+            taken.set()
 
     def _end(self, ended: asyncio.Future[None]) -> None:
         self._file.close()

@@ -358,7 +358,7 @@ class TestD16:
             "denied",
         }
         assert "fastgw.db" in files
-        assert any(name.startswith("fastgw.db-wal") for name in files)
+        assert any(name.startswith("fastgw.db-journal") for name in files)
         places = {
             "the log": log,
             "the command line": command_line,

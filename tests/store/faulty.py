@@ -10,7 +10,6 @@ import contextlib
 import io
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from fastgw.store import cli, keys
 from fastgw.store.database import Database
 from fastgw.store.schema import Unavailable
 from fastgw.store.state import State
+from tests.store.test_database import torn
 from tests.store.test_state import DAY, Held, until, usage
 
 MANY = 400
@@ -169,13 +169,11 @@ async def read_only_for_commands(folder: Path) -> None:
 
 
 async def read_only_after_a_kill(folder: Path) -> None:
-    """The last commits lie in a log, and its index is gone."""
+    """In the middle of a commit: the file is half new, and its journal cannot be played back where it lies."""
     held = Held(folder.parent / "first")
     assert await held.write(*batch(3))
-    os.mkdir(folder)
-    for end in ("", "-wal"):
-        shutil.copyfile(folder.parent / "first" / f"fastgw.db{end}", folder / f"fastgw.db{end}")
     assert await held.state.close()
+    torn(folder.parent / "first", folder)
     remount(folder, "ro")
     held = Held(folder)
     assert sorted(held.loaded.usage) == sorted(batch(3))

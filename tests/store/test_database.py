@@ -10,13 +10,15 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastgw.limits.key import UsageRow
-from fastgw.store import keys
-from fastgw.store.database import Database, make_folder
-from fastgw.store.schema import CorruptState, StateError, Unavailable, migrate
+from fastgw.store import keys, reading
+from fastgw.store.database import MAX_COUNT, Database
+from fastgw.store.place import claim
+from fastgw.store.reading import read
+from fastgw.store.schema import CorruptState, StateError, Unavailable, build
 
 
 @pytest.fixture
@@ -26,11 +28,11 @@ def path(tmp_path: Path) -> str:
 
 def test_only_the_owner_may_read_the_folder_and_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "state"
-    make_folder(str(folder))
+    claim(str(folder))
     database = Database.open(str(folder / "fastgw.db"))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(one.stat().st_mode) for one in folder.iterdir()} == {0o600}
-    assert {one.name for one in folder.iterdir()} == {"fastgw.db", "fastgw.db-wal", "fastgw.db-shm"}
+    assert {one.name for one in folder.iterdir()} == {"fastgw.db", "fastgw.db-journal"}
     database.close()
 
 
@@ -38,7 +40,7 @@ def test_a_file_in_the_folders_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
     for folder in (tmp_path / "state", tmp_path / "state" / "below"):
         with pytest.raises(StateError, match="is not a folder"):
-            make_folder(str(folder))
+            claim(str(folder))
 
 
 def test_rows_are_totals_so_a_repeat_changes_nothing(path: str) -> None:
@@ -54,14 +56,21 @@ def test_rows_are_totals_so_a_repeat_changes_nothing(path: str) -> None:
     database.close()
 
 
-rows = st.tuples(st.sampled_from("abc"), st.integers(0, 3), *[st.integers(0, 2**62)] * 4)
+rows = st.tuples(st.sampled_from("abc"), st.integers(0, 3), *[st.integers(0, MAX_COUNT)] * 4)
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastgw.store.database.PAUSE_S", 0.0)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(st.lists(rows, max_size=6), max_size=8), again=st.booleans())
-def test_the_file_holds_the_greatest_totals_of_each_key_and_day(batches: list[list[UsageRow]], again: bool) -> None:
+def test_the_file_holds_the_greatest_totals_of_each_key_and_day(
+    no_pause: None, batches: list[list[UsageRow]], again: bool
+) -> None:
     database = Database("", sqlite3.connect(":memory:", isolation_level=None))
-    migrate(database._connection, "")
+    build(database._connection, closed=False)
     model: dict[tuple[str, int], UsageRow] = {}
     for batch in batches:
         for _ in range(1 + again):
@@ -85,6 +94,31 @@ def test_a_batch_that_fails_leaves_nothing(path: str) -> None:
     database.close()
 
 
+@pytest.mark.parametrize("what", ["cut", "removed", "left alone"])
+def test_what_was_undone_is_undone_whatever_became_of_the_journal(what: str, path: str) -> None:
+    """It lies in a folder where somebody cleans up. Nothing is killed: what the file has is what counts."""
+    database = Database.open(path)
+    database.rows("PRAGMA cache_size = 5")
+    rows = [(f"key_{number:016x}", 1, 1, 1, 1, 0) for number in range(5000)]
+    database.upsert_usage(rows)
+    undone = database.transaction()
+    undone.__enter__()
+    database.change("UPDATE usage SET prompt = 1000")
+    database.change("DELETE FROM meta")
+    if what == "cut":
+        os.truncate(path + "-journal", 0)
+    elif what == "removed":
+        os.unlink(path + "-journal")
+    assert not undone.__exit__(KeyError, KeyError(), None)
+    assert database.load_usage(1) == rows
+    database.upsert_usage([(rows[0][0], 1, 2, 1, 1, 0)])
+    assert database.integrity() == []
+    database.close()
+    database = Database.open(path)
+    assert [row[2] for row in database.load_usage(1)] == [2] + [1] * 4999
+    database.close()
+
+
 def _fill(path: str) -> int:
     """A file of some hundred pages; returns its size."""
     database = Database.open(path)
@@ -98,7 +132,7 @@ def test_damage_is_found_at_the_start(path: str) -> None:
     with open(path, "r+b") as file:
         file.seek(size // 2)
         file.write(b"\xaa" * 8192)
-    for way in (Database.open, Database.read):
+    for way in (Database.open, read):
         with pytest.raises(CorruptState):
             way(path)
 
@@ -112,7 +146,7 @@ def test_a_file_that_was_cut_short_is_corrupt(path: str) -> None:
 def test_reading_beside_a_writer_sees_what_was_committed(path: str) -> None:
     database = Database.open(path)
     database.upsert_usage([("a", 1, 1, 1, 1, 1)])
-    reader = Database.read(path)
+    reader = read(path)
     assert reader.load_usage(1) == [("a", 1, 1, 1, 1, 1)]
     with pytest.raises(Exception, match="readonly"):
         reader.upsert_usage([("a", 1, 2, 1, 1, 1)])
@@ -120,15 +154,30 @@ def test_reading_beside_a_writer_sees_what_was_committed(path: str) -> None:
     database.close()
 
 
-def test_a_log_without_its_index_is_read_in_a_copy(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a kill leaves on a disk that is read-only from then on."""
+def torn(folder: Path, to: Path) -> None:
+    """Leave in ``to`` what a kill leaves in the middle of a commit: a file that is half new, and the journal that undoes it."""
+    connection = sqlite3.connect(folder / "fastgw.db", isolation_level=None)
+    connection.execute("PRAGMA cache_size = 1")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE usage SET prompt = prompt + 1000000")
+    connection.execute("DELETE FROM keys")
+    to.mkdir(mode=0o700)
+    for end in ("", "-journal"):
+        shutil.copy(folder / f"fastgw.db{end}", to / f"fastgw.db{end}")
+    connection.execute("ROLLBACK")
+    connection.close()
+    assert (to / "fastgw.db").read_bytes() != (folder / "fastgw.db").read_bytes()
+
+
+def test_a_journal_that_a_kill_has_left_is_put_right_in_a_copy(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that is read-only from then on."""
     database = Database.open(path)
-    database.upsert_usage([("a", 1, 1, 1, 1, 1)])
-    left = tmp_path / "left"
-    left.mkdir()
-    for end in ("", "-wal"):
-        shutil.copyfile(path + end, left / f"fastgw.db{end}")
+    database.upsert_usage([(f"key_{number:016x}", 20_000, number, 1, 1, 0) for number in range(2000)])
     database.close()
+    left = tmp_path / "left"
+    torn(tmp_path, left)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
@@ -136,13 +185,14 @@ def test_a_log_without_its_index_is_read_in_a_copy(path: str, tmp_path: Path, mo
     def denied(path: str) -> Database:
         raise PermissionError(13, "denied")
 
-    monkeypatch.setattr("fastgw.store.database._read_shared", denied)
-    reader = Database.read(str(left / "fastgw.db"))
-    assert reader.load_usage(1) == [("a", 1, 1, 1, 1, 1)]
+    monkeypatch.setattr(reading, "_shared", denied)
+    before = {one.name: one.read_bytes() for one in left.iterdir()}
+    reader = read(str(left / "fastgw.db"))
+    assert max(row[2] for row in reader.load_usage(20_000)) == 1999
     with pytest.raises(sqlite3.OperationalError, match="readonly"):  # a copy takes no writes, which would be lost with it
         reader.upsert_usage([("a", 1, 2, 1, 1, 1)])
     reader.close()
-    assert sorted(one.name for one in left.iterdir()) == ["fastgw.db", "fastgw.db-wal"]
+    assert {one.name: one.read_bytes() for one in left.iterdir()} == before
     assert list(temporary.iterdir()) == []
 
 
@@ -150,7 +200,7 @@ def test_without_a_file_there_is_nothing_to_read(path: str) -> None:
     with pytest.raises(Unavailable, match="No such file"):
         Database.open(path, create=False)
     with pytest.raises(Unavailable):
-        Database.read(path)
+        read(path)
     assert not os.path.exists(path)
 
 

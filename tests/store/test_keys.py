@@ -10,9 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fastgw.store import keys
+from fastgw.limits.key import NUMBERS
+from fastgw.store import fields, keys
 from fastgw.store.database import Database
-from fastgw.store.keys import KeyNotFound, KeyProblems
+from fastgw.store.fields import KeyProblems
+from fastgw.store.keys import KeyNotFound
 
 NOW = 1_800_000_000.0
 
@@ -24,9 +26,9 @@ def database(tmp_path: Path) -> Iterator[Database]:
     found.close()
 
 
-def problems(fields: dict[str, object]) -> list[str]:
+def problems(given: dict[str, object]) -> list[str]:
     with pytest.raises(KeyProblems) as caught:
-        keys.read_fields(fields, NOW)
+        fields.read_fields(given, NOW)
     return caught.value.problems
 
 
@@ -39,7 +41,7 @@ def test_a_key_is_random_and_only_its_digest_is_kept(database: Database) -> None
 
 
 def test_all_fields_come_back_as_they_were_set(database: Database) -> None:
-    fields: dict[str, object] = {
+    given: dict[str, object] = {
         "name": "Ünïcode's; DROP TABLE keys--",
         "tenant": "acme",
         "expires_at": "30d",
@@ -54,23 +56,23 @@ def test_all_fields_come_back_as_they_were_set(database: Database) -> None:
         "models": ["llama", "qwen", "llama"],
         "networks": ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"],
     }
-    assert set(fields) == set(keys.FIELDS)
-    record, _text = keys.create(database, fields, "test", NOW)
+    assert set(given) == set(fields.FIELDS)
+    record, _text = keys.create(database, given, "test", NOW)
     found = keys.find(database, record.id)
     assert found == record
     shown = msgspec.structs.asdict(found)
     expected = {
-        **fields,
+        **given,
         "expires_at": NOW + 30 * 86_400,
         "models": ("llama", "qwen"),
         "networks": ("10.0.0.0/8", "2001:db8::/32", "192.0.2.7/32"),
     }
-    assert {name: shown[name] for name in fields} == expected
+    assert {name: shown[name] for name in given} == expected
 
 
 def test_what_is_not_set_is_the_gateways_default(database: Database) -> None:
     record, _text = keys.create(database, {"name": "plain", "burst": None, "priority": None}, "test", NOW)
-    assert [getattr(record, name) for name in (*keys.NUMBERS, *keys.CHOICES)] == [None] * 7
+    assert [getattr(record, name) for name in (*NUMBERS, *fields.CHOICES)] == [None] * 7
     assert (record.models, record.networks, record.expires_at, record.disabled) == ((), (), 0.0, False)
 
 
@@ -149,7 +151,7 @@ def test_what_a_field_cannot_be(name: str, value: object, says: str) -> None:
     ],
 )
 def test_ways_to_say_when_a_key_ends(value: object, at: float) -> None:
-    assert keys.read_fields({"expires_at": value}, NOW) == {"expires_at": at}
+    assert fields.read_fields({"expires_at": value}, NOW) == {"expires_at": at}
 
 
 def test_a_field_of_a_strange_name_is_not_repeated() -> None:
@@ -189,10 +191,10 @@ def test_changes_are_found_by_their_revision_in_order(database: Database) -> Non
     assert seen == two.revision
     disabled = keys.disable(database, "one", "test", NOW)
     gone = keys.delete(database, "two", "test", NOW)
-    assert keys.changed_since(database, seen) == [disabled, gone]
+    assert keys.changed_since(database, seen) == ([disabled, gone], [])
     assert (disabled.id, disabled.disabled, gone.id, gone.deleted) == (one.id, True, two.id, True)
     assert [record.id for record in keys.list_keys(database)] == [one.id]
-    assert keys.changed_since(database, database.revision()) == []
+    assert keys.changed_since(database, database.revision()) == ([], [])
 
 
 def test_what_changes_nothing_leaves_no_trace(database: Database) -> None:

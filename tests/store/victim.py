@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import sys
 
 import uvloop
 
 from fastgw.limits.key import UsageRow
 from fastgw.stats import NullLog
-from fastgw.store import database, keys
+from fastgw.store import keys
 from fastgw.store.state import Loaded, State
 
 DAY = 20_000
@@ -66,8 +65,6 @@ async def live(folder: str, pause_s: float) -> None:
 
 
 def child(folder: str, pause_ms: int) -> None:
-    if random.random() < 0.5:
-        database._CHECKPOINT_PAGES = 6  # type: ignore[misc]  # moves the log into the file every few batches
     say("pid", os.getpid())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(live(folder, pause_ms / 1e3))
