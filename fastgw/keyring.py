@@ -6,6 +6,7 @@ Control and store lie side by side and know nothing of each other; this is where
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fastgw.control.admin_keys import AuditEntry, KeyNotFound, KeyProblems, KeysUnavailable
@@ -37,9 +38,11 @@ class Keyring:
         record, text = await self._run(stored.create, fields, actor)
         return record, text
 
-    async def list(self) -> Sequence[KeyRecord]:
-        found: Sequence[KeyRecord] = await self._run(stored.list_keys)
-        return found
+    async def page(
+        self, *, limit: int, after: str, tenant: str | None, name: str | None
+    ) -> tuple[Sequence[KeyRecord], bool]:
+        found, more = await self._run(partial(stored.page, limit=limit, after=after, tenant=tenant, name=name))
+        return found, more
 
     async def show(self, id: str) -> KeyRecord:
         return await self._record(stored.find, id)
@@ -60,15 +63,12 @@ class Keyring:
     async def delete(self, id: str, actor: str) -> None:
         await self._run(stored.delete, id, actor)
 
-    async def audit(self, limit: int) -> Sequence[AuditEntry]:
-        rows = await self._run(stored.audit, limit)
-        return [
-            AuditEntry(at=row.at, actor=row.actor, action=row.action, key_id=row.key_id, changes=row.changes) for row in rows
-        ]
+    async def audit(self, limit: int, before: int | None) -> tuple[Sequence[AuditEntry], bool]:
+        rows, more = await self._run(stored.audit, limit, before)
+        return [AuditEntry(**row._asdict()) for row in rows], more
 
     async def usage(self, id: str) -> UsageRow | None:
-        record = await self.show(id)
-        return self._usage(record.id)
+        return self._usage(id)
 
     async def _record(self, function: Callable[..., Any], *arguments: Any) -> KeyRecord:
         record: KeyRecord = await self._run(function, *arguments)

@@ -20,9 +20,10 @@ from fastgw.limits.key import KeyRecord, UsageRow
 
 MAX_LISTED: Final = 1000  # keys, or audit entries, in one answer
 DEFAULT_LISTED: Final = 100
+MAX_NUMBER: Final = 10**15  # of an audit entry
 MAX_GRACE_S: Final = 30 * 86_400.0
 MAX_PROBLEMS: Final = 20  # told in one answer
-SLICE: Final = 256  # records looked at before the loop gets its turn: about a quarter of a millisecond
+SLICE: Final = 256  # records turned into JSON's objects before the loop gets its turn: about a millisecond
 BACKEND_S: Final = 30.0  # the store has a deadline of its own; this one is for a store that hangs
 
 KEY_NOT_FOUND: Final = replace(
@@ -70,8 +71,9 @@ class KeysUnavailable(Exception):
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One change, as the store has written it down. ``at``: Unix seconds."""
+    """One change, as the store has written it down. ``at``: Unix seconds. Later changes have greater numbers."""
 
+    number: int
     at: float
     actor: str
     action: str
@@ -90,8 +92,11 @@ class KeysBackend(Protocol):
         """A new key and its text, which nobody can show again."""
         ...
 
-    async def list(self) -> Sequence[KeyRecord]:
-        """All keys that are not deleted."""
+    async def page(
+        self, *, limit: int, after: str, tenant: str | None, name: str | None
+    ) -> tuple[Sequence[KeyRecord], bool]:
+        """The keys (none that is deleted) in the order of their ids, from the first one behind ``after`` on: ``limit`` of them,
+        or fewer where they are long; and whether there are more."""
         ...
 
     async def show(self, id: str) -> KeyRecord: ...
@@ -108,12 +113,13 @@ class KeysBackend(Protocol):
 
     async def delete(self, id: str, actor: str) -> None: ...
 
-    async def audit(self, limit: int) -> Sequence[AuditEntry]:
-        """The last ``limit`` entries, the newest first."""
+    async def audit(self, limit: int, before: int | None) -> tuple[Sequence[AuditEntry], bool]:
+        """The last entries (before the one of that number), the newest first: ``limit`` of them, or fewer where they are long;
+        and whether there are more."""
         ...
 
     async def usage(self, id: str) -> UsageRow | None:
-        """What the key has used today (UTC), or None."""
+        """What the key of that id (no name) has used today (UTC), or None."""
         ...
 
 
@@ -206,6 +212,15 @@ def usage_view(record: KeyRecord, row: UsageRow | None) -> dict[str, Any]:
     }
 
 
+def _is_word(name: str) -> bool:
+    """Whether a caller meant a field by it: anything else may be a key that was pasted in the wrong place."""
+    return name.isascii() and name.isidentifier() and name.islower() and len(name) <= 32 and not name.startswith("fgw_")
+
+
+def _quoted(name: str) -> str:
+    return f" {name!r}" if _is_word(name) else " of that name"
+
+
 def document_of(body: bytes) -> dict[str, Any]:
     """The JSON object of a request; GatewayError ``invalid_json`` otherwise."""
     try:
@@ -223,7 +238,7 @@ def fields_of(document: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in document.items():
         known = FIELDS.get(name)
         if known is None:
-            problems.append(f"there is no field {name[:64]!r} that can be set")
+            problems.append(f"there is no field{_quoted(name)} that can be set")
             continue
         try:
             msgspec.convert(value, known[0])
@@ -234,12 +249,12 @@ def fields_of(document: Mapping[str, Any]) -> dict[str, Any]:
     return dict(document)
 
 
-def _number(query: Mapping[str, str], name: str, default: int) -> int:
+def _number(query: Mapping[str, str], name: str, default: int, most: int = MAX_LISTED) -> int:
     text = query.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MAX_LISTED):
-        raise GatewayError("invalid_parameter", f"{name} must be a number from 1 to {MAX_LISTED}.", param=name)
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and 1 <= int(text) <= most):
+        raise GatewayError("invalid_parameter", f"{name} must be a number from 1 to {most}.", param=name)
     return int(text)
 
 
@@ -248,7 +263,8 @@ def _query(call: AdminCall, *names: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in call.query:
         if name not in names:
-            raise GatewayError("invalid_parameter", f"{name[:64]!r} is not a parameter of this endpoint.", param=name[:64])
+            param = name if _is_word(name) else None
+            raise GatewayError("invalid_parameter", f"There is no parameter{_quoted(name)} of this endpoint.", param=param)
         if name in found:
             raise GatewayError("invalid_parameter", f"{name} may be given once.", param=name)
         found[name] = value
@@ -326,22 +342,14 @@ class AdminKeys:
         """In the order of ids, so that a page starts where the one before it ended, whatever was deleted meanwhile."""
         query = _query(call, "tenant", "name", "limit", "after")
         limit = _number(query, "limit", DEFAULT_LISTED)
-        tenant, name, after = query.get("tenant"), query.get("name"), query.get("after", "")
-        kept: list[KeyRecord] = []
-        for at, record in enumerate(await self._store.list()):
-            if at % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
-            if record.id <= after or record.deleted:
-                continue
-            if (tenant is None or record.tenant == tenant) and (name is None or record.name == name):
-                kept.append(record)
-        kept.sort(key=lambda record: record.id)
+        kept, more = await self._store.page(
+            limit=limit, after=query.get("after", ""), tenant=query.get("tenant"), name=query.get("name")
+        )
         data = []
-        for at, record in enumerate(kept[:limit]):
+        for at, record in enumerate(kept):
             if at % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
             data.append(record_view(record))
-        more = len(kept) > limit
         return AdminAnswer(200, {"object": "list", "data": data, "has_more": more, "last_id": data[-1]["id"] if data else None})
 
     async def show(self, call: AdminCall) -> AdminAnswer:
@@ -359,7 +367,7 @@ class AdminKeys:
         """Without ``grace_s`` the old key ends at once: what is wanted for one that has leaked."""
         body = await call.read()
         document = document_of(body) if body else {}
-        problems = [f"there is no field {name[:64]!r} of a rotation" for name in document if name != "grace_s"]
+        problems = [f"there is no field{_quoted(name)} of a rotation" for name in document if name != "grace_s"]
         grace_s = document.get("grace_s", 0)
         if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s <= MAX_GRACE_S:
             problems.append(f"grace_s: must be a number of seconds from 0 to {MAX_GRACE_S:.0f}")
@@ -379,15 +387,19 @@ class AdminKeys:
         return AdminAnswer(204)
 
     async def audit(self, call: AdminCall) -> AdminAnswer:
-        limit = _number(_query(call, "limit"), "limit", DEFAULT_LISTED)
+        query = _query(call, "limit", "before")
+        limit = _number(query, "limit", DEFAULT_LISTED)
+        before = _number(query, "before", 0, MAX_NUMBER) if "before" in query else None
+        entries, more = await self._store.audit(limit, before)
         data = [
             {
+                "id": entry.number,
                 "at": _stamp(entry.at),
                 "actor": entry.actor,
                 "action": entry.action,
                 "key_id": entry.key_id or None,
                 "changes": dict(entry.changes),
             }
-            for entry in (await self._store.audit(limit))[:limit]
+            for entry in entries
         ]
-        return AdminAnswer(200, {"object": "list", "data": data})
+        return AdminAnswer(200, {"object": "list", "data": data, "has_more": more, "last_id": data[-1]["id"] if data else None})

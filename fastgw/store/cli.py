@@ -215,7 +215,7 @@ def _rotate(database: Database, options: argparse.Namespace) -> None:
 
 
 def _list(database: Database, options: argparse.Namespace) -> None:
-    found = [one for one in keys.list_keys(database) if options.tenant is None or one.tenant == options.tenant]
+    found = keys.list_keys(database, options.tenant)
     used = {row[0]: row for row in database.load_usage(today())}
     if options.json:
         _print_json([{**shown(record), "today": _usage(used.get(record.id))} for record in found])

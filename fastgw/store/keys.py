@@ -2,8 +2,8 @@
 
 Owns: the key's text (``fgw_`` and 32 random bytes in base64url), of which only the SHA-256 digest is kept; how keys lie in the
 file; and the revisions by which a running gateway finds what changed. (What the fields may be stands in ``fields``.) Must
-never: let a key's text or digest into the file (the digest's own columns apart), the audit, or a message; or take a row of
-the file for a key that nobody could have set.
+never: let a key's text or digest into the file (the digest's own columns apart), the audit, or a message; take a row of the
+file for a key that nobody could have set; or read all keys where a page is asked for.
 
 The functions take a :class:`Database` first and block, so the gateway runs them in the store's thread.
 """
@@ -16,7 +16,7 @@ import json
 import secrets
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, Final, NamedTuple
 
@@ -29,12 +29,19 @@ from fastgw.store.schema import CorruptState
 
 KEY_BYTES: Final = 32
 MAX_GRACE_S: Final = 30 * 86_400
-MAX_AUDIT: Final = 10_000
+MAX_PAGE: Final = 10_000
+MAX_PAGE_CHARS: Final = 1 << 20  # of what has no length of its own: models, networks, changes. Some milliseconds as JSON
 
 _COLUMNS: Final = KeyRecord.__struct_fields__
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM keys"  # noqa: S608 (names from the struct, no input)
 _FLAGS: Final = {0: False, 1: True}
+_MODELS: Final = _COLUMNS.index("models")
+_NETWORKS: Final = _COLUMNS.index("networks")
 _DIGEST_BYTES: Final = 32
+_SHOWN: Final = 5  # of keys that share a name
+_LAST: Final = 2**63 - 1
+_TURN: Final = 50  # rows: a quarter of a millisecond
+_TURN_S: Final = 1e-4
 _texts: Final = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
@@ -43,8 +50,9 @@ class KeyNotFound(Exception):
 
 
 class AuditRow(NamedTuple):
-    """One change: when (Unix seconds), by whom, what, to which key, and the fields before and after."""
+    """One change: its number, when (Unix seconds), by whom, what, to which key, and the fields before and after."""
 
+    number: int
     at: float
     actor: str
     action: str
@@ -60,21 +68,52 @@ def new_key() -> tuple[str, bytes]:
 
 
 # --- looking
-def list_keys(database: Database) -> list[KeyRecord]:
-    """All keys that are not deleted, the oldest first."""
-    return _records(database, "WHERE deleted = 0 ORDER BY created_at, id")
+def page(
+    database: Database, *, limit: int, after: str = "", tenant: str | None = None, name: str | None = None
+) -> tuple[list[KeyRecord], bool]:
+    """Keys that are not deleted, in the order of their ids, from the one behind ``after`` on: ``limit`` at most, or fewer where
+    they are long; and whether there are more. Reads its own rows only, however many others there are."""
+    sql = f"{_SELECT} WHERE deleted = 0 AND id > :after"
+    if tenant is not None:
+        sql += " AND tenant = :tenant"
+    if name is not None:
+        sql += " AND name = :name"
+    limit = max(1, min(limit, MAX_PAGE))
+    named: dict[str, object] = {"after": after, "tenant": tenant, "name": name, "limit": limit + 1}
+    found: list[KeyRecord] = []
+    chars = 0
+    with closing(database.each(f"{sql} ORDER BY id LIMIT :limit", named)) as rows:
+        for row in _in_turns(rows):
+            record = _sound(row)
+            chars += len(row[_MODELS]) + len(row[_NETWORKS])
+            if len(found) == limit or (found and chars > MAX_PAGE_CHARS):
+                return found, True
+            found.append(record)
+    return found, False
+
+
+def list_keys(database: Database, tenant: str | None = None) -> list[KeyRecord]:
+    """All keys that are not deleted (of one tenant, if given), the oldest first. Read in pages: writers get their turn."""
+    found: list[KeyRecord] = []
+    more = True
+    while more:
+        some, more = page(database, limit=1000, after=found[-1].id if found else "", tenant=tenant)
+        found += some
+    found.sort(key=lambda record: (record.created_at, record.id))
+    return found
 
 
 def find(database: Database, key: str) -> KeyRecord:
     """The key of that id, or the only one of that name; raises :class:`KeyNotFound`."""
     found = _records(database, "WHERE id = ? AND deleted = 0", key)
     if not found and key:
-        found = _records(database, "WHERE name = ? AND deleted = 0 ORDER BY created_at, id", key)
+        found = _records(database, f"WHERE name = ? AND deleted = 0 ORDER BY id LIMIT {_SHOWN + 1}", key)
     if not found:
         raise KeyNotFound("there is no key of that id or name")
     if len(found) > 1:
-        ids = ", ".join(record.id for record in found[:5]) + (", ..." if len(found) > 5 else "")
-        raise KeyNotFound(f"{len(found)} keys have that name; use the id: {ids}")
+        ids = ", ".join(record.id for record in found[:_SHOWN])
+        many = f"{len(found)}" if len(found) <= _SHOWN else f"more than {_SHOWN}"
+        raise KeyNotFound(f"{many} keys have that name; use the id: {ids}{', ...' if len(found) > _SHOWN else ''}")
     return found[0]
 
 
@@ -90,7 +129,7 @@ def changed_since(database: Database, revision: int) -> tuple[list[KeyRecord], l
     found: list[KeyRecord] = []
     unreadable: list[str] = []
     with closing(database.each(f"{_SELECT} WHERE revision > ? ORDER BY revision", (revision,))) as rows:
-        for row in rows:
+        for row in _in_turns(rows):
             record = _record(row)
             if record is not None:
                 found.append(record)
@@ -99,11 +138,23 @@ def changed_since(database: Database, revision: int) -> tuple[list[KeyRecord], l
     return found, unreadable
 
 
-def audit(database: Database, limit: int = 100) -> list[AuditRow]:
-    """The last changes, the newest first."""
-    limit = max(0, min(limit, MAX_AUDIT))
-    rows = database.rows("SELECT at, actor, action, key_id, changes FROM audit ORDER BY number DESC LIMIT ?", (limit,))
-    return [AuditRow(at, actor, action, key_id, json.loads(changes)) for at, actor, action, key_id, changes in rows]
+def audit(database: Database, limit: int = 100, before: int | None = None) -> tuple[list[AuditRow], bool]:
+    """The last changes (before the one of that number), the newest first: ``limit`` at most, or fewer where they are long; and
+    whether there are more."""
+    limit = max(1, min(limit, MAX_PAGE))
+    sql = "SELECT number, at, actor, action, key_id, changes FROM audit WHERE number < ? ORDER BY number DESC LIMIT ?"
+    found: list[AuditRow] = []
+    chars = 0
+    with closing(database.each(sql, (_LAST if before is None else before, limit + 1))) as rows:
+        for row in _in_turns(rows):
+            chars += len(str(row[-1]))
+            if len(found) == limit or (found and chars > MAX_PAGE_CHARS):
+                return found, True
+            try:
+                found.append(msgspec.convert((*row[:-1], json.loads(row[-1])), AuditRow))
+            except (TypeError, ValueError, RecursionError):
+                found.append(AuditRow(row[0], 0.0, "", "unreadable", "", {}))  # changed by hand
+    return found, False
 
 
 # --- changing
@@ -186,6 +237,14 @@ def _store(database: Database, old: KeyRecord, values: dict[str, Any]) -> KeyRec
 def _note(database: Database, at: float, actor: str, action: str, key_id: str, changes: dict[str, Any]) -> None:
     named = "".join(one if one.isprintable() else "?" for one in actor[:MAX_TEXT])
     database.note(at, named, action, key_id, json.dumps(changes, ensure_ascii=False))
+
+
+def _in_turns(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Rows, with the interpreter left to others now and then: who waits for it (the loop) else does so for 5 ms each time."""
+    for count, row in enumerate(rows, 1):
+        yield row
+        if not count % _TURN:
+            time.sleep(_TURN_S)
 
 
 def _records(database: Database, where: str, *arguments: object) -> list[KeyRecord]:

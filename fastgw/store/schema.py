@@ -69,7 +69,16 @@ _FIRST: Final = (
     "INSERT INTO meta VALUES ('revision', 0)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+# A page of keys reads its own rows and no others: not those of other tenants, and not the traces of deleted keys.
+_PAGES: Final = (
+    "DROP INDEX keys_by_name",
+    "CREATE INDEX live_keys ON keys (id) WHERE deleted = 0",
+    "CREATE INDEX live_keys_by_name ON keys (name, id) WHERE deleted = 0",
+    "CREATE INDEX live_keys_by_tenant ON keys (tenant, id) WHERE deleted = 0",
+    "CREATE INDEX live_keys_by_tenant_and_name ON keys (tenant, name, id) WHERE deleted = 0",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _PAGES)
 """Row n takes a file from version n to n + 1. Rows that were released are never edited: a change is a new row."""
 
 # What may pass by itself: the disk is full, read-only or sick, or another process holds the file.

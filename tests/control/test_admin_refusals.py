@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -144,7 +145,7 @@ async def test_a_query_that_means_nothing_is_refused(query: str) -> None:
     async with operator() as op:
         response = await op.ask("GET", f"keys?{query}")
         assert response.status == 400
-        assert response.error["param"] == query.partition("=")[0]
+        assert response.error["param"] == (query.partition("=")[0] or None)
 
 
 @pytest.mark.parametrize(
@@ -205,15 +206,32 @@ async def test_a_store_that_cannot_is_503_and_comes_back() -> None:
         assert (await op.ask("POST", "keys", {"name": "a"})).status == 201
 
 
+@pytest.mark.parametrize("pasted", ["fgw_" + "Q" * 43, "fgw_q", "sk-" + "x" * 40, "Bearer fgw_abc", "a" * 33, "caf\u00e9"])
+async def test_a_key_that_is_pasted_in_the_wrong_place_is_not_repeated(pasted: str) -> None:
+    async with operator() as op:
+        asked = [
+            await op.ask("POST", "keys", {pasted: 1}),
+            await op.ask("POST", "keys/key_1/rotate", {pasted: 1}),
+            await op.ask("GET", f"keys?{quote(pasted)}=1"),
+            await op.ask("GET", f"keys/{quote(pasted)}"),
+        ]
+        assert [response.status for response in asked] == [400, 400, 400, 404]
+        for response in asked:
+            assert pasted not in response.body.decode(), response.body
+        assert pasted not in str(op.log.lines)
+        told = (await op.ask("POST", "keys", {"tennant": "x"})).error["message"]
+        assert told == "there is no field 'tennant' that can be set", "a mistake in writing is told"
+
+
 async def test_a_store_that_hangs_does_not_hold_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BACKEND_S", 0.1)
     async with operator() as op:
 
-        async def hanging() -> Sequence[KeyRecord]:
+        async def hanging(**named: object) -> tuple[Sequence[KeyRecord], bool]:
             await asyncio.sleep(60)
-            return ()
+            return (), False
 
-        op.keys.list = hanging  # type: ignore[method-assign]
+        op.keys.page = hanging  # type: ignore[method-assign]
         assert (await op.ask("GET", "keys")).status == 503
         assert (await op.ask("POST", "keys", {})).status == 201
 

@@ -95,7 +95,7 @@ def test_a_life_of_a_key(run: Keys) -> None:
     assert run.json("list") == []
     assert "no key of that id" in run("show", "ann", expect=1)
     database = Database.open(str(run.folder / "fastgw.db"))
-    rows = keys.audit(database)
+    rows, _more = keys.audit(database)
     database.close()
     assert [row.action for row in rows] == ["delete", "rotate", "rotate", "enable", "disable", "create"]
     assert {row.actor.partition(":")[0] for row in rows} == {"cli"}

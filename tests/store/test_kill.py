@@ -104,7 +104,7 @@ class Victims:
             found = keys.list_keys(database)
             assert self.keys <= {record.id for record in found}
             assert sorted(record.revision for record in found) == list(range(1, len(found) + 1))
-            assert len(keys.audit(database, 10_000)) == len(found)
+            assert len(keys.audit(database, 10_000)[0]) == len(found)
         finally:
             database.close()
 
