@@ -20,7 +20,7 @@ from fastgw.limits.key import NUMBERS, KeyRecord, UsageRow
 from fastgw.store import fields, keys, place, reading
 from fastgw.store.database import DAY_S, Database, today
 from fastgw.store.place import FILE_NAME
-from fastgw.store.schema import StateError, Unavailable, trouble
+from fastgw.store.schema import StateError, Unavailable, is_busy, trouble
 
 _EXAMPLES: Final = """\
 examples:
@@ -99,10 +99,10 @@ def _open(folder: str, *, create: bool, read: bool) -> Database:
         raise _Refused(f"there is no state in {folder}; name the gateway's folder, or make a first key: fastgw keys create")
     try:
         return Database.open(path, create=create, check=False, probe=not read)
-    except Unavailable:
+    except Unavailable as error:
         if not read:
             raise
-        return reading.read(path)
+        return reading.read(path, busy=is_busy(error))
 
 
 # --- the command line

@@ -50,15 +50,16 @@ class Database:
     # --- opening and closing
     @classmethod
     def open(
-        cls, path: str, *, create: bool = True, busy_s: float = BUSY_S, check: bool = True, probe: bool = True
+        cls, path: str, *, create: bool = True, busy_s: float | None = None, check: bool = True, probe: bool = True
     ) -> Database:
         """Open to write: made if ``create`` and there was never any, and brought to the newest schema.
 
         ``check`` looks for damage in every page (time grows with the file); ``probe`` proves by a write that it can be
-        written. Waits up to ``busy_s`` for other writers. Raises :class:`Unavailable`, :class:`CorruptState` (also for a file
-        that holds no store) or another :class:`StateError`.
+        written. Waits up to ``busy_s`` (5) for other writers. Raises :class:`Unavailable`, :class:`CorruptState` (also for a
+        file that holds no store) or another :class:`StateError`.
         """
         what = f"cannot open {path}"
+        busy_s = BUSY_S if busy_s is None else busy_s
         database: Database | None = None
         try:
             if place.look(path) is None:
@@ -285,7 +286,7 @@ class Database:
         with self.transaction():
             self._connection.executemany(
                 "INSERT INTO usage (key_id, day, prompt, completion, requests, estimated) "
-                "VALUES (?1, ?2, min(?3, 1 << 61), min(?4, 1 << 61), min(?5, 1 << 61), min(?6, 1 << 61)) "
+                "VALUES (?, ?, min(?, 1 << 61), min(?, 1 << 61), min(?, 1 << 61), min(?, 1 << 61)) "
                 "ON CONFLICT (day, key_id) DO UPDATE SET prompt = max(prompt, excluded.prompt), "
                 "completion = max(completion, excluded.completion), requests = max(requests, excluded.requests), "
                 "estimated = max(estimated, excluded.estimated)",

@@ -25,7 +25,7 @@ from fastgw.store.database import Database, today
 from fastgw.store.keys import changed_since, live_keys
 from fastgw.store.place import FILE_NAME, LOCK_NAME, Note
 from fastgw.store.reading import read
-from fastgw.store.schema import CorruptState, StateError, Unavailable, is_full_or_busy, trouble
+from fastgw.store.schema import CorruptState, StateError, Unavailable, is_busy, is_full_or_busy, trouble
 
 KEEP_DAYS: Final = 400
 _REOPEN_BUSY_S: Final = 1.0
@@ -102,11 +102,12 @@ class Folder:
         except (Unavailable, sqlite3.Error) as error:
             self._close_database()
             self.reason = str(trouble(f"cannot write {self._path}", error))
+            busy = is_busy(error)
         # What can be read is used; the rest waits until the disk is well.
         self._later()
         database: Database | None = None
         try:
-            database = read(self._path)
+            database = read(self._path, busy=busy)
             return self._load(database)
         except (Unavailable, CorruptState) as error:
             if isinstance(error, CorruptState) and not self._set_aside:
@@ -127,6 +128,9 @@ class Folder:
                 self._closed = database.is_closed()
         except Exception as error:
             raise trouble(f"cannot read {self._path}", error) from error
+        if database.lost_log and not self._revision:
+            said = "the state had a log that is gone, and may have held keys in it: requests without one are refused"
+            self.notes.append(Note(said, {"file": self._path}))
         self._known = {record.id for record in keys}
         return Loaded(keys, usage, self._revision, closed=self._closed)
 
@@ -147,7 +151,8 @@ class Folder:
                 raise StateError(f"{path} is not a plain file; move it away") from None
             raise trouble(f"cannot write in the state folder {self._folder}", error) from error
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # it will be cut, under whatever other name it has
                 raise StateError(f"{path} is not a plain file; move it away")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -19,11 +19,12 @@ from fastgw.store.place import COMPANIONS, FILE_NAME
 from fastgw.store.schema import StateError, Unavailable, is_busy, trouble
 
 
-def read(path: str) -> Database:
+def read(path: str, *, busy: bool = False) -> Database:
     """A file that no journal or log belongs to is read where it is; one with a journal that a kill has left, or of an older
-    schema, is copied to the folder for temporary files, and put right there. Raises as :meth:`Database.open`."""
+    schema, is copied to the folder for temporary files, and put right there. ``busy``: it could not be opened to write because
+    others have it, so it is read beside them or not at all. Raises as :meth:`Database.open`."""
     what = f"cannot read {path}"
-    for way in (_shared, _still, _copied):
+    for way in (_shared,) if busy else (_shared, _still, _copied):
         database: Database | None = None
         try:
             if place.look(path) is None:

@@ -141,7 +141,8 @@ def trouble(what: str, error: Exception) -> StateError:
 
 def is_busy(error: Exception) -> bool:
     """Another process had the file for longer than was waited."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    first = error.__cause__ if isinstance(error, StateError) else error
+    return getattr(first, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def is_full_or_busy(error: Exception) -> bool:

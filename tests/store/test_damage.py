@@ -22,7 +22,7 @@ from fastgw.store import cli, keys, place
 from fastgw.store.database import Database
 from fastgw.store.folder import Loaded
 from fastgw.store.reading import read
-from fastgw.store.schema import APPLICATION_ID, MIGRATIONS, CorruptState, StateError
+from fastgw.store.schema import APPLICATION_ID, MIGRATIONS, CorruptState, StateError, Unavailable
 from fastgw.store.state import State
 from tests.store.crowd import fill
 from tests.store.test_state import DAY, Log
@@ -311,6 +311,31 @@ def test_a_file_whose_log_is_gone_may_have_had_keys(tmp_path: Path) -> None:
     for _ in range(2):
         loaded, _log = started(path.parent)
         assert (loaded.keys, loaded.closed) == ([], True)
+
+
+def test_a_file_that_another_program_has_open_with_a_log_is_neither_copied_nor_read_as_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be in the middle of a write. A gateway that starts meanwhile is closed, and opens no door later either."""
+    path = made(tmp_path / "state", count=0)
+    monkeypatch.setattr("fastgw.store.database.BUSY_S", 0.1)
+    other = sqlite3.connect(path, isolation_level=None)
+    assert other.execute("PRAGMA journal_mode = WAL").fetchall() == [("wal",)]
+    other.execute("INSERT INTO meta VALUES ('theirs', 1)")
+    with pytest.raises(Unavailable, match="SQLITE_BUSY"):
+        Database.open(str(path))
+    assert command(path.parent, "list") == 1
+    assert "SQLITE" in capsys.readouterr().err
+    loaded, log = started(path.parent)
+    assert (loaded.closed, loaded.unread) == (True, True)
+    assert [line[0] for line in log.lines] == ["warning"]
+    other.close()
+    loaded, log = started(path.parent)
+    assert (loaded.closed, loaded.unread) == (True, False)
+    assert log.lines == [
+        ("warning", "the state had a log that is gone, and may have held keys in it: requests without one are refused")
+    ]
+    assert started(path.parent)[1].lines == []
 
 
 # --- how it comes to be there

@@ -84,12 +84,21 @@ def test_a_folder_that_holds_more_than_the_state_keeps_its_rights(tmp_path: Path
     (folder / "something else").touch()
     loaded, _log = started(folder)  # nobody else can enter
     assert not loaded.closed
-    for rights in (0o755, 0o1777):
+    for rights in (0o755, 0o1777, 0o777):
         folder.chmod(rights)
         with pytest.raises(StateError, match=r"name a folder within it, or run chmod 700 on it$") as caught:
             started(folder)
         assert "something else" in str(caught.value)
         assert mode(folder) == rights
+
+
+def test_a_folder_that_all_share_keeps_its_rights_even_when_it_is_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    with pytest.raises(StateError, match="it is one that all share: name a folder within it"):
+        started(folder)
+    assert (mode(folder), list(folder.iterdir())) == (0o1777, [])
 
 
 @pytest.mark.parametrize("says", ["Operation not permitted", "the disk keeps no modes"])
@@ -194,6 +203,16 @@ def a_socket(path: Path) -> None:
         sock.bind(str(path))
 
 
+def test_a_lock_that_is_another_file_too_is_not_cut(tmp_path: Path) -> None:
+    path = made(tmp_path / "state")
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    os.link(precious, path.parent / "lock")
+    with pytest.raises(StateError, match="lock is not a plain file"):
+        started(path.parent)
+    assert precious.read_bytes() == b"precious"
+
+
 @pytest.mark.parametrize("name", ["fastgw.db", "fastgw.db-journal", "fastgw.db-wal", "fastgw.db-shm", "lock"])
 @pytest.mark.parametrize("kind", [a_link, a_link_to_nothing, a_pipe, a_folder, a_device, a_socket])
 @pytest.mark.timeout(20)
@@ -226,7 +245,7 @@ async def test_a_lock_that_was_removed_does_not_let_a_second_gateway_in_for_good
     """Where the first one notices: when it has to open its file anew."""
     held = Held(tmp_path / "state")
     (tmp_path / "state" / "lock").unlink()
-    held.state._file._close_database()
+    await held.state.run(lambda database: held.state._file._close_database())
     assert await held.write(("a", DAY, 1, 1, 1, 0)) or await held.write(("a", DAY, 1, 1, 1, 0))
     with pytest.raises(StateError, match="another gateway"):
         State(str(tmp_path / "state"), log=Log()).open(DAY)

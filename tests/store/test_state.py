@@ -184,11 +184,13 @@ async def test_a_file_of_another_program_is_never_set_aside(tmp_path: Path) -> N
         State(str(tmp_path), log=Log(), on_corrupt="set_aside").open(DAY)
 
 
-async def test_a_lock_that_another_holds_is_waited_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["writes", "reads"])
+async def test_a_lock_that_another_holds_is_waited_out(how: str, tmp_path: Path) -> None:
     """SQLITE_BUSY: the batch fails, traffic goes on, the next one is written; nothing counts twice."""
     held = Held(tmp_path)
     other = sqlite3.connect(tmp_path / "fastgw.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    other.execute("BEGIN IMMEDIATE" if how == "writes" else "BEGIN")
+    other.execute("SELECT * FROM usage").fetchall()
     turns = 0
 
     async def count() -> None:
