@@ -284,6 +284,25 @@ class TestEnds:
                 usage = await here.usage(rotated["key"])
                 assert usage["total_tokens"] == usage["requests"] * COST, "both texts are one key"
 
+    async def test_S2_19_a_rotated_key_whose_turn_to_be_dropped_has_not_come_is_refused_all_the_same(
+        self, tmp_path: Path
+    ) -> None:
+        """Very many may end at once; they are dropped some thousand at a look."""
+        async with place(tmp_path) as here:
+            id, old = await here.key()
+            rotated = await here.admin("POST", f"/admin/keys/{id}/rotate", {"grace_s": 0.3})
+            keeping = here.gw.gateway._keeping
+            assert keeping is not None
+            keeping.stop()  # nobody looks
+            statuses = []
+            for pause_s in (0.0, 0.5):
+                await asyncio.sleep(pause_s)
+                for text in (old, rotated["key"]):
+                    async with RawClient.connect(here.gw.url) as client:
+                        statuses.append((await ask(client, say(TOKENS, key=text))).status)
+            assert statuses == [200, 200, 401, 200]
+            keeping.start()
+
     async def test_S2_19_two_texts_of_a_key_at_most(self, tmp_path: Path) -> None:
         async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
             id, first = await here.key()

@@ -110,6 +110,7 @@ DAMAGE: dict[str, Way] = {
     "empty": instead(b""),
     "one byte": instead(b"S"),
     "its first words alone": instead(b"SQLite format 3\0"),
+    "empty, a log left": lambda path: (path.write_bytes(b""), Path(f"{path}-wal").write_bytes(b"in which the keys were")),
     "a page of zeros": instead(bytes(4096)),
     "zeros throughout": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "another kind of file": instead(b"no database at all\n" * 1000),
@@ -285,6 +286,26 @@ def of_before(folder: Path, *, close: bool) -> Path:
         shutil.copy(f"{path}{end}", killed_in / f"fastgw.db{end}")
     database.close()
     return killed_in / "fastgw.db"
+
+
+def test_the_index_of_a_log_is_never_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever maps it puts it right first: one that is empty stays so until it is removed."""
+    path = of_before(tmp_path / "state", close=False)
+    index = Path(f"{path}-shm")
+    index.write_bytes(b"")
+    read(str(path)).close()
+    assert index.stat().st_size == 0
+    unlink, removed = os.unlink, []
+
+    def noted(name: str) -> None:
+        if name.endswith("-shm"):
+            removed.append(index.stat().st_size)
+        unlink(name)
+
+    monkeypatch.setattr("fastgw.store.database.os.unlink", noted)
+    loaded, _log = started(path.parent)
+    assert [one.name for one in loaded.keys] == ["in the log"]
+    assert (removed, index.exists()) == ([0], False)
 
 
 @pytest.mark.parametrize("close", [True, False])

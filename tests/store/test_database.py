@@ -7,6 +7,8 @@ import os
 import shutil
 import sqlite3
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,16 @@ def test_only_the_owner_may_read_the_folder_and_its_files(tmp_path: Path) -> Non
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(one.stat().st_mode) for one in folder.iterdir()} == {0o600}
     assert {one.name for one in folder.iterdir()} == {"fastgw.db", "fastgw.db-journal"}
+    database.close()
+
+
+def test_how_a_file_is_kept(path: str) -> None:
+    """Nothing is mapped, nothing written before its commit or left to the disk's cache, and no table of anybody's runs code."""
+    database = Database.open(path)
+    names = ("journal_mode", "synchronous", "mmap_size", "cache_spill", "trusted_schema", "temp_store", "locking_mode")
+    assert [database.rows(f"PRAGMA {name}")[0][0] for name in names] == ["truncate", 2, 0, 0, 0, 2, "normal"]
+    database.upsert_usage([("a", 1, 1, 1, 1, 0)])
+    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if path in line]
     database.close()
 
 
@@ -202,6 +214,33 @@ def test_without_a_file_there_is_nothing_to_read(path: str) -> None:
     with pytest.raises(Unavailable):
         read(path)
     assert not os.path.exists(path)
+
+
+def test_whoever_has_many_transactions_to_do_leaves_others_their_turn(path: str) -> None:
+    over = threading.Event()
+
+    def busy() -> None:
+        mine = Database.open(path)
+        number = 0
+        while not over.is_set():
+            number += 1
+            with mine.transaction():
+                mine.change("INSERT OR REPLACE INTO meta VALUES ('mine', ?)", (number,))
+                time.sleep(0.03)  # as long as a disk takes
+        mine.close()
+
+    Database.open(path).close()
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        database = Database.open(path, busy_s=0.3)
+        for number in range(25):
+            time.sleep(0.005)
+            database.upsert_usage([("a", 1, number, 1, 1, 0)])
+        database.close()
+    finally:
+        over.set()
+        thread.join()
 
 
 def _open_and_create(path: str, count: int) -> None:

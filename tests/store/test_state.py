@@ -20,6 +20,7 @@ from fastgw.store.database import Database
 from fastgw.store.reading import read
 from fastgw.store.schema import StateError, Unavailable
 from fastgw.store.state import State
+from tests.store.crowd import fill
 
 DAY = 20_000
 
@@ -248,6 +249,102 @@ async def test_a_file_that_goes_away_is_not_made_anew(tmp_path: Path) -> None:
     assert held.told[-1].id == gone.id
     assert record.id in {one.id for one in held.told[2:]}
     assert await held.write(("a", DAY, 1, 1, 1, 0))
+    assert await held.state.close()
+
+
+async def test_a_store_that_takes_the_place_of_one_with_keys_says_that_there_were_some(tmp_path: Path) -> None:
+    """Under a running gateway: it stays closed, and so does its next start, which knows only the file."""
+    held = Held(tmp_path / "state")
+    record, _text = await held.state.run(keys.create, {"name": "a"}, "test")
+    Database.open(str(tmp_path / "other.db")).close()
+    (tmp_path / "other.db").chmod(0o600)
+    (tmp_path / "other.db").rename(tmp_path / "state" / "fastgw.db")
+    await until(lambda: held.told[-1].deleted)
+    assert held.told[-1].id == record.id
+    await until(lambda: not held.state.failing)
+    assert await held.state.close()
+    again = State(str(tmp_path / "state"), log=Log())
+    assert again.open(DAY)[:4] == ([], [], 0, True)
+    assert await again.close()
+
+
+async def test_very_many_changes_are_told_in_pieces_between_which_the_loop_turns(tmp_path: Path) -> None:
+    """Another file with all keys in it takes the place of the one before."""
+    held = Held(tmp_path / "state")
+    other = Database.open(str(tmp_path / "other.db"))
+    records = fill(other, 5 * state.TOLD_AT_ONCE + 1, deleted=False)
+    other.close()
+    (tmp_path / "other.db").rename(tmp_path / "state" / "fastgw.db")
+    turns: list[int] = []
+    turn = 0
+
+    def changed(records: list[KeyRecord]) -> None:
+        assert len(records) <= state.TOLD_AT_ONCE
+        turns.append(turn)
+
+    held.state._keys_changed = changed
+    while len(turns) < 6:
+        turn += 1
+        await asyncio.sleep(0)
+    assert len(set(turns)) == 6, "a turn for each piece"
+    assert len(await held.state.run(keys.list_keys)) == len(records)
+    assert await held.state.close()
+
+
+async def test_an_earlier_state_of_the_same_store_is_taken_over_whole(tmp_path: Path) -> None:
+    """A backup is put back under a running gateway: what was made since is gone, what was changed since is as it was."""
+    held = Held(tmp_path / "state")
+    old, _text = await held.state.run(keys.create, {"name": "old"}, "test")
+    (tmp_path / "backup.db").write_bytes((tmp_path / "state" / "fastgw.db").read_bytes())
+    (tmp_path / "backup.db").chmod(0o600)
+    await held.state.run(keys.disable, "old", "test")
+    new, _text = await held.state.run(keys.create, {"name": "new"}, "test")
+    held.told.clear()
+    (tmp_path / "backup.db").rename(tmp_path / "state" / "fastgw.db")
+    await until(lambda: len(held.told) >= 2)
+    assert held.told[0] == old
+    assert [(one.id, one.deleted) for one in held.told[1:]] == [(new.id, True)]
+    assert await held.state.close()
+
+
+async def test_a_key_that_somebody_makes_unreadable_is_refused_and_hides_no_other_change(tmp_path: Path) -> None:
+    held = Held(tmp_path / "state")
+    bad, _text = await held.state.run(keys.create, {"name": "bad"}, "test")
+    good, _text = await held.state.run(keys.create, {"name": "good"}, "test")
+    held.told.clear()
+    other = Database.open(str(tmp_path / "state" / "fastgw.db"))
+    with other.transaction():
+        other.change("UPDATE keys SET burst = 'many', revision = ? WHERE name = 'bad'", (other.next_revision(),))
+    keys.disable(other, "good", "test")
+    other.close()
+    await until(lambda: len(held.told) >= 2)
+    assert {(one.id, one.deleted, one.disabled) for one in held.told} == {(bad.id, True, False), (good.id, False, True)}
+    await until(lambda: held.log.lines)
+    assert held.log.lines == [("warning", "a key cannot be read in the state, and is refused")]
+    assert not held.state.failing
+    assert await held.write(("a", DAY, 1, 1, 1, 0))
+    assert await held.state.close()
+
+
+async def test_what_cannot_be_read_is_told_once_while_usage_is_written(tmp_path: Path) -> None:
+    """Text that is no text: the look for changes fails, and the batches go on; the log does not say both in turn."""
+    held = Held(tmp_path / "state")
+    await held.state.run(keys.create, {"name": "a"}, "test")
+    other = Database.open(str(tmp_path / "state" / "fastgw.db"))
+    with other.transaction():
+        other.change("UPDATE keys SET name = CAST(x'ff' AS TEXT), revision = ?", (other.next_revision(),))
+    await until(lambda: held.state.failing)
+    for number in range(1, 20):
+        await held.write(("a", DAY, number, 1, 1, 0))
+        await asyncio.sleep(0.05)
+    assert held.log.lines == [("warning", "the state cannot be written; traffic goes on, usage is kept in memory")]
+    assert "not UTF-8" in held.state.reason
+    with other.transaction():
+        other.change("UPDATE keys SET name = 'a', revision = ?", (other.next_revision(),))
+    other.close()
+    await until(lambda: not held.state.failing)
+    assert await held.write(("a", DAY, 50, 1, 1, 0))
+    assert usage(tmp_path / "state") == [("a", DAY, 50, 1, 1, 0)]
     assert await held.state.close()
 
 
