@@ -186,8 +186,9 @@ async def test_a_file_of_another_program_is_never_set_aside(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("how", ["writes", "reads"])
-async def test_a_lock_that_another_holds_is_waited_out(how: str, tmp_path: Path) -> None:
+async def test_a_lock_that_another_holds_is_waited_out(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLITE_BUSY: the batch fails, traffic goes on, the next one is written; nothing counts twice."""
+    monkeypatch.setattr(state, "_WRITE_BUSY_S", 0.4)
     held = Held(tmp_path)
     other = sqlite3.connect(tmp_path / "fastgw.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE" if how == "writes" else "BEGIN")
@@ -202,7 +203,7 @@ async def test_a_lock_that_another_holds_is_waited_out(how: str, tmp_path: Path)
 
     counter = asyncio.create_task(count())
     assert not await held.write(("a", DAY, 1, 1, 1, 0))
-    assert turns > 50  # the loop went on turning while the thread waited
+    assert turns > 20  # the loop went on turning while the thread waited
     counter.cancel()
     assert held.state.failing
     assert "SQLITE_BUSY" in held.state.reason
@@ -216,7 +217,8 @@ async def test_a_lock_that_another_holds_is_waited_out(how: str, tmp_path: Path)
     assert usage(tmp_path) == [("a", DAY, 3, 3, 3, 0)]
 
 
-async def test_it_is_well_again_without_a_batch_to_write(tmp_path: Path) -> None:
+async def test_it_is_well_again_without_a_batch_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "_WRITE_BUSY_S", 0.4)
     held = Held(tmp_path)
     other = sqlite3.connect(tmp_path / "fastgw.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -334,7 +336,7 @@ async def test_what_cannot_be_read_is_told_once_while_usage_is_written(tmp_path:
     with other.transaction():
         other.change("UPDATE keys SET name = CAST(x'ff' AS TEXT), revision = ?", (other.next_revision(),))
     await until(lambda: held.state.failing)
-    for number in range(1, 20):
+    for number in range(1, 9):
         await held.write(("a", DAY, number, 1, 1, 0))
         await asyncio.sleep(0.05)
     assert held.log.lines == [("warning", "the state cannot be written; traffic goes on, usage is kept in memory")]
