@@ -107,6 +107,15 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "The error's `param` names the field.",
     ),
     ErrorKind(
+        "duplicate_member",
+        400,
+        _IRE,
+        "duplicate_member",
+        "A member of the request body is given twice.",
+        False,
+        "Send each member of the body once: engines differ in which of two they take.",
+    ),
+    ErrorKind(
         "unauthorized",
         401,
         _AUE,

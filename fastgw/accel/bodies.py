@@ -1,8 +1,8 @@
-"""JSON bodies of the usual kind: what a request says of itself, and what an answer says it has used.
+"""JSON bodies: what a request says of itself, and what an answer says it has used.
 
-:func:`read` takes what is plainly good and leaves the rest to the complete path, ``protocol.openai``, which alone knows
-what is wrong with it. Invariant: what is accepted here the complete path accepts too, with equal facts; whatever is
-invalid, ambiguous, too deep, wrongly typed or merely odd is not accepted.
+:func:`outline` says of any body what it is, or what is wrong with it, in one verdict; the words for it are those of
+``protocol.openai``, the complete path. :func:`read` is the short way to it for what is plainly good. Invariant: what is
+accepted by the one is accepted by the other, with equal facts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,26 @@ from typing import Final
 
 import msgspec
 
-from fastgw.accel.members import ABSENT, MAX_MODEL_CHARS, MOST, Members, Options, too_deep
+from fastgw.accel.members import (
+    ABSENT,
+    MAX_MODEL_CHARS,
+    MOST,
+    NAMES,
+    OPTIONS,
+    PROMPTS,
+    SCALARS,
+    VALUE_BYTES,
+    Fault,
+    Members,
+    Options,
+    Outline,
+    TooMany,
+    members,
+    misnamed,
+    prompts_in,
+    shortened,
+    too_deep,
+)
 
 SEARCH_BYTES: Final = 8192
 """An answer's end that is searched for ``usage``; more would have to be all logprobs and the like behind it."""
@@ -23,6 +42,11 @@ CANDIDATES: Final = 8
 
 class BodyFacts(Members, gc=False, eq=False):
     """What a body says of itself. ``model`` is "" where none is given; ``stream`` null is as good as False."""
+
+    prompt_bytes: int = 0
+    """The size of the prompt's JSON."""
+    prompts: int = 1
+    """How many prompts it has that answers are wanted for."""
 
     @property
     def include_usage(self) -> bool:
@@ -51,64 +75,173 @@ class BodyFacts(Members, gc=False, eq=False):
         """How many answers are asked for (``n``)."""
         return min(self.n, MOST) if self.n is not None and self.n > 0 else 1
 
-    @property
-    def prompt_bytes(self) -> int:
-        """The size of the prompt's JSON."""
-        return len(self.messages) + len(self.prompt) + len(self.input)
-
     def __repr__(self) -> str:
         return (
             f"BodyFacts(model={self.model!r}, stream={self.stream!r}, include_usage={self.include_usage!r}, "
             f"has_stream_options={self.has_stream_options!r}, token_limit={self.token_limit!r}, choices={self.choices!r}, "
-            f"prompt_bytes={self.prompt_bytes!r})"
+            f"prompt_bytes={self.prompt_bytes!r}, prompts={self.prompts!r})"
         )
 
 
 _decode: Final = msgspec.json.Decoder(BodyFacts).decode
-# A key that spells an ASCII letter or underscore as an escape can hide from a search for its plain spelling; none of
-# those that matter is longer than 14 characters.
-_ESCAPED_KEY: Final = re.compile(rb'\\u00[4-7][0-9a-fA-F](?:[^"\\]|\\u00[0-9a-fA-F]{2}){0,13}"[ \t\r\n]*:').search
+_decode_raw: Final = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_string: Final = msgspec.json.Decoder(str).decode
+_FLAGS: Final = {b"true": True, b"false": False, b"null": False}
+_COUNTS: Final = SCALARS[3:]
+_DIGITS: Final = 18
+_BAD: Final = (msgspec.DecodeError, RecursionError, ValueError)
+_SPACE: Final = re.compile(rb"[ \t\r\n]*").match
+_COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*").match
+_COMMA: Final = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*").match
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL).match
 
 
-def facts_of(members: Members) -> BodyFacts:
-    """The facts of a body that the complete path has decoded, and found good."""
+def facts_of(known: Members, outline: Outline) -> BodyFacts:
+    """The facts of a body of this outline, whose scalars were found good."""
     return BodyFacts(
-        "" if members.model is ABSENT else members.model,
-        members.stream is True,
-        members.stream_options,
-        members.max_tokens,
-        members.max_completion_tokens,
-        members.max_output_tokens,
-        members.n,
-        members.messages,
-        members.prompt,
-        members.input,
+        "" if known.model is ABSENT else known.model,
+        known.stream is True,
+        known.stream_options,
+        known.max_tokens,
+        known.max_completion_tokens,
+        known.max_output_tokens,
+        known.n,
+        outline.prompt_bytes,
+        outline.prompts,
     )
 
 
-def read(body: bytes, max_depth: int) -> BodyFacts | None:
-    """The facts of a body that nests at most ``max_depth`` levels; ``None`` = ask the complete path."""
-    if body.count(b'"model"') > 1 or (b"\\u00" in body and _ESCAPED_KEY(body)):
-        return None
-    streams = body.count(b'"stream')
-    if streams > 1 and (streams > 2 or body.count(b'"stream"') > 1 or body.count(b'"stream_options"') > 1):
-        return None
-    if body.count(b"[") + body.count(b"{") > max_depth and too_deep(body, max_depth):
-        return None
+def read(body: bytes, max_depth: int, max_members: int) -> BodyFacts | Outline:
+    """The facts of a body that is plainly good; its outline where the complete path has to look at it."""
+    found = _found(body, max_depth, max_members)
+    if isinstance(found, Outline):
+        return found
+    facts = BodyFacts("")
+    value = found.get("model")
+    if value is not None:
+        text = bytes(value) if len(value) <= VALUE_BYTES else b""
+        model = _decode_string(text) if text[:1] == b'"' else ""
+        if not 0 < len(model) <= MAX_MODEL_CHARS or not model.isprintable():
+            return _outline(found, max_members)
+        facts.model = model
+    value = found.get("stream")
+    if value is not None:
+        flag = _FLAGS.get(bytes(value)) if len(value) <= 5 else None
+        if flag is None:
+            return _outline(found, max_members)
+        facts.stream = flag
+    if "stream_options" in found:
+        known = _outline(found, max_members)
+        if known.fault:
+            return known
+        try:
+            facts.stream_options = _decode(known.known).stream_options
+        except _BAD:
+            return known
+    for name in _COUNTS:
+        value = found.get(name)
+        if value is not None:
+            text = bytes(value) if len(value) <= _DIGITS else b""
+            if text.isdigit():
+                setattr(facts, name, int(text))
+            elif text != b"null":
+                return _outline(found, max_members)
+    facts.prompt_bytes, facts.prompts = _prompts(found)
+    return facts
+
+
+def outline(body: bytes, max_depth: int, max_members: int) -> Outline:
+    """What a body is that may nest ``max_depth`` levels, and whose objects that are read here may have ``max_members``."""
+    found = _found(body, max_depth, max_members)
+    return found if isinstance(found, Outline) else _outline(found, max_members)
+
+
+def _found(body: bytes, max_depth: int, max_members: int) -> dict[str, msgspec.Raw] | Outline:
+    """The members of a body, or what is wrong with it."""
+    if too_deep(body, max_depth):
+        return Outline(Fault.DEEP)
     try:
         if not body.isascii():
             body.decode()  # the decoder does not look at what it skips
-        facts = _decode(body)
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        return None
-    model = facts.model
-    if model is ABSENT:
-        facts.model = ""
-    elif not 0 < len(model) <= MAX_MODEL_CHARS or not model.isprintable():
-        return None
-    if facts.stream is None:
-        facts.stream = False
-    return facts
+    except UnicodeDecodeError:
+        return Outline(Fault.NO_TEXT)
+    try:
+        names, values = members(body, max_members)
+    except TooMany:
+        return Outline(Fault.MANY)
+    except msgspec.ValidationError:
+        return Outline(Fault.NO_OBJECT if _is_json(body) else Fault.NO_JSON)
+    except _BAD:
+        return Outline(Fault.NO_JSON)
+    wrong = misnamed(names, NAMES)
+    return Outline(*wrong) if wrong is not None else dict(zip(names, values, strict=True))
+
+
+def _outline(found: dict[str, msgspec.Raw], max_members: int) -> Outline:
+    """The outline of a body with these members."""
+    known = []
+    for name in SCALARS:
+        value = found.get(name)
+        if value is None:
+            continue
+        text = _short(name, value)
+        if name == "stream_options" and text == b"{}":
+            try:
+                inner, options = members(value, max_members)
+            except TooMany:
+                return Outline(Fault.MANY, "", True)
+            wrong = misnamed(inner, OPTIONS)
+            if wrong is not None:
+                return Outline(*wrong, True)
+            if "include_usage" in inner:
+                text = b'{"include_usage":%b}' % _short("include_usage", options[inner.index("include_usage")])
+        known.append(b'"%b":%b' % (name.encode(), text))
+    return Outline(Fault.NONE, "", False, b"{%b}" % b",".join(known), *_prompts(found))
+
+
+def _prompts(found: dict[str, msgspec.Raw]) -> tuple[int, int]:
+    """The size of the prompts, and how many there are."""
+    size = 0
+    for name in PROMPTS:
+        value = found.get(name)
+        if value is not None:
+            size += len(value)
+    prompt = found.get("prompt")
+    return size, 1 if prompt is None else prompts_in(prompt)
+
+
+def _short(name: str, value: msgspec.Raw) -> bytes:
+    size = len(value)
+    return shortened(name, bytes(value) if size <= VALUE_BYTES else bytes(memoryview(value)[:VALUE_BYTES]), size)
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        _decode_raw(body)
+    except _BAD:
+        return False
+    return True
+
+
+def span_of(text: bytes, name: str) -> tuple[int, int]:
+    """Where the value of ``name`` stands in the object ``text``, which was found good; (-1, -1) when it has no such member."""
+    at = _SPACE(text, text.index(b"{") + 1).end()  # type: ignore[union-attr]
+    if text.startswith(b'"%b"' % name.encode(), at):
+        # Most bodies begin with their model.
+        start = _COLON(text, at + len(name) + 2).end()  # type: ignore[union-attr]
+        value = _STRING(text, start)
+        if value is not None:
+            return value.span()
+    names, values = members(text, MOST)
+    if name not in names:
+        return -1, -1
+    for one, raw in zip(names, values, strict=True):
+        start = _COLON(text, _STRING(text, at).end()).end()  # type: ignore[union-attr]
+        end = start + len(raw)
+        if one == name:
+            return start, end
+        at = _COMMA(text, end).end()  # type: ignore[union-attr]
+    raise AssertionError("the decoder has read it")
 
 
 _ABSENT_COUNT: Final = -(2**62)

@@ -141,6 +141,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_upload_bytes: int = 268435456
     max_multipart_parts: int = 128
     max_json_depth: int = 64
+    max_json_members: int = 256
     max_decompression_ratio: int = 100
     max_connections: int = 16384
     max_connections_per_ip: int | None = None

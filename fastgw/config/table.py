@@ -195,6 +195,13 @@ TABLE: Final[tuple[Setting, ...]] = (
             maximum=1_000_000,
             zero="no limit but that of the body",
         ),
+        Setting(
+            "max_json_members",
+            "int",
+            "members of a JSON body, and of its `stream_options`; more are answered 400",
+            minimum=16,
+            maximum=10000,
+        ),
         Setting("max_connections", "int", "client connections in all; one more is answered 503", minimum=1, maximum=1000000),
         Setting(
             "max_connections_per_ip",

@@ -102,6 +102,7 @@ class Context(Service):
         "max_attempts",
         "max_body_bytes",
         "max_json_depth",
+        "max_json_members",
         "max_request_timeout_s",
         "max_retries",
         "memory_budget",
@@ -154,6 +155,7 @@ class Context(Service):
         self.max_body_bytes = config.max_body_bytes
         self.max_json_depth = config.max_json_depth
         self.memory_budget = _memory_budget(config)
+        self.max_json_members = config.max_json_members
         self.first_byte_timeout_s = config.first_byte_timeout_s or NEVER  # 0 = no limit
         self.between_bytes_timeout_s = config.between_bytes_timeout_s or NEVER
         self.request_timeout_s: float = config.request_timeout_s

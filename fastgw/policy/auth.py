@@ -7,9 +7,6 @@ its time depends on that digest, which nobody can steer towards a stored one, an
 from __future__ import annotations
 
 from time import time
-from typing import Final
-
-import msgspec
 
 from fastgw.accel.hashing import digest
 from fastgw.config import Config
@@ -19,18 +16,6 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.limits.account import Account
 from fastgw.protocol.headers import websocket_key
-
-_keys: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-
-
-def _named_again(body: bytes) -> bool:
-    """Whether a good body has a ``Model`` beside its ``model``: engines in Go take a key in any case, and the last one."""
-    if body.lower().count(b'"model"') < 2 and b"\\u00" not in body:
-        return False
-    for key in _keys(body):  # noqa: SIM110 - the compiled twin takes no closure here
-        if key != "model" and key.lower() == "model":
-            return True
-    return False
 
 
 class Auth(Filter):
@@ -87,5 +72,3 @@ class Auth(Filter):
         if account is not None and account.models is not None and exchange.model not in account.models:
             message = "This key may not use this model; GET /v1/models lists those it may."
             raise GatewayError("forbidden", message, param="model")
-        if account is not None and account.models is not None and exchange.facts is not None and _named_again(exchange.body):
-            raise GatewayError("invalid_parameter", "`model` may be given once, and in lower case.", param="model")

@@ -10,11 +10,8 @@ a key is never admitted beyond its limit by more than the reservations that were
 
 from __future__ import annotations
 
-import re
 from time import time
 from typing import Final
-
-import msgspec
 
 from fastgw.accel.lines import limit_lines
 from fastgw.accel.tokens import estimate
@@ -28,35 +25,10 @@ from fastgw.limits.account import Account
 from fastgw.limits.ledger import seconds_to_midnight
 from fastgw.net.clock import micros, monotonic
 
-# Of one request: no engine counts so far, and sums of it fit a machine's integer.
+# Of one request: no engine counts so far, and sums of it fit a machine's integer; so does the product with its prompts.
 MOST_TOKENS: Final = 10**12
 MOST_CHOICES: Final = 1024
-MOST_PROMPTS: Final = 4096  # the product of the three fits as well
 COMPLETIONS: Final = "/v1/completions"
-
-
-class _Prompt(msgspec.Struct, gc=False):
-    prompt: msgspec.Raw = msgspec.Raw(b"")
-
-
-_decode: Final = msgspec.json.Decoder(_Prompt).decode
-_LIST: Final = re.compile(rb'\[[ \t\r\n]*(["\[])').match  # of texts, or of lists of numbers
-
-
-def prompts_in(body: bytes) -> int:
-    """How many prompts a completion has: each of a list gets answers of its own. A list of numbers is one, in tokens."""
-    try:
-        prompt = bytes(_decode(body).prompt)
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        return 1
-    opens = _LIST(prompt)
-    if opens is None:
-        return 1
-    if opens[1] == b"[":
-        return max(1, prompt.count(b"[") - 1)
-    # By its quotes: a list of a million texts is not made for this. (Pairs first: a backslash may be an escaped one.)
-    plain = prompt.replace(b"\\\\", b"") if b"\\" in prompt else prompt
-    return max(1, (plain.count(b'"') - plain.count(b'\\"')) // 2)
 
 
 def expected_cost(exchange: Exchange) -> int:
@@ -71,7 +43,7 @@ def expected_cost(exchange: Exchange) -> int:
             answer = exchange.gateway.default_cost
         answers = min(facts.choices, MOST_CHOICES)
         if exchange.endpoint.label == COMPLETIONS:
-            answers *= min(prompts_in(exchange.body), MOST_PROMPTS)
+            answers *= facts.prompts
         answer = min(min(answer, MOST_TOKENS) * answers, MOST_TOKENS)
     # (A ranking has its texts under other names: all that came is its prompt.)
     return estimate(facts.prompt_bytes or exchange.bytes_in) + answer or 1

@@ -12,10 +12,13 @@ cdef class BodyFacts:
     cdef public long long token_limit
     cdef public long long choices
     cdef public Py_ssize_t prompt_bytes
+    cdef public long long prompts
 
 
-# None = ask the complete path.
-cpdef BodyFacts read(bytes body, int max_depth)
+# The facts, or an outline for the complete path.
+cpdef read(bytes body, int max_depth, Py_ssize_t max_members)
+cpdef outline(bytes body, int max_depth, Py_ssize_t max_members)
+cpdef tuple span_of(bytes text, str name)
 
 cpdef tuple usage_in(bytes body)
 

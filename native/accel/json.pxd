@@ -3,7 +3,7 @@
 Every function takes a text of ``n`` bytes at ``p``, of which only ``p[n]`` may be looked at as well: that byte must be one
 that goes on with no JSON (the zero behind a bytes object, a line end). So a loop that stops at what it does not know needs no
 other limit; white space alone may look like a line end. What reads several bytes at a time looks at the size first.
--1 says: this is not what was asked for. These are inline: there is no module behind them.
+A negative result says: this is not what was asked for. These are inline: there is no module behind them.
 """
 
 from libc.stdint cimport uint64_t
@@ -30,6 +30,12 @@ cdef extern from *:
     #ifdef __SSE2__
     #include <emmintrin.h>
     #endif
+
+    /* What may go on with a number. */
+    static const unsigned char fastgw_in_number[256] = {
+        ['0'] = 1, ['1'] = 1, ['2'] = 1, ['3'] = 1, ['4'] = 1, ['5'] = 1, ['6'] = 1, ['7'] = 1, ['8'] = 1, ['9'] = 1,
+        ['.'] = 1, ['e'] = 1, ['E'] = 1,
+    };
 
     /* The first byte from `i` on that does not simply go on with a string: a quote, a backslash, a control character, or
        one that is not ASCII; `n` when there is none before. */
@@ -70,8 +76,41 @@ cdef extern from *:
             i++;
         return i;
     }
+
+    /* The first quote or backslash from `i` on; `n` when there is none before. */
+    static CYTHON_INLINE Py_ssize_t fastgw_bytes_end(const unsigned char *p, Py_ssize_t i, Py_ssize_t n) {
+    #ifdef __SSE2__
+        const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\\\');
+        for (; i + 16 <= n; i += 16) {
+            const __m128i some = _mm_loadu_si128((const __m128i *)(p + i));
+            const unsigned stops = (unsigned)_mm_movemask_epi8(
+                _mm_or_si128(_mm_cmpeq_epi8(some, quote), _mm_cmpeq_epi8(some, slash)));
+            if (stops)
+                return i + __builtin_ctz(stops);
+        }
+    #endif
+        while (i < n && p[i] != '"' && p[i] != '\\\\')
+            i++;
+        return i;
+    }
+
+    /* Behind the ASCII that begins at `i`. */
+    static CYTHON_INLINE Py_ssize_t fastgw_ascii_end(const unsigned char *p, Py_ssize_t i, Py_ssize_t n) {
+        for (; i + 8 <= n; i += 8) {
+            uint64_t word;
+            memcpy(&word, p + i, 8);
+            if (word & 0x8080808080808080ULL)
+                break;
+        }
+        while (i < n && p[i] < 0x80)
+            i++;
+        return i;
+    }
     """
+    const unsigned char in_number "fastgw_in_number"[256]
     Py_ssize_t plain_end "fastgw_plain_end"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
+    Py_ssize_t bytes_end "fastgw_bytes_end"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
+    Py_ssize_t ascii_end "fastgw_ascii_end"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
 
 
 cdef inline Py_ssize_t after_space(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
@@ -128,41 +167,110 @@ cdef inline Py_ssize_t _after_wide(Bytes p, Py_ssize_t i) noexcept nogil:
     return i
 
 
+cdef inline Py_ssize_t text_end(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """Behind a piece of UTF-8 from ``i`` on, of ASCII and then not; -1 = it is none."""
+    i = ascii_end(p, i, n)
+    return _after_wide(p, i) if i < n else i
+
+
+cdef inline Py_ssize_t wrong(Py_ssize_t i, bint in_text) noexcept nogil:
+    """What says that nothing is wrong before ``i``, which is in a string or in none; :func:`wrong_at` reads it."""
+    return -1 - (i << 1 | in_text)
+
+
+cdef inline Py_ssize_t wrong_at(Py_ssize_t said, bint* in_text) noexcept nogil:
+    in_text[0] = (-1 - said) & 1
+    return (-1 - said) >> 1
+
+
 cdef inline Py_ssize_t string_end(Bytes p, Py_ssize_t i, Py_ssize_t n, int* kinds) noexcept nogil:
-    """Where the quote is that ends the string whose text begins at ``i``; -1 = it is no string."""
+    """Where the quote is that ends the string whose text begins at ``i``; negative = it is no string (:func:`wrong`)."""
     cdef unsigned char c
     cdef int unit
+    cdef Py_ssize_t end
+    # Where strings are many they are short, and how short nobody can guess: 16 bytes are looked at at once.
+    i = plain_end(p, i, n)
     while True:
-        i = plain_end(p, i, n)
         c = p[i]
         if c == 34:  # "
             return i
-        if c >= 0x80:
-            kinds[0] |= WIDE
-            i = _after_wide(p, i)
-            if i < 0:
-                return -1
-        elif c == 92:  # backslash
+        if c == 92:  # backslash
             kinds[0] |= ESCAPED
             c = p[i + 1]
             if c == 117:  # u
                 unit = _hex4(p + i + 2)
                 if unit < 0 or 0xDC00 <= unit <= 0xDFFF:
-                    return -1
+                    return wrong(i, True)
                 i += 6
                 if 0xD800 <= unit <= 0xDBFF:
                     if p[i] != 92 or p[i + 1] != 117:
-                        return -1
+                        return wrong(i, True)
                     unit = _hex4(p + i + 2)
                     if not 0xDC00 <= unit <= 0xDFFF:
-                        return -1
+                        return wrong(i, True)
                     i += 6
             elif c == 110 or c == 34 or c == 92 or c == 47 or c == 116 or c == 114 or c == 98 or c == 102:
                 i += 2
             else:
-                return -1
+                return wrong(i, True)
+        elif c >= 0x80:
+            kinds[0] |= WIDE
+            end = _after_wide(p, i)
+            if end < 0:
+                return wrong(i, True)
+            i = end
+        elif c < 32:
+            return wrong(i, True)
         else:
-            return -1
+            i = plain_end(p, i + 1, n)
+
+
+cdef inline Py_ssize_t unescape(Bytes p, Py_ssize_t i, Py_ssize_t end, unsigned char* out) noexcept nogil:
+    """What the text of a string (that was found to be one) says, in UTF-8: never longer than it is written. Its size."""
+    cdef Py_ssize_t size = 0
+    cdef int unit
+    cdef unsigned char c
+    while i < end:
+        c = p[i]
+        i += 1
+        if c == 92:
+            c = p[i]
+            i += 1
+            if c == 110:
+                c = 10
+            elif c == 116:
+                c = 9
+            elif c == 114:
+                c = 13
+            elif c == 98:
+                c = 8
+            elif c == 102:
+                c = 12
+            elif c == 117:
+                unit = _hex4(p + i)
+                i += 4
+                if 0xD800 <= unit <= 0xDBFF:
+                    unit = 0x10000 + ((unit - 0xD800) << 10) + (_hex4(p + i + 2) - 0xDC00)
+                    i += 6
+                    out[size] = 0xF0 | unit >> 18
+                    out[size + 1] = 0x80 | unit >> 12 & 63
+                    size += 2
+                    out[size] = 0x80 | unit >> 6 & 63
+                    size += 1
+                    unit = 0x80 | unit & 63
+                elif unit >= 0x800:
+                    out[size] = 0xE0 | unit >> 12
+                    out[size + 1] = 0x80 | unit >> 6 & 63
+                    size += 2
+                    unit = 0x80 | unit & 63
+                elif unit >= 0x80:
+                    out[size] = 0xC0 | unit >> 6
+                    size += 1
+                    unit = 0x80 | unit & 63
+                c = <unsigned char>unit
+        out[size] = c
+        size += 1
+    return size
 
 
 cdef inline bint is_digit(unsigned char c) noexcept nogil:
@@ -171,6 +279,8 @@ cdef inline bint is_digit(unsigned char c) noexcept nogil:
 
 cdef inline Py_ssize_t after_number(Bytes p, Py_ssize_t i) noexcept nogil:
     """Behind the number at ``i``; -1 = there is none."""
+    if is_digit(p[i]) and not in_number[p[i + 1]]:
+        return i + 1  # of one digit, which most are where there are many: told without a guess
     if p[i] == 45:  # -
         i += 1
     if not is_digit(p[i]):
@@ -209,40 +319,45 @@ cdef inline Py_ssize_t after_colon(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept
 
 
 cdef inline Py_ssize_t after_key(Bytes p, Py_ssize_t i, Py_ssize_t n, OnKey on_key, void* told) noexcept nogil:
-    """Where the value of the member at ``i`` begins; -1 = there is no member, or its key was not wanted."""
+    """Where the value of the member at ``i`` begins; negative = there is no member, or its key was not wanted."""
     cdef Py_ssize_t end, value
     cdef int kinds = 0
     if p[i] != 34:
-        return -1
+        return wrong(i, False)
     end = string_end(p, i + 1, n, &kinds)
     if end < 0:
-        return -1
+        return end
     value = after_colon(p, end + 1, n)
-    if value >= 0 and on_key != NULL and not on_key(p, i + 1, end, value, kinds, told):
-        return -1
+    if value < 0 or (on_key != NULL and not on_key(p, i + 1, end, value, kinds, told)):
+        return wrong(end + 1, False)
     return value
 
 
 cdef inline Py_ssize_t after_value(
-    Bytes p, Py_ssize_t i, Py_ssize_t n, int room, OnKey on_key, void* told
+    Bytes p, Py_ssize_t i, Py_ssize_t n, int room, OnKey on_key, void* told, int* levels
 ) noexcept nogil:
-    """Behind the value at ``i``; -1 = there is none, or it nests deeper than ``room``."""
+    """Behind the value at ``i``; negative = there is none, or it nests deeper than ``room`` (:func:`wrong`). ``levels``, when
+    it is given, then says how many levels were open there; more than ``room`` = too many."""
     cdef uint64_t outer[STACK_WORDS]  # a bit for each container around the innermost one: 1 = an object
     cdef uint64_t bit
     cdef int depth = 0
     cdef int kinds = 0
     cdef bint in_object = False
     cdef unsigned char c
+    cdef Py_ssize_t start
     while True:
         c = p[i]
+        start = i
         if c == 34:
             i = string_end(p, i + 1, n, &kinds)
             if i < 0:
-                return -1
+                break
             i += 1
         elif c == 123 or c == 91:
             if depth >= room:
-                return -1
+                depth = room + 1
+                i = wrong(i, False)
+                break
             i = after_space(p, i + 1, n)
             if p[i] != c + 2:  # the closing one, in ASCII
                 bit = <uint64_t>1 << (depth & 63)
@@ -255,7 +370,7 @@ cdef inline Py_ssize_t after_value(
                 if in_object:
                     i = after_key(p, i, n, on_key, told)
                     if i < 0:
-                        return -1
+                        break
                 continue
             i += 1
         elif c == 116:
@@ -267,7 +382,8 @@ cdef inline Py_ssize_t after_value(
         else:
             i = after_number(p, i)
         if i < 0:
-            return -1
+            i = wrong(start, False)
+            break
         while depth:
             i = after_space(p, i, n)
             c = p[i]
@@ -275,13 +391,17 @@ cdef inline Py_ssize_t after_value(
                 i = after_space(p, i + 1, n)
                 if in_object:
                     i = after_key(p, i, n, on_key, told)
-                    if i < 0:
-                        return -1
                 break
             if c != (125 if in_object else 93):
-                return -1
+                i = wrong(i, False)
+                break
             i += 1
             depth -= 1
             in_object = outer[depth >> 6] >> (depth & 63) & 1
         else:
             return i
+        if i < 0:
+            break
+    if levels != NULL:
+        levels[0] = depth
+    return i

@@ -306,7 +306,7 @@ cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Counts *c
                 kinds = 0
                 end = string_end(p, i + 1, n, &kinds)
                 said.delta_type = end - i > 6 and not kinds & ESCAPED and memcmp(p + end - 6, b".delta", 6) == 0
-            i = after_value(p, i, n, ROOM, _on_key, said)
+            i = after_value(p, i, n, ROOM, _on_key, said, NULL)
         if i < 0:
             return -1
         i = after_space(p, i, n)

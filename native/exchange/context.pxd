@@ -42,7 +42,7 @@ cdef class Context(Service):
     cdef public long long default_cost, today
     cdef public bint retries_at_all
     cdef public bint replay, retry_fresh, plain_lines_off, server_timing
-    cdef public long long max_body_bytes, max_json_depth, memory_budget
+    cdef public long long max_body_bytes, max_json_depth, max_json_members, memory_budget
     cdef public double first_byte_timeout_s, between_bytes_timeout_s, request_timeout_s, retry_after_s, max_request_timeout_s
     cdef public int max_attempts, max_retries, quarantine_after
     cdef public tuple trusted, on_arrival, on_head, on_origin, on_request, on_body, on_route, on_finish, rewriters

@@ -15,7 +15,7 @@ from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.stats cimport Stats
 
-cdef long long MOST_CHOICES, MOST_PROMPTS, MOST_TOKENS, NO_LIMIT
+cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
 
 @cython.locals(facts=BodyFacts, answer=cython.longlong, answers=cython.longlong)
 cpdef long expected_cost(Exchange exchange) except -1

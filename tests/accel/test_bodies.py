@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw import twins
+from fastgw.accel.members import MAX_DEPTH, Fault
 from fastgw.errors import GatewayError
-from fastgw.protocol.openai import scan_body, scan_completely
-from tests.support.json_cases import EITHER, INVALID, VALID, Case, forms, oracle
+from fastgw.protocol.openai import MAX_MEMBERS, scan_body, scan_completely
+from tests.support.json_cases import EITHER, INVALID, VALID, Case, forms
+from tests.support.judged import Refused, agree, told
 from tests.support.twins import native_twin, python_twin
 
 DEPTH = 64
-LONG_NUMBER = re.compile(rb"[0-9]{4000}").search  # the oracle's own limit
 BUDGET = settings(max_examples=500, deadline=None)
 SIDES: list[Any] = [python_twin("fastgw.accel.bodies"), *([native_twin("fastgw.accel.bodies")] if twins.native() else [])]
 
@@ -62,32 +62,30 @@ WRONG_IN_TEXT = [
 ]  # fmt: skip
 
 
-def told(facts: Any) -> tuple[object, ...]:
-    """All that callers can see of a body."""
-    return (
-        facts.model, facts.stream, facts.include_usage, facts.has_stream_options, facts.token_limit, facts.choices,
-        facts.prompt_bytes,
-    )  # fmt: skip
-
-
-def judged(body: bytes, max_depth: int = DEPTH) -> tuple[object, ...] | None:
-    """What the complete path says; None = it refuses."""
+def judged(body: bytes, max_depth: int, max_members: int) -> tuple[object, ...] | Refused:
+    """What the complete path says."""
     try:
-        return told(scan_completely(body, max_depth))
-    except GatewayError:
-        return None
+        return told(scan_completely(body, max_depth, max_members))
+    except GatewayError as error:
+        return Refused(error.kind.name, error.param)
 
 
-def hold(body: bytes, max_depth: int = DEPTH) -> int:
-    """Assert that no twin takes what the complete path does not, or sees it otherwise; how many of them took it."""
+def hold(body: bytes, max_depth: int = DEPTH, max_members: int = MAX_MEMBERS) -> int:
+    """Assert that both twins and both paths say of a body what another reader of JSON says, and how many sides took the
+    short way to it."""
+    verdict = judged(body, max_depth, max_members)
+    assert agree(verdict, body, max_depth, max_members), (body, verdict)
+    outlines = [side.outline(body, max_depth, max_members) for side in SIDES]
+    assert outlines[0] == outlines[-1], body
     took = 0
     for side in SIDES:
-        facts = side.read(body, max_depth)
-        if facts is not None:
+        facts = side.read(body, max_depth, max_members)
+        if isinstance(facts, side.BodyFacts):
             took += 1
-            assert told(facts) == judged(body, max_depth), (side, body)
-    if took and not LONG_NUMBER(body):
-        assert oracle(body)
+            assert told(facts) == verdict, (side, body)
+            assert repr(facts) == repr(scan_completely(body, max_depth, max_members)), (side, body)
+        else:
+            assert facts == outlines[0], (side, body)
     return took
 
 
@@ -104,10 +102,13 @@ def test_what_libraries_send_is_understood_at_once(request_: dict[str, Any]) -> 
     text = json.dumps(request_, ensure_ascii=False)
     prompt = [json.dumps(request_[name], ensure_ascii=False) for name in ("messages", "prompt", "input") if name in request_]
     for side in SIDES:
-        assert told(side.read(text.encode(), DEPTH)) == (
+        facts = side.read(text.encode(), DEPTH, MAX_MEMBERS)
+        assert told(facts) == (
             request_.get("model", ""), request_.get("stream") is True, options.get("include_usage") is True,
-            "stream_options" in request_, *(limits or [-1]), request_.get("n") or 1, len("".join(prompt).encode()),
+            "stream_options" in request_, *(limits or [-1]), request_.get("n") or 1,
+            len(request_["prompt"]) if isinstance(request_.get("prompt"), list) else 1,
         )  # fmt: skip
+        assert facts.prompt_bytes == len("".join(prompt).encode())
 
 
 @pytest.mark.parametrize("body", ODD, ids=ascii)
@@ -122,7 +123,7 @@ def test_no_document_is_taken_that_the_complete_path_refuses(case: Case) -> None
         if case.verdict == "n":
             assert not took, form
         elif case.verdict == "y" and form != "bare":
-            assert judged(body), form
+            assert not isinstance(judged(body, DEPTH, MAX_MEMBERS), Refused), form
 
 
 @pytest.mark.parametrize("side", SIDES, ids=lambda side: side.__file__.rpartition(".")[2])
@@ -133,10 +134,11 @@ def test_depth_is_counted_to_the_level(side: Any) -> None:
             text = opening * levels + inner + closing * levels
             size = levels * len(closing)
             bare = b'{"x":' + text + b',"stream_options":{"y":' + text + b"}}"
-            assert (side.read(bare, size + 2) is not None) == (size + 2 <= 512 or side is SIDES[0])
-            assert side.read(bare, size + 1) is None
-    assert side.read(b"{}", 1) is not None
-    assert side.read(b"{}", 0) is None
+            fits = isinstance(side.read(bare, size + 2, 16), side.BodyFacts)
+            assert fits == (size + 2 <= MAX_DEPTH)
+            assert side.read(bare, size + 1, 16).fault == Fault.DEEP
+    assert isinstance(side.read(b"{}", 1, 16), side.BodyFacts)
+    assert side.read(b"{}", 0, 16).fault == Fault.DEEP
 
 
 @pytest.mark.parametrize("side", SIDES, ids=lambda side: side.__file__.rpartition(".")[2])
@@ -145,19 +147,19 @@ def test_text_may_be_of_any_length_and_end_anywhere(side: Any) -> None:
     for size in range(70):
         for odd in (b"", b"\\n", b"\\u00e9", b"\xc3\xa9", b"\xe6\xa8\xa1", b"\xf0\x9f\x98\x80", b"\\ud83d\\ude00", b"\x7f"):
             text = b"a" * size + odd + b"b" * (69 - size)
-            assert side.read(b'{"x":"' + text + b'"}', DEPTH) is not None
-            assert side.read(b'{"prompt":"' + text + b'"}', DEPTH).prompt_bytes == len(text) + 2
+            assert isinstance(side.read(b'{"x":"' + text + b'"}', DEPTH, 16), side.BodyFacts)
+            assert side.read(b'{"prompt":"' + text + b'"}', DEPTH, 16).prompt_bytes == len(text) + 2
         for wrong in WRONG_IN_TEXT:
             text = b"a" * size + wrong + b"q" * (9 - size)
-            assert side.read(b'{"x":"' + text + b'"}', DEPTH) is None
-            assert side.read(b'{"x":"' + b"a" * size, DEPTH) is None
+            assert side.read(b'{"x":"' + text + b'"}', DEPTH, 16).fault in (Fault.NO_TEXT, Fault.NO_JSON)
+            assert side.read(b'{"x":"' + b"a" * size, DEPTH, 16).fault == Fault.NO_JSON
 
 
 @pytest.mark.parametrize("side", SIDES, ids=lambda side: side.__file__.rpartition(".")[2])
 def test_many_models_are_told_apart(side: Any) -> None:
     names = [f"{chance}-model-{number}" for chance in "abc" for number in range(300)]
     for name in names + names[::-1]:
-        assert side.read(b'{"model":"%b"}' % name.encode(), DEPTH).model == name
+        assert side.read(b'{"model":"%b"}' % name.encode(), DEPTH, 16).model == name
 
 
 def test_numbers_that_no_machine_holds_are_capped() -> None:
@@ -168,9 +170,9 @@ def test_numbers_that_no_machine_holds_are_capped() -> None:
 
 def test_facts_show_nothing_of_the_prompt() -> None:
     for side in SIDES:
-        assert repr(side.read(b'{"model":"m","prompt":"secret","n":2}', DEPTH)) == (
+        assert repr(side.read(b'{"model":"m","prompt":"secret","n":2}', DEPTH, 16)) == (
             "BodyFacts(model='m', stream=False, include_usage=False, has_stream_options=False, token_limit=-1, choices=2, "
-            "prompt_bytes=8)"
+            "prompt_bytes=8, prompts=1)"
         )
 
 
@@ -247,10 +249,11 @@ def mutated(body: bytes, chance: random.Random) -> bytes:
 
 @BUDGET
 @given(st.lists(MEMBER, max_size=7), st.randoms(use_true_random=False), st.integers(1, 9))
-def test_what_is_taken_is_what_the_complete_path_says(members: list[tuple[str, Any]], chance: random.Random, d: int) -> None:
+def test_what_is_said_of_a_body_is_true(members: list[tuple[str, Any]], chance: random.Random, d: int) -> None:
     body = encoded(members, chance)
     hold(body)
     hold(body, d)
+    hold(body, DEPTH, d)
     for _ in range(5):
         hold(mutated(body, chance))
 

@@ -146,9 +146,9 @@ class TestC2:
     @pytest.mark.parametrize("case", VALID, ids=lambda case: case.id)
     async def test_C2_valid_json(self, case: Case) -> None:
         async with stand() as at:
-            # Alone it names no model, or is no object: that is what may be wrong with it.
+            # Alone it names no model, is no object, or says something twice: that is what may be wrong with it.
             answer = await at.body(case.document)
-            assert_refused(answer, "missing_model", "invalid_parameter")
+            assert_refused(answer, "missing_model", "invalid_parameter", "duplicate_member")
             assert "not valid JSON" not in answer.error["message"]
             assert at.reached == []
             for body in json_cases.wrapped(case.document).values():

@@ -68,6 +68,13 @@ def _said(facts: BodyFacts) -> tuple[object, ...]:
         (b'"stream_options":{"include_usage":false,"x":1}', "include_usage", False),
         (b'"stream_options":{"include_usage":true}', "include_usage", True),
         (b'"prompt":"abcd"', "prompt_bytes", 6),
+        (b'"prompt":["a","b\\\\\\"c","\\u005b"]', "prompts", 3),
+        (b'"prompt":[[1,2],[3], [4]]', "prompts", 3),
+        (b'"prompt":[1,2,3]', "prompts", 1),
+        (b'"prompt":[]', "prompts", 1),
+        (b'"input":["a","b"]', "prompts", 1),
+        (b'"prompt":[' + b'"",' * 4999 + b'""]', "prompts", 4096),
+        (b'"prompt":[' + b"[1]," * 4999 + b"[2]]", "prompts", 4096),
         (b'"input":["a", "b"]', "prompt_bytes", 10),
     ],
 )
@@ -217,7 +224,7 @@ def test_C7_naughty_names_are_taken_literally_or_refused(name: str) -> None:
 
 
 def test_missing_model() -> None:
-    for body in (b"{}", b'{"messages":[{"model":"m"}]}', b'{"Model":"m"}', b'{"x":"\\"model\\":\\"m\\""}'):
+    for body in (b"{}", b'{"messages":[{"model":"m"}]}', b'{"x":"\\"model\\":\\"m\\""}'):
         error = refusal(body)
         assert (error.kind.name, error.param) == ("missing_model", "model")
         assert scan_body(body, need_model=False).model == ""
@@ -244,27 +251,90 @@ def test_wrong_types_are_told_by_name(more: bytes, param: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "param"),
     [
-        b'{"model":"a","model":"b"}',
-        b'{"model":"a","model":"a"}',
-        b'{"model":"a","x":{"model":1},"model":"b"}',
-        b'{"model":"a","mod\\u0065l":"b"}',
-        b'{"\\u006d\\u006f\\u0064\\u0065\\u006c":"a","model":"b"}',
-        b'{"\\u006Dodel":"a","\\u006dodel":"b"}',
-        b'{"model":"a","stream":false,"stream":true}',
-        b'{"model":"a","stream":false, "s\\u0074ream" :true}',
-        b'{"model":"a","stream_options":{},"stream_options":{"include_usage":true}}',
-        b'{"model":"a","stream_options":{},"stream\\u005foptions":{}}',
-        b'{ "model" : "a" , "x" : [ 1 , {"y":"}"} ] , "model" : "b" }',
-        b'{"model":"1","x":1,"x":12,"model":"2"}',
+        (b'{"model":"a","model":"b"}', "model"),
+        (b'{"model":"a","model":"a"}', "model"),
+        (b'{"model":"a","x":{"model":1},"model":"b"}', "model"),
+        (b'{"model":"a","mod\\u0065l":"b"}', "model"),
+        (b'{"\\u006d\\u006f\\u0064\\u0065\\u006c":"a","model":"b"}', "model"),
+        (b'{"\\u006Dodel":"a","\\u006dodel":"b"}', "model"),
+        (b'{"model":"a","stream":false,"stream":true}', "stream"),
+        (b'{"model":"a","stream":false, "s\\u0074ream" :true}', "stream"),
+        (b'{"model":"a","stream_options":{},"stream_options":{"include_usage":true}}', "stream_options"),
+        (b'{"model":"a","stream_options":{},"stream\\u005foptions":{}}', "stream_options"),
+        (b'{ "model" : "a" , "x" : [ 1 , {"y":"}"} ] , "model" : "b" }', "model"),
+        # any other member of the body as well: an engine reads more of them than we do
+        (b'{"temperature":1,"model":"a","temperature":0}', "temperature"),
+        (b'{"model":"1","x":1,"x":12,"model":"2"}', "x"),
+        (b'{"model":"1","/":1,"\\/":2}', "/"),
+        ('{"model":"1","\u00e9\u4f60\U0001f600":1,"\\u00e9\\u4f60\\ud83d\\ude00":2}'.encode(), "\u00e9\u4f60\U0001f600"),
+        (b'{"model":"1","a\\"b":1,"a\\u0022b":2}', 'a"b'),
+        (b'{"model":"m",' + b",".join(b'"k%d":%d' % (at, at) for at in range(200)) + b',"k0":1}', "k0"),
+        # what is not fit to be repeated is not
+        (b'{"model":"1","":1,"":2}', None),
+        (b'{"model":"1","\\n":1,"\\u000a":2}', None),
+        (b'{"model":"1","%b":1,"%b":2}' % (b"k" * 64, b"k" * 64), "k" * 64),
+        (b'{"model":"1","%b":1,"%b":2}' % (b"k" * 65, b"k" * 65), None),
+        # in what is rewritten
+        (b'{"model":"m","stream_options":{"include_usage":null,"include_usage":false}}', "stream_options.include_usage"),
+        (b'{"model":"m","stream_options":{"x":1,"y":{"x":2},"\\u0078":3}}', "stream_options.x"),
+        (b'{"x":1,"stream_options":{"y":1,"y":1},"x":2}', "x"),
     ],
 )
-def test_members_that_decide_must_not_be_repeated(body: bytes) -> None:
-    error = refusal(body)
-    assert error.kind.name == "invalid_json"
-    assert error.message
-    assert "repeated" in error.message
+def test_no_member_may_be_repeated(body: bytes, param: str | None) -> None:
+    error = refusal(body, need_model=False)
+    assert (error.kind.name, error.kind.code, error.param) == ("duplicate_member", "duplicate_member", param)
+    assert error.message is not None
+    assert error.message.startswith(f"`{param}` " if param else "Each member ")
+    assert "once" in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "param"),
+    [
+        ("Model", "model"), ("MODEL", "model"), ("mODEL", "model"), ("Stream", "stream"), ("\u017ftream", "stream"),
+        ("MAX_TOKENS", "max_tokens"), ("max_to\u212aens", "max_tokens"), ("Max_Completion_Tokens", "max_completion_tokens"),
+        ("max_completion_to\u212aen\u017f", "max_completion_tokens"), ("Max_Output_Tokens", "max_output_tokens"), ("N", "n"),
+        ("Messages", "messages"), ("me\u017f\u017fages", "messages"), ("Prompt", "prompt"), ("inpuT", "input"),
+        ("Stream_Options", "stream_options"), ("Include_Usage", "stream_options.include_usage"),
+        ("include_u\u017fage", "stream_options.include_usage"),
+    ],
+)  # fmt: skip
+def test_names_that_are_read_come_in_lower_case(name: str, param: str) -> None:
+    """Engines in Go take them in any case, and of two the last one."""
+    escaped = "".join(f"\\u{ord(c):04x}" for c in name)
+    for spelt in (name, json.dumps(name)[1:-1], escaped):
+        for form in ('{"model":"m","%s":1}', '{"%s":1,"x":{}}'):
+            inner = param.startswith("stream_options.")
+            text = form % spelt
+            error = refusal(('{"model":"m","stream_options":' + text + "}" if inner else text).encode(), need_model=False)
+            assert (error.kind.name, error.param) == ("invalid_parameter", param)
+            assert error.message == f"`{param}` may be given once, and in lower case."
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Include_Usage", "\u1e9eream", "\ufb06ream", "model\u0130", "\u0131nput", "\uff4dodel", "mod\u00e9l", "Models", "TOOLS",
+        "MODEL "],
+)  # fmt: skip
+def test_other_names_may_be_in_any_case(name: str) -> None:
+    for spelt in (name, json.dumps(name)[1:-1]):
+        assert scan_body(f'{{"model":"m","{spelt}":1}}'.encode()).model == "m"
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_members_have_a_limit(more: int) -> None:
+    many = b",".join(b'"k%d":[{"a":1,"b":2}]' % at for at in range(19 + more))
+    for body in (b'{"model":"m",%b}' % many, b'{"model":"m","stream_options":{"include_usage":true,%b}}' % many):
+        if not more:
+            assert scan_body(body, max_members=20).model == "m"
+            continue
+        error = refusal(body, max_members=20)
+        assert error.kind.name == "invalid_parameter"
+        assert error.message in ("The body has more than 20 members.", "stream_options has more than 20 members.")
+        assert error.param == ("stream_options" if b"stream" in body else None)
+        assert refusal(body[:-1] + b"]", max_members=20).kind.status == 400
 
 
 @pytest.mark.parametrize(
@@ -274,7 +344,7 @@ def test_members_that_decide_must_not_be_repeated(body: bytes) -> None:
         b'{"x":[{"model":"b"},{"model":"c"}],"model":"a"}',
         b'{"model":"a","messages":[{"content":"\\"model\\":\\"b\\" \\u006dodel"}]}',
         b'{"model":"a","x":"model","y":"stream","z":"stream_options"}',
-        b'{"model":"a","x":1,"x":12,"y":{"model":"b"}}',
+        b'{"model":"a","x":1,"y":{"model":"b","x":12,"z":{"x":1,"x":2}}}',
         b'{"model":"a","x":"\\u006d\\u006fdel","stream":true,"stream_options":{"include_usage":true}}',
         b'{"model":"a","tools":[{"p":{"model":{"type":"string"},"stream":{"type":"boolean"}}}],"stream":true,"stream_options":{}}',
         b'{"model":"a","\\u006dodel ":"b"}',
@@ -339,8 +409,10 @@ def test_edits_change_one_value_and_no_other_byte(rest: dict[str, Any], model: s
         b'{"stream_options":{"include_usage":true,"a":{"include_usage":false}},"model":"m"}'),
         (b'{"stream_options":{"include_usage" : false},"model":"m"}',
         b'{"stream_options":{"include_usage" : true},"model":"m"}'),
-        (b'{"stream_options":{"include_usage":null,"include_usage":false},"model":"m"}',
-        b'{"stream_options":{"include_usage":true,"include_usage":true},"model":"m"}'),
+        (b'{"stream_options":{"x":{"include_usage":0},"include_usage":null},"model":"m"}',
+        b'{"stream_options":{"x":{"include_usage":0},"include_usage":true},"model":"m"}'),
+        (b'{"x":[{}],"stream\\u005foptions":{"include\\u005fusage":false},"model":"m"}',
+        b'{"x":[{}],"stream\\u005foptions":{"include\\u005fusage":true},"model":"m"}'),
     ],
 )  # fmt: skip
 def test_asking_for_usage(body: bytes, edited: bytes) -> None:
