@@ -477,6 +477,8 @@ class GatewayError(Exception):
     tried (only errors from before the first response byte are).
     """
 
+    __slots__ = ("allow", "detail", "kind", "message", "param", "retry_after_s", "retryable", "source")
+
     def __init__(
         self,
         kind: str,
@@ -489,7 +491,7 @@ class GatewayError(Exception):
         retryable: bool = False,
         allow: str | None = None,
     ) -> None:
-        super().__init__(kind, message, detail)
+        Exception.__init__(self, kind, message, detail)  # (a head is refused in two microseconds: this is a tenth of it less)
         self.kind = KINDS[kind]
         self.message = message
         self.source = source

@@ -25,6 +25,7 @@ MODULES: Final = (
     "accel.chunks",
     "accel.hashing",
     "accel.heads",
+    "accel.judges",
     "accel.lines",
     "accel.sockets",
     "accel.sse",

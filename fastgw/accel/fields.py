@@ -27,6 +27,7 @@ UPGRADE: Final = 13
 DATE: Final = 14
 KEEP_ALIVE: Final = 15
 TRACE: Final = 16  # forwarded when it is well-formed
+FRAMES: Final = 17  # its name is that of a field which frames the message, to a server that maps ``_`` to ``-``: refused
 
 FIELDS: Final[dict[bytes, int]] = {
     b"host": HOST,
@@ -44,6 +45,7 @@ FIELDS: Final[dict[bytes, int]] = {
     b"proxy-authenticate": DROP,
     b"proxy-authentication-info": DROP,
     b"proxy-connection": DROP,
+    b"close": DROP,  # no field, but what `Connection: close` would nominate
     b"keep-alive": DROP,
     b"te": DROP,
     b"trailer": DROP,
@@ -60,10 +62,14 @@ FIELDS: Final[dict[bytes, int]] = {
     b"origin": NOTED,
     b"access-control-request-method": NOTED,
     b"access-control-request-headers": NOTED,
+    b"sec-websocket-key": OWN,
+    b"sec-websocket-version": OWN,
+    b"sec-websocket-protocol": OWN,
+    b"sec-websocket-extensions": OWN,
 }
 """Request fields, by lower-case name, that are not simply kept; :func:`request_field` also knows the prefixes."""
 
-PREFIXES: Final[dict[bytes, int]] = {b"x-forwarded-": DROP, b"sec-websocket-": OWN}
+PREFIXES: Final[dict[bytes, int]] = {b"x-forwarded-": DROP, b"sec-websocket-": DROP}
 """Beginnings of request fields' names that are not simply kept. (A WebSocket handshake may carry a key: what of it goes to an
 engine is written anew.)"""
 
@@ -81,6 +87,7 @@ RESPONSE_FIELDS: Final[dict[bytes, int]] = {
     b"transfer-encoding": CODING,
     b"connection": CONNECTION,
     b"content-type": CONTENT_TYPE,
+    b"close": DROP,
     b"keep-alive": KEEP_ALIVE,
     b"date": DATE,
     b"proxy-authenticate": DROP,
@@ -89,7 +96,7 @@ RESPONSE_FIELDS: Final[dict[bytes, int]] = {
     b"proxy-connection": DROP,
     b"te": DROP,
     b"trailer": DROP,
-    b"upgrade": DROP,
+    b"upgrade": UPGRADE,
     b"alt-svc": DROP,
     **dict.fromkeys(sorted(OURS), DROP),
 }
@@ -97,6 +104,18 @@ RESPONSE_FIELDS: Final[dict[bytes, int]] = {
 
 RESPONSE_PREFIXES: Final[dict[bytes, int]] = dict.fromkeys(OUR_PREFIXES, DROP)
 """Beginnings of response fields' names that are not simply kept."""
+
+FRAMING: Final = frozenset((b"content-length", b"transfer-encoding", b"host", b"connection", b"expect", b"te", b"trailer"))
+"""Request fields that decide where a message ends or whom it is for."""
+
+RESPONSE_FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
+"""Response fields that decide where a message ends."""
+
+MAX_OPTIONS: Final = 64
+"""So many options may stand in ``Connection``, in all of its lines."""
+
+MAX_HINTS: Final = 8
+"""So many parts of ``Keep-Alive`` are looked at."""
 
 REASONS: Final[dict[int, bytes]] = {
     100: b"Continue", 101: b"Switching Protocols", 102: b"Processing", 103: b"Early Hints",
@@ -117,13 +136,10 @@ REASONS: Final[dict[int, bytes]] = {
     511: b"Network Authentication Required", 529: b"Site Overloaded",
 }  # fmt: skip
 
-METHODS: Final = (b"POST", b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"PATCH")
-"""The methods that nearly everybody sends, the commonest first."""
+METHODS: Final = (b"POST", b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE")
+"""The methods that are known, the commonest first."""
 
 MAX_LENGTH: Final = 2**63 - 1
-
-MAX_NAME_BYTES: Final = 256
-"""Longer names of fields are left to the complete path."""
 
 # Which bytes may stand where (RFC 9110 §5, RFC 3986); targets are taken literally, but for what some server would mend.
 TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -160,14 +176,24 @@ def response_field(name: bytes) -> int:
     return KEEP
 
 
-def imitates_request_field(name: bytes) -> bool:
-    """Whether ``name`` (lower case) would be another field, that is not simply kept, to a server that maps ``_`` to ``-``."""
-    return b"_" in name and request_field(name.replace(b"_", b"-")) != KEEP
+def request_kind(name: bytes) -> int:
+    """What becomes of the request field ``name`` (lower case), imitations told: those go no further."""
+    kind = request_field(name)
+    if kind == KEEP and b"_" in name:
+        meant = name.replace(b"_", b"-")
+        if request_field(meant) != KEEP:
+            return FRAMES if meant in FRAMING else DROP
+    return kind
 
 
-def imitates_response_field(name: bytes) -> bool:
-    """The same of a response's field: neither a response's nor a request's other field may be meant."""
-    return imitates_request_field(name) or (b"_" in name and response_field(name.replace(b"_", b"-")) != KEEP)
+def response_kind(name: bytes) -> int:
+    """The same of a response's field."""
+    kind = response_field(name)
+    if kind == KEEP and b"_" in name:
+        meant = name.replace(b"_", b"-")
+        if response_field(meant) != KEEP or request_field(meant) != KEEP:
+            return FRAMES if meant in RESPONSE_FRAMING else DROP
+    return kind
 
 
 def bearer(value: bytes) -> bytes | None:
@@ -195,7 +221,7 @@ def valid_host(host: bytes) -> bool:
 def keep_alive_hints(value: bytes) -> tuple[float, int]:
     """``timeout`` in seconds and ``max`` of a ``Keep-Alive`` field, -1 for what it does not say."""
     idle_s, most = -1.0, -1
-    for part in value.lower().split(b","):
+    for part in value.lower().split(b",", MAX_HINTS)[:MAX_HINTS]:
         name, _, number = part.strip(b" \t").partition(b"=")
         name = name.rstrip(b" \t")
         number = number.strip(b' \t"')

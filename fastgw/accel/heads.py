@@ -1,7 +1,7 @@
 """The one-pass scanner of HTTP/1.1 heads, for the heads that nearly everybody sends.
 
 It understands a strict subset and answers ``None`` for everything else; the caller then takes the complete path
-(:mod:`fastgw.protocol.http1`). It never raises, never refuses and never repairs. The invariant: whenever it returns a
+(:mod:`fastgw.accel.judges`). It never raises, never refuses and never repairs. The invariant: whenever it returns a
 head, the complete path returns an equal one.
 
 It is quick because the same lines come again and again: a line that was classified once is found by one dictionary
@@ -24,11 +24,11 @@ from fastgw.accel.fields import (
     CONTENT_TYPE,
     DATE,
     EXPECT,
+    FRAMES,
     HOST,
     KEEP,
     KEEP_ALIVE,
     LENGTH,
-    MAX_NAME_BYTES,
     METHODS,
     NOTED,
     OWN,
@@ -40,12 +40,10 @@ from fastgw.accel.fields import (
     UPGRADE,
     VISIBLE,
     bearer,
-    imitates_request_field,
-    imitates_response_field,
     keep_alive_hints,
     media_flags,
-    request_field,
-    response_field,
+    request_kind,
+    response_kind,
     response_status,
     valid_host,
     valid_trace,
@@ -106,31 +104,35 @@ UNLIMITED: Final = 2**31 - 1
 _MEMO_ENTRIES: Final = 4096
 _MEMO_BYTES: Final = 256
 
-_Action = int | tuple[int, bytes, bytes]
+# KEEP, or kind, name and value of a field that is more. Its name in lower case; of `Connection` the value in lower case
+# stands there. The value without blanks around it; None = it is no value that such a field can have.
+Action = int | tuple[int, bytes, bytes | None]
 
 _REQUEST_LINE: Final = re.compile(
     rb"(%b) ((/[%b]*)(?:\?([%b]*))?) HTTP/1\.([01])" % (b"|".join(METHODS), re.escape(PATH), re.escape(QUERY))
 ).fullmatch
 # Interim responses are rare, and 101 has rules of its own: they take the complete path.
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([2-5][0-9][0-9])(?: ([%b]*))?" % re.escape(TEXT)).fullmatch
-_FIELD: Final = re.compile(
-    rb"([%b]{1,%d}):[ \t]*([%b]*)" % (re.escape(TOKEN), MAX_NAME_BYTES, re.escape(TEXT))
-).fullmatch
 # Names whose values are secret, or new in each message: remembering them would leak, or only churn the memo.
 _FICKLE: Final = re.compile(
     rb"auth|key|token|secret|cookie|session|passw|signature|credential|content-length|request-id|trace|forwarded|real-ip"
     rb"|correlation|baggage|idempot|timeout|etag|last-modified|remaining|websocket"
 ).search
 
+FICKLE: Final = 64  # beside a name's kind
+NEW: Final = 128
+_LENGTH_NAME: Final = LENGTH | FICKLE
+_BEARER_NAME: Final = BEARER | FICKLE
+
 _request_lines: dict[bytes, tuple[bytes, bytes, bytes, bytes, int]] = {}
-_request_fields: dict[bytes, _Action] = {}
+request_fields: dict[bytes, Action] = {}
 _request_names: dict[bytes, int] = {}
 _status_lines: dict[bytes, tuple[int, int, bytes]] = {}
-_response_fields: dict[bytes, _Action] = {}
+response_fields: dict[bytes, Action] = {}
 _response_names: dict[bytes, int] = {}
 
 
-def _remember(memo: dict[bytes, _Action], line: bytes, action: _Action) -> _Action:
+def _remember(memo: dict[bytes, Action], line: bytes, action: Action) -> Action:
     if len(line) <= _MEMO_BYTES:
         if len(memo) >= _MEMO_ENTRIES:
             memo.clear()
@@ -138,12 +140,21 @@ def _remember(memo: dict[bytes, _Action], line: bytes, action: _Action) -> _Acti
     return action
 
 
-def _learn_name(
-    names: dict[bytes, int], name: bytes, kind_of: Callable[[bytes], int], imitates: Callable[[bytes], bool]
-) -> int:
-    """The kind of a field name as it was written, remembered under that spelling; -1 = leave it to the complete path."""
+def _learn_name(names: dict[bytes, int], name: bytes, kind_of: Callable[[bytes], int]) -> int:
+    """The kind of a field name that is new, or was so far; -1 = it is no name.
+
+    It is remembered under the spelling that came; with FICKLE, when its lines are not to be, or with NEW: of a name that comes
+    only once it is not worth asking.
+    """
+    known = names.get(name)
+    if known is None and (not name or name.translate(None, TOKEN)):
+        return -1
     lower = name.lower()
-    kind = -1 if imitates(lower) else kind_of(lower)
+    kind = kind_of(lower)
+    if known is None and kind == KEEP:
+        kind = NEW
+    elif _FICKLE(lower):
+        kind |= FICKLE
     if len(name) <= 64:
         if len(names) >= _MEMO_ENTRIES:
             names.clear()
@@ -151,39 +162,35 @@ def _learn_name(
     return kind
 
 
-def _learn(line: bytes) -> _Action | None:
-    """Classify a request's field line that is not remembered; ``None`` = not understood."""
-    match = _FIELD(line)
-    if match is None:
+def learn(line: bytes, name: bytes, colon: bytes, rest: bytes) -> Action | None:
+    """Classify a request's field line that is not remembered, by its parts; ``None`` = it is malformed."""
+    kind = _request_names.get(name, NEW)
+    if kind == NEW:
+        kind = _learn_name(_request_names, name, request_kind)
+    if kind < 0 or not colon or rest.translate(None, TEXT):
         return None
-    name = match[1]
-    value = match[2].rstrip(b" \t")
-    kind = _request_names.get(name)
-    if kind is None:
-        kind = _learn_name(_request_names, name, request_field, imitates_request_field)
+    if kind == NEW:
+        return KEEP
+    if kind == KEEP:
+        return _remember(request_fields, line, KEEP)
+    fickle = kind & FICKLE
+    kind ^= fickle
+    if not kind:
+        return KEEP
     lower = name.lower()
-    action: _Action = KEEP
-    if kind:
-        low = value.lower()
-        if kind < 0 or kind == UPGRADE:
-            return None
-        if kind == CONNECTION:
-            if low not in (b"keep-alive", b"close"):
-                return None
-            value = low
-        elif kind == CODING:
-            # llhttp takes no tab after a coding: neither do we.
-            if match[2].rstrip(b" ").lower() != b"chunked":
-                return None
-        elif kind == EXPECT:
-            if low != b"100-continue":
-                return None
-        elif kind == TRACE:
-            value = value if valid_trace(value) else b""
-        elif (kind == HOST and not valid_host(value)) or (kind == CONTENT_TYPE and not value):
-            return None
-        action = (kind, lower, value)
-    return action if _FICKLE(lower) else _remember(_request_fields, line, action)
+    value: bytes | None = rest.strip(b" \t")
+    assert value is not None
+    if kind == CONNECTION:
+        lower = value.lower()
+    elif kind == CODING:
+        # llhttp takes no tab after a coding: neither do we.
+        value = rest.lstrip(b" \t").rstrip(b" ").lower()
+    elif kind == EXPECT:
+        value = value.lower()
+    elif kind == HOST and not valid_host(value):
+        value = None
+    action = (kind, lower, value)
+    return action if fickle else _remember(request_fields, line, action)
 
 
 def _learn_request_line(line: bytes) -> tuple[bytes, bytes, bytes, bytes, int] | None:
@@ -205,7 +212,7 @@ def scan_request(data: bytes, end: int = -1, max_fields: int = UNLIMITED) -> Req
 
     ``None`` = ask the complete path; also when it has more than ``max_fields`` fields.
     """
-    lines = (data if end < 0 else data[:end]).split(b"\r\n")
+    lines = (data if end < 0 else data[:end]).split(b"\r\n", max_fields + 1)
     if len(lines) > max_fields + 1:
         return None
     line = lines[0]
@@ -214,54 +221,55 @@ def scan_request(data: bytes, end: int = -1, max_fields: int = UNLIMITED) -> Req
         return None
     method, target, path, query, minor = first
     del lines[0]
-    find = _request_fields.get
+    find = request_fields.get
     forward: list[bytes] = []
     keep = forward.append
     length = -1
     host = token = api_key = content_type = own = None
-    chunked = auth = key = traced = False
+    typed = chunked = auth = key = traced = False
     connection = b""
     expect = 0
     for line in lines:
         action = find(line)
         if action is None:
             # The two lines that every request has and that must not be remembered are told by their names.
-            name, _, value = line.partition(b":")
+            name, colon, value = line.partition(b":")
             kind = _request_names.get(name, 0)
-            if kind == LENGTH:
+            if kind == _LENGTH_NAME:
                 value = value.strip(b" \t")
                 if length >= 0 or not value.isdigit() or len(value) > 18:
                     return None
                 length = int(value)
                 continue
-            if kind == BEARER and not auth and value[:8] == b" Bearer " and not value[8:].translate(None, VISIBLE):
+            if kind == _BEARER_NAME and not auth and value[:8] == b" Bearer " and not value[8:].translate(None, VISIBLE):
                 auth = True
                 token = value[8:] or None
                 continue
-            action = _learn(line)
+            action = learn(line, name, colon, value)
             if action is None:
                 return None
         if not action:
             keep(line)
             continue
-        kind, name, value = action  # type: ignore[misc]
+        kind, name, value = action  # type: ignore[misc, assignment]
         if kind == CONTENT_TYPE:
-            if content_type is not None:
+            if typed:
                 return None
-            content_type = value
+            typed = True
+            content_type = value or None
             keep(line)
         elif kind == LENGTH:
             if length >= 0 or not value.isdigit() or len(value) > 18:
                 return None
             length = int(value)
         elif kind == HOST:
-            if host is not None:
+            if host is not None or value is None:
                 return None
             host = value
         elif kind == CONNECTION:
-            if connection:
+            if connection or name not in (b"keep-alive", b"close"):
                 return None
-            connection = value
+            connection = name
         elif kind == BEARER:
             if auth:
                 return None
@@ -273,11 +281,11 @@ def scan_request(data: bytes, end: int = -1, max_fields: int = UNLIMITED) -> Req
             key = True
             api_key = visible(value)
         elif kind == CODING:
-            if chunked or not minor:
+            if chunked or not minor or value != b"chunked":
                 return None
             chunked = True
         elif kind == EXPECT:
-            if expect:
+            if expect or value != b"100-continue":
                 return None
             expect = 1
         elif kind in (OWN, NOTED):
@@ -292,8 +300,10 @@ def scan_request(data: bytes, end: int = -1, max_fields: int = UNLIMITED) -> Req
             if traced:
                 return None
             traced = True
-            if value:
+            if valid_trace(value):
                 keep(line)
+        elif kind in (UPGRADE, FRAMES):
+            return None
     if chunked and length >= 0:
         return None
     if host is None:
@@ -309,32 +319,32 @@ def scan_request(data: bytes, end: int = -1, max_fields: int = UNLIMITED) -> Req
     )  # fmt: skip
 
 
-def _learn_response(line: bytes) -> _Action | None:
-    """Classify a response's field line that is not remembered; ``None`` = not understood."""
-    match = _FIELD(line)
-    if match is None:
+def learn_response(line: bytes, name: bytes, colon: bytes, rest: bytes) -> Action | None:
+    """Classify a response's field line that is not remembered, by its parts; ``None`` = it is malformed."""
+    kind = _response_names.get(name, NEW)
+    if kind == NEW:
+        kind = _learn_name(_response_names, name, response_kind)
+    if kind < 0 or not colon or rest.translate(None, TEXT):
         return None
-    lower = match[1].lower()
-    value = match[2].rstrip(b" \t")
-    kind = _response_names.get(match[1])
-    if kind is None:
-        kind = _learn_name(_response_names, match[1], response_field, imitates_response_field)
-    action: _Action = KEEP
-    if kind:
-        low = value.lower()
-        if kind < 0:
-            return None
-        if kind == CONNECTION:
-            if low not in (b"keep-alive", b"close"):
-                return None
-            value = low
-        elif kind == CONTENT_TYPE:
-            sse, json = media_flags(value)
-            value = b"sse" if sse else b"json" if json else b""
-        elif kind == CODING and match[2].rstrip(b" ").lower() != b"chunked":
-            return None
-        action = (kind, lower, value)
-    return action if _FICKLE(lower) else _remember(_response_fields, line, action)
+    if kind == NEW:
+        return KEEP
+    if kind == KEEP:
+        return _remember(response_fields, line, KEEP)
+    fickle = kind & FICKLE
+    kind ^= fickle
+    if not kind:
+        return KEEP
+    value = rest.strip(b" \t")
+    lower = name.lower()
+    if kind == CONNECTION:
+        lower = value.lower()
+    elif kind == CONTENT_TYPE:
+        sse, json = media_flags(value)
+        value = b"sse" if sse else b"json" if json else b""
+    elif kind == CODING:
+        value = rest.lstrip(b" \t").rstrip(b" ").lower()
+    action = (kind, lower, value)
+    return action if fickle else _remember(response_fields, line, action)
 
 
 def _learn_status_line(line: bytes) -> tuple[int, int, bytes] | None:
@@ -352,7 +362,7 @@ def _learn_status_line(line: bytes) -> tuple[int, int, bytes] | None:
 
 def scan_response(data: bytes, end: int = -1, max_fields: int = UNLIMITED) -> ResponseHead | None:
     """The response whose head, without the empty line that ends it, is ``data[:end]``; otherwise as :func:`scan_request`."""
-    lines = (data if end < 0 else data[:end]).split(b"\r\n")
+    lines = (data if end < 0 else data[:end]).split(b"\r\n", max_fields + 1)
     if len(lines) > max_fields + 1:
         return None
     line = lines[0]
@@ -361,7 +371,7 @@ def scan_response(data: bytes, end: int = -1, max_fields: int = UNLIMITED) -> Re
         return None
     status, minor, status_line = first
     del lines[0]
-    find = _response_fields.get
+    find = response_fields.get
     forward: list[bytes] = []
     keep = forward.append
     length = -1
@@ -372,17 +382,17 @@ def scan_response(data: bytes, end: int = -1, max_fields: int = UNLIMITED) -> Re
     for line in lines:
         action = find(line)
         if action is None:
-            name, _, value = line.partition(b":")
-            if _response_names.get(name) == LENGTH:
+            name, colon, value = line.partition(b":")
+            if _response_names.get(name) == _LENGTH_NAME:
                 action = (LENGTH, name, value.strip(b" \t"))
             else:
-                action = _learn_response(line)
+                action = learn_response(line, name, colon, value)
                 if action is None:
                     return None
         if not action:
             keep(line)
             continue
-        kind, name, value = action  # type: ignore[misc]
+        kind, name, value = action  # type: ignore[misc, assignment]
         if kind == CONTENT_TYPE:
             if typed:
                 return None
@@ -400,11 +410,11 @@ def scan_response(data: bytes, end: int = -1, max_fields: int = UNLIMITED) -> Re
             has_date = True
             keep(line)
         elif kind == CONNECTION:
-            if connection:
+            if connection or name not in (b"keep-alive", b"close"):
                 return None
-            connection = value
+            connection = name
         elif kind == CODING:
-            if chunked or not minor:
+            if chunked or not minor or value != b"chunked":
                 return None
             chunked = True
         elif kind == KEEP_ALIVE:
@@ -412,6 +422,8 @@ def scan_response(data: bytes, end: int = -1, max_fields: int = UNLIMITED) -> Re
                 return None
             hinted = True
             idle_s, most = keep_alive_hints(value)
+        elif kind == FRAMES:
+            return None
     if chunked and length >= 0:
         return None
     if forward:

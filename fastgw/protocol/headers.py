@@ -20,7 +20,7 @@ HOP_BY_HOP: Final = frozenset(
 )  # fmt: skip
 """Fields that concern one connection (RFC 9110 §7.6.1), whether or not ``Connection`` nominates them."""
 
-FRAMING: Final = frozenset((b"content-length", b"transfer-encoding", b"host", b"connection", b"expect", b"te", b"trailer"))
+FRAMING: Final = fields.FRAMING
 """Fields that decide where a message ends or whom it is for."""
 
 CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key", b"cookie", b"proxy-authorization"))
@@ -77,16 +77,6 @@ def _protocols(offered: bytes) -> list[bytes]:
 def valid_request_id(value: bytes) -> bool:
     """Whether a client's ``x-request-id`` may be taken over: 1 to 128 bytes that need no escaping anywhere."""
     return _REQUEST_ID(value) is not None
-
-
-def is_framing_twin(name: bytes) -> bool:
-    """Whether ``name`` (lower case, with an underscore) would be a framing field to a server that maps ``_`` to ``-``."""
-    return name.replace(b"_", b"-") in FRAMING
-
-
-def is_owned_twin(name: bytes) -> bool:
-    """Whether ``name`` (lower case, with an underscore) would be read as a field that is ours or secret."""
-    return fields.imitates_request_field(name)
 
 
 def _address(hop: str) -> str | None:

@@ -1,5 +1,8 @@
 # The compiled twin of fastgw/accel/heads.py: what compiled modules may take from it at C level.
 
+from cpython.object cimport PyObject
+
+
 cdef class RequestHead:
     cdef public bytes method
     cdef public bytes target
@@ -72,3 +75,37 @@ cdef RequestHead scan_request_at(
 cdef ResponseHead scan_response_at(
     const unsigned char* data, Py_ssize_t size, bint whole, Py_ssize_t max_fields, Found* found
 )
+
+
+# ---- for the complete path, judges.pyx
+
+cdef struct Entry:
+    const unsigned char* name
+    int size
+    int kind
+    bint framing
+    PyObject* object
+
+
+cdef struct Line:
+    Py_ssize_t start
+    Py_ssize_t name_size
+    Py_ssize_t value  # the first byte that is no blank
+    Py_ssize_t end  # of the line, without its CRLF; `size` for the last line of a whole head
+    int kind
+    const Entry* entry
+
+
+cdef unsigned char* lower_case() noexcept
+# Take all lines of a whole head from ``at`` on apart; how many they are, -1 = one is malformed, or they are more than ``most``.
+cdef int field_lines(
+    const unsigned char* data, Py_ssize_t at, Py_ssize_t size, bint request, Line* lines, Py_ssize_t most
+) noexcept nogil
+cdef bint in_host(const unsigned char* start, Py_ssize_t size) except -1
+cdef bint is_trace(const unsigned char* start, Py_ssize_t size) except -1
+cdef bytes bearer_token(const unsigned char* start, Py_ssize_t size)
+cdef bytes visible_token(const unsigned char* start, Py_ssize_t size)
+cdef void media_of(const unsigned char* start, Py_ssize_t size, ResponseHead head) noexcept
+cdef bytes status_line_of(int status, const unsigned char* reason, Py_ssize_t size)
+cdef int hints_of(const unsigned char* start, Py_ssize_t size, ResponseHead head) except -1
+cdef bint is_word(const unsigned char* start, Py_ssize_t size, const char* lower, Py_ssize_t lower_size) noexcept nogil

@@ -1,8 +1,8 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """The compiled twin of fastgw/accel/heads.py: the same verdicts and values for every input, in one pass over the bytes.
 
-Owns: the pass. The tables are those of ``fields``, read into C at import; what is rare (a name with an underscore, an
-IPv6 host, a foreign reason phrase) is asked of ``fields`` as it comes. Must never remember a secret: the few values kept
+Owns: the pass. The tables are those of ``fields``, read into C at import; what is rare (an IPv6 host, a foreign reason
+phrase) is asked of ``fields`` as it comes. Must never remember a secret: the few values kept
 between heads are a path without a query, a host, a content type and a hint. Invariant: no byte at or behind ``size`` is
 read, and nothing is found that the Python twin would not find.
 """
@@ -44,8 +44,7 @@ cdef enum Kind:
     DATE = 14
     KEEP_ALIVE = 15
     TRACE = 16
-    # Not of `fields`: a name with an underscore, and a name that is left to the complete path.
-    UNDERSCORE = 100
+    FRAMES = 17
 
 ctypedef const unsigned char* Bytes
 
@@ -54,6 +53,7 @@ ctypedef const unsigned char* Bytes
 
 cdef enum:
     _SLOTS = 256
+    _LONGEST = 64  # name of the tables
     _IN_PATH = 1
     _IN_QUERY = 2
     _IN_HOST = 4
@@ -61,12 +61,6 @@ cdef enum:
     _IN_TEXT = 16
     _IN_DIGITS = 32
     _IN_HEX = 64  # lower-case digits only
-
-cdef struct Entry:
-    Bytes name
-    int size
-    int kind
-    PyObject* object
 
 cdef Entry REQUEST_ENTRIES[_SLOTS]
 cdef Entry RESPONSE_ENTRIES[_SLOTS]
@@ -81,8 +75,6 @@ cdef Prefixes REQUEST_PREFIXES
 cdef Prefixes RESPONSE_PREFIXES
 cdef unsigned char LOWER[256]  # of a byte that a name may hold; 0 for any other
 cdef unsigned char CLASS[256]
-cdef Py_ssize_t MAX_NAME = 0
-
 cdef list KEPT_ALIVE = []  # what the pointers of the tables point into
 
 cdef PyObject* METHODS[16]
@@ -96,7 +88,7 @@ cdef inline unsigned int _hash(Bytes name, Py_ssize_t size) noexcept nogil:
     return (<unsigned int>size * 31 + LOWER[name[0]] * 7 + LOWER[name[size - 1]] * 13 + LOWER[name[size >> 1]]) & (_SLOTS - 1)
 
 
-cdef int _fill(Entry* entries, dict table) except -1:
+cdef int _fill(Entry* entries, dict table, framing) except -1:
     cdef bytes name
     cdef unsigned int slot
     memset(entries, 0, _SLOTS * sizeof(Entry))
@@ -108,6 +100,7 @@ cdef int _fill(Entry* entries, dict table) except -1:
         entries[slot].name = <Bytes>PyBytes_AS_STRING(name)
         entries[slot].size = <int>len(name)
         entries[slot].kind = kind
+        entries[slot].framing = name in framing
         entries[slot].object = <PyObject*>name
     return 0
 
@@ -119,13 +112,15 @@ cdef int _fill_prefixes(Prefixes* prefixes, dict table) except -1:
     prefixes.count = 0
     for name, kind in table.items():
         KEPT_ALIVE.append(name)
-        prefixes.entries[prefixes.count] = Entry(<Bytes>PyBytes_AS_STRING(name), <int>len(name), kind, <PyObject*>name)
+        prefixes.entries[prefixes.count] = Entry(
+            <Bytes>PyBytes_AS_STRING(name), <int>len(name), kind, False, <PyObject*>name
+        )
         prefixes.count += 1
     return 0
 
 
 cdef int _fill_tables() except -1:
-    global methods, MAX_NAME
+    global methods
     cdef bytes name
     cdef int byte
     for byte in fields.TOKEN:
@@ -136,15 +131,16 @@ cdef int _fill_tables() except -1:
     ):
         for byte in members:
             CLASS[byte] |= <unsigned char>flag
-    _fill(REQUEST_ENTRIES, fields.FIELDS)
-    _fill(RESPONSE_ENTRIES, fields.RESPONSE_FIELDS)
+    _fill(REQUEST_ENTRIES, fields.FIELDS, fields.FRAMING)
+    _fill(RESPONSE_ENTRIES, fields.RESPONSE_FIELDS, fields.RESPONSE_FRAMING)
     _fill_prefixes(&REQUEST_PREFIXES, fields.PREFIXES)
     _fill_prefixes(&RESPONSE_PREFIXES, fields.RESPONSE_PREFIXES)
+    if max(map(len, (*fields.FIELDS, *fields.RESPONSE_FIELDS, *fields.PREFIXES, *fields.RESPONSE_PREFIXES))) > _LONGEST:
+        raise ImportError("fastgw.accel.heads was compiled for shorter names of fields: build it again")
     for name in fields.METHODS:
         KEPT_ALIVE.append(name)
         METHODS[methods] = <PyObject*>name
         methods += 1
-    MAX_NAME = fields.MAX_NAME_BYTES
     STATUS_LINES.extend([fields.response_status(status, b"") for status in range(600)])
     return 0
 
@@ -154,7 +150,7 @@ cdef int _check_kinds() except -1:
         ("KEEP", KEEP), ("DROP", DROP), ("LENGTH", LENGTH), ("HOST", HOST), ("BEARER", BEARER), ("API_KEY", API_KEY),
         ("CONTENT_TYPE", CONTENT_TYPE), ("CONNECTION", CONNECTION), ("CODING", CODING), ("EXPECT", EXPECT), ("OWN", OWN),
         ("NOTED", NOTED), ("CREDENTIAL", CREDENTIAL), ("UPGRADE", UPGRADE), ("DATE", DATE), ("KEEP_ALIVE", KEEP_ALIVE),
-        ("TRACE", TRACE),
+        ("TRACE", TRACE), ("FRAMES", FRAMES),
     ):
         if getattr(fields, name) != kind:
             raise ImportError(f"fastgw.accel.heads was compiled with another fields.{name}: build it again")
@@ -428,16 +424,45 @@ cdef inline void _media(Bytes start, Py_ssize_t size, ResponseHead head) noexcep
     head.json = _is(start, end, b"application/json", 16) or (end >= 5 and _is(start + end - 5, 5, b"+json", 5))
 
 
+# ---- what the complete path takes from here ----------------------------------------------------------------------------
+
+cdef unsigned char* lower_case() noexcept:
+    return LOWER
+
+
+cdef bint in_host(Bytes start, Py_ssize_t size) except -1:
+    return _valid_host(start, size)
+
+
+cdef bint is_trace(Bytes start, Py_ssize_t size) except -1:
+    return _valid_trace(start, size)
+
+
+cdef bytes bearer_token(Bytes start, Py_ssize_t size):
+    return _bearer(start, size)
+
+
+cdef bytes visible_token(Bytes start, Py_ssize_t size):
+    return _bytes(start, size) if size and _visible(start, size) else None
+
+
+cdef void media_of(Bytes start, Py_ssize_t size, ResponseHead head) noexcept:
+    _media(start, size, head)
+
+
+cdef bytes status_line_of(int status, Bytes reason, Py_ssize_t size):
+    return _status_line(status, reason, size)
+
+
+cdef int hints_of(Bytes start, Py_ssize_t size, ResponseHead head) except -1:
+    return _hints(start, size, head)
+
+
+cdef bint is_word(Bytes start, Py_ssize_t size, const char* lower, Py_ssize_t lower_size) noexcept nogil:
+    return _is(start, size, lower, lower_size)
+
+
 # ---- lines -------------------------------------------------------------------------------------------------------------
-
-cdef struct Line:
-    Py_ssize_t start
-    Py_ssize_t name_size
-    Py_ssize_t value  # the first byte that is no blank
-    Py_ssize_t end  # of the line, without its CRLF; `size` for the last line of a whole head
-    int kind
-    const Entry* entry
-
 
 cdef inline Py_ssize_t _line_end(Bytes data, Py_ssize_t at, Py_ssize_t size, bint whole) noexcept nogil:
     """Where the next line begins, when the line ends at ``at``; ``size`` + 1 = it was the last of a whole head; -1 = neither."""
@@ -477,8 +502,41 @@ cdef inline int _classify(
     return KEEP
 
 
+cdef inline int _meant(
+    Bytes other, Py_ssize_t n, bint whole, const Entry* entries, const Prefixes* prefixes
+) noexcept nogil:
+    """What becomes of a field whose name means that of a table's; KEEP = it means none."""
+    cdef const Entry* entry
+    if _classify(other, n, entries, prefixes, &entry) == KEEP or not (whole or entry == NULL):
+        return KEEP
+    return FRAMES if entry != NULL and entry.framing else DROP
+
+
+cdef int _underscored(Bytes name, Py_ssize_t size, bint request) noexcept nogil:
+    """The kind of a name with an underscore; as fields.request_kind() and fields.response_kind()."""
+    cdef unsigned char other[_LONGEST]
+    cdef const Entry* entry
+    cdef Py_ssize_t i
+    cdef Py_ssize_t n = min(size, _LONGEST)  # a longer one can only begin as one of the tables does
+    cdef int kind
+    if request:
+        kind = _classify(name, size, REQUEST_ENTRIES, &REQUEST_PREFIXES, &entry)
+    else:
+        kind = _classify(name, size, RESPONSE_ENTRIES, &RESPONSE_PREFIXES, &entry)
+    if kind != KEEP:
+        return kind
+    for i in range(n):
+        other[i] = 45 if name[i] == 95 else LOWER[name[i]]
+    if request:
+        return _meant(other, n, n == size, REQUEST_ENTRIES, &REQUEST_PREFIXES)
+    kind = _meant(other, n, n == size, RESPONSE_ENTRIES, &RESPONSE_PREFIXES)
+    if kind == KEEP and _meant(other, n, n == size, REQUEST_ENTRIES, &REQUEST_PREFIXES) != KEEP:
+        return DROP
+    return kind
+
+
 cdef inline Py_ssize_t _next_line(
-    Bytes data, Py_ssize_t at, Py_ssize_t size, bint whole, const Entry* entries, const Prefixes* prefixes, Line* line
+    Bytes data, Py_ssize_t at, Py_ssize_t size, bint whole, bint request, Line* line
 ) noexcept nogil:
     """Take the field line at ``at`` apart; where the next one begins, as _line_end(); -1 = this is no field line."""
     cdef Py_ssize_t i = at
@@ -494,16 +552,36 @@ cdef inline Py_ssize_t _next_line(
         if byte == 95:
             underscore = True
         i += 1
-    if byte != 58 or i == at or i - at > MAX_NAME:
+    if byte != 58 or i == at:
         return -1
     line.name_size = i - at
-    line.kind = UNDERSCORE if underscore else _classify(data + at, i - at, entries, prefixes, &line.entry)
+    if underscore:
+        line.entry = NULL
+        line.kind = _underscored(data + at, i - at, request)
+    elif request:
+        line.kind = _classify(data + at, i - at, REQUEST_ENTRIES, &REQUEST_PREFIXES, &line.entry)
+    else:
+        line.kind = _classify(data + at, i - at, RESPONSE_ENTRIES, &RESPONSE_PREFIXES, &line.entry)
     i += 1
     while i < size and (data[i] == 32 or data[i] == 9):
         i += 1
     line.value = i
     line.end = _text_end(data, i, size)
     return _line_end(data, line.end, size, whole)
+
+
+cdef int field_lines(
+    Bytes data, Py_ssize_t at, Py_ssize_t size, bint request, Line* lines, Py_ssize_t most
+) noexcept nogil:
+    cdef int count = 0
+    while at <= size:
+        if count == most:
+            return -1
+        at = _next_line(data, at, size, True, request, &lines[count])
+        if at < 0:
+            return -1
+        count += 1
+    return count
 
 
 # ---- requests ----------------------------------------------------------------------------------------------------------
@@ -529,7 +607,7 @@ cdef RequestHead scan_request_at(Bytes data, Py_ssize_t size, bint whole, Py_ssi
     cdef bytes method = None, target, path, host = None, token = None, api_key = None, content_type = None, name, spare
     cdef dict own = None
     cdef long long length = -1
-    cdef bint chunked = False, auth = False, key = False, traced = False, minor
+    cdef bint chunked = False, auth = False, key = False, traced = False, typed = False, minor
     cdef int connection = 0, expect = 0  # connection: 1 keep-alive, 2 close
     cdef unsigned char room[_ROOM + 2]
     cdef unsigned char* out = room
@@ -584,7 +662,7 @@ cdef RequestHead scan_request_at(Bytes data, Py_ssize_t size, bint whole, Py_ssi
         count += 1
         if count > max_fields:
             return None
-        next_at = _next_line(data, at, size, whole, REQUEST_ENTRIES, &REQUEST_PREFIXES, &line)
+        next_at = _next_line(data, at, size, whole, True, &line)
         if next_at < 0:
             return None
         if line.kind == KEEP:
@@ -595,15 +673,13 @@ cdef RequestHead scan_request_at(Bytes data, Py_ssize_t size, bint whole, Py_ssi
         while stop > line.value and (data[stop - 1] == 32 or data[stop - 1] == 9):
             stop -= 1
         if line.kind == CONTENT_TYPE:
-            if content_type is not None or stop == line.value:
+            if typed:
                 return None
-            content_type = _shared(last_type, data + line.value, stop - line.value)
-            if content_type is not last_type:
-                last_type = content_type
-        elif line.kind == UNDERSCORE:
-            # One that imitates nothing has no kind of its own either.
-            if fields.imitates_request_field(_bytes(data + at, line.name_size).lower()):
-                return None
+            typed = True
+            if stop > line.value:
+                content_type = _shared(last_type, data + line.value, stop - line.value)
+                if content_type is not last_type:
+                    last_type = content_type
         elif line.kind == NOTED or line.kind == OWN:
             if line.entry != NULL:
                 name = <bytes>line.entry.object
@@ -669,9 +745,9 @@ cdef RequestHead scan_request_at(Bytes data, Py_ssize_t size, bint whole, Py_ssi
             if expect or not _is(data + line.value, stop - line.value, b"100-continue", 12):
                 return None
             expect = 1
-        elif line.kind == UPGRADE:
+        elif line.kind == UPGRADE or line.kind == FRAMES:
             return None
-        if line.kind == CONTENT_TYPE or line.kind == NOTED or line.kind == TRACE or line.kind == UNDERSCORE:
+        if line.kind == CONTENT_TYPE or line.kind == NOTED or line.kind == TRACE:
             if run < 0:
                 run = at
         elif run >= 0:
@@ -792,7 +868,7 @@ cdef ResponseHead scan_response_at(Bytes data, Py_ssize_t size, bint whole, Py_s
         count += 1
         if count > max_fields:
             return None
-        next_at = _next_line(data, at, size, whole, RESPONSE_ENTRIES, &RESPONSE_PREFIXES, &line)
+        next_at = _next_line(data, at, size, whole, False, &line)
         if next_at < 0:
             return None
         if line.kind == KEEP:
@@ -841,10 +917,9 @@ cdef ResponseHead scan_response_at(Bytes data, Py_ssize_t size, bint whole, Py_s
                 return None
             hinted = True
             _hints(data + line.value, stop - line.value, head)
-        elif line.kind == UNDERSCORE:
-            if fields.imitates_response_field(_bytes(data + at, line.name_size).lower()):
-                return None
-        if line.kind == CONTENT_TYPE or line.kind == DATE or line.kind == UNDERSCORE:
+        elif line.kind == FRAMES:
+            return None
+        if line.kind == CONTENT_TYPE or line.kind == DATE:
             if run < 0:
                 run = at
         elif run >= 0:

@@ -1087,7 +1087,7 @@ REFUSALS: dict[str, tuple[int, bytes]] = {
     "431": (431, ire(headers=[("X-Long", PROMPT * 2000)])),
     "431-count": (431, ire(headers=[(f"X-{number}", PROMPT) for number in range(150)])),
     "501-method": (501, request(PROMPT[:2].upper() + "FOO", CHAT, key=KEY)),
-    "400-coding": (400, ire(headers=[("Transfer-Encoding", "gzip")]).replace(b"Content-Length", b"X-Length")),
+    "501-coding": (501, ire(headers=[("Transfer-Encoding", "gzip")]).replace(b"Content-Length", b"X-Length")),
     "505": (505, ire(version="HTTP/3.0")),
 }
 # Faults of an engine: what it does → what the client is told.

@@ -8,17 +8,22 @@ from typing import Any
 
 import httptools
 
+from fastgw.accel.refusals import Refusal
 from fastgw.errors import GatewayError
 from fastgw.protocol.http1 import client, server
 from fastgw.protocol.http1.reference import h11_verdict
 from tests.fuzz.lines import REQUEST_FIELDS, REQUEST_LINES, RESPONSE_FIELDS, RESPONSE_LINES
 from tests.fuzz.sides import native, python, some_ways
+from tests.support import heads_model
 
 HEADS = "fastgw.accel.heads"
 NATIVE = native(HEADS)
 PYTHON = python(HEADS)
-PYTHON_SERVER = python("fastgw.protocol.http1.server", HEADS)
-PYTHON_CLIENT = python("fastgw.protocol.http1.client", HEADS)
+JUDGES = "fastgw.accel.judges"
+NATIVE_JUDGES = native(JUDGES)
+PYTHON_JUDGES = python(JUDGES, HEADS)
+PYTHON_SERVER = python("fastgw.protocol.http1.server", HEADS, JUDGES)
+PYTHON_CLIENT = python("fastgw.protocol.http1.client", HEADS, JUDGES)
 
 END = b"\r\n\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: n\r\n\r\n"
@@ -148,8 +153,24 @@ def _body(head: Any) -> tuple[bytes, bytes, bool]:
     return sent, sent, len(sent) == length
 
 
+def judged_alike(kind: str, head: bytes) -> None:
+    """Both twins of the complete path say the same, and the model, with httptools' opinion, no less: who refuses what is known
+    to differ in what is worded only."""
+    for most in (10**6, 3):
+        one, two = (getattr(twin, f"judge_{kind}")(head, most) for twin in (PYTHON_JUDGES, NATIVE_JUDGES))
+        assert repr(one) == repr(two), (head, most, one, two)
+        try:
+            model = getattr(heads_model, f"parse_{kind}")(head, most)
+        except GatewayError:
+            assert isinstance(one, Refusal), (head, most, "the model refuses it")
+        else:
+            # (Of options in Connection the model takes any number.)
+            assert repr(one) == repr(model) or one == Refusal.OPTIONS, (head, most, one, model)
+
+
 def requests_alike(head: bytes) -> None:
     """What the fast path takes the complete one reads alike; what that takes is framed alike by httptools and h11."""
+    judged_alike("request", head)
     fast = NATIVE.scan_request(head)
     try:
         ours = server.parse_request(head, 10**6)
@@ -174,6 +195,7 @@ def requests_alike(head: bytes) -> None:
 
 def responses_alike(head: bytes) -> None:
     """The same of what an engine says."""
+    judged_alike("response", head)
     fast = NATIVE.scan_response(head)
     try:
         ours = client.parse_response(head, 10**6)

@@ -18,11 +18,12 @@ native = native_twin
 
 @cache
 def python(module: str, *uses: str) -> Any:
-    """``module`` from its source, over the Python twins of ``uses`` (modules that its own imports name)."""
+    """``module`` from its source, over the Python twins of ``uses`` (modules that its own imports name, each perhaps over those
+    before it)."""
     loaded = sys.modules.get(module)
     if not twins.native() and (loaded is None or str(loaded.__file__).endswith(".py")):
         return importlib.import_module(module)
-    others = {name: python(name) for name in uses}
+    others = {name: python(name, *uses[:at]) for at, name in enumerate(uses)}
     held = {name: sys.modules.get(name) for name in uses}
     name = f"{module}_python_side"
     spec = spec_from_file_location(name, twins.source_of(module.removeprefix("fastgw.")))

@@ -1,6 +1,7 @@
 # Types for fastgw/protocol/http1/client.py: the reader of responses is met by every answer of an engine.
 
 from fastgw.accel.heads cimport ResponseHead, ResponseScanner, scan_response
+from fastgw.accel.judges cimport broken, judge_response
 
 
 cdef class ResponseReader:
@@ -12,4 +13,5 @@ cdef class ResponseReader:
     cdef public bytes rest
 
     cpdef ResponseHead feed(self, bytes data)
-    cdef ResponseHead _collect(self, bytes data)
+    cdef object _collect(self, bytes data)
+    cdef str _wrong_early(self, object data, Py_ssize_t end)

@@ -1,6 +1,7 @@
 # Types for fastgw/protocol/http1/server.py: the reader of requests is met by every read of a client.
 
 from fastgw.accel.heads cimport RequestHead, RequestScanner, scan_request
+from fastgw.accel.judges cimport broken, judge_request
 
 
 cdef class RequestReader:
@@ -13,6 +14,6 @@ cdef class RequestReader:
     cdef public bytes rest
 
     cpdef RequestHead feed(self, bytes data)
-    cdef RequestHead _collect(self, bytes data)
+    cdef object _collect(self, bytes data)
     cdef Py_ssize_t _skip_empty_lines(self, bytes data) except -1
-    cdef _reject_early(self, Py_ssize_t end)
+    cdef str _wrong_early(self, object data, Py_ssize_t start, Py_ssize_t end)

@@ -8,6 +8,7 @@ from fastgw.accel.heads import RequestHead, scan_request
 from fastgw.errors import GatewayError
 from fastgw.protocol.http1.server import RequestReader, parse_request
 from tests.protocol.splits import ways
+from tests.support import heads_model
 
 TRAILING = (b"", b"x", b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n\r\n", b"\x00\n")
 
@@ -50,6 +51,8 @@ def check(data: bytes, *kinds: str) -> None:
         assert refusal.value.kind.status in {400, 405, 431, 501, 505}
         assert refusal.value.kind.close or refusal.value.kind.status == 405
         assert scan_request(data[:end]) is None, "the fast path must never take what the complete one refuses"
+        with pytest.raises(GatewayError):
+            heads_model.parse_request(data[:end])
 
 
 def accept(data: bytes) -> RequestHead:
@@ -63,6 +66,7 @@ def accept(data: bytes) -> RequestHead:
     end = data.index(b"\r\n\r\n", 4)
     start = len(data) - len(data.lstrip(b"\r\n"))
     assert parse_request(data[start:end]) == expected
+    assert heads_model.parse_request(data[start:end]) == expected, "httptools reads it otherwise"
     fast = scan_request(data[start:end])
     assert fast is None or fast == expected
     return expected
