@@ -8,6 +8,7 @@ accepted by the one is accepted by the other, with equal facts.
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -35,6 +36,9 @@ from fastgw.accel.members import (
 
 SEARCH_BYTES: Final = 8192
 """An answer's end that is searched for ``usage``; more would have to be all logprobs and the like behind it."""
+
+WORDS: Final = 64
+"""How many strings and brackets of a ``usage`` are looked at; the longest known one has twenty."""
 
 CANDIDATES: Final = 8
 """How many times the word ``"usage"`` is looked at before it is given up: a list may be full of it."""
@@ -307,10 +311,10 @@ def _usual_counts(body: bytes, at: int) -> tuple[int, int] | None:
 
 
 def _counts(body: bytes, at: int) -> tuple[int, int]:
-    """The counts of the object that opens before ``at``; that it is JSON is not asked."""
+    """The counts of the object that opens before ``at``, in its first words; that it is JSON is not asked."""
     found: dict[bytes, int] = {}
     depth = 1
-    for match in _NEXT(body, at):
+    for match in islice(_NEXT(body, at), WORDS):
         name, count = match.groups()
         if name is not None:
             if depth == 1:

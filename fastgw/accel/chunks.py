@@ -1,18 +1,18 @@
 """The chunked transfer coding, decoded as it arrives.
 
 Strict where laxness smuggles: 1 to 16 hexadecimal digits and nothing around them, sizes up to 2^63-1, CRLF and nothing
-else as a line end. Bounded where the grammar is not: a size line takes at most 256 bytes, trailers at most 8 KiB.
-Payload is handed on as slices of what came in; only an unfinished line is ever kept.
+else as a line end. Bounded where the grammar is not: a size line takes at most 256 bytes, trailers at most 8 KiB and 64 fields.
+Payload is handed on as slices of what came in; only an unfinished line is ever kept, and looked at once however it comes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Final
 
 MAX_LINE_BYTES: Final = 256
 MAX_TRAILER_BYTES: Final = 8192
+MAX_TRAILERS: Final = 64
 MAX_SIZE: Final = 2**63 - 1
 
 
@@ -27,9 +27,8 @@ _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?").fullmatch
 _SIZE_PREFIX: Final = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?").fullmatch
 _TRAILER_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t\x20-\x7e\x80-\xff]*").fullmatch
-_TRAILER_PREFIX: Final = re.compile(
-    rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?::[\t\x20-\x7e\x80-\xff]*\r?)?|\r)?"
-).fullmatch
+_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_TEXT: Final = bytes(c for c in range(256) if c == 9 or (c >= 32 and c != 127))
 
 # Engines write the same few sizes again and again.
 _sizes: dict[bytes, int] = {}
@@ -37,17 +36,35 @@ _MEMO_ENTRIES: Final = 4096
 
 
 def _learn_size(line: bytes) -> int:
-    match = _SIZE_LINE(line)
-    if match is None:
-        raise FramingError("malformed chunk size")
-    size = int(match[1], 16)
-    if size > MAX_SIZE:
-        raise FramingError("chunk size out of range")
-    if match[2] is None:
+    digits, colon, extension = line.partition(b";")
+    size = _sizes.get(digits, -1) if colon else -1
+    if size < 0 or extension.translate(None, _TEXT):
+        match = _SIZE_LINE(line)
+        if match is None:
+            raise FramingError("malformed chunk size")
+        size = int(match[1], 16)
+        if size > MAX_SIZE:
+            raise FramingError("chunk size out of range")
         if len(_sizes) >= _MEMO_ENTRIES:
             _sizes.clear()
-        _sizes[line] = size
+        _sizes[digits] = size
     return size
+
+
+def _trailer_goes_on(line: bytes, tail: bytes) -> bool:
+    """Whether ``tail`` can follow ``line``, which can be the beginning of a trailer, or of the CRLF that ends all of them."""
+    if line.endswith(b"\r"):
+        return False
+    if tail.endswith(b"\r"):
+        tail = tail[:-1]
+        if not line and not tail:
+            return True
+        if b":" not in line and b":" not in tail:
+            return False
+    if b":" not in line:
+        name, colon, value = tail.partition(b":")
+        return not name.translate(None, _TOKEN) and (not colon or bool(line or name)) and not value.translate(None, _TEXT)
+    return not tail.translate(None, _TEXT)
 
 
 class ChunkScanner:
@@ -102,11 +119,24 @@ class ChunkScanner:
         state = self._state
         end = len(data)
         pos = 0
+        known = _sizes.get
         while pos < end:
             if state == _SIZE:
+                # A whole chunk of a size that was met before: where chunks are many they are of few sizes.
+                at = data.find(b"\r\n", pos, pos + 18)
+                size = known(data[pos:at]) if at > 0 else None
+                if size:
+                    stop = at + 2 + size
+                    if data[stop : stop + 2] == b"\r\n" and not self._line:
+                        out.append(data[at + 2 : stop])
+                        pos = stop + 2
+                        continue
                 at = data.find(b"\n", pos, pos + MAX_LINE_BYTES + 2)
                 if at < 0:
-                    self._keep(data[pos:], _SIZE_PREFIX, MAX_LINE_BYTES, "chunk size")
+                    line = self._line + data[pos:] if self._line else data[pos:]
+                    if len(line) > MAX_LINE_BYTES + 1 or _SIZE_PREFIX(line) is None:
+                        raise FramingError("malformed chunk size")
+                    self._line = line
                     break
                 line = self._line + data[pos : at + 1] if self._line else data[pos : at + 1]
                 pos = at + 1
@@ -141,7 +171,11 @@ class ChunkScanner:
             else:
                 at = data.find(b"\n", pos, pos + MAX_TRAILER_BYTES + 2)
                 if at < 0:
-                    self._keep(data[pos:], _TRAILER_PREFIX, MAX_TRAILER_BYTES, "trailer")
+                    line = data[pos:]
+                    size = len(self._line) + len(line)
+                    if size + self._trailer_bytes > MAX_TRAILER_BYTES + 1 or not _trailer_goes_on(self._line, line):
+                        raise FramingError("malformed trailer")
+                    self._line += line
                     break
                 line = self._line + data[pos : at + 1] if self._line else data[pos : at + 1]
                 pos = at + 1
@@ -155,6 +189,8 @@ class ChunkScanner:
                 plain = False
                 if line[-2:] != b"\r\n" or self._trailer_bytes > MAX_TRAILER_BYTES:
                     raise FramingError("malformed trailer line")
+                if len(self.trailers) == MAX_TRAILERS:
+                    raise FramingError("too many trailer fields")
                 match = _TRAILER_LINE(line[:-2])
                 if match is None:
                     raise FramingError("malformed trailer field")
@@ -162,10 +198,3 @@ class ChunkScanner:
         self._state = state
         self.whole = state == _SIZE and not self._line
         self.aligned = plain and (self.whole or self.done)
-
-    def _keep(self, tail: bytes, prefix: Callable[[bytes], object], limit: int, what: str) -> None:
-        """Hold an unfinished line, as long as it can still become one."""
-        line = self._line + tail if self._line else tail
-        if len(line) + self._trailer_bytes > limit + 1 or prefix(line) is None:
-            raise FramingError(f"malformed {what}")
-        self._line = line

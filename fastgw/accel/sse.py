@@ -21,8 +21,9 @@ MAX_EVENT_BYTES: Final = 65536
 
 # A line end, then a line end; CRLF is one. What begins an event with a line end is an empty event of its own.
 _EVENT_END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)").search
-_BLANK: Final = re.compile(rb"\r\n|\n|\r").match
-_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_BLANK: Final = re.compile(rb"[\r\n]+").match
+# Whole events without data or a name: comments and the like, of which many may come.
+_DULL: Final = re.compile(rb"(?>(?>(?!data[:\r\n]|event:)[^\r\n]++(?>\r\n|\n|\r))++(?>\r\n|\n|\r)++)++").match
 # Seen in an unfinished event, these say that it is not the extra usage chunk: choices that are not empty, or an error.
 _RELEASE: Final = re.compile(
     rb'"choices"\s{0,8}:\s{0,8}\[\s{0,8}[^\s\]]|"error"\s{0,8}:\s{0,8}[^\sn]'
@@ -75,19 +76,43 @@ _EMPTY_LIST: Final = re.compile(rb"\[\s*\]").fullmatch
 _DELTA_TYPE: Final = re.compile(rb'"[^"\\]*\.delta"').fullmatch
 
 
+_ERROR_NAME: Final = re.compile(rb"(?:\A|\n)event: *error *(?:\n|\Z)").search
+
+
 def _read(event: bytes) -> tuple[bytes | None, bool]:
     """The data of an event's lines (None = it has none), and whether its name is ``error``."""
-    data: bytes | None = None
-    error = False
-    for line in _LINE_END.split(event):
-        if line[:5] == b"data:":
-            value = line[6:] if line[5:6] == b" " else line[5:]
-            data = value if data is None else data + b"\n" + value
-        elif line == b"data":
-            data = b"" if data is None else data + b"\n"
-        elif line[:6] == b"event:" and line[6:].strip(b" ") == b"error":
-            error = True
-    return data, error
+    if b"\r" in event:
+        event = event.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if event.startswith(b"data:") and event.endswith(b"\n") and event.find(b"\n") >= len(event) - 2:
+        # One line of data, which nearly every event is.
+        return event[6 if event[5:6] == b" " else 5 :].rstrip(b"\n"), False
+    lines = event.count(b"\ndata:")
+    if lines and event.startswith(b"data:") and event.endswith(b"\n\n") and event.count(b"\n") == lines + 2:
+        # Lines of data alone, of which one blank belongs to no value; no CR is left that could be taken for these.
+        joined = event[4:-2].replace(b"\ndata:", b"\r").replace(b"\r ", b"\n").replace(b"\r", b"\n")
+        return joined[2 if joined[1:2] == b" " else 1 :], False
+    error = b"error" in event and _ERROR_NAME(event) is not None
+    if b"data" not in event:
+        return None, error
+    found = [line for line in event.split(b"\n") if line[:4] == b"data" and (line[4:5] == b":" or len(line) == 4)]
+    if not found:
+        return None, error
+    # (Joined once: an event may have ten thousand lines.)
+    return b"\n".join([line[6:] if line[5:6] == b" " else line[5:] for line in found]), error
+
+
+def _says_more(data: bytes) -> bool:
+    """Whether an event may say more than a piece of text. (The name of a member may be written with escapes.)"""
+    return (
+        b'"usage"' in data
+        or b"_reason" in data
+        or b"\\u" in data
+        or b'"error"' in data
+        or b'"timings"' in data
+        or b'.delta"' in data
+        or b'"response"' in data
+        or b'"message"' in data
+    )
 
 
 def _is_json(data: bytes | None) -> bool:
@@ -111,6 +136,7 @@ class SseScanner:
         "_drop_lf",
         "_first",
         "_framed_bytes",
+        "_has_cr",
         "_lessons",
         "_noted",
         "_overlong",
@@ -141,6 +167,7 @@ class SseScanner:
         self._sent = 0  # how many bytes of the tail have been forwarded
         self._scanned = 0  # how many bytes of the tail have been searched for its end
         self._overlong = False  # the unfinished event outgrew the tail: only its last bytes are there
+        self._has_cr = False  # there is a CR in the tail, perhaps
         self._drop_lf = False  # an event that was taken out ended with CR; a LF belongs to it
         self._first = True  # nothing has come yet: a byte order mark may
         self._noted = 0  # how many events said more than a piece of text
@@ -212,16 +239,15 @@ class SseScanner:
             self.first_token_seen = True
             if self._lessons:
                 self._lessons -= 1
-                self._learn(payload, False)
+                self._learn(payload)
         elif b'.delta"' in payload:
             return False
         self.events += 1
         self._first = False
         return True
 
-    def _learn(self, event: bytes, is_json: bool) -> None:
-        """Remember what surrounds the text of ``event``, which says nothing else that is of interest; ``is_json`` if that is
-        known already.
+    def _learn(self, event: bytes) -> None:
+        """Remember what surrounds the text of ``event``, which says nothing else that is of interest.
 
         Another text in its place changes one thing only: whether it counts as a token. For that the event must be JSON,
         the text must stand in a line of data and end with a quote that is no escaped one, and no second text may
@@ -244,7 +270,7 @@ class SseScanner:
             or b"\n" in event[start:end]
             or b"\r" in event[start:end]
             or _TEXT(suffix)
-            or not (is_json or _is_json(_read(event)[0]))
+            or not _is_json(_read(event)[0])
         ):
             return
         self._prefix = event[:start]
@@ -260,53 +286,84 @@ class SseScanner:
         held = len(tail) - self._sent
         out: list[bytes] = []
         cut = False
+        new = payload
         if self._drop_lf:
             self._drop_lf = False
             if payload[0] == 10:
                 if len(payload) == 1:
                     return b""
-                tail += payload[1:]
+                new = payload[1:]
                 cut = True
-            else:
-                tail += payload
-        else:
-            tail += payload
+        # Nothing is copied that need not be held; and of what is, no byte is looked at again with each read.
+        text: bytes | bytearray = new
+        has_cr = 13 in new
+        if tail:
+            tail += new
+            text = tail
+            has_cr = has_cr or self._has_cr
         sent = self._sent
         pos = 0
-        size = len(tail)
+        size = len(text)
         scan = max(0, self._scanned - 3)
         while pos < size:
             # A read of several plain events: each is told as in feed, without being looked into.
-            if tail.startswith(self._prefix, pos) and not self._overlong:
-                quote = tail.find(b'"', pos + self._prefix_bytes)
+            if text.startswith(self._prefix, pos) and not self._overlong:
+                quote = text.find(b'"', pos + self._prefix_bytes)
                 end = quote + self._suffix_bytes
                 if (
                     quote >= 0
                     and end - pos < MAX_EVENT_BYTES
-                    and tail.startswith(self._suffix, quote)
-                    and tail.find(b"\n", pos + self._prefix_bytes, quote) < 0
-                    and tail.find(b"\r", pos + self._prefix_bytes, quote) < 0
+                    and text.startswith(self._suffix, quote)
+                    and text.find(b"\n", pos + self._prefix_bytes, quote) < 0
+                    and text.find(b"\r", pos + self._prefix_bytes, quote) < 0
                 ):
                     self.events += 1
                     if end - pos > self._plain_bytes:
                         self.tokens += 1
                     pos = scan = end
                     continue
-            # Within an unfinished event the search goes on where it stopped; at an event's first byte a blank line ends it.
-            match = _BLANK(tail, pos) if pos >= scan and not self._overlong else None
-            match = match or _EVENT_END(tail, max(pos, scan))
-            if match is None:
+            # Within an unfinished event the search goes on where it stopped. Before that, what is no event or a dull one is
+            # passed over, as much as there is of it: blank lines (they end events of nothing), comments.
+            if pos >= scan and not self._overlong:
+                first = text[pos]
+                match = None
+                if first == 10 or first == 13:
+                    match = _BLANK(text, pos)
+                elif first != 100 and not self._first:
+                    match = _DULL(text, pos, min(size, pos + MAX_EVENT_BYTES))
+                if match is not None:
+                    pos = scan = match.end()
+                    self._first = False
+                    continue
+            if not has_cr:
+                # (The pattern costs ten times the search.)
+                end = text.find(b"\n\n", max(pos, scan)) + 2
+            else:
+                match = _EVENT_END(text, max(pos, scan))
+                end = match.end() if match is not None else 1
+            if end == 1:
                 break
-            end = match.end()
+            event = bytes(text[pos:end])
+            if (
+                34 not in event
+                and event.startswith(b"data:")
+                and event.find(b"\n") == end - pos - 2
+                and not (has_cr or self._first or self._overlong or end - pos > MAX_EVENT_BYTES)
+            ):
+                # Without a quote there is no member: one line of data is an event, and perhaps the last one.
+                self.events += 1
+                self.done = self.done or event == b"data: [DONE]\n\n" or event == b"data:[DONE]\n\n"
+                pos = scan = end
+                continue
             if self._overlong:
                 self._overlong = False
                 self.events += 1
-            elif self._event(tail, pos, end) and self._strip and sent <= pos and self._may_be_usage(tail, pos, pos, end):
+            elif self._event(event) and self._strip and sent <= pos and self._may_be_usage(text, pos, pos, end):
                 if sent < pos:
-                    out.append(bytes(tail[sent:pos]))
+                    out.append(bytes(text[sent:pos]))
                 sent = end
                 cut = True
-                self._drop_lf = end == size and tail[end - 1] == 13
+                self._drop_lf = end == size and text[end - 1] == 13
             pos = scan = end
             self._first = False
         if pos < size and not self._overlong and size - pos > MAX_EVENT_BYTES:
@@ -316,7 +373,7 @@ class SseScanner:
             and pos < size
             and sent <= pos
             and not self._overlong
-            and self._may_be_usage(tail, pos, pos if pos else max(0, self._scanned - _RELEASE_OVERLAP), size)
+            and self._may_be_usage(text, pos, pos if pos else max(0, self._scanned - _RELEASE_OVERLAP), size)
         )
         stop = pos if keep else size
         if stop > sent:
@@ -324,14 +381,18 @@ class SseScanner:
                 whole = True
             else:
                 whole = False
-                out.append(bytes(tail[sent:stop]))
+                out.append(bytes(text[sent:stop]))
             sent = stop
         else:
             whole = False
         self._scanned = size - pos
-        if pos:
+        if text is new:
+            if pos < size:
+                tail += new[pos:]
+        elif pos:
             del tail[:pos]
-            sent -= pos
+        self._has_cr = has_cr and (not pos or 13 in tail)
+        sent -= pos
         if self._overlong and len(tail) > 3:
             del tail[:-3]
             sent = self._scanned = len(tail)
@@ -341,21 +402,20 @@ class SseScanner:
             return payload
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def _may_be_usage(self, tail: bytearray, pos: int, start: int, end: int) -> bool:
+    def _may_be_usage(self, text: bytes | bytearray, pos: int, start: int, end: int) -> bool:
         """Whether the event at ``pos``, not looked at from ``start`` on, can be one to take out, by its bytes so far.
 
         Not when it begins with a comment: those are there to arrive in time. What may have been released as soon as it
         was seen is not taken out when it came whole either.
         """
-        return tail[pos] != 58 and _RELEASE(tail, start, end) is None
+        return text[pos] != 58 and _RELEASE(text, start, end) is None
 
-    def _event(self, tail: bytearray, start: int, end: int) -> bool:
+    def _event(self, event: bytes) -> bool:
         """Take note of one whole event; says whether it is the extra usage chunk."""
-        if end - start > MAX_EVENT_BYTES and end - start - tail.endswith(b"\r\n", start, end) > MAX_EVENT_BYTES:
+        if len(event) > MAX_EVENT_BYTES and len(event) - event.endswith(b"\r\n") > MAX_EVENT_BYTES:
             # (CR ends it; the LF behind it may come later, and must make no difference.)
             self.events += 1
             return False
-        event = bytes(tail[start:end])
         if self._first and event[:3] == b"\xef\xbb\xbf":
             event = event[3:]
         data, error = _read(event)
@@ -366,14 +426,23 @@ class SseScanner:
         self.events += 1
         tokens, noted = self.tokens, self._noted
         usage = self._data(data)
-        if self.tokens != tokens and self._noted == noted:
-            self._learn(event, True)
+        if self.tokens != tokens and self._noted == noted and self._lessons:
+            self._lessons -= 1
+            self._learn(event)
         return usage
 
     def _data(self, data: bytes) -> bool:
         if data == b"[DONE]":
             self.done = True
             self._noted += 1
+            return False
+        if 34 not in data:
+            return False  # no member, so nothing that is looked for
+        if data[:1] == b"{" and not _says_more(data):
+            # Whether it is JSON makes no difference then: whoever reads it will fail or not.
+            if _TEXT(data):
+                self.tokens += 1
+                self.first_token_seen = True
             return False
         try:
             event = _decode_event(data)
@@ -384,25 +453,24 @@ class SseScanner:
                 self.tokens += 1
                 self.first_token_seen = True
             return False
-        choices = bytes(event.choices)
         if bytes(event.error) != b"null":
             self.error = True
             self._noted += 1
         if _TEXT(data) or (_DELTA_TYPE(bytes(event.type)) and bytes(event.delta)[:1] == b'"' and len(event.delta) > 2):
             self.tokens += 1
             self.first_token_seen = True
-        match = _FINISH(data)
+        match = _FINISH(data) if b"_reason" in data else None
         if match is not None:
             self.finish_reason = match[1]
             self._noted += 1
         usage = self._usage(bytes(event.usage))
         if len(event.timings) and self.completion_tokens < 0:
             self._timed(bytes(event.timings))
-        for nested in (event.response, event.message):
-            raw = bytes(nested)
-            if raw[:1] == b"{":
-                self._nested(raw)
-        return usage and _EMPTY_LIST(choices) is not None
+        if len(event.response):
+            self._nested(bytes(event.response))
+        if len(event.message):
+            self._nested(bytes(event.message))
+        return usage and _EMPTY_LIST(bytes(event.choices)) is not None
 
     def _timed(self, raw: bytes) -> None:
         """llama.cpp counts in ``timings`` when it is not asked for usage; a prompt part from its cache is not in it."""
@@ -414,6 +482,8 @@ class SseScanner:
         self.prompt_tokens, self.completion_tokens = timings.prompt_n, timings.predicted_n
 
     def _nested(self, raw: bytes) -> None:
+        if raw[:1] != b"{":
+            return
         try:
             self._usage(bytes(_decode_nested(raw).usage))
         except (msgspec.DecodeError, RecursionError):
@@ -444,7 +514,7 @@ class SseScanner:
         if self._overlong:
             self.events += 1
         else:
-            usage = self._event(tail, 0, len(tail))
+            usage = self._event(bytes(tail))
         held = b"" if usage and self._strip and not self._sent else bytes(tail[self._sent :])
         tail.clear()
         self._sent = self._scanned = 0
@@ -455,13 +525,12 @@ class SseScanner:
 # How a read of so many bytes begins when it is one whole chunk; engines write the same few sizes again and again.
 _size_lines: dict[int, tuple[bytes, ...]] = {}
 _SIZE_LINES: Final = 4096
-_NO_SIZE_LINE: Final[tuple[bytes, ...]] = (b"\x00",)
 
 
 def _size_line(total: int) -> tuple[bytes, ...]:
     if len(_size_lines) >= _SIZE_LINES:
         _size_lines.clear()
-    lines = _NO_SIZE_LINE
+    lines: tuple[bytes, ...] = ()
     for digits in range(1, 17):
         size = total - digits - 4
         if size > 0 and len(b"%x" % size) == digits:
@@ -479,7 +548,9 @@ def passes(chunks: ChunkScanner, sse: SseScanner | None, data: bytes) -> bool:
     that way would come to the same end: the compiled twin looks into most events here, this one into none.
     """
     total = len(data)
-    lines = _size_lines.get(total) or _size_line(total)
+    lines = _size_lines.get(total)
+    if lines is None:
+        lines = _size_line(total)
     if not chunks.whole or not data.startswith(lines):
         return False
     start = len(lines[0])

@@ -23,11 +23,13 @@ from fastgw.accel import members
 import msgspec
 
 SEARCH_BYTES = 8192
+WORDS = 64
 CANDIDATES = 8
 
 cdef enum:
     _SEARCH_BYTES = 8192
     _CANDIDATES = 8
+    _WORDS = 64
     _MAX_MODEL_CHARS = 256
     _MAX_NAME_BYTES = 256  # of a name that an answer may repeat: 64 characters
     _MAX_COUNT_DIGITS = 18  # of a number in a request
@@ -464,7 +466,7 @@ cdef Py_ssize_t _options(
             i = wrong(i, False)
             break
         start = i + 1
-        i = string_end(p, start, n, &kinds)
+        i = string_end(p, start, n, &kinds, True)
         if i < 0:
             break
         count += 1
@@ -484,11 +486,11 @@ cdef Py_ssize_t _options(
             i = _flag(p, start, n, &facts.include_usage)
             if i < 0:
                 facts.odd = True
-                i = after_value(p, start, n, room - 1, NULL, NULL, levels)
+                i = after_value(p, start, n, room - 1, True, NULL, NULL, levels)
             facts.usage.start = start
             facts.usage.end = i
         else:
-            i = after_value(p, start, n, room - 1, NULL, NULL, levels)
+            i = after_value(p, start, n, room - 1, True, NULL, NULL, levels)
         if i < 0:
             levels[0] += 1
             break
@@ -515,7 +517,7 @@ cdef Py_ssize_t _take(
     cdef int kinds = 0
     if member == MODEL:
         if p[i] == 34:
-            end = string_end(p, i + 1, n, &kinds)
+            end = string_end(p, i + 1, n, &kinds, True)
             if end < 0:
                 levels[0] = 0
                 return end
@@ -534,7 +536,7 @@ cdef Py_ssize_t _take(
         end = _count(p, i, n, member, facts)
     if end < 0:
         facts.odd = facts.odd or member < _SCALARS
-        end = after_value(p, i, n, room, NULL, NULL, levels)
+        end = after_value(p, i, n, room, True, NULL, NULL, levels)
     facts.values[member].start = i
     facts.values[member].end = end
     return end
@@ -590,7 +592,7 @@ cdef int _survey(Bytes p, Py_ssize_t n, int max_depth, Py_ssize_t most, Facts* f
     cdef bint in_text = False
     max_depth = min(max_depth, 64 * STACK_WORDS)
     if p[i] != 123:
-        start = after_value(p, i, n, max_depth, NULL, NULL, &levels)
+        start = after_value(p, i, n, max_depth, True, NULL, NULL, &levels)
         if start >= 0:
             start = after_space(p, start, n)
             if start == n:
@@ -616,7 +618,7 @@ cdef int _survey(Bytes p, Py_ssize_t n, int max_depth, Py_ssize_t most, Facts* f
             i = wrong(i, False)
             break
         start = i + 1
-        i = string_end(p, start, n, &kinds)
+        i = string_end(p, start, n, &kinds, True)
         if i < 0:
             break
         count += 1
@@ -631,7 +633,7 @@ cdef int _survey(Bytes p, Py_ssize_t n, int max_depth, Py_ssize_t most, Facts* f
             i = wrong(end, False)
             break
         if member == NONE:
-            i = after_value(p, i, n, room, NULL, NULL, &levels)
+            i = after_value(p, i, n, room, True, NULL, NULL, &levels)
         else:
             i = _take(p, i, n, room, most, member, facts, &levels)
         if i < 0:
@@ -678,7 +680,7 @@ cdef long long _prompts(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogi
         return 1
     while count < _MOST_PROMPTS:
         count += 1
-        i = string_end(p, i + 1, end, &kinds) + 1
+        i = string_end(p, i + 1, end, &kinds, True) + 1
         at = <Bytes>memchr(p + i, 34, end - i)
         if at == NULL:
             break
@@ -832,7 +834,7 @@ cpdef tuple span_of(bytes text, str name):
     while p[i] == 34:
         kinds = 0
         start = i + 1
-        i = string_end(p, start, n, &kinds)
+        i = string_end(p, start, n, &kinds, True)
         if i < 0:
             break
         key = p + start
@@ -841,7 +843,7 @@ cpdef tuple span_of(bytes text, str name):
             size = unescape(p, start, i, made)
             key = made
         value = after_colon(p, i + 1, n)
-        i = after_value(p, value, n, 64 * STACK_WORDS, NULL, NULL, NULL) if value >= 0 else -1
+        i = after_value(p, value, n, 64 * STACK_WORDS, True, NULL, NULL, NULL) if value >= 0 else -1
         if i < 0:
             break
         if size == length and memcmp(key, PyBytes_AS_STRING(wanted), size) == 0:
@@ -908,14 +910,19 @@ cdef inline long long* _counter(Bytes p, Py_ssize_t left, Counts* counts, Py_ssi
 
 
 cdef void _tally(Bytes p, Py_ssize_t i, Py_ssize_t n, Counts* counts) noexcept nogil:
-    """The counts of the object that opens before ``i``; that it is JSON is not asked."""
+    """The counts of the object that opens before ``i``, in its first words; that it is JSON is not asked."""
     cdef long long number
     cdef long long* counter
     cdef Py_ssize_t at, start, size
     cdef Py_ssize_t depth = 1
+    cdef int words = 0
     cdef unsigned char c
     while i < n:
         c = p[i]
+        if c == 34 or c == 123 or c == 91 or c == 125 or c == 93:
+            if words == _WORDS:
+                return
+            words += 1
         if c == 34:
             counter = _counter(p + i, n - i, counts, &size)
             if counter != NULL:

@@ -9,11 +9,13 @@ from libc.string cimport memchr, memcpy
 
 MAX_LINE_BYTES = 256
 MAX_TRAILER_BYTES = 8192
+MAX_TRAILERS = 64
 MAX_SIZE = 2**63 - 1
 
 cdef enum:
     LINE = 256
     TRAILERS = 8192
+    MOST_TRAILERS = 64
 
 cdef enum:
     SIZE
@@ -101,18 +103,22 @@ cdef bint _size_prefix(const unsigned char *p, Py_ssize_t n) noexcept nogil:
     return i == n or (i == n - 1 and p[i] == 13)
 
 
-cdef bint _trailer_prefix(const unsigned char *p, Py_ssize_t n) noexcept nogil:
-    """Whether this can become a trailer line, or the last one: CR alone."""
+cdef bint _trailer_goes_on(const unsigned char *line, Py_ssize_t held, const unsigned char *p, Py_ssize_t n) noexcept nogil:
+    """Whether the ``n`` bytes at ``p`` can follow ``line``, which can be the beginning of a trailer, or of the last CRLF."""
     cdef Py_ssize_t i = 0
-    while i < n and kinds[p[i]] & TOKEN:
-        i += 1
-    if i == n:
-        return True
-    if i == 0:
-        return n == 1 and p[0] == 13
-    if p[i] != 58:
+    cdef bint named = held > 0 and memchr(line, 58, held) != NULL
+    if held and line[held - 1] == 13:
         return False
-    i += 1
+    if not named:
+        while i < n and kinds[p[i]] & TOKEN:
+            i += 1
+        if i == n:
+            return True
+        if held == 0 and i == 0:
+            return n == 1 and p[0] == 13
+        if p[i] != 58:
+            return False
+        i += 1
     while i < n and kinds[p[i]] & TEXT:
         i += 1
     return i == n or (i == n - 1 and p[i] == 13)
@@ -214,7 +220,7 @@ cdef class ChunkScanner:
             elif state == SIZE:
                 at = _line_end(p, pos, end, LINE)
                 if at < 0:
-                    size = end - pos + PyBytes_GET_SIZE(self._line) + self._trailer_bytes
+                    size = end - pos + PyBytes_GET_SIZE(self._line)
                     if size <= LINE + 1:
                         joined = self._line + data[pos:]
                         if _size_prefix(<const unsigned char *>PyBytes_AS_STRING(joined), PyBytes_GET_SIZE(joined)):
@@ -257,11 +263,11 @@ cdef class ChunkScanner:
                 at = _line_end(p, pos, end, TRAILERS)
                 if at < 0:
                     size = end - pos + PyBytes_GET_SIZE(self._line) + self._trailer_bytes
-                    if size <= TRAILERS + 1:
-                        joined = self._line + data[pos:]
-                        if _trailer_prefix(<const unsigned char *>PyBytes_AS_STRING(joined), PyBytes_GET_SIZE(joined)):
-                            self._line = joined
-                            break
+                    if size <= TRAILERS + 1 and _trailer_goes_on(
+                        <const unsigned char *>PyBytes_AS_STRING(self._line), PyBytes_GET_SIZE(self._line), p + pos, end - pos
+                    ):
+                        self._line = self._line + data[pos:]
+                        break
                     fault = "malformed trailer"
                     break
                 size = at + 1 - pos
@@ -281,6 +287,9 @@ cdef class ChunkScanner:
                 plain = False
                 if size < 2 or line[size - 2] != 13 or self._trailer_bytes > TRAILERS:
                     fault = "malformed trailer line"
+                    break
+                if len(self.trailers) == MOST_TRAILERS:
+                    fault = "too many trailer fields"
                     break
                 i = _trailer_name(line, size - 2)
                 if i == 0:

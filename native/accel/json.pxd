@@ -183,8 +183,11 @@ cdef inline Py_ssize_t wrong_at(Py_ssize_t said, bint* in_text) noexcept nogil:
     return (-1 - said) >> 1
 
 
-cdef inline Py_ssize_t string_end(Bytes p, Py_ssize_t i, Py_ssize_t n, int* kinds) noexcept nogil:
-    """Where the quote is that ends the string whose text begins at ``i``; negative = it is no string (:func:`wrong`)."""
+cdef inline Py_ssize_t string_end(Bytes p, Py_ssize_t i, Py_ssize_t n, int* kinds, bint strict) noexcept nogil:
+    """Where the quote is that ends the string whose text begins at ``i``; negative = it is no string (:func:`wrong`).
+
+    Unless ``strict``, what is not ASCII need not be UTF-8: so an event is read, of which no byte is changed.
+    """
     cdef unsigned char c
     cdef int unit
     cdef Py_ssize_t end
@@ -215,10 +218,13 @@ cdef inline Py_ssize_t string_end(Bytes p, Py_ssize_t i, Py_ssize_t n, int* kind
                 return wrong(i, True)
         elif c >= 0x80:
             kinds[0] |= WIDE
-            end = _after_wide(p, i)
-            if end < 0:
-                return wrong(i, True)
-            i = end
+            if strict:
+                end = _after_wide(p, i)
+                if end < 0:
+                    return wrong(i, True)
+                i = end
+            else:
+                i += 1
         elif c < 32:
             return wrong(i, True)
         else:
@@ -318,13 +324,15 @@ cdef inline Py_ssize_t after_colon(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept
     return after_space(p, i + 1, n) if p[i] == 58 else -1
 
 
-cdef inline Py_ssize_t after_key(Bytes p, Py_ssize_t i, Py_ssize_t n, OnKey on_key, void* told) noexcept nogil:
+cdef inline Py_ssize_t after_key(
+    Bytes p, Py_ssize_t i, Py_ssize_t n, bint strict, OnKey on_key, void* told
+) noexcept nogil:
     """Where the value of the member at ``i`` begins; negative = there is no member, or its key was not wanted."""
     cdef Py_ssize_t end, value
     cdef int kinds = 0
     if p[i] != 34:
         return wrong(i, False)
-    end = string_end(p, i + 1, n, &kinds)
+    end = string_end(p, i + 1, n, &kinds, strict)
     if end < 0:
         return end
     value = after_colon(p, end + 1, n)
@@ -334,7 +342,7 @@ cdef inline Py_ssize_t after_key(Bytes p, Py_ssize_t i, Py_ssize_t n, OnKey on_k
 
 
 cdef inline Py_ssize_t after_value(
-    Bytes p, Py_ssize_t i, Py_ssize_t n, int room, OnKey on_key, void* told, int* levels
+    Bytes p, Py_ssize_t i, Py_ssize_t n, int room, bint strict, OnKey on_key, void* told, int* levels
 ) noexcept nogil:
     """Behind the value at ``i``; negative = there is none, or it nests deeper than ``room`` (:func:`wrong`). ``levels``, when
     it is given, then says how many levels were open there; more than ``room`` = too many."""
@@ -349,7 +357,7 @@ cdef inline Py_ssize_t after_value(
         c = p[i]
         start = i
         if c == 34:
-            i = string_end(p, i + 1, n, &kinds)
+            i = string_end(p, i + 1, n, &kinds, strict)
             if i < 0:
                 break
             i += 1
@@ -368,7 +376,7 @@ cdef inline Py_ssize_t after_value(
                 depth += 1
                 in_object = c == 123
                 if in_object:
-                    i = after_key(p, i, n, on_key, told)
+                    i = after_key(p, i, n, strict, on_key, told)
                     if i < 0:
                         break
                 continue
@@ -390,7 +398,7 @@ cdef inline Py_ssize_t after_value(
             if c == 44:  # ,
                 i = after_space(p, i + 1, n)
                 if in_object:
-                    i = after_key(p, i, n, on_key, told)
+                    i = after_key(p, i, n, strict, on_key, told)
                 break
             if c != (125 if in_object else 93):
                 i = wrong(i, False)

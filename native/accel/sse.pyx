@@ -1,8 +1,9 @@
 """Compiled twin of fastgw/accel/sse.py: events are found, told and counted over a pointer.
 
-What an event says is found in one strict pass over its JSON, without objects. That pass takes fewer events than the Python
-twin's decoders (no escapes in names, no member that matters twice, no counts but plain integers, no data on several lines);
-the others become Python objects, and are read by the same decoders as there.
+What an event says is found in one strict pass over its JSON, without objects. That pass takes the usual events (no escapes in
+names, no member that matters twice, no counts but plain integers); what is odd is read again, by rules that are those of the
+Python twin's decoders and patterns to the letter, and costs a small multiple. Only what nests hundreds of levels deep is given
+to the same decoders as there.
 """
 
 cimport cython
@@ -11,7 +12,10 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from fastgw.accel.chunks cimport ChunkScanner, plain_chunk
-from fastgw.accel.json cimport ESCAPED, Bytes, after_key, after_literal, after_space, after_value, is_digit, string_end
+from fastgw.accel.json cimport (
+    ESCAPED, STACK_WORDS, Bytes, after_colon, after_key, after_literal, after_number, after_space, after_value, is_digit,
+    string_end, unescape,
+)
 
 import re
 from typing import Annotated, Optional
@@ -43,7 +47,30 @@ cdef extern from *:
             i++;
         return i;
     }
+
+    /* What begins the name of a text or of a reason. */
+    static const unsigned char fastgw_begins_word[256] = {
+        ['a'] = 1, ['c'] = 1, ['f'] = 1, ['p'] = 1, ['r'] = 1, ['s'] = 1, ['t'] = 1,
+    };
+
+    /* The first quote from `i` on that such a letter follows; `n` when there is none. */
+    static CYTHON_INLINE Py_ssize_t fastgw_next_word(const unsigned char *p, Py_ssize_t i, Py_ssize_t n) {
+    #ifdef __SSE2__
+        const __m128i quote = _mm_set1_epi8('"');
+        for (; i + 17 <= n; i += 16) {
+            unsigned quotes = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(p + i)), quote));
+            for (; quotes; quotes &= quotes - 1)
+                if (fastgw_begins_word[p[i + __builtin_ctz(quotes) + 1]])
+                    return i + __builtin_ctz(quotes);
+        }
+    #endif
+        for (; i + 1 < n; i++)
+            if (p[i] == '"' && fastgw_begins_word[p[i + 1]])
+                return i;
+        return n;
+    }
     """
+    Py_ssize_t next_word "fastgw_next_word"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
     Py_ssize_t line_end "fastgw_line_end"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
 
 
@@ -54,7 +81,7 @@ cdef enum:
     EVENT_MAX = 65536
     RELEASE_OVERLAP = 40
     SMALL_BUFFER = 4096  # an empty buffer up to this size is kept for the next unfinished event
-    ROOM = 60  # how deep an event may nest, some levels more or less
+    ROOM = 64 * STACK_WORDS - 4  # how deep an event may nest; deeper ones are left to the decoders
     REASON_BYTES = 64
     COUNT_DIGITS = 18
 
@@ -80,6 +107,7 @@ cdef enum:
     ODD
     PLAIN
     EXTRA  # the extra usage chunk
+    DEEP
 
 # Whose members they are. (A response and a message have one that matters: usage.)
 cdef enum Kind:
@@ -272,7 +300,7 @@ cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Counts *c
         return i + 1
     while True:
         start = i + 1
-        i = after_key(p, i, n, _on_key, said)
+        i = after_key(p, i, n, False, _on_key, said)
         if i < 0:
             return -1
         member = _member(p + start, said.key_end - start, kind)
@@ -304,9 +332,9 @@ cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Counts *c
                 return -1
             elif member == TYPE and c == 34:
                 kinds = 0
-                end = string_end(p, i + 1, n, &kinds)
+                end = string_end(p, i + 1, n, &kinds, False)
                 said.delta_type = end - i > 6 and not kinds & ESCAPED and memcmp(p + end - 6, b".delta", 6) == 0
-            i = after_value(p, i, n, ROOM, _on_key, said, NULL)
+            i = after_value(p, i, n, ROOM, False, _on_key, said, NULL)
         if i < 0:
             return -1
         i = after_space(p, i, n)
@@ -329,7 +357,7 @@ cdef void _use(Run *run, const Counts *counts) noexcept nogil:
 cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
     """Add to ``run`` what the data at ``p`` says: that of the event at ``event``, which calls itself an error or not.
 
-    ODD says that nothing was added. Behind the data is a line end, or a zero.
+    ODD says that nothing was added. Behind the data is a line end, or a zero. With ``event`` NULL nothing is learned from it.
     """
     cdef Said said
     cdef Py_ssize_t i
@@ -368,13 +396,263 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
             _use(run, &said.message)
     if said.texts:
         run.tokens += 1
-        if said.texts == 1 and not noted:
+        if said.texts == 1 and not noted and event != NULL:
             run.stranger = event
             run.stranger_bytes = size
             run.stranger_text = p + said.text_at
     elif said.delta_type and said.delta_text:
         run.tokens += 1
     return EXTRA if said.own.given and said.no_choices else PLAIN
+
+
+# ---- what is odd -------------------------------------------------------------------------------------------------------
+
+# A member's value, and where it stands: the last one of its name.
+cdef struct Value:
+    Py_ssize_t start  # 0 = there is none: no value begins its text
+    Py_ssize_t end
+
+cdef enum:
+    VALUES = 8
+
+cdef struct Count:
+    bint given  # and no null
+    long long value
+
+
+cdef inline int _bit(int member) noexcept nogil:
+    """The place of a member among an event's values."""
+    cdef int place = 0
+    while member > 1:
+        member >>= 1
+        place += 1
+    return place
+
+
+cdef inline Bytes _after_blanks(Bytes at, Bytes end, Py_ssize_t most) noexcept nogil:
+    cdef Bytes stop = at + most if end - at > most else end
+    while at < stop and _blank(at[0]):
+        at += 1
+    return at
+
+
+cdef void _words(Bytes p, Py_ssize_t n, bint *text, Py_ssize_t *reason, Py_ssize_t *reason_bytes) noexcept nogil:
+    """Whether a piece of text is among all these bytes, wherever it stands, and where the first reason is (no bytes = nowhere):
+    as the Python twin's _TEXT and _FINISH say it."""
+    cdef Bytes at
+    cdef Bytes value
+    cdef Bytes end = p + n
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t start, size
+    text[0] = False
+    reason_bytes[0] = 0
+    while True:
+        start = next_word(p, i, n) + 1
+        if start >= n:
+            return
+        i = start
+        while i < n and (97 <= p[i] <= 122 or p[i] == 95):
+            i += 1
+        if i >= n:
+            return
+        if p[i] != 34:
+            continue
+        size = i - start
+        # (The quote that ends this name may begin the next one.)
+        if not text[0] and _is_text(p + start, size):
+            at = _after_blanks(p + i + 1, end, 1)
+            if at < end and at[0] == 58:
+                at = _after_blanks(at + 1, end, 1)
+                text[0] = at + 1 < end and at[0] == 34 and at[1] != 34 and at[1] != 10
+        elif reason_bytes[0] == 0 and _is_reason(p + start, size):
+            at = _after_blanks(p + i + 1, end, n)
+            if at < end and at[0] == 58:
+                at = _after_blanks(at + 1, end, n)
+                if at < end and at[0] == 34:
+                    at += 1
+                    value = at
+                    while value < end and value - at <= REASON_BYTES and value[0] != 34 and value[0] != 92:
+                        value += 1
+                    if value < end and value[0] == 34 and 0 < value - at <= REASON_BYTES:
+                        reason[0] = at - p
+                        reason_bytes[0] = value - at
+
+
+cdef inline int _member_at(Bytes p, Py_ssize_t start, Py_ssize_t end, int kinds, int kind) noexcept nogil:
+    """Which member the name is, however it is spelt."""
+    cdef unsigned char name[6 * 20]
+    if not kinds & ESCAPED:
+        return _member(p + start, end - start, kind)
+    if end - start > 6 * 17:
+        return NONE  # although every character were an escape
+    return _member(name, unescape(p, start, end, name), kind)
+
+
+cdef Py_ssize_t _values(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Value *values, bint *deep) noexcept nogil:
+    """Behind the object that opens at ``i``, whose members that matter are put into ``values``; -1 = it is none."""
+    cdef Py_ssize_t start, value
+    cdef int levels = 0
+    cdef int member, kinds
+    i = after_space(p, i + 1, n)
+    if p[i] == 125:
+        return i + 1
+    while True:
+        kinds = 0
+        if p[i] != 34:
+            return -1
+        start = i + 1
+        i = string_end(p, start, n, &kinds, False)
+        if i < 0:
+            return -1
+        member = _member_at(p, start, i, kinds, kind)
+        value = after_colon(p, i + 1, n)
+        if value < 0:
+            return -1
+        i = after_value(p, value, n, ROOM, False, NULL, NULL, &levels)
+        if i < 0:
+            deep[0] = levels > ROOM
+            return -1
+        if member:
+            values[_bit(member)].start = value
+            values[_bit(member)].end = i
+        i = after_space(p, i, n)
+        if p[i] == 125:
+            return i + 1
+        if p[i] != 44:
+            return -1
+        i = after_space(p, i + 1, n)
+
+
+cdef bint _odd_count(Bytes p, Py_ssize_t i, Py_ssize_t end, bint optional, Count *count) noexcept nogil:
+    """The count from ``i`` to ``end``; False = it is none that a decoder takes."""
+    cdef bint negative = p[i] == 45
+    cdef unsigned long long number = 0
+    cdef Py_ssize_t start
+    cdef unsigned char c
+    count.given = False
+    if p[i] == 110:
+        return optional
+    if negative:
+        i += 1
+    start = i
+    while i < end:
+        c = p[i]
+        # (18 digits fit in any case, the 19th is looked at.)
+        if not is_digit(c) or i - start > 18 or number > 922337203685477580ULL:
+            return False
+        number = number * 10 + (c - 48)
+        i += 1
+    if i == start or number > 9223372036854775807ULL + negative:
+        return False
+    count.given = True
+    count.value = <long long>(0 - number if negative else number)
+    return True
+
+
+cdef bint _counts(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Count *counts) noexcept nogil:
+    """The counts of the object at ``i``, which is well-formed: prompt, completion, input, output; False = one of them is none."""
+    cdef Py_ssize_t start, value
+    cdef int member, kinds
+    i = after_space(p, i + 1, n)
+    while p[i] == 34:
+        kinds = 0
+        start = i + 1
+        i = string_end(p, start, n, &kinds, False)
+        member = _member_at(p, start, i, kinds, kind)
+        value = after_colon(p, i + 1, n)
+        i = after_value(p, value, n, ROOM, False, NULL, NULL, NULL)
+        if i < 0:
+            return False  # (not so: it was read before)
+        if member and not _odd_count(p, value, i, kind == USED, &counts[_bit(member) - _bit(PROMPT)]):
+            return False
+        i = after_space(p, i, n)
+        if p[i] == 44:
+            i = after_space(p, i + 1, n)
+    return True
+
+
+cdef void _odd_usage(Bytes p, Py_ssize_t i, Py_ssize_t n, Run *run) noexcept nogil:
+    """Take note of the object ``usage`` at ``i``."""
+    cdef Count counts[4]
+    cdef Count *prompt
+    cdef Count *completion
+    memset(counts, 0, sizeof(counts))
+    if not _counts(p, i, n, USED, counts):
+        return
+    prompt = &counts[0] if counts[0].given else &counts[2]
+    completion = &counts[1] if counts[1].given else &counts[3]
+    if prompt.given and prompt.value >= 0:
+        run.prompt_tokens = prompt.value
+    if completion.given and completion.value >= 0:
+        run.completion_tokens = completion.value
+
+
+cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
+    """Add to ``run`` what odd data at ``p`` says, as the Python twin's _data(); DEEP = nothing was added: the decoders know."""
+    cdef Value values[VALUES]
+    cdef Value nested[VALUES]
+    cdef Value *one
+    cdef Count counts[4]
+    cdef Py_ssize_t i, size, reason, reason_bytes
+    cdef int at
+    cdef bint deep = False
+    cdef bint text, usage
+    memset(values, 0, sizeof(values))
+    i = after_space(p, 0, n)
+    if i < n and p[i] == 123:
+        i = _values(p, i, n, EVENT, values, &deep)
+        if deep:
+            return DEEP
+        if i >= 0 and after_space(p, i, n) != n:
+            i = -1
+    else:
+        i = -1
+    run.events += 1
+    if error:
+        run.error = True
+    _words(p, n, &text, &reason, &reason_bytes)
+    if i < 0:
+        # Whoever reads it will fail; until then it counts as it does where it is told without being decoded.
+        if text and p[0] == 123:
+            run.tokens += 1
+        return PLAIN
+    one = &values[_bit(ERROR)]
+    if one.start and (one.end - one.start != 4 or p[one.start] != 110):
+        run.error = True
+    if not text:
+        one = &values[_bit(TYPE)]
+        size = one.end - one.start
+        if size >= 8 and p[one.start] == 34 and memcmp(p + one.end - 7, b'.delta"', 7) == 0 and (
+            memchr(p + one.start, 92, size) == NULL
+        ):
+            one = &values[_bit(DELTA)]
+            text = one.end - one.start > 2 and p[one.start] == 34
+    if text:
+        run.tokens += 1
+    if reason_bytes:
+        run.reason = p + reason
+        run.reason_bytes = reason_bytes
+    one = &values[_bit(USAGE)]
+    usage = one.start and p[one.start] == 123
+    if usage:
+        _odd_usage(p, one.start, n, run)
+    one = &values[_bit(TIMINGS)]
+    if one.start and run.completion_tokens < 0 and p[one.start] == 123:
+        for at in range(4):
+            counts[at].given = True
+            counts[at].value = -1
+        if _counts(p, one.start, n, TIMED, counts):
+            run.prompt_tokens = counts[0].value
+            run.completion_tokens = counts[1].value
+    for at in range(2):
+        one = &values[_bit(RESPONSE if at == 0 else MESSAGE)]
+        if one.start and p[one.start] == 123:
+            memset(nested, 0, sizeof(nested))
+            _values(p, one.start, n, NESTED, nested, &deep)
+            if nested[_bit(USAGE)].start and p[nested[_bit(USAGE)].start] == 123:
+                _odd_usage(p, nested[_bit(USAGE)].start, n, run)
+    one = &values[_bit(CHOICES)]
+    return EXTRA if usage and one.start and p[one.start] == 91 and after_space(p, one.start + 1, n) == one.end - 1 else PLAIN
 
 
 # ---- events in bytes ---------------------------------------------------------------------------------------------------
@@ -412,8 +690,8 @@ cdef bint _may_be_usage(Bytes p, Py_ssize_t n) noexcept nogil:
         at = <Bytes>memmem(at, p + n - at, b'"choices"', 9)
         if at == NULL:
             break
-        at += 9
-        i = _skip_blanks(p, at - p, n)
+        at += 8  # the quote that ends it may begin the next one
+        i = _skip_blanks(p, at + 1 - p, n)
         if i < n and p[i] == 58:
             i = _skip_blanks(p, i + 1, n)
             if i < n and p[i] == 91:
@@ -425,8 +703,8 @@ cdef bint _may_be_usage(Bytes p, Py_ssize_t n) noexcept nogil:
         at = <Bytes>memmem(at, p + n - at, b'"error"', 7)
         if at == NULL:
             return True
-        at += 7
-        i = _skip_blanks(p, at - p, n)
+        at += 6
+        i = _skip_blanks(p, at + 1 - p, n)
         if i < n and p[i] == 58:
             i = _skip_blanks(p, i + 1, n)
             if i < n and p[i] != 110 and not _blank(p[i]):
@@ -476,16 +754,43 @@ cdef int _read(Bytes p, Py_ssize_t n, Py_ssize_t *at, Py_ssize_t *size, bint *er
 
 cdef bytes _joined(Bytes p, Py_ssize_t n):
     """The data of all lines of an event that has such."""
+    cdef bytes joined = PyBytes_FromStringAndSize(NULL, n)
+    cdef char *to = PyBytes_AS_STRING(joined)
     cdef Py_ssize_t start = 0
+    cdef Py_ssize_t size = 0
     cdef Py_ssize_t end, value
-    cdef list lines = []
+    cdef bint more = False
     while start <= n:
         end = line_end(p, start, n)
         value = _value_of(p + start, end - start)
         if value >= 0:
-            lines.append(PyBytes_FromStringAndSize(<const char *>p + start + value, end - start - value))
+            if more:
+                to[size] = 10
+                size += 1
+            more = True
+            memcpy(to + size, p + start + value, end - start - value)
+            size += end - start - value
         start = _next_line(p, end, n)
-    return b"\n".join(lines)
+    return joined[:size]
+
+
+cdef Py_ssize_t _dull(Bytes p, Py_ssize_t n) noexcept nogil:
+    """The size of the event at ``p``, when it is a whole one without data or a name; 0 = it is not."""
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t end
+    while True:
+        end = line_end(p, i, n)
+        if end >= n:
+            return 0
+        if end == i:
+            i = _next_line(p, end, n)
+            return i if i <= EVENT_MAX else 0
+        if (p[i] == 100 and _value_of(p + i, end - i) >= 0) or _at(p, i, end, b"event:", 6):
+            return 0
+        i = _next_line(p, end, n)
+        # A CR at the end of all that came: the LF that would make it one line end may follow.
+        if i >= n:
+            return 0
 
 
 cdef Py_ssize_t _told(Bytes p, Py_ssize_t n, Run *run, int *what) noexcept nogil:
@@ -511,7 +816,9 @@ cdef Py_ssize_t _told(Bytes p, Py_ssize_t n, Run *run, int *what) noexcept nogil
     if p[end + 1] != 10 or end + 2 > EVENT_MAX:
         return 0
     what[0] = _look(p, end + 2, p + i + value, end - i - value, error, run)
-    return end + 2 if what[0] != ODD else 0
+    if what[0] == ODD:
+        what[0] = _odd(p + i + value, end - i - value, error, run)
+    return end + 2 if what[0] != DEEP else 0
 
 
 # The reasons that engines give, ready made.
@@ -575,7 +882,6 @@ cdef class SseScanner:
         cdef Py_ssize_t pos = 0
         cdef Py_ssize_t size, i
         cdef int what = PLAIN
-        cdef Bytes end
         while pos < n:
             size = self._prefix_bytes
             if size and n - pos >= size + self._suffix_bytes and memcmp(p + pos, self._prefix, size) == 0:
@@ -592,16 +898,15 @@ cdef class SseScanner:
                         run.tokens += 1
                     pos = i + self._suffix_bytes
                     continue
-            if p[pos] == 58:
-                # A comment, such as engines keep a connection alive with.
-                end = <Bytes>memchr(p + pos, 10, n - pos)
-                if end == NULL or memchr(p + pos, 13, end - p - pos) != NULL:
-                    break
-                i = end - p + 1
-                if i == n or p[i] != 10 or i + 1 - pos > EVENT_MAX:
-                    break
-                pos = i + 1
+            if p[pos] == 10 or p[pos] == 13:
+                # A blank line ends an event of nothing.
+                pos += 1
                 continue
+            if p[pos] != 100 and p[pos] != 101 and not (self._first and pos == 0):
+                size = _dull(p + pos, n - pos)
+                if size:
+                    pos += size
+                    continue
             size = _told(p + pos, n - pos, run, &what)
             if size == 0:
                 break
@@ -793,6 +1098,7 @@ cdef class SseScanner:
         cdef Py_ssize_t size = 0
         cdef int lines, what
         cdef bint error = False
+        cdef bytes joined
         cdef Run run
         if n > EVENT_MAX and n - (p[n - 2] == 13 and p[n - 1] == 10) > EVENT_MAX:
             # (CR ends it; the LF behind it may come later, and must make no difference.)
@@ -802,18 +1108,27 @@ cdef class SseScanner:
             p += 3
             n -= 3
         lines = _read(p, n, &at, &size, &error)
-        if lines == 1:
-            self._begin(&run)
-            what = _look(p, n, p + at, size, error, &run)
-            if what != ODD:
-                self._commit(&run)
-                return what == EXTRA
+        if lines == 0:
+            if error:
+                self.error = True
+            return False
+        if lines > 1:
+            # (The bytes that are joined are nowhere in the event: nothing is learned from them.)
+            joined = _joined(p, n)
+            p = <Bytes>PyBytes_AS_STRING(joined)
+            at = 0
+            size = PyBytes_GET_SIZE(joined)
+        self._begin(&run)
+        what = _look(p if lines == 1 else NULL, n, p + at, size, error, &run)
+        if what == ODD:
+            what = _odd(p + at, size, error, &run)
+        if what != DEEP:
+            self._commit(&run)
+            return what == EXTRA
         if error:
             self.error = True
-        if lines == 0:
-            return False
         self.events += 1
-        return self._decoded(_joined(p, n))
+        return self._decoded(PyBytes_FromStringAndSize(<const char *>p + at, size))
 
     cdef bint _decoded(self, bytes data) except -1:
         """Take note of what odd data says; whether it is an extra usage chunk's."""

@@ -129,3 +129,9 @@ def test_no_read_passes_in_the_middle_of_a_chunk_or_of_an_event() -> None:
     assert not passes(chunks, sse, read)
     chunks.feed(b"0\r\n\r\n")
     assert not passes(chunks, None, read)
+
+
+def test_nothing_else_passes_for_the_beginning_of_a_chunk() -> None:
+    for total in range(3, 400):
+        for first in (b"\x00", b"\r", b" ", b";"):
+            assert not passes(ChunkScanner(), None, first * (total - 2) + b"\r\n")

@@ -44,10 +44,11 @@ class ChunkedBody:
     ``kind`` names the error for a malformed body: a client's is ``bad_request``, an engine's ``bad_gateway``.
     """
 
-    __slots__ = ("_kind", "_scanner")
+    __slots__ = ("_judged", "_kind", "_scanner")
 
     def __init__(self, kind: str = "bad_request") -> None:
         self._scanner = ChunkScanner()
+        self._judged = 0  # of the trailers that came
         self._kind = kind
 
     @property
@@ -78,10 +79,11 @@ class ChunkedBody:
             payload = scanner.feed(data)
         except FramingError as error:
             raise self._refusal(str(error)) from None
-        if scanner.trailers:
-            for name in scanner.trailers:
+        if len(scanner.trailers) > self._judged:
+            for name in scanner.trailers[self._judged :]:
                 if name.replace(b"_", b"-") in FORBIDDEN_TRAILERS or name.startswith(b"x-forwarded-"):
                     raise self._refusal("forbidden trailer field")
+            self._judged = len(scanner.trailers)
         return payload
 
     def _refusal(self, detail: str) -> GatewayError:
