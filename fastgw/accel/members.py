@@ -109,6 +109,7 @@ def _named(_: type, name: Any) -> _Member:
 
 
 _decode_members: Final = msgspec.json.Decoder(dict[_Member, msgspec.Raw], dec_hook=_named).decode
+_decode_rows: Final = msgspec.json.Decoder(list[dict[_Member, msgspec.Raw]], dec_hook=_named).decode
 
 
 def members(text: bytes | msgspec.Raw, most: int) -> tuple[list[str], list[msgspec.Raw]]:
@@ -123,6 +124,25 @@ def members(text: bytes | msgspec.Raw, most: int) -> tuple[list[str], list[msgsp
     try:
         values = list(_decode_members(text).values())
         return _names, values
+    finally:
+        _names = []
+
+
+def rows(text: bytes | msgspec.Raw, most: int) -> list[tuple[list[str], list[msgspec.Raw]]]:
+    """The same of each object in the list ``text``, which have ``most`` members altogether; how many they are is not asked.
+
+    :raises: as :func:`members`, also when one is no object.
+    """
+    global _names, _most
+    _most = most
+    try:
+        found = []
+        at = 0
+        for row in _decode_rows(text):
+            values = list(row.values())
+            found.append((_names[at : at + len(values)], values))
+            at += len(values)
+        return found
     finally:
         _names = []
 

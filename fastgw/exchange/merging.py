@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MOST_INPUTS: Final = 256
 MOST_BYTES: Final = 1 << 20  # of inputs in one call
+BESIDE_BYTES: Final = 1 << 16  # of all else in a request's body
 MAX_PAUSES: Final = 1024
 
 
@@ -102,7 +103,10 @@ class Merger:
             if isinstance(known, Member):
                 # It waited here, then for room at an engine, and comes again with others that did.
                 return None if known.asked else known
-        own = parts(exchange.body) if exchange.head.method == b"POST" else None
+        # (What is too large to be merged is not looked into.)
+        if exchange.head.method != b"POST" or len(exchange.body) > self.most_bytes + BESIDE_BYTES:
+            return None
+        own = parts(exchange.body, self.most_inputs)
         if own is None or own.count >= self.most_inputs or own.size_bytes >= self.most_bytes:
             return None
         member = Member(exchange, own)

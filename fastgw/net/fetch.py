@@ -58,15 +58,13 @@ async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> 
             body = LengthBody(head.content_length)
         else:
             body = CloseBody()
-        pieces: list[bytes] = []
-        size = 0
+        # One buffer: a list of two-byte pieces would hold twenty times what the engine sent.
+        answer = bytearray()
         data = reader.rest
         while True:
             if data or body.done:
-                piece = body.feed(data)
-                pieces.append(piece)
-                size += len(piece)
-                if size > max_bytes:
+                answer += body.feed(data)
+                if len(answer) > max_bytes:
                     raise FetchError("answer too large")
             if body.done:
                 break
@@ -75,4 +73,4 @@ async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> 
                 if isinstance(body, CloseBody):
                     break
                 raise FetchError("closed in the middle of an answer")
-        return head.status, b"".join(pieces)
+        return head.status, bytes(answer)

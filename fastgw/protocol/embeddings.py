@@ -18,22 +18,24 @@ from typing import Final
 
 import msgspec
 
+from fastgw.accel.members import TooMany, members, prompts_in, rows
+
 MAX_COUNT: Final = 10**12  # of tokens; what is said to be more is no count
 MAX_USAGE_DEPTH: Final = 4
+MOST_MEMBERS: Final = 64
+"""More members in an object than any library or engine writes: it is not understood."""
+MOST_INPUTS: Final = 1024
 
-_Values = dict[str, msgspec.Raw]
-
-_decode_values: Final = msgspec.json.Decoder(_Values).decode
-_decode_items: Final = msgspec.json.Decoder(list[_Values]).decode
-_decode_string: Final = msgspec.json.Decoder(str).decode
-_decode_strings: Final = msgspec.json.Decoder(list[str]).decode
-_decode_tokens: Final = msgspec.json.Decoder(list[int]).decode
-_decode_many: Final = msgspec.json.Decoder(list[list[int]]).decode
-_BAD: Final = (msgspec.DecodeError, RecursionError, ValueError)
+_BAD: Final = (TooMany, msgspec.DecodeError, RecursionError, ValueError)
 
 _SPACE: Final = re.compile(rb"[ \t\r\n]*").match
+_COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*").match
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL).match
 _NUMBER: Final = re.compile(rb"0|[1-9][0-9]{0,12}").fullmatch
+_BLANKS: Final = b" \t\r\n"
+_TOKENS: Final = b"0123456789," + _BLANKS
+
+_decode_strings: Final = msgspec.json.Decoder(list[str]).decode
 
 # How a vector may be written so that the answer is still JSON. An engine's own binary forms are not.
 _ENCODINGS: Final = (b'"float"', b'"base64"', b"null")
@@ -74,28 +76,29 @@ _decode_counted: Final = msgspec.json.Decoder(_Counted).decode
 
 
 # --- the request
-def parts(body: bytes) -> Parts | None:
+def parts(body: bytes, most_inputs: int = MOST_INPUTS) -> Parts | None:
     """What ``body`` asks for; ``None`` = it goes alone.
 
-    Taken is an object whose ``input`` is a text, a list of texts, one text's tokens or a list of such, none of them empty,
-    and whose other members are plain values: a list or an object beside the input may belong to it item by item. Not taken
-    are streams, encodings that are not JSON, and repeated members.
+    Taken is an object whose ``input`` is a text, a list of texts, one text's tokens or a list of such, none of them empty and
+    at most ``most_inputs``, and whose other members are plain values: a list or an object beside the input may belong to it
+    item by item. Not taken are streams, encodings that are not JSON, and repeated members.
     """
     try:
-        body.decode()
-        values = _decode_values(body)
-        spans = _spans(body, _SPACE(body).end(), values)  # type: ignore[union-attr]
-        if spans is None or "input" not in values:
+        if not body.isascii():
+            body.decode()
+        names, values = members(body, MOST_MEMBERS)
+        found = dict(zip(names, values, strict=True))
+        if len(found) < len(names) or "" in found or "input" not in found:
             return None
-        found = _inputs(bytes(values.pop("input")))
+        inputs = _inputs(bytes(found.pop("input")), most_inputs)
     except _BAD:
         return None
-    if found is None:
+    if inputs is None:
         return None
-    kind, count, items = found
+    kind, count, items = inputs
     rest = []
-    for name in sorted(values):
-        value = bytes(values[name])
+    for name in sorted(found):
+        value = bytes(found[name])
         if (
             value[:1] in (b"[", b"{")
             or (name == "stream" and value not in _FALSE)
@@ -106,23 +109,24 @@ def parts(body: bytes) -> Parts | None:
     return Parts(kind, count, items, b",".join(rest))
 
 
-def _inputs(value: bytes) -> tuple[Kind, int, bytes] | None:
-    """Kind, number and bytes of what stands in ``input``."""
+def _inputs(value: bytes, most: int) -> tuple[Kind, int, bytes] | None:
+    """Kind, number and bytes of what stands in ``input``, which is well-formed. (No token is made an object for this.)"""
     if value[:1] == b'"':
-        _decode_string(value)
         return Kind.TEXT, 1, value
     if value[:1] != b"[":
         return None
-    inner = value[1:-1].strip(b" \t\r\n")
+    inner = value[1:-1].strip(_BLANKS)
+    count = prompts_in(value)
+    if not inner or count > most:
+        return None
     if inner[:1] == b'"':
         return Kind.TEXT, len(_decode_strings(value)), inner
+    brackets = value.translate(None, _TOKENS)
     if inner[:1] == b"[":
-        many = _decode_many(value)
-        return (Kind.TOKENS, len(many), inner) if all(many) else None
-    if inner:
-        _decode_tokens(value)
-        return Kind.TOKENS, 1, value
-    return None
+        if brackets != b"[%b]" % (b"[]" * count) or b"[]" in value.translate(None, _BLANKS):
+            return None
+        return Kind.TOKENS, count, inner
+    return (Kind.TOKENS, 1, value) if brackets == b"[]" else None
 
 
 def merged(several: Sequence[Parts]) -> bytes:
@@ -145,20 +149,23 @@ def split(answer: bytes, counts: Sequence[int], sizes: Sequence[int]) -> list[by
     of its inputs, ``index`` counted from 0, and its share of each count in ``usage``; all else is the engine's. ``None``
     when the answer is not what was asked for: no JSON, not one item for each input, or a usage that cannot be shared out.
     """
+    total = sum(counts)
     try:
-        values = _decode_values(answer)
-        spans = _spans(answer, _SPACE(answer).end(), values)  # type: ignore[union-attr]
-        if spans is None or "data" not in values:
+        names, values = members(answer, MOST_MEMBERS)
+        spans = _spans(answer, _SPACE(answer).end(), names, values)  # type: ignore[union-attr]
+        # (An item has an object or two in it: whatever has many more is not made objects of to be counted.)
+        if spans is None or "data" not in spans or answer.count(b"{", *spans["data"]) > 4 * total + MOST_MEMBERS:
             return None
         start, end = spans["data"]
-        rows = _decode_items(values["data"])
+        found = rows(values[names.index("data")], MOST_MEMBERS * total)
         shared: list[tuple[int, int, list[int]]] = []
-        if "usage" in values and not _share_out(answer, spans["usage"][0], values["usage"], sizes, shared, 0):
+        usage = values[names.index("usage")] if "usage" in spans else None
+        if usage is not None and _share_out(answer, spans["usage"][0], usage, sizes, shared, 0, MOST_MEMBERS) < 0:
             return None
     except _BAD:
         return None
-    items = _items(answer, start, rows)
-    if items is None or len(items.pieces) != sum(counts):
+    items = _items(answer, start, found)
+    if items is None or len(items.pieces) != total:
         return None
     parts = []
     for turn, (stop, count) in enumerate(zip(accumulate(counts), counts, strict=True)):
@@ -188,58 +195,60 @@ class _Items(msgspec.Struct, gc=False):
     closes: bytes
 
 
-def _items(answer: bytes, at: int, rows: list[_Values]) -> _Items | None:
+def _items(answer: bytes, at: int, found: list[tuple[list[str], list[msgspec.Raw]]]) -> _Items | None:
     """The items of the list at ``at``; ``None`` unless they are numbered from 0, each number once, in whatever order."""
-    count = len(rows)
+    count = len(found)
     pieces: list[tuple[bytes, bytes] | None] = [None] * count
     opens = between = b""
     end = at + 1  # of the item before; for the first one, of the bracket
-    for turn, values in enumerate(rows):
+    for turn, (names, values) in enumerate(found):
         comma = _SPACE(answer, end).end() if turn else at  # type: ignore[union-attr]
         begin = _SPACE(answer, comma + 1).end()  # type: ignore[union-attr]
         if turn == 0:
             opens = answer[at:begin]
         elif turn == 1:
             between = answer[end:begin]
-        spans = _spans(answer, begin, values)
-        if spans is None or "index" not in values or "embedding" not in values:
+        spans = _spans(answer, begin, names, values)
+        if spans is None or "index" not in spans or "embedding" not in spans:
             return None
         end = spans[""][1]
-        number = bytes(values["index"])
+        start, stop = spans["index"]
+        number = answer[start:stop] if stop - start <= 13 else b""
         if _NUMBER(number) is None:
             return None
         index = int(number)
         if index >= count or pieces[index] is not None:
             return None
-        start, stop = spans["index"]
         pieces[index] = (answer[begin:start], answer[stop:end])
     closes = answer[end : _SPACE(answer, end).end() + 1]  # type: ignore[union-attr]
     return _Items([one for one in pieces if one is not None], opens, between, closes) if count else None
 
 
 def _share_out(
-    answer: bytes, at: int, raw: msgspec.Raw, sizes: Sequence[int], out: list[tuple[int, int, list[int]]], depth: int
-) -> bool:
-    """Add to ``out`` every count in the object at ``at``: where it stands, and each request's share of it. False where
-    something is a number but no count: a part of it is nobody's."""
-    if bytes(raw) == b"null":
-        return True
-    values = _decode_values(raw)
-    spans = _spans(answer, at, values)
+    answer: bytes, at: int, raw: msgspec.Raw, sizes: Sequence[int], out: list[tuple[int, int, list[int]]], depth: int, most: int
+) -> int:
+    """Add to ``out`` every count in the object at ``at``: where it stands, and each request's share of it. How many of ``most``
+    members may still follow; -1 where something is a number but no count (a part of it is nobody's), or they are too many."""
+    if answer.startswith(b"null", at):
+        return most
+    names, values = members(raw, most)
+    spans = _spans(answer, at, names, values)
     if spans is None or depth == MAX_USAGE_DEPTH:
-        return False
-    for name, value in values.items():
+        return -1
+    most -= len(names)
+    for name, value in zip(names, values, strict=True):
         start, end = spans[name]
         lead = answer[start : start + 1]
         if lead == b"{":
-            if not _share_out(answer, start, value, sizes, out, depth + 1):
-                return False
+            most = _share_out(answer, start, value, sizes, out, depth + 1, most)
+            if most < 0:
+                return -1
         elif lead not in b'"[ntf':
-            number = answer[start:end]
+            number = answer[start:end] if end - start <= 13 else b""
             if _NUMBER(number) is None or int(number) > MAX_COUNT:
-                return False
+                return -1
             out.append((start, end, shares(int(number), sizes)))
-    return True
+    return most
 
 
 def shares(total: int, sizes: Sequence[int]) -> list[int]:
@@ -254,29 +263,23 @@ def shares(total: int, sizes: Sequence[int]) -> list[int]:
 
 
 # --- JSON by its bytes
-def _spans(text: bytes, at: int, values: _Values) -> dict[str, tuple[int, int]] | None:
-    """Where the values of the object that opens at ``at`` stand, by name, and under "" the object itself; ``values`` is the
-    same object as the decoder has it. ``None`` when a member is repeated, or has no name."""
+def _spans(text: bytes, at: int, names: list[str], values: list[msgspec.Raw]) -> dict[str, tuple[int, int]] | None:
+    """Where the values of the object that opens at ``at`` stand, by name, and under "" the object itself; ``names`` and
+    ``values`` are its members as the decoder has them. ``None`` when a member is repeated, or has no name."""
     spans: dict[str, tuple[int, int]] = {}
     begin = at
-    at = _SPACE(text, at + 1).end()  # type: ignore[union-attr]
-    while text[at] != 125:
-        key = _STRING(text, at)
-        assert key is not None, "the decoder has read it"
-        name: str = _decode_string(key[0])
-        start = _SPACE(text, _SPACE(text, key.end()).end() + 1).end()  # type: ignore[union-attr]
-        value = bytes(values[name])
+    at += 1
+    for name, value in zip(names, values, strict=True):
+        at = _SPACE(text, at).end()  # type: ignore[union-attr]
+        start = _COLON(text, _STRING(text, at).end()).end()  # type: ignore[union-attr]
+        if not name or name in spans:
+            return None
         end = start + len(value)
-        # The decoder keeps the later of two: where the earlier one stands, another value does, or the name comes again.
-        if not name or name in spans or not text.startswith(value, start):
-            return None
         spans[name] = (start, end)
-        at = _SPACE(text, end).end()  # type: ignore[union-attr]
-        if text[at] == 44:
-            at = _SPACE(text, at + 1).end()  # type: ignore[union-attr]
-        elif text[at] != 125:
-            return None
-    spans[""] = (begin, at + 1)
+        at = _SPACE(text, end).end() + 1  # type: ignore[union-attr]
+    if not names:
+        at = _SPACE(text, at).end() + 1  # type: ignore[union-attr]
+    spans[""] = (begin, at)
     return spans
 
 

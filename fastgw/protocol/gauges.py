@@ -14,9 +14,12 @@ import math
 import re
 from typing import Final, NamedTuple
 
-MAX_ROWS: Final = 1024
+MAX_ROWS: Final = 128
 """Rows of one name that are read: engines have one, or one for each data-parallel rank."""
 MAX_COUNT: Final = 1 << 20
+MAX_NUMBER_CHARS: Final = 64
+MAX_BRACES: Final = 64
+"""Closing braces within a row's labels; one that is in a label's value is rare."""
 
 
 class Gauges(NamedTuple):
@@ -44,8 +47,6 @@ NAMES: Final = {
     "llamacpp": _Names(b"llamacpp:requests_processing", b"llamacpp:requests_deferred", (b"llamacpp:kv_cache_usage_ratio",)),
 }
 
-# Braces and escaped quotes may stand inside a label's value. Possessive: no text makes it look twice.
-_LABELS: Final = re.compile(rb'\{(?:[^"}]|"(?:[^"\\]|\\.)*+")*+\}')
 # SGLang's scheduler may break its counts down by priority, beside the whole under an empty one.
 _PART: Final = re.compile(rb'[{,]\s*priority="[^"]')
 
@@ -86,18 +87,37 @@ def _rows(body: bytes, name: bytes) -> list[float]:
     return found
 
 
+def _labels_end(rest: bytes) -> int:
+    """Behind the labels that ``rest`` begins with; -1 = they do not end. (Braces and escaped quotes may stand in a value.)"""
+    at = 0
+    quoted = 0
+    for _ in range(MAX_BRACES):
+        end = rest.find(b"}", at)
+        if end < 0:
+            break
+        piece = rest[at:end]
+        if b"\\" in piece:
+            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+        quoted ^= piece.count(b'"') & 1
+        at = end + 1
+        if not quoted:
+            return at
+    return -1
+
+
 def _value(rest: bytes) -> float:
     """The number after a row's name; -1.0 when it is another name, a part of the whole, or no usable number."""
     if rest.startswith(b"{"):
-        labels = _LABELS.match(rest)
-        if labels is None or _PART.search(labels[0]):
+        end = _labels_end(rest)
+        # (The word is looked for first: at a tenth of what the pattern costs where it is not.)
+        if end < 0 or (rest.find(b"priority", 0, end) >= 0 and _PART.search(rest, 0, end)):
             return -1.0
-        rest = rest[labels.end() :]
+        rest = rest[end:]
     elif not rest[:1].isspace():
         return -1.0
     words = rest.split(None, 1)  # a time stamp or an exemplar may follow
     try:
-        value = float(words[0])
+        value = float(words[0]) if len(words[0]) <= MAX_NUMBER_CHARS else -1.0
     except (ValueError, IndexError):
         return -1.0
     return value if 0.0 <= value < math.inf else -1.0

@@ -8,7 +8,7 @@ members that are read here are concerned.
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -146,30 +146,66 @@ def models_list(ids: list[tuple[str, str, int]]) -> bytes:
     )
 
 
-def parse_models(body: bytes) -> list[str]:
-    """The model names in an engine's list: OpenAI's ``data[].id``, or Ollama's ``models[].name``.
+class _List(msgspec.Struct, gc=False):
+    data: msgspec.Raw = msgspec.Raw(b"")
+    models: msgspec.Raw = msgspec.Raw(b"")
 
-    Tolerant: what is not understood is left out, and what is no list at all has none. Names are usable and unique, in
-    the engine's order, at most 10,000.
+
+class _Skipped(msgspec.Struct, gc=False, array_like=True):
+    """A list where a name is looked for: none of its items becomes an object."""
+
+
+_Value = str | int | float | bool | _Skipped | None
+
+
+class _Item(msgspec.Struct, gc=False):
+    id: _Value = None
+    name: _Value = None
+    model: _Value = None
+
+
+_BAD: Final = (msgspec.DecodeError, RecursionError, ValueError)
+_decode_list: Final = msgspec.json.Decoder(_List).decode
+_decode_items: Final = msgspec.json.Decoder(list[_Item]).decode
+_decode_texts: Final = msgspec.json.Decoder(list[str]).decode
+_BLANKS: Final = b" \t\r\n"
+# No shorter items name as many models as there are.
+_OBJECT: Final = b'{"id":"m"},'
+_TEXT: Final = b'"abc",'
+
+
+def parse_models(body: bytes) -> list[str]:
+    """The model names in an engine's list: OpenAI's ``data[].id``, or Ollama's ``models[].name``, or texts.
+
+    Tolerant: what is no list has no names, nor has one of anything but objects or texts, or of more of them than so many bytes
+    can name. Names are usable and unique, in the engine's order, at most 10,000.
     """
     try:
-        decoded: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        return []
-    items = decoded if isinstance(decoded, list) else []
-    if isinstance(decoded, dict):
-        for key in ("data", "models"):
-            value = decoded.get(key)
-            if isinstance(value, list) and value:
-                items = value
-                break
-    names: dict[str, None] = {}
-    for item in items:
-        name = item
-        if isinstance(item, dict):
-            name = next((item[k] for k in ("id", "name", "model") if isinstance(item.get(k), str)), None)
-        if isinstance(name, str) and 0 < len(name) <= MAX_MODEL_CHARS and not _CONTROL(name):
-            names[name] = None
-            if len(names) >= MAX_MODELS:
-                break
-    return list(names)
+        if body.lstrip(_BLANKS)[:1] == b"[":
+            return _names_in(body)
+        found = _decode_list(body)
+        for several in (bytes(found.data), bytes(found.models)):
+            if several[:1] == b"[" and several[1:-1].strip(_BLANKS):
+                return _names_in(several)
+    except _BAD:
+        pass
+    return []
+
+
+def _names_in(several: bytes) -> list[str]:
+    """The names in a list, whole lists at a time: a peer may write a hundred thousand items."""
+    if several.lstrip(_BLANKS)[1:].lstrip(_BLANKS)[:1] == b'"':
+        texts = _decode_texts(several) if len(_TEXT) * several.count(b'"') <= 2 * len(several) else []
+    else:
+        items = _decode_items(several) if len(_OBJECT) * several.count(b"{") <= len(several) else []
+        names = [item.id for item in items]
+        if not {*map(type, names)} <= {str}:
+            names = [_first_name(item) for item in items]
+        texts = [name for name in names if isinstance(name, str)]
+    if _CONTROL("".join(texts)):
+        texts = [name for name in texts if not _CONTROL(name)]
+    return [name for name in dict.fromkeys(texts) if 0 < len(name) <= MAX_MODEL_CHARS][:MAX_MODELS]
+
+
+def _first_name(item: _Item) -> str:
+    return next((name for name in (item.id, item.name, item.model) if isinstance(name, str)), "")

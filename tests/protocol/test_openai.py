@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastgw.accel.members import NAMES, folded
 from fastgw.errors import GatewayError
 from fastgw.protocol.openai import BodyFacts, models_list, parse_models, scan_body, with_model, with_usage
 from tests.support.json_cases import EITHER, INVALID, VALID, Case, forms, wrapped
@@ -362,7 +363,6 @@ JSON = st.recursive(
         inner, max_size=3),
     max_leaves=8,
 )
-TYPED = {"stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "max_output_tokens"}
 OPTIONS = st.none() | st.fixed_dictionaries({}, optional={"include_usage": st.none() | st.booleans(), "x": JSON,
     "include_usag": JSON})
 
@@ -376,7 +376,7 @@ OPTIONS = st.none() | st.fixed_dictionaries({}, optional={"include_usage": st.no
 )  # fmt: skip
 def test_edits_change_one_value_and_no_other_byte(rest: dict[str, Any], model: str, known: dict[str, Any], ascii_only: bool,
     indent: int | None, chance: Any) -> None:
-    whole = {key: value for key, value in rest.items() if key not in TYPED} | {"model": model} | known
+    whole = {key: value for key, value in rest.items() if folded(key) not in NAMES} | {"model": model} | known
     keys = list(whole)
     chance.shuffle(keys)
     whole = {key: whole[key] for key in keys}
@@ -468,8 +468,14 @@ def test_models_list_is_openais() -> None:
         (b'{"models":[{"name":"llama3:latest","model":"llama3:latest"}]}', ["llama3:latest"]),
         (b'{"data":[],"models":[{"name":"x"}]}', ["x"]),
         (b'{"data":null,"models":[{"model":"y"}]}', ["y"]),
-        (b'[{"id":"a"},"b"]', ["a", "b"]),
-        (b'{"data":[1,null,{"id":5},{"id":""},{"id":"a\\nb"},{"id":"ok"},[]]}', ["ok"]),
+        (b'[{"id":"a"},{"id":"b"}]', ["a", "b"]),
+        (b' [ "llama", "qwen", "llama" ] ', ["llama", "qwen"]),
+        (b'[{"id":"a"},"b"]', []),
+        (b'{"data":[{"id":5},{"id":""},{"id":"a\\nb"},{"id":"ok"},{"id":[1],"name":"so"}]}', ["ok", "so"]),
+        (b'{"data":[{"id":null,"name":null,"model":"m"},{"name":"","model":"n"},{"x":{"id":"no"}}]}', ["m"]),
+        (b'{"data":[1,{"id":"a"}]}', []),
+        (b'[["a"]]', []),
+        (b'{"data":[' + b"{}," * 999 + b'{"id":"a"}]}', []),
         (b'{"data":{"id":"a"}}', []),
         (b"", []),
         (b"not json", []),
