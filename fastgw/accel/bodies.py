@@ -37,8 +37,9 @@ from fastgw.accel.members import (
 SEARCH_BYTES: Final = 8192
 """An answer's end that is searched for ``usage``; more would have to be all logprobs and the like behind it."""
 
+USAGE_BYTES: Final = 1024
+"""So much of a ``usage`` is looked at, and so many strings and brackets; the longest known one has 400 bytes, and twenty."""
 WORDS: Final = 64
-"""How many strings and brackets of a ``usage`` are looked at; the longest known one has twenty."""
 
 CANDIDATES: Final = 8
 """How many times the word ``"usage"`` is looked at before it is given up: a list may be full of it."""
@@ -314,7 +315,7 @@ def _counts(body: bytes, at: int) -> tuple[int, int]:
     """The counts of the object that opens before ``at``, in its first words; that it is JSON is not asked."""
     found: dict[bytes, int] = {}
     depth = 1
-    for match in islice(_NEXT(body, at), WORDS):
+    for match in islice(_NEXT(body, at, at + USAGE_BYTES), WORDS):
         name, count = match.groups()
         if name is not None:
             if depth == 1:

@@ -124,10 +124,15 @@ class ChunkScanner:
             if state == _SIZE:
                 # A whole chunk of a size that was met before: where chunks are many they are of few sizes.
                 at = data.find(b"\r\n", pos, pos + 18)
-                size = known(data[pos:at]) if at > 0 else None
-                if size:
+                if at > 0:
+                    line = data[pos:at]
+                    size = known(line, 0)
+                    if not size and 59 in line:
+                        digits, _, extension = line.partition(b";")
+                        size = 0 if extension.translate(None, _TEXT) else known(digits, 0)
+                        plain = False
                     stop = at + 2 + size
-                    if data[stop : stop + 2] == b"\r\n" and not self._line:
+                    if size and data[stop : stop + 2] == b"\r\n" and not self._line:
                         out.append(data[at + 2 : stop])
                         pos = stop + 2
                         continue

@@ -53,6 +53,7 @@ _ABSOLUTE: Final = re.compile(rb"(?i:https?)://([^/?]*)([/?].*)?").fullmatch
 _VERSION: Final = re.compile(rb"HTTP/([0-9])\.([0-9])").fullmatch
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?").fullmatch
 _CODINGS: Final = frozenset((b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress", b"br", b"zstd"))
+_RECORDED: Final = frozenset((OWN, NOTED, UPGRADE))
 _STAYS: Final = frozenset((b"keep-alive", b"close"))
 # All that a head may hold, and not only between its lines: a tab, line ends, and what is no control character.
 _CLEAN: Final = bytes(c for c in range(256) if c in b"\t\r\n" or (c >= 32 and c != 127))
@@ -146,7 +147,11 @@ def judge_request(head: bytes, max_fields: int) -> RequestHead | Refusal:
             host = value
             continue
         assert value is not None
-        if kind == LENGTH:
+        if kind in _RECORDED:
+            own.setdefault(name, []).append(value)
+            if kind == NOTED:
+                forward.append(line)
+        elif kind == LENGTH:
             if length is not None:
                 fault = fault or Refusal.LENGTH_AGAIN
             length = value
@@ -171,10 +176,6 @@ def judge_request(head: bytes, max_fields: int) -> RequestHead | Refusal:
         elif kind == API_KEY:
             keys += 1
             api_key = visible(value) if keys == 1 else None
-        elif kind in (OWN, NOTED, UPGRADE):
-            own.setdefault(name, []).append(value)
-            if kind == NOTED:
-                forward.append(line)
         elif kind == TRACE:
             traces += 1
             if traces == 1 and valid_trace(value):

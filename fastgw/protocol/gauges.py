@@ -11,7 +11,6 @@ reference; llama.cpp, ``tools/server/README.md`` (the cache's share was dropped 
 from __future__ import annotations
 
 import math
-import re
 from typing import Final, NamedTuple
 
 MAX_ROWS: Final = 128
@@ -47,23 +46,28 @@ NAMES: Final = {
     "llamacpp": _Names(b"llamacpp:requests_processing", b"llamacpp:requests_deferred", (b"llamacpp:kv_cache_usage_ratio",)),
 }
 
-# SGLang's scheduler may break its counts down by priority, beside the whole under an empty one.
-_PART: Final = re.compile(rb'[{,]\s*priority="[^"]')
+
+_PREFIXES: Final = ((b"vllm:", "vllm"), (b"sglang:", "sglang"), (b"tgi_", "tgi"), (b"llamacpp:", "llamacpp"))
 
 
 def read(kind: str, body: bytes) -> Gauges | None:
     """The load that the page ``body`` tells; None when it tells none.
 
-    ``kind`` is an engine's kind: one of :data:`NAMES`, or any other (``"auto"``, ``"openai"``) to try all of them. Counts
+    ``kind`` is an engine's kind: one of :data:`NAMES`, or any other (``"auto"``, ``"openai"``) to tell it by the page. Counts
     are summed over models and ranks, of the cache's shares the largest is taken. Of running and waiting one suffices:
     some engines show a gauge only after its first use.
     """
-    for names in (NAMES[kind],) if kind in NAMES else NAMES.values():
-        running, waiting = _rows(body, names.running), _rows(body, names.waiting)
-        if running or waiting:
-            used = [value for name in names.kv_usage for value in _rows(body, name)]
-            return Gauges(_count(running), _count(waiting), min(max(used), 1.0) if used else -1.0)
-    return None
+    if kind not in NAMES:
+        # By what its rows begin with: each name that is not there would cost a pass over the page.
+        kind = next((name for prefix, name in _PREFIXES if body.startswith(prefix) or b"\n" + prefix in body), "")
+    names = NAMES.get(kind)
+    if names is None:
+        return None
+    running, waiting = _rows(body, names.running), _rows(body, names.waiting)
+    if not (running or waiting):
+        return None
+    used = [value for name in names.kv_usage for value in _rows(body, name)]
+    return Gauges(_count(running), _count(waiting), min(max(used), 1.0) if used else -1.0)
 
 
 def _count(values: list[float]) -> int:
@@ -105,17 +109,25 @@ def _labels_end(rest: bytes) -> int:
     return -1
 
 
+def _is_part(rest: bytes, end: int) -> bool:
+    """Whether a row with these labels is one priority's: SGLang's scheduler may break its counts down, beside the whole under
+    an empty one."""
+    at = rest.find(b'priority="', 0, end)
+    if at < 0 or rest[:at].rstrip()[-1:] not in (b"{", b","):
+        return False
+    return rest[at + 10 : at + 11] != b'"'
+
+
 def _value(rest: bytes) -> float:
     """The number after a row's name; -1.0 when it is another name, a part of the whole, or no usable number."""
     if rest.startswith(b"{"):
         end = _labels_end(rest)
-        # (The word is looked for first: at a tenth of what the pattern costs where it is not.)
-        if end < 0 or (rest.find(b"priority", 0, end) >= 0 and _PART.search(rest, 0, end)):
+        if end < 0 or _is_part(rest, end):
             return -1.0
         rest = rest[end:]
     elif not rest[:1].isspace():
         return -1.0
-    words = rest.split(None, 1)  # a time stamp or an exemplar may follow
+    words = rest[: MAX_NUMBER_CHARS + 2].split(None, 1)  # a time stamp or an exemplar may follow
     try:
         value = float(words[0]) if len(words[0]) <= MAX_NUMBER_CHARS else -1.0
     except (ValueError, IndexError):

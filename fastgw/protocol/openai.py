@@ -19,6 +19,7 @@ from fastgw.errors import GatewayError
 
 MAX_MEMBERS: Final = 256
 MAX_MODELS: Final = 10_000
+MOST_ITEMS: Final = 4 * MAX_MODELS  # objects in a list of models, with those in them, or texts
 
 _decode: Final = msgspec.json.Decoder(Members).decode
 _encode: Final = msgspec.json.encode
@@ -195,17 +196,18 @@ def parse_models(body: bytes) -> list[str]:
 def _names_in(several: bytes) -> list[str]:
     """The names in a list, whole lists at a time: a peer may write a hundred thousand items."""
     if several.lstrip(_BLANKS)[1:].lstrip(_BLANKS)[:1] == b'"':
-        texts = _decode_texts(several) if len(_TEXT) * several.count(b'"') <= 2 * len(several) else []
+        marks = several.count(b'"') // 2
+        texts = _decode_texts(several) if marks <= min(MOST_ITEMS, len(several) // len(_TEXT)) else []
     else:
-        items = _decode_items(several) if len(_OBJECT) * several.count(b"{") <= len(several) else []
+        marks = several.count(b"{")
+        items = _decode_items(several) if marks <= min(MOST_ITEMS, len(several) // len(_OBJECT)) else []
         names = [item.id for item in items]
         if not {*map(type, names)} <= {str}:
-            names = [_first_name(item) for item in items]
+            names = [
+                item.id if isinstance(item.id, str) else item.name if isinstance(item.name, str) else item.model
+                for item in items
+            ]
         texts = [name for name in names if isinstance(name, str)]
     if _CONTROL("".join(texts)):
         texts = [name for name in texts if not _CONTROL(name)]
     return [name for name in dict.fromkeys(texts) if 0 < len(name) <= MAX_MODEL_CHARS][:MAX_MODELS]
-
-
-def _first_name(item: _Item) -> str:
-    return next((name for name in (item.id, item.name, item.model) if isinstance(name, str)), "")

@@ -23,12 +23,14 @@ from fastgw.accel import members
 import msgspec
 
 SEARCH_BYTES = 8192
+USAGE_BYTES = 1024
 WORDS = 64
 CANDIDATES = 8
 
 cdef enum:
     _SEARCH_BYTES = 8192
     _CANDIDATES = 8
+    _USAGE_BYTES = 1024
     _WORDS = 64
     _MAX_MODEL_CHARS = 256
     _MAX_NAME_BYTES = 256  # of a name that an answer may repeat: 64 characters
@@ -941,13 +943,12 @@ cdef void _tally(Bytes p, Py_ssize_t i, Py_ssize_t n, Counts* counts) noexcept n
                         continue
             i += 1
             while True:
-                i = plain_end(p, i, n)
+                i = bytes_end(p, i, n)
                 if i >= n:
                     return
-                c = p[i]
-                if c == 34:
+                if p[i] == 34:
                     break
-                i += 2 if c == 92 else 1
+                i += 2
         elif c == 123 or c == 91:
             depth += 1
         elif c == 125 or c == 93:
@@ -972,7 +973,7 @@ cdef bint usage_at(bytes body, long long* prompt, long long* completion) noexcep
             break
         value = after_colon(p, at + 7, n)
         if value >= 0 and p[value] == 123 and (not at or p[at - 1] != 92):
-            _tally(p, value + 1, n, &counts)
+            _tally(p, value + 1, min(n, value + 1 + _USAGE_BYTES), &counts)
             break
     prompt[0] = counts.prompt if counts.prompt >= 0 else counts.input
     completion[0] = counts.completion if counts.completion >= 0 else counts.output

@@ -33,6 +33,13 @@ cdef extern from *:
 
     /* Where the first line end from `i` on is; `n` when there is none before. */
     static CYTHON_INLINE Py_ssize_t fastgw_line_end(const unsigned char *p, Py_ssize_t i, Py_ssize_t n) {
+        /* Where lines are many they are short. */
+        if (i + 2 > n)
+            return i < n && (p[i] == '\\n' || p[i] == '\\r') ? i : n;
+        if (p[i] == '\\n' || p[i] == '\\r')
+            return i;
+        if (p[i + 1] == '\\n' || p[i + 1] == '\\r')
+            return i + 1;
     #ifdef __SSE2__
         const __m128i lf = _mm_set1_epi8('\\n'), cr = _mm_set1_epi8('\\r');
         for (; i + 16 <= n; i += 16) {
@@ -80,9 +87,11 @@ cdef extern from "<string.h>" nogil:
 cdef enum:
     EVENT_MAX = 65536
     RELEASE_OVERLAP = 40
+    JOINED_ROOM = 2048  # for the data of several lines, on the stack
     SMALL_BUFFER = 4096  # an empty buffer up to this size is kept for the next unfinished event
     ROOM = 64 * STACK_WORDS - 4  # how deep an event may nest; deeper ones are left to the decoders
     REASON_BYTES = 64
+    SHORTEST = 10  # data that says anything: {"text":"a
     COUNT_DIGITS = 18
 
 # The members that matter, as bits: of an event, of its usage, of llama.cpp's timings.
@@ -362,16 +371,18 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
     cdef Said said
     cdef Py_ssize_t i
     cdef bint noted
-    if n == 6 and memcmp(p, b"[DONE]", 6) == 0:
+    i = 0
+    if n >= SHORTEST:
+        i = after_space(p, 0, n)
+    if n < SHORTEST or p[i] != 123:
+        # No object, or too short to say anything; or the last word.
         run.events += 1
-        run.done = True
+        if n == 6 and memcmp(p, b"[DONE]", 6) == 0:
+            run.done = True
         if error:
             run.error = True
         return PLAIN
     memset(&said, 0, sizeof(said))
-    i = after_space(p, 0, n)
-    if p[i] != 123:
-        return ODD
     i = _object(p, i, n, EVENT, &said.own, &said)
     if i < 0 or after_space(p, i, n) != n:
         return ODD
@@ -714,7 +725,7 @@ cdef bint _may_be_usage(Bytes p, Py_ssize_t n) noexcept nogil:
 cdef bint _names_error(Bytes p, Py_ssize_t n) noexcept nogil:
     """Whether the line at ``p`` names its event ``error``."""
     cdef Py_ssize_t i = 6
-    if not _at(p, 0, n, b"event:", 6):
+    if n < 11 or p[0] != 101 or not _at(p, 0, n, b"event:", 6):
         return False
     while i < n and p[i] == 32:
         i += 1
@@ -725,7 +736,7 @@ cdef bint _names_error(Bytes p, Py_ssize_t n) noexcept nogil:
 
 cdef Py_ssize_t _value_of(Bytes p, Py_ssize_t n) noexcept nogil:
     """Where in the line at ``p`` its data begins; -1 = it has none."""
-    if n < 4 or memcmp(p, b"data", 4) != 0 or (n > 4 and p[4] != 58):
+    if n < 4 or p[0] != 100 or memcmp(p, b"data", 4) != 0 or (n > 4 and p[4] != 58):
         return -1
     return 4 if n == 4 else 6 if n > 5 and p[5] == 32 else 5
 
@@ -752,10 +763,8 @@ cdef int _read(Bytes p, Py_ssize_t n, Py_ssize_t *at, Py_ssize_t *size, bint *er
     return lines
 
 
-cdef bytes _joined(Bytes p, Py_ssize_t n):
-    """The data of all lines of an event that has such."""
-    cdef bytes joined = PyBytes_FromStringAndSize(NULL, n)
-    cdef char *to = PyBytes_AS_STRING(joined)
+cdef Py_ssize_t _join(Bytes p, Py_ssize_t n, unsigned char *to) noexcept nogil:
+    """Put the data of all lines of an event that has such at ``to``, and a zero behind it; its size."""
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t size = 0
     cdef Py_ssize_t end, value
@@ -771,7 +780,8 @@ cdef bytes _joined(Bytes p, Py_ssize_t n):
             memcpy(to + size, p + start + value, end - start - value)
             size += end - start - value
         start = _next_line(p, end, n)
-    return joined[:size]
+    to[size] = 0
+    return size
 
 
 cdef Py_ssize_t _dull(Bytes p, Py_ssize_t n) noexcept nogil:
@@ -785,7 +795,7 @@ cdef Py_ssize_t _dull(Bytes p, Py_ssize_t n) noexcept nogil:
         if end == i:
             i = _next_line(p, end, n)
             return i if i <= EVENT_MAX else 0
-        if (p[i] == 100 and _value_of(p + i, end - i) >= 0) or _at(p, i, end, b"event:", 6):
+        if _value_of(p + i, end - i) >= 0 or (p[i] == 101 and _at(p, i, end, b"event:", 6)):
             return 0
         i = _next_line(p, end, n)
         # A CR at the end of all that came: the LF that would make it one line end may follow.
@@ -794,31 +804,37 @@ cdef Py_ssize_t _dull(Bytes p, Py_ssize_t n) noexcept nogil:
 
 
 cdef Py_ssize_t _told(Bytes p, Py_ssize_t n, Run *run, int *what) noexcept nogil:
-    """The size of the event at ``p``, when it is a whole one of plain lines, the last of them its only data, and not odd:
-    ``what`` it is has been added to ``run`` then. 0 = it must be looked into, or does not end here."""
+    """The size of the event at ``p``, when it is a whole one, and the last of its lines its only data: ``what`` it is has been
+    added to ``run`` then. 0 = it must be looked into, or does not end here."""
     cdef Py_ssize_t i = 0
-    cdef Py_ssize_t end, value
+    cdef Py_ssize_t end, value, after
     cdef bint error = False
     if p[0] == 0xEF:
         return 0  # perhaps a byte order mark
     while True:
         end = line_end(p, i, n)
-        if end + 1 >= n or p[end] != 10:
+        if end >= n:
             return 0
         value = _value_of(p + i, end - i)
+        after = _next_line(p, end, n)
+        if after >= n:
+            return 0
         if value >= 0:
             break
         if end == i:
             return 0
         if _names_error(p + i, end - i):
             error = True
-        i = end + 1
-    if p[end + 1] != 10 or end + 2 > EVENT_MAX:
+        i = after
+    if p[after] != 10 and p[after] != 13:
         return 0
-    what[0] = _look(p, end + 2, p + i + value, end - i - value, error, run)
+    after = _next_line(p, after, n)
+    if after > EVENT_MAX:
+        return 0
+    what[0] = _look(p, after, p + i + value, end - i - value, error, run)
     if what[0] == ODD:
         what[0] = _odd(p + i + value, end - i - value, error, run)
-    return end + 2 if what[0] != DEEP else 0
+    return after if what[0] != DEEP else 0
 
 
 # The reasons that engines give, ready made.
@@ -1098,7 +1114,9 @@ cdef class SseScanner:
         cdef Py_ssize_t size = 0
         cdef int lines, what
         cdef bint error = False
-        cdef bytes joined
+        cdef unsigned char room[JOINED_ROOM]
+        cdef unsigned char *joined = room
+        cdef bytes spare
         cdef Run run
         if n > EVENT_MAX and n - (p[n - 2] == 13 and p[n - 1] == 10) > EVENT_MAX:
             # (CR ends it; the LF behind it may come later, and must make no difference.)
@@ -1114,10 +1132,12 @@ cdef class SseScanner:
             return False
         if lines > 1:
             # (The bytes that are joined are nowhere in the event: nothing is learned from them.)
-            joined = _joined(p, n)
-            p = <Bytes>PyBytes_AS_STRING(joined)
+            if n >= JOINED_ROOM:
+                spare = PyBytes_FromStringAndSize(NULL, n)  # with a zero behind it
+                joined = <unsigned char *>PyBytes_AS_STRING(spare)
+            size = _join(p, n, joined)
+            p = joined
             at = 0
-            size = PyBytes_GET_SIZE(joined)
         self._begin(&run)
         what = _look(p if lines == 1 else NULL, n, p + at, size, error, &run)
         if what == ODD:
