@@ -1,0 +1,237 @@
+"""What a byte costs each reader of a peer's bytes, beside what it costs in an ordinary input of the same size.
+
+Owns: the table of readers, and the measuring. A cost is the least of several runs, and only compared with another of the
+same run: the machine may be busy, and some do not run alike from one minute to the next. What seems too dear is measured
+again, and so is the ordinary input beside it. The bound is the project's promise, for whatever input, refusals included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastgw.errors import GatewayError
+from tests.support import ordinary, shapes, wire_shapes
+
+BOUND = 10.0
+GROWTH = 1.5
+"""How much dearer a byte may be in twice as much of the same: what is quadratic costs twice as much."""
+
+READ_BYTES = 2048
+SAMPLE_S = 0.0002
+TURNS = 8
+
+Reads = list[bytes]
+Named = Iterator[tuple[str, Reads]]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """``read`` takes the reads of one input, of whatever verdict. ``sizes`` are those at which such inputs occur: two for the
+    suite, more for who has time. ``holds`` is how many bytes it may take for one of the input while it reads."""
+
+    name: str
+    read: Callable[[Reads], object]
+    plain: Callable[[int], Reads]
+    made_up: Callable[[int], Named]
+    sizes: tuple[int, ...]
+    holds: int = 12
+    known: dict[int, float] = field(default_factory=dict)
+    made: dict[int, dict[str, Reads]] = field(default_factory=dict)
+
+    def cost(self, reads: Reads, samples: int = 2) -> float:
+        """Seconds for one byte: the least of some samples, none of them too short for the clock."""
+        best = float("inf")
+        times = 1
+        for _ in range(samples):
+            while True:
+                begin = time.perf_counter()
+                for _ in range(times):
+                    self.read(reads)
+                spent = time.perf_counter() - begin
+                if spent >= SAMPLE_S or times >= 4096:
+                    break
+                times *= 4
+            best = min(best, spent / times)
+        return best / total(reads)
+
+    def plain_cost(self, size: int, samples: int = 0) -> float:
+        """The same of an ordinary input of about ``size`` bytes; with ``samples``, measured anew."""
+        at = size.bit_length()
+        if samples or at not in self.known:
+            cost = self.cost(self.plain(size), samples or 7)
+            self.known[at] = min(cost, self.known.get(at, cost))
+        return self.known[at]
+
+    def ratio(self, reads: Reads, cost: float = 0.0) -> float:
+        """How many times as dear a byte of ``reads`` is as an ordinary one. ``cost``: what it cost, if that is known."""
+        size = total(reads) // (TURNS if len(reads) == TURNS else 1)
+        ratio = (cost or self.cost(reads)) / self.plain_cost(size)
+        for _ in range(3):
+            if ratio <= 0.9 * BOUND:
+                break
+            # (In the worst case something else was running.)
+            self.known.pop(size.bit_length(), None)
+            ratio = min(ratio, self.cost(reads, 7) / self.plain_cost(size, 9))
+        return ratio
+
+    def growth(self, shape: str, size: int) -> float:
+        """How many times as dear a byte is in twice as much of a shape: once more doubled, where that is not in proportion.
+
+        (The processor learns the order of what is short; what costs more the more there is of it does so each time.)
+        """
+        growth = float("inf")
+        for less, more in ((size, 2 * size), (2 * size, 4 * size)):
+            some, twice = self.of(less, shape), self.of(more, shape)
+            if total(twice) < 1.5 * total(some):  # some shapes end with a limit
+                return 0.0 if growth == float("inf") else growth
+            growth = min(growth, self.cost(twice) / self.cost(some), self.cost(twice, 7) / self.cost(some, 7))
+            if growth <= GROWTH:
+                break
+        return growth
+
+    def of(self, size: int, shape: str) -> Reads:
+        if size not in self.made:
+            self.made[size] = dict(self.made_up(size))
+        return self.made[size][shape]
+
+    def faults(self, less: int, more: int) -> dict[str, tuple[float, ...]]:
+        """The made-up inputs of these sizes that cost too much: beside ordinary ones, or beside half of the same."""
+        found: dict[str, tuple[float, ...]] = {}
+        seen = 0
+        for (shape, few), (_, many) in zip(self.made_up(less), self.made_up(more), strict=True):
+            seen += 1
+            costs = self.cost(few), self.cost(many)
+            figures = [self.ratio(few, costs[0]), self.ratio(many, costs[1])]
+            if costs[1] > GROWTH * costs[0] and total(many) > 1.5 * total(few):
+                figures.append(self.growth(shape, more))
+            if max(figures[:2]) > BOUND or max(figures[2:], default=0) > GROWTH:
+                found[shape] = tuple(round(figure, 2) for figure in figures)
+        self.made.clear()
+        assert seen > 10
+        return found
+
+
+def total(reads: Reads) -> int:
+    return sum(map(len, reads))
+
+
+# --- how inputs come
+def one(make: Callable[[int], bytes]) -> Callable[[int], Reads]:
+    return lambda size: [make(size)]
+
+
+def each(make: Callable[[int], shapes.Shapes]) -> Callable[[int], Named]:
+    return lambda size: ((name, [data]) for name, data in make(size))
+
+
+def cut(data: bytes, step: int) -> Reads:
+    return [data[at : at + step] for at in range(0, len(data), step)]
+
+
+def in_reads(make: Callable[[int], bytes], step: int = READ_BYTES) -> Callable[[int], Reads]:
+    return lambda size: cut(make(size), step)
+
+
+def each_in_reads(make: Callable[[int], shapes.Shapes], step: int = READ_BYTES) -> Callable[[int], Named]:
+    return lambda size: ((name, cut(data, step)) for name, data in make(size))
+
+
+def turns(make: Callable[[int, int], bytes]) -> Callable[[int], Reads]:
+    """What one connection brings, one after another."""
+    return lambda size: [make(size, turn) for turn in range(TURNS)]
+
+
+def each_turns(make: Callable[[int, int], shapes.Shapes]) -> Callable[[int], Named]:
+    def made(size: int) -> Named:
+        several = [dict(make(size, turn)) for turn in range(TURNS)]
+        return ((name, [one[name] for one in several]) for name in several[0])
+
+    return made
+
+
+def chunked(data: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in cut(data, READ_BYTES)) + b"0\r\n\r\n"
+
+
+def streams(size: int) -> shapes.Shapes:
+    """Answers in chunks: odd events in ordinary chunks, and an ordinary stream in odd ones."""
+    for name, data in wire_shapes.events(size):
+        yield name, chunked(data)
+    yield from wire_shapes.chunks(size)
+
+
+# --- the readers
+def readers(side: Any) -> list[Reader]:
+    """All that read what a peer sends, of one twin: ``side`` has them by name."""
+
+    def body(reads: Reads) -> None:
+        data = reads[0]
+        with suppress(GatewayError):
+            facts = side.scan_body(data)
+            data = side.with_usage(data, facts)
+            side.with_model(data, facts, "another")
+
+    def heads(make: Callable[[], Any]) -> Callable[[Reads], object]:
+        def read(reads: Reads) -> None:
+            reader = make()
+            for data in reads:
+                try:
+                    reader.feed(data)
+                except GatewayError:
+                    reader = make()  # a refused head ends its connection
+
+        return read
+
+    def slowly(reads: Reads) -> None:
+        reader = side.RequestReader()
+        with suppress(GatewayError):
+            for data in reads:
+                reader.feed(data)
+
+    def stream(reads: Reads) -> None:
+        # Both, as they are read: there is nothing behind a chunk's frame that another does not read on.
+        chunks, events = side.ChunkScanner(), side.SseScanner(True)
+        with suppress(ValueError):
+            for data in reads:
+                payload = chunks.feed(data)
+                if payload:
+                    events.feed(payload)
+        events.flush()
+
+    def upload(reads: Reads) -> None:
+        body = side.ChunkedBody()
+        with suppress(GatewayError):
+            for data in reads:
+                body.feed(data)
+
+    def first(read: Callable[[bytes], object]) -> Callable[[Reads], object]:
+        return lambda reads: read(reads[0])
+
+    def vectors_of(reads: Reads) -> None:
+        eight = [1] * 8
+        side.split(reads[0], eight, eight)
+
+    requests, responses = heads(side.RequestReader), heads(side.ResponseReader)
+    lists = (16384, 65536, 8 << 20)
+    pages = (65536, 262144)
+    # (Of a stream one event at most, of 64 KiB, is looked into at a time; of models ten thousand names at most are kept.)
+    return [
+        Reader("body", body, one(ordinary.chat), each(shapes.bodies), (4096, 16384, 10 << 20)),
+        Reader("request head", requests, turns(ordinary.head), each_turns(wire_shapes.heads), (400, 2000, 16000, 32000)),
+        Reader("response head", responses, turns(ordinary.response), each_turns(wire_shapes.responses), (400, 2000, 60000)),
+        Reader("head byte by byte", slowly, in_reads(ordinary.head, 1), each_in_reads(wire_shapes.heads, 1), (400, 1600)),
+        Reader("stream", stream, in_reads(ordinary.chunked), each_in_reads(streams), (4096, 16384, 131072, 4 << 20)),
+        Reader("stream byte by byte", stream, in_reads(ordinary.chunked, 1), each_in_reads(streams, 1), (200, 500, 70_000)),
+        Reader("upload byte by byte", upload, in_reads(ordinary.chunked, 1), each_in_reads(wire_shapes.chunks, 1), (900, 3600)),
+        Reader("answer", first(side.usage_in), one(ordinary.answer), each(shapes.answers), (4096, 65536)),
+        Reader("models", first(side.parse_models), one(ordinary.models), each(shapes.model_lists), lists, holds=16),
+        Reader("embedding", first(side.parts), one(ordinary.embedding), each(shapes.embeddings), (4096, 65536, 1 << 20)),
+        Reader("vectors", vectors_of, one(ordinary.embedded), each(shapes.vectors), lists),
+        Reader("vectors' usage", first(side.prompt_tokens), one(ordinary.embedded), each(shapes.vectors), lists),
+        Reader("metrics", first(side.gauges_of_any), one(ordinary.page), each(wire_shapes.pages), pages),
+        Reader("vLLM's metrics", first(side.gauges_of_vllm), one(ordinary.page), each(wire_shapes.pages), pages),
+    ]
