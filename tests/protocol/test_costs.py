@@ -6,31 +6,13 @@
 from __future__ import annotations
 
 import tracemalloc
-from functools import partial
-from types import SimpleNamespace
 
 import pytest
 
-from fastgw.accel.bodies import usage_in
-from fastgw.accel.chunks import ChunkScanner
-from fastgw.accel.sse import SseScanner
-from fastgw.protocol import gauges
-from fastgw.protocol.embeddings import parts, prompt_tokens, split
-from fastgw.protocol.http1.client import ResponseReader
-from fastgw.protocol.http1.framing import ChunkedBody
-from fastgw.protocol.http1.server import RequestReader
-from fastgw.protocol.openai import parse_models, scan_body, with_model, with_usage
 from tests.support import ordinary, shapes
-from tests.support.costs import BOUND, Named, Reader, readers, total
+from tests.support.costs import BOUND, Named, Reader, readers, running, total
 
-SIDE = SimpleNamespace(
-    scan_body=scan_body, with_usage=with_usage, with_model=with_model, RequestReader=RequestReader,
-    ResponseReader=ResponseReader, ChunkedBody=ChunkedBody, ChunkScanner=ChunkScanner, SseScanner=SseScanner,
-    usage_in=usage_in, parse_models=parse_models,
-    parts=parts, split=split, prompt_tokens=prompt_tokens, gauges_of_any=partial(gauges.read, "auto"),
-    gauges_of_vllm=partial(gauges.read, "vllm"),
-)  # fmt: skip
-READERS = readers(SIDE)
+READERS = readers(running())
 
 
 def name(value: object) -> str:

@@ -11,9 +11,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
+from fastgw.accel.bodies import usage_in
+from fastgw.accel.chunks import ChunkScanner
+from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError
+from fastgw.protocol import gauges
+from fastgw.protocol.embeddings import parts, prompt_tokens, split
+from fastgw.protocol.http1.client import ResponseReader
+from fastgw.protocol.http1.framing import ChunkedBody
+from fastgw.protocol.http1.server import RequestReader
+from fastgw.protocol.openai import parse_models, scan_body, with_model, with_usage
 from tests.support import ordinary, shapes, wire_shapes
 
 BOUND = 10.0
@@ -31,13 +42,15 @@ Named = Iterator[tuple[str, Reads]]
 @dataclass(frozen=True)
 class Reader:
     """``read`` takes the reads of one input, of whatever verdict. ``sizes`` are those at which such inputs occur: two for the
-    suite, more for who has time. ``holds`` is how many bytes it may take for one of the input while it reads."""
+    suite, more for who has time. ``turns``: how many
+    of that size come one after another. ``holds`` is how many bytes it may take for one of the input while it reads."""
 
     name: str
     read: Callable[[Reads], object]
     plain: Callable[[int], Reads]
     made_up: Callable[[int], Named]
     sizes: tuple[int, ...]
+    turns: int = 1
     holds: int = 12
     known: dict[int, float] = field(default_factory=dict)
     made: dict[int, dict[str, Reads]] = field(default_factory=dict)
@@ -68,7 +81,7 @@ class Reader:
 
     def ratio(self, reads: Reads, cost: float = 0.0) -> float:
         """How many times as dear a byte of ``reads`` is as an ordinary one. ``cost``: what it cost, if that is known."""
-        size = total(reads) // (TURNS if len(reads) == TURNS else 1)
+        size = total(reads) // self.turns
         ratio = (cost or self.cost(reads)) / self.plain_cost(size)
         for _ in range(3):
             if ratio <= 0.9 * BOUND:
@@ -165,8 +178,17 @@ def streams(size: int) -> shapes.Shapes:
 
 
 # --- the readers
+def running() -> Any:
+    """Those of the twin that this process runs."""
+    return SimpleNamespace(
+        scan_body=scan_body, with_usage=with_usage, with_model=with_model, RequestReader=RequestReader,
+        ResponseReader=ResponseReader, ChunkedBody=ChunkedBody, ChunkScanner=ChunkScanner, SseScanner=SseScanner,
+        usage_in=usage_in, parse_models=parse_models,
+    )  # fmt: skip
+
+
 def readers(side: Any) -> list[Reader]:
-    """All that read what a peer sends, of one twin: ``side`` has them by name."""
+    """All that read what a peer sends, of one twin: ``side`` has by name those that are compiled, or built upon such."""
 
     def body(reads: Reads) -> None:
         data = reads[0]
@@ -213,7 +235,7 @@ def readers(side: Any) -> list[Reader]:
 
     def vectors_of(reads: Reads) -> None:
         eight = [1] * 8
-        side.split(reads[0], eight, eight)
+        split(reads[0], eight, eight)
 
     requests, responses = heads(side.RequestReader), heads(side.ResponseReader)
     lists = (16384, 65536, 8 << 20)
@@ -221,17 +243,17 @@ def readers(side: Any) -> list[Reader]:
     # (Of a stream one event at most, of 64 KiB, is looked into at a time; of models ten thousand names at most are kept.)
     return [
         Reader("body", body, one(ordinary.chat), each(shapes.bodies), (4096, 16384, 10 << 20)),
-        Reader("request head", requests, turns(ordinary.head), each_turns(wire_shapes.heads), (400, 2000, 16000, 32000)),
-        Reader("response head", responses, turns(ordinary.response), each_turns(wire_shapes.responses), (400, 2000, 60000)),
+        Reader("request head", requests, turns(ordinary.head), each_turns(wire_shapes.heads), (400, 2000, 16000, 32000), TURNS),
+        Reader("response head", responses, turns(ordinary.response), each_turns(wire_shapes.responses), (400, 2000, 60000), TURNS),
         Reader("head byte by byte", slowly, in_reads(ordinary.head, 1), each_in_reads(wire_shapes.heads, 1), (400, 1600)),
         Reader("stream", stream, in_reads(ordinary.chunked), each_in_reads(streams), (4096, 16384, 131072, 4 << 20)),
         Reader("stream byte by byte", stream, in_reads(ordinary.chunked, 1), each_in_reads(streams, 1), (200, 500, 70_000)),
         Reader("upload byte by byte", upload, in_reads(ordinary.chunked, 1), each_in_reads(wire_shapes.chunks, 1), (900, 3600)),
         Reader("answer", first(side.usage_in), one(ordinary.answer), each(shapes.answers), (4096, 65536)),
         Reader("models", first(side.parse_models), one(ordinary.models), each(shapes.model_lists), lists, holds=16),
-        Reader("embedding", first(side.parts), one(ordinary.embedding), each(shapes.embeddings), (4096, 65536, 1 << 20)),
+        Reader("embedding", first(parts), one(ordinary.embedding), each(shapes.embeddings), (4096, 65536, 1 << 20)),
         Reader("vectors", vectors_of, one(ordinary.embedded), each(shapes.vectors), lists),
-        Reader("vectors' usage", first(side.prompt_tokens), one(ordinary.embedded), each(shapes.vectors), lists),
-        Reader("metrics", first(side.gauges_of_any), one(ordinary.page), each(wire_shapes.pages), pages),
-        Reader("vLLM's metrics", first(side.gauges_of_vllm), one(ordinary.page), each(wire_shapes.pages), pages),
+        Reader("vectors' usage", first(prompt_tokens), one(ordinary.embedded), each(shapes.vectors), lists),
+        Reader("metrics", first(partial(gauges.read, "auto")), one(ordinary.page), each(wire_shapes.pages), pages),
+        Reader("vLLM's metrics", first(partial(gauges.read, "vllm")), one(ordinary.page), each(wire_shapes.pages), pages),
     ]
