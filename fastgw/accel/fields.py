@@ -69,8 +69,8 @@ FIELDS: Final[dict[bytes, int]] = {
 }
 """Request fields, by lower-case name, that are not simply kept; :func:`request_field` also knows the prefixes."""
 
-PREFIXES: Final[dict[bytes, int]] = {b"x-forwarded-": DROP, b"sec-websocket-": DROP}
-"""Beginnings of request fields' names that are not simply kept. (A WebSocket handshake may carry a key: what of it goes to an
+PREFIXES: Final = (b"x-forwarded-", b"sec-websocket-")
+"""Beginnings of request fields' names that go no further. (A WebSocket handshake may carry a key: what of it goes to an
 engine is written anew.)"""
 
 OURS: Final = frozenset(
@@ -100,10 +100,7 @@ RESPONSE_FIELDS: Final[dict[bytes, int]] = {
     b"alt-svc": DROP,
     **dict.fromkeys(sorted(OURS), DROP),
 }
-"""Response fields, by lower-case name, that are not simply kept; :func:`response_field` also knows the prefixes."""
-
-RESPONSE_PREFIXES: Final[dict[bytes, int]] = dict.fromkeys(OUR_PREFIXES, DROP)
-"""Beginnings of response fields' names that are not simply kept."""
+"""Response fields, by lower-case name, that are not simply kept; :func:`response_field` also knows :data:`OUR_PREFIXES`."""
 
 FRAMING: Final = frozenset((b"content-length", b"transfer-encoding", b"host", b"connection", b"expect", b"te", b"trailer"))
 """Request fields that decide where a message ends or whom it is for."""
@@ -159,10 +156,7 @@ def request_field(name: bytes) -> int:
     kind = FIELDS.get(name)
     if kind is not None:
         return kind
-    for prefix, kind in PREFIXES.items():
-        if name.startswith(prefix):
-            return kind
-    return KEEP
+    return DROP if name.startswith(PREFIXES) else KEEP
 
 
 def response_field(name: bytes) -> int:
@@ -170,10 +164,7 @@ def response_field(name: bytes) -> int:
     kind = RESPONSE_FIELDS.get(name)
     if kind is not None:
         return kind
-    for prefix, kind in RESPONSE_PREFIXES.items():
-        if name.startswith(prefix):
-            return kind
-    return KEEP
+    return DROP if name.startswith(OUR_PREFIXES) else KEEP
 
 
 def request_kind(name: bytes) -> int:

@@ -2,8 +2,8 @@
 
 Owns: what is refused (RFC 9112, and what two servers could read differently), and what becomes of the fields that are legal and
 merely unusual. It raises nothing and words nothing: that is the business of ``protocol.http1``. Invariant: what is accepted has
-one meaning to every server behind us; the tests hold it against httptools and h11. It costs a small multiple of the scanner in
-``heads`` that nearly every head takes, for whatever comes: no head is dearer than its size.
+one meaning to every server behind us; ``protocol.http1`` asks httptools too, and the tests hold it against both. It costs
+a small multiple of the scanner in ``heads`` that nearly every head takes, for whatever comes: no head is dearer than its size.
 """
 
 from __future__ import annotations
@@ -70,6 +70,11 @@ def broken(data: bytes | bytearray, start: int, end: int) -> bool:
     pairs = piece.count(b"\r\n")
     behind = start > 0 and piece.startswith(b"\n")
     return piece.count(b"\n") - behind != pairs or piece.count(b"\r") - piece.endswith(b"\r") != pairs
+
+
+def head_end(data: bytes | bytearray, start: int, end: int) -> int:
+    """Where the first empty line that ends a head begins in ``data[start:end]``; -1 = nowhere."""
+    return data.find(b"\r\n\r\n", start, end)
 
 
 def _start(line: bytes) -> tuple[bytes, bytes, int, bytes | None] | Refusal:

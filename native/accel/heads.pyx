@@ -105,15 +105,15 @@ cdef int _fill(Entry* entries, dict table, framing) except -1:
     return 0
 
 
-cdef int _fill_prefixes(Prefixes* prefixes, dict table) except -1:
+cdef int _fill_prefixes(Prefixes* prefixes, tuple names) except -1:
     cdef bytes name
-    if len(table) > _PREFIXES:
+    if len(names) > _PREFIXES:
         raise ImportError("fastgw.accel.heads has no room for so many prefixes: build it with more")
     prefixes.count = 0
-    for name, kind in table.items():
+    for name in names:
         KEPT_ALIVE.append(name)
         prefixes.entries[prefixes.count] = Entry(
-            <Bytes>PyBytes_AS_STRING(name), <int>len(name), kind, False, <PyObject*>name
+            <Bytes>PyBytes_AS_STRING(name), <int>len(name), DROP, False, <PyObject*>name
         )
         prefixes.count += 1
     return 0
@@ -134,8 +134,8 @@ cdef int _fill_tables() except -1:
     _fill(REQUEST_ENTRIES, fields.FIELDS, fields.FRAMING)
     _fill(RESPONSE_ENTRIES, fields.RESPONSE_FIELDS, fields.RESPONSE_FRAMING)
     _fill_prefixes(&REQUEST_PREFIXES, fields.PREFIXES)
-    _fill_prefixes(&RESPONSE_PREFIXES, fields.RESPONSE_PREFIXES)
-    if max(map(len, (*fields.FIELDS, *fields.RESPONSE_FIELDS, *fields.PREFIXES, *fields.RESPONSE_PREFIXES))) > _LONGEST:
+    _fill_prefixes(&RESPONSE_PREFIXES, fields.OUR_PREFIXES)
+    if max(map(len, (*fields.FIELDS, *fields.RESPONSE_FIELDS, *fields.PREFIXES, *fields.OUR_PREFIXES))) > _LONGEST:
         raise ImportError("fastgw.accel.heads was compiled for shorter names of fields: build it again")
     for name in fields.METHODS:
         KEPT_ALIVE.append(name)

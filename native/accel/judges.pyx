@@ -84,7 +84,8 @@ cdef unsigned char IN_TARGET[256]
 if (
     [one.value for one in Refusal] != list(range(1, OPTIONS + 1)) or Refusal.OPTIONS != OPTIONS or Refusal.FIELD != FIELD
     or Refusal.BOTH != BOTH or sum(kind in (OWN, NOTED, UPGRADE) for kind in fields.FIELDS.values()) > _NAMES
-    or any(kind != DROP for kind in fields.PREFIXES.values()) or fields.MAX_OPTIONS != _MAX_OPTIONS or fields.FRAMES != FRAMES or len(fields.METHODS) > _METHODS
+    or fields.MAX_OPTIONS != _MAX_OPTIONS or fields.FRAMES != FRAMES
+    or len(fields.METHODS) > _METHODS
 ):
     raise ImportError("fastgw.accel.judges was compiled with other tables: build it again")
 
@@ -153,6 +154,27 @@ cdef extern from *:
         return count;
     }
 
+    /* Where the first CRLFCRLF stands that begins and ends in `i` to `n`; -1 when there is none. */
+    static CYTHON_INLINE Py_ssize_t fastgw_head_end(const unsigned char *p, Py_ssize_t i, Py_ssize_t n) {
+    #ifdef __SSE2__
+        const __m128i cr = _mm_set1_epi8(13);
+        for (; i + 19 <= n; i += 16) {
+            const __m128i first = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(p + i)), cr);
+            const __m128i third = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(p + i + 2)), cr);
+            if (_mm_movemask_epi8(_mm_and_si128(first, third))) {
+                Py_ssize_t at;
+                for (at = i; at < i + 16; at++)
+                    if (memcmp(p + at, "\\r\\n\\r\\n", 4) == 0)
+                        return at;
+            }
+        }
+    #endif
+        for (; i + 4 <= n; i++)
+            if (memcmp(p + i, "\\r\\n\\r\\n", 4) == 0)
+                return i;
+        return -1;
+    }
+
     /* Where the first control character stands that is no tab, from `i` on; `n` when there is none. */
     static CYTHON_INLINE Py_ssize_t fastgw_clean_end(const unsigned char *p, Py_ssize_t i, Py_ssize_t n) {
         while (i < n && (p[i] >= 32 ? p[i] != 127 : p[i] == 9))
@@ -161,6 +183,7 @@ cdef extern from *:
     }
     """
     bint is_broken "fastgw_broken"(Bytes p, Py_ssize_t i, Py_ssize_t n, bint open) noexcept nogil
+    Py_ssize_t first_end "fastgw_head_end"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
     Py_ssize_t count_crs "fastgw_crs"(Bytes p, Py_ssize_t n) noexcept nogil
     Py_ssize_t clean_end "fastgw_clean_end"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
 
@@ -190,6 +213,19 @@ cpdef bint broken(object data, Py_ssize_t start, Py_ssize_t end) except -1:
         n = PyBytes_GET_SIZE(<bytes>data)
     end = min(end, n)
     return is_broken(p, start, end, start > 0 and start < end and p[start] == 10)
+
+
+cpdef Py_ssize_t head_end(object data, Py_ssize_t start, Py_ssize_t end) except -2:
+    """Where the first empty line that ends a head begins in ``data[start:end]``; -1 = nowhere."""
+    cdef Bytes p
+    cdef Py_ssize_t n
+    if PyByteArray_Check(data):
+        p = <Bytes>PyByteArray_AS_STRING(data)
+        n = PyByteArray_GET_SIZE(data)
+    else:
+        p = <Bytes>PyBytes_AS_STRING(<bytes?>data)
+        n = PyBytes_GET_SIZE(<bytes>data)
+    return first_end(p, start, min(end, n))
 
 
 cdef inline uint64_t _bit(Bytes name, Py_ssize_t size) noexcept nogil:
@@ -326,11 +362,17 @@ cdef inline bytes _piece(Bytes p, Py_ssize_t start, Py_ssize_t end):
 # ---- requests ----------------------------------------------------------------------------------------------------------
 
 cdef bint _is_target(Bytes p, Py_ssize_t i, Py_ssize_t end) noexcept nogil:
-    while i < end:
-        if not IN_TARGET[p[i]]:
-            return False
+    cdef unsigned char well = 1
+    while i + 8 <= end and well:
+        well = (
+            IN_TARGET[p[i]] & IN_TARGET[p[i + 1]] & IN_TARGET[p[i + 2]] & IN_TARGET[p[i + 3]]
+            & IN_TARGET[p[i + 4]] & IN_TARGET[p[i + 5]] & IN_TARGET[p[i + 6]] & IN_TARGET[p[i + 7]]
+        )
+        i += 8
+    while i < end and well:
+        well = IN_TARGET[p[i]]
         i += 1
-    return True
+    return well
 
 
 cdef int _start(Bytes p, Py_ssize_t n, RequestHead head) except -1:
@@ -463,12 +505,35 @@ cdef inline void _record(Owned* owned, const Line* line, int at) noexcept nogil:
     owned.count += 1
 
 
+cdef bytes _joined(Bytes p, const Line* lines, int count, const Group* group):
+    """The values of a group's lines, as a list (RFC 9110 §5.3)."""
+    cdef Py_ssize_t size = 2 * (group.count - 1)
+    cdef Py_ssize_t one
+    cdef bytes out
+    cdef char* to
+    cdef int at
+    for at in range(group.first, count):
+        if lines[at].entry == group.entry:
+            size += _stop(p, &lines[at]) - lines[at].value
+    out = PyBytes_FromStringAndSize(NULL, size)
+    to = PyBytes_AS_STRING(out)
+    for at in range(group.first, count):
+        if lines[at].entry == group.entry:
+            if at > group.first:
+                to[0] = 44
+                to[1] = 32
+                to += 2
+            one = _stop(p, &lines[at]) - lines[at].value
+            memcpy(to, p + lines[at].value, one)
+            to += one
+    return out
+
+
 cdef dict _own(Bytes p, const Line* lines, int count, const Owned* owned):
     cdef const Group* group
     cdef bytes name
-    cdef list several
     cdef dict own = {}
-    cdef int which, at
+    cdef int which
     for which in range(owned.count):
         group = &owned.groups[which]
         name = <bytes>group.entry.object
@@ -478,11 +543,7 @@ cdef dict _own(Bytes p, const Line* lines, int count, const Owned* owned):
             # Two request ids are nobody's: an empty one is invalid, and ours takes its place.
             own[name] = b""
         else:
-            several = []
-            for at in range(group.first, count):
-                if lines[at].entry == group.entry:
-                    several.append(_piece(p, lines[at].value, _stop(p, &lines[at])))
-            own[name] = b", ".join(several)
+            own[name] = _joined(p, lines, count, group)
     return own
 
 

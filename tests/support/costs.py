@@ -239,12 +239,13 @@ def readers(side: Any) -> list[Reader]:
 
     requests, responses = heads(side.RequestReader), heads(side.ResponseReader)
     lists = (16384, 65536, 8 << 20)
+    asked, answered = (400, 2000, 16000, 32000), (400, 2000, 60000)
     pages = (65536, 262144)
     # (Of a stream one event at most, of 64 KiB, is looked into at a time; of models ten thousand names at most are kept.)
     return [
         Reader("body", body, one(ordinary.chat), each(shapes.bodies), (4096, 16384, 10 << 20)),
-        Reader("request head", requests, turns(ordinary.head), each_turns(wire_shapes.heads), (400, 2000, 16000, 32000), TURNS),
-        Reader("response head", responses, turns(ordinary.response), each_turns(wire_shapes.responses), (400, 2000, 60000), TURNS),
+        Reader("request head", requests, turns(ordinary.head), each_turns(wire_shapes.heads), asked, TURNS),
+        Reader("response head", responses, turns(ordinary.response), each_turns(wire_shapes.responses), answered, TURNS),
         Reader("head byte by byte", slowly, in_reads(ordinary.head, 1), each_in_reads(wire_shapes.heads, 1), (400, 1600)),
         Reader("stream", stream, in_reads(ordinary.chunked), each_in_reads(streams), (4096, 16384, 131072, 4 << 20)),
         Reader("stream byte by byte", stream, in_reads(ordinary.chunked, 1), each_in_reads(streams, 1), (200, 500, 70_000)),

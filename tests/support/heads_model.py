@@ -30,8 +30,6 @@ from fastgw.accel.fields import (
     TRACE,
     UPGRADE,
     bearer,
-    imitates_request_field,
-    imitates_response_field,
     keep_alive_hints,
     media_flags,
     request_field,
@@ -76,6 +74,16 @@ def dissent(parser: Any, head: bytes, fields: list[tuple[bytes, bytes]]) -> str:
     if not judge.complete or [(name.lower(), value.strip(b" \t")) for name, value in judge.fields] != fields:
         return "httptools reads other fields"
     return ""
+
+
+def imitates_request_field(name: bytes) -> bool:
+    """Whether ``name`` (lower case) would be another field, that is not simply kept, to a server that maps ``_`` to ``-``."""
+    return b"_" in name and request_field(name.replace(b"_", b"-")) != KEEP
+
+
+def imitates_response_field(name: bytes) -> bool:
+    """The same of a response's field: neither a response's nor a request's other field may be meant."""
+    return imitates_request_field(name) or (b"_" in name and response_field(name.replace(b"_", b"-")) != KEEP)
 
 
 METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"))

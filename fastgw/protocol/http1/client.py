@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 from fastgw.accel.heads import ResponseHead, ResponseScanner, scan_response
-from fastgw.accel.judges import broken, judge_response
+from fastgw.accel.judges import broken, head_end, judge_response
 from fastgw.accel.refusals import Refusal
 from fastgw.errors import GatewayError, Source
+from fastgw.protocol.http1.opinion import agrees_of_response
 
 _PREFIX: Final = b"HTTP/1."
 
@@ -41,9 +42,16 @@ def _bad(detail: str) -> GatewayError:
     return GatewayError("bad_gateway", source=Source.UPSTREAM, detail=detail)
 
 
-def _refused(why: ResponseHead | Refusal) -> GatewayError:
-    assert not isinstance(why, ResponseHead)
+def _refused(why: Refusal) -> GatewayError:
     return _bad(_REFUSALS[why - 1])
+
+
+def _judged(head: bytes, max_fields: int) -> ResponseHead | GatewayError:
+    """The verdict of the complete path; and of what it takes, httptools' too."""
+    found = judge_response(head, max_fields)
+    if not isinstance(found, ResponseHead):
+        return _refused(found)
+    return found if agrees_of_response(head) else _bad("an ambiguous response head")
 
 
 def parse_response(head: bytes, max_fields: int = 200) -> ResponseHead:
@@ -51,10 +59,10 @@ def parse_response(head: bytes, max_fields: int = 200) -> ResponseHead:
 
     :raises GatewayError: ``bad_gateway``, for everything that is malformed or can be read in two ways.
     """
-    found = judge_response(head, max_fields)
-    if isinstance(found, ResponseHead):
-        return found
-    raise _refused(found)
+    found = _judged(head, max_fields)
+    if isinstance(found, GatewayError):
+        raise found
+    return found
 
 
 class ResponseReader:
@@ -106,7 +114,7 @@ class ResponseReader:
         end = -1
         whole = False
         if not buffer:
-            end = data.find(b"\r\n\r\n", 0, self._max_head_bytes)
+            end = head_end(data, 0, self._max_head_bytes)
         if end >= 0:
             # Whole at once: nothing need be collected, and the scanner has seen it.
             whole = True
@@ -116,7 +124,7 @@ class ResponseReader:
         else:
             room = self._max_head_bytes - len(buffer)
             buffer += data[:room]
-            end = buffer.find(b"\r\n\r\n", max(0, self._checked - 3))
+            end = head_end(buffer, max(0, self._checked - 3), len(buffer))
             early = self._wrong_early(buffer, end + 4 if end >= 0 else len(buffer))
             if end >= 0:
                 head = bytes(buffer[:end])
@@ -130,8 +138,7 @@ class ResponseReader:
             return None
         self._checked = 0
         scanned = None if whole else scan_response(head, -1, self._max_fields)
-        found = scanned if scanned is not None else judge_response(head, self._max_fields)
-        return found if isinstance(found, ResponseHead) else _refused(found)
+        return scanned if scanned is not None else _judged(head, self._max_fields)
 
     def _wrong_early(self, data: bytes | bytearray, end: int) -> str:
         """Why this can never become a head, without waiting for its end; "" = it can."""

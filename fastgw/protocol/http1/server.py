@@ -10,9 +10,10 @@ import re
 from typing import Final
 
 from fastgw.accel.heads import RequestHead, RequestScanner, scan_request
-from fastgw.accel.judges import broken, judge_request
+from fastgw.accel.judges import broken, head_end, judge_request
 from fastgw.accel.refusals import Refusal
 from fastgw.errors import GatewayError
+from fastgw.protocol.http1.opinion import agrees
 
 MAX_METHOD_BYTES: Final = 24
 
@@ -53,10 +54,17 @@ _REFUSALS: Final = [_REASONS.get(why, ("internal", None)) for why in Refusal]
 
 # (An error that is made in one place and raised in another: each compiled function that it passes through costs half a
 # microsecond, and a refused head no more than three.)
-def _refused(why: RequestHead | Refusal) -> GatewayError:
-    assert not isinstance(why, RequestHead)
+def _refused(why: Refusal) -> GatewayError:
     kind, message = _REFUSALS[why - 1]
     return GatewayError(kind, message)
+
+
+def _judged(head: bytes, max_fields: int) -> RequestHead | GatewayError:
+    """The verdict of the complete path; and of what it takes, httptools' too."""
+    found = judge_request(head, max_fields)
+    if not isinstance(found, RequestHead):
+        return _refused(found)
+    return found if agrees(head) else GatewayError("bad_request", "The request head is ambiguous.")
 
 
 def parse_request(head: bytes, max_fields: int = 100) -> RequestHead:
@@ -65,10 +73,10 @@ def parse_request(head: bytes, max_fields: int = 100) -> RequestHead:
     :raises GatewayError: ``bad_request``, ``not_implemented`` (a transfer coding or method that is not ours),
         ``version_not_supported``, ``method_not_allowed`` (CONNECT), ``head_too_large`` (more than ``max_fields``).
     """
-    found = judge_request(head, max_fields)
-    if isinstance(found, RequestHead):
-        return found
-    raise _refused(found)
+    found = _judged(head, max_fields)
+    if isinstance(found, GatewayError):
+        raise found
+    return found
 
 
 class RequestReader:
@@ -129,7 +137,7 @@ class RequestReader:
         head = b""
         end = -1
         if not buffer:
-            end = data.find(b"\r\n\r\n", pos, pos + self._max_head_bytes)
+            end = head_end(data, pos, pos + self._max_head_bytes)
         if end >= 0:
             # Whole at once: nothing need be collected.
             early = self._wrong_early(data, pos, end + 4)
@@ -138,7 +146,7 @@ class RequestReader:
         else:
             room = self._max_head_bytes - len(buffer)
             buffer += data[pos : pos + room]
-            end = buffer.find(b"\r\n\r\n", max(0, self._checked - 3))
+            end = head_end(buffer, max(0, self._checked - 3), len(buffer))
             early = self._wrong_early(buffer, 0, end + 4 if end >= 0 else len(buffer))
             if end >= 0:
                 head = bytes(buffer[:end])
@@ -155,8 +163,7 @@ class RequestReader:
         self._empty_lines = 0
         # (What came whole, and not behind an empty line, the scanner has seen.)
         scanned = scan_request(head, -1, self._max_fields) if pos else None
-        found = scanned if scanned is not None else judge_request(head, self._max_fields)
-        return found if isinstance(found, RequestHead) else _refused(found)
+        return scanned if scanned is not None else _judged(head, self._max_fields)
 
     def _skip_empty_lines(self, data: bytes) -> int:
         """Where the head begins: a robust server skips an empty line before it (RFC 9112 §2.2); two are enough."""

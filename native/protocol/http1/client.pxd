@@ -1,7 +1,7 @@
 # Types for fastgw/protocol/http1/client.py: the reader of responses is met by every answer of an engine.
 
 from fastgw.accel.heads cimport ResponseHead, ResponseScanner, scan_response
-from fastgw.accel.judges cimport broken, judge_response
+from fastgw.accel.judges cimport broken, head_end, judge_response
 
 
 cdef class ResponseReader:

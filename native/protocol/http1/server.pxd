@@ -1,7 +1,7 @@
 # Types for fastgw/protocol/http1/server.py: the reader of requests is met by every read of a client.
 
 from fastgw.accel.heads cimport RequestHead, RequestScanner, scan_request
-from fastgw.accel.judges cimport broken, judge_request
+from fastgw.accel.judges cimport broken, head_end, judge_request
 
 
 cdef class RequestReader:
