@@ -17,11 +17,12 @@ help:
 	@echo "make install   a virtual environment in $(VENV) with fastgw and what its tests need"
 	@echo "make native    compile the twins of the hot modules in place (make install and make test do it too)"
 	@echo "make packaging build and install the wheels as users would; takes minutes and the network"
-	@echo "make fuzz      hold the twins, httptools, h11 and readers of forms against each other (FUZZ_SECONDS=600, ARGS='heads sse')"
+	@echo "make fuzz      hold the twins, httptools, h11 and readers of forms against each other, look for what costs too much, and"
+	@echo "               try the suite's properties with thousands of examples (FUZZ_SECONDS=600, ARGS='heads sse properties')"
 	@echo "make bench     measure CPU per request beside other proxies (ARGS='--seconds 2')"
 	@echo "make bench-peers  install the routers that make bench compares, each in an environment of its own"
 	@echo "make bench-scale  the same with 10,000 connections, 1,000 engines, 100,000 keys, a million addresses, 10,000 streams"
-	@echo "make soak      a million requests and 100,000 aborted streams, in each twin: nothing may stay behind"
+	@echo "make soak      a million requests and 100,000 aborted streams, in each twin: nothing may stay behind; kill -9, 220 times"
 	@echo "make audit     floors, hashes, licences and known vulnerabilities of what fastgw ships with (ARGS=--offline: no network)"
 	@echo "make lock      pin and hash it anew, in requirements/; needs the network"
 	@echo "make docs      write the pages that are generated from tables"
@@ -64,6 +65,7 @@ native: $(VENV)/.installed-dev
 	@$(BIN)/python native/build.py $(ARGS)
 
 # Compiled and Python twins over the same made-up bytes, FUZZ_SECONDS for each target; what it learns stays in build/fuzz.
+# Then the suite's property tests, which have a fraction of these examples in make test.
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/.installed-dev
 	$(build-native)
@@ -71,7 +73,8 @@ fuzz: $(VENV)/.installed-dev
 	@FASTGW_NATIVE=1 $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
 packaging: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest tests/native/test_packaging.py -m "soak or not soak" $(ARGS)
+	$(build-native)
+	@$(BIN)/python -m pytest tests/native/test_packaging.py -m "packaging or not packaging" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -98,9 +101,9 @@ benchmarks/peers/%/.installed: benchmarks/peers/%.txt
 bench-scale: $(VENV)/.installed-dev
 	@$(BIN)/python -m benchmarks.scale $(ARGS)
 
-# SOAK_SHARE=0.1 in the environment runs a tenth of it.
+# SOAK_SHARE=0.1 in the environment runs a tenth of the requests.
 soak: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m soak -s tests/soak $(ARGS)
+	$(BIN)/python -m pytest -m soak -s $(ARGS)
 
 # Without its tools, or the network, it says what could not be checked, and does not pass: status 3 (1 when something failed).
 audit-tools = $(BIN)/python -c 'import pip_audit, uv' 2>/dev/null || $(PIP) -e '.[audit]'

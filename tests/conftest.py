@@ -1,7 +1,8 @@
 """Collects ``async def test_*`` and runs them on uvloop; checks that an e2e test leaves nothing behind.
 
 One session runs one twin, the one that ``FASTGW_NATIVE`` chooses, and so do the processes that tests start; ``make test``
-is a session for each. ``@pytest.mark.deadline_s(60)`` gives a slow asynchronous test more than the default time.
+is a session for each, and one for what has no twins (``TESTED_PART`` tells them). ``@pytest.mark.deadline_s(60)`` gives a slow
+asynchronous test more than the default time.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import inspect
 import os
 import time
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from fastgw import twins
-from tests.support import aio, leaks
+from tests.support import aio, leaks, together
 
 # A closed connection's descriptor may go a moment later (a thread's, a child process's end).
 FD_GRACE_S = 1.0
@@ -26,10 +29,15 @@ FD_GRACE_S = 1.0
 
 # These run a gateway, or what it is made of.
 LEAK_CHECKED = {"adversity", "e2e", "exchange", "net", "reference", "upstream"}
-# These test nothing that has two twins; of two sessions side by side one is enough for them: the Python one for these
-# folders, the compiled one, which is quicker, for what is marked `once`.
-TWINLESS = {"architecture", "audit", "config", "control", "sim", "store"}
+# These test nothing that has two twins, as what is marked `once` does not: `make test` runs them in a session of their own,
+# beside those of the twins.
+TWINLESS = {"architecture", "audit", "benchmarks", "cli", "config", "control", "docs", "sim", "store", "support"}
 FAILED = pytest.StashKey[bool]()
+
+# How many examples a property is tried with that does not say so itself. `make fuzz` runs them with the larger profile.
+hypothesis.settings.register_profile("test", max_examples=200, deadline=None)
+hypothesis.settings.register_profile("fuzz", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile("test")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,26 +49,46 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "deadline_s(seconds): time limit of an asynchronous test (default 30)")
     config.addinivalue_line("markers", "keeps_fds: this test may leave descriptors open (say why beside the mark)")
     config.addinivalue_line("markers", "both_twins: holds one twin against the other; runs where the native ones run")
-    config.addinivalue_line("markers", "once: the store and what else has no twins; of two sessions one runs it")
+    config.addinivalue_line("markers", "once: the store and what else has no twins; `make test` runs it once")
+    config.addinivalue_line("markers", "together: its rows, or the class's or module's tests, wait side by side")
+    config.addinivalue_line("markers", "alone: not together with others of its class or module")
     config.addinivalue_line("markers", "quiet: measures time; `make test` runs it when nothing else is running")
     config.addinivalue_line("markers", "soak: takes minutes; runs only when asked for by `-m soak`")
+    config.addinivalue_line("markers", "packaging: builds wheels; runs only when asked for, by `make packaging`")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Sessions of ``make test`` that are of a few tests read no file that has none of them."""
+    if collection_path.suffix != ".py":
+        return None
+    if config.option.markexpr.split(" ")[0] == "quiet" and not _says("quiet", collection_path):
+        return True
+    if os.environ.get("TESTED_PART") == "twinless" and collection_path.parent.name not in TWINLESS:
+        return not _says("once", collection_path) or None
+    return None
+
+
+@functools.cache
+def _says(mark: str, path: Path) -> bool:
+    return f"mark.{mark}" in path.read_text()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in ("once", "quiet"):
+            if item.get_closest_marker(mark) and not _says(mark, item.path):
+                raise pytest.UsageError(f"{item.nodeid} has its mark {mark!r} from another file: it would never be run")
     without = set()
     if not twins.native():
         without.add("both_twins")
-    if "soak" not in config.option.markexpr:
-        without.add("soak")
-    beside = os.environ.get("TESTED_BESIDE", "")
-    twinless = TWINLESS if beside == "python" else set()
-    if beside == "native":
-        without.add("once")
-    dropped = [
-        item
-        for item in items
-        if any(item.get_closest_marker(mark) for mark in without) or item.path.parent.name in twinless
-    ]
+    without.update(mark for mark in ("packaging", "soak") if mark not in config.option.markexpr)
+    part = os.environ.get("TESTED_PART", "")
+
+    def elsewhere(item: pytest.Item) -> bool:
+        twinless = item.path.parent.name in TWINLESS or item.get_closest_marker("once") is not None
+        return (part == "twins" and twinless) or (part == "twinless" and not twinless)
+
+    dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in without) or elsewhere(item)]
     if dropped:
         items[:] = [item for item in items if item not in set(dropped)]
         config.hook.pytest_deselected(items=dropped)
@@ -105,6 +133,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object | None:
         return None
     if not inspect.iscoroutinefunction(test):
         return None
+    if together.can(pyfuncitem):
+        together.run(pyfuncitem, _deadline_s, FAILED)
+        return True
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     aio.run(test(**arguments), timeout_s=timeout_s)
     return True
@@ -119,6 +150,12 @@ def open_fds() -> dict[int, str]:
         except OSError:
             continue  # the descriptor of this very listing
     return found
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """For tests that run together: each gets its own, before pytest gets to it."""
+    request.session.stash[together.FOLDERS] = tmp_path_factory
 
 
 @pytest.fixture(autouse=True)

@@ -146,7 +146,11 @@ PATH: Final = bytes(sorted(set(QUERY) - set(b"?")))
 VISIBLE: Final = bytes(sorted({*range(0x21, 0x7F), *range(0x80, 0x100)}))
 REG_NAME: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._~!$&'()*+;=%-"
 
-_HOST: Final = re.compile(rb"(?:[%b]+|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?" % re.escape(REG_NAME)).fullmatch
+MAX_HOST_BYTES: Final = 255
+"""So long the name of a host may be (RFC 1035 §2.3.4)."""
+
+_NAME: Final = rb"[%b]{1,%d}" % (re.escape(REG_NAME), MAX_HOST_BYTES)
+_HOST: Final = re.compile(rb"(?:%b|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?" % _NAME).fullmatch
 _TRACE_IDS: Final = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _TRACE: Final = re.compile(rb"00%b|(?!00|ff)[0-9a-f]{2}%b(?:-[!-~]*)?" % (_TRACE_IDS, _TRACE_IDS)).fullmatch
 
@@ -205,7 +209,8 @@ def valid_trace(value: bytes) -> bool:
 
 
 def valid_host(host: bytes) -> bool:
-    """Whether ``host`` is ``uri-host [":" port]`` with a non-empty host: no user, no comma, IPv6 only in brackets."""
+    """Whether ``host`` is ``uri-host [":" port]`` with a host: not empty, not longer than a name can be, no user, no
+    comma, IPv6 only in brackets."""
     return _HOST(host) is not None
 
 

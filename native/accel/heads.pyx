@@ -61,6 +61,7 @@ cdef enum:
     _IN_TEXT = 16
     _IN_DIGITS = 32
     _IN_HEX = 64  # lower-case digits only
+    _MAX_HOST = 255
 
 cdef Entry REQUEST_ENTRIES[_SLOTS]
 cdef Entry RESPONSE_ENTRIES[_SLOTS]
@@ -155,6 +156,8 @@ cdef int _check_kinds() except -1:
         if getattr(fields, name) != kind:
             raise ImportError(f"fastgw.accel.heads was compiled with another fields.{name}: build it again")
     # What the code below takes for granted of the tables, beside the kinds.
+    if fields.MAX_HOST_BYTES != _MAX_HOST:
+        raise ImportError("fastgw.accel.heads was compiled with another fields.MAX_HOST_BYTES: build it again")
     if set(fields.TEXT) != {9, *range(32, 127), *range(128, 256)}:
         raise ImportError("fastgw.accel.heads was compiled with another fields.TEXT: build it again")
     return 0
@@ -320,15 +323,19 @@ cdef extern from *:
 
 
 cdef inline Py_ssize_t _text_end(Bytes data, Py_ssize_t at, Py_ssize_t size) noexcept nogil:
-    """Where the run of fields.TEXT that begins at ``at`` ends; eight bytes at a time, but for the last ones and tabs."""
-    cdef int first
+    """Where the run of fields.TEXT that begins at ``at`` ends; eight bytes at a time, but for the last ones and what has tabs."""
+    cdef int first, i
     while size - at >= 8:
         first = fastgw_first_control(data + at)
         at += first
         if first < 8:
             if data[at] != 9:
                 return at
-            at += 1
+            # Where there is one, there may be many: byte by byte for a while.
+            for i in range(min(16, size - at)):
+                if not CLASS[data[at]] & _IN_TEXT:
+                    return at
+                at += 1
     while at < size and CLASS[data[at]] & _IN_TEXT:
         at += 1
     return at
@@ -386,9 +393,9 @@ cdef bint _valid_host(Bytes start, Py_ssize_t size) except -1:
     cdef Py_ssize_t port
     if size and start[0] == 91:
         return fields.valid_host(_bytes(start, size))
-    while i < size and CLASS[start[i]] & _IN_HOST:
+    while i < size and i <= _MAX_HOST and CLASS[start[i]] & _IN_HOST:
         i += 1
-    if i == 0:
+    if i == 0 or i > _MAX_HOST:
         return False
     if i == size:
         return True

@@ -72,6 +72,7 @@ cdef enum:
 cdef enum:
     _FEW = 256  # lines on the stack
     _MAX_OPTIONS = 64
+    _MAX_AUTHORITY = 300  # longer than any host and port: more need not be looked at
     _METHODS = 16
     _NAMES = 32  # of fields that are recorded
 
@@ -429,7 +430,7 @@ cdef int _start(Bytes p, Py_ssize_t n, RequestHead head) except -1:
         else:
             return TARGET
         end = i
-        while end < version and p[end] != 47 and p[end] != 63:
+        while end < version and end - i < _MAX_AUTHORITY and p[end] != 47 and p[end] != 63:
             end += 1
         if not in_host(p + i, end - i) or not _is_target(p, end, version):
             return TARGET

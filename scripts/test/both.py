@@ -1,4 +1,4 @@
-"""Runs the test suite over both twins, side by side, and what measures time after that, one twin at a time.
+"""Runs the test suite over both twins, side by side, with what has no twins beside them; then what measures time, alone.
 
     .venv/bin/python scripts/test/both.py            everything
     .venv/bin/python scripts/test/both.py -k name    arguments go to pytest, for each twin
@@ -26,15 +26,14 @@ LINE_EVERY_S = 20.0
 class Session:
     """pytest over one twin, as a process."""
 
-    def __init__(self, twin: str, phase: str, marks: str, arguments: list[str], beside: str = "") -> None:
+    def __init__(self, twin: str, phase: str, marks: str, arguments: list[str], part: str = "") -> None:
         self.name = f"{twin}, {phase}" if phase else twin
         self.log = OUTPUT / f"{twin}{'-' + phase if phase else ''}.log"
         environment = {**os.environ, "FASTGW_NATIVE": "1" if twin == "native" else "0", "COLUMNS": "120"}
-        environment.pop("TESTED_BESIDE", None)
-        if beside:  # what has no twins is tested there
-            environment["TESTED_BESIDE"] = beside
+        environment["TESTED_PART"] = part  # "twins", "twinless"; or all
         # With every test's name: the last one is where a crash came from.
-        command = [sys.executable, "-m", "pytest", "-vv", "-o", f"cache_dir=.pytest_cache/{twin}", *arguments, "-m", marks]
+        options = ["-vv", "-o", f"cache_dir=.pytest_cache/{self.log.stem}", *arguments, "-m", marks]
+        command = [sys.executable, "-m", "pytest", *options]
         self.started = time.monotonic()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -104,9 +103,11 @@ def main(arguments: list[str]) -> int:
         print("the native twins are not built (no compiler here, or FASTGW_BUILD_NATIVE=0): the tests run over Python only")
     marks, rest = split_marks(arguments)
     also = f" and ({marks})" if marks else ""
-    codes = run([Session(name, "", f"not quiet{also}", rest, (*(set(names) - {name}), "")[0]) for name in names])
+    quickest = names[-1]  # what has no twins is tested over this one
+    sessions = [Session(name, "", f"not quiet{also}", rest, "twins") for name in names]
+    codes = run([*sessions, Session(quickest, "twinless", f"not quiet{also}", rest, "twinless")])
     for name in names:
-        codes += run([Session(name, "quiet", f"quiet{also}", rest)])
+        codes += run([Session(name, "quiet", f"quiet{also}", rest, "" if name == quickest else "twins")])
     failed = [code for code in codes if code not in (0, NO_TESTS)]
     nothing = all(code == NO_TESTS for code in codes)
     verdict = "failed" if failed else "no such test" if nothing else "all passed"

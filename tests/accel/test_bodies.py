@@ -20,7 +20,7 @@ from tests.support.judged import Refused, agree, told
 from tests.support.twins import native_twin, python_twin
 
 DEPTH = 64
-BUDGET = settings(max_examples=500, deadline=None)
+BUDGET = settings()  # as many as the profile has: tests/conftest.py
 SIDES: list[Any] = [python_twin("fastgw.accel.bodies"), *([native_twin("fastgw.accel.bodies")] if twins.native() else [])]
 
 CHAT = [{"role": "system", "content": "You are helpful."}, {"role": "user", "content": "Say \"hi\"\n\u4f60\u597d \U0001f600"}]

@@ -18,6 +18,7 @@ from fastgw.accel.heads import (
     scan_request,
     scan_response,
 )
+from fastgw.accel.judges import head_end
 from fastgw.errors import GatewayError
 from fastgw.protocol.http1.client import parse_response
 from fastgw.protocol.http1.reference import h11_verdict
@@ -25,7 +26,7 @@ from fastgw.protocol.http1.server import parse_request
 from tests.support import heads_model
 from tests.support.twins import python_twin
 
-BUDGET = settings(max_examples=1500, deadline=None)
+BUDGET = settings()  # as many as the profile has: tests/conftest.py
 
 REQUEST_LINES = (
     b"POST /v1/chat/completions HTTP/1.1", b"GET / HTTP/1.1", b"GET /a?b=c HTTP/1.0", b"OPTIONS * HTTP/1.1", b"get / HTTP/1.1",
@@ -371,3 +372,13 @@ def test_a_peer_that_varies_its_heads_is_no_longer_remembered() -> None:
     large = ResponseScanner(8192, 100)
     head = b"HTTP/1.1 200 OK\r\nX-N: " + b"n" * 3000 + b"\r\nContent-Length: 1\r\n\r\n"
     assert large.read(head) is not large.read(head), "a large head is not kept"
+
+
+@given(
+    st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b"\r\n\r\n", b"a", b"x" * 15]), max_size=24).map(b"".join),
+    st.integers(0, 40),
+    st.integers(0, 400),
+    st.sampled_from([bytes, bytearray]),
+)
+def test_where_a_head_ends(data: bytes, start: int, size: int, kind: type[bytes] | type[bytearray]) -> None:
+    assert head_end(kind(data), start, start + size) == data.find(b"\r\n\r\n", start, start + size)

@@ -16,7 +16,7 @@ from tests.fuzz.lines import REQUEST_FIELDS, REQUEST_LINES, RESPONSE_FIELDS, RES
 
 pytestmark = pytest.mark.both_twins
 
-BUDGET = settings(max_examples=800, deadline=None)
+BUDGET = settings()  # as many as the profile has: tests/conftest.py
 END = b"\r\n\r\n"
 
 BLANKS = st.sampled_from([b"", b" ", b"  ", b"\t", b" \t", b"\x0b"])

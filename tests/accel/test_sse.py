@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fastgw.accel.sse import MAX_EVENT_BYTES, SseScanner
 from tests.protocol.splits import cut, ways
 
-BUDGET = settings(max_examples=400, deadline=None)
+BUDGET = settings()  # as many as the profile has: tests/conftest.py
 
 
 def chunk(content: object = "hi", finish: str | None = None, **extra: Any) -> bytes:

@@ -164,7 +164,6 @@ def test_the_load_generator_takes_a_good_stream_however_it_is_cut(pieces: int) -
     assert result["events_total"] >= 33 * result["requests_total"]
 
 
-@pytest.mark.quiet
 @pytest.mark.skipif(not COMPILER, reason="no C compiler; that the benchmark says so is asserted above")
 def test_the_engine_paces_its_events() -> None:
     tools = module("tools")

@@ -1102,6 +1102,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.together
 class TestD13:
     """No 4xx or 5xx tells a URL, an address, a path, a stack, a key or a prompt."""
 
@@ -1372,6 +1373,7 @@ D16_SETTINGS: dict[str, Any] = {
 }
 
 
+@pytest.mark.together
 class TestD16:
     """Keys and prompts pass through and stay nowhere: not in logs, records, events, errors, the process list or a file."""
 

@@ -803,6 +803,7 @@ async def silence(said: list[bytes], **settings: Any) -> AsyncIterator[tuple[Scr
         yield engine, gw, client
 
 
+@pytest.mark.together
 class TestE13:
     """Silence: E504 while nothing has gone down, else the event `upstream_timeout` and an abort, at its limit; keep-alive
     comments are no sign of life."""
@@ -907,6 +908,7 @@ class TestE15:
             assert (await ask(client, stream=stream)).status == status  # K
 
 
+@pytest.mark.together
 class TestHonestAccounts:
     """What the gateway or the client did is not held against an engine, and one odd engine does not blind the probes."""
 

@@ -591,6 +591,7 @@ def sip(client: RawClient, size: int) -> bytes:
         return b""
 
 
+@pytest.mark.together
 class TestBackPressure:
     """A slow client pauses its own engine, and only that, at a bounded queue; it gets every byte when it reads again."""
 

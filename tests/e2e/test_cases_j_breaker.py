@@ -126,6 +126,7 @@ async def recovered(gw: Running, at: int = 0) -> None:
     await asyncio.sleep(max(0.0, left) + 0.01)
 
 
+@pytest.mark.together
 class TestJ8:
     """Five failures open it, one probe closes it; a probe that fails opens it again, one that is left says nothing."""
 
@@ -343,6 +344,7 @@ async def hurt(gw: Running, fault: str, stream: bool) -> RawResponse:
     return answer
 
 
+@pytest.mark.together
 class TestS2_04:
     """What counts against an engine, what does not, and when."""
 

@@ -88,7 +88,7 @@ class TestJ1Addresses:
         """The wait that is told shrinks as time passes."""
         async with metered(rate_limit_per_second=1, rate_limit_burst=1) as (_, _, client):
             first = (await answers(client, MODELS * 2, 2))[1]
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.302)  # both are told in whole milliseconds
             second = await ask(client, MODELS)
             told = [int(one.header("retry-after-ms") or "") for one in (first, second)]
             assert 900 < told[0] <= 1000

@@ -259,6 +259,7 @@ class TestFull:
         assert sum(record["error"] == "queue_full" for record in gw.records) == 1000
 
 
+@pytest.mark.together
 class TestTooLong:
     async def test_J9_queue_timeout(self) -> None:
         """503 when its time in the queue is over, by a tick of the clock at most later; the engine never hears of it."""
@@ -505,6 +506,7 @@ class TestRetryAfter:
                     client.close()
 
 
+@pytest.mark.together
 class TestDrain:
     """The gateway stops while requests wait: they have the drain's time like all others."""
 

@@ -151,6 +151,7 @@ def judge_cut(stream: Stream, whole: bytes, code: str = "shutting_down") -> None
 PROMPTS = 40
 
 
+@pytest.mark.together
 @pytest.mark.deadline_s(60)
 class TestK1Sigterm:
     """K1: not ready first, no new accept, streams that end in time are byte-exact, the rest get the typed event and an
@@ -291,6 +292,7 @@ class TestK1Sigterm:
                 process.wait()
 
 
+@pytest.mark.together
 class TestK2Drain:
     """K2: during the drain a new connection is refused, a keep-alive request is refused or gets 503 with
     `Connection: close`; what was under way is finished."""

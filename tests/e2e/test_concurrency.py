@@ -33,6 +33,8 @@ from tests.e2e.test_cases_j_queue import (
 from tests.support.client import RawClient, chat, request
 from tests.support.gateway import Running, running
 
+pytestmark = pytest.mark.together  # next to all of their time is waiting
+
 QUANTUM = 512  # tokens of one tenant's turn, as the gateway's documentation says
 
 
@@ -488,7 +490,9 @@ class TestOnCapacity:
                 account_of(gw, "k").models = None
                 core = gw.gateway.core
                 assert core is not None
-                core.table.pools[1].engine.healthy = False
+                target = core.table.pools[1].engine
+                await gw.until("its first probe is over", lambda: target.probed_at > 0)
+                target.healthy = False
                 third = await ask(tagged("c", "large", key="k"))
                 await waiting(gw, 2)
                 large.auto_s = 0.0
@@ -590,6 +594,7 @@ class TestNobodyWaitsInVain:
             await gw.idle()
 
 
+@pytest.mark.alone
 class TestFailover:
     async def test_S3_13_the_other_engine_is_full(self) -> None:
         """The engine of a request cannot be reached, the other is full: it waits for that one, and costs nothing meanwhile."""
@@ -603,6 +608,7 @@ class TestFailover:
                 target = core.table.pools[0].engine
                 await ask(tagged("a"))
                 await other.has("a")
+                await gw.until("its first probe is over", lambda: target.probed_at > 0)
                 target.healthy = None  # worth trying again
                 asked = [await ask(tagged("b"))]
                 await waiting(gw, 1)
@@ -623,6 +629,7 @@ class TestFailover:
             assert record["queued_s"] >= 0.5
 
 
+@pytest.mark.alone
 class TestMany:
     @pytest.mark.deadline_s(60)
     async def test_S5_09_two_thousand_wait(self) -> None:

@@ -44,12 +44,18 @@ async def before(
 
 @asynccontextmanager
 async def two_engines(**settings: Any) -> AsyncIterator[tuple[Running, Simulator, Simulator]]:
-    """A gateway before two simulators, both known to be well."""
+    """A gateway before two simulators, both known to be well, and their models known."""
     async with Simulator() as one, Simulator() as two:
         urls = [one.url, two.url]
         async with running(urls, **settings) as gw:
-            await gw.until("all engines well", lambda: gw.gateway.core.health.counts() == (2, 2))
+            await known(gw)
             yield gw, one, two
+
+
+async def known(gw: Running) -> None:
+    """Wait until each engine is known to be well, and what models it has."""
+    engines = [pool.engine for pool in gw.gateway.core.table.pools]
+    await gw.until("engines known", lambda: all(engine.healthy and engine.discovered_models for engine in engines))
 
 
 async def ask(where: str, data: bytes, *, head_only: bool = False, timeout_s: float = 10.0) -> RawResponse:
@@ -1075,6 +1081,7 @@ class TestReceipts:
             assert "GMT" in ((await client.read_response()).header("date") or "")
 
 
+@pytest.mark.together
 class TestTimeouts:
     """Each limit ends what it limits, at its time, and nothing else."""
 

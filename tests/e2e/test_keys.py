@@ -263,6 +263,7 @@ class TestDoor:
             await becomes(client, say(TOKENS, key=made["key"]), 200)
 
 
+@pytest.mark.together
 class TestEnds:
     """Keys and texts of keys that end at a moment."""
 

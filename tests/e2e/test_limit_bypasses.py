@@ -321,6 +321,7 @@ class TestFigures:
                 assert b"daily_quota_exceeded" in answer.body
 
 
+@pytest.mark.together
 class TestEngines:
     async def test_who_leaves_an_engine_that_works_on_has_it_under_way_still(self) -> None:
         """An engine that cannot bear an abort: leaving and asking again would put a hundred requests there with one place."""
@@ -398,7 +399,9 @@ class TestEngines:
                 async with RawClient.connect(gw.url) as busy, RawClient.connect(gw.url) as client:
                     await busy.send(chat("else", max_tokens=1))
                     await gw.until("it is under way", lambda: sim.state.running == 1)
-                    core.table.pools[0].engine.healthy = None
+                    gone = core.table.pools[0].engine
+                    await gw.until("its first probe is over", lambda: gone.probed_at > 0)
+                    gone.healthy = None
                     await client.send(chat("sim", max_tokens=1))
                     answer = await client.read_response(5.0)
                     assert (answer.status, gw.stats.queue_waiting_open) == (429, 0)

@@ -218,6 +218,7 @@ async def test_the_engines_close_after_each_stream_is_never_seen(engine: LlamaSe
             assert b'"finish_reason":"length"' in response.body
 
 
+@pytest.mark.once  # it is about the engine's side; E3 is about ours, over both twins
 @pytest.mark.deadline_s(20)
 async def test_the_engines_idle_close_is_never_seen(engine: LlamaServer) -> None:
     """Each gateway's second request comes just before, at, or after the moment when the engine closes its connection."""

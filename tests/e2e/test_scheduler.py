@@ -118,6 +118,7 @@ def mean(values: list[int]) -> float:
 class TestS5_09:
     """A full batch, an empty queue inside the engine, and the rest waits where priority and fairness reach it."""
 
+    @pytest.mark.together
     @pytest.mark.parametrize("kind", ["vllm", "sglang", "tgi", "llamacpp"])
     async def test_S5_09_the_batch_is_full_and_the_queue_is_at_the_gateway(self, kind: str) -> None:
         async with (

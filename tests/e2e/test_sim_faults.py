@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -105,6 +105,11 @@ PLAIN: dict[str, tuple[str, int]] = {
 MAX_TOKENS = 12
 
 
+def rows(faults: Iterable[str]) -> list[Any]:
+    """Those that stall wait side by side."""
+    return [pytest.param(fault, marks=pytest.mark.together) if "stall" in fault else fault for fault in faults]
+
+
 @asynccontextmanager
 async def through() -> AsyncIterator[tuple[Simulator, Running, RawClient]]:
     async with (
@@ -177,12 +182,12 @@ async def judge(fault: str, expected: str, status: int, stream: bool) -> None:
         assert len(gw.records) == gw.stats.exchanges_total
 
 
-@pytest.mark.parametrize("fault", STREAMS)
+@pytest.mark.parametrize("fault", rows(STREAMS))
 async def test_in_a_stream(fault: str) -> None:
     await judge(fault, *STREAMS[fault], stream=True)
 
 
-@pytest.mark.parametrize("fault", PLAIN)
+@pytest.mark.parametrize("fault", rows(PLAIN))
 async def test_in_a_plain_answer(fault: str) -> None:
     await judge(fault, *PLAIN[fault], stream=False)
 

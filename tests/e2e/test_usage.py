@@ -297,6 +297,7 @@ def everything(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file())
 
 
+@pytest.mark.together
 class TestD3:
     """Hostile keys before a gateway with a store: refused like any wrong key, and no byte of them gets there."""
 

@@ -1,7 +1,9 @@
 """``python -m tests.fuzz [TARGET ...] --seconds 60``: atheris over each target, from seeds made here.
 
 What it learns stays in ``build/fuzz/TARGET/corpus``. At a disagreement the input is saved in ``build/fuzz/TARGET`` and the
-exit status is 1; ``--replay FILE`` runs one input again. The compiled twins must be running: FASTGW_NATIVE=1.
+exit status is 1; ``--replay FILE`` runs one input again. The compiled twins must be running: FASTGW_NATIVE=1. Two targets
+are none of atheris's: ``cost`` looks for what costs a reader of either twin too much (``tests/fuzz/cost.py``), and
+``properties`` is the suite's property tests, over both twins, with many more examples than in ``make test``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 TARGETS = ("heads", "chunks", "sse", "bodies", "multipart")
-FOLDER = Path(__file__).parents[2] / "build" / "fuzz"
+COST = "cost"
+PROPERTIES = "properties"
+ALL = (*TARGETS, COST, PROPERTIES)
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "build" / "fuzz"
 MAX_INPUT_BYTES = 4096
 
 
@@ -130,15 +136,33 @@ def run(name: str, seconds: int) -> bool:
     return False
 
 
+def cost(seconds: int) -> bool:
+    """What costs a reader too much, looked for in one twin after the other; whether nothing does."""
+    passed = True
+    for twin, name in (("1", "native"), ("0", "python")):
+        print(f"fuzz cost, {name}: {seconds} s ...", flush=True)
+        command = [sys.executable, "-m", "tests.fuzz.cost", "--seconds", str(seconds)]
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "FASTGW_NATIVE": twin}, check=False)
+        passed = passed and done.returncode == 0
+    return passed
+
+
+def properties() -> bool:
+    """The suite's property tests, with the examples of the profile that is for this; whether they went through."""
+    print("property tests ...", flush=True)
+    command = [sys.executable, str(ROOT / "scripts/test/both.py"), "-m", "hypothesis", "--hypothesis-profile=fuzz"]
+    return subprocess.run([*command, "-o", "timeout=0"], cwd=ROOT, check=False).returncode == 0
+
+
 def main() -> int:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} (default: all)")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(ALL)} (default: all)")
     parser.add_argument("--seconds", type=int, default=60, help="how long each target runs")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="check one input instead")
     parser.add_argument("--inside", choices=TARGETS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if unknown := set(options.targets) - set(TARGETS):
+    if unknown := set(options.targets) - set(ALL):
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
     if options.inside:
         fuzz(options.inside, options.seconds)
@@ -149,12 +173,14 @@ def main() -> int:
         print("the compiled twins are not running: make native, then FASTGW_NATIVE=1", file=sys.stderr)
         return 2
     os.environ["FASTGW_NATIVE"] = "1"
-    names = options.targets or TARGETS
+    names = options.targets or ALL
     if options.replay:
-        for name in names:
+        for name in set(names) - {COST, PROPERTIES}:
             importlib.import_module(f"tests.fuzz.{name}").check(options.replay.read_bytes())
         return 0
-    verdicts = [run(name, options.seconds) for name in names]  # all of them run, whatever one finds
+    # All of them run, whatever one finds.
+    others: dict[str, Callable[[], bool]] = {COST: lambda: cost(options.seconds), PROPERTIES: properties}
+    verdicts = [others[name]() if name in others else run(name, options.seconds) for name in names]
     return 0 if all(verdicts) else 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, NO, OPEN, PROBE, YES, Breaker
@@ -135,7 +135,6 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(threshold=st.integers(0, 4), recovery_s=st.sampled_from((0.0, 10.0, 20.0)), steps=STEPS)
 def test_it_answers_as_its_own_history_does(
     threshold: int, recovery_s: float, steps: list[tuple[str, int, int, int]]

@@ -80,7 +80,6 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
 @given(quantum=st.sampled_from([10, 256, 4096]), adaptive=st.booleans(), steps=STEPS)
 def test_order_is_that_of_the_walked_ring(quantum: int, adaptive: bool, steps: list[tuple[Any, ...]]) -> None:
     pair = Pair(quantum, adaptive)

@@ -34,7 +34,6 @@ class Store:
             self.held[day] = tuple(totals)
 
 
-@settings(max_examples=400, deadline=None)
 @given(limits, st.lists(operation, max_size=80))
 @example(
     10, [("reserve", TODAY, 10, 0, 0, False), ("settle", TODAY, 0, 10, 0, False), ("roll", TODAY + 365, 0, 0, 0, False),

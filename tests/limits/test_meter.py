@@ -7,7 +7,7 @@ import ipaddress
 import tracemalloc
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastgw.limits.meter import MAX_CAPACITY, MAX_DEBT_PERIODS, MAX_RATE, Meter, Meters, address_key
@@ -46,7 +46,6 @@ def cost_of(drawn: int | tuple[int, int], burst: int) -> int:
     return max(0, burst * part // 2 + off)
 
 
-@settings(max_examples=300, deadline=None)
 @given(limits(), st.integers(0, 10**15), calls)
 @example((10, SECOND, 10), 0, [("take", 0, 10, (1, 1, 1)), ("take", 99_999, 1, (1, 1, 1)), ("take", 1, 1, (1, 1, 1))])
 @example((MAX_RATE, MINUTE, MAX_RATE), 0, [("charge", 0, 1 << 61, (1, 1, 1)), ("take", 400 * DAY, 1, (1, 1, 1))])
@@ -84,7 +83,6 @@ def twin_of(meter: Meter) -> Meter:
     return other
 
 
-@settings(max_examples=300, deadline=None)
 @given(limits(), st.lists(st.tuples(st.integers(0, MINUTE), shares), max_size=12), shares, st.integers(-SECOND, SECOND))
 def test_a_wait_is_exact(
     limit: tuple[int, int, int], before: list[tuple[int, tuple[int, int]]], drawn: tuple[int, int], step: int
@@ -181,7 +179,6 @@ def test_what_was_used_beyond_is_owed_and_bounded() -> None:
     assert meter.wait_us(0, 1) == MAX_DEBT_PERIODS * MINUTE + 60_000
 
 
-@settings(max_examples=200, deadline=None)
 @given(limits(), limits(), st.integers(0, 3), st.integers(-1, 1), st.lists(st.integers(0, MINUTE), max_size=5))
 def test_changed_limits_never_admit_more_than_new_ones(
     old: tuple[int, int, int], new: tuple[int, int, int], part: int, off: int, later: list[int]

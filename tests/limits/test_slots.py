@@ -179,7 +179,6 @@ def test_two_gateways_share_one_engine() -> None:
     assert loop.mean_waiting() <= 3.0
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     most=st.integers(0, 50),
     start=st.integers(-5, 10**6),

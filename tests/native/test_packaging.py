@@ -1,7 +1,7 @@
 """Installing without a compiler, without Cython, and with both: what a user gets and is told.
 
-The source distribution is made once from this checkout and everything else is built from it, in folders of its own.
-Only one small twin is compiled here; ``make packaging`` builds them all.
+The source distribution is made once from this checkout and everything else is built from it, in folders of its own. What
+builds wheels takes its time, and runs with ``make packaging``; all but its last test compile one small twin only.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ REPO = Path(__file__).parents[2]
 SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
 SMALL = "accel/tokens"  # depends on no other twin
+
+pytestmark = pytest.mark.once  # of both twins, whichever runs
 
 
 def backend(tree: Path, hook: str, target: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -123,18 +125,21 @@ def test_source_distribution_has_all_sources_and_nothing_built(sdist: Path) -> N
     assert not [name for name in names if name.endswith((".so", ".c", ".pyc"))]
 
 
+@pytest.mark.packaging
 def test_wheel_that_is_told_not_to_compile(tree: Path) -> None:
     made, said = wheel(tree, FASTGW_BUILD_NATIVE="0")
     assert "pure Python" not in said, "who said it need not be told"
     assert_pure(made)
 
 
+@pytest.mark.packaging
 def test_wheel_without_a_compiler(tree: Path) -> None:
     made, said = wheel(tree, PATH="/nowhere", CC="")
     assert "fastgw: no C compiler here; it will run in pure Python" in said
     assert_pure(made)
 
 
+@pytest.mark.packaging
 def test_wheel_without_cython(tree: Path, tmp_path: Path) -> None:
     hidden = tmp_path / "hidden/Cython"
     hidden.mkdir(parents=True)
@@ -144,6 +149,7 @@ def test_wheel_without_cython(tree: Path, tmp_path: Path) -> None:
     assert_pure(made)
 
 
+@pytest.mark.packaging
 @pytest.mark.both_twins  # there is a compiler
 def test_wheel_whose_compiler_fails(tree: Path) -> None:
     keep_one_twin(tree)
@@ -152,6 +158,7 @@ def test_wheel_whose_compiler_fails(tree: Path) -> None:
     assert_pure(made)
 
 
+@pytest.mark.packaging
 @pytest.mark.both_twins  # there is a compiler
 def test_one_twin_that_fails_takes_the_others_with_it(tree: Path) -> None:
     keep_one_twin(tree)
@@ -164,6 +171,7 @@ def test_one_twin_that_fails_takes_the_others_with_it(tree: Path) -> None:
     assert "the native twins cannot be built" in insisted.stderr
 
 
+@pytest.mark.packaging
 @pytest.mark.both_twins  # there is a compiler
 def test_wheel_with_a_compiler(tree: Path) -> None:
     keep_one_twin(tree)
@@ -193,7 +201,7 @@ def test_cython_is_fetched_only_where_a_compiler_can_use_it(env: dict[str, str],
     assert ("Cython" in done.stdout) is asked
 
 
-@pytest.mark.soak
+@pytest.mark.packaging
 @pytest.mark.both_twins  # there is a compiler
 @pytest.mark.timeout(900)
 def test_a_fresh_environment_gets_every_twin(sdist: Path, tmp_path: Path) -> None:

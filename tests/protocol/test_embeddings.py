@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fastgw.protocol.embeddings import Kind, Parts, merged, parts, prompt_tokens, shares, split
 from tests.support.naughty import STRINGS
 
-BUDGET = settings(max_examples=200, deadline=None)
+BUDGET = settings()  # as many as the profile has: tests/conftest.py
 
 # How an engine or a library may lay its JSON out: (before the first item, between items, after a colon, after the last).
 STYLES = (("", ",", ":", ""), ("", ", ", ": ", ""), ("\n  ", ",\n  ", ": ", "\n"), (" ", " ,\t", " : ", "\r\n "))

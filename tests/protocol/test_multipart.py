@@ -5,7 +5,7 @@ refused. Rows, each in every way in which its bytes can arrive.
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.errors import GatewayError
@@ -355,7 +355,6 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=7), st.lists(st.integers(0, 3000), max_size=9))
 def test_any_bytes_get_one_verdict_at_one_byte(parts: list[bytes], at: list[int]) -> None:
     body = b"--XyZ-7f3a\r\n" + b"".join(parts)

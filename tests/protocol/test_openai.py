@@ -16,7 +16,7 @@ from fastgw.protocol.openai import BodyFacts, models_list, parse_models, scan_bo
 from tests.support.json_cases import EITHER, INVALID, VALID, Case, forms, wrapped
 from tests.support.naughty import STRINGS, spellings
 
-BUDGET = settings(max_examples=400, deadline=None)
+BUDGET = settings()  # as many as the profile has: tests/conftest.py
 
 
 def refusal(body: bytes, **options: Any) -> GatewayError:

@@ -105,6 +105,9 @@ class TestS105:
 
     async def test_S1_05_the_first_takes_all_while_it_is_well(self) -> None:
         async with Simulator() as one, Simulator() as two, under(workers(one, two)) as gw:
+            core = gw.gateway.core
+            assert core is not None
+            await gw.until("their models", lambda: all(pool.engine.discovered_models for pool in core.table.pools))
             for _ in range(6):
                 assert (await ask(gw.url, chat("sim"))).status == 200
             assert (len(one.requests.to("/v1/chat/completions")), len(two.requests.to("/v1/chat/completions"))) == (6, 0)

@@ -36,7 +36,7 @@ def test_prefill_ttft_and_inter_token_time(run):
 
 def test_slots_are_filled_and_the_rest_wait_in_order(run):
     async def main():
-        async with Simulator(SimConfig(slots=2, ttft_ms=30, debug=True)) as sim:
+        async with Simulator(SimConfig(slots=2, ttft_ms=120, debug=True)) as sim:
             finished: list[int] = []
 
             async def one(number: int) -> None:

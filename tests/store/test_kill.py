@@ -1,6 +1,6 @@
 """``kill -9`` at random moments: nothing acknowledged is lost, nothing counts twice, and the file stays sound.
 
-``make test`` kills 25 times; ``-m soak`` runs the 200.
+``make test`` kills five times, ``make soak`` 200 times.
 """
 
 from __future__ import annotations
@@ -58,18 +58,19 @@ class Victims:
         """One life, from its start to its kill; some end before they have read their state."""
         assert self.process.stdin is not None
         self.lives += 1
-        pause_ms = self.chance.choice((0, 20))
+        first = self.lives == 1  # however few there are, one of them has written much when it ends
+        pause_ms = 0 if first else self.chance.choice((0, 20))
         self.process.stdin.write(f"{pause_ms}\n")
         self.process.stdin.flush()
         words = self._line()
         assert words[0] == "pid", words
         self.living = pid = int(words[1])
-        early = self.chance.random() < 0.2
+        early = not first and self.chance.random() < 0.2
         if early:
             time.sleep(self.chance.uniform(0, 0.02))
         else:
             self._loaded(self._line())
-            time.sleep(self.chance.uniform(0, 0.15))
+            time.sleep(0.15 if first else self.chance.uniform(0, 0.15))
         os.kill(pid, signal.SIGKILL)
         while (words := self._line())[0] != "ended":
             if words[0] == "loaded":
@@ -127,8 +128,8 @@ def kill(folder: Path, times: int) -> None:
         victims.close()
 
 
-def test_25_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    kill(tmp_path / "state", 25)
+def test_five_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    kill(tmp_path / "state", 5)
 
 
 @pytest.mark.soak

@@ -42,8 +42,8 @@ Named = Iterator[tuple[str, Reads]]
 @dataclass(frozen=True)
 class Reader:
     """``read`` takes the reads of one input, of whatever verdict. ``sizes`` are those at which such inputs occur: two for the
-    suite, more for who has time. ``turns``: how many
-    of that size come one after another. ``holds`` is how many bytes it may take for one of the input while it reads."""
+    suite, more for who has time. ``turns``: how many of that size come one after another. ``holds`` is how many bytes it may
+    take for one of the input while it reads."""
 
     name: str
     read: Callable[[Reads], object]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.accel.heads import RequestHead
@@ -120,7 +120,6 @@ SEQUENCE = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(SEQUENCE), min_size=2, max_size=6), st.lists(st.integers(0, 400), max_size=4),
     st.binary(max_size=5))
 def test_one_reader_judges_each_request_as_a_new_one_would(sequence: list[bytes], at: list[int], tail: bytes) -> None:
