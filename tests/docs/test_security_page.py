@@ -1,0 +1,123 @@
+"""The page about security: its table of limits is what the settings and the code have, and its figures are those of the run
+that is kept beside them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.hostile import report
+from fastgw import Config
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "security.md").read_text()
+ROWS = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+) \| [^|]+ \|$", PAGE, re.MULTILINE))
+
+ROOMS = (
+    "accel", "config", "control", "exchange", "limits", "net", "observe", "policy", "protocol", "store", "upstream",
+)  # fmt: skip
+A_LIMIT = re.compile(r"_?(?:MAX|MOST)(?:_\w+)?|_?\w+_BYTES|_?\w+_S").fullmatch
+OF_SETTINGS = re.compile(r"max_\w+|\w+_max_\w+|\w+_timeout_s|\w+_bytes|\w+_size|log_flood_rate|rate_limit_per_second").fullmatch
+
+NO_LIMITS = {
+    "units, sizes of what is fixed": (
+        "accel.hashing.DIGEST_BYTES", "store.keys.KEY_BYTES", "store.keys._DIGEST_BYTES",
+        "limits.ledger.DAY_S", "exchange.context.DAY_S", "store.database.DAY_S", "config.address.MAX_UNIX_PATH_BYTES",
+        "accel.members._MODEL_BYTES",
+    ),
+    "how often, or how much at a time, the gateway itself does something": (
+        "net.stream.RECV_BYTES", "net.listener.PAUSE_S", "net.poller.MAX_EVENTS", "net.timers.TICK_S", "observe.logs.FLUSH_S",
+        "observe.logs.FLUSH_BYTES", "exchange.attempts.JOIN_BYTES", "exchange.merged_call.JOIN_BYTES", "exchange.local.FRESH_S",
+        "exchange.merged_call.PAUSE_S", "upstream.pool.IDLE_LIMIT_S", "upstream.pool.IDLE_FLOOR_S", "upstream.pool.WARM_GAP_S",
+        "upstream.health.RESOLVE_EVERY_S", "upstream.table.MAX_CYCLE", "policy.queue.INTERVAL_S", "policy.cors.MAX_AGE_S",
+        "limits.breaker.PROBE_WAIT_S", "limits.account.MOST_ENDED", "store.state.LOOK_S", "store.state.RUN_S",
+        "store.state._TAKEN_S", "store.state._WRITE_BUSY_S", "store.state._CALL_BUSY_S", "store.folder._REOPEN_BUSY_S",
+        "store.database.PAUSE_S", "store.keys._TURN_S", "store.place._MADE_WITHIN_S", "control.server.STOP_S",
+    ),
+    "bounds of arithmetic, and of what an operator writes": (
+        "limits.ledger.MAX_TOKENS", "limits.meter.MAX_RATE", "limits.meter.MAX_CAPACITY", "limits.meter.MAX_DEBT_PERIODS",
+        "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST", "limits.slots.STALE_S", "limits.slots.NOISE_S",
+    ),
+}  # fmt: skip
+ALSO = {"config.check.MIN_ADMIN_KEY", "control.server.FAILURES"}  # limits by another kind of name
+
+
+def shown(name: str, value: float) -> str:
+    """A bound as the page has it."""
+    if name.endswith(("_S", "_s")):
+        return f"{value:g} s"
+    if (name.upper().endswith("_BYTES") or name == "MAX_PAGE_CHARS") and value >= 1024:
+        for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if value % size == 0:
+                return f"{value // size:g} {unit}"
+    if name.upper().endswith("_BYTES"):
+        return f"{value} bytes"
+    if value > 2**31:
+        power = round(value).bit_length() - 1
+        return f"2^{power}" if value == 1 << power else f"2^{power + 1} - 1" if value == (2 << power) - 1 else f"{value:.0e}"
+    return f"{value:,}"
+
+
+def setting_shown(name: str) -> str:
+    """The default of a setting as the page has it."""
+    value = getattr(Config(), name)
+    if value is None:
+        return "auto"
+    return "none" if value == 0 else shown(name, value)
+
+
+def constants() -> dict[str, float]:
+    """All numbers of the rooms whose names say that they are a limit, and those in ``ALSO``."""
+    found: dict[str, float] = {}
+    for room in ROOMS:
+        for path in sorted((ROOT / "fastgw" / room).rglob("*.py")):
+            place = ".".join(path.relative_to(ROOT / "fastgw").with_suffix("").parts)
+            known: dict[str, float] = {}
+            for node in ast.parse(path.read_text()).body:
+                target = node.target if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [None])[0]
+                if isinstance(target, ast.Name) and target.id.isupper():
+                    value = number(node.value, known)
+                    if value is not None:
+                        known[target.id] = value
+            found |= {f"{place}.{name}": value for name, value in known.items() if A_LIMIT(name) or f"{place}.{name}" in ALSO}
+    return found
+
+
+def number(expression: Any, known: dict[str, float]) -> float | None:
+    """The number that a constant is set to, from numbers and constants before it. (Compiled, they are no attributes.)"""
+    try:
+        value = eval(ast.unparse(expression), {"__builtins__": {}}, known)
+    except (NameError, TypeError, AttributeError):
+        return None
+    return value if type(value) in (int, float) else None
+
+
+def test_each_limit_of_the_code_is_in_the_table_as_it_is() -> None:
+    excluded = {name for names in NO_LIMITS.values() for name in names}
+    found = {name: shown(name.rpartition(".")[2], value) for name, value in constants().items() if name not in excluded}
+    assert {name: bound for name, bound in ROWS.items() if "." in name} == found
+
+
+def test_nothing_is_excluded_that_is_not_there() -> None:
+    assert {name for names in NO_LIMITS.values() for name in names} <= set(constants())
+
+
+def test_each_setting_that_is_a_limit_is_in_the_table_with_its_default() -> None:
+    settings = {name for name in Config.__struct_fields__ if OF_SETTINGS(name)}
+    listed = {name: bound for name, bound in ROWS.items() if "." not in name}
+    assert settings <= set(listed)
+    assert listed == {name: setting_shown(name) for name in listed}
+
+
+def test_the_figures_are_those_of_the_run_that_is_kept() -> None:
+    published, kept = report.published()
+    assert published == kept
+
+
+@pytest.mark.parametrize("word", ["allowed_hosts", "log_flood_rate", "ADMIN_KEY", "duplicate_member", "overloaded"])
+def test_what_it_promises_is_named(word: str) -> None:
+    assert word in PAGE
