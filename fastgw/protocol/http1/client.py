@@ -61,7 +61,10 @@ def parse_response(head: bytes, max_fields: int = 200) -> ResponseHead:
     """
     found = _judged(head, max_fields)
     if isinstance(found, GatewayError):
-        raise found
+        try:
+            raise found
+        finally:
+            del found  # its traceback has this frame: they would keep each other
     return found
 
 
@@ -104,7 +107,10 @@ class ResponseReader:
                 return head
         found = self._collect(data)
         if isinstance(found, GatewayError):
-            raise found
+            try:
+                raise found
+            finally:
+                del found  # its traceback has this frame, and what was read: they would keep each other
         return found
 
     def _collect(self, data: bytes) -> ResponseHead | GatewayError | None:

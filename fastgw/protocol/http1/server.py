@@ -75,7 +75,10 @@ def parse_request(head: bytes, max_fields: int = 100) -> RequestHead:
     """
     found = _judged(head, max_fields)
     if isinstance(found, GatewayError):
-        raise found
+        try:
+            raise found
+        finally:
+            del found  # its traceback has this frame: they would keep each other
     return found
 
 
@@ -125,7 +128,10 @@ class RequestReader:
                 return head
         found = self._collect(data)
         if isinstance(found, GatewayError):
-            raise found
+            try:
+                raise found
+            finally:
+                del found  # its traceback has this frame, and what was read: they would keep each other
         return found
 
     def _collect(self, data: bytes) -> RequestHead | GatewayError | None:
