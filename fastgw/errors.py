@@ -138,7 +138,7 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         403,
         "permission_error",
         "origin_not_allowed",
-        "Pages of this origin may not use this gateway.",
+        "Pages of this origin may not use this gateway; its operator can list it in `cors_origins`.",
         False,
         "Add the origin to `cors_origins`, or ask for keys: without them, what a page could send unasked is refused.",
     ),
@@ -219,7 +219,7 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         421,
         _IRE,
         "host_not_allowed",
-        "This gateway takes no requests for this host name.",
+        "This gateway takes no requests for this host name; its operator can list it in `allowed_hosts`.",
         False,
         "Use an IP address or localhost, or add the name to `allowed_hosts`: without keys, a name that a web site could point "
         "here is refused.",

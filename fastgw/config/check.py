@@ -31,7 +31,7 @@ RETRY_STATUSES: Final = ("429", "500", "502", "503", "504")
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
 _PATH: Final = re.compile(r"/v1(?:/[A-Za-z0-9._~-]+)+(?:/\*)?\Z")
 _TARGET: Final = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/%?-]*\Z")
-_ORIGIN: Final = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
+_ORIGIN: Final = re.compile(r"(?i:https?)://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
 _HOST_ENTRY: Final = re.compile(r"(?:\*|(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?)\Z")
 _MAX_KEY_FILE_BYTES: Final = 16 << 20
 
@@ -273,11 +273,11 @@ def problems(config: Config, *, keys_failed: bool) -> Found:
         for path in config.passthrough_paths
         if not _PATH.match(path) or "/../" in path + "/" or "/./" in path + "/"
     )
-    found.extend(
-        ("cors_origins", f"{origin!r} must be * or scheme://host[:port]")
-        for origin in config.cors_origins
-        if origin != "*" and not _ORIGIN.match(origin)
-    )
+    for origin in config.cors_origins:
+        if origin != "*" and not _ORIGIN.match(origin):
+            found.append(("cors_origins", f"{origin!r} must be * or scheme://host[:port]"))
+        elif (sent := _as_browsers_send(origin)) != origin:
+            found.append(("cors_origins", f"{origin!r} is never sent by a browser, which writes {sent!r}"))
     found.extend(
         ("allowed_hosts", f"{host!r} must be a host name without a port, *.name, or *")
         for host in config.allowed_hosts
@@ -286,6 +286,12 @@ def problems(config: Config, *, keys_failed: bool) -> Found:
     if config.trusted_proxies:
         found.extend(_networks(config.trusted_proxies))
     return found
+
+
+def _as_browsers_send(origin: str) -> str:
+    """In lower case, and without the port that the scheme has in any case (RFC 6454 §6.2)."""
+    lower = origin.lower()
+    return lower.removesuffix(":80" if lower.startswith("http:") else ":443")
 
 
 def _control(text: str) -> Found:
@@ -333,6 +339,8 @@ def reserved_notes(config: Config) -> list[str]:
         notes.append("admin_key is set, but control_listen is not: there is no admin API")
     if config.control_listen and not is_loopback(parse_host(config.control_listen.rpartition(":")[0])):
         notes.append("control_listen can be reached by others: /metrics there asks for no key")
+    if "*" in config.cors_origins and not (config.api_key_digests or config.require_key):
+        notes.append("cors_origins is *: where no key is asked for, every web page may use the gateway")
     if config.control_listen and not config.state_dir and config.admin_key:
         notes.append("the admin API can make no keys: state_dir is not set")
     return notes

@@ -15,12 +15,14 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from fastgw.accel.members import TooMany, members
 from fastgw.errors import KINDS, ErrorKind, GatewayError
 from fastgw.limits.key import KeyRecord, UsageRow
 
 MAX_LISTED: Final = 1000  # keys, or audit entries, in one answer
 DEFAULT_LISTED: Final = 100
 MAX_NUMBER: Final = 10**15  # of an audit entry
+MOST_MEMBERS: Final = 64  # of a request's body
 MAX_GRACE_S: Final = 30 * 86_400.0
 MAX_PROBLEMS: Final = 20  # told in one answer
 SLICE: Final = 256  # records turned into JSON's objects before the loop gets its turn: about a millisecond
@@ -222,13 +224,18 @@ def _quoted(name: str) -> str:
 
 
 def document_of(body: bytes) -> dict[str, Any]:
-    """The JSON object of a request; GatewayError ``invalid_json`` otherwise."""
+    """The JSON object of a request; GatewayError ``invalid_json`` otherwise, or ``duplicate_member``."""
     try:
         found = msgspec.json.decode(body)
+        if not isinstance(found, dict):
+            raise GatewayError("invalid_json", "The request body must be a JSON object.")
+        names, _ = members(body, MOST_MEMBERS)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GatewayError("invalid_json") from error
-    if not isinstance(found, dict):
-        raise GatewayError("invalid_json", "The request body must be a JSON object.")
+    except TooMany:
+        raise GatewayError("invalid_json", f"The request body has more than {MOST_MEMBERS} members.") from None
+    if len(found) != len(names):
+        raise GatewayError("duplicate_member")
     return found
 
 

@@ -30,6 +30,8 @@ from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
 from fastgw.net.listener import BindError, bind
 from fastgw.protocol.hosts import HostRule
+from fastgw.protocol.media import in_utf_8
+from fastgw.protocol.secrets import masked
 from fastgw.stats import EventLog
 
 IDLE_S: Final = 15.0
@@ -41,10 +43,13 @@ BACKLOG: Final = 64
 MAX_CONNECTIONS: Final = 128
 MAX_LINE_BYTES: Final = 8190
 MAX_FIELDS: Final = 64
+MAX_BODY_BYTES: Final = 1 << 19  # the longest key that can be: a thousand models of 256 characters
 
 FAILURES: Final = 10  # from one address within FAILURES_S; then it waits
 FAILURES_S: Final = 60.0
 MAX_ADDRESSES: Final = 1024
+
+HOST_TOLD_EVERY_S: Final = 10.0
 
 JSON: Final = "application/json"
 METRICS: Final = "text/plain; version=0.0.4; charset=utf-8"  # the Prometheus text format
@@ -181,7 +186,7 @@ class ControlServer:
         health: Callable[[], Mapping[str, object]],
         keys: KeysBackend | None,
         hosts: HostRule,
-        max_body_bytes: int = 65_536,
+        max_body_bytes: int = MAX_BODY_BYTES,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._host = host
@@ -193,6 +198,7 @@ class ControlServer:
         self._admin = AdminKeys(keys)
         self._hosts = hosts
         self._max_body_bytes = max_body_bytes
+        self._host_told_at = -HOST_TOLD_EVERY_S
         self._clock = clock
         self._throttle = Throttle()
         self._runner: web.ServerRunner | None = None
@@ -267,7 +273,9 @@ class ControlServer:
         if not path.startswith("/"):
             whole = urlsplit(path)  # the absolute form (RFC 9112 §3.2.2)
             path, host = whole.path or "/", whole.netloc
-        if not self._hosts.allows(host.encode("utf-8", "surrogateescape")):
+        named = host.encode("utf-8", "surrogateescape")
+        if not self._hosts.allows(named):
+            self._refused_host(named)
             raise GatewayError("host_not_allowed")
         if path == "/admin" or path.startswith("/admin/"):
             return await self._administer(request, path)
@@ -278,6 +286,16 @@ class ControlServer:
             _only_get(request)
             return web.Response(body=self._render_metrics(), headers={"Content-Type": METRICS})
         raise GatewayError("not_found")
+
+    def _refused_host(self, host: bytes) -> None:
+        """Say which name it was, now and then: a scraper that asks under it sees nothing but 421."""
+        now = self._clock()
+        if now - self._host_told_at >= HOST_TOLD_EVERY_S:
+            self._host_told_at = now
+            shown = masked(host, lambda part: hmac.compare_digest(sha256(part).digest(), self._digest))
+            self._log.warning(
+                "a request under a host name that is not in allowed_hosts", host=shown.decode("latin-1"), status=421
+            )
 
     @staticmethod
     def _refused(error: GatewayError) -> web.Response:
@@ -335,9 +353,11 @@ class ControlServer:
         raise GatewayError("unauthorized", "The admin key is required.")
 
     async def _body(self, request: web.BaseRequest) -> bytes:
-        """The whole body; 408 when it is slow, 413 when it is large, 415 when it is compressed."""
+        """The whole body; 408 when it is slow, 413 when it is large, 415 when it is compressed, or not in UTF-8."""
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise GatewayError("unsupported_media_type", "A compressed body is not taken here.")
+        if not in_utf_8(request.headers.get("Content-Type", "").encode("utf-8", "surrogateescape")):
+            raise GatewayError("unsupported_media_type", "A body in another charset than UTF-8 is not taken here.")
         if (request.content_length or 0) > self._max_body_bytes:
             raise GatewayError("body_too_large", f"At most {self._max_body_bytes} bytes are taken here.")
         expects = request.headers.get("Expect", "")

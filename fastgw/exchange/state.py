@@ -69,6 +69,9 @@ MERGING: Final = Phase.MERGING
 
 
 NO_LIMIT: Final = 2**62
+TOO_LARGE_TO_HOLD: Final = (
+    "A body of this size cannot be held until its model is known: send the field `model` before the file."
+)
 
 
 class ExchangeState(Session):
@@ -232,16 +235,25 @@ class ExchangeState(Session):
     def hold(self, size: int) -> None:
         """``size`` more bytes of the body are kept. Raises GatewayError where the process holds as many as it may.
 
-        The last eighth is for bodies that have begun: they come to their end, and new ones are told to come again.
+        The last eighth is for bodies that have begun: they come to their end, and new ones are told to come again. One that
+        would not fit if it were alone is told so: coming again would not help. (Only uploads can be so large.)
         """
         gateway = self.gateway
         stats = gateway.stats
+        if self.held_bytes + size > gateway.memory_budget:
+            stats.limited_memory += 1
+            raise GatewayError("body_too_large", TOO_LARGE_TO_HOLD)
         most = gateway.memory_budget if self.held_bytes else gateway.memory_budget - (gateway.memory_budget >> 3)
         if stats.body_bytes_open + size > most:
             stats.limited_memory += 1
             raise GatewayError("overloaded", source=Source.GATEWAY, retry_after_s=1.0)
         stats.body_bytes_open += size
         self.held_bytes += size
+
+    def let_go(self, size: int) -> None:
+        """``size`` bytes of the body are not kept any more."""
+        self.gateway.stats.body_bytes_open -= size
+        self.held_bytes -= size
 
     def let_body_go(self) -> None:
         """The body is not needed any more: nothing of it can be sent again."""

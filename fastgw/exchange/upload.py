@@ -147,6 +147,7 @@ class Upload:
             self._next += 1
             if not self.whole:
                 pieces[self._next - 1] = bytearray()  # it cannot be sent again in any case
+                exchange.let_go(len(piece))
             wire = self._edited(piece, at)
             if wire and conn.write(chunk(wire) if self._framed else wire) == QUEUED:
                 break

@@ -2,8 +2,9 @@
 
 Whoever opens a page lets it send requests from their own machine. Where a key is needed the page has none. Where none is, a
 page must not use the engines: not under a name of its own (DNS rebinding; ``Host`` is judged where the gateway listens on
-loopback only, for elsewhere anybody may come in any case), and not with what a browser sends to another origin without
-asking first (WHATWG Fetch, "CORS-safelisted request-header": a POST whose type a form could have, and WebSockets).
+loopback only, for elsewhere anybody may come in any case, or where the operator lists names), and not with what a browser
+sends to another origin without asking first (WHATWG Fetch, "CORS-safelisted request-header": a POST whose type a form could
+have, and WebSockets).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Browsers(Filter):
     @classmethod
     def from_config(cls, config: Config) -> Browsers:
         own_name = os.uname().nodename
-        hosts = HostRule(config.allowed_hosts, own_name) if is_loopback(config.host) else None
+        hosts = HostRule(config.allowed_hosts, own_name) if is_loopback(config.host) or config.allowed_hosts else None
         return cls(Origins(config.cors_origins), hosts)
 
     def on_head(self, exchange: Exchange) -> None:
@@ -46,13 +47,18 @@ class Browsers(Filter):
         hosts = self._hosts
         # (No browser speaks to a Unix socket.)
         if hosts is not None and exchange.conn.peer_ip != "unix" and not hosts.allows(head.host):
-            raise GatewayError("host_not_allowed")
+            raise GatewayError("host_not_allowed", detail=_told(exchange, head.host))
         own = head.own
         origin = own.get(b"origin") if own is not None else None
         if origin is None or self._origins.named(origin):
             return
         if exchange.endpoint.mode is TUNNEL or (head.method == b"POST" and _as_a_form(head.content_type)):
-            raise GatewayError("origin_not_allowed")
+            raise GatewayError("origin_not_allowed", detail=_told(exchange, origin))
+
+
+def _told(exchange: Exchange, name: bytes) -> str:
+    """What the operator may have to list, for the log."""
+    return exchange.gateway.shown(exchange, name).decode("latin-1")
 
 
 def _as_a_form(content_type: bytes | None) -> bool:

@@ -67,7 +67,8 @@ class Decoder:
         except Exception as error:  # (zlib's and zstandard's own have no common base)
             raise _broken("The body is not what its Content-Encoding says.") from error
         if last and not self._ended:
-            raise _broken("The compressed body ends in the middle.")
+            further = ", or something else stands behind its end" if self._members > 1 else ""
+            raise _broken(f"The compressed body ends in the middle{further}.")
         return out[0] if len(out) == 1 else b"".join(out)
 
     def _next_member(self) -> None:

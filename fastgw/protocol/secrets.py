@@ -27,37 +27,65 @@ _FORM: Final = re.compile(
     rb"|(?i:bearer|basic)(?:[ +]|%20)+[!-~]{8,}"
 )
 _RUN: Final = re.compile(rb"[0-9A-Za-z_.~+-]+")
+_ONE_RUN: Final = re.compile(rb"[0-9A-Za-z_.~+-]*").fullmatch
+_SEAM: Final = re.compile(rb"[_.~+-]+")
+# A request id mostly is one of these; a key may be too, but then it is all of it.
+_UUID: Final = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|[0-9A-Za-z]*").fullmatch
+MOST_SEAMS: Final = 8
+DECODINGS: Final = 3
+
+Known = Callable[[bytes], bool]
 
 
-def masked(text: bytes, known: Callable[[bytes], bool], plain: Iterable[bytes] = ()) -> bytes:
+def masked(text: bytes, known: Known, plain: Iterable[bytes] = ()) -> bytes:
     """The first :data:`SHOWN` bytes of ``text`` with keys taken out: those that are ``known`` (by their digests, so only where
-    they stand by themselves), the ``plain`` ones wherever they stand, and what has the form of one. ``text`` itself where
-    there is nothing to hide."""
+    they stand by themselves, or between ``_ . ~ + -``), the ``plain`` ones wherever they stand, and what has the form of one;
+    in clear, or percent-encoded a few times. ``text`` itself where there is nothing to hide."""
     looked_at = text[: SHOWN + LONGEST]  # a key that begins in what is shown is there whole
     told = _hidden(looked_at, known, plain)
-    if told == looked_at and b"%" in looked_at:
-        decoded = unquote_to_bytes(looked_at)
+    decoded = looked_at
+    for _ in range(DECODINGS):
+        if told != decoded or b"%" not in decoded:
+            break
+        decoded = unquote_to_bytes(decoded)
         told = _hidden(decoded, known, plain)
-        if told == decoded:
-            told = looked_at
+    if told == decoded:
+        told = looked_at
     return text if told == text and len(text) <= SHOWN else told[:SHOWN]
 
 
-def _hidden(text: bytes, known: Callable[[bytes], bool], plain: Iterable[bytes]) -> bytes:
+def _hidden(text: bytes, known: Known, plain: Iterable[bytes]) -> bytes:
     for key in plain:
-        if len(key) >= LEAST:
+        if len(key) >= LEAST and key in text:
             text = text.replace(key, HIDDEN)
     text = _FORM.sub(HIDDEN, text)
-    # A key may hold any visible byte, and one in base64 has slashes: what stands between blanks, between slashes, a few such
-    # pieces together, and runs of the usual bytes.
-    pieces = text.split(b"/", MAX_PIECES)
-    parts = [b"/".join(pieces[at : at + count]) for count in range(1, TOGETHER + 1) for at in range(len(pieces))]
-    for part in (text, *parts, *text.split(None, MAX_PIECES)):
-        if len(part) >= LEAST and (known(part) or (b"%" in part and known(unquote_to_bytes(part)))):
-            text = text.replace(part, HIDDEN)
+    if not _ONE_RUN(text):
+        # A key may hold any visible byte, and one in base64 has slashes: what stands between blanks, between slashes, and a
+        # few such pieces together.
+        pieces = text.split(b"/", MAX_PIECES)
+        parts = [b"/".join(pieces[at : at + count]) for count in range(1, TOGETHER + 1) for at in range(len(pieces))]
+        for part in dict.fromkeys((text, *parts, *text.split(None, MAX_PIECES))):
+            if len(part) >= LEAST and (known(part) or (b"%" in part and known(unquote_to_bytes(part)))):
+                text = text.replace(part, HIDDEN)
+    return _RUN.sub(lambda run: _unless_known(run[0], known), text)
 
-    def unless_known(run: re.Match[bytes]) -> bytes:
-        found = run[0]
-        return HIDDEN if len(found) >= LEAST and known(found) else found
 
-    return _RUN.sub(unless_known, text)
+def _unless_known(run: bytes, known: Known) -> bytes:
+    """A run of the usual bytes, without the key that it is, or that stands between some of its seams."""
+    if len(run) < LEAST:
+        return run
+    if known(run):
+        return HIDDEN
+    if _UUID(run):
+        return run
+    seams = [seam.span() for seam in _SEAM.finditer(run)]
+    if len(seams) > MOST_SEAMS:
+        # More than any name or id has: what is before or behind a few of them.
+        seams = [*seams[: MOST_SEAMS // 2], *seams[-MOST_SEAMS // 2 :]]
+    starts = [0, *(end for _, end in seams)]
+    ends = [*(start for start, _ in seams), len(run)]
+    for at, start in enumerate(starts):
+        for end in reversed(ends[at:]):
+            if LEAST <= end - start < len(run) and known(run[start:end]):
+                return run[:start] + HIDDEN + _unless_known(run[end:], known)
+    return run

@@ -92,7 +92,7 @@ def _make_folder_private(fd: int, folder: str) -> list[Note]:
     if strange or found.st_mode & stat.S_ISVTX:  # somebody's home, or /tmp
         more = f"not only the state is in it ({_printable(strange[0])})" if strange else "it is one that all share"
         raise StateError(
-            f"others may enter the state folder {folder} ({mode}), and {more}: name a folder within it, or run chmod 700 on it"
+            f"others may enter the state folder {folder} ({mode}), and {more}: name a folder within it, for the state alone"
         )
     why = "the disk keeps no modes"
     try:

@@ -45,6 +45,7 @@ cdef class ExchangeState(Session):
     cpdef resume(self)
     cpdef _end(self, str outcome, bint reusable)
     cpdef hold(self, long long size)
+    cpdef let_go(self, long long size)
     cpdef let_body_go(self)
     cpdef _leave_engine(self)
     cpdef _hold_upstream(self)

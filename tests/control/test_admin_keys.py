@@ -22,7 +22,7 @@ from fastgw.control.admin_keys import (
     record_view,
     usage_view,
 )
-from fastgw.control.server import ControlServer
+from fastgw.control.server import MAX_BODY_BYTES, ControlServer
 from fastgw.limits.key import KeyRecord, UsageRow
 from fastgw.protocol.hosts import HostRule
 from tests.control.test_server import ADMIN_KEY, Events, until
@@ -160,7 +160,7 @@ class Operator:
 
 
 @contextlib.asynccontextmanager
-async def operator(max_body_bytes: int = 65_536) -> AsyncIterator[Operator]:
+async def operator(max_body_bytes: int = MAX_BODY_BYTES) -> AsyncIterator[Operator]:
     keys, log = MemoryKeys(), Events()
     control = ControlServer(
         host="127.0.0.1",

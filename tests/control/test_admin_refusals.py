@@ -78,6 +78,31 @@ async def test_what_is_no_json_object_is_refused(body: bytes) -> None:
         assert [line for line in op.log.lines if line[0] == "error"] == []
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"name":"a","name":"b"}', b'{"name":"a","n\\u0061me":"b"}', b'{"grace_s":0,"grace_s":2592000}', b'{"x":1,"x":1}']
+)
+async def test_what_says_a_thing_twice_is_refused(body: bytes) -> None:
+    async with operator() as op:
+        for method, path in (("POST", "keys"), ("PATCH", "keys/key_1"), ("POST", "keys/key_1/rotate")):
+            response = await op.ask(method, path, body=body)
+            assert (response.status, response.error["code"]) == (400, "duplicate_member")
+
+
+async def test_only_utf_8_is_read() -> None:
+    async with operator() as op:
+        for charset, status in (("utf-8", 201), ('"UTF-8"', 201), ("utf-16", 415), ("latin1", 415)):
+            kind = [("Content-Type", f"application/json; charset={charset}")]
+            response = await op.raw(request("POST", "/admin/keys", body=b'{"name":"a"}', key=ADMIN_KEY, headers=kind))
+            assert response.status == status, charset
+
+
+async def test_a_key_may_have_a_thousand_models_with_the_longest_names() -> None:
+    async with operator() as op:
+        models = [f"{number:04}" + "m" * 252 for number in range(1000)]
+        response = await op.ask("POST", "keys", body=json.dumps({"name": "a", "models": models}).encode())
+        assert response.status == 201
+
+
 async def test_a_body_is_bounded_in_whatever_way_it_comes() -> None:
     async with operator() as op:
         body = json.dumps({"name": "x" * (1 << 20)}).encode()

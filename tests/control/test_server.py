@@ -334,6 +334,17 @@ async def test_a_web_page_does_not_get_in_under_its_own_name(path: str, host: st
         assert b"x 1.0" not in answer.body
 
 
+async def test_a_refused_name_is_said_now_and_then_without_keys() -> None:
+    """Who scrapes under a name that is not listed sees only that it ends."""
+    log, clock = Events(), Hand()
+    async with serving(log=log, clock=clock) as control:
+        for host in ("fastgw:9090", "fastgw:9090", f"a-{ADMIN_KEY}", "sk-proj-0123456789abcdef"):
+            assert (await ask(control, request("GET", "/metrics", host=host))).status == 421
+            clock.now += 6.0
+    told = [fields["host"] for level, _, fields in log.lines if level == "warning"]
+    assert told == ["fastgw:9090", "a-[key]"]
+
+
 @pytest.mark.parametrize("host", ["localhost:9090", "127.0.0.1", "[::1]:9090", "node-7", "prometheus.internal", "X"])
 async def test_good_names(host: str) -> None:
     async with serving() as control:

@@ -106,6 +106,14 @@ class TestRebinding:
         async with before(host="0.0.0.0", allow_anonymous=True) as (_, _, client):
             assert (await client.ask(chat("m", host="page.example"))).status == 200
 
+    async def test_open_to_all_listed_names_are_the_only_ones(self) -> None:
+        async with before(host="0.0.0.0", allow_anonymous=True, allowed_hosts=["gw.example"]) as (gw, _, client):
+            for host, status in (("gw.example", 200), ("10.0.0.7:8080", 200), ("page.example", 421)):
+                assert (await client.ask(chat("m", host=host))).status == status, host
+            await gw.idle()
+            (refused,) = [record for record in gw.records if record["status"] == 421]
+            assert refused["detail"] == "page.example", "the log says which"
+
     async def test_a_first_key_ends_it_and_on_a_kept_connection_too(self) -> None:
         async with before() as (gw, _, client):
             data = chat("m", host="page.example", key=KEY)

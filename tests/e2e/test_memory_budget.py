@@ -160,6 +160,39 @@ async def test_what_an_upload_keeps_counts_and_what_it_passes_on_does_not() -> N
         assert gw.stats.body_bytes_open == 0
 
 
+async def test_what_could_not_be_held_if_it_were_alone_is_not_told_to_come_again() -> None:
+    sound = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(BUDGET + 1000) + b"\r\n"
+    named = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n'
+    kind = [("Content-Type", "multipart/form-data; boundary=b")]
+    gate = Gate()
+    gate.open.set()
+    async with gate.running(max_upload_bytes=8 << 20) as gw:
+        for body, status in ((sound + named, 413), (named + sound, 200)):
+            async with RawClient.connect(gw.url) as client:
+                answer = await client.ask(request("POST", UPLOADS, headers=kind, body=body + b"--b--\r\n"))
+                assert answer.status == status
+                if status == 413:
+                    assert "send the field `model` before the file" in answer.error["message"]
+        await gw.idle()
+        assert gw.stats.body_bytes_open == 0
+
+
+async def test_what_has_gone_on_is_given_back_while_the_rest_still_comes() -> None:
+    sound = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(BODY)
+    named = b'\r\n--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n'
+    rest = b'--b\r\nContent-Disposition: form-data; name="language"\r\n\r\nen\r\n--b--\r\n'
+    kind = [("Content-Type", "multipart/form-data; boundary=b")]
+    gate = Gate()
+    gate.open.set()
+    async with gate.running(max_upload_bytes=8 << 20) as gw, RawClient.connect(gw.url) as client:
+        wire = request("POST", UPLOADS, headers=kind, body=sound + named + rest)
+        await client.send(wire[: -len(rest)])
+        await gw.until("what was held has gone on", lambda: gw.stats.body_bytes_open < (1 << 16))
+        await client.send(wire[-len(rest) :])
+        assert (await client.read_response()).status == 200
+        assert gw.stats.body_bytes_open == 0
+
+
 @pytest.mark.parametrize(
     ("setting", "wrong"),
     [(1000, "whole number"), (2 << 20, "is less than max_body_bytes"), (-1, "whole number"), (True, "whole number")],

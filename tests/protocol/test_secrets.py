@@ -24,6 +24,8 @@ def shown(text: bytes, credential: bytes | None = None) -> bytes:
         b"tok.en~1", b"/v1/Bearer%20" + OURS, b"/v1/%66gw_" + OURS[4:], b"fgw_" + b"z" * 43, b"x=sk-proj-" + b"a" * 40,
         b"hf_" + b"Q" * 34, b"Bearer abcdefgh12345", b"/models/plainkey42", b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc",
         b"basic dXNlcjpwYXNzd29yZA==", b"/%70%6c%61%69%6ekey42", b"/v1/" + ODD + b"/chat", b"model " + ODD,
+        b"/v1/plainkey42.json", b"/v1/~plainkey42", b"_plainkey42_", b"a.plainkey42", b"req-plainkey42-1", b"a_tok.en~1-b.c",
+        b"x-tok.en~1", b"/%2570lainkey42", b"a-b-c-d-e-f-g-h-i-j-k-plainkey42", b"plainkey42-" + b"a-" * 20 + b"plainkey42",
     ],
 )  # fmt: skip
 def test_a_key_does_not_show(text: bytes) -> None:
@@ -59,7 +61,13 @@ def test_a_key_at_the_end_of_what_is_shown_is_not_shown_in_part(at: int) -> None
         assert OURS[:length] not in told
 
 
-@pytest.mark.parametrize("text", [b"/aaaa" * 200_000, b"%41" * 300_000, b"fgw_" * 250_000, b"." * 1_000_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"/aaaa" * 200_000, b"%41" * 300_000, b"%25" * 300_000, b"aaaa-" * 200_000, b"a.b/" * 200_000, b"fgw_" * 250_000,
+        b"." * 1_000_000,
+    ],
+)  # fmt: skip
 def test_long_texts_cost_no_more_than_short_ones(text: bytes) -> None:
     began = time.process_time()
     for _ in range(10):

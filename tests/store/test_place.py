@@ -86,7 +86,7 @@ def test_a_folder_that_holds_more_than_the_state_keeps_its_rights(tmp_path: Path
     assert not loaded.closed
     for rights in (0o755, 0o1777, 0o777):
         folder.chmod(rights)
-        with pytest.raises(StateError, match=r"name a folder within it, or run chmod 700 on it$") as caught:
+        with pytest.raises(StateError, match=r"name a folder within it, for the state alone$") as caught:
             started(folder)
         assert "something else" in str(caught.value)
         assert mode(folder) == rights
