@@ -8,6 +8,7 @@ again, and so is the ordinary input beside it. The bound is the project's promis
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,17 +21,20 @@ from fastgw.accel.chunks import ChunkScanner
 from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError
 from fastgw.protocol import gauges
+from fastgw.protocol.coding import FREE_BYTES, decoder
 from fastgw.protocol.embeddings import parts, prompt_tokens, split
 from fastgw.protocol.http1.client import ResponseReader
 from fastgw.protocol.http1.framing import ChunkedBody
 from fastgw.protocol.http1.server import RequestReader
+from fastgw.protocol.multipart import ModelField
 from fastgw.protocol.openai import parse_models, scan_body, with_model, with_usage
-from tests.support import ordinary, shapes, wire_shapes
+from tests.support import ordinary, shapes, upload_shapes, wire_shapes
 
 BOUND = 10.0
 GROWTH = 1.5
 """How much dearer a byte may be in twice as much of the same: what is quadratic costs twice as much."""
 
+RATIO = 100  # the default of max_decompression_ratio
 READ_BYTES = 2048
 SAMPLE_S = 0.0002
 TURNS = 8
@@ -43,7 +47,7 @@ Named = Iterator[tuple[str, Reads]]
 class Reader:
     """``read`` takes the reads of one input, of whatever verdict. ``sizes`` are those at which such inputs occur: two for the
     suite, more for who has time. ``turns``: how many of that size come one after another. ``holds`` is how many bytes it may
-    take for one of the input while it reads."""
+    take for one of the input while it reads. ``bytes_of``: what of an input counts, where that is not what came."""
 
     name: str
     read: Callable[[Reads], object]
@@ -52,6 +56,7 @@ class Reader:
     sizes: tuple[int, ...]
     turns: int = 1
     holds: int = 12
+    bytes_of: Callable[[Reads], int] = lambda reads: total(reads)
     known: dict[int, float] = field(default_factory=dict)
     made: dict[int, dict[str, Reads]] = field(default_factory=dict)
 
@@ -69,7 +74,7 @@ class Reader:
                     break
                 times *= 4
             best = min(best, spent / times)
-        return best / total(reads)
+        return best / self.bytes_of(reads)
 
     def plain_cost(self, size: int, samples: int = 0) -> float:
         """The same of an ordinary input of about ``size`` bytes; with ``samples``, measured anew."""
@@ -237,6 +242,31 @@ def readers(side: Any) -> list[Reader]:
         eight = [1] * 8
         split(reads[0], eight, eight)
 
+    def form(reads: Reads) -> None:
+        field = ModelField(upload_shapes.FORM, upload_shapes.PARTS)
+        with suppress(GatewayError):
+            field.feed(reads[0])
+            field.finish()
+
+    def packed(reads: Reads) -> None:
+        coding = decoder(b"gzip", RATIO)
+        assert coding is not None
+        with suppress(GatewayError):
+            coding.feed(reads[0], True, 10 << 20)
+
+    def came_out(reads: Reads) -> int:
+        """What came, and what came out before it broke or was too much: that is the next reader's to count again."""
+        coding = zlib.decompressobj(wbits=31)
+        left, out = reads[0], 0
+        with suppress(zlib.error):
+            while left and out < max(FREE_BYTES, RATIO * len(reads[0])):
+                piece = coding.decompress(left, 1024)
+                out += len(piece)
+                left = coding.unconsumed_tail
+                if coding.eof:
+                    left, coding = coding.unused_data, zlib.decompressobj(wbits=31)
+        return total(reads) + out
+
     requests, responses = heads(side.RequestReader), heads(side.ResponseReader)
     lists = (16384, 65536, 8 << 20)
     asked, answered = (400, 2000, 16000, 32000), (400, 2000, 60000)
@@ -250,6 +280,8 @@ def readers(side: Any) -> list[Reader]:
         Reader("stream", stream, in_reads(ordinary.chunked), each_in_reads(streams), (4096, 16384, 131072, 4 << 20)),
         Reader("stream byte by byte", stream, in_reads(ordinary.chunked, 1), each_in_reads(streams, 1), (200, 500, 70_000)),
         Reader("upload byte by byte", upload, in_reads(ordinary.chunked, 1), each_in_reads(wire_shapes.chunks, 1), (900, 3600)),
+        Reader("form", form, one(upload_shapes.form), each(upload_shapes.forms), (4096, 16384, 1 << 20)),
+        Reader("packed body", packed, one(upload_shapes.packed), each(upload_shapes.packings), (4096, 16384), 1, 300, came_out),
         Reader("answer", first(side.usage_in), one(ordinary.answer), each(shapes.answers), (4096, 65536)),
         Reader("models", first(side.parse_models), one(ordinary.models), each(shapes.model_lists), lists, holds=16),
         Reader("embedding", first(parts), one(ordinary.embedding), each(shapes.embeddings), (4096, 65536, 1 << 20)),
