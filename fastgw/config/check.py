@@ -266,8 +266,8 @@ def problems(config: Config, *, keys_failed: bool) -> Found:
         found.append(("admin_key", f"must have {MIN_ADMIN_KEY} characters or more: whoever guesses it makes keys"))
     if (config.max_connections_per_ip or 0) > config.max_connections:
         found.append(("max_connections_per_ip", "is more than max_connections"))
-    if 0 < (config.memory_budget_bytes or 0) < config.max_body_bytes:
-        found.append(("memory_budget_bytes", "is less than max_body_bytes: a body of that size could never be taken"))
+    if 0 < (config.memory_budget_bytes or 0) * 7 // 8 < config.max_body_bytes:
+        found.append(("memory_budget_bytes", "must be 8/7 of max_body_bytes or more: a body of that size could never be taken"))
     found.extend(
         ("passthrough_paths", f"{path!r} must be /v1/name, or /v1/name/* for all below")
         for path in config.passthrough_paths

@@ -190,7 +190,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         Setting(
             "max_decompression_ratio",
             "int",
-            "times its size that a compressed body may unpack to (256 KiB are free); more is answered 413",
+            "times its size that a compressed body may unpack to (64 KiB are free); more is answered 413",
             minimum=1,
             maximum=1_000_000,
             zero="no limit but that of the body",

@@ -127,6 +127,7 @@ class Context(Service):
         "retry_statuses",
         "rewriters",
         "server_timing",
+        "shares",
         "stats",
         "strategy",
         "table",
@@ -155,6 +156,7 @@ class Context(Service):
         self.max_body_bytes = config.max_body_bytes
         self.max_json_depth = config.max_json_depth
         self.memory_budget = _memory_budget(config)
+        self.shares: dict[object, int] = {}  # of it, by who holds more than a little
         self.max_json_members = config.max_json_members
         self.first_byte_timeout_s = config.first_byte_timeout_s or NEVER  # 0 = no limit
         self.between_bytes_timeout_s = config.between_bytes_timeout_s or NEVER
@@ -223,6 +225,24 @@ class Context(Service):
     def shown(self, exchange: ExchangeState, text: bytes) -> bytes:
         """What of a stranger's text may be logged: no keys."""
         raise NotImplementedError
+
+    def share_of(self, exchange: ExchangeState) -> int:
+        """How much of the memory for bodies is held for the exchange's key, or for its address where none is asked for."""
+        return self.shares.get(self._holder(exchange), 0)
+
+    def share(self, exchange: ExchangeState, more: int) -> None:
+        """So much ``more`` is held for that, or less."""
+        exchange.shared_bytes += more
+        holder = self._holder(exchange)
+        held = self.shares.get(holder, 0) + more
+        if held:
+            self.shares[holder] = held
+        else:
+            self.shares.pop(holder, None)
+
+    def _holder(self, exchange: ExchangeState) -> object:
+        account = exchange.account
+        return exchange.client_ip if account is None or account is self.accounts.anonymous else account
 
     def take_up_later(self, exchange: Exchange) -> None:
         """Call ``exchange.take_up`` when everybody else has had a turn: reading a large body takes milliseconds."""

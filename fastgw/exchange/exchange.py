@@ -22,6 +22,8 @@ from fastgw.net.clock import monotonic
 from fastgw.protocol.openai import scan_body
 
 LARGE_BYTES: Final = 65536  # of a body: beyond one read's worth it is looked at in a turn of its own
+INLINE_BYTES: Final = 65536  # of a packed body are unpacked with the read in which they came
+STEP_BYTES: Final = 1 << 18  # and so many in each turn after that
 NOT_ALLOWED: Final = (401, 403, 421, 429)
 """Answers to who may not, or not now: a connection that gets nothing else is closed after a few."""
 
@@ -33,49 +35,120 @@ class Exchange(Answering):
 
     # --- the request arrives
     def on_body(self, data: bytes, last: bool) -> None:
-        """Bytes of the request body, decoded; ``last`` comes exactly once."""
+        """Bytes of the request body, without its framing; ``last`` comes exactly once."""
         if self.phase is LOCAL:
             return
         try:
-            if self.decoder is not None:
-                limit = self.gateway.max_body_bytes if self.upload is None else self.upload.limit
-                data = self.decoder.feed(data, last, limit)
-            self.bytes_in += len(data)
-            if self.upload is not None:
-                self.upload.take(self, data, last)
-                return
-            if self.bytes_in > self.gateway.max_body_bytes:
-                self.pieces = None
-                raise GatewayError("body_too_large", detail="crossed while reading")
-            self.hold(len(data))
-            if self.pieces is None:
-                if last:
-                    self.body = keep(data)
-                    self._dispatch()
-                    return
-                # One buffer: a list of two-byte pieces would hold twenty times what the client sent.
-                self.pieces = bytearray()
-            self.pieces += data
-            if last:
-                self.body = bytes(self.pieces)
-                self.pieces = None
-                if self.bytes_in > LARGE_BYTES:
-                    self.gateway.take_up_later(self)
-                else:
-                    self._dispatch()
+            if self.decoder is None:
+                self._arrived(data, last)
+            else:
+                self.decoder.take(data, last)
+                self.ended = last
+                self._unpack(INLINE_BYTES)
         except GatewayError as error:
             self.fail(error)
 
+    def _unpack(self, room: int) -> None:
+        """Go on with what came packed: about ``room`` bytes at most, for everybody else waits."""
+        decoder = self.decoder
+        assert decoder is not None
+        limit = self.gateway.max_body_bytes if self.upload is None else self.upload.limit
+        data = decoder.step(room, limit)
+        grown = decoder.memory_bytes - self.decoder_bytes
+        if grown > 0:
+            self.hold(grown)
+            self.decoder_bytes += grown
+        pending = decoder.pending
+        self._arrived(data, self.ended and not pending)
+        if self.phase is not DONE and pending:
+            self.conn.hold_back()
+            if self.upload is None or not self.upload.waits:
+                self._in_turn()
+
+    def _arrived(self, data: bytes, last: bool) -> None:
+        """Bytes of the body itself."""
+        self.bytes_in += len(data)
+        upload = self.upload
+        if upload is not None:
+            left = upload.read(data)
+            if left:
+                # Many parts at once: each takes microseconds.
+                self.unread = (data, left, last)
+                self.conn.hold_back()
+                self._in_turn()
+            else:
+                upload.take(self, data, last)
+            return
+        if self.bytes_in > self.gateway.max_body_bytes:
+            self.pieces = None
+            raise GatewayError("body_too_large", detail="crossed while reading")
+        self.hold(len(data))
+        if self.pieces is None and not last:
+            # One buffer: a list of two-byte pieces would hold twenty times what the client sent.
+            self.pieces = bytearray()
+        if self.pieces is not None:
+            self.pieces += data
+        if not last:
+            return
+        if self.pieces is None:
+            self.body = keep(data)
+        else:
+            self.body = bytes(self.pieces)
+            self.pieces = None
+        if self.decoder is not None:
+            self.let_go(self.decoder_bytes)
+            self.decoder = None
+        if self.bytes_in > LARGE_BYTES:
+            self._in_turn()
+        else:
+            self._dispatch()
+
+    def _in_turn(self) -> None:
+        """Go on when everybody else has had a turn."""
+        if not self.turn_due:
+            self.turn_due = True
+            self.gateway.take_up_later(self)
+
     def take_up(self) -> None:
-        """The turn of a large body has come."""
+        """The turn of a large body has come, or of what is left of one read."""
+        self.turn_due = False
         if self.phase is DONE:
             return
         try:
-            self._dispatch()
+            if self.unread is not None:
+                self._read_on()
+            elif self.decoder is not None and self.decoder.pending:
+                self._unpack(STEP_BYTES)
+                self.client_may_go_on()
+            else:
+                self._dispatch()
         except GatewayError as error:
             self.fail(error)
         except Exception as error:
             self.gateway.crashed(self.conn, error)
+
+    def _read_on(self) -> None:
+        """Some more parts of a form, of what came in one read."""
+        assert self.upload is not None
+        assert self.unread is not None
+        data, left, last = self.unread
+        left = self.upload.read(left)
+        if left:
+            self.unread = (data, left, last)
+            self._in_turn()
+            return
+        self.unread = None
+        self.upload.take(self, data, last)
+        self.client_may_go_on()
+
+    def client_may_go_on(self) -> None:
+        """Read the client again, unless something of what it sent has not been read yet, or has nowhere to go."""
+        if self.phase is DONE or self.unread is not None or (self.upload is not None and self.upload.waits):
+            return
+        if self.decoder is not None and self.decoder.pending:
+            self._in_turn()
+        else:
+            self.conn.resume_reading()
 
     def _dispatch(self) -> None:
         """The body is whole: BODY and ROUTE phases, then the first attempt."""

@@ -69,6 +69,8 @@ MERGING: Final = Phase.MERGING
 
 
 NO_LIMIT: Final = 2**62
+SHARED_FROM_BYTES: Final = 16384
+"""What a body holds beyond this counts as its key's, or its address's: most bodies are smaller, and cost no look-up."""
 TOO_LARGE_TO_HOLD: Final = (
     "A body of this size cannot be held until its model is known: send the field `model` before the file."
 )
@@ -88,7 +90,9 @@ class ExchangeState(Session):
         "conn",
         "counted",
         "decoder",
+        "decoder_bytes",
         "detail",
+        "ended",
         "endpoint",
         "error_kind",
         "estimated",
@@ -125,6 +129,7 @@ class ExchangeState(Session):
         "reused",
         "routed_at",
         "sent_at",
+        "shared_bytes",
         "started_at",
         "status",
         "strip_usage",
@@ -135,6 +140,8 @@ class ExchangeState(Session):
         "tried",
         "tunnel_model",
         "tunnel_value",
+        "turn_due",
+        "unread",
         "upload",
         "upstream",
     )
@@ -161,7 +168,12 @@ class ExchangeState(Session):
         self.body = b""
         self.pieces: bytearray | None = None
         self.held_bytes = 0  # of the body, of the memory that all may have together
+        self.shared_bytes = 0  # of those, what its key or its address is told to hold
         self.decoder: Decoder | None = None  # of a compressed body
+        self.decoder_bytes = 0  # what it holds itself
+        self.ended = False  # all of a compressed body has come
+        self.unread: tuple[bytes, bytes, bool] | None = None  # of an upload: one read, what of it is left, if it is the last
+        self.turn_due = False
         self.upload: Upload | None = None
         self.strip_usage = False
         # the attempts
@@ -235,33 +247,48 @@ class ExchangeState(Session):
     def hold(self, size: int) -> None:
         """``size`` more bytes of the body are kept. Raises GatewayError where the process holds as many as it may.
 
-        The last eighth is for bodies that have begun: they come to their end, and new ones are told to come again. One that
-        would not fit if it were alone is told so: coming again would not help. (Only uploads can be so large.)
+        One key, or one address, holds seven eighths at most, so that nobody keeps all others out; and the last sixteenth is for
+        bodies that have begun: they come to their end, and new ones are told to come again. One that would not fit if it were
+        alone is told so, for coming again would not help. (Only uploads can be so large.)
         """
         gateway = self.gateway
         stats = gateway.stats
-        if self.held_bytes + size > gateway.memory_budget:
-            stats.limited_memory += 1
-            raise GatewayError("body_too_large", TOO_LARGE_TO_HOLD)
-        most = gateway.memory_budget if self.held_bytes else gateway.memory_budget - (gateway.memory_budget >> 3)
+        budget = gateway.memory_budget
+        held = self.held_bytes + size
+        more = held - SHARED_FROM_BYTES - self.shared_bytes
+        most = budget if self.held_bytes else budget - (budget >> 4)
+        if more > 0:
+            alone = budget - (budget >> 3)
+            if held > alone:
+                stats.limited_memory += 1
+                raise GatewayError("body_too_large", TOO_LARGE_TO_HOLD)
+            if gateway.share_of(self) + more > alone:
+                most = 0
         if stats.body_bytes_open + size > most:
             stats.limited_memory += 1
             raise GatewayError("overloaded", source=Source.GATEWAY, retry_after_s=1.0)
+        if more > 0:
+            gateway.share(self, more)
         stats.body_bytes_open += size
-        self.held_bytes += size
+        self.held_bytes = held
 
     def let_go(self, size: int) -> None:
         """``size`` bytes of the body are not kept any more."""
         self.gateway.stats.body_bytes_open -= size
         self.held_bytes -= size
+        if self.shared_bytes:
+            self.gateway.share(self, max(0, self.held_bytes - SHARED_FROM_BYTES) - self.shared_bytes)
 
     def let_body_go(self) -> None:
         """The body is not needed any more: nothing of it can be sent again."""
         if self.held_bytes:
-            self.gateway.stats.body_bytes_open -= self.held_bytes
-            self.held_bytes = 0
+            self.let_go(self.held_bytes)
         self.body = b""
         self.pieces = None
+
+    def client_may_go_on(self) -> None:
+        """What held the client back is over."""
+        raise NotImplementedError
 
     def resume(self) -> None:
         """Go on after a wait: the next attempt."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 1 << 18  # kept, and passed on, at once
 JOIN_BYTES: Final = 1 << 20  # larger bodies stay in pieces
+PARTS_AT_ONCE: Final = 16  # of a form are read in one turn
 
 Edit = tuple[int, int, bytes]
 
@@ -55,6 +56,7 @@ class Upload:
         "limit",
         "model",
         "sent_whole",
+        "waits",
         "whole",
     )
 
@@ -72,22 +74,28 @@ class Upload:
         self.limit = limit
         self.model = ""
         self.ended = False  # the client has sent all of it
+        self.waits = False  # the client is held back: no engine takes what it sends, or none is chosen yet
         self.whole = False
         self.joined = False
         self.begun = False
         self.sent_whole = False
 
     # --- from the client
+    def read(self, data: bytes) -> bytes:
+        """Look at what came, before it is taken; what is left of it after so many parts as one turn has time for."""
+        field = self._field
+        if field is None or (self._sink is not None and self._sink.closed):
+            return b""
+        return field.feed(data, PARTS_AT_ONCE)
+
     def take(self, exchange: Exchange, data: bytes, last: bool) -> None:
-        """Bytes from the client. Raises GatewayError before routing; afterwards the exchange is told."""
+        """Bytes from the client, which have been read. Raises GatewayError before routing; afterwards the exchange is told."""
         if exchange.bytes_in > self.limit:
             raise GatewayError("body_too_large", detail="upload over max_upload_bytes")
         sink = self._sink
         field = self._field
-        if field is not None and not (sink is not None and sink.closed):
-            field.feed(data)
-            if last:
-                field.finish()
+        if last and field is not None and not (sink is not None and sink.closed):
+            field.finish()
         self.ended = last
         if sink is not None and self._next == len(self._pieces):
             self._pass_on(exchange, sink, data)
@@ -107,9 +115,13 @@ class Upload:
                 self._pieces = []
                 self.joined = self.sent_whole = True
         else:
-            exchange.conn.pause_reading()
+            self._hold_back(exchange)
         self._routed = True
         exchange.route()
+
+    def _hold_back(self, exchange: Exchange) -> None:
+        self.waits = True
+        exchange.conn.hold_back()
 
     def _keep(self, data: bytes) -> None:
         self.kept_bytes += len(data)
@@ -158,7 +170,8 @@ class Upload:
             if conn.state is NO_ANSWER:
                 conn.wheel.arm(conn, monotonic() + exchange.gateway.first_byte_timeout_s)
             return False
-        exchange.conn.resume_reading()
+        self.waits = False
+        exchange.client_may_go_on()
         return True
 
     def _finish(self, conn: UpstreamConn) -> None:
@@ -200,7 +213,7 @@ class Upload:
         if (self.ended or queued) and conn.state is NO_ANSWER:
             conn.wheel.arm(conn, monotonic() + exchange.gateway.first_byte_timeout_s)
         if queued and not self.ended:
-            exchange.conn.pause_reading()
+            self._hold_back(exchange)
 
     def drained(self, exchange: Attempts) -> None:
         """The engine has taken all there was: until the client sends more, the client's own limit holds."""

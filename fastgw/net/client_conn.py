@@ -32,7 +32,7 @@ from fastgw.accel.heads import RequestHead
 from fastgw.accel.sockets import keep, recv
 from fastgw.errors import GatewayError
 from fastgw.net.clock import monotonic
-from fastgw.net.poller import LEFT, Reactor
+from fastgw.net.poller import LEFT, READ, Reactor
 from fastgw.net.session import Session
 from fastgw.net.stream import DEAD, RECV_BYTES, RawStream
 from fastgw.net.timers import NEVER, TICK_S
@@ -220,10 +220,21 @@ class ClientConn(RawStream):
                 self._drained_bytes += len(data)
                 if self._drained_bytes > LINGER_BYTES:
                     # Enough was read for nothing. A close now would send an RST: the peer's own end is waited for.
-                    self.pause_reading()
-                    self.mind_leaving(True)
+                    self.hold_back()
         except Exception as error:
             self.service.crashed(self, error)
+
+    def hold_back(self) -> None:
+        """Read no more until ``resume_reading``; that the client leaves is noticed all the same."""
+        if not self.closed:
+            self.reading = False
+            self.poller.watch(self, (self.interest & ~READ) | LEFT)
+
+    def resume_reading(self) -> None:
+        if not self.reading and not self.closed:
+            self.reading = True
+            # (What came before its end is read before that is.)
+            self.poller.watch(self, (self.interest | READ) & ~LEFT)
 
     def mind_leaving(self, minded: bool) -> None:
         """Whether a client that leaves while it is not read is noticed at once. (One that is read is, in any case.)"""
@@ -325,7 +336,7 @@ class ClientConn(RawStream):
     def _take_early(self, data: bytes) -> None:
         self.surplus = self.surplus + data if self.surplus else keep(data)
         if len(self.surplus) >= SURPLUS_BYTES:
-            self.pause_reading()
+            self.hold_back()
 
     def _take_discarded(self, data: bytes) -> None:
         body = self.body

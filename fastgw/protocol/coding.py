@@ -1,8 +1,9 @@
 """Content codings of request bodies (RFC 9110 §8.4): what a client compressed is unpacked here, and goes on as it was.
 
 An engine that gets a coding passed on reads another body than the gateway has judged, so a coding that is not unpacked here is
-refused. Owns: which codings there are, and the bounds of unpacking. Invariant: one call gives out no more than the room it
-was told, and never more than the ratio allows of what has come in, so neither memory nor time grows with a bomb.
+refused. Owns: which codings there are, and the bounds of unpacking. Invariant: one step gives out no more than the room it
+was told (of zstd a mebibyte more), and all of them never more than the ratio allows of what has come in, so neither memory
+nor time grows with a bomb.
 
 gzip (RFC 1952), deflate (RFC 1950; a bare RFC 1951 stream, which some call by that name, is refused), and zstd (RFC 8878) where
 the package ``zstandard`` is installed.
@@ -18,8 +19,10 @@ from typing import Any, Final
 from fastgw.errors import GatewayError
 
 MAX_MEMBERS: Final = 16  # of one body: each costs a decoder
-FREE_BYTES: Final = 1 << 18  # unpacked before the ratio counts: a small body of one repeated word is no bomb
-SLICE_BYTES: Final = 128  # of zstd input at once: its decoder takes no limit, and makes up to 128 KiB of four bytes
+FREE_BYTES: Final = 1 << 16  # unpacked before the ratio counts: a small body of one repeated word is no bomb
+SLICE_BYTES: Final = 32  # of zstd input at once: its decoder takes no limit, and makes up to 128 KiB of four bytes
+STREAM_BYTES: Final = 44 << 10  # that zlib takes for a stream
+ZSTD_BYTES: Final = 160 << 10  # the same of zstd, without a window
 WINDOW_BYTES: Final = 1 << 23  # of zstd: what RFC 8878 §3.1.1.1.2 asks of a decoder
 
 
@@ -28,45 +31,65 @@ def _broken(message: str) -> GatewayError:
 
 
 class Decoder:
-    """One body, unpacked as it comes. ``ratio`` 0 = bounded by its limit alone."""
+    """One body, unpacked as it comes, a piece at a time. ``ratio`` 0 = bounded by its limit alone."""
 
-    __slots__ = ("_ended", "_make", "_members", "_ratio", "_stream", "_taken", "given")
+    __slots__ = ("_ended", "_last", "_left", "_make", "_members", "_more", "_ratio", "_stream", "_taken", "given")
 
     def __init__(self, make: Callable[[], Any], ratio: int) -> None:
         self._make = make
         self._stream = make()
         self._ratio = ratio
+        self._left: Any = b""  # of what was taken
+        self._more = False  # the stream may have more to give than it gave
+        self._last = False
         self._taken = 0
         self._members = 1
         self._ended = False
         self.given = 0
         """How many bytes have come out so far."""
 
-    def feed(self, data: bytes, last: bool, limit: int) -> bytes:
-        """What ``data`` unpacks to; ``limit`` is what the whole body may come to.
+    @property
+    def pending(self) -> bool:
+        """Whether there is more to unpack of what was taken."""
+        return self._more or bool(self._left)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the decoder itself holds, beside its input and its output."""
+        return STREAM_BYTES
+
+    def take(self, data: bytes, last: bool) -> None:
+        """More of what came; all of it when ``last``."""
+        self._taken += len(data)
+        self._left = memoryview(bytes(self._left) + data if self._left else data)  # slices of it cost nothing
+        self._last = last
+
+    def step(self, room: int, limit: int) -> bytes:
+        """What comes out next, about ``room`` bytes at most; ``limit`` is what the whole body may come to.
 
         :raises GatewayError: ``invalid_encoding``; ``body_too_large`` beyond the limit or the ratio.
         """
-        self._taken += len(data)
         most = limit
         if self._ratio:
             most = min(limit, max(FREE_BYTES, self._ratio * self._taken))
         out: list[bytes] = []
-        left: Any = memoryview(data)  # slices of it cost nothing, however many there are
         try:
-            while left:
+            while room > 0 and self.pending:
                 if self._ended:
                     self._next_member()
-                piece, left = self._piece(left, most - self.given + 1)
+                asked = min(room, most - self.given + 1)
+                piece, self._left = self._piece(self._left, asked)
+                self._more = len(piece) >= asked and not self._ended
                 self.given += len(piece)
                 if self.given > most:
                     raise self._too_large(limit)
+                room -= len(piece)
                 out.append(piece)
         except GatewayError:
             raise
         except Exception as error:  # (zlib's and zstandard's own have no common base)
-            raise _broken("The body is not what its Content-Encoding says.") from error
-        if last and not self._ended:
+            raise _broken(self._why(error)) from error
+        if self._last and not self._ended and not self.pending:
             further = ", or something else stands behind its end" if self._members > 1 else ""
             raise _broken(f"The compressed body ends in the middle{further}.")
         return out[0] if len(out) == 1 else b"".join(out)
@@ -87,6 +110,9 @@ class Decoder:
             return piece, stream.unused_data
         return piece, stream.unconsumed_tail
 
+    def _why(self, error: Exception) -> str:
+        return "The body is not what its Content-Encoding says."
+
     def _too_large(self, limit: int) -> GatewayError:
         if self.given > limit:
             return GatewayError("body_too_large", detail="crossed while unpacking")
@@ -105,6 +131,11 @@ class _Deflate(Decoder):
 class _Zstd(Decoder):
     __slots__ = ()
 
+    @property
+    def memory_bytes(self) -> int:
+        # (Of its window as much as has come out is in use.)
+        return ZSTD_BYTES + min(self.given, WINDOW_BYTES)
+
     def _piece(self, data: memoryview, room: int) -> tuple[bytes, Any]:
         stream = self._stream
         part = data[:SLICE_BYTES]
@@ -113,6 +144,11 @@ class _Zstd(Decoder):
             self._ended = True
             return piece, data[len(part) - len(stream.unused_data) :]
         return piece, data[len(part) :]
+
+    def _why(self, error: Exception) -> str:
+        if "memory" in str(error):
+            return f"The zstd frame has a window of more than {WINDOW_BYTES >> 20} MiB: use a lower level, without --long."
+        return super()._why(error)
 
 
 def _gzip() -> Any:

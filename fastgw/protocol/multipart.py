@@ -72,20 +72,27 @@ class ModelField:
         """How many bytes are held."""
         return len(self._rest) + len(self._value)
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the body.
+    def feed(self, data: bytes, most_parts: int = 1 << 30) -> bytes:
+        """Take the next bytes of the body. What comes back is left for another call: ``most_parts`` have begun in this one.
 
         :raises GatewayError: ``invalid_multipart``, or ``invalid_parameter`` for a ``model`` that is no usable name.
         """
+        enough = self._parts + most_parts
         for begin in range(0, len(data), _PIECE_BYTES):
             window = self._rest + data[begin : begin + _PIECE_BYTES]
             at, reached = -1, 0
-            while reached > at:
+            while reached > at and self._parts < enough:
                 at = reached
                 reached = self._step(window, at)
+            if reached > at:
+                # (Whatever of it came before: it is read with what comes after.)
+                self._rest = b""
+                self._at += reached
+                return window[reached:] + data[begin + _PIECE_BYTES :]
             # A copy: a slice from 0 on would be the caller's own object.
             self._rest = bytes(memoryview(window)[at:])
             self._at += at
+        return b""
 
     def finish(self, needed: bool = True) -> None:
         """The body has ended.

@@ -45,6 +45,7 @@ cdef class Context(Service):
     cdef public long long max_body_bytes, max_json_depth, max_json_members, memory_budget
     cdef public double first_byte_timeout_s, between_bytes_timeout_s, request_timeout_s, retry_after_s, max_request_timeout_s
     cdef public int max_attempts, max_retries, quarantine_after
+    cdef public dict shares
     cdef public tuple trusted, on_arrival, on_head, on_origin, on_request, on_body, on_route, on_finish, rewriters
     cdef public tuple on_allowance, on_full, on_room
 
@@ -56,6 +57,9 @@ cdef class Context(Service):
     cpdef bytes without_accept_encoding(self, bytes forward)
     cpdef tuple error_answer(self, object error, RequestHead head, bytes request_id, Endpoint endpoint, bytes extra, bint close)
     cpdef bytes shown(self, object exchange, bytes text)
+    cpdef long long share_of(self, object exchange) except -1
+    cpdef share(self, object exchange, long long more)
+    cpdef object _holder(self, object exchange)
     cpdef take_up_later(self, object exchange)
     cpdef later(self, object exchange, double seconds)
     cpdef bytes error_event(self, str name, object exchange)

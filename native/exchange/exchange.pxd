@@ -16,7 +16,11 @@ cdef object CLIENT_TUNNEL, DONE, JSON, LOCAL, QUEUED, RECEIVING, RELAYING, WAITI
 cdef class Exchange(Answering):
     cpdef _dispatch(self)
     cpdef route(self)
+    cpdef _unpack(self, long long room)
+    cpdef _arrived(self, bytes data, bint last)
+    cpdef _in_turn(self)
     cpdef take_up(self)
+    cpdef _read_on(self)
     cpdef answer(self, int status, bytes data)
     cpdef _cancel(self)
     cpdef abandon(self, str kind, str detail)

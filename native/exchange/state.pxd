@@ -24,6 +24,9 @@ cdef class ExchangeState(Session):
     cdef public Context gateway
     cdef public Endpoint endpoint
     cdef public BodyFacts facts
+    cdef public tuple unread
+    cdef public bint ended, turn_due
+    cdef public long long decoder_bytes, shared_bytes
     cdef public object decoder, lane, local_task, phase, place, timer, tunnel_value, upload
     cdef public double first_byte_at, queued_at, queued_s, routed_at, sent_at, started_at, timeout_s, token_at
     cdef public Group group
@@ -42,6 +45,7 @@ cdef class ExchangeState(Session):
     cdef public UpstreamConn upstream
 
     cpdef fail(self, object error)
+    cpdef client_may_go_on(self)
     cpdef resume(self)
     cpdef _end(self, str outcome, bint reusable)
     cpdef hold(self, long long size)

@@ -10,7 +10,7 @@ from fastgw.protocol.http1.server cimport RequestReader
 from fastgw.stats cimport Stats
 
 cdef Py_ssize_t PIPELINED_BYTES, RECV_BYTES
-cdef int DEAD, LEFT
+cdef int DEAD, LEFT, READ
 cdef double NEVER, TICK_S
 
 cdef class Service:
@@ -41,6 +41,7 @@ cdef class ClientConn(RawStream):
     cdef public Session sink
     cdef public Stats stats
 
+    cpdef hold_back(self)
     cpdef mind_leaving(self, bint minded)
     cpdef _take_head(self, bytes data)
     cpdef _take_body(self, bytes data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -15,7 +16,8 @@ from tests.support.client import RawClient, RawResponse, chat, chat_body, reques
 from tests.support.gateway import Running, running
 
 BUDGET = 1 << 20
-BODY = 232_000
+MOST = BUDGET * 7 // 8  # of one alone
+BODY = 226_000
 LARGE = chat_body("m", content="x" * (BODY - 70))
 UPLOADS = "/v1/audio/transcriptions"
 
@@ -37,7 +39,7 @@ class Gate:
                     await self.open.wait()
                 await conn.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
 
-        settings = {"memory_budget_bytes": BUDGET, "max_body_bytes": BUDGET, **settings}
+        settings = {"memory_budget_bytes": BUDGET, "max_body_bytes": MOST, **settings}
         async with ScriptedEngine(handler) as engine, running([engine.url], **settings) as gw:
             yield gw
             self.open.set()
@@ -90,6 +92,27 @@ async def test_bodies_that_are_arriving_count_as_they_come() -> None:
             assert (await client.read_response()).status == 200
 
 
+@pytest.mark.parametrize("packed", [False, True])
+async def test_one_key_does_not_keep_the_others_out(packed: bool) -> None:
+    """By bodies that never end; packed they need not even be sent."""
+    body = gzip.compress(b'{"model":"m","messages":[' + b" " * 400_000)[:-8] if packed else LARGE[:-10]
+    headers = [("Content-Encoding", "gzip")] if packed else []
+    settings = {"api_keys": ["sk-hog", "sk-other"], "max_decompression_ratio": 0}
+    gate = Gate()
+    gate.open.set()
+    async with gate.running(**settings) as gw, AsyncExitStack() as stack:
+        for _ in range(12):
+            hog = await stack.enter_async_context(RawClient.connect(gw.url))
+            await hog.send(chat(body=body + b" ", headers=[*headers], key="sk-hog")[:-1])
+        await gw.until("they are refused", lambda: gw.stats.limited_memory >= 1)
+        await asyncio.sleep(0.05)
+        assert BUDGET // 2 < gw.stats.body_bytes_open <= MOST + 16384 * 4
+        async with RawClient.connect(gw.url) as other:
+            for content in ("x", "x" * 40_000):
+                answer = await other.ask(chat(body=chat_body("m", content=content), key="sk-other"), 1.0)
+                assert answer.status == 200
+
+
 @pytest.mark.parametrize("coding", [None, "chunked"])
 async def test_the_one_that_does_not_fit_gives_all_of_it_back(coding: str | None) -> None:
     gate = Gate()
@@ -114,7 +137,7 @@ async def test_the_one_that_does_not_fit_gives_all_of_it_back(coding: str | None
 async def test_live_streams_hold_nothing_and_go_on() -> None:
     async with (
         Simulator(SimConfig(any_model=True, itl_ms=20, max_model_len=1 << 20)) as sim,
-        running([sim.url], memory_budget_bytes=BUDGET, max_body_bytes=BUDGET) as gw,
+        running([sim.url], memory_budget_bytes=BUDGET, max_body_bytes=MOST) as gw,
         AsyncExitStack() as stack,
     ):
         clients = [await stack.enter_async_context(RawClient.connect(gw.url)) for _ in range(8)]
@@ -195,7 +218,7 @@ async def test_what_has_gone_on_is_given_back_while_the_rest_still_comes() -> No
 
 @pytest.mark.parametrize(
     ("setting", "wrong"),
-    [(1000, "whole number"), (2 << 20, "is less than max_body_bytes"), (-1, "whole number"), (True, "whole number")],
+    [(1000, "whole number"), (2 << 20, "must be 8/7 of max_body_bytes"), (-1, "whole number"), (True, "whole number")],
 )
 def test_a_budget_that_cannot_be(setting: Any, wrong: str) -> None:
     from fastgw.config import ConfigErrors

@@ -252,7 +252,9 @@ def readers(side: Any) -> list[Reader]:
         coding = decoder(b"gzip", RATIO)
         assert coding is not None
         with suppress(GatewayError):
-            coding.feed(reads[0], True, 10 << 20)
+            coding.take(reads[0], True)
+            while coding.pending:
+                coding.step(65536, 10 << 20)
 
     def came_out(reads: Reads) -> int:
         """What came, and what came out before it broke or was too much: that is the next reader's to count again."""

@@ -1,0 +1,148 @@
+"""A client that is held back, because it sends more than can be taken, is seen to leave all the same; and what it sent packed,
+or in many parts, takes turns with what others send."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from contextlib import AsyncExitStack
+
+import pytest
+
+from fastgw.exchange.exchange import STEP_BYTES
+from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
+from tests.support.client import RawClient, chat, chat_body, request
+from tests.support.gateway import running
+
+UPLOADS = "/v1/audio/transcriptions"
+KIND = ("Content-Type", "multipart/form-data; boundary=b")
+NAMED = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n'
+FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+
+
+def small_parts(count: int) -> bytes:
+    return b"".join(b'--b\r\nContent-Disposition: form-data; name="p%d"\r\n\r\n1\r\n' % at for at in range(count))
+
+
+async def deaf(conn: ScriptedConnection) -> None:
+    """An engine that takes the head of a request, and nothing more."""
+    await conn.read_until(b"\r\n\r\n")
+    conn.pause_reading()
+    await conn.wait_closed(60.0)
+
+
+async def silent(conn: ScriptedConnection) -> None:
+    await conn.read_until(b"\r\n\r\n")
+    await conn.wait_closed(60.0)
+
+
+async def answers(conn: ScriptedConnection) -> None:
+    while True:
+        await conn.read_request()
+        await conn.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
+
+
+WHAT = {
+    "pipelined": (silent, chat("m"), request("GET", "/liveness") * 100),
+    "upload": (
+        deaf, request("POST", UPLOADS, headers=[KIND, ("Content-Length", str(64 << 20))]) + NAMED + FILE, bytes(60_000),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["fin", "reset"])
+@pytest.mark.parametrize("what", WHAT)
+async def test_who_leaves_is_gone_from_the_engine_at_once(what: str, how: str) -> None:
+    engine_does, begin, more = WHAT[what]
+    async with ScriptedEngine(engine_does) as engine, running([engine.url]) as gw:
+
+        def held_back() -> bool:
+            return [conn.reading for conn in gw.gateway.core.conns] == [False]
+
+        async with RawClient.connect(gw.url) as client:
+            await client.send(begin)
+            await gw.until("the engine has it", lambda: bool(engine.connections))
+            for _ in range(1000):
+                await asyncio.sleep(0.002)
+                if held_back():
+                    break
+                await client.send(more)
+            assert held_back()
+            if how == "fin":
+                client.shutdown_write()
+            else:
+                client.reset()
+            await gw.until("the engine is free", lambda: gw.stats.exchanges_open == 0, 2.0)
+
+
+async def test_what_is_held_back_for_a_while_comes_through_whole() -> None:
+    """Packed and not, many parts and few, in whatever pieces: what an engine gets is what was sent."""
+    form = NAMED + small_parts(120) + FILE + b"sound" * 100_000 + b"\r\n" + b"--b--\r\n"
+    behind = small_parts(120) + FILE + bytes(300_000) + b"\r\n" + NAMED + b"--b--\r\n"
+    large = chat_body("m", content="word " * 190_000)
+    async with (
+        Simulator(SimConfig(any_model=True, max_model_len=1 << 22)) as sim,
+        running([sim.url], max_decompression_ratio=0) as gw,
+    ):
+        for path, kind, body in (
+            (UPLOADS, KIND[1], form), (UPLOADS, KIND[1], behind), ("/v1/chat/completions", "application/json", large),
+        ):  # fmt: skip
+            for packed in (False, True):
+                headers = [("Content-Type", kind)] + ([("Content-Encoding", "gzip")] if packed else [])
+                wire = request("POST", path, headers=headers, body=gzip.compress(body) if packed else body)
+                for pieces in (1, 7):
+                    async with RawClient.connect(gw.url) as client:
+                        step = len(wire) // pieces + 1
+                        for at in range(0, len(wire), step):
+                            await client.send(wire[at : at + step])
+                        assert (await client.read_response()).status == 200
+                    (*_, got) = (one.body for one in sim.requests if one.method == "POST")
+                    assert got == body, (path, packed, pieces)
+        await gw.idle()
+        assert gw.stats.body_bytes_open == 0
+        assert gw.gateway.core.shares == {}
+
+
+@pytest.mark.parametrize("form", [False, True])
+async def test_a_packed_body_takes_a_turn_for_each_step(form: bool) -> None:
+    """Between two looks at what others send, so much is unpacked, and not all that one read brought."""
+    plain = bytes(8 << 20)
+    if form:
+        data = gzip.compress(NAMED + FILE + plain + b"\r\n--b--\r\n")
+        wire = request("POST", UPLOADS, headers=[KIND, ("Content-Encoding", "gzip")], body=data)
+    else:
+        data = gzip.compress(b'{"model":"m","messages":[]' + b" " * len(plain) + b"}")
+        wire = request("POST", "/v1/chat/completions", headers=[("Content-Encoding", "gzip")], body=data)
+    async with (
+        ScriptedEngine(answers) as engine,
+        running([engine.url], max_decompression_ratio=0) as gw,
+        RawClient.connect(gw.url) as client,
+        RawClient.connect(gw.url) as other,
+    ):
+        await client.send(wire)
+        done = 0
+        while gw.stats.exchanges_open or not done:
+            assert (await other.ask(request("GET", "/liveness"))).status == 200
+            done += 1
+        assert (await client.read_response()).status == 200
+        assert done >= len(plain) // STEP_BYTES // 4, "others were answered in between"
+
+
+async def test_packed_uploads_that_no_engine_takes_stay_within_the_budget() -> None:
+    wire = request(
+        "POST", UPLOADS, headers=[KIND, ("Content-Encoding", "gzip")],
+        body=gzip.compress(NAMED + FILE + bytes(40 << 20) + b"\r\n--b--\r\n"),
+    )  # fmt: skip
+    async with (
+        ScriptedEngine(deaf) as engine,
+        running([engine.url], max_decompression_ratio=0, max_upload_bytes=64 << 20) as gw,
+        AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(RawClient.connect(gw.url)) for _ in range(4)]
+        for client in clients:
+            await client.send(wire)
+        await gw.until("all are at the engine", lambda: len(engine.connections) >= 4)
+        await asyncio.sleep(0.3)
+        queued = [conn.sink.upstream.queued_bytes for conn in gw.gateway.core.conns]
+        assert len(queued) == 4
+        assert max(queued) <= STEP_BYTES + 65536 + 1000, "no more is unpacked than the engine takes"
