@@ -37,6 +37,7 @@ from fastgw.protocol.coding import codings, decoder
 from fastgw.protocol.endings import cut_event
 from fastgw.protocol.headers import client_ip, forwarded_for, valid_request_id
 from fastgw.protocol.http1.writer import CONTINUE, http_date, simple_response
+from fastgw.protocol.media import is_form
 from fastgw.protocol.multipart import ModelField
 from fastgw.protocol.secrets import masked
 from fastgw.stats import EventLog, Stats
@@ -187,18 +188,18 @@ class GatewayCore(Context):
             self.locals[endpoint.local](exchange)
         elif mode is TUNNEL:
             self.locals["tunnel"](exchange)
-        elif not (exchange.is_json() and head.content_length <= self.max_body_bytes):
+        elif not exchange.is_json():
             self._expect_upload(exchange, head, endpoint)
 
     def _expect_upload(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint) -> None:
         field = None
-        if endpoint.model:
-            if head.content_type is None:
-                raise GatewayError("unsupported_media_type", "Send multipart/form-data with a `model` field.")
+        if endpoint.model and head.content_type is None:
+            raise GatewayError("unsupported_media_type", "Send multipart/form-data with a `model` field.")
+        if head.content_type is not None and (endpoint.model or is_form(head.content_type)):
             field = ModelField(head.content_type, self.config.max_multipart_parts)
         # (How long a compressed one is, nobody knows before its end.)
         chunked = head.chunked or exchange.decoder is not None
-        exchange.upload = Upload(field, chunked, self.config.max_upload_bytes)
+        exchange.upload = Upload(field, chunked, self.config.max_upload_bytes, endpoint.model)
 
     def _other_method(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint | None) -> Endpoint | None:
         """HEAD and OPTIONS where they make sense; None = answered already."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 1 << 18  # kept, and passed on, at once
 JOIN_BYTES: Final = 1 << 20  # larger bodies stay in pieces
+MODEL_WITHIN_BYTES: Final = 65536  # of a form that needs none, it is waited for
 PARTS_AT_ONCE: Final = 16  # of a form are read in one turn
 
 Edit = tuple[int, int, bytes]
@@ -43,6 +44,7 @@ class Upload:
         "_edits",
         "_field",
         "_framed",
+        "_needs_model",
         "_next",
         "_offset",
         "_pieces",
@@ -60,8 +62,9 @@ class Upload:
         "whole",
     )
 
-    def __init__(self, field: ModelField | None, chunked: bool, limit: int) -> None:
+    def __init__(self, field: ModelField | None, chunked: bool, limit: int, needs_model: bool = True) -> None:
         self._field = field
+        self._needs_model = needs_model
         self._pieces: list[bytearray] = []
         self._next = 0  # the piece that goes next, and where it begins in the body
         self._offset = 0
@@ -95,8 +98,10 @@ class Upload:
         sink = self._sink
         field = self._field
         if last and field is not None and not (sink is not None and sink.closed):
-            field.finish()
+            field.finish(self._needs_model)
         self.ended = last
+        if self._routed and field is not None and field.model is not None and not self.model:
+            self._late_model(exchange, field.model)
         if sink is not None and self._next == len(self._pieces):
             self._pass_on(exchange, sink, data)
             return
@@ -105,9 +110,9 @@ class Upload:
         if self._routed:
             return  # connecting, or what was kept is still on its way; this had been read before the client was held back
         if field is not None:
-            if field.model is None:
+            if field.model is None and (self._needs_model or self.kept_bytes < MODEL_WITHIN_BYTES) and not last:
                 return
-            self.model = field.model
+            self.model = field.model or ""
         if last:
             self.whole = True
             if self.kept_bytes <= JOIN_BYTES:
@@ -118,6 +123,15 @@ class Upload:
             self._hold_back(exchange)
         self._routed = True
         exchange.route()
+
+    def _late_model(self, exchange: Exchange, model: str) -> None:
+        """A model that nobody asked for came when an engine had been chosen: it must be one of that engine's."""
+        self.model = model
+        group = exchange.gateway.table.group(model)
+        pool = exchange.pool
+        if group is None or pool not in group.pools or pool.engine.served_name or exchange.substitute:
+            message = "A `model` must come before the file here: another engine has been chosen."
+            raise GatewayError("invalid_parameter", message, param="model")
 
     def _hold_back(self, exchange: Exchange) -> None:
         self.waits = True

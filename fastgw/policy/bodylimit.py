@@ -35,7 +35,7 @@ class BodyLimit(Filter):
                 self._check_type(content_type)
             if length < 0 and not head.chunked:
                 raise GatewayError("length_required")
-        elif length > self._upload_bytes:
+        elif length > (self._body_bytes if exchange.is_json() else self._upload_bytes):
             raise GatewayError("body_too_large", detail=f"content-length {length}")
         elif exchange.is_json():
             content_type = head.content_type

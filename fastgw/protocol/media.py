@@ -17,6 +17,11 @@ def is_json(content_type: bytes) -> bool:
     return media in (b"application/json", b"text/json") or media.endswith(b"+json")
 
 
+def is_form(content_type: bytes) -> bool:
+    """Whether the type is ``multipart/form-data``."""
+    return content_type.partition(b";")[0].strip(b" \t").lower() == b"multipart/form-data"
+
+
 def in_utf_8(content_type: bytes) -> bool:
     """Whether the type names no characters, or UTF-8, once, where every reader finds it."""
     lower = content_type.lower()

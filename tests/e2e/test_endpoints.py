@@ -446,6 +446,41 @@ class TestPassthrough:
                     assert answer.json() == {"detail": "Not Found"}, "the engine's own 404"
             assert (len(one.requests.to("/v1/moderations")), len(two.requests.to("/v1/moderations"))) == (0, 3)
 
+    @pytest.mark.parametrize("first", [True, False])
+    @pytest.mark.parametrize("size", [100, 3_000_000])
+    async def test_so_is_a_form_and_no_model_goes_to_an_engine_that_has_it_not(self, first: bool, size: int) -> None:
+        named = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\ntwo\r\n'
+        file = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(size) + b"\r\n"
+        body = (named + file if first else file + named) + b"--b--\r\n"
+        async with Simulator(SimConfig(models=["one"])) as one, Simulator(SimConfig(models=["two"])) as two:
+            engines = [EngineConfig(url=one.url, models=["one"]), EngineConfig(url=two.url, models=["two"])]
+            async with running(engines, passthrough_paths=["/v1/up"]) as gw:
+                for _ in range(3):
+                    answer = await ask(gw.url, post("/v1/up", body, "multipart/form-data; boundary=b"))
+                    if first or size < 1000:
+                        assert answer.json() == {"detail": "Not Found"}, "the engine's own 404"
+                    else:
+                        assert answer.status == 400 or answer.json() == {"detail": "Not Found"}
+                        if answer.status == 400:
+                            assert "must come before the file" in answer.error["message"]
+            assert one.requests.to("/v1/up") == [] or not first
+            assert all(b'name="model"' not in seen.body for seen in one.requests.to("/v1/up"))
+
+    async def test_a_form_without_a_model_goes_on_as_it_comes(self) -> None:
+        body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(3_000_000) + b"\r\n--b--\r\n"
+        async with front(passthrough_paths=["/v1/files"], memory_budget_bytes=1 << 20, max_body_bytes=1 << 19) as place:
+            answer = await ask(place.gw.url, post("/v1/files", body, "multipart/form-data; boundary=b"))
+            assert answer.status == 200
+            (seen,) = place.work
+            assert len(seen.body) >= 1 << 20
+
+    async def test_a_json_body_is_read_whatever_its_length(self) -> None:
+        body = b'{"model":"two","input":"' + b"x" * 30_000 + b'"}'
+        async with front(passthrough_paths=["/v1/up"], max_body_bytes=20_000) as place:
+            answer = await ask(place.gw.url, post("/v1/up", body))
+            assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+            assert not place.touched
+
     async def test_a_key_is_needed_there_too(self) -> None:
         async with front(passthrough_paths=["/v1/files"], api_keys=["sk-a"]) as place, await place.client() as client:
             await client.send(request("GET", "/v1/files"))
