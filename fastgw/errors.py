@@ -360,7 +360,8 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "not_implemented",
         "The gateway does not implement this.",
         True,
-        "Use `Transfer-Encoding: chunked` alone, or `Content-Length`.",
+        "Use a method that HTTP has (`OPTIONS` lists those of a path). Send a body with `Content-Length`, or with "
+        "`Transfer-Encoding: chunked` alone.",
     ),
     ErrorKind(
         "bad_gateway",

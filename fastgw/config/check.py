@@ -61,16 +61,22 @@ def range_text(row: Setting) -> str:
     return f"{text}, or 0 ({row.zero})" if row.zero else text
 
 
+def wanted(row: Setting) -> str:
+    """What a number must be as this setting's, with its range."""
+    if row.kind == "float":
+        return f"a number of seconds from {range_text(row)}"
+    size = " of bytes (files, variables and flags take 64MiB too)" if row.name.endswith("_bytes") else ""
+    return f"a whole number{size} from {range_text(row)}"
+
+
 def value_problem(row: Setting, value: object) -> str:
     """What is wrong with ``value`` as this setting's, or nothing."""
     if row.kind in {"int", "auto_int", "float"}:
         if value is None and row.kind == "auto_int":
             return ""
-        wanted = "a number of seconds" if row.kind == "float" else "a whole number"
-        if isinstance(value, bool) or not isinstance(value, (int, float) if row.kind == "float" else (int,)):
-            return f"must be {wanted}"
-        if not math.isfinite(value) or not _in_range(row, value):
-            return f"must be {wanted} from {range_text(row)}"
+        right = not isinstance(value, bool) and isinstance(value, (int, float) if row.kind == "float" else (int,))
+        if not right or not math.isfinite(value) or not _in_range(row, value):  # type: ignore[arg-type]
+            return f"must be {wanted(row)}"
     elif row.kind in {"bool", "auto_bool"}:
         if not (isinstance(value, bool) or (row.kind == "auto_bool" and value is None)):
             return "must be true or false" + (" or auto" if row.kind == "auto_bool" else "")
@@ -279,7 +285,7 @@ def problems(config: Config, *, keys_failed: bool) -> Found:
         elif (sent := _as_browsers_send(origin)) != origin:
             found.append(("cors_origins", f"{origin!r} is never sent by a browser, which writes {sent!r}"))
     found.extend(
-        ("allowed_hosts", f"{host!r} must be a host name without a port, *.name, or *")
+        ("allowed_hosts", f"{host!r} must be a host name without a port, *.name, or *" + _as_hosts_are_sent(host))
         for host in config.allowed_hosts
         if not _HOST_ENTRY.match(host)
     )
@@ -292,6 +298,10 @@ def _as_browsers_send(origin: str) -> str:
     """In lower case, and without the port that the scheme has in any case (RFC 6454 §6.2)."""
     lower = origin.lower()
     return lower.removesuffix(":80" if lower.startswith("http:") else ":443")
+
+
+def _as_hosts_are_sent(host: str) -> str:
+    return "" if host.isascii() else "; write it in punycode (xn--...), as it is sent"
 
 
 def _control(text: str) -> Found:

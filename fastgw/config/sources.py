@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from fastgw.config.check import range_text, value_problem
+from fastgw.config.check import value_problem, wanted
 from fastgw.config.problems import ConfigError, ConfigErrors
 from fastgw.config.settings import EngineConfig, RouteConfig
 from fastgw.config.table import BY_NAME, LOG_LEVELS, Setting
@@ -90,11 +90,11 @@ def parse_text(row: Setting, text: str) -> object:
         match = re.fullmatch(r"([0-9]{1,18})\s*([A-Za-z]*)", text)
         unit = _UNITS.get(match[2].lower()) if match and (not match[2] or row.name.endswith("_bytes")) else None
         if match is None or unit is None:
-            raise ValueError(f"must be a whole number from {range_text(row)}")
+            raise ValueError(f"must be {wanted(row)}")
         return int(match[1]) * unit
     if row.kind == "float":
         if not re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{0,9})?", text):
-            raise ValueError(f"must be a number of seconds from {range_text(row)}")
+            raise ValueError(f"must be {wanted(row)}")
         return float(text)
     if row.kind == "routes":
         return _parse_routes(text)

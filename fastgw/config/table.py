@@ -164,12 +164,18 @@ TABLE: Final[tuple[Setting, ...]] = (
         ),
         Setting("allow_anonymous", "bool", "without any key, listen on an address that others can reach"),
         Setting("trusted_proxies", "list", "networks (CIDR) whose x-forwarded-for and x-forwarded-proto are believed"),
-        Setting("cors_origins", "list", "origins that browsers may call from, or *; empty = no CORS headers"),
+        Setting(
+            "cors_origins",
+            "list",
+            "origins that browsers may call from, or *; empty = no CORS headers. Where no key is asked for, a page that sends "
+            "forms or opens WebSockets needs its origin here, one from the gateway's own host too",
+        ),
         Setting(
             "allowed_hosts",
             "list",
-            "host names, beside localhost, addresses and the machine's own name, under which a gateway without keys on "
-            "loopback, and the control listener, may be asked; *.name for all below a name, * for any",
+            "host names, beside localhost, addresses, the machine's own name and *.local, *.internal, under which the control "
+            "listener may be asked, and a gateway without keys: one on loopback always, any other once a name stands here; "
+            "*.name for all below a name, * for any",
         ),
         Setting("passthrough_paths", "list", "further paths to forward: /v1/name, or /v1/name/* for all below"),
     ),

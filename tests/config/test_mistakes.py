@@ -48,7 +48,7 @@ def test_K4_all_mistakes_of_all_places_at_once(tmp_path: Path) -> None:
         ("port = \n", "bad.toml:1: not valid TOML: Invalid value"),
         ("port = 1\nport = 2\n", "bad.toml:2: not valid TOML: Cannot overwrite a value"),
         ('engines = ["http://a:1"]\n', "bad.toml:1: engines: must be written as [[engines]] tables"),
-        ("port = true\n", "bad.toml:1: port: must be a whole number"),
+        ("port = true\n", "bad.toml:1: port: must be a whole number from 0 to 65535"),
         ("port = 80.5\n", "bad.toml:1: port: must be a whole number"),
         ("head_timeout_s = nan\n", "bad.toml:1: head_timeout_s: must be a number of seconds from 0.001 to 86400"),
         ("request_timeout_s = inf\n", "bad.toml:1: request_timeout_s: must be a number of seconds from 0.001 to 86400, or 0 ("),
@@ -152,6 +152,22 @@ def test_engine_urls_have_one_form(url: str, normal: str) -> None:
     engine = EngineConfig(url=url)
     assert engine.url == normal
     assert EngineConfig(url=engine.url) == engine
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "said"),
+    [
+        ("FASTGW_MEMORY_BUDGET_BYTES", "64M", "flags take 64MiB too) from 1048576 to 1099511627776, auto ("),
+        ("FASTGW_MEMORY_BUDGET_BYTES", "64KiB", "flags take 64MiB too) from 1048576 to 1099511627776, auto ("),
+        ("FASTGW_MAX_BODY_BYTES", "ten", "flags take 64MiB too) from 1024 to 1073741824"),
+        ("FASTGW_MAX_CONNECTIONS_PER_IP", "no", "must be a whole number from 1 to 1000000, auto ("),
+        ("FASTGW_ALLOWED_HOSTS", "münchen.example", "; write it in punycode (xn--...)"),
+    ],
+)
+def test_a_mistake_is_told_with_what_may_stand_there(variable: str, text: str, said: str) -> None:
+    with pytest.raises(ConfigErrors) as error:
+        load({}, {variable: text}, "/nowhere")
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize(

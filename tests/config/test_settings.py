@@ -12,6 +12,8 @@ import pytest
 from fastgw.config import Config, EngineConfig, RouteConfig, load
 from fastgw.config.render import errors_markdown, markdown
 from fastgw.config.table import BY_NAME, ENGINE_FIELDS, PROFILE_DEFAULTS, PROFILES, ROUTE_FIELDS, TABLE
+from fastgw.control.admin_keys import KEY_NOT_FOUND, STORE_UNAVAILABLE
+from fastgw.errors import KINDS
 from tests.config.test_load import write
 
 REPO = Path(__file__).parents[2]
@@ -71,6 +73,15 @@ def test_profile_defaults_are_settings() -> None:
 def test_generated_pages_are_up_to_date(name: str, text: object) -> None:
     assert callable(text)
     assert (REPO / "docs" / name).read_text(encoding="utf-8") == text(), "run `make docs`"
+
+
+def test_the_page_of_errors_has_the_names_that_the_log_has() -> None:
+    page = errors_markdown()
+    others = {kind.code: kind.name for kind in KINDS.values() if kind.name != kind.code}
+    assert others["invalid_api_key"] == "unauthorized"
+    assert [code for code, name in others.items() if f"| `{code}`<br>log: `{name}` |" not in page] == []
+    assert KEY_NOT_FOUND.code in page
+    assert STORE_UNAVAILABLE.code in page
 
 
 def test_the_configuration_page_names_everything() -> None:
