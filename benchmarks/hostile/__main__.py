@@ -130,15 +130,29 @@ def floods(target: Target, flood: bytes, path: str, seconds: float) -> dict[str,
             "probes": len(took)}  # fmt: skip
 
 
-def main() -> int:
+def destination(args: argparse.Namespace) -> Path | None:
+    """Where the figures go. A part of a run is a look: it is kept only where somebody says so."""
+    if args.out or args.only:
+        return args.out  # type: ignore[no-any-return]
+    return RESULTS / f"hostile-{time.strftime('%Y%m%d-%H%M%S')}.json"
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.hostile", description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=1.0, help="for each attack")
     parser.add_argument("--large", type=int, default=10, metavar="MIB", help="size of large bodies")
     parser.add_argument("--only", choices=["attacks", "memory", "stalls", "floods"], action="append")
     parser.add_argument("--twin", choices=["native", "python"], action="append")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the figures go; with --only they go nowhere else")
     parser.add_argument("--publish", action="store_true", help="also write the measured section of docs/security.md")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if args.publish and args.only:
+        parser.error("--publish takes the whole run: leave --only out")
+    return args
+
+
+def main() -> int:
+    args = arguments()
     wanted = args.only or ["attacks", "memory", "stalls", "floods"]
     twins = args.twin or ["native", "python"]
     cores = process.choose_cores()
@@ -176,12 +190,13 @@ def main() -> int:
                     with running(proxy, engine_port, cores) as target:
                         row = result["floods"][f"{proxy.name}, {kind}"] = floods(target, flood, path, 4 * args.seconds)
                     say(f"{proxy.name}, flooded ({kind}): p50 {row['p50_ms']:.1f} ms, p99 {row['p99_ms']:.1f} ms")
-    out = args.out or RESULTS / f"hostile-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    out.write_text(json.dumps(result, indent=1) + "\n")
     print(report.tables(result))
-    print(f"all figures: {out}")
-    if args.publish:
-        report.publish(result, out.name)
+    out = destination(args)
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"all figures: {out}")
+        if args.publish:
+            report.publish(result, out.name)
     missed = report.missed(result)
     for bar in missed:
         print(f"MISSED: {bar}")
