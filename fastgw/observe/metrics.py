@@ -33,7 +33,7 @@ _COUNTERS: Final = (
     ("gateway_replays_total", "Requests sent again because a kept connection was dead.", "replays_total"),
     ("gateway_failovers_total", "Requests that went on to another engine.", "failovers_total"),
     ("gateway_quarantined_total", "Requests barred because each engine that got them failed.", "quarantined"),
-    ("gateway_store_write_failures_total", "Writes to the store that failed; they are repeated.", "store_failures"),
+    ("gateway_store_write_failures_total", "Batches of usage that failed to be written; they are repeated.", "store_failures"),
     ("gateway_tokens_prompted_total", "Prompt tokens charged.", "tokens_prompted"),
     ("gateway_tokens_generated_total", "Completion tokens charged.", "tokens_generated"),
     ("gateway_tokens_estimated_total", "Of the tokens charged, those that no engine counted.", "tokens_estimated"),
