@@ -146,14 +146,14 @@ class AccessJson:
             # A connection's requests have nearly everything in common.
             common = known.told
         else:
-            head = exchange.head
+            # (By what is shown of them: what is a key in one request may be none in the next, and is not remembered for it.)
             who = (
-                head.path, model, engine, exchange.key_id, exchange.client_ip, head.method, exchange.endpoint.label,
-                exchange.status, streamed, outcome,
+                shown_path(exchange), shown_model(exchange), engine, exchange.key_id, exchange.client_ip, exchange.head.method,
+                exchange.endpoint.label, exchange.status, streamed, outcome,
             )  # fmt: skip
             common = self._common.get(who)
             if common is None:
-                common = self._learn(who, exchange)
+                common = self._learn(who)
             if known is not None:
                 known.told = common
                 known.told_status = exchange.status
@@ -196,10 +196,8 @@ class AccessJson:
             line += b',"detail":%b' % _ENCODER.encode(_clip(detail))
         return line + b"}\n"
 
-    def _learn(self, who: tuple[Any, ...], exchange: Exchange | None = None) -> bytes:
+    def _learn(self, who: tuple[Any, ...]) -> bytes:
         path, model, engine, key_id, client, method, endpoint, status, streamed, outcome = who
-        if exchange is not None:
-            path, model = shown_path(exchange), shown_model(exchange)
         fields: dict[str, object] = {
             "client": client,
             "method": method.decode("latin-1"),

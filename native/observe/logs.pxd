@@ -1,7 +1,6 @@
 cimport cython
 
 from fastgw.net.clock cimport monotonic
-from fastgw.accel.heads cimport RequestHead
 from fastgw.accel.lines cimport access_line, microseconds
 from fastgw.exchange.context cimport Judgement
 from fastgw.exchange.exchange cimport Exchange
@@ -18,8 +17,8 @@ cdef class AccessJson:
     cdef bytes _stamp
 
     cpdef set_clock(self)
-    cpdef bytes _learn(self, tuple who, Exchange exchange=*)
-    @cython.locals(relay=Relay, pool=Pool, known=Judgement, head=RequestHead, second=cython.longlong, at=cython.double, started=cython.double)
+    cpdef bytes _learn(self, tuple who)
+    @cython.locals(relay=Relay, pool=Pool, known=Judgement, second=cython.longlong, at=cython.double, started=cython.double)
     cpdef bytes of(self, Exchange exchange, str outcome, double now)
 
 cdef class LogWriter(AccessLog):

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from fastgw import Config, EngineConfig, Gateway
-from fastgw.observe.logs import LogWriter
 from fastgw.sim import SimConfig, Simulator
 from tests.support.client import RawClient, chat, chat_body, request
+from tests.support.written import read_all
 
 CLIENT = "fgw_" + "Zx3-_" * 8 + "abc"
 PLAIN = "correct-horse!battery/staple"
@@ -23,28 +19,6 @@ ENGINE = "engine-key-of-seventeen"
 ADMIN = "admin-key-of-the-operator"
 WRONG = "sk-" + "wrong-but-somebodys-key-0001"
 KEYS = (CLIENT, PLAIN, ENGINE, ADMIN, WRONG)
-
-
-@contextmanager
-def read_all(json_lines: bool) -> Iterator[tuple[LogWriter, list[bytes]]]:
-    """A log as ``fastgw serve`` has it, and what was written to it."""
-    reader, writer = os.pipe()
-    pieces: list[bytes] = []
-
-    def drain() -> None:
-        while data := os.read(reader, 65536):
-            pieces.append(data)
-
-    thread = threading.Thread(target=drain)
-    thread.start()
-    log = LogWriter(writer, level="debug", json=json_lines)
-    try:
-        yield log, pieces
-    finally:
-        log.close()
-        os.close(writer)
-        thread.join()
-        os.close(reader)
 
 
 def misplaced(key: str) -> list[bytes]:
@@ -107,6 +81,34 @@ async def test_in_no_line(key: str, json_lines: bool) -> None:
             assert key not in ids, "an engine would log it"
             if key != ENGINE:
                 assert not any(key.encode() in value for name, value in seen.headers if name != b"host"), seen.headers
+
+
+@pytest.mark.parametrize("settings", [{}, {"api_keys": [CLIENT]}])
+@pytest.mark.parametrize("turns", ["ab", "ba", "aba"])
+@pytest.mark.parametrize("one", [True, False])
+async def test_a_line_is_not_remembered_for_another_credential(one: bool, turns: str, settings: dict[str, Any]) -> None:
+    """A text that is a key in one request is none in another, that has another credential or none: neither hides or shows it
+    for the other."""
+    key = "goodkey-abcdef"
+    config = Config(engines=[], port=0, drain_timeout_s=0.2, **settings)
+    model = chat(f"x{key}y", key=CLIENT if settings else None)
+    places = {"path": (request("POST", f"/v1/x{key}y"), request("POST", f"/v1/x{key}y", key=key))}
+    if not settings:
+        places["model"] = (model, chat(f"x{key}y", key=key))
+    with read_all(True) as (log, pieces):
+        log.start(asyncio.get_running_loop())
+        async with Gateway(config, log=log, access=log) as gateway:
+            for without, its_own in places.values():
+                requests = [without if turn == "a" else its_own for turn in turns]
+                for some in [requests] if one else [[each] for each in requests]:
+                    async with RawClient.connect(gateway.url) as client:
+                        for data in some:
+                            await client.ask(data)
+    told = [line for line in map(json.loads, b"".join(pieces).splitlines()) if line["message"] == "request"]
+    assert len(told) == len(places) * len(turns)
+    for place, lines in zip(places, (told[: len(turns)], told[len(turns) :]), strict=False):
+        for turn, line in zip(turns, lines, strict=True):
+            assert (key in line[place], "[key]" in line[place]) == ((True, False) if turn == "a" else (False, True)), line
 
 
 async def test_what_is_no_key_is_logged_as_it_came() -> None:
