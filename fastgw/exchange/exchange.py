@@ -270,8 +270,8 @@ class Exchange(Answering):
         if phase is DONE:
             return
         self.phase = DONE
-        if outcome != "error":
-            self.conn.refusals = 0
+        if outcome != "error" and self.pool is not None:
+            self.conn.refusals = 0  # (what is answered here is answered to anybody)
         if phase is QUEUED:
             self.queued_s = monotonic() - self.queued_at + max(self.queued_s, 0.0)
         if self.timer is not None:

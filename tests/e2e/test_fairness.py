@@ -109,14 +109,38 @@ async def test_who_is_refused_time_and_again_is_sent_away(data: bytes, status: i
         assert await client.read_until_closed() == (b"", "fin")
 
 
-async def test_one_good_request_in_between_and_the_count_begins_anew() -> None:
+@pytest.mark.parametrize(
+    ("between", "status"),
+    [
+        (request("GET", "/liveness"), 200),
+        (request("GET", "/healthz"), 200),
+        (request("OPTIONS", "/v1/chat/completions"), 204),
+        (request("GET", "/nowhere"), 404),
+    ],
+)  # fmt: skip
+async def test_what_anybody_is_answered_is_no_good_request(between: bytes, status: int) -> None:
     async with running(api_keys=[KEY]) as gw, RawClient.connect(gw.url) as client:
+        for turn in range(MAX_REFUSALS):
+            if turn:
+                assert (await client.ask(between)).status == status
+            await client.send(chat("m", key="sk-wrong"))
+            answer = await client.read_response()
+            assert answer.status == 401
+            assert (answer.header("connection") == "close") == (turn == MAX_REFUSALS - 1)
+        assert await client.read_until_closed() == (b"", "fin")
+
+
+async def test_one_good_request_in_between_and_the_count_begins_anew() -> None:
+    async with (
+        Simulator(SimConfig(any_model=True)) as sim,
+        running([sim.url], api_keys=[KEY]) as gw,
+        RawClient.connect(gw.url) as client,
+    ):
         for _ in range(5):
             for _ in range(MAX_REFUSALS - 1):
                 await client.send(chat("m", key="sk-wrong"))
                 assert (await client.read_response()).header("connection") is None
-            await client.send(request("GET", "/v1/models", key=KEY))
-            assert (await client.read_response()).status == 200
+            assert (await client.ask(chat("m", key=KEY))).status == 200
 
 
 async def test_large_bodies_come_one_by_one_and_others_in_between() -> None:
