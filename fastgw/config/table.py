@@ -436,7 +436,8 @@ TABLE: Final[tuple[Setting, ...]] = (
         Setting(
             "log_flood_rate",
             "int",
-            "log lines of one kind of refusal, or of one event, in a second; the rest is counted, and told in one line",
+            "log lines in a second of one kind of what gets to no engine (refusals, health, OPTIONS, requests that the client "
+            "ended before), or of one event; the rest is counted, and told in one line",
             minimum=1,
             maximum=1_000_000,
             zero="all are written",

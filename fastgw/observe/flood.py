@@ -1,7 +1,7 @@
 """How much strangers may make a log say: so many lines of a kind in a second, and then how many more there were.
 
-A refused request costs its sender nothing, and a line of it disk and attention. Owns: the count by kind, a bounded set of
-words. Must never: lose a number; what is left out is counted, and told in one line for each second.
+A request that gets to no engine costs its sender nothing, and a line of it disk and attention. Owns: the count by kind, a
+bounded set of words. Must never: lose a number; what is left out is counted, and told in one line for each second.
 """
 
 from __future__ import annotations

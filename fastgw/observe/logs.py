@@ -2,8 +2,8 @@
 
 The data plane's record is encoded at once (a microsecond and a half) and appended to a buffer. One thread writes, in
 batches, so that a slow disk or a stopped reader of the pipe never holds a request; what does not fit the bounded buffer
-is dropped and counted. Of refusals, and of each event, so many lines are written in a second; the rest is counted, and told
-in one. Keys and prompts are never given to this module.
+is dropped and counted. Of what costs its sender nothing (refusals, health, OPTIONS), and of each event, so many lines are
+written in a second; the rest is counted, and told in one. Keys and prompts are never given to this module.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from fastgw.accel.lines import access_line, microseconds
+from fastgw.exchange.endpoints import LOCAL
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.record import AccessLog, record_of, shown_model, shown_path
 from fastgw.net.clock import monotonic
@@ -281,8 +282,10 @@ class LogWriter(AccessLog):
     # --- the loop's side
     def ended(self, exchange: Exchange, outcome: str, now: float) -> None:
         """One access record (the hot path's only call)."""
-        if exchange.error_kind and exchange.pool is None and not self._admits(exchange.status, exchange.error_kind):
-            return
+        if exchange.pool is None:
+            kind = self._cheap(exchange)
+            if kind and not self._passes(kind):
+                return
         # Encoded here, in the loop: a writer thread that encodes holds the interpreter for milliseconds at a time.
         if self._json:
             self._add(self._access.of(exchange, outcome, now))
@@ -291,13 +294,20 @@ class LogWriter(AccessLog):
 
     def append(self, record: tuple[Any, ...]) -> None:
         """The record of what never became an exchange."""
-        if not self._admits(record[9], record[18]):
+        if not self._passes(f"{record[9]} {record[18]}"):
             return
         self._add(self._access(record) if self._json else as_text(access_fields(record)))
 
-    def _admits(self, status: int, error: str) -> bool:
-        """Whether the record of a refusal is written; what a client chose to end is none."""
-        return status == 499 or self._passes(f"{status} {error}")
+    @staticmethod
+    def _cheap(exchange: Exchange) -> str:
+        """The kind of a request that got to no engine and costs whoever sent it nothing: one that was refused, that the client
+        itself ended, or that is answered to anybody as often as he asks. Empty for others."""
+        if exchange.error_kind:
+            return f"{exchange.status} {exchange.error_kind}"
+        endpoint = exchange.endpoint
+        if endpoint.mode is LOCAL and not endpoint.auth:
+            return f"{exchange.status} {endpoint.label}"
+        return f"{exchange.status} OPTIONS" if exchange.head.method == b"OPTIONS" else ""
 
     def _passes(self, kind: str) -> bool:
         if self._flood.admits(kind, monotonic()):
