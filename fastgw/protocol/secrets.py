@@ -21,7 +21,7 @@ SHOWN: Final = 512
 HIDDEN: Final = b"[key]"
 CUT: Final = b"[...]"  # here was more than is compared
 MAX_PIECES: Final = 16
-MAX_STEPS: Final = 160  # a part that is looked at is one, its digest another: not a hundred microseconds, whoever wrote it
+MAX_STEPS: Final = 152  # a part that is looked at is one, its digest another: not a hundred microseconds, whoever wrote it
 MAX_READ_BYTES: Final = 1024  # of the text and its decodings together
 TOGETHER: Final = 4
 LONGEST: Final = 1024
@@ -142,7 +142,7 @@ class _Reader:
     def _pieces(self, text: bytes) -> None:
         """A key may hold any visible byte, and one in base64 has slashes: what stands between blanks, between slashes, and a
         few such pieces together."""
-        for word in (text, *text.split(None, MAX_PIECES)):
+        for word in dict.fromkeys((text, *text.split(None, MAX_PIECES))):
             if self._is_key(word):
                 text = text.replace(word, HIDDEN)
         breaks = [one.span() for one in islice(_BREAK.finditer(text), MAX_PIECES + TOGETHER)]
