@@ -44,7 +44,7 @@ SURPLUS_BYTES: Final = 65536  # pipelined bytes held while an exchange is under 
 # Read at once from a client that is not known yet, or that pipelines. What is left of a read is copied for each request in
 # it, so a large read full of small requests would cost each of them more than itself.
 PIPELINED_BYTES: Final = 16384
-MAX_REFUSALS: Final = 10  # in a row, on one connection
+MAX_REFUSALS: Final = 10  # on one connection, without an answer of an engine between them
 # What is read and thrown away to keep a refused request's connection usable: about what lingering reads in any case.
 DISCARD_BYTES: Final = 2 << 20
 BODY_PROGRESS_BYTES: Final = 256  # the least that a body must bring within the stall limit
@@ -172,7 +172,7 @@ class ClientConn(RawStream):
         self.memo: Any = None  # the service's: what it made of the last head
         self.received_at = 0.0
         self.read_bytes = PIPELINED_BYTES
-        self.refusals = 0  # in a row; the service's count
+        self.refusals = 0  # since an engine last answered; the service counts
         self.total_deadline = NEVER
         self._advancing = False
         self._drained_bytes = 0
