@@ -41,6 +41,9 @@ USAGE_BYTES: Final = 1024
 """So much of a ``usage`` is looked at, and so many strings and brackets; the longest known one has 400 bytes, and twenty."""
 WORDS: Final = 64
 
+COMPACT_BYTES: Final = 4096
+"""A body up to this size is looked at as one of a library that puts no blanks into it, first."""
+
 CANDIDATES: Final = 8
 """How many times the word ``"usage"`` is looked at before it is given up: a list may be full of it."""
 
@@ -89,6 +92,7 @@ class BodyFacts(Members, gc=False, eq=False):
 
 
 _decode: Final = msgspec.json.Decoder(BodyFacts).decode
+_decode_compact: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_raw: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_string: Final = msgspec.json.Decoder(str).decode
 _FLAGS: Final = {b"true": True, b"false": False, b"null": False}
@@ -171,6 +175,13 @@ def _found(body: bytes, max_depth: int, max_members: int) -> dict[str, msgspec.R
     except UnicodeDecodeError:
         return Outline(Fault.NO_TEXT)
     try:
+        if len(body) <= COMPACT_BYTES:
+            compact = _decode_compact(body)
+            # With nothing between its members, it has room for each of them once.
+            if 4 * len(compact) + 1 + sum(map(len, compact)) + sum(map(len, compact.values())) == len(body):
+                named = "".join(compact)
+                if named.isascii() and named.islower() and len(compact) <= max_members:
+                    return compact
         names, values = members(body, max_members)
     except TooMany:
         return Outline(Fault.MANY)
