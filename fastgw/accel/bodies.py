@@ -174,14 +174,10 @@ def _found(body: bytes, max_depth: int, max_members: int) -> dict[str, msgspec.R
             body.decode()  # the decoder does not look at what it skips
     except UnicodeDecodeError:
         return Outline(Fault.NO_TEXT)
+    compact = _compact(body) if len(body) <= COMPACT_BYTES else None
+    if compact is not None and len(compact) <= max_members:
+        return compact
     try:
-        if len(body) <= COMPACT_BYTES:
-            compact = _decode_compact(body)
-            # With nothing between its members, it has room for each of them once.
-            if 4 * len(compact) + 1 + sum(map(len, compact)) + sum(map(len, compact.values())) == len(body):
-                named = "".join(compact)
-                if named.isascii() and named.islower() and len(compact) <= max_members:
-                    return compact
         names, values = members(body, max_members)
     except TooMany:
         return Outline(Fault.MANY)
@@ -191,6 +187,19 @@ def _found(body: bytes, max_depth: int, max_members: int) -> dict[str, msgspec.R
         return Outline(Fault.NO_JSON)
     wrong = misnamed(names, NAMES)
     return Outline(*wrong) if wrong is not None else dict(zip(names, values, strict=True))
+
+
+def _compact(body: bytes) -> dict[str, msgspec.Raw] | None:
+    """The members of a body that has nothing between them, each once, with names that cannot be meant for others."""
+    try:
+        found = _decode_compact(body)
+    except _BAD:
+        return None  # the other way says what is wrong with it
+    # So many bytes have room for each of them once.
+    if 4 * len(found) + 1 + sum(map(len, found)) + sum(map(len, found.values())) != len(body):
+        return None
+    names = "".join(found)
+    return found if names.isascii() and names.islower() else None
 
 
 def _outline(found: dict[str, msgspec.Raw], max_members: int) -> Outline:
