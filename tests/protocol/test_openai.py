@@ -491,3 +491,9 @@ def test_models_of_an_engine(body: bytes, names: list[str]) -> None:
 def test_models_of_an_engine_are_bounded() -> None:
     names = parse_models(json.dumps({"data": [{"id": f"m{i}"} for i in range(12_000)]}).encode())
     assert len(names) == 10_000
+
+
+def test_what_comes_first_is_told_though_it_is_malformed_further_on() -> None:
+    with pytest.raises(GatewayError) as error:
+        scan_body(b'{"model":"m","b":1}}', 64, True, 1)
+    assert "more than 1 members" in str(error.value.message)
