@@ -28,6 +28,7 @@ from fastgw.protocol.http1.framing import ChunkedBody
 from fastgw.protocol.http1.server import RequestReader
 from fastgw.protocol.multipart import ModelField
 from fastgw.protocol.openai import parse_models, scan_body, with_model, with_usage
+from fastgw.protocol.query import parameter
 from tests.support import ordinary, shapes, upload_shapes, wire_shapes
 
 BOUND = 10.0
@@ -242,6 +243,12 @@ def readers(side: Any) -> list[Reader]:
         eight = [1] * 8
         split(reads[0], eight, eight)
 
+    def query(reads: Reads) -> None:
+        # With the head that it comes in, which is read in any case.
+        with suppress(GatewayError, ValueError):
+            head = side.RequestReader().feed(b"GET /v1/realtime?%b HTTP/1.1\r\nHost: a\r\n\r\n" % reads[0])
+            parameter(head.query, "model")
+
     def form(reads: Reads) -> None:
         field = ModelField(upload_shapes.FORM, upload_shapes.PARTS)
         with suppress(GatewayError):
@@ -282,6 +289,7 @@ def readers(side: Any) -> list[Reader]:
         Reader("stream", stream, in_reads(ordinary.chunked), each_in_reads(streams), (4096, 16384, 131072, 4 << 20)),
         Reader("stream byte by byte", stream, in_reads(ordinary.chunked, 1), each_in_reads(streams, 1), (200, 500, 70_000)),
         Reader("upload byte by byte", upload, in_reads(ordinary.chunked, 1), each_in_reads(wire_shapes.chunks, 1), (900, 3600)),
+        Reader("query", query, one(ordinary.query), each(wire_shapes.queries), (1000, 4000, 16000, 32000)),
         Reader("form", form, one(upload_shapes.form), each(upload_shapes.forms), (4096, 16384, 1 << 20)),
         Reader("packed body", packed, one(upload_shapes.packed), each(upload_shapes.packings), (4096, 16384), 1, 300, came_out),
         Reader("answer", first(side.usage_in), one(ordinary.answer), each(shapes.answers), (4096, 65536)),

@@ -145,3 +145,9 @@ def page(size: int) -> bytes:
         length += len(lines[-1]) + 1
         at += 1
     return "\n".join(lines).encode()[: max(size, 400)]
+
+
+def query(size: int) -> bytes:
+    """A query as a client of the realtime API writes it: the model, and a session's id that makes up the rest."""
+    start = b"model=org%2Fmodel-8b&intent=transcription&session="
+    return start + (b"".join(word.encode() for word in WORDS) * (size // 40 + 1))[: max(0, size - len(start))]

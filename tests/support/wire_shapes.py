@@ -206,3 +206,17 @@ def pages(size: int) -> Shapes:
         yield f"labels of {unit!r}", filled(unit, size, name + b"{", b"} 1")
     yield "digits", filled(b"1", size, name + b" ")
     yield "blanks", filled(b" ", size, name, b"1")
+
+
+def queries(size: int) -> Shapes:
+    """Queries of a WebSocket."""
+    for unit in (b"%61", b"%61a", b"%C3%A9", b"%CE%90", b"%F0%90%80%80", b"%ff", b"%5c", b"%00", b"%%", b"%6", b"%%6", b"%zz",
+        b"%25", b"+", b"\\", b"a", b"A", b"[", b"=", b"&", b"a&", b"a=&", b"%20", "\u0390".encode(), b"\xff"):  # fmt: skip
+        yield f"a model of {unit!r}", filled(unit, size, b"model=")
+        yield f"a name of {unit!r}", filled(unit, size, b"", b"=1&model=m")
+    yield "a wrong escape at the end", filled(b"%61", size, b"model=", b"%6")
+    yield "no text at the end", filled(b"%61", size, b"model=", b"%ff")
+    long = filled(b"%61", max(3, size // 31))
+    yield "as many names as there may be", b"&".join([long] * 31 + [b"model=m"])
+    yield "nearly the name, many times", b"&".join([b"model%00" + long] * 31)
+    yield "a semicolon at the end", filled(b"%61", size, b"model=", b";")
