@@ -24,10 +24,41 @@ from fastgw.net.clock import micros, monotonic
 from fastgw.protocol.headers import handshake_lines
 from fastgw.protocol.openai import check_model, models_list
 from fastgw.protocol.query import parameter
+from fastgw.upstream.table import UpstreamTable
 
 FRESH_S: Final = 1.0
+MOST_PAGES: Final = 16
 
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], asyncio.Task[Any]]
+
+
+class _Catalogue:
+    """The models of one table as they are listed: (place in the list, owner) by name, and the pages that were asked for.
+
+    Some tables have ten thousand models, and a page of them takes milliseconds to write: each is written once. Keys that may
+    use some models only see their own; what is remembered of those are the last :data:`MOST_PAGES`.
+    """
+
+    __slots__ = ("_created", "_pages", "most_bytes", "owners", "table")
+
+    def __init__(self, table: UpstreamTable, served: str, created: int) -> None:
+        kinds = table.models if not served or served in table.models else {served: "fastgw", **table.models}
+        self.table = table
+        self.owners = {name: (at, kind if kind != "auto" else "fastgw") for at, (name, kind) in enumerate(kinds.items())}
+        self.most_bytes = 12 * max(map(len, kinds), default=0)  # four bytes of UTF-8, as `%f0` each
+        self._created = created
+        self._pages: dict[frozenset[str] | None, bytes] = {}
+
+    def page(self, allowed: frozenset[str] | None) -> bytes:
+        """The answer of ``GET /v1/models``, with those of ``allowed`` (None = with all)."""
+        page = self._pages.get(allowed)
+        if page is None:
+            owners = self.owners
+            names = owners if allowed is None else sorted(allowed & owners.keys(), key=lambda name: owners[name][0])
+            if len(self._pages) >= MOST_PAGES:
+                del self._pages[next(iter(self._pages))]
+            page = self._pages[allowed] = models_list([(name, owners[name][1], self._created) for name in names])
+        return page
 
 
 class LocalEndpoints:
@@ -37,6 +68,7 @@ class LocalEndpoints:
         self._core = core
         self._spawn = spawn
         self._created = int(time())
+        self._listed = _Catalogue(core.table, core.config.served_model_name, self._created)
         core.locals.update(
             liveness=self.liveness,
             readiness=self.readiness,
@@ -110,35 +142,35 @@ class LocalEndpoints:
         exchange.conn.poller.hurry()
 
     # --- models
-    def _models(self) -> list[tuple[str, str, int]]:
+    def _catalogue(self) -> _Catalogue:
+        """What the table of this moment lists: laid out once for each."""
         core = self._core
-        listed = [(model, kind if kind != "auto" else "fastgw", self._created) for model, kind in core.table.models.items()]
-        served = core.config.served_model_name
-        if served and served not in core.table.models:
-            listed.insert(0, (served, "fastgw", self._created))
-        return listed
+        if self._listed.table is not core.table:
+            self._listed = _Catalogue(core.table, core.config.served_model_name, self._created)
+        return self._listed
 
-    def _listed(self, exchange: Exchange) -> bytes:
+    def _models(self, exchange: Exchange) -> None:
         """The list as the key may see it."""
         account = exchange.account
-        allowed = account.models if account is not None else None
-        return models_list([entry for entry in self._models() if allowed is None or entry[0] in allowed])
+        self._json(exchange, 200, self._catalogue().page(account.models if account is not None else None))
 
     def models(self, exchange: Exchange) -> None:
         if self._core.table.models or self._core.config.served_model_name or not self._core.table.pools:
-            self._json(exchange, 200, self._listed(exchange))
+            self._models(exchange)
             return
         # Nothing learned yet (just started): ask first.
-        self._later(exchange, lambda exchange: self._json(exchange, 200, self._listed(exchange)))
+        self._later(exchange, self._models)
 
     def model(self, exchange: Exchange) -> None:
-        name = unquote(exchange.head.path[len(b"/v1/models/") :].decode("utf-8", "replace"))
+        owners = self._catalogue().owners
+        quoted = exchange.head.path[len(b"/v1/models/") :]
+        # (A name has no more bytes than this in its longest spelling, and escapes are dear to read.)
+        name = unquote(quoted.decode("utf-8", "replace")) if len(quoted) <= self._listed.most_bytes else ""
         allowed = exchange.account.models if exchange.account is not None else None
-        for model, owner, created in self._models():
-            if model == name and (allowed is None or model in allowed):
-                self._json(exchange, 200, {"id": model, "object": "model", "created": created, "owned_by": owner})
-                return
-        raise GatewayError("model_not_found", param="model")
+        if name not in owners or (allowed is not None and name not in allowed):
+            raise GatewayError("model_not_found", param="model")
+        _, owner = owners[name]
+        self._json(exchange, 200, {"id": name, "object": "model", "created": self._created, "owned_by": owner})
 
     # --- usage
     def usage(self, exchange: Exchange) -> None:
