@@ -1,7 +1,8 @@
 """The chunked transfer coding, decoded as it arrives.
 
 Strict where laxness smuggles: 1 to 16 hexadecimal digits and nothing around them, sizes up to 2^63-1, CRLF and nothing
-else as a line end. Bounded where the grammar is not: a size line takes at most 256 bytes, trailers at most 8 KiB and 64 fields.
+else as a line end; extensions with a quote among them are the grammar's, others any text. Bounded where the grammar is not:
+a size line takes at most 256 bytes, trailers at most 8 KiB and 64 fields.
 Payload is handed on as slices of what came in; only an unfinished line is ever kept, and looked at once however it comes.
 """
 
@@ -26,6 +27,12 @@ _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
 
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?").fullmatch
 _SIZE_PREFIX: Final = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?").fullmatch
+# A quote in one reader's string is the end of another's line: where there is one, the grammar is asked (RFC 9112 §7.1.1). No
+# part of this goes back, so it is linear.
+_EXTENSIONS: Final = re.compile(
+    rb"""(?:[\t ]*+;[\t ]*+[!#$%&'*+\-.^_`|~0-9A-Za-z]++(?:[\t ]*+=[\t ]*+"""
+    rb"""(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++|"(?:[^"\\]|\\.)*+"))?+)*+"""
+).fullmatch
 _TRAILER_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t\x20-\x7e\x80-\xff]*").fullmatch
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _TEXT: Final = bytes(c for c in range(256) if c == 9 or (c >= 32 and c != 127))
@@ -35,12 +42,17 @@ _sizes: dict[bytes, int] = {}
 _MEMO_ENTRIES: Final = 4096
 
 
+def _fits(extension: bytes) -> bool:
+    """Whether this can stand behind the first semicolon of a size line."""
+    return not extension.translate(None, _TEXT) and (b'"' not in extension or _EXTENSIONS(b";" + extension) is not None)
+
+
 def _learn_size(line: bytes) -> int:
     digits, colon, extension = line.partition(b";")
     size = _sizes.get(digits, -1) if colon else -1
-    if size < 0 or extension.translate(None, _TEXT):
+    if size < 0 or not _fits(extension):
         match = _SIZE_LINE(line)
-        if match is None:
+        if match is None or not _fits(extension):
             raise FramingError("malformed chunk size")
         size = int(match[1], 16)
         if size > MAX_SIZE:
@@ -129,7 +141,7 @@ class ChunkScanner:
                     size = known(line, 0)
                     if not size and 59 in line:
                         digits, _, extension = line.partition(b";")
-                        size = 0 if extension.translate(None, _TEXT) else known(digits, 0)
+                        size = known(digits, 0) if _fits(extension) else 0
                         plain = False
                     stop = at + 2 + size
                     if size and data[stop : stop + 2] == b"\r\n" and not self._line:

@@ -103,6 +103,54 @@ cdef bint _size_prefix(const unsigned char *p, Py_ssize_t n) noexcept nogil:
     return i == n or (i == n - 1 and p[i] == 13)
 
 
+cdef bint _extensions(const unsigned char *p, Py_ssize_t n) noexcept nogil:
+    """Whether this, which is all text, is what the grammar has behind a size (RFC 9112 §7.1.1)."""
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t start
+    while i < n:
+        i += _blanks(p + i, n - i)
+        if i == n or p[i] != 59:
+            return False
+        i += 1
+        i += _blanks(p + i, n - i)
+        start = i
+        i += _token(p + i, n - i)
+        if i == start:
+            return False
+        start = i + _blanks(p + i, n - i)
+        if start == n or p[start] != 61:
+            continue
+        i = start + 1
+        i += _blanks(p + i, n - i)
+        if i < n and p[i] == 34:
+            i += 1
+            while i < n and p[i] != 34:
+                i += 2 if p[i] == 92 else 1
+            if i >= n:
+                return False
+            i += 1
+        else:
+            start = i
+            i += _token(p + i, n - i)
+            if i == start:
+                return False
+    return True
+
+
+cdef Py_ssize_t _blanks(const unsigned char *p, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i < n and (p[i] == 32 or p[i] == 9):
+        i += 1
+    return i
+
+
+cdef Py_ssize_t _token(const unsigned char *p, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i < n and kinds[p[i]] & TOKEN:
+        i += 1
+    return i
+
+
 cdef bint _trailer_goes_on(const unsigned char *line, Py_ssize_t held, const unsigned char *p, Py_ssize_t n) noexcept nogil:
     """Whether the ``n`` bytes at ``p`` can follow ``line``, which can be the beginning of a trailer, or of the last CRLF."""
     cdef Py_ssize_t i = 0
@@ -249,9 +297,10 @@ cdef class ChunkScanner:
                     length = length << 4 | digits[line[take]]
                 if i < size:
                     plain = False
+                    take = i
                     while i < size and kinds[line[i]] & TEXT:
                         i += 1
-                    if i < size:
+                    if i < size or (memchr(line + take, 34, size - take) != NULL and not _extensions(line + take, size - take)):
                         fault = "malformed chunk size"
                         break
                 if length > 0x7FFFFFFFFFFFFFFFULL:

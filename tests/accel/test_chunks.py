@@ -86,6 +86,31 @@ def test_A8_the_largest_size_is_taken() -> None:
     assert scanner.feed(b"7fffffffffffffff\r\nabc") == b"abc"
 
 
+@pytest.mark.parametrize(
+    "extensions",
+    [b';a="', b';a="x', b';a="x\\"', b';a="\\', b';a=x"', b';"', b';""', b';"a"', b';="a"', b';a=="x"',
+     b';a="x"y', b';a="x" y', b';a="x";', b';a="x" ', b';a="x"\t', b';a="x";;b', b';a="x"=b', b';a="x""y"',
+     b";a='\"", b';a b="x"', b';a="x";b=',
+     b';a="x";b c', b';a=\xe9;b="x"', b';\xe9="x"', b';a="x";b="', b';;a="x"', b';a="x";b="y\\"'],
+)  # fmt: skip
+def test_a_quote_stands_where_the_grammar_has_it(extensions: bytes) -> None:
+    """What ends a line for one reader could stand in another's string."""
+    for before in (b"", b"5\r\nhello\r\n"):  # (and where this size was met before)
+        for size in (b"5", b"5;x", b"0000000000000005"):
+            refuse(before + size + extensions + b"\r\nhello\r\n0\r\n\r\n")
+        refuse(before + b"0" + extensions + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [b';a=""', b';a="x"', b';a="\\""', b';a="\\\\"', b';a="\\\t;=\\x\xff\t"', b'; a = "x" ;\tb;c=d ; e="\xe9"', b';a;b=""',
+     b";!#$%&'*+-.^_`|~0=\"\"", b';a=";";b="="', b';a="' + b"x" * 240 + b'"'],
+)  # fmt: skip
+def test_quotes_of_the_grammar(extensions: bytes) -> None:
+    for before, payload in ((b"", b"hello"), (b"5\r\nhello\r\n", b"hellohello")):
+        accept(before + b"5" + extensions + b"\r\nhello\r\n0" + extensions + b"\r\n\r\n", payload)
+
+
 @pytest.mark.parametrize("size", [b"5;" + b"a" * 400, b"1" * 300, b"5;" + b"a" * 256])
 def test_A8_a_size_line_is_bounded(size: bytes) -> None:
     refuse(size + b"\r\nhello\r\n0\r\n\r\n")

@@ -143,6 +143,7 @@ A9_ENDS = {
     "size line ends in CR CR LF": b"5\r\r\nhello\r\n0\r\n\r\n",
     "last chunk ends in LF": b"5\r\nhello\r\n0\n\r\n",
     "extension ends in LF": b"5;a=b\nhello\r\n0\r\n\r\n",
+    "a quote in an extension that never ends": b'5;a="x\r\nhello\r\n0\r\n\r\n',
     "data shorter than its size": b"6\r\nhello\r\n0\r\n\r\n",
     "data longer than its size": b"4\r\nhello\r\n0\r\n\r\n",
     "trailers end in LF": b"0\r\nX-A: b\n\r\n",

@@ -541,7 +541,7 @@ BAD_CHUNKS = [
     b"0x5\r\nhello\r\n", b"+5\r\nhello\r\n", b"-1\r\n", b"5_0\r\n", b" 5\r\nhello\r\n", b"5 \r\nhello\r\n", b"\r\nhello\r\n",
     b"00000000000000005\r\nhello\r\n", b"ffffffffffffffff\r\n", b"xyz\r\nhello\r\n", b"5\nhello\r\n",
     b"5\r\nhelloX\n", b"5\r\nhelloo\r\n",
-    b"5;a=\x00b\r\nhello\r\n", b"data: {}\n\n",
+    b"5;a=\x00b\r\nhello\r\n", b'5;a="b\r\nhello\r\n', b"data: {}\n\n",
 ]  # fmt: skip
 
 

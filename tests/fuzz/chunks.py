@@ -18,6 +18,7 @@ HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 PARTS = (
     b"5\r\nhello\r\n", b"0\r\n\r\n", b"0\r\n", b"\r\n", b"A\r\n0123456789\r\n", b"5;a=b\r\nhello\r\n",
     b"0000000000000005\r\nhello\r\n",
+    b'5;a="b c;"\r\nhello\r\n', b'5 ; a = "\\""\r\nhello\r\n', b'5;a="b\r\nhello\r\n', b'5; a ="b" ;c\r\nhello\r\n',
     b"7fffffffffffffff\r\n", b"8000000000000000\r\n", b"10000000000000005\r\n", b"X-A: 1\r\n", b"x-b:\t\xe9\r\n", b"\n", b"\r",
     b"5 \r\nhello\r\n", b"0x5\r\n", b"+5\r\n", b"5;\x00\r\n", b"4\r\n\r\n\r\n\r\n", b"2\r\nab\r\n3\r\ncde\r\n",
     b"12\r\ndata: {\"a\":\"bc\"}\n\n\r\n",
@@ -32,7 +33,7 @@ def seeds() -> list[bytes]:
 
 
 def words() -> list[bytes]:
-    return [*PARTS, b"\r\n5\r\n", b";a", b"ff", b"A: b\r\n"]
+    return [*PARTS, b"\r\n5\r\n", b";a", b'="', b'"', b"\\", b"ff", b"A: b\r\n"]
 
 
 def check(data: bytes) -> None:
