@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, Self
 from fastgw import errors, twins
 from fastgw.config import Config
 from fastgw.config.address import is_loopback, parse_host_port
+from fastgw.config.machine import connections_in, files_for, open_files
 from fastgw.errors import GatewayError
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.gateway import GatewayCore
@@ -40,6 +41,7 @@ from fastgw.net.client_conn import ClientConn, ConnLimits
 from fastgw.net.clock import micros
 from fastgw.net.listener import BindError, Listener, bind
 from fastgw.net.poller import Reactor
+from fastgw.net.shortage import Shortage
 from fastgw.policy import build
 from fastgw.policy.iplimit import IpLimit
 from fastgw.policy.queue import Queue
@@ -150,12 +152,13 @@ class Gateway:
             raise StartError(str(error)) from error
         reactor = self._reactor = Reactor(loop, self._alone)
         tasks = self._tasks = Tasks(self.log)
+        shortage = Shortage(self.log)
         engines = [Engine(one, config.cb_failure_threshold, config.cb_recovery_timeout_s) for one in config.engines]
         pools = self._pools = [
-            Pool(engine, reactor, self.stats, self.log, config.connect_timeout_s, config.engine_max_idle)
+            Pool(engine, reactor, self.stats, self.log, config.connect_timeout_s, config.engine_max_idle, shortage)
             for engine in engines
         ]
-        health = Health(pools, config, self.log, self._publish, self._room)
+        health = Health(pools, config, self.log, self._publish, self._room, shortage)
         filters = self._filters = build(config)
         core = self.core = GatewayCore(
             config,
@@ -207,21 +210,24 @@ class Gateway:
         def accepted(sock: socket.socket, ip: str) -> None:
             conns.add(ClientConn(reactor, sock, core, limits, stats, ip, bool(trusted) and is_trusted(ip, trusted)))
 
+        most = self._most_connections()
         max_per_ip = config.max_connections_per_ip
         chosen = max_per_ip is not None
         if max_per_ip is None:
-            max_per_ip = min(config.max_connections, max(LEAST_PER_IP, config.max_connections // 8))
+            # (No one address has all of them, however few they are.)
+            max_per_ip = max(1, min(most // 2, max(LEAST_PER_IP, most // 8)))
         listener = self._listener = Listener(
             reactor,
             socks,
             accepted,
             stats,
             self.log,
-            max_connections=config.max_connections,
+            max_connections=most,
             max_per_ip=max_per_ip,
             # Behind a proxy are many; and this machine's own clients, load generators among them, could do worse.
             exempt=lambda ip: (not chosen and is_loopback(ip)) or (bool(trusted) and is_trusted(ip, trusted)),
             refusal=self._refusal,
+            shortage=shortage,
         )
         if max_per_ip:
             core.on_closed = lambda conn: listener.released(conn.peer_ip)
@@ -243,6 +249,23 @@ class Gateway:
         keeping.start()
         if config.control_listen:
             await self._open_control(meters)
+
+    def _most_connections(self) -> int:
+        """``max_connections``, or as many as find room: where descriptors ran out, one address could take all, and whoever came
+        next would have no answer at all."""
+        wanted = self.config.max_connections
+        files = open_files()
+        room = connections_in(files) if files else wanted
+        if room >= wanted:
+            return wanted
+        self.log.warning(
+            "the limit of open files is too low for max_connections",
+            open_files=files,
+            max_connections=wanted,
+            connections=room,
+            hint=f"raise it to {files_for(wanted)} (ulimit -n, LimitNOFILE), or set max_connections to {room}",
+        )
+        return room
 
     def _open_accounts(self) -> tuple[Accounts, list[UsageRow]]:
         """Who may use the gateway, from the configuration and the store, and what they have used already."""

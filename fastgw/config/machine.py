@@ -1,15 +1,19 @@
-"""What the machine gives this process: the memory that it, or its container, has.
+"""What the machine gives this process: the memory that it, or its container, has, and its open files.
 
-Owns: which files say so. Must never: raise; where nothing can be read, nothing is known.
+Owns: what says so, and how many connections go into so many files. Must never: raise; where nothing can be read, nothing is
+known.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 from typing import Final
 
 _CGROUP_ROOT: Final = "/sys/fs/cgroup"
 _UNLIMITED: Final = 1 << 60  # version 1 writes a huge number where there is no limit
+_RESERVE: Final = 64  # files of the gateway itself: listeners, probes, the store, connections kept warm
+_LEAST: Final = 16
 
 
 def memory_bytes(proc: str = "/proc", cgroups: str = _CGROUP_ROOT) -> int:
@@ -23,6 +27,22 @@ def memory_bytes(proc: str = "/proc", cgroups: str = _CGROUP_ROOT) -> int:
         elif "memory" in controllers.split(","):
             limits += _of_group(os.path.join(cgroups, "memory"), path, "memory.limit_in_bytes")
     return min([limit for limit in limits if limit > 0], default=0)
+
+
+def open_files() -> int:
+    """How many files this process may have open; 0 = there is no limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 0 if soft == resource.RLIM_INFINITY else soft
+
+
+def connections_in(files: int) -> int:
+    """How many clients find room in so many open files, when each needs a connection to an engine as well."""
+    return max(_LEAST, files // 2 - _RESERVE)
+
+
+def files_for(connections: int) -> int:
+    """How many open files so many clients need."""
+    return 2 * (connections + _RESERVE)
 
 
 def _of_group(root: str, path: str, name: str) -> list[int]:

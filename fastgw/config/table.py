@@ -208,7 +208,14 @@ TABLE: Final[tuple[Setting, ...]] = (
             minimum=16,
             maximum=10000,
         ),
-        Setting("max_connections", "int", "client connections in all; one more is answered 503", minimum=1, maximum=1000000),
+        Setting(
+            "max_connections",
+            "int",
+            "client connections in all; one more is answered 503. Where the limit of open files has no room for them and as "
+            "many to engines, there are fewer, and a warning at start says how many",
+            minimum=1,
+            maximum=1000000,
+        ),
         Setting(
             "max_connections_per_ip",
             "auto_int",
@@ -217,7 +224,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             minimum=1,
             maximum=1000000,
             zero="no limit",
-            auto="an eighth of max_connections, 64 at least",
+            auto="an eighth of max_connections, 64 at least, half of them at most",
         ),
         Setting(
             "memory_budget_bytes",

@@ -9,13 +9,21 @@ import asyncio
 import socket
 
 from fastgw.errors import GatewayError
+from fastgw.net.shortage import LACKING
 from fastgw.net.upstream_conn import Address
 from fastgw.protocol.http1.client import ResponseReader
 from fastgw.protocol.http1.framing import ChunkedBody, CloseBody, LengthBody
 
 
 class FetchError(Exception):
-    """The engine could not be asked; the text says why and is for the log."""
+    """The engine could not be asked; the text says why and is for the log.
+
+    ``lacking``: the error number where that was this process's own want of a descriptor or of memory; else 0.
+    """
+
+    def __init__(self, why: str, lacking: int = 0) -> None:
+        super().__init__(why)
+        self.lacking = lacking
 
 
 async def fetch(addresses: tuple[Address, ...], request: bytes, timeout_s: float, max_bytes: int) -> tuple[int, bytes]:
@@ -31,6 +39,8 @@ async def fetch(addresses: tuple[Address, ...], request: bytes, timeout_s: float
                     return await _ask(family, address, request, max_bytes)
                 except (OSError, FetchError) as error:
                     last = str(error) or type(error).__name__
+                    if isinstance(error, OSError) and error.errno in LACKING:
+                        raise FetchError(last, error.errno) from error
                 except GatewayError as error:
                     last = error.detail or error.kind.name
     except TimeoutError:

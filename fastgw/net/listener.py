@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
 import stat
@@ -18,11 +17,11 @@ from typing import Final
 
 from fastgw.limits.meter import address_key
 from fastgw.net.poller import READ, Polled, Reactor
+from fastgw.net.shortage import LACKING, Shortage
 from fastgw.stats import EventLog, Stats
 
 ACCEPT_BATCH: Final = 64  # then the loop gets its turn
 PAUSE_S: Final = 0.1
-_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Accepted = Callable[[socket.socket, str], None]
 
@@ -111,13 +110,14 @@ class Listener:
         max_per_ip: int,
         exempt: Callable[[str], bool],
         refusal: Callable[[str], bytes],
+        shortage: Shortage | None = None,
     ) -> None:
         self._loop = reactor.loop
         self._poller = reactor.poller
         self._doors = [_Door(sock, self._accept) for sock in socks]
         self._accepted = accepted
         self._stats = stats
-        self._log = log
+        self._shortage = shortage or Shortage(log)
         self._max = max_connections
         self._max_per_ip = max_per_ip
         self._exempt = exempt
@@ -153,8 +153,8 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._log.error("cannot accept", error=error.strerror, hint="raise the limit of open files")
+                if error.errno in LACKING:
+                    self._shortage.met(error.errno or 0, "a client's connection")
                     self._pause()
                 return
             conn.setblocking(False)

@@ -66,7 +66,8 @@ class Session:
         raise NotImplementedError
 
     def on_response_error(self, error: GatewayError) -> None:
-        """What came is no response head; the connection is closed already."""
+        """What came is no response head, or this process was too short of something to dial (``Source.GATEWAY``); the
+        connection is closed already."""
         raise NotImplementedError
 
     def on_response_data(self, data: bytes) -> None:

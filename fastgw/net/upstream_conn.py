@@ -24,6 +24,7 @@ from fastgw.errors import GatewayError, Source
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import WRITE, Reactor
 from fastgw.net.session import Session
+from fastgw.net.shortage import LACKING
 from fastgw.net.stream import RECV_BYTES, RawStream
 from fastgw.net.timers import NEVER, TICK_S
 from fastgw.protocol.http1.client import ResponseReader
@@ -157,7 +158,7 @@ class UpstreamConn(RawStream):
             self.poller.watch(self, WRITE)
         else:
             # Not from here: whoever dials is not told before the dial has returned.
-            self.poller.soon(lambda: self._dial_failed(os.strerror(code), False))
+            self.poller.soon(lambda: self._dial_failed(os.strerror(code), False, code in LACKING))
 
     def _writable(self) -> None:
         if self.state is CONNECTING:
@@ -169,7 +170,7 @@ class UpstreamConn(RawStream):
         self.poller.watch(self, 0)
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            self._dial_failed(os.strerror(code), False)
+            self._dial_failed(os.strerror(code), False, code in LACKING)
             return
         self.deadline = NEVER
         carrier = self.carrier
@@ -182,10 +183,11 @@ class UpstreamConn(RawStream):
         except Exception as error:
             self._crash(error, carrier)
 
-    def _dial_failed(self, detail: str, timed_out: bool) -> None:
+    def _dial_failed(self, detail: str, timed_out: bool, lacking: bool = False) -> None:
+        """``lacking``: this process is short of something, which says nothing about the engine."""
         if self.closed:
             return
-        if self._rest_of_addresses and not timed_out:
+        if self._rest_of_addresses and not timed_out and not lacking:
             address, *rest = self._rest_of_addresses
             self._rest_of_addresses = tuple(rest)
             self.sock.close()
@@ -193,6 +195,7 @@ class UpstreamConn(RawStream):
                 self._bind(_socket(address[0]))
             except OSError as error:
                 detail = str(error)
+                lacking = error.errno in LACKING
             else:
                 self._connect(address)
                 return
@@ -202,7 +205,10 @@ class UpstreamConn(RawStream):
             self.home.warm_failed(detail)
         else:
             try:
-                carrier.on_connect_failed(detail, timed_out)
+                if lacking:
+                    carrier.on_response_error(no_socket(detail))
+                else:
+                    carrier.on_connect_failed(detail, timed_out)
             except Exception as error:
                 self._crash(error, carrier)
 
@@ -358,6 +364,11 @@ class UpstreamConn(RawStream):
                 carrier.on_response_error(GatewayError("internal", source=Source.GATEWAY))
             except Exception as again:
                 self.home.crashed(again)
+
+
+def no_socket(detail: str) -> GatewayError:
+    """A dial that this process was too short of something for."""
+    return GatewayError("engine_busy", source=Source.GATEWAY, retry_after_s=1.0, detail=f"no socket: {detail}")
 
 
 def _socket(family: int) -> socket.socket:

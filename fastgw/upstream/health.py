@@ -18,6 +18,7 @@ from fastgw.errors import described
 from fastgw.limits.breaker import OPEN
 from fastgw.net.clock import monotonic
 from fastgw.net.fetch import FetchError, fetch
+from fastgw.net.shortage import LACKING, Shortage
 from fastgw.protocol.openai import parse_models
 from fastgw.stats import EventLog
 from fastgw.upstream.pool import Pool
@@ -39,10 +40,12 @@ class Health:
         log: EventLog,
         models_changed: Callable[[], None],
         verdict_changed: Callable[[], None],
+        shortage: Shortage | None = None,
     ) -> None:
         self._pools = tuple(pools)
         self._config = config
         self._log = log
+        self._shortage = shortage or Shortage(log)
         self._models_changed = models_changed
         self._verdict_changed = verdict_changed
         self._models_at: dict[str, float] = {}
@@ -90,19 +93,21 @@ class Health:
             await self.round()
 
     async def probe(self, pool: Pool) -> None:
-        """One engine: look its name up if needed, ask its health, learn its models now and then."""
+        """One engine: look its name up if needed, ask its health, learn its models now and then. Where this process is too
+        short of descriptors or memory to ask, there is no verdict."""
         engine = pool.engine
-        await self.resolve(engine)
-        verdict, detail = False, "name not resolved"
+        verdict: bool | None = None if await self.resolve(engine) else False
+        detail = "name not resolved"
         if engine.addresses:
             verdict, detail = await self._ask(engine)
-        self._judge(pool, verdict, detail)
+        if verdict is not None:
+            self._judge(pool, verdict, detail)
         if verdict and monotonic() - self._models_at.get(engine.name, -1e9) >= self._config.model_refresh_s:
             await self._learn_models(engine)
         engine.probed_at = monotonic()
         pool.keep_warm()
 
-    async def _ask(self, engine: Engine) -> tuple[bool, str]:
+    async def _ask(self, engine: Engine) -> tuple[bool | None, str]:
         good = self._good_path.get(engine.name)
         paths = (good,) if good else engine.probe_paths
         detail = ""
@@ -115,6 +120,9 @@ class Health:
                 status, _ = await fetch(engine.addresses, engine.probe_request(path), left, MAX_PROBE_BYTES)
             except FetchError as error:
                 detail = str(error)
+                if error.lacking:
+                    self._shortage.met(error.lacking, "a probe of an engine")
+                    return None, detail
                 break
             if 200 <= status < 300:
                 self._good_path[engine.name] = path
@@ -160,7 +168,10 @@ class Health:
             status, body = await fetch(
                 engine.addresses, engine.probe_request(path), self._config.health_timeout_s, MAX_PROBE_BYTES
             )
-        except FetchError:
+        except FetchError as error:
+            if error.lacking:
+                self._shortage.met(error.lacking, "a look at an engine's models")
+                del self._models_at[engine.name]  # the next probe asks again
             return
         if status != 200:
             return
@@ -171,22 +182,27 @@ class Health:
             engine.discovered_models = models
             self._models_changed()
 
-    async def resolve(self, engine: Engine) -> None:
-        """Look the engine's name up: at first, and every half minute (addresses move under a name)."""
+    async def resolve(self, engine: Engine) -> bool:
+        """Look the engine's name up: at first, and every half minute (addresses move under a name). True where this process
+        was too short of something to ask."""
         if engine.literal or (engine.addresses and monotonic() - self._resolved_at[engine.name] < RESOLVE_EVERY_S):
-            return
+            return False
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._config.health_timeout_s):
                 found = await loop.getaddrinfo(engine.host, engine.port, type=socket.SOCK_STREAM)
         except (OSError, TimeoutError, UnicodeError) as error:
+            if isinstance(error, OSError) and error.errno in LACKING:
+                self._shortage.met(error.errno or 0, "an engine's name")
+                return True
             if not engine.addresses:
                 self._log.warning("engine name does not resolve", engine=engine.name, error=str(error) or "timeout")
-            return
+            return False
         # IPv4 first: engines listen there more often, and a refused first address costs a round trip.
         found.sort(key=lambda entry: entry[0] != socket.AF_INET)
         self._resolved_at[engine.name] = monotonic()
         engine.addresses = tuple(dict.fromkeys((int(entry[0]), entry[4]) for entry in found))[:8]
+        return False
 
     async def resolve_all(self, limit_s: float) -> None:
         """Look all names up before traffic, but wait no longer than ``limit_s``: the probes go on trying."""

@@ -17,7 +17,8 @@ from fastgw.errors import GatewayError, Source, described
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
 from fastgw.net.session import Session
-from fastgw.net.upstream_conn import Home, UpstreamConn
+from fastgw.net.shortage import Shortage
+from fastgw.net.upstream_conn import Home, UpstreamConn, no_socket
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.target import Engine
 
@@ -35,6 +36,7 @@ class Pool(Home):
         "_closed",
         "_log",
         "_reactor",
+        "_shortage",
         "_stats",
         "_warming",
         "connect_timeout_s",
@@ -53,11 +55,13 @@ class Pool(Home):
         log: EventLog,
         connect_timeout_s: float,
         max_idle: int,
+        shortage: Shortage | None = None,
     ) -> None:
         self.engine = engine
         self._reactor = reactor
         self._stats = stats
         self._log = log
+        self._shortage = shortage or Shortage(log)
         self.connect_timeout_s = connect_timeout_s
         self.max_idle = max(max_idle, engine.warm_connections)
         self.idle: list[UpstreamConn] = []
@@ -125,7 +129,8 @@ class Pool(Home):
             )
         except OSError as error:
             self.open -= 1
-            raise GatewayError("engine_busy", source=Source.GATEWAY, retry_after_s=1.0, detail=f"no socket: {error}") from error
+            self._shortage.met(error.errno or 0, "a connection to an engine")
+            raise no_socket(str(error)) from error
 
     def release(self, conn: UpstreamConn, now: float, idle_s: float, max_requests: int) -> None:
         """Take back a connection whose message ended exactly where it should.
@@ -195,7 +200,7 @@ class Pool(Home):
             )
         except OSError as error:
             self.open -= 1
-            self._log.warning("cannot warm a connection", engine=engine.name, error=str(error))
+            self._shortage.met(error.errno or 0, "a connection kept warm")
 
     def close(self) -> None:
         """Close what is idle or being warmed; busy connections close as they come back."""

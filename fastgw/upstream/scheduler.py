@@ -119,7 +119,10 @@ class Scheduler:
                 return
             watch.asked = 0
         if engine.addresses:
-            gauges, answered = await self._ask(engine)
+            try:
+                gauges, answered = await self._ask(engine)
+            except FetchError:
+                return  # for a reason of ours: health says which
             if gauges is not None:
                 self._observed(engine, watch, gauges)
                 return
@@ -133,13 +136,15 @@ class Scheduler:
             self._set(engine, engine.gradient.limit)
 
     async def _ask(self, engine: Scheduled) -> tuple[Gauges | None, bool]:
-        """(the gauges on its page if any, whether it answered)."""
+        """(the gauges on its page if any, whether it answered). Raises FetchError where that was not the engine's doing."""
         request = b"GET %b/metrics HTTP/1.1\r\n%bAccept: text/plain\r\nConnection: close\r\n\r\n"
         try:
             status, body = await fetch(
                 engine.addresses, request % (engine.base, engine.head_block), self._timeout_s, MAX_PAGE_BYTES
             )
-        except FetchError:
+        except FetchError as error:
+            if error.lacking:
+                raise
             return None, False
         return (read(engine.kind, body) if status == 200 else None), True
 

@@ -10,7 +10,7 @@ from fastgw.upstream.target cimport Engine
 @cython.final
 cdef class Pool(Home):
     cdef bint _closed
-    cdef object _log
+    cdef object _log, _shortage
     cdef Reactor _reactor
     cdef Stats _stats
     cdef UpstreamConn _warming

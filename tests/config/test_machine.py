@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.config.machine import memory_bytes
+from fastgw.config.machine import connections_in, files_for, memory_bytes
 
 GIB = 1 << 30
 
@@ -51,3 +51,9 @@ def test_nothing_to_read_is_nothing_known(tmp_path: Path) -> None:
 
 def test_this_machine_says_something() -> None:
     assert memory_bytes() > 1 << 26
+
+
+@pytest.mark.parametrize(("files", "connections"), [(64, 16), (160, 16), (200, 36), (1024, 448), (32896, 16384)])
+def test_room_in_open_files(files: int, connections: int) -> None:
+    assert connections_in(files) == connections
+    assert connections_in(files_for(connections)) == connections

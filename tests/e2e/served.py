@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from fastgw.config.machine import connections_in
 from tests.support.client import RawClient
 
 START_S = 10.0
@@ -68,15 +69,16 @@ def room_for(connections: int) -> int:
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    room = min(connections, soft - SPARE_FDS)
+    room = min(connections, soft - SPARE_FDS, connections if hard == resource.RLIM_INFINITY else connections_in(hard))
     assert room >= min(connections, 1000), f"a limit of {soft} open files is too low for this test"
     return room
 
 
-def _start(folder: Path, flags: tuple[str, ...], env: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(folder: Path, flags: tuple[str, ...], env: dict[str, str], files: int) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if name in KEPT}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), **env}
     command = [
+        *(["sh", "-c", f'ulimit -n {files}; exec "$0" "$@"'] if files else []),
         sys.executable,
         "-m",
         "fastgw",
@@ -98,9 +100,10 @@ def _log(folder: Path) -> str:
 
 
 @asynccontextmanager
-async def served(folder: Path, *flags: str, env: dict[str, str] | None = None) -> AsyncIterator[Served]:
-    """``fastgw serve --port 0`` with ``flags``, started in ``folder``; ended by SIGTERM, and judged by its exit code."""
-    process = _start(folder, flags, env or {})
+async def served(folder: Path, *flags: str, env: dict[str, str] | None = None, files: int = 0) -> AsyncIterator[Served]:
+    """``fastgw serve --port 0`` with ``flags``, started in ``folder``; ended by SIGTERM, and judged by its exit code.
+    ``files``: how many it may have open, where that is to be few."""
+    process = _start(folder, flags, env or {}, files)
     try:
         yield Served(process, await _listening(process, folder))
         assert process.poll() is None, f"the gateway died: {_log(folder)[-2000:]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
+import fastgw.upstream.scheduler
 from fastgw import EngineConfig
 from fastgw.limits.slots import START, GradientLimit
+from fastgw.net.fetch import FetchError
 from fastgw.sim import SimConfig, Simulator
 from fastgw.stats import NullLog
 from fastgw.upstream.scheduler import ASK_AGAIN_ROUNDS, SILENT_ROUNDS, Scheduler
@@ -289,3 +292,16 @@ async def test_one_slow_engine_holds_up_no_other_and_one_broken_look_ends_none()
         assert not task.done()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_this_process_lacks_says_nothing_about_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_files(*_: object) -> tuple[int, bytes]:
+        raise FetchError("no socket", errno.EMFILE)
+
+    place = Place("http://127.0.0.1:9")
+    place.engine.healthy = True
+    looks = scheduler(place)
+    monkeypatch.setattr(fastgw.upstream.scheduler, "fetch", no_files)
+    for _ in range(2 * SILENT_ROUNDS):
+        await looks.round()
+    assert place.engine.gradient is None
