@@ -5,6 +5,10 @@ every answer, those to malformed requests included. Loopback is its place; it is
 ``/admin`` without a key (none configured = denied), answer under a name that a web page could have brought (``Host``), log a
 key or a body, or say in an error what it is made of.
 
+No address holds more than half of the connections. Whoever comes when they are taken gets in all the same: the one that has had
+no request under way for longest gives way, of the same address where that has its half. (Most come from loopback, the operator
+and whoever means harm: a share alone would keep neither out, or both.)
+
 Time limits: ``IDLE_S`` for a request's head (and between requests), ``BODY_S`` for its body, ``WRITE_S`` for the answer to be
 taken. The transport is told to call writing done only when its buffer is empty, so that a caller who does not read is seen.
 """
@@ -100,7 +104,7 @@ class _Request(web.BaseRequest):
 class _Connection(web.RequestHandler):
     """One connection: counted, bounded, and answering malformed requests like any others."""
 
-    __slots__ = ("_control",)
+    __slots__ = ("_control", "address", "busy")
 
     def __init__(self, manager: web.Server, control: ControlServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -115,17 +119,19 @@ class _Connection(web.RequestHandler):
             auto_decompress=False,  # a compressed body is refused, not unpacked
         )
         self._control = control
+        self.address = ""
+        self.busy = False  # a request is under way
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)  # uvloop's is a Transport by its methods only
-        self._control.open += 1
-        if self._control.open > MAX_CONNECTIONS:
-            self.force_close()
+        peer = transport.get_extra_info("peername")
+        self.address = address_key(peer[0]) if peer else ""
+        self._control.joined(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
-        self._control.open -= 1
+        self._control.left(self)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         error = kw.get("exc_info")
@@ -203,9 +209,35 @@ class ControlServer:
         self._throttle = Throttle()
         self._runner: web.ServerRunner | None = None
         self.url = ""
-        self.open = 0  # connections
+        self._connections: dict[_Connection, None] = {}  # the longest without a request first
         self.auth_failures = 0
         """How often somebody failed to prove to be the operator, refusals for trying too often included."""
+
+    # --- connections
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
+    def joined(self, conn: _Connection) -> None:
+        """Make room for ``conn``; where all have requests under way, it is the one that is closed."""
+        there = self._connections
+        there[conn] = None
+        same = [one for one in there if one.address == conn.address]
+        crowd = same if len(same) > max(1, MAX_CONNECTIONS // 2) else list(there) if len(there) > MAX_CONNECTIONS else []
+        if crowd:
+            leaves = next(one for one in crowd if one is conn or not one.busy)
+            del there[leaves]
+            leaves.force_close()
+
+    def left(self, conn: _Connection) -> None:
+        self._connections.pop(conn, None)
+
+    def _turned(self, conn: _Connection, busy: bool) -> None:
+        """A request on ``conn`` has begun, or ended."""
+        conn.busy = busy
+        if self._connections.pop(conn, conn) is None:
+            self._connections[conn] = None
 
     async def start(self) -> str:
         """Listen; returns the URL. Raises :class:`fastgw.net.listener.BindError`, one line that names the address."""
@@ -244,6 +276,14 @@ class ControlServer:
     # --- one request
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer, and see the answer taken."""
+        conn = cast(_Connection, request.protocol)
+        self._turned(conn, True)
+        try:
+            return await self._handled(request)
+        finally:
+            self._turned(conn, False)
+
+    async def _handled(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             response = await self._answer(request)
         except GatewayError as error:

@@ -240,17 +240,55 @@ async def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.Monke
         assert (await ask(control, request("GET", "/healthz"))).status == 200
 
 
-async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CONNECTIONS", 3)
+async def test_connections_that_are_idle_keep_nobody_out() -> None:
+    """From the same address, as on loopback all are, and from others; the idlest gives way, and none that is being answered."""
     async with serving() as control, contextlib.AsyncExitStack() as held:
-        for _ in range(3):
-            await held.enter_async_context(RawClient.connect(control.url))
-        await until(lambda: control.open == 3)
-        async with RawClient.connect(control.url) as client:
-            assert (await client.read_until_closed())[1] == "fin"
+
+        async def crowd(count: int, source: str) -> list[RawClient]:
+            return [await held.enter_async_context(RawClient.connect(control.url, source=source)) for _ in range(count)]
+
+        for source in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
+            clients = await crowd(130, source)
+            assert (await clients[0].read_until_closed())[1] == "fin"
+            for asked in (clients[-1], *await crowd(1, source), *await crowd(1, "127.0.0.1")):
+                assert (await asked.ask(request("GET", "/healthz"))).status == 200
+            assert control.open <= module.MAX_CONNECTIONS
         await held.aclose()
         await until(lambda: control.open == 0)
-        assert (await ask(control, request("GET", "/healthz"))).status == 200
+
+
+async def test_one_address_has_half_of_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 6)
+    async with serving(render=lambda: b"x" * (16 << 20)) as control, contextlib.AsyncExitStack() as held:
+
+        async def come(source: str) -> RawClient:
+            return await held.enter_async_context(RawClient.connect(control.url, source=source, rcvbuf=4096))
+
+        async def gone(client: RawClient) -> bool:
+            return (await client.read_until_closed(0.2))[1] == "fin"
+
+        async def at_work(*clients: RawClient) -> None:
+            """Each is sent an answer that it does not read."""
+            before = sum(one.busy for one in control._connections)
+            for client in clients:
+                await client.send(request("GET", "/metrics"))
+            await until(lambda: sum(one.busy for one in control._connections) == before + len(clients))
+
+        others = [await come("127.0.0.1") for _ in range(3)]
+        first, second, third = [await come("127.0.0.2") for _ in range(3)]
+        await until(lambda: control.open == 6)
+        assert (await first.ask(request("GET", "/healthz"))).status == 200
+        await at_work(second)
+        fourth = await come("127.0.0.2")
+        assert await gone(third), "the first has had a request since"
+        await at_work(first, fourth)
+        assert await gone(await come("127.0.0.2")), "all that it has are at work"
+        for one in others:
+            assert (await one.ask(request("GET", "/healthz"))).status == 200
+        late = await come("127.0.0.3")
+        assert await gone(others[0]), "the idlest of all"
+        for one in (late, *others[1:]):
+            assert (await one.ask(request("GET", "/healthz"))).status == 200
 
 
 async def test_a_fault_says_nothing_to_the_caller_and_where_to_the_log() -> None:
