@@ -36,13 +36,13 @@ def open_files() -> int:
 
 
 def connections_in(files: int) -> int:
-    """How many clients find room in so many open files, when each needs a connection to an engine as well."""
-    return max(_LEAST, files // 2 - _RESERVE)
+    """How many clients find room in so many open files, when three of five need a connection to an engine as well."""
+    return max(_LEAST, files * 5 // 8 - _RESERVE)
 
 
 def files_for(connections: int) -> int:
     """How many open files so many clients need."""
-    return 2 * (connections + _RESERVE)
+    return -(-8 * (connections + _RESERVE) // 5)
 
 
 def _of_group(root: str, path: str, name: str) -> list[int]:

@@ -211,8 +211,8 @@ TABLE: Final[tuple[Setting, ...]] = (
         Setting(
             "max_connections",
             "int",
-            "client connections in all; one more is answered 503. Where the limit of open files has no room for them and as "
-            "many to engines, there are fewer, and a warning at start says how many",
+            "client connections in all; one more is answered 503. Where the limit of open files has no room for them beside "
+            "connections to engines, there are fewer, and a warning at start says how many",
             minimum=1,
             maximum=1000000,
         ),
