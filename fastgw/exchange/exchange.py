@@ -8,7 +8,7 @@ the engine's connection, never from both at once (one loop, one thread). The pha
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
@@ -20,6 +20,9 @@ from fastgw.net.client_conn import DISCARD_BYTES, MAX_REFUSALS
 from fastgw.net.client_conn import TUNNEL as CLIENT_TUNNEL
 from fastgw.net.clock import monotonic
 from fastgw.protocol.openai import scan_body
+
+if TYPE_CHECKING:
+    from fastgw.exchange.upload import Upload
 
 LARGE_BYTES: Final = 65536  # of a body: beyond one read's worth it is looked at in a turn of its own
 INLINE_BYTES: Final = 65536  # of a packed body are unpacked with the read in which they came
@@ -43,7 +46,6 @@ class Exchange(Answering):
                 self._arrived(data, last)
             else:
                 self.decoder.take(data, last)
-                self.ended = last
                 self._unpack(INLINE_BYTES)
         except GatewayError as error:
             self.fail(error)
@@ -54,12 +56,12 @@ class Exchange(Answering):
         assert decoder is not None
         limit = self.gateway.max_body_bytes if self.upload is None else self.upload.limit
         data = decoder.step(room, limit)
-        grown = decoder.memory_bytes - self.decoder_bytes
+        grown = decoder.memory_bytes - decoder.counted_bytes
         if grown > 0:
             self.hold(grown)
-            self.decoder_bytes += grown
+            decoder.counted_bytes += grown
         pending = decoder.pending
-        self._arrived(data, self.ended and not pending)
+        self._arrived(data, decoder.whole and not pending)
         if self.phase is not DONE and pending:
             self.conn.hold_back()
             if self.upload is None or not self.upload.waits:
@@ -73,7 +75,7 @@ class Exchange(Answering):
             left = upload.read(data)
             if left:
                 # Many parts at once: each takes microseconds.
-                self.unread = (data, left, last)
+                upload.unread = (data, left, last)
                 self.conn.hold_back()
                 self._in_turn()
             else:
@@ -96,7 +98,7 @@ class Exchange(Answering):
             self.body = bytes(self.pieces)
             self.pieces = None
         if self.decoder is not None:
-            self.let_go(self.decoder_bytes)
+            self.let_go(self.decoder.counted_bytes)
             self.decoder = None
         if self.bytes_in > LARGE_BYTES:
             self._in_turn()
@@ -115,8 +117,8 @@ class Exchange(Answering):
         if self.phase is DONE:
             return
         try:
-            if self.unread is not None:
-                self._read_on()
+            if self.upload is not None and self.upload.unread is not None:
+                self._read_on(self.upload, self.upload.unread)
             elif self.decoder is not None and self.decoder.pending:
                 self._unpack(STEP_BYTES)
                 self.client_may_go_on()
@@ -127,23 +129,22 @@ class Exchange(Answering):
         except Exception as error:
             self.gateway.crashed(self.conn, error)
 
-    def _read_on(self) -> None:
+    def _read_on(self, upload: Upload, unread: tuple[bytes, bytes, bool]) -> None:
         """Some more parts of a form, of what came in one read."""
-        assert self.upload is not None
-        assert self.unread is not None
-        data, left, last = self.unread
-        left = self.upload.read(left)
+        data, left, last = unread
+        left = upload.read(left)
         if left:
-            self.unread = (data, left, last)
+            upload.unread = (data, left, last)
             self._in_turn()
             return
-        self.unread = None
-        self.upload.take(self, data, last)
+        upload.unread = None
+        upload.take(self, data, last)
         self.client_may_go_on()
 
     def client_may_go_on(self) -> None:
         """Read the client again, unless something of what it sent has not been read yet, or has nowhere to go."""
-        if self.phase is DONE or self.unread is not None or (self.upload is not None and self.upload.waits):
+        upload = self.upload
+        if self.phase is DONE or (upload is not None and (upload.waits or upload.unread is not None)):
             return
         if self.decoder is not None and self.decoder.pending:
             self._in_turn()

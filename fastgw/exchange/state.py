@@ -90,9 +90,7 @@ class ExchangeState(Session):
         "conn",
         "counted",
         "decoder",
-        "decoder_bytes",
         "detail",
-        "ended",
         "endpoint",
         "error_kind",
         "estimated",
@@ -141,7 +139,6 @@ class ExchangeState(Session):
         "tunnel_model",
         "tunnel_value",
         "turn_due",
-        "unread",
         "upload",
         "upstream",
     )
@@ -170,9 +167,6 @@ class ExchangeState(Session):
         self.held_bytes = 0  # of the body, of the memory that all may have together
         self.shared_bytes = 0  # of those, what its key or its address is told to hold
         self.decoder: Decoder | None = None  # of a compressed body
-        self.decoder_bytes = 0  # what it holds itself
-        self.ended = False  # all of a compressed body has come
-        self.unread: tuple[bytes, bytes, bool] | None = None  # of an upload: one read, what of it is left, if it is the last
         self.turn_due = False
         self.upload: Upload | None = None
         self.strip_usage = False
@@ -277,7 +271,8 @@ class ExchangeState(Session):
         self.gateway.stats.body_bytes_open -= size
         self.held_bytes -= size
         if self.shared_bytes:
-            self.gateway.share(self, max(0, self.held_bytes - SHARED_FROM_BYTES) - self.shared_bytes)
+            left = self.held_bytes - SHARED_FROM_BYTES
+            self.gateway.share(self, (left if left > 0 else 0) - self.shared_bytes)
 
     def let_body_go(self) -> None:
         """The body is not needed any more: nothing of it can be sent again."""

@@ -58,6 +58,7 @@ class Upload:
         "limit",
         "model",
         "sent_whole",
+        "unread",
         "waits",
         "whole",
     )
@@ -77,6 +78,7 @@ class Upload:
         self.limit = limit
         self.model = ""
         self.ended = False  # the client has sent all of it
+        self.unread: tuple[bytes, bytes, bool] | None = None  # one read, what of it is left, whether it is the last
         self.waits = False  # the client is held back: no engine takes what it sends, or none is chosen yet
         self.whole = False
         self.joined = False

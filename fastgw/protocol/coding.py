@@ -33,7 +33,9 @@ def _broken(message: str) -> GatewayError:
 class Decoder:
     """One body, unpacked as it comes, a piece at a time. ``ratio`` 0 = bounded by its limit alone."""
 
-    __slots__ = ("_ended", "_last", "_left", "_make", "_members", "_more", "_ratio", "_stream", "_taken", "given")
+    __slots__ = (
+        "_ended", "_left", "_make", "_members", "_more", "_ratio", "_stream", "_taken", "counted_bytes", "given", "whole",
+    )  # fmt: skip
 
     def __init__(self, make: Callable[[], Any], ratio: int) -> None:
         self._make = make
@@ -41,7 +43,10 @@ class Decoder:
         self._ratio = ratio
         self._left: Any = b""  # of what was taken
         self._more = False  # the stream may have more to give than it gave
-        self._last = False
+        self.whole = False
+        """Whether all of it was taken."""
+        self.counted_bytes = 0
+        """What of ``memory_bytes`` is counted as held."""
         self._taken = 0
         self._members = 1
         self._ended = False
@@ -62,7 +67,7 @@ class Decoder:
         """More of what came; all of it when ``last``."""
         self._taken += len(data)
         self._left = memoryview(bytes(self._left) + data if self._left else data)  # slices of it cost nothing
-        self._last = last
+        self.whole = last
 
     def step(self, room: int, limit: int) -> bytes:
         """What comes out next, about ``room`` bytes at most; ``limit`` is what the whole body may come to.
@@ -89,7 +94,7 @@ class Decoder:
             raise
         except Exception as error:  # (zlib's and zstandard's own have no common base)
             raise _broken(self._why(error)) from error
-        if self._last and not self._ended and not self.pending:
+        if self.whole and not self._ended and not self.pending:
             further = ", or something else stands behind its end" if self._members > 1 else ""
             raise _broken(f"The compressed body ends in the middle{further}.")
         return out[0] if len(out) == 1 else b"".join(out)

@@ -20,7 +20,7 @@ cdef class Exchange(Answering):
     cpdef _arrived(self, bytes data, bint last)
     cpdef _in_turn(self)
     cpdef take_up(self)
-    cpdef _read_on(self)
+    cpdef _read_on(self, object upload, tuple unread)
     cpdef answer(self, int status, bytes data)
     cpdef _cancel(self)
     cpdef abandon(self, str kind, str detail)

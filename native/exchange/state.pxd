@@ -1,3 +1,5 @@
+cimport cython
+
 from fastgw.accel.bodies cimport BodyFacts
 from fastgw.accel.heads cimport RequestHead, ResponseHead
 from fastgw.exchange.context cimport Context
@@ -13,6 +15,7 @@ from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
 
 cdef double NEVER
+cdef long long SHARED_FROM_BYTES
 
 cdef class ExchangeState(Session):
     cdef public bytes body, extra_head, request_id
@@ -24,9 +27,7 @@ cdef class ExchangeState(Session):
     cdef public Context gateway
     cdef public Endpoint endpoint
     cdef public BodyFacts facts
-    cdef public tuple unread
-    cdef public bint ended, turn_due
-    cdef public long long decoder_bytes, shared_bytes
+    cdef public long long shared_bytes
     cdef public object decoder, lane, local_task, phase, place, timer, tunnel_value, upload
     cdef public double first_byte_at, queued_at, queued_s, routed_at, sent_at, started_at, timeout_s, token_at
     cdef public Group group
@@ -35,7 +36,7 @@ cdef class ExchangeState(Session):
     cdef public bytearray pieces
     cdef public Meter meter
     cdef public Pool pool
-    cdef public bint counted, estimated, faulty, judged, probe
+    cdef public bint counted, estimated, faulty, judged, probe, turn_due
     cdef public int kills, retries
     cdef public Relay relay
     cdef public bint replayed, reused, strip_usage
@@ -48,7 +49,11 @@ cdef class ExchangeState(Session):
     cpdef client_may_go_on(self)
     cpdef resume(self)
     cpdef _end(self, str outcome, bint reusable)
+    @cython.locals(
+        gateway=Context, stats=Stats, budget=cython.longlong, held=cython.longlong, more=cython.longlong, most=cython.longlong, alone=cython.longlong
+    )
     cpdef hold(self, long long size)
+    @cython.locals(left=cython.longlong)
     cpdef let_go(self, long long size)
     cpdef let_body_go(self)
     cpdef _leave_engine(self)
