@@ -121,9 +121,8 @@ def stalls(target: Target, size: int) -> list[dict[str, Any]]:
     return found
 
 
-def floods(target: Target, flood: bytes, path: str, seconds: float) -> dict[str, Any]:
-    """What another client notices of connections that flood with requests for ``flood``."""
-    wire = b"GET %b HTTP/1.1\r\nHost:a\r\n\r\n" % flood * 1800
+def floods(target: Target, wire: bytes, path: str, seconds: float) -> dict[str, Any]:
+    """What another client notices of connections that send ``wire`` again and again."""
     with load.flooded(target.port, wire, FLOOD_CONNECTIONS):
         took = sorted(load.probe(target.port, path, seconds))
     return {"p50_ms": took[len(took) // 2] * 1e3, "p99_ms": took[int(len(took) * 0.99)] * 1e3, "worst_ms": took[-1] * 1e3,
@@ -186,7 +185,12 @@ def main() -> int:
             for proxy, path in [*others, (Nginx(), "/v1/models"), (Haproxy(), "/v1/models")]:
                 if proxy.missing():
                     continue
-                for kind, flood in (("refused", b"/v1/models"), ("no such path", b"/nowhere")):
+                asks = b"GET %b HTTP/1.1\r\nHost:a\r\n\r\n"
+                wires = {"refused": asks % b"/v1/models" * 1800, "no such path": asks % b"/nowhere" * 1800}
+                if isinstance(proxy, Fastgw):
+                    pieces = {attack.name: attack.piece for attack in attacks(MIB)}
+                    wires |= {name: pieces[name] * (1 + 60_000 // len(pieces[name])) for name in ("gzip, dense", "parts")}
+                for kind, flood in wires.items():
                     with running(proxy, engine_port, cores) as target:
                         row = result["floods"][f"{proxy.name}, {kind}"] = floods(target, flood, path, 4 * args.seconds)
                     say(f"{proxy.name}, flooded ({kind}): p50 {row['p50_ms']:.1f} ms, p99 {row['p99_ms']:.1f} ms")
