@@ -154,8 +154,9 @@ class Gateway:
         tasks = self._tasks = Tasks(self.log)
         shortage = Shortage(self.log)
         engines = [Engine(one, config.cb_failure_threshold, config.cb_recovery_timeout_s) for one in config.engines]
+        idle = min(config.engine_max_idle, open_files() // 8 or config.engine_max_idle)
         pools = self._pools = [
-            Pool(engine, reactor, self.stats, self.log, config.connect_timeout_s, config.engine_max_idle, shortage)
+            Pool(engine, reactor, self.stats, self.log, config.connect_timeout_s, idle, shortage)
             for engine in engines
         ]
         health = Health(pools, config, self.log, self._publish, self._room, shortage)

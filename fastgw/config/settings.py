@@ -116,7 +116,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     vllm_api_key: str = ""
     warm_connections: int = 1
     engine_max_connections: int = 16384
-    engine_max_idle: int = 64
+    engine_max_idle: int = 1024
     health_interval_s: float = 5.0
     health_timeout_s: float = 2.0
     health_unhealthy_after: int = 2

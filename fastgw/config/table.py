@@ -127,7 +127,13 @@ TABLE: Final[tuple[Setting, ...]] = (
         Setting("vllm_api_key", "text", "the key sent to each engine that has none of its own", ("VLLM_API_KEY",), secret=True),
         Setting("warm_connections", "int", "connections kept open to each engine before anyone asks", minimum=0, maximum=1024),
         Setting("engine_max_connections", "int", "connections to one engine at most", minimum=1, maximum=65535),
-        Setting("engine_max_idle", "int", "idle connections to one engine that are kept", minimum=0, maximum=65535),
+        Setting(
+            "engine_max_idle",
+            "int",
+            "idle connections to one engine that are kept; an eighth of the open files at most",
+            minimum=0,
+            maximum=65535,
+        ),
         _seconds("health_interval_s", "time between two health probes of an engine", minimum=0.05),
         _seconds("health_timeout_s", "time an engine has to answer a probe", minimum=0.01),
         Setting(
