@@ -1,3 +1,5 @@
+cimport cython
+
 from fastgw.net.clock cimport monotonic
 from fastgw.accel.bodies cimport usage_in
 from fastgw.accel.lines cimport plain_answer
@@ -13,6 +15,8 @@ cdef long long NO_LIMIT
 cdef object LENGTH, NONE, RELAYING, TUNNEL
 
 cdef class Answering(Tunnelling):
+    @cython.locals(length=cython.longlong)
+    cpdef on_response_head(self, ResponseHead head, bytes rest)
     cpdef _start_relay(self, ResponseHead head, object framing, bytes lines, bytes rest)
     cpdef bytes response_lines(self, ResponseHead head, double now, bint close=*)
     cpdef _spent(self, Relay relay)

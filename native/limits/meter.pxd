@@ -8,9 +8,12 @@ cdef class Meter:
     cdef public bint held
 
     cpdef bint take(self, long long now_us, long long cost) except -1
+    @cython.locals(short=cython.longlong)
     cpdef long wait_us(self, long long now_us, long long cost) except? -2
     cpdef give(self, long long now_us, long long cost)
+    @cython.locals(most=cython.longlong)
     cpdef charge(self, long long now_us, long long cost)
+    @cython.locals(room=cython.longlong)
     cpdef long left(self, long long now_us) except -1
     cpdef long reset_us(self, long long now_us) except -1
     cpdef bint idle(self, long long now_us) except -1

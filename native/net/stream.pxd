@@ -1,3 +1,5 @@
+cimport cython
+
 from fastgw.accel.sockets cimport keep, send, unacknowledged, unread
 from fastgw.net.poller cimport Polled, Poller, Reactor
 from fastgw.net.timers cimport TimerWheel
@@ -14,6 +16,7 @@ cdef class RawStream(Polled):
     cdef _bind(self, object sock)
     cpdef resume_reading(self)
     cpdef pause_reading(self)
+    @cython.locals(sent=cython.Py_ssize_t)
     cpdef int write(self, bytes data) except -2
     cpdef _drop_queue(self)
     cpdef bint unread(self) except -1

@@ -6,5 +6,5 @@ from fastgw.upstream.table cimport Group
 from fastgw.upstream.target cimport Engine
 
 cdef class RoundRobin(Strategy):
-    @cython.locals(pool=Pool)
+    @cython.locals(pool=Pool, turns=tuple, at=cython.Py_ssize_t)
     cpdef Pool pick(self, Group group, tuple tried)
