@@ -69,7 +69,8 @@ class Answering(Tunnelling):
 
     def _start_relay(self, head: ResponseHead, framing: Framing, lines: bytes, rest: bytes) -> None:
         """The answer comes in several reads (or is a stream): its head goes down now."""
-        self.let_body_go()
+        if self.upload is None or self.upload.sent_whole:
+            self.let_body_go()
         http11 = self.head.minor == 1
         sse = None
         if head.sse and b"content-encoding" not in head.forward.lower():

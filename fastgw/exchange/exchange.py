@@ -72,6 +72,11 @@ class Exchange(Answering):
         self.bytes_in += len(data)
         upload = self.upload
         if upload is not None:
+            if upload.unread is not None:
+                # It waits behind what came before it.
+                before, left, _ = upload.unread
+                upload.unread = (before + data, left + data, last)
+                return
             left = upload.read(data)
             if left:
                 # Many parts at once: each takes microseconds.
@@ -122,7 +127,7 @@ class Exchange(Answering):
             elif self.decoder is not None and self.decoder.pending:
                 self._unpack(STEP_BYTES)
                 self.client_may_go_on()
-            else:
+            elif self.upload is None and self.body:
                 self._dispatch()
         except GatewayError as error:
             self.fail(error)
@@ -149,7 +154,7 @@ class Exchange(Answering):
         if self.decoder is not None and self.decoder.pending:
             self._in_turn()
         else:
-            self.conn.resume_reading()
+            self.conn.go_on()
 
     def _dispatch(self) -> None:
         """The body is whole: BODY and ROUTE phases, then the first attempt."""

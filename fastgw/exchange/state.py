@@ -268,6 +268,8 @@ class ExchangeState(Session):
 
     def let_go(self, size: int) -> None:
         """``size`` bytes of the body are not kept any more."""
+        if size > self.held_bytes:
+            size = self.held_bytes
         self.gateway.stats.body_bytes_open -= size
         self.held_bytes -= size
         if self.shared_bytes:

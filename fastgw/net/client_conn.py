@@ -128,6 +128,7 @@ class ClientConn(RawStream):
         "_in_kernel",  # bytes that the client had not acknowledged when its progress was last looked at
         "body",
         "forwarded",
+        "held_back",
         "limits",
         "memo",
         "peer_ip",
@@ -168,6 +169,7 @@ class ClientConn(RawStream):
         self.state = HEAD
         self.sink: Session | None = None
         self.body: LengthBody | ChunkedBody | None = None
+        self.held_back = False  # by the service
         self.surplus = b""
         self.memo: Any = None  # the service's: what it made of the last head
         self.received_at = 0.0
@@ -220,24 +222,37 @@ class ClientConn(RawStream):
                 self._drained_bytes += len(data)
                 if self._drained_bytes > LINGER_BYTES:
                     # Enough was read for nothing. A close now would send an RST: the peer's own end is waited for.
-                    self.hold_back()
+                    self._read_no_more()
         except Exception as error:
             self.service.crashed(self, error)
 
     def hold_back(self) -> None:
-        """Read no more until ``resume_reading``; that the client leaves is noticed all the same."""
+        """For the service: read no more of this request until ``go_on``; that the client leaves is noticed all the same."""
+        self.held_back = True
+        self._read_no_more()
+
+    def go_on(self) -> None:
+        """For the service: what held the client back is over."""
+        self.held_back = False
+        self.resume_reading()
+
+    def _read_no_more(self) -> None:
         if not self.closed:
             self.reading = False
             self.poller.watch(self, (self.interest & ~READ) | LEFT)
 
     def resume_reading(self) -> None:
-        if not self.reading and not self.closed:
+        """Read again, unless the service holds the client back."""
+        if not self.reading and not self.closed and not self.held_back:
             self.reading = True
             # (What came before its end is read before that is.)
             self.poller.watch(self, (self.interest | READ) & ~LEFT)
 
     def mind_leaving(self, minded: bool) -> None:
-        """Whether a client that leaves while it is not read is noticed at once. (One that is read is, in any case.)"""
+        """Whether a client that leaves while it is not read is noticed at once. (One that is read is, in any case; and one that
+        is held back.)"""
+        if self.held_back:
+            return
         if not self.closed:
             self.poller.watch(self, self.interest | LEFT if minded else self.interest & ~LEFT)
 
@@ -336,7 +351,7 @@ class ClientConn(RawStream):
     def _take_early(self, data: bytes) -> None:
         self.surplus = self.surplus + data if self.surplus else keep(data)
         if len(self.surplus) >= SURPLUS_BYTES:
-            self.hold_back()
+            self._read_no_more()
 
     def _take_discarded(self, data: bytes) -> None:
         body = self.body
@@ -409,6 +424,7 @@ class ClientConn(RawStream):
         """The answer to the current request has been written whole; ``keep_alive`` = another may follow."""
         self.sink = None
         self.total_deadline = NEVER
+        self.held_back = False
         if self.closed:
             return
         if not keep_alive or self.service.draining:
@@ -458,6 +474,7 @@ class ClientConn(RawStream):
 
     def _linger(self) -> None:
         """Close in stages: write side first, then drain, bounded in bytes and time."""
+        self.held_back = False
         self.body = None
         self.surplus = b""
         if self.queued_bytes:

@@ -28,7 +28,7 @@ cdef class ConnLimits:
 
 @cython.final
 cdef class ClientConn(RawStream):
-    cdef public bint _advancing, trusted
+    cdef public bint _advancing, held_back, trusted
     cdef public Py_ssize_t _drained_bytes, _in_kernel, read_bytes
     cdef public int refusals
     cdef public object body, memo, state
@@ -42,6 +42,8 @@ cdef class ClientConn(RawStream):
     cdef public Stats stats
 
     cpdef hold_back(self)
+    cpdef go_on(self)
+    cpdef _read_no_more(self)
     cpdef mind_leaving(self, bint minded)
     cpdef _take_head(self, bytes data)
     cpdef _take_body(self, bytes data)

@@ -75,6 +75,74 @@ async def test_who_leaves_is_gone_from_the_engine_at_once(what: str, how: str) -
             await gw.until("the engine is free", lambda: gw.stats.exchanges_open == 0, 2.0)
 
 
+async def test_who_waited_in_the_queue_is_seen_to_leave_too() -> None:
+    served = 0
+
+    async def engine_does(conn: ScriptedConnection) -> None:
+        nonlocal served
+        served += 1
+        if served == 1:
+            await conn.read_request()
+            await asyncio.sleep(0.2)
+            await conn.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        else:
+            await deaf(conn)
+
+    _, begin, more = WHAT["upload"]
+    async with (
+        ScriptedEngine(engine_does) as engine,
+        running([engine.url], engine_max_concurrent=1, warm_connections=0, health_interval_s=60.0) as gw,
+        RawClient.connect(gw.url) as first,
+        RawClient.connect(gw.url) as client,
+    ):
+        await gw.until("the gateway has looked", lambda: served >= 1)
+        served = 0
+        await first.send(chat("m"))
+        await gw.until("the engine is taken", lambda: served == 1)
+        await client.send(begin + more)
+        await gw.until("it waits", lambda: gw.stats.queue_waiting_open == 1)
+        assert (await first.read_response()).status == 200
+        await gw.until("it has gone on", lambda: served == 2)
+        held = [conn for conn in gw.gateway.core.conns if conn.sink is not None]
+        assert len(held) == 1
+        for _ in range(1000):
+            await asyncio.sleep(0.002)
+            if not held[0].reading:
+                break
+            await client.send(more)
+        assert held[0].held_back
+        held.clear()
+        client.reset()
+        await gw.until("the engine is free", lambda: gw.stats.exchanges_open == 0, 2.0)
+
+
+async def test_an_engine_that_answers_before_it_has_read_takes_nothing_off_the_count() -> None:
+    go_on = asyncio.Event()
+
+    async def early(conn: ScriptedConnection) -> None:
+        await conn.read_until(b"\r\n\r\n")
+        conn.pause_reading()
+        await conn.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: text/plain\r\n\r\n1\r\nx\r\n")
+        await go_on.wait()
+        conn.resume_reading()
+        await conn.read_until(b"--b--\r\n")
+        await conn.send(b"0\r\n\r\n")
+
+    body = FILE + bytes(12 << 20) + b"\r\n" + NAMED + b"--b--\r\n"
+    async with ScriptedEngine(early) as engine, running([engine.url]) as gw, RawClient.connect(gw.url) as client:
+        await client.send(request("POST", UPLOADS, headers=[KIND], body=body))
+        assert (await client.read_head()).status == 200
+        least = held = gw.stats.body_bytes_open
+        assert held > 0, "what the engine has not read is held"
+        go_on.set()
+        while gw.stats.exchanges_open:
+            least = min(least, gw.stats.body_bytes_open)
+            await asyncio.sleep(0)
+        assert least >= 0
+        assert gw.stats.body_bytes_open == 0
+        assert gw.gateway.core.shares == {}
+
+
 async def test_what_is_held_back_for_a_while_comes_through_whole() -> None:
     """Packed and not, many parts and few, in whatever pieces: what an engine gets is what was sent."""
     form = NAMED + small_parts(120) + FILE + b"sound" * 100_000 + b"\r\n" + b"--b--\r\n"
@@ -90,14 +158,17 @@ async def test_what_is_held_back_for_a_while_comes_through_whole() -> None:
             for packed in (False, True):
                 headers = [("Content-Type", kind)] + ([("Content-Encoding", "gzip")] if packed else [])
                 wire = request("POST", path, headers=headers, body=gzip.compress(body) if packed else body)
-                for pieces in (1, 7):
+                for pieces, before in ((1, 0), (7, 0), (1, 1), (1, 3), (7, 2)):
                     async with RawClient.connect(gw.url) as client:
-                        step = len(wire) // pieces + 1
-                        for at in range(0, len(wire), step):
-                            await client.send(wire[at : at + step])
-                        assert (await client.read_response()).status == 200
+                        # (Behind others in the same reads it has its turn later, and is held back all the same.)
+                        whole = request("GET", "/liveness") * before + wire
+                        step = len(whole) // pieces + 1
+                        for at in range(0, len(whole), step):
+                            await client.send(whole[at : at + step])
+                        statuses = [(await client.read_response()).status for _ in range(before + 1)]
+                        assert set(statuses) == {200}, (path, packed, pieces, before)
                     (*_, got) = (one.body for one in sim.requests if one.method == "POST")
-                    assert got == body, (path, packed, pieces)
+                    assert got == body, (path, packed, pieces, before)
         await gw.idle()
         assert gw.stats.body_bytes_open == 0
         assert gw.gateway.core.shares == {}
