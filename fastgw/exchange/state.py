@@ -243,7 +243,7 @@ class ExchangeState(Session):
 
         One key, or one address, holds seven eighths at most, so that nobody keeps all others out; and the last sixteenth is for
         bodies that have begun: they come to their end, and new ones are told to come again. One that would not fit if it were
-        alone is told so, for coming again would not help. (Only uploads can be so large.)
+        alone is told so, for coming again would not help. (Uploads can be so large, and what unpacks in a small memory.)
         """
         gateway = self.gateway
         stats = gateway.stats
@@ -255,7 +255,8 @@ class ExchangeState(Session):
             alone = budget - (budget >> 3)
             if held > alone:
                 stats.limited_memory += 1
-                raise GatewayError("body_too_large", TOO_LARGE_TO_HOLD)
+                message = TOO_LARGE_TO_HOLD if self.upload is not None else None
+                raise GatewayError("body_too_large", message, detail="memory_budget_bytes is too small for it")
             if gateway.share_of(self) + more > alone:
                 most = 0
         if stats.body_bytes_open + size > most:
@@ -282,6 +283,8 @@ class ExchangeState(Session):
             self.let_go(self.held_bytes)
         self.body = b""
         self.pieces = None
+        if self.upload is not None:
+            self.upload.forget()
 
     def client_may_go_on(self) -> None:
         """What held the client back is over."""

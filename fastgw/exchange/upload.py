@@ -211,6 +211,10 @@ class Upload:
         out.append(piece[position - at :])
         return b"".join(out)
 
+    def forget(self) -> None:
+        """What was kept is not needed any more: an answer has begun, or all is over."""
+        self._pieces = []
+
     def renamed(self, body: bytes, name: str) -> bytes:
         """``body``, which is this upload's, for the model ``name``."""
         if self._field is None:

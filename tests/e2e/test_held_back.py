@@ -143,6 +143,27 @@ async def test_an_engine_that_answers_before_it_has_read_takes_nothing_off_the_c
         assert gw.gateway.core.shares == {}
 
 
+async def test_what_was_kept_of_an_upload_goes_when_its_answer_begins() -> None:
+    """Not when that ends: what is no longer counted is no longer there."""
+    over = asyncio.Event()
+
+    async def streams(conn: ScriptedConnection) -> None:
+        await conn.read_request()
+        await conn.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: text/plain\r\n\r\n1\r\nx\r\n")
+        await over.wait()
+        await conn.send(b"0\r\n\r\n")
+
+    body = FILE + bytes(3 << 20) + b"\r\n" + NAMED + b"--b--\r\n"
+    async with ScriptedEngine(streams) as engine, running([engine.url]) as gw, RawClient.connect(gw.url) as client:
+        await client.send(request("POST", UPLOADS, headers=[KIND], body=body))
+        head = await client.read_head()
+        assert head.status == 200
+        assert gw.stats.body_bytes_open == 0
+        assert [conn.sink.upload._pieces for conn in gw.gateway.core.conns] == [[]]
+        over.set()
+        assert (await client.read_body(head)).complete
+
+
 async def test_what_is_held_back_for_a_while_comes_through_whole() -> None:
     """Packed and not, many parts and few, in whatever pieces: what an engine gets is what was sent."""
     form = NAMED + small_parts(120) + FILE + b"sound" * 100_000 + b"\r\n" + b"--b--\r\n"
