@@ -593,9 +593,11 @@ class TestDrain:
                     client.close()
                 await asyncio.sleep(0.05)
 
-            for _ in range(3):
+            # The most that a few crowds leave behind: how many wait at once is chance, and so is what the allocator keeps.
+            base = 0
+            for _ in range(6):
                 await crowd()
-            base = await gateway.settled_rss_bytes()
+                base = max(base, await gateway.settled_rss_bytes())
             for _ in range(10):
                 await crowd()
             assert await gateway.settled_rss_bytes() - base < 5 << 20
