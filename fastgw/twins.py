@@ -59,6 +59,7 @@ MODULES: Final = (
     "observe.logs",
     "policy.auth",
     "policy.bodylimit",
+    "policy.charge",
     "policy.iplimit",
     "policy.queue",
     "policy.quota",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+MOST_TOKENS = 10**12
+MOST_CHOICES = 1024
+"""Of one request: no engine counts so far, and sums of it fit a machine's integer; so does the product with its prompts."""
+
 BYTES_PER_TOKEN = 4
 """English text in the usual vocabularies has about four bytes to a token; JSON punctuation makes it err upwards."""
 

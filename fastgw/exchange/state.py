@@ -83,8 +83,10 @@ class ExchangeState(Session):
         "account",
         "allowance",
         "body",
+        "bound",
         "bytes_in",
         "bytes_out",
+        "cached_tokens",
         "client_ip",
         "completion_tokens",
         "conn",
@@ -117,6 +119,7 @@ class ExchangeState(Session):
         "prompt_tokens",
         "queued_at",
         "queued_s",
+        "reasoning_tokens",
         "relay",
         "replayed",
         "request_id",
@@ -195,6 +198,7 @@ class ExchangeState(Session):
         self.reserved = 0  # tokens of the day's
         self.reserved_minute = 0
         self.allowance = NO_LIMIT  # tokens that its answer may have before more must be asked for
+        self.bound = NO_LIMIT  # the most tokens that each of its answers may have, as the engine is told
         self.estimated = False  # the engine did not say what it used
         # the answer
         self.response: ResponseHead | None = None
@@ -211,6 +215,8 @@ class ExchangeState(Session):
         self.token_at = 0.0
         self.prompt_tokens = -1
         self.completion_tokens = -1
+        self.cached_tokens = -1  # of the prompt's, those that the engine had at hand
+        self.reasoning_tokens = -1  # of the answer's, those that nobody sees
         self.error_kind = ""
         self.detail = ""
         self.guards: list[Callable[[], None]] | None = None

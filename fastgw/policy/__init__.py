@@ -12,6 +12,7 @@ from fastgw.exchange.filter import Filter
 from fastgw.policy.auth import Auth
 from fastgw.policy.bodylimit import BodyLimit
 from fastgw.policy.browsers import Browsers
+from fastgw.policy.charge import Charge
 from fastgw.policy.cors import Cors
 from fastgw.policy.iplimit import IpLimit
 from fastgw.policy.queue import Queue
@@ -28,6 +29,7 @@ ORDER: tuple[Callable[[Config], Filter | None], ...] = (
     RateLimit.from_config,
     BodyLimit.from_config,
     Quota.from_config,
+    Charge.from_config,
     Route.from_config,
     Queue.from_config,
     Rewriting.from_config,

@@ -1,5 +1,7 @@
 """Compiled twin of fastgw/accel/tokens.py."""
 
+MOST_TOKENS = 10**12
+MOST_CHOICES = 1024
 BYTES_PER_TOKEN = 4
 
 

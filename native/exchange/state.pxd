@@ -20,8 +20,8 @@ cdef long long SHARED_FROM_BYTES
 cdef class ExchangeState(Session):
     cdef public bytes body, extra_head, request_id
     cdef public Account account
-    cdef public long long bytes_in, bytes_out, prompt_tokens, completion_tokens
-    cdef public long long allowance, held_bytes, reserved, reserved_minute
+    cdef public long long bytes_in, bytes_out, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens
+    cdef public long long allowance, bound, held_bytes, reserved, reserved_minute
     cdef public str client_ip, detail, error_kind, key_id, substitute, tunnel_model
     cdef public ClientConn conn
     cdef public Context gateway
@@ -36,12 +36,11 @@ cdef class ExchangeState(Session):
     cdef public bytearray pieces
     cdef public Meter meter
     cdef public Pool pool
-    cdef public bint counted, estimated, faulty, judged, probe, turn_due
-    cdef public int kills, retries
     cdef public Relay relay
-    cdef public bint replayed, reused, strip_usage
     cdef public ResponseHead response
-    cdef public int status
+    # (Together, so that no room is lost between them: an exchange of more than 496 bytes is allocated at a dearer place.)
+    cdef public bint counted, estimated, faulty, judged, probe, replayed, reused, strip_usage, turn_due
+    cdef public int kills, retries, status
     cdef public tuple tried
     cdef public UpstreamConn upstream
 

@@ -1,19 +1,16 @@
 cimport cython
 
 from fastgw.accel.bodies cimport BodyFacts
-from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.lines cimport limit_lines
 from fastgw.accel.tokens cimport estimate
-from fastgw.exchange.context cimport Context
 from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.relay cimport Relay
-from fastgw.limits.account cimport Account, Accounts
+from fastgw.limits.account cimport Account
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
-from fastgw.net.clock cimport micros, monotonic
-from fastgw.stats cimport Stats
+from fastgw.net.clock cimport micros
 
 cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
 
@@ -30,6 +27,3 @@ cdef class Quota(Filter):
     cpdef _take_minute(self, Exchange exchange, Account account, long long cost)
     @cython.locals(account=Account, relay=Relay, more=cython.longlong, passed=cython.longlong)
     cpdef bint on_allowance(self, Exchange exchange) except -1
-    @cython.locals(account=Account, gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, prompt=cython.longlong,
-                   completion=cython.longlong, reserved=cython.longlong, used=cython.longlong)
-    cpdef on_finish(self, Exchange exchange, str outcome)

@@ -1,0 +1,22 @@
+cimport cython
+
+from fastgw.accel.bodies cimport BodyFacts
+from fastgw.accel.heads cimport ResponseHead
+from fastgw.accel.tokens cimport estimate
+from fastgw.exchange.context cimport Context
+from fastgw.exchange.endpoints cimport Endpoint
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.filter cimport Filter
+from fastgw.exchange.relay cimport Relay
+from fastgw.limits.account cimport Account, Accounts
+from fastgw.limits.ledger cimport Ledger
+from fastgw.limits.meter cimport Meter
+from fastgw.net.clock cimport micros, monotonic
+from fastgw.stats cimport Stats
+
+cdef long long MOST_CHOICES, MOST_TOKENS
+
+cdef class Charge(Filter):
+    @cython.locals(account=Account, gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, prompt=cython.longlong,
+                   completion=cython.longlong, reserved=cython.longlong, used=cython.longlong)
+    cpdef on_finish(self, Exchange exchange, str outcome)
