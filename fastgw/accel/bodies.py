@@ -15,11 +15,16 @@ import msgspec
 
 from fastgw.accel.members import (
     ABSENT,
+    BOUNDS,
+    BYTES_PER_TOKEN,
+    INSIDE,
+    LIMITS,
     MAX_MODEL_CHARS,
     MOST,
     NAMES,
     OPTIONS,
-    PROMPTS,
+    OTHER_LIMITS,
+    OTHER_WIDTHS,
     SCALARS,
     VALUE_BYTES,
     Fault,
@@ -27,12 +32,19 @@ from fastgw.accel.members import (
     Options,
     Outline,
     TooMany,
+    attached_in,
+    estimate,
+    folded,
+    ids_in,
     members,
     misnamed,
     prompts_in,
     shortened,
     too_deep,
+    whole,
+    wide_bytes,
 )
+from fastgw.accel.tokens import MOST_CHOICES
 
 SEARCH_BYTES: Final = 8192
 """An answer's end that is searched for ``usage``; more would have to be all logprobs and the like behind it."""
@@ -51,8 +63,8 @@ CANDIDATES: Final = 8
 class BodyFacts(Members, gc=False, eq=False):
     """What a body says of itself. ``model`` is "" where none is given; ``stream`` null is as good as False."""
 
-    prompt_bytes: int = 0
-    """The size of the prompt's JSON."""
+    prompt_tokens: int = 0
+    """The estimate of all that becomes prompt, in tokens."""
     prompts: int = 1
     """How many prompts it has that answers are wanted for."""
 
@@ -74,8 +86,10 @@ class BodyFacts(Members, gc=False, eq=False):
         """
         most = -1
         for limit in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens):
-            if limit is not None and limit > most:
+            if isinstance(limit, int) and limit > most:
                 most = min(limit, MOST)
+        for name in OTHER_LIMITS:
+            most = max(most, whole(getattr(self, name)))
         return most
 
     @property
@@ -83,11 +97,36 @@ class BodyFacts(Members, gc=False, eq=False):
         """How many answers are asked for (``n``)."""
         return min(self.n, MOST) if self.n is not None and self.n > 0 else 1
 
+    @property
+    def answers(self) -> int:
+        """How many answers may be made for each prompt, by whatever name."""
+        return max(self.choices, *[whole(getattr(self, name)) for name in OTHER_WIDTHS])
+
+    @property
+    def named(self) -> int:
+        """Which of the three limits stand there as a number that is one, as bits in their order."""
+        return sum(1 << at for at, name in enumerate(LIMITS) if whole(getattr(self, name)) > 0)
+
+    @property
+    def overrides(self) -> bool:
+        """Whether something stands there by which an engine may make more than ``token_limit`` of each answer, or more of them
+        than ``answers`` in all: another name for either, two limits, or a figure that is none."""
+        limits = [limit for name in LIMITS if (limit := getattr(self, name)) is not msgspec.UNSET]
+        return (
+            len(limits) > 1
+            or any(whole(limit) < 1 for limit in limits)
+            or any(getattr(self, name) is not None for name in OTHER_LIMITS)
+            or (self.n is not None and not 0 < self.n <= MOST_CHOICES)
+            or any((width := getattr(self, name)) is not None and not 0 < whole(width) <= MOST_CHOICES for name in OTHER_WIDTHS)
+            or any(type(getattr(self, name)) is dict for name in INSIDE)
+        )
+
     def __repr__(self) -> str:
         return (
             f"BodyFacts(model={self.model!r}, stream={self.stream!r}, include_usage={self.include_usage!r}, "
             f"has_stream_options={self.has_stream_options!r}, token_limit={self.token_limit!r}, choices={self.choices!r}, "
-            f"prompt_bytes={self.prompt_bytes!r}, prompts={self.prompts!r})"
+            f"answers={self.answers!r}, named={self.named!r}, overrides={self.overrides!r}, "
+            f"prompt_tokens={self.prompt_tokens!r}, prompts={self.prompts!r})"
         )
 
 
@@ -96,7 +135,8 @@ _decode_compact: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_raw: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_string: Final = msgspec.json.Decoder(str).decode
 _FLAGS: Final = {b"true": True, b"false": False, b"null": False}
-_COUNTS: Final = SCALARS[3:]
+_COUNTS: Final = (*LIMITS, "n")
+_OTHERS: Final = frozenset((*OTHER_LIMITS, *OTHER_WIDTHS, *INSIDE))
 _DIGITS: Final = 18
 _BAD: Final = (msgspec.DecodeError, RecursionError, ValueError)
 _SPACE: Final = re.compile(rb"[ \t\r\n]*").match
@@ -107,20 +147,18 @@ _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL).match
 
 def facts_of(known: Members, outline: Outline) -> BodyFacts:
     """The facts of a body of this outline, whose scalars were found good."""
-    return BodyFacts(
+    facts = BodyFacts(
         "" if known.model is ABSENT else known.model,
         known.stream is True,
-        known.stream_options,
-        known.max_tokens,
-        known.max_completion_tokens,
-        known.max_output_tokens,
-        known.n,
-        outline.prompt_bytes,
-        outline.prompts,
+        prompt_tokens=outline.prompt_tokens,
+        prompts=outline.prompts,
     )
+    for name in SCALARS[2:]:
+        setattr(facts, name, getattr(known, name))
+    return facts
 
 
-def read(body: bytes, max_depth: int, max_members: int) -> BodyFacts | Outline:
+def read(body: bytes, max_depth: int, max_members: int, bytes_per_token: int = BYTES_PER_TOKEN) -> BodyFacts | Outline:
     """The facts of a body that is plainly good; its outline where the complete path has to look at it."""
     found = _found(body, max_depth, max_members)
     if isinstance(found, Outline):
@@ -131,16 +169,16 @@ def read(body: bytes, max_depth: int, max_members: int) -> BodyFacts | Outline:
         text = bytes(value) if len(value) <= VALUE_BYTES else b""
         model = _decode_string(text) if text[:1] == b'"' else ""
         if not 0 < len(model) <= MAX_MODEL_CHARS or not model.isprintable():
-            return _outline(found, max_members)
+            return _outline(found, body, max_members, bytes_per_token)
         facts.model = model
     value = found.get("stream")
     if value is not None:
         flag = _FLAGS.get(bytes(value)) if len(value) <= 5 else None
         if flag is None:
-            return _outline(found, max_members)
+            return _outline(found, body, max_members, bytes_per_token)
         facts.stream = flag
     if "stream_options" in found:
-        known = _outline(found, max_members)
+        known = _outline(found, body, max_members, bytes_per_token)
         if known.fault:
             return known
         try:
@@ -153,16 +191,21 @@ def read(body: bytes, max_depth: int, max_members: int) -> BodyFacts | Outline:
             text = bytes(value) if len(value) <= _DIGITS else b""
             if text.isdigit():
                 setattr(facts, name, int(text))
-            elif text != b"null":
-                return _outline(found, max_members)
-    facts.prompt_bytes, facts.prompts = _prompts(found)
+            elif text == b"null":
+                setattr(facts, name, None)
+            else:
+                return _outline(found, body, max_members, bytes_per_token)
+    if not _OTHERS.isdisjoint(found):
+        return _outline(found, body, max_members, bytes_per_token)
+    facts.prompt_tokens = _prompt_tokens(found, body, bytes_per_token)
+    facts.prompts = _prompts(found)
     return facts
 
 
-def outline(body: bytes, max_depth: int, max_members: int) -> Outline:
+def outline(body: bytes, max_depth: int, max_members: int, bytes_per_token: int = BYTES_PER_TOKEN) -> Outline:
     """What a body is that may nest ``max_depth`` levels, and whose objects that are read here may have ``max_members``."""
     found = _found(body, max_depth, max_members)
-    return found if isinstance(found, Outline) else _outline(found, max_members)
+    return found if isinstance(found, Outline) else _outline(found, body, max_members, bytes_per_token)
 
 
 def _found(body: bytes, max_depth: int, max_members: int) -> dict[str, msgspec.Raw] | Outline:
@@ -202,7 +245,7 @@ def _compact(body: bytes) -> dict[str, msgspec.Raw] | None:
     return found if names.isascii() and names.islower() else None
 
 
-def _outline(found: dict[str, msgspec.Raw], max_members: int) -> Outline:
+def _outline(found: dict[str, msgspec.Raw], body: bytes, max_members: int, bytes_per_token: int) -> Outline:
     """The outline of a body with these members."""
     known = []
     for name in SCALARS:
@@ -221,18 +264,30 @@ def _outline(found: dict[str, msgspec.Raw], max_members: int) -> Outline:
             if "include_usage" in inner:
                 text = b'{"include_usage":%b}' % _short("include_usage", options[inner.index("include_usage")])
         known.append(b'"%b":%b' % (name.encode(), text))
-    return Outline(Fault.NONE, "", False, b"{%b}" % b",".join(known), *_prompts(found))
+    tokens = _prompt_tokens(found, body, bytes_per_token)
+    return Outline(Fault.NONE, "", False, b"{%b}" % b",".join(known), tokens, _prompts(found))
 
 
-def _prompts(found: dict[str, msgspec.Raw]) -> tuple[int, int]:
-    """The size of the prompts, and how many there are."""
-    size = 0
-    for name in PROMPTS:
+def _prompts(found: dict[str, msgspec.Raw]) -> int:
+    prompt = found.get("prompt")
+    return 1 if prompt is None else prompts_in(prompt)
+
+
+def _prompt_tokens(found: dict[str, msgspec.Raw], body: bytes, bytes_per_token: int) -> int:
+    attached = tokens = 0
+    for name in ("messages", "input"):
         value = found.get(name)
         if value is not None:
-            size += len(value)
-    prompt = found.get("prompt")
-    return size, 1 if prompt is None else prompts_in(prompt)
+            some, more = attached_in(value, bytes_per_token)
+            attached += some
+            tokens += more
+    for name in ("prompt", "input"):
+        value = found.get(name)
+        if value is not None:
+            some, more = ids_in(value)
+            attached += some
+            tokens += more
+    return estimate(len(body), wide_bytes(body), attached, tokens, bytes_per_token)
 
 
 def _short(name: str, value: msgspec.Raw) -> bytes:
@@ -267,6 +322,25 @@ def span_of(text: bytes, name: str) -> tuple[int, int]:
             return start, end
         at = _COMMA(text, end).end()  # type: ignore[union-attr]
     raise AssertionError("the decoder has read it")
+
+
+def bounds_in(text: bytes, most: int) -> list[tuple[str, int, int]]:
+    """(name, start, end) of the values in the object ``text`` (that was found good) that say how much is to be made, in order.
+
+    Their names are told in lower case.
+
+    :raises TooMany: it has more than ``most`` members.
+    """
+    names, values = members(text, most)
+    at = _SPACE(text, text.index(b"{") + 1).end()  # type: ignore[union-attr]
+    found = []
+    for one, raw in zip(names, values, strict=True):
+        start = _COLON(text, _STRING(text, at).end()).end()  # type: ignore[union-attr]
+        end = start + len(raw)
+        if folded(one) in BOUNDS:
+            found.append((folded(one), start, end))
+        at = _COMMA(text, end).end()  # type: ignore[union-attr]
+    return found
 
 
 _ABSENT_COUNT: Final = -(2**62)

@@ -155,6 +155,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     daily_token_quota: int = 0
     on_exhausted: str = "refuse"
     default_cost_tokens: int = 256
+    default_max_tokens: int = 4096
+    prompt_bytes_per_token: int = 4
     # capacity
     max_concurrent: int = 0
     key_concurrency: int = 0

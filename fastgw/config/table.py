@@ -302,6 +302,20 @@ TABLE: Final[tuple[Setting, ...]] = (
             minimum=1,
             maximum=1_000_000,
         ),
+        Setting(
+            "default_max_tokens",
+            "int",
+            "tokens that an answer may have where the request sets no maximum and its key has a limit of tokens",
+            minimum=1,
+            maximum=1_000_000,
+        ),
+        Setting(
+            "prompt_bytes_per_token",
+            "int",
+            "bytes of a prompt that are taken for one token; 1 is never too few where the vocabulary is one of bytes",
+            minimum=1,
+            maximum=8,
+        ),
     ),
     *_rows(
         "Capacity",

@@ -96,8 +96,10 @@ class Context(Service):
         "accounts",
         "between_bytes_timeout_s",
         "budget",
+        "bytes_per_token",
         "config",
         "default_cost",
+        "default_max",
         "first_byte_timeout_s",
         "max_attempts",
         "max_body_bytes",
@@ -166,6 +168,8 @@ class Context(Service):
         self.retry_after_s = max(1.0, config.health_interval_s)
         self.max_attempts = MAX_ATTEMPTS
         self.default_cost = config.default_cost_tokens
+        self.default_max = config.default_max_tokens
+        self.bytes_per_token = config.prompt_bytes_per_token
         self.max_retries = config.max_retries
         self.retry_statuses = frozenset(int(status) for status in config.retry_statuses)
         self.retries_at_all = bool(self.max_retries and (self.retry_fresh or self.retry_statuses))

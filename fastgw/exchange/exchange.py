@@ -161,7 +161,9 @@ class Exchange(Answering):
         gateway = self.gateway
         endpoint = self.endpoint
         if endpoint.mode is JSON or (self.body and self.is_json()):
-            self.facts = scan_body(self.body, gateway.max_json_depth, endpoint.model, gateway.max_json_members)
+            self.facts = scan_body(
+                self.body, gateway.max_json_depth, endpoint.model, gateway.max_json_members, gateway.bytes_per_token
+            )
         for hook in gateway.on_body:
             hook(self)
         if self.phase is not DONE:

@@ -80,7 +80,7 @@ class Charge(Filter):
         generates = exchange.endpoint.generates
         facts = exchange.facts
         if exchange.prompt_tokens < 0 and facts is not None:
-            exchange.prompt_tokens = estimate(facts.prompt_bytes or exchange.bytes_in)
+            exchange.prompt_tokens = facts.prompt_tokens
             exchange.estimated = True
         if exchange.completion_tokens < 0 and generates:
             if relay is not None and relay.sse is not None:

@@ -1,6 +1,9 @@
 """Tokens per minute and per UTC day with one key: reserved when a request is admitted; ``charge`` settles them.
 
-A request is expected to cost its prompt (estimated from its bytes) and the most tokens that its answer may have.
+A request is expected to cost its prompt (estimated from its bytes) and the most tokens that its answers may have. How many
+those are is the client's to say; where it says nothing, ``default_max_tokens``, or what is left. ``rewrite`` tells the engine.
+Invariant: prompt and answers of what is told are no more than what was reserved, but for a stream under ``cut``, which is
+given more as it goes on, and ended where there is none.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from time import time
 from typing import Final
 
 from fastgw.accel.lines import limit_lines
-from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS, estimate
+from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS
 from fastgw.config import Config
 from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import UPLOAD
@@ -23,22 +26,33 @@ from fastgw.net.clock import micros
 COMPLETIONS: Final = "/v1/completions"
 
 
-def expected_cost(exchange: Exchange) -> int:
-    """Tokens that a request may take: its prompt's, estimated, and the most that its answers may have; at least 1."""
+def answers_of(exchange: Exchange) -> int:
+    """How many answers a request may be given."""
     facts = exchange.facts
     if facts is None:
         return 1
-    answer = 0
-    if exchange.endpoint.generates:
-        answer = facts.token_limit
-        if answer < 0:
-            answer = exchange.gateway.default_cost
-        answers = min(facts.choices, MOST_CHOICES)
-        if exchange.endpoint.label == COMPLETIONS:
-            answers *= facts.prompts
-        answer = min(min(answer, MOST_TOKENS) * answers, MOST_TOKENS)
-    # (A ranking has its texts under other names: all that came is its prompt.)
-    return estimate(facts.prompt_bytes or exchange.bytes_in) + answer or 1
+    answers = min(facts.answers, MOST_CHOICES)
+    return answers * facts.prompts if exchange.endpoint.label == COMPLETIONS else answers
+
+
+def total(prompt: int, answer: int, answers: int) -> int:
+    """Tokens of a prompt and so many answers; more than any quota counts as much as another."""
+    if answer > MOST_TOKENS // answers:
+        return MOST_TOKENS
+    return min(prompt + answer * answers, MOST_TOKENS)
+
+
+def expected_cost(exchange: Exchange) -> int:
+    """Tokens that a request is expected to take: its prompt's, estimated, and those of its answers; at least 1."""
+    facts = exchange.facts
+    if facts is None:
+        return 1
+    if not exchange.endpoint.generates:
+        return facts.prompt_tokens or 1
+    answer = facts.token_limit
+    if answer < 0:
+        answer = exchange.gateway.default_cost
+    return total(facts.prompt_tokens, answer, answers_of(exchange)) or 1
 
 
 class Quota(Filter):
@@ -65,30 +79,60 @@ class Quota(Filter):
         account = exchange.account
         if account is None or not account.reserves or not exchange.endpoint.metered:
             return
-        cost = expected_cost(exchange)
+        facts = exchange.facts
+        ledger = account.ledger
+        if facts is None or not exchange.endpoint.generates:
+            cost = expected_cost(exchange)
+            if account.tokens is not None:
+                self._take_minute(exchange, account, cost)
+            if ledger.limit:
+                if not ledger.reserve(exchange.gateway.today, cost):
+                    raise self._exhausted(exchange, account, cost)
+                exchange.reserved = cost
+            return
+        gateway = exchange.gateway
+        today = gateway.today
+        prompt = facts.prompt_tokens
+        answers = answers_of(exchange)
+        named = facts.token_limit
+        if named == 0:
+            named = 1  # there are engines to which 0 is no limit
+        bound = gateway.default_max if named < 0 else named
+        least = min(bound, gateway.default_cost) if named < 0 else bound
+        cut = account.cut and facts.stream and ledger.limit > 0
+        if ledger.limit and (named < 0 or cut):
+            # No more than the day has left for each of them.
+            room = (ledger.left(today) - prompt) // answers
+            if room < bound:
+                if room < 1:
+                    raise self._exhausted(exchange, account, total(prompt, least, answers))
+                bound = room
         meter = account.tokens
         if meter is not None:
-            self._take_minute(exchange, account, cost)
-        ledger = account.ledger
+            if named < 0:
+                # As much as the minute has left, but not less than a request of this kind is expected to take.
+                room = (meter.left(micros(exchange.started_at)) - prompt) // answers
+                bound = min(bound, max(room, least))
+            self._take_minute(exchange, account, total(prompt, bound, answers))
+        exchange.bound = min(bound, MOST_TOKENS)
         if not ledger.limit:
             return
-        facts = exchange.facts
-        today = exchange.gateway.today
-        if account.cut and facts is not None and facts.stream and exchange.endpoint.generates:
+        if cut:
             # It may begin with what is left, and is ended where that ends.
+            cost = total(prompt, least, answers)
             granted = ledger.extend(today, cost)
-            prompt = estimate(facts.prompt_bytes or exchange.bytes_in)
             exchange.reserved = granted
             if granted <= prompt:
                 raise self._exhausted(exchange, account, cost)
             exchange.allowance = granted - prompt
-            if granted == cost and facts.token_limit >= 0:
+            if granted == cost and named > 0:
                 # The engine itself ends it there, in its own words; only one that goes on is cut.
                 exchange.allowance += 1
-        elif ledger.reserve(today, cost):
-            exchange.reserved = cost
         else:
-            raise self._exhausted(exchange, account, cost)
+            cost = total(prompt, bound, answers)
+            if not ledger.reserve(today, cost):
+                raise self._exhausted(exchange, account, cost)
+            exchange.reserved = cost
 
     def _take_minute(self, exchange: Exchange, account: Account, cost: int) -> None:
         meter = account.tokens

@@ -1,18 +1,36 @@
-"""The two changes that fastgw makes to a request body, by splicing bytes: nothing is serialised again.
+"""The three changes that fastgw makes to a request body, by splicing bytes: nothing is serialised again.
 
 ``stream_options.include_usage`` is asked of the engine, so that streams can be accounted for, and the extra chunk is taken
 out again (llama.cpp is not asked: it counts in ``timings`` anyway, and would move those into the extra chunk); and
 ``model`` becomes the engine's own name for it, where one is configured, or that of the model it falls back to; in forms too.
 (In the query of a WebSocket session it does where the request's first line is written.)
+
+And where the key has a limit of tokens, the engine is told how many each answer may have at most, in the API's own field, and
+so is what would tell it otherwise. A body that says no more than that already stays as it is.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
+from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.config import Config
 from fastgw.exchange.filter import Filter
-from fastgw.exchange.state import ExchangeState
-from fastgw.protocol.openai import with_model, with_usage
+from fastgw.exchange.state import NO_LIMIT, ExchangeState
+from fastgw.protocol.openai import with_bound, with_member, with_model, with_usage
 from fastgw.upstream.target import Engine
+
+CHAT: Final = "/v1/chat/completions"
+RESPONSES: Final = "/v1/responses"
+
+# Bits of BodyFacts.named.
+TOKENS: Final = 1
+COMPLETION_TOKENS: Final = 2
+OUTPUT_TOKENS: Final = 4
+
+# Kinds of engines that take `max_completion_tokens` of a chat. (OpenAI's own servers refuse both at once; others that do not
+# know it would make as much as they like, so they are told `max_tokens` as well.)
+KNOW_COMPLETION: Final = frozenset(("vllm", "sglang", "openai"))
 
 
 class Rewriting(Filter):
@@ -24,11 +42,8 @@ class Rewriting(Filter):
         self._ask_usage = ask_usage
 
     @classmethod
-    def from_config(cls, config: Config) -> Rewriting | None:
-        renamed = any(engine.served_name for engine in config.engines) or any(route.fallback for route in config.routes)
-        if not config.inject_usage and not renamed:
-            return None
-        return cls(config.inject_usage)
+    def from_config(cls, config: Config) -> Rewriting:
+        return cls(config.inject_usage)  # (any key may be given a limit of tokens)
 
     def rewrite(self, exchange: ExchangeState, engine: Engine, body: bytes) -> bytes:
         facts = exchange.facts
@@ -36,6 +51,8 @@ class Rewriting(Filter):
         if facts is None:
             upload = exchange.upload
             return upload.renamed(body, name) if upload is not None and name else body
+        if exchange.bound != NO_LIMIT:
+            body = self._bounded(exchange, engine, body)
         exchange.strip_usage = False
         ask = self._ask_usage and not facts.include_usage and exchange.endpoint.usage
         if ask and facts.stream and engine.kind != "llamacpp":
@@ -44,3 +61,27 @@ class Rewriting(Filter):
         if name and facts.model and facts.model != name:
             body = with_model(body, facts, name)
         return body
+
+    def _bounded(self, exchange: ExchangeState, engine: Engine, body: bytes) -> bytes:
+        """``body`` that says how long each answer may be."""
+        facts = exchange.facts
+        assert facts is not None
+        bound = exchange.bound
+        named = facts.named
+        label = exchange.endpoint.label
+        if label == RESPONSES:
+            own = OUTPUT_TOKENS
+            names: tuple[str, ...] = ("max_output_tokens",)
+        elif label == CHAT and named & COMPLETION_TOKENS:
+            own = COMPLETION_TOKENS if engine.kind in KNOW_COMPLETION else COMPLETION_TOKENS | TOKENS
+            names = ("max_completion_tokens",) if own == COMPLETION_TOKENS else ("max_completion_tokens", "max_tokens")
+        else:
+            own = TOKENS
+            names = ("max_tokens",)
+        if not facts.overrides and facts.token_limit <= bound:
+            if named == own:
+                return body
+            if not named or not named & ~own:
+                # Nothing is to be changed, only one thing to be said.
+                return with_member(body, b'"%b":%d' % (names[-1].encode(), bound))
+        return with_bound(body, names, bound, min(facts.answers, MOST_CHOICES))

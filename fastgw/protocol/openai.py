@@ -8,17 +8,29 @@ members that are read here are concerned.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from fastgw.accel.bodies import BodyFacts as BodyFacts
-from fastgw.accel.bodies import facts_of, outline, read, span_of
-from fastgw.accel.members import ABSENT, MAX_MODEL_CHARS, Fault, Members, Outline
+from fastgw.accel.bodies import bounds_in, facts_of, outline, read, span_of
+from fastgw.accel.members import (
+    ABSENT,
+    BYTES_PER_TOKEN,
+    INSIDE,
+    MAX_MODEL_CHARS,
+    WIDTHS,
+    Fault,
+    Members,
+    Outline,
+    TooMany,
+)
 from fastgw.errors import GatewayError
 
 MAX_MEMBERS: Final = 256
 MAX_MODELS: Final = 10_000
+FIGURE_CHARS: Final = 18  # of a whole number that is looked at
 MOST_ITEMS: Final = 4 * MAX_MODELS  # objects in a list of models, with those in them, or texts
 
 _decode: Final = msgspec.json.Decoder(Members).decode
@@ -39,13 +51,19 @@ def check_model(model: object) -> str:
     return model
 
 
-def scan_body(body: bytes, max_depth: int = 64, need_model: bool = True, max_members: int = MAX_MEMBERS) -> BodyFacts:
-    """The facts of a request body.
+def scan_body(
+    body: bytes,
+    max_depth: int = 64,
+    need_model: bool = True,
+    max_members: int = MAX_MEMBERS,
+    bytes_per_token: int = BYTES_PER_TOKEN,
+) -> BodyFacts:
+    """The facts of a request body; its prompt is estimated by so many bytes for a token.
 
     :raises GatewayError: ``invalid_json`` (not JSON in UTF-8, or too deep), ``duplicate_member``, ``missing_model`` (when
         ``need_model``), ``invalid_parameter`` with ``param``, or without when the body is no object or has too many members.
     """
-    found = read(body, max_depth, max_members)
+    found = read(body, max_depth, max_members, bytes_per_token)
     facts = found if isinstance(found, BodyFacts) else _judged(found, max_depth, max_members)
     if need_model and not facts.model:
         raise GatewayError("missing_model", param="model")
@@ -110,11 +128,7 @@ def with_usage(body: bytes, facts: BodyFacts) -> bytes:
     if facts.include_usage:
         return body
     if not facts.has_stream_options:
-        at = body.index(b"{") + 1
-        # A member follows at once, in nearly every body.
-        empty = body[at] != 34 and body[_SPACE(body, at).end()] == 125  # type: ignore[union-attr]
-        asked = b'"stream_options":{"include_usage":true}' if empty else b'"stream_options":{"include_usage":true},'
-        return b"".join((body[:at], asked, body[at:]))
+        return with_member(body, b'"stream_options":{"include_usage":true}')
     start, end = span_of(body, "stream_options")
     return b"".join((body[:start], _options_with_usage(body[start:end]), body[end:]))
 
@@ -135,6 +149,70 @@ def with_model(body: bytes, facts: BodyFacts, new: str) -> bytes:
         return body
     start, end = span_of(body, "model")
     return b"".join((body[:start], _encode(new), body[end:])) if start >= 0 else body
+
+
+def with_bound(body: bytes, names: Sequence[str], bound: int, answers: int) -> bytes:
+    """``body`` under which no engine makes more than ``bound`` tokens of each answer, and more than ``answers`` of them.
+
+    Each of ``names`` is there and says so; of all other names by which an engine is told one or the other each figure says so
+    that said more, or was none. Null stays, but for ``names``: it is as good as nothing.
+    """
+    missing = list(names)
+    pieces: list[bytes] = []
+    done = 0
+    for name, start, end in bounds_in(body, len(body)):
+        value = body[start:end]
+        if name in missing:
+            missing.remove(name)
+            new = _figure(value, bound) if value != b"null" else b"%d" % bound
+        elif name in INSIDE:
+            new = _bounded_inside(value, bound, answers)
+        else:
+            new = _figure(value, answers if name in WIDTHS else bound)
+        if new != value:
+            pieces += (body[done:start], new)
+            done = end
+    pieces.append(body[done:])
+    body = b"".join(pieces)
+    for name in missing:
+        body = with_member(body, b'"%b":%d' % (name.encode(), bound))
+    return body
+
+
+def _bounded_inside(value: bytes, bound: int, answers: int) -> bytes:
+    """An object of ``INSIDE``; what is none is as good as nothing."""
+    if value[:1] != b"{":
+        return value
+    try:
+        found = bounds_in(value, MAX_MEMBERS)
+    except TooMany:
+        return b"{}"
+    pieces: list[bytes] = []
+    done = 0
+    for name, start, end in found:
+        if name not in INSIDE:
+            pieces += (value[done:start], _figure(value[start:end], answers if name in WIDTHS else bound))
+            done = end
+    pieces.append(value[done:])
+    return b"".join(pieces)
+
+
+def _figure(value: bytes, most: int) -> bytes:
+    """A figure that says ``most`` at most, 1 at least."""
+    if value == b"null":
+        return value
+    # (It begins with a digit, and so it is a number, perhaps one with a point.)
+    if len(value) <= FIGURE_CHARS and value[:1].isdigit() and float(value).is_integer() and 0 < float(value) <= most:
+        return value
+    return b"%d" % most
+
+
+def with_member(body: bytes, member: bytes) -> bytes:
+    """``body`` with a ``member`` more, which it does not have."""
+    at = body.index(b"{") + 1
+    # A member follows at once, in nearly every body.
+    empty = body[at] != 34 and body[_SPACE(body, at).end()] == 125  # type: ignore[union-attr]
+    return b"".join((body[:at], member, b"" if empty else b",", body[at:]))
 
 
 def models_list(ids: list[tuple[str, str, int]]) -> bytes:

@@ -11,13 +11,16 @@ cdef class BodyFacts:
     cdef public bint has_stream_options
     cdef public long long token_limit
     cdef public long long choices
-    cdef public Py_ssize_t prompt_bytes
+    cdef public long long answers
+    cdef public int named
+    cdef public bint overrides
+    cdef public long long prompt_tokens
     cdef public long long prompts
 
 
 # The facts, or an outline for the complete path.
-cpdef read(bytes body, int max_depth, Py_ssize_t max_members)
-cpdef outline(bytes body, int max_depth, Py_ssize_t max_members)
+cpdef read(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_token=*)
+cpdef outline(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_token=*)
 cpdef tuple span_of(bytes text, str name)
 
 cpdef tuple usage_in(bytes body)

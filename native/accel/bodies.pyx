@@ -14,11 +14,11 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from fastgw.accel.json cimport (
-    ESCAPED, STACK_WORDS, WIDE, Bytes, after_colon, after_literal, after_number, after_space, after_value, bytes_end, is_digit,
-    plain_end, string_end, text_end, unescape, wrong, wrong_at,
+    ESCAPED, STACK_WORDS, WIDE, Bytes, after_colon, after_literal, after_number, after_space, after_value, after_value_of,
+    bytes_end, is_digit, plain_end, string_end, text_end, unescape, wrong, wrong_at,
 )
 
-from fastgw.accel import members
+from fastgw.accel import members, tokens
 
 import msgspec
 
@@ -36,7 +36,8 @@ cdef enum:
     _MAX_NAME_BYTES = 256  # of a name that an answer may repeat: 64 characters
     _MAX_COUNT_DIGITS = 18  # of a number in a request
     _MAX_USAGE_DIGITS = 12
-    _MOST_PROMPTS = 4096
+    _MOST_PROMPTS = 10000000
+    _MOST_CHOICES = 1024
     _MODELS = 16
 
 # The members that matter: first those that say one thing, as in `members.SCALARS`.
@@ -48,6 +49,17 @@ cdef enum:
     MAX_COMPLETION_TOKENS
     MAX_OUTPUT_TOKENS
     N
+    N_PREDICT
+    NUM_PREDICT
+    MAX_NEW_TOKENS
+    MAX_LENGTH
+    BEST_OF
+    N_CMPL
+    BEAM_WIDTH
+    NUM_BEAMS
+    NUM_RETURN_SEQUENCES
+    OPTIONS
+    PARAMETERS
     MESSAGES
     PROMPT
     INPUT
@@ -56,7 +68,7 @@ cdef enum:
     NONE
 
 cdef enum:
-    _SCALARS = 7
+    _SCALARS = 18
 
 # As members.Fault.
 cdef enum:
@@ -80,6 +92,12 @@ cdef struct Span:
     Py_ssize_t start  # 0 = there is none: no value begins a body
     Py_ssize_t end
 
+# What the keys within a value say of it.
+cdef struct Seen:
+    bint holds  # it may have pictures or recordings in it
+    bint url  # one ends with `_url`
+    int kinds  # of its strings
+
 cdef struct Facts:
     Span values[MEMBERS]
     Span usage  # include_usage, in stream_options
@@ -91,14 +109,20 @@ cdef struct Facts:
     bint include_usage
     long long counts[_SCALARS]
     int given  # of those, the ones that are no null, as bits
+    Seen messages
+    Seen input
+    Seen others
+    bint inside  # of `options` and `parameters` one is an object
 
 if (
     members.MAX_MODEL_CHARS != _MAX_MODEL_CHARS or members.MAX_NAME_CHARS * 4 != _MAX_NAME_BYTES
     or members.MOST_PROMPTS != _MOST_PROMPTS or members.MAX_DEPTH != 64 * STACK_WORDS
     or list(members.Fault) != list(range(CASE + 1)) or members.Fault.CASE != CASE
+    or tokens.MOST_CHOICES != _MOST_CHOICES
     or members.SCALARS + members.PROMPTS != (
-        "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "messages",
-        "prompt", "input",
+        "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "n_predict",
+        "num_predict", "max_new_tokens", "max_length", "best_of", "n_cmpl", "beam_width", "num_beams", "num_return_sequences",
+        "options", "parameters", "messages", "prompt", "input",
     )
 ):
     raise ImportError("fastgw.accel.bodies was compiled with another fastgw.accel.members: build it again")
@@ -107,6 +131,10 @@ cdef long long _MOST = members.MOST
 cdef object _ABSENT = members.ABSENT
 cdef object _UNSET = msgspec.UNSET
 cdef object _Outline = members.Outline
+cdef object _TooMany = members.TooMany
+cdef object _folded = members.folded
+cdef object _whole = members.whole
+cdef object _BOUNDS = members.BOUNDS
 cdef object _shortened = members.shortened
 cdef object _repeatable = members.repeatable
 cdef Py_ssize_t _VALUE_BYTES = members.VALUE_BYTES
@@ -132,7 +160,8 @@ cdef class BodyFacts:
         return (
             f"BodyFacts(model={self.model!r}, stream={bool(self.stream)!r}, include_usage={bool(self.include_usage)!r}, "
             f"has_stream_options={bool(self.has_stream_options)!r}, token_limit={self.token_limit!r}, "
-            f"choices={self.choices!r}, prompt_bytes={self.prompt_bytes!r}, prompts={self.prompts!r})"
+            f"choices={self.choices!r}, answers={self.answers!r}, named={self.named!r}, overrides={bool(self.overrides)!r}, "
+            f"prompt_tokens={self.prompt_tokens!r}, prompts={self.prompts!r})"
         )
 
 
@@ -143,6 +172,8 @@ cdef long long _limited(object number):
 def facts_of(known, outline) -> BodyFacts:
     """The facts of a body of this outline, whose scalars were found good."""
     cdef BodyFacts facts = BodyFacts.__new__(BodyFacts)
+    cdef int at = 0
+    cdef int limits = 0
     options = known.stream_options
     facts.model = "" if known.model is _ABSENT else known.model
     facts.stream = known.stream is True
@@ -150,10 +181,34 @@ def facts_of(known, outline) -> BodyFacts:
     facts.include_usage = isinstance(options, members.Options) and options.include_usage is True
     facts.token_limit = -1
     for limit in (known.max_tokens, known.max_completion_tokens, known.max_output_tokens):
-        if limit is not None:
-            facts.token_limit = max(facts.token_limit, _limited(limit))
+        if limit is not _UNSET:
+            limits += 1
+            if limit is not None:
+                facts.token_limit = max(facts.token_limit, _limited(limit))
+            if limit is not None and limit > 0:
+                facts.named |= 1 << at
+            else:
+                facts.overrides = True
+        at += 1
     facts.choices = _limited(known.n) if known.n is not None and known.n > 0 else 1
-    facts.prompt_bytes = outline.prompt_bytes
+    facts.answers = facts.choices
+    if limits > 1 or (known.n is not None and not 0 < known.n <= _MOST_CHOICES):
+        facts.overrides = True
+    for name in members.OTHER_LIMITS:
+        value = getattr(known, name)
+        if value is not None:
+            facts.overrides = True
+            facts.token_limit = max(facts.token_limit, _whole(value))
+    for name in members.OTHER_WIDTHS:
+        value = getattr(known, name)
+        if value is not None:
+            value = _whole(value)
+            if not 0 < value <= _MOST_CHOICES:
+                facts.overrides = True
+            facts.answers = max(facts.answers, value)
+    if type(known.options) is dict or type(known.parameters) is dict:
+        facts.overrides = True
+    facts.prompt_tokens = outline.prompt_tokens
     facts.prompts = outline.prompts
     return facts
 
@@ -172,24 +227,50 @@ cdef inline int _member(Bytes p, Py_ssize_t size) noexcept nogil:
             return STREAM
         if memcmp(p, b"prompt", 6) == 0:
             return PROMPT
+        if memcmp(p, b"n_cmpl", 6) == 0:
+            return N_CMPL
     elif size == 8:
         if memcmp(p, b"messages", 8) == 0:
             return MESSAGES
     elif size == 10:
         if memcmp(p, b"max_tokens", 10) == 0:
             return MAX_TOKENS
+        if memcmp(p, b"parameters", 10) == 0:
+            return PARAMETERS
+        if memcmp(p, b"max_length", 10) == 0:
+            return MAX_LENGTH
+        if memcmp(p, b"beam_width", 10) == 0:
+            return BEAM_WIDTH
     elif size == 1:
         if p[0] == 110:
             return N
     elif size == 14:
         if memcmp(p, b"stream_options", 14) == 0:
             return STREAM_OPTIONS
+        if memcmp(p, b"max_new_tokens", 14) == 0:
+            return MAX_NEW_TOKENS
     elif size == 21:
         if memcmp(p, b"max_completion_tokens", 21) == 0:
             return MAX_COMPLETION_TOKENS
     elif size == 17:
         if memcmp(p, b"max_output_tokens", 17) == 0:
             return MAX_OUTPUT_TOKENS
+    elif size == 7:
+        if memcmp(p, b"best_of", 7) == 0:
+            return BEST_OF
+        if memcmp(p, b"options", 7) == 0:
+            return OPTIONS
+    elif size == 9:
+        if memcmp(p, b"n_predict", 9) == 0:
+            return N_PREDICT
+        if memcmp(p, b"num_beams", 9) == 0:
+            return NUM_BEAMS
+    elif size == 11:
+        if memcmp(p, b"num_predict", 11) == 0:
+            return NUM_PREDICT
+    elif size == 20:
+        if memcmp(p, b"num_return_sequences", 20) == 0:
+            return NUM_RETURN_SEQUENCES
     return NONE
 
 
@@ -236,7 +317,9 @@ cdef inline bint _may_mean(Bytes p, Py_ssize_t size, int kinds) noexcept nogil:
     if kinds & WIDE:
         return True
     c = p[0] | 32
-    return size <= _LONGEST and (c == 109 or c == 115 or c == 110 or c == 112 or c == 105)
+    return size <= _LONGEST and (
+        c == 109 or c == 115 or c == 110 or c == 112 or c == 105 or c == 98 or c == 111
+    )
 
 
 cdef extern from *:
@@ -447,6 +530,29 @@ cdef Py_ssize_t _count(Bytes p, Py_ssize_t i, Py_ssize_t n, int member, Facts* f
     return i
 
 
+cdef bint _on_key(Bytes p, Py_ssize_t start, Py_ssize_t end, Py_ssize_t value, int kinds, void* told) noexcept nogil:
+    cdef Seen* seen = <Seen*>told
+    cdef Py_ssize_t size = end - start
+    cdef unsigned char last = p[end - 1]
+    if last == 108:  # l
+        if size >= 4 and memcmp(p + end - 4, b"_url", 4) == 0:
+            seen.holds = seen.url = True
+    elif last == 101:  # e
+        if size == 6 and memcmp(p + start, b"source", 6) == 0:
+            seen.holds = True
+    elif size == 11 and memcmp(p + start, b"input_audio", 11) == 0:
+        seen.holds = True
+    if kinds:
+        seen.holds = True
+        seen.kinds |= kinds
+    return True
+
+
+cdef Py_ssize_t _value(Bytes p, Py_ssize_t i, Py_ssize_t n, int room, Seen* seen, int* levels) noexcept nogil:
+    """As after_value(), and what its keys say of it."""
+    return after_value_of(p, i, n, room, True, _on_key, seen, levels, &seen.kinds)
+
+
 cdef Py_ssize_t _options(
     Bytes p, Py_ssize_t i, Py_ssize_t n, int room, Py_ssize_t most, Facts* facts, int* levels
 ) noexcept nogil:
@@ -471,6 +577,7 @@ cdef Py_ssize_t _options(
         i = string_end(p, start, n, &kinds, True)
         if i < 0:
             break
+        facts.others.kinds |= kinds
         count += 1
         if count > most:
             facts.options.fault = MANY
@@ -488,11 +595,11 @@ cdef Py_ssize_t _options(
             i = _flag(p, start, n, &facts.include_usage)
             if i < 0:
                 facts.odd = True
-                i = after_value(p, start, n, room - 1, True, NULL, NULL, levels)
+                i = _value(p, start, n, room - 1, &facts.others, levels)
             facts.usage.start = start
             facts.usage.end = i
         else:
-            i = after_value(p, start, n, room - 1, True, NULL, NULL, levels)
+            i = _value(p, start, n, room - 1, &facts.others, levels)
         if i < 0:
             levels[0] += 1
             break
@@ -525,6 +632,7 @@ cdef Py_ssize_t _take(
                 return end
             end += 1
             facts.model_kinds = kinds
+            facts.others.kinds |= kinds
     elif member == STREAM:
         end = _flag(p, i, n, &facts.stream)
     elif member == STREAM_OPTIONS:
@@ -534,11 +642,19 @@ cdef Py_ssize_t _take(
                 return end
         else:
             end = after_literal(p, i, n, b"null", 4)
-    elif member < _SCALARS:
+    elif member < OPTIONS:
         end = _count(p, i, n, member, facts)
+    elif member < MESSAGES:
+        facts.inside = facts.inside or p[i] == 123
+        facts.values[member].start = i
+        end = _value(p, i, n, room, &facts.others, levels)
+        facts.values[member].end = end
+        return end
     if end < 0:
         facts.odd = facts.odd or member < _SCALARS
-        end = after_value(p, i, n, room, True, NULL, NULL, levels)
+        end = _value(
+            p, i, n, room, &facts.messages if member == MESSAGES else &facts.input if member == INPUT else &facts.others, levels
+        )
     facts.values[member].start = i
     facts.values[member].end = end
     return end
@@ -628,6 +744,7 @@ cdef int _survey(Bytes p, Py_ssize_t n, int max_depth, Py_ssize_t most, Facts* f
             fault = MANY
             i = wrong(i + 1, False)
             break
+        facts.others.kinds |= kinds
         member = _named(p, start, i, kinds, False, &names, &facts.names)
         end = i + 1
         i = after_colon(p, end, n)
@@ -635,7 +752,7 @@ cdef int _survey(Bytes p, Py_ssize_t n, int max_depth, Py_ssize_t most, Facts* f
             i = wrong(end, False)
             break
         if member == NONE:
-            i = after_value(p, i, n, room, True, NULL, NULL, &levels)
+            i = _value(p, i, n, room, &facts.others, &levels)
         else:
             i = _take(p, i, n, room, most, member, facts, &levels)
         if i < 0:
@@ -661,33 +778,315 @@ cdef int _survey(Bytes p, Py_ssize_t n, int max_depth, Py_ssize_t most, Facts* f
     return _rest(p, i, n, levels + 1, in_text, max_depth, fault)
 
 
+# ---- the prompt's size -------------------------------------------------------------------------------------------------
+
+cdef enum:
+    _BYTES_PER_TOKEN = 4
+    _WIDE_BYTES_PER_TOKEN = 2
+    _IMAGE_TOKENS = 1000
+    _SOUND_BYTES_PER_TOKEN = 256
+    _FEW_TOKENS = 96
+    _TOKEN_EACH = 128
+    _LONGEST_ESCAPED = 66
+
+# As members.OTHER and so on: where a picture may stand.
+cdef enum:
+    P_OTHER
+    P_MESSAGES
+    P_MESSAGE
+    P_PARTS
+    P_PART
+    P_IMAGE
+    P_SOUND
+    P_SOURCE
+
+# A key that matters in one of them.
+cdef enum:
+    K_NONE
+    K_CONTENT
+    K_URL
+    K_DATA
+    K_TYPE
+    K_MEDIA_TYPE
+    K_IMAGE_URL
+    K_SOUND
+    K_SOURCE
+
+cdef struct Size:
+    long long attached
+    long long tokens
+
+if (
+    members.BYTES_PER_TOKEN != _BYTES_PER_TOKEN or members.WIDE_BYTES_PER_TOKEN != _WIDE_BYTES_PER_TOKEN
+    or members.IMAGE_TOKENS != _IMAGE_TOKENS or members.SOUND_BYTES_PER_TOKEN != _SOUND_BYTES_PER_TOKEN
+    or members.FEW_TOKENS != _FEW_TOKENS or members.TOKEN_EACH != _TOKEN_EACH
+    or members.LONGEST_ESCAPED != _LONGEST_ESCAPED
+):
+    raise ImportError("fastgw.accel.bodies was compiled with another fastgw.accel.members: build it again")
+
+
+cdef inline Py_ssize_t _text_end(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """Where the quote is that ends the string from ``i`` on, which was found good."""
+    i = bytes_end(p, i, n)
+    while i < n and p[i] != 34:
+        i = bytes_end(p, i + 2, n)
+    return i
+
+
+cdef extern from *:
+    """
+    /* How many bytes are not ASCII (0); are commas (1); are quotes, or open a list or an object (2). */
+    static CYTHON_INLINE Py_ssize_t fastgw_count(const unsigned char *p, Py_ssize_t n, const int what) {
+        Py_ssize_t i = 0, count = 0;
+    #ifdef __SSE2__
+        const __m128i quote = _mm_set1_epi8('"'), list = _mm_set1_epi8('['), object = _mm_set1_epi8('{');
+        const __m128i comma = _mm_set1_epi8(','), zero = _mm_setzero_si128();
+        while (i + 16 <= n) {
+            __m128i sums = zero;
+            Py_ssize_t stop = i + 255 * 16;
+            for (; i + 16 <= n && i < stop; i += 16) {
+                const __m128i some = _mm_loadu_si128((const __m128i *)(p + i));
+                sums = _mm_sub_epi8(sums, what == 0 ? _mm_cmplt_epi8(some, zero) : what == 1 ? _mm_cmpeq_epi8(some, comma)
+                    : _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(some, quote), _mm_cmpeq_epi8(some, list)), _mm_cmpeq_epi8(some, object)));
+            }
+            sums = _mm_sad_epu8(sums, zero);
+            count += _mm_cvtsi128_si32(sums) + _mm_cvtsi128_si32(_mm_srli_si128(sums, 8));
+        }
+    #endif
+        for (; i < n; i++)
+            count += what == 0 ? p[i] >= 0x80 : what == 1 ? p[i] == ',' : p[i] == '"' || p[i] == '[' || p[i] == '{';
+        return count;
+    }
+    static Py_ssize_t fastgw_wide(const unsigned char *p, Py_ssize_t n) { return fastgw_count(p, n, 0); }
+    static Py_ssize_t fastgw_commas(const unsigned char *p, Py_ssize_t n) { return fastgw_count(p, n, 1); }
+    static Py_ssize_t fastgw_opening(const unsigned char *p, Py_ssize_t n) { return fastgw_count(p, n, 2); }
+
+    /* Whether all of it is what lists of whole numbers are made of. */
+    static int fastgw_numbers(const unsigned char *p, Py_ssize_t n) {
+        static const unsigned char in_list[256] = {
+            ['0'] = 1, ['1'] = 1, ['2'] = 1, ['3'] = 1, ['4'] = 1, ['5'] = 1, ['6'] = 1, ['7'] = 1, ['8'] = 1, ['9'] = 1,
+            [','] = 1, ['['] = 1, [']'] = 1, ['-'] = 1, [' '] = 1, [9] = 1, [13] = 1, [10] = 1,
+        };
+        Py_ssize_t i = 0;
+    #ifdef __SSE2__
+        /* From the comma to the nine all are in it but the point and the slash; the rest one by one. */
+        const __m128i before = _mm_set1_epi8('+'), after = _mm_set1_epi8(':'), blank = _mm_set1_epi8(' ');
+        const __m128i point = _mm_set1_epi8('.'), slash = _mm_set1_epi8('/');
+        for (; i + 16 <= n; i += 16) {
+            const __m128i some = _mm_loadu_si128((const __m128i *)(p + i));
+            const __m128i range = _mm_and_si128(_mm_cmpgt_epi8(some, before), _mm_cmplt_epi8(some, after));
+            const __m128i wrong = _mm_or_si128(_mm_cmpeq_epi8(some, point), _mm_cmpeq_epi8(some, slash));
+            unsigned rest = 0xffffu & ~(unsigned)_mm_movemask_epi8(
+                _mm_or_si128(_mm_andnot_si128(wrong, range), _mm_cmpeq_epi8(some, blank)));
+            for (; rest; rest &= rest - 1)
+                if (!in_list[p[i + __builtin_ctz(rest)]])
+                    return 0;
+        }
+    #endif
+        while (i < n && in_list[p[i]])
+            i++;
+        return i == n;
+    }
+
+    /* How many times it says _url", but for values with others right behind them. */
+    static Py_ssize_t fastgw_urls(const unsigned char *p, Py_ssize_t n) {
+        const unsigned char *at = p, *end = p + n;
+        Py_ssize_t count = 0;
+        while (end - at >= 5 && (at = memchr(at + 4, '"', (size_t)(end - at - 4))) != NULL) {
+            count += memcmp(at - 4, "_url", 4) == 0 && at[1] != ',' && at[1] != '}' && at[1] != ']';
+            at -= 3;
+        }
+        return count;
+    }
+    """
+    Py_ssize_t wide_in "fastgw_wide"(Bytes p, Py_ssize_t n) noexcept nogil
+    Py_ssize_t commas_in "fastgw_commas"(Bytes p, Py_ssize_t n) noexcept nogil
+    bint all_numbers "fastgw_numbers"(Bytes p, Py_ssize_t n) noexcept nogil
+    Py_ssize_t opening_in "fastgw_opening"(Bytes p, Py_ssize_t n) noexcept nogil
+    Py_ssize_t urls_in "fastgw_urls"(Bytes p, Py_ssize_t n) noexcept nogil
+
+
+cdef void _add_ids(Bytes p, Py_ssize_t start, Py_ssize_t end, Size* size) noexcept nogil:
+    """As members.ids_in()."""
+    cdef Py_ssize_t i
+    cdef long long commas
+    if start == 0 or p[start] != 91:
+        return
+    i = after_space(p, start + 1, end)
+    if p[i] == 123 or p[i] == 93:
+        return
+    commas = commas_in(p + start, end - start)
+    if all_numbers(p + start, end - start):
+        size.attached += end - start
+        size.tokens += commas + 1
+    else:
+        size.tokens += commas // 2
+
+
+cdef int _place_key(int state, Bytes p, Py_ssize_t size) noexcept nogil:
+    """Which of the keys that matter in this ``state`` is this one."""
+    if state == P_MESSAGE or state == P_PART:
+        if (size == 7 and memcmp(p, b"content", 7) == 0) or (size == 6 and memcmp(p, b"output", 6) == 0):
+            return K_CONTENT
+        if state == P_PART:
+            if size == 9:
+                if memcmp(p, b"image_url", 9) == 0:
+                    return K_IMAGE_URL
+                if memcmp(p, b"audio_url", 9) == 0 or memcmp(p, b"video_url", 9) == 0:
+                    return K_SOUND
+            elif size == 11:
+                if memcmp(p, b"input_audio", 11) == 0:
+                    return K_SOUND
+            elif size == 6 and memcmp(p, b"source", 6) == 0:
+                return K_SOURCE
+    elif state == P_IMAGE or state == P_SOUND or state == P_SOURCE:
+        if size == 3 and memcmp(p, b"url", 3) == 0:
+            return K_URL
+        if size == 4:
+            if memcmp(p, b"data", 4) == 0:
+                return K_DATA
+            if memcmp(p, b"type", 4) == 0:
+                return K_TYPE
+        elif size == 10 and memcmp(p, b"media_type", 10) == 0:
+            return K_MEDIA_TYPE
+    return K_NONE
+
+
+cdef bint _escapes_name(Bytes p, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size - 1):
+        if p[i] == 92 and p[i + 1] == 117:
+            return True
+    return False
+
+
+cdef void _add_attached(
+    Bytes p, Py_ssize_t start, Py_ssize_t end, const Seen* seen, int bytes_per_token, Size* size
+) noexcept nogil:
+    """As members.attached_in()."""
+    cdef unsigned char stack[64 * STACK_WORDS + 1]
+    cdef int depth = 0
+    cdef int state = P_OTHER
+    cdef int key = K_NONE
+    cdef int kind = 0
+    cdef long long data = 0
+    cdef long long image = <long long>_IMAGE_TOKENS * bytes_per_token
+    cdef Py_ssize_t i = start
+    cdef Py_ssize_t at, length
+    cdef unsigned char c
+    cdef bint is_url
+    if start == 0 or p[start] != 91 or not seen.holds:
+        return
+    if opening_in(p + start, end - start) > _FEW_TOKENS + (end - start) // _TOKEN_EACH:
+        if seen.url:
+            size.tokens += _IMAGE_TOKENS * urls_in(p + start, end - start)
+        return
+    while i < end:
+        c = p[i]
+        if c == 34:
+            at = i + 1
+            i = _text_end(p, at, end)
+            length = i - at
+            i = after_space(p, i + 1, end)
+            if p[i] == 58:
+                key = K_NONE
+                if state != P_OTHER and length <= _LONGEST_ESCAPED:
+                    key = _place_key(state, p + at, length)
+                    if key == K_NONE and _escapes_name(p + at, length):
+                        size.tokens += _IMAGE_TOKENS
+                        kind = -1
+                i += 1
+                continue
+            is_url = (state == P_IMAGE and key == K_URL) or (state == P_PART and key == K_IMAGE_URL)
+            if is_url or (state == P_SOUND and key == K_URL):
+                if length < 5 or memcmp(p + at, b"data:", 5) != 0:
+                    size.tokens += _IMAGE_TOKENS
+                elif is_url:
+                    if length > image and memcmp(p + at, b"data:image", 10) == 0:
+                        size.attached += length
+                        size.tokens += _IMAGE_TOKENS
+                elif length >= 10 and (memcmp(p + at, b"data:audio", 10) == 0 or memcmp(p + at, b"data:video", 10) == 0):
+                    size.attached += length
+                    size.tokens += length // _SOUND_BYTES_PER_TOKEN + 1
+            elif state == P_SOUND and key == K_DATA:
+                size.attached += length
+                size.tokens += length // _SOUND_BYTES_PER_TOKEN + 1
+            elif state == P_SOURCE:
+                if key == K_DATA:
+                    data += length
+                elif key == K_URL:
+                    size.tokens += _IMAGE_TOKENS
+                elif key == K_TYPE:
+                    kind = kind | 1 if kind >= 0 and length == 6 and memcmp(p + at, b"base64", 6) == 0 else -1
+                elif key == K_MEDIA_TYPE:
+                    kind = kind | 2 if kind >= 0 and length >= 5 and memcmp(p + at, b"image", 5) == 0 else -1
+            key = K_NONE
+            continue
+        if c == 123 or c == 91:
+            stack[depth] = state
+            depth += 1
+            if depth == 1:
+                state = P_OTHER if c == 123 else P_MESSAGES
+            elif c == 91:
+                state = P_PARTS if key == K_CONTENT else P_OTHER
+            elif state == P_MESSAGES:
+                state = P_MESSAGE
+            elif state == P_PARTS:
+                state = P_PART
+            elif key == K_IMAGE_URL:
+                state = P_IMAGE
+            elif key == K_SOUND:
+                state = P_SOUND
+            elif key == K_SOURCE:
+                state = P_SOURCE
+                kind = 0
+                data = 0
+            else:
+                state = P_OTHER
+            key = K_NONE
+        elif c == 125 or c == 93:
+            if state == P_SOURCE and kind == 3 and data > image:
+                size.attached += data
+                size.tokens += _IMAGE_TOKENS
+            depth -= 1
+            state = stack[depth]
+            key = K_NONE
+        i += 1
+
+
+cdef long long _prompt_tokens(Bytes p, Py_ssize_t n, const Facts* facts, int bytes_per_token) noexcept nogil:
+    """As members.estimate() of a body that is good."""
+    cdef Size size = Size(0, 0)
+    cdef long long wide = 0
+    cdef long long text
+    cdef long long per_wide = min(_WIDE_BYTES_PER_TOKEN, bytes_per_token)
+    if (facts.messages.kinds | facts.input.kinds | facts.others.kinds) & WIDE:
+        wide = wide_in(p, n)
+    _add_attached(p, facts.values[MESSAGES].start, facts.values[MESSAGES].end, &facts.messages, bytes_per_token, &size)
+    _add_attached(p, facts.values[INPUT].start, facts.values[INPUT].end, &facts.input, bytes_per_token, &size)
+    _add_ids(p, facts.values[PROMPT].start, facts.values[PROMPT].end, &size)
+    _add_ids(p, facts.values[INPUT].start, facts.values[INPUT].end, &size)
+    text = max(0, n - wide - size.attached)
+    return (text + bytes_per_token - 1) // bytes_per_token + (wide + per_wide - 1) // per_wide + size.tokens
+
+
 cdef long long _prompts(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
     """How many prompts the value from ``start`` to ``end`` is; as members.prompts_in()."""
     cdef long long count = 0
-    cdef int kinds = 0
-    cdef Bytes at
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i = start
     if p[start] != 91:
         return 1
-    i = after_space(p, start + 1, end)
-    if p[i] == 91:
-        at = p + start
-        while at != NULL and count <= _MOST_PROMPTS:
-            at = <Bytes>memchr(at, 91, p + end - at)
-            if at != NULL:
-                count += 1
-                at += 1
-        return min(count - 1, _MOST_PROMPTS)
-    if p[i] != 34:
-        return 1
-    while count < _MOST_PROMPTS:
-        count += 1
-        i = string_end(p, i + 1, end, &kinds, True) + 1
-        at = <Bytes>memchr(p + i, 34, end - i)
-        if at == NULL:
-            break
-        i = at - p
-    return count
+    if memchr(p + start, 34, end - start) == NULL:
+        count = opening_in(p + start, end - start)
+        i = end
+    while i < end:
+        if p[i] == 34:
+            count += 1
+            i = _text_end(p, i + 1, end)
+        elif p[i] == 91 or p[i] == 123:
+            count += 1
+        i += 1
+    return min(max(1, count - 1), _MOST_PROMPTS)
 
 
 # The names met last, so that the usual one is not made again: a slot for each of so many kinds of name.
@@ -739,10 +1138,9 @@ cdef bytes _short(bytes body, int member, const Span* value):
     return _shortened(_names[member], body[value.start : value.start + min(size, _VALUE_BYTES)], size)
 
 
-cdef object _outline(bytes body, int fault, const Facts* facts):
+cdef object _outline(bytes body, int fault, const Facts* facts, int bytes_per_token):
     cdef Bytes p = <Bytes>PyBytes_AS_STRING(body)
     cdef list known = []
-    cdef Py_ssize_t size = 0
     cdef int member
     if fault != GOOD:
         return _Outline(fault)
@@ -760,14 +1158,13 @@ cdef object _outline(bytes body, int fault, const Facts* facts):
                 known.append(b'"stream_options":{}')
         else:
             known.append(b'"%b":%b' % ((<str>_names[member]).encode(), _short(body, member, &facts.values[member])))
-    for member in range(MESSAGES, MEMBERS):
-        size += facts.values[member].end - facts.values[member].start
     return _Outline(
-        GOOD, "", False, b"{%b}" % b",".join(known), size, _prompts(p, facts.values[PROMPT].start, facts.values[PROMPT].end)
+        GOOD, "", False, b"{%b}" % b",".join(known), _prompt_tokens(p, PyBytes_GET_SIZE(body), facts, bytes_per_token),
+        _prompts(p, facts.values[PROMPT].start, facts.values[PROMPT].end),
     )
 
 
-cpdef outline(bytes body, int max_depth, Py_ssize_t max_members):
+cpdef outline(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_token=4):
     """What a body is that may nest ``max_depth`` levels, and whose objects that are read here may have ``max_members``."""
     cdef Facts found
     cdef int fault
@@ -775,10 +1172,10 @@ cpdef outline(bytes body, int max_depth, Py_ssize_t max_members):
         raise TypeError("a body is bytes")
     memset(&found, 0, sizeof(found))
     fault = _survey(<Bytes>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), max_depth, max_members, &found)
-    return _outline(body, fault, &found)
+    return _outline(body, fault, &found, bytes_per_token)
 
 
-cpdef read(bytes body, int max_depth, Py_ssize_t max_members):
+cpdef read(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_token=4):
     """The facts of a body that is plainly good; its outline where the complete path has to look at it."""
     cdef Facts found
     cdef BodyFacts facts
@@ -791,32 +1188,57 @@ cpdef read(bytes body, int max_depth, Py_ssize_t max_members):
     memset(&found, 0, sizeof(found))
     fault = _survey(p, PyBytes_GET_SIZE(body), max_depth, max_members, &found)
     if fault != GOOD or found.odd or found.names.fault != GOOD or found.options.fault != GOOD or found.model_kinds & ESCAPED:
-        return _outline(body, fault, &found)
+        return _outline(body, fault, &found, bytes_per_token)
     if found.values[MODEL].start:
         model = _model(
             p + found.values[MODEL].start + 1, found.values[MODEL].end - found.values[MODEL].start - 2, found.model_kinds
         )
         if model is None:
-            return _outline(body, fault, &found)
+            return _outline(body, fault, &found, bytes_per_token)
     facts = BodyFacts.__new__(BodyFacts)
     facts.model = model
     facts.stream = found.stream
     facts.include_usage = found.include_usage
     facts.has_stream_options = found.values[STREAM_OPTIONS].start != 0
     facts.token_limit = -1
-    if found.given & (1 << MAX_TOKENS):
-        facts.token_limit = max(facts.token_limit, found.counts[MAX_TOKENS])
-    if found.given & (1 << MAX_COMPLETION_TOKENS):
-        facts.token_limit = max(facts.token_limit, found.counts[MAX_COMPLETION_TOKENS])
-    if found.given & (1 << MAX_OUTPUT_TOKENS):
-        facts.token_limit = max(facts.token_limit, found.counts[MAX_OUTPUT_TOKENS])
-    facts.choices = found.counts[N] if found.counts[N] > 0 else 1
-    facts.prompt_bytes = (
-        found.values[MESSAGES].end - found.values[MESSAGES].start + found.values[PROMPT].end - found.values[PROMPT].start
-        + found.values[INPUT].end - found.values[INPUT].start
-    )
-    facts.prompts = _prompts(p, found.values[PROMPT].start, found.values[PROMPT].end)
+    _bounds(&found, facts)
+    facts.prompt_tokens = _prompt_tokens(p, PyBytes_GET_SIZE(body), &found, bytes_per_token)
+    facts.prompts = _prompts(p, found.values[PROMPT].start, found.values[PROMPT].end) if found.values[PROMPT].start else 1
     return facts
+
+
+cdef void _bounds(const Facts* found, BodyFacts facts) noexcept:
+    """What a body says of how much is to be made; its figures are plain ones, or null."""
+    cdef int member
+    cdef int limits = 0
+    cdef bint overrides = found.inside
+    for member in range(MAX_TOKENS, MAX_OUTPUT_TOKENS + 1):
+        if found.values[member].start == 0:
+            continue
+        limits += 1
+        if found.given & (1 << member) and found.counts[member] > 0:
+            facts.named |= 1 << (member - MAX_TOKENS)
+        else:
+            overrides = True
+        if found.given & (1 << member):
+            facts.token_limit = max(facts.token_limit, found.counts[member])
+    facts.choices = found.counts[N] if found.counts[N] > 0 else 1
+    facts.answers = facts.choices
+    if found.given >> N:
+        # (Rare: so many names are looked at only where there is one.)
+        if found.given & (1 << N) and not 0 < found.counts[N] <= _MOST_CHOICES:
+            overrides = True
+        for member in range(N_PREDICT, BEST_OF):
+            if found.given & (1 << member):
+                overrides = True
+                if found.counts[member] > 0:
+                    facts.token_limit = max(facts.token_limit, found.counts[member])
+        for member in range(BEST_OF, OPTIONS):
+            if found.given & (1 << member):
+                if not 0 < found.counts[member] <= _MOST_CHOICES:
+                    overrides = True
+                facts.answers = max(facts.answers, found.counts[member])
+    facts.overrides = overrides or limits > 1
 
 
 cpdef tuple span_of(bytes text, str name):
@@ -854,6 +1276,39 @@ cpdef tuple span_of(bytes text, str name):
         if p[i] == 44:
             i = after_space(p, i + 1, n)
     return -1, -1
+
+
+def bounds_in(bytes text, Py_ssize_t most) -> list:
+    """(name, start, end) of the values in the object ``text`` (that was found good) that say how much is to be made, in order."""
+    cdef Bytes p = <Bytes>PyBytes_AS_STRING(text)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(text)
+    cdef Py_ssize_t i = after_space(p, 0, n)
+    cdef Py_ssize_t start, end, size, value
+    cdef Py_ssize_t count = 0
+    cdef unsigned char made[6 * 64]
+    cdef int kinds
+    cdef list found = []
+    i = after_space(p, i + 1, n)
+    while p[i] == 34:
+        kinds = 0
+        start = i + 1
+        end = string_end(p, start, n, &kinds, True)
+        count += 1
+        if count > most:
+            raise _TooMany
+        value = after_colon(p, end + 1, n) if end >= 0 else -1
+        i = after_value(p, value, n, 64 * STACK_WORDS, True, NULL, NULL, NULL) if value >= 0 else -1
+        if i < 0:
+            break
+        size = end - start
+        if size <= 6 * 21:
+            name = _folded(PyBytes_FromStringAndSize(<char*>made, unescape(p, start, end, made)).decode())
+            if name in _BOUNDS:
+                found.append((name, value, i))
+        i = after_space(p, i, n)
+        if p[i] == 44:
+            i = after_space(p, i + 1, n)
+    return found
 
 
 # ---- an answer's usage -------------------------------------------------------------------------------------------------

@@ -346,6 +346,13 @@ cdef inline Py_ssize_t after_value(
 ) noexcept nogil:
     """Behind the value at ``i``; negative = there is none, or it nests deeper than ``room`` (:func:`wrong`). ``levels``, when
     it is given, then says how many levels were open there; more than ``room`` = too many."""
+    return after_value_of(p, i, n, room, strict, on_key, told, levels, NULL)
+
+
+cdef inline Py_ssize_t after_value_of(
+    Bytes p, Py_ssize_t i, Py_ssize_t n, int room, bint strict, OnKey on_key, void* told, int* levels, int* held
+) noexcept nogil:
+    """The same; ``held``, when it is given, is told of what kinds the strings in it were, keys apart."""
     cdef uint64_t outer[STACK_WORDS]  # a bit for each container around the innermost one: 1 = an object
     cdef uint64_t bit
     cdef int depth = 0
@@ -407,6 +414,8 @@ cdef inline Py_ssize_t after_value(
             depth -= 1
             in_object = outer[depth >> 6] >> (depth & 63) & 1
         else:
+            if held != NULL:
+                held[0] |= kinds
             return i
         if i < 0:
             break

@@ -39,7 +39,8 @@ cdef class Context(Service):
     cdef public Accounts accounts
     cdef public RetryBudget budget
     cdef public object merger, retry_statuses
-    cdef public long long default_cost, today
+    cdef public long long default_cost, default_max, today
+    cdef public int bytes_per_token
     cdef public bint retries_at_all
     cdef public bint replay, retry_fresh, plain_lines_off, server_timing
     cdef public long long max_body_bytes, max_json_depth, max_json_members, memory_budget

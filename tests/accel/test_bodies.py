@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from fastgw.accel.members import MAX_DEPTH, Fault
 from fastgw.errors import GatewayError
 from fastgw.protocol.openai import MAX_MEMBERS, scan_body, scan_completely
 from tests.support.json_cases import EITHER, INVALID, VALID, Case, forms
-from tests.support.judged import Refused, agree, told
+from tests.support.judged import OTHERS, Refused, agree, told
 from tests.support.twins import native_twin, python_twin
 
 DEPTH = 64
@@ -100,15 +101,16 @@ def test_what_libraries_send_is_understood_at_once(request_: dict[str, Any]) -> 
     options = request_.get("stream_options") or {}
     limits = [request_[name] for name in ("max_tokens", "max_completion_tokens", "max_output_tokens") if request_.get(name)]
     text = json.dumps(request_, ensure_ascii=False)
-    prompt = [json.dumps(request_[name], ensure_ascii=False) for name in ("messages", "prompt", "input") if name in request_]
     for side in SIDES:
         facts = side.read(text.encode(), DEPTH, MAX_MEMBERS)
         assert told(facts) == (
             request_.get("model", ""), request_.get("stream") is True, options.get("include_usage") is True,
-            "stream_options" in request_, *(limits or [-1]), request_.get("n") or 1,
+            "stream_options" in request_, *(limits or [-1]), *[request_.get("n") or 1] * 2, facts.named,
+            any(name in request_ and request_[name] is None for name in ("max_tokens", "max_completion_tokens")),
             len(request_["prompt"]) if isinstance(request_.get("prompt"), list) else 1,
         )  # fmt: skip
-        assert facts.prompt_bytes == len("".join(prompt).encode())
+        size, wide = len(text.encode()), sum(len(c.encode()) for c in text if not c.isascii())
+        assert facts.prompt_tokens == math.ceil((size - wide) / 4) + math.ceil(wide / 2)
 
 
 @pytest.mark.parametrize("body", ODD, ids=ascii)
@@ -148,7 +150,9 @@ def test_text_may_be_of_any_length_and_end_anywhere(side: Any) -> None:
         for odd in (b"", b"\\n", b"\\u00e9", b"\xc3\xa9", b"\xe6\xa8\xa1", b"\xf0\x9f\x98\x80", b"\\ud83d\\ude00", b"\x7f"):
             text = b"a" * size + odd + b"b" * (69 - size)
             assert isinstance(side.read(b'{"x":"' + text + b'"}', DEPTH, 16), side.BodyFacts)
-            assert side.read(b'{"prompt":"' + text + b'"}', DEPTH, 16).prompt_bytes == len(text) + 2
+            wide = len(text) - len(text.translate(None, bytes(range(128, 256))))
+            size = len(text) + len(b'{"prompt":""}') - wide
+            assert side.read(b'{"prompt":"' + text + b'"}', DEPTH, 16).prompt_tokens == -(-size // 4) - (-wide // 2)
         for wrong in WRONG_IN_TEXT:
             text = b"a" * size + wrong + b"q" * (9 - size)
             assert side.read(b'{"x":"' + text + b'"}', DEPTH, 16).fault in (Fault.NO_TEXT, Fault.NO_JSON)
@@ -172,7 +176,7 @@ def test_facts_show_nothing_of_the_prompt() -> None:
     for side in SIDES:
         assert repr(side.read(b'{"model":"m","prompt":"secret","n":2}', DEPTH, 16)) == (
             "BodyFacts(model='m', stream=False, include_usage=False, has_stream_options=False, token_limit=-1, choices=2, "
-            "prompt_bytes=8, prompts=1)"
+            "answers=2, named=0, overrides=False, prompt_tokens=10, prompts=1)"
         )
 
 
@@ -191,6 +195,7 @@ MEMBER = st.one_of(
     st.tuples(st.just("stream_options"), st.none() | JSON | st.dictionaries(
         st.sampled_from(["include_usage", "x", ""]), st.booleans() | JSON, max_size=3)),
     st.tuples(st.sampled_from(["max_tokens", "max_completion_tokens", "max_output_tokens", "n"]), COUNT),
+    st.tuples(st.sampled_from(["max_tokens", "n", "best_of", "Best_of", *OTHERS]), COUNT | st.floats(0, 1e20)),
     st.tuples(st.sampled_from(["messages", "prompt", "input", "tools", "model ", "Model", ""]), JSON),
     st.tuples(st.text(max_size=8), JSON),
 )  # fmt: skip

@@ -38,14 +38,14 @@ def verdict(body: bytes) -> str:
 def test_facts() -> None:
     body = (b'{"model":"meta/llama","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":5,"n":2,'
             b'"stream_options":{"include_usage":true}}')  # fmt: skip
-    assert _said(scan_body(body)) == ("meta/llama", True, True, 5, 2, len(b'[{"role":"user","content":"hi"}]'), True)
-    assert _said(scan_body(b'{"model":"m"}')) == ("m", False, False, -1, 1, 0, False)
+    assert _said(scan_body(body)) == ("meta/llama", True, True, 5, 2, -(-len(body) // 4), True)
+    assert _said(scan_body(b'{"model":"m"}')) == ("m", False, False, -1, 1, 4, False)
 
 
 def _said(facts: BodyFacts) -> tuple[object, ...]:
     """What callers ask of a body, in one row."""
     return (
-        facts.model, facts.stream, facts.include_usage, facts.token_limit, facts.choices, facts.prompt_bytes,
+        facts.model, facts.stream, facts.include_usage, facts.token_limit, facts.choices, facts.prompt_tokens,
         facts.has_stream_options,
     )  # fmt: skip
 
@@ -68,15 +68,17 @@ def _said(facts: BodyFacts) -> tuple[object, ...]:
         (b'"stream_options":{"include_usage":null}', "include_usage", False),
         (b'"stream_options":{"include_usage":false,"x":1}', "include_usage", False),
         (b'"stream_options":{"include_usage":true}', "include_usage", True),
-        (b'"prompt":"abcd"', "prompt_bytes", 6),
         (b'"prompt":["a","b\\\\\\"c","\\u005b"]', "prompts", 3),
         (b'"prompt":[[1,2],[3], [4]]', "prompts", 3),
         (b'"prompt":[1,2,3]', "prompts", 1),
         (b'"prompt":[]', "prompts", 1),
         (b'"input":["a","b"]', "prompts", 1),
-        (b'"prompt":[' + b'"",' * 4999 + b'""]', "prompts", 4096),
-        (b'"prompt":[' + b"[1]," * 4999 + b"[2]]", "prompts", 4096),
-        (b'"input":["a", "b"]', "prompt_bytes", 10),
+        (b'"prompt":[' + b'"",' * 4999 + b'""]', "prompts", 5000),
+        (b'"prompt":[' + b"[1]," * 4999 + b"[2]]", "prompts", 5000),
+        (b'"n":2,"best_of":3', "answers", 3),
+        (b'"best_of":5.0', "answers", 5),
+        (b'"max_new_tokens":1e2', "token_limit", 100),
+        (b'"n_predict":-1', "token_limit", -1),
     ],
 )
 def test_facts_of_fields(more: bytes, field: str, value: object) -> None:

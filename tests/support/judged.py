@@ -13,7 +13,10 @@ from typing import Any
 from fastgw.protocol.openai import MAX_MEMBERS
 
 COUNTS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n")
-NAMES = ("model", "stream", "stream_options", *COUNTS, "messages", "prompt", "input")
+OTHER_LIMITS = ("n_predict", "num_predict", "max_new_tokens", "max_length")
+OTHER_WIDTHS = ("best_of", "n_cmpl", "beam_width", "num_beams", "num_return_sequences")
+OTHERS = (*OTHER_LIMITS, *OTHER_WIDTHS, "options", "parameters")
+NAMES = ("model", "stream", "stream_options", *COUNTS, *OTHERS, "messages", "prompt", "input")
 # All that folds to an ASCII letter of these names in Unicode's simple case folding.
 FOLDS = {"\u212a": "k", "\u017f": "s", **{chr(c): chr(c + 32) for c in range(65, 91)}}
 MOST = 2**62
@@ -126,28 +129,49 @@ def expected(body: bytes, max_depth: int = 64, max_members: int = MAX_MEMBERS) -
     if not 0 < len(model) <= 256 or any(ord(c) < 32 or ord(c) == 127 for c in model):
         return Refused("invalid_parameter", "model")
     limits = [min(given[name], MOST) for name in COUNTS[:3] if given.get(name) is not None]
+    limits += [_positive(given.get(name)) for name in OTHER_LIMITS]
     n = given.get("n")
+    choices = min(n, MOST) if n is not None and n > 0 else 1
+    widths = [given[name] for name in OTHER_WIDTHS if given.get(name) is not None]
+    named = [name for name in COUNTS[:3] if name in given]
+    overrides = (
+        len(named) > 1
+        or any(_positive(given[name]) < 1 for name in named)
+        or any(given.get(name) is not None for name in OTHER_LIMITS)
+        or any(not 0 < _positive(width) <= 1024 for width in (*widths, *([] if n is None else [n])))
+        or any(isinstance(given.get(name), _Pairs) for name in ("options", "parameters"))
+    )
     prompt = given.get("prompt")
     prompts = 1
-    if isinstance(prompt, list) and not isinstance(prompt, _Pairs) and prompt and isinstance(prompt[0], str | list):
-        prompts = -1 if isinstance(prompt[0], _Fraction | _Pairs) else len(prompt)
-        if any(type(one) is not type(prompt[0]) or (type(one) is list and any(map(_nested, one))) for one in prompt):
+    if isinstance(prompt, list) and not isinstance(prompt, _Pairs) and any(not isinstance(one, int) for one in prompt):
+        if all(type(one) is str for one in prompt) or all(type(one) is list and not any(map(_inner, one)) for one in prompt):
+            prompts = len(prompt)
+        else:
             prompts = -1  # no such prompt: how many it is said to be is nobody's business
     return (
         given.get("model", ""), given.get("stream") is True, dict(options or ()).get("include_usage") is True,
-        "stream_options" in given, max([-1, *limits]), min(n, MOST) if n is not None and n > 0 else 1, prompts,
+        "stream_options" in given, max([-1, *limits]), choices, max([choices, *map(_positive, widths)]),
+        sum(1 << at for at, name in enumerate(COUNTS[:3]) if _positive(given.get(name)) > 0), overrides, prompts,
     )  # fmt: skip
 
 
-def _nested(value: Any) -> bool:
-    return isinstance(value, list) or (isinstance(value, str) and "[" in value)
+def _positive(value: Any) -> int:
+    """As much as a value says, where it is a whole number above 0."""
+    if isinstance(value, _Fraction):
+        number = float(value)
+        return min(int(number), MOST) if number.is_integer() and 0 < number <= MOST else -1
+    return min(value, MOST) if type(value) is int and value > 0 else -1
+
+
+def _inner(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, str) and not isinstance(value, _Fraction))
 
 
 def told(facts: Any) -> tuple[Any, ...]:
     """All that callers can see of a body, but for the size of its prompt."""
     return (
         facts.model, bool(facts.stream), bool(facts.include_usage), bool(facts.has_stream_options), facts.token_limit,
-        facts.choices, facts.prompts,
+        facts.choices, facts.answers, facts.named, bool(facts.overrides), facts.prompts,
     )  # fmt: skip
 
 
