@@ -26,6 +26,7 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 MESSAGES = "/v1/messages"
 RESPONSES = "/v1/responses"
+FRAME_BYTES = 160
 CONTENT = "Tell me about rivers, and about the sea that they run into."
 
 
@@ -41,9 +42,13 @@ def prompt_tokens(content: str = CONTENT, path: str = CHAT) -> int:
 
 
 def estimate(content: str = CONTENT, path: str = CHAT) -> int:
-    """What the gateway expects of the same: a token for each four bytes begun of the prompt's JSON."""
-    prompt = content if path in (COMPLETIONS, RESPONSES) else _messages(content)
-    return (len(json.dumps(prompt)) + 3) // 4
+    """What the gateway expects of the same: a token for each four bytes begun of the body, as :func:`say` writes it."""
+    return (_size(content, path) + 3) // 4
+
+
+def _size(content: str, path: str) -> int:
+    """Of a body: one that says more than another has fewer blanks at its end, so that no test has to know how much it says."""
+    return FRAME_BYTES + len(json.dumps(content if path in (COMPLETIONS, RESPONSES) else _messages(content)))
 
 
 @asynccontextmanager
@@ -76,7 +81,10 @@ def say(
     if stream:
         document["stream"] = True
     lines = [("Content-Type", "application/json"), *headers, *([("x-sim-fault", fault)] if fault else [])]
-    return request("POST", path, headers=lines, body=json.dumps(document).encode(), key=key)
+    size = _size(content, path)
+    body = json.dumps(document).encode()
+    assert len(body) <= size, "FRAME_BYTES is too small for it"
+    return request("POST", path, headers=lines, body=body.ljust(size), key=key)
 
 
 async def ask(client: RawClient, data: bytes, *, timeout_s: float = 10.0) -> RawResponse:

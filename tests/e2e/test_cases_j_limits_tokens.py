@@ -28,10 +28,16 @@ class TestTokensPerMinute:
     """Tokens are reserved when a request is admitted and settled when it has ended."""
 
     async def test_S3_06_a_cost_is_estimated_256_tokens_where_nothing_better_is_known(self) -> None:
+        for least, settings in ((256, {}), (100, {"default_cost_tokens": 100})):
+            for spare, status in ((-1, 429), (0, 200), (9, 200)):
+                async with metered(tokens_per_minute=estimate() + least + spare, **settings) as (_, _, client):
+                    answer = await ask(client, say())
+                    assert answer.status == status
+                    # It is given all that there is.
+                    assert left(answer, "tokens") == (0 if status == 200 else estimate() + least - 1)
         async with metered(tokens_per_minute=10_000) as (_, _, client):
-            unknown = await ask(client, say())
-            assert left(unknown, "tokens") == 10_000 - estimate() - 256
-        async with metered(tokens_per_minute=10_000, default_cost_tokens=100) as (_, _, client):
+            assert left(await ask(client, say()), "tokens") == 10_000 - estimate() - 4096
+        async with metered(tokens_per_minute=10_000, default_max_tokens=100) as (_, _, client):
             assert left(await ask(client, say()), "tokens") == 10_000 - estimate() - 100
         async with metered(tokens_per_minute=10_000) as (_, _, client):
             known = await ask(client, say(40))

@@ -12,6 +12,7 @@ from time import time
 import pytest
 
 from tests.e2e.metered import (
+    CONTENT,
     KEY,
     OTHER_KEY,
     Watch,
@@ -100,6 +101,9 @@ class TestJ2Edge:
             assert (record["prompt_tokens"], record["completion_tokens"]) == (-1, -1)
 
 
+LONG = 10 * CONTENT  # most of it is prompt, and the gateway's estimate near what the engine counts
+
+
 async def crowd(gw: Running, requests: list[bytes], connections: int) -> list[RawResponse]:
     """All requests at once, over so many connections, each of which sends its share in one go."""
     turns = [requests[at::connections] for at in range(connections)]
@@ -117,15 +121,15 @@ class TestJ2Crowd:
 
     @pytest.mark.parametrize("spare", [-1, 0, 1])
     async def test_J2_a_thousand_parallel_requests_never_overshoot(self, spare: int) -> None:
-        cost = estimate() + 8
+        cost = estimate(LONG) + 8
         quota = 100 * cost + spare
         async with metered({"record": 2000}, daily_token_quota=quota) as (gw, sim, _):
             async with Watch(gw):
-                answers = await crowd(gw, [say(8, stream=bool(turn % 2)) for turn in range(1000)], 250)
+                answers = await crowd(gw, [say(8, stream=bool(turn % 2), content=LONG) for turn in range(1000)], 250)
             found = await settled(gw)
         well = [answer for answer in answers if answer.status == 200]
         assert len(posts(sim)) == len(well) == found["requests"]
-        assert spent(found) == (prompt_tokens() * len(well), 8 * len(well))
+        assert spent(found) == (prompt_tokens(LONG) * len(well), 8 * len(well))
         assert found["total_tokens"] <= quota
         # What was given back let others in, until not even one more fitted.
         assert quota - found["total_tokens"] < cost
@@ -145,9 +149,9 @@ class TestJ2Crowd:
         assert found["total_tokens"] <= quota + 3 * 50, "each of those that fitted at once gave three more"
 
     async def test_J2_keys_do_not_share_a_quota(self) -> None:
-        cost = estimate() + 4
+        cost = estimate(LONG) + 4
         async with metered({"record": 500}, daily_token_quota=20 * cost) as (gw, _, _):
-            turns = [say(4, key=(KEY, OTHER_KEY)[turn % 2]) for turn in range(120)]
+            turns = [say(4, key=(KEY, OTHER_KEY)[turn % 2], content=LONG) for turn in range(120)]
             answers = await crowd(gw, turns, 30)
             totals = [(await settled(gw, key))["total_tokens"] for key in (KEY, OTHER_KEY)]
         assert {answer.status for answer in answers} == {200, 429}

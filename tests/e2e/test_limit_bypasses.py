@@ -50,7 +50,7 @@ async def status_of(client: RawClient, data: bytes) -> int:
 class TestUploads:
     async def test_S2_03_a_key_in_debt_begins_no_upload(self) -> None:
         """What an upload costs nobody knows before its end; but who owes tokens does not begin another."""
-        async with Simulator(SimConfig()) as sim, running([sim.url], api_keys=(KEY,), tokens_per_minute=60) as gw:
+        async with Simulator(SimConfig()) as sim, running([sim.url], api_keys=(KEY,), tokens_per_minute=600) as gw:
             form = upload(part("model", b"sim"), part("file", b"a" * 200, '; filename="a"'))
             data = request("POST", "/v1/audio/transcriptions", headers=FORM, body=form, key=KEY)
             async with RawClient.connect(gw.url) as client:
@@ -61,7 +61,7 @@ class TestUploads:
                 account = core.accounts.find(sha256(KEY.encode()).digest())
                 assert account is not None
                 assert account.tokens is not None
-                account.tokens.charge(account.tokens.at_us, 1000)
+                account.tokens.charge(account.tokens.at_us, 10_000)
                 await client.send(data)
                 answer = await client.read_response()
                 assert answer.status == 429
