@@ -30,6 +30,7 @@ MODULES: Final = (
     "accel.sockets",
     "accel.sse",
     "accel.tokens",
+    "accel.usage",
     "exchange.answering",
     "exchange.attempts",
     "exchange.context",

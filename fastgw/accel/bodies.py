@@ -1,4 +1,4 @@
-"""JSON bodies: what a request says of itself, and what an answer says it has used.
+"""JSON bodies: what a request says of itself.
 
 :func:`outline` says of any body what it is, or what is wrong with it, in one verdict; the words for it are those of
 ``protocol.openai``, the complete path. :func:`read` is the short way to it for what is plainly good. Invariant: what is
@@ -8,7 +8,6 @@ accepted by the one is accepted by the other, with equal facts.
 from __future__ import annotations
 
 import re
-from itertools import islice
 from typing import Final
 
 import msgspec
@@ -46,18 +45,8 @@ from fastgw.accel.members import (
 )
 from fastgw.accel.tokens import MOST_CHOICES
 
-SEARCH_BYTES: Final = 8192
-"""An answer's end that is searched for ``usage``; more would have to be all logprobs and the like behind it."""
-
-USAGE_BYTES: Final = 1024
-"""So much of a ``usage`` is looked at, and so many strings and brackets; the longest known one has 400 bytes, and twenty."""
-WORDS: Final = 64
-
 COMPACT_BYTES: Final = 4096
 """A body up to this size is looked at as one of a library that puts no blanks into it, first."""
-
-CANDIDATES: Final = 8
-"""How many times the word ``"usage"`` is looked at before it is given up: a list may be full of it."""
 
 
 class BodyFacts(Members, gc=False, eq=False):
@@ -341,88 +330,3 @@ def bounds_in(text: bytes, most: int) -> list[tuple[str, int, int]]:
             found.append((folded(one), start, end))
         at = _COMMA(text, end).end()  # type: ignore[union-attr]
     return found
-
-
-_ABSENT_COUNT: Final = -(2**62)
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int = _ABSENT_COUNT
-    completion_tokens: int = _ABSENT_COUNT
-    input_tokens: int = _ABSENT_COUNT
-    output_tokens: int = _ABSENT_COUNT
-
-
-class _Answer(msgspec.Struct, gc=False):
-    usage: _Usage | None = None
-
-
-_decode_answer: Final = msgspec.json.Decoder(_Answer).decode
-_NAMES: Final = (b"prompt_tokens", b"completion_tokens", b"input_tokens", b"output_tokens")
-_TOO_MANY: Final = 10**12
-_OPENS: Final = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{').match
-# A count, any other string, a bracket, or a string that never ends.
-_NEXT: Final = re.compile(
-    b'"(?:(' + b"|".join(_NAMES) + rb')"[ \t\r\n]*:[ \t\r\n]*([0-9]{1,12})(?=[,} \t\r\n])'
-    rb'|[^"\\]*+(?:\\.[^"\\]*+)*+")|[][{}"]',
-    re.DOTALL,
-).finditer
-
-
-def usage_in(body: bytes) -> tuple[int, int]:
-    """(prompt, completion) tokens of a plain JSON answer, or of its last bytes; -1 = not said.
-
-    What counts is the last member ``usage`` that is an object, in the answer's last bytes: a quote inside a string is
-    escaped, so that no text can pass for one. Of it the last count of each name that stands in it directly:
-    ``prompt_tokens`` before ``input_tokens``, ``completion_tokens`` before ``output_tokens``. A count has 1 to 12 digits.
-    """
-    start = max(len(body) - SEARCH_BYTES, 0)
-    at = body.rfind(b'"usage"', start)
-    for _ in range(CANDIDATES):
-        if at < 0:
-            break
-        if not at or body[at - 1] != 92:
-            opens = _OPENS(body, at)
-            if opens is not None:
-                return _usual_counts(body, at) or _counts(body, opens.end())
-        at = body.rfind(b'"usage"', start, at)
-    return -1, -1
-
-
-def _usual_counts(body: bytes, at: int) -> tuple[int, int] | None:
-    """The counts of the member at ``at``, where it is one of the answer's own and all is well with it."""
-    end = b"{" + body[at:]
-    if b"\\u00" in end:
-        return None  # another spelling of the names
-    try:
-        usage = _decode_answer(end).usage
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        return None
-    if usage is None:
-        return None
-    prompt = usage.prompt_tokens if usage.prompt_tokens != _ABSENT_COUNT else usage.input_tokens
-    completion = usage.completion_tokens if usage.completion_tokens != _ABSENT_COUNT else usage.output_tokens
-    return (prompt, completion) if 0 < prompt < _TOO_MANY and 0 < completion < _TOO_MANY else None
-
-
-def _counts(body: bytes, at: int) -> tuple[int, int]:
-    """The counts of the object that opens before ``at``, in its first words; that it is JSON is not asked."""
-    found: dict[bytes, int] = {}
-    depth = 1
-    for match in islice(_NEXT(body, at, at + USAGE_BYTES), WORDS):
-        name, count = match.groups()
-        if name is not None:
-            if depth == 1:
-                found[name] = int(count)
-            continue
-        text = match[0]
-        if text == b"{" or text == b"[":
-            depth += 1
-        elif text == b"}" or text == b"]":
-            depth -= 1
-            if not depth:
-                break
-        elif text == b'"':
-            break
-    prompt, completion, input_, output = (found.get(name, -1) for name in _NAMES)
-    return prompt if prompt >= 0 else input_, completion if completion >= 0 else output

@@ -10,14 +10,15 @@ came in goes out, so that the caller can forward its frames; :func:`passes` says
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
 from fastgw.accel.chunks import ChunkScanner
+from fastgw.accel.usage import UsageScanner, event_usage
 
 MAX_EVENT_BYTES: Final = 65536
-"""An unfinished event longer than this is passed on and not looked into."""
+"""An unfinished event longer than this is passed on, and only what it says of usage and errors is read, in passing."""
 
 # From anywhere in an event on: what is left of its line, more lines, and a line end behind a line end; CRLF is one. (Lines are
 # taken as runs: to search for two line ends costs ten times as much.)
@@ -39,26 +40,6 @@ _TEXT: Final = re.compile(
 ).search
 
 
-# (No engine counts further, and a machine's integer holds it.)
-_Count = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
-    input_tokens: _Count | None = None
-    output_tokens: _Count | None = None
-
-
-class _Timings(msgspec.Struct, gc=False):
-    prompt_n: _Count = -1
-    predicted_n: _Count = -1
-
-
-class _Nested(msgspec.Struct, gc=False):
-    usage: msgspec.Raw = msgspec.Raw(b"null")
-
-
 class _Event(msgspec.Struct, gc=False):
     choices: msgspec.Raw = msgspec.Raw(b"")
     usage: msgspec.Raw = msgspec.Raw(b"null")
@@ -71,12 +52,11 @@ class _Event(msgspec.Struct, gc=False):
 
 
 _decode_event: Final = msgspec.json.Decoder(_Event).decode
-_decode_usage: Final = msgspec.json.Decoder(_Usage).decode
-_decode_timings: Final = msgspec.json.Decoder(_Timings).decode
-_decode_nested: Final = msgspec.json.Decoder(_Nested).decode
 _FINISH: Final = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([^"\\]{1,64})"').search
 _EMPTY_LIST: Final = re.compile(rb"\[\s*\]").fullmatch
 _DELTA_TYPE: Final = re.compile(rb'"[^"\\]*\.delta"').fullmatch
+# The kinds of event that bring something new. All others frame what was said, or repeat it (`response.output_text.done`).
+_SPEAKS: Final = re.compile(rb'"(?:[^"\\]*\.delta|content_block_delta)"|[^"].*', re.DOTALL).fullmatch
 
 
 _SHORTEST: Final = len(b'{"text":"a')  # of what says anything
@@ -105,7 +85,7 @@ def _read(event: bytes) -> tuple[bytes | None, bool]:
     return b"\n".join([line[6:] if line[5:6] == b" " else line[5:] for line in found]), error
 
 
-_MORE: Final = re.compile(rb'_reason|\\u|"(?:usage|error|timings|response|message)"|\.delta"').search
+_MORE: Final = re.compile(rb'_reason|\\u|"(?:usage|error|timings|response|message|type)"').search
 
 
 def _says_more(data: bytes) -> bool:
@@ -119,7 +99,7 @@ def _says_more(data: bytes) -> bool:
         or b"\\u" in data
         or b'"error"' in data
         or b'"timings"' in data
-        or b'.delta"' in data
+        or b'"type"' in data
         or b'"response"' in data
         or b'"message"' in data
     )
@@ -133,13 +113,56 @@ def _is_json(data: bytes | None) -> bool:
     return True
 
 
+_LINE: Final = re.compile(rb"[^\r\n]*+").match
+
+
+class _LongEvent:
+    """What an event of any length says of usage, read as it passes: the data of its lines goes into a scanner."""
+
+    __slots__ = ("_begun", "_head", "_kind", "scanner")
+
+    _BEGINS, _DATA, _OTHER = range(3)
+
+    def __init__(self) -> None:
+        self.scanner = UsageScanner()
+        self._kind = self._BEGINS  # the line that we are in
+        self._head = b""  # its first bytes, while they do not say yet what it is
+        self._begun = False  # there was a line of data before
+
+    def feed(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            stop = _LINE(data, at).end()  # type: ignore[union-attr]
+            ends = stop < len(data)
+            if self._kind == self._BEGINS:
+                self._head += data[at:stop]
+                if ends or len(self._head) >= 6:
+                    self._judge(self._head)
+                    self._head = b""
+            elif self._kind == self._DATA:
+                self.scanner.feed(data[at:stop])
+            if ends:
+                self._kind = self._BEGINS
+            at = stop + 1
+
+    def _judge(self, line: bytes) -> None:
+        self._kind = self._OTHER
+        if line[:5] == b"data:" or line == b"data":
+            self._kind = self._DATA
+            if self._begun:
+                self.scanner.feed(b"\n")
+            self._begun = True
+            self.scanner.feed(line[6 if line[5:6] == b" " else 5 :])
+
+
 class SseScanner:
     """One per stream. ``feed`` takes the payload as it comes and answers what of it to forward now.
 
     ``events`` counts events with data; ``tokens`` those that carry a piece of text, reasoning or arguments (engines send
-    about one token in each, so it approximates the tokens produced when no usage comes). ``prompt_tokens`` and
-    ``completion_tokens`` are from the last usage object, -1 before any. ``mid_event`` says that the client has, or is
-    owed, the beginning of an event whose end has not come.
+    about one token in each, so it approximates the tokens produced when no usage comes). ``prompt_tokens``,
+    ``completion_tokens``, ``cached_tokens`` and ``reasoning_tokens`` are the engine's last word, -1 before any; ``said_at``
+    is how many ``tokens`` had come by then: where more have come since, it was an early one. ``mid_event`` says that the
+    client has, or is owed, the beginning of an event whose end has not come.
     """
 
     __slots__ = (
@@ -148,6 +171,7 @@ class SseScanner:
         "_framed_bytes",
         "_has_cr",
         "_lessons",
+        "_long",
         "_noted",
         "_overlong",
         "_plain_bytes",
@@ -160,6 +184,8 @@ class SseScanner:
         "_suffix_bytes",
         "_suffix_framed",
         "_tail",
+        "_used",
+        "cached_tokens",
         "completion_tokens",
         "done",
         "error",
@@ -168,6 +194,8 @@ class SseScanner:
         "first_token_seen",
         "mid_event",
         "prompt_tokens",
+        "reasoning_tokens",
+        "said_at",
         "tokens",
     )  # fmt: skip
 
@@ -192,6 +220,11 @@ class SseScanner:
         self.finish_reason: bytes | None = None
         self.prompt_tokens = -1
         self.completion_tokens = -1
+        self.cached_tokens = -1
+        self.reasoning_tokens = -1
+        self.said_at = 0
+        self._used = False  # usage was said: what llama.cpp measures says nothing beside it
+        self._long: _LongEvent | None = None  # the reader of an event that outgrew the tail
         self.first_token_seen = False
         self.mid_event = False
         self._lessons = 8  # events whose surroundings change each time are not worth learning from for ever
@@ -233,8 +266,8 @@ class SseScanner:
             or 34 in payload[: payload.find(b"\n")]
         ):
             return False
-        # The name of a member may be written with escapes; whoever wants to know decodes it.
-        if payload.find(b'"timings"') >= 0 or payload.find(b"\\u") >= 0:
+        # The name of a member may be written with escapes; whoever wants to know decodes it. And so is of what kind it is.
+        if payload.find(b'"timings"') >= 0 or payload.find(b"\\u") >= 0 or payload.find(b'"type"') >= 0:
             return False
         uses = payload.count(b'"usage"')
         if uses and payload.count(b'"usage":null') != uses:
@@ -250,8 +283,6 @@ class SseScanner:
             if self._lessons:
                 self._lessons -= 1
                 self._learn(payload)
-        elif b'.delta"' in payload:
-            return False
         self.events += 1
         self._first = False
         return True
@@ -315,6 +346,7 @@ class SseScanner:
         pos = 0
         size = len(text)
         scan = max(0, self._scanned - 3)
+        known = len(tail) - len(new) if tail else 0
         while pos < size:
             # A read of several plain events: each is told as in feed, without being looked into.
             if text.startswith(self._prefix, pos) and not self._overlong:
@@ -369,6 +401,7 @@ class SseScanner:
             elif self._overlong:
                 self._overlong = False
                 self.events += 1
+                self._long_ends(event[known:])
             else:
                 usage = self._event(event)
             if usage and self._strip and sent <= pos and self._may_be_usage(text, pos, pos, end):
@@ -379,8 +412,13 @@ class SseScanner:
                 self._drop_lf = end == size and text[end - 1] == 13
             pos = scan = end
             self._first = False
-        if pos < size and not self._overlong and size - pos > MAX_EVENT_BYTES:
+        if pos < size and self._overlong:
+            assert self._long is not None
+            self._long.feed(bytes(text[known:]))
+        elif pos < size and size - pos > MAX_EVENT_BYTES:
             self._overlong = True
+            self._long = _LongEvent()
+            self._long.feed(self._unmarked(bytes(text[pos:])))
         keep = (
             self._strip
             and pos < size
@@ -428,9 +466,10 @@ class SseScanner:
         if len(event) > MAX_EVENT_BYTES and len(event) - event.endswith(b"\r\n") > MAX_EVENT_BYTES:
             # (CR ends it; the LF behind it may come later, and must make no difference.)
             self.events += 1
+            self._long = _LongEvent()
+            self._long_ends(self._unmarked(event))
             return False
-        if self._first and event[:3] == b"\xef\xbb\xbf":
-            event = event[3:]
+        event = self._unmarked(event)
         data, error = _read(event)
         if error:
             self.error = True
@@ -438,6 +477,21 @@ class SseScanner:
             return False
         self.events += 1
         return self._says(event, data)
+
+    def _unmarked(self, event: bytes) -> bytes:
+        """An event without the byte order mark that a stream may begin with."""
+        return event[3:] if self._first and event[:3] == b"\xef\xbb\xbf" else event
+
+    def _long_ends(self, rest: bytes) -> None:
+        """The event that outgrew the tail ends with ``rest``."""
+        long = self._long
+        assert long is not None
+        self._long = None
+        long.feed(rest)
+        scanner = long.scanner
+        if scanner.whole:
+            self.error = self.error or scanner.error
+            self._take((*scanner.figures(), scanner.measured))
 
     def _says(self, event: bytes, data: bytes) -> bool:
         """Take note of what an event's data says, and learn from it; whether it is the extra usage chunk."""
@@ -471,54 +525,39 @@ class SseScanner:
         if len(event.error) != 4 or bytes(event.error) != b"null":
             self.error = True
             self._noted += 1
-        if _TEXT(data) or (len(event.delta) > 2 and bytes(event.delta)[:1] == b'"' and _DELTA_TYPE(bytes(event.type))):
+        kind = bytes(event.type)
+        if (_TEXT(data) and (not kind or _SPEAKS(kind))) or (
+            len(event.delta) > 2 and bytes(event.delta)[:1] == b'"' and _DELTA_TYPE(kind)
+        ):
             self.tokens += 1
             self.first_token_seen = True
         match = _FINISH(data) if b"_reason" in data else None
         if match is not None:
             self.finish_reason = match[1]
             self._noted += 1
-        usage = len(event.usage) != 4 and self._usage(bytes(event.usage))
-        if len(event.timings) and self.completion_tokens < 0:
-            self._timed(bytes(event.timings))
-        if len(event.response):
-            self._nested(bytes(event.response))
-        if len(event.message):
-            self._nested(bytes(event.message))
+        usage = bytes(event.usage)[:1] == b"{"
+        if usage or b"{" in (bytes(event.timings)[:1], bytes(event.response)[:1], bytes(event.message)[:1]):
+            self._noted += 1
+            self._take(event_usage(data))
         return usage and _EMPTY_LIST(bytes(event.choices)) is not None
 
-    def _timed(self, raw: bytes) -> None:
-        """llama.cpp counts in ``timings`` when it is not asked for usage; a prompt part from its cache is not in it."""
-        self._noted += 1
-        try:
-            timings = _decode_timings(raw)
-        except (msgspec.DecodeError, RecursionError):
-            return
-        self.prompt_tokens, self.completion_tokens = timings.prompt_n, timings.predicted_n
-
-    def _nested(self, raw: bytes) -> None:
-        if raw[:1] != b"{":
-            return
-        try:
-            self._usage(bytes(_decode_nested(raw).usage))
-        except (msgspec.DecodeError, RecursionError):
-            return
-
-    def _usage(self, raw: bytes) -> bool:
-        if raw[:1] != b"{":
-            return False
-        self._noted += 1
-        try:
-            usage = _decode_usage(raw)
-        except (msgspec.DecodeError, RecursionError):
-            return True
-        prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
-        if prompt is not None and prompt >= 0:
+    def _take(self, said: tuple[int, int, int, int, bool]) -> None:
+        """An event's word on usage: the last one counts, and what llama.cpp measures where there is no other."""
+        prompt, completion, cached, reasoning, measured = said
+        if measured:
+            if self._used:
+                return
+        elif prompt >= 0 or completion >= 0:
+            self._used = True
+        if prompt >= 0:
             self.prompt_tokens = prompt
-        completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
-        if completion is not None and completion >= 0:
+        if completion >= 0:
             self.completion_tokens = completion
-        return True
+            self.said_at = self.tokens
+        if cached >= 0:
+            self.cached_tokens = cached
+        if reasoning >= 0:
+            self.reasoning_tokens = reasoning
 
     def flush(self) -> bytes:
         """What is still held, at the clean end of the message: an event whose blank line never came."""
@@ -528,6 +567,7 @@ class SseScanner:
         usage = False
         if self._overlong:
             self.events += 1
+            self._long_ends(b"")
         else:
             usage = self._event(bytes(tail))
         held = b"" if usage and self._strip and not self._sent else bytes(tail[self._sent :])
@@ -554,12 +594,13 @@ def _size_line(total: int) -> tuple[bytes, ...]:
     return lines
 
 
-def passes(chunks: ChunkScanner, sse: SseScanner | None, data: bytes) -> bool:
-    """Whether ``data`` can go on as it stands, frames and all, by what is known without cutting a payload out of it.
+def passes(chunks: ChunkScanner, sse: SseScanner | None, data: bytes) -> int:
+    """How many bytes of payload are in ``data``, when it can go on as it stands, frames and all, by what is known without
+    cutting one out of it; 0 = it cannot.
 
-    True: it is whole plain chunks, none of them the last, after whole chunks; every payload is whole events of which
+    Can it, it is whole plain chunks, none of them the last, after whole chunks; every payload is whole events of which
     there is nothing to hold back, take out or look into (any payload, without ``sse``). All of it has been counted, as
-    by ``sse.feed(chunks.feed(data))``. False: nothing has changed, and that is the way to take. It may be False where
+    by ``sse.feed(chunks.feed(data))``. 0: nothing has changed, and that is the way to take. It may be so where
     that way would come to the same end: the compiled twin looks into most events here, this one into none.
     """
     total = len(data)
@@ -567,13 +608,13 @@ def passes(chunks: ChunkScanner, sse: SseScanner | None, data: bytes) -> bool:
     if lines is None:
         lines = _size_line(total)
     if not chunks.whole or not data.startswith(lines):
-        return False
+        return 0
     start = len(lines[0])
     if sse is None:
         if data[-2:] != b"\r\n":
-            return False
+            return 0
     elif sse.mid_event or sse._drop_lf:
-        return False
+        return 0
     else:
         # (As in `feed`, and there it is said why.)
         if (
@@ -587,8 +628,8 @@ def passes(chunks: ChunkScanner, sse: SseScanner | None, data: bytes) -> bool:
                 if text:
                     sse.tokens += 1
                 chunks.aligned = True
-                return True
+                return total - start - 2
         if data[-2:] != b"\r\n" or not sse._told(data[start:-2]):
-            return False
+            return 0
     chunks.aligned = True
-    return True
+    return total - start - 2

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fastgw.accel.bodies import usage_in
+from fastgw.accel.figures import TOKENS_PER_SECOND
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.lines import plain_answer
 from fastgw.accel.sse import SseScanner
+from fastgw.accel.usage import seconds_in, usage_in
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.relay import BROKEN, END, LENGTH, NONE, Framing, Relay, framing_of
 from fastgw.exchange.retry import Failure
@@ -50,7 +51,9 @@ class Answering(Tunnelling):
             self.token_at = now
             self.bytes_out = len(data)
             if head.json:
-                self.prompt_tokens, self.completion_tokens = usage_in(rest)
+                self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.reasoning_tokens = usage_in(rest)
+                if self.prompt_tokens < 0 and self.upload is not None:
+                    self._heard(seconds_in(rest))
             self._end("ok", True)
             return
         if self.upgrade and status == 101:
@@ -133,6 +136,12 @@ class Answering(Tunnelling):
             lines.append(b"connection: keep-alive\r\n")
         lines.append(b"\r\n")
         return b"".join(lines)
+
+    def _heard(self, seconds: int) -> None:
+        """The engine says how long the audio is, and of no tokens: they are estimated."""
+        if seconds >= 0:
+            self.prompt_tokens = seconds * TOKENS_PER_SECOND
+            self.estimated = True
 
     def on_response_data(self, data: bytes) -> None:
         if self.phase is not RELAYING:

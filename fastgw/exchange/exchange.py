@@ -290,7 +290,9 @@ class Exchange(Answering):
         relay = self.relay
         if relay is not None:
             self.bytes_out += relay.bytes_out
-            self.prompt_tokens, self.completion_tokens = relay.usage()
+            self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.reasoning_tokens = relay.usage()
+            if self.prompt_tokens < 0 and self.upload is not None:
+                self._heard(relay.seconds())
             if not self.token_at and relay.bytes_out and (relay.sse is None or relay.sse.first_token_seen):
                 self.token_at = now  # the first token came with the end
             if relay.sse is not None:

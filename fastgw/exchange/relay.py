@@ -13,12 +13,11 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from fastgw.accel.bodies import usage_in
 from fastgw.accel.chunks import ChunkScanner, FramingError
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.lines import chunk
-from fastgw.accel.sockets import keep
 from fastgw.accel.sse import SseScanner, passes
+from fastgw.accel.usage import UsageScanner
 from fastgw.net.stream import RawStream
 from fastgw.protocol.http1.writer import LAST_CHUNK
 
@@ -26,7 +25,6 @@ MORE: Final = 0
 END: Final = 1
 BROKEN: Final = 2
 
-TAIL_BYTES: Final = 2048  # of a JSON answer: `usage` stands at its end
 UNLIMITED: Final = 2**62
 
 
@@ -63,7 +61,7 @@ class Relay:
         "_held",
         "_kept",
         "_left",
-        "_tail",
+        "_usage",
         "_writer",
         "begun",
         "broken",
@@ -77,7 +75,7 @@ class Relay:
     )
 
     def __init__(
-        self, writer: RawStream, framing: Framing, length: int, chunked_out: bool, sse: SseScanner | None, keep_tail: bool
+        self, writer: RawStream, framing: Framing, length: int, chunked_out: bool, sse: SseScanner | None, json: bool
     ) -> None:
         self._writer = writer
         self._held: bytes | None = None  # what would have been written, while it is being collected
@@ -85,7 +83,7 @@ class Relay:
         self._framing = framing
         self._left = length
         self._chunks = ChunkScanner() if framing is CHUNKED else None
-        self._tail: bytes | None = b"" if keep_tail else None
+        self._usage = UsageScanner() if json and sse is None else None  # of a JSON answer
         self.chunked_out = chunked_out
         self.sse = sse
         self.limit = UNLIMITED  # tokens; once they have passed, only whole events go on
@@ -117,7 +115,7 @@ class Relay:
         chunks = self._chunks
         done = False
         if chunks is not None:
-            if self.chunked_out and self._tail is None and passes(chunks, self.sse, data):
+            if self.chunked_out and self._usage is None and passes(chunks, self.sse, data):
                 # Whole frames of whole events, and all that they say is known: they go on untouched and uncopied.
                 self.bytes_out += len(data)
                 self._put(data)
@@ -162,8 +160,8 @@ class Relay:
             same = same and out is payload
         else:
             out = payload
-            if self._tail is not None:
-                self._tail = keep((self._tail + payload)[-TAIL_BYTES:])
+            if self._usage is not None:
+                self._usage.feed(payload)
         if same:
             wire = data
         elif self.chunked_out:
@@ -277,8 +275,13 @@ class Relay:
         self.reusable = False
         return True
 
-    def usage(self) -> tuple[int, int]:
-        """(prompt, completion) tokens as the engine counted them; -1 = it did not say."""
-        if self.sse is not None:
-            return self.sse.prompt_tokens, self.sse.completion_tokens
-        return usage_in(self._tail) if self._tail else (-1, -1)
+    def usage(self) -> tuple[int, int, int, int]:
+        """(prompt, completion, cached, reasoning) tokens as the engine counted them; -1 = it did not say."""
+        sse = self.sse
+        if sse is not None:
+            return sse.prompt_tokens, sse.completion_tokens, sse.cached_tokens, sse.reasoning_tokens
+        return self._usage.figures() if self._usage is not None else (-1, -1, -1, -1)
+
+    def seconds(self) -> int:
+        """Of audio, where that is what the engine says it has used; -1 = it does not."""
+        return self._usage.seconds if self._usage is not None else -1

@@ -22,8 +22,3 @@ cdef class BodyFacts:
 cpdef read(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_token=*)
 cpdef outline(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_token=*)
 cpdef tuple span_of(bytes text, str name)
-
-cpdef tuple usage_in(bytes body)
-
-# The same without a tuple; False = neither is said.
-cdef bint usage_at(bytes body, long long* prompt, long long* completion) noexcept

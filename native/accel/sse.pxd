@@ -1,14 +1,17 @@
 cimport cython
 
 from fastgw.accel.chunks cimport ChunkScanner
+from fastgw.accel.usage cimport Figures, Scan
 
 
 # What a run of events that go on as they are came to, and what was known before where they say nothing else.
 cdef struct Run:
     Py_ssize_t events
     Py_ssize_t tokens
-    long long prompt_tokens
-    long long completion_tokens
+    Figures said  # the last word on usage, so far
+    bint used  # it was no measurement
+    bint counted  # the completion was said here, when so many tokens had come
+    Py_ssize_t counted_at
     const unsigned char *reason
     Py_ssize_t reason_bytes  # 0 = none was given
     bint done
@@ -18,6 +21,15 @@ cdef struct Run:
     Py_ssize_t stranger_bytes
     const unsigned char *stranger_text
     Py_ssize_t extra_bytes  # of the extra usage chunk behind them; 0 = there is none
+
+
+# An event of any length that is read as it passes.
+cdef struct LongEvent:
+    Scan scan
+    int kind  # of the line that we are in
+    int size
+    unsigned char head[6]  # its first bytes, while they do not say yet what it is
+    bint begun
 
 
 @cython.final
@@ -30,13 +42,18 @@ cdef class SseScanner:
     cdef public bint mid_event
     cdef public long long prompt_tokens
     cdef public long long completion_tokens
+    cdef public long long cached_tokens
+    cdef public long long reasoning_tokens
+    cdef public Py_ssize_t said_at
     cdef public bytes finish_reason
 
     cdef bint _strip
     cdef bint _overlong
     cdef bint _drop_lf
     cdef bint _first
+    cdef bint _used
     cdef int _lessons
+    cdef LongEvent *_long  # NULL = there is none
     # The unfinished event: `_size` bytes of a buffer that there is only while it is needed.
     cdef unsigned char *_buffer
     cdef Py_ssize_t _capacity
@@ -61,11 +78,10 @@ cdef class SseScanner:
     cdef bytes _feed(self, bytes payload, const Run *known, Py_ssize_t known_bytes)
     cdef bint _event(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef bint _decoded(self, bytes data) except -1
-    cdef int _timed(self, bytes raw) except -1
-    cdef int _nested(self, bytes raw) except -1
-    cdef bint _usage(self, bytes raw) except -1
+    cdef int _long_begins(self, const unsigned char *p, Py_ssize_t n) except -1
+    cdef int _long_ends(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef int _keep_tail(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef int _append(self, const unsigned char *p, Py_ssize_t n) except -1
 
 
-cpdef bint passes(ChunkScanner chunks, SseScanner sse, bytes data) except -1
+cpdef Py_ssize_t passes(ChunkScanner chunks, SseScanner sse, bytes data) except -1

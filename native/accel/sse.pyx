@@ -8,22 +8,21 @@ to the same decoders as there.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from fastgw.accel.chunks cimport ChunkScanner, plain_chunk
 from fastgw.accel.json cimport (
-    ESCAPED, STACK_WORDS, Bytes, after_colon, after_key, after_literal, after_number, after_space, after_value, is_digit,
-    string_end, unescape,
+    ESCAPED, STACK_WORDS, Bytes, after_colon, after_key, after_space, after_value, string_end, unescape,
 )
+from fastgw.accel.usage cimport Figures, Scan, scan_begin, scan_feed, scan_figures
 
 import re
-from typing import Annotated, Optional
 
 import msgspec
 
 MAX_EVENT_BYTES = 65536
-"""An unfinished event longer than this is passed on and not looked into."""
+"""An unfinished event longer than this is passed on, and only what it says of usage and errors is read, in passing."""
 
 cdef extern from *:
     """
@@ -92,9 +91,8 @@ cdef enum:
     ROOM = 64 * STACK_WORDS - 4  # how deep an event may nest; deeper ones are left to the decoders
     REASON_BYTES = 64
     SHORTEST = 10  # data that says anything: {"text":"a
-    COUNT_DIGITS = 18
 
-# The members that matter, as bits: of an event, of its usage, of llama.cpp's timings.
+# The members of an event that matter, as bits.
 cdef enum Member:
     NONE = 0
     CHOICES = 1
@@ -105,11 +103,14 @@ cdef enum Member:
     DELTA = 32
     RESPONSE = 64
     MESSAGE = 128
-    PROMPT = 256
-    COMPLETION = 512
-    INPUT = 1024
-    OUTPUT = 2048
-    COUNTS = 256 | 512 | 1024 | 2048
+    USES = 2 | 4 | 64 | 128  # where they are objects, there may be usage in them
+
+# Of what kind an event says it is.
+cdef enum:
+    NO_KIND
+    DELTA_KIND  # "*.delta"
+    BLOCK_KIND  # "content_block_delta"
+    OTHER_KIND  # it frames what was said, or repeats it
 
 # What was found of one event.
 cdef enum:
@@ -117,20 +118,6 @@ cdef enum:
     PLAIN
     EXTRA  # the extra usage chunk
     DEEP
-
-# Whose members they are. (A response and a message have one that matters: usage.)
-cdef enum Kind:
-    EVENT
-    NESTED
-    USED
-    TIMED
-
-cdef struct Counts:
-    bint given
-    long long prompt  # -1 = not said
-    long long completion
-    long long input
-    long long output
 
 # What one event says.
 cdef struct Said:
@@ -141,21 +128,17 @@ cdef struct Said:
     Py_ssize_t reason_bytes  # 0 = it says of none
     bint error
     bint no_choices
-    bint delta_type
     bint delta_text
-    Counts own
-    Counts response
-    Counts message
-    Counts timings
+    bint usage  # an object of its own
+    bint uses
+    int kind
 
 cdef object _text = re.compile(
     rb'"(?:content|text|reasoning_content|reasoning|arguments|thinking|refusal|partial_json)"\s?:\s?"[^"\n]'
 ).search
 cdef object _finish = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([^"\\]{1,64})"').search
 cdef object _empty_list = re.compile(rb"\[\s*\]").fullmatch
-cdef object _delta_type = re.compile(rb'"[^"\\]*\.delta"').fullmatch
 
-_Count = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Raw = msgspec.Raw
 
 
@@ -163,11 +146,6 @@ def _struct(str name, list fields):
     return msgspec.json.Decoder(msgspec.defstruct(name, fields, gc=False)).decode
 
 
-cdef object _decode_usage = _struct("_Usage", [
-    (name, Optional[_Count], None) for name in ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
-])
-cdef object _decode_timings = _struct("_Timings", [(name, _Count, -1) for name in ("prompt_n", "predicted_n")])
-cdef object _decode_nested = _struct("_Nested", [("usage", _Raw, _Raw(b"null"))])
 cdef object _decode_event = _struct("_Event", [
     (name, _Raw, _Raw(b"null" if name in ("usage", "error") else b""))
     for name in ("choices", "usage", "timings", "error", "type", "delta", "response", "message")
@@ -235,75 +213,48 @@ cdef inline bint _on_key(Bytes p, Py_ssize_t start, Py_ssize_t end, Py_ssize_t v
     return True
 
 
-cdef inline int _member(Bytes p, Py_ssize_t size, int kind) noexcept nogil:
+cdef inline int _member(Bytes p, Py_ssize_t size) noexcept nogil:
     """Which of the members that matter has this name."""
-    if kind == EVENT:
-        if size == 5:
-            if memcmp(p, b"usage", 5) == 0:
-                return USAGE
-            if memcmp(p, b"delta", 5) == 0:
-                return DELTA
-            if memcmp(p, b"error", 5) == 0:
-                return ERROR
-        elif size == 7:
-            if memcmp(p, b"choices", 7) == 0:
-                return CHOICES
-            if memcmp(p, b"message", 7) == 0:
-                return MESSAGE
-            if memcmp(p, b"timings", 7) == 0:
-                return TIMINGS
-        elif size == 4:
-            if memcmp(p, b"type", 4) == 0:
-                return TYPE
-        elif size == 8 and memcmp(p, b"response", 8) == 0:
-            return RESPONSE
-    elif kind == USED:
-        if size == 13:
-            if memcmp(p, b"prompt_tokens", 13) == 0:
-                return PROMPT
-            if memcmp(p, b"output_tokens", 13) == 0:
-                return OUTPUT
-        elif size == 17:
-            if memcmp(p, b"completion_tokens", 17) == 0:
-                return COMPLETION
-        elif size == 12 and memcmp(p, b"input_tokens", 12) == 0:
-            return INPUT
-    elif kind == TIMED:
-        if size == 8:
-            if memcmp(p, b"prompt_n", 8) == 0:
-                return PROMPT
-        elif size == 11 and memcmp(p, b"predicted_n", 11) == 0:
-            return COMPLETION
-    elif size == 5 and memcmp(p, b"usage", 5) == 0:
-        return USAGE
+    if size == 5:
+        if memcmp(p, b"usage", 5) == 0:
+            return USAGE
+        if memcmp(p, b"delta", 5) == 0:
+            return DELTA
+        if memcmp(p, b"error", 5) == 0:
+            return ERROR
+    elif size == 7:
+        if memcmp(p, b"choices", 7) == 0:
+            return CHOICES
+        if memcmp(p, b"message", 7) == 0:
+            return MESSAGE
+        if memcmp(p, b"timings", 7) == 0:
+            return TIMINGS
+    elif size == 4:
+        if memcmp(p, b"type", 4) == 0:
+            return TYPE
+    elif size == 8 and memcmp(p, b"response", 8) == 0:
+        return RESPONSE
     return NONE
 
 
-cdef inline Py_ssize_t _count(Bytes p, Py_ssize_t i, Py_ssize_t n, bint optional, long long *count) noexcept nogil:
-    """Behind the count at ``i``, or behind its null; -1 = it is no plain one."""
-    cdef Py_ssize_t start = i
-    cdef long long number = 0
-    if p[i] == 110 and optional:
-        return after_literal(p, i, n, b"null", 4)
-    while is_digit(p[i]) and i - start < COUNT_DIGITS:
-        number = number * 10 + (p[i] - 48)
-        i += 1
-    # (What goes on as another kind of number is followed by neither a comma nor a bracket.)
-    if i == start or (p[start] == 48 and i - start > 1):
-        return -1
-    count[0] = number
-    return i
+cdef inline int _kind(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    """What the value of ``type`` that stands there says."""
+    cdef Py_ssize_t size = end - start
+    if p[start] != 34:
+        return NO_KIND
+    if memchr(p + start, 92, size) != NULL:
+        return OTHER_KIND
+    if size >= 8 and memcmp(p + end - 7, b'.delta"', 7) == 0:
+        return DELTA_KIND
+    return BLOCK_KIND if size == 21 and memcmp(p + start, b'"content_block_delta"', 21) == 0 else OTHER_KIND
 
 
-cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Counts *counts, Said *said) noexcept nogil:
-    """Behind the object of that kind that opens at ``i``; -1 = it is not plainly good."""
+cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, Said *said) noexcept nogil:
+    """Behind the object that opens at ``i``; -1 = it is not plainly good."""
     cdef Py_ssize_t start, end
     cdef int seen = 0
-    cdef int member, kinds
+    cdef int member
     cdef unsigned char c
-    if kind == USED or kind == TIMED:
-        counts.given = True
-        counts.prompt = counts.completion = counts.input = counts.output = -1
     i = after_space(p, i + 1, n)
     if p[i] == 125:
         return i + 1
@@ -312,40 +263,29 @@ cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Counts *c
         i = after_key(p, i, n, False, _on_key, said)
         if i < 0:
             return -1
-        member = _member(p + start, said.key_end - start, kind)
+        member = _member(p + start, said.key_end - start)
         c = p[i]
+        start = i
+        i = after_value(p, i, n, ROOM, False, _on_key, said, NULL)
+        if i < 0:
+            return -1
         if member:
             if seen & member:
                 return -1
             seen |= member
-        if member & COUNTS:
-            i = _count(p, i, n, kind == USED, (
-                &counts.prompt if member == PROMPT else &counts.completion if member == COMPLETION
-                else &counts.input if member == INPUT else &counts.output
-            ))
-        elif c == 123 and member & (USAGE | TIMINGS | RESPONSE | MESSAGE):
-            if member == USAGE:
-                i = _object(p, i, n, USED, counts, said)
-            elif member == TIMINGS:
-                i = _object(p, i, n, TIMED, &said.timings, said)
-            else:
-                i = _object(p, i, n, NESTED, &said.response if member == RESPONSE else &said.message, said)
-        else:
-            if member == CHOICES:
-                said.no_choices = c == 91 and p[after_space(p, i + 1, n)] == 93
+            if member & USES:
+                if c == 123:
+                    said.uses = True
+                    if member == USAGE:
+                        said.usage = True
+            elif member == CHOICES:
+                said.no_choices = c == 91 and p[after_space(p, start + 1, n)] == 93
             elif member == ERROR:
                 said.error = c != 110
             elif member == DELTA:
-                said.delta_text = c == 34 and p[i + 1] != 34
-            elif member == TIMINGS:
-                return -1
-            elif member == TYPE and c == 34:
-                kinds = 0
-                end = string_end(p, i + 1, n, &kinds, False)
-                said.delta_type = end - i > 6 and not kinds & ESCAPED and memcmp(p + end - 6, b".delta", 6) == 0
-            i = after_value(p, i, n, ROOM, False, _on_key, said, NULL)
-        if i < 0:
-            return -1
+                said.delta_text = c == 34 and p[start + 1] != 34
+            elif member == TYPE:
+                said.kind = _kind(p, start, i)
         i = after_space(p, i, n)
         if p[i] == 125:
             return i + 1
@@ -354,13 +294,32 @@ cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Counts *c
         i = after_space(p, i + 1, n)
 
 
-cdef void _use(Run *run, const Counts *counts) noexcept nogil:
-    cdef long long prompt = counts.prompt if counts.prompt >= 0 else counts.input
-    cdef long long completion = counts.completion if counts.completion >= 0 else counts.output
-    if prompt >= 0:
-        run.prompt_tokens = prompt
-    if completion >= 0:
-        run.completion_tokens = completion
+cdef void _take(Run *run, const Scan *scan) noexcept nogil:
+    """An event's word on usage: the last one counts, and what llama.cpp measures where there is no other."""
+    cdef Figures said
+    scan_figures(scan, &said)
+    if said.measured:
+        if run.used:
+            return
+    elif said.prompt >= 0 or said.completion >= 0:
+        run.used = True
+    if said.prompt >= 0:
+        run.said.prompt = said.prompt
+    if said.completion >= 0:
+        run.said.completion = said.completion
+        run.counted = True
+        run.counted_at = run.tokens
+    if said.cached >= 0:
+        run.said.cached = said.cached
+    if said.reasoning >= 0:
+        run.said.reasoning = said.reasoning
+
+
+cdef void _usage_of(Run *run, Bytes p, Py_ssize_t n) noexcept nogil:
+    cdef Scan scan
+    scan_begin(&scan)
+    scan_feed(&scan, p, n)
+    _take(run, &scan)
 
 
 cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
@@ -383,7 +342,7 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
             run.error = True
         return PLAIN
     memset(&said, 0, sizeof(said))
-    i = _object(p, i, n, EVENT, &said.own, &said)
+    i = _object(p, i, n, &said)
     if i < 0 or after_space(p, i, n) != n:
         return ODD
     run.events += 1
@@ -394,26 +353,17 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
         run.reason = p + said.reason_at
         run.reason_bytes = said.reason_bytes
         noted = True
-    if said.own.given or said.timings.given or said.response.given or said.message.given:
-        noted = True
-        if said.own.given:
-            _use(run, &said.own)
-        if said.timings.given and run.completion_tokens < 0:
-            run.prompt_tokens = said.timings.prompt
-            run.completion_tokens = said.timings.completion
-        if said.response.given:
-            _use(run, &said.response)
-        if said.message.given:
-            _use(run, &said.message)
-    if said.texts:
+    if said.texts and said.kind != OTHER_KIND:
         run.tokens += 1
-        if said.texts == 1 and not noted and event != NULL:
+        if said.texts == 1 and not noted and not said.uses and event != NULL:
             run.stranger = event
             run.stranger_bytes = size
             run.stranger_text = p + said.text_at
-    elif said.delta_type and said.delta_text:
+    elif said.kind == DELTA_KIND and said.delta_text:
         run.tokens += 1
-    return EXTRA if said.own.given and said.no_choices else PLAIN
+    if said.uses:
+        _usage_of(run, p, n)
+    return EXTRA if said.usage and said.no_choices else PLAIN
 
 
 # ---- what is odd -------------------------------------------------------------------------------------------------------
@@ -425,11 +375,6 @@ cdef struct Value:
 
 cdef enum:
     VALUES = 8
-
-cdef struct Count:
-    bint given  # and no null
-    long long value
-
 
 cdef inline int _bit(int member) noexcept nogil:
     """The place of a member among an event's values."""
@@ -489,17 +434,17 @@ cdef void _words(Bytes p, Py_ssize_t n, bint *text, Py_ssize_t *reason, Py_ssize
                         reason_bytes[0] = value - at
 
 
-cdef inline int _member_at(Bytes p, Py_ssize_t start, Py_ssize_t end, int kinds, int kind) noexcept nogil:
+cdef inline int _member_at(Bytes p, Py_ssize_t start, Py_ssize_t end, int kinds) noexcept nogil:
     """Which member the name is, however it is spelt."""
     cdef unsigned char name[6 * 20]
     if not kinds & ESCAPED:
-        return _member(p + start, end - start, kind)
+        return _member(p + start, end - start)
     if end - start > 6 * 17:
         return NONE  # although every character were an escape
-    return _member(name, unescape(p, start, end, name), kind)
+    return _member(name, unescape(p, start, end, name))
 
 
-cdef Py_ssize_t _values(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Value *values, bint *deep) noexcept nogil:
+cdef Py_ssize_t _values(Bytes p, Py_ssize_t i, Py_ssize_t n, Value *values, bint *deep) noexcept nogil:
     """Behind the object that opens at ``i``, whose members that matter are put into ``values``; -1 = it is none."""
     cdef Py_ssize_t start, value
     cdef int levels = 0
@@ -515,7 +460,7 @@ cdef Py_ssize_t _values(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Value *va
         i = string_end(p, start, n, &kinds, False)
         if i < 0:
             return -1
-        member = _member_at(p, start, i, kinds, kind)
+        member = _member_at(p, start, i, kinds)
         value = after_colon(p, i + 1, n)
         if value < 0:
             return -1
@@ -534,84 +479,18 @@ cdef Py_ssize_t _values(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Value *va
         i = after_space(p, i + 1, n)
 
 
-cdef bint _odd_count(Bytes p, Py_ssize_t i, Py_ssize_t end, bint optional, Count *count) noexcept nogil:
-    """The count from ``i`` to ``end``; False = it is none that a decoder takes."""
-    cdef bint negative = p[i] == 45
-    cdef unsigned long long number = 0
-    cdef Py_ssize_t start
-    cdef unsigned char c
-    count.given = False
-    if p[i] == 110:
-        return optional
-    if negative:
-        i += 1
-    start = i
-    while i < end:
-        c = p[i]
-        # (18 digits fit in any case, the 19th is looked at.)
-        if not is_digit(c) or i - start > 18 or number > 922337203685477580ULL:
-            return False
-        number = number * 10 + (c - 48)
-        i += 1
-    if i == start or number > 9223372036854775807ULL + negative:
-        return False
-    count.given = True
-    count.value = <long long>(0 - number if negative else number)
-    return True
-
-
-cdef bint _counts(Bytes p, Py_ssize_t i, Py_ssize_t n, int kind, Count *counts) noexcept nogil:
-    """The counts of the object at ``i``, which is well-formed: prompt, completion, input, output; False = one of them is none."""
-    cdef Py_ssize_t start, value
-    cdef int member, kinds
-    i = after_space(p, i + 1, n)
-    while p[i] == 34:
-        kinds = 0
-        start = i + 1
-        i = string_end(p, start, n, &kinds, False)
-        member = _member_at(p, start, i, kinds, kind)
-        value = after_colon(p, i + 1, n)
-        i = after_value(p, value, n, ROOM, False, NULL, NULL, NULL)
-        if i < 0:
-            return False  # (not so: it was read before)
-        if member and not _odd_count(p, value, i, kind == USED, &counts[_bit(member) - _bit(PROMPT)]):
-            return False
-        i = after_space(p, i, n)
-        if p[i] == 44:
-            i = after_space(p, i + 1, n)
-    return True
-
-
-cdef void _odd_usage(Bytes p, Py_ssize_t i, Py_ssize_t n, Run *run) noexcept nogil:
-    """Take note of the object ``usage`` at ``i``."""
-    cdef Count counts[4]
-    cdef Count *prompt
-    cdef Count *completion
-    memset(counts, 0, sizeof(counts))
-    if not _counts(p, i, n, USED, counts):
-        return
-    prompt = &counts[0] if counts[0].given else &counts[2]
-    completion = &counts[1] if counts[1].given else &counts[3]
-    if prompt.given and prompt.value >= 0:
-        run.prompt_tokens = prompt.value
-    if completion.given and completion.value >= 0:
-        run.completion_tokens = completion.value
-
-
 cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
     """Add to ``run`` what odd data at ``p`` says, as the Python twin's _data(); DEEP = nothing was added: the decoders know."""
     cdef Value values[VALUES]
-    cdef Value nested[VALUES]
     cdef Value *one
-    cdef Count counts[4]
-    cdef Py_ssize_t i, size, reason, reason_bytes
-    cdef int at
+    cdef Py_ssize_t i, reason, reason_bytes
+    cdef int kind = NO_KIND
     cdef bint deep = False
     cdef bint text, usage
     memset(values, 0, sizeof(values))
     i = after_space(p, 0, n)
     if i < n and p[i] == 123:
-        i = _values(p, i, n, EVENT, values, &deep)
+        i = _values(p, i, n, values, &deep)
         if deep:
             return DEEP
         if i >= 0 and after_space(p, i, n) != n:
@@ -630,14 +509,14 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
     one = &values[_bit(ERROR)]
     if one.start and (one.end - one.start != 4 or p[one.start] != 110):
         run.error = True
-    if not text:
-        one = &values[_bit(TYPE)]
-        size = one.end - one.start
-        if size >= 8 and p[one.start] == 34 and memcmp(p + one.end - 7, b'.delta"', 7) == 0 and (
-            memchr(p + one.start, 92, size) == NULL
-        ):
-            one = &values[_bit(DELTA)]
-            text = one.end - one.start > 2 and p[one.start] == 34
+    one = &values[_bit(TYPE)]
+    if one.start:
+        kind = _kind(p, one.start, one.end)
+    if kind == OTHER_KIND:
+        text = False
+    elif kind == DELTA_KIND and not text:
+        one = &values[_bit(DELTA)]
+        text = one.end - one.start > 2 and p[one.start] == 34
     if text:
         run.tokens += 1
     if reason_bytes:
@@ -645,23 +524,12 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
         run.reason_bytes = reason_bytes
     one = &values[_bit(USAGE)]
     usage = one.start and p[one.start] == 123
-    if usage:
-        _odd_usage(p, one.start, n, run)
-    one = &values[_bit(TIMINGS)]
-    if one.start and run.completion_tokens < 0 and p[one.start] == 123:
-        for at in range(4):
-            counts[at].given = True
-            counts[at].value = -1
-        if _counts(p, one.start, n, TIMED, counts):
-            run.prompt_tokens = counts[0].value
-            run.completion_tokens = counts[1].value
-    for at in range(2):
-        one = &values[_bit(RESPONSE if at == 0 else MESSAGE)]
-        if one.start and p[one.start] == 123:
-            memset(nested, 0, sizeof(nested))
-            _values(p, one.start, n, NESTED, nested, &deep)
-            if nested[_bit(USAGE)].start and p[nested[_bit(USAGE)].start] == 123:
-                _odd_usage(p, nested[_bit(USAGE)].start, n, run)
+    if usage or (
+        values[_bit(TIMINGS)].start and p[values[_bit(TIMINGS)].start] == 123
+    ) or (
+        values[_bit(RESPONSE)].start and p[values[_bit(RESPONSE)].start] == 123
+    ) or (values[_bit(MESSAGE)].start and p[values[_bit(MESSAGE)].start] == 123):
+        _usage_of(run, p, n)
     one = &values[_bit(CHOICES)]
     return EXTRA if usage and one.start and p[one.start] == 91 and after_space(p, one.start + 1, n) == one.end - 1 else PLAIN
 
@@ -837,6 +705,41 @@ cdef Py_ssize_t _told(Bytes p, Py_ssize_t n, Run *run, int *what) noexcept nogil
     return after if what[0] != DEEP else 0
 
 
+cdef enum:
+    LINE_BEGINS
+    LINE_DATA
+    LINE_OTHER
+
+
+cdef void _long_feed(LongEvent *one, Bytes p, Py_ssize_t n) noexcept nogil:
+    """Read on in an event of any length: the data of its lines goes into the scanner of usage."""
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t stop, take
+    while i < n:
+        stop = line_end(p, i, n)
+        if one.kind == LINE_BEGINS:
+            take = min(6 - one.size, stop - i)
+            memcpy(one.head + one.size, p + i, take)
+            one.size += <int>take
+            i += take
+            if one.size == 6 or stop < n:
+                one.kind = LINE_OTHER
+                if one.size >= 4 and memcmp(one.head, b"data", 4) == 0 and (one.size == 4 or one.head[4] == 58):
+                    one.kind = LINE_DATA
+                    if one.begun:
+                        scan_feed(&one.scan, b"\n", 1)
+                    one.begun = True
+                    take = 6 if one.size == 6 and one.head[5] == 32 else 5
+                    if one.size > take:
+                        scan_feed(&one.scan, one.head + take, one.size - take)
+        if one.kind == LINE_DATA:
+            scan_feed(&one.scan, p + i, stop - i)
+        if stop < n:
+            one.kind = LINE_BEGINS
+            one.size = 0
+        i = stop + 1
+
+
 # The reasons that engines give, ready made.
 cdef tuple _reasons = (b"stop", b"length", b"tool_calls", b"end_turn", b"max_tokens", b"tool_use")
 
@@ -859,9 +762,10 @@ cdef class SseScanner:
         self._strip = strip_usage
         self._first = True
         self._lessons = 8
-        self.prompt_tokens = self.completion_tokens = -1
+        self.prompt_tokens = self.completion_tokens = self.cached_tokens = self.reasoning_tokens = -1
 
     def __dealloc__(self):
+        free(self._long)
         free(self._buffer)
         free(self._lesson)
 
@@ -889,8 +793,11 @@ cdef class SseScanner:
 
     cdef void _begin(self, Run *run) noexcept nogil:
         memset(run, 0, sizeof(run[0]))
-        run.prompt_tokens = self.prompt_tokens
-        run.completion_tokens = self.completion_tokens
+        run.said.prompt = self.prompt_tokens
+        run.said.completion = self.completion_tokens
+        run.said.cached = self.cached_tokens
+        run.said.reasoning = self.reasoning_tokens
+        run.used = self._used
 
     cdef Py_ssize_t _plain(self, Bytes p, Py_ssize_t n, Run *run) noexcept nogil:
         """How many bytes from ``p`` are whole events that go on as they are; what they come to is added to ``run``. So is
@@ -936,6 +843,8 @@ cdef class SseScanner:
         if run.reason_bytes:
             self.finish_reason = _reason(run.reason, run.reason_bytes)
         self.events += run.events
+        if run.counted:
+            self.said_at = self.tokens + run.counted_at
         if run.tokens:
             self.tokens += run.tokens
             self.first_token_seen = True
@@ -943,8 +852,11 @@ cdef class SseScanner:
             self.done = True
         if run.error:
             self.error = True
-        self.prompt_tokens = run.prompt_tokens
-        self.completion_tokens = run.completion_tokens
+        self.prompt_tokens = run.said.prompt
+        self.completion_tokens = run.said.completion
+        self.cached_tokens = run.said.cached
+        self.reasoning_tokens = run.said.reasoning
+        self._used = run.used
         self._first = False
         if run.stranger != NULL and self._lessons:
             # Events whose surroundings change each time are not worth learning from for ever.
@@ -1024,6 +936,7 @@ cdef class SseScanner:
         cdef Py_ssize_t sent = self._sent
         cdef Py_ssize_t pos = 0
         cdef Py_ssize_t scan = max(self._scanned - 3, 0)
+        cdef Py_ssize_t read = self._size  # of an event that outgrew the buffer, so much has been read
         cdef Py_ssize_t end, stop, start, done
         cdef bint cut = False
         cdef bint keep = False
@@ -1072,6 +985,7 @@ cdef class SseScanner:
             if self._overlong:
                 self._overlong = False
                 self.events += 1
+                self._long_ends(p + read, end - read)
             elif not usage:
                 usage = self._event(p + pos, end - pos)
             if usage and self._strip and sent <= pos and p[pos] != 58 and _may_be_usage(p + pos, end - pos):
@@ -1083,8 +997,11 @@ cdef class SseScanner:
                 self._drop_lf = end == size and p[end - 1] == 13
             pos = scan = end
             self._first = False
-        if pos < size and not self._overlong and size - pos > EVENT_MAX:
+        if pos < size and self._overlong:
+            _long_feed(self._long, p + read, size - read)
+        elif pos < size and size - pos > EVENT_MAX:
             self._overlong = True
+            self._long_begins(p + pos, size - pos)
         if self._strip and pos < size and sent <= pos and not self._overlong and p[pos] != 58:
             start = pos if pos else max(0, self._scanned - RELEASE_OVERLAP)
             keep = _may_be_usage(p + start, size - start)
@@ -1108,6 +1025,36 @@ cdef class SseScanner:
             return payload
         return out if out is not None else b""
 
+    cdef int _long_begins(self, Bytes p, Py_ssize_t n) except -1:
+        """The event that begins with these bytes outgrows the buffer."""
+        free(self._long)
+        self._long = <LongEvent *>malloc(sizeof(LongEvent))
+        if self._long == NULL:
+            raise MemoryError
+        scan_begin(&self._long.scan)
+        self._long.kind = LINE_BEGINS
+        self._long.size = 0
+        self._long.begun = False
+        if self._first and n >= 3 and p[0] == 0xEF and p[1] == 0xBB and p[2] == 0xBF:
+            p += 3
+            n -= 3
+        _long_feed(self._long, p, n)
+        return 0
+
+    cdef int _long_ends(self, Bytes p, Py_ssize_t n) except -1:
+        """It ends with these."""
+        cdef LongEvent *one = self._long
+        cdef Run run
+        _long_feed(one, p, n)
+        if one.scan.whole:
+            self._begin(&run)
+            run.error = one.scan.error
+            _take(&run, &one.scan)
+            self._commit(&run)
+        self._long = NULL
+        free(one)
+        return 0
+
     cdef bint _event(self, Bytes p, Py_ssize_t n) except -1:
         """Take note of one whole event; says whether it is the extra usage chunk."""
         cdef Py_ssize_t at = 0
@@ -1121,6 +1068,8 @@ cdef class SseScanner:
         if n > EVENT_MAX and n - (p[n - 2] == 13 and p[n - 1] == 10) > EVENT_MAX:
             # (CR ends it; the LF behind it may come later, and must make no difference.)
             self.events += 1
+            self._long_begins(p, n)
+            self._long_ends(p, 0)
             return False
         if self._first and n >= 3 and p[0] == 0xEF and p[1] == 0xBB and p[2] == 0xBF:
             p += 3
@@ -1153,6 +1102,9 @@ cdef class SseScanner:
     cdef bint _decoded(self, bytes data) except -1:
         """Take note of what odd data says; whether it is an extra usage chunk's."""
         cdef bint usage
+        cdef bytes kind
+        cdef int at
+        cdef Run run
         if data == b"[DONE]":
             self.done = True
             return False
@@ -1166,53 +1118,22 @@ cdef class SseScanner:
             return False
         if bytes(event.error) != b"null":
             self.error = True
-        if _text(data) is not None or (
-            _delta_type(bytes(event.type)) is not None and bytes(event.delta)[:1] == b'"' and len(event.delta) > 2
+        kind = bytes(event.type)
+        at = _kind(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind)) if PyBytes_GET_SIZE(kind) else NO_KIND
+        if (_text(data) is not None and at != OTHER_KIND) or (
+            at == DELTA_KIND and bytes(event.delta)[:1] == b'"' and len(event.delta) > 2
         ):
             self.tokens += 1
             self.first_token_seen = True
         match = _finish(data)
         if match is not None:
             self.finish_reason = match[1]
-        usage = self._usage(bytes(event.usage))
-        if len(event.timings) and self.completion_tokens < 0:
-            self._timed(bytes(event.timings))
-        for nested in (event.response, event.message):
-            raw = bytes(nested)
-            if raw[:1] == b"{":
-                self._nested(raw)
+        usage = bytes(event.usage)[:1] == b"{"
+        if usage or b"{" in (bytes(event.timings)[:1], bytes(event.response)[:1], bytes(event.message)[:1]):
+            self._begin(&run)
+            _usage_of(&run, <Bytes>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            self._commit(&run)
         return usage and _empty_list(bytes(event.choices)) is not None
-
-    cdef int _timed(self, bytes raw) except -1:
-        """llama.cpp counts in ``timings`` when it is not asked for usage; a prompt part from its cache is not in it."""
-        try:
-            timings = _decode_timings(raw)
-        except (_DecodeError, RecursionError):
-            return 0
-        self.prompt_tokens, self.completion_tokens = timings.prompt_n, timings.predicted_n
-        return 0
-
-    cdef int _nested(self, bytes raw) except -1:
-        try:
-            self._usage(bytes(_decode_nested(raw).usage))
-        except (_DecodeError, RecursionError):
-            pass
-        return 0
-
-    cdef bint _usage(self, bytes raw) except -1:
-        if raw[:1] != b"{":
-            return False
-        try:
-            usage = _decode_usage(raw)
-        except (_DecodeError, RecursionError):
-            return True
-        prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
-        if prompt is not None and prompt >= 0:
-            self.prompt_tokens = prompt
-        completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
-        if completion is not None and completion >= 0:
-            self.completion_tokens = completion
-        return True
 
     cpdef bytes flush(self):
         """What is still held, at the clean end of the message: an event whose blank line never came."""
@@ -1222,6 +1143,7 @@ cdef class SseScanner:
             return b""
         if self._overlong:
             self.events += 1
+            self._long_ends(self._buffer, 0)
         else:
             usage = self._event(self._buffer, self._size)
         if not (usage and self._strip and not self._sent):
@@ -1232,28 +1154,30 @@ cdef class SseScanner:
         return held
 
 
-cpdef bint passes(ChunkScanner chunks, SseScanner sse, bytes data) except -1:
-    """Whether ``data`` can go on as it stands, frames and all, by what is known without cutting a payload out of it."""
+cpdef Py_ssize_t passes(ChunkScanner chunks, SseScanner sse, bytes data) except -1:
+    """How many bytes of payload are in ``data``, when it can go on as it stands, frames and all; 0 = it cannot."""
     cdef Bytes p
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t end = 0
     cdef Py_ssize_t n, size
+    cdef Py_ssize_t payload = 0
     cdef Run run
     if chunks is None or data is None:
         raise TypeError("expected a ChunkScanner and bytes")
     p = <Bytes>PyBytes_AS_STRING(data)
     n = PyBytes_GET_SIZE(data)
     if n == 0 or not chunks.whole or (sse is not None and (sse.mid_event or sse._drop_lf)):
-        return False
+        return 0
     if sse is not None:
         sse._begin(&run)
     while n:
         size = plain_chunk(p, n, &start, &end)
         if size == 0 or (sse is not None and sse._plain(p + start, size, &run) != size):
-            return False
+            return 0
+        payload += size
         p += end
         n -= end
     if sse is not None:
         sse._commit(&run)
     chunks.aligned = True
-    return True
+    return payload

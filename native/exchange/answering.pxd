@@ -1,9 +1,9 @@
 cimport cython
 
 from fastgw.net.clock cimport monotonic
-from fastgw.accel.bodies cimport usage_in
 from fastgw.accel.lines cimport plain_answer
 from fastgw.accel.heads cimport RequestHead, ResponseHead
+from fastgw.accel.usage cimport seconds_in, usage_in
 from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.tunnel cimport Tunnelling
 from fastgw.net.upstream_conn cimport UpstreamConn
@@ -20,4 +20,5 @@ cdef class Answering(Tunnelling):
     cpdef _start_relay(self, ResponseHead head, object framing, bytes lines, bytes rest)
     cpdef bytes response_lines(self, ResponseHead head, double now, bint close=*)
     cpdef _spent(self, Relay relay)
+    cpdef _heard(self, long long seconds)
     cpdef _relayed(self)

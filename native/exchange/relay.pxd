@@ -2,8 +2,8 @@ from fastgw.accel.lines cimport chunk
 cimport cython
 
 from fastgw.accel.chunks cimport ChunkScanner
-from fastgw.accel.sockets cimport keep
 from fastgw.accel.sse cimport SseScanner, passes
+from fastgw.accel.usage cimport UsageScanner
 from fastgw.net.stream cimport RawStream
 
 @cython.final
@@ -14,7 +14,7 @@ cdef class Relay:
     cdef bytes _held
     cdef bytes _kept
     cdef long long _left
-    cdef bytes _tail
+    cdef UsageScanner _usage
     cdef public bint begun, chunked_out, ended, reusable
     cdef public str broken
     cdef public long long bytes_out
@@ -33,3 +33,5 @@ cdef class Relay:
     cpdef int eof(self, str how) except -1
     cpdef bint finish(self, bytes event) except -1
     cpdef bint break_off(self, bytes event) except -1
+    cpdef tuple usage(self)
+    cpdef long long seconds(self)

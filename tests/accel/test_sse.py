@@ -267,7 +267,7 @@ def test_continuous_usage_stats() -> None:
     assert counts[5:7] == (5, 4)
 
 
-@pytest.mark.parametrize("usage", [{"prompt_tokens": "x"}, {"prompt_tokens": 2**63, "completion_tokens": 1},
+@pytest.mark.parametrize("usage", [{"prompt_tokens": "x"}, {"prompt_tokens": 2**63, "completion_tokens": 10**12},
     {"prompt_tokens": -5, "completion_tokens": None},
     {"prompt_tokens": 1.5}, {}])
 def test_odd_usage_is_not_believed(usage: dict[str, Any]) -> None:

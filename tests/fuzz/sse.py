@@ -15,7 +15,7 @@ PYTHON = python(SSE, CHUNKS)
 CHUNK_SCANNERS = {NATIVE: native(CHUNKS).ChunkScanner, PYTHON: python(CHUNKS).ChunkScanner}
 
 STATE = ("events", "tokens", "done", "error", "finish_reason", "prompt_tokens", "completion_tokens", "first_token_seen",
-    "mid_event")  # fmt: skip
+    "mid_event", "cached_tokens", "reasoning_tokens", "said_at")  # fmt: skip
 
 _EVENT = re.compile(rb".*?\n\n|.+", re.DOTALL).findall
 
@@ -38,7 +38,12 @@ EVENTS = (
     b"\n", b"\r", b"\r\n", b"data\n\n", b"\xef\xbb\xbf", b"id: 1\rdata: {}\r\r", b'event: content_block_delta\ndata: {"type":'
     b'"content_block_delta","index":0,"delta":{"type":"text_delta","text":"hi"}}\n\n',
     _event({"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 1}}}),
-    _event({"type": "response.output_text.delta", "delta": "x"}), _event({"choices": [{"text": "x"}]}), b'data: {"choices":[',
+    _event({"type": "response.output_text.delta", "delta": "x"}), _event({"type": "response.output_text.done", "text": "xy"}),
+    _event({"type": "response.content_part.done", "part": {"type": "output_text", "text": "xy"}}),
+    _event({"response": {"output": [{"text": "xy"}], "usage": {"input_tokens": 7, "output_tokens": 3,
+        "input_tokens_details": {"cached_tokens": 2}, "output_tokens_details": {"reasoning_tokens": 1}}},
+        "type": "response.completed"}), _event({"timings": {"cache_n": 2, "prompt_n": 5, "predicted_n": 2}, "type": None}),
+    _event({"delta": {"tool_calls": [{"type": "function", "function": {"arguments": "{"}}]}}), _event({"choices": [{"text": "x"}]}), b'data: {"choices":[',
     _event(b'{"choices" : [ ] , "usage" : {"prompt_tokens" : 7}}'), b'data: {"\\u0063hoices":[],"usage":{}}\n\n',
 )  # fmt: skip
 

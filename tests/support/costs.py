@@ -16,9 +16,9 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from fastgw.accel.bodies import usage_in
 from fastgw.accel.chunks import ChunkScanner
 from fastgw.accel.sse import SseScanner
+from fastgw.accel.usage import UsageScanner, usage_in
 from fastgw.errors import GatewayError
 from fastgw.protocol import gauges
 from fastgw.protocol.coding import FREE_BYTES, decoder
@@ -189,7 +189,7 @@ def running() -> Any:
     return SimpleNamespace(
         scan_body=scan_body, with_usage=with_usage, with_model=with_model, RequestReader=RequestReader,
         ResponseReader=ResponseReader, ChunkedBody=ChunkedBody, ChunkScanner=ChunkScanner, SseScanner=SseScanner,
-        usage_in=usage_in, parse_models=parse_models,
+        usage_in=usage_in, UsageScanner=UsageScanner, parse_models=parse_models,
     )  # fmt: skip
 
 
@@ -238,6 +238,11 @@ def readers(side: Any) -> list[Reader]:
 
     def first(read: Callable[[bytes], object]) -> Callable[[Reads], object]:
         return lambda reads: read(reads[0])
+
+    def scanned(reads: Reads) -> None:
+        scanner = side.UsageScanner()
+        for data in reads:
+            scanner.feed(data)
 
     def vectors_of(reads: Reads) -> None:
         eight = [1] * 8
@@ -293,6 +298,7 @@ def readers(side: Any) -> list[Reader]:
         Reader("form", form, one(upload_shapes.form), each(upload_shapes.forms), (4096, 16384, 1 << 20)),
         Reader("packed body", packed, one(upload_shapes.packed), each(upload_shapes.packings), (4096, 16384), 1, 300, came_out),
         Reader("answer", first(side.usage_in), one(ordinary.answer), each(shapes.answers), (4096, 65536)),
+        Reader("answer in reads", scanned, in_reads(ordinary.answer), each_in_reads(shapes.answers), (4096, 65536)),
         Reader("models", first(side.parse_models), one(ordinary.models), each(shapes.model_lists), lists, holds=16),
         Reader("embedding", first(parts), one(ordinary.embedding), each(shapes.embeddings), (4096, 65536, 1 << 20)),
         Reader("vectors", vectors_of, one(ordinary.embedded), each(shapes.vectors), lists),

@@ -1,0 +1,100 @@
+"""What the members of an answer mean that say what it has used: one table for every API, read by both twins of ``usage``.
+
+Engines count under the names of the API that they speak, and each name means the same wherever it is met; so the table is
+by name, and not by endpoint. docs/limits.md has it in words. Invariant: a member that is not in the table, or stands
+elsewhere, says nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+# Where a member may stand: in the answer itself (or an event's data), in an object that wraps the answer, in what Cohere has
+# for it, among the counts, in what they are made of, among llama.cpp's timings.
+ANSWER, WRAPPED, META, USAGE, PROMPT_PARTS, ANSWER_PARTS, TIMINGS = range(7)
+
+# Whose counts they are, the first that says anything before all others: the answer's own, those of the answer that an event
+# repeats (Responses) or begins with (Messages), Cohere's two, and what llama.cpp has measured.
+OWN, RESPONSE, MESSAGE, TOKENS, BILLED, TIMED = range(6)
+PLACES: Final = 6
+
+# What is counted.
+PROMPT, COMPLETION, INPUT, OUTPUT, TOTAL, CACHE_READ, CACHE_WRITTEN, SECONDS = range(8)
+PROMPT_CACHED, INPUT_CACHED, COMPLETION_THOUGHT, OUTPUT_THOUGHT, THOUGHT = range(8, 13)
+COUNTS: Final = 13
+
+DIGITS: Final = 12  # of a count, at most
+NUMBER_BYTES: Final = 32  # of one that is read
+NAME_BYTES: Final = 192  # of a name that is read: the longest one, each letter as an escape
+MAX_DEPTH: Final = 512
+
+
+class Member(NamedTuple):
+    """A member that says something: where it stands, its name, and either the count that it is, or what it opens."""
+
+    where: int
+    name: bytes
+    count: int = -1
+    opens: int = -1
+    place: int = -1  # whose counts are in what it opens; -1 = as around it
+
+
+MEMBERS: Final = (
+    Member(ANSWER, b"usage", opens=USAGE, place=OWN),
+    Member(ANSWER, b"timings", opens=TIMINGS, place=TIMED),
+    Member(ANSWER, b"response", opens=WRAPPED, place=RESPONSE),
+    Member(ANSWER, b"message", opens=WRAPPED, place=MESSAGE),
+    Member(ANSWER, b"meta", opens=META),
+    Member(ANSWER, b"error"),  # what this says is that there was one
+    Member(WRAPPED, b"usage", opens=USAGE),
+    Member(META, b"tokens", opens=USAGE, place=TOKENS),
+    Member(META, b"billed_units", opens=USAGE, place=BILLED),
+    Member(USAGE, b"prompt_tokens", PROMPT),
+    Member(USAGE, b"completion_tokens", COMPLETION),
+    Member(USAGE, b"input_tokens", INPUT),
+    Member(USAGE, b"output_tokens", OUTPUT),
+    Member(USAGE, b"total_tokens", TOTAL),
+    Member(USAGE, b"cache_read_input_tokens", CACHE_READ),
+    Member(USAGE, b"cache_creation_input_tokens", CACHE_WRITTEN),
+    Member(USAGE, b"seconds", SECONDS),
+    Member(USAGE, b"reasoning_tokens", THOUGHT),  # SGLang
+    Member(USAGE, b"prompt_tokens_details", PROMPT_CACHED, PROMPT_PARTS),
+    Member(USAGE, b"input_tokens_details", INPUT_CACHED, PROMPT_PARTS),
+    Member(USAGE, b"completion_tokens_details", COMPLETION_THOUGHT, ANSWER_PARTS),
+    Member(USAGE, b"output_tokens_details", OUTPUT_THOUGHT, ANSWER_PARTS),
+    Member(PROMPT_PARTS, b"cached_tokens"),
+    Member(ANSWER_PARTS, b"reasoning_tokens"),
+    # llama.cpp leaves out of `prompt_n` what its cache had, as Anthropic does.
+    Member(TIMINGS, b"prompt_n", INPUT),
+    Member(TIMINGS, b"cache_n", CACHE_READ),
+    Member(TIMINGS, b"predicted_n", OUTPUT),
+)
+"""(A count in parts is that of the member which they are: they say which part it is, and that which count.)"""
+
+TOKENS_PER_SECOND: Final = 10
+"""Of audio, where an engine tells its length alone: an estimate."""
+
+
+def meaning(counts: list[int]) -> tuple[int, int, int, int]:
+    """(prompt, completion, cached, reasoning) of one place's counts, -1 = not said.
+
+    The prompt has what came from a cache in it, the completion what nobody sees of it.
+    """
+    completion = counts[COMPLETION] if counts[COMPLETION] >= 0 else counts[OUTPUT]
+    prompt = counts[PROMPT]
+    if prompt < 0 and counts[INPUT] >= 0:
+        # What is named beside the input is not in it; in its details it would be.
+        prompt = counts[INPUT] + max(counts[CACHE_READ], 0) + max(counts[CACHE_WRITTEN], 0)
+    total = counts[TOTAL]
+    if total >= 0:
+        if prompt < 0:
+            prompt = max(total - max(completion, 0), 0)
+        if completion < 0:
+            completion = max(total - prompt, 0)
+    cached = counts[PROMPT_CACHED]
+    if cached < 0:
+        cached = counts[INPUT_CACHED] if counts[INPUT_CACHED] >= 0 else counts[CACHE_READ]
+    reasoning = counts[COMPLETION_THOUGHT]
+    if reasoning < 0:
+        reasoning = counts[OUTPUT_THOUGHT] if counts[OUTPUT_THOUGHT] >= 0 else counts[THOUGHT]
+    return prompt, completion, cached, reasoning

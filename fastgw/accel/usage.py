@@ -1,0 +1,393 @@
+"""What an answer says that it has used, wherever in it that stands: a scanner of its top-level members in little memory.
+
+Owns: which bytes are a count that means something; what it means is in ``figures``. An answer may be of any length and come
+in any pieces: what is kept of it is the counts and one unfinished name or number. Invariants: the result depends on the bytes
+alone, not on how they were split; no text can pass for a member, for nothing is looked for but where members stand; from
+where it is no JSON on an answer says nothing more. (What is skipped is only counted through: strings and brackets. Numbers and
+words are not looked at there.)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from fastgw.accel.figures import (
+    ANSWER,
+    COUNTS,
+    DIGITS,
+    MAX_DEPTH,
+    MEMBERS,
+    NAME_BYTES,
+    NUMBER_BYTES,
+    OWN,
+    PLACES,
+    SECONDS,
+    TIMED,
+    USAGE,
+    Member,
+    meaning,
+)
+
+# ---- the scanner
+
+# What comes next: between the members that matter, and in what is skipped.
+_START, _FIRST, _KEY, _NAME, _COLON, _VALUE, _SCALAR, _LONG, _STRING, _AFTER, _SKIP, _SKIP_STRING, _OVER = range(13)
+
+_KNOWN: Final = [{one.name: one for one in MEMBERS if one.where == where} for where in range(max(MEMBERS)[0] + 1)]
+_THE_ERROR: Final = _KNOWN[ANSWER][b"error"]
+_BLANKS: Final = b" \t\r\n"
+_BLANK: Final = re.compile(rb"[ \t\r\n]*+").match
+_TEXT: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL).match
+_WORD: Final = re.compile(rb"[-+.0-9A-Za-z]*+").match
+_COUNT: Final = re.compile(rb"([0-9]{1,%d})(?:\.0+)?" % DIGITS).fullmatch
+_LENGTH: Final = re.compile(rb"([0-9]{1,%d})(?:\.([0-9]+))?" % DIGITS).fullmatch
+_ESCAPE: Final = re.compile(rb"\\u00([0-7][0-9A-Fa-f])")
+# What nests in what is skipped, a few levels at a time: a step for each bracket costs twenty times as much.
+_PLAIN: Final = rb'[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_NEST: Final = rb"(?:%b)*+" % _PLAIN
+for _ in range(3):
+    _NEST = rb"(?:%b|[\[{]%b[\]}])*+" % (_PLAIN, _NEST)  # type: ignore[misc]
+_FLAT: Final = re.compile(rb"(?:%b)*+" % _PLAIN, re.DOTALL).match
+_NESTED: Final = re.compile(_NEST, re.DOTALL).match
+_NEST_LEVELS: Final = 3
+
+_NOTHING: Final = (-1,) * COUNTS
+
+
+def _spelt(name: bytes) -> bytes:
+    """A name without the escapes that one of ours can be written with; with others it is none of ours."""
+    return _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), name) if b"\\" in name else name
+
+
+def _number(word: bytes, count: int) -> int:
+    """The count that ``word`` is, -1 = it is none; of seconds those that have begun."""
+    if count == SECONDS:
+        match = _LENGTH(word)
+        return -1 if match is None else int(match[1]) + (match[2] is not None and match[2].strip(b"0") != b"")
+    match = _COUNT(word)
+    return -1 if match is None else int(match[1])
+
+
+class UsageScanner:
+    """One per answer, or event. ``error``: it has a top-level member ``error`` that is not null. ``whole``: it has been an
+    object from its beginning to its end, and nothing has come behind it."""
+
+    __slots__ = ("_counts", "_depth", "_member", "_phase", "_place", "_places", "_rest", "_stack", "error", "whole")
+
+    def __init__(self) -> None:
+        self._phase = _START
+        self._stack: list[tuple[int, int, int]] = []  # where we are, and were around it; whose counts; which count the parts are
+        self._member: Member | None = None  # whose value comes next
+        self._depth = 0  # of what is skipped
+        self._rest = b""  # the beginning of a token
+        self._counts = list(_NOTHING)
+        self._places: list[list[int] | None] = [None] * PLACES
+        self.error = False
+        self.whole = False
+
+    def feed(self, data: bytes) -> None:
+        """Take note of the next bytes."""
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        at = 0
+        end = len(data)
+        while at < end:
+            phase = self._phase
+            if phase == _SKIP:
+                at = self._skip(data, at)
+                continue
+            if phase == _STRING or phase == _SKIP_STRING or phase == _NAME:
+                at = _TEXT(data, at).end()  # type: ignore[union-attr]
+                if at == end:
+                    return
+                if data[at] == 92:
+                    self._rest = data[at:]
+                    return
+                at += 1
+                self._phase = _AFTER if phase == _STRING else _SKIP if phase == _SKIP_STRING else _COLON
+                continue
+            if phase == _OVER:
+                if self.whole and data[at:].strip(_BLANKS):
+                    self.whole = False
+                return
+            if phase == _SCALAR or phase == _LONG:
+                stop = _WORD(data, at).end()  # type: ignore[union-attr]
+                if phase == _LONG or stop - at > NUMBER_BYTES:
+                    self._phase = _AFTER if stop < end else _LONG
+                    at = stop
+                    if phase == _SCALAR and self._member is _THE_ERROR:
+                        self.error = True
+                    continue
+                if stop == end:
+                    self._rest = data[at:]
+                    return
+                if stop == at:
+                    self._phase = _OVER
+                    return
+                self._scalar(data[at:stop])
+                at = stop
+                self._phase = _AFTER
+                continue
+            at = _BLANK(data, at).end()  # type: ignore[union-attr]
+            if at == end:
+                return
+            c = data[at]
+            if phase == _VALUE:
+                at = self._value(c, at)
+            elif c == 34 and (phase == _FIRST or phase == _KEY):
+                stop = _TEXT(data, at + 1).end()  # type: ignore[union-attr]
+                if stop - at - 1 > NAME_BYTES:
+                    self._named(b"")
+                    self._phase = _NAME
+                    at = stop
+                elif stop == end or data[stop] == 92:
+                    self._rest = data[at:]
+                    return
+                else:
+                    self._named(data[at + 1 : stop])
+                    self._phase = _COLON
+                    at = stop + 1
+            elif c == 58 and phase == _COLON:
+                self._phase = _VALUE
+                at += 1
+            elif c == 44 and phase == _AFTER:
+                self._phase = _KEY
+                at += 1
+            elif c == 125 and (phase == _AFTER or phase == _FIRST):
+                self._close()
+                at += 1
+            elif c == 123 and phase == _START:
+                self._stack.append((ANSWER, OWN, -1))
+                self._phase = _FIRST
+                at += 1
+            else:
+                self._phase = _OVER
+                return
+
+    def _skip(self, data: bytes, at: int) -> int:
+        deep = len(self._stack) + self._depth
+        at = (_NESTED if deep + _NEST_LEVELS <= MAX_DEPTH else _FLAT)(data, at).end()  # type: ignore[union-attr]
+        if at == len(data):
+            return at
+        c = data[at]
+        if c == 34:
+            self._phase = _SKIP_STRING  # its end has not come
+        elif c == 91 or c == 123:
+            self._depth += 1
+            if deep == MAX_DEPTH:
+                self._phase = _OVER
+        else:
+            self._depth -= 1
+            if not self._depth:
+                self._phase = _AFTER
+        return at + 1
+
+    def _named(self, name: bytes) -> None:
+        """The next value's name."""
+        where, _, parts = self._stack[-1]
+        member = _KNOWN[where].get(_spelt(name))
+        self._member = member
+        if member is None:
+            return
+        # The last of its name counts, whatever it is.
+        if member.place >= 0:
+            self._places[member.place] = None
+        elif member.opens == USAGE:
+            self._places[self._stack[-1][1]] = None
+        if member.count >= 0:
+            self._counts[member.count] = -1
+        elif parts >= 0:
+            self._counts[parts] = -1
+
+    def _value(self, c: int, at: int) -> int:
+        """A value begins with ``c``; where to go on."""
+        member = self._member
+        if c == 34:
+            self._phase = _STRING
+        elif c == 123 and member is not None and member.opens >= 0:
+            _, place, _ = self._stack[-1]
+            if member.place >= 0:
+                place = member.place
+            if member.count < 0:
+                self._counts = list(_NOTHING)
+            self._stack.append((member.opens, place, member.count))
+            self._phase = _FIRST
+        elif c == 123 or c == 91:
+            self._phase = _SKIP
+            self._depth = 1
+        else:
+            self._phase = _SCALAR
+            return at
+        if member is _THE_ERROR:
+            self.error = True
+        return at + 1
+
+    def _scalar(self, word: bytes) -> None:
+        member = self._member
+        if member is None:
+            return
+        if member is _THE_ERROR:
+            self.error = self.error or word != b"null"
+            return
+        count = member.count if member.opens < 0 else -1
+        if count < 0 and member.opens < 0:
+            count = self._stack[-1][2]
+        if count >= 0:
+            self._counts[count] = _number(word, count)
+
+    def _close(self) -> None:
+        where, place, parts = self._stack.pop()
+        if parts < 0 and (where == USAGE or place == TIMED):
+            self._places[place] = self._counts
+        self._phase = _AFTER
+        if not self._stack:
+            self._phase = _OVER
+            self.whole = True
+
+    def figures(self) -> tuple[int, int, int, int]:
+        """(prompt, completion, cached, reasoning) tokens, -1 = not said."""
+        for counts in self._places:
+            if counts is not None:
+                prompt, completion, cached, reasoning = meaning(counts)
+                if prompt >= 0 or completion >= 0:
+                    timed = self._places[TIMED]
+                    if cached < 0 and timed is not None:
+                        cached = meaning(timed)[2]
+                    return prompt, completion, cached, reasoning
+        return -1, -1, -1, -1
+
+    def says(self, place: int) -> bool:
+        """Whether tokens are told there."""
+        counts = self._places[place]
+        return counts is not None and max(meaning(counts)[:2]) >= 0
+
+    @property
+    def measured(self) -> bool:
+        """Whether the figures are of llama.cpp's timings alone, which it may send early."""
+        return self.says(TIMED) and not any(map(self.says, range(TIMED)))
+
+    @property
+    def seconds(self) -> int:
+        """Of audio, where the answer's own usage tells those; -1 = it does not."""
+        own = self._places[OWN]
+        return -1 if own is None else own[SECONDS]
+
+
+# ---- what is there whole
+
+# Whole documents are mostly plain JSON with plain counts, which a decoder reads at a tenth of the cost. It takes the last
+# member of a name, as the scanner does; what it refuses (a count that is none, half an answer) the scanner reads.
+_MOST: Final = 10**DIGITS
+_Parts = msgspec.defstruct("_Parts", [("cached_tokens", int, -1), ("reasoning_tokens", int, -1)], gc=False)
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int = -1
+    completion_tokens: int = -1
+    input_tokens: int = -1
+    output_tokens: int = -1
+    total_tokens: int = -1
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    seconds: int = -1
+    prompt_tokens_details: _Parts | None = None  # type: ignore[valid-type]
+    input_tokens_details: _Parts | None = None  # type: ignore[valid-type]
+    completion_tokens_details: _Parts | None = None  # type: ignore[valid-type]
+    output_tokens_details: _Parts | None = None  # type: ignore[valid-type]
+    reasoning_tokens: int | None = None
+
+    def figures(self) -> tuple[int, int, int, int] | None:
+        """As :meth:`UsageScanner.figures`, None = nothing is said, or not plainly."""
+        if (
+            0 <= self.prompt_tokens < _MOST
+            and 0 <= self.completion_tokens < _MOST
+            and self.prompt_tokens_details is None
+            and self.completion_tokens_details is None
+            and self.input_tokens < 0
+            and self.output_tokens < 0
+            and self.reasoning_tokens is None
+        ):
+            # As most say it.
+            if self.cache_read_input_tokens is None and self.input_tokens_details is self.output_tokens_details is None:
+                return self.prompt_tokens, self.completion_tokens, -1, -1
+        counts = [
+            self.prompt_tokens, self.completion_tokens, self.input_tokens, self.output_tokens, self.total_tokens,
+            -1 if self.cache_read_input_tokens is None else self.cache_read_input_tokens,
+            -1 if self.cache_creation_input_tokens is None else self.cache_creation_input_tokens,
+            self.seconds,
+            _part(self.prompt_tokens_details, "cached_tokens"), _part(self.input_tokens_details, "cached_tokens"),
+            _part(self.completion_tokens_details, "reasoning_tokens"),
+            _part(self.output_tokens_details, "reasoning_tokens"),
+            -1 if self.reasoning_tokens is None else self.reasoning_tokens,
+        ]  # fmt: skip
+        if max(counts) >= _MOST or min(counts) < -1:
+            return None
+        found = meaning(counts)
+        return found if found[0] >= 0 or found[1] >= 0 else None
+
+
+def _part(parts: object, name: str) -> int:
+    return -1 if parts is None else getattr(parts, name)
+
+
+class _Answer(msgspec.Struct, gc=False):
+    usage: _Usage | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Answer).decode
+_OPENS: Final = re.compile(rb'"usage"[ \t\r\n]*+:[ \t\r\n]*+\{').match
+
+
+def _plainly(document: bytes) -> tuple[int, int, int, int] | None:
+    """The figures of the document's own usage, where it is JSON and that says it plainly; None = the scanner knows."""
+    if len(document) > MAX_DEPTH and document.count(b"[") + document.count(b"{") > MAX_DEPTH:
+        return None  # perhaps deeper than the scanner follows
+    try:
+        usage = _decode(document).usage
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+    return None if usage is None else usage.figures()
+
+
+def scanned(document: bytes) -> UsageScanner:
+    """A scanner that has read ``document``."""
+    scanner = UsageScanner()
+    scanner.feed(document)
+    return scanner
+
+
+def usage_in(body: bytes) -> tuple[int, int, int, int]:
+    """(prompt, completion, cached, reasoning) tokens of a whole plain answer, -1 = not said.
+
+    Looked at first are the last ``"usage"`` and what follows it: where that is the rest of one object and no more, it stands
+    in the answer itself, and is its last of that name. (Whether what stands before it is JSON is not asked then.)
+    """
+    at = body.rfind(b'"usage"')
+    if at > 0 and body[at - 1] != 92 and _OPENS(body, at) is not None:
+        end = b"{" + body[at:]
+        found = _plainly(end)
+        if found is None:
+            scanner = scanned(end)
+            if scanner.whole and scanner.says(OWN):
+                found = scanner.figures()
+        if found is not None and (found[2] >= 0 or b'"timings"' not in body):
+            return found
+    return scanned(body).figures()
+
+
+def event_usage(data: bytes) -> tuple[int, int, int, int, bool]:
+    """The same of an event's data, and whether it is of llama.cpp's timings alone, which may come early."""
+    found = _plainly(data)
+    if found is not None and (found[2] >= 0 or b'"timings"' not in data):
+        return (*found, False)
+    scanner = scanned(data)
+    return (*scanner.figures(), scanner.measured)
+
+
+def seconds_in(body: bytes) -> int:
+    """The seconds of audio that a whole plain answer says it has used, -1 = it does not."""
+    return scanned(body).seconds if b'"seconds"' in body else -1

@@ -1,0 +1,57 @@
+# The compiled twin of fastgw/accel/usage.py: what compiled modules may take from it at C level.
+
+cimport cython
+
+cdef enum:
+    COUNTS = 13
+    PLACES = 6
+    NAME_BYTES = 192
+    LEVELS = 8
+
+
+# What an answer has used: tokens, -1 = not said. ``measured``: it is of llama.cpp's timings alone.
+cdef struct Figures:
+    long long prompt
+    long long completion
+    long long cached
+    long long reasoning
+    bint measured
+
+
+cdef struct Level:
+    int where
+    int place
+    int parts
+
+
+cdef struct Scan:
+    int phase
+    int levels
+    int member  # its row in the table, -1 = none
+    int depth
+    bint error
+    bint whole
+    bint escaped  # the last byte was a backslash in a string
+    unsigned char told[PLACES]
+    Level stack[LEVELS]
+    Py_ssize_t size  # of the unfinished name or number; more than there is room for = it is none that is read
+    unsigned char token[NAME_BYTES]
+    long long counts[COUNTS]
+    long long places[PLACES][COUNTS]
+
+
+cdef void scan_begin(Scan *scan) noexcept nogil
+cdef void scan_feed(Scan *scan, const unsigned char *p, Py_ssize_t n) noexcept nogil
+cdef void scan_figures(const Scan *scan, Figures *figures) noexcept nogil
+
+
+@cython.final
+cdef class UsageScanner:
+    cdef Scan _scan
+    cpdef feed(self, bytes data)
+    cpdef tuple figures(self)
+
+
+cpdef tuple usage_in(bytes body)
+cpdef tuple event_usage(bytes data)
+cpdef long long seconds_in(bytes body)
