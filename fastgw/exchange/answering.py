@@ -8,7 +8,7 @@ from fastgw.accel.lines import plain_answer
 from fastgw.accel.sse import SseScanner
 from fastgw.accel.usage import seconds_in, usage_in
 from fastgw.errors import GatewayError, Source
-from fastgw.exchange.relay import BROKEN, END, LENGTH, NONE, Framing, Relay, framing_of
+from fastgw.exchange.relay import BROKEN, END, LENGTH, NONE, SPENT, Framing, Relay, framing_of
 from fastgw.exchange.retry import Failure
 from fastgw.exchange.state import NO_LIMIT, RELAYING, TUNNEL
 from fastgw.exchange.tunnel import Tunnelling
@@ -103,6 +103,10 @@ class Answering(Tunnelling):
             self.on_response_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"framing: {relay.broken}"))
             return
         self.bytes_out = len(data)
+        while verdict == SPENT and relay.written != DEAD:
+            if not self._granted(relay):
+                return
+            verdict = relay.go_on()
         if relay.written == DEAD:
             self._client_broke()
         elif verdict == END:
@@ -114,8 +118,6 @@ class Answering(Tunnelling):
                 self.token_at = self.first_byte_at
             if relay.written == QUEUED:
                 self._hold_upstream()
-            if sse is not None and sse.tokens >= relay.limit and relay.between_events():
-                self._spent(relay)
 
     def response_lines(self, head: ResponseHead, now: float, close: bool = False) -> bytes:
         """The gateway's own lines of the answer's head, and the empty line."""
@@ -152,6 +154,10 @@ class Answering(Tunnelling):
         sse = relay.sse
         events = sse.events if sse is not None else -1
         verdict = relay.feed(data)
+        while verdict == SPENT and relay.written != DEAD:
+            if not self._granted(relay):
+                return
+            verdict = relay.go_on()
         written = relay.written
         if written == DEAD:
             self._client_broke()
@@ -176,8 +182,6 @@ class Answering(Tunnelling):
             upstream.deadline = now + self.gateway.between_bytes_timeout_s
         if written == QUEUED:
             self._hold_upstream()
-        if sse is not None and sse.tokens >= relay.limit and relay.between_events():
-            self._spent(relay)
 
     def on_client_drained(self) -> None:
         upstream = self.upstream
@@ -248,26 +252,27 @@ class Answering(Tunnelling):
         elif self.phase is TUNNEL:
             self.conn.resume_reading()
 
-    def _spent(self, relay: Relay) -> None:
-        """The stream has used the tokens that it was given: it gets more, or it ends here, well-formed."""
+    def _granted(self, relay: Relay) -> bool:
+        """The stream has used the tokens that it was given: whether it gets more. Otherwise it has ended here, well-formed."""
         gateway = self.gateway
         for hook in gateway.on_allowance:
             if hook(self):  # type: ignore[arg-type]
                 relay.limit = self.allowance
-                return
+                return True
         gateway.stats.quota_cut += 1
         event = gateway.final_event("quota_exhausted", self)
         if not event or not relay.finish(event):
             self._cut("quota_exhausted", "the key's tokens for today are spent", engine_fault=False)
-            return
+            return False
         self._release()
         self._leave_engine()
         self.error_kind = "quota_exhausted"
         if relay.written == DEAD:
             self._client_broke()
-            return
+            return False
         self.conn.finished(self.head.keep_alive and relay.chunked_out)
         self._end("quota", False)
+        return False
 
     def _cut(self, kind: str, detail: str, *, engine_fault: bool = True) -> None:
         """The answer breaks off after bytes had gone down: a typed event where there is room, then an abort.

@@ -13,7 +13,7 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.accel.lines import request_start
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.retry import Failure, Verdict, judge
-from fastgw.exchange.state import BACKOFF, CONNECTING, DONE, NO_LIMIT, QUEUED, WAITING, ExchangeState
+from fastgw.exchange.state import BACKOFF, CONNECTING, DONE, QUEUED, WAITING, ExchangeState
 from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
 from fastgw.net.clock import monotonic
@@ -190,7 +190,7 @@ class Attempts(ExchangeState):
                 known.line = self._request_line(engine)
                 known.base = base
             line = known.line
-            if self.strip_usage or self.allowance != NO_LIMIT:
+            if self.endpoint.metered:
                 fields = known.uncoded_fields or self._fields()
                 known.uncoded_fields = fields
             else:
@@ -223,8 +223,8 @@ class Attempts(ExchangeState):
         head = self.head
         conn = self.conn
         forward = head.forward
-        if (self.strip_usage or self.allowance != NO_LIMIT) and b"ccept-" in forward:
-            # What is to be taken out again, or counted as it passes, must not come compressed.
+        if self.endpoint.metered and b"ccept-" in forward:
+            # What is to be read, or taken out again, must not come compressed.
             forward = self.gateway.without_accept_encoding(forward)
         return b"".join((forward, conn.forwarded or self.gateway.forwarded_lines(conn, head), b"x-request-id: "))
 

@@ -297,10 +297,13 @@ class Exchange(Answering):
                 self.token_at = now  # the first token came with the end
             if relay.sse is not None:
                 gateway.stats.events_total += relay.sse.events
-                # (Of an answer that broke off the engine may have counted no more than its beginning.)
-                if relay.sse.tokens > max(self.completion_tokens, 0) and (self.completion_tokens < 0 or outcome != "ok"):
-                    self.completion_tokens = relay.sse.tokens
+                # What was said before more text came was an early word: what has passed counts, where it is more.
+                passed = relay.sse.tokens
+                if passed > max(self.completion_tokens, 0) and (self.completion_tokens < 0 or passed > relay.sse.said_at):
+                    self.completion_tokens = passed
                     self.estimated = True
+                if not self.prompt_tokens and outcome != "ok":
+                    self.prompt_tokens = -1  # (and so are zeros that an answer begins with)
         if not self.judged:
             # The verdict on an engine falls when its answer has ended.
             if self.faulty:

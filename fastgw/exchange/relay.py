@@ -11,6 +11,7 @@ The relay knows how the message ends and never ends it early: after a truncation
 from __future__ import annotations
 
 import enum
+import re
 from typing import Final
 
 from fastgw.accel.chunks import ChunkScanner, FramingError
@@ -24,8 +25,11 @@ from fastgw.protocol.http1.writer import LAST_CHUNK
 MORE: Final = 0
 END: Final = 1
 BROKEN: Final = 2
+SPENT: Final = 3  # the tokens that may pass have; more has come, or may come
 
 UNLIMITED: Final = 2**62
+_LEAST: Final = 4  # an event with a text has sixteen bytes (as a power of two) and more
+_LINE: Final = re.compile(rb"[^\r\n]*+[\r\n]*+").match  # and the line ends behind it: an event ends with them or goes on
 
 
 class Framing(enum.IntEnum):
@@ -59,11 +63,13 @@ class Relay:
         "_chunks",
         "_framing",
         "_held",
-        "_kept",
         "_left",
+        "_rest",
+        "_rest_ends",
         "_usage",
         "_writer",
         "begun",
+        "body_bytes",
         "broken",
         "bytes_out",
         "chunked_out",
@@ -79,16 +85,18 @@ class Relay:
     ) -> None:
         self._writer = writer
         self._held: bytes | None = None  # what would have been written, while it is being collected
-        self._kept = b""  # the beginning of an event, while the stream may have to end before it
+        self._rest = b""  # what came behind the event with which the allowance ended
+        self._rest_ends = False  # and the message ends with that
         self._framing = framing
         self._left = length
         self._chunks = ChunkScanner() if framing is CHUNKED else None
         self._usage = UsageScanner() if json and sse is None else None  # of a JSON answer
         self.chunked_out = chunked_out
         self.sse = sse
-        self.limit = UNLIMITED  # tokens; once they have passed, only whole events go on
+        self.limit = UNLIMITED  # tokens; what comes behind the event with the last of them waits for `go_on`
         self.begun = False  # the answer's head has gone down
         self.bytes_out = 0
+        self.body_bytes = 0  # of the engine's body, of what went on
         self.ended = False
         self.reusable = framing is not CLOSE  # the engine's connection, once the message has ended
         self.broken = ""
@@ -111,21 +119,30 @@ class Relay:
         return verdict
 
     def feed(self, data: bytes) -> int:
-        """Forward what came; ``written`` then says how the client took it. Returns MORE, END or BROKEN."""
+        """Forward what came; ``written`` then says how the client took it. Returns MORE, END, BROKEN or SPENT."""
         chunks = self._chunks
         done = False
+        sse = self.sse
+        near = self.limit != UNLIMITED and sse is not None and self.limit - sse.tokens <= (len(data) >> _LEAST) + 1
         if chunks is not None:
-            if self.chunked_out and self._usage is None and passes(chunks, self.sse, data):
-                # Whole frames of whole events, and all that they say is known: they go on untouched and uncopied.
-                self.bytes_out += len(data)
-                self._put(data)
-                return MORE
+            if self.chunked_out and self._usage is None and not near:
+                size = passes(chunks, sse, data)
+                if size:
+                    # Whole frames of whole events, and all that they say is known: they go on untouched and uncopied.
+                    self.bytes_out += len(data)
+                    self.body_bytes += size
+                    self._put(data)
+                    return MORE
             try:
                 payload = chunks.feed(data)
             except FramingError as error:
                 self.broken = str(error)
                 self.reusable = False
-                self._pass_on(error.payload)
+                if near:
+                    self._rest = error.payload
+                    self.go_on()
+                else:
+                    self._pass_on(error.payload)
                 return BROKEN
             same = self.chunked_out and chunks.aligned
             if chunks.done:
@@ -148,15 +165,16 @@ class Relay:
         else:
             payload = data
             same = not self.chunked_out
-        sse = self.sse
+        if near:
+            self._rest = payload
+            self._rest_ends = done
+            return self.go_on()
         if sse is not None:
             out = sse.feed(payload)
             if done:
                 held = sse.flush()
                 if held:
                     out += held
-            if self._kept or sse.tokens >= self.limit:
-                out = self._whole_events(sse, out, done)
             same = same and out is payload
         else:
             out = payload
@@ -172,27 +190,45 @@ class Relay:
             wire = out
         if wire:
             self.bytes_out += len(wire)
+            self.body_bytes += len(out)
             self._put(wire)
         if done:
             self.ended = True
             return END
         return MORE
 
-    def _whole_events(self, sse: SseScanner, out: bytes, done: bool) -> bytes:
-        """Of what would go on, and was kept, all but the beginning of an unfinished event, where it is there whole."""
-        if self._kept:
-            out = self._kept + out
-            self._kept = b""
-        size = sse._sent
-        if not done and size and size <= len(out) and sse.tokens >= self.limit and not sse._overlong:
-            at = len(out) - size
-            self._kept = out[at:]
-            out = out[:at]
-        return out
+    def go_on(self) -> int:
+        """Forward what came, up to the event with which the allowance ends: SPENT then, and the rest waits for the next call.
 
-    def between_events(self) -> bool:
-        """Whether the client has the beginning of no unfinished event."""
-        return self.sse is None or not self.sse._sent or len(self._kept) > 0
+        An event's tokens are known when it is whole; so what is forwarded then ends with that event, even when it began in
+        an earlier read.
+        """
+        sse = self.sse
+        assert sse is not None
+        rest = self._rest
+        out: list[bytes] = []
+        at = 0
+        while at < len(rest) and sse.tokens < self.limit:
+            stop = _LINE(rest, at).end()  # type: ignore[union-attr]
+            out.append(sse.feed(rest[at:stop]))
+            at = stop
+        self._rest = rest[at:]
+        spent = sse.tokens >= self.limit
+        done = self._rest_ends and not (spent and self._rest)
+        if done:
+            out.append(sse.flush())
+        passed = b"".join(out)
+        self.body_bytes += len(passed)
+        wire = chunk(passed) if self.chunked_out else passed
+        if done and self.chunked_out:
+            wire += LAST_CHUNK
+        if wire:
+            self.bytes_out += len(wire)
+            self._put(wire)
+        if done:
+            self.ended = True
+            return END
+        return SPENT if spent else MORE
 
     def _put(self, wire: bytes) -> None:
         if self._held is None:
@@ -203,12 +239,10 @@ class Relay:
     def _pass_on(self, payload: bytes) -> None:
         """The last good bytes before the framing broke: the client gets what the engine said until then."""
         out = self.sse.feed(payload) if self.sse is not None else payload
-        if self._kept:
-            out = self._kept + out
-            self._kept = b""
         if out:
             wire = chunk(out) if self.chunked_out else out
             self.bytes_out += len(wire)
+            self.body_bytes += len(out)
             self._put(wire)
 
     def skim(self, data: bytes) -> bool:
@@ -232,8 +266,9 @@ class Relay:
             return BROKEN
         wire = b""
         if self.sse is not None:
-            held = self._kept + self.sse.flush()
+            held = self.sse.flush()
             if held:
+                self.body_bytes += len(held)
                 wire = chunk(held) if self.chunked_out else held
         if self.chunked_out:
             wire += LAST_CHUNK
@@ -251,9 +286,8 @@ class Relay:
         if sse.error and not sse.mid_event:
             # The engine has said itself what went wrong; one error is enough.
             return True
-        # What was held back never went out, and never will: the client's stream stands where it stood before it. A half
-        # event that did go out is closed by a blank line: its reader drops it or errs, but does not glue ours to it.
-        out = b"\n\n" + event if sse.mid_event and not self._kept else event
+        # A half event that did go out is closed by a blank line: its reader drops it or errs, but does not glue ours to it.
+        out = b"\n\n" + event if sse.mid_event else event
         wire = chunk(out) if self.chunked_out else out
         self.bytes_out += len(wire)
         self._put(wire)

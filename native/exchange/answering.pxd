@@ -8,7 +8,7 @@ from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.tunnel cimport Tunnelling
 from fastgw.net.upstream_conn cimport UpstreamConn
 
-cdef int BROKEN, DEAD, END, QUEUED
+cdef int BROKEN, DEAD, END, QUEUED, SPENT
 
 cdef long long NO_LIMIT
 
@@ -19,6 +19,6 @@ cdef class Answering(Tunnelling):
     cpdef on_response_head(self, ResponseHead head, bytes rest)
     cpdef _start_relay(self, ResponseHead head, object framing, bytes lines, bytes rest)
     cpdef bytes response_lines(self, ResponseHead head, double now, bint close=*)
-    cpdef _spent(self, Relay relay)
+    cpdef bint _granted(self, Relay relay) except -1
     cpdef _heard(self, long long seconds)
     cpdef _relayed(self)

@@ -14,7 +14,6 @@ from fastgw.upstream.target cimport Engine
 
 cdef Py_ssize_t JOIN_BYTES
 
-cdef long long NO_LIMIT
 
 cdef object BACKOFF, CONNECTING, DONE, QUEUED, WAITING
 

@@ -6,28 +6,32 @@ from fastgw.accel.sse cimport SseScanner, passes
 from fastgw.accel.usage cimport UsageScanner
 from fastgw.net.stream cimport RawStream
 
+cdef long long UNLIMITED
+
 @cython.final
 cdef class Relay:
     cdef ChunkScanner _chunks
     cdef object _framing
     cdef RawStream _writer
     cdef bytes _held
-    cdef bytes _kept
+    cdef bytes _rest
+    cdef bint _rest_ends
     cdef long long _left
     cdef UsageScanner _usage
     cdef public bint begun, chunked_out, ended, reusable
     cdef public str broken
+    cdef public long long body_bytes
     cdef public long long bytes_out
     cdef public long long limit
     cdef public SseScanner sse
     cdef public int written
 
-    @cython.locals(size=Py_ssize_t, at=Py_ssize_t)
-    cpdef bytes _whole_events(self, SseScanner sse, bytes out, bint done)
-    cpdef bint between_events(self) except -1
+    @cython.locals(at=Py_ssize_t, stop=Py_ssize_t, spent=cython.bint, done=cython.bint)
+    cpdef int go_on(self) except -1
     cpdef _put(self, bytes wire)
     cpdef _pass_on(self, bytes payload)
     cpdef int start(self, bytes head, bytes rest) except -1
+    @cython.locals(near=cython.bint, size=Py_ssize_t)
     cpdef int feed(self, bytes data) except -1
     cpdef bint skim(self, bytes data) except -1
     cpdef int eof(self, str how) except -1
