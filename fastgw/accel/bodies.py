@@ -328,5 +328,6 @@ def bounds_in(text: bytes, most: int) -> list[tuple[str, int, int]]:
         end = start + len(raw)
         if folded(one) in BOUNDS:
             found.append((folded(one), start, end))
-        at = _COMMA(text, end).end()  # type: ignore[union-attr]
+        comma = _COMMA(text, end)
+        at = end if comma is None else comma.end()
     return found

@@ -226,7 +226,8 @@ def shortened(name: str, value: bytes, size: int) -> bytes:
         return value[:_DIGITS]  # any that is longer counts as much as another
     if size > _NUMBER_CHARS or abs(float(value)) > MOST:
         return b"0.5"  # it is a number, but no count
-    return value
+    # Some serialisers write all numbers with a point, and engines take a whole one for what it is.
+    return b"%d" % int(float(value)) if float(value).is_integer() else value
 
 
 def prompts_in(prompt: bytes | msgspec.Raw) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from fastgw.accel.bodies import BodyFacts
 from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.config import Config
 from fastgw.exchange.filter import Filter
@@ -31,6 +32,31 @@ OUTPUT_TOKENS: Final = 4
 # Kinds of engines that take `max_completion_tokens` of a chat. (OpenAI's own servers refuse both at once; others that do not
 # know it would make as much as they like, so they are told `max_tokens` as well.)
 KNOW_COMPLETION: Final = frozenset(("vllm", "sglang", "openai"))
+
+
+def bounded(body: bytes, facts: BodyFacts, bound: int, label: str, kind: str) -> bytes:
+    """``body`` for an engine of a ``kind``, to which it says that each answer may have ``bound`` tokens at most."""
+    named = facts.named
+    if label == RESPONSES:
+        own = OUTPUT_TOKENS
+        names: tuple[str, ...] = ("max_output_tokens",)
+    elif label == CHAT and named & COMPLETION_TOKENS:
+        if kind in KNOW_COMPLETION:
+            own = COMPLETION_TOKENS
+            names = ("max_completion_tokens",)
+        else:
+            own = COMPLETION_TOKENS | TOKENS
+            names = ("max_completion_tokens", "max_tokens")
+    else:
+        own = TOKENS
+        names = ("max_tokens",)
+    if not facts.overrides and facts.token_limit <= bound:
+        if named == own:
+            return body
+        if not named & ~own:
+            # Nothing is to be changed, only one thing to be said.
+            return with_member(body, b'"%b":%d' % (names[-1].encode(), bound))
+    return with_bound(body, names, bound, min(facts.answers, MOST_CHOICES))
 
 
 class Rewriting(Filter):
@@ -52,7 +78,7 @@ class Rewriting(Filter):
             upload = exchange.upload
             return upload.renamed(body, name) if upload is not None and name else body
         if exchange.bound != NO_LIMIT:
-            body = self._bounded(exchange, engine, body)
+            body = bounded(body, facts, exchange.bound, exchange.endpoint.label, engine.kind)
         exchange.strip_usage = False
         ask = self._ask_usage and not facts.include_usage and exchange.endpoint.usage
         if ask and facts.stream and engine.kind != "llamacpp":
@@ -61,27 +87,3 @@ class Rewriting(Filter):
         if name and facts.model and facts.model != name:
             body = with_model(body, facts, name)
         return body
-
-    def _bounded(self, exchange: ExchangeState, engine: Engine, body: bytes) -> bytes:
-        """``body`` that says how long each answer may be."""
-        facts = exchange.facts
-        assert facts is not None
-        bound = exchange.bound
-        named = facts.named
-        label = exchange.endpoint.label
-        if label == RESPONSES:
-            own = OUTPUT_TOKENS
-            names: tuple[str, ...] = ("max_output_tokens",)
-        elif label == CHAT and named & COMPLETION_TOKENS:
-            own = COMPLETION_TOKENS if engine.kind in KNOW_COMPLETION else COMPLETION_TOKENS | TOKENS
-            names = ("max_completion_tokens",) if own == COMPLETION_TOKENS else ("max_completion_tokens", "max_tokens")
-        else:
-            own = TOKENS
-            names = ("max_tokens",)
-        if not facts.overrides and facts.token_limit <= bound:
-            if named == own:
-                return body
-            if not named or not named & ~own:
-                # Nothing is to be changed, only one thing to be said.
-                return with_member(body, b'"%b":%d' % (names[-1].encode(), bound))
-        return with_bound(body, names, bound, min(facts.answers, MOST_CHOICES))

@@ -60,9 +60,23 @@ class Generate(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
+    n_predict: int | None = None
     stop: str | list[str] | None = None
     stop_sequences: list[str] | None = None
     n: int | None = None
+
+
+def asked_for(config: SimConfig, request: Generate, chat: bool) -> int | None:
+    """How many tokens a chat or a completion asks for, as an engine of this kind reads it; None = it does not say.
+
+    To llama.cpp ``n_predict`` is the word that counts, and a negative one no limit. It and TGI know one name for all.
+    """
+    if config.metrics_kind == "llamacpp":
+        asked = request.max_tokens if request.n_predict is None else request.n_predict
+        return None if asked is None or asked < 0 else asked
+    if config.metrics_kind == "tgi" or not chat or request.max_completion_tokens is None:
+        return request.max_tokens
+    return request.max_completion_tokens
 
 
 class Overrides(msgspec.Struct, frozen=True):
@@ -159,8 +173,7 @@ class OpenAIShape:
             raise BadRequestError("prompt: this field is required.", param="prompt")
         prompt = "\n".join([f"{m.role}: {flatten(m.content)}" for m in request.messages]) if chat else flatten(request.prompt)
         stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-        asked = request.max_completion_tokens if chat and request.max_completion_tokens is not None else request.max_tokens
-        plan = Plan(config, prompt, asked, stops, overrides)
+        plan = Plan(config, prompt, asked_for(config, request, chat), stops, overrides)
         options = request.stream_options or StreamOptions()
         self._plan = plan
         self._end = b"\r\n\r\n" if config.sep == "crlf" else b"\n\n"

@@ -9,9 +9,10 @@ from fastgw.upstream.target cimport Engine
 cdef long long NO_LIMIT, MOST_CHOICES
 cdef int TOKENS, COMPLETION_TOKENS, OUTPUT_TOKENS
 
+@cython.locals(named=cython.int, own=cython.int, names=tuple)
+cpdef bytes bounded(bytes body, BodyFacts facts, long long bound, str label, str kind)
+
 cdef class Rewriting(Filter):
     cdef bint _ask_usage
 
     cpdef bytes rewrite(self, ExchangeState exchange, Engine engine, bytes body)
-    @cython.locals(facts=BodyFacts, bound=cython.longlong, named=cython.int, own=cython.int, label=str)
-    cdef bytes _bounded(self, ExchangeState exchange, Engine engine, bytes body)

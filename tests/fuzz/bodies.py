@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastgw.errors import GatewayError
+from fastgw.policy.rewrite import bounded
 from fastgw.protocol.openai import scan_body, with_model, with_usage
 from tests.fuzz.sides import native, python
 from tests.support.judged import Refused, agree, told
@@ -28,6 +29,10 @@ BODIES = (
     b'{"id":"c","choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}',
     b'{"usage":{"input_tokens":7,"output_tokens":-3}}', b'{"model":"m","usage":"usage","max_tokens":99999999999999999999}',
     b'{"x":{"model":"n","stream":true},"model":"m"}', b'{"model":"m","stream_options":{}}',
+    b'{"model":"m","max_tokens":1,"n_predict":-1,"best_of":"7","options":{"num_predict":5e3,"x":[]},"parameters":null}',
+    b'{"model":"m","messages":[{"content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,' + b"A" * 5000 + b'"}}]}]}',
+    b'{"model":"m","messages":[{"content":[{"source":{"type":"base64","media_type":"image/x","data":"' + b"A" * 5000 + b'"}}]}]}',
+    b'{"model":"m","input":[{"output":[{"image_url":"http://x"},{"input_audio":{"data":"AAAA"}}]}],"prompt":[[1],[2,"a"]]}',
 )  # fmt: skip
 
 
@@ -41,7 +46,9 @@ def words() -> list[bytes]:
         b'"include_usage":', b"true", b"null", b'"mod\\u0065l"', b'\\"',
         b"\\u0073", b"[]", b"{}", b'"m"', b"1e9", b'"Model":', b'"x":1,"x":2,', b'"\xc5\xbftream":',
         b'"max_to\xe2\x84\xaaens":',
-        b'"prompt":["', b'"n":', b'"":',
+        b'"prompt":["', b'"n":', b'"":', b'"n_predict":-1,', b'"best_of":', b'"options":{"num_predict":9},', b'"max_tokens":16.0,',
+        b'"messages":[{"content":[{"image_url":{"url":"', b'"source":{"type":"base64","media_type":"image/png","data":"',
+        b"data:image/png;base64," + b"A" * 5000, b'"input_audio":{"data":"', b'"input":[1,2,[3],', b'"im\\u0061ge_url":',
     ]  # fmt: skip
 
 
@@ -98,6 +105,11 @@ def said_alike(data: bytes) -> None:
     assert (options.get("include_usage") is True) == facts.include_usage, data
     edited = json.loads(with_model(data, facts, 'other "one"'))
     assert edited == {**json.loads(data), "model": 'other "one"'}, data
+    for label, kind in (("/v1/chat/completions", "auto"), ("/v1/responses", "vllm")):
+        told = bounded(data, facts, 7, label, kind)
+        assert bounded(told, scan_body(told), 7, label, kind) == told, (data, "what was told is enough")
+        assert set(json.loads(told)) - set(theirs) <= {"max_tokens", "max_output_tokens"}, data
+    assert NATIVE.bounds_in(data, 999) == PYTHON.bounds_in(data, 999), data
     if facts.stream:
         asked = json.loads(with_usage(data, facts))
         assert asked["stream_options"]["include_usage"] is True, data

@@ -27,7 +27,7 @@ from fastgw.protocol.http1.client import ResponseReader
 from fastgw.protocol.http1.framing import ChunkedBody
 from fastgw.protocol.http1.server import RequestReader
 from fastgw.protocol.multipart import ModelField
-from fastgw.protocol.openai import parse_models, scan_body, with_model, with_usage
+from fastgw.protocol.openai import parse_models, scan_body, with_bound, with_model, with_usage
 from fastgw.protocol.query import parameter
 from tests.support import ordinary, shapes, upload_shapes, wire_shapes
 
@@ -187,7 +187,7 @@ def streams(size: int) -> shapes.Shapes:
 def running() -> Any:
     """Those of the twin that this process runs."""
     return SimpleNamespace(
-        scan_body=scan_body, with_usage=with_usage, with_model=with_model, RequestReader=RequestReader,
+        scan_body=scan_body, with_usage=with_usage, with_model=with_model, with_bound=with_bound, RequestReader=RequestReader,
         ResponseReader=ResponseReader, ChunkedBody=ChunkedBody, ChunkScanner=ChunkScanner, SseScanner=SseScanner,
         usage_in=usage_in, UsageScanner=UsageScanner, parse_models=parse_models,
     )  # fmt: skip
@@ -200,6 +200,7 @@ def readers(side: Any) -> list[Reader]:
         data = reads[0]
         with suppress(GatewayError):
             facts = side.scan_body(data)
+            side.with_bound(data, ("max_tokens",), 99, 2)
             data = side.with_usage(data, facts)
             side.with_model(data, facts, "another")
 

@@ -95,7 +95,14 @@ def _wrong_type(name: str, value: Any) -> bool:
         if not isinstance(value, _Pairs):
             return value is not None
         return any(inner is not None and not isinstance(inner, bool) for one, inner in value if one == "include_usage")
-    return value is not None and (isinstance(value, bool) or not isinstance(value, int))
+    return value is not None and (isinstance(value, bool) or not isinstance(_count(value), int))
+
+
+def _count(value: Any) -> Any:
+    """A whole number that is written with a point, or an exponent, as the number that it is; all else as it came."""
+    if isinstance(value, _Fraction) and len(value) <= 40 and abs(float(value)) <= MOST and float(value).is_integer():
+        return int(float(value))
+    return value
 
 
 def expected(body: bytes, max_depth: int = 64, max_members: int = MAX_MEMBERS) -> tuple[Any, ...] | Refused:
@@ -128,6 +135,7 @@ def expected(body: bytes, max_depth: int = 64, max_members: int = MAX_MEMBERS) -
     model = given.get("model", "m")
     if not 0 < len(model) <= 256 or any(ord(c) < 32 or ord(c) == 127 for c in model):
         return Refused("invalid_parameter", "model")
+    given.update({name: _count(given[name]) for name in COUNTS if name in given})
     limits = [min(given[name], MOST) for name in COUNTS[:3] if given.get(name) is not None]
     limits += [_positive(given.get(name)) for name in OTHER_LIMITS]
     n = given.get("n")
@@ -158,8 +166,7 @@ def expected(body: bytes, max_depth: int = 64, max_members: int = MAX_MEMBERS) -
 def _positive(value: Any) -> int:
     """As much as a value says, where it is a whole number above 0."""
     if isinstance(value, _Fraction):
-        number = float(value)
-        return min(int(number), MOST) if number.is_integer() and 0 < number <= MOST else -1
+        value = _count(value)
     return min(value, MOST) if type(value) is int and value > 0 else -1
 
 

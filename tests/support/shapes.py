@@ -112,6 +112,16 @@ def bodies(size: int) -> Shapes:
         yield name + ", in the options", data + b"}"
     for name, data in members(size, b'{"model":"m","x":{'):
         yield name + ", in another", data + b"}"
+    for name, data in values(size, b'{"messages":[{"content":[{"source":{"type":"base64"},"image_url":', b'}]}],"model":"m"}'):
+        yield name + ", where a picture belongs", data
+    for name, data in values(size, b'{"model":"m","n_predict":', b"}"):
+        yield name + ", where another limit belongs", data
+    for name, data in values(size, b'{"model":"m","max_tokens":5,"input":[', b"]}"):
+        yield name + ", where numbers of tokens belong", data
+    for name, data in members(size, b'{"model":"m","options":{'):
+        yield name + ", in an engine's options", data + b"}"
+    for word in (b'{"image_url":{"url":"x"}},', b'{"source":{}},', b'{"ur\\u006c":1},', b'"_url",', b'{"input_audio":{"data":""}},'):
+        yield f"parts of {word!r}", filled(word, size, b'{"model":"m","messages":[{"content":[', b"1]}]}")
     yield "include_usage", filled(b'"include_usage":true,', size, b'{"model":"m","stream_options":{', b'"a":1}}')
     asked = b'1],"model":"m","stream":true,"stream_options":{}}'
     for word in NEAR_MISSES:

@@ -1,0 +1,132 @@
+"""What an engine is told where its key's tokens are counted: as much as was reserved, whoever asks for how much, and how.
+
+In common to all: the engine is one that makes as much as it may, and counts it; so what it says it has made is a key's whole
+use, and never beyond its quota. And where nothing is counted, nothing is touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from tests.e2e.metered import CHAT, COMPLETIONS, KEY, MESSAGES, RESPONSES, ask, metered, once, posts, settled
+from tests.support.client import request
+
+ENDLESS: dict[str, Any] = {"output_tokens": 120_000, "metrics_kind": "vllm", "slots": 0}
+FIELD = {CHAT: "max_tokens", COMPLETIONS: "max_tokens", MESSAGES: "max_tokens", RESPONSES: "max_output_tokens"}
+WORDS: dict[str, Any] = {
+    CHAT: {"messages": [{"role": "user", "content": "hi"}]},
+    MESSAGES: {"messages": [{"role": "user", "content": "hi"}]},
+    COMPLETIONS: {"prompt": "hi"},
+    RESPONSES: {"input": "hi"},
+}
+
+pytestmark = pytest.mark.together
+
+
+def body(path: str = CHAT, **fields: Any) -> bytes:
+    return json.dumps({"model": "sim", **WORDS[path], **fields}).encode()
+
+
+def post(data: bytes, path: str = CHAT) -> bytes:
+    return request("POST", path, headers=[("Content-Type", "application/json")], body=data, key=KEY)
+
+
+@pytest.mark.parametrize("path", WORDS, ids=str)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_sixty_that_name_no_maximum_stay_within_the_day(path: str, stream: bool) -> None:
+    fields = {"stream": True} if stream else {}
+    async with metered(ENDLESS, daily_token_quota=10_000) as (gw, sim, _):
+        answers = await asyncio.gather(*[once(gw, post(body(path, **fields), path)) for _ in range(60)])
+        found = await settled(gw)
+        assert {answer.status for answer in answers} == {200, 429}
+        assert 5000 < found["total_tokens"] <= 10_000
+        assert found["total_tokens"] == sim.state.prompt_tokens + sim.state.generation_tokens
+        assert len(posts(sim)) == found["requests"] >= 3
+
+
+OVERRIDES: list[dict[str, Any]] = [
+    {"max_tokens": 1, "n_predict": 100_000},
+    {"n_predict": -1},
+    {"max_tokens": 5, "n_predict": -1},
+    {"n_predict": "100000", "max_tokens": 3},
+    {"n_predict": 100_000.0, "max_tokens": 3},
+    {"max_tokens": -1},
+    {"max_tokens": None},
+    {"max_tokens": None, "n_predict": None},
+    {"max_completion_tokens": 20},
+    {"max_completion_tokens": 20, "max_tokens": 30},
+    {"max_completion_tokens": None, "max_tokens": 30},
+    {"max_completion_tokens": -5},
+    {"max_output_tokens": 7},
+    {"max_new_tokens": 7},
+    {"options": {"num_predict": 100_000, "n_predict": -1}},
+    {"parameters": {"max_new_tokens": 100_000}},
+    {"max_tokens": 2, "num_predict": 100_000, "max_length": 100_000},
+]
+
+
+@pytest.mark.parametrize("kind", ["vllm", "llamacpp", "tgi"])
+@pytest.mark.parametrize("fields", OVERRIDES, ids=json.dumps)
+async def test_no_other_name_says_more(kind: str, fields: dict[str, Any]) -> None:
+    """The simulator resolves them as an engine of that kind does."""
+    sim = {**ENDLESS, "metrics_kind": kind}
+    async with metered(sim, engine={"kind": kind}, daily_token_quota=1000) as (gw, engine, client):
+        for path in (CHAT, COMPLETIONS):
+            answer = await ask(client, post(body(path, **fields), path))
+            assert answer.status in (200, 400, 429)  # (some figures are none that the engine takes)
+        found = await settled(gw)
+        assert found["total_tokens"] == engine.state.prompt_tokens + engine.state.generation_tokens <= 1000
+
+
+@pytest.mark.parametrize("part", ["system", "instructions", "tools"])
+async def test_two_hundred_kilobytes_are_refused_or_counted(part: str) -> None:
+    text: Any = "word " * 40_000
+    data = body(**{part: [{"type": "function", "function": {"name": "f", "description": text}}] if part == "tools" else text})
+    async with metered(daily_token_quota=40_000) as (_, sim, client):
+        assert (await ask(client, post(data))).status == 429
+        assert not posts(sim)
+    async with metered(daily_token_quota=60_000) as (gw, _, client):
+        assert (await ask(client, post(data))).status == 200
+        await settled(gw)
+
+
+@pytest.mark.parametrize("path", WORDS, ids=str)
+async def test_bytes_pass_as_they_came_where_nothing_is_counted(path: str) -> None:
+    odd: dict[str, Any] = {"n_predict": -1, "options": {"num_predict": 9}, "best_of": "x", "max_tokens": 4, "max_output_tokens": 4}
+    for fields in ({}, odd):
+        data = body(path, **fields).replace(b'", "', b'" ,\n "')
+        if path != MESSAGES or fields:
+            async with metered({"metrics_kind": "none"}) as (_, sim, client):
+                await ask(client, post(data, path))
+                assert posts(sim)[0].body == data
+
+
+@pytest.mark.parametrize("path", WORDS, ids=str)
+async def test_what_says_no_more_than_it_may_passes_as_it_came(path: str) -> None:
+    async with metered(daily_token_quota=10_000, tokens_per_minute=10_000) as (_, sim, client):
+        data = body(path, **{FIELD[path]: 40}).replace(b'", "', b'" ,\n "')
+        assert (await ask(client, post(data, path))).status == 200
+        assert posts(sim)[0].body == data
+
+
+@pytest.mark.parametrize("path", WORDS, ids=str)
+async def test_what_says_nothing_is_told_the_default_and_nothing_else(path: str) -> None:
+    async with metered(tokens_per_minute=100_000, default_max_tokens=77) as (_, sim, client):
+        data = body(path)
+        await ask(client, post(data, path))
+        assert posts(sim)[0].body == b'{"%b":77,' % FIELD[path].encode() + data[1:]
+
+
+@pytest.mark.parametrize("fields", [{}, {"max_tokens": 100_000}, {"max_tokens": 50}], ids=json.dumps)
+async def test_a_stream_that_is_cut_has_its_engine_told_what_is_left(fields: dict[str, Any]) -> None:
+    settings: dict[str, Any] = {"on_exhausted": "cut", "default_cost_tokens": 10}
+    async with metered(daily_token_quota=400, **settings) as (gw, sim, client):
+        data = body(stream=True, stream_options={"include_usage": True}, **fields)
+        await ask(client, post(data))
+        told = json.loads(posts(sim)[-1].body)["max_tokens"]
+        assert told == min(fields.get("max_tokens", 4096), 400 - (len(data) + 3) // 4)
+        assert (await settled(gw))["total_tokens"] <= 400
