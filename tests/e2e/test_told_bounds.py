@@ -96,7 +96,8 @@ async def test_two_hundred_kilobytes_are_refused_or_counted(part: str) -> None:
 
 @pytest.mark.parametrize("path", WORDS, ids=str)
 async def test_bytes_pass_as_they_came_where_nothing_is_counted(path: str) -> None:
-    odd: dict[str, Any] = {"n_predict": -1, "options": {"num_predict": 9}, "best_of": "x", "max_tokens": 4, "max_output_tokens": 4}
+    limits = {"max_tokens": 4, "max_output_tokens": 4, "n_predict": -1}
+    odd: dict[str, Any] = {**limits, "options": {"num_predict": 9}, "best_of": "x"}
     for fields in ({}, odd):
         data = body(path, **fields).replace(b'", "', b'" ,\n "')
         if path != MESSAGES or fields:

@@ -17,6 +17,8 @@ NATIVE = native(BODIES_MODULE)
 PYTHON = python(BODIES_MODULE)
 PYTHON_OPENAI = python("fastgw.protocol.openai", BODIES_MODULE)
 
+LARGE = b"A" * 5000
+
 BODIES = (
     b'{"model":"m"}', b'{"model":"m","stream":true,"stream_options":{"include_usage":false}}',
     b'{"model":"m","stream_options":null}',
@@ -30,8 +32,8 @@ BODIES = (
     b'{"usage":{"input_tokens":7,"output_tokens":-3}}', b'{"model":"m","usage":"usage","max_tokens":99999999999999999999}',
     b'{"x":{"model":"n","stream":true},"model":"m"}', b'{"model":"m","stream_options":{}}',
     b'{"model":"m","max_tokens":1,"n_predict":-1,"best_of":"7","options":{"num_predict":5e3,"x":[]},"parameters":null}',
-    b'{"model":"m","messages":[{"content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,' + b"A" * 5000 + b'"}}]}]}',
-    b'{"model":"m","messages":[{"content":[{"source":{"type":"base64","media_type":"image/x","data":"' + b"A" * 5000 + b'"}}]}]}',
+    b'{"model":"m","messages":[{"content":[{"image_url":{"url":"data:image/png;base64,%b"}}]}]}' % LARGE,
+    b'{"model":"m","messages":[{"content":[{"source":{"type":"base64","media_type":"image/x","data":"%b"}}]}]}' % LARGE,
     b'{"model":"m","input":[{"output":[{"image_url":"http://x"},{"input_audio":{"data":"AAAA"}}]}],"prompt":[[1],[2,"a"]]}',
 )  # fmt: skip
 
@@ -46,9 +48,10 @@ def words() -> list[bytes]:
         b'"include_usage":', b"true", b"null", b'"mod\\u0065l"', b'\\"',
         b"\\u0073", b"[]", b"{}", b'"m"', b"1e9", b'"Model":', b'"x":1,"x":2,', b'"\xc5\xbftream":',
         b'"max_to\xe2\x84\xaaens":',
-        b'"prompt":["', b'"n":', b'"":', b'"n_predict":-1,', b'"best_of":', b'"options":{"num_predict":9},', b'"max_tokens":16.0,',
+        b'"prompt":["', b'"n":', b'"":', b'"n_predict":-1,', b'"best_of":', b'"options":{"num_predict":9},',
+        b'"max_tokens":16.0,',
         b'"messages":[{"content":[{"image_url":{"url":"', b'"source":{"type":"base64","media_type":"image/png","data":"',
-        b"data:image/png;base64," + b"A" * 5000, b'"input_audio":{"data":"', b'"input":[1,2,[3],', b'"im\\u0061ge_url":',
+        b"data:image/png;base64,%b" % LARGE, b'"input_audio":{"data":"', b'"input":[1,2,[3],', b'"im\\u0061ge_url":',
     ]  # fmt: skip
 
 

@@ -120,7 +120,8 @@ def bodies(size: int) -> Shapes:
         yield name + ", where numbers of tokens belong", data
     for name, data in members(size, b'{"model":"m","options":{'):
         yield name + ", in an engine's options", data + b"}"
-    for word in (b'{"image_url":{"url":"x"}},', b'{"source":{}},', b'{"ur\\u006c":1},', b'"_url",', b'{"input_audio":{"data":""}},'):
+    parts = (b'{"image_url":{"url":"x"}},', b'{"source":{}},', b'{"ur\\u006c":1},', b'"_url",', b'{"input_audio":{"data":""}},')
+    for word in parts:
         yield f"parts of {word!r}", filled(word, size, b'{"model":"m","messages":[{"content":[', b"1]}]}")
     yield "include_usage", filled(b'"include_usage":true,', size, b'{"model":"m","stream_options":{', b'"a":1}}')
     asked = b'1],"model":"m","stream":true,"stream_options":{}}'
