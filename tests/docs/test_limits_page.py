@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.config import load
+from fastgw.accel.members import BOUNDS
 from fastgw.config.table import ENGINE_FIELDS, ROUTE_FIELDS, TABLE
 from fastgw.errors import KINDS
 from tests.support.ports import closed_port
@@ -166,7 +167,7 @@ def test_settings_and_errors_that_are_named_exist(page: str) -> None:
     known |= {kind.code for kind in KINDS.values()}
     fields = {
         "limits.md": {"finish_reason", "max_completion_tokens", "max_output_tokens", "max_tokens", "queued_ms", "bytes_in",
-                      "prompt_tokens", "completion_tokens"},
+                      "prompt_tokens", "completion_tokens", *BOUNDS},
         "keys.md": {"expires_at", "requests_per_minute", "daily_tokens", "has_more", "last_id", "grace_s", "key_not_found",
                     "store_unavailable"},
     }  # fmt: skip

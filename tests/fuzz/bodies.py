@@ -17,7 +17,7 @@ NATIVE = native(BODIES_MODULE)
 PYTHON = python(BODIES_MODULE)
 PYTHON_OPENAI = python("fastgw.protocol.openai", BODIES_MODULE)
 
-LARGE = b"A" * 5000
+LARGE = b"A" * 1500
 
 BODIES = (
     b'{"model":"m"}', b'{"model":"m","stream":true,"stream_options":{"include_usage":false}}',
@@ -89,6 +89,7 @@ def check(data: bytes) -> None:
         for twin in (PYTHON, NATIVE):
             quick = twin.read(data, depth, members)  # how much is plain enough may differ
             assert repr(quick) == told if isinstance(quick, twin.BodyFacts) else quick == outline, (data, twin)
+        assert NATIVE.outline(data, depth, members, 1) == PYTHON.outline(data, depth, members, 1), data
         judged_alike(data, depth, members)
     said_alike(data)
 
