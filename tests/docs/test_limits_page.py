@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.config import load
 from fastgw.accel.members import BOUNDS
+from fastgw.config import load
 from fastgw.config.table import ENGINE_FIELDS, ROUTE_FIELDS, TABLE
 from fastgw.errors import KINDS
 from tests.support.ports import closed_port

@@ -376,7 +376,9 @@ class TestSdk:
     """What OpenAI's own client makes of a cut: it gives every chunk that came, and then raises, for the error in the last."""
 
     async def test_J2_the_sdk_yields_what_came_and_then_raises(self) -> None:
-        async with metered({"itl_ms": 1.0}, daily_token_quota=estimate() + 30, **CUT) as (gw, sim, _):
+        asked = json.dumps({"messages": MESSAGES, "model": "sim", "stream": True}, separators=(",", ":"))
+        quota = (len(asked) + 3) // 4 + 30
+        async with metered({"itl_ms": 1.0}, daily_token_quota=quota, **CUT) as (gw, sim, _):
             async with AsyncOpenAI(base_url=gw.url + "/v1", api_key=KEY, max_retries=2, timeout=10.0) as client:
                 stream = await client.chat.completions.create(
                     model="sim", messages=MESSAGES, stream=True, extra_headers={"x-sim-fault": "tokens=3000"}
