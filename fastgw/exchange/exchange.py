@@ -302,8 +302,8 @@ class Exchange(Answering):
                 if passed > max(self.completion_tokens, 0) and (self.completion_tokens < 0 or passed > relay.sse.said_at):
                     self.completion_tokens = passed
                     self.estimated = True
-                if not self.prompt_tokens and outcome != "ok":
-                    self.prompt_tokens = -1  # (and so are zeros that an answer begins with)
+                if not self.prompt_tokens and (outcome != "ok" or passed > relay.sse.said_at):
+                    self.prompt_tokens = -1  # (zeros with which an answer begins)
         if not self.judged:
             # The verdict on an engine falls when its answer has ended.
             if self.faulty:
