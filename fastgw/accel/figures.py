@@ -27,6 +27,8 @@ DIGITS: Final = 12  # of a count, at most
 NUMBER_BYTES: Final = 32  # of one that is read
 NAME_BYTES: Final = 192  # of a name that is read: the longest one, each letter as an escape
 MAX_DEPTH: Final = 512
+QUICK_BYTES: Final = 1024  # the end of an answer up to this size is looked at alone, first
+MOST_NAMES: Final = 64  # that are in the table, or could be by an escape, are looked at; an honest answer has twenty
 
 
 class Member(NamedTuple):

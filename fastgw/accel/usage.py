@@ -10,6 +10,9 @@ words are not looked at there.)
 from __future__ import annotations
 
 import re
+from array import array
+from itertools import accumulate
+from operator import add
 from typing import Final
 
 import msgspec
@@ -20,10 +23,12 @@ from fastgw.accel.figures import (
     DIGITS,
     MAX_DEPTH,
     MEMBERS,
+    MOST_NAMES,
     NAME_BYTES,
     NUMBER_BYTES,
     OWN,
     PLACES,
+    QUICK_BYTES,
     SECONDS,
     TIMED,
     USAGE,
@@ -48,11 +53,30 @@ _ESCAPE: Final = re.compile(rb"\\u00([0-7][0-9A-Fa-f])")
 # What nests in what is skipped, a few levels at a time: a step for each bracket costs twenty times as much.
 _PLAIN: Final = rb'[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _NEST: Final = rb"(?:%b)*+" % _PLAIN
-for _ in range(3):
+for _ in range(8):
     _NEST = rb"(?:%b|[\[{]%b[\]}])*+" % (_PLAIN, _NEST)  # type: ignore[misc]
 _FLAT: Final = re.compile(rb"(?:%b)*+" % _PLAIN, re.DOTALL).match
 _NESTED: Final = re.compile(_NEST, re.DOTALL).match
-_NEST_LEVELS: Final = 3
+_NEST_LEVELS: Final = 8
+# Members that say nothing, with plain values: as many as there are.
+_STRANGERS: Final = [
+    re.compile(
+        rb'(?:"(?!(?:%b)")[^"\\]*+(?:\\(?!u00|\\u00).[^"\\]*+)*+"[ \t\r\n]*+:[ \t\r\n]*+'
+        rb'(?:[-+.0-9A-Za-z]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]%b[\]}])[ \t\r\n]*+,[ \t\r\n]*+)*+'
+        % (b"|".join(names), _NEST),
+        re.DOTALL,
+    ).match
+    for names in _KNOWN
+]
+_LEAPS: Final = (4096, 512, 64)
+
+# (As in `members`, where it is said how: a byte is eight brackets.)
+_NOT_STRUCTURE: Final = bytes(c for c in range(256) if c not in b'[]{}"')
+_TO_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_TO_BITS: Final = bytes.maketrans(b"[]", b"10")
+_CLIMB: Final = bytes((2 * byte.bit_count() - 8) & 255 for byte in range(256))
+_PEAK: Final = bytes(max(2 * (byte >> 8 - n).bit_count() - n for n in range(9)) for byte in range(256))
+_DIP: Final = bytes(min(2 * (byte >> 8 - n).bit_count() - n for n in range(9)) & 255 for byte in range(256))
 
 _NOTHING: Final = (-1,) * COUNTS
 
@@ -75,13 +99,15 @@ class UsageScanner:
     """One per answer, or event. ``error``: it has a top-level member ``error`` that is not null. ``whole``: it has been an
     object from its beginning to its end, and nothing has come behind it."""
 
-    __slots__ = ("_counts", "_depth", "_member", "_phase", "_place", "_places", "_rest", "_stack", "error", "whole")
+    __slots__ = ("_counts", "_depth", "_member", "_names", "_phase", "_place", "_places", "_rest", "_stack", "_tried", "error", "whole")
 
     def __init__(self) -> None:
         self._phase = _START
         self._stack: list[tuple[int, int, int]] = []  # where we are, and were around it; whose counts; which count the parts are
         self._member: Member | None = None  # whose value comes next
+        self._names = 0  # that were looked at
         self._depth = 0  # of what is skipped
+        self._tried = 0  # up to there of these bytes no more levels are skipped at once
         self._rest = b""  # the beginning of a token
         self._counts = list(_NOTHING)
         self._places: list[list[int] | None] = [None] * PLACES
@@ -93,7 +119,7 @@ class UsageScanner:
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        at = 0
+        at = self._tried = 0
         end = len(data)
         while at < end:
             phase = self._phase
@@ -139,6 +165,11 @@ class UsageScanner:
             if phase == _VALUE:
                 at = self._value(c, at)
             elif c == 34 and (phase == _FIRST or phase == _KEY):
+                stop = _STRANGERS[self._stack[-1][0]](data, at).end()  # type: ignore[union-attr]
+                if stop > at:
+                    self._phase = _KEY
+                    at = stop
+                    continue
                 stop = _TEXT(data, at + 1).end()  # type: ignore[union-attr]
                 if stop - at - 1 > NAME_BYTES:
                     self._named(b"")
@@ -148,8 +179,8 @@ class UsageScanner:
                     self._rest = data[at:]
                     return
                 else:
-                    self._named(data[at + 1 : stop])
                     self._phase = _COLON
+                    self._named(data[at + 1 : stop])
                     at = stop + 1
             elif c == 58 and phase == _COLON:
                 self._phase = _VALUE
@@ -170,9 +201,16 @@ class UsageScanner:
 
     def _skip(self, data: bytes, at: int) -> int:
         deep = len(self._stack) + self._depth
+        begin = at
         at = (_NESTED if deep + _NEST_LEVELS <= MAX_DEPTH else _FLAT)(data, at).end()  # type: ignore[union-attr]
         if at == len(data):
             return at
+        if at - begin < 16 and at >= self._tried and len(data) - at >= 64:
+            # Brackets for the most part.
+            for size in _LEAPS:
+                self._tried = min(at + size, len(data))
+                if self._leap(data[at : self._tried]):
+                    return self._tried
         c = data[at]
         if c == 34:
             self._phase = _SKIP_STRING  # its end has not come
@@ -186,11 +224,39 @@ class UsageScanner:
                 self._phase = _AFTER
         return at + 1
 
+    def _leap(self, text: bytes) -> bool:
+        """Skip ``text``, if no value ends and no bound is reached in it."""
+        if b"\\" in text:
+            return False
+        brackets = text.translate(_TO_SQUARE, _NOT_STRUCTURE).replace(b'""', b"")
+        pieces = brackets.split(b'"')
+        brackets = b"".join(pieces[::2])
+        eights = len(brackets) // 8
+        packed = int(brackets[: eights * 8].translate(_TO_BITS) or b"0", 2).to_bytes(eights, "big")
+        before = list(accumulate(array("b", packed.translate(_CLIMB)), initial=0))
+        lowest = min(map(add, before, array("b", packed.translate(_DIP))), default=0)
+        highest = max(map(add, before, packed.translate(_PEAK)), default=0)
+        level = before[-1]
+        for c in brackets[eights * 8 :]:
+            level += 1 if c == 91 else -1
+            lowest = min(lowest, level)
+            highest = max(highest, level)
+        if self._depth + lowest <= 0 or len(self._stack) + self._depth + highest > MAX_DEPTH:
+            return False
+        self._depth += level
+        if len(pieces) % 2 == 0:
+            self._phase = _SKIP_STRING
+        return True
+
     def _named(self, name: bytes) -> None:
         """The next value's name."""
         where, _, parts = self._stack[-1]
         member = _KNOWN[where].get(_spelt(name))
         self._member = member
+        if member is not None or b"\\u00" in name:
+            self._names += 1
+            if self._names > MOST_NAMES:
+                self._phase = _OVER
         if member is None:
             return
         # The last of its name counts, whatever it is.
@@ -344,8 +410,8 @@ _OPENS: Final = re.compile(rb'"usage"[ \t\r\n]*+:[ \t\r\n]*+\{').match
 
 def _plainly(document: bytes) -> tuple[int, int, int, int] | None:
     """The figures of the document's own usage, where it is JSON and that says it plainly; None = the scanner knows."""
-    if len(document) > MAX_DEPTH and document.count(b"[") + document.count(b"{") > MAX_DEPTH:
-        return None  # perhaps deeper than the scanner follows
+    if document.count(b":") > MOST_NAMES or document.count(b"[") + document.count(b"{") > MAX_DEPTH:
+        return None  # perhaps more than the scanner follows
     try:
         usage = _decode(document).usage
     except (msgspec.DecodeError, RecursionError, ValueError):
@@ -363,11 +429,11 @@ def scanned(document: bytes) -> UsageScanner:
 def usage_in(body: bytes) -> tuple[int, int, int, int]:
     """(prompt, completion, cached, reasoning) tokens of a whole plain answer, -1 = not said.
 
-    Looked at first are the last ``"usage"`` and what follows it: where that is the rest of one object and no more, it stands
+    Looked at first are the last ``"usage"`` and what follows it: where that is short, and the rest of one object and no more, it stands
     in the answer itself, and is its last of that name. (Whether what stands before it is JSON is not asked then.)
     """
     at = body.rfind(b'"usage"')
-    if at > 0 and body[at - 1] != 92 and _OPENS(body, at) is not None:
+    if at > 0 and len(body) - at <= QUICK_BYTES and body[at - 1] != 92 and _OPENS(body, at) is not None:
         end = b"{" + body[at:]
         found = _plainly(end)
         if found is None:

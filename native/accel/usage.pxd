@@ -29,6 +29,7 @@ cdef struct Scan:
     int levels
     int member  # its row in the table, -1 = none
     int depth
+    int names  # that were looked at
     bint error
     bint whole
     bint escaped  # the last byte was a backslash in a string

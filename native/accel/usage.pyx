@@ -98,6 +98,8 @@ cdef enum:
     DIGITS = 12
     NUMBER_BYTES = 32
     MAX_DEPTH = 512
+    MOST_NAMES = 64
+    QUICK_BYTES = 1024
     ROWS = 32
     LONGEST = 32
 
@@ -110,8 +112,9 @@ if (
     != (PROMPT, COMPLETION, INPUT, OUTPUT, TOTAL, CACHE_READ, CACHE_WRITTEN)
     or (table.SECONDS, table.PROMPT_CACHED, table.INPUT_CACHED, table.COMPLETION_THOUGHT, table.OUTPUT_THOUGHT, table.THOUGHT)
     != (SECONDS, PROMPT_CACHED, INPUT_CACHED, COMPLETION_THOUGHT, OUTPUT_THOUGHT, THOUGHT)
-    or (table.COUNTS, table.PLACES, table.DIGITS, table.NUMBER_BYTES, table.NAME_BYTES, table.MAX_DEPTH)
-    != (COUNTS, PLACES, DIGITS, NUMBER_BYTES, NAME_BYTES, MAX_DEPTH)
+    or (table.COUNTS, table.PLACES, table.DIGITS, table.NUMBER_BYTES, table.NAME_BYTES, table.MAX_DEPTH, table.MOST_NAMES,
+        table.QUICK_BYTES)
+    != (COUNTS, PLACES, DIGITS, NUMBER_BYTES, NAME_BYTES, MAX_DEPTH, MOST_NAMES, QUICK_BYTES)
     or len(table.MEMBERS) > ROWS or max([len(one.name) for one in table.MEMBERS]) >= LONGEST
 ):
     raise ImportError("fastgw.accel.usage was compiled with another fastgw.accel.figures: build it again")
@@ -175,7 +178,7 @@ cdef void scan_begin(Scan *scan) noexcept nogil:
     scan.phase = START
     scan.levels = 0
     scan.member = -1
-    scan.depth = 0
+    scan.depth = scan.names = 0
     scan.size = 0
     scan.error = scan.whole = scan.escaped = False
     memset(scan.told, 0, sizeof(scan.told))
@@ -188,17 +191,28 @@ cdef inline int _hex(unsigned char c) noexcept nogil:
     return c - 87 if 97 <= c <= 102 else -1
 
 
+cdef inline void _look_at(Scan *scan) noexcept nogil:
+    scan.names += 1
+    if scan.names > MOST_NAMES:
+        scan.phase = OVER
+
+
 cdef void _named(Scan *scan, Bytes p, Py_ssize_t size) noexcept nogil:
     """The next value's name is what stands at ``p``."""
     cdef Level *level = &scan.stack[scan.levels - 1]
     cdef unsigned char name[NAME_BYTES]
-    cdef Py_ssize_t i, made
+    cdef Py_ssize_t i
+    cdef Py_ssize_t made = 0
     cdef int at
     cdef Row *row
     scan.member = -1
+    scan.phase = COLON
     if size > NAME_BYTES:
         return
     if memchr(p, 92, size) != NULL:
+        if memmem(p, size, b"\\u00", 4) == NULL:
+            return
+        _look_at(scan)
         i = made = 0
         while i < size:
             if p[i] == 92:
@@ -222,6 +236,8 @@ cdef void _named(Scan *scan, Bytes p, Py_ssize_t size) noexcept nogil:
         at = _rows[at].next
     if at < 0:
         return
+    if not made:
+        _look_at(scan)
     scan.member = at
     row = &_rows[at]
     # The last of its name counts, whatever it is.
@@ -313,6 +329,9 @@ cdef void scan_feed(Scan *scan, Bytes p, Py_ssize_t n) noexcept nogil:
                 c = p[i]
             i += 1
             if c == 34:
+                if i < n and p[i] == 34:
+                    i += 1
+                    continue
                 scan.phase = SKIP_STRING
             elif c & 6 == 2:  # [ or {
                 if scan.levels + scan.depth == MAX_DEPTH:
@@ -371,7 +390,6 @@ cdef void scan_feed(Scan *scan, Bytes p, Py_ssize_t n) noexcept nogil:
                 if i == n:
                     return
                 _named(scan, scan.token, scan.size)
-            scan.phase = COLON
             i += 1
             continue
         if scan.phase == SCALAR:
@@ -593,7 +611,7 @@ cdef inline Py_ssize_t _plain_name(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept
     return end if end + 1 < n and p[end] == 34 and p[end + 1] == 58 else -1
 
 
-cdef Py_ssize_t _plain_counts(Bytes p, Py_ssize_t i, Py_ssize_t n, int where, int parts, long long *counts) noexcept nogil:
+cdef Py_ssize_t _plain_counts(Bytes p, Py_ssize_t i, Py_ssize_t n, int where, int parts, long long *counts, int *names) noexcept nogil:
     """Behind the object whose first member may be at ``i``, as engines write it: without blanks; -1 = it is odd."""
     cdef Py_ssize_t start, end
     cdef long long number
@@ -607,6 +625,10 @@ cdef Py_ssize_t _plain_counts(Bytes p, Py_ssize_t i, Py_ssize_t n, int where, in
         at = _row(where, p + i + 1, end - i - 1)
         i = end + 2
         count = -1 if at < 0 else _rows[at].count if _rows[at].count >= 0 else parts
+        if at >= 0:
+            names[0] += 1
+            if names[0] > MOST_NAMES - 8:
+                return -1
         if count >= 0:
             counts[count] = -1
         start = i
@@ -624,7 +646,7 @@ cdef Py_ssize_t _plain_counts(Bytes p, Py_ssize_t i, Py_ssize_t n, int where, in
         elif p[i] == 110 and n - i > 4 and memcmp(p + i, b"null", 4) == 0:
             i += 4
         elif p[i] == 123 and at >= 0 and _rows[at].opens >= 0:
-            i = _plain_counts(p, i + 1, n, _rows[at].opens, count, counts)
+            i = _plain_counts(p, i + 1, n, _rows[at].opens, count, counts, names)
             if i < 0:
                 return -1
         elif p[i] == 34:
@@ -671,6 +693,7 @@ cpdef tuple usage_in(bytes body):
     """(prompt, completion, cached, reasoning) tokens of a whole plain answer, -1 = not said."""
     cdef Bytes p
     cdef Py_ssize_t n, at, value, i
+    cdef int names = 0
     cdef Scan scan
     cdef Figures figures
     if body is None:
@@ -678,12 +701,12 @@ cpdef tuple usage_in(bytes body):
     p = <Bytes>PyBytes_AS_STRING(body)
     n = PyBytes_GET_SIZE(body)
     at = _last_usage(p, n)
-    if at > 0 and p[at - 1] != 92:
+    if at > 0 and n - at <= QUICK_BYTES and p[at - 1] != 92:
         value = after_colon(p, at + 7, n)
         if value >= 0 and p[value] == 123:
             for i in range(COUNTS):
                 scan.counts[i] = -1
-            i = _plain_counts(p, value + 1, n, USAGE, -1, scan.counts)
+            i = _plain_counts(p, value + 1, n, USAGE, -1, scan.counts, &names)
             if i >= 0 and _plain_end(p, i, n) and _meaning(scan.counts, &figures):
                 if figures.cached >= 0 or not has_timings(p, at):
                     return figures.prompt, figures.completion, figures.cached, figures.reasoning
@@ -692,6 +715,7 @@ cpdef tuple usage_in(bytes body):
             _no_counts(&scan)
             _open(&scan, USAGE, OWN, -1)
             scan.phase = FIRST
+            scan.names = 1
             scan_feed(&scan, p + value + 1, n - value - 1)
             if scan.whole and _says(&scan, OWN):
                 scan_figures(&scan, &figures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastgw.accel.figures import MEMBERS, PLACES
+from fastgw.accel.figures import MEMBERS, MOST_NAMES, PLACES
 from tests.fuzz.sides import native, python, some_ways
 
 USAGE = "fastgw.accel.usage"
@@ -30,6 +30,8 @@ _ODD = (
     b'{"a":"\\\\","usage":{"prompt_tokens" : 7 }}', b'{"usage":{"prompt_tokens":1}', b'{"a":1}"usage":{"input_tokens":1}}',
     b'{"a":' + b"[" * 600 + b"]" * 600 + b',"usage":{"prompt_tokens":1}}', b'{"usage":{"prompt_tokens":1},"a":' + b"[" * 509
     + b"]" * 509 + b"}", b'{"' + b"x" * 200 + b'":1,"usage":{"prompt_tokens":2}}', b'{"a":' + b"1" * 40 + b',"usage":{}}',
+    b'{"usage":{' + b'"prompt_tokens":1,' * 62 + b'"prompt_tokens":2}}', b'{"usage":{' + b'"prompt_tokens": 1,' * 63
+    + b'"prompt_tokens":2}}', b'{"usage":{' + b'"\\u0070":1,' * 64 + b'"prompt_tokens":2}}',
 )  # fmt: skip
 
 
@@ -68,7 +70,7 @@ def check(data: bytes) -> None:
         return
     one = SIDES[0].usage_in(data)
     # (A decoder of JSON goes deeper than we do, and takes other things for numbers.)
-    if isinstance(answer, dict) and data.count(b"[") + data.count(b"{") < 500 and b"N" not in data and b"I" not in data:
+    if isinstance(answer, dict) and data.count(b"[") + data.count(b"{") < 500 and data.count(b":") <= MOST_NAMES and b"N" not in data and b"I" not in data:
         assert one == found[0][0], (data, one, found[0][0])
         assert SIDES[0].event_usage(data)[:4] == one
     else:

@@ -68,7 +68,9 @@ def answer(size: int) -> bytes:
     chance = random.Random(size)
     choice = {"index": 0, "message": {"role": "assistant", "content": said(chance, size // 8)}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 70, "total_tokens": 90, "completion_tokens": 20, "prompt_tokens_details": None}
-    after = {"kv_transfer_params": None, "prompt_token_ids": [chance.randrange(32000) for _ in range(size // 12)]}
+    likely = [{str(chance.randrange(32000)): {"logprob": -chance.random(), "rank": 1, "decoded_token": said(chance, 6)}}
+        for _ in range(size // 100)]  # fmt: skip
+    after = {"kv_transfer_params": None, "prompt_logprobs": likely}
     return compact({"id": "c-1", "object": "chat.completion", "choices": [choice], "usage": usage, **after})
 
 
