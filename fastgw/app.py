@@ -355,7 +355,10 @@ class Gateway:
             return None
         ledger = account.ledger
         ledger.roll(core.today)
-        return key_id, ledger.day, ledger.prompt, ledger.completion, ledger.requests, ledger.estimated
+        return (
+            key_id, ledger.day, ledger.prompt, ledger.completion, ledger.requests, ledger.estimated, ledger.cached,
+            ledger.reasoning,
+        )  # fmt: skip
 
     def _room(self) -> None:
         """Engines have become well or ill, or take more: whoever waits is looked at."""

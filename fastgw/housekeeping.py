@@ -86,10 +86,10 @@ class Housekeeping:
     # --- usage
     def restore(self, rows: Sequence[UsageRow]) -> None:
         """Take over what was used before this process began. Rows of the day before come first."""
-        for key_id, day, prompt, completion, requests, estimated in sorted(rows, key=lambda row: row[1]):
-            account = self._core.accounts.by_id(key_id)
+        for row in sorted(rows, key=lambda row: row[1]):
+            account = self._core.accounts.by_id(row[0])
             if account is not None:
-                account.ledger.restore(day, prompt, completion, requests, estimated)
+                account.ledger.restore(*row[1:])
 
     def flush(self) -> None:
         """Hand over what was used since; one batch is under way at a time, and the next follows when it is written."""
@@ -103,9 +103,9 @@ class Housekeeping:
         batch: list[tuple[Account, int, int]] = []
         rows: list[UsageRow] = []
         for account in touched:
-            for day, prompt, completion, requests, estimated, version in account.ledger.rows():
-                rows.append((account.id, day, prompt, completion, requests, estimated))
-                batch.append((account, day, version))
+            for row in account.ledger.rows():
+                rows.append((account.id, *row[:-1]))
+                batch.append((account, row[0], row[-1]))
         self._writing = batch
         if not store.write(rows, self._written):
             self._written(False)

@@ -46,9 +46,11 @@ class Stats:
         "retries_total",
         "stalled",
         "store_failures",
+        "tokens_cached",
         "tokens_estimated",
         "tokens_generated",
         "tokens_prompted",
+        "tokens_reasoning",
         "truncations_total",
         "upstream_open",
     )
@@ -86,9 +88,11 @@ class Stats:
         self.retries_total = 0
         self.stalled = 0
         self.store_failures = 0
+        self.tokens_cached = 0
         self.tokens_estimated = 0
         self.tokens_generated = 0
         self.tokens_prompted = 0
+        self.tokens_reasoning = 0
         self.truncations_total = 0
         self.upstream_open = 0
 

@@ -73,6 +73,6 @@ async def test_what_is_used_while_a_batch_is_written_goes_with_the_next() -> Non
     account.ledger.settle(20_000, 0, 10, 0, False)
     store.finish(True)
     house.flush()
-    assert store.batches[1] == [("key_0", 20_000, 13, 4, 2, 0)]
+    assert store.batches[1] == [("key_0", 20_000, 13, 4, 2, 0, 0, 0)]
     store.finish(True)
     assert core.accounts.touched == []

@@ -75,6 +75,8 @@ def access_line(
     ttft_s: float,
     prompt_tokens: int,
     completion_tokens: int,
+    cached_tokens: int,
+    reasoning_tokens: int,
 ) -> bytes:
     """One access record in JSON, without its closing brace.
 
@@ -94,4 +96,8 @@ def access_line(
         line += b',"prompt_tokens":%d' % prompt_tokens
     if completion_tokens >= 0:
         line += b',"completion_tokens":%d' % completion_tokens
+    if cached_tokens >= 0:
+        line += b',"cached_tokens":%d' % cached_tokens
+    if reasoning_tokens >= 0:
+        line += b',"reasoning_tokens":%d' % reasoning_tokens
     return line

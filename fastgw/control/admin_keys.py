@@ -200,7 +200,7 @@ def _shown(call: AdminCall, record: KeyRecord) -> dict[str, Any]:
 
 def usage_view(record: KeyRecord, row: UsageRow | None) -> dict[str, Any]:
     """Today's use of a key. ``quota`` is its own: None = the gateway's default applies, 0 = none."""
-    _, day, prompt, completion, requests, estimated = row or ("", -1, 0, 0, 0, 0)
+    _, day, prompt, completion, requests, estimated, cached, reasoning = row or ("", -1, 0, 0, 0, 0, 0, 0)
     today = date.fromordinal(date(1970, 1, 1).toordinal() + day) if row else datetime.now(UTC).date()
     quota = record.daily_tokens
     return {
@@ -208,6 +208,8 @@ def usage_view(record: KeyRecord, row: UsageRow | None) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "estimated_tokens": estimated,
+        "cached_tokens": cached,
+        "reasoning_tokens": reasoning,
         "requests": requests,
         "quota": quota,
         "quota_remaining": None if quota is None else max(0, quota - prompt - completion) if quota else -1,

@@ -269,6 +269,8 @@ class GatewayCore(Context):
                     "",
                     -1.0,
                     False,
+                    -1,
+                    -1,
                 )
             )
 

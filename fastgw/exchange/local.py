@@ -186,6 +186,8 @@ class LocalEndpoints:
             "completion_tokens": ledger.completion,
             "total_tokens": ledger.prompt + ledger.completion,
             "estimated_tokens": ledger.estimated,
+            "cached_tokens": ledger.cached,
+            "reasoning_tokens": ledger.reasoning,
             "requests": ledger.requests,
             "quota": ledger.limit or -1,
             "quota_remaining": ledger.left(self._core.today),

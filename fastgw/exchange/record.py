@@ -9,10 +9,12 @@ if TYPE_CHECKING:
 
 # One access record: time of its end (monotonic clock), request id, key id, client, method, path, endpoint, model, engine,
 # status, bytes in and out, prompt and completion tokens (-1 = unknown), seconds to the first token (-1 = none) and in all,
-# streamed, outcome, error, detail, seconds in the queue (-1 = none), whether the tokens are an estimate.
+# streamed, outcome, error, detail, seconds in the queue (-1 = none), whether the tokens are an estimate, cached tokens of the
+# prompt and reasoning tokens of the completion (-1 = unknown).
 AccessRecord = tuple[
-    float, bytes, str, str, bytes, bytes, str, str, str, int, int, int, int, int, float, float, bool, str, str, str, float, bool
-]
+    float, bytes, str, str, bytes, bytes, str, str, str, int, int, int, int, int, float, float, bool, str, str, str, float,
+    bool, int, int,
+]  # fmt: skip
 
 
 class AccessSink(Protocol):
@@ -95,4 +97,6 @@ def record_of(exchange: Exchange, outcome: str, now: float) -> AccessRecord:
         exchange.detail,
         exchange.queued_s,
         exchange.estimated,
+        exchange.cached_tokens,
+        exchange.reasoning_tokens,
     )

@@ -59,6 +59,7 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     deleted: bool = False
 
 
-UsageRow = tuple[str, int, int, int, int, int]
-"""(key id, day, prompt tokens, completion tokens, requests, of the tokens those that were estimated): totals of that day,
-which is counted in days since 1970-01-01 UTC."""
+UsageRow = tuple[str, int, int, int, int, int, int, int]
+"""(key id, day, prompt tokens, completion tokens, requests, of the tokens those that were estimated, of the prompt's those
+that the engine had at hand, of the completion's those that nobody sees): totals of that day, which is counted in days since
+1970-01-01 UTC."""

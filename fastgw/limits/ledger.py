@@ -1,7 +1,8 @@
 """What one key has used on one UTC day, against its daily limit: reserve, then settle.
 
-Owns: the counts of two days, so that a clock that steps over midnight, or a year ahead, and back finds the counts it left,
-and which of them the store has not written yet. Never asks for the time (each call is told the day) and never does I/O.
+Owns: the counts of three days, so that a clock that steps over midnight, or a year ahead, or over two other days, and back
+finds the counts it left, and which of them the store has not written yet. Never asks for the time (each call is told the day)
+and never does I/O.
 
 Invariants: ``reserve`` and ``extend`` never make used plus reserved pass the limit. It may pass it by what ``settle`` counts
 beyond a reservation, and by the reservations in flight when the clock steps back to a day that was used already. Each
@@ -20,22 +21,49 @@ MAX_TOKENS: Final = 1 << 40
 # The compiled twin has it as a C number.
 _most: Final = 1 << 40
 
-Row = tuple[int, int, int, int, int, int]
-"""(day, prompt tokens, completion tokens, requests, of the tokens those that were estimated, version)."""
+MOST_OTHERS: Final = 2
+"""Days beside the current one that keep their counts."""
+
+Row = tuple[int, int, int, int, int, int, int, int]
+"""(day, prompt tokens, completion tokens, requests, of the tokens those that were estimated, of the prompt's those that the
+engine had at hand, of the completion's those that nobody sees, version)."""
+
+
+class Day:
+    """The counts of a day that is not the current one, and the version of them that the store has."""
+
+    __slots__ = ("cached", "completion", "day", "estimated", "prompt", "reasoning", "requests", "version", "written")
+
+    def __init__(self, day: int) -> None:
+        self.day = day
+        self.prompt = 0
+        self.completion = 0
+        self.requests = 0
+        self.estimated = 0
+        self.cached = 0
+        self.reasoning = 0
+        self.version = 0
+        self.written = 0
+
+    def row(self) -> Row:
+        return (
+            self.day, self.prompt, self.completion, self.requests, self.estimated, self.cached, self.reasoning, self.version,
+        )  # fmt: skip
 
 
 class Ledger:
     """A key's tokens of today. ``limit``: tokens per day, 0 = unlimited (then it only counts).
 
-    ``day``, ``prompt``, ``completion``, ``requests``, ``estimated``: the counts of the current day, as of the last call.
+    ``day``, ``prompt``, ``completion``, ``requests``, ``estimated``, ``cached`` (of the prompt's), ``reasoning`` (of the
+    completion's): the counts of the current day, as of the last call.
     ``reserved``: tokens of requests in flight; they belong to whichever day is current. ``dirty``: a row waits for the store.
 
     Days are whole numbers since 1970-01-01 UTC (:func:`day_of`).
     """
 
     __slots__ = (
-        "_before", "_changes", "_version", "_written", "completion", "day", "dirty", "estimated", "limit", "prompt",
-        "requests", "reserved",
+        "_changes", "_others", "_version", "_written", "cached", "completion", "day", "dirty", "estimated", "limit", "prompt",
+        "reasoning", "requests", "reserved",
     )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
@@ -45,35 +73,55 @@ class Ledger:
         self.completion = 0
         self.requests = 0
         self.estimated = 0
+        self.cached = 0
+        self.reasoning = 0
         self.reserved = 0
         self.dirty = False
         # Versions are drawn from one count for all days, so that no two states ever share one.
         self._changes = 0
         self._version = 0
         self._written = 0
-        # The other day: a Row, and the version that the store has.
-        self._before: tuple[int, int, int, int, int, int, int] | None = None
+        # The other days, the one that was current last first.
+        self._others: tuple[Day, ...] = ()
 
     def roll(self, day: int) -> None:
         """Make ``day`` the current one; all other methods that are told a day do this.
 
-        The counts of the day that was current are kept, those of a third day are forgotten, and a day on which nothing was
-        counted takes no place. Reservations go along.
+        The counts of the two days that were current before it are kept, those of a fourth day are forgotten, and a day on
+        which nothing was counted takes no place. Reservations go along.
         """
         if day == self.day:
             return
-        came = self._before
-        if came is not None and came[0] != day:
-            came = None
+        came: Day | None = None
+        kept: list[Day] = []
         if self._version:
-            self._before = (
-                self.day, self.prompt, self.completion, self.requests, self.estimated, self._version, self._written,
-            )  # fmt: skip
-        elif came is not None:
-            self._before = None
+            left = Day(self.day)
+            left.prompt = self.prompt
+            left.completion = self.completion
+            left.requests = self.requests
+            left.estimated = self.estimated
+            left.cached = self.cached
+            left.reasoning = self.reasoning
+            left.version = self._version
+            left.written = self._written
+            kept.append(left)
+        for other in self._others:
+            if other.day == day:
+                came = other
+            elif len(kept) < MOST_OTHERS:
+                kept.append(other)
         if came is None:
-            came = (day, 0, 0, 0, 0, 0, 0)
-        self.day, self.prompt, self.completion, self.requests, self.estimated, self._version, self._written = came
+            came = Day(day)
+        self._others = tuple(kept)
+        self.day = day
+        self.prompt = came.prompt
+        self.completion = came.completion
+        self.requests = came.requests
+        self.estimated = came.estimated
+        self.cached = came.cached
+        self.reasoning = came.reasoning
+        self._version = came.version
+        self._written = came.written
         self._look()
 
     def reserve(self, day: int, cost: int) -> bool:
@@ -105,11 +153,14 @@ class Ledger:
         self.reserved += cost
         return cost
 
-    def settle(self, day: int, reserved: int, prompt: int, completion: int, estimated: bool) -> None:
+    def settle(
+        self, day: int, reserved: int, prompt: int, completion: int, estimated: bool, cached: int = 0, reasoning: int = 0
+    ) -> None:
         """End of a request: give back all it had ``reserved`` (extensions included) and count what it used, today.
 
-        ``estimated``: the engine gave no usage. Never raises for figures out of range: what is negative counts as 0, what is
-        beyond :data:`MAX_TOKENS` as that.
+        ``estimated``: no engine counted it, or not all of it. ``cached`` of the prompt's tokens and ``reasoning`` of the
+        completion's are counted beside them, and cost nothing more. Never raises for figures out of range: what is negative
+        counts as 0, what is beyond :data:`MAX_TOKENS` as that, and a part is no greater than its whole.
         """
         if day != self.day:
             self.roll(day)
@@ -123,6 +174,10 @@ class Ledger:
         self.requests += 1
         if estimated:
             self.estimated += prompt + completion
+        if cached > 0:
+            self.cached += min(cached, prompt)
+        if reasoning > 0:
+            self.reasoning += min(reasoning, completion)
         self._changes += 1
         self._version = self._changes
         self.dirty = True
@@ -139,44 +194,57 @@ class Ledger:
             return -1
         return max(0, self.limit - self.prompt - self.completion - self.reserved)
 
-    def restore(self, day: int, prompt: int, completion: int, requests: int, estimated: int) -> None:
+    def restore(
+        self, day: int, prompt: int, completion: int, requests: int, estimated: int, cached: int = 0, reasoning: int = 0
+    ) -> None:
         """Set what the store has of ``day``, before the first request; ``day`` becomes current. Not dirty by that."""
         self.roll(day)
         self.prompt = prompt
         self.completion = completion
         self.requests = requests
         self.estimated = estimated
+        self.cached = cached
+        self.reasoning = reasoning
         self._changes += 1
         self._version = self._written = self._changes
         self._look()
 
     def rows(self) -> list[Row]:
-        """What the store does not have yet, at most two days; hand each back to :meth:`clean` once it is written.
+        """What the store does not have yet, at most three days; hand each back to :meth:`clean` once it is written.
 
         Totals of the day, not differences: to write one twice does no harm. A day that was forgotten here (the clock was on
-        two other days since) starts again from nothing, so a writer keeps the greater of its total and this one.
+        three other days since) starts again from nothing, so a writer keeps the greater of its total and this one.
         """
         found: list[Row] = []
         if self._version != self._written:
-            found.append((self.day, self.prompt, self.completion, self.requests, self.estimated, self._version))
-        before = self._before
-        if before is not None and before[5] != before[6]:
-            found.append(before[:6])
+            found.append((
+                self.day, self.prompt, self.completion, self.requests, self.estimated, self.cached, self.reasoning,
+                self._version,
+            ))  # fmt: skip
+        # (The compiled twin takes no comprehension here, for the type of what it goes over.)
+        for other in self._others:
+            if other.version != other.written:
+                found.append(other.row())  # noqa: PERF401
         return found
 
     def clean(self, day: int, version: int) -> None:
         """The row of ``day`` with this version was written. It stays dirty when it has changed since."""
-        before = self._before
         if day == self.day:
             if version == self._version:
                 self._written = version
-        elif before is not None and before[0] == day and before[5] == version:
-            self._before = (*before[:6], version)
+        else:
+            for other in self._others:
+                if other.day == day and other.version == version:
+                    other.written = version
         self._look()
 
     def _look(self) -> None:
-        before = self._before
-        self.dirty = self._version != self._written or (before is not None and before[5] != before[6])
+        """See whether any of the days waits for the store."""
+        dirty = self._version != self._written
+        for other in self._others:
+            if other.version != other.written:
+                dirty = True
+        self.dirty = dirty
 
 
 def day_of(unix_s: float) -> int:

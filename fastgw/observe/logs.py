@@ -47,7 +47,7 @@ def access_fields(record: tuple[Any, ...]) -> dict[str, object]:
     """An access record by name; what is unknown or does not apply is left out."""
     (at, request_id, key_id, client, method, path, endpoint, model, engine, status) = record[:10]
     (bytes_in, bytes_out, prompt, completion, ttft, duration, streamed, outcome, error, detail) = record[10:20]
-    (queued, estimated) = record[20:]
+    (queued, estimated, cached, reasoning) = record[20:]
     fields: dict[str, object] = {
         "timestamp": _stamp(time() - (monotonic() - at)),
         "level": "info",
@@ -75,6 +75,10 @@ def access_fields(record: tuple[Any, ...]) -> dict[str, object]:
         fields["prompt_tokens"] = prompt
     if completion >= 0:
         fields["completion_tokens"] = completion
+    if cached >= 0:
+        fields["cached_tokens"] = cached
+    if reasoning >= 0:
+        fields["reasoning_tokens"] = reasoning
     if ttft >= 0:
         fields["ttft_ms"] = microseconds(ttft) / 1e3
     if estimated:
@@ -109,7 +113,7 @@ class AccessJson:
     def __call__(self, record: tuple[Any, ...]) -> bytes:
         # fmt: off
         (at, request_id, key_id, client, method, path, endpoint, model, engine, status, bytes_in, bytes_out, prompt, completion,
-         ttft, duration, streamed, outcome, error, detail, queued, estimated) = record
+         ttft, duration, streamed, outcome, error, detail, queued, estimated, cached, reasoning) = record
         # fmt: on
         at += self._offset
         second = int(at)
@@ -122,8 +126,9 @@ class AccessJson:
             common = self._learn(who)
         # Request ids need no escaping: ours are hexadecimal, and a client's was checked before it was taken over.
         line = access_line(
-            self._stamp, int((at - second) * 1e3), request_id, common, bytes_in, bytes_out, duration, ttft, prompt, completion
-        )
+            self._stamp, int((at - second) * 1e3), request_id, common, bytes_in, bytes_out, duration, ttft, prompt, completion,
+            cached, reasoning,
+        )  # fmt: skip
         return self._with_rest(line, error, detail, queued, estimated)
 
     def of(self, exchange: Exchange, outcome: str, now: float) -> bytes:
@@ -179,6 +184,8 @@ class AccessJson:
             exchange.token_at - started if exchange.token_at else -1.0,
             exchange.prompt_tokens,
             exchange.completion_tokens,
+            exchange.cached_tokens,
+            exchange.reasoning_tokens,
         )
         if exchange.error_kind or exchange.detail or exchange.estimated or exchange.queued_s >= 0:
             return self._with_rest(line, exchange.error_kind, exchange.detail, exchange.queued_s, exchange.estimated)

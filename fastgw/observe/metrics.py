@@ -36,6 +36,8 @@ _COUNTERS: Final = (
     ("gateway_store_write_failures_total", "Batches of usage that failed to be written; they are repeated.", "store_failures"),
     ("gateway_tokens_prompted_total", "Prompt tokens charged.", "tokens_prompted"),
     ("gateway_tokens_generated_total", "Completion tokens charged.", "tokens_generated"),
+    ("gateway_tokens_cached_total", "Of the prompt tokens charged, those that the engine had at hand.", "tokens_cached"),
+    ("gateway_tokens_reasoning_total", "Of the completion tokens charged, those that nobody sees.", "tokens_reasoning"),
     ("gateway_tokens_estimated_total", "Of the tokens charged, those that no engine counted.", "tokens_estimated"),
     ("gateway_merged_requests_total", "Embedding requests that were answered from a shared call.", "merged_requests"),
     ("gateway_merged_calls_total", "Calls that carried several embedding requests.", "merged_calls"),

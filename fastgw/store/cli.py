@@ -36,6 +36,7 @@ examples:
 KEY is a key's id, or its name where no other key has it. A running gateway follows within a second.
 """
 _SEE: Final = "fastgw keys --help"
+_TOTALS: Final = ("prompt_tokens", "completion_tokens", "requests", "estimated_tokens", "cached_tokens", "reasoning_tokens")
 _HELP: Final = {
     "name": "what to call the key (up to 128 characters)",
     "tenant": "whose it is: keys of one tenant share its place in the queue",
@@ -243,7 +244,7 @@ def _show(database: Database, options: argparse.Namespace) -> None:
     _print_record(record)
     if used:
         print()
-        _print_table([("DAY", "PROMPT", "COMPLETION", "REQUESTS", "ESTIMATED"),
+        _print_table([("DAY", "PROMPT", "COMPLETION", "REQUESTS", "ESTIMATED", "CACHED", "REASONING"),
                       *((_date(row[1] * DAY_S)[:10], *map(str, row[2:])) for row in used)])  # fmt: skip
 
 
@@ -282,8 +283,7 @@ def shown(record: KeyRecord) -> dict[str, object]:
 
 
 def _usage(row: UsageRow | None) -> dict[str, int]:
-    numbers = row[2:] if row else (0, 0, 0, 0)
-    return dict(zip(("prompt_tokens", "completion_tokens", "requests", "estimated_tokens"), numbers, strict=True))
+    return dict(zip(_TOTALS, row[2:] if row else [0] * len(_TOTALS), strict=True))
 
 
 def _date(at: float) -> str:

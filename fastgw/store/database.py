@@ -26,6 +26,7 @@ PAUSE_S: Final = 0.01  # between two transactions of one process: the turn of wh
 DAY_S: Final = 86_400
 MAX_ROW_BYTES: Final = 4 << 20  # the largest key and the longest line of audit are half of it
 MAX_COUNT: Final = 1 << 61  # of a day's tokens: sums fit 64 bits
+_USAGE: Final = "SELECT key_id, day, prompt, completion, requests, estimated, cached, reasoning FROM usage"
 
 
 def today() -> int:
@@ -285,18 +286,18 @@ class Database:
         counts nothing twice, and a day that the clock came back to does not begin anew."""
         with self.transaction():
             self._connection.executemany(
-                "INSERT INTO usage (key_id, day, prompt, completion, requests, estimated) "
-                "VALUES (?, ?, min(?, 1 << 61), min(?, 1 << 61), min(?, 1 << 61), min(?, 1 << 61)) "
-                "ON CONFLICT (day, key_id) DO UPDATE SET prompt = max(prompt, excluded.prompt), "
+                "INSERT INTO usage (key_id, day, prompt, completion, requests, estimated, cached, reasoning) "
+                "VALUES (?, ?, min(?, 1 << 61), min(?, 1 << 61), min(?, 1 << 61), min(?, 1 << 61), min(?, 1 << 61), "
+                "min(?, 1 << 61)) ON CONFLICT (day, key_id) DO UPDATE SET prompt = max(prompt, excluded.prompt), "
                 "completion = max(completion, excluded.completion), requests = max(requests, excluded.requests), "
-                "estimated = max(estimated, excluded.estimated)",
+                "estimated = max(estimated, excluded.estimated), cached = max(cached, excluded.cached), "
+                "reasoning = max(reasoning, excluded.reasoning)",
                 rows,
             )
 
     def load_usage(self, day: int, last_day: int | None = None) -> list[UsageRow]:
         """The totals of a day, or of several, of all keys. Raises :class:`CorruptState` for what is no total."""
-        sql = "SELECT key_id, day, prompt, completion, requests, estimated FROM usage WHERE day BETWEEN ? AND ?"
-        rows = self.rows(sql, (day, day if last_day is None else last_day))
+        rows = self.rows(f"{_USAGE} WHERE day BETWEEN ? AND ?", (day, day if last_day is None else last_day))
         for row in rows:
             for count in row[2:]:
                 if type(count) is not int or not 0 <= count <= MAX_COUNT:
@@ -307,9 +308,8 @@ class Database:
         """A key's totals of the last ``days`` days up to ``last_day`` (today), the newest first; days without are left out."""
         last_day = today() if last_day is None else last_day
         found: list[UsageRow] = []
-        sql = "SELECT key_id, day, prompt, completion, requests, estimated FROM usage WHERE day = ? AND key_id = ?"
         for day in range(last_day, last_day - days, -1):
-            found += self.rows(sql, (day, key_id))
+            found += self.rows(f"{_USAGE} WHERE day = ? AND key_id = ?", (day, key_id))
         return found
 
     def day_of_last(self, days: int) -> int | None:

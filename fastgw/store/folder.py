@@ -16,6 +16,7 @@ import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from operator import add
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -265,7 +266,9 @@ class Folder:
         old = self._before.get((row[0], row[1]))
         if old is None:
             return row
-        return (row[0], row[1], row[2] + old[2], row[3] + old[3], row[4] + old[4], row[5] + old[5])
+        key_id, day, *totals = row
+        prompt, completion, requests, estimated, cached, reasoning = map(add, totals, old[2:])
+        return key_id, day, prompt, completion, requests, estimated, cached, reasoning
 
     def _check_place(self, database: Database) -> None:
         if database.moved():

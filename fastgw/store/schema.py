@@ -78,7 +78,13 @@ _PAGES: Final = (
     "CREATE INDEX live_keys_by_tenant_and_name ON keys (tenant, name, id) WHERE deleted = 0",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _PAGES)
+# Parts of the tokens: what an engine had at hand of prompts, and what of answers nobody sees.
+_PARTS: Final = (
+    "ALTER TABLE usage ADD COLUMN cached INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE usage ADD COLUMN reasoning INTEGER NOT NULL DEFAULT 0",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _PAGES, _PARTS)
 """Row n takes a file from version n to n + 1. Rows that were released are never edited: a change is a new row."""
 
 # What may pass by itself: the disk is full, read-only or sick, or another process holds the file.

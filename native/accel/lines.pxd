@@ -7,5 +7,6 @@ cpdef bytes duration(long long us)
 cpdef long long microseconds(double seconds) except? -1
 cpdef bytes access_line(
     bytes stamp, int milli, bytes request_id, bytes common, long long bytes_in, long long bytes_out,
-    double duration_s, double ttft_s, long long prompt_tokens, long long completion_tokens,
+    double duration_s, double ttft_s, long long prompt_tokens, long long completion_tokens, long long cached_tokens,
+    long long reasoning_tokens,
 )

@@ -36,6 +36,8 @@ cdef extern from *:
     #define FGW_TTFT ",\\"ttft_ms\\":"
     #define FGW_PROMPT ",\\"prompt_tokens\\":"
     #define FGW_COMPLETION ",\\"completion_tokens\\":"
+    #define FGW_CACHED ",\\"cached_tokens\\":"
+    #define FGW_REASONING ",\\"reasoning_tokens\\":"
     #define FGW_LIMIT "x-ratelimit-limit-"
     #define FGW_REMAINING "\\r\\nx-ratelimit-remaining-"
     #define FGW_RESET "\\r\\nx-ratelimit-reset-"
@@ -56,6 +58,8 @@ cdef extern from *:
     const char *FGW_TTFT
     const char *FGW_PROMPT
     const char *FGW_COMPLETION
+    const char *FGW_CACHED
+    const char *FGW_REASONING
     const char *FGW_LIMIT
     const char *FGW_REMAINING
     const char *FGW_RESET
@@ -64,7 +68,7 @@ cdef const char *HEX = b"0123456789abcdef"
 
 cdef enum:
     NUMBER = 20  # digits of the greatest 64-bit number
-    FIXED = 320  # more than all fixed text and numbers of an access record
+    FIXED = 400  # more than all fixed text and numbers of an access record
 
 
 cdef inline char *_signed(char *to, long long value) noexcept nogil:
@@ -251,7 +255,8 @@ cdef inline char *_time(char *to, double seconds) noexcept nogil:
 
 cpdef bytes access_line(
     bytes stamp, int milli, bytes request_id, bytes common, long long bytes_in, long long bytes_out,
-    double duration_s, double ttft_s, long long prompt_tokens, long long completion_tokens,
+    double duration_s, double ttft_s, long long prompt_tokens, long long completion_tokens, long long cached_tokens,
+    long long reasoning_tokens,
 ):
     """One access record in JSON, without its closing brace; see the Python twin."""
     _given(stamp, request_id, common, common)
@@ -278,6 +283,12 @@ cpdef bytes access_line(
     if completion_tokens >= 0:
         to = FGW_PUT_LITERAL(to, FGW_COMPLETION)
         to = fgw_decimal(to, <unsigned long long>completion_tokens)
+    if cached_tokens >= 0:
+        to = FGW_PUT_LITERAL(to, FGW_CACHED)
+        to = fgw_decimal(to, <unsigned long long>cached_tokens)
+    if reasoning_tokens >= 0:
+        to = FGW_PUT_LITERAL(to, FGW_REASONING)
+        to = fgw_decimal(to, <unsigned long long>reasoning_tokens)
     numbers = to - room
     made = PyBytes_FromStringAndSize(NULL, 14 + stamps + 4 + 52 + ids + 2 + members + numbers)
     start = PyBytes_AS_STRING(made)

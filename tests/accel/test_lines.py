@@ -17,12 +17,13 @@ STAMP = b"2026-11-20T10:00:00"
 
 
 def test_an_access_line_is_json_and_says_what_it_was_given() -> None:
-    line = lines.access_line(STAMP, 7, b"00ff", b'"client":"::1"', 12, 345, 0.0123456, 0.001, 7, 16)
+    line = lines.access_line(STAMP, 7, b"00ff", b'"client":"::1"', 12, 345, 0.0123456, 0.001, 7, 16, 5, 11)
     assert json.loads(line + b"}") == {
         "timestamp": "2026-11-20T10:00:00.007Z", "level": "info", "message": "request", "request_id": "00ff", "client": "::1",
         "bytes_in": 12, "bytes_out": 345, "duration_ms": 12.346, "ttft_ms": 1.0, "prompt_tokens": 7, "completion_tokens": 16,
+        "cached_tokens": 5, "reasoning_tokens": 11,
     }  # fmt: skip
-    bare = json.loads(lines.access_line(STAMP, 0, b"x", b'"a":1', 0, 0, 0.0, -1.0, -1, -1) + b"}")
+    bare = json.loads(lines.access_line(STAMP, 0, b"x", b'"a":1', 0, 0, 0.0, -1.0, -1, -1, -1, -1) + b"}")
     assert set(bare) == {"timestamp", "level", "message", "request_id", "a", "bytes_in", "bytes_out", "duration_ms"}
 
 
@@ -87,6 +88,7 @@ def test_both_twins_write_the_same() -> None:
             chance.randrange(10 ** chance.randrange(1, 18)), chance.randrange(10 ** chance.randrange(1, 18)),
             chance.random() * 10.0 ** chance.randrange(-7, 6), chance.choice([-1.0, 0.0, chance.random()]),
             chance.randrange(-1, 10 ** chance.randrange(1, 12)), chance.randrange(-1, 10),
+            chance.randrange(-1, 10 ** chance.randrange(1, 18)), chance.randrange(-1, 10 ** chance.randrange(1, 18)),
         )  # fmt: skip
         assert compiled.access_line(*record) == source.access_line(*record)
         number = chance.randrange(2 ** chance.randrange(1, 62))

@@ -340,12 +340,14 @@ async def test_a_large_list_leaves_the_loop_its_turns() -> None:
 async def test_usage_of_today() -> None:
     async with operator() as op:
         made = await op.made(daily_tokens=100)
-        op.keys.rows[made["id"]] = (made["id"], 19_675, 70, 20, 5, 8)
+        op.keys.rows[made["id"]] = (made["id"], 19_675, 70, 20, 5, 8, 64, 16)
         assert (await op.ask("GET", f"keys/{made['id']}")).json()["usage"] == {
             "date": "2023-11-14",
             "prompt_tokens": 70,
             "completion_tokens": 20,
             "estimated_tokens": 8,
+            "cached_tokens": 64,
+            "reasoning_tokens": 16,
             "requests": 5,
             "quota": 100,
             "quota_remaining": 10,
@@ -354,7 +356,7 @@ async def test_usage_of_today() -> None:
 
 @pytest.mark.parametrize(("quota", "remaining"), [(None, None), (0, -1), (89, 0), (90, 0), (91, 1)])
 def test_what_is_left_of_a_quota(quota: int | None, remaining: int | None) -> None:
-    row = ("key_1", 0, 70, 20, 1, 0)
+    row = ("key_1", 0, 70, 20, 1, 0, 0, 0)
     assert usage_view(KeyRecord(id="key_1", digest=b"", daily_tokens=quota), row)["quota_remaining"] == remaining
 
 

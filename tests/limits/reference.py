@@ -87,18 +87,24 @@ class Counts:
     completion: int = 0
     requests: int = 0
     estimated: int = 0
+    cached: int = 0
+    reasoning: int = 0
     touched: bool = False
     """Something was counted or restored."""
 
+    @property
+    def totals(self) -> tuple[int, ...]:
+        return self.prompt, self.completion, self.requests, self.estimated, self.cached, self.reasoning
+
 
 class ReferenceLedger:
-    """Every day has its counts; of the days with any, the current one and the one current before it are remembered."""
+    """Every day has its counts; of the days with any, the current one and the two current before it are remembered."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.day = 0
         self.reserved = 0
-        self.known: dict[int, Counts] = {0: Counts()}
+        self.known: dict[int, Counts] = {0: Counts()}  # the one that became current last stands last
 
     @property
     def today(self) -> Counts:
@@ -107,9 +113,9 @@ class ReferenceLedger:
     def roll(self, day: int) -> None:
         if day == self.day:
             return
-        came = self.known.get(day, Counts())
-        kept = {self.day: self.today} if self.today.touched else {d: c for d, c in self.known.items() if d != self.day}
-        self.known = {**kept, day: came}
+        came = self.known.pop(day, Counts())
+        kept = [(known, counts) for known, counts in self.known.items() if counts.touched]
+        self.known = dict([*kept[-2:], (day, came)])
         self.day = day
 
     def room(self) -> int:
@@ -128,7 +134,9 @@ class ReferenceLedger:
         self.reserved += got
         return got
 
-    def settle(self, day: int, reserved: int, prompt: int, completion: int, estimated: bool) -> None:
+    def settle(
+        self, day: int, reserved: int, prompt: int, completion: int, estimated: bool, cached: int, reasoning: int
+    ) -> None:
         self.roll(day)
         self.reserved -= reserved
         counts = self.today
@@ -136,11 +144,13 @@ class ReferenceLedger:
         counts.completion += completion
         counts.requests += 1
         counts.estimated += (prompt + completion) * estimated
+        counts.cached += max(0, min(cached, prompt))
+        counts.reasoning += max(0, min(reasoning, completion))
         counts.touched = True
 
-    def restore(self, day: int, prompt: int, completion: int, requests: int, estimated: int) -> None:
+    def restore(self, day: int, *totals: int) -> None:
         self.roll(day)
-        self.known[day] = Counts(prompt, completion, requests, estimated, touched=True)
+        self.known[day] = Counts(*totals, touched=True)
 
     def left(self, day: int) -> int:
         self.roll(day)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from itertools import permutations
 from random import Random
 
 import pytest
@@ -15,11 +16,12 @@ from tests.limits.reference import ReferenceLedger
 TODAY = 20_777
 # Midnight both ways, a year ahead and back, and a clock not set yet.
 days = st.sampled_from([0, TODAY - 1, TODAY, TODAY, TODAY, TODAY + 1, TODAY + 365])
+parts = st.integers(-1, 30)
 tokens = st.one_of(st.integers(0, 12), st.integers(0, 2000))
 limits = st.one_of(st.just(0), st.integers(1, 60), st.integers(1, 20_000))
 operation = st.tuples(
     st.sampled_from(["reserve"] * 4 + ["settle"] * 4 + ["extend", "release", "left", "roll", "restore", "write", "flush"]),
-    days, tokens, tokens, tokens, st.booleans(),
+    days, tokens, tokens, tokens, st.booleans(), parts, parts,
 )  # fmt: skip
 
 
@@ -36,16 +38,16 @@ class Store:
 
 @given(limits, st.lists(operation, max_size=80))
 @example(
-    10, [("reserve", TODAY, 10, 0, 0, False), ("settle", TODAY, 0, 10, 0, False), ("roll", TODAY + 365, 0, 0, 0, False),
-         ("reserve", TODAY, 1, 0, 0, False)],
+    10, [("reserve", TODAY, 10, 0, 0, False, -1, -1), ("settle", TODAY, 0, 10, 0, False, -1, -1),
+         ("roll", TODAY + 365, 0, 0, 0, False, -1, -1), ("reserve", TODAY, 1, 0, 0, False, -1, -1)],
 )  # fmt: skip
 def test_every_answer_is_that_of_the_plain_ledger(
-    limit: int, schedule: list[tuple[str, int, int, int, int, bool]]
+    limit: int, schedule: list[tuple[str, int, int, int, int, bool, int, int]]
 ) -> None:
     ledger, exact, store = Ledger(limit), ReferenceLedger(limit), Store()
     in_flight: list[int] = []
     taken: list[Row] = []
-    for kind, day, cost, prompt, completion, estimated in schedule:
+    for kind, day, cost, prompt, completion, estimated, cached, reasoning in schedule:
         if kind == "reserve":
             before = exact.reserved
             assert ledger.reserve(day, cost) is exact.reserve(day, cost)
@@ -57,8 +59,8 @@ def test_every_answer_is_that_of_the_plain_ledger(
             in_flight[-1] += got
         elif kind == "settle" and in_flight:
             reserved = in_flight.pop(cost % len(in_flight))
-            ledger.settle(day, reserved, prompt, completion, estimated)
-            exact.settle(day, reserved, prompt, completion, estimated)
+            ledger.settle(day, reserved, prompt, completion, estimated, cached, reasoning)
+            exact.settle(day, reserved, prompt, completion, estimated, cached, reasoning)
         elif kind == "release" and in_flight:
             reserved = in_flight.pop(cost % len(in_flight))
             ledger.release(reserved)
@@ -69,9 +71,10 @@ def test_every_answer_is_that_of_the_plain_ledger(
             ledger.roll(day)
             exact.roll(day)
         elif kind == "restore":
-            ledger.restore(day, prompt, completion, cost, prompt)
-            exact.restore(day, prompt, completion, cost, prompt)
-            store.held[day] = (prompt, completion, cost, prompt)
+            totals = (prompt, completion, cost, prompt, max(0, cached), max(0, reasoning))
+            ledger.restore(day, *totals)
+            exact.restore(day, *totals)
+            store.held[day] = totals
             taken = []  # whoever restores has no write under way
         elif kind == "write":
             taken = ledger.rows()
@@ -79,16 +82,16 @@ def test_every_answer_is_that_of_the_plain_ledger(
             # What was taken some operations ago is only now in the store: what has changed since stays dirty.
             store.write(taken)
             for row in taken:
-                ledger.clean(row[0], row[5])
+                ledger.clean(row[0], row[-1])
             if not ledger.dirty:
                 for known, counts in exact.known.items():
                     if counts.touched:
-                        totals = (counts.prompt, counts.completion, counts.requests, counts.estimated)
-                        assert store.held[known] == totals
+                        assert store.held[known] == counts.totals
         counts = exact.today
         assert (ledger.day, ledger.reserved) == (exact.day, exact.reserved)
         assert (ledger.prompt, ledger.completion) == (counts.prompt, counts.completion)
         assert (ledger.requests, ledger.estimated) == (counts.requests, counts.estimated)
+        assert (ledger.cached, ledger.reasoning) == (counts.cached, counts.reasoning)
         assert ledger.reserved == sum(in_flight)
         rows = ledger.rows()
         assert ledger.dirty is bool(rows)
@@ -96,7 +99,7 @@ def test_every_answer_is_that_of_the_plain_ledger(
     store.write(ledger.rows())
     for known, counts in exact.known.items():
         if counts.touched:
-            assert store.held[known] == (counts.prompt, counts.completion, counts.requests, counts.estimated)
+            assert store.held[known] == counts.totals
 
 
 @settings(max_examples=20, deadline=None)
@@ -137,7 +140,7 @@ def test_what_is_charged_is_what_was_used(seed: int, limit: int, steps: float) -
         if random.random() < 0.05:
             for row in ledger.rows():
                 store[row[0]] = row
-                ledger.clean(row[0], row[5])
+                ledger.clean(row[0], row[-1])
             assert not ledger.dirty
     for reserved in flying:
         ledger.release(reserved)
@@ -214,15 +217,38 @@ def test_a_clock_a_year_ahead_and_back_finds_the_day_as_it_was() -> None:
         assert ledger.left(wrong) == 100
     assert ledger.left(TODAY) == 0
     assert ledger.requests == 1
-    assert ledger.rows() == [(TODAY, 60, 40, 1, 0, ledger.rows()[0][5])]
+    assert ledger.rows() == [(TODAY, 60, 40, 1, 0, 0, 0, ledger.rows()[0][-1])]
 
 
-def test_only_two_days_are_remembered() -> None:
+@pytest.mark.parametrize("wrong", list(permutations((TODAY - 7_000, TODAY + 1, TODAY + 365), 2)))
+@pytest.mark.parametrize("written", [False, True])
+def test_a_clock_that_passes_two_other_days_and_returns_finds_its_counts(wrong: tuple[int, int], written: bool) -> None:
     ledger = Ledger(100)
-    for day in (TODAY, TODAY + 1, TODAY + 2):
+    assert ledger.reserve(TODAY, 100)
+    ledger.settle(TODAY, 100, 60, 35, True, 50, 30)
+    totals = (60, 35, 1, 95, 50, 30)
+    for turn in range(3):  # there and back, again and again
+        for day in wrong:
+            ledger.settle(day, 0, 1, 1, False)
+        if written:
+            for row in ledger.rows():
+                ledger.clean(row[0], row[-1])
+            assert ledger.dirty is False
+        assert ledger.left(TODAY) == 5
+        assert (ledger.prompt, ledger.completion, ledger.requests, ledger.estimated, ledger.cached, ledger.reasoning) == totals
+        assert not ledger.reserve(TODAY, 6)
+        if not written:
+            assert {row[0]: row[1:-1] for row in ledger.rows()} == {
+                TODAY: totals, **dict.fromkeys(wrong, (turn + 1, turn + 1, turn + 1, 0, 0, 0)),
+            }  # fmt: skip
+
+
+def test_three_days_are_remembered_and_no_more() -> None:
+    ledger = Ledger(100)
+    for day in range(TODAY, TODAY + 4):
         assert ledger.reserve(day, 10)
         ledger.settle(day, 10, 10, 0, False)
-    assert [row[0] for row in ledger.rows()] == [TODAY + 2, TODAY + 1]
+    assert [row[0] for row in ledger.rows()] == [TODAY + 3, TODAY + 2, TODAY + 1]
     assert ledger.left(TODAY + 1) == 90
     assert ledger.left(TODAY) == 100
 
@@ -244,6 +270,9 @@ def test_figures_out_of_range_neither_pay_nor_overflow(limit: int) -> None:
     assert (ledger.prompt, ledger.completion, ledger.requests) == (0, 0, 1)
     ledger.settle(TODAY, 10, 1 << 62, 1 << 62, True)
     assert (ledger.prompt, ledger.completion, ledger.estimated) == (MAX_TOKENS, MAX_TOKENS, 2 * MAX_TOKENS)
+    ledger.settle(TODAY, 0, 10, 4, False, 1 << 62, 1 << 62)
+    ledger.settle(TODAY, 0, 10, 4, False, -(1 << 62), -1)
+    assert (ledger.cached, ledger.reasoning) == (10, 4), "a part is no greater than its whole"
     assert not ledger.reserve(TODAY, MAX_TOKENS + 1)
     ledger.release(1 << 62)
     assert ledger.reserved == 0
@@ -254,13 +283,14 @@ def test_figures_out_of_range_neither_pay_nor_overflow(limit: int) -> None:
 
 def test_a_restart_goes_on_where_the_store_left_off() -> None:
     ledger = Ledger(100)
-    ledger.restore(TODAY - 1, 40, 50, 7, 3)
+    ledger.restore(TODAY - 1, 40, 50, 7, 3, 30, 20)
     ledger.restore(TODAY, 10, 20, 2, 0)
     assert ledger.dirty is False
     assert ledger.rows() == []
     assert ledger.left(TODAY) == 70
     assert ledger.left(TODAY - 1) == 10
     assert (ledger.prompt, ledger.completion, ledger.requests, ledger.estimated) == (40, 50, 7, 3)
+    assert (ledger.cached, ledger.reasoning) == (30, 20)
 
 
 def test_a_row_that_changed_while_it_was_written_is_written_again() -> None:
@@ -269,11 +299,11 @@ def test_a_row_that_changed_while_it_was_written_is_written_again() -> None:
     (row,) = ledger.rows()
     assert row[:5] == (TODAY, 1, 2, 1, 0)
     ledger.settle(TODAY, 0, 1, 2, False)
-    ledger.clean(row[0], row[5])
+    ledger.clean(row[0], row[-1])
     assert ledger.dirty is True
     (row,) = ledger.rows()
     assert row[:5] == (TODAY, 2, 4, 2, 0)
-    ledger.clean(row[0], row[5])
+    ledger.clean(row[0], row[-1])
     assert ledger.dirty is False
     assert ledger.rows() == []
 
@@ -285,7 +315,7 @@ def test_the_last_second_of_a_day_is_written_after_midnight() -> None:
     assert ledger.dirty is True
     (row,) = ledger.rows()
     assert row[:5] == (TODAY, 1, 2, 1, 0)
-    ledger.clean(row[0], row[5])
+    ledger.clean(row[0], row[-1])
     assert ledger.dirty is False
     # Back over midnight: it is dirty again only by what is counted then.
     ledger.roll(TODAY)
@@ -298,10 +328,10 @@ def test_a_row_of_a_forgotten_day_cleans_nothing_of_the_new_one() -> None:
     ledger = Ledger(0)
     ledger.settle(TODAY, 0, 1, 0, False)
     (old,) = ledger.rows()
-    for day in (TODAY + 1, TODAY + 2, TODAY):
+    for day in (TODAY + 1, TODAY + 2, TODAY + 3, TODAY):
         ledger.settle(day, 0, 1, 0, False)
-    ledger.clean(old[0], old[5])
-    assert [row[0] for row in ledger.rows()] == [TODAY, TODAY + 2]
+    ledger.clean(old[0], old[-1])
+    assert [row[0] for row in ledger.rows()] == [TODAY, TODAY + 3, TODAY + 2]
 
 
 @given(st.floats(0, 4e9))

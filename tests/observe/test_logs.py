@@ -22,7 +22,8 @@ def record(**other: Any) -> tuple[Any, ...]:
         "at": time.monotonic(), "request_id": b"00ff", "key_id": "0123456789ab", "client": "127.0.0.1", "method": b"POST",
         "path": b"/v1/chat/completions", "endpoint": "/v1/chat/completions", "model": "m", "engine": "e", "status": 200,
         "bytes_in": 12, "bytes_out": 345, "prompt": 7, "completion": 16, "ttft": 0.001234, "duration": 0.5, "streamed": True,
-        "outcome": "ok", "error": "", "detail": "", "queued": -1.0, "estimated": False,
+        "outcome": "ok", "error": "", "detail": "", "queued": -1.0, "estimated": False, "cached": -1,
+        "reasoning": -1,
     }  # fmt: skip
     assert other.keys() <= usual.keys()
     return tuple({**usual, **other}.values())
@@ -37,6 +38,8 @@ def record(**other: Any) -> tuple[Any, ...]:
         {"queued": 0.0123456, "estimated": True},
         {"queued": 0.0, "error": "queue_timeout", "detail": "no room"},
         {"prompt": -1},
+        {"cached": 0, "reasoning": 12},
+        {"cached": 5, "estimated": True},
         {"ttft": -1.0},
         {"error": "bad_gateway", "detail": NASTY, "status": 502, "outcome": "error"},
         {"model": NASTY, "path": NASTY.encode(), "method": b"GE\xff", "client": NASTY},

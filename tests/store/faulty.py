@@ -30,7 +30,7 @@ MANY = 400
 
 def batch(number: int) -> list[UsageRow]:
     """More than a page or two, so that it needs room; every row holds ``number``."""
-    return [(f"key_{one:016x}", DAY, number, number, number, 0) for one in range(MANY)]
+    return [(f"key_{one:016x}", DAY, number, number, number, 0, 0, 0) for one in range(MANY)]
 
 
 def fill(folder: Path) -> Path:

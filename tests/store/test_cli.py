@@ -104,9 +104,15 @@ def test_a_life_of_a_key(run: Keys) -> None:
 def test_usage_is_shown(run: Keys) -> None:
     key_id = run.json("create", "--name", "ann", "--daily-tokens", "500")["id"]
     database = Database.open(str(run.folder / "fastgw.db"))
-    database.upsert_usage([(key_id, today(), 30, 12, 2, 0), (key_id, today() - 1, 1, 2, 1, 3)])
+    database.upsert_usage([(key_id, today(), 30, 12, 2, 0, 24, 9), (key_id, today() - 1, 1, 2, 1, 3, 0, 0)])
     database.close()
-    assert run.json("list")[0]["today"] == {"prompt_tokens": 30, "completion_tokens": 12, "requests": 2, "estimated_tokens": 0}
+    assert run.json("list")[0]["today"] == {
+        "prompt_tokens": 30, "completion_tokens": 12, "requests": 2, "estimated_tokens": 0, "cached_tokens": 24,
+        "reasoning_tokens": 9,
+    }  # fmt: skip
+    days = [line.split() for line in run("show", "ann").splitlines()[-3:]]
+    assert days[0] == ["DAY", "PROMPT", "COMPLETION", "REQUESTS", "ESTIMATED", "CACHED", "REASONING"]
+    assert [day[1:] for day in days[1:]] == [["30", "12", "2", "0", "24", "9"], ["1", "2", "1", "3", "0", "0"]]
     assert [day["prompt_tokens"] for day in run.json("show", "ann")["usage"]] == [30, 1]
     assert [day["prompt_tokens"] for day in run.json("show", "ann", "--days", "1")["usage"]] == [30]
     line = next(line for line in run("list").splitlines() if "ann" in line)
@@ -209,7 +215,7 @@ async def test_beside_a_running_gateway(tmp_path: Path) -> None:
         nonlocal batches
         while not stop:
             batches += 1
-            assert await held.write(("a", 20_000, batches, batches, batches, 0))
+            assert await held.write(("a", 20_000, batches, batches, batches, 0, 0, 0))
 
     async def command(*argv: str) -> bytes:
         process = await asyncio.create_subprocess_exec(
@@ -231,6 +237,6 @@ async def test_beside_a_running_gateway(tmp_path: Path) -> None:
     assert not held.log.lines
     assert await held.state.close()
     database = Database.open(str(tmp_path / "fastgw.db"))
-    assert database.load_usage(20_000) == [("a", 20_000, batches, batches, batches, 0)]
+    assert database.load_usage(20_000) == [("a", 20_000, batches, batches, batches, 0, 0, 0)]
     assert database.integrity() == []
     database.close()

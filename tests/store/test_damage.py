@@ -37,7 +37,7 @@ def _whole(count: int) -> bytes:
         database = Database.open(str(path))
         for number in range(min(count, 3)):
             record, _text = keys.create(database, {"name": f"k{number}"}, "test")
-            database.upsert_usage([(record.id, DAY, 1, 2, 3, 0)])
+            database.upsert_usage([(record.id, DAY, 1, 2, 3, 0, 0, 0)])
         if count > 3:
             fill(database, count)
         database.close()
@@ -263,7 +263,7 @@ def test_after_the_first_key_the_file_itself_says_so(end: str, tmp_path: Path) -
 def test_a_store_that_never_had_a_key_is_open(tmp_path: Path) -> None:
     """Also after a kill, a restart, a command that only looked, and usage."""
     folder = tmp_path / "state"
-    killed(folder, lambda database: database.upsert_usage([("anonymous", DAY, 1, 1, 1, 0)]))
+    killed(folder, lambda database: database.upsert_usage([("anonymous", DAY, 1, 1, 1, 0, 0, 0)]))
     for _ in range(2):
         loaded, _log = started(folder)
         assert (loaded.keys, loaded.closed, loaded.unread, len(loaded.usage)) == ([], False, False, 1)

@@ -43,7 +43,7 @@ def test_how_a_file_is_kept(path: str) -> None:
     database = Database.open(path)
     names = ("journal_mode", "synchronous", "mmap_size", "cache_spill", "trusted_schema", "temp_store", "locking_mode")
     assert [database.rows(f"PRAGMA {name}")[0][0] for name in names] == ["truncate", 2, 0, 0, 0, 2, "normal"]
-    database.upsert_usage([("a", 1, 1, 1, 1, 0)])
+    database.upsert_usage([("a", 1, 1, 1, 1, 0, 0, 0)])
     assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if path in line]
     database.close()
 
@@ -58,17 +58,17 @@ def test_a_file_in_the_folders_place_is_an_error(tmp_path: Path) -> None:
 def test_rows_are_totals_so_a_repeat_changes_nothing(path: str) -> None:
     database = Database.open(path)
     for _ in range(3):
-        database.upsert_usage([("a", 10, 5, 6, 2, 1), ("b", 10, 1, 1, 1, 0)])
-    database.upsert_usage([("a", 10, 7, 6, 3, 1), ("a", 11, 1, 0, 1, 0)])
-    assert sorted(database.load_usage(10)) == [("a", 10, 7, 6, 3, 1), ("b", 10, 1, 1, 1, 0)]
-    assert database.usage_of("a", 3, 11) == [("a", 11, 1, 0, 1, 0), ("a", 10, 7, 6, 3, 1)]
-    assert database.usage_of("a", 1, 10) == [("a", 10, 7, 6, 3, 1)]
+        database.upsert_usage([("a", 10, 5, 6, 2, 1, 4, 3), ("b", 10, 1, 1, 1, 0, 0, 0)])
+    database.upsert_usage([("a", 10, 7, 6, 3, 1, 5, 3), ("a", 11, 1, 0, 1, 0, 0, 0)])
+    assert sorted(database.load_usage(10)) == [("a", 10, 7, 6, 3, 1, 5, 3), ("b", 10, 1, 1, 1, 0, 0, 0)]
+    assert database.usage_of("a", 3, 11) == [("a", 11, 1, 0, 1, 0, 0, 0), ("a", 10, 7, 6, 3, 1, 5, 3)]
+    assert database.usage_of("a", 1, 10) == [("a", 10, 7, 6, 3, 1, 5, 3)]
     assert database.prune(11) == 2
-    assert (database.load_usage(10), database.load_usage(11)) == ([], [("a", 11, 1, 0, 1, 0)])
+    assert (database.load_usage(10), database.load_usage(11)) == ([], [("a", 11, 1, 0, 1, 0, 0, 0)])
     database.close()
 
 
-rows = st.tuples(st.sampled_from("abc"), st.integers(0, 3), *[st.integers(0, MAX_COUNT)] * 4)
+rows = st.tuples(st.sampled_from("abc"), st.integers(0, 3), *[st.integers(0, MAX_COUNT)] * 6)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_the_file_holds_the_greatest_totals_of_each_key_and_day(
             database.upsert_usage(batch)
         for row in batch:
             key_id, day, *counts = row
-            before = model.get((key_id, day), (key_id, day, 0, 0, 0, 0))
+            before = model.get((key_id, day), (key_id, day, 0, 0, 0, 0, 0, 0))
             most = [max(pair) for pair in zip(before[2:], counts, strict=True)]
             model[key_id, day] = (key_id, day, *most)
     assert {(row[0], row[1]): row for day in range(4) for row in database.load_usage(day)} == model
@@ -99,9 +99,9 @@ def test_the_file_holds_the_greatest_totals_of_each_key_and_day(
 def test_a_batch_that_fails_leaves_nothing(path: str) -> None:
     database = Database.open(path)
     with pytest.raises(OverflowError):
-        database.upsert_usage([("a", 1, 1, 1, 1, 1), ("b", 1, 2**63, 0, 0, 0)])
+        database.upsert_usage([("a", 1, 1, 1, 1, 1, 0, 0), ("b", 1, 2**63, 0, 0, 0, 0, 0)])
     assert database.load_usage(1) == []
-    database.upsert_usage([("a", 1, 1, 1, 1, 1)])
+    database.upsert_usage([("a", 1, 1, 1, 1, 1, 0, 0)])
     assert len(database.load_usage(1)) == 1
     database.close()
 
@@ -111,7 +111,7 @@ def test_what_was_undone_is_undone_whatever_became_of_the_journal(what: str, pat
     """It lies in a folder where somebody cleans up. Nothing is killed: what the file has is what counts."""
     database = Database.open(path)
     database.rows("PRAGMA cache_size = 5")
-    rows = [(f"key_{number:016x}", 1, 1, 1, 1, 0) for number in range(5000)]
+    rows = [(f"key_{number:016x}", 1, 1, 1, 1, 0, 0, 0) for number in range(5000)]
     database.upsert_usage(rows)
     undone = database.transaction()
     undone.__enter__()
@@ -123,7 +123,7 @@ def test_what_was_undone_is_undone_whatever_became_of_the_journal(what: str, pat
         os.unlink(path + "-journal")
     assert not undone.__exit__(KeyError, KeyError(), None)
     assert database.load_usage(1) == rows
-    database.upsert_usage([(rows[0][0], 1, 2, 1, 1, 0)])
+    database.upsert_usage([(rows[0][0], 1, 2, 1, 1, 0, 0, 0)])
     assert database.integrity() == []
     database.close()
     database = Database.open(path)
@@ -134,7 +134,7 @@ def test_what_was_undone_is_undone_whatever_became_of_the_journal(what: str, pat
 def _fill(path: str) -> int:
     """A file of some hundred pages; returns its size."""
     database = Database.open(path)
-    database.upsert_usage([(f"key_{number:016x}", 20_000, number, 1, 1, 0) for number in range(20_000)])
+    database.upsert_usage([(f"key_{number:016x}", 20_000, number, 1, 1, 0, 0, 0) for number in range(20_000)])
     database.close()
     return os.path.getsize(path)
 
@@ -157,11 +157,11 @@ def test_a_file_that_was_cut_short_is_corrupt(path: str) -> None:
 
 def test_reading_beside_a_writer_sees_what_was_committed(path: str) -> None:
     database = Database.open(path)
-    database.upsert_usage([("a", 1, 1, 1, 1, 1)])
+    database.upsert_usage([("a", 1, 1, 1, 1, 1, 0, 0)])
     reader = read(path)
-    assert reader.load_usage(1) == [("a", 1, 1, 1, 1, 1)]
+    assert reader.load_usage(1) == [("a", 1, 1, 1, 1, 1, 0, 0)]
     with pytest.raises(Exception, match="readonly"):
-        reader.upsert_usage([("a", 1, 2, 1, 1, 1)])
+        reader.upsert_usage([("a", 1, 2, 1, 1, 1, 0, 0)])
     reader.close()
     database.close()
 
@@ -186,7 +186,7 @@ def test_a_journal_that_a_kill_has_left_is_put_right_in_a_copy(
 ) -> None:
     """On a disk that is read-only from then on."""
     database = Database.open(path)
-    database.upsert_usage([(f"key_{number:016x}", 20_000, number, 1, 1, 0) for number in range(2000)])
+    database.upsert_usage([(f"key_{number:016x}", 20_000, number, 1, 1, 0, 0, 0) for number in range(2000)])
     database.close()
     left = tmp_path / "left"
     torn(tmp_path, left)
@@ -202,7 +202,7 @@ def test_a_journal_that_a_kill_has_left_is_put_right_in_a_copy(
     reader = read(str(left / "fastgw.db"))
     assert max(row[2] for row in reader.load_usage(20_000)) == 1999
     with pytest.raises(sqlite3.OperationalError, match="readonly"):  # a copy takes no writes, which would be lost with it
-        reader.upsert_usage([("a", 1, 2, 1, 1, 1)])
+        reader.upsert_usage([("a", 1, 2, 1, 1, 1, 0, 0)])
     reader.close()
     assert {one.name: one.read_bytes() for one in left.iterdir()} == before
     assert list(temporary.iterdir()) == []
@@ -236,7 +236,7 @@ def test_whoever_has_many_transactions_to_do_leaves_others_their_turn(path: str)
         database = Database.open(path, busy_s=0.3)
         for number in range(25):
             time.sleep(0.005)
-            database.upsert_usage([("a", 1, number, 1, 1, 0)])
+            database.upsert_usage([("a", 1, number, 1, 1, 0, 0, 0)])
         database.close()
     finally:
         over.set()

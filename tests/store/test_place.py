@@ -246,7 +246,7 @@ async def test_a_lock_that_was_removed_does_not_let_a_second_gateway_in_for_good
     held = Held(tmp_path / "state")
     (tmp_path / "state" / "lock").unlink()
     await held.state.run(lambda database: held.state._file._close_database())
-    assert await held.write(("a", DAY, 1, 1, 1, 0)) or await held.write(("a", DAY, 1, 1, 1, 0))
+    assert await held.write(("a", DAY, 1, 1, 1, 0, 0, 0)) or await held.write(("a", DAY, 1, 1, 1, 0, 0, 0))
     with pytest.raises(StateError, match="another gateway"):
         State(str(tmp_path / "state"), log=Log()).open(DAY)
     assert await held.state.close()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from fastgw.stats import NullLog
 from fastgw.store import keys, schema
 from fastgw.store.database import Database
-from fastgw.store.reading import read
+from fastgw.store.reading import _copied, read
 from fastgw.store.schema import APPLICATION_ID, MIGRATIONS, CorruptState, StateError
+from fastgw.store.state import State
 
 NEXT = (*MIGRATIONS, ("ALTER TABLE keys ADD COLUMN colour TEXT NOT NULL DEFAULT 'grey'",))
 
@@ -27,7 +30,7 @@ def made(path: Path) -> str:
     """A file of the newest schema with one key and a day's usage; returns the key's id."""
     database = Database.open(str(path))
     record, _text = keys.create(database, {"name": "old"}, "test")
-    database.upsert_usage([(record.id, 7, 1, 2, 3, 4)])
+    database.upsert_usage([(record.id, 7, 1, 2, 3, 4, 5, 6)])
     database.close()
     return record.id
 
@@ -46,10 +49,51 @@ def test_an_old_file_is_migrated_and_keeps_what_it_holds(tmp_path: Path, monkeyp
     monkeypatch.setattr(schema, "MIGRATIONS", NEXT)
     database = Database.open(str(path))
     assert database.rows("SELECT id, colour FROM keys") == [(key_id, "grey")]
-    assert database.usage_of(key_id, 1, 7) == [(key_id, 7, 1, 2, 3, 4)]
+    assert database.usage_of(key_id, 1, 7) == [(key_id, 7, 1, 2, 3, 4, 5, 6)]
     database.close()
     assert pragma(path, "user_version") == len(NEXT)
     Database.open(str(path)).close()  # and that is done once
+
+
+def of_version(path: Path, version: int) -> None:
+    """A file as the fastgw of ``version`` has left it: a key, and two days' usage in the columns that there were."""
+    connection = sqlite3.connect(path)
+    for statements in MIGRATIONS[:version]:
+        for statement in statements:
+            connection.execute(statement)
+    connection.execute("INSERT INTO meta VALUES ('store', 'aaaaaaaaaaaaaaaa')")
+    connection.execute("UPDATE meta SET value = 1 WHERE name = 'revision'")
+    connection.execute(
+        "INSERT INTO keys VALUES ('key_old', zeroblob(32), 'old', '', 1.0, 0.0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, "
+        "'[]', '[]', x'', 0.0, 1, 0)"
+    )
+    into = "INSERT INTO usage (key_id, day, prompt, completion, requests, estimated) VALUES (?, ?, ?, ?, ?, ?)"
+    connection.executemany(into, [("key_old", 7, 1, 2, 3, 4), ("key_old", 8, 10, 20, 30, 0)])
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+async def test_a_gateway_goes_on_with_the_file_of_an_earlier_version(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "fastgw.db"
+    of_version(path, version)
+    copied = tmp_path / "copied.db"
+    copied.write_bytes(path.read_bytes())
+    looked = _copied(str(copied))  # as where the disk cannot be written
+    assert looked.usage_of("key_old", 1, 8) == [("key_old", 8, 10, 20, 30, 0, 0, 0)]
+    looked.close()
+    state = State(str(tmp_path), log=NullLog())
+    loaded = state.open(8)
+    assert [record.name for record in loaded.keys] == ["old"]
+    assert sorted(loaded.usage) == [("key_old", 7, 1, 2, 3, 4, 0, 0), ("key_old", 8, 10, 20, 30, 0, 0, 0)]
+    state.start(asyncio.get_running_loop(), lambda records: None)
+    assert await state.close(rows=[("key_old", 8, 11, 21, 31, 0, 6, 5)])
+    assert pragma(path, "user_version") == len(MIGRATIONS)
+    database = Database.open(str(path))
+    assert database.usage_of("key_old", 2, 8) == [("key_old", 8, 11, 21, 31, 0, 6, 5), ("key_old", 7, 1, 2, 3, 4, 0, 0)]
+    database.close()
 
 
 def test_an_old_file_on_a_disk_that_cannot_be_written_is_migrated_in_a_copy(

@@ -88,29 +88,30 @@ async def test_what_was_written_is_loaded_at_the_next_start(tmp_path: Path) -> N
     record, _text = await held.state.run(keys.create, {"name": "a"}, "test")
     await held.state.run(keys.create, {"name": "b"}, "test")
     await held.state.run(keys.delete, "b", "test")
-    assert await held.write((record.id, DAY, 1, 2, 3, 0), (record.id, DAY - 1, 9, 9, 9, 0), (record.id, DAY - 2, 7, 7, 7, 0))
-    assert await held.state.close(rows=[(record.id, DAY, 4, 5, 6, 1)])
+    before = ((record.id, DAY - 1, 9, 9, 9, 0, 0, 0), (record.id, DAY - 2, 7, 7, 7, 0, 0, 0))
+    assert await held.write((record.id, DAY, 1, 2, 3, 0, 0, 0), *before)
+    assert await held.state.close(rows=[(record.id, DAY, 4, 5, 6, 1, 0, 0)])
     assert sorted(os.listdir(tmp_path / "state")) == ["fastgw.db", "fastgw.db-journal", "lock"]
     again = State(str(tmp_path / "state"), log=Log())
     loaded = again.open(DAY)
     assert (loaded.keys, loaded.revision) == ([record], 3)
-    assert sorted(loaded.usage) == [(record.id, DAY - 1, 9, 9, 9, 0), (record.id, DAY, 4, 5, 6, 1)]
+    assert sorted(loaded.usage) == [(record.id, DAY - 1, 9, 9, 9, 0, 0, 0), (record.id, DAY, 4, 5, 6, 1, 0, 0)]
     assert await again.close()
 
 
 async def test_one_batch_at_a_time_and_none_after_the_end(tmp_path: Path) -> None:
     held = Held(tmp_path)
     done: list[bool] = []
-    assert held.state.write([("a", DAY, 1, 1, 1, 0)], done.append)
-    assert not held.state.write([("a", DAY, 2, 2, 2, 0)], done.append)
+    assert held.state.write([("a", DAY, 1, 1, 1, 0, 0, 0)], done.append)
+    assert not held.state.write([("a", DAY, 2, 2, 2, 0, 0, 0)], done.append)
     await until(lambda: done)
-    assert held.state.write([("a", DAY, 3, 3, 3, 0)], done.append)
+    assert held.state.write([("a", DAY, 3, 3, 3, 0, 0, 0)], done.append)
     assert await held.state.close()
     assert done == [True, True]
-    assert not held.state.write([("a", DAY, 4, 4, 4, 0)], done.append)
+    assert not held.state.write([("a", DAY, 4, 4, 4, 0, 0, 0)], done.append)
     with pytest.raises(StateError, match="closed"):
         await held.state.run(keys.list_keys)
-    assert usage(tmp_path) == [("a", DAY, 3, 3, 3, 0)]
+    assert usage(tmp_path) == [("a", DAY, 3, 3, 3, 0, 0, 0)]
 
 
 async def test_changes_by_others_arrive_within_a_second_in_the_loop(tmp_path: Path) -> None:
@@ -170,11 +171,11 @@ async def test_a_damaged_file_is_refused_or_set_aside(tmp_path: Path) -> None:
     held = Held(tmp_path, on_corrupt="set_aside")
     assert held.log.lines == [("warning", "damaged state was set aside; all keys and usage in it are gone")]
     assert not held.state.failing
-    assert await held.write(("a", DAY, 1, 1, 1, 0))
+    assert await held.write(("a", DAY, 1, 1, 1, 0, 0, 0))
     assert await held.state.close()
     (kept,) = [one for one in os.listdir(tmp_path) if ".corrupt-" in one and not one.endswith("-wal")]
     assert (tmp_path / kept).read_bytes() == junk
-    assert usage(tmp_path) == [("a", DAY, 1, 1, 1, 0)]
+    assert usage(tmp_path) == [("a", DAY, 1, 1, 1, 0, 0, 0)]
 
 
 async def test_a_file_of_another_program_is_never_set_aside(tmp_path: Path) -> None:
@@ -202,19 +203,19 @@ async def test_a_lock_that_another_holds_is_waited_out(how: str, tmp_path: Path,
             await asyncio.sleep(0.005)
 
     counter = asyncio.create_task(count())
-    assert not await held.write(("a", DAY, 1, 1, 1, 0))
+    assert not await held.write(("a", DAY, 1, 1, 1, 0, 0, 0))
     assert turns > 20  # the loop went on turning while the thread waited
     counter.cancel()
     assert held.state.failing
     assert "SQLITE_BUSY" in held.state.reason
-    assert not await held.write(("a", DAY, 2, 2, 2, 0))
+    assert not await held.write(("a", DAY, 2, 2, 2, 0, 0, 0))
     other.execute("ROLLBACK")
     other.close()
-    assert await held.write(("a", DAY, 3, 3, 3, 0))
+    assert await held.write(("a", DAY, 3, 3, 3, 0, 0, 0))
     assert (held.state.failing, held.state.reason) == (False, "")
     assert [level for level, _message in held.log.lines] == ["warning", "info"]
     assert await held.state.close()
-    assert usage(tmp_path) == [("a", DAY, 3, 3, 3, 0)]
+    assert usage(tmp_path) == [("a", DAY, 3, 3, 3, 0, 0, 0)]
 
 
 async def test_it_is_well_again_without_a_batch_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,11 +223,11 @@ async def test_it_is_well_again_without_a_batch_to_write(tmp_path: Path, monkeyp
     held = Held(tmp_path)
     other = sqlite3.connect(tmp_path / "fastgw.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    assert not await held.write(("a", DAY, 1, 1, 1, 0))
+    assert not await held.write(("a", DAY, 1, 1, 1, 0, 0, 0))
     other.execute("ROLLBACK")
     other.close()
     await until(lambda: not held.state.failing)
-    assert await held.write(("a", DAY, 1, 1, 1, 0))
+    assert await held.write(("a", DAY, 1, 1, 1, 0, 0, 0))
     assert await held.state.close()
 
 
@@ -237,7 +238,7 @@ async def test_a_file_that_goes_away_is_not_made_anew(tmp_path: Path) -> None:
     gone, _text = await held.state.run(keys.create, {"name": "gone"}, "test")
     (tmp_path / "fastgw.db").rename(tmp_path / "elsewhere.db")
     await until(lambda: held.state.failing)
-    assert not await held.write(("a", DAY, 1, 1, 1, 0))
+    assert not await held.write(("a", DAY, 1, 1, 1, 0, 0, 0))
     assert not (tmp_path / "fastgw.db").exists()
     assert all(not one.deleted for one in held.told)
     for end in ("-wal", "-shm"):
@@ -250,7 +251,7 @@ async def test_a_file_that_goes_away_is_not_made_anew(tmp_path: Path) -> None:
     await until(lambda: held.told[-1].deleted)
     assert held.told[-1].id == gone.id
     assert record.id in {one.id for one in held.told[2:]}
-    assert await held.write(("a", DAY, 1, 1, 1, 0))
+    assert await held.write(("a", DAY, 1, 1, 1, 0, 0, 0))
     assert await held.state.close()
 
 
@@ -324,7 +325,7 @@ async def test_a_key_that_somebody_makes_unreadable_is_refused_and_hides_no_othe
     await until(lambda: held.log.lines)
     assert held.log.lines == [("warning", "a key cannot be read in the state, and is refused")]
     assert not held.state.failing
-    assert await held.write(("a", DAY, 1, 1, 1, 0))
+    assert await held.write(("a", DAY, 1, 1, 1, 0, 0, 0))
     assert await held.state.close()
 
 
@@ -337,7 +338,7 @@ async def test_what_cannot_be_read_is_told_once_while_usage_is_written(tmp_path:
         other.change("UPDATE keys SET name = CAST(x'ff' AS TEXT), revision = ?", (other.next_revision(),))
     await until(lambda: held.state.failing)
     for number in range(1, 9):
-        await held.write(("a", DAY, number, 1, 1, 0))
+        await held.write(("a", DAY, number, 1, 1, 0, 0, 0))
         await asyncio.sleep(0.05)
     assert held.log.lines == [("warning", "the state cannot be written; traffic goes on, usage is kept in memory")]
     assert "not UTF-8" in held.state.reason
@@ -345,15 +346,15 @@ async def test_what_cannot_be_read_is_told_once_while_usage_is_written(tmp_path:
         other.change("UPDATE keys SET name = 'a', revision = ?", (other.next_revision(),))
     other.close()
     await until(lambda: not held.state.failing)
-    assert await held.write(("a", DAY, 50, 1, 1, 0))
-    assert usage(tmp_path / "state") == [("a", DAY, 50, 1, 1, 0)]
+    assert await held.write(("a", DAY, 50, 1, 1, 0, 0, 0))
+    assert usage(tmp_path / "state") == [("a", DAY, 50, 1, 1, 0, 0, 0)]
     assert await held.state.close()
 
 
 async def test_what_could_not_be_read_at_the_start_stays_in_the_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Held(tmp_path)
     record, _text = await first.state.run(keys.create, {"name": "a"}, "test")
-    assert await first.state.close(rows=[("a", DAY, 10, 20, 3, 1)])
+    assert await first.state.close(rows=[("a", DAY, 10, 20, 3, 1, 8, 7)])
 
     def sick(*args: object, **kwargs: object) -> Database:
         raise Unavailable("sick")
@@ -364,16 +365,16 @@ async def test_what_could_not_be_read_at_the_start_stays_in_the_sums(tmp_path: P
         held = Held(tmp_path)
         assert held.loaded == ([], [], 0, True, True), "it may have held keys"
         assert (held.state.failing, held.state.reason) == (True, "sick")
-        assert not await held.write(("a", DAY, 1, 1, 1, 0))
+        assert not await held.write(("a", DAY, 1, 1, 1, 0, 0, 0))
         with pytest.raises(StateError, match="sick"):
             await held.state.run(keys.list_keys)
     await until(lambda: not held.state.failing)
     await until(lambda: held.told)
     assert held.told == [record]
     for _ in range(2):
-        assert await held.write(("a", DAY, 2, 2, 2, 1), ("b", DAY, 5, 5, 5, 0))
+        assert await held.write(("a", DAY, 2, 2, 2, 1, 2, 1), ("b", DAY, 5, 5, 5, 0, 0, 0))
     assert await held.state.close()
-    assert usage(tmp_path) == [("a", DAY, 12, 22, 5, 2), ("b", DAY, 5, 5, 5, 0)]
+    assert usage(tmp_path) == [("a", DAY, 12, 22, 5, 2, 10, 8), ("b", DAY, 5, 5, 5, 0, 0, 0)]
 
 
 async def test_calls_are_bounded_in_number_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +405,7 @@ async def test_the_end_waits_no_longer_than_it_may(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "fastgw.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     begin = time.monotonic()
-    assert not await held.state.close(0.3, [("a", DAY, 1, 1, 1, 0)])
+    assert not await held.state.close(0.3, [("a", DAY, 1, 1, 1, 0, 0, 0)])
     assert time.monotonic() - begin < 2.0
     other.execute("ROLLBACK")
     other.close()
@@ -412,13 +413,13 @@ async def test_the_end_waits_no_longer_than_it_may(tmp_path: Path) -> None:
     assert thread is not None
     await asyncio.to_thread(thread.join, 10)
     assert not thread.is_alive()
-    assert usage(tmp_path) == [("a", DAY, 1, 1, 1, 0)]  # the thread went on trying
+    assert usage(tmp_path) == [("a", DAY, 1, 1, 1, 0, 0, 0)]  # the thread went on trying
 
 
 async def test_old_days_go_and_a_clock_that_jumps_takes_none_along(tmp_path: Path) -> None:
     database = Database.open(str(tmp_path / "fastgw.db"))
-    database.upsert_usage([(key, day, 1, 1, 1, 0) for day in range(100, 502) for key in ("a", "b")])
-    database.upsert_usage([("a", DAY, 1, 1, 1, 0)])  # far ahead
+    database.upsert_usage([(key, day, 1, 1, 1, 0, 0, 0) for day in range(100, 502) for key in ("a", "b")])
+    database.upsert_usage([("a", DAY, 1, 1, 1, 0, 0, 0)])  # far ahead
     database.close()
     held = Held(tmp_path)
     await until(lambda: held.state._file._pruned)
@@ -442,6 +443,6 @@ async def test_no_statement_runs_in_the_loops_thread(tmp_path: Path, monkeypatch
     for name in ("rows", "change", "each", "upsert_usage", "close"):
         watch(name)
     await held.state.run(keys.create, {"name": "a"}, "test")
-    assert await held.write(("a", DAY, 1, 1, 1, 0))
-    assert await held.state.close(rows=[("a", DAY, 2, 2, 2, 0)])
+    assert await held.write(("a", DAY, 1, 1, 1, 0, 0, 0))
+    assert await held.state.close(rows=[("a", DAY, 2, 2, 2, 0, 0, 0)])
     assert threads == {"fastgw-state"}

@@ -32,7 +32,7 @@ def say(*words: object) -> None:
 
 def rows_of(number: int) -> list[UsageRow]:
     """One batch: its number stands in every row, so a batch in part would show."""
-    return [(user, DAY, number, 2 * number, number, number // 2) for user in USERS]
+    return [(user, DAY, number, 2 * number, number, number // 2, number, number // 3) for user in USERS]
 
 
 def number_of(loaded: Loaded) -> int:

@@ -22,7 +22,7 @@ TURNS_S = 0.003
 RECORD_NAMES = (
     "at", "request_id", "key_id", "client", "method", "path", "endpoint", "model", "engine", "status", "bytes_in", "bytes_out",
     "prompt_tokens", "completion_tokens", "ttft_s", "duration_s", "stream", "outcome", "error", "detail",
-    "queued_s", "estimated",
+    "queued_s", "estimated", "cached_tokens", "reasoning_tokens",
 )  # fmt: skip
 
 
