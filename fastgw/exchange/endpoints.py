@@ -91,7 +91,10 @@ _JSON_PATHS: Final = (
 )
 _UPLOAD_PATHS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations")
 _GENERATES: Final = frozenset({"/v1/responses", "/v1/messages"})
-_METERED: Final = frozenset({"/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score"})
+_METERED: Final = frozenset({
+    "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/audio/speech",
+    "/v1/images/generations",
+})  # fmt: skip
 # vLLM takes these without a model.
 _MODEL_OPTIONAL: Final = frozenset({"/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize", "/rerank", "/score"})
 _LOCAL_PATHS: Final = {

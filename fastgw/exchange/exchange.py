@@ -15,7 +15,7 @@ from fastgw.errors import GatewayError, Source
 from fastgw.exchange.answering import Answering
 from fastgw.exchange.context import FinishHook
 from fastgw.exchange.endpoints import JSON
-from fastgw.exchange.state import DONE, LOCAL, QUEUED, RECEIVING, RELAYING, WAITING
+from fastgw.exchange.state import DONE, LOCAL, MERGING, QUEUED, RECEIVING, RELAYING, WAITING
 from fastgw.net.client_conn import DISCARD_BYTES, MAX_REFUSALS
 from fastgw.net.client_conn import TUNNEL as CLIENT_TUNNEL
 from fastgw.net.clock import monotonic
@@ -227,6 +227,7 @@ class Exchange(Answering):
         """The client left: cancel the engine's work, now."""
         if self.phase is DONE:
             return
+        self._leaves_work()
         self._cancel()
         self.gateway.stats.cancelled += 1
         if self.local_task is not None:
@@ -236,6 +237,15 @@ class Exchange(Answering):
         if self.relay is None:
             self.status = 499
         self._end("client_closed", False)
+
+    def _leaves_work(self) -> None:
+        """Nobody waits any more: the work of an engine that has the whole request, and has said nothing yet, is an estimate."""
+        if (
+            (self.phase is WAITING or self.phase is MERGING)
+            and self.sent_at
+            and (self.upload is None or self.upload.sent_whole)
+        ):
+            self.estimated = True
 
     def _cancel(self) -> None:
         """Nobody waits for the answer any more."""
@@ -255,6 +265,7 @@ class Exchange(Answering):
             self._leave_engine()
 
     def on_client_stalled(self) -> None:
+        self._leaves_work()
         self._cancel()
         self.detail = "client does not read"
         self._end("client_stalled", False)
@@ -264,6 +275,8 @@ class Exchange(Answering):
             detail = "its own deadline came first"
             self.fail(GatewayError("queue_timeout", source=Source.GATEWAY, retry_after_s=1.0, detail=detail))
             return
+        if self.timeout_s and monotonic() - self.started_at >= self.timeout_s:
+            self._leaves_work()  # it is the client's own time that is over
         self.fail(GatewayError("upstream_timeout", source=Source.GATEWAY, detail="request_timeout_s reached"))
 
     def abandon(self, kind: str, detail: str) -> None:

@@ -19,7 +19,7 @@ from fastgw.limits.breaker import CLOSED
 from fastgw.net.clock import monotonic
 from fastgw.net.session import Session
 from fastgw.net.upstream_conn import UpstreamConn
-from fastgw.protocol.embeddings import Parts, merged, prompt_tokens, split
+from fastgw.protocol.embeddings import Parts, merged, prompt_tokens, shares, split
 from fastgw.upstream.pool import Pool
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ class MergedCall(Session):
         head = first.request_head(pool, len(body))
         first.strip_usage = strip
         self._sent_at = now
+        for member in self._asked:
+            member.exchange.sent_at = now  # an engine has its inputs: whoever leaves from here on has cost something
         core.stats.merged_calls += 1
         core.stats.merged_requests += len(self._asked)
         if len(body) <= JOIN_BYTES:
@@ -232,12 +234,16 @@ class MergedCall(Session):
         self._room()
         self._detach()
         self.members = []
-        for member, piece in zip(asked, pieces, strict=True):
+        # (Those who have left meanwhile have paid for themselves: nobody pays their share.)
+        sizes = [one.parts.size_bytes for one in asked]
+        used = prompt_tokens(answer)
+        paid = shares(used, sizes) if used >= 0 else [-1] * len(asked)
+        for member, piece, own in zip(asked, pieces, paid, strict=True):
             if member.holder is self:
                 member.holder = None
-                self._answer(member.exchange, pool, head, piece, now)
+                self._answer(member.exchange, pool, head, piece, own, now)
 
-    def _answer(self, exchange: Exchange, pool: Pool, head: ResponseHead, piece: bytes, now: float) -> None:
+    def _answer(self, exchange: Exchange, pool: Pool, head: ResponseHead, piece: bytes, used: int, now: float) -> None:
         """As the engine would have answered this request alone: its status, its fields, and the length of this part."""
         try:
             exchange.pool = pool
@@ -246,7 +252,7 @@ class MergedCall(Session):
             exchange.first_byte_at = self._first_byte_at
             exchange.token_at = now
             exchange.response = head
-            exchange.prompt_tokens = prompt_tokens(piece)
+            exchange.prompt_tokens = used
             lines = exchange.response_lines(head, now)
             data = b"%b%bcontent-length: %d\r\n%b%b" % (head.status_line, head.forward, len(piece), lines, piece)
             exchange.answer(head.status, data)

@@ -1,7 +1,9 @@
 """What a request has cost, when it has ended: its tokens are counted, and what it had reserved is given back.
 
-What it did cost is the engine's count; where the engine gave none, the tokens that passed are counted, and marked as an
-estimate. An answer that was broken off is charged for what was produced, a request that no engine began to answer for nothing.
+What it did cost is the engine's count; where the engine gave none, or not all of it, an estimate, and it is marked so: the
+prompt by its bytes, the answer by the tokens that passed, or by the bytes of the engine's own body. An answer that was broken
+off is charged for what was produced, one that a client did not wait for its prompt, and a request that no engine began to
+answer nothing. docs/limits.md has a table of all endings, and tests/e2e/test_endings.py a test for each.
 
 Invariant: each request is charged once, whatever became of it, and what it had reserved is given back in the same step; so
 a key is never admitted beyond its limit by more than the reservations that were under way.
@@ -9,11 +11,19 @@ a key is never admitted beyond its limit by more than the reservations that were
 
 from __future__ import annotations
 
-from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS, estimate
+from typing import Final
+
+from fastgw.accel.heads import ResponseHead
+from fastgw.accel.tokens import MOST_TOKENS, estimate
 from fastgw.config import Config
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
+from fastgw.exchange.state import NO_LIMIT
 from fastgw.net.clock import micros, monotonic
+from fastgw.policy.quota import answers_of
+
+FRAME_BYTES: Final = 200
+"""Of a plain answer in JSON these are its id, its model, names and braces: no text that anybody has generated."""
 
 
 class Charge(Filter):
@@ -37,30 +47,35 @@ class Charge(Filter):
             if exchange.reserved_minute and account.tokens is not None:
                 account.tokens.give(micros(monotonic()), exchange.reserved_minute)
             return
+        response = exchange.response
+        if response is None or not 200 <= response.status < 300:
+            self._unanswered(exchange)
+        elif exchange.prompt_tokens < 0 or exchange.completion_tokens < 0:
+            self._estimate(exchange, response)
         prompt = exchange.prompt_tokens
         completion = exchange.completion_tokens
-        if prompt < 0 or completion < 0:
-            self._estimate(exchange)
-            prompt = exchange.prompt_tokens
-            completion = exchange.completion_tokens
-            if prompt < 0:
-                prompt = 0
-            if completion < 0:
-                completion = 0
+        cached = exchange.cached_tokens
+        reasoning = exchange.reasoning_tokens
         # An engine's word is taken up to here: sums of what it claims must not turn over in the compiled twin.
-        if prompt > MOST_TOKENS:
-            prompt = MOST_TOKENS
-        if completion > MOST_TOKENS:
-            completion = MOST_TOKENS
+        if not 0 <= prompt <= MOST_TOKENS:
+            prompt = MOST_TOKENS if prompt > 0 else 0
+        if not 0 <= completion <= MOST_TOKENS:
+            completion = MOST_TOKENS if completion > 0 else 0
         stats = gateway.stats
         stats.tokens_prompted += prompt
         stats.tokens_generated += completion
+        if cached > 0:
+            cached = min(cached, prompt)
+            stats.tokens_cached += cached
+        if reasoning > 0:
+            reasoning = min(reasoning, completion)
+            stats.tokens_reasoning += reasoning
         if exchange.estimated:
             stats.tokens_estimated += prompt + completion
         ledger = account.ledger
         if not ledger.dirty:
             gateway.accounts.touched.append(account)
-        ledger.settle(gateway.today, exchange.reserved, prompt, completion, exchange.estimated)
+        ledger.settle(gateway.today, exchange.reserved, prompt, completion, exchange.estimated, cached, reasoning)
         meter = account.tokens
         if meter is not None:
             reserved = exchange.reserved_minute
@@ -71,25 +86,57 @@ class Charge(Filter):
                 meter.give(micros(monotonic()), reserved - used)
 
     @staticmethod
-    def _estimate(exchange: Exchange) -> None:
+    def _unanswered(exchange: Exchange) -> None:
+        """No engine began to answer with a 2xx: whatever else it said is no count of anything."""
+        exchange.prompt_tokens = exchange.completion_tokens = exchange.cached_tokens = exchange.reasoning_tokens = -1
+        if exchange.response is None and exchange.estimated and exchange.facts is not None:
+            # One was at work on it when its client left: what it had read until then is the prompt.
+            exchange.prompt_tokens = prompt_of(exchange)
+        else:
+            exchange.estimated = False
+
+    @staticmethod
+    def _estimate(exchange: Exchange, response: ResponseHead) -> None:
         """The engine did not say what it used, or not all of it."""
-        response = exchange.response
-        if response is None or not 200 <= response.status < 300:
-            return
         relay = exchange.relay
-        generates = exchange.endpoint.generates
-        facts = exchange.facts
-        if exchange.prompt_tokens < 0 and facts is not None:
-            exchange.prompt_tokens = facts.prompt_tokens
+        if exchange.prompt_tokens < 0 and exchange.facts is not None:
+            exchange.prompt_tokens = prompt_of(exchange)
             exchange.estimated = True
-        if exchange.completion_tokens < 0 and generates:
+        if exchange.completion_tokens < 0 and exchange.endpoint.generates:
             if relay is not None and relay.sse is not None:
                 exchange.completion_tokens = relay.sse.tokens
             else:
-                # Nobody counted in it: its size says as much as a prompt's does, but no more than was asked for.
-                size = response.content_length if response.content_length >= 0 else exchange.bytes_out
-                produced = estimate(size)
-                if facts is not None and facts.token_limit >= 0:
-                    produced = min(produced, facts.token_limit * min(facts.choices, MOST_CHOICES))
-                exchange.completion_tokens = produced
+                exchange.completion_tokens = produced(exchange, response)
             exchange.estimated = True
+
+
+def prompt_of(exchange: Exchange) -> int:
+    """A prompt's tokens, before anyone has counted them."""
+    facts = exchange.facts
+    return facts.prompt_tokens if facts is not None else 0
+
+
+def produced(exchange: Exchange, response: ResponseHead) -> int:
+    """An answer's tokens, where nobody counted in it: its size says as much as a prompt's does, but no more than was asked for.
+
+    Only what came of the engine's own body counts: no head, and no answer that the gateway gave in its place.
+    """
+    relay = exchange.relay
+    if relay is not None:
+        size = relay.bytes_out
+    elif exchange.status == response.status and response.status != 204:
+        size = max(0, response.content_length)  # it was whole in one read
+    else:
+        size = 0
+    if response.json:
+        size -= FRAME_BYTES
+    # (Packed, a token of text takes about a byte.)
+    packed = not response.sse and b"content-encoding" in response.forward.lower()
+    tokens = max(0, size) if packed else estimate(size)
+    facts = exchange.facts
+    if facts is None:
+        return tokens
+    most = exchange.bound if exchange.bound != NO_LIMIT else facts.token_limit
+    if most < 0:
+        return tokens
+    return min(tokens, min(most, MOST_TOKENS) * answers_of(exchange))

@@ -66,6 +66,8 @@ class Parts(msgspec.Struct, frozen=True, gc=False):
 
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int = -1
+    input_tokens: int = -1
+    total_tokens: int = -1
 
 
 class _Counted(msgspec.Struct, gc=False):
@@ -183,7 +185,11 @@ def prompt_tokens(answer: bytes) -> int:
         usage = _decode_counted(answer).usage
     except _BAD:
         return -1
-    return usage.prompt_tokens if usage is not None and 0 <= usage.prompt_tokens <= MAX_COUNT else -1
+    if usage is not None:
+        for count in (usage.prompt_tokens, usage.input_tokens, usage.total_tokens):
+            if 0 <= count <= MAX_COUNT:
+                return count
+    return -1
 
 
 class _Items(msgspec.Struct, gc=False):

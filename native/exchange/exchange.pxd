@@ -10,7 +10,7 @@ from fastgw.net.upstream_conn cimport UpstreamConn
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.target cimport Engine
 
-cdef object CLIENT_TUNNEL, DONE, JSON, LOCAL, QUEUED, RECEIVING, RELAYING, WAITING
+cdef object CLIENT_TUNNEL, DONE, JSON, LOCAL, MERGING, QUEUED, RECEIVING, RELAYING, WAITING
 
 @cython.final
 cdef class Exchange(Answering):
@@ -23,4 +23,5 @@ cdef class Exchange(Answering):
     cpdef _read_on(self, object upload, tuple unread)
     cpdef answer(self, int status, bytes data)
     cpdef _cancel(self)
+    cpdef _leaves_work(self)
     cpdef abandon(self, str kind, str detail)

@@ -14,9 +14,18 @@ from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.stats cimport Stats
 
-cdef long long MOST_CHOICES, MOST_TOKENS
+cdef int FRAME_BYTES
+cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
+cdef object COMPLETIONS
+
+@cython.locals(facts=BodyFacts)
+cpdef long long prompt_of(Exchange exchange) except -1
+@cython.locals(facts=BodyFacts, relay=Relay, size=cython.longlong, tokens=cython.longlong, most=cython.longlong,
+               answers=cython.longlong, packed=bint)
+cpdef long long produced(Exchange exchange, ResponseHead response) except -1
 
 cdef class Charge(Filter):
-    @cython.locals(account=Account, gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, prompt=cython.longlong,
-                   completion=cython.longlong, reserved=cython.longlong, used=cython.longlong)
+    @cython.locals(account=Account, gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, response=ResponseHead,
+                   prompt=cython.longlong, completion=cython.longlong, cached=cython.longlong, reasoning=cython.longlong,
+                   reserved=cython.longlong, used=cython.longlong)
     cpdef on_finish(self, Exchange exchange, str outcome)

@@ -118,7 +118,7 @@ class TestJ7:
         assert found["completion_tokens"] == 0 or not stream
         assert found["requests"] == 1
 
-    async def test_J7_a_client_that_leaves_before_the_first_byte_pays_nothing(self) -> None:
+    async def test_J7_a_client_that_leaves_before_the_first_byte_pays_its_prompt(self) -> None:
         async with metered({"ttft_ms": 5000.0}, daily_token_quota=10_000) as (gw, sim, _):
             for stream in (False, True):
                 client = await RawClient.connect(gw.url)
@@ -128,8 +128,9 @@ class TestJ7:
                 client.close()
                 await gw.until("the engine has stopped", lambda: sim.state.running == 0)
             found = await settled(gw)
-        assert spent(found) == (0, 0)
-        assert found["quota_remaining"] == 10_000
+        assert spent(found) == (2 * estimate(), 0)
+        assert found["estimated_tokens"] == 2 * estimate()
+        assert found["quota_remaining"] == 10_000 - 2 * estimate()
 
     async def test_J7_what_no_engine_was_asked_is_no_request(self) -> None:
         async with running([EngineConfig(url="http://127.0.0.1:1")], api_keys=(KEY,), daily_token_quota=10_000) as gw:
@@ -237,7 +238,10 @@ def audit(gw: Running, tokens: dict[int, int], found: dict[str, Any]) -> None:
     for record in records:
         number = int(record["request_id"].removeprefix(b"many-"))
         prompt, completion = max(0, record["prompt_tokens"]), max(0, record["completion_tokens"])
-        if record["status"] != 200:
+        if record["status"] == 499 and record["estimated"]:
+            assert (prompt, completion) == (estimate(), 0), record
+            estimated += prompt
+        elif record["status"] != 200:
             assert (prompt, completion) == (0, 0), record
         elif record["estimated"]:
             assert (prompt, completion <= tokens[number]) == (estimate(), True), record

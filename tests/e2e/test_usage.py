@@ -43,7 +43,7 @@ JSON = [("Content-Type", "application/json")]
 FIELDS = {
     "date", "prompt_tokens", "completion_tokens", "total_tokens", "estimated_tokens", "requests", "quota", "quota_remaining",
     "quota_reserved", "requests_under_way", "concurrency", "requests_per_minute", "requests_remaining", "tokens_per_minute",
-    "tokens_remaining",
+    "tokens_remaining", "cached_tokens", "reasoning_tokens",
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from fastgw.store.reading import _copied, read
 from fastgw.store.schema import APPLICATION_ID, MIGRATIONS, CorruptState, StateError
 from fastgw.store.state import State
 
+OLD = "key_0123456789abcdef"
 NEXT = (*MIGRATIONS, ("ALTER TABLE keys ADD COLUMN colour TEXT NOT NULL DEFAULT 'grey'",))
 
 
@@ -64,11 +65,11 @@ def of_version(path: Path, version: int) -> None:
     connection.execute("INSERT INTO meta VALUES ('store', 'aaaaaaaaaaaaaaaa')")
     connection.execute("UPDATE meta SET value = 1 WHERE name = 'revision'")
     connection.execute(
-        "INSERT INTO keys VALUES ('key_old', zeroblob(32), 'old', '', 1.0, 0.0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, "
+        f"INSERT INTO keys VALUES ('{OLD}', zeroblob(32), 'old', '', 1.0, 0.0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, "
         "'[]', '[]', x'', 0.0, 1, 0)"
     )
     into = "INSERT INTO usage (key_id, day, prompt, completion, requests, estimated) VALUES (?, ?, ?, ?, ?, ?)"
-    connection.executemany(into, [("key_old", 7, 1, 2, 3, 4), ("key_old", 8, 10, 20, 30, 0)])
+    connection.executemany(into, [(OLD, 7, 1, 2, 3, 4), (OLD, 8, 10, 20, 30, 0)])
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {version}")
     connection.commit()
@@ -82,17 +83,17 @@ async def test_a_gateway_goes_on_with_the_file_of_an_earlier_version(tmp_path: P
     copied = tmp_path / "copied.db"
     copied.write_bytes(path.read_bytes())
     looked = _copied(str(copied))  # as where the disk cannot be written
-    assert looked.usage_of("key_old", 1, 8) == [("key_old", 8, 10, 20, 30, 0, 0, 0)]
+    assert looked.usage_of(OLD, 1, 8) == [(OLD, 8, 10, 20, 30, 0, 0, 0)]
     looked.close()
     state = State(str(tmp_path), log=NullLog())
     loaded = state.open(8)
     assert [record.name for record in loaded.keys] == ["old"]
-    assert sorted(loaded.usage) == [("key_old", 7, 1, 2, 3, 4, 0, 0), ("key_old", 8, 10, 20, 30, 0, 0, 0)]
+    assert sorted(loaded.usage) == [(OLD, 7, 1, 2, 3, 4, 0, 0), (OLD, 8, 10, 20, 30, 0, 0, 0)]
     state.start(asyncio.get_running_loop(), lambda records: None)
-    assert await state.close(rows=[("key_old", 8, 11, 21, 31, 0, 6, 5)])
+    assert await state.close(rows=[(OLD, 8, 11, 21, 31, 0, 6, 5)])
     assert pragma(path, "user_version") == len(MIGRATIONS)
     database = Database.open(str(path))
-    assert database.usage_of("key_old", 2, 8) == [("key_old", 8, 11, 21, 31, 0, 6, 5), ("key_old", 7, 1, 2, 3, 4, 0, 0)]
+    assert database.usage_of(OLD, 2, 8) == [(OLD, 8, 11, 21, 31, 0, 6, 5), (OLD, 7, 1, 2, 3, 4, 0, 0)]
     database.close()
 
 
