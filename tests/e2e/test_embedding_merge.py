@@ -15,6 +15,7 @@ from fastgw.exchange import merged_call, merging
 from fastgw.limits.breaker import Breaker
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
 from fastgw.sim.scripted import RawRequest
+from tests.e2e.metered import account_of
 from tests.support.client import RawClient, RawResponse, request
 from tests.support.gateway import Running, running
 from tests.support.ports import closed_port
@@ -248,6 +249,99 @@ class TestShared:
             found = await all_at_once(on.gw.port, [ask("a"), ask("b")])
             assert [one.status for one in found] == [200, 200]
             assert [json.loads(one.body)["model"] for one in on.calls] == ["theirs"]
+
+
+def said(usage: dict[str, Any] | None, *, first: bool = False) -> Answerer:
+    """An engine whose answer has just this ``usage``, before its vectors or behind them."""
+
+    async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+        found = json.loads(vectors(seen))
+        del found["usage"]
+        if usage is not None:
+            found = {"usage": usage, **found} if first else {**found, "usage": usage}
+        await conn.send(framed(json.dumps(found).encode()))
+
+    return answer
+
+
+class TestCharged:
+    """Each pays its own share of what the shared call has used, and the shares add up to it."""
+
+    @pytest.mark.parametrize("first", [True, False])
+    @pytest.mark.parametrize("usage", [
+        {"prompt_tokens": 101, "total_tokens": 101}, {"total_tokens": 101}, {"prompt_tokens": 101}, {"input_tokens": 101},
+        {"prompt_tokens": 101, "completion_tokens": 0, "total_tokens": 101},
+    ])  # fmt: skip
+    async def test_the_shares_add_up_to_the_usage(self, usage: dict[str, int], first: bool) -> None:
+        inputs: list[Any] = ["a", "b" * 9, ["c", "dd", "eee"], "f" * 77, "g"]
+        async with stage(said(usage, first=first), api_keys=KEYS, daily_token_quota=10_000) as on:
+            answers = await all_at_once(on.gw.port, [ask(one, key=KEYS[0]) for one in inputs])
+            await on.gw.idle()
+            ledger = account_of(on.gw, KEYS[0]).ledger
+            assert on.gw.stats.merged_calls == 1
+            assert (ledger.prompt, ledger.completion, ledger.requests, ledger.estimated) == (101, 0, len(inputs), 0)
+            assert ledger.reserved == 0
+            told = [sum(one.json()["usage"].values()) // len([count for count in usage.values() if count]) for one in answers]
+            ids = {one["request_id"].decode(): one["prompt_tokens"] for one in on.gw.records}
+            assert [ids[one.header("x-request-id") or ""] for one in answers] == told, "each pays what its answer says"
+
+    async def test_without_usage_each_pays_its_estimate(self) -> None:
+        async with stage(said(None), api_keys=KEYS, daily_token_quota=10_000) as on:
+            await all_at_once(on.gw.port, [ask("a" * 40, key=KEYS[0]), ask("b" * 80, key=KEYS[0])])
+            await on.gw.idle()
+            ledger = account_of(on.gw, KEYS[0]).ledger
+            assert on.gw.stats.merged_calls == 1
+            assert ledger.estimated == ledger.prompt >= 30
+
+    async def test_who_has_left_pays_for_himself_and_nobody_else_does(self) -> None:
+        """The one that left pays an estimate of his own inputs; of the call's usage the others pay their shares, no more."""
+        asked = asyncio.Event()
+        go_on = asyncio.Event()
+
+        async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+            asked.set()
+            await go_on.wait()
+            await said({"prompt_tokens": 90, "total_tokens": 90})(conn, seen)
+
+        async with stage(answer, api_keys=KEYS, daily_token_quota=10_000) as on, AsyncExitStack() as stack:
+            crowd = await clients(stack, on.gw.port, 3)
+            for client in crowd:
+                await client.send(ask("x" * 38, key=KEYS[0]))
+            await asked.wait()
+            reserved = account_of(on.gw, KEYS[0]).ledger.reserved
+            crowd[0].close()
+            ledger = account_of(on.gw, KEYS[0]).ledger
+            await on.gw.until("it has paid", lambda: ledger.requests == 1)
+            left = ledger.prompt
+            assert (left, ledger.estimated) == (reserved // 3, left)
+            go_on.set()
+            for client in crowd[1:]:
+                assert (await client.read_response()).json()["usage"]["prompt_tokens"] == 30
+            await on.gw.idle()
+            assert (ledger.prompt, ledger.requests, ledger.estimated, ledger.reserved) == (left + 60, 3, left, 0)
+
+    async def test_who_leaves_before_the_call_goes_out_pays_nothing(self) -> None:
+        async with stage(api_keys=KEYS, daily_token_quota=10_000, embedding_merge_s=0.3) as on:
+            async with RawClient.connect("127.0.0.1", on.gw.port) as client:
+                await client.send(ask("a", key=KEYS[0]))
+                await on.gw.until("it waits", lambda: on.gw.stats.exchanges_open == 1)
+            await on.gw.idle()
+            ledger = account_of(on.gw, KEYS[0]).ledger
+            assert (ledger.prompt, ledger.requests, ledger.reserved) == (0, 0, 0)
+
+    async def test_a_call_that_fails_is_charged_once_when_each_has_gone_alone(self) -> None:
+        async def answer(conn: ScriptedConnection, seen: RawRequest) -> None:
+            if len(json.loads(seen.body)["input"]) > 1:
+                await conn.send(framed(b'{"usage":{"prompt_tokens":500}}', status=b"400 Bad Request"))
+            else:
+                await said({"prompt_tokens": 4, "total_tokens": 4})(conn, seen)
+
+        async with stage(answer, api_keys=KEYS, daily_token_quota=10_000) as on:
+            await all_at_once(on.gw.port, [ask(["a"], key=KEYS[0]), ask(["b"], key=KEYS[0])])
+            await on.gw.idle()
+            ledger = account_of(on.gw, KEYS[0]).ledger
+            assert len(on.calls) == 3
+            assert (ledger.prompt, ledger.requests, ledger.estimated, ledger.reserved) == (8, 2, 0, 0)
 
 
 class TestApart:
