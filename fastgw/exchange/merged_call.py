@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from fastgw.accel.chunks import ChunkScanner, FramingError
 from fastgw.accel.heads import ResponseHead
+from fastgw.accel.usage import usage_in
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.relay import CHUNKED, CLOSE, framing_of
 from fastgw.limits.breaker import CLOSED
 from fastgw.net.clock import monotonic
 from fastgw.net.session import Session
 from fastgw.net.upstream_conn import UpstreamConn
-from fastgw.protocol.embeddings import Parts, merged, prompt_tokens, shares, split
+from fastgw.protocol.embeddings import Parts, merged, shares, split
 from fastgw.upstream.pool import Pool
 
 if TYPE_CHECKING:
@@ -236,14 +237,15 @@ class MergedCall(Session):
         self.members = []
         # (Those who have left meanwhile have paid for themselves: nobody pays their share.)
         sizes = [one.parts.size_bytes for one in asked]
-        used = prompt_tokens(answer)
-        paid = shares(used, sizes) if used >= 0 else [-1] * len(asked)
-        for member, piece, own in zip(asked, pieces, paid, strict=True):
+        used = [shares(count, sizes) if count >= 0 else [-1] * len(asked) for count in usage_in(answer)]
+        for turn, (member, piece) in enumerate(zip(asked, pieces, strict=True)):
             if member.holder is self:
                 member.holder = None
-                self._answer(member.exchange, pool, head, piece, own, now)
+                self._answer(member.exchange, pool, head, piece, [figure[turn] for figure in used], now)
 
-    def _answer(self, exchange: Exchange, pool: Pool, head: ResponseHead, piece: bytes, used: int, now: float) -> None:
+    def _answer(
+        self, exchange: Exchange, pool: Pool, head: ResponseHead, piece: bytes, used: Sequence[int], now: float
+    ) -> None:
         """As the engine would have answered this request alone: its status, its fields, and the length of this part."""
         try:
             exchange.pool = pool
@@ -252,7 +254,7 @@ class MergedCall(Session):
             exchange.first_byte_at = self._first_byte_at
             exchange.token_at = now
             exchange.response = head
-            exchange.prompt_tokens = used
+            exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens = used
             lines = exchange.response_lines(head, now)
             data = b"%b%bcontent-length: %d\r\n%b%b" % (head.status_line, head.forward, len(piece), lines, piece)
             exchange.answer(head.status, data)

@@ -64,19 +64,6 @@ class Parts(msgspec.Struct, frozen=True, gc=False):
         return len(self.items)
 
 
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int = -1
-    input_tokens: int = -1
-    total_tokens: int = -1
-
-
-class _Counted(msgspec.Struct, gc=False):
-    usage: _Usage | None = None
-
-
-_decode_counted: Final = msgspec.json.Decoder(_Counted).decode
-
-
 # --- the request
 def parts(body: bytes, most_inputs: int = MOST_INPUTS) -> Parts | None:
     """What ``body`` asks for; ``None`` = it goes alone.
@@ -177,19 +164,6 @@ def split(answer: bytes, counts: Sequence[int], sizes: Sequence[int]) -> list[by
         edits.append((start, end, items.opens + data + items.closes))
         parts.append(_edited(answer, edits))
     return parts
-
-
-def prompt_tokens(answer: bytes) -> int:
-    """What an answer says that its inputs came to; -1 = it does not say, or it is no answer."""
-    try:
-        usage = _decode_counted(answer).usage
-    except _BAD:
-        return -1
-    if usage is not None:
-        for count in (usage.prompt_tokens, usage.input_tokens, usage.total_tokens):
-            if 0 <= count <= MAX_COUNT:
-                return count
-    return -1
 
 
 class _Items(msgspec.Struct, gc=False):

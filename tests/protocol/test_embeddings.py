@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.protocol.embeddings import Kind, Parts, merged, parts, prompt_tokens, shares, split
+from fastgw.accel.usage import usage_in
+from fastgw.protocol.embeddings import Kind, Parts, merged, parts, shares, split
 from tests.support.naughty import STRINGS
 
 BUDGET = settings()  # as many as the profile has: tests/conftest.py
@@ -181,7 +182,7 @@ def test_each_gets_the_bytes_that_it_would_have_got_alone(
         own = [engine.item(at, vector) for at, vector in enumerate(answers[first : first + count])]
         alone = engine.answer(own, prompts[turn], cacheds[turn])
         assert found[turn] == alone
-        assert prompt_tokens(found[turn]) == prompts[turn]
+        assert usage_in(found[turn])[0] == prompts[turn]
         first += count
     assert sum(json.loads(one)["usage"]["total_tokens"] for one in found) == prompt
 
@@ -200,7 +201,7 @@ def test_the_sample_is_good() -> None:
 def test_an_answer_that_counts_nothing_is_still_an_answer(usage: bytes) -> None:
     answer = b'{"data":[{"index":1,"embedding":[2]},{"index":0,"embedding":[1]}]%b}' % usage
     assert split(answer, [1, 1], [1, 1]) == [b'{"data":[{"index":0,"embedding":[%d]}]%b}' % (n, usage) for n in (1, 2)]
-    assert prompt_tokens(answer) == -1
+    assert usage_in(answer) == (-1, -1, -1, -1)
 
 
 @pytest.mark.parametrize(
