@@ -90,6 +90,8 @@ def test_every_counter_of_the_hot_path_is_shown_under_its_name() -> None:
         "gateway_store_write_failures_total": "store_failures",
         "gateway_tokens_prompted_total": "tokens_prompted",
         "gateway_tokens_generated_total": "tokens_generated",
+        "gateway_tokens_cached_total": "tokens_cached",
+        "gateway_tokens_reasoning_total": "tokens_reasoning",
         "gateway_tokens_estimated_total": "tokens_estimated",
         "gateway_merged_requests_total": "merged_requests",
         "gateway_merged_calls_total": "merged_calls",
