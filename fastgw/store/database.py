@@ -304,6 +304,15 @@ class Database:
                     raise CorruptState(f"{self.path} is damaged: it has usage that cannot be")
         return rows
 
+    def usage_around(self, day: int) -> list[UsageRow]:
+        """The totals of ``day``, of the one before it, and of the last other day that has any: a clock that was wrong when the
+        gateway was started, or is now, finds that day's counts when it is set right."""
+        rows = self.load_usage(day - 1, day)
+        last = self.rows("SELECT max(day) FROM usage WHERE day > ?", (day,))[0][0]
+        if last is None:
+            last = self.rows("SELECT max(day) FROM usage WHERE day < ?", (day - 1,))[0][0]
+        return rows if last is None else rows + self.load_usage(last)
+
     def usage_of(self, key_id: str, days: int, last_day: int | None = None) -> list[UsageRow]:
         """A key's totals of the last ``days`` days up to ``last_day`` (today), the newest first; days without are left out."""
         last_day = today() if last_day is None else last_day

@@ -34,7 +34,7 @@ _RETRY_S: Final = (0.1, 5.0)
 
 
 class Loaded(NamedTuple):
-    """What a gateway starts from: keys (none that is deleted), usage of the day and the day before, the revision.
+    """What a gateway starts from: keys (none that is deleted), usage of three days at most, the revision.
 
     ``closed``: the store has held keys, or may have. ``unread``: there may be a file, and what it holds is not known.
     """
@@ -124,7 +124,7 @@ class Folder:
             with database.snapshot():
                 self._store = database.store_id()
                 keys = live_keys(database)
-                usage = database.load_usage(self._day - 1, self._day)
+                usage = database.usage_around(self._day)
                 self._revision = database.revision()
                 self._closed = database.is_closed()
         except Exception as error:

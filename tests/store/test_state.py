@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from fastgw.limits.key import KeyRecord, UsageRow
+from fastgw.limits.ledger import Ledger
 from fastgw.store import folder as folder_module
 from fastgw.store import keys, state
 from fastgw.store.database import Database
@@ -95,7 +96,32 @@ async def test_what_was_written_is_loaded_at_the_next_start(tmp_path: Path) -> N
     again = State(str(tmp_path / "state"), log=Log())
     loaded = again.open(DAY)
     assert (loaded.keys, loaded.revision) == ([record], 3)
-    assert sorted(loaded.usage) == [(record.id, DAY - 1, 9, 9, 9, 0, 0, 0), (record.id, DAY, 4, 5, 6, 1, 0, 0)]
+    assert sorted(loaded.usage) == [*before[::-1], (record.id, DAY, 4, 5, 6, 1, 0, 0)]
+    assert await again.close()
+
+
+@pytest.mark.parametrize(("day", "found"), [
+    (DAY, (DAY + 365, DAY, DAY - 1)), (DAY + 1, (DAY + 365, DAY)), (DAY + 365, (DAY + 365, DAY)), (0, (DAY + 365,)),
+    (DAY - 1, (DAY + 365, DAY - 1, DAY - 2)),
+])  # fmt: skip
+async def test_a_gateway_that_starts_with_a_wrong_clock_knows_the_last_day(
+    tmp_path: Path, day: int, found: tuple[int, ...]
+) -> None:
+    """Counts that are in the file are found when the clock is set right, and never more than three days of a key are held."""
+    held = Held(tmp_path)
+    days = (DAY - 3, DAY - 2, DAY - 1, DAY, DAY + 365)
+    assert await held.write(*[("a", one, one, 1, 1, 0, 0, 0) for one in days])
+    assert await held.state.close()
+    again = State(str(tmp_path), log=Log())
+    loaded = again.open(day)
+    assert sorted(row[1] for row in loaded.usage) == sorted(found)
+    ledger = Ledger(0)
+    for row in sorted(loaded.usage, key=lambda row: row[1]):
+        ledger.restore(*row[1:])
+    ledger.roll(day)
+    for one in found:
+        assert ledger.left(one) == -1
+        assert ledger.prompt == one
     assert await again.close()
 
 
