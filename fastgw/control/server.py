@@ -376,18 +376,20 @@ class ControlServer:
             self._log.info("admin", actor=address, action=call.action, key_id=call.logged_id, status=status)
 
     def _prove(self, request: web.BaseRequest, address: str) -> None:
-        """Raises unless the caller has the admin key: 401, or 429 after too many failures, right key or not."""
-        now = self._clock()
-        wait_s = self._throttle.wait_s(address, now)
-        if wait_s > 0.0:
-            self.auth_failures += 1
-            raise GatewayError("rate_limited", "Too many failed attempts.", retry_after_s=wait_s)
+        """Raises unless the caller has the admin key: 401, or 429 after too many failures.
+
+        The right key is let in whatever came before it: whoever shares the operator's address must not lock him out.
+        """
         given = request.headers.getall("Authorization", [])
         scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         digest = sha256(key.strip(" ").encode("utf-8", "surrogateescape")).digest()
         if hmac.compare_digest(digest, self._digest) and scheme.lower() == "bearer":
             return
         self.auth_failures += 1
+        now = self._clock()
+        wait_s = self._throttle.wait_s(address, now)
+        if wait_s > 0.0:
+            raise GatewayError("rate_limited", "Too many failed attempts.", retry_after_s=wait_s)
         waits = self._throttle.failed(address, now)
         self._log.warning("admin", actor=address, action="denied", status=401, blocked_s=FAILURES_S if waits else 0)
         raise GatewayError("unauthorized", "The admin key is required.")

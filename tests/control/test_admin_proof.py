@@ -74,27 +74,41 @@ async def test_the_operator_is_let_in_and_told_that_there_is_no_store(value: str
     assert log.lines == [("info", "admin", {"actor": "127.0.0.1", "action": "unknown", "key_id": "", "status": 404})]
 
 
-async def test_a_guesser_waits_even_with_the_right_key() -> None:
+async def test_a_guesser_waits_and_the_right_key_does_not() -> None:
     clock, log = Hand(), Events()
     right = admin(Authorization=f"Bearer {ADMIN_KEY}")
+    wrong = admin(Authorization="Bearer guess")
     async with serving(clock=clock, log=log) as control:
         for _ in range(FAILURES):
-            assert (await ask(control, admin(Authorization="Bearer guess"))).status == 401
+            assert (await ask(control, wrong)).status == 401
             clock.now += 1.0
-        response = await ask(control, right)
+        response = await ask(control, wrong)
         assert response.status == 429
         assert response.error["type"] == "rate_limit_error"
         assert response.header("retry-after") == str(int(FAILURES_S - FAILURES))
         assert control.auth_failures == FAILURES + 1
         assert len(log.lines) == FAILURES  # a flood of guesses is no flood of lines
         assert (await ask(control, request("GET", "/metrics"))).status == 200
-        clock.now += FAILURES_S - FAILURES - 0.5
-        assert (await ask(control, right)).status == 429
-        clock.now += 0.5
+        # From the same address, with everybody else of it locked out.
         assert (await ask(control, right)).status == 404  # through the door
+        assert control.auth_failures == FAILURES + 1
+        # Having proved it helps no guesser who comes from there.
+        assert (await ask(control, wrong)).status == 429
+        clock.now += FAILURES_S - FAILURES - 0.5
+        assert (await ask(control, wrong)).status == 429
+        clock.now += 0.5
         # The next failure is the tenth within the minute again.
-        assert (await ask(control, admin(Authorization="Bearer guess"))).status == 401
-        assert (await ask(control, right)).status == 429
+        assert (await ask(control, wrong)).status == 401
+        assert (await ask(control, wrong)).status == 429
+        assert (await ask(control, right)).status == 404
+
+
+@pytest.mark.parametrize("value", [f"Bearer {ADMIN_KEY}x", f"Bearer {ADMIN_KEY[:-1]}", ADMIN_KEY, f"Basic {ADMIN_KEY}", ""])
+async def test_who_waits_is_not_told_how_near_a_guess_was(value: str) -> None:
+    async with serving() as control:
+        for _ in range(FAILURES):
+            await ask(control, admin(Authorization="Bearer guess"))
+        assert (await ask(control, admin(Authorization=value))).status == 429
 
 
 async def test_one_guesser_does_not_lock_out_another_address() -> None:
