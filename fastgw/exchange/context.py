@@ -58,9 +58,9 @@ class Judgement:
     the reader then hands out the same object, and everything that depends on it alone is taken from here."""
 
     __slots__ = (
-        "account", "base", "client_ip", "endpoint", "extra_head", "fields", "head", "key_id", "limit", "line", "meter",
-        "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_status", "told_streamed", "uncoded_fields",
-        "version",
+        "account", "base", "client_ip", "endpoint", "ends_at", "extra_head", "fields", "head", "key_id", "limit", "line",
+        "meter", "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_status", "told_streamed",
+        "uncoded_fields", "version",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, version: int) -> None:
@@ -69,7 +69,9 @@ class Judgement:
         self.limit = exchange.gateway.max_body_bytes
         self.endpoint = exchange.endpoint
         self.key_id = exchange.key_id
-        self.account = exchange.account
+        account = self.account = exchange.account
+        # Unix seconds: the next moment at which its key, or a rotated text of it, ends. 0.0 = none: no clock need be asked.
+        self.ends_at = account.ends_after(time()) if account is not None and account.stored else 0.0
         self.meter = exchange.meter
         self.timeout_s = exchange.timeout_s
         self.extra_head = exchange.extra_head

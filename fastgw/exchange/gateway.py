@@ -94,7 +94,13 @@ class GatewayCore(Context):
         stats.exchanges_open += 1
         stats.exchanges_total += 1
         known: Judgement | None = conn.memo
-        if known is not None and known.head is head and known.version == self.version and head.content_length <= known.limit:
+        if (
+            known is not None
+            and known.head is head
+            and known.version == self.version
+            and head.content_length <= known.limit
+            and (not known.ends_at or time() < known.ends_at)
+        ):
             # The same head as before, but for its length: it need not be judged again.
             if self.plain_ids and head.own is None:
                 self._serial = serial = self._serial + 1

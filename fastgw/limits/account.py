@@ -152,6 +152,13 @@ class Account:
         self.ledger.limit = daily
         self.reserves = self.tokens is not None or daily > 0
 
+    def ends_after(self, unix_s: float) -> float:
+        """The next moment, after ``unix_s``, at which the key expires, or its digest from before a rotation; 0.0 = none."""
+        ends_at = self.expires_at if self.expires_at > unix_s else 0.0
+        if self.previous_until > unix_s and (not ends_at or self.previous_until < ends_at):
+            ends_at = self.previous_until
+        return ends_at
+
     def allows(self, ip: str) -> bool:
         """Whether a client at ``ip`` may use the key."""
         networks = self.networks

@@ -23,7 +23,7 @@ cdef class Judgement:
     cdef public Account account
     cdef public Endpoint endpoint
     cdef public Meter meter
-    cdef public double timeout_s
+    cdef public double ends_at, timeout_s
     cdef public bytes told
     cdef public int told_status
     cdef public bint told_streamed

@@ -21,6 +21,7 @@ cdef class Account:
     cdef public object models, networks, parked
 
     cpdef set(self, Defaults defaults, object record, long long now_us)
+    cpdef double ends_after(self, double unix_s) except -1
     cpdef bint allows(self, str ip) except -1
 
 @cython.final

@@ -335,6 +335,45 @@ class TestEnds:
             (used,) = [one.ledger for one in here.accounts.all() if one.ledger.requests]
             assert used.completion == 40
 
+    @pytest.mark.parametrize("how", ["expires", "rotated"])
+    async def test_S2_19_it_ends_in_that_very_moment_where_its_head_is_known_by_heart(self, how: str, tmp_path: Path) -> None:
+        """Request after request on one connection, and nobody looks after keys meanwhile."""
+        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
+            end = time() + 0.4
+            id, text = await here.key(**({"expires_at": end} if how == "expires" else {}))
+            if how == "rotated":
+                await here.admin("POST", f"/admin/keys/{id}/rotate", {"grace_s": 0.4})
+                end = next(one for one in here.accounts.all() if one.id == id).previous_until
+            keeping = here.gw.gateway._keeping
+            assert keeping is not None
+            keeping.stop()
+            good, answered = 0, time()
+            while (answer := await ask(client, say(1, key=text))).status == 200:
+                sent, answered = answered, time()
+                assert sent < end, f"{sent - end:.3f} s after its end"
+                good += 1
+            assert answered >= end - 0.05, "it has ended early"
+            assert answer.status == 401
+            assert good > 10
+            assert (await ask(client, say(1, key=text))).status == 401
+            keeping.start()
+
+    async def test_S2_19_a_clock_that_is_set_back_or_forth(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a head came to holds by the clock of each request, not by that of its first."""
+        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
+            keeping = here.gw.gateway._keeping
+            assert keeping is not None
+            end = time() + 1000.0
+            _, text = await here.key(expires_at=end)
+            keeping.stop()
+            seen = []
+            for now in (end - 900, end - 0.1, end, end + 900, end - 0.1, end - 900, end + 0.1):
+                for module in ("exchange.gateway", "exchange.context", "policy.auth"):
+                    monkeypatch.setattr(f"fastgw.{module}.time", lambda now=now: now)
+                seen.append([(await ask(client, say(1, key=text))).status for _ in range(2)])
+            assert seen == [[one] * 2 for one in (200, 200, 401, 401, 200, 200, 401)]
+            keeping.start()
+
     async def test_S2_19_an_end_that_is_put_off(self, tmp_path: Path) -> None:
         async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
             id, text = await here.key(expires_at=time() + 0.2)
