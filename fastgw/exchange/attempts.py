@@ -16,6 +16,7 @@ from fastgw.exchange.retry import Failure, Verdict, judge
 from fastgw.exchange.state import BACKOFF, CONNECTING, DONE, QUEUED, WAITING, ExchangeState
 from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
+from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream_conn import UpstreamConn
 from fastgw.protocol.query import with_value
@@ -322,7 +323,10 @@ class Attempts(ExchangeState):
         assert pool is not None
         found = _RETRY_AFTER(head.forward)
         if found is not None:
-            pool.engine.not_before = monotonic() + min(float(found[1]), MAX_RETRY_AFTER_S)
+            account = self.account
+            keyless = account is None or account is self.gateway.accounts.anonymous
+            caller = address_key(self.client_ip) if keyless else account.id  # type: ignore[union-attr]
+            pool.engine.told_to_wait(caller, monotonic(), min(float(found[1]), MAX_RETRY_AFTER_S))
         if not self._body_at_hand():
             return False
         tried = self.tried

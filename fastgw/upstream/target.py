@@ -61,6 +61,7 @@ class Engine:
         "unix_path",
         "warm_connections",
         "weight",
+        "words",
     )
 
     def __init__(self, config: EngineConfig, cb_threshold: int = 0, cb_recovery_s: float = 30.0) -> None:
@@ -90,6 +91,7 @@ class Engine:
         self.slots = config.max_concurrent  # requests that may be under way here, 0 = no limit; the scheduler moves it
         self.gradient: Any = None  # the scheduler's, where an engine shows no gauges of its own
         self.not_before = 0.0  # it asked to be left alone until then
+        self.words: tuple[tuple[float, str], ...] = ()  # until when it has told whom to wait: the two latest, the latest last
         self.healthy: bool | None = None  # None = not yet known: worth trying
         self.failures = 0
         self.probed_at = 0.0
@@ -121,6 +123,15 @@ class Engine:
                 return False
             self.not_before = 0.0
         return self.breaker.may(now) != NO
+
+    def told_to_wait(self, caller: str, now: float, seconds: float) -> None:
+        """``caller`` was told to come again in ``seconds``. The engine is spared for as long as it has told so to two at least:
+        one alone may be its cause, and must not keep all others from it."""
+        others = [word for word in self.words if word[1] != caller and word[0] > now]
+        latest = sorted([*others, (now + seconds, caller)])[-2:]
+        self.words = tuple(latest)
+        if len(latest) > 1:
+            self.not_before = latest[0][0]
 
     def full(self) -> bool:
         """Whether only room is missing: others leave, and then a request may go there."""

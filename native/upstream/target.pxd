@@ -7,7 +7,7 @@ cdef int CLOSED, NO
 
 @cython.final
 cdef class Engine:
-    cdef public tuple addresses, discovered_models, probe_paths
+    cdef public tuple addresses, discovered_models, probe_paths, words
     cdef public long long answered_total, failures, failures_total, inflight, truncations_total
     cdef public bytes api_key_line, base, head_block, label
     cdef public bint cancel, literal
@@ -22,4 +22,5 @@ cdef class Engine:
     cpdef bint usable(self) except -1
     cpdef bint permitted(self) except -1
     cpdef bint last_resort(self) except -1
+    cpdef told_to_wait(self, str caller, double now, double seconds)
     cpdef bint full(self) except -1

@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from fastgw import EngineConfig
 from fastgw.limits.budget import RetryBudget
 from fastgw.sim import RawRequest, ScriptedConnection, ScriptedEngine
+from fastgw.upstream.target import Engine
 from tests.e2e.test_cases_e_upstream import (
     ANSWER,
     EVENT,
@@ -67,9 +69,9 @@ class Fleet:
         """How many requests each engine has got."""
         return [len(posts(engine)) for engine in self.engines]
 
-    async def ask(self, **fields: Any) -> RawResponse:
-        """One request on a connection of its own."""
-        async with RawClient.connect("127.0.0.1", self.gw.port) as client:
+    async def ask(self, *, source: str | None = None, **fields: Any) -> RawResponse:
+        """One request on a connection of its own, from the address ``source``."""
+        async with RawClient.connect("127.0.0.1", self.gw.port, source=source) as client:
             return await ask(client, **fields)
 
 
@@ -156,32 +158,89 @@ class TestStatuses:
 
 
 class TestRetryAfter:
-    """An engine that asks to be left alone is, for as long as it says and a minute at most."""
+    """An engine that asks several to leave it alone is left alone by all, for as long as it says and a minute at most."""
 
     async def test_S2_requests_stay_away_from_it_until_then(self) -> None:
         async with fleet(status(503, b"retry-after: 1"), fine, retry_statuses=BACK_PRESSURE) as it:
             begun = monotonic()
+            assert (await it.ask(source="127.0.0.2")).status == 200
             assert [(await it.ask()).status for _ in range(6)] == [200] * 6
             assert monotonic() - begun < 0.9, "too slow to tell"
-            assert it.asked == [1, 6]
-            assert it.gw.stats.retries_total == 1
+            assert it.asked == [2, 7]
+            assert it.gw.stats.retries_total == 2
             await asyncio.sleep(max(0.0, begun + 1.05 - monotonic()))
             assert (await it.ask()).status == 200
-            assert it.asked == [2, 7]
+            assert it.asked == [3, 8]
+
+    @pytest.mark.parametrize(
+        ("keys", "sources"),
+        [((), ("127.0.0.1",)), (("sk-one",), ("127.0.0.1", "127.0.0.2"))],
+        ids=["one address", "one key, from two addresses"],
+    )
+    async def test_S2_what_one_client_may_have_provoked_holds_for_his_request_only(
+        self, keys: tuple[str, ...], sources: tuple[str, ...]
+    ) -> None:
+        """He is served elsewhere each time, and nobody else is kept from the engine."""
+        settings = {"retry_statuses": BACK_PRESSURE, "api_keys": keys, "retry_budget_percent": 100}
+        async with fleet(status(429, b"retry-after: 60"), fine, **settings) as it:
+            key = keys[0] if keys else None
+            for source in (*sources, *sources):
+                assert (await it.ask(source=source, key=key)).status == 200
+            assert it.asked == [2 * len(sources)] * 2
+            assert pool_engine(it.gw).not_before == 0.0
+
+    async def test_S2_two_keys_of_one_address_are_two(self) -> None:
+        keys = ("sk-one", "sk-two")
+        async with fleet(status(429, b"retry-after: 60"), fine, retry_statuses=BACK_PRESSURE, api_keys=keys) as it:
+            for key in (*keys, *keys):
+                assert (await it.ask(key=key)).status == 200
+            assert it.asked == [2, 4]
+
+    async def test_S2_two_words_that_do_not_meet_are_not_several(self) -> None:
+        """What the first was told is over when the second is told."""
+        async with fleet(status(429, b"retry-after: 1"), fine, retry_statuses=BACK_PRESSURE) as it:
+            assert (await it.ask()).status == 200
+            await asyncio.sleep(1.05)
+            assert (await it.ask(source="127.0.0.2")).status == 200
+            assert (await it.ask(source="127.0.0.2")).status == 200
+            assert it.asked == [3, 3]
 
     async def test_S2_no_longer_than_a_minute(self) -> None:
         async with fleet(status(429, b"Retry-After: 86400"), fine, retry_statuses=BACK_PRESSURE) as it:
-            assert (await it.ask()).status == 200
+            for source in ("127.0.0.1", "127.0.0.2"):
+                assert (await it.ask(source=source)).status == 200
             assert 50 < pool_engine(it.gw).not_before - monotonic() <= 60
 
     async def test_S2_when_all_have_asked_for_it_the_client_is_told_when_the_first_is_back(self) -> None:
         plays = (status(503, b"retry-after: 40"), status(503, b"retry-after: 20", b"x-from: second"))
-        async with fleet(*plays, retry_statuses=BACK_PRESSURE, health_interval_s=60.0) as it:
-            passed_on(await it.ask(), 503, x_from="second", retry_after="20")
+        settings = {"retry_statuses": BACK_PRESSURE, "health_interval_s": 60.0, "retry_budget_percent": 100}
+        async with fleet(*plays, **settings) as it:
+            for source in ("127.0.0.1", "127.0.0.2"):
+                passed_on(await it.ask(source=source), 503, x_from="second", retry_after="20")
             answer = await it.ask()
             assert (answer.status, answer.error["type"]) == (503, "upstream_error")
             assert 15 <= int(answer.header("retry-after") or 0) <= 20
-            assert it.asked == [1, 1]
+            assert it.asked == [2, 2]
+
+    @pytest.mark.parametrize(
+        ("told", "until"),
+        [
+            ([("a", 0.0, 60.0)], 0.0),
+            ([("a", 0.0, 60.0), ("a", 1.0, 60.0)], 0.0),
+            ([("a", 0.0, 60.0), ("b", 1.0, 5.0)], 6.0),
+            ([("a", 0.0, 5.0), ("b", 1.0, 60.0)], 5.0),
+            ([("a", 0.0, 5.0), ("b", 5.0, 5.0)], 0.0),
+            ([("a", 0.0, 9.0), ("b", 1.0, 9.0), ("a", 2.0, 30.0)], 10.0),
+            ([("a", 0.0, 9.0), ("b", 1.0, 9.0), ("c", 2.0, 30.0)], 10.0),
+            ([(f"k{at}", float(at), 10.0) for at in range(1000)], 1008.0),
+        ],
+    )
+    def test_S2_as_long_as_two_were_told(self, told: list[tuple[str, float, float]], until: float) -> None:
+        engine = Engine(EngineConfig(url="http://127.0.0.1:9"))
+        for caller, now, seconds in told:
+            engine.told_to_wait(caller, now, seconds)
+            assert len(engine.words) <= 2
+        assert engine.not_before == until
 
     async def test_S2_it_holds_for_retry_statuses_only(self) -> None:
         async with fleet(status(503, b"retry-after: 30"), fine) as it:
