@@ -106,6 +106,10 @@ _LOCAL_PATHS: Final = {
 }
 
 
+PATHS: Final = ("/v1/chat/completions", "/v1/completions", *_JSON_PATHS, *_UPLOAD_PATHS, "/v1/realtime")
+"""What engines are asked for, beside ``passthrough_paths``."""
+
+
 class EndpointTable:
     """Exact look-up by path, then by the few prefixes that take anything below them."""
 

@@ -66,12 +66,14 @@ class Quota(Filter):
 
     def on_request(self, exchange: Exchange) -> None:
         account = exchange.account
-        if account is None or not account.reserves or not exchange.endpoint.metered:
+        if account is None or not account.reserves or exchange.endpoint.local:
             return
-        # Nobody need send a body to be told this.
+        # Nobody need send a body to be told this; and whatever an engine would do stops here, counted or not.
         if account.ledger.limit and account.ledger.left(exchange.gateway.today) <= 0:
             raise self._exhausted(exchange, account, 1)
-        if account.tokens is not None and exchange.endpoint.mode is UPLOAD and not exchange.is_json():
+        if not exchange.endpoint.metered:
+            self._check_debt(exchange, account)
+        elif account.tokens is not None and exchange.endpoint.mode is UPLOAD and not exchange.is_json():
             # What an upload costs shows at its end only; but whoever owes tokens does not begin another.
             self._take_minute(exchange, account, 1)
 
@@ -133,6 +135,21 @@ class Quota(Filter):
             if not ledger.reserve(today, cost):
                 raise self._exhausted(exchange, account, cost)
             exchange.reserved = cost
+
+    @staticmethod
+    def _check_debt(exchange: Exchange, account: Account) -> None:
+        """Raises where the key owes tokens of the minute. (What is not counted takes none: nothing would give them back.)"""
+        meter = account.tokens
+        if meter is None:
+            return
+        wait_us = meter.wait_us(micros(exchange.started_at), 1)
+        if wait_us > 0:
+            exchange.gateway.stats.limited_tokens += 1
+            raise GatewayError(
+                "rate_limited",
+                f"Too many tokens with this key: more than {meter.rate} per minute.",
+                retry_after_s=wait_us / 1e6,
+            )
 
     def _take_minute(self, exchange: Exchange, account: Account, cost: int) -> None:
         meter = account.tokens
