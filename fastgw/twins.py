@@ -73,6 +73,7 @@ MODULES: Final = (
     "protocol.http1.server",
     "protocol.http1.writer",
     "protocol.openai",
+    "protocol.websocket",
     "stats",
     "upstream.pool",
     "upstream.table",

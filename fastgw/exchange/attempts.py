@@ -213,7 +213,7 @@ class Attempts(ExchangeState):
     def _request_line(self, engine: Engine) -> bytes:
         head = self.head
         target = head.target
-        value = self.tunnel_value
+        value = self.session.value if self.session is not None else None
         name = engine.served_name or self.substitute
         if value is not None and name and name != value.text:
             target = b"%b?%b" % (head.path, with_value(head.query, value, name))

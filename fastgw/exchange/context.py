@@ -20,6 +20,7 @@ from fastgw.limits.ledger import day_of
 from fastgw.net.client_conn import ClientConn, Service
 from fastgw.net.timers import NEVER
 from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.protocol.websocket import Counts
 from fastgw.stats import Stats
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group, UpstreamTable
@@ -40,6 +41,8 @@ MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet i
 Hook = Callable[["Exchange"], None]
 FullHook = Callable[["Exchange"], bool]
 FinishHook = Callable[["Exchange", str], None]
+# A WebSocket's engine has said what an answer used (None: the session has ended without any); False = it may not go on.
+SaidHook = Callable[["Exchange", "Counts | None"], bool]
 Rewrite = Callable[["ExchangeState", "Engine", bytes], bytes]
 
 
@@ -121,6 +124,7 @@ class Context(Service):
         "on_request",
         "on_room",
         "on_route",
+        "on_said",
         "plain_lines_off",
         "quarantine_after",
         "replay",
@@ -190,6 +194,7 @@ class Context(Service):
         self.on_route: tuple[Hook, ...] = hooks(filters, "on_route")
         self.on_full: tuple[FullHook, ...] = hooks(filters, "on_full")
         self.on_room: tuple[Callable[[], None], ...] = hooks(filters, "on_room")
+        self.on_said: tuple[SaidHook, ...] = hooks(filters, "on_said")
         self.on_allowance: tuple[FullHook, ...] = hooks(filters, "on_allowance")
         self.on_finish: tuple[FinishHook, ...] = hooks(filters, "on_finish")
         self.rewriters: tuple[Rewrite, ...] = hooks(filters, "rewrite")
@@ -264,6 +269,10 @@ class Context(Service):
 
     def final_event(self, name: str, exchange: ExchangeState) -> bytes:
         """What ends a stream whose tokens are spent: its shape's own last event, cut for length, with the reason."""
+        raise NotImplementedError
+
+    def close_frame(self, name: str) -> bytes:
+        """What ends a WebSocket session whose tokens are spent."""
         raise NotImplementedError
 
     def routes_anything(self) -> bool:

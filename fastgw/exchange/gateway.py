@@ -40,6 +40,7 @@ from fastgw.protocol.http1.writer import CONTINUE, http_date, simple_response
 from fastgw.protocol.media import is_form
 from fastgw.protocol.multipart import ModelField
 from fastgw.protocol.secrets import masked
+from fastgw.protocol.websocket import SPENT, close_frame
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
@@ -424,6 +425,10 @@ class GatewayCore(Context):
             {"message": kind.message, "type": kind.type, "param": None, "code": kind.code},
             int(time()),
         )
+
+    def close_frame(self, name: str) -> bytes:
+        """What ends a WebSocket session whose tokens are spent."""
+        return close_frame(SPENT, errors.lookup(name, self.profile).message)
 
     def take_up_later(self, exchange: Exchange) -> None:
         """One large body a turn of the loop, in the order in which they came."""

@@ -19,6 +19,7 @@ from fastgw.accel.hashing import digest
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.session import WebSocketSession
 from fastgw.exchange.state import LOCAL
 from fastgw.net.clock import micros, monotonic
 from fastgw.protocol.headers import handshake_lines
@@ -221,7 +222,6 @@ class LocalEndpoints:
             )
         # The client's key never leaves.
         head.forward += handshake_lines(head.own or {}, lambda text: self._core.accounts.find(digest(text)) is not None)
-        exchange.tunnel_value = asked if model else None
+        exchange.session = WebSocketSession(model, asked if model else None)
         exchange.upgrade = True
-        exchange.tunnel_model = model
         exchange.group = group

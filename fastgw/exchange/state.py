@@ -28,6 +28,7 @@ from fastgw.errors import GatewayError, Source
 from fastgw.exchange.context import Context
 from fastgw.exchange.endpoints import Endpoint
 from fastgw.exchange.relay import Relay
+from fastgw.exchange.session import WebSocketSession
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Account
 from fastgw.limits.meter import Meter
@@ -37,7 +38,6 @@ from fastgw.net.timers import NEVER
 from fastgw.net.upstream_conn import UpstreamConn
 from fastgw.protocol.coding import Decoder
 from fastgw.protocol.media import is_json
-from fastgw.protocol.query import Value
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
@@ -130,6 +130,7 @@ class ExchangeState(Session):
         "reused",
         "routed_at",
         "sent_at",
+        "session",
         "shared_bytes",
         "started_at",
         "status",
@@ -139,8 +140,6 @@ class ExchangeState(Session):
         "timer",
         "token_at",
         "tried",
-        "tunnel_model",
-        "tunnel_value",
         "turn_due",
         "upload",
         "upstream",
@@ -192,8 +191,7 @@ class ExchangeState(Session):
         self.queued_at = 0.0
         self.queued_s = -1.0  # how long it waited for room, -1 = it did not
         self.timer: asyncio.TimerHandle | None = None
-        self.tunnel_model = ""  # what a WebSocket session asked for, in its query
-        self.tunnel_value: Value | None = None  # where that stands
+        self.session: WebSocketSession | None = None  # where it asks for one
         self.substitute = ""  # the model that it is sent to instead of its own
         self.reserved = 0  # tokens of the day's
         self.reserved_minute = 0
@@ -228,7 +226,9 @@ class ExchangeState(Session):
     def model(self) -> str:
         if self.facts is not None:
             return self.facts.model
-        return self.upload.model if self.upload is not None else self.tunnel_model
+        if self.session is not None:
+            return self.session.model
+        return self.upload.model if self.upload is not None else ""
 
     def is_json(self) -> bool:
         content_type = self.head.content_type

@@ -20,6 +20,7 @@ from fastgw.policy.quota import Quota
 from fastgw.policy.ratelimit import RateLimit
 from fastgw.policy.rewrite import Rewriting
 from fastgw.policy.route import Route
+from fastgw.policy.sessions import Sessions
 
 ORDER: tuple[Callable[[Config], Filter | None], ...] = (
     IpLimit.from_config,
@@ -30,6 +31,7 @@ ORDER: tuple[Callable[[Config], Filter | None], ...] = (
     BodyLimit.from_config,
     Quota.from_config,
     Charge.from_config,
+    Sessions.from_config,
     Route.from_config,
     Queue.from_config,
     Rewriting.from_config,

@@ -54,11 +54,12 @@ def websocket_key(offered: bytes) -> bytes | None:
 
 def handshake_lines(own: dict[bytes, bytes], secret: Callable[[bytes], bool]) -> bytes:
     """The fields of a WebSocket handshake as an engine gets them (RFC 6455 §4.1): all that the client sent, but for
-    subprotocols that carry a key, or are one: ``secret`` says so of a text."""
+    subprotocols that carry a key, or are one (``secret`` says so of a text), and for extensions, which would have the frames
+    come compressed: what they say of tokens is read."""
     nominated = {option.strip(b" \t").lower() for option in own.get(b"connection", b"").split(b",")}
     lines = []
     for name, value in own.items():
-        if not name.startswith(b"sec-websocket-") or name in nominated:
+        if not name.startswith(b"sec-websocket-") or name in nominated or name == b"sec-websocket-extensions":
             continue
         if name == b"sec-websocket-protocol":
             value = b", ".join(

@@ -1,6 +1,7 @@
-"""A WebSocket that sends back what it is sent: RFC 6455 as far as a tunnel needs to be tested.
+"""The engine's end of ``/v1/realtime``: RFC 6455, and of the Realtime API as much as it takes to be asked for text.
 
-Text and binary frames come back unmasked with their FIN bit and opcode, pings are answered, close is returned. Must never:
+``response.create`` is answered with events, the last of which says what it used; ``conversation.item.create`` adds to the
+prompt. All other frames come back unmasked with their FIN bit and opcode, pings are answered, close is returned. Must never:
 buffer more than one frame of ``FRAME_LIMIT_BYTES``; anything the protocol forbids closes with its status code.
 """
 
@@ -10,8 +11,12 @@ import asyncio
 import base64
 import hashlib
 import struct
-from typing import Final
+from typing import Any, Final
 
+import msgspec
+
+from fastgw.sim import text
+from fastgw.sim.config import SimConfig
 from fastgw.sim.heads import Head, MalformedError
 
 FRAME_LIMIT_BYTES: Final = 1024 * 1024
@@ -24,13 +29,16 @@ def accept_key(key: bytes) -> bytes:
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 
-class WebSocketEcho:
+class WebSocketEngine:
     """The engine's end of one WebSocket."""
 
-    __slots__ = ("_buffer", "_closing", "_transport")
+    __slots__ = ("_answers", "_buffer", "_closing", "_config", "_said", "_transport")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, config: SimConfig) -> None:
         self._transport = transport
+        self._config = config
+        self._said = ""  # all texts of the conversation
+        self._answers = 0
         self._buffer = bytearray()
         self._closing = False
 
@@ -83,10 +91,58 @@ class WebSocketEcho:
         elif opcode == _PING:
             self._send(0x80 | _PONG, payload)
         elif opcode in (0, 1, 2):
-            self._send(first, payload)
+            if first != 0x81 or not self._asked(payload):
+                self._send(first, payload)
         elif opcode != _PONG:
             self._close(1002)
         return True
+
+    # --- the Realtime API
+    def _asked(self, message: bytes) -> bool:
+        """Whether ``message`` was an event that is answered."""
+        try:
+            event = msgspec.json.decode(message)
+        except (ValueError, RecursionError):
+            return False
+        kind = event.get("type") if isinstance(event, dict) else None
+        if kind == "conversation.item.create":
+            self._said += "".join(_texts(event.get("item")))
+            self._tell("conversation.item.created", item=event.get("item"))
+        elif kind == "response.create":
+            asked = event.get("response")
+            self._answer(asked if isinstance(asked, dict) else {})
+        else:
+            return False
+        return True
+
+    def _answer(self, asked: dict[str, Any]) -> None:
+        most = asked.get("max_output_tokens")
+        count = most if isinstance(most, int) and most > 0 else self._config.output_tokens
+        prompt = str(asked.get("instructions") or "") + self._said
+        writer = text.Writer(self._config.seed, prompt.encode())
+        self._answers += 1
+        response: dict[str, Any] = {"object": "realtime.response", "id": f"resp_{self._answers}", "output": []}
+        self._tell("response.created", response={**response, "status": "in_progress", "usage": None})
+        for at in range(count):
+            self._tell("response.output_text.delta", response_id=response["id"], delta=writer.token(at).decode())
+        whole = writer.text(count).decode()
+        self._tell("response.output_text.done", response_id=response["id"], text=whole)
+        cached = text.count_tokens(self._said) if self._answers > 1 and self._said else 0  # it was read before
+        used = text.count_tokens(prompt)
+        usage = {
+            "total_tokens": used + count,
+            "input_tokens": used,
+            "output_tokens": count,
+            "input_token_details": {"text_tokens": used, "audio_tokens": 0, "cached_tokens": cached},
+            "output_token_details": {"text_tokens": count, "audio_tokens": 0},
+        }
+        content = [{"type": "output_text", "text": whole}]
+        output = [{"type": "message", "role": "assistant", "status": "completed", "content": content}]
+        self._tell("response.done", response={**response, "status": "completed", "output": output, "usage": usage})
+        self._said += whole
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        self._send(0x81, msgspec.json.encode({"type": kind, "event_id": "event_0", **fields}))
 
     def _send(self, first: int, payload: bytes) -> None:
         size = len(payload)
@@ -102,6 +158,12 @@ class WebSocketEcho:
         self._send(0x88, struct.pack(">H", code))
         self._closing = True
         self._transport.close()
+
+
+def _texts(item: Any) -> list[str]:
+    content = item.get("content") if isinstance(item, dict) else None
+    parts = content if isinstance(content, list) else []
+    return [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
 
 
 def _unmask(payload: bytes, mask: bytes) -> bytes:

@@ -24,7 +24,7 @@ from fastgw.sim.reading import RequestReader
 from fastgw.sim.received import Received
 from fastgw.sim.scripted import reset_transport
 from fastgw.sim.shapes import BadRequestError
-from fastgw.sim.websocket import WebSocketEcho
+from fastgw.sim.websocket import WebSocketEngine
 
 if TYPE_CHECKING:
     from fastgw.sim.server import Simulator
@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._at = _At.HEAD
         self._reader = RequestReader(simulator.memo, simulator.config.max_body_bytes)
-        self._echo: WebSocketEcho | None = None
+        self._socket: WebSocketEngine | None = None
         self._player: Player | None = None
         self._job: Job | None = None
         self._blocked = False
@@ -95,8 +95,8 @@ class Connection(asyncio.Protocol):
         return False
 
     def data_received(self, data: bytes) -> None:
-        if self._echo is not None:
-            self._echo.feed(data)
+        if self._socket is not None:
+            self._socket.feed(data)
             return
         waiting = self._reader.feed(data)
         if self._at in (_At.HEAD, _At.BODY):
@@ -328,8 +328,8 @@ class Connection(asyncio.Protocol):
         self._idle = self._loop.call_later(left_s, self._check_idle)
 
     def _upgrade(self, head: Head) -> None:
-        self._echo = WebSocketEcho(self.transport)
+        self._socket = WebSocketEngine(self.transport, self._sim.config)
         self._at = _At.WEBSOCKET
-        self.transport.write(self._echo.handshake(head))
+        self.transport.write(self._socket.handshake(head))
         self._finish("served")
-        self._echo.feed(self._reader.rest())
+        self._socket.feed(self._reader.rest())

@@ -48,7 +48,7 @@ cdef class Context(Service):
     cdef public int max_attempts, max_retries, quarantine_after
     cdef public dict shares
     cdef public tuple trusted, on_arrival, on_head, on_origin, on_request, on_body, on_route, on_finish, rewriters
-    cdef public tuple on_allowance, on_full, on_room
+    cdef public tuple on_allowance, on_full, on_room, on_said
 
     cpdef double time_limit(self, double asked, double limit) except -1
     cpdef finished(self, object exchange, str outcome, double now)
@@ -65,6 +65,7 @@ cdef class Context(Service):
     cpdef later(self, object exchange, double seconds)
     cpdef bytes error_event(self, str name, object exchange)
     cpdef bytes final_event(self, str name, object exchange)
+    cpdef bytes close_frame(self, str name)
     cpdef bint routes_anything(self) except -1
     cpdef dial_failed(self, Pool pool, str detail)
     cpdef breaker_moved(self, Pool pool)

@@ -22,13 +22,13 @@ cdef class ExchangeState(Session):
     cdef public Account account
     cdef public long long bytes_in, bytes_out, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens
     cdef public long long allowance, bound, held_bytes, reserved, reserved_minute
-    cdef public str client_ip, detail, error_kind, key_id, substitute, tunnel_model
+    cdef public str client_ip, detail, error_kind, key_id, substitute
     cdef public ClientConn conn
     cdef public Context gateway
     cdef public Endpoint endpoint
     cdef public BodyFacts facts
     cdef public long long shared_bytes
-    cdef public object decoder, lane, local_task, phase, place, timer, tunnel_value, upload
+    cdef public object decoder, lane, local_task, phase, place, session, timer, upload
     cdef public double first_byte_at, queued_at, queued_s, routed_at, sent_at, started_at, timeout_s, token_at
     cdef public Group group
     cdef public list guards

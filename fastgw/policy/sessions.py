@@ -1,0 +1,65 @@
+"""What a WebSocket session uses: each answer is counted as soon as its engine has said what it used, and not at the end.
+
+So what was counted stands however a session ends, and nothing is counted twice: ``charge`` settles requests, and a session is
+none for it (its endpoint is not ``metered``). Nothing is reserved: how many answers there will be nobody knows before.
+
+Invariant: a session is at least one request, and each of its answers is one; it ends with the answer that spends its key's day.
+"""
+
+from __future__ import annotations
+
+from fastgw.accel.tokens import MOST_TOKENS
+from fastgw.config import Config
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.filter import Filter
+from fastgw.net.clock import micros, monotonic
+from fastgw.protocol.websocket import UNSAID, Counts
+
+
+class Sessions(Filter):
+    """See the head of this file."""
+
+    name = "sessions"
+
+    @classmethod
+    def from_config(cls, config: Config) -> Sessions:
+        return cls()
+
+    def on_said(self, exchange: Exchange, said: Counts | None) -> bool:
+        """An answer has ended (None: the session has, without any). False = the key's tokens of the day are spent."""
+        account = exchange.account
+        if account is None:
+            return True
+        if said is None:
+            self._settle(exchange, 0, 0)
+            return True
+        prompt, completion, cached, reasoning = [min(count, MOST_TOKENS) for count in said]
+        # The sums are the session's own record.
+        exchange.prompt_tokens = _sum(exchange.prompt_tokens, prompt)
+        exchange.completion_tokens = _sum(exchange.completion_tokens, completion)
+        exchange.cached_tokens = _sum(exchange.cached_tokens, cached)
+        exchange.reasoning_tokens = _sum(exchange.reasoning_tokens, reasoning)
+        if said == UNSAID:
+            exchange.estimated = True
+        self._settle(exchange, max(prompt, 0), max(completion, 0))
+        ledger = account.ledger
+        return not ledger.limit or ledger.prompt + ledger.completion < ledger.limit
+
+    @staticmethod
+    def _settle(exchange: Exchange, prompt: int, completion: int) -> None:
+        gateway = exchange.gateway
+        account = exchange.account
+        assert account is not None
+        gateway.stats.tokens_prompted += prompt
+        gateway.stats.tokens_generated += completion
+        ledger = account.ledger
+        if not ledger.dirty:
+            gateway.accounts.touched.append(account)
+        ledger.settle(gateway.today, 0, prompt, completion, False)
+        if account.tokens is not None and prompt + completion:
+            account.tokens.charge(micros(monotonic()), prompt + completion)
+
+
+def _sum(before: int, more: int) -> int:
+    """-1 = nobody has said anything yet."""
+    return before if more < 0 else max(before, 0) + more

@@ -1,0 +1,262 @@
+"""The frames of a WebSocket (RFC 6455) as an engine sends them, read as they pass: what each answer has used, and nothing else.
+
+Owns: where a frame and a message end, and which text messages end an answer. Must never: change, delay or keep a byte that is
+only passed on. Of a message is kept what may say what an answer used, and no more than ``MAX_MESSAGE_BYTES``; audio is known by
+its first bytes, and skipped. What breaks the protocol is not judged here: from there on nothing is read (``lost``).
+
+Invariant: what is said does not depend on how the bytes were split.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+import msgspec
+
+Counts = tuple[int, int, int, int]
+"""(prompt, completion, of the prompt cached, of the completion reasoning) tokens; -1 = not said."""
+
+UNSAID: Final[Counts] = (-1, -1, -1, -1)
+
+MAX_MESSAGE_BYTES: Final = 1 << 18  # of one that ends an answer; what a longer one says of tokens is not seen
+LOOK_BYTES: Final = 256  # of a message, within which its `type` usually stands
+MOST_COUNT: Final = 10**12  # what is said to be more is no count
+
+SPENT: Final = 1008  # the status of a close (RFC 6455 §7.4.1): a policy was violated
+MAX_REASON_BYTES: Final = 123  # of its reason (§5.5)
+
+# The messages that end an answer: of the Realtime API and the Responses API, where `response` has the usage; of
+# transcriptions, which have it themselves.
+_RESPONSES: Final = frozenset((b"response.done", b"response.completed", b"response.incomplete", b"response.failed"))
+_ENDS: Final = _RESPONSES | {
+    b"transcription.done",
+    b"transcript.text.done",
+    b"conversation.item.input_audio_transcription.completed",
+}
+
+NO: Final = 0
+PERHAPS: Final = 1
+YES: Final = 2
+
+
+class _Event(msgspec.Struct):
+    """A message: ``response`` and ``usage`` are looked into apart, so that nothing odd beside them is in the way."""
+
+    type: Any = None
+    response: msgspec.Raw = msgspec.Raw()
+    usage: msgspec.Raw = msgspec.Raw()
+
+
+class _Response(msgspec.Struct):
+    usage: msgspec.Raw = msgspec.Raw()
+
+
+_event: Final = msgspec.json.Decoder(_Event)
+_response: Final = msgspec.json.Decoder(_Response)
+
+
+def ends_answer(message: bytes) -> Counts | None:
+    """What the answer has used that ``message`` ends; None where it ends none. The one reader of a message's JSON."""
+    try:
+        event = _event.decode(message)
+        kind = event.type.encode() if isinstance(event.type, str) else b""
+    except (ValueError, RecursionError):  # (msgspec's own errors are ValueErrors)
+        return None
+    if kind not in _ENDS:
+        return None
+    try:
+        usage = _response.decode(event.response).usage if kind in _RESPONSES else event.usage
+        return _counts(msgspec.json.decode(usage))
+    except (ValueError, RecursionError):
+        return UNSAID
+
+
+def _counts(usage: object) -> Counts:
+    if not isinstance(usage, dict):
+        return UNSAID
+    prompt = _count(usage, "input_tokens", "prompt_tokens")
+    completion = _count(usage, "output_tokens", "completion_tokens")
+    total = _count(usage, "total_tokens")
+    if prompt < 0 and completion < 0:
+        prompt = total
+    elif completion < 0 and total >= prompt:
+        completion = total - prompt
+    cached = reasoning = -1
+    for name in ("input_token_details", "input_tokens_details", "prompt_tokens_details"):
+        cached = max(cached, _count(usage.get(name), "cached_tokens"))
+    for name in ("output_token_details", "output_tokens_details", "completion_tokens_details"):
+        reasoning = max(reasoning, _count(usage.get(name), "reasoning_tokens"))
+    return prompt, completion, cached, reasoning
+
+
+def _count(of: object, *names: str) -> int:
+    """The first of ``names`` that is a count; -1 = none."""
+    if isinstance(of, dict):
+        for name in names:
+            value = of.get(name)
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)
+            if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_COUNT:
+                return value
+    return -1
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A server's close (RFC 6455 §5.5.1)."""
+    payload = struct.pack(">H", code) + reason.encode("ascii", "replace")[:MAX_REASON_BYTES]
+    return bytes((0x88, len(payload))) + payload
+
+
+class Frames:
+    """One direction of one session: feed it all that an engine sends behind its 101."""
+
+    __slots__ = ("_final", "_head", "_left", "_looked", "_message", "_overlong", "_reading", "_within", "lost", "said")
+
+    def __init__(self) -> None:
+        self.lost = False  # what came is no frame: nothing is read any more
+        self.said: Counts | None = None  # by the message that :meth:`feed` stopped behind
+        self._head = b""  # the beginning of a frame's head
+        self._left = -1  # bytes of the frame's payload that are to come, -1 = its head is
+        self._final = False  # the frame ends its message
+        self._within = False  # a message has begun
+        self._reading = False  # and this frame's part of it may be of interest
+        self._looked = PERHAPS  # what its first bytes have shown
+        self._overlong = False
+        self._message: bytearray | None = None  # what of it has come
+
+    def feed(self, data: bytes, at: int) -> int:
+        """Read ``data`` from ``at`` on; returns where a message ended that ends an answer (``said`` has what that used), or
+        its length (``said`` is None)."""
+        self.said = None
+        size = len(data)
+        while at < size:
+            if self._left < 0:
+                at = self._take_head(data, at)
+                if self._left < 0:
+                    return size
+            end = size if size - at < self._left else at + self._left
+            if self._reading and end > at:
+                self._keep(data, at, end)
+            self._left -= end - at
+            at = end
+            if self._left:
+                return size
+            self._left = -1
+            if self._final:
+                self._final = False
+                self._within = False
+                if self._looked != NO:
+                    self.said = self._end()
+                    if self.said is not None:
+                        return at
+        return size
+
+    def _take_head(self, data: bytes, at: int) -> int:
+        """A frame's head, or what there is of it; returns where its payload begins."""
+        if self.lost:
+            return at
+        early = len(self._head)
+        if early:
+            head = self._head + data[at : at + 10 - early]
+            start = 0
+        else:
+            head = data
+            start = at
+        there = len(head) - start
+        first = head[start]
+        length = head[start + 1] & 0x7F if there > 1 else 0
+        size = 2 if length < 126 else 4 if length == 126 else 10
+        if there < size:
+            self._head = head[start:]
+            return at
+        self._head = b""
+        opcode = first & 0x0F
+        if size == 4:
+            length = head[start + 2] << 8 | head[start + 3]
+        elif size == 10:
+            length = int.from_bytes(head[start + 2 : start + 10], "big") if head[start + 2] < 0x80 else -1
+        # An extension that nobody agreed on, a mask (only clients have one), and 2^63 bytes or more: no frame of a server.
+        if first & 0x70 or head[start + 1] & 0x80 or length < 0:
+            self._lose()
+            return at
+        at += size - early
+        if opcode >= 8:
+            # Control frames stand between those of a message, and are whole.
+            if opcode > 10 or length > 125 or not first & 0x80:
+                self._lose()
+                return at
+            self._reading = False
+            self._left = length
+            return at
+        if opcode > 2 or (opcode == 0) != self._within:
+            self._lose()
+            return at
+        self._within = True
+        self._final = first & 0x80 != 0
+        self._left = length
+        if opcode:
+            self._looked = PERHAPS if opcode == 1 else NO
+        self._reading = self._looked != NO
+        return at
+
+    def _lose(self) -> None:
+        self.lost = True
+        self._left = -1
+        self._message = None
+
+    def _keep(self, data: bytes, start: int, end: int) -> None:
+        """A piece of a text message: kept, unless its beginning shows that it ends no answer."""
+        message = self._message
+        held = 0 if message is None else len(message)
+        if self._looked == PERHAPS and held < LOOK_BYTES and not self._overlong:
+            if message is None:
+                seen = look(data, start, min(end, start + LOOK_BYTES))
+            else:
+                begun = bytes(message) + data[start : min(end, start + LOOK_BYTES - held)]
+                seen = look(begun, 0, len(begun))
+            self._looked = seen
+            if seen == NO:
+                self._message = None
+                self._reading = False
+                return
+        if self._overlong:
+            return
+        if held + end - start > MAX_MESSAGE_BYTES:
+            self._overlong = True
+            self._message = None
+        elif message is None:
+            self._message = bytearray(data[start:end])
+        else:
+            message += data[start:end]
+
+    def _end(self) -> Counts | None:
+        """The text message is whole."""
+        message = self._message
+        overlong = self._overlong
+        self._message = None
+        self._overlong = False
+        if overlong:
+            return UNSAID if self._looked == YES else None
+        return None if message is None else ends_answer(bytes(message))
+
+
+def look(data: bytes, start: int, end: int) -> int:
+    """Whether a message that begins with ``data[start:end]`` ends an answer: YES, NO, or PERHAPS where its ``type`` is not
+    there, or not plain to see. (A quote within a text is escaped, so what is found in quotes before a colon is a name.)"""
+    at = data.find(b'"type"', start, end)
+    if at < 0:
+        return PERHAPS
+    # (Usually it is the first name.)
+    first = at == start + 1 and data[start] == 0x7B
+    if not first and (data.count(b"{", start, at) != 1 or data.find(b"[", start, at) >= 0):
+        return PERHAPS
+    at += 6
+    while at < end and data[at] in b" \t\r\n:":
+        at += 1
+    if at >= end or data[at] != 0x22:
+        return PERHAPS
+    close = data.find(b'"', at + 1, end)
+    if close < 0 or data.find(b"\\", at, close) >= 0:
+        return PERHAPS
+    return YES if data[at + 1 : close] in _ENDS else NO
