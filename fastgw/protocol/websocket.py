@@ -58,6 +58,8 @@ _response: Final = msgspec.json.Decoder(_Response)
 
 def ends_answer(message: bytes) -> Counts | None:
     """What the answer has used that ``message`` ends; None where it ends none. The one reader of a message's JSON."""
+    if look(message, 0, min(len(message), LOOK_BYTES)) == NO:
+        return None  # (its first `type` counts, also where it has two)
     try:
         event = _event.decode(message)
         kind = event.type.encode() if isinstance(event.type, str) else b""

@@ -167,6 +167,7 @@ SAID: list[tuple[bytes, Counts | None]] = [
     (b'[{"type":"response.done"}]', None),
     (b'{"type":["response.done"]}', None),
     (b'{"type":"response.done"', None),
+    (b'{"type":"error","type":"response.done"}', None),
     (b'"response.done"', None),
     (b"", None),
     (b"\xff\xfe", None),
