@@ -50,6 +50,7 @@ MODULES: Final = (
     "limits.fairqueue",
     "limits.ledger",
     "limits.meter",
+    "limits.promises",
     "net.client_conn",
     "net.clock",
     "net.poller",

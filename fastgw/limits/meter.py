@@ -8,6 +8,13 @@ Invariant: ``debt`` is what was taken and has not yet decayed, in units times ``
 off ``rate`` of it and nothing is ever rounded. 0 <= debt <= 9 * 10**18: every sum fits a signed 64-bit number. A meter's
 own time never runs back: a call that is told an earlier time than the latest one counts as made at the latest one, so that
 no microsecond pays twice and no debt is lost.
+
+**Given back is what has not decayed already.** Had ``x`` units less been taken at ``t``, the debt would be lower now by ``x``,
+or by the least debt that there has been since ``t``, if that is less: what was there to decay has decayed either way (a leaky
+bucket is a path reflected at zero; Skorokhod, "Stochastic Equations for Diffusion Processes in a Bounded Region", 1961). More
+than that would be units saved up, to be taken beyond the burst. So while something may come back (``open``), ``lows`` has
+the least debt since each moment that matters: a stack of moments and debts, both rising, at most :data:`MOST_LOWS` of them.
+Beyond that neighbours become one, at the lower of their debts: then too little comes back, never too much.
 """
 
 from __future__ import annotations
@@ -15,6 +22,8 @@ from __future__ import annotations
 from collections import deque
 from ipaddress import IPv6Address
 from typing import Final
+
+from fastgw.limits.promises import Promises
 
 MAX_RATE: Final = 10**11
 """The largest rate, in units per period."""
@@ -26,21 +35,29 @@ MAX_DEBT_PERIODS: Final = 60
 """What is charged beyond the burst is forgotten where it would take more periods than this to pay off: an hour for limits
 per minute. One false figure of an engine must not lock a client out for a day."""
 
+MOST_LOWS: Final = 32
+"""Of a meter under one key: it is about so many requests under way at rising debts until what comes back is rounded down."""
+
 # The compiled twin has these as C numbers.
 _debt_periods: Final = MAX_DEBT_PERIODS
 _most_debt: Final = 9_000_000_000_000_000_000
+_lows: Final = 2 * MOST_LOWS
 
 
 class Meter:
     """``rate`` units per ``period_us``, and ``burst`` units at once.
 
-    ``held``: it is in a :class:`Meters` table. ``cost`` is in whole units everywhere, 0 to 2**62.
+    ``held``: it is in a :class:`Meters` table. ``open``: how many times something was taken that may come back. ``beyond``: what
+    is owed under a limit that was lowered, more than it may lock out for; it comes back with the old limit, and decays after
+    the debt. ``cost`` is in whole units everywhere, 0 to 2**62.
 
     :raises ValueError: for limits beyond ``1 <= rate <= MAX_RATE``, ``burst >= 1``, ``period_us >= 1`` or
         ``burst * period_us <= MAX_CAPACITY``, and from the methods for a negative cost.
     """
 
-    __slots__ = ("at_us", "burst", "debt", "held", "period_us", "rate")
+    __slots__ = (
+        "at_us", "beyond", "burst", "debt", "held", "lowered_us", "lows", "open", "period_us", "promises", "rate",
+    )  # fmt: skip
 
     def __init__(self, rate: int, period_us: int, burst: int) -> None:
         _check(rate, period_us, burst)
@@ -50,6 +67,11 @@ class Meter:
         self.debt = 0
         self.at_us = 0
         self.held = False
+        self.beyond = 0
+        self.lowered_us = 0
+        self.open = 0
+        self.lows: list[int] | None = None  # a moment, the least debt between the one before it and itself, and so on
+        self.promises: Promises | None = None  # made when the first is refused
 
     def take(self, now_us: int, cost: int) -> bool:
         """Take ``cost`` units, all or none. False = nothing was taken."""
@@ -59,8 +81,34 @@ class Meter:
         # Products only of costs that fit the burst, and a difference on the right: no sum can pass 64 bits.
         if cost > self.burst or cost * self.period_us > self.burst * self.period_us - self.debt:
             return False
+        if self.open:
+            self._mark()
         self.debt += cost * self.period_us
         return True
+
+    def hold(self) -> None:
+        """What was taken just now may come back: :meth:`settle` is called once for it."""
+        self.open += 1
+
+    def settle(self, now_us: int, since_us: int, taken: int, used: int) -> None:
+        """The end of what was held since ``since_us``: of ``taken`` units ``used`` were used.
+
+        What was used beyond is charged; what was not used comes back, as far as it has not decayed already. Nothing
+        comes back to a meter that holds nothing: it was taken from another.
+        """
+        if taken < 0 or used < 0:
+            raise ValueError("a negative cost")
+        if not self.open:
+            if used > taken:
+                self.charge(now_us, used - taken)
+            return
+        self.open -= 1
+        if used > taken:
+            self.charge(now_us, used - taken)
+        elif used < taken:
+            self._return(now_us, since_us, taken - used)
+        if not self.open:
+            self.lows = None
 
     def wait_us(self, now_us: int, cost: int) -> int:
         """The smallest wait after which :meth:`take` succeeds if nobody else takes; 0 = now, -1 = never (above the burst)."""
@@ -74,8 +122,18 @@ class Meter:
             return 0
         return self.at_us - now_us + (short - 1) // self.rate + 1
 
+    def told_s(self, now_us: int, cost: int, chance: float) -> float:
+        """Seconds that one who was refused ``cost`` units is told to wait; -1.0 = for ever. See :class:`Promises`."""
+        word_us = self.wait_us(now_us, cost)
+        if word_us < 0:
+            return -1.0
+        promises = self.promises
+        if promises is None:
+            promises = self.promises = Promises()
+        return promises.told(now_us / 1e6, word_us / 1e6, cost / self.rate * (self.period_us / 1e6), chance)
+
     def give(self, now_us: int, cost: int) -> None:
-        """Give units back: less was used than had been taken. Never makes a meter better than a new one."""
+        """Undo a :meth:`take` of the same microsecond. Never makes a meter better than a new one."""
         if cost < 0:
             raise ValueError("a negative cost")
         self._pay(now_us)
@@ -89,6 +147,8 @@ class Meter:
         if cost < 0:
             raise ValueError("a negative cost")
         self._pay(now_us)
+        if self.open:
+            self._mark()
         most = self._most()
         if cost > (most - self.debt) // self.period_us:
             self.debt = most
@@ -111,20 +171,29 @@ class Meter:
     def idle(self, now_us: int) -> bool:
         """Whether it decides as a new one would, so that nothing is lost when it is forgotten."""
         self._pay(now_us)
-        return self.debt == 0
+        return self.debt == 0 and self.beyond == 0
 
     def change(self, rate: int, burst: int, now_us: int) -> None:
         """New limits for a meter in use; the period stays.
 
-        Units taken stay taken, and decay at the new rate from now on: it never admits more than a new one would.
+        Units taken stay taken, and decay at the new rate from now on: it never admits more than a new one would. What is owed
+        beyond :data:`MAX_DEBT_PERIODS` of the new limits is set aside, until these are raised again.
 
         :raises ValueError: as the constructor does; nothing has changed then.
         """
         _check(rate, self.period_us, burst)
         self._pay(now_us)
+        owed = self.debt + self.beyond
         self.rate = rate
         self.burst = burst
-        self.debt = min(self.debt, self._most())
+        most = self._most()
+        if owed > most:
+            self.debt = most
+            self.beyond = min(owed - most, _most_debt - most)
+            self.lowered_us = self.at_us
+        else:
+            self.debt = owed
+            self.beyond = 0
 
     def _pay(self, now_us: int) -> None:
         """Let the debt decay until now."""
@@ -132,12 +201,94 @@ class Meter:
         if elapsed <= 0:
             return
         self.at_us = now_us
-        if self.debt:
+        owed = self.debt + self.beyond
+        if owed:
             # Asked by division: a day's elapsed time multiplied by the rate would not fit.
-            if elapsed > self.debt // self.rate:
+            if elapsed > owed // self.rate:
                 self.debt = 0
+                self.beyond = 0
+                return
+            paid = elapsed * self.rate
+            if paid <= self.debt:
+                self.debt -= paid
             else:
-                self.debt -= elapsed * self.rate
+                self.beyond -= paid - self.debt
+                self.debt = 0
+
+    def _mark(self) -> None:
+        """The debt is about to grow: so low it was."""
+        lows = self.lows
+        if lows is None:
+            lows = self.lows = []
+        debt = self.debt
+        end = len(lows)
+        while end and lows[end - 1] >= debt:
+            end -= 2
+        del lows[end:]
+        lows.append(self.at_us)
+        lows.append(debt)
+        if end >= _lows:
+            self._thin()
+
+    def _thin(self) -> None:
+        """Halve the lows: those that differ little, for their height, become one.
+
+        By their height, because what comes back is compared with them: a low that is larger than any one cost needs no
+        exactness, and the lowest keep theirs.
+        """
+        lows = self.lows
+        assert lows is not None
+        width = 1
+        while len(lows) > _lows // 2:
+            kept = [lows[0], lows[1]]
+            last = lows[1]
+            for at in range(2, len(lows), 2):
+                low = lows[at + 1]
+                if (low - last) // width > last // 8:
+                    kept.append(lows[at])
+                    kept.append(low)
+                    last = low
+                else:
+                    kept[-2] = lows[at]
+            lows = kept
+            width *= 2
+        self.lows = lows
+
+    def _return(self, now_us: int, since_us: int, cost: int) -> None:
+        """Lower the debt as if ``cost`` units less had been taken at ``since_us``. See the head of this file."""
+        self._pay(now_us)
+        back = _most_debt
+        if cost < back // self.period_us:
+            back = cost * self.period_us
+        lows = self.lows
+        end = 0
+        at = 0
+        if lows is not None:
+            end = len(lows)
+            at = end
+            while at and lows[at - 2] > since_us:
+                at -= 2
+            if at < end:
+                back = min(back, lows[at + 1])
+        aside = 0
+        if self.beyond and since_us < self.lowered_us:
+            # It was taken before the limit was lowered, and is among what was set aside then.
+            aside = min(back, self.beyond)
+            self.beyond -= aside
+        back = min(back - aside, self.debt)
+        self.debt -= back
+        back += aside
+        if at == end or not back:
+            return
+        assert lows is not None
+        for one in range(at + 1, end, 2):
+            lows[one] -= back
+        # What was lower before it is not any more.
+        low = lows[at + 1]
+        begin = at
+        while begin and lows[begin - 1] >= low:
+            begin -= 2
+        del lows[begin:at]
 
     def _most(self) -> int:
         """The largest debt: the burst, and what :data:`MAX_DEBT_PERIODS` pay off, or what fits."""

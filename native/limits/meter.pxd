@@ -1,15 +1,25 @@
 cimport cython
 
+from fastgw.limits.promises cimport Promises
+
 cdef long long _debt_periods, _most_debt
+cdef Py_ssize_t _lows
 
 @cython.final
 cdef class Meter:
-    cdef public long long at_us, burst, debt, period_us, rate
+    cdef public long long at_us, beyond, burst, debt, lowered_us, period_us, rate
+    cdef public int open
     cdef public bint held
+    cdef public list lows
+    cdef public Promises promises
 
     cpdef bint take(self, long long now_us, long long cost) except -1
     @cython.locals(short=cython.longlong)
     cpdef long wait_us(self, long long now_us, long long cost) except? -2
+    cpdef hold(self)
+    cpdef settle(self, long long now_us, long long since_us, long long taken, long long used)
+    @cython.locals(word_us=cython.longlong, promises=Promises)
+    cpdef double told_s(self, long long now_us, long long cost, double chance) except? -2
     cpdef give(self, long long now_us, long long cost)
     @cython.locals(most=cython.longlong)
     cpdef charge(self, long long now_us, long long cost)
@@ -17,9 +27,18 @@ cdef class Meter:
     cpdef long left(self, long long now_us) except -1
     cpdef long reset_us(self, long long now_us) except -1
     cpdef bint idle(self, long long now_us) except -1
+    @cython.locals(owed=cython.longlong, most=cython.longlong)
     cpdef change(self, long long rate, long long burst, long long now_us)
-    @cython.locals(elapsed=cython.longlong)
+    @cython.locals(elapsed=cython.longlong, owed=cython.longlong, paid=cython.longlong)
     cdef _pay(self, long long now_us)
+    @cython.locals(lows=list, debt=cython.longlong, end=cython.Py_ssize_t)
+    cdef _mark(self)
+    @cython.locals(lows=list, kept=list, width=cython.longlong, last=cython.longlong, low=cython.longlong,
+                   at=cython.Py_ssize_t)
+    cdef _thin(self)
+    @cython.locals(lows=list, back=cython.longlong, aside=cython.longlong, low=cython.longlong, end=cython.Py_ssize_t,
+                   at=cython.Py_ssize_t, begin=cython.Py_ssize_t, one=cython.Py_ssize_t)
+    cdef _return(self, long long now_us, long long since_us, long long cost)
     @cython.locals(beyond=cython.longlong)
     cdef long _most(self) except -1
 

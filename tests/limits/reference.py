@@ -20,6 +20,8 @@ class ReferenceMeter:
         self.burst = burst
         self.tat = Fraction(0)
         self.latest = 0
+        self.aside = Fraction(0)
+        """Units owed beyond what the limit may lock out for; they decay when nothing else is left to."""
 
     @property
     def increment(self) -> Fraction:
@@ -36,8 +38,10 @@ class ReferenceMeter:
         return (self.burst + units) * self.increment
 
     def _arrive(self, now_us: int) -> None:
+        before = max(self.tat, Fraction(self.latest))
         self.latest = max(self.latest, now_us)
         self.tat = max(self.tat, Fraction(self.latest))
+        self.aside = max(Fraction(0), self.aside - max(Fraction(0), self.latest - before) / self.increment)
 
     def take(self, now_us: int, cost: int) -> bool:
         self._arrive(now_us)
@@ -71,14 +75,57 @@ class ReferenceMeter:
 
     def idle(self, now_us: int) -> bool:
         self._arrive(now_us)
-        return self.tat <= self.latest
+        return self.tat <= self.latest and not self.aside
 
     def change(self, rate: int, burst: int, now_us: int) -> None:
         self._arrive(now_us)
-        units = (self.tat - self.latest) / self.increment
+        units = (self.tat - self.latest) / self.increment + self.aside
         self.rate = rate
         self.burst = burst
-        self.tat = self.latest + min(units * self.increment, self.furthest)
+        most = self.furthest / self.increment
+        self.tat = self.latest + min(units, most) * self.increment
+        self.aside = min(max(Fraction(0), units - most), Fraction(9 * 10**18, self.period_us) - most)
+
+
+class ReferenceBucket:
+    """A meter by its whole history: what was taken, when, and how much of it was used. Nothing is forgotten, and giving back
+    is having taken less: the debt is that of the path that there would have been."""
+
+    def __init__(self, rate: int, period_us: int, burst: int) -> None:
+        self.rate = rate
+        self.period_us = period_us
+        self.burst = burst
+        self.taken: list[tuple[int, int]] = []
+        """(when, units), in order."""
+
+    def debt(self, now_us: int) -> int:
+        """In units times the period."""
+        debt, at_us = 0, 0
+        for when_us, units in self.taken:
+            debt = max(0, debt - (when_us - at_us) * self.rate) + units * self.period_us
+            at_us = when_us
+        return max(0, debt - (now_us - at_us) * self.rate)
+
+    def take(self, now_us: int, cost: int) -> int | None:
+        """The number under which it is settled; None = refused."""
+        if self.debt(now_us) + cost * self.period_us > self.burst * self.period_us:
+            return None
+        self.taken.append((now_us, cost))
+        return len(self.taken) - 1
+
+    def settle(self, number: int, used: int) -> None:
+        when_us, taken = self.taken[number]
+        self.taken[number] = (when_us, min(used, taken))
+
+    def most_in_any_window(self) -> Fraction:
+        """By how much, of all windows, the fullest is fuller than its length at the rate allows, in units."""
+        most = Fraction(0)
+        for first, (begin, _) in enumerate(self.taken):
+            units = 0
+            for end, more in self.taken[first:]:
+                units += more
+                most = max(most, units - Fraction((end - begin) * self.rate, self.period_us))
+        return most
 
 
 @dataclass

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gc
 import ipaddress
+import random
 import tracemalloc
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastgw.limits.meter import MAX_CAPACITY, MAX_DEBT_PERIODS, MAX_RATE, Meter, Meters, address_key
-from tests.limits.reference import ReferenceMeter
+from fastgw.limits.meter import MAX_CAPACITY, MAX_DEBT_PERIODS, MAX_RATE, MOST_LOWS, Meter, Meters, address_key
+from tests.limits.reference import ReferenceBucket, ReferenceMeter
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -79,7 +80,7 @@ def test_every_answer_is_that_of_virtual_scheduling(
 def twin_of(meter: Meter) -> Meter:
     """A meter in the same state, to ask what would be."""
     other = Meter(meter.rate, meter.period_us, meter.burst)
-    other.debt, other.at_us = meter.debt, meter.at_us
+    other.debt, other.at_us, other.beyond = meter.debt, meter.at_us, meter.beyond
     return other
 
 
@@ -204,6 +205,137 @@ def test_units_taken_stay_taken_through_a_change() -> None:
     meter.change(1, 10, 0)
     assert meter.left(0) == 0
     assert meter.wait_us(0, 1) == 31 * MINUTE
+
+
+class Held:
+    """A meter and its whole history, side by side: whatever is asked of one is asked of the other."""
+
+    def __init__(self, rate: int, burst: int) -> None:
+        self.meter = Meter(rate, MINUTE, burst)
+        self.exact = ReferenceBucket(rate, MINUTE, burst)
+        self.under_way: list[tuple[int, int, int, int]] = []  # number, since, taken, used in the end
+        self.now = 10**12
+
+    def take(self, cost: int, used: int) -> bool:
+        taken = self.meter.take(self.now, cost)
+        # (Its own words: where the meter has rounded what came back, the history knows better.)
+        if not taken:
+            return False
+        self.exact.taken.append((self.now, cost))
+        self.meter.hold()
+        self.under_way.append((len(self.exact.taken) - 1, self.now, cost, used))
+        return True
+
+    def settle(self, which: int) -> None:
+        number, since, taken, used = self.under_way.pop(which % len(self.under_way))
+        self.meter.settle(self.now, since, taken, used)
+        self.exact.settle(number, used)
+
+    @property
+    def debts(self) -> tuple[int, int]:
+        self.meter.left(self.now)
+        return self.meter.debt, self.exact.debt(self.now)
+
+
+acts = st.lists(
+    st.tuples(
+        st.sampled_from(["take", "take", "settle"]), st.sampled_from([0, 1, 1000, SECOND, 5 * SECOND, MINUTE]),
+        st.integers(0, 1200), st.integers(0, 1200),
+    ),
+    max_size=60,
+)  # fmt: skip
+
+
+@given(acts, st.integers(1, 5000))
+@example([("take", 0, 1000, 0), ("take", MINUTE, 1000, 1000), ("settle", 0, 0, 0)], 1000)
+@example([("take", 0, 900, 100), ("take", 5 * SECOND, 90, 0), ("settle", MINUTE, 1, 0), ("settle", 0, 0, 0)], 1000)
+def test_what_comes_back_is_what_has_not_decayed_already(acts: list[tuple[str, int, int, int]], rate: int) -> None:
+    both = Held(rate, 1000)
+    for kind, step, one, other in acts:
+        both.now += step
+        if kind == "take":
+            both.take(one, min(one, other))
+        elif both.under_way:
+            both.settle(other)
+        meter, exact = both.debts
+        assert meter == exact if len(both.under_way) < MOST_LOWS else meter >= exact
+    while both.under_way:
+        both.settle(0)
+    assert both.exact.most_in_any_window() <= 1000
+    assert both.meter.lows is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_crowd_under_one_key_gets_back_no_more_and_hardly_less(seed: int) -> None:
+    """Hundreds under way, far more than the lows that are kept."""
+    chance = random.Random(seed)
+    both = Held(60_000, 100_000)
+    lost = taken = 0
+    for _ in range(600):
+        both.now += int(chance.expovariate(1 / 20_000))
+        if chance.random() < 0.55 or not both.under_way:
+            cost = chance.choice([50, 300, 4096])
+            taken += both.take(cost, int(cost * chance.random()))
+        else:
+            both.settle(chance.randrange(len(both.under_way)))
+        meter, exact = both.debts
+        assert meter >= exact
+        lost = max(lost, meter - exact)
+        assert both.meter.lows is None or len(both.meter.lows) <= 2 * (MOST_LOWS + 1)
+    assert taken > 100
+    assert both.exact.most_in_any_window() <= 100_000
+    assert lost <= 5_000 * MINUTE, "of a hundred thousand"
+
+
+def test_nothing_is_saved_up_by_what_takes_long() -> None:
+    """A whole minute's tokens reserved, a minute later given back unused: the bucket was full again before."""
+    meter = Meter(6000, MINUTE, 6000)
+    assert meter.take(0, 6000)
+    meter.hold()
+    assert meter.take(MINUTE, 6000)
+    meter.hold()
+    meter.settle(MINUTE, 0, 6000, 10)
+    assert meter.left(MINUTE) == 0
+    meter.settle(MINUTE, MINUTE, 6000, 10)
+    assert meter.left(MINUTE) == 5990
+
+
+def test_a_meter_that_holds_nothing_gets_nothing_back() -> None:
+    """The limit was taken away and set again while the request was under way: it was taken from another meter."""
+    meter = Meter(600, MINUTE, 600)
+    assert meter.take(0, 500)
+    meter.settle(0, 0, 400, 0)
+    assert meter.left(0) == 100
+    meter.settle(0, 0, 40, 60)
+    assert meter.left(0) == 80
+
+
+def test_a_limit_lowered_and_raised_again_gives_nothing_back() -> None:
+    meter = Meter(6000, MINUTE, 6000)
+    assert meter.take(0, 6000)
+    meter.change(1, 1, 0)
+    assert meter.wait_us(0, 1) == MAX_DEBT_PERIODS * MINUTE + MINUTE
+    meter.change(6000, 6000, 0)
+    assert meter.left(0) == 0
+    # What decayed meanwhile decayed at the lower rate, first of what locks out.
+    meter.change(1, 1, 0)
+    later = (MAX_DEBT_PERIODS + 1) * MINUTE
+    assert meter.take(later, 1)
+    meter.change(6000, 6000, later)
+    assert meter.left(later) == MAX_DEBT_PERIODS
+    assert meter.idle(later + MINUTE)
+
+
+def test_what_was_held_when_a_limit_was_lowered_comes_back_from_what_was_set_aside() -> None:
+    meter = Meter(6000, MINUTE, 6000)
+    assert meter.take(0, 5000)
+    meter.hold()
+    meter.change(10, 10, 1)
+    wait = meter.wait_us(1, 1)
+    meter.settle(2, 0, 5000, 1000)
+    assert meter.wait_us(1, 1) == wait, "1,000 are owed still, more than an hour's"
+    meter.change(6000, 6000, 2)
+    assert meter.left(2) == 5000
 
 
 @pytest.mark.parametrize(
