@@ -43,6 +43,7 @@ MODULES: Final = (
     "exchange.state",
     "exchange.tunnel",
     "limits.account",
+    "limits.admission",
     "limits.breaker",
     "limits.budget",
     "limits.crowd",

@@ -272,8 +272,8 @@ class Exchange(Answering):
 
     def on_total_timeout(self) -> None:
         if self.phase is QUEUED:
-            detail = "its own deadline came first"
-            self.fail(GatewayError("queue_timeout", source=Source.GATEWAY, retry_after_s=1.0, detail=detail))
+            place = self.place
+            place.owner.late(place, "its own deadline came first")
             return
         if self.timeout_s and monotonic() - self.started_at >= self.timeout_s:
             self._leaves_work()  # it is the client's own time that is over

@@ -1,14 +1,34 @@
 """How fast a queue drains, and so when it is worth to come back.
 
-Owns the count of those that left a queue for an engine, in ten buckets over a window. Removals by clients and deadlines are
-not counted: no place came free with them. Constant size and time, whatever the rate.
+Owns the count of those that left a queue for an engine, in ten buckets over a window, and the places given to those who were
+told to come back: each has his own, at the rate of late, behind those who wait and those who were told before. Removals by
+clients and deadlines are not counted: no place came free with them. Constant size and time, whatever the rate.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from fastgw.limits.promises import MOST_S, Promises
+
 BUCKETS: Final = 10
+
+UNKNOWN_S: Final = 1.0
+"""Where none has left within the window the first is told this: a queue that has not drained lately may have been idle as well
+as stuck."""
+
+UNKNOWN_RATE: Final = 10.0
+"""And so many are told to come per second after him."""
+
+SLACK: Final = 0.85
+"""Places are given closer together than what has left, for whoever comes early may wait in the queue, and a place
+that nobody comes for is lost."""
+
+# The compiled twin has these as C numbers.
+_unknown_s: Final = UNKNOWN_S
+_unknown_rate: Final = UNKNOWN_RATE
+_most_s: Final = MOST_S
+_slack: Final = SLACK
 
 
 class DrainRate:
@@ -19,7 +39,7 @@ class DrainRate:
     :raises ValueError: for a window that is not positive.
     """
 
-    __slots__ = ("_begun", "_bucket", "_counts", "_latest", "_total", "_width_s")
+    __slots__ = ("_begun", "_bucket", "_counts", "_guesses", "_latest", "_promises", "_total", "_width_s")
 
     def __init__(self, window_s: float = 10.0) -> None:
         if not window_s > 0:
@@ -29,6 +49,8 @@ class DrainRate:
         self._total = 0
         self._bucket = 0  # counted from the clock's zero
         self._latest = 0.0
+        self._promises = Promises(1.0)
+        self._guesses = Promises(1.0)  # (what was told in ignorance puts nobody off who is told by a measured rate)
         self._begun = 0.0  # the first that was counted after the window had been empty
 
     def left(self, now: float) -> None:
@@ -51,15 +73,16 @@ class DrainRate:
         begun = max(self._begun, (self._bucket - BUCKETS + 1) * self._width_s)
         return self._total / max(now - begun, self._width_s)
 
-    def retry_after_s(self, waiting: int, now: float, least: float = 1.0, most: float = 60.0) -> float:
-        """Seconds until ``waiting`` more have left at the present rate, within ``least`` and ``most``.
+    def retry_after_s(self, waiting: int, now: float, chance: float, longest_s: float = _most_s) -> float:
+        """Seconds until ``waiting`` more have left at the present rate, and those who were told before; 60 at most.
 
-        ``least`` when nothing was measured: a queue that has not drained lately may have been idle as well as stuck.
+        ``longest_s``: by then whoever waits now has left in any case. ``chance``: see :meth:`Promises.told`.
         """
         rate = self.rate(now)
-        if rate == 0.0:
-            return least
-        return min(max(waiting / rate, least), most)
+        if rate <= 0.0:
+            return self._guesses.told(now, _unknown_s, 1.0 / _unknown_rate, chance)
+        each_s = _slack / rate
+        return self._promises.told(now, min(waiting * each_s, longest_s, _most_s), each_s, chance)
 
     def _advance(self, now: float) -> float:
         """Empty the buckets that have passed out of the window; returns the time that counts."""

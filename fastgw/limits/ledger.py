@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from fastgw.limits.promises import Promises
+
 DAY_S: Final = 86_400
 
 MAX_TOKENS: Final = 1 << 40
@@ -62,8 +64,8 @@ class Ledger:
     """
 
     __slots__ = (
-        "_changes", "_others", "_version", "_written", "cached", "completion", "day", "dirty", "estimated", "limit", "prompt",
-        "reasoning", "requests", "reserved",
+        "_changes", "_others", "_version", "_written", "cached", "completion", "day", "dirty", "estimated", "limit",
+        "promises", "prompt", "reasoning", "requests", "reserved",
     )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
@@ -77,6 +79,7 @@ class Ledger:
         self.reasoning = 0
         self.reserved = 0
         self.dirty = False
+        self.promises: Promises | None = None  # to those who found the rest reserved
         # Versions are drawn from one count for all days, so that no two states ever share one.
         self._changes = 0
         self._version = 0

@@ -35,7 +35,7 @@ MAX_DEBT_PERIODS: Final = 60
 """What is charged beyond the burst is forgotten where it would take more periods than this to pay off: an hour for limits
 per minute. One false figure of an engine must not lock a client out for a day."""
 
-MOST_LOWS: Final = 32
+MOST_LOWS: Final = 64
 """Of a meter under one key: it is about so many requests under way at rising debts until what comes back is rounded down."""
 
 # The compiled twin has these as C numbers.
@@ -44,20 +44,35 @@ _most_debt: Final = 9_000_000_000_000_000_000
 _lows: Final = 2 * MOST_LOWS
 
 
+class Past:
+    """What a meter has to remember beside its debt, once something of it may come back, its limit was lowered, or somebody was
+    told to wait; most meters never do.
+
+    ``open``: how many times something was taken that may come back. ``lows``: see the head of this file; a moment, the least
+    debt between the moment before it and itself, and so on. ``beyond``: what is owed under a limit that was lowered (at
+    ``lowered_us``), more than it may lock out for: it comes back with the old limit, and decays after the debt.
+    """
+
+    __slots__ = ("beyond", "lowered_us", "lows", "open", "promises")
+
+    def __init__(self) -> None:
+        self.beyond = 0
+        self.lowered_us = 0
+        self.open = 0
+        self.lows: list[int] | None = None
+        self.promises = Promises()
+
+
 class Meter:
     """``rate`` units per ``period_us``, and ``burst`` units at once.
 
-    ``held``: it is in a :class:`Meters` table. ``open``: how many times something was taken that may come back. ``beyond``: what
-    is owed under a limit that was lowered, more than it may lock out for; it comes back with the old limit, and decays after
-    the debt. ``cost`` is in whole units everywhere, 0 to 2**62.
+    ``held``: it is in a :class:`Meters` table. ``cost`` is in whole units everywhere, 0 to 2**62.
 
     :raises ValueError: for limits beyond ``1 <= rate <= MAX_RATE``, ``burst >= 1``, ``period_us >= 1`` or
         ``burst * period_us <= MAX_CAPACITY``, and from the methods for a negative cost.
     """
 
-    __slots__ = (
-        "at_us", "beyond", "burst", "debt", "held", "lowered_us", "lows", "open", "period_us", "promises", "rate",
-    )  # fmt: skip
+    __slots__ = ("at_us", "burst", "debt", "held", "past", "period_us", "rate")
 
     def __init__(self, rate: int, period_us: int, burst: int) -> None:
         _check(rate, period_us, burst)
@@ -67,11 +82,7 @@ class Meter:
         self.debt = 0
         self.at_us = 0
         self.held = False
-        self.beyond = 0
-        self.lowered_us = 0
-        self.open = 0
-        self.lows: list[int] | None = None  # a moment, the least debt between the one before it and itself, and so on
-        self.promises: Promises | None = None  # made when the first is refused
+        self.past: Past | None = None
 
     def take(self, now_us: int, cost: int) -> bool:
         """Take ``cost`` units, all or none. False = nothing was taken."""
@@ -81,14 +92,18 @@ class Meter:
         # Products only of costs that fit the burst, and a difference on the right: no sum can pass 64 bits.
         if cost > self.burst or cost * self.period_us > self.burst * self.period_us - self.debt:
             return False
-        if self.open:
-            self._mark()
+        past = self.past
+        if past is not None and past.open:
+            self._mark(past)
         self.debt += cost * self.period_us
         return True
 
     def hold(self) -> None:
         """What was taken just now may come back: :meth:`settle` is called once for it."""
-        self.open += 1
+        past = self.past
+        if past is None:
+            past = self.past = Past()
+        past.open += 1
 
     def settle(self, now_us: int, since_us: int, taken: int, used: int) -> None:
         """The end of what was held since ``since_us``: of ``taken`` units ``used`` were used.
@@ -98,17 +113,17 @@ class Meter:
         """
         if taken < 0 or used < 0:
             raise ValueError("a negative cost")
-        if not self.open:
-            if used > taken:
-                self.charge(now_us, used - taken)
-            return
-        self.open -= 1
+        past = self.past
+        holds = past is not None and past.open
+        if past is not None and holds:
+            past.open -= 1
         if used > taken:
             self.charge(now_us, used - taken)
-        elif used < taken:
-            self._return(now_us, since_us, taken - used)
-        if not self.open:
-            self.lows = None
+        elif past is not None and holds:
+            if used < taken:
+                self._return(past, now_us, since_us, taken - used)
+            if not past.open:
+                past.lows = None
 
     def wait_us(self, now_us: int, cost: int) -> int:
         """The smallest wait after which :meth:`take` succeeds if nobody else takes; 0 = now, -1 = never (above the burst)."""
@@ -127,10 +142,10 @@ class Meter:
         word_us = self.wait_us(now_us, cost)
         if word_us < 0:
             return -1.0
-        promises = self.promises
-        if promises is None:
-            promises = self.promises = Promises()
-        return promises.told(now_us / 1e6, word_us / 1e6, cost / self.rate * (self.period_us / 1e6), chance)
+        past = self.past
+        if past is None:
+            past = self.past = Past()
+        return past.promises.told(now_us / 1e6, word_us / 1e6, cost / self.rate * (self.period_us / 1e6), chance)
 
     def give(self, now_us: int, cost: int) -> None:
         """Undo a :meth:`take` of the same microsecond. Never makes a meter better than a new one."""
@@ -147,8 +162,9 @@ class Meter:
         if cost < 0:
             raise ValueError("a negative cost")
         self._pay(now_us)
-        if self.open:
-            self._mark()
+        past = self.past
+        if past is not None and past.open:
+            self._mark(past)
         most = self._most()
         if cost > (most - self.debt) // self.period_us:
             self.debt = most
@@ -171,7 +187,7 @@ class Meter:
     def idle(self, now_us: int) -> bool:
         """Whether it decides as a new one would, so that nothing is lost when it is forgotten."""
         self._pay(now_us)
-        return self.debt == 0 and self.beyond == 0
+        return self.debt == 0 and (self.past is None or self.past.beyond == 0)
 
     def change(self, rate: int, burst: int, now_us: int) -> None:
         """New limits for a meter in use; the period stays.
@@ -183,17 +199,19 @@ class Meter:
         """
         _check(rate, self.period_us, burst)
         self._pay(now_us)
-        owed = self.debt + self.beyond
+        past = self.past
+        if past is not None:
+            self.debt += past.beyond
+            past.beyond = 0
         self.rate = rate
         self.burst = burst
         most = self._most()
-        if owed > most:
+        if self.debt > most:
+            if past is None:
+                past = self.past = Past()
+            past.beyond = min(self.debt - most, _most_debt - most)
+            past.lowered_us = self.at_us
             self.debt = most
-            self.beyond = min(owed - most, _most_debt - most)
-            self.lowered_us = self.at_us
-        else:
-            self.debt = owed
-            self.beyond = 0
 
     def _pay(self, now_us: int) -> None:
         """Let the debt decay until now."""
@@ -201,25 +219,34 @@ class Meter:
         if elapsed <= 0:
             return
         self.at_us = now_us
-        owed = self.debt + self.beyond
-        if owed:
+        past = self.past
+        if past is not None and past.beyond:
+            self._pay_all(past, elapsed)
+        elif self.debt:
             # Asked by division: a day's elapsed time multiplied by the rate would not fit.
-            if elapsed > owed // self.rate:
+            if elapsed > self.debt // self.rate:
                 self.debt = 0
-                self.beyond = 0
-                return
-            paid = elapsed * self.rate
-            if paid <= self.debt:
-                self.debt -= paid
             else:
-                self.beyond -= paid - self.debt
-                self.debt = 0
+                self.debt -= elapsed * self.rate
 
-    def _mark(self) -> None:
+    def _pay_all(self, past: Past, elapsed: int) -> None:
+        """The same where something was set aside: it decays when there is no debt left to."""
+        if elapsed > (self.debt + past.beyond) // self.rate:
+            self.debt = 0
+            past.beyond = 0
+            return
+        paid = elapsed * self.rate
+        if paid <= self.debt:
+            self.debt -= paid
+        else:
+            past.beyond -= paid - self.debt
+            self.debt = 0
+
+    def _mark(self, past: Past) -> None:
         """The debt is about to grow: so low it was."""
-        lows = self.lows
+        lows = past.lows
         if lows is None:
-            lows = self.lows = []
+            lows = past.lows = []
         debt = self.debt
         end = len(lows)
         while end and lows[end - 1] >= debt:
@@ -228,39 +255,15 @@ class Meter:
         lows.append(self.at_us)
         lows.append(debt)
         if end >= _lows:
-            self._thin()
+            past.lows = _thinned(lows)
 
-    def _thin(self) -> None:
-        """Halve the lows: those that differ little, for their height, become one.
-
-        By their height, because what comes back is compared with them: a low that is larger than any one cost needs no
-        exactness, and the lowest keep theirs.
-        """
-        lows = self.lows
-        assert lows is not None
-        width = 1
-        while len(lows) > _lows // 2:
-            kept = [lows[0], lows[1]]
-            last = lows[1]
-            for at in range(2, len(lows), 2):
-                low = lows[at + 1]
-                if (low - last) // width > last // 8:
-                    kept.append(lows[at])
-                    kept.append(low)
-                    last = low
-                else:
-                    kept[-2] = lows[at]
-            lows = kept
-            width *= 2
-        self.lows = lows
-
-    def _return(self, now_us: int, since_us: int, cost: int) -> None:
+    def _return(self, past: Past, now_us: int, since_us: int, cost: int) -> None:
         """Lower the debt as if ``cost`` units less had been taken at ``since_us``. See the head of this file."""
         self._pay(now_us)
         back = _most_debt
         if cost < back // self.period_us:
             back = cost * self.period_us
-        lows = self.lows
+        lows = past.lows
         end = 0
         at = 0
         if lows is not None:
@@ -271,10 +274,10 @@ class Meter:
             if at < end:
                 back = min(back, lows[at + 1])
         aside = 0
-        if self.beyond and since_us < self.lowered_us:
+        if past.beyond and since_us < past.lowered_us:
             # It was taken before the limit was lowered, and is among what was set aside then.
-            aside = min(back, self.beyond)
-            self.beyond -= aside
+            aside = min(back, past.beyond)
+            past.beyond -= aside
         back = min(back - aside, self.debt)
         self.debt -= back
         back += aside
@@ -358,6 +361,29 @@ class Meters:
             else:
                 order.append(name)
         return gone
+
+
+def _thinned(lows: list[int]) -> list[int]:
+    """Half as many: those that differ little, for their height, become one.
+
+    By their height, because what comes back is compared with them: a low that is larger than any one cost needs no
+    exactness, and the lowest keep theirs.
+    """
+    width = 1
+    while len(lows) > _lows // 2:
+        kept = [lows[0], lows[1]]
+        last = lows[1]
+        for at in range(2, len(lows), 2):
+            low = lows[at + 1]
+            if (low - last) // width > last // 8:
+                kept.append(lows[at])
+                kept.append(low)
+                last = low
+            else:
+                kept[-2] = lows[at]
+        lows = kept
+        width *= 2
+    return lows
 
 
 def _check(rate: int, period_us: int, burst: int) -> None:

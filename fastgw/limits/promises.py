@@ -5,8 +5,9 @@ those before him take at the meter's rate (or at that of a queue), and the momen
 reservation: nobody's place is kept, and nothing is remembered of whom it was given to. A promise is over when its time is.
 
 Whoever asks again before his time is behind himself. So the second caller is told the same moment as the first, who may be
-the same; and nobody's hammering moves others further away than :data:`MOST_S`. Two retries in a row are enough: a place
-that was lost to a newcomer is followed by one behind all that were given, which is where the backlog ends.
+the same; and nobody's hammering moves others further away than :data:`MOST_S`. Who is refused when a crowd's places have begun
+to be taken is a newcomer, or has lost his place to one: then places are given further apart, so that there is room for
+others as well, and two retries in a row are enough.
 
 Must never: read a clock or throw dice. Constant size and time.
 """
@@ -21,35 +22,55 @@ MOST_S: Final = 60.0
 SPREAD: Final = 0.25
 """Beyond the furthest place the order is lost: callers come in the last quarter of that time, by chance."""
 
+APART: Final = 1.0625
+"""Places are a sixteenth further apart than the meter needs, and callers come up to that much late, by chance: so none comes
+too early for his own because the one before him was late."""
+
+CROWD_S: Final = 0.1
+"""Who is refused within this after the first one belongs to the same crowd."""
+
+NEWCOMERS: Final = 2.0
+"""So much further apart are the places that are given later: half of what the meter has is for those who come unforeseen."""
+
 # The compiled twin has these as C numbers.
 _most_s: Final = MOST_S
 _spread: Final = SPREAD
+_apart: Final = APART
+_crowd_s: Final = CROWD_S
 
 
 class Promises:
-    """The places given by one meter, or one queue. Times in seconds on one monotonic clock."""
+    """The places given by one meter, or one queue. Times in seconds on one monotonic clock.
 
-    __slots__ = ("_next",)
+    ``newcomers``: see :data:`NEWCOMERS`; 1.0 where who comes unforeseen may wait.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_begun", "_newcomers", "_next")
+
+    def __init__(self, newcomers: float = NEWCOMERS) -> None:
+        self._newcomers = newcomers
+        self._begun = 0.0  # when the first of this crowd was refused
         self._next = 0.0  # the place of the next one; in the past = nobody has been told anything that is still to come
 
     def told(self, now: float, word_s: float, each_s: float, chance: float) -> float:
         """How long the next one is told to wait: never less than ``word_s``, the meter's own word.
 
         ``each_s``: what he takes of the meter's time when he comes. ``chance``: 0 to 1, by which he comes a little later than
-        his place: places are given one after the other, callers come by clocks of their own.
+        his place.
         """
         ahead = self._next - now
         if ahead <= 0.0:
+            self._begun = now
             self._next = now + word_s
             return word_s
         place = max(word_s, ahead)
         furthest = max(_most_s, word_s)
-        if place + each_s > furthest:
-            self._next = now + furthest
+        each_s *= _apart
+        if now - self._begun > _crowd_s:
+            each_s *= self._newcomers
+        self._next = now + min(place + each_s, furthest)
+        if place >= furthest:
             return max(word_s, _most_s * (1.0 - _spread * chance))
-        self._next = now + place + each_s
         if place > word_s:
-            place += each_s * chance
+            place = min(place + each_s * (1.0 - 1.0 / _apart) * chance, furthest)
         return place

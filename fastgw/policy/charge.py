@@ -45,7 +45,7 @@ class Charge(Filter):
             if exchange.reserved:
                 account.ledger.release(exchange.reserved)
             if exchange.reserved_minute and account.tokens is not None:
-                account.tokens.give(micros(monotonic()), exchange.reserved_minute)
+                account.tokens.settle(micros(monotonic()), micros(exchange.routed_at), exchange.reserved_minute, 0)
             return
         response = exchange.response
         if response is None or not 200 <= response.status < 300:
@@ -78,12 +78,11 @@ class Charge(Filter):
         ledger.settle(gateway.today, exchange.reserved, prompt, completion, exchange.estimated, cached, reasoning)
         meter = account.tokens
         if meter is not None:
-            reserved = exchange.reserved_minute
-            used = prompt + completion
-            if used > reserved:
-                meter.charge(micros(monotonic()), used - reserved)
-            elif used < reserved:
-                meter.give(micros(monotonic()), reserved - used)
+            now_us = micros(monotonic())
+            if exchange.reserved_minute:
+                meter.settle(now_us, micros(exchange.routed_at), exchange.reserved_minute, prompt + completion)
+            else:
+                meter.charge(now_us, prompt + completion)
 
     @staticmethod
     def _unanswered(exchange: Exchange) -> None:

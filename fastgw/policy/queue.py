@@ -16,6 +16,7 @@ Invariant: a place is taken and given back by the counters of ``Lane``, ``Accoun
 
 from __future__ import annotations
 
+from random import random
 from typing import Final
 
 from fastgw.config import Config, RouteConfig
@@ -28,9 +29,10 @@ from fastgw.limits.crowd import Crowd
 from fastgw.limits.drain import DrainRate
 from fastgw.limits.fairqueue import FairQueue, Waiter
 from fastgw.limits.key import PRIORITIES
-from fastgw.net.clock import monotonic
+from fastgw.limits.meter import Meter
+from fastgw.net.clock import micros, monotonic
 from fastgw.net.timers import Timed
-from fastgw.policy.quota import expected_cost
+from fastgw.policy.quota import expected_cost, take_back
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
@@ -60,7 +62,7 @@ class Lane:
 class Place(Timed):
     """One request's place in the queue, until it is let go, or leaves."""
 
-    __slots__ = ("again", "exchange", "flow", "lane", "owner", "parked", "priority", "size", "waiter")
+    __slots__ = ("again", "exchange", "flow", "lane", "meter", "owner", "parked", "priority", "size", "waiter")
 
     def __init__(self, owner: Queue, exchange: Exchange, lane: Lane) -> None:
         super().__init__()
@@ -69,6 +71,7 @@ class Place(Timed):
         self.lane = lane
         self.size = exchange.held_bytes
         self.flow = ""
+        self.meter: Meter | None = None  # of its key's requests, to which this one comes back if it is given up
         self.waiter: Waiter | None = None
         self.parked = False  # for its key, not in its lane
         self.priority = 0
@@ -77,7 +80,7 @@ class Place(Timed):
     def expired(self, now: float) -> None:
         exchange = self.exchange
         try:
-            self.owner.late(self)
+            self.owner.late(self, "")
         except Exception as error:
             # Not into the wheel, which holds everybody's deadlines.
             exchange.gateway.crashed(exchange.conn, error)
@@ -180,7 +183,7 @@ class Queue(Filter):
             return
         if on_capacity == REJECT:
             exchange.gateway.stats.limited_concurrency += 1
-            raise GatewayError("at_capacity", source=Source.GATEWAY, retry_after_s=self._retry_after_s())
+            raise self._refused("at_capacity", None, exchange, 0)
         self._wait(exchange, lane)
 
     def _admit(self, exchange: Exchange, lane: Lane) -> None:
@@ -254,13 +257,29 @@ class Queue(Filter):
             stats.limited_queue += 1
             other = place.exchange
             message = "Too many requests are waiting, and this tenant has the most of them."
-            other.fail(GatewayError("queue_full", message, source=Source.GATEWAY, retry_after_s=self._retry_after_s()))
+            other.fail(self._refused("queue_full", message, other, self.waiting))
         stats.limited_queue += 1
-        raise GatewayError("queue_full", source=Source.GATEWAY, retry_after_s=self._retry_after_s())
+        raise self._refused("queue_full", None, exchange, self.waiting)
 
-    def _retry_after_s(self) -> float:
-        """When as many as wait now will have gone, by the rate of late."""
-        return self._drain.retry_after_s(self.waiting + 1, monotonic())
+    def _refused(self, kind: str, message: str | None, exchange: Exchange, ahead: int) -> GatewayError:
+        """The refusal of a request that has no room: what was taken for it comes back, and it is told when ``ahead`` others
+        will have gone by the rate of late, or when its key may take as much again, if that is later."""
+        place: Place | None = exchange.place
+        wait_s = 0.0
+        if not exchange.sent_at:
+            if place is not None:
+                meter = place.meter
+                place.meter = None
+                wait_s = take_back(exchange, meter, exchange.queued_at)
+            else:
+                account = exchange.account
+                if account is not None and account.requests is not None and exchange.routed_at > 0.0:
+                    # (It was taken in this same turn of the loop.)
+                    account.requests.give(micros(monotonic()), 1)
+                wait_s = take_back(exchange, None, 0.0)
+        chance = random()  # noqa: S311 - spreads a crowd, guards nothing
+        told_s = self._drain.retry_after_s(ahead + 1, monotonic(), chance, self._timeout_s)
+        return GatewayError(kind, message, source=Source.GATEWAY, retry_after_s=max(wait_s, told_s))
 
     def _wait_for_key(self, exchange: Exchange, account: Account, route: tuple[RouteConfig, Lane] | None) -> None:
         on_capacity = self._on_capacity
@@ -268,12 +287,8 @@ class Queue(Filter):
             on_capacity = route[0].on_capacity or on_capacity
         if on_capacity == REJECT:
             exchange.gateway.stats.limited_concurrency += 1
-            raise GatewayError(
-                "concurrency_limited",
-                f"The key has {account.concurrency} requests under way, as many as it may.",
-                source=Source.GATEWAY,
-                retry_after_s=self._retry_after_s(),
-            )
+            message = f"The key has {account.concurrency} requests under way, as many as it may."
+            raise self._refused("concurrency_limited", message, exchange, 0)
         self._check_size(exchange)
         queue: FairQueue | None = account.parked
         if queue is None:
@@ -314,6 +329,9 @@ class Queue(Filter):
         exchange.place = place
         exchange.phase = QUEUED
         exchange.queued_at = now
+        if account.requests is not None and not exchange.sent_at:
+            place.meter = account.requests
+            account.requests.hold()
         exchange.conn.wheel.arm(place, now + self._timeout_s)
         if exchange.upload is not None:
             exchange.conn.mind_leaving(True)  # it is held back meanwhile, and would not be seen to leave
@@ -333,7 +351,7 @@ class Queue(Filter):
             on_capacity = route[0].on_capacity or on_capacity
         if on_capacity == REJECT:
             exchange.gateway.stats.limited_concurrency += 1
-            raise GatewayError("at_capacity", source=Source.GATEWAY, retry_after_s=self._retry_after_s())
+            raise self._refused("at_capacity", None, exchange, 0)
         self._check_size(exchange)
         self._give_back(exchange)
         queue = lane.queue
@@ -352,24 +370,25 @@ class Queue(Filter):
             self._put(place, queue)
         return True
 
-    def late(self, place: Place) -> None:
-        """Its time in the queue is over."""
+    def late(self, place: Place, detail: str) -> None:
+        """Its time in the queue is over, or its own (``detail``)."""
         exchange = place.exchange
-        exchange.gateway.stats.queue_timeouts += 1
-        exchange.fail(
-            GatewayError(
-                "queue_timeout",
-                source=Source.GATEWAY,
-                retry_after_s=self._retry_after_s(),
-                detail=f"no room within {self._timeout_s:g} s",
-            )
-        )
+        if not detail:
+            exchange.gateway.stats.queue_timeouts += 1
+        # (Who waits still came later, and has hardly more time: they are not ahead of it.)
+        error = self._refused("queue_timeout", None, exchange, 0)
+        error.detail = detail or f"no room within {self._timeout_s:g} s"
+        exchange.fail(error)
 
     def _leave(self, place: Place) -> None:
         """Take a place out of whatever it waits in."""
         exchange = place.exchange
         exchange.place = None
         exchange.conn.wheel.disarm(place)
+        meter = place.meter
+        if meter is not None:
+            place.meter = None
+            meter.settle(micros(monotonic()), micros(exchange.queued_at), 1, 1)
         if exchange.upload is not None:
             exchange.conn.mind_leaving(False)
         self.waiting -= 1

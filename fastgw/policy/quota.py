@@ -8,6 +8,7 @@ given more as it goes on, and ended where there is none.
 
 from __future__ import annotations
 
+from random import random
 from time import time
 from typing import Final
 
@@ -20,8 +21,21 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT
 from fastgw.limits.account import Account
+from fastgw.limits.admission import (
+    DAY,
+    OVER_DAY,
+    OVER_MINUTE,
+    REQUESTS,
+    TOKENS,
+    admit,
+    refusal,
+    spent,
+    wait_whatever_it_costs_s,
+)
 from fastgw.limits.ledger import seconds_to_midnight
-from fastgw.net.clock import micros
+from fastgw.limits.meter import Meter
+from fastgw.net.clock import micros, monotonic
+from fastgw.policy.ratelimit import too_many
 
 COMPLETIONS: Final = "/v1/completions"
 
@@ -69,28 +83,30 @@ class Quota(Filter):
         if account is None or not account.reserves or exchange.endpoint.local:
             return
         # Nobody need send a body to be told this; and whatever an engine would do stops here, counted or not.
-        if account.ledger.limit and account.ledger.left(exchange.gateway.today) <= 0:
-            raise self._exhausted(exchange, account, 1)
+        if spent(account, exchange.gateway.today):
+            # (What it would cost is not known, so it is told to wait until it may cost anything.)
+            wait_s = max(1.0, seconds_to_midnight(time()), wait_whatever_it_costs_s(account, micros(exchange.started_at)))
+            raise self._exhausted(exchange, account, 0, wait_s)
         if not exchange.endpoint.metered:
             self._check_debt(exchange, account)
-        elif account.tokens is not None and exchange.endpoint.mode is UPLOAD and not exchange.is_json():
+        elif exchange.endpoint.mode is UPLOAD and not exchange.is_json():
             # What an upload costs shows at its end only; but whoever owes tokens does not begin another.
-            self._take_minute(exchange, account, 1)
+            now_us = micros(exchange.started_at)
+            if (account.tokens is not None and account.tokens.wait_us(now_us, 1)) or (
+                account.requests is not None and account.requests.wait_us(now_us, 1)
+            ):
+                self._refuse(exchange, account, now_us, 1, 0)
 
     def on_body(self, exchange: Exchange) -> None:
         account = exchange.account
         if account is None or not account.reserves or not exchange.endpoint.metered:
+            self._admit(exchange, account, 0, 0)
             return
         facts = exchange.facts
         ledger = account.ledger
         if facts is None or not exchange.endpoint.generates:
             cost = expected_cost(exchange)
-            if account.tokens is not None:
-                self._take_minute(exchange, account, cost)
-            if ledger.limit:
-                if not ledger.reserve(exchange.gateway.today, cost):
-                    raise self._exhausted(exchange, account, cost)
-                exchange.reserved = cost
+            self._admit(exchange, account, cost, cost)
             return
         gateway = exchange.gateway
         today = gateway.today
@@ -103,84 +119,111 @@ class Quota(Filter):
         least = min(bound, gateway.default_cost) if named < 0 else bound
         cut = account.cut and facts.stream and ledger.limit > 0
         if ledger.limit and (named < 0 or cut):
-            # No more than the day has left for each of them.
-            room = (ledger.left(today) - prompt) // answers
-            if room < bound:
-                if room < 1:
-                    raise self._exhausted(exchange, account, total(prompt, least, answers))
-                bound = room
+            # No more than the day has left for each of them. (Where that is nothing, the least is refused.)
+            bound = min(bound, max((ledger.left(today) - prompt) // answers, 1))
         meter = account.tokens
-        if meter is not None:
-            if named < 0:
-                # As much as the minute has left, but not less than a request of this kind is expected to take.
-                room = (meter.left(micros(exchange.started_at)) - prompt) // answers
-                bound = min(bound, max(room, least))
-            self._take_minute(exchange, account, total(prompt, bound, answers))
+        if meter is not None and named < 0:
+            # As much as the minute has left, but not less than a request of this kind is expected to take.
+            bound = min(bound, max((meter.left(micros(exchange.started_at)) - prompt) // answers, least))
         exchange.bound = min(bound, MOST_TOKENS)
-        if not ledger.limit:
+        cost = total(prompt, bound, answers)
+        if not cut:
+            self._admit(exchange, account, cost, cost)
             return
-        if cut:
-            # It may begin with what is left, and is ended where that ends.
-            cost = total(prompt, least, answers)
-            granted = ledger.extend(today, cost)
-            exchange.reserved = granted
-            if granted <= prompt:
-                raise self._exhausted(exchange, account, cost)
-            exchange.allowance = granted - prompt
-            if granted == cost and named > 0:
-                # The engine itself ends it there, in its own words; only one that goes on is cut.
-                exchange.allowance += 1
-        else:
-            cost = total(prompt, bound, answers)
-            if not ledger.reserve(today, cost):
-                raise self._exhausted(exchange, account, cost)
-            exchange.reserved = cost
+        # It may begin with what is left, and is ended where that ends.
+        expected = total(prompt, least, answers)
+        granted = max(min(expected, ledger.left(today)), prompt + 1)
+        self._admit(exchange, account, cost, granted)
+        exchange.allowance = granted - prompt
+        if granted == expected and named > 0:
+            # The engine itself ends it there, in its own words; only one that goes on is cut.
+            exchange.allowance += 1
 
-    @staticmethod
-    def _check_debt(exchange: Exchange, account: Account) -> None:
+    def _check_debt(self, exchange: Exchange, account: Account) -> None:
         """Raises where the key owes tokens of the minute. (What is not counted takes none: nothing would give them back.)"""
         meter = account.tokens
         if meter is None:
             return
-        wait_us = meter.wait_us(micros(exchange.started_at), 1)
-        if wait_us > 0:
+        now_us = micros(exchange.started_at)
+        if meter.wait_us(now_us, 1) > 0:
             exchange.gateway.stats.limited_tokens += 1
             raise GatewayError(
                 "rate_limited",
                 f"Too many tokens with this key: more than {meter.rate} per minute.",
-                retry_after_s=wait_us / 1e6,
+                retry_after_s=meter.told_s(now_us, 1, random()),  # noqa: S311 - spreads a crowd, guards nothing
             )
 
-    def _take_minute(self, exchange: Exchange, account: Account, cost: int) -> None:
-        meter = account.tokens
-        assert meter is not None
-        now_us = micros(exchange.started_at)
-        taken = meter.take(now_us, cost)
-        exchange.extra_head += limit_lines(b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us))
-        if taken:
-            exchange.reserved_minute = cost
+    def on_route(self, exchange: Exchange) -> None:
+        if exchange.upload is None:
+            return  # admitted when its body was there
+        account = exchange.account
+        minute = 0
+        if account is not None and account.tokens is not None and exchange.endpoint.metered:
+            minute = 1
+        self._admit(exchange, account, minute, 0)
+
+    def _admit(self, exchange: Exchange, account: Account | None, minute: int, daily: int) -> None:
+        """Take one request and so many tokens of the minute's and of the day's, all or none; raises where it is none."""
+        if account is None or (account.requests is None and not account.reserves):
             return
-        exchange.gateway.stats.limited_tokens += 1
-        wait_us = meter.wait_us(now_us, cost)
-        if wait_us < 0:
+        if exchange.endpoint.local:
+            return
+        now = monotonic()
+        now_us = micros(now)
+        if not admit(account, exchange.gateway.today, now_us, minute, daily):
+            self._refuse(exchange, account, now_us, minute, daily)
+        exchange.routed_at = now
+        meter = account.tokens
+        if meter is not None and minute:
+            exchange.extra_head += limit_lines(b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us))
+            exchange.reserved_minute = minute
+        if account.ledger.limit:
+            exchange.reserved = daily
+
+    def _refuse(self, exchange: Exchange, account: Account, now_us: int, minute: int, daily: int) -> None:
+        exchange.routed_at = 0.0  # nothing was taken, and nothing is to be
+        meter = account.tokens
+        if meter is not None and minute:
+            exchange.extra_head += limit_lines(b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us))
+        chance = random()  # noqa: S311 - spreads a crowd, guards nothing
+        found = refusal(account, exchange.gateway.today, now_us, seconds_to_midnight(time()), minute, daily, chance)
+        assert found is not None
+        stats = exchange.gateway.stats
+        reason = found.reason
+        if reason is REQUESTS:
+            stats.limited_requests += 1
+            raise too_many(account, found.wait_s)
+        if reason is TOKENS or reason is OVER_MINUTE:
+            assert meter is not None
+            stats.limited_tokens += 1
+            if reason is OVER_MINUTE:
+                raise GatewayError(
+                    "over_limit", f"The request may need {minute} tokens, and this key may use {meter.burst} in a minute."
+                )
             raise GatewayError(
-                "over_limit", f"The request may need {cost} tokens, and this key may use {meter.burst} in a minute."
+                "rate_limited",
+                f"Too many tokens with this key: more than {meter.rate} per minute.",
+                retry_after_s=found.wait_s,
             )
-        raise GatewayError(
-            "rate_limited",
-            f"Too many tokens with this key: more than {meter.rate} per minute.",
-            retry_after_s=wait_us / 1e6,
-        )
+        if reason is DAY:
+            raise self._exhausted(exchange, account, daily, found.wait_s)
+        stats.quota_refused += 1
+        if reason is OVER_DAY:
+            raise GatewayError(
+                "over_limit", f"The request may need {daily} tokens, and this key may use {account.ledger.limit} in a day."
+            )
+        raise GatewayError("quota_reserved", retry_after_s=found.wait_s)
 
     @staticmethod
-    def _exhausted(exchange: Exchange, account: Account, cost: int) -> GatewayError:
+    def _exhausted(exchange: Exchange, account: Account, cost: int, wait_s: float) -> GatewayError:
         exchange.gateway.stats.quota_refused += 1
+        exchange.routed_at = 0.0
         ledger = account.ledger
         left = ledger.left(exchange.gateway.today)
         message = None
         if left > 0:
             message = f"The request may need {cost} tokens, and of the key's {ledger.limit} for today {left} are left."
-        return GatewayError("quota_exhausted", message, retry_after_s=max(1.0, seconds_to_midnight(time())))
+        return GatewayError("quota_exhausted", message, retry_after_s=wait_s)
 
     def on_allowance(self, exchange: Exchange) -> bool:
         """A stream has used what it was given: as much again as an answer is expected to take, if there is any."""
@@ -196,3 +239,27 @@ class Quota(Filter):
         exchange.reserved += more
         exchange.allowance += more
         return exchange.allowance > passed
+
+
+def take_back(exchange: Exchange, meter: Meter | None, since: float) -> float:
+    """Give back all that was taken for a request that no engine has been asked for. ``meter``, from ``since``: its request.
+
+    Returns how long it will be until as much may be taken again: 0.0 where that is now.
+    """
+    account = exchange.account
+    if account is None or exchange.sent_at:
+        return 0.0
+    now_us = micros(monotonic())
+    if meter is not None:
+        meter.settle(now_us, micros(since), 1, 0)
+    minute = exchange.reserved_minute
+    daily = exchange.reserved
+    if minute and account.tokens is not None:
+        account.tokens.settle(now_us, micros(exchange.routed_at), minute, 0)
+    if daily:
+        account.ledger.release(daily)
+    exchange.reserved_minute = 0
+    exchange.reserved = 0
+    chance = random()  # noqa: S311 - spreads a crowd, guards nothing
+    found = refusal(account, exchange.gateway.today, now_us, seconds_to_midnight(time()), minute, daily, chance)
+    return found.wait_s if found is not None else 0.0

@@ -1,5 +1,7 @@
 cimport cython
 
+from fastgw.limits.promises cimport Promises
+
 cdef long long _most
 cdef int MOST_OTHERS
 
@@ -14,6 +16,7 @@ cdef class Ledger:
     cdef tuple _others
     cdef long long _changes, _version, _written
     cdef public bint dirty
+    cdef public Promises promises
     cdef public long long cached, completion, day, estimated, limit, prompt, reasoning, requests, reserved
 
     @cython.locals(came=Day, left=Day, other=Day, kept=list)

@@ -6,39 +6,45 @@ cdef long long _debt_periods, _most_debt
 cdef Py_ssize_t _lows
 
 @cython.final
-cdef class Meter:
-    cdef public long long at_us, beyond, burst, debt, lowered_us, period_us, rate
-    cdef public int open
-    cdef public bint held
+cdef class Past:
+    cdef public long long beyond, lowered_us, open
     cdef public list lows
     cdef public Promises promises
 
+@cython.final
+cdef class Meter:
+    cdef public long long at_us, burst, debt, period_us, rate
+    cdef public bint held
+    cdef public Past past
+
+    @cython.locals(past=Past)
     cpdef bint take(self, long long now_us, long long cost) except -1
     @cython.locals(short=cython.longlong)
     cpdef long wait_us(self, long long now_us, long long cost) except? -2
+    @cython.locals(past=Past)
     cpdef hold(self)
+    @cython.locals(past=Past, holds=cython.bint)
     cpdef settle(self, long long now_us, long long since_us, long long taken, long long used)
-    @cython.locals(word_us=cython.longlong, promises=Promises)
+    @cython.locals(word_us=cython.longlong, past=Past)
     cpdef double told_s(self, long long now_us, long long cost, double chance) except? -2
     cpdef give(self, long long now_us, long long cost)
-    @cython.locals(most=cython.longlong)
+    @cython.locals(most=cython.longlong, past=Past)
     cpdef charge(self, long long now_us, long long cost)
     @cython.locals(room=cython.longlong)
     cpdef long left(self, long long now_us) except -1
     cpdef long reset_us(self, long long now_us) except -1
     cpdef bint idle(self, long long now_us) except -1
-    @cython.locals(owed=cython.longlong, most=cython.longlong)
+    @cython.locals(past=Past, most=cython.longlong)
     cpdef change(self, long long rate, long long burst, long long now_us)
-    @cython.locals(elapsed=cython.longlong, owed=cython.longlong, paid=cython.longlong)
+    @cython.locals(past=Past, elapsed=cython.longlong)
     cdef _pay(self, long long now_us)
+    @cython.locals(paid=cython.longlong)
+    cdef _pay_all(self, Past past, long long elapsed)
     @cython.locals(lows=list, debt=cython.longlong, end=cython.Py_ssize_t)
-    cdef _mark(self)
-    @cython.locals(lows=list, kept=list, width=cython.longlong, last=cython.longlong, low=cython.longlong,
-                   at=cython.Py_ssize_t)
-    cdef _thin(self)
+    cdef _mark(self, Past past)
     @cython.locals(lows=list, back=cython.longlong, aside=cython.longlong, low=cython.longlong, end=cython.Py_ssize_t,
                    at=cython.Py_ssize_t, begin=cython.Py_ssize_t, one=cython.Py_ssize_t)
-    cdef _return(self, long long now_us, long long since_us, long long cost)
+    cdef _return(self, Past past, long long now_us, long long since_us, long long cost)
     @cython.locals(beyond=cython.longlong)
     cdef long _most(self) except -1
 
@@ -53,3 +59,6 @@ cdef class Meters:
     cpdef Meter get(self, str name, long long now_us)
     @cython.locals(meter=Meter, name=str, gone=cython.longlong)
     cpdef long sweep(self, long long now_us, long long most) except -1
+
+@cython.locals(kept=list, width=cython.longlong, last=cython.longlong, low=cython.longlong, at=cython.Py_ssize_t)
+cdef list _thinned(list lows)

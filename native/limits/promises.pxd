@@ -1,10 +1,10 @@
 cimport cython
 
-cdef double _most_s, _spread
+cdef double _apart, _crowd_s, _most_s, _spread
 
 @cython.final
 cdef class Promises:
-    cdef double _next
+    cdef double _begun, _newcomers, _next
 
     @cython.locals(ahead=cython.double, furthest=cython.double, place=cython.double)
     cpdef double told(self, double now, double word_s, double each_s, double chance) except -1

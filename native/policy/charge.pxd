@@ -27,5 +27,5 @@ cpdef long long produced(Exchange exchange, ResponseHead response) except -1
 cdef class Charge(Filter):
     @cython.locals(account=Account, gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, response=ResponseHead,
                    prompt=cython.longlong, completion=cython.longlong, cached=cython.longlong, reasoning=cython.longlong,
-                   reserved=cython.longlong, used=cython.longlong)
+                   now_us=cython.longlong)
     cpdef on_finish(self, Exchange exchange, str outcome)

@@ -7,9 +7,10 @@ from fastgw.limits.account cimport Account
 from fastgw.limits.crowd cimport Crowd
 from fastgw.limits.drain cimport DrainRate
 from fastgw.limits.fairqueue cimport FairQueue, Waiter
+from fastgw.limits.meter cimport Meter
 from fastgw.net.client_conn cimport ClientConn
-from fastgw.net.clock cimport monotonic
-from fastgw.policy.quota cimport expected_cost
+from fastgw.net.clock cimport micros, monotonic
+from fastgw.policy.quota cimport expected_cost, take_back
 from fastgw.net.timers cimport Timed, TimerWheel
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
@@ -33,6 +34,7 @@ cdef class Place(Timed):
     cdef public Exchange exchange
     cdef public Lane lane
     cdef public Waiter waiter
+    cdef public Meter meter
     cdef public Py_ssize_t size
     cdef public bint again, parked
     cdef public str flow
@@ -64,7 +66,8 @@ cdef class Queue(Filter):
     cpdef bint _fit(self, Group group) except -1
     @cython.locals(account=Account, stats=Stats, place=Place, other=Exchange)
     cpdef _check_size(self, Exchange exchange)
-    cpdef double _retry_after_s(self) except -1
+    @cython.locals(place=Place, meter=Meter, account=Account, wait_s=cython.double, told_s=cython.double)
+    cpdef object _refused(self, str kind, str message, Exchange exchange, long long ahead)
     @cython.locals(queue=FairQueue, place=Place)
     cpdef _wait_for_key(self, Exchange exchange, Account account, tuple route)
     cpdef FairQueue _new_queue(self)
@@ -77,8 +80,8 @@ cdef class Queue(Filter):
     @cython.locals(lane=Lane, queue=FairQueue, place=Place, account=Account)
     cpdef bint on_full(self, Exchange exchange) except -1
     @cython.locals(exchange=Exchange)
-    cpdef late(self, Place place)
-    @cython.locals(exchange=Exchange, queue=FairQueue, waiter=Waiter, account=Account)
+    cpdef late(self, Place place, str detail)
+    @cython.locals(exchange=Exchange, meter=Meter, queue=FairQueue, waiter=Waiter, account=Account)
     cpdef _leave(self, Place place)
     @cython.locals(place=Place, account=Account)
     cpdef on_finish(self, Exchange exchange, str outcome)

@@ -8,9 +8,10 @@ from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.relay cimport Relay
 from fastgw.limits.account cimport Account
+from fastgw.limits.admission cimport Refusal, admit, refusal, spent, wait_whatever_it_costs_s
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
-from fastgw.net.clock cimport micros
+from fastgw.net.clock cimport micros, monotonic
 
 cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
 
@@ -21,13 +22,22 @@ cpdef long long total(long long prompt, long long answer, long long answers) exc
 cpdef long expected_cost(Exchange exchange) except -1
 
 cdef class Quota(Filter):
-    @cython.locals(account=Account)
+    @cython.locals(account=Account, wait_s=cython.double, now_us=cython.longlong)
     cpdef on_request(self, Exchange exchange)
     @cython.locals(account=Account, facts=BodyFacts, prompt=cython.longlong, cost=cython.longlong, granted=cython.longlong,
                    today=cython.longlong, meter=Meter, ledger=Ledger, answers=cython.longlong, named=cython.longlong,
-                   bound=cython.longlong, least=cython.longlong, room=cython.longlong, cut=bint, gateway=Context)
+                   bound=cython.longlong, least=cython.longlong, expected=cython.longlong, cut=cython.bint, gateway=Context)
     cpdef on_body(self, Exchange exchange)
-    @cython.locals(meter=Meter, now_us=cython.longlong, wait_us=cython.longlong)
-    cpdef _take_minute(self, Exchange exchange, Account account, long long cost)
+    @cython.locals(meter=Meter, now_us=cython.longlong)
+    cpdef _check_debt(self, Exchange exchange, Account account)
+    @cython.locals(account=Account, minute=cython.longlong)
+    cpdef on_route(self, Exchange exchange)
+    @cython.locals(meter=Meter, now=cython.double, now_us=cython.longlong)
+    cpdef _admit(self, Exchange exchange, Account account, long long minute, long long daily)
+    @cython.locals(meter=Meter, found=Refusal)
+    cpdef _refuse(self, Exchange exchange, Account account, long long now_us, long long minute, long long daily)
     @cython.locals(account=Account, relay=Relay, more=cython.longlong, passed=cython.longlong)
     cpdef bint on_allowance(self, Exchange exchange) except -1
+
+@cython.locals(account=Account, now_us=cython.longlong, minute=cython.longlong, daily=cython.longlong, found=Refusal)
+cpdef double take_back(Exchange exchange, Meter meter, double since) except -1

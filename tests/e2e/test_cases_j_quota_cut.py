@@ -332,7 +332,7 @@ class TestNotCut:
     async def test_J2_a_plain_answer_is_never_cut(self) -> None:
         """It cannot be ended early, so it is admitted whole or not at all."""
         async with metered(daily_token_quota=estimate() + 30, **CUT) as (_, sim, client):
-            assert_limited(await ask(client, say(31)), CODE)
+            assert_limited(await ask(client, say(31)), "request_exceeds_limit")
             assert (await ask(client, say(30, fault="tokens=3"))).status == 200
             assert len(posts(sim)) == 1
 
@@ -343,7 +343,7 @@ class TestNotCut:
                 assert answer.status == status
                 assert gw.stats.quota_cut == (status == 200)
                 if status == 429:
-                    assert_limited(answer, CODE)
+                    assert_limited(answer, "request_exceeds_limit")
                 await gw.idle()
                 assert account_of(gw).ledger.reserved == 0
 

@@ -318,7 +318,7 @@ class TestFigures:
                 answer = await client.read_response()
             assert (answer.status == 429) == (prompts == 40)
             if prompts == 40:
-                assert b"daily_quota_exceeded" in answer.body
+                assert b"request_exceeds_limit" in answer.body
 
 
 @pytest.mark.together

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.limits.drain import DrainRate
+from fastgw.limits.drain import SLACK, UNKNOWN_RATE, UNKNOWN_S, DrainRate
+from fastgw.limits.promises import APART
 
 START = 5000.3
 
@@ -25,15 +27,35 @@ def leave(rate: DrainRate, start: float, seconds: float, per_s: float) -> float:
 def test_nothing_seen() -> None:
     rate = DrainRate()
     assert rate.rate(START) == 0.0
-    assert rate.retry_after_s(50, START) == 1.0
-    assert rate.retry_after_s(50, START, least=3.0) == 3.0
+    assert rate.retry_after_s(50, START, 0.0) == UNKNOWN_S
+    told = [rate.retry_after_s(50, START, 0.0) for _ in range(100)]
+    assert told[-1] == pytest.approx(UNKNOWN_S + 99 * APART / UNKNOWN_RATE)
+    # What was told in ignorance puts nobody off who is told what was measured.
+    now = leave(rate, START, 1.0, 50.0)
+    assert rate.retry_after_s(50, now, 0.0) == pytest.approx(SLACK, rel=0.1)
 
 
 def test_fifty_behind_ten_a_second_is_five_seconds() -> None:
     rate = DrainRate()
     now = leave(rate, START, 30.0, 10.0)
     assert rate.rate(now) == pytest.approx(10.0, rel=0.1)
-    assert rate.retry_after_s(50, now) == pytest.approx(5.0, rel=0.1)
+    assert rate.retry_after_s(50, now, 0.5) == pytest.approx(5.0 * SLACK, rel=0.1)
+
+
+def test_nobody_waits_longer_than_those_who_wait_may() -> None:
+    rate = DrainRate()
+    now = leave(rate, START, 30.0, 10.0)
+    assert rate.retry_after_s(500, now, 0.5, 20.0) == 20.0
+    assert 20.0 <= rate.retry_after_s(500, now, 0.5, 20.0) < 20.3
+
+
+def test_each_is_told_a_time_of_his_own() -> None:
+    rate = DrainRate()
+    now = leave(rate, START, 30.0, 10.0)
+    told = sorted(rate.retry_after_s(1, now, 0.5) for _ in range(200))
+    gaps = [after - before for before, after in itertools.pairwise(told[2:])]
+    assert min(gaps) == pytest.approx(max(gaps))
+    assert told[-1] == pytest.approx(200 * SLACK * APART / 10, rel=0.1)
 
 
 @settings(max_examples=100, deadline=None)
@@ -45,9 +67,8 @@ def test_steady_rates(per_s: float, seconds: float, start: float, ahead: float, 
     rate = DrainRate()
     now = leave(rate, start, seconds, per_s) + ahead / per_s
     assert rate.rate(now) == pytest.approx(per_s, rel=0.1 + 1.0 / (per_s * 5))
-    said = rate.retry_after_s(waiting, now)
-    assert 1.0 <= said <= 60.0
-    assert said == pytest.approx(min(max(waiting / per_s, 1.0), 60.0), rel=0.1 + 1.0 / (per_s * 5))
+    said = rate.retry_after_s(waiting, now, 0.5)
+    assert said == pytest.approx(min(waiting * SLACK / per_s, 60.0), rel=0.1 + 1.0 / (per_s * 5))
 
 
 @settings(max_examples=100, deadline=None)
@@ -76,7 +97,7 @@ def test_the_first_few_are_not_taken_for_a_rate() -> None:
     for _ in range(3):
         rate.left(START)
     assert rate.rate(START) == 3.0
-    assert rate.retry_after_s(30, START) == 10.0
+    assert rate.retry_after_s(30, START, 0.0) == 10.0 * SLACK
 
 
 def test_follows_a_change_within_the_window() -> None:
@@ -91,18 +112,17 @@ def test_silence_is_forgotten_after_the_window() -> None:
     now = leave(rate, START, 30.0, 10.0)
     assert rate.rate(now + 5.0) == pytest.approx(5.0, rel=0.2)
     assert rate.rate(now + 11.0) == 0.0
-    assert rate.retry_after_s(10, now + 1000.0) == 1.0
+    assert rate.retry_after_s(10, now + 1000.0, 0.0) == UNKNOWN_S
     rate.left(now + 2000.0)
     assert rate.rate(now + 2000.5) == 1.0
 
 
-def test_bounds_of_the_hint() -> None:
+def test_the_hint_is_bounded() -> None:
     rate = DrainRate()
     now = leave(rate, START, 30.0, 10.0)
-    assert rate.retry_after_s(0, now) == 1.0
-    assert rate.retry_after_s(1_000_000, now) == 60.0
-    assert rate.retry_after_s(1_000_000, now, most=30.0) == 30.0
-    assert rate.retry_after_s(1, now, least=2.0) == 2.0
+    assert rate.retry_after_s(0, now, 0.0) == 0.0
+    assert rate.retry_after_s(1_000_000, now, 0.0) == 60.0
+    assert all(45.0 <= rate.retry_after_s(1_000_000, now, chance / 10) <= 60.0 for chance in range(10))
 
 
 def test_another_window() -> None:

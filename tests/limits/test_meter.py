@@ -36,7 +36,7 @@ shares = st.tuples(st.sampled_from([0, 1, 2, 3]), st.integers(-1, 1))
 steps_us = st.one_of(
     st.integers(0, 3), st.integers(0, 2 * MINUTE), st.sampled_from([DAY, 400 * DAY]), st.integers(-5 * SECOND, 0)
 )
-kinds = st.sampled_from(["take"] * 4 + ["give", "charge", "wait", "look", "change"])
+kinds = st.sampled_from(["take"] * 4 + ["give", "charge", "wait", "look", "change", "change"])
 calls = st.lists(st.tuples(kinds, steps_us, st.one_of(shares, costs), limits()), max_size=40)
 
 
@@ -80,7 +80,7 @@ def test_every_answer_is_that_of_virtual_scheduling(
 def twin_of(meter: Meter) -> Meter:
     """A meter in the same state, to ask what would be."""
     other = Meter(meter.rate, meter.period_us, meter.burst)
-    other.debt, other.at_us, other.beyond = meter.debt, meter.at_us, meter.beyond
+    other.debt, other.at_us = meter.debt, meter.at_us
     return other
 
 
@@ -262,7 +262,7 @@ def test_what_comes_back_is_what_has_not_decayed_already(acts: list[tuple[str, i
     while both.under_way:
         both.settle(0)
     assert both.exact.most_in_any_window() <= 1000
-    assert both.meter.lows is None
+    assert both.meter.past is None or both.meter.past.lows is None
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -281,10 +281,26 @@ def test_a_crowd_under_one_key_gets_back_no_more_and_hardly_less(seed: int) -> N
         meter, exact = both.debts
         assert meter >= exact
         lost = max(lost, meter - exact)
-        assert both.meter.lows is None or len(both.meter.lows) <= 2 * (MOST_LOWS + 1)
+        past = both.meter.past
+        assert past is None or past.lows is None or len(past.lows) <= 2 * MOST_LOWS
     assert taken > 100
     assert both.exact.most_in_any_window() <= 100_000
     assert lost <= 5_000 * MINUTE, "of a hundred thousand"
+
+
+def test_of_a_crowd_at_once_each_gets_back_its_own() -> None:
+    """Far more than the lows that are kept, and each of them matters for one that is under way: a tenth is lost."""
+    meter = Meter(1, MINUTE, 10_000)
+    for number in range(1000):
+        assert meter.take(number, 10)
+        meter.hold()
+    assert meter.past is not None
+    assert meter.past.lows is not None
+    assert len(meter.past.lows) <= 2 * MOST_LOWS
+    for number in range(1000):
+        meter.settle(2000, number, 10, 0)
+    assert 8_900 <= meter.left(2000) <= 10_000
+    assert meter.past.lows is None
 
 
 def test_nothing_is_saved_up_by_what_takes_long() -> None:

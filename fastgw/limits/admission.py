@@ -1,0 +1,118 @@
+"""Whether a key may make a request: one decision over its requests and tokens per minute and its tokens of the day.
+
+All of them are asked, and all are taken from or none, so that a refusal by one spends nothing of the others. What a refused
+request is told is the longest wait of all that refuse: who obeys it once is admitted, if nobody else came.
+
+Must never: read a clock or throw dice.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastgw.limits.account import Account
+from fastgw.limits.promises import Promises
+
+REQUESTS: Final = "requests"
+TOKENS: Final = "tokens"
+DAY: Final = "day"
+"""The day's tokens are used."""
+RESERVED: Final = "reserved"
+"""Not used, but reserved by requests under way: some of it will come back when they end."""
+OVER_MINUTE: Final = "over_minute"
+OVER_DAY: Final = "over_day"
+"""More than the whole limit: waiting does not help."""
+
+RESERVED_S: Final = 1.0
+RESERVED_EACH_S: Final = 0.1
+"""When requests under way end nobody knows: the first is told to look again so soon, and others so far apart after him."""
+
+
+class Refusal:
+    """Why (one of the names above), and how long to wait."""
+
+    __slots__ = ("reason", "wait_s")
+
+    def __init__(self, reason: str, wait_s: float) -> None:
+        self.reason = reason
+        self.wait_s = wait_s
+
+    def __repr__(self) -> str:
+        return f"<Refusal {self.reason} {self.wait_s:g} s>"
+
+
+def admit(account: Account, day: int, now_us: int, minute: int, daily: int) -> bool:
+    """Take one request, ``minute`` tokens of the minute's and ``daily`` of the day's, all or none.
+
+    The tokens are held: ``account.tokens.settle`` and ``account.ledger.settle`` (or ``release``) are called once for them.
+    """
+    requests = account.requests
+    if requests is not None and not requests.take(now_us, 1):
+        return False
+    tokens = account.tokens
+    if tokens is not None and minute and not tokens.take(now_us, minute):
+        if requests is not None:
+            requests.give(now_us, 1)
+        return False
+    ledger = account.ledger
+    if daily and ledger.limit and not ledger.reserve(day, daily):
+        if requests is not None:
+            requests.give(now_us, 1)
+        if tokens is not None and minute:
+            tokens.give(now_us, minute)
+        return False
+    if tokens is not None and minute:
+        tokens.hold()
+    return True
+
+
+def refusal(
+    account: Account, day: int, now_us: int, to_midnight_s: float, minute: int, daily: int, chance: float
+) -> Refusal | None:
+    """Why :func:`admit` would refuse; None = it would not.
+
+    ``chance``: see :meth:`Promises.told`.
+    """
+    tokens = account.tokens
+    ledger = account.ledger
+    if tokens is not None and minute > tokens.burst:
+        return Refusal(OVER_MINUTE, 0.0)
+    if ledger.limit and daily > ledger.limit:
+        return Refusal(OVER_DAY, 0.0)
+    found: Refusal | None = None
+    requests = account.requests
+    if requests is not None and requests.wait_us(now_us, 1):
+        found = Refusal(REQUESTS, requests.told_s(now_us, 1, chance))
+    if tokens is not None and minute and tokens.wait_us(now_us, minute):
+        found = _longer(found, TOKENS, tokens.told_s(now_us, minute, chance))
+    if daily and ledger.limit and ledger.left(day) < daily:
+        if ledger.prompt + ledger.completion + daily > ledger.limit:
+            found = _longer(found, DAY, max(1.0, to_midnight_s))
+        else:
+            promises = ledger.promises
+            if promises is None:
+                promises = ledger.promises = Promises()
+            found = _longer(found, RESERVED, promises.told(now_us / 1e6, RESERVED_S, RESERVED_EACH_S, chance))
+    return found
+
+
+def spent(account: Account, day: int) -> bool:
+    """Whether the day's tokens are used, so that no request whatever would be admitted today."""
+    ledger = account.ledger
+    return ledger.limit > 0 and ledger.left(day) <= 0 and ledger.prompt + ledger.completion >= ledger.limit
+
+
+def wait_whatever_it_costs_s(account: Account, now_us: int) -> float:
+    """Seconds until any request is admitted that may be at all, by requests and tokens per minute."""
+    wait_us = 0
+    if account.requests is not None:
+        wait_us = account.requests.wait_us(now_us, 1)
+    if account.tokens is not None:
+        wait_us = max(wait_us, account.tokens.reset_us(now_us))
+    return wait_us / 1e6
+
+
+def _longer(found: Refusal | None, reason: str, wait_s: float) -> Refusal:
+    if found is not None and found.wait_s >= wait_s:
+        return found
+    return Refusal(reason, wait_s)

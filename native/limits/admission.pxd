@@ -1,0 +1,22 @@
+cimport cython
+
+from fastgw.limits.account cimport Account
+from fastgw.limits.ledger cimport Ledger
+from fastgw.limits.meter cimport Meter
+from fastgw.limits.promises cimport Promises
+
+@cython.final
+cdef class Refusal:
+    cdef public str reason
+    cdef public double wait_s
+
+@cython.locals(requests=Meter, tokens=Meter, ledger=Ledger)
+cpdef bint admit(Account account, long long day, long long now_us, long long minute, long long daily) except -1
+@cython.locals(requests=Meter, tokens=Meter, ledger=Ledger, promises=Promises, found=Refusal)
+cpdef Refusal refusal(Account account, long long day, long long now_us, double to_midnight_s, long long minute,
+                      long long daily, double chance)
+@cython.locals(ledger=Ledger)
+cpdef bint spent(Account account, long long day) except -1
+@cython.locals(wait_us=cython.longlong)
+cpdef double wait_whatever_it_costs_s(Account account, long long now_us) except -1
+cdef Refusal _longer(Refusal found, str reason, double wait_s)
