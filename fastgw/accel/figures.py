@@ -36,7 +36,7 @@ class Member(NamedTuple):
 
     where: int
     name: bytes
-    count: int = -1
+    slot: int = -1
     opens: int = -1
     place: int = -1  # whose counts are in what it opens; -1 = as around it
 

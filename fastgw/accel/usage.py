@@ -19,13 +19,16 @@ import msgspec
 
 from fastgw.accel.figures import (
     ANSWER,
+    CACHE_READ,
     COUNTS,
     DIGITS,
+    INPUT,
     MAX_DEPTH,
     MEMBERS,
     MOST_NAMES,
     NAME_BYTES,
     NUMBER_BYTES,
+    OUTPUT,
     OWN,
     PLACES,
     QUICK_BYTES,
@@ -40,6 +43,10 @@ from fastgw.accel.figures import (
 
 # What comes next: between the members that matter, and in what is skipped.
 _START, _FIRST, _KEY, _NAME, _COLON, _VALUE, _SCALAR, _LONG, _STRING, _AFTER, _SKIP, _SKIP_STRING, _OVER = range(13)
+_IN_TEXT: Final = (_STRING, _SKIP_STRING, _NAME)
+_IN_WORD: Final = (_SCALAR, _LONG)
+_BEFORE_NAME: Final = (_FIRST, _KEY)
+_BEFORE_END: Final = (_AFTER, _FIRST)
 
 _KNOWN: Final = [{one.name: one for one in MEMBERS if one.where == where} for where in range(max(MEMBERS)[0] + 1)]
 _THE_ERROR: Final = _KNOWN[ANSWER][b"error"]
@@ -99,17 +106,29 @@ class UsageScanner:
     """One per answer, or event. ``error``: it has a top-level member ``error`` that is not null. ``whole``: it has been an
     object from its beginning to its end, and nothing has come behind it."""
 
-    __slots__ = ("_counts", "_depth", "_member", "_names", "_phase", "_place", "_places", "_rest", "_stack", "_tried", "error", "whole")
+    __slots__ = (
+        "_counts",
+        "_depth",
+        "_member",
+        "_names",
+        "_phase",
+        "_places",
+        "_rest",
+        "_stack",
+        "_tried",
+        "error",
+        "whole",
+    )
 
     def __init__(self) -> None:
         self._phase = _START
-        self._stack: list[tuple[int, int, int]] = []  # where we are, and were around it; whose counts; which count the parts are
+        self._stack: list[tuple[int, int, int]] = []  # where we are; whose counts; which of them it is made of
         self._member: Member | None = None  # whose value comes next
         self._names = 0  # that were looked at
         self._depth = 0  # of what is skipped
         self._tried = 0  # up to there of these bytes no more levels are skipped at once
         self._rest = b""  # the beginning of a token
-        self._counts = list(_NOTHING)
+        self._counts: list[int] = []
         self._places: list[list[int] | None] = [None] * PLACES
         self.error = False
         self.whole = False
@@ -126,7 +145,7 @@ class UsageScanner:
             if phase == _SKIP:
                 at = self._skip(data, at)
                 continue
-            if phase == _STRING or phase == _SKIP_STRING or phase == _NAME:
+            if phase in _IN_TEXT:
                 at = _TEXT(data, at).end()  # type: ignore[union-attr]
                 if at == end:
                     return
@@ -140,7 +159,7 @@ class UsageScanner:
                 if self.whole and data[at:].strip(_BLANKS):
                     self.whole = False
                 return
-            if phase == _SCALAR or phase == _LONG:
+            if phase in _IN_WORD:
                 stop = _WORD(data, at).end()  # type: ignore[union-attr]
                 if phase == _LONG or stop - at > NUMBER_BYTES:
                     self._phase = _AFTER if stop < end else _LONG
@@ -164,13 +183,15 @@ class UsageScanner:
             c = data[at]
             if phase == _VALUE:
                 at = self._value(c, at)
-            elif c == 34 and (phase == _FIRST or phase == _KEY):
-                stop = _STRANGERS[self._stack[-1][0]](data, at).end()  # type: ignore[union-attr]
-                if stop > at:
-                    self._phase = _KEY
-                    at = stop
-                    continue
+            elif c == 34 and phase in _BEFORE_NAME:
+                where = self._stack[-1][0]
                 stop = _TEXT(data, at + 1).end()  # type: ignore[union-attr]
+                if stop < end and data[at + 1 : stop] not in _KNOWN[where]:
+                    behind = _STRANGERS[where](data, at).end()  # type: ignore[union-attr]
+                    if behind > at:
+                        self._phase = _KEY
+                        at = behind
+                        continue
                 if stop - at - 1 > NAME_BYTES:
                     self._named(b"")
                     self._phase = _NAME
@@ -188,7 +209,7 @@ class UsageScanner:
             elif c == 44 and phase == _AFTER:
                 self._phase = _KEY
                 at += 1
-            elif c == 125 and (phase == _AFTER or phase == _FIRST):
+            elif c == 125 and phase in _BEFORE_END:
                 self._close()
                 at += 1
             elif c == 123 and phase == _START:
@@ -264,8 +285,8 @@ class UsageScanner:
             self._places[member.place] = None
         elif member.opens == USAGE:
             self._places[self._stack[-1][1]] = None
-        if member.count >= 0:
-            self._counts[member.count] = -1
+        if member.slot >= 0:
+            self._counts[member.slot] = -1
         elif parts >= 0:
             self._counts[parts] = -1
 
@@ -278,9 +299,9 @@ class UsageScanner:
             _, place, _ = self._stack[-1]
             if member.place >= 0:
                 place = member.place
-            if member.count < 0:
+            if member.slot < 0:
                 self._counts = list(_NOTHING)
-            self._stack.append((member.opens, place, member.count))
+            self._stack.append((member.opens, place, member.slot))
             self._phase = _FIRST
         elif c == 123 or c == 91:
             self._phase = _SKIP
@@ -299,7 +320,7 @@ class UsageScanner:
         if member is _THE_ERROR:
             self.error = self.error or word != b"null"
             return
-        count = member.count if member.opens < 0 else -1
+        count = member.slot if member.opens < 0 else -1
         if count < 0 and member.opens < 0:
             count = self._stack[-1][2]
         if count >= 0:
@@ -316,15 +337,19 @@ class UsageScanner:
 
     def figures(self) -> tuple[int, int, int, int]:
         """(prompt, completion, cached, reasoning) tokens, -1 = not said."""
+        return self.told()[:4]
+
+    def told(self) -> tuple[int, int, int, int, bool]:
+        """The same, and whether they are of llama.cpp's timings alone, which it may send early."""
+        timed = self._places[TIMED]
         for counts in self._places:
             if counts is not None:
                 prompt, completion, cached, reasoning = meaning(counts)
                 if prompt >= 0 or completion >= 0:
-                    timed = self._places[TIMED]
                     if cached < 0 and timed is not None:
                         cached = meaning(timed)[2]
-                    return prompt, completion, cached, reasoning
-        return -1, -1, -1, -1
+                    return prompt, completion, cached, reasoning, counts is timed
+        return -1, -1, -1, -1, False
 
     def says(self, place: int) -> bool:
         """Whether tokens are told there."""
@@ -334,7 +359,7 @@ class UsageScanner:
     @property
     def measured(self) -> bool:
         """Whether the figures are of llama.cpp's timings alone, which it may send early."""
-        return self.says(TIMED) and not any(map(self.says, range(TIMED)))
+        return self.told()[4]
 
     @property
     def seconds(self) -> int:
@@ -367,7 +392,7 @@ class _Usage(msgspec.Struct, gc=False):
     reasoning_tokens: int | None = None
 
     def figures(self) -> tuple[int, int, int, int] | None:
-        """As :meth:`UsageScanner.figures`, None = nothing is said, or not plainly."""
+        """As :meth:`UsageScanner.figures`, None = not all is said plainly."""
         if (
             0 <= self.prompt_tokens < _MOST
             and 0 <= self.completion_tokens < _MOST
@@ -376,10 +401,11 @@ class _Usage(msgspec.Struct, gc=False):
             and self.input_tokens < 0
             and self.output_tokens < 0
             and self.reasoning_tokens is None
+            and self.cache_read_input_tokens is None
+            and self.input_tokens_details is self.output_tokens_details is None
         ):
             # As most say it.
-            if self.cache_read_input_tokens is None and self.input_tokens_details is self.output_tokens_details is None:
-                return self.prompt_tokens, self.completion_tokens, -1, -1
+            return self.prompt_tokens, self.completion_tokens, -1, -1
         counts = [
             self.prompt_tokens, self.completion_tokens, self.input_tokens, self.output_tokens, self.total_tokens,
             -1 if self.cache_read_input_tokens is None else self.cache_read_input_tokens,
@@ -392,8 +418,7 @@ class _Usage(msgspec.Struct, gc=False):
         ]  # fmt: skip
         if max(counts) >= _MOST or min(counts) < -1:
             return None
-        found = meaning(counts)
-        return found if found[0] >= 0 or found[1] >= 0 else None
+        return meaning(counts)
 
 
 def _part(parts: object, name: str) -> int:
@@ -404,7 +429,21 @@ class _Answer(msgspec.Struct, gc=False):
     usage: _Usage | None = None
 
 
+class _Timings(msgspec.Struct, gc=False):
+    prompt_n: int = -1
+    cache_n: int = -1
+    predicted_n: int = -1
+
+
+class _Event(msgspec.Struct, gc=False):
+    usage: _Usage | None = None
+    response: _Answer | None = None
+    message: _Answer | None = None
+    timings: _Timings | None = None
+
+
 _decode: Final = msgspec.json.Decoder(_Answer).decode
+_decode_event: Final = msgspec.json.Decoder(_Event).decode
 _OPENS: Final = re.compile(rb'"usage"[ \t\r\n]*+:[ \t\r\n]*+\{').match
 
 
@@ -416,7 +455,37 @@ def _plainly(document: bytes) -> tuple[int, int, int, int] | None:
         usage = _decode(document).usage
     except (msgspec.DecodeError, RecursionError, ValueError):
         return None
-    return None if usage is None else usage.figures()
+    found = None if usage is None else usage.figures()
+    return None if found is None or max(found[:2]) < 0 else found
+
+
+def _of_event(data: bytes) -> tuple[int, int, int, int, bool] | None:
+    """As :func:`event_usage`, where the event says it plainly; None = the scanner knows."""
+    if data.count(b":") > MOST_NAMES or data.count(b"[") + data.count(b"{") > MAX_DEPTH or b'"meta"' in data:
+        return None
+    try:
+        event = _decode_event(data)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+    timed = -1, -1, -1, -1
+    if event.timings is not None:
+        counts = list(_NOTHING)
+        counts[INPUT], counts[CACHE_READ], counts[OUTPUT] = (
+            event.timings.prompt_n, event.timings.cache_n, event.timings.predicted_n
+        )  # fmt: skip
+        if max(counts) >= _MOST or min(counts) < -1:
+            return None
+        timed = meaning(counts)
+    wrapped = [event.usage, *(one.usage for one in (event.response, event.message) if one is not None)]
+    for usage in wrapped:
+        if usage is not None:
+            found = usage.figures()
+            if found is None:
+                return None
+            prompt, completion, cached, reasoning = found
+            if prompt >= 0 or completion >= 0:
+                return prompt, completion, cached if cached >= 0 else timed[2], reasoning, False
+    return (*timed, max(timed[:2]) >= 0)
 
 
 def scanned(document: bytes) -> UsageScanner:
@@ -429,8 +498,8 @@ def scanned(document: bytes) -> UsageScanner:
 def usage_in(body: bytes) -> tuple[int, int, int, int]:
     """(prompt, completion, cached, reasoning) tokens of a whole plain answer, -1 = not said.
 
-    Looked at first are the last ``"usage"`` and what follows it: where that is short, and the rest of one object and no more, it stands
-    in the answer itself, and is its last of that name. (Whether what stands before it is JSON is not asked then.)
+    Looked at first are the last ``"usage"`` and what follows it: where that is short, and the rest of one object and no more,
+    it stands in the answer itself, and is its last of that name. (Whether what stands before it is JSON is not asked then.)
     """
     at = body.rfind(b'"usage"')
     if at > 0 and len(body) - at <= QUICK_BYTES and body[at - 1] != 92 and _OPENS(body, at) is not None:
@@ -447,11 +516,10 @@ def usage_in(body: bytes) -> tuple[int, int, int, int]:
 
 def event_usage(data: bytes) -> tuple[int, int, int, int, bool]:
     """The same of an event's data, and whether it is of llama.cpp's timings alone, which may come early."""
-    found = _plainly(data)
-    if found is not None and (found[2] >= 0 or b'"timings"' not in data):
-        return (*found, False)
-    scanner = scanned(data)
-    return (*scanner.figures(), scanner.measured)
+    found = _of_event(data)
+    if found is not None:
+        return found
+    return scanned(data).told()
 
 
 def seconds_in(body: bytes) -> int:

@@ -154,7 +154,7 @@ def _fill():
         name = one.name
         memcpy(_rows[at].name, PyBytes_AS_STRING(name), len(name))
         _rows[at].size = len(name)
-        _rows[at].count = one.count
+        _rows[at].count = one.slot
         _rows[at].opens = one.opens
         _rows[at].place = one.place
         _rows[at].error = one.where == table.ANSWER and name == b"error"

@@ -43,7 +43,8 @@ EVENTS = (
     _event({"response": {"output": [{"text": "xy"}], "usage": {"input_tokens": 7, "output_tokens": 3,
         "input_tokens_details": {"cached_tokens": 2}, "output_tokens_details": {"reasoning_tokens": 1}}},
         "type": "response.completed"}), _event({"timings": {"cache_n": 2, "prompt_n": 5, "predicted_n": 2}, "type": None}),
-    _event({"delta": {"tool_calls": [{"type": "function", "function": {"arguments": "{"}}]}}), _event({"choices": [{"text": "x"}]}), b'data: {"choices":[',
+    _event({"delta": {"tool_calls": [{"type": "function", "function": {"arguments": "{"}}]}}),
+    _event({"choices": [{"text": "x"}]}), b'data: {"choices":[',
     _event(b'{"choices" : [ ] , "usage" : {"prompt_tokens" : 7}}'), b'data: {"\\u0063hoices":[],"usage":{}}\n\n',
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What answers say they have used: both twins, in whole and in pieces, whatever comes; and against a decoder, where it is JSON."""
+"""What answers say they have used: both twins, in whole and in pieces, whatever comes; and both ways of reading it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def seeds() -> list[bytes]:
 
 def words() -> list[bytes]:
     names = {b'"%b"' % one.name for one in MEMBERS}
-    return [*sorted(names), b'"usage":{', b'"x":', b"{", b"}", b"[", b"]", b",", b":", b"7", b"16.0", b"-1", b"null", b'"', b"\\",
-        b'\\"', b"\\u0070", b" ", b"1" * 13, b"1e3"]  # fmt: skip
+    return [*sorted(names), b'"usage":{', b'"x":', b"{", b"}", b"[", b"]", b",", b":", b"7", b"16.0", b"-1", b"null", b'"',
+        b"\\", b'\\"', b"\\u0070", b" ", b"1" * 13, b"1e3"]  # fmt: skip
 
 
 def told(scanner: Any) -> tuple[Any, ...]:
@@ -69,8 +69,9 @@ def check(data: bytes) -> None:
     except (ValueError, RecursionError):
         return
     one = SIDES[0].usage_in(data)
-    # (A decoder of JSON goes deeper than we do, and takes other things for numbers.)
-    if isinstance(answer, dict) and data.count(b"[") + data.count(b"{") < 500 and data.count(b":") <= MOST_NAMES and b"N" not in data and b"I" not in data:
+    # (A decoder of JSON goes deeper than we do, reads more, and takes other things for numbers.)
+    bounded = data.count(b"[") + data.count(b"{") < 500 and data.count(b":") <= MOST_NAMES
+    if isinstance(answer, dict) and bounded and b"N" not in data and b"I" not in data:
         assert one == found[0][0], (data, one, found[0][0])
         assert SIDES[0].event_usage(data)[:4] == one
     else:
