@@ -122,7 +122,7 @@ def produced(exchange: Exchange, response: ResponseHead) -> int:
     """
     relay = exchange.relay
     if relay is not None:
-        size = relay.bytes_out
+        size = relay.body_bytes
     elif exchange.status == response.status and response.status != 204:
         size = max(0, response.content_length)  # it was whole in one read
     else:

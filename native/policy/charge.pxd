@@ -12,16 +12,16 @@ from fastgw.limits.account cimport Account, Accounts
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
+from fastgw.policy.quota cimport answers_of
 from fastgw.stats cimport Stats
 
 cdef int FRAME_BYTES
-cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
-cdef object COMPLETIONS
+cdef long long MOST_TOKENS, NO_LIMIT
 
 @cython.locals(facts=BodyFacts)
 cpdef long long prompt_of(Exchange exchange) except -1
 @cython.locals(facts=BodyFacts, relay=Relay, size=cython.longlong, tokens=cython.longlong, most=cython.longlong,
-               answers=cython.longlong, packed=bint)
+               packed=bint)
 cpdef long long produced(Exchange exchange, ResponseHead response) except -1
 
 cdef class Charge(Filter):
