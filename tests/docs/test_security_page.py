@@ -36,12 +36,14 @@ NO_LIMITS = {
         "exchange.merged_call.PAUSE_S", "upstream.pool.IDLE_LIMIT_S", "upstream.pool.IDLE_FLOOR_S", "upstream.pool.WARM_GAP_S",
         "upstream.health.RESOLVE_EVERY_S", "upstream.table.MAX_CYCLE", "policy.queue.INTERVAL_S", "policy.cors.MAX_AGE_S",
         "limits.breaker.PROBE_WAIT_S", "limits.account.MOST_ENDED", "limits.drain.UNKNOWN_S", "limits.promises.MOST_S",
-        "limits.promises.CROWD_S", "limits.admission.RESERVED_S", "limits.admission.RESERVED_EACH_S", "store.state.LOOK_S", "store.state.RUN_S",
+        "limits.promises.CROWD_S", "limits.admission.RESERVED_S", "limits.admission.RESERVED_EACH_S",
+        "store.state.LOOK_S", "store.state.RUN_S",
         "store.state._TAKEN_S", "store.state._WRITE_BUSY_S", "store.state._CALL_BUSY_S", "store.folder._REOPEN_BUSY_S",
         "store.database.PAUSE_S", "store.keys._TURN_S", "store.place._MADE_WITHIN_S", "control.server.STOP_S",
     ),
     "bounds of arithmetic, and of what an operator writes": (
-        "limits.ledger.MAX_TOKENS", "limits.meter.MAX_RATE", "limits.meter.MAX_CAPACITY", "limits.meter.MAX_DEBT_PERIODS", "limits.meter.MOST_LOWS",
+        "limits.ledger.MAX_TOKENS", "limits.meter.MAX_RATE", "limits.meter.MAX_CAPACITY",
+        "limits.meter.MAX_DEBT_PERIODS", "limits.meter.MOST_LOWS",
         "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST", "limits.slots.STALE_S", "limits.slots.NOISE_S",
     ),
 }  # fmt: skip

@@ -229,7 +229,7 @@ class TestJ2Midnight:
         for of_day, told in ((0.0, 86_400), (86_340.0, 60), (86_399.25, 1), (43_200.5, 43_200)):
             monkeypatch.setattr("fastgw.policy.quota.time", lambda of_day=of_day: 20_000.0 * DAY_S + of_day)
             async with metered(daily_token_quota=100) as (gw, _, client):
-                account_of(gw).ledger.settle(20_000, 0, 90, 0, False)
+                account_of(gw).ledger.settle(today(gw), 0, 90, 0, False)
                 answer = await ask(client, say(20))
                 assert_limited(answer, CODE)
                 assert int(answer.header("retry-after") or "") == told

@@ -552,7 +552,7 @@ class TestLimits:
         async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
             id, text = await here.key(daily_tokens=COST + 200)
             data = say(1000, stream=True, key=text)
-            assert (await ask(client, data)).error["code"] == "daily_quota_exceeded"
+            assert (await ask(client, data)).error["code"] == "request_exceeds_limit"
             await here.change(id, on_exhausted="cut")
             answer = await ask(client, data)
             assert answer.status == 200
