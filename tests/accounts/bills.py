@@ -1,0 +1,95 @@
+"""What a case must cost, by the words of ``docs/limits.md``: between what and what, where it is an estimate.
+
+Owns: those rules, worked out from what the engine did and what of it came through. Must never: ask the gateway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.accounts.answers import NAMED, PROMPT, Answer, Figures, cut, request_of
+from tests.accounts.cases import GENERATE, PAINT, RANK, SILENT, SPEAK, SPEECH, TOKENIZE, UNSAID, Case
+
+Span = tuple[int, int]
+"""At least, at most."""
+
+SECOND_TOKENS = 10
+"""What a second of audio is taken for, where that is the engine's measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """``estimated``: whether it must be marked so (None = either is true). ``cached`` and ``reasoning``: as the engine said."""
+
+    prompt: Span
+    completion: Span
+    cached: int = 0
+    reasoning: int = 0
+    estimated: bool | None = False
+    requests: Span = (1, 1)
+
+
+NOTHING = Bill((0, 0), (0, 0))
+
+
+def exactly(figures: Figures, estimated: bool | None = False) -> Bill:
+    prompt, completion, cached, reasoning = figures
+    return Bill((prompt, prompt), (completion, completion), max(cached, 0), max(reasoning, 0), estimated)
+
+
+def tokens(size: int) -> int:
+    return -(-size // 4)
+
+
+def prompt_estimate(case: Case) -> Span:
+    """A token for four bytes of all that becomes prompt: no less than its text has, no more than the whole body."""
+    body, _ = request_of(case)
+    most = tokens(len(body)) + 1
+    least = tokens(len(PROMPT)) if case.api in GENERATE | RANK else 0
+    return least, most
+
+
+def bills_of(case: Case, answer: Answer) -> list[Bill]:
+    """What it may cost; more than one where either is honest."""
+    if case.api == TOKENIZE:
+        return [Bill((0, 0), (0, 0), requests=(0, 1))]
+    if case.ending in ("died before the head", "refused", "failed"):
+        return [NOTHING]
+    prompt = prompt_estimate(case)
+    unsure = None if case.api in PAINT | SPEAK | {SPEECH} else True
+    if case.ending in UNSAID or case.api in SILENT:
+        return [Bill(prompt, (0, 0), estimated=unsure)]
+    pieces = cut(case, answer)
+    passed = sum(piece.tokens for piece in pieces)
+    size = sum(len(piece.data) for piece in pieces)
+    said = pieces[-1].said if pieces else None
+    if case.fields == "seconds" and case.place != "nowhere" and case.ending == "whole" and case.coding != "gzip unasked":
+        told = SECOND_TOKENS * answer.seconds
+        return [Bill((told, told), (0, passed), estimated=True), Bill((0, 0), (told, told), estimated=True)]
+    by_size = _by_size(case, answer, size)
+    if case.coding == "gzip unasked":
+        # It may be counted by what can be seen of it, or be unpacked to be read.
+        guess = Bill(prompt, by_size, estimated=unsure)
+        return [guess, *([exactly(said)] if said is not None else _unsaid(case, prompt, passed, by_size, unsure))]
+    if said is None:
+        return _unsaid(case, prompt, passed, by_size, unsure)
+    if case.ending == "whole" or not case.stream:
+        return [exactly(said)]
+    if passed > said.completion:
+        return [Bill((said.prompt, said.prompt), (passed, passed), max(said.cached, 0), max(said.reasoning, 0), True)]
+    return [exactly(said, None)]
+
+
+def _unsaid(case: Case, prompt: Span, passed: int, by_size: Span, estimated: bool | None) -> list[Bill]:
+    if case.stream:
+        return [Bill(prompt, (passed, passed), estimated=estimated if not passed else True)]
+    return [Bill(prompt, by_size, estimated=estimated)]
+
+
+def _by_size(case: Case, answer: Answer, size: int) -> Span:
+    """What an answer may count for that nobody counted: no more than its bytes, or than it was allowed to be."""
+    if case.api not in GENERATE:
+        return 0, 0
+    most = min(tokens(size), NAMED) if case.named else tokens(size)
+    least = 1 if case.ending == "whole" and answer.truth.completion else 0
+    return least, most

@@ -1,0 +1,263 @@
+"""One case, played: an engine that writes exactly its answer, a client that reads it or leaves, and the books before and after.
+
+Owns: the engine's and the client's part, each waiting for the other where the case says who comes first. Must never: wait for
+a while instead, or touch the gateway's books.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import zlib
+from typing import Any, Final
+
+from fastgw import EngineConfig
+from fastgw.sim import ScriptedConnection, ScriptedEngine
+from fastgw.sim.scripted import RawRequest
+from tests.accounts.answers import Answer, Piece, answer_of, cut, request_of
+from tests.accounts.bills import Bill, bills_of
+from tests.accounts.cases import CHAT, COMPLETIONS, ERROR_EVENT, GENERATE, RANK, WHOLE, Case
+from tests.e2e.metered import KEY, account_of, usage_of
+from tests.support.client import NoResponse, RawClient, RawResponse, request
+from tests.support.gateway import Running, running
+
+LIMIT: Final = 1_000_000
+LIMITS: Final = {
+    "daily_token_quota": LIMIT, "tokens_per_minute": LIMIT, "rate_limit_per_minute": 100_000, "key_concurrency": 50,
+}  # fmt: skip
+MODELS: Final = b'{"object":"list","data":[]}'
+REFUSAL: Final = b'{"error":{"message":"no such thing","type":"invalid_request_error","param":null,"code":null}}'
+STATUS: Final = {"refused": b"400 Bad Request", "failed": b"500 Internal Server Error"}
+
+
+def wire_plain(status: bytes, body: bytes, kind: bytes = b"application/json") -> bytes:
+    return b"HTTP/1.1 %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (status, kind, len(body), body)
+
+
+class Conversation:
+    """A case under way: what the engine has got and sent, what the client has read."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.answer: Answer = answer_of(case)
+        self.gw: Running | None = None
+        self.got = asyncio.Event()  # the engine has the request
+        self.read = asyncio.Event()  # the client has all that the engine has sent
+        self.reserved = 0  # of the day, when the engine had the request
+        self.packed = False
+        self.chance = random.Random(str(case))
+
+    # --- the engine
+    async def serve(self, conn: ScriptedConnection) -> None:
+        while True:
+            seen = await conn.read_request()
+            if seen.method == b"GET":
+                await conn.send(wire_plain(b"200 OK", MODELS))
+            elif not await self._play(conn, seen):
+                return
+
+    async def _play(self, conn: ScriptedConnection, seen: RawRequest) -> bool:
+        case = self.case
+        assert self.gw is not None
+        self.reserved = account_of(self.gw).ledger.reserved
+        self.got.set()
+        if case.ending == "left before the head":
+            await conn.wait_closed()
+            return False
+        if case.ending == "died before the head":
+            conn.close()
+            return False
+        if case.ending in STATUS:
+            await conn.send(wire_plain(STATUS[case.ending], REFUSAL))
+            return True
+        asked = b"gzip" in (seen.header(b"accept-encoding") or b"")
+        self.packed = case.coding == "gzip unasked" or (case.coding == "gzip asked for" and asked)
+        pieces = cut(case, self.answer)
+        bodies = [piece.data for piece in pieces]
+        if self.packed:
+            bodies = _packed(bodies)
+        await self._send(conn, self._head(bodies), bodies, pieces)
+        if case.ending.startswith("left"):
+            await conn.wait_closed()
+            return False
+        if case.ending == "died midway":
+            async with asyncio.timeout(10):
+                await self.read.wait()
+            conn.reset()
+            return False
+        if case.framing == "chunked":
+            await conn.send(b"0\r\n\r\n")
+        return case.framing != "close"
+
+    def _head(self, bodies: list[bytes]) -> bytes:
+        """What stands before the body; its length is that of the whole answer."""
+        case = self.case
+        lines = [b"HTTP/1.1 200 OK", b"content-type: " + self.answer.content_type.encode()]
+        if self.packed:
+            lines.append(b"content-encoding: gzip")
+        if case.framing == "chunked":
+            lines.append(b"transfer-encoding: chunked")
+        elif case.framing == "length":
+            whole = bodies if self.packed else [piece.data for piece in self.answer.pieces]
+            lines.append(b"content-length: %d" % sum(map(len, whole)))
+        else:
+            lines.append(b"connection: close")
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    async def _send(self, conn: ScriptedConnection, head: bytes, bodies: list[bytes], pieces: list[Piece]) -> None:
+        chunked = self.case.framing == "chunked"
+        if self.case.ending == "died midway" or self.case.split == "whole":
+            data = [b"".join(bodies)] if not self.case.stream else bodies
+            await conn.send(head + b"".join(_chunk(one) if chunked else one for one in data if one))
+            return
+        wire = head + b"".join(_chunk(one) if chunked else one for one in bodies if one)
+        if self.case.split == "pieces":
+            cuts = sorted(self.chance.randrange(1, len(wire)) for _ in range(4))
+        else:
+            # Around where the figures stand: inside a name, inside a number.
+            at = max(wire.find(b'"usage"'), wire.find(b'"timings"'), 40)
+            cuts = sorted({at + step for step in (3, 9, 27, 41) if at + step < len(wire)})
+        for start, end in zip([0, *cuts], [*cuts, len(wire)], strict=True):
+            if wire[start:end]:
+                await conn.send(wire[start:end])
+                await asyncio.sleep(0.001)
+
+    # --- the client
+    async def ask(self, client: RawClient) -> RawResponse | None:
+        case = self.case
+        body, kind = request_of(case)
+        headers = [("Content-Type", kind)]
+        if case.coding == "gzip asked for":
+            headers.append(("Accept-Encoding", "gzip, deflate"))
+        await client.send(request("POST", case.path, headers=headers, body=body, key=KEY))
+        if case.ending == "left before the head":
+            async with asyncio.timeout(10):
+                await self.got.wait()
+            client.close()
+            return None
+        if case.ending == "left after the head":
+            answer = await client.read_head()
+            client.close()
+            return answer
+        if case.ending in ("left midway", "died midway"):
+            answer = await client.read_head()
+            wanted = len(self.expected())
+            while len(answer.body) < wanted and answer.how_ended in ("open", "timeout"):
+                await client.read_until(answer, None, 0.004)
+            self.read.set()
+            if case.ending == "left midway":
+                client.close()
+                return answer
+            return await client.read_body(answer)
+        try:
+            return await client.read_response(10.0)
+        except NoResponse as none:
+            raise AssertionError(f"{case}: {none}") from none
+
+    def expected(self) -> bytes:
+        """What the client must get of the body: the engine's bytes, but for a chunk that it did not ask for."""
+        case = self.case
+        stripped = case.api in (CHAT, COMPLETIONS) and not case.asks_usage
+        return b"".join(piece.data for piece in cut(case, self.answer) if not (stripped and piece.extra))
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _packed(bodies: list[bytes]) -> list[bytes]:
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    packed = [packer.compress(body) + packer.flush(zlib.Z_SYNC_FLUSH) for body in bodies]
+    return [*packed, packer.flush()]
+
+
+# --- the books
+
+
+async def wrong_with(case: Case) -> list[str]:
+    """Play ``case`` on a gateway of its own; what is not as it must be."""
+    talk = Conversation(case)
+    kind = "llamacpp" if case.fields == "timings" else "vllm"
+    async with ScriptedEngine(talk.serve) as engine:
+        target = EngineConfig(url=engine.url, kind=kind, warm_connections=0)
+        limits: dict[str, Any] = LIMITS if case.limited else {}
+        async with running([target], api_keys=(KEY,), health_interval_s=3600.0, **limits) as gw:
+            talk.gw = gw
+            before = await usage_of(gw)
+            async with RawClient.connect(gw.url) as client:
+                answer = await talk.ask(client)
+                await gw.idle()
+            after = await usage_of(gw)
+            record = next(one for one in gw.records if one["method"] == b"POST")
+    found = [*_wrong_bytes(talk, answer), *_wrong_books(talk, before, after, record)]
+    return found
+
+
+def _wrong_bytes(talk: Conversation, answer: RawResponse | None) -> list[str]:
+    case = talk.case
+    if case.ending in STATUS:
+        assert answer is not None
+        return [] if answer.body == REFUSAL else [f"the engine's refusal became {answer.body[:200]!r}"]
+    if case.ending == "died before the head":
+        assert answer is not None
+        return [] if answer.status == 502 else [f"the client was told {answer.status}"]
+    if answer is None:
+        return []
+    body = answer.body
+    if talk.packed:
+        body = zlib.decompressobj(31).decompress(body)
+    wanted = talk.expected()
+    if case.ending in (WHOLE, ERROR_EVENT) and (body != wanted or not answer.complete):
+        return [f"the client got {len(body)} bytes of {len(wanted)} ({answer.how_ended}): {_difference(body, wanted)}"]
+    if not body.startswith(wanted):
+        return [f"the client got {len(body)} bytes, and should have {len(wanted)}: {_difference(body, wanted)}"]
+    return []
+
+
+def _difference(body: bytes, wanted: bytes) -> str:
+    at = next((at for at, (a, b) in enumerate(zip(body, wanted, strict=False)) if a != b), min(len(body), len(wanted)))
+    return f"from byte {at}: {body[at : at + 60]!r} for {wanted[at : at + 60]!r}"
+
+
+def _wrong_books(talk: Conversation, before: dict[str, Any], after: dict[str, Any], record: dict[str, Any]) -> list[str]:
+    case = talk.case
+    bills = bills_of(case, talk.answer)
+    verdicts = [_against(bill, before, after, record, case) for bill in bills]
+    found = min(verdicts, key=len)
+    used = after["total_tokens"] - before["total_tokens"]
+    if after["quota_reserved"] or after["requests_under_way"]:
+        found.append(f"still reserved: {after['quota_reserved']}, under way: {after['requests_under_way']}")
+    if case.limited and case.api in GENERATE | RANK:
+        if not used <= talk.reserved <= LIMIT:
+            found.append(f"charged {used} of {talk.reserved} reserved")
+        if after["quota_remaining"] != LIMIT - used:
+            found.append(f"{after['quota_remaining']} are said to be left after {used}")
+    return found
+
+
+def _against(bill: Bill, before: dict[str, Any], after: dict[str, Any], record: dict[str, Any], case: Case) -> list[str]:
+    found = []
+
+    def judge(what: str, value: int, least: int, most: int) -> None:
+        if not least <= value <= most:
+            found.append(f"{what}: {value}, not {least}" + (f" to {most}" if most != least else ""))
+
+    def difference(name: str) -> int:
+        return int(after.get(name, 0)) - int(before.get(name, 0))
+
+    prompt, completion = difference("prompt_tokens"), difference("completion_tokens")
+    judge("prompt", prompt, *bill.prompt)
+    judge("completion", completion, *bill.completion)
+    judge("cached", difference("cached_tokens"), bill.cached, bill.cached)
+    judge("reasoning", difference("reasoning_tokens"), bill.reasoning, bill.reasoning)
+    judge("requests", difference("requests"), *bill.requests)
+    if bill.estimated is not None:
+        marked = prompt + completion if bill.estimated else 0
+        judge("estimated", difference("estimated_tokens"), marked, marked)
+        if bool(record["estimated"]) != (bill.estimated and prompt + completion > 0) and case.api in GENERATE | RANK:
+            found.append(f"in the log estimated: {record['estimated']}")
+    if prompt + completion:
+        logged = max(record["prompt_tokens"], 0), max(record["completion_tokens"], 0)
+        if logged != (prompt, completion):
+            found.append(f"in the log {logged}, charged {(prompt, completion)}")
+    return found
