@@ -196,7 +196,7 @@ def answer_of(case: Case) -> Answer:
     else:
         stop = writer.chance.randint(1, len(pieces) - 1)
     if case.ending == ERROR_EVENT:
-        pieces[stop:] = [Piece(_error_event(case, writer))]
+        pieces[stop:] = [Piece(_error_event(case, writer), 0, pieces[stop - 1].said)]
         stop += 1
     return Answer("text/event-stream" if case.stream else "application/json", pieces, writer.truth, stop, writer.seconds)
 

@@ -141,9 +141,7 @@ class Conversation:
             return answer
         if case.ending in ("left midway", "died midway"):
             answer = await client.read_head()
-            wanted = len(self.expected())
-            while len(answer.body) < wanted and answer.how_ended in ("open", "timeout"):
-                await client.read_until(answer, None, 0.004)
+            await client.read_size(answer, len(self.expected()), 10.0)
             self.read.set()
             if case.ending == "left midway":
                 client.close()

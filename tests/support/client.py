@@ -200,6 +200,17 @@ class RawClient:
                 response.how_ended = how
         return response
 
+    async def read_size(self, response: RawResponse, size: int, timeout: float = 5.0) -> RawResponse:
+        """Read ``response``'s body into it until it has ``size`` bytes, or ends in whatever way."""
+        end = asyncio.get_running_loop().time() + timeout
+        while response.how_ended == "open" and not response.feed(self._buffer) and len(response._body) < size:
+            how = await self._fill(end)
+            if how == "eof" and response._mode == "eof":
+                response.complete = True
+            if how is not None:
+                response.how_ended = how
+        return response
+
     async def ask(self, data: bytes, timeout: float = 5.0, head_only: bool = False) -> RawResponse:
         """Send a request and read its answer; on a new connection, from the same address, where the last answer said that it
         ends this one. That is how any HTTP client behaves."""
