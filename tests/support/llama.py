@@ -27,14 +27,20 @@ class LlamaServer:
     """One engine process: a context manager, plain or asynchronous, with ``url`` once it is entered.
 
     ``slots`` requests run at a time, each with ``slot_tokens`` of context. ``http_threads`` is llama.cpp's number of
-    HTTP threads (0: its own choice); each open connection occupies one.
+    HTTP threads (0: its own choice); each open connection occupies one. ``pooling`` ("mean", "rank"): it embeds, or ranks,
+    instead of generating. ``cache``: a prompt that a slot has seen is not read again.
     """
 
-    def __init__(self, directory: Path, *, slots: int = 4, slot_tokens: int = 16384, http_threads: int = 0) -> None:
+    def __init__(
+        self, directory: Path, *, slots: int = 4, slot_tokens: int = 16384, http_threads: int = 0, pooling: str = "",
+        cache: bool = False,
+    ) -> None:  # fmt: skip
         self.url = ""
         self.log = directory / "llama.log"
         self._directory = directory
         self._options = [f"--slots={slots}", f"--slot-tokens={slot_tokens}", f"--http-threads={http_threads}"]
+        self._options += [f"--pooling={pooling}"] if pooling else []
+        self._options += ["--cache"] if cache else []
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -127,6 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--slot-tokens", type=int, default=16384)
     parser.add_argument("--http-threads", type=int, default=0)
+    parser.add_argument("--pooling", default="")
+    parser.add_argument("--cache", action="store_true")
     options = parser.parse_args(argv)
 
     # llama.cpp writes to descriptors 1 and 2 itself: standard output is ours alone.
@@ -145,12 +153,15 @@ def main(argv: list[str] | None = None) -> int:
     params.warmup = False
     params.ui = False
     params.endpoint_metrics = True
-    params.cache_prompt = False  # a cached prompt changes the batch's shape, and with it the last bits of the sums
+    params.cache_prompt = options.cache  # a cached prompt changes the batch's shape, and with it the last bits of the sums
     params.cache_ram_mib = 0
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = 1
     params.sampling.temp = 0.0
     params.sampling.seed = 1
+    if options.pooling:
+        params.embedding = True
+        params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{options.pooling.upper()}")
     if options.http_threads:
         params.n_threads_http = options.http_threads
     server = xllamacpp.Server(params)
