@@ -57,7 +57,8 @@ RULES: Final[dict[str, dict[str, Callable[[dict[str, Any]], int | None]]]] = {
     "tgi": {"chat": _first("max_tokens", "max_completion_tokens"), "completions": _first("max_tokens")},
     "llamacpp": {
         "chat": _first("n_predict", "max_completion_tokens", "max_tokens"),
-        "completions": _first("n_predict", "max_tokens"),
+        "completions": _first("n_predict", "max_completion_tokens", "max_tokens"),
+        "responses": _first("n_predict", "max_completion_tokens", "max_output_tokens"),
     },
     "ollama": {"chat": _first("max_tokens"), "completions": _first("max_tokens")},
 }
@@ -70,11 +71,13 @@ _PATHS: Final = {
 
 def bound_of(kind: str, api: str, body: dict[str, Any]) -> tuple[int | None, int]:
     """(the most tokens of each answer, how many answers)."""
-    if api == "responses":
-        return _number(body.get("max_output_tokens")), 1
     if api == "messages":
         return _number(body.get("max_tokens")), 1
     answers = _number(body.get("n")) or 1
+    if kind == "llamacpp":  # it calls them so, and makes several in the Responses API too
+        answers = max(answers, _number(body.get("n_cmpl")) or 1)
+    if api == "responses":
+        return RULES[kind].get(api, _first("max_output_tokens"))(body), answers if kind == "llamacpp" else 1
     if api == "completions" and kind in ("vllm", "sglang") and not body.get("stream"):
         answers = max(answers, _number(body.get("best_of")) or 1)
     if api == "completions" and isinstance(body.get("prompt"), list):

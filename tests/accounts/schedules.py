@@ -133,10 +133,12 @@ def body_of(chance: random.Random, number: int, api: str) -> dict[str, Any]:
     elif hidden and api != "completions":
         body["tools"] = tools
     body |= _limit_of(chance, api)
-    if api in ("chat", "completions") and chance.random() < 0.2:
-        body["n"] = chance.choice([1, 2, 3])
+    if api != "messages" and chance.random() < 0.2:
+        body[chance.choice(["n", "n", "n_cmpl"])] = chance.choice([1, 2, 3])
+    if api == "completions" and not hidden and chance.random() < 0.1:
+        body["prompt"] = [text, WORDS]
     if api == "completions" and chance.random() < 0.2:
-        body["best_of"] = chance.choice([1, 3]) * int(body.get("n", 1))
+        body["best_of"] = chance.choice([1, 3]) * int(body.get("n", 1))  # (fewer than `n` are refused)
     if chance.random() < 0.5:
         body["stream"] = True
         body.pop("best_of", None)
@@ -150,8 +152,10 @@ def _limit_of(chance: random.Random, api: str) -> dict[str, Any]:
     own = "max_output_tokens" if api == "responses" else "max_tokens"
     named = chance.randint(1, 150)
     ways: list[dict[str, Any]] = [{}, {own: named}, {own: named}, {own: float(named)}, {own: None}]
+    if api != "messages":
+        ways += [{own: 5, "n_predict": 4000}, {own: 5, "max_completion_tokens": 900}]
     if api in ("chat", "completions"):
-        ways += [{own: 5, "n_predict": 4000}, {"n_predict": named}, {own: -1}, {"n_predict": -1, own: named}]
+        ways += [{"n_predict": named}, {own: -1}, {"n_predict": -1, own: named}]
     if api == "chat":
         ways += [{"max_completion_tokens": named}, {own: 7, "max_completion_tokens": 900}, {own: 900, "max_completion_tokens": 7}]
     return chance.choice(ways)

@@ -90,7 +90,7 @@ def post(path: str, *, text: str = WORDS, **fields: Any) -> bytes:
     if path in (CHAT, MESSAGES):
         body["messages"] = [{"role": "user", "content": text}]
     elif path in (COMPLETIONS, RESPONSES):
-        body["prompt" if path == COMPLETIONS else "input"] = text
+        body.setdefault("prompt" if path == COMPLETIONS else "input", text)
     return request("POST", path, headers=[("Content-Type", "application/json")], body=json.dumps(body).encode(), key=KEY)
 
 
@@ -135,7 +135,11 @@ async def test_a_prompt_that_is_cached_is_a_prompt_and_is_told_apart(engine: Lla
         (COMPLETIONS, {"max_tokens": None}),
         (RESPONSES, {}),
         (RESPONSES, {"max_output_tokens": 3, "n_predict": 9000}),
+        (RESPONSES, {"max_output_tokens": 3, "max_completion_tokens": 9000}),
+        (COMPLETIONS, {"max_tokens": 3, "max_completion_tokens": 9000}),
         (MESSAGES, {"max_tokens": 3, "n_predict": 9000}),
+        (MESSAGES, {"max_tokens": -1}),
+        (CHAT, {"max_tokens": 4294967295}),  # -1 where it is read into 32 bits
     ],
 )
 async def test_no_way_to_write_a_limit_gets_more_than_the_quota(
@@ -149,6 +153,25 @@ async def test_no_way_to_write_a_limit_gets_more_than_the_quota(
     assert charged.prompt + charged.completion <= 1000
     assert counted.prompt + counted.completion <= 1000
     assert charged == counted
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"max_tokens": 300, "n": 4}),
+        (CHAT, {"max_tokens": 300, "n_cmpl": 4}),
+        (COMPLETIONS, {"max_tokens": 300, "n_cmpl": 4}),
+        (COMPLETIONS, {"max_tokens": 300, "prompt": [WORDS, WORDS]}),
+        (RESPONSES, {"max_output_tokens": 300, "n": 4}),
+    ],
+)
+async def test_many_answers_are_counted_before_they_are_made(engine: LlamaServer, path: str, fields: dict[str, Any]) -> None:
+    """One call may need more than there is. (llama.cpp's usage tells of one of them alone, so they are not compared.)"""
+    begun = await counted_by(engine)
+    async with before(engine, 1000) as gw:
+        await ask(gw, post(path, **fields))
+        counted = await counted_by(engine) - begun
+    assert counted.prompt + counted.completion <= 1000
 
 
 async def test_a_crowd_gets_no_more_than_the_quota(engine: LlamaServer) -> None:

@@ -1,0 +1,185 @@
+"""What it costs that all limits are on: one plain request through the gateway's own classes, with them and without, in turns.
+
+    python -m benchmarks.micro.governed [blocks] [requests]
+    valgrind --tool=callgrind python -m benchmarks.micro.governed --count on 3000
+
+Two gateways in one process take turns in short blocks, each over two socket pairs of its own, so that both meet the same noise;
+what is printed is the median of the differences between neighbours, and its quartiles. The system calls are the same in both and
+fall out. On: requests and tokens per minute, tokens per day, concurrency, an answer's most tokens told to the engine where the
+client names none. ``FASTGW_NATIVE`` chooses the twin. ``--count off`` and ``--count on`` run one of the two alone, so many requests
+long, for callgrind: twice with different numbers of them, and the difference is what a request takes, without any clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import statistics
+import sys
+from time import perf_counter
+from typing import Any
+
+from fastgw import twins
+
+twins.select(twins.asked())
+
+# ruff: noqa: E402 - the choice of the twin comes before what it chooses
+from fastgw.config import Config, EngineConfig
+from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.record import AccessRecord
+from fastgw.limits.account import Accounts, Defaults
+from fastgw.net.client_conn import ClientConn, ConnLimits
+from fastgw.net.clock import monotonic
+from fastgw.net.poller import Reactor
+from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.policy import build
+from fastgw.policy.routing import STRATEGIES
+from fastgw.stats import NullLog, Stats
+from fastgw.upstream.health import Health
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.table import UpstreamTable
+from fastgw.upstream.target import Engine
+
+BLOCKS = 400
+REQUESTS = 50
+MOST = 10**11  # a limit that is counted and never met
+FIELDS = (
+    b"Host: 127.0.0.1:8080\r\nAuthorization: Bearer sk-test\r\nContent-Type: application/json\r\nAccept: application/json\r\n"
+    b"User-Agent: OpenAI/Python 1.99.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Runtime: CPython\r\n"
+)
+ANSWER_BODY = (
+    b'{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m","choices":[{"index":0,"message":'
+    b'{"role":"assistant","content":"xxxxxxxxxxxxxxxxxxxxxxxx"},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,'
+    b'"completion_tokens":16,"total_tokens":23}}'
+)
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: engine\r\n"
+    b"date: Fri, 20 Nov 2026 10:00:00 GMT\r\ncontent-length: %d\r\n\r\n" % len(ANSWER_BODY)
+) + ANSWER_BODY
+
+
+def request(named: bool) -> bytes:
+    """A chat request; ``named``: it says itself how long its answer may be."""
+    limit = b',"max_tokens":64' if named else b""
+    body = b'{"model":"m","messages":[{"role":"user","content":"Hello "}]%b,"temperature":0.7,"stream":false}' % limit
+    return b"POST /v1/chat/completions HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (FIELDS, len(body), body)
+
+
+class Bench:
+    """One gateway, a client's and an engine's connection to it, and the far ends of both."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limited: bool, named: bool) -> None:
+        limits: dict[str, Any] = {}
+        if limited:
+            limits = {
+                "rate_limit_per_minute": 10**9,
+                "tokens_per_minute": MOST,
+                "daily_token_quota": 10**15,
+                "key_concurrency": 10**6,
+            }
+        engine = EngineConfig(url="http://127.0.0.1:9", warm_connections=0)
+        config = Config(engines=[engine], api_keys=["sk-test"], rate_limit_per_second=0, **limits)
+        stats, log = Stats(), NullLog()
+        self.records: list[AccessRecord] = []
+        self.reactor = Reactor(loop)
+        pools = [Pool(Engine(one), self.reactor, stats, log, 1.0, 8) for one in config.engines]
+        defaults = Defaults(
+            requests_per_minute=config.rate_limit_per_minute,
+            tokens_per_minute=config.tokens_per_minute,
+            daily_tokens=config.daily_token_quota,
+            concurrency=config.key_concurrency,
+        )
+        self.core = GatewayCore(
+            config, stats=stats, log=log, access=self.records, filters=build(config), strategy=STRATEGIES["round_robin"](),
+            health=Health(pools, config, log, lambda: None, lambda: None), table=UpstreamTable(pools),
+            accounts=Accounts(defaults, config.api_key_digests, required=False), instance=b"00000000",
+        )  # fmt: skip
+        conn_limits = ConnLimits(head_bytes=32768, header_count=100, head_s=10.0, idle_s=75.0, body_s=30.0, write_s=60.0)
+        self.request = request(named)
+        near, self.far = socket.socketpair()
+        up_near, self.up_far = socket.socketpair()
+        self.client = ClientConn(self.reactor, near, self.core, conn_limits, stats, "127.0.0.1", False)
+        pools[0].open += 1
+        self.upstream = UpstreamConn(self.reactor, up_near, pools[0], None, stats)
+        pools[0].release(self.upstream, monotonic(), -1.0, -1)
+        self.client.pause_reading()
+        self.upstream.pause_reading()
+
+    def block(self, requests: int) -> float:
+        """Seconds for so many requests, one after the other."""
+        send, up_send = self.far.send, self.up_far.send
+        recv, up_recv = self.far.recv, self.up_far.recv
+        arrive, answer = self.client._readable, self.upstream._readable
+        data = self.request
+        begun = perf_counter()
+        for _ in range(requests):
+            send(data)
+            arrive()
+            up_recv(65536)
+            up_send(ANSWER)
+            answer()
+            recv(65536)
+        took = perf_counter() - begun
+        assert len(self.records) == requests
+        assert self.records[-1][9] == 200
+        self.records.clear()
+        return took
+
+    def close(self) -> None:
+        self.client.close()
+        self.upstream.close()
+        self.reactor.close()
+        self.far.close()
+        self.up_far.close()
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return low, middle, high
+
+
+async def compared(blocks: int, requests: int, *, named: bool) -> tuple[list[float], list[float]]:
+    """Microseconds per request without limits, and what they add, for each pair of neighbours."""
+    loop = asyncio.get_running_loop()
+    off, on = Bench(loop, False, named), Bench(loop, True, named)
+    base, added = [], []
+    gc.collect()
+    gc.disable()
+    try:
+        for bench in (off, on) * 20:
+            bench.block(requests)
+        for number in range(blocks):
+            first, second = (off, on) if number % 2 else (on, off)
+            took = {first: first.block(requests), second: second.block(requests)}
+            base.append(took[off] / requests * 1e6)
+            added.append((took[on] - took[off]) / requests * 1e6)
+    finally:
+        gc.enable()
+        off.close()
+        on.close()
+    return base, added
+
+
+async def alone(limited: bool, requests: int) -> None:
+    bench = Bench(asyncio.get_running_loop(), limited, True)
+    bench.block(requests)
+    bench.close()
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--count"]:
+        asyncio.run(alone(arguments[1] == "on", int(arguments[2]) if len(arguments) > 2 else 2000))
+        return
+    blocks, requests = [int(one) for one in arguments] + [BLOCKS, REQUESTS][len(arguments) :]
+    for named, what in ((True, "the client names a limit"), (False, "the gateway writes one")):
+        base, added = asyncio.run(compared(blocks, requests, named=named))
+        low, middle, high = quartiles(added)
+        twin = "native" if twins.native() else "pure Python"
+        whole = statistics.median(base)
+        print(f"{twin}, {what}: {whole:.2f} µs with its system calls, all limits {middle:+.2f} µs ({low:+.2f} to {high:+.2f})")
+
+
+if __name__ == "__main__":
+    main()
