@@ -3,11 +3,12 @@
     python -m benchmarks.micro.governed [blocks] [requests]
     valgrind --tool=callgrind python -m benchmarks.micro.governed --count on 3000
 
-Two gateways in one process take turns in short blocks, each over two socket pairs of its own, so that both meet the same noise;
-what is printed is the median of the differences between neighbours, and its quartiles. The system calls are the same in both and
-fall out. On: requests and tokens per minute, tokens per day, concurrency, an answer's most tokens told to the engine where the
-client names none. ``FASTGW_NATIVE`` chooses the twin. ``--count off`` and ``--count on`` run one of the two alone, so many requests
-long, for callgrind: twice with different numbers of them, and the difference is what a request takes, without any clock.
+Two gateways in one process take turns in short blocks, each over two socket pairs of its own, so that both meet the same
+noise; what is printed is the median of the differences between neighbours, and its quartiles. The system calls are the same
+in both and fall out. On: requests and tokens per minute, tokens per day, concurrency, and what the engine is told where the
+client names no limit. ``FASTGW_NATIVE`` chooses the twin. ``--count off`` and ``--count on`` run one of the two alone, so many
+requests long, for callgrind: twice with different numbers of them, and the difference is what a request takes, without any
+clock.
 """
 
 from __future__ import annotations

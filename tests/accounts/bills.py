@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.accounts.answers import NAMED, PROMPT, Answer, Figures, cut, request_of
+from tests.accounts.answers import cut, request_of
 from tests.accounts.cases import GENERATE, PAINT, RANK, SILENT, SPEAK, SPEECH, TOKENIZE, UNSAID, Case
+from tests.accounts.figures import NAMED, PROMPT, Answer, Figures
 
 Span = tuple[int, int]
 """At least, at most."""

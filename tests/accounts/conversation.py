@@ -14,9 +14,10 @@ from typing import Any, Final
 from fastgw import EngineConfig
 from fastgw.sim import ScriptedConnection, ScriptedEngine
 from fastgw.sim.scripted import RawRequest
-from tests.accounts.answers import Answer, Piece, answer_of, cut, request_of
+from tests.accounts.answers import answer_of, cut, request_of
 from tests.accounts.bills import Bill, bills_of
 from tests.accounts.cases import CHAT, COMPLETIONS, ERROR_EVENT, GENERATE, RANK, WHOLE, Case
+from tests.accounts.figures import Answer, Piece
 from tests.e2e.metered import KEY, account_of, usage_of
 from tests.support.client import NoResponse, RawClient, RawResponse, request
 from tests.support.gateway import Running, running
@@ -187,8 +188,7 @@ async def wrong_with(case: Case) -> list[str]:
                 await gw.idle()
             after = await usage_of(gw)
             record = next(one for one in gw.records if one["method"] == b"POST")
-    found = [*_wrong_bytes(talk, answer), *_wrong_books(talk, before, after, record)]
-    return found
+    return [*_wrong_bytes(talk, answer), *_wrong_books(talk, before, after, record)]
 
 
 def _wrong_bytes(talk: Conversation, answer: RawResponse | None) -> list[str]:

@@ -218,7 +218,9 @@ class HonestEngine:
         work.told = True
         inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]
         rows = [{"object": "embedding", "index": at, "embedding": [0.5, len(one)]} for at, one in enumerate(inputs)]
-        usage = {"total_tokens": work.prompt} if self.kind == "vllm" else {"prompt_tokens": work.prompt, "total_tokens": work.prompt}
+        usage = {"total_tokens": work.prompt}
+        if self.kind != "vllm":
+            usage["prompt_tokens"] = work.prompt
         self._end(work)
         value = {"object": "list", "data": rows, "model": "m", "usage": usage}
         if self.kind == "llamacpp":

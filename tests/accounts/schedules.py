@@ -157,7 +157,7 @@ def _limit_of(chance: random.Random, api: str) -> dict[str, Any]:
     if api in ("chat", "completions"):
         ways += [{"n_predict": named}, {own: -1}, {"n_predict": -1, own: named}]
     if api == "chat":
-        ways += [{"max_completion_tokens": named}, {own: 7, "max_completion_tokens": 900}, {own: 900, "max_completion_tokens": 7}]
+        ways += [{"max_completion_tokens": named}, {own: 900, "max_completion_tokens": 7}]
     return chance.choice(ways)
 
 

@@ -109,7 +109,7 @@ def limit_of(path: str, tokens: int) -> dict[str, int]:
 @pytest.mark.parametrize("quota", [0, QUOTA], ids=["no-limit", "quota"])
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, MESSAGES])
-async def test_a_prompt_that_is_cached_is_a_prompt_and_is_told_apart(engine: LlamaServer, path: str, stream: bool, quota: int) -> None:
+async def test_a_cached_prompt_is_a_prompt_and_told_apart(engine: LlamaServer, path: str, stream: bool, quota: int) -> None:
     begun = await counted_by(engine)
     async with before(engine, quota) as gw:
         text = f"{path} {stream} {quota} {WORDS}"

@@ -1,0 +1,164 @@
+"""Streamed answers, event by event, in the shape of each API.
+
+Owns: which events carry text, which repeat it, and in which an engine says what it used: early, late, on each. Must never:
+share a line with fastgw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from tests.accounts.cases import CHAT, COMPLETIONS, MESSAGES, NOWHERE, RESPONSES, Case
+from tests.accounts.figures import MODEL, Figures, Piece, Writer
+
+LONG_EVENT_BYTES: Final = 80_000
+
+
+def events(writer: Writer) -> Iterator[Piece]:
+    case = writer.case
+    texts = 0 if case.fields == "zeros" else writer.chance.randint(5, 12)
+    words = [f"word{at} " for at in range(texts)]
+    if words:
+        words[1] = writer.text(words[1])
+    make = {CHAT: _chunks, COMPLETIONS: _chunks, RESPONSES: _response_events, MESSAGES: _message_events}
+    yield from make.get(case.api, _transcript_events)(writer, words)
+
+
+def _event(writer: Writer, value: Any, name: str = "") -> bytes:
+    line = writer.line
+    data = value if isinstance(value, str) else writer.json(value)
+    return (f"event: {name}{line}" if name else "").encode() + f"data: {data}{line}{line}".encode()
+
+
+def _chunks(writer: Writer, words: list[str]) -> Iterator[Piece]:
+    """Chat and completions. An early figure is one that is not true yet."""
+    case = writer.case
+    truth = writer.truth
+    place = case.place
+    every = place == "every chunk"
+    said: Figures | None = None
+    produced = 0
+
+    def chunk(word: str | None, finish: str | None = None, role: bool = False, figures: Figures | None = None) -> bytes:
+        nonlocal said
+        choice: dict[str, Any] = {"index": 0}
+        if case.api == CHAT:
+            choice["delta"] = {"role": "assistant", "content": ""} if role else {} if word is None else {"content": word}
+        else:
+            choice["text"] = word or ""
+        if not role:
+            choice |= writer.aside()
+        choice |= {"logprobs": None, "finish_reason": finish}
+        value = {"id": "c-1", "object": "chunk", "model": MODEL, "choices": [choice]}
+        if figures is not None:
+            name, figure = writer.usage(figures)
+            value[name] = figure
+            said = writer.told(figures) or said
+        elif case.asks_usage:
+            value["usage"] = None
+        return _event(writer, value)
+
+    def so_far() -> Figures | None:
+        return Figures(truth.prompt, produced, *truth[2:3], min(truth.reasoning, produced)) if every else None
+
+    if case.api == CHAT:
+        early = Figures(truth.prompt, 0, truth.cached, min(truth.reasoning, 0)) if place == "early and late" else so_far()
+        yield Piece(chunk(None, role=True, figures=early), 0, said)
+    for word in words:
+        produced += 1
+        yield Piece(chunk(word, figures=so_far()), 1, said)
+    last = truth if place in ("last chunk", "every chunk") or (place == "early and late" and not case.asks_usage) else None
+    yield Piece(chunk(None, "stop", figures=last), 0, said)
+    if place == "extra chunk" or (place == "early and late" and case.asks_usage):
+        name, figure = writer.usage(truth)
+        value = {"id": "c-1", "object": "chunk", "model": MODEL, "choices": [], name: figure}
+        said = writer.told(truth) or said
+        yield Piece(_event(writer, value), 0, said, extra=figure is not None)
+    yield Piece(_event(writer, "[DONE]"), 0, said)
+
+
+def _response_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
+    """The Responses API: the text comes in deltas, and then again, twice or three times."""
+    truth = writer.truth
+    number = 0
+    whole = "".join(words)
+
+    def event(kind: str, **fields: Any) -> bytes:
+        nonlocal number
+        number += 1
+        return _event(writer, {"type": kind, "sequence_number": number, **fields}, kind)
+
+    def response(status: str, text: str | None, usage: dict[str, Any]) -> dict[str, Any]:
+        content = [{"type": "output_text", "text": text, "annotations": [], **writer.aside()}]
+        output = [] if text is None else [{"type": "message", "role": "assistant", "content": content}]
+        return {"id": "r-1", "object": "response", "status": status, **usage, "output": output, "metadata": writer.aside()}
+
+    early: dict[str, Any] = {"usage": None}
+    said: Figures | None = None
+    if writer.case.place == "early and late":
+        early = dict([writer.usage(Figures(0, 0, min(truth.cached, 0), min(truth.reasoning, 0)))])
+        said = Figures(0, 0) if early["usage"] else None
+    yield Piece(event("response.created", response=response("in_progress", None, early)), 0, said)
+    yield Piece(event("response.in_progress", response=response("in_progress", None, early)), 0, said)
+    part = {"type": "output_text", "text": "", "annotations": []}
+    yield Piece(event("response.output_item.added", output_index=0, item={"type": "message", "content": []}), 0, said)
+    yield Piece(event("response.content_part.added", item_id="m-1", part=part), 0, said)
+    for word in words:
+        yield Piece(event("response.output_text.delta", item_id="m-1", delta=word), 1, said)
+    yield Piece(event("response.output_text.done", item_id="m-1", text=whole), 0, said)
+    yield Piece(event("response.content_part.done", item_id="m-1", part={**part, "text": whole}), 0, said)
+    item = {"type": "message", "role": "assistant", "content": [{**part, "text": whole}]}
+    yield Piece(event("response.output_item.done", output_index=0, item=item), 0, said)
+    late: dict[str, Any] = {} if writer.case.place == NOWHERE else dict([writer.usage(truth)])
+    text = writer.filler(LONG_EVENT_BYTES) if writer.case.place == "long completed" else whole
+    said = writer.told(truth) or said if late else said
+    yield Piece(event("response.completed", response=response("completed", text, late)), 0, said)
+
+
+def _message_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
+    """Anthropic's: the prompt's figures come first, with an answer's that is not true yet."""
+    case = writer.case
+    truth = writer.truth
+    said: Figures | None = None
+
+    def event(kind: str, **fields: Any) -> bytes:
+        return _event(writer, {"type": kind, **fields}, kind)
+
+    message: dict[str, Any] = {"id": "m-1", "type": "message", "role": "assistant", "content": [], "stop_reason": None}
+    if case.place == "early and late":
+        early = truth._replace(completion=min(truth.completion, 1))
+        name, figure = writer.usage(early)
+        message[name] = figure
+        said = writer.told(early)
+    yield Piece(event("message_start", message=message), 0, said)
+    yield Piece(event("content_block_start", index=0, content_block={"type": "text", "text": ""}), 0, said)
+    yield Piece(event("ping"), 0, said)
+    for word in words:
+        delta = {"type": "text_delta", "text": word, **writer.aside()}
+        yield Piece(event("content_block_delta", index=0, delta=delta), 1, said)
+    yield Piece(event("content_block_stop", index=0), 0, said)
+    late: dict[str, Any] = {}
+    if case.place != NOWHERE:
+        name, figure = writer.usage(truth)
+        if case.place == "early and late" and figure is not None and writer.chance.random() < 0.5:
+            figure = {"output_tokens": truth.completion}
+        late = {name: figure}
+        said = writer.told(truth) or said
+    yield Piece(event("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, **late), 0, said)
+    yield Piece(event("message_stop"), 0, said)
+
+
+def _transcript_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
+    for word in words:
+        yield Piece(_event(writer, {"type": "transcript.text.delta", "delta": word}), 1)
+    late: dict[str, Any] = {} if writer.case.place == NOWHERE else dict([writer.usage(writer.truth)])
+    said = writer.told(writer.truth) if late else None
+    yield Piece(_event(writer, {"type": "transcript.text.done", "text": "".join(words), **late}), 0, said)
+
+
+def error_event(case: Case, writer: Writer) -> bytes:
+    error = {"message": "out of memory", "type": "server_error", "code": 500}
+    if case.api in (CHAT, COMPLETIONS):
+        return _event(writer, {"error": error})
+    return _event(writer, {"type": "error", "error": error, "message": "out of memory"}, "error")
