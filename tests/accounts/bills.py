@@ -77,7 +77,9 @@ def bills_of(case: Case, answer: Answer) -> list[Bill]:
     if case.ending == "whole" or not case.stream:
         return [exactly(said)]
     if passed > said.completion:
-        return [Bill((said.prompt, said.prompt), (passed, passed), max(said.cached, 0), max(said.reasoning, 0), True)]
+        guess = Bill((said.prompt, said.prompt), (passed, passed), max(said.cached, 0), max(said.reasoning, 0), True)
+        # (Nought at the beginning is no figure yet: to take it for one, or not, is both honest.)
+        return [guess, *(_unsaid(case, prompt, passed, by_size, unsure) if not said.prompt else [])]
     return [exactly(said, None)]
 
 

@@ -16,7 +16,7 @@ from fastgw.sim import ScriptedConnection, ScriptedEngine
 from fastgw.sim.scripted import RawRequest
 from tests.accounts.answers import answer_of, cut, request_of
 from tests.accounts.bills import Bill, bills_of
-from tests.accounts.cases import CHAT, COMPLETIONS, ERROR_EVENT, GENERATE, RANK, WHOLE, Case
+from tests.accounts.cases import CHAT, COMPLETIONS, ERROR_EVENT, GENERATE, LEFT, RANK, WHOLE, Case
 from tests.accounts.figures import Answer, Piece
 from tests.e2e.metered import KEY, account_of, usage_of
 from tests.support.client import NoResponse, RawClient, RawResponse, request
@@ -38,8 +38,9 @@ def wire_plain(status: bytes, body: bytes, kind: bytes = b"application/json") ->
 class Conversation:
     """A case under way: what the engine has got and sent, what the client has read."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, number: int = 0) -> None:
         self.case = case
+        self.number = str(number)
         self.answer: Answer = answer_of(case)
         self.gw: Running | None = None
         self.got = asyncio.Event()  # the engine has the request
@@ -54,10 +55,10 @@ class Conversation:
             seen = await conn.read_request()
             if seen.method == b"GET":
                 await conn.send(wire_plain(b"200 OK", MODELS))
-            elif not await self._play(conn, seen):
+            elif not await self.play(conn, seen):
                 return
 
-    async def _play(self, conn: ScriptedConnection, seen: RawRequest) -> bool:
+    async def play(self, conn: ScriptedConnection, seen: RawRequest) -> bool:
         case = self.case
         assert self.gw is not None
         self.reserved = account_of(self.gw).ledger.reserved
@@ -127,10 +128,16 @@ class Conversation:
     async def ask(self, client: RawClient) -> RawResponse | None:
         case = self.case
         body, kind = request_of(case)
-        headers = [("Content-Type", kind)]
+        headers = [("Content-Type", kind), ("X-Case", self.number)]
         if case.coding == "gzip asked for":
             headers.append(("Accept-Encoding", "gzip, deflate"))
-        await client.send(request("POST", case.path, headers=headers, body=body, key=KEY))
+        data = request("POST", case.path, headers=headers, body=body, key=KEY)
+        if case.ending not in LEFT and case.ending != "died midway":
+            try:
+                return await client.ask(data, 10.0)
+            except NoResponse as none:
+                raise AssertionError(f"{case}: {none}") from none
+        await client.send(data)
         if case.ending == "left before the head":
             async with asyncio.timeout(10):
                 await self.got.wait()
@@ -140,18 +147,13 @@ class Conversation:
             answer = await client.read_head()
             client.close()
             return answer
-        if case.ending in ("left midway", "died midway"):
-            answer = await client.read_head()
-            await client.read_size(answer, len(self.expected()), 10.0)
-            self.read.set()
-            if case.ending == "left midway":
-                client.close()
-                return answer
-            return await client.read_body(answer)
-        try:
-            return await client.read_response(10.0)
-        except NoResponse as none:
-            raise AssertionError(f"{case}: {none}") from none
+        answer = await client.read_head()
+        await client.read_size(answer, len(self.expected()), 10.0)
+        self.read.set()
+        if case.ending == "left midway":
+            client.close()
+            return answer
+        return await client.read_body(answer)
 
     def expected(self) -> bytes:
         """What the client must get of the body: the engine's bytes, but for a chunk that it did not ask for."""
@@ -191,6 +193,35 @@ async def wrong_with(case: Case) -> list[str]:
     return [*_wrong_bytes(talk, answer), *_wrong_books(talk, before, after, record)]
 
 
+async def wrong_in(cases: list[Case], **settings: Any) -> list[str]:
+    """Play all of ``cases`` one after the other over one connection and one gateway; what is not as it must be."""
+    talks = [Conversation(case, number) for number, case in enumerate(cases)]
+
+    async def serve(conn: ScriptedConnection) -> None:
+        while True:
+            seen = await conn.read_request()
+            if seen.method == b"GET":
+                await conn.send(wire_plain(b"200 OK", MODELS))
+            elif not await talks[int(seen.header(b"x-case") or b"")].play(conn, seen):
+                return
+
+    found = []
+    async with ScriptedEngine(serve) as engine:
+        target = EngineConfig(url=engine.url, kind="vllm", warm_connections=0)
+        settings = {"health_interval_s": 3600.0, "cb_failure_threshold": 0, **settings}
+        async with running([target], api_keys=(KEY,), **settings) as gw, RawClient.connect(gw.url) as client:
+            for talk in talks:
+                talk.gw = gw
+                before = await usage_of(gw)
+                answer = await talk.ask(client)
+                await gw.idle()
+                after = await usage_of(gw)
+                record = next(one for one in reversed(gw.records) if one["method"] == b"POST")
+                wrong = [*_wrong_bytes(talk, answer), *_wrong_books(talk, before, after, record)]
+                found += [f"{talk.case}, number {talk.number}: {one}" for one in wrong]
+    return found
+
+
 def _wrong_bytes(talk: Conversation, answer: RawResponse | None) -> list[str]:
     case = talk.case
     if case.ending in STATUS:
@@ -228,7 +259,7 @@ def _wrong_books(talk: Conversation, before: dict[str, Any], after: dict[str, An
     if case.limited and case.api in GENERATE | RANK:
         if not used <= talk.reserved <= LIMIT:
             found.append(f"charged {used} of {talk.reserved} reserved")
-        if after["quota_remaining"] != LIMIT - used:
+        if after["quota_remaining"] != LIMIT - after["total_tokens"]:
             found.append(f"{after['quota_remaining']} are said to be left after {used}")
     return found
 

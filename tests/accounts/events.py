@@ -56,7 +56,7 @@ def _chunks(writer: Writer, words: list[str]) -> Iterator[Piece]:
             value[name] = figure
             said = writer.told(figures) or said
         elif case.asks_usage:
-            value["usage"] = None
+            value |= dict.fromkeys(["usage"])
         return _event(writer, value)
 
     def so_far() -> Figures | None:

@@ -129,7 +129,7 @@ class Writer:
         asks = "input" if case.api in (RESPONSES, MESSAGES) or case.api in SPEAK | PAINT else "prompt"
         says = "output" if asks == "input" else "completion"
         number = float if fields == "floats" else int
-        value = {f"{asks}_tokens": number(prompt), f"{says}_tokens": number(completion)}
+        value: dict[str, Any] = {f"{asks}_tokens": number(prompt), f"{says}_tokens": number(completion)}
         if case.api != MESSAGES:
             value["total_tokens"] = number(prompt + completion)
         if case.api in SPEAK:

@@ -225,7 +225,7 @@ async def played(seed: int) -> list[str]:
         for at in range(2):
             engine = HonestEngine(chance.choice(KINDS), seed * 10 + at, world.watch, trouble=trouble)
             world.engines.append(await stack.enter_async_context(engine))
-        targets = [EngineConfig(url=one.url, kind=one.kind, warm_connections=0) for one in world.engines]  # type: ignore[arg-type]
+        targets = [EngineConfig(url=one.url, kind=one.kind, warm_connections=0) for one in world.engines]
         gw = await stack.enter_async_context(running(targets, **settings))
         core = gw.gateway.core
         assert core is not None

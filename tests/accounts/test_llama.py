@@ -99,7 +99,7 @@ async def ask(gw: Running, data: bytes) -> RawResponse:
         return await client.ask(data, 10.0)
 
 
-def limit_of(path: str, tokens: int) -> dict[str, int]:
+def limit_of(path: str, tokens: int) -> dict[str, Any]:
     return {"max_output_tokens" if path == RESPONSES else "max_tokens": tokens}
 
 
