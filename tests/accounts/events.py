@@ -50,13 +50,13 @@ def _chunks(writer: Writer, words: list[str]) -> Iterator[Piece]:
         if not role:
             choice |= writer.aside()
         choice |= {"logprobs": None, "finish_reason": finish}
-        value = {"id": "c-1", "object": "chunk", "model": MODEL, "choices": [choice]}
+        value: dict[str, Any] = {"id": "c-1", "object": "chunk", "model": MODEL, "choices": [choice]}
         if figures is not None:
             name, figure = writer.usage(figures)
             value[name] = figure
             said = writer.told(figures) or said
         elif case.asks_usage:
-            value |= dict.fromkeys(["usage"])
+            value["usage"] = None
         return _event(writer, value)
 
     def so_far() -> Figures | None:
