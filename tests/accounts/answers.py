@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import zlib
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -170,3 +171,9 @@ def cut(case: Case, answer: Answer) -> list[Piece]:
     if case.ending == "left after the head":
         return []
     return answer.pieces[: answer.stop] if case.ending in MIDWAY else answer.pieces
+
+
+def packed(bodies: list[bytes]) -> list[bytes]:
+    """The pieces of a body in gzip, each to be read as it comes."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    return [*(packer.compress(body) + packer.flush(zlib.Z_SYNC_FLUSH) for body in bodies), packer.flush()]

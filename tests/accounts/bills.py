@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.accounts.answers import cut, request_of
+from tests.accounts.answers import cut, packed, request_of
 from tests.accounts.cases import GENERATE, PAINT, RANK, SILENT, SPEAK, SPEECH, TOKENIZE, UNSAID, Case
 from tests.accounts.figures import NAMED, PROMPT, Answer, Figures
 
@@ -63,6 +63,8 @@ def bills_of(case: Case, answer: Answer) -> list[Bill]:
     pieces = cut(case, answer)
     passed = sum(piece.tokens for piece in pieces)
     size = sum(len(piece.data) for piece in pieces)
+    if case.coding == "gzip unasked":
+        size = max(size, sum(map(len, packed([piece.data for piece in pieces]))))
     said = pieces[-1].said if pieces else None
     if case.fields == "seconds" and case.place != "nowhere" and case.ending == "whole" and case.coding != "gzip unasked":
         told = SECOND_TOKENS * answer.seconds

@@ -14,7 +14,7 @@ from typing import Any, Final
 from fastgw import EngineConfig
 from fastgw.sim import ScriptedConnection, ScriptedEngine
 from fastgw.sim.scripted import RawRequest
-from tests.accounts.answers import answer_of, cut, request_of
+from tests.accounts.answers import answer_of, cut, packed, request_of
 from tests.accounts.bills import Bill, bills_of
 from tests.accounts.cases import CHAT, COMPLETIONS, ERROR_EVENT, GENERATE, LEFT, RANK, WHOLE, Case
 from tests.accounts.figures import Answer, Piece
@@ -77,7 +77,7 @@ class Conversation:
         pieces = cut(case, self.answer)
         bodies = [piece.data for piece in pieces]
         if self.packed:
-            bodies = _packed(bodies)
+            bodies = packed(bodies)
         await self._send(conn, self._head(bodies), bodies, pieces)
         if case.ending.startswith("left"):
             await conn.wait_closed()
@@ -164,12 +164,6 @@ class Conversation:
 
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def _packed(bodies: list[bytes]) -> list[bytes]:
-    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
-    packed = [packer.compress(body) + packer.flush(zlib.Z_SYNC_FLUSH) for body in bodies]
-    return [*packed, packer.flush()]
 
 
 # --- the books

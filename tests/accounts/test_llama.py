@@ -177,7 +177,7 @@ async def test_many_answers_are_counted_before_they_are_made(engine: LlamaServer
 async def test_a_crowd_gets_no_more_than_the_quota(engine: LlamaServer) -> None:
     begun = await counted_by(engine)
     async with before(engine, QUOTA) as gw:
-        answers = await asyncio.gather(*(ask(gw, post(CHAT, text=f"{at} {WORDS}", stream=at % 2 == 0)) for at in range(16)))
+        answers = await asyncio.gather(*(ask(gw, post(CHAT, text=f"{at} {WORDS}", stream=at % 2 == 0)) for at in range(12)))
         charged, counted = await charged_by(gw), await counted_by(engine) - begun
     assert {answer.status for answer in answers} <= {200, 429}
     assert counted.prompt + counted.completion <= QUOTA
@@ -209,9 +209,9 @@ async def test_a_client_that_leaves_pays_for_what_it_got(engine: LlamaServer, pa
 
 RANKED = [
     ("/v1/embeddings", {"input": "the sea"}),
-    ("/v1/embeddings", {"input": [f"{at} {WORDS}" for at in range(40)]}),
+    ("/v1/embeddings", {"input": [f"{at} the sea" for at in range(40)]}),
     ("/v1/rerank", {"query": "rivers", "documents": ["the sea", "a boat"]}),
-    ("/v1/rerank", {"query": "rivers", "documents": [f"{at} {WORDS}" for at in range(200)]}),
+    ("/v1/rerank", {"query": "rivers", "documents": [f"{at} the sea" for at in range(200)]}),
 ]
 
 
