@@ -91,6 +91,7 @@ AXES: Final[dict[str, tuple[Any, ...]]] = {
     "asks_usage": (False, True),  # stream_options.include_usage
     "coding": ("none", "gzip asked for", "gzip unasked"),
     "lookalike": ("none", "in a text", "behind backslashes", "as escapes", "in an object"),
+    "says": ("text", "tool call", "reasoning"),  # what the pieces of a stream are pieces of
     "framing": ("length", "chunked", "close"),
     "split": ("whole", "pieces", "at the figures"),
 }
@@ -108,6 +109,7 @@ class Case:
     asks_usage: bool
     coding: str
     lookalike: str
+    says: str
     framing: str
     split: str
 
@@ -119,6 +121,7 @@ class Case:
         said = [self.api, "stream" if self.stream else "plain", self.place, self.fields, self.ending]
         said += [self.coding] if self.coding != "none" else []
         said += [self.lookalike] if self.lookalike != "none" else []
+        said += [self.says] if self.says != "text" else []
         said += [name for name, on in (("limited", self.limited), ("unnamed", not self.named), ("asks", self.asks_usage)) if on]
         return ",".join([*said, self.framing, self.split]).replace(" ", "-")
 
@@ -145,6 +148,8 @@ def possible(case: Case) -> bool:
         return False
     if not case.named and api not in GENERATE - {MESSAGES}:
         return False
+    if case.says != "text" and not (stream and api in GENERATE - {COMPLETIONS}):
+        return False
     if case.ending == ERROR_EVENT and not stream:
         return False
     if case.framing == "length" and stream:
@@ -168,6 +173,8 @@ def drawn(seed: int) -> Iterator[Case]:
         stream = values["stream"] = values["stream"] and api in STREAM_PLACES
         values["place"] = chance.choice(STREAM_PLACES[api] if stream else PLAIN_PLACES)
         values["fields"] = chance.choice(FIELDS[api])
+        if not stream:
+            values["says"] = "text"
         if values["ending"] in UNSAID:
             values.update(place=NOWHERE, fields="null", split="whole", lookalike="none")
         case = Case(**values)
@@ -180,7 +187,8 @@ def _meetings(case: Case) -> frozenset[tuple[Any, ...]]:
     these go as threes."""
     values = [(name, getattr(case, name)) for name in AXES]
     way = (case.api, case.stream)
-    threes = [(way, case.ending, case.place), (way, case.fields, case.place), (way, case.ending, case.limited)]
+    threes = [(way, case.ending, case.place), (way, case.fields, case.place)]
+    threes += [(way, case.ending, case.limited), (way, case.says, case.place)]
     return frozenset([*combinations(values, 2), *threes])
 
 

@@ -158,7 +158,8 @@ class Conversation:
     def expected(self) -> bytes:
         """What the client must get of the body: the engine's bytes, but for a chunk that it did not ask for."""
         case = self.case
-        stripped = case.api in (CHAT, COMPLETIONS) and not case.asks_usage
+        # (What is packed cannot be taken out again.)
+        stripped = case.api in (CHAT, COMPLETIONS) and not case.asks_usage and not self.packed
         return b"".join(piece.data for piece in cut(case, self.answer) if not (stripped and piece.extra))
 
 

@@ -21,8 +21,13 @@ def events(writer: Writer) -> Iterator[Piece]:
     words = [f"word{at} " for at in range(texts)]
     if words:
         words[1] = writer.text(words[1])
-    make = {CHAT: _chunks, COMPLETIONS: _chunks, RESPONSES: _response_events, MESSAGES: _message_events}
-    yield from make.get(case.api, _transcript_events)(writer, words)
+    make: dict[str, Any] = {CHAT: _chunks, COMPLETIONS: _chunks, RESPONSES: _response_events, MESSAGES: _message_events}
+    said: Figures | None = None
+    for piece in make.get(case.api, _transcript_events)(writer, words):
+        if writer.chance.random() < 0.05:
+            yield Piece(f": ping{writer.line}{writer.line}".encode(), 0, said)
+        yield piece
+        said = piece.said
 
 
 def _event(writer: Writer, value: Any, name: str = "") -> bytes:
@@ -44,7 +49,7 @@ def _chunks(writer: Writer, words: list[str]) -> Iterator[Piece]:
         nonlocal said
         choice: dict[str, Any] = {"index": 0}
         if case.api == CHAT:
-            choice["delta"] = {"role": "assistant", "content": ""} if role else {} if word is None else {"content": word}
+            choice["delta"] = {"role": "assistant", "content": ""} if role else {} if word is None else delta_of(word)
         else:
             choice["text"] = word or ""
         if not role:
@@ -58,6 +63,11 @@ def _chunks(writer: Writer, words: list[str]) -> Iterator[Piece]:
         elif case.asks_usage:
             value["usage"] = None
         return _event(writer, value)
+
+    def delta_of(word: str) -> dict[str, Any]:
+        if case.says == "tool call":
+            return {"tool_calls": [{"index": 0, "function": {"arguments": word}}]}
+        return {"content" if case.says == "text" else "reasoning_content": word}
 
     def so_far() -> Figures | None:
         return Figures(truth.prompt, produced, *truth[2:3], min(truth.reasoning, produced)) if every else None
@@ -104,9 +114,14 @@ def _response_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
     part = {"type": "output_text", "text": "", "annotations": []}
     yield Piece(event("response.output_item.added", output_index=0, item={"type": "message", "content": []}), 0, said)
     yield Piece(event("response.content_part.added", item_id="m-1", part=part), 0, said)
+    kind, member = {
+        "text": ("response.output_text", "text"),
+        "tool call": ("response.function_call_arguments", "arguments"),
+        "reasoning": ("response.reasoning_text", "text"),
+    }[writer.case.says]
     for word in words:
-        yield Piece(event("response.output_text.delta", item_id="m-1", delta=word), 1, said)
-    yield Piece(event("response.output_text.done", item_id="m-1", text=whole), 0, said)
+        yield Piece(event(f"{kind}.delta", item_id="m-1", delta=word), 1, said)
+    yield Piece(event(f"{kind}.done", item_id="m-1", **{member: whole}), 0, said)
     yield Piece(event("response.content_part.done", item_id="m-1", part={**part, "text": whole}), 0, said)
     item = {"type": "message", "role": "assistant", "content": [{**part, "text": whole}]}
     yield Piece(event("response.output_item.done", output_index=0, item=item), 0, said)
@@ -134,9 +149,16 @@ def _message_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
     yield Piece(event("message_start", message=message), 0, said)
     yield Piece(event("content_block_start", index=0, content_block={"type": "text", "text": ""}), 0, said)
     yield Piece(event("ping"), 0, said)
+    kind, member = {
+        "text": ("text_delta", "text"),
+        "tool call": ("input_json_delta", "partial_json"),
+        "reasoning": ("thinking_delta", "thinking"),
+    }[case.says]
     for word in words:
-        delta = {"type": "text_delta", "text": word, **writer.aside()}
+        delta = {"type": kind, member: word, **writer.aside()}
         yield Piece(event("content_block_delta", index=0, delta=delta), 1, said)
+    if case.says == "reasoning":
+        yield Piece(event("content_block_delta", index=0, delta={"type": "signature_delta", "signature": "c2lnbmVk"}), 0, said)
     yield Piece(event("content_block_stop", index=0), 0, said)
     late: dict[str, Any] = {}
     if case.place != NOWHERE:
