@@ -187,7 +187,7 @@ def _meetings(case: Case) -> frozenset[tuple[Any, ...]]:
     these go as threes."""
     values = [(name, getattr(case, name)) for name in AXES]
     way = (case.api, case.stream)
-    threes = [(way, case.ending, case.place), (way, case.fields, case.place)]
+    threes: list[tuple[Any, ...]] = [(way, case.ending, case.place), (way, case.fields, case.place)]
     threes += [(way, case.ending, case.limited), (way, case.says, case.place)]
     return frozenset([*combinations(values, 2), *threes])
 
