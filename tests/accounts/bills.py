@@ -62,14 +62,15 @@ def bills_of(case: Case, answer: Answer) -> list[Bill]:
         return [Bill(prompt, (0, 0), estimated=unsure)]
     pieces = cut(case, answer)
     passed = sum(piece.tokens for piece in pieces)
-    size = sum(len(piece.data) for piece in pieces)
+    seen = tokens(sum(len(piece.data) for piece in pieces))
     if case.coding == "gzip unasked":
-        size = max(size, sum(map(len, packed([piece.data for piece in pieces]))))
+        # Packed, a byte may be a token.
+        seen = max(seen, sum(map(len, packed([piece.data for piece in pieces]))))
     said = pieces[-1].said if pieces else None
     if case.fields == "seconds" and case.place != "nowhere" and case.ending == "whole" and case.coding != "gzip unasked":
         told = SECOND_TOKENS * answer.seconds
         return [Bill((told, told), (0, passed), estimated=True), Bill((0, 0), (told, told), estimated=True)]
-    by_size = _by_size(case, answer, size)
+    by_size = _by_size(case, answer, seen)
     if case.coding == "gzip unasked":
         # It may be counted by what can be seen of it, or be unpacked to be read.
         guess = Bill(prompt, by_size, estimated=unsure)
@@ -91,10 +92,10 @@ def _unsaid(case: Case, prompt: Span, passed: int, by_size: Span, estimated: boo
     return [Bill(prompt, by_size, estimated=estimated)]
 
 
-def _by_size(case: Case, answer: Answer, size: int) -> Span:
+def _by_size(case: Case, answer: Answer, seen: int) -> Span:
     """What an answer may count for that nobody counted: no more than its bytes, or than it was allowed to be."""
     if case.api not in GENERATE:
         return 0, 0
-    most = min(tokens(size), NAMED) if case.named else tokens(size)
+    most = min(seen, NAMED) if case.named else seen
     least = 1 if case.ending == "whole" and answer.truth.completion else 0
     return least, most
