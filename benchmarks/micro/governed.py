@@ -1,14 +1,14 @@
 """What it costs that all limits are on: one plain request through the gateway's own classes, with them and without, in turns.
 
     python -m benchmarks.micro.governed [blocks] [requests]
-    valgrind --tool=callgrind python -m benchmarks.micro.governed --count on 3000
+    valgrind --tool=callgrind python -m benchmarks.micro.governed --count on named 3000
 
 Two gateways in one process take turns in short blocks, each over two socket pairs of its own, so that both meet the same
 noise; what is printed is the median of the differences between neighbours, and its quartiles. The system calls are the same
 in both and fall out. On: requests and tokens per minute, tokens per day, concurrency, and what the engine is told where the
-client names no limit. ``FASTGW_NATIVE`` chooses the twin. ``--count off`` and ``--count on`` run one of the two alone, so many
-requests long, for callgrind: twice with different numbers of them, and the difference is what a request takes, without any
-clock.
+client names no limit. ``FASTGW_NATIVE`` chooses the twin. ``--count`` runs one of them alone (on or off, with requests that are
+named or unnamed), so many requests long, for callgrind: twice with different numbers of them, and the difference is what a
+request takes, without any clock.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ async def compared(blocks: int, requests: int, *, named: bool) -> tuple[list[flo
     return base, added
 
 
-async def alone(limited: bool, requests: int) -> None:
-    bench = Bench(asyncio.get_running_loop(), limited, True)
+async def alone(limited: bool, named: bool, requests: int) -> None:
+    bench = Bench(asyncio.get_running_loop(), limited, named)
     bench.block(requests)
     bench.close()
 
@@ -171,7 +171,7 @@ async def alone(limited: bool, requests: int) -> None:
 def main() -> None:
     arguments = sys.argv[1:]
     if arguments[:1] == ["--count"]:
-        asyncio.run(alone(arguments[1] == "on", int(arguments[2]) if len(arguments) > 2 else 2000))
+        asyncio.run(alone(arguments[1] == "on", arguments[2] == "named", int(arguments[3])))
         return
     blocks, requests = [int(one) for one in arguments] + [BLOCKS, REQUESTS][len(arguments) :]
     for named, what in ((True, "the client names a limit"), (False, "the gateway writes one")):
