@@ -174,13 +174,16 @@ class UsageScanner:
                     self._phase = _OVER
                     return
                 self._scalar(data[at:stop])
-                at = stop
-                self._phase = _AFTER
+                plain = data[stop] == 44
+                at = stop + plain
+                self._phase = _KEY if plain else _AFTER
                 continue
-            at = _BLANK(data, at).end()  # type: ignore[union-attr]
-            if at == end:
-                return
             c = data[at]
+            if c <= 32:
+                at = _BLANK(data, at).end()  # type: ignore[union-attr]
+                if at == end:
+                    return
+                c = data[at]
             if phase == _VALUE:
                 at = self._value(c, at)
             elif c == 34 and phase in _BEFORE_NAME:
@@ -200,9 +203,10 @@ class UsageScanner:
                     self._rest = data[at:]
                     return
                 else:
-                    self._phase = _COLON
+                    plain = data[stop + 1 : stop + 2] == b":"
+                    self._phase = _VALUE if plain else _COLON
                     self._named(data[at + 1 : stop])
-                    at = stop + 1
+                    at = stop + 1 + plain
             elif c == 58 and phase == _COLON:
                 self._phase = _VALUE
                 at += 1
