@@ -34,6 +34,7 @@ from fastgw.accel.figures import (
     QUICK_BYTES,
     SECONDS,
     TIMED,
+    TOTAL,
     USAGE,
     Member,
     meaning,
@@ -377,14 +378,15 @@ class UsageScanner:
 # Whole documents are mostly plain JSON with plain counts, which a decoder reads at a tenth of the cost. It takes the last
 # member of a name, as the scanner does; what it refuses (a count that is none, half an answer) the scanner reads.
 _MOST: Final = 10**DIGITS
+_ODD: Final = re.compile(rb"[0-9][eE]|-|[0-9.]{%d}" % (NUMBER_BYTES + 1)).search  # perhaps no whole number, written as one
 _Parts = msgspec.defstruct("_Parts", [("cached_tokens", int, -1), ("reasoning_tokens", int, -1)], gc=False)
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int = -1
-    completion_tokens: int = -1
-    input_tokens: int = -1
-    output_tokens: int = -1
+    prompt_tokens: int | float = -1
+    completion_tokens: int | float = -1
+    input_tokens: int | float = -1
+    output_tokens: int | float = -1
     total_tokens: int = -1
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
@@ -395,10 +397,11 @@ class _Usage(msgspec.Struct, gc=False):
     output_tokens_details: _Parts | None = None  # type: ignore[valid-type]
     reasoning_tokens: int | None = None
 
-    def figures(self) -> tuple[int, int, int, int] | None:
+    def figures(self, document: bytes) -> tuple[int, int, int, int] | None:
         """As :meth:`UsageScanner.figures`, None = not all is said plainly."""
         if (
-            0 <= self.prompt_tokens < _MOST
+            type(self.prompt_tokens) is type(self.completion_tokens) is int
+            and 0 <= self.prompt_tokens < _MOST
             and 0 <= self.completion_tokens < _MOST
             and self.prompt_tokens_details is None
             and self.completion_tokens_details is None
@@ -410,7 +413,7 @@ class _Usage(msgspec.Struct, gc=False):
         ):
             # As most say it.
             return self.prompt_tokens, self.completion_tokens, -1, -1
-        counts = [
+        counts: list[int | float] = [
             self.prompt_tokens, self.completion_tokens, self.input_tokens, self.output_tokens, self.total_tokens,
             -1 if self.cache_read_input_tokens is None else self.cache_read_input_tokens,
             -1 if self.cache_creation_input_tokens is None else self.cache_creation_input_tokens,
@@ -420,9 +423,15 @@ class _Usage(msgspec.Struct, gc=False):
             _part(self.output_tokens_details, "reasoning_tokens"),
             -1 if self.reasoning_tokens is None else self.reasoning_tokens,
         ]  # fmt: skip
+        for at in range(TOTAL):
+            count = counts[at]
+            if type(count) is float:
+                if _ODD(document) is not None:
+                    return None
+                counts[at] = int(count) if count.is_integer() else -1
         if max(counts) >= _MOST or min(counts) < -1:
             return None
-        return meaning(counts)
+        return meaning(counts)  # type: ignore[arg-type]
 
 
 def _part(parts: object, name: str) -> int:
@@ -459,7 +468,7 @@ def _plainly(document: bytes) -> tuple[int, int, int, int] | None:
         usage = _decode(document).usage
     except (msgspec.DecodeError, RecursionError, ValueError):
         return None
-    found = None if usage is None else usage.figures()
+    found = None if usage is None else usage.figures(document)
     return None if found is None or max(found[:2]) < 0 else found
 
 
@@ -483,7 +492,7 @@ def _of_event(data: bytes) -> tuple[int, int, int, int, bool] | None:
     wrapped = [event.usage, *(one.usage for one in (event.response, event.message) if one is not None)]
     for usage in wrapped:
         if usage is not None:
-            found = usage.figures()
+            found = usage.figures(data)
             if found is None:
                 return None
             prompt, completion, cached, reasoning = found
