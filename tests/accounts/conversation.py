@@ -284,4 +284,7 @@ def _against(bill: Bill, before: dict[str, Any], after: dict[str, Any], record: 
         logged = max(record["prompt_tokens"], 0), max(record["completion_tokens"], 0)
         if logged != (prompt, completion):
             found.append(f"in the log {logged}, charged {(prompt, completion)}")
+        told = max(record.get("cached_tokens", -1), 0), max(record.get("reasoning_tokens", -1), 0)
+        if told != (bill.cached, bill.reasoning):
+            found.append(f"in the log {told} cached and reasoning, not {(bill.cached, bill.reasoning)}")
     return found

@@ -15,7 +15,7 @@ from hashlib import sha256
 from time import monotonic, time
 from typing import Any, Final
 
-from fastgw import Config, EngineConfig
+from fastgw import EngineConfig
 from fastgw.limits.account import Account
 from fastgw.limits.key import KeyRecord
 from fastgw.net.clock import micros
@@ -219,9 +219,8 @@ async def played(seed: int) -> list[str]:
         "cb_failure_threshold": 0,
         "quarantine_after": 0,
         "health_interval_s": 3600.0,
+        "default_max_tokens": 300,
     }
-    if "default_max_tokens" in Config.__struct_fields__:
-        settings["default_max_tokens"] = 300
     async with AsyncExitStack() as stack:
         for at in range(2):
             engine = HonestEngine(chance.choice(KINDS), seed * 10 + at, world.watch, trouble=trouble)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fastgw import Config, EngineConfig
+from fastgw import EngineConfig
 from tests.e2e.metered import CHAT, COMPLETIONS, KEY, MESSAGES, RESPONSES, usage_of
 from tests.support.client import RawClient, RawResponse, request
 from tests.support.gateway import Running, running
@@ -78,10 +78,8 @@ async def charged_by(gw: Running) -> Counted:
 
 @asynccontextmanager
 async def before(engine: LlamaServer, quota: int = 0, **settings: Any) -> AsyncIterator[Running]:
-    if "prompt_bytes_per_token" in Config.__struct_fields__:
-        settings["prompt_bytes_per_token"] = 1
     target = EngineConfig(url=engine.url, kind="llamacpp")
-    async with running([target], api_keys=(KEY,), daily_token_quota=quota, **settings) as gw:
+    async with running([target], api_keys=(KEY,), daily_token_quota=quota, prompt_bytes_per_token=1, **settings) as gw:
         yield gw
 
 
