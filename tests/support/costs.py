@@ -22,7 +22,7 @@ from fastgw.accel.usage import UsageScanner, usage_in
 from fastgw.errors import GatewayError
 from fastgw.protocol import gauges
 from fastgw.protocol.coding import FREE_BYTES, decoder
-from fastgw.protocol.embeddings import parts, prompt_tokens, split
+from fastgw.protocol.embeddings import parts, split
 from fastgw.protocol.http1.client import ResponseReader
 from fastgw.protocol.http1.framing import ChunkedBody
 from fastgw.protocol.http1.server import RequestReader
@@ -303,7 +303,6 @@ def readers(side: Any) -> list[Reader]:
         Reader("models", first(side.parse_models), one(ordinary.models), each(shapes.model_lists), lists, holds=16),
         Reader("embedding", first(parts), one(ordinary.embedding), each(shapes.embeddings), (4096, 65536, 1 << 20)),
         Reader("vectors", vectors_of, one(ordinary.embedded), each(shapes.vectors), lists),
-        Reader("vectors' usage", first(prompt_tokens), one(ordinary.embedded), each(shapes.vectors), lists),
         Reader("metrics", first(partial(gauges.read, "auto")), one(ordinary.page), each(wire_shapes.pages), pages),
         Reader("vLLM's metrics", first(partial(gauges.read, "vllm")), one(ordinary.page), each(wire_shapes.pages), pages),
     ]
