@@ -292,25 +292,12 @@ def _is_json(body: bytes) -> bool:
     return True
 
 
-def span_of(text: bytes, name: str) -> tuple[int, int]:
-    """Where the value of ``name`` stands in the object ``text``, which was found good; (-1, -1) when it has no such member."""
-    at = _SPACE(text, text.index(b"{") + 1).end()  # type: ignore[union-attr]
-    if text.startswith(b'"%b"' % name.encode(), at):
-        # Most bodies begin with their model.
-        start = _COLON(text, at + len(name) + 2).end()  # type: ignore[union-attr]
-        value = _STRING(text, start)
-        if value is not None:
-            return value.span()
-    names, values = members(text, MOST)
-    if name not in names:
-        return -1, -1
-    for one, raw in zip(names, values, strict=True):
-        start = _COLON(text, _STRING(text, at).end()).end()  # type: ignore[union-attr]
-        end = start + len(raw)
-        if one == name:
-            return start, end
-        at = _COMMA(text, end).end()  # type: ignore[union-attr]
-    raise AssertionError("the decoder has read it")
+def with_member(body: bytes, member: bytes) -> bytes:
+    """``body`` with a ``member`` more, which it does not have."""
+    at = body.index(b"{") + 1
+    # A member follows at once, in nearly every body.
+    empty = body[at] != 34 and body[_SPACE(body, at).end()] == 125  # type: ignore[union-attr]
+    return b"".join((body[:at], member, b"" if empty else b",", body[at:]))
 
 
 def bounds_in(text: bytes, most: int) -> list[tuple[str, int, int]]:
@@ -331,3 +318,24 @@ def bounds_in(text: bytes, most: int) -> list[tuple[str, int, int]]:
         comma = _COMMA(text, end)
         at = end if comma is None else comma.end()
     return found
+
+
+def span_of(text: bytes, name: str) -> tuple[int, int]:
+    """Where the value of ``name`` stands in the object ``text``, which was found good; (-1, -1) when it has no such member."""
+    at = _SPACE(text, text.index(b"{") + 1).end()  # type: ignore[union-attr]
+    if text.startswith(b'"%b"' % name.encode(), at):
+        # Most bodies begin with their model.
+        start = _COLON(text, at + len(name) + 2).end()  # type: ignore[union-attr]
+        value = _STRING(text, start)
+        if value is not None:
+            return value.span()
+    names, values = members(text, MOST)
+    if name not in names:
+        return -1, -1
+    for one, raw in zip(names, values, strict=True):
+        start = _COLON(text, _STRING(text, at).end()).end()  # type: ignore[union-attr]
+        end = start + len(raw)
+        if one == name:
+            return start, end
+        at = _COMMA(text, end).end()  # type: ignore[union-attr]
+    raise AssertionError("the decoder has read it")

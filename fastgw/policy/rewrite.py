@@ -11,14 +11,15 @@ so is what would tell it otherwise. A body that says no more than that already s
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
-from fastgw.accel.bodies import BodyFacts
+from fastgw.accel.bodies import BodyFacts, with_member
 from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.config import Config
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
-from fastgw.protocol.openai import with_bound, with_member, with_model, with_usage
+from fastgw.protocol.openai import with_bound, with_model, with_usage
 from fastgw.upstream.target import Engine
 
 CHAT: Final = "/v1/chat/completions"
@@ -32,6 +33,11 @@ OUTPUT_TOKENS: Final = 4
 # Kinds of engines that take `max_completion_tokens` of a chat. (OpenAI's own servers refuse both at once; others that do not
 # know it would make as much as they like, so they are told `max_tokens` as well.)
 KNOW_COMPLETION: Final = frozenset(("vllm", "sglang", "openai"))
+
+
+@lru_cache(maxsize=64)  # most are told the default
+def _member(name: str, bound: int) -> bytes:
+    return b'"%b":%d' % (name.encode(), bound)
 
 
 def bounded(body: bytes, facts: BodyFacts, bound: int, label: str, kind: str) -> bytes:
@@ -55,7 +61,7 @@ def bounded(body: bytes, facts: BodyFacts, bound: int, label: str, kind: str) ->
             return body
         if not named & ~own:
             # Nothing is to be changed, only one thing to be said.
-            return with_member(body, b'"%b":%d' % (names[-1].encode(), bound))
+            return with_member(body, _member(names[-1], bound))
     return with_bound(body, names, bound, min(facts.answers, MOST_CHOICES))
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from fastgw.accel.bodies import BodyFacts as BodyFacts
 from fastgw.accel.bodies import bounds_in, facts_of, outline, read, span_of
+from fastgw.accel.bodies import with_member as with_member
 from fastgw.accel.members import (
     ABSENT,
     BYTES_PER_TOKEN,
@@ -205,14 +206,6 @@ def _figure(value: bytes, most: int) -> bytes:
     if len(value) <= FIGURE_CHARS and value[:1].isdigit() and float(value).is_integer() and 0 < float(value) <= most:
         return value
     return b"%d" % most
-
-
-def with_member(body: bytes, member: bytes) -> bytes:
-    """``body`` with a ``member`` more, which it does not have."""
-    at = body.index(b"{") + 1
-    # A member follows at once, in nearly every body.
-    empty = body[at] != 34 and body[_SPACE(body, at).end()] == 125  # type: ignore[union-attr]
-    return b"".join((body[:at], member, b"" if empty else b",", body[at:]))
 
 
 def models_list(ids: list[tuple[str, str, int]]) -> bytes:

@@ -1231,6 +1231,57 @@ cdef void _bounds(const Facts* found, BodyFacts facts) noexcept:
     facts.overrides = overrides or limits > 1
 
 
+cpdef bytes with_member(bytes body, bytes member):
+    """``body`` with a ``member`` more, which it does not have."""
+    cdef Bytes p = <Bytes>PyBytes_AS_STRING(body)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(body)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(member)
+    cdef Py_ssize_t at = after_space(p, 0, n) + 1
+    cdef bint empty = p[after_space(p, at, n)] == 125
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, n + size + (not empty))
+    cdef char* out = PyBytes_AS_STRING(made)
+    memcpy(out, p, at)
+    memcpy(out + at, PyBytes_AS_STRING(member), size)
+    if not empty:
+        out[at + size] = 44
+        size += 1
+    memcpy(out + at + size, p + at, n - at)
+    return made
+
+
+def bounds_in(bytes text, Py_ssize_t most) -> list:
+    """(name, start, end) of the values in the object ``text`` (that was found good) that say how much is to be made, in order."""
+    cdef Bytes p = <Bytes>PyBytes_AS_STRING(text)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(text)
+    cdef Py_ssize_t i = after_space(p, 0, n)
+    cdef Py_ssize_t start, end, size, value
+    cdef Py_ssize_t count = 0
+    cdef unsigned char made[6 * 64]
+    cdef int kinds
+    cdef list found = []
+    i = after_space(p, i + 1, n)
+    while p[i] == 34:
+        kinds = 0
+        start = i + 1
+        end = string_end(p, start, n, &kinds, True)
+        count += 1
+        if count > most:
+            raise _TooMany
+        value = after_colon(p, end + 1, n) if end >= 0 else -1
+        i = after_value(p, value, n, 64 * STACK_WORDS, True, NULL, NULL, NULL) if value >= 0 else -1
+        if i < 0:
+            break
+        size = end - start
+        if size <= 6 * 21:
+            name = _folded(PyBytes_FromStringAndSize(<char*>made, unescape(p, start, end, made)).decode())
+            if name in _BOUNDS:
+                found.append((name, value, i))
+        i = after_space(p, i, n)
+        if p[i] == 44:
+            i = after_space(p, i + 1, n)
+    return found
+
+
 cpdef tuple span_of(bytes text, str name):
     """Where the value of ``name`` stands in the object ``text``, which was found good; (-1, -1) when it has no such member."""
     cdef bytes wanted = name.encode()
@@ -1266,36 +1317,3 @@ cpdef tuple span_of(bytes text, str name):
         if p[i] == 44:
             i = after_space(p, i + 1, n)
     return -1, -1
-
-
-def bounds_in(bytes text, Py_ssize_t most) -> list:
-    """(name, start, end) of the values in the object ``text`` (that was found good) that say how much is to be made, in order."""
-    cdef Bytes p = <Bytes>PyBytes_AS_STRING(text)
-    cdef Py_ssize_t n = PyBytes_GET_SIZE(text)
-    cdef Py_ssize_t i = after_space(p, 0, n)
-    cdef Py_ssize_t start, end, size, value
-    cdef Py_ssize_t count = 0
-    cdef unsigned char made[6 * 64]
-    cdef int kinds
-    cdef list found = []
-    i = after_space(p, i + 1, n)
-    while p[i] == 34:
-        kinds = 0
-        start = i + 1
-        end = string_end(p, start, n, &kinds, True)
-        count += 1
-        if count > most:
-            raise _TooMany
-        value = after_colon(p, end + 1, n) if end >= 0 else -1
-        i = after_value(p, value, n, 64 * STACK_WORDS, True, NULL, NULL, NULL) if value >= 0 else -1
-        if i < 0:
-            break
-        size = end - start
-        if size <= 6 * 21:
-            name = _folded(PyBytes_FromStringAndSize(<char*>made, unescape(p, start, end, made)).decode())
-            if name in _BOUNDS:
-                found.append((name, value, i))
-        i = after_space(p, i, n)
-        if p[i] == 44:
-            i = after_space(p, i + 1, n)
-    return found
