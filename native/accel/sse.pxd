@@ -8,7 +8,8 @@ from fastgw.accel.usage cimport Figures, Scan
 cdef struct Run:
     Py_ssize_t events
     Py_ssize_t tokens
-    Figures said  # the last word on usage, so far
+    bint spoke  # something was said of usage
+    Figures said  # and this is the last word on it
     bint used  # it was no measurement
     bint counted  # the completion was said here, when so many tokens had come
     Py_ssize_t counted_at

@@ -303,6 +303,9 @@ cdef void _take(Run *run, const Scan *scan) noexcept nogil:
             return
     elif said.prompt >= 0 or said.completion >= 0:
         run.used = True
+    if not run.spoke:
+        run.spoke = True
+        run.said.prompt = run.said.completion = run.said.cached = run.said.reasoning = -1
     if said.prompt >= 0:
         run.said.prompt = said.prompt
     if said.completion >= 0:
@@ -792,12 +795,11 @@ cdef class SseScanner:
         return payload
 
     cdef void _begin(self, Run *run) noexcept nogil:
-        memset(run, 0, sizeof(run[0]))
-        run.said.prompt = self.prompt_tokens
-        run.said.completion = self.completion_tokens
-        run.said.cached = self.cached_tokens
-        run.said.reasoning = self.reasoning_tokens
+        run.events = run.tokens = 0
+        run.spoke = run.counted = run.done = run.error = False
         run.used = self._used
+        run.reason_bytes = run.extra_bytes = 0
+        run.stranger = NULL
 
     cdef Py_ssize_t _plain(self, Bytes p, Py_ssize_t n, Run *run) noexcept nogil:
         """How many bytes from ``p`` are whole events that go on as they are; what they come to is added to ``run``. So is
@@ -852,11 +854,16 @@ cdef class SseScanner:
             self.done = True
         if run.error:
             self.error = True
-        self.prompt_tokens = run.said.prompt
-        self.completion_tokens = run.said.completion
-        self.cached_tokens = run.said.cached
-        self.reasoning_tokens = run.said.reasoning
-        self._used = run.used
+        if run.spoke:
+            self._used = run.used
+            if run.said.prompt >= 0:
+                self.prompt_tokens = run.said.prompt
+            if run.said.completion >= 0:
+                self.completion_tokens = run.said.completion
+            if run.said.cached >= 0:
+                self.cached_tokens = run.said.cached
+            if run.said.reasoning >= 0:
+                self.reasoning_tokens = run.said.reasoning
         self._first = False
         if run.stranger != NULL and self._lessons:
             # Events whose surroundings change each time are not worth learning from for ever.
