@@ -19,6 +19,7 @@ from fastgw.config import Config
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT
+from fastgw.limits.account import Account
 from fastgw.net.clock import micros, monotonic
 from fastgw.policy.quota import answers_of
 
@@ -39,7 +40,6 @@ class Charge(Filter):
         account = exchange.account
         if account is None or not exchange.endpoint.metered:
             return
-        gateway = exchange.gateway
         if not exchange.sent_at:
             # No engine has seen it.
             if exchange.reserved:
@@ -52,37 +52,15 @@ class Charge(Filter):
             self._unanswered(exchange)
         elif exchange.prompt_tokens < 0 or exchange.completion_tokens < 0:
             self._estimate(exchange, response)
-        prompt = exchange.prompt_tokens
-        completion = exchange.completion_tokens
-        cached = exchange.cached_tokens
-        reasoning = exchange.reasoning_tokens
-        # An engine's word is taken up to here: sums of what it claims must not turn over in the compiled twin.
-        if not 0 <= prompt <= MOST_TOKENS:
-            prompt = MOST_TOKENS if prompt > 0 else 0
-        if not 0 <= completion <= MOST_TOKENS:
-            completion = MOST_TOKENS if completion > 0 else 0
-        stats = gateway.stats
-        stats.tokens_prompted += prompt
-        stats.tokens_generated += completion
-        if cached > 0:
-            cached = min(cached, prompt)
-            stats.tokens_cached += cached
-        if reasoning > 0:
-            reasoning = min(reasoning, completion)
-            stats.tokens_reasoning += reasoning
-        if exchange.estimated:
-            stats.tokens_estimated += prompt + completion
-        ledger = account.ledger
-        if not ledger.dirty:
-            gateway.accounts.touched.append(account)
-        ledger.settle(gateway.today, exchange.reserved, prompt, completion, exchange.estimated, cached, reasoning)
-        meter = account.tokens
-        if meter is not None:
-            now_us = micros(monotonic())
-            if exchange.reserved_minute:
-                meter.settle(now_us, micros(exchange.routed_at), exchange.reserved_minute, prompt + completion)
-            else:
-                meter.charge(now_us, prompt + completion)
+        settle(
+            exchange,
+            account,
+            exchange.prompt_tokens,
+            exchange.completion_tokens,
+            exchange.cached_tokens,
+            exchange.reasoning_tokens,
+            exchange.estimated,
+        )
 
     @staticmethod
     def _unanswered(exchange: Exchange) -> None:
@@ -107,6 +85,41 @@ class Charge(Filter):
             else:
                 exchange.completion_tokens = produced(exchange, response)
             exchange.estimated = True
+
+
+def settle(
+    exchange: Exchange, account: Account, prompt: int, completion: int, cached: int, reasoning: int, estimated: bool
+) -> None:
+    """Count what ``exchange`` has used (-1 = nobody said), and give back what it had reserved: in the key's day, in its minute,
+    and in the sums of all."""
+    gateway = exchange.gateway
+    # An engine's word is taken up to here: sums of what it claims must not turn over in the compiled twin.
+    if not 0 <= prompt <= MOST_TOKENS:
+        prompt = MOST_TOKENS if prompt > 0 else 0
+    if not 0 <= completion <= MOST_TOKENS:
+        completion = MOST_TOKENS if completion > 0 else 0
+    stats = gateway.stats
+    stats.tokens_prompted += prompt
+    stats.tokens_generated += completion
+    if cached > 0:
+        cached = min(cached, prompt)
+        stats.tokens_cached += cached
+    if reasoning > 0:
+        reasoning = min(reasoning, completion)
+        stats.tokens_reasoning += reasoning
+    if estimated:
+        stats.tokens_estimated += prompt + completion
+    ledger = account.ledger
+    if not ledger.dirty:
+        gateway.accounts.touched.append(account)
+    ledger.settle(gateway.today, exchange.reserved, prompt, completion, estimated, cached, reasoning)
+    meter = account.tokens
+    if meter is not None:
+        now_us = micros(monotonic())
+        if exchange.reserved_minute:
+            meter.settle(now_us, micros(exchange.routed_at), exchange.reserved_minute, prompt + completion)
+        else:
+            meter.charge(now_us, prompt + completion)
 
 
 def prompt_of(exchange: Exchange) -> int:

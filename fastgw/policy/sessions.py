@@ -12,7 +12,7 @@ from fastgw.accel.tokens import MOST_TOKENS
 from fastgw.config import Config
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
-from fastgw.net.clock import micros, monotonic
+from fastgw.policy.charge import settle
 from fastgw.protocol.websocket import UNSAID, Counts
 
 
@@ -31,7 +31,7 @@ class Sessions(Filter):
         if account is None:
             return True
         if said is None:
-            self._settle(exchange, 0, 0)
+            settle(exchange, account, 0, 0, 0, 0, False)
             return True
         prompt, completion, cached, reasoning = [min(count, MOST_TOKENS) for count in said]
         # The sums are the session's own record.
@@ -41,23 +41,9 @@ class Sessions(Filter):
         exchange.reasoning_tokens = _sum(exchange.reasoning_tokens, reasoning)
         if said == UNSAID:
             exchange.estimated = True
-        self._settle(exchange, max(prompt, 0), max(completion, 0))
+        settle(exchange, account, prompt, completion, cached, reasoning, False)
         ledger = account.ledger
         return not ledger.limit or ledger.prompt + ledger.completion < ledger.limit
-
-    @staticmethod
-    def _settle(exchange: Exchange, prompt: int, completion: int) -> None:
-        gateway = exchange.gateway
-        account = exchange.account
-        assert account is not None
-        gateway.stats.tokens_prompted += prompt
-        gateway.stats.tokens_generated += completion
-        ledger = account.ledger
-        if not ledger.dirty:
-            gateway.accounts.touched.append(account)
-        ledger.settle(gateway.today, 0, prompt, completion, False)
-        if account.tokens is not None and prompt + completion:
-            account.tokens.charge(micros(monotonic()), prompt + completion)
 
 
 def _sum(before: int, more: int) -> int:

@@ -24,8 +24,10 @@ cpdef long long prompt_of(Exchange exchange) except -1
                packed=bint)
 cpdef long long produced(Exchange exchange, ResponseHead response) except -1
 
+@cython.locals(gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, now_us=cython.longlong)
+cpdef settle(Exchange exchange, Account account, long long prompt, long long completion, long long cached, long long reasoning,
+             bint estimated)
+
 cdef class Charge(Filter):
-    @cython.locals(account=Account, gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, response=ResponseHead,
-                   prompt=cython.longlong, completion=cython.longlong, cached=cython.longlong, reasoning=cython.longlong,
-                   now_us=cython.longlong)
+    @cython.locals(account=Account, response=ResponseHead)
     cpdef on_finish(self, Exchange exchange, str outcome)

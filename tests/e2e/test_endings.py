@@ -210,6 +210,15 @@ async def leaves_a_dial(play: Play) -> None:
         await asyncio.sleep(0.05)
 
 
+async def leaves_the_second_dial(play: Play) -> None:
+    async def busy(conn: ScriptedConnection, stream: bool) -> None:
+        await conn.send(b"HTTP/1.1 503 No\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
+
+    async with play.waiting(busy):
+        await play.gw.until("the next is tried", lambda: play.gw.stats.retries_total == 1)
+        await asyncio.sleep(0.05)  # longer than any wait before it
+
+
 async def leaves_before_the_head(play: Play) -> None:
     async with play.waiting() as client:
         client.close()
@@ -380,6 +389,8 @@ ROWS: Final = [
         {"retry_statuses": ("503",), "engines": 2}),
     Row("the client left while it waited for room", NONE, NONE, leaves_the_queue, {"max_concurrent": 1}),
     Row("the client left while an engine was connected to", NONE, NONE, leaves_a_dial, {"engines": 0}),
+    Row("the client left after a failed attempt, while another engine was connected to", FREE, FREE, leaves_the_second_dial,
+        {"retry_statuses": ("503",), "engines": -1, "policy": "ordered"}),
     Row("the client left when an engine had the request, before the head of its answer", ASKED, ASKED, leaves_before_the_head),
     Row("the client left behind the head, before a token", ASKED, ASKED, leaves_behind_the_head),
     Row("the client left in the middle of the answer", COUNTED, SIZED, leaves_in_the_middle),
@@ -438,11 +449,11 @@ async def on_stage(row: Row, stream: bool) -> AsyncIterator[Play]:
             await holder[0].handle(conn)
 
         engine = await stack.enter_async_context(ScriptedEngine(handler))
-        urls = [engine.url] * min(engines, 1)
+        urls = [engine.url] if engines else []
         if engines == 2:
             second = await stack.enter_async_context(ScriptedEngine(handler))
             urls.append(second.url)
-        if not engines:
+        if engines < 1:
             urls.append(f"http://127.0.0.1:{stack.enter_context(black_hole())}")
         targets = [EngineConfig(url=url, warm_connections=0) for url in urls]
         quiet = {"health_interval_s": 3600.0, "daily_token_quota": 1_000_000, "tokens_per_minute": 1_000_000}
