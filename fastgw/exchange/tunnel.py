@@ -106,7 +106,12 @@ class Tunnelling(Attempts):
 
     def _session_over(self) -> None:
         session = self.session
-        if session is not None and not session.answers:
+        assert session is not None
+        if session.frames.lost:
+            # What it used from there on nobody knows.
+            self.estimated = True
+            self.detail = self.detail or "frames that could not be read"
+        if not session.answers:
             for hook in self.gateway.on_said:
                 hook(self, None)  # type: ignore[arg-type]
 

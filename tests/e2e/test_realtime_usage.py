@@ -182,6 +182,8 @@ class TestCounts:
             await opened(client)
             assert await client.read_until_closed() == (b"\xc1\x05hello" + done(1, 1), "fin")
             await gw.idle()
+            record = next(one for one in gw.records if one["endpoint"] == "/v1/realtime")
+            assert (record["estimated"], record["detail"]) == (True, "frames that could not be read")
             found = await usage_of(gw)
             assert (spent(found), found["requests"]) == ((0, 0), 1)
 
