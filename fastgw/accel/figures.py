@@ -62,6 +62,8 @@ MEMBERS: Final = (
     Member(USAGE, b"reasoning_tokens", THOUGHT),  # SGLang
     Member(USAGE, b"prompt_tokens_details", PROMPT_CACHED, PROMPT_PARTS),
     Member(USAGE, b"input_tokens_details", INPUT_CACHED, PROMPT_PARTS),
+    Member(USAGE, b"input_token_details", INPUT_CACHED, PROMPT_PARTS),  # the Realtime API, and transcriptions
+    Member(USAGE, b"output_token_details", OUTPUT_THOUGHT, ANSWER_PARTS),
     Member(USAGE, b"completion_tokens_details", COMPLETION_THOUGHT, ANSWER_PARTS),
     Member(USAGE, b"output_tokens_details", OUTPUT_THOUGHT, ANSWER_PARTS),
     Member(PROMPT_PARTS, b"cached_tokens"),

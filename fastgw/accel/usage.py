@@ -393,6 +393,8 @@ class _Usage(msgspec.Struct, gc=False):
     seconds: int = -1
     prompt_tokens_details: _Parts | None = None  # type: ignore[valid-type]
     input_tokens_details: _Parts | None = None  # type: ignore[valid-type]
+    input_token_details: _Parts | None = None  # type: ignore[valid-type]
+    output_token_details: _Parts | None = None  # type: ignore[valid-type]
     completion_tokens_details: _Parts | None = None  # type: ignore[valid-type]
     output_tokens_details: _Parts | None = None  # type: ignore[valid-type]
     reasoning_tokens: int | None = None
@@ -405,6 +407,7 @@ class _Usage(msgspec.Struct, gc=False):
             and 0 <= self.completion_tokens < _MOST
             and self.prompt_tokens_details is None
             and self.completion_tokens_details is None
+            and self.input_token_details is self.output_token_details is None
             and self.input_tokens < 0
             and self.output_tokens < 0
             and self.reasoning_tokens is None
@@ -418,9 +421,10 @@ class _Usage(msgspec.Struct, gc=False):
             -1 if self.cache_read_input_tokens is None else self.cache_read_input_tokens,
             -1 if self.cache_creation_input_tokens is None else self.cache_creation_input_tokens,
             self.seconds,
-            _part(self.prompt_tokens_details, "cached_tokens"), _part(self.input_tokens_details, "cached_tokens"),
+            _part(self.prompt_tokens_details, "cached_tokens"),
+            _part(self.input_tokens_details or self.input_token_details, "cached_tokens"),
             _part(self.completion_tokens_details, "reasoning_tokens"),
-            _part(self.output_tokens_details, "reasoning_tokens"),
+            _part(self.output_tokens_details or self.output_token_details, "reasoning_tokens"),
             -1 if self.reasoning_tokens is None else self.reasoning_tokens,
         ]  # fmt: skip
         for at in range(TOTAL):
