@@ -1,8 +1,9 @@
 """The frames of a WebSocket (RFC 6455) as an engine sends them, read as they pass: what each answer has used, and nothing else.
 
 Owns: where a frame and a message end, and which text messages end an answer. Must never: change, delay or keep a byte that is
-only passed on. Of a message is kept what may say what an answer used, and no more than ``MAX_MESSAGE_BYTES``; audio is known by
-its first bytes, and skipped. What breaks the protocol is not judged here: from there on nothing is read (``lost``).
+only passed on. Most messages are known by their first bytes: audio is skipped, and what ends an answer is scanned as it comes,
+however long it is. Of one whose ``type`` stands later ``MAX_MESSAGE_BYTES`` are kept. What breaks the protocol is not judged
+here: from there on nothing is read (``lost``).
 
 Invariant: what is said does not depend on how the bytes were split.
 """
@@ -14,26 +15,24 @@ from typing import Any, Final
 
 import msgspec
 
+from fastgw.accel.usage import UsageScanner, scanned
+
 Counts = tuple[int, int, int, int]
 """(prompt, completion, of the prompt cached, of the completion reasoning) tokens; -1 = not said."""
 
 UNSAID: Final[Counts] = (-1, -1, -1, -1)
 
-MAX_MESSAGE_BYTES: Final = 1 << 18  # of one that ends an answer; what a longer one says of tokens is not seen
+MAX_MESSAGE_BYTES: Final = 1 << 16  # of one whose type is not among its first bytes; a longer one is not looked into
 LOOK_BYTES: Final = 256  # of a message, within which its `type` usually stands
-MOST_COUNT: Final = 10**12  # what is said to be more is no count
 
 SPENT: Final = 1008  # the status of a close (RFC 6455 §7.4.1): a policy was violated
 MAX_REASON_BYTES: Final = 123  # of its reason (§5.5)
 
-# The messages that end an answer: of the Realtime API and the Responses API, where `response` has the usage; of
-# transcriptions, which have it themselves.
-_RESPONSES: Final = frozenset((b"response.done", b"response.completed", b"response.incomplete", b"response.failed"))
-_ENDS: Final = _RESPONSES | {
-    b"transcription.done",
-    b"transcript.text.done",
-    b"conversation.item.input_audio_transcription.completed",
-}
+# The messages that end an answer: of the Realtime API and the Responses API, and of transcriptions.
+_ENDS: Final = frozenset((
+    b"response.done", b"response.completed", b"response.incomplete", b"response.failed", b"transcription.done",
+    b"transcript.text.done", b"conversation.item.input_audio_transcription.completed",
+))  # fmt: skip
 
 NO: Final = 0
 PERHAPS: Final = 1
@@ -41,67 +40,22 @@ YES: Final = 2
 
 
 class _Event(msgspec.Struct):
-    """A message: ``response`` and ``usage`` are looked into apart, so that nothing odd beside them is in the way."""
-
     type: Any = None
-    response: msgspec.Raw = msgspec.Raw()
-    usage: msgspec.Raw = msgspec.Raw()
-
-
-class _Response(msgspec.Struct):
-    usage: msgspec.Raw = msgspec.Raw()
 
 
 _event: Final = msgspec.json.Decoder(_Event)
-_response: Final = msgspec.json.Decoder(_Response)
 
 
 def ends_answer(message: bytes) -> Counts | None:
-    """What the answer has used that ``message`` ends; None where it ends none. The one reader of a message's JSON."""
-    if look(message, 0, min(len(message), LOOK_BYTES)) == NO:
-        return None  # (its first `type` counts, also where it has two)
-    try:
-        event = _event.decode(message)
-        kind = event.type.encode() if isinstance(event.type, str) else b""
-    except (ValueError, RecursionError):  # (msgspec's own errors are ValueErrors)
-        return None
-    if kind not in _ENDS:
-        return None
-    try:
-        usage = _response.decode(event.response).usage if kind in _RESPONSES else event.usage
-        return _counts(msgspec.json.decode(usage))
-    except (ValueError, RecursionError):
-        return UNSAID
-
-
-def _counts(usage: object) -> Counts:
-    if not isinstance(usage, dict):
-        return UNSAID
-    prompt = _count(usage, "input_tokens", "prompt_tokens")
-    completion = _count(usage, "output_tokens", "completion_tokens")
-    total = _count(usage, "total_tokens")
-    if prompt < 0 and completion < 0:
-        prompt = total
-    elif completion < 0 and total >= prompt:
-        completion = total - prompt
-    cached = reasoning = -1
-    for name in ("input_token_details", "input_tokens_details", "prompt_tokens_details"):
-        cached = max(cached, _count(usage.get(name), "cached_tokens"))
-    for name in ("output_token_details", "output_tokens_details", "completion_tokens_details"):
-        reasoning = max(reasoning, _count(usage.get(name), "reasoning_tokens"))
-    return prompt, completion, cached, reasoning
-
-
-def _count(of: object, *names: str) -> int:
-    """The first of ``names`` that is a count; -1 = none."""
-    if isinstance(of, dict):
-        for name in names:
-            value = of.get(name)
-            if isinstance(value, float) and value.is_integer():
-                value = int(value)
-            if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_COUNT:
-                return value
-    return -1
+    """What the answer has used that ``message`` ends; None where it ends none."""
+    seen = look(message, 0, min(len(message), LOOK_BYTES))
+    if seen == PERHAPS:
+        try:
+            kind = _event.decode(message).type
+        except (ValueError, RecursionError):  # (msgspec's own errors are ValueErrors)
+            return None
+        seen = YES if isinstance(kind, str) and kind.encode() in _ENDS else NO
+    return None if seen == NO else scanned(message).figures()
 
 
 def close_frame(code: int, reason: str) -> bytes:
@@ -113,7 +67,9 @@ def close_frame(code: int, reason: str) -> bytes:
 class Frames:
     """One direction of one session: feed it all that an engine sends behind its 101."""
 
-    __slots__ = ("_final", "_head", "_left", "_looked", "_message", "_overlong", "_reading", "_within", "lost", "said")
+    __slots__ = (
+        "_final", "_head", "_left", "_looked", "_message", "_overlong", "_reading", "_scanner", "_within", "lost", "said",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.lost = False  # what came is no frame: nothing is read any more
@@ -125,7 +81,8 @@ class Frames:
         self._reading = False  # and this frame's part of it may be of interest
         self._looked = PERHAPS  # what its first bytes have shown
         self._overlong = False
-        self._message: bytearray | None = None  # what of it has come
+        self._message: bytearray | None = None  # what of it has come, while nobody knows
+        self._scanner: UsageScanner | None = None  # of one that ends an answer
 
     def feed(self, data: bytes, at: int) -> int:
         """Read ``data`` from ``at`` on; returns where a message ended that ends an answer (``said`` has what that used), or
@@ -206,24 +163,33 @@ class Frames:
         self.lost = True
         self._left = -1
         self._message = None
+        self._scanner = None
 
     def _keep(self, data: bytes, start: int, end: int) -> None:
-        """A piece of a text message: kept, unless its beginning shows that it ends no answer."""
+        """A piece of a text message that may end an answer."""
+        if self._scanner is not None:
+            self._scanner.feed(data[start:end])
+            return
+        if self._overlong:
+            return
         message = self._message
         held = 0 if message is None else len(message)
-        if self._looked == PERHAPS and held < LOOK_BYTES and not self._overlong:
+        if held < LOOK_BYTES:
             if message is None:
                 seen = look(data, start, min(end, start + LOOK_BYTES))
             else:
                 begun = bytes(message) + data[start : min(end, start + LOOK_BYTES - held)]
                 seen = look(begun, 0, len(begun))
-            self._looked = seen
-            if seen == NO:
+            if seen != PERHAPS:
+                self._looked = seen
+                self._reading = seen == YES
                 self._message = None
-                self._reading = False
+                if seen == YES:
+                    self._scanner = UsageScanner()
+                    if message is not None:
+                        self._scanner.feed(bytes(message))
+                    self._scanner.feed(data[start:end])
                 return
-        if self._overlong:
-            return
         if held + end - start > MAX_MESSAGE_BYTES:
             self._overlong = True
             self._message = None
@@ -235,11 +201,12 @@ class Frames:
     def _end(self) -> Counts | None:
         """The text message is whole."""
         message = self._message
-        overlong = self._overlong
+        scanner = self._scanner
         self._message = None
+        self._scanner = None
         self._overlong = False
-        if overlong:
-            return UNSAID if self._looked == YES else None
+        if scanner is not None:
+            return scanner.figures()
         return None if message is None else ends_answer(bytes(message))
 
 

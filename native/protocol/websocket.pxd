@@ -1,5 +1,7 @@
 cimport cython
 
+from fastgw.accel.usage cimport UsageScanner
+
 cdef int NO, PERHAPS, YES
 
 cdef object _ENDS
@@ -11,6 +13,7 @@ cdef class Frames:
     cdef long long _left
     cdef int _looked
     cdef bytearray _message
+    cdef UsageScanner _scanner
     cdef public bint lost
     cdef public tuple said
 
