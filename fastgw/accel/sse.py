@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from fastgw.accel.chunks import ChunkScanner
-from fastgw.accel.usage import UsageScanner, event_usage
+from fastgw.accel.usage import UsageScanner, event_usage, seconds_in
 
 MAX_EVENT_BYTES: Final = 65536
 """An unfinished event longer than this is passed on, and only what it says of usage and errors is read, in passing."""
@@ -196,6 +196,7 @@ class SseScanner:
         "prompt_tokens",
         "reasoning_tokens",
         "said_at",
+        "seconds",
         "tokens",
     )  # fmt: skip
 
@@ -222,6 +223,7 @@ class SseScanner:
         self.completion_tokens = -1
         self.cached_tokens = -1
         self.reasoning_tokens = -1
+        self.seconds = -1
         self.said_at = 0
         self._used = False  # usage was said: what llama.cpp measures says nothing beside it
         self._long: _LongEvent | None = None  # the reader of an event that outgrew the tail
@@ -492,6 +494,7 @@ class SseScanner:
         if scanner.whole:
             self.error = self.error or scanner.error
             self._take((*scanner.figures(), scanner.measured))
+            self._heard(scanner.seconds)
 
     def _says(self, event: bytes, data: bytes) -> bool:
         """Take note of what an event's data says, and learn from it; whether it is the extra usage chunk."""
@@ -539,6 +542,8 @@ class SseScanner:
         if usage or b"{" in (bytes(event.timings)[:1], bytes(event.response)[:1], bytes(event.message)[:1]):
             self._noted += 1
             self._take(event_usage(data))
+            if b'"seconds"' in data:
+                self._heard(seconds_in(data))
         return usage and _EMPTY_LIST(bytes(event.choices)) is not None
 
     def _take(self, said: tuple[int, int, int, int, bool]) -> None:
@@ -558,6 +563,10 @@ class SseScanner:
             self.cached_tokens = cached
         if reasoning >= 0:
             self.reasoning_tokens = reasoning
+
+    def _heard(self, seconds: int) -> None:
+        if seconds >= 0:
+            self.seconds = seconds
 
     def flush(self) -> bytes:
         """What is still held, at the clean end of the message: an event whose blank line never came."""

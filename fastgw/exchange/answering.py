@@ -24,6 +24,8 @@ class Answering(Tunnelling):
     def on_response_head(self, head: ResponseHead, rest: bytes) -> None:
         now = self.first_byte_at = monotonic()
         status = head.status
+        if status == 400 and self.bound != NO_LIMIT and self._asked_too_much():
+            return
         if status >= 429:
             if status in self.gateway.retry_statuses and self._retry_answer(head):
                 return

@@ -343,6 +343,22 @@ class Attempts(ExchangeState):
         self._back_off()
         return True
 
+    def _asked_too_much(self) -> bool:
+        """Whether the engine is asked again, for a shorter answer: its 400 may be for a length that the client did not name.
+
+        (vLLM refuses a maximum for which the prompt leaves no room in its context; without one it would have cut the answer.)
+        """
+        facts = self.facts
+        gateway = self.gateway
+        if facts is None or facts.token_limit >= 0 or self.bound <= gateway.default_cost or not self._body_at_hand():
+            return False
+        self.bound = gateway.default_cost
+        self._release()
+        self._leave_engine()
+        self.phase = BACKOFF
+        gateway.later(self, 0.0)
+        return True
+
     def resume(self) -> None:
         """Go on after a wait: the next attempt."""
         self.timer = None

@@ -318,4 +318,6 @@ class Relay:
 
     def seconds(self) -> int:
         """Of audio, where that is what the engine says it has used; -1 = it does not."""
+        if self.sse is not None:
+            return self.sse.seconds
         return self._usage.seconds if self._usage is not None else -1

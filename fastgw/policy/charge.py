@@ -21,7 +21,7 @@ from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT
 from fastgw.limits.account import Account
 from fastgw.net.clock import micros, monotonic
-from fastgw.policy.quota import answers_of
+from fastgw.policy.quota import COMPLETIONS, answers_of
 
 FRAME_BYTES: Final = 200
 """Of a plain answer in JSON these are its id, its model, names and braces: no text that anybody has generated."""
@@ -52,6 +52,9 @@ class Charge(Filter):
             self._unanswered(exchange)
         elif exchange.prompt_tokens < 0 or exchange.completion_tokens < 0:
             self._estimate(exchange, response)
+        facts = exchange.facts
+        if facts is not None and (facts.answers > 1 or facts.prompts > 1) and exchange.completion_tokens > 0:
+            self._of_all(exchange)
         settle(
             exchange,
             account,
@@ -71,6 +74,19 @@ class Charge(Filter):
             exchange.prompt_tokens = prompt_of(exchange)
         else:
             exchange.estimated = False
+
+    def _of_all(self, exchange: Exchange) -> None:
+        """What llama.cpp says of several answers are the figures of one."""
+        pool = exchange.pool
+        if exchange.estimated or not exchange.endpoint.generates or pool is None or pool.engine.kind != "llamacpp":
+            return
+        relay = exchange.relay
+        passed = relay.sse.tokens if relay is not None and relay.sse is not None else 0
+        answers = 1 if passed else answers_of(exchange)
+        prompts = exchange.facts.prompts if exchange.endpoint.label == COMPLETIONS and exchange.facts is not None else 1
+        exchange.completion_tokens = max(passed, min(exchange.completion_tokens, MOST_TOKENS // answers) * answers)
+        exchange.prompt_tokens = min(max(exchange.prompt_tokens, 0), MOST_TOKENS // prompts) * prompts
+        exchange.estimated = True
 
     @staticmethod
     def _estimate(exchange: Exchange, response: ResponseHead) -> None:
@@ -140,10 +156,10 @@ def produced(exchange: Exchange, response: ResponseHead) -> int:
         size = max(0, response.content_length)  # it was whole in one read
     else:
         size = 0
-    if response.json:
-        size -= FRAME_BYTES
-    # (Packed, a token of text takes about a byte.)
+    # (Packed, a token of text takes about a byte, and the frame next to nothing.)
     packed = not response.sse and b"content-encoding" in response.forward.lower()
+    if response.json and not packed:
+        size -= FRAME_BYTES
     tokens = max(0, size) if packed else estimate(size)
     facts = exchange.facts
     if facts is None:

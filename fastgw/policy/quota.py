@@ -38,6 +38,7 @@ from fastgw.net.clock import micros, monotonic
 from fastgw.policy.ratelimit import too_many
 
 COMPLETIONS: Final = "/v1/completions"
+MOST_TOLD: Final = 2**31 - 1  # an engine that counts in 32 bits reads more as another number, or as endless (llama.cpp)
 
 
 def answers_of(exchange: Exchange) -> int:
@@ -125,7 +126,7 @@ class Quota(Filter):
         if meter is not None and named < 0:
             # As much as the minute has left, but not less than a request of this kind is expected to take.
             bound = min(bound, max((meter.left(micros(exchange.started_at)) - prompt) // answers, least))
-        exchange.bound = min(bound, MOST_TOKENS)
+        exchange.bound = min(bound, MOST_TOLD)
         cost = total(prompt, bound, answers)
         if not cut:
             self._admit(exchange, account, cost, cost)

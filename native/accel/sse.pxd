@@ -46,6 +46,7 @@ cdef class SseScanner:
     cdef public long long cached_tokens
     cdef public long long reasoning_tokens
     cdef public Py_ssize_t said_at
+    cdef public long long seconds
     cdef public bytes finish_reason
 
     cdef bint _strip

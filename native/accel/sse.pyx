@@ -305,7 +305,7 @@ cdef void _take(Run *run, const Scan *scan) noexcept nogil:
         run.used = True
     if not run.spoke:
         run.spoke = True
-        run.said.prompt = run.said.completion = run.said.cached = run.said.reasoning = -1
+        run.said.prompt = run.said.completion = run.said.cached = run.said.reasoning = run.said.seconds = -1
     if said.prompt >= 0:
         run.said.prompt = said.prompt
     if said.completion >= 0:
@@ -316,6 +316,8 @@ cdef void _take(Run *run, const Scan *scan) noexcept nogil:
         run.said.cached = said.cached
     if said.reasoning >= 0:
         run.said.reasoning = said.reasoning
+    if said.seconds >= 0:
+        run.said.seconds = said.seconds
 
 
 cdef void _usage_of(Run *run, Bytes p, Py_ssize_t n) noexcept nogil:
@@ -765,7 +767,7 @@ cdef class SseScanner:
         self._strip = strip_usage
         self._first = True
         self._lessons = 8
-        self.prompt_tokens = self.completion_tokens = self.cached_tokens = self.reasoning_tokens = -1
+        self.prompt_tokens = self.completion_tokens = self.cached_tokens = self.reasoning_tokens = self.seconds = -1
 
     def __dealloc__(self):
         free(self._long)
@@ -864,6 +866,8 @@ cdef class SseScanner:
                 self.cached_tokens = run.said.cached
             if run.said.reasoning >= 0:
                 self.reasoning_tokens = run.said.reasoning
+            if run.said.seconds >= 0:
+                self.seconds = run.said.seconds
         self._first = False
         if run.stranger != NULL and self._lessons:
             # Events whose surroundings change each time are not worth learning from for ever.

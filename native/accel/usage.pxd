@@ -15,6 +15,7 @@ cdef struct Figures:
     long long completion
     long long cached
     long long reasoning
+    long long seconds  # of audio
     bint measured
 
 

@@ -501,6 +501,7 @@ cdef inline bint _says(const Scan *scan, int place) noexcept nogil:
 cdef void scan_figures(const Scan *scan, Figures *figures) noexcept nogil:
     cdef Figures timed
     cdef int place
+    figures.seconds = scan.places[OWN][SECONDS] if scan.told[OWN] else -1
     for place in range(PLACES):
         if scan.told[place] and _meaning(scan.places[place], figures):
             figures.measured = place == TIMED

@@ -31,6 +31,7 @@ cdef class Attempts(ExchangeState):
     cpdef bint _may_retry(self) except -1
     cpdef _back_off(self)
     cpdef bint _retry_answer(self, ResponseHead head) except -1
+    cpdef bint _asked_too_much(self) except -1
     cpdef _dial(self, Pool pool)
     @cython.locals(body=bytes)
     cpdef _send(self, UpstreamConn conn, Pool pool, double now)

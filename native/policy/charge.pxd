@@ -29,5 +29,7 @@ cpdef settle(Exchange exchange, Account account, long long prompt, long long com
              bint estimated)
 
 cdef class Charge(Filter):
-    @cython.locals(account=Account, response=ResponseHead)
+    @cython.locals(account=Account, response=ResponseHead, facts=BodyFacts)
     cpdef on_finish(self, Exchange exchange, str outcome)
+    @cython.locals(relay=Relay, answers=cython.longlong, passed=cython.longlong, prompts=cython.longlong)
+    cpdef _of_all(self, Exchange exchange)

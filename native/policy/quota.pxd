@@ -13,7 +13,7 @@ from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 
-cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
+cdef long long MOST_CHOICES, MOST_TOKENS, MOST_TOLD, NO_LIMIT
 
 @cython.locals(facts=BodyFacts, answers=cython.longlong)
 cpdef long long answers_of(Exchange exchange) except -1

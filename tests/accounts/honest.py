@@ -111,6 +111,8 @@ class Work:
     number: int
     prompt: int
     made: int = 0
+    answers: int = 1  # of which the engine tells the figures of one, and so of the prompts
+    prompts: int = 1
     told: bool = False
     streamed: bool = False
     over: bool = False
@@ -198,6 +200,12 @@ class HonestEngine:
         most = (ENDLESS if bound is None else bound) * answers
         if bound is not None and chance.random() < 0.35:
             most = chance.randint(0, most)
+        if self.kind == "llamacpp":
+            # What it says are the figures of one of its answers: here they are all alike.
+            work.answers = answers
+            work.prompts = len(body["prompt"]) if isinstance(body.get("prompt"), list) and api == "completions" else 1
+            work.prompt -= work.prompt % work.prompts
+            most -= most % answers
         if work.streamed:
             return await self._stream(conn, api, body, work, min(most, ENDLESS))
         await self._whole(conn, api, work, most)
@@ -251,9 +259,10 @@ class HonestEngine:
 
 
 def _usage(api: str, work: Work) -> dict[str, int]:
+    prompt, made = work.prompt // work.prompts, work.made // work.answers
     if api in ("chat", "completions"):
-        return {"prompt_tokens": work.prompt, "completion_tokens": work.made, "total_tokens": work.produced}
-    return {"input_tokens": work.prompt, "output_tokens": work.made}
+        return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+    return {"input_tokens": prompt, "output_tokens": made}
 
 
 def _token(api: str) -> bytes:
@@ -270,7 +279,8 @@ def _last(api: str, work: Work, kind: str, asked: bool) -> bytes:
     """The events in which a stream says what it used; nothing where the engine was not asked, and does not do so by itself."""
     if api in ("chat", "completions"):
         if kind == "llamacpp":
-            timings = {"cache_n": work.prompt // 2, "prompt_n": work.prompt - work.prompt // 2, "predicted_n": work.made}
+            prompt = work.prompt // work.prompts
+            timings = {"cache_n": prompt // 2, "prompt_n": prompt - prompt // 2, "predicted_n": work.made // work.answers}
             value: dict[str, Any] = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "timings": timings}
         elif asked:
             value = {"choices": [], "usage": _usage(api, work)}

@@ -302,7 +302,7 @@ def _close_each(world: World, key: Key, records: list[dict[str, Any]], works: li
         truth = work.prompt, work.made
         said = f"{name}: {record['endpoint']} {record['outcome']}, {figures} in the log, {truth} at the engine"
         if work.told and not work.lost and record["outcome"] == "ok":
-            if figures != truth or record["estimated"]:
+            if figures != truth or record["estimated"] != (work.answers > 1 and work.made > 0):
                 world.say(said)
         elif work.streamed and not work.lost and record["outcome"] == "ok":
             if figures[0] < truth[0] or figures[1] != truth[1] or not record["estimated"]:

@@ -164,12 +164,18 @@ async def test_no_way_to_write_a_limit_gets_more_than_the_quota(
     ],
 )
 async def test_many_answers_are_counted_before_they_are_made(engine: LlamaServer, path: str, fields: dict[str, Any]) -> None:
-    """One call may need more than there is. (llama.cpp's usage tells of one of them alone, so they are not compared.)"""
+    """One call may need more than there is; and where there is enough, llama.cpp's usage tells of one of them alone."""
     begun = await counted_by(engine)
     async with before(engine, 1000) as gw:
         await ask(gw, post(path, **fields))
         counted = await counted_by(engine) - begun
     assert counted.prompt + counted.completion <= 1000
+    async with before(engine, 100_000) as gw:
+        answer = await ask(gw, post(path, **{**fields, **limit_of(path, 6)}))
+        charged, counted = await charged_by(gw), await counted_by(engine) - begun - counted
+        assert answer.status == 200
+        assert (await usage_of(gw))["estimated_tokens"] == charged.prompt + charged.completion
+    assert charged.completion >= counted.completion
 
 
 async def test_a_crowd_gets_no_more_than_the_quota(engine: LlamaServer) -> None:

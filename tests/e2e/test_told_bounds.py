@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from fastgw.sim.scripted import ScriptedConnection, ScriptedEngine
 from tests.e2e.metered import CHAT, COMPLETIONS, KEY, MESSAGES, RESPONSES, ask, metered, once, posts, settled
 from tests.support.client import request
+from tests.support.gateway import running
 
 ENDLESS: dict[str, Any] = {"output_tokens": 120_000, "metrics_kind": "vllm", "slots": 0}
 FIELD = {CHAT: "max_tokens", COMPLETIONS: "max_tokens", MESSAGES: "max_tokens", RESPONSES: "max_output_tokens"}
@@ -131,3 +133,33 @@ async def test_a_stream_that_is_cut_has_its_engine_told_what_is_left(fields: dic
         told = json.loads(posts(sim)[-1].body)["max_tokens"]
         assert told == min(fields.get("max_tokens", 4096), 400 - (len(data) + 3) // 4)
         assert (await settled(gw))["total_tokens"] <= 400
+
+
+@pytest.mark.parametrize("path", WORDS, ids=str)
+@pytest.mark.parametrize(("named", "asked", "status"), [(None, [4096, 256], 200), (900, [900], 400)], ids=["unnamed", "named"])
+async def test_an_engine_with_less_room_is_asked_for_a_shorter_answer(
+    path: str, named: int | None, asked: list[int], status: int
+) -> None:
+    """Its context has room for 500: nobody who named no maximum need know what he was given as one."""
+    seen: list[int] = []
+
+    async def short(connection: ScriptedConnection) -> None:
+        while True:
+            body = (await connection.read_request()).body
+            code, answer = 200, b'{"usage":{"total_tokens":9}}'
+            if body:
+                seen.append(json.loads(body)[FIELD[path]])
+                if seen[-1] > 500:
+                    code, answer = 400, b'{"error":{"message":"maximum context length"}}'
+            head = b"HTTP/1.1 %d Said\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            await connection.send(head % (code, len(answer)) + answer)
+
+    fields = {} if named is None else {FIELD[path]: named}
+    async with (
+        ScriptedEngine(short) as engine,
+        running([engine.url], api_keys=(KEY,), daily_token_quota=10_000) as gw,
+    ):
+        answer = await once(gw, post(body(path, **fields), path))
+        found = await settled(gw)
+    assert (answer.status, seen) == (status, asked)
+    assert (found["quota_reserved"], found["requests"]) == (0, 1)
