@@ -37,6 +37,7 @@ _most_s: Final = MOST_S
 _spread: Final = SPREAD
 _apart: Final = APART
 _crowd_s: Final = CROWD_S
+_same_s: Final = 0.001  # a place and the meter's word differ by roundings
 
 
 class Promises:
@@ -71,6 +72,6 @@ class Promises:
         self._next = now + min(place + each_s, furthest)
         if place >= furthest:
             return max(word_s, _most_s * (1.0 - _spread * chance))
-        if place > word_s:
+        if place > word_s + _same_s:
             place = min(place + each_s * (1.0 - 1.0 / _apart) * chance, furthest)
         return place

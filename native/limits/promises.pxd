@@ -1,6 +1,6 @@
 cimport cython
 
-cdef double _apart, _crowd_s, _most_s, _spread
+cdef double _apart, _crowd_s, _same_s, _most_s, _spread
 
 @cython.final
 cdef class Promises:
