@@ -257,7 +257,7 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         429,
         _RLE,
         "daily_quota_exceeded",
-        "The key's tokens for today are spent.",
+        "The key's tokens for today are spent; they come back at midnight UTC.",
         False,
         "Wait until midnight UTC, as `Retry-After` says, or ask for fewer tokens; GET /v1/usage tells what is left.",
         True,

@@ -38,6 +38,7 @@ from fastgw.net.clock import micros, monotonic
 from fastgw.policy.ratelimit import too_many
 
 COMPLETIONS: Final = "/v1/completions"
+SHORTER: Final = "ask for a shorter answer, or send a shorter prompt."
 MOST_TOLD: Final = 2**31 - 1  # an engine that counts in 32 bits reads more as another number, or as endless (llama.cpp)
 
 
@@ -198,9 +199,8 @@ class Quota(Filter):
             assert meter is not None
             stats.limited_tokens += 1
             if reason is OVER_MINUTE:
-                raise GatewayError(
-                    "over_limit", f"The request may need {minute} tokens, and this key may use {meter.burst} in a minute."
-                )
+                message = f"The request may need {minute} tokens, and this key may use {meter.burst} in a minute: {SHORTER}"
+                raise GatewayError("over_limit", message)
             raise GatewayError(
                 "rate_limited",
                 f"Too many tokens with this key: more than {meter.rate} per minute.",
@@ -210,9 +210,8 @@ class Quota(Filter):
             raise self._exhausted(exchange, account, daily, found.wait_s)
         stats.quota_refused += 1
         if reason is OVER_DAY:
-            raise GatewayError(
-                "over_limit", f"The request may need {daily} tokens, and this key may use {account.ledger.limit} in a day."
-            )
+            message = f"The request may need {daily} tokens, and this key may use {account.ledger.limit} in a day: {SHORTER}"
+            raise GatewayError("over_limit", message)
         raise GatewayError("quota_reserved", retry_after_s=found.wait_s)
 
     @staticmethod
