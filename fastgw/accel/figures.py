@@ -98,7 +98,11 @@ def meaning(counts: list[int]) -> tuple[int, int, int, int]:
     cached = counts[PROMPT_CACHED]
     if cached < 0:
         cached = counts[INPUT_CACHED] if counts[INPUT_CACHED] >= 0 else counts[CACHE_READ]
+        if cached < 0 <= counts[CACHE_WRITTEN]:
+            cached = 0
     reasoning = counts[COMPLETION_THOUGHT]
     if reasoning < 0:
         reasoning = counts[OUTPUT_THOUGHT] if counts[OUTPUT_THOUGHT] >= 0 else counts[THOUGHT]
+    if total >= 0 and reasoning > 0 and total == prompt + completion + reasoning:
+        completion += reasoning  # it is told beside the completion (xAI, Gemini)
     return prompt, completion, cached, reasoning

@@ -35,9 +35,10 @@ _RELEASE: Final = re.compile(
 _RELEASE_OVERLAP: Final = 40
 # A delta with something in it. Escaped quotes keep these bytes from occurring inside a JSON string, and no line end is in
 # one: without that, an event that breaks off there would read differently with its last line end and without.
-_TEXT: Final = re.compile(
-    rb'"(?:content|text|reasoning_content|reasoning|arguments|thinking|refusal|partial_json)"\s?:\s?"[^"\n]'
-).search
+_A_TEXT: Final = rb'"(content|text|reasoning_content|reasoning|arguments|thinking|refusal|partial_json)"\s?:\s?"(?=[^"\n])'
+_TEXT: Final = re.compile(_A_TEXT).search
+_TEXTS: Final = re.compile(_A_TEXT + rb'([^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+)').findall
+_SHORT_BYTES: Final = 32
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -105,6 +106,26 @@ def _says_more(data: bytes) -> bool:
     )
 
 
+def weight(size: int) -> int:
+    """The tokens of a text of ``size`` bytes, as JSON writes it: engines send one in each, unless it is longer than one is."""
+    return 1 if size <= _SHORT_BYTES else (size + 3) >> 2
+
+
+def _tokens(data: bytes) -> int:
+    """The tokens of all texts in ``data``. One that repeats the text before it under another name is none: some engines say
+    the same in ``reasoning`` and in ``reasoning_content``."""
+    texts = _TEXTS(data)
+    if len(texts) == 1:
+        return weight(len(texts[0][1]))
+    tokens = 0
+    before, same = b"", b""
+    for name, text in texts:
+        if text != same or name == before or not before:
+            tokens += weight(len(text))
+            before, same = name, text
+    return tokens
+
+
 def _is_json(data: bytes | None) -> bool:
     try:
         _decode_event(data or b"")
@@ -158,8 +179,9 @@ class _LongEvent:
 class SseScanner:
     """One per stream. ``feed`` takes the payload as it comes and answers what of it to forward now.
 
-    ``events`` counts events with data; ``tokens`` those that carry a piece of text, reasoning or arguments (engines send
-    about one token in each, so it approximates the tokens produced when no usage comes). ``prompt_tokens``,
+    ``events`` counts events with data; ``tokens`` the pieces of text, reasoning or arguments in them (engines send about one
+    token in each, and in one that is longer a token for four bytes, so it approximates the tokens produced when no usage
+    comes). ``prompt_tokens``,
     ``completion_tokens``, ``cached_tokens`` and ``reasoning_tokens`` are the engine's last word, -1 before any; ``said_at``
     is how many ``tokens`` had come by then: where more have come since, it was an early one. ``mid_event`` says that the
     client has, or is owed, the beginning of an event whose end has not come.
@@ -244,10 +266,10 @@ class SseScanner:
             and not self._drop_lf
         ):
             text = payload[self._prefix_bytes : -self._suffix_bytes]
-            if 34 not in text and 10 not in text and 13 not in text:
+            if 34 not in text and 10 not in text and 13 not in text and payload[-self._suffix_bytes - 1] != 92:
                 self.events += 1
                 if text:
-                    self.tokens += 1
+                    self.tokens += 1 if len(text) <= _SHORT_BYTES else weight(len(text))
                 return payload
         if not self.mid_event and not self._drop_lf and self._told(payload):
             return payload
@@ -277,10 +299,9 @@ class SseScanner:
         reasons = payload.count(b'_reason"')
         if reasons and payload.count(b'_reason":null') != reasons:
             return False
-        # The pattern costs ten times the search for its commonest case.
-        at = payload.find(b'"content":"')
-        if (at >= 0 and 34 != payload[at + 11] > 10) or _TEXT(payload):
-            self.tokens += 1
+        tokens = _tokens(payload)
+        if tokens:
+            self.tokens += tokens
             self.first_token_seen = True
             if self._lessons:
                 self._lessons -= 1
@@ -292,15 +313,14 @@ class SseScanner:
     def _learn(self, event: bytes) -> None:
         """Remember what surrounds the text of ``event``, which says nothing else that is of interest.
 
-        Another text in its place changes one thing only: whether it counts as a token. For that the event must be JSON,
-        the text must stand in a line of data and end with a quote that is no escaped one, and no second text may
-        follow. (A text that ends with a backslash swallows its quote. What is string and what is structure then change
-        places behind it, and no name that is looked for can be spelt with the letters of true, false and null.)
+        Another text in its place changes one thing only: how many tokens it counts. For that the event must be JSON, the
+        text must stand in a line of data and end with a quote that is no escaped one, and no second text may follow. (A
+        text that ends with a backslash swallows its quote, and is looked into.)
         """
         match = _TEXT(event)
         if match is None:
             return
-        start = match.end() - 1
+        start = match.end()
         end = event.find(b'"', start)
         line = max(event.rfind(b"\n", 0, start), event.rfind(b"\r", 0, start)) + 1
         suffix = event[end:]
@@ -360,10 +380,11 @@ class SseScanner:
                     and text.startswith(self._suffix, quote)
                     and text.find(b"\n", pos + self._prefix_bytes, quote) < 0
                     and text.find(b"\r", pos + self._prefix_bytes, quote) < 0
+                    and text[quote - 1] != 92
                 ):
                     self.events += 1
                     if end - pos > self._plain_bytes:
-                        self.tokens += 1
+                        self.tokens += weight(end - pos - self._plain_bytes)
                     pos = scan = end
                     continue
             # Within an unfinished event the search goes on where it stopped. Before that, what is no event or a dull one is
@@ -512,28 +533,25 @@ class SseScanner:
             return False
         if data[:1] == b"{" and not _says_more(data):
             # Whether it is JSON makes no difference then: whoever reads it will fail or not.
-            if _TEXT(data):
-                self.tokens += 1
-                self.first_token_seen = True
+            self._speaks(_tokens(data))
             return False
         try:
             event = _decode_event(data)
         except (msgspec.DecodeError, RecursionError):
             # Whoever reads it will fail; until then it counts as it does where it is told without being decoded.
             self._noted += 1
-            if data[:1] == b"{" and _TEXT(data):
-                self.tokens += 1
-                self.first_token_seen = True
+            if data[:1] == b"{":
+                self._speaks(_tokens(data))
             return False
         if len(event.error) != 4 or bytes(event.error) != b"null":
             self.error = True
             self._noted += 1
         kind = bytes(event.type)
-        if (_TEXT(data) and (not kind or _SPEAKS(kind))) or (
-            len(event.delta) > 2 and bytes(event.delta)[:1] == b'"' and _DELTA_TYPE(kind)
-        ):
-            self.tokens += 1
-            self.first_token_seen = True
+        tokens = _tokens(data) if not kind or _SPEAKS(kind) else 0
+        if not tokens and len(event.delta) > 2 and bytes(event.delta)[:1] == b'"' and _DELTA_TYPE(kind):
+            # (What is sound is one, however long.)
+            tokens = 1 if kind.endswith(b'audio.delta"') else weight(len(event.delta) - 2)
+        self._speaks(tokens)
         match = _FINISH(data) if b"_reason" in data else None
         if match is not None:
             self.finish_reason = match[1]
@@ -546,15 +564,24 @@ class SseScanner:
                 self._heard(seconds_in(data))
         return usage and _EMPTY_LIST(bytes(event.choices)) is not None
 
+    def _speaks(self, tokens: int) -> None:
+        if tokens:
+            self.tokens += tokens
+            self.first_token_seen = True
+
     def _take(self, said: tuple[int, int, int, int, bool]) -> None:
-        """An event's word on usage: the last one counts, and what llama.cpp measures where there is no other."""
+        """An event's word on usage: the last one counts, and what llama.cpp measures where there is no other.
+
+        But an end that repeats less of the prompt than its beginning said leaves that: 0, or a number that is smaller because
+        what came from a cache is not in it.
+        """
         prompt, completion, cached, reasoning, measured = said
         if measured:
             if self._used:
                 return
         elif prompt >= 0 or completion >= 0:
             self._used = True
-        if prompt >= 0:
+        if prompt > self.prompt_tokens or (prompt > 0 and (cached >= 0 or self.cached_tokens < 0)):
             self.prompt_tokens = prompt
         if completion >= 0:
             self.completion_tokens = completion
@@ -632,10 +659,10 @@ def passes(chunks: ChunkScanner, sse: SseScanner | None, data: bytes) -> int:
             and sse._plain_bytes + start + 2 <= total < MAX_EVENT_BYTES
         ):
             text = data[start + sse._prefix_bytes : -sse._framed_bytes]
-            if 34 not in text and 10 not in text and 13 not in text:
+            if 34 not in text and 10 not in text and 13 not in text and data[-sse._framed_bytes - 1] != 92:
                 sse.events += 1
                 if text:
-                    sse.tokens += 1
+                    sse.tokens += 1 if len(text) <= _SHORT_BYTES else weight(len(text))
                 chunks.aligned = True
                 return total - start - 2
         if data[-2:] != b"\r\n" or not sse._told(data[start:-2]):

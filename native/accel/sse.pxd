@@ -9,7 +9,7 @@ cdef struct Run:
     Py_ssize_t events
     Py_ssize_t tokens
     bint spoke  # something was said of usage
-    Figures said  # and this is the last word on it
+    Figures said  # and this is the last word on it (on the prompt: with what was said before)
     bint used  # it was no measurement
     bint counted  # the completion was said here, when so many tokens had come
     Py_ssize_t counted_at

@@ -13,7 +13,8 @@ from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from fastgw.accel.chunks cimport ChunkScanner, plain_chunk
 from fastgw.accel.json cimport (
-    ESCAPED, STACK_WORDS, Bytes, after_colon, after_key, after_space, after_value, string_end, unescape,
+    ESCAPED, STACK_WORDS, Bytes, after_colon, after_key, after_space, after_value, bytes_end, string_end,
+    unescape,
 )
 from fastgw.accel.usage cimport Figures, Scan, scan_begin, scan_feed, scan_figures
 
@@ -90,6 +91,7 @@ cdef enum:
     SMALL_BUFFER = 4096  # an empty buffer up to this size is kept for the next unfinished event
     ROOM = 64 * STACK_WORDS - 4  # how deep an event may nest; deeper ones are left to the decoders
     REASON_BYTES = 64
+    SHORT_BYTES = 32  # a text up to this size is a token
     SHORTEST = 10  # data that says anything: {"text":"a
 
 # The members of an event that matter, as bits.
@@ -109,6 +111,7 @@ cdef enum Member:
 cdef enum:
     NO_KIND
     DELTA_KIND  # "*.delta"
+    SOUND_KIND  # "*audio.delta"
     BLOCK_KIND  # "content_block_delta"
     OTHER_KIND  # it frames what was said, or repeats it
 
@@ -119,23 +122,29 @@ cdef enum:
     EXTRA  # the extra usage chunk
     DEEP
 
+# The texts of an event: their tokens, and the last one that counted.
+cdef struct Texts:
+    Py_ssize_t tokens
+    const unsigned char *name
+    Py_ssize_t name_bytes
+    const unsigned char *text
+    Py_ssize_t text_bytes
+
 # What one event says.
 cdef struct Said:
     Py_ssize_t key_end  # of the key looked at last
     Py_ssize_t texts  # the members that are a piece of text, and the first one's place
     Py_ssize_t text_at
+    Texts spoken
     Py_ssize_t reason_at
     Py_ssize_t reason_bytes  # 0 = it says of none
     bint error
     bint no_choices
-    bint delta_text
+    Py_ssize_t delta_bytes  # of a text that is the whole delta
     bint usage  # an object of its own
     bint uses
     int kind
 
-cdef object _text = re.compile(
-    rb'"(?:content|text|reasoning_content|reasoning|arguments|thinking|refusal|partial_json)"\s?:\s?"[^"\n]'
-).search
 cdef object _finish = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([^"\\]{1,64})"').search
 cdef object _empty_list = re.compile(rb"\[\s*\]").fullmatch
 
@@ -177,10 +186,50 @@ cdef inline bint _is_text(Bytes p, Py_ssize_t size) noexcept nogil:
     return size == 17 and memcmp(p, b"reasoning_content", 17) == 0
 
 
+cdef inline Py_ssize_t _weight(Py_ssize_t size) noexcept nogil:
+    """The tokens of a text of ``size`` bytes."""
+    return 1 if size <= SHORT_BYTES else (size >> 2) + ((size & 3) != 0)
+
+
+cdef inline Py_ssize_t _text_end(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """Where the text that begins at ``i`` ends: at a quote, a line feed, or where the bytes do."""
+    cdef Py_ssize_t stop
+    cdef Bytes line
+    while True:
+        stop = bytes_end(p, i, n)
+        line = <Bytes>memchr(p + i, 10, stop - i)
+        if line != NULL:
+            return line - p
+        i = stop
+        if i + 1 >= n or p[i] != 92 or p[i + 1] == 10:
+            return i
+        i += 2
+
+
+cdef inline void _speak(Texts *texts, Bytes name, Py_ssize_t name_bytes, Bytes text, Py_ssize_t size) noexcept nogil:
+    """Add a text, unless it repeats the one before it under another name."""
+    if (
+        texts.name == NULL or size != texts.text_bytes or memcmp(text, texts.text, size) != 0
+        or (name_bytes == texts.name_bytes and memcmp(name, texts.name, name_bytes) == 0)
+    ):
+        texts.tokens += _weight(size)
+        texts.name = name
+        texts.name_bytes = name_bytes
+        texts.text = text
+        texts.text_bytes = size
+
+
 cdef inline bint _is_reason(Bytes p, Py_ssize_t size) noexcept nogil:
     if size == 13:
         return memcmp(p, b"finish_reason", 13) == 0
     return size == 11 and memcmp(p, b"stop_reason", 11) == 0
+
+
+cdef Py_ssize_t _string_end(Bytes p, Py_ssize_t i) noexcept nogil:
+    """Where the string ends that goes on at ``i``, or what is none."""
+    while p[i] != 34 and p[i] >= 32:
+        i += 1 if p[i] != 92 or p[i + 1] < 32 else 2
+    return i
 
 
 cdef inline bint _on_key(Bytes p, Py_ssize_t start, Py_ssize_t end, Py_ssize_t value, int kinds, void *told) noexcept nogil:
@@ -203,6 +252,12 @@ cdef inline bint _on_key(Bytes p, Py_ssize_t start, Py_ssize_t end, Py_ssize_t v
             if not said.texts:
                 said.text_at = value + 1
             said.texts += 1
+            i = value + 1
+            while p[i] != 34 and p[i] != 92 and p[i] >= 32 and i - value <= SHORT_BYTES:
+                i += 1
+            if p[i] != 34:
+                i = _string_end(p, i)
+            _speak(&said.spoken, p + start, size, p + value + 1, i - value - 1)
     elif not said.reason_bytes and _is_reason(p + start, size):
         i = value + 1
         while p[i] != 34 and p[i] != 92 and p[i] >= 32 and i - value <= REASON_BYTES:
@@ -245,7 +300,7 @@ cdef inline int _kind(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
     if memchr(p + start, 92, size) != NULL:
         return OTHER_KIND
     if size >= 8 and memcmp(p + end - 7, b'.delta"', 7) == 0:
-        return DELTA_KIND
+        return SOUND_KIND if size >= 13 and memcmp(p + end - 12, b'audio', 5) == 0 else DELTA_KIND
     return BLOCK_KIND if size == 21 and memcmp(p + start, b'"content_block_delta"', 21) == 0 else OTHER_KIND
 
 
@@ -283,7 +338,7 @@ cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, Said *said) noexcep
             elif member == ERROR:
                 said.error = c != 110
             elif member == DELTA:
-                said.delta_text = c == 34 and p[start + 1] != 34
+                said.delta_bytes = i - start - 2 if c == 34 else 0
             elif member == TYPE:
                 said.kind = _kind(p, start, i)
         i = after_space(p, i, n)
@@ -305,8 +360,8 @@ cdef void _take(Run *run, const Scan *scan) noexcept nogil:
         run.used = True
     if not run.spoke:
         run.spoke = True
-        run.said.prompt = run.said.completion = run.said.cached = run.said.reasoning = run.said.seconds = -1
-    if said.prompt >= 0:
+        run.said.completion = run.said.reasoning = run.said.seconds = -1
+    if said.prompt > run.said.prompt or (said.prompt > 0 and (said.cached >= 0 or run.said.cached < 0)):
         run.said.prompt = said.prompt
     if said.completion >= 0:
         run.said.completion = said.completion
@@ -325,6 +380,11 @@ cdef void _usage_of(Run *run, Bytes p, Py_ssize_t n) noexcept nogil:
     scan_begin(&scan)
     scan_feed(&scan, p, n)
     _take(run, &scan)
+
+
+cdef inline Py_ssize_t _delta(int kind, Py_ssize_t size) noexcept nogil:
+    """The tokens of a text that is the whole delta. (What is sound is one, however long.)"""
+    return 1 if kind == SOUND_KIND else _weight(size)
 
 
 cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
@@ -359,13 +419,13 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
         run.reason_bytes = said.reason_bytes
         noted = True
     if said.texts and said.kind != OTHER_KIND:
-        run.tokens += 1
+        run.tokens += said.spoken.tokens
         if said.texts == 1 and not noted and not said.uses and event != NULL:
             run.stranger = event
             run.stranger_bytes = size
             run.stranger_text = p + said.text_at
-    elif said.kind == DELTA_KIND and said.delta_text:
-        run.tokens += 1
+    elif said.delta_bytes and (said.kind == DELTA_KIND or said.kind == SOUND_KIND):
+        run.tokens += _delta(said.kind, said.delta_bytes)
     if said.uses:
         _usage_of(run, p, n)
     return EXTRA if said.usage and said.no_choices else PLAIN
@@ -397,34 +457,39 @@ cdef inline Bytes _after_blanks(Bytes at, Bytes end, Py_ssize_t most) noexcept n
     return at
 
 
-cdef void _words(Bytes p, Py_ssize_t n, bint *text, Py_ssize_t *reason, Py_ssize_t *reason_bytes) noexcept nogil:
-    """Whether a piece of text is among all these bytes, wherever it stands, and where the first reason is (no bytes = nowhere):
-    as the Python twin's _TEXT and _FINISH say it."""
+cdef Py_ssize_t _words(Bytes p, Py_ssize_t n, Py_ssize_t *reason, Py_ssize_t *reason_bytes) noexcept nogil:
+    """The tokens of all texts among these bytes, wherever they stand, and where the first reason is (no bytes = nowhere): as
+    the Python twin's _tokens() and _FINISH say it."""
+    cdef Texts texts
+    cdef Py_ssize_t spoken = 0  # up to there
     cdef Bytes at
     cdef Bytes value
     cdef Bytes end = p + n
     cdef Py_ssize_t i = 0
-    cdef Py_ssize_t start, size
-    text[0] = False
+    cdef Py_ssize_t start, size, begin
+    memset(&texts, 0, sizeof(texts))
     reason_bytes[0] = 0
     while True:
         start = next_word(p, i, n) + 1
         if start >= n:
-            return
+            return texts.tokens
         i = start
         while i < n and (97 <= p[i] <= 122 or p[i] == 95):
             i += 1
         if i >= n:
-            return
+            return texts.tokens
         if p[i] != 34:
             continue
         size = i - start
-        # (The quote that ends this name may begin the next one.)
-        if not text[0] and _is_text(p + start, size):
+        # (The quote that ends this name may begin the next one, and so may the one that ends a text.)
+        if start > spoken and _is_text(p + start, size):
             at = _after_blanks(p + i + 1, end, 1)
             if at < end and at[0] == 58:
                 at = _after_blanks(at + 1, end, 1)
-                text[0] = at + 1 < end and at[0] == 34 and at[1] != 34 and at[1] != 10
+                if at + 1 < end and at[0] == 34 and at[1] != 34 and at[1] != 10:
+                    begin = at + 1 - p
+                    spoken = _text_end(p, begin, n)
+                    _speak(&texts, p + start, size, p + begin, spoken - begin)
         elif reason_bytes[0] == 0 and _is_reason(p + start, size):
             at = _after_blanks(p + i + 1, end, n)
             if at < end and at[0] == 58:
@@ -491,7 +556,8 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
     cdef Py_ssize_t i, reason, reason_bytes
     cdef int kind = NO_KIND
     cdef bint deep = False
-    cdef bint text, usage
+    cdef Py_ssize_t tokens
+    cdef bint usage
     memset(values, 0, sizeof(values))
     i = after_space(p, 0, n)
     if i < n and p[i] == 123:
@@ -505,11 +571,11 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
     run.events += 1
     if error:
         run.error = True
-    _words(p, n, &text, &reason, &reason_bytes)
+    tokens = _words(p, n, &reason, &reason_bytes)
     if i < 0:
         # Whoever reads it will fail; until then it counts as it does where it is told without being decoded.
-        if text and p[0] == 123:
-            run.tokens += 1
+        if p[0] == 123:
+            run.tokens += tokens
         return PLAIN
     one = &values[_bit(ERROR)]
     if one.start and (one.end - one.start != 4 or p[one.start] != 110):
@@ -518,12 +584,12 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
     if one.start:
         kind = _kind(p, one.start, one.end)
     if kind == OTHER_KIND:
-        text = False
-    elif kind == DELTA_KIND and not text:
+        tokens = 0
+    elif not tokens and (kind == DELTA_KIND or kind == SOUND_KIND):
         one = &values[_bit(DELTA)]
-        text = one.end - one.start > 2 and p[one.start] == 34
-    if text:
-        run.tokens += 1
+        if one.end - one.start > 2 and p[one.start] == 34:
+            tokens = _delta(kind, one.end - one.start - 2)
+    run.tokens += tokens
     if reason_bytes:
         run.reason = p + reason
         run.reason_bytes = reason_bytes
@@ -800,6 +866,8 @@ cdef class SseScanner:
         run.events = run.tokens = 0
         run.spoke = run.counted = run.done = run.error = False
         run.used = self._used
+        run.said.prompt = self.prompt_tokens
+        run.said.cached = self.cached_tokens
         run.reason_bytes = run.extra_bytes = 0
         run.stranger = NULL
 
@@ -819,10 +887,11 @@ cdef class SseScanner:
                     n - i >= self._suffix_bytes
                     and memcmp(p + i, self._suffix, self._suffix_bytes) == 0
                     and i - pos + self._suffix_bytes < EVENT_MAX
+                    and p[i - 1] != 92
                 ):
                     run.events += 1
                     if i > pos + size:
-                        run.tokens += 1
+                        run.tokens += _weight(i - pos - size)
                     pos = i + self._suffix_bytes
                     continue
             if p[pos] == 10 or p[pos] == 13:
@@ -858,12 +927,10 @@ cdef class SseScanner:
             self.error = True
         if run.spoke:
             self._used = run.used
-            if run.said.prompt >= 0:
-                self.prompt_tokens = run.said.prompt
+            self.prompt_tokens = run.said.prompt
+            self.cached_tokens = run.said.cached
             if run.said.completion >= 0:
                 self.completion_tokens = run.said.completion
-            if run.said.cached >= 0:
-                self.cached_tokens = run.said.cached
             if run.said.reasoning >= 0:
                 self.reasoning_tokens = run.said.reasoning
             if run.said.seconds >= 0:
@@ -1115,6 +1182,8 @@ cdef class SseScanner:
         cdef bint usage
         cdef bytes kind
         cdef int at
+        cdef Py_ssize_t reason, reason_bytes
+        cdef Py_ssize_t tokens = _words(<Bytes>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &reason, &reason_bytes)
         cdef Run run
         if data == b"[DONE]":
             self.done = True
@@ -1123,18 +1192,20 @@ cdef class SseScanner:
             event = _decode_event(data)
         except (_DecodeError, RecursionError):
             # Whoever reads it will fail; until then it counts as it does where it is told without being decoded.
-            if data[:1] == b"{" and _text(data) is not None:
-                self.tokens += 1
+            if data[:1] == b"{" and tokens:
+                self.tokens += tokens
                 self.first_token_seen = True
             return False
         if bytes(event.error) != b"null":
             self.error = True
         kind = bytes(event.type)
         at = _kind(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind)) if PyBytes_GET_SIZE(kind) else NO_KIND
-        if (_text(data) is not None and at != OTHER_KIND) or (
-            at == DELTA_KIND and bytes(event.delta)[:1] == b'"' and len(event.delta) > 2
-        ):
-            self.tokens += 1
+        if at == OTHER_KIND:
+            tokens = 0
+        elif not tokens and (at == DELTA_KIND or at == SOUND_KIND) and bytes(event.delta)[:1] == b'"' and len(event.delta) > 2:
+            tokens = _delta(at, len(event.delta) - 2)
+        if tokens:
+            self.tokens += tokens
             self.first_token_seen = True
         match = _finish(data)
         if match is not None:

@@ -487,9 +487,13 @@ cdef bint _meaning(const long long *counts, Figures *figures) noexcept nogil:
     figures.cached = counts[PROMPT_CACHED]
     if figures.cached < 0:
         figures.cached = counts[INPUT_CACHED] if counts[INPUT_CACHED] >= 0 else counts[CACHE_READ]
+        if figures.cached < 0 and counts[CACHE_WRITTEN] >= 0:
+            figures.cached = 0
     figures.reasoning = counts[COMPLETION_THOUGHT]
     if figures.reasoning < 0:
         figures.reasoning = counts[OUTPUT_THOUGHT] if counts[OUTPUT_THOUGHT] >= 0 else counts[THOUGHT]
+    if total >= 0 and figures.reasoning > 0 and total == prompt + completion + figures.reasoning:
+        figures.completion = completion + figures.reasoning
     return prompt >= 0 or completion >= 0
 
 

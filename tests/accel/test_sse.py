@@ -149,7 +149,7 @@ def test_text_that_looks_like_usage_is_text() -> None:
     data = chunk('"choices":[],"usage":{"prompt_tokens":9}') + chunk('{"choices":[]}\n\ndata: [DONE]\n\n')
     out, counts = same_in_every_way(data)
     assert out == data
-    assert counts == (2, 2, False, False, None, -1, -1, True, False)
+    assert counts == (2, 21, False, False, None, -1, -1, True, False)
 
 
 def test_F2_byte_order_mark_comments_nul_and_unknown_fields() -> None:
@@ -215,17 +215,45 @@ def test_F1_what_counts_as_a_token(delta: dict[str, Any], token: int, separators
     assert counts[7] is bool(token)
 
 
-def test_two_choices_in_one_event_count_as_before_when_the_first_falls_silent() -> None:
+def test_two_choices_in_one_event_count_when_the_first_falls_silent_too() -> None:
     def both(one: str, two: str) -> bytes:
         choices = [{"index": i, "delta": {"content": text}} for i, text in enumerate((one, two))]
         return event({"choices": choices}, separators=(",", ":"))
 
     data = both("a", "b") + both("", "b") + both("c", "b") + both("", "")
-    assert same_in_every_way(data, splits=16)[1][:2] == (4, 3)
+    assert same_in_every_way(data, splits=16)[1][:2] == (4, 5)
     scanner = SseScanner(True)
     for piece in (both("a", "b"), both("", "b"), both("c", "b"), both("", "")):
         assert scanner.feed(piece) is piece
-    assert (scanner.events, scanner.tokens) == (4, 3)
+    assert (scanner.events, scanner.tokens) == (4, 5)
+
+
+LONG = "word " * 20
+TOKENS: list[tuple[dict[str, Any], int]] = [
+    ({"choices": [{"text": "a" * 32}]}, 1),
+    ({"choices": [{"text": "a" * 33}]}, 9),
+    ({"choices": [{"text": LONG}]}, 25),
+    ({"choices": [{"delta": {"content": LONG}}, {"delta": {"content": LONG}}, {"delta": {"content": "a"}}]}, 51),
+    ({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": json.dumps({"a": ["b"] * 9})}}]}}]}, 18),
+    ({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": "{"}}, {"function": {"arguments": "}"}}]}}]}, 2),
+    ({"choices": [{"delta": {"reasoning": LONG, "reasoning_content": LONG}}]}, 25),
+    ({"choices": [{"delta": {"reasoning": "a", "reasoning_content": "b"}}]}, 2),
+    ({"type": "content_block_delta", "delta": {"type": "text_delta", "text": LONG}}, 25),
+    ({"type": "response.output_text.delta", "delta": LONG}, 25),
+    ({"type": "response.output_text.done", "text": LONG}, 0),
+    ({"type": "response.output_audio.delta", "delta": "AAAA" * 50}, 1),
+    ({"choices": [{"delta": {"content": "\\" * 20}}]}, 10),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tokens", range(len(TOKENS)))
+def test_an_event_may_bring_several_tokens(tokens: int) -> None:
+    """As engines send them that tell of many at a time; however it is written, and wherever it is cut."""
+    data, expected = TOKENS[tokens]
+    for end in (b"}", b"} ", b',"\\u0061":1}', b',"usage":null}'):
+        one = event(json.dumps(data, separators=(",", ":")).encode()[:-1] + end)
+        found = same_in_every_way(one + chunk("a") + one, splits=8)[1]
+        assert found[:2] == (3, 2 * expected + 1), (one, found)
 
 
 def test_completions_events_count() -> None:
@@ -265,6 +293,31 @@ def test_continuous_usage_stats() -> None:
     assert out == data
     assert counts[:2] == (4, 4)
     assert counts[5:7] == (5, 4)
+
+
+MERGED: list[tuple[dict[str, int], dict[str, int], tuple[int, int, int]]] = [
+    ({"input_tokens": 11, "cache_read_input_tokens": 1000}, {"input_tokens": 11, "output_tokens": 7}, (1011, 7, 1000)),
+    ({"input_tokens": 11, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 50},
+        {"input_tokens": 11, "output_tokens": 7}, (61, 7, 0)),
+    ({"input_tokens": 11, "cache_read_input_tokens": 4}, {"input_tokens": 20, "output_tokens": 7}, (20, 7, 4)),
+    ({"input_tokens": 11, "cache_read_input_tokens": 4}, {"input_tokens": 5, "cache_read_input_tokens": 2, "output_tokens": 7},
+        (7, 7, 2)),
+    ({"input_tokens": 11, "output_tokens": 1}, {"input_tokens": 0, "output_tokens": 7}, (11, 7, -1)),
+    ({"input_tokens": 11, "output_tokens": 9}, {"input_tokens": 5, "output_tokens": 7}, (5, 7, -1)),
+    ({"input_tokens": 0, "output_tokens": 0}, {"input_tokens": 11, "output_tokens": 7}, (11, 7, -1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("early", "late", "told"), MERGED)
+def test_a_later_word_on_the_prompt_that_says_less_of_it_leaves_it(
+    early: dict[str, int], late: dict[str, int], told: tuple[int, int, int]
+) -> None:
+    data = event({"type": "message_start", "message": {"usage": early}}) + event({"type": "message_delta", "usage": late})
+    for pieces in ways(data, 16):
+        scanner = SseScanner(False)
+        for piece in pieces:
+            scanner.feed(piece)
+        assert (scanner.prompt_tokens, scanner.completion_tokens, scanner.cached_tokens) == told
 
 
 @pytest.mark.parametrize("usage", [{"prompt_tokens": "x"}, {"prompt_tokens": 2**63, "completion_tokens": 10**12},

@@ -44,7 +44,12 @@ EVENTS = (
         "input_tokens_details": {"cached_tokens": 2}, "output_tokens_details": {"reasoning_tokens": 1}}},
         "type": "response.completed"}), _event({"timings": {"cache_n": 2, "prompt_n": 5, "predicted_n": 2}, "type": None}),
     _event({"delta": {"tool_calls": [{"type": "function", "function": {"arguments": "{"}}]}}),
-    _event({"choices": [{"text": "x"}]}), b'data: {"choices":[',
+    _event({"choices": [{"text": "x"}]}), b'data: {"choices":[', _delta("0123456789" * 4), _delta("0123456789\\n" * 4),
+    _event({"choices": [{"delta": {"content": "a"}}, {"delta": {"content": "a"}}, {"delta": {"content": "0123456789" * 4}}]}),
+    _event({"delta": {"reasoning": "abc", "reasoning_content": "abc"}}), _event({"type": "x.audio.delta", "delta": "A" * 40}),
+    _event({"type": "message_start", "message": {"usage": {"input_tokens": 5, "cache_read_input_tokens": 9}}}),
+    _event({"type": "message_delta", "usage": {"input_tokens": 5, "output_tokens": 2}}),
+    _event({"type": "message_delta", "usage": {"input_tokens": 0, "output_tokens": 2}}),
     _event(b'{"choices" : [ ] , "usage" : {"prompt_tokens" : 7}}'), b'data: {"\\u0063hoices":[],"usage":{}}\n\n',
 )  # fmt: skip
 
