@@ -93,7 +93,8 @@ class Answering(Tunnelling):
         if mark == b"" and self.head.keep_alive:
             lines = self.response_lines(head, self.first_byte_at, close=True)
         self.relay = relay = Relay(self.conn, framing, head.content_length, chunked_out, sse, head.json)
-        relay.limit = self.allowance
+        if self.allowance < NO_LIMIT:
+            relay.allow(self.allowance, self.facts.prompt_tokens if self.facts is not None else 0)
         data = b"".join((head.status_line, head.forward, mark, lines))
         upstream = self.upstream
         assert upstream is not None
@@ -259,7 +260,7 @@ class Answering(Tunnelling):
         gateway = self.gateway
         for hook in gateway.on_allowance:
             if hook(self):  # type: ignore[arg-type]
-                relay.limit = self.allowance
+                relay.allow(self.allowance, relay.prompt)
                 return True
         gateway.stats.quota_cut += 1
         event = gateway.final_event("quota_exhausted", self)

@@ -17,7 +17,7 @@ from typing import Final
 from fastgw.accel.chunks import ChunkScanner, FramingError
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.lines import chunk
-from fastgw.accel.sse import SseScanner, passes
+from fastgw.accel.sse import MAX_EVENT_BYTES, SseScanner, passes
 from fastgw.accel.usage import UsageScanner
 from fastgw.net.stream import RawStream
 from fastgw.protocol.http1.writer import LAST_CHUNK
@@ -28,7 +28,7 @@ BROKEN: Final = 2
 SPENT: Final = 3  # the tokens that may pass have; more has come, or may come
 
 UNLIMITED: Final = 2**62
-_LEAST: Final = 4  # an event with a text has sixteen bytes (as a power of two) and more
+_LEAST: Final = 2  # a token has four bytes (as a power of two) and more, with the name of its text
 _LINE: Final = re.compile(rb"[^\r\n]*+[\r\n]*+").match  # and the line ends behind it: an event ends with them or goes on
 
 
@@ -66,6 +66,7 @@ class Relay:
         "_left",
         "_rest",
         "_rest_ends",
+        "_total",
         "_usage",
         "_writer",
         "begun",
@@ -75,6 +76,7 @@ class Relay:
         "chunked_out",
         "ended",
         "limit",
+        "prompt",
         "reusable",
         "sse",
         "written",
@@ -94,6 +96,8 @@ class Relay:
         self.chunked_out = chunked_out
         self.sse = sse
         self.limit = UNLIMITED  # tokens; what comes behind the event with the last of them waits for `go_on`
+        self.prompt = 0  # so many the prompt is taken for beside them
+        self._total = UNLIMITED
         self.begun = False  # the answer's head has gone down
         self.bytes_out = 0
         self.body_bytes = 0  # of the engine's body, of what went on
@@ -118,12 +122,36 @@ class Relay:
         self.written = self._writer.write(head + body)
         return verdict
 
+    def allow(self, tokens: int, prompt: int) -> None:
+        """So many tokens may pass, where the prompt has ``prompt``: as many fewer or more as the engine says it has."""
+        self.limit = tokens
+        self.prompt = prompt
+        self._total = tokens + prompt
+
+    def _follow(self) -> None:
+        """The allowance follows the engine's figure of the prompt. (Only a stream that goes on is ended for it.)"""
+        sse = self.sse
+        assert sse is not None
+        said = sse.prompt_tokens
+        if said > 0 and said != self.prompt:
+            self.prompt = said
+            self.limit = max(self._total - said, sse.tokens + 1)
+
+    def _near(self, size: int) -> bool:
+        """Whether ``size`` bytes more may bring the allowance to its end, or say what the prompt is before any text comes."""
+        sse = self.sse
+        assert sse is not None
+        self._follow()
+        if sse.mid_event:
+            size += MAX_EVENT_BYTES
+        return sse.tokens == 0 or self.limit - sse.tokens <= (size >> _LEAST) + 1
+
     def feed(self, data: bytes) -> int:
         """Forward what came; ``written`` then says how the client took it. Returns MORE, END, BROKEN or SPENT."""
         chunks = self._chunks
         done = False
         sse = self.sse
-        near = self.limit != UNLIMITED and sse is not None and self.limit - sse.tokens <= (len(data) >> _LEAST) + 1
+        near = self.limit != UNLIMITED and sse is not None and self._near(len(data))
         if chunks is not None:
             if self.chunked_out and self._usage is None and not near:
                 size = passes(chunks, sse, data)
@@ -211,6 +239,7 @@ class Relay:
         while at < len(rest) and sse.tokens < self.limit:
             stop = _LINE(rest, at).end()  # type: ignore[union-attr]
             out.append(sse.feed(rest[at:stop]))
+            self._follow()
             at = stop
         self._rest = rest[at:]
         spent = sse.tokens >= self.limit

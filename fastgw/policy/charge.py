@@ -50,8 +50,11 @@ class Charge(Filter):
         response = exchange.response
         if response is None or not 200 <= response.status < 300:
             self._unanswered(exchange)
-        elif exchange.prompt_tokens < 0 or exchange.completion_tokens < 0:
-            self._estimate(exchange, response)
+        else:
+            if not exchange.prompt_tokens and exchange.endpoint.generates and exchange.facts is not None:
+                exchange.prompt_tokens = -1  # there is no answer to nothing: this is no figure
+            if exchange.prompt_tokens < 0 or exchange.completion_tokens < 0:
+                self._estimate(exchange, response)
         facts = exchange.facts
         if facts is not None and (facts.answers > 1 or facts.prompts > 1) and exchange.completion_tokens > 0:
             self._of_all(exchange)

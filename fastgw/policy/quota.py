@@ -228,16 +228,15 @@ class Quota(Filter):
     def on_allowance(self, exchange: Exchange) -> bool:
         """A stream has used what it was given: as much again as an answer is expected to take, if there is any."""
         account = exchange.account
-        if account is None:
+        relay = exchange.relay
+        if account is None or relay is None or relay.sse is None:
             exchange.allowance = NO_LIMIT
             return True
-        relay = exchange.relay
-        passed = relay.sse.tokens if relay is not None and relay.sse is not None else 0
-        # (One read may have brought far more than was allowed.)
-        more = max(0, passed - exchange.allowance) + exchange.gateway.default_cost
-        more = account.ledger.extend(exchange.gateway.today, more)
-        exchange.reserved += more
-        exchange.allowance += more
+        passed = relay.sse.tokens
+        # (One event may have brought more than was allowed, and the prompt be longer than was thought.)
+        more = max(0, relay.prompt + passed - exchange.reserved) + exchange.gateway.default_cost
+        exchange.reserved += account.ledger.extend(exchange.gateway.today, more)
+        exchange.allowance = exchange.reserved - relay.prompt
         return exchange.allowance > passed
 
 

@@ -7,6 +7,7 @@ from fastgw.accel.usage cimport UsageScanner
 from fastgw.net.stream cimport RawStream
 
 cdef long long UNLIMITED
+cdef Py_ssize_t MAX_EVENT_BYTES
 
 @cython.final
 cdef class Relay:
@@ -22,12 +23,17 @@ cdef class Relay:
     cdef public str broken
     cdef public long long body_bytes
     cdef public long long bytes_out
-    cdef public long long limit
+    cdef long long _total
+    cdef public long long limit, prompt
     cdef public SseScanner sse
     cdef public int written
 
     @cython.locals(at=Py_ssize_t, stop=Py_ssize_t, spent=cython.bint, done=cython.bint)
     cpdef int go_on(self) except -1
+    cpdef allow(self, long long tokens, long long prompt)
+    @cython.locals(said="long long")
+    cpdef _follow(self)
+    cpdef bint _near(self, Py_ssize_t size) except -1
     cpdef _put(self, bytes wire)
     cpdef _pass_on(self, bytes payload)
     cpdef int start(self, bytes head, bytes rest) except -1

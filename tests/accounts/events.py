@@ -77,7 +77,7 @@ def _chunks(writer: Writer, words: list[str]) -> Iterator[Piece]:
         yield Piece(chunk(None, role=True, figures=early), 0, said)
     for word in words:
         produced += 1
-        yield Piece(chunk(word, figures=so_far()), 1, said)
+        yield Piece(chunk(word, figures=so_far()), writer.tokens(word), said)
     last = truth if place in ("last chunk", "every chunk") or (place == "early and late" and not case.asks_usage) else None
     yield Piece(chunk(None, "stop", figures=last), 0, said)
     if place == "extra chunk" or (place == "early and late" and case.asks_usage):
@@ -120,7 +120,7 @@ def _response_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
         "reasoning": ("response.reasoning_text", "text"),
     }[writer.case.says]
     for word in words:
-        yield Piece(event(f"{kind}.delta", item_id="m-1", delta=word), 1, said)
+        yield Piece(event(f"{kind}.delta", item_id="m-1", delta=word), writer.tokens(word), said)
     yield Piece(event(f"{kind}.done", item_id="m-1", **{member: whole}), 0, said)
     yield Piece(event("response.content_part.done", item_id="m-1", part={**part, "text": whole}), 0, said)
     item = {"type": "message", "role": "assistant", "content": [{**part, "text": whole}]}
@@ -156,7 +156,7 @@ def _message_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
     }[case.says]
     for word in words:
         delta = {"type": kind, member: word, **writer.aside()}
-        yield Piece(event("content_block_delta", index=0, delta=delta), 1, said)
+        yield Piece(event("content_block_delta", index=0, delta=delta), writer.tokens(word), said)
     if case.says == "reasoning":
         yield Piece(event("content_block_delta", index=0, delta={"type": "signature_delta", "signature": "c2lnbmVk"}), 0, said)
     yield Piece(event("content_block_stop", index=0), 0, said)
@@ -173,7 +173,7 @@ def _message_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
 
 def _transcript_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
     for word in words:
-        yield Piece(_event(writer, {"type": "transcript.text.delta", "delta": word}), 1)
+        yield Piece(_event(writer, {"type": "transcript.text.delta", "delta": word}), writer.tokens(word))
     late: dict[str, Any] = {} if writer.case.place == NOWHERE else dict([writer.usage(writer.truth)])
     said = writer.told(writer.truth) if late else None
     yield Piece(_event(writer, {"type": "transcript.text.done", "text": "".join(words), **late}), 0, said)

@@ -98,6 +98,11 @@ class Writer:
     def _in_object(self) -> bool:
         return self.case.lookalike == "in an object"
 
+    def tokens(self, text: str) -> int:
+        """What a piece of a stream counts: one, or, where it is longer than a token is, one for four of its bytes."""
+        size = len(self.json(text).encode()) - 2
+        return 1 if size <= 32 else -(-size // 4)
+
     def filler(self, size: int) -> str:
         return self.text(" ".join(f"word{at}" for at in range(size // 9)))
 

@@ -171,7 +171,7 @@ class HonestEngine:
         numbers = [int(found) for found in _MARK.findall(seen.body)]
         size = sum(len(text.encode()) for text in texts_of(body))
         # A token for four bytes at most, often fewer: there are vocabularies that pack better.
-        prompt = int(size // BYTES_PER_TOKEN * self._chance.choice([1.0, 1.0, 0.6]))
+        prompt = max(1, int(size // BYTES_PER_TOKEN * self._chance.choice([1.0, 1.0, 0.6])))
         work = Work(numbers[0], prompt, streamed=bool(body.get("stream")), numbers=numbers)
         work.request_id = seen.header(b"x-request-id") or b""
         self.work.setdefault(work.number, []).append(work)
@@ -204,7 +204,7 @@ class HonestEngine:
             # What it says are the figures of one of its answers: here they are all alike.
             work.answers = answers
             work.prompts = len(body["prompt"]) if isinstance(body.get("prompt"), list) and api == "completions" else 1
-            work.prompt -= work.prompt % work.prompts
+            work.prompt = max(work.prompts, work.prompt - work.prompt % work.prompts)
             most -= most % answers
         if work.streamed:
             return await self._stream(conn, api, body, work, min(most, ENDLESS))

@@ -51,6 +51,12 @@ def text_of(events: list[Any]) -> str:
     return "".join(one.get("content") or one.get("text") or "" for one in found)
 
 
+def counted(events: list[Any]) -> int:
+    """The tokens of them: one in each, or one for four bytes where it is longer than one is."""
+    sizes = [len(json.dumps(text_of([event]))) - 2 for event in events]
+    return sum((1 if size <= 32 else -(-size // 4)) for size in sizes if size)
+
+
 def assert_error(error: dict[str, Any]) -> None:
     assert error.keys() == {"message", "type", "param", "code"}
     assert (error["type"], error["code"]) == ("rate_limit_error", CODE)
@@ -99,7 +105,7 @@ class TestCut:
     async def test_J2_cut_of_a_messages_stream(self) -> None:
         """Anthropic's shape: the block is closed, ``max_tokens`` is the reason, and the message stops."""
         async with metered({"itl_ms": 1.0}, daily_token_quota=estimate() + 25, **CUT) as (gw, sim, client):
-            answer = await ask(client, say(3000, path="/v1/messages", stream=True))
+            answer = await ask(client, say(path="/v1/messages", stream=True, fault="tokens=3000"))
             assert answer.complete
             events = documents(answer)
             assert [one["type"] for one in events[:2]] == ["message_start", "content_block_start"]
@@ -114,7 +120,8 @@ class TestCut:
             assert (await ask(client, request("GET", "/v1/models", key=KEY))).status == 200
             await gw.idle()
             assert (await usage_of(gw))["completion_tokens"] == len(deltas)
-        assert len(deltas) == 25
+        # Its first event tells of the prompt, and what that does not take is the answer's.
+        assert len(deltas) == 25 + estimate() - prompt_tokens(path="/v1/messages")
 
     async def test_J2_cut_of_a_responses_stream(self) -> None:
         async with metered({"itl_ms": 1.0}, daily_token_quota=estimate() + 25, **CUT) as (gw, sim, client):
@@ -163,13 +170,13 @@ class TestCut:
             *events, last, done = documents(answer)
             assert done == "[DONE]"
             assert_error(last["error"])
-            assert len([one for one in events if text_of([one])]) == 20
+            assert counted(events[:-1]) < 20 <= counted(events)
             assert (await ask(client, request("GET", "/v1/models", key=KEY))).status == 200
             assert gw.stats.quota_cut == 1
 
     async def test_J2_cut_for_a_client_that_reads_slowly(self) -> None:
         """What it was owed comes first, then the end."""
-        async with metered({"itl_ms": 0.2}, daily_token_quota=estimate() + 40, **CUT) as (gw, sim, _):
+        async with metered({"itl_ms": 0.2}, daily_token_quota=estimate() + 300_000, **CUT) as (gw, sim, _):
             async with RawClient.connect("127.0.0.1", gw.port, rcvbuf=4096) as client:
                 await client.send(say(stream=True, fault="tokens=3000,burst=30000"))
                 answer = await client.read_head()
@@ -179,7 +186,7 @@ class TestCut:
                 *events, last, done = documents(answer)
                 assert done == "[DONE]"
                 assert_error(last["error"])
-                assert len([one for one in events if text_of([one])]) == 40
+                assert counted(events[:-1]) < 300_000 <= counted(events)
             await gw.until("the engine has stopped", lambda: sim.state.running == 0)
 
     async def test_J2_cut_for_an_http_10_client_ends_with_the_connection(self) -> None:
@@ -248,18 +255,82 @@ class TestCut:
             assert one.gw.stats.quota_cut == 1
 
 
+    @pytest.mark.parametrize("step", [90, 10**6])
+    @pytest.mark.parametrize("shape", ["long texts", "choices", "tool call"])
+    async def test_J2_cut_of_events_that_bring_many_tokens(self, shape: str, step: int) -> None:
+        """It ends behind the event with the last of them, whatever an engine puts into one."""
+        one: dict[str, Any] = {
+            "long texts": {"choices": [{"index": 0, "delta": {"content": "word " * 20}}]},
+            "choices": {"choices": [{"index": at, "delta": {"content": "word"}} for at in range(25)]},
+            "tool call": {"choices": [{"index": 0, "delta": {"tool_calls": [{"function": {"arguments": "x" * 100}}]}}]},
+        }[shape]
+        body = b"data: %b\n\n" % json.dumps(one).encode() * 40
+
+        async def engine(conn: ScriptedConnection, head: bytes) -> None:
+            await conn.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                await conn.send(b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces(body, step)))
+            await conn.wait_closed()
+
+        async with front(engine, api_keys=(KEY,), daily_token_quota=estimate() + 260, **CUT) as one_gw:
+            answer = await once(one_gw.gw, say(stream=True))
+            *came, last, done = documents(answer)
+            found = await settled(one_gw.gw)
+        assert (answer.complete, done) == (True, "[DONE]")
+        assert_error(last["error"])
+        assert (len(came), found["completion_tokens"]) == (11, 275)
+
+    @pytest.mark.parametrize(("said", "tokens"), [(-50, 90), (4, 36), (39, 1), (900, 1), (None, 40)])
+    @pytest.mark.parametrize("step", [40, 10**6])
+    async def test_J2_cut_follows_what_the_engine_says_of_the_prompt(self, said: int | None, tokens: int, step: int) -> None:
+        """What the quota has is the answer's but for the prompt: an estimate until the engine has told it, ``said`` more."""
+        expected = estimate(path="/v1/messages")
+        prompt = 0 if said is None else expected + said
+        events: list[dict[str, Any]] = [{"type": "message_start", "message": {"usage": {"input_tokens": prompt}}}]
+        events += [{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}] * 200
+        body = b"".join(b"event: %b\ndata: %b\n\n" % (str(one["type"]).encode(), json.dumps(one).encode()) for one in events)
+
+        async def engine(conn: ScriptedConnection, head: bytes) -> None:
+            await conn.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                await conn.send(b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces(body, step)))
+            await conn.wait_closed()
+
+        async with front(engine, api_keys=(KEY,), daily_token_quota=expected + 40, **CUT) as one_gw:
+            answer = await once(one_gw.gw, say(stream=True, path="/v1/messages"))
+            assert answer.complete
+            found = await settled(one_gw.gw)
+        assert (found["prompt_tokens"], found["completion_tokens"]) == (prompt or expected, tokens)
+
+    async def test_J2_a_stream_is_not_cut_for_a_prompt_that_is_told_behind_its_end(self) -> None:
+        events = [b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'] * 5
+        events += [b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n']
+        events += [b'data: {"choices":[],"usage":{"prompt_tokens":900,"completion_tokens":5}}\n\n', b"data: [DONE]\n\n"]
+
+        async def engine(conn: ScriptedConnection, head: bytes) -> None:
+            await conn.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            for event in events:
+                await conn.send(b"%x\r\n%b\r\n" % (len(event), event))
+            await conn.send(b"0\r\n\r\n")
+
+        async with front(engine, api_keys=(KEY,), daily_token_quota=estimate() + 30, **CUT) as one:
+            answer = await once(one.gw, say(stream=True, stream_options={"include_usage": True}))
+            found = await settled(one.gw)
+        assert answer.body == b"".join(events)
+        assert (found["prompt_tokens"], found["completion_tokens"], one.gw.stats.quota_cut) == (900, 5, 0)
+
     @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"])
     @pytest.mark.parametrize("quota", [1, 3, 30])
     async def test_J2_cut_holds_at_any_speed_of_the_engine(self, path: str, quota: int) -> None:
         """An engine without a pause writes many events at once: charged is what passed, and that is the quota."""
         async with metered(daily_token_quota=estimate(path=path) + quota, **CUT) as (gw, _, client):
-            answer = await ask(client, say(3000, path=path, stream=True))
+            answer = await ask(client, say(path=path, stream=True, fault="tokens=3000"))
             assert answer.complete
             found = await settled(gw)
             assert gw.stats.quota_cut == 1
         told = path == "/v1/messages"  # its first event tells of the prompt
-        assert found["completion_tokens"] == quota
         assert found["prompt_tokens"] == (prompt_tokens(path=path) if told else estimate(path=path))
+        assert found["total_tokens"] == estimate(path=path) + quota
 
     @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
     @pytest.mark.parametrize("framing", ["chunked", "one chunk each", "close"])

@@ -155,6 +155,12 @@ STREAMS: dict[str, tuple[bytes, list[bytes], tuple[int, int], bool]] = {
     "messages": (say(stream=True, path="/v1/messages"), [*MESSAGE, event({"type": "message_delta", "delta": {},
         "usage": {"output_tokens": 100}})], (77, 100), False),
     "messages without an end": (say(stream=True, path="/v1/messages"), MESSAGE, (77, 3), True),
+    "messages with a prompt of nothing": (say(stream=True, path="/v1/messages"), [event({"type": "message_start", "message": {
+        "usage": {"input_tokens": 0, "output_tokens": 0}}}), *MESSAGE[1:], event({"type": "message_delta", "delta": {},
+        "usage": {"output_tokens": 62}})], (estimate(path="/v1/messages"), 62), True),
+    "messages that end with less of the prompt": (say(stream=True, path="/v1/messages"), [*MESSAGE, event({
+        "type": "message_delta", "delta": {}, "usage": {"input_tokens": 7, "output_tokens": 100}})], (77, 100), False),
+    "many tokens in an event": (say(stream=True), [delta("word " * 50)] * 4 + [DONE], (estimate(), 4 * 63), True),
     "usage elsewhere": (say(stream=True), [*TEXTS, event({"choices": [{"usage": {"prompt_tokens": 1, "completion_tokens": 1}}],
         "x": {"response": {"usage": {"input_tokens": 1}}}}), DONE], (estimate(), 3), True),
 }  # fmt: skip
@@ -169,6 +175,17 @@ async def test_a_stream_is_charged_as_its_last_word_says(shape: str, step: int) 
     assert answer.body == body
     assert spent(found) == counts
     assert records[0]["estimated"] is estimated
+
+
+async def test_a_prompt_of_nothing_is_no_figure_in_a_plain_answer_either() -> None:
+    body = json.dumps({"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 5}}).encode()
+    _, found, records = await answered(say(), body)
+    assert spent(found) == (estimate(), 5)
+    assert records[0]["estimated"]
+    body = json.dumps({"data": [], "usage": {"prompt_tokens": 0, "total_tokens": 0}}).encode()
+    _, found, records = await answered(embedding(), body)
+    assert spent(found) == (0, 0)
+    assert not records[0]["estimated"]
 
 
 @pytest.mark.parametrize("shape", ["responses", "messages", "usage in each event", "timings in each event"])
