@@ -8,6 +8,7 @@ Invariant: a session is at least one request, and each of its answers is one; it
 
 from __future__ import annotations
 
+from fastgw.accel.figures import TOKENS_PER_SECOND
 from fastgw.accel.tokens import MOST_TOKENS
 from fastgw.config import Config
 from fastgw.exchange.exchange import Exchange
@@ -33,15 +34,19 @@ class Sessions(Filter):
         if said is None:
             settle(exchange, account, 0, 0, 0, 0, False)
             return True
-        prompt, completion, cached, reasoning = [min(count, MOST_TOKENS) for count in said]
+        prompt, completion, cached, reasoning, seconds = [min(count, MOST_TOKENS) for count in said]
+        estimated = said == UNSAID
+        if prompt < 0 and seconds >= 0:
+            prompt = min(seconds * TOKENS_PER_SECOND, MOST_TOKENS)
+            estimated = True
         # The sums are the session's own record.
         exchange.prompt_tokens = _sum(exchange.prompt_tokens, prompt)
         exchange.completion_tokens = _sum(exchange.completion_tokens, completion)
         exchange.cached_tokens = _sum(exchange.cached_tokens, cached)
         exchange.reasoning_tokens = _sum(exchange.reasoning_tokens, reasoning)
-        if said == UNSAID:
+        if estimated:
             exchange.estimated = True
-        settle(exchange, account, prompt, completion, cached, reasoning, False)
+        settle(exchange, account, prompt, completion, cached, reasoning, estimated)
         ledger = account.ledger
         return not ledger.limit or ledger.prompt + ledger.completion < ledger.limit
 

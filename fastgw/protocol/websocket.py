@@ -17,10 +17,10 @@ import msgspec
 
 from fastgw.accel.usage import UsageScanner, scanned
 
-Counts = tuple[int, int, int, int]
-"""(prompt, completion, of the prompt cached, of the completion reasoning) tokens; -1 = not said."""
+Counts = tuple[int, int, int, int, int]
+"""(prompt, completion, of the prompt cached, of the completion reasoning) tokens, and seconds of audio; -1 = not said."""
 
-UNSAID: Final[Counts] = (-1, -1, -1, -1)
+UNSAID: Final[Counts] = (-1, -1, -1, -1, -1)
 
 MAX_MESSAGE_BYTES: Final = 1 << 16  # of one whose type is not among its first bytes; a longer one is not looked into
 LOOK_BYTES: Final = 256  # of a message, within which its `type` usually stands
@@ -55,7 +55,11 @@ def ends_answer(message: bytes) -> Counts | None:
         except (ValueError, RecursionError):  # (msgspec's own errors are ValueErrors)
             return None
         seen = YES if isinstance(kind, str) and kind.encode() in _ENDS else NO
-    return None if seen == NO else scanned(message).figures()
+    return None if seen == NO else _counts(scanned(message))
+
+
+def _counts(scanner: UsageScanner) -> Counts:
+    return (*scanner.figures(), scanner.seconds)
 
 
 def close_frame(code: int, reason: str) -> bytes:
@@ -206,7 +210,7 @@ class Frames:
         self._scanner = None
         self._overlong = False
         if scanner is not None:
-            return scanner.figures()
+            return _counts(scanner)
         return None if message is None else ends_answer(bytes(message))
 
 

@@ -173,6 +173,25 @@ class TestCounts:
                 await gw.idle()
             assert (await usage_of(gw))["tokens_remaining"] == 0
 
+    @pytest.mark.parametrize(("usage", "tokens"), [({"type": "duration", "seconds": 8.5}, 90), (None, 0)])
+    async def test_what_is_told_in_seconds_or_not_at_all_is_an_estimate(self, usage: Any, tokens: int) -> None:
+        kind = "conversation.item.input_audio_transcription.completed" if usage else "response.done"
+        message = json.dumps({"type": kind, "transcript": "a", **({"usage": usage} if usage else {"response": {}})})
+
+        async def talk(conn: ScriptedConnection) -> None:
+            await conn.send(SWITCH + frame(1, message.encode()) + frame(8, b"\x03\xe8"))
+            conn.close()
+
+        async with talking(talk) as gw, await gw.client() as client:
+            await opened(client)
+            await client.read_until_closed()
+            await gw.idle()
+            record = next(one for one in gw.records if one["endpoint"] == "/v1/realtime")
+            found = await usage_of(gw)
+            assert record["estimated"]
+            assert (spent(found), found["estimated_tokens"], found["requests"]) == ((tokens, 0), tokens, 1)
+            assert gw.stats.tokens_estimated == tokens
+
     async def test_an_engine_that_compresses_all_the_same_is_passed_on_unread(self) -> None:
         async def talk(conn: ScriptedConnection) -> None:
             await conn.send(SWITCH + b"\xc1\x05hello" + done(1, 1))

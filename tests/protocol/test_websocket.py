@@ -29,7 +29,7 @@ USAGE = {
     "total_tokens": 17, "input_tokens": 10, "output_tokens": 7,
     "input_token_details": {"cached_tokens": 4}, "output_token_details": {"reasoning_tokens": 2},
 }  # fmt: skip
-COUNTS = (10, 7, 4, 2)
+COUNTS = (10, 7, 4, 2, -1)
 SIZES = (0, 1, 125, 126, 65535, 65536)
 
 
@@ -93,7 +93,7 @@ SESSIONS = {
     "a type as a text": ([frame(1, b'{"event_id":"type",' + DONE[1:])], [COUNTS]),
     "an escaped type": ([frame(1, DONE.replace(b"response.done", b"response\\u002edone"))], [COUNTS]),
     "blanks": ([frame(1, b' \r\n{ "type" : "response.done" , "response" : {"usage" : {"input_tokens": 3} } }')],
-               [(3, -1, -1, -1)]),
+               [(3, -1, -1, -1, -1)]),
 }  # fmt: skip
 
 
@@ -146,15 +146,17 @@ SAID: list[tuple[bytes, Counts | None]] = [
     (event("response.done", None), UNSAID),
     (event("response.done", {}), UNSAID),
     (event("response.done", [1]), UNSAID),
-    (event("response.done", {"input_tokens": 5}), (5, -1, -1, -1)),
-    (event("response.done", {"total_tokens": 5}), (5, 0, -1, -1)),
-    (event("response.done", {"total_tokens": 5, "input_tokens": 3}), (3, 2, -1, -1)),
-    (event("response.done", {"input_tokens": 16.0, "output_tokens": 0}), (16, 0, -1, -1)),
+    (event("response.done", {"input_tokens": 5}), (5, -1, -1, -1, -1)),
+    (event("response.done", {"total_tokens": 5}), (5, 0, -1, -1, -1)),
+    (event("response.done", {"total_tokens": 5, "input_tokens": 3}), (3, 2, -1, -1, -1)),
+    (event("response.done", {"input_tokens": 16.0, "output_tokens": 0}), (16, 0, -1, -1, -1)),
     (event("response.done", {"input_tokens": -1, "output_tokens": 10**12}), UNSAID),
     (event("response.done", {"input_tokens": 1.5, "output_tokens": True}), UNSAID),
-    (event("response.done", {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 1}}), (1, -1, 1, -1)),
-    (event("transcription.done", {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}), (5, 6, -1, -1)),
+    (event("response.done", {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 1}}), (1, -1, 1, -1, -1)),
+    (event("transcription.done", {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}), (5, 6, -1, -1, -1)),
     (event("conversation.item.input_audio_transcription.completed"), COUNTS),
+    (b'{"type":"conversation.item.input_audio_transcription.completed","usage":{"type":"duration","seconds":8.5}}',
+        (-1, -1, -1, -1, 9)),
     (b'{"type":"response.done"}', UNSAID),
     (b'{"type":"response.done","response":null}', UNSAID),
     (b'{"type":"response.done","response":[{"usage":{"input_tokens":1}}]}', UNSAID),
