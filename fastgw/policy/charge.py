@@ -38,7 +38,13 @@ class Charge(Filter):
 
     def on_finish(self, exchange: Exchange, outcome: str) -> None:
         account = exchange.account
-        if account is None or not exchange.endpoint.metered:
+        if not exchange.endpoint.metered:
+            if exchange.status != 101:
+                # What is not counted is not told either: all books say the same. (A session is counted as it goes on.)
+                exchange.prompt_tokens = exchange.completion_tokens = exchange.cached_tokens = exchange.reasoning_tokens = -1
+                exchange.estimated = False
+            return
+        if account is None:
             return
         if not exchange.sent_at:
             # No engine has seen it.

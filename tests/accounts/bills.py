@@ -79,8 +79,10 @@ def bills_of(case: Case, answer: Answer) -> list[Bill]:
         return _unsaid(case, prompt, passed, by_size, unsure)
     if case.ending == "whole" or not case.stream:
         return [exactly(said)]
-    told = [at for at, piece in enumerate(pieces) if piece.said is not None and (not at or piece.said is not pieces[at - 1].said)]
-    behind = any(piece.tokens for piece in pieces[told[-1] + 1 :])
+    at = len(pieces) - 1
+    while at and pieces[at].said is pieces[at - 1].said:
+        at -= 1
+    behind = any(piece.tokens for piece in pieces[at + 1 :])
     if behind and passed > said.completion:
         guess = Bill((said.prompt, said.prompt), (passed, passed), max(said.cached, 0), max(said.reasoning, 0), True)
         # (Nought at the beginning is no figure yet: to take it for one, or not, is both honest.)

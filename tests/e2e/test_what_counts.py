@@ -116,6 +116,9 @@ async def test_what_the_engine_says_is_charged(row: Row) -> None:
         assert (ledger.estimated, ledger.reserved) == (0, 0)
         assert ledger.requests == (2 if any(row.charged) else 0)
         assert [one["estimated"] for one in gw.records] == [False, False]
+        # What is not counted is not told either.
+        told = [one["prompt_tokens"] for one in gw.records]
+        assert told == ([row.charged[0]] * 2 if any(row.charged) else [-1, -1])
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.path)
