@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 
 class Mode(enum.Enum):
@@ -30,10 +31,11 @@ class Endpoint:
 
     ``label`` is what logs and metrics call it, from a bounded set. ``model``: the body must name one. ``usage``: streams take
     ``stream_options.include_usage``. ``metered``: its tokens count; ``generates``: its answers are generated, so that they
-    have tokens of their own. ``local``: the local handler's name.
+    have tokens of their own. ``untold``: it answers with tokens whose number no engine can be told. ``local``: the local
+    handler's name.
     """
 
-    __slots__ = ("auth", "generates", "label", "local", "merges", "metered", "methods", "mode", "model", "usage")
+    __slots__ = ("auth", "generates", "label", "local", "merges", "metered", "methods", "mode", "model", "untold", "usage")
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class Endpoint:
         self.usage = usage
         self.metered = metered or generates
         self.generates = generates
+        self.untold = label == IMAGES or (mode is UPLOAD and self.metered)
         self.merges = label == "/v1/embeddings"  # several requests may share one call
         self.local = local
 
@@ -67,6 +70,8 @@ class Endpoint:
         methods.add(b"OPTIONS")
         return ", ".join(sorted(method.decode() for method in methods))
 
+
+IMAGES: Final = "/v1/images/generations"
 
 _POST: Final = frozenset({b"POST"})
 _GET: Final = frozenset({b"GET"})
@@ -87,13 +92,13 @@ _JSON_PATHS: Final = (
     "/v1/tokenize",
     "/v1/detokenize",
     "/v1/audio/speech",
-    "/v1/images/generations",
+    IMAGES,
 )
 _UPLOAD_PATHS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations")
 _GENERATES: Final = frozenset({"/v1/responses", "/v1/messages"})
 _METERED: Final = frozenset({
     "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/audio/speech",
-    "/v1/images/generations",
+    IMAGES,
 })  # fmt: skip
 # vLLM takes these without a model.
 _MODEL_OPTIONAL: Final = frozenset({"/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize", "/rerank", "/score"})
@@ -113,7 +118,7 @@ PATHS: Final = ("/v1/chat/completions", "/v1/completions", *_JSON_PATHS, *_UPLOA
 class EndpointTable:
     """Exact look-up by path, then by the few prefixes that take anything below them."""
 
-    __slots__ = ("_exact", "_prefixes", "get")
+    __slots__ = ("_exact", "_passed", "_prefixes", "get")
 
     def __init__(self, passthrough: Sequence[str] = ()) -> None:
         exact: dict[bytes, Endpoint] = {}
@@ -143,6 +148,7 @@ class EndpointTable:
             else:
                 exact[path.encode()] = endpoint
         self._exact = exact
+        self._passed = frozenset(passthrough)
         self._prefixes = tuple(prefixes)
         self.get = exact.get
 
@@ -157,5 +163,19 @@ class EndpointTable:
         for prefix, endpoint in self._prefixes:
             if path.startswith(prefix) and len(path) > len(prefix):
                 # A slash in a model's name comes encoded from the SDKs; that path is never sent on.
-                return None if endpoint.mode is not LOCAL and b"%2f" in path.lower() else endpoint
+                if endpoint.mode is LOCAL:
+                    return endpoint
+                return None if b"%2f" in path.lower() or self._means_another(path) else endpoint
         return None
+
+    def _means_another(self, path: bytes) -> bool:
+        """Whether a path that is to be passed through is one that is dealt with here, for an engine that decodes it or is not
+        exact about slashes."""
+        meant = unquote_to_bytes(path)
+        while b"//" in meant:  # (some take these for one)
+            meant = meant.replace(b"//", b"/")
+        for one in (meant, meant.rstrip(b"/")):
+            found = self._exact.get(one)
+            if found is not None and found.label not in self._passed:
+                return True
+        return any(endpoint.mode is LOCAL and meant.startswith(prefix) for prefix, endpoint in self._prefixes)

@@ -2,8 +2,9 @@
 
 A request is expected to cost its prompt (estimated from its bytes) and the most tokens that its answers may have. How many
 those are is the client's to say; where it says nothing, ``default_max_tokens``, or what is left. ``rewrite`` tells the engine.
-Invariant: prompt and answers of what is told are no more than what was reserved, but for a stream under ``cut``, which is
-given more as it goes on, and ended where there is none.
+Invariant: prompt and answers of what is told are no more than what was reserved. (A stream under ``cut`` whose engine goes on
+beyond that is given more, and ended where there is none.) Where no engine can be told, as of images, ``default_max_tokens``
+are reserved for each answer.
 """
 
 from __future__ import annotations
@@ -71,6 +72,19 @@ def expected_cost(exchange: Exchange) -> int:
     return total(facts.prompt_tokens, answer, answers_of(exchange)) or 1
 
 
+def untold_cost(exchange: Exchange, account: Account) -> int:
+    """Tokens reserved for answers whose length nobody knows before: each ``default_max_tokens``, or a whole day's."""
+    answer = exchange.gateway.default_max
+    limit = account.ledger.limit
+    facts = exchange.facts
+    if facts is None:
+        return min(answer, limit) if limit else answer
+    prompt = facts.prompt_tokens
+    if limit:
+        answer = min(answer, max(limit - prompt, 1))
+    return total(prompt, answer, facts.choices)
+
+
 class Quota(Filter):
     """See the head of this file."""
 
@@ -108,7 +122,11 @@ class Quota(Filter):
         ledger = account.ledger
         if facts is None or not exchange.endpoint.generates:
             cost = expected_cost(exchange)
-            self._admit(exchange, account, cost, cost)
+            minute = cost
+            if exchange.endpoint.untold:
+                cost = untold_cost(exchange, account)
+                minute = cost if account.tokens is None else min(cost, account.tokens.burst)
+            self._admit(exchange, account, minute, cost)
             return
         gateway = exchange.gateway
         today = gateway.today
@@ -120,26 +138,23 @@ class Quota(Filter):
         bound = gateway.default_max if named < 0 else named
         least = min(bound, gateway.default_cost) if named < 0 else bound
         cut = account.cut and facts.stream and ledger.limit > 0
+        by_day = False
         if ledger.limit and (named < 0 or cut):
             # No more than the day has left for each of them. (Where that is nothing, the least is refused.)
-            bound = min(bound, max((ledger.left(today) - prompt) // answers, 1))
+            left = max((ledger.left(today) - prompt) // answers, 1)
+            by_day = left < bound
+            bound = min(bound, left)
         meter = account.tokens
         if meter is not None and named < 0:
             # As much as the minute has left, but not less than a request of this kind is expected to take.
             bound = min(bound, max((meter.left(micros(exchange.started_at)) - prompt) // answers, least))
         exchange.bound = min(bound, MOST_TOLD)
         cost = total(prompt, bound, answers)
-        if not cut:
-            self._admit(exchange, account, cost, cost)
-            return
-        # It may begin with what is left, and is ended where that ends.
-        expected = total(prompt, least, answers)
-        granted = max(min(expected, ledger.left(today)), prompt + 1)
-        self._admit(exchange, account, cost, granted)
-        exchange.allowance = granted - prompt
-        if granted == expected and named > 0:
-            # The engine itself ends it there, in its own words; only one that goes on is cut.
-            exchange.allowance += 1
+        self._admit(exchange, account, cost, cost)
+        if cut:
+            # It is ended where the day ends. If that is not what bounds it, its engine ends it, in its own words, and only one
+            # that goes on is cut.
+            exchange.allowance = cost - prompt if by_day else cost - prompt + 1
 
     def _check_debt(self, exchange: Exchange, account: Account) -> None:
         """Raises where the key owes tokens of the minute. (What is not counted takes none: nothing would give them back.)"""
@@ -159,10 +174,11 @@ class Quota(Filter):
         if exchange.upload is None:
             return  # admitted when its body was there
         account = exchange.account
-        minute = 0
-        if account is not None and account.tokens is not None and exchange.endpoint.metered:
-            minute = 1
-        self._admit(exchange, account, minute, 0)
+        minute = daily = 0
+        if account is not None and account.reserves and exchange.endpoint.metered:
+            daily = untold_cost(exchange, account)
+            minute = daily if account.tokens is None else min(daily, account.tokens.burst)
+        self._admit(exchange, account, minute, daily)
 
     def _admit(self, exchange: Exchange, account: Account | None, minute: int, daily: int) -> None:
         """Take one request and so many tokens of the minute's and of the day's, all or none; raises where it is none."""

@@ -30,9 +30,12 @@ TOKENS: Final = 1
 COMPLETION_TOKENS: Final = 2
 OUTPUT_TOKENS: Final = 4
 
+OPENAI: Final = "openai"
+"""The kind whose models that reason take `max_completion_tokens` of a chat alone, and refuse `max_tokens`."""
+
 # Kinds of engines that take `max_completion_tokens` of a chat. (OpenAI's own servers refuse both at once; others that do not
 # know it would make as much as they like, so they are told `max_tokens` as well.)
-KNOW_COMPLETION: Final = frozenset(("vllm", "sglang", "openai"))
+KNOW_COMPLETION: Final = frozenset(("vllm", "sglang", OPENAI))
 
 
 @lru_cache(maxsize=64)  # most are told the default
@@ -46,7 +49,7 @@ def bounded(body: bytes, facts: BodyFacts, bound: int, label: str, kind: str) ->
     if label == RESPONSES:
         own = OUTPUT_TOKENS
         names: tuple[str, ...] = ("max_output_tokens",)
-    elif label == CHAT and named & COMPLETION_TOKENS:
+    elif label == CHAT and (named & COMPLETION_TOKENS or (kind == OPENAI and not named)):
         if kind in KNOW_COMPLETION:
             own = COMPLETION_TOKENS
             names = ("max_completion_tokens",)

@@ -20,17 +20,20 @@ cpdef long long answers_of(Exchange exchange) except -1
 cpdef long long total(long long prompt, long long answer, long long answers) except -1
 @cython.locals(facts=BodyFacts, answer=cython.longlong)
 cpdef long expected_cost(Exchange exchange) except -1
+@cython.locals(facts=BodyFacts, answer=cython.longlong, limit=cython.longlong, prompt=cython.longlong)
+cpdef long long untold_cost(Exchange exchange, Account account) except -1
 
 cdef class Quota(Filter):
     @cython.locals(account=Account, wait_s=cython.double, now_us=cython.longlong)
     cpdef on_request(self, Exchange exchange)
-    @cython.locals(account=Account, facts=BodyFacts, prompt=cython.longlong, cost=cython.longlong, granted=cython.longlong,
+    @cython.locals(account=Account, facts=BodyFacts, prompt=cython.longlong, cost=cython.longlong,
                    today=cython.longlong, meter=Meter, ledger=Ledger, answers=cython.longlong, named=cython.longlong,
-                   bound=cython.longlong, least=cython.longlong, expected=cython.longlong, cut=cython.bint, gateway=Context)
+                   bound=cython.longlong, least=cython.longlong, left=cython.longlong, minute=cython.longlong,
+                   cut=cython.bint, by_day=cython.bint, gateway=Context)
     cpdef on_body(self, Exchange exchange)
     @cython.locals(meter=Meter, now_us=cython.longlong)
     cpdef _check_debt(self, Exchange exchange, Account account)
-    @cython.locals(account=Account, minute=cython.longlong)
+    @cython.locals(account=Account, minute=cython.longlong, daily=cython.longlong)
     cpdef on_route(self, Exchange exchange)
     @cython.locals(meter=Meter, now=cython.double, now_us=cython.longlong)
     cpdef _admit(self, Exchange exchange, Account account, long long minute, long long daily)

@@ -16,7 +16,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from fastgw.sim.scripted import ScriptedConnection
+from fastgw.sim.scripted import ScriptedConnection, ScriptedEngine
 from tests.e2e.front import front
 from tests.e2e.metered import (
     CONTENT,
@@ -34,7 +34,7 @@ from tests.e2e.metered import (
     usage_of,
 )
 from tests.support.client import RawClient, RawResponse, request
-from tests.support.gateway import Running
+from tests.support.gateway import Running, running
 
 CODE = "daily_quota_exceeded"
 CUT: dict[str, Any] = {"on_exhausted": "cut", "default_cost_tokens": 10}
@@ -421,17 +421,55 @@ class TestNotCut:
 
 class TestTogether:
     async def test_J2_streams_share_what_is_left(self) -> None:
-        """Ten streams that would go on for ever: together they get the quota, and not a token beyond."""
+        """Ten streams that would go on for ever: who is told that all may be used has all, and the others none of it."""
         quota = 10 * estimate() + 400
         async with metered({"itl_ms": 1.0}, daily_token_quota=quota, **CUT) as (gw, sim, _):
             answers = await asyncio.gather(*[once(gw, say(stream=True, fault="tokens=3000")) for _ in range(10)])
-            assert all(answer.complete and answer.body.endswith(b"data: [DONE]\n\n") for answer in answers)
+            assert sorted(answer.status for answer in answers) == [200] + [429] * 9
+            for answer in answers:
+                if answer.status == 429:
+                    assert_limited(answer, "daily_quota_reserved")
+                else:
+                    assert (answer.complete, documents(answer)[-1]) == (True, "[DONE]")
             await gw.idle()
             found = await usage_of(gw)
             await gw.until("the engine has stopped", lambda: sim.state.running == 0)
-        assert gw.stats.quota_cut == 10
+        assert gw.stats.quota_cut == 1
         assert found["total_tokens"] == quota
         assert (found["quota_remaining"], found["quota_reserved"]) == (0, 0)
+
+    async def test_J2_streams_that_name_a_maximum_share_what_is_left(self) -> None:
+        quota = 10 * (estimate() + 40)
+        async with metered({"itl_ms": 1.0}, daily_token_quota=quota, **CUT) as (gw, _, __):
+            answers = await asyncio.gather(*[once(gw, say(40, stream=True)) for _ in range(10)])
+            assert {answer.status for answer in answers} == {200}
+            await gw.idle()
+        assert gw.stats.quota_cut == 0
+
+    async def test_J2_what_sixty_engines_are_told_is_reserved(self) -> None:
+        """An engine may put all of its tokens into one event: no cut comes in time."""
+        asked: list[int] = []
+
+        async def engine(conn: ScriptedConnection) -> None:
+            body = (await conn.read_request()).body
+            if not body:
+                return  # (a look at its health)
+            told = json.loads(body)["max_tokens"]
+            asked.append(told)
+            await asyncio.sleep(0.2)
+            words = [b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"word " * told)]
+            words += [b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":%d}}\n\n' % told, b"data: [DONE]\n\n"]
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+            with contextlib.suppress(ConnectionError):
+                await conn.send(head + b"".join(words))
+                conn.close()
+
+        async with ScriptedEngine(engine) as one, running([one.url], api_keys=(KEY,), daily_token_quota=10_000, **CUT) as gw:
+            answers = await asyncio.gather(*[once(gw, say(stream=True)) for _ in range(60)])
+            assert {answer.status for answer in answers} == {200, 429}
+            found = await settled(gw)
+        assert 9000 < sum(asked) <= 10_000
+        assert found["total_tokens"] <= 10_000
 
     async def test_J2_a_raised_quota_reaches_a_stream_that_runs(self) -> None:
         async with metered({"itl_ms": 2.0}, daily_token_quota=estimate() + 40, **CUT) as (gw, _, client):

@@ -437,6 +437,21 @@ class TestPassthrough:
             assert (refused.status, refused.error["code"]) == (404, "unknown_url")
             assert not place.touched
 
+    @pytest.mark.parametrize("target", [
+        "/v1/chat/%63ompletions", "/v1/chat/%63%6Fmpletions", "/v1/chat/completions/", "/v1/chat//completions",
+        "/v1/audio/transcription%73", "/v1/audio/speec%68/", "/v1/messages/%63ount_tokens",
+    ])  # fmt: skip
+    async def test_no_other_spelling_of_an_endpoint_passes_it_by(self, target: str) -> None:
+        below = ["/v1/chat/*", "/v1/audio/*", "/v1/messages/*"]
+        async with front(passthrough_paths=below) as place, await place.client() as client:
+            await client.send(request("POST", target, headers=[("Content-Type", "application/json")], body=b"{}"))
+            refused = await client.read_response()
+            assert (refused.status, refused.error["code"]) == (404, "unknown_url")
+            assert not place.touched
+            for other in ("/v1/chat/%66iles", "/v1/audio/files//a/", "/v1/chat/completions/a%20b"):
+                await client.send(request("GET", other))
+                assert (await client.read_response()).status == 200
+
     async def test_a_json_body_that_names_a_model_is_routed_by_it(self) -> None:
         async with Simulator(SimConfig(models=["one"])) as one, Simulator(SimConfig(models=["two"])) as two:
             engines = [EngineConfig(url=one.url, models=["one"]), EngineConfig(url=two.url, models=["two"])]

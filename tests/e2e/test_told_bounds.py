@@ -163,3 +163,61 @@ async def test_an_engine_with_less_room_is_asked_for_a_shorter_answer(
         found = await settled(gw)
     assert (answer.status, seen) == (status, asked)
     assert (found["quota_reserved"], found["requests"]) == (0, 1)
+
+
+@pytest.mark.parametrize(("fields", "own"), [
+    ({}, "max_completion_tokens"), ({"max_tokens": 90}, "max_tokens"), ({"max_completion_tokens": 90}, "max_completion_tokens"),
+    ({"max_tokens": None}, "max_completion_tokens"),
+], ids=json.dumps)  # fmt: skip
+async def test_openais_own_servers_are_told_in_the_word_that_all_their_models_take(fields: dict[str, Any], own: str) -> None:
+    async with metered(engine={"kind": "openai"}, tokens_per_minute=100_000, default_max_tokens=77) as (_, sim, client):
+        await ask(client, post(body(**fields)))
+        said = json.loads(posts(sim)[0].body)
+        limits = {name: said[name] for name in said if name.startswith("max_") and said[name] is not None}
+        assert limits == {own: fields.get(own, 77)}
+        await ask(client, post(body(COMPLETIONS), COMPLETIONS))
+        assert json.loads(posts(sim)[1].body)["max_tokens"] == 77
+
+
+IMAGES = "/v1/images/generations"
+SPOKEN = "/v1/audio/transcriptions"
+
+
+@pytest.mark.parametrize("limit", ["daily_token_quota", "tokens_per_minute"])
+@pytest.mark.parametrize(("path", "each"), [(IMAGES, 4096), (IMAGES, 8192), (SPOKEN, 4096)], ids=str)
+async def test_answers_whose_length_no_engine_can_be_told_are_reserved(path: str, each: int, limit: str) -> None:
+    """Sixty at once: as many are let through as fit, should each take what one that names no maximum may take."""
+    used = each // 2
+
+    async def slow(connection: ScriptedConnection) -> None:
+        while True:
+            if (await connection.read_request()).method == "POST":
+                await asyncio.sleep(0.3)
+            text = b'{"created":1,"data":[],"usage":{"input_tokens":10,"output_tokens":%d,"total_tokens":%d}}' % (used - 10, used)
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            await connection.send(head % len(text) + text)
+
+    if path == IMAGES:
+        data = post(json.dumps({"model": "sim", "prompt": "a river", "n": each // 4096}).encode(), path)
+    else:
+        form = (
+            b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\nsim\r\n'
+            b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n\r\nsound\r\n--x--\r\n'
+        )
+        data = request("POST", path, headers=[("Content-Type", "multipart/form-data; boundary=x")], body=form, key=KEY)
+    settings: dict[str, Any] = {limit: 10_000}
+    async with ScriptedEngine(slow) as engine, running([engine.url], api_keys=(KEY,), **settings) as gw:
+        answers = await asyncio.gather(*[once(gw, data) for _ in range(60)])
+        fit = 10_000 // each
+        assert sorted(answer.status for answer in answers) == [200] * fit + [429] * (60 - fit)
+        assert (await settled(gw))["total_tokens"] == fit * used
+        # What they did not use has come back.
+        assert (await once(gw, data)).status == (200 if 10_000 - fit * used > each + 100 else 429)
+
+
+@pytest.mark.parametrize("limit", ["daily_token_quota", "tokens_per_minute"])
+async def test_a_quota_that_is_less_than_an_untold_answer_is_still_one(limit: str) -> None:
+    settings: dict[str, Any] = {limit: 500}
+    async with metered(**settings) as (_, __, client):
+        data = json.dumps({"model": "sim", "prompt": "a river"}).encode()
+        assert (await ask(client, post(data, IMAGES))).status != 429
