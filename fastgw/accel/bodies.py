@@ -18,13 +18,21 @@ from fastgw.accel.members import (
     BYTES_PER_TOKEN,
     INSIDE,
     LIMITS,
+    MANY,
     MAX_MODEL_CHARS,
     MOST,
+    MOST_PROMPTS,
     NAMES,
+    ONES,
     OPTIONS,
     OTHER_LIMITS,
     OTHER_WIDTHS,
+    PAIR_TOKENS,
+    ROOTS,
     SCALARS,
+    SPECIAL_TOKENS,
+    STORED,
+    UNCOUNTED,
     VALUE_BYTES,
     Fault,
     Members,
@@ -35,15 +43,18 @@ from fastgw.accel.members import (
     estimate,
     folded,
     ids_in,
+    inputs_in,
     members,
     misnamed,
     prompts_in,
+    several_in,
     shortened,
+    texts_in,
     too_deep,
     whole,
     wide_bytes,
 )
-from fastgw.accel.tokens import MOST_CHOICES
+from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS
 
 COMPACT_BYTES: Final = 4096
 """A body up to this size is looked at as one of a library that puts no blanks into it, first."""
@@ -56,6 +67,8 @@ class BodyFacts(Members, gc=False, eq=False):
     """The estimate of all that becomes prompt, in tokens."""
     prompts: int = 1
     """How many prompts it has that answers are wanted for."""
+    uncounted: int = 0
+    """What of it becomes prompt that nobody can count here (``UNCOUNTED``), as bits."""
 
     @property
     def include_usage(self) -> bool:
@@ -115,7 +128,7 @@ class BodyFacts(Members, gc=False, eq=False):
             f"BodyFacts(model={self.model!r}, stream={self.stream!r}, include_usage={self.include_usage!r}, "
             f"has_stream_options={self.has_stream_options!r}, token_limit={self.token_limit!r}, choices={self.choices!r}, "
             f"answers={self.answers!r}, named={self.named!r}, overrides={self.overrides!r}, "
-            f"prompt_tokens={self.prompt_tokens!r}, prompts={self.prompts!r})"
+            f"prompt_tokens={self.prompt_tokens!r}, prompts={self.prompts!r}, uncounted={self.uncounted!r})"
         )
 
 
@@ -141,6 +154,7 @@ def facts_of(known: Members, outline: Outline) -> BodyFacts:
         known.stream is True,
         prompt_tokens=outline.prompt_tokens,
         prompts=outline.prompts,
+        uncounted=outline.uncounted,
     )
     for name in SCALARS[2:]:
         setattr(facts, name, getattr(known, name))
@@ -188,6 +202,7 @@ def read(body: bytes, max_depth: int, max_members: int, bytes_per_token: int = B
         return _outline(found, body, max_members, bytes_per_token)
     facts.prompt_tokens = _prompt_tokens(found, body, bytes_per_token)
     facts.prompts = _prompts(found)
+    facts.uncounted = _uncounted(found)
     return facts
 
 
@@ -254,20 +269,38 @@ def _outline(found: dict[str, msgspec.Raw], body: bytes, max_members: int, bytes
                 text = b'{"include_usage":%b}' % _short("include_usage", options[inner.index("include_usage")])
         known.append(b'"%b":%b' % (name.encode(), text))
     tokens = _prompt_tokens(found, body, bytes_per_token)
-    return Outline(Fault.NONE, "", False, b"{%b}" % b",".join(known), tokens, _prompts(found))
+    return Outline(Fault.NONE, "", False, b"{%b}" % b",".join(known), tokens, _prompts(found), _uncounted(found))
 
 
 def _prompts(found: dict[str, msgspec.Raw]) -> int:
+    count = 0
+    for name in ("prompt", "prompt_embeds"):
+        value = found.get(name)
+        if value is not None and (name == "prompt" or _lead(value) != b"n"):
+            count += prompts_in(value)
+    return min(max(1, count), MOST_PROMPTS)
+
+
+def _uncounted(found: dict[str, msgspec.Raw]) -> int:
+    bits = 0
+    for at, name in enumerate(UNCOUNTED):
+        value = found.get(name)
+        if value is not None and (len(value) > 5 or bytes(value) not in ((b"null", b"false") if at == 0 else (b"null",))):
+            bits |= 1 << at
     prompt = found.get("prompt")
-    return 1 if prompt is None else prompts_in(prompt)
+    return bits | STORED if prompt is not None and _lead(prompt) == b"{" else bits
+
+
+def _lead(value: msgspec.Raw) -> bytes:
+    return bytes(memoryview(value)[:1])
 
 
 def _prompt_tokens(found: dict[str, msgspec.Raw], body: bytes, bytes_per_token: int) -> int:
     attached = tokens = 0
-    for name in ("messages", "input"):
+    for name, root in ROOTS.items():
         value = found.get(name)
         if value is not None:
-            some, more = attached_in(value, bytes_per_token)
+            some, more = attached_in(value, root)
             attached += some
             tokens += more
     for name in ("prompt", "input"):
@@ -275,8 +308,37 @@ def _prompt_tokens(found: dict[str, msgspec.Raw], body: bytes, bytes_per_token: 
         if value is not None:
             some, more = ids_in(value)
             attached += some
-            tokens += more
-    return estimate(len(body), wide_bytes(body), attached, tokens, bytes_per_token)
+            tokens += more + SPECIAL_TOKENS * (inputs_in(value) - 1)
+    for name in (*ONES, *MANY):
+        value = found.get(name)
+        if value is not None:
+            some, more = ids_in(value)
+            if some:
+                attached += some
+                tokens += more
+    return estimate(len(body), wide_bytes(body), attached, tokens, bytes_per_token) + _again(found, bytes_per_token)
+
+
+def _again(found: dict[str, msgspec.Raw], bytes_per_token: int) -> int:
+    """Tokens of what is read again for each that it is compared with, and those that a pair has beside."""
+    pairs = 0
+    for name in MANY:
+        value = found.get(name)
+        if value is not None:
+            pairs = max(pairs, several_in(value))
+    most = -1
+    for name in ONES if pairs else ():
+        value = found.get(name)
+        if value is not None:
+            text = bytes(value)
+            attached, tokens = attached_in(text, ROOTS[name])
+            some, more = ids_in(text)
+            if some:
+                attached, tokens = some, more
+            size = estimate(len(text), wide_bytes(text), attached, tokens, bytes_per_token)
+            texts = texts_in(text)
+            most = max(most, size * (-(-pairs // texts) - 1) + PAIR_TOKENS * max(pairs, texts))
+    return min(max(most, 0), MOST_TOKENS)
 
 
 def _short(name: str, value: msgspec.Raw) -> bytes:

@@ -40,7 +40,13 @@ BOUNDS: Final = frozenset((*LIMITS, *OTHER_LIMITS, *WIDTHS, *INSIDE))
 
 # Those that say one thing, and those that are a prompt.
 SCALARS: Final = ("model", "stream", "stream_options", *LIMITS, "n", *OTHER_LIMITS, *OTHER_WIDTHS, *INSIDE)
-PROMPTS: Final = ("messages", "prompt", "input")
+# Of what is compared, the one side and the other (rerank, score).
+ONES: Final = ("query", "queries", "text_1", "data_1")
+MANY: Final = ("documents", "text_2", "data_2", "texts", "items")
+# What becomes prompt and does not stand in the body, or becomes more than its text.
+UNCOUNTED: Final = ("background", "previous_response_id", "conversation", "chat_template")
+STORED: Final = 1 << len(UNCOUNTED)
+PROMPTS: Final = ("messages", "prompt", "input", "prompt_embeds", *ONES, *MANY, *UNCOUNTED)
 NAMES: Final = frozenset((*SCALARS, *PROMPTS))
 OPTIONS: Final = frozenset(("include_usage",))
 _LONGEST: Final = max(map(len, NAMES | OPTIONS))
@@ -94,7 +100,8 @@ class Outline(msgspec.Struct, gc=False, frozen=True):
 
     Of a good one ``known`` is an object of the :data:`SCALARS` that it has, each value as it stands but for what no reader
     of it needs (:func:`shortened`); ``prompt_tokens`` is the estimate of all that becomes prompt, ``prompts`` how many prompts
-    it wants answers for.
+    it wants answers for, ``uncounted`` which of the :data:`UNCOUNTED` it has, as bits in their order, and then whether its
+    prompt is one that is stored elsewhere.
     Of a bad one ``fault`` says what is wrong, ``name`` which member ("" = too long to be repeated, or none), and ``inner``
     whether it is one of ``stream_options``.
     """
@@ -105,6 +112,7 @@ class Outline(msgspec.Struct, gc=False, frozen=True):
     known: bytes = b""
     prompt_tokens: int = 0
     prompts: int = 1
+    uncounted: int = 0
 
 
 # ---- names
@@ -245,6 +253,30 @@ def prompts_in(prompt: bytes | msgspec.Raw) -> int:
     return min(max(1, text.count(b'"') // 2 + opens - 1), MOST_PROMPTS)
 
 
+def several_in(value: bytes | msgspec.Raw) -> int:
+    """How many things the value ``value`` is at most, each of which is compared with another: by its commas."""
+    text = bytes(value)
+    if text[:1] not in (b"[", b"{"):
+        return 1
+    if b'"' not in text:
+        return prompts_in(text)
+    if b"\\" in text:
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    commas = _outside(text.translate(None, _NOT_COMMAS).replace(b'""', b"")).count(b",")
+    return min(commas + 1, MOST_PROMPTS)
+
+
+def texts_in(value: bytes | msgspec.Raw) -> int:
+    """How many texts the value ``value`` is, a list of nothing else; 1 = it is something else."""
+    text = bytes(value)
+    if text[:1] != b"[":
+        return 1
+    if b"\\" in text:
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    opens = _outside(text.translate(_TO_SQUARE, _NOT_STRUCTURE).replace(b'""', b"")).count(b"[")
+    return min(max(1, text.count(b'"') // 2), MOST_PROMPTS) if opens == 1 else 1
+
+
 def whole(value: Any) -> int:
     """The number that ``value`` is, 1 at least; -1 = it is no such number (a bool is none, nor is a text)."""
     if type(value) is float and value.is_integer():
@@ -259,23 +291,70 @@ BYTES_PER_TOKEN: Final = 4
 WIDE_BYTES_PER_TOKEN: Final = 2
 """Of text that is not ASCII, at most: a Chinese character has three bytes, and is about one token."""
 IMAGE_TOKENS: Final = 1000
-"""What an image is taken for, at most: of a small file no more than its bytes would be."""
+"""What an image is taken for, however small its file is: engines make hundreds of tokens of a single pixel."""
 SOUND_BYTES_PER_TOKEN: Final = 256
 """Of sound, and of video: MP3 of 64 kbit/s in base64 is about forty tokens a second, which is what models make of it."""
 
 _ASCII: Final = bytes(range(128))
 _IDS: Final = b"0123456789,[]- \t\r\n"
-LONGEST_ESCAPED: Final = 66
-"""The longest of the names that matter there, where each of its characters is written as an escape."""
 _FIRST: Final = re.compile(rb"\[[ \t\r\n]*+([^ \t\r\n])").match
-FEW_TOKENS: Final = 96
-TOKEN_EACH: Final = 128
-_HOLDS: Final = re.compile(rb'_url"|"source"|"input_audio"|\\u').search
-_URL_KEY: Final = re.compile(rb'_url"[ \t\r\n]*+:').search
-_TOKEN: Final = re.compile(rb'"((?:[^"\\]|\\.)*+)"([ \t\r\n]*+:)?|[][{}]', re.DOTALL).finditer
+FEW_VALUES: Final = 24
+VALUE_EACH: Final = 400
+"""More values than those few, and one in so many bytes, that may be a picture are so small that what they are made of is of no
+weight beside what they count as."""
+DEEPEST: Final = 24
+"""So deep may that nest in which a picture is told from a text."""
+SPECIAL_TOKENS: Final = 2
+"""Of each of several inputs, beside its text: a vocabulary's marks of the beginning and the end."""
+PAIR_TOKENS: Final = 4
+"""The same of each pair that is compared: one stands between the two as well."""
 
 # Where a picture or a recording may stand, and nothing else may: any other object or list is OTHER.
-OTHER, MESSAGES, MESSAGE, PARTS, PART, IMAGE, SOUND, SOURCE = range(8)
+OTHER, MESSAGES, MESSAGE, ITEMS, ITEM, PARTS, PART, IMAGE, SOUND, PROMPT_LIST, PROMPT_OBJECT = range(11)
+ROOTS: Final = {
+    "messages": MESSAGES,
+    "input": ITEMS,
+    "prompt": PROMPT_LIST,
+    **dict.fromkeys((*ONES, *MANY), PARTS),
+}
+
+MOST_SOURCE_MEMBERS: Final = 16
+"""A ``source`` has four."""
+
+# In a text without blanks, in which no quote is escaped: values that may be one, by their keys.
+IMAGE_URL, URL, PICTURE, DATA, SOURCE, MEDIA, ESCAPED = range(1, 8)
+_HOLDS: Final = re.compile(rb'_url"|"source"|"input_audio"|"image"|"multimodal_data"|\\u').search
+_MAY_BE: Final = re.compile(
+    rb'"(?:image_url":"([^"]*+)"|url":"([^"]*+)"|image":"([^"]*+)"|data":"([^"]*+)"'
+    rb'|source":\{((?:"[^"]*+":(?:"[^"]*+"|[^"\[\]{},]*+),?+)*+)\}|multimodal_data":\[((?:"[^"]*+",?+)*+)\]|((?:[^"\\]++|\\[^u"])*+\\u[^"]*+)":)'
+).finditer
+_MAY_HOLD: Final = re.compile(rb'_url":|"source":\{|"image":"|"(?:[^"\\]++|\\[^u"])*+\\u[^"]*+":')
+_MARK: Final = b"\2"
+_OPENINGS: Final = (
+    (b'"content":[', b"\3"),
+    (b'"output":[', b"\3"),
+    (b'"output":{', b"\4"),
+    (b'"image_url":{', b"\5"),
+    (b'"input_audio":{', b"\6"),
+    (b'"audio_url":{', b"\6"),
+    (b'"video_url":{', b"\6"),
+)
+_INNER: Final = {
+    (MESSAGES, 123): MESSAGE,
+    (ITEMS, 123): ITEM,
+    (PARTS, 123): PART,
+    (PROMPT_LIST, 123): PROMPT_OBJECT,
+    (MESSAGE, 3): PARTS,
+    (ITEM, 3): PARTS,
+    (ITEM, 4): PART,
+    (PART, 3): PARTS,
+    (PART, 5): IMAGE,
+    (PART, 6): SOUND,
+}
+_SOURCE_MEMBER: Final = re.compile(rb'"([^"]*+)":(?:"([^"]*+)"|[^",]*+)').finditer
+_NOT_MARKS: Final = bytes(c for c in range(256) if c not in b'[]{}"\2\3\4\5\6')
+_CLOSED: Final = bytes.maketrans(b"}", b"]")
+_TO_OPEN: Final = bytes.maketrans(b"{\3\4\5\6", b"[[[[[")
 
 
 def estimate(size: int, wide: int, attached: int, tokens: int, bytes_per_token: int) -> int:
@@ -306,99 +385,149 @@ def ids_in(value: bytes | msgspec.Raw) -> tuple[int, int]:
     return len(text), commas + 1
 
 
-def attached_in(value: bytes | msgspec.Raw, bytes_per_token: int) -> tuple[int, int]:
-    """Bytes of the messages ``value`` that are pictures and recordings, and how many tokens those are.
+def inputs_in(value: bytes | msgspec.Raw) -> int:
+    """How many inputs the value ``value`` is: a list of texts, or of lists of numbers of tokens. (Objects are messages.)"""
+    text = bytes(value)
+    first = _FIRST(text)
+    return prompts_in(text) if first is not None and first[1] in b'"[' else 1
+
+
+def attached_in(value: bytes | msgspec.Raw, state: int) -> tuple[int, int]:
+    """Bytes of the value ``value`` that are pictures and recordings, and how many tokens those are. ``state``: one of
+    :data:`ROOTS`, what it is. (Blanks are no part of a picture, nor of a name.)
 
     One counts as such only where no engine takes a text: ``url`` of ``image_url`` and its like, ``data`` of ``input_audio``, or
-    of a ``source`` that says of itself to be an image in base64, each in a part of a message's content. Not looked for in
-    what consists of many small things: there it is all text, and each URL an image as well.
+    of a ``source`` that says of itself to be an image in base64, each in a part of a message's content. Where so many values
+    may be one that their bytes are of no weight, all is text, and each picture that may be there is one as well; and what nests
+    deeper than anything that has a picture in it is all text.
     """
     text = bytes(value)
-    if text[:1] != b"[" or not _HOLDS(text):
+    if text[:1] not in (b"[", b"{"):
         return 0, 0
-    if text.count(b'"') + text.count(b"[") + text.count(b"{") > FEW_TOKENS + len(text) // TOKEN_EACH:
-        values = text.count(b'_url",') + text.count(b'_url"}') + text.count(b'_url"]')
-        return 0, IMAGE_TOKENS * (text.count(b'_url"') - values) if _URL_KEY(text) else 0
+    most = FEW_VALUES + len(text) // VALUE_EACH
+    text = text.translate(None, b" \t\r\n")
+    if not _HOLDS(text):
+        return 0, 0
+    if b"\\" in text:
+        text = text.replace(b"\\\\", b"\1\1").replace(b'\\"', b"\1\1")
+    # What may matter is cut out, and a mark left there; of the rest only the brackets are kept, those that matter as others.
+    found: list[tuple[int, int, bytes]] = []
+    between: list[bytes] = []
+    done = 0
+    for match in _MAY_BE(text):
+        if len(found) == most:
+            return 0, _roughly(text)
+        kind = match.lastindex or 0
+        start, end = match.span(kind)
+        found.append((kind, end - start, text[start : min(end, start + 11)] if kind < SOURCE else text[start:end]))
+        between.append(text[done : match.start()])
+        done = match.end()
+    between.append(text[done:])
+    text = _MARK.join(between)
+    for opening, mark in _OPENINGS:
+        text = text.replace(opening, mark)
+    marks = _outside(text.translate(_CLOSED, _NOT_MARKS).replace(b'""', b""))
+    if _deepest(marks.translate(_TO_OPEN, _MARK)) > DEEPEST:
+        return 0, _roughly(text)
+    size = 0
+    while size != len(marks):
+        size = len(marks)
+        marks = marks.replace(b"[]", b"").replace(b"{]", b"")
+        if len(marks) == size:
+            for _, mark in _OPENINGS:
+                marks = marks.replace(mark + b"]", b"")
+    return _counted(marks, found, state)
+
+
+def _counted(marks: bytes, found: list[tuple[int, int, bytes]], state: int) -> tuple[int, int]:
+    """What ``found`` counts as, by where it stands among the brackets."""
     attached = tokens = 0
-    stack: list[int] = []
-    state = OTHER
-    key = b""
-    kind = data = 0
-    image_bytes = IMAGE_TOKENS * bytes_per_token
-    for match in _TOKEN(text):
-        start, end = match.span(1)
-        if start < 0:
-            if match[0] in b"]}":
-                if state == SOURCE and kind == 3 and data > image_bytes:
-                    attached += data
-                    tokens += IMAGE_TOKENS
-                state = stack.pop()
-            else:
-                stack.append(state)
-                state = _inner(state, key, match[0] == b"{", len(stack) == 1)
-                if state == SOURCE:
-                    kind = data = 0
-            key = b""
+    stack = [OTHER]
+    values = iter(found)
+    for mark in marks:
+        if mark == 93:
+            stack.pop()
             continue
-        if match[2] is not None:
-            key = text[start:end] if state != OTHER and end - start <= LONGEST_ESCAPED else b""
-            if b"\\u" in key and state != OTHER:
+        state_now = stack[-1]
+        if mark != 2:
+            stack.append(_inner(state_now, mark) if len(stack) > 1 else _root(state, mark))
+            continue
+        key, size, lead = next(values)
+        if key == ESCAPED:
+            if state_now != OTHER:
                 tokens += IMAGE_TOKENS  # spelt by nobody who is not hiding one
-                kind = -1
-            continue
-        size = end - start
-        lead = text[start : min(end, start + 11)]
-        url = (state == IMAGE and key == b"url") or (state == PART and key == b"image_url")
-        if url or (state == SOUND and key == b"url"):
-            if not lead.startswith(b"data:"):
-                tokens += IMAGE_TOKENS
-            elif url and lead.startswith(b"data:image") and size > image_bytes:
+        elif key == MEDIA:
+            if state_now == PROMPT_OBJECT:
+                for one in lead.split(b'"')[1::2]:
+                    attached += len(one)
+                    tokens += max(IMAGE_TOKENS, len(one) // SOUND_BYTES_PER_TOKEN)
+        elif (
+            (key == URL and state_now == IMAGE)
+            or (key == IMAGE_URL and state_now == PART)
+            or (key == PICTURE and state_now in (PART, ITEM))
+        ):
+            tokens += IMAGE_TOKENS
+            if lead.startswith(b"data:image"):
                 attached += size
+        elif state_now == SOUND:
+            if key == URL and not lead.startswith(b"data:"):
                 tokens += IMAGE_TOKENS
-            elif not url and lead.startswith((b"data:audio", b"data:video")):
+            elif (key == URL and lead.startswith((b"data:audio", b"data:video"))) or key == DATA:
                 attached += size
                 tokens += size // SOUND_BYTES_PER_TOKEN + 1
-        elif state == SOUND and key == b"data":
-            attached += size
-            tokens += size // SOUND_BYTES_PER_TOKEN + 1
-        elif state == SOURCE:
-            if key == b"data":
-                data += size
-            elif key == b"url":
-                tokens += IMAGE_TOKENS
-            elif key == b"type":
-                kind = kind | 1 if kind >= 0 and text[start:end] == b"base64" else -1
-            elif key == b"media_type":
-                kind = kind | 2 if kind >= 0 and lead.startswith(b"image") else -1
-        key = b""
+        elif key == SOURCE and state_now == PART:
+            some, more = _source(lead)
+            attached += some
+            tokens += more
     return attached, tokens
 
 
-_PLACES: Final = {
-    b"image_url": IMAGE,
-    b"input_audio": SOUND,
-    b"audio_url": SOUND,
-    b"video_url": SOUND,
-    b"source": SOURCE,
-}
+def _source(text: bytes) -> tuple[int, int]:
+    """The same of what the members ``text`` of a ``source`` say."""
+    tokens = data = kind = 0
+    for at, match in enumerate(_SOURCE_MEMBER(text)):
+        if at == MOST_SOURCE_MEMBERS:
+            return 0, IMAGE_TOKENS * at
+        key, value = match[1], match[2] or b""
+        if b"\\u" in key:
+            tokens += IMAGE_TOKENS
+            kind = -1
+        elif key == b"data":
+            data += len(value)
+        elif key == b"url":
+            tokens += IMAGE_TOKENS
+        elif key == b"type":
+            kind = kind | 1 if kind >= 0 and value == b"base64" else -1
+        elif key == b"media_type":
+            kind = kind | 2 if kind >= 0 and value.startswith(b"image") else -1
+    if not data or kind < 1 or kind == 2:
+        return 0, tokens
+    return data if kind == 3 else 0, tokens + IMAGE_TOKENS  # (there are engines to which one in base64 is an image anyway)
 
 
-def _inner(state: int, key: bytes, is_object: bool, first: bool) -> int:
-    """What a list or an object is that opens in a ``state``, as the value of ``key``."""
-    if first:
-        return OTHER if is_object else MESSAGES
-    if not is_object:
-        return PARTS if state in (MESSAGE, PART) and key in (b"content", b"output") else OTHER
-    if state == MESSAGES:
-        return MESSAGE
-    if state == PARTS:
-        return PART
-    return _PLACES.get(key, OTHER) if state == PART else OTHER
+def _roughly(text: bytes) -> int:
+    """Tokens of so many pictures as may be there at most."""
+    pictures = len(_MAY_HOLD.findall(text))
+    if b'"multimodal_data"' in text:
+        pictures += text.count(b'"') // 2
+    return IMAGE_TOKENS * pictures
+
+
+def _root(state: int, mark: int) -> int:
+    if mark == 91:
+        return state
+    return {PARTS: PART, PROMPT_LIST: PROMPT_OBJECT}.get(state, OTHER) if mark == 123 else OTHER
+
+
+def _inner(state: int, mark: int) -> int:
+    """What a list or an object is that opens in a ``state``."""
+    return _INNER.get((state, mark), OTHER)
 
 
 # ---- depth
 
 _NOT_STRUCTURE: Final = bytes(c for c in range(256) if c not in b'[]{}"')
+_NOT_COMMAS: Final = bytes(c for c in range(256) if c not in b',"')
 _TO_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 # A byte holds eight brackets, 1 = opens: how much higher it ends than it begins, and how high it gets in between.
 _TO_BITS: Final = bytes.maketrans(b"[]", b"10")

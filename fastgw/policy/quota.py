@@ -14,6 +14,7 @@ from time import time
 from typing import Final
 
 from fastgw.accel.lines import limit_lines
+from fastgw.accel.members import STORED, UNCOUNTED
 from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS
 from fastgw.config import Config
 from fastgw.errors import GatewayError
@@ -40,7 +41,37 @@ from fastgw.policy.ratelimit import too_many
 
 COMPLETIONS: Final = "/v1/completions"
 SHORTER: Final = "ask for a shorter answer, or send a shorter prompt."
+RESPONSES: Final = "/v1/responses"
+CHAT_TEMPLATE: Final = "chat_template"
+UNCOUNTED_OF: Final = {name: 1 << at for at, name in enumerate((*UNCOUNTED, "prompt"))}
+WHY: Final = {
+    "background": "its tokens are limited, and what is made while nobody waits for it is not counted. Leave it out.",
+    "previous_response_id": "its tokens are limited, and a stored answer's are not known here. Send the messages in input.",
+    "conversation": "its tokens are limited, and a stored conversation's are not known here. Send the messages in input.",
+    "chat_template": "its tokens are limited, and what a template adds to the messages is not known here. Leave it out.",
+    "prompt": "its tokens are limited, and a stored prompt's are not known here. Send its text in instructions or input.",
+}
 MOST_TOLD: Final = 2**31 - 1  # an engine that counts in 32 bits reads more as another number, or as endless (llama.cpp)
+
+
+# Bits of BodyFacts.uncounted that are of the API of responses alone, and the one that is of all.
+OF_RESPONSES: Final = UNCOUNTED_OF[CHAT_TEMPLATE] - 1 | STORED
+OF_ALL: Final = UNCOUNTED_OF[CHAT_TEMPLATE]
+
+
+def refuse_uncounted(exchange: Exchange) -> None:
+    """Raises where the prompt, or what is made of it, is more than what stands in the body, so that nobody can reserve it.
+
+    :raises GatewayError: ``invalid_parameter``, which names it and says what to do.
+    """
+    facts = exchange.facts
+    if facts is None or not facts.uncounted:
+        return
+    bits = facts.uncounted & (OF_ALL | OF_RESPONSES if exchange.endpoint.label == RESPONSES else OF_ALL)
+    if bits:
+        for param, bit in UNCOUNTED_OF.items():
+            if bits & bit:
+                raise GatewayError("invalid_parameter", f"{param} cannot be used with this key: {WHY[param]}", param=param)
 
 
 def answers_of(exchange: Exchange) -> int:
@@ -119,6 +150,7 @@ class Quota(Filter):
             self._admit(exchange, account, 0, 0)
             return
         facts = exchange.facts
+        refuse_uncounted(exchange)
         ledger = account.ledger
         if facts is None or not exchange.endpoint.generates:
             cost = expected_cost(exchange)

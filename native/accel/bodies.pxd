@@ -16,6 +16,7 @@ cdef class BodyFacts:
     cdef public bint overrides
     cdef public long long prompt_tokens
     cdef public long long prompts
+    cdef public int uncounted
 
 
 # The facts, or an outline for the complete path.

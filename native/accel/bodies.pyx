@@ -53,6 +53,20 @@ cdef enum:
     MESSAGES
     PROMPT
     INPUT
+    PROMPT_EMBEDS
+    QUERY
+    QUERIES
+    TEXT_1
+    DATA_1
+    DOCUMENTS
+    TEXT_2
+    DATA_2
+    TEXTS
+    ITEMS
+    BACKGROUND
+    PREVIOUS_RESPONSE_ID
+    CONVERSATION
+    CHAT_TEMPLATE
     MEMBERS
     INCLUDE_USAGE
     NONE
@@ -85,7 +99,6 @@ cdef struct Span:
 # What the keys within a value say of it.
 cdef struct Seen:
     bint holds  # it may have pictures or recordings in it
-    bint url  # one ends with `_url`
     int kinds  # of its strings
 
 cdef struct Facts:
@@ -103,6 +116,7 @@ cdef struct Facts:
     Seen input
     Seen others
     bint inside  # of `options` and `parameters` one is an object
+    bint compares  # one of what is compared is there
 
 if (
     members.MAX_MODEL_CHARS != _MAX_MODEL_CHARS or members.MAX_NAME_CHARS * 4 != _MAX_NAME_BYTES
@@ -112,12 +126,14 @@ if (
     or members.SCALARS + members.PROMPTS != (
         "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "n_predict",
         "num_predict", "max_new_tokens", "max_length", "best_of", "n_cmpl", "beam_width", "num_beams", "num_return_sequences",
-        "options", "parameters", "messages", "prompt", "input",
+        "options", "parameters", "messages", "prompt", "input", "prompt_embeds", "query", "queries", "text_1", "data_1",
+        "documents", "text_2", "data_2", "texts", "items", "background", "previous_response_id", "conversation", "chat_template",
     )
 ):
     raise ImportError("fastgw.accel.bodies was compiled with another fastgw.accel.members: build it again")
 
 cdef long long _MOST = members.MOST
+cdef long long _MOST_TOKENS = tokens.MOST_TOKENS
 cdef object _ABSENT = members.ABSENT
 cdef object _UNSET = msgspec.UNSET
 cdef object _Outline = members.Outline
@@ -151,7 +167,7 @@ cdef class BodyFacts:
             f"BodyFacts(model={self.model!r}, stream={bool(self.stream)!r}, include_usage={bool(self.include_usage)!r}, "
             f"has_stream_options={bool(self.has_stream_options)!r}, token_limit={self.token_limit!r}, "
             f"choices={self.choices!r}, answers={self.answers!r}, named={self.named!r}, overrides={bool(self.overrides)!r}, "
-            f"prompt_tokens={self.prompt_tokens!r}, prompts={self.prompts!r})"
+            f"prompt_tokens={self.prompt_tokens!r}, prompts={self.prompts!r}, uncounted={self.uncounted!r})"
         )
 
 
@@ -200,6 +216,7 @@ def facts_of(known, outline) -> BodyFacts:
         facts.overrides = True
     facts.prompt_tokens = outline.prompt_tokens
     facts.prompts = outline.prompts
+    facts.uncounted = outline.uncounted
     return facts
 
 
@@ -212,6 +229,12 @@ cdef inline int _member(Bytes p, Py_ssize_t size) noexcept nogil:
             return MODEL
         if memcmp(p, b"input", 5) == 0:
             return INPUT
+        if memcmp(p, b"query", 5) == 0:
+            return QUERY
+        if memcmp(p, b"texts", 5) == 0:
+            return TEXTS
+        if memcmp(p, b"items", 5) == 0:
+            return ITEMS
     elif size == 6:
         if memcmp(p, b"stream", 6) == 0:
             return STREAM
@@ -219,6 +242,14 @@ cdef inline int _member(Bytes p, Py_ssize_t size) noexcept nogil:
             return PROMPT
         if memcmp(p, b"n_cmpl", 6) == 0:
             return N_CMPL
+        if memcmp(p, b"text_1", 6) == 0:
+            return TEXT_1
+        if memcmp(p, b"text_2", 6) == 0:
+            return TEXT_2
+        if memcmp(p, b"data_1", 6) == 0:
+            return DATA_1
+        if memcmp(p, b"data_2", 6) == 0:
+            return DATA_2
     elif size == 8:
         if memcmp(p, b"messages", 8) == 0:
             return MESSAGES
@@ -231,6 +262,8 @@ cdef inline int _member(Bytes p, Py_ssize_t size) noexcept nogil:
             return MAX_LENGTH
         if memcmp(p, b"beam_width", 10) == 0:
             return BEAM_WIDTH
+        if memcmp(p, b"background", 10) == 0:
+            return BACKGROUND
     elif size == 1:
         if p[0] == 110:
             return N
@@ -250,7 +283,11 @@ cdef inline int _member(Bytes p, Py_ssize_t size) noexcept nogil:
             return BEST_OF
         if memcmp(p, b"options", 7) == 0:
             return OPTIONS
+        if memcmp(p, b"queries", 7) == 0:
+            return QUERIES
     elif size == 9:
+        if memcmp(p, b"documents", 9) == 0:
+            return DOCUMENTS
         if memcmp(p, b"n_predict", 9) == 0:
             return N_PREDICT
         if memcmp(p, b"num_beams", 9) == 0:
@@ -261,6 +298,16 @@ cdef inline int _member(Bytes p, Py_ssize_t size) noexcept nogil:
     elif size == 20:
         if memcmp(p, b"num_return_sequences", 20) == 0:
             return NUM_RETURN_SEQUENCES
+        if memcmp(p, b"previous_response_id", 20) == 0:
+            return PREVIOUS_RESPONSE_ID
+    elif size == 13:
+        if memcmp(p, b"prompt_embeds", 13) == 0:
+            return PROMPT_EMBEDS
+        if memcmp(p, b"chat_template", 13) == 0:
+            return CHAT_TEMPLATE
+    elif size == 12:
+        if memcmp(p, b"conversation", 12) == 0:
+            return CONVERSATION
     return NONE
 
 
@@ -308,7 +355,8 @@ cdef inline bint _may_mean(Bytes p, Py_ssize_t size, int kinds) noexcept nogil:
         return True
     c = p[0] | 32
     return size <= _LONGEST and (
-        c == 109 or c == 115 or c == 110 or c == 112 or c == 105 or c == 98 or c == 111
+        c == 109 or c == 115 or c == 110 or c == 112 or c == 105 or c == 98 or c == 111 or c == 113 or c == 116 or c == 100
+        or c == 99
     )
 
 
@@ -357,7 +405,7 @@ cdef struct Name:
 # The names of one object. Those that matter are told by a bit each. Others are few in nearly every body, and then only compared
 # where a word of bits says that there may be such a one; a table with hashes is made when they are more.
 cdef struct Names:
-    int known
+    uint64_t known
     Py_ssize_t count
     uint64_t seen
     Name few[_FEW]
@@ -473,8 +521,8 @@ cdef inline int _named(
     if wrong_.fault != GOOD:
         return member
     if member != NONE:
-        if not names.known & (1 << member):
-            names.known |= 1 << member
+        if not names.known & (<uint64_t>1 << member):
+            names.known |= <uint64_t>1 << member
             return member
     elif _new(names, text, size):
         if _may_mean(text, size, kinds):
@@ -525,12 +573,18 @@ cdef bint _on_key(Bytes p, Py_ssize_t start, Py_ssize_t end, Py_ssize_t value, i
     cdef Py_ssize_t size = end - start
     cdef unsigned char last = p[end - 1]
     if last == 108:  # l
-        if size >= 4 and memcmp(p + end - 4, b"_url", 4) == 0:
-            seen.holds = seen.url = True
-    elif last == 101:  # e
-        if size == 6 and memcmp(p + start, b"source", 6) == 0:
+        if size >= 4 and (memcmp(p + end - 4, b"_url", 4) == 0 or memchr(p + start, 32, size) != NULL):
             seen.holds = True
-    elif size == 11 and memcmp(p + start, b"input_audio", 11) == 0:
+    elif last == 101:  # e
+        if size > 4:
+            seen.holds = (
+                seen.holds or (size == 6 and memcmp(p + start, b"source", 6) == 0)
+                or (size == 5 and memcmp(p + start, b"image", 5) == 0) or memchr(p + start, 32, size) != NULL
+            )
+    elif last == 111 or last == 97:  # o, a
+        if size >= 11:
+            seen.holds = True
+    elif last == 32:
         seen.holds = True
     if kinds:
         seen.holds = True
@@ -647,6 +701,8 @@ cdef Py_ssize_t _take(
         )
     facts.values[member].start = i
     facts.values[member].end = end
+    if QUERY <= member <= ITEMS:
+        facts.compares = True
     return end
 
 
@@ -775,32 +831,42 @@ cdef enum:
     _WIDE_BYTES_PER_TOKEN = 2
     _IMAGE_TOKENS = 1000
     _SOUND_BYTES_PER_TOKEN = 256
-    _FEW_TOKENS = 96
-    _TOKEN_EACH = 128
-    _LONGEST_ESCAPED = 66
+    _FEW_VALUES = 24
+    _VALUE_EACH = 400
+    _DEEPEST = 24
+    _SPECIAL_TOKENS = 2
+    _PAIR_TOKENS = 4
+    _LONGEST_KEY = 15
+    _MOST_SOURCE_MEMBERS = 16
 
 # As members.OTHER and so on: where a picture may stand.
 cdef enum:
     P_OTHER
     P_MESSAGES
     P_MESSAGE
+    P_ITEMS
+    P_ITEM
     P_PARTS
     P_PART
     P_IMAGE
     P_SOUND
-    P_SOURCE
+    P_PROMPT_LIST
+    P_PROMPT_OBJECT
 
-# A key that matters in one of them.
+# A key that matters in one of them; first those whose values may be a picture or say what one is.
 cdef enum:
     K_NONE
-    K_CONTENT
+    K_IMAGE_URL
     K_URL
+    K_PICTURE
     K_DATA
+    K_SOURCE
+    K_MEDIA
+    K_CONTENT
+    K_OUTPUT
+    K_SOUND
     K_TYPE
     K_MEDIA_TYPE
-    K_IMAGE_URL
-    K_SOUND
-    K_SOURCE
 
 cdef struct Size:
     long long attached
@@ -809,8 +875,10 @@ cdef struct Size:
 if (
     members.BYTES_PER_TOKEN != _BYTES_PER_TOKEN or members.WIDE_BYTES_PER_TOKEN != _WIDE_BYTES_PER_TOKEN
     or members.IMAGE_TOKENS != _IMAGE_TOKENS or members.SOUND_BYTES_PER_TOKEN != _SOUND_BYTES_PER_TOKEN
-    or members.FEW_TOKENS != _FEW_TOKENS or members.TOKEN_EACH != _TOKEN_EACH
-    or members.LONGEST_ESCAPED != _LONGEST_ESCAPED
+    or members.FEW_VALUES != _FEW_VALUES or members.VALUE_EACH != _VALUE_EACH or members.DEEPEST != _DEEPEST
+    or members.SPECIAL_TOKENS != _SPECIAL_TOKENS or members.PAIR_TOKENS != _PAIR_TOKENS
+    or members.PROMPT_OBJECT != P_PROMPT_OBJECT or members.MEDIA != K_MEDIA or members.MOST_SOURCE_MEMBERS != _MOST_SOURCE_MEMBERS
+     or 1 << (CHAT_TEMPLATE - BACKGROUND + 1) != members.STORED
 ):
     raise ImportError("fastgw.accel.bodies was compiled with another fastgw.accel.members: build it again")
 
@@ -877,23 +945,11 @@ cdef extern from *:
             i++;
         return i == n;
     }
-
-    /* How many times it says _url", but for values with others right behind them. */
-    static Py_ssize_t fastgw_urls(const unsigned char *p, Py_ssize_t n) {
-        const unsigned char *at = p, *end = p + n;
-        Py_ssize_t count = 0;
-        while (end - at >= 5 && (at = memchr(at + 4, '"', (size_t)(end - at - 4))) != NULL) {
-            count += memcmp(at - 4, "_url", 4) == 0 && at[1] != ',' && at[1] != '}' && at[1] != ']';
-            at -= 3;
-        }
-        return count;
-    }
     """
     Py_ssize_t wide_in "fastgw_wide"(Bytes p, Py_ssize_t n) noexcept nogil
     Py_ssize_t commas_in "fastgw_commas"(Bytes p, Py_ssize_t n) noexcept nogil
     bint all_numbers "fastgw_numbers"(Bytes p, Py_ssize_t n) noexcept nogil
     Py_ssize_t opening_in "fastgw_opening"(Bytes p, Py_ssize_t n) noexcept nogil
-    Py_ssize_t urls_in "fastgw_urls"(Bytes p, Py_ssize_t n) noexcept nogil
 
 
 cdef void _add_ids(Bytes p, Py_ssize_t start, Py_ssize_t end, Size* size) noexcept nogil:
@@ -913,63 +969,208 @@ cdef void _add_ids(Bytes p, Py_ssize_t start, Py_ssize_t end, Size* size) noexce
         size.tokens += commas // 2
 
 
-cdef int _place_key(int state, Bytes p, Py_ssize_t size) noexcept nogil:
-    """Which of the keys that matter in this ``state`` is this one."""
-    if state == P_MESSAGE or state == P_PART:
-        if (size == 7 and memcmp(p, b"content", 7) == 0) or (size == 6 and memcmp(p, b"output", 6) == 0):
-            return K_CONTENT
-        if state == P_PART:
-            if size == 9:
-                if memcmp(p, b"image_url", 9) == 0:
-                    return K_IMAGE_URL
-                if memcmp(p, b"audio_url", 9) == 0 or memcmp(p, b"video_url", 9) == 0:
-                    return K_SOUND
-            elif size == 11:
-                if memcmp(p, b"input_audio", 11) == 0:
-                    return K_SOUND
-            elif size == 6 and memcmp(p, b"source", 6) == 0:
-                return K_SOURCE
-    elif state == P_IMAGE or state == P_SOUND or state == P_SOURCE:
-        if size == 3 and memcmp(p, b"url", 3) == 0:
-            return K_URL
-        if size == 4:
-            if memcmp(p, b"data", 4) == 0:
-                return K_DATA
-            if memcmp(p, b"type", 4) == 0:
-                return K_TYPE
-        elif size == 10 and memcmp(p, b"media_type", 10) == 0:
-            return K_MEDIA_TYPE
-    return K_NONE
-
-
-cdef bint _escapes_name(Bytes p, Py_ssize_t size) noexcept nogil:
+cdef Py_ssize_t _squeezed(Bytes p, Py_ssize_t size, unsigned char* out) noexcept nogil:
+    """The first characters that are no blanks; how many they are."""
     cdef Py_ssize_t i
-    for i in range(size - 1):
-        if p[i] == 92 and p[i + 1] == 117:
-            return True
+    cdef Py_ssize_t length = 0
+    for i in range(size):
+        if p[i] != 32:
+            out[length] = p[i]
+            length += 1
+            if length > _LONGEST_KEY:
+                break
+    return length
+
+
+cdef Py_ssize_t _size(Bytes p, Py_ssize_t size) noexcept nogil:
+    """How many of them are no blanks."""
+    cdef Py_ssize_t i, blanks = 0
+    if memchr(p, 32, size) != NULL:
+        for i in range(size):
+            blanks += p[i] == 32
+    return size - blanks
+
+
+cdef bint _begins(Bytes p, Py_ssize_t size, const char* word, Py_ssize_t length) noexcept nogil:
+    """Whether a text begins with a word, blanks aside."""
+    cdef Py_ssize_t i
+    cdef Py_ssize_t at = 0
+    for i in range(size):
+        if p[i] != 32:
+            if p[i] != <unsigned char>word[at]:
+                return False
+            at += 1
+            if at == length:
+                return True
     return False
 
 
-cdef void _add_attached(
-    Bytes p, Py_ssize_t start, Py_ssize_t end, const Seen* seen, int bytes_per_token, Size* size
-) noexcept nogil:
+cdef int _key(Bytes p, Py_ssize_t size) noexcept nogil:
+    """Which of the keys that matter is this one."""
+    cdef unsigned char made[_LONGEST_KEY + 1]
+    if size > _LONGEST_KEY or p[size - 1] == 32 or (size > 3 and memchr(p, 32, size) != NULL):
+        if memchr(p, 32, size) == NULL:
+            return K_NONE
+        size = _squeezed(p, size, made)
+        p = made
+    if size == 3:
+        return K_URL if memcmp(p, b"url", 3) == 0 else K_NONE
+    if size == 4:
+        return K_DATA if memcmp(p, b"data", 4) == 0 else K_TYPE if memcmp(p, b"type", 4) == 0 else K_NONE
+    if size == 5:
+        return K_PICTURE if memcmp(p, b"image", 5) == 0 else K_NONE
+    if size == 6:
+        return K_OUTPUT if memcmp(p, b"output", 6) == 0 else K_SOURCE if memcmp(p, b"source", 6) == 0 else K_NONE
+    if size == 7:
+        return K_CONTENT if memcmp(p, b"content", 7) == 0 else K_NONE
+    if size == 9:
+        if memcmp(p, b"image_url", 9) == 0:
+            return K_IMAGE_URL
+        return K_SOUND if memcmp(p, b"audio_url", 9) == 0 or memcmp(p, b"video_url", 9) == 0 else K_NONE
+    if size == 10:
+        return K_MEDIA_TYPE if memcmp(p, b"media_type", 10) == 0 else K_NONE
+    if size == 11:
+        return K_SOUND if memcmp(p, b"input_audio", 11) == 0 else K_NONE
+    return K_MEDIA if size == 15 and memcmp(p, b"multimodal_data", 15) == 0 else K_NONE
+
+
+cdef bint _escapes_name(Bytes p, Py_ssize_t size) noexcept nogil:
+    cdef Bytes at = p
+    cdef Bytes end = p + size
+    while end - at > 1:
+        at = <Bytes>memchr(at, 92, end - at - 1)
+        if at == NULL:
+            return False
+        if at[1] == 117:
+            return True
+        at += 2
+    return False
+
+
+cdef Py_ssize_t _texts_end(Bytes p, Py_ssize_t i, Py_ssize_t n, Size* size) noexcept nogil:
+    """Behind a list of nothing but texts, each of which is taken for a picture or a recording; 0 = it is something else."""
+    cdef Py_ssize_t at, length
+    i = after_space(p, i + 1, n)
+    while p[i] == 34:
+        at = i + 1
+        i = _text_end(p, at, n)
+        length = _size(p + at, i - at)
+        size.attached += length
+        size.tokens += max(_IMAGE_TOKENS, length // _SOUND_BYTES_PER_TOKEN)
+        i = after_space(p, i + 1, n)
+        if p[i] == 44:
+            i = after_space(p, i + 1, n)
+    return i + 1 if p[i] == 93 else 0
+
+
+cdef Py_ssize_t _source_end(Bytes p, Py_ssize_t i, Py_ssize_t n, Size* size) noexcept nogil:
+    """Behind a ``source`` in which nothing is nested, as members._source(); 0 = it is something else."""
+    cdef Py_ssize_t at, length, value
+    cdef Py_ssize_t members = 0
+    cdef long long data = 0
+    cdef long long found = 0
+    cdef int kind = 0
+    cdef int key
+    i = after_space(p, i + 1, n)
+    while p[i] == 34:
+        at = i + 1
+        i = _text_end(p, at, n)
+        length = i - at
+        i = after_space(p, after_space(p, i + 1, n) + 1, n)
+        value = 0
+        if p[i] == 34:
+            value = i + 1
+            i = _text_end(p, value, n) + 1
+        else:
+            while i < n and p[i] != 44 and p[i] != 125:
+                if p[i] == 123 or p[i] == 91:
+                    return 0
+                i += 1
+        members += 1
+        key = _key(p + at, length) if length else K_NONE
+        if key == K_NONE and _escapes_name(p + at, length):
+            found += _IMAGE_TOKENS
+            kind = -1
+        elif key == K_DATA:
+            data += _size(p + value, i - 1 - value) if value else 0
+        elif key == K_URL:
+            found += _IMAGE_TOKENS
+        elif key == K_TYPE:
+            if value and kind >= 0 and _size(p + value, i - 1 - value) == 6 and _begins(p + value, i - 1 - value, b"base64", 6):
+                kind |= 1
+            else:
+                kind = -1
+        elif key == K_MEDIA_TYPE:
+            kind = kind | 2 if value and kind >= 0 and _begins(p + value, i - 1 - value, b"image", 5) else -1
+        i = after_space(p, i, n)
+        if p[i] == 44:
+            i = after_space(p, i + 1, n)
+    if members > _MOST_SOURCE_MEMBERS:
+        size.tokens = _IMAGE_TOKENS * _MOST_SOURCE_MEMBERS
+        return i + 1
+    if data and (kind & 1) and kind > 0:
+        found += _IMAGE_TOKENS
+        if kind == 3:
+            size.attached = data
+    size.tokens = found
+    return i + 1
+
+
+cdef long long _roughly(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """As members._roughly()."""
+    cdef long long pictures = 0
+    cdef long long texts = 0
+    cdef bint media = False
+    cdef Py_ssize_t at, length
+    cdef int key
+    while i < n:
+        if p[i] != 34:
+            i += 1
+            continue
+        at = i + 1
+        i = _text_end(p, at, n)
+        length = i - at
+        i = after_space(p, i + 1, n)
+        texts += 1
+        if length >= 15 and _key(p + at, length) == K_MEDIA:
+            media = True
+        if p[i] != 58 or length == 0:
+            continue
+        i = after_space(p, i + 1, n)
+        key = _key(p + at, length)
+        if _ends_url(p + at, length) or (key == K_SOURCE and p[i] == 123) or (key == K_PICTURE and p[i] == 34):
+            pictures += 1
+        elif _escapes_name(p + at, length):
+            pictures += 1
+    if media:
+        pictures += texts
+    return _IMAGE_TOKENS * pictures
+
+
+cdef bint _ends_url(Bytes p, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t at = 4
+    while size > 0 and at > 0:
+        size -= 1
+        if p[size] != 32:
+            at -= 1
+            if p[size] != <unsigned char>(<const char*>b"_url")[at]:
+                return False
+    return at == 0
+
+
+cdef void _add_attached(Bytes p, Py_ssize_t start, Py_ssize_t end, int root, const Seen* seen, Size* size) noexcept nogil:
     """As members.attached_in()."""
     cdef unsigned char stack[64 * STACK_WORDS + 1]
+    cdef Size found = Size(0, 0)
+    cdef Size media
     cdef int depth = 0
     cdef int state = P_OTHER
     cdef int key = K_NONE
-    cdef int kind = 0
-    cdef long long data = 0
-    cdef long long image = <long long>_IMAGE_TOKENS * bytes_per_token
+    cdef long long few = _FEW_VALUES + (end - start) // _VALUE_EACH
     cdef Py_ssize_t i = start
     cdef Py_ssize_t at, length
     cdef unsigned char c
-    cdef bint is_url
-    if start == 0 or p[start] != 91 or not seen.holds:
-        return
-    if opening_in(p + start, end - start) > _FEW_TOKENS + (end - start) // _TOKEN_EACH:
-        if seen.url:
-            size.tokens += _IMAGE_TOKENS * urls_in(p + start, end - start)
+    if start == 0 or (p[start] != 91 and p[start] != 123) or not seen.holds:
         return
     while i < end:
         c = p[i]
@@ -979,85 +1180,164 @@ cdef void _add_attached(
             length = i - at
             i = after_space(p, i + 1, end)
             if p[i] == 58:
-                key = K_NONE
-                if state != P_OTHER and length <= _LONGEST_ESCAPED:
-                    key = _place_key(state, p + at, length)
-                    if key == K_NONE and _escapes_name(p + at, length):
-                        size.tokens += _IMAGE_TOKENS
-                        kind = -1
+                key = _key(p + at, length) if length else K_NONE
+                if key == K_NONE and _escapes_name(p + at, length):
+                    few -= 1
+                    if state != P_OTHER:
+                        found.tokens += _IMAGE_TOKENS
                 i += 1
+                if key == K_MEDIA or key == K_SOURCE:
+                    i = after_space(p, i, end)
+                    media = Size(0, 0)
+                    at = 0
+                    if key == K_MEDIA and p[i] == 91:
+                        at = _texts_end(p, i, end, &media)
+                    elif key == K_SOURCE and p[i] == 123:
+                        at = _source_end(p, i, end, &media)
+                    if at:
+                        i = at
+                        few -= 1
+                        if state == (P_PROMPT_OBJECT if key == K_MEDIA else P_PART):
+                            found.attached += media.attached
+                            found.tokens += media.tokens
+                if few < 0:
+                    break
                 continue
-            is_url = (state == P_IMAGE and key == K_URL) or (state == P_PART and key == K_IMAGE_URL)
-            if is_url or (state == P_SOUND and key == K_URL):
-                if length < 5 or memcmp(p + at, b"data:", 5) != 0:
-                    size.tokens += _IMAGE_TOKENS
-                elif is_url:
-                    if length > image and memcmp(p + at, b"data:image", 10) == 0:
-                        size.attached += length
-                        size.tokens += _IMAGE_TOKENS
-                elif length >= 10 and (memcmp(p + at, b"data:audio", 10) == 0 or memcmp(p + at, b"data:video", 10) == 0):
-                    size.attached += length
-                    size.tokens += length // _SOUND_BYTES_PER_TOKEN + 1
-            elif state == P_SOUND and key == K_DATA:
-                size.attached += length
-                size.tokens += length // _SOUND_BYTES_PER_TOKEN + 1
-            elif state == P_SOURCE:
-                if key == K_DATA:
-                    data += length
-                elif key == K_URL:
-                    size.tokens += _IMAGE_TOKENS
-                elif key == K_TYPE:
-                    kind = kind | 1 if kind >= 0 and length == 6 and memcmp(p + at, b"base64", 6) == 0 else -1
-                elif key == K_MEDIA_TYPE:
-                    kind = kind | 2 if kind >= 0 and length >= 5 and memcmp(p + at, b"image", 5) == 0 else -1
+            if K_NONE < key <= K_DATA:
+                few -= 1
+                if few < 0:
+                    break
+                if (
+                    (key == K_URL and state == P_IMAGE) or (key == K_IMAGE_URL and state == P_PART)
+                    or (key == K_PICTURE and (state == P_PART or state == P_ITEM))
+                ):
+                    found.tokens += _IMAGE_TOKENS
+                    if _begins(p + at, length, b"data:image", 10):
+                        found.attached += _size(p + at, length)
+                elif state == P_SOUND:
+                    if key == K_URL and not _begins(p + at, length, b"data:", 5):
+                        found.tokens += _IMAGE_TOKENS
+                    elif key == K_DATA or (key == K_URL and (
+                        _begins(p + at, length, b"data:audio", 10) or _begins(p + at, length, b"data:video", 10)
+                    )):
+                        length = _size(p + at, length)
+                        found.attached += length
+                        found.tokens += length // _SOUND_BYTES_PER_TOKEN + 1
             key = K_NONE
             continue
         if c == 123 or c == 91:
             stack[depth] = state
             depth += 1
-            if depth == 1:
-                state = P_OTHER if c == 123 else P_MESSAGES
-            elif c == 91:
-                state = P_PARTS if key == K_CONTENT else P_OTHER
-            elif state == P_MESSAGES:
-                state = P_MESSAGE
-            elif state == P_PARTS:
-                state = P_PART
-            elif key == K_IMAGE_URL:
-                state = P_IMAGE
-            elif key == K_SOUND:
-                state = P_SOUND
-            elif key == K_SOURCE:
-                state = P_SOURCE
-                kind = 0
-                data = 0
-            else:
-                state = P_OTHER
+            if depth > _DEEPEST:
+                few = -1
+                break
+            state = _inner(state, key, c == 123, root if depth == 1 else P_OTHER)
             key = K_NONE
         elif c == 125 or c == 93:
-            if state == P_SOURCE and kind == 3 and data > image:
-                size.attached += data
-                size.tokens += _IMAGE_TOKENS
             depth -= 1
             state = stack[depth]
             key = K_NONE
+        elif c == 44:
+            key = K_NONE
         i += 1
+    if few < 0:
+        size.tokens += _roughly(p, start, end)
+        return
+    size.attached += found.attached
+    size.tokens += found.tokens
+
+
+cdef int _inner(int state, int key, bint is_object, int root) noexcept nogil:
+    """What a list or an object is that opens in a ``state``, as the value of ``key``; ``root``: of what it is all of it."""
+    if root != P_OTHER:
+        if not is_object:
+            return root
+        return P_PART if root == P_PARTS else P_PROMPT_OBJECT if root == P_PROMPT_LIST else P_OTHER
+    if not is_object:
+        if key == K_CONTENT or key == K_OUTPUT:
+            return P_PARTS if state == P_MESSAGE or state == P_ITEM or state == P_PART else P_OTHER
+        return P_OTHER
+    if key == K_NONE:
+        if state == P_MESSAGES:
+            return P_MESSAGE
+        if state == P_ITEMS:
+            return P_ITEM
+        if state == P_PARTS:
+            return P_PART
+        return P_PROMPT_OBJECT if state == P_PROMPT_LIST else P_OTHER
+    if state == P_PART:
+        return P_IMAGE if key == K_IMAGE_URL else P_SOUND if key == K_SOUND else P_OTHER
+    return P_PART if state == P_ITEM and key == K_OUTPUT else P_OTHER
+
+
+cdef inline long long _estimate(long long size, long long wide, const Size* other, long long bytes_per_token) noexcept nogil:
+    """As members.estimate()."""
+    cdef long long text = max(0, size - wide - other.attached)
+    cdef long long per_wide = min(_WIDE_BYTES_PER_TOKEN, bytes_per_token)
+    return (text + bytes_per_token - 1) // bytes_per_token + (wide + per_wide - 1) // per_wide + other.tokens
 
 
 cdef long long _prompt_tokens(Bytes p, Py_ssize_t n, const Facts* facts, int bytes_per_token) noexcept nogil:
     """As members.estimate() of a body that is good."""
     cdef Size size = Size(0, 0)
+    cdef Size ids
     cdef long long wide = 0
-    cdef long long text
-    cdef long long per_wide = min(_WIDE_BYTES_PER_TOKEN, bytes_per_token)
-    if (facts.messages.kinds | facts.input.kinds | facts.others.kinds) & WIDE:
+    cdef long long again = 0
+    cdef int member
+    cdef bint is_wide = (facts.messages.kinds | facts.input.kinds | facts.others.kinds) & WIDE
+    if is_wide:
         wide = wide_in(p, n)
-    _add_attached(p, facts.values[MESSAGES].start, facts.values[MESSAGES].end, &facts.messages, bytes_per_token, &size)
-    _add_attached(p, facts.values[INPUT].start, facts.values[INPUT].end, &facts.input, bytes_per_token, &size)
-    _add_ids(p, facts.values[PROMPT].start, facts.values[PROMPT].end, &size)
-    _add_ids(p, facts.values[INPUT].start, facts.values[INPUT].end, &size)
-    text = max(0, n - wide - size.attached)
-    return (text + bytes_per_token - 1) // bytes_per_token + (wide + per_wide - 1) // per_wide + size.tokens
+    _add_attached(p, facts.values[MESSAGES].start, facts.values[MESSAGES].end, P_MESSAGES, &facts.messages, &size)
+    if facts.values[INPUT].start:
+        _add_attached(p, facts.values[INPUT].start, facts.values[INPUT].end, P_ITEMS, &facts.input, &size)
+        _add_ids(p, facts.values[INPUT].start, facts.values[INPUT].end, &size)
+        size.tokens += _SPECIAL_TOKENS * (_inputs(p, facts.values[INPUT].start, facts.values[INPUT].end) - 1)
+    if facts.values[PROMPT].start:
+        _add_attached(p, facts.values[PROMPT].start, facts.values[PROMPT].end, P_PROMPT_LIST, &facts.others, &size)
+        _add_ids(p, facts.values[PROMPT].start, facts.values[PROMPT].end, &size)
+        size.tokens += _SPECIAL_TOKENS * (_inputs(p, facts.values[PROMPT].start, facts.values[PROMPT].end) - 1)
+    if facts.compares:
+        for member in range(QUERY, ITEMS + 1):
+            if facts.values[member].start:
+                _add_attached(p, facts.values[member].start, facts.values[member].end, P_PARTS, &facts.others, &size)
+                ids = Size(0, 0)
+                _add_ids(p, facts.values[member].start, facts.values[member].end, &ids)
+                if ids.attached:
+                    size.attached += ids.attached
+                    size.tokens += ids.tokens
+        again = _again(p, facts, is_wide, bytes_per_token)
+    return _estimate(n, wide, &size, bytes_per_token) + again
+
+
+cdef long long _again(Bytes p, const Facts* facts, bint is_wide, int bytes_per_token) noexcept nogil:
+    """As bodies._again()."""
+    cdef long long pairs = 0
+    cdef long long most = 0
+    cdef long long texts, tokens
+    cdef Size size, ids
+    cdef const Span* value
+    cdef int member
+    for member in range(DOCUMENTS, ITEMS + 1):
+        value = &facts.values[member]
+        if value.start:
+            pairs = max(pairs, _several(p, value.start, value.end))
+    if pairs == 0:
+        return 0
+    for member in range(QUERY, DOCUMENTS):
+        value = &facts.values[member]
+        if value.start:
+            size = Size(0, 0)
+            ids = Size(0, 0)
+            _add_attached(p, value.start, value.end, P_PARTS, &facts.others, &size)
+            _add_ids(p, value.start, value.end, &ids)
+            if ids.attached:
+                size = ids
+            tokens = _estimate(
+                value.end - value.start, wide_in(p + value.start, value.end - value.start) if is_wide else 0, &size, bytes_per_token
+            )
+            texts = _texts(p, value.start, value.end)
+            most = max(most, tokens * ((pairs + texts - 1) // texts - 1) + _PAIR_TOKENS * max(pairs, texts))
+    return min(most, _MOST_TOKENS)
 
 
 cdef long long _prompts(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
@@ -1077,6 +1357,72 @@ cdef long long _prompts(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogi
             count += 1
         i += 1
     return min(max(1, count - 1), _MOST_PROMPTS)
+
+
+cdef long long _all_prompts(Bytes p, const Facts* facts) noexcept nogil:
+    cdef long long count = 0
+    if facts.values[PROMPT].start:
+        count = _prompts(p, facts.values[PROMPT].start, facts.values[PROMPT].end)
+    if facts.values[PROMPT_EMBEDS].start and p[facts.values[PROMPT_EMBEDS].start] != 110:
+        count += _prompts(p, facts.values[PROMPT_EMBEDS].start, facts.values[PROMPT_EMBEDS].end)
+    return min(max(1, count), _MOST_PROMPTS)
+
+
+cdef long long _inputs(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    """As members.inputs_in()."""
+    cdef unsigned char c
+    if p[start] != 91:
+        return 1
+    c = p[after_space(p, start + 1, end)]
+    return _prompts(p, start, end) if c == 34 or c == 91 else 1
+
+
+cdef long long _several(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    """As members.several_in()."""
+    cdef long long commas = 0
+    cdef Py_ssize_t i = start
+    if p[start] != 91 and p[start] != 123:
+        return 1
+    if memchr(p + start, 34, end - start) == NULL:
+        return _prompts(p, start, end)
+    while i < end:
+        if p[i] == 34:
+            i = _text_end(p, i + 1, end)
+        elif p[i] == 44:
+            commas += 1
+        i += 1
+    return min(commas + 1, _MOST_PROMPTS)
+
+
+cdef long long _texts(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    """As members.texts_in()."""
+    cdef long long count = 0
+    cdef Py_ssize_t i = start + 1
+    if p[start] != 91:
+        return 1
+    while i < end:
+        if p[i] == 34:
+            count += 1
+            i = _text_end(p, i + 1, end)
+        elif p[i] == 91 or p[i] == 123:
+            return 1
+        i += 1
+    return min(max(1, count), _MOST_PROMPTS)
+
+
+cdef int _uncounted(Bytes p, const Facts* facts) noexcept nogil:
+    """As bodies._uncounted()."""
+    cdef int bits = 0
+    cdef int member
+    cdef unsigned char c
+    for member in range(BACKGROUND, CHAT_TEMPLATE + 1):
+        if facts.values[member].start:
+            c = p[facts.values[member].start]
+            if c != 110 and (c != 102 or member != BACKGROUND):
+                bits |= 1 << (member - BACKGROUND)
+    if facts.values[PROMPT].start and p[facts.values[PROMPT].start] == 123:
+        bits |= 1 << (CHAT_TEMPLATE - BACKGROUND + 1)
+    return bits
 
 
 # The names met last, so that the usual one is not made again: a slot for each of so many kinds of name.
@@ -1150,7 +1496,7 @@ cdef object _outline(bytes body, int fault, const Facts* facts, int bytes_per_to
             known.append(b'"%b":%b' % ((<str>_names[member]).encode(), _short(body, member, &facts.values[member])))
     return _Outline(
         GOOD, "", False, b"{%b}" % b",".join(known), _prompt_tokens(p, PyBytes_GET_SIZE(body), facts, bytes_per_token),
-        _prompts(p, facts.values[PROMPT].start, facts.values[PROMPT].end),
+        _all_prompts(p, facts), _uncounted(p, facts),
     )
 
 
@@ -1193,7 +1539,8 @@ cpdef read(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_toke
     facts.token_limit = -1
     _bounds(&found, facts)
     facts.prompt_tokens = _prompt_tokens(p, PyBytes_GET_SIZE(body), &found, bytes_per_token)
-    facts.prompts = _prompts(p, found.values[PROMPT].start, found.values[PROMPT].end) if found.values[PROMPT].start else 1
+    facts.prompts = _all_prompts(p, &found)
+    facts.uncounted = _uncounted(p, &found)
     return facts
 
 

@@ -14,7 +14,10 @@ from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 
 cdef long long MOST_CHOICES, MOST_TOKENS, MOST_TOLD, NO_LIMIT
+cdef int OF_RESPONSES, OF_ALL
 
+@cython.locals(facts=BodyFacts, bits=cython.int)
+cpdef refuse_uncounted(Exchange exchange)
 @cython.locals(facts=BodyFacts, answers=cython.longlong)
 cpdef long long answers_of(Exchange exchange) except -1
 cpdef long long total(long long prompt, long long answer, long long answers) except -1

@@ -109,7 +109,11 @@ def test_what_libraries_send_is_understood_at_once(request_: dict[str, Any]) -> 
             len(request_["prompt"]) if isinstance(request_.get("prompt"), list) else 1,
         )  # fmt: skip
         size, wide = len(text.encode()), sum(len(c.encode()) for c in text if not c.isascii())
-        assert facts.prompt_tokens == math.ceil((size - wide) / 4) + math.ceil(wide / 2)
+        several = [one for name in ("prompt", "input") for one in [request_.get(name)] if isinstance(one, list)]
+        more = 2 * sum(len(one) - 1 for one in several if isinstance(one[0], str)) + 1000 * text.count('"image_url": {')
+        documents = len(request_.get("documents", []))
+        more += 5 * documents - 1 if documents else 0  # a pair's marks, and the query of a token
+        assert facts.prompt_tokens == math.ceil((size - wide) / 4) + math.ceil(wide / 2) + more
 
 
 @pytest.mark.parametrize("body", ODD, ids=ascii)
@@ -175,7 +179,7 @@ def test_facts_show_nothing_of_the_prompt() -> None:
     for side in SIDES:
         assert repr(side.read(b'{"model":"m","prompt":"secret","n":2}', DEPTH, 16)) == (
             "BodyFacts(model='m', stream=False, include_usage=False, has_stream_options=False, token_limit=-1, choices=2, "
-            "answers=2, named=0, overrides=False, prompt_tokens=10, prompts=1)"
+            "answers=2, named=0, overrides=False, prompt_tokens=10, prompts=1, uncounted=0)"
         )
 
 

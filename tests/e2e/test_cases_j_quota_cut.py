@@ -458,7 +458,8 @@ class TestTogether:
             asked.append(told)
             await asyncio.sleep(0.2)
             words = [b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"word " * told)]
-            words += [b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":%d}}\n\n' % told, b"data: [DONE]\n\n"]
+            words += [b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":%d}}\n\n' % told]
+            words += [b"data: [DONE]\n\n"]
             head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
             with contextlib.suppress(ConnectionError):
                 await conn.send(head + b"".join(words))

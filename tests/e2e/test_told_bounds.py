@@ -193,7 +193,8 @@ async def test_answers_whose_length_no_engine_can_be_told_are_reserved(path: str
         while True:
             if (await connection.read_request()).method == "POST":
                 await asyncio.sleep(0.3)
-            text = b'{"created":1,"data":[],"usage":{"input_tokens":10,"output_tokens":%d,"total_tokens":%d}}' % (used - 10, used)
+            usage = {"input_tokens": 10, "output_tokens": used - 10, "total_tokens": used}
+            text = json.dumps({"created": 1, "data": [], "usage": usage}).encode()
             head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
             await connection.send(head % len(text) + text)
 
@@ -221,3 +222,37 @@ async def test_a_quota_that_is_less_than_an_untold_answer_is_still_one(limit: st
     async with metered(**settings) as (_, __, client):
         data = json.dumps({"model": "sim", "prompt": "a river"}).encode()
         assert (await ask(client, post(data, IMAGES))).status != 429
+
+
+RERANKED = "/v1/rerank"
+UNCOUNTED: list[tuple[str, str, Any]] = [
+    (RESPONSES, "background", True), (RESPONSES, "previous_response_id", "resp_1"), (RESPONSES, "conversation", "conv_1"),
+    (RESPONSES, "conversation", {"id": "conv_1"}), (RESPONSES, "prompt", {"id": "pmpt_1"}),
+    (CHAT, "chat_template", "{{ 'x' * 9 }}"), (RERANKED, "chat_template", "{{ 'x' * 9 }}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "name", "value"), UNCOUNTED, ids=str)
+async def test_what_nobody_can_count_before_is_refused_where_tokens_are_limited(path: str, name: str, value: Any) -> None:
+    words = {**WORDS, RERANKED: {"query": "x", "documents": ["y"]}}[path]
+    data = json.dumps({"model": "sim", **words, name: value}).encode()
+    for limit in ("daily_token_quota", "tokens_per_minute"):
+        async with metered(**{limit: 10_000}) as (_, sim, client):
+            answer = await ask(client, post(data, path))
+            assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "invalid_parameter", name)
+            assert not posts(sim)
+            twice = data.replace(b'"%b"' % name.encode(), b'"%b"' % name.capitalize().encode(), 1)
+            assert (await ask(client, post(twice, path))).status == 400
+            nothing = json.dumps({"model": "sim", **words, name: False if value is True else None}).encode()
+            assert (await ask(client, post(nothing, path))).status != 400 or len(posts(sim)) == 1
+    async with metered(rate_limit_per_minute=100) as (_, sim, client):
+        await ask(client, post(data, path))
+        assert [one.body for one in posts(sim)] == [data]
+
+
+@pytest.mark.parametrize("fields", [{"query": "word " * 2000, "documents": ["x"] * 100}], ids=["a query"])
+async def test_a_query_that_is_read_a_hundred_times_is_refused(fields: dict[str, Any]) -> None:
+    async with metered(daily_token_quota=100_000) as (_, sim, client):
+        answer = await ask(client, post(json.dumps({"model": "sim", **fields}).encode(), RERANKED))
+        assert (answer.status, answer.error["code"]) == (429, "request_exceeds_limit")
+        assert not posts(sim)

@@ -123,6 +123,18 @@ def bodies(size: int) -> Shapes:
     parts = (b'{"image_url":{"url":"x"}},', b'{"source":{}},', b'{"ur\\u006c":1},', b'"_url",', b'{"input_audio":{"data":""}},')
     for word in parts:
         yield f"parts of {word!r}", filled(word, size, b'{"model":"m","messages":[{"content":[', b"1]}]}")
+    for word in (
+        b'{"image_url":"%b"},' % (b"x" * 390),
+        b'{"source":{"type":"base64","media_type":"image/x","data":"%b"}},' % (b"A" * 360),
+        b'{"a":[[[[[[]]]]]]},', b'{"source":{"a":1,"b":2,"c":3}},' + b'{"x":0},' * 48, b'"x y",', b'{"conte nt":1},',
+        b'{"content":[{"source":{}}]},', b"[" * 20 + b"]" * 20 + b",",
+    ):
+        tail = b'{"image_url":{"url":"data:image/png;base64,AAAA"}}]}]}'
+        yield f"a picture behind {word[:25]!r}", filled(word, size, b'{"model":"m","messages":[{"content":[', tail)
+    for name in (b"query", b"documents", b"input", b"prompt"):
+        for word in (b'"",', b'"a",', b"1,", b"[],", b"{},", b'{"a":"b"},', b'"\\",'):
+            head = b'{"model":"m","text_1":["a"],"texts":["a"],"%b":[' % name
+            yield f"{name!r} of {word!r}", filled(word, size, head, b'"a"]}')
     yield "include_usage", filled(b'"include_usage":true,', size, b'{"model":"m","stream_options":{', b'"a":1}}')
     asked = b'1],"model":"m","stream":true,"stream_options":{}}'
     for word in NEAR_MISSES:
