@@ -77,6 +77,10 @@ def bills_of(case: Case, answer: Answer) -> list[Bill]:
         return [guess, *([exactly(said)] if said is not None else _unsaid(case, prompt, passed, by_size, unsure))]
     if said is None:
         return _unsaid(case, prompt, passed, by_size, unsure)
+    if case.api in GENERATE and not said.prompt:
+        # Where text is generated 0 is no figure: the prompt is estimated.
+        counted = said.completion if not case.stream or case.ending == "whole" else max(passed, said.completion)
+        return [Bill(prompt, (min(said.completion, counted), counted), estimated=True)]
     if case.ending == "whole" or not case.stream:
         return [exactly(said)]
     at = len(pieces) - 1
@@ -101,5 +105,6 @@ def _by_size(case: Case, answer: Answer, seen: int) -> Span:
     if case.api not in GENERATE:
         return 0, 0
     most = min(seen, NAMED) if case.named else seen
-    least = 1 if case.ending == "whole" and answer.truth.completion else 0
+    # (200 bytes are its frame.)
+    least = 1 if case.ending == "whole" and answer.truth.completion and seen > 50 else 0
     return least, most

@@ -53,10 +53,10 @@ STREAM_PLACES: Final = {
 PLAIN_PLACES: Final = ("first", "last", "before data", "behind data", "amid data", "before logprobs", NOWHERE)
 
 OF_GENERATING: Final = {
-    CHAT: ("prompt", "prompt and total", "details", "timings", "floats", "zeros", "null"),
-    COMPLETIONS: ("prompt", "details", "timings", "floats", "zeros", "null"),
-    RESPONSES: ("input", "details", "floats", "zeros", "null"),
-    MESSAGES: ("input", "cache beside", "zeros", "null"),
+    CHAT: ("prompt", "prompt and total", "details", "reasoning apart", "no prompt", "timings", "floats", "zeros", "null"),
+    COMPLETIONS: ("prompt", "details", "no prompt", "timings", "floats", "zeros", "null"),
+    RESPONSES: ("input", "details", "reasoning apart", "floats", "zeros", "null"),
+    MESSAGES: ("input", "cache beside", "no prompt", "zeros", "null"),
 }
 FIELDS: Final = {
     **OF_GENERATING,
@@ -91,7 +91,7 @@ AXES: Final[dict[str, tuple[Any, ...]]] = {
     "asks_usage": (False, True),  # stream_options.include_usage
     "coding": ("none", "gzip asked for", "gzip unasked"),
     "lookalike": ("none", "in a text", "behind backslashes", "as escapes", "in an object"),
-    "says": ("text", "tool call", "reasoning"),  # what the pieces of a stream are pieces of
+    "says": ("text", "tool call", "reasoning", "long texts", "choices"),  # what the pieces of a stream are pieces of
     "framing": ("length", "chunked", "close"),
     "split": ("whole", "pieces", "at the figures"),
 }
@@ -149,6 +149,8 @@ def possible(case: Case) -> bool:
     if not case.named and api not in GENERATE - {MESSAGES}:
         return False
     if case.says != "text" and not (stream and api in GENERATE - {COMPLETIONS}):
+        return False
+    if case.says == "choices" and api != CHAT:
         return False
     if case.ending == ERROR_EVENT and not stream:
         return False

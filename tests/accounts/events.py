@@ -18,7 +18,7 @@ LONG_EVENT_BYTES: Final = 80_000
 def events(writer: Writer) -> Iterator[Piece]:
     case = writer.case
     texts = 0 if case.fields == "zeros" else writer.chance.randint(5, 12)
-    words = [f"word{at} " for at in range(texts)]
+    words = [f"word{at} " * (6 if case.says == "long texts" else 1) for at in range(texts)]
     if words:
         words[1] = writer.text(words[1])
     make: dict[str, Any] = {CHAT: _chunks, COMPLETIONS: _chunks, RESPONSES: _response_events, MESSAGES: _message_events}
@@ -55,7 +55,8 @@ def _chunks(writer: Writer, words: list[str]) -> Iterator[Piece]:
         if not role:
             choice |= writer.aside()
         choice |= {"logprobs": None, "finish_reason": finish}
-        value: dict[str, Any] = {"id": "c-1", "object": "chunk", "model": MODEL, "choices": [choice]}
+        choices = [{**choice, "index": at} for at in range(3 if case.says == "choices" else 1)]
+        value: dict[str, Any] = {"id": "c-1", "object": "chunk", "model": MODEL, "choices": choices}
         if figures is not None:
             name, figure = writer.usage(figures)
             value[name] = figure
@@ -67,7 +68,7 @@ def _chunks(writer: Writer, words: list[str]) -> Iterator[Piece]:
     def delta_of(word: str) -> dict[str, Any]:
         if case.says == "tool call":
             return {"tool_calls": [{"index": 0, "function": {"arguments": word}}]}
-        return {"content" if case.says == "text" else "reasoning_content": word}
+        return {"reasoning_content" if case.says == "reasoning" else "content": word}
 
     def so_far() -> Figures | None:
         return Figures(truth.prompt, produced, *truth[2:3], min(truth.reasoning, produced)) if every else None
@@ -77,7 +78,7 @@ def _chunks(writer: Writer, words: list[str]) -> Iterator[Piece]:
         yield Piece(chunk(None, role=True, figures=early), 0, said)
     for word in words:
         produced += 1
-        yield Piece(chunk(word, figures=so_far()), writer.tokens(word), said)
+        yield Piece(chunk(word, figures=so_far()), writer.tokens(word) * (3 if case.says == "choices" else 1), said)
     last = truth if place in ("last chunk", "every chunk") or (place == "early and late" and not case.asks_usage) else None
     yield Piece(chunk(None, "stop", figures=last), 0, said)
     if place == "extra chunk" or (place == "early and late" and case.asks_usage):
@@ -116,6 +117,7 @@ def _response_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
     yield Piece(event("response.content_part.added", item_id="m-1", part=part), 0, said)
     kind, member = {
         "text": ("response.output_text", "text"),
+        "long texts": ("response.output_text", "text"),
         "tool call": ("response.function_call_arguments", "arguments"),
         "reasoning": ("response.reasoning_text", "text"),
     }[writer.case.says]
@@ -151,6 +153,7 @@ def _message_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
     yield Piece(event("ping"), 0, said)
     kind, member = {
         "text": ("text_delta", "text"),
+        "long texts": ("text_delta", "text"),
         "tool call": ("input_json_delta", "partial_json"),
         "reasoning": ("thinking_delta", "thinking"),
     }[case.says]
@@ -163,8 +166,14 @@ def _message_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
     late: dict[str, Any] = {}
     if case.place != NOWHERE:
         name, figure = writer.usage(truth)
-        if case.place == "early and late" and figure is not None and writer.chance.random() < 0.5:
-            figure = {"output_tokens": truth.completion}
+        if case.place == "early and late" and figure is not None:
+            # The last word need not repeat the prompt, or what of it came from a cache.
+            figure = writer.chance.choice([
+                figure,
+                {"output_tokens": truth.completion},
+                {"input_tokens": 0, "output_tokens": truth.completion},
+                {"input_tokens": figure["input_tokens"], "output_tokens": truth.completion},
+            ])  # fmt: skip
         late = {name: figure}
         said = writer.told(truth) or said
     yield Piece(event("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, **late), 0, said)

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from tests.accounts.cases import GENERATE, MESSAGES, PAINT, RESPONSES, SPEAK, Case
 
 MODEL: Final = "sim"
-NAMED: Final = 64
+NAMED: Final = 256
 """How long an answer may be where the client says so; none here is longer."""
 
 PROMPT: Final = "Tell me about rivers, and about the sea that they run into. " * 40
@@ -74,9 +74,9 @@ class Writer:
             return Figures(prompt, 0)
         completion = 0 if case.fields == "zeros" else chance.randint(20, NAMED)
         cached = reasoning = -1
-        if case.fields in ("details", "cache beside", "timings", "zeros") and case.api not in PAINT:
+        if case.fields in ("details", "reasoning apart", "cache beside", "timings", "zeros") and case.api not in PAINT:
             cached = 0 if case.fields == "zeros" else chance.randint(1, prompt - 1)
-        if case.fields in ("details", "zeros") and case.api in GENERATE - {MESSAGES}:
+        if case.fields in ("details", "zeros", "reasoning apart") and case.api in GENERATE - {MESSAGES}:
             reasoning = chance.randint(0, completion)
         return Figures(prompt, completion, cached, reasoning)
 
@@ -133,10 +133,15 @@ class Writer:
             }
         asks = "input" if case.api in (RESPONSES, MESSAGES) or case.api in SPEAK | PAINT else "prompt"
         says = "output" if asks == "input" else "completion"
+        whole = completion
+        if fields == "reasoning apart":
+            completion -= reasoning
+        elif fields == "no prompt":
+            prompt = 0
         number = float if fields == "floats" else int
         value: dict[str, Any] = {f"{asks}_tokens": number(prompt), f"{says}_tokens": number(completion)}
         if case.api != MESSAGES:
-            value["total_tokens"] = number(prompt + completion)
+            value["total_tokens"] = number(prompt + whole)
         if case.api in SPEAK:
             value = {"type": "tokens", **value, "input_token_details": {"text_tokens": 0, "audio_tokens": prompt}}
         elif case.api in PAINT:
@@ -153,6 +158,8 @@ class Writer:
         fields = self.case.fields
         if fields in ("null", "seconds"):
             return None
+        if fields == "no prompt":
+            return figures._replace(prompt=0)
         if fields == "cache beside":  # what it wrote into its cache was not read from there
             return figures._replace(cached=figures.cached // 2, reasoning=-1)
         return figures
