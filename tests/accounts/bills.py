@@ -46,6 +46,9 @@ def prompt_estimate(case: Case) -> Span:
     """A token for four bytes of all that becomes prompt: no less than its text has, no more than the whole body."""
     body, _ = request_of(case)
     most = tokens(len(body)) + 1
+    if case.api in RANK:
+        # The query ("rivers") is read for each of two documents, with four marks a pair.
+        most += 2 + 2 * 4
     least = tokens(len(PROMPT)) if case.api in GENERATE | RANK else 0
     return least, most
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.accel.figures import MEMBERS
-from fastgw.accel.members import BOUNDS
+from fastgw.accel.members import BOUNDS, PROMPTS
 from fastgw.config import load
 from fastgw.config.table import ENGINE_FIELDS, ROUTE_FIELDS, TABLE
 from fastgw.errors import KINDS
@@ -169,7 +169,7 @@ def test_settings_and_errors_that_are_named_exist(page: str) -> None:
     fields = {
         "limits.md": {"finish_reason", "max_completion_tokens", "max_output_tokens", "max_tokens", "queued_ms", "bytes_in",
                       "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "count_tokens",
-                      "message_start", "content_block_delta", "timings_per_token", *BOUNDS,
+                      "message_start", "content_block_delta", "timings_per_token", "multimodal_data", *BOUNDS, *PROMPTS,
                       *(one.name.decode() for one in MEMBERS)},
         "keys.md": {"expires_at", "requests_per_minute", "daily_tokens", "has_more", "last_id", "grace_s", "key_not_found",
                     "store_unavailable"},
