@@ -96,8 +96,8 @@ class BodyFacts(Members, gc=False, eq=False):
 
     @property
     def choices(self) -> int:
-        """How many answers are asked for (``n``)."""
-        return min(self.n, MOST) if self.n is not None and self.n > 0 else 1
+        """How many answers are asked for: ``n``, or llama.cpp's own word for it."""
+        return max(min(self.n, MOST) if self.n is not None and self.n > 0 else 1, whole(self.n_cmpl))
 
     @property
     def answers(self) -> int:

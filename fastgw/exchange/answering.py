@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastgw.accel.figures import TOKENS_PER_SECOND
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.lines import plain_answer
 from fastgw.accel.sse import SseScanner
 from fastgw.accel.usage import seconds_in, usage_in
 from fastgw.errors import GatewayError, Source
-from fastgw.exchange.relay import BROKEN, END, LENGTH, NONE, SPENT, Framing, Relay, framing_of
+from fastgw.exchange.relay import BROKEN, END, LENGTH, MORE, NONE, SPENT, Framing, Relay, framing_of
 from fastgw.exchange.retry import Failure
 from fastgw.exchange.state import NO_LIMIT, RELAYING, TUNNEL
 from fastgw.exchange.tunnel import Tunnelling
 from fastgw.net.clock import monotonic
 from fastgw.net.stream import DEAD, QUEUED
+
+CLOSING_S: Final = 2.0  # an engine that has made all that it may ends its stream in less
 
 
 class Answering(Tunnelling):
@@ -154,6 +158,9 @@ class Answering(Tunnelling):
             return
         relay = self.relay
         assert relay is not None
+        if relay.closing:
+            self._closes(relay, relay.feed(data))
+            return
         sse = relay.sse
         events = sse.events if sse is not None else -1
         verdict = relay.feed(data)
@@ -219,7 +226,9 @@ class Answering(Tunnelling):
             begun = upstream.response_begun
             self._attempt_failed(Failure.LOST, begun, f"connection {'lost' if how != 'fin' else 'closed'} before a response")
             return
-        if relay.eof(how) == END:
+        if relay.closing:
+            self._closes(relay, relay.eof(how))
+        elif relay.eof(how) == END:
             if relay.written == DEAD:
                 self._client_broke()
             else:
@@ -246,6 +255,8 @@ class Answering(Tunnelling):
         elif self.relay is None:
             limit = self.gateway.first_byte_timeout_s
             self._attempt_failed(Failure.SILENT, upstream.response_begun, f"no answer within {limit:g} s")
+        elif self.relay.closing:
+            self._cut_short(self.relay)
         else:
             self._cut("upstream_timeout", f"silent for {self.gateway.between_bytes_timeout_s:g} s mid-response")
 
@@ -256,26 +267,51 @@ class Answering(Tunnelling):
             self.conn.resume_reading()
 
     def _granted(self, relay: Relay) -> bool:
-        """The stream has used the tokens that it was given: whether it gets more. Otherwise it has ended here, well-formed."""
+        """The stream has used the tokens that it was given: whether it gets more. Otherwise it ends here, well-formed.
+
+        An engine that was told so ends there by itself, and says what it has used: that is still waited for.
+        """
         gateway = self.gateway
         for hook in gateway.on_allowance:
             if hook(self):  # type: ignore[arg-type]
                 relay.allow(self.allowance, relay.prompt)
                 return True
+        upstream = self.upstream
+        assert upstream is not None
+        verdict = relay.close()
+        if verdict == MORE:
+            upstream.wheel.arm(upstream, monotonic() + CLOSING_S)
+        self._closes(relay, verdict)
+        return False
+
+    def _closes(self, relay: Relay, verdict: int) -> None:
+        """What an engine says behind the last token that may pass."""
+        if verdict == MORE:
+            return
+        if verdict == END and relay.pass_end():
+            if relay.written == DEAD:
+                self._client_broke()
+            else:
+                self._relayed()
+            return
+        self._cut_short(relay)
+
+    def _cut_short(self, relay: Relay) -> None:
+        """The stream ends for length, and says why."""
+        gateway = self.gateway
         gateway.stats.quota_cut += 1
         event = gateway.final_event("quota_exhausted", self)
         if not event or not relay.finish(event):
             self._cut("quota_exhausted", "the key's tokens for today are spent", engine_fault=False)
-            return False
+            return
         self._release()
         self._leave_engine()
         self.error_kind = "quota_exhausted"
         if relay.written == DEAD:
             self._client_broke()
-            return False
+            return
         self.conn.finished(self.head.keep_alive and relay.chunked_out)
         self._end("quota", False)
-        return False
 
     def _cut(self, kind: str, detail: str, *, engine_fault: bool = True) -> None:
         """The answer breaks off after bytes had gone down: a typed event where there is room, then an abort.

@@ -28,6 +28,9 @@ BROKEN: Final = 2
 SPENT: Final = 3  # the tokens that may pass have; more has come, or may come
 
 UNLIMITED: Final = 2**62
+MAX_END_BYTES: Final = 1 << 20  # of an engine's own end that is waited for: some repeat the whole answer in it
+FOR_LENGTH: Final = (b"length", b"max_tokens")
+COMPLETED: Final = b'"response.completed"'
 _LEAST: Final = 2  # a token has four bytes (as a power of two) and more, with the name of its text
 _LINE: Final = re.compile(rb"[^\r\n]*+[\r\n]*+").match  # and the line ends behind it: an event ends with them or goes on
 
@@ -61,8 +64,10 @@ class Relay:
 
     __slots__ = (
         "_chunks",
+        "_end",
         "_framing",
         "_held",
+        "_known",
         "_left",
         "_rest",
         "_rest_ends",
@@ -74,6 +79,7 @@ class Relay:
         "broken",
         "bytes_out",
         "chunked_out",
+        "closing",
         "ended",
         "limit",
         "prompt",
@@ -98,6 +104,9 @@ class Relay:
         self.limit = UNLIMITED  # tokens; what comes behind the event with the last of them waits for `go_on`
         self.prompt = 0  # so many the prompt is taken for beside them
         self._total = UNLIMITED
+        self.closing = False  # no more tokens may pass: only the engine's own end is still waited for
+        self._end = b""  # what has come of that
+        self._known = (0, 0, 0, 0, 0, 0)  # what was known before it
         self.begun = False  # the answer's head has gone down
         self.bytes_out = 0
         self.body_bytes = 0  # of the engine's body, of what went on
@@ -141,6 +150,8 @@ class Relay:
         """Whether ``size`` bytes more may bring the allowance to its end, or say what the prompt is before any text comes."""
         sse = self.sse
         assert sse is not None
+        if self.closing:
+            return True
         self._follow()
         if sse.mid_event:
             size += MAX_EVENT_BYTES
@@ -166,6 +177,8 @@ class Relay:
             except FramingError as error:
                 self.broken = str(error)
                 self.reusable = False
+                if self.closing:
+                    return BROKEN
                 if near:
                     self._rest = error.payload
                     self.go_on()
@@ -194,6 +207,8 @@ class Relay:
             payload = data
             same = not self.chunked_out
         if near:
+            if self.closing:
+                return self._wait_for_end(payload, done)
             self._rest = payload
             self._rest_ends = done
             return self.go_on()
@@ -259,6 +274,45 @@ class Relay:
             return END
         return SPENT if spent else MORE
 
+    def close(self) -> int:
+        """No more tokens may pass, and what comes is held: END where the engine has ended, with what it says it has used; SPENT
+        where it goes on, and then nothing of that was read; MORE while it may do either."""
+        sse = self.sse
+        assert sse is not None
+        self.closing = True
+        self._known = (
+            sse.tokens, sse.said_at, sse.prompt_tokens, sse.completion_tokens, sse.cached_tokens, sse.reasoning_tokens,
+        )  # fmt: skip
+        rest, self._rest = self._rest, b""
+        return self._wait_for_end(rest, self._rest_ends)
+
+    def _wait_for_end(self, payload: bytes, done: bool) -> int:
+        sse = self.sse
+        assert sse is not None
+        out = sse.feed(payload)
+        if done:
+            out += sse.flush()
+        self._end += out
+        if sse.tokens > self._known[0] or len(self._end) > MAX_END_BYTES:
+            (
+                sse.tokens, sse.said_at, sse.prompt_tokens, sse.completion_tokens, sse.cached_tokens, sse.reasoning_tokens,
+            ) = self._known  # fmt: skip
+            return SPENT
+        return END if done else MORE
+
+    def pass_end(self) -> bool:
+        """Pass on what was held, where the engine had no more to say: False where it was ended for length."""
+        sse = self.sse
+        assert sse is not None
+        if sse.finish_reason in FOR_LENGTH or (sse.finish_reason is None and COMPLETED not in self._end):
+            return False
+        self.body_bytes += len(self._end)
+        wire = chunk(self._end) + LAST_CHUNK if self.chunked_out else self._end
+        self.bytes_out += len(wire)
+        self._put(wire)
+        self.ended = True
+        return True
+
     def _put(self, wire: bytes) -> None:
         if self._held is None:
             self.written = self._writer.write(wire)
@@ -288,6 +342,8 @@ class Relay:
     def eof(self, how: str) -> int:
         """The engine closed. END only where that is how its message ends."""
         self.reusable = False
+        if self.closing:
+            return self._wait_for_end(b"", True) if self._framing is CLOSE and how == "fin" else BROKEN
         if self.ended:
             return END
         if self._framing is not CLOSE or how != "fin":

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Final
 
 from fastgw.accel.heads import ResponseHead
-from fastgw.accel.tokens import MOST_TOKENS, estimate
+from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS, estimate
 from fastgw.config import Config
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
@@ -23,6 +23,7 @@ from fastgw.limits.account import Account
 from fastgw.net.clock import micros, monotonic
 from fastgw.policy.quota import COMPLETIONS, answers_of
 
+MESSAGES: Final = "/v1/messages"
 FRAME_BYTES: Final = 200
 """Of a plain answer in JSON these are its id, its model, names and braces: no text that anybody has generated."""
 
@@ -62,7 +63,7 @@ class Charge(Filter):
             if exchange.prompt_tokens < 0 or exchange.completion_tokens < 0:
                 self._estimate(exchange, response)
         facts = exchange.facts
-        if facts is not None and (facts.answers > 1 or facts.prompts > 1) and exchange.completion_tokens > 0:
+        if facts is not None and (facts.choices > 1 or facts.prompts > 1) and exchange.completion_tokens > 0:
             self._of_all(exchange)
         settle(
             exchange,
@@ -87,12 +88,15 @@ class Charge(Filter):
     def _of_all(self, exchange: Exchange) -> None:
         """What llama.cpp says of several answers are the figures of one."""
         pool = exchange.pool
-        if exchange.estimated or not exchange.endpoint.generates or pool is None or pool.engine.kind != "llamacpp":
+        label = exchange.endpoint.label
+        if exchange.estimated or label == MESSAGES or pool is None or pool.engine.kind != "llamacpp":
             return
+        facts = exchange.facts
+        assert facts is not None
         relay = exchange.relay
         passed = relay.sse.tokens if relay is not None and relay.sse is not None else 0
-        answers = 1 if passed else answers_of(exchange)
-        prompts = exchange.facts.prompts if exchange.endpoint.label == COMPLETIONS and exchange.facts is not None else 1
+        prompts = facts.prompts if label == COMPLETIONS else 1
+        answers = 1 if passed else min(facts.choices, MOST_CHOICES) * prompts
         exchange.completion_tokens = max(passed, min(exchange.completion_tokens, MOST_TOKENS // answers) * answers)
         exchange.prompt_tokens = min(max(exchange.prompt_tokens, 0), MOST_TOKENS // prompts) * prompts
         exchange.estimated = True

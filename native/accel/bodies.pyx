@@ -212,6 +212,8 @@ def facts_of(known, outline) -> BodyFacts:
             if not 0 < value <= _MOST_CHOICES:
                 facts.overrides = True
             facts.answers = max(facts.answers, value)
+            if name == "n_cmpl":
+                facts.choices = max(facts.choices, value)
     if type(known.options) is dict or type(known.parameters) is dict:
         facts.overrides = True
     facts.prompt_tokens = outline.prompt_tokens
@@ -1575,6 +1577,8 @@ cdef void _bounds(const Facts* found, BodyFacts facts) noexcept:
                 if not 0 < found.counts[member] <= _MOST_CHOICES:
                     overrides = True
                 facts.answers = max(facts.answers, found.counts[member])
+                if member == N_CMPL:
+                    facts.choices = max(facts.choices, found.counts[member])
     facts.overrides = overrides or limits > 1
 
 

@@ -8,7 +8,9 @@ from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.tunnel cimport Tunnelling
 from fastgw.net.upstream_conn cimport UpstreamConn
 
-cdef int BROKEN, DEAD, END, QUEUED, SPENT
+cdef int BROKEN, DEAD, END, MORE, QUEUED, SPENT
+
+cdef double CLOSING_S
 
 cdef long long NO_LIMIT
 
@@ -20,5 +22,7 @@ cdef class Answering(Tunnelling):
     cpdef _start_relay(self, ResponseHead head, object framing, bytes lines, bytes rest)
     cpdef bytes response_lines(self, ResponseHead head, double now, bint close=*)
     cpdef bint _granted(self, Relay relay) except -1
+    cpdef _closes(self, Relay relay, int verdict)
+    cpdef _cut_short(self, Relay relay)
     cpdef _heard(self, long long seconds)
     cpdef _relayed(self)

@@ -15,11 +15,12 @@ cdef class Relay:
     cdef object _framing
     cdef RawStream _writer
     cdef bytes _held
-    cdef bytes _rest
+    cdef bytes _rest, _end
+    cdef tuple _known
     cdef bint _rest_ends
     cdef long long _left
     cdef UsageScanner _usage
-    cdef public bint begun, chunked_out, ended, reusable
+    cdef public bint begun, chunked_out, closing, ended, reusable
     cdef public str broken
     cdef public long long body_bytes
     cdef public long long bytes_out
@@ -30,6 +31,9 @@ cdef class Relay:
 
     @cython.locals(at=Py_ssize_t, stop=Py_ssize_t, spent=cython.bint, done=cython.bint)
     cpdef int go_on(self) except -1
+    cpdef int close(self) except -1
+    cpdef int _wait_for_end(self, bytes payload, bint done) except -1
+    cpdef bint pass_end(self) except -1
     cpdef allow(self, long long tokens, long long prompt)
     @cython.locals(said="long long")
     cpdef _follow(self)

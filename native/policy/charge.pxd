@@ -16,7 +16,7 @@ from fastgw.policy.quota cimport answers_of
 from fastgw.stats cimport Stats
 
 cdef int FRAME_BYTES
-cdef long long MOST_TOKENS, NO_LIMIT
+cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
 
 @cython.locals(facts=BodyFacts)
 cpdef long long prompt_of(Exchange exchange) except -1
@@ -31,5 +31,5 @@ cpdef settle(Exchange exchange, Account account, long long prompt, long long com
 cdef class Charge(Filter):
     @cython.locals(account=Account, response=ResponseHead, facts=BodyFacts)
     cpdef on_finish(self, Exchange exchange, str outcome)
-    @cython.locals(relay=Relay, answers=cython.longlong, passed=cython.longlong, prompts=cython.longlong)
+    @cython.locals(facts=BodyFacts, relay=Relay, answers=cython.longlong, passed=cython.longlong, prompts=cython.longlong)
     cpdef _of_all(self, Exchange exchange)

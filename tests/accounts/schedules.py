@@ -308,8 +308,9 @@ def _close_each(world: World, key: Key, records: list[dict[str, Any]], works: li
             if figures[0] < truth[0] or figures[1] != truth[1] or not record["estimated"]:
                 world.say(f"{said}, and it did not tell")
         elif record["outcome"] == "quota":
+            # (An engine that ends where it was told to is still heard.)
             passed = key.passed.get(record["request_id"], figures[1])
-            if figures[1] != passed or not record["estimated"]:
+            if figures[1] != passed or (not record["estimated"] and figures != truth):
                 world.say(f"{said}, and {passed} came through before it was cut")
         elif figures[1] > work.made or (figures[0] > 0 and record["outcome"] != "ok" and not record["estimated"]):
             world.say(f"{said}, and it was broken off")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from time import monotonic
 from typing import Any
 
 import openai
@@ -528,3 +529,52 @@ async def drain(stream: openai.AsyncStream[Any], into: list[Any]) -> None:
     """Read a stream to its end; what came before it raises is in ``into`` all the same."""
     async for chunk in stream:
         into.append(chunk)  # noqa: PERF401 - a comprehension would lose them all
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+@pytest.mark.parametrize("reads", ["together", "apart"])
+@pytest.mark.parametrize(
+    ("behind", "whole", "said"),
+    [
+        (b'data: {"choices":[{"delta":{},"finish_reason":"length"}]}\n\n%bdata: [DONE]\n\n', False, True),
+        (b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n%bdata: [DONE]\n\n', True, True),
+        (b'data: {"choices":[{"delta":{"content":"more"}}]}\n\n%bdata: [DONE]\n\n', False, False),
+        (b": nothing but comments\n\n", False, False),
+    ],
+    ids=["for-length", "at-its-end", "goes-on", "silent"],
+)
+async def test_J2_what_an_engine_says_behind_the_last_token(
+    framing: str, reads: str, behind: bytes, whole: bool, said: bool
+) -> None:
+    """Its figures count where it ended as it was told; its end passes where it is no cut; one more token is one too many."""
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
+    text = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n' * 5
+
+    async def engine(conn: ScriptedConnection) -> None:
+        if not (await conn.read_request()).body:
+            return
+        ends = behind % usage if b"%b" in behind else behind
+        parts = [text + ends] if reads == "together" else [text, ends]
+        mark = b"transfer-encoding: chunked" if framing == "chunked" else b"connection: close"
+        await conn.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n%b\r\n\r\n" % mark)
+        for part in parts:
+            await conn.send(b"%x\r\n%b\r\n" % (len(part), part) if framing == "chunked" else part)
+            await asyncio.sleep(0.02)
+        if ends == behind:
+            await asyncio.sleep(5.0)
+        elif framing == "chunked":
+            await conn.send(b"0\r\n\r\n")
+        conn.close()
+
+    limit = estimate() + 5
+    async with ScriptedEngine(engine) as one, running([one.url], api_keys=(KEY,), daily_token_quota=limit, **CUT) as gw:
+        begun = monotonic()
+        answer = await once(gw, say(stream=True))
+        took = monotonic() - begun
+        found = await settled(gw)
+    assert answer.complete
+    assert answer.body.startswith(text)
+    assert answer.events()[-1] == "[DONE]"
+    assert (b"daily_quota_exceeded" in answer.body, b"stop" in answer.body) == (not whole, whole)
+    assert (found["total_tokens"], found["estimated_tokens"]) == ((7, 0) if said else (limit, limit))
+    assert took < 3.5

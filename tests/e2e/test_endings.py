@@ -296,6 +296,21 @@ async def meets_an_error(play: Play) -> None:
     assert b"out of memory" in (await play.ask(err)).body
 
 
+async def ends_as_told(play: Play) -> None:
+    async def obedient(conn: ScriptedConnection, stream: bool) -> None:
+        last = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"length"}]}\n\n'
+        usage = b'data: {"choices":[],"usage":%b}\n\ndata: [DONE]\n\n' % json.dumps(USAGE).encode()
+        await conn.send(head(True, 0) + chunk(event() * PASSED + last))
+        await asyncio.sleep(0.01)
+        await conn.send(chunk(usage) + b"0\r\n\r\n")
+
+    account_of(play.gw).ledger.limit = play.prompt + PASSED
+    answer = await play.ask(obedient)
+    assert answer.body.count(b'"word "') == PASSED
+    assert b"daily_quota_exceeded" in answer.body
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+
+
 async def is_cut(play: Play) -> None:
     async def slowly(conn: ScriptedConnection, stream: bool) -> None:
         await conn.send(head(True, 0))
@@ -407,6 +422,7 @@ ROWS: Final = [
     Row("the engine died in the middle of the answer", COUNTED, SIZED, dies(part, reset=False)),
     Row("the engine told of an error in its stream", COUNTED, "-", meets_an_error),
     Row("the quota cut the stream", COUNTED, "-", is_cut, {"on_exhausted": "cut", "default_cost_tokens": 2}),
+    Row("the quota ended the stream, and its engine did so itself", SAID, "-", ends_as_told, {"on_exhausted": "cut"}),
     Row("the gateway stopped before the head", FREE, FREE, stops(hold)),
     Row("the gateway stopped in the middle of the answer", COUNTED, SIZED, stops(part)),
     Row("the gateway refused it", NONE, NONE, is_refused),
