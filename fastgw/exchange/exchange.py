@@ -310,12 +310,15 @@ class Exchange(Answering):
                 self.token_at = now  # the first token came with the end
             if relay.sse is not None:
                 gateway.stats.events_total += relay.sse.events
-                # What was said before more text came was an early word: what has passed counts, where it is more.
-                passed = relay.sse.tokens
-                if passed > max(self.completion_tokens, 0) and (self.completion_tokens < 0 or passed > relay.sse.said_at):
-                    self.completion_tokens = passed
+                # What was said before more text came, or of a broken answer before any, was an early word: what has passed
+                # counts, where it is more.
+                sse = relay.sse
+                passed = sse.tokens
+                early = passed > sse.said_at or (outcome != "ok" and not sse.said_at)
+                if early and (passed or self.completion_tokens >= 0):
+                    self.completion_tokens = max(self.completion_tokens, passed)
                     self.estimated = True
-                if not self.prompt_tokens and (outcome != "ok" or passed > relay.sse.said_at):
+                if not self.prompt_tokens and (outcome != "ok" or passed > sse.said_at):
                     self.prompt_tokens = -1  # (zeros with which an answer begins)
         if not self.judged:
             # The verdict on an engine falls when its answer has ended.

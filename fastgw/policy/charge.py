@@ -40,7 +40,7 @@ class Charge(Filter):
     def on_finish(self, exchange: Exchange, outcome: str) -> None:
         account = exchange.account
         if not exchange.endpoint.metered:
-            if exchange.status != 101:
+            if exchange.response is None or exchange.response.status != 101:
                 # What is not counted is not told either: all books say the same. (A session is counted as it goes on.)
                 exchange.prompt_tokens = exchange.completion_tokens = exchange.cached_tokens = exchange.reasoning_tokens = -1
                 exchange.estimated = False
