@@ -23,7 +23,7 @@ from collections import deque
 from ipaddress import IPv6Address
 from typing import Final
 
-from fastgw.limits.promises import Promises
+from fastgw.limits.promises import CROWD_S, NARROW, NEWCOMERS, Promises
 
 MAX_RATE: Final = 10**11
 """The largest rate, in units per period."""
@@ -42,6 +42,7 @@ MOST_LOWS: Final = 64
 _debt_periods: Final = MAX_DEBT_PERIODS
 _most_debt: Final = 9_000_000_000_000_000_000
 _lows: Final = 2 * MOST_LOWS
+_narrow_us: Final = CROWD_S * 1e6
 
 
 class Past:
@@ -60,19 +61,20 @@ class Past:
         self.lowered_us = 0
         self.open = 0
         self.lows: list[int] | None = None
-        self.promises = Promises()
+        self.promises: Promises | None = None
 
 
 class Meter:
     """``rate`` units per ``period_us``, and ``burst`` units at once.
 
-    ``held``: it is in a :class:`Meters` table. ``cost`` is in whole units everywhere, 0 to 2**62.
+    ``held``: it is in a :class:`Meters` table. ``since_us``: since when there has been a debt. ``cost`` is in whole units
+    everywhere, 0 to 2**62.
 
     :raises ValueError: for limits beyond ``1 <= rate <= MAX_RATE``, ``burst >= 1``, ``period_us >= 1`` or
         ``burst * period_us <= MAX_CAPACITY``, and from the methods for a negative cost.
     """
 
-    __slots__ = ("at_us", "burst", "debt", "held", "past", "period_us", "rate")
+    __slots__ = ("at_us", "burst", "debt", "held", "past", "period_us", "rate", "since_us")
 
     def __init__(self, rate: int, period_us: int, burst: int) -> None:
         _check(rate, period_us, burst)
@@ -81,6 +83,7 @@ class Meter:
         self.burst = burst
         self.debt = 0
         self.at_us = 0
+        self.since_us = 0
         self.held = False
         self.past: Past | None = None
 
@@ -95,6 +98,8 @@ class Meter:
         past = self.past
         if past is not None and past.open:
             self._mark(past)
+        if self.debt == 0:
+            self.since_us = self.at_us
         self.debt += cost * self.period_us
         return True
 
@@ -145,7 +150,12 @@ class Meter:
         past = self.past
         if past is None:
             past = self.past = Past()
-        return past.promises.told(now_us / 1e6, word_us / 1e6, cost / self.rate * (self.period_us / 1e6), chance)
+        promises = past.promises
+        if promises is None:
+            narrow = self.burst * self.period_us < _narrow_us * self.rate
+            promises = past.promises = Promises(NARROW if narrow else NEWCOMERS)
+        each_s = cost / self.rate * (self.period_us / 1e6)
+        return promises.told(now_us / 1e6, word_us / 1e6, each_s, chance, (self.at_us - self.since_us) / 1e6)
 
     def give(self, now_us: int, cost: int) -> None:
         """Undo a :meth:`take` of the same microsecond. Never makes a meter better than a new one."""
@@ -165,6 +175,8 @@ class Meter:
         past = self.past
         if past is not None and past.open:
             self._mark(past)
+        if self.debt == 0:
+            self.since_us = self.at_us
         most = self._most()
         if cost > (most - self.debt) // self.period_us:
             self.debt = most

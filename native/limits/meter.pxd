@@ -13,7 +13,7 @@ cdef class Past:
 
 @cython.final
 cdef class Meter:
-    cdef public long long at_us, burst, debt, period_us, rate
+    cdef public long long at_us, burst, debt, period_us, rate, since_us
     cdef public bint held
     cdef public Past past
 
@@ -25,7 +25,7 @@ cdef class Meter:
     cpdef hold(self)
     @cython.locals(past=Past, holds=cython.bint)
     cpdef settle(self, long long now_us, long long since_us, long long taken, long long used)
-    @cython.locals(word_us=cython.longlong, past=Past)
+    @cython.locals(word_us=cython.longlong, past=Past, promises=Promises, narrow=cython.bint, each_s=cython.double)
     cpdef double told_s(self, long long now_us, long long cost, double chance) except? -2
     cpdef give(self, long long now_us, long long cost)
     @cython.locals(most=cython.longlong, past=Past)

@@ -43,6 +43,29 @@ def test_two_thousand_clients_of_one_address(seed: int, burst: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("over_s", [0.0, 0.5, 2.0, 5.0])
+@pytest.mark.parametrize(("rate", "clients"), [(100, 1000), (10, 100)])
+def test_a_crowd_that_does_not_come_in_one_instant(over_s: float, rate: int, clients: int, seed: int) -> None:
+    """While it goes on coming newcomers take what was promised; nobody needs a third retry, and nobody waits for long."""
+    chance = random.Random(seed)
+    admitted = crowd(Meter(rate, SECOND, rate), [100.0 + chance.random() * over_s for _ in range(clients)], chance)
+    assert max(tries for _, tries in admitted) <= 3
+    assert max(at for at, _ in admitted) - 100.0 <= 1.5 * (clients - rate) / rate + (1.0 if rate < 100 else 0.0)
+
+
+def test_a_client_that_is_alone_is_told_no_more_than_the_meters_word() -> None:
+    """However long it has been busy."""
+    meter = Meter(10, SECOND, 10)
+    now_us = 100 * SECOND
+    for _ in range(50):
+        while meter.take(now_us, 1):
+            now_us += 1000
+        word_us = meter.wait_us(now_us, 1)
+        assert meter.told_s(now_us, 1, 0.9) == pytest.approx(word_us / 1e6)
+        now_us += word_us
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_a_crowd_under_a_steady_load_of_others(seed: int) -> None:
     """Newcomers take places that were promised: whoever lost his is behind all that were given, and two retries are enough."""
     chance = random.Random(seed)
