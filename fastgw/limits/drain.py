@@ -1,12 +1,18 @@
-"""How fast a queue drains, and so when it is worth to come back.
+"""How fast a queue would drain, and so when it is worth to come back.
 
-Owns the count of those that left a queue for an engine, in ten buckets over a window, and the places given to those who were
-told to come back: each has his own, at the rate of late, behind those who wait and those who were told before. Removals by
-clients and deadlines are not counted: no place came free with them. Constant size and time, whatever the rate.
+Owns what is known of how long requests hold their places: how many have begun and ended, and the time that all of them together
+have held one (place-seconds), in ten buckets over a window; and the moments given to those who were told to come back: each has
+his own, behind those who wait and those who were told before.
+
+So many places as have been held at once, each for as long as requests of late have held theirs, is what can leave per second.
+(Little's law: time in place = place-seconds / ends; those still under way are in it with what they have had so far.) That is
+known when the first few have ended, though the queue had just begun to fill, and though hardly anybody came before: what has
+left per second would say then how many came. Constant size and time, whatever the rate.
 """
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Final
 
 from fastgw.limits.promises import MOST_S, Promises
@@ -17,61 +23,81 @@ UNKNOWN_S: Final = 1.0
 """Where none has left within the window the first is told this: a queue that has not drained lately may have been idle as well
 as stuck."""
 
-UNKNOWN_RATE: Final = 10.0
-"""And so many are told to come per second after him."""
+UNKNOWN_SPREAD: Final = 2.0
+"""And others so many times that, by chance, beyond it; or beyond what those under way have held their places for, where that is
+longer. Soon, for by then more is known, and a queue that was empty has room."""
 
 SLACK: Final = 0.85
-"""Places are given closer together than what has left, for whoever comes early may wait in the queue, and a place
+"""Places are given closer together than what could leave, for whoever comes early may wait in the queue, and a place
 that nobody comes for is lost."""
 
+ROUGH: Final = 0.5
+"""What was counted is taken for so many standard deviations more: a few tell little, and too soon is better than too late."""
+
 # The compiled twin has these as C numbers.
+_rough: Final = ROUGH
 _unknown_s: Final = UNKNOWN_S
-_unknown_rate: Final = UNKNOWN_RATE
+_unknown_spread: Final = UNKNOWN_SPREAD
 _most_s: Final = MOST_S
 _slack: Final = SLACK
 
 
 class DrainRate:
-    """Places that came free per second, over the last ``window_s``.
+    """Places that could come free per second, by the last ``window_s``.
 
     ``now`` is a clock in seconds; one that steps back counts as standing still.
 
     :raises ValueError: for a window that is not positive.
     """
 
-    __slots__ = ("_begun", "_bucket", "_counts", "_guesses", "_latest", "_promises", "_total", "_width_s")
+    __slots__ = (
+        "_bucket", "_counts", "_held", "_held_s", "_latest", "_most", "_mosts", "_promises", "_total", "_unknown_until", "_way",
+        "_width_s",
+    )  # fmt: skip
 
     def __init__(self, window_s: float = 10.0) -> None:
         if not window_s > 0:
             raise ValueError("window_s must be positive")
         self._width_s = window_s / BUCKETS
-        self._counts = [0] * BUCKETS
+        self._counts = [0] * BUCKETS  # how many have ended
+        self._held = [0.0] * BUCKETS  # place-seconds, but for the bucket of now
+        self._mosts = [0] * BUCKETS  # the most places held at once, but for the bucket of now
         self._total = 0
+        self._held_s = 0.0
+        self._most = 0
+        self._way = 0  # under way
         self._bucket = 0  # counted from the clock's zero
         self._latest = 0.0
         self._promises = Promises(1.0)
-        self._guesses = Promises(1.0)  # (what was told in ignorance puts nobody off who is told by a measured rate)
-        self._begun = 0.0  # the first that was counted after the window had been empty
+        self._unknown_until = 0.0  # till then somebody else was told to come, in ignorance
+
+    def began(self, now: float) -> None:
+        """One has got a place."""
+        self._advance(now)
+        self._way += 1
+        if self._way > self._most:
+            self._most = self._way
 
     def left(self, now: float) -> None:
-        """One left the queue for an engine."""
-        now = self._advance(now)
-        if self._total == 0:
-            self._begun = now
+        """One gave its place back."""
+        self._advance(now)
+        if self._way > 0:
+            self._way -= 1
         self._counts[self._bucket % BUCKETS] += 1
         self._total += 1
 
     def rate(self, now: float) -> float:
-        """Per second; 0.0 when none left within the window.
+        """What could leave per second while others wait; 0.0 where that is not known.
 
-        Over the time that was looked at, which is shorter than the window after a start, but never less than a bucket: the
-        first few of a burst are not taken for a rate.
+        It is when half as many have left within the window as there are places. After a start those that leave first are
+        the short ones, and the others have not been there for long.
         """
-        now = self._advance(now)
-        if self._total == 0:
+        self._advance(now)
+        places = self._places()
+        if self._total == 0 or 2 * self._total < places:
             return 0.0
-        begun = max(self._begun, (self._bucket - BUCKETS + 1) * self._width_s)
-        return self._total / max(now - begun, self._width_s)
+        # (Those that end in the very moment in which they begin would do so at any rate.)
+        return (self._total + _rough * sqrt(self._total)) * places / max(self._place_seconds(), self._width_s * 1e-3)
 
     def retry_after_s(self, waiting: int, now: float, chance: float, longest_s: float = _most_s) -> float:
         """Seconds until ``waiting`` more have left at the present rate, and those who were told before; 60 at most.
@@ -80,21 +106,58 @@ class DrainRate:
         """
         rate = self.rate(now)
         if rate <= 0.0:
-            return self._guesses.told(now, _unknown_s, 1.0 / _unknown_rate, chance)
+            return self._told_in_ignorance(now, chance)
         each_s = _slack / rate
         return self._promises.told(now, min(waiting * each_s, longest_s, _most_s), each_s, chance)
 
-    def _advance(self, now: float) -> float:
-        """Empty the buckets that have passed out of the window; returns the time that counts."""
+    def _told_in_ignorance(self, now: float, chance: float) -> float:
+        if now >= self._unknown_until:
+            self._unknown_until = now + _unknown_s
+            return _unknown_s
+        least_s = max(_unknown_s, self._place_seconds() / max(self._places(), 1))
+        return least_s * (1.0 + _unknown_spread * chance)
+
+    def _places(self) -> int:
+        most = self._most
+        for one in self._mosts:
+            most = max(most, one)
+        return most
+
+    def _place_seconds(self) -> float:
+        held_s = self._held_s
+        for one in self._held:
+            held_s += one
+        return held_s
+
+    def _advance(self, now: float) -> None:
+        """Count the time until now, and empty the buckets that have passed out of the window."""
         if now <= self._latest:
-            return self._latest
-        self._latest = now
-        bucket = int(now / self._width_s)
-        passed = min(bucket - self._bucket, BUCKETS)
-        if passed > 0:
-            for step in range(1, passed + 1):
-                at = (self._bucket + step) % BUCKETS
+            return
+        width_s = self._width_s
+        bucket = int(now / width_s)
+        if bucket == self._bucket:
+            self._held_s += self._way * (now - self._latest)
+            self._latest = now
+            return
+        held_s = self._held_s + self._way * max((self._bucket + 1) * width_s - self._latest, 0.0)
+        most = self._most
+        for one in range(max(self._bucket, bucket - BUCKETS), bucket):
+            # What is kept of the bucket that ends, and that all have held theirs through those since.
+            at = one % BUCKETS
+            if one == self._bucket:
+                self._held[at] = held_s
+                self._mosts[at] = most
+            else:
                 self._total -= self._counts[at]
                 self._counts[at] = 0
-            self._bucket = bucket
-        return now
+                self._held[at] = self._way * width_s
+                self._mosts[at] = self._way
+        at = bucket % BUCKETS
+        self._total -= self._counts[at]
+        self._counts[at] = 0
+        self._held[at] = 0.0
+        self._mosts[at] = 0
+        self._held_s = self._way * (now - bucket * width_s)
+        self._most = self._way
+        self._bucket = bucket
+        self._latest = now

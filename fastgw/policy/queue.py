@@ -189,6 +189,7 @@ class Queue(Filter):
     def _admit(self, exchange: Exchange, lane: Lane) -> None:
         lane.inflight += 1
         self._inflight += 1
+        self._drain.began(monotonic())
         exchange.lane = lane
 
     def _room(self, lane: Lane, tried: tuple[Pool, ...]) -> bool:

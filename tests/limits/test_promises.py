@@ -132,19 +132,27 @@ def test_a_crowd_too_large_to_be_told_places_comes_spread_all_the_same() -> None
 
 
 class Engine:
-    """Places that take so long each, a queue in front that is given up after so long, and clients that come when told."""
+    """Places that take so long each, a queue in front that is given up after so long, and clients that come when told.
 
-    def __init__(self, slots: int, each_s: float, timeout_s: float, size: int, seed: int) -> None:
+    ``varies``: by so much of the time at most a request takes less, or more. ``retries``: who is refused then is ``lost``.
+    """
+
+    def __init__(
+        self, slots: int, each_s: float, timeout_s: float, size: int, seed: int, varies: float = 0.5, retries: int = 1000
+    ) -> None:
         self.slots = slots
         self.each_s = each_s
         self.timeout_s = timeout_s
         self.size = size
+        self.varies = varies
+        self.retries = retries
         self.chance = random.Random(seed)
         self.drain = DrainRate()
         self.queue: dict[int, float] = {}
         self.busy = 0
         self.served: dict[int, int] = {}
         self.tries: dict[int, int] = {}
+        self.lost: list[int] = []
         self.events: list[tuple[float, int, str, int]] = []
         self.serial = 0
         self.busy_s = 0.0
@@ -156,19 +164,25 @@ class Engine:
 
     def begin(self, now: float, who: int) -> None:
         self.busy += 1
+        self.drain.began(now)
         self.served[who] = self.tries[who]
-        self.at(now + self.each_s * (0.5 + self.chance.random()), "done", who)
+        self.at(now + self.each_s * (1.0 - self.varies + 2 * self.varies * self.chance.random()), "done", who)
 
     def refuse(self, now: float, who: int, ahead: int) -> None:
-        self.at(now + self.drain.retry_after_s(ahead + 1, now, self.chance.random()), "comes", who)
+        told_s = self.drain.retry_after_s(ahead + 1, now, self.chance.random(), self.timeout_s)
+        if self.tries[who] > self.retries:
+            self.lost.append(who)
+        else:
+            self.at(now + told_s, "comes", who)
 
-    def run(self, clients: int, until: float) -> None:
-        for who in range(clients):
-            self.at(100.0, "comes", who)
+    def run(self, until: float, since: float) -> None:
+        """``busy_s``: place-seconds from ``since`` on."""
         while self.events and self.events[0][0] <= until:
             now, _, kind, who = heapq.heappop(self.events)
-            if now > 100.0 + self.timeout_s:
-                self.busy_s += self.busy * (now - max(self.looked, 100.0 + self.timeout_s))
+            if kind == "late" and self.queue.get(who) != now:
+                continue  # it does not wait any more
+            if now > since:
+                self.busy_s += self.busy * (now - max(self.looked, since))
             self.looked = now
             if kind == "comes":
                 self.tries[who] = self.tries.get(who, 0) + 1
@@ -180,9 +194,8 @@ class Engine:
                 else:
                     self.refuse(now, who, len(self.queue))
             elif kind == "late":
-                if self.queue.get(who) == now:
-                    del self.queue[who]
-                    self.refuse(now, who, 0)  # (who waits was there after it, and has no more time)
+                del self.queue[who]
+                self.refuse(now, who, 0)  # (who waits was there after it, and has no more time)
             else:
                 self.busy -= 1
                 self.drain.left(now)
@@ -201,8 +214,31 @@ def test_a_queue_that_was_given_up_in_a_mass_is_not_left_idle(
     slots: int, each_s: float, timeout_s: float, clients: int, size: int, seed: int
 ) -> None:
     engine = Engine(slots, each_s, timeout_s, size, seed)
+    for who in range(clients):
+        engine.at(100.0, "comes", who)
     over_s = 100.0 + timeout_s
     # As long as it takes to serve all the others, or a minute.
     until = over_s + min(0.9 * (clients - timeout_s * slots / each_s) * each_s / slots, 50.0)
-    engine.run(clients, until)
+    engine.run(until, over_s)
     assert engine.busy_s >= 0.9 * slots * (engine.looked - over_s)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("varies", [0.0, 0.5])
+@pytest.mark.parametrize("before", [0, 2, 104], ids=["cold", "hardly warm", "warm"])
+@pytest.mark.parametrize("over_s", [0.0, 0.5, 2.0, 5.0])
+@pytest.mark.parametrize(("timeout_s", "size"), [(5.0, 500), (3.0, 1000)])
+def test_a_crowd_at_a_queue_gets_in_with_two_retries_and_keeps_the_engines_busy(
+    timeout_s: float, size: int, over_s: float, before: int, varies: float, seed: int
+) -> None:
+    """Whatever is known of the places: nothing, little (``before``: requests per second until then), or that they are full."""
+    engine = Engine(20, 0.2, timeout_s, size, seed, varies, retries=2)
+    chance = random.Random(seed)
+    for number in range(10 * before):
+        engine.at(90.0 + number / before, "comes", 10_000 + number)
+    for who in range(2000):
+        engine.at(100.0 + chance.random() * over_s, "comes", who)
+    engine.run(1000.0, 100.0)
+    assert not [who for who in engine.lost if who < 10_000]
+    assert engine.looked - 100.0 <= 1.3 * 20.0
+    assert engine.busy_s >= 0.85 * 20 * (engine.looked - 100.0)
