@@ -192,6 +192,7 @@ class Gateway:
         keeping.restore(usage)
         if self._state is not None:
             self._state.start(loop, keeping.keys_changed)
+            keeping.ask_for(core.today)  # in case it could not be read, or midnight has passed since
         if config.embedding_merge_s:
             from fastgw.exchange.merging import Merger
 

@@ -1,6 +1,7 @@
 """What a gateway looks after four times a second, off the path of requests.
 
-The UTC day that usage counts for, keys that expire, meters of addresses that have gone, queues that wait for an engine's
+The UTC day that usage counts for (and what the store has of it, where the clock came to a day that memory does not hold), keys
+that expire, meters of addresses that have gone, queues that wait for an engine's
 recovery; and, where there is a store, what was used since it was last written down. All of it is bounded work: what is
 left over waits for the next look. Must never: wait for the store in the loop.
 """
@@ -21,6 +22,7 @@ from fastgw.net.clock import micros, monotonic
 
 LOOK_S: Final = 0.25
 MOST_KEYS: Final = 5000  # whose usage is handed over at once: some milliseconds of the loop
+MOST_DAYS: Final = 64  # of which it is not known what the store has; only while it cannot be read are there several
 SWEEP: Final = 5000  # meters looked at in one look: a million in less than a minute
 
 
@@ -29,9 +31,16 @@ class UsageStore(Protocol):
 
     def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None]) -> bool: ...
 
+    def load(self, day: int, done: Callable[[list[UsageRow] | None], None]) -> bool:
+        """``done`` is called in the loop, with what there is of that day, or None: it cannot be read. False = it will not be."""
+
 
 class Housekeeping:
-    """See the head of this file. ``store`` None = nothing is written down."""
+    """See the head of this file. ``store`` None = nothing is written down.
+
+    Nothing is written while it is not known what the store has of a day: what is used meanwhile is added to that, and the sums
+    are written then. So the rows of a day that the store has are never older than those that are written over them.
+    """
 
     def __init__(
         self,
@@ -49,6 +58,8 @@ class Housekeeping:
         self._flush_s = flush_s
         self._flushed_at = monotonic()
         self._writing: list[tuple[Account, int, int]] | None = None  # (account, day, version) of the batch under way
+        self._unknown: list[int] = []  # days of which it is not known what the store has, or not yet taken over
+        self._asking = False
         self._more = False  # than went into that batch
         self._timer: asyncio.TimerHandle | None = None
 
@@ -65,7 +76,10 @@ class Housekeeping:
         core = self._core
         unix_s = time()
         now = monotonic()
-        core.today = day_of(unix_s)
+        today = day_of(unix_s)
+        if today != core.today:
+            core.today = today
+            self.ask_for(today)
         if core.accounts.expire(unix_s):
             core.version += 1
         if self._meters is not None and len(self._meters):
@@ -73,6 +87,7 @@ class Housekeeping:
         core.room()
         if self._store is not None and now - self._flushed_at >= self._flush_s:
             self._flushed_at = now
+            self._ask()
             self.flush()
 
     # --- keys
@@ -91,11 +106,50 @@ class Housekeeping:
             if account is not None:
                 account.ledger.restore(*row[1:])
 
+    def ask_for(self, day: int) -> None:
+        """Have the store say what it has of that day, which becomes the current one."""
+        if self._store is None or day in self._unknown:
+            return
+        self._unknown.append(day)
+        del self._unknown[:-MOST_DAYS]
+        self._ask()
+
+    def _ask(self) -> None:
+        store = self._store
+        if store is None or self._asking or not self._unknown:
+            return
+        day = self._unknown[-1]  # (the current one is in haste)
+        self._asking = True
+        if not store.load(day, lambda rows: self._told(day, rows)):
+            self._asking = False
+
+    def _told(self, day: int, rows: list[UsageRow] | None) -> None:
+        """Go on from what the store has of the day, some keys at a time."""
+        if rows is None:
+            self._asking = False  # the next look at what is to be written asks again
+            return
+        core = self._core
+        for row in rows[-MOST_KEYS:]:
+            account = core.accounts.by_id(row[0])
+            if account is not None:
+                if day == core.today:
+                    account.ledger.roll(day)
+                account.ledger.begin(*row[1:])
+        del rows[-MOST_KEYS:]
+        if rows:
+            self._loop.call_soon(self._told, day, rows)
+            return
+        self._asking = False
+        if day in self._unknown:
+            self._unknown.remove(day)
+        if self._unknown:
+            self._ask()
+
     def flush(self) -> None:
         """Hand over what was used since; one batch is under way at a time, and the next follows when it is written."""
         store = self._store
         accounts = self._core.accounts
-        if store is None or self._writing is not None or not accounts.touched:
+        if store is None or self._writing is not None or self._unknown or not accounts.touched:
             return
         touched = accounts.touched[:MOST_KEYS]
         del accounts.touched[:MOST_KEYS]
@@ -129,5 +183,6 @@ class Housekeeping:
         self.stop()
         end = monotonic() + wait_s
         while (self._writing is not None or self._core.accounts.touched) and monotonic() < end:
+            self._ask()
             self.flush()
             await asyncio.sleep(0.005)

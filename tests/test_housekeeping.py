@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from fastgw import housekeeping
 from fastgw.housekeeping import MOST_KEYS, Housekeeping
 from fastgw.limits.account import Account
 from fastgw.limits.key import UsageRow
+from fastgw.limits.ledger import DAY_S
 
 
 class Store:
@@ -76,3 +81,146 @@ async def test_what_is_used_while_a_batch_is_written_goes_with_the_next() -> Non
     assert store.batches[1] == [("key_0", 20_000, 13, 4, 2, 0, 0, 0)]
     store.finish(True)
     assert core.accounts.touched == []
+
+
+class Kept:
+    """A gateway's usage between its memory and a store, on a clock that does what it likes."""
+
+    def __init__(self, held: dict[tuple[str, int], UsageRow], day: int, patch: pytest.MonkeyPatch) -> None:
+        self.held = held
+        self.well = True
+        self.waiting: list[Callable[[], None]] = []
+        self.account = Account("key")
+        self.account.ledger.limit = 1000
+        self.day = day
+        patch.setattr(housekeeping, "time", lambda: self.day * DAY_S + 60.0)
+        accounts = SimpleNamespace(
+            touched=[], expire=lambda unix_s: False, by_id=lambda key_id: self.account if key_id == "key" else None
+        )
+        self.core: Any = SimpleNamespace(
+            accounts=accounts, stats=SimpleNamespace(store_failures=0), today=day, room=lambda: None
+        )
+        self.house = Housekeeping(self.core, asyncio.get_running_loop(), meters=None, store=self, flush_s=0.0)
+        # As a start does that knows the day itself, the one before it and the last of all.
+        last = max((one for _, one in held), default=day)
+        self.house.restore([row for (_, one), row in held.items() if one in (day, day - 1, last)])
+        self.house.ask_for(day)
+
+    def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None]) -> bool:
+        def written() -> None:
+            if self.well:
+                for row in rows:
+                    old = self.held.get((row[0], row[1]), row)
+                    counts: Any = tuple(map(max, old[2:], row[2:]))
+                    self.held[row[0], row[1]] = (row[0], row[1], *counts)
+            done(self.well)
+
+        self.waiting.append(written)
+        return True
+
+    def load(self, day: int, done: Callable[[list[UsageRow] | None], None]) -> bool:
+        def loaded() -> None:
+            done([row for (_, one), row in self.held.items() if one == day] if self.well else None)
+
+        self.waiting.append(loaded)
+        return True
+
+    def use(self, tokens: int) -> bool:
+        """A request that takes so many; as the filters do, on the day that the housekeeping has turned to."""
+        ledger = self.account.ledger
+        if not ledger.reserve(self.core.today, tokens):
+            return False
+        ledger.settle(self.core.today, tokens, tokens, 0, False)
+        if self.account not in self.core.accounts.touched:
+            self.core.accounts.touched.append(self.account)
+        return True
+
+    def work(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for one in waiting:
+            one()
+
+    def look(self) -> None:
+        self.house._look()
+        self.house.stop()
+
+    def settle(self) -> None:
+        for _ in range(4):
+            self.look()
+            self.work()
+
+
+@pytest.mark.parametrize("wrong", [-1, -20_000, 5, 500])
+async def test_a_start_under_a_wrong_clock_gives_no_quota_again(wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though there are rows of other days, before and behind, and again and again."""
+    day = 20_777
+    held: dict[tuple[str, int], UsageRow] = {("key", one): ("key", one, 7, 0, 1, 0, 0, 0) for one in (day - 1, day + 30)}
+    held["key", day] = ("key", day, 900, 0, 1, 0, 0, 0)
+    for turn in range(3):
+        kept = Kept(held, day + wrong, monkeypatch)
+        kept.settle()
+        kept.day = day
+        kept.look()
+        assert kept.use(10), "until it is known"
+        kept.settle()
+        assert not kept.use(100)
+        assert kept.use(5)
+        kept.settle()
+        assert held["key", day][2] == 900 + 15 * (turn + 1)
+        assert kept.account.ledger.left(day) == 100 - 15 * (turn + 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_what_was_used_is_in_the_store_whatever_the_clock_the_disk_and_the_process_do(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    days = [20_777 + step for step in (-300, -1, 0, 1, 2, 30)]
+    held: dict[tuple[str, int], UsageRow] = {}
+    used = dict.fromkeys(days, 0)
+    kept = Kept(held, days[2], monkeypatch)
+    for _ in range(400):
+        way = chance.random()
+        if way < 0.5:
+            tokens = chance.randrange(1, 4)
+            if kept.use(tokens):
+                used[kept.core.today] += tokens
+        elif way < 0.7:
+            kept.look()
+        elif way < 0.85:
+            kept.work()
+        elif way < 0.9:
+            kept.well = not kept.well
+        elif way < 0.98:
+            kept.well = True  # (unwritten days beyond three are forgotten)
+            kept.settle()
+            kept.day = chance.choice(days)
+        else:
+            kept.well = True
+            kept.settle()
+            kept.day = chance.choice(days)
+            kept = Kept(held, kept.day, monkeypatch)
+    kept.well = True
+    kept.settle()
+    assert {day: row[2] for (_, day), row in held.items()} == {day: tokens for day, tokens in used.items() if tokens}
+    assert max(used.values()) <= 1000 + 3
+
+
+async def test_many_keys_are_taken_over_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept({}, 20_000, monkeypatch)
+    kept.settle()
+    kept.held |= {(f"key_{number}", 20_001): (f"key_{number}", 20_001, 1, 0, 1, 0, 0, 0) for number in range(MOST_KEYS)}
+    kept.held["key", 20_001] = ("key", 20_001, 900, 0, 1, 0, 0, 0)
+    kept.held |= {(f"a_{number}", 20_001): (f"a_{number}", 20_001, 1, 0, 1, 0, 0, 0) for number in range(MOST_KEYS)}
+    kept.day = 20_001
+    kept.look()
+    kept.use(1)
+    kept.work()
+    assert kept.account.ledger.left(20_001) == 999
+    kept.house.flush()
+    assert not kept.waiting, "nothing is written before all are there"
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert kept.account.ledger.left(20_001) == 99
+    kept.settle()
+    assert kept.held["key", 20_001][2] == 901

@@ -1,8 +1,9 @@
 """What one key has used on one UTC day, against its daily limit: reserve, then settle.
 
 Owns: the counts of three days, so that a clock that steps over midnight, or a year ahead, or over two other days, and back
-finds the counts it left, and which of them the store has not written yet. Never asks for the time (each call is told the day)
-and never does I/O.
+finds the counts it left, and which of them the store has not written yet. A day that is not among them begins from nothing,
+and :meth:`Ledger.begin` adds what the store has of it, once. Never asks for the time (each call is told the day) and never
+does I/O.
 
 Invariants: ``reserve`` and ``extend`` never make used plus reserved pass the limit. It may pass it by what ``settle`` counts
 beyond a reservation, and by the reservations in flight when the clock steps back to a day that was used already. Each
@@ -34,10 +35,11 @@ engine had at hand, of the completion's those that nobody sees, version)."""
 class Day:
     """The counts of a day that is not the current one, and the version of them that the store has."""
 
-    __slots__ = ("cached", "completion", "day", "estimated", "prompt", "reasoning", "requests", "version", "written")
+    __slots__ = ("cached", "completion", "day", "estimated", "prompt", "reasoning", "requests", "version", "whole", "written")
 
     def __init__(self, day: int) -> None:
         self.day = day
+        self.whole = False  # what the store had of it is in it
         self.prompt = 0
         self.completion = 0
         self.requests = 0
@@ -64,7 +66,7 @@ class Ledger:
     """
 
     __slots__ = (
-        "_changes", "_others", "_version", "_written", "cached", "completion", "day", "dirty", "estimated", "limit",
+        "_changes", "_others", "_version", "_whole", "_written", "cached", "completion", "day", "dirty", "estimated", "limit",
         "promises", "prompt", "reasoning", "requests", "reserved",
     )  # fmt: skip
 
@@ -84,14 +86,15 @@ class Ledger:
         self._changes = 0
         self._version = 0
         self._written = 0
+        self._whole = False
         # The other days, the one that was current last first.
         self._others: tuple[Day, ...] = ()
 
     def roll(self, day: int) -> None:
         """Make ``day`` the current one; all other methods that are told a day do this.
 
-        The counts of the two days that were current before it are kept, those of a fourth day are forgotten, and a day on
-        which nothing was counted takes no place. Reservations go along.
+        The counts of the two days that were current before it are kept, those of a fourth day are forgotten (one that the store
+        has, if there is such a one), and a day on which nothing was counted takes no place. Reservations go along.
         """
         if day == self.day:
             return
@@ -107,12 +110,19 @@ class Ledger:
             left.reasoning = self.reasoning
             left.version = self._version
             left.written = self._written
+            left.whole = self._whole
             kept.append(left)
         for other in self._others:
             if other.day == day:
                 came = other
-            elif len(kept) < MOST_OTHERS:
+            else:
                 kept.append(other)
+        if len(kept) > MOST_OTHERS:
+            gone = kept[MOST_OTHERS]
+            for other in kept:
+                if other.version == other.written:
+                    gone = other
+            kept.remove(gone)
         if came is None:
             came = Day(day)
         self._others = tuple(kept)
@@ -125,6 +135,7 @@ class Ledger:
         self.reasoning = came.reasoning
         self._version = came.version
         self._written = came.written
+        self._whole = came.whole
         self._look()
 
     def reserve(self, day: int, cost: int) -> bool:
@@ -210,24 +221,54 @@ class Ledger:
         self.reasoning = reasoning
         self._changes += 1
         self._version = self._written = self._changes
+        self._whole = True
         self._look()
+
+    def begin(
+        self, day: int, prompt: int, completion: int, requests: int, estimated: int, cached: int = 0, reasoning: int = 0
+    ) -> None:
+        """Add what the store had of ``day`` before anything of it came from here: once, and to no day that was handed to it."""
+        if day == self.day:
+            if self._whole:
+                return
+            self._whole = True
+            self.prompt += prompt
+            self.completion += completion
+            self.requests += requests
+            self.estimated += estimated
+            self.cached += cached
+            self.reasoning += reasoning
+            if self._version == self._written:
+                self._changes += 1
+                self._version = self._written = self._changes
+            return
+        for other in self._others:
+            if other.day == day and not other.whole:
+                other.whole = True
+                other.prompt += prompt
+                other.completion += completion
+                other.requests += requests
+                other.estimated += estimated
+                other.cached += cached
+                other.reasoning += reasoning
 
     def rows(self) -> list[Row]:
         """What the store does not have yet, at most three days; hand each back to :meth:`clean` once it is written.
 
-        Totals of the day, not differences: to write one twice does no harm. A day that was forgotten here (the clock was on
-        three other days since) starts again from nothing, so a writer keeps the greater of its total and this one.
+        Totals of the day, not differences: to write one twice does no harm. So nobody asks for them before what the store has
+        of such a day was given to :meth:`begin`: what it has from then on came from here.
         """
         found: list[Row] = []
         if self._version != self._written:
+            self._whole = True
             found.append((
                 self.day, self.prompt, self.completion, self.requests, self.estimated, self.cached, self.reasoning,
                 self._version,
             ))  # fmt: skip
-        # (The compiled twin takes no comprehension here, for the type of what it goes over.)
         for other in self._others:
             if other.version != other.written:
-                found.append(other.row())  # noqa: PERF401
+                other.whole = True
+                found.append(other.row())
         return found
 
     def clean(self, day: int, version: int) -> None:

@@ -16,7 +16,6 @@ import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from operator import add
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -65,7 +64,6 @@ class Folder:
         self._version = -1
         self._known: set[str] = set()
         self._afresh = False  # another file lies there: what was known may be gone from it
-        self._before: dict[tuple[str, int], UsageRow] = {}
         self._retry_at = 0.0
         self._retry_s = _RETRY_S[0]
         self._pruned = 0
@@ -205,9 +203,6 @@ class Folder:
             if self._store:
                 self._recognise(database)
             else:
-                # Nothing could be read at the start, so the gateway counts from zero: what is there stays in the sums.
-                rows = database.load_usage(self._day - 1, max(self._day, today()))
-                self._before = {(row[0], row[1]): row for row in rows}
                 self._store = database.store_id()
         except BaseException:
             database.close()
@@ -258,17 +253,7 @@ class Folder:
     def write(self, rows: Sequence[UsageRow]) -> None:
         database = self.ready()
         self._check_place(database)
-        if self._before:
-            rows = [self._with_before(row) for row in rows]
         database.upsert_usage(rows)
-
-    def _with_before(self, row: UsageRow) -> UsageRow:
-        old = self._before.get((row[0], row[1]))
-        if old is None:
-            return row
-        key_id, day, *totals = row
-        prompt, completion, requests, estimated, cached, reasoning = map(add, totals, old[2:])
-        return key_id, day, prompt, completion, requests, estimated, cached, reasoning
 
     def _check_place(self, database: Database) -> None:
         if database.moved():

@@ -98,6 +98,14 @@ class State:
         self._jobs.put(lambda: self._write(rows, done))
         return True
 
+    def load(self, day: int, done: Callable[[list[UsageRow] | None], None]) -> bool:
+        """Read what there is of a day, behind all that was handed over before; ``done`` is called in the loop, with None where
+        it cannot be read. False = the state is closed: it will not be called."""
+        if self._closed or self._thread is None:
+            return False
+        self._jobs.put(lambda: self._load(day, done))
+        return True
+
     async def run(self, function: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``function(database, ...)`` in the thread. Key changes that it makes are told before this returns.
 
@@ -225,6 +233,18 @@ class State:
         else:
             self._well()
             self._post(self._written, done, True)
+
+    def _load(self, day: int, done: Callable[[list[UsageRow] | None], None]) -> None:
+        rows: list[UsageRow] | None = None
+        try:
+            database = self._file.ready()
+            database.wait_for_others(_WRITE_BUSY_S)
+            rows = database.load_usage(day)
+        except Exception as error:
+            self._failed("cannot read usage", error)
+        else:
+            self._look()  # keys that were not known before this come first
+        self._post(done, rows)
 
     def _call(self, function: Callable[[Database], T], answer: asyncio.Future[T]) -> None:
         result: T | None = None

@@ -138,6 +138,9 @@ class Counts:
     reasoning: int = 0
     touched: bool = False
     """Something was counted or restored."""
+    changes: int = 0
+    written: int = 0
+    """The store has it with so many changes."""
 
     @property
     def totals(self) -> tuple[int, ...]:
@@ -145,7 +148,8 @@ class Counts:
 
 
 class ReferenceLedger:
-    """Every day has its counts; of the days with any, the current one and the two current before it are remembered."""
+    """Every day has its counts; of the days with any, the current one and two others are remembered: those that are not written, and then
+    those that were current last."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -162,7 +166,9 @@ class ReferenceLedger:
             return
         came = self.known.pop(day, Counts())
         kept = [(known, counts) for known, counts in self.known.items() if counts.touched]
-        self.known = dict([*kept[-2:], (day, came)])
+        if len(kept) > 2:
+            kept.remove(next((one for one in kept if one[1].changes == one[1].written), kept[0]))
+        self.known = dict([*kept, (day, came)])
         self.day = day
 
     def room(self) -> int:
@@ -194,6 +200,7 @@ class ReferenceLedger:
         counts.cached += max(0, min(cached, prompt))
         counts.reasoning += max(0, min(reasoning, completion))
         counts.touched = True
+        counts.changes += 1
 
     def restore(self, day: int, *totals: int) -> None:
         self.roll(day)

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastgw.limits.ledger import DAY_S, MAX_TOKENS, Ledger, Row, day_of, seconds_to_midnight
-from tests.limits.reference import ReferenceLedger
+from tests.limits.reference import Counts, ReferenceLedger
 
 TODAY = 20_777
 # Midnight both ways, a year ahead and back, and a clock not set yet.
@@ -47,6 +47,7 @@ def test_every_answer_is_that_of_the_plain_ledger(
     ledger, exact, store = Ledger(limit), ReferenceLedger(limit), Store()
     in_flight: list[int] = []
     taken: list[Row] = []
+    marks: list[tuple[Counts, int]] = []
     for kind, day, cost, prompt, completion, estimated, cached, reasoning in schedule:
         if kind == "reserve":
             before = exact.reserved
@@ -75,14 +76,18 @@ def test_every_answer_is_that_of_the_plain_ledger(
             ledger.restore(day, *totals)
             exact.restore(day, *totals)
             store.held[day] = totals
-            taken = []  # whoever restores has no write under way
+            taken, marks = [], []  # whoever restores has no write under way
         elif kind == "write":
             taken = ledger.rows()
+            marks = [(exact.known[row[0]], exact.known[row[0]].changes) for row in taken]
         elif kind == "flush":
             # What was taken some operations ago is only now in the store: what has changed since stays dirty.
             store.write(taken)
             for row in taken:
                 ledger.clean(row[0], row[-1])
+            for counts, changes in marks:
+                if counts.changes == changes:
+                    counts.written = changes
             if not ledger.dirty:
                 for known, counts in exact.known.items():
                     if counts.touched:
@@ -251,6 +256,46 @@ def test_three_days_are_remembered_and_no_more() -> None:
     assert [row[0] for row in ledger.rows()] == [TODAY + 3, TODAY + 2, TODAY + 1]
     assert ledger.left(TODAY + 1) == 90
     assert ledger.left(TODAY) == 100
+
+
+def test_a_day_that_the_store_has_is_forgotten_before_one_that_it_has_not() -> None:
+    ledger = Ledger(100)
+    ledger.settle(TODAY, 0, 1, 0, False)
+    ledger.settle(TODAY + 1, 0, 2, 0, False)
+    (_, row) = sorted(ledger.rows())
+    ledger.clean(row[0], row[-1])
+    for day in (TODAY + 2, TODAY + 3):
+        ledger.settle(day, 0, 3, 0, False)
+    assert {row[0] for row in ledger.rows()} == {TODAY, TODAY + 2, TODAY + 3}
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["at once", "on another day meanwhile"])
+def test_what_the_store_has_of_a_day_is_added_to_what_was_used_meanwhile_and_once(away: bool) -> None:
+    ledger = Ledger(1000)
+    assert ledger.reserve(TODAY, 300)
+    ledger.settle(TODAY, 300, 100, 5, True, 50, 3)
+    if away:
+        ledger.roll(TODAY + 1)
+    ledger.begin(TODAY, 600, 200, 7, 10, 20, 30)
+    assert ledger.left(TODAY) == 95
+    totals = (TODAY, 700, 205, 8, 115, 70, 33)
+    assert (ledger.prompt, ledger.completion, ledger.requests, ledger.estimated, ledger.cached, ledger.reasoning) == totals[1:]
+    ledger.begin(TODAY, 600, 200, 7, 10, 20, 30)
+    assert [row[:-1] for row in ledger.rows()] == [totals], "once"
+    ledger.settle(TODAY + 1, 0, 9, 0, False)
+    ledger.rows()
+    for day in (TODAY, TODAY + 1):  # what was handed to the store is told by it
+        ledger.begin(day, 700, 205, 8, 115, 70, 33)
+    assert sorted(row[:-1] for row in ledger.rows()) == [totals, (TODAY + 1, 9, 0, 1, 0, 0, 0)]
+
+
+def test_a_day_of_which_only_the_store_had_something_is_kept_and_is_not_written() -> None:
+    ledger = Ledger(1000)
+    ledger.roll(TODAY)
+    ledger.begin(TODAY, 600, 200, 7, 0)
+    assert (ledger.dirty, ledger.rows()) == (False, [])
+    assert ledger.left(TODAY + 1) == 1000
+    assert ledger.left(TODAY) == 200
 
 
 def test_unlimited_counts_and_never_refuses() -> None:

@@ -377,30 +377,36 @@ async def test_what_cannot_be_read_is_told_once_while_usage_is_written(tmp_path:
     assert await held.state.close()
 
 
-async def test_what_could_not_be_read_at_the_start_stays_in_the_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_could_not_be_read_at_the_start_is_read_as_soon_as_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = Held(tmp_path)
     record, _text = await first.state.run(keys.create, {"name": "a"}, "test")
-    assert await first.state.close(rows=[("a", DAY, 10, 20, 3, 1, 8, 7)])
+    used = ("a", DAY, 10, 20, 3, 1, 8, 7)
+    assert await first.state.close(rows=[used, ("a", DAY + 1, 1, 1, 1, 0, 0, 0)])
 
     def sick(*args: object, **kwargs: object) -> Database:
         raise Unavailable("sick")
 
+    found: list[list[UsageRow] | None] = []
     with monkeypatch.context() as patch:
         patch.setattr(folder_module.Database, "open", sick)
         patch.setattr(folder_module, "read", sick)
         held = Held(tmp_path)
         assert held.loaded == ([], [], 0, True, True), "it may have held keys"
         assert (held.state.failing, held.state.reason) == (True, "sick")
-        assert not await held.write(("a", DAY, 1, 1, 1, 0, 0, 0))
+        assert held.state.load(DAY, found.append)
+        await until(lambda: found)
+        assert found == [None]
         with pytest.raises(StateError, match="sick"):
             await held.state.run(keys.list_keys)
     await until(lambda: not held.state.failing)
-    await until(lambda: held.told)
-    assert held.told == [record]
-    for _ in range(2):
-        assert await held.write(("a", DAY, 2, 2, 2, 1, 2, 1), ("b", DAY, 5, 5, 5, 0, 0, 0))
+    assert held.state.load(DAY, found.append)
+    await until(lambda: found[1:])
+    assert held.told == [record], "before what they have used"
+    assert found[1] == [used]
     assert await held.state.close()
-    assert usage(tmp_path) == [("a", DAY, 12, 22, 5, 2, 10, 8), ("b", DAY, 5, 5, 5, 0, 0, 0)]
+    assert not held.state.load(DAY, found.append)
 
 
 async def test_calls_are_bounded_in_number_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
