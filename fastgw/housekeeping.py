@@ -32,7 +32,7 @@ class UsageStore(Protocol):
     def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None]) -> bool: ...
 
     def load(self, day: int, done: Callable[[list[UsageRow] | None], None]) -> bool:
-        """``done`` is called in the loop, with what there is of that day, or None: it cannot be read. False = it will not be."""
+        """``done`` is called in the loop, with what there is of that day, or None: it cannot be read. False = it is not."""
 
 
 class Housekeeping:

@@ -148,8 +148,8 @@ class Counts:
 
 
 class ReferenceLedger:
-    """Every day has its counts; of the days with any, the current one and two others are remembered: those that are not written, and then
-    those that were current last."""
+    """Every day has its counts; of the days with any, the current one and two others are remembered: those that are not
+    written, and then those that were current last."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
