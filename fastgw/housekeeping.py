@@ -127,6 +127,8 @@ class Housekeeping:
         """Go on from what the store has of the day, some keys at a time."""
         if rows is None:
             self._asking = False  # the next look at what is to be written asks again
+            if self._core.accounts.touched:
+                self._core.stats.store_failures += 1  # what waits for this could not be written
             return
         core = self._core
         for row in rows[-MOST_KEYS:]:
