@@ -11,7 +11,6 @@ so is what would tell it otherwise. A body that says no more than that already s
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
 from fastgw.accel.bodies import BodyFacts, with_member
@@ -38,8 +37,8 @@ OPENAI: Final = "openai"
 KNOW_COMPLETION: Final = frozenset(("vllm", "sglang", OPENAI))
 
 
-@lru_cache(maxsize=64)  # most are told the default
-def _member(name: str, bound: int) -> bytes:
+def member(name: str, bound: int) -> bytes:
+    """What is put into a body that names nothing."""
     return b'"%b":%d' % (name.encode(), bound)
 
 
@@ -64,7 +63,7 @@ def bounded(body: bytes, facts: BodyFacts, bound: int, label: str, kind: str) ->
             return body
         if not named & ~own:
             # Nothing is to be changed, only one thing to be said.
-            return with_member(body, _member(names[-1], bound))
+            return with_member(body, member(names[-1], bound))
     return with_bound(body, names, bound, min(facts.answers, MOST_CHOICES))
 
 
@@ -75,6 +74,10 @@ class Rewriting(Filter):
 
     def __init__(self, ask_usage: bool) -> None:
         self._ask_usage = ask_usage
+        # What was said last where nothing was named, of how many, on which endpoint and to which kind: nearly always the same.
+        self._said = b""
+        self._said_bound = 0
+        self._said_label = self._said_kind = ""
 
     @classmethod
     def from_config(cls, config: Config) -> Rewriting:
@@ -87,7 +90,7 @@ class Rewriting(Filter):
             upload = exchange.upload
             return upload.renamed(body, name) if upload is not None and name else body
         if exchange.bound != NO_LIMIT:
-            body = bounded(body, facts, exchange.bound, exchange.endpoint.label, engine.kind)
+            body = self._bounded(exchange, facts, engine, body)
         exchange.strip_usage = False
         ask = self._ask_usage and not facts.include_usage and exchange.endpoint.usage
         if ask and facts.stream and engine.kind != "llamacpp":
@@ -96,3 +99,18 @@ class Rewriting(Filter):
         if name and facts.model and facts.model != name:
             body = with_model(body, facts, name)
         return body
+
+    def _bounded(self, exchange: ExchangeState, facts: BodyFacts, engine: Engine, body: bytes) -> bytes:
+        bound = exchange.bound
+        label = exchange.endpoint.label
+        if facts.named or facts.overrides:
+            return bounded(body, facts, bound, label, engine.kind)
+        if bound != self._said_bound or label is not self._said_label or engine.kind is not self._said_kind:
+            name = "max_output_tokens" if label == RESPONSES else "max_tokens"
+            if label == CHAT and engine.kind == OPENAI:
+                name = "max_completion_tokens"
+            self._said = member(name, bound)
+            self._said_bound = bound
+            self._said_label = label
+            self._said_kind = engine.kind
+        return with_member(body, self._said)

@@ -14,5 +14,10 @@ cpdef bytes bounded(bytes body, BodyFacts facts, long long bound, str label, str
 
 cdef class Rewriting(Filter):
     cdef bint _ask_usage
+    cdef bytes _said
+    cdef long long _said_bound
+    cdef str _said_kind, _said_label
 
     cpdef bytes rewrite(self, ExchangeState exchange, Engine engine, bytes body)
+    @cython.locals(bound=cython.longlong)
+    cpdef bytes _bounded(self, ExchangeState exchange, BodyFacts facts, Engine engine, bytes body)
