@@ -16,11 +16,12 @@ from typing import Final, Protocol
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.limits.account import Account
 from fastgw.limits.key import KeyRecord, UsageRow
-from fastgw.limits.ledger import day_of
+from fastgw.limits.ledger import day_of, seconds_to_midnight
 from fastgw.limits.meter import Meters
 from fastgw.net.clock import micros, monotonic
 
 LOOK_S: Final = 0.25
+AFTER_MIDNIGHT_S: Final = 0.002
 MOST_KEYS: Final = 5000  # whose usage is handed over at once: some milliseconds of the loop
 MOST_DAYS: Final = 64  # of which it is not known what the store has; only while it cannot be read are there several
 SWEEP: Final = 5000  # meters looked at in one look: a million in less than a minute
@@ -72,9 +73,10 @@ class Housekeeping:
             self._timer = None
 
     def _look(self) -> None:
-        self._timer = self._loop.call_later(LOOK_S, self._look)
         core = self._core
         unix_s = time()
+        # (Those who were told to come at midnight come then.)
+        self._timer = self._loop.call_later(min(LOOK_S, seconds_to_midnight(unix_s) + AFTER_MIDNIGHT_S), self._look)
         now = monotonic()
         today = day_of(unix_s)
         if today != core.today:
@@ -127,6 +129,10 @@ class Housekeeping:
         """Go on from what the store has of the day, some keys at a time."""
         if rows is None:
             self._asking = False  # the next look at what is to be written asks again
+            if day != self._core.today and day in self._unknown:
+                # Given up: other days are not to wait for it for ever.
+                self._unknown.remove(day)
+                self._core.log.warning("what is stored of a day cannot be read", day=day)
             if self._core.accounts.touched:
                 self._core.stats.store_failures += 1  # what waits for this could not be written
             return

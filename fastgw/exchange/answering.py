@@ -28,7 +28,7 @@ class Answering(Tunnelling):
     def on_response_head(self, head: ResponseHead, rest: bytes) -> None:
         now = self.first_byte_at = monotonic()
         status = head.status
-        if status == 400 and self.bound != NO_LIMIT and self._asked_too_much():
+        if (status == 400 or status == 422) and self.bound != NO_LIMIT and self._asked_too_much():
             return
         if status >= 429:
             if status in self.gateway.retry_statuses and self._retry_answer(head):
@@ -197,7 +197,8 @@ class Answering(Tunnelling):
         upstream = self.upstream
         if upstream is None or upstream.closed:
             return
-        if self.phase is RELAYING or self.phase is TUNNEL:
+        closing = self.relay is not None and self.relay.closing
+        if (self.phase is RELAYING or self.phase is TUNNEL) and not closing:
             upstream.wheel.arm(upstream, monotonic() + self.gateway.between_bytes_timeout_s)
         upstream.resume_reading()
 

@@ -344,9 +344,9 @@ class Attempts(ExchangeState):
         return True
 
     def _asked_too_much(self) -> bool:
-        """Whether the engine is asked again, for a shorter answer: its 400 may be for a length that the client did not name.
+        """Whether the engine is asked again, for a shorter answer: its refusal may be of a length that the client did not name.
 
-        (vLLM refuses a maximum for which the prompt leaves no room in its context; without one it would have cut the answer.)
+        (vLLM, and TGI by 422, refuse a maximum for which the prompt leaves no room; without one they would have cut the answer.)
         """
         facts = self.facts
         gateway = self.gateway

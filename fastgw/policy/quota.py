@@ -34,12 +34,13 @@ from fastgw.limits.admission import (
     spent,
     wait_whatever_it_costs_s,
 )
-from fastgw.limits.ledger import seconds_to_midnight
+from fastgw.limits.ledger import day_of, seconds_to_midnight
 from fastgw.limits.meter import Meter
 from fastgw.net.clock import micros, monotonic
 from fastgw.policy.ratelimit import too_many
 
 COMPLETIONS: Final = "/v1/completions"
+TURN_S: Final = 0.01  # after midnight the gateway's day has turned
 SHORTER: Final = "ask for a shorter answer, or send a shorter prompt."
 RESPONSES: Final = "/v1/responses"
 CHAT_TEMPLATE: Final = "chat_template"
@@ -104,16 +105,23 @@ def expected_cost(exchange: Exchange) -> int:
 
 
 def untold_cost(exchange: Exchange, account: Account) -> int:
-    """Tokens reserved for answers whose length nobody knows before: each ``default_max_tokens``, or a whole day's."""
-    answer = exchange.gateway.default_max
-    limit = account.ledger.limit
+    """Tokens reserved for answers whose length nobody knows before: each ``default_max_tokens``, or what the day has left."""
+    cost = answer = exchange.gateway.default_max
+    prompt = 0
     facts = exchange.facts
-    if facts is None:
-        return min(answer, limit) if limit else answer
-    prompt = facts.prompt_tokens
-    if limit:
-        answer = min(answer, max(limit - prompt, 1))
-    return total(prompt, answer, facts.choices)
+    if facts is not None:
+        prompt = facts.prompt_tokens
+        cost = total(prompt, answer, facts.choices)
+    if account.ledger.limit:
+        cost = min(cost, max(account.ledger.left(exchange.gateway.today), prompt + 1))
+    return cost
+
+
+def _to_midnight_s(exchange: Exchange) -> float:
+    """Seconds until the day has turned here too, which is a moment after midnight."""
+    unix_s = time()
+    turned = day_of(unix_s) == exchange.gateway.today + 1
+    return TURN_S if turned else seconds_to_midnight(unix_s) + TURN_S
 
 
 class Quota(Filter):
@@ -132,7 +140,7 @@ class Quota(Filter):
         # Nobody need send a body to be told this; and whatever an engine would do stops here, counted or not.
         if spent(account, exchange.gateway.today):
             # (What it would cost is not known, so it is told to wait until it may cost anything.)
-            wait_s = max(1.0, seconds_to_midnight(time()), wait_whatever_it_costs_s(account, micros(exchange.started_at)))
+            wait_s = max(1.0, _to_midnight_s(exchange), wait_whatever_it_costs_s(account, micros(exchange.started_at)))
             raise self._exhausted(exchange, account, 0, wait_s)
         if not exchange.endpoint.metered:
             self._check_debt(exchange, account)
@@ -236,7 +244,7 @@ class Quota(Filter):
         if meter is not None and minute:
             exchange.extra_head += limit_lines(b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us))
         chance = random()  # noqa: S311 - spreads a crowd, guards nothing
-        found = refusal(account, exchange.gateway.today, now_us, seconds_to_midnight(time()), minute, daily, chance)
+        found = refusal(account, exchange.gateway.today, now_us, _to_midnight_s(exchange), minute, daily, chance)
         assert found is not None
         stats = exchange.gateway.stats
         reason = found.reason
@@ -308,5 +316,5 @@ def take_back(exchange: Exchange, meter: Meter | None, since: float) -> float:
     exchange.reserved_minute = 0
     exchange.reserved = 0
     chance = random()  # noqa: S311 - spreads a crowd, guards nothing
-    found = refusal(account, exchange.gateway.today, now_us, seconds_to_midnight(time()), minute, daily, chance)
+    found = refusal(account, exchange.gateway.today, now_us, _to_midnight_s(exchange), minute, daily, chance)
     return found.wait_s if found is not None else 0.0

@@ -23,7 +23,7 @@ cpdef long long answers_of(Exchange exchange) except -1
 cpdef long long total(long long prompt, long long answer, long long answers) except -1
 @cython.locals(facts=BodyFacts, answer=cython.longlong)
 cpdef long expected_cost(Exchange exchange) except -1
-@cython.locals(facts=BodyFacts, answer=cython.longlong, limit=cython.longlong, prompt=cython.longlong)
+@cython.locals(facts=BodyFacts, answer=cython.longlong, cost=cython.longlong, prompt=cython.longlong)
 cpdef long long untold_cost(Exchange exchange, Account account) except -1
 
 cdef class Quota(Filter):

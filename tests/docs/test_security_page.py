@@ -37,7 +37,7 @@ NO_LIMITS = {
         "upstream.health.RESOLVE_EVERY_S", "upstream.table.MAX_CYCLE", "policy.queue.INTERVAL_S", "policy.cors.MAX_AGE_S",
         "limits.breaker.PROBE_WAIT_S", "limits.account.MOST_ENDED", "limits.drain.UNKNOWN_S", "limits.promises.MOST_S",
         "limits.promises.CROWD_S", "limits.promises.GOES_ON_MOST_S",
-        "limits.admission.RESERVED_S", "limits.admission.RESERVED_EACH_S",
+        "limits.admission.RESERVED_S", "limits.admission.RESERVED_EACH_S", "policy.quota.TURN_S",
         "store.state.LOOK_S", "store.state.RUN_S",
         "store.state._TAKEN_S", "store.state._WRITE_BUSY_S", "store.state._CALL_BUSY_S", "store.folder._REOPEN_BUSY_S",
         "store.database.PAUSE_S", "store.keys._TURN_S", "store.place._MADE_WITHIN_S", "control.server.STOP_S",

@@ -477,7 +477,7 @@ class TestRetryAfter:
                     if (await client.read_response(10.0)).status != 200:
                         await asyncio.sleep(0.01)  # one of the late ones had its place
 
-            clients = [await gw.client() for _ in range(41)]
+            clients = [await gw.client() for _ in range(43)]  # (some are refused: it is full at all times)
             tasks = [asyncio.create_task(steady(client)) for client in clients]
             try:
                 await waiting(gw, 40)

@@ -226,7 +226,7 @@ class TestJ2Midnight:
             assert spent(await settled(gw)) == (0, 0)
 
     async def test_J2_retry_after_is_the_time_to_midnight(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for of_day, told in ((0.0, 86_400), (86_340.0, 60), (86_399.25, 1), (43_200.5, 43_200)):
+        for of_day, told in ((0.0, 86_401), (86_340.0, 61), (86_399.25, 1), (43_200.5, 43_200)):
             monkeypatch.setattr("fastgw.policy.quota.time", lambda of_day=of_day: 20_000.0 * DAY_S + of_day)
             async with metered(daily_token_quota=100) as (gw, _, client):
                 account_of(gw).ledger.settle(today(gw), 0, 90, 0, False)
