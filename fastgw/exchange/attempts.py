@@ -346,7 +346,7 @@ class Attempts(ExchangeState):
     def _asked_too_much(self) -> bool:
         """Whether the engine is asked again, for a shorter answer: its refusal may be of a length that the client did not name.
 
-        (vLLM, and TGI by 422, refuse a maximum for which the prompt leaves no room; without one they would have cut the answer.)
+        (vLLM, and TGI by 422, refuse a maximum for which the prompt leaves no room, and would have cut an answer without one.)
         """
         facts = self.facts
         gateway = self.gateway
