@@ -188,11 +188,12 @@ SPOKEN = "/v1/audio/transcriptions"
 async def test_answers_whose_length_no_engine_can_be_told_are_reserved(path: str, each: int, limit: str) -> None:
     """Sixty at once: as many are let through as fit, should each take what one that names no maximum may take."""
     used = each // 2
+    refused = asyncio.Event()
 
     async def slow(connection: ScriptedConnection) -> None:
         while True:
             if (await connection.read_request()).method == "POST":
-                await asyncio.sleep(0.3)
+                await refused.wait()
             usage = {"input_tokens": 10, "output_tokens": used - 10, "total_tokens": used}
             text = json.dumps({"created": 1, "data": [], "usage": usage}).encode()
             head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
@@ -208,9 +209,12 @@ async def test_answers_whose_length_no_engine_can_be_told_are_reserved(path: str
         data = request("POST", path, headers=[("Content-Type", "multipart/form-data; boundary=x")], body=form, key=KEY)
     settings: dict[str, Any] = {limit: 10_000}
     async with ScriptedEngine(slow) as engine, running([engine.url], api_keys=(KEY,), **settings) as gw:
-        answers = await asyncio.gather(*[once(gw, data) for _ in range(60)])
         # (Of a day what is left goes to one more.)
         fit = 10_000 // each + (limit == "daily_token_quota")
+        tasks = [asyncio.create_task(once(gw, data)) for _ in range(60)]
+        await gw.until("the others are refused", lambda: gw.stats.refused_total >= 60 - fit)
+        refused.set()
+        answers = await asyncio.gather(*tasks)
         assert sorted(answer.status for answer in answers) == [200] * fit + [429] * (60 - fit)
         assert (await settled(gw))["total_tokens"] == fit * used
         # What they did not use has come back.
