@@ -192,7 +192,7 @@ async def test_answers_whose_length_no_engine_can_be_told_are_reserved(path: str
 
     async def slow(connection: ScriptedConnection) -> None:
         while True:
-            if (await connection.read_request()).method == "POST":
+            if (await connection.read_request()).method == b"POST":
                 await refused.wait()
             usage = {"input_tokens": 10, "output_tokens": used - 10, "total_tokens": used}
             text = json.dumps({"created": 1, "data": [], "usage": usage}).encode()
