@@ -39,8 +39,8 @@ class UsageStore(Protocol):
 class Housekeeping:
     """See the head of this file. ``store`` None = nothing is written down.
 
-    Nothing is written while it is not known what the store has of a day: what is used meanwhile is added to that, and the sums
-    are written then. So the rows of a day that the store has are never older than those that are written over them.
+    Of a day of which it is not known what the store has, nothing is written: what is used meanwhile is added to that, and the
+    sums are written then. So the rows of a day that the store has are never older than those that are written over them.
     """
 
     def __init__(
@@ -125,18 +125,19 @@ class Housekeeping:
         if not store.load(day, lambda rows: self._told(day, rows)):
             self._asking = False
 
-    def _told(self, day: int, rows: list[UsageRow] | None) -> None:
-        """Go on from what the store has of the day, some keys at a time."""
+    def _told(self, day: int, rows: list[UsageRow] | None, missed: bool = False) -> None:
+        """Go on from what the store has of the day, some keys at a time. ``missed``: it was not the current one all the time,
+        so that some have not taken their rows; if it is now, they are asked for again."""
         if rows is None:
-            self._asking = False  # the next look at what is to be written asks again
-            if day != self._core.today and day in self._unknown:
-                # Given up: other days are not to wait for it for ever.
+            self._asking = False  # the next look at what is to be written asks again, for another day if there is one
+            if day in self._unknown:
                 self._unknown.remove(day)
-                self._core.log.warning("what is stored of a day cannot be read", day=day)
+                self._unknown.insert(0, day)
             if self._core.accounts.touched:
                 self._core.stats.store_failures += 1  # what waits for this could not be written
             return
         core = self._core
+        missed = missed or day != core.today
         for row in rows[-MOST_KEYS:]:
             account = core.accounts.by_id(row[0])
             if account is not None:
@@ -145,10 +146,10 @@ class Housekeeping:
                 account.ledger.begin(*row[1:])
         del rows[-MOST_KEYS:]
         if rows:
-            self._loop.call_soon(self._told, day, rows)
+            self._loop.call_soon(self._told, day, rows, missed)
             return
         self._asking = False
-        if day in self._unknown:
+        if day in self._unknown and not (missed and day == core.today):
             self._unknown.remove(day)
         if self._unknown:
             self._ask()
@@ -157,17 +158,23 @@ class Housekeeping:
         """Hand over what was used since; one batch is under way at a time, and the next follows when it is written."""
         store = self._store
         accounts = self._core.accounts
-        if store is None or self._writing is not None or self._unknown or not accounts.touched:
+        if store is None or self._writing is not None or not accounts.touched:
             return
         touched = accounts.touched[:MOST_KEYS]
         del accounts.touched[:MOST_KEYS]
         self._more = bool(accounts.touched)
         batch: list[tuple[Account, int, int]] = []
         rows: list[UsageRow] = []
+        unknown = tuple(self._unknown)
         for account in touched:
-            for row in account.ledger.rows():
+            found = account.ledger.rows(unknown)
+            if not found and account.ledger.dirty:
+                accounts.touched.append(account)
+            for row in found:
                 rows.append((account.id, *row[:-1]))
                 batch.append((account, row[0], row[-1]))
+        if not batch:
+            return
         self._writing = batch
         if not store.write(rows, self._written):
             self._written(False)

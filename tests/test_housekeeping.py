@@ -224,3 +224,46 @@ async def test_many_keys_are_taken_over_in_pieces(monkeypatch: pytest.MonkeyPatc
     assert kept.account.ledger.left(20_001) == 99
     kept.settle()
     assert kept.held["key", 20_001][2] == 901
+
+
+async def test_a_day_that_cannot_be_read_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of that day alone nothing is written, and it is asked for again."""
+    held: dict[tuple[str, int], UsageRow] = {("key", 20_001): ("key", 20_001, 400, 0, 1, 0, 0, 0)}
+    kept = Kept(held, 20_000, monkeypatch)
+    kept.settle()
+    kept.day = 20_001
+    kept.look()
+    kept.well = False
+    kept.work()
+    kept.well = True
+    asked = kept.load
+    monkeypatch.setattr(kept, "load", lambda day, done: asked(day, done if day != 20_001 else lambda _: done(None)))
+    for day in (20_001, 20_002, 20_003):
+        kept.day = day
+        kept.look()
+        kept.use(7)
+        kept.settle()
+    assert held["key", 20_001][2] == 400, "what the store has of it is not known"
+    assert [held["key", day][2] for day in (20_002, 20_003)] == [7, 7]
+    monkeypatch.setattr(kept, "load", asked)
+    kept.settle()
+    kept.settle()
+    assert held["key", 20_001][2] == 407
+
+
+async def test_a_day_that_comes_back_while_its_rows_are_on_their_way_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept({}, 20_000, monkeypatch)
+    kept.settle()
+    kept.held |= {(f"key_{number}", 20_001): (f"key_{number}", 20_001, 1, 0, 1, 0, 0, 0) for number in range(MOST_KEYS)}
+    kept.held["key", 20_001] = ("key", 20_001, 900, 0, 1, 0, 0, 0)  # (pieces are taken from the end: this is in the first)
+    kept.day = 20_001
+    kept.look()
+    kept.day = 20_000
+    kept.look()
+    kept.work()
+    kept.day = 20_001
+    kept.look()
+    for _ in range(6):
+        await asyncio.sleep(0)
+        kept.settle()
+    assert kept.account.ledger.left(20_001) == 100

@@ -5,7 +5,8 @@ engine's own bytes go out as they are, frames included; else the payload is fram
 engine's chunk is framed again too, so that the client's stream stands on a chunk boundary at all times: an error event
 can always be put there.
 
-The relay knows how the message ends and never ends it early: after a truncation there is no terminal chunk.
+The relay knows how the message ends and never ends it early: after a truncation there is no terminal chunk. Where only so many
+tokens may pass (``allow``) it stops behind the event with the last one, and says so; ``go_on`` or ``close`` follows.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Relay:
         self.prompt = 0  # so many the prompt is taken for beside them
         self._total = UNLIMITED
         self.closing = False  # no more tokens may pass: only the engine's own end is still waited for
-        self._end = b""  # what has come of that
+        self._end = bytearray()  # what has come of that
         self._known = (0, 0, 0, 0, 0, 0)  # what was known before it
         self.begun = False  # the answer's head has gone down
         self.bytes_out = 0
@@ -301,13 +302,14 @@ class Relay:
         return END if done else MORE
 
     def pass_end(self) -> bool:
-        """Pass on what was held, where the engine had no more to say: False where it was ended for length."""
+        """Pass on what was held, where the engine had no more to say, or failed: False where it was ended for length."""
         sse = self.sse
         assert sse is not None
-        if sse.finish_reason in FOR_LENGTH or (sse.finish_reason is None and COMPLETED not in self._end):
+        end = bytes(self._end)
+        if not sse.error and (sse.finish_reason in FOR_LENGTH or (sse.finish_reason is None and COMPLETED not in end)):
             return False
-        self.body_bytes += len(self._end)
-        wire = chunk(self._end) + LAST_CHUNK if self.chunked_out else self._end
+        self.body_bytes += len(end)
+        wire = chunk(end) + LAST_CHUNK if self.chunked_out else end
         self.bytes_out += len(wire)
         self._put(wire)
         self.ended = True

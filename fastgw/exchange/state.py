@@ -111,6 +111,7 @@ class ExchangeState(Session):
         "lane",
         "local_task",
         "meter",
+        "minute",
         "phase",
         "pieces",
         "place",
@@ -195,6 +196,7 @@ class ExchangeState(Session):
         self.substitute = ""  # the model that it is sent to instead of its own
         self.reserved = 0  # tokens of the day's
         self.reserved_minute = 0
+        self.minute: Meter | None = None  # from which those were taken: its key may be given another meanwhile
         self.allowance = NO_LIMIT  # tokens that its answer may have before more must be asked for
         self.bound = NO_LIMIT  # the most tokens that each of its answers may have, as the engine is told
         self.estimated = False  # the engine did not say what it used

@@ -252,21 +252,21 @@ class Ledger:
                 other.cached += cached
                 other.reasoning += reasoning
 
-    def rows(self) -> list[Row]:
+    def rows(self, unknown: tuple[int, ...] = ()) -> list[Row]:
         """What the store does not have yet, at most three days; hand each back to :meth:`clean` once it is written.
 
-        Totals of the day, not differences: to write one twice does no harm. So nobody asks for them before what the store has
-        of such a day was given to :meth:`begin`: what it has from then on came from here.
+        Totals of the day, not differences: to write one twice does no harm. So those of the ``unknown`` days are left out, of
+        which what the store has was not given to :meth:`begin` yet: what it has from then on came from here.
         """
         found: list[Row] = []
-        if self._version != self._written:
+        if self._version != self._written and self.day not in unknown:
             self._whole = True
             found.append((
                 self.day, self.prompt, self.completion, self.requests, self.estimated, self.cached, self.reasoning,
                 self._version,
             ))  # fmt: skip
         for other in self._others:
-            if other.version != other.written:
+            if other.version != other.written and other.day not in unknown:
                 other.whole = True
                 found.append(other.row())
         return found

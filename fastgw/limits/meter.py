@@ -215,6 +215,7 @@ class Meter:
         if past is not None:
             self.debt += past.beyond
             past.beyond = 0
+            past.promises = None  # they were made of the old limits
         self.rate = rate
         self.burst = burst
         most = self._most()

@@ -51,8 +51,8 @@ class Charge(Filter):
             # No engine has seen it.
             if exchange.reserved:
                 account.ledger.release(exchange.reserved)
-            if exchange.reserved_minute and account.tokens is not None:
-                account.tokens.settle(micros(monotonic()), micros(exchange.routed_at), exchange.reserved_minute, 0)
+            if exchange.minute is not None:
+                exchange.minute.settle(micros(monotonic()), micros(exchange.routed_at), exchange.reserved_minute, 0)
             return
         response = exchange.response
         if response is None or not 200 <= response.status < 300:
@@ -145,9 +145,10 @@ def settle(
     meter = account.tokens
     if meter is not None:
         now_us = micros(monotonic())
-        if exchange.reserved_minute:
+        if meter is exchange.minute:
             meter.settle(now_us, micros(exchange.routed_at), exchange.reserved_minute, prompt + completion)
         else:
+            # (Its limit is newer than the request, or nothing was reserved.)
             meter.charge(now_us, prompt + completion)
 
 

@@ -23,7 +23,7 @@ from fastgw.config import Config, RouteConfig
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
-from fastgw.exchange.state import DONE, QUEUED
+from fastgw.exchange.state import DONE, QUEUED, RECEIVING
 from fastgw.limits.account import Account
 from fastgw.limits.crowd import Crowd
 from fastgw.limits.drain import DrainRate
@@ -274,8 +274,13 @@ class Queue(Filter):
                 wait_s = take_back(exchange, meter, exchange.queued_at)
             else:
                 account = exchange.account
-                if account is not None and account.requests is not None and exchange.routed_at > 0.0:
-                    # (It was taken in this same turn of the loop.)
+                if (
+                    account is not None
+                    and account.requests is not None
+                    and exchange.routed_at > 0.0
+                    and exchange.phase is RECEIVING
+                ):
+                    # (In this same turn of the loop. What was taken before an engine was tried may have decayed.)
                     account.requests.give(micros(monotonic()), 1)
                 wait_s = take_back(exchange, None, 0.0)
         chance = random()  # noqa: S311 - spreads a crowd, guards nothing
@@ -327,10 +332,11 @@ class Queue(Filter):
         self.waiting += 1
         self.waiting_bytes += place.size
         exchange.gateway.stats.queue_waiting_open += 1
+        fresh = exchange.phase is RECEIVING  # what was taken was taken in this same turn of the loop
         exchange.place = place
         exchange.phase = QUEUED
         exchange.queued_at = now
-        if account.requests is not None and not exchange.sent_at:
+        if account.requests is not None and fresh:
             place.meter = account.requests
             account.requests.hold()
         exchange.conn.wheel.arm(place, now + self._timeout_s)

@@ -235,6 +235,7 @@ class Quota(Filter):
         if meter is not None and minute:
             exchange.extra_head += limit_lines(b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us))
             exchange.reserved_minute = minute
+            exchange.minute = meter
         if account.ledger.limit:
             exchange.reserved = daily
 
@@ -309,11 +310,12 @@ def take_back(exchange: Exchange, meter: Meter | None, since: float) -> float:
         meter.settle(now_us, micros(since), 1, 0)
     minute = exchange.reserved_minute
     daily = exchange.reserved
-    if minute and account.tokens is not None:
-        account.tokens.settle(now_us, micros(exchange.routed_at), minute, 0)
+    if exchange.minute is not None:
+        exchange.minute.settle(now_us, micros(exchange.routed_at), minute, 0)
     if daily:
         account.ledger.release(daily)
     exchange.reserved_minute = 0
+    exchange.minute = None
     exchange.reserved = 0
     chance = random()  # noqa: S311 - spreads a crowd, guards nothing
     found = refusal(account, exchange.gateway.today, now_us, _to_midnight_s(exchange), minute, daily, chance)

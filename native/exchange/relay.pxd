@@ -15,7 +15,8 @@ cdef class Relay:
     cdef object _framing
     cdef RawStream _writer
     cdef bytes _held
-    cdef bytes _rest, _end
+    cdef bytes _rest
+    cdef bytearray _end
     cdef tuple _known
     cdef bint _rest_ends
     cdef long long _left
@@ -33,6 +34,7 @@ cdef class Relay:
     cpdef int go_on(self) except -1
     cpdef int close(self) except -1
     cpdef int _wait_for_end(self, bytes payload, bint done) except -1
+    @cython.locals(end=bytes)
     cpdef bint pass_end(self) except -1
     cpdef allow(self, long long tokens, long long prompt)
     @cython.locals(said="long long")

@@ -34,7 +34,7 @@ cdef class ExchangeState(Session):
     cdef public list guards
     cdef public RequestHead head
     cdef public bytearray pieces
-    cdef public Meter meter
+    cdef public Meter meter, minute
     cdef public Pool pool
     cdef public Relay relay
     cdef public ResponseHead response

@@ -35,7 +35,7 @@ cdef class Ledger:
     cpdef begin(self, long long day, long long prompt, long long completion, long long requests, long long estimated,
                 long long cached=*, long long reasoning=*)
     @cython.locals(other=Day, found=list)
-    cpdef list rows(self)
+    cpdef list rows(self, tuple unknown=*)
     @cython.locals(other=Day)
     cpdef clean(self, long long day, long long version)
     @cython.locals(other=Day, dirty=bint)

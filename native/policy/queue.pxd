@@ -20,7 +20,7 @@ from fastgw.upstream.target cimport Engine
 cdef int BATCH
 cdef double INTERVAL_S
 cdef long long QUANTUM
-cdef object DONE, QUEUED
+cdef object DONE, QUEUED, RECEIVING
 
 @cython.final
 cdef class Lane:

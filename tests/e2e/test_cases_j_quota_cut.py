@@ -539,9 +539,10 @@ async def drain(stream: openai.AsyncStream[Any], into: list[Any]) -> None:
         (b'data: {"choices":[{"delta":{},"finish_reason":"length"}]}\n\n%bdata: [DONE]\n\n', False, True),
         (b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n%bdata: [DONE]\n\n', True, True),
         (b'data: {"choices":[{"delta":{"content":"more"}}]}\n\n%bdata: [DONE]\n\n', False, False),
+        (b'data: {"error":{"message":"out of memory"}}\n\n%bdata: [DONE]\n\n', True, True),
         (b": nothing but comments\n\n", False, False),
     ],
-    ids=["for-length", "at-its-end", "goes-on", "silent"],
+    ids=["for-length", "at-its-end", "goes-on", "fails", "silent"],
 )
 async def test_J2_what_an_engine_says_behind_the_last_token(
     framing: str, reads: str, behind: bytes, whole: bool, said: bool
@@ -575,6 +576,9 @@ async def test_J2_what_an_engine_says_behind_the_last_token(
     assert answer.complete
     assert answer.body.startswith(text)
     assert answer.events()[-1] == "[DONE]"
-    assert (b"daily_quota_exceeded" in answer.body, b"stop" in answer.body) == (not whole, whole)
+    own = b"stop" in answer.body or b"out of memory" in answer.body
+    assert (b"daily_quota_exceeded" in answer.body, own) == (not whole, whole)
+    (record,) = [one for one in gw.records if one["endpoint"] == "/v1/chat/completions"]
+    assert record["outcome"] == ("engine_error" if b"memory" in behind else "ok" if whole else "quota")
     assert (found["total_tokens"], found["estimated_tokens"]) == ((7, 0) if said else (limit, limit))
     assert took < 3.5

@@ -529,6 +529,25 @@ class TestLimits:
             assert (await clients[2].read_response()).status == 200
             assert (await here.usage(text))["requests_under_way"] == 0
 
+    async def test_S2_19_a_limit_taken_off_and_set_again_gives_nothing_of_others_back(self, tmp_path: Path) -> None:
+        """Who ends then has taken nothing from the new one, and is charged there for what was used."""
+        async with place(tmp_path, {"itl_ms": 2}) as here, AsyncExitStack() as stack:
+            id, text = await here.key(tokens_per_minute=10_000)
+            clients = [await stack.enter_async_context(RawClient.connect(here.gw.url)) for _ in range(2)]
+            await clients[0].send(say(9000, stream=True, key=text, fault="tokens=60"))
+            first = await clients[0].read_head()
+            await here.change(id, tokens_per_minute=0)
+            await here.change(id, tokens_per_minute=10_000)
+            await clients[1].send(say(9000, stream=True, key=text, fault="tokens=400"))
+            second = await clients[1].read_head()
+            await clients[0].read_body(first, 10.0)
+            await here.gw.until("the first one's end", lambda: here.gw.stats.exchanges_open == 1)
+            assert (await here.usage(text))["tokens_remaining"] < 1000
+            await clients[1].read_body(second, 10.0)
+            await here.gw.until("the second one's end", lambda: here.gw.stats.exchanges_open == 0)
+            used = 2 * prompt_tokens() + 460
+            assert 10_000 - used <= (await here.usage(text))["tokens_remaining"] <= 10_000 - used + 1000
+
     async def test_S2_19_priority(self, tmp_path: Path) -> None:
         """The one that was raised goes first, although it came last."""
         async with place(tmp_path, {"itl_ms": 20}, max_concurrent=1) as here, AsyncExitStack() as stack:

@@ -529,3 +529,13 @@ def test_every_ipv6_address_goes_with_its_64(number: int) -> None:
         assert key == address_key(str(ipaddress.IPv6Address(number ^ 0xFFFF)))
     else:
         assert key == str(address.ipv4_mapped)
+
+
+def test_who_is_refused_after_a_change_is_told_by_the_new_limits() -> None:
+    meter = Meter(1, 60_000_000, 1)
+    assert meter.take(0, 1)
+    for _ in range(30):
+        meter.told_s(0, 1, 0.5)
+    meter.change(6000, 1, 0)
+    assert meter.take(20_000_000, 1)
+    assert meter.told_s(20_000_000, 1, 0.5) == meter.wait_us(20_000_000, 1) / 1e6 == 0.01

@@ -26,7 +26,9 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.state import DONE, MERGING, QUEUED, RECEIVING
 from fastgw.limits.account import Accounts, Defaults
+from fastgw.limits.meter import Meter
 from fastgw.net.client_conn import ClientConn, ConnLimits
+from fastgw.net.clock import micros, monotonic
 from fastgw.net.poller import Reactor
 from fastgw.policy.queue import Queue
 from fastgw.policy.routing import STRATEGIES
@@ -456,3 +458,26 @@ async def test_classes_and_turns_over_models() -> None:
         assert {made.gone[1], made.gone[2]} == {10, 11}
         rest = "".join(models[number] for number in made.gone[3:])
         assert rest in ("abababab", "babababa")
+
+
+@pytest.mark.parametrize("on_capacity", ["reject", "queue"])
+async def test_a_request_taken_long_ago_does_not_come_back_with_a_refusal(on_capacity: str) -> None:
+    """It has decayed meanwhile, and others were admitted for it: given back, it would be one too many."""
+    engines = [{"models": ("a",)}, {"models": ("a",), "max_concurrent": 1}]
+    async with world(engines, on_capacity=on_capacity) as made:
+        exchanges = [made.arrive("a", KEYS[0]) for _ in range(2)]
+        first = next(one for one in exchanges if one.pool is made.pools[0])
+        meter = Meter(600, 60_000_000, 20)
+        made.key(first).requests = meter
+        begun = monotonic() - 2.1
+        assert meter.take(micros(begun), 20)
+        first.routed_at = begun
+        assert meter.take(micros(begun + 2.1), 20)
+        made.fail_over(first)
+        if on_capacity == "queue":
+            assert first.phase is QUEUED
+            made.queue._refused("queue_timeout", None, first, 0)
+            made.leave(first)
+        else:
+            assert made.refused == ["at_capacity"]
+        assert meter.left(micros(begun + 2.1)) == 0
