@@ -627,7 +627,7 @@ class TestFailover:
                 assert answer.status == 200
             (record,) = [record for record in gw.records if record["queued_s"] > 0]
             assert (record["engine"], record["status"]) == (core.table.pools[1].engine.name, 200)
-            assert record["queued_s"] >= 0.5
+            assert record["queued_s"] >= 0.499  # a timer of uvloop's may be a millisecond early
 
 
 @pytest.mark.alone
