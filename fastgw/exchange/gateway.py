@@ -376,10 +376,9 @@ class GatewayCore(Context):
         elif error.kind.name == "unsupported_encoding":
             lines += b"accept-encoding: %b\r\n" % codings().encode()
         if error.retry_after_s is not None:
-            # In milliseconds too, for clients that read that: a limit may be over in a few. One more than it takes, for timers
-            # of whole milliseconds (libuv's: uvloop, Node) begin to count up to one before they are asked to.
+            # (In milliseconds too, for clients that read that: a limit may be over in a few.)
             lines += b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (
-                max(1, ceil(error.retry_after_s)), ceil(error.retry_after_s * 1e3) + 1,
+                max(1, ceil(error.retry_after_s)), max(1, ceil(error.retry_after_s * 1e3)),
             )  # fmt: skip
         if kind.hopeless:
             lines += b"x-should-retry: false\r\n"

@@ -119,6 +119,11 @@ def posts(sim: Simulator) -> list[Any]:
     return [one for one in sim.requests if one.method == "POST"]
 
 
+async def wait_as_told(answer: RawResponse) -> None:
+    """As long as ``retry-after-ms`` says, and the millisecond by which a timer of uvloop's may be early."""
+    await asyncio.sleep((int(answer.header("retry-after-ms") or "") + 1) / 1e3)
+
+
 def assert_limited(answer: RawResponse, code: str) -> None:
     """A whole 429 in OpenAI's shape."""
     assert (answer.status, answer.complete) == (429, True), answer.body

@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.metered import KEY, account_of, ask, assert_limited, estimate, metered, once, posts, say, usage_of
+from tests.e2e.metered import (
+    KEY,
+    account_of,
+    ask,
+    assert_limited,
+    estimate,
+    metered,
+    once,
+    posts,
+    say,
+    usage_of,
+    wait_as_told,
+)
 from tests.e2e.test_cases_j_limits import answers
 from tests.e2e.test_cases_j_queue import QUIET, Gate, asking, tagged, waiting
 from tests.support.client import RawClient, RawResponse, chat, request
@@ -75,7 +87,7 @@ class TestTogether:
             data = say(12_000 - estimate()) if meter.rate == 12_000 else say(1)
             refused = await ask(client, data)
             assert refused.status == 429
-            await asyncio.sleep(wait_s(refused))
+            await wait_as_told(refused)
             assert (await ask(client, data)).status == 200
 
     async def test_rubbish_counts_as_a_request_with_every_kind_of_limit(self) -> None:
@@ -216,7 +228,7 @@ class TestCrowd:
                         if answer.status == 200:
                             tries.append(turn)
                             return
-                        await asyncio.sleep(wait_s(answer))
+                        await wait_as_told(answer)
 
             began = time.monotonic()
             await asyncio.gather(*[one() for _ in range(200)])
