@@ -1,0 +1,112 @@
+"""A request at an engine as the layers above know it, however many of them share a connection, and whom it tells what.
+
+    UpstreamStream  one request at one engine: what the layers above may ask for
+    Carrier         what a stream tells; whoever asks an engine something is one
+
+Nothing above ``net`` knows how a message is framed, or whose socket it is: with an answer's head comes the source that reads
+its body. Calls come from the loop, one at a time, and none of them may wait.
+"""
+
+from __future__ import annotations
+
+from fastgw.accel.heads import ResponseHead
+from fastgw.errors import GatewayError
+from fastgw.net.timers import NEVER, Timed, TimerWheel
+from fastgw.protocol.body import Source
+from fastgw.protocol.start import RequestStart
+
+
+class Carrier:
+    """What a request at an engine tells. A subclass defines the calls that it can get."""
+
+    __slots__ = ()
+
+    def on_stream(self) -> None:
+        """The stream that was being opened is: send the request."""
+        raise NotImplementedError
+
+    def on_unreachable(self, detail: str, timed_out: bool) -> None:
+        """No connection came about; the stream is closed already."""
+        raise NotImplementedError
+
+    def on_head(self, head: ResponseHead, source: Source, rest: bytes) -> None:
+        """The final answer's head, what reads its body, and the bytes of the body that came with it (not read yet)."""
+        raise NotImplementedError
+
+    def on_error(self, error: GatewayError) -> None:
+        """What came is no answer, or this process was too short of something to connect (``Source.GATEWAY``), or a bug showed;
+        the stream is closed already."""
+        raise NotImplementedError
+
+    def on_data(self, data: bytes) -> None:
+        """Bytes of the body, as they came: for the source. Of an upgraded protocol: as they are."""
+        raise NotImplementedError
+
+    def on_end(self, how: str) -> None:
+        """The engine closed (``"fin"`` or ``"reset"``): ask the source whether that ends its message."""
+        raise NotImplementedError
+
+    def on_drained(self) -> None:
+        """What could not be sent at once has gone out."""
+        raise NotImplementedError
+
+    def on_silent(self) -> None:
+        """Nothing came from the engine until :meth:`UpstreamStream.due`."""
+        raise NotImplementedError
+
+
+class UpstreamStream(Timed):
+    """One request at an engine. ``connected``: it can be sent now; else ``carrier.on_stream`` says when. ``waiting``: it was
+    sent, and no answer's head has come. ``closed``: it is of no use any more."""
+
+    __slots__ = ("carrier", "closed", "connected", "waiting", "wheel")
+
+    def __init__(self, wheel: TimerWheel) -> None:
+        self.deadline = NEVER
+        self.wheel_slot = 0
+        self.wheel = wheel
+        self.carrier: Carrier | None = None
+        self.connected = False
+        self.waiting = False
+        self.closed = False
+
+    def due(self, deadline: float) -> None:
+        """When the next sign of life is due, ``NEVER`` = not: ``carrier.on_silent`` then."""
+        raise NotImplementedError
+
+    def send(self, start: RequestStart, request_id: bytes, length: int, body: bytes, due: float) -> None:
+        """The request's head, and its body of ``length`` bytes (-1: it ends with :meth:`end`) as far as it is at hand. An
+        answer's head is due by ``due``."""
+        raise NotImplementedError
+
+    def write(self, data: bytes) -> int:
+        """More of the body, or of an upgraded protocol. Returns ``SENT``, ``QUEUED`` or ``DEAD`` (see ``net.wire``)."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """The body has been written whole."""
+        raise NotImplementedError
+
+    def queued(self) -> int:
+        """Bytes that could not be sent yet."""
+        raise NotImplementedError
+
+    def begun(self) -> bool:
+        """Whether any byte of an answer has come."""
+        raise NotImplementedError
+
+    def hold(self) -> None:
+        """Read no more for now; nothing is due meanwhile."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Read again. (:meth:`due` anew.)"""
+        raise NotImplementedError
+
+    def tunnel(self) -> None:
+        """The answer was a 101: from here on bytes pass as they are, both ways."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """End at once, which is also how the engine's work is cancelled; the carrier is not told."""
+        raise NotImplementedError

@@ -1,0 +1,149 @@
+"""Where an answer's body ends: by length, by chunks, with the connection, or with its stream. Told here, and nowhere else.
+
+A source is fed what was read, and gives the payload. Who relays can ask it in which frames the bytes came, and whether the read
+was a clean run of them: then it can go on as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastgw.accel.chunks import ChunkScanner
+from fastgw.accel.heads import ResponseHead
+from fastgw.accel.sse import SseScanner, passes
+
+PLAIN: Final = 0
+"""No frames: payload is all there is."""
+
+CHUNKS: Final = 1
+"""HTTP/1.1's chunks."""
+
+
+class Source:
+    """Reads one body. ``done``: it is complete. ``spoiled``: what came makes its connection useless for another (bytes behind
+    the end, no end but the connection's, frames that cannot be read). ``frames`` and ``aligned``: the bytes that were fed last
+    are themselves a clean run of such frames. ``length``: of the whole, -1 = not told."""
+
+    __slots__ = ("aligned", "done", "frames", "length", "spoiled")
+
+    def __init__(self, frames: int, length: int) -> None:
+        self.frames = frames
+        self.length = length
+        self.aligned = True
+        self.done = False
+        self.spoiled = False
+
+    def feed(self, data: bytes) -> bytes:
+        """The payload in ``data``.
+
+        :raises FramingError: with the ``payload`` that came before what cannot be read.
+        """
+        raise NotImplementedError
+
+    def passes(self, sse: SseScanner | None, data: bytes) -> int:
+        """The payload's size, where ``data`` may go on as it is: whole frames, and whole events of which all is known; else 0,
+        and nothing was read."""
+        return 0
+
+    def eof(self, how: str) -> bool:
+        """The connection has ended (``"fin"`` or ``"reset"``): whether that completes the body."""
+        self.spoiled = True
+        return self.done
+
+
+class NoSource(Source):
+    """There is no body: the request's method or the status forbids it (RFC 9112 §6.3)."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(PLAIN, -1)
+        self.done = True
+
+    def feed(self, data: bytes) -> bytes:
+        if data:
+            self.spoiled = True
+            self.aligned = False
+        return b""
+
+
+class LengthSource(Source):
+    """So many bytes."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, length: int) -> None:
+        super().__init__(PLAIN, length)
+        self._left = length
+        self.done = not length
+
+    def feed(self, data: bytes) -> bytes:
+        left = self._left - len(data)
+        if left > 0:
+            self._left = left
+            return data
+        self.done = True
+        if left == 0:
+            self._left = 0
+            return data
+        self.spoiled = True
+        self.aligned = False
+        payload = data[: self._left]
+        self._left = 0
+        return payload
+
+
+class ChunkedSource(Source):
+    """Chunks, until the empty one and the trailers behind it."""
+
+    __slots__ = ("_scanner",)
+
+    def __init__(self) -> None:
+        super().__init__(CHUNKS, -1)
+        self._scanner = ChunkScanner()
+
+    def feed(self, data: bytes) -> bytes:
+        scanner = self._scanner
+        self.spoiled = True  # unless it can be read
+        payload = scanner.feed(data)
+        self.spoiled = False
+        self.aligned = scanner.aligned
+        if scanner.done:
+            self.done = True
+            if scanner.rest:
+                # Bytes after the end: nobody asked for them, and nobody will see them.
+                self.spoiled = True
+                self.aligned = False
+        return payload
+
+    def passes(self, sse: SseScanner | None, data: bytes) -> int:
+        return passes(self._scanner, sse, data)
+
+
+class CloseSource(Source):
+    """All that comes until the connection ends."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(PLAIN, -1)
+        self.spoiled = True
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def eof(self, how: str) -> bool:
+        if how == "fin":
+            self.done = True
+        return self.done
+
+
+def source_of(head: ResponseHead, method: bytes) -> Source:
+    """What reads the body of an HTTP/1 answer to ``method`` (RFC 9112 §6.3)."""
+    if method == b"HEAD" or head.status in (204, 304):
+        return NoSource()
+    if head.chunked:
+        return ChunkedSource()
+    if head.content_length >= 0:
+        return LengthSource(head.content_length)
+    return CloseSource()
