@@ -37,11 +37,13 @@ from fastgw.limits.account import Accounts, Defaults
 from fastgw.limits.key import UsageRow
 from fastgw.limits.ledger import day_of
 from fastgw.limits.meter import Meters
-from fastgw.net.client_conn import ClientConn, ConnLimits
+from fastgw.net.client import ConnLimits
 from fastgw.net.clock import micros
+from fastgw.net.h1_connection import H1Connection
 from fastgw.net.listener import BindError, Listener, bind
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
+from fastgw.net.wire import PlainWire
 from fastgw.policy import build
 from fastgw.policy.iplimit import IpLimit
 from fastgw.policy.queue import Queue
@@ -163,6 +165,7 @@ class Gateway:
         filters = self._filters = build(config)
         core = self.core = GatewayCore(
             config,
+            reactor=reactor,
             stats=self.stats,
             log=self.log,
             access=self._access,
@@ -206,11 +209,13 @@ class Gateway:
             write_s=config.write_timeout_s,
         )
         trusted = core.trusted
-        conns = core.conns
+        connections = core.connections
         stats = self.stats
 
         def accepted(sock: socket.socket, ip: str) -> None:
-            conns.add(ClientConn(reactor, sock, core, limits, stats, ip, bool(trusted) and is_trusted(ip, trusted)))
+            wire = PlainWire(reactor, sock)
+            known = bool(trusted) and is_trusted(ip, trusted)
+            connections.add(H1Connection(reactor, wire, core, limits, stats, ip, known))
 
         most = self._most_connections()
         max_per_ip = config.max_connections_per_ip
@@ -232,7 +237,7 @@ class Gateway:
             shortage=shortage,
         )
         if max_per_ip:
-            core.on_closed = lambda conn: listener.released(conn.peer_ip)
+            core.on_closed = listener.released
         self.addresses = listener.addresses
         for pool in pools:
             pool.keep_warm()
@@ -400,7 +405,7 @@ class Gateway:
             self.log.warning("drain time over", aborted=core.busy())
             core.abort_all()
         # The last answers and error events are given a moment to leave.
-        await self._until(lambda: not core.conns, monotonic() + GRACE_S)
+        await self._until(lambda: not core.connections, monotonic() + GRACE_S)
         core.close_all()
         for pool in self._pools:
             pool.close()

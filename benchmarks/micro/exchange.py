@@ -24,10 +24,11 @@ from fastgw.config import Config, EngineConfig
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.record import AccessRecord
 from fastgw.limits.account import Accounts, Defaults
-from fastgw.net import client_conn, stream, upstream_conn
-from fastgw.net.client_conn import ClientConn, ConnLimits
+from fastgw.net import wire
+from fastgw.net.client import ConnLimits
+from fastgw.net.h1_connection import H1Connection
+from fastgw.net.h1_upstream import H1UpstreamConn
 from fastgw.net.poller import Reactor
-from fastgw.net.upstream_conn import UpstreamConn
 from fastgw.policy import build
 from fastgw.policy.routing import STRATEGIES
 from fastgw.stats import NullLog, Stats
@@ -56,6 +57,16 @@ ANSWER = (
 ) + ANSWER_BODY
 
 
+def idle(reactor: Reactor, sock: socket.socket, pool: Pool, stats: Stats) -> H1UpstreamConn:
+    """A connection of ``pool``'s that nobody uses."""
+    conn = H1UpstreamConn(reactor, wire.PlainWire(reactor, sock), pool, pool.engine.head_block, None, stats)
+    pool.connections += 1
+    assert conn.stream is not None
+    conn.stream.connected = True
+    pool.give_back(conn.stream, perf_counter(), -1.0, -1)
+    return conn
+
+
 async def measure(requests: int, *, keys: bool = True) -> float:
     """Microseconds per request, the median of seven runs."""
     loop = asyncio.get_running_loop()
@@ -66,29 +77,28 @@ async def measure(requests: int, *, keys: bool = True) -> float:
     reactor = Reactor(loop)
     pools = [Pool(Engine(one), reactor, stats, log, 1.0, 8) for one in config.engines]
     core = GatewayCore(
-        config, stats=stats, log=log, access=records, filters=build(config), strategy=STRATEGIES["round_robin"](),
+        config, reactor=reactor, stats=stats, log=log, access=records, filters=build(config),
+        strategy=STRATEGIES["round_robin"](),
         health=Health(pools, config, log, lambda: None, lambda: None), table=UpstreamTable(pools),
         accounts=Accounts(Defaults(), config.api_key_digests, required=False), instance=b"00000000",
     )  # fmt: skip
     limits = ConnLimits(head_bytes=32768, header_count=100, head_s=10.0, idle_s=75.0, body_s=30.0, write_s=60.0)
     near, far = socket.socketpair()
     up_near, up_far = socket.socketpair()
-    client = ClientConn(reactor, near, core, limits, stats, "127.0.0.1", False)
-    pools[0].open += 1
-    upstream = UpstreamConn(reactor, up_near, pools[0], None, stats)
-    pools[0].release(upstream, perf_counter(), -1.0, -1)
-    client_conn.recv = lambda fd, size: REQUEST
-    upstream_conn.recv = lambda fd, size: ANSWER
-    stream.send = lambda fd, data: len(data)
-    client.pause_reading()
-    upstream.pause_reading()
+    client = H1Connection(reactor, wire.PlainWire(reactor, near), core, limits, stats, "127.0.0.1", False)
+    upstream = idle(reactor, up_near, pools[0], stats)
+    theirs = near.fileno()
+    wire.recv = lambda fd, size: REQUEST if fd == theirs else ANSWER
+    wire.send = lambda fd, data: len(data)
+    client.wire.pause()
+    upstream.wire.pause()
     runs = []
     for _ in range(7):
         records.clear()
         begun = perf_counter()
         for _ in range(requests):
-            client._readable()
-            upstream._readable()
+            client.on_readable()
+            upstream.on_readable()
         runs.append((perf_counter() - begun) / requests * 1e6)
         assert len(records) == requests
         assert records[-1][9] == 200

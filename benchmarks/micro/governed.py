@@ -30,10 +30,12 @@ from fastgw.config import Config, EngineConfig
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.record import AccessRecord
 from fastgw.limits.account import Accounts, Defaults
-from fastgw.net.client_conn import ClientConn, ConnLimits
+from fastgw.net.client import ConnLimits
 from fastgw.net.clock import monotonic
+from fastgw.net.h1_connection import H1Connection
+from fastgw.net.h1_upstream import H1UpstreamConn
 from fastgw.net.poller import Reactor
-from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.net.wire import PlainWire
 from fastgw.policy import build
 from fastgw.policy.routing import STRATEGIES
 from fastgw.stats import NullLog, Stats
@@ -67,6 +69,16 @@ def request(named: bool) -> bytes:
     return b"POST /v1/chat/completions HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (FIELDS, len(body), body)
 
 
+def idle(reactor: Reactor, sock: socket.socket, pool: Pool, stats: Stats) -> H1UpstreamConn:
+    """A connection of ``pool``'s that nobody uses."""
+    conn = H1UpstreamConn(reactor, PlainWire(reactor, sock), pool, pool.engine.head_block, None, stats)
+    pool.connections += 1
+    assert conn.stream is not None
+    conn.stream.connected = True
+    pool.give_back(conn.stream, monotonic(), -1.0, -1)
+    return conn
+
+
 class Bench:
     """One gateway, a client's and an engine's connection to it, and the far ends of both."""
 
@@ -92,7 +104,8 @@ class Bench:
             concurrency=config.key_concurrency,
         )
         self.core = GatewayCore(
-            config, stats=stats, log=log, access=self.records, filters=build(config), strategy=STRATEGIES["round_robin"](),
+            config, reactor=self.reactor, stats=stats, log=log, access=self.records, filters=build(config),
+            strategy=STRATEGIES["round_robin"](),
             health=Health(pools, config, log, lambda: None, lambda: None), table=UpstreamTable(pools),
             accounts=Accounts(defaults, config.api_key_digests, required=False), instance=b"00000000",
         )  # fmt: skip
@@ -100,18 +113,17 @@ class Bench:
         self.request = request(named)
         near, self.far = socket.socketpair()
         up_near, self.up_far = socket.socketpair()
-        self.client = ClientConn(self.reactor, near, self.core, conn_limits, stats, "127.0.0.1", False)
-        pools[0].open += 1
-        self.upstream = UpstreamConn(self.reactor, up_near, pools[0], None, stats)
-        pools[0].release(self.upstream, monotonic(), -1.0, -1)
-        self.client.pause_reading()
-        self.upstream.pause_reading()
+        wire = PlainWire(self.reactor, near)
+        self.client = H1Connection(self.reactor, wire, self.core, conn_limits, stats, "127.0.0.1", False)
+        self.upstream = idle(self.reactor, up_near, pools[0], stats)
+        self.client.wire.pause()
+        self.upstream.wire.pause()
 
     def block(self, requests: int) -> float:
         """Seconds for so many requests, one after the other."""
         send, up_send = self.far.send, self.up_far.send
         recv, up_recv = self.far.recv, self.up_far.recv
-        arrive, answer = self.client._readable, self.upstream._readable
+        arrive, answer = self.client.on_readable, self.upstream.on_readable
         data = self.request
         begun = perf_counter()
         for _ in range(requests):

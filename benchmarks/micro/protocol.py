@@ -14,9 +14,10 @@ from fastgw.accel.heads import scan_request, scan_response
 from fastgw.accel.sse import SseScanner
 from fastgw.protocol.http1.client import parse_response
 from fastgw.protocol.http1.server import RequestReader, parse_request
-from fastgw.protocol.http1.writer import request_head, simple_response
+from fastgw.protocol.http1.writer import request_head, request_line, simple_response
 from fastgw.protocol.multipart import ModelField
 from fastgw.protocol.openai import scan_body, with_model, with_usage
+from fastgw.protocol.start import RequestStart
 
 REQUEST = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: bench/1.0\r\nAccept: application/json\r\n"
@@ -60,6 +61,8 @@ def main() -> None:
     scanner, events, reader, facts = ChunkScanner(), SseScanner(True), RequestReader(), scan_body(BODY)
     general = EVENT + EVENT
     head = REQUEST + b"\r\n\r\n"
+    start = RequestStart(b"POST", b"/v1/x", RESPONSE + b"\r\nx-request-id: ")
+    start.line = request_line(start.method, start.target)
     upload, file = form(), random.Random(1).randbytes(65536)
     table: list[tuple[str, Callable[[], object]]] = [
         ("request head, 9 fields, fast path", lambda: scan_request(REQUEST)),
@@ -75,7 +78,7 @@ def main() -> None:
         ("another model name", lambda: with_model(BODY, facts, "other")),
         ("a form up to its file (a known boundary)", form),
         ("64 KiB of a form's file", lambda: upload.feed(file)),
-        ("head of a request to an engine", lambda: request_head(b"POST", b"/v1/x", b"e:1", RESPONSE, b"", 131)),
+        ("head of a request to an engine", lambda: request_head(start, b"Host: e:1\r\n", b"id", 131)),
         ("a whole small response", lambda: simple_response(200, b"", b"text/plain", b"ok")),
     ]
     for name, work in table:

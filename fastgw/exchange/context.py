@@ -10,40 +10,65 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from time import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
+from fastgw.accel.bodies import BodyFacts
+from fastgw.accel.heads import RequestHead
 from fastgw.config import Config
 from fastgw.config.machine import memory_bytes
 from fastgw.errors import GatewayError
+from fastgw.exchange.endpoints import Endpoint
+from fastgw.exchange.plan import Rules
+from fastgw.limits.account import Account, Accounts
 from fastgw.limits.budget import RetryBudget
 from fastgw.limits.ledger import day_of
-from fastgw.net.client_conn import ClientConn, Service
+from fastgw.limits.meter import Meter
+from fastgw.net.client import ClientStream, Service
+from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER
-from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.protocol.start import RequestStart
 from fastgw.protocol.websocket import Counts
-from fastgw.stats import Stats
+from fastgw.stats import EventLog, Stats
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group, UpstreamTable
-
-if TYPE_CHECKING:
-    from fastgw.accel.heads import RequestHead
-    from fastgw.exchange.endpoints import Endpoint
-    from fastgw.exchange.exchange import Exchange
-    from fastgw.exchange.relay import Relay
-    from fastgw.exchange.state import ExchangeState
-    from fastgw.limits.account import Accounts
-    from fastgw.upstream.target import Engine
+from fastgw.upstream.target import Engine
 
 DAY_S: Final = 86400.0
 UNBOUNDED: Final = 2**62
-MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
-
-Hook = Callable[["Exchange"], None]
-FullHook = Callable[["Exchange"], bool]
-FinishHook = Callable[["Exchange", str], None]
+# (Exchanges are above this file: hooks take one, which `exchange.filter` says in their types.)
+Hook = Callable[[Any], None]
+FullHook = Callable[[Any], bool]
+FinishHook = Callable[[Any, str], None]
 # A WebSocket's engine has said what an answer used (None: the session has ended without any); False = it may not go on.
-SaidHook = Callable[["Exchange", "Counts | None"], bool]
-Rewrite = Callable[["ExchangeState", "Engine", bytes], bytes]
+SaidHook = Callable[[Any, "Counts | None"], bool]
+Rewrite = Callable[[Any, Engine, bytes], bytes]
+
+
+class TakenUp(Protocol):
+    """What waits for a turn of the loop."""
+
+    def take_up(self) -> None: ...
+
+
+class Asking(Protocol):
+    """What of an exchange those need that it asks for something."""
+
+    account: Account | None
+    client_ip: str
+    client: ClientStream
+    endpoint: Endpoint
+    facts: BodyFacts | None
+    head: RequestHead
+    request_id: bytes
+    routed_at: float
+    sent_at: float
+    shared_bytes: int
+    started_at: float
+    timer: Any
+
+    @property
+    def model(self) -> str: ...
+    def resume(self) -> None: ...
 
 
 class Strategy:
@@ -61,30 +86,28 @@ class Judgement:
     the reader then hands out the same object, and everything that depends on it alone is taken from here."""
 
     __slots__ = (
-        "account", "base", "client_ip", "endpoint", "ends_at", "extra_head", "fields", "head", "key_id", "limit", "line",
-        "meter", "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_status", "told_streamed",
-        "uncoded_fields", "version",
+        "account", "base", "client_ip", "endpoint", "ends_at", "extra_head", "head", "key_id", "limit", "meter", "start",
+        "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_status", "told_streamed", "version",
     )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, version: int) -> None:
-        self.head = exchange.head
+    def __init__(
+        self, head: RequestHead, version: int, limit: int, endpoint: Endpoint, key_id: str, account: Account | None
+    ) -> None:
+        self.head = head
         self.version = version
-        self.limit = exchange.gateway.max_body_bytes
-        self.endpoint = exchange.endpoint
-        self.key_id = exchange.key_id
-        account = self.account = exchange.account
+        self.limit = limit
+        self.endpoint = endpoint
+        self.key_id = key_id
+        self.account = account
         # Unix seconds: the next moment at which its key, or a rotated text of it, ends. 0.0 = none: no clock need be asked.
         self.ends_at = account.ends_after(time()) if account is not None and account.stored else 0.0
-        self.meter = exchange.meter
-        self.timeout_s = exchange.timeout_s
-        self.extra_head = exchange.extra_head
-        self.client_ip = exchange.client_ip
-        # The request's first line, for engines with ``base`` before their paths; and its fields, up to the id, once as they
-        # came and once without those that would have the answer compressed.
+        self.meter: Meter | None = None
+        self.timeout_s = 0.0
+        self.extra_head = b""
+        self.client_ip = ""
+        # What it comes to for engines with ``base`` before their paths.
         self.base: bytes | None = None
-        self.line = b""
-        self.fields = b""
-        self.uncoded_fields = b""
+        self.start: RequestStart | None = None
         # What the log made of the last record, and of what.
         self.told = b""
         self.told_engine = ""
@@ -106,12 +129,11 @@ class Context(Service):
         "default_cost",
         "default_max",
         "first_byte_timeout_s",
-        "max_attempts",
+        "log",
         "max_body_bytes",
         "max_json_depth",
         "max_json_members",
         "max_request_timeout_s",
-        "max_retries",
         "memory_budget",
         "merger",
         "on_allowance",
@@ -125,15 +147,13 @@ class Context(Service):
         "on_room",
         "on_route",
         "on_said",
-        "plain_lines_off",
-        "quarantine_after",
-        "replay",
+        "reactor",
         "request_timeout_s",
         "retries_at_all",
         "retry_after_s",
-        "retry_fresh",
         "retry_statuses",
         "rewriters",
+        "rules",
         "server_timing",
         "shares",
         "stats",
@@ -141,12 +161,15 @@ class Context(Service):
         "table",
         "today",
         "trusted",
+        "walk",
     )
 
     def __init__(
         self,
         config: Config,
         *,
+        reactor: Reactor,
+        log: EventLog,
         stats: Stats,
         filters: tuple[Any, ...],
         strategy: Strategy,
@@ -155,6 +178,8 @@ class Context(Service):
     ) -> None:
         super().__init__()
         self.config = config
+        self.reactor = reactor
+        self.log = log
         self.stats = stats
         self.table = table
         self.accounts = accounts
@@ -169,21 +194,22 @@ class Context(Service):
         self.first_byte_timeout_s = config.first_byte_timeout_s or NEVER  # 0 = no limit
         self.between_bytes_timeout_s = config.between_bytes_timeout_s or NEVER
         self.request_timeout_s: float = config.request_timeout_s
-        self.replay = config.replay
-        self.retry_fresh = config.policy == "ordered" if config.retry_fresh is None else config.retry_fresh
+        retry_fresh = config.policy == "ordered" if config.retry_fresh is None else config.retry_fresh
+        self.rules = Rules(
+            replay=config.replay,
+            retry_fresh=retry_fresh,
+            max_retries=config.max_retries,
+            quarantine_after=config.quarantine_after,
+        )
         self.retry_after_s = max(1.0, config.health_interval_s)
-        self.max_attempts = MAX_ATTEMPTS
         self.default_cost = config.default_cost_tokens
         self.default_max = config.default_max_tokens
         self.bytes_per_token = config.prompt_bytes_per_token
-        self.max_retries = config.max_retries
         self.retry_statuses = frozenset(int(status) for status in config.retry_statuses)
-        self.retries_at_all = bool(self.max_retries and (self.retry_fresh or self.retry_statuses))
+        self.retries_at_all = bool(config.max_retries and (retry_fresh or self.retry_statuses))
         self.budget = RetryBudget(config.retry_budget_percent / 100)
-        self.quarantine_after = config.quarantine_after
         self.max_request_timeout_s: float = config.max_request_timeout_s
         self.server_timing = config.server_timing
-        self.plain_lines_off = config.server_timing  # and while draining: answers need more than the request id
         networks = [ip_network(cidr, strict=False) for cidr in config.trusted_proxies]
         self.trusted: tuple[IPv4Network | IPv6Network, ...] = tuple(networks)
         self.on_arrival: tuple[Hook, ...] = hooks(filters, "on_arrival")
@@ -197,6 +223,7 @@ class Context(Service):
         self.on_said: tuple[SaidHook, ...] = hooks(filters, "on_said")
         self.on_allowance: tuple[FullHook, ...] = hooks(filters, "on_allowance")
         self.on_finish: tuple[FinishHook, ...] = hooks(filters, "on_finish")
+        self.walk: tuple[Hook, ...] = (*self.on_body, *self.on_route)
         self.rewriters: tuple[Rewrite, ...] = hooks(filters, "rewrite")
 
     def time_limit(self, asked: float, limit: float) -> float:
@@ -206,42 +233,34 @@ class Context(Service):
         return min(asked, self.max_request_timeout_s or limit or DAY_S)
 
     # --- what exchanges ask for; the gateway does it
-    def finished(self, exchange: Exchange, outcome: str, now: float) -> None:
+    def finished(self, exchange: Any, outcome: str, now: float) -> None:
         """An exchange has ended: counters, and its one access record."""
         raise NotImplementedError
 
-    def date_line(self) -> bytes:
-        raise NotImplementedError
-
-    def timing_line(self, exchange: ExchangeState, now: float) -> bytes:
+    def timing_line(self, exchange: Asking, first_byte_at: float, now: float) -> bytes:
         """The receipt of an exchange, as a ``server-timing`` line."""
         raise NotImplementedError
 
-    def forwarded_lines(self, conn: ClientConn, head: RequestHead) -> bytes:
+    def forwarded_lines(self, client: ClientStream, head: RequestHead) -> bytes:
         """x-forwarded-for and -proto for a trusted proxy's request: its own word, and its address."""
         raise NotImplementedError
 
     def without_accept_encoding(self, forward: bytes) -> bytes:
         raise NotImplementedError
 
-    def error_answer(
-        self, error: GatewayError, head: RequestHead, request_id: bytes, endpoint: Endpoint, extra: bytes, close: bool
-    ) -> tuple[bytes, int, bool]:
-        """(bytes, status, whether the connection must close) for ``error`` as this gateway's profile renders it.
-
-        ``close``: it must in any case.
-        """
+    def refuse_with(self, error: GatewayError, exchange: Asking, extra: bytes) -> int:
+        """Answer with ``error`` as this gateway's profile renders it; ends the request. Returns the status."""
         raise NotImplementedError
 
-    def shown(self, exchange: ExchangeState, text: bytes) -> bytes:
+    def shown(self, exchange: Asking, text: bytes) -> bytes:
         """What of a stranger's text may be logged: no keys."""
         raise NotImplementedError
 
-    def share_of(self, exchange: ExchangeState) -> int:
+    def share_of(self, exchange: Asking) -> int:
         """How much of the memory for bodies is held for the exchange's key, or for its address where none is asked for."""
         return self.shares.get(self._holder(exchange), 0)
 
-    def share(self, exchange: ExchangeState, more: int) -> None:
+    def share(self, exchange: Asking, more: int) -> None:
         """So much ``more`` is held for that, or less."""
         exchange.shared_bytes += more
         holder = self._holder(exchange)
@@ -251,23 +270,26 @@ class Context(Service):
         else:
             self.shares.pop(holder, None)
 
-    def _holder(self, exchange: ExchangeState) -> object:
+    def _holder(self, exchange: Asking) -> object:
         account = exchange.account
         return exchange.client_ip if account is None or account is self.accounts.anonymous else account
 
-    def take_up_later(self, exchange: Exchange) -> None:
+    def take_up_later(self, exchange: TakenUp) -> None:
         """Call ``exchange.take_up`` when everybody else has had a turn: reading a large body takes milliseconds."""
         raise NotImplementedError
 
-    def later(self, exchange: ExchangeState, seconds: float) -> None:
+    def later(self, exchange: Asking, seconds: float) -> None:
         """Call ``exchange.resume`` in ``seconds``; ``exchange.timer`` takes it back."""
         raise NotImplementedError
 
-    def error_event(self, name: str, exchange: ExchangeState) -> bytes:
+    def crashed(self, client: ClientStream, error: BaseException) -> None:
+        raise NotImplementedError
+
+    def error_event(self, name: str, exchange: Asking) -> bytes:
         """The typed event that ends a broken stream."""
         raise NotImplementedError
 
-    def final_event(self, name: str, exchange: ExchangeState) -> bytes:
+    def final_event(self, name: str, exchange: Asking, tokens: int) -> bytes:
         """What ends a stream whose tokens are spent: its shape's own last event, cut for length, with the reason."""
         raise NotImplementedError
 
@@ -286,8 +308,9 @@ class Context(Service):
         """An engine's breaker has just opened, or closed again."""
         raise NotImplementedError
 
-    def let_finish(self, pool: Pool, upstream: UpstreamConn, relay: Relay | None, method: bytes) -> None:
-        """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming."""
+    def let_finish(self, call: Any, account: Account | None) -> None:
+        """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming. ``account``:
+        among whose requests it still counts."""
         raise NotImplementedError
 
 

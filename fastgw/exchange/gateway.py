@@ -19,24 +19,24 @@ from fastgw.accel.heads import RequestHead
 from fastgw.accel.lines import serial_id
 from fastgw.config import Config
 from fastgw.errors import ErrorKind, GatewayError, Source
-from fastgw.exchange.context import DAY_S, Context, Judgement, Strategy, hooks
-from fastgw.exchange.discard import Discard
+from fastgw.exchange.call import Call
+from fastgw.exchange.context import DAY_S, Asking, Context, Judgement, Strategy, TakenUp, hooks
 from fastgw.exchange.endpoints import JSON, LOCAL, TUNNEL, Endpoint, EndpointTable
-from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.exchange import NOT_ALLOWED, Exchange
 from fastgw.exchange.filter import Filter
+from fastgw.exchange.intake import Intake
+from fastgw.exchange.phases import DONE
 from fastgw.exchange.record import AccessLog, AccessSink, Records
-from fastgw.exchange.relay import Relay
-from fastgw.exchange.state import DONE, ExchangeState
+from fastgw.exchange.unread import Unread
 from fastgw.exchange.upload import Upload
-from fastgw.limits.account import Accounts
+from fastgw.limits.account import Account, Accounts
 from fastgw.limits.breaker import CLOSED
-from fastgw.net.client_conn import ClientConn
+from fastgw.net.client import MAX_REFUSALS, NO_HEAD, ClientStream, Connection
 from fastgw.net.clock import monotonic
-from fastgw.net.upstream_conn import UpstreamConn
+from fastgw.net.poller import Reactor
 from fastgw.protocol.coding import codings, decoder
 from fastgw.protocol.endings import cut_event
 from fastgw.protocol.headers import client_ip, forwarded_for, valid_request_id
-from fastgw.protocol.http1.writer import CONTINUE, http_date, simple_response
 from fastgw.protocol.media import is_form
 from fastgw.protocol.multipart import ModelField
 from fastgw.protocol.secrets import masked
@@ -58,6 +58,7 @@ class GatewayCore(Context):
         self,
         config: Config,
         *,
+        reactor: Reactor,
         stats: Stats,
         log: EventLog,
         access: AccessSink | None,
@@ -68,17 +69,25 @@ class GatewayCore(Context):
         accounts: Accounts,
         instance: bytes,
     ) -> None:
-        super().__init__(config, stats=stats, filters=filters, strategy=strategy, table=table, accounts=accounts)
-        self.log = log
+        super().__init__(
+            config,
+            reactor=reactor,
+            log=log,
+            stats=stats,
+            filters=filters,
+            strategy=strategy,
+            table=table,
+            accounts=accounts,
+        )
         self.health = health
         self.profile = config.compat
         self.plain_ids = config.compat != "rakka"
-        self.conns: set[ClientConn] = set()
-        self.discards: set[Discard] = set()
+        self.connections: set[Connection] = set()
+        self.unread: set[Unread] = set()
         self.endpoints = EndpointTable(config.passthrough_paths)
         self.version = 0  # grows when what heads are judged by changes: keys, the drain
         self.locals: dict[str, LocalHandler] = {}
-        self.on_closed: Callable[[ClientConn], None] | None = None
+        self.on_closed: Callable[[str], None] | None = None  # takes the peer's address
         preflights = hooks(filters, "preflight")
         self.preflight: Callable[[Exchange], bytes] | None = preflights[0] if preflights else None
         self._access = access if access is None or isinstance(access, AccessLog) else Records(access)
@@ -86,59 +95,63 @@ class GatewayCore(Context):
         self._serial = 0
         others = [config.admin_key, config.vllm_api_key, *(engine.api_key for engine in config.engines)]
         self._other_keys = tuple({key.encode() for key in others if key})  # the engines', and the operator's
-        self._large: deque[Exchange] = deque()  # whose bodies take long to read
+        self._large: deque[TakenUp] = deque()  # whose bodies take long to read
 
     # --- requests
-    def open(self, conn: ClientConn, head: RequestHead) -> None:
+    def open(self, client: ClientStream, head: RequestHead) -> None:
         """Begin an exchange for a head that was understood."""
         stats = self.stats
         stats.exchanges_open += 1
         stats.exchanges_total += 1
-        known: Judgement | None = conn.memo
+        known: Judgement | None = client.known
         if (
-            known is not None
-            and known.head is head
-            and known.version == self.version
-            and head.content_length <= known.limit
-            and (not known.ends_at or time() < known.ends_at)
+            known is None
+            or known.head is not head
+            or known.version != self.version
+            or head.content_length > known.limit
+            or (known.ends_at and time() >= known.ends_at)
         ):
-            # The same head as before, but for its length: it need not be judged again.
-            if self.plain_ids and head.own is None:
-                self._serial = serial = self._serial + 1
-                request_id = serial_id(self._instance, serial)
-            else:
-                request_id = self.request_id(head)
-            exchange = Exchange(self, conn, head, known.endpoint, request_id)
-            exchange.key_id = known.key_id
-            exchange.account = known.account
-            exchange.meter = known.meter
-            exchange.extra_head = known.extra_head
-            exchange.client_ip = known.client_ip
-            conn.sink = exchange
-            exchange.timeout_s = known.timeout_s
-            if known.timeout_s or self.request_timeout_s:
-                conn.set_total_deadline(exchange.started_at + self.time_limit(known.timeout_s, self.request_timeout_s))
-            try:
-                for hook in self.on_arrival:
-                    hook(exchange)
-                for hook in self.on_request:
-                    hook(exchange)
-            except GatewayError as error:
-                exchange.fail(error)
+            self._judge(client, head)
             return
+        # The same head as before, but for its length: it need not be judged again.
+        if self.plain_ids and head.own is None:
+            self._serial = serial = self._serial + 1
+            request_id = serial_id(self._instance, serial)
+        else:
+            request_id = self.request_id(head)
+        exchange = Exchange(self, client, head, known.endpoint, request_id)
+        exchange.key_id = known.key_id
+        exchange.account = known.account
+        exchange.meter = known.meter
+        exchange.extra_head = known.extra_head
+        exchange.client_ip = known.client_ip
+        client.sink = exchange
+        exchange.timeout_s = known.timeout_s
+        if known.timeout_s or self.request_timeout_s:
+            client.due(exchange.started_at + self.time_limit(known.timeout_s, self.request_timeout_s))
+        try:
+            for hook in self.on_arrival:
+                hook(exchange)
+            for hook in self.on_request:
+                hook(exchange)
+        except GatewayError as error:
+            exchange.fail(error)
+
+    def _judge(self, client: ClientStream, head: RequestHead) -> None:
+        """Begin an exchange for a head that this connection has not brought before."""
         endpoint = self.endpoints.get(head.path)
-        exchange = Exchange(self, conn, head, endpoint or _UNKNOWN, self.request_id(head))
-        conn.sink = exchange
+        exchange = Exchange(self, client, head, endpoint or _UNKNOWN, self.request_id(head))
+        client.sink = exchange
         try:
             for hook in self.on_origin:
                 hook(exchange)
-            if conn.trusted:
+            if client.trusted:
                 own = head.own
-                exchange.client_ip = client_ip(conn.peer_ip, own.get(b"x-forwarded-for") if own else None, self.trusted)
+                exchange.client_ip = client_ip(client.peer_ip, own.get(b"x-forwarded-for") if own else None, self.trusted)
             for hook in self.on_arrival:
                 hook(exchange)
             if endpoint is None or head.method not in endpoint.methods or self.draining or head.expect:
-                endpoint = self._admit_unusual(exchange, conn, head, endpoint)
+                endpoint = self._admit_unusual(exchange, head, endpoint)
                 if endpoint is None:
                     return
             for hook in self.on_head:
@@ -147,22 +160,32 @@ class GatewayCore(Context):
                 exchange.timeout_s = self._asked_timeout(head.own.get(b"x-request-timeout-ms"))
                 coding = head.own.get(b"content-encoding")
                 if coding is not None:
-                    exchange.decoder = decoder(coding, self.config.max_decompression_ratio)
-            plain = endpoint.mode is JSON and not head.expect and exchange.decoder is None
-            conn.memo = Judgement(exchange, self.version) if plain else None
+                    exchange.intake = Intake(decoder(coding, self.config.max_decompression_ratio))
+            plain = endpoint.mode is JSON and not head.expect and exchange.intake is None
+            client.known = self._remembered(exchange) if plain else None
             for hook in self.on_request:
                 hook(exchange)
             if exchange.timeout_s or self.request_timeout_s:
-                conn.set_total_deadline(exchange.started_at + self.time_limit(exchange.timeout_s, self.request_timeout_s))
+                client.due(exchange.started_at + self.time_limit(exchange.timeout_s, self.request_timeout_s))
             if endpoint.mode is not JSON:
-                self._open_other(exchange, conn, head, endpoint)
-            if head.expect and conn.body is not None and not conn.reader.rest and exchange.phase is not DONE:
-                conn.write(CONTINUE)
+                self._open_other(exchange, head, endpoint)
+            if head.expect and exchange.phase != DONE:
+                client.go_ahead()
         except GatewayError as error:
             exchange.fail(error)
 
+    def _remembered(self, exchange: Exchange) -> Judgement:
+        known = Judgement(
+            exchange.head, self.version, self.max_body_bytes, exchange.endpoint, exchange.key_id, exchange.account
+        )  # fmt: skip
+        known.meter = exchange.meter
+        known.timeout_s = exchange.timeout_s
+        known.extra_head = exchange.extra_head
+        known.client_ip = exchange.client_ip
+        return known
+
     def _admit_unusual(
-        self, exchange: Exchange, conn: ClientConn, head: RequestHead, endpoint: Endpoint | None
+        self, exchange: Exchange, head: RequestHead, endpoint: Endpoint | None
     ) -> Endpoint | None:
         """What most requests do not have: a path by prefix, another method, an expectation.
 
@@ -188,7 +211,7 @@ class GatewayCore(Context):
             raise GatewayError("invalid_parameter", "`x-request-timeout-ms` must be a whole number of milliseconds, 1 or more.")
         return min(int(text) / 1e3, DAY_S)
 
-    def _open_other(self, exchange: Exchange, conn: ClientConn, head: RequestHead, endpoint: Endpoint) -> None:
+    def _open_other(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint) -> None:
         """Endpoints whose body is not one JSON document to be read whole."""
         mode = endpoint.mode
         if mode is LOCAL:
@@ -205,7 +228,7 @@ class GatewayCore(Context):
         if head.content_type is not None and (endpoint.model or is_form(head.content_type)):
             field = ModelField(head.content_type, self.config.max_multipart_parts)
         # (How long a compressed one is, nobody knows before its end.)
-        chunked = head.chunked or exchange.decoder is not None
+        chunked = head.chunked or exchange.intake is not None
         exchange.upload = Upload(field, chunked, self.config.max_upload_bytes, endpoint.model)
 
     def _other_method(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint | None) -> Endpoint | None:
@@ -215,7 +238,7 @@ class GatewayCore(Context):
             lines = b"allow: %b\r\n" % allow.encode()
             if self.preflight is not None:
                 lines += self.preflight(exchange)
-            exchange.answer(204, self.local_response(exchange, 204, b"", b"", lines))
+            exchange.answer(204, b"", b"", lines)
             return None
         if endpoint is None:
             raise GatewayError("not_found")
@@ -223,31 +246,31 @@ class GatewayCore(Context):
             return endpoint
         raise GatewayError("method_not_allowed", allow=endpoint.allow)
 
-    def refuse(self, conn: ClientConn, error: GatewayError) -> None:
+    def refuse(self, client: ClientStream, error: GatewayError) -> None:
         """Answer a request whose head could not be read; its framing is unknown, so the connection ends."""
         self.stats.exchanges_open += 1
         self.stats.exchanges_total += 1
-        exchange = Exchange(self, conn, _NO_HEAD, _UNKNOWN, self.request_id(_NO_HEAD))
-        conn.sink = exchange
+        exchange = Exchange(self, client, NO_HEAD, _UNKNOWN, self.request_id(NO_HEAD))
+        client.sink = exchange
         exchange.fail(error)
 
-    def crashed(self, conn: ClientConn, error: BaseException) -> None:
+    def crashed(self, client: ClientStream, error: BaseException) -> None:
         """A bug: log it, answer 500 where an answer is still possible, close, and live on."""
-        exchange = conn.sink
+        exchange = client.sink
         self.log.error("internal error", error=errors.described(error))
-        if isinstance(exchange, Exchange) and exchange.phase is not DONE:
+        if isinstance(exchange, Exchange) and exchange.phase != DONE:
             try:
                 exchange.abandon("internal", type(error).__name__)
             except Exception as again:
                 self.log.error("internal error while failing", error=errors.described(again))
-                exchange.on_client_gone("internal error")
-        if not conn.closed and conn.sink is not None:
-            conn.close(reset=True)
+                exchange.on_gone("internal error")
+        if client.sink is not None:
+            client.close(reset=True)
 
-    def closed(self, conn: ClientConn) -> None:
-        self.conns.discard(conn)
+    def closed(self, connection: Connection, peer_ip: str) -> None:
+        self.connections.discard(connection)
         if self.on_closed is not None:
-            self.on_closed(conn)
+            self.on_closed(peer_ip)
 
     def refused_connection(self, ip: str, kind: ErrorKind) -> None:
         """A connection over a cap got ``kind`` before it was read: it leaves a record like any exchange."""
@@ -255,7 +278,7 @@ class GatewayCore(Context):
             self._access.append(
                 (
                     monotonic(),
-                    self.request_id(_NO_HEAD),
+                    self.request_id(NO_HEAD),
                     "",
                     ip,
                     b"",
@@ -306,7 +329,7 @@ class GatewayCore(Context):
         self._serial = serial = self._serial + 1
         return serial_id(self._instance, serial)
 
-    def shown(self, exchange: ExchangeState, text: bytes) -> bytes:
+    def shown(self, exchange: Asking, text: bytes) -> bytes:
         """What of a stranger's text may be logged: no keys."""
         return self._told(exchange.head, text)
 
@@ -315,15 +338,12 @@ class GatewayCore(Context):
         plain = self._other_keys if credential is None else (*self._other_keys, credential)
         return masked(text, lambda part: self.accounts.find(digest(part)) is not None, plain)
 
-    def date_line(self) -> bytes:
-        return b"date: %b\r\n" % http_date(time())
-
-    def timing_line(self, exchange: ExchangeState, now: float) -> bytes:
+    def timing_line(self, exchange: Asking, first_byte_at: float, now: float) -> bytes:
         """The receipt (W3C Server-Timing, milliseconds): reading the request, waiting for an engine's connection, the
         engine's first byte, and the gateway's own share of it all."""
         received = exchange.started_at
         sent = exchange.sent_at
-        upstream = exchange.first_byte_at - sent
+        upstream = first_byte_at - sent
         own = now - received - upstream
         return b"server-timing: parse;dur=%.3f, queue;dur=%.3f, upstream;dur=%.3f, gateway;dur=%.3f\r\n" % (
             (exchange.routed_at - received) * 1e3,
@@ -332,45 +352,24 @@ class GatewayCore(Context):
             own * 1e3,
         )
 
-    def forwarded_lines(self, conn: ClientConn, head: RequestHead) -> bytes:
+    def forwarded_lines(self, client: ClientStream, head: RequestHead) -> bytes:
         """x-forwarded-for and -proto for a trusted proxy's request: its own word, and its address."""
         own = head.own or {}
         proto = own.get(b"x-forwarded-proto", b"http")
         if proto not in (b"http", b"https"):
             proto = b"http"
-        chain = forwarded_for(conn.peer_ip, own.get(b"x-forwarded-for"), self.trusted)
+        chain = forwarded_for(client.peer_ip, own.get(b"x-forwarded-for"), self.trusted)
         return b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (chain, proto)
 
     def without_accept_encoding(self, forward: bytes) -> bytes:
         return _ACCEPT_ENCODING.sub(b"", forward)
 
     # --- answers
-    def local_response(self, exchange: Exchange, status: int, content_type: bytes, body: bytes, extra: bytes = b"") -> bytes:
-        """A whole answer made here."""
-        head = exchange.head
-        lines = b"x-request-id: %b\r\n%b%b" % (exchange.request_id, exchange.extra_head, extra)
-        if head.minor == 0 and head.keep_alive:
-            lines += b"connection: keep-alive\r\n"
-        return simple_response(
-            status,
-            content_type=content_type,
-            body=body,
-            extra=lines,
-            close=not head.keep_alive or self.draining,
-            head_only=head.method == b"HEAD",
-            date=http_date(time()),
-        )
-
-    def error_answer(
-        self, error: GatewayError, head: RequestHead, request_id: bytes, endpoint: Endpoint, extra: bytes, close: bool
-    ) -> tuple[bytes, int, bool]:
-        """(bytes, status, whether the connection must close) for ``error`` as this gateway's profile renders it.
-
-        ``close``: it must in any case.
-        """
+    def refuse_with(self, error: GatewayError, exchange: Asking, extra: bytes) -> int:
+        """Answer with ``error`` as this gateway's profile renders it; ends the request. Returns the status."""
         kind = errors.lookup(error.kind.name, self.profile)
         self.stats.refused_total += 1
-        lines = b"x-request-id: %b\r\n%b" % (request_id, extra)
+        lines = b"x-request-id: %b\r\n%b" % (exchange.request_id, extra)
         if kind.status == 401:
             lines += b"www-authenticate: Bearer\r\n"
         elif error.kind.name == "unsupported_encoding":
@@ -384,32 +383,24 @@ class GatewayCore(Context):
             lines += b"x-should-retry: false\r\n"
         if error.allow is not None:
             lines += b"allow: %b\r\n" % error.allow.encode()
-        close = close or kind.close or self.draining
         # The profile's message says what the profile's users expect; the request's own message knows more.
         message = error.message if kind is error.kind else None
         body = errors.body(kind, message, error.param)
-        if endpoint.label.startswith("/v1/messages"):
+        if exchange.endpoint.label.startswith("/v1/messages"):
             body = errors.anthropic_body(kind, message)
-        if head.minor == 0 and head.keep_alive and not close:
-            lines += b"connection: keep-alive\r\n"
-        data = simple_response(
-            kind.status,
-            body=body,
-            extra=lines,
-            close=close or not head.keep_alive,
-            head_only=head.method == b"HEAD",
-            date=http_date(time()),
-        )
-        return data, kind.status, close
+        client = exchange.client
+        close = kind.close or (error.kind.status in NOT_ALLOWED and client.refusals >= MAX_REFUSALS)
+        client.refuse(kind.status, body, lines, close)
+        return kind.status
 
-    def error_event(self, name: str, exchange: ExchangeState) -> bytes:
+    def error_event(self, name: str, exchange: Asking) -> bytes:
         """The typed event that ends a broken stream."""
         kind = errors.lookup(name, self.profile)
         if exchange.endpoint.label.startswith("/v1/messages"):
             return b"event: error\ndata: %b\n\n" % errors.anthropic_body(kind)
         return errors.sse_event(kind)
 
-    def final_event(self, name: str, exchange: ExchangeState) -> bytes:
+    def final_event(self, name: str, exchange: Asking, tokens: int) -> bytes:
         """What ends a stream whose tokens are spent: its shape's own last event, cut for length, with the reason.
 
         Nothing where its shape has no such event.
@@ -421,7 +412,7 @@ class GatewayCore(Context):
             exchange.model,
             exchange.request_id,
             facts.choices if facts is not None else 1,
-            exchange.relay.sse.tokens if exchange.relay is not None and exchange.relay.sse is not None else 0,
+            tokens,
             {"message": kind.message, "type": kind.type, "param": None, "code": kind.code},
             int(time()),
         )
@@ -430,26 +421,26 @@ class GatewayCore(Context):
         """What ends a WebSocket session whose tokens are spent."""
         return close_frame(SPENT, errors.lookup(name, self.profile).message)
 
-    def take_up_later(self, exchange: Exchange) -> None:
+    def take_up_later(self, exchange: TakenUp) -> None:
         """One large body a turn of the loop, in the order in which they came."""
         self._large.append(exchange)
         if len(self._large) == 1:
-            self._next_large(exchange.conn)
+            self._next_large()
 
-    def _next_large(self, conn: ClientConn) -> None:
-        conn.loop.call_soon(self._take_up)
-        conn.poller.hurry()
+    def _next_large(self) -> None:
+        self.reactor.loop.call_soon(self._take_up)
+        self.reactor.poller.hurry()
 
     def _take_up(self) -> None:
         exchange = self._large.popleft()
         if self._large:
-            self._next_large(self._large[0].conn)
+            self._next_large()
         exchange.take_up()
 
-    def later(self, exchange: ExchangeState, seconds: float) -> None:
+    def later(self, exchange: Asking, seconds: float) -> None:
         """Call ``exchange.resume`` in ``seconds``; ``exchange.timer`` takes it back."""
-        exchange.timer = exchange.conn.loop.call_later(seconds, exchange.resume)
-        exchange.conn.poller.hurry()
+        exchange.timer = self.reactor.loop.call_later(seconds, exchange.resume)
+        self.reactor.poller.hurry()
 
     # --- engines
     def room(self) -> None:
@@ -474,22 +465,21 @@ class GatewayCore(Context):
         self.health.dial_failed(pool.engine, detail)
         pool.unlearn()
 
-    def let_finish(self, pool: Pool, upstream: UpstreamConn, relay: Relay | None, method: bytes) -> None:
-        """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming."""
-        carrier = upstream.carrier
-        discard = Discard(pool, upstream, self.between_bytes_timeout_s, self._let_go, relay, method)
-        self.discards.add(discard)
-        if isinstance(carrier, Exchange) and carrier.counted and carrier.account is not None:
-            # The engine works on: whoever leaves and asks again has no more under way than the key allows.
-            discard.account = carrier.account
-            carrier.account.inflight += 1
+    def let_finish(self, call: Call, account: Account | None) -> None:
+        """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming. ``account``:
+        among whose requests it still counts."""
+        unread = Unread(self, call, self.between_bytes_timeout_s, self._has_ended)
+        self.unread.add(unread)
+        if account is not None:
+            unread.account = account
+            account.inflight += 1
 
-    def _let_go(self, discard: Discard) -> None:
+    def _has_ended(self, unread: Unread) -> None:
         """What was read to its end unseen has ended, and its engine and its key have room again."""
-        account, discard.account = discard.account, None
+        account, unread.account = unread.account, None
         if account is not None:
             account.inflight -= 1
-        self.discards.discard(discard)
+        self.unread.discard(unread)
         self.room()
 
     # --- the drain
@@ -497,30 +487,29 @@ class GatewayCore(Context):
         """Stop answering "ready"; let live exchanges go on, close idle connections."""
         self.draining = True
         self.version += 1
-        self.plain_lines_off = True
-        for conn in list(self.conns):
-            conn.close_idle()
+        for connection in list(self.connections):
+            connection.close_idle()
 
     def busy(self) -> int:
         return self.stats.exchanges_open
 
     def abort_all(self) -> None:
         """End what is left: streams get the typed event, then an abort."""
-        for conn in list(self.conns):
-            exchange = conn.sink
-            if isinstance(exchange, Exchange):
-                exchange.abandon("draining", "drain time over")
+        for connection in list(self.connections):
+            for stream in connection.streams():
+                exchange = stream.sink
+                if isinstance(exchange, Exchange):
+                    exchange.abandon("draining", "drain time over")
 
     def close_all(self) -> None:
-        for conn in list(self.conns):
-            exchange = conn.sink
-            conn.sink = None
-            conn.close()
-            if isinstance(exchange, Exchange):
-                exchange.on_client_gone("gateway stopped")
-        for discard in list(self.discards):
-            discard.close()
+        for connection in list(self.connections):
+            exchanges = [stream.sink for stream in connection.streams()]
+            connection.close()
+            for exchange in exchanges:
+                if isinstance(exchange, Exchange):
+                    exchange.on_gone("gateway stopped")
+        for unread in list(self.unread):
+            unread.close()
 
 
 _UNKNOWN: Final = Endpoint("unknown", frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"}), LOCAL)
-_NO_HEAD: Final = RequestHead(b"", b"", b"", b"", 1, b"", b"", -1, False, False, 0, None, None, None)

@@ -19,8 +19,8 @@ from fastgw.accel.hashing import digest
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.phases import IS_SERVED, LOCAL
 from fastgw.exchange.session import WebSocketSession
-from fastgw.exchange.state import LOCAL
 from fastgw.net.clock import micros, monotonic
 from fastgw.protocol.headers import handshake_lines
 from fastgw.protocol.openai import check_model, models_list
@@ -84,7 +84,7 @@ class LocalEndpoints:
 
     def _json(self, exchange: Exchange, status: int, value: object) -> None:
         body = value if isinstance(value, bytes) else msgspec.json.encode(value)
-        exchange.answer(status, self._core.local_response(exchange, status, b"application/json", body))
+        exchange.answer(status, b"application/json", body)
 
     # --- health
     def liveness(self, exchange: Exchange) -> None:
@@ -94,7 +94,7 @@ class LocalEndpoints:
         text = b"OK" if self._core.profile == "openai-llm-gateway" else b"ok"
         if self._core.profile == "openai-llm-gateway":
             self._core.log.info("health check", path="/healthz")
-        exchange.answer(200, self._core.local_response(exchange, 200, b"text/plain; charset=utf-8", text))
+        exchange.answer(200, b"text/plain; charset=utf-8", text)
 
     def health(self, exchange: Exchange) -> None:
         """The process is up and says what it knows of its engines; always 200 while it can answer."""
@@ -127,7 +127,7 @@ class LocalEndpoints:
 
     def _later(self, exchange: Exchange, answer: Callable[[Exchange], None]) -> None:
         """Answer when the engines' verdicts are fresh; the client may leave meanwhile."""
-        exchange.phase = LOCAL
+        exchange.move(IS_SERVED)
 
         async def wait() -> None:
             try:
@@ -136,11 +136,11 @@ class LocalEndpoints:
             except TimeoutError:
                 self._core.log.warning("probes took too long", path=exchange.endpoint.label)
             exchange.local_task = None
-            if exchange.phase is LOCAL:
+            if exchange.phase == LOCAL:
                 answer(exchange)
 
         exchange.local_task = self._spawn(f"answer {exchange.endpoint.label}", wait())
-        exchange.conn.poller.hurry()
+        self._core.reactor.poller.hurry()
 
     # --- models
     def _catalogue(self) -> _Catalogue:
@@ -206,7 +206,7 @@ class LocalEndpoints:
         """A WebSocket handshake is passed to an engine on a connection of its own."""
         head = exchange.head
         upgrade = (head.own or {}).get(b"upgrade", b"")
-        if upgrade.lower() != b"websocket" or exchange.conn.body is not None or head.content_length > 0:
+        if upgrade.lower() != b"websocket" or head.chunked or head.content_length > 0:
             raise GatewayError("bad_request", "This endpoint speaks WebSocket: send `Upgrade: websocket`, and no body.")
         try:
             asked = parameter(head.query, "model")
@@ -223,5 +223,4 @@ class LocalEndpoints:
         # The client's key never leaves.
         head.forward += handshake_lines(head.own or {}, lambda text: self._core.accounts.find(digest(text)) is not None)
         exchange.session = WebSocketSession(model, asked if model else None)
-        exchange.upgrade = True
         exchange.group = group

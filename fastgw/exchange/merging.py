@@ -17,17 +17,16 @@ Must never: hold a request longer than its wait without an engine at work for it
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fastgw.errors import described
-from fastgw.exchange.merged_call import PAUSE_S, Key, Member, MergedCall, alone
-from fastgw.exchange.state import MERGING
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.merged import PAUSE_S, Key, Member, MergedCall, alone
+from fastgw.exchange.phases import MERGES
+from fastgw.limits.breaker import CLOSED
 from fastgw.net.clock import monotonic
 from fastgw.protocol.embeddings import Parts, parts
-
-if TYPE_CHECKING:
-    from fastgw.exchange.exchange import Exchange
-    from fastgw.exchange.gateway import GatewayCore
 
 MOST_INPUTS: Final = 256
 MOST_BYTES: Final = 1 << 20  # of inputs in one call
@@ -70,7 +69,7 @@ class Merger:
     def take(self, exchange: Exchange) -> bool:
         """Hold ``exchange`` (a POST to /v1/embeddings, whole and routed, never tried) for its like; its phase is MERGING then,
         and what follows comes from the loop. False = it goes alone, now: always so when it comes from here."""
-        if exchange.phase is MERGING or exchange.group is None or exchange.tried or exchange.upload is not None:
+        if exchange.group is None or exchange.tries.pools or exchange.upload is not None:
             return False
         member = self._member(exchange)
         if member is None:
@@ -87,7 +86,7 @@ class Merger:
         if batch is None:
             batch = self._batches[key] = Batch(self, key)
             batch.timer = self._loop.call_later(self.wait_s, batch.send)
-        exchange.phase = MERGING
+        exchange.move(MERGES)
         batch.add(member)
         if batch.inputs >= self.most_inputs or batch.size_bytes >= self.most_bytes:
             batch.send()
@@ -120,16 +119,22 @@ class Merger:
 
     def start(self, key: Key, members: list[Member]) -> None:
         """One call for all of ``members``, or each alone."""
+        pool = None
         if len(members) > 1:
-            call = MergedCall(self, self._core, key, members)
-            self.calls.add(call)
-            try:
-                call.start()
-            except Exception as error:
-                self._core.log.error("internal error in a shared call", error=described(error))
-                call.give_up()
+            group = members[0].exchange.group
+            assert group is not None
+            pool = self._core.strategy.pick(group, ())
+        if pool is None or pool.engine.breaker.state != CLOSED:
+            # Each waits for room, or probes, or is refused, by the rules for one request.
+            alone(members)
             return
-        alone(members)
+        call = MergedCall(self, self._core, key, members, pool)
+        self.calls.add(call)
+        try:
+            call.start()
+        except Exception as error:
+            self._core.log.error("internal error in a shared call", error=described(error))
+            call.give_up()
 
     def pause(self, key: Key) -> None:
         """Requests of this kind are not answered together: send them apart for a while."""

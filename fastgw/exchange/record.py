@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.state import ExchangeState
 
 # One access record: time of its end (monotonic clock), request id, key id, client, method, path, endpoint, model, engine,
 # status, bytes in and out, prompt and completion tokens (-1 = unknown), seconds to the first token (-1 = none) and in all,
@@ -28,7 +27,7 @@ class AccessLog:
 
     __slots__ = ()
 
-    def ended(self, exchange: Exchange, outcome: str, now: float) -> None:
+    def ended(self, exchange: ExchangeState, outcome: str, now: float) -> None:
         """``exchange`` has ended at ``now``; everything of it is still there."""
         raise NotImplementedError
 
@@ -45,20 +44,20 @@ class Records(AccessLog):
     def __init__(self, sink: AccessSink) -> None:
         self._sink = sink
 
-    def ended(self, exchange: Exchange, outcome: str, now: float) -> None:
+    def ended(self, exchange: ExchangeState, outcome: str, now: float) -> None:
         self._sink.append(record_of(exchange, outcome, now))
 
     def append(self, record: AccessRecord) -> None:
         self._sink.append(record)
 
 
-def shown_path(exchange: Exchange) -> bytes:
+def shown_path(exchange: ExchangeState) -> bytes:
     """The path as it may be logged."""
     path = exchange.head.path
     return path if path == exchange.endpoint.label.encode() else exchange.gateway.shown(exchange, path)
 
 
-def shown_model(exchange: Exchange) -> str:
+def shown_model(exchange: ExchangeState) -> str:
     """The model as it may be logged."""
     model = exchange.model
     if not model or model in exchange.gateway.table.models:
@@ -68,12 +67,17 @@ def shown_model(exchange: Exchange) -> str:
     return model if shown == told else shown.decode("utf-8", "replace")
 
 
-def record_of(exchange: Exchange, outcome: str, now: float) -> AccessRecord:
+def streamed(exchange: ExchangeState) -> bool:
+    """Whether events passed."""
+    call = exchange.call
+    return call is not None and call.relay is not None and call.relay.sse is not None
+
+
+def record_of(exchange: ExchangeState, outcome: str, now: float) -> AccessRecord:
     """The record of an exchange that ends at ``now``."""
     head = exchange.head
     started = exchange.started_at
-    relay = exchange.relay
-    pool = exchange.pool
+    call = exchange.call
     return (
         now,
         exchange.request_id,
@@ -83,7 +87,7 @@ def record_of(exchange: Exchange, outcome: str, now: float) -> AccessRecord:
         shown_path(exchange),
         exchange.endpoint.label,
         shown_model(exchange),
-        pool.engine.name if pool is not None else "",
+        call.pool.engine.name if call is not None else "",
         exchange.status,
         exchange.bytes_in,
         exchange.bytes_out,
@@ -91,7 +95,7 @@ def record_of(exchange: Exchange, outcome: str, now: float) -> AccessRecord:
         exchange.completion_tokens,
         exchange.token_at - started if exchange.token_at else -1.0,
         now - started,
-        relay is not None and relay.sse is not None,
+        streamed(exchange),
         outcome,
         exchange.error_kind,
         exchange.detail,

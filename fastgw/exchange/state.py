@@ -1,72 +1,31 @@
-"""What one exchange is made of, and the few moves that all of its parts make.
+"""The record of one exchange, and what its parts may ask of it.
 
-    RECEIVING  the head is judged, the body is arriving
-    CONNECTING a dial is under way
-    WAITING    the request is written (or still being uploaded), no response head yet
-    RELAYING   the response is on its way down
-    LOCAL      answered here, by a task that may wait
-    TUNNEL     upgraded: bytes pass both ways until either side closes
-    QUEUED     waits for room at an engine
-    BACKOFF    waits before it is sent again
-    MERGING    waits for others to share one call, or shares one
-    DONE       terminal: ``_end`` ran, exactly once
-
-The life is told in four files, each a class on top of the one before: this state, ``attempts`` (towards the engine),
-``tunnel`` and ``answering`` (back to the client), ``exchange`` (arrival and end).
+What is here has no will of its own: ``exchange`` tells the life, ``attempt`` what happens at an engine, ``upload`` how a body
+passes; each of them sees the others through this face. Whoever takes a place, or memory, tokens, writes down here that it did.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 from collections.abc import Callable
 from typing import Any, Final
 
 from fastgw.accel.bodies import BodyFacts
-from fastgw.accel.heads import RequestHead, ResponseHead
+from fastgw.accel.heads import RequestHead
 from fastgw.errors import GatewayError, Source
+from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context
 from fastgw.exchange.endpoints import Endpoint
-from fastgw.exchange.relay import Relay
+from fastgw.exchange.intake import Intake
+from fastgw.exchange.phases import PHASES, RECEIVING, moved
+from fastgw.exchange.plan import NONE_YET, Tries
 from fastgw.exchange.session import WebSocketSession
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Account
 from fastgw.limits.meter import Meter
-from fastgw.net.client_conn import ClientConn
-from fastgw.net.session import Session
-from fastgw.net.timers import NEVER
-from fastgw.net.upstream_conn import UpstreamConn
-from fastgw.protocol.coding import Decoder
+from fastgw.net.client import ClientStream, Sink
 from fastgw.protocol.media import is_json
-from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
-
-
-class Phase(enum.IntEnum):
-    RECEIVING = 0
-    CONNECTING = 1
-    WAITING = 2
-    RELAYING = 3
-    LOCAL = 4
-    TUNNEL = 5
-    DONE = 6
-    QUEUED = 7
-    BACKOFF = 8
-    MERGING = 9
-
-
-# Plain module constants: looking a member up on an Enum class costs 50 ns on CPython 3.11.
-RECEIVING: Final = Phase.RECEIVING
-CONNECTING: Final = Phase.CONNECTING
-WAITING: Final = Phase.WAITING
-RELAYING: Final = Phase.RELAYING
-LOCAL: Final = Phase.LOCAL
-TUNNEL: Final = Phase.TUNNEL
-DONE: Final = Phase.DONE
-QUEUED: Final = Phase.QUEUED
-BACKOFF: Final = Phase.BACKOFF
-MERGING: Final = Phase.MERGING
-
 
 NO_LIMIT: Final = 2**62
 SHARED_FROM_BYTES: Final = 16384
@@ -76,7 +35,7 @@ TOO_LARGE_TO_HOLD: Final = (
 )
 
 
-class ExchangeState(Session):
+class ExchangeState(Sink):
     """The record of one exchange."""
 
     __slots__ = (
@@ -87,48 +46,37 @@ class ExchangeState(Session):
         "bytes_in",
         "bytes_out",
         "cached_tokens",
+        "call",
+        "client",
         "client_ip",
         "completion_tokens",
-        "conn",
         "counted",
-        "decoder",
         "detail",
         "endpoint",
         "error_kind",
         "estimated",
         "extra_head",
         "facts",
-        "faulty",
-        "first_byte_at",
         "gateway",
         "group",
         "guards",
         "head",
         "held_bytes",
-        "judged",
+        "intake",
         "key_id",
-        "kills",
         "lane",
         "local_task",
         "meter",
         "minute",
         "phase",
-        "pieces",
         "place",
-        "pool",
-        "probe",
         "prompt_tokens",
         "queued_at",
         "queued_s",
         "reasoning_tokens",
-        "relay",
-        "replayed",
         "request_id",
         "reserved",
         "reserved_minute",
-        "response",
-        "retries",
-        "reused",
         "routed_at",
         "sent_at",
         "session",
@@ -140,25 +88,22 @@ class ExchangeState(Session):
         "timeout_s",
         "timer",
         "token_at",
-        "tried",
-        "turn_due",
+        "tries",
         "upload",
-        "upstream",
+        "walked",
     )
 
     def __init__(
-        self, gateway: Context, conn: ClientConn, head: RequestHead, endpoint: Endpoint, request_id: bytes
+        self, gateway: Context, client: ClientStream, head: RequestHead, endpoint: Endpoint, request_id: bytes
     ) -> None:
-        # (Not by way of super(), which costs a look-up by name for this one assignment.)
-        self.upgrade = False
         self.gateway = gateway
-        self.conn = conn
+        self.client = client
         self.head = head
         self.endpoint = endpoint
         self.request_id = request_id
-        self.started_at = conn.received_at
-        self.client_ip = conn.peer_ip
-        self.phase: Phase = RECEIVING
+        self.started_at = client.received_at
+        self.client_ip = client.peer_ip
+        self.phase = RECEIVING
         self.key_id = ""
         self.account: Account | None = None
         self.meter: Meter | None = None  # of the client's address
@@ -166,25 +111,16 @@ class ExchangeState(Session):
         # the request
         self.facts: BodyFacts | None = None
         self.body = b""
-        self.pieces: bytearray | None = None
         self.held_bytes = 0  # of the body, of the memory that all may have together
         self.shared_bytes = 0  # of those, what its key or its address is told to hold
-        self.decoder: Decoder | None = None  # of a compressed body
-        self.turn_due = False
+        self.intake: Intake | None = None  # of a body that does not come whole, as it is
         self.upload: Upload | None = None
         self.strip_usage = False
-        # the attempts
+        self.walked = 0  # the filters that have had their turn with the whole body
+        # the calls
         self.group: Group | None = None
-        self.pool: Pool | None = None
-        self.tried: tuple[Pool, ...] = ()
-        self.upstream: UpstreamConn | None = None
-        self.reused = False
-        self.replayed = False
-        self.retries = 0  # policy's, of max_retries
-        self.kills = 0  # engine connections that died under this request
-        self.probe = False  # this attempt is the one that an open breaker lets through
-        self.judged = True  # the breaker has this attempt's verdict (or there is no attempt)
-        self.faulty = False  # the engine answered that it failed; its verdict falls when the answer ends
+        self.tries: Tries = NONE_YET
+        self.call: Call | None = None  # the one under way, or the last
         # what it holds of limits
         self.counted = False  # among its key's requests under way
         self.lane: Any = None  # where it is counted as under way; the queue's
@@ -201,8 +137,6 @@ class ExchangeState(Session):
         self.bound = NO_LIMIT  # the most tokens that each of its answers may have, as the engine is told
         self.estimated = False  # the engine did not say what it used
         # the answer
-        self.response: ResponseHead | None = None
-        self.relay: Relay | None = None
         self.local_task: asyncio.Task[None] | None = None
         self.extra_head = b""  # lines that filters add to the answer's head
         # what is told of it; times are of the monotonic clock, 0.0 = not yet, token counts -1 = unknown
@@ -210,8 +144,7 @@ class ExchangeState(Session):
         self.bytes_in = 0
         self.bytes_out = 0
         self.routed_at = 0.0
-        self.sent_at = 0.0
-        self.first_byte_at = 0.0
+        self.sent_at = 0.0  # to the last engine that got it
         self.token_at = 0.0
         self.prompt_tokens = -1
         self.completion_tokens = -1
@@ -222,7 +155,8 @@ class ExchangeState(Session):
         self.guards: list[Callable[[], None]] | None = None
 
     def __repr__(self) -> str:
-        return f"<Exchange {self.request_id.decode('latin-1')} {self.endpoint.label} {self.phase.name} status={self.status}>"
+        name = PHASES[self.phase]
+        return f"<Exchange {self.request_id.decode('latin-1')} {self.endpoint.label} {name} status={self.status}>"
 
     @property
     def model(self) -> str:
@@ -236,16 +170,55 @@ class ExchangeState(Session):
         content_type = self.head.content_type
         return content_type is not None and is_json(content_type)
 
-    # --- what the later parts do
+    def move(self, event: int) -> None:
+        """``event`` happens. Raises :class:`~fastgw.exchange.phases.IllegalMove` where it cannot."""
+        self.phase = moved(self.phase, event)
+
+    # --- what its parts ask of it
+    def route(self) -> None:
+        """The body is as far as it need be: the filters that wait for that have their turn, then an engine is found. Raises
+        GatewayError when none would take it."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Go on after a wait: with the next filter, or the next attempt."""
+        raise NotImplementedError
+
+    def take_up(self) -> None:
+        """The turn of a large body has come."""
+        raise NotImplementedError
+
+    def client_may_go_on(self) -> None:
+        """Read the client again, unless something of what it sent has not been read yet, or has nowhere to go."""
+        raise NotImplementedError
+
     def fail(self, error: GatewayError) -> None:
         """Answer with an error, or end the stream with one; ends the exchange either way."""
         raise NotImplementedError
 
-    def _end(self, outcome: str, reusable: bool) -> None:
-        """The one end."""
+    def end(self, outcome: str, reusable: bool) -> None:
+        """The one end: give everything back, count, leave one access record. ``reusable``: the engine's connection, too."""
         raise NotImplementedError
 
-    # --- moves that several parts make
+    def call_failed(self, failure: Any, begun: bool, detail: str) -> None:
+        """The call has ended without an answer: what follows is the plan's."""
+        raise NotImplementedError
+
+    def asks_another(self, status: int, waits_s: float) -> bool:
+        """Whether another engine is asked instead of passing this answer on. ``waits_s``: its Retry-After, -1 = none."""
+        raise NotImplementedError
+
+    def asks_for_less(self) -> bool:
+        """Whether the engine is asked again, for a shorter answer than the one that it refuses."""
+        raise NotImplementedError
+
+    def client_broke(self) -> None:
+        """A write met a dead socket: the client is gone, whatever its read side says later."""
+        self.client.sink = None
+        self.client.close()
+        self.on_gone("reset")
+
+    # --- memory
     def hold(self, size: int) -> None:
         """``size`` more bytes of the body are kept. Raises GatewayError where the process holds as many as it may.
 
@@ -290,39 +263,7 @@ class ExchangeState(Session):
         if self.held_bytes:
             self.let_go(self.held_bytes)
         self.body = b""
-        self.pieces = None
+        if self.intake is not None:
+            self.intake.forget()
         if self.upload is not None:
             self.upload.forget()
-
-    def client_may_go_on(self) -> None:
-        """What held the client back is over."""
-        raise NotImplementedError
-
-    def resume(self) -> None:
-        """Go on after a wait: the next attempt."""
-        raise NotImplementedError
-
-    def _leave_engine(self) -> None:
-        """Close the engine's connection, if there is one; this is what cancels its work."""
-        upstream = self.upstream
-        if upstream is None:
-            return
-        self.upstream = None
-        if self.pool is not None:
-            self.pool.engine.inflight -= 1
-        upstream.close()
-        for hook in self.gateway.on_room:
-            hook()
-
-    def _hold_upstream(self) -> None:
-        """The client is slow: stop reading its engine until it has caught up."""
-        upstream = self.upstream
-        if upstream is not None:
-            upstream.pause_reading()
-            upstream.deadline = NEVER
-
-    def _client_broke(self) -> None:
-        """A write met a dead socket: the client is gone, whatever its read side says later."""
-        self.conn.sink = None
-        self.conn.close()
-        self.on_client_gone("reset")

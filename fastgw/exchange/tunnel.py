@@ -7,122 +7,114 @@ was counted stands however the session ends. A session that may not go on is clo
 from __future__ import annotations
 
 from fastgw.accel.heads import ResponseHead
-from fastgw.exchange.attempts import Attempts
-from fastgw.exchange.state import TUNNEL
-from fastgw.net.client_conn import TUNNEL as CLIENT_TUNNEL
+from fastgw.exchange.call import Call
+from fastgw.exchange.phases import IS_UPGRADED
+from fastgw.exchange.session import WebSocketSession
+from fastgw.exchange.state import ExchangeState
 from fastgw.net.clock import monotonic
-from fastgw.net.stream import DEAD, QUEUED
-from fastgw.net.timers import NEVER
-from fastgw.net.upstream_conn import TUNNEL as UPSTREAM_TUNNEL
+from fastgw.net.wire import DEAD, QUEUED
 from fastgw.protocol.websocket import Counts
 
 
-class Tunnelling(Attempts):
-    """The part of an exchange that has become a tunnel."""
+class Tunnel:
+    """What takes the place of a relay after an upgrade. (It keeps neither the exchange nor the call: both end before it.)"""
 
-    __slots__ = ()
+    __slots__ = ("_session",)
 
-    def _open_tunnel(self, head: ResponseHead, rest: bytes) -> None:
-        upstream = self.upstream
-        assert upstream is not None
-        self.phase = TUNNEL
-        # It took the session: that is its breaker's verdict. One that came with the end would hold a probe's place for hours.
-        self._succeed()
-        upstream.state = UPSTREAM_TUNNEL
-        upstream.wheel.arm(upstream, monotonic() + self.gateway.between_bytes_timeout_s)
-        conn = self.conn
-        conn.state = CLIENT_TUNNEL
-        # A session has no end in sight: request_timeout_s is for exchanges.
-        conn.deadline = conn.total_deadline = NEVER
-        lines = b"connection: Upgrade\r\nupgrade: websocket\r\nx-request-id: %b\r\n\r\n" % self.request_id
-        data = head.status_line + head.forward + lines
-        self.bytes_out = len(data)
+    def __init__(self, session: WebSocketSession) -> None:
+        self._session = session
+
+    def open(self, exchange: ExchangeState, call: Call, head: ResponseHead, rest: bytes) -> None:
+        """The engine took the session: its 101 goes down, and what it has said already."""
+        exchange.move(IS_UPGRADED)
+        # That is its breaker's verdict. One that came with the end would hold a probe's place for hours.
+        call.succeeded()
+        stream = call.stream
+        assert stream is not None
+        stream.tunnel()
+        stream.due(monotonic() + exchange.gateway.between_bytes_timeout_s)
         # However it ends, it was one request at least.
-        self.guards = [*(self.guards or ()), self._session_over]
-        down = self._read_down(rest) if rest else rest
-        self.bytes_out += len(down)
-        if conn.write(data + down) == DEAD:
-            self._client_broke()
+        exchange.guards = [*(exchange.guards or ()), lambda: self._over(exchange)]
+        down = self._read(exchange, rest) if rest else rest
+        client = exchange.client
+        if client.upgrade(head, exchange.request_id, down) == DEAD:
+            exchange.client_broke()
             return
-        if self.error_kind:
-            self._close_spent()
+        if exchange.error_kind:
+            self._spent(exchange, call)
             return
-        if conn.surplus:
-            early, conn.surplus = conn.surplus, b""
-            self.on_tunnel_data(early)
-            if not upstream.queued_bytes:
+        early = client.early()
+        if early:
+            self.up(exchange, call, early)
+            if not stream.queued():
                 # Much of it may have come early, and reading stopped for that.
-                conn.resume_reading()
+                client.resume()
 
-    def on_tunnel_data(self, data: bytes) -> None:
+    def up(self, exchange: ExchangeState, call: Call, data: bytes) -> None:
         """From the client to the engine."""
-        upstream = self.upstream
-        if upstream is None:
+        stream = call.stream
+        if stream is None:
             return
-        self.bytes_in += len(data)
-        upstream.deadline = monotonic() + self.gateway.between_bytes_timeout_s
-        if upstream.write(data) == QUEUED:
-            self.conn.pause_reading()
+        exchange.bytes_in += len(data)
+        stream.due(monotonic() + exchange.gateway.between_bytes_timeout_s)
+        if stream.write(data) == QUEUED:
+            exchange.client.pause()
 
-    def _tunnel_down(self, data: bytes) -> None:
-        upstream = self.upstream
-        assert upstream is not None
-        upstream.deadline = monotonic() + self.gateway.between_bytes_timeout_s
-        data = self._read_down(data)
-        self.bytes_out += len(data)
-        written = self.conn.write(data)
+    def down(self, exchange: ExchangeState, call: Call, data: bytes) -> None:
+        """From the engine to the client."""
+        stream = call.stream
+        assert stream is not None
+        stream.due(monotonic() + exchange.gateway.between_bytes_timeout_s)
+        written = exchange.client.pass_on(self._read(exchange, data))
         if written == DEAD:
-            self._client_broke()
-        elif self.error_kind:
-            self._close_spent()
+            exchange.client_broke()
+        elif exchange.error_kind:
+            self._spent(exchange, call)
         elif written == QUEUED:
-            self._hold_upstream()
+            stream.hold()
 
-    def _read_down(self, data: bytes) -> bytes:
+    def _read(self, exchange: ExchangeState, data: bytes) -> bytes:
         """Count what ``data`` says of answers; returns what of it goes down: all, unless nothing is left to go on with. Then it
         ends with a close, and ``error_kind`` says why."""
-        session = self.session
-        assert session is not None
-        frames = session.frames
+        frames = self._session.frames
         at = 0
         size = len(data)
         while at < size:
             at = frames.feed(data, at)
             said = frames.said
-            if said is not None and not self._said(said):
-                self.error_kind = "quota_exhausted"
-                return data[:at] + self.gateway.close_frame(self.error_kind)
+            if said is not None and not self._said(exchange, said):
+                exchange.error_kind = "quota_exhausted"
+                return data[:at] + exchange.gateway.close_frame(exchange.error_kind)
         return data
 
-    def _said(self, said: Counts) -> bool:
+    def _said(self, exchange: ExchangeState, said: Counts) -> bool:
         """An answer of the session has ended; whether there may be another."""
-        session = self.session
-        assert session is not None
-        session.answers += 1
+        self._session.answers += 1
         going_on = True
-        for hook in self.gateway.on_said:
-            going_on = hook(self, said) and going_on  # type: ignore[arg-type]
+        for hook in exchange.gateway.on_said:
+            going_on = hook(exchange, said) and going_on
         return going_on
 
-    def _session_over(self) -> None:
-        session = self.session
-        assert session is not None
-        if session.frames.lost:
+    def _over(self, exchange: ExchangeState) -> None:
+        if self._session.frames.lost:
             # What it used from there on nobody knows.
-            self.estimated = True
-            self.detail = self.detail or "frames that could not be read"
-        if not session.answers:
-            for hook in self.gateway.on_said:
-                hook(self, None)  # type: ignore[arg-type]
+            exchange.estimated = True
+            exchange.detail = exchange.detail or "frames that could not be read"
+        if not self._session.answers:
+            for hook in exchange.gateway.on_said:
+                hook(exchange, None)
 
-    def _close_spent(self) -> None:
+    @staticmethod
+    def _spent(exchange: ExchangeState, call: Call) -> None:
         """The client has its close: both sides end."""
-        self.gateway.stats.quota_cut += 1
-        self._leave_engine()
-        self.conn.abort(reset=False)
-        self._end("quota", False)
+        exchange.gateway.stats.quota_cut += 1
+        call.leave()
+        exchange.client.hang_up()
+        exchange.end("quota", False)
 
-    def _tunnel_closed(self) -> None:
-        self._leave_engine()
-        self.conn.abort(reset=False)
-        self._end("ok", False)
+    @staticmethod
+    def closed(exchange: ExchangeState, call: Call) -> None:
+        """The engine has closed, or fallen silent."""
+        call.leave()
+        exchange.client.hang_up()
+        exchange.end("ok", False)

@@ -12,21 +12,19 @@ megabytes would hold everybody else up. Both can be sent again; once bytes have 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from fastgw.accel.lines import chunk
+from fastgw.accel.heads import RequestHead
 from fastgw.errors import GatewayError
+from fastgw.exchange.call import Call
+from fastgw.exchange.context import Context
+from fastgw.net.client import ClientStream
 from fastgw.net.clock import monotonic
-from fastgw.net.stream import QUEUED
 from fastgw.net.timers import NEVER
-from fastgw.net.upstream_conn import HEAD as NO_ANSWER
-from fastgw.net.upstream_conn import UpstreamConn
-from fastgw.protocol.http1.writer import LAST_CHUNK
+from fastgw.net.upstream import UpstreamStream
+from fastgw.net.wire import QUEUED
 from fastgw.protocol.multipart import ModelField
-
-if TYPE_CHECKING:
-    from fastgw.exchange.attempts import Attempts
-    from fastgw.exchange.exchange import Exchange
+from fastgw.protocol.start import RequestStart
 
 PIECE_BYTES: Final = 1 << 18  # kept, and passed on, at once
 JOIN_BYTES: Final = 1 << 20  # larger bodies stay in pieces
@@ -36,6 +34,24 @@ PARTS_AT_ONCE: Final = 16  # of a form are read in one turn
 Edit = tuple[int, int, bytes]
 
 
+class Host(Protocol):
+    """What is asked of the exchange."""
+
+    gateway: Context
+    client: ClientStream
+    head: RequestHead
+    call: Call | None
+    request_id: bytes
+    body: bytes
+    bytes_in: int
+    substitute: str
+
+    def hold(self, size: int) -> None: ...
+    def let_go(self, size: int) -> None: ...
+    def route(self) -> None: ...
+    def client_may_go_on(self) -> None: ...
+
+
 class Upload:
     """The request body of one upload. ``model`` is what its form names; ``whole``: all of it had come before an engine was
     chosen; ``joined``: it is ``exchange.body`` now; ``begun``: bytes of it have been passed on."""
@@ -43,7 +59,6 @@ class Upload:
     __slots__ = (
         "_edits",
         "_field",
-        "_framed",
         "_needs_model",
         "_next",
         "_offset",
@@ -70,9 +85,8 @@ class Upload:
         self._next = 0  # the piece that goes next, and where it begins in the body
         self._offset = 0
         self._edits: list[Edit] = []
-        self._framed = False  # it goes to the engine in chunks
         self._routed = False
-        self._sink: UpstreamConn | None = None
+        self._sink: UpstreamStream | None = None
         self.kept_bytes = 0
         self.chunked = chunked
         self.limit = limit
@@ -93,7 +107,7 @@ class Upload:
             return b""
         return field.feed(data, PARTS_AT_ONCE)
 
-    def take(self, exchange: Exchange, data: bytes, last: bool) -> None:
+    def take(self, exchange: Host, data: bytes, last: bool) -> None:
         """Bytes from the client, which have been read. Raises GatewayError before routing; afterwards the exchange is told."""
         if exchange.bytes_in > self.limit:
             raise GatewayError("body_too_large", detail="upload over max_upload_bytes")
@@ -126,18 +140,18 @@ class Upload:
         self._routed = True
         exchange.route()
 
-    def _late_model(self, exchange: Exchange, model: str) -> None:
+    def _late_model(self, exchange: Host, model: str) -> None:
         """A model that nobody asked for came when an engine had been chosen: it must be one of that engine's."""
         self.model = model
         group = exchange.gateway.table.group(model)
-        pool = exchange.pool
-        if group is None or pool not in group.pools or pool.engine.served_name or exchange.substitute:
+        pool = exchange.call.pool if exchange.call is not None else None
+        if group is None or pool is None or pool not in group.pools or pool.engine.served_name or exchange.substitute:
             message = "A `model` must come before the file here: another engine has been chosen."
             raise GatewayError("invalid_parameter", message, param="model")
 
-    def _hold_back(self, exchange: Exchange) -> None:
+    def _hold_back(self, exchange: Host) -> None:
         self.waits = True
-        exchange.conn.hold_back()
+        exchange.client.hold_back()
 
     def _keep(self, data: bytes) -> None:
         self.kept_bytes += len(data)
@@ -149,26 +163,28 @@ class Upload:
             pieces.append(bytearray(data))
 
     # --- to the engine
-    def begin(self, exchange: Attempts, conn: UpstreamConn) -> None:
+    def begin(self, exchange: Host, call: Call, start: RequestStart) -> None:
         """An engine is connected: send the head, and what has been kept as far as it is taken."""
-        pool = exchange.pool
-        assert pool is not None
+        stream = call.stream
+        assert stream is not None
         self.begun = True
         self.sent_whole = False
-        self._sink = conn
+        self._sink = stream
         self._next = self._offset = 0
-        name = pool.engine.served_name or exchange.substitute
+        name = call.pool.engine.served_name or exchange.substitute
         self._edits = self._field.edits(name) if self._field is not None and name else []
         grown = sum(len(new) - (end - start) for start, end, new in self._edits)
-        self._framed = self.chunked and not self.whole
-        length = -1 if self._framed else (self.kept_bytes if self.whole else exchange.head.content_length) + grown
-        conn.begin(exchange, exchange.request_head(pool, length), NEVER)
-        self._go_on(exchange, conn)
+        if self.chunked and not self.whole:
+            length = -1
+        else:
+            length = (self.kept_bytes if self.whole else exchange.head.content_length) + grown
+        stream.send(start, exchange.request_id, length, b"", NEVER)
+        self._go_on(exchange, stream)
 
-    def _go_on(self, exchange: Attempts, conn: UpstreamConn) -> bool:
+    def _go_on(self, exchange: Host, stream: UpstreamStream) -> bool:
         """Send what was kept while the engine takes it; whether all of it has gone."""
         pieces = self._pieces
-        while self._next < len(pieces) and not conn.queued_bytes:
+        while self._next < len(pieces) and not stream.queued():
             piece = pieces[self._next]
             at = self._offset
             self._offset += len(piece)
@@ -176,25 +192,24 @@ class Upload:
             if not self.whole:
                 pieces[self._next - 1] = bytearray()  # it cannot be sent again in any case
                 exchange.let_go(len(piece))
-            wire = self._edited(piece, at)
-            if wire and conn.write(chunk(wire) if self._framed else wire) == QUEUED:
+            data = self._edited(piece, at)
+            if data and stream.write(data) == QUEUED:
                 break
         if self._next == len(pieces) and self.ended:
-            self._finish(conn)
-        if conn.queued_bytes or self.sent_whole:
+            self._finish(stream)
+        if stream.queued() or self.sent_whole:
             # The first-byte limit runs from the end of the body, or while the engine does not take what there is of it.
-            if conn.state is NO_ANSWER:
-                conn.wheel.arm(conn, monotonic() + exchange.gateway.first_byte_timeout_s)
+            if stream.waiting:
+                stream.due(monotonic() + exchange.gateway.first_byte_timeout_s)
             return False
         self.waits = False
         exchange.client_may_go_on()
         return True
 
-    def _finish(self, conn: UpstreamConn) -> None:
+    def _finish(self, stream: UpstreamStream) -> None:
         if not self.sent_whole:
             self.sent_whole = True
-            if self._framed:
-                conn.write(LAST_CHUNK)
+            stream.end()
 
     def _edited(self, piece: bytearray, at: int) -> bytes:
         """``piece``, which begins at ``at`` in the body, with what stands in the place of its parts."""
@@ -223,22 +238,21 @@ class Upload:
             body = body[:start] + new + body[end:]
         return body
 
-    def _pass_on(self, exchange: Exchange, conn: UpstreamConn, data: bytes) -> None:
-        if conn.closed or self.sent_whole:
+    def _pass_on(self, exchange: Host, stream: UpstreamStream, data: bytes) -> None:
+        if stream.closed or self.sent_whole:
             return
-        wire = chunk(data) if self._framed else data
-        queued = bool(wire) and conn.write(wire) == QUEUED
+        queued = bool(data) and stream.write(data) == QUEUED
         if self.ended:
-            self._finish(conn)
-        if (self.ended or queued) and conn.state is NO_ANSWER:
-            conn.wheel.arm(conn, monotonic() + exchange.gateway.first_byte_timeout_s)
+            self._finish(stream)
+        if (self.ended or queued) and stream.waiting:
+            stream.due(monotonic() + exchange.gateway.first_byte_timeout_s)
         if queued and not self.ended:
             self._hold_back(exchange)
 
-    def drained(self, exchange: Attempts) -> None:
+    def drained(self, exchange: Host) -> None:
         """The engine has taken all there was: until the client sends more, the client's own limit holds."""
-        conn = self._sink
-        if conn is None or conn.closed or self.sent_whole:
+        stream = self._sink
+        if stream is None or stream.closed or self.sent_whole:
             return
-        if self._go_on(exchange, conn) and conn.state is NO_ANSWER:
-            conn.deadline = NEVER
+        if self._go_on(exchange, stream) and stream.waiting:
+            stream.due(NEVER)

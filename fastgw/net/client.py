@@ -16,12 +16,17 @@ from typing import Any, Final
 from fastgw.accel.heads import RequestHead, ResponseHead
 from fastgw.errors import GatewayError
 from fastgw.net.timers import NEVER, Timed, TimerWheel
+from fastgw.net.wire import Holder
 
 UNTOLD: Final = -1
 """As the length of an answer's body: it ends where it ends."""
 
 NO_BODY: Final = -2
 """As the length of an answer's body: there is none, and nothing is said of one."""
+
+
+MAX_REFUSALS: Final = 10
+"""On one connection, without an answer of an engine between them; then it is closed."""
 
 
 class Sink:
@@ -197,7 +202,23 @@ class ClientStream(Timed):
         raise NotImplementedError
 
 
-class Connection(Timed):
+class ConnLimits:
+    """The figures a client connection works under (seconds and bytes)."""
+
+    __slots__ = ("body_s", "head_bytes", "head_s", "header_count", "idle_s", "write_s")
+
+    def __init__(
+        self, *, head_bytes: int, header_count: int, head_s: float, idle_s: float, body_s: float, write_s: float
+    ) -> None:
+        self.head_bytes = head_bytes
+        self.header_count = header_count
+        self.head_s = head_s
+        self.idle_s = idle_s
+        self.body_s = body_s
+        self.write_s = write_s
+
+
+class Connection(Holder):
     """A client's connection, as far as who serves it must know: for the drain."""
 
     __slots__ = ()

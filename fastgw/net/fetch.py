@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from fastgw.accel.chunks import FramingError
 from fastgw.errors import GatewayError
 from fastgw.net.shortage import LACKING
-from fastgw.net.upstream_conn import Address
+from fastgw.net.wire import Address
+from fastgw.protocol.body import source_of
 from fastgw.protocol.http1.client import ResponseReader
-from fastgw.protocol.http1.framing import ChunkedBody, CloseBody, LengthBody
 
 
 class FetchError(Exception):
@@ -43,6 +44,8 @@ async def fetch(addresses: tuple[Address, ...], request: bytes, timeout_s: float
                         raise FetchError(last, error.errno) from error
                 except GatewayError as error:
                     last = error.detail or error.kind.name
+                except FramingError as error:
+                    last = str(error)
     except TimeoutError:
         last = f"no answer within {timeout_s:g} s"
     raise FetchError(last)
@@ -61,13 +64,7 @@ async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> 
             if not data:
                 raise FetchError("closed before an answer")
             head = reader.feed(data)
-        body: LengthBody | ChunkedBody | CloseBody
-        if head.chunked:
-            body = ChunkedBody("bad_gateway")
-        elif head.content_length >= 0:
-            body = LengthBody(head.content_length)
-        else:
-            body = CloseBody()
+        body = source_of(head, b"GET")
         # One buffer: a list of two-byte pieces would hold twenty times what the engine sent.
         answer = bytearray()
         data = reader.rest
@@ -80,7 +77,7 @@ async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> 
                 break
             data = await loop.sock_recv(sock, 65536)
             if not data:
-                if isinstance(body, CloseBody):
+                if body.eof("fin"):
                     break
                 raise FetchError("closed in the middle of an answer")
         return head.status, bytes(answer)

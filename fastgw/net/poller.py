@@ -16,7 +16,7 @@ import select
 from collections.abc import Callable
 from typing import Final
 
-from fastgw.net.timers import Timed, TimerWheel
+from fastgw.net.timers import TimerWheel
 
 READ: Final = 1  # EPOLLIN
 WRITE: Final = 4  # EPOLLOUT
@@ -25,13 +25,12 @@ GONE: Final = LEFT | 0x8 | 0x10  # EPOLLERR, EPOLLHUP
 MAX_EVENTS: Final = 256  # of one look; then the loop gets its turn
 
 
-class Polled(Timed):
+class Polled:
     """A descriptor whose readiness is asked for. ``interest`` is of READ, WRITE and LEFT, set through the poller only."""
 
     __slots__ = ("fd", "interest", "watched_in")
 
     def __init__(self) -> None:
-        super().__init__()
         self.fd = -1
         self.interest = 0
         self.watched_in = 0  # the turn in which it was registered

@@ -18,7 +18,7 @@ NEVER: Final = float("inf")
 
 
 class Timed:
-    """What the wheel holds: an object with a deadline on :func:`time.monotonic`'s clock. Base of every connection."""
+    """What the wheel holds: an object with a deadline on :func:`time.monotonic`'s clock. Base of connections and streams."""
 
     __slots__ = ("deadline", "wheel_slot")
 

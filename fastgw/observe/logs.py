@@ -22,8 +22,8 @@ import msgspec
 
 from fastgw.accel.lines import access_line, microseconds
 from fastgw.exchange.endpoints import LOCAL
-from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.record import AccessLog, record_of, shown_model, shown_path
+from fastgw.exchange.state import ExchangeState
 from fastgw.net.clock import monotonic
 from fastgw.observe.flood import Flood
 from fastgw.stats import Stats
@@ -131,14 +131,16 @@ class AccessJson:
         )  # fmt: skip
         return self._with_rest(line, error, detail, queued, estimated)
 
-    def of(self, exchange: Exchange, outcome: str, now: float) -> bytes:
+    def of(self, exchange: ExchangeState, outcome: str, now: float) -> bytes:
         """The line of an exchange that ends at ``now``, without a record in between."""
-        relay = exchange.relay
-        streamed = relay is not None and relay.sse is not None
+        call = exchange.call
+        streamed = False
+        engine = ""
+        if call is not None:
+            engine = call.pool.engine.name
+            streamed = call.relay is not None and call.relay.sse is not None
         model = exchange.model
-        pool = exchange.pool
-        engine = pool.engine.name if pool is not None else ""
-        known = exchange.conn.memo
+        known = exchange.client.known
         if known is not None and known.head is not exchange.head:
             known = None
         if (
@@ -287,9 +289,9 @@ class LogWriter(AccessLog):
             self._timer = loop.call_later(0, self._flush)
 
     # --- the loop's side
-    def ended(self, exchange: Exchange, outcome: str, now: float) -> None:
+    def ended(self, exchange: ExchangeState, outcome: str, now: float) -> None:
         """One access record (the hot path's only call)."""
-        if exchange.pool is None:
+        if exchange.call is None:
             kind = self._cheap(exchange)
             if kind and not self._passes(kind):
                 return
@@ -306,7 +308,7 @@ class LogWriter(AccessLog):
         self._add(self._access(record) if self._json else as_text(access_fields(record)))
 
     @staticmethod
-    def _cheap(exchange: Exchange) -> str:
+    def _cheap(exchange: ExchangeState) -> str:
         """The kind of a request that got to no engine and costs whoever sent it nothing: one that was refused, that the client
         itself ended, or that is answered to anybody as often as he asks. Empty for others."""
         if exchange.error_kind:

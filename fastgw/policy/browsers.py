@@ -46,7 +46,7 @@ class Browsers(Filter):
         head = exchange.head
         hosts = self._hosts
         # (No browser speaks to a Unix socket.)
-        if hosts is not None and exchange.conn.peer_ip != "unix" and not hosts.allows(head.host):
+        if hosts is not None and exchange.client.peer_ip != "unix" and not hosts.allows(head.host):
             raise GatewayError("host_not_allowed", detail=_told(exchange, head.host))
         own = head.own
         origin = own.get(b"origin") if own is not None else None

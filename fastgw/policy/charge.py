@@ -18,6 +18,7 @@ from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS, estimate
 from fastgw.config import Config
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
+from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import NO_LIMIT
 from fastgw.limits.account import Account
 from fastgw.net.clock import micros, monotonic
@@ -40,7 +41,7 @@ class Charge(Filter):
     def on_finish(self, exchange: Exchange, outcome: str) -> None:
         account = exchange.account
         if not exchange.endpoint.metered:
-            if exchange.response is None or exchange.response.status != 101:
+            if exchange.session is None or exchange.status != 101:
                 # What is not counted is not told either: all books say the same. (A session is counted as it goes on.)
                 exchange.prompt_tokens = exchange.completion_tokens = exchange.cached_tokens = exchange.reasoning_tokens = -1
                 exchange.estimated = False
@@ -54,9 +55,10 @@ class Charge(Filter):
             if exchange.minute is not None:
                 exchange.minute.settle(micros(monotonic()), micros(exchange.routed_at), exchange.reserved_minute, 0)
             return
-        response = exchange.response
+        call = exchange.call
+        response = call.head if call is not None else None
         if response is None or not 200 <= response.status < 300:
-            self._unanswered(exchange)
+            self._unanswered(exchange, response is None)
         else:
             if not exchange.prompt_tokens and exchange.endpoint.generates and exchange.facts is not None:
                 exchange.prompt_tokens = -1  # there is no answer to nothing: this is no figure
@@ -76,10 +78,10 @@ class Charge(Filter):
         )
 
     @staticmethod
-    def _unanswered(exchange: Exchange) -> None:
+    def _unanswered(exchange: Exchange, silent: bool) -> None:
         """No engine began to answer with a 2xx: whatever else it said is no count of anything."""
         exchange.prompt_tokens = exchange.completion_tokens = exchange.cached_tokens = exchange.reasoning_tokens = -1
-        if exchange.response is None and exchange.estimated and exchange.facts is not None:
+        if silent and exchange.estimated and exchange.facts is not None:
             # One was at work on it when its client left: what it had read until then is the prompt.
             exchange.prompt_tokens = prompt_of(exchange)
         else:
@@ -87,13 +89,13 @@ class Charge(Filter):
 
     def _of_all(self, exchange: Exchange) -> None:
         """What llama.cpp says of several answers are the figures of one."""
-        pool = exchange.pool
+        call = exchange.call
         label = exchange.endpoint.label
-        if exchange.estimated or label == MESSAGES or pool is None or pool.engine.kind != "llamacpp":
+        if exchange.estimated or label == MESSAGES or call is None or call.pool.engine.kind != "llamacpp":
             return
         facts = exchange.facts
         assert facts is not None
-        relay = exchange.relay
+        relay = relay_of(exchange)
         passed = relay.sse.tokens if relay is not None and relay.sse is not None else 0
         prompts = facts.prompts if label == COMPLETIONS else 1
         answers = 1 if passed else min(facts.choices, MOST_CHOICES) * prompts
@@ -104,7 +106,7 @@ class Charge(Filter):
     @staticmethod
     def _estimate(exchange: Exchange, response: ResponseHead) -> None:
         """The engine did not say what it used, or not all of it."""
-        relay = exchange.relay
+        relay = relay_of(exchange)
         if exchange.prompt_tokens < 0 and exchange.facts is not None:
             exchange.prompt_tokens = prompt_of(exchange)
             exchange.estimated = True
@@ -152,6 +154,11 @@ def settle(
             meter.charge(now_us, prompt + completion)
 
 
+def relay_of(exchange: Exchange) -> Relay | None:
+    """What passed the answer's body on, where it came in pieces."""
+    return exchange.call.relay if exchange.call is not None else None
+
+
 def prompt_of(exchange: Exchange) -> int:
     """A prompt's tokens, before anyone has counted them."""
     facts = exchange.facts
@@ -163,7 +170,7 @@ def produced(exchange: Exchange, response: ResponseHead) -> int:
 
     Only what came of the engine's own body counts: no head, and no answer that the gateway gave in its place.
     """
-    relay = exchange.relay
+    relay = relay_of(exchange)
     if relay is not None:
         size = relay.body_bytes
     elif exchange.status == response.status and response.status != 204:

@@ -44,7 +44,7 @@ class IpLimit(Filter):
             if exchange.client_ip == "unix":
                 return
             meter = exchange.meter = self.meters.get(address_key(exchange.client_ip), now_us)
-            known: Judgement | None = exchange.conn.memo
+            known: Judgement | None = exchange.client.known
             if known is not None and known.head is exchange.head:
                 known.meter = meter
         if not meter.take(now_us, 1):

@@ -23,7 +23,7 @@ from fastgw.config import Config, RouteConfig
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
-from fastgw.exchange.state import DONE, QUEUED, RECEIVING
+from fastgw.exchange.phases import DONE, RECEIVING, WAITS
 from fastgw.limits.account import Account
 from fastgw.limits.crowd import Crowd
 from fastgw.limits.drain import DrainRate
@@ -83,7 +83,7 @@ class Place(Timed):
             self.owner.late(self, "")
         except Exception as error:
             # Not into the wheel, which holds everybody's deadlines.
-            exchange.gateway.crashed(exchange.conn, error)
+            exchange.gateway.crashed(exchange.client, error)
 
 
 class Queue(Filter):
@@ -151,7 +151,7 @@ class Queue(Filter):
         """The route's own limit of time, where the client does not ask for less."""
         if route.timeout_s:
             limit = exchange.gateway.time_limit(exchange.timeout_s, route.timeout_s)
-            exchange.conn.set_total_deadline(exchange.started_at + limit)
+            exchange.client.due(exchange.started_at + limit)
 
     def _lane(self, exchange: Exchange, route: tuple[RouteConfig, Lane] | None) -> Lane:
         group = exchange.group
@@ -278,7 +278,7 @@ class Queue(Filter):
                     account is not None
                     and account.requests is not None
                     and exchange.routed_at > 0.0
-                    and exchange.phase is RECEIVING
+                    and exchange.phase == RECEIVING
                 ):
                     # (In this same turn of the loop. What was taken before an engine was tried may have decayed.)
                     account.requests.give(micros(monotonic()), 1)
@@ -332,16 +332,16 @@ class Queue(Filter):
         self.waiting += 1
         self.waiting_bytes += place.size
         exchange.gateway.stats.queue_waiting_open += 1
-        fresh = exchange.phase is RECEIVING  # what was taken was taken in this same turn of the loop
+        fresh = exchange.phase == RECEIVING  # what was taken was taken in this same turn of the loop
         exchange.place = place
-        exchange.phase = QUEUED
+        exchange.move(WAITS)
         exchange.queued_at = now
         if account.requests is not None and fresh:
             place.meter = account.requests
             account.requests.hold()
-        exchange.conn.wheel.arm(place, now + self._timeout_s)
+        exchange.gateway.reactor.wheel.arm(place, now + self._timeout_s)
         if exchange.upload is not None:
-            exchange.conn.mind_leaving(True)  # it is held back meanwhile, and would not be seen to leave
+            exchange.client.mind_leaving(True)  # it is held back meanwhile, and would not be seen to leave
 
     def by_class(self) -> list[int]:
         """How many requests of each class wait, the first class first."""
@@ -365,7 +365,7 @@ class Queue(Filter):
         if queue is None:
             queue = lane.queue = self._new_queue()
         place = Place(self, exchange, lane)
-        if exchange.tried:
+        if exchange.tries.pools:
             # It may not go where the others of its lane may: it waits beside them.
             place.again = True
             self._again[place] = None
@@ -391,13 +391,13 @@ class Queue(Filter):
         """Take a place out of whatever it waits in."""
         exchange = place.exchange
         exchange.place = None
-        exchange.conn.wheel.disarm(place)
+        exchange.gateway.reactor.wheel.disarm(place)
         meter = place.meter
         if meter is not None:
             place.meter = None
             meter.settle(micros(monotonic()), micros(exchange.queued_at), 1, 1)
         if exchange.upload is not None:
-            exchange.conn.mind_leaving(False)
+            exchange.client.mind_leaving(False)
         self.waiting -= 1
         self.waiting_bytes -= place.size
         self._by_class[place.priority] -= 1
@@ -474,7 +474,7 @@ class Queue(Filter):
     def _schedule(self, exchange: Exchange) -> None:
         if not self._scheduled:
             self._scheduled = True
-            exchange.conn.poller.soon(self.look)
+            exchange.gateway.reactor.poller.soon(self.look)
 
     def look(self) -> None:
         """Let go whoever may go now, in order; called by the loop."""
@@ -484,7 +484,7 @@ class Queue(Filter):
             self._unpark(account, now)
         if self._again:
             for place in list(self._again):
-                if place.exchange.place is place and self._room(place.lane, place.exchange.tried):
+                if place.exchange.place is place and self._room(place.lane, place.exchange.tries.pools):
                     self._let_go(place)
         for _ in range(BATCH):
             lane = self._next_lane(now)
@@ -546,7 +546,7 @@ class Queue(Filter):
     def _let_go(self, place: Place) -> None:
         exchange = place.exchange
         self._leave(place)
-        if exchange.phase is DONE:
+        if exchange.phase == DONE:
             return
         self._admit(exchange, place.lane)
         exchange.resume()

@@ -285,7 +285,7 @@ class Quota(Filter):
     def on_allowance(self, exchange: Exchange) -> bool:
         """A stream has used what it was given: as much again as an answer is expected to take, if there is any."""
         account = exchange.account
-        relay = exchange.relay
+        relay = exchange.call.relay if exchange.call is not None else None
         if account is None or relay is None or relay.sse is None:
             exchange.allowance = NO_LIMIT
             return True

@@ -1,4 +1,4 @@
-"""Where an answer's body ends: by length, by chunks, with the connection, or with its stream. Told here, and nowhere else.
+"""Where a body ends: by length, by chunks, with the connection, or with its stream. Told here, and nowhere else.
 
 A source is fed what was read, and gives the payload. Who relays can ask it in which frames the bytes came, and whether the read
 was a clean run of them: then it can go on as it is.
@@ -20,18 +20,21 @@ CHUNKS: Final = 1
 
 
 class Source:
-    """Reads one body. ``done``: it is complete. ``spoiled``: what came makes its connection useless for another (bytes behind
-    the end, no end but the connection's, frames that cannot be read). ``frames`` and ``aligned``: the bytes that were fed last
-    are themselves a clean run of such frames. ``length``: of the whole, -1 = not told."""
+    """Reads one body. ``done``: it is complete, and ``rest`` is what came behind it. ``spoiled``: what came makes its
+    connection useless for another (bytes behind the end, no end but the connection's, frames that cannot be read). ``frames``
+    and ``aligned``: the bytes that were fed last are themselves a clean run of such frames. ``length``: of the whole, ``left``:
+    of what is still to come; -1 = not told."""
 
-    __slots__ = ("aligned", "done", "frames", "length", "spoiled")
+    __slots__ = ("aligned", "done", "frames", "left", "length", "rest", "spoiled")
 
+    # (Subclasses do not come here: by way of super() this would cost as much as reading a small body.)
     def __init__(self, frames: int, length: int) -> None:
         self.frames = frames
-        self.length = length
+        self.length = self.left = length
         self.aligned = True
         self.done = False
         self.spoiled = False
+        self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
         """The payload in ``data``.
@@ -57,39 +60,53 @@ class NoSource(Source):
     __slots__ = ()
 
     def __init__(self) -> None:
-        super().__init__(PLAIN, -1)
+        self.frames = PLAIN
+        self.length = self.left = -1
+        self.aligned = True
         self.done = True
+        self.spoiled = False
+        self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
         if data:
+            self.rest += data
             self.spoiled = True
             self.aligned = False
         return b""
 
 
 class LengthSource(Source):
-    """So many bytes."""
+    """So many bytes. It can be used again, for another body."""
 
-    __slots__ = ("_left",)
+    __slots__ = ()
 
     def __init__(self, length: int) -> None:
-        super().__init__(PLAIN, length)
-        self._left = length
+        self.frames = PLAIN
+        self.begin(length)
+
+    def begin(self, length: int) -> None:
+        """A body of ``length`` bytes comes."""
+        self.length = self.left = length
+        self.aligned = True
         self.done = not length
+        self.spoiled = False
+        self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        left = self._left - len(data)
+        left = self.left - len(data)
         if left > 0:
-            self._left = left
+            self.left = left
             return data
         self.done = True
         if left == 0:
-            self._left = 0
+            self.left = 0
             return data
+        # Bytes after the end: of an answer, nobody asked for them, and nobody will see them.
         self.spoiled = True
         self.aligned = False
-        payload = data[: self._left]
-        self._left = 0
+        payload = data[: self.left]
+        self.rest += data[self.left :]
+        self.left = 0
         return payload
 
 
@@ -99,7 +116,12 @@ class ChunkedSource(Source):
     __slots__ = ("_scanner",)
 
     def __init__(self) -> None:
-        super().__init__(CHUNKS, -1)
+        self.frames = CHUNKS
+        self.length = self.left = -1
+        self.aligned = True
+        self.done = False
+        self.spoiled = False
+        self.rest = b""
         self._scanner = ChunkScanner()
 
     def feed(self, data: bytes) -> bytes:
@@ -110,8 +132,8 @@ class ChunkedSource(Source):
         self.aligned = scanner.aligned
         if scanner.done:
             self.done = True
-            if scanner.rest:
-                # Bytes after the end: nobody asked for them, and nobody will see them.
+            self.rest = scanner.rest
+            if self.rest:
                 self.spoiled = True
                 self.aligned = False
         return payload
@@ -126,8 +148,12 @@ class CloseSource(Source):
     __slots__ = ()
 
     def __init__(self) -> None:
-        super().__init__(PLAIN, -1)
+        self.frames = PLAIN
+        self.length = self.left = -1
+        self.aligned = True
+        self.done = False
         self.spoiled = True
+        self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
         return data
@@ -138,12 +164,15 @@ class CloseSource(Source):
         return self.done
 
 
-def source_of(head: ResponseHead, method: bytes) -> Source:
-    """What reads the body of an HTTP/1 answer to ``method`` (RFC 9112 §6.3)."""
-    if method == b"HEAD" or head.status in (204, 304):
+def source_of(head: ResponseHead, method: bytes, spare: LengthSource | None = None) -> Source:
+    """What reads the body of an HTTP/1 answer to ``method`` (RFC 9112 §6.3); ``spare`` may be used for it."""
+    if method == b"HEAD" or head.status == 204 or head.status == 304:
         return NoSource()
     if head.chunked:
         return ChunkedSource()
     if head.content_length >= 0:
-        return LengthSource(head.content_length)
+        if spare is None:
+            return LengthSource(head.content_length)
+        spare.begin(head.content_length)
+        return spare
     return CloseSource()

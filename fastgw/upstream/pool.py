@@ -1,11 +1,12 @@
-"""The connections to one engine: idle ones kept newest-first, dials bounded, the engine's idle-close time learned.
+"""The connections to one engine, which carry its streams: idle ones kept newest-first, dials bounded, the engine's idle-close
+time learned.
 
 uvicorn and llama.cpp close a connection after 5 idle seconds, others after a minute, some after 100 requests; a pool
 that writes on a connection in that very moment loses the request. So the limit is learned from ``Keep-Alive`` fields
 and from watching idle connections die, and a parked connection is given back before its engine would close it. What
-still slips through is the replay rule's (``exchange/retry.py``).
+still slips through is the replay rule's, which is above.
 
-Invariant: ``open`` counts every connection that is dialling, busy or idle, and never exceeds the engine's maximum.
+Invariant: ``connections`` counts every connection that is dialling, busy or idle, and never exceeds the engine's maximum.
 Idle connections beyond the warm ones are few: each occupies a thread in llama.cpp.
 """
 
@@ -15,10 +16,10 @@ from typing import Final
 
 from fastgw.errors import GatewayError, Source, described
 from fastgw.net.clock import monotonic
+from fastgw.net.h1_upstream import H1UpstreamConn, H1UpstreamStream, Home, no_socket
 from fastgw.net.poller import Reactor
-from fastgw.net.session import Session
 from fastgw.net.shortage import Shortage
-from fastgw.net.upstream_conn import Home, UpstreamConn, no_socket
+from fastgw.net.upstream import Carrier, UpstreamStream
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.target import Engine
 
@@ -40,11 +41,11 @@ class Pool(Home):
         "_stats",
         "_warming",
         "connect_timeout_s",
+        "connections",
         "engine",
         "idle",
         "idle_limit_s",
         "max_idle",
-        "open",
     )
 
     def __init__(
@@ -64,17 +65,31 @@ class Pool(Home):
         self._shortage = shortage or Shortage(log)
         self.connect_timeout_s = connect_timeout_s
         self.max_idle = max(max_idle, engine.warm_connections)
-        self.idle: list[UpstreamConn] = []
-        self.open = 0
+        self.idle: list[H1UpstreamConn] = []
+        self.connections = 0
         self.idle_limit_s = IDLE_LIMIT_S
-        self._warming: UpstreamConn | None = None
+        self._warming: H1UpstreamConn | None = None
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Pool {self.engine.name} open={self.open} idle={len(self.idle)} idle_limit={self.idle_limit_s:g}s>"
+        name, idle = self.engine.name, len(self.idle)
+        return f"<Pool {name} connections={self.connections} idle={idle} idle_limit={self.idle_limit_s:g}s>"
 
     # --- taking and giving back
-    def take_idle(self, now: float) -> UpstreamConn | None:
+    def open(self, carrier: Carrier, now: float, fresh: bool = False) -> UpstreamStream:
+        """A stream for one request of ``carrier``: on an idle connection, and then it is ``connected``; else, or where it is to
+        be ``fresh``, a dial is under way, and ``carrier`` is told from the loop how that went.
+
+        Raises GatewayError: ``engine_busy`` at the engine's maximum, ``bad_gateway`` (retryable) when the engine's
+        name is not known to resolve.
+        """
+        if not fresh:
+            conn = self._take_idle(now)
+            if conn is not None:
+                return conn.take(carrier)
+        return self._dial(carrier)
+
+    def _take_idle(self, now: float) -> H1UpstreamConn | None:
         """The idle connection used last, if one is still good."""
         idle = self.idle
         while idle:
@@ -82,73 +97,82 @@ class Pool(Home):
             # What an engine sends after the end of an answer must not become the answer to the next request, somebody
             # else's. The poller tells of it, and closes; but of a connection taken again at once nobody has asked it yet.
             if now < conn.idle_limit_at:
-                if conn.poller.silent_since(conn, conn.idle_turn):
+                if conn.wire.silent_since(conn.idle_turn):
                     return conn
                 other = self._take_silent(now)
                 if other is not None:
                     idle.append(conn)
                     return other
-                if not conn.unread():
+                if not conn.wire.unread():
                     return conn
             conn.close()
         return None
 
-    def _take_silent(self, now: float) -> UpstreamConn | None:
+    def _take_silent(self, now: float) -> H1UpstreamConn | None:
         """One of those parked a little earlier, of which the kernel has been asked since: it spares the system call."""
         idle = self.idle
         last = len(idle) - 1
         for at in range(last, max(last - NEIGHBOURS, -1), -1):
             conn = idle[at]
-            if now < conn.idle_limit_at and conn.poller.silent_since(conn, conn.idle_turn):
+            if now < conn.idle_limit_at and conn.wire.silent_since(conn.idle_turn):
                 return idle.pop(at)
         return None
 
-    def dial(self, carrier: Session) -> UpstreamConn:
-        """Open a new connection for ``carrier``; it is told from the loop how that went.
-
-        Raises GatewayError: ``engine_busy`` at the engine's maximum, ``bad_gateway`` (retryable) when the engine's
-        name is not known to resolve.
-        """
+    def _dial(self, carrier: Carrier) -> H1UpstreamStream:
         engine = self.engine
-        if self.open >= engine.max_connections:
+        if self.connections >= engine.max_connections:
             raise GatewayError(
                 "engine_busy",
                 source=Source.GATEWAY,
                 retry_after_s=1.0,
                 retryable=True,
-                detail=f"{engine.name}: {self.open} connections open",
+                detail=f"{engine.name}: {self.connections} connections open",
             )
         if not engine.addresses:
             raise GatewayError(
                 "bad_gateway", source=Source.UPSTREAM, retryable=True, detail=f"{engine.name}: name not resolved"
             )
-        self.open += 1
         try:
-            return UpstreamConn.dial(
-                self._reactor, engine.addresses, self, carrier, self._stats, self.connect_timeout_s
-            )
+            conn = self._connection(carrier)
         except OSError as error:
-            self.open -= 1
             self._shortage.met(error.errno or 0, "a connection to an engine")
             raise no_socket(str(error)) from error
+        stream = conn.stream
+        assert stream is not None  # nothing is told, and so nothing closes, before this has returned
+        return stream
 
-    def release(self, conn: UpstreamConn, now: float, idle_s: float, max_requests: int) -> None:
-        """Take back a connection whose message ended exactly where it should.
+    def _connection(self, carrier: Carrier | None) -> H1UpstreamConn:
+        """One more, being dialled. Raises OSError where no socket can be made."""
+        engine = self.engine
+        conn = H1UpstreamConn.dial(
+            self._reactor, engine.addresses, self, engine.head_block, carrier, self._stats, self.connect_timeout_s
+        )
+        self.connections += 1
+        return conn
+
+    def give_back(self, stream: UpstreamStream, now: float, idle_s: float, max_requests: int) -> None:
+        """Take back the connection of a stream whose message ended exactly where it should.
 
         ``idle_s`` and ``max_requests`` are what the engine announced (-1 = nothing).
         """
         if idle_s >= 0 and idle_s * IDLE_SHARE < self.idle_limit_s:
             self.idle_limit_s = max(idle_s * IDLE_SHARE, 0.0)
-        if self._closed or len(self.idle) >= self.max_idle or max_requests == 0 or self.idle_limit_s <= 0:
-            conn.close()
+        if (
+            self._closed
+            or len(self.idle) >= self.max_idle
+            or max_requests == 0
+            or self.idle_limit_s <= 0
+            or stream.closed
+            or not isinstance(stream, H1UpstreamStream)
+        ):
+            stream.cancel()
             return
-        if not conn.reading:
-            conn.resume_reading()
+        conn = stream.conn
         conn.park(now, self.idle_limit_s)
         self.idle.append(conn)
 
     # --- what connections report
-    def idle_closed(self, conn: UpstreamConn, by_engine: bool) -> None:
+    def idle_closed(self, conn: H1UpstreamConn, by_engine: bool) -> None:
         if conn in self.idle:
             self.idle.remove(conn)
         if by_engine and conn.idle_since:
@@ -159,10 +183,10 @@ class Pool(Home):
                 self._log.debug("idle limit learned", engine=self.engine.name, idle_limit_s=round(limit, 3))
         self.keep_warm()
 
-    def gone(self, conn: UpstreamConn) -> None:
-        self.open -= 1
+    def gone(self, conn: H1UpstreamConn) -> None:
+        self.connections -= 1
 
-    def warmed(self, conn: UpstreamConn) -> None:
+    def warmed(self, conn: H1UpstreamConn) -> None:
         self._warming = None
         # The oldest end of the list: traffic prefers connections that have proven themselves.
         conn.park(monotonic(), self.idle_limit_s)
@@ -190,16 +214,12 @@ class Pool(Home):
             return
         missing = engine.warm_connections - len(self.idle)
         # Busy connections come back and are warm then.
-        room = min(engine.warm_connections, engine.max_connections) - self.open
+        room = min(engine.warm_connections, engine.max_connections) - self.connections
         if self._warming is not None or missing <= 0 or room <= 0:
             return
-        self.open += 1
         try:
-            self._warming = UpstreamConn.dial(
-                self._reactor, engine.addresses, self, None, self._stats, self.connect_timeout_s
-            )
+            self._warming = self._connection(None)
         except OSError as error:
-            self.open -= 1
             self._shortage.met(error.errno or 0, "a connection kept warm")
 
     def close(self) -> None:

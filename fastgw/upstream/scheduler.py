@@ -19,7 +19,7 @@ from fastgw.errors import described
 from fastgw.limits.slots import START, GaugeLimit, GradientLimit
 from fastgw.net.clock import monotonic
 from fastgw.net.fetch import FetchError, fetch
-from fastgw.net.upstream_conn import Address
+from fastgw.net.wire import Address
 from fastgw.protocol.gauges import Gauges, read
 from fastgw.stats import EventLog
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from fastgw.config import EngineConfig
 from fastgw.limits.breaker import CLOSED, NO, Breaker
 from fastgw.net.clock import monotonic
-from fastgw.net.upstream_conn import Address
+from fastgw.net.wire import Address
 
 # The order in which an engine's health is asked for; the first that answers 2xx is kept.
 PROBE_PATHS: Final[dict[str, tuple[bytes, ...]]] = {

@@ -5,8 +5,10 @@ from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.limits.account cimport Account, Accounts
 from fastgw.limits.budget cimport RetryBudget
 from fastgw.limits.meter cimport Meter
-from fastgw.net.client_conn cimport ClientConn, Service
-from fastgw.net.upstream_conn cimport UpstreamConn
+from fastgw.exchange.plan cimport Rules
+from fastgw.net.client cimport ClientStream, Service
+from fastgw.net.poller cimport Reactor
+from fastgw.protocol.start cimport RequestStart
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group, UpstreamTable
@@ -27,12 +29,13 @@ cdef class Judgement:
     cdef public bytes told
     cdef public int told_status
     cdef public bint told_streamed
-    cdef public bytes base, extra_head, fields, line, uncoded_fields
+    cdef public bytes base, extra_head
+    cdef public RequestStart start
     cdef public RequestHead head
     cdef public long long limit, version
 
 cdef class Context(Service):
-    cdef public object config
+    cdef public object config, log
     cdef public Strategy strategy
     cdef public Stats stats
     cdef public UpstreamTable table
@@ -42,21 +45,21 @@ cdef class Context(Service):
     cdef public long long default_cost, default_max, today
     cdef public int bytes_per_token
     cdef public bint retries_at_all
-    cdef public bint replay, retry_fresh, plain_lines_off, server_timing
+    cdef public bint server_timing
+    cdef public Reactor reactor
+    cdef public Rules rules
     cdef public long long max_body_bytes, max_json_depth, max_json_members, memory_budget
     cdef public double first_byte_timeout_s, between_bytes_timeout_s, request_timeout_s, retry_after_s, max_request_timeout_s
-    cdef public int max_attempts, max_retries, quarantine_after
     cdef public dict shares
-    cdef public tuple trusted, on_arrival, on_head, on_origin, on_request, on_body, on_route, on_finish, rewriters
+    cdef public tuple trusted, on_arrival, on_head, on_origin, on_request, on_body, on_route, on_finish, rewriters, walk
     cdef public tuple on_allowance, on_full, on_room, on_said
 
     cpdef double time_limit(self, double asked, double limit) except -1
     cpdef finished(self, object exchange, str outcome, double now)
-    cpdef bytes date_line(self)
-    cpdef bytes timing_line(self, object exchange, double now)
-    cpdef bytes forwarded_lines(self, ClientConn conn, RequestHead head)
+    cpdef bytes timing_line(self, object exchange, double first_byte_at, double now)
+    cpdef bytes forwarded_lines(self, ClientStream client, RequestHead head)
     cpdef bytes without_accept_encoding(self, bytes forward)
-    cpdef tuple error_answer(self, object error, RequestHead head, bytes request_id, Endpoint endpoint, bytes extra, bint close)
+    cpdef int refuse_with(self, object error, object exchange, bytes extra) except -1
     cpdef bytes shown(self, object exchange, bytes text)
     cpdef long long share_of(self, object exchange) except -1
     cpdef share(self, object exchange, long long more)
@@ -64,9 +67,9 @@ cdef class Context(Service):
     cpdef take_up_later(self, object exchange)
     cpdef later(self, object exchange, double seconds)
     cpdef bytes error_event(self, str name, object exchange)
-    cpdef bytes final_event(self, str name, object exchange)
+    cpdef bytes final_event(self, str name, object exchange, long long tokens)
     cpdef bytes close_frame(self, str name)
     cpdef bint routes_anything(self) except -1
     cpdef dial_failed(self, Pool pool, str detail)
     cpdef breaker_moved(self, Pool pool)
-    cpdef let_finish(self, Pool pool, UpstreamConn upstream, object relay, bytes method)
+    cpdef let_finish(self, object call, Account account)

@@ -1,53 +1,55 @@
 cimport cython
 
 from fastgw.accel.bodies cimport BodyFacts
-from fastgw.accel.heads cimport RequestHead, ResponseHead
+from fastgw.accel.heads cimport RequestHead
+from fastgw.exchange.call cimport Call
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.endpoints cimport Endpoint
-from fastgw.exchange.relay cimport Relay
+from fastgw.exchange.phases cimport moved
+from fastgw.exchange.plan cimport Tries
 from fastgw.limits.account cimport Account
 from fastgw.limits.meter cimport Meter
-from fastgw.net.client_conn cimport ClientConn
-from fastgw.net.session cimport Session
+from fastgw.net.client cimport ClientStream, Sink
 from fastgw.stats cimport Stats
-from fastgw.net.upstream_conn cimport UpstreamConn
-from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
 
-cdef double NEVER
+cdef int RECEIVING
 cdef long long SHARED_FROM_BYTES
+cdef Tries NONE_YET
 
-cdef class ExchangeState(Session):
+cdef class ExchangeState(Sink):
     cdef public bytes body, extra_head, request_id
     cdef public Account account
     cdef public long long bytes_in, bytes_out, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens
-    cdef public long long allowance, bound, held_bytes, reserved, reserved_minute
+    cdef public long long allowance, bound, held_bytes, reserved, reserved_minute, shared_bytes
+    cdef public Call call
+    cdef public ClientStream client
     cdef public str client_ip, detail, error_kind, key_id, substitute
-    cdef public ClientConn conn
     cdef public Context gateway
     cdef public Endpoint endpoint
     cdef public BodyFacts facts
-    cdef public long long shared_bytes
-    cdef public object decoder, lane, local_task, phase, place, session, timer, upload
-    cdef public double first_byte_at, queued_at, queued_s, routed_at, sent_at, started_at, timeout_s, token_at
+    cdef public object intake, lane, local_task, place, session, timer, upload
+    cdef public double queued_at, queued_s, routed_at, sent_at, started_at, timeout_s, token_at
     cdef public Group group
     cdef public list guards
     cdef public RequestHead head
-    cdef public bytearray pieces
     cdef public Meter meter, minute
-    cdef public Pool pool
-    cdef public Relay relay
-    cdef public ResponseHead response
+    cdef public Tries tries
     # (Together, so that no room is lost between them: an exchange of more than 496 bytes is allocated at a dearer place.)
-    cdef public bint counted, estimated, faulty, judged, probe, replayed, reused, strip_usage, turn_due
-    cdef public int kills, retries, status
-    cdef public tuple tried
-    cdef public UpstreamConn upstream
+    cdef public bint counted, estimated, strip_usage
+    cdef public int phase, status, walked
 
-    cpdef fail(self, object error)
-    cpdef client_may_go_on(self)
+    cpdef move(self, int event)
+    cpdef route(self)
     cpdef resume(self)
-    cpdef _end(self, str outcome, bint reusable)
+    cpdef take_up(self)
+    cpdef client_may_go_on(self)
+    cpdef fail(self, object error)
+    cpdef end(self, str outcome, bint reusable)
+    cpdef call_failed(self, object failure, bint begun, str detail)
+    cpdef bint asks_another(self, int status, double waits_s) except -1
+    cpdef bint asks_for_less(self) except -1
+    cpdef client_broke(self)
     @cython.locals(
         gateway=Context, stats=Stats, budget=cython.longlong, held=cython.longlong, more=cython.longlong, most=cython.longlong, alone=cython.longlong
     )
@@ -55,6 +57,3 @@ cdef class ExchangeState(Session):
     @cython.locals(left=cython.longlong)
     cpdef let_go(self, long long size)
     cpdef let_body_go(self)
-    cpdef _leave_engine(self)
-    cpdef _hold_upstream(self)
-    cpdef _client_broke(self)

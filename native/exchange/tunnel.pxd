@@ -1,22 +1,24 @@
 cimport cython
 
-from fastgw.net.clock cimport monotonic
 from fastgw.accel.heads cimport ResponseHead
-from fastgw.exchange.attempts cimport Attempts
-from fastgw.net.client_conn cimport ClientConn
-from fastgw.net.upstream_conn cimport UpstreamConn
+from fastgw.exchange.call cimport Call
+from fastgw.exchange.state cimport ExchangeState
+from fastgw.net.client cimport ClientStream
+from fastgw.net.clock cimport monotonic
+from fastgw.net.upstream cimport UpstreamStream
 from fastgw.protocol.websocket cimport Frames
 
-cdef int DEAD, QUEUED
-cdef double NEVER
+cdef int DEAD, IS_UPGRADED, QUEUED
 
-cdef class Tunnelling(Attempts):
-    @cython.locals(down=bytes)
-    cpdef _open_tunnel(self, ResponseHead head, bytes rest)
+@cython.final
+cdef class Tunnel:
+    cdef object _session
+
+    @cython.locals(stream=UpstreamStream)
+    cpdef up(self, ExchangeState exchange, Call call, bytes data)
+    @cython.locals(stream=UpstreamStream, written=cython.int)
+    cpdef down(self, ExchangeState exchange, Call call, bytes data)
     @cython.locals(frames=Frames, at=Py_ssize_t, size=Py_ssize_t)
-    cpdef bytes _read_down(self, bytes data)
-    cpdef bint _said(self, tuple said) except -1
-    cpdef _session_over(self)
-    cpdef _close_spent(self)
-    cpdef _tunnel_down(self, bytes data)
-    cpdef _tunnel_closed(self)
+    cpdef bytes _read(self, ExchangeState exchange, bytes data)
+    cpdef bint _said(self, ExchangeState exchange, tuple said) except -1
+    cpdef _over(self, ExchangeState exchange)

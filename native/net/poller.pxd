@@ -1,8 +1,8 @@
 cimport cython
 
-from fastgw.net.timers cimport Timed, TimerWheel
+from fastgw.net.timers cimport TimerWheel
 
-cdef class Polled(Timed):
+cdef class Polled:
     cdef public int fd, interest
     cdef public long long watched_in
     cdef long long _heard_in  # the turn whose look had an event of it

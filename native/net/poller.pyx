@@ -7,7 +7,7 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint32_t
 
 from fastgw.net.clock cimport monotonic
-from fastgw.net.timers cimport Timed, TimerWheel
+from fastgw.net.timers cimport TimerWheel
 
 READ = 1
 WRITE = 4
@@ -41,11 +41,10 @@ cdef double _DENSE_S = 0.0005  # since the end of the last look
 cdef double _STAY_S = 0.001
 
 
-cdef class Polled(Timed):
+cdef class Polled:
     """A descriptor whose readiness is asked for. ``interest`` is of READ, WRITE and LEFT, set through the poller only."""
 
     def __init__(self):
-        Timed.__init__(self)
         self.fd = -1
         self.interest = 0
         self.watched_in = 0

@@ -3,11 +3,10 @@ cimport cython
 from fastgw.net.clock cimport monotonic
 from fastgw.accel.lines cimport access_line, microseconds
 from fastgw.exchange.context cimport Judgement
-from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.state cimport ExchangeState
 from fastgw.exchange.record cimport AccessLog
-from fastgw.exchange.relay cimport Relay
+from fastgw.exchange.call cimport Call
 from fastgw.stats cimport Stats
-from fastgw.upstream.pool cimport Pool
 
 @cython.final
 cdef class AccessJson:
@@ -18,8 +17,8 @@ cdef class AccessJson:
 
     cpdef set_clock(self)
     cpdef bytes _learn(self, tuple who)
-    @cython.locals(relay=Relay, pool=Pool, known=Judgement, second=cython.longlong, at=cython.double, started=cython.double)
-    cpdef bytes of(self, Exchange exchange, str outcome, double now)
+    @cython.locals(call=Call, known=Judgement, second=cython.longlong, at=cython.double, started=cython.double)
+    cpdef bytes of(self, ExchangeState exchange, str outcome, double now)
 
 cdef class LogWriter(AccessLog):
     cdef int _fd

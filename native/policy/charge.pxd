@@ -18,6 +18,7 @@ from fastgw.stats cimport Stats
 cdef int FRAME_BYTES
 cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
 
+cpdef Relay relay_of(Exchange exchange)
 @cython.locals(facts=BodyFacts)
 cpdef long long prompt_of(Exchange exchange) except -1
 @cython.locals(facts=BodyFacts, relay=Relay, size=cython.longlong, tokens=cython.longlong, most=cython.longlong,

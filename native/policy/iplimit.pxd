@@ -6,7 +6,6 @@ from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.filter cimport Filter
 from fastgw.limits.meter cimport Meter, Meters
 from fastgw.net.clock cimport micros
-from fastgw.net.client_conn cimport ClientConn
 
 cdef class IpLimit(Filter):
     cdef public Meters meters

@@ -8,7 +8,6 @@ from fastgw.limits.crowd cimport Crowd
 from fastgw.limits.drain cimport DrainRate
 from fastgw.limits.fairqueue cimport FairQueue, Waiter
 from fastgw.limits.meter cimport Meter
-from fastgw.net.client_conn cimport ClientConn
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.policy.quota cimport expected_cost, take_back
 from fastgw.net.timers cimport Timed, TimerWheel
@@ -20,7 +19,7 @@ from fastgw.upstream.target cimport Engine
 cdef int BATCH
 cdef double INTERVAL_S
 cdef long long QUANTUM
-cdef object DONE, QUEUED, RECEIVING
+cdef int DONE, RECEIVING, WAITS
 
 @cython.final
 cdef class Lane:

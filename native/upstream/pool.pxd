@@ -1,9 +1,9 @@
 cimport cython
 
 from fastgw.net.clock cimport monotonic
-from fastgw.net.session cimport Session
-from fastgw.net.poller cimport Poller, Reactor
-from fastgw.net.upstream_conn cimport Home, UpstreamConn
+from fastgw.net.h1_upstream cimport H1UpstreamConn, H1UpstreamStream, Home
+from fastgw.net.poller cimport Reactor
+from fastgw.net.upstream cimport Carrier, UpstreamStream
 from fastgw.stats cimport Stats
 from fastgw.upstream.target cimport Engine
 
@@ -13,15 +13,17 @@ cdef class Pool(Home):
     cdef object _log, _shortage
     cdef Reactor _reactor
     cdef Stats _stats
-    cdef UpstreamConn _warming
+    cdef H1UpstreamConn _warming
     cdef public double connect_timeout_s, idle_limit_s
     cdef public Engine engine
     cdef public list idle
-    cdef public Py_ssize_t max_idle, open
+    cdef public Py_ssize_t connections, max_idle
 
-    @cython.locals(conn=UpstreamConn, other=UpstreamConn)
-    cpdef UpstreamConn take_idle(self, double now)
-    @cython.locals(conn=UpstreamConn, at=cython.Py_ssize_t, last=cython.Py_ssize_t)
-    cpdef UpstreamConn _take_silent(self, double now)
-    cpdef UpstreamConn dial(self, Session carrier)
-    cpdef release(self, UpstreamConn conn, double now, double idle_s, long long max_requests)
+    @cython.locals(conn=H1UpstreamConn)
+    cpdef UpstreamStream open(self, Carrier carrier, double now, bint fresh=*)
+    @cython.locals(conn=H1UpstreamConn, other=H1UpstreamConn)
+    cdef H1UpstreamConn _take_idle(self, double now)
+    @cython.locals(conn=H1UpstreamConn, at=cython.Py_ssize_t, last=cython.Py_ssize_t)
+    cdef H1UpstreamConn _take_silent(self, double now)
+    @cython.locals(conn=H1UpstreamConn)
+    cpdef give_back(self, UpstreamStream stream, double now, double idle_s, long long max_requests)

@@ -30,10 +30,10 @@ NO_LIMITS = {
         "accel.members._MODEL_BYTES",
     ),
     "how often, or how much at a time, the gateway itself does something": (
-        "net.stream.RECV_BYTES", "net.listener.PAUSE_S", "net.shortage.TOLD_EVERY_S",
+        "net.wire.RECV_BYTES", "net.h1_upstream.JOIN_BYTES", "net.listener.PAUSE_S", "net.shortage.TOLD_EVERY_S",
         "net.poller.MAX_EVENTS", "net.timers.TICK_S", "observe.logs.FLUSH_S",
-        "observe.logs.FLUSH_BYTES", "exchange.attempts.JOIN_BYTES", "exchange.merged_call.JOIN_BYTES", "exchange.local.FRESH_S",
-        "exchange.merged_call.PAUSE_S", "upstream.pool.IDLE_LIMIT_S", "upstream.pool.IDLE_FLOOR_S", "upstream.pool.WARM_GAP_S",
+        "observe.logs.FLUSH_BYTES", "exchange.local.FRESH_S",
+        "exchange.merged.PAUSE_S", "upstream.pool.IDLE_LIMIT_S", "upstream.pool.IDLE_FLOOR_S", "upstream.pool.WARM_GAP_S",
         "upstream.health.RESOLVE_EVERY_S", "upstream.table.MAX_CYCLE", "policy.queue.INTERVAL_S", "policy.cors.MAX_AGE_S",
         "limits.breaker.PROBE_WAIT_S", "limits.account.MOST_ENDED", "limits.drain.UNKNOWN_S", "limits.promises.MOST_S",
         "limits.promises.CROWD_S", "limits.promises.GOES_ON_MOST_S",

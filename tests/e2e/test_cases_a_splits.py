@@ -14,7 +14,8 @@ import re
 import pytest
 
 from fastgw.errors import GatewayError
-from fastgw.protocol.http1.framing import ChunkedBody, LengthBody
+from fastgw.protocol.body import LengthSource, Source
+from fastgw.protocol.http1.framing import RequestChunks
 from fastgw.protocol.http1.server import RequestReader
 from tests.e2e import cases_a as a
 from tests.e2e.front import TAIL, Front, front, stable
@@ -29,7 +30,7 @@ _UPLOAD = re.compile(rb"(\APUT (?s:.*))(?:content-length: 27|transfer-encoding: 
 def transcript(pieces: list[bytes]) -> list[object]:
     """What a connection makes of the pieces: heads and whole bodies in order, up to a refusal or the last request."""
     reader = RequestReader()
-    body: LengthBody | ChunkedBody | None = None
+    body: Source | None = None
     payload = b""
     more = True
     found: list[object] = []
@@ -44,7 +45,7 @@ def transcript(pieces: list[bytes]) -> list[object]:
                     found.append(head)
                     data = reader.rest
                     more = head.keep_alive
-                    body = ChunkedBody() if head.chunked else LengthBody(max(0, head.content_length))
+                    body = RequestChunks() if head.chunked else LengthSource(max(0, head.content_length))
                     payload = b""
                 else:
                     payload += body.feed(data)

@@ -10,8 +10,8 @@ from time import monotonic
 
 import pytest
 
-from fastgw.net.client_conn import SURPLUS_BYTES
-from fastgw.net.stream import RECV_BYTES
+from fastgw.net.h1_states import SURPLUS_BYTES
+from fastgw.net.wire import RECV_BYTES
 from fastgw.sim.scripted import RawRequest, ScriptedConnection
 from tests.e2e import cases_a as a
 from tests.e2e.front import TAIL, answer_to, front, judge, refusal
@@ -181,7 +181,7 @@ class TestA23:
             await f.gw.until("the engine has the first", lambda: f.touched)
             most = 0
             for _ in range(20):
-                (conn,) = f.gw.gateway.core.conns  # type: ignore[union-attr]
+                (conn,) = f.gw.gateway.core.connections  # type: ignore[union-attr]
                 most = max(most, len(conn.surplus))
                 await asyncio.sleep(0.005)
             assert 0 < most < SURPLUS_BYTES + RECV_BYTES
@@ -333,7 +333,7 @@ class TestSlowReader:
             # Until both directions are full: far more answers than the sockets between the two can hold.
             quiet = 0
             end = monotonic() + 20.0
-            while quiet < 300 or not any(conn.queued_bytes for conn in core.conns):
+            while quiet < 300 or not any(conn.wire.queued_bytes for conn in core.connections):
                 assert monotonic() < end, "the client is not slow enough for this test"
                 if not pending:
                     pending = b"".join(numbered(sent + turn) for turn in range(at_once))
@@ -344,7 +344,7 @@ class TestSlowReader:
                 except BlockingIOError:
                     quiet += 1
                 await asyncio.sleep(0)
-                peak = max([peak, *(conn.queued_bytes + len(conn.surplus) for conn in core.conns)])
+                peak = max([peak, *(conn.wire.queued_bytes + len(conn.surplus) for conn in core.connections)])
             assert peak <= 2 * SURPLUS_BYTES + RECV_BYTES
             held = len(f.gw.raw_records)
             while len(f.gw.raw_records) < held + 3000:

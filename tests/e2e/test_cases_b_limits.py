@@ -13,8 +13,9 @@ from time import monotonic
 import pytest
 
 from fastgw import Config
-from fastgw.net.client_conn import BODY_PROGRESS_BYTES, ClientConn
-from fastgw.net.stream import RECV_BYTES
+from fastgw.net.h1_connection import H1Connection
+from fastgw.net.h1_states import BODY_PROGRESS_BYTES
+from fastgw.net.wire import RECV_BYTES
 from fastgw.sim.scripted import ScriptedConnection
 from tests.e2e.front import TAIL, Front, front, judge, refusal
 from tests.support.client import NoResponse, RawClient, chat, chat_body, request
@@ -24,10 +25,10 @@ MIB = 1 << 20
 LATE_S = 0.6  # the wheel's tick, and a shared machine
 
 
-def conns(front: Front) -> list[ClientConn]:
+def conns(front: Front) -> list[H1Connection]:
     core = front.gw.gateway.core
     assert core is not None
-    return list(core.conns)
+    return list(core.connections)
 
 
 def sized(total: int, fields: int = 1, target: str = "/healthz") -> bytes:
@@ -287,12 +288,12 @@ class TestB7:
         async with front(fire_hose, write_timeout_s=0.8) as f, await f.client() as other:
             async with await f.client(rcvbuf=rcvbuf) as client:
                 await client.send(chat("m", stream=True))
-                await f.gw.until("it is stuck", lambda: any(conn.queued_bytes for conn in conns(f)))
+                await f.gw.until("it is stuck", lambda: any(conn.wire.queued_bytes for conn in conns(f)))
                 stuck = monotonic()
-                (conn,) = [conn for conn in conns(f) if conn.queued_bytes]
+                (conn,) = [conn for conn in conns(f) if conn.wire.queued_bytes]
                 await asyncio.sleep(0.2)
                 sent = f.touched[0].sent_total
-                assert 0 < conn.queued_bytes <= RECV_BYTES + 4096
+                assert 0 < conn.wire.queued_bytes <= RECV_BYTES + 4096
                 await self.neighbour(other)
                 assert f.touched[0].sent_total == sent, "the engine is held back"
                 assert sent < 64 * MIB, "only what the sockets' own buffers take"
@@ -329,7 +330,7 @@ class TestB7:
             for _ in range(8):
                 await asyncio.sleep(0.1)
                 answer = await client.read_until(answer, self.pattern(16), timeout=0.02)
-                assert all(conn.queued_bytes <= RECV_BYTES + 4096 for conn in conns(f))
+                assert all(conn.wire.queued_bytes <= RECV_BYTES + 4096 for conn in conns(f))
             answer = await client.read_body(answer, 10.0)
             assert answer.complete
             assert answer.body == self.pattern(total)

@@ -969,7 +969,7 @@ class TestHonestAccounts:
             await asyncio.sleep(0.7)
             before = pool.idle_limit_s
             await engine.stop()
-            await gw.until("gone", lambda: pool.open == 0)
+            await gw.until("gone", lambda: pool.connections == 0)
             assert pool.idle_limit_s == before
 
     async def test_a_warm_dial_that_hangs_is_not_left_behind(self) -> None:

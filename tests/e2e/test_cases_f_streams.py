@@ -625,7 +625,7 @@ class TestBackPressure:
     def queued(gw: Running) -> int:
         core = gw.gateway.core
         assert core is not None
-        return sum(conn.queued_bytes for conn in core.conns)
+        return sum(conn.wire.queued_bytes for conn in core.connections)
 
     @pytest.mark.quiet
     async def test_the_engine_is_held_and_the_queue_is_bounded(self) -> None:

@@ -167,7 +167,7 @@ class TestI1:
                 await client.send(chat(stream=True))
                 core = gw.gateway.core
                 assert core is not None
-                await gw.until("the queue is in use", lambda: any(conn.queued_bytes for conn in core.conns))
+                await gw.until("the queue is in use", lambda: any(conn.wire.queued_bytes for conn in core.connections))
                 client.reset()
                 await gw.idle(0.5)
             assert gw.records[0]["outcome"] == "client_closed"

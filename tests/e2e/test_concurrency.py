@@ -199,7 +199,7 @@ class TestCaps:
             await waiting(gw, 1)
             await asyncio.sleep(0.1)
             assert gw.gateway.core is not None
-            taken = [conn.sink.bytes_in for conn in gw.gateway.core.conns if conn.sink is not None]  # type: ignore[attr-defined]
+            taken = [conn.stream.sink.bytes_in for conn in gw.gateway.core.connections if conn.stream.sink is not None]  # type: ignore[attr-defined]
             assert max(taken) < 1 << 20
             third = await ask(tagged("b"))
             await waiting(gw, 2)

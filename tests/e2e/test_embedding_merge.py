@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fastgw import EngineConfig
-from fastgw.exchange import merged_call, merging
+from fastgw.exchange import merged, merging
 from fastgw.limits.breaker import Breaker
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
 from fastgw.sim.scripted import RawRequest
@@ -552,7 +552,7 @@ class TestTrouble:
 
     @pytest.mark.parametrize("what", ["long", "long chunks"])
     async def test_each_goes_alone_once_after_a_long_answer(self, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(merged_call, "MAX_ANSWER_BYTES", MUCH)
+        monkeypatch.setattr(merged, "MAX_ANSWER_BYTES", MUCH)
         await self.each_goes_alone_once(what)
 
     @staticmethod

@@ -357,9 +357,9 @@ class TestUploads:
                 except BlockingIOError:
                     await asyncio.sleep(0.01)
             assert at < 16 << 20, "the gateway swallowed an upload that the engine does not read"
-            (conn,) = place.gw.gateway.core.conns if place.gw.gateway.core else ()
-            upstream = conn.sink.upstream  # type: ignore[union-attr]
-            assert upstream.queued_bytes < 1 << 20, "held in the gateway instead of by the client"
+            (conn,) = place.gw.gateway.core.connections if place.gw.gateway.core else ()
+            upstream = conn.stream.sink.call.stream  # type: ignore[union-attr]
+            assert upstream.queued() < 1 << 20, "held in the gateway instead of by the client"
             go.set()
             await client.send(data[at:])
             answer = await client.read_response(20)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.net.client_conn import MAX_REFUSALS
+from fastgw.net.client import MAX_REFUSALS
 from fastgw.sim import SimConfig, Simulator
 from tests.support.client import RawClient, chat, chat_body, request
 from tests.support.gateway import Running, running
@@ -163,7 +163,7 @@ async def test_large_bodies_come_one_by_one_and_others_in_between() -> None:
             client.sock.send(large[-1:])
         await probe.send(request("GET", "/liveness"))
         assert (await probe.read_response()).status == 200
-        turns.append(sum(1 for one in core.conns if getattr(one.sink, "facts", None) is not None))
+        turns.append(sum(1 for one in core.connections if getattr(one.stream.sink, "facts", None) is not None))
         assert turns[0] < len(clients), "the probe waited for all of them"
         for client in clients:
             assert (await client.read_response(20.0)).status in (200, 400)

@@ -93,9 +93,9 @@ class TestABugInside:
                 await client.send(chat("m", True))
                 answer = await client.read_head()
                 assert gw.gateway.core is not None
-                (conn,) = gw.gateway.core.conns
-                assert isinstance(conn.sink, Exchange)
-                conn.sink.upstream = None  # which no state of an exchange that relays allows
+                (conn,) = gw.gateway.core.connections
+                assert isinstance(conn.stream.sink, Exchange)
+                conn.stream.sink.call.stream = None  # which no state of an exchange that relays allows
                 await client.read_body(answer)
                 assert not answer.complete
             await gw.idle()

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from fastgw.exchange.exchange import STEP_BYTES
+from fastgw.exchange.intake import STEP_BYTES
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
 from tests.support.client import RawClient, chat, chat_body, request
 from tests.support.gateway import running
@@ -57,7 +57,7 @@ async def test_who_leaves_is_gone_from_the_engine_at_once(what: str, how: str) -
     async with ScriptedEngine(engine_does) as engine, running([engine.url]) as gw:
 
         def held_back() -> bool:
-            return [conn.reading for conn in gw.gateway.core.conns] == [False]
+            return [conn.wire.reading for conn in gw.gateway.core.connections] == [False]
 
         async with RawClient.connect(gw.url) as client:
             await client.send(begin)
@@ -103,11 +103,11 @@ async def test_who_waited_in_the_queue_is_seen_to_leave_too() -> None:
         await gw.until("it waits", lambda: gw.stats.queue_waiting_open == 1)
         assert (await first.read_response()).status == 200
         await gw.until("it has gone on", lambda: served == 2)
-        held = [conn for conn in gw.gateway.core.conns if conn.sink is not None]
+        held = [conn for conn in gw.gateway.core.connections if conn.stream.sink is not None]
         assert len(held) == 1
         for _ in range(1000):
             await asyncio.sleep(0.002)
-            if not held[0].reading:
+            if not held[0].wire.reading:
                 break
             await client.send(more)
         assert held[0].held_back
@@ -159,7 +159,7 @@ async def test_what_was_kept_of_an_upload_goes_when_its_answer_begins() -> None:
         head = await client.read_head()
         assert head.status == 200
         assert gw.stats.body_bytes_open == 0
-        assert [conn.sink.upload._pieces for conn in gw.gateway.core.conns] == [[]]
+        assert [conn.stream.sink.upload._pieces for conn in gw.gateway.core.connections] == [[]]
         over.set()
         assert (await client.read_body(head)).complete
 
@@ -235,6 +235,6 @@ async def test_packed_uploads_that_no_engine_takes_stay_within_the_budget() -> N
             await client.send(wire)
         await gw.until("all are at the engine", lambda: len(engine.connections) >= 4)
         await asyncio.sleep(0.3)
-        queued = [conn.sink.upstream.queued_bytes for conn in gw.gateway.core.conns]
+        queued = [conn.stream.sink.call.stream.queued() for conn in gw.gateway.core.connections]
         assert len(queued) == 4
         assert max(queued) <= STEP_BYTES + 65536 + 1000, "no more is unpacked than the engine takes"

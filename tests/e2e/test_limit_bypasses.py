@@ -340,7 +340,7 @@ class TestEngines:
             assert (sim.state.running, core.accounts.anonymous.inflight) == (1, 1)
             async with RawClient.connect(gw.url) as patient:
                 assert await status_of(patient, chat("sim", max_tokens=1)) == 200
-            await gw.until("the first has ended", lambda: not core.discards, 10.0)
+            await gw.until("the first has ended", lambda: not core.unread, 10.0)
             assert core.accounts.anonymous.inflight == 0
 
     async def test_J8_a_replayed_probe_is_still_the_only_one(self) -> None:

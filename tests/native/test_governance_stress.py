@@ -249,7 +249,7 @@ async def round_of(number: int, engines: list[EngineConfig], seen: Counter[str])
                 if task.done():
                     task.result()
         await gw.idle(3.0)
-        await gw.until("nothing is read to its end unseen", lambda: not core.discards, 6.0)
+        await gw.until("nothing is read to its end unseen", lambda: not core.unread, 6.0)
         judge_empty(gw, list(accounts.values()))
         judge_charges(gw, list(accounts.values()))
         seen.update({name: count for name, count in gw.stats.snapshot().items() if not name.endswith("_open")})

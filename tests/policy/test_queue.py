@@ -22,14 +22,17 @@ from fastgw import Config, EngineConfig
 from fastgw.accel.heads import RequestHead
 from fastgw.config import RouteConfig
 from fastgw.errors import GatewayError
+from fastgw.exchange.call import Call
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
-from fastgw.exchange.state import DONE, MERGING, QUEUED, RECEIVING
+from fastgw.exchange.phases import CONNECTING, DONE, QUEUED, RECEIVING
 from fastgw.limits.account import Accounts, Defaults
 from fastgw.limits.meter import Meter
-from fastgw.net.client_conn import ClientConn, ConnLimits
+from fastgw.net.client import ConnLimits
 from fastgw.net.clock import micros, monotonic
+from fastgw.net.h1_connection import H1Connection
 from fastgw.net.poller import Reactor
+from fastgw.net.wire import PlainWire
 from fastgw.policy.queue import Queue
 from fastgw.policy.routing import STRATEGIES
 from fastgw.protocol.openai import scan_body
@@ -46,10 +49,15 @@ QUANTUM = 512  # tokens of a turn
 LIMITS = ConnLimits(head_bytes=1000, header_count=10, head_s=9.0, idle_s=9.0, body_s=9.0, write_s=9.0)
 
 
+def engine_of(exchange: Exchange) -> Pool:
+    assert exchange.call is not None
+    return exchange.call.pool
+
+
 class World:
     """A gateway's core whose requests go nowhere: ``under_way`` are those that were let go, in that order in ``gone``."""
 
-    def __init__(self, core: GatewayCore, queue: Queue, conn: ClientConn, pools: Sequence[Pool]) -> None:
+    def __init__(self, core: GatewayCore, queue: Queue, conn: H1Connection, pools: Sequence[Pool]) -> None:
         self.core = core
         self.queue = queue
         self.conn = conn
@@ -63,16 +71,17 @@ class World:
     # --- what the exchange would do
     def take(self, exchange: Exchange) -> bool:
         """In the place of an attempt: an engine is chosen, and has one more."""
-        pool = self.core.strategy.pick(exchange.group, exchange.tried)  # type: ignore[arg-type]
+        pool = self.core.strategy.pick(exchange.group, exchange.tries.pools)  # type: ignore[arg-type]
         if pool is None:
-            exchange.phase = MERGING
-            left = [one for one in exchange.group.pools if one not in exchange.tried]  # type: ignore[union-attr]
+            exchange.phase = CONNECTING
+            left = [one for one in exchange.group.pools if one not in exchange.tries.pools]  # type: ignore[union-attr]
             if not any(one.engine.full() for one in left) or not self.queue.on_full(exchange):
                 self.refused.append("nobody is left")
                 self.end(exchange)
             return True
-        exchange.phase = MERGING
-        exchange.pool = pool
+        exchange.phase = CONNECTING
+        exchange.call = Call(self.core, pool, False)
+        exchange.call.settled = True
         pool.engine.inflight += 1
         self.under_way.append(exchange)
         self.gone.append(int(exchange.request_id))
@@ -80,25 +89,26 @@ class World:
 
     def end(self, exchange: Exchange) -> None:
         self.leave_engine(exchange)
-        exchange._end("ok", False)
+        exchange.end("ok", False)
         self.live.remove(exchange)
 
     def leave_engine(self, exchange: Exchange) -> None:
         if exchange in self.under_way:
             self.under_way.remove(exchange)
-            assert exchange.pool is not None
-            exchange.pool.engine.inflight -= 1
+            assert exchange.call is not None
+            exchange.call.pool.engine.inflight -= 1
 
     # --- what happens
     def arrive(self, model: str, key: str, size: int = 0) -> Exchange:
         self.number += 1
         endpoint = self.core.endpoints.get(b"/v1/embeddings")
-        exchange = Exchange(self.core, self.conn, HEAD, endpoint, b"%d" % self.number)
+        exchange = Exchange(self.core, self.conn.stream, HEAD, endpoint, b"%d" % self.number)
         exchange.body = b'{"model":"%b","input":"%b"}' % (model.encode(), b"x" * size)
         exchange.held_bytes = len(exchange.body)  # as if it had arrived
         exchange.facts = scan_body(exchange.body, 9, True)
         exchange.account = self.core.accounts.find(sha256(key.encode()).digest())
         exchange.group = self.core.table.group(model)
+        exchange.walked = len(self.core.walk)  # the queue was the last one
         self.live.append(exchange)
         self.core.stats.exchanges_open += 1
         try:
@@ -107,7 +117,7 @@ class World:
             self.refused.append(error.kind.name)
             self.end(exchange)
         else:
-            if exchange.phase is RECEIVING:
+            if exchange.phase == RECEIVING:
                 self.take(exchange)
         return exchange
 
@@ -115,13 +125,13 @@ class World:
         """Its client goes, wherever it is."""
         self.leave_engine(exchange)
         self.live.remove(exchange)
-        exchange.on_client_gone("fin")
+        exchange.on_gone("fin")
 
     def fail_over(self, exchange: Exchange) -> None:
         """Its engine could not be reached: another one, or it waits for one."""
         self.leave_engine(exchange)
-        assert exchange.pool is not None
-        exchange.tried = (*exchange.tried, exchange.pool)
+        assert exchange.call is not None
+        exchange.tries = exchange.tries.tried(exchange.call.pool)
         self.core.room()
         try:
             self.take(exchange)
@@ -130,7 +140,7 @@ class World:
             self.end(exchange)
 
     def waiting(self) -> list[Exchange]:
-        return [exchange for exchange in self.live if exchange.phase is QUEUED]
+        return [exchange for exchange in self.live if exchange.phase == QUEUED]
 
     def key(self, exchange: Exchange) -> Any:
         assert exchange.account is not None
@@ -147,6 +157,7 @@ async def world(engines: Sequence[dict[str, Any]], **options: Any) -> AsyncItera
     queue = Queue.from_config(config)
     core = GatewayCore(
         config,
+        reactor=reactor,
         stats=stats,
         log=NullLog(),
         access=None,
@@ -161,13 +172,13 @@ async def world(engines: Sequence[dict[str, Any]], **options: Any) -> AsyncItera
     )
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    conn = ClientConn(reactor, ours, core, LIMITS, stats, "127.0.0.1", False)
+    conn = H1Connection(reactor, PlainWire(reactor, ours), core, LIMITS, stats, "127.0.0.1", False)
     made = World(core, queue, conn, pools)
     core.merger = made
     try:
         yield made
         for exchange in list(made.live):
-            if exchange.phase is not DONE:
+            if exchange.phase != DONE:
                 made.leave(exchange)
         await asyncio.sleep(0)
         assert (queue.waiting, queue.waiting_bytes, sum(queue.by_class()), stats.queue_waiting_open) == (0, 0, 0, 0)
@@ -207,7 +218,7 @@ def judge(made: World, lowered: set[str]) -> None:
             continue
         route_full = exchange.model in routes and by_model[exchange.model] >= routes[exchange.model]
         all_full = bool(config.max_concurrent) and total >= config.max_concurrent
-        engines = [pool.engine for pool in exchange.group.pools if pool not in exchange.tried]  # type: ignore[union-attr]
+        engines = [pool.engine for pool in exchange.group.pools if pool not in exchange.tries.pools]  # type: ignore[union-attr]
         no_engine = not any(engine.usable() for engine in engines) and any(engine.full() for engine in engines)
         assert route_full or all_full or no_engine, f"{exchange} waits, and could go"
 
@@ -382,21 +393,21 @@ async def test_who_failed_elsewhere_waits_for_the_others_only() -> None:
     """Its own engine has room again: it stays where it is, until the other one has."""
     async with world([{"max_concurrent": 1}, {"max_concurrent": 1}]) as made:
         one, two = made.arrive("a", KEYS[0]), made.arrive("a", KEYS[0])
-        assert one.pool is not two.pool
-        own = one.pool
+        assert engine_of(one) is not engine_of(two)
+        own = engine_of(one)
         made.fail_over(one)
         made.queue.look()
         assert made.waiting() == [one]
         third = made.arrive("a", KEYS[0])  # takes the place that came free
-        assert third.pool is own
+        assert engine_of(third) is own
         made.end(third)
         made.queue.look()
         assert made.waiting() == [one]
         assert one.queued_s == -1.0  # it was not called up in vain
-        other = two.pool
+        other = engine_of(two)
         made.end(two)
         made.queue.look()
-        assert (made.waiting(), one.pool) == ([], other)
+        assert (made.waiting(), engine_of(one)) == ([], other)
 
 
 def exchanges() -> int:
@@ -466,7 +477,7 @@ async def test_a_request_taken_long_ago_does_not_come_back_with_a_refusal(on_cap
     engines = [{"models": ("a",)}, {"models": ("a",), "max_concurrent": 1}]
     async with world(engines, on_capacity=on_capacity) as made:
         exchanges = [made.arrive("a", KEYS[0]) for _ in range(2)]
-        first = next(one for one in exchanges if one.pool is made.pools[0])
+        first = next(one for one in exchanges if engine_of(one) is made.pools[0])
         meter = Meter(600, 60_000_000, 20)
         made.key(first).requests = meter
         begun = monotonic() - 2.1

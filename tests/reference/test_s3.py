@@ -143,8 +143,8 @@ async def test_S3_09_a_slow_client_slows_its_own_engine_and_nobody_else() -> Non
                     await asyncio.sleep(0.2)
                 assert sent < 16 << 20, "the engine was never held back"
                 assert gw.gateway.core is not None
-                slow = [conn for conn in gw.gateway.core.conns if conn.queued_bytes]
-                assert all(conn.queued_bytes <= 2 * 65536 for conn in slow), "more than a bounded queue is held"
+                slow = [conn for conn in gw.gateway.core.connections if conn.wire.queued_bytes]
+                assert all(conn.wire.queued_bytes <= 2 * 65536 for conn in slow), "more than a bounded queue is held"
                 for _ in range(5):
                     begin = monotonic()
                     assert (await ask(gw.url, chat("quick", stream=True))).complete

@@ -24,7 +24,7 @@ from fastgw.protocol import gauges
 from fastgw.protocol.coding import FREE_BYTES, decoder
 from fastgw.protocol.embeddings import parts, split
 from fastgw.protocol.http1.client import ResponseReader
-from fastgw.protocol.http1.framing import ChunkedBody
+from fastgw.protocol.http1.framing import RequestChunks
 from fastgw.protocol.http1.server import RequestReader
 from fastgw.protocol.multipart import ModelField
 from fastgw.protocol.openai import parse_models, scan_body, with_bound, with_model, with_usage
@@ -188,7 +188,7 @@ def running() -> Any:
     """Those of the twin that this process runs."""
     return SimpleNamespace(
         scan_body=scan_body, with_usage=with_usage, with_model=with_model, with_bound=with_bound, RequestReader=RequestReader,
-        ResponseReader=ResponseReader, ChunkedBody=ChunkedBody, ChunkScanner=ChunkScanner, SseScanner=SseScanner,
+        ResponseReader=ResponseReader, RequestChunks=RequestChunks, ChunkScanner=ChunkScanner, SseScanner=SseScanner,
         usage_in=usage_in, UsageScanner=UsageScanner, parse_models=parse_models,
     )  # fmt: skip
 
@@ -232,7 +232,7 @@ def readers(side: Any) -> list[Reader]:
         events.flush()
 
     def upload(reads: Reads) -> None:
-        body = side.ChunkedBody()
+        body = side.RequestChunks()
         with suppress(GatewayError):
             for data in reads:
                 body.feed(data)

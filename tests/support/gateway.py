@@ -121,5 +121,5 @@ async def running(
 async def _left(gateway: Gateway) -> None:
     """Clients that the test has just closed are seen to leave in the next turns; stopping would look again later."""
     end = monotonic() + TURNS_S
-    while gateway.core is not None and gateway.core.conns and monotonic() < end:  # noqa: ASYNC110 - there is no event for it
+    while gateway.core is not None and gateway.core.connections and monotonic() < end:  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastgw.protocol.http1.client import ResponseReader, parse_response
-from fastgw.protocol.http1.framing import ChunkedBody, CloseBody, LengthBody
+from fastgw.protocol.http1.framing import RequestChunks
 from fastgw.protocol.http1.server import RequestReader, parse_request
 
-__all__ = ["ChunkedBody", "CloseBody", "LengthBody", "RequestReader", "ResponseReader", "parse_request", "parse_response"]
+__all__ = ["RequestChunks", "RequestReader", "ResponseReader", "parse_request", "parse_response"]

@@ -1,16 +1,24 @@
-"""The heads that we write, to engines and to clients. Nothing here looks at what it is given: callers pass clean bytes."""
+"""HTTP/1 as we write it, to engines and to clients, and nobody else does. Nothing here looks at what it is given: callers pass
+clean bytes."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from fastgw.accel.fields import REASONS
+from fastgw.accel.heads import ResponseHead
+from fastgw.accel.lines import chunk, request_start
+from fastgw.protocol.start import RequestStart
 
 _DAYS: Final = (b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun")
 _MONTHS: Final = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
+CHUNKED: Final = b"transfer-encoding: chunked\r\n"
+CLOSE: Final = b"connection: close\r\n"
+KEEP_ALIVE: Final = b"connection: keep-alive\r\n"
+_UPGRADE: Final = b"\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
 
 
 def reason(status: int) -> bytes:
@@ -18,57 +26,66 @@ def reason(status: int) -> bytes:
     return REASONS.get(status, b"Unknown")
 
 
-def request_head(
-    method: bytes,
-    target: bytes,
-    host: bytes,
-    forward: bytes,
-    extra: bytes = b"",
-    content_length: int = -1,
-    chunked: bool = False,
-) -> bytes:
-    """The head of a request to an engine. ``forward`` and ``extra`` are whole lines, each with its CRLF.
+def request_line(method: bytes, target: bytes) -> bytes:
+    """The first line of a request to an engine."""
+    return b"%b %b HTTP/1.1\r\n" % (method, target)
 
-    ``content_length`` -1 and not ``chunked`` says nothing about a body, which means that there is none.
+
+def request_head(start: RequestStart, own: bytes, request_id: bytes, length: int) -> bytes:
+    """The head of a request to an engine: its line (``start.line``), the engine's ``own`` lines, the other fields, the id, and
+    the ``length`` of the body, -1 = it comes in chunks.
+
+    Only a POST says that its body has no bytes (RFC 9110 §8.6).
     """
-    if chunked:
-        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%bTransfer-Encoding: chunked\r\n\r\n" % (method, target, host, forward, extra)
-    if content_length >= 0:
-        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%bContent-Length: %d\r\n\r\n" % (
-            method, target, host, forward, extra, content_length,
-        )  # fmt: skip
-    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (method, target, host, forward, extra)
+    if length > 0:
+        return request_start(start.line, own, start.fields, request_id, length)
+    if start.upgrade:
+        end = _UPGRADE
+    elif length < 0:
+        end = b"\r\ntransfer-encoding: chunked\r\n\r\n"
+    else:
+        end = b"\r\ncontent-length: 0\r\n\r\n" if start.method == b"POST" else b"\r\n\r\n"
+    return b"".join((start.line, own, start.fields, request_id, end))
 
 
 def response_head(
-    status_line: bytes,
-    forward: bytes,
-    extra: bytes = b"",
-    content_length: int = -1,
-    chunked: bool = False,
-    close: bool = False,
-    date: bytes = b"",
-    keep_alive: bool = False,
+    head: ResponseHead, framing: bytes, request_id: bytes, extra: bytes, date: bytes, connection: bytes, body: bytes = b""
 ) -> bytes:
-    """The head of a response to a client. ``status_line``, ``forward`` and ``extra`` bring their CRLFs.
-
-    ``date`` is written when it is given. ``close`` announces the end of the connection; ``keep_alive`` promises an
-    HTTP/1.0 client that it stays.
-    """
-    if chunked:
-        framing = b"Transfer-Encoding: chunked\r\n"
-    else:
-        framing = b"Content-Length: %d\r\n" % content_length if content_length >= 0 else b""
+    """An engine's head as the client gets it, and the ``body`` that goes with it: the status and fields, the line that says
+    where the body ends (``length_line``, ``CHUNKED``, or none), our id, ``extra`` whole lines, and what becomes of the
+    ``connection`` (``CLOSE``, ``KEEP_ALIVE``, or none). ``date`` is for where the engine sent none."""
     return b"".join(
         (
-            status_line,
-            forward,
-            extra,
-            b"Date: %b\r\n" % date if date else b"",
+            head.status_line,
+            head.forward,
             framing,
-            b"Connection: close\r\n\r\n" if close else b"Connection: keep-alive\r\n\r\n" if keep_alive else b"\r\n",
+            b"x-request-id: ",
+            request_id,
+            b"\r\nx-accel-buffering: no\r\n" if head.sse else b"\r\n",
+            b"" if head.has_date else b"date: %b\r\n" % date,
+            extra,
+            connection,
+            b"\r\n",
+            body,
         )
     )
+
+
+def length_line(length: int) -> bytes:
+    """The body has ``length`` bytes."""
+    return b"content-length: %d\r\n" % length
+
+
+def upgrade_head(head: ResponseHead, request_id: bytes) -> bytes:
+    """The head of an engine's 101."""
+    return b"%b%bconnection: Upgrade\r\nupgrade: websocket\r\nx-request-id: %b\r\n\r\n" % (
+        head.status_line, head.forward, request_id,
+    )  # fmt: skip
+
+
+def frame(payload: bytes, last: bool) -> bytes:
+    """``payload`` in chunks; ``last``: and the end of them."""
+    return chunk(payload) + LAST_CHUNK if last else chunk(payload)
 
 
 def simple_response(

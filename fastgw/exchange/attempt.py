@@ -1,0 +1,415 @@
+"""A call for one exchange: the request as this engine gets it, and its answer on the way down.
+
+Nothing here waits, and nothing here decides what follows a failure: the exchange is told, and asks its plan.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from fastgw.accel.heads import ResponseHead
+from fastgw.accel.sse import SseScanner
+from fastgw.accel.usage import seconds_in, usage_in
+from fastgw.errors import GatewayError, Source
+from fastgw.exchange.call import Call
+from fastgw.exchange.figures import heard
+from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
+from fastgw.exchange.plan import Failure
+from fastgw.exchange.relay import BROKEN, END, MORE, SPENT, Relay
+from fastgw.exchange.state import NO_LIMIT, ExchangeState
+from fastgw.exchange.tunnel import Tunnel
+from fastgw.net.client import NO_BODY, UNTOLD
+from fastgw.net.clock import monotonic
+from fastgw.net.wire import DEAD, QUEUED
+from fastgw.protocol.body import Source as BodySource
+from fastgw.protocol.query import with_value
+from fastgw.protocol.start import RequestStart
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.target import Engine
+
+CLOSING_S: Final = 2.0  # an engine that has made all that it may ends its stream in less
+MAX_RETRY_AFTER_S: Final = 60.0  # an engine that asks for more is asked again all the same
+_RETRY_AFTER: Final = re.compile(rb"(?im)^retry-after:[ \t]*([0-9]{1,6})[ \t]*\r$").search
+
+
+def request_start(exchange: ExchangeState, engine: Engine) -> RequestStart:
+    """The request as ``engine`` gets it, but for its own fields, the id and the body."""
+    head = exchange.head
+    known = exchange.client.known
+    if known is None or known.head is not head:
+        return RequestStart(head.method, _target(exchange, engine), _fields(exchange), exchange.session is not None)
+    # A connection's requests have their heads in common, whichever engine they go to.
+    start: RequestStart = known.start
+    base = known.base
+    if base is None or base != engine.base:
+        start = known.start = RequestStart(head.method, _target(exchange, engine), _fields(exchange))
+        known.base = engine.base
+    return start
+
+
+def _target(exchange: ExchangeState, engine: Engine) -> bytes:
+    head = exchange.head
+    target = head.target
+    value = exchange.session.value if exchange.session is not None else None
+    name = engine.served_name or exchange.substitute
+    if value is not None and name and name != value.text:
+        target = b"%b?%b" % (head.path, with_value(head.query, value, name))
+    return engine.base + target if engine.base else target
+
+
+def _fields(exchange: ExchangeState) -> bytes:
+    """The fields that are not the engine's own, up to the value of ``x-request-id``."""
+    gateway = exchange.gateway
+    head = exchange.head
+    forward = head.forward
+    if exchange.endpoint.metered and b"ccept-" in forward:
+        # What is to be read, or taken out again, must not come compressed.
+        forward = gateway.without_accept_encoding(forward)
+    forwarded = exchange.client.forwarded or gateway.forwarded_lines(exchange.client, head)
+    return b"".join((forward, forwarded, b"x-request-id: "))
+
+
+def attempt_for(exchange: ExchangeState, pool: Pool, probe: bool) -> Attempt:
+    """A new attempt of ``exchange``'s at the engine of ``pool``."""
+    made = Attempt.__new__(Attempt)
+    made.make(exchange.gateway, pool, probe)
+    made._exchange = exchange
+    made._tunnel = None
+    return made
+
+
+class Attempt(Call):
+    """See the head of this file. (:func:`attempt_for` makes them.)"""
+
+    __slots__ = ("_exchange", "_tunnel")
+
+    _exchange: ExchangeState | None
+    _tunnel: Tunnel | None
+
+    def part(self) -> None:
+        self._exchange = None  # each knows the other: nobody but the collector would part them
+
+    # --- to the engine
+    def on_stream(self) -> None:
+        engine = self.pool.engine
+        if engine.failures and engine.healthy is not False:
+            engine.failures = 0
+        self.send(monotonic())
+
+    def send(self, now: float) -> None:
+        """Write the whole request, or its head and what has arrived of it."""
+        exchange = self._exchange
+        stream = self.stream
+        assert exchange is not None
+        assert stream is not None
+        exchange.move(SENDS)
+        self.sent_at = exchange.sent_at = now
+        engine = self.pool.engine
+        start = request_start(exchange, engine)
+        upload = exchange.upload
+        if upload is not None and not upload.joined:
+            upload.begin(exchange, self, start)
+            return
+        gateway = self.core
+        body = exchange.body
+        for rewrite in gateway.rewriters:
+            body = rewrite(exchange, engine, body)
+        stream.send(start, exchange.request_id, len(body), body, now + gateway.first_byte_timeout_s)
+
+    def on_drained(self) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        if exchange.upload is not None:
+            exchange.upload.drained(exchange)
+        elif self._tunnel is not None:
+            exchange.client.resume()
+
+    # --- no answer
+    def on_unreachable(self, detail: str, timed_out: bool) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        self.core.dial_failed(self.pool, detail)
+        exchange.call_failed(Failure.CONNECT_TIMEOUT if timed_out else Failure.CONNECT, False, detail)
+
+    def on_error(self, error: GatewayError) -> None:
+        """What came is no response head; the stream is closed already."""
+        exchange = self._exchange
+        assert exchange is not None
+        if error.source is Source.UPSTREAM:
+            self.failed()
+        error.detail = f"{self.pool.engine.name}: {error.detail}"
+        self.leave()
+        exchange.fail(error)
+
+    def on_end(self, how: str) -> None:
+        exchange = self._exchange
+        stream = self.stream
+        if exchange is None or stream is None:
+            return
+        relay = self.relay
+        if self._tunnel is not None:
+            self._tunnel.closed(exchange, self)
+        elif relay is None:
+            why = f"connection {'lost' if how != 'fin' else 'closed'} before a response"
+            exchange.call_failed(Failure.LOST, stream.begun(), why)
+        elif relay.closing:
+            self._closes(relay, relay.eof(how))
+        elif relay.eof(how) == END:
+            if relay.written == DEAD:
+                exchange.client_broke()
+            else:
+                self._relayed(relay)
+        else:
+            self.cut("bad_gateway", relay.broken, True)
+
+    def on_silent(self) -> None:
+        exchange = self._exchange
+        stream = self.stream
+        if exchange is None or stream is None:
+            return
+        if self._tunnel is not None:
+            self._tunnel.closed(exchange, self)
+        elif self.relay is None:
+            limit = self.core.first_byte_timeout_s
+            exchange.call_failed(Failure.SILENT, stream.begun(), f"no answer within {limit:g} s")
+        elif self.relay.closing:
+            self._cut_short(self.relay)
+        else:
+            self.cut("upstream_timeout", f"silent for {self.core.between_bytes_timeout_s:g} s mid-response", True)
+
+    # --- the answer
+    def on_head(self, head: ResponseHead, source: BodySource, rest: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        now = self.first_byte_at = monotonic()
+        status = head.status
+        if (status == 400 or status == 422) and exchange.bound != NO_LIMIT and exchange.asks_for_less():
+            return
+        if status >= 429:
+            if status in self.core.retry_statuses and exchange.asks_another(status, self._asks_to_wait(head)):
+                return
+            if status == 429 or status == 503:
+                # "Not now": back-pressure, not a fault.
+                self.released()
+            elif status >= 500:
+                self.faulty = True
+        self.head = head
+        exchange.status = status
+        exchange.move(IS_ANSWERED)
+        client = exchange.client
+        extra = exchange.extra_head
+        if self.core.server_timing:
+            extra += self.core.timing_line(exchange, now, now)
+        length = head.content_length
+        if length == len(rest) and length and not head.sse and not source.done:
+            # The usual plain answer: whole in one read, out in one send.
+            client.answer(head, exchange.request_id, extra, rest)
+            exchange.token_at = now
+            if head.json:
+                (
+                    exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens,
+                ) = usage_in(rest)  # fmt: skip
+                if exchange.prompt_tokens < 0 and exchange.upload is not None:
+                    heard(exchange, seconds_in(rest))
+            exchange.end("ok", True)
+        elif status == 101 and exchange.session is not None:
+            self._tunnel = Tunnel(exchange.session)
+            self._tunnel.open(exchange, self, head, rest)
+        elif source.done and source.length < 0:
+            client.begin(head, NO_BODY, exchange.request_id, extra)
+            if client.flush() == DEAD:
+                client.close()
+            else:
+                client.finish()
+            exchange.end("ok", not rest)
+        else:
+            self._start_relay(exchange, head, source, extra, rest)
+
+    @staticmethod
+    def _asks_to_wait(head: ResponseHead) -> float:
+        """How long the engine asks to be left alone, -1.0 = it does not."""
+        found = _RETRY_AFTER(head.forward)
+        return min(float(found[1]), MAX_RETRY_AFTER_S) if found is not None else -1.0
+
+    def _start_relay(
+        self, exchange: ExchangeState, head: ResponseHead, source: BodySource, extra: bytes, rest: bytes
+    ) -> None:
+        """The answer comes in several reads (or is a stream): its head goes down now."""
+        if exchange.upload is None or exchange.upload.sent_whole:
+            exchange.let_body_go()
+        sse = None
+        if head.sse and b"content-encoding" not in head.forward.lower():
+            sse = SseScanner(exchange.strip_usage)
+        # A stream that something may be taken out of, or that may be ended before its end, has no length to announce.
+        open_ended = sse is not None and (exchange.strip_usage or exchange.allowance < NO_LIMIT)
+        exchange.client.begin(head, UNTOLD if open_ended else source.length, exchange.request_id, extra)
+        relay = self.relay = Relay(exchange.client, source, sse, head.json)
+        if exchange.allowance < NO_LIMIT:
+            relay.allow(exchange.allowance, exchange.facts.prompt_tokens if exchange.facts is not None else 0)
+        stream = self.stream
+        assert stream is not None
+        stream.due(self.first_byte_at + self.core.between_bytes_timeout_s)
+        verdict = relay.start(rest)
+        if verdict == BROKEN and not relay.begun:
+            # Nothing has gone down, so the client can still be told properly.
+            self.relay = None
+            self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"framing: {relay.broken}"))
+            return
+        while verdict == SPENT and relay.written != DEAD:
+            if not self._granted(relay):
+                return
+            verdict = relay.go_on()
+        if relay.written == DEAD:
+            exchange.client_broke()
+        elif verdict == END:
+            self._relayed(relay)
+        elif verdict == BROKEN:
+            self.cut("bad_gateway", f"framing: {relay.broken}", True)
+        else:
+            if rest and (sse is None or sse.first_token_seen):
+                exchange.token_at = self.first_byte_at
+            if relay.written == QUEUED:
+                stream.hold()
+
+    def on_data(self, data: bytes) -> None:
+        exchange = self._exchange
+        stream = self.stream
+        relay = self.relay
+        assert exchange is not None
+        assert stream is not None
+        if relay is None:
+            assert self._tunnel is not None
+            self._tunnel.down(exchange, self, data)
+            return
+        if relay.closing:
+            self._closes(relay, relay.feed(data))
+            return
+        sse = relay.sse
+        events = sse.events if sse is not None else -1
+        verdict = relay.feed(data)
+        while verdict == SPENT and relay.written != DEAD:
+            if not self._granted(relay):
+                return
+            verdict = relay.go_on()
+        written = relay.written
+        if written == DEAD:
+            exchange.client_broke()
+            return
+        if verdict == END:
+            self._relayed(relay)
+            return
+        if verdict == BROKEN:
+            self.cut("bad_gateway", f"framing: {relay.broken}", True)
+            return
+        if sse is None:
+            now = monotonic()
+            if not exchange.token_at:
+                exchange.token_at = now
+            stream.due(now + self.core.between_bytes_timeout_s)
+        elif sse.events != events:
+            # Comments that only keep a connection alive do not prove that the engine still works.
+            now = monotonic()
+            if not exchange.token_at and sse.first_token_seen:
+                exchange.token_at = now
+            stream.due(now + self.core.between_bytes_timeout_s)
+        if written == QUEUED:
+            stream.hold()
+
+    def client_drained(self) -> None:
+        exchange = self._exchange
+        stream = self.stream
+        if exchange is None or stream is None or stream.closed:
+            return
+        relay = self.relay
+        closing = relay is not None and relay.closing
+        if (exchange.phase == RELAYING or exchange.phase == TUNNEL) and not closing:
+            stream.due(monotonic() + self.core.between_bytes_timeout_s)
+        stream.resume()
+
+    def from_client(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is not None and self._tunnel is not None:
+            self._tunnel.up(exchange, self, data)
+
+    def _relayed(self, relay: Relay) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        outcome = "ok"
+        if relay.sse is not None and relay.sse.error:
+            outcome = "engine_error"
+            self.faulty = True
+        exchange.client.finish()
+        exchange.end(outcome, not relay.source.spoiled)
+
+    # --- an answer that is ended here
+    def _granted(self, relay: Relay) -> bool:
+        """The stream has used the tokens that it was given: whether it gets more. Otherwise it ends here, well-formed.
+
+        An engine that was told so ends there by itself, and says what it has used: that is still waited for.
+        """
+        exchange = self._exchange
+        stream = self.stream
+        assert exchange is not None
+        assert stream is not None
+        for hook in self.core.on_allowance:
+            if hook(exchange):
+                relay.allow(exchange.allowance, relay.prompt)
+                return True
+        verdict = relay.close()
+        if verdict == MORE:
+            stream.due(monotonic() + CLOSING_S)
+        self._closes(relay, verdict)
+        return False
+
+    def _closes(self, relay: Relay, verdict: int) -> None:
+        """What an engine says behind the last token that may pass."""
+        if verdict == MORE:
+            return
+        if verdict == END and relay.pass_end():
+            if relay.written == DEAD:
+                assert self._exchange is not None
+                self._exchange.client_broke()
+            else:
+                self._relayed(relay)
+            return
+        self._cut_short(relay)
+
+    def _cut_short(self, relay: Relay) -> None:
+        """The stream ends for length, and says why."""
+        exchange = self._exchange
+        assert exchange is not None
+        gateway = self.core
+        gateway.stats.quota_cut += 1
+        event = gateway.final_event("quota_exhausted", exchange, relay.sse.tokens if relay.sse is not None else 0)
+        if not event or not relay.finish(event):
+            self.cut("quota_exhausted", "the key's tokens for today are spent", False)
+            return
+        self.released()
+        self.leave()
+        exchange.error_kind = "quota_exhausted"
+        if relay.written == DEAD:
+            exchange.client_broke()
+            return
+        exchange.client.finish()
+        exchange.end("quota", False)
+
+    def cut(self, kind: str, detail: str, engine_fault: bool) -> None:
+        """The answer breaks off after bytes had gone down: a typed event where there is room, then an abort.
+
+        ``engine_fault``: the engine broke it off. What the client or the gateway ended does not count against an engine.
+        """
+        exchange = self._exchange
+        relay = self.relay
+        assert exchange is not None
+        assert relay is not None
+        gateway = self.core
+        exchange.detail = f"{self.pool.engine.name}: {detail}"
+        if engine_fault:
+            self.pool.engine.truncations_total += 1
+            gateway.stats.truncations_total += 1
+            self.failed()
+        exchange.error_kind = kind
+        self.leave()
+        exchange.client.break_off(relay.break_off(gateway.error_event(kind, exchange)))
+        exchange.end("truncated" if kind == "bad_gateway" else kind, False)

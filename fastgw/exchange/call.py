@@ -1,0 +1,157 @@
+"""One request at one engine: the place that it has there, the breaker's leave, the stream, the times, the verdict.
+
+Whoever asks an engine something has one of these: an exchange one at a time (``attempt``), several embedding requests one
+together (``merged``), an answer without a reader its own (``unread``). What its stream tells, each takes in its own way.
+
+Invariants: it counts among the engine's requests under way from :meth:`Call.open` until it ends, once, by :meth:`Call.leave` or
+:meth:`Call.complete`, or goes on as another; and its breaker hears one verdict of it.
+"""
+
+from __future__ import annotations
+
+from random import random
+
+from fastgw.accel.heads import ResponseHead
+from fastgw.exchange.context import Context
+from fastgw.exchange.relay import Relay
+from fastgw.limits.breaker import CLOSED
+from fastgw.net.clock import monotonic
+from fastgw.net.upstream import Carrier, UpstreamStream
+from fastgw.upstream.pool import Pool
+
+
+class Call(Carrier):
+    """See the head of this file. ``probe``: it is the one that an open breaker lets through."""
+
+    __slots__ = ("core", "faulty", "first_byte_at", "head", "pool", "probe", "relay", "reused", "sent_at", "settled", "stream")
+
+    def __init__(self, core: Context, pool: Pool, probe: bool) -> None:
+        self.make(core, pool, probe)
+
+    def make(self, core: Context, pool: Pool, probe: bool) -> None:
+        """What ``__init__`` does, for whoever cannot wait for a call by its type's name (which packs a tuple)."""
+        self.core = core
+        self.pool = pool
+        self.probe = probe
+        self.stream: UpstreamStream | None = None
+        self.reused = False  # it goes over a connection that was idle
+        self.settled = False  # the breaker has its verdict
+        self.faulty = False  # the engine answered that it failed; the verdict falls when the answer ends
+        self.sent_at = 0.0  # monotonic clock, 0.0 = not yet
+        self.first_byte_at = 0.0
+        self.head: ResponseHead | None = None  # of the answer that is passed on
+        self.relay: Relay | None = None  # what passes its body on, where it comes in pieces
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {self.pool.engine.name}>"
+
+    def open(self, now: float, fresh: bool) -> bool:
+        """Take a place at the engine, and a stream: whether it can be sent now; else ``on_stream`` says when. ``fresh``: on a
+        connection that nothing has happened to yet. Raises GatewayError where there is none, and then it has no place."""
+        pool = self.pool
+        stream = self.stream = pool.open(self, now, fresh)
+        pool.engine.inflight += 1
+        self.reused = stream.connected
+        return self.reused
+
+    # --- the verdict
+    def succeeded(self) -> None:
+        """The engine answered."""
+        if self.settled:
+            return
+        self.settled = True
+        breaker = self.pool.engine.breaker
+        if breaker.failures or breaker.state != CLOSED:
+            open_before = breaker.state != CLOSED
+            breaker.succeeded(self.probe)
+            if open_before and breaker.state == CLOSED:
+                self.core.breaker_moved(self.pool)
+        self.probe = False
+
+    def failed(self) -> None:
+        """The engine failed: it counts once, here and in its statistics."""
+        engine = self.pool.engine
+        engine.failures_total += 1
+        if self.settled:
+            return
+        self.settled = True
+        before = engine.breaker.opened_total
+        engine.breaker.failed(monotonic(), random(), self.probe)  # noqa: S311 - spreads probes, guards nothing
+        self.probe = False
+        if engine.breaker.opened_total != before:
+            self.core.breaker_moved(self.pool)
+
+    def released(self) -> None:
+        """It said nothing about the engine."""
+        if self.settled:
+            return
+        self.settled = True
+        if self.probe:
+            self.pool.engine.breaker.released(True)
+            self.probe = False
+            self._room()
+
+    def conclude(self, well: bool) -> None:
+        """The answer has ended, ``well`` or not: the verdict falls, where it has not."""
+        if self.settled:
+            if self.faulty:
+                self.pool.engine.failures_total += 1
+        elif self.faulty:
+            self.failed()
+        elif well:
+            self.succeeded()
+        else:
+            self.released()
+
+    def felt(self, token_at: float) -> None:
+        """Its first token came at ``token_at``: what an engine without gauges is judged by."""
+        engine = self.pool.engine
+        if engine.gradient is not None and not self.faulty:
+            engine.gradient.sample(token_at - self.sent_at, engine.inflight)
+
+    # --- the end
+    def leave(self) -> None:
+        """Give up the place, if it has one still; this is what cancels the engine's work."""
+        stream = self.stream
+        if stream is None:
+            return
+        self.stream = None
+        self.pool.engine.inflight -= 1
+        stream.cancel()
+        self._room()
+
+    def complete(self, now: float, reusable: bool) -> None:
+        """The answer has ended. ``reusable``: where and as it should, so that its stream may serve another request. (Who
+        waits for the place is told by whoever ends this.)"""
+        stream = self.stream
+        if stream is None:
+            return
+        self.stream = None
+        pool = self.pool
+        pool.engine.inflight -= 1
+        pool.engine.answered_total += 1
+        head = self.head
+        if reusable and head is not None and head.keep_alive and not stream.queued():
+            pool.give_back(stream, now, head.idle_s, head.max_requests)
+        else:
+            stream.cancel()
+
+    def part(self) -> None:
+        """Whoever it was made for has ended: forget them."""
+
+    # --- what its caller's client does
+    def cut(self, kind: str, detail: str, engine_fault: bool) -> None:
+        """End an answer that is on its way down, with an error."""
+        raise NotImplementedError
+
+    def client_drained(self) -> None:
+        """The client has taken what it was sent."""
+        raise NotImplementedError
+
+    def from_client(self, data: bytes) -> None:
+        """Bytes of an upgraded protocol."""
+        raise NotImplementedError
+
+    def _room(self) -> None:
+        for hook in self.core.on_room:
+            hook()

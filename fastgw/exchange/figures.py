@@ -1,0 +1,38 @@
+"""What an exchange is told of its answer: what passed, and what the engine says that it used."""
+
+from __future__ import annotations
+
+from fastgw.accel.figures import TOKENS_PER_SECOND
+from fastgw.exchange.relay import Relay
+from fastgw.exchange.state import ExchangeState
+
+
+def read_off(exchange: ExchangeState, relay: Relay, outcome: str, now: float) -> None:
+    """The answer that ``relay`` passed on has ended."""
+    (
+        exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens,
+    ) = relay.usage()  # fmt: skip
+    if exchange.prompt_tokens < 0 and exchange.upload is not None:
+        heard(exchange, relay.seconds())
+    sse = relay.sse
+    if not exchange.token_at and relay.wrote and (sse is None or sse.first_token_seen):
+        exchange.token_at = now  # the first token came with the end
+    if sse is None:
+        return
+    exchange.gateway.stats.events_total += sse.events
+    # What was said before more text came, or of a broken answer before any, was an early word: what has passed counts, where it
+    # is more.
+    passed = sse.tokens
+    early = passed > sse.said_at or (outcome != "ok" and not sse.said_at)
+    if early and (passed or exchange.completion_tokens >= 0):
+        exchange.completion_tokens = max(exchange.completion_tokens, passed)
+        exchange.estimated = True
+    if not exchange.prompt_tokens and (outcome != "ok" or passed > sse.said_at):
+        exchange.prompt_tokens = -1  # (zeros with which an answer begins)
+
+
+def heard(exchange: ExchangeState, seconds: int) -> None:
+    """The engine says how long the audio is, and of no tokens: they are estimated."""
+    if seconds >= 0:
+        exchange.prompt_tokens = seconds * TOKENS_PER_SECOND
+        exchange.estimated = True

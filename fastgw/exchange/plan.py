@@ -1,0 +1,137 @@
+"""What follows when an attempt fails, as pure functions (RFC 9110 §9.2.2: a proxy must not repeat a POST that may have been
+acted on).
+
+Repeated without asking: a connection that did not come about (nothing was sent), and a *reused* idle connection that died
+without one response byte (the engine closed it while the request was on its way; it goes again once, on a fresh connection).
+Repeated only by policy (``retry_fresh``; on under ``ordered``, whose users expect it), so often as ``max_retries`` says: a
+fresh connection that died, or timed out, after the whole request was sent. Never: anything after a response byte.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from fastgw.errors import GatewayError, Source
+from fastgw.limits.breaker import CLOSED
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.table import Group
+
+MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
+
+
+class Failure(enum.Enum):
+    """How an attempt ended without a response."""
+
+    CONNECT = "connect"  # nothing was sent
+    CONNECT_TIMEOUT = "connect_timeout"
+    LOST = "lost"  # the connection died after bytes of the request were sent
+    SILENT = "silent"  # no byte within the first-byte limit
+
+
+class Step(enum.Enum):
+    """What follows."""
+
+    AGAIN = "again"  # at the same engine, on a new connection
+    NEXT = "next"  # at another, now: nothing had been sent
+    LATER = "later"  # at another, after a pause, if the budget has a retry left
+    BAR = "bar"  # nowhere: each engine that got it failed
+    FAIL = "fail"
+
+
+class Tries:
+    """What has been tried for one request. It never changes: each try makes a new one, and all begin with :data:`NONE_YET`.
+
+    ``pools``: that were tried, and are not to be asked again. ``replayed``: its free replay has been used. ``retries``: by
+    policy. ``kills``: fresh connections that died under it.
+    """
+
+    __slots__ = ("kills", "pools", "replayed", "retries")
+
+    def __init__(self, pools: tuple[Pool, ...], replayed: bool, retries: int, kills: int) -> None:
+        self.pools = pools
+        self.replayed = replayed
+        self.retries = retries
+        self.kills = kills
+
+    def tried(self, pool: Pool) -> Tries:
+        """``pool`` is not to be asked again."""
+        return Tries((*self.pools, pool), self.replayed, self.retries, self.kills)
+
+    def again(self) -> Tries:
+        """The same request goes to the same engine again."""
+        return Tries(self.pools, True, self.retries, self.kills)
+
+    def retried(self) -> Tries:
+        return Tries(self.pools, self.replayed, self.retries + 1, self.kills)
+
+    def killed(self) -> Tries:
+        return Tries(self.pools, self.replayed, self.retries, self.kills + 1)
+
+    def repeated(self) -> bool:
+        """Whether it has been sent more than once: it takes no further chance with a connection that may have died as well."""
+        return self.replayed or self.retries > 0
+
+
+NONE_YET: Final = Tries((), False, 0, 0)
+
+
+class Rules:
+    """What a configuration allows."""
+
+    __slots__ = ("max_retries", "quarantine_after", "replay", "retry_fresh")
+
+    def __init__(self, *, replay: bool, retry_fresh: bool, max_retries: int, quarantine_after: int) -> None:
+        self.replay = replay
+        self.retry_fresh = retry_fresh
+        self.max_retries = max_retries
+        self.quarantine_after = quarantine_after
+
+
+def another(group: Group, tries: Tries) -> bool:
+    """Whether an engine that has not been tried may be asked; one that is being spared may not."""
+    if len(tries.pools) >= MAX_ATTEMPTS:
+        return False
+    for pool in group.pools:  # noqa: SIM110 - a function that is compiled has no room for a generator
+        if pool not in tries.pools and pool.engine.permitted():
+            return True
+    return False
+
+
+def after(
+    failure: Failure, rules: Rules, tries: Tries, *, reused: bool, begun: bool, at_hand: bool, others: bool
+) -> Step:
+    """What follows a failed attempt.
+
+    ``reused``: it went over an idle connection. ``begun``: a byte of an answer had come. ``at_hand``: the whole request can be
+    sent again. ``others``: there is another engine to ask. ``tries`` knows of this attempt.
+    """
+    if begun or not at_hand:
+        return Step.FAIL
+    if failure is Failure.CONNECT or failure is Failure.CONNECT_TIMEOUT:
+        return Step.NEXT if others else Step.FAIL
+    if failure is Failure.LOST and reused and rules.replay and not tries.replayed:
+        return Step.AGAIN
+    return later(rules, tries, others) if rules.retry_fresh else Step.FAIL
+
+
+def later(rules: Rules, tries: Tries, others: bool) -> Step:
+    """Whether a request that may go to another engine does, and how."""
+    if tries.retries >= rules.max_retries or not others:
+        return Step.FAIL
+    if rules.quarantine_after and tries.kills >= rules.quarantine_after:
+        return Step.BAR
+    return Step.LATER
+
+
+def unavailable(group: Group, now: float, detail: str, retry_after_s: float) -> GatewayError:
+    """Nobody is left to be asked: why (``detail`` of the last attempt), and when it may be otherwise, ``retry_after_s`` where
+    no engine says."""
+    engines = [pool.engine for pool in group.pools]
+    # Until the first of them may be asked again: its breaker's recovery, and what it has asked for itself.
+    wait_s = min([max(engine.breaker.wait_s(now), engine.not_before - now) for engine in engines])
+    if not detail and CLOSED not in [engine.breaker.state for engine in engines]:
+        return GatewayError("circuit_open", source=Source.UPSTREAM, retry_after_s=max(1.0, wait_s))
+    if wait_s <= 0.0:
+        wait_s = retry_after_s
+    return GatewayError("engines_unavailable", source=Source.UPSTREAM, retry_after_s=wait_s, detail=detail)

@@ -1,0 +1,501 @@
+"""One client's HTTP/1 connection: requests in, one at a time; answers out, in order.
+
+It is in exactly one of the states that ``net/h1_states.py`` explains. Bytes that arrive before their turn (pipelining) wait in
+``surplus``, bounded; nothing of a request reaches the service before the answers to all earlier ones have left. A FIN from the
+client, half-closed or not, counts as leaving.
+
+Connections take turns: one look of the poller, or one turn of the loop, brings at most one request of each to the service,
+however many of them came in one read. So a connection that floods waits for all others after each of its requests. One whose
+requests are refused time and again is closed: who floods with wrong keys pays for a new connection now and then.
+
+Its deadline is that of what it waits for: a head, a body, the next request, a client that takes what is written. The limit of
+the whole exchange is its stream's (``net/h1_client.py``), which also knows what an answer looks like.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from fastgw.accel.sockets import keep
+from fastgw.errors import GatewayError
+from fastgw.net.client import MAX_REFUSALS, NO_HEAD, ClientStream, ConnLimits, Service
+from fastgw.net.clock import monotonic
+from fastgw.net.h1_client import H1ClientStream, Host
+from fastgw.net.h1_states import (
+    BODY,
+    BODY_PROGRESS_BYTES,
+    BUSY,
+    CLOSED,
+    DISCARD,
+    DISCARD_BYTES,
+    FLUSH,
+    HEAD,
+    LINGER,
+    LINGER_BYTES,
+    LINGER_REFUSED_BYTES,
+    LINGER_S,
+    OPENING,
+    PIPELINED_BYTES,
+    SURPLUS_BYTES,
+    TUNNEL,
+    State,
+)
+from fastgw.net.poller import Reactor
+from fastgw.net.timers import NEVER, TICK_S
+from fastgw.net.wire import RECV_BYTES, Wire
+from fastgw.protocol.body import LengthSource, Source
+from fastgw.protocol.http1.framing import RequestChunks
+from fastgw.protocol.http1.server import RequestReader
+from fastgw.protocol.http1.writer import CONTINUE
+from fastgw.stats import Stats
+
+
+class H1Connection(Host):
+    """A client's connection; see the head of this file."""
+
+    __slots__ = (
+        "_advancing",  # a turn is to come, or under way
+        "_drained_bytes",  # bytes seen in BODY since the last progress, in DISCARD, in LINGER
+        "body",
+        "body_begun",
+        "read_bytes",
+        "reader",
+        "service",
+        "state",
+        "stats",
+        "stream",
+        "surplus",
+    )
+
+    def __init__(
+        self, reactor: Reactor, wire: Wire, service: Service, limits: ConnLimits, stats: Stats, peer_ip: str, trusted: bool
+    ) -> None:
+        super().__init__(reactor, wire, limits)
+        self.service = service
+        self.stats = stats
+        # Constant for a peer whose own word about others is not taken. (A Unix socket has no address to tell.)
+        address = b"x-forwarded-for: %b\r\n" % peer_ip.encode() if peer_ip != "unix" else b""
+        forwarded = b"" if trusted else address + b"x-forwarded-proto: http\r\n"
+        # (Gone with the end: they would keep each other alive until a collection.)
+        self.stream: H1ClientStream | None = H1ClientStream(self, reactor.wheel, service, peer_ip, trusted, forwarded)
+        self.reader = RequestReader(limits.head_bytes, limits.header_count)
+        self.state: State = HEAD
+        self.body: Source | None = None
+        self.body_begun = False  # some of it has come
+        self.surplus = b""
+        self.read_bytes = PIPELINED_BYTES
+        self._advancing = False
+        self._drained_bytes = 0
+        stats.connections_open += 1
+        stats.connections_total += 1
+        wire.holder = self
+        reactor.wheel.arm(self, monotonic() + limits.head_s)
+        wire.resume()
+
+    def __repr__(self) -> str:
+        who = self.stream.peer_ip if self.stream is not None else "nobody"
+        return f"<H1Connection {who} {self.state.name} queued={self.wire.queued_bytes} surplus={len(self.surplus)}>"
+
+    def streams(self) -> list[ClientStream]:
+        return [self.stream] if self.stream is not None and self.stream.sink is not None else []
+
+    # --- bytes in
+    def on_readable(self) -> None:
+        state = self.state
+        try:
+            data = self.wire.recv(RECV_BYTES if state is BODY else self.read_bytes)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._gone("reset")
+            return
+        if not data:
+            self._gone("fin")
+            return
+        stream = self.stream
+        assert stream is not None
+        try:
+            if state is HEAD:
+                if self.surplus:
+                    self._take_early(data)  # its turn is to come: nothing overtakes what waits
+                else:
+                    self._take_turn(data)
+            elif state is BODY:
+                self._take_body(data)
+            elif state is BUSY or state is FLUSH:
+                self._take_early(data)
+            elif state is TUNNEL:
+                sink = stream.sink
+                assert sink is not None
+                sink.on_tunnel_data(data)
+            elif state is DISCARD:
+                self._take_discarded(data)
+            elif state is LINGER:
+                self._drained_bytes += len(data)
+                if self._drained_bytes > LINGER_BYTES:
+                    # Enough was read for nothing. A close now would send an RST: the peer's own end is waited for.
+                    self.wire.hold()
+        except Exception as error:
+            self.service.crashed(stream, error)
+
+    def go_ahead(self) -> None:
+        stream = self.stream
+        if stream is None or not stream.head.expect or self.body is None or self.body_begun:
+            return
+        if self.state is OPENING or self.state is BODY:
+            self.wire.write(CONTINUE)
+
+    def on_left(self) -> None:
+        self._gone("fin")
+
+    def _take_head(self, data: bytes) -> None:
+        reader = self.reader
+        stream = self.stream
+        assert stream is not None
+        try:
+            head = reader.feed(data)
+        except GatewayError as error:
+            self._refuse(stream, error, monotonic())
+            return
+        if head is None:
+            # The clock of a head starts with its first byte; the connection's first one started at accept.
+            if reader.held == len(data):
+                deadline = monotonic() + self.limits.head_s
+                if deadline < self.deadline or self.deadline == NEVER:
+                    self.reactor.wheel.arm(self, deadline)
+            return
+        stream.received_at = monotonic()
+        stream.head = head
+        stream.sent = 0
+        self.state = OPENING
+        self.deadline = NEVER
+        length = head.content_length
+        rest = reader.rest
+        if head.chunked:
+            self.body = RequestChunks()
+        elif length > len(rest):
+            self.body = LengthSource(length)
+        else:
+            # The usual case: head and body came in one read, or there is no body.
+            body = rest
+            if length < len(rest):
+                body = rest[:length] if length > 0 else b""
+                self.surplus = rest[length:] if length > 0 else rest
+            self.service.open(stream, head)
+            if self.state is OPENING:
+                self.state = BUSY
+                # Held by a name: the call may end the exchange, and the stream's was the last reference to it.
+                sink = stream.sink
+                assert sink is not None
+                sink.on_body(body, True)
+            return
+        self.body_begun = bool(rest)
+        self.service.open(stream, head)
+        if self.state is OPENING:
+            self.state = BODY
+            self._drained_bytes = 0
+            self.reactor.wheel.arm(self, stream.received_at + self.limits.body_s)
+            if rest:
+                self._take_body(rest)
+        elif self.state is DISCARD and rest:
+            self._take_discarded(rest)
+
+    def _refuse(self, stream: H1ClientStream, error: GatewayError, now: float) -> None:
+        """There is no head that could be read; nothing says where the next one would begin."""
+        self.state = OPENING
+        stream.received_at = now
+        stream.head = NO_HEAD
+        stream.sent = 0
+        self.service.refuse(stream, error)
+
+    def _take_body(self, data: bytes) -> None:
+        body = self.body
+        stream = self.stream
+        assert body is not None
+        assert stream is not None
+        sink = stream.sink
+        assert sink is not None
+        self.body_begun = True
+        try:
+            payload = body.feed(data)
+        except GatewayError as error:
+            self.body = None
+            self.state = BUSY
+            sink.on_error(error)
+            return
+        if body.done:
+            self.body = None
+            self.surplus = body.rest
+            self.state = BUSY
+            self.deadline = NEVER
+            sink.on_body(payload, True)
+            return
+        self._drained_bytes += len(data)
+        if self._drained_bytes >= BODY_PROGRESS_BYTES:
+            # A trickle is a stall too: only so many bytes buy more time.
+            self._drained_bytes = 0
+            self.deadline = monotonic() + self.limits.body_s
+        if payload:
+            sink.on_body(payload, False)
+
+    def _take_early(self, data: bytes) -> None:
+        self.surplus = self.surplus + data if self.surplus else keep(data)
+        if len(self.surplus) >= SURPLUS_BYTES:
+            self.wire.hold()
+
+    def _take_discarded(self, data: bytes) -> None:
+        body = self.body
+        assert body is not None
+        self._drained_bytes += len(data)
+        try:
+            body.feed(data)
+        except GatewayError:
+            self.linger()
+            return
+        if body.done:
+            self.body = None
+            self.surplus = body.rest
+            self._rest()
+        elif self._drained_bytes > DISCARD_BYTES:
+            self.linger()
+
+    def body_unwelcome(self) -> bool:
+        body = self.body
+        stream = self.stream
+        return body is not None and stream is not None and (stream.head.expect != 0 or body.left > DISCARD_BYTES)
+
+    def _gone(self, how: str) -> None:
+        stream = self.stream
+        if stream is None:
+            return
+        sink = stream.sink
+        stream.sink = None
+        if sink is None:
+            self.close()
+            return
+        # The engine's work is stopped first. Our own socket is in no hurry: a close costs the kernel 10 microseconds, and
+        # a thousand clients may leave in one turn of the loop.
+        self.wire.pause()
+        self.reactor.poller.soon(self.close)
+        try:
+            sink.on_gone(how)
+        except Exception as error:
+            self.service.crashed(stream, error)
+
+    # --- turns
+    def _take_turn(self, data: bytes) -> None:
+        """One request, or the next piece of one."""
+        self._advancing = True
+        try:
+            self._take_head(data)
+        finally:
+            self._advancing = False
+        if self.surplus and self.state is HEAD and not self.wire.queued_bytes:
+            self._next_turn()
+
+    def _next_turn(self) -> None:
+        """Go on with what was pipelined, when everybody else has had a turn.
+
+        A turn of the loop, not only of this look: the exchange that just ended still gives back what it holds, and what an
+        engine may send behind its answer has time to show, before its connection is taken for the next request.
+        """
+        if not self._advancing:
+            self._advancing = True
+            self.read_bytes = PIPELINED_BYTES
+            self.reactor.loop.call_soon(self._advance)
+            self.reactor.poller.hurry()
+
+    def _advance(self) -> None:
+        """The turn has come."""
+        self._advancing = False
+        if self.state is HEAD and self.surplus and not self.wire.queued_bytes:
+            data = self.surplus
+            self.surplus = b""
+            stream = self.stream
+            assert stream is not None
+            try:
+                self._take_turn(data)
+            except Exception as error:
+                self.service.crashed(stream, error)
+        waits = self.state is HEAD and self.wire.queued_bytes != 0
+        if len(self.surplus) < SURPLUS_BYTES and self.state is not CLOSED and not waits:
+            self.resume()
+
+    def ended(self, keep_alive: bool) -> None:
+        self.held_back = False
+        if self.wire.closed:
+            return
+        if not keep_alive or self.service.draining:
+            self.linger()
+            return
+        body = self.body
+        if body is not None:
+            if body.left > DISCARD_BYTES:
+                self.linger()
+                return
+            self._drained_bytes = 0
+            self.state = DISCARD
+            self.wire.resume()
+            self.reactor.wheel.arm(self, monotonic() + self.limits.body_s)
+            return
+        self._rest()
+
+    def _rest(self) -> None:
+        wire = self.wire
+        self.state = HEAD
+        if wire.queued_bytes:
+            # No further request before this answer has left: its own would be queued behind, without end, and what is
+            # read now would overtake the surplus. ``on_written`` comes back here.
+            wire.pause()
+            self.reactor.wheel.arm(self, monotonic() + self.limits.write_s)
+            return
+        deadline = monotonic() + self.limits.idle_s
+        slot = self.wheel_slot
+        if slot and slot * TICK_S <= deadline:
+            # Usually the wheel still holds this connection in an earlier bucket: an assignment is enough.
+            self.deadline = deadline
+        else:
+            self.reactor.wheel.arm(self, deadline)
+        if self.surplus:
+            self._next_turn()
+        else:
+            self.read_bytes = RECV_BYTES
+        if not wire.reading and len(self.surplus) < SURPLUS_BYTES:
+            self.resume()
+
+    # --- an upgraded protocol
+    def tunnel(self) -> None:
+        if not self.wire.closed:
+            self.state = TUNNEL
+            self.deadline = NEVER
+
+    def early(self) -> bytes:
+        data = self.surplus
+        self.surplus = b""
+        # Much of it may have come, and reading stopped for that.
+        self.resume()
+        return data
+
+    # --- the end
+    def linger(self) -> None:
+        """Close in stages: write side first, then drain, bounded in bytes and time."""
+        stream = self.stream
+        if stream is None:
+            return
+        wire = self.wire
+        self.held_back = False
+        self.body = None
+        self.surplus = b""
+        if wire.queued_bytes:
+            self.state = FLUSH
+            self.reactor.wheel.arm(self, monotonic() + self.limits.write_s)
+            return
+        self.state = LINGER
+        self._drained_bytes = LINGER_BYTES - LINGER_REFUSED_BYTES if stream.refusals >= MAX_REFUSALS else 0
+        try:
+            wire.shutdown()
+        except OSError:
+            self.close()
+            return
+        wire.resume()
+        self.reactor.wheel.arm(self, monotonic() + LINGER_S)
+
+    def close(self, reset: bool = False) -> None:
+        stream = self.stream
+        if stream is None:
+            return
+        self.state = CLOSED
+        self.stream = None
+        self.wire.dispose(reset)
+        wheel = self.reactor.wheel
+        wheel.disarm(self)
+        wheel.disarm(stream)
+        self.body = None
+        self.surplus = b""
+        self.stats.connections_open -= 1
+        self.service.closed(self, stream.peer_ip)
+
+    def close_idle(self) -> bool:
+        if self.state is HEAD and not self.wire.queued_bytes and not self.reader.partial:
+            with contextlib.suppress(OSError):
+                self.wire.shutdown()
+            self.close()
+            return True
+        return False
+
+    # --- writing, and deadlines
+    def on_written(self) -> None:
+        state = self.state
+        if state is FLUSH:
+            self.linger()
+            return
+        if state is HEAD:
+            self._rest()
+            return
+        if state is BODY or state is DISCARD:
+            self.reactor.wheel.arm(self, monotonic() + self.limits.body_s)
+        else:
+            self.deadline = NEVER
+        stream = self.stream
+        assert stream is not None
+        sink = stream.sink
+        if sink is not None:
+            try:
+                sink.on_drained()
+            except Exception as error:
+                self.service.crashed(stream, error)
+
+    def on_broken(self) -> None:
+        self._gone("reset")
+
+    def overdue(self) -> bool:
+        if self.state is not BODY or not self.wire.reading or self.wire.queued_bytes:
+            return False
+        self._body_late("request_timeout_s reached within the body")
+        return True
+
+    def _body_late(self, detail: str) -> None:
+        stream = self.stream
+        assert stream is not None
+        sink = stream.sink
+        self.body = None
+        self.state = BUSY
+        self.deadline = NEVER
+        if sink is not None:
+            sink.on_error(GatewayError("request_timeout", detail=detail))
+
+    def expired(self, now: float) -> None:
+        state = self.state
+        stream = self.stream
+        if stream is None:
+            return
+        if now >= stream.deadline and stream.sink is not None:
+            stream.expired(now)
+            return
+        wire = self.wire
+        try:
+            if wire.queued_bytes and state is not LINGER:
+                if self.takes(now):
+                    return
+                # No progress on the write side: the client does not read.
+                sink = stream.sink
+                stream.sink = None
+                self.close(True)
+                self.stats.stalled += 1
+                if sink is not None:
+                    sink.on_stalled()
+            elif state is HEAD:
+                if self.reader.partial:
+                    self._refuse(stream, GatewayError("request_timeout"), now)
+                else:
+                    self.close()
+            elif state is BODY:
+                if wire.reading:
+                    self._body_late("body stalled")
+                else:
+                    # We hold the client back ourselves (a slow engine): its silence is not a stall.
+                    self.reactor.wheel.arm(self, now + self.limits.body_s)
+            elif state is not TUNNEL and stream.sink is None:
+                self.close()
+        except Exception as error:
+            self.service.crashed(stream, error)

@@ -1,0 +1,274 @@
+"""A non-blocking socket on the poller: one ``recv`` in, one ``send`` out, a bounded residue between.
+
+A wire is held by a connection, which speaks a protocol over it and is told what happens (:class:`Holder`). It owns the file
+descriptor, its registration at the poller, and the bytes that the kernel would not take yet. There is no transport: a poller
+and direct system calls cost next to nothing over C. Invariant: the residue is queued only when a ``send`` came back short, and
+whoever produced the bytes is told (``write`` returns ``QUEUED``) so that it stops reading its own source; so the queue never
+holds more than one read's worth of bytes plus a head.
+
+    Wire       the descriptor, the poller, the residue
+    PlainWire  bytes pass as they are
+
+What puts something between the bytes and the socket is another class, with a ``recv``, ``write`` and ``shutdown`` of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections import deque
+from typing import Final
+
+from fastgw.accel.sockets import keep, recv, send, unacknowledged, unread
+from fastgw.net.poller import LEFT, READ, WRITE, Polled, Reactor
+from fastgw.net.timers import Timed
+
+Address = tuple[int, object]  # family, socket address
+
+RECV_BYTES: Final = 65536
+
+SENT: Final = 1  # everything went to the kernel
+QUEUED: Final = 0  # a residue waits: stop producing until it has gone
+DEAD: Final = -1  # the socket is broken; the read side will say how
+
+_UNDER_WAY: Final = (0, 115, 11)  # EINPROGRESS; EAGAIN is a Unix socket's full backlog
+_LINGER_RESET: Final = struct.pack("ii", 1, 0)
+
+
+class Holder(Timed):
+    """A connection, as its wire knows it. A subclass defines the calls that it can get."""
+
+    __slots__ = ()
+
+    def on_readable(self) -> None:
+        """There is something to read, or an error to be met by reading."""
+        raise NotImplementedError
+
+    def on_left(self) -> None:
+        """The peer has left while it is not read. Ends in a close, or it would be told for ever."""
+        raise NotImplementedError
+
+    def on_dialled(self, code: int) -> None:
+        """What was dialled has answered: 0, or the error number."""
+        raise NotImplementedError
+
+    def on_congested(self) -> None:
+        """The first residue was queued."""
+
+    def on_progressed(self) -> None:
+        """Some of the residue went out, not all."""
+
+    def on_written(self) -> None:
+        """The residue went out whole."""
+
+    def on_broken(self) -> None:
+        """A queued write met a broken socket; the default leaves the verdict to the read side."""
+
+
+NOBODY: Final = Holder()
+"""Holds the wires that are closed: they and their connections must not keep each other alive."""
+
+
+class Wire(Polled):
+    """A socket and its residue; see the head of this file."""
+
+    __slots__ = ("_dialling", "_queue", "closed", "holder", "poller", "queued_bytes", "reading", "sock")
+
+    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
+        super().__init__()
+        self.fd = sock.fileno()
+        self.sock = sock
+        self.poller = reactor.poller
+        self.holder = NOBODY
+        self.closed = False
+        self.reading = False
+        self.queued_bytes = 0
+        self._dialling = False
+        self._queue: deque[bytes] | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "reading" if self.reading else "held"
+        return f"<{type(self).__name__} {state} queued={self.queued_bytes}>"
+
+    # --- the read side
+    def recv(self, size: int) -> bytes:
+        """What is there, ``size`` bytes at most; b"" at the end. Raises BlockingIOError where there is nothing, OSError where
+        the socket is broken."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Read. (What came before the peer's end is read before that is.)"""
+        if not self.reading and not self.closed:
+            self.reading = True
+            self.poller.watch(self, (self.interest | READ) & ~LEFT)
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        if self.reading:
+            self.reading = False
+            self.poller.watch(self, self.interest & ~READ)
+
+    def hold(self) -> None:
+        """Read no more for now, but notice it when the peer leaves."""
+        if not self.closed:
+            self.reading = False
+            self.poller.watch(self, (self.interest & ~READ) | LEFT)
+
+    def watch_leaving(self, minded: bool) -> None:
+        """Whether a peer that leaves while it is not read is noticed at once."""
+        if not self.closed:
+            self.poller.watch(self, self.interest | LEFT if minded else self.interest & ~LEFT)
+
+    def unread(self) -> bool:
+        """Whether the kernel holds bytes that have not been read."""
+        return unread(self.fd)
+
+    def silent_since(self, turn: int) -> bool:
+        """Whether the kernel has been asked after the poller's ``turn``, and knew of nothing to read."""
+        return self.poller.silent_since(self, turn)
+
+    def _readable(self) -> None:
+        if not self.closed:
+            holder = self.holder
+            holder.on_readable()
+
+    def _left(self) -> None:
+        holder = self.holder
+        holder.on_left()
+
+    # --- the write side
+    def write(self, data: bytes) -> int:
+        """Send ``data`` now; what the kernel does not take is queued. Returns ``SENT``, ``QUEUED`` or ``DEAD``."""
+        raise NotImplementedError
+
+    def shutdown(self) -> None:
+        """Close our side: no more is written. Raises OSError where the socket is broken."""
+        raise NotImplementedError
+
+    def unacknowledged(self) -> int:
+        """Bytes in the kernel that the peer has not acknowledged (TCP) or read (Unix sockets)."""
+        return unacknowledged(self.fd)
+
+    def _put_behind(self, data: bytes) -> int:
+        """Queue ``data`` behind the residue that there is."""
+        assert self._queue is not None
+        self._queue.append(keep(data))
+        self.queued_bytes += len(data)
+        return QUEUED
+
+    def _put_aside(self, data: bytes, sent: int) -> int:
+        """Queue what the kernel did not take of ``data``."""
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(keep(data, sent))
+        self.queued_bytes = len(data) - sent
+        self.poller.watch(self, self.interest | WRITE)
+        holder = self.holder
+        holder.on_congested()
+        return QUEUED
+
+    def _writable(self) -> None:
+        if self.closed:
+            return
+        holder = self.holder
+        if self._dialling:
+            self._dialling = False
+            self.poller.watch(self, 0)
+            holder.on_dialled(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            return
+        queue = self._queue
+        if not queue:
+            return
+        while queue:
+            data = queue[0]
+            try:
+                sent = send(self.fd, data)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self._drop_queue()
+                holder.on_broken()
+                return
+            self.queued_bytes -= sent
+            if sent < len(data):
+                queue[0] = data[sent:]
+                holder.on_progressed()
+                return
+            queue.popleft()
+        self.poller.watch(self, self.interest & ~WRITE)
+        holder.on_written()
+
+    def _drop_queue(self) -> None:
+        if self.queued_bytes:
+            self.queued_bytes = 0
+            if self._queue is not None:
+                self._queue.clear()
+            if not self.closed:
+                self.poller.watch(self, self.interest & ~WRITE)
+
+    # --- the beginning and the end
+    def dial(self, address: object) -> int:
+        """Begin to connect: 0 = the holder will be told how that went, else the error number at once."""
+        try:
+            code = self.sock.connect_ex(address)  # type: ignore[arg-type]
+        except OSError as error:
+            code = error.errno or 111
+        if code not in _UNDER_WAY:
+            return code
+        self._dialling = True
+        self.poller.watch(self, WRITE)
+        return 0
+
+    def take(self, sock: socket.socket) -> None:
+        """Another socket in the place of one that did not connect, which is closed already."""
+        self.sock = sock
+        self.fd = sock.fileno()
+
+    def dispose(self, reset: bool = False) -> None:
+        """Give the descriptor back. ``reset`` sends RST, so that no peer takes what it has for complete."""
+        if self.closed:
+            return
+        self._drop_queue()
+        self.reading = False
+        self.poller.watch(self, 0)
+        self.closed = True
+        self.holder = NOBODY
+        if reset:
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+        with contextlib.suppress(OSError):
+            self.sock.close()
+
+
+class PlainWire(Wire):
+    """Bytes pass as they are."""
+
+    __slots__ = ()
+
+    def recv(self, size: int) -> bytes:
+        return recv(self.fd, size)
+
+    def write(self, data: bytes) -> int:
+        if self.queued_bytes:
+            return self._put_behind(data)
+        if self.closed:
+            return DEAD
+        try:
+            sent = send(self.fd, data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            return DEAD
+        return SENT if sent == len(data) else self._put_aside(data, sent)
+
+    def shutdown(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+
+
+def new_socket(family: int) -> socket.socket:
+    """A socket to dial with."""
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    if family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock

@@ -1,0 +1,42 @@
+cimport cython
+
+from fastgw.accel.heads cimport ResponseHead
+from fastgw.exchange.context cimport Context
+from fastgw.exchange.relay cimport Relay
+from fastgw.limits.breaker cimport Breaker
+from fastgw.net.clock cimport monotonic
+from fastgw.net.upstream cimport Carrier, UpstreamStream
+from fastgw.upstream.pool cimport Pool
+from fastgw.upstream.target cimport Engine
+
+cdef int CLOSED
+
+cdef class Call(Carrier):
+    cdef public Context core
+    cdef public bint faulty, probe, reused, settled
+    cdef public double first_byte_at, sent_at
+    cdef public ResponseHead head
+    cdef public Pool pool
+    cdef public Relay relay
+    cdef public UpstreamStream stream
+
+    cpdef make(self, Context core, Pool pool, bint probe)
+    @cython.locals(pool=Pool, stream=UpstreamStream)
+    cpdef bint open(self, double now, bint fresh) except -1
+    @cython.locals(breaker=Breaker, open_before=cython.bint)
+    cpdef succeeded(self)
+    @cython.locals(engine=Engine)
+    cpdef failed(self)
+    cpdef released(self)
+    cpdef conclude(self, bint well)
+    @cython.locals(engine=Engine)
+    cpdef felt(self, double token_at)
+    @cython.locals(stream=UpstreamStream)
+    cpdef leave(self)
+    @cython.locals(stream=UpstreamStream, pool=Pool, engine=Engine, head=ResponseHead)
+    cpdef complete(self, double now, bint reusable)
+    cpdef part(self)
+    cpdef cut(self, str kind, str detail, bint engine_fault)
+    cpdef client_drained(self)
+    cpdef from_client(self, bytes data)
+    cpdef _room(self)

@@ -1,0 +1,23 @@
+cimport cython
+
+from fastgw.upstream.pool cimport Pool
+from fastgw.upstream.table cimport Group
+
+cdef int CLOSED
+
+@cython.final
+cdef class Tries:
+    cdef public tuple pools
+    cdef public bint replayed
+    cdef public int kills, retries
+
+    cpdef Tries tried(self, Pool pool)
+    cpdef bint repeated(self) except -1
+
+@cython.final
+cdef class Rules:
+    cdef public int max_retries, quarantine_after
+    cdef public bint replay, retry_fresh
+
+@cython.locals(pool=Pool)
+cpdef bint another(Group group, Tries tries) except -1

@@ -1,0 +1,34 @@
+cimport cython
+
+from fastgw.accel.heads cimport ResponseHead
+from fastgw.net.timers cimport Timed, TimerWheel
+from fastgw.protocol.body cimport Source
+from fastgw.protocol.start cimport RequestStart
+
+cdef double NEVER
+
+cdef class Carrier:
+    cpdef on_stream(self)
+    cpdef on_unreachable(self, str detail, bint timed_out)
+    cpdef on_head(self, ResponseHead head, Source source, bytes rest)
+    cpdef on_error(self, object error)
+    cpdef on_data(self, bytes data)
+    cpdef on_end(self, str how)
+    cpdef on_drained(self)
+    cpdef on_silent(self)
+
+cdef class UpstreamStream(Timed):
+    cdef public Carrier carrier
+    cdef public bint closed, connected, waiting
+    cdef public TimerWheel wheel
+
+    cpdef due(self, double deadline)
+    cpdef send(self, RequestStart start, bytes request_id, long long length, bytes body, double due)
+    cpdef int write(self, bytes data) except -2
+    cpdef end(self)
+    cpdef Py_ssize_t queued(self) except -1
+    cpdef bint begun(self) except -1
+    cpdef hold(self)
+    cpdef resume(self)
+    cpdef tunnel(self)
+    cpdef cancel(self)

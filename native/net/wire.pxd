@@ -1,0 +1,46 @@
+cimport cython
+
+from fastgw.accel.sockets cimport keep, recv, send, unacknowledged, unread
+from fastgw.net.poller cimport Polled, Poller, Reactor
+from fastgw.net.timers cimport Timed
+
+cdef int LEFT, READ, WRITE
+
+cdef class Holder(Timed):
+    cpdef on_readable(self)
+    cpdef on_left(self)
+    cpdef on_dialled(self, int code)
+    cpdef on_congested(self)
+    cpdef on_progressed(self)
+    cpdef on_written(self)
+    cpdef on_broken(self)
+
+cdef class Wire(Polled):
+    cdef public object sock
+    cdef object _queue
+    cdef bint _dialling
+    cdef public Holder holder
+    cdef public Poller poller
+    cdef public bint closed, reading
+    cdef public Py_ssize_t queued_bytes
+
+    cpdef bytes recv(self, Py_ssize_t size)
+    cpdef resume(self)
+    cpdef pause(self)
+    cpdef hold(self)
+    cpdef watch_leaving(self, bint minded)
+    cpdef bint unread(self) except -1
+    cpdef bint silent_since(self, long long turn) except -1
+    cpdef int write(self, bytes data) except -2
+    cpdef shutdown(self)
+    cpdef Py_ssize_t unacknowledged(self) except -1
+    cdef int _put_behind(self, bytes data) except -2
+    cdef int _put_aside(self, bytes data, Py_ssize_t sent) except -2
+    cdef _drop_queue(self)
+    cpdef int dial(self, object address) except -1
+    cpdef take(self, object sock)
+    cpdef dispose(self, bint reset=*)
+
+@cython.final
+cdef class PlainWire(Wire):
+    pass

@@ -1,0 +1,6 @@
+cimport cython
+
+@cython.final
+cdef class RequestStart:
+    cdef public bytes fields, line, method, target
+    cdef public bint upgrade

@@ -1,0 +1,72 @@
+"""The plan over everything that it can be asked, and the sentences of its page as answers."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from fastgw.exchange.plan import NONE_YET, Failure, Rules, Step, Tries, after, later
+
+FLAGS = ("reused", "begun", "at_hand", "others", "replay", "replayed", "retry_fresh")
+CONNECT = (Failure.CONNECT, Failure.CONNECT_TIMEOUT)
+QUESTIONS = [
+    (failure, dict(zip(FLAGS, flags, strict=True)), retries, kills)
+    for failure, retries, kills, *flags in product(Failure, (0, 1, 2), (0, 1, 2), *[(False, True)] * len(FLAGS))
+]
+
+
+def asked(failure: Failure, facts: dict[str, bool], retries: int, kills: int) -> Step:
+    rules = Rules(replay=facts["replay"], retry_fresh=facts["retry_fresh"], max_retries=2, quarantine_after=2)
+    tries = Tries((), facts["replayed"], retries, kills)
+    return after(
+        failure, rules, tries, reused=facts["reused"], begun=facts["begun"], at_hand=facts["at_hand"], others=facts["others"]
+    )
+
+
+def test_nothing_is_repeated_after_a_response_byte_or_without_its_body() -> None:
+    for failure, facts, retries, kills in QUESTIONS:
+        if facts["begun"] or not facts["at_hand"]:
+            assert asked(failure, facts, retries, kills) is Step.FAIL
+
+
+def test_what_was_never_sent_goes_to_the_next_engine_at_once() -> None:
+    for failure, facts, retries, kills in QUESTIONS:
+        if failure in CONNECT and not facts["begun"] and facts["at_hand"]:
+            assert asked(failure, facts, retries, kills) is (Step.NEXT if facts["others"] else Step.FAIL)
+        elif failure not in CONNECT:
+            assert asked(failure, facts, retries, kills) is not Step.NEXT
+
+
+def test_the_same_engine_is_asked_again_only_after_a_reused_connection_died_and_only_once() -> None:
+    for failure, facts, retries, kills in QUESTIONS:
+        free = failure is Failure.LOST and facts["reused"] and facts["replay"] and not facts["replayed"]
+        again = asked(failure, facts, retries, kills) is Step.AGAIN
+        assert again == (free and facts["at_hand"] and not facts["begun"])
+
+
+def test_what_may_have_been_acted_on_is_repeated_by_policy_alone_and_so_often_as_it_says() -> None:
+    for failure, facts, retries, kills in QUESTIONS:
+        step = asked(failure, facts, retries, kills)
+        if step in (Step.LATER, Step.BAR):
+            assert facts["retry_fresh"]
+            assert facts["others"]
+            assert retries < 2
+            assert (step is Step.BAR) == (kills >= 2)
+        if failure is Failure.SILENT and not facts["retry_fresh"]:
+            assert step is Step.FAIL
+
+
+def test_a_replay_that_finds_no_connection_may_go_to_another_engine_whatever_the_policy_of_fresh_ones() -> None:
+    rules = Rules(replay=True, retry_fresh=False, max_retries=1, quarantine_after=0)
+    assert later(rules, NONE_YET, True) is Step.LATER
+    assert later(rules, NONE_YET, False) is Step.FAIL
+    assert later(rules, NONE_YET.retried(), True) is Step.FAIL
+
+
+def test_tries_never_change() -> None:
+    for more in (NONE_YET.again(), NONE_YET.retried(), NONE_YET.killed()):
+        assert more is not NONE_YET
+    assert (NONE_YET.pools, NONE_YET.replayed, NONE_YET.retries, NONE_YET.kills) == ((), False, 0, 0)
+    assert not NONE_YET.repeated()
+    assert NONE_YET.again().repeated()
+    assert NONE_YET.retried().repeated()
+    assert not NONE_YET.killed().repeated()
