@@ -7,29 +7,83 @@ import email.utils
 import pytest
 
 from fastgw.accel import lines
+from fastgw.accel.heads import ResponseHead
 from fastgw.protocol.http1 import writer
+from fastgw.protocol.http1.client import parse_response
 from fastgw.protocol.http1.reference import h11_verdict
+from fastgw.protocol.start import RequestStart
 
 
-def test_request_head() -> None:
-    head = writer.request_head(b"POST", b"/v1/x?y", b"engine:8000", b"A: 1\r\n", b"B: 2\r\n", content_length=5)
-    assert head == b"POST /v1/x?y HTTP/1.1\r\nHost: engine:8000\r\nA: 1\r\nB: 2\r\nContent-Length: 5\r\n\r\n"
-    verdict = h11_verdict(head + b"hello")
-    assert (verdict.ok, verdict.method, verdict.target, verdict.body, verdict.complete) == (True, b"POST", b"/v1/x?y",
-        b"hello", True)
-    head = writer.request_head(b"POST", b"/", b"e", b"", chunked=True)
-    assert h11_verdict(head + lines.chunk(b"hello") + writer.LAST_CHUNK).body == b"hello"
-    assert writer.request_head(b"GET", b"/", b"e", b"") == b"GET / HTTP/1.1\r\nHost: e\r\n\r\n"
+def start(method: bytes = b"POST", upgrade: bool = False) -> RequestStart:
+    made = RequestStart(method, b"/v1/x?y", b"a: 1\r\nx-request-id: ", upgrade)
+    made.line = writer.request_line(made.method, made.target)
+    return made
 
 
-def test_response_head() -> None:
-    head = writer.response_head(b"HTTP/1.1 200 OK\r\n", b"A: 1\r\n", b"B: 2\r\n", content_length=2, date=b"now", close=True)
-    assert head == b"HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\nDate: now\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
-    verdict = h11_verdict(head + b"{}", response=True)
-    assert (verdict.status, verdict.body, verdict.complete, verdict.keep_alive) == (200, b"{}", True, False)
-    head = writer.response_head(b"HTTP/1.1 200 OK\r\n", b"", chunked=True)
-    assert head == b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert writer.response_head(b"HTTP/1.1 200 OK\r\n", b"", keep_alive=True).endswith(b"\r\nConnection: keep-alive\r\n\r\n")
+@pytest.mark.parametrize(
+    ("begin", "length", "end"),
+    [
+        (start(), 5, b"content-length: 5\r\n\r\n"),
+        (start(), 0, b"content-length: 0\r\n\r\n"),
+        (start(), -1, b"transfer-encoding: chunked\r\n\r\n"),
+        (start(b"GET"), 0, b"\r\n"),
+        (start(b"DELETE"), 0, b"\r\n"),
+        (start(b"PUT"), 5, b"content-length: 5\r\n\r\n"),
+        (start(b"GET", upgrade=True), 0, b"connection: Upgrade\r\nupgrade: websocket\r\n\r\n"),
+    ],
+)
+def test_request_head(begin: RequestStart, length: int, end: bytes) -> None:
+    head = writer.request_head(begin, b"Host: engine:8000\r\n", b"id-1", length)
+    first = begin.method + b" /v1/x?y HTTP/1.1\r\nHost: engine:8000\r\na: 1\r\nx-request-id: id-1\r\n"
+    assert head == first + end
+    body = writer.frame(b"hello", True) if length < 0 else b"hello"[:length]
+    verdict = h11_verdict(head + body)
+    assert (verdict.ok, verdict.method, verdict.target, verdict.complete) == (True, begin.method, b"/v1/x?y", True)
+    assert verdict.body == (b"hello" if length else b"")
+
+
+def answered(fields: bytes) -> ResponseHead:
+    return parse_response(b"HTTP/1.1 200 OK\r\n" + fields)
+
+
+@pytest.mark.parametrize("connection", [b"", writer.CLOSE, writer.KEEP_ALIVE])
+@pytest.mark.parametrize("extra", [b"", b"x-b: 2\r\n"])
+@pytest.mark.parametrize(
+    ("fields", "mine"),
+    [
+        (b"x-a: 1\r\ndate: then", b""),
+        (b"x-a: 1", b"date: now\r\n"),
+        (b"content-type: text/event-stream\r\ndate: then", b"x-accel-buffering: no\r\n"),
+        (b"content-type: text/event-stream", b"x-accel-buffering: no\r\ndate: now\r\n"),
+    ],
+)
+def test_response_head(fields: bytes, mine: bytes, extra: bytes, connection: bytes) -> None:
+    head = answered(fields)
+    data = writer.response_head(head, writer.length_line(2), b"id-1", extra, b"now", connection, b"{}")
+    theirs = b"HTTP/1.1 200 OK\r\n" + head.forward
+    assert data == theirs + b"content-length: 2\r\nx-request-id: id-1\r\n" + mine + extra + connection + b"\r\n{}"
+    verdict = h11_verdict(data, response=True)
+    assert (verdict.status, verdict.body, verdict.complete) == (200, b"{}", True)
+    assert verdict.keep_alive is (connection != writer.CLOSE)
+
+
+def test_the_usual_answer_is_the_same_whichever_way_it_is_written() -> None:
+    head = answered(b"content-type: application/json\r\ndate: then")
+    for extra in (b"", b"x-b: 2\r\n"):
+        usual = lines.plain_answer(head.status_line, head.forward, b"id-1", extra, b"{}")
+        assert usual == writer.response_head(head, writer.length_line(2), b"id-1", extra, b"now", b"", b"{}")
+
+
+def test_an_upgrade() -> None:
+    head = parse_response(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nx-a: 1")
+    data = writer.upgrade_head(head, b"id-1")
+    assert data == head.status_line + b"x-a: 1\r\nconnection: Upgrade\r\nupgrade: websocket\r\nx-request-id: id-1\r\n\r\n"
+
+
+def test_frames() -> None:
+    assert writer.frame(b"hi", False) == b"2\r\nhi\r\n"
+    assert writer.frame(b"hi", True) == b"2\r\nhi\r\n0\r\n\r\n"
+    assert (writer.frame(b"", False), writer.frame(b"", True)) == (b"", b"0\r\n\r\n")
 
 
 def test_chunks() -> None:
