@@ -158,7 +158,7 @@ class H1Connection(Host):
             self._refuse(stream, error, monotonic())
             return
         if head is None:
-            # The clock of a head starts with its first byte; the connection's first one started at accept.
+            # A head's clock starts with its first byte; the connection's first one started at accept.
             if reader.held == len(data):
                 deadline = monotonic() + self.limits.head_s
                 if deadline < self.deadline or self.deadline == NEVER:

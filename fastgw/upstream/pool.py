@@ -157,17 +157,12 @@ class Pool(Home):
         """
         if idle_s >= 0 and idle_s * IDLE_SHARE < self.idle_limit_s:
             self.idle_limit_s = max(idle_s * IDLE_SHARE, 0.0)
-        if (
-            self._closed
-            or len(self.idle) >= self.max_idle
-            or max_requests == 0
-            or self.idle_limit_s <= 0
-            or stream.closed
-            or not isinstance(stream, H1UpstreamStream)
-        ):
+        if self._closed or len(self.idle) >= self.max_idle or max_requests == 0 or self.idle_limit_s <= 0 or stream.closed:
             stream.cancel()
             return
-        conn = stream.conn
+        assert isinstance(stream, H1UpstreamStream)  # (named again: compiled, the name decides what is known of it)
+        mine = stream
+        conn = mine.conn
         conn.park(now, self.idle_limit_s)
         self.idle.append(conn)
 

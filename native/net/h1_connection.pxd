@@ -12,8 +12,9 @@ from fastgw.protocol.http1.framing cimport RequestChunks
 from fastgw.protocol.http1.server cimport RequestReader
 from fastgw.stats cimport Stats
 
-cdef Py_ssize_t PIPELINED_BYTES, RECV_BYTES
-cdef double NEVER, TICK_S
+cdef Py_ssize_t BODY_PROGRESS_BYTES, DISCARD_BYTES, LINGER_BYTES, LINGER_REFUSED_BYTES, PIPELINED_BYTES, RECV_BYTES
+cdef Py_ssize_t SURPLUS_BYTES
+cdef double LINGER_S, NEVER, TICK_S
 cdef object BODY, BUSY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, OPENING, TUNNEL
 
 @cython.final

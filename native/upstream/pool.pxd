@@ -25,5 +25,5 @@ cdef class Pool(Home):
     cdef H1UpstreamConn _take_idle(self, double now)
     @cython.locals(conn=H1UpstreamConn, at=cython.Py_ssize_t, last=cython.Py_ssize_t)
     cdef H1UpstreamConn _take_silent(self, double now)
-    @cython.locals(conn=H1UpstreamConn)
+    @cython.locals(conn=H1UpstreamConn, mine=H1UpstreamStream)
     cpdef give_back(self, UpstreamStream stream, double now, double idle_s, long long max_requests)
