@@ -1,7 +1,7 @@
 """fastgw: a streaming gateway in front of LLM inference engines.
 
-``Gateway``, ``Config``, ``EngineConfig`` and ``RouteConfig`` are what an embedding program needs; they are imported when
-first used, so that ``fastgw version`` does not pay for them.
+``Gateway``, ``Config``, ``EngineConfig``, ``RouteConfig`` and ``AccessRecord`` are what an embedding program needs; they are
+imported when first used, so that ``fastgw version`` does not pay for them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from fastgw import twins
 
 if TYPE_CHECKING:
-    from fastgw.app import Gateway, StartError
+    from fastgw.app import AccessRecord, Gateway, StartError
     from fastgw.config import Config, ConfigErrors, EngineConfig, RouteConfig
 
 __version__ = "0.1.0"
 
-__all__ = ["Config", "ConfigErrors", "EngineConfig", "Gateway", "RouteConfig", "StartError", "__version__"]
+__all__ = ["AccessRecord", "Config", "ConfigErrors", "EngineConfig", "Gateway", "RouteConfig", "StartError", "__version__"]
 
 
 # Before anything else of the package is imported.
@@ -24,7 +24,7 @@ twins.select_at_import()
 
 
 def __getattr__(name: str) -> object:
-    if name in ("Gateway", "StartError"):
+    if name in ("AccessRecord", "Gateway", "StartError"):
         from fastgw import app
 
         return getattr(app, name)

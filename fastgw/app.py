@@ -31,6 +31,7 @@ from fastgw.errors import GatewayError
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.local import LocalEndpoints
+from fastgw.exchange.record import AccessRecord as AccessRecord
 from fastgw.exchange.record import AccessSink
 from fastgw.housekeeping import Housekeeping
 from fastgw.limits.account import Accounts, Defaults
@@ -80,7 +81,7 @@ class Gateway:
     """A gateway in the running event loop.
 
     ``async with Gateway(config) as gateway: ... gateway.url`` or :meth:`start` and :meth:`stop`. ``log`` takes rare
-    events, ``access`` one record per exchange (any object with ``append``; see ``exchange.record.AccessRecord``);
+    events, ``access`` one record per exchange (any object with ``append``; it gets an :class:`AccessRecord` each time);
     both default to nothing. ``alone``: nothing else of weight runs in this loop, so traffic may keep it for up to two
     milliseconds at a time. Raises :class:`StartError` when it cannot listen.
     """

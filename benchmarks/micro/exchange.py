@@ -101,7 +101,7 @@ async def measure(requests: int, *, keys: bool = True) -> float:
             upstream.on_readable()
         runs.append((perf_counter() - begun) / requests * 1e6)
         assert len(records) == requests
-        assert records[-1][9] == 200
+        assert records[-1].status == 200
     client.close()
     upstream.close()
     reactor.close()

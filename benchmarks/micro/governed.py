@@ -135,7 +135,7 @@ class Bench:
             recv(65536)
         took = perf_counter() - begun
         assert len(self.records) == requests
-        assert self.records[-1][9] == 200
+        assert self.records[-1].status == 200
         self.records.clear()
         return took
 

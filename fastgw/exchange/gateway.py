@@ -26,7 +26,7 @@ from fastgw.exchange.exchange import NOT_ALLOWED, Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import DONE
-from fastgw.exchange.record import AccessLog, AccessSink, Records
+from fastgw.exchange.record import AccessLog, AccessRecord, AccessSink, Records
 from fastgw.exchange.unread import Unread
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Account, Accounts
@@ -276,31 +276,14 @@ class GatewayCore(Context):
         """A connection over a cap got ``kind`` before it was read: it leaves a record like any exchange."""
         if self._access is not None:
             self._access.append(
-                (
-                    monotonic(),
-                    self.request_id(NO_HEAD),
-                    "",
-                    ip,
-                    b"",
-                    b"",
-                    "unknown",
-                    "",
-                    "",
-                    kind.status,
-                    0,
-                    0,
-                    -1,
-                    -1,
-                    -1.0,
-                    0.0,
-                    False,
-                    "error",
-                    kind.name,
-                    "",
-                    -1.0,
-                    False,
-                    -1,
-                    -1,
+                AccessRecord(
+                    at=monotonic(),
+                    request_id=self.request_id(NO_HEAD),
+                    client=ip,
+                    endpoint=_UNKNOWN.label,
+                    status=kind.status,
+                    outcome="error",
+                    error=kind.name,
                 )
             )
 

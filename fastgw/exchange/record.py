@@ -4,16 +4,38 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+
 from fastgw.exchange.state import ExchangeState
 
-# One access record: time of its end (monotonic clock), request id, key id, client, method, path, endpoint, model, engine,
-# status, bytes in and out, prompt and completion tokens (-1 = unknown), seconds to the first token (-1 = none) and in all,
-# streamed, outcome, error, detail, seconds in the queue (-1 = none), whether the tokens are an estimate, cached tokens of the
-# prompt and reasoning tokens of the completion (-1 = unknown).
-AccessRecord = tuple[
-    float, bytes, str, str, bytes, bytes, str, str, str, int, int, int, int, int, float, float, bool, str, str, str, float,
-    bool, int, int,
-]  # fmt: skip
+
+class AccessRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one exchange, or a connection refused over a cap, leaves behind. -1 = unknown, or there was none."""
+
+    at: float  # when it ended, by the monotonic clock
+    request_id: bytes
+    client: str  # address
+    endpoint: str
+    status: int
+    outcome: str
+    key_id: str = ""
+    method: bytes = b""
+    path: bytes = b""  # as it may be logged: without keys, not without the unprintable
+    model: str = ""
+    engine: str = ""  # its name
+    bytes_in: int = 0
+    bytes_out: int = 0
+    prompt_tokens: int = -1
+    cached_tokens: int = -1  # of the prompt
+    completion_tokens: int = -1
+    reasoning_tokens: int = -1  # of the completion
+    estimated: bool = False  # whether the tokens are an estimate
+    duration_s: float = 0.0
+    queued_s: float = -1.0
+    ttft_s: float = -1.0  # from the first byte of the request to the first token
+    stream: bool = False
+    error: str = ""  # the name of its kind
+    detail: str = ""
 
 
 class AccessSink(Protocol):
@@ -78,29 +100,29 @@ def record_of(exchange: ExchangeState, outcome: str, now: float) -> AccessRecord
     head = exchange.head
     started = exchange.started_at
     call = exchange.call
-    return (
-        now,
-        exchange.request_id,
-        exchange.key_id,
-        exchange.client_ip,
-        head.method,
-        shown_path(exchange),
-        exchange.endpoint.label,
-        shown_model(exchange),
-        call.pool.engine.name if call is not None else "",
-        exchange.status,
-        exchange.bytes_in,
-        exchange.bytes_out,
-        exchange.prompt_tokens,
-        exchange.completion_tokens,
-        exchange.token_at - started if exchange.token_at else -1.0,
-        now - started,
-        streamed(exchange),
-        outcome,
-        exchange.error_kind,
-        exchange.detail,
-        exchange.queued_s,
-        exchange.estimated,
-        exchange.cached_tokens,
-        exchange.reasoning_tokens,
+    return AccessRecord(
+        at=now,
+        request_id=exchange.request_id,
+        client=exchange.client_ip,
+        endpoint=exchange.endpoint.label,
+        status=exchange.status,
+        outcome=outcome,
+        key_id=exchange.key_id,
+        method=head.method,
+        path=shown_path(exchange),
+        model=shown_model(exchange),
+        engine=call.pool.engine.name if call is not None else "",
+        bytes_in=exchange.bytes_in,
+        bytes_out=exchange.bytes_out,
+        prompt_tokens=exchange.prompt_tokens,
+        cached_tokens=exchange.cached_tokens,
+        completion_tokens=exchange.completion_tokens,
+        reasoning_tokens=exchange.reasoning_tokens,
+        estimated=exchange.estimated,
+        duration_s=now - started,
+        queued_s=exchange.queued_s,
+        ttft_s=exchange.token_at - started if exchange.token_at else -1.0,
+        stream=streamed(exchange),
+        error=exchange.error_kind,
+        detail=exchange.detail,
     )

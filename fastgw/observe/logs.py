@@ -22,7 +22,7 @@ import msgspec
 
 from fastgw.accel.lines import access_line, microseconds
 from fastgw.exchange.endpoints import LOCAL
-from fastgw.exchange.record import AccessLog, record_of, shown_model, shown_path
+from fastgw.exchange.record import AccessLog, AccessRecord, record_of, shown_model, shown_path
 from fastgw.exchange.state import ExchangeState
 from fastgw.net.clock import monotonic
 from fastgw.observe.flood import Flood
@@ -43,52 +43,49 @@ def _clip(text: str) -> str:
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
 
 
-def access_fields(record: tuple[Any, ...]) -> dict[str, object]:
-    """An access record by name; what is unknown or does not apply is left out."""
-    (at, request_id, key_id, client, method, path, endpoint, model, engine, status) = record[:10]
-    (bytes_in, bytes_out, prompt, completion, ttft, duration, streamed, outcome, error, detail) = record[10:20]
-    (queued, estimated, cached, reasoning) = record[20:]
+def access_fields(record: AccessRecord) -> dict[str, object]:
+    """An access record as it is logged; what is unknown or does not apply is left out."""
     fields: dict[str, object] = {
-        "timestamp": _stamp(time() - (monotonic() - at)),
+        "timestamp": _stamp(time() - (monotonic() - record.at)),
         "level": "info",
         "message": "request",
-        "request_id": request_id.decode("latin-1"),
-        "client": client,
-        "method": method.decode("latin-1"),
-        "path": _clip(path.decode("latin-1")),
-        "endpoint": endpoint,
-        "status": status,
-        "outcome": outcome,
-        "bytes_in": bytes_in,
-        "bytes_out": bytes_out,
-        "duration_ms": microseconds(duration) / 1e3,
+        "request_id": record.request_id.decode("latin-1"),
+        "client": record.client,
+        "method": record.method.decode("latin-1"),
+        "path": _clip(record.path.decode("latin-1")),
+        "endpoint": record.endpoint,
+        "status": record.status,
+        "outcome": record.outcome,
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
+        "duration_ms": microseconds(record.duration_s) / 1e3,
     }
-    if key_id:
-        fields["key_id"] = key_id
-    if model:
-        fields["model"] = _clip(model)
-    if engine:
-        fields["engine"] = engine
-    if streamed:
+    if record.key_id:
+        fields["key_id"] = record.key_id
+    if record.model:
+        fields["model"] = _clip(record.model)
+    if record.engine:
+        fields["engine"] = record.engine
+    if record.stream:
         fields["stream"] = True
-    if prompt >= 0:
-        fields["prompt_tokens"] = prompt
-    if completion >= 0:
-        fields["completion_tokens"] = completion
-    if cached >= 0:
-        fields["cached_tokens"] = cached
-    if reasoning >= 0:
-        fields["reasoning_tokens"] = reasoning
-    if ttft >= 0:
-        fields["ttft_ms"] = microseconds(ttft) / 1e3
-    if estimated:
+    if record.prompt_tokens >= 0:
+        fields["prompt_tokens"] = record.prompt_tokens
+    if record.completion_tokens >= 0:
+        fields["completion_tokens"] = record.completion_tokens
+    if record.cached_tokens >= 0:
+        fields["cached_tokens"] = record.cached_tokens
+    if record.reasoning_tokens >= 0:
+        fields["reasoning_tokens"] = record.reasoning_tokens
+    if record.ttft_s >= 0:
+        fields["ttft_ms"] = microseconds(record.ttft_s) / 1e3
+    if record.estimated:
         fields["estimated"] = True
-    if queued >= 0:
-        fields["queued_ms"] = microseconds(queued) / 1e3
-    if error:
-        fields["error"] = error
-    if detail:
-        fields["detail"] = _clip(detail)
+    if record.queued_s >= 0:
+        fields["queued_ms"] = microseconds(record.queued_s) / 1e3
+    if record.error:
+        fields["error"] = record.error
+    if record.detail:
+        fields["detail"] = _clip(record.detail)
     return fields
 
 
@@ -110,26 +107,26 @@ class AccessJson:
         """Compare the clocks anew (wall time may jump); called once per batch."""
         self._offset = time() - monotonic()
 
-    def __call__(self, record: tuple[Any, ...]) -> bytes:
-        # fmt: off
-        (at, request_id, key_id, client, method, path, endpoint, model, engine, status, bytes_in, bytes_out, prompt, completion,
-         ttft, duration, streamed, outcome, error, detail, queued, estimated, cached, reasoning) = record
-        # fmt: on
-        at += self._offset
+    def __call__(self, record: AccessRecord) -> bytes:
+        at = record.at + self._offset
         second = int(at)
         if second != self._second:
             self._second = second
             self._stamp = _stamp(second)[:-5].encode()
-        who = (path, model, engine, key_id, client, method, endpoint, status, streamed, outcome)
+        who = (
+            record.path, record.model, record.engine, record.key_id, record.client, record.method, record.endpoint,
+            record.status, record.stream, record.outcome,
+        )  # fmt: skip
         common = self._common.get(who)
         if common is None:
             common = self._learn(who)
         # Request ids need no escaping: ours are hexadecimal, and a client's was checked before it was taken over.
         line = access_line(
-            self._stamp, int((at - second) * 1e3), request_id, common, bytes_in, bytes_out, duration, ttft, prompt, completion,
-            cached, reasoning,
+            self._stamp, int((at - second) * 1e3), record.request_id, common, record.bytes_in, record.bytes_out,
+            record.duration_s, record.ttft_s, record.prompt_tokens, record.completion_tokens, record.cached_tokens,
+            record.reasoning_tokens,
         )  # fmt: skip
-        return self._with_rest(line, error, detail, queued, estimated)
+        return self._with_rest(line, record.error, record.detail, record.queued_s, record.estimated)
 
     def of(self, exchange: ExchangeState, outcome: str, now: float) -> bytes:
         """The line of an exchange that ends at ``now``, without a record in between."""
@@ -301,9 +298,9 @@ class LogWriter(AccessLog):
         else:
             self._add(as_text(access_fields(record_of(exchange, outcome, now))))
 
-    def append(self, record: tuple[Any, ...]) -> None:
+    def append(self, record: AccessRecord) -> None:
         """The record of what never became an exchange."""
-        if not self._passes(f"{record[9]} {record[18]}"):
+        if not self._passes(f"{record.status} {record.error}"):
             return
         self._add(self._access(record) if self._json else as_text(access_fields(record)))
 

@@ -1,6 +1,6 @@
 cdef class AccessLog:
     cpdef ended(self, object exchange, str outcome, double now)
-    cpdef append(self, tuple record)
+    cpdef append(self, object record)
 
 cdef class Records(AccessLog):
     cdef object _sink

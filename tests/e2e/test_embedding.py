@@ -348,7 +348,7 @@ def test_S3_10_a_name_that_does_not_resolve_leaves_nothing_behind(loop: Loop, ho
 
 def test_S3_10_the_records_and_the_log_are_the_embedders(loop: Loop) -> None:
     async def main() -> None:
-        records: list[Any] = []
+        records: list[fastgw.AccessRecord] = []
         told: list[str] = []
         probed = asyncio.Event()
 
@@ -366,6 +366,10 @@ def test_S3_10_the_records_and_the_log_are_the_embedders(loop: Loop) -> None:
                 await ask(gw.url, chat("sim"))
                 await ask(gw.url, request("GET", "/nothing"))
                 await asyncio.wait_for(probed.wait(), 5.0)  # it may take longer than a request
-            assert len(records) == 2
+            assert [(one.path, one.status, one.outcome) for one in records] == [
+                (b"/v1/chat/completions", 200, "ok"), (b"/nothing", 404, "error"),
+            ]  # fmt: skip
+            assert 0 < records[0].ttft_s <= records[0].duration_s
+            assert (records[0].model, records[0].completion_tokens > 0, records[1].error) == ("sim", True, "not_found")
 
     play(loop, main)

@@ -63,10 +63,10 @@ async def test_one_request_of_each_connection_in_its_turn(what: str, connections
                 before = len(gw.raw_records)
                 await probe.send(request("GET", "/liveness", headers=[("X-Request-Id", f"probe-{turn}")]))
                 assert (await probe.read_response()).status == 200
-                ids = [record[1] for record in gw.raw_records[before:]]
+                ids = [record.request_id for record in gw.raw_records[before:]]
                 at = before + ids.index(b"probe-%d" % turn)
                 between.append(at - before)
-        counted = Counter(record[1] for record in gw.raw_records)
+        counted = Counter(record.request_id for record in gw.raw_records)
         assert counted[b"flood"] > 60 * connections, "it was no flood"
     between.sort()
     # (The loop that floods is the one that serves: what was on its way when the probe was sent goes before it.)

@@ -121,6 +121,6 @@ async def test_what_is_no_key_is_logged_as_it_came() -> None:
                 chat("org/some.model-v2", key=CLIENT, headers=[("X-Request-Id", "0f8fad5b-d9cb-469f-a165-70867728950e")]),
             ):
                 await client.ask(data)
-    assert records[0][5] == b"/v1/models/meta-llama%2FLlama-3.1-8B-Instruct"
-    assert records[1][7] == "org/some.model-v2"
-    assert records[1][1] == b"0f8fad5b-d9cb-469f-a165-70867728950e"
+    assert records[0].path == b"/v1/models/meta-llama%2FLlama-3.1-8B-Instruct"
+    assert records[1].model == "org/some.model-v2"
+    assert records[1].request_id == b"0f8fad5b-d9cb-469f-a165-70867728950e"

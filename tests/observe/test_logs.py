@@ -9,7 +9,9 @@ import time
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from fastgw.exchange.record import AccessRecord
 from fastgw.observe import logs
 from fastgw.observe.logs import AccessJson, LogWriter, access_fields, as_json, as_text
 from fastgw.stats import Stats
@@ -17,30 +19,28 @@ from fastgw.stats import Stats
 NASTY = 'a"b\\c\n\x1b[31m\u2028é'
 
 
-def record(**other: Any) -> tuple[Any, ...]:
-    usual = {
-        "at": time.monotonic(), "request_id": b"00ff", "key_id": "0123456789ab", "client": "127.0.0.1", "method": b"POST",
-        "path": b"/v1/chat/completions", "endpoint": "/v1/chat/completions", "model": "m", "engine": "e", "status": 200,
-        "bytes_in": 12, "bytes_out": 345, "prompt": 7, "completion": 16, "ttft": 0.001234, "duration": 0.5, "streamed": True,
-        "outcome": "ok", "error": "", "detail": "", "queued": -1.0, "estimated": False, "cached": -1,
-        "reasoning": -1,
-    }  # fmt: skip
-    assert other.keys() <= usual.keys()
-    return tuple({**usual, **other}.values())
+def record(**other: Any) -> AccessRecord:
+    usual = AccessRecord(
+        at=time.monotonic(), request_id=b"00ff", key_id="0123456789ab", client="127.0.0.1", method=b"POST",
+        path=b"/v1/chat/completions", endpoint="/v1/chat/completions", model="m", engine="e", status=200, bytes_in=12,
+        bytes_out=345, prompt_tokens=7, completion_tokens=16, ttft_s=0.001234, duration_s=0.5, stream=True, outcome="ok",
+    )  # fmt: skip
+    return replace(usual, **other)
 
 
 @pytest.mark.parametrize(
     "other",
     [
         {},
-        {"prompt": -1, "completion": -1, "ttft": -1.0, "streamed": False, "key_id": "", "model": "", "engine": ""},
-        {"completion": -1},
-        {"queued": 0.0123456, "estimated": True},
-        {"queued": 0.0, "error": "queue_timeout", "detail": "no room"},
-        {"prompt": -1},
-        {"cached": 0, "reasoning": 12},
-        {"cached": 5, "estimated": True},
-        {"ttft": -1.0},
+        {"prompt_tokens": -1, "completion_tokens": -1, "ttft_s": -1.0, "stream": False},
+        {"key_id": "", "model": "", "engine": ""},
+        {"completion_tokens": -1},
+        {"queued_s": 0.0123456, "estimated": True},
+        {"queued_s": 0.0, "error": "queue_timeout", "detail": "no room"},
+        {"prompt_tokens": -1},
+        {"cached_tokens": 0, "reasoning_tokens": 12},
+        {"cached_tokens": 5, "estimated": True},
+        {"ttft_s": -1.0},
         {"error": "bad_gateway", "detail": NASTY, "status": 502, "outcome": "error"},
         {"model": NASTY, "path": NASTY.encode(), "method": b"GE\xff", "client": NASTY},
         {"path": b"/" + b"x" * 5000, "detail": "y" * 5000},

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastgw import Gateway
 from fastgw.config import load
+from fastgw.exchange.record import AccessRecord
 from tests.support.client import RawClient, RawResponse
 from tests.support.gateway import Events, Running
 
@@ -21,7 +21,7 @@ async def under(environ: Mapping[str, str], **flags: str) -> AsyncIterator[Runni
     """The gateway that these variables describe, on a free port of loopback."""
     config = load({"host": "127.0.0.1", "port": "0", "drain_timeout_s": "0.5", **flags}, environ, "/nowhere")
     events = Events()
-    records: list[tuple[Any, ...]] = []
+    records: list[AccessRecord] = []
     gateway = Gateway(config, log=events, access=records)
     async with gateway:
         yield Running(gateway, events, records)

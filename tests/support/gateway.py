@@ -13,17 +13,14 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+from msgspec.structs import asdict
+
 from fastgw import Config, EngineConfig, Gateway
+from fastgw.exchange.record import AccessRecord
 from tests.support.client import RawClient
 
 TURNS_S = 0.003
 """What takes a few turns of the loop is not looked for every few milliseconds: thousands of tests begin and end with it."""
-
-RECORD_NAMES = (
-    "at", "request_id", "key_id", "client", "method", "path", "endpoint", "model", "engine", "status", "bytes_in", "bytes_out",
-    "prompt_tokens", "completion_tokens", "ttft_s", "duration_s", "stream", "outcome", "error", "detail",
-    "queued_s", "estimated", "cached_tokens", "reasoning_tokens",
-)  # fmt: skip
 
 
 class Events:
@@ -57,7 +54,7 @@ class Running:
 
     gateway: Gateway
     events: Events
-    raw_records: list[tuple[Any, ...]] = field(default_factory=list)
+    raw_records: list[AccessRecord] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -74,7 +71,7 @@ class Running:
     @property
     def records(self) -> list[dict[str, Any]]:
         """Access records by name, in the order in which exchanges ended."""
-        return [dict(zip(RECORD_NAMES, record, strict=True)) for record in self.raw_records]
+        return [asdict(record) for record in self.raw_records]
 
     async def client(self) -> RawClient:
         return await RawClient.connect("127.0.0.1", self.port)
@@ -102,7 +99,7 @@ async def running(
     settings.setdefault("allowed_hosts", ["*"])  # what is sent by hand names all kinds of hosts
     config = Config(engines=[EngineConfig(url=one) if isinstance(one, str) else one for one in engines], port=0, **settings)
     events = Events()
-    records: list[tuple[Any, ...]] = []
+    records: list[AccessRecord] = []
     gateway = Gateway(config, log=events, access=records)
     await gateway.start()
     try:
