@@ -207,9 +207,8 @@ def _parser(command: str, description: str, epilog: str = "") -> argparse.Argume
 
 def _help(command: str, description: str) -> str:
     """The help of a command that takes the settings, with a flag for each row of the table."""
-    from fastgw.config.check import default_text, range_text
-    from fastgw.config.settings import DEFAULTS
-    from fastgw.config.table import SECTIONS, TABLE
+    from fastgw.config.row import default_text, range_text
+    from fastgw.config.table import DEFAULTS, SECTIONS, TABLE
 
     parser = _parser(command, description, _SERVE_EXAMPLES.replace("fastgw serve", f"fastgw {command}"))
     parser.add_argument("--config", metavar="FILE", help="a TOML file (also FASTGW_CONFIG)")

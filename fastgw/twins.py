@@ -13,12 +13,13 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, SourceFileLoader
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 if TYPE_CHECKING:
     from pathlib import Path  # imported where it is used: four milliseconds of every start
 
-MODES: Final = ("auto", "0", "1")
+Mode = Literal["auto", "0", "1"]
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
 MODULES: Final = (
     "accel.bodies",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fastgw.config.address import EngineAddress, parse_engine_url
+from fastgw.config.entries import EngineConfig, RouteConfig
 from fastgw.config.load import Loaded, load, load_with_origins, read_one
 from fastgw.config.problems import ConfigError, ConfigErrors
-from fastgw.config.settings import Config, EngineConfig, RouteConfig
+from fastgw.config.settings import Config
 
 __all__ = [
     "Config",

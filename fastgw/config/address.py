@@ -15,8 +15,9 @@ import msgspec
 MAX_UNIX_PATH_BYTES: Final = 107
 
 _HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})?\Z")
-_IPV6: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}\Z")
-_BASE: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*\Z")
+# (Compiled by who needs them: half a millisecond of every start.)
+_IPV6: Final = r"[0-9A-Fa-f:.]{2,45}"
+_BASE: Final = r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+"
 
 
 class EngineAddress(msgspec.Struct, frozen=True):
@@ -63,7 +64,7 @@ def parse_host(text: str) -> str:
         if ":" not in text:
             raise ValueError("only an IPv6 address goes into brackets")
     if ":" in text:
-        if _IPV6.match(text):
+        if re.fullmatch(_IPV6, text):
             import ipaddress  # 3 ms that only an IPv6 literal pays
 
             try:
@@ -122,7 +123,7 @@ def parse_engine_url(text: str) -> EngineAddress:
     if ":" in host and not host.startswith("["):
         raise ValueError("an IPv6 address goes into brackets: http://[::1]:8000")
     base = (slash + tail).rstrip("/").removesuffix("/v1")
-    if not _BASE.match(base) or any(part in {".", ".."} for part in base.split("/")):
+    if base and (not re.fullmatch(_BASE, base) or any(part in {".", ".."} for part in base.split("/"))):
         raise ValueError("the URL's path must be plain: letters, digits and -._~ between single slashes")
     return EngineAddress(host=parse_host(host), port=port, base=base)
 

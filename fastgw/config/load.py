@@ -14,10 +14,12 @@ from typing import Any, Final
 import msgspec
 
 from fastgw.config.check import duplicate_engines
+from fastgw.config.entries import EngineConfig
 from fastgw.config.problems import ConfigError, ConfigErrors
-from fastgw.config.settings import DEFAULTS, Config, EngineConfig
+from fastgw.config.profiles import PROFILE_DEFAULTS, PROFILE_ENGINES
+from fastgw.config.settings import Config
 from fastgw.config.sources import Source, Value
-from fastgw.config.table import BY_NAME, PROFILE_DEFAULTS, PROFILE_ENGINES
+from fastgw.config.table import BY_NAME, DEFAULTS
 from fastgw.config.variables import read_dotenv, read_text, read_variables
 
 DOTENV: Final = os.path.join("config", ".env")
@@ -110,12 +112,12 @@ def _merge(sources: Sequence[Source]) -> Loaded:
     chosen: dict[str, Value] = {}
     for source in sources:
         chosen.update(source.values)
-    profile = str(chosen["compat"].value) if "compat" in chosen else ""
+    profile: Any = chosen["compat"].value if "compat" in chosen else ""
     values: dict[str, Any] = dict(PROFILE_DEFAULTS[profile])
     values.update((name, value.value) for name, value in chosen.items())
     origins = {name: value.where for name, value in chosen.items()}
 
-    named: list[tuple[EngineConfig, str]] = [(EngineConfig(**entry), profile) for entry in PROFILE_ENGINES.get(profile, ())]  # type: ignore[arg-type]
+    named = [(EngineConfig(url=url, kind=kind), profile) for url, kind in PROFILE_ENGINES.get(profile, ())]
     for source in sources:
         named = named if source.engines is None else source.engines
     clashes = duplicate_engines([engine for engine, _ in named])

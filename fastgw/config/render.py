@@ -10,10 +10,11 @@ import textwrap
 from collections.abc import Iterator
 from typing import Final
 
-from fastgw.config.check import default_text, range_text
+from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS, EngineConfig
 from fastgw.config.load import Loaded
-from fastgw.config.settings import DEFAULTS, EngineConfig
-from fastgw.config.table import ENGINE_FIELDS, PROFILE_DEFAULTS, PROFILE_ENGINES, ROUTE_FIELDS, SECTIONS, TABLE, Setting
+from fastgw.config.profiles import PROFILE_DEFAULTS, PROFILE_ENGINES
+from fastgw.config.row import Setting, default_text, range_text
+from fastgw.config.table import DEFAULTS, SECTIONS, TABLE
 
 _INTRO: Final = """\
 # Configuration
@@ -100,14 +101,14 @@ def _type_text(row: Setting) -> str:
 
 def _engine_rows() -> Iterator[str]:
     defaults = dict(zip(EngineConfig.__struct_fields__[1:], EngineConfig.__struct_defaults__, strict=True))
-    for name, _, help_ in ENGINE_FIELDS:
-        shown = default_text(defaults.get(name, ""))
-        yield f"| `{name}` | {f'`{shown}`' if shown else ''} | {_cell(help_)} |"
+    for row in ENGINE_FIELDS:
+        shown = default_text(defaults.get(row.name, ""))
+        yield f"| `{row.name}` | {f'`{shown}`' if shown else ''} | {_cell(row.help)} |"
 
 
 def _route_rows() -> Iterator[str]:
-    for name, _, help_ in ROUTE_FIELDS:
-        yield f"| `{name}` | {_cell(help_)} |"
+    for row in ROUTE_FIELDS:
+        yield f"| `{row.name}` | {_cell(row.help)} |"
 
 
 def _setting_rows(section: str) -> Iterator[str]:
@@ -126,7 +127,7 @@ def _profile_rows() -> Iterator[str]:
     for profile, values in PROFILE_DEFAULTS.items():
         if profile:
             shown = [f"`{name} = {default_text(value)}`" for name, value in values.items()]
-            shown += [f"engine `{entry['url']}` of kind `{entry['kind']}`" for entry in PROFILE_ENGINES.get(profile, ())]
+            shown += [f"engine `{url}` of kind `{kind}`" for url, kind in PROFILE_ENGINES.get(profile, ())]
             yield f"| `{profile}` | {', '.join(shown)} |"
 
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
-from fastgw.config.check import value_problem, wanted
+from fastgw.config.entries import EngineConfig, RouteConfig
+from fastgw.config.names import LOG_LEVELS, LogLevel, OnCapacity
 from fastgw.config.problems import ConfigError, ConfigErrors
-from fastgw.config.settings import EngineConfig, RouteConfig
-from fastgw.config.table import BY_NAME, LOG_LEVELS, Setting
+from fastgw.config.row import Setting, value_problem, wanted
+from fastgw.config.table import BY_NAME
 
 _MAX_FILE_BYTES: Final = 4 << 20
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
 _UNITS: Final = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
-LEVELS: Final = {"trace": "debug", "warn": "warning", "off": "critical", **{level: level for level in LOG_LEVELS}}
+LEVELS: Final[dict[str, LogLevel]] = {
+    "trace": "debug", "warn": "warning", "off": "critical", **{level: level for level in LOG_LEVELS},
+}  # fmt: skip
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -121,7 +124,7 @@ def _parse_routes(text: str) -> list[RouteConfig]:
                 RouteConfig(
                     model=model,
                     max_concurrent=int(limit or 0),
-                    on_capacity=on_capacity,
+                    on_capacity=cast(OnCapacity, on_capacity),  # (checked in there)
                     fallback=[name.strip() for name in fallback.split(",") if name.strip()],
                     timeout_s=float(timeout or 0),
                 )

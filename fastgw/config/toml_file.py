@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS, RouteConfig
 from fastgw.config.problems import ConfigErrors
-from fastgw.config.settings import RouteConfig
+from fastgw.config.row import Setting
 from fastgw.config.sources import Source, level, parse_text, read_file, suggest
-from fastgw.config.table import BY_NAME, ENGINE_FIELDS, ROUTE_FIELDS, Setting
+from fastgw.config.table import BY_NAME
 
 
 def read_toml(path: str) -> Source:
@@ -73,7 +74,7 @@ def _toml_engines(source: Source, value: object, at: Callable[[str, str], str]) 
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         source.fail(at("", "engines"), "engines", "must be written as [[engines]] tables")
         return
-    known = [name for name, _, _ in ENGINE_FIELDS]
+    known = [row.name for row in ENGINE_FIELDS]
     for index, entry in enumerate(value):
         table = f"engines[{index}]"
         source.engines = source.engines or []
@@ -93,7 +94,7 @@ def _toml_routes(source: Source, value: object, at: Callable[[str, str], str]) -
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         source.fail(at("", "routes"), "routes", "must be written as [[routes]] tables")
         return
-    known = [name for name, _, _ in ROUTE_FIELDS]
+    known = [row.name for row in ROUTE_FIELDS]
     routes = []
     for index, entry in enumerate(value):
         table = f"routes[{index}]"

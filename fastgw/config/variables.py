@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from fastgw.config.row import Setting
 from fastgw.config.sources import LEVELS, Source, parse_text, read_file, suggest
-from fastgw.config.table import TABLE, Setting
+from fastgw.config.table import TABLE
 
 # Kubernetes sets these for a service that is called fastgw (or gateway): they are nobody's settings.
 _SERVICE_LINK: Final = re.compile(

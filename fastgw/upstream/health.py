@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from fastgw.config import Config
+from fastgw.config.names import EngineKind
 from fastgw.errors import described
 from fastgw.limits.breaker import OPEN
 from fastgw.net.clock import monotonic
@@ -27,7 +28,9 @@ from fastgw.upstream.target import Engine
 MAX_PROBE_BYTES: Final = 1 << 20
 RESOLVE_EVERY_S: Final = 30.0
 # How an engine's own list of models tells its kind.
-OWNERS: Final = ((b'"owned_by":"vllm"', "vllm"), (b'"owned_by":"llamacpp"', "llamacpp"), (b'"owned_by":"sglang"', "sglang"))
+OWNERS: Final[tuple[tuple[bytes, EngineKind], ...]] = (
+    (b'"owned_by":"vllm"', "vllm"), (b'"owned_by":"llamacpp"', "llamacpp"), (b'"owned_by":"sglang"', "sglang"),
+)  # fmt: skip
 
 
 class Health:

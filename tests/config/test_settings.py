@@ -4,42 +4,48 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import msgspec
 import pytest
 
 from fastgw.config import Config, EngineConfig, RouteConfig, load
+from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS
+from fastgw.config.names import PROFILES
+from fastgw.config.profiles import PROFILE_DEFAULTS, PROFILE_ENGINES
 from fastgw.config.render import errors_markdown, markdown
-from fastgw.config.table import BY_NAME, ENGINE_FIELDS, PROFILE_DEFAULTS, PROFILES, ROUTE_FIELDS, TABLE
+from fastgw.config.row import value_problem
+from fastgw.config.table import BY_NAME, DEFAULTS, TABLE
 from fastgw.control.admin_keys import KEY_NOT_FOUND, STORE_UNAVAILABLE
-from fastgw.errors import KINDS
+from fastgw.errors import KINDS, PROFILE_KINDS
 from tests.config.test_load import write
 
 REPO = Path(__file__).parents[2]
-KIND_OF = {
-    str: {"text", "choice"}, int: {"int"}, int | None: {"auto_int"}, float: {"float"},
-    bool: {"bool"}, bool | None: {"auto_bool"},
-}  # fmt: skip
 
 
 def test_the_table_has_a_row_for_each_field_and_no_other() -> None:
     # The digests are what api_keys becomes, the warnings what reading finds: neither is anybody's setting.
     assert {row.name for row in TABLE} == set(Config.__struct_fields__) - {"api_key_digests", "warnings"}
     assert len(TABLE) == len(BY_NAME)
-    assert [name for name, _, _ in ENGINE_FIELDS] == list(EngineConfig.__struct_fields__)
-    assert [name for name, _, _ in ROUTE_FIELDS] == list(RouteConfig.__struct_fields__)
+    assert [row.name for row in ENGINE_FIELDS] == list(EngineConfig.__struct_fields__)
+    assert [row.name for row in ROUTE_FIELDS] == list(RouteConfig.__struct_fields__)
 
 
-def test_the_table_says_the_types_of_the_fields() -> None:
+def test_rows_are_whole() -> None:
     hints = get_type_hints(Config)
     for row in TABLE:
-        assert row.kind in KIND_OF.get(hints[row.name], {"list", "keys", "engines", "routes"}), row.name
         assert row.help, row.name
+        assert row.section, row.name
         assert (row.kind == "choice") == bool(row.choices), row.name
+        assert row.choices == (get_args(hints[row.name]) if row.kind == "choice" else ()), row.name
         assert (row.kind == "auto_int") == bool(row.auto), row.name
         assert row.kind not in {"int", "auto_int", "float"} or row.maximum is not None, f"{row.name} has no bound"
         assert not row.name.endswith("_s") or row.kind == "float", row.name
+    assert not [row.name for row in (*ENGINE_FIELDS, *ROUTE_FIELDS) if not row.help]
+
+
+def test_every_default_is_a_value_of_its_setting() -> None:
+    assert [row.name for row in TABLE if value_problem(row, DEFAULTS[row.name])] == []
 
 
 def test_no_variable_and_no_flag_means_two_settings() -> None:
@@ -63,7 +69,7 @@ def test_every_variable_of_the_five_gateways_is_understood() -> None:
 
 
 def test_profile_defaults_are_settings() -> None:
-    assert set(PROFILE_DEFAULTS) == {"", *PROFILES}
+    assert set(PROFILE_DEFAULTS) == {"", *PROFILES} >= set(PROFILE_ENGINES) | set(PROFILE_KINDS)
     for profile in PROFILES:
         assert set(PROFILE_DEFAULTS[profile]) <= set(BY_NAME)
         assert load({}, {"FASTGW_COMPAT": profile}, "/nowhere").compat == profile

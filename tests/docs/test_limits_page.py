@@ -20,7 +20,8 @@ import pytest
 from fastgw.accel.figures import MEMBERS
 from fastgw.accel.members import BOUNDS, PROMPTS
 from fastgw.config import load
-from fastgw.config.table import ENGINE_FIELDS, ROUTE_FIELDS, TABLE
+from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS
+from fastgw.config.table import TABLE
 from fastgw.errors import KINDS
 from tests.support.ports import closed_port
 
@@ -164,7 +165,7 @@ def test_files_of_the_page_are_valid(page: str, tmp_path: Path) -> None:
 def test_settings_and_errors_that_are_named_exist(page: str) -> None:
     """A name with an underscore between backticks is a setting, an error's code, or one of the page's own words."""
     named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGES[page]))
-    known = {row.name for row in TABLE} | {name for name, _, _ in (*ENGINE_FIELDS, *ROUTE_FIELDS)}
+    known = {row.name for row in (*TABLE, *ENGINE_FIELDS, *ROUTE_FIELDS)}
     known |= {kind.code for kind in KINDS.values()}
     fields = {
         "limits.md": {"finish_reason", "max_completion_tokens", "max_output_tokens", "max_tokens", "queued_ms", "bytes_in",

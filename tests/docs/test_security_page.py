@@ -48,7 +48,7 @@ NO_LIMITS = {
         "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST", "limits.slots.STALE_S", "limits.slots.NOISE_S",
     ),
 }  # fmt: skip
-ALSO = {"config.check.MIN_ADMIN_KEY", "control.server.FAILURES"}  # limits by another kind of name
+ALSO = {"config.grammar.MIN_ADMIN_KEY", "control.server.FAILURES"}  # limits by another kind of name
 
 
 def shown(name: str, value: float) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.config.table import PROFILES, TABLE
+from fastgw.config.names import PROFILES
+from fastgw.config.table import TABLE
 
 REPO = Path(__file__).parents[2]
 PAGE = REPO / "docs/compatibility.md"

@@ -1,0 +1,135 @@
+"""One engine and one route, as configuration files and embedding programs write them.
+
+Owns: :class:`EngineConfig` and :class:`RouteConfig` with a row for each field, and what must hold within one of them.
+Invariant: one that exists is valid, and no ``repr`` shows a secret.
+"""
+
+# (No annotations from the future here: rows stand in them, and are read when the module is loaded.)
+# fmt: off
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from fastgw.config.address import EngineAddress, parse_engine_url
+from fastgw.config.grammar import engine_key, engine_url, target
+from fastgw.config.names import ENGINE_KINDS, ON_CAPACITY, EngineKind, OnCapacity
+from fastgw.config.problems import ConfigError, ConfigErrors
+from fastgw.config.row import Setting, row, rows_of, seconds, shown, text_problem, type_problem, within
+
+MAX_FALLBACKS: Final = 8
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One engine. Raises :class:`ConfigErrors` when a field is out of its range."""
+
+    url: Annotated[str, row("http://host:port[/base] or unix:/path; a trailing /v1 is dropped", check=engine_url)]
+    name: Annotated[str, row("what logs and metrics call it; from the URL when empty")] = ""
+    kind: Annotated[EngineKind, row(
+        f"{', '.join(ENGINE_KINDS[:-1])} or {ENGINE_KINDS[-1]}: which health paths and quirks to expect",
+    )] = "auto"
+    api_key: Annotated[str, row("the key sent to it; vllm_api_key when empty", check=engine_key, secret=True)] = ""
+    models: Annotated[Sequence[str], row("the models that clients reach here; asked of the engine when empty")] = ()
+    served_name: Annotated[str, row("the model name that this engine knows, where it differs from what clients say")] = ""
+    weight: Annotated[int, within(1, 1000, "its share under round_robin, 1 to 1000")] = 1
+    health_path: Annotated[str, row("the only path to probe; the kind's own ones when empty", check=target)] = ""
+    warm_connections: Annotated[int, within(-1, 1024, "-1 = as the gateway's warm_connections")] = -1
+    max_connections: Annotated[int, within(0, 65535, "0 = engine_max_connections")] = 0
+    max_concurrent: Annotated[int, within(0, 1_000_000,
+        "requests under way at it at most; 0 = engine_max_concurrent",
+    )] = 0
+    cancel: Annotated[bool, row(
+        "whether closing its connection stops a generation; turn off for engines that a cancel harms",
+    )] = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.models, str):
+            force_setattr(self, "models", tuple(self.models))
+        found = _engine_problems(self)
+        if found:
+            raise ConfigErrors(ConfigError("EngineConfig", name, message) for name, message in found)
+        address = parse_engine_url(self.url)
+        force_setattr(self, "url", address.url)
+        if not self.name:
+            force_setattr(self, "name", address.label)
+
+    @property
+    def address(self) -> EngineAddress:
+        return parse_engine_url(self.url)
+
+    def __repr__(self) -> str:
+        return shown(self, _SECRETS)
+
+    def __rich_repr__(self) -> Any:
+        yield repr(self)
+
+
+class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What holds for one model. Raises :class:`ConfigErrors` when a field is out of its range."""
+
+    model: Annotated[str, row("the model that clients ask for")]
+    max_concurrent: Annotated[int, within(0, 1_000_000,
+        "requests for it under way at most; 0 = no limit of its own",
+    )] = 0
+    on_capacity: Annotated[OnCapacity | Literal[""], row(
+        f"{', '.join(ON_CAPACITY[:-1])} or {ON_CAPACITY[-1]}; the gateway's on_capacity when empty", kind="choice",
+    )] = ""
+    fallback: Annotated[Sequence[str], row("models to send its requests to, in this order, when it has no room")] = ()
+    timeout_s: Annotated[float, seconds("time for a whole exchange; 0 = request_timeout_s", low=0)] = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.fallback, str):
+            force_setattr(self, "fallback", tuple(self.fallback))
+        found = _route_problems(self)
+        if found:
+            raise ConfigErrors(ConfigError("RouteConfig", name, message) for name, message in found)
+
+
+ENGINE_FIELDS: Final[tuple[Setting, ...]] = rows_of(EngineConfig)
+ROUTE_FIELDS: Final[tuple[Setting, ...]] = rows_of(RouteConfig)
+_SECRETS: Final = frozenset(one.name for one in ENGINE_FIELDS if one.secret)
+
+
+def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
+    found = []
+    for one in ENGINE_FIELDS:
+        if one.name == "models":
+            if isinstance(engine.models, str) or not all(isinstance(model, str) and model.strip() for model in engine.models):
+                found.append(("models", "must be a list of names"))
+        elif problem := type_problem(one, getattr(engine, one.name)):
+            found.append((one.name, problem))
+    if found:
+        return found
+    for one in ENGINE_FIELDS:
+        value = getattr(engine, one.name)
+        if one.check is not None:
+            found += [(one.name, problem) for problem in one.check(value)]
+        elif isinstance(value, str) and (problem := text_problem(one, value)):
+            found.append((one.name, problem))
+    if 0 < engine.max_connections < engine.warm_connections:
+        found.append(("warm_connections", "is more than max_connections"))
+    return found
+
+
+def _route_problems(route: RouteConfig) -> list[tuple[str, str]]:
+    found = [
+        (one.name, problem)
+        for one in ROUTE_FIELDS
+        if one.kind in {"int", "float"} and (problem := type_problem(one, getattr(route, one.name)))
+    ]
+    if not isinstance(route.model, str) or not route.model.strip():
+        found.append(("model", "must be a name"))
+    if route.on_capacity not in ("", *ON_CAPACITY):
+        found.append(("on_capacity", "must be one of " + ", ".join(ON_CAPACITY)))
+    fallback = route.fallback
+    if isinstance(fallback, str) or not all(isinstance(model, str) and model.strip() for model in fallback):
+        found.append(("fallback", "must be a list of names"))
+    elif len(fallback) > MAX_FALLBACKS:
+        found.append(("fallback", f"holds more than {MAX_FALLBACKS} models"))
+    elif route.model in fallback:
+        found.append(("fallback", "names the route's own model"))
+    elif route.on_capacity == "fallback" and not fallback:
+        found.append(("fallback", "must name a model, since on_capacity is fallback"))
+    return found

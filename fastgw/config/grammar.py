@@ -1,0 +1,124 @@
+"""What one text of the configuration must look like: keys, paths, origins, hosts, networks, addresses.
+
+Owns: the grammars of single values, as checks that rows of the table carry: each takes a value of the right type and tells
+what is wrong with it, one sentence a mistake. Must never: look at a second setting, or put a secret into a sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from fastgw.config.address import MAX_UNIX_PATH_BYTES, parse_engine_url, parse_host, parse_host_port
+
+MIN_ADMIN_KEY: Final = 16  # characters; shorter ones can be guessed at, and this one makes keys
+RETRY_STATUSES: Final = ("429", "500", "502", "503", "504")
+
+# A key must be able to travel in an Authorization field; see RFC 6750 section 2.1, taken a little wider.
+KEY: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
+# (Those below are compiled by who needs them: half a millisecond of every start.)
+_PATH: Final = r"/v1(?:/[A-Za-z0-9._~-]+)+(?:/\*)?"
+_TARGET: Final = r"/[A-Za-z0-9._~!$&'()*+,;=:@/%?-]*"
+_ORIGIN: Final = r"(?i:https?)://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_HOST_ENTRY: Final = r"\*|(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?"
+
+
+def engine_url(text: str) -> list[str]:
+    try:
+        parse_engine_url(text)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def address(host: str) -> list[str]:
+    try:
+        parse_host(host)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def host_port(text: str) -> list[str]:
+    if not text:
+        return []
+    try:
+        parse_host_port(text.removesuffix(":0") + ":1" if text.endswith(":0") else text)  # 0 = a free port
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def socket_path(path: str) -> list[str]:
+    long = len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES
+    return [f"the path is longer than {MAX_UNIX_PATH_BYTES} bytes"] if long else []
+
+
+def engine_key(key: str) -> list[str]:
+    return ["must be visible ASCII without blanks"] if key and not KEY.match(key) else []
+
+
+def admin_key(key: str) -> list[str]:
+    if 0 < len(key) < MIN_ADMIN_KEY and KEY.match(key):
+        return [f"must have {MIN_ADMIN_KEY} characters or more: whoever guesses it makes keys"]
+    return engine_key(key)
+
+
+def target(path: str) -> list[str]:
+    return ["must be a path that begins with /"] if path and not re.fullmatch(_TARGET, path) else []
+
+
+def paths(entries: Sequence[str]) -> list[str]:
+    return [
+        f"{path!r} must be /v1/name, or /v1/name/* for all below"
+        for path in entries
+        if not re.fullmatch(_PATH, path) or "/../" in path + "/" or "/./" in path + "/"
+    ]
+
+
+def origins(entries: Sequence[str]) -> list[str]:
+    found = []
+    for origin in entries:
+        if origin != "*" and not re.fullmatch(_ORIGIN, origin):
+            found.append(f"{origin!r} must be * or scheme://host[:port]")
+        elif (sent := _as_browsers_send(origin)) != origin:
+            found.append(f"{origin!r} is never sent by a browser, which writes {sent!r}")
+    return found
+
+
+def hosts(entries: Sequence[str]) -> list[str]:
+    return [
+        f"{host!r} must be a host name without a port, *.name, or *" + _as_hosts_are_sent(host)
+        for host in entries
+        if not re.fullmatch(_HOST_ENTRY, host)
+    ]
+
+
+def networks(texts: Sequence[str]) -> list[str]:
+    if not texts:
+        return []
+    import ipaddress  # 3 ms that only those with proxies pay
+
+    found = []
+    for text in texts:
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            found.append(f"{text!r} is not an address or network such as 10.0.0.0/8")
+    return found
+
+
+def statuses(entries: Sequence[str]) -> list[str]:
+    return [f"{status!r} must be one of {', '.join(RETRY_STATUSES)}" for status in entries if status not in RETRY_STATUSES]
+
+
+def _as_browsers_send(origin: str) -> str:
+    """In lower case, and without the port that the scheme has in any case (RFC 6454 §6.2)."""
+    lower = origin.lower()
+    return lower.removesuffix(":80" if lower.startswith("http:") else ":443")
+
+
+def _as_hosts_are_sent(host: str) -> str:
+    return "" if host.isascii() else "; write it in punycode (xn--...), as it is sent"

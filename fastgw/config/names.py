@@ -1,0 +1,29 @@
+"""The words that settings, stored keys and the code agree on, each written once.
+
+Owns: a ``Literal`` for each choice, which mypy holds the code's own words against, and the tuple of its words. Must never:
+have a second list of the same words beside it; ``choices`` of a setting come from its type.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+Profile = Literal["", "minisgl", "llm-stack", "rakka", "simple-ai", "openai-llm-gateway"]
+EngineKind = Literal["auto", "openai", "vllm", "sglang", "tgi", "llamacpp", "ollama"]
+Policy = Literal["round_robin", "ordered"]
+OnExhausted = Literal["refuse", "cut"]
+OnCapacity = Literal["queue", "reject", "fallback"]
+QueueOrder = Literal["fifo", "adaptive"]
+SchedulerMode = Literal["off", "auto"]
+OnCorruptState = Literal["refuse", "set_aside"]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+LogFormat = Literal["auto", "json", "text"]
+Priority = Literal["high", "normal", "low"]  # the first served first
+
+PROFILES: Final[tuple[Profile, ...]] = tuple(name for name in get_args(Profile) if name)
+ENGINE_KINDS: Final[tuple[EngineKind, ...]] = get_args(EngineKind)
+POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
+ON_EXHAUSTED: Final[tuple[OnExhausted, ...]] = get_args(OnExhausted)
+ON_CAPACITY: Final[tuple[OnCapacity, ...]] = get_args(OnCapacity)
+LOG_LEVELS: Final[tuple[LogLevel, ...]] = get_args(LogLevel)
+PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
