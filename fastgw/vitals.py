@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from fastgw import __version__, twins
+from fastgw.config.names import PRIORITIES
 from fastgw.exchange.gateway import GatewayCore
-from fastgw.limits.key import PRIORITIES
 from fastgw.limits.meter import Meters
 from fastgw.policy.queue import Queue
 from fastgw.stats import Stats

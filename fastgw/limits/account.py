@@ -15,7 +15,8 @@ from heapq import heapify, heappop, heappush
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from fastgw.limits.key import PRIORITIES, KeyRecord
+from fastgw.config.names import PRIORITIES
+from fastgw.limits.key import KeyRecord
 from fastgw.limits.ledger import Ledger
 from fastgw.limits.meter import Meter
 

@@ -7,15 +7,12 @@ once, when it is made, and kept nowhere.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-PRIORITIES = ("high", "normal", "low")
-"""The classes of the queue, the first served first."""
-
-ON_EXHAUSTED = ("refuse", "cut")
+from fastgw.config.names import OnExhausted, Priority
 
 NUMBERS = {
     "requests_per_minute": 10**9,
@@ -49,8 +46,8 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_minute: Annotated[int, Meta(ge=0, le=NUMBERS["tokens_per_minute"])] | None = None
     daily_tokens: Annotated[int, Meta(ge=0, le=NUMBERS["daily_tokens"])] | None = None
     concurrency: Annotated[int, Meta(ge=0, le=NUMBERS["concurrency"])] | None = None
-    priority: Literal["high", "normal", "low"] | None = None
-    on_exhausted: Literal["refuse", "cut"] | None = None
+    priority: Priority | None = None
+    on_exhausted: OnExhausted | None = None
     models: _Texts = ()  # empty = all
     networks: _Texts = ()  # CIDR; empty = from anywhere
     previous_digest: bytes = b""

@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fastgw.config.names import PRIORITIES
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
-from fastgw.limits.key import PRIORITIES
 
 LIMITS: Final = ("ip", "requests", "tokens", "concurrency", "queue", "memory")
 ACTIONS: Final = ("refused", "cut")

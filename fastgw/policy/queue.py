@@ -20,6 +20,7 @@ from random import random
 from typing import Final
 
 from fastgw.config import Config, RouteConfig
+from fastgw.config.names import PRIORITIES
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
@@ -28,7 +29,6 @@ from fastgw.limits.account import Account
 from fastgw.limits.crowd import Crowd
 from fastgw.limits.drain import DrainRate
 from fastgw.limits.fairqueue import FairQueue, Waiter
-from fastgw.limits.key import PRIORITIES
 from fastgw.limits.meter import Meter
 from fastgw.net.clock import micros, monotonic
 from fastgw.net.timers import Timed

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
+from fastgw.config.names import ON_EXHAUSTED, PRIORITIES
 from fastgw.config.sources import suggest
-from fastgw.limits.key import NUMBERS, ON_EXHAUSTED, PRIORITIES
+from fastgw.limits.key import NUMBERS
 
 PREFIX: Final = "fgw_"
 MAX_TEXT: Final = 128

@@ -22,7 +22,8 @@ import pytest
 
 from fastgw import EngineConfig
 from fastgw.config import RouteConfig
-from fastgw.limits.key import PRIORITIES, KeyRecord
+from fastgw.config.names import PRIORITIES
+from fastgw.limits.key import KeyRecord
 from fastgw.policy.queue import Place, Queue
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
 from tests.native.test_stress import UPGRADE
