@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from fastgw.accel.lines import access_line, microseconds
+from fastgw.config.names import LogFormat, LogLevel
 from fastgw.exchange.endpoints import LOCAL
 from fastgw.exchange.record import AccessLog, AccessRecord, record_of, shown_model, shown_path
 from fastgw.exchange.state import ExchangeState
@@ -35,7 +36,8 @@ MAX_PENDING_BYTES: Final = 1 << 20  # kept beyond that, when the writer is stuck
 MAX_ESCAPED: Final = 4096
 MAX_TEXT: Final = 512  # characters of any one text from outside
 
-LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "off": 100}
+# (Nothing is logged as critical: as a threshold it is silence.)
+LEVELS: Final[dict[LogLevel, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -261,11 +263,11 @@ class LogWriter(AccessLog):
     """Takes events and access records from the loop, writes them from a thread. Also the loop's ``EventLog``."""
 
     def __init__(
-        self, fd: int, *, level: str = "info", json: bool = True, stats: Stats | None = None, flood_rate: int = 0
+        self, fd: int, *, level: LogLevel = "info", json: bool = True, stats: Stats | None = None, flood_rate: int = 0
     ) -> None:
         self._fd = fd
         self._flood = Flood(flood_rate)
-        self._level = LEVELS.get(level, 20)
+        self._level = LEVELS[level]
         self._json = json
         self._access = AccessJson()
         self._access.set_clock()
@@ -371,7 +373,7 @@ class LogWriter(AccessLog):
         self._lines = 0
         return True
 
-    def _event(self, level: str, message: str, fields: dict[str, object]) -> None:
+    def _event(self, level: LogLevel, message: str, fields: dict[str, object]) -> None:
         if LEVELS[level] < self._level or not self._passes(message):
             return
         line: dict[str, object] = {"timestamp": _stamp(time()), "level": level, "message": message}
@@ -424,7 +426,7 @@ class LogWriter(AccessLog):
             self._stats.access_dropped += lines
 
 
-def to_stderr(level: str, log_format: str, stats: Stats, flood_rate: int = 0) -> LogWriter:
+def to_stderr(level: LogLevel, log_format: LogFormat, stats: Stats, flood_rate: int = 0) -> LogWriter:
     """The log of ``fastgw serve``: JSON lines, or text when standard error is a terminal."""
     json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     return LogWriter(sys.stderr.fileno(), level=level, json=json, stats=stats, flood_rate=flood_rate)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from fastgw.config.names import LOG_LEVELS
 from fastgw.exchange.record import AccessRecord
 from fastgw.observe import logs
 from fastgw.observe.logs import AccessJson, LogWriter, access_fields, as_json, as_text
@@ -91,6 +92,18 @@ async def test_lines_arrive_in_order_and_all_of_them() -> None:
     assert lines[0]["message"] == "before the start"
     assert [line["bytes_in"] for line in lines[1:101]] == list(range(100))
     assert [line["message"] for line in lines[101:]] == ["at the end"]
+
+
+async def test_each_level_silences_those_below_it() -> None:
+    for place, level in enumerate(LOG_LEVELS):
+        reader, writer = os.pipe()
+        log = LogWriter(writer, level=level, json=True)
+        for name in LOG_LEVELS[:-1]:
+            getattr(log, name)("said")
+        log.close()
+        os.close(writer)
+        with os.fdopen(reader, "rb") as file:
+            assert [json.loads(line)["level"] for line in file] == list(LOG_LEVELS[place:-1])
 
 
 async def test_a_reader_that_stops_costs_records_and_neither_time_nor_memory() -> None:
