@@ -1,8 +1,9 @@
 """The gateway's numbers as Prometheus text: plain integers, read when somebody asks.
 
-Owns: the names, help texts and labels of all series. The hot path adds to integers and knows nothing of this; no library
-counts for it. Must never: make a label of anything that a client sends. Label sets are bounded by the configuration: names
-of engines, and words fixed here. Text format 0.0.4; names as https://prometheus.io/docs/practices/naming has them.
+Owns: how the counters become series, and the names, help texts and labels of all other series. The hot path adds to integers
+and knows nothing of this; no library counts for it. Must never: make a label of anything that a client sends. Label sets are
+bounded by the configuration: names of engines, and fixed words. Text format 0.0.4; names as
+https://prometheus.io/docs/practices/naming has them.
 
 Engines that share a name (one server under several lists of models) are one series: sums, and the worst state.
 """
@@ -17,43 +18,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from fastgw.config.names import PRIORITIES
+from fastgw.counters import COUNTERS
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
 
-LIMITS: Final = ("ip", "requests", "tokens", "concurrency", "queue", "memory")
-ACTIONS: Final = ("refused", "cut")
 _SEVERITY: Final = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
-
-# name, help, the field of Stats
-_COUNTERS: Final = (
-    ("gateway_requests_total", "Requests that have ended or are under way.", "exchanges_total"),
-    ("gateway_auth_failures_total", "Requests refused for want of a valid API key.", "auth_failures"),
-    ("gateway_queue_timeouts_total", "Requests that waited in the queue until their time was over.", "queue_timeouts"),
-    ("gateway_retries_total", "Requests sent again under the retry policy.", "retries_total"),
-    ("gateway_retries_refused_total", "Retries that the retry budget did not allow.", "retries_refused"),
-    ("gateway_replays_total", "Requests sent again because a kept connection was dead.", "replays_total"),
-    ("gateway_failovers_total", "Requests that went on to another engine.", "failovers_total"),
-    ("gateway_quarantined_total", "Requests barred because each engine that got them failed.", "quarantined"),
-    ("gateway_store_write_failures_total", "Batches of usage that failed to be written; they are repeated.", "store_failures"),
-    ("gateway_tokens_prompted_total", "Prompt tokens charged.", "tokens_prompted"),
-    ("gateway_tokens_generated_total", "Completion tokens charged.", "tokens_generated"),
-    ("gateway_tokens_cached_total", "Of the prompt tokens charged, those that the engine had at hand.", "tokens_cached"),
-    ("gateway_tokens_reasoning_total", "Of the completion tokens charged, those that nobody sees.", "tokens_reasoning"),
-    ("gateway_tokens_estimated_total", "Of the tokens charged, those that no engine counted.", "tokens_estimated"),
-    ("gateway_merged_requests_total", "Embedding requests that were answered from a shared call.", "merged_requests"),
-    ("gateway_merged_calls_total", "Calls that carried several embedding requests.", "merged_calls"),
-    ("gateway_client_disconnects_total", "Requests whose client left before their end.", "cancelled"),
-    ("gateway_connections_total", "Client connections accepted.", "connections_total"),
-    ("gateway_connections_refused_total", "Client connections refused over a cap.", "connections_refused"),
-    ("gateway_upstream_connections_total", "Connections opened to engines.", "dials_total"),
-    ("gateway_sent_bytes_total", "Bytes sent to clients.", "bytes_down"),
-    ("gateway_log_lines_dropped_total", "Log lines dropped because nobody took them.", "access_dropped"),
-)
-_GAUGES: Final = (
-    ("gateway_active_requests", "Requests under way, streams until their last byte.", "exchanges_open"),
-    ("gateway_body_bytes", "Bytes of request bodies that are held.", "body_bytes_open"),
-    ("gateway_connections_open", "Client connections open.", "connections_open"),
-    ("gateway_upstream_connections_open", "Connections to engines open.", "upstream_open"),
-)
 
 
 class BreakerView(Protocol):
@@ -165,8 +133,19 @@ _PER_ENGINE: Final[tuple[tuple[str, str, bool, Callable[[_Engine], int | None]],
 )
 
 
-def _counter(name: str, text: str, labels: tuple[str, ...] = ()) -> CounterMetricFamily:
-    return CounterMetricFamily(name, text, labels=labels)
+def _of_stats(counts: Mapping[str, int]) -> Iterator[Metric]:
+    """A metric for each counter, or one for all that share its name and differ by a label."""
+    shared: dict[str, CounterMetricFamily] = {}
+    for field, row in COUNTERS.items():
+        count = counts.get(field, 0)
+        if row.label:
+            if row.metric not in shared:
+                shared[row.metric] = CounterMetricFamily(row.metric, row.help, labels=(row.label,))
+            shared[row.metric].add_metric((row.value,), count)
+        elif row.metric:
+            make = GaugeMetricFamily if field.endswith("_open") else CounterMetricFamily
+            yield make(row.metric, row.help, value=count)
+    yield from shared.values()
 
 
 def _labelled(metric: CounterMetricFamily | GaugeMetricFamily, values: Iterable[tuple[str, int]]) -> Metric:
@@ -183,22 +162,10 @@ class GatewayCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         source = self._source
-        stats = source.stats.snapshot()
         yield InfoMetricFamily(
             "fastgw", "What runs.", value={"version": source.version, "native": "yes" if source.native else "no"}
         )
-        for name, text, field in _GAUGES:
-            yield GaugeMetricFamily(name, text, value=stats.get(field, 0))
-        for name, text, field in _COUNTERS:
-            yield CounterMetricFamily(name, text, value=stats.get(field, 0))
-        yield _labelled(
-            _counter("gateway_rate_limited_total", "Requests refused by a limit.", ("limit",)),
-            ((limit, stats.get(f"limited_{limit}", 0)) for limit in LIMITS),
-        )
-        yield _labelled(
-            _counter("gateway_quota_exceeded_total", "Requests refused, or streams cut, by a daily quota.", ("action",)),
-            ((action, stats.get(f"quota_{action}", 0)) for action in ACTIONS),
-        )
+        yield from _of_stats(source.stats.snapshot())
         yield from self._of_queue()
         yield GaugeMetricFamily("gateway_ip_meters", "Client addresses that are being metered.", value=source.ip_meters)
         yield GaugeMetricFamily(

@@ -28,7 +28,7 @@ LAYERS = (
     ("tasks",),
     ("limits",),
     ("accel", "stats", "config"),
-    ("errors",),
+    ("errors", "counters", "events"),
     ("twins",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,99 @@
+"""What a gateway counts: each counter is written once, here, as one annotated field.
+
+Owns: the counters' names, and the metric that each is shown as. ``stats.Stats`` has one integer for each, to which the hot
+path adds; its compiled twin lists the names once more, for C, and a test holds the lists together. Must never: make a label
+of anything that a client sends. Names as https://prometheus.io/docs/practices/naming has them.
+"""
+
+# (No annotations from the future here: rows stand in them, and are read when the module is loaded.)
+# fmt: off
+
+from typing import Annotated, Final
+
+import msgspec
+
+
+class Counter(msgspec.Struct, frozen=True):
+    """How a counter is shown: the metric's name and help, and a label where several counters share one metric.
+
+    What ends in ``_open`` is a gauge: it goes down again, to 0 when a gateway has stopped.
+    """
+
+    metric: str
+    help: str
+    label: str = ""
+    value: str = ""
+
+
+def _limited(value: str) -> Counter:
+    return Counter("gateway_rate_limited_total", "Requests refused by a limit.", "limit", value)
+
+
+def _quota(value: str) -> Counter:
+    return Counter("gateway_quota_exceeded_total", "Requests refused, or streams cut, by a daily quota.", "action", value)
+
+
+UNTOLD: Final = Counter("", "")
+"""For tests and programs that embed a gateway: no metric."""
+
+
+class Counters:
+    """The counters, in the order in which metrics show them."""
+
+    __slots__ = ()
+
+    exchanges_open: Annotated[int, Counter("gateway_active_requests", "Requests under way, streams until their last byte.")]
+    body_bytes_open: Annotated[int, Counter("gateway_body_bytes", "Bytes of request bodies that are held.")]
+    connections_open: Annotated[int, Counter("gateway_connections_open", "Client connections open.")]
+    upstream_open: Annotated[int, Counter("gateway_upstream_connections_open", "Connections to engines open.")]
+    queue_waiting_open: Annotated[int, UNTOLD]  # (gateway_queue_waiting tells it by priority)
+    exchanges_total: Annotated[int, Counter("gateway_requests_total", "Requests that have ended or are under way.")]
+    auth_failures: Annotated[int, Counter("gateway_auth_failures_total", "Requests refused for want of a valid API key.")]
+    queue_timeouts: Annotated[int, Counter(
+        "gateway_queue_timeouts_total", "Requests that waited in the queue until their time was over.")]
+    retries_total: Annotated[int, Counter("gateway_retries_total", "Requests sent again under the retry policy.")]
+    retries_refused: Annotated[int, Counter(
+        "gateway_retries_refused_total", "Retries that the retry budget did not allow.")]
+    replays_total: Annotated[int, Counter(
+        "gateway_replays_total", "Requests sent again because a kept connection was dead.")]
+    failovers_total: Annotated[int, Counter("gateway_failovers_total", "Requests that went on to another engine.")]
+    quarantined: Annotated[int, Counter(
+        "gateway_quarantined_total", "Requests barred because each engine that got them failed.")]
+    store_failures: Annotated[int, Counter(
+        "gateway_store_write_failures_total", "Batches of usage that failed to be written; they are repeated.")]
+    tokens_prompted: Annotated[int, Counter("gateway_tokens_prompted_total", "Prompt tokens charged.")]
+    tokens_generated: Annotated[int, Counter("gateway_tokens_generated_total", "Completion tokens charged.")]
+    tokens_cached: Annotated[int, Counter(
+        "gateway_tokens_cached_total", "Of the prompt tokens charged, those that the engine had at hand.")]
+    tokens_reasoning: Annotated[int, Counter(
+        "gateway_tokens_reasoning_total", "Of the completion tokens charged, those that nobody sees.")]
+    tokens_estimated: Annotated[int, Counter(
+        "gateway_tokens_estimated_total", "Of the tokens charged, those that no engine counted.")]
+    merged_requests: Annotated[int, Counter(
+        "gateway_merged_requests_total", "Embedding requests that were answered from a shared call.")]
+    merged_calls: Annotated[int, Counter("gateway_merged_calls_total", "Calls that carried several embedding requests.")]
+    cancelled: Annotated[int, Counter("gateway_client_disconnects_total", "Requests whose client left before their end.")]
+    connections_total: Annotated[int, Counter("gateway_connections_total", "Client connections accepted.")]
+    connections_refused: Annotated[int, Counter(
+        "gateway_connections_refused_total", "Client connections refused over a cap.")]
+    dials_total: Annotated[int, Counter("gateway_upstream_connections_total", "Connections opened to engines.")]
+    bytes_down: Annotated[int, Counter("gateway_sent_bytes_total", "Bytes sent to clients.")]
+    access_dropped: Annotated[int, Counter(
+        "gateway_log_lines_dropped_total", "Log lines dropped because nobody took them.")]
+    limited_ip: Annotated[int, _limited("ip")]
+    limited_requests: Annotated[int, _limited("requests")]
+    limited_tokens: Annotated[int, _limited("tokens")]
+    limited_concurrency: Annotated[int, _limited("concurrency")]
+    limited_queue: Annotated[int, _limited("queue")]
+    limited_memory: Annotated[int, _limited("memory")]
+    quota_refused: Annotated[int, _quota("refused")]
+    quota_cut: Annotated[int, _quota("cut")]
+    events_total: Annotated[int, UNTOLD]
+    refused_total: Annotated[int, UNTOLD]
+    stalled: Annotated[int, UNTOLD]
+    truncations_total: Annotated[int, UNTOLD]  # (gateway_upstream_truncations_total tells it by engine)
+
+
+COUNTERS: Final[dict[str, Counter]] = {
+    name: declared.__metadata__[0] for name, declared in Counters.__annotations__.items()
+}

@@ -1,0 +1,26 @@
+"""Where rare events go: the protocol of the event log, which ``observe`` implements and ``app`` injects.
+
+Must never: be told a key or a prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class EventLog(Protocol):
+    """Where rare events go. ``fields`` must hold no key and no prompt."""
+
+    def debug(self, message: str, **fields: object) -> None: ...
+    def info(self, message: str, **fields: object) -> None: ...
+    def warning(self, message: str, **fields: object) -> None: ...
+    def error(self, message: str, **fields: object) -> None: ...
+
+
+class NullLog:
+    """An event log that keeps nothing; for embedding without logs, and for tests of single classes."""
+
+    def debug(self, message: str, **fields: object) -> None: ...
+    def info(self, message: str, **fields: object) -> None: ...
+    def warning(self, message: str, **fields: object) -> None: ...
+    def error(self, message: str, **fields: object) -> None: ...
