@@ -6,7 +6,7 @@
 
     python native/build.py --force         although it is up to date
 
-``native/`` mirrors ``fastgw/``: ``native/net/stream.pxd`` types ``fastgw/net/stream.py``, ``native/accel/heads.pyx``
+``native/`` mirrors ``fastgw/``: ``native/net/wire.pxd`` types ``fastgw/net/wire.py``, ``native/accel/heads.pyx``
 replaces ``fastgw/accel/heads.py``. Cython wants both in one place, so they are laid out in ``build/native`` first.
 ``FASTGW_BUILD_NATIVE`` says what an installation does: ``auto`` (build where a compiler is, go on without where not),
 ``0`` (do not build), ``1`` (fail when it cannot be built). Run as a program, this file takes ``1`` for the default. All

@@ -9,7 +9,7 @@ however many of them came in one read. So a connection that floods waits for all
 requests are refused time and again is closed: who floods with wrong keys pays for a new connection now and then.
 
 Its deadline is that of what it waits for: a head, a body, the next request, a client that takes what is written. The limit of
-the whole exchange is its stream's (``net/h1_client.py``), which also knows what an answer looks like.
+the whole exchange, and what an answer looks like, is its stream's (``net/h1_client.py``).
 """
 
 from __future__ import annotations
@@ -317,8 +317,7 @@ class H1Connection(Host):
                 self._take_turn(data)
             except Exception as error:
                 self.service.crashed(stream, error)
-        waits = self.state is HEAD and self.wire.queued_bytes != 0
-        if len(self.surplus) < SURPLUS_BYTES and self.state is not CLOSED and not waits:
+        if len(self.surplus) < SURPLUS_BYTES and not (self.state is HEAD and self.wire.queued_bytes):
             self.resume()
 
     def ended(self, keep_alive: bool) -> None:
