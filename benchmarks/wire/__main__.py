@@ -1,6 +1,7 @@
 """``python -m benchmarks.wire``: every proxy in turn in each round, on one engine, then the table.
 
-Exit status: 0 measured; 1 a proxy failed or gave bad answers (the table still comes); 2 it could not begin.
+Exit status: 0 measured; 1 a proxy failed or gave bad answers (the table still comes), or a ratio is above ``--most``; 2 it
+could not begin.
 """
 
 from __future__ import annotations
@@ -16,12 +17,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.wire import chart, machine, page, peers, process, report, tools
+from benchmarks.wire import against, chart, checkout, machine, page, peers, process, report, tools
 from benchmarks.wire.measure import Failed, Figures, Plan, measure
 from benchmarks.wire.proxies import Proxy
 
 RESULTS = Path(__file__).parents[1] / "results"
 _MILLION = 1_000_000
+_ROUNDS, _ROUNDS_AGAINST = 3, 10
+_EXAMPLE = """\
+What a change costs, beside what was there before it, and nginx (three minutes, and the first time those of a build):
+
+  python -m benchmarks.wire --against main
+  python -m benchmarks.wire --against HEAD~1 --only fastgw,fastgw-limits --rounds 20 --most 1.02
+  make bench ARGS="--against v0.1.0 --seconds 1.5"
+"""
 
 
 class UnknownProxy(Exception):
@@ -42,10 +51,22 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _ratio(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("a ratio above 0, for instance 1.02")
+    return value
+
+
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m benchmarks.wire", description="What fastgw and its peers cost on the wire.")
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.wire",
+        description="What fastgw and its peers cost on the wire.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--seconds", type=_seconds, default=0.7, help="per phase")
-    parser.add_argument("--rounds", type=_positive, default=3)
+    parser.add_argument("--rounds", type=_positive, help=f"default {_ROUNDS}; with --against {_ROUNDS_AGAINST}")
     parser.add_argument("--connections", type=_positive, default=64)
     parser.add_argument("--only", metavar="NAME,...", help="only these, and direct, from which all latencies are counted")
     parser.add_argument(
@@ -56,7 +77,18 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the JSON (default: a dated file in benchmarks/results)")
     parser.add_argument("--publish", action="store_true", help="also write the measured section of benchmarks/README.md")
+    parser.add_argument(
+        "--against",
+        metavar="REVISION",
+        help="only what fastgw and nginx cost (or --only), and fastgw of that revision beside them, built in build/against",
+    )
+    parser.add_argument("--most", type=_ratio, metavar="RATIO", help="with --against: exit status 1 where new/old is above it")
     args = parser.parse_args(argv)
+    if args.most is not None and not args.against:
+        parser.error("--most is for the ratio that --against REVISION measures")
+    if args.publish and args.against:
+        parser.error("--publish: the page has the proxies' figures, not those of --against")
+    args.rounds = args.rounds or (_ROUNDS_AGAINST if args.against else _ROUNDS)
     if args.publish and args.out and args.out.resolve().parent != RESULTS:
         parser.error("--publish: the page shows files of benchmarks/results, so --out has to be there")
     return args
@@ -117,13 +149,8 @@ def _known(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _results(
-    args: argparse.Namespace, chosen: list[Proxy], cores: process.Cores, taken: dict[str, list[Figures]], **said: Any
-) -> dict[str, Any]:
-    """Everything that was measured, as it goes to the file; page, chart and table are made from it."""
-    rounds = report.with_added(taken)
-    summaries = report.summary(rounds)
-    settings = {
+def _settings(args: argparse.Namespace, cores: process.Cores) -> dict[str, Any]:
+    return {
         "seconds": args.seconds,
         "rounds": args.rounds,
         "connections": args.connections,
@@ -133,6 +160,18 @@ def _results(
         "load_cores": sorted(cores.load),
         "proxy_cores": sorted(cores.proxy),
     }
+
+
+def _bad(rounds: report.Rounds) -> dict[str, int]:
+    return {name: int(sum(f["bad"] for f in figures)) for name, figures in rounds.items()}
+
+
+def _results(
+    args: argparse.Namespace, chosen: list[Proxy], cores: process.Cores, taken: dict[str, list[Figures]], **said: Any
+) -> dict[str, Any]:
+    """Everything that was measured, as it goes to the file; page, chart and table are made from it."""
+    rounds = report.with_added(taken)
+    summaries = report.summary(rounds)
     versions = said.pop("versions")
     proxies = {
         p.name: {"version": versions[p.name], "note": p.note, "summary": summaries[p.name], "rounds": rounds[p.name]}
@@ -142,28 +181,44 @@ def _results(
         {
             "schema": 2,
             **said,
-            "settings": settings,
+            "settings": _settings(args, cores),
             "proxies": proxies,
             "headroom": report.headroom(rounds),
             "ratios": report.all_ratios(rounds),
             "bars": report.bars(rounds),
-            "bad": {name: int(sum(f["bad"] for f in figures)) for name, figures in rounds.items()},
+            "bad": _bad(rounds),
         }
     )
     return found
 
 
-def _print(results: dict[str, Any]) -> None:
-    about, settings, proxies = results["machine"], results["settings"], results["proxies"]
-    commit = about["git_commit"][:12] or "none"
+def _compared(
+    args: argparse.Namespace, cores: process.Cores, pairs: dict[str, str], taken: dict[str, list[Figures]], **said: Any
+) -> dict[str, Any]:
+    """What a run with ``--against`` found."""
+    summaries, versions = against.summary(taken), said.pop("versions")
+    found: dict[str, Any] = _known(
+        {
+            "schema": 1,
+            **said,
+            "settings": _settings(args, cores),
+            "proxies": {n: {"version": versions[n], "summary": summaries[n], "rounds": taken[n]} for n in taken},
+            "ratios": against.ratios(taken, pairs, args.most),
+            "bad": _bad(taken),
+        }
+    )
+    return found
+
+
+def _print_shape(results: dict[str, Any], spread: str) -> None:
+    about, settings = results["machine"], results["settings"]
+    commit = (about["git_commit"][:12] or "none") + (" and changes" if about["git_dirty"] else "")
     print(f"{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, Python {about['python']}, commit {commit}")
     shape = f"{settings['connections']} connections, {settings['rounds']} rounds of {settings['seconds']:g} s a phase"
-    print(f"{shape}: median (least..greatest)")
-    print("\n" + report.table({name: entry["summary"] for name, entry in proxies.items()}))
-    print("\n" + report.verdict(results["bars"], results["headroom"]))
-    for name, entry in proxies.items():
-        if entry["note"]:
-            print(f"{name}: {entry['note']}")
+    print(f"{shape}: median ({spread})")
+
+
+def _print_trouble(results: dict[str, Any]) -> None:
     for name, why in results["skipped"].items():
         print(f"skipped: {name} ({why})")
     for name, why in results["failed"].items():
@@ -173,13 +228,58 @@ def _print(results: dict[str, Any]) -> None:
             print(f"BAD ANSWERS: {name}: {count}; its figures do not count")
 
 
+def _print(results: dict[str, Any]) -> None:
+    proxies = results["proxies"]
+    _print_shape(results, "least..greatest")
+    print("\n" + report.table({name: entry["summary"] for name, entry in proxies.items()}))
+    print("\n" + report.verdict(results["bars"], results["headroom"]))
+    for name, entry in proxies.items():
+        if entry["note"]:
+            print(f"{name}: {entry['note']}")
+    _print_trouble(results)
+
+
+def _print_compared(results: dict[str, Any]) -> None:
+    _print_shape(results, "first quartile..third")
+    print("\n" + against.table({name: entry["summary"] for name, entry in results["proxies"].items()}))
+    print("\n" + against.verdict(results["ratios"]))
+    _print_trouble(results)
+
+
+def _write(results: dict[str, Any], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+
+
+def _end(args: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Files, page and table."""
+    now = time.strftime("%Y%m%d-%H%M%S")
+    if args.against:
+        out: Path = args.out or checkout.PLACE / f"{now}.json"
+        _write(results, out)
+        _print_compared(results)
+        print(f"\n{out}")
+        return
+    out = args.out or RESULTS / f"wire-{now}.json"
+    _write(results, out)
+    out.with_suffix(".svg").write_text(chart.draw(results))
+    if args.publish:
+        page.publish(out)
+    _print(results)
+    print(f"\n{out}\n{out.with_suffix('.svg')}")
+
+
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
+    pairs: dict[str, str] = {}
+    commit = ""
     try:
-        chosen = _chosen(args.only)
+        chosen = _chosen(args.only or (against.STANDARD if args.against else None))
         for name in ("mockengine", "loadgen", "floor"):
             tools.build(name)
-    except (UnknownProxy, tools.NoCompiler) as error:
+        if args.against:
+            chosen, pairs, commit = against.line_up(chosen, args.against)
+    except (UnknownProxy, tools.NoCompiler, checkout.NoCheckout) as error:
         print(f"benchmarks.wire: {error}", file=sys.stderr)
         return 2
     # Ended from outside, still stop what was started.
@@ -189,6 +289,8 @@ def main(argv: list[str] | None = None) -> int:
     chosen = [p for p in chosen if p.name not in skipped]
     for name, why in skipped.items():
         process.say(f"skipping {name}: {why}")
+    if any(name in skipped for pair in pairs.items() for name in pair):
+        return 2
     cores = process.choose_cores()
     if not cores.pinned:
         process.say("fewer than two cores: nothing is pinned, proxy and load share one, latencies and RPS say little")
@@ -200,19 +302,17 @@ def main(argv: list[str] | None = None) -> int:
     versions = {p.name: p.version() for p in chosen}
     os.sched_setaffinity(0, cores.load)
     with tools.engine(cores.load) as engine_port:
-        plan = Plan(args.seconds, args.connections, cores, engine_port)
-        taken, failed = _run(chosen, plan, args.rounds, args.million)
+        plan = Plan(args.seconds, args.connections, cores, engine_port, cpu_only=bool(pairs))
+        taken, failed = _run(chosen, plan, args.rounds, args.million and not pairs)
 
-    results = _results(args, chosen, cores, taken, machine=about, skipped=skipped, failed=failed, versions=versions)
-    out: Path = args.out or RESULTS / time.strftime("wire-%Y%m%d-%H%M%S.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
-    out.with_suffix(".svg").write_text(chart.draw(results))
-    if args.publish:
-        page.publish(out)
-    _print(results)
-    print(f"\n{out}\n{out.with_suffix('.svg')}")
-    return 1 if failed or any(results["bad"].values()) else 0
+    said = {"machine": about, "skipped": skipped, "failed": failed, "versions": versions}
+    if pairs:
+        results = _compared(args, cores, pairs, taken, against=commit, **said)
+    else:
+        results = _results(args, chosen, cores, taken, **said)
+    _end(args, results)
+    too_much = pairs and any(entry["met"] is False for entry in results["ratios"])
+    return 1 if failed or too_much or any(results["bad"].values()) else 0
 
 
 if __name__ == "__main__":

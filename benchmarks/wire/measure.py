@@ -41,6 +41,8 @@ class Plan:
     engine_port: int
     soak_requests: int = 0
     """So many plain requests after all else, for the memory that they leave behind."""
+    cpu_only: bool = False
+    """Without the phase that only latencies come from."""
 
 
 def free_port() -> int:
@@ -153,8 +155,9 @@ class _Phases:
             figures["core_percent"] = used / seconds * 100
         figures["rps"] = plain["rps"]
 
-        one, _ = self.run("one connection", seconds, 1)
-        _percentiles(figures, "one", one["latency_us"])
+        if not self.plan.cpu_only:
+            one, _ = self.run("one connection", seconds, 1)
+            _percentiles(figures, "one", one["latency_us"])
 
         flood, used = self.run("unpaced streams", seconds, self.connections, stream=True, unpaced=True)
         self._cpu("cpu_flood_us", used, flood["events_total"])

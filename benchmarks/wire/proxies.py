@@ -113,34 +113,39 @@ LIMITS_ON = (
 
 @dataclass
 class Fastgw(Proxy):
-    """This checkout: keys checked, an access record per request written to standard error. ``limits``: every limit, the
-    quota in a store, the breaker."""
+    """This checkout, or the one in ``root``: keys checked, an access record per request written to standard error.
+    ``limits``: every limit, the quota in a store, the breaker."""
 
     name: str = "fastgw"
     native: bool = True
     limits: bool = False
     arguments: list[str] = field(default_factory=list)
+    root: Path = ROOT
 
     def missing(self) -> str | None:
-        if not (ROOT / "fastgw" / "__main__.py").exists():
+        if not (self.root / "fastgw" / "__main__.py").exists():
             return "this checkout has no fastgw/__main__.py"
         if not self.native:
             return None
-        argv = [sys.executable, "-m", "fastgw", "version"]
-        asked = subprocess.run(argv, cwd=ROOT, env=self._environment(), capture_output=True, timeout=20, check=False)
+        argv = [*self._program(), "version"]
+        asked = subprocess.run(argv, cwd=self.root, env=self._environment(), capture_output=True, timeout=20, check=False)
         return "its native extension is not built, or not whole (python native/build.py)" if asked.returncode else None
 
+    def _program(self) -> list[str]:
+        """-P: the folder that this was called in comes not before ``root``, which may be another checkout."""
+        return [sys.executable, "-P", "-m", "fastgw"]
+
     def _environment(self) -> dict[str, str]:
-        own = {"PYTHONPATH": str(ROOT), "GATEWAY_API_KEYS": KEY, "FASTGW_NATIVE": "1" if self.native else "0"}
+        own = {"PYTHONPATH": str(self.root), "GATEWAY_API_KEYS": KEY, "FASTGW_NATIVE": "1" if self.native else "0"}
         return operators_environment() | own
 
     def version(self) -> str:
-        return first_line([sys.executable, "-m", "fastgw", "version"], self._environment())
+        return first_line([*self._program(), "version"], self._environment())
 
     def command(self, place: Place) -> Command:
         engine = f"http://127.0.0.1:{place.engine_port}"
         limits = (*LIMITS_ON, "--state-dir", str(place.folder / "state")) if self.limits else LIMITS_OFF
-        argv = [sys.executable, "-m", "fastgw", "serve", "--engine", engine, "--port", str(place.port)]
+        argv = [*self._program(), "serve", "--engine", engine, "--port", str(place.port)]
         argv += [*limits, *self.arguments]
         return Command(argv, self._environment(), quiet=True)
 

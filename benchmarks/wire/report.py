@@ -188,7 +188,8 @@ def cell(s: Mapping[str, float] | None, digits: int) -> str:
 _WIDEST = 150
 
 
-def _block(rows: Sequence[Sequence[str]], widths: Sequence[int], columns: Sequence[int]) -> str:
+def block(rows: Sequence[Sequence[str]], widths: Sequence[int], columns: Sequence[int]) -> str:
+    """Aligned lines: the first column and those of ``columns``, the first row underlined."""
     lines = [r[0].ljust(widths[0]) + "".join(f"  {r[c]:>{widths[c]}}" for c in columns) for r in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
@@ -205,7 +206,7 @@ def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         if blocks[-1] and widths[0] + sum(widths[c] + 2 for c in [*blocks[-1], column]) > _WIDEST:
             blocks.append([])
         blocks[-1].append(column)
-    return "\n\n".join(_block(rows, widths, columns) for columns in blocks)
+    return "\n\n".join(block(rows, widths, columns) for columns in blocks)
 
 
 def bar_line(bar: Mapping[str, Any]) -> str:

@@ -162,11 +162,8 @@ def test_every_peer_from_pypi_is_pinned_in_a_file_of_its_name() -> None:
         assert re.fullmatch(rf"{name}(\[\w+\])?==[\d.]+\n", text), name
 
 
-def test_without_the_extension_native_fastgw_is_skipped_and_python_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_extension_native_fastgw_is_skipped_and_python_is_not(tmp_path: Path) -> None:
     proxies = module("proxies")
     shutil.copytree(ROOT / "fastgw", tmp_path / "fastgw", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    monkeypatch.setattr(proxies, "ROOT", tmp_path)
-    assert "native extension is not built" in str(proxies.Fastgw().missing())
-    assert proxies.Fastgw("fastgw (python)", native=False).missing() is None
+    assert "native extension is not built" in str(proxies.Fastgw(root=tmp_path).missing())
+    assert proxies.Fastgw("fastgw (python)", native=False, root=tmp_path).missing() is None

@@ -1,0 +1,109 @@
+"""This checkout and another revision of it, in turns in one run: their figures, the ratio, and whether it is too much.
+
+Owns: what stands beside what, and the arithmetic of it. A ratio is taken within one round, where the two ran one after the
+other on the same machine in the same state; what is told is the median of the rounds' ratios, never the ratio of the best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from benchmarks.wire import checkout, report
+from benchmarks.wire.proxies import ROOT, Fastgw, Proxy
+
+CPU = ("cpu_plain_us", "cpu_flood_us", "cpu_event_us")
+METRICS = [m for m in report.METRICS if m.key in CPU]
+STANDARD = "fastgw,nginx"
+"""What is measured without ``--only``: nginx stands for the machine, which is the same for both."""
+
+
+def line_up(chosen: Sequence[Proxy], revision: str) -> tuple[list[Proxy], dict[str, str], str]:
+    """Each of this checkout's with the revision's same beside it; the pairs, new to old; and the commit.
+
+    Builds what they need. Raises `checkout.NoCheckout`.
+    """
+    own = [p for p in chosen if isinstance(p, Fastgw)]
+    if not own:
+        raise checkout.NoCheckout("--against compares fastgw: name one of its kind in --only, for instance fastgw-limits")
+    commit = checkout.commit_of(revision)
+    root = checkout.lay_out(commit)
+    if any(p.native for p in own):
+        checkout.build(root, f"fastgw at {commit[:12]}")
+        checkout.build(ROOT, "this checkout")
+    return *beside(chosen, root, commit), commit
+
+
+def beside(chosen: Sequence[Proxy], root: Path, commit: str) -> tuple[list[Proxy], dict[str, str]]:
+    found: list[Proxy] = []
+    pairs: dict[str, str] = {}
+    for proxy in chosen:
+        if proxy.name == report.BASELINE:
+            continue  # latencies are not compared
+        found.append(proxy)
+        if isinstance(proxy, Fastgw):
+            old = replace(proxy, name=f"{proxy.name} at {commit[:9]}", root=root)
+            pairs[proxy.name] = old.name
+            found.append(old)
+    return found, pairs
+
+
+def quartiles(values: Sequence[float]) -> dict[str, float] | None:
+    """The median, what a quarter of them is below, what a quarter is above, and how many there are."""
+    known = [v for v in values if not math.isnan(v)]
+    if not known:
+        return None
+    low, high = (quantiles(known, n=4, method="inclusive")[::2]) if len(known) > 1 else known * 2
+    return {"median": median(known), "q1": low, "q3": high, "n": len(known)}
+
+
+def summary(rounds: report.Rounds) -> dict[str, dict[str, dict[str, float]]]:
+    out: dict[str, dict[str, dict[str, float]]] = {}
+    for name, figures in rounds.items():
+        cells = {key: quartiles([f[key] for f in figures if key in f]) for key in CPU}
+        out[name] = {key: cell for key, cell in cells.items() if cell is not None}
+    return out
+
+
+def ratios(rounds: report.Rounds, pairs: Mapping[str, str], most: float | None) -> list[dict[str, Any]]:
+    """One entry per pair and figure. ``met`` is None where no limit was given; a figure that is missing does not meet one."""
+    out: list[dict[str, Any]] = []
+    for new, old in pairs.items():
+        for metric in METRICS:
+            taken = [(a.get(metric.key), b.get(metric.key)) for a, b in zip(rounds[new], rounds[old], strict=False)]
+            got = quartiles([a / b for a, b in taken if a and b])
+            met = None if most is None else got is not None and got["median"] <= most
+            out.append(
+                {"new": new, "old": old, "key": metric.key, "label": metric.label, "ratio": got, "most": most, "met": met}
+            )
+    return out
+
+
+def _cell(got: Mapping[str, float] | None, digits: int) -> str:
+    """``median (first quartile..third)``."""
+    if got is None:
+        return "-"
+    return f"{got['median']:,.{digits}f} ({got['q1']:,.{digits}f}..{got['q3']:,.{digits}f})"
+
+
+def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    names = list(summaries)
+    rows = [["", *names]]
+    rows += [[m.label, *(_cell(summaries[n].get(m.key), 2) for n in names)] for m in METRICS]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(names) + 1)]
+    return report.block(rows, widths, range(1, len(names) + 1))
+
+
+def verdict(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = [["new/old, round by round", "ratio", "rounds", "limit"]]
+    for entry in found:
+        got = entry["ratio"]
+        label = f"{entry['label'].removesuffix(', µs')}, {entry['new']}"
+        limit = "-" if entry["most"] is None else f"<= {entry['most']:g}: {report.word(entry['met'])}"
+        rows.append([label, _cell(got, 3), str(got["n"]) if got else "0", limit])
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return report.block(rows, widths, range(1, 4))

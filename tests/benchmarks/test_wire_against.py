@@ -1,0 +1,130 @@
+"""A revision beside this checkout: it is that one which runs, its ratios are those of the rounds, and mistakes are told.
+
+A real run, over the Python twin so that nothing has to be compiled, of this checkout's last commit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+REPOSITORY = shutil.which("git") is not None and (ROOT / ".git").exists()
+
+
+@pytest.fixture(autouse=True)
+def _checkout_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"benchmarks.wire.{name}")
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "benchmarks.wire", *arguments]
+    return subprocess.run(argv, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.quiet
+@pytest.mark.skipif(not (COMPILER and REPOSITORY), reason="needs a C compiler and a git repository")
+def test_a_short_run_measures_both_and_judges_their_ratio(tmp_path: Path) -> None:
+    out = tmp_path / "against.json"
+    short = ("--only", "fastgw-python", "--seconds", "0.4", "--rounds", "2", "--connections", "8", "--out", str(out))
+    done = bench("--against", "HEAD", *short, "--most", "0.01")
+    assert done.returncode == 1, "nothing is a hundred times cheaper than itself\n" + done.stdout + done.stderr
+    result = json.loads(out.read_text(), parse_constant=pytest.fail)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    new, old = "fastgw (python)", f"fastgw (python) at {commit[:9]}"
+    assert result["against"] == commit
+    assert list(result["proxies"]) == [new, old]
+    assert result["bad"] == {new: 0, old: 0}
+    assert [entry["key"] for entry in result["ratios"]] == ["cpu_plain_us", "cpu_flood_us", "cpu_event_us"]
+    for entry in result["ratios"]:
+        assert entry["ratio"]["n"] == 2
+        assert 0.2 < entry["ratio"]["median"] < 5
+        assert entry["met"] is False
+    assert done.stdout.count("NOT MET") == 3
+    assert (module("checkout").PLACE / commit / "fastgw" / "__main__.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--against", "no-such-thing"), "no revision 'no-such-thing'"),
+        (("--against", "HEAD", "--only", "nginx"), "name one of its kind in --only"),
+        (("--most", "1.02"), "--against REVISION"),
+        (("--against", "HEAD", "--publish"), "--publish"),
+    ],
+)
+@pytest.mark.skipif(not (COMPILER and REPOSITORY), reason="needs a C compiler and a git repository")
+def test_what_cannot_begin_says_why_and_leaves_nothing(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    done = bench(*arguments, "--out", str(tmp_path / "never"))
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "never").exists()
+
+
+def test_the_other_folder_is_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although this checkout is installed in the environment, and is the folder that the benchmark is called in."""
+    (tmp_path / "fastgw").mkdir()
+    (tmp_path / "fastgw" / "__main__.py").write_text("print('from elsewhere')\nraise SystemExit(3)\n")
+    (tmp_path / "fastgw" / "__init__.py").touch()
+    against, measure, proxies, process = (module(name) for name in ("against", "measure", "proxies", "process"))
+    monkeypatch.chdir(ROOT)
+
+    found, pairs = against.beside([proxies.Direct(), proxies.Fastgw(native=False), proxies.Nginx()], tmp_path, "abc123" * 6)
+    assert pairs == {"fastgw": "fastgw at abc123abc"}
+    assert [p.name for p in found] == ["fastgw", "fastgw at abc123abc", "nginx"]
+    assert found[0].version() != "from elsewhere"
+    assert found[1].version() == "from elsewhere"
+    with pytest.raises(measure.Failed, match=r"exited with 3: from elsewhere"):
+        measure.measure(found[1], measure.Plan(1.0, 1, process.choose_cores(), 9))
+
+
+def test_what_cannot_be_built_says_why(tmp_path: Path) -> None:
+    checkout = module("checkout")
+    with pytest.raises(checkout.NoCheckout, match=r"old has no native/build\.py; --only fastgw-python"):
+        checkout.build(tmp_path, "old")
+    (tmp_path / "native").mkdir()
+    (tmp_path / "native" / "build.py").write_text("raise SystemExit('no C compiler here')\n")
+    with pytest.raises(checkout.NoCheckout, match=r"old cannot be built: no C compiler here"):
+        checkout.build(tmp_path, "old")
+
+
+def rounds(**figures: list[float]) -> list[dict[str, float]]:
+    return [dict(zip(figures, row, strict=True)) for row in zip(*figures.values(), strict=True)]
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    """A machine that slows down in some rounds slows both: the ratio stays, where that of the two medians would be 1.5."""
+    against = module("against")
+    taken = {"new": rounds(cpu_plain_us=[10.0, 30.0, 30.0]), "old": rounds(cpu_plain_us=[10.0, 20.0, 30.0])}
+    plain, flood, _ = against.ratios(taken, {"new": "old"}, None)
+    assert plain["ratio"] == {"median": 1.0, "q1": 1.0, "q3": 1.25, "n": 3}
+    assert plain["met"] is None
+    assert flood["ratio"] is None
+    assert against.summary(taken)["new"] == {"cpu_plain_us": {"median": 30.0, "q1": 20.0, "q3": 30.0, "n": 3}}
+    assert "30.00 (20.00..30.00)" in against.table(against.summary(taken))
+
+
+@pytest.mark.parametrize(("old", "met"), [(10.0, True), (9.7, False), (float("nan"), False)])
+def test_the_limit_is_met_or_not(old: float, met: bool) -> None:
+    """10 for 9.7 is 1.031; and what was not measured is not within it."""
+    against = module("against")
+    every = {key: [10.0] for key in against.CPU}
+    taken = {"new": rounds(**every), "old": rounds(**every | {"cpu_event_us": [old]})}
+    *others, paced = against.ratios(taken, {"new": "old"}, 1.02)
+    assert [entry["met"] for entry in others] == [True, True]
+    assert paced["met"] is met
+    assert against.verdict([*others, paced]).count("NOT MET") == (not met)
