@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.wire import against, chart, checkout, machine, page, peers, process, report, tools
-from benchmarks.wire.measure import Failed, Figures, Plan, measure
+from benchmarks.wire.measure import Failed, Figures, Plan, in_turns, measure
 from benchmarks.wire.proxies import Proxy
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -138,6 +138,22 @@ def _run(chosen: list[Proxy], plan: Plan, rounds: int, million: bool) -> tuple[d
             if short := _in_short(figures):
                 process.say(f"  {short}")
     return taken, failed
+
+
+def _run_in_turns(chosen: list[Proxy], plan: Plan, rounds: int) -> tuple[dict[str, list[Figures]], dict[str, str]]:
+    """The first failure ends it: a round without one of them compares nothing."""
+    taken: dict[str, list[Figures]] = {p.name: [] for p in chosen}
+    for number in range(1, rounds + 1):
+        process.say(f"round {number}/{rounds}")
+        try:
+            found = in_turns(against.order(chosen, number), plan)
+        except Failed as error:
+            process.say(f"  failed: {error}")
+            return taken, {f"round {number}": str(error)}
+        for name, figures in found.items():
+            process.say(f"  {name}: {_in_short(figures)}")
+            taken[name].append(figures)
+    return taken, {}
 
 
 def _known(value: Any) -> Any:
@@ -302,8 +318,8 @@ def main(argv: list[str] | None = None) -> int:
     versions = {p.name: p.version() for p in chosen}
     os.sched_setaffinity(0, cores.load)
     with tools.engine(cores.load) as engine_port:
-        plan = Plan(args.seconds, args.connections, cores, engine_port, cpu_only=bool(pairs))
-        taken, failed = _run(chosen, plan, args.rounds, args.million and not pairs)
+        plan = Plan(args.seconds, args.connections, cores, engine_port)
+        taken, failed = _run_in_turns(chosen, plan, args.rounds) if pairs else _run(chosen, plan, args.rounds, args.million)
 
     said = {"machine": about, "skipped": skipped, "failed": failed, "versions": versions}
     if pairs:

@@ -18,6 +18,9 @@ from benchmarks.wire.proxies import ROOT, Fastgw, Proxy
 
 CPU = ("cpu_plain_us", "cpu_flood_us", "cpu_event_us")
 METRICS = [m for m in report.METRICS if m.key in CPU]
+# McGill, Tukey and Larsen, "Variations of box plots" (1978): so far to either side of a median of n values, 1.57 IQR / sqrt(n),
+# chance alone moves it in nineteen runs of twenty.
+_NOTCH = 1.57
 STANDARD = "fastgw,nginx"
 """What is measured without ``--only``: nginx stands for the machine, which is the same for both."""
 
@@ -52,6 +55,12 @@ def beside(chosen: Sequence[Proxy], root: Path, commit: str) -> tuple[list[Proxy
     return found, pairs
 
 
+def order(chosen: Sequence[Proxy], number: int) -> list[Proxy]:
+    """New before old, old before new in every second round; others after them, so that neither is always nearer to one."""
+    own = [p for p in chosen if isinstance(p, Fastgw)]
+    return (own if number % 2 else own[::-1]) + [p for p in chosen if not isinstance(p, Fastgw)]
+
+
 def quartiles(values: Sequence[float]) -> dict[str, float] | None:
     """The median, what a quarter of them is below, what a quarter is above, and how many there are."""
     known = [v for v in values if not math.isnan(v)]
@@ -76,6 +85,8 @@ def ratios(rounds: report.Rounds, pairs: Mapping[str, str], most: float | None) 
         for metric in METRICS:
             taken = [(a.get(metric.key), b.get(metric.key)) for a, b in zip(rounds[new], rounds[old], strict=False)]
             got = quartiles([a / b for a, b in taken if a and b])
+            if got is not None:
+                got["notch"] = _NOTCH * (got["q3"] - got["q1"]) / math.sqrt(got["n"])
             met = None if most is None else got is not None and got["median"] <= most
             out.append(
                 {"new": new, "old": old, "key": metric.key, "label": metric.label, "ratio": got, "most": most, "met": met}
@@ -99,11 +110,12 @@ def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 
 def verdict(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [["new/old, round by round", "ratio", "rounds", "limit"]]
+    rows = [["new/old, round by round", "ratio", "chance", "rounds", "limit"]]
     for entry in found:
         got = entry["ratio"]
         label = f"{entry['label'].removesuffix(', µs')}, {entry['new']}"
         limit = "-" if entry["most"] is None else f"<= {entry['most']:g}: {report.word(entry['met'])}"
-        rows.append([label, _cell(got, 3), str(got["n"]) if got else "0", limit])
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return report.block(rows, widths, range(1, 4))
+        chance, rounds = (f"± {got['notch']:.3f}", str(got["n"])) if got else ("-", "0")
+        rows.append([label, _cell(got, 3), chance, rounds, limit])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return report.block(rows, widths, range(1, len(widths)))

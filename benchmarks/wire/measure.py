@@ -1,4 +1,4 @@
-"""One proxy, one round: started afresh, timed, loaded, weighed, stopped.
+"""One proxy, one round: started afresh, timed, loaded, weighed, stopped. Or several at once, loaded in turns.
 
 Owns: the order of the phases and what is divided by what. Must never report a figure from answers that were not checked:
 ``bad`` counts them all, and a phase without one good answer ends the round.
@@ -11,6 +11,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,6 @@ class Plan:
     engine_port: int
     soak_requests: int = 0
     """So many plain requests after all else, for the memory that they leave behind."""
-    cpu_only: bool = False
-    """Without the phase that only latencies come from."""
 
 
 def free_port() -> int:
@@ -137,9 +137,7 @@ class _Phases:
         """The load generator's answer, and the CPU seconds that the proxy's process tree used meanwhile."""
         cores, expect = self.plan.cores.load, self.expect_events
         before = process.cpu_s(self.pid) if self.pid else 0.0
-        result = tools.load(
-            self.port, cores=cores, seconds=seconds, connections=connections, expect_events=expect, **options
-        )
+        result = tools.load(self.port, cores=cores, seconds=seconds, connections=connections, expect_events=expect, **options)
         used = process.cpu_s(self.pid) - before if self.pid else 0.0
         _check(result, phase, self.figures)
         return result, used
@@ -150,21 +148,20 @@ class _Phases:
         self.run("warm-up", max(_WARM_S, self.seconds / 2) if self.slow else _WARM_S, 1 if self.slow else self.connections)
 
         plain, used = self.run("plain", seconds, self.connections)
-        self._cpu("cpu_plain_us", used, plain["requests_total"])
+        self.cpu("cpu_plain_us", used, plain["requests_total"])
         if self.pid:
             figures["core_percent"] = used / seconds * 100
         figures["rps"] = plain["rps"]
 
-        if not self.plan.cpu_only:
-            one, _ = self.run("one connection", seconds, 1)
-            _percentiles(figures, "one", one["latency_us"])
+        one, _ = self.run("one connection", seconds, 1)
+        _percentiles(figures, "one", one["latency_us"])
 
         flood, used = self.run("unpaced streams", seconds, self.connections, stream=True, unpaced=True)
-        self._cpu("cpu_flood_us", used, flood["events_total"])
+        self.cpu("cpu_flood_us", used, flood["events_total"])
         figures["flood_per_s"] = flood["events_per_s"]
 
         paced, used = self.run("paced streams", seconds * _PACED, self.connections, stream=True)
-        self._cpu("cpu_event_us", used, paced["events_total"])
+        self.cpu("cpu_event_us", used, paced["events_total"])
         figures["events_per_s"] = paced["events_per_s"]
         _percentiles(figures, "ttft", paced["ttft_us"])
         _percentiles(figures, "event", paced["event_us"])
@@ -179,28 +176,71 @@ class _Phases:
         else:
             process.say(f"    only {result['requests_total']:,} within {_SOAK_DEADLINE_S:g} s: its memory is not given")
 
-    def _cpu(self, key: str, used_s: float, count: int) -> None:
+    def cpu(self, key: str, used_s: float, count: int) -> None:
         if self.pid:
             self.figures[key] = used_s / count * 1e6 if count else math.nan
+
+
+@contextmanager
+def _running(proxy: Proxy, plan: Plan) -> Iterator[tuple[_Phases, float]]:
+    """The proxy, started afresh, and the seconds until it served; stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix=f"wire-{proxy.name.partition(' ')[0]}-") as folder:
+        place = Place(Path(folder), free_port(), plan.engine_port, free_port())
+        child, start_s = _start(proxy, proxy.command(place), place, plan.cores.proxy)
+        try:
+            yield _Phases(proxy, place.port, child.pid, plan), start_s
+            if child.poll() is not None:
+                raise Failed(f"{proxy.name} exited with {child.returncode} under load: {process.tail(place.folder / 'output')}")
+        finally:
+            process.stop(child)
 
 
 def measure(proxy: Proxy, plan: Plan) -> Figures:
     """One round of one proxy. Raises `Failed` when it does not start, dies, or gives not one good answer."""
     if proxy.name == "direct":
         return _Phases(proxy, plan.engine_port, None, plan).all()
-    with tempfile.TemporaryDirectory(prefix=f"wire-{proxy.name.partition(' ')[0]}-") as folder:
-        place = Place(Path(folder), free_port(), plan.engine_port, free_port())
-        child, start_s = _start(proxy, proxy.command(place), place, plan.cores.proxy)
-        try:
-            time.sleep(_SETTLE_S)
-            idle = process.rss_bytes(child.pid)
-            phases = _Phases(proxy, place.port, child.pid, plan)
-            figures = phases.all()
-            figures["rss_loaded_mb"] = process.rss_bytes(child.pid) / 1e6
-            if plan.soak_requests:
-                phases.soak(child.pid)
-            if child.poll() is not None:
-                raise Failed(f"{proxy.name} exited with {child.returncode} under load: {process.tail(place.folder / 'output')}")
-        finally:
-            process.stop(child)
+    with _running(proxy, plan) as (phases, start_s):
+        assert phases.pid is not None
+        time.sleep(_SETTLE_S)
+        idle = process.rss_bytes(phases.pid)
+        figures = phases.all()
+        figures["rss_loaded_mb"] = process.rss_bytes(phases.pid) / 1e6
+        if plan.soak_requests:
+            phases.soak(phases.pid)
     return figures | {"start_ms": start_s * 1000, "rss_idle_mb": idle / 1e6}
+
+
+_TURNS: tuple[tuple[str, str, str, float, dict[str, bool]], ...] = (
+    ("plain", "cpu_plain_us", "requests_total", 1.0, {}),
+    ("unpaced streams", "cpu_flood_us", "events_total", 1.0, {"stream": True, "unpaced": True}),
+    ("paced streams", "cpu_event_us", "events_total", _PACED, {"stream": True}),
+)
+
+
+def in_turns(proxies: Sequence[Proxy], plan: Plan) -> dict[str, Figures]:
+    """One round of several, for CPU time only: all are up, and each phase goes through them and back before the next begins.
+
+    What is compared so lies a second apart, and in the middle at the same time: what others do on the machine meets all alike.
+    One that only waits uses no CPU time. Raises `Failed` like `measure`.
+    """
+    with ExitStack() as stack:
+        up = {p.name: stack.enter_context(_running(p, plan))[0] for p in proxies}
+        time.sleep(_SETTLE_S)
+        for name, phases in up.items():
+            _named(name, phases, "warm-up", _WARM_S, {})
+        for phase, key, counted, share, options in _TURNS:
+            used, count = dict.fromkeys(up, 0.0), dict.fromkeys(up, 0)
+            for name in (*up, *reversed(up)):
+                result, cpu_s = _named(name, up[name], phase, plan.seconds * share, options)
+                used[name] += cpu_s
+                count[name] += result[counted]
+            for name, phases in up.items():
+                phases.cpu(key, used[name], count[name])
+    return {name: phases.figures for name, phases in up.items()}
+
+
+def _named(name: str, phases: _Phases, phase: str, seconds: float, options: dict[str, bool]) -> tuple[dict[str, Any], float]:
+    try:
+        return phases.run(phase, seconds, phases.connections, **options)
+    except Failed as error:
+        raise Failed(f"{name}: {error}") from None

@@ -102,6 +102,31 @@ def test_what_cannot_be_built_says_why(tmp_path: Path) -> None:
         checkout.build(tmp_path, "old")
 
 
+def test_neither_is_always_the_first_nor_nearer_to_the_others() -> None:
+    against, proxies = module("against"), module("proxies")
+    found, _ = against.beside([proxies.Nginx(), proxies.Fastgw()], ROOT, "abc123" * 6)
+    named = [[p.name for p in against.order(found, number)] for number in (1, 2, 3)]
+    new, old = "fastgw", "fastgw at abc123abc"
+    assert named == [[new, old, "nginx"], [old, new, "nginx"], [new, old, "nginx"]]
+
+
+@pytest.mark.skipif(not COMPILER, reason="needs a C compiler")
+def test_a_proxy_that_fails_ends_the_rounds_and_none_is_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, process, proxies, run = (module(name) for name in ("measure", "process", "proxies", "__main__"))
+    started: list[Any] = []
+    spawn = process.spawn
+    monkeypatch.setattr(process, "spawn", lambda *a, **k: started.append(spawn(*a, **k)) or started[-1])
+    good = proxies.Fastgw(native=False)
+    broken = proxies.Fastgw("fastgw at abc", native=False, arguments=["--no-such-option"])
+    cores = process.choose_cores()
+    with module("tools").engine(cores.load) as port:
+        taken, failed = run._run_in_turns([good, broken], measure.Plan(0.2, 1, cores, port), 3)
+    assert taken == {"fastgw": [], "fastgw at abc": []}
+    assert list(failed) == ["round 1"]
+    assert "fastgw at abc exited with 2" in failed["round 1"]
+    assert [child.poll() is None for child in started] == [False, False]
+
+
 def rounds(**figures: list[float]) -> list[dict[str, float]]:
     return [dict(zip(figures, row, strict=True)) for row in zip(*figures.values(), strict=True)]
 
@@ -111,7 +136,8 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
     against = module("against")
     taken = {"new": rounds(cpu_plain_us=[10.0, 30.0, 30.0]), "old": rounds(cpu_plain_us=[10.0, 20.0, 30.0])}
     plain, flood, _ = against.ratios(taken, {"new": "old"}, None)
-    assert plain["ratio"] == {"median": 1.0, "q1": 1.0, "q3": 1.25, "n": 3}
+    assert plain["ratio"] == {"median": 1.0, "q1": 1.0, "q3": 1.25, "n": 3, "notch": pytest.approx(1.57 * 0.25 / 3**0.5)}
+    assert "1.000 (1.000..1.250)  ± 0.227" in against.verdict([plain])
     assert plain["met"] is None
     assert flood["ratio"] is None
     assert against.summary(taken)["new"] == {"cpu_plain_us": {"median": 30.0, "q1": 20.0, "q3": 30.0, "n": 3}}
