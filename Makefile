@@ -9,11 +9,12 @@ ARGS ?=
 PIP := FASTGW_BUILD_NATIVE=0 $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test native packaging lint bench bench-peers bench-scale soak docs fuzz audit lock clean
+.PHONY: help install demo test check native packaging lint bench bench-peers bench-scale soak docs fuzz audit lock clean
 
 help:
 	@echo "make demo      run the gateway and a simulated engine, and stream one answer (ARGS=--once ends after it)"
 	@echo "make test      lint, types and tests, over the compiled and the Python twins (ARGS='-k name' goes to pytest)"
+	@echo "make check     lint, types and the tests that answer within a minute, over one twin (ARGS as for make test)"
 	@echo "make install   a virtual environment in $(VENV) with fastgw and what its tests need"
 	@echo "make native    compile the twins of the hot modules in place (make install and make test do it too)"
 	@echo "make packaging build and install the wheels as users would; takes minutes and the network"
@@ -60,6 +61,10 @@ demo: $(VENV)/.installed
 test: lint
 	$(build-native)
 	@$(BIN)/python scripts/test/both.py $(ARGS)
+
+check: lint
+	$(if $(filter 0,$(FASTGW_NATIVE)),,$(build-native))
+	@$(BIN)/python scripts/test/check.py $(ARGS)
 
 native: $(VENV)/.installed-dev
 	@$(BIN)/python native/build.py $(ARGS)

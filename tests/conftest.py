@@ -34,7 +34,9 @@ LEAK_CHECKED = {"accounts", "adversity", "e2e", "exchange", "net", "reference", 
 TWINLESS = {"architecture", "audit", "benchmarks", "cli", "config", "control", "docs", "sim", "store", "support"}
 FAILED = pytest.StashKey[bool]()
 
-# How many examples a property is tried with that does not say so itself. `make fuzz` runs them with the larger profile.
+# How many examples a property is tried with that does not say so itself. `make fuzz` runs them with the larger profile,
+# `make check` with the smaller one.
+hypothesis.settings.register_profile("check", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("test", max_examples=200, deadline=None)
 hypothesis.settings.register_profile("fuzz", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile("test")
