@@ -19,6 +19,7 @@ from benchmarks.wire.proxies import ROOT
 
 PLACE = ROOT / "build" / "against"
 _BUILD_S = 1800.0
+_KEPT = 6  # tens of megabytes each, where they are compiled
 
 
 class NoCheckout(Exception):
@@ -46,6 +47,7 @@ def lay_out(commit: str) -> Path:
     """The folder with that commit's files."""
     target = PLACE / commit
     if target.exists():
+        os.utime(target)
         return target
     PLACE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=PLACE) as place:
@@ -61,7 +63,16 @@ def lay_out(commit: str) -> Path:
         except OSError:
             if not target.exists():  # another run was first otherwise
                 raise
+    os.utime(target)
+    _forget(target)
     return target
+
+
+def _forget(new: Path) -> None:
+    """All but those that were used last."""
+    others = [path for path in PLACE.iterdir() if path.is_dir() and len(path.name) == len(new.name) and path != new]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime)[: -(_KEPT - 1)]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def build(root: Path, name: str) -> None:

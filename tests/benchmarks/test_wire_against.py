@@ -92,6 +92,20 @@ def test_the_other_folder_is_what_runs(tmp_path: Path, monkeypatch: pytest.Monke
         measure.measure(found[1], measure.Plan(1.0, 1, process.choose_cores(), 9))
 
 
+@pytest.mark.skipif(not REPOSITORY, reason="needs a git repository")
+def test_the_copies_that_were_used_last_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = module("checkout")
+    monkeypatch.setattr(checkout, "PLACE", tmp_path)
+    older = [tmp_path / f"{number:040x}" for number in range(8)]
+    for age, path in enumerate(older):
+        path.mkdir()
+        os.utime(path, (1000 + age, 1000 + age))
+    assert checkout.lay_out(f"{0:040x}") == older[0], "used again, and so not the next to go"
+    made = checkout.lay_out(checkout.commit_of("HEAD"))
+    assert (made / "fastgw" / "__main__.py").exists()
+    assert set(tmp_path.iterdir()) == {made, older[0], *older[4:]}
+
+
 def test_what_cannot_be_built_says_why(tmp_path: Path) -> None:
     checkout = module("checkout")
     with pytest.raises(checkout.NoCheckout, match=r"old has no native/build\.py; --only fastgw-python"):
