@@ -85,7 +85,7 @@ def ratios(rounds: report.Rounds, pairs: Mapping[str, str], most: float | None) 
         for metric in METRICS:
             taken = [(a.get(metric.key), b.get(metric.key)) for a, b in zip(rounds[new], rounds[old], strict=False)]
             got = quartiles([a / b for a, b in taken if a and b])
-            if got is not None:
+            if got is not None and got["n"] > 1:
                 got["notch"] = _NOTCH * (got["q3"] - got["q1"]) / math.sqrt(got["n"])
             met = None if most is None else got is not None and got["median"] <= most
             out.append(
@@ -115,7 +115,7 @@ def verdict(found: Sequence[Mapping[str, Any]]) -> str:
         got = entry["ratio"]
         label = f"{entry['label'].removesuffix(', µs')}, {entry['new']}"
         limit = "-" if entry["most"] is None else f"<= {entry['most']:g}: {report.word(entry['met'])}"
-        chance, rounds = (f"± {got['notch']:.3f}", str(got["n"])) if got else ("-", "0")
-        rows.append([label, _cell(got, 3), chance, rounds, limit])
+        chance = f"± {got['notch']:.3f}" if got and "notch" in got else "-"
+        rows.append([label, _cell(got, 3), chance, str(got["n"]) if got else "0", limit])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return report.block(rows, widths, range(1, len(widths)))
