@@ -21,6 +21,7 @@ from fastgw.protocol.headers import websocket_key
 class Auth(Filter):
     """Refuses requests without a good key with 401, and those that their key does not cover with 403."""
 
+    __slots__ = ()
     name = "auth"
 
     @classmethod

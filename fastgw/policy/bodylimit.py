@@ -13,6 +13,7 @@ from fastgw.protocol.media import in_utf_8, is_json
 class BodyLimit(Filter):
     """Refuses by ``Content-Length`` before a byte of the body is read; bodies without one are counted as they come."""
 
+    __slots__ = ("_body_bytes", "_upload_bytes")
     name = "bodylimit"
 
     def __init__(self, body_bytes: int, upload_bytes: int) -> None:

@@ -28,6 +28,7 @@ FORM_TYPES: Final = (b"text/plain", b"application/x-www-form-urlencoded", b"mult
 class Browsers(Filter):
     """See the head of this file. Judged once for each head; a first key, or the last, has all heads judged anew."""
 
+    __slots__ = ("_hosts", "_origins")
     name = "browsers"
 
     def __init__(self, origins: Origins, hosts: HostRule | None) -> None:

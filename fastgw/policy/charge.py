@@ -32,6 +32,7 @@ FRAME_BYTES: Final = 200
 class Charge(Filter):
     """See the head of this file."""
 
+    __slots__ = ()
     name = "charge"
 
     @classmethod

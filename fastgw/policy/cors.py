@@ -37,6 +37,7 @@ class Origins:
 class Cors(Filter):
     """Answers preflights and adds ``access-control-allow-origin`` for the configured origins."""
 
+    __slots__ = ("_lines", "_origins")
     name = "cors"
 
     def __init__(self, origins: Origins) -> None:

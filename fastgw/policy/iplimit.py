@@ -25,6 +25,7 @@ MAX_ADDRESSES: Final = 1_000_000  # held at once; strangers beyond that share on
 class IpLimit(Filter):
     """See the head of this file. ``meters`` is looked after by the gateway's housekeeping."""
 
+    __slots__ = ("meters",)
     name = "iplimit"
 
     def __init__(self, rate: int, burst: int) -> None:

@@ -89,6 +89,29 @@ class Place(Timed):
 class Queue(Filter):
     """See the head of this file."""
 
+    __slots__ = (
+        "_adaptive",
+        "_again",
+        "_bounded",
+        "_by_class",
+        "_crowd",
+        "_drain",
+        "_inflight",
+        "_lanes",
+        "_max_concurrent",
+        "_on_capacity",
+        "_parked",
+        "_queue_bytes",
+        "_queue_size",
+        "_ready",
+        "_routes",
+        "_scheduled",
+        "_target_s",
+        "_timeout_s",
+        "_turn",
+        "waiting",
+        "waiting_bytes",
+    )
     name = "queue"
 
     def __init__(self, config: Config) -> None:

@@ -127,6 +127,7 @@ def _to_midnight_s(exchange: Exchange) -> float:
 class Quota(Filter):
     """See the head of this file."""
 
+    __slots__ = ()
     name = "quota"
 
     @classmethod

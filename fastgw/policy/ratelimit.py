@@ -30,6 +30,7 @@ _undecided: Final = UNDECIDED
 class RateLimit(Filter):
     """Answers 429 when a key has used up its requests."""
 
+    __slots__ = ()
     name = "ratelimit"
 
     @classmethod

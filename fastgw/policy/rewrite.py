@@ -70,6 +70,7 @@ def bounded(body: bytes, facts: BodyFacts, bound: int, label: str, kind: str) ->
 class Rewriting(Filter):
     """See the head of this file."""
 
+    __slots__ = ("_ask_usage", "_said", "_said_bound", "_said_kind", "_said_label")
     name = "rewrite"
 
     def __init__(self, ask_usage: bool) -> None:

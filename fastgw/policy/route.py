@@ -11,6 +11,7 @@ from fastgw.exchange.filter import Filter
 class Route(Filter):
     """Sets ``exchange.group``; the strategy (``routing``) then picks from it, attempt by attempt."""
 
+    __slots__ = ()
     name = "route"
 
     @classmethod

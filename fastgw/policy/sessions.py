@@ -20,6 +20,7 @@ from fastgw.protocol.websocket import UNSAID, Counts
 class Sessions(Filter):
     """See the head of this file."""
 
+    __slots__ = ()
     name = "sessions"
 
     @classmethod

@@ -10,6 +10,8 @@ from fastgw.upstream.table import Group
 class Ordered(Strategy):
     """First come in the configuration, first served."""
 
+    __slots__ = ()
+
     def pick(self, group: Group, tried: tuple[Pool, ...]) -> Pool | None:
         last_resort = None
         for pool in group.pools:

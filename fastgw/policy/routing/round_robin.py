@@ -10,6 +10,8 @@ from fastgw.upstream.table import Group
 class RoundRobin(Strategy):
     """The usual case, a first attempt on a healthy engine, looks at one engine, however many there are."""
 
+    __slots__ = ()
+
     def pick(self, group: Group, tried: tuple[Pool, ...]) -> Pool | None:
         turns = group.turns
         at = group.cursor
