@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "fastgw"
+from tests.architecture.sources import Import, imports, modules
 
 # From the top down. A name may import from lower lines only; names on one line do not import each other.
 LAYERS = (
@@ -61,14 +58,6 @@ IMPURE = {"asyncio", "uvloop", "socket", "ssl", "select", "selectors", "time", "
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 
 
-class Import(NamedTuple):
-    """One imported module, and where."""
-
-    importer: str
-    target: str
-    place: str
-
-
 def _within(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
@@ -77,36 +66,12 @@ def _layer(module: str) -> str:
     return module.split(".")[1]
 
 
-@cache
 def _modules() -> dict[str, ast.Module]:
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = ["fastgw", *path.relative_to(PACKAGE).with_suffix("").parts]
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    return found
-
-
-def _is_package(name: str) -> bool:
-    return PACKAGE.joinpath(*name.split(".")[1:]).is_dir()
+    return modules("fastgw")
 
 
 def _imports() -> Iterator[Import]:
-    modules = _modules()
-    for name, tree in modules.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                for alias in node.names:
-                    yield Import(name, alias.name, f"{name}:{node.lineno}")
-            elif isinstance(node, ast.ImportFrom):
-                base = node.module or ""
-                if node.level:
-                    parents = name.split(".") if _is_package(name) else name.split(".")[:-1]
-                    base = ".".join([*parents[: len(parents) - node.level + 1], *([base] if base else [])])
-                for alias in node.names:
-                    full = f"{base}.{alias.name}"
-                    known = full in modules or (base == "fastgw" and alias.name in RANK)
-                    yield Import(name, full if known else base, f"{name}:{node.lineno}")
+    return imports("fastgw")
 
 
 def _internal() -> Iterator[Import]:

@@ -1,0 +1,119 @@
+"""Tests mirror the package: who changes ``fastgw/limits/meter.py`` knows that ``tests/limits/test_meter.py`` is to be read.
+
+``test_meter_clock.py`` is as good: a large module's tests are files by topic. What is tested elsewhere is named below.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.architecture.sources import ROOT, files, text, unlike
+
+# Module: the test file that covers it, below tests/.
+ELSEWHERE: dict[str, str] = {
+    # A program's face, seen by who starts it.
+    "__main__": "cli/test_cli.py",
+    "app": "e2e/test_cases_k_process.py",
+    "cli": "cli/test_cli.py",
+    "demo": "cli/test_demo.py",
+    "keyring": "e2e/test_keys.py",
+    "stats": "observe/test_metrics.py",
+    "tasks": "store/test_state.py",
+    "twins": "native/test_twins.py",
+    "vitals": "e2e/test_cases_k_process.py",
+    # Tables, held against what they are made into.
+    "config/table": "config/test_settings.py",
+    "errors": "docs/test_pages.py",
+    # Parts of a machine that is tested as one.
+    "accel/fields": "accel/test_heads.py",
+    "accel/figures": "accel/test_usage.py",
+    "accel/hashing": "accel/test_small.py",
+    "accel/judges": "accel/test_heads.py",
+    "accel/members": "accel/test_bodies.py",
+    "accel/refusals": "accel/test_heads.py",
+    "accel/tokens": "accel/test_small.py",
+    "config/address": "config/test_mistakes.py",
+    "config/check": "config/test_mistakes.py",
+    "config/problems": "config/test_mistakes.py",
+    "config/render": "config/test_settings.py",
+    "config/sources": "config/test_load.py",
+    "config/toml_file": "config/test_load.py",
+    "config/variables": "config/test_load.py",
+    "limits/key": "store/test_keys.py",
+    "protocol/endings": "e2e/test_endings.py",
+    "protocol/http1/opinion": "e2e/test_cases_a_splits.py",
+    "protocol/http1/reference": "accel/test_heads.py",
+    "store/fields": "store/test_keys.py",
+    "store/folder": "store/test_state.py",
+    "store/reading": "store/test_database.py",
+    # An exchange and its connections do nothing without one another: seen over sockets.
+    "exchange/answering": "e2e/test_cases_e_upstream.py",
+    "exchange/attempts": "e2e/test_retries.py",
+    "exchange/context": "e2e/test_head_memory.py",
+    "exchange/discard": "e2e/test_endings.py",
+    "exchange/endpoints": "e2e/test_endpoints.py",
+    "exchange/exchange": "e2e/test_cases_e_upstream.py",
+    "exchange/filter": "e2e/test_cases_d_identity.py",
+    "exchange/gateway": "e2e/test_cases_a_turns.py",
+    "exchange/merged_call": "e2e/test_embedding_merge.py",
+    "exchange/merging": "e2e/test_embedding_merge.py",
+    "exchange/record": "e2e/test_what_counts.py",
+    "exchange/relay": "e2e/test_cases_f_streams.py",
+    "exchange/session": "e2e/test_cases_f_streams.py",
+    "exchange/state": "e2e/test_cases_e_upstream.py",
+    "exchange/tunnel": "e2e/test_realtime_usage.py",
+    "exchange/upload": "e2e/test_large_bodies.py",
+    "net/client_conn": "e2e/test_cases_a_turns.py",
+    "net/clock": "net/test_timers.py",
+    "net/fetch": "upstream/test_scheduler.py",
+    "net/session": "e2e/test_cases_e_upstream.py",
+    "net/shortage": "e2e/test_open_files.py",
+    "net/stream": "e2e/test_cases_f_streams.py",
+    "net/upstream_conn": "e2e/test_late_bytes.py",
+    "policy/auth": "e2e/test_keys.py",
+    "policy/bodylimit": "e2e/test_cases_c_bodies.py",
+    "policy/browsers": "e2e/test_browsers.py",
+    "policy/charge": "e2e/test_cases_j_quota_charges.py",
+    "policy/cors": "e2e/test_browsers.py",
+    "policy/iplimit": "e2e/test_cases_j_limits.py",
+    "policy/quota": "e2e/test_cases_j_quota.py",
+    "policy/ratelimit": "e2e/test_cases_j_limits.py",
+    "policy/rewrite": "policy/test_bounds.py",
+    "policy/route": "e2e/test_cases_c_bodies.py",
+    "policy/routing/ordered": "e2e/test_retries.py",
+    "policy/routing/round_robin": "e2e/test_retries.py",
+    "policy/sessions": "e2e/test_realtime_usage.py",
+    "upstream/health": "e2e/test_cases_j_breaker.py",
+    "upstream/pool": "upstream/test_table.py",
+    "upstream/target": "upstream/test_table.py",
+    # The simulator is one server.
+    "sim/answers": "sim/test_engine.py",
+    "sim/config": "sim/test_cli.py",
+    "sim/debug": "sim/test_server.py",
+    "sim/events": "sim/test_api.py",
+    "sim/heads": "sim/test_server.py",
+    "sim/player": "sim/test_engine.py",
+    "sim/reading": "sim/test_server.py",
+    "sim/received": "sim/test_server.py",
+    "sim/routes": "sim/test_api.py",
+    "sim/shapes": "sim/test_api.py",
+    "sim/text": "sim/test_api.py",
+    "sim/websocket": "sim/test_server.py",
+    "sim/wire": "sim/test_server.py",
+    "sim/work": "sim/test_engine.py",
+}
+
+
+def _mirrored(module: Path) -> bool:
+    folder = ROOT / "tests" / module.parent
+    return (folder / f"test_{module.name}.py").exists() or any(folder.glob(f"test_{module.name}_*.py"))
+
+
+def test_every_module_has_its_test_file() -> None:
+    sources = [path.relative_to("fastgw").with_suffix("") for path in files("fastgw") if path.name != "__init__.py"]
+    assert unlike([str(one) for one in sources if not _mirrored(one)], ELSEWHERE) == []
+
+
+def test_the_files_that_are_named_are_there() -> None:
+    named = sorted({Path("tests", name) for name in ELSEWHERE.values()})
+    assert [str(path) for path in named if not (ROOT / path).exists() or "def test_" not in text(path)] == []

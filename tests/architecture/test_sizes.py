@@ -1,0 +1,107 @@
+"""A file can be read in one sitting, and a function on one screen."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.sources import TREES, files, parsed, text, unlike
+
+MOST_LINES = 500
+MOST_FUNCTION_LINES = 70
+
+# A handwritten twin is one extension and one file, whatever its Python twin is split into: C inlines only within a file,
+# and what two files share costs a call through a table. The largest scans JSON by hand.
+MOST_PYX_LINES = 1_700
+
+# One row below the other, and nothing to be followed.
+TABLES = ("fastgw/config/table.py", "fastgw/errors.py")
+
+STILL_LONG = (
+    "fastgw/accel/heads.py",
+    "fastgw/accel/members.py",
+    "fastgw/accel/sse.py",
+    "fastgw/accel/usage.py",
+    "fastgw/app.py",
+    "fastgw/exchange/gateway.py",
+    "fastgw/net/client_conn.py",
+    "fastgw/policy/queue.py",
+    "tests/e2e/test_cases_c_bodies.py",
+    "tests/e2e/test_cases_d_identity.py",
+    "tests/e2e/test_cases_e_upstream.py",
+    "tests/e2e/test_cases_f_streams.py",
+    "tests/e2e/test_cases_j_breaker.py",
+    "tests/e2e/test_cases_j_durability.py",
+    "tests/e2e/test_cases_j_queue.py",
+    "tests/e2e/test_cases_j_quota_cut.py",
+    "tests/e2e/test_concurrency.py",
+    "tests/e2e/test_embedding_merge.py",
+    "tests/e2e/test_endings.py",
+    "tests/e2e/test_endpoints.py",
+    "tests/e2e/test_keys.py",
+    "tests/e2e/test_retries.py",
+    "tests/limits/test_meter.py",
+    "tests/protocol/test_openai.py",
+)
+
+STILL_LONG_FUNCTIONS = (
+    "benchmarks/scale/__main__.py: main",
+    "fastgw/accel/chunks.py: ChunkScanner._feed",
+    "fastgw/accel/heads.py: scan_request",
+    "fastgw/accel/heads.py: scan_response",
+    "fastgw/accel/judges.py: judge_request",
+    "fastgw/accel/judges.py: judge_response",
+    "fastgw/accel/sse.py: SseScanner._feed",
+    "fastgw/accel/usage.py: UsageScanner.feed",
+    "fastgw/app.py: Gateway.start",
+    "fastgw/exchange/exchange.py: Exchange._end",
+    "fastgw/exchange/gateway.py: GatewayCore.open",
+    "fastgw/exchange/relay.py: Relay.feed",
+    "fastgw/exchange/state.py: ExchangeState.__init__",
+    "tests/e2e/test_cases_d_identity.py: all_outcomes",
+    "tests/support/costs.py: readers",
+    "tests/support/heads_model.py: parse_request",
+    "tests/support/wire_shapes.py: heads",
+)
+
+
+def _lines(path: Path) -> int:
+    return len(text(path).splitlines())
+
+
+def _functions(node: ast.AST, outer: str = "") -> Iterator[tuple[str, int]]:
+    """Each function's name, and its lines without those of its decorators."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield outer + child.name, (child.end_lineno or 0) - child.lineno + 1
+        named = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        yield from _functions(child, f"{outer}{child.name}." if named else outer)  # type: ignore[attr-defined]
+
+
+def test_no_file_is_too_long() -> None:
+    long = [str(path) for tree in TREES for path in files(tree) if _lines(path) > MOST_LINES]
+    assert unlike(long, (*TABLES, *STILL_LONG)) == []
+
+
+def test_no_handwritten_twin_is_too_long() -> None:
+    twins = files("native", "*.pyx")
+    assert twins != ()
+    assert [f"{path}: {_lines(path)}" for path in twins if _lines(path) > MOST_PYX_LINES] == []
+
+
+def test_no_function_is_too_long() -> None:
+    long = [f"{path}: {name}" for tree in TREES for path in files(tree) for name, lines in _functions(parsed(path))
+            if lines > MOST_FUNCTION_LINES]  # fmt: skip
+    assert unlike(long, STILL_LONG_FUNCTIONS) == []
+
+
+@pytest.mark.parametrize(("source", "sizes"), [
+    ("def f():\n    pass\n", [("f", 2)]),
+    ("class A:\n    @one\n    async def f(self):\n        def g():\n            pass\n", [("A.f", 3), ("A.f.g", 2)]),
+    ("if True:\n    def f():\n        pass\n", [("f", 2)]),
+])  # fmt: skip
+def test_functions_are_found_wherever_they_stand(source: str, sizes: list[tuple[str, int]]) -> None:
+    assert list(_functions(ast.parse(source))) == sizes
