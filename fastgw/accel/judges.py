@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import msgspec
+
 from fastgw.accel.fields import (
     API_KEY,
     BEARER,
@@ -38,14 +40,8 @@ from fastgw.accel.fields import (
     valid_trace,
     visible,
 )
-from fastgw.accel.heads import (
-    RequestHead,
-    ResponseHead,
-    learn,
-    learn_response,
-    request_fields,
-    response_fields,
-)
+from fastgw.accel.head_lines import known_request_field, known_response_field, learn, learn_response
+from fastgw.accel.heads import RequestHead, ResponseHead
 from fastgw.accel.refusals import Refusal
 
 _TARGET: Final = re.compile(rb"[!\"$-\[\]-~]+").fullmatch
@@ -112,31 +108,39 @@ def _start(line: bytes) -> tuple[bytes, bytes, int, bytes | None] | Refusal:
     return method, rest, minor, absolute[1]
 
 
-def judge_request(head: bytes, max_fields: int) -> RequestHead | Refusal:
-    """The request whose head, without the final empty line, is ``head``; or why it is refused."""
-    lines = head.split(b"\r\n", max_fields + 1)
-    if len(lines) > max_fields + 1:
-        return Refusal.MANY_FIELDS
-    start = _start(lines[0])
-    if isinstance(start, Refusal):
-        return start
-    method, target, minor, authority = start
+class _Said(msgspec.Struct, gc=False):
+    """What a request's fields say, each as often as it came. ``fault``: the first thing that is wrong with them."""
+
+    fault: Refusal | None
+    forward: list[bytes]
+    length: bytes | None
+    coding: bytes | None
+    content_type: bytes | None
+    host: bytes | None
+    hosted: bool
+    key: bytes | None
+    continues: int
+    traces: int
+    options: list[bytes]
+    own: dict[bytes, list[bytes]]
+
+
+def _read(lines: list[bytes]) -> _Said | Refusal:
+    """What a request's field lines say."""
     fault: Refusal | None = None
     forward: list[bytes] = []
     length: bytes | None = None
     coding: bytes | None = None
     content_type: bytes | None = None
     host: bytes | None = None
-    hosted = typed = False
+    hosted = typed = expected = False
     token: bytes | None = None
     api_key: bytes | None = None
     tokens = keys = expects = traces = 0
-    expected = False
     options: list[bytes] = []
     own: dict[bytes, list[bytes]] = {}
-    del lines[0]
     for line in lines:
-        action = request_fields.get(line)
+        action = known_request_field(line)
         if action is None:
             action = learn(line, *line.partition(b":"))
             if action is None:
@@ -146,10 +150,8 @@ def judge_request(head: bytes, max_fields: int) -> RequestHead | Refusal:
             continue
         kind, name, value = action  # type: ignore[misc]
         if kind == HOST:
-            if hosted:
-                fault = fault or Refusal.HOST_AGAIN
-            hosted = True
-            host = value
+            fault = (fault or Refusal.HOST_AGAIN) if hosted else fault
+            hosted, host = True, value
             continue
         assert value is not None
         if kind in _RECORDED:
@@ -157,18 +159,14 @@ def judge_request(head: bytes, max_fields: int) -> RequestHead | Refusal:
             if kind == NOTED:
                 forward.append(line)
         elif kind == LENGTH:
-            if length is not None:
-                fault = fault or Refusal.LENGTH_AGAIN
+            fault = fault if length is None else fault or Refusal.LENGTH_AGAIN
             length = value
         elif kind == CONTENT_TYPE:
-            if typed:
-                fault = fault or Refusal.TYPE_AGAIN
-            typed = True
-            content_type = value or None
+            fault = (fault or Refusal.TYPE_AGAIN) if typed else fault
+            typed, content_type = True, value or None
             forward.append(line)
         elif kind == CODING:
-            if coding is not None:
-                fault = fault or Refusal.CODING_AGAIN
+            fault = fault if coding is None else fault or Refusal.CODING_AGAIN
             coding = value
         elif kind == CONNECTION:
             options.append(value)
@@ -187,41 +185,70 @@ def judge_request(head: bytes, max_fields: int) -> RequestHead | Refusal:
                 forward.append(line)
         elif kind == FRAMES:
             fault = fault or Refusal.IMITATION
-    nominated: set[bytes] = set()
-    if options:
-        if sum([value.count(b",") for value in options]) + len(options) > MAX_OPTIONS:
-            fault = fault or Refusal.OPTIONS
-        else:
-            nominated = {option.strip(b" \t").lower() for value in options for option in value.split(b",")} - {b""}
-    fault = fault or _framed(length, coding, minor)
+    # (One that is repeated is two claims, so it is none.)
+    key = token if token is not None else api_key
+    continues = (1 if expects == 1 and expected else 2) if expects else 0
+    return _Said(fault, forward, length, coding, content_type, host, hosted, key, continues, traces, options, own)
+
+
+def judge_request(head: bytes, max_fields: int) -> RequestHead | Refusal:
+    """The request whose head, without the final empty line, is ``head``; or why it is refused."""
+    lines = head.split(b"\r\n", max_fields + 1)
+    if len(lines) > max_fields + 1:
+        return Refusal.MANY_FIELDS
+    start = _start(lines[0])
+    if isinstance(start, Refusal):
+        return start
+    method, target, minor, authority = start
+    del lines[0]
+    said = _read(lines)
+    if isinstance(said, Refusal):
+        return said
+    nominated = _nominated(said.options)
+    if nominated is None:
+        return said.fault or Refusal.OPTIONS
+    fault = said.fault or _framed(said.length, said.coding, minor)
     if fault:
         return fault
-    if not hosted:
+    host = said.host
+    if not said.hosted:
         if minor:
             return Refusal.NO_HOST
         host = b""
     elif host is None:
         return Refusal.HOST
     # Two request ids are nobody's: an empty one is invalid, and ours takes its place.
-    said = {name: b", ".join(several) if len(several) == 1 or name != b"x-request-id" else b"" for name, several in own.items()}
+    own = {name: b", ".join(several) if len(several) == 1 or name != b"x-request-id" else b""
+           for name, several in said.own.items()}  # fmt: skip
     if nominated - _STAYS:
-        said[b"connection"] = b", ".join(options)
-    size = int(length) if length is not None else -1
-    if said.get(b"upgrade", b"").lower() == b"websocket" and (size > 0 or coding is not None):
+        own[b"connection"] = b", ".join(said.options)
+    size = int(said.length) if said.length is not None else -1
+    if own.get(b"upgrade", b"").lower() == b"websocket" and (size > 0 or said.coding is not None):
         return Refusal.UPGRADE
-    unsent = nominated if traces < 2 else nominated | {b"traceparent"}
+    unsent = nominated if said.traces < 2 else nominated | {b"traceparent"}
+    path, _, query = target.partition(b"?")
+    return RequestHead(
+        method, target, path, query, minor, authority if authority is not None else host or b"",
+        _block(said.forward, unsent), size, said.coding is not None,
+        b"close" not in nominated and (minor == 1 or b"keep-alive" in nominated),
+        said.continues if minor else 0, said.key, said.content_type, own or None,
+    )  # fmt: skip
+
+
+def _nominated(options: list[bytes]) -> set[bytes] | None:
+    """The fields and options that ``Connection`` names, in lower case; ``None`` = too many."""
+    if not options:
+        return set()
+    if sum([value.count(b",") for value in options]) + len(options) > MAX_OPTIONS:
+        return None
+    return {option.strip(b" \t").lower() for value in options for option in value.split(b",")} - {b""}
+
+
+def _block(forward: list[bytes], unsent: set[bytes]) -> bytes:
+    """The lines that go on, without those of the fields ``unsent``."""
     if unsent:
         forward = [line for line in forward if line[: line.index(b":")].lower() not in unsent]
-    path, _, query = target.partition(b"?")
-    # (One that is repeated is two claims, so it is none.)
-    key = token if token is not None else api_key
-    if forward:
-        forward.append(b"")
-    return RequestHead(
-        method, target, path, query, minor, authority if authority is not None else host or b"", b"\r\n".join(forward), size,
-        coding is not None, b"close" not in nominated and (minor == 1 or b"keep-alive" in nominated),
-        (1 if expects == 1 and expected else 2) if expects and minor else 0, key, content_type, said or None,
-    )  # fmt: skip
+    return b"\r\n".join([*forward, b""]) if forward else b""
 
 
 def _framed(length: bytes | None, coding: bytes | None, minor: int) -> Refusal | None:
@@ -255,7 +282,7 @@ def judge_response(head: bytes, max_fields: int) -> ResponseHead | Refusal:
     hints: list[bytes] = []
     del lines[0]
     for line in lines:
-        action = response_fields.get(line)
+        action = known_response_field(line)
         if action is None:
             action = learn_response(line, *line.partition(b":"))
             if action is None:
@@ -292,24 +319,17 @@ def judge_response(head: bytes, max_fields: int) -> ResponseHead | Refusal:
             upgraded = True
         elif kind == FRAMES:
             fault = fault or Refusal.IMITATION
-    nominated: set[bytes] = set()
-    if options:
-        if sum([value.count(b",") for value in options]) + len(options) > MAX_OPTIONS:
-            fault = fault or Refusal.OPTIONS
-        else:
-            nominated = {option.strip(b" \t").lower() for value in options for option in value.split(b",")} - {b""}
+    nominated = _nominated(options)
+    if nominated is None:
+        return fault or Refusal.OPTIONS
     fault = fault or _framed(length, coding, minor)
     if fault:
         return fault
     if status == 101 and not (upgraded and b"upgrade" in nominated):
         return Refusal.UPGRADE
-    if nominated:
-        forward = [line for line in forward if line[: line.index(b":")].lower() not in nominated]
-    if forward:
-        forward.append(b"")
     idle_s, most = keep_alive_hints(b",".join(hints)) if hints else (-1.0, -1)
     return ResponseHead(
-        status, minor, response_status(status, start[3] or b""), b"\r\n".join(forward),
+        status, minor, response_status(status, start[3] or b""), _block(forward, nominated),
         int(length) if length is not None else -1, coding is not None,
         b"close" not in nominated and (minor == 1 or b"keep-alive" in nominated), sse, json,
         dated and b"date" not in nominated, idle_s, most,

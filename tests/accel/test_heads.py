@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.accel import fields
+from fastgw.accel import fields, head_lines
 from fastgw.accel.heads import (
     RequestHead,
     RequestScanner,
@@ -198,10 +198,9 @@ def test_what_we_accept_of_engines_h11_frames_alike(line: bytes, fields: list[by
 
 def memories() -> tuple[dict[bytes, object], ...]:
     """What the Python twin remembers of lines, whoever sent them."""
-    heads = python_twin("fastgw.accel.heads")
     return (
-        heads._request_lines, heads.request_fields, heads._request_names,
-        heads._status_lines, heads.response_fields, heads._response_names,
+        head_lines.request_lines, head_lines.request_fields, head_lines.request_names,
+        head_lines.status_lines, head_lines.response_fields, head_lines.response_names,
     )  # fmt: skip
 
 

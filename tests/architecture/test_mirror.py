@@ -27,6 +27,7 @@ ELSEWHERE: dict[str, str] = {
     # Parts of a machine that is tested as one.
     "accel/fields": "accel/test_heads.py",
     "accel/figures": "accel/test_usage.py",
+    "accel/head_lines": "accel/test_heads.py",
     "accel/hashing": "accel/test_small.py",
     "accel/judges": "accel/test_heads.py",
     "accel/members": "accel/test_bodies.py",

@@ -21,7 +21,6 @@ MOST_PYX_LINES = 1_700
 TABLES = ("fastgw/config/table.py", "fastgw/errors.py")
 
 STILL_LONG = (
-    "fastgw/accel/heads.py",
     "fastgw/accel/members.py",
     "fastgw/accel/sse.py",
     "fastgw/accel/usage.py",
@@ -47,13 +46,12 @@ STILL_LONG = (
     "tests/protocol/test_openai.py",
 )
 
+# One loop over a head's lines, a branch for each kind: spread over functions it took 5 to 25 % longer.
+LOOPS = ("fastgw/accel/heads.py: scan_request",)
+
 STILL_LONG_FUNCTIONS = (
     "benchmarks/scale/__main__.py: main",
     "fastgw/accel/chunks.py: ChunkScanner._feed",
-    "fastgw/accel/heads.py: scan_request",
-    "fastgw/accel/heads.py: scan_response",
-    "fastgw/accel/judges.py: judge_request",
-    "fastgw/accel/judges.py: judge_response",
     "fastgw/accel/sse.py: SseScanner._feed",
     "fastgw/accel/usage.py: UsageScanner.feed",
     "fastgw/app.py: Gateway.start",
@@ -95,7 +93,7 @@ def test_no_handwritten_twin_is_too_long() -> None:
 def test_no_function_is_too_long() -> None:
     long = [f"{path}: {name}" for tree in TREES for path in files(tree) for name, lines in _functions(parsed(path))
             if lines > MOST_FUNCTION_LINES]  # fmt: skip
-    assert unlike(long, STILL_LONG_FUNCTIONS) == []
+    assert unlike(long, (*LOOPS, *STILL_LONG_FUNCTIONS)) == []
 
 
 @pytest.mark.parametrize(("source", "sizes"), [
