@@ -168,10 +168,9 @@ class ChunkScanner:
                 self._left = size
                 state = _DATA if size else _TRAILER
             elif state == _DATA:
-                take = end - pos
-                if take < self._left:
+                if end - pos < self._left:
                     out.append(data[pos:] if pos else data)
-                    self._left -= take
+                    self._left -= end - pos
                     break
                 stop = pos + self._left
                 out.append(data[pos:stop])
@@ -186,32 +185,37 @@ class ChunkScanner:
                 if not self._left:
                     state = _SIZE
             else:
-                at = data.find(b"\n", pos, pos + MAX_TRAILER_BYTES + 2)
-                if at < 0:
-                    line = data[pos:]
-                    size = len(self._line) + len(line)
-                    if size + self._trailer_bytes > MAX_TRAILER_BYTES + 1 or not _trailer_goes_on(self._line, line):
-                        raise FramingError("malformed trailer")
-                    self._line += line
-                    break
-                line = self._line + data[pos : at + 1] if self._line else data[pos : at + 1]
-                pos = at + 1
-                self._line = b""
-                self._trailer_bytes += len(line)
-                if line == b"\r\n":
+                pos = self._trailer(data, pos)
+                plain = plain and not self.trailers
+                if self.done:
                     state = _DONE
-                    self.done = True
-                    self.rest = data[pos:]
-                    break
-                plain = False
-                if line[-2:] != b"\r\n" or self._trailer_bytes > MAX_TRAILER_BYTES:
-                    raise FramingError("malformed trailer line")
-                if len(self.trailers) == MAX_TRAILERS:
-                    raise FramingError("too many trailer fields")
-                match = _TRAILER_LINE(line[:-2])
-                if match is None:
-                    raise FramingError("malformed trailer field")
-                self.trailers.append(match[1].lower())
         self._state = state
         self.whole = state == _SIZE and not self._line
         self.aligned = plain and (self.whole or self.done)
+
+    def _trailer(self, data: bytes, pos: int) -> int:
+        """Take a line of the trailer section, as much of it as is in ``data`` from ``pos`` on; where to go on."""
+        at = data.find(b"\n", pos, pos + MAX_TRAILER_BYTES + 2)
+        if at < 0:
+            line = data[pos:]
+            size = len(self._line) + len(line)
+            if size + self._trailer_bytes > MAX_TRAILER_BYTES + 1 or not _trailer_goes_on(self._line, line):
+                raise FramingError("malformed trailer")
+            self._line += line
+            return len(data)
+        line = self._line + data[pos : at + 1] if self._line else data[pos : at + 1]
+        self._line = b""
+        self._trailer_bytes += len(line)
+        if line == b"\r\n":
+            self.done = True
+            self.rest = data[at + 1 :]
+            return len(data)
+        if line[-2:] != b"\r\n" or self._trailer_bytes > MAX_TRAILER_BYTES:
+            raise FramingError("malformed trailer line")
+        if len(self.trailers) == MAX_TRAILERS:
+            raise FramingError("too many trailer fields")
+        match = _TRAILER_LINE(line[:-2])
+        if match is None:
+            raise FramingError("malformed trailer field")
+        self.trailers.append(match[1].lower())
+        return at + 1
