@@ -12,10 +12,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import msgspec
-
 from fastgw.accel.chunks import ChunkScanner
-from fastgw.accel.usage import UsageScanner, event_usage, seconds_in
+from fastgw.accel.event_notes import EventNotes
+from fastgw.accel.events import SHORT_BYTES, TEXT, LongEvent, is_json, read, tokens_in, weight
 
 MAX_EVENT_BYTES: Final = 65536
 """An unfinished event longer than this is passed on, and only what it says of usage and errors is read, in passing."""
@@ -33,150 +32,9 @@ _RELEASE: Final = re.compile(
     rb'"choices"\s{0,8}:\s{0,8}\[\s{0,8}[^\s\]]|"error"\s{0,8}:\s{0,8}[^\sn]'
 ).search
 _RELEASE_OVERLAP: Final = 40
-# A delta with something in it. Escaped quotes keep these bytes from occurring inside a JSON string, and no line end is in
-# one: without that, an event that breaks off there would read differently with its last line end and without.
-_A_TEXT: Final = rb'"(content|text|reasoning_content|reasoning|arguments|thinking|refusal|partial_json)"\s?:\s?"(?=[^"\n])'
-_TEXT: Final = re.compile(_A_TEXT).search
-_TEXTS: Final = re.compile(_A_TEXT + rb'([^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+)').findall
-_SHORT_BYTES: Final = 32
 
 
-class _Event(msgspec.Struct, gc=False):
-    choices: msgspec.Raw = msgspec.Raw(b"")
-    usage: msgspec.Raw = msgspec.Raw(b"null")
-    timings: msgspec.Raw = msgspec.Raw(b"")
-    error: msgspec.Raw = msgspec.Raw(b"null")
-    type: msgspec.Raw = msgspec.Raw(b"")
-    delta: msgspec.Raw = msgspec.Raw(b"")
-    response: msgspec.Raw = msgspec.Raw(b"")
-    message: msgspec.Raw = msgspec.Raw(b"")
-
-
-_decode_event: Final = msgspec.json.Decoder(_Event).decode
-_FINISH: Final = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([^"\\]{1,64})"').search
-_EMPTY_LIST: Final = re.compile(rb"\[\s*\]").fullmatch
-_DELTA_TYPE: Final = re.compile(rb'"[^"\\]*\.delta"').fullmatch
-# The kinds of event that bring something new. All others frame what was said, or repeat it (`response.output_text.done`).
-_SPEAKS: Final = re.compile(rb'"(?:[^"\\]*\.delta|content_block_delta)"|[^"].*', re.DOTALL).fullmatch
-
-
-_SHORTEST: Final = len(b'{"text":"a')  # of what says anything
-_ERROR_NAME: Final = re.compile(rb"(?:\A|\n)event: *error *(?:\n|\Z)").search
-
-
-def _read(event: bytes) -> tuple[bytes | None, bool]:
-    """The data of an event's lines (None = it has none), and whether its name is ``error``."""
-    if b"\r" in event:
-        event = event.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if event.startswith(b"data:") and event.endswith(b"\n") and event.find(b"\n") >= len(event) - 2:
-        # One line of data, which nearly every event is.
-        return event[6 if event[5:6] == b" " else 5 :].rstrip(b"\n"), False
-    if b"data" not in event:
-        return None, b"error" in event and _ERROR_NAME(event) is not None
-    lines = event.rstrip(b"\n")
-    if lines.startswith(b"data:") and lines.count(b"\n") == lines.count(b"\ndata:"):
-        # Lines of data alone; no CR is left that could be taken for these.
-        joined = lines[4:].replace(b"\ndata:", b"\r").replace(b"\r ", b"\n").replace(b"\r", b"\n")
-        return joined[2 if joined[1:2] == b" " else 1 :], False
-    error = b"error" in event and _ERROR_NAME(event) is not None
-    found = [line for line in event.split(b"\n") if line[:4] == b"data" and (line[4:5] == b":" or len(line) == 4)]
-    if not found:
-        return None, error
-    # (Joined once: an event may have ten thousand lines.)
-    return b"\n".join([line[6:] if line[5:6] == b" " else line[5:] for line in found]), error
-
-
-_MORE: Final = re.compile(rb'_reason|\\u|"(?:usage|error|timings|response|message|type)"').search
-
-
-def _says_more(data: bytes) -> bool:
-    """Whether an event may say more than a piece of text. (The name of a member may be written with escapes.)"""
-    if len(data) < 64:
-        return _MORE(data) is not None
-    # Of longer ones the pattern costs more than eight searches.
-    return (
-        b'"usage"' in data
-        or b"_reason" in data
-        or b"\\u" in data
-        or b'"error"' in data
-        or b'"timings"' in data
-        or b'"type"' in data
-        or b'"response"' in data
-        or b'"message"' in data
-    )
-
-
-def weight(size: int) -> int:
-    """The tokens of a text of ``size`` bytes, as JSON writes it: engines send one in each, unless it is longer than one is."""
-    return 1 if size <= _SHORT_BYTES else (size + 3) >> 2
-
-
-def _tokens(data: bytes) -> int:
-    """The tokens of all texts in ``data``. One that repeats the text before it under another name is none: some engines say
-    the same in ``reasoning`` and in ``reasoning_content``."""
-    texts = _TEXTS(data)
-    if len(texts) == 1:
-        return weight(len(texts[0][1]))
-    tokens = 0
-    before, same = b"", b""
-    for name, text in texts:
-        if text != same or name == before or not before:
-            tokens += weight(len(text))
-            before, same = name, text
-    return tokens
-
-
-def _is_json(data: bytes | None) -> bool:
-    try:
-        _decode_event(data or b"")
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
-
-
-_LINE: Final = re.compile(rb"[^\r\n]*+").match
-
-
-class _LongEvent:
-    """What an event of any length says of usage, read as it passes: the data of its lines goes into a scanner."""
-
-    __slots__ = ("_begun", "_head", "_kind", "scanner")
-
-    _BEGINS, _DATA, _OTHER = range(3)
-
-    def __init__(self) -> None:
-        self.scanner = UsageScanner()
-        self._kind = self._BEGINS  # the line that we are in
-        self._head = b""  # its first bytes, while they do not say yet what it is
-        self._begun = False  # there was a line of data before
-
-    def feed(self, data: bytes) -> None:
-        at = 0
-        while at < len(data):
-            stop = _LINE(data, at).end()  # type: ignore[union-attr]
-            ends = stop < len(data)
-            if self._kind == self._BEGINS:
-                self._head += data[at:stop]
-                if ends or len(self._head) >= 6:
-                    self._judge(self._head)
-                    self._head = b""
-            elif self._kind == self._DATA:
-                self.scanner.feed(data[at:stop])
-            if ends:
-                self._kind = self._BEGINS
-            at = stop + 1
-
-    def _judge(self, line: bytes) -> None:
-        self._kind = self._OTHER
-        if line[:5] == b"data:" or line == b"data":
-            self._kind = self._DATA
-            if self._begun:
-                self.scanner.feed(b"\n")
-            self._begun = True
-            self.scanner.feed(line[6 if line[5:6] == b" " else 5 :])
-
-
-class SseScanner:
+class SseScanner(EventNotes):
     """One per stream. ``feed`` takes the payload as it comes and answers what of it to forward now.
 
     ``events`` counts events with data; ``tokens`` the pieces of text, reasoning or arguments in them (engines send about one
@@ -194,7 +52,6 @@ class SseScanner:
         "_has_cr",
         "_lessons",
         "_long",
-        "_noted",
         "_overlong",
         "_plain_bytes",
         "_prefix",
@@ -206,23 +63,11 @@ class SseScanner:
         "_suffix_bytes",
         "_suffix_framed",
         "_tail",
-        "_used",
-        "cached_tokens",
-        "completion_tokens",
-        "done",
-        "error",
-        "events",
-        "finish_reason",
-        "first_token_seen",
         "mid_event",
-        "prompt_tokens",
-        "reasoning_tokens",
-        "said_at",
-        "seconds",
-        "tokens",
     )  # fmt: skip
 
     def __init__(self, strip_usage: bool) -> None:
+        super().__init__()
         self._strip = strip_usage
         self._tail = bytearray()  # the unfinished event
         self._sent = 0  # how many bytes of the tail have been forwarded
@@ -231,25 +76,11 @@ class SseScanner:
         self._has_cr = False  # there is a CR in the tail, perhaps
         self._drop_lf = False  # an event that was taken out ended with CR; a LF belongs to it
         self._first = True  # nothing has come yet: a byte order mark may
-        self._noted = 0  # how many events said more than a piece of text
         # The last plain event, up to its text and behind it. None yet: nothing is as long as this, and no quote is a NUL.
         self._prefix = self._suffix = self._suffix_framed = b"\x00"
         self._prefix_bytes = self._suffix_bytes = self._framed_bytes = 1
         self._plain_bytes = MAX_EVENT_BYTES
-        self.events = 0
-        self.tokens = 0
-        self.done = False
-        self.error = False
-        self.finish_reason: bytes | None = None
-        self.prompt_tokens = -1
-        self.completion_tokens = -1
-        self.cached_tokens = -1
-        self.reasoning_tokens = -1
-        self.seconds = -1
-        self.said_at = 0
-        self._used = False  # usage was said: what llama.cpp measures says nothing beside it
-        self._long: _LongEvent | None = None  # the reader of an event that outgrew the tail
-        self.first_token_seen = False
+        self._long: LongEvent | None = None  # the reader of an event that outgrew the tail
         self.mid_event = False
         self._lessons = 8  # events whose surroundings change each time are not worth learning from for ever
 
@@ -269,7 +100,7 @@ class SseScanner:
             if 34 not in text and 10 not in text and 13 not in text and payload[-self._suffix_bytes - 1] != 92:
                 self.events += 1
                 if text:
-                    self.tokens += 1 if len(text) <= _SHORT_BYTES else weight(len(text))
+                    self.tokens += 1 if len(text) <= SHORT_BYTES else weight(len(text))
                 return payload
         if not self.mid_event and not self._drop_lf and self._told(payload):
             return payload
@@ -299,7 +130,7 @@ class SseScanner:
         reasons = payload.count(b'_reason"')
         if reasons and payload.count(b'_reason":null') != reasons:
             return False
-        tokens = _tokens(payload)
+        tokens = tokens_in(payload)
         if tokens:
             self.tokens += tokens
             self.first_token_seen = True
@@ -317,7 +148,7 @@ class SseScanner:
         text must stand in a line of data and end with a quote that is no escaped one, and no second text may follow. (A
         text that ends with a backslash swallows its quote, and is looked into.)
         """
-        match = _TEXT(event)
+        match = TEXT(event)
         if match is None:
             return
         start = match.end()
@@ -332,8 +163,8 @@ class SseScanner:
             or b'.delta"' in event
             or b"\n" in event[start:end]
             or b"\r" in event[start:end]
-            or _TEXT(suffix)
-            or not _is_json(_read(event)[0])
+            or TEXT(suffix)
+            or not is_json(read(event)[0])
         ):
             return
         self._prefix = event[:start]
@@ -360,31 +191,60 @@ class SseScanner:
         # Nothing is copied that need not be held; and of what is, no byte is looked at again with each read.
         text: bytes | bytearray = new
         has_cr = 13 in new
+        known = len(tail)
         if tail:
             tail += new
             text = tail
             has_cr = has_cr or self._has_cr
+        size = len(text)
+        pos, sent = self._events(text, known, has_cr, out)
+        cut = cut or sent != self._sent
+        if pos == size and text is new and not cut:
+            return payload  # whole events, as nearly every read is
+        if self._overlong or size - pos > MAX_EVENT_BYTES:
+            self._goes_on(text, pos, known)
+        keep = (
+            self._strip
+            and pos < size
+            and sent <= pos
+            and not self._overlong
+            and self._may_be_usage(text, pos, pos if pos else max(0, self._scanned - _RELEASE_OVERLAP), size)
+        )
+        stop = pos if keep else size
+        whole = stop > sent and not (cut or held or keep)
+        if stop > sent:
+            if not whole:
+                out.append(bytes(text[sent:stop]))
+            sent = stop
+        self._scanned = size - pos
+        if text is new:
+            if pos < size:
+                tail += new[pos:]
+        elif pos:
+            del tail[:pos]
+        self._has_cr = has_cr and (not pos or 13 in tail)
+        sent -= pos
+        if self._overlong and len(tail) > 3:
+            del tail[:-3]
+            sent = self._scanned = len(tail)
+        self._sent = sent
+        self.mid_event = bool(tail)
+        if whole:
+            return payload
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _events(self, text: bytes | bytearray, known: int, has_cr: bool, out: list[bytes]) -> tuple[int, int]:
+        """Take note of the whole events in ``text``, of which ``known`` bytes were there before. Where the next one begins, and
+        how much of ``text`` is in ``out``, or forwarded, or taken out."""
         sent = self._sent
         pos = 0
         size = len(text)
         scan = max(0, self._scanned - 3)
-        known = len(tail) - len(new) if tail else 0
         while pos < size:
             # A read of several plain events: each is told as in feed, without being looked into.
             if text.startswith(self._prefix, pos) and not self._overlong:
-                quote = text.find(b'"', pos + self._prefix_bytes)
-                end = quote + self._suffix_bytes
-                if (
-                    quote >= 0
-                    and end - pos < MAX_EVENT_BYTES
-                    and text.startswith(self._suffix, quote)
-                    and text.find(b"\n", pos + self._prefix_bytes, quote) < 0
-                    and text.find(b"\r", pos + self._prefix_bytes, quote) < 0
-                    and text[quote - 1] != 92
-                ):
-                    self.events += 1
-                    if end - pos > self._plain_bytes:
-                        self.tokens += weight(end - pos - self._plain_bytes)
+                end = self._plain_end(text, pos)
+                if end > pos:
                     pos = scan = end
                     continue
             # Within an unfinished event the search goes on where it stopped. Before that, what is no event or a dull one is
@@ -422,8 +282,6 @@ class SseScanner:
                 self.events += 1
                 usage = self._says(event, event[6 if event[5] == 32 else 5 : line_bytes])
             elif self._overlong:
-                self._overlong = False
-                self.events += 1
                 self._long_ends(event[known:])
             else:
                 usage = self._event(event)
@@ -431,50 +289,43 @@ class SseScanner:
                 if sent < pos:
                     out.append(bytes(text[sent:pos]))
                 sent = end
-                cut = True
                 self._drop_lf = end == size and text[end - 1] == 13
             pos = scan = end
             self._first = False
-        if pos < size and self._overlong:
+        return pos, sent
+
+    def _plain_end(self, text: bytes | bytearray, pos: int) -> int:
+        """Where a run of events ends that are the last plain one but for their texts; they are counted."""
+        prefix, suffix = self._prefix, self._suffix
+        while True:
+            begin = pos + self._prefix_bytes
+            quote = text.find(b'"', begin)
+            end = quote + self._suffix_bytes
+            if (
+                quote < 0
+                or end - pos >= MAX_EVENT_BYTES
+                or not text.startswith(suffix, quote)
+                or text.find(b"\n", begin, quote) >= 0
+                or text.find(b"\r", begin, quote) >= 0
+                or text[quote - 1] == 92
+            ):
+                return pos
+            self.events += 1
+            if end - pos > self._plain_bytes:
+                self.tokens += weight(end - pos - self._plain_bytes)
+            pos = end
+            if not text.startswith(prefix, pos):
+                return pos
+
+    def _goes_on(self, text: bytes | bytearray, pos: int, known: int) -> None:
+        """The event at ``pos`` has no end yet: one that outgrows the tail is read as it passes from there on."""
+        if self._overlong:
             assert self._long is not None
             self._long.feed(bytes(text[known:]))
-        elif pos < size and size - pos > MAX_EVENT_BYTES:
+        elif len(text) - pos > MAX_EVENT_BYTES:
             self._overlong = True
-            self._long = _LongEvent()
+            self._long = LongEvent()
             self._long.feed(self._unmarked(bytes(text[pos:])))
-        keep = (
-            self._strip
-            and pos < size
-            and sent <= pos
-            and not self._overlong
-            and self._may_be_usage(text, pos, pos if pos else max(0, self._scanned - _RELEASE_OVERLAP), size)
-        )
-        stop = pos if keep else size
-        if stop > sent:
-            if not cut and not held and not keep:
-                whole = True
-            else:
-                whole = False
-                out.append(bytes(text[sent:stop]))
-            sent = stop
-        else:
-            whole = False
-        self._scanned = size - pos
-        if text is new:
-            if pos < size:
-                tail += new[pos:]
-        elif pos:
-            del tail[:pos]
-        self._has_cr = has_cr and (not pos or 13 in tail)
-        sent -= pos
-        if self._overlong and len(tail) > 3:
-            del tail[:-3]
-            sent = self._scanned = len(tail)
-        self._sent = sent
-        self.mid_event = bool(tail)
-        if whole:
-            return payload
-        return out[0] if len(out) == 1 else b"".join(out)
 
     def _may_be_usage(self, text: bytes | bytearray, pos: int, start: int, end: int) -> bool:
         """Whether the event at ``pos``, not looked at from ``start`` on, can be one to take out, by its bytes so far.
@@ -488,12 +339,11 @@ class SseScanner:
         """Take note of one whole event; says whether it is the extra usage chunk."""
         if len(event) > MAX_EVENT_BYTES and len(event) - event.endswith(b"\r\n") > MAX_EVENT_BYTES:
             # (CR ends it; the LF behind it may come later, and must make no difference.)
-            self.events += 1
-            self._long = _LongEvent()
+            self._long = LongEvent()
             self._long_ends(self._unmarked(event))
             return False
         event = self._unmarked(event)
-        data, error = _read(event)
+        data, error = read(event)
         if error:
             self.error = True
         if data is None:
@@ -510,6 +360,8 @@ class SseScanner:
         long = self._long
         assert long is not None
         self._long = None
+        self._overlong = False
+        self.events += 1
         long.feed(rest)
         scanner = long.scanner
         if scanner.whole:
@@ -526,75 +378,6 @@ class SseScanner:
             self._learn(event)
         return usage
 
-    def _data(self, data: bytes) -> bool:
-        if len(data) < _SHORTEST or 34 not in data:
-            # No member, so nothing that is looked for; or it is the last word.
-            self.done = self.done or data == b"[DONE]"
-            return False
-        if data[:1] == b"{" and not _says_more(data):
-            # Whether it is JSON makes no difference then: whoever reads it will fail or not.
-            self._speaks(_tokens(data))
-            return False
-        try:
-            event = _decode_event(data)
-        except (msgspec.DecodeError, RecursionError):
-            # Whoever reads it will fail; until then it counts as it does where it is told without being decoded.
-            self._noted += 1
-            if data[:1] == b"{":
-                self._speaks(_tokens(data))
-            return False
-        if len(event.error) != 4 or bytes(event.error) != b"null":
-            self.error = True
-            self._noted += 1
-        kind = bytes(event.type)
-        tokens = _tokens(data) if not kind or _SPEAKS(kind) else 0
-        if not tokens and len(event.delta) > 2 and bytes(event.delta)[:1] == b'"' and _DELTA_TYPE(kind):
-            # (What is sound is one, however long.)
-            tokens = 1 if kind.endswith(b'audio.delta"') else weight(len(event.delta) - 2)
-        self._speaks(tokens)
-        match = _FINISH(data) if b"_reason" in data else None
-        if match is not None:
-            self.finish_reason = match[1]
-            self._noted += 1
-        usage = bytes(event.usage)[:1] == b"{"
-        if usage or b"{" in (bytes(event.timings)[:1], bytes(event.response)[:1], bytes(event.message)[:1]):
-            self._noted += 1
-            self._take(event_usage(data))
-            if b'"seconds"' in data:
-                self._heard(seconds_in(data))
-        return usage and _EMPTY_LIST(bytes(event.choices)) is not None
-
-    def _speaks(self, tokens: int) -> None:
-        if tokens:
-            self.tokens += tokens
-            self.first_token_seen = True
-
-    def _take(self, said: tuple[int, int, int, int, bool]) -> None:
-        """An event's word on usage: the last one counts, and what llama.cpp measures where there is no other.
-
-        But an end that repeats less of the prompt than its beginning said leaves that: 0, or a number that is smaller because
-        what came from a cache is not in it.
-        """
-        prompt, completion, cached, reasoning, measured = said
-        if measured:
-            if self._used:
-                return
-        elif prompt >= 0 or completion >= 0:
-            self._used = True
-        if prompt > self.prompt_tokens or (prompt > 0 and (cached >= 0 or self.cached_tokens < 0)):
-            self.prompt_tokens = prompt
-        if completion >= 0:
-            self.completion_tokens = completion
-            self.said_at = self.tokens
-        if cached >= 0:
-            self.cached_tokens = cached
-        if reasoning >= 0:
-            self.reasoning_tokens = reasoning
-
-    def _heard(self, seconds: int) -> None:
-        if seconds >= 0:
-            self.seconds = seconds
-
     def flush(self) -> bytes:
         """What is still held, at the clean end of the message: an event whose blank line never came."""
         tail = self._tail
@@ -602,14 +385,13 @@ class SseScanner:
             return b""
         usage = False
         if self._overlong:
-            self.events += 1
             self._long_ends(b"")
         else:
             usage = self._event(bytes(tail))
         held = b"" if usage and self._strip and not self._sent else bytes(tail[self._sent :])
         tail.clear()
         self._sent = self._scanned = 0
-        self._overlong = self.mid_event = False
+        self.mid_event = False
         return held
 
 
@@ -662,7 +444,7 @@ def passes(chunks: ChunkScanner, sse: SseScanner | None, data: bytes) -> int:
             if 34 not in text and 10 not in text and 13 not in text and data[-sse._framed_bytes - 1] != 92:
                 sse.events += 1
                 if text:
-                    sse.tokens += 1 if len(text) <= _SHORT_BYTES else weight(len(text))
+                    sse.tokens += 1 if len(text) <= SHORT_BYTES else weight(len(text))
                 chunks.aligned = True
                 return total - start - 2
         if data[-2:] != b"\r\n" or not sse._told(data[start:-2]):

@@ -25,6 +25,8 @@ ELSEWHERE: dict[str, str] = {
     "config/table": "config/test_settings.py",
     "errors": "docs/test_pages.py",
     # Parts of a machine that is tested as one.
+    "accel/event_notes": "accel/test_sse.py",
+    "accel/events": "accel/test_sse.py",
     "accel/fields": "accel/test_heads.py",
     "accel/figures": "accel/test_usage.py",
     "accel/head_lines": "accel/test_heads.py",
