@@ -12,25 +12,22 @@ from typing import Final
 
 import msgspec
 
+from fastgw.accel.attached import ROOTS, attached_in
+from fastgw.accel.brackets import too_deep
 from fastgw.accel.members import (
     ABSENT,
     BOUNDS,
-    BYTES_PER_TOKEN,
     INSIDE,
     LIMITS,
     MANY,
     MAX_MODEL_CHARS,
     MOST,
-    MOST_PROMPTS,
     NAMES,
     ONES,
     OPTIONS,
     OTHER_LIMITS,
     OTHER_WIDTHS,
-    PAIR_TOKENS,
-    ROOTS,
     SCALARS,
-    SPECIAL_TOKENS,
     STORED,
     UNCOUNTED,
     VALUE_BYTES,
@@ -39,19 +36,23 @@ from fastgw.accel.members import (
     Options,
     Outline,
     TooMany,
-    attached_in,
-    estimate,
     folded,
-    ids_in,
-    inputs_in,
     members,
     misnamed,
+    shortened,
+    whole,
+)
+from fastgw.accel.prompts import (
+    BYTES_PER_TOKEN,
+    MOST_PROMPTS,
+    PAIR_TOKENS,
+    SPECIAL_TOKENS,
+    estimate,
+    ids_in,
+    inputs_in,
     prompts_in,
     several_in,
-    shortened,
     texts_in,
-    too_deep,
-    whole,
     wide_bytes,
 )
 from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS

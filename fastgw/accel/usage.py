@@ -10,37 +10,28 @@ words are not looked at there.)
 from __future__ import annotations
 
 import re
-from array import array
-from itertools import accumulate
-from operator import add
 from typing import Final
 
-import msgspec
-
+from fastgw.accel.brackets import NOT_STRUCTURE, TO_SQUARE, heights
 from fastgw.accel.figures import (
     ANSWER,
-    CACHE_READ,
     COUNTS,
     DIGITS,
-    INPUT,
     MAX_DEPTH,
     MEMBERS,
     MOST_NAMES,
     NAME_BYTES,
     NUMBER_BYTES,
-    OUTPUT,
     OWN,
     PLACES,
     QUICK_BYTES,
     SECONDS,
     TIMED,
-    TOTAL,
     USAGE,
     Member,
     meaning,
 )
-
-# ---- the scanner
+from fastgw.accel.plain_usage import of_event, plainly
 
 # What comes next: between the members that matter, and in what is skipped.
 _START, _FIRST, _KEY, _NAME, _COLON, _VALUE, _SCALAR, _LONG, _STRING, _AFTER, _SKIP, _SKIP_STRING, _OVER = range(13)
@@ -78,20 +69,12 @@ _STRANGERS: Final = [
 ]
 _LEAPS: Final = (4096, 512, 64)
 
-# (As in `members`, where it is said how: a byte is eight brackets.)
-_NOT_STRUCTURE: Final = bytes(c for c in range(256) if c not in b'[]{}"')
-_TO_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
-_TO_BITS: Final = bytes.maketrans(b"[]", b"10")
-_CLIMB: Final = bytes((2 * byte.bit_count() - 8) & 255 for byte in range(256))
-_PEAK: Final = bytes(max(2 * (byte >> 8 - n).bit_count() - n for n in range(9)) for byte in range(256))
-_DIP: Final = bytes(min(2 * (byte >> 8 - n).bit_count() - n for n in range(9)) & 255 for byte in range(256))
-
 _NOTHING: Final = (-1,) * COUNTS
 
 
 def _spelt(name: bytes) -> bytes:
     """A name without the escapes that one of ours can be written with; with others it is none of ours."""
-    return _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), name) if b"\\" in name else name
+    return _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), name)
 
 
 def _number(word: bytes, count: int) -> int:
@@ -165,8 +148,7 @@ class UsageScanner:
                 if phase == _LONG or stop - at > NUMBER_BYTES:
                     self._phase = _AFTER if stop < end else _LONG
                     at = stop
-                    if phase == _SCALAR and self._member is _THE_ERROR:
-                        self.error = True
+                    self.error = self.error or (phase == _SCALAR and self._member is _THE_ERROR)
                     continue
                 if stop == end:
                     self._rest = data[at:]
@@ -188,26 +170,7 @@ class UsageScanner:
             if phase == _VALUE:
                 at = self._value(c, at)
             elif c == 34 and phase in _BEFORE_NAME:
-                where = self._stack[-1][0]
-                stop = _TEXT(data, at + 1).end()  # type: ignore[union-attr]
-                if stop < end and data[at + 1 : stop] not in _KNOWN[where]:
-                    behind = _STRANGERS[where](data, at).end()  # type: ignore[union-attr]
-                    if behind > at:
-                        self._phase = _KEY
-                        at = behind
-                        continue
-                if stop - at - 1 > NAME_BYTES:
-                    self._named(b"")
-                    self._phase = _NAME
-                    at = stop
-                elif stop == end or data[stop] == 92:
-                    self._rest = data[at:]
-                    return
-                else:
-                    plain = data[stop + 1 : stop + 2] == b":"
-                    self._phase = _VALUE if plain else _COLON
-                    self._named(data[at + 1 : stop])
-                    at = stop + 1 + plain
+                at = self._name(data, at)
             elif c == 58 and phase == _COLON:
                 self._phase = _VALUE
                 at += 1
@@ -224,6 +187,28 @@ class UsageScanner:
             else:
                 self._phase = _OVER
                 return
+
+    def _name(self, data: bytes, at: int) -> int:
+        """A name begins, whose opening quote is at ``at``: take it, or as many members as say nothing; where to go on."""
+        end = len(data)
+        where = self._stack[-1][0]
+        stop = _TEXT(data, at + 1).end()  # type: ignore[union-attr]
+        if stop < end and data[at + 1 : stop] not in _KNOWN[where]:
+            behind = _STRANGERS[where](data, at).end()  # type: ignore[union-attr]
+            if behind > at:
+                self._phase = _KEY
+                return behind
+        if stop - at - 1 > NAME_BYTES:
+            self._named(b"")
+            self._phase = _NAME
+            return stop
+        if stop == end or data[stop] == 92:
+            self._rest = data[at:]
+            return end
+        plain = data[stop + 1 : stop + 2] == b":"
+        self._phase = _VALUE if plain else _COLON
+        self._named(data[at + 1 : stop])
+        return stop + 1 + plain
 
     def _skip(self, data: bytes, at: int) -> int:
         deep = len(self._stack) + self._depth
@@ -254,19 +239,9 @@ class UsageScanner:
         """Skip ``text``, if no value ends and no bound is reached in it."""
         if b"\\" in text:
             return False
-        brackets = text.translate(_TO_SQUARE, _NOT_STRUCTURE).replace(b'""', b"")
+        brackets = text.translate(TO_SQUARE, NOT_STRUCTURE).replace(b'""', b"")
         pieces = brackets.split(b'"')
-        brackets = b"".join(pieces[::2])
-        eights = len(brackets) // 8
-        packed = int(brackets[: eights * 8].translate(_TO_BITS) or b"0", 2).to_bytes(eights, "big")
-        before = list(accumulate(array("b", packed.translate(_CLIMB)), initial=0))
-        lowest = min(map(add, before, array("b", packed.translate(_DIP))), default=0)
-        highest = max(map(add, before, packed.translate(_PEAK)), default=0)
-        level = before[-1]
-        for c in brackets[eights * 8 :]:
-            level += 1 if c == 91 else -1
-            lowest = min(lowest, level)
-            highest = max(highest, level)
+        lowest, highest, level = heights(b"".join(pieces[::2]))
         if self._depth + lowest <= 0 or len(self._stack) + self._depth + highest > MAX_DEPTH:
             return False
         self._depth += level
@@ -277,7 +252,7 @@ class UsageScanner:
     def _named(self, name: bytes) -> None:
         """The next value's name."""
         where, _, parts = self._stack[-1]
-        member = _KNOWN[where].get(_spelt(name))
+        member = _KNOWN[where].get(_spelt(name) if b"\\" in name else name)
         self._member = member
         if member is not None or b"\\u00" in name:
             self._names += 1
@@ -373,136 +348,7 @@ class UsageScanner:
         return -1 if own is None else own[SECONDS]
 
 
-# ---- what is there whole
-
-# Whole documents are mostly plain JSON with plain counts, which a decoder reads at a tenth of the cost. It takes the last
-# member of a name, as the scanner does; what it refuses (a count that is none, half an answer) the scanner reads.
-_MOST: Final = 10**DIGITS
-_ODD: Final = re.compile(rb"[0-9][eE]|-|[0-9.]{%d}" % (NUMBER_BYTES + 1)).search  # perhaps no whole number, written as one
-_Parts = msgspec.defstruct("_Parts", [("cached_tokens", int, -1), ("reasoning_tokens", int, -1)], gc=False)
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | float = -1
-    completion_tokens: int | float = -1
-    input_tokens: int | float = -1
-    output_tokens: int | float = -1
-    total_tokens: int = -1
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    seconds: int = -1
-    prompt_tokens_details: _Parts | None = None  # type: ignore[valid-type]
-    input_tokens_details: _Parts | None = None  # type: ignore[valid-type]
-    input_token_details: _Parts | None = None  # type: ignore[valid-type]
-    output_token_details: _Parts | None = None  # type: ignore[valid-type]
-    completion_tokens_details: _Parts | None = None  # type: ignore[valid-type]
-    output_tokens_details: _Parts | None = None  # type: ignore[valid-type]
-    reasoning_tokens: int | None = None
-
-    def figures(self, document: bytes) -> tuple[int, int, int, int] | None:
-        """As :meth:`UsageScanner.figures`, None = not all is said plainly."""
-        if (
-            type(self.prompt_tokens) is type(self.completion_tokens) is int
-            and 0 <= self.prompt_tokens < _MOST
-            and 0 <= self.completion_tokens < _MOST
-            and self.prompt_tokens_details is None
-            and self.completion_tokens_details is None
-            and self.input_token_details is self.output_token_details is None
-            and self.input_tokens < 0
-            and self.output_tokens < 0
-            and self.reasoning_tokens is None
-            and self.cache_read_input_tokens is None
-            and self.input_tokens_details is self.output_tokens_details is None
-        ):
-            # As most say it.
-            return self.prompt_tokens, self.completion_tokens, -1, -1
-        counts: list[int | float] = [
-            self.prompt_tokens, self.completion_tokens, self.input_tokens, self.output_tokens, self.total_tokens,
-            -1 if self.cache_read_input_tokens is None else self.cache_read_input_tokens,
-            -1 if self.cache_creation_input_tokens is None else self.cache_creation_input_tokens,
-            self.seconds,
-            _part(self.prompt_tokens_details, "cached_tokens"),
-            _part(self.input_tokens_details or self.input_token_details, "cached_tokens"),
-            _part(self.completion_tokens_details, "reasoning_tokens"),
-            _part(self.output_tokens_details or self.output_token_details, "reasoning_tokens"),
-            -1 if self.reasoning_tokens is None else self.reasoning_tokens,
-        ]  # fmt: skip
-        for at in range(TOTAL):
-            count = counts[at]
-            if type(count) is float:
-                if _ODD(document) is not None:
-                    return None
-                counts[at] = int(count) if count.is_integer() else -1
-        if max(counts) >= _MOST or min(counts) < -1:
-            return None
-        return meaning(counts)  # type: ignore[arg-type]
-
-
-def _part(parts: object, name: str) -> int:
-    return -1 if parts is None else getattr(parts, name)
-
-
-class _Answer(msgspec.Struct, gc=False):
-    usage: _Usage | None = None
-
-
-class _Timings(msgspec.Struct, gc=False):
-    prompt_n: int = -1
-    cache_n: int = -1
-    predicted_n: int = -1
-
-
-class _Event(msgspec.Struct, gc=False):
-    usage: _Usage | None = None
-    response: _Answer | None = None
-    message: _Answer | None = None
-    timings: _Timings | None = None
-
-
-_decode: Final = msgspec.json.Decoder(_Answer).decode
-_decode_event: Final = msgspec.json.Decoder(_Event).decode
 _OPENS: Final = re.compile(rb'"usage"[ \t\r\n]*+:[ \t\r\n]*+\{').match
-
-
-def _plainly(document: bytes) -> tuple[int, int, int, int] | None:
-    """The figures of the document's own usage, where it is JSON and that says it plainly; None = the scanner knows."""
-    if document.count(b":") > MOST_NAMES or document.count(b"[") + document.count(b"{") > MAX_DEPTH:
-        return None  # perhaps more than the scanner follows
-    try:
-        usage = _decode(document).usage
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        return None
-    found = None if usage is None else usage.figures(document)
-    return None if found is None or max(found[:2]) < 0 else found
-
-
-def _of_event(data: bytes) -> tuple[int, int, int, int, bool] | None:
-    """As :func:`event_usage`, where the event says it plainly; None = the scanner knows."""
-    if data.count(b":") > MOST_NAMES or data.count(b"[") + data.count(b"{") > MAX_DEPTH or b'"meta"' in data:
-        return None
-    try:
-        event = _decode_event(data)
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        return None
-    timed = -1, -1, -1, -1
-    if event.timings is not None:
-        counts = list(_NOTHING)
-        counts[INPUT], counts[CACHE_READ], counts[OUTPUT] = (
-            event.timings.prompt_n, event.timings.cache_n, event.timings.predicted_n
-        )  # fmt: skip
-        if max(counts) >= _MOST or min(counts) < -1:
-            return None
-        timed = meaning(counts)
-    wrapped = [event.usage, *(one.usage for one in (event.response, event.message) if one is not None)]
-    for usage in wrapped:
-        if usage is not None:
-            found = usage.figures(data)
-            if found is None:
-                return None
-            prompt, completion, cached, reasoning = found
-            if prompt >= 0 or completion >= 0:
-                return prompt, completion, cached if cached >= 0 else timed[2], reasoning, False
-    return (*timed, max(timed[:2]) >= 0)
 
 
 def scanned(document: bytes) -> UsageScanner:
@@ -521,7 +367,7 @@ def usage_in(body: bytes) -> tuple[int, int, int, int]:
     at = body.rfind(b'"usage"')
     if at > 0 and len(body) - at <= QUICK_BYTES and body[at - 1] != 92 and _OPENS(body, at) is not None:
         end = b"{" + body[at:]
-        found = _plainly(end)
+        found = plainly(end)
         if found is None:
             scanner = scanned(end)
             if scanner.whole and scanner.says(OWN):
@@ -533,7 +379,7 @@ def usage_in(body: bytes) -> tuple[int, int, int, int]:
 
 def event_usage(data: bytes) -> tuple[int, int, int, int, bool]:
     """The same of an event's data, and whether it is of llama.cpp's timings alone, which may come early."""
-    found = _of_event(data)
+    found = of_event(data)
     if found is not None:
         return found
     return scanned(data).told()

@@ -18,7 +18,8 @@ from typing import Final
 
 import msgspec
 
-from fastgw.accel.members import TooMany, members, prompts_in, rows
+from fastgw.accel.members import TooMany, members, rows
+from fastgw.accel.prompts import prompts_in
 
 MAX_COUNT: Final = 10**12  # of tokens; what is said to be more is no count
 MAX_USAGE_DEPTH: Final = 4

@@ -16,17 +16,8 @@ import msgspec
 from fastgw.accel.bodies import BodyFacts as BodyFacts
 from fastgw.accel.bodies import bounds_in, facts_of, outline, read, span_of
 from fastgw.accel.bodies import with_member as with_member
-from fastgw.accel.members import (
-    ABSENT,
-    BYTES_PER_TOKEN,
-    INSIDE,
-    MAX_MODEL_CHARS,
-    WIDTHS,
-    Fault,
-    Members,
-    Outline,
-    TooMany,
-)
+from fastgw.accel.members import ABSENT, INSIDE, MAX_MODEL_CHARS, WIDTHS, Fault, Members, Outline, TooMany
+from fastgw.accel.prompts import BYTES_PER_TOKEN
 from fastgw.errors import GatewayError
 
 MAX_MEMBERS: Final = 256

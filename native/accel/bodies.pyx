@@ -18,7 +18,7 @@ from fastgw.accel.json cimport (
     bytes_end, is_digit, plain_end, string_end, text_end, unescape, wrong, wrong_at,
 )
 
-from fastgw.accel import members, tokens
+from fastgw.accel import attached, brackets, members, prompts, tokens
 
 import msgspec
 
@@ -120,7 +120,7 @@ cdef struct Facts:
 
 if (
     members.MAX_MODEL_CHARS != _MAX_MODEL_CHARS or members.MAX_NAME_CHARS * 4 != _MAX_NAME_BYTES
-    or members.MOST_PROMPTS != _MOST_PROMPTS or members.MAX_DEPTH != 64 * STACK_WORDS
+    or prompts.MOST_PROMPTS != _MOST_PROMPTS or brackets.MAX_DEPTH != 64 * STACK_WORDS
     or list(members.Fault) != list(range(CASE + 1)) or members.Fault.CASE != CASE
     or tokens.MOST_CHOICES != _MOST_CHOICES
     or members.SCALARS + members.PROMPTS != (
@@ -720,7 +720,7 @@ cdef int _rest(
         at = text_end(p, at, n)
     if at < 0:
         otherwise = NO_TEXT
-    # As members.too_deep() sees it, which takes the text apart without reading it.
+    # As brackets.too_deep() sees it, which takes the text apart without reading it.
     while i < n:
         if in_text:
             i = bytes_end(p, i, n)
@@ -841,7 +841,7 @@ cdef enum:
     _LONGEST_KEY = 15
     _MOST_SOURCE_MEMBERS = 16
 
-# As members.OTHER and so on: where a picture may stand.
+# As attached.OTHER and so on: where a picture may stand.
 cdef enum:
     P_OTHER
     P_MESSAGES
@@ -875,14 +875,14 @@ cdef struct Size:
     long long tokens
 
 if (
-    members.BYTES_PER_TOKEN != _BYTES_PER_TOKEN or members.WIDE_BYTES_PER_TOKEN != _WIDE_BYTES_PER_TOKEN
-    or members.IMAGE_TOKENS != _IMAGE_TOKENS or members.SOUND_BYTES_PER_TOKEN != _SOUND_BYTES_PER_TOKEN
-    or members.FEW_VALUES != _FEW_VALUES or members.VALUE_EACH != _VALUE_EACH or members.DEEPEST != _DEEPEST
-    or members.SPECIAL_TOKENS != _SPECIAL_TOKENS or members.PAIR_TOKENS != _PAIR_TOKENS
-    or members.PROMPT_OBJECT != P_PROMPT_OBJECT or members.MEDIA != K_MEDIA or members.MOST_SOURCE_MEMBERS != _MOST_SOURCE_MEMBERS
+    prompts.BYTES_PER_TOKEN != _BYTES_PER_TOKEN or prompts.WIDE_BYTES_PER_TOKEN != _WIDE_BYTES_PER_TOKEN
+    or attached.IMAGE_TOKENS != _IMAGE_TOKENS or attached.SOUND_BYTES_PER_TOKEN != _SOUND_BYTES_PER_TOKEN
+    or attached.FEW_VALUES != _FEW_VALUES or attached.VALUE_EACH != _VALUE_EACH or attached.DEEPEST != _DEEPEST
+    or prompts.SPECIAL_TOKENS != _SPECIAL_TOKENS or prompts.PAIR_TOKENS != _PAIR_TOKENS
+    or attached.PROMPT_OBJECT != P_PROMPT_OBJECT or attached.MEDIA != K_MEDIA or attached.MOST_SOURCE_MEMBERS != _MOST_SOURCE_MEMBERS
      or 1 << (CHAT_TEMPLATE - BACKGROUND + 1) != members.STORED
 ):
-    raise ImportError("fastgw.accel.bodies was compiled with another fastgw.accel.members: build it again")
+    raise ImportError("fastgw.accel.bodies was compiled with another fastgw.accel.attached: build it again")
 
 
 cdef inline Py_ssize_t _text_end(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
@@ -955,7 +955,7 @@ cdef extern from *:
 
 
 cdef void _add_ids(Bytes p, Py_ssize_t start, Py_ssize_t end, Size* size) noexcept nogil:
-    """As members.ids_in()."""
+    """As prompts.ids_in()."""
     cdef Py_ssize_t i
     cdef long long commas
     if start == 0 or p[start] != 91:
@@ -1066,7 +1066,7 @@ cdef Py_ssize_t _texts_end(Bytes p, Py_ssize_t i, Py_ssize_t n, Size* size) noex
 
 
 cdef Py_ssize_t _source_end(Bytes p, Py_ssize_t i, Py_ssize_t n, Size* size) noexcept nogil:
-    """Behind a ``source`` in which nothing is nested, as members._source(); 0 = it is something else."""
+    """Behind a ``source`` in which nothing is nested, as attached._source(); 0 = it is something else."""
     cdef Py_ssize_t at, length, value
     cdef Py_ssize_t members = 0
     cdef long long data = 0
@@ -1119,7 +1119,7 @@ cdef Py_ssize_t _source_end(Bytes p, Py_ssize_t i, Py_ssize_t n, Size* size) noe
 
 
 cdef long long _roughly(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
-    """As members._roughly()."""
+    """As attached._roughly()."""
     cdef long long pictures = 0
     cdef long long texts = 0
     cdef bint media = False
@@ -1161,7 +1161,7 @@ cdef bint _ends_url(Bytes p, Py_ssize_t size) noexcept nogil:
 
 
 cdef void _add_attached(Bytes p, Py_ssize_t start, Py_ssize_t end, int root, const Seen* seen, Size* size) noexcept nogil:
-    """As members.attached_in()."""
+    """As attached.attached_in()."""
     cdef unsigned char stack[64 * STACK_WORDS + 1]
     cdef Size found = Size(0, 0)
     cdef Size media
@@ -1273,14 +1273,14 @@ cdef int _inner(int state, int key, bint is_object, int root) noexcept nogil:
 
 
 cdef inline long long _estimate(long long size, long long wide, const Size* other, long long bytes_per_token) noexcept nogil:
-    """As members.estimate()."""
+    """As prompts.estimate()."""
     cdef long long text = max(0, size - wide - other.attached)
     cdef long long per_wide = min(_WIDE_BYTES_PER_TOKEN, bytes_per_token)
     return (text + bytes_per_token - 1) // bytes_per_token + (wide + per_wide - 1) // per_wide + other.tokens
 
 
 cdef long long _prompt_tokens(Bytes p, Py_ssize_t n, const Facts* facts, int bytes_per_token) noexcept nogil:
-    """As members.estimate() of a body that is good."""
+    """As prompts.estimate() of a body that is good."""
     cdef Size size = Size(0, 0)
     cdef Size ids
     cdef long long wide = 0
@@ -1343,7 +1343,7 @@ cdef long long _again(Bytes p, const Facts* facts, bint is_wide, int bytes_per_t
 
 
 cdef long long _prompts(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    """How many prompts the value from ``start`` to ``end`` is; as members.prompts_in()."""
+    """How many prompts the value from ``start`` to ``end`` is; as prompts.prompts_in()."""
     cdef long long count = 0
     cdef Py_ssize_t i = start
     if p[start] != 91:
@@ -1371,7 +1371,7 @@ cdef long long _all_prompts(Bytes p, const Facts* facts) noexcept nogil:
 
 
 cdef long long _inputs(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    """As members.inputs_in()."""
+    """As prompts.inputs_in()."""
     cdef unsigned char c
     if p[start] != 91:
         return 1
@@ -1380,7 +1380,7 @@ cdef long long _inputs(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil
 
 
 cdef long long _several(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    """As members.several_in()."""
+    """As prompts.several_in()."""
     cdef long long commas = 0
     cdef Py_ssize_t i = start
     if p[start] != 91 and p[start] != 123:
@@ -1397,7 +1397,7 @@ cdef long long _several(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogi
 
 
 cdef long long _texts(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    """As members.texts_in()."""
+    """As prompts.texts_in()."""
     cdef long long count = 0
     cdef Py_ssize_t i = start + 1
     if p[start] != 91:

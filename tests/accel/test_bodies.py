@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw import twins
-from fastgw.accel.members import MAX_DEPTH, Fault
+from fastgw.accel.brackets import MAX_DEPTH
+from fastgw.accel.members import Fault
 from fastgw.errors import GatewayError
 from fastgw.protocol.openai import MAX_MEMBERS, scan_body, scan_completely
 from tests.support.json_cases import EITHER, INVALID, VALID, Case, forms

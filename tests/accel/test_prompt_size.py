@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw import twins
-from fastgw.accel.members import IMAGE_TOKENS, PAIR_TOKENS, SOUND_BYTES_PER_TOKEN
+from fastgw.accel.attached import IMAGE_TOKENS, SOUND_BYTES_PER_TOKEN
+from fastgw.accel.prompts import PAIR_TOKENS
 from tests.support.twins import native_twin, python_twin
 
 SIDES: list[Any] = [python_twin("fastgw.accel.bodies"), *([native_twin("fastgw.accel.bodies")] if twins.native() else [])]

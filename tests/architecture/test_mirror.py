@@ -25,6 +25,8 @@ ELSEWHERE: dict[str, str] = {
     "config/table": "config/test_settings.py",
     "errors": "docs/test_pages.py",
     # Parts of a machine that is tested as one.
+    "accel/attached": "accel/test_prompt_size.py",
+    "accel/brackets": "accel/test_bodies.py",
     "accel/event_notes": "accel/test_sse.py",
     "accel/events": "accel/test_sse.py",
     "accel/fields": "accel/test_heads.py",
@@ -33,6 +35,8 @@ ELSEWHERE: dict[str, str] = {
     "accel/hashing": "accel/test_small.py",
     "accel/judges": "accel/test_heads.py",
     "accel/members": "accel/test_bodies.py",
+    "accel/plain_usage": "accel/test_usage.py",
+    "accel/prompts": "accel/test_prompt_size.py",
     "accel/refusals": "accel/test_heads.py",
     "accel/tokens": "accel/test_small.py",
     "config/address": "config/test_mistakes.py",
