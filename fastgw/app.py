@@ -48,16 +48,16 @@ from fastgw.net.wire import PlainWire
 from fastgw.policy import build
 from fastgw.policy.iplimit import IpLimit
 from fastgw.policy.queue import Queue
-from fastgw.policy.routing import STRATEGIES
+from fastgw.policy.route import serving
+from fastgw.policy.routing import strategy_for
 from fastgw.protocol.headers import is_trusted
 from fastgw.protocol.hosts import HostRule
 from fastgw.protocol.http1.writer import simple_response
 from fastgw.stats import EventLog, NullLog, Stats
 from fastgw.tasks import Tasks
+from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
-from fastgw.upstream.table import UpstreamTable
-from fastgw.upstream.target import Engine
 from fastgw.vitals import Vitals
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class Gateway:
         self._keeping: Housekeeping | None = None
         self._state: State | None = None
         self._control: ControlServer | None = None
-        self._pools: list[Pool] = []
+        self._fleet: Fleet | None = None
+        self._queue: Queue | None = None
         self._filters: tuple[Filter, ...] = ()
         self.core: GatewayCore | None = None
         self.addresses: list[str] = []
@@ -122,6 +123,13 @@ class Gateway:
     def control_url(self) -> str:
         """Where the control listener is, empty where there is none."""
         return self._control.url if self._control is not None else ""
+
+    @property
+    def fleet(self) -> Fleet:
+        """The engines, which may be added, drained and removed while traffic runs. Raises RuntimeError before the start."""
+        if self._fleet is None:
+            raise RuntimeError("the gateway has not started")
+        return self._fleet
 
     @property
     def port(self) -> int:
@@ -156,14 +164,12 @@ class Gateway:
         reactor = self._reactor = Reactor(loop, self._alone)
         tasks = self._tasks = Tasks(self.log)
         shortage = Shortage(self.log)
-        engines = [Engine(one, config.cb_failure_threshold, config.cb_recovery_timeout_s) for one in config.engines]
-        idle = min(config.engine_max_idle, open_files() // 8 or config.engine_max_idle)
-        pools = self._pools = [
-            Pool(engine, reactor, self.stats, self.log, config.connect_timeout_s, idle, shortage)
-            for engine in engines
-        ]
-        health = Health(pools, config, self.log, self._publish, self._room, shortage)
+        fleet = self._fleet = Fleet(
+            config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
+        )
+        health = Health(lambda: fleet.pools, config, self.log, fleet.publish, self._room, shortage)
         filters = self._filters = build(config)
+        self._queue = next((one for one in filters if isinstance(one, Queue)), None)
         core = self.core = GatewayCore(
             config,
             reactor=reactor,
@@ -171,12 +177,13 @@ class Gateway:
             log=self.log,
             access=self._access,
             filters=filters,
-            strategy=STRATEGIES[config.policy](),
+            strategy=strategy_for(config),
             health=health,
-            table=UpstreamTable(pools),
+            table=fleet.table,
             accounts=accounts,
             instance=os.urandom(4).hex().encode(),
         )
+        core.serving = serving
         LocalEndpoints(core, tasks.spawn)
         try:
             await health.resolve_all(RESOLVE_WAIT_S)
@@ -240,14 +247,16 @@ class Gateway:
         if max_per_ip:
             core.on_closed = listener.released
         self.addresses = listener.addresses
-        for pool in pools:
+        for pool in fleet.pools:
             pool.keep_warm()
         tasks.spawn("health", health.run())
+        fleet.joined = lambda pool: self._look_at(health, pool)
+        fleet.left = lambda pool: health.forget(pool.engine)
         if config.scheduler == "auto":
             from fastgw.upstream.scheduler import Scheduler
 
             scheduler = Scheduler(
-                pools,
+                lambda: fleet.pools,
                 interval_s=config.scheduler_interval_s,
                 timeout_s=config.health_timeout_s,
                 log=self.log,
@@ -314,6 +323,7 @@ class Gateway:
     async def _open_control(self, meters: Meters | None) -> None:
         """The control listener: imported here, for it takes longer than all the rest of a start."""
         from fastgw.control.server import ControlServer
+        from fastgw.engines import EngineDesk
         from fastgw.observe.metrics import GatewayCollector, render
 
         config = self.config
@@ -327,7 +337,8 @@ class Gateway:
         collector = GatewayCollector(
             Vitals(
                 core,
-                queue=next((one for one in self._filters if isinstance(one, Queue)), None),
+                engines=self.fleet.engines,
+                queue=self._queue,
                 meters=meters,
                 store_failing=lambda: self._state is not None and self._state.failing,
                 admin_auth_failures=lambda: self._control.auth_failures if self._control is not None else 0,
@@ -344,6 +355,7 @@ class Gateway:
             render_metrics=lambda: render(collector),
             health=lambda: dict(zip(("healthy_engines", "total_engines"), core.health.counts(), strict=True)),
             keys=keys,
+            engines=EngineDesk(self.fleet),
             hosts=HostRule(config.allowed_hosts, os.uname().nodename),
         )
         try:
@@ -379,11 +391,19 @@ class Gateway:
             self.log.warning("usage of the last moments was not written down", reason=state.reason or "the disk was slow")
 
     def _publish(self) -> None:
-        """A new snapshot of what engines serve."""
+        """There is a new snapshot of who is there and serves what."""
         core = self.core
         if core is not None:
-            core.table = UpstreamTable(self._pools, core.table)
+            before, table = core.table, self.fleet.table
+            core.take_table(table, self.fleet.keys())
+            if self._queue is not None:
+                self._queue.follow(before, table)
             core.room()
+
+    def _look_at(self, health: Health, pool: Pool) -> None:
+        """An engine has joined: it is asked at once how it is."""
+        if self._tasks is not None:
+            self._tasks.spawn(f"first probe of {pool.engine.name}", health.probe(pool))
 
     def _refusal(self, ip: str) -> bytes:
         kind = errors.lookup("too_many_connections", self.config.compat)
@@ -408,8 +428,7 @@ class Gateway:
         # The last answers and error events are given a moment to leave.
         await self._until(lambda: not core.connections, monotonic() + GRACE_S)
         core.close_all()
-        for pool in self._pools:
-            pool.close()
+        self.fleet.close()
         if self._control is not None:
             await self._control.stop()
             self._control = None

@@ -20,12 +20,14 @@ class Vitals:
         self,
         core: GatewayCore,
         *,
+        engines: Callable[[], Iterable[Engine]],
         queue: Queue | None,
         meters: Meters | None,
         store_failing: Callable[[], bool],
         admin_auth_failures: Callable[[], int],
     ) -> None:
         self._core = core
+        self._engines = engines
         self._queue = queue
         self._meters = meters
         self._store_failing = store_failing
@@ -56,7 +58,7 @@ class Vitals:
         return __version__
 
     def engines(self) -> Iterable[Engine]:
-        return [pool.engine for pool in self._core.table.pools]
+        return self._engines()
 
     def queue(self) -> Mapping[str, object]:
         """Requests that wait: how many, the bytes of their bodies, and how many of each class."""

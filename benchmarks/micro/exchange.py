@@ -30,7 +30,7 @@ from fastgw.net.h1_connection import H1Connection
 from fastgw.net.h1_upstream import H1UpstreamConn
 from fastgw.net.poller import Reactor
 from fastgw.policy import build
-from fastgw.policy.routing import STRATEGIES
+from fastgw.policy.routing import strategy_of
 from fastgw.stats import NullLog, Stats
 from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
@@ -78,8 +78,8 @@ async def measure(requests: int, *, keys: bool = True) -> float:
     pools = [Pool(Engine(one), reactor, stats, log, 1.0, 8) for one in config.engines]
     core = GatewayCore(
         config, reactor=reactor, stats=stats, log=log, access=records, filters=build(config),
-        strategy=STRATEGIES["round_robin"](),
-        health=Health(pools, config, log, lambda: None, lambda: None), table=UpstreamTable(pools),
+        strategy=strategy_of("round_robin"),
+        health=Health(lambda: pools, config, log, lambda: None, lambda: None), table=UpstreamTable(pools),
         accounts=Accounts(Defaults(), config.api_key_digests, required=False), instance=b"00000000",
     )  # fmt: skip
     limits = ConnLimits(head_bytes=32768, header_count=100, head_s=10.0, idle_s=75.0, body_s=30.0, write_s=60.0)

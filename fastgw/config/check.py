@@ -33,14 +33,21 @@ def _routes(routes: Sequence[RouteConfig]) -> Found:
 
 def duplicate_engines(engines: Sequence[EngineConfig]) -> list[tuple[int, int, str]]:
     """Pairs of entries that clash, and how. One URL may stand twice only with different models in each entry."""
-    clashes = []
-    for second, engine in enumerate(engines):
-        for first, other in enumerate(engines[:second]):
-            if engine.url == other.url and not (engine.models and other.models and not set(engine.models) & set(other.models)):
-                clashes.append((first, second, f"the engine {engine.url} is named twice"))
-            elif engine.name == other.name and engine.name != engine.address.label:
-                clashes.append((first, second, f"two engines have the name {engine.name!r}"))
-    return clashes
+    return [
+        (first, second, clash)
+        for second, engine in enumerate(engines)
+        for first, other in enumerate(engines[:second])
+        if (clash := engines_clash(engine, other))
+    ]
+
+
+def engines_clash(engine: EngineConfig, other: EngineConfig) -> str:
+    """How the two cannot both be there; empty = they can."""
+    if engine.url == other.url and not (engine.models and other.models and not set(engine.models) & set(other.models)):
+        return f"the engine {engine.url} is named twice"
+    if engine.name == other.name and engine.name != engine.address.label:
+        return f"two engines have the name {engine.name!r}"
+    return ""
 
 
 def read_keys(keys: Sequence[str], path: str) -> tuple[list[str], Found, list[str]]:

@@ -15,7 +15,7 @@ from msgspec.structs import force_setattr
 
 from fastgw.config.address import EngineAddress, parse_engine_url
 from fastgw.config.grammar import engine_key, engine_url, target
-from fastgw.config.names import ENGINE_KINDS, ON_CAPACITY, EngineKind, OnCapacity
+from fastgw.config.names import ENGINE_KINDS, ON_CAPACITY, POLICIES, EngineKind, OnCapacity, Policy, any_of
 from fastgw.config.problems import ConfigError, ConfigErrors
 from fastgw.config.row import Setting, row, rows_of, seconds, shown, text_problem, type_problem, within
 
@@ -28,21 +28,21 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     url: Annotated[str, row("http://host:port[/base] or unix:/path; a trailing /v1 is dropped", check=engine_url)]
     name: Annotated[str, row("what logs and metrics call it; from the URL when empty")] = ""
     kind: Annotated[EngineKind, row(
-        f"{', '.join(ENGINE_KINDS[:-1])} or {ENGINE_KINDS[-1]}: which health paths and quirks to expect",
+        f"what to expect of it: {any_of(ENGINE_KINDS)} ([engines.md](engines.md))",
     )] = "auto"
     api_key: Annotated[str, row("the key sent to it; vllm_api_key when empty", check=engine_key, secret=True)] = ""
     models: Annotated[Sequence[str], row("the models that clients reach here; asked of the engine when empty")] = ()
     served_name: Annotated[str, row("the model name that this engine knows, where it differs from what clients say")] = ""
-    weight: Annotated[int, within(1, 1000, "its share under round_robin, 1 to 1000")] = 1
+    weight: Annotated[int, within(1, 1000, "its share, 1 to 1000; policy says how it counts")] = 1
     health_path: Annotated[str, row("the only path to probe; the kind's own ones when empty", check=target)] = ""
     warm_connections: Annotated[int, within(-1, 1024, "-1 = as the gateway's warm_connections")] = -1
     max_connections: Annotated[int, within(0, 65535, "0 = engine_max_connections")] = 0
     max_concurrent: Annotated[int, within(0, 1_000_000,
         "requests under way at it at most; 0 = engine_max_concurrent",
     )] = 0
-    cancel: Annotated[bool, row(
-        "whether closing its connection stops a generation; turn off for engines that a cancel harms",
-    )] = True
+    cancel: Annotated[bool | None, row(
+        "whether closing its connection stops a generation; unset: as with its kind; false for engines that a cancel harms",
+    )] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.models, str):
@@ -74,10 +74,13 @@ class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         "requests for it under way at most; 0 = no limit of its own",
     )] = 0
     on_capacity: Annotated[OnCapacity | Literal[""], row(
-        f"{', '.join(ON_CAPACITY[:-1])} or {ON_CAPACITY[-1]}; the gateway's on_capacity when empty", kind="choice",
+        f"{any_of(ON_CAPACITY)}; the gateway's on_capacity when empty", kind="choice",
     )] = ""
     fallback: Annotated[Sequence[str], row("models to send its requests to, in this order, when it has no room")] = ()
     timeout_s: Annotated[float, seconds("time for a whole exchange; 0 = request_timeout_s", low=0)] = 0.0
+    policy: Annotated[Policy | Literal[""], row(
+        f"{any_of(POLICIES)}; the gateway's policy when empty", kind="choice",
+    )] = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.fallback, str):
@@ -132,4 +135,6 @@ def _route_problems(route: RouteConfig) -> list[tuple[str, str]]:
         found.append(("fallback", "names the route's own model"))
     elif route.on_capacity == "fallback" and not fallback:
         found.append(("fallback", "must name a model, since on_capacity is fallback"))
+    if route.policy not in ("", *POLICIES):
+        found.append(("policy", "must be one of " + ", ".join(POLICIES)))
     return found

@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 
 Profile = Literal["", "minisgl", "llm-stack", "rakka", "simple-ai", "openai-llm-gateway"]
 EngineKind = Literal["auto", "openai", "vllm", "sglang", "tgi", "llamacpp", "ollama"]
-Policy = Literal["round_robin", "ordered"]
+Policy = Literal["round_robin", "weighted", "ordered", "least_loaded", "random", "power_of_two"]
 OnExhausted = Literal["refuse", "cut"]
 OnCapacity = Literal["queue", "reject", "fallback"]
 QueueOrder = Literal["fifo", "adaptive"]
@@ -27,3 +27,8 @@ ON_EXHAUSTED: Final[tuple[OnExhausted, ...]] = get_args(OnExhausted)
 ON_CAPACITY: Final[tuple[OnCapacity, ...]] = get_args(OnCapacity)
 LOG_LEVELS: Final[tuple[LogLevel, ...]] = get_args(LogLevel)
 PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
+
+
+def any_of(names: tuple[str, ...]) -> str:
+    """``a, b or c``."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"

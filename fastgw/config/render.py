@@ -102,7 +102,8 @@ def _type_text(row: Setting) -> str:
 def _engine_rows() -> Iterator[str]:
     defaults = dict(zip(EngineConfig.__struct_fields__[1:], EngineConfig.__struct_defaults__, strict=True))
     for row in ENGINE_FIELDS:
-        shown = default_text(defaults.get(row.name, ""))
+        value = defaults.get(row.name)
+        shown = default_text(value) if value is not None else ""
         yield f"| `{row.name}` | {f'`{shown}`' if shown else ''} | {_cell(row.help)} |"
 
 
@@ -168,7 +169,8 @@ def errors_markdown() -> str:
         "and then an abort: never in `[DONE]`. *Closes* marks answers after which the connection cannot be used again.",
         "",
         "The access log has the name of an error, in its field `error`: the code, or the name that stands below the code here.",
-        "The control listener has two codes more, 404 `key_not_found` and 503 `store_unavailable`: [keys.md](keys.md).",
+        "The control listener has more: 404 `key_not_found` and 503 `store_unavailable` ([keys.md](keys.md)), 404",
+        "`engine_not_found`, 409 `engine_exists` and 409 `too_many_engines` ([engines.md](engines.md)).",
         "",
         "| status | code | type | message | closes | what to do |",
         "|---|---|---|---|---|---|",

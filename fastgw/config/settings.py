@@ -77,14 +77,16 @@ def _inherit(config: Config) -> tuple[EngineConfig, ...]:
                 number += 1
                 name = f"{engine.name}#{number}"
             taken.add(name)
-        engines.append(
-            replace(
-                engine,
-                name=name,
-                api_key=engine.api_key or config.vllm_api_key,
-                warm_connections=config.warm_connections if engine.warm_connections < 0 else engine.warm_connections,
-                max_connections=engine.max_connections or config.engine_max_connections,
-                max_concurrent=engine.max_concurrent or config.engine_max_concurrent,
-            )
-        )
+        engines.append(inherited(replace(engine, name=name), config))
     return tuple(engines)
+
+
+def inherited(engine: EngineConfig, config: Config) -> EngineConfig:
+    """The engine with what it leaves open filled in from the gateway's own settings."""
+    return replace(
+        engine,
+        api_key=engine.api_key or config.vllm_api_key,
+        warm_connections=config.warm_connections if engine.warm_connections < 0 else engine.warm_connections,
+        max_connections=engine.max_connections or config.engine_max_connections,
+        max_concurrent=engine.max_concurrent or config.engine_max_concurrent,
+    )

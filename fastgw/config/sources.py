@@ -13,7 +13,7 @@ from typing import Final, cast
 import msgspec
 
 from fastgw.config.entries import EngineConfig, RouteConfig
-from fastgw.config.names import LOG_LEVELS, LogLevel, OnCapacity
+from fastgw.config.names import LOG_LEVELS, LogLevel, OnCapacity, Policy
 from fastgw.config.problems import ConfigError, ConfigErrors
 from fastgw.config.row import Setting, value_problem, wanted
 from fastgw.config.table import BY_NAME
@@ -108,13 +108,13 @@ def parse_text(row: Setting, text: str) -> object:
 
 
 def _parse_routes(text: str) -> list[RouteConfig]:
-    """``model|max_concurrent|on_capacity|fallback,fallback|timeout_s;...``: all but the model may be empty or left out."""
+    """``model|max_concurrent|on_capacity|fallback,fallback|timeout_s|policy;...``: all but the model may be left out."""
     routes = []
     for number, entry in enumerate((entry for entry in map(str.strip, text.split(";")) if entry), 1):
         parts = [part.strip() for part in entry.split("|")]
-        if len(parts) > 5:
-            raise ValueError(f"entry {number}: more than model|max_concurrent|on_capacity|fallback|timeout_s")
-        model, limit, on_capacity, fallback, timeout = parts + [""] * (5 - len(parts))
+        if len(parts) > 6:
+            raise ValueError(f"entry {number}: more than model|max_concurrent|on_capacity|fallback|timeout_s|policy")
+        model, limit, on_capacity, fallback, timeout, policy = parts + [""] * (6 - len(parts))
         if limit and not re.fullmatch(r"[0-9]{1,7}", limit):
             raise ValueError(f"entry {number}: max_concurrent must be a whole number from 0 to 1000000")
         if timeout and not re.fullmatch(r"[0-9]{1,5}(?:\.[0-9]{0,9})?", timeout):
@@ -127,6 +127,7 @@ def _parse_routes(text: str) -> list[RouteConfig]:
                     on_capacity=cast(OnCapacity, on_capacity),  # (checked in there)
                     fallback=[name.strip() for name in fallback.split(",") if name.strip()],
                     timeout_s=float(timeout or 0),
+                    policy=cast(Policy, policy),  # (a name that is none is found when it is checked)
                 )
             )
         except ConfigErrors as found:

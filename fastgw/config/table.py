@@ -58,7 +58,8 @@ class Engines(Listening, frozen=True, kw_only=True):
         "VLLM_URL", "BACKENDS", "MINISGL_GATEWAY_WORKERS", "OLLAMA_BASE", kind="engines",
     )] = ()
     policy: Annotated[Policy, row(
-        "which engine gets a request: each in turn, or the first in the list that answers",
+        "which engine gets a request ([engines.md](engines.md)): each in its turn by weight (round_robin, also called "
+        "weighted), the first in the list that answers, the one with least to do, any by weight, or the better of any two",
     )] = "round_robin"
     served_model_name: Annotated[str, row(
         "the model name that GET /v1/models shows and that clients use",
@@ -200,8 +201,8 @@ class Capacity(Rates, frozen=True, kw_only=True):
     key_concurrency: Annotated[int, within(1, 1_000_000, "requests under way with one key", zero="no limit")] = 0
     engine_max_concurrent: Annotated[int, within(1, 1_000_000, "requests under way at one engine", zero="no limit")] = 0
     routes: Annotated[Sequence[RouteConfig], row(
-        "what holds for single models: model|max_concurrent|on_capacity|fallback,fallback|timeout_s, separated by semicolons; "
-        "in TOML one [[routes]] table each",
+        "what holds for single models: model|max_concurrent|on_capacity|fallback,fallback|timeout_s|policy, separated by "
+        "semicolons; in TOML one [[routes]] table each",
         kind="routes",
     )] = ()
     on_capacity: Annotated[OnCapacity, row(

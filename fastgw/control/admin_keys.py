@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from fastgw.accel.members import TooMany, members
+from fastgw.control.call import AdminAnswer, AdminCall, FieldProblems, Fields, document_of, fields_of, query_of, quoted, refusal
 from fastgw.errors import KINDS, ErrorKind, GatewayError
 from fastgw.limits.key import KeyRecord, UsageRow
 
 MAX_LISTED: Final = 1000  # keys, or audit entries, in one answer
 DEFAULT_LISTED: Final = 100
 MAX_NUMBER: Final = 10**15  # of an audit entry
-MOST_MEMBERS: Final = 64  # of a request's body
 MAX_GRACE_S: Final = 30 * 86_400.0
 MAX_PROBLEMS: Final = 20  # told in one answer
 SLICE: Final = 256  # records turned into JSON's objects before the loop gets its turn: about a millisecond
@@ -38,8 +37,7 @@ STORE_UNAVAILABLE: Final = ErrorKind(
 _NUMBER: Final = (int | None, "a whole number, or null for the gateway's default")
 _WORD: Final = (str | None, "a string, or null for the gateway's default")
 _TEXTS: Final = (list[str], "a list of strings")
-# What a caller may set: the JSON type, and the words for it.
-FIELDS: Final[dict[str, tuple[Any, str]]] = {
+FIELDS: Final[Fields] = {
     "name": (str, "a string"),
     "tenant": (str, "a string"),
     "expires_at": (int | float | str | None, "an ISO 8601 time, a duration such as 30d, Unix seconds, or null for never"),
@@ -60,12 +58,7 @@ class KeyNotFound(Exception):
     """There is no key of this id, or it has been deleted."""
 
 
-class KeyProblems(Exception):
-    """Fields that cannot be taken: ``problems`` says of each what is wrong, in words that the caller may read."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__(*problems)
-        self.problems = tuple(problems)
+KeyProblems = FieldProblems
 
 
 class KeysUnavailable(Exception):
@@ -125,42 +118,6 @@ class KeysBackend(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class AdminCall:
-    """One request below ``/admin``. ``read`` gives the body, and raises when it is too large or too slow.
-
-    ``action`` and ``key_id`` are filled in for the log as soon as they are known, also when the call fails.
-    """
-
-    method: str
-    path: str
-    query: Sequence[tuple[str, str]]
-    actor: str
-    read: Callable[[], Awaitable[bytes]]
-    action: str = "unknown"
-    key_id: str = ""
-
-    @property
-    def logged_id(self) -> str:
-        """The id for the log; whatever else was asked for is a name, or a key that somebody has pasted."""
-        return self.key_id if self.key_id.startswith("key_") else ""
-
-
-@dataclass(slots=True)
-class AdminAnswer:
-    """``document`` becomes JSON; None = no body."""
-
-    status: int
-    document: Any = None
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-def _refusal(kind: ErrorKind) -> GatewayError:
-    error = GatewayError("internal")
-    error.kind = kind
-    return error
-
-
 def _stamp(at: float) -> str | None:
     if not at:
         return None
@@ -216,48 +173,6 @@ def usage_view(record: KeyRecord, row: UsageRow | None) -> dict[str, Any]:
     }
 
 
-def _is_word(name: str) -> bool:
-    """Whether a caller meant a field by it: anything else may be a key that was pasted in the wrong place."""
-    return name.isascii() and name.isidentifier() and name.islower() and len(name) <= 32 and not name.startswith("fgw_")
-
-
-def _quoted(name: str) -> str:
-    return f" {name!r}" if _is_word(name) else " of that name"
-
-
-def document_of(body: bytes) -> dict[str, Any]:
-    """The JSON object of a request; GatewayError ``invalid_json`` otherwise, or ``duplicate_member``."""
-    try:
-        found = msgspec.json.decode(body)
-        if not isinstance(found, dict):
-            raise GatewayError("invalid_json", "The request body must be a JSON object.")
-        names, _ = members(body, MOST_MEMBERS)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GatewayError("invalid_json") from error
-    except TooMany:
-        raise GatewayError("invalid_json", f"The request body has more than {MOST_MEMBERS} members.") from None
-    if len(found) != len(names):
-        raise GatewayError("duplicate_member")
-    return found
-
-
-def fields_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields to set, each of its type. Raises KeyProblems with all that is unknown or of another type."""
-    problems = []
-    for name, value in document.items():
-        known = FIELDS.get(name)
-        if known is None:
-            problems.append(f"there is no field{_quoted(name)} that can be set")
-            continue
-        try:
-            msgspec.convert(value, known[0])
-        except msgspec.ValidationError:
-            problems.append(f"{name}: must be {known[1]}")
-    if problems:
-        raise KeyProblems(problems)
-    return dict(document)
-
-
 def _number(query: Mapping[str, str], name: str, default: int, most: int = MAX_LISTED) -> int:
     text = query.get(name)
     if text is None:
@@ -265,19 +180,6 @@ def _number(query: Mapping[str, str], name: str, default: int, most: int = MAX_L
     if not (text.isascii() and text.isdigit() and len(text) <= 16 and 1 <= int(text) <= most):
         raise GatewayError("invalid_parameter", f"{name} must be a number from 1 to {most}.", param=name)
     return int(text)
-
-
-def _query(call: AdminCall, *names: str) -> dict[str, str]:
-    """The query by name: a misspelt filter that filters nothing would show every key."""
-    found: dict[str, str] = {}
-    for name, value in call.query:
-        if name not in names:
-            param = name if _is_word(name) else None
-            raise GatewayError("invalid_parameter", f"There is no parameter{_quoted(name)} of this endpoint.", param=param)
-        if name in found:
-            raise GatewayError("invalid_parameter", f"{name} may be given once.", param=name)
-        found[name] = value
-    return found
 
 
 Method = Callable[["AdminKeys", AdminCall], Awaitable[AdminAnswer]]
@@ -303,14 +205,14 @@ class AdminKeys:
             async with asyncio.timeout(BACKEND_S):
                 return await method(self, call)
         except KeyNotFound as error:
-            raise _refusal(KEY_NOT_FOUND) from error
+            raise refusal(KEY_NOT_FOUND) from error
         except KeyProblems as error:
             raise GatewayError("invalid_parameter", "; ".join(error.problems[:MAX_PROBLEMS])) from error
         except (KeysUnavailable, TimeoutError) as error:
-            refusal = _refusal(STORE_UNAVAILABLE)
-            refusal.retry_after_s = 1.0
-            refusal.detail = type(error).__name__
-            raise refusal from error
+            unavailable = refusal(STORE_UNAVAILABLE)
+            unavailable.retry_after_s = 1.0
+            unavailable.detail = type(error).__name__
+            raise unavailable from error
 
     def _methods(self, call: AdminCall) -> dict[str, Method]:
         parts = call.path.split("/")[2:]  # after "/admin"
@@ -332,7 +234,7 @@ class AdminKeys:
         id = call.key_id
         if id and not (len(id) <= 128 and id.isascii() and id.replace("_", "").replace("-", "").isalnum()):
             call.key_id = ""
-            raise _refusal(KEY_NOT_FOUND)
+            raise refusal(KEY_NOT_FOUND)
         if len(parts) > 1 and not id:
             raise GatewayError("not_found")
         return found
@@ -343,13 +245,13 @@ class AdminKeys:
         return self._keys
 
     async def create(self, call: AdminCall) -> AdminAnswer:
-        fields = fields_of(document_of(await call.read()))
+        fields = fields_of(document_of(await call.read()), FIELDS)
         record, text = await self._store.create(fields, call.actor)
         return AdminAnswer(201, {**_shown(call, record), "key": text}, {"Location": f"/admin/keys/{record.id}"})
 
     async def list(self, call: AdminCall) -> AdminAnswer:
         """In the order of ids, so that a page starts where the one before it ended, whatever was deleted meanwhile."""
-        query = _query(call, "tenant", "name", "limit", "after")
+        query = query_of(call, "tenant", "name", "limit", "after")
         limit = _number(query, "limit", DEFAULT_LISTED)
         kept, more = await self._store.page(
             limit=limit, after=query.get("after", ""), tenant=query.get("tenant"), name=query.get("name")
@@ -367,7 +269,7 @@ class AdminKeys:
         return AdminAnswer(200, {**_shown(call, record), "usage": usage_view(record, usage)})
 
     async def update(self, call: AdminCall) -> AdminAnswer:
-        fields = fields_of(document_of(await call.read()))
+        fields = fields_of(document_of(await call.read()), FIELDS)
         if not fields:
             raise KeyProblems(["there is nothing to change"])
         return AdminAnswer(200, _shown(call, await self._store.update(call.key_id, fields, call.actor)))
@@ -376,7 +278,7 @@ class AdminKeys:
         """Without ``grace_s`` the old key ends at once: what is wanted for one that has leaked."""
         body = await call.read()
         document = document_of(body) if body else {}
-        problems = [f"there is no field{_quoted(name)} of a rotation" for name in document if name != "grace_s"]
+        problems = [f"there is no field{quoted(name)} of a rotation" for name in document if name != "grace_s"]
         grace_s = document.get("grace_s", 0)
         if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s <= MAX_GRACE_S:
             problems.append(f"grace_s: must be a number of seconds from 0 to {MAX_GRACE_S:.0f}")
@@ -396,7 +298,7 @@ class AdminKeys:
         return AdminAnswer(204)
 
     async def audit(self, call: AdminCall) -> AdminAnswer:
-        query = _query(call, "limit", "before")
+        query = query_of(call, "limit", "before")
         limit = _number(query, "limit", DEFAULT_LISTED)
         before = _number(query, "before", 0, MAX_NUMBER) if "before" in query else None
         entries, more = await self._store.audit(limit, before)

@@ -28,7 +28,9 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
-from fastgw.control.admin_keys import AdminAnswer, AdminCall, AdminKeys, KeysBackend
+from fastgw.control.admin_engines import AdminEngines, EnginesBackend
+from fastgw.control.admin_keys import AdminKeys, KeysBackend
+from fastgw.control.call import AdminAnswer, AdminCall
 from fastgw.errors import KINDS, ErrorKind, GatewayError, body, described
 from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
@@ -177,8 +179,8 @@ class ControlServer:
     """The control listener of one gateway.
 
     ``admin_key`` is what opens ``/admin`` ("" = nothing does). ``render_metrics`` gives the Prometheus text, ``health`` what
-    ``/healthz`` says beside ``ok``: both are called in the loop and must be quick. ``keys`` is None without a key store;
-    ``hosts`` judges the ``Host`` of every request.
+    ``/healthz`` says beside ``ok``: both are called in the loop and must be quick. ``keys`` is None without a key store,
+    ``engines`` where nobody manages any; ``hosts`` judges the ``Host`` of every request.
     """
 
     def __init__(
@@ -191,6 +193,7 @@ class ControlServer:
         render_metrics: Callable[[], bytes],
         health: Callable[[], Mapping[str, object]],
         keys: KeysBackend | None,
+        engines: EnginesBackend | None = None,
         hosts: HostRule,
         max_body_bytes: int = MAX_BODY_BYTES,
         clock: Callable[[], float] = monotonic,
@@ -201,7 +204,8 @@ class ControlServer:
         self._log = log
         self._render_metrics = render_metrics
         self._health = health
-        self._admin = AdminKeys(keys)
+        self._keys = AdminKeys(keys)
+        self._engines = AdminEngines(engines)
         self._hosts = hosts
         self._max_body_bytes = max_body_bytes
         self._host_told_at = -HOST_TOLD_EVERY_S
@@ -363,8 +367,9 @@ class ControlServer:
             read=lambda: self._body(request),
         )
         status = 500
+        page = self._engines if self._engines.owns(path) else self._keys
         try:
-            answer = await self._admin.answer(call)
+            answer = await page.answer(call)
             status = answer.status
             return _administered(answer)
         except GatewayError as error:
@@ -373,7 +378,8 @@ class ControlServer:
             response.headers["Cache-Control"] = "no-store"
             return response
         finally:
-            self._log.info("admin", actor=address, action=call.action, key_id=call.logged_id, status=status)
+            about = {"engine": call.engine} if page is self._engines else {"key_id": call.logged_id}
+            self._log.info("admin", actor=address, action=call.action, **about, status=status)
 
     def _prove(self, request: web.BaseRequest, address: str) -> None:
         """Raises unless the caller has the admin key: 401, or 429 after too many failures.

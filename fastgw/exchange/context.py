@@ -76,8 +76,12 @@ class Strategy:
 
     __slots__ = ()
 
-    def pick(self, group: Group, tried: tuple[Pool, ...]) -> Pool | None:
-        """The engine for the next attempt; None when all have been tried."""
+    def pick(self, group: Group, tried: tuple[Pool, ...], exchange: Any) -> Pool | None:
+        """The engine of ``group`` for the next attempt of ``exchange``; None when nobody is left of whom one could be asked.
+
+        Never one that was ``tried``, that is full, spared or drained; one that is not well only where no other can be. Must not
+        wait, and takes nothing: the engine may be picked and not be used.
+        """
         raise NotImplementedError
 
 
@@ -155,6 +159,7 @@ class Context(Service):
         "rewriters",
         "rules",
         "server_timing",
+        "serving",
         "shares",
         "stats",
         "strategy",
@@ -183,6 +188,8 @@ class Context(Service):
         self.stats = stats
         self.table = table
         self.accounts = accounts
+        # Which engines would be asked for a request by a table, as the filter that routes says.
+        self.serving: Callable[[UpstreamTable, Any], Group | None] = _as_it_was
         self.merger: Any = None  # holds embedding requests together, where that is wanted
         self.today = day_of(time())  # the UTC day that usage counts for; the housekeeping turns it
         self.strategy = strategy
@@ -312,6 +319,11 @@ class Context(Service):
         """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming. ``account``:
         among whose requests it still counts."""
         raise NotImplementedError
+
+
+def _as_it_was(table: UpstreamTable, exchange: Any) -> Group | None:
+    group: Group | None = exchange.group
+    return group
 
 
 def _memory_budget(config: Config) -> int:

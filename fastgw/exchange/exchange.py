@@ -165,12 +165,16 @@ class Exchange(ExchangeState):
         assert group is not None
         failure: GatewayError | None = None
         while True:
-            pool = gateway.strategy.pick(group, self.tries.pools)
+            pool = gateway.strategy.pick(group, self.tries.pools, self)
             if pool is None:
+                serving = gateway.serving(gateway.table, self)
+                if serving is not None and serving is not group:
+                    # Its engines have gone since it was routed, and others have come.
+                    group = self.group = serving
+                    continue
                 if failure is None and self._waits_for_room():
                     return
-                detail = self.detail
-                raise failure or unavailable(group, monotonic(), detail, gateway.retry_after_s)
+                raise failure or unavailable(group, monotonic(), self.detail, gateway.retry_after_s)
             now = monotonic()
             admitted = 0
             breaker = pool.engine.breaker

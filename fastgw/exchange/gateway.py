@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 from time import time, time_ns
 from typing import Final
@@ -93,8 +93,8 @@ class GatewayCore(Context):
         self._access = access if access is None or isinstance(access, AccessLog) else Records(access)
         self._instance = instance
         self._serial = 0
-        others = [config.admin_key, config.vllm_api_key, *(engine.api_key for engine in config.engines)]
-        self._other_keys = tuple({key.encode() for key in others if key})  # the engines', and the operator's
+        self._other_keys: tuple[bytes, ...] = ()  # the engines', and the operator's
+        self.take_table(table, [engine.api_key for engine in config.engines])
         self._large: deque[TakenUp] = deque()  # whose bodies take long to read
 
     # --- requests
@@ -426,6 +426,12 @@ class GatewayCore(Context):
         self.reactor.poller.hurry()
 
     # --- engines
+    def take_table(self, table: UpstreamTable, keys: Sequence[str]) -> None:
+        """From now on requests go by ``table``. ``keys`` are those that its engines are sent: no log shows one."""
+        self.table = table
+        others = (self.config.admin_key, self.config.vllm_api_key, *keys)
+        self._other_keys = tuple({key.encode() for key in others if key})
+
     def room(self) -> None:
         """An engine may have room: whoever waits is looked at."""
         for hook in self.on_room:

@@ -43,10 +43,10 @@ class _Catalogue:
     __slots__ = ("_created", "_pages", "most_bytes", "owners", "table")
 
     def __init__(self, table: UpstreamTable, served: str, created: int) -> None:
-        kinds = table.models if not served or served in table.models else {served: "fastgw", **table.models}
+        owners = table.models if not served or served in table.models else {served: "fastgw", **table.models}
         self.table = table
-        self.owners = {name: (at, kind if kind != "auto" else "fastgw") for at, (name, kind) in enumerate(kinds.items())}
-        self.most_bytes = 12 * max(map(len, kinds), default=0)  # four bytes of UTF-8, as `%f0` each
+        self.owners = {name: (at, owner) for at, (name, owner) in enumerate(owners.items())}
+        self.most_bytes = 12 * max(map(len, owners), default=0)  # four bytes of UTF-8, as `%f0` each
         self._created = created
         self._pages: dict[frozenset[str] | None, bytes] = {}
 

@@ -121,9 +121,9 @@ class Merger:
         """One call for all of ``members``, or each alone."""
         pool = None
         if len(members) > 1:
-            group = members[0].exchange.group
-            assert group is not None
-            pool = self._core.strategy.pick(group, ())
+            first = members[0].exchange
+            assert first.group is not None
+            pool = self._core.strategy.pick(first.group, (), first)
         if pool is None or pool.engine.breaker.state != CLOSED:
             # Each waits for room, or probes, or is refused, by the rules for one request.
             alone(members)

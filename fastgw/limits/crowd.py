@@ -25,6 +25,10 @@ class Crowd:
         """How many flows there are."""
         return len(self._flows)
 
+    def items(self) -> list[object]:
+        """All that wait: by flow, and in each in the order in which they came."""
+        return [item for items in self._flows.values() for item in items]
+
     def add(self, flow: str, item: object) -> None:
         items = self._flows.get(flow)
         if items is None:

@@ -415,6 +415,11 @@ class H1UpstreamConn(Holder):
             except Exception as error:
                 self.crash(error, carrier)
 
+    def lost(self) -> None:
+        """End as if the engine had reset the connection: whoever has it is told so, and closes it."""
+        if not self.wire.closed:
+            self._ended("reset")
+
     def close(self) -> None:
         """Close at once (this is also how generation is cancelled); the carrier is not told."""
         stream = self.stream

@@ -89,10 +89,10 @@ class Charge(Filter):
             exchange.estimated = False
 
     def _of_all(self, exchange: Exchange) -> None:
-        """What llama.cpp says of several answers are the figures of one."""
+        """Of several answers to one request, some kinds of engines tell the figures of one."""
         call = exchange.call
         label = exchange.endpoint.label
-        if exchange.estimated or label == MESSAGES or call is None or call.pool.engine.kind != "llamacpp":
+        if exchange.estimated or label == MESSAGES or call is None or not call.pool.engine.kind.counts_one_answer:
             return
         facts = exchange.facts
         assert facts is not None

@@ -33,8 +33,9 @@ from fastgw.limits.meter import Meter
 from fastgw.net.clock import micros, monotonic
 from fastgw.net.timers import Timed
 from fastgw.policy.quota import expected_cost, take_back
+from fastgw.policy.route import serving
 from fastgw.upstream.pool import Pool
-from fastgw.upstream.table import Group
+from fastgw.upstream.table import Group, UpstreamTable
 
 QUANTUM: Final = 512  # tokens of one tenant's turn: about what a short chat takes
 INTERVAL_S: Final = 5.0  # waits are looked at over so long before a queue counts as overloaded
@@ -486,6 +487,45 @@ class Queue(Filter):
         for place in self._again:
             self._schedule(place.exchange)
             return
+
+    def follow(self, before: UpstreamTable, table: UpstreamTable) -> None:
+        """Engines have come or gone, or serve other models: whoever waits does so for those that would be asked now.
+        (Where nobody would be, for those from before: they take nothing more, and it is told so.)"""
+        for pool in table.pools:
+            if pool.engine.max_concurrent:
+                self._bounded = True
+                break
+        for model, (_, lane) in self._routes.items():
+            lane.group = table.group(model) or lane.group
+        for item in self._crowd.items():
+            place: Place = item  # type: ignore[assignment]
+            exchange = place.exchange
+            group = serving(table, exchange)
+            if group is None or group is exchange.group:
+                continue
+            exchange.group = group
+            left = place.lane
+            lane = self._lane(exchange, self._routes.get(exchange.substitute or exchange.model))
+            if lane is left:
+                continue
+            place.lane = lane
+            if not (place.parked or place.again):
+                self._move(place, left, lane)
+        for gone in before.groups() - table.groups():
+            gone.lane = None  # each knows the other: nobody but the collector would part them
+
+    def _move(self, place: Place, left: Lane, lane: Lane) -> None:
+        """Out of one lane and into another, as if it had come there first; it has waited as long as it has."""
+        waiter = place.waiter
+        assert waiter is not None
+        assert left.queue is not None
+        left.queue.remove(waiter)
+        if not len(left.queue):
+            self._lanes.pop(left, None)
+        if lane.queue is None:
+            lane.queue = self._new_queue()
+        self._lanes[lane] = None
+        place.waiter = lane.queue.put(place, waiter.priority, waiter.flow, waiter.cost, waiter.at)
 
     def _schedule_for(self, queue: FairQueue | None) -> None:
         assert queue is not None

@@ -1,8 +1,8 @@
 """The three changes that fastgw makes to a request body, by splicing bytes: nothing is serialised again.
 
 ``stream_options.include_usage`` is asked of the engine, so that streams can be accounted for, and the extra chunk is taken
-out again (llama.cpp is not asked: it counts in ``timings`` anyway, and would move those into the extra chunk); and
-``model`` becomes the engine's own name for it, where one is configured, or that of the model it falls back to; in forms too.
+out again (not of kinds that count without: ``upstream/kinds``); and ``model`` becomes the engine's own name for it, where one
+is configured, or that of the model it falls back to; in forms too.
 (In the query of a WebSocket session it does where the request's first line is written.)
 
 And where the key has a limit of tokens, the engine is told how many each answer may have at most, in the API's own field, and
@@ -19,6 +19,7 @@ from fastgw.config import Config
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.protocol.openai import with_bound, with_model, with_usage
+from fastgw.upstream.kinds.kind import Kind
 from fastgw.upstream.target import Engine
 
 CHAT: Final = "/v1/chat/completions"
@@ -29,27 +30,20 @@ TOKENS: Final = 1
 COMPLETION_TOKENS: Final = 2
 OUTPUT_TOKENS: Final = 4
 
-OPENAI: Final = "openai"
-"""The kind whose models that reason take `max_completion_tokens` of a chat alone, and refuse `max_tokens`."""
-
-# Kinds of engines that take `max_completion_tokens` of a chat. (OpenAI's own servers refuse both at once; others that do not
-# know it would make as much as they like, so they are told `max_tokens` as well.)
-KNOW_COMPLETION: Final = frozenset(("vllm", "sglang", OPENAI))
-
 
 def member(name: str, bound: int) -> bytes:
     """What is put into a body that names nothing."""
     return b'"%b":%d' % (name.encode(), bound)
 
 
-def bounded(body: bytes, facts: BodyFacts, bound: int, label: str, kind: str) -> bytes:
+def bounded(body: bytes, facts: BodyFacts, bound: int, label: str, kind: Kind) -> bytes:
     """``body`` for an engine of a ``kind``, to which it says that each answer may have ``bound`` tokens at most."""
     named = facts.named
     if label == RESPONSES:
         own = OUTPUT_TOKENS
         names: tuple[str, ...] = ("max_output_tokens",)
-    elif label == CHAT and (named & COMPLETION_TOKENS or (kind == OPENAI and not named)):
-        if kind in KNOW_COMPLETION:
+    elif label == CHAT and (named & COMPLETION_TOKENS or (kind.refuses_max_tokens and not named)):
+        if kind.knows_completion_tokens:
             own = COMPLETION_TOKENS
             names = ("max_completion_tokens",)
         else:
@@ -78,7 +72,8 @@ class Rewriting(Filter):
         # What was said last where nothing was named, of how many, on which endpoint and to which kind: nearly always the same.
         self._said = b""
         self._said_bound = 0
-        self._said_label = self._said_kind = ""
+        self._said_label = ""
+        self._said_kind: Kind | None = None
 
     @classmethod
     def from_config(cls, config: Config) -> Rewriting:
@@ -94,7 +89,7 @@ class Rewriting(Filter):
             body = self._bounded(exchange, facts, engine, body)
         exchange.strip_usage = False
         ask = self._ask_usage and not facts.include_usage and exchange.endpoint.usage
-        if ask and facts.stream and engine.kind != "llamacpp":
+        if ask and facts.stream and engine.kind.asks_usage:
             body = with_usage(body, facts)
             exchange.strip_usage = True
         if name and facts.model and facts.model != name:
@@ -108,7 +103,7 @@ class Rewriting(Filter):
             return bounded(body, facts, bound, label, engine.kind)
         if bound != self._said_bound or label is not self._said_label or engine.kind is not self._said_kind:
             name = "max_output_tokens" if label == RESPONSES else "max_tokens"
-            if label == CHAT and engine.kind == OPENAI:
+            if label == CHAT and engine.kind.refuses_max_tokens:
                 name = "max_completion_tokens"
             self._said = member(name, bound)
             self._said_bound = bound

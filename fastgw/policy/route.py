@@ -6,6 +6,15 @@ from fastgw.config import Config
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
+from fastgw.upstream.table import Group, UpstreamTable
+
+
+def serving(table: UpstreamTable, exchange: Exchange) -> Group | None:
+    """The engines that would be asked for ``exchange`` by ``table``; None = nobody serves its model."""
+    facts = exchange.facts
+    model = exchange.substitute or (facts.model if facts is not None else exchange.model)
+    # Without a model any engine will do; with one, those that serve it. (A session goes by its own rule: local.tunnel.)
+    return table.group(model) if model or exchange.session is not None else table.everyone
 
 
 class Route(Filter):
@@ -22,10 +31,7 @@ class Route(Filter):
         if exchange.group is not None:
             return
         gateway = exchange.gateway
-        facts = exchange.facts
-        model = facts.model if facts is not None else exchange.model
-        # Without a model any engine will do; with one, those that serve it.
-        group = gateway.table.group(model) if model else gateway.table.everyone
+        group = serving(gateway.table, exchange)
         if group is None:
             if not gateway.table.pools:
                 raise GatewayError("no_engines", source=Source.GATEWAY, retry_after_s=gateway.retry_after_s)

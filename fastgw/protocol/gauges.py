@@ -1,16 +1,16 @@
 """What an engine's Prometheus page says of its load: requests running, requests waiting, share of the cache in use.
 
-Owns: which engine calls them what. The page is not parsed: each name is looked for at the beginnings of lines, so a
+The page is not parsed: each name is looked for at the beginnings of lines, so a
 page of 256 KiB, nearly all of it histograms, costs a few passes of ``bytes.find``. Must never: raise for a page,
 whatever it holds; what is no finite number that is not negative counts as not said.
 
-Names: vLLM, "Production Metrics" (``gpu_cache_usage_perc`` before 0.10); SGLang, ``production_metrics.md``; TGI, "Metrics"
-reference; llama.cpp, ``tools/server/README.md`` (the cache's share was dropped in 2025).
+Which engine calls them what is told in ``upstream/kinds``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 MAX_ROWS: Final = 128
@@ -29,40 +29,27 @@ class Gauges(NamedTuple):
     kv_usage: float
 
 
-class _Names(NamedTuple):
+class Names(NamedTuple):
+    """What an engine calls them; all of its rows begin with ``prefix``. Of the names for the cache's share, any counts."""
+
+    prefix: bytes
     running: bytes
     waiting: bytes
     kv_usage: tuple[bytes, ...]
 
 
-NAMES: Final = {
-    "vllm": _Names(
-        b"vllm:num_requests_running",
-        b"vllm:num_requests_waiting",
-        (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc"),
-    ),
-    "sglang": _Names(b"sglang:num_running_reqs", b"sglang:num_queue_reqs", (b"sglang:token_usage",)),
-    "tgi": _Names(b"tgi_batch_current_size", b"tgi_queue_size", ()),
-    "llamacpp": _Names(b"llamacpp:requests_processing", b"llamacpp:requests_deferred", (b"llamacpp:kv_cache_usage_ratio",)),
-}
+def read(names: Names | None, body: bytes, among: Sequence[Names] = ()) -> Gauges | None:
+    """The load that the page ``body`` tells under these names; None when it tells none.
 
-
-_PREFIXES: Final = ((b"vllm:", "vllm"), (b"sglang:", "sglang"), (b"tgi_", "tgi"), (b"llamacpp:", "llamacpp"))
-
-
-def read(kind: str, body: bytes) -> Gauges | None:
-    """The load that the page ``body`` tells; None when it tells none.
-
-    ``kind`` is an engine's kind: one of :data:`NAMES`, or any other (``"auto"``, ``"openai"``) to tell it by the page. Counts
-    are summed over models and ranks, of the cache's shares the largest is taken. Of running and waiting one suffices:
-    some engines show a gauge only after its first use.
+    ``names`` None = not known: the page tells, which of ``among`` its rows begin like. Counts are summed over models and ranks,
+    of the cache's shares the largest is taken. Of running and waiting one suffices: some engines show a gauge only
+    after its first use.
     """
-    if kind not in NAMES:
-        # By what its rows begin with: each name that is not there would cost a pass over the page.
-        kind = next((name for prefix, name in _PREFIXES if body.startswith(prefix) or b"\n" + prefix in body), "")
-    names = NAMES.get(kind)
     if names is None:
-        return None
+        # By what its rows begin with: each name that is not there would cost a pass over the page.
+        names = next((one for one in among if body.startswith(one.prefix) or b"\n" + one.prefix in body), None)
+        if names is None:
+            return None
     running, waiting = _rows(body, names.running), _rows(body, names.waiting)
     if not (running or waiting):
         return None

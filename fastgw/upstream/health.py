@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from fastgw.config import Config
-from fastgw.config.names import EngineKind
 from fastgw.errors import described
 from fastgw.limits.breaker import OPEN
 from fastgw.net.clock import monotonic
@@ -22,43 +21,61 @@ from fastgw.net.fetch import FetchError, fetch
 from fastgw.net.shortage import LACKING, Shortage
 from fastgw.protocol.openai import parse_models
 from fastgw.stats import EventLog
+from fastgw.upstream.kinds.registry import known_by
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
 
 MAX_PROBE_BYTES: Final = 1 << 20
 RESOLVE_EVERY_S: Final = 30.0
-# How an engine's own list of models tells its kind.
-OWNERS: Final[tuple[tuple[bytes, EngineKind], ...]] = (
-    (b'"owned_by":"vllm"', "vllm"), (b'"owned_by":"llamacpp"', "llamacpp"), (b'"owned_by":"sglang"', "sglang"),
-)  # fmt: skip
+
+
+class _Known:
+    """What probes have found out about one engine."""
+
+    __slots__ = ("good_path", "models_at", "resolved_at")
+
+    def __init__(self) -> None:
+        self.good_path = b""
+        self.models_at = self.resolved_at = -1e9  # long ago
 
 
 class Health:
-    """Probes of all engines of one gateway."""
+    """Probes of all engines of one gateway. ``pools`` is asked anew each time: engines come and go."""
 
     def __init__(
         self,
-        pools: Sequence[Pool],
+        pools: Callable[[], Sequence[Pool]],
         config: Config,
         log: EventLog,
         models_changed: Callable[[], None],
         verdict_changed: Callable[[], None],
         shortage: Shortage | None = None,
     ) -> None:
-        self._pools = tuple(pools)
+        self._pools = pools
         self._config = config
         self._log = log
         self._shortage = shortage or Shortage(log)
         self._models_changed = models_changed
         self._verdict_changed = verdict_changed
-        self._models_at: dict[str, float] = {}
-        self._resolved_at: dict[str, float] = {}
-        self._good_path: dict[str, bytes] = {}
+        self._known: dict[Engine, _Known] = {}
         self._round: asyncio.Future[None] | None = None
 
     def counts(self) -> tuple[int, int]:
-        """(engines that are well, all engines)."""
-        return sum(pool.engine.healthy is True for pool in self._pools), len(self._pools)
+        """(engines that are well and take requests, all engines)."""
+        pools = self._pools()
+        return sum(pool.engine.healthy is True and not pool.engine.draining for pool in pools), len(pools)
+
+    def forget(self, engine: Engine) -> None:
+        """It is gone. (A probe of it that is under way ends as it likes.)"""
+        self._known.pop(engine, None)
+
+    def _of(self, engine: Engine) -> _Known:
+        known = self._known.get(engine)
+        if known is None:
+            known = _Known()
+            if any(pool.engine is engine for pool in self._pools()):
+                self._known[engine] = known
+        return known
 
     async def run(self) -> None:
         """Probe for ever, every ``health_interval_s``."""
@@ -84,14 +101,14 @@ class Health:
                         # A bug met by one engine must not end the probes of all.
                         self._log.error("probe failed inside fastgw", engine=pool.engine.name, error=described(error))
 
-            await asyncio.gather(*(one(pool) for pool in self._pools))
+            await asyncio.gather(*(one(pool) for pool in self._pools()))
         finally:
             self._round.set_result(None)
             self._round = None
 
     async def freshen(self, max_age_s: float) -> None:
         """Probe again unless all verdicts are younger than ``max_age_s``."""
-        oldest = min((pool.engine.probed_at for pool in self._pools), default=monotonic())
+        oldest = min((pool.engine.probed_at for pool in self._pools()), default=monotonic())
         if monotonic() - oldest > max_age_s:
             await self.round()
 
@@ -99,20 +116,20 @@ class Health:
         """One engine: look its name up if needed, ask its health, learn its models now and then. Where this process is too
         short of descriptors or memory to ask, there is no verdict."""
         engine = pool.engine
-        verdict: bool | None = None if await self.resolve(engine) else False
+        known = self._of(engine)
+        verdict: bool | None = None if await self._resolve(engine, known) else False
         detail = "name not resolved"
         if engine.addresses:
-            verdict, detail = await self._ask(engine)
+            verdict, detail = await self._ask(engine, known)
         if verdict is not None:
             self._judge(pool, verdict, detail)
-        if verdict and monotonic() - self._models_at.get(engine.name, -1e9) >= self._config.model_refresh_s:
-            await self._learn_models(engine)
+        if verdict and monotonic() - known.models_at >= self._config.model_refresh_s:
+            await self._learn_models(engine, known)
         engine.probed_at = monotonic()
         pool.keep_warm()
 
-    async def _ask(self, engine: Engine) -> tuple[bool | None, str]:
-        good = self._good_path.get(engine.name)
-        paths = (good,) if good else engine.probe_paths
+    async def _ask(self, engine: Engine, known: _Known) -> tuple[bool | None, str]:
+        paths = (known.good_path,) if known.good_path else engine.probe_paths
         detail = ""
         deadline = monotonic() + self._config.health_timeout_s
         for path in paths:
@@ -128,13 +145,13 @@ class Health:
                     return None, detail
                 break
             if 200 <= status < 300:
-                self._good_path[engine.name] = path
+                known.good_path = path
                 return True, ""
             detail = f"{path.decode()} answered {status}"
             if status >= 500 and status != 501:
                 # The engine knows this path and says that it is not well: a list of models does not outweigh that.
                 break
-        self._good_path.pop(engine.name, None)
+        known.good_path = b""
         return False, detail or "no answer in time"
 
     def _judge(self, pool: Pool, well: bool, detail: str) -> None:
@@ -164,22 +181,20 @@ class Health:
         if engine.healthy is not False and engine.failures >= self._config.health_unhealthy_after:
             self._fell_ill(engine, detail)
 
-    async def _learn_models(self, engine: Engine) -> None:
-        path = b"/api/tags" if engine.kind == "ollama" else b"/v1/models"
-        self._models_at[engine.name] = monotonic()
+    async def _learn_models(self, engine: Engine, known: _Known) -> None:
+        known.models_at = monotonic()
         try:
             status, body = await fetch(
-                engine.addresses, engine.probe_request(path), self._config.health_timeout_s, MAX_PROBE_BYTES
+                engine.addresses, engine.probe_request(engine.kind.models_path), self._config.health_timeout_s, MAX_PROBE_BYTES
             )
         except FetchError as error:
             if error.lacking:
                 self._shortage.met(error.lacking, "a look at an engine's models")
-                del self._models_at[engine.name]  # the next probe asks again
+                known.models_at = -1e9  # the next probe asks again
             return
         if status != 200:
             return
-        if engine.kind == "auto":
-            engine.kind = next((kind for mark, kind in OWNERS if mark in body), "auto")
+        engine.become(known_by(engine.kind, body))
         models = tuple(parse_models(body))
         if models != engine.discovered_models:
             engine.discovered_models = models
@@ -188,7 +203,10 @@ class Health:
     async def resolve(self, engine: Engine) -> bool:
         """Look the engine's name up: at first, and every half minute (addresses move under a name). True where this process
         was too short of something to ask."""
-        if engine.literal or (engine.addresses and monotonic() - self._resolved_at[engine.name] < RESOLVE_EVERY_S):
+        return await self._resolve(engine, self._of(engine))
+
+    async def _resolve(self, engine: Engine, known: _Known) -> bool:
+        if engine.literal or (engine.addresses and monotonic() - known.resolved_at < RESOLVE_EVERY_S):
             return False
         loop = asyncio.get_running_loop()
         try:
@@ -203,13 +221,13 @@ class Health:
             return False
         # IPv4 first: engines listen there more often, and a refused first address costs a round trip.
         found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-        self._resolved_at[engine.name] = monotonic()
+        known.resolved_at = monotonic()
         engine.addresses = tuple(dict.fromkeys((int(entry[0]), entry[4]) for entry in found))[:8]
         return False
 
     async def resolve_all(self, limit_s: float) -> None:
         """Look all names up before traffic, but wait no longer than ``limit_s``: the probes go on trying."""
-        waiting = [asyncio.ensure_future(self.resolve(pool.engine)) for pool in self._pools if not pool.engine.literal]
+        waiting = [asyncio.ensure_future(self.resolve(pool.engine)) for pool in self._pools() if not pool.engine.literal]
         if not waiting:
             return
         try:

@@ -35,6 +35,7 @@ class Pool(Home):
 
     __slots__ = (
         "_closed",
+        "_conns",
         "_log",
         "_reactor",
         "_shortage",
@@ -43,6 +44,7 @@ class Pool(Home):
         "connect_timeout_s",
         "connections",
         "engine",
+        "gone_at_once",
         "idle",
         "idle_limit_s",
         "max_idle",
@@ -69,7 +71,9 @@ class Pool(Home):
         self.connections = 0
         self.idle_limit_s = IDLE_LIMIT_S
         self._warming: H1UpstreamConn | None = None
+        self._conns: set[H1UpstreamConn] = set()  # all that are open
         self._closed = False
+        self.gone_at_once = False
 
     def __repr__(self) -> str:
         name, idle = self.engine.name, len(self.idle)
@@ -132,6 +136,9 @@ class Pool(Home):
             raise GatewayError(
                 "bad_gateway", source=Source.UPSTREAM, retryable=True, detail=f"{engine.name}: name not resolved"
             )
+        if self.gone_at_once:
+            # (Nothing was sent: another engine may be asked.)
+            raise GatewayError("bad_gateway", source=Source.UPSTREAM, retryable=True, detail=f"{engine.name}: removed")
         try:
             conn = self._connection(carrier)
         except OSError as error:
@@ -148,6 +155,7 @@ class Pool(Home):
             self._reactor, engine.addresses, self, engine.head_block, carrier, self._stats, self.connect_timeout_s
         )
         self.connections += 1
+        self._conns.add(conn)
         return conn
 
     def give_back(self, stream: UpstreamStream, now: float, idle_s: float, max_requests: int) -> None:
@@ -180,6 +188,7 @@ class Pool(Home):
 
     def gone(self, conn: H1UpstreamConn) -> None:
         self.connections -= 1
+        self._conns.discard(conn)
 
     def warmed(self, conn: H1UpstreamConn) -> None:
         self._warming = None
@@ -225,3 +234,14 @@ class Pool(Home):
             self._warming = None
         while self.idle:
             self.idle.pop().close()
+
+    def reopen(self) -> None:
+        """After :meth:`close`: connections are kept, and warmed, again."""
+        self._closed = False
+        self.keep_warm()
+
+    def break_off(self) -> None:
+        """The engine is to be gone now: all connections end as if it had reset them, and none is opened any more."""
+        self.gone_at_once = True
+        for conn in list(self._conns):
+            conn.lost()

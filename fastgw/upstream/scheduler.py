@@ -22,6 +22,8 @@ from fastgw.net.fetch import FetchError, fetch
 from fastgw.net.wire import Address
 from fastgw.protocol.gauges import Gauges, read
 from fastgw.stats import EventLog
+from fastgw.upstream.kinds.kind import Kind
+from fastgw.upstream.kinds.registry import GAUGES
 
 MAX_PAGE_BYTES: Final = 256 * 1024
 AT_ONCE: Final = 8
@@ -36,7 +38,7 @@ class Scheduled(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> Kind: ...
     @property
     def addresses(self) -> tuple[Address, ...]: ...
     @property
@@ -77,15 +79,17 @@ class Scheduler:
 
     def __init__(
         self,
-        pools: Sequence[Place],
+        pools: Callable[[], Sequence[Place]],
         *,
         interval_s: float,
         timeout_s: float,
         log: EventLog,
         changed: Callable[[], None],
     ) -> None:
-        """``changed`` is called when an engine's limit has grown: somebody who waits may go. It must not raise."""
-        self._watched = [(pool.engine, _Watch()) for pool in pools]
+        """``pools`` is asked anew in each round: engines come and go. ``changed`` is called when an engine's limit has grown:
+        somebody who waits may go. It must not raise."""
+        self._pools = pools
+        self._watched: dict[Scheduled, _Watch] = {}
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._log = log
@@ -99,6 +103,9 @@ class Scheduler:
 
     async def round(self) -> None:
         """Look at each engine once, :data:`AT_ONCE` at a time; it lasts as long as the slowest of them, so ``timeout_s``."""
+        # (Whoever has gone is forgotten with it.)
+        before = self._watched
+        self._watched = {pool.engine: before.get(pool.engine) or _Watch() for pool in self._pools()}
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def one(engine: Scheduled, watch: _Watch) -> None:
@@ -109,7 +116,7 @@ class Scheduler:
                     # A bug met by one engine must not end the looks at all.
                     self._log.error("scheduling failed inside fastgw", engine=engine.name, error=described(error))
 
-        await asyncio.gather(*(one(engine, watch) for engine, watch in self._watched))
+        await asyncio.gather(*(one(engine, watch) for engine, watch in self._watched.items()))
 
     async def _look(self, engine: Scheduled, watch: _Watch) -> None:
         if engine.gradient is not None:
@@ -146,7 +153,7 @@ class Scheduler:
             if error.lacking:
                 raise
             return None, False
-        return (read(engine.kind, body) if status == 200 else None), True
+        return (read(engine.kind.gauges, body, GAUGES) if status == 200 else None), True
 
     def _observed(self, engine: Scheduled, watch: _Watch, gauges: Gauges) -> None:
         if watch.gauge is None:

@@ -75,15 +75,19 @@ class UpstreamTable:
             return self._groups[key]
 
         serving: dict[str, list[Pool]] = {}
-        self.models: dict[str, str] = {}  # id -> the engine kind that owns it
+        self.models: dict[str, str] = {}  # id -> who owns it, by the kind of engine
         for pool in self.pools:
             engine = pool.engine
             for model in sorted(engine.configured_models) if engine.configured_models else engine.discovered_models:
                 serving.setdefault(model, []).append(pool)
-                self.models.setdefault(model, engine.kind)
+                self.models.setdefault(model, engine.kind.owner)
         self._by_model = {model: group(members) for model, members in serving.items()}
         self._open = group([pool for pool in self.pools if not pool.engine.configured_models])
         self.everyone = group(self.pools)
+
+    def groups(self) -> set[Group]:
+        """All there are."""
+        return set(self._groups.values())
 
     def group(self, model: str) -> Group | None:
         """The engines that may serve ``model``, well or not; None = nobody would."""

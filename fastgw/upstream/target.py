@@ -7,23 +7,14 @@ Owns: the mutable state of an engine that outlives table snapshots. Health is a 
 from __future__ import annotations
 
 import socket
-from typing import Any, Final
+from typing import Any
 
 from fastgw.config import EngineConfig
 from fastgw.limits.breaker import CLOSED, NO, Breaker
 from fastgw.net.clock import monotonic
 from fastgw.net.wire import Address
-
-# The order in which an engine's health is asked for; the first that answers 2xx is kept.
-PROBE_PATHS: Final[dict[str, tuple[bytes, ...]]] = {
-    "auto": (b"/health", b"/healthz", b"/v1/models", b"/api/tags"),
-    "openai": (b"/health", b"/healthz", b"/v1/models"),
-    "vllm": (b"/health", b"/healthz", b"/v1/models"),
-    "sglang": (b"/health", b"/healthz", b"/v1/models"),
-    "tgi": (b"/health", b"/healthz", b"/v1/models"),
-    "llamacpp": (b"/health", b"/healthz", b"/v1/models"),
-    "ollama": (b"/api/tags", b"/v1/models"),
-}
+from fastgw.upstream.kinds.kind import Kind
+from fastgw.upstream.kinds.registry import kind_of
 
 
 class Engine:
@@ -36,8 +27,10 @@ class Engine:
         "base",
         "breaker",
         "cancel",
+        "configured_cancel",
         "configured_models",
         "discovered_models",
+        "draining",
         "failures",
         "failures_total",
         "gradient",
@@ -68,7 +61,6 @@ class Engine:
         address = config.address
         self.name = config.name
         self.label = config.name.encode()
-        self.kind = config.kind
         self.host = address.host
         self.port = address.port
         self.unix_path = address.unix_path
@@ -80,16 +72,18 @@ class Engine:
         self.discovered_models: tuple[str, ...] = ()
         self.served_name = config.served_name
         self.weight = config.weight
-        self.cancel = config.cancel
+        self.configured_cancel = config.cancel
+        self.become(kind_of(config.kind))
         self.warm_connections = config.warm_connections
         self.max_connections = config.max_connections
-        self.probe_paths = (config.health_path.encode(),) if config.health_path else PROBE_PATHS[config.kind]
+        self.probe_paths = (config.health_path.encode(),) if config.health_path else self.kind.probe_paths
         self.addresses: tuple[Address, ...] = self._literal()
         self.literal = bool(self.addresses)  # nothing to look up, ever
         self.breaker = Breaker(cb_threshold, cb_recovery_s)
         self.max_concurrent = config.max_concurrent
         self.slots = config.max_concurrent  # requests that may be under way here, 0 = no limit; the scheduler moves it
         self.gradient: Any = None  # the scheduler's, where an engine shows no gauges of its own
+        self.draining = False  # it takes no new requests: the operator wants it empty (the fleet)
         self.not_before = 0.0  # it asked to be left alone until then
         self.words: tuple[tuple[float, str], ...] = ()  # until when it has told whom to wait: the two latest, the latest last
         self.healthy: bool | None = None  # None = not yet known: worth trying
@@ -103,6 +97,11 @@ class Engine:
     def __repr__(self) -> str:
         return f"<Engine {self.name} healthy={self.healthy} inflight={self.inflight}>"
 
+    def become(self, kind: Kind) -> None:
+        """It is of this kind: as configured, or as its own list of models has told."""
+        self.kind = kind
+        self.cancel = kind.cancel if self.configured_cancel is None else self.configured_cancel
+
     def usable(self) -> bool:
         """Whether a request may go there now: it is well, its breaker lets one through, and it has room."""
         if self.healthy is False or (self.slots and self.inflight >= self.slots):
@@ -114,7 +113,9 @@ class Engine:
         return self.healthy is False and not (self.slots and self.inflight >= self.slots) and self.permitted()
 
     def permitted(self) -> bool:
-        """Whether its breaker, and the engine's own word, let a request through."""
+        """Whether its breaker, the engine's own word and the operator's let a request through."""
+        if self.draining:
+            return False
         if self.breaker.state == CLOSED and not self.not_before:
             return True
         now = monotonic()

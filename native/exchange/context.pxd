@@ -17,7 +17,7 @@ from fastgw.upstream.target cimport Engine
 cdef double NEVER
 
 cdef class Strategy:
-    cpdef Pool pick(self, Group group, tuple tried)
+    cpdef Pool pick(self, Group group, tuple tried, object exchange)
 
 @cython.final
 cdef class Judgement:
@@ -41,7 +41,7 @@ cdef class Context(Service):
     cdef public UpstreamTable table
     cdef public Accounts accounts
     cdef public RetryBudget budget
-    cdef public object merger, retry_statuses
+    cdef public object merger, retry_statuses, serving
     cdef public long long default_cost, default_max, today
     cdef public int bytes_per_token
     cdef public bint retries_at_all

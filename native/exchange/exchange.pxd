@@ -23,7 +23,7 @@ cdef class Exchange(ExchangeState):
     cpdef _dispatch(self)
     @cython.locals(gateway=Context, walk=tuple, phase=cython.int, routing=Py_ssize_t)
     cpdef _walk(self, Py_ssize_t at)
-    @cython.locals(gateway=Context, group=Group, pool=Pool, breaker=Breaker, call=Attempt, now=cython.double, admitted=cython.int, connected=cython.bint)
+    @cython.locals(gateway=Context, group=Group, serving=Group, pool=Pool, breaker=Breaker, call=Attempt, now=cython.double, admitted=cython.int, connected=cython.bint)
     cpdef _attempt(self)
     @cython.locals(call=Attempt)
     cpdef Attempt _new_call(self, Pool pool, bint probe)

@@ -14,6 +14,9 @@ from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.policy.quota cimport answers_of
 from fastgw.stats cimport Stats
+from fastgw.upstream.kinds.kind cimport Kind
+from fastgw.upstream.pool cimport Pool
+from fastgw.upstream.target cimport Engine
 
 cdef int FRAME_BYTES
 cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
@@ -32,5 +35,5 @@ cpdef settle(Exchange exchange, Account account, long long prompt, long long com
 cdef class Charge(Filter):
     @cython.locals(account=Account, response=ResponseHead, facts=BodyFacts)
     cpdef on_finish(self, Exchange exchange, str outcome)
-    @cython.locals(facts=BodyFacts, relay=Relay, answers=cython.longlong, passed=cython.longlong, prompts=cython.longlong)
+    @cython.locals(facts=BodyFacts, relay=Relay, answers=cython.longlong, pool=Pool, passed=cython.longlong, prompts=cython.longlong)
     cpdef _of_all(self, Exchange exchange)

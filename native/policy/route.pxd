@@ -1,7 +1,14 @@
+cimport cython
+
+from fastgw.accel.bodies cimport BodyFacts
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
-from fastgw.upstream.table cimport Group
+from fastgw.upstream.table cimport Group, UpstreamTable
+
+@cython.locals(facts=BodyFacts, model=str)
+cpdef Group serving(UpstreamTable table, Exchange exchange)
 
 cdef class Route(Filter):
+    @cython.locals(gateway=Context, group=Group)
     cpdef on_route(self, Exchange exchange)

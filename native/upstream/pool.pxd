@@ -10,6 +10,8 @@ from fastgw.upstream.target cimport Engine
 @cython.final
 cdef class Pool(Home):
     cdef bint _closed
+    cdef public bint gone_at_once
+    cdef set _conns
     cdef object _log, _shortage
     cdef Reactor _reactor
     cdef Stats _stats

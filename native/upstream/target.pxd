@@ -2,6 +2,7 @@ cimport cython
 
 from fastgw.limits.breaker cimport Breaker
 from fastgw.net.clock cimport monotonic
+from fastgw.upstream.kinds.kind cimport Kind
 
 cdef int CLOSED, NO
 
@@ -10,15 +11,17 @@ cdef class Engine:
     cdef public tuple addresses, discovered_models, probe_paths, words
     cdef public long long answered_total, failures, failures_total, inflight, truncations_total
     cdef public bytes api_key_line, base, head_block, label
-    cdef public bint cancel, literal
-    cdef public object configured_models, healthy, port, weight
-    cdef public str host, kind, name, served_name, unix_path
+    cdef public bint cancel, draining, literal
+    cdef public object configured_cancel, configured_models, healthy, port
+    cdef public Kind kind
+    cdef public str host, name, served_name, unix_path
     cdef public Py_ssize_t max_connections, warm_connections
     cdef public double not_before, probed_at
     cdef public Breaker breaker
-    cdef public long long max_concurrent, slots
+    cdef public long long max_concurrent, slots, weight
     cdef public object gradient
 
+    cpdef become(self, Kind kind)
     cpdef bint usable(self) except -1
     cpdef bint permitted(self) except -1
     cpdef bint last_resort(self) except -1

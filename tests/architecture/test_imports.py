@@ -15,7 +15,7 @@ LAYERS = (
     ("cli",),
     ("demo",),
     ("app",),
-    ("housekeeping", "keyring", "vitals"),
+    ("engines", "housekeeping", "keyring", "vitals"),
     ("control", "gpu", "sim", "bench", "observe", "store"),
     ("policy",),
     ("exchange",),

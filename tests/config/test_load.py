@@ -252,3 +252,12 @@ def test_dotenv_lines(tmp_path: Path) -> None:
     assert config.otlp_endpoint == 'a "b" \\ #c'
     assert config.state_dir == "a#b"
     assert config.vllm_api_key == ""
+
+
+def test_a_routes_policy_in_one_line_and_in_a_table(tmp_path: Path) -> None:
+    one = load({}, {"FASTGW_ROUTES": "m|||||least_loaded; n|3"}, tmp_path)
+    assert [(route.model, route.policy) for route in one.routes] == [("m", "least_loaded"), ("n", "")]
+    write(tmp_path / "r.toml", '[[routes]]\nmodel = "m"\npolicy = "power_of_two"\n')
+    assert load({"config": "r.toml"}, {}, tmp_path).routes[0].policy == "power_of_two"
+    with pytest.raises(ConfigErrors, match="entry 1: policy: must be one of round_robin"):
+        load({}, {"FASTGW_ROUTES": "m|||||fastest"}, tmp_path)

@@ -21,11 +21,11 @@ async def test_a_repeated_request_takes_only_new_connections() -> None:
     async with ScriptedEngine(one_answer_a_connection) as one, ScriptedEngine(one_answer_a_connection) as two:
         engines = [EngineConfig(url=each.url, warm_connections=0) for each in (one, two)]
         async with running(engines, health_interval_s=60.0) as gw, RawClient.connect("127.0.0.1", gw.port) as client:
-            await gw.until("the first probes are over", lambda: all(pool.engine.probed_at for pool in gw.gateway._pools))
+            await gw.until("the first probes are over", lambda: all(pool.engine.probed_at for pool in gw.gateway.fleet.pools))
             for _ in range(2):  # an idle connection to each
                 await client.send(chat("m", False))
                 assert (await client.read_response()).status == 200
-            assert [len(pool.idle) for pool in gw.gateway._pools] == [1, 1]
+            assert [len(pool.idle) for pool in gw.gateway.fleet.pools] == [1, 1]
             await one.stop_listening()
             await client.send(chat("m", False))
             assert (await client.read_response()).status == 200

@@ -94,7 +94,7 @@ async def test_another_table_is_another_list(written: Written) -> None:
         core: Any = gw.gateway.core
         assert await listed(client) == ["a"]
         core.table.pools[1].engine.discovered_models = ("b", "a")
-        gw.gateway._publish()
+        gw.gateway.fleet.publish()
         assert await listed(client) == ["a", "b"]
         assert (await client.ask(request("GET", "/v1/models/b"))).status == 200
         assert written == [1, 2]

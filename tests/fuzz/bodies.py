@@ -9,6 +9,7 @@ from typing import Any
 from fastgw.errors import GatewayError
 from fastgw.policy.rewrite import bounded
 from fastgw.protocol.openai import scan_body, with_model, with_usage
+from fastgw.upstream.kinds.registry import kind_of
 from tests.fuzz.sides import native, python
 from tests.support.judged import Refused, agree, told
 
@@ -110,8 +111,8 @@ def said_alike(data: bytes) -> None:
     edited = json.loads(with_model(data, facts, 'other "one"'))
     assert edited == {**json.loads(data), "model": 'other "one"'}, data
     for label, kind in (("/v1/chat/completions", "auto"), ("/v1/responses", "vllm")):
-        told = bounded(data, facts, 7, label, kind)
-        assert bounded(told, scan_body(told), 7, label, kind) == told, (data, "what was told is enough")
+        told = bounded(data, facts, 7, label, kind_of(kind))
+        assert bounded(told, scan_body(told), 7, label, kind_of(kind)) == told, (data, "what was told is enough")
         assert set(json.loads(told)) - set(theirs) <= {"max_tokens", "max_output_tokens"}, data
     assert NATIVE.with_member(data, b'"zz":1') == PYTHON.with_member(data, b'"zz":1'), data
     assert NATIVE.bounds_in(data, 999) == PYTHON.bounds_in(data, 999), data

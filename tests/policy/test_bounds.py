@@ -16,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.accel.tokens import MOST_CHOICES
+from fastgw.config.names import EngineKind
 from fastgw.errors import GatewayError
 from fastgw.policy.quota import total
 from fastgw.policy.rewrite import bounded
 from fastgw.protocol.openai import scan_body
+from fastgw.upstream.kinds.registry import kind_of
 from tests.accel.test_bodies import encoded
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
@@ -109,7 +111,7 @@ def transformers(body: Body, path: str) -> tuple[int, int]:
     return max(limits, default=ENDLESS), max([1, *[lax(one.get(name)) or 1 for one in found for name in widths]])
 
 
-KINDS: dict[str, tuple[str, Callable[[Body, str], tuple[int, int]]]] = {
+KINDS: dict[str, tuple[EngineKind, Callable[[Body, str], tuple[int, int]]]] = {
     "vllm": ("vllm", vllm), "sglang": ("sglang", sglang), "tgi": ("tgi", tgi), "llamacpp": ("llamacpp", llamacpp),
     "ollama": ("ollama", ollama), "openai": ("openai", openai),
     **{f"auto, {one.__name__}": ("auto", one) for one in (vllm, sglang, tgi, llamacpp, ollama, transformers)},
@@ -156,7 +158,7 @@ def check(members: Body, path: str, kind: str, chance: random.Random, left: int)
     answers = min(facts.answers, MOST_CHOICES) * (facts.prompts if path == COMPLETIONS else 1)
     named = facts.token_limit
     bound = min(DEFAULT if named < 0 else max(named, 1), left)
-    told = bounded(body, facts, bound, path, name)
+    told = bounded(body, facts, bound, path, kind_of(name))
     said = json.loads(told)
     limit, width = resolve(said, path)
     made = limit * width * (prompts_of(said) if path == COMPLETIONS else 1)
@@ -195,4 +197,4 @@ def test_no_engine_makes_more_than_was_reserved(kind: str, members: Body, path: 
     (b'{"n_pr\\u0065dict":-1,"max_tokens":3.0}', b'{"n_pr\\u0065dict":100,"max_tokens":3.0}'),
 ])  # fmt: skip
 def test_what_is_told_is_spliced_in(said: bytes, told: bytes) -> None:
-    assert bounded(said, scan_body(said, need_model=False), 100, CHAT, "auto") == told
+    assert bounded(said, scan_body(said, need_model=False), 100, CHAT, kind_of("auto")) == told

@@ -34,7 +34,7 @@ from fastgw.net.h1_connection import H1Connection
 from fastgw.net.poller import Reactor
 from fastgw.net.wire import PlainWire
 from fastgw.policy.queue import Queue
-from fastgw.policy.routing import STRATEGIES
+from fastgw.policy.routing import strategy_of
 from fastgw.protocol.openai import scan_body
 from fastgw.stats import NullLog, Stats
 from fastgw.upstream.health import Health
@@ -71,7 +71,7 @@ class World:
     # --- what the exchange would do
     def take(self, exchange: Exchange) -> bool:
         """In the place of an attempt: an engine is chosen, and has one more."""
-        pool = self.core.strategy.pick(exchange.group, exchange.tries.pools)  # type: ignore[arg-type]
+        pool = self.core.strategy.pick(exchange.group, exchange.tries.pools, exchange)  # type: ignore[arg-type]
         if pool is None:
             exchange.phase = CONNECTING
             left = [one for one in exchange.group.pools if one not in exchange.tries.pools]  # type: ignore[union-attr]
@@ -162,8 +162,8 @@ async def world(engines: Sequence[dict[str, Any]], **options: Any) -> AsyncItera
         log=NullLog(),
         access=None,
         filters=(queue,),
-        strategy=STRATEGIES["round_robin"](),
-        health=Health(pools, config, NullLog(), lambda: None, lambda: None),
+        strategy=strategy_of("round_robin"),
+        health=Health(lambda: pools, config, NullLog(), lambda: None, lambda: None),
         table=UpstreamTable(pools),
         accounts=Accounts(
             Defaults(concurrency=config.key_concurrency), [sha256(key.encode()).digest() for key in KEYS], required=True

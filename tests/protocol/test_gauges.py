@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.protocol.gauges import MAX_COUNT, NAMES, Gauges, read
+from fastgw.config.names import ENGINE_KINDS, EngineKind
+from fastgw.protocol import gauges
+from fastgw.protocol.gauges import MAX_COUNT, Gauges
+from fastgw.upstream.kinds.registry import GAUGES, kind_of
 
 VLLM = b"""\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -57,7 +60,7 @@ llamacpp:requests_processing 2
 llamacpp:requests_deferred 46
 """
 
-PAGES = {
+PAGES: dict[EngineKind, tuple[bytes, Gauges]] = {
     "vllm": (VLLM, Gauges(8, 2, 0.91)),
     "sglang": (SGLANG, Gauges(12, 4, 0.28)),
     "tgi": (TGI, Gauges(4, 7, -1.0)),
@@ -65,13 +68,18 @@ PAGES = {
 }
 
 
+def read(kind: EngineKind, body: bytes) -> Gauges | None:
+    """As the scheduler reads the page of an engine of that kind."""
+    return gauges.read(kind_of(kind).gauges, body, GAUGES)
+
+
 @pytest.mark.parametrize("kind", PAGES)
-def test_each_engines_own_page(kind: str) -> None:
+def test_each_engines_own_page(kind: EngineKind) -> None:
     page, told = PAGES[kind]
     assert read(kind, page) == told
     assert read("auto", page) == read("openai", page) == told
     assert read(kind, page.replace(b"\n", b"\r\n")) == told
-    assert all(read(other, page) is None for other in NAMES if other != kind)
+    assert all(read(other, page) is None for other in PAGES if other != kind)
 
 
 def test_older_names_of_the_cache() -> None:
@@ -140,8 +148,8 @@ def test_a_share_is_at_most_all_of_it() -> None:
     assert read("sglang", b"sglang:num_running_reqs 1\nsglang:token_usage 1.7\n") == Gauges(1, 0, 1.0)
 
 
-@given(st.binary(max_size=200), st.sampled_from(["auto", *NAMES, "nonsense"]))
-def test_no_page_raises(junk: bytes, kind: str) -> None:
+@given(st.binary(max_size=200), st.sampled_from(ENGINE_KINDS))
+def test_no_page_raises(junk: bytes, kind: EngineKind) -> None:
     for page in (junk, b"vllm:num_requests_running" + junk, b"tgi_queue_size{" + junk + b"} 4", VLLM + junk):
         told = read(kind, page)
         assert told is None or (told.running >= 0 and told.waiting >= 0 and -1.0 <= told.kv_usage <= 1.0)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 from fastgw.accel.chunks import ChunkScanner
 from fastgw.accel.sse import SseScanner
@@ -29,7 +29,10 @@ from fastgw.protocol.http1.server import RequestReader
 from fastgw.protocol.multipart import ModelField
 from fastgw.protocol.openai import parse_models, scan_body, with_bound, with_model, with_usage
 from fastgw.protocol.query import parameter
+from fastgw.upstream.kinds.registry import GAUGES, kind_of
 from tests.support import ordinary, shapes, upload_shapes, wire_shapes
+
+VLLM: Final = kind_of("vllm").gauges
 
 BOUND = 10.0
 GROWTH = 1.5
@@ -303,6 +306,6 @@ def readers(side: Any) -> list[Reader]:
         Reader("models", first(side.parse_models), one(ordinary.models), each(shapes.model_lists), lists, holds=16),
         Reader("embedding", first(parts), one(ordinary.embedding), each(shapes.embeddings), (4096, 65536, 1 << 20)),
         Reader("vectors", vectors_of, one(ordinary.embedded), each(shapes.vectors), lists),
-        Reader("metrics", first(partial(gauges.read, "auto")), one(ordinary.page), each(wire_shapes.pages), pages),
-        Reader("vLLM's metrics", first(partial(gauges.read, "vllm")), one(ordinary.page), each(wire_shapes.pages), pages),
+        Reader("metrics", first(partial(gauges.read, None, among=GAUGES)), one(ordinary.page), each(wire_shapes.pages), pages),
+        Reader("vLLM's metrics", first(partial(gauges.read, VLLM)), one(ordinary.page), each(wire_shapes.pages), pages),
     ]

@@ -45,7 +45,7 @@ class Told(NullLog):
 
 def scheduler(*places: Place, changed: Callable[[], None] = lambda: None, **settings: Any) -> Scheduler:
     given = {"interval_s": 0.02, "timeout_s": 2.0, "log": NullLog(), **settings}
-    return Scheduler(places, changed=changed, **given)
+    return Scheduler(lambda: places, changed=changed, **given)
 
 
 @asynccontextmanager

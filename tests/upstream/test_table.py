@@ -27,7 +27,7 @@ def table(*places: Pool, previous: UpstreamTable | None = None) -> UpstreamTable
 def turns(of: UpstreamTable, model: str, count: int) -> list[int]:
     group = of.group(model)
     assert group is not None
-    picked = [RoundRobin().pick(group, ()) for _ in range(count)]
+    picked = [RoundRobin().pick(group, (), None) for _ in range(count)]
     return [one.engine.port for one in picked if one is not None]
 
 
@@ -83,7 +83,7 @@ def test_no_engine_is_tried_twice() -> None:
     group = table(*places).group("m")
     assert group is not None
     tried: tuple[Any, ...] = ()
-    while (pool := RoundRobin().pick(group, tried)) is not None:
+    while (pool := RoundRobin().pick(group, tried, None)) is not None:
         assert pool not in tried
         tried = (*tried, pool)
     assert len(tried) == 3

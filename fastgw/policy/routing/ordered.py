@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from fastgw.exchange.context import Strategy
+from fastgw.exchange.state import ExchangeState
+from fastgw.policy.routing.search import search
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
@@ -12,14 +14,7 @@ class Ordered(Strategy):
 
     __slots__ = ()
 
-    def pick(self, group: Group, tried: tuple[Pool, ...]) -> Pool | None:
-        last_resort = None
-        for pool in group.pools:
-            if pool in tried:
-                continue
-            if pool.engine.usable():
-                return pool
-            # One that is not well is better than nobody; one that is full, or is being spared, is not.
-            if last_resort is None and pool.engine.last_resort():
-                last_resort = pool
-        return last_resort
+    def pick(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> Pool | None:
+        pools = group.pools
+        at = search(pools, 0, tried)
+        return pools[at] if at >= 0 else None

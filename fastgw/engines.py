@@ -1,0 +1,87 @@
+"""The admin API's engines: what the control listener asks for, done by the fleet.
+
+Control and engines know nothing of each other; this is where they meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastgw.config import ConfigErrors, EngineConfig
+from fastgw.control.admin_engines import MOST_MODELS, EngineExists, EngineNotFound, EngineShown, TooManyEngines
+from fastgw.control.call import FieldProblems
+from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
+from fastgw.upstream import fleet as upstream
+from fastgw.upstream.pool import Pool
+
+_HEALTH: Final = {True: "well", False: "not_well", None: "unknown"}
+_BREAKER: Final = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half_open"}
+
+
+class EngineDesk:
+    """A ``control.admin_engines.EnginesBackend`` over a fleet."""
+
+    def __init__(self, fleet: upstream.Fleet) -> None:
+        self._fleet = fleet
+
+    def engines(self) -> Sequence[EngineShown]:
+        return [self._shown(pool) for pool in self._fleet.pools]
+
+    def show(self, name: str) -> EngineShown:
+        return self._shown(self._find(name))
+
+    def add(self, fields: Mapping[str, Any]) -> EngineShown:
+        if not fields.get("url"):
+            raise FieldProblems(["url: must be there"])
+        try:
+            pool = self._fleet.add(EngineConfig(**fields))
+        except ConfigErrors as error:
+            raise FieldProblems([f"{one.name}: {one.message}" for one in error.errors]) from None
+        except upstream.EngineExists as error:
+            raise EngineExists(str(error)) from None
+        except upstream.FleetFull as error:
+            raise TooManyEngines(str(error)) from None
+        return self._shown(pool)
+
+    def drain(self, name: str) -> EngineShown:
+        self._find(name)
+        return self._shown(self._fleet.drain(name))
+
+    def undrain(self, name: str) -> EngineShown:
+        self._find(name)
+        return self._shown(self._fleet.undrain(name))
+
+    def remove(self, name: str, at_once: str) -> EngineShown | None:
+        pool = self._find(name)
+        return None if self._fleet.remove(name, at_once=at_once) else self._shown(pool)
+
+    def _find(self, name: str) -> Pool:
+        try:
+            return self._fleet.find(name)
+        except upstream.UnknownEngine:
+            raise EngineNotFound from None
+
+    def _shown(self, pool: Pool) -> EngineShown:
+        engine = pool.engine
+        config = self._fleet.config_of(engine.name)
+        models = sorted(engine.configured_models) if engine.configured_models else engine.discovered_models
+        return EngineShown(
+            name=engine.name,
+            url=config.url,
+            kind=engine.kind.name,
+            models=models[:MOST_MODELS],
+            models_total=len(models),
+            served_name=engine.served_name,
+            api_key_set=bool(config.api_key),
+            weight=engine.weight,
+            health=_HEALTH[engine.healthy],
+            breaker=_BREAKER[engine.breaker.state],
+            inflight=engine.inflight,
+            slots=engine.slots,
+            connections=pool.connections,
+            draining=engine.draining,
+            leaving=self._fleet.leaves(engine.name),
+            requests_total=engine.answered_total,
+            failures_total=engine.failures_total,
+        )

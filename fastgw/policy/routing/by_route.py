@@ -1,0 +1,27 @@
+"""A strategy for each model that has its own, and the gateway's for all others.
+
+It is only there where a route names one, so that nobody else's requests look anything up.
+"""
+
+from __future__ import annotations
+
+from fastgw.exchange.context import Strategy
+from fastgw.exchange.state import ExchangeState
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.table import Group
+
+
+class ByRoute(Strategy):
+    """``own`` by the name of the model that the request goes to: the one that it fell back to, where it did."""
+
+    __slots__ = ("_own", "_usual")
+
+    def __init__(self, usual: Strategy, own: dict[str, Strategy]) -> None:
+        self._usual = usual
+        self._own = own
+
+    def pick(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> Pool | None:
+        strategy = self._own.get(exchange.substitute or exchange.model)
+        if strategy is None:
+            strategy = self._usual
+        return strategy.pick(group, tried, exchange)

@@ -1,0 +1,69 @@
+"""A kind of engine: what the gateway asks it, how it tells itself, and in what it differs from the others.
+
+Owns: the words for what kinds differ in. A difference is a field here, with one value in each kind's file, and code elsewhere
+asks for the field, never for the kind; so a new kind is a file, and a new difference a field. Invariant: a kind never changes.
+"""
+
+from __future__ import annotations
+
+from fastgw.config.names import EngineKind
+from fastgw.protocol.gauges import Names
+
+
+class Kind:
+    """One kind of engine.
+
+    ``probe_paths``: in which order its health is asked for; the first that answers 2xx is kept. ``models_path``: where its list
+    of models is, and ``owner_mark`` what there tells an engine of kind ``auto`` to be of this one (empty = nothing does).
+    ``gauges``: what its ``/metrics`` calls its load, None = not known, which the page itself may tell. ``owner``: whose models
+    these are in the gateway's own list.
+
+    ``asks_usage``: a stream without ``stream_options`` is asked for its usage. ``knows_completion_tokens``: it takes
+    ``max_completion_tokens`` of a chat; one that does not know it would make as much as it likes, and is told ``max_tokens`` as
+    well. ``refuses_max_tokens``: of a chat it takes nothing else. ``counts_one_answer``: of several answers to one request, its
+    figures are those of one. ``cancel``: closing its connection stops a generation, unless the engine's setting says otherwise.
+    """
+
+    __slots__ = (
+        "asks_usage",
+        "cancel",
+        "counts_one_answer",
+        "gauges",
+        "knows_completion_tokens",
+        "models_path",
+        "name",
+        "owner",
+        "owner_mark",
+        "probe_paths",
+        "refuses_max_tokens",
+    )
+
+    def __init__(
+        self,
+        name: EngineKind,
+        *,
+        probe_paths: tuple[bytes, ...] = (b"/health", b"/healthz", b"/v1/models"),
+        models_path: bytes = b"/v1/models",
+        owner_mark: bytes = b"",
+        gauges: Names | None = None,
+        owner: str = "",
+        asks_usage: bool = True,
+        knows_completion_tokens: bool = False,
+        refuses_max_tokens: bool = False,
+        counts_one_answer: bool = False,
+        cancel: bool = True,
+    ) -> None:
+        self.name = name
+        self.probe_paths = probe_paths
+        self.models_path = models_path
+        self.owner_mark = owner_mark
+        self.gauges = gauges
+        self.owner = owner or name
+        self.asks_usage = asks_usage
+        self.knows_completion_tokens = knows_completion_tokens
+        self.refuses_max_tokens = refuses_max_tokens
+        self.counts_one_answer = counts_one_answer
+        self.cancel = cancel
+
+    def __repr__(self) -> str:
+        return f"<Kind {self.name}>"

@@ -1,0 +1,10 @@
+"""``tgi``: Hugging Face's Text Generation Inference. Gauges: its "Metrics" reference; it tells nothing of its cache."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastgw.protocol.gauges import Names
+from fastgw.upstream.kinds.kind import Kind
+
+KIND: Final = Kind("tgi", gauges=Names(b"tgi_", b"tgi_batch_current_size", b"tgi_queue_size", ()))

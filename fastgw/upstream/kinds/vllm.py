@@ -1,0 +1,20 @@
+"""``vllm``: vLLM's OpenAI-compatible server. Gauges: its page "Production Metrics" (``gpu_cache_usage_perc`` before 0.10)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastgw.protocol.gauges import Names
+from fastgw.upstream.kinds.kind import Kind
+
+KIND: Final = Kind(
+    "vllm",
+    owner_mark=b'"owned_by":"vllm"',
+    gauges=Names(
+        b"vllm:",
+        b"vllm:num_requests_running",
+        b"vllm:num_requests_waiting",
+        (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc"),
+    ),
+    knows_completion_tokens=True,
+)

@@ -1,0 +1,13 @@
+cimport cython
+
+from fastgw.exchange.context cimport Strategy
+from fastgw.exchange.state cimport ExchangeState
+from fastgw.upstream.pool cimport Pool
+from fastgw.upstream.table cimport Group
+
+cdef class ByRoute(Strategy):
+    cdef Strategy _usual
+    cdef dict _own
+
+    @cython.locals(strategy=Strategy)
+    cpdef Pool pick(self, Group group, tuple tried, object exchange)

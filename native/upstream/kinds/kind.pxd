@@ -1,0 +1,9 @@
+cimport cython
+
+@cython.final
+cdef class Kind:
+    cdef public str name, owner
+    cdef public bytes models_path, owner_mark
+    cdef public tuple probe_paths
+    cdef public object gauges
+    cdef public bint asks_usage, cancel, counts_one_answer, knows_completion_tokens, refuses_max_tokens

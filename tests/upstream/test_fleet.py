@@ -1,0 +1,175 @@
+"""Engines that come and go: names, bounds, the table that is published, and what is dropped with whoever leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import fastgw.upstream.fleet as module
+from fastgw import Config, EngineConfig
+from fastgw.net.poller import Reactor
+from fastgw.net.shortage import Shortage
+from fastgw.stats import NullLog, Stats
+from fastgw.upstream.fleet import EngineExists, Fleet, FleetFull, UnknownEngine
+from fastgw.upstream.health import Health
+from fastgw.upstream.scheduler import Scheduler
+
+
+def engine(port: int, name: str = "", **settings: Any) -> EngineConfig:
+    return EngineConfig(url=f"http://127.0.0.1:{port}", name=name or f"e{port}", **settings)
+
+
+class Told:
+    """What a fleet has told."""
+
+    def __init__(self) -> None:
+        self.tables = self.rooms = 0
+        self.joined: list[str] = []
+        self.left: list[str] = []
+
+
+@asynccontextmanager
+async def fleet(*engines: EngineConfig, **settings: Any) -> AsyncIterator[tuple[Fleet, Told]]:
+    """A fleet of engines that nobody is behind."""
+    told = Told()
+    reactor = Reactor(asyncio.get_running_loop())
+    config = Config(engines=engines, warm_connections=0, **settings)
+
+    def published() -> None:
+        told.tables += 1
+
+    def room() -> None:
+        told.rooms += 1
+
+    made = Fleet(config, reactor, Stats(), NullLog(), Shortage(NullLog()), published=published, room=room)
+    made.joined = lambda pool: told.joined.append(pool.engine.name)
+    made.left = lambda pool: told.left.append(pool.engine.name)
+    try:
+        yield made, told
+    finally:
+        made.close()
+        reactor.close()
+
+
+def serving(made: Fleet, model: str) -> list[str]:
+    group = made.table.group(model)
+    return [pool.engine.name for pool in group.pools if pool.engine.permitted()] if group is not None else []
+
+
+async def test_whoever_is_added_inherits_what_the_gateway_says_and_is_not_well_before_it_was_asked() -> None:
+    async with fleet(engine(1), vllm_api_key="sk-engines", engine_max_concurrent=7) as (made, told):
+        pool = made.add(engine(2, models=("m",)))
+        assert (pool.engine.api_key_line, pool.engine.slots) == (b"Authorization: Bearer sk-engines\r\n", 7)
+        assert pool.engine.healthy is False
+        assert (told.tables, told.joined, made.table.version) == (1, ["e2"], 1)
+        assert (serving(made, "m"), serving(made, "x")) == (["e2"], ["e1"])
+        assert made.keys() == ["sk-engines", "sk-engines"]
+
+
+@pytest.mark.parametrize(
+    ("again", "says"),
+    [
+        (engine(9, name="e1"), "another `name`"),
+        (EngineConfig(url="http://127.0.0.1:1"), "'e1' has this address"),
+        (engine(1, name="other", models=("a",)), "'e1' has this address"),
+        (engine(2, name="other", models=("a", "b")), "'e2' has this address"),
+    ],
+)
+async def test_nobody_is_there_twice(again: EngineConfig, says: str) -> None:
+    async with fleet(engine(1), engine(2, models=("a",))) as (made, told):
+        with pytest.raises(EngineExists, match=says):
+            made.add(again)
+        assert (len(made), told.tables, told.joined) == (2, 0, [])
+        made.add(engine(2, name="other", models=("b",)))  # the same address for other models
+
+
+async def test_there_are_so_many_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_ENGINES", 2)
+    async with fleet(engine(1)) as (made, _):
+        made.add(engine(2))
+        with pytest.raises(FleetFull, match="remove one first"):
+            made.add(engine(3))
+        assert made.remove("e1")
+        made.add(engine(3))
+
+
+async def test_who_drains_takes_nothing_more_and_stays_in_the_table_until_it_is_gone() -> None:
+    async with fleet(engine(1), engine(2)) as (made, told):
+        first = made.drain("e1")
+        assert serving(made, "m") == ["e2"]
+        assert (first.engine.usable(), first.engine.last_resort(), first.engine.full()) == (False, False, False)
+        assert (told.rooms, told.tables) == (1, 0)
+        made.drain("e1")
+        assert told.rooms == 1
+        made.undrain("e1")
+        assert (serving(made, "m"), told.rooms) == (["e1", "e2"], 2)
+        group = made.table.group("m")
+        made.publish()
+        assert made.table.group("m") is group  # the same engines: its turns and its lane go on
+
+
+async def test_who_is_removed_goes_with_its_last_request_and_may_be_kept_before() -> None:
+    async with fleet(engine(1), engine(2)) as (made, told):
+        pool = made.find("e1")
+        pool.engine.inflight = 1
+        assert made.remove("e1") is False
+        assert (made.leaves("e1"), told.left) == (True, [])
+        made.undrain("e1")
+        pool.engine.inflight = 0
+        await asyncio.sleep(3 * module.LOOK_S)
+        assert (made.leaves("e1"), serving(made, "m")) == (False, ["e1", "e2"])
+        pool.engine.inflight = 1
+        made.remove("e1")
+        await asyncio.sleep(3 * module.LOOK_S)
+        assert told.left == []
+        pool.engine.inflight = 0
+        await asyncio.sleep(3 * module.LOOK_S)
+        assert (told.left, [one.engine.name for one in made.pools], told.tables) == (["e1"], ["e2"], 1)
+        assert made.remove("e2", at_once="a test")
+        assert (len(made), made.table.group("m"), made.table.everyone) == (0, None, None)
+
+
+@pytest.mark.parametrize("call", ["find", "drain", "undrain", "remove", "config_of"])
+async def test_a_name_that_nobody_has_is_told(call: str) -> None:
+    async with fleet(engine(1)) as (made, _):
+        with pytest.raises(UnknownEngine, match="GET /admin/engines"):
+            getattr(made, call)("e2")
+
+
+async def test_nothing_remembers_who_has_gone() -> None:
+    """Health, the scheduler and the table: a hundred came, were looked at, and went."""
+    async with fleet(engine(1)) as (made, _):
+        config = Config()
+        health = Health(lambda: made.pools, config, NullLog(), made.publish, lambda: None)
+        made.left = lambda pool: health.forget(pool.engine)
+        scheduler = Scheduler(lambda: made.pools, interval_s=1.0, timeout_s=1.0, log=NullLog(), changed=lambda: None)
+        for at in range(100):
+            pool = made.add(engine(2, name=f"n{at}"))
+            await health.resolve(pool.engine)
+            await asyncio.gather(health.probe(pool), scheduler.round())
+            assert made.remove(f"n{at}")
+        await asyncio.gather(health.round(), scheduler.round())
+        assert {one.name for one in health._known} == {one.name for one in scheduler._watched} == {"e1"}
+        assert [one.engine.name for one in made.pools] == ["e1"]
+        assert len(made.table.groups()) == 1
+        del pool
+        gc.collect()
+        names = {one.name for one in gc.get_objects() if type(one) is type(made.pools[0].engine)}
+        assert not {name for name in names if name.startswith("n")}
+
+
+async def test_a_probe_that_ends_after_its_engine_has_gone_leaves_nothing() -> None:
+    async with fleet(engine(1)) as (made, _):
+        health = Health(lambda: made.pools, Config(), NullLog(), made.publish, lambda: None)
+        pool = made.find("e1")
+        asked = asyncio.ensure_future(health.probe(pool))
+        await asyncio.sleep(0)
+        made.remove("e1")
+        health.forget(pool.engine)
+        await asked
+        assert not health._known
