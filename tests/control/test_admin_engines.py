@@ -69,7 +69,7 @@ async def operator() -> AsyncIterator[Operator]:
 
 
 def test_what_may_be_set_is_what_the_file_takes() -> None:
-    assert list(FIELDS) == [name for name, _, _ in ENGINE_FIELDS]
+    assert list(FIELDS) == [row.name for row in ENGINE_FIELDS]
 
 
 @pytest.mark.parametrize(

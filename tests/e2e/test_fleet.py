@@ -181,9 +181,9 @@ async def test_idle_connections_close_with_the_drain_and_are_warm_again_after_it
         pool = gw.gateway.fleet.find("e0")
         await gw.until("they are warm", lambda: len(pool.idle) == 2)
         gw.gateway.fleet.drain("e0")
-        assert (len(pool.idle), pool.open) == (0, 0)
+        assert (len(pool.idle), pool.connections) == (0, 0)
         await asyncio.sleep(0.15)  # probes go on, and warm nothing
-        assert pool.open == 0
+        assert pool.connections == 0
         gw.gateway.fleet.undrain("e0")
         await gw.until("they are warm", lambda: len(pool.idle) == 2)
 

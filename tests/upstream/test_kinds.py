@@ -20,14 +20,14 @@ PAGE = (ROOT / "docs" / "engines.md").read_text()
 # Names that mean nothing else: "auto" and "openai" are words of other settings too.
 OWN_NAMES = {"vllm", "sglang", "tgi", "llamacpp", "ollama"}
 # Where they are written: in the kinds, in the one list, and where a variable or a profile of another gateway stands for one.
-MAY_NAME = ("fastgw/upstream/kinds/", "fastgw/config/names.py", "fastgw/config/table.py", "fastgw/config/variables.py")
+MAY_NAME = ("fastgw/upstream/kinds/", "fastgw/config/names.py", "fastgw/config/profiles.py", "fastgw/config/variables.py")
 
 
 def test_the_list_of_names_and_the_files_are_one() -> None:
     assert tuple(kind.name for kind in KINDS) == ENGINE_KINDS
     files = {path.stem for path in (ROOT / "fastgw" / "upstream" / "kinds").glob("*.py")}
     assert files - {"__init__", "kind", "registry"} == set(ENGINE_KINDS)
-    help_ = next(text for name, _, text in ENGINE_FIELDS if name == "kind")
+    help_ = next(row.help for row in ENGINE_FIELDS if row.name == "kind")
     assert [name for name in ENGINE_KINDS if not re.search(rf"\b{name}\b", help_)] == []
 
 
