@@ -191,6 +191,29 @@ def response_kind(name: bytes) -> int:
     return kind
 
 
+def value_in(block: bytes, name: bytes) -> bytes | None:
+    """The value of the first field ``name`` (any case) in ``block``, lines that each end with CRLF, without the blanks around
+    it; None = there is none. Costs one pass over the block, and a copy of it."""
+    if not name or name.translate(None, TOKEN):
+        return None  # (it could reach over the end of a line)
+    mark = name.lower() + b":"
+    folded = block.lower()
+    at = 0
+    if not folded.startswith(mark):
+        at = folded.find(b"\r\n" + mark) + 2
+        if at < 2:
+            return None
+    return block[at + len(mark) : block.index(b"\r\n", at)].strip(b" \t")
+
+
+def values_in(block: bytes, name: bytes) -> tuple[bytes, ...]:
+    """The values of all fields ``name`` (any case) in ``block``, in their order; as many as there may be fields."""
+    if value_in(block, name) is None:
+        return ()
+    mark = name.lower() + b":"
+    return tuple([line[len(mark) :].strip(b" \t") for line in block.split(b"\r\n") if line[: len(mark)].lower() == mark])
+
+
 def bearer(value: bytes) -> bytes | None:
     """The token of ``Bearer <token>`` (any case of the scheme), or ``None`` when it is anything else."""
     if value[:7].lower() != b"bearer ":

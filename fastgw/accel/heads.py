@@ -35,6 +35,8 @@ from fastgw.accel.fields import (
     bearer,
     keep_alive_hints,
     valid_trace,
+    value_in,
+    values_in,
     visible,
 )
 from fastgw.accel.head_lines import (
@@ -56,7 +58,13 @@ from fastgw.accel.head_lines import (
 
 
 class RequestHead(msgspec.Struct, gc=False):
-    """A request head that was found to be unambiguous. ``forward`` is what may go to an engine as it stands."""
+    """A request head that was found to be unambiguous. ``forward`` is what may go to an engine as it stands.
+
+    ``get`` and ``get_all`` find what stands there. What goes no further has a place of its own, or none: the key is in
+    ``credential`` (of Authorization or X-Api-Key); Host, Content-Length, Transfer-Encoding, Connection and Expect are in the
+    slots that say what they mean; what the gateway reads itself is in ``own``, by lower-case name (``fields.OWN`` and ``NOTED``
+    list them: X-Request-Id, X-Forwarded-For and others); cookies, further credentials and hop-by-hop fields are dropped.
+    """
 
     method: bytes
     target: bytes
@@ -73,12 +81,24 @@ class RequestHead(msgspec.Struct, gc=False):
     content_type: bytes | None
     own: dict[bytes, bytes] | None
 
+    def get(self, name: bytes) -> bytes | None:
+        """The value of the first field ``name`` in ``forward``, in any case; None = there is none. (Who decides by a field that
+        may be repeated asks ``get_all``: which of them an engine takes is not known.) Each call searches anew."""
+        return value_in(self.forward, name)
+
+    def get_all(self, name: bytes) -> tuple[bytes, ...]:
+        """The values of all fields ``name`` in ``forward``, in any case, in their order."""
+        return values_in(self.forward, name)
+
 
 class ResponseHead(msgspec.Struct, gc=False):
     """A response head that was found to be unambiguous.
 
     ``keep_alive`` is what version and ``Connection`` say. A message with neither length nor chunks ends with the
     connection, unless the request's method or the status forbids a body; only the caller knows the method.
+
+    ``get`` and ``get_all`` find what stands in ``forward``. Not there: Content-Length, Transfer-Encoding, Connection and
+    Keep-Alive (slots say what they mean), hop-by-hop fields, and those by which the gateway itself speaks (``fields.OURS``).
     """
 
     status: int
@@ -93,6 +113,14 @@ class ResponseHead(msgspec.Struct, gc=False):
     has_date: bool
     idle_s: float
     max_requests: int
+
+    def get(self, name: bytes) -> bytes | None:
+        """As :meth:`RequestHead.get`."""
+        return value_in(self.forward, name)
+
+    def get_all(self, name: bytes) -> tuple[bytes, ...]:
+        """As :meth:`RequestHead.get_all`."""
+        return values_in(self.forward, name)
 
 
 LAST_HEAD_BYTES: Final = 2048

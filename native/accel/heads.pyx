@@ -222,6 +222,12 @@ cdef class RequestHead:
             self.chunked, self.keep_alive, self.expect, self.credential, self.content_type, self.own,
         )
 
+    def get(self, bytes name not None):
+        return fields.value_in(self.forward, name)
+
+    def get_all(self, bytes name not None):
+        return fields.values_in(self.forward, name)
+
 
 @cython.final
 @cython.no_gc
@@ -275,6 +281,12 @@ cdef class ResponseHead:
             self.status, self.minor, self.status_line, self.forward, self.content_length, self.chunked, self.keep_alive,
             self.sse, self.json, self.has_date, self.idle_s, self.max_requests,
         )
+
+    def get(self, bytes name not None):
+        return fields.value_in(self.forward, name)
+
+    def get_all(self, bytes name not None):
+        return fields.values_in(self.forward, name)
 
 
 # ---- small readers -----------------------------------------------------------------------------------------------------
