@@ -13,7 +13,7 @@ from time import time
 from typing import Any, Final, Protocol
 
 from fastgw.accel.bodies import BodyFacts
-from fastgw.accel.heads import RequestHead
+from fastgw.accel.heads import RequestHead, ResponseHead
 from fastgw.config import Config
 from fastgw.config.machine import memory_bytes
 from fastgw.errors import GatewayError
@@ -37,6 +37,10 @@ DAY_S: Final = 86400.0
 UNBOUNDED: Final = 2**62
 # (Exchanges are above this file: hooks take one, which `exchange.filter` says in their types.)
 Hook = Callable[[Any], None]
+WalkHook = Callable[[Any], "bool | None"]  # True = the request waits
+AttemptHook = Callable[[Any, Engine], None]
+ResponseHook = Callable[[Any, ResponseHead], None]
+DataHook = Callable[[Any, bytes], None]
 FullHook = Callable[[Any], bool]
 FinishHook = Callable[[Any, str], None]
 # A WebSocket's engine has said what an answer used (None: the session has ended without any); False = it may not go on.
@@ -122,7 +126,7 @@ class Judgement:
 
 
 class Context(Service):
-    """See the head of this file. ``filters`` come in the order in which they run."""
+    """See the head of this file. ``hooked``: the hooks of a name, in the order in which they run."""
 
     __slots__ = (
         "accounts",
@@ -142,12 +146,15 @@ class Context(Service):
         "merger",
         "on_allowance",
         "on_arrival",
+        "on_attempt",
         "on_body",
+        "on_data",
         "on_finish",
         "on_full",
         "on_head",
         "on_origin",
         "on_request",
+        "on_response",
         "on_room",
         "on_route",
         "on_said",
@@ -176,7 +183,7 @@ class Context(Service):
         reactor: Reactor,
         log: EventLog,
         stats: Stats,
-        filters: tuple[Any, ...],
+        hooked: Callable[[str], tuple[Any, ...]],
         strategy: Strategy,
         table: UpstreamTable,
         accounts: Accounts,
@@ -219,19 +226,22 @@ class Context(Service):
         self.server_timing = config.server_timing
         networks = [ip_network(cidr, strict=False) for cidr in config.trusted_proxies]
         self.trusted: tuple[IPv4Network | IPv6Network, ...] = tuple(networks)
-        self.on_arrival: tuple[Hook, ...] = hooks(filters, "on_arrival")
-        self.on_head: tuple[Hook, ...] = hooks(filters, "on_head")
-        self.on_origin: tuple[Hook, ...] = hooks(filters, "on_origin")
-        self.on_request: tuple[Hook, ...] = hooks(filters, "on_request")
-        self.on_body: tuple[Hook, ...] = hooks(filters, "on_body")
-        self.on_route: tuple[Hook, ...] = hooks(filters, "on_route")
-        self.on_full: tuple[FullHook, ...] = hooks(filters, "on_full")
-        self.on_room: tuple[Callable[[], None], ...] = hooks(filters, "on_room")
-        self.on_said: tuple[SaidHook, ...] = hooks(filters, "on_said")
-        self.on_allowance: tuple[FullHook, ...] = hooks(filters, "on_allowance")
-        self.on_finish: tuple[FinishHook, ...] = hooks(filters, "on_finish")
-        self.walk: tuple[Hook, ...] = (*self.on_body, *self.on_route)
-        self.rewriters: tuple[Rewrite, ...] = hooks(filters, "rewrite")
+        self.on_arrival: tuple[Hook, ...] = hooked("on_arrival")
+        self.on_head: tuple[Hook, ...] = hooked("on_head")
+        self.on_origin: tuple[Hook, ...] = hooked("on_origin")
+        self.on_request: tuple[Hook, ...] = hooked("on_request")
+        self.on_body: tuple[WalkHook, ...] = hooked("on_body")
+        self.on_route: tuple[WalkHook, ...] = hooked("on_route")
+        self.on_attempt: tuple[AttemptHook, ...] = hooked("on_attempt")
+        self.on_response: tuple[ResponseHook, ...] = hooked("on_response")
+        self.on_data: tuple[DataHook, ...] = hooked("on_data")
+        self.on_full: tuple[FullHook, ...] = hooked("on_full")
+        self.on_room: tuple[Callable[[], None], ...] = hooked("on_room")
+        self.on_said: tuple[SaidHook, ...] = hooked("on_said")
+        self.on_allowance: tuple[FullHook, ...] = hooked("on_allowance")
+        self.on_finish: tuple[FinishHook, ...] = hooked("on_finish")
+        self.walk: tuple[WalkHook, ...] = (*self.on_body, *self.on_route)
+        self.rewriters: tuple[Rewrite, ...] = hooked("rewrite")
 
     def time_limit(self, asked: float, limit: float) -> float:
         """Seconds for a whole exchange, 0 = no limit: what the client ``asked`` for, where that may be, or ``limit``."""
@@ -333,8 +343,3 @@ def _memory_budget(config: Config) -> int:
         known = memory_bytes()
         budget = max(known // 4, 2 * config.max_body_bytes) if known else 0
     return budget or UNBOUNDED
-
-
-def hooks(filters: tuple[Any, ...], name: str) -> tuple[Any, ...]:
-    """The bound hooks of that name, in the filters' order: what is not there is not called."""
-    return tuple(getattr(one, name) for one in filters if hasattr(one, name))

@@ -1,24 +1,157 @@
-"""A policy's face towards the exchanges: which hooks there are, and when each is called."""
+"""A policy's face towards the exchanges: which hooks there are, and when each is called.
+
+Owns: the hooks, each a method that does nothing, and the choice of those that a policy overrides: what nobody overrides is not
+called, and costs nothing. Must never: call a hook itself, or let one stand in a class that nobody would call.
+"""
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fastgw.accel.heads import ResponseHead
+    from fastgw.exchange.exchange import Exchange
+    from fastgw.exchange.state import ExchangeState
+    from fastgw.protocol.websocket import Counts
+    from fastgw.upstream.target import Engine
+
+WAITS: Final = True
+"""What ``on_body`` and ``on_route`` return where the request waits; ``exchange.resume()`` has it go on, at the next filter."""
+
+ALIKE: Final = 0.8
+"""A name that shares so much with a hook's is taken for a slip of the pen."""
+
 
 class Filter:
-    """A policy: subclasses define the hooks they need, and a hook that is not there costs nothing.
+    """A policy. A subclass overrides the hooks that it needs; they are called in the order of ``policy.ORDER``.
 
-    ``on_origin(exchange)`` first of all, once for each new head: what every answer to it carries, refusals included.
-    ``on_arrival(exchange)`` for each request, before anything is judged. ``on_head(exchange)`` after that, where the verdict
-    depends on the head, the peer and the configuration alone: it holds for all later requests with the same head on the
-    connection, and is not asked for again. ``on_request`` after that, for each request; ``on_body`` when the body is whole;
-    ``on_route`` before the first attempt; ``rewrite(exchange, engine, body)`` for each attempt, ``on_finish(exchange,
-    outcome)`` exactly once. A hook refuses by raising GatewayError; what it takes it gives back in ``on_finish``, or by a
-    guard: ``exchange.guards``.
-
-    Three more are asked for a verdict, or told. ``on_full(exchange)``: every engine that is left for a request has no room;
-    True = it waits now. ``on_allowance(exchange)``: a stream has used the tokens that it was given; True = it has more now.
-    ``on_room()``: an engine may have room again.
+    A hook is called by the loop and never blocks. Unless its text says otherwise it refuses by raising GatewayError, which
+    ends the request: the hooks behind it are not called, but every ``on_finish`` is. What it takes is given back there, or by
+    a guard (``exchange.guards``). Any other exception is a bug: it is logged, and the client gets a 500. A head is lent: it is
+    neither changed nor kept.
     """
 
     __slots__ = ()
 
     name = ""
+
+    # --- the head has been read; in this order
+    def on_origin(self, exchange: Exchange) -> None:
+        """First of all, once for each new head on a connection: what stands on every answer to it (``exchange.extra_head``),
+        refusals included. Nothing is known yet but the head and the connection's peer."""
+
+    def on_arrival(self, exchange: Exchange) -> None:
+        """Each request, before anything is judged."""
+
+    def on_head(self, exchange: Exchange) -> None:
+        """Once for each new head on a connection: what depends on the head, the peer and the configuration alone. The verdict
+        holds for later requests with the same head; what changes it must also raise ``gateway.version``."""
+
+    def on_request(self, exchange: Exchange) -> None:
+        """Each request, when its head has been judged; of its body nothing has been read."""
+
+    def preflight(self, exchange: Exchange) -> bytes:
+        """Lines of the answer to an OPTIONS request. (The first filter that has any is the only one that is asked.)"""
+        return b""
+
+    # --- the request is whole; these two may have it wait
+    def on_body(self, exchange: Exchange) -> bool | None:
+        """The body is whole, and what is known of it is in ``exchange.facts``. Not called for uploads, which go on as
+        they come. May have it wait: see ``on_route``."""
+
+    def on_route(self, exchange: Exchange) -> bool | None:
+        """Before the first attempt, once. Chooses engines (``exchange.group``), or restricts them.
+
+        Returns ``WAITS`` where the request waits: then the filter, or a timer that it has set by ``gateway.later``, calls
+        ``exchange.resume()`` once, in a later turn, and the walk goes on at the next filter. Meanwhile the client may leave
+        and the request's own time may end: ``on_finish`` says so. A wait without a timer ends after ``walk.MAX_WAIT_S``.
+        """
+
+    # --- each attempt
+    def rewrite(self, exchange: ExchangeState, engine: Engine, body: bytes) -> bytes:
+        """The body as ``engine`` gets it, of the body that the filter before has returned. Not called for uploads that are
+        passed on as they come; called once for all requests that share a call, with the first of them."""
+        return body
+
+    def on_attempt(self, exchange: Exchange, engine: Engine) -> None:
+        """A connection to ``engine`` is there, and nothing of the request has been sent on it. Also before it is sent again, to
+        the same engine or another. Raising ends the request; it is no fault of the engine's."""
+
+    def on_full(self, exchange: Exchange) -> bool:
+        """Every engine that is left for the request has no room. True = it waits now, and goes on with an attempt; the first
+        filter that says so is the last that is asked."""
+        return False
+
+    # --- the answer
+    def on_response(self, exchange: Exchange, head: ResponseHead) -> None:
+        """An engine's answer that will be passed on: nothing of it has gone down. Lines may be added (``exchange.extra_head``;
+        not to an upgrade). Raising, or ``exchange.answer``, puts another answer in its place, and the engine is left."""
+
+    def on_data(self, exchange: Exchange, data: bytes) -> None:
+        """A piece of that answer's body, as its client gets it but without frames. It may be looked at; it is not changed, for
+        its length may have been announced. (A stream loses its short way by it: frames are taken apart and written anew.)
+
+        Raising ends the answer: with a proper error where all of it had come at once, for then nothing has gone down; else
+        behind this piece, as a broken stream ends. Not called for sessions (``on_said``) and for what is answered here.
+        """
+
+    def on_allowance(self, exchange: Exchange) -> bool:
+        """A stream has used the tokens that it was given (``exchange.allowance``). True = it has more now; must not raise."""
+        return False
+
+    def on_said(self, exchange: Exchange, said: Counts | None) -> bool:
+        """A session's engine has said what an answer used; None = the session has ended without any. False = it may not go on;
+        every filter is told all the same. Must not raise."""
+        return True
+
+    # --- the end
+    def on_finish(self, exchange: Exchange, outcome: str) -> None:
+        """Exactly once for each request, however it ended, and also where this filter has never seen it: whatever it holds is
+        given back here. Must not raise: the others still give back what they hold, but the client's connection is lost."""
+
+    # --- of no request
+    def on_room(self) -> None:
+        """An engine may have room again."""
+
+
+HOOKS: Final = tuple(name for name in vars(Filter) if not name.startswith("_") and name != "name")
+"""Their names, in the order in which they stand above."""
+
+
+def hooks(filters: Iterable[Filter], name: str) -> tuple[Any, ...]:
+    """The bound hooks of that name, in the filters' order, of those that override it."""
+    default = getattr(Filter, name)
+    return tuple(getattr(one, name) for one in filters if getattr(type(one), name) is not default)
+
+
+def check(filters: Iterable[Filter]) -> None:
+    """Refuse what looks like a hook and would never be called, or could not be.
+
+    :raises TypeError: it says which filter, which name, and what may have been meant.
+    """
+    for one in filters:
+        kind = type(one)
+        for owner in kind.__mro__:
+            if owner not in (Filter, object):
+                for name, value in vars(owner).items():
+                    _check(kind, name, value)
+        for name in getattr(one, "__dict__", ()):
+            if name in HOOKS:
+                raise TypeError(f"filter {kind.__name__}: {name} must be a method of its class")
+
+
+def _check(kind: type, name: str, value: object) -> None:
+    if name in HOOKS:
+        if iscoroutinefunction(value) or not callable(value):
+            raise TypeError(f"filter {kind.__name__}: {name} must be a plain method")
+        return
+    if name.startswith("_") or not (callable(value) or name.startswith("on_")):
+        return
+    close = get_close_matches(name, HOOKS, 1, ALIKE)
+    if close or name.startswith("on_"):
+        meant = f"; {close[0]} is meant?" if close else f": there are {', '.join(HOOKS)}"
+        raise TypeError(f"filter {kind.__name__}: {name} is no hook{meant}")

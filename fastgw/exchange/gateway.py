@@ -20,10 +20,10 @@ from fastgw.accel.lines import serial_id
 from fastgw.config import Config
 from fastgw.errors import ErrorKind, GatewayError, Source
 from fastgw.exchange.call import Call
-from fastgw.exchange.context import DAY_S, Asking, Context, Judgement, Strategy, TakenUp, hooks
+from fastgw.exchange.context import DAY_S, Asking, Context, Judgement, Strategy, TakenUp
 from fastgw.exchange.endpoints import JSON, LOCAL, TUNNEL, Endpoint, EndpointTable
 from fastgw.exchange.exchange import NOT_ALLOWED, Exchange
-from fastgw.exchange.filter import Filter
+from fastgw.exchange.filter import Filter, hooks
 from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import DONE
 from fastgw.exchange.record import AccessLog, AccessRecord, AccessSink, Records
@@ -74,7 +74,7 @@ class GatewayCore(Context):
             reactor=reactor,
             log=log,
             stats=stats,
-            filters=filters,
+            hooked=lambda name: hooks(filters, name),
             strategy=strategy,
             table=table,
             accounts=accounts,
@@ -422,6 +422,8 @@ class GatewayCore(Context):
 
     def later(self, exchange: Asking, seconds: float) -> None:
         """Call ``exchange.resume`` in ``seconds``; ``exchange.timer`` takes it back."""
+        if exchange.timer is not None:
+            exchange.timer.cancel()  # what bounded its wait so far
         exchange.timer = self.reactor.loop.call_later(seconds, exchange.resume)
         self.reactor.poller.hurry()
 

@@ -2,7 +2,8 @@
 
     RECEIVING   the head is judged, the body is arriving, filters look at it
     ROUTING     the filters go on, or an engine is chosen, after a wait
-    QUEUED      waits, for room at an engine or for whatever a filter waits for
+    HELD        a filter has it wait
+    QUEUED      waits for room at an engine
     MERGING     waits for others to share one call, or shares one
     BACKOFF     waits before it is sent again
     CONNECTING  a connection to an engine is being opened
@@ -20,23 +21,24 @@ from __future__ import annotations
 from typing import Final
 
 PHASES: Final = (
-    "RECEIVING", "ROUTING", "QUEUED", "MERGING", "BACKOFF", "CONNECTING", "WAITING", "RELAYING", "TUNNEL", "LOCAL", "DONE",
+    "RECEIVING", "ROUTING", "HELD", "QUEUED", "MERGING", "BACKOFF", "CONNECTING", "WAITING", "RELAYING", "TUNNEL", "LOCAL", "DONE",
 )  # fmt: skip
-RECEIVING, ROUTING, QUEUED, MERGING, BACKOFF, CONNECTING, WAITING, RELAYING, TUNNEL, LOCAL, DONE = range(len(PHASES))
+RECEIVING, ROUTING, HELD, QUEUED, MERGING, BACKOFF, CONNECTING, WAITING, RELAYING, TUNNEL, LOCAL, DONE = range(len(PHASES))
 
 EVENTS: Final = (
-    "waits", "goes on", "merges", "backs off", "dials", "sends", "is answered", "is upgraded", "is served here", "ends",
+    "is held", "queues", "goes on", "merges", "backs off", "dials", "sends", "is answered", "is upgraded", "is served here", "ends",
 )  # fmt: skip
-WAITS, GOES_ON, MERGES, BACKS_OFF, DIALS, SENDS, IS_ANSWERED, IS_UPGRADED, IS_SERVED, ENDS = range(len(EVENTS))
+IS_HELD, QUEUES, GOES_ON, MERGES, BACKS_OFF, DIALS, SENDS, IS_ANSWERED, IS_UPGRADED, IS_SERVED, ENDS = range(len(EVENTS))
 
 MOVES: Final[dict[int, dict[int, int]]] = {
-    RECEIVING: {WAITS: QUEUED, MERGES: MERGING, DIALS: CONNECTING, SENDS: WAITING, IS_SERVED: LOCAL, ENDS: DONE},
-    ROUTING: {WAITS: QUEUED, MERGES: MERGING, DIALS: CONNECTING, SENDS: WAITING, ENDS: DONE},
+    RECEIVING: {IS_HELD: HELD, QUEUES: QUEUED, MERGES: MERGING, DIALS: CONNECTING, SENDS: WAITING, IS_SERVED: LOCAL, ENDS: DONE},
+    ROUTING: {IS_HELD: HELD, QUEUES: QUEUED, MERGES: MERGING, DIALS: CONNECTING, SENDS: WAITING, ENDS: DONE},
+    HELD: {GOES_ON: ROUTING, ENDS: DONE},
     QUEUED: {GOES_ON: ROUTING, ENDS: DONE},
     MERGING: {GOES_ON: ROUTING, ENDS: DONE},
     BACKOFF: {GOES_ON: ROUTING, ENDS: DONE},
     # An engine that cannot be reached: the next one, after a pause, or when one has room.
-    CONNECTING: {SENDS: WAITING, DIALS: CONNECTING, BACKS_OFF: BACKOFF, WAITS: QUEUED, ENDS: DONE},
+    CONNECTING: {SENDS: WAITING, DIALS: CONNECTING, BACKS_OFF: BACKOFF, QUEUES: QUEUED, ENDS: DONE},
     # A kept connection that was dead: the same again, on a fresh one. An engine that failed: another, after a pause.
     WAITING: {IS_ANSWERED: RELAYING, DIALS: CONNECTING, BACKS_OFF: BACKOFF, ENDS: DONE},
     RELAYING: {IS_UPGRADED: TUNNEL, ENDS: DONE},
@@ -53,7 +55,7 @@ _MOST: Final = len(EVENTS)
 _table: Final = TABLE
 
 
-class IllegalMove(AssertionError):
+class IllegalMove(RuntimeError):
     """An exchange was to do what it cannot do where it stands."""
 
 

@@ -1,6 +1,6 @@
 """Filters: one file, one policy; ``ORDER`` is the order in which they see a request.
 
-A new policy is one file here, its test, and one line in ``ORDER``.
+A new policy is one file here, its test, and one line in ``ORDER``: docs/recipes/filter.md.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastgw.config import Config
-from fastgw.exchange.filter import Filter
+from fastgw.exchange.filter import Filter, check
 from fastgw.policy.auth import Auth
 from fastgw.policy.bodylimit import BodyLimit
 from fastgw.policy.browsers import Browsers
@@ -39,5 +39,10 @@ ORDER: tuple[Callable[[Config], Filter | None], ...] = (
 
 
 def build(config: Config) -> tuple[Filter, ...]:
-    """The filters that this configuration needs, in order."""
-    return tuple(one for make in ORDER if (one := make(config)) is not None)
+    """The filters that this configuration needs, in order.
+
+    :raises TypeError: one has a hook that nobody would call.
+    """
+    filters = tuple(one for make in ORDER if (one := make(config)) is not None)
+    check(filters)
+    return filters

@@ -24,7 +24,7 @@ from fastgw.config.names import PRIORITIES
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
-from fastgw.exchange.phases import DONE, RECEIVING, WAITS
+from fastgw.exchange.phases import DONE, QUEUES, RECEIVING
 from fastgw.limits.account import Account
 from fastgw.limits.crowd import Crowd
 from fastgw.limits.drain import DrainRate
@@ -358,7 +358,7 @@ class Queue(Filter):
         exchange.gateway.stats.queue_waiting_open += 1
         fresh = exchange.phase == RECEIVING  # what was taken was taken in this same turn of the loop
         exchange.place = place
-        exchange.move(WAITS)
+        exchange.move(QUEUES)
         exchange.queued_at = now
         if account.requests is not None and fresh:
             place.meter = account.requests

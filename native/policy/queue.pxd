@@ -19,7 +19,7 @@ from fastgw.upstream.target cimport Engine
 cdef int BATCH
 cdef double INTERVAL_S
 cdef long long QUANTUM
-cdef int DONE, RECEIVING, WAITS
+cdef int DONE, QUEUES, RECEIVING
 
 @cython.final
 cdef class Lane:
