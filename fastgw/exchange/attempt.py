@@ -17,6 +17,7 @@ from fastgw.exchange.figures import heard
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import Failure
 from fastgw.exchange.relay import BROKEN, END, MORE, SPENT, Relay
+from fastgw.exchange.showing import goes_on, has_gone_down
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.exchange.tunnel import Tunnel
 from fastgw.net.client import NO_BODY, UNTOLD
@@ -103,9 +104,11 @@ class Attempt(Call):
         stream = self.stream
         assert exchange is not None
         assert stream is not None
+        engine = self.pool.engine
+        if self.core.on_attempt and not goes_on(exchange, self.core.on_attempt, engine):
+            return
         exchange.move(SENDS)
         self.sent_at = exchange.sent_at = now
-        engine = self.pool.engine
         start = request_start(exchange, engine)
         upload = exchange.upload
         if upload is not None and not upload.joined:
@@ -196,6 +199,8 @@ class Attempt(Call):
                 self.faulty = True
         self.head = head
         exchange.status = status
+        if self.core.on_response and not goes_on(exchange, self.core.on_response, head):
+            return
         exchange.move(IS_ANSWERED)
         client = exchange.client
         extra = exchange.extra_head
@@ -204,6 +209,8 @@ class Attempt(Call):
         length = head.content_length
         if length == len(rest) and length and not head.sse and not source.done:
             # The usual plain answer: whole in one read, out in one send.
+            if self.core.on_data and not goes_on(exchange, self.core.on_data, rest):
+                return
             client.answer(head, exchange.request_id, extra, rest)
             exchange.token_at = now
             if head.json:
@@ -245,6 +252,8 @@ class Attempt(Call):
         open_ended = sse is not None and (exchange.strip_usage or exchange.allowance < NO_LIMIT)
         exchange.client.begin(head, UNTOLD if open_ended else source.length, exchange.request_id, extra)
         relay = self.relay = Relay(exchange.client, source, sse, head.json)
+        if self.core.on_data:
+            relay.told = []
         if exchange.allowance < NO_LIMIT:
             relay.allow(exchange.allowance, exchange.facts.prompt_tokens if exchange.facts is not None else 0)
         stream = self.stream
@@ -266,7 +275,7 @@ class Attempt(Call):
             self._relayed(relay)
         elif verdict == BROKEN:
             self.cut("bad_gateway", f"framing: {relay.broken}", True)
-        else:
+        elif not relay.told or has_gone_down(exchange, relay):
             if rest and (sse is None or sse.first_token_seen):
                 exchange.token_at = self.first_byte_at
             if relay.written == QUEUED:
@@ -301,6 +310,8 @@ class Attempt(Call):
             return
         if verdict == BROKEN:
             self.cut("bad_gateway", f"framing: {relay.broken}", True)
+            return
+        if relay.told and not has_gone_down(exchange, relay):
             return
         if sse is None:
             now = monotonic()

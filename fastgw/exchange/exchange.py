@@ -24,6 +24,7 @@ from fastgw.exchange.phases import (
     DONE,
     ENDS,
     GOES_ON,
+    IS_HELD,
     LOCAL,
     MERGING,
     QUEUED,
@@ -32,6 +33,7 @@ from fastgw.exchange.phases import (
     WAITING,
 )
 from fastgw.exchange.plan import Failure, Step, after, another, later, unavailable
+from fastgw.exchange.showing import has_gone_down
 from fastgw.exchange.state import ExchangeState
 from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
@@ -41,6 +43,7 @@ from fastgw.protocol.openai import scan_body
 from fastgw.upstream.pool import Pool
 
 LARGE_BYTES: Final = 65536  # of a body: beyond one read's worth it is looked at in a turn of its own
+MAX_WAIT_S: Final = 60.0  # for a filter that set no timer; who waits longer is told to come again
 NOT_ALLOWED: Final = (401, 403, 421, 429)
 """Answers to who may not, or not now: a connection that gets nothing else is closed after a few."""
 
@@ -119,8 +122,8 @@ class Exchange(ExchangeState):
         self._walk(len(self.gateway.on_body))
 
     def _walk(self, at: int) -> None:
-        """The filters from ``at`` on, then an engine. Each may end the exchange, or make it wait (``WAITS``): then ``resume``
-        goes on with the next. Raises GatewayError."""
+        """The filters from ``at`` on, then an engine. Each may end the exchange, or have it wait: then ``resume`` goes on
+        with the next. Raises GatewayError."""
         gateway = self.gateway
         walk = gateway.walk
         phase = self.phase
@@ -131,23 +134,50 @@ class Exchange(ExchangeState):
             hook = walk[at]
             at += 1
             self.walked = at
-            hook(self)
+            if hook(self):
+                if self.phase == phase:
+                    self._held()
+                return
             if self.phase != phase:
                 return
         merger = gateway.merger
         if merger is None or not self.endpoint.merges or not merger.take(self):
             self._attempt()
 
+    def _held(self) -> None:
+        """A filter has it wait, and may have set a timer for it; the wait has a bound in any case."""
+        self.move(IS_HELD)
+        if self.timer is None:
+            reactor = self.gateway.reactor
+            self.timer = reactor.loop.call_later(MAX_WAIT_S, self._overdue)
+            reactor.poller.hurry()
+
+    def _overdue(self) -> None:
+        """The filter that had it wait has forgotten it."""
+        try:
+            self.abandon("overloaded", f"a filter had it wait for {MAX_WAIT_S:g} s")
+        except Exception as error:
+            self.gateway.crashed(self.client, error)
+
+    def wake(self) -> None:
+        """``resume``, in the next turn of the loop: for whoever is in the middle of another exchange."""
+        self.gateway.reactor.poller.soon(self.resume)
+
     def resume(self) -> None:
-        """Go on after a wait: with the next filter, or the next attempt."""
-        self.timer = None
+        """Go on after a wait: with the next filter, or the next attempt. Called once for each wait, from the loop.
+
+        :raises IllegalMove: it does not wait.
+        """
         phase = self.phase
         if phase == DONE:
             return
+        self.move(GOES_ON)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
         if phase == QUEUED:
             self.queued_s = monotonic() - self.queued_at + max(self.queued_s, 0.0)
         try:
-            self.move(GOES_ON)
             if phase == MERGING:
                 self._attempt()  # alone
             else:
@@ -495,6 +525,8 @@ class Exchange(ExchangeState):
         hook: FinishHook | None = None
         whole = False
         try:
+            if self.call is not None and self.call.relay is not None and self.call.relay.told:
+                has_gone_down(self, self.call.relay)
             guards = self.guards
             if guards is not None:
                 while guards:

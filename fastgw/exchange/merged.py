@@ -19,6 +19,7 @@ from fastgw.exchange.attempt import request_start
 from fastgw.exchange.call import Call
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.showing import goes_on
 from fastgw.net.clock import monotonic
 from fastgw.protocol.body import Source
 from fastgw.protocol.embeddings import Parts, merged, shares, split
@@ -121,11 +122,16 @@ class MergedCall(Call):
         core = self.core
         stream = self.stream
         assert stream is not None
+        engine = self.pool.engine
+        if core.on_attempt:
+            for member in tuple(self.members):
+                goes_on(member.exchange, core.on_attempt, engine)
+            if not self.members:
+                return  # none of them may
         self._asked = tuple(self.members)
         for member in self._asked:
             member.asked = True
         first = self._asked[0].exchange
-        engine = self.pool.engine
         body = merged([member.parts for member in self._asked])
         for rewrite in core.rewriters:
             body = rewrite(first, engine, body)
@@ -212,6 +218,10 @@ class MergedCall(Call):
             exchange.call = self
             exchange.sent_at = self.sent_at
             exchange.token_at = now
+            if self.core.on_response and not goes_on(exchange, self.core.on_response, head):
+                return
+            if self.core.on_data and not goes_on(exchange, self.core.on_data, piece):
+                return
             exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens = used
             extra = exchange.extra_head
             if self.core.server_timing:

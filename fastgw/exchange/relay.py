@@ -53,6 +53,7 @@ class Relay:
         "prompt",
         "source",
         "sse",
+        "told",
         "written",
         "wrote",
     )
@@ -75,6 +76,7 @@ class Relay:
         self.body_bytes = 0  # of the engine's body, of what went on
         self.ended = False
         self.broken = ""
+        self.told: list[bytes] | None = None  # where somebody wants to see it: what has gone down since he took it from here
         self.written = 1  # what the last write returned
 
     def start(self, rest: bytes) -> int:
@@ -123,7 +125,7 @@ class Relay:
         sse = self.sse
         near = self.limit != UNLIMITED and sse is not None and self._near(len(data))
         alike = source.frames == client.frames
-        if alike and self._usage is None and not near:
+        if alike and self._usage is None and not near and self.told is None:
             size = source.passes(sse, data)
             if size:
                 # Whole frames of whole events, and all that they say is known: they go on untouched and uncopied.
@@ -155,15 +157,23 @@ class Relay:
             self._usage.feed(payload)
         self.body_bytes += len(out)
         if alike and source.aligned and out is payload:
+            if self.told is not None:
+                self.told.append(out)
             if data:
                 self.wrote = True
                 self.written = client.write_wire(data)
         else:
-            self._put(out, done)
+            self._pass(out, done)
         if done:
             self.ended = True
             return END
         return MORE
+
+    def _pass(self, out: bytes, last: bool) -> None:
+        """Some of the engine's body."""
+        if self.told is not None:
+            self.told.append(out)
+        self._put(out, last)
 
     def _put(self, out: bytes, last: bool) -> None:
         """Some of the body, and its end."""
@@ -197,7 +207,7 @@ class Relay:
             out.append(sse.flush())
         passed = b"".join(out)
         self.body_bytes += len(passed)
-        self._put(passed, done)
+        self._pass(passed, done)
         if done:
             self.ended = True
             return END
@@ -237,7 +247,7 @@ class Relay:
         if not sse.error and (sse.finish_reason in FOR_LENGTH or (sse.finish_reason is None and COMPLETED not in end)):
             return False
         self.body_bytes += len(end)
-        self._put(end, True)
+        self._pass(end, True)
         self.ended = True
         return True
 
@@ -251,7 +261,7 @@ class Relay:
             return
         out = self.sse.feed(payload) if self.sse is not None else payload
         self.body_bytes += len(out)
-        self._put(out, False)
+        self._pass(out, False)
 
     def eof(self, how: str) -> int:
         """The engine closed. END only where that is how its message ends."""
@@ -265,7 +275,7 @@ class Relay:
             return BROKEN
         out = self.sse.flush() if self.sse is not None else b""
         self.body_bytes += len(out)
-        self._put(out, True)
+        self._pass(out, True)
         self.ended = True
         return END
 

@@ -13,7 +13,7 @@ from fastgw.protocol.openai cimport scan_body
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
 
-cdef int BACKS_OFF, CLOSED, DIALS, DONE, ENDS, GOES_ON, LOCAL, MERGING, NO, PROBE, QUEUED, RELAYING, TUNNEL, WAITING
+cdef int BACKS_OFF, CLOSED, DIALS, DONE, ENDS, GOES_ON, IS_HELD, LOCAL, MERGING, NO, PROBE, QUEUED, RELAYING, TUNNEL, WAITING
 cdef long long LARGE_BYTES
 cdef object JSON
 

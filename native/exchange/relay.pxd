@@ -24,6 +24,7 @@ cdef class Relay:
     cdef public long long limit, prompt
     cdef public Source source
     cdef public SseScanner sse
+    cdef public list told
     cdef public int written
 
     cpdef int start(self, bytes rest) except -1
@@ -36,6 +37,7 @@ cdef class Relay:
         out=bytes, held=bytes,
     )
     cpdef int feed(self, bytes data) except -1
+    cpdef _pass(self, bytes out, bint last)
     cpdef _put(self, bytes out, bint last)
     @cython.locals(at=Py_ssize_t, stop=Py_ssize_t, spent=cython.bint, done=cython.bint)
     cpdef int go_on(self) except -1
