@@ -23,7 +23,7 @@ from fastgw.config import Config, RouteConfig
 from fastgw.config.names import PRIORITIES
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.filter import Filter
+from fastgw.exchange.filter import WAITS, Filter
 from fastgw.exchange.phases import DONE, QUEUES, RECEIVING
 from fastgw.limits.account import Account
 from fastgw.limits.crowd import Crowd
@@ -151,24 +151,25 @@ class Queue(Filter):
         return cls(config)
 
     # --- a request comes
-    def on_route(self, exchange: Exchange) -> None:
+    def on_route(self, exchange: Exchange) -> bool:
         account = exchange.account
         if exchange.group is None or account is None:
-            return
+            return False
         if not self._bounded and not account.concurrency:
             # Nobody ever waits here.
             account.inflight += 1
             exchange.counted = True
-            return
+            return False
         route = self._routes.get(exchange.model) if self._routes else None
         if route is not None:
             self._bound(exchange, route[0])
         if account.concurrency and account.inflight >= account.concurrency:
             self._wait_for_key(exchange, account, route)
-            return
+            return WAITS
         account.inflight += 1
         exchange.counted = True
         self._enter(exchange, route)
+        return exchange.place is not None
 
     @staticmethod
     def _bound(exchange: Exchange, route: RouteConfig) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fastgw import EngineConfig
-from fastgw.config.names import ENGINE_KINDS, EngineKind
 from fastgw.config.entries import ENGINE_FIELDS
+from fastgw.config.names import ENGINE_KINDS, EngineKind
 from fastgw.upstream.kinds.registry import KINDS, kind_of, known_by
 from fastgw.upstream.target import Engine
 
