@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 import msgspec
 
 from fastgw.sim.answers import PAD_LINE_BYTES, padded
-from fastgw.sim.engine import Answer, Fields, Job
+from fastgw.sim.config import SimConfig
+from fastgw.sim.engine import Answer, Fields, Job, Shape
 from fastgw.sim.faults import Faults
+from fastgw.sim.received import Received
+from fastgw.sim.routes import Routes
 from fastgw.sim.shapes import JSON, Overrides
 from fastgw.sim.work import CannedShape
-
-if TYPE_CHECKING:
-    from fastgw.sim.wire import Connection
 
 # Events queued before the job is paused.
 _AHEAD: Final = 64
@@ -39,6 +39,32 @@ class _EndedError(Exception):
     """The fault has had its way with the connection; nothing more is to be written."""
 
 
+class Setup(Protocol):
+    """What a player needs of the simulated engine."""
+
+    config: SimConfig
+    routes: Routes
+
+
+class Line(Protocol):
+    """What a player needs of its connection."""
+
+    transport: asyncio.Transport
+    request: Received
+    number: int
+    on_connection: int
+
+    @property
+    def simulator(self) -> Setup: ...
+    def work(self, shape: Shape, sink: Player, lead_s: float | None, itl_s: float | None) -> Job | None: ...
+    def head_bytes(self, status: int, content_type: bytes, framing: bytes, extra: Fields) -> bytes: ...
+    def will_close(self) -> None: ...
+    def complete(self, silent_close: bool = False) -> None: ...
+    def fail(self) -> None: ...
+    def reset(self) -> None: ...
+    async def flushed(self) -> None: ...
+
+
 class Player:
     """One faulted request on its connection."""
 
@@ -47,7 +73,7 @@ class Player:
         "_wake", "_written_events",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, faults: Faults) -> None:
+    def __init__(self, connection: Line, faults: Faults) -> None:
         self._conn = connection
         self._faults = faults
         self._queue: deque[tuple[str, bytes, Answer | None]] = deque()

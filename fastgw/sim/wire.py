@@ -13,21 +13,20 @@ import asyncio
 import enum
 import socket
 import time
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, Protocol, cast
 
-from fastgw.sim.answers import refusal, status_line
-from fastgw.sim.engine import Answer, Fields, FullError, Job, Shape
-from fastgw.sim.faults import FAULT_HEADER, FaultError
-from fastgw.sim.heads import Head, MalformedError
+from fastgw.sim.answers import Clock, refusal, status_line
+from fastgw.sim.config import SimConfig
+from fastgw.sim.engine import Answer, Engine, Fields, FullError, Job, Shape, State
+from fastgw.sim.faults import FAULT_HEADER, FaultChooser, FaultError
+from fastgw.sim.heads import Head, HeadMemo, MalformedError
 from fastgw.sim.player import Player
 from fastgw.sim.reading import RequestReader
 from fastgw.sim.received import Received
+from fastgw.sim.routes import Routes
 from fastgw.sim.scripted import reset_transport
 from fastgw.sim.shapes import BadRequestError
 from fastgw.sim.websocket import WebSocketEngine
-
-if TYPE_CHECKING:
-    from fastgw.sim.server import Simulator
 
 # What a client may send ahead of its turn before reading stops.
 _AHEAD_BYTES: Final = 256 * 1024
@@ -43,10 +42,29 @@ class _At(enum.Enum):
     OVER = 4
 
 
+class Owner(Protocol):
+    """The simulated engine that a connection belongs to."""
+
+    config: SimConfig
+    engine: Engine
+    memo: HeadMemo
+    clock: Clock
+    chooser: FaultChooser
+    routes: Routes
+
+    @property
+    def state(self) -> State: ...
+    def opened(self, connection: Connection) -> int: ...
+    def received(self, connection: Connection, head: Head) -> Received: ...
+    def closed(self, connection: Connection) -> None: ...
+    def finished(self, outcome: str) -> None: ...
+    def malformed(self, reason: str) -> None: ...
+
+
 class Connection(asyncio.Protocol):
     """The server's side of one connection."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Owner) -> None:
         self._sim = simulator
         self._loop = asyncio.get_running_loop()
         self._at = _At.HEAD
@@ -282,7 +300,7 @@ class Connection(asyncio.Protocol):
             await self._flushed
 
     @property
-    def simulator(self) -> Simulator:
+    def simulator(self) -> Owner:
         return self._sim
 
     def will_close(self) -> None:

@@ -19,7 +19,6 @@ STILL: dict[str, tuple[str, ...]] = {
         "fastgw.exchange.state fastgw.exchange.tunnel fastgw.exchange.upload",
         "fastgw.exchange.merged_call fastgw.exchange.merging",
         "fastgw.net.session fastgw.net.upstream_conn",
-        "fastgw.sim.player fastgw.sim.server fastgw.sim.wire",
     ),
     "tests": (),
     "benchmarks": (),
