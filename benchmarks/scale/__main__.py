@@ -108,6 +108,34 @@ def main(argv: list[str] | None = None) -> int:
     process.say(f"fastgw runs its {twin} twin; {descriptors:,} descriptors per process")
     os.sched_setaffinity(0, cores.load)
 
+    things, streams, failed = _measured(args, cores, descriptors)
+    found = report.bars(things, streams.get("streams"))
+    result = {
+        "schema": 1,
+        "machine": about,
+        "twin": twin,
+        "settings": {
+            **{name: value for name, value in vars(args).items() if name != "out"},
+            "descriptors": descriptors,
+            "pinned": cores.pinned,
+        },
+        "sizes": things,
+        "streams": streams.get("streams"),
+        "bars": found,
+        "failed": failed,
+    }
+    out: Path = args.out or RESULTS / time.strftime(f"scale-%Y-%m-%d-{twin}.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+
+    _say(args, result, out)
+    return 1 if failed else 0
+
+
+def _measured(
+    args: argparse.Namespace, cores: process.Cores, descriptors: int
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """What was asked for, by name; the streams; and what failed, with the reason."""
     things: dict[str, Any] = {}
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="scale-") as folder, crowd.engine(cores.load) as (engine_port, _):
@@ -142,40 +170,26 @@ def main(argv: list[str] | None = None) -> int:
             streams,
             failed,
         )
-    found = report.bars(things, streams.get("streams"))
-    result = {
-        "schema": 1,
-        "machine": about,
-        "twin": twin,
-        "settings": {
-            **{name: value for name, value in vars(args).items() if name != "out"},
-            "descriptors": descriptors,
-            "pinned": cores.pinned,
-        },
-        "sizes": things,
-        "streams": streams.get("streams"),
-        "bars": found,
-        "failed": failed,
-    }
-    out: Path = args.out or RESULTS / time.strftime(f"scale-%Y-%m-%d-{twin}.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return things, streams, failed
 
+
+def _say(args: argparse.Namespace, result: dict[str, Any], out: Path) -> None:
+    """The result as people read it."""
+    about, descriptors = result["machine"], result["settings"]["descriptors"]
     commit = about["git_commit"][:12] or "none"
     print(f"{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, Python {about['python']}, commit {commit}")
-    print(f"fastgw's {twin} twin, {descriptors:,} descriptors per process")
-    if things:
+    print(f"fastgw's {result['twin']} twin, {descriptors:,} descriptors per process")
+    if things := result["sizes"]:
         print(f"{args.connections} connections, {args.rounds} rounds of {args.seconds:g} s: median (least..greatest)")
         print("\n" + report.sizes_table(things))
         print("".join(f"\n{line}" for line in report.notes(things)))
-    if streams:
-        print("\n" + report.live_table(streams["streams"]))
-    if found:
-        print("\n" + report.verdict(found))
-    for name, why in failed.items():
+    if streams := result["streams"]:
+        print("\n" + report.live_table(streams))
+    if result["bars"]:
+        print("\n" + report.verdict(result["bars"]))
+    for name, why in result["failed"].items():
         print(f"FAILED: {name}: {why}")
     print(f"\n{out}")
-    return 1 if failed else 0
 
 
 if __name__ == "__main__":

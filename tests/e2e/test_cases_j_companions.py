@@ -24,8 +24,8 @@ import pytest
 from fastgw.sim import SimConfig, Simulator
 from fastgw.store.place import COMPANIONS
 from tests.cli.test_cli import environment
+from tests.e2e.durability import TOKENS, Life, durable, life, make_key, sound, written
 from tests.e2e.metered import ask, say
-from tests.e2e.test_cases_j_durability import TOKENS, Life, durable, life, make_key, sound, written
 from tests.support.client import RawClient
 
 pytestmark = pytest.mark.once  # the store has no twins

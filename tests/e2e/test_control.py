@@ -21,9 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from fastgw import Config, Gateway
 from fastgw.app import StartError
 from fastgw.sim import SimConfig, Simulator
+from tests.e2e.durability import life
 from tests.e2e.metered import ask, prompt_tokens, say
-from tests.e2e.test_cases_d_identity import D16_SETTINGS, Canaries, all_outcomes, text_of
-from tests.e2e.test_cases_j_durability import life
+from tests.e2e.test_cases_d_secrets import D16_SETTINGS, Canaries, all_outcomes, text_of
 from tests.support.client import NoResponse, RawClient, RawResponse, request
 from tests.support.gateway import Running, running
 

@@ -10,7 +10,8 @@ import pytest
 
 from fastgw.config import RouteConfig
 from fastgw.sim import SimConfig, Simulator
-from tests.e2e.test_cases_j_queue import QUIET, Gate, asking, judge_refusal, tagged, waiting
+from tests.e2e.gate import QUIET, Gate, asking, tagged, waiting
+from tests.e2e.test_cases_j_queue import judge_refusal
 from tests.support.client import RawClient, RawResponse, chat, request
 from tests.support.gateway import Running, running
 

@@ -8,99 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
-from time import monotonic, time
-from typing import Any
+from time import time
 
 import pytest
 
-from fastgw.limits.account import Accounts
 from fastgw.sim import SimConfig, Simulator
-from tests.cli.test_cli import run
-from tests.e2e.metered import ask, estimate, prompt_tokens, say
+from tests.e2e.key_place import ADMIN, COST, TOKENS, WITHIN_S, becomes, place
+from tests.e2e.metered import ask, say
 from tests.support.client import RawClient, RawResponse, request
-from tests.support.gateway import Running, running
-
-ADMIN = "sk-admin-of-these-tests"
-WITHIN_S = 1.0  # the promise for changes that others make to the store
-TOKENS = 5
-COST = prompt_tokens() + TOKENS  # what one chat of these tests uses, as the engine counts
-
-
-class Place:
-    """A gateway, its engine, its state folder, and the two ways to change its keys."""
-
-    def __init__(self, gw: Running, sim: Simulator, folder: Path) -> None:
-        self.gw = gw
-        self.sim = sim
-        self.folder = folder
-
-    @property
-    def accounts(self) -> Accounts:
-        core = self.gw.gateway.core
-        assert core is not None
-        return core.accounts
-
-    async def command(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """``fastgw keys ...`` in a process of its own."""
-        return await asyncio.to_thread(run, self.folder.parent, "keys", "--state-dir", str(self.folder), *argv)
-
-    async def said(self, *argv: str) -> Any:
-        """The JSON that the command prints."""
-        done = await self.command(*argv, "--json")
-        assert (done.returncode, done.stderr) == (0, ""), done
-        return json.loads(done.stdout)
-
-    async def admin(
-        self, method: str, path: str, document: object = None, *, status: int = 200, key: str | None = ADMIN
-    ) -> Any:
-        """What the admin API answers."""
-        body = None if document is None else json.dumps(document).encode()
-        headers = [] if body is None else [("Content-Type", "application/json")]
-        async with RawClient.connect(self.gw.gateway.control_url) as client:
-            answer = await ask(client, request(method, path, headers=headers, body=body, key=key))
-        assert answer.status == status, answer.body
-        return answer.json() if answer.body else None
-
-    async def key(self, **fields: Any) -> tuple[str, str]:
-        """A new key, by API: its id and its text."""
-        made = await self.admin("POST", "/admin/keys", fields, status=201)
-        return made["id"], made["key"]
-
-    async def change(self, id: str, **fields: Any) -> None:
-        await self.admin("PATCH", f"/admin/keys/{id}", fields)
-
-    async def usage(self, key: str) -> dict[str, Any]:
-        async with RawClient.connect(self.gw.url) as client:
-            answer = await ask(client, request("GET", "/v1/usage", key=key))
-        assert answer.status == 200, answer.body
-        found: dict[str, Any] = answer.json()
-        return found
-
-
-@asynccontextmanager
-async def place(tmp_path: Path, sim: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Place]:
-    """The gateway has been told which models its engine has."""
-    settings = {"state_dir": str(tmp_path / "state"), "control_listen": "127.0.0.1:0", "admin_key": ADMIN, **settings}
-    async with Simulator(SimConfig(**(sim or {}))) as simulator, running([simulator.url], **settings) as gw:
-        core = gw.gateway.core
-        assert core is not None
-        await gw.until("the engine's models are known", lambda: core.table.models)
-        yield Place(gw, simulator, tmp_path / "state")
-        await gw.idle()
-
-
-async def becomes(client: RawClient, data: bytes, status: int, within_s: float = WITHIN_S) -> RawResponse:
-    """The same bytes, again and again on one connection, as long as it lasts, are answered with ``status`` in time."""
-    begin = monotonic()
-    while (answer := await ask(client, data)).status != status:
-        assert monotonic() - begin < within_s, (answer.status, answer.body)
-        await asyncio.sleep(0.05)
-    return answer
+from tests.support.gateway import running
 
 
 def assert_refused(answer: RawResponse, status: int, word: str) -> None:
@@ -451,136 +369,6 @@ class TestReach:
             for address, status in (("10.1.2.3", 200), ("10.2.0.1", 403), ("2001:db8::9", 200), ("127.0.0.1", 403)):
                 answer = await ask(client, say(TOKENS, key=text, headers=[("X-Forwarded-For", address)]))
                 assert answer.status == status, address
-
-
-class TestLimits:
-    """Limits that change while their key is in use: what was used stays used."""
-
-    async def test_S2_19_daily_tokens(self, tmp_path: Path) -> None:
-        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
-            id, text = await here.key(daily_tokens=10_000)
-            for _ in range(3):
-                assert (await ask(client, say(TOKENS, key=text))).status == 200
-            await here.change(id, daily_tokens=3 * COST)
-            usage = await here.usage(text)
-            assert (usage["total_tokens"], usage["quota"], usage["quota_remaining"]) == (3 * COST, 3 * COST, 0)
-            refused = await ask(client, say(TOKENS, key=text))
-            assert (refused.status, refused.error["code"]) == (429, "daily_quota_exceeded")
-            await here.change(id, daily_tokens=3 * COST + 1000)
-            assert (await ask(client, say(TOKENS, key=text))).status == 200
-            usage = await here.usage(text)
-            assert (usage["total_tokens"], usage["quota_remaining"]) == (4 * COST, 1000 - COST)
-            await here.change(id, daily_tokens=0)
-            usage = await here.usage(text)
-            assert (usage["total_tokens"], usage["quota"], usage["quota_remaining"]) == (4 * COST, -1, -1)
-
-    async def test_S2_19_requests_per_minute(self, tmp_path: Path) -> None:
-        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
-            id, text = await here.key(requests_per_minute=1, burst=5)
-            data = say(TOKENS, key=text)
-            left = [(await ask(client, data)).header("x-ratelimit-remaining-requests") for _ in range(3)]
-            assert left == ["4", "3", "2"]
-            await here.change(id, burst=3)  # three were used: none is left
-            refused = await ask(client, data)
-            assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
-            await here.change(id, burst=4)
-            assert [(await ask(client, data)).status for _ in range(2)] == [200, 429]
-            await here.change(id, requests_per_minute=6000, burst=5)
-            answer = await becomes(client, data, 200)
-            assert answer.header("x-ratelimit-limit-requests") == "6000"
-            await here.change(id, requests_per_minute=0)
-            assert (await ask(client, data)).header("x-ratelimit-limit-requests") is None
-
-    async def test_S2_19_tokens_per_minute(self, tmp_path: Path) -> None:
-        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
-            id, text = await here.key(tokens_per_minute=1000)
-            assert (await ask(client, say(500, key=text))).status == 200
-            assert 450 <= (await here.usage(text))["tokens_remaining"] <= 500
-            await here.change(id, tokens_per_minute=600)
-            assert (await here.usage(text))["tokens_remaining"] < 110, "of 600, more than 500 are used"
-            refused = await ask(client, say(200, key=text))
-            assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
-            assert refused.header("x-ratelimit-limit-tokens") == "600"
-            await here.change(id, tokens_per_minute=2000)
-            assert (await ask(client, say(200, key=text))).status == 200
-            usage = await here.usage(text)
-            assert (usage["tokens_per_minute"], usage["completion_tokens"]) == (2000, 700)
-
-    async def test_S2_19_concurrency(self, tmp_path: Path) -> None:
-        """More room lets in who waits; less room counts those that are under way."""
-        async with place(tmp_path, {"itl_ms": 40}) as here, AsyncExitStack() as stack:
-            id, text = await here.key(concurrency=1)
-            clients = [await stack.enter_async_context(RawClient.connect(here.gw.url)) for _ in range(3)]
-            held = []
-            for client in clients[:2]:
-                await client.send(say(60, stream=True, key=text))
-            held.append(await clients[0].read_head())
-            await here.gw.until("the second one waits", lambda: here.gw.stats.queue_waiting_open == 1)
-            assert (await here.usage(text))["requests_under_way"] == 1
-            await here.change(id, concurrency=2)
-            held.append(await clients[1].read_head(1.0))
-            await here.change(id, concurrency=1)
-            usage = await here.usage(text)
-            assert (usage["requests_under_way"], usage["concurrency"]) == (2, 1)
-            await clients[2].send(say(1, key=text))
-            await here.gw.until("the third one waits", lambda: here.gw.stats.queue_waiting_open == 1)
-            for client, head in zip(clients, held, strict=False):
-                assert (await client.read_body(head, 10.0)).events()[-1] == "[DONE]"
-            assert (await clients[2].read_response()).status == 200
-            assert (await here.usage(text))["requests_under_way"] == 0
-
-    async def test_S2_19_a_limit_taken_off_and_set_again_gives_nothing_of_others_back(self, tmp_path: Path) -> None:
-        """Who ends then has taken nothing from the new one, and is charged there for what was used."""
-        async with place(tmp_path, {"itl_ms": 2}) as here, AsyncExitStack() as stack:
-            id, text = await here.key(tokens_per_minute=10_000)
-            clients = [await stack.enter_async_context(RawClient.connect(here.gw.url)) for _ in range(2)]
-            await clients[0].send(say(9000, stream=True, key=text, fault="tokens=60"))
-            first = await clients[0].read_head()
-            await here.change(id, tokens_per_minute=0)
-            await here.change(id, tokens_per_minute=10_000)
-            await clients[1].send(say(9000, stream=True, key=text, fault="tokens=400"))
-            second = await clients[1].read_head()
-            await clients[0].read_body(first, 10.0)
-            await here.gw.until("the first one's end", lambda: here.gw.stats.exchanges_open == 1)
-            assert (await here.usage(text))["tokens_remaining"] < 1000
-            await clients[1].read_body(second, 10.0)
-            await here.gw.until("the second one's end", lambda: here.gw.stats.exchanges_open == 0)
-            used = 2 * prompt_tokens() + 460
-            assert 10_000 - used <= (await here.usage(text))["tokens_remaining"] <= 10_000 - used + 1000
-
-    async def test_S2_19_priority(self, tmp_path: Path) -> None:
-        """The one that was raised goes first, although it came last."""
-        async with place(tmp_path, {"itl_ms": 20}, max_concurrent=1) as here, AsyncExitStack() as stack:
-            keys = [await here.key() for _ in range(3)]
-            clients = [await stack.enter_async_context(RawClient.connect(here.gw.url)) for _ in range(3)]
-            await clients[0].send(say(40, stream=True, key=keys[0][1]))
-            head = await clients[0].read_head()
-            await here.change(keys[2][0], priority="high")
-            for waiting in (1, 2):
-                await clients[waiting].send(say(1, key=keys[waiting][1]))
-                await here.gw.until("it waits", lambda count=waiting: here.gw.stats.queue_waiting_open == count)
-            await clients[0].read_body(head, 10.0)
-            for client in clients[1:]:
-                assert (await client.read_response(10.0)).status == 200
-            await here.gw.until("their records", lambda: here.gw.stats.exchanges_open == 0)
-            ended = [one["key_id"] for one in here.gw.records]
-            assert ended == [keys[0][0], keys[2][0], keys[1][0]]
-
-    async def test_S2_19_what_a_spent_quota_means(self, tmp_path: Path) -> None:
-        """refuse until the operator says cut: then the stream begins, and is ended where the quota ends."""
-        async with place(tmp_path) as here, RawClient.connect(here.gw.url) as client:
-            id, text = await here.key(daily_tokens=COST + 200)
-            data = say(1000, stream=True, key=text)
-            assert (await ask(client, data)).error["code"] == "request_exceeds_limit"
-            await here.change(id, on_exhausted="cut")
-            answer = await ask(client, data)
-            assert answer.status == 200
-            last = json.loads(answer.events()[-2])
-            assert last["choices"][0]["finish_reason"] == "length"
-            assert last["error"]["code"] == "daily_quota_exceeded"
-            assert answer.events()[-1] == "[DONE]"
-            # (What the prompt was thought to be more than it is.)
-            assert (await here.usage(text))["quota_remaining"] == estimate() - prompt_tokens()
 
 
 class TestAudit:

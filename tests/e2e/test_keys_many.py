@@ -12,8 +12,8 @@ import pytest
 from fastgw.sim import Simulator
 from fastgw.store import place
 from fastgw.store.database import Database
+from tests.e2e.durability import ADMIN, Life, life
 from tests.e2e.metered import ask
-from tests.e2e.test_cases_j_durability import ADMIN, Life, life
 from tests.store.crowd import fill
 from tests.support.client import RawClient, request
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.hostile import load
 from benchmarks.hostile.attacks import MIB, bodies, post
 from fastgw.sim import Simulator
-from tests.e2e.test_cases_j_durability import life
+from tests.e2e.durability import life
 
 WORST_S = 0.05
 TRIES = 4

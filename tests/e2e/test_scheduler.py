@@ -20,7 +20,7 @@ from fastgw import EngineConfig
 from fastgw.sim import SimConfig, Simulator
 from fastgw.store import keys
 from fastgw.store.database import Database
-from tests.e2e.test_cases_e_upstream import pool_engine
+from tests.e2e.engines import pool_engine
 from tests.support.client import RawClient, chat
 from tests.support.gateway import Running, running
 

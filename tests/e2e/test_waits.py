@@ -8,21 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.metered import (
-    KEY,
-    account_of,
-    ask,
-    assert_limited,
-    estimate,
-    metered,
-    once,
-    posts,
-    say,
-    usage_of,
-    wait_as_told,
-)
+from tests.e2e.gate import QUIET, Gate, asking, tagged, waiting
+from tests.e2e.metered import KEY, account_of, ask, assert_limited, estimate, metered, once, posts, say, usage_of, wait_as_told
 from tests.e2e.test_cases_j_limits import answers
-from tests.e2e.test_cases_j_queue import QUIET, Gate, asking, tagged, waiting
 from tests.support.client import RawClient, RawResponse, chat, request
 from tests.support.gateway import Running, running
 

@@ -17,7 +17,7 @@ from fastgw.sim.scripted import ScriptedConnection, ScriptedEngine
 from fastgw.store import keys
 from fastgw.store.reading import read
 from tests.e2e.metered import KEY, account_of, once, usage_of
-from tests.e2e.test_endpoints import form
+from tests.e2e.test_endpoints_uploads import form
 from tests.support.client import RawClient, request
 from tests.support.gateway import Running, running
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fastgw.accel.members import NAMES, folded
 from fastgw.errors import GatewayError
-from fastgw.protocol.openai import BodyFacts, models_list, parse_models, scan_body, with_model, with_usage
+from fastgw.protocol.openai import BodyFacts, scan_body, with_model, with_usage
 from tests.support.json_cases import EITHER, INVALID, VALID, Case, forms, wrapped
 from tests.support.naughty import STRINGS, spellings
 
@@ -452,47 +452,6 @@ def test_no_shape_of_text_takes_long(value: bytes) -> None:
     facts = scan_body(body)
     with_usage(body, facts)
     assert time.process_time() - start < 0.4
-
-
-def test_models_list_is_openais() -> None:
-    assert json.loads(models_list([("a", "vllm", 5), ("b", "x", 6)])) == {
-        "object": "list",
-        "data": [{"id": "a", "object": "model", "created": 5, "owned_by": "vllm"}, {"id": "b", "object": "model",
-        "created": 6, "owned_by": "x"}],
-    }
-    assert json.loads(models_list([])) == {"object": "list", "data": []}
-
-
-@pytest.mark.parametrize(
-    ("body", "names"),
-    [
-        (b'{"object":"list","data":[{"id":"a"},{"id":"b"},{"id":"a"}]}', ["a", "b"]),
-        (b'{"models":[{"name":"llama3:latest","model":"llama3:latest"}]}', ["llama3:latest"]),
-        (b'{"data":[],"models":[{"name":"x"}]}', ["x"]),
-        (b'{"data":null,"models":[{"model":"y"}]}', ["y"]),
-        (b'[{"id":"a"},{"id":"b"}]', ["a", "b"]),
-        (b' [ "llama", "qwen", "llama" ] ', ["llama", "qwen"]),
-        (b'[{"id":"a"},"b"]', []),
-        (b'{"data":[{"id":5},{"id":""},{"id":"a\\nb"},{"id":"ok"},{"id":[1],"name":"so"}]}', ["ok", "so"]),
-        (b'{"data":[{"id":null,"name":null,"model":"m"},{"name":"","model":"n"},{"x":{"id":"no"}}]}', ["m"]),
-        (b'{"data":[1,{"id":"a"}]}', []),
-        (b'[["a"]]', []),
-        (b'{"data":[' + b"{}," * 999 + b'{"id":"a"}]}', []),
-        (b'{"data":{"id":"a"}}', []),
-        (b"", []),
-        (b"not json", []),
-        (b"[" * 5000, []),
-        (b'"a"', []),
-        (b"\xff", []),
-    ],
-)
-def test_models_of_an_engine(body: bytes, names: list[str]) -> None:
-    assert parse_models(body) == names
-
-
-def test_models_of_an_engine_are_bounded() -> None:
-    names = parse_models(json.dumps({"data": [{"id": f"m{i}"} for i in range(12_000)]}).encode())
-    assert len(names) == 10_000
 
 
 def test_what_comes_first_is_told_though_it_is_malformed_further_on() -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any
 
 from fastgw.accel.chunks import ChunkScanner
 from fastgw.accel.sse import SseScanner
@@ -32,7 +32,7 @@ from fastgw.protocol.query import parameter
 from fastgw.upstream.kinds.registry import GAUGES, kind_of
 from tests.support import ordinary, shapes, upload_shapes, wire_shapes
 
-VLLM: Final = kind_of("vllm").gauges
+VLLM = kind_of("vllm").gauges
 
 BOUND = 10.0
 GROWTH = 1.5
@@ -196,17 +196,21 @@ def running() -> Any:
     )  # fmt: skip
 
 
-def readers(side: Any) -> list[Reader]:
-    """All that read what a peer sends, of one twin: ``side`` has by name those that are compiled, or built upon such."""
+class Readings:
+    """How what a peer sends is read by one twin: ``side`` has by name what is compiled, or built upon such."""
 
-    def body(reads: Reads) -> None:
+    def __init__(self, side: Any) -> None:
+        self.side = side
+
+    def body(self, reads: Reads) -> None:
         data = reads[0]
         with suppress(GatewayError):
-            facts = side.scan_body(data)
-            side.with_bound(data, ("max_tokens",), 99, 2)
-            data = side.with_usage(data, facts)
-            side.with_model(data, facts, "another")
+            facts = self.side.scan_body(data)
+            self.side.with_bound(data, ("max_tokens",), 99, 2)
+            data = self.side.with_usage(data, facts)
+            self.side.with_model(data, facts, "another")
 
+    @staticmethod
     def heads(make: Callable[[], Any]) -> Callable[[Reads], object]:
         def read(reads: Reads) -> None:
             reader = make()
@@ -218,15 +222,15 @@ def readers(side: Any) -> list[Reader]:
 
         return read
 
-    def slowly(reads: Reads) -> None:
-        reader = side.RequestReader()
+    def slowly(self, reads: Reads) -> None:
+        reader = self.side.RequestReader()
         with suppress(GatewayError):
             for data in reads:
                 reader.feed(data)
 
-    def stream(reads: Reads) -> None:
+    def stream(self, reads: Reads) -> None:
         # Both, as they are read: there is nothing behind a chunk's frame that another does not read on.
-        chunks, events = side.ChunkScanner(), side.SseScanner(True)
+        chunks, events = self.side.ChunkScanner(), self.side.SseScanner(True)
         with suppress(ValueError):
             for data in reads:
                 payload = chunks.feed(data)
@@ -234,36 +238,40 @@ def readers(side: Any) -> list[Reader]:
                     events.feed(payload)
         events.flush()
 
-    def upload(reads: Reads) -> None:
-        body = side.RequestChunks()
+    def upload(self, reads: Reads) -> None:
+        body = self.side.RequestChunks()
         with suppress(GatewayError):
             for data in reads:
                 body.feed(data)
 
+    @staticmethod
     def first(read: Callable[[bytes], object]) -> Callable[[Reads], object]:
         return lambda reads: read(reads[0])
 
-    def scanned(reads: Reads) -> None:
-        scanner = side.UsageScanner()
+    def scanned(self, reads: Reads) -> None:
+        scanner = self.side.UsageScanner()
         for data in reads:
             scanner.feed(data)
 
+    @staticmethod
     def vectors_of(reads: Reads) -> None:
         eight = [1] * 8
         split(reads[0], eight, eight)
 
-    def query(reads: Reads) -> None:
+    def query(self, reads: Reads) -> None:
         # With the head that it comes in, which is read in any case.
         with suppress(GatewayError, ValueError):
-            head = side.RequestReader().feed(b"GET /v1/realtime?%b HTTP/1.1\r\nHost: a\r\n\r\n" % reads[0])
+            head = self.side.RequestReader().feed(b"GET /v1/realtime?%b HTTP/1.1\r\nHost: a\r\n\r\n" % reads[0])
             parameter(head.query, "model")
 
+    @staticmethod
     def form(reads: Reads) -> None:
         field = ModelField(upload_shapes.FORM, upload_shapes.PARTS)
         with suppress(GatewayError):
             field.feed(reads[0])
             field.finish()
 
+    @staticmethod
     def packed(reads: Reads) -> None:
         coding = decoder(b"gzip", RATIO)
         assert coding is not None
@@ -272,6 +280,7 @@ def readers(side: Any) -> list[Reader]:
             while coding.pending:
                 coding.step(65536, 10 << 20)
 
+    @staticmethod
     def came_out(reads: Reads) -> int:
         """What came, and what came out before it broke or was too much: that is the next reader's to count again."""
         coding = zlib.decompressobj(wbits=31)
@@ -285,27 +294,32 @@ def readers(side: Any) -> list[Reader]:
                     left, coding = coding.unused_data, zlib.decompressobj(wbits=31)
         return total(reads) + out
 
-    requests, responses = heads(side.RequestReader), heads(side.ResponseReader)
+
+def readers(side: Any) -> list[Reader]:
+    """All that read what a peer sends, of one twin; as :class:`Readings`."""
+    by = Readings(side)
+    requests, responses = by.heads(side.RequestReader), by.heads(side.ResponseReader)
     lists = (16384, 65536, 8 << 20)
     asked, answered = (400, 2000, 16000, 32000), (400, 2000, 60000)
     pages = (65536, 262144)
+    chunks, packings = each_in_reads(wire_shapes.chunks, 1), each(upload_shapes.packings)
     # (Of a stream one event at most, of 64 KiB, is looked into at a time; of models ten thousand names at most are kept.)
     return [
-        Reader("body", body, one(ordinary.chat), each(shapes.bodies), (4096, 16384, 10 << 20)),
+        Reader("body", by.body, one(ordinary.chat), each(shapes.bodies), (4096, 16384, 10 << 20)),
         Reader("request head", requests, turns(ordinary.head), each_turns(wire_shapes.heads), asked, TURNS),
         Reader("response head", responses, turns(ordinary.response), each_turns(wire_shapes.responses), answered, TURNS),
-        Reader("head byte by byte", slowly, in_reads(ordinary.head, 1), each_in_reads(wire_shapes.heads, 1), (400, 1600)),
-        Reader("stream", stream, in_reads(ordinary.chunked), each_in_reads(streams), (4096, 16384, 131072, 4 << 20)),
-        Reader("stream byte by byte", stream, in_reads(ordinary.chunked, 1), each_in_reads(streams, 1), (200, 500, 70_000)),
-        Reader("upload byte by byte", upload, in_reads(ordinary.chunked, 1), each_in_reads(wire_shapes.chunks, 1), (900, 3600)),
-        Reader("query", query, one(ordinary.query), each(wire_shapes.queries), (1000, 4000, 16000, 32000)),
-        Reader("form", form, one(upload_shapes.form), each(upload_shapes.forms), (4096, 16384, 1 << 20)),
-        Reader("packed body", packed, one(upload_shapes.packed), each(upload_shapes.packings), (4096, 16384), 1, 300, came_out),
-        Reader("answer", first(side.usage_in), one(ordinary.answer), each(shapes.answers), (4096, 65536)),
-        Reader("answer in reads", scanned, in_reads(ordinary.answer), each_in_reads(shapes.answers), (4096, 65536)),
-        Reader("models", first(side.parse_models), one(ordinary.models), each(shapes.model_lists), lists, holds=16),
-        Reader("embedding", first(parts), one(ordinary.embedding), each(shapes.embeddings), (4096, 65536, 1 << 20)),
-        Reader("vectors", vectors_of, one(ordinary.embedded), each(shapes.vectors), lists),
-        Reader("metrics", first(partial(gauges.read, None, among=GAUGES)), one(ordinary.page), each(wire_shapes.pages), pages),
-        Reader("vLLM's metrics", first(partial(gauges.read, VLLM)), one(ordinary.page), each(wire_shapes.pages), pages),
+        Reader("head byte by byte", by.slowly, in_reads(ordinary.head, 1), each_in_reads(wire_shapes.heads, 1), (400, 1600)),
+        Reader("stream", by.stream, in_reads(ordinary.chunked), each_in_reads(streams), (4096, 16384, 131072, 4 << 20)),
+        Reader("stream byte by byte", by.stream, in_reads(ordinary.chunked, 1), each_in_reads(streams, 1), (200, 500, 70_000)),
+        Reader("upload byte by byte", by.upload, in_reads(ordinary.chunked, 1), chunks, (900, 3600)),
+        Reader("query", by.query, one(ordinary.query), each(wire_shapes.queries), (1000, 4000, 16000, 32000)),
+        Reader("form", by.form, one(upload_shapes.form), each(upload_shapes.forms), (4096, 16384, 1 << 20)),
+        Reader("packed body", by.packed, one(upload_shapes.packed), packings, (4096, 16384), 1, 300, by.came_out),
+        Reader("answer", by.first(side.usage_in), one(ordinary.answer), each(shapes.answers), (4096, 65536)),
+        Reader("answer in reads", by.scanned, in_reads(ordinary.answer), each_in_reads(shapes.answers), (4096, 65536)),
+        Reader("models", by.first(side.parse_models), one(ordinary.models), each(shapes.model_lists), lists, holds=16),
+        Reader("embedding", by.first(parts), one(ordinary.embedding), each(shapes.embeddings), (4096, 65536, 1 << 20)),
+        Reader("vectors", by.vectors_of, one(ordinary.embedded), each(shapes.vectors), lists),
+        Reader("metrics", by.first(partial(gauges.read, None, among=GAUGES)), one(ordinary.page), each(wire_shapes.pages), pages),
+        Reader("vLLM's metrics", by.first(partial(gauges.read, VLLM)), one(ordinary.page), each(wire_shapes.pages), pages),
     ]

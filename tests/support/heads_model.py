@@ -7,7 +7,7 @@ httptools refuses, or reads otherwise, is refused here, whoever of them is right
 from __future__ import annotations
 
 import re
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import httptools
 
@@ -160,34 +160,10 @@ def parse_request(head: bytes, max_fields: int = 100) -> RequestHead:
             _bad("A header field is malformed.")
         fields.append((match[1].lower(), match[2].strip(b" \t")))
 
-    single: dict[bytes, bytes] = {}
-    own: dict[bytes, bytes] = {}
-    codings: list[bytes] = []
-    options: list[bytes] = []
-    expectations: list[bytes] = []
-    keys: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
-        kind = request_field(name)
-        if kind in (HOST, LENGTH, CONTENT_TYPE):
-            if name in single:
-                _bad(f"The field {name.decode()} is repeated.")
-            single[name] = value
-        elif kind == CODING:
-            codings.append(value)
-        elif kind == CONNECTION:
-            options.append(value)
-        elif kind == EXPECT:
-            expectations.append(value)
-        elif kind in (BEARER, API_KEY):
-            keys.setdefault(name, []).append(value)
-        elif kind in (OWN, NOTED, UPGRADE):
-            # Two request ids are nobody's: an empty one is invalid, and ours takes its place.
-            own[name] = value if name not in own else b"" if name == b"x-request-id" else own[name] + b", " + value
-        elif b"_" in name and name.replace(b"_", b"-") in FRAMING:
-            _bad("A header field imitates one that frames the message.")
-
+    said = _sorted(fields)
+    single, own, options = said.single, said.own, said.options
     length = _content_length(single.get(b"content-length"))
-    chunked = _coding(codings, minor)
+    chunked = _coding(said.codings, minor)
     if chunked and any(line.lower().startswith(b"transfer-encoding:") and line.rstrip(b" ").endswith(b"\t") for line in lines):
         _bad("llhttp takes no tab after a coding.")
     if chunked and length >= 0:
@@ -218,9 +194,49 @@ def parse_request(head: bytes, max_fields: int = 100) -> RequestHead:
         method=method, target=target, path=path, query=query, minor=minor, host=host,
         forward=_forward(lines, fields, unsent), content_length=length, chunked=chunked,
         keep_alive=b"close" not in nominated and (minor == 1 or b"keep-alive" in nominated),
-        expect=_expectation(expectations, minor), credential=_credential(keys),
+        expect=_expectation(said.expectations, minor), credential=_credential(said.keys),
         content_type=content_type, own=own or None,
     )  # fmt: skip
+
+
+class _Said(NamedTuple):
+    """What a request's fields say, by what becomes of them."""
+
+    single: dict[bytes, bytes]
+    own: dict[bytes, bytes]
+    codings: list[bytes]
+    options: list[bytes]
+    expectations: list[bytes]
+    keys: dict[bytes, list[bytes]]
+
+
+def _sorted(fields: list[tuple[bytes, bytes]]) -> _Said:
+    single: dict[bytes, bytes] = {}
+    own: dict[bytes, bytes] = {}
+    codings: list[bytes] = []
+    options: list[bytes] = []
+    expectations: list[bytes] = []
+    keys: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        kind = request_field(name)
+        if kind in (HOST, LENGTH, CONTENT_TYPE):
+            if name in single:
+                _bad(f"The field {name.decode()} is repeated.")
+            single[name] = value
+        elif kind == CODING:
+            codings.append(value)
+        elif kind == CONNECTION:
+            options.append(value)
+        elif kind == EXPECT:
+            expectations.append(value)
+        elif kind in (BEARER, API_KEY):
+            keys.setdefault(name, []).append(value)
+        elif kind in (OWN, NOTED, UPGRADE):
+            # Two request ids are nobody's: an empty one is invalid, and ours takes its place.
+            own[name] = value if name not in own else b"" if name == b"x-request-id" else own[name] + b", " + value
+        elif b"_" in name and name.replace(b"_", b"-") in FRAMING:
+            _bad("A header field imitates one that frames the message.")
+    return _Said(single, own, codings, options, expectations, keys)
 
 
 def _content_length(value: bytes | None) -> int:

@@ -4,45 +4,53 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 from tests.support.ordinary import WORDS, event, stream
 from tests.support.shapes import Shapes, filled, members, mixed, values
 
+START = b"POST /v1/chat/completions HTTP/1.1\r\n"
+HOST = b"Host: a\r\n"
+END = b"\r\n\r\n"
+MOST = 96  # fields; more are refused for that
+
+
+def _lines(size: int, made: Callable[[int], bytes], first: bytes = START + HOST, count: int = MOST) -> bytes:
+    """As many lines as fit; the last one is as long as is left."""
+    out: list[bytes] = []
+    have = len(first) + len(END)
+    for at in range(count):
+        line = made(at)
+        if have + len(line) + 2 > size:
+            break
+        out.append(line)
+        have += len(line) + 2
+    room = size - have - 6
+    if room > 0:
+        out.append(b"y: " + b"k" * room)
+    return first + b"\r\n".join(out) + END
+
 
 def heads(size: int, turn: int = 0) -> Shapes:
     """Request heads, legal and not; new names in each ``turn``. Each ends: what never ends is a matter of time limits."""
-    start = b"POST /v1/chat/completions HTTP/1.1\r\n"
-    host = b"Host: a\r\n"
-    end = b"\r\n\r\n"
-    chance = random.Random(size * 1000 + turn)
-    most = 96  # fields; more are refused for that
+    yield from _unusual_heads(size, random.Random(size * 1000 + turn))
+    yield from _refused_heads(size)
 
-    def lines(made: Callable[[int], bytes], first: bytes = start + host, count: int = most) -> bytes:
-        """As many lines as fit; the last one is as long as is left."""
-        out: list[bytes] = []
-        have = len(first) + len(end)
-        for at in range(count):
-            line = made(at)
-            if have + len(line) + 2 > size:
-                break
-            out.append(line)
-            have += len(line) + 2
-        room = size - have - 6
-        if room > 0:
-            out.append(b"y: " + b"k" * room)
-        return first + b"\r\n".join(out) + end
+
+def _unusual_heads(size: int, chance: random.Random) -> Shapes:
+    """Legal, and merely unusual."""
+    lines = partial(_lines, size)
 
     def name() -> bytes:
         return bytes(chance.choices(b"abcdefghijklmnopqrstuvwxyz0123456789", k=4))
 
-    # Legal, and merely unusual.
     yield "tiny fields, all new", lines(lambda at: name() + b":" + name())
     yield "tiny fields, the same", lines(lambda at: b"a:")
     yield "empty values", lines(lambda at: b"%b: " % name())
     yield "blanks", lines(lambda at: b"a:" + b" \t" * 100)
     yield "wide values", lines(lambda at: b"a:" + b"\xff" * 200)
     yield "one long value", lines(lambda at: b"a: b", count=0)
-    yield "one long name", b"".join((start, host, b"n" * (size - len(start) - len(host) - 6), b": 1", end))
+    yield "one long name", b"".join((START, HOST, b"n" * (size - len(START) - len(HOST) - 6), b": 1", END))
     yield "long names", lines(lambda at: b"%b-%b: 1" % (b"n" * 257, name()))
     yield "long names of letters", lines(lambda at: b"%b%b: 1" % (b"N" * 40, name()))
     yield "underscores", lines(lambda at: b"a_%b: 1" % name())
@@ -57,44 +65,47 @@ def heads(size: int, turn: int = 0) -> Shapes:
     yield "connection again", lines(lambda at: b"Connection: keep-alive")
     yield "connection names fields", lines(lambda at: b"Connection: %b" % name())
     yield "connection full of commas", lines(lambda at: b"Connection: a" + b",a" * (size - 200), count=0)[:0] + b"".join(
-        (start, host, b"Connection: ", filled(b",", size - 60), end))  # fmt: skip
-    yield "connection full of names", b"".join((start, host, b"Connection: ", filled(b"a,", size - 60), b"b", end))
+        (START, HOST, b"Connection: ", filled(b",", size - 60), END))  # fmt: skip
+    yield "connection full of names", b"".join((START, HOST, b"Connection: ", filled(b"a,", size - 60), b"b", END))
     yield "expects again", lines(lambda at: b"Expect: 100-continue")
     yield "expects something", lines(lambda at: b"Expect: tea", count=1)
     yield "upgrades again", lines(lambda at: b"Upgrade: h2c")
     yield "upgrade", lines(lambda at: b"Upgrade: h2c", count=1)
-    yield "protocols", b"".join((start, host, b"Sec-WebSocket-Protocol: ", filled(b"a,", size - 70), b"b", end))
+    yield "protocols", b"".join((START, HOST, b"Sec-WebSocket-Protocol: ", filled(b"a,", size - 70), b"b", END))
     yield "sockets again", lines(lambda at: b"Sec-WebSocket-Protocol: a")
     yield "no content type", lines(lambda at: b"Content-Type:", count=1)
-    yield "trace", lines(lambda at: b"a: b", b"TRACE / HTTP/1.1\r\n" + host)
-    yield "star", lines(lambda at: b"a: b", b"OPTIONS * HTTP/1.1\r\n" + host)
-    yield "absolute", lines(lambda at: b"a: b", b"GET http://a/b HTTP/1.1\r\n" + host)
-    yield "long target", b"GET /" + b"a" * (size - 40) + b" HTTP/1.1\r\n" + host[:-2] + end
-    yield "long query", b"GET /?" + b"a" * (size - 40) + b" HTTP/1.1\r\n" + host[:-2] + end
-    yield "long absolute target", b"GET http://" + b"a" * (size - 40) + b" HTTP/1.1\r\n" + host[:-2] + end
+    yield "trace", lines(lambda at: b"a: b", b"TRACE / HTTP/1.1\r\n" + HOST)
+    yield "star", lines(lambda at: b"a: b", b"OPTIONS * HTTP/1.1\r\n" + HOST)
+    yield "absolute", lines(lambda at: b"a: b", b"GET http://a/b HTTP/1.1\r\n" + HOST)
+    yield "long target", b"GET /" + b"a" * (size - 40) + b" HTTP/1.1\r\n" + HOST[:-2] + END
+    yield "long query", b"GET /?" + b"a" * (size - 40) + b" HTTP/1.1\r\n" + HOST[:-2] + END
+    yield "long absolute target", b"GET http://" + b"a" * (size - 40) + b" HTTP/1.1\r\n" + HOST[:-2] + END
     yield "old", lines(lambda at: b"a: b", b"GET / HTTP/1.0\r\n")
     yield "many digits", lines(lambda at: b"Content-Length: 1234567890123456789", count=1)
-    # Refused.
+
+
+def _refused_heads(size: int) -> Shapes:
+    lines = partial(_lines, size)
     yield "nothing but letters", filled(b"A", size)
     yield "nothing but line ends", filled(b"\r\n", size)
-    yield "blanks before", filled(b" ", size, b"", end)
-    yield "a control at the end", lines(lambda at: b"a: b")[:-5] + b"\x00" + end
-    yield "a bare CR at the end", lines(lambda at: b"a: b")[:-6] + b"\rx" + end
-    yield "a bare LF at the end", lines(lambda at: b"a: b")[:-6] + b"\nx" + end
-    yield "no colon at the end", lines(lambda at: b"a: b")[:-4] + b"\r\nxyz" + end
-    yield "a blank before a colon", lines(lambda at: b"a: b")[:-4] + b"\r\nxyz : 1" + end
-    yield "two lengths", lines(lambda at: b"a: b")[:-4] + b"\r\nContent-Length: 1\r\nContent-Length: 1" + end
+    yield "blanks before", filled(b" ", size, b"", END)
+    yield "a control at the end", lines(lambda at: b"a: b")[:-5] + b"\x00" + END
+    yield "a bare CR at the end", lines(lambda at: b"a: b")[:-6] + b"\rx" + END
+    yield "a bare LF at the end", lines(lambda at: b"a: b")[:-6] + b"\nx" + END
+    yield "no colon at the end", lines(lambda at: b"a: b")[:-4] + b"\r\nxyz" + END
+    yield "a blank before a colon", lines(lambda at: b"a: b")[:-4] + b"\r\nxyz : 1" + END
+    yield "two lengths", lines(lambda at: b"a: b")[:-4] + b"\r\nContent-Length: 1\r\nContent-Length: 1" + END
     yield "lengths again", lines(lambda at: b"Content-Length: 1")
     yield "hosts again", lines(lambda at: b"Host: a")
-    yield "a length and chunks", lines(lambda at: b"a: b")[:-4] + b"\r\nContent-Length: 1\r\nTransfer-Encoding: chunked" + end
-    yield "codings", b"".join((start, host, b"Transfer-Encoding: ", filled(b"a,", size - 70), end))
-    yield "a wrong host", lines(lambda at: b"a: b", start + b"Host: a b\r\n")
-    yield "no host", lines(lambda at: b"a: b", start)
-    yield "a framing name", lines(lambda at: b"a: b")[:-4] + b"\r\nContent_Length: 1" + end
-    yield "another version", lines(lambda at: b"a: b", b"GET / HTTP/3.0\r\n" + host)
-    yield "another method", lines(lambda at: b"a: b", b"BREW / HTTP/1.1\r\n" + host)
-    yield "a wrong target", lines(lambda at: b"a: b", b"GET \\ HTTP/1.1\r\n" + host)
-    yield "too many fields", filled(b"a:\r\n", size, start + host, b"\r\n")
+    yield "a length and chunks", lines(lambda at: b"a: b")[:-4] + b"\r\nContent-Length: 1\r\nTransfer-Encoding: chunked" + END
+    yield "codings", b"".join((START, HOST, b"Transfer-Encoding: ", filled(b"a,", size - 70), END))
+    yield "a wrong host", lines(lambda at: b"a: b", START + b"Host: a b\r\n")
+    yield "no host", lines(lambda at: b"a: b", START)
+    yield "a framing name", lines(lambda at: b"a: b")[:-4] + b"\r\nContent_Length: 1" + END
+    yield "another version", lines(lambda at: b"a: b", b"GET / HTTP/3.0\r\n" + HOST)
+    yield "another method", lines(lambda at: b"a: b", b"BREW / HTTP/1.1\r\n" + HOST)
+    yield "a wrong target", lines(lambda at: b"a: b", b"GET \\ HTTP/1.1\r\n" + HOST)
+    yield "too many fields", filled(b"a:\r\n", size, START + HOST, b"\r\n")
 
 
 def responses(size: int, turn: int = 0) -> Shapes:
