@@ -70,6 +70,8 @@ MODULES: Final = (
     "policy.bodylimit",
     "policy.charge",
     "policy.iplimit",
+    "policy.lanes",
+    "policy.places",
     "policy.queue",
     "policy.quota",
     "policy.ratelimit",

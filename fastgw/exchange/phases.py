@@ -21,17 +21,21 @@ from __future__ import annotations
 from typing import Final
 
 PHASES: Final = (
-    "RECEIVING", "ROUTING", "HELD", "QUEUED", "MERGING", "BACKOFF", "CONNECTING", "WAITING", "RELAYING", "TUNNEL", "LOCAL", "DONE",
+    "RECEIVING", "ROUTING", "HELD", "QUEUED", "MERGING", "BACKOFF",
+    "CONNECTING", "WAITING", "RELAYING", "TUNNEL", "LOCAL", "DONE",
 )  # fmt: skip
 RECEIVING, ROUTING, HELD, QUEUED, MERGING, BACKOFF, CONNECTING, WAITING, RELAYING, TUNNEL, LOCAL, DONE = range(len(PHASES))
 
 EVENTS: Final = (
-    "is held", "queues", "goes on", "merges", "backs off", "dials", "sends", "is answered", "is upgraded", "is served here", "ends",
+    "is held", "queues", "goes on", "merges", "backs off",
+    "dials", "sends", "is answered", "is upgraded", "is served here", "ends",
 )  # fmt: skip
 IS_HELD, QUEUES, GOES_ON, MERGES, BACKS_OFF, DIALS, SENDS, IS_ANSWERED, IS_UPGRADED, IS_SERVED, ENDS = range(len(EVENTS))
 
 MOVES: Final[dict[int, dict[int, int]]] = {
-    RECEIVING: {IS_HELD: HELD, QUEUES: QUEUED, MERGES: MERGING, DIALS: CONNECTING, SENDS: WAITING, IS_SERVED: LOCAL, ENDS: DONE},
+    RECEIVING: {
+        IS_HELD: HELD, QUEUES: QUEUED, MERGES: MERGING, DIALS: CONNECTING, SENDS: WAITING, IS_SERVED: LOCAL, ENDS: DONE,
+    },
     ROUTING: {IS_HELD: HELD, QUEUES: QUEUED, MERGES: MERGING, DIALS: CONNECTING, SENDS: WAITING, ENDS: DONE},
     HELD: {GOES_ON: ROUTING, ENDS: DONE},
     QUEUED: {GOES_ON: ROUTING, ENDS: DONE},

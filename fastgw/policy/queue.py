@@ -28,14 +28,14 @@ from fastgw.exchange.phases import DONE, QUEUES, RECEIVING
 from fastgw.limits.account import Account
 from fastgw.limits.crowd import Crowd
 from fastgw.limits.drain import DrainRate
-from fastgw.limits.fairqueue import FairQueue, Waiter
-from fastgw.limits.meter import Meter
+from fastgw.limits.fairqueue import FairQueue
 from fastgw.net.clock import micros, monotonic
-from fastgw.net.timers import Timed
+from fastgw.policy.lanes import Lane, fit
+from fastgw.policy.places import Place
 from fastgw.policy.quota import expected_cost, take_back
 from fastgw.policy.route import serving
 from fastgw.upstream.pool import Pool
-from fastgw.upstream.table import Group, UpstreamTable
+from fastgw.upstream.table import UpstreamTable
 
 QUANTUM: Final = 512  # tokens of one tenant's turn: about what a short chat takes
 INTERVAL_S: Final = 5.0  # waits are looked at over so long before a queue counts as overloaded
@@ -47,72 +47,14 @@ REJECT: Final = "reject"
 FALLBACK: Final = "fallback"
 
 
-class Lane:
-    """The requests that compete for the same engines; ``limit`` 0 = none of its own."""
-
-    __slots__ = ("group", "inflight", "limit", "queue", "served_at")
-
-    def __init__(self, limit: int) -> None:
-        self.group: Group | None = None
-        self.limit = limit
-        self.inflight = 0
-        self.queue: FairQueue | None = None  # made when the first one waits
-        self.served_at = 0
-
-
-class Place(Timed):
-    """One request's place in the queue, until it is let go, or leaves."""
-
-    __slots__ = ("again", "exchange", "flow", "lane", "meter", "owner", "parked", "priority", "size", "waiter")
-
-    def __init__(self, owner: Queue, exchange: Exchange, lane: Lane) -> None:
-        super().__init__()
-        self.owner = owner
-        self.exchange = exchange
-        self.lane = lane
-        self.size = exchange.held_bytes
-        self.flow = ""
-        self.meter: Meter | None = None  # of its key's requests, to which this one comes back if it is given up
-        self.waiter: Waiter | None = None
-        self.parked = False  # for its key, not in its lane
-        self.priority = 0
-        self.again = False  # it has been at an engine before
-
-    def expired(self, now: float) -> None:
-        exchange = self.exchange
-        try:
-            self.owner.late(self, "")
-        except Exception as error:
-            # Not into the wheel, which holds everybody's deadlines.
-            exchange.gateway.crashed(exchange.client, error)
-
-
 class Queue(Filter):
     """See the head of this file."""
 
     __slots__ = (
-        "_adaptive",
-        "_again",
-        "_bounded",
-        "_by_class",
-        "_crowd",
-        "_drain",
-        "_inflight",
-        "_lanes",
-        "_max_concurrent",
-        "_on_capacity",
-        "_parked",
-        "_queue_bytes",
-        "_queue_size",
-        "_ready",
-        "_routes",
-        "_scheduled",
-        "_target_s",
-        "_timeout_s",
-        "_turn",
-        "waiting",
-        "waiting_bytes",
-    )
+        "_adaptive", "_again", "_bounded", "_by_class", "_crowd", "_drain", "_inflight", "_lanes", "_max_concurrent",
+        "_on_capacity", "_parked", "_queue_bytes", "_queue_size", "_ready", "_routes", "_scheduled", "_target_s",
+        "_timeout_s", "_turn", "waiting", "waiting_bytes",
+    )  # fmt: skip
     name = "queue"
 
     def __init__(self, config: Config) -> None:
@@ -218,26 +160,10 @@ class Queue(Filter):
         exchange.lane = lane
 
     def _room(self, lane: Lane, tried: tuple[Pool, ...]) -> bool:
-        """Whether a request of the lane may go to an engine now.
-
-        True as well where no engine is fit: it is told so at once, and does not wait for nothing.
-        """
+        """Whether a request of the lane may go to an engine now."""
         if self._max_concurrent and self._inflight >= self._max_concurrent:
             return False
-        if lane.limit and lane.inflight >= lane.limit:
-            return False
-        full = False
-        group = lane.group
-        assert group is not None
-        for pool in group.pools:
-            if pool in tried:
-                continue
-            engine = pool.engine
-            if engine.usable():
-                return True
-            if engine.full():
-                full = True
-        return not full
+        return lane.room(tried)
 
     def _fall_back(self, exchange: Exchange, route: RouteConfig) -> bool:
         """Send the request to another model of its route's, if one has room, and an engine that is well."""
@@ -245,7 +171,7 @@ class Queue(Filter):
         assert account is not None
         for model in route.fallback:
             group = exchange.gateway.table.group(model)
-            if group is None or not self._fit(group):
+            if group is None or not fit(group):
                 continue
             if account.models is not None and model not in account.models:
                 continue  # the key may not use it
@@ -258,14 +184,6 @@ class Queue(Filter):
                 self._admit(exchange, lane)
                 return True
             exchange.group = before
-        return False
-
-    def _fit(self, group: Group) -> bool:
-        """Whether an engine would take a request now."""
-        for pool in group.pools:
-            engine = pool.engine
-            if engine.usable():
-                return True
         return False
 
     # --- it waits

@@ -10,34 +10,17 @@ from fastgw.limits.fairqueue cimport FairQueue, Waiter
 from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.policy.quota cimport expected_cost, take_back
-from fastgw.net.timers cimport Timed, TimerWheel
+from fastgw.net.timers cimport TimerWheel
+from fastgw.policy.lanes cimport Lane, fit
+from fastgw.policy.places cimport Place
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group, UpstreamTable
-from fastgw.upstream.target cimport Engine
 
 cdef int BATCH
 cdef double INTERVAL_S
 cdef long long QUANTUM
 cdef int DONE, QUEUES, RECEIVING
-
-@cython.final
-cdef class Lane:
-    cdef public Group group
-    cdef public long long inflight, limit, served_at
-    cdef public FairQueue queue
-
-@cython.final
-cdef class Place(Timed):
-    cdef public Queue owner
-    cdef public Exchange exchange
-    cdef public Lane lane
-    cdef public Waiter waiter
-    cdef public Meter meter
-    cdef public Py_ssize_t size
-    cdef public bint again, parked
-    cdef public str flow
-    cdef public int priority
 
 cdef class Queue(Filter):
     cdef dict _routes, _lanes, _again, _parked, _ready
@@ -57,12 +40,9 @@ cdef class Queue(Filter):
     @cython.locals(lane=Lane, queue=FairQueue, ahead=cython.bint)
     cpdef _enter(self, Exchange exchange, tuple route)
     cpdef _admit(self, Exchange exchange, Lane lane)
-    @cython.locals(pool=Pool, engine=Engine, group=Group, full=cython.bint)
     cpdef bint _room(self, Lane lane, tuple tried) except -1
     @cython.locals(group=Group, before=Group, lane=Lane, account=Account)
     cpdef bint _fall_back(self, Exchange exchange, object route) except -1
-    @cython.locals(pool=Pool, engine=Engine)
-    cpdef bint _fit(self, Group group) except -1
     @cython.locals(account=Account, stats=Stats, place=Place, other=Exchange)
     cpdef _check_size(self, Exchange exchange)
     @cython.locals(place=Place, meter=Meter, account=Account, wait_s=cython.double, told_s=cython.double)

@@ -87,6 +87,8 @@ ELSEWHERE: dict[str, str] = {
     "policy/charge": "e2e/test_cases_j_quota_charges.py",
     "policy/cors": "e2e/test_browsers.py",
     "policy/iplimit": "e2e/test_cases_j_limits.py",
+    "policy/lanes": "policy/test_queue.py",
+    "policy/places": "policy/test_queue.py",
     "policy/quota": "e2e/test_cases_j_quota.py",
     "policy/ratelimit": "e2e/test_cases_j_limits.py",
     "policy/rewrite": "policy/test_bounds.py",

@@ -24,7 +24,8 @@ from fastgw import EngineConfig
 from fastgw.config import RouteConfig
 from fastgw.config.names import PRIORITIES
 from fastgw.limits.key import KeyRecord
-from fastgw.policy.queue import Place, Queue
+from fastgw.policy.places import Place
+from fastgw.policy.queue import Queue
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
 from tests.native.test_stress import UPGRADE
 from tests.support.client import BadResponse, NoResponse, RawClient, chat, request

@@ -320,6 +320,7 @@ def readers(side: Any) -> list[Reader]:
         Reader("models", by.first(side.parse_models), one(ordinary.models), each(shapes.model_lists), lists, holds=16),
         Reader("embedding", by.first(parts), one(ordinary.embedding), each(shapes.embeddings), (4096, 65536, 1 << 20)),
         Reader("vectors", by.vectors_of, one(ordinary.embedded), each(shapes.vectors), lists),
-        Reader("metrics", by.first(partial(gauges.read, None, among=GAUGES)), one(ordinary.page), each(wire_shapes.pages), pages),
+        Reader("metrics", by.first(partial(gauges.read, None, among=GAUGES)), one(ordinary.page), each(wire_shapes.pages),
+               pages),
         Reader("vLLM's metrics", by.first(partial(gauges.read, VLLM)), one(ordinary.page), each(wire_shapes.pages), pages),
     ]

@@ -37,7 +37,7 @@ WATCHED = (
     ("fastgw.net.poller", "Poller"),
     ("fastgw.net.timers", "TimerWheel"),
     ("fastgw.net.wire", "PlainWire"),
-    ("fastgw.policy.queue", "Place"),
+    ("fastgw.policy.places", "Place"),
     ("fastgw.store.state", "State"),
     ("fastgw.upstream.pool", "Pool"),
 )

@@ -1,0 +1,53 @@
+"""Lanes: who competes for the same engines, and whether one of them has room.
+
+Owns how many of a lane's requests are under way, and those of them that wait; the queue alone moves either. Must never wait or
+choose: the strategy does, among the engines that this finds room at.
+"""
+
+from __future__ import annotations
+
+from fastgw.limits.fairqueue import FairQueue
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.table import Group
+
+
+class Lane:
+    """The requests that compete for the same engines; ``limit`` 0 = none of its own."""
+
+    __slots__ = ("group", "inflight", "limit", "queue", "served_at")
+
+    def __init__(self, limit: int) -> None:
+        self.group: Group | None = None
+        self.limit = limit
+        self.inflight = 0
+        self.queue: FairQueue | None = None  # made when the first one waits
+        self.served_at = 0
+
+    def room(self, tried: tuple[Pool, ...]) -> bool:
+        """Whether one more of its requests, which has been at the engines ``tried``, may go to an engine now.
+
+        True as well where no engine is fit: it is told so at once, and does not wait for nothing.
+        """
+        if self.limit and self.inflight >= self.limit:
+            return False
+        full = False
+        group = self.group
+        assert group is not None
+        for pool in group.pools:
+            if pool in tried:
+                continue
+            engine = pool.engine
+            if engine.usable():
+                return True
+            if engine.full():
+                full = True
+        return not full
+
+
+def fit(group: Group) -> bool:
+    """Whether an engine would take a request now."""
+    for pool in group.pools:
+        engine = pool.engine
+        if engine.usable():
+            return True
+    return False

@@ -1,0 +1,48 @@
+"""Places in the queue: a request that waits, from when on, where and for what.
+
+Owns nothing but what is said of one request; the queue puts it somewhere and takes it out. Invariant: it is armed in the wheel
+as long as it waits, and what it throws there ends its own exchange alone.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from fastgw.exchange.exchange import Exchange
+from fastgw.limits.fairqueue import Waiter
+from fastgw.limits.meter import Meter
+from fastgw.net.timers import Timed
+from fastgw.policy.lanes import Lane
+
+
+class Owner(Protocol):
+    """The queue that a place is in."""
+
+    def late(self, place: Place, detail: str) -> None: ...
+
+
+class Place(Timed):
+    """One request's place in the queue, until it is let go, or leaves."""
+
+    __slots__ = ("again", "exchange", "flow", "lane", "meter", "owner", "parked", "priority", "size", "waiter")
+
+    def __init__(self, owner: Owner, exchange: Exchange, lane: Lane) -> None:
+        super().__init__()
+        self.owner = owner
+        self.exchange = exchange
+        self.lane = lane
+        self.size = exchange.held_bytes
+        self.flow = ""
+        self.meter: Meter | None = None  # of its key's requests, to which this one comes back if it is given up
+        self.waiter: Waiter | None = None
+        self.parked = False  # for its key, not in its lane
+        self.priority = 0
+        self.again = False  # it has been at an engine before
+
+    def expired(self, now: float) -> None:
+        exchange = self.exchange
+        try:
+            self.owner.late(self, "")
+        except Exception as error:
+            # Not into the wheel, which holds everybody's deadlines.
+            exchange.gateway.crashed(exchange.client, error)

@@ -1,0 +1,18 @@
+cimport cython
+
+from fastgw.limits.fairqueue cimport FairQueue
+from fastgw.upstream.pool cimport Pool
+from fastgw.upstream.table cimport Group
+from fastgw.upstream.target cimport Engine
+
+@cython.final
+cdef class Lane:
+    cdef public Group group
+    cdef public long long inflight, limit, served_at
+    cdef public FairQueue queue
+
+    @cython.locals(pool=Pool, engine=Engine, group=Group, full=cython.bint)
+    cpdef bint room(self, tuple tried) except -1
+
+@cython.locals(pool=Pool, engine=Engine)
+cpdef bint fit(Group group) except -1
