@@ -139,7 +139,7 @@ def expected(body: bytes, max_depth: int = 64, max_members: int = MAX_MEMBERS) -
     limits = [min(given[name], MOST) for name in COUNTS[:3] if given.get(name) is not None]
     limits += [_positive(given.get(name)) for name in OTHER_LIMITS]
     n = given.get("n")
-    choices = min(n, MOST) if n is not None and n > 0 else 1
+    choices = max(min(n, MOST) if n is not None and n > 0 else 1, _positive(given.get("n_cmpl")))  # (one thing to llama.cpp)
     widths = [given[name] for name in OTHER_WIDTHS if given.get(name) is not None]
     named = [name for name in COUNTS[:3] if name in given]
     overrides = (
