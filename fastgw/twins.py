@@ -32,6 +32,7 @@ MODULES: Final = (
     "accel.sse",
     "accel.tokens",
     "accel.usage",
+    "exchange.asking",
     "exchange.attempt",
     "exchange.call",
     "exchange.context",

@@ -8,19 +8,16 @@ client's stream, a call, or the loop, never from two at once (one loop, one thre
 from __future__ import annotations
 
 from contextlib import suppress
-from random import random
 from typing import Any, Final
 
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
-from fastgw.exchange.attempt import Attempt, attempt_for
+from fastgw.exchange import asking
 from fastgw.exchange.context import FinishHook
 from fastgw.exchange.endpoints import JSON
 from fastgw.exchange.figures import read_off
 from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import (
-    BACKS_OFF,
-    DIALS,
     DONE,
     ENDS,
     GOES_ON,
@@ -32,15 +29,11 @@ from fastgw.exchange.phases import (
     TUNNEL,
     WAITING,
 )
-from fastgw.exchange.plan import Failure, Step, after, another, later, unavailable
+from fastgw.exchange.plan import Failure
 from fastgw.exchange.showing import has_gone_down
 from fastgw.exchange.state import ExchangeState
-from fastgw.limits.breaker import CLOSED, NO, PROBE
-from fastgw.limits.budget import backoff_s
-from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
 from fastgw.protocol.openai import scan_body
-from fastgw.upstream.pool import Pool
 
 LARGE_BYTES: Final = 65536  # of a body: beyond one read's worth it is looked at in a turn of its own
 MAX_WAIT_S: Final = 60.0  # for a filter that set no timer; who waits longer is told to come again
@@ -142,7 +135,7 @@ class Exchange(ExchangeState):
                 return
         merger = gateway.merger
         if merger is None or not self.endpoint.merges or not merger.take(self):
-            self._attempt()
+            asking.ask(self)
 
     def _held(self) -> None:
         """A filter has it wait, and may have set a timer for it; the wait has a bound in any case."""
@@ -179,7 +172,7 @@ class Exchange(ExchangeState):
             self.queued_s = monotonic() - self.queued_at + max(self.queued_s, 0.0)
         try:
             if phase == MERGING:
-                self._attempt()  # alone
+                asking.ask(self)  # alone
             else:
                 self._walk(self.walked)
         except GatewayError as error:
@@ -187,202 +180,18 @@ class Exchange(ExchangeState):
         except Exception as error:
             self.gateway.crashed(self.client, error)
 
-    # --- the engines
-    def _attempt(self) -> None:
-        """Ask the next engine, over an idle connection or a new one."""
-        gateway = self.gateway
-        group = self.group
-        assert group is not None
-        failure: GatewayError | None = None
-        while True:
-            pool = gateway.strategy.pick(group, self.tries.pools, self)
-            if pool is None:
-                serving = gateway.serving(gateway.table, self)
-                if serving is not None and serving is not group:
-                    # Its engines have gone since it was routed, and others have come.
-                    group = self.group = serving
-                    continue
-                if failure is None and self._waits_for_room():
-                    return
-                raise failure or unavailable(group, monotonic(), self.detail, gateway.retry_after_s)
-            now = monotonic()
-            admitted = 0
-            breaker = pool.engine.breaker
-            if breaker.state != CLOSED:
-                admitted = breaker.admit(now)
-                if admitted == NO:
-                    self.tries = self.tries.tried(pool)
-                    continue
-            call = self._new_call(pool, admitted == PROBE)
-            try:
-                connected = call.open(now, self.session is not None or self.tries.repeated())
-            except GatewayError as error:
-                call.released()
-                if not error.retryable:
-                    raise
-                # Nothing was sent: the next engine may have room.
-                failure = error
-                self.tries = self.tries.tried(pool)
-                continue
-            if connected:
-                call.send(now)
-            else:
-                self.move(DIALS)
-            return
-
-    def _new_call(self, pool: Pool, probe: bool) -> Attempt:
-        if self.call is not None:
-            self.call.part()
-        call = attempt_for(self, pool, probe)
-        self.call = call
-        return call
-
-    def _waits_for_room(self) -> bool:
-        """Whether the request waits now: the engines that are left are well, and full."""
-        group = self.group
-        assert group is not None
-        for pool in group.pools:
-            if pool not in self.tries.pools and pool.engine.full():
-                for hook in self.gateway.on_full:
-                    if hook(self):
-                        return True
-                break
-        return False
-
+    # --- what its calls ask of it
     def call_failed(self, failure: Failure, begun: bool, detail: str) -> None:
         """The call has ended without an answer: what follows is the plan's."""
-        call = self.call
-        group = self.group
-        assert call is not None
-        assert group is not None
-        pool = call.pool
-        if failure is Failure.LOST and call.reused:
-            call.released()
-        else:
-            # Before the engine is left: whoever waits for its place must find the verdict.
-            call.failed()
-        call.leave()
-        self.detail = f"{pool.engine.name}: {detail}"
-        if failure is Failure.LOST and not call.reused:
-            self.tries = self.tries.killed()
-        tries = self.tries.tried(pool)
-        others = another(group, tries)
-        rules = self.gateway.rules
-        step = after(
-            failure, rules, self.tries, reused=call.reused, begun=begun, at_hand=self._body_at_hand(), others=others
-        )  # fmt: skip
-        try:
-            if step is Step.AGAIN:
-                if self._again(pool):
-                    return
-                step = later(rules, self.tries, others)
-            if step is not Step.FAIL and self._goes_on(step, pool):
-                return
-        except GatewayError as error:
-            self.fail(error)
-            return
-        timed_out = failure is Failure.SILENT or failure is Failure.CONNECT_TIMEOUT
-        self.fail(GatewayError("upstream_timeout" if timed_out else "bad_gateway", source=Source.UPSTREAM, detail=self.detail))
-
-    def _again(self, pool: Pool) -> bool:
-        """The same engine is asked once more; False where it has no room for that. Raises GatewayError."""
-        self.tries = self.tries.again()
-        self.gateway.stats.replays_total += 1
-        # It may have been its breaker's probe: it still is, or two would be out.
-        now = monotonic()
-        call = self._new_call(pool, pool.engine.breaker.admit(now) == PROBE)
-        try:
-            call.open(now, True)
-        except GatewayError as error:
-            call.released()
-            if not error.retryable:
-                raise
-            return False
-        self.move(DIALS)
-        return True
-
-    def _goes_on(self, step: Step, pool: Pool) -> bool:
-        """Take ``step`` to another engine than ``pool``; False where the budget has no retry for it. Raises GatewayError."""
-        self.tries = self.tries.tried(pool)
-        if step is Step.BAR:
-            self.gateway.stats.quarantined += 1
-            raise GatewayError("quarantined", source=Source.UPSTREAM, detail=self.detail)
-        if step is Step.NEXT:
-            # Nothing was sent: this is no second try, and costs no engine anything.
-            self.gateway.stats.failovers_total += 1
-            self._attempt()
-            return True
-        if not self._may_retry():
-            return False
-        self._back_off()
-        return True
-
-    def _body_at_hand(self) -> bool:
-        """Whether the whole request can be sent again."""
-        return self.upload is None or self.upload.whole or not self.upload.begun
-
-    def _may_retry(self) -> bool:
-        """Take one retry out of the budget of all."""
-        gateway = self.gateway
-        if not gateway.budget.withdraw(monotonic()):
-            gateway.stats.retries_refused += 1
-            return False
-        self.tries = self.tries.retried()
-        gateway.stats.retries_total += 1
-        gateway.stats.failovers_total += 1
-        return True
-
-    def _back_off(self) -> None:
-        """Another engine is asked after a short wait, longer each time, so that many retries do not come as one wave."""
-        self.move(BACKS_OFF)
-        wait_s = backoff_s(self.tries.retries, random())  # noqa: S311 - spreads retries, guards nothing
-        self.gateway.later(self, wait_s)
+        asking.call_failed(self, failure, begun, detail)
 
     def asks_another(self, status: int, waits_s: float) -> bool:
         """Whether another engine is asked instead of passing this answer on. ``waits_s``: its Retry-After, -1 = none."""
-        gateway = self.gateway
-        call = self.call
-        group = self.group
-        assert call is not None
-        assert group is not None
-        engine = call.pool.engine
-        if waits_s >= 0.0:
-            account = self.account
-            keyless = account is None or account is gateway.accounts.anonymous
-            caller = address_key(self.client_ip) if keyless else account.id  # type: ignore[union-attr]
-            engine.told_to_wait(caller, monotonic(), waits_s)
-        tries = self.tries.tried(call.pool)
-        if not self._body_at_hand() or self.tries.retries >= gateway.rules.max_retries or not another(group, tries):
-            return False
-        if not self._may_retry():
-            return False
-        self.tries = self.tries.tried(call.pool)
-        if status == 429 or status == 503:
-            call.released()
-        else:
-            call.failed()
-        call.leave()
-        self.detail = f"{engine.name}: answered {status}"
-        self._back_off()
-        return True
+        return asking.asks_another(self, status, waits_s)
 
     def asks_for_less(self) -> bool:
-        """Whether the engine is asked again, for a shorter answer: its refusal may be of a length that the client did not name.
-
-        (vLLM, and TGI by 422, refuse a maximum for which the prompt leaves no room, and would have cut an answer without one.)
-        """
-        facts = self.facts
-        gateway = self.gateway
-        call = self.call
-        assert call is not None
-        if facts is None or facts.token_limit >= 0 or self.bound <= gateway.default_cost or not self._body_at_hand():
-            return False
-        self.bound = gateway.default_cost
-        call.released()
-        call.leave()
-        self.move(BACKS_OFF)
-        gateway.later(self, 0.0)
-        return True
+        """Whether the engine is asked again, for a shorter answer than the one that it refuses."""
+        return asking.asks_for_less(self)
 
     # --- answers of the gateway's own
     def fail(self, error: GatewayError) -> None:

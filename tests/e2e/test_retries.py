@@ -309,7 +309,7 @@ class TestBackoff:
         assert means[3] > 2.5 * means[0] or means[3] > 0.08
 
     async def test_S2_a_client_that_leaves_meanwhile_is_the_end_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("fastgw.exchange.exchange.backoff_s", lambda attempt, chance: 0.15)
+        monkeypatch.setattr("fastgw.exchange.asking.backoff_s", lambda attempt, chance: 0.15)
         async with fleet(status(503), fine, retry_statuses=BACK_PRESSURE) as it:
             leaver = await it.gw.client()
             await leaver.send(chat())
@@ -321,7 +321,7 @@ class TestBackoff:
             assert [(record["status"], record["outcome"]) for record in it.gw.records] == [(499, "client_closed")]
 
     async def test_S2_its_own_deadline_holds_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("fastgw.exchange.exchange.backoff_s", lambda attempt, chance: 5.0)
+        monkeypatch.setattr("fastgw.exchange.asking.backoff_s", lambda attempt, chance: 5.0)
         async with fleet(status(503), fine, retry_statuses=BACK_PRESSURE) as it:
             begun = monotonic()
             answer = await it.ask(headers=[("x-request-timeout-ms", "150")])

@@ -1,0 +1,228 @@
+"""Which engine an exchange asks, and what follows when that fails: the plan, carried out.
+
+Each question is one call (``attempt``). What may follow a failure is decided in ``plan``, as pure functions of what has been
+tried; here it happens: the next call, a pause, a wait for room, or the refusal.
+"""
+
+from __future__ import annotations
+
+from random import random
+
+from fastgw.errors import GatewayError, Source
+from fastgw.exchange.attempt import Attempt, attempt_for
+from fastgw.exchange.phases import BACKS_OFF, DIALS
+from fastgw.exchange.plan import Failure, Step, after, another, later, unavailable
+from fastgw.exchange.state import ExchangeState
+from fastgw.limits.breaker import CLOSED, NO, PROBE
+from fastgw.limits.budget import backoff_s
+from fastgw.limits.meter import address_key
+from fastgw.net.clock import monotonic
+from fastgw.upstream.pool import Pool
+
+
+def ask(exchange: ExchangeState) -> None:
+    """Ask the next engine, over an idle connection or a new one."""
+    gateway = exchange.gateway
+    group = exchange.group
+    assert group is not None
+    failure: GatewayError | None = None
+    while True:
+        pool = gateway.strategy.pick(group, exchange.tries.pools, exchange)
+        if pool is None:
+            serving = gateway.serving(gateway.table, exchange)
+            if serving is not None and serving is not group:
+                # Its engines have gone since it was routed, and others have come.
+                group = exchange.group = serving
+                continue
+            if failure is None and _waits_for_room(exchange):
+                return
+            raise failure or unavailable(group, monotonic(), exchange.detail, gateway.retry_after_s)
+        now = monotonic()
+        admitted = 0
+        breaker = pool.engine.breaker
+        if breaker.state != CLOSED:
+            admitted = breaker.admit(now)
+            if admitted == NO:
+                exchange.tries = exchange.tries.tried(pool)
+                continue
+        call = _call(exchange, pool, admitted == PROBE)
+        try:
+            connected = call.open(now, exchange.session is not None or exchange.tries.repeated())
+        except GatewayError as error:
+            call.released()
+            if not error.retryable:
+                raise
+            # Nothing was sent: the next engine may have room.
+            failure = error
+            exchange.tries = exchange.tries.tried(pool)
+            continue
+        if connected:
+            call.send(now)
+        else:
+            exchange.move(DIALS)
+        return
+
+
+def _call(exchange: ExchangeState, pool: Pool, probe: bool) -> Attempt:
+    if exchange.call is not None:
+        exchange.call.part()
+    call = attempt_for(exchange, pool, probe)
+    exchange.call = call
+    return call
+
+
+def _waits_for_room(exchange: ExchangeState) -> bool:
+    """Whether the request waits now: the engines that are left are well, and full."""
+    group = exchange.group
+    assert group is not None
+    for pool in group.pools:
+        if pool not in exchange.tries.pools and pool.engine.full():
+            for hook in exchange.gateway.on_full:
+                if hook(exchange):
+                    return True
+            break
+    return False
+
+
+def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: str) -> None:
+    """The call has ended without an answer: what follows is the plan's."""
+    call = exchange.call
+    group = exchange.group
+    assert call is not None
+    assert group is not None
+    pool = call.pool
+    if failure is Failure.LOST and call.reused:
+        call.released()
+    else:
+        # Before the engine is left: whoever waits for its place must find the verdict.
+        call.failed()
+    call.leave()
+    exchange.detail = f"{pool.engine.name}: {detail}"
+    if failure is Failure.LOST and not call.reused:
+        exchange.tries = exchange.tries.killed()
+    tries = exchange.tries.tried(pool)
+    others = another(group, tries)
+    rules = exchange.gateway.rules
+    step = after(
+        failure, rules, exchange.tries, reused=call.reused, begun=begun, at_hand=_at_hand(exchange), others=others
+    )  # fmt: skip
+    try:
+        if step is Step.AGAIN:
+            if _again(exchange, pool):
+                return
+            step = later(rules, exchange.tries, others)
+        if step is not Step.FAIL and _goes_on(exchange, step, pool):
+            return
+    except GatewayError as error:
+        exchange.fail(error)
+        return
+    timed_out = failure is Failure.SILENT or failure is Failure.CONNECT_TIMEOUT
+    kind = "upstream_timeout" if timed_out else "bad_gateway"
+    exchange.fail(GatewayError(kind, source=Source.UPSTREAM, detail=exchange.detail))
+
+
+def _again(exchange: ExchangeState, pool: Pool) -> bool:
+    """The same engine is asked once more; False where it has no room for that. Raises GatewayError."""
+    exchange.tries = exchange.tries.again()
+    exchange.gateway.stats.replays_total += 1
+    # It may have been its breaker's probe: it still is, or two would be out.
+    now = monotonic()
+    call = _call(exchange, pool, pool.engine.breaker.admit(now) == PROBE)
+    try:
+        call.open(now, True)
+    except GatewayError as error:
+        call.released()
+        if not error.retryable:
+            raise
+        return False
+    exchange.move(DIALS)
+    return True
+
+
+def _goes_on(exchange: ExchangeState, step: Step, pool: Pool) -> bool:
+    """Take ``step`` to another engine than ``pool``; False where the budget has no retry for it. Raises GatewayError."""
+    exchange.tries = exchange.tries.tried(pool)
+    if step is Step.BAR:
+        exchange.gateway.stats.quarantined += 1
+        raise GatewayError("quarantined", source=Source.UPSTREAM, detail=exchange.detail)
+    if step is Step.NEXT:
+        # Nothing was sent: this is no second try, and costs no engine anything.
+        exchange.gateway.stats.failovers_total += 1
+        ask(exchange)
+        return True
+    if not _may_retry(exchange):
+        return False
+    _back_off(exchange)
+    return True
+
+
+def _at_hand(exchange: ExchangeState) -> bool:
+    """Whether the whole request can be sent again."""
+    return exchange.upload is None or exchange.upload.whole or not exchange.upload.begun
+
+
+def _may_retry(exchange: ExchangeState) -> bool:
+    """Take one retry out of the budget of all."""
+    gateway = exchange.gateway
+    if not gateway.budget.withdraw(monotonic()):
+        gateway.stats.retries_refused += 1
+        return False
+    exchange.tries = exchange.tries.retried()
+    gateway.stats.retries_total += 1
+    gateway.stats.failovers_total += 1
+    return True
+
+
+def _back_off(exchange: ExchangeState) -> None:
+    """Another engine is asked after a short wait, longer each time, so that many retries do not come as one wave."""
+    exchange.move(BACKS_OFF)
+    wait_s = backoff_s(exchange.tries.retries, random())  # noqa: S311 - spreads retries, guards nothing
+    exchange.gateway.later(exchange, wait_s)
+
+
+def asks_another(exchange: ExchangeState, status: int, waits_s: float) -> bool:
+    """Whether another engine is asked instead of passing this answer on. ``waits_s``: its Retry-After, -1 = none."""
+    gateway = exchange.gateway
+    call = exchange.call
+    group = exchange.group
+    assert call is not None
+    assert group is not None
+    engine = call.pool.engine
+    if waits_s >= 0.0:
+        account = exchange.account
+        keyless = account is None or account is gateway.accounts.anonymous
+        caller = address_key(exchange.client_ip) if keyless else account.id  # type: ignore[union-attr]
+        engine.told_to_wait(caller, monotonic(), waits_s)
+    tries = exchange.tries.tried(call.pool)
+    if not _at_hand(exchange) or exchange.tries.retries >= gateway.rules.max_retries or not another(group, tries):
+        return False
+    if not _may_retry(exchange):
+        return False
+    exchange.tries = exchange.tries.tried(call.pool)
+    if status == 429 or status == 503:
+        call.released()
+    else:
+        call.failed()
+    call.leave()
+    exchange.detail = f"{engine.name}: answered {status}"
+    _back_off(exchange)
+    return True
+
+
+def asks_for_less(exchange: ExchangeState) -> bool:
+    """Whether the engine is asked again, for a shorter answer: its refusal may be of a length that the client did not name.
+
+    (vLLM, and TGI by 422, refuse a maximum for which the prompt leaves no room, and would have cut an answer without one.)
+    """
+    facts = exchange.facts
+    gateway = exchange.gateway
+    call = exchange.call
+    assert call is not None
+    if facts is None or facts.token_limit >= 0 or exchange.bound <= gateway.default_cost or not _at_hand(exchange):
+        return False
+    exchange.bound = gateway.default_cost
+    call.released()
+    call.leave()
+    exchange.move(BACKS_OFF)
+    gateway.later(exchange, 0.0)
+    return True

@@ -1,0 +1,34 @@
+cimport cython
+
+from fastgw.exchange.attempt cimport Attempt, attempt_for
+from fastgw.exchange.call cimport Call
+from fastgw.exchange.context cimport Context
+from fastgw.exchange.plan cimport Tries, another
+from fastgw.exchange.state cimport ExchangeState
+from fastgw.limits.breaker cimport Breaker
+from fastgw.net.clock cimport monotonic
+from fastgw.upstream.pool cimport Pool
+from fastgw.upstream.table cimport Group
+
+cdef int BACKS_OFF, CLOSED, DIALS, NO, PROBE
+
+@cython.locals(
+    gateway=Context, group=Group, serving=Group, pool=Pool, breaker=Breaker, call=Attempt, now=cython.double, admitted=cython.int,
+    connected=cython.bint,
+)
+cpdef ask(ExchangeState exchange)
+@cython.locals(call=Attempt)
+cpdef Attempt _call(ExchangeState exchange, Pool pool, bint probe)
+@cython.locals(group=Group, pool=Pool)
+cpdef bint _waits_for_room(ExchangeState exchange) except -1
+@cython.locals(call=Call, group=Group, pool=Pool)
+cpdef call_failed(ExchangeState exchange, object failure, bint begun, str detail)
+cpdef bint _again(ExchangeState exchange, Pool pool) except -1
+cpdef bint _goes_on(ExchangeState exchange, object step, Pool pool) except -1
+cpdef bint _at_hand(ExchangeState exchange) except -1
+cpdef bint _may_retry(ExchangeState exchange) except -1
+cpdef _back_off(ExchangeState exchange)
+@cython.locals(call=Call, group=Group)
+cpdef bint asks_another(ExchangeState exchange, int status, double waits_s) except -1
+@cython.locals(call=Call)
+cpdef bint asks_for_less(ExchangeState exchange) except -1
