@@ -68,7 +68,7 @@ class Filter:
 
         Returns ``WAITS`` where the request waits: then the filter, or a timer that it has set by ``gateway.later``, calls
         ``exchange.resume()`` once, in a later turn, and the walk goes on at the next filter. Meanwhile the client may leave
-        and the request's own time may end: ``on_finish`` says so. A wait without a timer ends after ``walk.MAX_WAIT_S``.
+        and the request's own time may end: ``on_finish`` says so. A wait without a timer ends after ``exchange.exchange.MAX_WAIT_S``.
         """
 
     # --- each attempt

@@ -11,6 +11,7 @@ from tests.e2e.engines import (
     ANSWER,
     EARLY,
     EVENT,
+    JSON_CHUNKED,
     QUIET,
     SSE_HEAD,
     _at_once,
@@ -26,8 +27,6 @@ from tests.e2e.engines import (
 )
 from tests.support.client import RawClient
 from tests.support.gateway import running
-
-JSON_CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 
 NOT_HTTP = [
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00\xff\r\n\r\n",

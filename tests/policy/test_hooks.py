@@ -16,9 +16,10 @@ import pytest
 from fastgw import EngineConfig, policy
 from fastgw.errors import GatewayError
 from fastgw.exchange.filter import HOOKS, WAITS, Filter
-from fastgw.exchange.state import NO_LIMIT, QUEUED
+from fastgw.exchange.phases import QUEUED
+from fastgw.exchange.state import NO_LIMIT
 from fastgw.sim import RawRequest, ScriptedConnection, ScriptedEngine
-from tests.e2e.test_cases_e_upstream import ANSWER, EVENT, JSON_CHUNKED, QUIET, SSE_HEAD, chunk, ok, scripted
+from tests.e2e.engines import ANSWER, EVENT, JSON_CHUNKED, QUIET, SSE_HEAD, chunk, ok, scripted
 from tests.e2e.test_realtime_usage import HANDSHAKE, SWITCH, done
 from tests.support.client import RawResponse, chat, request
 from tests.support.gateway import Running, running
@@ -73,7 +74,7 @@ class Witness(Filter):
         return body
 
     def on_attempt(self, exchange: Any, engine: Any) -> None:
-        assert not exchange.pool or exchange.pool.engine is engine
+        assert exchange.call is None or exchange.call.pool.engine is engine
         self._tell("on_attempt", exchange)
 
     def on_full(self, exchange: Any) -> bool:
@@ -81,7 +82,7 @@ class Witness(Filter):
         return False
 
     def on_response(self, exchange: Any, head: Any) -> None:
-        assert exchange.response is head
+        assert exchange.call.head is head
         self._tell("on_response", exchange)
 
     def on_data(self, exchange: Any, data: bytes) -> None:
@@ -364,8 +365,7 @@ async def test_a_hook_ends_a_stream(stage: Stage) -> None:
 async def test_a_hook_gives_another_answer(stage: Stage, hook: str) -> None:
     def acts(name: str, exchange: Any) -> None:
         if name == hook:
-            gateway = exchange.gateway
-            exchange.answer(200, gateway.local_response(exchange, 200, b"text/plain", b"mine"))
+            exchange.answer(200, b"text/plain", b"mine")
 
     stage.before._acts = acts
     async with scripted(stage.play) as engine, running([engine.url], **QUIET) as gw, await gw.client() as client:
@@ -452,7 +452,7 @@ async def test_what_ends_a_wait(stage: Stage, hook: str, monkeypatch: pytest.Mon
         client = await gw.client()
         await client.send(tagged("gone"))
         await gw.until("it waits", lambda: len(waiter.waiting) == 1)
-        with pytest.raises(RuntimeError, match="does not wait"):
+        with pytest.raises(RuntimeError, match="RECEIVING goes on"):
             type(waiter.waiting[0]).resume(_not_waiting(waiter.waiting[0]))
         client.close()
         await gw.until("it is gone", lambda: stage.before.told["gone"] == told)
@@ -476,7 +476,7 @@ async def test_what_ends_a_wait(stage: Stage, hook: str, monkeypatch: pytest.Mon
 
 def _not_waiting(exchange: Any) -> Any:
     """The same gateway's, fresh: it is still being read."""
-    return type(exchange)(exchange.gateway, exchange.conn, exchange.head, exchange.endpoint, b"x")
+    return type(exchange)(exchange.gateway, exchange.client, exchange.head, exchange.endpoint, b"x")
 
 
 async def test_a_filter_sets_the_timer_of_a_wait_that_has_begun(stage: Stage) -> None:
@@ -514,7 +514,8 @@ async def test_who_is_queued_in_the_last_filter_keeps_nothing_else(stage: Stage,
         first = await held(gw, stage)
         second = asyncio.ensure_future(_ask(gw, tagged("plain")))
         await gw.until("one waits", lambda: gw.stats.queue_waiting_open == 1)
-        (waiting,) = [conn.sink for conn in core.conns if conn.sink is not None and conn.sink.phase is QUEUED]
+        sinks = [stream.sink for connection in core.connections for stream in connection.streams()]
+        (waiting,) = [one for one in sinks if one.phase == QUEUED]
         assert waiting.timer is None
         stage.let.set()
         assert ((await first).status, (await second).status) == (200, 200)
