@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastgw.upstream.target import Engine
 
 WAITS: Final = True
-"""What ``on_body`` and ``on_route`` return where the request waits; ``exchange.resume()`` has it go on, at the next filter."""
+"""What ``on_body`` and ``on_route`` return where the request waits; ``exchange.wake()`` has it go on, at the next filter."""
 
 ALIKE: Final = 0.8
 """A name that shares so much with a hook's is taken for a slip of the pen."""
@@ -66,15 +66,16 @@ class Filter:
     def on_route(self, exchange: Exchange) -> bool | None:
         """Before the first attempt, once. Chooses engines (``exchange.group``), or restricts them.
 
-        Returns ``WAITS`` where the request waits: then the filter, or a timer that it has set by ``gateway.later``, calls
-        ``exchange.resume()`` once, in a later turn, and the walk goes on at the next filter. Meanwhile the client may leave
-        and the request's own time may end: ``on_finish`` says so. A wait without a timer ends after ``exchange.exchange.MAX_WAIT_S``.
+        Returns ``WAITS`` where the request waits: then the filter wakes it once (``exchange.wake()``, or before that
+        ``gateway.later(exchange, seconds)``), and the walk goes on at the next filter. Meanwhile the client may leave and the
+        request's own time may end: ``on_finish`` says so, and who is woken then does nothing. A wait without a timer ends
+        after ``MAX_WAIT_S`` (``exchange.exchange``), with a 503.
         """
 
     # --- each attempt
     def rewrite(self, exchange: ExchangeState, engine: Engine, body: bytes) -> bytes:
         """The body as ``engine`` gets it, of the body that the filter before has returned. Not called for uploads that are
-        passed on as they come; called once for all requests that share a call, with the first of them."""
+        passed on as they come; called once for all requests that share a call, with the first of them. Must not raise."""
         return body
 
     def on_attempt(self, exchange: Exchange, engine: Engine) -> None:
