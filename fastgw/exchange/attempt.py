@@ -136,9 +136,10 @@ class Attempt(Call):
         exchange.call_failed(Failure.CONNECT_TIMEOUT if timed_out else Failure.CONNECT, False, detail)
 
     def on_error(self, error: GatewayError) -> None:
-        """What came is no response head; the stream is closed already."""
+        """What came is no response head (or a bug showed); the stream is closed already."""
         exchange = self._exchange
-        assert exchange is not None
+        if exchange is None:
+            return  # the bug showed at its end
         if error.source is Source.UPSTREAM:
             self.failed()
         error.detail = f"{self.pool.engine.name}: {error.detail}"

@@ -144,7 +144,7 @@ async def test_what_means_nothing_is_refused(method: str, path: str, status: int
 async def test_nobody_gets_in_without_the_key() -> None:
     async with operator() as op, RawClient.connect(op.control.url) as client:
         for method, path in (("GET", ""), ("POST", ""), ("DELETE", "/first"), ("POST", "/first/drain")):
-            await client.send(request(method, f"/admin/engines{path}", key="sk-of-a-client-0123456789"))
+            await client.send(request(method, f"/admin/engines{path}", key="engine-secret"))
             assert (await client.read_response()).status == 401
         assert not op.fleet.pools[0].engine.draining
 

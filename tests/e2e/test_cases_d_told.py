@@ -166,7 +166,7 @@ class TestD13:
             def fails(exchange: Any) -> None:
                 (PROMPT + KEY).encode() and bytes.decode(exchange.body + b"\xff")
 
-            core.on_body = (fails,)
+            core.walk = (fails,)
             answer = await ask(client, ire())
             assert answer.status == 500
             assert_tells_nothing(answer)

@@ -75,7 +75,7 @@ class TestABugInside:
 
         async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], expect_internal_errors=True) as gw:
             assert gw.gateway.core is not None
-            gw.gateway.core.on_route = (broken,)
+            gw.gateway.core.walk = (broken,)
             async with RawClient.connect("127.0.0.1", gw.port) as client:
                 await client.send(chat("m", False))
                 answer = await client.read_response()

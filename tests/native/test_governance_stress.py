@@ -336,7 +336,7 @@ async def test_a_hook_that_fails_at_the_end_takes_no_place_away(how: str) -> Non
                 exchange.guards = [lambda: failing(exchange, "")]
 
             if how == "guard":
-                core.on_route = (guarded, *core.on_route)
+                core.walk = (guarded, *core.walk)
             else:
                 core.on_finish = (failing, *core.on_finish)
             for _ in range(3):
