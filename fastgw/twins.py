@@ -41,7 +41,6 @@ MODULES: Final = (
     "exchange.figures",
     "exchange.filter",
     "exchange.gateway",
-    "exchange.phases",
     "exchange.plan",
     "exchange.record",
     "exchange.relay",

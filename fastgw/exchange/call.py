@@ -91,7 +91,7 @@ class Call(Carrier):
             self.probe = False
             self._room()
 
-    def conclude(self, well: bool) -> None:
+    def _conclude(self, well: bool) -> None:
         """The answer has ended, ``well`` or not: the verdict falls, where it has not."""
         if self.settled:
             if self.faulty:
@@ -102,12 +102,6 @@ class Call(Carrier):
             self.succeeded()
         else:
             self.released()
-
-    def felt(self, token_at: float) -> None:
-        """Its first token came at ``token_at``: what an engine without gauges is judged by."""
-        engine = self.pool.engine
-        if engine.gradient is not None and not self.faulty:
-            engine.gradient.sample(token_at - self.sent_at, engine.inflight)
 
     # --- the end
     def leave(self) -> None:
@@ -120,16 +114,24 @@ class Call(Carrier):
         stream.cancel()
         self._room()
 
-    def complete(self, now: float, reusable: bool) -> None:
-        """The answer has ended. ``reusable``: where and as it should, so that its stream may serve another request. (Who
-        waits for the place is told by whoever ends this.)"""
+    def complete(self, now: float, well: bool, reusable: bool, token_at: float) -> None:
+        """The answer has ended, ``well`` or not: the verdict falls, and then the place is free. (Who waits for it is told by
+        whoever ends this.) ``reusable``: it ended where and as it should, so that its stream may serve another request.
+        ``token_at``: when its first token came, 0.0 = none did: what an engine without gauges is judged by."""
+        if self.settled or self.faulty or not well:
+            self._conclude(well)
+        else:
+            self.succeeded()
         stream = self.stream
         if stream is None:
             return
         self.stream = None
         pool = self.pool
-        pool.engine.inflight -= 1
-        pool.engine.answered_total += 1
+        engine = pool.engine
+        if engine.gradient is not None and well and token_at and not self.faulty:
+            engine.gradient.sample(token_at - self.sent_at, engine.inflight)
+        engine.inflight -= 1
+        engine.answered_total += 1
         head = self.head
         if reusable and head is not None and head.keep_alive and not stream.queued():
             pool.give_back(stream, now, head.idle_s, head.max_requests)

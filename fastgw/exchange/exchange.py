@@ -321,12 +321,8 @@ class Exchange(ExchangeState):
         if call is not None:
             if call.relay is not None:
                 read_off(self, call.relay, outcome, now)
-            if call.stream is not None and self.token_at and outcome == "ok":
-                call.felt(self.token_at)
-            # The verdict on an engine falls when its answer has ended; then its place is free.
-            call.conclude(outcome == "ok")
             whole = self.upload is None or self.upload.sent_whole
-            call.complete(now, reusable and whole and phase == RELAYING)
+            call.complete(now, outcome == "ok", reusable and whole and phase == RELAYING, self.token_at)
         self._release(outcome, now)
 
     def _release(self, outcome: str, now: float) -> None:

@@ -192,13 +192,12 @@ class MergedCall(Call):
         answer = bytes(self._body)
         pieces = split(answer, [one.parts.count for one in asked], [one.parts.size_bytes for one in asked])
         now = monotonic()
-        self.complete(now, not source.spoiled)
+        if pieces is None:
+            self.settled = True  # (no verdict)
+        self.complete(now, True, not source.spoiled, 0.0)
         if pieces is None:
             self._refused("what came is not the embeddings that were asked for")
             return
-        if self.pool.engine.breaker.failures:
-            self.succeeded()
-        self.settled = True
         self._room()
         self._detach()
         self.members = []

@@ -51,12 +51,11 @@ MOVES: Final[dict[int, dict[int, int]]] = {
     DONE: {},
 }  # fmt: skip
 
-_NONE: Final = 255
-TABLE: Final = bytes(MOVES[phase].get(event, _NONE) for phase in range(len(PHASES)) for event in range(len(EVENTS)))
+NOWHERE: Final = 255
+TABLE: Final = bytes(MOVES[phase].get(event, NOWHERE) for phase in range(len(PHASES)) for event in range(len(EVENTS)))
 """The same, a byte for each phase and event."""
 
-_MOST: Final = len(EVENTS)
-_table: Final = TABLE
+EVENT_COUNT: Final = len(EVENTS)
 
 
 class IllegalMove(RuntimeError):
@@ -65,7 +64,7 @@ class IllegalMove(RuntimeError):
 
 def moved(phase: int, event: int) -> int:
     """Where ``event`` leads from ``phase``. Raises :class:`IllegalMove` where it leads nowhere."""
-    found = _table[phase * _MOST + event]
-    if found == _NONE:
+    found = TABLE[phase * EVENT_COUNT + event]
+    if found == NOWHERE:
         raise IllegalMove(f"an exchange that is {PHASES[phase]} {EVENTS[event]}")
     return found

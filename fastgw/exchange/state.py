@@ -17,7 +17,7 @@ from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context
 from fastgw.exchange.endpoints import Endpoint
 from fastgw.exchange.intake import Intake
-from fastgw.exchange.phases import PHASES, RECEIVING, moved
+from fastgw.exchange.phases import EVENT_COUNT, NOWHERE, PHASES, RECEIVING, TABLE, moved
 from fastgw.exchange.plan import NONE_YET, Tries
 from fastgw.exchange.session import WebSocketSession
 from fastgw.exchange.upload import Upload
@@ -172,7 +172,10 @@ class ExchangeState(Sink):
 
     def move(self, event: int) -> None:
         """``event`` happens. Raises :class:`~fastgw.exchange.phases.IllegalMove` where it cannot."""
-        self.phase = moved(self.phase, event)
+        found = TABLE[self.phase * EVENT_COUNT + event]
+        if found == NOWHERE:
+            moved(self.phase, event)  # which says so
+        self.phase = found
 
     # --- what its parts ask of it
     def route(self) -> None:

@@ -5,7 +5,6 @@ from fastgw.accel.heads cimport RequestHead
 from fastgw.exchange.call cimport Call
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.endpoints cimport Endpoint
-from fastgw.exchange.phases cimport moved
 from fastgw.exchange.plan cimport Tries
 from fastgw.limits.account cimport Account
 from fastgw.limits.meter cimport Meter
@@ -13,7 +12,8 @@ from fastgw.net.client cimport ClientStream, Sink
 from fastgw.stats cimport Stats
 from fastgw.upstream.table cimport Group
 
-cdef int RECEIVING
+cdef int EVENT_COUNT, NOWHERE, RECEIVING
+cdef bytes TABLE
 cdef long long SHARED_FROM_BYTES
 cdef Tries NONE_YET
 
@@ -39,6 +39,7 @@ cdef class ExchangeState(Sink):
     cdef public bint counted, estimated, strip_usage
     cdef public int phase, status, walked
 
+    @cython.locals(found=cython.int)
     cpdef move(self, int event)
     cpdef route(self)
     cpdef resume(self)
