@@ -10,11 +10,12 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Final
 
+from fastgw.accel.heads import RequestHead
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange import asking
-from fastgw.exchange.context import FinishHook
-from fastgw.exchange.endpoints import JSON
+from fastgw.exchange.context import Context, FinishHook
+from fastgw.exchange.endpoints import JSON, Endpoint
 from fastgw.exchange.figures import read_off
 from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import (
@@ -32,6 +33,7 @@ from fastgw.exchange.phases import (
 from fastgw.exchange.plan import Failure
 from fastgw.exchange.showing import has_gone_down
 from fastgw.exchange.state import ExchangeState
+from fastgw.net.client import ClientStream
 from fastgw.net.clock import monotonic
 from fastgw.protocol.openai import scan_body
 
@@ -41,8 +43,18 @@ NOT_ALLOWED: Final = (401, 403, 421, 429)
 """Answers to who may not, or not now: a connection that gets nothing else is closed after a few."""
 
 
+def exchange_for(
+    gateway: Context, client: ClientStream, head: RequestHead, endpoint: Endpoint, request_id: bytes
+) -> Exchange:
+    """A new exchange, and whoever answers ``client``."""
+    made = Exchange.__new__(Exchange)
+    made.make(gateway, client, head, endpoint, request_id)
+    client.sink = made
+    return made
+
+
 class Exchange(ExchangeState):
-    """See the head of this file."""
+    """See the head of this file. (:func:`exchange_for` makes them.)"""
 
     __slots__ = ()
 

@@ -22,7 +22,7 @@ from fastgw.errors import ErrorKind, GatewayError, Source
 from fastgw.exchange.call import Call
 from fastgw.exchange.context import DAY_S, Asking, Context, Judgement, Strategy, TakenUp
 from fastgw.exchange.endpoints import JSON, LOCAL, TUNNEL, Endpoint, EndpointTable
-from fastgw.exchange.exchange import NOT_ALLOWED, Exchange
+from fastgw.exchange.exchange import NOT_ALLOWED, Exchange, exchange_for
 from fastgw.exchange.filter import Filter, hooks
 from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import DONE
@@ -119,13 +119,12 @@ class GatewayCore(Context):
             request_id = serial_id(self._instance, serial)
         else:
             request_id = self.request_id(head)
-        exchange = Exchange(self, client, head, known.endpoint, request_id)
+        exchange = exchange_for(self, client, head, known.endpoint, request_id)
         exchange.key_id = known.key_id
         exchange.account = known.account
         exchange.meter = known.meter
         exchange.extra_head = known.extra_head
         exchange.client_ip = known.client_ip
-        client.sink = exchange
         exchange.timeout_s = known.timeout_s
         if known.timeout_s or self.request_timeout_s:
             client.due(exchange.started_at + self.time_limit(known.timeout_s, self.request_timeout_s))
@@ -140,8 +139,7 @@ class GatewayCore(Context):
     def _judge(self, client: ClientStream, head: RequestHead) -> None:
         """Begin an exchange for a head that this connection has not brought before."""
         endpoint = self.endpoints.get(head.path)
-        exchange = Exchange(self, client, head, endpoint or _UNKNOWN, self.request_id(head))
-        client.sink = exchange
+        exchange = exchange_for(self, client, head, endpoint or _UNKNOWN, self.request_id(head))
         try:
             for hook in self.on_origin:
                 hook(exchange)
@@ -250,8 +248,7 @@ class GatewayCore(Context):
         """Answer a request whose head could not be read; its framing is unknown, so the connection ends."""
         self.stats.exchanges_open += 1
         self.stats.exchanges_total += 1
-        exchange = Exchange(self, client, NO_HEAD, _UNKNOWN, self.request_id(NO_HEAD))
-        client.sink = exchange
+        exchange = exchange_for(self, client, NO_HEAD, _UNKNOWN, self.request_id(NO_HEAD))
         exchange.fail(error)
 
     def crashed(self, client: ClientStream, error: BaseException) -> None:

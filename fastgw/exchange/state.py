@@ -96,6 +96,12 @@ class ExchangeState(Sink):
     def __init__(
         self, gateway: Context, client: ClientStream, head: RequestHead, endpoint: Endpoint, request_id: bytes
     ) -> None:
+        self.make(gateway, client, head, endpoint, request_id)
+
+    def make(
+        self, gateway: Context, client: ClientStream, head: RequestHead, endpoint: Endpoint, request_id: bytes
+    ) -> None:
+        """What ``__init__`` does, for whoever cannot wait for a call by its type's name (which packs a tuple)."""
         self.gateway = gateway
         self.client = client
         self.head = head

@@ -1,5 +1,6 @@
 cimport cython
 
+from fastgw.accel.heads cimport RequestHead
 from fastgw.accel.sockets cimport keep
 from fastgw.exchange cimport asking
 from fastgw.exchange.call cimport Call
@@ -7,12 +8,16 @@ from fastgw.exchange.context cimport Context
 from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.figures cimport read_off
 from fastgw.exchange.state cimport ExchangeState
+from fastgw.net.client cimport ClientStream
 from fastgw.net.clock cimport monotonic
 from fastgw.protocol.openai cimport scan_body
 
 cdef int DONE, ENDS, GOES_ON, IS_HELD, LOCAL, MERGING, QUEUED, RELAYING, TUNNEL, WAITING
 cdef long long LARGE_BYTES
 cdef object JSON
+
+@cython.locals(made=Exchange)
+cpdef Exchange exchange_for(Context gateway, ClientStream client, RequestHead head, Endpoint endpoint, bytes request_id)
 
 @cython.final
 cdef class Exchange(ExchangeState):

@@ -3,7 +3,7 @@ cimport cython
 from fastgw.net.clock cimport monotonic
 from fastgw.accel.heads cimport RequestHead
 from fastgw.accel.lines cimport serial_id
-from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.exchange cimport Exchange, exchange_for
 from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.record cimport AccessLog
 from fastgw.exchange.context cimport Context, Judgement

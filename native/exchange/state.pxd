@@ -39,6 +39,7 @@ cdef class ExchangeState(Sink):
     cdef public bint counted, estimated, strip_usage
     cdef public int phase, status, walked
 
+    cpdef make(self, Context gateway, ClientStream client, RequestHead head, Endpoint endpoint, bytes request_id)
     @cython.locals(found=cython.int)
     cpdef move(self, int event)
     cpdef route(self)
