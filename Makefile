@@ -17,7 +17,7 @@ help:
 	@echo "make check     lint, types and the tests that answer within a minute, over one twin (ARGS as for make test)"
 	@echo "make install   a virtual environment in $(VENV) with fastgw and what its tests need"
 	@echo "make native    compile the twins of the hot modules in place (make install and make test do it too)"
-	@echo "make packaging build and install the wheels as users would; takes minutes and the network"
+	@echo "make packaging build and install the wheels as users would, compile one more module; takes minutes and the network"
 	@echo "make fuzz      hold the twins, httptools, h11 and readers of forms against each other, look for what costs too much, and"
 	@echo "               try the suite's properties with thousands of examples (FUZZ_SECONDS=600, ARGS='heads sse properties')"
 	@echo "make bench     measure CPU per request beside other proxies (ARGS='--seconds 2')"
@@ -79,7 +79,7 @@ fuzz: $(VENV)/.installed-dev
 
 packaging: $(VENV)/.installed-dev
 	$(build-native)
-	@$(BIN)/python -m pytest tests/native/test_packaging.py -m "packaging or not packaging" $(ARGS)
+	@$(BIN)/python -m pytest tests/native/test_packaging.py tests/docs/test_recipes.py -m "packaging or not packaging" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,39 +1,64 @@
-"""The recipes lead where they say: what stands on the page is put where the page puts it, and the page's own test is run."""
+"""The recipes lead where they say: each is followed in a copy of the working tree, from its page alone, with its own test."""
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
-from fastgw import policy
+from fastgw import twins
 from fastgw.exchange.filter import HOOKS
+from tests.docs.recipes import RECIPES, ROOT, apply, changed, copy, steps, typed, written
 
-PAGE = (Path(__file__).parents[2] / "docs/recipes/filter.md").read_text()
-FILE, PLACE, TEST = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-
-
-def module(name: str, text: str) -> ModuleType:
-    made = ModuleType(name)
-    exec(compile(text, name, "exec"), vars(made))
-    return made
+PAGES = sorted(path.name for path in RECIPES.glob("*.md"))
+COMPILES = "compiled-module.md"
 
 
-async def test_a_filter_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine: Any = module("fastgw.policy.batch", FILE)
-    monkeypatch.setitem(sys.modules, mine.__name__, mine)
-    before, name, behind = [line.strip().removesuffix(".from_config,") for line in PLACE.splitlines()]
-    names = [make.__self__.__name__ for make in policy.ORDER]  # type: ignore[attr-defined]
-    at = names.index(behind)
-    assert names[at - 1] == before, "the page shows its neighbours"
-    monkeypatch.setattr(policy, "ORDER", (*policy.ORDER[:at], getattr(mine, name).from_config, *policy.ORDER[at:]))
-    test: Any = module("test_batch", TEST)
-    await test.test_batches_go_one_at_a_time_and_others_pass_them()
+def own_tests(page: str) -> set[str]:
+    """The tests that a reader writes."""
+    return {path for path in written(page) if path.startswith("tests/")}
 
 
-def test_the_page_has_every_hook() -> None:
-    assert sorted(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == sorted(HOOKS)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != COMPILES])
+def test_a_recipe_leads_where_it_says(page: str, tmp_path: Path) -> None:
+    copy(tmp_path)
+    commands = apply(page, tmp_path)
+    tests = " ".join(command for command in commands if "pytest" in command)
+    assert own_tests(page), "a recipe has a test of its own"
+    assert [path for path in own_tests(page) if not any(path.startswith(word) for word in tests.split())] == []
+    for command in commands:
+        typed(command, tmp_path)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != COMPILES])
+def test_its_own_test_fails_where_only_that_was_written(page: str, tmp_path: Path) -> None:
+    copy(tmp_path)
+    for step in steps(page):
+        if step.path in own_tests(page):
+            (tmp_path / step.path).write_text(step.text, encoding="utf-8")
+    with pytest.raises(AssertionError, match=r"\d (failed|error)"):
+        typed(f".venv/bin/python -m pytest {' '.join(own_tests(page))}", tmp_path)
+
+
+@pytest.mark.packaging
+@pytest.mark.timeout(600)
+def test_a_module_is_compiled(tmp_path: Path) -> None:
+    if not twins.extension_of(twins.MODULES[0]).exists():
+        pytest.skip("nothing is compiled here")
+    copy(tmp_path, compiled=True)
+    for command in apply(COMPILES, tmp_path):
+        typed(command, tmp_path)
+    assert list((tmp_path / "fastgw/policy").glob("sessions.*.so"))
+
+
+@pytest.mark.parametrize("diff", [" gone\n+new\n", " twice\n+new\n"])
+def test_a_change_that_does_not_fit_is_no_change(diff: str) -> None:
+    assert changed("once\ntwice\ntwice\n", " once\n+new\n") == "once\nnew\ntwice\ntwice\n"
+    with pytest.raises(AssertionError):
+        changed("once\ntwice\ntwice\n", diff)
+
+
+def test_the_page_of_filters_has_every_hook() -> None:
+    page = (RECIPES / "filter.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(HOOKS)

@@ -42,6 +42,7 @@ class Asked:
 
     def __init__(self, model: str = "m", substitute: str = "") -> None:
         self.model = model
+        self.key_id = ""
         self.substitute = substitute
 
 
