@@ -171,9 +171,11 @@ def _docs(argv: Sequence[str]) -> int:
     from pathlib import Path
 
     from fastgw.config.render import errors_markdown, markdown
+    from fastgw.exchange.drawn import phases_markdown
 
-    for name, text in (("configuration.md", markdown()), ("errors.md", errors_markdown())):
-        Path(folder, name).write_text(text, encoding="utf-8")
+    pages = {"configuration.md": markdown, "errors.md": errors_markdown, "phases.md": phases_markdown}
+    for name, text in pages.items():
+        Path(folder, name).write_text(text(), encoding="utf-8")
     return 0
 
 

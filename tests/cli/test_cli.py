@@ -126,7 +126,7 @@ def test_check_takes_the_examples(tmp_path: Path) -> None:
 
 def test_docs_writes_the_pages(tmp_path: Path) -> None:
     assert run(tmp_path, "docs", "--write", ".").returncode == 0
-    for name in ("configuration.md", "errors.md"):
+    for name in ("configuration.md", "errors.md", "phases.md"):
         assert (tmp_path / name).read_bytes() == (REPO / "docs" / name).read_bytes()
 
 
