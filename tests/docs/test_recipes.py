@@ -62,3 +62,8 @@ def test_a_change_that_does_not_fit_is_no_change(diff: str) -> None:
 def test_the_page_of_filters_has_every_hook() -> None:
     page = (RECIPES / "filter.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(HOOKS)
+
+
+def test_contributing_leads_to_every_recipe() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert [page for page in PAGES if f"docs/recipes/{page}" not in text] == []
