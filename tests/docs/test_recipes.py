@@ -29,6 +29,7 @@ def test_a_recipe_leads_where_it_says(page: str, tmp_path: Path) -> None:
     assert [path for path in own_tests(page) if not any(path.startswith(word) for word in tests.split())] == []
     for command in commands:
         typed(command, tmp_path)
+    typed(".venv/bin/python -m ruff check .", tmp_path)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != COMPILES])
