@@ -79,7 +79,7 @@ fuzz: $(VENV)/.installed-dev
 
 packaging: $(VENV)/.installed-dev
 	$(build-native)
-	@$(BIN)/python -m pytest tests/native/test_packaging.py tests/docs/test_recipes.py -m "packaging or not packaging" $(ARGS)
+	@$(BIN)/python -m pytest tests/native/test_packaging.py tests/recipes/test_recipes.py -m "packaging or not packaging" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -18,8 +18,11 @@ from both import NO_TESTS, ROOT, Session, run, split_marks
 
 TESTS = ROOT / "tests"
 # They start gateways by the hundred, engines and programs; or hold one twin against the other; or are of what is no part of a
-# gateway.
-LEFT_OUT = {"adversity", "audit", "benchmarks", "cli", "e2e", "fuzz", "native", "reference", "sim", "soak", "store", "support"}
+# gateway; or follow recipes in copies of the whole.
+LEFT_OUT = {
+    "adversity", "audit", "benchmarks", "cli", "e2e", "fuzz", "native", "recipes", "reference", "sim", "soak", "store",
+    "support",
+}  # fmt: skip
 # About half of the time.
 MACHINES = {"accel", "limits", "protocol"}
 SLOW = "quiet or both_twins"

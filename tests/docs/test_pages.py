@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.recipes import RECIPES, written
+from tests.recipes.follow import RECIPES, written
 
 ROOT = Path(__file__).parents[2]
 PLACES = ("*.md", "docs/*.md", "docs/decisions/*.md", "docs/recipes/*.md", "benchmarks/README.md", "benchmarks/*/README.md")

@@ -9,7 +9,7 @@ import pytest
 
 from fastgw import twins
 from fastgw.exchange.filter import HOOKS
-from tests.docs.recipes import RECIPES, ROOT, apply, changed, copy, steps, typed, written
+from tests.recipes.follow import RECIPES, ROOT, apply, changed, copy, steps, typed, written
 
 PAGES = sorted(path.name for path in RECIPES.glob("*.md"))
 COMPILES = "compiled-module.md"
@@ -23,23 +23,21 @@ def own_tests(page: str) -> set[str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if page != COMPILES])
 def test_a_recipe_leads_where_it_says(page: str, tmp_path: Path) -> None:
     copy(tmp_path)
-    commands = apply(page, tmp_path)
-    tests = " ".join(command for command in commands if "pytest" in command)
-    assert own_tests(page), "a recipe has a test of its own"
-    assert [path for path in own_tests(page) if not any(path.startswith(word) for word in tests.split())] == []
-    for command in commands:
-        typed(command, tmp_path)
-    typed(".venv/bin/python -m ruff check .", tmp_path)
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if page != COMPILES])
-def test_its_own_test_fails_where_only_that_was_written(page: str, tmp_path: Path) -> None:
-    copy(tmp_path)
+    tests = own_tests(page)
+    assert tests, "a recipe has a test of its own"
     for step in steps(page):
-        if step.path in own_tests(page):
+        if step.path in tests:
             (tmp_path / step.path).write_text(step.text, encoding="utf-8")
     with pytest.raises(AssertionError, match=r"\d (failed|error)"):
-        typed(f".venv/bin/python -m pytest {' '.join(own_tests(page))}", tmp_path)
+        typed(f".venv/bin/python -m pytest {' '.join(tests)}", tmp_path)  # alone it fails
+    for path in tests:
+        (tmp_path / path).unlink()
+    commands = apply(page, tmp_path)
+    run = " ".join(command for command in commands if "pytest" in command)
+    assert [path for path in tests if not any(path.startswith(word) for word in run.split())] == []
+    for command in commands:
+        typed(command, tmp_path)
+    typed(f".venv/bin/python -m ruff check {' '.join(written(page))}", tmp_path)
 
 
 @pytest.mark.packaging
