@@ -9,26 +9,21 @@
     control         admin API, metrics
 
 ``Gateway`` is the embeddable object: several may live in one process, each with its own counters, tasks and sockets,
-and nothing is left behind when it has stopped. ``serve`` is one of them with signals, for the command line.
+and nothing is left behind when it has stopped. What the two listeners are made of is in ``doors``; ``serve`` is a gateway
+with signals, for the command line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import sys
 from collections.abc import Callable
 from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from fastgw import errors, twins
+from fastgw import doors, twins
 from fastgw.config import Config
-from fastgw.config.address import is_loopback, parse_host_port
-from fastgw.config.machine import connections_in, files_for, open_files
-from fastgw.errors import GatewayError
-from fastgw.exchange.filter import Filter
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.local import LocalEndpoints
 from fastgw.exchange.record import AccessRecord as AccessRecord
@@ -38,34 +33,26 @@ from fastgw.limits.account import Accounts, Defaults
 from fastgw.limits.key import UsageRow
 from fastgw.limits.ledger import day_of
 from fastgw.limits.meter import Meters
-from fastgw.net.client import ConnLimits
 from fastgw.net.clock import micros
-from fastgw.net.h1_connection import H1Connection
 from fastgw.net.listener import BindError, Listener, bind
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
-from fastgw.net.wire import PlainWire
 from fastgw.policy import build
 from fastgw.policy.iplimit import IpLimit
 from fastgw.policy.queue import Queue
 from fastgw.policy.route import serving
 from fastgw.policy.routing import strategy_for
-from fastgw.protocol.headers import is_trusted
-from fastgw.protocol.hosts import HostRule
-from fastgw.protocol.http1.writer import simple_response
 from fastgw.stats import EventLog, NullLog, Stats
 from fastgw.tasks import Tasks
 from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
-from fastgw.vitals import Vitals
 
 if TYPE_CHECKING:
     from fastgw.control.server import ControlServer
     from fastgw.store.state import State
 
 BACKLOG: Final = 4096
-LEAST_PER_IP: Final = 64  # connections that any one address may have, where the setting does not say
 LOOK_S: Final = 0.01
 PIECE: Final = 1000  # keys taken over at once at a start
 STATE_WAIT_S: Final = 5.0  # for the store to take the last of it
@@ -108,7 +95,7 @@ class Gateway:
         self._control: ControlServer | None = None
         self._fleet: Fleet | None = None
         self._queue: Queue | None = None
-        self._filters: tuple[Filter, ...] = ()
+        self._meters: Meters | None = None
         self.core: GatewayCore | None = None
         self.addresses: list[str] = []
 
@@ -168,8 +155,33 @@ class Gateway:
             config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
         )
         health = Health(lambda: fleet.pools, config, self.log, fleet.publish, self._room, shortage)
-        filters = self._filters = build(config)
+        core = self._put_together(reactor, health, accounts)
+        LocalEndpoints(core, tasks.spawn)
+        try:
+            await health.resolve_all(RESOLVE_WAIT_S)
+        except BaseException:
+            for sock in socks:
+                sock.close()
+            await self._close_state()
+            raise
+        keeping = self._keep(loop, usage)
+        if config.embedding_merge_s:
+            from fastgw.exchange.merging import Merger
+
+            core.merger = Merger(core, loop, wait_s=config.embedding_merge_s, most_inputs=config.embedding_merge_inputs)
+        listener = self._listener = doors.for_clients(core, socks, shortage)
+        self.addresses = listener.addresses
+        self._look_after_engines(health)
+        keeping.start()
+        if config.control_listen:
+            await self._open_control()
+
+    def _put_together(self, reactor: Reactor, health: Health, accounts: Accounts) -> GatewayCore:
+        """The filters, and the core that runs requests through them."""
+        config = self.config
+        filters = build(config)
         self._queue = next((one for one in filters if isinstance(one, Queue)), None)
+        self._meters = next((one.meters for one in filters if isinstance(one, IpLimit)), None)
         core = self.core = GatewayCore(
             config,
             reactor=reactor,
@@ -179,74 +191,35 @@ class Gateway:
             filters=filters,
             strategy=strategy_for(config),
             health=health,
-            table=fleet.table,
+            table=self.fleet.table,
             accounts=accounts,
             instance=os.urandom(4).hex().encode(),
         )
         core.serving = serving
-        LocalEndpoints(core, tasks.spawn)
-        try:
-            await health.resolve_all(RESOLVE_WAIT_S)
-        except BaseException:
-            for sock in socks:
-                sock.close()
-            await self._close_state()
-            raise
-        meters = next((one.meters for one in filters if isinstance(one, IpLimit)), None)
+        return core
+
+    def _keep(self, loop: asyncio.AbstractEventLoop, usage: list[UsageRow]) -> Housekeeping:
+        """What looks after keys and usage from now on, with what has been used already."""
+        core = self.core
+        assert core is not None
         keeping = self._keeping = Housekeeping(
             core,
             loop,
-            meters=meters,
+            meters=self._meters,
             store=self._state,
-            flush_s=config.flush_interval_s,
+            flush_s=self.config.flush_interval_s,
         )
         keeping.restore(usage)
         if self._state is not None:
             self._state.start(loop, keeping.keys_changed)
             keeping.ask_for(core.today)  # in case it could not be read, or midnight has passed since
-        if config.embedding_merge_s:
-            from fastgw.exchange.merging import Merger
+        return keeping
 
-            core.merger = Merger(core, loop, wait_s=config.embedding_merge_s, most_inputs=config.embedding_merge_inputs)
-        limits = ConnLimits(
-            head_bytes=config.max_head_bytes,
-            header_count=config.max_header_count,
-            head_s=config.head_timeout_s,
-            idle_s=config.keepalive_timeout_s,
-            body_s=config.body_timeout_s,
-            write_s=config.write_timeout_s,
-        )
-        trusted = core.trusted
-        connections = core.connections
-        stats = self.stats
-
-        def accepted(sock: socket.socket, ip: str) -> None:
-            wire = PlainWire(reactor, sock)
-            known = bool(trusted) and is_trusted(ip, trusted)
-            connections.add(H1Connection(reactor, wire, core, limits, stats, ip, known))
-
-        most = self._most_connections()
-        max_per_ip = config.max_connections_per_ip
-        chosen = max_per_ip is not None
-        if max_per_ip is None:
-            # (No one address has all of them, however few they are.)
-            max_per_ip = max(1, min(most // 2, max(LEAST_PER_IP, most // 8)))
-        listener = self._listener = Listener(
-            reactor,
-            socks,
-            accepted,
-            stats,
-            self.log,
-            max_connections=most,
-            max_per_ip=max_per_ip,
-            # Behind a proxy are many; and this machine's own clients, load generators among them, could do worse.
-            exempt=lambda ip: (not chosen and is_loopback(ip)) or (bool(trusted) and is_trusted(ip, trusted)),
-            refusal=self._refusal,
-            shortage=shortage,
-        )
-        if max_per_ip:
-            core.on_closed = listener.released
-        self.addresses = listener.addresses
+    def _look_after_engines(self, health: Health) -> None:
+        """Connections to those that are there, and whoever asks all of them from now on how they are, and what they take."""
+        config = self.config
+        fleet, tasks = self.fleet, self._tasks
+        assert tasks is not None
         for pool in fleet.pools:
             pool.keep_warm()
         tasks.spawn("health", health.run())
@@ -263,26 +236,6 @@ class Gateway:
                 changed=self._room,
             )
             tasks.spawn("scheduler", scheduler.run())
-        keeping.start()
-        if config.control_listen:
-            await self._open_control(meters)
-
-    def _most_connections(self) -> int:
-        """``max_connections``, or as many as find room: where descriptors ran out, one address could take all, and whoever came
-        next would have no answer at all."""
-        wanted = self.config.max_connections
-        files = open_files()
-        room = connections_in(files) if files else wanted
-        if room >= wanted:
-            return wanted
-        self.log.warning(
-            "the limit of open files is too low for max_connections",
-            open_files=files,
-            max_connections=wanted,
-            connections=room,
-            hint=f"raise it to {files_for(wanted)} (ulimit -n, LimitNOFILE), or set max_connections to {room}",
-        )
-        return room
 
     def _open_accounts(self) -> tuple[Accounts, list[UsageRow]]:
         """Who may use the gateway, from the configuration and the store, and what they have used already."""
@@ -320,64 +273,16 @@ class Gateway:
             accounts.required = True  # there were keys once: the last one that went left the gateway closed
         return accounts, loaded.usage
 
-    async def _open_control(self, meters: Meters | None) -> None:
-        """The control listener: imported here, for it takes longer than all the rest of a start."""
-        from fastgw.control.server import ControlServer
-        from fastgw.engines import EngineDesk
-        from fastgw.observe.metrics import GatewayCollector, render
-
-        config = self.config
+    async def _open_control(self) -> None:
         core = self.core
         assert core is not None
-        keys = None
-        if self._state is not None:
-            from fastgw.keyring import Keyring
-
-            keys = Keyring(self._state, self._usage_today)
-        collector = GatewayCollector(
-            Vitals(
-                core,
-                engines=self.fleet.engines,
-                queue=self._queue,
-                meters=meters,
-                store_failing=lambda: self._state is not None and self._state.failing,
-                admin_auth_failures=lambda: self._control.auth_failures if self._control is not None else 0,
-            )
-        )
-        listen = config.control_listen
-        free = listen.endswith(":0")  # the system chooses the port
-        host, port = parse_host_port(listen.removesuffix(":0") + ":1" if free else listen)
-        control = ControlServer(
-            host=host,
-            port=0 if free else port,
-            admin_key=config.admin_key,
-            log=self.log,
-            render_metrics=lambda: render(collector),
-            health=lambda: dict(zip(("healthy_engines", "total_engines"), core.health.counts(), strict=True)),
-            keys=keys,
-            engines=EngineDesk(self.fleet),
-            hosts=HostRule(config.allowed_hosts, os.uname().nodename),
-        )
         try:
-            await control.start()
+            self._control = await doors.for_the_operator(core, self.fleet, self._queue, self._meters, lambda: self._state)
         except BaseException as error:
             await self.stop(0.0)
             if isinstance(error, BindError):
                 raise StartError(str(error)) from error
             raise
-        self._control = control
-
-    def _usage_today(self, key_id: str) -> UsageRow | None:
-        core = self.core
-        account = core.accounts.by_id(key_id) if core is not None else None
-        if core is None or account is None:
-            return None
-        ledger = account.ledger
-        ledger.roll(core.today)
-        return (
-            key_id, ledger.day, ledger.prompt, ledger.completion, ledger.requests, ledger.estimated, ledger.cached,
-            ledger.reasoning,
-        )  # fmt: skip
 
     def _room(self) -> None:
         """Engines have become well or ill, or take more: whoever waits is looked at."""
@@ -404,13 +309,6 @@ class Gateway:
         """An engine has joined: it is asked at once how it is."""
         if self._tasks is not None:
             self._tasks.spawn(f"first probe of {pool.engine.name}", health.probe(pool))
-
-    def _refusal(self, ip: str) -> bytes:
-        kind = errors.lookup("too_many_connections", self.config.compat)
-        core = self.core
-        if core is not None:
-            core.refused_connection(ip, kind)
-        return simple_response(kind.status, body=errors.body(kind), extra=b"retry-after: 1\r\n", close=True)
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Drain and stop: not ready, no new connections, live exchanges get ``drain_s`` (default: the configuration's),
@@ -445,7 +343,6 @@ class Gateway:
         self._listener = None
         self.addresses = []
 
-
     @staticmethod
     async def _until(condition: Callable[[], bool], deadline: float) -> None:
         """Look every few milliseconds: the data plane has no event for "the last one ended", and pays for none."""
@@ -454,91 +351,4 @@ class Gateway:
             await asyncio.sleep(pause)
 
 
-def serve(config: Config) -> int:
-    """Run a gateway until SIGTERM or SIGINT; returns the exit code. Raises :class:`StartError`."""
-    import gc
-    import signal
-
-    import uvloop
-
-    from fastgw.observe.logs import to_stderr
-
-    _raise_file_limit()
-    _no_core_file()
-    stats = Stats()
-    log = to_stderr(config.log_level, config.log_format, stats, config.log_flood_rate)
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        access = log if config.access_log else None
-        gateway = Gateway(config, log=log, access=access, stats=stats, alone=True)
-        drain, at_once = asyncio.Event(), asyncio.Event()
-
-        def signalled() -> None:
-            if drain.is_set():
-                at_once.set()
-            drain.set()
-
-        # Before anything listens: a signal that comes during the start is a drain like any other.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, signalled)
-        await gateway.start()
-        log.start(loop)
-        for warning in config.warnings:
-            log.warning(warning)
-        log.info(
-            "listening",
-            urls=" ".join(gateway.addresses),
-            engines=" ".join(engine.name for engine in config.engines) or "none",
-            auth="keys" if gateway.core is not None and gateway.core.accounts.required else "none",
-            **({"control": gateway.control_url} if gateway.control_url else {}),
-            native="yes" if twins.native() else "no",
-            pid=os.getpid(),
-        )
-        # What lives now lives until the end: the collector need not look at it again, nor so often at the rest. It is not
-        # looked through even once: that would hold the first requests for milliseconds.
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
-        gc.enable()
-        await drain.wait()
-        log.info("draining", seconds=config.drain_timeout_s, exchanges=stats.exchanges_open)
-        stopping = asyncio.ensure_future(gateway.stop())
-        hurry = asyncio.ensure_future(at_once.wait())
-        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        if not stopping.done():
-            stopping.cancel()
-            await asyncio.wait({stopping})
-            await gateway.stop(0.0)
-        else:
-            stopping.result()
-        log.info("stopped")
-
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main())
-    finally:
-        log.close()
-    return 0
-
-
-def _raise_file_limit() -> None:
-    """As many descriptors as the system allows: each client and each engine connection takes one."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (ValueError, OSError) as error:
-            print(f"fastgw: cannot raise the limit of open files from {soft}: {error}", file=sys.stderr)
-
-
-def _no_core_file() -> None:
-    """A crash leaves no core file: it would hold keys and prompts. ``prlimit --core`` brings it back while debugging."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-
-
-__all__ = ["Gateway", "GatewayError", "StartError", "serve"]
+__all__ = ["AccessRecord", "Gateway", "StartError"]

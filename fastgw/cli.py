@@ -83,7 +83,8 @@ def _serve_until_stopped(argv: Sequence[str]) -> int:
         return 2
     if not _select(loaded.config.native):
         return 1
-    from fastgw.app import StartError, serve
+    from fastgw.app import StartError
+    from fastgw.serve import serve
 
     try:
         return serve(loaded.config)

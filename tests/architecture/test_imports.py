@@ -13,8 +13,9 @@ from tests.architecture.sources import Import, imports, modules
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("demo",),
+    ("demo", "serve"),
     ("app",),
+    ("doors",),
     ("engines", "housekeeping", "keyring", "vitals"),
     ("control", "gpu", "sim", "bench", "observe", "store"),
     ("policy",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import fastgw.app
+import fastgw.doors
 from fastgw.net.listener import Listener
 from tests.support.client import RawClient, request
 from tests.support.gateway import Running, running
@@ -49,7 +49,7 @@ async def test_by_default_loopback_and_trusted_proxies_are_free() -> None:
 
 
 async def test_over_the_default_a_connection_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastgw.app, "is_loopback", lambda ip: False)
+    monkeypatch.setattr(fastgw.doors, "is_loopback", lambda ip: False)
     async with running(max_connections=128) as gw:
         clients = [await gw.client() for _ in range(64)]
         await gw.until("all are in", lambda: gw.stats.connections_open == 64)

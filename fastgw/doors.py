@@ -1,0 +1,164 @@
+"""The two doors of a gateway, put together: the listener for clients, and the one for who runs it.
+
+Owns what stands between a listener and the rest, which know nothing of each other: how many clients find room, whom the limit
+per address spares, what a client is told for whom there is none; and what the control listener may see and do.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from fastgw import errors
+from fastgw.config import Config
+from fastgw.config.address import is_loopback, parse_host_port
+from fastgw.config.machine import connections_in, files_for, open_files
+from fastgw.exchange.gateway import GatewayCore
+from fastgw.limits.key import UsageRow
+from fastgw.limits.meter import Meters
+from fastgw.net.client import ConnLimits
+from fastgw.net.h1_connection import H1Connection
+from fastgw.net.listener import Listener
+from fastgw.net.shortage import Shortage
+from fastgw.net.wire import PlainWire
+from fastgw.policy.queue import Queue
+from fastgw.protocol.headers import is_trusted
+from fastgw.protocol.hosts import HostRule
+from fastgw.protocol.http1.writer import simple_response
+from fastgw.stats import EventLog
+from fastgw.upstream.fleet import Fleet
+
+if TYPE_CHECKING:
+    from fastgw.control.server import ControlServer
+    from fastgw.store.state import State
+
+LEAST_PER_IP: Final = 64  # connections that any one address may have, where the setting does not say
+
+
+def for_clients(core: GatewayCore, socks: Sequence[socket.socket], shortage: Shortage) -> Listener:
+    """Accept on ``socks``, which are bound already, from now on until the listener is closed."""
+    config = core.config
+    limits = ConnLimits(
+        head_bytes=config.max_head_bytes,
+        header_count=config.max_header_count,
+        head_s=config.head_timeout_s,
+        idle_s=config.keepalive_timeout_s,
+        body_s=config.body_timeout_s,
+        write_s=config.write_timeout_s,
+    )
+    trusted, connections, reactor, stats = core.trusted, core.connections, core.reactor, core.stats
+
+    def accepted(sock: socket.socket, ip: str) -> None:
+        wire = PlainWire(reactor, sock)
+        known = bool(trusted) and is_trusted(ip, trusted)
+        connections.add(H1Connection(reactor, wire, core, limits, stats, ip, known))
+
+    def refusal(ip: str) -> bytes:
+        kind = errors.lookup("too_many_connections", core.profile)
+        core.refused_connection(ip, kind)
+        return simple_response(kind.status, body=errors.body(kind), extra=b"retry-after: 1\r\n", close=True)
+
+    most = _most_connections(config, core.log)
+    max_per_ip = config.max_connections_per_ip
+    chosen = max_per_ip is not None
+    if max_per_ip is None:
+        # (No one address has all of them, however few they are.)
+        max_per_ip = max(1, min(most // 2, max(LEAST_PER_IP, most // 8)))
+    listener = Listener(
+        reactor,
+        socks,
+        accepted,
+        stats,
+        core.log,
+        max_connections=most,
+        max_per_ip=max_per_ip,
+        # Behind a proxy are many; and this machine's own clients, load generators among them, could do worse.
+        exempt=lambda ip: (not chosen and is_loopback(ip)) or (bool(trusted) and is_trusted(ip, trusted)),
+        refusal=refusal,
+        shortage=shortage,
+    )
+    if max_per_ip:
+        core.on_closed = listener.released
+    return listener
+
+
+def _most_connections(config: Config, log: EventLog) -> int:
+    """``max_connections``, or as many as find room: where descriptors ran out, one address could take all, and whoever came
+    next would have no answer at all."""
+    wanted = config.max_connections
+    files = open_files()
+    room = connections_in(files) if files else wanted
+    if room >= wanted:
+        return wanted
+    log.warning(
+        "the limit of open files is too low for max_connections",
+        open_files=files,
+        max_connections=wanted,
+        connections=room,
+        hint=f"raise it to {files_for(wanted)} (ulimit -n, LimitNOFILE), or set max_connections to {room}",
+    )
+    return room
+
+
+async def for_the_operator(
+    core: GatewayCore, fleet: Fleet, queue: Queue | None, meters: Meters | None, state: Callable[[], State | None]
+) -> ControlServer:
+    """Serve the control listener; ``state`` is the store, as long as there is one. Raises :class:`BindError`."""
+    # Imported here, for it takes longer than all the rest of a start.
+    from fastgw.control.server import ControlServer
+    from fastgw.engines import EngineDesk
+    from fastgw.observe.metrics import GatewayCollector, render
+    from fastgw.vitals import Vitals
+
+    config = core.config
+    keys = None
+    store = state()
+    if store is not None:
+        from fastgw.keyring import Keyring
+
+        keys = Keyring(store, lambda key_id: _usage_today(core, key_id))
+
+    def store_failing() -> bool:
+        now = state()
+        return now is not None and now.failing
+
+    collector = GatewayCollector(
+        Vitals(
+            core,
+            engines=fleet.engines,
+            queue=queue,
+            meters=meters,
+            store_failing=store_failing,
+            admin_auth_failures=lambda: control.auth_failures,
+        )
+    )
+    listen = config.control_listen
+    free = listen.endswith(":0")  # the system chooses the port
+    host, port = parse_host_port(listen.removesuffix(":0") + ":1" if free else listen)
+    control = ControlServer(
+        host=host,
+        port=0 if free else port,
+        admin_key=config.admin_key,
+        log=core.log,
+        render_metrics=lambda: render(collector),
+        health=lambda: dict(zip(("healthy_engines", "total_engines"), core.health.counts(), strict=True)),
+        keys=keys,
+        engines=EngineDesk(fleet),
+        hosts=HostRule(config.allowed_hosts, os.uname().nodename),
+    )
+    await control.start()
+    return control
+
+
+def _usage_today(core: GatewayCore, key_id: str) -> UsageRow | None:
+    account = core.accounts.by_id(key_id)
+    if account is None:
+        return None
+    ledger = account.ledger
+    ledger.roll(core.today)
+    return (
+        key_id, ledger.day, ledger.prompt, ledger.completion, ledger.requests, ledger.estimated, ledger.cached,
+        ledger.reasoning,
+    )  # fmt: skip

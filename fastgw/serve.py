@@ -1,0 +1,98 @@
+"""A gateway of one's own process: its signals, its limits, its log. ``fastgw serve`` is this.
+
+Owns what only a whole process can be told: the loop, the collector, how many descriptors there are, and that no core file is
+left. An embedded gateway (``app.Gateway``) leaves all of that to its program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+import sys
+
+import uvloop
+
+from fastgw import twins
+from fastgw.app import Gateway
+from fastgw.config import Config
+from fastgw.observe.logs import to_stderr
+from fastgw.stats import Stats
+
+
+def serve(config: Config) -> int:
+    """Run a gateway until SIGTERM or SIGINT; returns the exit code. Raises :class:`~fastgw.app.StartError`."""
+    _raise_file_limit()
+    _no_core_file()
+    stats = Stats()
+    log = to_stderr(config.log_level, config.log_format, stats, config.log_flood_rate)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        access = log if config.access_log else None
+        gateway = Gateway(config, log=log, access=access, stats=stats, alone=True)
+        drain, at_once = asyncio.Event(), asyncio.Event()
+
+        def signalled() -> None:
+            if drain.is_set():
+                at_once.set()
+            drain.set()
+
+        # Before anything listens: a signal that comes during the start is a drain like any other.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signalled)
+        await gateway.start()
+        log.start(loop)
+        for warning in config.warnings:
+            log.warning(warning)
+        log.info(
+            "listening",
+            urls=" ".join(gateway.addresses),
+            engines=" ".join(engine.name for engine in config.engines) or "none",
+            auth="keys" if gateway.core is not None and gateway.core.accounts.required else "none",
+            **({"control": gateway.control_url} if gateway.control_url else {}),
+            native="yes" if twins.native() else "no",
+            pid=os.getpid(),
+        )
+        # What lives now lives until the end: the collector need not look at it again, nor so often at the rest. It is not
+        # looked through even once: that would hold the first requests for milliseconds.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        gc.enable()
+        await drain.wait()
+        log.info("draining", seconds=config.drain_timeout_s, exchanges=stats.exchanges_open)
+        stopping = asyncio.ensure_future(gateway.stop())
+        hurry = asyncio.ensure_future(at_once.wait())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not stopping.done():
+            stopping.cancel()
+            await asyncio.wait({stopping})
+            await gateway.stop(0.0)
+        else:
+            stopping.result()
+        log.info("stopped")
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+    finally:
+        log.close()
+    return 0
+
+
+def _raise_file_limit() -> None:
+    """As many descriptors as the system allows: each client and each engine connection takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError) as error:
+            print(f"fastgw: cannot raise the limit of open files from {soft}: {error}", file=sys.stderr)
+
+
+def _no_core_file() -> None:
+    """A crash leaves no core file: it would hold keys and prompts. ``prlimit --core`` brings it back while debugging."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
