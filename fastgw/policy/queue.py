@@ -3,10 +3,7 @@
 A request needs three kinds of room: its key's (``concurrency``), its lane's (all requests for one model, where a route
 sets a limit, else all that the same engines serve) and all engines' together (``max_concurrent``); and an engine of its
 lane must have a free place. Where it does not find it, ``on_capacity`` decides. A stream holds its places until its last
-byte.
-
-    waiting for its key     one fair queue per key, while the key has as many requests under way as it may
-    waiting in its lane     one fair queue per lane: by class, then fair between tenants by tokens (``limits.fairqueue``)
+byte. How those wait who do is told in ``waiting``.
 
 Nothing here polls: a place that comes free, an engine that recovers or gets more places ends in ``on_room``, and the queue
 is looked through once, in the same turn of the loop, after what runs now has returned.
@@ -20,25 +17,22 @@ from random import random
 from typing import Final
 
 from fastgw.config import Config, RouteConfig
-from fastgw.config.names import PRIORITIES
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import WAITS, Filter
-from fastgw.exchange.phases import DONE, QUEUES, RECEIVING
+from fastgw.exchange.phases import DONE, RECEIVING
 from fastgw.limits.account import Account
-from fastgw.limits.crowd import Crowd
 from fastgw.limits.drain import DrainRate
 from fastgw.limits.fairqueue import FairQueue
 from fastgw.net.clock import micros, monotonic
 from fastgw.policy.lanes import Lane, fit
 from fastgw.policy.places import Place
-from fastgw.policy.quota import expected_cost, take_back
+from fastgw.policy.quota import take_back
 from fastgw.policy.route import serving
+from fastgw.policy.waiting import Waiting
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
 
-QUANTUM: Final = 512  # tokens of one tenant's turn: about what a short chat takes
-INTERVAL_S: Final = 5.0  # waits are looked at over so long before a queue counts as overloaded
 GIVE_WAY: Final = 8  # requests that may give way to one; a large body would drive out a hundred small ones
 BATCH: Final = 64  # let go in one turn of the loop; the rest in the next
 
@@ -51,9 +45,8 @@ class Queue(Filter):
     """See the head of this file."""
 
     __slots__ = (
-        "_adaptive", "_again", "_bounded", "_by_class", "_crowd", "_drain", "_inflight", "_lanes", "_max_concurrent",
-        "_on_capacity", "_parked", "_queue_bytes", "_queue_size", "_ready", "_routes", "_scheduled", "_target_s",
-        "_timeout_s", "_turn", "waiting", "waiting_bytes",
+        "_all", "_bounded", "_drain", "_inflight", "_max_concurrent", "_on_capacity", "_queue_bytes", "_queue_size", "_routes",
+        "_scheduled", "_timeout_s", "_turn",
     )  # fmt: skip
     name = "queue"
 
@@ -66,8 +59,6 @@ class Queue(Filter):
         self._queue_size = config.queue_size
         self._queue_bytes = config.queue_bytes
         self._timeout_s = config.queue_timeout_s
-        self._adaptive = config.queue_order == "adaptive"
-        self._target_s = config.queue_target_s
         # Where nothing is limited nobody ever waits.
         self._bounded = bool(
             config.max_concurrent
@@ -75,22 +66,29 @@ class Queue(Filter):
             or config.scheduler != "off"
             or any(engine.max_concurrent for engine in config.engines)
         )
+        self._all = Waiting(config)
         self._drain = DrainRate()
         self._inflight = 0
-        self.waiting = 0
-        self.waiting_bytes = 0
-        self._by_class = [0] * len(PRIORITIES)
-        self._crowd = Crowd()
-        self._lanes: dict[Lane, None] = {}  # those with somebody waiting
-        self._again: dict[Place, None] = {}
-        self._parked: dict[Account, None] = {}  # keys with somebody waiting for them
-        self._ready: dict[Account, None] = {}  # those of them with room again
         self._turn = 0
         self._scheduled = False
 
     @classmethod
     def from_config(cls, config: Config) -> Queue:
         return cls(config)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return self._all.count
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What their bodies take of memory."""
+        return self._all.size_bytes
+
+    def by_class(self) -> list[int]:
+        """How many requests of each class wait, the first class first."""
+        return list(self._all.by_class)
 
     # --- a request comes
     def on_route(self, exchange: Exchange) -> bool:
@@ -192,18 +190,19 @@ class Queue(Filter):
         account = exchange.account
         assert account is not None
         stats = exchange.gateway.stats
+        waiting = self._all
         for _ in range(GIVE_WAY):
-            if self.waiting < self._queue_size and self.waiting_bytes + exchange.held_bytes <= self._queue_bytes:
+            if waiting.count < self._queue_size and waiting.size_bytes + exchange.held_bytes <= self._queue_bytes:
                 return
-            place: Place | None = self._crowd.victim(account.flow)  # type: ignore[assignment]
+            place: Place | None = waiting.crowd.victim(account.flow)  # type: ignore[assignment]
             if place is None:
                 break
             stats.limited_queue += 1
             other = place.exchange
             message = "Too many requests are waiting, and this tenant has the most of them."
-            other.fail(self._refused("queue_full", message, other, self.waiting))
+            other.fail(self._refused("queue_full", message, other, waiting.count))
         stats.limited_queue += 1
-        raise self._refused("queue_full", None, exchange, self.waiting)
+        raise self._refused("queue_full", None, exchange, waiting.count)
 
     def _refused(self, kind: str, message: str | None, exchange: Exchange, ahead: int) -> GatewayError:
         """The refusal of a request that has no room: what was taken for it comes back, and it is told when ``ahead`` others
@@ -239,56 +238,13 @@ class Queue(Filter):
             message = f"The key has {account.concurrency} requests under way, as many as it may."
             raise self._refused("concurrency_limited", message, exchange, 0)
         self._check_size(exchange)
-        queue: FairQueue | None = account.parked
-        if queue is None:
-            queue = account.parked = self._new_queue()
-        self._parked[account] = None
-        place = Place(self, exchange, self._lane(exchange, route))
-        place.parked = True
-        self._put(place, queue)
-
-    def _new_queue(self) -> FairQueue:
-        return FairQueue(quantum=QUANTUM, adaptive=self._adaptive, target_s=self._target_s, interval_s=INTERVAL_S)
+        self._all.for_key(Place(self, exchange, self._lane(exchange, route)), account)
 
     def _wait(self, exchange: Exchange, lane: Lane) -> None:
         self._check_size(exchange)
-        queue = lane.queue
-        if queue is None:
-            queue = lane.queue = self._new_queue()
-        self._lanes[lane] = None
-        self._put(Place(self, exchange, lane), queue)
-
-    def _put(self, place: Place, queue: FairQueue) -> None:
-        exchange = place.exchange
-        now = monotonic()
         account = exchange.account
         assert account is not None
-        place.waiter = queue.put(place, account.priority, account.flow, expected_cost(exchange), now)
-        self._begin_to_wait(place, account, now)
-
-    def _begin_to_wait(self, place: Place, account: Account, now: float) -> None:
-        exchange = place.exchange
-        place.priority = account.priority
-        place.flow = account.flow
-        self._crowd.add(place.flow, place)
-        self._by_class[place.priority] += 1
-        self.waiting += 1
-        self.waiting_bytes += place.size
-        exchange.gateway.stats.queue_waiting_open += 1
-        fresh = exchange.phase == RECEIVING  # what was taken was taken in this same turn of the loop
-        exchange.place = place
-        exchange.move(QUEUES)
-        exchange.queued_at = now
-        if account.requests is not None and fresh:
-            place.meter = account.requests
-            account.requests.hold()
-        exchange.gateway.reactor.wheel.arm(place, now + self._timeout_s)
-        if exchange.upload is not None:
-            exchange.client.mind_leaving(True)  # it is held back meanwhile, and would not be seen to leave
-
-    def by_class(self) -> list[int]:
-        """How many requests of each class wait, the first class first."""
-        return list(self._by_class)
+        self._all.in_lane(Place(self, exchange, lane), account)
 
     def on_full(self, exchange: Exchange) -> bool:
         """The engines that are left for a request which has failed elsewhere are full: it waits for them."""
@@ -304,20 +260,14 @@ class Queue(Filter):
             raise self._refused("at_capacity", None, exchange, 0)
         self._check_size(exchange)
         self._give_back(exchange)
-        queue = lane.queue
-        if queue is None:
-            queue = lane.queue = self._new_queue()
+        account = exchange.account
+        assert account is not None
         place = Place(self, exchange, lane)
         if exchange.tries.pools:
             # It may not go where the others of its lane may: it waits beside them.
-            place.again = True
-            self._again[place] = None
-            account = exchange.account
-            assert account is not None
-            self._begin_to_wait(place, account, monotonic())
+            self._all.beside_lane(place, account)
         else:
-            self._lanes[lane] = None
-            self._put(place, queue)
+            self._all.in_lane(place, account)
         return True
 
     def late(self, place: Place, detail: str) -> None:
@@ -330,47 +280,11 @@ class Queue(Filter):
         error.detail = detail or f"no room within {self._timeout_s:g} s"
         exchange.fail(error)
 
-    def _leave(self, place: Place) -> None:
-        """Take a place out of whatever it waits in."""
-        exchange = place.exchange
-        exchange.place = None
-        exchange.gateway.reactor.wheel.disarm(place)
-        meter = place.meter
-        if meter is not None:
-            place.meter = None
-            meter.settle(micros(monotonic()), micros(exchange.queued_at), 1, 1)
-        if exchange.upload is not None:
-            exchange.client.mind_leaving(False)
-        self.waiting -= 1
-        self.waiting_bytes -= place.size
-        self._by_class[place.priority] -= 1
-        self._crowd.remove(place.flow, place)
-        exchange.gateway.stats.queue_waiting_open -= 1
-        if place.again:
-            self._again.pop(place, None)
-            return
-        queue = place.lane.queue
-        if place.parked:
-            account = exchange.account
-            assert account is not None
-            queue = account.parked
-        waiter = place.waiter
-        if queue is not None and waiter is not None:
-            place.waiter = None  # each knows the other: nobody but the collector would part them
-            queue.remove(waiter)
-            if not len(queue):
-                if place.parked:
-                    account = exchange.account
-                    assert account is not None
-                    self._parked.pop(account, None)
-                else:
-                    self._lanes.pop(place.lane, None)
-
     # --- places come free
     def on_finish(self, exchange: Exchange, outcome: str) -> None:
         place: Place | None = exchange.place
         if place is not None:
-            self._leave(place)
+            self._all.leave(place)
         if exchange.lane is not None:
             self._give_back(exchange)
         if exchange.counted:
@@ -379,8 +293,8 @@ class Queue(Filter):
             assert account is not None
             account.inflight -= 1
             if account.parked is not None and len(account.parked):
-                self._ready[account] = None
-        if self.waiting:
+                self._all.ready[account] = None
+        if self._all.count:
             self._schedule(exchange)
 
     def _give_back(self, exchange: Exchange) -> None:
@@ -392,18 +306,19 @@ class Queue(Filter):
 
     def on_room(self) -> None:
         """An engine may have room again, or a key been given more."""
-        if not self.waiting or self._scheduled:
+        waiting = self._all
+        if not waiting.count or self._scheduled:
             return
-        for account in self._parked:
+        for account in waiting.parked:
             if not account.concurrency or account.inflight < account.concurrency:
-                self._ready[account] = None
-        for account in self._ready:
+                waiting.ready[account] = None
+        for account in waiting.ready:
             self._schedule_for(account.parked)
             return
-        for lane in self._lanes:
+        for lane in waiting.lanes:
             self._schedule_for(lane.queue)
             return
-        for place in self._again:
+        for place in waiting.again:
             self._schedule(place.exchange)
             return
 
@@ -416,35 +331,18 @@ class Queue(Filter):
                 break
         for model, (_, lane) in self._routes.items():
             lane.group = table.group(model) or lane.group
-        for item in self._crowd.items():
+        for item in self._all.crowd.items():
             place: Place = item  # type: ignore[assignment]
             exchange = place.exchange
             group = serving(table, exchange)
             if group is None or group is exchange.group:
                 continue
             exchange.group = group
-            left = place.lane
             lane = self._lane(exchange, self._routes.get(exchange.substitute or exchange.model))
-            if lane is left:
-                continue
-            place.lane = lane
-            if not (place.parked or place.again):
-                self._move(place, left, lane)
+            if lane is not place.lane:
+                self._all.move(place, lane)
         for gone in before.groups() - table.groups():
             gone.lane = None  # each knows the other: nobody but the collector would part them
-
-    def _move(self, place: Place, left: Lane, lane: Lane) -> None:
-        """Out of one lane and into another, as if it had come there first; it has waited as long as it has."""
-        waiter = place.waiter
-        assert waiter is not None
-        assert left.queue is not None
-        left.queue.remove(waiter)
-        if not len(left.queue):
-            self._lanes.pop(left, None)
-        if lane.queue is None:
-            lane.queue = self._new_queue()
-        self._lanes[lane] = None
-        place.waiter = lane.queue.put(place, waiter.priority, waiter.flow, waiter.cost, waiter.at)
 
     def _schedule_for(self, queue: FairQueue | None) -> None:
         assert queue is not None
@@ -461,30 +359,22 @@ class Queue(Filter):
     def look(self) -> None:
         """Let go whoever may go now, in order; called by the loop."""
         self._scheduled = False
+        waiting = self._all
         now = monotonic()
-        for account in list(self._ready):
-            self._unpark(account, now)
-        if self._again:
-            for place in list(self._again):
+        for account in list(waiting.ready):
+            waiting.unpark(account, now)
+        if waiting.again:
+            for place in list(waiting.again):
                 if place.exchange.place is place and self._room(place.lane, place.exchange.tries.pools):
                     self._let_go(place)
         for _ in range(BATCH):
             lane = self._next_lane(now)
             if lane is None:
                 return
-            queue = lane.queue
-            assert queue is not None
-            waiter = queue.first(now)
-            assert waiter is not None
-            chosen: Place = waiter.item  # type: ignore[assignment]
-            queue.pop(now)
-            chosen.waiter = None
-            if not len(queue):
-                self._lanes.pop(lane, None)
             self._turn += 1
             lane.served_at = self._turn
-            self._let_go(chosen)
-        for lane in self._lanes:
+            self._let_go(waiting.take_first(lane, now))
+        for lane in waiting.lanes:
             self._schedule_for(lane.queue)
             return
 
@@ -492,7 +382,7 @@ class Queue(Filter):
         """The lane whose first request goes next: the best class, then the lane that was served longest ago."""
         best: Lane | None = None
         best_class = 0
-        for lane in self._lanes:
+        for lane in self._all.lanes:
             if not self._room(lane, ()):
                 continue
             queue = lane.queue
@@ -508,26 +398,9 @@ class Queue(Filter):
                 best_class = waiter.priority
         return best
 
-    def _unpark(self, account: Account, now: float) -> None:
-        """The key has room: the next of its requests wait in their lanes, or go."""
-        del self._ready[account]
-        queue: FairQueue | None = account.parked
-        while queue is not None and len(queue) and (not account.concurrency or account.inflight < account.concurrency):
-            place: Place = queue.pop(now)  # type: ignore[assignment]
-            account.inflight += 1
-            place.exchange.counted = True
-            lane = place.lane
-            if lane.queue is None:
-                lane.queue = self._new_queue()
-            self._lanes[lane] = None
-            place.parked = False
-            place.waiter = lane.queue.put(place, account.priority, account.flow, expected_cost(place.exchange), now)
-        if queue is None or not len(queue):
-            self._parked.pop(account, None)
-
     def _let_go(self, place: Place) -> None:
         exchange = place.exchange
-        self._leave(place)
+        self._all.leave(place)
         if exchange.phase == DONE:
             return
         self._admit(exchange, place.lane)

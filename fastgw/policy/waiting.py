@@ -1,0 +1,178 @@
+"""All who wait for room: in which queue each does, how many there are, and how much memory their bodies take.
+
+    waiting for its key     one fair queue per key, while the key has as many requests under way as it may
+    waiting in its lane     one fair queue per lane: by class, then fair between tenants by tokens (``limits.fairqueue``)
+    waiting again           beside its lane: it has been at an engine, and may not go where the others may
+
+Owns who waits where, and the counts of them. Decides nothing: who may go and who is refused is the queue's. Invariants: whoever
+waits is in the counts, in its tenant's crowd and in the wheel, and has its ``place``; a lane or a key with nobody is not in the
+lists.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastgw.config import Config
+from fastgw.config.names import PRIORITIES
+from fastgw.exchange.phases import QUEUES, RECEIVING
+from fastgw.limits.account import Account
+from fastgw.limits.crowd import Crowd
+from fastgw.limits.fairqueue import FairQueue
+from fastgw.net.clock import micros, monotonic
+from fastgw.policy.lanes import Lane
+from fastgw.policy.places import Place
+from fastgw.policy.quota import expected_cost
+
+QUANTUM: Final = 512  # tokens of one tenant's turn: about what a short chat takes
+INTERVAL_S: Final = 5.0  # waits are looked at over so long before a queue counts as overloaded
+
+
+class Waiting:
+    """See the head of this file."""
+
+    __slots__ = (
+        "_adaptive", "_target_s", "_timeout_s", "again", "by_class", "count", "crowd", "lanes", "parked", "ready", "size_bytes",
+    )  # fmt: skip
+
+    def __init__(self, config: Config) -> None:
+        self._adaptive = config.queue_order == "adaptive"
+        self._target_s = config.queue_target_s
+        self._timeout_s = config.queue_timeout_s
+        self.count = 0
+        self.size_bytes = 0
+        self.by_class = [0] * len(PRIORITIES)
+        self.crowd = Crowd()
+        self.lanes: dict[Lane, None] = {}  # those with somebody waiting
+        self.again: dict[Place, None] = {}
+        self.parked: dict[Account, None] = {}  # keys with somebody waiting for them
+        self.ready: dict[Account, None] = {}  # those of them with room again
+
+    # --- in
+    def for_key(self, place: Place, account: Account) -> None:
+        """Until its key has room."""
+        queue: FairQueue | None = account.parked
+        if queue is None:
+            queue = account.parked = self._new_queue()
+        self.parked[account] = None
+        place.parked = True
+        self._put(place, account, queue)
+
+    def in_lane(self, place: Place, account: Account) -> None:
+        """Until its lane has room."""
+        self._put(place, account, self._queue_of(place.lane))
+
+    def beside_lane(self, place: Place, account: Account) -> None:
+        """Until one of the engines that are left for it has room."""
+        place.again = True
+        self.again[place] = None
+        self._begin(place, account, monotonic())
+
+    def unpark(self, account: Account, now: float) -> None:
+        """The key has room: the next of its requests wait in their lanes."""
+        del self.ready[account]
+        queue: FairQueue | None = account.parked
+        while queue is not None and len(queue) and (not account.concurrency or account.inflight < account.concurrency):
+            place: Place = queue.pop(now)  # type: ignore[assignment]
+            account.inflight += 1
+            place.exchange.counted = True
+            place.parked = False
+            cost = expected_cost(place.exchange)
+            place.waiter = self._queue_of(place.lane).put(place, account.priority, account.flow, cost, now)
+        if queue is None or not len(queue):
+            self.parked.pop(account, None)
+
+    def move(self, place: Place, lane: Lane) -> None:
+        """Out of its lane and into another, as if it had come there first; it has waited as long as it has."""
+        left = place.lane
+        place.lane = lane
+        if place.parked or place.again:
+            return
+        waiter = place.waiter
+        assert waiter is not None
+        assert left.queue is not None
+        left.queue.remove(waiter)
+        if not len(left.queue):
+            self.lanes.pop(left, None)
+        place.waiter = self._queue_of(lane).put(place, waiter.priority, waiter.flow, waiter.cost, waiter.at)
+
+    def _new_queue(self) -> FairQueue:
+        return FairQueue(quantum=QUANTUM, adaptive=self._adaptive, target_s=self._target_s, interval_s=INTERVAL_S)
+
+    def _queue_of(self, lane: Lane) -> FairQueue:
+        """The lane's queue, for somebody who is to wait there."""
+        queue = lane.queue
+        if queue is None:
+            queue = lane.queue = self._new_queue()
+        self.lanes[lane] = None
+        return queue
+
+    def _put(self, place: Place, account: Account, queue: FairQueue) -> None:
+        now = monotonic()
+        place.waiter = queue.put(place, account.priority, account.flow, expected_cost(place.exchange), now)
+        self._begin(place, account, now)
+
+    def _begin(self, place: Place, account: Account, now: float) -> None:
+        exchange = place.exchange
+        place.priority = account.priority
+        place.flow = account.flow
+        self.crowd.add(place.flow, place)
+        self.by_class[place.priority] += 1
+        self.count += 1
+        self.size_bytes += place.size
+        exchange.gateway.stats.queue_waiting_open += 1
+        fresh = exchange.phase == RECEIVING  # what was taken was taken in this same turn of the loop
+        exchange.place = place
+        exchange.move(QUEUES)
+        exchange.queued_at = now
+        if account.requests is not None and fresh:
+            place.meter = account.requests
+            account.requests.hold()
+        exchange.gateway.reactor.wheel.arm(place, now + self._timeout_s)
+        if exchange.upload is not None:
+            exchange.client.mind_leaving(True)  # it is held back meanwhile, and would not be seen to leave
+
+    # --- out
+    def take_first(self, lane: Lane, now: float) -> Place:
+        """The next one of a lane where somebody waits, out of its queue: ``leave`` follows."""
+        queue = lane.queue
+        assert queue is not None
+        place: Place = queue.pop(now)  # type: ignore[assignment]
+        place.waiter = None
+        if not len(queue):
+            self.lanes.pop(lane, None)
+        return place
+
+    def leave(self, place: Place) -> None:
+        """Out of whatever it waits in."""
+        exchange = place.exchange
+        exchange.place = None
+        exchange.gateway.reactor.wheel.disarm(place)
+        meter = place.meter
+        if meter is not None:
+            place.meter = None
+            meter.settle(micros(monotonic()), micros(exchange.queued_at), 1, 1)
+        if exchange.upload is not None:
+            exchange.client.mind_leaving(False)
+        self.count -= 1
+        self.size_bytes -= place.size
+        self.by_class[place.priority] -= 1
+        self.crowd.remove(place.flow, place)
+        exchange.gateway.stats.queue_waiting_open -= 1
+        if place.again:
+            self.again.pop(place, None)
+            return
+        account = exchange.account
+        assert account is not None
+        queue = account.parked if place.parked else place.lane.queue
+        waiter = place.waiter
+        if queue is None or waiter is None:
+            return
+        place.waiter = None  # each knows the other: nobody but the collector would part them
+        queue.remove(waiter)
+        if len(queue):
+            return
+        if place.parked:
+            self.parked.pop(account, None)
+        else:
+            self.lanes.pop(place.lane, None)
