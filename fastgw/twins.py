@@ -43,6 +43,7 @@ MODULES: Final = (
     "exchange.gateway",
     "exchange.plan",
     "exchange.record",
+    "exchange.refusal",
     "exchange.relay",
     "exchange.state",
     "exchange.tunnel",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from math import ceil
 from time import time, time_ns
 from typing import Final
 
@@ -19,10 +18,11 @@ from fastgw.accel.heads import RequestHead
 from fastgw.accel.lines import serial_id
 from fastgw.config import Config
 from fastgw.errors import ErrorKind, GatewayError, Source
+from fastgw.exchange import refusal
 from fastgw.exchange.call import Call
 from fastgw.exchange.context import DAY_S, Asking, Context, Judgement, Strategy, TakenUp
 from fastgw.exchange.endpoints import JSON, LOCAL, TUNNEL, Endpoint, EndpointTable
-from fastgw.exchange.exchange import NOT_ALLOWED, Exchange, exchange_for
+from fastgw.exchange.exchange import Exchange, exchange_for
 from fastgw.exchange.filter import Filter, hooks
 from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import DONE
@@ -31,11 +31,10 @@ from fastgw.exchange.unread import Unread
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Account, Accounts
 from fastgw.limits.breaker import CLOSED
-from fastgw.net.client import MAX_REFUSALS, NO_HEAD, ClientStream, Connection
+from fastgw.net.client import NO_HEAD, ClientStream, Connection
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
-from fastgw.protocol.coding import codings, decoder
-from fastgw.protocol.endings import cut_event
+from fastgw.protocol.coding import decoder
 from fastgw.protocol.headers import client_ip, forwarded_for, valid_request_id
 from fastgw.protocol.media import is_form
 from fastgw.protocol.multipart import ModelField
@@ -53,6 +52,11 @@ LocalHandler = Callable[[Exchange], None]
 
 class GatewayCore(Context):
     """See the head of this file."""
+
+    __slots__ = (
+        "__weakref__", "_access", "_instance", "_large", "_other_keys", "_serial", "connections", "endpoints", "health",
+        "locals", "on_closed", "plain_ids", "preflight", "profile", "unread", "version",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -347,55 +351,16 @@ class GatewayCore(Context):
     # --- answers
     def refuse_with(self, error: GatewayError, exchange: Asking, extra: bytes) -> int:
         """Answer with ``error`` as this gateway's profile renders it; ends the request. Returns the status."""
-        kind = errors.lookup(error.kind.name, self.profile)
         self.stats.refused_total += 1
-        lines = b"x-request-id: %b\r\n%b" % (exchange.request_id, extra)
-        if kind.status == 401:
-            lines += b"www-authenticate: Bearer\r\n"
-        elif error.kind.name == "unsupported_encoding":
-            lines += b"accept-encoding: %b\r\n" % codings().encode()
-        if error.retry_after_s is not None:
-            # (In milliseconds too, for clients that read that: a limit may be over in a few.)
-            lines += b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (
-                max(1, ceil(error.retry_after_s)), max(1, ceil(error.retry_after_s * 1e3)),
-            )  # fmt: skip
-        if kind.hopeless:
-            lines += b"x-should-retry: false\r\n"
-        if error.allow is not None:
-            lines += b"allow: %b\r\n" % error.allow.encode()
-        # The profile's message says what the profile's users expect; the request's own message knows more.
-        message = error.message if kind is error.kind else None
-        body = errors.body(kind, message, error.param)
-        if exchange.endpoint.label.startswith("/v1/messages"):
-            body = errors.anthropic_body(kind, message)
-        client = exchange.client
-        close = kind.close or (error.kind.status in NOT_ALLOWED and client.refusals >= MAX_REFUSALS)
-        client.refuse(kind.status, body, lines, close)
-        return kind.status
+        return refusal.answer(self.profile, error, exchange, extra)
 
     def error_event(self, name: str, exchange: Asking) -> bytes:
         """The typed event that ends a broken stream."""
-        kind = errors.lookup(name, self.profile)
-        if exchange.endpoint.label.startswith("/v1/messages"):
-            return b"event: error\ndata: %b\n\n" % errors.anthropic_body(kind)
-        return errors.sse_event(kind)
+        return refusal.error_event(self.profile, name, exchange)
 
     def final_event(self, name: str, exchange: Asking, tokens: int) -> bytes:
-        """What ends a stream whose tokens are spent: its shape's own last event, cut for length, with the reason.
-
-        Nothing where its shape has no such event.
-        """
-        kind = errors.lookup(name, self.profile)
-        facts = exchange.facts
-        return cut_event(
-            exchange.endpoint.label,
-            exchange.model,
-            exchange.request_id,
-            facts.choices if facts is not None else 1,
-            tokens,
-            {"message": kind.message, "type": kind.type, "param": None, "code": kind.code},
-            int(time()),
-        )
+        """What ends a stream whose tokens are spent: its shape's own last event, cut for length, with the reason."""
+        return refusal.final_event(self.profile, name, exchange, tokens)
 
     def close_frame(self, name: str) -> bytes:
         """What ends a WebSocket session whose tokens are spent."""

@@ -65,6 +65,8 @@ class _Catalogue:
 class LocalEndpoints:
     """Handlers by name, as the endpoint table calls them."""
 
+    __slots__ = ("_core", "_created", "_listed", "_spawn")
+
     def __init__(self, core: GatewayCore, spawn: Spawn) -> None:
         self._core = core
         self._spawn = spawn

@@ -98,6 +98,11 @@ class _Door(Polled):
 class Listener:
     """Accepts on bound sockets until closed."""
 
+    __slots__ = (
+        "_accepted", "_doors", "_exempt", "_loop", "_max", "_max_per_ip", "_paused", "_per_ip", "_poller", "_refusal",
+        "_shortage", "_stats",
+    )  # fmt: skip
+
     def __init__(
         self,
         reactor: Reactor,

@@ -65,6 +65,11 @@ class Fleet:
     of them may raise.
     """
 
+    __slots__ = (
+        "_closed", "_config", "_configs", "_leaving", "_log", "_max_idle", "_published", "_reactor", "_room", "_shortage",
+        "_stats", "_timer", "joined", "left", "pools", "table",
+    )  # fmt: skip
+
     def __init__(
         self,
         config: Config,

@@ -42,6 +42,8 @@ class _Known:
 class Health:
     """Probes of all engines of one gateway. ``pools`` is asked anew each time: engines come and go."""
 
+    __slots__ = ("_config", "_known", "_log", "_models_changed", "_pools", "_round", "_shortage", "_verdict_changed")
+
     def __init__(
         self,
         pools: Callable[[], Sequence[Pool]],

@@ -77,6 +77,8 @@ class _Watch:
 class Scheduler:
     """The limits of all engines of one gateway."""
 
+    __slots__ = ("_changed", "_interval_s", "_log", "_pools", "_timeout_s", "_watched")
+
     def __init__(
         self,
         pools: Callable[[], Sequence[Place]],

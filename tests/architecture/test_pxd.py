@@ -90,5 +90,5 @@ def test_fields_are_the_slots_of_the_source(path: Path) -> None:
             source = getattr(python_twin(module), name)
             wrong[name] = {field for field in fields.public if not hasattr(source, field)}
         else:
-            wrong[name] = (fields.public | fields.private) - {"__weakref__"} ^ written(module, name)
+            wrong[name] = ((fields.public | fields.private) ^ written(module, name)) - {"__weakref__"}
     assert not {name: names for name, names in wrong.items() if names}

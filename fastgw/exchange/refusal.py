@@ -1,0 +1,82 @@
+"""How the gateway says no, or that it is over: an answer of its own, or the event that ends a stream.
+
+Owns which words and lines an error comes to, by the gateway's profile (``errors`` has the table) and by the shape that the
+client speaks. Must never say an error's detail: that is for the log.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from time import time
+
+from fastgw import errors
+from fastgw.errors import ErrorKind, GatewayError
+from fastgw.exchange.context import Asking
+from fastgw.exchange.exchange import NOT_ALLOWED
+from fastgw.net.client import MAX_REFUSALS
+from fastgw.protocol.coding import codings
+from fastgw.protocol.endings import cut_event
+
+
+def answer(profile: str, error: GatewayError, exchange: Asking, extra: bytes) -> int:
+    """Answer with ``error`` and the lines ``extra``; ends the request. Returns the status."""
+    kind = errors.lookup(error.kind.name, profile)
+    # The profile's message says what the profile's users expect; the request's own message knows more.
+    message = error.message if kind is error.kind else None
+    body = errors.body(kind, message, error.param)
+    if _is_anthropic(exchange):
+        body = errors.anthropic_body(kind, message)
+    client = exchange.client
+    close = kind.close or (error.kind.status in NOT_ALLOWED and client.refusals >= MAX_REFUSALS)
+    lines = b"x-request-id: %b\r\n%b%b" % (exchange.request_id, extra, _lines(kind, error))
+    client.refuse(kind.status, body, lines, close)
+    return kind.status
+
+
+def _lines(kind: ErrorKind, error: GatewayError) -> bytes:
+    """What is to be done, for programs."""
+    lines = b""
+    if kind.status == 401:
+        lines += b"www-authenticate: Bearer\r\n"
+    elif error.kind.name == "unsupported_encoding":
+        lines += b"accept-encoding: %b\r\n" % codings().encode()
+    if error.retry_after_s is not None:
+        # (In milliseconds too, for clients that read that: a limit may be over in a few.)
+        lines += b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (
+            max(1, ceil(error.retry_after_s)), max(1, ceil(error.retry_after_s * 1e3)),
+        )  # fmt: skip
+    if kind.hopeless:
+        lines += b"x-should-retry: false\r\n"
+    if error.allow is not None:
+        lines += b"allow: %b\r\n" % error.allow.encode()
+    return lines
+
+
+def error_event(profile: str, name: str, exchange: Asking) -> bytes:
+    """The typed event that ends a broken stream."""
+    kind = errors.lookup(name, profile)
+    if _is_anthropic(exchange):
+        return b"event: error\ndata: %b\n\n" % errors.anthropic_body(kind)
+    return errors.sse_event(kind)
+
+
+def final_event(profile: str, name: str, exchange: Asking, tokens: int) -> bytes:
+    """What ends a stream whose tokens are spent: its shape's own last event, cut for length, with the reason.
+
+    Nothing where its shape has no such event.
+    """
+    kind = errors.lookup(name, profile)
+    facts = exchange.facts
+    return cut_event(
+        exchange.endpoint.label,
+        exchange.model,
+        exchange.request_id,
+        facts.choices if facts is not None else 1,
+        tokens,
+        {"message": kind.message, "type": kind.type, "param": None, "code": kind.code},
+        int(time()),
+    )
+
+
+def _is_anthropic(exchange: Asking) -> bool:
+    return exchange.endpoint.label.startswith("/v1/messages")
