@@ -14,6 +14,7 @@ from fastgw.net.shortage import LACKING
 from fastgw.net.wire import Address
 from fastgw.protocol.body import source_of
 from fastgw.protocol.http1.client import ResponseReader
+from fastgw.protocol.http1.writer import single_get
 
 
 class FetchError(Exception):
@@ -27,12 +28,15 @@ class FetchError(Exception):
         self.lacking = lacking
 
 
-async def fetch(addresses: tuple[Address, ...], request: bytes, timeout_s: float, max_bytes: int) -> tuple[int, bytes]:
-    """Send ``request`` to the first of ``addresses`` that accepts; returns (status, body).
+async def fetch(
+    addresses: tuple[Address, ...], target: bytes, fields: bytes, timeout_s: float, max_bytes: int
+) -> tuple[int, bytes]:
+    """GET ``target`` from the first of ``addresses`` that accepts; returns (status, body). ``fields`` are lines, Host too.
 
     Raises :class:`FetchError` when nothing answers whole within ``timeout_s`` or the body is over ``max_bytes``.
     """
     last = "no address"
+    request = single_get(target, fields)
     try:
         async with asyncio.timeout(timeout_s):
             for family, address in addresses:

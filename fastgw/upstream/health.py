@@ -27,6 +27,11 @@ from fastgw.upstream.target import Engine
 
 MAX_PROBE_BYTES: Final = 1 << 20
 RESOLVE_EVERY_S: Final = 30.0
+_ACCEPT: Final = b"Accept: application/json\r\n"
+
+
+async def _get(engine: Engine, path: bytes, timeout_s: float) -> tuple[int, bytes]:
+    return await fetch(engine.addresses, engine.base + path, engine.head_block + _ACCEPT, timeout_s, MAX_PROBE_BYTES)
 
 
 class _Known:
@@ -139,7 +144,7 @@ class Health:
             if left <= 0:
                 break
             try:
-                status, _ = await fetch(engine.addresses, engine.probe_request(path), left, MAX_PROBE_BYTES)
+                status, _ = await _get(engine, path, left)
             except FetchError as error:
                 detail = str(error)
                 if error.lacking:
@@ -186,9 +191,7 @@ class Health:
     async def _learn_models(self, engine: Engine, known: _Known) -> None:
         known.models_at = monotonic()
         try:
-            status, body = await fetch(
-                engine.addresses, engine.probe_request(engine.kind.models_path), self._config.health_timeout_s, MAX_PROBE_BYTES
-            )
+            status, body = await _get(engine, engine.kind.models_path, self._config.health_timeout_s)
         except FetchError as error:
             if error.lacking:
                 self._shortage.met(error.lacking, "a look at an engine's models")

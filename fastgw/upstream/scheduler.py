@@ -146,11 +146,9 @@ class Scheduler:
 
     async def _ask(self, engine: Scheduled) -> tuple[Gauges | None, bool]:
         """(the gauges on its page if any, whether it answered). Raises FetchError where that was not the engine's doing."""
-        request = b"GET %b/metrics HTTP/1.1\r\n%bAccept: text/plain\r\nConnection: close\r\n\r\n"
+        fields = engine.head_block + b"Accept: text/plain\r\n"
         try:
-            status, body = await fetch(
-                engine.addresses, request % (engine.base, engine.head_block), self._timeout_s, MAX_PAGE_BYTES
-            )
+            status, body = await fetch(engine.addresses, engine.base + b"/metrics", fields, self._timeout_s, MAX_PAGE_BYTES)
         except FetchError as error:
             if error.lacking:
                 raise

@@ -149,10 +149,3 @@ class Engine:
                 continue
             return ((family, (self.host, self.port)),)
         return ()
-
-    def probe_request(self, path: bytes) -> bytes:
-        return b"GET %b%b HTTP/1.1\r\n%bAccept: application/json\r\nConnection: close\r\n\r\n" % (
-            self.base,
-            path,
-            self.head_block,
-        )

@@ -35,7 +35,7 @@ NO_LIMITS = {
         "observe.logs.FLUSH_BYTES", "exchange.local.FRESH_S",
         "exchange.merged.PAUSE_S", "upstream.pool.IDLE_LIMIT_S", "upstream.pool.IDLE_FLOOR_S", "upstream.pool.WARM_GAP_S",
         "upstream.fleet.LOOK_S", "upstream.health.RESOLVE_EVERY_S", "upstream.table.MAX_CYCLE",
-        "policy.queue.INTERVAL_S", "policy.cors.MAX_AGE_S",
+        "policy.waiting.INTERVAL_S", "policy.cors.MAX_AGE_S",
         "limits.breaker.PROBE_WAIT_S", "limits.account.MOST_ENDED", "limits.drain.UNKNOWN_S", "limits.promises.MOST_S",
         "limits.promises.CROWD_S", "limits.promises.GOES_ON_MOST_S",
         "limits.admission.RESERVED_S", "limits.admission.RESERVED_EACH_S", "policy.quota.TURN_S",

@@ -13,6 +13,7 @@ import pytest
 from fastgw import EngineConfig
 from fastgw.errors import GatewayError
 from fastgw.net.clock import monotonic
+from fastgw.net.poller import Reactor
 from fastgw.net.upstream import UpstreamStream
 from fastgw.protocol.start import RequestStart
 from fastgw.stats import NullLog, Stats
@@ -26,8 +27,9 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 class Place:
     """A pool and its engine, which is this test: ``take()`` is the engine's end of the next connection."""
 
-    def __init__(self, pool: Pool, listener: socket.socket, stats: Stats) -> None:
+    def __init__(self, pool: Pool, listener: socket.socket, stats: Stats, reactor: Reactor) -> None:
         self.pool = pool
+        self.reactor = reactor
         self.listener = listener
         self.stats = stats
         self.peers: list[Peer] = []
@@ -64,7 +66,7 @@ async def place(max_idle: int = 8, **engine: Any) -> AsyncIterator[Place]:
             stats = Stats()
             settings = EngineConfig(url=url, **{"max_connections": 100, "warm_connections": 0, **engine})
             pool = Pool(Engine(settings), reactor, stats, NullLog(), 1.0, max_idle)
-            found = Place(pool, listener, stats)
+            found = Place(pool, listener, stats, reactor)
             yield found
             pool.close()
             for peer in found.peers:

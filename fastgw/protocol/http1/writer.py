@@ -88,6 +88,11 @@ def frame(payload: bytes, last: bool) -> bytes:
     return chunk(payload) + LAST_CHUNK if last else chunk(payload)
 
 
+def single_get(target: bytes, fields: bytes) -> bytes:
+    """A whole request, after which nothing is asked on its connection; ``fields`` are lines, Host among them."""
+    return b"GET %b HTTP/1.1\r\n%bConnection: close\r\n\r\n" % (target, fields)
+
+
 def simple_response(
     status: int,
     reason: bytes = b"",

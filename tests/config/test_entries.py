@@ -1,0 +1,62 @@
+"""An engine and a route as programs write them: one that exists is valid, and shows no secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastgw import ConfigErrors, EngineConfig, RouteConfig
+from fastgw.config.entries import MAX_FALLBACKS
+
+URL = "http://a:1"
+
+
+def test_what_is_left_open_comes_from_the_url() -> None:
+    engine = EngineConfig(url="http://a:1/base/v1", models=["m"])
+    assert (engine.url, engine.name, engine.models) == ("http://a:1/base", "a:1/base", ("m",))
+    assert EngineConfig(url=URL, name="mine").name == "mine"
+
+
+@pytest.mark.parametrize(("fields", "told"), [
+    ({"url": "a:1"}, ["url"]),
+    ({"weight": 0}, ["weight"]),
+    ({"weight": True}, ["weight"]),
+    ({"kind": "vLLM"}, ["kind"]),
+    ({"models": "m"}, ["models"]),
+    ({"models": ["m", " "]}, ["models"]),
+    ({"health_path": "health"}, ["health_path"]),
+    ({"cancel": 1}, ["cancel"]),
+    ({"max_connections": 2, "warm_connections": 3}, ["warm_connections"]),
+    ({"weight": 1001, "max_concurrent": -1}, ["max_concurrent", "weight"]),
+    ({"api_key": "a b", "health_path": "x"}, ["api_key", "health_path"]),
+])  # fmt: skip
+def test_every_mistake_of_an_engine_is_told(fields: dict[str, Any], told: list[str]) -> None:
+    with pytest.raises(ConfigErrors) as found:
+        EngineConfig(**{"url": URL, **fields})
+    assert sorted(one.name for one in found.value.errors) == told
+
+
+@pytest.mark.parametrize(("fields", "told"), [
+    ({"model": " "}, ["model"]),
+    ({"max_concurrent": -1}, ["max_concurrent"]),
+    ({"timeout_s": float("nan")}, ["timeout_s"]),
+    ({"on_capacity": "wait"}, ["on_capacity"]),
+    ({"on_capacity": "fallback"}, ["fallback"]),
+    ({"fallback": "m"}, ["fallback"]),
+    ({"fallback": ["m"]}, ["fallback"]),
+    ({"fallback": [f"m{number}" for number in range(MAX_FALLBACKS + 1)]}, ["fallback"]),
+    ({"policy": "fastest"}, ["policy"]),
+    ({"policy": "fastest", "timeout_s": -1.0}, ["policy", "timeout_s"]),
+])  # fmt: skip
+def test_every_mistake_of_a_route_is_told(fields: dict[str, Any], told: list[str]) -> None:
+    with pytest.raises(ConfigErrors) as found:
+        RouteConfig(**{"model": "m", **fields})
+    assert sorted(one.name for one in found.value.errors) == told
+
+
+def test_no_repr_and_no_mistake_shows_a_key() -> None:
+    assert "secret" not in repr(EngineConfig(url=URL, api_key="secret"))
+    with pytest.raises(ConfigErrors) as found:
+        EngineConfig(url=URL, api_key="a secret")
+    assert "secret" not in str(found.value)
