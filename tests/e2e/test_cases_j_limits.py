@@ -16,7 +16,6 @@ import pytest
 from openai import AsyncOpenAI, RateLimitError
 
 from fastgw.config import Config
-from fastgw.policy.iplimit import IpLimit
 from fastgw.sim import Simulator
 from tests.e2e.metered import (
     CONTENT,
@@ -51,7 +50,9 @@ async def statuses(client: RawClient, data: bytes, times: int) -> list[int]:
 
 def meters(gw: Running) -> Any:
     """The addresses that the gateway remembers."""
-    return next(one.meters for one in gw.gateway._filters if isinstance(one, IpLimit))
+    meters = gw.gateway._meters
+    assert meters is not None
+    return meters
 
 
 def from_host(address: str, *, key: str = KEY) -> bytes:

@@ -13,7 +13,6 @@ import pytest
 from fastgw import EngineConfig
 from fastgw.config import RouteConfig
 from fastgw.limits.key import KeyRecord
-from fastgw.policy.queue import Queue
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
 from tests.native.test_stress import UPGRADE
 from tests.support.client import RawClient, chat, request
@@ -98,7 +97,8 @@ class TestUploads:
 
     async def test_J9_what_is_kept_of_an_upload_counts_among_the_bytes_that_wait(self) -> None:
         async with Simulator(SimConfig(ttft_ms=500.0)) as sim, running([sim.url], max_concurrent=1) as gw:
-            queue = next(one for one in gw.gateway._filters if isinstance(one, Queue))
+            queue = gw.gateway._queue
+            assert queue is not None
             async with RawClient.connect(gw.url) as busy, RawClient.connect(gw.url) as client:
                 await busy.send(chat("sim", max_tokens=1))
                 await gw.until("it is under way", lambda: sim.state.running == 1)

@@ -183,7 +183,9 @@ async def operate(gw: Running, dice: random.Random, until: float) -> None:
 
 
 def queue_of(gw: Running) -> Queue:
-    return next(one for one in gw.gateway._filters if isinstance(one, Queue))
+    queue = gw.gateway._queue
+    assert queue is not None
+    return queue
 
 
 def lanes_of(queue: Queue) -> list[Any]:
