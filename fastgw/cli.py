@@ -6,6 +6,7 @@ a flag in an error (it may be a key). Exit codes: 0 done, 1 could not start, 2 t
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -51,6 +52,11 @@ the whole list.
 
 _METAVARS: Final = {"int": "N", "float": "SECONDS", "list": "A,B", "keys": "KEY,KEY", "engines": "URL"}
 
+
+
+def _plain(text: str) -> str:
+    """Without the links of the page that is made of it as well."""
+    return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"docs/\1", text)
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code. ``SystemExit`` leaves from ``--help`` and from a wrong command line."""
@@ -223,7 +229,9 @@ def _help(command: str, description: str) -> str:
             notes.insert(0, ", ".join(choice for choice in row.choices if choice))
         if row.env:
             notes.append("env " + ", ".join(row.env))
-        help_ = (f"no effect yet: {row.reserved}" if row.reserved else row.help) + (f" ({'; '.join(notes)})" if notes else "")
+        help_ = f"no effect yet: {row.reserved}" if row.reserved else _plain(row.help)
+        if notes:
+            help_ += f" ({'; '.join(notes)})"
         help_ = help_.replace("%", "%%")
         if row.kind in {"bool", "auto_bool"}:
             groups[row.section].add_argument(f"--[no-]{row.flag[2:]}", action="store_true", help=help_)

@@ -20,6 +20,8 @@ from fastgw.config.problems import ConfigError, ConfigErrors
 from fastgw.config.row import Setting, row, rows_of, seconds, shown, text_problem, type_problem, within
 
 MAX_FALLBACKS: Final = 8
+MAX_NAME_BYTES: Final = 200
+"""Of an engine's name, and of its models': they stand in paths, in metrics and in each line of the log."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +49,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         if not isinstance(self.models, str):
             force_setattr(self, "models", tuple(self.models))
+        cancel: object = self.cancel
+        if cancel == "auto":  # as files say it
+            force_setattr(self, "cancel", None)
         found = _engine_problems(self)
         if found:
             raise ConfigErrors(ConfigError("EngineConfig", name, message) for name, message in found)
@@ -95,12 +100,18 @@ ROUTE_FIELDS: Final[tuple[Setting, ...]] = rows_of(RouteConfig)
 _SECRETS: Final = frozenset(one.name for one in ENGINE_FIELDS if one.secret)
 
 
+def _is_name(text: str) -> bool:
+    return text.isprintable() and len(text.encode("utf-8", "replace")) <= MAX_NAME_BYTES
+
+
 def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
     found = []
     for one in ENGINE_FIELDS:
         if one.name == "models":
             if isinstance(engine.models, str) or not all(isinstance(model, str) and model.strip() for model in engine.models):
                 found.append(("models", "must be a list of names"))
+            elif not all(map(_is_name, engine.models)):
+                found.append(("models", f"holds a name with control characters, or of more than {MAX_NAME_BYTES} bytes"))
         elif problem := type_problem(one, getattr(engine, one.name)):
             found.append((one.name, problem))
     if found:
@@ -111,6 +122,8 @@ def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
             found += [(one.name, problem) for problem in one.check(value)]
         elif isinstance(value, str) and (problem := text_problem(one, value)):
             found.append((one.name, problem))
+    if engine.name and not (engine.name.strip() and _is_name(engine.name)):
+        found.append(("name", f"must be text of {MAX_NAME_BYTES} bytes at most, without control characters"))
     if 0 < engine.max_connections < engine.warm_connections:
         found.append(("warm_connections", "is more than max_connections"))
     return found

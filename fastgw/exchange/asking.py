@@ -18,6 +18,7 @@ from fastgw.limits.budget import backoff_s
 from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
 from fastgw.upstream.pool import Pool
+from fastgw.upstream.table import Group
 
 
 def ask(exchange: ExchangeState) -> None:
@@ -29,10 +30,9 @@ def ask(exchange: ExchangeState) -> None:
     while True:
         pool = gateway.strategy.pick(group, exchange.tries.pools, exchange)
         if pool is None:
-            serving = gateway.serving(gateway.table, exchange)
-            if serving is not None and serving is not group:
-                # Its engines have gone since it was routed, and others have come.
-                group = exchange.group = serving
+            before = group
+            group = _group(exchange)
+            if group is not before:
                 continue
             if failure is None and _waits_for_room(exchange):
                 return
@@ -71,6 +71,17 @@ def _call(exchange: ExchangeState, pool: Pool, probe: bool) -> Attempt:
     return call
 
 
+def _group(exchange: ExchangeState) -> Group:
+    """The engines that may be asked as things are: since it was routed some may have gone, and others come."""
+    gateway = exchange.gateway
+    serving = gateway.serving(gateway.table, exchange)
+    if serving is not None:
+        exchange.group = serving
+    group = exchange.group
+    assert group is not None
+    return group
+
+
 def _waits_for_room(exchange: ExchangeState) -> bool:
     """Whether the request waits now: the engines that are left are well, and full."""
     group = exchange.group
@@ -87,9 +98,7 @@ def _waits_for_room(exchange: ExchangeState) -> bool:
 def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: str) -> None:
     """The call has ended without an answer: what follows is the plan's."""
     call = exchange.call
-    group = exchange.group
     assert call is not None
-    assert group is not None
     pool = call.pool
     if failure is Failure.LOST and call.reused:
         call.released()
@@ -101,7 +110,7 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     if failure is Failure.LOST and not call.reused:
         exchange.tries = exchange.tries.killed()
     tries = exchange.tries.tried(pool)
-    others = another(group, tries)
+    others = another(_group(exchange), tries)
     rules = exchange.gateway.rules
     step = after(
         failure, rules, exchange.tries, reused=call.reused, begun=begun, at_hand=_at_hand(exchange), others=others
@@ -184,9 +193,7 @@ def asks_another(exchange: ExchangeState, status: int, waits_s: float) -> bool:
     """Whether another engine is asked instead of passing this answer on. ``waits_s``: its Retry-After, -1 = none."""
     gateway = exchange.gateway
     call = exchange.call
-    group = exchange.group
     assert call is not None
-    assert group is not None
     engine = call.pool.engine
     if waits_s >= 0.0:
         account = exchange.account
@@ -194,7 +201,9 @@ def asks_another(exchange: ExchangeState, status: int, waits_s: float) -> bool:
         caller = address_key(exchange.client_ip) if keyless else account.id  # type: ignore[union-attr]
         engine.told_to_wait(caller, monotonic(), waits_s)
     tries = exchange.tries.tried(call.pool)
-    if not _at_hand(exchange) or exchange.tries.retries >= gateway.rules.max_retries or not another(group, tries):
+    if not _at_hand(exchange) or exchange.tries.retries >= gateway.rules.max_retries:
+        return False
+    if not another(_group(exchange), tries):
         return False
     if not _may_retry(exchange):
         return False

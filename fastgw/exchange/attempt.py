@@ -6,6 +6,7 @@ Nothing here waits, and nothing here decides what follows a failure: the exchang
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Final
 
 from fastgw.accel.heads import ResponseHead
@@ -17,7 +18,7 @@ from fastgw.exchange.figures import heard
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import Failure
 from fastgw.exchange.relay import BROKEN, END, MORE, SPENT, Relay
-from fastgw.exchange.showing import goes_on, has_gone_down
+from fastgw.exchange.showing import goes_on
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.exchange.tunnel import Tunnel
 from fastgw.net.client import NO_BODY, UNTOLD
@@ -71,6 +72,13 @@ def _fields(exchange: ExchangeState) -> bytes:
     return b"".join((forward, forwarded, b"x-request-id: "))
 
 
+def rewritten(body: bytes | None) -> bytes:
+    """What a filter has made of a body: a forgotten ``return`` is a bug of its own, and of nothing behind it."""
+    if body is None:
+        raise TypeError("a filter's rewrite returned no body")
+    return body
+
+
 def attempt_for(exchange: ExchangeState, pool: Pool, probe: bool) -> Attempt:
     """A new attempt of ``exchange``'s at the engine of ``pool``."""
     made = Attempt.__new__(Attempt)
@@ -90,6 +98,8 @@ class Attempt(Call):
 
     def part(self) -> None:
         self._exchange = None  # each knows the other: nobody but the collector would part them
+        if self.relay is not None:
+            self.relay.show = None
 
     # --- to the engine
     def on_stream(self) -> None:
@@ -117,7 +127,7 @@ class Attempt(Call):
         gateway = self.core
         body = exchange.body
         for rewrite in gateway.rewriters:
-            body = rewrite(exchange, engine, body)
+            body = rewritten(rewrite(exchange, engine, body))
         stream.send(start, exchange.request_id, len(body), body, now + gateway.first_byte_timeout_s)
 
     def on_drained(self) -> None:
@@ -142,7 +152,8 @@ class Attempt(Call):
             return  # the bug showed at its end
         if error.source is Source.UPSTREAM:
             self.failed()
-        error.detail = f"{self.pool.engine.name}: {error.detail}"
+        if self.relay is None and error.detail:
+            error.detail = f"{self.pool.engine.name}: {error.detail}"
         self.leave()
         exchange.fail(error)
 
@@ -160,6 +171,8 @@ class Attempt(Call):
         elif relay.closing:
             self._closes(relay, relay.eof(how))
         elif relay.eof(how) == END:
+            if relay.gone:
+                return
             if relay.written == DEAD:
                 exchange.client_broke()
             else:
@@ -210,16 +223,15 @@ class Attempt(Call):
         length = head.content_length
         if length == len(rest) and length and not head.sse and not source.done:
             # The usual plain answer: whole in one read, out in one send.
-            if self.core.on_data and not goes_on(exchange, self.core.on_data, rest):
-                return
+            if self.core.on_data:
+                if head.json:
+                    self._read(exchange, rest)  # whether or not it may go down
+                if not goes_on(exchange, self.core.on_data, rest):
+                    return
             client.answer(head, exchange.request_id, extra, rest)
             exchange.token_at = now
             if head.json:
-                (
-                    exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens,
-                ) = usage_in(rest)  # fmt: skip
-                if exchange.prompt_tokens < 0 and exchange.upload is not None:
-                    heard(exchange, seconds_in(rest))
+                self._read(exchange, rest)
             exchange.end("ok", True)
         elif status == 101 and exchange.session is not None:
             self._tunnel = Tunnel(exchange.session)
@@ -233,6 +245,15 @@ class Attempt(Call):
             exchange.end("ok", not rest)
         else:
             self._start_relay(exchange, head, source, extra, rest)
+
+    @staticmethod
+    def _read(exchange: ExchangeState, body: bytes) -> None:
+        """What the engine says in its whole answer that it has used."""
+        (
+            exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens,
+        ) = usage_in(body)  # fmt: skip
+        if exchange.prompt_tokens < 0 and exchange.upload is not None:
+            heard(exchange, seconds_in(body))
 
     @staticmethod
     def _asks_to_wait(head: ResponseHead) -> float:
@@ -254,29 +275,33 @@ class Attempt(Call):
         exchange.client.begin(head, UNTOLD if open_ended else source.length, exchange.request_id, extra)
         relay = self.relay = Relay(exchange.client, source, sse, head.json)
         if self.core.on_data:
-            relay.told = []
+            relay.show = partial(goes_on, exchange, self.core.on_data)
         if exchange.allowance < NO_LIMIT:
             relay.allow(exchange.allowance, exchange.facts.prompt_tokens if exchange.facts is not None else 0)
         stream = self.stream
         assert stream is not None
         stream.due(self.first_byte_at + self.core.between_bytes_timeout_s)
         verdict = relay.start(rest)
+        if relay.gone:
+            return
         if verdict == BROKEN and not relay.begun:
             # Nothing has gone down, so the client can still be told properly.
             self.relay = None
             self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"framing: {relay.broken}"))
             return
-        while verdict == SPENT and relay.written != DEAD:
+        while verdict == SPENT and relay.written != DEAD and not relay.gone:
             if not self._granted(relay):
                 return
             verdict = relay.go_on()
+        if relay.gone:
+            return
         if relay.written == DEAD:
             exchange.client_broke()
         elif verdict == END:
             self._relayed(relay)
         elif verdict == BROKEN:
             self.cut("bad_gateway", f"framing: {relay.broken}", True)
-        elif not relay.told or has_gone_down(exchange, relay):
+        else:
             if rest and (sse is None or sse.first_token_seen):
                 exchange.token_at = self.first_byte_at
             if relay.written == QUEUED:
@@ -298,10 +323,12 @@ class Attempt(Call):
         sse = relay.sse
         events = sse.events if sse is not None else -1
         verdict = relay.feed(data)
-        while verdict == SPENT and relay.written != DEAD:
+        while verdict == SPENT and relay.written != DEAD and not relay.gone:
             if not self._granted(relay):
                 return
             verdict = relay.go_on()
+        if relay.gone:
+            return
         written = relay.written
         if written == DEAD:
             exchange.client_broke()
@@ -311,8 +338,6 @@ class Attempt(Call):
             return
         if verdict == BROKEN:
             self.cut("bad_gateway", f"framing: {relay.broken}", True)
-            return
-        if relay.told and not has_gone_down(exchange, relay):
             return
         if sse is None:
             now = monotonic()
@@ -379,6 +404,8 @@ class Attempt(Call):
         if verdict == MORE:
             return
         if verdict == END and relay.pass_end():
+            if relay.gone:
+                return
             if relay.written == DEAD:
                 assert self._exchange is not None
                 self._exchange.client_broke()
@@ -416,7 +443,7 @@ class Attempt(Call):
         assert exchange is not None
         assert relay is not None
         gateway = self.core
-        exchange.detail = f"{self.pool.engine.name}: {detail}"
+        exchange.detail = f"{self.pool.engine.name}: {detail}" if detail else self.pool.engine.name
         if engine_fault:
             self.pool.engine.truncations_total += 1
             gateway.stats.truncations_total += 1

@@ -118,8 +118,8 @@ class Call(Carrier):
         """The answer has ended, ``well`` or not: the verdict falls, and then the place is free. (Who waits for it is told by
         whoever ends this.) ``reusable``: it ended where and as it should, so that its stream may serve another request.
         ``token_at``: when its first token came, 0.0 = none did: what an engine without gauges is judged by."""
-        if self.settled or self.faulty or not well:
-            self._conclude(well)
+        if self.settled or self.faulty or not well or not self.sent_at:
+            self._conclude(well and self.sent_at > 0.0)
         else:
             self.succeeded()
         stream = self.stream
@@ -131,7 +131,8 @@ class Call(Carrier):
         if engine.gradient is not None and well and token_at and not self.faulty:
             engine.gradient.sample(token_at - self.sent_at, engine.inflight)
         engine.inflight -= 1
-        engine.answered_total += 1
+        if self.sent_at:
+            engine.answered_total += 1
         head = self.head
         if reusable and head is not None and head.keep_alive and not stream.queued():
             pool.give_back(stream, now, head.idle_s, head.max_requests)

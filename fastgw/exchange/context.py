@@ -72,7 +72,7 @@ class Asking(Protocol):
 
     @property
     def model(self) -> str: ...
-    def resume(self) -> None: ...
+    def wait_over(self) -> None: ...
 
 
 class Strategy:
@@ -296,7 +296,7 @@ class Context(Service):
         raise NotImplementedError
 
     def later(self, exchange: Asking, seconds: float) -> None:
-        """Call ``exchange.resume`` in ``seconds``; ``exchange.timer`` takes it back."""
+        """Call ``exchange.wait_over`` in ``seconds``; ``exchange.timer`` takes it back."""
         raise NotImplementedError
 
     def crashed(self, client: ClientStream, error: BaseException) -> None:

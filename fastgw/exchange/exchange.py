@@ -19,9 +19,11 @@ from fastgw.exchange.endpoints import JSON, Endpoint
 from fastgw.exchange.figures import read_off
 from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import (
+    BACKOFF,
     DONE,
     ENDS,
     GOES_ON,
+    HELD,
     IS_HELD,
     LOCAL,
     MERGING,
@@ -31,7 +33,6 @@ from fastgw.exchange.phases import (
     WAITING,
 )
 from fastgw.exchange.plan import Failure
-from fastgw.exchange.showing import has_gone_down
 from fastgw.exchange.state import ExchangeState
 from fastgw.net.client import ClientStream
 from fastgw.net.clock import monotonic
@@ -139,7 +140,7 @@ class Exchange(ExchangeState):
             hook = walk[at]
             at += 1
             self.walked = at
-            if hook(self):
+            if hook(self) is True:
                 if self.phase == phase:
                     self._held()
                 return
@@ -165,8 +166,17 @@ class Exchange(ExchangeState):
             self.gateway.crashed(self.client, error)
 
     def wake(self) -> None:
-        """``resume``, in the next turn of the loop: for whoever is in the middle of another exchange."""
-        self.gateway.reactor.poller.soon(self.resume)
+        """A filter that has it wait has it go on, in the next turn of the loop. More than once is as good as once."""
+        self.gateway.reactor.poller.soon(self._woken)
+
+    def _woken(self) -> None:
+        if self.phase == HELD:
+            self.resume()
+
+    def wait_over(self) -> None:
+        """The time of a wait is over: one that a filter has set, or the pause before it is sent again."""
+        if self.phase == HELD or self.phase == BACKOFF:
+            self.resume()
 
     def resume(self) -> None:
         """Go on after a wait: with the next filter, or the next attempt. Called once for each wait, from the loop.
@@ -212,9 +222,12 @@ class Exchange(ExchangeState):
             return
         call = self.call
         if call is not None:
-            if call.relay is not None:
-                call.cut(error.kind.name, error.detail, error.source is Source.UPSTREAM)
-                return
+            relay = call.relay
+            if relay is not None:
+                if relay.begun or relay.wrote:
+                    call.cut(error.kind.name, error.detail, error.source is Source.UPSTREAM)
+                    return
+                call.relay = None  # nothing has gone down: there is another answer
             call.released()
             call.leave()
         if self.phase == TUNNEL:
@@ -230,9 +243,17 @@ class Exchange(ExchangeState):
         self.end("error", False)
 
     def answer(self, status: int, content_type: bytes, body: bytes, lines: bytes = b"") -> None:
-        """A whole answer made here, with ``lines`` beside those that every answer has."""
+        """A whole answer made here, with ``lines`` beside those that every answer has.
+
+        :raises RuntimeError: an engine's answer is on its way down already.
+        """
         if self.phase == DONE:
             return
+        call = self.call
+        if call is not None and call.relay is not None:
+            if call.relay.begun or call.relay.wrote:
+                raise RuntimeError("an answer is on its way down already")
+            call.relay = None
         self.status = status
         own = b"x-request-id: %b\r\n%b%b" % (self.request_id, self.extra_head, lines)
         self.client.local(status, content_type, body, own)
@@ -279,7 +300,8 @@ class Exchange(ExchangeState):
             return
         if self.timeout_s and monotonic() - self.started_at >= self.timeout_s:
             self._leaves_work()  # it is the client's own time that is over
-        self.fail(GatewayError("upstream_timeout", source=Source.GATEWAY, detail="request_timeout_s reached"))
+        message = "The request was held until its time was over." if self.phase == HELD else None
+        self.fail(GatewayError("upstream_timeout", message, source=Source.GATEWAY, detail="request_timeout_s reached"))
 
     def abandon(self, kind: str, detail: str) -> None:
         """The gateway itself ends this exchange (drain over, internal failure)."""
@@ -342,8 +364,6 @@ class Exchange(ExchangeState):
         hook: FinishHook | None = None
         whole = False
         try:
-            if self.call is not None and self.call.relay is not None and self.call.relay.told:
-                has_gone_down(self, self.call.relay)
             guards = self.guards
             if guards is not None:
                 while guards:

@@ -7,7 +7,7 @@ called, and costs nothing. Must never: call a hook itself, or let one stand in a
 from __future__ import annotations
 
 from difflib import get_close_matches
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -93,11 +93,13 @@ class Filter:
         not to an upgrade). Raising, or ``exchange.answer``, puts another answer in its place, and the engine is left."""
 
     def on_data(self, exchange: Exchange, data: bytes) -> None:
-        """A piece of that answer's body, as its client gets it but without frames. It may be looked at; it is not changed, for
-        its length may have been announced. (A stream loses its short way by it: frames are taken apart and written anew.)
+        """A piece of that answer's body, as its client gets it but without frames, before it goes down. It may be looked at; it
+        is not changed, for its length may have been announced. (A stream loses its short way by it: frames are taken apart and
+        written anew.)
 
-        Raising ends the answer: with a proper error where all of it had come at once, for then nothing has gone down; else
-        behind this piece, as a broken stream ends. Not called for sessions (``on_said``) and for what is answered here.
+        Raising ends the answer: with a proper error where nothing of it has gone down yet, which is so for all that came at
+        once; else before this piece, as a broken stream ends. Not called for sessions (``on_said``) and for what is answered
+        here.
         """
 
     def on_allowance(self, exchange: Exchange) -> bool:
@@ -112,7 +114,7 @@ class Filter:
     # --- the end
     def on_finish(self, exchange: Exchange, outcome: str) -> None:
         """Exactly once for each request, however it ended, and also where this filter has never seen it: whatever it holds is
-        given back here. Must not raise: the others still give back what they hold, but the client's connection is lost."""
+        given back here. Must not raise: the others still give back what they hold."""
 
     # --- of no request
     def on_room(self) -> None:
@@ -136,18 +138,27 @@ def check(filters: Iterable[Filter]) -> None:
     """
     for one in filters:
         kind = type(one)
-        for owner in kind.__mro__:
+        if not isinstance(one, Filter):
+            raise TypeError(f"filter {kind.__name__}: derive it from fastgw.exchange.filter.Filter")
+        base = kind.__mro__.index(Filter)
+        for at, owner in enumerate(kind.__mro__):
             if owner not in (Filter, object):
                 for name, value in vars(owner).items():
+                    if at > base and name in HOOKS:
+                        raise TypeError(
+                            f"filter {kind.__name__}: {owner.__name__}.{name} stands behind Filter's own: put it first"
+                        )
                     _check(kind, name, value)
-        for name in getattr(one, "__dict__", ()):
+        for name, value in getattr(one, "__dict__", {}).items():
             if name in HOOKS:
                 raise TypeError(f"filter {kind.__name__}: {name} must be a method of its class")
+            _check(kind, name, value)
 
 
 def _check(kind: type, name: str, value: object) -> None:
     if name in HOOKS:
-        if iscoroutinefunction(value) or not callable(value):
+        plain = getattr(value, "__func__", value)
+        if iscoroutinefunction(plain) or isgeneratorfunction(plain) or isasyncgenfunction(plain) or not callable(value):
             raise TypeError(f"filter {kind.__name__}: {name} must be a plain method")
         return
     if name.startswith("_") or not (callable(value) or name.startswith("on_")):

@@ -45,6 +45,7 @@ from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
 
+MOST_KEYS_OF_THE_PAST: Final = 64  # of engines that have left, which no log shows either
 _ACCEPT_ENCODING: Final = re.compile(rb"(?im)^accept-encoding:[^\r\n]*\r\n")
 
 LocalHandler = Callable[[Exchange], None]
@@ -135,8 +136,12 @@ class GatewayCore(Context):
         try:
             for hook in self.on_arrival:
                 hook(exchange)
+                if exchange.phase == DONE:
+                    return  # answered
             for hook in self.on_request:
                 hook(exchange)
+                if exchange.phase == DONE:
+                    return  # answered
         except GatewayError as error:
             exchange.fail(error)
 
@@ -147,17 +152,23 @@ class GatewayCore(Context):
         try:
             for hook in self.on_origin:
                 hook(exchange)
+                if exchange.phase == DONE:
+                    return  # answered
             if client.trusted:
                 own = head.own
                 exchange.client_ip = client_ip(client.peer_ip, own.get(b"x-forwarded-for") if own else None, self.trusted)
             for hook in self.on_arrival:
                 hook(exchange)
+                if exchange.phase == DONE:
+                    return  # answered
             if endpoint is None or head.method not in endpoint.methods or self.draining or head.expect:
                 endpoint = self._admit_unusual(exchange, head, endpoint)
                 if endpoint is None:
                     return
             for hook in self.on_head:
                 hook(exchange)
+                if exchange.phase == DONE:
+                    return  # answered
             if head.own is not None:
                 exchange.timeout_s = self._asked_timeout(head.own.get(b"x-request-timeout-ms"))
                 coding = head.own.get(b"content-encoding")
@@ -167,6 +178,8 @@ class GatewayCore(Context):
             client.known = self._remembered(exchange) if plain else None
             for hook in self.on_request:
                 hook(exchange)
+                if exchange.phase == DONE:
+                    return  # answered
             if exchange.timeout_s or self.request_timeout_s:
                 client.due(exchange.started_at + self.time_limit(exchange.timeout_s, self.request_timeout_s))
             if endpoint.mode is not JSON:
@@ -383,10 +396,10 @@ class GatewayCore(Context):
         exchange.take_up()
 
     def later(self, exchange: Asking, seconds: float) -> None:
-        """Call ``exchange.resume`` in ``seconds``; ``exchange.timer`` takes it back."""
+        """Call ``exchange.wait_over`` in ``seconds``; ``exchange.timer`` takes it back."""
         if exchange.timer is not None:
             exchange.timer.cancel()  # what bounded its wait so far
-        exchange.timer = self.reactor.loop.call_later(seconds, exchange.resume)
+        exchange.timer = self.reactor.loop.call_later(seconds, exchange.wait_over)
         self.reactor.poller.hurry()
 
     # --- engines
@@ -394,7 +407,10 @@ class GatewayCore(Context):
         """From now on requests go by ``table``. ``keys`` are those that its engines are sent: no log shows one."""
         self.table = table
         others = (self.config.admin_key, self.config.vllm_api_key, *keys)
-        self._other_keys = tuple({key.encode() for key in others if key})
+        now = tuple({key.encode() for key in others if key})
+        # An engine that has left has most likely its key still.
+        left = [key for key in self._other_keys if key not in now]
+        self._other_keys = (*now, *left[:MOST_KEYS_OF_THE_PAST])
 
     def room(self) -> None:
         """An engine may have room: whoever waits is looked at."""

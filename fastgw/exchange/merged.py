@@ -15,10 +15,11 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.accel.usage import usage_in
 from fastgw.errors import GatewayError
 from fastgw.errors import Source as Blame
-from fastgw.exchange.attempt import request_start
+from fastgw.exchange.attempt import request_start, rewritten
 from fastgw.exchange.call import Call
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.phases import MERGING
 from fastgw.exchange.showing import goes_on
 from fastgw.net.clock import monotonic
 from fastgw.protocol.body import Source
@@ -78,7 +79,8 @@ def alone(members: Sequence[Member]) -> None:
         # (One that ends while the others are sent has no holder any more.)
         if member.holder is not None:
             member.holder = None
-            member.exchange.resume()
+            if member.exchange.phase == MERGING:
+                member.exchange.resume()
 
 
 class MergedCall(Call):
@@ -134,7 +136,7 @@ class MergedCall(Call):
         first = self._asked[0].exchange
         body = merged([member.parts for member in self._asked])
         for rewrite in core.rewriters:
-            body = rewrite(first, engine, body)
+            body = rewritten(rewrite(first, engine, body))
         self.sent_at = now
         for member in self._asked:
             member.exchange.sent_at = now  # an engine has its inputs: whoever leaves from here on has cost something
@@ -201,6 +203,7 @@ class MergedCall(Call):
         self._room()
         self._detach()
         self.members = []
+        self._asked = ()  # each knows the other: nobody but the collector would part them
         # (Those who have left meanwhile have paid for themselves: nobody pays their share.)
         sizes = [one.parts.size_bytes for one in asked]
         used = [shares(count, sizes) if count >= 0 else [-1] * len(asked) for count in usage_in(answer)]
@@ -216,12 +219,12 @@ class MergedCall(Call):
         try:
             exchange.call = self
             exchange.sent_at = self.sent_at
-            exchange.token_at = now
+            exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens = used
             if self.core.on_response and not goes_on(exchange, self.core.on_response, head):
                 return
             if self.core.on_data and not goes_on(exchange, self.core.on_data, piece):
                 return
-            exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens = used
+            exchange.token_at = now
             extra = exchange.extra_head
             if self.core.server_timing:
                 extra += self.core.timing_line(exchange, self.first_byte_at, now)
@@ -272,6 +275,7 @@ class MergedCall(Call):
         """Everybody who is still there goes alone."""
         self._detach()
         self.leave()
+        self._asked = ()
         members, self.members = self.members, []
         alone(members)
 

@@ -12,6 +12,7 @@ stops behind the event with the last one, and says so; ``go_on`` or ``close`` fo
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from fastgw.accel.chunks import FramingError
@@ -49,11 +50,12 @@ class Relay:
         "broken",
         "closing",
         "ended",
+        "gone",
         "limit",
         "prompt",
+        "show",
         "source",
         "sse",
-        "told",
         "written",
         "wrote",
     )
@@ -76,7 +78,8 @@ class Relay:
         self.body_bytes = 0  # of the engine's body, of what went on
         self.ended = False
         self.broken = ""
-        self.told: list[bytes] | None = None  # where somebody wants to see it: what has gone down since he took it from here
+        self.show: Callable[[bytes], bool] | None = None  # who wants to see each piece before it goes down, and may forbid it
+        self.gone = False  # he did: the exchange has ended
         self.written = 1  # what the last write returned
 
     def start(self, rest: bytes) -> int:
@@ -85,8 +88,8 @@ class Relay:
         verdict = MORE
         if rest or self.source.done:
             verdict = self.feed(rest)
-            if verdict == BROKEN and not self.wrote:
-                return BROKEN
+            if self.gone or (verdict == BROKEN and not self.wrote):
+                return verdict
         self.begun = True
         if not self.wrote:
             self.written = self._client.flush()
@@ -125,7 +128,7 @@ class Relay:
         sse = self.sse
         near = self.limit != UNLIMITED and sse is not None and self._near(len(data))
         alike = source.frames == client.frames
-        if alike and self._usage is None and not near and self.told is None:
+        if alike and self._usage is None and not near and self.show is None:
             size = source.passes(sse, data)
             if size:
                 # Whole frames of whole events, and all that they say is known: they go on untouched and uncopied.
@@ -155,10 +158,8 @@ class Relay:
                     out += held
         elif self._usage is not None:
             self._usage.feed(payload)
-        self.body_bytes += len(out)
-        if alike and source.aligned and out is payload:
-            if self.told is not None:
-                self.told.append(out)
+        if alike and source.aligned and out is payload and self.show is None:
+            self.body_bytes += len(out)
             if data:
                 self.wrote = True
                 self.written = client.write_wire(data)
@@ -171,8 +172,10 @@ class Relay:
 
     def _pass(self, out: bytes, last: bool) -> None:
         """Some of the engine's body."""
-        if self.told is not None:
-            self.told.append(out)
+        if self.show is not None and out and not self.show(out):
+            self.gone = True
+            return
+        self.body_bytes += len(out)
         self._put(out, last)
 
     def _put(self, out: bytes, last: bool) -> None:
@@ -205,9 +208,7 @@ class Relay:
         done = self._rest_ends and not (spent and self._rest)
         if done:
             out.append(sse.flush())
-        passed = b"".join(out)
-        self.body_bytes += len(passed)
-        self._pass(passed, done)
+        self._pass(b"".join(out), done)
         if done:
             self.ended = True
             return END
@@ -246,7 +247,6 @@ class Relay:
         end = bytes(self._end)
         if not sse.error and (sse.finish_reason in FOR_LENGTH or (sse.finish_reason is None and COMPLETED not in end)):
             return False
-        self.body_bytes += len(end)
         self._pass(end, True)
         self.ended = True
         return True
@@ -260,7 +260,6 @@ class Relay:
             self.go_on()
             return
         out = self.sse.feed(payload) if self.sse is not None else payload
-        self.body_bytes += len(out)
         self._pass(out, False)
 
     def eof(self, how: str) -> int:
@@ -274,7 +273,6 @@ class Relay:
             self.broken = "connection lost" if how != "fin" else "closed before the end of the message"
             return BROKEN
         out = self.sse.flush() if self.sse is not None else b""
-        self.body_bytes += len(out)
         self._pass(out, True)
         self.ended = True
         return END

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from fastgw.errors import GatewayError
-from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import ExchangeState
 
 
@@ -22,12 +21,3 @@ def goes_on(exchange: ExchangeState, hooks: tuple[Callable[[Any, Any], None], ..
         exchange.fail(error)
         return False
     return True
-
-
-def has_gone_down(exchange: ExchangeState, relay: Relay) -> bool:
-    """The same, for what has gone down since filters were shown something of it."""
-    told = relay.told
-    assert told is not None
-    relay.told = []
-    data = b"".join(told)
-    return not data or goes_on(exchange, exchange.gateway.on_data, data)

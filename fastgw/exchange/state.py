@@ -193,6 +193,10 @@ class ExchangeState(Sink):
         """Go on after a wait: with the next filter, or the next attempt."""
         raise NotImplementedError
 
+    def wait_over(self) -> None:
+        """The time of a wait is over."""
+        raise NotImplementedError
+
     def take_up(self) -> None:
         """The turn of a large body has come."""
         raise NotImplementedError

@@ -417,7 +417,12 @@ class H1UpstreamConn(Holder):
 
     def lost(self) -> None:
         """End as if the engine had reset the connection: whoever has it is told so, and closes it."""
-        if not self.wire.closed:
+        if self.wire.closed:
+            return
+        if self.state is CONNECTING:
+            self._rest_of_addresses = ()
+            self._dial_failed("connection reset", False)
+        else:
             self._ended("reset")
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ SENT: Final = 1  # everything went to the kernel
 QUEUED: Final = 0  # a residue waits: stop producing until it has gone
 DEAD: Final = -1  # the socket is broken; the read side will say how
 
-_UNDER_WAY: Final = (0, 115, 11)  # EINPROGRESS; EAGAIN is a Unix socket's full backlog
+_UNDER_WAY: Final = (0, 115)  # EINPROGRESS. (EAGAIN is a Unix socket's full backlog: no dial is under way.)
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 

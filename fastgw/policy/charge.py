@@ -174,7 +174,7 @@ def produced(exchange: Exchange, response: ResponseHead) -> int:
     relay = relay_of(exchange)
     if relay is not None:
         size = relay.body_bytes
-    elif exchange.status == response.status and response.status != 204:
+    elif exchange.token_at and response.status != 204:
         size = max(0, response.content_length)  # it was whole in one read
     else:
         size = 0

@@ -10,7 +10,11 @@ from fastgw.upstream.table import Group, UpstreamTable
 
 
 def serving(table: UpstreamTable, exchange: Exchange) -> Group | None:
-    """The engines that would be asked for ``exchange`` by ``table``; None = nobody serves its model."""
+    """The engines that would be asked for ``exchange`` by ``table``; None = nobody serves its model. Those that a filter has
+    chosen stay."""
+    chosen = exchange.group
+    if chosen is not None and not chosen.tabled:
+        return chosen
     facts = exchange.facts
     model = exchange.substitute or (facts.model if facts is not None else exchange.model)
     # Without a model any engine will do; with one, those that serve it. (A session goes by its own rule: local.tunnel.)

@@ -174,6 +174,8 @@ class Health:
                 self._verdict_changed()
             return
         engine.failures += 1
+        if engine.healthy is False and not engine.probed_at:
+            self._log.warning("engine is not well", engine=engine.name, reason=detail)  # one that has just been added
         if engine.healthy is not False and (engine.healthy is None or engine.failures >= self._config.health_unhealthy_after):
             self._fell_ill(engine, detail)
 

@@ -19,16 +19,18 @@ class Group:
     """The pools that may serve one model, in configured order, and in turns by weight.
 
     ``cursor`` is the group's place in its turns: kept here, not on the policy, so that two models that alternate do
-    not each meet the same engine for ever. ``pools`` and ``turns`` never change.
+    not each meet the same engine for ever. ``pools`` and ``turns`` never change. ``tabled``: a table made it; where it is none
+    of the present one's any more, another has taken its place. What a filter makes is its own.
     """
 
-    __slots__ = ("cursor", "lane", "pools", "turns")
+    __slots__ = ("cursor", "lane", "pools", "tabled", "turns")
 
     def __init__(self, pools: Sequence[Pool]) -> None:
         self.pools = tuple(pools)
         self.turns = _turns(self.pools)
         self.cursor = 0
         self.lane: Any = None  # the queue's
+        self.tabled = False
 
     def __len__(self) -> int:
         return len(self.pools)
@@ -71,7 +73,8 @@ class UpstreamTable:
             if not key:
                 return None
             if key not in self._groups:
-                self._groups[key] = before.get(key) or Group(members)
+                made = self._groups[key] = before.get(key) or Group(members)
+                made.tabled = True
             return self._groups[key]
 
         serving: dict[str, list[Pool]] = {}

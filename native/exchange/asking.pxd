@@ -13,7 +13,7 @@ from fastgw.upstream.table cimport Group
 cdef int BACKS_OFF, CLOSED, DIALS, NO, PROBE
 
 @cython.locals(
-    gateway=Context, group=Group, serving=Group, pool=Pool, breaker=Breaker, call=Attempt, now=cython.double, admitted=cython.int,
+    gateway=Context, group=Group, before=Group, pool=Pool, breaker=Breaker, call=Attempt, now=cython.double, admitted=cython.int,
     connected=cython.bint,
 )
 cpdef ask(ExchangeState exchange)
@@ -21,14 +21,15 @@ cpdef ask(ExchangeState exchange)
 cpdef Attempt _call(ExchangeState exchange, Pool pool, bint probe)
 @cython.locals(group=Group, pool=Pool)
 cpdef bint _waits_for_room(ExchangeState exchange) except -1
-@cython.locals(call=Call, group=Group, pool=Pool)
+@cython.locals(call=Call, pool=Pool)
 cpdef call_failed(ExchangeState exchange, object failure, bint begun, str detail)
+cpdef Group _group(ExchangeState exchange)
 cpdef bint _again(ExchangeState exchange, Pool pool) except -1
 cpdef bint _goes_on(ExchangeState exchange, object step, Pool pool) except -1
 cpdef bint _at_hand(ExchangeState exchange) except -1
 cpdef bint _may_retry(ExchangeState exchange) except -1
 cpdef _back_off(ExchangeState exchange)
-@cython.locals(call=Call, group=Group)
+@cython.locals(call=Call)
 cpdef bint asks_another(ExchangeState exchange, int status, double waits_s) except -1
 @cython.locals(call=Call)
 cpdef bint asks_for_less(ExchangeState exchange) except -1

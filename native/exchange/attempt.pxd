@@ -26,6 +26,7 @@ cpdef RequestStart request_start(ExchangeState exchange, Engine engine)
 cpdef bytes _target(ExchangeState exchange, Engine engine)
 cpdef bytes _fields(ExchangeState exchange)
 
+cpdef bytes rewritten(bytes body)
 @cython.locals(made=Attempt)
 cpdef Attempt attempt_for(ExchangeState exchange, Pool pool, bint probe)
 

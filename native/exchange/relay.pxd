@@ -17,14 +17,14 @@ cdef class Relay:
     cdef tuple _known
     cdef bint _rest_ends
     cdef UsageScanner _usage
-    cdef public bint begun, closing, ended, wrote
+    cdef public bint begun, closing, ended, gone, wrote
     cdef public str broken
     cdef public long long body_bytes
     cdef long long _total
     cdef public long long limit, prompt
     cdef public Source source
     cdef public SseScanner sse
-    cdef public list told
+    cdef public object show
     cdef public int written
 
     cpdef int start(self, bytes rest) except -1

@@ -44,6 +44,7 @@ cdef class ExchangeState(Sink):
     cpdef move(self, int event)
     cpdef route(self)
     cpdef resume(self)
+    cpdef wait_over(self)
     cpdef take_up(self)
     cpdef client_may_go_on(self)
     cpdef fail(self, object error)

@@ -5,6 +5,7 @@ cdef class Group:
     cdef public Py_ssize_t cursor
     cdef public tuple pools, turns
     cdef public object lane
+    cdef public bint tabled
 
 @cython.final
 cdef class UpstreamTable:

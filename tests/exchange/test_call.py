@@ -46,6 +46,7 @@ async def opened(core: Core, here: Place, probe: bool = False) -> Heard:
     if not call.open(monotonic(), False):
         await here.take()
         await until(lambda: call.ready)
+    call.sent_at = monotonic()
     return call
 
 
@@ -133,3 +134,16 @@ async def test_who_waits_is_told_when_a_breaker_moves_or_a_probe_is_free_again()
         assert core.moved == [OPEN, CLOSED]
         for one in (call, probe, again):
             one.leave()
+
+
+async def test_what_was_never_sent_says_nothing_of_its_engine() -> None:
+    """A filter has answered in its place: no verdict, and no answer of the engine's."""
+    async with place() as here:
+        engine = here.pool.engine
+        engine.breaker = breaker = type(engine.breaker)(1, 0.0)
+        breaker.failed(monotonic(), 0.0, False)
+        assert breaker.admit(monotonic() + 1.0) == PROBE
+        call = await opened(Core(here.reactor, here.stats), here, True)
+        call.sent_at = 0.0
+        call.complete(monotonic(), True, False, 0.0)
+        assert (breaker.state, engine.inflight, engine.answered_total) == (HALF_OPEN, 0, 0)

@@ -194,7 +194,8 @@ async def test_a_hook_ends_a_stream(stage: Stage) -> None:
         await client.send(tagged("stream"))
         answer = await client.read_response()
         assert (answer.status, answer.complete) == (200, False)
-        assert answer.body.startswith(EVENT + MORE + b'data: {"error":')
+        assert answer.body.startswith(EVENT + b'data: {"error":')
+        assert MORE not in answer.body, "what it was refused for"
         assert DONE not in answer.body
         await gw.idle()
         assert gw.records[-1]["error"] == "forbidden"
