@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import time
 from typing import Final
+
+from fastgw.net.clock import monotonic
 
 TICK_S: Final = 0.1
 NEVER: Final = float("inf")
 
 
 class Timed:
-    """What the wheel holds: an object with a deadline on :func:`time.monotonic`'s clock. Base of connections and streams."""
+    """What the wheel holds: an object with a deadline on :mod:`fastgw.net.clock`. Base of connections and streams."""
 
     __slots__ = ("deadline", "wheel_slot")
 
@@ -92,11 +93,11 @@ class TimerWheel:
             self._handle = None
         if self._order:
             self._next = self._order[0]
-            self._handle = self._loop.call_later(max(0.0, self._next * TICK_S - time.monotonic()), self._tick)
+            self._handle = self._loop.call_later(max(0.0, self._next * TICK_S - monotonic()), self._tick)
 
     def _tick(self) -> None:
         self._handle = None
-        now = time.monotonic()
+        now = monotonic()
         current = int(now / TICK_S)
         order = self._order
         while order and order[0] <= current:

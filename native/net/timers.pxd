@@ -1,5 +1,7 @@
 cimport cython
 
+from fastgw.net.clock cimport monotonic
+
 cdef class Timed:
     cdef public double deadline
     cdef public long wheel_slot
