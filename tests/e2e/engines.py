@@ -10,25 +10,18 @@ from typing import Any
 from fastgw.sim import RawRequest, ScriptedConnection, ScriptedEngine
 from tests.support.client import RawClient, RawResponse, chat
 from tests.support.gateway import Running
+from tests.support.scripts import ANSWER as ANSWER
+from tests.support.scripts import EARLY as EARLY
+from tests.support.scripts import EVENT as EVENT
+from tests.support.scripts import JSON_CHUNKED as JSON_CHUNKED
+from tests.support.scripts import SSE_HEAD as SSE_HEAD
+from tests.support.scripts import chunk as chunk
+from tests.support.scripts import ok
 
 Play = Callable[[ScriptedConnection, RawRequest], Awaitable[None]]
 
-ANSWER = b'{"id":"a","object":"chat.completion","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}'
-JSON_CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
-SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-EVENT = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"word"},"finish_reason":null}]}\n\n'
-EARLY = b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n"
 # Set apart from what is under test: probes stay out of the way, and nothing is warm unless a test wants it.
 QUIET: dict[str, Any] = {"health_interval_s": 60.0, "warm_connections": 0}
-
-
-def ok(body: bytes = ANSWER, *lines: bytes) -> bytes:
-    extra = b"".join(line + b"\r\n" for line in lines)
-    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n%b" % (len(body), extra, body)
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def scripted(play: Play, **options: Any) -> ScriptedEngine:

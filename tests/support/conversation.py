@@ -6,14 +6,14 @@
         talk.engines[0].last.says(ok())
         client.sees(200)
 
-All between the streams is real: filters, queue, strategy, breakers, budgets, accounts, housekeeping, local answers. What there is
-not: sockets, probes, the store. Owns, like ``gateway.running``, what holds for every case, checked at its end: nothing live is
+All between the streams is real: filters, queue, strategy, breakers, budgets, accounts, housekeeping, local answers. What there
+is not: sockets, probes, the store. Owns, like ``gateway.running``, what holds for every case, checked at its end: nothing live is
 left, no internal error was logged, and each exchange left one access record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
@@ -39,8 +39,10 @@ from fastgw.upstream.health import Health
 from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.target import Engine
 from tests.support.answers import RawResponse
+from tests.support.byhand.client import HandClient, HandConnection
+from tests.support.byhand.engine import HandPool, Play
+from tests.support.byhand.loop import HandLoop
 from tests.support.gateway import Events
-from tests.support.hand import HandClient, HandConnection, HandLoop, HandPool, Play
 from tests.support.requests import request
 
 KEY = "sk-of-a-conversation"
@@ -108,7 +110,7 @@ class Conversation:
             if client.sink is None:
                 break
             self.passes(0.05)
-        return client.answer_
+        return client.seen
 
     def passes(self, seconds: float) -> None:
         self.loop.passes(seconds)
@@ -221,5 +223,3 @@ def kills(asked: Any) -> None:
 def silent(asked: Any) -> None:
     """No answer, ever."""
 
-
-Say = Callable[[Any], object]
