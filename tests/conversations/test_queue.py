@@ -1,5 +1,5 @@
-"""CASES, group J, row J9 (and I1's "queued"): the queue that is full, or takes too long; that clients leave, whose engine dies, or
-whose gateway stops; and what those are told who find it so."""
+"""CASES, group J, row J9 (and I1's "queued"): the queue that is full, or takes too long; that clients leave, whose engine dies,
+or whose gateway stops; and what those are told who find it so."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Retries by policy (S2): of which answers, where to, how often, how soon; what is never sent twice, what is once more, and what
-is carried no further."""
+"""Retries by policy (S2): of which answers, where to, how often, how soon; what is never sent twice, what is once more, and
+what is carried no further."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@
         client.sees(200)
 
 All between the streams is real: filters, queue, strategy, breakers, budgets, accounts, housekeeping, local answers. What there
-is not: sockets, probes, the store. Owns, like ``gateway.running``, what holds for every case, checked at its end: nothing live is
-left, no internal error was logged, and each exchange left one access record.
+is not: sockets, probes, the store. Owns, like ``gateway.running``, what holds for every case, checked at its end: nothing live
+is left, no internal error was logged, and each exchange left one access record.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A client by hand: a test says what it sends, and looks at what it sees.
 
-A subclass of the real base, so that it works over both twins. What the client's bytes mean is read by the gateway's own reader of
-heads, as on a connection; what its answer is, by ``answers.py``, as over sockets.
+A subclass of the real base, so that it works over both twins. What the client's bytes mean is read by the gateway's own reader
+of heads, as on a connection; what its answer is, by ``answers.py``, as over sockets.
 """
 
 from __future__ import annotations

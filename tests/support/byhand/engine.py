@@ -1,7 +1,7 @@
 """An engine by hand: a test says what becomes of dials and what it sends, and looks at what it got.
 
-Subclasses of the real bases, so that they work over both twins. What the engine's bytes mean is read by the gateway's own reader
-of heads and its sources, as on a connection.
+Subclasses of the real bases, so that they work over both twins. What the engine's bytes mean is read by the gateway's own
+reader of heads and its sources, as on a connection.
 """
 
 from __future__ import annotations

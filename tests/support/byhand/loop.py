@@ -33,8 +33,8 @@ class HandTimer:
 
 
 class HandLoop:
-    """What of an event loop the data plane asks for. While there is one (:meth:`close`), the clock of the data plane is its own: it
-    stands until it is told to go on."""
+    """What of an event loop the data plane asks for. While there is one (:meth:`close`), the clock of the data plane is its
+    own: it stands until it is told to go on."""
 
     def __init__(self) -> None:
         self.now = BEGIN_S

@@ -1,0 +1,116 @@
+"""What each endpoint costs, by what its engine says, and where it says nothing: docs/limits.md, "Tokens per day"."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import pytest
+
+from fastgw.exchange.endpoints import _JSON_PATHS, _UPLOAD_PATHS, EndpointTable
+from tests.e2e.metered import KEY
+from tests.e2e.test_endpoints_uploads import form
+from tests.support.conversation import Conversation, answering, conversation
+from tests.support.requests import request
+from tests.support.scripts import ok
+
+MODEL = {"model": "sim"}
+CHAT = {**MODEL, "messages": [{"role": "user", "content": "x" * 400}], "max_tokens": 50}
+GENERATED = {"prompt_tokens": 70, "completion_tokens": 20, "total_tokens": 90}
+NAMED_OTHERWISE = {"input_tokens": 70, "output_tokens": 20, "total_tokens": 90}
+PROMPT_ONLY = {"prompt_tokens": 70, "total_tokens": 70}
+SETTINGS: dict[str, Any] = {"passthrough_paths": ("/v1/their/own",), "api_keys": (KEY,), "daily_token_quota": 10**6}
+
+
+class Row(NamedTuple):
+    """``document`` is the request (None = a form). ``usage`` is what the engine says and ``charged`` what that costs;
+    ``silent`` is whether an answer without usage costs an estimate of the prompt."""
+
+    path: str
+    document: dict[str, Any] | None
+    usage: dict[str, Any]
+    charged: tuple[int, int]
+    silent: bool = True
+
+
+ROWS = [
+    Row("/v1/chat/completions", CHAT, GENERATED, (70, 20)),
+    Row("/v1/completions", {**MODEL, "prompt": "x" * 400, "max_tokens": 50}, GENERATED, (70, 20)),
+    Row("/v1/responses", {**MODEL, "input": "x" * 400, "max_output_tokens": 50}, NAMED_OTHERWISE, (70, 20)),
+    Row("/v1/messages", CHAT, NAMED_OTHERWISE, (70, 20)),
+    Row("/v1/embeddings", {**MODEL, "input": "x" * 400}, PROMPT_ONLY, (70, 0)),
+    Row("/v1/rerank", {**MODEL, "query": "x", "documents": ["x" * 400]}, PROMPT_ONLY, (70, 0)),
+    Row("/v2/rerank", {**MODEL, "query": "x", "documents": ["x" * 400]}, PROMPT_ONLY, (70, 0)),
+    Row("/rerank", {**MODEL, "query": "x", "documents": ["x" * 400]}, PROMPT_ONLY, (70, 0)),
+    Row("/v1/score", {**MODEL, "text_1": "x", "text_2": "x" * 400}, PROMPT_ONLY, (70, 0)),
+    Row("/score", {**MODEL, "text_1": "x", "text_2": "x" * 400}, PROMPT_ONLY, (70, 0)),
+    Row("/v1/images/generations", {**MODEL, "prompt": "x" * 400}, NAMED_OTHERWISE, (70, 20)),
+    Row("/v1/images/edits", None, NAMED_OTHERWISE, (70, 20), silent=False),
+    Row("/v1/images/variations", None, NAMED_OTHERWISE, (70, 20), silent=False),
+    Row("/v1/audio/transcriptions", None, NAMED_OTHERWISE, (70, 20), silent=False),
+    Row("/v1/audio/translations", None, NAMED_OTHERWISE, (70, 20), silent=False),
+    Row("/v1/audio/speech", {**MODEL, "input": "x" * 400, "voice": "a"}, NAMED_OTHERWISE, (70, 20)),
+    *[
+        Row(path, {**MODEL, "prompt": "x" * 400}, GENERATED, (0, 0), silent=False)
+        for path in ("/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize")
+    ],
+    Row("/v1/messages/count_tokens", CHAT, NAMED_OTHERWISE, (0, 0), silent=False),
+    Row("/v1/their/own", {**MODEL, "prompt": "x" * 400}, GENERATED, (0, 0), silent=False),
+]
+
+
+def test_every_endpoint_that_goes_to_an_engine_has_a_row() -> None:
+    paths = {"/v1/chat/completions", "/v1/completions", *_JSON_PATHS, *_UPLOAD_PATHS}
+    assert {row.path for row in ROWS} == {*paths, "/v1/their/own"}
+    table = EndpointTable(("/v1/their/own",))
+    for row in ROWS:
+        endpoint = table.find(row.path.encode())
+        assert endpoint is not None
+        assert endpoint.metered is any(row.charged)
+
+
+def asking(row: Row, version: str = "HTTP/1.1") -> bytes:
+    if row.document is not None:
+        body, kind = json.dumps(row.document).encode(), "application/json"
+    else:
+        body, kind = form(("model", b"sim"), ("prompt", b"x" * 400), ("file", b"RIFF" + bytes(range(256)) * 200))
+    return request("POST", row.path, headers=[("Content-Type", kind)], body=body, key=KEY, version=version)
+
+
+def told(talk: Conversation, name: str) -> list[Any]:
+    return [record[name] for record in talk.records]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.path)
+def test_what_the_engine_says_is_charged(row: Row) -> None:
+    pictures = [{"b64_json": "iVBORw0KGgo" * 3000}] if "images" in row.path else []
+    body = json.dumps({"id": "x", "data": pictures, "usage": row.usage}).encode()
+    with conversation(1, answering(ok(body)), **SETTINGS) as talk:
+        for version in ("HTTP/1.1", "HTTP/1.0"):
+            assert talk.ask(asking(row, version)).status == 200
+        ledger = talk.account(KEY).ledger
+        assert (ledger.prompt, ledger.completion) == (2 * row.charged[0], 2 * row.charged[1])
+        assert (ledger.estimated, ledger.reserved) == (0, 0)
+        assert ledger.requests == (2 if any(row.charged) else 0)
+        assert told(talk, "estimated") == [False, False]
+        # What is not counted is not told either.
+        assert told(talk, "prompt_tokens") == ([row.charged[0]] * 2 if any(row.charged) else [-1, -1])
+
+
+@pytest.mark.parametrize("reads", [1, 3])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.path)
+def test_where_it_says_nothing_the_prompt_is_estimated(row: Row, reads: int) -> None:
+    """However large the answer is: a picture's bytes, or a voice's, are no tokens."""
+    generates = row.path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+    data = ok(b"\x89PNG" + b"\x00\x01" * 40_000).replace(b"application/json", b"application/octet-stream")
+    size = -(-len(data) // reads)
+    with conversation(1, answering(*[data[at : at + size] for at in range(0, len(data), size)]), **SETTINGS) as talk:
+        assert talk.ask(asking(row)).status == 200
+        ledger = talk.account(KEY).ledger
+        if row.silent:
+            assert 95 <= ledger.prompt <= 160
+            assert ledger.estimated == ledger.prompt + ledger.completion
+        else:
+            assert ledger.prompt == 0
+        assert ledger.completion == (50 if generates else 0), "never more than was asked for"
+        assert told(talk, "estimated") == [row.silent]
