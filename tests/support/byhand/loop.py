@@ -12,6 +12,8 @@ from fastgw.net import clock
 
 BEGIN_S: Final = 1000.0
 MOST_TURNS: Final = 100_000
+SOONEST_S: Final = 1e-6
+"""No timer is so early that the clock has not moved: whoever looks again when it is time would do so for ever."""
 
 
 class HandTimer:
@@ -61,7 +63,7 @@ class HandLoop:
 
     def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> HandTimer:
         timer = HandTimer(call, args)
-        heapq.heappush(self._timers, (self.now + seconds, next(self._serial), timer))
+        heapq.heappush(self._timers, (self.now + max(seconds, SOONEST_S), next(self._serial), timer))
         return timer
 
     def settle(self) -> None:
