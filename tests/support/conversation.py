@@ -45,8 +45,8 @@ from tests.support.byhand.loop import HandLoop
 from tests.support.gateway import Events
 from tests.support.requests import request
 
-KEY = "sk-of-a-conversation"
-OTHER_KEY = "sk-of-another"
+KEY = "sk-metered-0123456789"
+OTHER_KEY = "sk-metered-other"
 
 
 class Conversation:
