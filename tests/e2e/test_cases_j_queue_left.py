@@ -138,65 +138,10 @@ class TestEngineDies:
             assert statuses == [200, 200, 502, 502]  # an engine may have worked on those that it had
             assert other.peak == 2
 
-    async def test_J9_nobody_is_left(self) -> None:
-        limits = {"engine_max_concurrent": 2}
-        async with Gate() as dying, running([dying.url], **QUIET, **limits) as gw, asking(gw) as ask:
-            begun = [await ask(tagged("under way")) for _ in range(2)]
-            await gw.until("full", lambda: len(dying.held) == 2)
-            crowd = [await ask(tagged(str(number))) for number in range(100)]
-            await waiting(gw, 100)
-            died_at = time.monotonic()
-            await dying.die()
-            answers = [await asked.answer() for asked in crowd]
-            assert time.monotonic() - died_at < 1.0
-            assert {answer.status for answer in answers} <= {502, 503}
-            assert {answer.error["code"] for answer in answers} <= {"bad_gateway", "engines_unavailable", "circuit_open"}
-            # After a few nobody tries in vain any more, and all of those are told when to come back.
-            told = [answer for answer in answers if answer.status == 503]
-            assert len(told) >= 90
-            assert all(1 <= int(answer.header("retry-after") or 0) <= 60 for answer in told)
-            assert [(await asked.answer()).status for asked in begun] == [502, 502]
-            assert gw.stats.queue_waiting_open == 0
-
-    async def test_J9_it_comes_back(self) -> None:
-        """Whoever comes to wait while the only engine is full, and its process is started again, is served."""
-        limits = {"engine_max_concurrent": 1, "cb_failure_threshold": 100}
-        async with Gate() as engine, running([engine.url], **QUIET, **limits) as gw, asking(gw) as ask:
-            first = await ask(tagged("a"))
-            await engine.has("a")
-            second = await ask(tagged("b"))
-            await waiting(gw, 1)
-            engine.auto_s = 0.0
-            for conn in engine.engine.connections:
-                conn.reset()
-            assert (await first.answer()).status == 502
-            assert (await second.answer()).status == 200
-
 
 @pytest.mark.together
 class TestDrain:
     """The gateway stops while requests wait: they have the drain's time like all others."""
-
-    async def test_J9_drain_lets_the_queue_go(self) -> None:
-        async with (
-            Gate() as engine,
-            running([engine.url], **QUIET, engine_max_concurrent=1, drain_timeout_s=10.0) as gw,
-            asking(gw) as ask,
-        ):
-            asked = [await ask(tagged(tag)) for tag in ("a",)]
-            await engine.has("a")
-            for number, tag in enumerate("bc"):
-                asked.append(await ask(tagged(tag)))
-                await waiting(gw, number + 1)
-            stopping = asyncio.create_task(gw.gateway.stop())
-            await gw.until("draining", lambda: gw.gateway.core is not None and gw.gateway.core.draining)
-            engine.auto_s = 0.0
-            engine.finish()
-            answers = [await one.answer() for one in asked]
-            assert [answer.status for answer in answers] == [200, 200, 200]
-            assert {answer.header("connection") for answer in answers} == {"close"}
-            await stopping
-            assert engine.order == ["a", "b", "c"]
 
     async def test_J9_drain_time_over(self) -> None:
         async with (
@@ -271,23 +216,6 @@ class TestDrain:
             engine.finish()
             assert (await first.read_response()).status == 200
             assert engine.order == ["a"]
-
-
-class TestEngineOfOne:
-    async def test_J9_a_dead_engine_is_not_waited_for(self) -> None:
-        """Where no engine is fit there is nothing to wait for: it is said at once."""
-        async with Gate() as engine, Gate() as other:
-            engines = [EngineConfig(url=engine.url, models=["a"]), EngineConfig(url=other.url, models=["b"])]
-            async with running(engines, **QUIET, engine_max_concurrent=1) as gw, asking(gw) as ask:
-                await engine.die()
-                begun = time.monotonic()
-                answers = [await (await ask(tagged("x", "a"))).answer() for _ in range(8)]
-                assert {answer.status for answer in answers} <= {502, 503}
-                assert time.monotonic() - begun < 1.0
-                well = await ask(tagged("y", "b"))
-                await other.has("y")
-                other.finish()
-                assert (await well.answer()).status == 200
 
 
 @pytest.mark.parametrize("leave", ["fin", "reset"])

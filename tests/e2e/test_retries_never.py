@@ -1,4 +1,5 @@
-"""Retries by policy (S2): what is never sent twice, what is once more, and what is carried no further."""
+"""Retries by policy (S2): what is never sent twice, what is once more, and what is carried no further; over sockets. (More
+of it in ``tests/conversations/test_retries.py``.)"""
 
 from __future__ import annotations
 
@@ -117,68 +118,11 @@ class TestFresh:
             assert (await it.ask()).status == 200
             assert it.asked == [1, 1]
 
-    async def test_S2_an_engine_that_stays_silent_too(self) -> None:
-        async def silent(conn: ScriptedConnection, _: RawRequest) -> None:
-            await conn.wait_closed()
-
-        async with fleet(silent, fine, retry_fresh=True, first_byte_timeout_s=0.1) as it:
-            assert (await it.ask()).status == 200
-            assert it.asked == [1, 1]
-            assert pool_engine(it.gw).failures_total == 1
-
-    async def test_S2_by_itself_only_in_an_ordered_list(self) -> None:
-        for policy, asked in (("ordered", 2), ("round_robin", 1)):
-            async with fleet(kills, kills, policy=policy, retry_fresh=None, quarantine_after=0) as it:
-                assert (await it.ask()).status == 502
-                assert sum(it.asked) == asked
-
 
 class TestQuarantine:
     """A request that kills the engine that serves it is not carried from one to the next."""
 
     SETTINGS: ClassVar[dict[str, Any]] = {"retry_fresh": True, "max_retries": 5}
-
-    async def test_S2_after_two_engines_it_is_told_why_and_the_third_never_sees_it(self) -> None:
-        async with fleet(kills, kills, fine, **self.SETTINGS) as it:
-            answer = await it.ask()
-            assert (answer.status, answer.error["type"]) == (422, "invalid_request_error")
-            assert answer.error["code"] == "request_quarantined"
-            assert "lost its connection" in answer.error["message"]
-            assert answer.header("x-should-retry") == "false"
-            assert it.asked == [1, 1, 0]
-            assert it.gw.stats.quarantined == 1
-            [record] = it.gw.records
-            assert (record["status"], record["error"]) == (422, "quarantined")
-            assert pool_engine(it.gw, 1).name in record["detail"]
-
-    async def test_S2_other_requests_go_on_meanwhile(self) -> None:
-        async def picky(conn: ScriptedConnection, seen: RawRequest) -> None:
-            if b"poison" in seen.body:
-                conn.reset()
-            else:
-                await conn.send(ok())
-
-        async with fleet(picky, picky, picky, **self.SETTINGS) as it:
-            contents = ["poison" if at % 5 == 0 else "bread" for at in range(25)]
-            answers = await asyncio.gather(*(it.ask(content=content) for content in contents))
-            assert [answer.status for answer in answers] == [422 if content == "poison" else 200 for content in contents]
-            assert it.asked[2] == 0
-            assert it.gw.stats.quarantined == 5
-
-    async def test_S2_as_many_kills_as_are_configured(self) -> None:
-        for after, wanted, asked in ((1, 422, [1, 0, 0, 0]), (3, 422, [1, 1, 1, 0]), (0, 200, [1, 1, 1, 1])):
-            async with fleet(kills, kills, kills, fine, quarantine_after=after, **self.SETTINGS) as it:
-                assert (await it.ask()).status == wanted
-                assert it.asked == asked
-
-    async def test_S2_silence_and_refusals_are_no_kills(self) -> None:
-        async def silent(conn: ScriptedConnection, _: RawRequest) -> None:
-            await conn.wait_closed()
-
-        async with fleet(silent, silent, fine, fine, first_byte_timeout_s=0.1, **self.SETTINGS) as it:
-            await it.engines[2].stop_listening()
-            assert (await it.ask()).status == 200
-            assert it.asked == [1, 1, 0, 1]
 
     async def test_S2_an_idle_connection_that_was_dead_already_is_no_kill(self) -> None:
         """The engine tidies up between two requests: the second is replayed, and no verdict falls."""

@@ -1,4 +1,4 @@
-"""What each endpoint costs, by what its engine says, and where it says nothing: docs/limits.md, "Tokens per day"."""
+"""What is told of tokens that were cached, or that only reasoning took, wherever usage is; and that it outlives the process."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from fastgw import EngineConfig
-from fastgw.exchange.endpoints import _JSON_PATHS, _UPLOAD_PATHS, EndpointTable
 from fastgw.observe.logs import AccessJson
 from fastgw.sim.scripted import ScriptedConnection, ScriptedEngine
 from fastgw.store import keys
 from fastgw.store.reading import read
-from tests.e2e.metered import KEY, account_of, once, usage_of
-from tests.e2e.test_endpoints_uploads import form
+from tests.e2e.metered import KEY, once, usage_of
 from tests.support.client import RawClient, request
 from tests.support.gateway import Running, running
 
@@ -26,55 +24,6 @@ pytestmark = [pytest.mark.together]
 MODEL = {"model": "sim"}
 CHAT = {**MODEL, "messages": [{"role": "user", "content": "x" * 400}], "max_tokens": 50}
 GENERATED = {"prompt_tokens": 70, "completion_tokens": 20, "total_tokens": 90}
-NAMED_OTHERWISE = {"input_tokens": 70, "output_tokens": 20, "total_tokens": 90}
-PROMPT_ONLY = {"prompt_tokens": 70, "total_tokens": 70}
-
-
-class Row(NamedTuple):
-    """``document`` is the request (None = a form). ``usage`` is what the engine says and ``charged`` what that costs;
-    ``silent`` is whether an answer without usage costs an estimate of the prompt."""
-
-    path: str
-    document: dict[str, Any] | None
-    usage: dict[str, Any]
-    charged: tuple[int, int]
-    silent: bool = True
-
-
-ROWS = [
-    Row("/v1/chat/completions", CHAT, GENERATED, (70, 20)),
-    Row("/v1/completions", {**MODEL, "prompt": "x" * 400, "max_tokens": 50}, GENERATED, (70, 20)),
-    Row("/v1/responses", {**MODEL, "input": "x" * 400, "max_output_tokens": 50}, NAMED_OTHERWISE, (70, 20)),
-    Row("/v1/messages", CHAT, NAMED_OTHERWISE, (70, 20)),
-    Row("/v1/embeddings", {**MODEL, "input": "x" * 400}, PROMPT_ONLY, (70, 0)),
-    Row("/v1/rerank", {**MODEL, "query": "x", "documents": ["x" * 400]}, PROMPT_ONLY, (70, 0)),
-    Row("/v2/rerank", {**MODEL, "query": "x", "documents": ["x" * 400]}, PROMPT_ONLY, (70, 0)),
-    Row("/rerank", {**MODEL, "query": "x", "documents": ["x" * 400]}, PROMPT_ONLY, (70, 0)),
-    Row("/v1/score", {**MODEL, "text_1": "x", "text_2": "x" * 400}, PROMPT_ONLY, (70, 0)),
-    Row("/score", {**MODEL, "text_1": "x", "text_2": "x" * 400}, PROMPT_ONLY, (70, 0)),
-    Row("/v1/images/generations", {**MODEL, "prompt": "x" * 400}, NAMED_OTHERWISE, (70, 20)),
-    Row("/v1/images/edits", None, NAMED_OTHERWISE, (70, 20), silent=False),
-    Row("/v1/images/variations", None, NAMED_OTHERWISE, (70, 20), silent=False),
-    Row("/v1/audio/transcriptions", None, NAMED_OTHERWISE, (70, 20), silent=False),
-    Row("/v1/audio/translations", None, NAMED_OTHERWISE, (70, 20), silent=False),
-    Row("/v1/audio/speech", {**MODEL, "input": "x" * 400, "voice": "a"}, NAMED_OTHERWISE, (70, 20)),
-    *[
-        Row(path, {**MODEL, "prompt": "x" * 400}, GENERATED, (0, 0), silent=False)
-        for path in ("/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize")
-    ],
-    Row("/v1/messages/count_tokens", CHAT, NAMED_OTHERWISE, (0, 0), silent=False),
-    Row("/v1/their/own", {**MODEL, "prompt": "x" * 400}, GENERATED, (0, 0), silent=False),
-]
-
-
-def test_every_endpoint_that_goes_to_an_engine_has_a_row() -> None:
-    paths = {"/v1/chat/completions", "/v1/completions", *_JSON_PATHS, *_UPLOAD_PATHS}
-    assert {row.path for row in ROWS} == {*paths, "/v1/their/own"}
-    table = EndpointTable(("/v1/their/own",))
-    for row in ROWS:
-        endpoint = table.find(row.path.encode())
-        assert endpoint is not None
-        assert endpoint.metered is any(row.charged)
 
 
 def core_of(gw: Running) -> Any:
@@ -94,48 +43,6 @@ async def answering(body: bytes, kind: bytes = b"application/json", **settings: 
         async with running([EngineConfig(url=engine.url, warm_connections=0)], health_interval_s=3600.0, **more) as gw:
             yield gw
             await gw.idle()
-
-
-def asking(row: Row, version: str = "HTTP/1.1") -> bytes:
-    if row.document is not None:
-        body, kind = json.dumps(row.document).encode(), "application/json"
-    else:
-        body, kind = form(("model", b"sim"), ("prompt", b"x" * 400), ("file", b"RIFF" + bytes(range(256)) * 200))
-    return request("POST", row.path, headers=[("Content-Type", kind)], body=body, key=KEY, version=version)
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.path)
-async def test_what_the_engine_says_is_charged(row: Row) -> None:
-    pictures = [{"b64_json": "iVBORw0KGgo" * 3000}] if "images" in row.path else []
-    async with answering(json.dumps({"id": "x", "data": pictures, "usage": row.usage}).encode()) as gw:
-        for version in ("HTTP/1.1", "HTTP/1.0"):
-            assert (await once(gw, asking(row, version))).status == 200
-        await gw.idle()
-        ledger = account_of(gw).ledger
-        assert (ledger.prompt, ledger.completion) == (2 * row.charged[0], 2 * row.charged[1])
-        assert (ledger.estimated, ledger.reserved) == (0, 0)
-        assert ledger.requests == (2 if any(row.charged) else 0)
-        assert [one["estimated"] for one in gw.records] == [False, False]
-        # What is not counted is not told either.
-        told = [one["prompt_tokens"] for one in gw.records]
-        assert told == ([row.charged[0]] * 2 if any(row.charged) else [-1, -1])
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.path)
-async def test_where_it_says_nothing_the_prompt_is_estimated(row: Row) -> None:
-    """However large the answer is: a picture's bytes, or a voice's, are no tokens."""
-    generates = row.path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
-    async with answering(b"\x89PNG" + b"\x00\x01" * 40_000, b"application/octet-stream") as gw:
-        assert (await once(gw, asking(row))).status == 200
-        await gw.idle()
-        ledger = account_of(gw).ledger
-        if row.silent:
-            assert 95 <= ledger.prompt <= 160
-            assert ledger.estimated == ledger.prompt + ledger.completion
-        else:
-            assert ledger.prompt == 0
-        assert ledger.completion == (50 if generates else 0), "never more than was asked for"
-        assert [one["estimated"] for one in gw.records] == [row.silent]
 
 
 PARTS = {
