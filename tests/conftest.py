@@ -28,7 +28,7 @@ FD_GRACE_S = 1.0
 
 
 # These run a gateway, or what it is made of.
-LEAK_CHECKED = {"accounts", "adversity", "e2e", "exchange", "net", "reference", "upstream"}
+LEAK_CHECKED = {"accounts", "adversity", "conversations", "e2e", "exchange", "net", "reference", "upstream"}
 # These test nothing that has two twins, as what is marked `once` does not: `make test` runs them in a session of their own,
 # beside those of the twins.
 TWINLESS = {"architecture", "audit", "benchmarks", "cli", "config", "control", "docs", "recipes", "sim", "store", "support"}
