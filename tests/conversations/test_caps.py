@@ -158,6 +158,21 @@ class TestGivenBack:
             second.sees(200)
             assert order(engine) == ["a", "b"]
 
+    def test_and_counts_for_the_key_of_who_has_left(self) -> None:
+        """Or who leaves and asks again would have more under way than his key allows."""
+        target = EngineConfig(url="http://127.0.0.1:9", cancel=False, warm_connections=0)
+        with conversation([target], api_keys=(KEY,), key_concurrency=1) as talk:
+            [engine] = talk.engines
+            [first] = begun(talk, "a", waiting=0, key=KEY)
+            first.leaves()
+            [second] = begun(talk, "b", waiting=1, key=KEY)
+            assert talk.account().inflight == 1
+            finish(engine, "a")
+            assert held(engine) == ["b"]
+            finish(engine)
+            second.sees(200)
+            assert talk.account().inflight == 0
+
 
 class TestOrder:
     def test_S5_09_classes(self) -> None:
@@ -199,4 +214,28 @@ class TestOrder:
                 if min(left.values()) > 0:
                     checked += 1
                     assert abs(served["big"] - served["small"]) <= QUANTUM + 300 + PROMPT, (served, checked)
-            assert checked > 50
+            assert checked > 100
+
+    @pytest.mark.parametrize(
+        ("kind", "then"), [("fifo", ["0", "1", "2", "3", "4", "5"]), ("adaptive", ["5", "4", "3", "2", "1", "0"])]
+    )
+    def test_S5_09_fifo_and_adaptive(self, kind: str, then: list[str]) -> None:
+        """Under an overload that lasts, adaptive serves the newest first, whose client is still there; FIFO never does."""
+        with conversation(1, engine_max_concurrent=1, queue_order=kind, queue_target_s=0.05) as talk:
+            [engine] = talk.engines
+            begun(talk, "first", waiting=0)
+            begun(talk, *"0123", waiting=4)
+            talk.passes(5.2)  # the target was missed for five seconds
+            begun(talk, *"45", waiting=6)
+            engine.play = answered
+            finish(engine)
+            assert order(engine) == ["first", *then]
+
+    def test_adaptive_without_overload_is_fifo(self) -> None:
+        with conversation(1, engine_max_concurrent=1, queue_order="adaptive") as talk:
+            [engine] = talk.engines
+            begun(talk, "first", waiting=0)
+            begun(talk, *map(str, range(10)), waiting=10)
+            engine.play = answered
+            finish(engine)
+            assert order(engine) == ["first", *map(str, range(10))]
