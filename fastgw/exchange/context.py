@@ -314,10 +314,6 @@ class Context(Service):
         """What ends a WebSocket session whose tokens are spent."""
         raise NotImplementedError
 
-    def routes_anything(self) -> bool:
-        """Whether a request without a model has somewhere to go."""
-        raise NotImplementedError
-
     def dial_failed(self, pool: Pool, detail: str) -> None:
         raise NotImplementedError
 

@@ -426,10 +426,6 @@ class GatewayCore(Context):
             self.log.warning("circuit breaker open", engine=engine.name, seconds=round(engine.breaker.until - monotonic(), 1))
         self.room()
 
-    def routes_anything(self) -> bool:
-        """Whether a request without a model has somewhere to go."""
-        return self.table.group("") is not None
-
     def dial_failed(self, pool: Pool, detail: str) -> None:
         self.health.dial_failed(pool.engine, detail)
         pool.unlearn()

@@ -36,7 +36,6 @@ from fastgw.upstream.table import UpstreamTable
 GIVE_WAY: Final = 8  # requests that may give way to one; a large body would drive out a hundred small ones
 BATCH: Final = 64  # let go in one turn of the loop; the rest in the next
 
-QUEUE: Final = "queue"
 REJECT: Final = "reject"
 FALLBACK: Final = "fallback"
 

@@ -3,7 +3,7 @@ cimport cython
 from fastgw.exchange.attempt cimport Attempt, attempt_for
 from fastgw.exchange.call cimport Call
 from fastgw.exchange.context cimport Context
-from fastgw.exchange.plan cimport Tries, another
+from fastgw.exchange.plan cimport another
 from fastgw.exchange.state cimport ExchangeState
 from fastgw.limits.breaker cimport Breaker
 from fastgw.net.clock cimport monotonic

@@ -69,7 +69,6 @@ cdef class Context(Service):
     cpdef bytes error_event(self, str name, object exchange)
     cpdef bytes final_event(self, str name, object exchange, long long tokens)
     cpdef bytes close_frame(self, str name)
-    cpdef bint routes_anything(self) except -1
     cpdef dial_failed(self, Pool pool, str detail)
     cpdef breaker_moved(self, Pool pool)
     cpdef let_finish(self, object call, Account account)

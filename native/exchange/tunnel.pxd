@@ -3,7 +3,6 @@ cimport cython
 from fastgw.accel.heads cimport ResponseHead
 from fastgw.exchange.call cimport Call
 from fastgw.exchange.state cimport ExchangeState
-from fastgw.net.client cimport ClientStream
 from fastgw.net.clock cimport monotonic
 from fastgw.net.upstream cimport UpstreamStream
 from fastgw.protocol.websocket cimport Frames

@@ -1,6 +1,6 @@
 cimport cython
 
-from fastgw.accel.heads cimport RequestHead, ResponseHead
+from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.lines cimport plain_answer
 from fastgw.net.client cimport ClientStream, Connection, Service
 from fastgw.net.client cimport ConnLimits as Figures

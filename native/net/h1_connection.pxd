@@ -1,8 +1,7 @@
 cimport cython
 
-from fastgw.accel.heads cimport RequestHead
 from fastgw.accel.sockets cimport keep
-from fastgw.net.client cimport Service, Sink
+from fastgw.net.client cimport Service
 from fastgw.net.clock cimport monotonic
 from fastgw.net.h1_client cimport H1ClientStream, Host
 from fastgw.net.poller cimport Reactor

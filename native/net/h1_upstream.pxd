@@ -3,7 +3,6 @@ cimport cython
 from fastgw.accel.heads cimport ResponseHead
 from fastgw.net.clock cimport monotonic
 from fastgw.net.poller cimport Reactor
-from fastgw.net.timers cimport TimerWheel
 from fastgw.net.upstream cimport Carrier, UpstreamStream
 from fastgw.net.wire cimport Holder, PlainWire, Wire
 from fastgw.protocol.body cimport LengthSource, source_of

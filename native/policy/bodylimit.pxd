@@ -1,4 +1,3 @@
-from fastgw.accel.heads cimport RequestHead
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
 

@@ -4,19 +4,16 @@ from fastgw.accel.bodies cimport BodyFacts
 from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.tokens cimport estimate
 from fastgw.exchange.context cimport Context
-from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.relay cimport Relay
-from fastgw.limits.account cimport Account, Accounts
+from fastgw.limits.account cimport Account
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.policy.quota cimport answers_of
 from fastgw.stats cimport Stats
-from fastgw.upstream.kinds.kind cimport Kind
 from fastgw.upstream.pool cimport Pool
-from fastgw.upstream.target cimport Engine
 
 cdef int FRAME_BYTES
 cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT

@@ -1,8 +1,7 @@
 cimport cython
 
-from fastgw.exchange.context cimport Context, Judgement
+from fastgw.exchange.context cimport Judgement
 from fastgw.exchange.exchange cimport Exchange
-from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.filter cimport Filter
 from fastgw.limits.meter cimport Meter, Meters
 from fastgw.net.clock cimport micros

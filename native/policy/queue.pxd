@@ -1,6 +1,5 @@
 cimport cython
 
-from fastgw.exchange.context cimport Context
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
 from fastgw.limits.account cimport Account

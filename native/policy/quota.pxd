@@ -3,7 +3,6 @@ cimport cython
 from fastgw.accel.bodies cimport BodyFacts
 from fastgw.accel.lines cimport limit_lines
 from fastgw.exchange.context cimport Context
-from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.relay cimport Relay

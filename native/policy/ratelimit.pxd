@@ -1,14 +1,11 @@
 cimport cython
 
 from fastgw.accel.lines cimport limit_lines
-from fastgw.exchange.context cimport Context
-from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
 from fastgw.limits.account cimport Account
 from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
-from fastgw.stats cimport Stats
 
 cdef double _undecided
 

@@ -1,7 +1,6 @@
 cimport cython
 
 from fastgw.accel.bodies cimport BodyFacts, with_member
-from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.state cimport ExchangeState
 from fastgw.upstream.kinds.kind cimport Kind

@@ -6,7 +6,6 @@ from fastgw.limits.crowd cimport Crowd
 from fastgw.limits.fairqueue cimport FairQueue, Waiter
 from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
-from fastgw.net.timers cimport TimerWheel
 from fastgw.policy.lanes cimport Lane
 from fastgw.policy.places cimport Place
 from fastgw.policy.quota cimport expected_cost

@@ -4,7 +4,6 @@ from fastgw.exchange.context cimport Strategy
 from fastgw.policy.routing.search cimport draw, lighter
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
-from fastgw.upstream.target cimport Engine
 
 
 cdef class PowerOfTwo(Strategy):

@@ -1,7 +1,6 @@
 cimport cython
 
 from fastgw.upstream.pool cimport Pool
-from fastgw.upstream.table cimport Group
 from fastgw.upstream.target cimport Engine
 
 @cython.locals(count=cython.Py_ssize_t, resort=cython.Py_ssize_t, step=cython.Py_ssize_t, at=cython.Py_ssize_t, pool=Pool)
