@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from contextlib import AsyncExitStack
 from typing import Any
@@ -64,6 +65,25 @@ class TestShared:
             assert record["engine"] != ""
             assert 0 < record["ttft_s"] <= record["duration_s"]
             assert record["bytes_out"] == len(answer.raw_head) + len(answer.body)
+
+    async def test_nothing_of_them_is_left_to_the_collector(self) -> None:
+        """No circle: whoever has been answered is gone, with what he brought."""
+
+        def left() -> list[str]:
+            names = [type(one).__name__ for one in gc.get_objects()]
+            return [name for name in names if name in ("MergedCall", "Member", "Exchange", "Attempt")]
+
+        async with stage() as on:
+            gc.collect()
+            before = left()
+            gc.disable()
+            try:
+                await all_at_once(on.gw.port, [ask(str(at)) for at in range(12)])
+                await on.gw.idle()
+                assert on.gw.stats.merged_requests == 12
+                await on.gw.until("all of it is gone", lambda: left() == before)
+            finally:
+                gc.enable()
 
     async def test_the_bytes_of_numbers_survive(self) -> None:
         numbers = (b"1.50", b"-0.0", b"1e-7", b"0.1000000000000000055511151231257827")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -118,6 +119,17 @@ async def test_a_request_that_nobody_has_begun_to_answer_goes_on_elsewhere_when_
         waiting = asyncio.ensure_future(stream(gw))
         await gw.until("it is at the first", lambda: of(gw, "e0").inflight == 1)
         await asyncio.sleep(0.05)
+        gw.gateway.fleet.remove("e0", at_once="a test")
+        assert whole(await waiting)
+        assert gw.records[-1]["engine"] == "e1"
+
+
+async def test_a_request_at_an_engine_that_is_removed_at_once_goes_to_one_that_was_added_after_it_came() -> None:
+    async with fleet(2, {"ttft_ms": 300.0, "output_tokens": 2}, policy="ordered", retry_fresh=True) as (gw, sims):
+        waiting = asyncio.ensure_future(stream(gw))
+        await gw.until("it is at the first", lambda: of(gw, "e0").inflight == 1 and sims[0].state.running == 1)
+        gw.gateway.fleet.add(EngineConfig(url=sims[1].url, name="e1"))
+        await gw.until("the other is well", lambda: of(gw, "e1").healthy and of(gw, "e1").discovered_models)
         gw.gateway.fleet.remove("e0", at_once="a test")
         assert whole(await waiting)
         assert gw.records[-1]["engine"] == "e1"
@@ -268,6 +280,33 @@ async def test_an_added_engines_key_is_in_no_log() -> None:
             assert (await client.read_response()).status == 404
         await gw.idle()
         assert "4711" not in repr(gw.raw_records[-1])
+
+
+async def test_the_keys_of_engines_that_have_left_are_in_no_log_either() -> None:
+    """The last 64 of them."""
+    keys = [f"which-has-no-form-of-keys-{at}" for at in range(4700, 4764)]
+    async with fleet(1) as (gw, _):
+        for at, key in enumerate(keys):
+            gw.gateway.fleet.add(EngineConfig(url="http://127.0.0.1:1", name=f"n{at}", api_key=key))
+            gw.gateway.fleet.remove(f"n{at}")
+        assert len(gw.gateway.fleet) == 1
+        async with RawClient.connect(gw.url) as client:
+            for key in keys:
+                await client.send(request("GET", f"/v1/{key}"))
+                assert (await client.read_response()).status == 404
+        await gw.idle()
+        assert not [key for key in keys if key in repr(gw.raw_records)]
+
+
+async def test_an_added_engine_that_is_not_well_says_why_and_once() -> None:
+    async with fleet(1) as (gw, _):
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        gw.gateway.fleet.add(EngineConfig(url=url, name="e1"))
+        await gw.until("it was probed again and again", lambda: of(gw, "e1").failures >= 3)
+        told = [fields for _, message, fields in gw.events.lines if message == "engine is not well"]
+        assert [line["engine"] for line in told] == ["e1"]
+        assert "Errno 111" in told[0]["reason"]
 
 
 async def test_least_loaded_gives_engines_what_they_can_take_where_turns_do_not() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 
 import pytest
 
 from fastgw.net.poller import Reactor
 from fastgw.net.wire import DEAD, NOBODY, QUEUED, SENT, Holder, PlainWire, new_socket
+from tests.e2e.backlog import fill
 from tests.net.talk import Peer, reacting, tcp_pair, turns, until
 
 MUCH = b"x" * (4 << 20)
@@ -215,6 +217,24 @@ async def test_a_dial_that_cannot_even_begin_says_so_at_once() -> None:
         await asyncio.sleep(0.005)
         assert holder.heard == []
         wire.dispose()
+
+
+async def test_a_unix_sockets_full_backlog_is_a_dial_that_failed(tmp_path: Path) -> None:
+    """Nobody would ever tell how it went on: the kernel has not kept it."""
+    waiting: list[socket.socket] = []
+    async with reacting() as reactor:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "here"))
+            listener.listen(0)
+            fill(listener, waiting)
+            wire = PlainWire(reactor, new_socket(socket.AF_UNIX))
+            holder = Heard(wire)
+            assert wire.dial(listener.getsockname()) == 11
+            await turns()
+            assert holder.heard == []
+            wire.dispose()
+            for one in waiting:
+                one.close()
 
 
 async def test_silence_is_known_from_the_pollers_look() -> None:
