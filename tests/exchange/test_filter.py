@@ -70,7 +70,19 @@ async def waits(self: Any, exchange: Any) -> None: ...
 def called(self: Any, exchange: Any) -> None: ...
 
 
-REFUSED = [
+def yields(self: Any, exchange: Any) -> Any:
+    yield
+
+
+async def waits_and_yields(self: Any, exchange: Any) -> Any:
+    yield
+
+
+class Mixin:
+    def on_head(self, exchange: Any) -> None: ...
+
+
+REFUSED: list[tuple[Any, str]] = [
     (of(on_requst=called), "on_requst is no hook; on_request is meant?"),
     (of(on_responce=called), "on_responce is no hook; on_response is meant?"),
     (of(onbody=called), "onbody is no hook; on_body is meant?"),
@@ -79,12 +91,18 @@ REFUSED = [
     (of(on_weather=3), "on_weather is no hook: there are on_origin, "),
     (of(on_request=waits), "on_request must be a plain method"),
     (of(on_request=None), "on_request must be a plain method"),
+    (of(on_request=yields), "on_request must be a plain method"),
+    (of(on_request=waits_and_yields), "on_request must be a plain method"),
+    (of(on_request=staticmethod(waits)), "on_request must be a plain method"),
+    (of(on_request=classmethod(yields)), "on_request must be a plain method"),
+    (type("Mixed", (Filter, Mixin), {})(), "Mixin.on_head stands behind Filter's own: put it first"),
+    (Mixin(), "derive it from fastgw.exchange.filter.Filter"),
     (type("Later", (type(of(on_requst=called)),), {})(), "on_requst is no hook; on_request is meant?"),
 ]
 
 
 @pytest.mark.parametrize(("one", "why"), REFUSED)
-def test_what_would_never_be_called_is_refused(one: Filter, why: str) -> None:
+def test_what_would_never_be_called_is_refused(one: Any, why: str) -> None:
     with pytest.raises(TypeError, match=f"^filter {type(one).__name__}: {re.escape(why)}"):
         check([Nothing(), one])
 
@@ -94,10 +112,16 @@ def test_a_hook_of_an_object_alone_is_refused() -> None:
     one.on_head = print
     with pytest.raises(TypeError, match="on_head must be a method of its class"):
         check([one])
+    one = of(name="mine")
+    one.on_requst = print
+    with pytest.raises(TypeError, match="on_requst is no hook; on_request is meant"):
+        check([one])
 
 
 def test_good_filters_pass() -> None:
-    check([Nothing(), Some(), More(), of(on_request=called), *build(Config())])
+    mixed: Any = type("Mixed", (Mixin, Filter), {})()
+    check([Nothing(), Some(), More(), of(on_request=called), mixed, *build(Config())])
+    assert len(hooks([mixed], "on_head")) == 1
 
 
 def test_a_gateway_does_not_start_with_a_slip(monkeypatch: pytest.MonkeyPatch) -> None:

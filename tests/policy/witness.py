@@ -22,6 +22,7 @@ Said = Callable[[str, Any], Any]
 BUSY = b"HTTP/1.1 503 Busy\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 RETRIES: dict[str, Any] = {"policy": "ordered", "max_retries": 1, "retry_statuses": ["503"], **QUIET}
 MORE = EVENT.replace(b"word", b"more")
+MUCH = ANSWER[:-1] + b',"x":"' + b"word " * 400 + b'"}'
 DONE = b"data: [DONE]\n\n"
 
 
@@ -127,6 +128,15 @@ class Stage:
             await conn.send(JSON_CHUNKED + chunk(ANSWER[:9]))
             await asyncio.sleep(0.02)
             await conn.send(chunk(ANSWER[9:]) + b"0\r\n\r\n")
+        elif tag == "once":
+            await conn.send(JSON_CHUNKED + chunk(ANSWER) + b"0\r\n\r\n")
+        elif tag == "ends":
+            await conn.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + EVENT)
+            await asyncio.sleep(0.02)
+            await conn.send(b"data: [DO")
+            conn.close()
+        elif tag == "much":
+            await conn.send(ok(MUCH))
         elif tag == "empty":
             await conn.send(b"HTTP/1.1 204 No Content\r\n\r\n")
         else:
