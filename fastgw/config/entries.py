@@ -122,7 +122,8 @@ def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
             found += [(one.name, problem) for problem in one.check(value)]
         elif isinstance(value, str) and (problem := text_problem(one, value)):
             found.append((one.name, problem))
-    if engine.name and not (engine.name.strip() and _is_name(engine.name)):
+    told = any(name == "name" for name, _ in found)
+    if engine.name and not told and not (engine.name.strip() and _is_name(engine.name)):
         found.append(("name", f"must be text of {MAX_NAME_BYTES} bytes at most, without control characters"))
     if 0 < engine.max_connections < engine.warm_connections:
         found.append(("warm_connections", "is more than max_connections"))

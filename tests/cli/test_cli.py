@@ -52,6 +52,7 @@ def test_help_has_examples_and_every_flag(tmp_path: Path) -> None:
         assert f"examples:\n  fastgw {command} --engine" in page.stdout
         for row in TABLE:
             assert row.flag in page.stdout or f"--[no-]{row.flag[2:]}" in page.stdout, row.flag
+        assert "](" not in page.stdout, "a link of the page that is made of the same rows"
 
 
 def test_no_command_shows_the_help(tmp_path: Path) -> None:

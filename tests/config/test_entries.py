@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fastgw import ConfigErrors, EngineConfig, RouteConfig
-from fastgw.config.entries import MAX_FALLBACKS
+from fastgw.config.entries import MAX_FALLBACKS, MAX_NAME_BYTES
 
 URL = "http://a:1"
 
@@ -25,6 +25,11 @@ def test_what_is_left_open_comes_from_the_url() -> None:
     ({"kind": "vLLM"}, ["kind"]),
     ({"models": "m"}, ["models"]),
     ({"models": ["m", " "]}, ["models"]),
+    ({"models": ["m", "a\x1b[2J"]}, ["models"]),
+    ({"models": ["m", "x" * (MAX_NAME_BYTES + 1)]}, ["models"]),
+    ({"name": " "}, ["name"]),
+    ({"name": "a\nb"}, ["name"]),
+    ({"name": "é" * (MAX_NAME_BYTES // 2) + "x"}, ["name"]),
     ({"health_path": "health"}, ["health_path"]),
     ({"cancel": 1}, ["cancel"]),
     ({"max_connections": 2, "warm_connections": 3}, ["warm_connections"]),
@@ -53,6 +58,13 @@ def test_every_mistake_of_a_route_is_told(fields: dict[str, Any], told: list[str
     with pytest.raises(ConfigErrors) as found:
         RouteConfig(**{"model": "m", **fields})
     assert sorted(one.name for one in found.value.errors) == told
+
+
+def test_names_may_be_as_long_as_that_and_cancel_is_said_as_in_files() -> None:
+    longest = "é" * (MAX_NAME_BYTES // 2)
+    as_files: Any = {"cancel": "auto"}
+    engine = EngineConfig(url=URL, name=longest, models=[longest], **as_files)
+    assert (engine.name, engine.models, engine.cancel) == (longest, (longest,), None)
 
 
 def test_no_repr_and_no_mistake_shows_a_key() -> None:

@@ -84,6 +84,12 @@ def test_what_may_be_set_is_what_the_file_takes() -> None:
         ({"url": "http://x", "weight": "2"}, "weight: must be a whole number"),
         ({"url": "http://x", "models": 7}, "models: must be a list of strings"),
         ({"url": "http://x", "models": [""]}, "models: must be a list of names"),
+        ({"url": "http://x", "models": ["a\x1b[2J"]}, "models: holds a name with control characters, or of more than 200"),
+        ({"url": "http://x", "models": ["x" * 201]}, "models: holds a name with control characters, or of more than 200"),
+        ({"url": "http://x", "name": "x" * 201}, "name: must be text of 200 bytes at most, without control characters"),
+        ({"url": "http://x", "name": "  "}, "name: must be text of 200 bytes at most, without control characters"),
+        ({"url": "http://x", "name": "a\u0000b"}, "name: holds a control character"),
+        ({"url": "http://x", "name": "a\u0085b"}, "name: must be text of 200 bytes at most, without control characters"),
         ({"url": "http://x", "kind": "llama"}, "kind: must be one of auto, openai, vllm"),
         ({"url": "http://x", "cancel": None}, "cancel: must be true or false"),
         ({"url": "http://x", "weight": 0, "kind": "x", "max_concurrent": -1}, "max_concurrent: must be"),
@@ -95,6 +101,12 @@ async def test_each_mistake_is_told(given: dict[str, Any], says: str) -> None:
         assert (status, code) == (400, "invalid_parameter")
         assert says in message
         assert len(op.fleet) == 1
+
+
+async def test_names_of_the_most_bytes_are_taken() -> None:
+    async with operator() as op:
+        status, shown = await op.ask("POST", "", {"url": "http://x", "name": "x" * 200, "models": ["y" * 200]})
+        assert (status, shown["name"]) == (201, "x" * 200)
 
 
 async def test_bodies_that_are_none_are_refused_as_those_of_keys() -> None:
