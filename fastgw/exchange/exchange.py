@@ -14,6 +14,7 @@ from fastgw.accel.heads import RequestHead
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange import asking
+from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context, FinishHook
 from fastgw.exchange.endpoints import JSON, Endpoint
 from fastgw.exchange.figures import read_off
@@ -33,6 +34,7 @@ from fastgw.exchange.phases import (
     WAITING,
 )
 from fastgw.exchange.plan import Failure
+from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import ExchangeState
 from fastgw.net.client import ClientStream
 from fastgw.net.clock import monotonic
@@ -227,7 +229,7 @@ class Exchange(ExchangeState):
                 if relay.begun or relay.wrote:
                     call.cut(error.kind.name, error.detail, error.source is Source.UPSTREAM)
                     return
-                call.relay = None  # nothing has gone down: there is another answer
+                self._another_answer(call, relay)
             call.released()
             call.leave()
         if self.phase == TUNNEL:
@@ -253,11 +255,16 @@ class Exchange(ExchangeState):
         if call is not None and call.relay is not None:
             if call.relay.begun or call.relay.wrote:
                 raise RuntimeError("an answer is on its way down already")
-            call.relay = None
+            self._another_answer(call, call.relay)
         self.status = status
         own = b"x-request-id: %b\r\n%b%b" % (self.request_id, self.extra_head, lines)
         self.client.local(status, content_type, body, own)
         self.end("ok", False)
+
+    def _another_answer(self, call: Call, relay: Relay) -> None:
+        """Nothing of the engine's has gone down, and nothing will: what it says that it used stands all the same."""
+        read_off(self, relay, "error", monotonic())
+        call.relay = None
 
     # --- what the client does
     def on_error(self, error: GatewayError) -> None:

@@ -279,7 +279,7 @@ async def test_an_added_engines_key_is_in_no_log() -> None:
             await client.send(request("GET", "/v1/which-has-no-form-of-keys-4711"))
             assert (await client.read_response()).status == 404
         await gw.idle()
-        assert "4711" not in repr(gw.raw_records[-1])
+        assert "form-of-keys" not in repr(gw.raw_records[-1])
 
 
 async def test_the_keys_of_engines_that_have_left_are_in_no_log_either() -> None:
