@@ -24,7 +24,7 @@ LEFT_OUT = {
     "support",
 }  # fmt: skip
 # About half of the time.
-MACHINES = {"accel", "limits", "protocol"}
+MACHINES = {"accel", "limits", "protocol", "architecture", "upstream"}  # the last two for balance: half of the time each
 SLOW = "quiet or both_twins"
 TIMED = "tests/protocol/test_costs.py"  # a fifth of the whole, and what else runs is in what it measures
 

@@ -14,7 +14,7 @@ def test_every_folder_is_in_one_session_or_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "test"))
     check = importlib.import_module("check")
     machines, others = check.folders()
-    assert {"tests/accel", "tests/limits", "tests/protocol"} == set(machines)
+    assert {"tests/accel", "tests/limits", "tests/protocol"} <= set(machines)
     assert {"tests/exchange", "tests/policy", "tests/test_housekeeping.py"} <= set(others)
     assert not set(machines) & set(others)
     assert (ROOT / check.TIMED).exists()
