@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -75,6 +76,16 @@ def engine(cores: frozenset[int]) -> Iterator[int]:
         child.communicate()
 
 
+def dials(port: int) -> int:
+    """How many connections the engine at that port has accepted, this question's own among them."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as s:
+        s.sendall(b"GET /accepted HTTP/1.1\r\nHost: engine\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"}") and (part := s.recv(4096)):
+            answer += part
+    return int(json.loads(answer.partition(b"\r\n\r\n")[2])["accepted"])
+
+
 def load(
     port: int,
     *,
@@ -85,10 +96,13 @@ def load(
     unpaced: bool = False,
     expect_events: int = EXPECTED_EVENTS,
     requests: int = 0,
+    body_bytes: int = 0,
+    close: bool = False,
 ) -> dict[str, Any]:
     """One run of the load generator; its JSON, as ``loadgen.c`` explains it.
 
     ``unpaced``: the engine sends a stream's events as fast as they leave. ``requests``: enough, before the time is up.
+    ``body_bytes``: so much text in the prompt. ``close``: a new connection for each request.
     """
     argv = [str(build("loadgen")), "--port", str(port), "--seconds", str(seconds), "--connections", str(connections)]
     if stream:
@@ -96,6 +110,8 @@ def load(
         argv += ["--prompt", "Hello #unpaced"] if unpaced else ["--spread-ms", str(STREAM_MS)]
     if requests:
         argv += ["--requests", str(requests)]
+    argv += ["--body-bytes", str(body_bytes)] if body_bytes else []
+    argv += ["--close"] if close else []
     with on(cores):
         done = subprocess.run(argv, stdout=subprocess.PIPE, timeout=seconds + 30, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)

@@ -10,6 +10,8 @@
 //   event_us    one-way, of each event whose text begins with its sender's CLOCK_MONOTONIC in ns
 // The first tenth of the run (with --spread-ms up to a quarter) warms up and is left out of these and of the rates; the
 // *_total counters hold the whole run, which is what a CPU time taken around it has to be divided by.
+// --body-bytes lengthens the prompt by so many bytes of text that is like any: words, escaped quotes and line ends.
+// --close asks for, and makes, a new connection for each request.
 // --requests ends the run when that many answers have come, if --seconds have not ended it before.
 // --spread-ms starts the connections at evenly scattered moments: streams that all began together would beat in step,
 // and every latency would measure the queue of 64 events that are due in the same instant.
@@ -348,8 +350,10 @@ static void options(int argc, char **argv) {
 
 // The size and the headers of what an OpenAI SDK sends.
 static void compose(void) {
+  static const char sentence[] = "A prompt is words, a \\\"quoted\\\" one now and then, and lines that end; most are no longer than this.\\n";
+  size_t whole = (size_t)body_bytes / (sizeof sentence - 1) * (sizeof sentence - 1);  // no escape is cut in two
   char *filler = malloc((size_t)body_bytes + 1), *text;
-  memset(filler, 'y', (size_t)body_bytes);
+  for (size_t i = 0; i < (size_t)body_bytes; i++) filler[i] = i < whole ? sentence[i % (sizeof sentence - 1)] : 'y';
   filler[body_bytes] = 0;
   int n = asprintf(&text, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"%s %s\"}],\"max_tokens\":64,\"temperature\":0.7,\"stream\":%s}", prompt, filler, stream ? "true" : "false");
   request_len = (size_t)asprintf(&request,

@@ -3,13 +3,17 @@
 //   mockengine [--port 0] [--events 32] [--interval-us 0] [--think-us 0] [--payload 24]
 //
 // One thread, epoll, loopback only. Prints {"listening":PORT} once it listens, and ends with its parent.
-//   GET                     200, a small JSON object (/v1/models: a list with the model "m")
+//   GET                     200, a small JSON object (/v1/models: a list with the model "m"; /accepted: the connections it has
+//                           accepted since it began, which is how often what stands in front of it has dialled)
 //   POST                    200, one JSON answer with a Content-Length
 //   POST, "stream":true     200, chunked SSE: `events` events, a usage event where it is asked for, [DONE]; one send per event
 // A prompt that holds "#unpaced" is answered as fast as it leaves: the streams take turns, one event each, without a pause.
 // Any other stream's first event is due `think-us` after the request, each later one `interval-us` after the one before, by the
 // clock and not by the last send. Every event's text begins with the sender's CLOCK_MONOTONIC in ns: events differ in
-// their text and in nothing else, as an engine's do, and a client on the same machine reads its one-way latency. It is no HTTP server: it trusts its peer, and must never listen beyond loopback.
+// their text and in nothing else, as an engine's do, and a client on the same machine reads its one-way latency.
+// Of a long body with a Content-Length only the first and the last bytes are looked at; the kernel throws the middle away
+// uncopied, so that a long prompt costs what is measured and not the engine. "stream" and the rest must stand in those.
+// It is no HTTP server: it trusts its peer, and must never listen beyond loopback.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <getopt.h>
@@ -31,18 +35,21 @@
 #define MAX_PAYLOAD 4096
 #define OUT_BYTES 12288  // one event at its largest, or a response head and a plain answer
 #define MAX_IN (64 << 20)
+#define EDGE_BYTES 4096  // of a long body, looked at on either side
 
 typedef struct {
   int open, streaming, unpaced, want_out, left, serial, wants_usage;
   uint64_t due_ns;  // when the stream's next event is to leave
   char *in;
   size_t in_len, in_cap;
+  size_t skip, skipped;  // bytes of this body to be thrown away: still to come, and in all
   char out[OUT_BYTES];
   size_t out_len, out_sent;
 } conn;
 
 static conn *conns[MAX_FD];
 static int ep, events = 32, payload = 24;
+static unsigned long long accepted;
 static uint64_t interval_ns, think_ns;
 static char filler[MAX_PAYLOAD];
 
@@ -183,8 +190,9 @@ static void pump(int fd) {
 
 static void answer_get(conn *c) {
   static const char models[] = "{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"object\":\"model\",\"created\":1700000000,\"owned_by\":\"mock\"}]}";
-  const char *body = strncmp(c->in, "GET /v1/models", 14) ? "{}" : models;
-  char b[512];
+  char b[512], count[64];
+  snprintf(count, sizeof count, "{\"accepted\":%llu}", accepted);
+  const char *body = !strncmp(c->in, "GET /v1/models", 14) ? models : !strncmp(c->in, "GET /accepted ", 14) ? count : "{}";
   put(c, b, (size_t)snprintf(b, sizeof b, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %zu\r\n\r\n%s", strlen(body), body));
 }
 
@@ -208,6 +216,13 @@ static void answer_stream(conn *c) {
   c->due_ns = now_ns() + think_ns;
 }
 
+// Whether the text stands in the body: anywhere in a short one, at either edge of a long one.
+static int says(const char *body, size_t n, const char *text) {
+  size_t k = strlen(text);
+  if (n <= 2 * EDGE_BYTES) return memmem(body, n, text, k) != 0;
+  return memmem(body, EDGE_BYTES, text, k) || memmem(body + n - EDGE_BYTES, EDGE_BYTES, text, k);
+}
+
 static void serve(int fd) {
   conn *c = conns[fd];
   while (c->open && !c->streaming) {
@@ -218,13 +233,17 @@ static void serve(int fd) {
     char *length = strcasestr(c->in, "\r\ncontent-length:");
     int chunked = strcasestr(c->in, "\r\ntransfer-encoding: chunked") != 0;
     *end = '\r';
-    if (length) total += strtoul(length + 17, 0, 10);
+    if (length) total += strtoul(length + 17, 0, 10) - c->skipped;
     if (chunked) {  // a JSON body holds no CRLF, so that the terminal chunk cannot be met inside it
       char *z = memmem(c->in + head, c->in_len - head, "0\r\n\r\n", 5);
       if (!z) return;
       total = (size_t)(z - c->in) + 5;
     }
-    if (c->in_len < total) return;
+    if (c->in_len < total) {
+      if (length && c->in_len > head + EDGE_BYTES && total - c->in_len > 2 * EDGE_BYTES) c->skip = c->skipped = total - c->in_len - EDGE_BYTES;
+      return;
+    }
+    c->skipped = 0;
     int post = !memcmp(c->in, "POST ", 5);
     if (!post && memcmp(c->in, "GET ", 4)) {  // an HTTP/2 preface among others: say no as HTTP/1.1 engines do
       put(c, "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", 66);
@@ -235,9 +254,9 @@ static void serve(int fd) {
     size_t n = total - head;
     if (!post)
       answer_get(c);
-    else if (memmem(body, n, "\"stream\":true", 13) || memmem(body, n, "\"stream\": true", 14)) {
-      c->unpaced = memmem(body, n, "#unpaced", 8) != 0;
-      c->wants_usage = memmem(body, n, "\"include_usage\":true", 20) != 0;
+    else if (says(body, n, "\"stream\":true") || says(body, n, "\"stream\": true")) {
+      c->unpaced = says(body, n, "#unpaced");
+      c->wants_usage = says(body, n, "\"include_usage\":true");
       answer_stream(c);
     } else
       answer_plain(c);
@@ -259,9 +278,12 @@ static void readable(int fd) {
     c->in = more;
     c->in_cap *= 2;
   }
-  ssize_t n = recv(fd, c->in + c->in_len, c->in_cap - c->in_len, 0);
+  // With MSG_TRUNC, TCP takes bytes from the socket and copies none.
+  ssize_t n = c->skip ? recv(fd, 0, c->skip, MSG_TRUNC) : recv(fd, c->in + c->in_len, c->in_cap - c->in_len, 0);
   if (n == 0 || (n < 0 && errno != EAGAIN)) {
     drop(fd);
+  } else if (n > 0 && c->skip) {
+    c->skip -= (size_t)n;
   } else if (n > 0) {
     c->in_len += (size_t)n;
     if (!c->out_len) serve(fd);  // else the answer before it is still leaving: EPOLLOUT comes back here
@@ -280,7 +302,9 @@ static void accept_all(int listener) {
       conns[s]->in = malloc(conns[s]->in_cap = 65536);
     }
     conn *c = conns[s];
+    accepted++;
     c->open = 1;
+    c->skip = c->skipped = 0;
     c->streaming = c->want_out = 0;
     c->in_len = c->out_len = c->out_sent = 0;
     place[s] = -1;
