@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -70,13 +69,6 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _descriptors() -> int:
-    """How many this process and its children may have each: the hard limit, which all of them take."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else 1 << 20
-
-
 def _tried(name: str, work: Callable[[], Any], into: dict[str, Any], failed: dict[str, str]) -> None:
     try:
         into[name] = work()
@@ -104,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     about = machine.facts()
     if about["load_average"] > 0.5:
         process.say(f"the machine is busy (load average {about['load_average']:.1f}): expect a wide spread")
-    descriptors = _descriptors()
+    descriptors = process.descriptors()
     process.say(f"fastgw runs its {twin} twin; {descriptors:,} descriptors per process")
     os.sched_setaffinity(0, cores.load)
 

@@ -12,17 +12,20 @@ from benchmarks.scale.gateway import Serving, serving
 from benchmarks.wire import process
 from benchmarks.wire.measure import Failed
 
-_ENDLESS = 1 << 30  # events: no stream may end by itself
-_ROOM = 100  # descriptors of the gateway that are no stream's
-_WARM_STREAMS = 200
+ENDLESS = 1 << 30
+"""Events of a stream: none may end by itself."""
+ROOM = 100
+"""Descriptors of the gateway that are no stream's."""
+WARM_STREAMS = 200
+"""What the first streams load and learn is no stream's memory."""
 
 
 def fitting(asked: int, descriptors: int) -> int:
     """Each stream takes two of the gateway's descriptors."""
-    return min(asked, (descriptors - _ROOM) // 2)
+    return min(asked, (descriptors - ROOM) // 2)
 
 
-def _one_way(
+def one_way(
     port: int, count: int, seconds: float, spread_s: float, cores: frozenset[int], gateway: Serving | None
 ) -> dict[str, Any]:
     """Open, measure, weigh, close. With a ``gateway``, its CPU time and memory too."""
@@ -54,17 +57,16 @@ def measure(
     if count < asked:
         process.say(f"streams: {asked:,} do not fit in {descriptors:,} descriptors: {count:,}")
     spread_s = max(1.0, count / 1000)
-    most = str(count + _ROOM)
+    most = str(count + ROOM)
     taken: list[dict[str, Any]] = []
-    with crowd.engine(cores.load, events=_ENDLESS, interval_us=int(1e6 / events_per_s)) as (engine_port, _):
+    with crowd.engine(cores.load, events=ENDLESS, interval_us=int(1e6 / events_per_s)) as (engine_port, _):
         for number in range(1, rounds + 1):
             process.say(f"streams: round {number}/{rounds}: {count:,} straight to the engine")
-            direct = _one_way(engine_port, count, seconds, spread_s, cores.load, None)
+            direct = one_way(engine_port, count, seconds, spread_s, cores.load, None)
             process.say(f"streams: round {number}/{rounds}: {count:,} through fastgw")
             flags = ("--max-connections", most, "--engine-max-connections", most)
             with serving(engine_port, cores.proxy, *flags) as gateway:
-                # What the first streams load and learn is no stream's memory.
-                _one_way(gateway.port, min(_WARM_STREAMS, count), 1.0, 0.5, cores.load, gateway)
+                one_way(gateway.port, min(WARM_STREAMS, count), 1.0, 0.5, cores.load, gateway)
                 gateway.settle()
                 through = _through(gateway, count, seconds, spread_s, cores.load)
             taken.append({"direct": direct, "through": through} | _figures(direct, through, count))
@@ -72,7 +74,7 @@ def measure(
 
 
 def _through(gateway: Serving, count: int, seconds: float, spread_s: float, cores: frozenset[int]) -> dict[str, Any]:
-    through = _one_way(gateway.port, count, seconds, spread_s, cores, gateway)
+    through = one_way(gateway.port, count, seconds, spread_s, cores, gateway)
     gateway.settle()
     return through | {"rss_after_mb": gateway.rss_bytes() / 1e6}
 

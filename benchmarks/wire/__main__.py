@@ -17,18 +17,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.wire import against, chart, checkout, machine, page, peers, process, report, tools
+from benchmarks.scale import crowd
+from benchmarks.wire import against, chart, checkout, machine, page, peers, process, report, rows, start, streams, tools
 from benchmarks.wire.measure import Failed, Figures, Plan, in_turns, measure
-from benchmarks.wire.proxies import Proxy
+from benchmarks.wire.proxies import Fastgw, Proxy
 
 RESULTS = Path(__file__).parents[1] / "results"
 _MILLION = 1_000_000
 _ROUNDS, _ROUNDS_AGAINST = 3, 10
+_ROWS_AGAINST = ("plain", "unpaced", "paced")
 _EXAMPLE = """\
 What a change costs, beside what was there before it, and nginx (three minutes, and the first time those of a build):
 
   python -m benchmarks.wire --against main
   python -m benchmarks.wire --against HEAD~1 --only fastgw,fastgw-limits --rounds 20 --most 1.02
+  python -m benchmarks.wire --against main --rows bodies,crowd-512,start --rounds 5
   make bench ARGS="--against v0.1.0 --seconds 1.5"
 """
 
@@ -70,6 +73,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--connections", type=_positive, default=64)
     parser.add_argument("--only", metavar="NAME,...", help="only these, and direct, from which all latencies are counted")
     parser.add_argument(
+        "--rows",
+        metavar="ROW,...",
+        help=f"what is measured: all, or any of {', '.join(rows.GROUPS)} (default: all but streams, which take minutes; with "
+        f"--against {','.join(_ROWS_AGAINST)})",
+    )
+    parser.add_argument(
         "--million",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -99,10 +108,14 @@ def _squeezed(name: str) -> str:
     return "".join(filter(str.isalnum, name))
 
 
+def _rows(args: argparse.Namespace) -> rows.Chosen:
+    return rows.choose(args.rows.split(",") if args.rows else _ROWS_AGAINST if args.against else rows.USUAL)
+
+
 def _chosen(only: str | None) -> list[Proxy]:
     known = {_squeezed(p.name): p for p in peers.ALL}
     if not only:
-        return list(peers.ALL)
+        return [p for p in peers.ALL if not p.asked_for]
     named = {_squeezed(n): n.strip() for n in only.split(",") if n.strip()}
     if unknown := [name for key, name in named.items() if key not in known]:
         raise UnknownProxy(f"unknown proxy {', '.join(unknown)}; known are {', '.join(p.name for p in peers.ALL)}")
@@ -119,34 +132,58 @@ def _in_short(figures: Figures) -> str:
     return ", ".join(f"{figures[key]:.1f} µs {what}" for key, what in shown if key in figures)
 
 
-def _run(chosen: list[Proxy], plan: Plan, rounds: int, million: bool) -> tuple[dict[str, list[Figures]], dict[str, str]]:
+def _one(proxy: Proxy, plan: Plan, wanted: rows.Chosen, count: int) -> Figures:
+    """All that is to be known of one proxy in one round."""
+    figures = measure(proxy, plan)
+    if short := _in_short(figures):
+        process.say(f"  {short}")
+    if wanted.start and isinstance(proxy, Fastgw):
+        figures |= start.in_turns([proxy], plan)[proxy.name]
+    if wanted.streams and proxy.takes_streams:
+        process.say(f"  {count:,} streams")
+        figures |= streams.measure(proxy, plan, count)
+    return figures
+
+
+def _run(
+    chosen: list[Proxy], plan: Plan, wanted: rows.Chosen, number_of_rounds: int, million: bool
+) -> tuple[dict[str, list[Figures]], dict[str, str]]:
     taken: dict[str, list[Figures]] = {p.name: [] for p in chosen}
     failed: dict[str, str] = {}
-    for number in range(1, rounds + 1):
+    count = streams.fitting() if wanted.streams else 0
+    for number in range(1, number_of_rounds + 1):
         for proxy in _round(chosen, number):
             if proxy.name in failed:
                 continue
-            process.say(f"round {number}/{rounds}: {proxy.name}")
-            soak = _MILLION if million and number == rounds and proxy.name == "fastgw" else 0
+            process.say(f"round {number}/{number_of_rounds}: {proxy.name}")
+            soak = _MILLION if million and number == number_of_rounds and proxy.name == "fastgw" else 0
             try:
-                figures = measure(proxy, replace(plan, soak_requests=soak))
+                figures = _one(proxy, replace(plan, soak_requests=soak), wanted, count)
             except Failed as error:
                 failed[proxy.name] = str(error)
                 process.say(f"  failed: {error}")
                 continue
             taken[proxy.name].append(figures)
-            if short := _in_short(figures):
-                process.say(f"  {short}")
     return taken, failed
 
 
-def _run_in_turns(chosen: list[Proxy], plan: Plan, rounds: int) -> tuple[dict[str, list[Figures]], dict[str, str]]:
+def _run_in_turns(
+    chosen: list[Proxy], plan: Plan, wanted: rows.Chosen, number_of_rounds: int
+) -> tuple[dict[str, list[Figures]], dict[str, str]]:
     """The first failure ends it: a round without one of them compares nothing."""
     taken: dict[str, list[Figures]] = {p.name: [] for p in chosen}
-    for number in range(1, rounds + 1):
-        process.say(f"round {number}/{rounds}")
+    count = streams.fitting() if wanted.streams else 0
+    for number in range(1, number_of_rounds + 1):
+        process.say(f"round {number}/{number_of_rounds}")
+        order = against.order(chosen, number)
         try:
-            found = in_turns(against.order(chosen, number), plan)
+            found = in_turns(order, plan)
+            if wanted.start:
+                for name, figures in start.in_turns([p for p in order if isinstance(p, Fastgw)], plan).items():
+                    found[name] |= figures
+            for proxy in order if wanted.streams else ():
+                process.say(f"  {count:,} streams: {proxy.name}")
+                found[proxy.name] |= streams.measure(proxy, plan, count)
         except Failed as error:
             process.say(f"  failed: {error}")
             return taken, {f"round {number}": str(error)}
@@ -170,6 +207,7 @@ def _settings(args: argparse.Namespace, cores: process.Cores) -> dict[str, Any]:
         "seconds": args.seconds,
         "rounds": args.rounds,
         "connections": args.connections,
+        "rows": _rows(args).names(),
         "events_per_stream": tools.EXPECTED_EVENTS,
         "interval_ms": tools.INTERVAL_MS,
         "pinned": cores.pinned,
@@ -178,19 +216,19 @@ def _settings(args: argparse.Namespace, cores: process.Cores) -> dict[str, Any]:
     }
 
 
-def _bad(rounds: report.Rounds) -> dict[str, int]:
-    return {name: int(sum(f["bad"] for f in figures)) for name, figures in rounds.items()}
+def _bad(taken: report.Rounds) -> dict[str, int]:
+    return {name: int(sum(f["bad"] for f in figures)) for name, figures in taken.items()}
 
 
 def _results(
     args: argparse.Namespace, chosen: list[Proxy], cores: process.Cores, taken: dict[str, list[Figures]], **said: Any
 ) -> dict[str, Any]:
     """Everything that was measured, as it goes to the file; page, chart and table are made from it."""
-    rounds = report.with_added(taken)
-    summaries = report.summary(rounds)
+    found_rounds = report.with_added(taken)
+    summaries = report.summary(found_rounds)
     versions = said.pop("versions")
     proxies = {
-        p.name: {"version": versions[p.name], "note": p.note, "summary": summaries[p.name], "rounds": rounds[p.name]}
+        p.name: {"version": versions[p.name], "note": p.note, "summary": summaries[p.name], "rounds": found_rounds[p.name]}
         for p in chosen
     }
     found: dict[str, Any] = _known(
@@ -199,10 +237,10 @@ def _results(
             **said,
             "settings": _settings(args, cores),
             "proxies": proxies,
-            "headroom": report.headroom(rounds),
-            "ratios": report.all_ratios(rounds),
-            "bars": report.bars(rounds),
-            "bad": _bad(rounds),
+            "headroom": report.headroom(found_rounds),
+            "ratios": report.all_ratios(found_rounds),
+            "bars": report.bars(found_rounds),
+            "bad": _bad(found_rounds),
         }
     )
     return found
@@ -212,14 +250,15 @@ def _compared(
     args: argparse.Namespace, cores: process.Cores, pairs: dict[str, str], taken: dict[str, list[Figures]], **said: Any
 ) -> dict[str, Any]:
     """What a run with ``--against`` found."""
-    summaries, versions = against.summary(taken), said.pop("versions")
+    wanted, versions = _rows(args), said.pop("versions")
+    summaries = against.summary(taken, against.told(wanted))
     found: dict[str, Any] = _known(
         {
             "schema": 1,
             **said,
             "settings": _settings(args, cores),
             "proxies": {n: {"version": versions[n], "summary": summaries[n], "rounds": taken[n]} for n in taken},
-            "ratios": against.ratios(taken, pairs, args.most),
+            "ratios": against.ratios(taken, pairs, args.most, against.keys(wanted)),
             "bad": _bad(taken),
         }
     )
@@ -290,12 +329,14 @@ def main(argv: list[str] | None = None) -> int:
     pairs: dict[str, str] = {}
     commit = ""
     try:
-        chosen = _chosen(args.only or (against.STANDARD if args.against else None))
+        chosen, wanted = _chosen(args.only or (against.STANDARD if args.against else None)), _rows(args)
         for name in ("mockengine", "loadgen", "floor"):
             tools.build(name)
+        if wanted.streams:
+            crowd.build("streams")
         if args.against:
             chosen, pairs, commit = against.line_up(chosen, args.against)
-    except (UnknownProxy, tools.NoCompiler, checkout.NoCheckout) as error:
+    except (UnknownProxy, rows.UnknownRow, tools.NoCompiler, checkout.NoCheckout) as error:
         print(f"benchmarks.wire: {error}", file=sys.stderr)
         return 2
     # Ended from outside, still stop what was started.
@@ -316,10 +357,14 @@ def main(argv: list[str] | None = None) -> int:
 
     # Asked before the rounds, so that no start-up time has the first import of a fresh checkout in it.
     versions = {p.name: p.version() for p in chosen}
+    process.descriptors()
     os.sched_setaffinity(0, cores.load)
     with tools.engine(cores.load) as engine_port:
-        plan = Plan(args.seconds, args.connections, cores, engine_port)
-        taken, failed = _run_in_turns(chosen, plan, args.rounds) if pairs else _run(chosen, plan, args.rounds, args.million)
+        plan = Plan(args.seconds, args.connections, cores, engine_port, wanted.rows)
+        if pairs:
+            taken, failed = _run_in_turns(chosen, plan, wanted, args.rounds)
+        else:
+            taken, failed = _run(chosen, plan, wanted, args.rounds, args.million)
 
     said = {"machine": about, "skipped": skipped, "failed": failed, "versions": versions}
     if pairs:

@@ -15,14 +15,35 @@ from typing import Any
 
 from benchmarks.wire import checkout, report
 from benchmarks.wire.proxies import ROOT, Fastgw, Proxy
+from benchmarks.wire.rows import Chosen
 
-CPU = ("cpu_plain_us", "cpu_flood_us", "cpu_event_us")
-METRICS = [m for m in report.METRICS if m.key in CPU]
+_STREAMS = ("cpu_stream_us", "stream_p99_us", "rss_stream_kb")
+_START = ("start_turn_ms", "rss_idle_mb")
 # McGill, Tukey and Larsen, "Variations of box plots" (1978): so far to either side of a median of n values, 1.57 IQR / sqrt(n),
 # chance alone moves it in nineteen runs of twenty.
 _NOTCH = 1.57
 STANDARD = "fastgw,nginx"
 """What is measured without ``--only``: nginx stands for the machine, which is the same for both."""
+
+
+def keys(wanted: Chosen) -> list[str]:
+    """The figures that two revisions are compared by, of what is measured: what costs, in the order of the report."""
+    found = {row.cpu for row in wanted.rows}
+    found |= {*(_STREAMS if wanted.streams else ()), *(_START if wanted.start else ())}
+    return [m.key for m in report.METRICS if m.key in found]
+
+
+def told(wanted: Chosen) -> list[str]:
+    """Those, and what is told beside them without a ratio: dials, latencies of streams."""
+    beside = {row.dials for row in wanted.rows} | {"start_ratio"}
+    for row in wanted.rows:
+        if row.latency is not None:
+            beside |= {f"ttft{row.latency}_p50_us", f"event{row.latency}_p99_us"}
+    return [m.key for m in report.METRICS if m.key in beside.union(keys(wanted))]
+
+
+def _metrics(named: Sequence[str]) -> list[report.Metric]:
+    return [m for m in report.METRICS if m.key in named]
 
 
 def line_up(chosen: Sequence[Proxy], revision: str) -> tuple[list[Proxy], dict[str, str], str]:
@@ -70,19 +91,21 @@ def quartiles(values: Sequence[float]) -> dict[str, float] | None:
     return {"median": median(known), "q1": low, "q3": high, "n": len(known)}
 
 
-def summary(rounds: report.Rounds) -> dict[str, dict[str, dict[str, float]]]:
+def summary(rounds: report.Rounds, named: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
     out: dict[str, dict[str, dict[str, float]]] = {}
     for name, figures in rounds.items():
-        cells = {key: quartiles([f[key] for f in figures if key in f]) for key in CPU}
+        cells = {key: quartiles([f[key] for f in figures if key in f]) for key in named}
         out[name] = {key: cell for key, cell in cells.items() if cell is not None}
     return out
 
 
-def ratios(rounds: report.Rounds, pairs: Mapping[str, str], most: float | None) -> list[dict[str, Any]]:
+def ratios(
+    rounds: report.Rounds, pairs: Mapping[str, str], most: float | None, named: Sequence[str]
+) -> list[dict[str, Any]]:
     """One entry per pair and figure. ``met`` is None where no limit was given; a figure that is missing does not meet one."""
     out: list[dict[str, Any]] = []
     for new, old in pairs.items():
-        for metric in METRICS:
+        for metric in _metrics(named):
             taken = [(a.get(metric.key), b.get(metric.key)) for a, b in zip(rounds[new], rounds[old], strict=False)]
             got = quartiles([a / b for a, b in taken if a and b])
             if got is not None and got["n"] > 1:
@@ -104,7 +127,8 @@ def _cell(got: Mapping[str, float] | None, digits: int) -> str:
 def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     names = list(summaries)
     rows = [["", *names]]
-    rows += [[m.label, *(_cell(summaries[n].get(m.key), 2) for n in names)] for m in METRICS]
+    known = _metrics([key for each in summaries.values() for key in each])
+    rows += [[m.label.strip(), *(_cell(summaries[n].get(m.key), 2) for n in names)] for m in known]
     widths = [max(len(row[i]) for row in rows) for i in range(len(names) + 1)]
     return report.block(rows, widths, range(1, len(names) + 1))
 
@@ -113,7 +137,7 @@ def verdict(found: Sequence[Mapping[str, Any]]) -> str:
     rows = [["new/old, round by round", "ratio", "chance", "rounds", "limit"]]
     for entry in found:
         got = entry["ratio"]
-        label = f"{entry['label'].removesuffix(', µs')}, {entry['new']}"
+        label = f"{entry['label'].strip().removesuffix(', µs')}, {entry['new']}"
         limit = "-" if entry["most"] is None else f"<= {entry['most']:g}: {report.word(entry['met'])}"
         chance = f"± {got['notch']:.3f}" if got and "notch" in got else "-"
         rows.append([label, _cell(got, 3), chance, str(got["n"]) if got else "0", limit])

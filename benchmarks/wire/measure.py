@@ -15,10 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.wire import process, tools
 from benchmarks.wire.proxies import KEY, Command, Place, Proxy
+from benchmarks.wire.rows import ROWS, Row
 
 Figures = dict[str, float]
 
@@ -26,8 +28,6 @@ _BODY = b'{"model":"m","messages":[{"role":"user","content":"ready?"}]}'
 _POLL_S = 0.001
 _SETTLE_S = 0.5  # what a proxy still loads after its first answer is part of its idle memory
 _WARM_S = 0.3
-_PACED = 1.25
-"""The paced streams run so much longer than the other phases: a stream alone takes two thirds of a second."""
 _SOAK_DEADLINE_S = 300.0
 
 
@@ -41,8 +41,13 @@ class Plan:
     connections: int
     cores: process.Cores
     engine_port: int
+    rows: tuple[Row, ...] = tuple(row for row in ROWS if row.usual)
     soak_requests: int = 0
     """So many plain requests after all else, for the memory that they leave behind."""
+
+    def clients(self) -> int:
+        """The most that there are at once: what a careful operator sizes pools by."""
+        return max([row.clients or self.connections for row in self.rows], default=self.connections)
 
 
 def free_port() -> int:
@@ -114,24 +119,35 @@ def _check(result: dict[str, Any], phase: str, figures: Figures) -> None:
         raise Failed(f"not one good answer ({phase}): {first}")
 
 
-def _percentiles(figures: Figures, name: str, histogram: dict[str, float]) -> None:
+def _percentiles(name: str, histogram: dict[str, float]) -> Figures:
     # A run too short to see one whole answer after its warm-up has nothing to say here.
-    for p in ("p50", "p99"):
-        figures[f"{name}_{p}_us"] = histogram[p] if histogram["n"] else math.nan
+    return {f"{name}_{p}_us": histogram[p] if histogram["n"] else math.nan for p in ("p50", "p99")}
 
 
-class _Phases:
+def _latencies(row: Row, result: dict[str, Any]) -> Figures:
+    if row.latency is None:
+        return {}
+    first, each = (_percentiles(f"{name}{row.latency}", result[f"{name}_us"]) for name in ("ttft", "event"))
+    return first | each
+
+
+class Phases:
     """The runs of the load generator against one port, and where they are counted."""
 
-    __slots__ = ("connections", "expect_events", "figures", "pid", "plan", "port", "seconds", "slow")
+    __slots__ = (
+        *("child", "connections", "dialled", "expect_events", "figures", "pid", "plan", "port", "rows", "seconds", "slow"),
+    )
 
-    def __init__(self, proxy: Proxy, port: int, pid: int | None, plan: Plan) -> None:
-        self.port, self.pid, self.plan = port, pid, plan
+    def __init__(self, proxy: Proxy, port: int, child: subprocess.Popen[bytes] | None, plan: Plan) -> None:
+        self.port, self.child, self.plan = port, child, plan
+        self.pid = child.pid if child else None
         self.connections = min(plan.connections, proxy.most_connections or plan.connections)
         self.slow = proxy.least_phase_s > 0
         self.seconds = max(plan.seconds, proxy.least_phase_s)
+        self.rows = [row for row in plan.rows if proxy.takes(row)]
         self.expect_events = tools.EXPECTED_EVENTS + proxy.extra_events
         self.figures: Figures = {"bad": 0}
+        self.dialled: dict[str, tuple[int, int]] = {}  # connections to the engine, and requests meanwhile, by the figure's key
 
     def run(self, phase: str, seconds: float, connections: int, **options: Any) -> tuple[dict[str, Any], float]:
         """The load generator's answer, and the CPU seconds that the proxy's process tree used meanwhile."""
@@ -143,29 +159,41 @@ class _Phases:
         return result, used
 
     def all(self) -> Figures:
-        figures, seconds = self.figures, self.seconds
+        figures = self.figures
+        self.warm_up()
+        for row in self.rows:
+            result, used = self.row(row)
+            self.cpu(row.cpu, used, result[row.counted])
+            figures[row.rate] = result["events_per_s" if row.events else "rps"]
+            if row.key == "plain":
+                self._plain_alone(used)
+            figures |= _latencies(row, result)
+        return figures
+
+    def warm_up(self) -> None:
         # What the warm-up leaves unanswered delays the next phase: by seconds, where a request takes ten milliseconds or more.
         self.run("warm-up", max(_WARM_S, self.seconds / 2) if self.slow else _WARM_S, 1 if self.slow else self.connections)
 
-        plain, used = self.run("plain", seconds, self.connections)
-        self.cpu("cpu_plain_us", used, plain["requests_total"])
+    def row(self, row: Row) -> tuple[dict[str, Any], float]:
+        """The load's result, and the CPU seconds of the proxy; what it dialled, here and before, goes to the figures."""
+        clients = row.clients or self.connections
+        if row.crowd:
+            self.run(row.name + ", warm-up", _WARM_S, clients, **row.load)
+        before = tools.dials(self.plan.engine_port) if row.dials else 0
+        result, used = self.run(row.name, self.seconds * row.share, clients, **row.load)
+        if row.dials and self.pid:
+            made, requests = self.dialled.get(row.dials, (0, 0))
+            made += tools.dials(self.plan.engine_port) - before - 1
+            requests += result["requests_total"]
+            self.dialled[row.dials] = made, requests
+            self.figures[row.dials] = made / max(1, requests) * 100
+        return result, used
+
+    def _plain_alone(self, used: float) -> None:
         if self.pid:
-            figures["core_percent"] = used / seconds * 100
-        figures["rps"] = plain["rps"]
-
-        one, _ = self.run("one connection", seconds, 1)
-        _percentiles(figures, "one", one["latency_us"])
-
-        flood, used = self.run("unpaced streams", seconds, self.connections, stream=True, unpaced=True)
-        self.cpu("cpu_flood_us", used, flood["events_total"])
-        figures["flood_per_s"] = flood["events_per_s"]
-
-        paced, used = self.run("paced streams", seconds * _PACED, self.connections, stream=True)
-        self.cpu("cpu_event_us", used, paced["events_total"])
-        figures["events_per_s"] = paced["events_per_s"]
-        _percentiles(figures, "ttft", paced["ttft_us"])
-        _percentiles(figures, "event", paced["event_us"])
-        return figures
+            self.figures["core_percent"] = used / self.seconds * 100
+        one, _ = self.run("one connection", self.seconds, 1)
+        self.figures |= _percentiles("one", one["latency_us"])
 
     def soak(self, pid: int) -> None:
         wanted = self.plan.soak_requests
@@ -182,13 +210,13 @@ class _Phases:
 
 
 @contextmanager
-def _running(proxy: Proxy, plan: Plan) -> Iterator[tuple[_Phases, float]]:
+def running(proxy: Proxy, plan: Plan) -> Iterator[tuple[Phases, float]]:
     """The proxy, started afresh, and the seconds until it served; stopped at the end."""
     with tempfile.TemporaryDirectory(prefix=f"wire-{proxy.name.partition(' ')[0]}-") as folder:
-        place = Place(Path(folder), free_port(), plan.engine_port, free_port())
+        place = Place(Path(folder), free_port(), plan.engine_port, free_port(), plan.clients())
         child, start_s = _start(proxy, proxy.command(place), place, plan.cores.proxy)
         try:
-            yield _Phases(proxy, place.port, child.pid, plan), start_s
+            yield Phases(proxy, place.port, child, plan), start_s
             if child.poll() is not None:
                 raise Failed(f"{proxy.name} exited with {child.returncode} under load: {process.tail(place.folder / 'output')}")
         finally:
@@ -198,8 +226,8 @@ def _running(proxy: Proxy, plan: Plan) -> Iterator[tuple[_Phases, float]]:
 def measure(proxy: Proxy, plan: Plan) -> Figures:
     """One round of one proxy. Raises `Failed` when it does not start, dies, or gives not one good answer."""
     if proxy.name == "direct":
-        return _Phases(proxy, plan.engine_port, None, plan).all()
-    with _running(proxy, plan) as (phases, start_s):
+        return Phases(proxy, plan.engine_port, None, plan).all()
+    with running(proxy, plan) as (phases, start_s):
         assert phases.pid is not None
         time.sleep(_SETTLE_S)
         idle = process.rss_bytes(phases.pid)
@@ -210,37 +238,43 @@ def measure(proxy: Proxy, plan: Plan) -> Figures:
     return figures | {"start_ms": start_s * 1000, "rss_idle_mb": idle / 1e6}
 
 
-_TURNS: tuple[tuple[str, str, str, float, dict[str, bool]], ...] = (
-    ("plain", "cpu_plain_us", "requests_total", 1.0, {}),
-    ("unpaced streams", "cpu_flood_us", "events_total", 1.0, {"stream": True, "unpaced": True}),
-    ("paced streams", "cpu_event_us", "events_total", _PACED, {"stream": True}),
-)
-
-
 def in_turns(proxies: Sequence[Proxy], plan: Plan) -> dict[str, Figures]:
-    """One round of several, for CPU time only: all are up, and each phase goes through them and back before the next begins.
+    """One round of several: all are up, and each phase goes through them and back before the next begins.
 
     What is compared so lies a second apart, and in the middle at the same time: what others do on the machine meets all alike.
-    One that only waits uses no CPU time. Raises `Failed` like `measure`.
+    One that only waits uses no CPU time. A latency is the mean of the two phases'. Raises `Failed` like `measure`.
     """
     with ExitStack() as stack:
-        up = {p.name: stack.enter_context(_running(p, plan))[0] for p in proxies}
+        up = {p.name: stack.enter_context(running(p, plan))[0] for p in proxies}
         time.sleep(_SETTLE_S)
+        for phases in up.values():
+            if phases.pid:
+                phases.figures["rss_idle_mb"] = process.rss_bytes(phases.pid) / 1e6
         for name, phases in up.items():
-            _named(name, phases, "warm-up", _WARM_S, {})
-        for phase, key, counted, share, options in _TURNS:
-            used, count = dict.fromkeys(up, 0.0), dict.fromkeys(up, 0)
-            for name in (*up, *reversed(up)):
-                result, cpu_s = _named(name, up[name], phase, plan.seconds * share, options)
-                used[name] += cpu_s
-                count[name] += result[counted]
-            for name, phases in up.items():
-                phases.cpu(key, used[name], count[name])
+            with _named(name):
+                phases.warm_up()
+        for row in plan.rows:
+            _row_in_turns(row, {name: phases for name, phases in up.items() if row in phases.rows})
     return {name: phases.figures for name, phases in up.items()}
 
 
-def _named(name: str, phases: _Phases, phase: str, seconds: float, options: dict[str, bool]) -> tuple[dict[str, Any], float]:
+def _row_in_turns(row: Row, up: dict[str, Phases]) -> None:
+    used, count = dict.fromkeys(up, 0.0), dict.fromkeys(up, 0)
+    late: dict[str, list[Figures]] = {name: [] for name in up}
+    for name in (*up, *reversed(up)):
+        with _named(name):
+            result, cpu_s = up[name].row(row)
+        used[name] += cpu_s
+        count[name] += result[row.counted]
+        late[name].append(_latencies(row, result))
+    for name, phases in up.items():
+        phases.cpu(row.cpu, used[name], count[name])
+        phases.figures |= {key: mean(figures[key] for figures in late[name]) for key in late[name][0]}
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
     try:
-        return phases.run(phase, seconds, phases.connections, **options)
+        yield
     except Failed as error:
         raise Failed(f"{name}: {error}") from None

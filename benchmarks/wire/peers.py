@@ -21,12 +21,14 @@ from benchmarks.wire.proxies import (
     Proxy,
     operators_environment,
 )
+from benchmarks.wire.rows import Row
 
 ENVIRONMENTS = ROOT / "benchmarks" / "peers"
 
 
 class _FromPyPI(Proxy):
     start_deadline_s = 90.0
+    takes_streams = False
     program = ""
     """The console script that starts it."""
 
@@ -35,6 +37,9 @@ class _FromPyPI(Proxy):
 
     def missing(self) -> str | None:
         return None if self._program().exists() and self.version() else "not installed (make bench-peers)"
+
+    def takes(self, row: Row) -> bool:
+        return row.usual
 
     def version(self) -> str:
         wanted = self.name.replace("-", "_")
@@ -101,4 +106,5 @@ ALL: list[Proxy] = [
     *(Direct(), Floor(), Fastgw(), Fastgw("fastgw (limits)", limits=True), Nginx(), Haproxy()),
     Fastgw("fastgw (python)", native=False),
     *(SglangRouter(), VllmRouter(), LiteLLM()),
+    Nginx("nginx (to disk)", body_buffer="16k", asked_for=True),
 ]

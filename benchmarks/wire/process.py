@@ -7,6 +7,7 @@ a tree is found by walking down from our own child's id.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -33,6 +34,13 @@ def choose_cores() -> Cores:
     if len(allowed) < 2:
         return Cores(frozenset(allowed), frozenset(allowed), False)
     return Cores(frozenset(allowed[:1]), frozenset(allowed[1:2]), True)
+
+
+def descriptors() -> int:
+    """How many this process and its children may have open each: the hard limit, which it takes for all of them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 20
 
 
 @contextmanager

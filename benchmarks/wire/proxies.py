@@ -7,6 +7,7 @@ buffering of answers, one worker. Must never give one of them an advantage: each
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.wire import tools
+from benchmarks.wire.rows import Row
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-test"
@@ -22,12 +24,14 @@ KEY = "sk-test"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a proxy is to run: an empty folder of its own, its port, the engine's, and one for what else it opens."""
+    """Where a proxy is to run: an empty folder of its own, its port, the engine's, one for what else it opens, and how many
+    clients it will have at once."""
 
     folder: Path
     port: int
     engine_port: int
     spare_port: int = 0
+    clients: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,15 @@ class Proxy:
     """Events that it adds to a stream of the engine's."""
     note = ""
     """What a reader of its figures has to know."""
+    asked_for = False
+    """Measured only where ``--only`` names it."""
+
+    takes_streams = True
+    """Whether it is held against thousands of streams."""
+
+    def takes(self, row: Row) -> bool:
+        """Whether it is loaded with that row."""
+        return True
 
     def missing(self) -> str | None:
         """Why it cannot run here, or None."""
@@ -101,6 +114,9 @@ class Floor(Proxy):
         return Command([str(tools.build("floor")), str(place.port), str(place.engine_port)])
 
 
+_CROWD = 8000
+"""More clients than this are one row's (ten thousand streams), for which each proxy's limits are raised."""
+
 # What others have off in this comparison is off here too ...
 LIMITS_OFF = ("--rate-limit-per-second", "0", "--cb-failure-threshold", "0")
 # ... and everything at once, at figures that are never reached: what is measured is the asking.
@@ -146,12 +162,21 @@ class Fastgw(Proxy):
         engine = f"http://127.0.0.1:{place.engine_port}"
         limits = (*LIMITS_ON, "--state-dir", str(place.folder / "state")) if self.limits else LIMITS_OFF
         argv = [*self._program(), "serve", "--engine", engine, "--port", str(place.port)]
+        if place.clients > _CROWD:  # more than its defaults let in
+            most = str(place.clients)
+            argv += ["--max-connections", most, "--engine-max-connections", most]
         argv += [*limits, *self.arguments]
         return Command(argv, self._environment(), quiet=True)
 
 
+@dataclass
 class Nginx(Proxy):
-    name = "nginx"
+    """``body_buffer``: bodies up to this length are kept in memory; longer ones, which are most prompts of agents under
+    nginx's own 16 kB, are written to a file and read back."""
+
+    name: str = "nginx"
+    body_buffer: str = "1m"
+    asked_for: bool = False
 
     def missing(self) -> str | None:
         return None if _find("nginx") else "nginx is not installed"
@@ -165,20 +190,27 @@ class Nginx(Proxy):
         here.chmod(0o755)
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         temporary = "".join(f"  {kind}_temp_path {here}/{kind};\n" for kind in kinds)
+        # Each client's is two: its own, and one to the engine. With fewer than a sixteenth of them free nginx drops connections
+        # that have not said anything yet.
+        connections = max(8192, 2 * place.clients * 5 // 4)
+        descriptors = min(connections + 64, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         config = here / "nginx.conf"
         config.write_text(f"""\
 daemon off;
 worker_processes 1;
 pid {here}/pid;
 error_log stderr error;
-events {{ worker_connections 8192; }}
+worker_rlimit_nofile {descriptors};
+events {{ worker_connections {connections}; }}
 http {{
   access_log off;
+  client_max_body_size 16m;
+  client_body_buffer_size {self.body_buffer};
   keepalive_requests 100000000;
 {temporary}\
   upstream engine {{
     server 127.0.0.1:{place.engine_port};
-    keepalive 128;
+    keepalive {max(128, place.clients)};
     keepalive_requests 100000000;
   }}
   server {{
@@ -207,10 +239,12 @@ class Haproxy(Proxy):
 
     def command(self, place: Place) -> Command:
         config = place.folder / "haproxy.cfg"
+        # It does not start with more than its descriptors allow, two for each client.
+        most = min(max(8192, place.clients), (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 40) // 2)
         config.write_text(f"""\
 global
   nbthread 1
-  maxconn 8192
+  maxconn {most}
 defaults
   mode http
   timeout connect 5s

@@ -12,11 +12,16 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from benchmarks.wire.rows import ROWS
+
 Figures = Mapping[str, float]
 Rounds = Mapping[str, Sequence[Figures]]
 
 BASELINE = "direct"
-_ADDED = ("one_p50_us", "one_p99_us", "ttft_p50_us", "ttft_p99_us", "event_p50_us", "event_p99_us")
+_ADDED = (
+    *("one_p50_us", "one_p99_us", "ttft_p50_us", "ttft_p99_us", "event_p50_us", "event_p99_us"),
+    *("ttft_512_p50_us", "event_512_p99_us", "stream_p50_us", "stream_p99_us"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +48,28 @@ METRICS = _with_added(
     Metric("cpu_plain_us", "CPU per plain request, µs"),
     Metric("cpu_flood_us", "CPU per streamed event, unpaced, µs"),
     Metric("cpu_event_us", "CPU per streamed event, paced, µs"),
+    Metric("cpu_plain_512_us", "CPU per plain request, 512 clients, µs"),
+    Metric("cpu_plain_1000_us", "CPU per plain request, 1,000 clients, µs"),
+    Metric("cpu_event_512_us", "CPU per streamed event, 512 paced streams, µs"),
+    Metric("cpu_body_2k_us", "CPU per request, body of 2 kB, µs"),
+    Metric("cpu_body_20k_us", "CPU per request, body of 20 kB, µs"),
+    Metric("cpu_body_200k_us", "CPU per request, body of 200 kB, µs"),
+    Metric("cpu_body_800k_us", "CPU per request, body of 800 kB, µs"),
+    Metric("cpu_close_us", "CPU per request, a connection each, µs"),
+    Metric("cpu_stream_us", "CPU per streamed event, 10,000 streams, µs"),
+    Metric("dials_percent", "connections made to the engine, % of requests", 2),
+    Metric("dials_512_percent", "connections made to the engine, 512 clients, % of requests", 2),
+    Metric("dials_1000_percent", "connections made to the engine, 1,000 clients, % of requests", 2),
     Metric("rps", "plain requests/s", 0),
     Metric("core_percent", "  its core in use meanwhile, %", 0),
+    Metric("rps_512", "plain requests/s, 512 clients", 0),
+    Metric("rps_1000", "plain requests/s, 1,000 clients", 0),
     Metric("flood_per_s", "events/s, unpaced", 0),
+    Metric("rps_body_2k", "requests/s, body of 2 kB", 0),
+    Metric("rps_body_20k", "requests/s, body of 20 kB", 0),
+    Metric("rps_body_200k", "requests/s, body of 200 kB", 0),
+    Metric("rps_body_800k", "requests/s, body of 800 kB", 0),
+    Metric("rps_close", "requests/s, a connection each", 0),
     Metric("one_p50_us", "one connection, latency p50, µs"),
     Metric("one_p99_us", "one connection, latency p99, µs"),
     Metric("ttft_p50_us", "time to first event p50, µs"),
@@ -53,10 +77,21 @@ METRICS = _with_added(
     Metric("event_p50_us", "event one-way p50, µs"),
     Metric("event_p99_us", "event one-way p99, µs"),
     Metric("events_per_s", "events/s, paced", 0),
+    Metric("ttft_512_p50_us", "time to first event p50, 512 paced streams, µs"),
+    Metric("event_512_p99_us", "event one-way p99, 512 paced streams, µs"),
+    Metric("events_512_per_s", "events/s, 512 paced streams", 0),
+    Metric("streams", "streams of 2 events/s", 0),
+    Metric("stream_core_percent", "  their share of its core, %", 0),
+    Metric("stream_p50_us", "  event one-way p50, 10,000 streams, µs", 0),
+    Metric("stream_p99_us", "  event one-way p99, 10,000 streams, µs", 0),
+    Metric("rss_stream_kb", "  RSS per live stream, KiB", 2),
     Metric("rss_idle_mb", "RSS idle, MB"),
     Metric("rss_loaded_mb", "RSS after load, MB"),
     Metric("rss_soaked_mb", "RSS after 1,000,000 more requests, MB"),
     Metric("start_ms", "exec to first served request, ms"),
+    Metric("start_turn_ms", "  the same, in turns with a bare interpreter, ms"),
+    Metric("start_bare_ms", "  the bare interpreter and two imports, ms"),
+    Metric("start_ratio", "  the first by the second, turn by turn", 2),
     Metric("bad", "bad answers", 0),
 )
 
@@ -78,23 +113,51 @@ class Bar:
     minus: str | None = None
 
 
+def _to_nginx(label: str, key: str) -> Bar:
+    return Bar(f"{label}, fastgw/nginx", key, 1.0, per="nginx")
+
+
 BARS = (
-    Bar("CPU per plain request, fastgw/nginx", "cpu_plain_us", 1.0, per="nginx"),
+    _to_nginx("CPU per plain request", "cpu_plain_us"),
     Bar("CPU per plain request, fastgw/floor", "cpu_plain_us", 1.4, per="floor"),
     Bar("CPU per plain request, sglang-router/fastgw", "cpu_plain_us", 4.0, per="sglang-router", least=True),
     Bar("CPU per plain request, fastgw (limits)/nginx", "cpu_plain_us", 1.0, name="fastgw (limits)", per="nginx"),
+    Bar("CPU per plain request, fastgw (limits)/nginx, the aim", "cpu_plain_us", 0.85, name="fastgw (limits)", per="nginx"),
+    Bar("CPU per plain request, fastgw (limits)/floor, the aim", "cpu_plain_us", 1.3, name="fastgw (limits)", per="floor"),
     Bar("CPU per plain request, every limit on less all off", "cpu_plain_us", 3.0, " µs", "fastgw (limits)", minus="fastgw"),
-    Bar("CPU per streamed event, unpaced, fastgw/nginx", "cpu_flood_us", 1.0, per="nginx"),
-    Bar("CPU per streamed event, paced, fastgw/nginx", "cpu_event_us", 1.0, per="nginx"),
-    Bar("one connection, latency p50, fastgw/nginx", "one_p50_us", 1.0, per="nginx"),
-    Bar("one connection, latency p99, fastgw/nginx", "one_p99_us", 1.0, per="nginx"),
+    _to_nginx("CPU per plain request, 512 clients", "cpu_plain_512_us"),
+    _to_nginx("CPU per plain request, 1,000 clients", "cpu_plain_1000_us"),
+    Bar("connections made to the engine, share of requests", "dials_percent", 1.0, " %"),
+    Bar("connections made to the engine, 512 clients", "dials_512_percent", 1.0, " %"),
+    Bar("connections made to the engine, 1,000 clients", "dials_1000_percent", 1.0, " %"),
+    _to_nginx("CPU per request, a connection each", "cpu_close_us"),
+    _to_nginx("CPU per request, body of 2 kB", "cpu_body_2k_us"),
+    _to_nginx("CPU per request, body of 20 kB", "cpu_body_20k_us"),
+    _to_nginx("CPU per request, body of 200 kB", "cpu_body_200k_us"),
+    _to_nginx("CPU per request, body of 800 kB", "cpu_body_800k_us"),
+    _to_nginx("CPU per streamed event, unpaced", "cpu_flood_us"),
+    _to_nginx("CPU per streamed event, paced", "cpu_event_us"),
+    _to_nginx("CPU per streamed event, 512 paced streams", "cpu_event_512_us"),
+    _to_nginx("one connection, latency p50", "one_p50_us"),
+    _to_nginx("one connection, latency p99", "one_p99_us"),
     Bar("time to first event p50, added", "ttft_p50_added_us", 1000, " µs"),
     Bar("time to first event p99, added", "ttft_p99_added_us", 1000, " µs"),
+    Bar("time to first event p50, fastgw less nginx", "ttft_p50_us", 20, " µs", minus="nginx"),
+    _to_nginx("10,000 streams, event one-way p99", "stream_p99_us"),
+    Bar("10,000 streams, RSS of each", "rss_stream_kb", 6, " KiB"),
     Bar("exec to first served request", "start_ms", 100, " ms"),
+    Bar("exec to first served request, to a bare interpreter's run", "start_ratio", 1.5),
+    Bar("RSS idle", "rss_idle_mb", 32, " MB"),
     Bar("RSS after 1,000,000 requests", "rss_soaked_mb", 50, " MB"),
     Bar("CPU per plain request, fastgw (python)/nginx", "cpu_plain_us", 1.6, name="fastgw (python)", per="nginx"),
 )
+COMPARED = (
+    *(row.cpu for row in ROWS),
+    *("cpu_stream_us", "stream_p99_us", "rss_stream_kb", "start_turn_ms"),
+)
+"""What a revision is held against another by: what costs, and no latency but that of a crowd's events."""
 RATIOS = (
+    *COMPARED,
     *("cpu_plain_us", "cpu_flood_us", "cpu_event_us", "rps", "one_p50_us", "one_p99_us", "ttft_p50_us", "ttft_p99_us"),
     *("event_p50_us", "event_p99_us", "rss_idle_mb", "start_ms"),
 )
@@ -136,7 +199,7 @@ def ratio(rounds: Rounds, key: str, name: str, per: str) -> dict[str, float] | N
 
 
 def ratios(rounds: Rounds, name: str = "fastgw", per: str = "nginx") -> dict[str, dict[str, float]]:
-    found = {key: ratio(rounds, key, name, per) for key in RATIOS}
+    found = {key: ratio(rounds, key, name, per) for key in dict.fromkeys(RATIOS)}
     return {k: v for k, v in found.items() if v is not None}
 
 
@@ -147,10 +210,17 @@ def all_ratios(rounds: Rounds) -> dict[str, dict[str, dict[str, float]]]:
     return {pair: shares for pair, shares in found.items() if shares}
 
 
+_RATES = {row.rate: f"{'events' if row.events else 'requests'}/s, {row.name}" for row in ROWS if row.latency is None} | {
+    "rps": "plain requests/s",
+    "flood_per_s": "unpaced events/s",
+}
+"""The loads that go as fast as they can: what each is called beside a number of times."""
+
+
 def headroom(rounds: Rounds) -> dict[str, float]:
     """How many times the fastest proxy's rate engine and load generator reach by themselves, on one core together."""
     out: dict[str, float] = {}
-    for key in ("rps", "flood_per_s"):
+    for key in _RATES:
         found = {n: spread([f[key] for f in figures if key in f]) for n, figures in rounds.items()}
         rates = {n: s["median"] for n, s in found.items() if s}
         others = [rate for n, rate in rates.items() if n != BASELINE]
@@ -226,8 +296,7 @@ def verdict(found: Sequence[Mapping[str, Any]], shares: Mapping[str, float]) -> 
     """Each bar, met or not, after how far the measuring tools themselves are from being what is measured."""
     lines = []
     if shares:
-        what = {"rps": "plain requests", "flood_per_s": "unpaced events"}
-        parts = ", ".join(f"{share:.2f} of the fastest proxy's {what[key]}/s" for key, share in shares.items())
-        lines.append(f"engine and load generator by themselves, on one core: {parts}")
+        lines.append("engine and load generator by themselves, on one core:")
+        lines += [f"{share:>12.2f} of the fastest proxy's {_RATES[key]}" for key, share in shares.items()]
     lines += [f"{word(bar['met']):>12}  {bar_line(bar)}" for bar in found]
     return "\n".join(lines)

@@ -48,12 +48,14 @@ def test_a_short_run_measures_both_and_judges_their_ratio(tmp_path: Path) -> Non
     assert result["against"] == commit
     assert list(result["proxies"]) == [new, old]
     assert result["bad"] == {new: 0, old: 0}
-    assert [entry["key"] for entry in result["ratios"]] == ["cpu_plain_us", "cpu_flood_us", "cpu_event_us"]
+    cpu = ["cpu_plain_us", "cpu_flood_us", "cpu_event_us", "cpu_event_512_us"]
+    assert [entry["key"] for entry in result["ratios"]] == cpu
     for entry in result["ratios"]:
         assert entry["ratio"]["n"] == 2
         assert 0.2 < entry["ratio"]["median"] < 5
         assert entry["met"] is False
-    assert done.stdout.count("NOT MET") == 3
+    assert done.stdout.count("NOT MET") == 4
+    assert {*cpu, "dials_percent", "ttft_p50_us", "event_p99_us"} <= set(result["proxies"][new]["summary"])
     assert (module("checkout").PLACE / commit / "fastgw" / "__main__.py").exists()
 
 
@@ -134,7 +136,8 @@ def test_a_proxy_that_fails_ends_the_rounds_and_none_is_left_running(monkeypatch
     broken = proxies.Fastgw("fastgw at abc", native=False, arguments=["--no-such-option"])
     cores = process.choose_cores()
     with module("tools").engine(cores.load) as port:
-        taken, failed = run._run_in_turns([good, broken], measure.Plan(0.2, 1, cores, port), 3)
+        wanted = module("rows").choose(["plain"])
+        taken, failed = run._run_in_turns([good, broken], measure.Plan(0.2, 1, cores, port, wanted.rows), wanted, 3)
     assert taken == {"fastgw": [], "fastgw at abc": []}
     assert list(failed) == ["round 1"]
     assert "fastgw at abc exited with 2" in failed["round 1"]
@@ -149,22 +152,25 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
     """A machine that slows down in some rounds slows both: the ratio stays, where that of the two medians would be 1.5."""
     against = module("against")
     taken = {"new": rounds(cpu_plain_us=[10.0, 30.0, 30.0]), "old": rounds(cpu_plain_us=[10.0, 20.0, 30.0])}
-    plain, flood, _ = against.ratios(taken, {"new": "old"}, None)
+    keys = against.keys(module("rows").choose(["plain", "unpaced"]))
+    plain, flood = against.ratios(taken, {"new": "old"}, None, keys)
     assert plain["ratio"] == {"median": 1.0, "q1": 1.0, "q3": 1.25, "n": 3, "notch": pytest.approx(1.57 * 0.25 / 3**0.5)}
     assert "1.000 (1.000..1.250)  ± 0.227" in against.verdict([plain])
     assert plain["met"] is None
     assert flood["ratio"] is None
-    assert against.summary(taken)["new"] == {"cpu_plain_us": {"median": 30.0, "q1": 20.0, "q3": 30.0, "n": 3}}
-    assert "30.00 (20.00..30.00)" in against.table(against.summary(taken))
+    summary = against.summary(taken, keys)
+    assert summary["new"] == {"cpu_plain_us": {"median": 30.0, "q1": 20.0, "q3": 30.0, "n": 3}}
+    assert "30.00 (20.00..30.00)" in against.table(summary)
 
 
 @pytest.mark.parametrize(("old", "met"), [(10.0, True), (9.7, False), (float("nan"), False)])
 def test_the_limit_is_met_or_not(old: float, met: bool) -> None:
     """10 for 9.7 is 1.031; and what was not measured is not within it."""
     against = module("against")
-    every = {key: [10.0] for key in against.CPU}
-    taken = {"new": rounds(**every), "old": rounds(**every | {"cpu_event_us": [old]})}
-    *others, paced = against.ratios(taken, {"new": "old"}, 1.02)
-    assert [entry["met"] for entry in others] == [True, True]
+    keys = against.keys(module("rows").choose(["plain", "unpaced", "paced"]))
+    every = {key: [10.0] for key in keys}
+    taken = {"new": rounds(**every), "old": rounds(**every | {keys[-1]: [old]})}
+    *others, paced = against.ratios(taken, {"new": "old"}, 1.02, keys)
+    assert [entry["met"] for entry in others] == [True, True, True]
     assert paced["met"] is met
     assert against.verdict([*others, paced]).count("NOT MET") == (not met)
