@@ -22,6 +22,7 @@ _START = ("start_turn_ms", "rss_idle_mb")
 # McGill, Tukey and Larsen, "Variations of box plots" (1978): so far to either side of a median of n values, 1.57 IQR / sqrt(n),
 # chance alone moves it in nineteen runs of twenty.
 _NOTCH = 1.57
+_UNITS = ("µs", "ms", "kB", "MB")
 STANDARD = "fastgw,nginx"
 """What is measured without ``--only``: nginx stands for the machine, which is the same for both."""
 
@@ -102,17 +103,24 @@ def summary(rounds: report.Rounds, named: Sequence[str]) -> dict[str, dict[str, 
 def ratios(
     rounds: report.Rounds, pairs: Mapping[str, str], most: float | None, named: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One entry per pair and figure. ``met`` is None where no limit was given; a figure that is missing does not meet one."""
+    """One entry per pair and figure, the revision's first, then the peers': ``most`` is a limit for the former alone.
+
+    ``met`` is None where no limit was given; a figure that is missing does not meet one.
+    """
     out: list[dict[str, Any]] = []
-    for new, old in pairs.items():
+    peers = [name for name in rounds if name not in {*pairs, *pairs.values()}]
+    for new, old in [*pairs.items(), *((new, peer) for new in pairs for peer in peers)]:
+        limit = most if old in pairs.values() else None
         for metric in _metrics(named):
             taken = [(a.get(metric.key), b.get(metric.key)) for a, b in zip(rounds[new], rounds[old], strict=False)]
             got = quartiles([a / b for a, b in taken if a and b])
             if got is not None and got["n"] > 1:
                 got["notch"] = _NOTCH * (got["q3"] - got["q1"]) / math.sqrt(got["n"])
-            met = None if most is None else got is not None and got["median"] <= most
+            if got is None and old in peers:
+                continue  # what only fastgw has
+            met = None if limit is None else got is not None and got["median"] <= limit
             out.append(
-                {"new": new, "old": old, "key": metric.key, "label": metric.label, "ratio": got, "most": most, "met": met}
+                {"new": new, "old": old, "key": metric.key, "label": metric.label, "ratio": got, "most": limit, "met": met}
             )
     return out
 
@@ -134,10 +142,11 @@ def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 
 def verdict(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [["new/old, round by round", "ratio", "chance", "rounds", "limit"]]
+    rows = [["round by round", "ratio", "chance", "rounds", "limit"]]
     for entry in found:
         got = entry["ratio"]
-        label = f"{entry['label'].strip().removesuffix(', µs')}, {entry['new']}"
+        what, _, unit = entry["label"].strip().rpartition(", ")
+        label = f"{what if unit in _UNITS else entry['label'].strip()}, {entry['new']}/{entry['old']}"
         limit = "-" if entry["most"] is None else f"<= {entry['most']:g}: {report.word(entry['met'])}"
         chance = f"± {got['notch']:.3f}" if got and "notch" in got else "-"
         rows.append([label, _cell(got, 3), chance, str(got["n"]) if got else "0", limit])

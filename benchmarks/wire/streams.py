@@ -49,7 +49,7 @@ def _figures(said: dict[str, object], count: int) -> Figures:
         found |= {
             "cpu_stream_us": known["cpu_event_us"],
             "stream_core_percent": known["core_share"] * 100,
-            "rss_stream_kb": (known["rss_live_mb"] - known["rss_before_mb"]) * 1e6 / count / 1024,
+            "rss_stream_kb": (known["rss_live_mb"] - known["rss_before_mb"]) * 1e3 / count,
         }
     return found
 

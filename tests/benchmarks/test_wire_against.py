@@ -163,6 +163,17 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
     assert "30.00 (20.00..30.00)" in against.table(summary)
 
 
+def test_nginx_is_beside_it_round_by_round_and_has_no_limit() -> None:
+    against = module("against")
+    taken = {name: rounds(cpu_plain_us=figures) for name, figures in (("new", [10.0, 30.0]), ("old", [10.0, 30.0]))}
+    taken["nginx"] = rounds(cpu_plain_us=[20.0, 60.0])
+    ours, peers = against.ratios(taken, {"new": "old"}, 1.02, ["cpu_plain_us"])
+    assert (ours["old"], ours["ratio"]["median"], ours["met"]) == ("old", 1.0, True)
+    assert (peers["old"], peers["ratio"]["median"], peers["met"]) == ("nginx", 0.5, None)
+    assert "CPU per plain request, new/nginx  0.500 (0.500..0.500)" in against.verdict([ours, peers])
+    assert "\nRSS idle, new/nginx " in against.verdict([peers | {"label": "RSS idle, MB"}])
+
+
 @pytest.mark.parametrize(("old", "met"), [(10.0, True), (9.7, False), (float("nan"), False)])
 def test_the_limit_is_met_or_not(old: float, met: bool) -> None:
     """10 for 9.7 is 1.031; and what was not measured is not within it."""
