@@ -9,7 +9,7 @@ ARGS ?=
 PIP := FASTGW_BUILD_NATIVE=0 $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check native packaging lint bench bench-peers bench-scale soak docs fuzz audit lock clean
+.PHONY: help install demo test check native packaging lint bench performance bench-peers bench-scale soak docs fuzz audit lock clean
 
 help:
 	@echo "make demo      run the gateway and a simulated engine, and stream one answer (ARGS=--once ends after it)"
@@ -21,6 +21,7 @@ help:
 	@echo "make fuzz      hold the twins, httptools, h11 and readers of forms against each other, look for what costs too much, and"
 	@echo "               try the suite's properties with thousands of examples (FUZZ_SECONDS=600, ARGS='heads sse properties')"
 	@echo "make bench     measure CPU per request beside other proxies (ARGS='--seconds 2')"
+	@echo "make performance  all rows of it, and where the time goes, written into docs/performance.md and benchmarks/README.md"
 	@echo "make bench-peers  install the routers that make bench compares, each in an environment of its own"
 	@echo "make bench-scale  the same with 10,000 connections, 1,000 engines, 100,000 keys, a million addresses, 10,000 streams"
 	@echo "make soak      a million requests and 100,000 aborted streams, in each twin: nothing may stay behind; kill -9, 220 times"
@@ -88,6 +89,12 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(build-native)
 	@$(BIN)/python -m benchmarks.wire $(ARGS)
+
+# The pages' figures: long runs, on an idle machine with perf. ARGS="--seconds 1 --rounds 3" takes less time for the first.
+performance: $(VENV)/.installed-dev
+	$(build-native)
+	@$(BIN)/python -m benchmarks.wire --rows all --seconds 1.5 --rounds 4 --publish $(ARGS)
+	@$(BIN)/python -m benchmarks.wire.where --publish
 
 # Each peer pins its own versions of the same packages, so each gets its own environment; one that cannot be had stops no other.
 PEERS := $(patsubst %.txt,%/.installed,$(wildcard benchmarks/peers/*.txt))

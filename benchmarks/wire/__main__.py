@@ -36,10 +36,6 @@ What a change costs, beside what was there before it, and nginx (three minutes, 
 """
 
 
-class UnknownProxy(Exception):
-    """``--only`` names one that is not in the list."""
-
-
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -85,7 +81,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="at the end 1,000,000 requests through fastgw, for its memory after them",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the JSON (default: a dated file in benchmarks/results)")
-    parser.add_argument("--publish", action="store_true", help="also write the measured section of benchmarks/README.md")
+    parser.add_argument("--publish", action="store_true", help="also write the measured sections of the two pages")
     parser.add_argument(
         "--against",
         metavar="REVISION",
@@ -103,23 +99,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _squeezed(name: str) -> str:
-    """``--only fastgw-python`` means "fastgw (python)", without a shell's quotes."""
-    return "".join(filter(str.isalnum, name))
-
-
 def _rows(args: argparse.Namespace) -> rows.Chosen:
     return rows.choose(args.rows.split(",") if args.rows else _ROWS_AGAINST if args.against else rows.USUAL)
 
 
 def _chosen(only: str | None) -> list[Proxy]:
-    known = {_squeezed(p.name): p for p in peers.ALL}
     if not only:
         return [p for p in peers.ALL if not p.asked_for]
-    named = {_squeezed(n): n.strip() for n in only.split(",") if n.strip()}
-    if unknown := [name for key, name in named.items() if key not in known]:
-        raise UnknownProxy(f"unknown proxy {', '.join(unknown)}; known are {', '.join(p.name for p in peers.ALL)}")
-    return [p for key, p in known.items() if key in named or p.name == report.BASELINE]
+    named = peers.named(only)
+    return [p for p in peers.ALL if p in named or p.name == report.BASELINE]
 
 
 def _round(chosen: list[Proxy], number: int) -> list[Proxy]:
@@ -336,7 +324,7 @@ def main(argv: list[str] | None = None) -> int:
             crowd.build("streams")
         if args.against:
             chosen, pairs, commit = against.line_up(chosen, args.against)
-    except (UnknownProxy, rows.UnknownRow, tools.NoCompiler, checkout.NoCheckout) as error:
+    except (peers.UnknownProxy, rows.UnknownRow, tools.NoCompiler, checkout.NoCheckout) as error:
         print(f"benchmarks.wire: {error}", file=sys.stderr)
         return 2
     # Ended from outside, still stop what was started.

@@ -1,6 +1,7 @@
-"""The measured section of ``benchmarks/README.md``, written from a run's results: ``python -m benchmarks.wire.page FILE``.
+"""What was measured, as two pages show it, written from a run's results: ``python -m benchmarks.wire.page FILE``.
 
-Owns: what stands between the two marks on that page. Must never hold a figure that the results do not.
+Owns: what stands between the marks on ``benchmarks/README.md`` (all proxies, few figures) and ``docs/performance.md`` (all
+figures, the proxies in C). Must never hold a figure that the results do not.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from benchmarks.wire import chart, report
 PAGE = Path(__file__).parents[1] / "README.md"
 BEGIN = "<!-- measured: written by python -m benchmarks.wire.page -->"
 END = "<!-- measured: end -->"
+PERFORMANCE = Path(__file__).parents[2] / "docs" / "performance.md"
+FIGURES = "<!-- figures: written by python -m benchmarks.wire.page -->", "<!-- figures: end -->"
+WHERE = "<!-- where: written by python -m benchmarks.wire.where -->", "<!-- where: end -->"
 
 COLUMNS = (
     ("cpu_plain_us", "CPU per plain request, µs", 1),
@@ -29,6 +33,7 @@ COLUMNS = (
     ("rss_soaked_mb", "RSS after 1,000,000 requests, MB", 1),
     ("start_ms", "exec to first served request, ms", 0),
 )
+_SHOWN = ("direct", "floor", "fastgw", "fastgw (limits)", "nginx", "haproxy")
 
 
 def _table(results: Mapping[str, Any]) -> list[str]:
@@ -40,15 +45,23 @@ def _table(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def section(results: Mapping[str, Any], name: str) -> str:
-    """``name``: the results' file in ``benchmarks/results``, without its ending."""
+def _taken(results: Mapping[str, Any], where: str, name: str) -> str:
+    """The command, the machine, and where all rounds lie: below ``where``, as the page has to say it."""
     about, settings = results["machine"], results["settings"]
-    taken = f"`python -m benchmarks.wire --seconds {settings['seconds']:g} --rounds {settings['rounds']}`"
+    rows = " --rows all" if "streams" in settings.get("rows", ()) else ""
+    command = f"`python -m benchmarks.wire --seconds {settings['seconds']:g} --rounds {settings['rounds']}{rows}`"
     dirty = ", with changes that were not committed" if about["git_dirty"] else ""
-    out = [
-        f"{taken}, {about['date'][:10]}, {about['cpu']}, {about['cores']} cores, Linux {about['kernel'].partition('-')[0]}, "
+    return (
+        f"{command}, {about['date'][:10]}, {about['cpu']}, {about['cores']} cores, Linux {about['kernel'].partition('-')[0]}, "
         f"Python {about['python']}, commit {about['git_commit'][:12] or 'none'}{dirty}; {settings['connections']} connections; "
-        f"median (least..greatest) of the rounds, all of them in [`results/{name}.json`](results/{name}.json).",
+        f"median (least..greatest) of the rounds, all of them in [`results/{name}.json`]({where}results/{name}.json)."
+    )
+
+
+def section(results: Mapping[str, Any], name: str) -> str:
+    """For ``benchmarks/README.md``; ``name``: the results' file in ``benchmarks/results``, without its ending."""
+    out = [
+        _taken(results, "", name),
         "",
         f"![CPU time per request and per event, one row per proxy](results/{name}.svg)",
         "",
@@ -65,16 +78,36 @@ def section(results: Mapping[str, Any], name: str) -> str:
     return "\n".join(out)
 
 
-def publish(file: Path) -> None:
-    """Put the chart beside the results and the section onto the page."""
-    results = json.loads(file.read_text())
-    text = PAGE.read_text()
-    before, begun, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
+def figures(results: Mapping[str, Any], name: str) -> str:
+    """For ``docs/performance.md``: a row per figure, a column for each of those in C and fastgw, and its ratio to nginx."""
+    measured = {n: about["summary"] for n, about in results["proxies"].items() if n in _SHOWN}
+    beside = results["ratios"].get("fastgw/nginx", {})
+    out = [_taken(results, "../benchmarks/", name), ""]
+    out += ["| | " + " | ".join(measured) + " | fastgw/nginx |", "|---" * (len(measured) + 2) + "|"]
+    for metric in report.METRICS:
+        cells = [report.cell(summary.get(metric.key), metric.digits) for summary in measured.values()]
+        if any(cell != "-" for cell in cells):
+            share = f"{beside[metric.key]['median']:.2f}" if metric.key in beside else ""
+            out.append(f"| {metric.label.strip()} | " + " | ".join(cells) + f" | {share} |")
+    return "\n".join(out)
+
+
+def put(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Replace what stands between the marks. Raises `ValueError` where the page has not both."""
+    begin, end = marks
+    before, begun, rest = page.read_text().partition(begin)
+    _, ended, after = rest.partition(end)
     if not (begun and ended):
-        raise ValueError(f"{PAGE} has not both marks: {BEGIN} and {END}")
+        raise ValueError(f"{page} has not both marks: {begin} and {end}")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
+def publish(file: Path) -> None:
+    """Put the chart beside the results and the sections onto the pages."""
+    results = json.loads(file.read_text())
+    put(PAGE, (BEGIN, END), section(results, file.stem))
+    put(PERFORMANCE, FIGURES, figures(results, file.stem))
     file.with_suffix(".svg").write_text(chart.draw(results))
-    PAGE.write_text(f"{before}{BEGIN}\n{section(results, file.stem)}\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ from benchmarks.wire.rows import Row
 ENVIRONMENTS = ROOT / "benchmarks" / "peers"
 
 
+class UnknownProxy(Exception):
+    """``--only`` names one that is not in the list."""
+
+
 class _FromPyPI(Proxy):
     start_deadline_s = 90.0
     takes_streams = False
@@ -108,3 +112,17 @@ ALL: list[Proxy] = [
     *(SglangRouter(), VllmRouter(), LiteLLM()),
     Nginx("nginx (to disk)", body_buffer="16k", asked_for=True),
 ]
+
+
+def _squeezed(name: str) -> str:
+    """``--only fastgw-python`` means "fastgw (python)", without a shell's quotes."""
+    return "".join(filter(str.isalnum, name))
+
+
+def named(only: str) -> list[Proxy]:
+    """Those that a list with commas names, in the order of `ALL`. Raises `UnknownProxy`."""
+    known = {_squeezed(p.name): p for p in ALL}
+    wanted = {_squeezed(n): n.strip() for n in only.split(",") if n.strip()}
+    if unknown := [name for key, name in wanted.items() if key not in known]:
+        raise UnknownProxy(f"unknown proxy {', '.join(unknown)}; known are {', '.join(p.name for p in ALL)}")
+    return [p for key, p in known.items() if key in wanted]

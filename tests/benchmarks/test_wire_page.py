@@ -90,6 +90,30 @@ def test_the_committed_chart_is_drawn_from_the_results() -> None:
     assert (ROOT / "benchmarks" / "results" / f"{name}.svg").read_text() == module("chart").draw(results)
 
 
+def between(marks: tuple[str, str]) -> tuple[str, dict[str, Any], str]:
+    """What stands between them on the page of performance, the results that it names, and the name of their file."""
+    text = (ROOT / "docs" / "performance.md").read_text()
+    begin, end = marks
+    section = text.partition(begin)[2].partition(end)[0]
+    (name,) = set(re.findall(r"benchmarks/results/([\w-]+)\.json\)", section))
+    return section.strip("\n"), json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text()), name
+
+
+def test_the_figures_of_the_page_of_performance_are_what_would_be_written_now() -> None:
+    page = module("page")
+    section, results, name = between(page.FIGURES)
+    assert section == page.figures(results, name)
+    row = next(line for line in section.splitlines() if line.startswith("| CPU per plain request, µs "))
+    nginx = results["proxies"]["nginx"]["summary"]["cpu_plain_us"]
+    assert f"| {nginx['median']:.1f} (" in row
+
+
+def test_where_the_time_goes_is_what_would_be_written_now() -> None:
+    page, where = module("page"), module("where")
+    section, results, name = between(page.WHERE)
+    assert section == where.section(results, name)
+
+
 def results_of(**medians: dict[str, float]) -> dict[str, Any]:
     summaries = {
         name.replace("_", "-"): {key: {"median": v, "min": v * 0.9, "max": v * 1.1} for key, v in figures.items()}
@@ -139,12 +163,17 @@ def test_a_bar_that_would_flatten_the_others_is_cut_with_a_mark() -> None:
 
 def test_publishing_writes_between_the_marks_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = module("page")
-    copy = tmp_path / "README.md"
+    copy, other = tmp_path / "README.md", tmp_path / "performance.md"
     copy.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    begin, end = page.FIGURES
+    other.write_text(f"before\n{begin}\n{end}\n{page.WHERE[0]}\nkept\n{page.WHERE[1]}\n")
     monkeypatch.setattr(page, "PAGE", copy)
+    monkeypatch.setattr(page, "PERFORMANCE", other)
     _, results, name = shown()
     (tmp_path / f"{name}.json").write_text(json.dumps(results))
     page.publish(tmp_path / f"{name}.json")
+    assert other.read_text().startswith(f"before\n{begin}\n`python -m benchmarks.wire ")
+    assert other.read_text().endswith(f"\n{end}\n{page.WHERE[0]}\nkept\n{page.WHERE[1]}\n")
     text = copy.read_text()
     assert text.startswith(f"before\n{page.BEGIN}\n`python -m benchmarks.wire ")
     assert text.endswith(f"\n{page.END}\nafter\n")
