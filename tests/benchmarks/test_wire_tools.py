@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,20 @@ def test_the_engine_counts_the_connections_that_are_made_to_it(engine: int, clos
     assert result["bad"] == 0, result["first_bad"]
     assert (made >= result["requests_total"] >= 200) is each
     assert (made == 4) is not each
+
+
+def test_who_leaves_waits_for_the_answer_that_is_under_way() -> None:
+    tools = module("tools")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        argv = [str(tools.build("loadgen")), "--port", str(listener.getsockname()[1]), "--connections", "1", "--seconds", "0.3"]
+        child = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        s, _ = listener.accept()
+        with s:
+            s.settimeout(10)
+            assert s.recv(1 << 16).startswith(b"POST ")
+            time.sleep(0.4)  # its time is up
+            s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            assert s.recv(1 << 16) == b"", "no further request, and no reset"
+        said, _ = child.communicate(timeout=10)
+    result = json.loads(said)
+    assert (result["requests_total"], result["bad"], result["stuck"]) == (1, 0, 0)
