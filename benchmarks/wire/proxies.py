@@ -171,8 +171,8 @@ class Fastgw(Proxy):
 
 @dataclass
 class Nginx(Proxy):
-    """``body_buffer``: bodies up to this length are kept in memory; longer ones, which are most prompts of agents under
-    nginx's own 16 kB, are written to a file and read back."""
+    """``body_buffer``: bodies up to this length and a quarter are kept in memory; longer ones, which with nginx's own 16 kB are
+    most prompts of agents, are written to a file and read back."""
 
     name: str = "nginx"
     body_buffer: str = "1m"
