@@ -16,6 +16,7 @@ import select
 from collections.abc import Callable
 from typing import Final
 
+from fastgw.net.clock import monotonic
 from fastgw.net.timers import TimerWheel
 
 READ: Final = 1  # EPOLLIN
@@ -23,6 +24,8 @@ WRITE: Final = 4  # EPOLLOUT
 LEFT: Final = 0x2000  # EPOLLRDHUP: the peer has closed its side, or the connection is gone; nothing is read for that
 GONE: Final = LEFT | 0x8 | 0x10  # EPOLLERR, EPOLLHUP
 MAX_EVENTS: Final = 256  # of one look; then the loop gets its turn
+MAX_HOLD_S: Final = 0.0008  # so long a look calls one after another; the rest of them come first in the next
+_EVERY: Final = 4  # events between two looks at the clock
 
 
 class Polled:
@@ -51,13 +54,14 @@ class Polled:
 class Poller:
     """Asks the kernel once per turn and calls whoever is ready. ``turn`` counts the looks."""
 
-    __slots__ = ("_epoll", "_full", "_hot", "_loop", "_owners", "turn")
+    __slots__ = ("_batch", "_epoll", "_full", "_hot", "_loop", "_owners", "turn")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, alone: bool = False) -> None:
         self._loop = loop
         self._epoll = select.epoll()
         self._owners: dict[int, Polled] = {}
         self._hot: dict[int, int] = {}  # what this turn's look said, by descriptor
+        self._batch: list[tuple[int, int]] = []  # and whose turn is yet to come, last first
         self._full = False
         self.turn = 0
         loop.add_reader(self._epoll.fileno(), self._look)
@@ -99,12 +103,26 @@ class Poller:
         return self.turn != turn and not self._full and one.fd not in self._hot
 
     def _look(self) -> None:
-        self.turn = turn = self.turn + 1
-        batch = self._epoll.poll(0, MAX_EVENTS)
-        self._hot = dict(batch)
-        self._full = len(batch) == MAX_EVENTS
+        batch = self._batch
+        if not batch:
+            self.turn += 1
+            batch = self._batch = self._epoll.poll(0, MAX_EVENTS)
+            self._hot = dict(batch)
+            self._full = len(batch) == MAX_EVENTS
+            batch.reverse()
+        turn = self.turn
         owners = self._owners
-        for fd, events in batch:
+        called = 0
+        until = 0.0
+        while batch:
+            if called and called % _EVERY == 0:
+                now = monotonic()
+                if until == 0.0:
+                    until = now + MAX_HOLD_S
+                elif now >= until:
+                    break
+            called += 1
+            fd, events = batch.pop()
             one = owners.get(fd)
             # A descriptor that was closed in this turn may belong to somebody else already; this event is not theirs.
             if one is None or one.watched_in == turn:

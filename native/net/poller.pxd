@@ -1,6 +1,17 @@
 cimport cython
+from libc.stdint cimport uint32_t
 
 from fastgw.net.timers cimport TimerWheel
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+
+cdef enum:
+    MOST_EVENTS = 256
 
 cdef class Polled:
     cdef public int fd, interest
@@ -12,23 +23,44 @@ cdef class Polled:
     cpdef _left(self)
 
 @cython.final
+cdef class _Host:
+    cdef int fd
+    cdef void *_loop
+    cdef void *_check
+    cdef int _checks
+    cdef int (*_timeout)(void *) noexcept nogil
+    cdef void (*_update)(void *) noexcept nogil
+    cdef int (*_active)(void *) noexcept nogil
+
+    cdef bint _find(self, loop) except -1
+    cdef int patience(self) noexcept
+    cdef bint level(self) except -1
+    cdef bint ready(self) noexcept
+
+@cython.final
 cdef class Poller:
     cdef object _loop
-    cdef list _owners
-    cdef int _fd
+    cdef list _owners, _later
+    cdef _Host _host  # the loop that this epoll is around; None where it is within the loop's
+    cdef int _fd, _bell
     cdef Py_ssize_t _count
-    cdef bint _full, _alone, _looking, _hurried
-    cdef list _later
+    cdef bint _full, _alone, _looking, _hurried, _called, _settled
     cdef double _ended
+    cdef int _at, _given  # of the batch: how far it is served, how much there is
+    cdef epoll_event _batch[MOST_EVENTS]
     cdef public long long turn
 
     cpdef watch(self, Polled one, int interest)
     cpdef soon(self, object call)
     cpdef hurry(self)
-    cdef _dispatch(self, void *events, int count)
+    cdef bint _go_around(self, _Host host) except -1
+    cdef _leave_host(self)
+    cdef int _ask(self, int wait) except -1
+    cdef bint _serve(self, double until) except -1
     cdef _run_later(self)
     cpdef bint silent_since(self, Polled one, long long turn) except -1
     cpdef _look(self)
+    cpdef _stay(self)
 
 @cython.final
 cdef class Reactor:

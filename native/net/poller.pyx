@@ -1,44 +1,158 @@
 # cython: boundscheck=False, wraparound=False
-"""Compiled twin of fastgw/net/poller.py: the same look, dispatched without an object per event."""
+"""Compiled twin of fastgw/net/poller.py: the same looks, without an object per event.
+
+It can turn the two epolls round. Where the gateway is ``alone`` in a loop of uvloop's, the loop's own descriptor is in the data
+plane's epoll, and not the other way round: :meth:`Poller._stay` is entered from the loop, by a bell that is rung whenever it is
+left, and waits for both. It returns when libuv has something to do, and not before; ``_Host`` knows when that is. Where anything
+of this is missing, and in any other loop, the loop watches the epoll's descriptor and calls :meth:`Poller._look`, as it does in
+Python.
+"""
 
 cimport cython
 from cpython.exc cimport PyErr_SetFromErrno
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastgw.net.clock cimport monotonic
 from fastgw.net.timers cimport TimerWheel
+
+import os
 
 READ = 1
 WRITE = 4
 LEFT = 0x2000
 GONE = 0x2000 | 0x8 | 0x10
 MAX_EVENTS = 256
+MAX_HOLD_S = 0.0008
 
 cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        int fd
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
     int epoll_create1(int flags)
     int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
     int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
     int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
 
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int initial, int flags)
+    int EFD_CLOEXEC, EFD_NONBLOCK
+
+cdef extern from "<dlfcn.h>" nogil:
+    void *dlopen(const char *name, int flags)
+    void *dlsym(void *handle, const char *name)
+    int RTLD_LAZY, RTLD_NOLOAD
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long count, int timeout)
+
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
+    ssize_t write(int fd, const void *data, size_t size)
+    ssize_t read(int fd, void *data, size_t size)
 
 cdef enum:
     _READ = 1
     _WRITE = 4
     _LEFT = 0x2000
     _GONE = 0x2000 | 0x8 | 0x10
-    _MAX_EVENTS = 256
     _WAIT_MS = 1
+    _EVERY = 4  # events between two looks at the clock
+    _UV_CHECK = 2
+    _EDGE = 1 << 31  # EPOLLET
+    _LEAST_LIBUV = 0x012D00  # 1.45: from there on `uv_backend_timeout` knows of watchers that the kernel was not told of yet
 
 cdef double _DENSE_S = 0.0005  # since the end of the last look
 cdef double _STAY_S = 0.001
+cdef double _HOLD_S = MAX_HOLD_S
+
+cdef set _taken = set()  # the loops (of libuv) that have a poller around them: a second one is nested, or each would wake the other
+
+
+cdef struct _Handle:  # as each of libuv's begins, in every version of its interface
+    void *data
+    void *loop
+    int type
+
+
+cdef void _note_check(void *handle, void *host_) noexcept with gil:
+    """A handle of libuv's: the one that uvloop writes from, in the phase behind the poll, is remembered."""
+    cdef _Host host = <_Host>host_
+    if (<_Handle *>handle).loop != host._loop:
+        host._checks = 2  # not what it is taken for
+    elif (<_Handle *>handle).type == _UV_CHECK:
+        host._check = handle
+        host._checks += 1
+
+
+@cython.final
+cdef class _Host:
+    """The libuv loop around the data plane, asked from within a look.
+
+    uvloop's extension brings libuv with it and leaves its names visible; what is called here is libuv's public interface.
+    """
+
+    cdef bint _find(self, loop) except -1:
+        """Whether ``loop`` is one that can be asked."""
+        cdef void *library
+        cdef int (*backend)(void *) noexcept nogil
+        cdef void (*walk)(void *, void *, void *) noexcept
+        cdef bytes path
+        if type(loop).__module__ not in ("uvloop", "uvloop.loop") or loop.get_debug():
+            return False  # (one that debugs complains of a callback that lasts)
+        import uvloop.loop as extension
+
+        if not hasattr(extension, "libuv_get_loop_t_ptr") or not hasattr(loop, "_get_backend_id"):
+            return False
+        if extension.libuv_get_version() < _LEAST_LIBUV:
+            return False
+        path = os.fsencode(extension.__file__)
+        library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD)  # never closed: the interpreter keeps it as long
+        if library == NULL:
+            return False
+        self._timeout = <int (*)(void *) noexcept nogil>dlsym(library, "uv_backend_timeout")
+        self._update = <void (*)(void *) noexcept nogil>dlsym(library, "uv_update_time")
+        self._active = <int (*)(void *) noexcept nogil>dlsym(library, "uv_is_active")
+        backend = <int (*)(void *) noexcept nogil>dlsym(library, "uv_backend_fd")
+        walk = <void (*)(void *, void *, void *) noexcept>dlsym(library, "uv_walk")
+        if self._timeout == NULL or self._update == NULL or self._active == NULL or backend == NULL or walk == NULL:
+            return False
+        self._loop = PyCapsule_GetPointer(extension.libuv_get_loop_t_ptr(loop), NULL)
+        self.fd = loop._get_backend_id()
+        if self.fd < 0 or backend(self._loop) != self.fd or <size_t>self._loop in _taken:
+            return False
+        walk(self._loop, <void *>_note_check, <void *>self)
+        return self._checks == 1
+
+    cdef int patience(self) noexcept:
+        """For how many milliseconds it has nothing to do but wait for its descriptor; 0 = it wants its turn, -1 = no end."""
+        cdef int timeout = self._timeout(self._loop)
+        if timeout == 0 or self._active(self._check):
+            return 0
+        if timeout > 0:
+            # By libuv's own clock, which stood still since the loop's turn.
+            self._update(self._loop)
+            timeout = self._timeout(self._loop)
+        return timeout
+
+    cdef bint level(self) except -1:
+        """Whether all that it watches is told of for as long as it lasts. What is told of once could be in the batch that libuv is
+        going through when it calls us, behind our bell, and would wait there; nothing would tell of it again."""
+        try:
+            with open(f"/proc/self/fdinfo/{self.fd}") as file:
+                watched = [line.split() for line in file if line.startswith("tfd:")]
+        except OSError:
+            return False
+        return bool(watched) and not any(int(row[3], 16) & _EDGE for row in watched)
+
+    cdef bint ready(self) noexcept:
+        """Whether one of its descriptors is, in the middle of a look; the kernel is asked without taking anything from it."""
+        cdef pollfd one
+        one.fd = self.fd
+        one.events = _READ
+        return poll(&one, 1, 0) != 0
 
 
 cdef class Polled:
@@ -68,26 +182,58 @@ cdef class Poller:
     """Asks the kernel once per turn and calls whoever is ready. ``turn`` counts the looks."""
 
     def __cinit__(self):
-        self._fd = -1
+        self._fd = self._bell = -1
 
     def __init__(self, loop, bint alone=False):
+        cdef _Host host
         self._loop = loop
         self._alone = alone
-        self._looking = self._hurried = False
+        self._looking = self._hurried = self._called = self._settled = False
         self._later = []
         self._ended = 0.0
         self._owners = []
-        self._count = 0
+        self._count = self._at = self._given = 0
         self._full = False
         self.turn = 0
         self._fd = epoll_create1(EPOLL_CLOEXEC)
         if self._fd < 0:
             PyErr_SetFromErrno(OSError)
+        host = _Host()
+        if alone and host._find(loop) and self._go_around(host):
+            return
         loop.add_reader(self._fd, self._look)
 
     def __dealloc__(self):
         if self._fd >= 0:
             close(self._fd)
+        if self._bell >= 0:
+            close(self._bell)
+
+    cdef bint _go_around(self, _Host host) except -1:
+        """Be the outermost epoll; False where the kernel does not let it."""
+        cdef epoll_event event
+        event.events = _READ
+        event.data.fd = host.fd
+        if epoll_ctl(self._fd, EPOLL_CTL_ADD, host.fd, &event) < 0:
+            return False
+        self._bell = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK)
+        if self._bell < 0:
+            epoll_ctl(self._fd, EPOLL_CTL_DEL, host.fd, &event)
+            return False
+        self._owners = [None] * (host.fd + 1)
+        self._host = host
+        self._loop.add_reader(self._bell, self._stay)
+        _taken.add(<size_t>host._loop)
+        return True
+
+    cdef _leave_host(self):
+        cdef epoll_event event
+        epoll_ctl(self._fd, EPOLL_CTL_DEL, self._host.fd, &event)
+        self._loop.remove_reader(self._bell)
+        close(self._bell)
+        self._bell = -1
+        _taken.discard(<size_t>self._host._loop)
+        self._host = None
 
     def __len__(self):
         """How many descriptors are registered."""
@@ -142,15 +288,11 @@ cdef class Poller:
         self._hurried = True
 
     cpdef _look(self):
-        cdef epoll_event batch[_MAX_EVENTS]
-        cdef int count
+        """The loop says that something is ready."""
         cdef double now, until
-        cdef bint dense
+        cdef bint dense, whole
         if self._fd < 0:
             return
-        count = epoll_wait(self._fd, batch, _MAX_EVENTS, 0)
-        if count < 0 and errno != EINTR:
-            PyErr_SetFromErrno(OSError)
         # While events follow each other closely, the next one is waited for here: one wait and one wake-up less for each
         # than by way of the loop's own epoll. The loop gets its turn every millisecond or two all the same.
         now = monotonic()
@@ -159,42 +301,108 @@ cdef class Poller:
         self._hurried = False
         self._looking = True
         try:
-            while count > 0:
-                self._dispatch(batch, count)
-                if self._later:
-                    self._run_later()
-                if not dense or self._hurried or self._fd < 0 or count == _MAX_EVENTS or monotonic() >= until:
+            if self._at == self._given:
+                self._ask(0)
+            while self._given:
+                whole = self._serve(until)
+                if not dense or not whole or self._hurried or self._fd < 0 or self._full or monotonic() >= until:
                     break
-                with nogil:
-                    count = epoll_wait(self._fd, batch, _MAX_EVENTS, _WAIT_MS)
+                self._ask(_WAIT_MS)
         finally:
             self._looking = False
             if self._later:
                 self._run_later()
             self._ended = monotonic()
 
-    cdef _dispatch(self, void *events_, int count):
-        cdef epoll_event *batch = <epoll_event *>events_
-        cdef int at, fd
+    cpdef _stay(self):
+        """The loop has nothing else to do, as far as it knows: wait for its descriptors and for ours, until it has."""
+        cdef uint64_t rung = 1
+        cdef int wait
+        cdef bint whole
+        if self._host is None:
+            return
+        if not self._settled:
+            # (Only now libuv has told the kernel what it watches.)
+            self._settled = True
+            if not self._host.level():
+                self._leave_host()
+                self._loop.add_reader(self._fd, self._look)
+                return
+        read(self._bell, &rung, sizeof(rung))
+        self._called = False
+        self._looking = True
+        try:
+            # Once in any case: a loop that is never done must not be the end of the traffic.
+            wait = self._host.patience()
+            while True:
+                if self._at == self._given:
+                    self._ask(wait)
+                whole = self._serve(0.0)
+                if self._called or self._fd < 0 or (not whole and self._host.ready()):
+                    break
+                wait = self._host.patience()
+                if wait == 0:
+                    break
+        finally:
+            self._looking = False
+            if self._later:
+                self._run_later()
+            if self._bell >= 0:
+                rung = 1
+                write(self._bell, &rung, sizeof(rung))
+
+    cdef int _ask(self, int wait) except -1:
+        """What is ready within ``wait`` milliseconds (-1: whenever)."""
+        cdef int at, fd, count
         cdef long long turn
+        cdef object owner
+        if wait:
+            with nogil:
+                count = epoll_wait(self._fd, self._batch, MOST_EVENTS, wait)
+        else:
+            count = epoll_wait(self._fd, self._batch, MOST_EVENTS, 0)
+        self._at = self._given = 0
+        if count < 0:
+            if errno != EINTR:
+                PyErr_SetFromErrno(OSError)
+            self._called = True  # a signal: Python's own turn
+            return 0
+        self.turn += 1
+        turn = self.turn
+        self._given = count
+        self._full = count == MOST_EVENTS
+        for at in range(count):
+            fd = self._batch[at].data.fd
+            owner = self._owners[fd]
+            if owner is not None:
+                (<Polled>owner)._heard_in = turn
+            elif self._host is not None and fd == self._host.fd:
+                self._called = True
+        return 0
+
+    cdef bint _serve(self, double until) except -1:
+        """Call whoever is ready, and what they put off. False where the time ran out before: the rest comes first in the next
+        look. (``until`` 0: so long from the first look at the clock on.)"""
+        cdef int fd
         cdef uint32_t events
         cdef Polled one
         cdef object owner
-        self.turn += 1
-        turn = self.turn
-        self._full = count == _MAX_EVENTS
-        for at in range(count):
-            owner = self._owners[batch[at].data.fd]
-            if owner is not None:
-                (<Polled>owner)._heard_in = turn
-        for at in range(count):
-            fd = batch[at].data.fd
+        cdef double now
+        while self._at < self._given:
+            if self._at and self._at % _EVERY == 0:
+                now = monotonic()
+                if until == 0.0:
+                    until = now + _HOLD_S
+                elif now >= until:
+                    break
+            fd = self._batch[self._at].data.fd
+            events = self._batch[self._at].events
+            self._at += 1
             owner = self._owners[fd]
             # A descriptor that was closed in this turn may belong to somebody else already; this event is not theirs.
-            if owner is None or (<Polled>owner).watched_in == turn:
+            if owner is None or (<Polled>owner).watched_in == self.turn:
                 continue
             one = <Polled>owner
-            events = batch[at].events
             if one.interest & _LEFT and not one.interest & _READ and events & _GONE:
                 one._left()
                 continue
@@ -202,6 +410,9 @@ cdef class Poller:
                 one._readable()
             if events != _READ and one.interest & _WRITE:
                 one._writable()
+        if self._later:
+            self._run_later()
+        return self._at == self._given
 
     cdef _run_later(self):
         cdef list calls = self._later
@@ -215,7 +426,10 @@ cdef class Poller:
     def close(self):
         """Stop looking. Whoever is still registered is not called again."""
         if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
+            if self._host is None:
+                self._loop.remove_reader(self._fd)
+            else:
+                self._leave_host()
             close(self._fd)
             self._fd = -1
             # As long as before: a look that is under way may go on with its batch.
