@@ -3,7 +3,8 @@
 Why not the loop's own watchers: libuv stops watching a descriptor that reports an error, so that data and a reset that
 arrive together would show the data and never the reset; a watcher costs a callback object and a context switch of
 ``contextvars`` for each event; and what the kernel said in *this* look cannot be asked for, which is what tells whether
-an idle connection has been silent (see ``upstream/pool.py``). The loop watches one descriptor, the epoll's.
+an idle connection has been silent (see ``upstream/pool.py``). The loop watches one descriptor, the epoll's. (The
+compiled twin may turn the two round.)
 
 Level-triggered: what is not read now is reported again. Invariant: a descriptor is registered only while something is
 wanted of it (an error on one that is merely held would be reported for ever), and it is unregistered before it closes.
@@ -146,9 +147,9 @@ class Poller:
 class Reactor:
     """What every connection of one gateway runs on: the loop, the deadlines, the poller.
 
-    ``alone``: the loop has hardly anything else to do than this gateway's traffic, so the poller may keep it for a
-    millisecond or two while the traffic is dense. (The compiled poller does: it then waits on its own epoll, and spares
-    the way through the loop's.)
+    ``alone``: the loop has hardly anything else to do than this gateway's traffic, so the poller may wait in its place. (The
+    compiled poller does: in a loop of uvloop's until the loop itself has something to do, in another for a millisecond or two
+    while the traffic is dense.)
     """
 
     __slots__ = ("loop", "poller", "wheel")

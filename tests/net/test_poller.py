@@ -257,7 +257,7 @@ def test_timers_are_as_exact_and_an_idle_loop_sleeps(kind: str) -> None:
                 await asyncio.sleep(wait)
                 late.append(monotonic() - begun - wait)
             assert min(late) > -0.0011, "early (libuv counts milliseconds)"
-            assert sorted(late)[len(late) // 2] < 0.002
+            assert sorted(late)[len(late) // 2] < 0.004
             turn = reactor.poller.turn
             before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
             await asyncio.sleep(0.5)
