@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fastgw import housekeeping
-from fastgw.housekeeping import MOST_KEYS, Housekeeping
+from fastgw.housekeeping import MOST_KEYS, PIECE, SWEEP, Housekeeping
 from fastgw.limits.account import Account
 from fastgw.limits.key import UsageRow
 from fastgw.limits.ledger import DAY_S
@@ -46,11 +47,68 @@ def keeping(count: int) -> tuple[Housekeeping, Store, Any]:
     return Housekeeping(core, loop, meters=None, store=store, flush_s=1.0), store, core
 
 
+async def turns() -> None:
+    """As many of the loop's as whatever is under way can need."""
+    for _ in range(2 * MOST_KEYS // PIECE):
+        await asyncio.sleep(0)
+
+
+async def put_together(store: Store) -> None:
+    for _ in range(2 * MOST_KEYS // PIECE):
+        if store.done is None:
+            await asyncio.sleep(0)
+
+
+async def test_in_one_turn_of_the_loop_so_much_is_done_and_no_more() -> None:
+    house, store, core = keeping(MOST_KEYS)
+    touched = core.accounts.touched
+    left = [len(touched)]
+    house.flush()
+    while store.done is None:
+        left.append(len(touched))
+        await asyncio.sleep(0)
+    assert max(before - after for before, after in pairwise(left)) <= PIECE
+    clean = [0]
+    accounts = [row[0] for row in store.batches[0]]
+    assert len(accounts) == MOST_KEYS
+    all_of_them = [account for account, *_ in house._writing or ()]
+    store.finish(True)
+    while clean[-1] < MOST_KEYS:
+        clean.append(sum(not account.ledger.dirty for account in all_of_them))
+        await asyncio.sleep(0)
+    assert max(after - before for before, after in pairwise(clean)) <= PIECE
+
+
+async def test_meters_are_swept_in_pieces() -> None:
+    house, _, core = keeping(0)
+    core.today = housekeeping.day_of(housekeeping.time())
+    core.accounts.expire = lambda unix_s: False
+    core.room = lambda: None
+    swept: list[list[int]] = []
+
+    class Table(list[None]):
+        def sweep(self, now_us: int, most: int) -> int:
+            swept[-1].append(most)
+            return 0
+
+    house._meters = Table([None] * (SWEEP - 7))  # type: ignore[assignment]
+    swept.append([])
+    house._look()
+    for _ in range(2 * SWEEP // PIECE):
+        swept.append([])
+        await asyncio.sleep(0)
+    house.stop()
+    assert max(sum(turn) for turn in swept) <= PIECE
+    assert sum(sum(turn) for turn in swept) == SWEEP - 7
+
+
 async def test_many_keys_go_in_pieces_one_after_the_other() -> None:
     house, store, core = keeping(2 * MOST_KEYS + 7)
     house.flush()
     for _ in range(3):
+        await put_together(store)
         store.finish(True)
+        await turns()
     assert [len(batch) for batch in store.batches] == [MOST_KEYS, MOST_KEYS, 7]
     assert len({row[0] for batch in store.batches for row in batch}) == 2 * MOST_KEYS + 7
     assert core.accounts.touched == []
@@ -60,13 +118,17 @@ async def test_many_keys_go_in_pieces_one_after_the_other() -> None:
 async def test_what_failed_waits_for_the_next_time_and_is_all_written_then() -> None:
     house, store, core = keeping(MOST_KEYS + 1)
     house.flush()
+    await put_together(store)
     store.finish(False)
+    await turns()
     assert core.stats.store_failures == 1
     assert store.done is None, "a sick disk is not asked again at once"
     assert len(core.accounts.touched) == MOST_KEYS + 1
     house.flush()
-    store.finish(True)
-    store.finish(True)
+    for _ in range(2):
+        await put_together(store)
+        store.finish(True)
+        await turns()
     assert {row[0] for batch in store.batches[1:] for row in batch} == {f"key_{number}" for number in range(MOST_KEYS + 1)}
     assert core.accounts.touched == []
 
@@ -219,7 +281,7 @@ async def test_many_keys_are_taken_over_in_pieces(monkeypatch: pytest.MonkeyPatc
     assert kept.account.ledger.left(20_001) == 999
     kept.house.flush()
     assert not kept.waiting, "nothing is written before all are there"
-    for _ in range(5):
+    for _ in range(3 * MOST_KEYS // PIECE):
         await asyncio.sleep(0)
     assert kept.account.ledger.left(20_001) == 99
     kept.settle()
@@ -263,7 +325,7 @@ async def test_a_day_that_comes_back_while_its_rows_are_on_their_way_is_whole(mo
     kept.work()
     kept.day = 20_001
     kept.look()
-    for _ in range(6):
+    for _ in range(3 * MOST_KEYS // PIECE):
         await asyncio.sleep(0)
         kept.settle()
     assert kept.account.ledger.left(20_001) == 100
