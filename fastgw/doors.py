@@ -109,7 +109,7 @@ async def for_the_operator(
     # Imported here, for it takes longer than all the rest of a start.
     from fastgw.control.server import ControlServer
     from fastgw.engines import EngineDesk
-    from fastgw.observe.metrics import GatewayCollector, render
+    from fastgw.observe.metrics import GatewayCollector, pieces
     from fastgw.vitals import Vitals
 
     config = core.config
@@ -142,7 +142,7 @@ async def for_the_operator(
         port=0 if free else port,
         admin_key=config.admin_key,
         log=core.log,
-        render_metrics=lambda: render(collector),
+        metrics=lambda: pieces(collector),
         health=lambda: dict(zip(("healthy_engines", "total_engines"), core.health.counts(), strict=True)),
         keys=keys,
         engines=EngineDesk(fleet),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -21,6 +21,7 @@ from fastgw.config.names import PRIORITIES
 from fastgw.counters import COUNTERS
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
 
+LINES: Final = 100  # of the text that are made before others get their turn
 _SEVERITY: Final = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
 
 
@@ -154,13 +155,14 @@ def _labelled(metric: CounterMetricFamily | GaugeMetricFamily, values: Iterable[
     return metric
 
 
-class GatewayCollector(Collector):
+class GatewayCollector:
     """All series of one gateway, made anew at each scrape from what its source says then."""
 
     def __init__(self, source: MetricsSource) -> None:
         self._source = source
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Metric | None]:
+        """A metric of many engines comes in several, one after the other. None = this took a while."""
         source = self._source
         yield InfoMetricFamily(
             "fastgw", "What runs.", value={"version": source.version, "native": "yes" if source.native else "no"}
@@ -189,19 +191,53 @@ class GatewayCollector(Collector):
             "gateway_queue_bytes", "Bytes of the requests that wait.", value=held if isinstance(held, int) else 0
         )
 
-    def _of_engines(self) -> Iterator[Metric]:
+    def _of_engines(self) -> Iterator[Metric | None]:
         named: dict[str, _Engine] = {}
-        for engine in self._source.engines():
+        for count, engine in enumerate(list(self._source.engines()), 1):
             first = engine.name not in named
             named.setdefault(engine.name, _Engine()).add(engine, first)
+            if count % LINES == 0:
+                yield None
+        engines = list(named.items())
         for metric, text, counts, read in _PER_ENGINE:
             make = CounterMetricFamily if counts else GaugeMetricFamily
-            values = ((name, value) for name, engine in named.items() if (value := read(engine)) is not None)
-            yield _labelled(make(metric, text, labels=("engine",)), values)
+            for start in range(0, len(engines) or 1, LINES):
+                some = engines[start : start + LINES]
+                values = ((name, value) for name, engine in some if (value := read(engine)) is not None)
+                yield _labelled(make(metric, text, labels=("engine",)), values)
+
+
+class _Alone(Collector):
+    """One metric, as the library wants it."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metric
+
+
+def pieces(collector: GatewayCollector) -> Iterator[bytes]:
+    """The Prometheus text (format 0.0.4, UTF-8), some hundred lines at a time: a fraction of a millisecond, after which whoever
+    asks from a loop gives it its turn. About 3 µs a line, however it is asked for."""
+    last = ""
+    text: list[bytes] = []
+    lines = 0
+    for metric in collector.collect():
+        if metric is not None:
+            part = generate_latest(_Alone(metric))
+            if metric.name == last:
+                part = part.split(b"\n", 2)[2]  # (its help and its type have been said)
+            last = metric.name
+            text.append(part)
+            lines += 2 + len(metric.samples)
+        if metric is None or lines >= LINES:
+            yield b"".join(text)
+            text.clear()
+            lines = 0
+    yield b"".join(text)
 
 
 def render(collector: GatewayCollector) -> bytes:
-    """The Prometheus text (format 0.0.4, UTF-8). About 3 µs a line: a third of a millisecond for eight engines."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(collector)
-    return generate_latest(registry)
+    """All of it at once: a third of a millisecond for eight engines."""
+    return b"".join(pieces(collector))

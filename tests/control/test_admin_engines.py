@@ -56,7 +56,7 @@ async def operator() -> AsyncIterator[Operator]:
     )
     log = Events()
     control = ControlServer(
-        host="127.0.0.1", port=0, admin_key=ADMIN_KEY, log=log, render_metrics=lambda: b"", health=dict, keys=None,
+        host="127.0.0.1", port=0, admin_key=ADMIN_KEY, log=log, metrics=list, health=dict, keys=None,
         engines=EngineDesk(fleet), hosts=HostRule([], "node-7"),
     )  # fmt: skip
     await control.start()

@@ -68,7 +68,7 @@ async def serving(
         port=port,
         admin_key=admin_key,
         log=log or Events(),
-        render_metrics=render,
+        metrics=lambda: [render()],
         health=lambda: {"engines": 2},
         keys=None,
         hosts=HostRule(["x"], "node-7"),
@@ -399,7 +399,7 @@ async def test_one_host_and_one_only() -> None:
 
 async def test_ipv6_is_written_as_a_url() -> None:
     control = ControlServer(
-        host="::1", port=0, admin_key="", log=Events(), render_metrics=lambda: METRICS, health=dict, keys=None,
+        host="::1", port=0, admin_key="", log=Events(), metrics=lambda: [METRICS], health=dict, keys=None,
         hosts=HostRule([], ""),
     )  # fmt: skip
     try:
