@@ -1,0 +1,54 @@
+"""What the collector of a whole process may look at in one go: the loop stands still meanwhile, and every stream with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from fastgw.serve import YOUNG
+
+CLIENTS = 800  # some six objects each
+
+PROGRAM = """
+import gc, sys
+looks = []
+def told(phase, about):
+    if phase == "start" and gc.get_freeze_count():  # it has started
+        looks.append((about["generation"], len(gc.get_objects(about["generation"]))))
+gc.callbacks.append(told)
+from fastgw.cli import main
+main(sys.argv[1:])
+print(*[f"{generation}:{count}" for generation, count in looks])
+"""
+
+
+def test_many_clients_at_once_are_looked_through_in_small_lots(tmp_path: Path) -> None:
+    path = tmp_path / "gateway"
+    argv = ["serve", "--port", "0", "--unix-socket", str(path), "--engine", "http://127.0.0.1:1", "--log-level", "info"]
+    child = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=os.getcwd()
+    )
+    clients: list[socket.socket] = []
+    try:
+        assert child.stderr is not None
+        assert any('"listening"' in line for line in child.stderr)
+        for _ in range(CLIENTS):
+            clients.append(socket.socket(socket.AF_UNIX))
+            clients[-1].settimeout(10)
+            clients[-1].connect(str(path))
+        clients[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert clients[-1].recv(15).startswith(b"HTTP/1.1")
+        child.send_signal(signal.SIGTERM)
+        printed, _ = child.communicate(timeout=20)
+    finally:
+        child.kill()
+        for client in clients:
+            client.close()
+    looks = [tuple(map(int, look.split(":"))) for look in printed.split()]
+    assert looks, "the collector is off: what has cycles would stay"
+    assert max(generation for generation, _ in looks) == 0
+    assert max(count for _, count in looks) < 2 * YOUNG
