@@ -6,7 +6,9 @@ Not for traffic: it opens a connection for each call and buffers the answer, bou
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+from errno import EINPROGRESS
 
 from fastgw.accel.chunks import FramingError
 from fastgw.errors import GatewayError
@@ -58,7 +60,7 @@ async def fetch(
 async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> tuple[int, bytes]:
     loop = asyncio.get_running_loop()
     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
-        await loop.sock_connect(sock, address)  # type: ignore[arg-type]
+        await _connect(loop, sock, address)
         await loop.sock_sendall(sock, request)
         reader = ResponseReader()
         head = None
@@ -85,3 +87,27 @@ async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> 
                     break
                 raise FetchError("closed in the middle of an answer")
         return head.status, bytes(answer)
+
+
+async def _connect(loop: asyncio.AbstractEventLoop, sock: socket.socket, address: object) -> None:
+    """Raises OSError when nobody accepts. (The loop's own ``sock_connect`` looks numeric addresses up once more, in threads
+    that it starts for that and with a table of Unicode: a millisecond of the first request, half a megabyte for ever.)"""
+    code = sock.connect_ex(address)  # type: ignore[arg-type]
+    if code != EINPROGRESS:
+        if code:
+            raise OSError(code, os.strerror(code))
+        return
+    answered: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(sock, _told, answered)
+    try:
+        await answered
+    finally:
+        loop.remove_writer(sock)
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, f"Connect call failed {address}")
+
+
+def _told(answered: asyncio.Future[None]) -> None:
+    if not answered.done():
+        answered.set_result(None)
