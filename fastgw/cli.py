@@ -77,6 +77,9 @@ def _serve(argv: Sequence[str]) -> int:
 
     # Everything made until traffic comes is there to stay; looking for garbage in it costs five milliseconds of the start.
     gc.disable()
+    from fastgw.early import import_msgspec
+
+    import_msgspec()
     try:
         return _serve_until_stopped(argv)
     finally:

@@ -8,7 +8,6 @@ generated from the table, and a test keeps the two equal.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -22,8 +21,7 @@ class Source(enum.Enum):
     UPSTREAM = "upstream"
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorKind:
+class ErrorKind(msgspec.Struct, frozen=True):
     """One row of the table.
 
     ``close`` says that the client's connection cannot be used again after this answer (the framing of what follows

@@ -122,7 +122,18 @@ def extension_of(module: str) -> Path:
 
 def built() -> bool:
     """Whether every compiled twin is there for this interpreter."""
-    return all(os.path.exists(_file(module, EXTENSION_SUFFIXES[0])) for module in MODULES)
+    # (By folders: a look at each file takes a quarter of a millisecond, several times in each start.)
+    there: dict[str, set[str]] = {}
+    for module in MODULES:
+        folder, _, name = _file(module, EXTENSION_SUFFIXES[0]).rpartition(os.sep)
+        if folder not in there:
+            try:
+                there[folder] = set(os.listdir(folder))
+            except OSError:
+                return False
+        if name not in there[folder]:
+            return False
+    return True
 
 
 class _Sources:

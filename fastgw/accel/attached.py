@@ -6,13 +6,13 @@ linear in the bytes, and an object only for what may be a picture.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import msgspec
 
 from fastgw.accel.brackets import deepest, outside
 from fastgw.accel.members import MANY, ONES
+from fastgw.late import late
 
 IMAGE_TOKENS: Final = 1000
 """What an image is taken for, however small its file is: engines make hundreds of tokens of a single pixel."""
@@ -40,12 +40,12 @@ MOST_SOURCE_MEMBERS: Final = 16
 
 # In a text without blanks, in which no quote is escaped: values that may be one, by their keys.
 IMAGE_URL, URL, PICTURE, DATA, SOURCE, MEDIA, ESCAPED = range(1, 8)
-_HOLDS: Final = re.compile(rb'_url"|"source"|"input_audio"|"image"|"multimodal_data"|\\u').search
-_MAY_BE: Final = re.compile(
+_HOLDS: Final = late(rb'_url"|"source"|"input_audio"|"image"|"multimodal_data"|\\u')
+_MAY_BE: Final = late(
     rb'"(?:image_url":"([^"]*+)"|url":"([^"]*+)"|image":"([^"]*+)"|data":"([^"]*+)"'
     rb'|source":\{((?:"[^"]*+":(?:"[^"]*+"|[^"\[\]{},]*+),?+)*+)\}|multimodal_data":\[((?:"[^"]*+",?+)*+)\]|((?:[^"\\]++|\\[^u"])*+\\u[^"]*+)":)'
-).finditer
-_MAY_HOLD: Final = re.compile(rb'_url":|"source":\{|"image":"|"(?:[^"\\]++|\\[^u"])*+\\u[^"]*+":')
+)
+_MAY_HOLD: Final = late(rb'_url":|"source":\{|"image":"|"(?:[^"\\]++|\\[^u"])*+\\u[^"]*+":')
 _MARK: Final = b"\2"
 _OPENINGS: Final = (
     (b'"content":[', b"\3"),
@@ -68,7 +68,7 @@ _INNER: Final = {
     (PART, 5): IMAGE,
     (PART, 6): SOUND,
 }
-_SOURCE_MEMBER: Final = re.compile(rb'"([^"]*+)":(?:"([^"]*+)"|[^",]*+)').finditer
+_SOURCE_MEMBER: Final = late(rb'"([^"]*+)":(?:"([^"]*+)"|[^",]*+)')
 _NOT_MARKS: Final = bytes(c for c in range(256) if c not in b'[]{}"\2\3\4\5\6')
 _CLOSED: Final = bytes.maketrans(b"}", b"]")
 _TO_OPEN: Final = bytes.maketrans(b"{\3\4\5\6", b"[[[[[")
@@ -88,7 +88,7 @@ def attached_in(value: bytes | msgspec.Raw, state: int) -> tuple[int, int]:
         return 0, 0
     most = FEW_VALUES + len(text) // VALUE_EACH
     text = text.translate(None, b" \t\r\n")
-    if not _HOLDS(text):
+    if not _HOLDS().search(text):
         return 0, 0
     if b"\\" in text:
         text = text.replace(b"\\\\", b"\1\1").replace(b'\\"', b"\1\1")
@@ -96,7 +96,7 @@ def attached_in(value: bytes | msgspec.Raw, state: int) -> tuple[int, int]:
     found: list[tuple[int, int, bytes]] = []
     between: list[bytes] = []
     done = 0
-    for match in _MAY_BE(text):
+    for match in _MAY_BE().finditer(text):
         if len(found) == most:
             return 0, _roughly(text)
         kind = match.lastindex or 0
@@ -167,7 +167,7 @@ def _counted(marks: bytes, found: list[tuple[int, int, bytes]], state: int) -> t
 def _source(text: bytes) -> tuple[int, int]:
     """The same of what the members ``text`` of a ``source`` say."""
     tokens = data = kind = 0
-    for at, match in enumerate(_SOURCE_MEMBER(text)):
+    for at, match in enumerate(_SOURCE_MEMBER().finditer(text)):
         if at == MOST_SOURCE_MEMBERS:
             return 0, IMAGE_TOKENS * at
         key, value = match[1], match[2] or b""
@@ -189,7 +189,7 @@ def _source(text: bytes) -> tuple[int, int]:
 
 def _roughly(text: bytes) -> int:
     """Tokens of so many pictures as may be there at most."""
-    pictures = len(_MAY_HOLD.findall(text))
+    pictures = len(_MAY_HOLD().findall(text))
     if b'"multimodal_data"' in text:
         pictures += text.count(b'"') // 2
     return IMAGE_TOKENS * pictures

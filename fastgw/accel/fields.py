@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from fastgw.late import late
+
 # What becomes of a field. KEEP is falsy so that the common case is one truth test.
 KEEP: Final = 0
 DROP: Final = 1  # hop-by-hop, or the gateway's own business: not forwarded, not interesting
@@ -150,9 +152,9 @@ MAX_HOST_BYTES: Final = 255
 """So long the name of a host may be (RFC 1035 §2.3.4)."""
 
 _NAME: Final = rb"[%b]{1,%d}" % (re.escape(REG_NAME), MAX_HOST_BYTES)
-_HOST: Final = re.compile(rb"(?:%b|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?" % _NAME).fullmatch
+_HOST: Final = late(rb"(?:%b|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?" % _NAME)
 _TRACE_IDS: Final = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
-_TRACE: Final = re.compile(rb"00%b|(?!00|ff)[0-9a-f]{2}%b(?:-[!-~]*)?" % (_TRACE_IDS, _TRACE_IDS)).fullmatch
+_TRACE: Final = late(rb"00%b|(?!00|ff)[0-9a-f]{2}%b(?:-[!-~]*)?" % (_TRACE_IDS, _TRACE_IDS))
 
 
 def request_field(name: bytes) -> int:
@@ -228,13 +230,13 @@ def visible(token: bytes) -> bytes | None:
 
 def valid_trace(value: bytes) -> bool:
     """Whether ``value`` is a ``traceparent`` (W3C Trace Context §3.2); one that is not is nobody's trace."""
-    return _TRACE(value) is not None
+    return _TRACE().fullmatch(value) is not None
 
 
 def valid_host(host: bytes) -> bool:
     """Whether ``host`` is ``uri-host [":" port]`` with a host: not empty, not longer than a name can be, no user, no
     comma, IPv6 only in brackets."""
-    return _HOST(host) is not None
+    return _HOST().fullmatch(host) is not None
 
 
 def keep_alive_hints(value: bytes) -> tuple[float, int]:

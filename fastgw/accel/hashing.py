@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
+from fastgw.digests import digest as digest
 
 DIGEST_BYTES = 32
-
-
-def digest(token: bytes) -> bytes:
-    """SHA-256 of a credential, 32 bytes."""
-    return sha256(token).digest()

@@ -17,6 +17,7 @@ from fastgw.config.entries import EngineConfig
 from fastgw.config.problems import ConfigError, ConfigErrors
 from fastgw.config.row import shown
 from fastgw.config.table import TABLE, Settings
+from fastgw.digests import digest
 
 _TUPLES: Final = (*(row.name for row in TABLE if row.kind in {"list", "engines", "routes"}), "api_key_digests", "warnings")
 _SECRETS: Final = frozenset({*(row.name for row in TABLE if row.secret), "api_key_digests"})
@@ -59,11 +60,7 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def _digests(keys: Sequence[str]) -> list[bytes]:
-    if not keys:
-        return []
-    from hashlib import sha256  # 2 ms that only those with keys pay
-
-    return [sha256(key.encode()).digest() for key in keys]
+    return [digest(key.encode()) for key in keys]
 
 
 def _inherit(config: Config) -> tuple[EngineConfig, ...]:

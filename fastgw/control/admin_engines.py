@@ -9,11 +9,11 @@ requests is his to say, and nobody else's.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, Protocol
 from urllib.parse import quote, unquote
 
 import msgspec
+from msgspec.structs import replace
 
 from fastgw.config.entries import ENGINE_FIELDS
 from fastgw.control.call import AdminAnswer, AdminCall, FieldProblems, Fields, document_of, fields_of, query_of, refusal

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any, Final, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from fastgw.control.call import AdminAnswer, AdminCall, FieldProblems, Fields, document_of, fields_of, query_of, quoted, refusal
 from fastgw.errors import KINDS, ErrorKind, GatewayError

@@ -8,9 +8,8 @@ so that each of their files can say what it uses.
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from time import time
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fastgw.accel.bodies import BodyFacts
 from fastgw.accel.heads import RequestHead, ResponseHead
@@ -26,12 +25,16 @@ from fastgw.limits.meter import Meter
 from fastgw.net.client import ClientStream, Service
 from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER
+from fastgw.protocol.headers import networks_of
 from fastgw.protocol.start import RequestStart
 from fastgw.protocol.websocket import Counts
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group, UpstreamTable
 from fastgw.upstream.target import Engine
+
+if TYPE_CHECKING:
+    from fastgw.protocol.headers import Network
 
 DAY_S: Final = 86400.0
 UNBOUNDED: Final = 2**62
@@ -224,8 +227,7 @@ class Context(Service):
         self.budget = RetryBudget(config.retry_budget_percent / 100)
         self.max_request_timeout_s: float = config.max_request_timeout_s
         self.server_timing = config.server_timing
-        networks = [ip_network(cidr, strict=False) for cidr in config.trusted_proxies]
-        self.trusted: tuple[IPv4Network | IPv6Network, ...] = tuple(networks)
+        self.trusted: tuple[Network, ...] = networks_of(config.trusted_proxies)
         self.on_arrival: tuple[Hook, ...] = hooked("on_arrival")
         self.on_head: tuple[Hook, ...] = hooked("on_head")
         self.on_origin: tuple[Hook, ...] = hooked("on_origin")

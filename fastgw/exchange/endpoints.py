@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 
 class Mode(enum.Enum):
@@ -171,6 +170,8 @@ class EndpointTable:
     def _means_another(self, path: bytes) -> bool:
         """Whether a path that is to be passed through is one that is dealt with here, for an engine that decodes it or is not
         exact about slashes."""
+        from urllib.parse import unquote_to_bytes  # (only a path with a percent sign, or of a passthrough, gets here)
+
         meant = unquote_to_bytes(path)
         while b"//" in meant:  # (some take these for one)
             meant = meant.replace(b"//", b"/")

@@ -6,7 +6,6 @@ called, and costs nothing. Must never: call a hook itself, or let one stand in a
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -163,7 +162,19 @@ def _check(kind: type, name: str, value: object) -> None:
         return
     if name.startswith("_") or not (callable(value) or name.startswith("on_")):
         return
-    close = get_close_matches(name, HOOKS, 1, ALIKE)
+    close = _like(name)
     if close or name.startswith("on_"):
         meant = f"; {close[0]} is meant?" if close else f": there are {', '.join(HOOKS)}"
         raise TypeError(f"filter {kind.__name__}: {name} is no hook{meant}")
+
+
+def _like(name: str) -> list[str]:
+    """The hook that is spelt most like it, if one nearly is."""
+    for hook in HOOKS:
+        # No two are more alike than the letters that they have in common; that spares most starts the comparing.
+        common = sum([min(name.count(letter), hook.count(letter)) for letter in set(name)])
+        if 2 * common >= ALIKE * (len(name) + len(hook)):
+            from difflib import get_close_matches
+
+            return get_close_matches(name, HOOKS, 1, ALIKE)
+    return []

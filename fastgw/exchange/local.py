@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from time import time
 from typing import Any, Final
-from urllib.parse import unquote
 
 import msgspec
 
@@ -168,6 +167,8 @@ class LocalEndpoints:
         owners = self._catalogue().owners
         quoted = exchange.head.path[len(b"/v1/models/") :]
         # (A name has no more bytes than this in its longest spelling, and escapes are dear to read.)
+        from urllib.parse import unquote
+
         name = unquote(quoted.decode("utf-8", "replace")) if len(quoted) <= self._listed.most_bytes else ""
         allowed = exchange.account.models if exchange.account is not None else None
         if name not in owners or (allowed is not None and name not in allowed):

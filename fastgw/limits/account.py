@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
-from ipaddress import ip_address, ip_network
 from typing import Any
 
 from fastgw.config.names import PRIORITIES
@@ -32,6 +31,10 @@ def _models(names: tuple[str, ...]) -> frozenset[str] | None:
 
 
 def _networks(texts: tuple[str, ...]) -> tuple[Any, ...] | None:
+    if not texts:
+        return None
+    from ipaddress import ip_network  # a millisecond that only those with networks pay
+
     return tuple([ip_network(text, strict=False) for text in texts]) or None
 
 
@@ -165,6 +168,8 @@ class Account:
         networks = self.networks
         if networks is None:
             return True
+        from ipaddress import ip_address
+
         try:
             address = ip_address(ip)
         except ValueError:

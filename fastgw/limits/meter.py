@@ -20,7 +20,6 @@ Beyond that neighbours become one, at the lower of their debts: then too little 
 from __future__ import annotations
 
 from collections import deque
-from ipaddress import IPv6Address
 from typing import Final
 
 from fastgw.limits.promises import CROWD_S, NARROW, NEWCOMERS, Promises
@@ -417,6 +416,8 @@ def address_key(ip: str) -> str:
     """
     if ":" not in ip:
         return ip
+    from ipaddress import IPv6Address  # a millisecond of the start, and nothing at its second time
+
     try:
         address = IPv6Address(ip.partition("%")[0])
     except ValueError:

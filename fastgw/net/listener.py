@@ -37,8 +37,10 @@ def bind(host: str, port: int, unix_path: str, backlog: int) -> list[socket.sock
     """
     bound: list[socket.socket] = []
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    # (Text would be encoded by IDNA, which has a table of Unicode loaded; what is ASCII stays as it is.)
+    name = host.encode() if host.isascii() else host
     try:
-        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+        for family, _, _, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
             if port == 0 and bound:
                 break  # one ephemeral port, not one per address family
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)

@@ -13,6 +13,7 @@ import re
 from typing import Final, NamedTuple
 
 from fastgw.errors import GatewayError
+from fastgw.late import late
 
 # python-multipart, which reads for vLLM and SGLang, takes 8 lines of 4224 bytes; real clients send up to 4 short ones.
 MAX_PART_HEAD_BYTES: Final = 4096
@@ -22,25 +23,25 @@ MAX_NAME_BYTES: Final = 128
 FIELDS: Final = ("model", "stream")
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_FORM: Final = re.compile(rb"(?i:multipart/form-data)(?=[; \t]|\Z)").match
-_FORM_DATA: Final = re.compile(rb"form-data(?=;|\Z)").match
-_PARAMETER: Final = re.compile(rb'; *+(%b)=(?:"([^"]*+)"|(%b))' % (_TOKEN, _TOKEN)).match
+_FORM: Final = late(rb"(?i:multipart/form-data)(?=[; \t]|\Z)")
+_FORM_DATA: Final = late(rb"form-data(?=;|\Z)")
+_PARAMETER: Final = late(rb'; *+(%b)=(?:"([^"]*+)"|(%b))' % (_TOKEN, _TOKEN))
 # RFC 2046's, without the blank: some readers strip it.
-_BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,\-./:=?]{1,70}").fullmatch
-_LINE: Final = re.compile(rb"([0-9A-Za-z-]{1,64}+): *+(.*+)", re.DOTALL).fullmatch
+_BOUNDARY: Final = late(rb"[0-9A-Za-z'()+_,\-./:=?]{1,70}")
+_LINE: Final = late(rb"([0-9A-Za-z-]{1,64}+): *+(.*+)", re.DOTALL)
 _CONTROLS: Final = bytes((*range(32), 127))
 # What Unicode calls the end of a line, in UTF-8, beside the control characters.
 _LINE_ENDS: Final = ("\x85".encode(), "\u2028".encode(), "\u2029".encode())
 # What some readers take off the ends of a name, decode or fold in it, is not in it.
-_NAME: Final = re.compile(rb"[0-9A-Za-z_][0-9A-Za-z_.:\[\]-]{0,%d}+" % (MAX_NAME_BYTES - 1)).fullmatch
+_NAME: Final = late(rb"[0-9A-Za-z_][0-9A-Za-z_.:\[\]-]{0,%d}+" % (MAX_NAME_BYTES - 1))
 # .NET writes a file's name a second time so (RFC 8187 §3.2), whatever RFC 7578 says: a file it is to everybody in any case.
-_EXTENDED: Final = re.compile(rb"(?i:utf-8)''(?:[0-9A-Za-z!#$&+.^_`|~-]|%[0-9A-Fa-f]{2})*+").fullmatch
-_LENGTH: Final = re.compile(rb"[0-9]{1,15}").fullmatch
-_LENGTH_LINE: Final = re.compile(rb"(?i)(?:\A|\r\n)content-length: *+(?=[0-9])").search
-_MEDIA_TYPE: Final = re.compile(rb"%b/%b *+(?:;.*)?" % (_TOKEN, _TOKEN)).fullmatch
+_EXTENDED: Final = late(rb"(?i:utf-8)''(?:[0-9A-Za-z!#$&+.^_`|~-]|%[0-9A-Fa-f]{2})*+")
+_LENGTH: Final = late(rb"[0-9]{1,15}")
+_LENGTH_LINE: Final = late(rb"(?i)(?:\A|\r\n)content-length: *+(?=[0-9])")
+_MEDIA_TYPE: Final = late(rb"%b/%b *+(?:;.*)?" % (_TOKEN, _TOKEN))
 _CHARSETS: Final = rb"(?i:utf-8|us-ascii|iso-8859-1)"
 # (aiohttp takes TEXT/plain for no text.)
-_PLAIN_TEXT: Final = re.compile(rb'text/plain(?:; *+charset=(?:"(%b)"|(%b)))?' % (_CHARSETS, _CHARSETS)).fullmatch
+_PLAIN_TEXT: Final = late(rb'text/plain(?:; *+charset=(?:"(%b)"|(%b)))?' % (_CHARSETS, _CHARSETS))
 
 _DISPOSITION: Final = b"content-disposition"
 _CONTENT_FIELDS: Final = frozenset((_DISPOSITION, b"content-type", b"content-transfer-encoding", b"content-length"))
@@ -66,7 +67,7 @@ def boundary_of(content_type: bytes) -> bytes:
     :raises GatewayError: ``unsupported_media_type`` when it is not multipart/form-data; ``invalid_multipart`` when it names
         no legal boundary, or anything that readers understand differently.
     """
-    if not _FORM(content_type):
+    if not _FORM().match(content_type):
         raise GatewayError("unsupported_media_type")
     if _has_control(content_type):
         raise invalid("The Content-Type has a control character: leave it out.")
@@ -78,7 +79,7 @@ def boundary_of(content_type: bytes) -> bytes:
     boundary = found.get(b"boundary")
     if boundary is None:
         raise invalid("The Content-Type names no boundary: send `multipart/form-data; boundary=...`.")
-    if not _BOUNDARY(boundary):
+    if not _BOUNDARY().fullmatch(boundary):
         raise invalid("The boundary is malformed: use 1 to 70 letters, digits and dashes.")
     return boundary
 
@@ -93,7 +94,7 @@ def part_head(block: bytes) -> PartHead:
         raise invalid(f"A part has more than {MAX_PART_HEADER_LINES} header lines: send fewer.")
     fields: dict[bytes, bytes] = {}
     for line in lines:
-        match = _LINE(line)
+        match = _LINE().fullmatch(line)
         if match is None or _has_control(line):
             raise _malformed(line)
         name = match[1].lower()
@@ -115,15 +116,15 @@ def part_head(block: bytes) -> PartHead:
     length = fields.get(b"content-length")
     if length is None:
         return PartHead(field, -1, (0, 0), ascii_only)
-    match = _LENGTH_LINE(block)
-    if match is None or not _LENGTH(length):
+    match = _LENGTH_LINE().search(block)
+    if match is None or not _LENGTH().fullmatch(length):
         raise invalid("A part's Content-Length is malformed: leave it out.")
     return PartHead(field, int(length), (match.end(), match.end() + len(length)), ascii_only)
 
 
 def _field(disposition: bytes) -> str:
     """Which of FIELDS a ``Content-Disposition`` names, ``""`` = none of them."""
-    if not _FORM_DATA(disposition):
+    if not _FORM_DATA().match(disposition):
         raise invalid('A part\'s Content-Disposition must be `form-data; name="..."`.')
     found = _parameters(disposition, 9, "Content-Disposition", (b"name", b"filename", b"filename*"))
     name = found.get(b"name")
@@ -131,13 +132,14 @@ def _field(disposition: bytes) -> str:
         raise invalid('A part has no name: send `Content-Disposition: form-data; name="..."`.')
     if next(iter(found)) != b"name":
         raise invalid("Put `name` before `filename` in a part's Content-Disposition.")
-    if not _NAME(name):
+    if not _NAME().fullmatch(name):
         raise invalid(f"The name of a part must be 1 to {MAX_NAME_BYTES} letters, digits or `_-.:[]`, as they are.")
     filename = found.get(b"filename")
     if filename is not None:
         _check_filename(filename)
     extended = found.get(b"filename*")
-    if extended is not None and (filename is None or next(reversed(found)) != b"filename*" or not _EXTENDED(extended)):
+    misplaced = filename is None or next(reversed(found)) != b"filename*"
+    if extended is not None and (misplaced or not _EXTENDED().fullmatch(extended)):
         raise invalid("Send the parameter `filename` of the Content-Disposition plain, without `*` (RFC 7578 §4.2).")
     lowered = name.lower().decode()
     if lowered == "_charset_":
@@ -169,13 +171,13 @@ def _check_filename(name: bytes) -> None:
 
 def _for_ascii_only(media_type: bytes, field: str) -> bool:
     """Whether the ``Content-Type`` of a part asks for a charset that differs from UTF-8 outside ASCII."""
-    if not _MEDIA_TYPE(media_type):
+    if not _MEDIA_TYPE().fullmatch(media_type):
         raise invalid("A part's Content-Type is malformed: send `type/subtype`, or none.")
     if media_type[:9].lower() == b"multipart":
         raise invalid("A part is multipart itself: send each file as a part of its own.")
     if not field:
         return False
-    match = _PLAIN_TEXT(media_type)
+    match = _PLAIN_TEXT().fullmatch(media_type)
     if match is None:
         raise invalid(f"Send the field {field} as plain text in UTF-8, without a Content-Type.", field)
     return (match[1] or match[2] or b"utf-8").lower() != b"utf-8"
@@ -185,7 +187,7 @@ def _parameters(text: bytes, at: int, header: str, known: tuple[bytes, ...]) -> 
     """The parameters of ``text`` from ``at`` on, in their order."""
     found: dict[bytes, bytes] = {}
     while at < len(text):
-        match = _PARAMETER(text, at)
+        match = _PARAMETER().match(text, at)
         if match is None:
             raise invalid(f"The {header} is malformed: write each parameter as `; name=value` or `; name=\"value\"`.")
         name, quoted, plain = match.groups()

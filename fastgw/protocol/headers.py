@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastgw.accel import fields
 
-Network = IPv4Network | IPv6Network
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network  # a millisecond of the start that only those behind proxies pay
+
+    Network = IPv4Network | IPv6Network
 
 HOP_BY_HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"transfer-encoding",
@@ -87,14 +89,27 @@ def _address(hop: str) -> str | None:
         hop = hop[1:].partition("]")[0]
     elif hop.count(":") == 1:
         hop = hop.partition(":")[0]
+    from ipaddress import ip_address
+
     try:
         return str(ip_address(hop))
     except ValueError:
         return None
 
 
+def networks_of(cidrs: Sequence[str]) -> tuple[Network, ...]:
+    """The networks that were found well-formed."""
+    if not cidrs:
+        return ()
+    from ipaddress import ip_network
+
+    return tuple([ip_network(cidr, strict=False) for cidr in cidrs])
+
+
 def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
     """Whether ``address`` lies in one of the ``trusted`` networks; a textual non-address never does."""
+    from ipaddress import ip_address
+
     try:
         ip = ip_address(address)
     except ValueError:

@@ -10,7 +10,6 @@ the operator has listed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address
 from typing import Final
 
 SUFFIXES: Final = (".localhost", ".local", ".internal")
@@ -35,6 +34,8 @@ class HostRule:
             return True
         if self._below and name.endswith(self._below):
             return True
+        from ipaddress import ip_address  # (only an address by itself, and a stranger's name, get here)
+
         try:
             ip_address(name)
         except ValueError:

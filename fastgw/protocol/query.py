@@ -8,7 +8,6 @@ browsers write; ``;`` was a separator once, HTML 4.01 §B.2.2). Must never: repa
 from __future__ import annotations
 
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
 MAX_PARAMETERS: Final = 32
 
@@ -49,6 +48,8 @@ def parameter(query: bytes, name: str) -> Value | None:
 
 def with_value(query: bytes, value: Value, text: str) -> bytes:
     """``query`` with ``text`` in the place of ``value``."""
+    from urllib.parse import quote
+
     return query[: value.start] + quote(text, safe="").encode() + query[value.end :]
 
 

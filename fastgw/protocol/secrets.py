@@ -10,10 +10,11 @@ within them is not shown.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final
+
+from fastgw.late import late
 
 SHOWN: Final = 512
 """Bytes of a text that are shown at most."""
@@ -35,22 +36,22 @@ _FORMS: Final = (
 )  # fmt: skip
 # Keys of this gateway, which nothing else looks like, and of the services that people have others of: not within a word. (Each
 # form begins with a letter, so that the search skips what begins none, and looks back when it has found one.)
-_FORM: Final = re.compile(
+_FORM: Final = late(
     rb"fgw_(?:[0-9A-Za-z_-]{43}" + _TAIL + rb"*|(?<![0-9A-Za-z]fgw_)" + _TAIL + rb"{12,})|"
     + b"|".join(form + rb"(?<![0-9A-Za-z]" + form + rb")" + _TAIL + rb"{12,}" for form in _FORMS)
 )  # fmt: skip
 # What follows the name of a scheme.
-_SCHEME: Final = re.compile(rb"[Bb](?:[Ee][Aa][Rr][Ee][Rr]|[Aa][Ss][Ii][Cc])(?:[ +]|%20)+[!-~]{8,}")
-_RUN: Final = re.compile(rb"[0-9A-Za-z_.~+-]+")
-_SEAM: Final = re.compile(rb"[_.~+-]+")
-_BREAK: Final = re.compile(rb"[/\s]|\[key\]")
+_SCHEME: Final = late(rb"[Bb](?:[Ee][Aa][Rr][Ee][Rr]|[Aa][Ss][Ii][Cc])(?:[ +]|%20)+[!-~]{8,}")
+_RUN: Final = late(rb"[0-9A-Za-z_.~+-]+")
+_SEAM: Final = late(rb"[_.~+-]+")
+_BREAK: Final = late(rb"[/\s]|\[key\]")
 # A request id mostly is one of these; a key may be too, but then it is all of it.
-_UUID: Final = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|[0-9A-Za-z]*").fullmatch
+_UUID: Final = late(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|[0-9A-Za-z]*")
 FEW_SEAMS: Final = 8
 MAX_SEAMS: Final = 64
 DECODINGS: Final = 3
 
-_ESCAPES: Final = re.compile(rb"%([0-9A-Fa-f]{2})").split
+_ESCAPES: Final = late(rb"%([0-9A-Fa-f]{2})")
 _DIGITS: Final = "0123456789abcdefABCDEF"
 _BYTE: Final = {f"{high}{low}".encode(): bytes.fromhex(high + low) for high in _DIGITS for low in _DIGITS}
 
@@ -67,13 +68,13 @@ def masked(text: bytes, known: Known, plain: Iterable[bytes] = ()) -> bytes:
         # Of a piece that does not end in what is looked at nothing can be said.
         looked_at = looked_at[: SHOWN + AHEAD]
         looked_at = looked_at[: max(looked_at.rfind(b"/"), looked_at.rfind(b" ")) + 1] + CUT
-    if _UUID(looked_at):
-        told = HIDDEN if len(looked_at) >= LEAST and known(looked_at) else _FORM.sub(HIDDEN, looked_at)
+    if _UUID().fullmatch(looked_at):
+        told = HIDDEN if len(looked_at) >= LEAST and known(looked_at) else _FORM().sub(HIDDEN, looked_at)
         return text if told == text and len(text) <= SHOWN else told[:SHOWN]
     reader = _Reader(known)
     told = decoded = reader.hidden(looked_at)
     for _ in range(DECODINGS):
-        parts = _ESCAPES(decoded)
+        parts = _ESCAPES().split(decoded)
         if len(parts) == 1:
             break
         parts[1::2] = [_BYTE[digits] for digits in parts[1::2]]
@@ -114,7 +115,7 @@ class _Reader:
         self._room -= len(text)
         if self._room < 0 or self._left < 0:
             return CUT
-        text = _FORM.sub(HIDDEN, _SCHEME.sub(HIDDEN, text))
+        text = _FORM().sub(HIDDEN, _SCHEME().sub(HIDDEN, text))
         self._out = []
         try:
             self._pieces(text)
@@ -145,7 +146,7 @@ class _Reader:
         for word in dict.fromkeys((text, *text.split(None, MAX_PIECES))):
             if self._is_key(word):
                 text = text.replace(word, HIDDEN)
-        breaks = [one.span() for one in islice(_BREAK.finditer(text), MAX_PIECES + TOGETHER)]
+        breaks = [one.span() for one in islice(_BREAK().finditer(text), MAX_PIECES + TOGETHER)]
         starts = [0, *(end for _, end in breaks)]
         ends = [*(start for start, _ in breaks), len(text)]
         at = 0
@@ -166,7 +167,7 @@ class _Reader:
 
     def _runs(self, text: bytes, at: int, end: int) -> None:
         """A piece: what is between its runs of the usual bytes, and these without keys."""
-        for run in _RUN.finditer(text, at, end):
+        for run in _RUN().finditer(text, at, end):
             self._step(1)
             if run.end() - run.start() < LEAST:
                 continue
@@ -181,10 +182,10 @@ class _Reader:
         if self._is_key(run):
             self._out.append(HIDDEN)
             return
-        if _UUID(run):
+        if _UUID().fullmatch(run):
             self._out.append(run)
             return
-        seams = [seam.span() for seam in islice(_SEAM.finditer(run), MAX_SEAMS)]
+        seams = [seam.span() for seam in islice(_SEAM().finditer(run), MAX_SEAMS)]
         few = len(seams) <= FEW_SEAMS
         starts = [0, *(end for _, end in seams)]
         ends = [*(start for start, _ in seams), len(run)]

@@ -26,8 +26,8 @@ LAYERS = (
     ("tasks",),
     ("limits",),
     ("accel", "stats", "config"),
-    ("errors", "counters", "events"),
-    ("twins",),
+    ("errors", "counters", "events", "digests", "late"),
+    ("early", "twins"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -1,0 +1,109 @@
+"""What a start takes: only what serves the first request is imported before it, and the rest when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+# What `fastgw serve` may import until it listens, beside its own modules and what uvloop and `python -m` bring along: each of
+# these is milliseconds of every start, so that this list only shrinks.
+MAY: frozenset[str] = frozenset(
+    (
+        *("bisect", "math", "random"),  # the dice of retries and routing
+        *("datetime", "decimal", "httptools", "msgspec", "numbers", "resource", "zlib"),
+    )
+)
+
+
+def imported(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> tuple[list[str], str]:
+    """The modules that a Python program imports until it says that it listens, or ends; and what it said otherwise."""
+    names: list[str] = []
+    said = ""
+    argv = [sys.executable, "-X", "importtime", *arguments]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd=cwd, env={**os.environ, **(env or {})}) as child:
+        assert child.stderr is not None
+        for line in child.stderr:
+            if line.startswith("import time:"):
+                names.append(line.rpartition("|")[2].strip())
+                continue
+            said += line
+            if '"message":"listening"' in line:
+                child.send_signal(signal.SIGTERM)
+                break
+        child.communicate(timeout=20)
+    return names, said
+
+
+def tops(names: list[str]) -> set[str]:
+    """(Of compiled halves, as `_decimal`, their own module speaks.)"""
+    return {name.partition(".")[0] for name in names if not name.startswith("_")}
+
+
+def test_a_start_imports_what_serves_the_first_request_and_no_more(tmp_path: Path) -> None:
+    floor, _ = imported("-c", "import runpy, uvloop")
+    names, said = imported(
+        "-P", "-m", "fastgw", "serve", "--engine", "http://127.0.0.1:1", "--port", "0",
+        cwd=tmp_path, env={"PYTHONPATH": os.getcwd(), "GATEWAY_API_KEYS": "key"},
+    )  # fmt: skip
+    assert '"listening"' in said
+    in_vain = {"typing_extensions"}  # asked for, and not found (see `early`)
+    assert tops(names) - tops(floor) - {"fastgw"} - MAY - in_vain == set()
+    whole = {
+        "aiohttp",
+        "argparse",
+        "dataclasses",
+        "email",
+        "hashlib",
+        "ipaddress",
+        "json",
+        "pathlib",
+        "platform",
+        "tempfile",
+        "urllib",
+    }
+    assert tops(names) & whole == set()
+    assert "encodings.idna" not in names
+
+
+def test_what_may_be_imported_is(tmp_path: Path) -> None:
+    """The list shrinks with what is imported."""
+    names, _ = imported(
+        "-P", "-m", "fastgw", "serve", "--engine", "http://127.0.0.1:1", "--port", "0",
+        cwd=tmp_path, env={"PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert MAY - tops(names) == set()
+
+
+WHOLE = """
+from fastgw.early import import_msgspec
+import_msgspec()
+import sys
+print(sorted({'typing_extensions', 'uuid', 'msgspec.inspect', 'msgspec._json_schema'} & set(sys.modules)))
+import msgspec, uuid
+import msgspec.inspect
+print(msgspec.json.decode(b'{"a":[1,2.5,null]}'), msgspec.inspect.type_info(int), str(uuid.UUID(int=1))[-4:])
+"""
+
+
+def test_what_stood_in_while_msgspec_was_imported_is_gone() -> None:
+    done = subprocess.run([sys.executable, "-c", WHOLE], capture_output=True, text=True, timeout=20, check=True)
+    assert re.sub(r"IntType\(.*?\)", "IntType()", done.stdout) == "[]\n{'a': [1, 2.5, None]} IntType() 0001\n"
+
+
+WANTS_MORE = """
+import sys
+from fastgw import early
+early.STANDINS['uuid'] = ()
+early.import_msgspec()
+import msgspec
+print(msgspec.json.encode(__import__('uuid').UUID(int=1)))
+"""
+
+
+def test_a_msgspec_that_wants_more_is_imported_as_ever() -> None:
+    done = subprocess.run([sys.executable, "-c", WANTS_MORE], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout.strip() == """b'"00000000-0000-0000-0000-000000000001"'"""
