@@ -29,7 +29,7 @@ from fastgw.store.schema import CorruptState, StateError, Unavailable
 LOOK_S: Final = 0.25  # for changes by others: they are due within a second
 RUN_S: Final = 10.0
 MAX_WAITING: Final = 64  # calls of `run` that the thread has not done
-TOLD_AT_ONCE: Final = 200  # changed keys: a millisecond or two of the loop
+TOLD_AT_ONCE: Final = 50  # changed keys: a fraction of a millisecond of the loop
 _TAKEN_S: Final = 5.0  # for the loop to take them
 _WRITE_BUSY_S: Final = 1.0  # a batch that fails comes again; the watch for changes must not wait for it for long
 _CALL_BUSY_S: Final = 5.0

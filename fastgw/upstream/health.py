@@ -27,6 +27,7 @@ from fastgw.upstream.target import Engine
 
 MAX_PROBE_BYTES: Final = 1 << 20
 RESOLVE_EVERY_S: Final = 30.0
+AT_ONCE: Final = 8
 _ACCEPT: Final = b"Accept: application/json\r\n"
 
 
@@ -97,18 +98,19 @@ class Health:
             return
         self._round = asyncio.get_running_loop().create_future()
         try:
-            # Eight at a time: a thousand engines must not mean a thousand sockets at once.
-            gate = asyncio.Semaphore(8)
+            waiting = iter(list(self._pools()))
 
-            async def one(pool: Pool) -> None:
-                async with gate:
+            async def some() -> None:
+                for pool in waiting:
                     try:
                         await self.probe(pool)
                     except Exception as error:
                         # A bug met by one engine must not end the probes of all.
                         self._log.error("probe failed inside fastgw", engine=pool.engine.name, error=described(error))
 
-            await asyncio.gather(*(one(pool) for pool in self._pools()))
+            # Eight at a time: a thousand engines must not mean a thousand sockets at once, nor tasks, which take the loop
+            # milliseconds to make.
+            await asyncio.gather(*(some() for _ in range(AT_ONCE)))
         finally:
             self._round.set_result(None)
             self._round = None

@@ -108,17 +108,17 @@ class Scheduler:
         # (Whoever has gone is forgotten with it.)
         before = self._watched
         self._watched = {pool.engine: before.get(pool.engine) or _Watch() for pool in self._pools()}
-        gate = asyncio.Semaphore(AT_ONCE)
+        waiting = iter(list(self._watched.items()))
 
-        async def one(engine: Scheduled, watch: _Watch) -> None:
-            async with gate:
+        async def some() -> None:
+            for engine, watch in waiting:
                 try:
                     await self._look(engine, watch)
                 except Exception as error:
                     # A bug met by one engine must not end the looks at all.
                     self._log.error("scheduling failed inside fastgw", engine=engine.name, error=described(error))
 
-        await asyncio.gather(*(one(engine, watch) for engine, watch in self._watched.items()))
+        await asyncio.gather(*(some() for _ in range(AT_ONCE)))
 
     async def _look(self, engine: Scheduled, watch: _Watch) -> None:
         if engine.gradient is not None:

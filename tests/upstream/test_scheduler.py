@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 import fastgw.upstream.scheduler
-from fastgw import EngineConfig
+from fastgw import Config, EngineConfig
 from fastgw.limits.slots import START, GradientLimit
 from fastgw.net.fetch import FetchError
 from fastgw.sim import SimConfig, Simulator
 from fastgw.stats import NullLog
-from fastgw.upstream.scheduler import ASK_AGAIN_ROUNDS, SILENT_ROUNDS, Scheduler
+from fastgw.upstream.health import Health
+from fastgw.upstream.scheduler import ASK_AGAIN_ROUNDS, AT_ONCE, SILENT_ROUNDS, Scheduler
 from fastgw.upstream.target import Engine
 from tests.sim.client import chat, connect, read_to_end
 from tests.support.llama import LlamaServer
@@ -305,3 +306,20 @@ async def test_what_this_process_lacks_says_nothing_about_an_engine(monkeypatch:
     for _ in range(2 * SILENT_ROUNDS):
         await looks.round()
     assert place.engine.gradient is None
+
+
+@pytest.mark.parametrize("who", ["health", "scheduler"])
+async def test_a_thousand_engines_are_asked_by_few_tasks(who: str) -> None:
+    """A task for each would take the loop milliseconds to make, in every round."""
+    places: Any = [Place("http://127.0.0.1:1", name=f"engine-{number}") for number in range(1000)]
+    if who == "health":
+        round_ = Health(lambda: places, Config(), NullLog(), lambda: None, lambda: None).round()
+    else:
+        round_ = scheduler(*places).round()
+    before = len(asyncio.all_tasks())
+    task = asyncio.ensure_future(round_)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) - before <= 1 + AT_ONCE
+    await task
+    assert who == "scheduler" or all(place.engine.healthy is False for place in places)
