@@ -38,12 +38,17 @@ DIRECTIVES = {
     "binding": False,  # bound C functions: a hook is called at half the cost
     "annotation_typing": False,  # types come from the .pxd alone: an annotation says `int` where a C integer is meant
     "embedsignature": False,
+    "auto_pickle": False,  # nobody pickles a connection; a tenth of all code, and some methods of each class
     "initializedcheck": False,
     "optimize.use_switch": True,
 }
 # In Python's own source: None where an object was meant raises, as it does uncompiled, and does not crash.
 SAME_SOURCE = {"nonecheck": True}
-COMPILE = ["-O2", "-fno-plt", "-fno-semantic-interposition", "-g0", "-Wno-unused-function", "-Wno-maybe-uninitialized"]
+# (No tables for unwinding, which only C++ and debuggers read: they are a twentieth of what a process maps.)
+COMPILE = [
+    *("-O2", "-fno-plt", "-fno-semantic-interposition", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-g0"),
+    *("-Wno-unused-function", "-Wno-maybe-uninitialized"),
+]
 
 
 def wanted() -> str:
