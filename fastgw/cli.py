@@ -77,9 +77,10 @@ def _serve(argv: Sequence[str]) -> int:
 
     # Everything made until traffic comes is there to stay; looking for garbage in it costs five milliseconds of the start.
     gc.disable()
-    from fastgw.early import import_msgspec
+    from fastgw.early import import_loop, import_msgspec
 
     import_msgspec()
+    import_loop()
     try:
         return _serve_until_stopped(argv)
     finally:

@@ -3,11 +3,16 @@ whoever of them is right.
 
 Owns: that question, for the heads that are legal and merely unusual, which the complete path alone accepts. It asks for no
 field: what those say is the tests' to compare, for a call for each costs more than the whole verdict.
+
+httptools is imported when it is first asked: hardly any client sends such a head, and the start need not wait for it.
 """
 
 from __future__ import annotations
 
-import httptools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httptools
 
 
 class _Ended:
@@ -26,6 +31,8 @@ _ENDED = _Ended()
 
 
 def _framed(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, head: bytes) -> bool:
+    import httptools
+
     ended = _ENDED
     ended.yes = False
     try:
@@ -42,9 +49,13 @@ def _framed(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, 
 
 def agrees(head: bytes) -> bool:
     """Whether httptools, too, reads a request head that ends where ``head`` does, not before."""
+    import httptools
+
     return _framed(httptools.HttpRequestParser(_ENDED), head)
 
 
 def agrees_of_response(head: bytes) -> bool:
     """The same of a response's head."""
+    import httptools
+
     return _framed(httptools.HttpResponseParser(_ENDED), head)
