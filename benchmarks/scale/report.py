@@ -13,7 +13,7 @@ from benchmarks.wire.report import spread
 FLAT = 1.10
 """Flat means: the median of the ratios to the smallest size is no more than this. Two gateways of the same size differ by
 about five per cent on a shared machine."""
-STREAM_BYTES = 12 * 1024
+STREAM_BYTES = 6_000
 STREAMS = 10_000
 
 Bar = dict[str, Any]
