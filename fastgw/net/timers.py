@@ -15,6 +15,8 @@ from typing import Final
 from fastgw.net.clock import monotonic
 
 TICK_S: Final = 0.1
+TURN_S: Final = 0.0005  # ten thousand may be due in one tick: so long they hold the loop, and go on in its next turn
+LOT: Final = 8  # looked at between two looks at the clock
 NEVER: Final = float("inf")
 
 
@@ -100,8 +102,10 @@ class TimerWheel:
         now = monotonic()
         current = int(now / TICK_S)
         order = self._order
+        count, lot = 0, LOT
         while order and order[0] <= current:
-            bucket = self._buckets.pop(heapq.heappop(order))
+            slot = heapq.heappop(order)
+            bucket = self._buckets.pop(slot)
             # Popped one by one: an expiry may disarm its neighbours (a client's closes its upstream).
             while bucket:
                 entry = bucket.pop()
@@ -111,5 +115,18 @@ class TimerWheel:
                 elif entry.deadline != NEVER:
                     # Never into a bucket that this very loop would pop again.
                     self._insert(entry, max(int(entry.deadline / TICK_S) + 1, current + 1))
+                count += 1
+                if not count % lot and monotonic() - now > TURN_S:
+                    self._put_back(bucket, slot)
+                    return
         if self._handle is None:
             self._sleep()
+
+    def _put_back(self, bucket: set[Timed], slot: int) -> None:
+        """What is left of a bucket has the loop's next turn."""
+        if slot in self._buckets:
+            self._buckets[slot] |= bucket
+        elif bucket:
+            self._buckets[slot] = bucket
+            heapq.heappush(self._order, slot)
+        self._sleep()

@@ -2,6 +2,8 @@ cimport cython
 
 from fastgw.net.clock cimport monotonic
 
+cdef double TURN_S
+
 cdef class Timed:
     cdef public double deadline
     cdef public long wheel_slot
@@ -18,5 +20,7 @@ cdef class TimerWheel:
     cpdef arm(self, Timed entry, double deadline)
     cpdef disarm(self, Timed entry)
     cdef _insert(self, Timed entry, long slot)
+    cdef _put_back(self, set bucket, long slot)
     cdef _sleep(self)
+    @cython.locals(now=cython.double, current=cython.long, count=cython.long, lot=cython.long, slot=cython.long)
     cpdef _tick(self)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from itertools import pairwise
 from time import monotonic
 
 import pytest
 
-from fastgw.net.timers import NEVER, TICK_S, Timed, TimerWheel
+from fastgw.net.timers import LOT, NEVER, TICK_S, Timed, TimerWheel
 
 
 class Entry(Timed):
@@ -31,6 +32,53 @@ async def test_a_deadline_fires_once_not_early_and_within_two_ticks() -> None:
         assert len(entry.fired) == 1
         assert 0 <= entry.fired[0] - deadline < 2.5 * TICK_S
     assert len(wheel) == 0
+    wheel.close()
+
+
+class Slow(Entry):
+    """Takes a millisecond of the loop to end."""
+
+    def expired(self, now: float) -> None:
+        super().expired(now)
+        end = monotonic() + 0.001
+        while monotonic() < end:
+            pass
+
+
+async def test_many_that_are_due_at_once_let_the_loop_have_its_turn() -> None:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    entries = [Slow() for _ in range(20 * LOT)]
+    due = monotonic() + 0.01
+    for entry in entries:
+        wheel.arm(entry, due)
+    done = [0]
+    while done[-1] < len(entries):
+        await asyncio.sleep(0)
+        done.append(sum(len(entry.fired) for entry in entries))
+    assert max(after - before for before, after in pairwise(done)) <= LOT
+    assert [len(entry.fired) for entry in entries] == [1] * len(entries)
+    assert len(wheel) == 0
+    wheel.close()
+
+
+async def test_who_waits_for_the_next_turn_may_still_be_moved_or_forgotten() -> None:
+    wheel = TimerWheel(asyncio.get_running_loop())
+    entries = [Slow() for _ in range(4 * LOT)]
+    due = monotonic() + 0.01
+    for entry in entries:
+        wheel.arm(entry, due)
+    waiting = entries
+    while len(waiting) == len(entries):
+        await asyncio.sleep(0)
+        waiting = [entry for entry in entries if not entry.fired]
+    assert len(waiting) == 3 * LOT
+    gone, moved = waiting[0], waiting[1]
+    wheel.disarm(gone)
+    moved.deadline = monotonic() + 60.0
+    for _ in range(len(entries)):
+        await asyncio.sleep(0)
+    assert [len(entry.fired) for entry in waiting] == [0, 0, *[1] * (3 * LOT - 2)]
+    assert len(wheel) == 1
     wheel.close()
 
 
