@@ -72,6 +72,17 @@ def test_a_start_imports_what_serves_the_first_request_and_no_more(tmp_path: Pat
     assert {"_decimal", "_hashlib", "_ssl", "encodings.idna"} & set(names) == set()
 
 
+def test_a_store_brings_sqlite_and_no_openssl(tmp_path: Path) -> None:
+    """(`secrets` and `hashlib` would.)"""
+    names, said = imported(
+        "-P", "-m", "fastgw", "serve", "--engine", "http://127.0.0.1:1", "--port", "0", "--state-dir", "state",
+        cwd=tmp_path, env={"PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert '"listening"' in said
+    assert "sqlite3" in names
+    assert {"_hashlib", "_ssl", "pathlib", "tempfile", "urllib.parse"} & set(names) == set()
+
+
 def test_what_may_be_imported_is(tmp_path: Path) -> None:
     """The list shrinks with what is imported."""
     names, _ = imported(

@@ -6,7 +6,6 @@ may be a key that somebody has pasted.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -112,6 +111,8 @@ def _networks(value: object, now: float) -> tuple[str, ...]:
 
 
 def _network(one: object, place: int) -> str:
+    import ipaddress
+
     if isinstance(one, str) and len(one) <= 64 and "%" not in one:
         try:
             network = ipaddress.ip_network(one, strict=False)

@@ -10,10 +10,8 @@ The functions take a :class:`Database` first and block, so the gateway runs them
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 import json
-import secrets
+import os
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from fastgw.digests import digest as digest_of
 from fastgw.limits.key import KeyRecord
 from fastgw.store.database import Database
 from fastgw.store.fields import ID, MAX_TEXT, PREFIX, KeyProblems, read_fields
@@ -63,8 +62,8 @@ class AuditRow(NamedTuple):
 # --- texts
 def new_key() -> tuple[str, bytes]:
     """A new key's text and its digest."""
-    text = PREFIX + urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).rstrip(b"=").decode()
-    return text, hashlib.sha256(text.encode()).digest()
+    text = PREFIX + urlsafe_b64encode(os.urandom(KEY_BYTES)).rstrip(b"=").decode()
+    return text, digest_of(text.encode())
 
 
 # --- looking
@@ -165,7 +164,7 @@ def create(database: Database, fields: Mapping[str, object], actor: str, now: fl
     text, digest = new_key()
     with database.transaction():
         record = KeyRecord(
-            id="key_" + secrets.token_hex(8), digest=digest, created_at=now, revision=database.next_revision(), **values
+            id="key_" + os.urandom(8).hex(), digest=digest, created_at=now, revision=database.next_revision(), **values
         )
         marks = ", ".join("?" * len(_COLUMNS))
         database.change(f"INSERT INTO keys ({', '.join(_COLUMNS)}) VALUES ({marks})", _row(record))  # noqa: S608
@@ -268,8 +267,11 @@ def _record(row: tuple[Any, ...]) -> KeyRecord | None:
             values[name] = () if text == "[]" else _texts(text)  # most have none, and a start reads all
         for name in ("disabled", "deleted"):
             values[name] = _FLAGS[values[name]]
-        for network in values["networks"]:
-            ipaddress.ip_network(network, strict=False)
+        if values["networks"]:
+            from ipaddress import ip_network  # (as `_copied` of `reading`: where nothing needs it, a start does without)
+
+            for network in values["networks"]:
+                ip_network(network, strict=False)
         record = msgspec.convert(values, KeyRecord)
     except (KeyError, TypeError, ValueError):  # those of ipaddress and msgspec among them
         return None

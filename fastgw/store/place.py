@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import os
 import pwd
-import secrets
 import sqlite3
 import stat
 import time
@@ -247,7 +246,7 @@ def make(path: str, *, closed: bool) -> None:
 
     ``closed`` as for :func:`fastgw.store.schema.build`. Raises OSError and ``sqlite3.Error``; nothing is left behind then.
     """
-    fresh = f"{path}{_BEING_MADE}{secrets.token_hex(8)}"
+    fresh = f"{path}{_BEING_MADE}{os.urandom(8).hex()}"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sqlite3
-import tempfile
 from contextlib import suppress
 
 from fastgw.store import place
@@ -62,6 +60,9 @@ def _still(path: str) -> Database:
 
 
 def _copied(path: str) -> Database:
+    import shutil
+    import tempfile
+
     copy = tempfile.TemporaryDirectory(prefix="fastgw-")
     try:
         if shutil.disk_usage(copy.name).free < 3 * os.stat(path).st_size:

@@ -9,7 +9,7 @@ version or at the next, never between. Must never: touch a file that is not ours
 from __future__ import annotations
 
 import errno
-import secrets
+import os
 import sqlite3
 from functools import cache
 from typing import Final
@@ -224,7 +224,7 @@ def build(connection: sqlite3.Connection, *, closed: bool) -> None:
     for statements in MIGRATIONS:
         for statement in statements:
             connection.execute(statement)
-    connection.execute("INSERT INTO meta VALUES ('store', ?)", (secrets.token_hex(8),))
+    connection.execute("INSERT INTO meta VALUES ('store', ?)", (os.urandom(8).hex(),))
     if closed:
         connection.execute("INSERT INTO meta VALUES ('closed', 1)")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
