@@ -163,6 +163,18 @@ def test_text_may_be_of_any_length_and_end_anywhere(side: Any) -> None:
             assert side.read(b'{"x":"' + b"a" * size, DEPTH, 16).fault == Fault.NO_JSON
 
 
+def test_what_follows_an_escape_is_read_as_what_does_not() -> None:
+    """From the first escape on text goes by larger blocks: each length of what lies between, each kind of what ends it."""
+    for size in range(140):
+        text = b"\\n" + b"a" * size
+        for odd in (b"\\t", b"\\/", b"\\u00e9", b"\xc3\xa9", b"\\\\", b'\\"', b"\\\\\\\"", *WRONG_IN_TEXT):
+            for more in (b"", b"b" * 80):
+                hold(b'{"model":"m","prompt":"' + text + odd + more + b'"}')
+        hold(b'{"model":"m","prompt":"' + text)
+        hold(b'{"model":"m","prompt":"' + text + b"\\" * 61 + b"b" * 70 + b'"}')
+        hold(b'{"model":"m","prompt":"' + text + b"\\" * 62 + b'"}')
+
+
 @pytest.mark.parametrize("side", SIDES, ids=lambda side: side.__file__.rpartition(".")[2])
 def test_many_models_are_told_apart(side: Any) -> None:
     names = [f"{chance}-model-{number}" for chance in "abc" for number in range(300)]
