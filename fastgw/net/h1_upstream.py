@@ -34,8 +34,8 @@ from fastgw.protocol.start import RequestStart
 from fastgw.stats import Stats
 
 MAX_INTERIM: Final = 16  # 1xx responses before the real one
-# Bodies up to this go out in one send with their head: a copy of a larger one costs more than a second system call.
-JOIN_BYTES: Final = 65536
+# Bodies up to this are joined with their head: a copy of a larger one costs more than the call that takes two.
+JOIN_BYTES: Final = 8192
 
 
 class UpstreamState(enum.IntEnum):
@@ -133,11 +133,13 @@ class H1UpstreamStream(UpstreamStream):
         size = len(body)
         if not size:
             wire.write(head)
-        elif size > JOIN_BYTES:
-            wire.write(head)
-            self.write(body)
+            return
+        if length < 0:
+            body = frame(body, False)
+        if size > JOIN_BYTES:
+            wire.write_both(head, body)
         else:
-            wire.write(head + (frame(body, False) if length < 0 else body))
+            wire.write(head + body)
 
     def write(self, data: bytes) -> int:
         return self.conn.wire.write(frame(data, False) if self._chunked else data)

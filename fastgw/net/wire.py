@@ -4,7 +4,8 @@ A wire is held by a connection, which speaks a protocol over it and is told what
 descriptor, its registration at the poller, and the bytes that the kernel would not take yet. There is no transport: a poller
 and direct system calls cost next to nothing over C. Invariant: the residue is queued only when a ``send`` came back short, and
 whoever produced the bytes is told (``write`` returns ``QUEUED``) so that it stops reading its own source; so the queue never
-holds more than one read's worth of bytes plus a head.
+holds more than one read's worth of bytes plus a head, or the one body that its holder has anyway. What the kernel did not take
+stays where it lies: only what is small beside the object that it is the end of is copied out.
 
     Wire       the descriptor, the poller, the residue
     PlainWire  bytes pass as they are
@@ -20,13 +21,15 @@ import struct
 from collections import deque
 from typing import Final
 
-from fastgw.accel.sockets import keep, recv, send, unacknowledged, unread
+from fastgw.accel.sockets import keep, recv, send, send_both, send_from, unacknowledged, unread
 from fastgw.net.poller import LEFT, READ, WRITE, Polled, Reactor
 from fastgw.net.timers import Timed
 
 Address = tuple[int, object]  # family, socket address
 
 RECV_BYTES: Final = 65536
+WORTH_COPYING: Final = 16384
+"""Less than so much at the end of an object is copied out of it, where it has to wait."""
 
 SENT: Final = 1  # everything went to the kernel
 QUEUED: Final = 0  # a residue waits: stop producing until it has gone
@@ -73,7 +76,7 @@ NOBODY: Final = Holder()
 class Wire(Polled):
     """A socket and its residue; see the head of this file."""
 
-    __slots__ = ("_dialling", "_queue", "closed", "holder", "poller", "queued_bytes", "reading", "sock")
+    __slots__ = ("_dialling", "_queue", "_taken", "closed", "holder", "poller", "queued_bytes", "reading", "sock")
 
     def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
         super().__init__()
@@ -86,6 +89,7 @@ class Wire(Polled):
         self.queued_bytes = 0
         self._dialling = False
         self._queue: deque[bytes] | None = None
+        self._taken = 0  # bytes of the first in the queue that have gone
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "reading" if self.reading else "held"
@@ -142,6 +146,10 @@ class Wire(Polled):
         """Send ``data`` now; what the kernel does not take is queued. Returns ``SENT``, ``QUEUED`` or ``DEAD``."""
         raise NotImplementedError
 
+    def write_both(self, head: bytes, body: bytes) -> int:
+        """Send two one behind the other, as :meth:`write` does; ``body`` is not copied, whatever the kernel takes of it."""
+        raise NotImplementedError
+
     def shutdown(self) -> None:
         """Close our side: no more is written. Raises OSError where the socket is broken."""
         raise NotImplementedError
@@ -159,9 +167,20 @@ class Wire(Polled):
 
     def _put_aside(self, data: bytes, sent: int) -> int:
         """Queue what the kernel did not take of ``data``."""
+        left = len(data) - sent
+        if sent and left < WORTH_COPYING:
+            data = keep(data, sent)
+            sent = 0
+        elif not sent:
+            data = keep(data)
+        return self._wait_with(data, sent)
+
+    def _wait_with(self, data: bytes, sent: int) -> int:
+        """Queue ``data``, of which ``sent`` bytes have gone, as it is."""
         if self._queue is None:
             self._queue = deque()
-        self._queue.append(keep(data, sent))
+        self._queue.append(data)
+        self._taken = sent
         self.queued_bytes = len(data) - sent
         self.poller.watch(self, self.interest | WRITE)
         holder = self.holder
@@ -183,7 +202,7 @@ class Wire(Polled):
         while queue:
             data = queue[0]
             try:
-                sent = send(self.fd, data)
+                sent = send_from(self.fd, data, self._taken)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -191,17 +210,18 @@ class Wire(Polled):
                 holder.on_broken()
                 return
             self.queued_bytes -= sent
-            if sent < len(data):
-                queue[0] = data[sent:]
+            self._taken += sent
+            if self._taken < len(data):
                 holder.on_progressed()
                 return
+            self._taken = 0
             queue.popleft()
         self.poller.watch(self, self.interest & ~WRITE)
         holder.on_written()
 
     def _drop_queue(self) -> None:
         if self.queued_bytes:
-            self.queued_bytes = 0
+            self.queued_bytes = self._taken = 0
             if self._queue is not None:
                 self._queue.clear()
             if not self.closed:
@@ -261,6 +281,26 @@ class PlainWire(Wire):
         except OSError:
             return DEAD
         return SENT if sent == len(data) else self._put_aside(data, sent)
+
+    def write_both(self, head: bytes, body: bytes) -> int:
+        if self.queued_bytes:
+            self._put_behind(head)
+            return self._put_behind(body)
+        if self.closed:
+            return DEAD
+        try:
+            sent = send_both(self.fd, head, body)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            return DEAD
+        size = len(head)
+        if sent == size + len(body):
+            return SENT
+        if sent >= size:
+            return self._wait_with(body, sent - size)
+        self._put_aside(head, sent)
+        return self._put_behind(body)
 
     def shutdown(self) -> None:
         self.sock.shutdown(socket.SHUT_WR)

@@ -58,6 +58,19 @@ cdef extern from *:
     #pragma GCC diagnostic pop
     #endif
 
+    static ssize_t fastgw_send_both(int fd, char *first, size_t n_first, char *second, size_t n_second) {
+        struct iovec both[2];
+        struct msghdr message;
+        both[0].iov_base = first;
+        both[0].iov_len = n_first;
+        both[1].iov_base = second;
+        both[1].iov_len = n_second;
+        memset(&message, 0, sizeof message);
+        message.msg_iov = both;
+        message.msg_iovlen = 2;
+        return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    }
+
     static int fastgw_queued(int fd, unsigned long question) {
         int count = 0;
         return ioctl(fd, question, &count) ? -1 : count;
@@ -65,6 +78,7 @@ cdef extern from *:
     """
     ssize_t c_recv "recv"(int fd, void *buffer, size_t size, int flags)
     ssize_t c_send "send"(int fd, const void *data, size_t size, int flags)
+    ssize_t fastgw_send_both(int fd, char *first, size_t n_first, char *second, size_t n_second)
     int fastgw_queued(int fd, unsigned long question)
     void fastgw_fill(PyObject *data, Py_ssize_t size)
     bint FASTGW_SOLE_OWNER(PyObject *data)
@@ -136,6 +150,38 @@ cpdef Py_ssize_t send(int fd, bytes data) except -1:
         raise TypeError("a bytes-like object is required, not 'NoneType'")
     while True:
         size = c_send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT)
+        if size >= 0:
+            n_sends += 1
+            return size
+        interrupted()
+
+
+cpdef Py_ssize_t send_from(int fd, bytes data, Py_ssize_t start) except -1:
+    """How many bytes of ``data[start:]`` the kernel took."""
+    global n_sends
+    cdef ssize_t size
+    if data is None:
+        raise TypeError("a bytes-like object is required, not 'NoneType'")
+    if not 0 <= start <= PyBytes_GET_SIZE(data):
+        raise ValueError("start is not within data")
+    while True:
+        size = c_send(fd, PyBytes_AS_STRING(data) + start, PyBytes_GET_SIZE(data) - start, MSG_NOSIGNAL | MSG_DONTWAIT)
+        if size >= 0:
+            n_sends += 1
+            return size
+        interrupted()
+
+
+cpdef Py_ssize_t send_both(int fd, bytes first, bytes second) except -1:
+    """How many bytes of the two, one behind the other, the kernel took."""
+    global n_sends
+    cdef ssize_t size
+    if first is None or second is None:
+        raise TypeError("a bytes-like object is required, not 'NoneType'")
+    while True:
+        size = fastgw_send_both(
+            fd, PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first), PyBytes_AS_STRING(second), PyBytes_GET_SIZE(second)
+        )
         if size >= 0:
             n_sends += 1
             return size

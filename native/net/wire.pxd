@@ -1,10 +1,11 @@
 cimport cython
 
-from fastgw.accel.sockets cimport keep, recv, send, unacknowledged, unread
+from fastgw.accel.sockets cimport keep, recv, send, send_both, send_from, unacknowledged, unread
 from fastgw.net.poller cimport Polled, Poller, Reactor
 from fastgw.net.timers cimport Timed
 
 cdef int LEFT, READ, WRITE
+cdef Py_ssize_t WORTH_COPYING
 
 cdef class Holder(Timed):
     cpdef on_readable(self)
@@ -19,6 +20,7 @@ cdef class Wire(Polled):
     cdef public object sock
     cdef object _queue
     cdef bint _dialling
+    cdef Py_ssize_t _taken
     cdef public Holder holder
     cdef public Poller poller
     cdef public bint closed, reading
@@ -32,10 +34,13 @@ cdef class Wire(Polled):
     cpdef bint unread(self) except -1
     cpdef bint silent_since(self, long long turn) except -1
     cpdef int write(self, bytes data) except -2
+    cpdef int write_both(self, bytes head, bytes body) except -2
     cpdef shutdown(self)
     cpdef Py_ssize_t unacknowledged(self) except -1
     cdef int _put_behind(self, bytes data) except -2
+    @cython.locals(left=cython.Py_ssize_t)
     cdef int _put_aside(self, bytes data, Py_ssize_t sent) except -2
+    cdef int _wait_with(self, bytes data, Py_ssize_t sent) except -2
     cdef _drop_queue(self)
     cpdef int dial(self, object address) except -1
     cpdef take(self, object sock)

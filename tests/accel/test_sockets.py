@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from fastgw.accel import sockets
-from fastgw.accel.sockets import keep, recv, send, unacknowledged, unread
+from fastgw.accel.sockets import keep, recv, send, send_both, send_from, unacknowledged, unread
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -44,6 +44,27 @@ def test_what_is_sent_arrives(pair: Pair) -> None:
     assert theirs.recv(10) == b"answer"
 
 
+def test_the_end_of_one_and_two_in_one_call(pair: Pair) -> None:
+    ours, theirs = pair
+    fd = ours.fileno()
+    for start, sent in ((0, b"answer"), (2, b"swer"), (5, b"r"), (6, b"")):
+        assert send_from(fd, b"answer", start) == len(sent)
+        assert not sent or theirs.recv(10) == sent
+    for start in (-1, 7):
+        with pytest.raises(ValueError, match="start is not within data"):
+            send_from(fd, b"answer", start)
+    for one, two in ((b"head", b"body"), (b"", b"body"), (b"head", b"")):
+        assert send_both(fd, one, two) == len(one + two)
+        assert theirs.recv(20) == one + two
+    much = bytes(32 << 20)
+    assert 4 < send_both(fd, b"head", much) < len(much)
+    with pytest.raises(BlockingIOError):  # noqa: PT012  (the loop is the test)
+        while True:
+            send_from(fd, much, 1)
+    with pytest.raises(BlockingIOError):
+        send_both(fd, b"head", b"body")
+
+
 def test_the_end_of_the_stream_is_empty_bytes(pair: Pair) -> None:
     ours, theirs = pair
     theirs.close()
@@ -73,7 +94,8 @@ def test_a_reset_is_a_connection_error(pair: Pair) -> None:
 
 
 def test_no_descriptor_is_an_error_not_a_crash() -> None:
-    for call in (lambda: recv(-1, 10), lambda: send(-1, b"x")):
+    calls = (lambda: recv(-1, 10), lambda: send(-1, b"x"), lambda: send_from(-1, b"x", 0), lambda: send_both(-1, b"x", b"y"))
+    for call in calls:
         with pytest.raises(OSError, match="Bad file descriptor"):
             call()
     assert unread(-1) is True, "nobody may reuse such a connection"
