@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from fastgw.accel.heads import RequestHead
+from fastgw.accel.landing import Landing
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange import asking
@@ -29,6 +30,7 @@ from fastgw.exchange.phases import (
     LOCAL,
     MERGING,
     QUEUED,
+    RECEIVING,
     RELAYING,
     TUNNEL,
     WAITING,
@@ -81,6 +83,13 @@ class Exchange(ExchangeState):
             intake.take(self, data, last)
         except GatewayError as error:
             self.fail(error)
+
+    def landing(self, length: int) -> Landing | None:
+        """Where a body that is needed whole, and comes as it is, is received."""
+        if self.phase != RECEIVING or self.upload is not None or self.intake is not None:
+            return None
+        self.intake = Intake()
+        return self.intake.land(length)
 
     def whole(self, body: bytes) -> None:
         """The body has come."""

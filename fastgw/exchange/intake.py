@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from fastgw.accel.landing import Landing
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError
 from fastgw.exchange.context import Context
@@ -32,11 +33,11 @@ class Receiving(Host, Protocol):
 class Intake:
     """See the head of this file. ``decoder``: of a packed body."""
 
-    __slots__ = ("_pieces", "_turn_due", "decoder")
+    __slots__ = ("_landing", "_turn_due", "decoder")
 
     def __init__(self, decoder: Decoder | None = None) -> None:
         self.decoder = decoder
-        self._pieces: bytearray | None = None
+        self._landing: Landing | None = None
         self._turn_due = False
 
     def take(self, exchange: Receiving, data: bytes, last: bool) -> None:
@@ -65,8 +66,11 @@ class Intake:
                 self.in_turn(exchange)
 
     def _arrived(self, exchange: Receiving, data: bytes, last: bool) -> None:
-        """Bytes of the body itself."""
-        exchange.bytes_in += len(data)
+        """Bytes of the body itself, unless they have come to where it is received."""
+        landing = self._landing
+        landed = landing is not None and landing.length >= 0
+        size = landing.got - exchange.bytes_in if landing is not None and landed else len(data)
+        exchange.bytes_in += size
         upload = exchange.upload
         if upload is not None:
             if upload.unread is not None:
@@ -84,25 +88,32 @@ class Intake:
                 upload.take(exchange, data, last)
             return
         if exchange.bytes_in > exchange.gateway.max_body_bytes:
-            self._pieces = None
+            self._landing = None
             raise GatewayError("body_too_large", detail="crossed while reading")
-        exchange.hold(len(data))
-        if self._pieces is None and not last:
+        exchange.hold(size)
+        if landing is None:
+            if last:
+                self._whole(exchange, keep(data))
+                return
             # One buffer: a list of two-byte pieces would hold twenty times what the client sent.
-            self._pieces = bytearray()
-        if self._pieces is not None:
-            self._pieces += data
-        if not last:
-            return
-        if self._pieces is None:
-            body = keep(data)
-        else:
-            body = bytes(self._pieces)
-            self._pieces = None
+            landing = self.land(-1)
+        if not landed:
+            landing.put(data)
+        if last:
+            self._whole(exchange, landing.whole())
+
+    def _whole(self, exchange: Receiving, body: bytes) -> None:
+        """All of it is there."""
+        self._landing = None
         if self.decoder is not None:
             exchange.let_go(self.decoder.counted_bytes)
             self.decoder = None
         exchange.whole(body)
+
+    def land(self, length: int) -> Landing:
+        """Where the body is received: ``length`` bytes, -1 = nobody knows how many, and they are put there."""
+        self._landing = Landing(length)
+        return self._landing
 
     def in_turn(self, exchange: Receiving) -> None:
         """Go on when everybody else has had a turn."""
@@ -144,4 +155,4 @@ class Intake:
 
     def forget(self) -> None:
         """Nothing of the body is needed any more."""
-        self._pieces = None
+        self._landing = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastgw.accel.heads import RequestHead, ResponseHead
+from fastgw.accel.landing import Landing
 from fastgw.errors import GatewayError
 from fastgw.net.timers import NEVER, Timed, TimerWheel
 from fastgw.net.wire import Holder
@@ -37,6 +38,11 @@ class Sink:
     def on_body(self, data: bytes, last: bool) -> None:
         """Bytes of the request body, without its framing; ``last`` comes exactly once."""
         raise NotImplementedError
+
+    def landing(self, length: int) -> Landing | None:
+        """Where a body of ``length`` bytes is to be received as it is; None = nowhere. :meth:`on_body` is told without bytes
+        then: they have come there."""
+        return None
 
     def on_gone(self, how: str) -> None:
         """The client left (``"fin"`` or ``"reset"``). Nothing can be written any more."""

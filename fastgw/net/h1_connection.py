@@ -20,10 +20,10 @@ from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError
 from fastgw.net.client import MAX_REFUSALS, NO_HEAD, ClientStream, ConnLimits, Service
 from fastgw.net.clock import monotonic
-from fastgw.net.h1_client import H1ClientStream, Host
+from fastgw.net.h1_arrival import Arrival
+from fastgw.net.h1_client import H1ClientStream
 from fastgw.net.h1_states import (
     BODY,
-    BODY_PROGRESS_BYTES,
     BUSY,
     CLOSED,
     DISCARD,
@@ -38,33 +38,25 @@ from fastgw.net.h1_states import (
     PIPELINED_BYTES,
     SURPLUS_BYTES,
     TUNNEL,
-    State,
 )
 from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER, TICK_S
 from fastgw.net.wire import RECV_BYTES, Wire
-from fastgw.protocol.body import LengthSource, Source
+from fastgw.protocol.body import LengthSource
 from fastgw.protocol.http1.framing import RequestChunks
 from fastgw.protocol.http1.server import RequestReader
-from fastgw.protocol.http1.writer import CONTINUE
 from fastgw.stats import Stats
 
 
-class H1Connection(Host):
+class H1Connection(Arrival):
     """A client's connection; see the head of this file."""
 
     __slots__ = (
         "_advancing",  # a turn is to come, or under way
-        "_drained_bytes",  # bytes seen in BODY since the last progress, in DISCARD, in LINGER
-        "body",
-        "body_begun",
         "read_bytes",
         "reader",
         "service",
-        "state",
         "stats",
-        "stream",
-        "surplus",
     )
 
     def __init__(
@@ -77,15 +69,10 @@ class H1Connection(Host):
         address = b"x-forwarded-for: %b\r\n" % peer_ip.encode() if peer_ip != "unix" else b""
         forwarded = b"" if trusted else address + b"x-forwarded-proto: http\r\n"
         # (Gone with the end: they would keep each other alive until a collection.)
-        self.stream: H1ClientStream | None = H1ClientStream(self, reactor.wheel, service, peer_ip, trusted, forwarded)
+        self.stream = H1ClientStream(self, reactor.wheel, service, peer_ip, trusted, forwarded)
         self.reader = RequestReader(limits.head_bytes, limits.header_count)
-        self.state: State = HEAD
-        self.body: Source | None = None
-        self.body_begun = False  # some of it has come
-        self.surplus = b""
         self.read_bytes = PIPELINED_BYTES
         self._advancing = False
-        self._drained_bytes = 0
         stats.connections_open += 1
         stats.connections_total += 1
         wire.holder = self
@@ -102,20 +89,31 @@ class H1Connection(Host):
     # --- bytes in
     def on_readable(self) -> None:
         state = self.state
+        body = self.body if state is BODY else None
+        landing = body.landing if body is not None else None
+        data = b""
+        size = 0
         try:
-            data = self.wire.recv(RECV_BYTES if state is BODY else self.read_bytes)
+            if landing is not None:
+                size = self.wire.land(landing)
+            else:
+                data = self.wire.recv(self.read_bytes if body is None else RECV_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self._gone("reset")
             return
-        if not data:
+        if not data and not size:
             self._gone("fin")
             return
         stream = self.stream
         assert stream is not None
         try:
-            if state is HEAD:
+            if size:
+                assert isinstance(body, LengthSource)
+                body.took(size)
+                self._came(b"", size)
+            elif state is HEAD:
                 if self.surplus:
                     self._take_early(data)  # its turn is to come: nothing overtakes what waits
                 else:
@@ -137,13 +135,6 @@ class H1Connection(Host):
                     self.wire.hold()
         except Exception as error:
             self.service.crashed(stream, error)
-
-    def go_ahead(self) -> None:
-        stream = self.stream
-        if stream is None or not stream.head.expect or self.body is None or self.body_begun:
-            return
-        if self.state is OPENING or self.state is BODY:
-            self.wire.write(CONTINUE)
 
     def on_left(self) -> None:
         self._gone("fin")
@@ -195,8 +186,15 @@ class H1Connection(Host):
             self.state = BODY
             self._drained_bytes = 0
             self.reactor.wheel.arm(self, stream.received_at + self.limits.body_s)
+            sink = stream.sink
+            source = self.body
+            assert sink is not None
+            assert source is not None
+            landing = source.landing = sink.landing(length) if length > 0 else None
             if rest:
                 self._take_body(rest)
+                if landing is not None and len(data) >= self.read_bytes and self.state is BODY and self.wire.reading:
+                    self.on_readable()  # there is more: its turn is not over yet
         elif self.state is DISCARD and rest:
             self._take_discarded(rest)
 
@@ -207,36 +205,6 @@ class H1Connection(Host):
         stream.head = NO_HEAD
         stream.sent = 0
         self.service.refuse(stream, error)
-
-    def _take_body(self, data: bytes) -> None:
-        body = self.body
-        stream = self.stream
-        assert body is not None
-        assert stream is not None
-        sink = stream.sink
-        assert sink is not None
-        self.body_begun = True
-        try:
-            payload = body.feed(data)
-        except GatewayError as error:
-            self.body = None
-            self.state = BUSY
-            sink.on_error(error)
-            return
-        if body.done:
-            self.body = None
-            self.surplus = body.rest
-            self.state = BUSY
-            self.deadline = NEVER
-            sink.on_body(payload, True)
-            return
-        self._drained_bytes += len(data)
-        if self._drained_bytes >= BODY_PROGRESS_BYTES:
-            # A trickle is a stall too: only so many bytes buy more time.
-            self._drained_bytes = 0
-            self.deadline = monotonic() + self.limits.body_s
-        if payload:
-            sink.on_body(payload, False)
 
     def _take_early(self, data: bytes) -> None:
         self.surplus = self.surplus + data if self.surplus else keep(data)
@@ -258,11 +226,6 @@ class H1Connection(Host):
             self._rest()
         elif self._drained_bytes > DISCARD_BYTES:
             self.linger()
-
-    def body_unwelcome(self) -> bool:
-        body = self.body
-        stream = self.stream
-        return body is not None and stream is not None and (stream.head.expect != 0 or body.left > DISCARD_BYTES)
 
     def _gone(self, how: str) -> None:
         stream = self.stream
@@ -332,6 +295,7 @@ class H1Connection(Host):
             if body.left > DISCARD_BYTES:
                 self.linger()
                 return
+            body.landing = None
             self._drained_bytes = 0
             self.state = DISCARD
             self.wire.resume()
@@ -358,7 +322,8 @@ class H1Connection(Host):
         if self.surplus:
             self._next_turn()
         else:
-            self.read_bytes = RECV_BYTES
+            # (Of what may be a long one again, what comes with the head is copied: it is to be little.)
+            self.read_bytes = PIPELINED_BYTES if self._long else RECV_BYTES
         if not wire.reading and len(self.surplus) < SURPLUS_BYTES:
             self.resume()
 
@@ -446,22 +411,6 @@ class H1Connection(Host):
 
     def on_broken(self) -> None:
         self._gone("reset")
-
-    def overdue(self) -> bool:
-        if self.state is not BODY or not self.wire.reading or self.wire.queued_bytes:
-            return False
-        self._body_late("request_timeout_s reached within the body")
-        return True
-
-    def _body_late(self, detail: str) -> None:
-        stream = self.stream
-        assert stream is not None
-        sink = stream.sink
-        self.body = None
-        self.state = BUSY
-        self.deadline = NEVER
-        if sink is not None:
-            sink.on_error(GatewayError("request_timeout", detail=detail))
 
     def expired(self, now: float) -> None:
         state = self.state

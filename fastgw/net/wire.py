@@ -21,6 +21,7 @@ import struct
 from collections import deque
 from typing import Final
 
+from fastgw.accel.landing import Landing
 from fastgw.accel.sockets import keep, recv, send, send_both, send_from, unacknowledged, unread
 from fastgw.net.poller import LEFT, READ, WRITE, Polled, Reactor
 from fastgw.net.timers import Timed
@@ -28,6 +29,8 @@ from fastgw.net.timers import Timed
 Address = tuple[int, object]  # family, socket address
 
 RECV_BYTES: Final = 65536
+LAND_BYTES: Final = 1 << 20
+"""Of a body that is received where it stays, in one read: 0.35 to 0.5 ms, with the pages that it touches first."""
 WORTH_COPYING: Final = 16384
 """Less than so much at the end of an object is copied out of it, where it has to wait."""
 
@@ -99,6 +102,10 @@ class Wire(Polled):
     def recv(self, size: int) -> bytes:
         """What is there, ``size`` bytes at most; b"" at the end. Raises BlockingIOError where there is nothing, OSError where
         the socket is broken."""
+        raise NotImplementedError
+
+    def land(self, landing: Landing) -> int:
+        """What is there, into ``landing``, :data:`LAND_BYTES` at most: how many bytes, 0 at the end. Raises as :meth:`recv`."""
         raise NotImplementedError
 
     def resume(self) -> None:
@@ -268,6 +275,9 @@ class PlainWire(Wire):
 
     def recv(self, size: int) -> bytes:
         return recv(self.fd, size)
+
+    def land(self, landing: Landing) -> int:
+        return landing.recv(self.fd, LAND_BYTES)
 
     def write(self, data: bytes) -> int:
         if self.queued_bytes:

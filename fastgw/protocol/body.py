@@ -10,6 +10,7 @@ from typing import Final
 
 from fastgw.accel.chunks import ChunkScanner
 from fastgw.accel.heads import ResponseHead
+from fastgw.accel.landing import Landing
 from fastgw.accel.sse import SseScanner, passes
 
 PLAIN: Final = 0
@@ -23,9 +24,9 @@ class Source:
     """Reads one body. ``done``: it is complete, and ``rest`` is what came behind it. ``spoiled``: what came makes its
     connection useless for another (bytes behind the end, no end but the connection's, frames that cannot be read). ``frames``
     and ``aligned``: the bytes that were fed last are themselves a clean run of such frames. ``length``: of the whole, ``left``:
-    of what is still to come; -1 = not told."""
+    of what is still to come; -1 = not told. ``landing``: where the payload is to be, where who feeds it puts it somewhere."""
 
-    __slots__ = ("aligned", "done", "frames", "left", "length", "rest", "spoiled")
+    __slots__ = ("aligned", "done", "frames", "landing", "left", "length", "rest", "spoiled")
 
     # (Subclasses do not come here: by way of super() this would cost as much as reading a small body.)
     def __init__(self, frames: int, length: int) -> None:
@@ -35,6 +36,7 @@ class Source:
         self.done = False
         self.spoiled = False
         self.rest = b""
+        self.landing: Landing | None = None
 
     def feed(self, data: bytes) -> bytes:
         """The payload in ``data``.
@@ -66,6 +68,7 @@ class NoSource(Source):
         self.done = True
         self.spoiled = False
         self.rest = b""
+        self.landing = None
 
     def feed(self, data: bytes) -> bytes:
         if data:
@@ -91,6 +94,7 @@ class LengthSource(Source):
         self.done = not length
         self.spoiled = False
         self.rest = b""
+        self.landing = None
 
     def feed(self, data: bytes) -> bytes:
         left = self.left - len(data)
@@ -109,6 +113,11 @@ class LengthSource(Source):
         self.left = 0
         return payload
 
+    def took(self, size: int) -> None:
+        """``size`` bytes of it have been read elsewhere: no more than are left."""
+        self.left -= size
+        self.done = self.left == 0
+
 
 class ChunkedSource(Source):
     """Chunks, until the empty one and the trailers behind it."""
@@ -122,6 +131,7 @@ class ChunkedSource(Source):
         self.done = False
         self.spoiled = False
         self.rest = b""
+        self.landing = None
         self._scanner = ChunkScanner()
 
     def feed(self, data: bytes) -> bytes:
@@ -154,6 +164,7 @@ class CloseSource(Source):
         self.done = False
         self.spoiled = True
         self.rest = b""
+        self.landing = None
 
     def feed(self, data: bytes) -> bytes:
         return data

@@ -142,6 +142,18 @@ cpdef bytes recv(int fd, Py_ssize_t max_bytes):
         interrupted()
 
 
+cdef Py_ssize_t receive(int fd, char *into, Py_ssize_t size) except -1:
+    """What is there, into memory of the caller's; 0 at the end of the stream."""
+    global n_receives
+    cdef ssize_t got
+    while True:
+        got = c_recv(fd, into, size, MSG_DONTWAIT)
+        if got >= 0:
+            n_receives += 1
+            return got
+        interrupted()
+
+
 cpdef Py_ssize_t send(int fd, bytes data) except -1:
     """How many bytes the kernel took."""
     global n_sends

@@ -1,6 +1,7 @@
 cimport cython
 
 from fastgw.accel.heads cimport RequestHead, ResponseHead
+from fastgw.accel.landing cimport Landing
 from fastgw.net.timers cimport Timed, TimerWheel
 from fastgw.net.wire cimport Holder
 
@@ -8,6 +9,7 @@ cdef double NEVER
 
 cdef class Sink:
     cpdef on_body(self, bytes data, bint last)
+    cpdef Landing landing(self, long long length)
     cpdef on_gone(self, str how)
     cpdef on_drained(self)
     cpdef on_stalled(self)

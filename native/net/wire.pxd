@@ -1,11 +1,12 @@
 cimport cython
 
+from fastgw.accel.landing cimport Landing
 from fastgw.accel.sockets cimport keep, recv, send, send_both, send_from, unacknowledged, unread
 from fastgw.net.poller cimport Polled, Poller, Reactor
 from fastgw.net.timers cimport Timed
 
 cdef int LEFT, READ, WRITE
-cdef Py_ssize_t WORTH_COPYING
+cdef Py_ssize_t LAND_BYTES, WORTH_COPYING
 
 cdef class Holder(Timed):
     cpdef on_readable(self)
@@ -27,6 +28,7 @@ cdef class Wire(Polled):
     cdef public Py_ssize_t queued_bytes
 
     cpdef bytes recv(self, Py_ssize_t size)
+    cpdef Py_ssize_t land(self, Landing landing) except -1
     cpdef resume(self)
     cpdef pause(self)
     cpdef hold(self)

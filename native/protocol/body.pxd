@@ -2,6 +2,7 @@ cimport cython
 
 from fastgw.accel.chunks cimport ChunkScanner
 from fastgw.accel.heads cimport ResponseHead
+from fastgw.accel.landing cimport Landing
 from fastgw.accel.sse cimport SseScanner, passes
 
 cdef class Source:
@@ -9,6 +10,7 @@ cdef class Source:
     cdef public int frames
     cdef public long long left, length
     cdef public bytes rest
+    cdef public Landing landing
 
     cpdef bytes feed(self, bytes data)
     cpdef Py_ssize_t passes(self, SseScanner sse, bytes data) except -1
@@ -21,6 +23,7 @@ cdef class NoSource(Source):
 @cython.final
 cdef class LengthSource(Source):
     cpdef begin(self, long long length)
+    cpdef took(self, long long size)
 
 cdef class ChunkedSource(Source):
     cdef ChunkScanner _scanner

@@ -83,6 +83,7 @@ ELSEWHERE: dict[str, str] = {
     "exchange/upload": "e2e/test_large_bodies.py",
     "net/client": "e2e/test_cases_a_turns.py",
     "net/fetch": "upstream/test_scheduler.py",
+    "net/h1_arrival": "net/test_h1_connection.py",
     "net/h1_states": "net/test_h1_connection.py",
     "net/shortage": "e2e/test_open_files.py",
     "net/upstream": "e2e/test_cases_e_upstream.py",

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 from fastgw.accel.heads import RequestHead, ResponseHead
+from fastgw.accel.landing import Landing
 from fastgw.errors import GatewayError
 from fastgw.net.client import ClientStream, Connection, ConnLimits, Service, Sink
 from fastgw.net.h1_connection import H1Connection
@@ -102,6 +103,8 @@ class HeardSink(Sink):
     def __init__(self) -> None:
         self.heard: list[Any] = []
         self.then: dict[str, Callable[[], object]] = {}
+        self.lands = False  # bodies are received where it says
+        self.landed: Landing | None = None
 
     def _hear(self, name: str, *told: Any) -> None:
         self.heard.append((name, *told) if told else name)
@@ -111,6 +114,11 @@ class HeardSink(Sink):
 
     def on_body(self, data: bytes, last: bool) -> None:
         self._hear("body", bytes(bytearray(data)), last)
+
+    def landing(self, length: int) -> Landing | None:
+        if self.lands:
+            self.landed = Landing(length)
+        return self.landed
 
     def on_gone(self, how: str) -> None:
         self._hear("gone", how)
@@ -131,6 +139,8 @@ class HeardSink(Sink):
         self._hear("tunnel", bytes(bytearray(data)))
 
     def body(self) -> bytes:
+        if self.landed is not None:
+            return self.landed.whole()
         return b"".join(told[1] for told in self.heard if told[0] == "body")
 
 

@@ -1,0 +1,115 @@
+"""The body of a client's request on its way in: from the socket to the sink, or to where the sink has it received.
+
+Owns: where it ends, and how much of it has come. Which request it is of, and what follows, is the connection's
+(``net/h1_connection.py``), whose states (``net/h1_states.py``) are kept here.
+"""
+
+from __future__ import annotations
+
+from fastgw.errors import GatewayError
+from fastgw.net.client import ConnLimits
+from fastgw.net.clock import monotonic
+from fastgw.net.h1_client import H1ClientStream, Host
+from fastgw.net.h1_states import BODY, BODY_PROGRESS_BYTES, BUSY, DISCARD_BYTES, HEAD, OPENING, State
+from fastgw.net.poller import Reactor
+from fastgw.net.timers import NEVER
+from fastgw.net.wire import RECV_BYTES, Wire
+from fastgw.protocol.body import Source
+from fastgw.protocol.http1.writer import CONTINUE
+
+
+class Arrival(Host):
+    """A connection, as far as bodies come over it."""
+
+    __slots__ = (
+        "_drained_bytes",  # bytes seen in BODY since the last progress, in DISCARD, in LINGER
+        "_long",  # the last body was longer than a read
+        "body",
+        "body_begun",
+        "state",
+        "stream",
+        "surplus",
+    )
+
+    def __init__(self, reactor: Reactor, wire: Wire, limits: ConnLimits) -> None:
+        super().__init__(reactor, wire, limits)
+        self.state: State = HEAD
+        self.stream: H1ClientStream | None = None
+        self.body: Source | None = None
+        self.body_begun = False  # some of it has come
+        self.surplus = b""
+        self._drained_bytes = 0
+        self._long = False
+
+    def go_ahead(self) -> None:
+        stream = self.stream
+        if stream is None or not stream.head.expect or self.body is None or self.body_begun:
+            return
+        if self.state is OPENING or self.state is BODY:
+            self.wire.write(CONTINUE)
+
+    def body_unwelcome(self) -> bool:
+        body = self.body
+        stream = self.stream
+        return body is not None and stream is not None and (stream.head.expect != 0 or body.left > DISCARD_BYTES)
+
+    def _take_body(self, data: bytes) -> None:
+        body = self.body
+        stream = self.stream
+        assert body is not None
+        assert stream is not None
+        sink = stream.sink
+        assert sink is not None
+        try:
+            payload = body.feed(data)
+        except GatewayError as error:
+            self.body = None
+            self.state = BUSY
+            sink.on_error(error)
+            return
+        landing = body.landing
+        if landing is not None:
+            landing.put(payload)
+            payload = b""
+        self._came(payload, len(data))
+
+    def _came(self, payload: bytes, size: int) -> None:
+        """``size`` bytes of the body, as it is framed: the ``payload``, unless it has gone to where it is received."""
+        body = self.body
+        stream = self.stream
+        assert body is not None
+        assert stream is not None
+        sink = stream.sink
+        assert sink is not None
+        self.body_begun = True
+        if body.done:
+            self._long = body.length > RECV_BYTES
+            self.body = None
+            self.surplus = body.rest
+            self.state = BUSY
+            self.deadline = NEVER
+            sink.on_body(payload, True)
+            return
+        self._drained_bytes += size
+        if self._drained_bytes >= BODY_PROGRESS_BYTES:
+            # A trickle is a stall too: only so many bytes buy more time.
+            self._drained_bytes = 0
+            self.deadline = monotonic() + self.limits.body_s
+        if payload or body.landing is not None:
+            sink.on_body(payload, False)
+
+    def overdue(self) -> bool:
+        if self.state is not BODY or not self.wire.reading or self.wire.queued_bytes:
+            return False
+        self._body_late("request_timeout_s reached within the body")
+        return True
+
+    def _body_late(self, detail: str) -> None:
+        stream = self.stream
+        assert stream is not None
+        sink = stream.sink
+        self.body = None
+        self.state = BUSY
+        self.deadline = NEVER
+        if sink is not None:
+            sink.on_error(GatewayError("request_timeout", detail=detail))

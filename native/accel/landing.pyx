@@ -1,0 +1,86 @@
+"""Compiled twin of fastgw/accel/landing.py: the kernel writes into the bytes object that is handed on.
+
+Until ``whole`` nobody but this object refers to it, so that it may grow, and be written. A large one is a mapping of its own, or the
+end of the heap: its pages are there when they are written, and it grows without being copied.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from libc.string cimport memcpy
+
+from fastgw.accel.sockets cimport receive
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject **data, Py_ssize_t size) except -1
+    char *address "PyBytes_AS_STRING"(PyObject *data)
+    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t size) except NULL
+    void let_go "Py_XDECREF"(PyObject *data)
+
+cdef enum:
+    FIRST = 65536  # bytes of room before any have come
+    AHEAD = 64  # and so many times what has come after that: a block that grows by copying leaves a hole where it was
+    LEAST = 4096  # where nobody knows how much will come
+
+
+@cython.final
+@cython.no_gc
+cdef class Landing:
+    """A body of ``length`` bytes, of which ``got`` have come; ``length`` -1 = nobody knows."""
+
+    def __cinit__(self, long long length):
+        self.length = length
+
+    def __dealloc__(self):
+        let_go(self._data)
+
+    cdef int _make_room(self, Py_ssize_t room) except -1:
+        """``room`` bytes in all. After a MemoryError nothing is held."""
+        if self._data == NULL:
+            self._data = new_bytes(NULL, room)
+        else:
+            self._room = 0
+            _PyBytes_Resize(&self._data, room)
+        self._room = room
+        return 0
+
+    cpdef put(self, bytes data):
+        """Bytes of it that were read elsewhere."""
+        cdef Py_ssize_t size
+        cdef Py_ssize_t need
+        if data is None:
+            raise TypeError("expected bytes, not None")
+        size = PyBytes_GET_SIZE(data)
+        need = self.got + size
+        if need > self._room:
+            if need <= self.length:
+                self._make_room(min(self.length, max(<Py_ssize_t>FIRST, AHEAD * need)))
+            else:
+                self._make_room(max(need, self._room + (self._room >> 1), <Py_ssize_t>LEAST))
+        memcpy(address(self._data) + self.got, PyBytes_AS_STRING(data), size)
+        self.got = need
+
+    cpdef Py_ssize_t recv(self, int fd, Py_ssize_t most) except -1:
+        """Read what is there, ``most`` bytes or what is missing at the most: how many they were, 0 at the end of the stream."""
+        cdef Py_ssize_t size
+        if self.got == self._room:
+            self._make_room(min(self.length, max(<Py_ssize_t>FIRST, AHEAD * self.got)))
+        size = receive(fd, address(self._data) + self.got, min(most, self._room - self.got))
+        self.got += size
+        return size
+
+    cpdef bytes whole(self):
+        """What has come; nothing of it is held here any more."""
+        cdef PyObject *data
+        cdef Py_ssize_t size = self.got
+        if self._data == NULL:
+            return b""
+        if self._room != size:
+            self._room = 0
+            _PyBytes_Resize(&self._data, size)
+        data = self._data
+        self._data = NULL
+        self._room = self.got = 0
+        result = <bytes>data
+        let_go(data)
+        return result

@@ -1,0 +1,117 @@
+"""A body in one piece of memory: byte for byte, however it comes, and no more memory than has come of it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastgw.accel.landing import Landing
+
+MIB = 1 << 20
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        yield ours, theirs
+
+
+def noise(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has in pages of its own."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.parametrize("size", [1, 2, 4095, 65536, 65537, 300_000, 3 * MIB])
+@pytest.mark.parametrize("put", [0, 1, 200, 70_000])
+def test_what_comes_is_there_byte_for_byte(pair: Pair, size: int, put: int) -> None:
+    ours, theirs = pair
+    body = noise(size)
+    put = min(put, size)
+    landing = Landing(size)
+    assert (landing.length, landing.got) == (size, 0)
+    if put:
+        landing.put(body[:put])
+    sent = put
+    chance = random.Random(size + put)
+    while landing.got < size:
+        if sent < size:
+            with contextlib.suppress(BlockingIOError):
+                sent += theirs.send(body[sent : sent + chance.choice((1, 7, 1000, 50_000, MIB))])
+        before = landing.got
+        assert landing.recv(ours.fileno(), chance.choice((3, 900, MIB))) == landing.got - before > 0
+    assert landing.whole() == body
+    assert (landing.got, landing.whole()) == (0, b""), "it holds nothing any more"
+
+
+@pytest.mark.parametrize("step", [1, 100, 5000, 65536])
+def test_a_body_of_which_nobody_knows_the_length(step: int) -> None:
+    body = noise(20 * step + 3)
+    landing = Landing(-1)
+    for at in range(0, len(body), step):
+        landing.put(body[at : at + step])
+    assert landing.got == len(body)
+    assert landing.whole() == body
+
+
+def test_what_belongs_to_the_next_request_is_not_read(pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.send(b"bodyGET /")
+    landing = Landing(4)
+    assert landing.recv(ours.fileno(), 100) == 4
+    assert landing.whole() == b"body"
+    assert ours.recv(10) == b"GET /"
+
+
+def test_nothing_there_an_end_and_a_broken_connection(pair: Pair) -> None:
+    ours, theirs = pair
+    landing = Landing(10)
+    with pytest.raises(BlockingIOError):
+        landing.recv(ours.fileno(), 10)
+    theirs.send(b"abc")
+    assert landing.recv(ours.fileno(), 10) == 3
+    theirs.close()
+    assert landing.recv(ours.fileno(), 10) == 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        landing.recv(-1, 10)
+    assert (landing.got, landing.whole()) == (3, b"abc")
+
+
+def test_who_announces_much_and_sends_little_costs_little(pair: Pair) -> None:
+    ours, theirs = pair
+    before = resident()
+    held = []
+    for _ in range(30):
+        landing = Landing(30 * MIB)
+        landing.put(b"x" * 100)
+        theirs.send(b"y" * 100)
+        landing.recv(ours.fileno(), MIB)
+        held.append(landing)
+    assert resident() - before < 6 * MIB, "900 MiB were announced"
+    assert all(landing.whole() == b"x" * 100 + b"y" * 100 for landing in held)
+
+
+def test_bodies_in_flight_take_their_own_size() -> None:
+    body = noise(2 * MIB)
+    Landing(-1).put(body)  # (what the allocator does once)
+    before = resident()
+    held = []
+    for _ in range(20):
+        landing = Landing(len(body))
+        for at in range(0, len(body), 65536):
+            landing.put(body[at : at + 65536])
+        held.append(landing.whole())
+    assert resident() - before < 1.1 * 20 * len(body) + 2 * MIB
+    assert all(one == body for one in held)
