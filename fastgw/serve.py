@@ -1,7 +1,7 @@
 """A gateway of one's own process: its signals, its limits, its log. ``fastgw serve`` is this.
 
-Owns what only a whole process can be told: the loop, the collector, how many descriptors there are, and that no core file is
-left. An embedded gateway (``app.Gateway``) leaves all of that to its program.
+Owns what only a whole process can be told: the loop, the collector, the allocator, how many descriptors there are, and that no
+core file is left. An embedded gateway (``app.Gateway``) leaves all of that to its program.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Final
 import uvloop
 
 from fastgw import twins
+from fastgw.accel.landing import retain
 from fastgw.app import Gateway
 from fastgw.config import Config
 from fastgw.observe.logs import to_stderr
@@ -36,6 +37,7 @@ def serve(config: Config) -> int:
     """Run a gateway until SIGTERM or SIGINT; returns the exit code. Raises :class:`~fastgw.app.StartError`."""
     _raise_file_limit()
     _no_core_file()
+    retain()
     stats = Stats()
     log = to_stderr(config.log_level, config.log_format, stats, config.log_flood_rate)
 

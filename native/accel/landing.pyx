@@ -17,10 +17,30 @@ cdef extern from "Python.h":
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t size) except NULL
     void let_go "Py_XDECREF"(PyObject *data)
 
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    #endif
+
+    static int fastgw_retain(int kept, int ahead, int mapped) {
+    #ifdef __GLIBC__
+        return mallopt(M_TRIM_THRESHOLD, kept) && mallopt(M_TOP_PAD, ahead) && mallopt(M_MMAP_THRESHOLD, mapped);
+    #else
+        return 0;
+    #endif
+    }
+    """
+    bint fastgw_retain(int kept, int ahead, int mapped)
+
 cdef enum:
     FIRST = 65536  # bytes of room before any have come
     AHEAD = 64  # and so many times what has come after that: a block that grows by copying leaves a hole where it was
     LEAST = 4096  # where nobody knows how much will come
+    KEPT = 8 << 20  # bytes at the end of the heap that stay when they are free
+    GROWS_BY = 2 << 20  # and so many more than are needed are taken from the system at once: addresses, until they are written
+    MAPPED = 4 << 20  # a block of so many is the system's again when it is free, wherever it lies
 
 
 @cython.final
@@ -84,3 +104,8 @@ cdef class Landing:
         result = <bytes>data
         let_go(data)
         return result
+
+
+def retain():
+    """Have what bodies leave behind used again by the next ones, in the whole process; whether the allocator takes it."""
+    return fastgw_retain(KEPT, GROWS_BY, MAPPED)
