@@ -42,7 +42,7 @@ from fastgw.net.client import ClientStream
 from fastgw.net.clock import monotonic
 from fastgw.protocol.openai import scan_body
 
-LARGE_BYTES: Final = 65536  # of a body: beyond one read's worth it is looked at in a turn of its own
+LARGE_BYTES: Final = 1 << 18  # of a body: what is longer is looked at in a turn of its own, for it takes 0.1 ms or more
 MAX_WAIT_S: Final = 60.0  # for a filter that set no timer; who waits longer is told to come again
 NOT_ALLOWED: Final = (401, 403, 421, 429)
 """Answers to who may not, or not now: a connection that gets nothing else is closed after a few."""
