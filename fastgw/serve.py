@@ -20,6 +20,8 @@ from fastgw import twins
 from fastgw.accel.landing import retain
 from fastgw.app import Gateway
 from fastgw.config import Config
+from fastgw.config.machine import supervisor
+from fastgw.net.supervisor import Supervisor
 from fastgw.observe.logs import to_stderr
 from fastgw.stats import Stats
 
@@ -32,6 +34,9 @@ ALL_S: Final = 600.0
 FEW_EXCHANGES: Final = 100
 SWITCH_S: Final = 0.0005  # a thread that works for the store or the log keeps the loop waiting no longer (usual: 5 ms)
 
+# What may follow a drain, at the most: error events leave, the store takes the last of it, the log is written.
+AFTER_DRAIN_S: Final = 15.0
+
 
 def serve(config: Config) -> int:
     """Run a gateway until SIGTERM or SIGINT; returns the exit code. Raises :class:`~fastgw.app.StartError`."""
@@ -39,6 +44,7 @@ def serve(config: Config) -> int:
     _no_core_file()
     retain()
     stats = Stats()
+    manager = Supervisor(*supervisor())
     log = to_stderr(config.log_level, config.log_format, stats, config.log_flood_rate)
 
     async def main() -> None:
@@ -68,6 +74,7 @@ def serve(config: Config) -> int:
             native="yes" if twins.native() else "no",
             pid=os.getpid(),
         )
+        manager.ready(f"listening on {' '.join(gateway.addresses)}")
         # What lives now lives until the end: the collector need not look at it again. It is not looked through even once:
         # that would hold the first requests for milliseconds.
         gc.freeze()
@@ -77,6 +84,7 @@ def serve(config: Config) -> int:
         _tidy(loop, stats)
         await drain.wait()
         log.info("draining", seconds=config.drain_timeout_s, exchanges=stats.exchanges_open)
+        manager.stopping(f"draining {stats.exchanges_open} requests", config.drain_timeout_s + AFTER_DRAIN_S)
         stopping = asyncio.ensure_future(gateway.stop())
         hurry = asyncio.ensure_future(at_once.wait())
         await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
@@ -93,6 +101,7 @@ def serve(config: Config) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main())
     finally:
+        manager.close()
         log.close()
     return 0
 

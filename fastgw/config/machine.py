@@ -1,4 +1,4 @@
-"""What the machine gives this process: the memory that it, or its container, has, and its open files.
+"""What the machine gives this process: the memory that it, or its container, has, its open files, and who supervises it.
 
 Owns: what says so, and how many connections go into so many files. Must never: raise; where nothing can be read, nothing is
 known.
@@ -7,6 +7,7 @@ known.
 from __future__ import annotations
 
 import os
+import re
 import resource
 from typing import Final
 
@@ -43,6 +44,15 @@ def connections_in(files: int) -> int:
 def files_for(connections: int) -> int:
     """How many open files so many clients need."""
     return -(-8 * (connections + _RESERVE) // 5)
+
+
+def supervisor() -> tuple[str, float]:
+    """Where a service manager wants to be told how this process is ("" = nowhere), and within how many seconds it wants to hear
+    of it again and again (0 = it does not): systemd's ``NOTIFY_SOCKET`` and ``WATCHDOG_USEC``."""
+    every = os.environ.get("WATCHDOG_USEC", "")
+    # The variables reach children too, whom they do not concern; the one-file program is a child of the process that is meant.
+    meant = os.environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()), str(os.getppid()))
+    return os.environ.get("NOTIFY_SOCKET", ""), int(every) / 1e6 if meant and re.fullmatch("[0-9]{1,18}", every) else 0.0
 
 
 def _of_group(root: str, path: str, name: str) -> list[int]:

@@ -27,12 +27,12 @@ NO_LIMITS = {
     "units, sizes of what is fixed": (
         "accel.hashing.DIGEST_BYTES", "store.keys.KEY_BYTES", "store.keys._DIGEST_BYTES",
         "limits.ledger.DAY_S", "exchange.context.DAY_S", "store.database.DAY_S", "config.address.MAX_UNIX_PATH_BYTES",
-        "accel.members._MODEL_BYTES",
+        "accel.members._MODEL_BYTES", "net.live.HEAD_BYTES",
     ),
     "how often, or how much at a time, the gateway itself does something": (
         "net.wire.RECV_BYTES", "net.h1_upstream.JOIN_BYTES", "net.listener.PAUSE_S", "net.shortage.TOLD_EVERY_S",
         "net.poller.MAX_EVENTS", "net.poller.MAX_HOLD_S", "net.timers.TICK_S", "observe.logs.FLUSH_S",
-        "net.timers.TURN_S", "accel.landing._READ_BYTES",
+        "net.timers.TURN_S", "accel.landing._READ_BYTES", "net.supervisor.LEAST_S",
         "observe.logs.FLUSH_BYTES", "exchange.local.FRESH_S",
         "exchange.merged.PAUSE_S", "upstream.pool.IDLE_LIMIT_S", "upstream.pool.IDLE_FLOOR_S", "upstream.pool.WARM_GAP_S",
         "upstream.fleet.LOOK_S", "upstream.health.RESOLVE_EVERY_S", "upstream.table.MAX_CYCLE",
