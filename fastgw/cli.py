@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 if TYPE_CHECKING:
     import argparse
 
-    from fastgw.config import Loaded
+    from fastgw.config import Config, Loaded
 
 _HELP: Final = """\
 usage: fastgw COMMAND [options]
@@ -26,7 +26,8 @@ commands:
   demo      run the gateway and a simulated engine, and stream one answer
   sim       run the engine simulator alone
   keys      make, list, change and end API keys
-  check     read the configuration and list every mistake
+  check     read the configuration and list every mistake; or ask the running gateway how it is
+  self-test start a gateway, stream one answer through it, drain it
   version   print the version and what runs
 
 `fastgw COMMAND --help` lists a command's options.
@@ -36,6 +37,7 @@ examples:
   fastgw serve --engine http://127.0.0.1:8000
   VLLM_URL=http://127.0.0.1:8000 GATEWAY_API_KEYS=key1,key2 fastgw serve
   fastgw check --config fastgw.toml
+  fastgw check --live
   fastgw keys create --state-dir /var/lib/fastgw --name ada --daily-tokens 100000
 """
 
@@ -49,6 +51,17 @@ examples:
 Each setting can also stand in a TOML file, in config/.env or in the environment as FASTGW_<NAME>; docs/configuration.md has
 the whole list.
 """
+
+_CHECK: Final = """\
+Read the configuration as `serve` would, and list every mistake. Or ask the gateway that runs with it how it is: exit code 0
+when it is well, 1 when it is not.
+"""
+# Whatever a gateway answers, it lives: one that is full must not be ended for it.
+_ASKS: Final[dict[str, tuple[str, Callable[[int], bool]]]] = {
+    "--live": ("/liveness", lambda status: True),
+    "--ready": ("/ready", lambda status: status == 200),
+}
+_ASK_S: Final = 2.0
 
 _METAVARS: Final = {"int": "N", "float": "SECONDS", "list": "A,B", "keys": "KEY,KEY", "engines": "URL"}
 
@@ -104,13 +117,42 @@ def _serve_until_stopped(argv: Sequence[str]) -> int:
 
 
 def _check(argv: Sequence[str]) -> int:
-    loaded = _load("check", "Read the configuration as `serve` would, and list every mistake.", argv)
+    asked = [flag for flag in argv if flag in _ASKS]
+    loaded = _load("check", _CHECK, [flag for flag in argv if flag not in _ASKS])
     if loaded is None:
         return 2
+    if asked:
+        return _ask(loaded.config, *_ASKS[asked[-1]])
     from fastgw.config.render import summary
 
     print(summary(loaded))
     return 0
+
+
+def _ask(config: Config, path: str, well: Callable[[int], bool]) -> int:
+    """Ask the gateway that runs with this configuration; 0 = it is well."""
+    from fastgw.net import live
+
+    if not config.port and not config.unix_socket:
+        print("fastgw check: error: with port 0 the system chooses where it listens; name the port", file=sys.stderr)
+        return 2
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    where = f"unix:{config.unix_socket}" if config.unix_socket else f"http://{host}:{config.port}"
+    try:
+        status = live.ask(path, host=config.host, port=config.port, unix_path=config.unix_socket, timeout_s=_ASK_S)
+    except live.Unanswered as error:
+        print(f"fastgw check: {where}{path}: {error}", file=sys.stderr)
+        return 1
+    print(f"{where}{path}: {status}")
+    return 0 if well(status) else 1
+
+
+def _self_test(argv: Sequence[str]) -> int:
+    description = "Start a simulated engine and a gateway, stream one answer, and drain in the middle of it."
+    _parse(_parser("self-test", description), argv)
+    from fastgw import selftest, twins
+
+    return selftest.run() if _select(twins.asked()) else 1
 
 
 def _demo(argv: Sequence[str]) -> int:
@@ -196,6 +238,7 @@ _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "sim": _sim,
     "keys": _keys,
     "check": _check,
+    "self-test": _self_test,
     "version": _version,
     "docs": _docs,
 }
@@ -225,6 +268,9 @@ def _help(command: str, description: str) -> str:
 
     parser = _parser(command, description, _SERVE_EXAMPLES.replace("fastgw serve", f"fastgw {command}"))
     parser.add_argument("--config", metavar="FILE", help="a TOML file (also FASTGW_CONFIG)")
+    if command == "check":
+        parser.add_argument("--live", action="store_true", help="ask the running gateway whether it lives")
+        parser.add_argument("--ready", action="store_true", help="ask the running gateway whether an engine of its is well")
     groups = {section: parser.add_argument_group(section.lower()) for section in SECTIONS}
     for row in TABLE:
         default = default_text(DEFAULTS[row.name])

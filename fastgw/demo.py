@@ -169,7 +169,7 @@ async def _stream(url: str, prompt: str) -> None:
     pieces = 0
     try:
         async with asyncio.timeout(_ANSWER_S):
-            async for event in _events(url, prompt):
+            async for event in events(url, prompt):
                 choices = event.get("choices") or [{}]
                 piece = choices[0].get("delta", {}).get("content")
                 if piece:
@@ -188,7 +188,7 @@ async def _stream(url: str, prompt: str) -> None:
     _say(f"\n\n{pieces} pieces in {took:.2f} s, the first after {first * 1000:.0f} ms.")
 
 
-async def _events(url: str, prompt: str) -> AsyncIterator[dict[str, Any]]:
+async def events(url: str, prompt: str) -> AsyncIterator[dict[str, Any]]:
     """The JSON events of one streamed completion, by the plainest client there can be: a socket and a few lines."""
     place = urlsplit(url)
     question = {"model": MODEL, "stream": True, "max_tokens": _MAX_TOKENS, "messages": [{"role": "user", "content": prompt}]}

@@ -13,6 +13,7 @@ from tests.architecture.sources import Import, imports, modules
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("selftest",),
     ("demo", "serve"),
     ("app",),
     ("doors",),
