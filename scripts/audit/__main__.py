@@ -58,6 +58,7 @@ class Audit:
             ("runtime.lock", list(self.locks.runtime.pins), self.asked.runtime),
             ("extras.lock", self.locks.shipped, self.asked.shipped),
             ("build.lock", list(self.locks.build.pins), self.asked.build),
+            ("binary.lock", self.locks.making, (*self.asked.build, *self.asked.binary)),
         ):
             complete = lockfile.complete(name, pins, wanted, self.known)
             section.failed += complete.mistakes
@@ -65,12 +66,11 @@ class Audit:
         if unknown:
             section.unchecked.append(f"what these need, their metadata is not here: {', '.join(sorted(unknown))}")
         if not section.failed:
-            count = len(self.locks.shipped) + len(self.locks.build.pins)
-            section.fine.append(f"{count} distributions, {sum(len(pin.hashes) for pin in self._pins())} files")
+            section.fine.append(f"{len(self._pins())} distributions, {sum(len(pin.hashes) for pin in self._pins())} files")
         return section
 
     def _pins(self) -> list[lockfile.Pin]:
-        return [*self.locks.shipped, *self.locks.build.pins]
+        return [*self.locks.shipped, *self.locks.making]
 
     def _registry(self, section: Section) -> None:
         """Resolved again with the pinned versions, the registry lists the same files."""
@@ -78,7 +78,7 @@ class Audit:
         try:
             for name, pins, wanted in (
                 ("shipped", self.locks.shipped, self.asked.shipped),
-                ("build.lock", list(self.locks.build.pins), list(self.asked.build)),
+                ("binary.lock", self.locks.making, [*self.asked.build, *self.asked.binary]),
             ):
                 mistakes, notes = compare(pins, resolve(wanted, {pin.name: pin.version for pin in pins}))
                 section.failed += [f"{name}: {mistake}" for mistake in mistakes]
@@ -125,7 +125,7 @@ class Audit:
 
     def vulnerabilities(self) -> Section:
         section = Section("vulnerabilities", "is one known in the locked versions, or in what fastgw is worked on with?")
-        shipped = self.locks.versions() | {pin.name: pin.version for pin in self.locks.build.pins}
+        shipped = self.locks.versions() | {pin.name: pin.version for pin in self.locks.making}
         sets = {"shipped": shipped, "worked with": {name: v for name, v in self.work.items() if shipped.get(name) != v}}
         if self.work_missing:
             section.lines.append(f"not installed here, so not asked about: {', '.join(self.work_missing)}")

@@ -1,7 +1,8 @@
 """The lock files: their form, and what can be said about them without asking anybody.
 
-Three of them, so that a container installs what it needs and nothing else: ``runtime.lock``, ``extras.lock`` (which takes
-``runtime.lock`` in and adds what the shipped extras pull in) and ``build.lock`` (what building fastgw itself needs).
+Four of them, so that a container installs what it needs and nothing else: ``runtime.lock``, ``extras.lock`` (which takes
+``runtime.lock`` in and adds what the shipped extras pull in), ``build.lock`` (what building fastgw itself needs) and
+``binary.lock`` (which takes ``build.lock`` in and adds what freezes the binary).
 
 Invariant: a lock has pinned versions, markers and SHA-256 hashes, and nothing more. An option, an address or a version that
 is not pinned is a mistake, since pip would obey it.
@@ -21,7 +22,8 @@ from packaging.utils import canonicalize_name
 from scripts.audit.project import ROOT, TARGETS, Closure, Distributions, Target, closure
 
 FOLDER: Final = ROOT / "requirements"
-NAMES: Final = ("runtime", "extras", "build")
+NAMES: Final = ("runtime", "extras", "build", "binary")
+TAKES_IN: Final = {"extras": "runtime", "binary": "build"}
 
 HEADS: Final = {
     "runtime": """\
@@ -40,6 +42,12 @@ HEADS: Final = {
 # What building fastgw itself needs. Written by `make lock`, checked by `make audit`.
 #
 #     pip install --require-hashes -r requirements/build.lock && pip install --no-deps --no-build-isolation .
+""",
+    "binary": """\
+# What `make binary` freezes with, on top of it. Written by `make lock`, checked by `make audit`.
+#
+#     pip install --require-hashes -r requirements/extras.lock -r requirements/binary.lock
+-r build.lock
 """,
 }
 
@@ -104,15 +112,21 @@ def _marker(text: str | None) -> bool:
 
 
 class Locks(NamedTuple):
-    """All three, by name."""
+    """All of them, by name."""
 
     runtime: Lock
     extras: Lock
     build: Lock
+    binary: Lock
 
     @property
     def shipped(self) -> list[Pin]:
         return [*self.runtime.pins, *self.extras.pins]
+
+    @property
+    def making(self) -> list[Pin]:
+        """What builds and freezes, and is not shipped (the frozen program's loader apart)."""
+        return [*self.build.pins, *self.binary.pins]
 
     def versions(self) -> dict[str, str]:
         """Of what is shipped: the name's version, wherever it is for."""
@@ -131,13 +145,17 @@ def form(locks: Locks) -> list[str]:
     for name, lock in zip(NAMES, locks, strict=True):
         said += [f"{name}.lock: {mistake}" for mistake in lock.mistakes]
         said += [f"{name}.lock: {pin.name} {pin.version} has no hash" for pin in lock.pins if not pin.hashes]
-        expected = ("runtime.lock",) if name == "extras" else ()
+        expected = (f"{TAKES_IN[name]}.lock",) if name in TAKES_IN else ()
         if lock.includes != expected:
             said.append(f"{name}.lock: takes in {list(lock.includes)} instead of {list(expected)}")
         if not lock.pins:
             said.append(f"{name}.lock: is empty")
-    twice = {pin.name for pin in locks.runtime.pins} & {pin.name for pin in locks.extras.pins}
-    said += [f"{name} is pinned in runtime.lock and in extras.lock" for name in sorted(twice)]
+    for name, below in TAKES_IN.items():
+        upper, lower = getattr(locks, name), getattr(locks, below)
+        twice = {pin.name for pin in lower.pins} & {pin.name for pin in upper.pins}
+        said += [f"{one} is pinned in {below}.lock and in {name}.lock" for one in sorted(twice)]
+    both = {pin.name for pin in locks.shipped} & {pin.name for pin in locks.making}
+    said += [f"{name} is shipped, and pinned for the build too" for name in sorted(both)]
     return said
 
 

@@ -103,6 +103,7 @@ class Asked(NamedTuple):
     runtime: tuple[Requirement, ...]
     extras: Mapping[str, tuple[Requirement, ...]]
     build: tuple[Requirement, ...]
+    binary: tuple[Requirement, ...] = ()
 
     def of(self, *extras: str) -> list[Requirement]:
         """Those of some extras; one that is not there is a mistake here, and raises KeyError."""
@@ -125,7 +126,8 @@ def asked(path: Path = ROOT / "pyproject.toml") -> Asked:
     build = [Requirement(text) for text in project["build-system"]["requires"]]
     # The backend asks for it where a compiler is: part of every build of the native twins.
     build += [one for one in extras.get("dev", ()) if canonicalize_name(one.name) == "cython"]
-    return Asked(tuple(map(Requirement, project["project"]["dependencies"])), extras, tuple(build))
+    binary = extras.pop(rules.BINARY_EXTRA, ())
+    return Asked(tuple(map(Requirement, project["project"]["dependencies"])), extras, tuple(build), binary)
 
 
 def lower_bound(requirement: Requirement) -> Version | None:

@@ -11,8 +11,10 @@ from typing import Final, NamedTuple
 SHIPPED_EXTRAS: Final = ("otel", "redis", "zstd")
 WORK_EXTRAS: Final = ("dev", "fuzz", "bench", "audit")
 """What only those who work on fastgw install: checked too, but never part of what is shipped."""
+BINARY_EXTRA: Final = "binary"
+"""What freezes the binary: pinned and hashed too, for its loader becomes a part of it."""
 
-PYTHONS: Final = ("3.11", "3.12", "3.13")
+PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
 MACHINES: Final = ("x86_64", "aarch64")
 
 

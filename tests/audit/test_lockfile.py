@@ -8,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from scripts.audit import lockfile, rules
-from scripts.audit.lockfile import Lock, Locks, Pin, complete, form, parse, render
+from scripts.audit.lockfile import TAKES_IN, Lock, Locks, Pin, complete, form, parse, render
 from scripts.audit.project import Target
 from tests.audit.made_up import HASH, OTHER, known
 
@@ -17,8 +17,12 @@ EXTRAS = "-r runtime.lock\n" + GOOD.replace("a==", "b==")
 PINS = Lock((Pin("a", "1.0", "", frozenset({HASH})),), (), ())
 
 
-def locks(runtime: str = GOOD, extras: str = EXTRAS, build: str = GOOD) -> Locks:
-    return Locks(parse(runtime), parse(extras), parse(build))
+BUILD = GOOD.replace("a==", "c==")
+BINARY = "-r build.lock\n" + GOOD.replace("a==", "d==")
+
+
+def locks(runtime: str = GOOD, extras: str = EXTRAS, build: str = BUILD, binary: str = BINARY) -> Locks:
+    return Locks(parse(runtime), parse(extras), parse(build), parse(binary))
 
 
 def test_the_locks_here_are_well_formed() -> None:
@@ -35,7 +39,7 @@ def test_what_is_written_is_read() -> None:
 
 def test_every_head_is_read_as_nothing_but_what_it_takes_in() -> None:
     for name, head in lockfile.HEADS.items():
-        assert parse(head) == Lock((), ("runtime.lock",) if name == "extras" else (), ())
+        assert parse(head) == Lock((), (f"{TAKES_IN[name]}.lock",) if name in TAKES_IN else (), ())
 
 
 def test_good_locks() -> None:
@@ -70,6 +74,12 @@ def test_what_a_lock_must_not_say(runtime: str, said: str) -> None:
 
 def test_extras_without_what_they_stand_on() -> None:
     assert "extras.lock: takes in [] instead of ['runtime.lock']" in form(locks(extras=EXTRAS.replace("-r runtime.lock\n", "")))
+
+
+def test_what_freezes_stands_on_what_builds_and_is_not_shipped() -> None:
+    assert "binary.lock: takes in [] instead of ['build.lock']" in form(locks(binary=BINARY.replace("-r build.lock\n", "")))
+    assert form(locks(binary=BINARY.replace("d==", "c=="))) == ["c is pinned in build.lock and in binary.lock"]
+    assert form(locks(binary=BINARY.replace("d==", "a=="))) == ["a is shipped, and pinned for the build too"]
 
 
 def test_a_lock_that_is_not_there(tmp_path: Path) -> None:
