@@ -31,7 +31,9 @@ FD_GRACE_S = 1.0
 LEAK_CHECKED = {"accounts", "adversity", "conversations", "e2e", "exchange", "net", "reference", "upstream"}
 # These test nothing that has two twins, as what is marked `once` does not: `make test` runs them in a session of their own,
 # beside those of the twins.
-TWINLESS = {"architecture", "audit", "benchmarks", "cli", "config", "control", "docs", "recipes", "sim", "store", "support"}
+TWINLESS = {
+    "architecture", "audit", "benchmarks", "cli", "config", "control", "deploy", "docs", "recipes", "sim", "store", "support",
+}  # fmt: skip
 FAILED = pytest.StashKey[bool]()
 
 # How many examples a property is tried with that does not say so itself. `make fuzz` runs them with the larger profile,
