@@ -9,7 +9,7 @@ ARGS ?=
 PIP := FASTGW_BUILD_NATIVE=0 $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check native packaging lint bench performance bench-peers bench-scale soak docs fuzz audit lock clean
+.PHONY: help install demo test check native packaging binary binary-test image lint bench performance bench-peers bench-scale soak docs fuzz audit lock clean
 
 help:
 	@echo "make demo      run the gateway and a simulated engine, and stream one answer (ARGS=--once ends after it)"
@@ -18,6 +18,9 @@ help:
 	@echo "make install   a virtual environment in $(VENV) with fastgw and what its tests need"
 	@echo "make native    compile the twins of the hot modules in place (make install and make test do it too)"
 	@echo "make packaging build and install the wheels as users would, compile one more module; takes minutes and the network"
+	@echo "make binary    freeze it: dist/fastgw, one program that needs no Python, and dist/fastgw-dir, the same as a folder"
+	@echo "make binary-test  build that twice and try it, on a machine without Python too; takes minutes, wants to be root"
+	@echo "make image     build the image on a base made here, by buildah, and run it; takes minutes, the network, and root"
 	@echo "make fuzz      hold the twins, httptools, h11 and readers of forms against each other, look for what costs too much, and"
 	@echo "               try the suite's properties with thousands of examples (FUZZ_SECONDS=600, ARGS='heads sse properties')"
 	@echo "make bench     measure CPU per request beside other proxies (ARGS='--seconds 2')"
@@ -81,6 +84,18 @@ fuzz: $(VENV)/.installed-dev
 packaging: $(VENV)/.installed-dev
 	$(build-native)
 	@$(BIN)/python -m pytest tests/native/test_packaging.py tests/recipes/test_recipes.py -m "packaging or not packaging" $(ARGS)
+
+# From the lock files, in an environment of its own below build/binary.
+binary: $(VENV)/.installed
+	@$(BIN)/python -m scripts.binary $(ARGS)
+	@dist/fastgw self-test && dist/fastgw-dir/fastgw self-test
+
+binary-test: $(VENV)/.installed-dev
+	$(build-native)
+	@$(BIN)/python -m pytest tests/deploy/test_binary.py -m packaging -s $(ARGS)
+
+image: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest tests/deploy/test_image.py -m packaging -s $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

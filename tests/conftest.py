@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alone: not together with others of its class or module")
     config.addinivalue_line("markers", "quiet: measures time; `make test` runs it when nothing else is running")
     config.addinivalue_line("markers", "soak: takes minutes; runs only when asked for by `-m soak`")
-    config.addinivalue_line("markers", "packaging: builds wheels; runs only when asked for, by `make packaging`")
+    config.addinivalue_line("markers", "packaging: builds wheels, programs, images; runs only when asked for: `make packaging`")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
