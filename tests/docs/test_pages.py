@@ -29,8 +29,8 @@ def code(text: str) -> str:
 
 
 TARGETS = sorted({target for text in GUIDES.values() for target in re.findall(r"\bmake ([a-z][a-z-]*)\s", code(text))})
-FOLDERS = "benchmarks|config|docs|examples|fastgw|native|scripts|tests"
-PATHS = re.compile(rf"(?:{FOLDERS})/[\w./-]*\w\.(?:c|env|json|md|pxd|py|pyx|sh|svg|toml)\b")
+FOLDERS = "benchmarks|config|deploy|docs|examples|fastgw|native|scripts|tests"
+PATHS = re.compile(rf"(?<!/etc/)(?:{FOLDERS})/[\w./-]*\w\.(?:c|env|json|md|pxd|py|pyx|service|sh|svg|toml)\b")
 LINKS = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 # By whoever runs it, or follows a recipe.
 WRITTEN = {"config/.env"}.union(*(written(page.name) for page in RECIPES.glob("*.md")))
