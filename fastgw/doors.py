@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from fastgw import errors
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from fastgw.control.server import ControlServer
     from fastgw.store.state import State
 
+REMEMBERED_ADDRESSES: Final = 1024  # of clients, with what is known of each: finding out costs more than all else of an accept
 LEAST_PER_IP: Final = 64  # connections that any one address may have, where the setting does not say
 
 
@@ -50,10 +52,17 @@ def for_clients(core: GatewayCore, socks: Sequence[socket.socket], shortage: Sho
     )
     trusted, connections, reactor, stats = core.trusted, core.connections, core.reactor, core.stats
 
-    def accepted(sock: socket.socket, ip: str) -> None:
-        wire = PlainWire(reactor, sock)
-        known = bool(trusted) and is_trusted(ip, trusted)
-        connections.add(H1Connection(reactor, wire, core, limits, stats, ip, known))
+    @lru_cache(REMEMBERED_ADDRESSES)
+    def known(ip: str) -> bool:
+        return bool(trusted) and is_trusted(ip, trusted)
+
+    # Behind a proxy are many; and this machine's own clients, load generators among them, could do worse.
+    @lru_cache(REMEMBERED_ADDRESSES)
+    def exempt(ip: str) -> bool:
+        return (not chosen and is_loopback(ip)) or known(ip)
+
+    def accepted(fd: int, ip: str) -> None:
+        connections.add(H1Connection(reactor, PlainWire(reactor, fd), core, limits, stats, ip, known(ip)))
 
     def refusal(ip: str) -> bytes:
         kind = errors.lookup("too_many_connections", core.profile)
@@ -74,8 +83,7 @@ def for_clients(core: GatewayCore, socks: Sequence[socket.socket], shortage: Sho
         core.log,
         max_connections=most,
         max_per_ip=max_per_ip,
-        # Behind a proxy are many; and this machine's own clients, load generators among them, could do worse.
-        exempt=lambda ip: (not chosen and is_loopback(ip)) or (bool(trusted) and is_trusted(ip, trusted)),
+        exempt=exempt,
         refusal=refusal,
         shortage=shortage,
     )

@@ -59,7 +59,7 @@ ANSWER = (
 
 def idle(reactor: Reactor, sock: socket.socket, pool: Pool, stats: Stats) -> H1UpstreamConn:
     """A connection of ``pool``'s that nobody uses."""
-    conn = H1UpstreamConn(reactor, wire.PlainWire(reactor, sock), pool, pool.engine.head_block, None, stats)
+    conn = H1UpstreamConn(reactor, wire.PlainWire(reactor, sock.detach()), pool, pool.engine.head_block, None, stats)
     pool.connections += 1
     assert conn.stream is not None
     conn.stream.connected = True
@@ -85,7 +85,7 @@ async def measure(requests: int, *, keys: bool = True) -> float:
     limits = ConnLimits(head_bytes=32768, header_count=100, head_s=10.0, idle_s=75.0, body_s=30.0, write_s=60.0)
     near, far = socket.socketpair()
     up_near, up_far = socket.socketpair()
-    client = H1Connection(reactor, wire.PlainWire(reactor, near), core, limits, stats, "127.0.0.1", False)
+    client = H1Connection(reactor, wire.PlainWire(reactor, near.detach()), core, limits, stats, "127.0.0.1", False)
     upstream = idle(reactor, up_near, pools[0], stats)
     theirs = near.fileno()
     wire.recv = lambda fd, size: REQUEST if fd == theirs else ANSWER

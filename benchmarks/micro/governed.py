@@ -71,7 +71,7 @@ def request(named: bool) -> bytes:
 
 def idle(reactor: Reactor, sock: socket.socket, pool: Pool, stats: Stats) -> H1UpstreamConn:
     """A connection of ``pool``'s that nobody uses."""
-    conn = H1UpstreamConn(reactor, PlainWire(reactor, sock), pool, pool.engine.head_block, None, stats)
+    conn = H1UpstreamConn(reactor, PlainWire(reactor, sock.detach()), pool, pool.engine.head_block, None, stats)
     pool.connections += 1
     assert conn.stream is not None
     conn.stream.connected = True
@@ -113,7 +113,7 @@ class Bench:
         self.request = request(named)
         near, self.far = socket.socketpair()
         up_near, self.up_far = socket.socketpair()
-        wire = PlainWire(self.reactor, near)
+        wire = PlainWire(self.reactor, near.detach())
         self.client = H1Connection(self.reactor, wire, self.core, conn_limits, stats, "127.0.0.1", False)
         self.upstream = idle(self.reactor, up_near, pools[0], stats)
         self.client.wire.pause()

@@ -20,6 +20,7 @@ Beyond that neighbours become one, at the lower of their debts: then too little 
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from typing import Final
 
 from fastgw.limits.promises import CROWD_S, NARROW, NEWCOMERS, Promises
@@ -36,6 +37,9 @@ per minute. One false figure of an engine must not lock a client out for a day."
 
 MOST_LOWS: Final = 64
 """Of a meter under one key: it is about so many requests under way at rising debts until what comes back is rounded down."""
+
+REMEMBERED_ADDRESSES: Final = 1024
+"""Of which it is known under what they are counted."""
 
 # The compiled twin has these as C numbers.
 _debt_periods: Final = MAX_DEBT_PERIODS
@@ -407,12 +411,13 @@ def _check(rate: int, period_us: int, burst: int) -> None:
         raise ValueError(f"a burst must be 1 to {MAX_CAPACITY // period_us} for a period of {period_us} µs, not {burst}")
 
 
+@lru_cache(REMEMBERED_ADDRESSES)
 def address_key(ip: str) -> str:
     """What an address is counted under: an IPv4 address as it is, an IPv6 address as its /64, the part that one subscriber
     has (RFC 6177 §2; the last 64 bits are the host's own choice, RFC 4291 §2.5.1).
 
     An IPv4-mapped IPv6 address is the IPv4 address; a zone (``%eth0``) is left out. Any other text (``unix``) comes back as
-    it is. Some microseconds for IPv6: meant to be called once per connection.
+    it is. The addresses seen last are remembered: IPv6 takes some microseconds.
     """
     if ":" not in ip:
         return ip

@@ -26,7 +26,7 @@ from fastgw.net.poller import Reactor
 from fastgw.net.shortage import LACKING
 from fastgw.net.timers import NEVER, TICK_S
 from fastgw.net.upstream import Carrier, UpstreamStream
-from fastgw.net.wire import RECV_BYTES, Address, Holder, PlainWire, Wire, new_socket
+from fastgw.net.wire import RECV_BYTES, Address, Holder, PlainWire, Wire
 from fastgw.protocol.body import LengthSource, source_of
 from fastgw.protocol.http1.client import ResponseReader
 from fastgw.protocol.http1.writer import LAST_CHUNK, frame, request_head, request_line
@@ -236,15 +236,16 @@ class H1UpstreamConn(Holder):
 
         Several addresses are tried in order within the one time limit. Raises OSError when no socket can be made.
         """
-        sock = new_socket(addresses[0][0])
-        conn = cls(reactor, PlainWire(reactor, sock), home, own, carrier, stats)
+        wire = PlainWire(reactor)
+        code = wire.dial(addresses[0])
+        conn = cls(reactor, wire, home, own, carrier, stats)
         conn._rest_of_addresses = addresses[1:]
         conn.dial_deadline = monotonic() + timeout_s
-        conn._connect(addresses[0])
+        conn._dialling(code)
         return conn
 
-    def _connect(self, address: Address) -> None:
-        code = self.wire.dial(address[1])
+    def _dialling(self, code: int) -> None:
+        """A dial is under way (0), or failed at once."""
         self.reactor.wheel.arm(self, self.dial_deadline)
         if code:
             # Not from here: whoever dials is not told before the dial has returned.
@@ -277,14 +278,13 @@ class H1UpstreamConn(Holder):
         if self._rest_of_addresses and not timed_out and not lacking:
             address, *rest = self._rest_of_addresses
             self._rest_of_addresses = tuple(rest)
-            self.wire.sock.close()
             try:
-                self.wire.take(new_socket(address[0]))
+                code = self.wire.dial(address)
             except OSError as error:
                 detail = str(error)
                 lacking = error.errno in LACKING
             else:
-                self._connect(address)
+                self._dialling(code)
                 return
         carrier = stream.carrier
         self.close()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from fastgw.limits.meter import address_key
+from fastgw.net.descriptors import accept
 from fastgw.net.poller import READ, Polled, Reactor
 from fastgw.net.shortage import LACKING, Shortage
 from fastgw.stats import EventLog, Stats
@@ -23,7 +24,8 @@ from fastgw.stats import EventLog, Stats
 ACCEPT_BATCH: Final = 64  # then the loop gets its turn
 PAUSE_S: Final = 0.1
 
-Accepted = Callable[[socket.socket, str], None]
+Accepted = Callable[[int, str], None]
+"""Takes a descriptor, which is its own from then on, and the address at its other end (``unix`` = none)."""
 
 
 class BindError(Exception):
@@ -85,16 +87,17 @@ def _clear_stale(path: str) -> None:
 class _Door(Polled):
     """One listening socket, as the poller knows it."""
 
-    __slots__ = ("_accept", "sock")
+    __slots__ = ("_listener", "sock")
 
-    def __init__(self, sock: socket.socket, accept: Callable[[socket.socket], None]) -> None:
+    def __init__(self, sock: socket.socket, listener: Listener) -> None:
         super().__init__()
         self.fd = sock.fileno()
         self.sock = sock
-        self._accept = accept
+        self._listener = listener
 
     def _readable(self) -> None:
-        self._accept(self.sock)
+        listener = self._listener
+        listener.accept(self.sock)
 
 
 class Listener:
@@ -121,7 +124,7 @@ class Listener:
     ) -> None:
         self._loop = reactor.loop
         self._poller = reactor.poller
-        self._doors = [_Door(sock, self._accept) for sock in socks]
+        self._doors = [_Door(sock, self) for sock in socks]
         self._accepted = accepted
         self._stats = stats
         self._shortage = shortage or Shortage(log)
@@ -131,6 +134,10 @@ class Listener:
         self._refusal = refusal
         self._per_ip: dict[str, int] = {}
         self._paused: asyncio.TimerHandle | None = None
+        for sock in socks:
+            if sock.family != socket.AF_UNIX:
+                # Handed down to every connection that is accepted.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._resume()
 
     @property
@@ -152,28 +159,23 @@ class Listener:
         for door in self._doors:
             self._poller.watch(door, READ)
 
-    def _accept(self, sock: socket.socket) -> None:
-        unix = sock.family == socket.AF_UNIX
+    def accept(self, sock: socket.socket) -> None:
+        """Take who waits at ``sock``."""
         for _ in range(ACCEPT_BATCH):
             try:
-                conn, address = sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
+                found = accept(sock)
             except OSError as error:
                 if error.errno in LACKING:
                     self._shortage.met(error.errno or 0, "a client's connection")
                     self._pause()
                 return
-            conn.setblocking(False)
-            ip = "unix" if unix else address[0]
-            if not unix:
-                conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if ip.startswith("::ffff:") and "." in ip:
-                    ip = ip[7:]
+            if found is None:
+                return
+            fd, ip = found
             if self._stats.connections_open >= self._max or not self._admit(ip):
-                self._refuse(conn, ip)
-                continue
-            self._accepted(conn, ip)
+                self._refuse(fd, ip)
+            else:
+                self._accepted(fd, ip)
 
     def _admit(self, ip: str) -> bool:
         if not self._max_per_ip or ip == "unix" or self._exempt(ip):
@@ -197,14 +199,14 @@ class Listener:
             else:
                 self._per_ip[key] = count - 1
 
-    def _refuse(self, conn: socket.socket, ip: str) -> None:
+    def _refuse(self, fd: int, ip: str) -> None:
         self._stats.connections_refused += 1
-        with contextlib.suppress(OSError):
+        with socket.socket(fileno=fd) as conn, contextlib.suppress(OSError):
+            conn.setblocking(False)
             conn.send(self._refusal(ip))
             # What the client has sent already must not turn our FIN into an RST that eats the answer.
             conn.shutdown(socket.SHUT_WR)
             conn.recv(65536)
-        conn.close()
 
     def _pause(self) -> None:
         for door in self._doors:

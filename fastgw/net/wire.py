@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 from collections import deque
 from typing import Final
 
 from fastgw.accel.landing import Landing
 from fastgw.accel.sockets import keep, recv, send, send_both, send_from, unacknowledged, unread
+from fastgw.net.descriptors import abort, close, dial_error, finish
 from fastgw.net.poller import LEFT, READ, WRITE, Polled, Reactor
 from fastgw.net.timers import Timed
 
@@ -39,7 +39,6 @@ QUEUED: Final = 0  # a residue waits: stop producing until it has gone
 DEAD: Final = -1  # the socket is broken; the read side will say how
 
 _UNDER_WAY: Final = (0, 115)  # EINPROGRESS. (EAGAIN is a Unix socket's full backlog: no dial is under way.)
-_LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Holder(Timed):
@@ -79,12 +78,12 @@ NOBODY: Final = Holder()
 class Wire(Polled):
     """A socket and its residue; see the head of this file."""
 
-    __slots__ = ("_dialling", "_queue", "_taken", "closed", "holder", "poller", "queued_bytes", "reading", "sock")
+    __slots__ = ("_dialling", "_queue", "_taken", "closed", "holder", "poller", "queued_bytes", "reading")
 
-    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
+    def __init__(self, reactor: Reactor, fd: int = -1) -> None:
+        """``fd``: of a connected socket that does not block; from here on it is the wire's. Without one: what will dial."""
         super().__init__()
-        self.fd = sock.fileno()
-        self.sock = sock
+        self.fd = fd
         self.poller = reactor.poller
         self.holder = NOBODY
         self.closed = False
@@ -201,7 +200,7 @@ class Wire(Polled):
         if self._dialling:
             self._dialling = False
             self.poller.watch(self, 0)
-            holder.on_dialled(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            holder.on_dialled(dial_error(self.fd))
             return
         queue = self._queue
         if not queue:
@@ -235,22 +234,28 @@ class Wire(Polled):
                 self.poller.watch(self, self.interest & ~WRITE)
 
     # --- the beginning and the end
-    def dial(self, address: object) -> int:
-        """Begin to connect: 0 = the holder will be told how that went, else the error number at once."""
+    def dial(self, address: Address) -> int:
+        """Begin to connect: 0 = the holder will be told how that went, else the error number at once. What was dialled before,
+        and did not answer, is given back. Raises OSError where no socket can be made."""
+        fd = self.fd
+        if fd >= 0:
+            self.fd = -1
+            close(fd)
+        sock = _new_socket(address[0])
         try:
-            code = self.sock.connect_ex(address)  # type: ignore[arg-type]
+            code = sock.connect_ex(address[1])  # type: ignore[arg-type]
         except OSError as error:
             code = error.errno or 111
+        self.fd = sock.detach()
         if code not in _UNDER_WAY:
             return code
         self._dialling = True
-        self.poller.watch(self, WRITE)
+        try:
+            self.poller.watch(self, WRITE)
+        except OSError:
+            self.dispose()
+            raise
         return 0
-
-    def take(self, sock: socket.socket) -> None:
-        """Another socket in the place of one that did not connect, which is closed already."""
-        self.sock = sock
-        self.fd = sock.fileno()
 
     def dispose(self, reset: bool = False) -> None:
         """Give the descriptor back. ``reset`` sends RST, so that no peer takes what it has for complete."""
@@ -261,11 +266,14 @@ class Wire(Polled):
         self.poller.watch(self, 0)
         self.closed = True
         self.holder = NOBODY
-        if reset:
+        fd = self.fd
+        if fd >= 0:
+            self.fd = -1
             with contextlib.suppress(OSError):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-        with contextlib.suppress(OSError):
-            self.sock.close()
+                if reset:
+                    abort(fd)
+                else:
+                    close(fd)
 
 
 class PlainWire(Wire):
@@ -313,10 +321,10 @@ class PlainWire(Wire):
         return self._put_behind(body)
 
     def shutdown(self) -> None:
-        self.sock.shutdown(socket.SHUT_WR)
+        finish(self.fd)
 
 
-def new_socket(family: int) -> socket.socket:
+def _new_socket(family: int) -> socket.socket:
     """A socket to dial with."""
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     if family != socket.AF_UNIX:

@@ -2,6 +2,7 @@ cimport cython
 
 from fastgw.accel.landing cimport Landing
 from fastgw.accel.sockets cimport keep, recv, send, send_both, send_from, unacknowledged, unread
+from fastgw.net.descriptors cimport abort, close, dial_error, finish
 from fastgw.net.poller cimport Polled, Poller, Reactor
 from fastgw.net.timers cimport Timed
 
@@ -18,7 +19,6 @@ cdef class Holder(Timed):
     cpdef on_broken(self)
 
 cdef class Wire(Polled):
-    cdef public object sock
     cdef object _queue
     cdef bint _dialling
     cdef Py_ssize_t _taken
@@ -44,8 +44,7 @@ cdef class Wire(Polled):
     cdef int _put_aside(self, bytes data, Py_ssize_t sent) except -2
     cdef int _wait_with(self, bytes data, Py_ssize_t sent) except -2
     cdef _drop_queue(self)
-    cpdef int dial(self, object address) except -1
-    cpdef take(self, object sock)
+    cpdef int dial(self, tuple address) except -1
     cpdef dispose(self, bint reset=*)
 
 @cython.final

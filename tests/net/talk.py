@@ -189,7 +189,8 @@ class Front:
         self.service = HeardService()
         self.stats = Stats()
         given = ConnLimits(**{**LIMITS, **limits})  # type: ignore[arg-type]
-        self.conn = H1Connection(reactor, PlainWire(reactor, ours), self.service, given, self.stats, "192.0.2.1", False)
+        wire = PlainWire(reactor, ours.detach())
+        self.conn = H1Connection(reactor, wire, self.service, given, self.stats, "192.0.2.1", False)
 
     @property
     def stream(self) -> ClientStream:

@@ -58,7 +58,7 @@ class Back:
         self.pool = Pool()
         self.stats = Stats()
         self.carrier = HeardCarrier()
-        self.conn = H1UpstreamConn(reactor, PlainWire(reactor, ours), self.pool, OWN, None, self.stats)
+        self.conn = H1UpstreamConn(reactor, PlainWire(reactor, ours.detach()), self.pool, OWN, None, self.stats)
         self.conn.park(monotonic(), 10.0)
         self.stream = self.conn.take(self.carrier)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.net.poller import Reactor
-from fastgw.net.wire import DEAD, NOBODY, QUEUED, SENT, Holder, PlainWire, new_socket
+from fastgw.net.wire import DEAD, NOBODY, QUEUED, SENT, Holder, PlainWire
 from tests.e2e.backlog import fill
 from tests.net.talk import Peer, reacting, tcp_pair, turns, until
 
@@ -57,7 +57,7 @@ class Heard(Holder):
 def made(reactor: Reactor, tcp: bool = False) -> tuple[PlainWire, Heard, Peer]:
     ours, theirs = tcp_pair() if tcp else socket.socketpair()
     ours.setblocking(False)
-    wire = PlainWire(reactor, ours)
+    wire = PlainWire(reactor, ours.detach())
     return wire, Heard(wire), Peer(theirs)
 
 
@@ -211,34 +211,32 @@ async def test_a_dial_that_succeeds_and_one_that_is_refused() -> None:
     async with reacting() as reactor:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             address = listener.getsockname()
-            wire = PlainWire(reactor, new_socket(socket.AF_INET))
+            wire = PlainWire(reactor)
             holder = Heard(wire)
-            assert wire.dial(address) == 0
+            assert wire.dial((socket.AF_INET, address)) == 0
             await until(lambda: holder.heard == [("dialled", 0)])
             assert wire.write(b"hi") == SENT
             theirs, _ = listener.accept()
             assert theirs.recv(2) == b"hi"
             theirs.close()
             wire.dispose()
-        wire = PlainWire(reactor, new_socket(socket.AF_INET))
+        wire = PlainWire(reactor)
         holder = Heard(wire)
-        if wire.dial(address) == 0:
+        if wire.dial((socket.AF_INET, address)) == 0:
             await until(lambda: holder.heard == [("dialled", 111)])
-        wire.sock.close()
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            wire.take(new_socket(socket.AF_INET))
             holder.heard.clear()
-            assert wire.dial(listener.getsockname()) == 0
+            assert wire.dial((socket.AF_INET, listener.getsockname())) == 0
             await until(lambda: holder.heard == [("dialled", 0)])
         wire.dispose()
 
 
 async def test_a_dial_that_cannot_even_begin_says_so_at_once() -> None:
     async with reacting() as reactor:
-        wire = PlainWire(reactor, new_socket(socket.AF_UNIX))
+        wire = PlainWire(reactor)
         holder = Heard(wire)
-        assert wire.dial("/nowhere/at/all") == 2
-        assert wire.dial("x" * 500) != 0
+        assert wire.dial((socket.AF_UNIX, "/nowhere/at/all")) == 2
+        assert wire.dial((socket.AF_UNIX, "x" * 500)) != 0
         await asyncio.sleep(0.005)
         assert holder.heard == []
         wire.dispose()
@@ -252,9 +250,9 @@ async def test_a_unix_sockets_full_backlog_is_a_dial_that_failed(tmp_path: Path)
             listener.bind(str(tmp_path / "here"))
             listener.listen(0)
             fill(listener, waiting)
-            wire = PlainWire(reactor, new_socket(socket.AF_UNIX))
+            wire = PlainWire(reactor)
             holder = Heard(wire)
-            assert wire.dial(listener.getsockname()) == 11
+            assert wire.dial((socket.AF_UNIX, listener.getsockname())) == 11
             await turns()
             assert holder.heard == []
             wire.dispose()

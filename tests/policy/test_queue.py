@@ -172,7 +172,7 @@ async def world(engines: Sequence[dict[str, Any]], **options: Any) -> AsyncItera
     )
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    conn = H1Connection(reactor, PlainWire(reactor, ours), core, LIMITS, stats, "127.0.0.1", False)
+    conn = H1Connection(reactor, PlainWire(reactor, ours.detach()), core, LIMITS, stats, "127.0.0.1", False)
     made = World(core, queue, conn, pools)
     core.merger = made
     try:

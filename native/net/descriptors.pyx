@@ -1,0 +1,93 @@
+"""Compiled twin of fastgw/net/descriptors.py: the system calls themselves, and no object of a socket."""
+
+from cpython.exc cimport PyErr_SetFromErrno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <arpa/inet.h>
+    #include <netdb.h>
+    #include <netinet/in.h>
+    #include <string.h>
+    #include <sys/socket.h>
+    #include <unistd.h>
+
+    /* The peer's address in words (64 bytes of room: an address, and the name of an interface), "unix" where it has none;
+       the descriptor, or -1. */
+    static int fastgw_accept(int listening, char *text) {
+        struct sockaddr_storage peer;
+        socklen_t size = sizeof peer;
+        int fd = accept4(listening, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0) return fd;
+        if (peer.ss_family == AF_INET) {
+            inet_ntop(AF_INET, &((struct sockaddr_in *)&peer)->sin_addr, text, 64);
+        } else if (peer.ss_family == AF_INET6) {
+            const struct in6_addr *address = &((struct sockaddr_in6 *)&peer)->sin6_addr;
+            if (IN6_IS_ADDR_V4MAPPED(address))
+                inet_ntop(AF_INET, address->s6_addr + 12, text, 64);
+            else if (!((struct sockaddr_in6 *)&peer)->sin6_scope_id
+                     || getnameinfo((struct sockaddr *)&peer, size, text, 64, NULL, 0, NI_NUMERICHOST))
+                inet_ntop(AF_INET6, address, text, 64);
+        } else {
+            strcpy(text, "unix");
+        }
+        return fd;
+    }
+
+    static int fastgw_dial_error(int fd, int *code) {
+        socklen_t size = sizeof *code;
+        return getsockopt(fd, SOL_SOCKET, SO_ERROR, code, &size);
+    }
+
+    static int fastgw_reset_on_close(int fd) {
+        struct linger linger = {1, 0};
+        return setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+    }
+    """
+    int fastgw_accept(int listening, char *text)
+    int fastgw_dial_error(int fd, int *code)
+    int fastgw_reset_on_close(int fd)
+    int c_close "close"(int fd)
+    int c_shutdown "shutdown"(int fd, int how)
+    int SHUT_WR
+
+
+cpdef tuple accept(object listening):
+    """The next connection on a listening socket, and the address that it comes from; None = nobody waits."""
+    cdef char text[64]
+    cdef int fd = fastgw_accept(listening.fileno(), text)
+    if fd < 0:
+        if errno == EAGAIN or errno == EINTR or errno == ECONNABORTED:
+            return None
+        PyErr_SetFromErrno(OSError)
+    return fd, text.decode("ascii")
+
+
+cpdef close(int fd):
+    """Give ``fd`` back."""
+    # (EINTR: it is closed all the same, and its number may be somebody else's by now.)
+    if c_close(fd) < 0 and errno != EINTR:
+        PyErr_SetFromErrno(OSError)
+
+
+cpdef finish(int fd):
+    """Close our side: the peer reads an end."""
+    if c_shutdown(fd, SHUT_WR) < 0:
+        PyErr_SetFromErrno(OSError)
+
+
+cpdef abort(int fd):
+    """Give ``fd`` back, and tell the peer by an RST that what it has is not complete."""
+    fastgw_reset_on_close(fd)
+    close(fd)
+
+
+cpdef int dial_error(int fd) except -2:
+    """How a dial went: 0, or the error number."""
+    cdef int code = 0
+    if fastgw_dial_error(fd, &code) < 0:
+        PyErr_SetFromErrno(OSError)
+    return code

@@ -1,0 +1,27 @@
+cimport cython
+
+from fastgw.net.descriptors cimport accept
+from fastgw.net.poller cimport Polled, Poller
+from fastgw.stats cimport Stats
+
+cdef int READ
+
+@cython.final
+cdef class _Door(Polled):
+    cdef Listener _listener
+    cdef public object sock
+
+@cython.final
+cdef class Listener:
+    cdef object _accepted, _exempt, _loop, _paused, _refusal, _shortage
+    cdef list _doors
+    cdef Py_ssize_t _max, _max_per_ip
+    cdef dict _per_ip
+    cdef Poller _poller
+    cdef Stats _stats
+
+    @cython.locals(fd=cython.int, ip=str, found=tuple)
+    cpdef accept(self, object sock)
+    @cython.locals(count=cython.Py_ssize_t, key=str)
+    cpdef bint _admit(self, str ip) except -1
+    cdef _refuse(self, int fd, str ip)
