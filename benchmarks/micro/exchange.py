@@ -75,7 +75,7 @@ async def measure(requests: int, *, keys: bool = True) -> float:
     stats, log = Stats(), NullLog()
     records: list[AccessRecord] = []
     reactor = Reactor(loop)
-    pools = [Pool(Engine(one), reactor, stats, log, 1.0, 8) for one in config.engines]
+    pools = [Pool(Engine(one), reactor, stats, log, 1.0) for one in config.engines]
     core = GatewayCore(
         config, reactor=reactor, stats=stats, log=log, access=records, filters=build(config),
         strategy=strategy_of("round_robin"),

@@ -96,7 +96,7 @@ class Bench:
         stats, log = Stats(), NullLog()
         self.records: list[AccessRecord] = []
         self.reactor = Reactor(loop)
-        pools = [Pool(Engine(one), self.reactor, stats, log, 1.0, 8) for one in config.engines]
+        pools = [Pool(Engine(one), self.reactor, stats, log, 1.0) for one in config.engines]
         defaults = Defaults(
             requests_per_minute=config.rate_limit_per_minute,
             tokens_per_minute=config.tokens_per_minute,

@@ -71,9 +71,11 @@ class Engines(Listening, frozen=True, kw_only=True):
     )] = ""
     warm_connections: Annotated[int, within(0, 1024, "connections kept open to each engine before anyone asks")] = 1
     engine_max_connections: Annotated[int, within(1, 65535, "connections to one engine at most")] = 16384
-    engine_max_idle: Annotated[int, within(0, 65535,
-        "idle connections to one engine that are kept; an eighth of the open files at most",
-    )] = 1024
+    engine_max_idle: Annotated[int | None, within(0, 65535,
+        "idle connections to one engine that are kept at the most, and no more than an eighth of the open files; one that was "
+        "not needed for ten seconds goes in any case, but for the warm ones",
+        auto="as many as were needed at once; 4 to llama.cpp",
+    )] = None
     health_interval_s: Annotated[float, seconds("time between two health probes of an engine", low=0.05)] = 5.0
     health_timeout_s: Annotated[float, seconds("time an engine has to answer a probe", low=0.01)] = 2.0
     health_unhealthy_after: Annotated[int, within(1, 1000, "failed probes in a row that make an engine unhealthy")] = 2

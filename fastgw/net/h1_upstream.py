@@ -67,6 +67,10 @@ class Home:
         """An idle connection has closed."""
         raise NotImplementedError
 
+    def unneeded(self, conn: H1UpstreamConn, now: float) -> float:
+        """An idle connection has waited as long as it was told to: until when it waits on, in any case; 0 = it closes."""
+        raise NotImplementedError
+
     def gone(self, conn: H1UpstreamConn) -> None:
         """A connection has closed, whatever it was doing."""
         raise NotImplementedError
@@ -378,8 +382,8 @@ class H1UpstreamConn(Holder):
             self.crash(error, carrier)
 
     # --- idleness and the end
-    def park(self, now: float, limit_s: float) -> None:
-        """Become idle in the pool for at most ``limit_s``."""
+    def park(self, now: float, limit_s: float, wait_s: float) -> None:
+        """Become idle in the pool: fit to be taken for ``limit_s``; after ``wait_s``, where that is less, it asks the pool."""
         stream = self.stream
         assert stream is not None
         stream.carrier = None
@@ -389,13 +393,13 @@ class H1UpstreamConn(Holder):
         self.interim = 0
         self.idle_since = now
         self.idle_turn = self.reactor.poller.turn
-        limit_at = now + limit_s
-        self.idle_limit_at = limit_at
+        self.idle_limit_at = now + limit_s
+        ask_at = now + (wait_s if wait_s < limit_s else limit_s)
         slot = self.wheel_slot
-        if slot and slot * TICK_S <= limit_at:
-            self.deadline = limit_at
+        if slot and slot * TICK_S <= ask_at:
+            self.deadline = ask_at
         else:
-            self.reactor.wheel.arm(self, limit_at)
+            self.reactor.wheel.arm(self, ask_at)
 
     def _idle_gone(self, by_engine: bool) -> None:
         self.close()
@@ -405,7 +409,11 @@ class H1UpstreamConn(Holder):
         if self.state is CONNECTING:
             self._dial_failed("connect timeout", True)
         elif self.state is IDLE:
-            self._idle_gone(False)
+            until = self.home.unneeded(self, now)
+            if until > now:
+                self.reactor.wheel.arm(self, until)
+            else:
+                self._idle_gone(False)
 
     def on_written(self) -> None:
         stream = self.stream
@@ -434,6 +442,7 @@ class H1UpstreamConn(Holder):
             return
         self.state = CLOSED
         self.stream = None
+        self.idle_limit_at = 0.0  # a pool that has it still does not take it
         self.wire.dispose()
         wheel = self.reactor.wheel
         wheel.disarm(self)

@@ -27,6 +27,7 @@ from fastgw.config.settings import inherited
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
 from fastgw.stats import EventLog, Stats
+from fastgw.upstream.kinds.kind import ANY
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.target import Engine
@@ -66,7 +67,7 @@ class Fleet:
     """
 
     __slots__ = (
-        "_closed", "_config", "_configs", "_leaving", "_log", "_max_idle", "_published", "_reactor", "_room", "_shortage",
+        "_closed", "_config", "_configs", "_idle_files", "_leaving", "_log", "_published", "_reactor", "_room", "_shortage",
         "_stats", "_timer", "joined", "left", "pools", "table",
     )  # fmt: skip
 
@@ -90,7 +91,7 @@ class Fleet:
         self._room = room
         self.joined: Callable[[Pool], None] = _quiet
         self.left: Callable[[Pool], None] = _quiet
-        self._max_idle = min(config.engine_max_idle, open_files() // 8 or config.engine_max_idle)
+        self._idle_files = open_files() // 8 or ANY
         self._configs: dict[str, EngineConfig] = {one.name: one for one in config.engines}
         self._leaving: dict[str, Pool] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -207,10 +208,10 @@ class Fleet:
     # --- within
     def _pool(self, one: EngineConfig) -> Pool:
         config = self._config
-        engine = Engine(one, config.cb_failure_threshold, config.cb_recovery_timeout_s)
-        return Pool(
-            engine, self._reactor, self._stats, self._log, config.connect_timeout_s, self._max_idle, self._shortage
+        engine = Engine(
+            one, config.cb_failure_threshold, config.cb_recovery_timeout_s, config.engine_max_idle, self._idle_files
         )
+        return Pool(engine, self._reactor, self._stats, self._log, config.connect_timeout_s, self._shortage)
 
     def _look_again(self) -> None:
         if self._timer is None and self._leaving and not self._closed:

@@ -1,13 +1,17 @@
 """The connections to one engine, which carry its streams: idle ones kept newest-first, dials bounded, the engine's idle-close
 time learned.
 
+Who returned last is taken first. So an idle connection that has lain for a while is one more than were needed at once in that
+while, and :data:`UNNEEDED_S` says how long that is: what is kept follows the most that were in use together lately, with no
+figure to keep of it, and goes back to the warm ones when a crowd has gone.
+
 uvicorn and llama.cpp close a connection after 5 idle seconds, others after a minute, some after 100 requests; a pool
 that writes on a connection in that very moment loses the request. So the limit is learned from ``Keep-Alive`` fields
 and from watching idle connections die, and a parked connection is given back before its engine would close it. What
 still slips through is the replay rule's, which is above.
 
 Invariant: ``connections`` counts every connection that is dialling, busy or idle, and never exceeds the engine's maximum.
-Idle connections beyond the warm ones are few: each occupies a thread in llama.cpp.
+Idle ones are bounded by the engine's ``max_idle``: few where its kind pays for each.
 """
 
 from __future__ import annotations
@@ -19,13 +23,16 @@ from fastgw.net.clock import monotonic
 from fastgw.net.h1_upstream import H1UpstreamConn, H1UpstreamStream, Home, no_socket
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
+from fastgw.net.timers import TICK_S
 from fastgw.net.upstream import Carrier, UpstreamStream
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.target import Engine
 
 IDLE_LIMIT_S: Final = 30.0  # until the engine shows another
+UNNEEDED_S: Final = 10.0  # for so long nobody needed it: one too many, unless it is to be kept warm
+CLOSES: Final = 64  # of unneeded ones in a tick of the wheel: each costs the kernel 10 µs, and nothing else runs meanwhile
 IDLE_FLOOR_S: Final = 0.5  # below this a "learned" limit is an engine that dies, not one that tidies up
-NEIGHBOURS: Final = 16  # how far back an idle connection is looked for that has been silent
+NEIGHBOURS: Final = 16  # of those that came back before this turn: among so many one is looked for that has been silent
 WARM_GAP_S: Final = 0.005  # between two warm dials
 IDLE_SHARE: Final = 0.8  # of the engine's own limit: time for the FIN to cross the request
 
@@ -36,10 +43,15 @@ class Pool(Home):
     __slots__ = (
         "_closed",
         "_conns",
+        "_died",
+        "_from_before",
         "_log",
         "_reactor",
         "_shortage",
         "_stats",
+        "_tick",
+        "_tick_closes",
+        "_turn",
         "_warming",
         "connect_timeout_s",
         "connections",
@@ -47,7 +59,6 @@ class Pool(Home):
         "gone_at_once",
         "idle",
         "idle_limit_s",
-        "max_idle",
     )
 
     def __init__(
@@ -57,7 +68,6 @@ class Pool(Home):
         stats: Stats,
         log: EventLog,
         connect_timeout_s: float,
-        max_idle: int,
         shortage: Shortage | None = None,
     ) -> None:
         self.engine = engine
@@ -66,8 +76,12 @@ class Pool(Home):
         self._log = log
         self._shortage = shortage or Shortage(log)
         self.connect_timeout_s = connect_timeout_s
-        self.max_idle = max(max_idle, engine.warm_connections)
-        self.idle: list[H1UpstreamConn] = []
+        self.idle: list[H1UpstreamConn] = []  # the newest last; those that died since the last sweep are among them
+        self._died = 0
+        self._turn = 0  # the poller's, when one was last taken or came back,
+        self._from_before = 0  # and how many of the idle ones, the first, had come back before it
+        self._tick = 0.0  # the wheel's last that found one unneeded,
+        self._tick_closes = 0  # and how many it did
         self.connections = 0
         self.idle_limit_s = IDLE_LIMIT_S
         self._warming: H1UpstreamConn | None = None
@@ -95,32 +109,45 @@ class Pool(Home):
 
     def _take_idle(self, now: float) -> H1UpstreamConn | None:
         """The idle connection used last, if one is still good."""
+        # What an engine sends after the end of an answer must not become the answer to the next request, somebody else's.
+        # The poller tells of it, and closes; but of those that came back in this very turn nobody has asked it yet. So one
+        # of those from before, which spares a system call.
         idle = self.idle
+        at = self._before()
+        least = at - NEIGHBOURS
+        while at > 0 and at > least:
+            at -= 1
+            conn = idle[at]
+            if now >= conn.idle_limit_at:
+                del idle[at]
+                self._drop(conn)
+            elif conn.wire.silent_since(conn.idle_turn):
+                del idle[at]
+                self._from_before = at
+                return conn
         while idle:
             conn = idle.pop()
-            # What an engine sends after the end of an answer must not become the answer to the next request, somebody
-            # else's. The poller tells of it, and closes; but of a connection taken again at once nobody has asked it yet.
-            if now < conn.idle_limit_at:
-                if conn.wire.silent_since(conn.idle_turn):
-                    return conn
-                other = self._take_silent(now)
-                if other is not None:
-                    idle.append(conn)
-                    return other
-                if not conn.wire.unread():
-                    return conn
-            conn.close()
+            if now < conn.idle_limit_at and not conn.wire.unread():
+                return conn
+            self._drop(conn)
         return None
 
-    def _take_silent(self, now: float) -> H1UpstreamConn | None:
-        """One of those parked a little earlier, of which the kernel has been asked since: it spares the system call."""
-        idle = self.idle
-        last = len(idle) - 1
-        for at in range(last, max(last - NEIGHBOURS, -1), -1):
-            conn = idle[at]
-            if now < conn.idle_limit_at and conn.wire.silent_since(conn.idle_turn):
-                return idle.pop(at)
-        return None
+    def _before(self) -> int:
+        """How many of the idle ones came back before this turn; they are the first."""
+        turn = self._reactor.poller.turn
+        last = len(self.idle)
+        if turn != self._turn:
+            self._turn = turn
+            self._from_before = last
+        elif self._from_before > last:
+            self._from_before = last
+        return self._from_before
+
+    def _drop(self, conn: H1UpstreamConn) -> None:
+        """It was idle for too long, or has died already."""
+        if conn.stream is None:
+            self._died -= 1
+        conn.close()
 
     def _dial(self, carrier: Carrier) -> H1UpstreamStream:
         engine = self.engine
@@ -165,26 +192,44 @@ class Pool(Home):
         """
         if idle_s >= 0 and idle_s * IDLE_SHARE < self.idle_limit_s:
             self.idle_limit_s = max(idle_s * IDLE_SHARE, 0.0)
-        if self._closed or len(self.idle) >= self.max_idle or max_requests == 0 or self.idle_limit_s <= 0 or stream.closed:
+        full = self._closed or len(self.idle) >= self.engine.max_idle
+        if full or max_requests == 0 or self.idle_limit_s <= 0 or stream.closed:
             stream.cancel()
             return
         assert isinstance(stream, H1UpstreamStream)  # (named again: compiled, the name decides what is known of it)
         mine = stream
         conn = mine.conn
-        conn.park(now, self.idle_limit_s)
+        self._before()
+        conn.park(now, self.idle_limit_s, UNNEEDED_S)
         self.idle.append(conn)
 
     # --- what connections report
     def idle_closed(self, conn: H1UpstreamConn, by_engine: bool) -> None:
-        if conn in self.idle:
-            self.idle.remove(conn)
+        # All at once: many may have died in this look, and each would be looked for among all.
+        self._died += 1
+        if self._died == 1:
+            self._reactor.poller.soon(self._sweep)
         if by_engine and conn.idle_since:
             age = monotonic() - conn.idle_since
             limit = age * IDLE_SHARE
             if age >= IDLE_FLOOR_S and limit < self.idle_limit_s:
                 self.idle_limit_s = limit
                 self._log.debug("idle limit learned", engine=self.engine.name, idle_limit_s=round(limit, 3))
+
+    def _sweep(self) -> None:
+        self._died = 0
+        self.idle = [conn for conn in self.idle if conn.stream is not None]
         self.keep_warm()
+
+    def unneeded(self, conn: H1UpstreamConn, now: float) -> float:
+        if now < conn.idle_limit_at and len(self.idle) - self._died <= self.engine.warm_connections:
+            return conn.idle_limit_at
+        if now != self._tick:
+            self._tick = now
+            self._tick_closes = 0
+        self._tick_closes += 1
+        # What is left of a crowd goes by and by.
+        return now + TICK_S * (self._tick_closes // CLOSES) if self._tick_closes > CLOSES else 0.0
 
     def gone(self, conn: H1UpstreamConn) -> None:
         self.connections -= 1
@@ -193,9 +238,9 @@ class Pool(Home):
     def warmed(self, conn: H1UpstreamConn) -> None:
         self._warming = None
         # The oldest end of the list: traffic prefers connections that have proven themselves.
-        conn.park(monotonic(), self.idle_limit_s)
+        conn.park(monotonic(), self.idle_limit_s, self.idle_limit_s)
         self.idle.insert(0, conn)
-        if len(self.idle) < self.engine.warm_connections:
+        if len(self.idle) - self._died < self.engine.warm_connections:
             self._reactor.loop.call_later(WARM_GAP_S, self.keep_warm)
 
     def warm_failed(self, detail: str) -> None:
@@ -216,7 +261,7 @@ class Pool(Home):
         engine = self.engine
         if self._closed or not engine.addresses or engine.healthy is False:
             return
-        missing = engine.warm_connections - len(self.idle)
+        missing = engine.warm_connections - len(self.idle) + self._died
         # Busy connections come back and are warm then.
         room = min(engine.warm_connections, engine.max_connections) - self.connections
         if self._warming is not None or missing <= 0 or room <= 0:
@@ -234,6 +279,7 @@ class Pool(Home):
             self._warming = None
         while self.idle:
             self.idle.pop().close()
+        self._died = 0
 
     def reopen(self) -> None:
         """After :meth:`close`: connections are kept, and warmed, again."""

@@ -13,7 +13,7 @@ from fastgw.config import EngineConfig
 from fastgw.limits.breaker import CLOSED, NO, Breaker
 from fastgw.net.clock import monotonic
 from fastgw.net.wire import Address
-from fastgw.upstream.kinds.kind import Kind
+from fastgw.upstream.kinds.kind import ANY, Kind
 from fastgw.upstream.kinds.registry import kind_of
 
 
@@ -28,6 +28,7 @@ class Engine:
         "breaker",
         "cancel",
         "configured_cancel",
+        "configured_max_idle",
         "configured_models",
         "discovered_models",
         "draining",
@@ -37,12 +38,14 @@ class Engine:
         "head_block",
         "healthy",
         "host",
+        "idle_files",
         "inflight",
         "kind",
         "label",
         "literal",
         "max_concurrent",
         "max_connections",
+        "max_idle",
         "name",
         "not_before",
         "port",
@@ -57,7 +60,16 @@ class Engine:
         "words",
     )
 
-    def __init__(self, config: EngineConfig, cb_threshold: int = 0, cb_recovery_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        cb_threshold: int = 0,
+        cb_recovery_s: float = 30.0,
+        max_idle: int | None = None,
+        idle_files: int = ANY,
+    ) -> None:
+        """``max_idle``: idle connections that are kept, None = by the kind; ``idle_files``: descriptors that there are for
+        them."""
         address = config.address
         self.name = config.name
         self.label = config.name.encode()
@@ -73,9 +85,11 @@ class Engine:
         self.served_name = config.served_name
         self.weight = config.weight
         self.configured_cancel = config.cancel
-        self.become(kind_of(config.kind))
+        self.configured_max_idle = max_idle
+        self.idle_files = idle_files
         self.warm_connections = config.warm_connections
         self.max_connections = config.max_connections
+        self.become(kind_of(config.kind))
         self.probe_paths = (config.health_path.encode(),) if config.health_path else self.kind.probe_paths
         self.addresses: tuple[Address, ...] = self._literal()
         self.literal = bool(self.addresses)  # nothing to look up, ever
@@ -101,6 +115,8 @@ class Engine:
         """It is of this kind: as configured, or as its own list of models has told."""
         self.kind = kind
         self.cancel = kind.cancel if self.configured_cancel is None else self.configured_cancel
+        max_idle = kind.max_idle if self.configured_max_idle is None else self.configured_max_idle
+        self.max_idle = max(min(max_idle, self.idle_files), self.warm_connections)
 
     def usable(self) -> bool:
         """Whether a request may go there now: it is well, its breaker lets one through, and it has room."""

@@ -18,6 +18,7 @@ cdef bytes LAST_CHUNK
 
 cdef class Home:
     cpdef idle_closed(self, H1UpstreamConn conn, bint by_engine)
+    cpdef double unneeded(self, H1UpstreamConn conn, double now) except? -1.0
     cpdef gone(self, H1UpstreamConn conn)
     cpdef warmed(self, H1UpstreamConn conn)
     cpdef warm_failed(self, str detail)
@@ -50,8 +51,8 @@ cdef class H1UpstreamConn(Holder):
     cpdef H1UpstreamStream take(self, Carrier carrier)
     cpdef ResponseHead _after_interim(self, ResponseHead head, bint upgrade)
     cdef _ended(self, str how)
-    @cython.locals(limit_at=cython.double, slot=cython.long)
-    cpdef park(self, double now, double limit_s)
+    @cython.locals(ask_at=cython.double, slot=cython.long)
+    cpdef park(self, double now, double limit_s, double wait_s)
     cdef _idle_gone(self, bint by_engine)
     cpdef close(self)
     cpdef crash(self, object error, object carrier)

@@ -16,16 +16,24 @@ cdef class Pool(Home):
     cdef Reactor _reactor
     cdef Stats _stats
     cdef H1UpstreamConn _warming
+    cdef double _tick
+    cdef long long _turn
+    cdef Py_ssize_t _died, _from_before, _tick_closes
     cdef public double connect_timeout_s, idle_limit_s
     cdef public Engine engine
     cdef public list idle
-    cdef public Py_ssize_t connections, max_idle
+    cdef public Py_ssize_t connections
 
     @cython.locals(conn=H1UpstreamConn)
     cpdef UpstreamStream open(self, Carrier carrier, double now, bint fresh=*)
-    @cython.locals(conn=H1UpstreamConn, other=H1UpstreamConn)
+    @cython.locals(conn=H1UpstreamConn, at=cython.Py_ssize_t, least=cython.Py_ssize_t)
     cdef H1UpstreamConn _take_idle(self, double now)
-    @cython.locals(conn=H1UpstreamConn, at=cython.Py_ssize_t, last=cython.Py_ssize_t)
-    cdef H1UpstreamConn _take_silent(self, double now)
-    @cython.locals(conn=H1UpstreamConn, mine=H1UpstreamStream)
+    @cython.locals(turn=cython.longlong, last=cython.Py_ssize_t)
+    cdef Py_ssize_t _before(self) except -1
+    cdef _drop(self, H1UpstreamConn conn)
+    cpdef idle_closed(self, H1UpstreamConn conn, bint by_engine)
+    cpdef double unneeded(self, H1UpstreamConn conn, double now) except? -1.0
+    @cython.locals(conn=H1UpstreamConn)
+    cpdef _sweep(self)
+    @cython.locals(conn=H1UpstreamConn, full=cython.bint, mine=H1UpstreamStream)
     cpdef give_back(self, UpstreamStream stream, double now, double idle_s, long long max_requests)

@@ -12,10 +12,10 @@ cdef class Engine:
     cdef public long long answered_total, failures, failures_total, inflight, truncations_total
     cdef public bytes api_key_line, base, head_block, label
     cdef public bint cancel, draining, literal
-    cdef public object configured_cancel, configured_models, healthy, port
+    cdef public object configured_cancel, configured_max_idle, configured_models, healthy, port
     cdef public Kind kind
     cdef public str host, name, served_name, unix_path
-    cdef public Py_ssize_t max_connections, warm_connections
+    cdef public Py_ssize_t idle_files, max_connections, max_idle, warm_connections
     cdef public double not_before, probed_at
     cdef public Breaker breaker
     cdef public long long max_concurrent, slots, weight

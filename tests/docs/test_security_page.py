@@ -35,6 +35,7 @@ NO_LIMITS = {
         "net.timers.TURN_S", "accel.landing._READ_BYTES", "net.supervisor.LEAST_S",
         "observe.logs.FLUSH_BYTES", "exchange.local.FRESH_S",
         "exchange.merged.PAUSE_S", "upstream.pool.IDLE_LIMIT_S", "upstream.pool.IDLE_FLOOR_S", "upstream.pool.WARM_GAP_S",
+        "upstream.pool.UNNEEDED_S",
         "upstream.fleet.LOOK_S", "upstream.health.RESOLVE_EVERY_S", "upstream.table.MAX_CYCLE",
         "policy.waiting.INTERVAL_S", "policy.cors.MAX_AGE_S",
         "limits.breaker.PROBE_WAIT_S", "limits.account.MOST_ENDED", "limits.drain.UNKNOWN_S", "limits.promises.MOST_S",

@@ -31,6 +31,12 @@ class Pool(Home):
 
     def __init__(self) -> None:
         self.heard: list[object] = []
+        self.keeps_until = 0.0
+
+    def unneeded(self, conn: H1UpstreamConn, now: float) -> float:
+        self.heard.append("unneeded")
+        until, self.keeps_until = self.keeps_until, 0.0
+        return until
 
     def idle_closed(self, conn: H1UpstreamConn, by_engine: bool) -> None:
         self.heard.append(("idle closed", by_engine))
@@ -59,7 +65,7 @@ class Back:
         self.stats = Stats()
         self.carrier = HeardCarrier()
         self.conn = H1UpstreamConn(reactor, PlainWire(reactor, ours.detach()), self.pool, OWN, None, self.stats)
-        self.conn.park(monotonic(), 10.0)
+        self.conn.park(monotonic(), 10.0, 10.0)
         self.stream = self.conn.take(self.carrier)
 
     def send(self, method: bytes = b"POST", length: int = 2, body: bytes = b"hi", upgrade: bool = False) -> RequestStart:
@@ -167,7 +173,7 @@ async def test_an_answer_however_it_is_split(answer: bytes, kind: type, interim:
             assert type(source) is kind
             assert source.done is (kind is not CloseSource)
             assert source.spoiled is (kind is CloseSource)
-            place.conn.park(monotonic(), 10.0)
+            place.conn.park(monotonic(), 10.0, 10.0)
             place.conn.take(place.carrier)
 
 
@@ -309,7 +315,7 @@ async def test_a_bug_above_ends_the_request_and_is_told(call: str) -> None:
 async def test_bytes_or_an_end_that_nobody_asked_for_close_what_is_idle() -> None:
     for end in (False, True):
         async with back() as place:
-            place.conn.park(monotonic(), 10.0)
+            place.conn.park(monotonic(), 10.0, 10.0)
             assert place.conn.state is UpstreamState.IDLE
             place.peer.sock.shutdown(socket.SHUT_WR) if end else place.peer.send(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
             await until(lambda: place.pool.heard == ["gone", ("idle closed", True)])
@@ -327,14 +333,24 @@ async def test_what_was_taken_and_not_asked_yet_tells_its_carrier_of_the_end() -
 
 async def test_the_time_in_the_pool_is_over() -> None:
     async with back() as place:
-        place.conn.park(monotonic(), 0.1)
-        await until(lambda: place.pool.heard == ["gone", ("idle closed", False)])
+        place.conn.park(monotonic(), 0.1, 0.1)
+        await until(lambda: place.pool.heard == ["unneeded", "gone", ("idle closed", False)])
         assert await place.peer.rest() == b""
+
+
+async def test_the_pool_may_keep_it_for_longer() -> None:
+    async with back() as place:
+        place.pool.keeps_until = monotonic() + 0.3
+        place.conn.park(monotonic(), 10.0, 0.05)
+        await until(lambda: place.pool.heard == ["unneeded"])
+        await turns(50)
+        assert place.pool.heard == ["unneeded"]
+        await until(lambda: place.pool.heard == ["unneeded", "unneeded", "gone", ("idle closed", False)])
 
 
 async def test_taken_again_its_time_in_the_pool_does_not_count() -> None:
     async with back() as place:
-        place.conn.park(monotonic(), 0.1)
+        place.conn.park(monotonic(), 0.1, 0.1)
         stream = place.conn.take(place.carrier)
         assert isinstance(stream, H1UpstreamStream)
         place.send()

@@ -153,7 +153,7 @@ async def world(engines: Sequence[dict[str, Any]], **options: Any) -> AsyncItera
     config = Config(engines=described, port=0, scheduler="auto", **options)
     reactor = Reactor(asyncio.get_running_loop())
     stats = Stats()
-    pools = [Pool(Engine(one), reactor, stats, NullLog(), 1.0, 4) for one in config.engines]
+    pools = [Pool(Engine(one), reactor, stats, NullLog(), 1.0) for one in config.engines]
     queue = Queue.from_config(config)
     core = GatewayCore(
         config,

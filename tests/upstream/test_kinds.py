@@ -11,6 +11,7 @@ import pytest
 from fastgw import EngineConfig
 from fastgw.config.entries import ENGINE_FIELDS
 from fastgw.config.names import ENGINE_KINDS, EngineKind
+from fastgw.upstream.kinds.kind import ANY
 from fastgw.upstream.kinds.registry import KINDS, kind_of, known_by
 from fastgw.upstream.target import Engine
 
@@ -92,6 +93,6 @@ def test_the_page_says_of_each_kind_what_the_code_does(kind: object) -> None:
     row = " | ".join([
         f"| `{kind.name}`", ", ".join(f"`{path.decode()}`" for path in kind.probe_paths), f"`{kind.models_path.decode()}`",
         ANSWER[bool(kind.owner_mark)], ANSWER[kind.gauges is not None], ANSWER[kind.asks_usage], bound,
-        ANSWER[kind.counts_one_answer],
+        ANSWER[kind.counts_one_answer], "as needed" if kind.max_idle == ANY else str(kind.max_idle),
     ])  # fmt: skip
     assert f"{row} |" in PAGE

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from fastgw import EngineConfig
 from fastgw.errors import GatewayError
+from fastgw.net import clock
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
 from fastgw.net.upstream import UpstreamStream
 from fastgw.protocol.start import RequestStart
 from fastgw.stats import NullLog, Stats
-from fastgw.upstream.pool import IDLE_LIMIT_S, IDLE_SHARE, Pool
+from fastgw.upstream.pool import CLOSES, IDLE_LIMIT_S, IDLE_SHARE, UNNEEDED_S, Pool
 from fastgw.upstream.target import Engine
 from tests.net.talk import HeardCarrier, Peer, reacting, turns, until
 
@@ -53,19 +54,42 @@ class Place:
         peer.send(ANSWER + behind)
         await until(lambda: carrier.payload == b"ok")
 
+    async def crowd(self, count: int) -> list[UpstreamStream]:
+        """So many requests at once, each with an answer."""
+        streams = []
+        for _ in range(count):
+            _, stream = await self.opened()
+            if stream.connected and len(self.peers) < self.stats.dials_total:
+                await self.take()
+            streams.append(stream)
+        return streams
+
+    def pass_by(self, seconds: float) -> None:
+        """Time, by the held clock; what is due is done."""
+        clock.hold(monotonic() + seconds)
+        self.reactor.wheel._tick()
+
     def give_back(self, stream: UpstreamStream, idle_s: float = -1.0, max_requests: int = -1) -> None:
         self.pool.give_back(stream, monotonic(), idle_s, max_requests)
 
 
+@pytest.fixture
+def held() -> Iterator[None]:
+    """The clock stands unless the test lets time pass."""
+    clock.hold(monotonic())
+    yield
+    clock.hold(-1.0)
+
+
 @contextlib.asynccontextmanager
-async def place(max_idle: int = 8, **engine: Any) -> AsyncIterator[Place]:
+async def place(max_idle: int | None = 8, **engine: Any) -> AsyncIterator[Place]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         async with reacting() as reactor:
             stats = Stats()
             settings = EngineConfig(url=url, **{"max_connections": 100, "warm_connections": 0, **engine})
-            pool = Pool(Engine(settings), reactor, stats, NullLog(), 1.0, max_idle)
+            pool = Pool(Engine(settings, max_idle=max_idle), reactor, stats, NullLog(), 1.0)
             found = Place(pool, listener, stats, reactor)
             yield found
             pool.close()
@@ -174,6 +198,75 @@ async def test_few_are_kept_and_none_that_has_closed_meanwhile() -> None:
             here.give_back(stream)
         assert (len(here.pool.idle), here.pool.connections) == (1, 1)
         assert [stream.closed for stream in streams] == [True, False, True]
+
+
+async def test_as_many_are_kept_as_were_needed_at_once_lately_and_then_the_warm_one(held: None) -> None:
+    async with place(max_idle=None, warm_connections=1) as here:
+        for count in (12, 12, 5):
+            for stream in await here.crowd(count):
+                here.give_back(stream)
+            here.pass_by(UNNEEDED_S / 3)
+            await turns()
+        assert (len(here.pool.idle), here.stats.dials_total) == (12, 12), "two thirds of the time have gone for seven of them"
+        here.pass_by(UNNEEDED_S / 3 + 0.2)
+        await turns()
+        assert (len(here.pool.idle), here.pool.connections) == (5, 5)
+        here.pass_by(UNNEEDED_S)
+        await turns()
+        assert (len(here.pool.idle), here.stats.dials_total) == (1, 12), "the warm one stays, and is no new one"
+        here.pass_by(IDLE_LIMIT_S)
+        await until(lambda: here.stats.dials_total == 13 and len(here.pool.idle) == 1)
+
+
+async def test_a_crowd_that_has_gone_goes_by_and_by(held: None) -> None:
+    crowd = 2 * CLOSES + 5
+    async with place(max_idle=None, max_connections=crowd) as here:
+        for stream in await here.crowd(crowd):
+            here.give_back(stream)
+        left = []
+        here.pass_by(UNNEEDED_S - 0.05)
+        for _ in range(6):
+            here.pass_by(0.11)
+            await turns()
+            left.append(here.pool.connections)
+        assert left[-1] == 0
+        assert all(before - after <= CLOSES for before, after in zip([crowd, *left], left, strict=False)), left
+
+
+async def test_those_that_the_engine_closes_at_once_are_none_of_the_next() -> None:
+    async with place(max_idle=None) as here:
+        for stream in await here.crowd(40):
+            here.give_back(stream)
+        assert len(here.pool.idle) == 40
+        for peer in here.peers[:30]:
+            peer.sock.close()
+        await until(lambda: here.pool.connections == 10)
+        await turns()
+        assert len(here.pool.idle) == 10
+        for stream in await here.crowd(10):
+            here.give_back(stream)
+        assert (here.stats.dials_total, len(here.pool.idle)) == (40, 10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "max_idle", "files", "kept"),
+    [
+        ("llamacpp", None, 100, 4),
+        ("llamacpp", 6, 100, 6),
+        ("llamacpp", 2, 100, 3),  # the warm ones in any case
+        ("vllm", None, 100, 8),
+        ("vllm", 5, 100, 5),
+        ("vllm", None, 6, 6),
+        ("vllm", 7, 6, 6),
+    ],
+)
+async def test_so_many_idle_ones_and_no_more(kind: Any, max_idle: int | None, files: int, kept: int) -> None:
+    async with place(max_idle=max_idle, kind=kind, warm_connections=3) as here:
+        here.pool.engine.idle_files = files
+        here.pool.engine.become(here.pool.engine.kind)
+        for stream in await here.crowd(8):
+            here.give_back(stream)
+        assert (len(here.pool.idle), here.pool.connections) == (kept, kept)
 
 
 async def test_the_engines_own_limit_is_learned_from_those_that_die_idle() -> None:

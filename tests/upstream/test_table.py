@@ -17,7 +17,7 @@ from fastgw.upstream.target import Engine
 def place(port: int, **settings: Any) -> Pool:
     """A pool that never dials, and so needs no reactor."""
     engine = Engine(EngineConfig(url=f"http://127.0.0.1:{port}", **settings))
-    return Pool(engine, None, Stats(), NullLog(), 1.0, 0)  # type: ignore[arg-type]
+    return Pool(engine, None, Stats(), NullLog(), 1.0)  # type: ignore[arg-type]
 
 
 def table(*places: Pool, previous: UpstreamTable | None = None) -> UpstreamTable:

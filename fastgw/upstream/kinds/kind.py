@@ -6,8 +6,13 @@ asks for the field, never for the kind; so a new kind is a file, and a new diffe
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastgw.config.names import EngineKind
 from fastgw.protocol.gauges import Names
+
+ANY: Final = 65535
+"""Idle connections to an engine to which they are nothing: as many as were needed lately. (The most that a setting can say.)"""
 
 
 class Kind:
@@ -22,6 +27,7 @@ class Kind:
     ``max_completion_tokens`` of a chat; one that does not know it would make as much as it likes, and is told ``max_tokens`` as
     well. ``refuses_max_tokens``: of a chat it takes nothing else. ``counts_one_answer``: of several answers to one request, its
     figures are those of one. ``cancel``: closing its connection stops a generation, unless the engine's setting says otherwise.
+    ``max_idle``: so many idle connections to it are kept at the most, unless ``engine_max_idle`` says otherwise.
     """
 
     __slots__ = (
@@ -30,6 +36,7 @@ class Kind:
         "counts_one_answer",
         "gauges",
         "knows_completion_tokens",
+        "max_idle",
         "models_path",
         "name",
         "owner",
@@ -52,6 +59,7 @@ class Kind:
         refuses_max_tokens: bool = False,
         counts_one_answer: bool = False,
         cancel: bool = True,
+        max_idle: int = ANY,
     ) -> None:
         self.name = name
         self.probe_paths = probe_paths
@@ -64,6 +72,7 @@ class Kind:
         self.refuses_max_tokens = refuses_max_tokens
         self.counts_one_answer = counts_one_answer
         self.cancel = cancel
+        self.max_idle = max_idle
 
     def __repr__(self) -> str:
         return f"<Kind {self.name}>"

@@ -1,7 +1,8 @@
 """``llamacpp``: llama.cpp's server. Gauges: ``tools/server/README.md`` (the cache's share was dropped in 2025).
 
 It counts in ``timings`` in any case, and asked for a stream's usage would move those into the extra chunk: so it is not asked.
-What it says of several answers to one request are the figures of one.
+What it says of several answers to one request are the figures of one. Each connection to it, an idle one too, has one of its
+threads, and they are few.
 """
 
 from __future__ import annotations
@@ -22,4 +23,5 @@ KIND: Final = Kind(
     ),
     asks_usage=False,
     counts_one_answer=True,
+    max_idle=4,
 )

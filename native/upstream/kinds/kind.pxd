@@ -6,4 +6,5 @@ cdef class Kind:
     cdef public bytes models_path, owner_mark
     cdef public tuple probe_paths
     cdef public object gauges
+    cdef public Py_ssize_t max_idle
     cdef public bint asks_usage, cancel, counts_one_answer, knows_completion_tokens, refuses_max_tokens

@@ -34,7 +34,7 @@ def place(port: int, state: int = WELL, inflight: int = 0, slots: int = 0, **set
         engine.slots = engine.inflight = max(1, inflight)
     engine.not_before = 2.0**40 if state == SPARED else 0.0
     engine.draining = state == DRAINED
-    return Pool(engine, None, Stats(), NullLog(), 1.0, 0)  # type: ignore[arg-type]
+    return Pool(engine, None, Stats(), NullLog(), 1.0)  # type: ignore[arg-type]
 
 
 class Asked:

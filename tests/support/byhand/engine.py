@@ -217,7 +217,7 @@ class HandPool(Pool):
     were."""
 
     def __init__(self, engine: Engine, loop: HandLoop, reactor: Reactor, stats: Stats, log: EventLog) -> None:
-        super().__init__(engine, reactor, stats, log, 5.0, 8)
+        super().__init__(engine, reactor, stats, log, 5.0)
         self.loop = loop
         self.reactor = reactor
         self.stats = stats
