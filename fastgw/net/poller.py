@@ -24,7 +24,7 @@ READ: Final = 1  # EPOLLIN
 WRITE: Final = 4  # EPOLLOUT
 LEFT: Final = 0x2000  # EPOLLRDHUP: the peer has closed its side, or the connection is gone; nothing is read for that
 GONE: Final = LEFT | 0x8 | 0x10  # EPOLLERR, EPOLLHUP
-MAX_EVENTS: Final = 256  # of one look; then the loop gets its turn
+MAX_EVENTS: Final = 1024  # of one look; a full one says nothing of whom it does not name, and a crowd would fill a smaller one
 MAX_HOLD_S: Final = 0.0008  # so long a look calls one after another; the rest of them come first in the next
 _EVERY: Final = 4  # events between two looks at the clock
 

@@ -11,7 +11,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         epoll_data_t data
 
 cdef enum:
-    MOST_EVENTS = 256
+    MOST_EVENTS = 1024
 
 cdef class Polled:
     cdef public int fd, interest

@@ -23,7 +23,7 @@ READ = 1
 WRITE = 4
 LEFT = 0x2000
 GONE = 0x2000 | 0x8 | 0x10
-MAX_EVENTS = 256
+MAX_EVENTS = 1024
 MAX_HOLD_S = 0.0008
 
 cdef extern from "<sys/epoll.h>" nogil:
