@@ -56,6 +56,7 @@ MODULES: Final = (
     "limits.drain",
     "limits.fairqueue",
     "limits.ledger",
+    "limits.lows",
     "limits.meter",
     "limits.promises",
     "net.client",

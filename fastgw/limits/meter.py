@@ -13,8 +13,7 @@ no microsecond pays twice and no debt is lost.
 or by the least debt that there has been since ``t``, if that is less: what was there to decay has decayed either way (a leaky
 bucket is a path reflected at zero; Skorokhod, "Stochastic Equations for Diffusion Processes in a Bounded Region", 1961). More
 than that would be units saved up, to be taken beyond the burst. So while something may come back (``open``), ``lows`` has
-the least debt since each moment that matters: a stack of moments and debts, both rising, at most :data:`MOST_LOWS` of them.
-Beyond that neighbours become one, at the lower of their debts: then too little comes back, never too much.
+the least debt since each moment that matters (see there).
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from collections import deque
 from functools import lru_cache
 from typing import Final
 
+from fastgw.limits.lows import NONE, Lows
 from fastgw.limits.promises import CROWD_S, NARROW, NEWCOMERS, Promises
 
 MAX_RATE: Final = 10**11
@@ -35,16 +35,13 @@ MAX_DEBT_PERIODS: Final = 60
 """What is charged beyond the burst is forgotten where it would take more periods than this to pay off: an hour for limits
 per minute. One false figure of an engine must not lock a client out for a day."""
 
-MOST_LOWS: Final = 64
-"""Of a meter under one key: it is about so many requests under way at rising debts until what comes back is rounded down."""
-
 REMEMBERED_ADDRESSES: Final = 1024
 """Of which it is known under what they are counted."""
 
 # The compiled twin has these as C numbers.
 _debt_periods: Final = MAX_DEBT_PERIODS
 _most_debt: Final = 9_000_000_000_000_000_000
-_lows: Final = 2 * MOST_LOWS
+_none: Final = NONE
 _narrow_us: Final = CROWD_S * 1e6
 
 
@@ -52,9 +49,9 @@ class Past:
     """What a meter has to remember beside its debt, once something of it may come back, its limit was lowered, or somebody was
     told to wait; most meters never do.
 
-    ``open``: how many times something was taken that may come back. ``lows``: see the head of this file; a moment, the least
-    debt between the moment before it and itself, and so on. ``beyond``: what is owed under a limit that was lowered (at
-    ``lowered_us``), more than it may lock out for: it comes back with the old limit, and decays after the debt.
+    ``open``: how many times something was taken that may come back. ``lows``: see the head of this file. ``beyond``: what is
+    owed under a limit that was lowered (at ``lowered_us``), more than it may lock out for: it comes back with the old limit,
+    and decays after the debt.
     """
 
     __slots__ = ("beyond", "lowered_us", "lows", "open", "promises")
@@ -63,8 +60,13 @@ class Past:
         self.beyond = 0
         self.lowered_us = 0
         self.open = 0
-        self.lows: list[int] | None = None
+        self.lows: Lows | None = None
         self.promises: Promises | None = None
+
+    def forget(self) -> None:
+        """Nothing may come back any more."""
+        if self.lows is not None:
+            self.lows.clear()
 
 
 class Meter:
@@ -131,7 +133,7 @@ class Meter:
             if used < taken:
                 self._return(past, now_us, since_us, taken - used)
             if not past.open:
-                past.lows = None
+                past.forget()
 
     def wait_us(self, now_us: int, cost: int) -> int:
         """The smallest wait after which :meth:`take` succeeds if nobody else takes; 0 = now, -1 = never (above the burst)."""
@@ -262,16 +264,8 @@ class Meter:
         """The debt is about to grow: so low it was."""
         lows = past.lows
         if lows is None:
-            lows = past.lows = []
-        debt = self.debt
-        end = len(lows)
-        while end and lows[end - 1] >= debt:
-            end -= 2
-        del lows[end:]
-        lows.append(self.at_us)
-        lows.append(debt)
-        if end >= _lows:
-            past.lows = _thinned(lows)
+            lows = past.lows = Lows()
+        lows.mark(self.at_us, self.debt)
 
     def _return(self, past: Past, now_us: int, since_us: int, cost: int) -> None:
         """Lower the debt as if ``cost`` units less had been taken at ``since_us``. See the head of this file."""
@@ -280,15 +274,11 @@ class Meter:
         if cost < back // self.period_us:
             back = cost * self.period_us
         lows = past.lows
-        end = 0
-        at = 0
+        low = _none
         if lows is not None:
-            end = len(lows)
-            at = end
-            while at and lows[at - 2] > since_us:
-                at -= 2
-            if at < end:
-                back = min(back, lows[at + 1])
+            low = lows.least(since_us)
+            if low >= 0:
+                back = min(back, low)
         aside = 0
         if past.beyond and since_us < past.lowered_us:
             # It was taken before the limit was lowered, and is among what was set aside then.
@@ -297,17 +287,8 @@ class Meter:
         back = min(back - aside, self.debt)
         self.debt -= back
         back += aside
-        if at == end or not back:
-            return
-        assert lows is not None
-        for one in range(at + 1, end, 2):
-            lows[one] -= back
-        # What was lower before it is not any more.
-        low = lows[at + 1]
-        begin = at
-        while begin and lows[begin - 1] >= low:
-            begin -= 2
-        del lows[begin:at]
+        if lows is not None and low >= 0 and back:
+            lows.lower(since_us, back)
 
     def _most(self) -> int:
         """The largest debt: the burst, and what :data:`MAX_DEBT_PERIODS` pay off, or what fits."""
@@ -377,29 +358,6 @@ class Meters:
             else:
                 order.append(name)
         return gone
-
-
-def _thinned(lows: list[int]) -> list[int]:
-    """Half as many: those that differ little, for their height, become one.
-
-    By their height, because what comes back is compared with them: a low that is larger than any one cost needs no
-    exactness, and the lowest keep theirs.
-    """
-    width = 1
-    while len(lows) > _lows // 2:
-        kept = [lows[0], lows[1]]
-        last = lows[1]
-        for at in range(2, len(lows), 2):
-            low = lows[at + 1]
-            if (low - last) // width > last // 8:
-                kept.append(lows[at])
-                kept.append(low)
-                last = low
-            else:
-                kept[-2] = lows[at]
-        lows = kept
-        width *= 2
-    return lows
 
 
 def _check(rate: int, period_us: int, burst: int) -> None:

@@ -1,15 +1,18 @@
 cimport cython
 
+from fastgw.limits.lows cimport Lows
 from fastgw.limits.promises cimport Promises
 
 cdef long long _debt_periods, _most_debt
-cdef Py_ssize_t _lows
+cdef int _none
 
 @cython.final
 cdef class Past:
     cdef public long long beyond, lowered_us, open
-    cdef public list lows
+    cdef public Lows lows
     cdef public Promises promises
+
+    cpdef forget(self)
 
 @cython.final
 cdef class Meter:
@@ -40,10 +43,9 @@ cdef class Meter:
     cdef _pay(self, long long now_us)
     @cython.locals(paid=cython.longlong)
     cdef _pay_all(self, Past past, long long elapsed)
-    @cython.locals(lows=list, debt=cython.longlong, end=cython.Py_ssize_t)
+    @cython.locals(lows=Lows)
     cdef _mark(self, Past past)
-    @cython.locals(lows=list, back=cython.longlong, aside=cython.longlong, low=cython.longlong, end=cython.Py_ssize_t,
-                   at=cython.Py_ssize_t, begin=cython.Py_ssize_t, one=cython.Py_ssize_t)
+    @cython.locals(lows=Lows, back=cython.longlong, aside=cython.longlong, low=cython.longlong)
     cdef _return(self, Past past, long long now_us, long long since_us, long long cost)
     @cython.locals(beyond=cython.longlong)
     cdef long _most(self) except -1
@@ -59,6 +61,3 @@ cdef class Meters:
     cpdef Meter get(self, str name, long long now_us)
     @cython.locals(meter=Meter, name=str, gone=cython.longlong)
     cpdef long sweep(self, long long now_us, long long most) except -1
-
-@cython.locals(kept=list, width=cython.longlong, last=cython.longlong, low=cython.longlong, at=cython.Py_ssize_t)
-cdef list _thinned(list lows)

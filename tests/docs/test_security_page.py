@@ -47,7 +47,7 @@ NO_LIMITS = {
     ),
     "bounds of arithmetic, and of what an operator writes": (
         "limits.ledger.MAX_TOKENS", "limits.meter.MAX_RATE", "limits.meter.MAX_CAPACITY",
-        "limits.meter.MAX_DEBT_PERIODS", "limits.meter.MOST_LOWS",
+        "limits.meter.MAX_DEBT_PERIODS", "limits.lows.MOST_LOWS",
         "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST", "limits.slots.STALE_S", "limits.slots.NOISE_S",
     ),
 }  # fmt: skip

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastgw.limits.meter import MAX_CAPACITY, MAX_DEBT_PERIODS, MAX_RATE, MOST_LOWS, Meter
+from fastgw.limits.lows import MOST_LOWS
+from fastgw.limits.meter import MAX_CAPACITY, MAX_DEBT_PERIODS, MAX_RATE, Meter
 from tests.limits.reference import ReferenceBucket, ReferenceMeter
 
 SECOND = 1_000_000
@@ -259,7 +260,7 @@ def test_what_comes_back_is_what_has_not_decayed_already(acts: list[tuple[str, i
     while both.under_way:
         both.settle(0)
     assert both.exact.most_in_any_window() <= 1000
-    assert both.meter.past is None or both.meter.past.lows is None
+    assert both.meter.past is None or not both.meter.past.lows
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -279,7 +280,7 @@ def test_a_crowd_under_one_key_gets_back_no_more_and_hardly_less(seed: int) -> N
         assert meter >= exact
         lost = max(lost, meter - exact)
         past = both.meter.past
-        assert past is None or past.lows is None or len(past.lows) <= 2 * MOST_LOWS
+        assert past is None or past.lows is None or len(past.lows) <= MOST_LOWS
     assert taken > 100
     assert both.exact.most_in_any_window() <= 100_000
     assert lost <= 5_000 * MINUTE, "of a hundred thousand"
@@ -293,11 +294,11 @@ def test_of_a_crowd_at_once_each_gets_back_its_own() -> None:
         meter.hold()
     assert meter.past is not None
     assert meter.past.lows is not None
-    assert len(meter.past.lows) <= 2 * MOST_LOWS
+    assert len(meter.past.lows) <= MOST_LOWS
     for number in range(1000):
         meter.settle(2000, number, 10, 0)
     assert 8_900 <= meter.left(2000) <= 10_000
-    assert meter.past.lows is None
+    assert not meter.past.lows
 
 
 def test_nothing_is_saved_up_by_what_takes_long() -> None:
