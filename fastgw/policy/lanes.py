@@ -12,13 +12,18 @@ from fastgw.upstream.table import Group
 
 
 class Lane:
-    """The requests that compete for the same engines; ``limit`` 0 = none of its own."""
+    """The requests that compete for the same engines; ``limit`` 0 = none of its own. Where it finds no room, a request is
+    refused if the lane ``rejects``, or sent to another model of ``fallback``, and else it waits. ``timeout_s``: for a whole
+    exchange, 0 = what holds for all."""
 
-    __slots__ = ("group", "inflight", "limit", "queue", "served_at")
+    __slots__ = ("fallback", "group", "inflight", "limit", "queue", "rejects", "served_at", "timeout_s")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, rejects: bool, fallback: tuple[str, ...] = (), timeout_s: float = 0.0) -> None:
         self.group: Group | None = None
         self.limit = limit
+        self.rejects = rejects
+        self.fallback = fallback
+        self.timeout_s = timeout_s
         self.inflight = 0
         self.queue: FairQueue | None = None  # made when the first one waits
         self.served_at = 0

@@ -21,6 +21,7 @@ from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import WAITS, Filter
 from fastgw.exchange.phases import DONE, RECEIVING
+from fastgw.exchange.state import model_of
 from fastgw.limits.account import Account
 from fastgw.limits.drain import DrainRate
 from fastgw.limits.fairqueue import FairQueue
@@ -40,21 +41,26 @@ REJECT: Final = "reject"
 FALLBACK: Final = "fallback"
 
 
+def _lane_of(route: RouteConfig, config: Config) -> Lane:
+    """The lane of a route's model."""
+    on_capacity = route.on_capacity or config.on_capacity
+    fallback = tuple(route.fallback) if on_capacity == FALLBACK else ()
+    return Lane(route.max_concurrent, on_capacity == REJECT, fallback, route.timeout_s)
+
+
 class Queue(Filter):
     """See the head of this file."""
 
     __slots__ = (
-        "_all", "_bounded", "_drain", "_inflight", "_max_concurrent", "_on_capacity", "_queue_bytes", "_queue_size", "_routes",
+        "_all", "_bounded", "_drain", "_inflight", "_max_concurrent", "_queue_bytes", "_queue_size", "_rejects", "_routes",
         "_scheduled", "_timeout_s", "_turn",
     )  # fmt: skip
     name = "queue"
 
     def __init__(self, config: Config) -> None:
-        self._routes: dict[str, tuple[RouteConfig, Lane]] = {
-            route.model: (route, Lane(route.max_concurrent)) for route in config.routes
-        }
+        self._routes: dict[str, Lane] = {route.model: _lane_of(route, config) for route in config.routes}
         self._max_concurrent = config.max_concurrent
-        self._on_capacity = config.on_capacity
+        self._rejects = config.on_capacity == REJECT  # of a lane that is no route's
         self._queue_size = config.queue_size
         self._queue_bytes = config.queue_bytes
         self._timeout_s = config.queue_timeout_s
@@ -99,9 +105,11 @@ class Queue(Filter):
             account.inflight += 1
             exchange.counted = True
             return False
-        route = self._routes.get(exchange.model) if self._routes else None
-        if route is not None:
-            self._bound(exchange, route[0])
+        route: Lane | None = self._routes.get(model_of(exchange)) if self._routes else None
+        if route is not None and route.timeout_s:
+            # The route's own limit of time, where the client does not ask for less.
+            limit_s = exchange.gateway.time_limit(exchange.timeout_s, route.timeout_s)
+            exchange.client.due(exchange.started_at + limit_s)
         if account.concurrency and account.inflight >= account.concurrency:
             self._wait_for_key(exchange, account, route)
             return WAITS
@@ -110,42 +118,32 @@ class Queue(Filter):
         self._enter(exchange, route)
         return exchange.place is not None
 
-    @staticmethod
-    def _bound(exchange: Exchange, route: RouteConfig) -> None:
-        """The route's own limit of time, where the client does not ask for less."""
-        if route.timeout_s:
-            limit = exchange.gateway.time_limit(exchange.timeout_s, route.timeout_s)
-            exchange.client.due(exchange.started_at + limit)
-
-    def _lane(self, exchange: Exchange, route: tuple[RouteConfig, Lane] | None) -> Lane:
+    def _lane(self, exchange: Exchange, route: Lane | None) -> Lane:
+        """Where it competes: its route's lane, or that of its engines."""
         group = exchange.group
         assert group is not None
         if route is not None:
-            lane = route[1]
-            lane.group = group
-            return lane
+            route.group = group
+            return route
         found: Lane | None = group.lane
         if found is None:
-            found = group.lane = Lane(0)
+            found = group.lane = Lane(0, self._rejects)
             found.group = group
         return found
 
-    def _enter(self, exchange: Exchange, route: tuple[RouteConfig, Lane] | None) -> None:
+    def _enter(self, exchange: Exchange, route: Lane | None) -> None:
         """The key has room; now its lane, and an engine."""
         lane = self._lane(exchange, route)
         queue = lane.queue
-        on_capacity = self._on_capacity
-        if route is not None:
-            on_capacity = route[0].on_capacity or on_capacity
         # A place among all that has just come free is for those who wait: the look that gives it to them is about to come.
         # Who waits without such a look could not take it.
-        ahead = self._scheduled and self._max_concurrent and on_capacity != REJECT
+        ahead = self._scheduled and self._max_concurrent and not lane.rejects
         if (queue is None or not len(queue)) and not ahead and self._room(lane, ()):
             self._admit(exchange, lane)
             return
-        if on_capacity == FALLBACK and route is not None and self._fall_back(exchange, route[0]):
+        if lane.fallback and self._fall_back(exchange, lane.fallback):
             return
-        if on_capacity == REJECT:
+        if lane.rejects:
             exchange.gateway.stats.limited_concurrency += 1
             raise self._refused("at_capacity", None, exchange, 0)
         self._wait(exchange, lane)
@@ -162,11 +160,11 @@ class Queue(Filter):
             return False
         return lane.room(tried)
 
-    def _fall_back(self, exchange: Exchange, route: RouteConfig) -> bool:
+    def _fall_back(self, exchange: Exchange, models: tuple[str, ...]) -> bool:
         """Send the request to another model of its route's, if one has room, and an engine that is well."""
         account = exchange.account
         assert account is not None
-        for model in route.fallback:
+        for model in models:
             group = exchange.gateway.table.group(model)
             if group is None or not fit(group):
                 continue
@@ -228,16 +226,14 @@ class Queue(Filter):
         told_s = self._drain.retry_after_s(ahead + 1, monotonic(), chance, self._timeout_s)
         return GatewayError(kind, message, source=Source.GATEWAY, retry_after_s=max(wait_s, told_s))
 
-    def _wait_for_key(self, exchange: Exchange, account: Account, route: tuple[RouteConfig, Lane] | None) -> None:
-        on_capacity = self._on_capacity
-        if route is not None:
-            on_capacity = route[0].on_capacity or on_capacity
-        if on_capacity == REJECT:
+    def _wait_for_key(self, exchange: Exchange, account: Account, route: Lane | None) -> None:
+        lane = self._lane(exchange, route)
+        if lane.rejects:
             exchange.gateway.stats.limited_concurrency += 1
             message = f"The key has {account.concurrency} requests under way, as many as it may."
             raise self._refused("concurrency_limited", message, exchange, 0)
         self._check_size(exchange)
-        self._all.for_key(Place(self, exchange, self._lane(exchange, route)), account)
+        self._all.for_key(Place(self, exchange, lane), account)
 
     def _wait(self, exchange: Exchange, lane: Lane) -> None:
         self._check_size(exchange)
@@ -250,11 +246,7 @@ class Queue(Filter):
         lane: Lane | None = exchange.lane
         if lane is None:
             return False
-        on_capacity = self._on_capacity
-        route = self._routes.get(exchange.substitute or exchange.model) if self._routes else None
-        if route is not None:
-            on_capacity = route[0].on_capacity or on_capacity
-        if on_capacity == REJECT:
+        if lane.rejects:
             exchange.gateway.stats.limited_concurrency += 1
             raise self._refused("at_capacity", None, exchange, 0)
         self._check_size(exchange)
@@ -328,7 +320,7 @@ class Queue(Filter):
             if pool.engine.max_concurrent:
                 self._bounded = True
                 break
-        for model, (_, lane) in self._routes.items():
+        for model, lane in self._routes.items():
             lane.group = table.group(model) or lane.group
         for item in self._all.crowd.items():
             place: Place = item  # type: ignore[assignment]
@@ -337,7 +329,7 @@ class Queue(Filter):
             if group is None or group is exchange.group:
                 continue
             exchange.group = group
-            lane = self._lane(exchange, self._routes.get(exchange.substitute or exchange.model))
+            lane = self._lane(exchange, self._routes.get(exchange.substitute or model_of(exchange)))
             if lane is not place.lane:
                 self._all.move(place, lane)
         for gone in before.groups() - table.groups():

@@ -6,6 +6,7 @@ from fastgw.config import Config
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
+from fastgw.exchange.state import model_of
 from fastgw.upstream.table import Group, UpstreamTable
 
 
@@ -15,8 +16,7 @@ def serving(table: UpstreamTable, exchange: Exchange) -> Group | None:
     chosen = exchange.group
     if chosen is not None and not chosen.tabled:
         return chosen
-    facts = exchange.facts
-    model = exchange.substitute or (facts.model if facts is not None else exchange.model)
+    model = exchange.substitute or model_of(exchange)
     # Without a model any engine will do; with one, those that serve it. (A session goes by its own rule: local.tunnel.)
     return table.group(model) if model or exchange.session is not None else table.everyone
 

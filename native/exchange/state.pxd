@@ -60,3 +60,6 @@ cdef class ExchangeState(Sink):
     @cython.locals(left=cython.longlong)
     cpdef let_go(self, long long size)
     cpdef let_body_go(self)
+
+@cython.locals(facts=BodyFacts)
+cpdef str model_of(ExchangeState exchange)

@@ -10,6 +10,9 @@ cdef class Lane:
     cdef public Group group
     cdef public long long inflight, limit, served_at
     cdef public FairQueue queue
+    cdef public bint rejects
+    cdef public tuple fallback
+    cdef public double timeout_s
 
     @cython.locals(pool=Pool, engine=Engine, group=Group, full=cython.bint)
     cpdef bint room(self, tuple tried) except -1

@@ -2,6 +2,7 @@ cimport cython
 
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
+from fastgw.exchange.state cimport model_of
 from fastgw.limits.account cimport Account
 from fastgw.limits.drain cimport DrainRate
 from fastgw.limits.fairqueue cimport FairQueue, Waiter
@@ -21,27 +22,27 @@ cdef int DONE, RECEIVING
 cdef class Queue(Filter):
     cdef Waiting _all
     cdef dict _routes
-    cdef object _on_capacity
     cdef DrainRate _drain
     cdef double _timeout_s
-    cdef bint _bounded, _scheduled
+    cdef bint _bounded, _rejects, _scheduled
     cdef long long _inflight, _max_concurrent, _queue_size, _queue_bytes, _turn
 
-    @cython.locals(account=Account, route=tuple)
+    @cython.locals(account=Account, route=Lane, limit_s=cython.double)
     cpdef on_route(self, Exchange exchange)
     @cython.locals(lane=Lane, group=Group, found=Lane)
-    cpdef Lane _lane(self, Exchange exchange, tuple route)
+    cpdef Lane _lane(self, Exchange exchange, Lane route)
     @cython.locals(lane=Lane, queue=FairQueue, ahead=cython.bint)
-    cpdef _enter(self, Exchange exchange, tuple route)
+    cpdef _enter(self, Exchange exchange, Lane route)
     cpdef _admit(self, Exchange exchange, Lane lane)
     cpdef bint _room(self, Lane lane, tuple tried) except -1
     @cython.locals(group=Group, before=Group, lane=Lane, account=Account)
-    cpdef bint _fall_back(self, Exchange exchange, object route) except -1
+    cpdef bint _fall_back(self, Exchange exchange, tuple models) except -1
     @cython.locals(account=Account, stats=Stats, place=Place, other=Exchange, waiting=Waiting)
     cpdef _check_size(self, Exchange exchange)
     @cython.locals(place=Place, meter=Meter, account=Account, wait_s=cython.double, told_s=cython.double)
     cpdef object _refused(self, str kind, str message, Exchange exchange, long long ahead)
-    cpdef _wait_for_key(self, Exchange exchange, Account account, tuple route)
+    @cython.locals(lane=Lane)
+    cpdef _wait_for_key(self, Exchange exchange, Account account, Lane route)
     @cython.locals(account=Account)
     cpdef _wait(self, Exchange exchange, Lane lane)
     @cython.locals(lane=Lane, place=Place, account=Account)
