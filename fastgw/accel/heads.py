@@ -384,6 +384,10 @@ class _Scanner(Generic[H]):
                 self._prefix, self._suffix = parts
         return found
 
+    def behind(self, data: bytes) -> bytes:
+        """What of ``data`` comes behind the head that was just read in it."""
+        return data[self.end :]
+
 
 class RequestScanner(_Scanner[RequestHead]):
     """Reads the request heads of one client connection."""

@@ -11,10 +11,9 @@ from typing import Final
 
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.sse import SseScanner
-from fastgw.accel.usage import seconds_in, usage_in
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
-from fastgw.exchange.figures import heard
+from fastgw.exchange.figures import read_whole
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import Failure
 from fastgw.exchange.relay import BROKEN, END, MORE, SPENT, Relay
@@ -225,13 +224,13 @@ class Attempt(Call):
             # The usual plain answer: whole in one read, out in one send.
             if self.core.on_data:
                 if head.json:
-                    self._read(exchange, rest)  # whether or not it may go down
+                    read_whole(exchange, rest)  # whether or not it may go down
                 if not goes_on(exchange, self.core.on_data, rest):
                     return
             client.answer(head, exchange.request_id, extra, rest)
             exchange.token_at = now
             if head.json:
-                self._read(exchange, rest)
+                read_whole(exchange, rest)
             exchange.end("ok", True)
         elif status == 101 and exchange.session is not None:
             self._tunnel = Tunnel(exchange.session)
@@ -245,15 +244,6 @@ class Attempt(Call):
             exchange.end("ok", not rest)
         else:
             self._start_relay(exchange, head, source, extra, rest)
-
-    @staticmethod
-    def _read(exchange: ExchangeState, body: bytes) -> None:
-        """What the engine says in its whole answer that it has used."""
-        (
-            exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens,
-        ) = usage_in(body)  # fmt: skip
-        if exchange.prompt_tokens < 0 and exchange.upload is not None:
-            heard(exchange, seconds_in(body))
 
     @staticmethod
     def _asks_to_wait(head: ResponseHead) -> float:

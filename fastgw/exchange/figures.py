@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastgw.accel.figures import TOKENS_PER_SECOND
+from fastgw.accel.usage import seconds_in, usage_in
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import ExchangeState
 
@@ -29,6 +30,15 @@ def read_off(exchange: ExchangeState, relay: Relay, outcome: str, now: float) ->
         exchange.estimated = True
     if not exchange.prompt_tokens and (outcome != "ok" or passed > sse.said_at):
         exchange.prompt_tokens = -1  # (zeros with which an answer begins)
+
+
+def read_whole(exchange: ExchangeState, body: bytes) -> None:
+    """``body`` is the whole answer: what the engine says in it that it has used."""
+    (
+        exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens,
+    ) = usage_in(body)  # fmt: skip
+    if exchange.prompt_tokens < 0 and exchange.upload is not None:
+        heard(exchange, seconds_in(body))
 
 
 def heard(exchange: ExchangeState, seconds: int) -> None:

@@ -46,6 +46,7 @@ cdef class _Scanner:
     cdef int _strangers
     cdef readonly Py_ssize_t end
 
+    cpdef bytes behind(self, bytes data)
     cdef bint _same(self, const unsigned char* data, Py_ssize_t size) noexcept
     cdef int _remember(self, const unsigned char* data, object head, long long* length, Found* found) except -1
 

@@ -1026,6 +1026,11 @@ cdef class _Scanner:
         self._length = length
         return 0
 
+    cpdef bytes behind(self, bytes data):
+        """What of ``data`` comes behind the head that was just read in it."""
+        cdef Py_ssize_t size = len(data) - self.end
+        return _bytes(<Bytes>PyBytes_AS_STRING(data) + self.end, size) if size > 0 else b""
+
 
 @cython.final
 @cython.no_gc

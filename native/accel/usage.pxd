@@ -54,6 +54,6 @@ cdef class UsageScanner:
     cpdef tuple figures(self)
 
 
-cpdef tuple usage_in(bytes body)
+cpdef (long long, long long, long long, long long) usage_in(bytes body) except *
 cpdef tuple event_usage(bytes data)
 cpdef long long seconds_in(bytes body)

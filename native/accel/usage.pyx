@@ -694,7 +694,7 @@ cdef bint _plain_end(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
     return i == n
 
 
-cpdef tuple usage_in(bytes body):
+cpdef (long long, long long, long long, long long) usage_in(bytes body) except *:
     """(prompt, completion, cached, reasoning) tokens of a whole plain answer, -1 = not said."""
     cdef Bytes p
     cdef Py_ssize_t n, at, value, i

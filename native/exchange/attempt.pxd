@@ -2,10 +2,9 @@ cimport cython
 
 from fastgw.accel.heads cimport RequestHead, ResponseHead
 from fastgw.accel.sse cimport SseScanner
-from fastgw.accel.usage cimport seconds_in, usage_in
 from fastgw.exchange.call cimport Call
 from fastgw.exchange.context cimport Context, Judgement
-from fastgw.exchange.figures cimport heard
+from fastgw.exchange.figures cimport read_whole
 from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.state cimport ExchangeState
 from fastgw.exchange.tunnel cimport Tunnel

@@ -103,7 +103,7 @@ class ResponseReader:
             scanner = self._scanner
             head = scanner.read(data)
             if head is not None:
-                self.rest = data[scanner.end :]
+                self.rest = scanner.behind(data)
                 return head
         found = self._collect(data)
         if isinstance(found, GatewayError):

@@ -123,7 +123,7 @@ class RequestReader:
             scanner = self._scanner
             head = scanner.read(data)
             if head is not None:
-                self.rest = data[scanner.end :]
+                self.rest = scanner.behind(data)
                 self._empty_lines = 0
                 return head
         found = self._collect(data)
