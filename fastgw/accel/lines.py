@@ -29,14 +29,20 @@ def plain_answer(status_line: bytes, forward: bytes, request_id: bytes, extra: b
     )  # fmt: skip
 
 
-def limit_lines(unit: bytes, limit: int, left: int, reset_us: int) -> bytes:
-    """What is left of a limit, in the fields that OpenAI's clients read; ``unit`` is ``requests`` or ``tokens``.
+def limit_lines(before: bytes, unit: bytes, limit: int, left: int, reset_us: int) -> bytes:
+    """The lines ``before``, and what is left of a limit, in the fields that OpenAI's clients read; ``unit`` is ``requests`` or
+    ``tokens``.
 
     ``reset_us`` is the time until all of it is there again, written as ``6m0s``, ``1s`` or ``12ms``, rounded up.
     """
-    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
-        unit, limit, unit, left, unit, duration(reset_us),
+    return b"%bx-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
+        before, unit, limit, unit, left, unit, duration(reset_us),
     )  # fmt: skip
+
+
+def append(to: bytearray, line: bytes) -> None:
+    """Put ``line`` at the end of what ``to`` holds."""
+    to += line
 
 
 def duration(us: int) -> bytes:
@@ -77,8 +83,9 @@ def access_line(
     completion_tokens: int,
     cached_tokens: int,
     reasoning_tokens: int,
+    end: bytes,
 ) -> bytes:
-    """One access record in JSON, without its closing brace.
+    """One access record in JSON, and its ``end``: the closing brace, or nothing where more is to follow.
 
     ``stamp`` is the time to the second and ``milli`` the thousandths; ``common`` is the members that a caller's requests
     have in common, encoded. ``ttft_s`` and the counts are left out when negative.
@@ -100,4 +107,4 @@ def access_line(
         line += b',"cached_tokens":%d' % cached_tokens
     if reasoning_tokens >= 0:
         line += b',"reasoning_tokens":%d' % reasoning_tokens
-    return line
+    return line + end

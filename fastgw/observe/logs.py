@@ -20,11 +20,11 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.accel.lines import access_line, microseconds
+from fastgw.accel.lines import access_line, append, microseconds
 from fastgw.config.names import LogFormat, LogLevel
 from fastgw.exchange.endpoints import LOCAL
 from fastgw.exchange.record import AccessLog, AccessRecord, record_of, shown_model, shown_path
-from fastgw.exchange.state import ExchangeState
+from fastgw.exchange.state import ExchangeState, model_of
 from fastgw.net.clock import monotonic
 from fastgw.observe.flood import Flood
 from fastgw.stats import Stats
@@ -38,6 +38,7 @@ MAX_TEXT: Final = 512  # characters of any one text from outside
 
 # (Nothing is logged as critical: as a threshold it is silence.)
 LEVELS: Final[dict[LogLevel, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_flush_bytes: Final = FLUSH_BYTES  # (the compiled twin has it as a C number)
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -126,7 +127,7 @@ class AccessJson:
         line = access_line(
             self._stamp, int((at - second) * 1e3), record.request_id, common, record.bytes_in, record.bytes_out,
             record.duration_s, record.ttft_s, record.prompt_tokens, record.completion_tokens, record.cached_tokens,
-            record.reasoning_tokens,
+            record.reasoning_tokens, b"",
         )  # fmt: skip
         return self._with_rest(line, record.error, record.detail, record.queued_s, record.estimated)
 
@@ -138,7 +139,7 @@ class AccessJson:
         if call is not None:
             engine = call.pool.engine.name
             streamed = call.relay is not None and call.relay.sse is not None
-        model = exchange.model
+        model = model_of(exchange)
         known = exchange.client.known
         if known is not None and known.head is not exchange.head:
             known = None
@@ -174,6 +175,7 @@ class AccessJson:
             self._second = second
             self._stamp = _stamp(second)[:-5].encode()
         started = exchange.started_at
+        more = bool(exchange.error_kind or exchange.detail or exchange.estimated or exchange.queued_s >= 0)
         line = access_line(
             self._stamp,
             int((at - second) * 1e3),
@@ -187,10 +189,11 @@ class AccessJson:
             exchange.completion_tokens,
             exchange.cached_tokens,
             exchange.reasoning_tokens,
+            b"" if more else b"}\n",
         )
-        if exchange.error_kind or exchange.detail or exchange.estimated or exchange.queued_s >= 0:
+        if more:
             return self._with_rest(line, exchange.error_kind, exchange.detail, exchange.queued_s, exchange.estimated)
-        return line + b"}\n"
+        return line
 
     @staticmethod
     def _with_rest(line: bytes, error: str, detail: str, queued: float, estimated: bool) -> bytes:
@@ -336,10 +339,10 @@ class LogWriter(AccessLog):
 
     def _add(self, line: bytes) -> None:
         pending = self._pending
-        if self._timer is None or len(pending) >= FLUSH_BYTES:
+        if self._timer is None or len(pending) >= _flush_bytes:
             self._keep(line)
             return
-        pending += line
+        append(pending, line)
         self._lines += 1
 
     def _keep(self, line: bytes) -> None:

@@ -234,7 +234,9 @@ class Quota(Filter):
         exchange.routed_at = now
         meter = account.tokens
         if meter is not None and minute:
-            exchange.extra_head += limit_lines(b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us))
+            exchange.extra_head = limit_lines(
+                exchange.extra_head, b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us)
+            )
             exchange.reserved_minute = minute
             exchange.minute = meter
         if account.ledger.limit:
@@ -244,7 +246,9 @@ class Quota(Filter):
         exchange.routed_at = 0.0  # nothing was taken, and nothing is to be
         meter = account.tokens
         if meter is not None and minute:
-            exchange.extra_head += limit_lines(b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us))
+            exchange.extra_head = limit_lines(
+                exchange.extra_head, b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us)
+            )
         chance = random()  # noqa: S311 - spreads a crowd, guards nothing
         found = refusal(account, exchange.gateway.today, now_us, _to_midnight_s(exchange), minute, daily, chance)
         assert found is not None

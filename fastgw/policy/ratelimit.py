@@ -51,7 +51,7 @@ class RateLimit(Filter):
             # (As it will be when this one is taken.)
             left -= 1
             reset_us += meter.period_us // meter.rate
-        exchange.extra_head += limit_lines(b"requests", meter.rate, left, reset_us)
+        exchange.extra_head = limit_lines(exchange.extra_head, b"requests", meter.rate, left, reset_us)
         wait_us = meter.wait_us(now_us, 1)
         if wait_us and not (account.reserves and exchange.endpoint.metered):
             exchange.gateway.stats.limited_requests += 1

@@ -1,12 +1,14 @@
 cimport cython
 
-from fastgw.net.clock cimport monotonic
-from fastgw.accel.lines cimport access_line, microseconds
-from fastgw.exchange.context cimport Judgement
-from fastgw.exchange.state cimport ExchangeState
-from fastgw.exchange.record cimport AccessLog
+from fastgw.accel.lines cimport access_line, append, microseconds
 from fastgw.exchange.call cimport Call
+from fastgw.exchange.context cimport Judgement
+from fastgw.exchange.record cimport AccessLog
+from fastgw.exchange.state cimport ExchangeState, model_of
+from fastgw.net.clock cimport monotonic
 from fastgw.stats cimport Stats
+
+cdef Py_ssize_t _flush_bytes
 
 @cython.final
 cdef class AccessJson:
@@ -17,7 +19,10 @@ cdef class AccessJson:
 
     cpdef set_clock(self)
     cpdef bytes _learn(self, tuple who)
-    @cython.locals(call=Call, known=Judgement, second=cython.longlong, at=cython.double, started=cython.double)
+    @cython.locals(
+        call=Call, known=Judgement, model=str, more=cython.bint, second=cython.longlong, at=cython.double,
+        started=cython.double,
+    )
     cpdef bytes of(self, ExchangeState exchange, str outcome, double now)
 
 cdef class LogWriter(AccessLog):

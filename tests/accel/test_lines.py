@@ -17,13 +17,13 @@ STAMP = b"2026-11-20T10:00:00"
 
 
 def test_an_access_line_is_json_and_says_what_it_was_given() -> None:
-    line = lines.access_line(STAMP, 7, b"00ff", b'"client":"::1"', 12, 345, 0.0123456, 0.001, 7, 16, 5, 11)
+    line = lines.access_line(STAMP, 7, b"00ff", b'"client":"::1"', 12, 345, 0.0123456, 0.001, 7, 16, 5, 11, b"")
     assert json.loads(line + b"}") == {
         "timestamp": "2026-11-20T10:00:00.007Z", "level": "info", "message": "request", "request_id": "00ff", "client": "::1",
         "bytes_in": 12, "bytes_out": 345, "duration_ms": 12.346, "ttft_ms": 1.0, "prompt_tokens": 7, "completion_tokens": 16,
         "cached_tokens": 5, "reasoning_tokens": 11,
     }  # fmt: skip
-    bare = json.loads(lines.access_line(STAMP, 0, b"x", b'"a":1', 0, 0, 0.0, -1.0, -1, -1, -1, -1) + b"}")
+    bare = json.loads(lines.access_line(STAMP, 0, b"x", b'"a":1', 0, 0, 0.0, -1.0, -1, -1, -1, -1, b"}"))
     assert set(bare) == {"timestamp", "level", "message", "request_id", "a", "bytes_in", "bytes_out", "duration_ms"}
 
 
@@ -50,10 +50,10 @@ def test_heads_and_answers() -> None:
 
 
 def test_what_is_left_of_a_limit() -> None:
-    assert lines.limit_lines(b"requests", 60, 59, 1_000_000) == (
-        b"x-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 59\r\nx-ratelimit-reset-requests: 1s\r\n"
+    assert lines.limit_lines(b"a: b\r\n", b"requests", 60, 59, 1_000_000) == (
+        b"a: b\r\nx-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 59\r\nx-ratelimit-reset-requests: 1s\r\n"
     )
-    assert lines.limit_lines(b"tokens", 10**11, 0, 360_000_000).endswith(b"reset-tokens: 6m0s\r\n")
+    assert lines.limit_lines(b"", b"tokens", 10**11, 0, 360_000_000).endswith(b"reset-tokens: 6m0s\r\n")
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,14 @@ def test_both_twins_write_the_same() -> None:
             chance.random() * 10.0 ** chance.randrange(-7, 6), chance.choice([-1.0, 0.0, chance.random()]),
             chance.randrange(-1, 10 ** chance.randrange(1, 12)), chance.randrange(-1, 10),
             chance.randrange(-1, 10 ** chance.randrange(1, 18)), chance.randrange(-1, 10 ** chance.randrange(1, 18)),
+            chance.choice([b"", b"}\n"]),
         )  # fmt: skip
         assert compiled.access_line(*record) == source.access_line(*record)
         number = chance.randrange(2 ** chance.randrange(1, 62))
+        grown = [bytearray(b"x" * (number % 3000)) for _ in range(2)]
+        compiled.append(grown[0], record[3])
+        source.append(grown[1], record[3])
+        assert grown[0] == grown[1]
         assert compiled.serial_id(b"0011", number) == source.serial_id(b"0011", number)
         parts = [bytes([65 + part]) * chance.randrange(900) for part in range(4)]
         assert compiled.request_start(*parts, number) == source.request_start(*parts, number)
@@ -103,4 +108,4 @@ def test_both_twins_write_the_same() -> None:
         us = chance.randrange(-10, 10 ** chance.randrange(1, 15))
         assert compiled.duration(us) == source.duration(us)
         unit = chance.choice([b"requests", b"tokens"])
-        assert compiled.limit_lines(unit, number, us, us) == source.limit_lines(unit, number, us, us)
+        assert compiled.limit_lines(extra, unit, number, us, us) == source.limit_lines(extra, unit, number, us, us)
