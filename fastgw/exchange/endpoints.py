@@ -70,6 +70,10 @@ class Endpoint:
         return ", ".join(sorted(method.decode() for method in methods))
 
 
+CHAT: Final = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/completions"
+RESPONSES: Final = "/v1/responses"
+MESSAGES: Final = "/v1/messages"
 IMAGES: Final = "/v1/images/generations"
 
 _POST: Final = frozenset({b"POST"})
@@ -78,8 +82,8 @@ _ANY: Final = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 
 _JSON_PATHS: Final = (
     "/v1/embeddings",
-    "/v1/responses",
-    "/v1/messages",
+    RESPONSES,
+    MESSAGES,
     "/v1/messages/count_tokens",
     "/v1/rerank",
     "/v2/rerank",
@@ -94,7 +98,7 @@ _JSON_PATHS: Final = (
     IMAGES,
 )
 _UPLOAD_PATHS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations")
-_GENERATES: Final = frozenset({"/v1/responses", "/v1/messages"})
+_GENERATES: Final = frozenset({RESPONSES, MESSAGES})
 _METERED: Final = frozenset({
     "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/audio/speech",
     IMAGES,
@@ -110,7 +114,7 @@ _LOCAL_PATHS: Final = {
 }
 
 
-PATHS: Final = ("/v1/chat/completions", "/v1/completions", *_JSON_PATHS, *_UPLOAD_PATHS, "/v1/realtime")
+PATHS: Final = (CHAT, COMPLETIONS, *_JSON_PATHS, *_UPLOAD_PATHS, "/v1/realtime")
 """What engines are asked for, beside ``passthrough_paths``."""
 
 
@@ -121,7 +125,7 @@ class EndpointTable:
 
     def __init__(self, passthrough: Sequence[str] = ()) -> None:
         exact: dict[bytes, Endpoint] = {}
-        for path in ("/v1/chat/completions", "/v1/completions"):
+        for path in (CHAT, COMPLETIONS):
             exact[path.encode()] = Endpoint(path, _POST, JSON, usage=True, generates=True)
         for path in _JSON_PATHS:
             exact[path.encode()] = Endpoint(

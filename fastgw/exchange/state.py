@@ -28,6 +28,7 @@ from fastgw.protocol.media import is_json
 from fastgw.upstream.table import Group
 
 NO_LIMIT: Final = 2**62
+_no_limit: Final = NO_LIMIT  # (the compiled twin has it as a C number)
 SHARED_FROM_BYTES: Final = 16384
 """What a body holds beyond this counts as its key's, or its address's: most bodies are smaller, and cost no look-up."""
 TOO_LARGE_TO_HOLD: Final = (
@@ -139,8 +140,8 @@ class ExchangeState(Sink):
         self.reserved = 0  # tokens of the day's
         self.reserved_minute = 0
         self.minute: Meter | None = None  # from which those were taken: its key may be given another meanwhile
-        self.allowance = NO_LIMIT  # tokens that its answer may have before more must be asked for
-        self.bound = NO_LIMIT  # the most tokens that each of its answers may have, as the engine is told
+        self.allowance = _no_limit  # tokens that its answer may have before more must be asked for
+        self.bound = _no_limit  # the most tokens that each of its answers may have, as the engine is told
         self.estimated = False  # the engine did not say what it used
         # the answer
         self.local_task: asyncio.Task[None] | None = None

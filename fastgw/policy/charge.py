@@ -16,15 +16,15 @@ from typing import Final
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS, estimate
 from fastgw.config import Config
+from fastgw.exchange.endpoints import COMPLETIONS, MESSAGES
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import NO_LIMIT
 from fastgw.limits.account import Account
 from fastgw.net.clock import micros, monotonic
-from fastgw.policy.quota import COMPLETIONS, answers_of
+from fastgw.policy.quota import answers_of
 
-MESSAGES: Final = "/v1/messages"
 FRAME_BYTES: Final = 200
 """Of a plain answer in JSON these are its id, its model, names and braces: no text that anybody has generated."""
 

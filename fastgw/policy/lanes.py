@@ -39,7 +39,7 @@ class Lane:
         group = self.group
         assert group is not None
         for pool in group.pools:
-            if pool in tried:
+            if tried and pool in tried:
                 continue
             engine = pool.engine
             if engine.usable():

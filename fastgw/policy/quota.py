@@ -18,7 +18,7 @@ from fastgw.accel.members import STORED, UNCOUNTED
 from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS
 from fastgw.config import Config
 from fastgw.errors import GatewayError
-from fastgw.exchange.endpoints import UPLOAD
+from fastgw.exchange.endpoints import COMPLETIONS, RESPONSES, UPLOAD
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT
@@ -39,10 +39,8 @@ from fastgw.limits.meter import Meter
 from fastgw.net.clock import micros, monotonic
 from fastgw.policy.ratelimit import too_many
 
-COMPLETIONS: Final = "/v1/completions"
 TURN_S: Final = 0.01  # after midnight the gateway's day has turned
 SHORTER: Final = "ask for a shorter answer, or send a shorter prompt."
-RESPONSES: Final = "/v1/responses"
 CHAT_TEMPLATE: Final = "chat_template"
 UNCOUNTED_OF: Final = {name: 1 << at for at, name in enumerate((*UNCOUNTED, "prompt"))}
 WHY: Final = {
@@ -81,7 +79,7 @@ def answers_of(exchange: Exchange) -> int:
     if facts is None:
         return 1
     answers = min(facts.answers, MOST_CHOICES)
-    return answers * facts.prompts if exchange.endpoint.label == COMPLETIONS else answers
+    return answers * facts.prompts if facts.prompts != 1 and exchange.endpoint.label == COMPLETIONS else answers
 
 
 def total(prompt: int, answer: int, answers: int) -> int:

@@ -16,14 +16,12 @@ from typing import Final
 from fastgw.accel.bodies import BodyFacts, with_member
 from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.config import Config
+from fastgw.exchange.endpoints import CHAT, RESPONSES
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.protocol.openai import with_bound, with_model, with_usage
 from fastgw.upstream.kinds.kind import Kind
 from fastgw.upstream.target import Engine
-
-CHAT: Final = "/v1/chat/completions"
-RESPONSES: Final = "/v1/responses"
 
 # Bits of BodyFacts.named.
 TOKENS: Final = 1
@@ -39,19 +37,15 @@ def member(name: str, bound: int) -> bytes:
 def bounded(body: bytes, facts: BodyFacts, bound: int, label: str, kind: Kind) -> bytes:
     """``body`` for an engine of a ``kind``, to which it says that each answer may have ``bound`` tokens at most."""
     named = facts.named
-    if label == RESPONSES:
+    own = TOKENS
+    names: tuple[str, ...] = ("max_tokens",)
+    if label == CHAT:
+        if named & COMPLETION_TOKENS or (kind.refuses_max_tokens and not named):
+            own = COMPLETION_TOKENS if kind.knows_completion_tokens else COMPLETION_TOKENS | TOKENS
+            names = ("max_completion_tokens",) if kind.knows_completion_tokens else ("max_completion_tokens", "max_tokens")
+    elif label == RESPONSES:
         own = OUTPUT_TOKENS
-        names: tuple[str, ...] = ("max_output_tokens",)
-    elif label == CHAT and (named & COMPLETION_TOKENS or (kind.refuses_max_tokens and not named)):
-        if kind.knows_completion_tokens:
-            own = COMPLETION_TOKENS
-            names = ("max_completion_tokens",)
-        else:
-            own = COMPLETION_TOKENS | TOKENS
-            names = ("max_completion_tokens", "max_tokens")
-    else:
-        own = TOKENS
-        names = ("max_tokens",)
+        names = ("max_output_tokens",)
     if not facts.overrides and facts.token_limit <= bound:
         if named == own:
             return body

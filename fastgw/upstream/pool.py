@@ -33,6 +33,7 @@ UNNEEDED_S: Final = 10.0  # for so long nobody needed it: one too many, unless i
 CLOSES: Final = 64  # of unneeded ones in a tick of the wheel: each costs the kernel 10 µs, and nothing else runs meanwhile
 IDLE_FLOOR_S: Final = 0.5  # below this a "learned" limit is an engine that dies, not one that tidies up
 NEIGHBOURS: Final = 16  # of those that came back before this turn: among so many one is looked for that has been silent
+_neighbours: Final = NEIGHBOURS  # (the compiled twin has it as a C number)
 WARM_GAP_S: Final = 0.005  # between two warm dials
 IDLE_SHARE: Final = 0.8  # of the engine's own limit: time for the FIN to cross the request
 
@@ -114,7 +115,7 @@ class Pool(Home):
         # of those from before, which spares a system call.
         idle = self.idle
         at = self._before()
-        least = at - NEIGHBOURS
+        least = at - _neighbours
         while at > 0 and at > least:
             at -= 1
             conn = idle[at]

@@ -94,4 +94,5 @@ class UpstreamTable:
 
     def group(self, model: str) -> Group | None:
         """The engines that may serve ``model``, well or not; None = nobody would."""
-        return self._by_model.get(model) or self._open
+        found = self._by_model.get(model)
+        return found if found is not None else self._open

@@ -1,5 +1,7 @@
+from fastgw.exchange.state cimport ExchangeState
+
 cdef class AccessLog:
-    cpdef ended(self, object exchange, str outcome, double now)
+    cpdef ended(self, ExchangeState exchange, str outcome, double now)
     cpdef append(self, object record)
 
 cdef class Records(AccessLog):

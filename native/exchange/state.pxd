@@ -14,7 +14,7 @@ from fastgw.upstream.table cimport Group
 
 cdef int EVENT_COUNT, NOWHERE, RECEIVING
 cdef bytes TABLE
-cdef long long SHARED_FROM_BYTES
+cdef long long SHARED_FROM_BYTES, _no_limit
 cdef Tries NONE_YET
 
 cdef class ExchangeState(Sink):

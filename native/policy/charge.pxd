@@ -15,6 +15,7 @@ from fastgw.policy.quota cimport answers_of
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
 
+cdef str COMPLETIONS, MESSAGES
 cdef int FRAME_BYTES
 cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
 

@@ -12,6 +12,7 @@ from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 
+cdef str COMPLETIONS, RESPONSES
 cdef long long MOST_CHOICES, MOST_TOKENS, MOST_TOLD, NO_LIMIT
 cdef int OF_RESPONSES, OF_ALL
 

@@ -6,6 +6,7 @@ from fastgw.exchange.state cimport ExchangeState
 from fastgw.upstream.kinds.kind cimport Kind
 from fastgw.upstream.target cimport Engine
 
+cdef str CHAT, RESPONSES
 cdef long long NO_LIMIT, MOST_CHOICES
 cdef int TOKENS, COMPLETION_TOKENS, OUTPUT_TOKENS
 

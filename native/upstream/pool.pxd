@@ -7,6 +7,8 @@ from fastgw.net.upstream cimport Carrier, UpstreamStream
 from fastgw.stats cimport Stats
 from fastgw.upstream.target cimport Engine
 
+cdef Py_ssize_t _neighbours
+
 cdef class Pool(Home):
     # (Not final: a test's pool hands out streams without sockets.)
     cdef bint _closed

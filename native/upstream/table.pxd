@@ -14,4 +14,5 @@ cdef class UpstreamTable:
     cdef public tuple pools
     cdef public long long version
 
+    @cython.locals(found=Group)
     cpdef Group group(self, str model)
