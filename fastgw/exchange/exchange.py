@@ -141,6 +141,7 @@ class Exchange(ExchangeState):
     def _walk(self, at: int) -> None:
         """The filters from ``at`` on, then an engine. Each may end the exchange, or have it wait: then ``resume`` goes on
         with the next. Raises GatewayError."""
+        self.at = monotonic()
         gateway = self.gateway
         walk = gateway.walk
         phase = self.phase
@@ -359,7 +360,8 @@ class Exchange(ExchangeState):
             return
         self.move(ENDS)
         call = self.call
-        if outcome != "error" and call is not None:
+        well = outcome == "ok"
+        if call is not None and (well or outcome != "error"):
             self.client.refusals = 0  # (what is answered here is answered to anybody)
         self.bytes_out = self.client.sent
         if phase == QUEUED:
@@ -367,12 +369,12 @@ class Exchange(ExchangeState):
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        now = monotonic()
+        now = self.at = monotonic()
         if call is not None:
             if call.relay is not None:
                 read_off(self, call.relay, outcome, now)
             whole = self.upload is None or self.upload.sent_whole
-            call.complete(now, outcome == "ok", reusable and whole and phase == RELAYING, self.token_at)
+            call.complete(now, well, reusable and whole and phase == RELAYING, self.token_at)
         self._release(outcome, now)
 
     def _release(self, outcome: str, now: float) -> None:

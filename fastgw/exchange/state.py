@@ -42,6 +42,7 @@ class ExchangeState(Sink):
     __slots__ = (
         "account",
         "allowance",
+        "at",
         "body",
         "bound",
         "bytes_in",
@@ -109,6 +110,7 @@ class ExchangeState(Sink):
         self.endpoint = endpoint
         self.request_id = request_id
         self.started_at = client.received_at
+        self.at = client.received_at  # when what goes on now began: the walk of the filters, or the end
         self.client_ip = client.peer_ip
         self.phase = RECEIVING
         self.key_id = ""

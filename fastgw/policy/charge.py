@@ -22,7 +22,7 @@ from fastgw.exchange.filter import Filter
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import NO_LIMIT
 from fastgw.limits.account import Account
-from fastgw.net.clock import micros, monotonic
+from fastgw.net.clock import micros
 from fastgw.policy.quota import answers_of
 
 FRAME_BYTES: Final = 200
@@ -54,7 +54,7 @@ class Charge(Filter):
             if exchange.reserved:
                 account.ledger.release(exchange.reserved)
             if exchange.minute is not None:
-                exchange.minute.settle(micros(monotonic()), micros(exchange.routed_at), exchange.reserved_minute, 0)
+                exchange.minute.settle(micros(exchange.at), micros(exchange.routed_at), exchange.reserved_minute, 0)
             return
         call = exchange.call
         response = call.head if call is not None else None
@@ -71,6 +71,7 @@ class Charge(Filter):
         settle(
             exchange,
             account,
+            exchange.at,
             exchange.prompt_tokens,
             exchange.completion_tokens,
             exchange.cached_tokens,
@@ -120,10 +121,10 @@ class Charge(Filter):
 
 
 def settle(
-    exchange: Exchange, account: Account, prompt: int, completion: int, cached: int, reasoning: int, estimated: bool
+    exchange: Exchange, account: Account, now: float, prompt: int, completion: int, cached: int, reasoning: int, estimated: bool
 ) -> None:
-    """Count what ``exchange`` has used (-1 = nobody said), and give back what it had reserved: in the key's day, in its minute,
-    and in the sums of all."""
+    """Count what ``exchange`` has used until ``now`` (-1 = nobody said), and give back what it had reserved: in the key's
+    day, in its minute, and in the sums of all."""
     gateway = exchange.gateway
     # An engine's word is taken up to here: sums of what it claims must not turn over in the compiled twin.
     if not 0 <= prompt <= MOST_TOKENS:
@@ -147,7 +148,7 @@ def settle(
     ledger.settle(gateway.today, exchange.reserved, prompt, completion, estimated, cached, reasoning)
     meter = account.tokens
     if meter is not None:
-        now_us = micros(monotonic())
+        now_us = micros(now)
         if meter is exchange.minute:
             meter.settle(now_us, micros(exchange.routed_at), exchange.reserved_minute, prompt + completion)
         else:

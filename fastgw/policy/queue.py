@@ -139,7 +139,7 @@ class Queue(Filter):
         # Who waits without such a look could not take it.
         ahead = self._scheduled and self._max_concurrent and not lane.rejects
         if (queue is None or not len(queue)) and not ahead and self._room(lane, ()):
-            self._admit(exchange, lane)
+            self._admit(exchange, lane, exchange.at)
             return
         if lane.fallback and self._fall_back(exchange, lane.fallback):
             return
@@ -148,10 +148,10 @@ class Queue(Filter):
             raise self._refused("at_capacity", None, exchange, 0)
         self._wait(exchange, lane)
 
-    def _admit(self, exchange: Exchange, lane: Lane) -> None:
+    def _admit(self, exchange: Exchange, lane: Lane, now: float) -> None:
         lane.inflight += 1
         self._inflight += 1
-        self._drain.began(monotonic())
+        self._drain.began(now)
         exchange.lane = lane
 
     def _room(self, lane: Lane, tried: tuple[Pool, ...]) -> bool:
@@ -176,7 +176,7 @@ class Queue(Filter):
             if (lane.queue is None or not len(lane.queue)) and self._room(lane, ()):
                 exchange.substitute = model
                 exchange.extra_head += b"x-fallback-model: %b\r\n" % model.encode("ascii", "replace")
-                self._admit(exchange, lane)
+                self._admit(exchange, lane, exchange.at)
                 return True
             exchange.group = before
         return False
@@ -250,7 +250,7 @@ class Queue(Filter):
             exchange.gateway.stats.limited_concurrency += 1
             raise self._refused("at_capacity", None, exchange, 0)
         self._check_size(exchange)
-        self._give_back(exchange)
+        self._give_back(exchange, monotonic())
         account = exchange.account
         assert account is not None
         place = Place(self, exchange, lane)
@@ -277,7 +277,7 @@ class Queue(Filter):
         if place is not None:
             self._all.leave(place)
         if exchange.lane is not None:
-            self._give_back(exchange)
+            self._give_back(exchange, exchange.at)
         if exchange.counted:
             exchange.counted = False
             account = exchange.account
@@ -288,12 +288,12 @@ class Queue(Filter):
         if self._all.count:
             self._schedule(exchange)
 
-    def _give_back(self, exchange: Exchange) -> None:
+    def _give_back(self, exchange: Exchange, now: float) -> None:
         lane: Lane = exchange.lane
         exchange.lane = None
         lane.inflight -= 1
         self._inflight -= 1
-        self._drain.left(monotonic())
+        self._drain.left(now)
 
     def on_room(self) -> None:
         """An engine may have room again, or a key been given more."""
@@ -394,5 +394,5 @@ class Queue(Filter):
         self._all.leave(place)
         if exchange.phase == DONE:
             return
-        self._admit(exchange, place.lane)
+        self._admit(exchange, place.lane, monotonic())
         exchange.resume()

@@ -225,7 +225,7 @@ class Quota(Filter):
             return
         if exchange.endpoint.local:
             return
-        now = monotonic()
+        now = exchange.at
         now_us = micros(now)
         if not admit(account, exchange.gateway.today, now_us, minute, daily):
             self._refuse(exchange, account, now_us, minute, daily)

@@ -19,7 +19,7 @@ from fastgw.errors import GatewayError
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.limits.account import Account
-from fastgw.net.clock import micros, monotonic
+from fastgw.net.clock import micros
 
 UNDECIDED: Final = -1.0
 """As the time at which an exchange was routed: its head was judged, and nothing has been taken for it."""
@@ -63,7 +63,7 @@ class RateLimit(Filter):
             account = exchange.account
             assert account is not None
             if account.requests is not None:
-                account.requests.charge(micros(monotonic()), 1)
+                account.requests.charge(micros(exchange.at), 1)
 
 
 def too_many(account: Account, wait_s: float) -> GatewayError:

@@ -13,6 +13,7 @@ from fastgw.accel.tokens import MOST_TOKENS
 from fastgw.config import Config
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
+from fastgw.net.clock import monotonic
 from fastgw.policy.charge import settle
 from fastgw.protocol.websocket import UNSAID, Counts
 
@@ -33,7 +34,7 @@ class Sessions(Filter):
         if account is None:
             return True
         if said is None:
-            settle(exchange, account, 0, 0, 0, 0, False)
+            settle(exchange, account, monotonic(), 0, 0, 0, 0, False)
             return True
         prompt, completion, cached, reasoning, seconds = [min(count, MOST_TOKENS) for count in said]
         estimated = said == UNSAID
@@ -47,7 +48,7 @@ class Sessions(Filter):
         exchange.reasoning_tokens = _sum(exchange.reasoning_tokens, reasoning)
         if estimated:
             exchange.estimated = True
-        settle(exchange, account, prompt, completion, cached, reasoning, estimated)
+        settle(exchange, account, monotonic(), prompt, completion, cached, reasoning, estimated)
         ledger = account.ledger
         return not ledger.limit or ledger.prompt + ledger.completion < ledger.limit
 

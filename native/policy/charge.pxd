@@ -10,7 +10,7 @@ from fastgw.exchange.relay cimport Relay
 from fastgw.limits.account cimport Account
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
-from fastgw.net.clock cimport micros, monotonic
+from fastgw.net.clock cimport micros
 from fastgw.policy.quota cimport answers_of
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
@@ -27,8 +27,8 @@ cpdef long long prompt_of(Exchange exchange) except -1
 cpdef long long produced(Exchange exchange, ResponseHead response) except -1
 
 @cython.locals(gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, now_us=cython.longlong)
-cpdef settle(Exchange exchange, Account account, long long prompt, long long completion, long long cached, long long reasoning,
-             bint estimated)
+cpdef settle(Exchange exchange, Account account, double now, long long prompt, long long completion, long long cached,
+             long long reasoning, bint estimated)
 
 cdef class Charge(Filter):
     @cython.locals(account=Account, response=ResponseHead, facts=BodyFacts)

@@ -33,7 +33,7 @@ cdef class Queue(Filter):
     cpdef Lane _lane(self, Exchange exchange, Lane route)
     @cython.locals(lane=Lane, queue=FairQueue, ahead=cython.bint)
     cpdef _enter(self, Exchange exchange, Lane route)
-    cpdef _admit(self, Exchange exchange, Lane lane)
+    cpdef _admit(self, Exchange exchange, Lane lane, double now)
     cpdef bint _room(self, Lane lane, tuple tried) except -1
     @cython.locals(group=Group, before=Group, lane=Lane, account=Account)
     cpdef bint _fall_back(self, Exchange exchange, tuple models) except -1
@@ -52,7 +52,7 @@ cdef class Queue(Filter):
     @cython.locals(place=Place, account=Account)
     cpdef on_finish(self, Exchange exchange, str outcome)
     @cython.locals(lane=Lane)
-    cpdef _give_back(self, Exchange exchange)
+    cpdef _give_back(self, Exchange exchange, double now)
     @cython.locals(lane=Lane, place=Place, account=Account, waiting=Waiting)
     cpdef on_room(self)
     @cython.locals(place=Place, exchange=Exchange, group=Group, gone=Group, lane=Lane, pool=Pool)

@@ -5,7 +5,7 @@ from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
 from fastgw.limits.account cimport Account
 from fastgw.limits.meter cimport Meter
-from fastgw.net.clock cimport micros, monotonic
+from fastgw.net.clock cimport micros
 
 cdef double _undecided
 
