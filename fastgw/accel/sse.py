@@ -25,6 +25,7 @@ _EVENT_END: Final = re.compile(
     rb"[^\r\n]*+(?>\r\n|\n|\r)(?>[^\r\n]++(?>\r\n|\n|\r))*+(?>\r\n|\n|\r)"
 ).match
 _BLANK: Final = re.compile(rb"[\r\n]+").match
+_LINE: Final = re.compile(rb"[^\r\n]*+[\r\n]*+").match
 # Whole events without data or a name: comments and the like, of which many may come.
 _DULL: Final = re.compile(rb"(?>(?>(?!data[:\r\n]|event:)[^\r\n]++(?>\r\n|\n|\r))++(?>\r\n|\n|\r)++)++").match
 # Seen in an unfinished event, these say that it is not the extra usage chunk: choices that are not empty, or an error.
@@ -32,6 +33,11 @@ _RELEASE: Final = re.compile(
     rb'"choices"\s{0,8}:\s{0,8}\[\s{0,8}[^\s\]]|"error"\s{0,8}:\s{0,8}[^\sn]'
 ).search
 _RELEASE_OVERLAP: Final = 40
+
+
+def line_at(data: bytes, at: int) -> bytes:
+    """The line of ``data`` that begins at ``at``, and all line ends behind it: an event ends with them or goes on."""
+    return _LINE(data, at).group()  # type: ignore[union-attr]
 
 
 class SseScanner(EventNotes):

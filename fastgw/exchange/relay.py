@@ -11,12 +11,11 @@ stops behind the event with the last one, and says so; ``go_on`` or ``close`` fo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Final
 
 from fastgw.accel.chunks import FramingError
-from fastgw.accel.sse import MAX_EVENT_BYTES, SseScanner
+from fastgw.accel.sse import MAX_EVENT_BYTES, SseScanner, line_at
 from fastgw.accel.usage import UsageScanner
 from fastgw.net.client import ClientStream
 from fastgw.protocol.body import Source
@@ -31,7 +30,6 @@ MAX_END_BYTES: Final = 1 << 20  # of an engine's own end that is waited for: som
 FOR_LENGTH: Final = (b"length", b"max_tokens")
 COMPLETED: Final = b'"response.completed"'
 _LEAST: Final = 2  # a token has four bytes (as a power of two) and more, with the name of its text
-_LINE: Final = re.compile(rb"[^\r\n]*+[\r\n]*+").match  # and the line ends behind it: an event ends with them or goes on
 
 
 class Relay:
@@ -199,10 +197,10 @@ class Relay:
         out: list[bytes] = []
         at = 0
         while at < len(rest) and sse.tokens < self.limit:
-            stop = _LINE(rest, at).end()  # type: ignore[union-attr]
-            out.append(sse.feed(rest[at:stop]))
+            line = line_at(rest, at)
+            out.append(sse.feed(line))
             self._follow()
-            at = stop
+            at += len(line)
         self._rest = rest[at:]
         spent = sse.tokens >= self.limit
         done = self._rest_ends and not (spent and self._rest)

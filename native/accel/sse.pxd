@@ -87,3 +87,4 @@ cdef class SseScanner:
 
 
 cpdef Py_ssize_t passes(ChunkScanner chunks, SseScanner sse, bytes data) except -1
+cpdef bytes line_at(bytes data, Py_ssize_t at)

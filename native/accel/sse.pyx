@@ -1236,6 +1236,20 @@ cdef class SseScanner:
         return held
 
 
+cpdef bytes line_at(bytes data, Py_ssize_t at):
+    """The line of ``data`` that begins at ``at``, and all line ends behind it."""
+    if data is None:
+        raise TypeError("expected bytes, not None")
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
+    cdef Bytes p = <Bytes>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t end
+    at = min(max(at, 0), n)
+    end = line_end(p, at, n)
+    while end < n and (p[end] == 10 or p[end] == 13):
+        end += 1
+    return PyBytes_FromStringAndSize(<const char *>p + at, end - at)
+
+
 cpdef Py_ssize_t passes(ChunkScanner chunks, SseScanner sse, bytes data) except -1:
     """How many bytes of payload are in ``data``, when it can go on as it stands, frames and all; 0 = it cannot."""
     cdef Bytes p

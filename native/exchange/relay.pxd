@@ -1,6 +1,6 @@
 cimport cython
 
-from fastgw.accel.sse cimport SseScanner
+from fastgw.accel.sse cimport SseScanner, line_at
 from fastgw.accel.usage cimport UsageScanner
 from fastgw.net.client cimport ClientStream
 from fastgw.protocol.body cimport Source
@@ -39,7 +39,7 @@ cdef class Relay:
     cpdef int feed(self, bytes data) except -1
     cpdef _pass(self, bytes out, bint last)
     cpdef _put(self, bytes out, bint last)
-    @cython.locals(at=Py_ssize_t, stop=Py_ssize_t, spent=cython.bint, done=cython.bint)
+    @cython.locals(sse=SseScanner, rest=bytes, out=list, line=bytes, at=Py_ssize_t, spent=cython.bint, done=cython.bint)
     cpdef int go_on(self) except -1
     cpdef int close(self) except -1
     cpdef int _wait_for_end(self, bytes payload, bint done) except -1

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.accel.sse import MAX_EVENT_BYTES, SseScanner
+from fastgw.accel.sse import MAX_EVENT_BYTES, SseScanner, line_at
 from tests.protocol.splits import cut, ways
 
 BUDGET = settings()  # as many as the profile has: tests/conftest.py
@@ -475,3 +475,23 @@ def test_any_stream_in_any_split(parts: list[bytes], at: list[int], strip: bool)
 def test_random_bytes_pass(data: bytes, at: list[int]) -> None:
     if data:
         assert run(cut(data, at))[0] == data
+
+
+@given(st.text("a\r\n:", max_size=60), st.integers(-2, 70))
+@settings(BUDGET)
+def test_a_line_comes_with_all_line_ends_behind_it(text: str, at: int) -> None:
+    data = text.encode()
+    found = re.compile(rb"[^\r\n]*[\r\n]*").match(data, at)
+    assert found is not None
+    assert line_at(data, at) == found.group()
+
+
+def test_lines_of_any_length_together_are_the_whole() -> None:
+    data = b"".join(b"x" * size + (b"\n", b"\r\n\r\n", b"\r")[size % 3] for size in range(100))
+    lines = []
+    at = 0
+    while at < len(data):
+        lines.append(line_at(data, at))
+        at += len(lines[-1])
+    assert b"".join(lines) == data
+    assert len(lines) == 100
