@@ -25,11 +25,21 @@ class Crowded:
 
     async def _answer(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            conn, _ = await loop.sock_accept(self._listener)
-            with conn:
-                await loop.sock_recv(conn, 65536)
-                await loop.sock_sendall(conn, ok(b'{"object":"list","data":[]}', b"connection: close"))
+        some = asyncio.Event()
+        loop.add_reader(self._listener, some.set)
+        try:
+            while True:
+                await some.wait()
+                some.clear()
+                # (Not by `sock_accept`: whoever it has accepted when it is cancelled is nobody's.)
+                with suppress(BlockingIOError):
+                    conn, _ = self._listener.accept()
+                    conn.setblocking(False)
+                    with conn:
+                        await loop.sock_recv(conn, 65536)
+                        await loop.sock_sendall(conn, ok(b'{"object":"list","data":[]}', b"connection: close"))
+        finally:
+            loop.remove_reader(self._listener)
 
     async def fill(self) -> None:
         self._probed.cancel()
