@@ -136,7 +136,13 @@ async def test_a_client_that_stalls_costs_a_copy_of_what_waits() -> None:
         said = await stream.conn
         await said.send(HEAD)
         await gw.begin()
-        flood = asyncio.ensure_future(said.send(b"".join(map(event, range(2500)))))
+
+        async def pour() -> None:
+            for number in range(2500):  # (one by one: the end of a large read would wait where it lies)
+                await said.send(event(number))
+                await asyncio.sleep(0.001)
+
+        flood = asyncio.ensure_future(pour())
         spent = await gw.end()
         while not spent["copies"]:  # the test's time limit ends this
             await gw.begin()
