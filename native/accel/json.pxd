@@ -16,6 +16,7 @@ ctypedef bint (*OnKey)(Bytes p, Py_ssize_t start, Py_ssize_t end, Py_ssize_t val
 
 cdef enum:
     STACK_WORDS = 8  # 512 levels: the most that can be configured
+    WORTH_A_RUN = 32  # bytes of a string that were read one piece after another, before 64 are looked at at once
 
 # What a string was found to hold.
 cdef enum:
@@ -235,6 +236,7 @@ cdef inline Py_ssize_t string_end(Bytes p, Py_ssize_t i, Py_ssize_t n, int* kind
     cdef unsigned char c
     cdef int unit
     cdef Py_ssize_t end
+    cdef Py_ssize_t from_here = i + WORTH_A_RUN  # a long look does not pay in what is short, nor where it ended just now
     # Where strings are many they are short, and how short nobody can guess: 16 bytes are looked at at once.
     i = plain_end(p, i, n)
     while True:
@@ -257,7 +259,10 @@ cdef inline Py_ssize_t string_end(Bytes p, Py_ssize_t i, Py_ssize_t n, int* kind
                         return wrong(i, True)
                     i += 6
             elif c == 110 or c == 34 or c == 92 or c == 47 or c == 116 or c == 114 or c == 98 or c == 102:
-                i = text_run(p, i + 2, n)
+                i += 2
+                if i >= from_here:
+                    i = text_run(p, i, n)
+                    from_here = i + WORTH_A_RUN
             else:
                 return wrong(i, True)
         elif c >= 0x80:

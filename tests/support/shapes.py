@@ -35,7 +35,8 @@ def mixed(units: tuple[bytes, ...], size: int, head: bytes = b"", tail: bytes = 
 
 
 VALUES = (b"0", b'""', b"[]", b"{}", b"1.5", b"-0", b"1e9", b'"a"', b"null", b"true", b'{"":0}', b"[[]]", b" 0 ", b'"\\n"',
-    b"[0,0]", b'"\\u0041"', '"\u00e9"'.encode(), b'[{"":[]}]', b'{"usage":{}}', b'"\\\\"', b'"usage"')  # fmt: skip
+    b"[0,0]", b'"\\u0041"', '"\u00e9"'.encode(), b'[{"":[]}]', b'{"usage":{}}', b'"\\\\"', b'"usage"',
+    b'"' + b"\\\\\\b" * 20 + b'"')  # fmt: skip
 
 
 def values(size: int, opens: bytes, closes: bytes) -> Shapes:
