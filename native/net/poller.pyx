@@ -307,6 +307,8 @@ cdef class Poller:
                 whole = self._serve(until)
                 if not dense or not whole or self._hurried or self._fd < 0 or self._full or monotonic() >= until:
                     break
+                if self._later:
+                    break  # (what was put off has put off more: that is to run before another look)
                 self._ask(_WAIT_MS)
         finally:
             self._looking = False
@@ -340,6 +342,8 @@ cdef class Poller:
                 whole = self._serve(0.0)
                 if self._called or self._fd < 0 or (not whole and self._host.ready()):
                     break
+                if self._later:
+                    break  # (what was put off has put off more: that waits for nobody)
                 wait = self._host.patience()
                 if wait == 0:
                     break

@@ -245,6 +245,23 @@ def test_what_the_loop_is_told_it_does_at_once(kind: str) -> None:
         loop.run_until_complete(server.wait_closed())
 
 
+@pytest.mark.parametrize("kind", HOSTS)
+def test_what_is_put_off_by_what_was_put_off_waits_for_nobody(kind: str) -> None:
+    """A dial that fails at once, begun by what was put off, is told by what is put off again."""
+    with hosted(kind) as (loop, reactor):
+
+        async def main() -> None:
+            heard = asyncio.Event()
+            poller = reactor.poller
+            ear = Ear(reactor, lambda: poller.soon(lambda: poller.soon(lambda: poller.soon(heard.set))))
+            await asyncio.sleep(0.02)
+            threading.Timer(0.02, ear.theirs.send, (b"x",)).start()
+            assert await _soon(heard, lambda: None, 5.0) < 1.0
+            ear.close(reactor)
+
+        loop.run_until_complete(main())
+
+
 @pytest.mark.quiet
 @pytest.mark.parametrize("kind", HOSTS)
 def test_timers_are_as_exact_and_an_idle_loop_sleeps(kind: str) -> None:
