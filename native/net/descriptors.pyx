@@ -9,13 +9,12 @@ cdef extern from *:
     #define _GNU_SOURCE
     #endif
     #include <arpa/inet.h>
-    #include <netdb.h>
     #include <netinet/in.h>
     #include <string.h>
     #include <sys/socket.h>
     #include <unistd.h>
 
-    /* The peer's address in words (64 bytes of room: an address, and the name of an interface), "unix" where it has none;
+    /* The peer's address in words (64 bytes of room), "unix" where it has none;
        the descriptor, or -1. */
     static int fastgw_accept(int listening, char *text) {
         struct sockaddr_storage peer;
@@ -28,9 +27,8 @@ cdef extern from *:
             const struct in6_addr *address = &((struct sockaddr_in6 *)&peer)->sin6_addr;
             if (IN6_IS_ADDR_V4MAPPED(address))
                 inet_ntop(AF_INET, address->s6_addr + 12, text, 64);
-            else if (!((struct sockaddr_in6 *)&peer)->sin6_scope_id
-                     || getnameinfo((struct sockaddr *)&peer, size, text, 64, NULL, 0, NI_NUMERICHOST))
-                inet_ntop(AF_INET6, address, text, 64);
+            else
+                inet_ntop(AF_INET6, address, text, 64);  /* without a zone, as the interpreter tells it */
         } else {
             strcpy(text, "unix");
         }

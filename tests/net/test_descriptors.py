@@ -44,6 +44,29 @@ def test_who_comes_and_from_where(family: socket.AddressFamily, bound: str, dial
         assert accept(listening) is None
 
 
+def of_a_link() -> tuple[str, int] | None:
+    """An address of this machine's that holds on one link only, and which."""
+    for line in Path("/proc/net/if_inet6").read_text().splitlines():
+        words = line.split()
+        if words[3] == "20":
+            return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(words[0])), int(words[1], 16)
+    return None
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6") or of_a_link() is None, reason="no address of a link here")
+def test_an_address_of_a_link_is_told_without_its_zone() -> None:
+    found = of_a_link()
+    assert found is not None
+    ip, zone = found
+    with socket.create_server((ip, 0, 0, zone), family=socket.AF_INET6) as listening:
+        listening.setblocking(False)
+        with socket.socket(socket.AF_INET6) as client:
+            client.connect(listening.getsockname())
+            sock, told = came(listening)
+            sock.close()
+            assert told == ip, "x-forwarded-for has no zone, nor has the log"
+
+
 def test_a_unix_socket_has_no_address(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as client:
         listening.bind(str(tmp_path / "here"))
