@@ -103,6 +103,12 @@ class H1Connection(Arrival):
         except OSError:
             self._gone("reset")
             return
+        except MemoryError as error:
+            # There is no room for the body. To read on would meet it again, or leave a hole in what was read.
+            held = self.stream
+            assert held is not None
+            self.service.crashed(held, error)
+            return
         if not data and not size:
             self._gone("fin")
             return

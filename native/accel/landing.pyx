@@ -55,8 +55,10 @@ cdef class Landing:
         let_go(self._data)
 
     cdef int _make_room(self, Py_ssize_t room) except -1:
-        """``room`` bytes in all. After a MemoryError nothing is held."""
+        """``room`` bytes in all. After a MemoryError nothing is held, and this is of no use any more: each call raises another."""
         if self._data == NULL:
+            if self.got:
+                raise MemoryError
             self._data = new_bytes(NULL, room)
         else:
             self._room = 0
@@ -83,7 +85,7 @@ cdef class Landing:
     cpdef Py_ssize_t recv(self, int fd, Py_ssize_t most) except -1:
         """Read what is there, ``most`` bytes or what is missing at the most: how many they were, 0 at the end of the stream."""
         cdef Py_ssize_t size
-        if self.got == self._room:
+        if self.got >= self._room:
             self._make_room(min(self.length, max(<Py_ssize_t>FIRST, AHEAD * self.got)))
         size = receive(fd, address(self._data) + self.got, min(most, self._room - self.got))
         self.got += size
@@ -94,6 +96,8 @@ cdef class Landing:
         cdef PyObject *data
         cdef Py_ssize_t size = self.got
         if self._data == NULL:
+            if size:
+                raise MemoryError
             return b""
         if self._room != size:
             self._room = 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fastgw import twins
 from fastgw.accel.landing import Landing
 
 MIB = 1 << 20
@@ -117,6 +118,38 @@ def test_bodies_in_flight_take_their_own_size() -> None:
         held.append(landing.whole())
     assert resident() - before < 1.1 * 20 * len(body) + 2 * MIB
     assert all(one == body for one in held)
+
+
+NO_ROOM = """
+import resource, socket
+from pathlib import Path
+from fastgw.accel.landing import Landing
+
+landing = Landing(1 << 40)
+ours, theirs = socket.socketpair()
+ours.setblocking(False)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (96 << 20), resource.RLIM_INFINITY))
+piece = bytes(1 << 20)
+try:
+    while landing.got < 1 << 30:
+        landing.put(piece)
+except MemoryError:
+    theirs.send(b"x")
+    for call in (lambda: landing.recv(ours.fileno(), 1 << 20), lambda: landing.put(piece), landing.whole):
+        try:
+            call()
+        except MemoryError:
+            print("no")
+        else:
+            print("yes")
+"""
+
+
+@pytest.mark.skipif(not twins.native(), reason="a BytesIO keeps what it has")
+def test_after_a_want_of_memory_it_holds_nothing_and_says_so() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_ROOM], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["no", "no", "no"]
 
 
 AGAIN = """

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
+import resource
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -148,6 +152,32 @@ async def test_what_is_answered_before_its_body_has_come_reads_the_rest_for_noth
         await until(lambda: place.sink is not sink)
         assert sink.landed is not None
         assert sink.landed.got == 2, "of the rest nothing was kept"
+
+
+def mapped() -> int:
+    """Bytes of addresses that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+async def test_a_body_that_there_is_no_memory_for_ends_and_nothing_is_read_into_the_hole() -> None:
+    async with front() as place:
+        place.service.then = landed
+        await place.ask(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % (1 << 40))
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        piece = b"x" * 65536
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (mapped() + (64 << 20), limits[1]))
+            for _ in range(4096):
+                with contextlib.suppress(BlockingIOError, ConnectionResetError, BrokenPipeError):
+                    place.peer.sock.send(piece)
+                await asyncio.sleep(0)
+                if place.service.crashes:
+                    break
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+        assert [type(one) for one in place.service.crashes] == [MemoryError]
+        assert place.conn.stream is None
+        place.service.crashes.clear()
 
 
 @pytest.mark.parametrize("held", [False, True])
