@@ -81,7 +81,7 @@ class Pool(Home):
         self._died = 0
         self._turn = 0  # the poller's, when one was last taken or came back,
         self._from_before = 0  # and how many of the idle ones, the first, had come back before it
-        self._tick = 0.0  # the wheel's last that found one unneeded,
+        self._tick = 0  # the wheel's last that found one unneeded (it may have several turns of the loop),
         self._tick_closes = 0  # and how many it did
         self.connections = 0
         self.idle_limit_s = IDLE_LIMIT_S
@@ -225,8 +225,9 @@ class Pool(Home):
     def unneeded(self, conn: H1UpstreamConn, now: float) -> float:
         if now < conn.idle_limit_at and len(self.idle) - self._died <= self.engine.warm_connections:
             return conn.idle_limit_at
-        if now != self._tick:
-            self._tick = now
+        tick = int(now / TICK_S)
+        if tick != self._tick:
+            self._tick = tick
             self._tick_closes = 0
         self._tick_closes += 1
         # What is left of a crowd goes by and by.

@@ -18,8 +18,7 @@ cdef class Pool(Home):
     cdef Reactor _reactor
     cdef Stats _stats
     cdef H1UpstreamConn _warming
-    cdef double _tick
-    cdef long long _turn
+    cdef long long _tick, _turn
     cdef Py_ssize_t _died, _from_before, _tick_closes
     cdef public double connect_timeout_s, idle_limit_s
     cdef public Engine engine
@@ -34,6 +33,7 @@ cdef class Pool(Home):
     cdef Py_ssize_t _before(self) except -1
     cdef _drop(self, H1UpstreamConn conn)
     cpdef idle_closed(self, H1UpstreamConn conn, bint by_engine)
+    @cython.locals(tick=cython.longlong)
     cpdef double unneeded(self, H1UpstreamConn conn, double now) except? -1.0
     @cython.locals(conn=H1UpstreamConn)
     cpdef _sweep(self)

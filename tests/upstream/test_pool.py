@@ -15,6 +15,7 @@ from fastgw.errors import GatewayError
 from fastgw.net import clock
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
+from fastgw.net.timers import TICK_S
 from fastgw.net.upstream import UpstreamStream
 from fastgw.protocol.start import RequestStart
 from fastgw.stats import NullLog, Stats
@@ -231,6 +232,16 @@ async def test_a_crowd_that_has_gone_goes_by_and_by(held: None) -> None:
             left.append(here.pool.connections)
         assert left[-1] == 0
         assert all(before - after <= CLOSES for before, after in zip([crowd, *left], left, strict=False)), left
+
+
+async def test_a_tick_that_takes_several_turns_of_the_loop_is_one(held: None) -> None:
+    async with place(max_idle=None, max_connections=3 * CLOSES) as here:
+        for stream in await here.crowd(3 * CLOSES):
+            here.give_back(stream)
+        tick_at = 1000 * TICK_S
+        told = [here.pool.unneeded(conn, tick_at + 0.0005 * (at // 16 + 1)) for at, conn in enumerate(here.pool.idle)]
+        assert sum(until == 0.0 for until in told) == CLOSES
+        assert all(until > tick_at + TICK_S for until in told if until)
 
 
 async def test_those_that_the_engine_closes_at_once_are_none_of_the_next() -> None:
