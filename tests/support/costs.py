@@ -306,11 +306,12 @@ def readers(side: Any) -> list[Reader]:
     pages = (65536, 262144)
     chunks, packings = each_in_reads(wire_shapes.chunks, 1), each(upload_shapes.packings)
     # (Of a stream one event at most, of 64 KiB, is looked into at a time; of models ten thousand names at most are kept.)
+    dear_ones = each_turns(wire_shapes.responses)
     return [
         Reader("body", by.body, one(ordinary.chat), each(shapes.bodies), (4096, 16384, 10 << 20)),
         Reader("request head", requests, turns(ordinary.head), each_turns(wire_shapes.heads), asked, TURNS),
         # (An ordinary one has few fields, and is a fifth of a nanosecond a byte; what is not has one in every twelve bytes.)
-        Reader("response head", responses, turns(ordinary.response), each_turns(wire_shapes.responses), answered, TURNS, bound=13),
+        Reader("response head", responses, turns(ordinary.response), dear_ones, answered, TURNS, bound=13.0),
         Reader("head byte by byte", by.slowly, in_reads(ordinary.head, 1), each_in_reads(wire_shapes.heads, 1), (400, 1600)),
         Reader("stream", by.stream, in_reads(ordinary.chunked), each_in_reads(streams), (4096, 16384, 131072, 4 << 20)),
         Reader("stream byte by byte", by.stream, in_reads(ordinary.chunked, 1), each_in_reads(streams, 1), (200, 500, 70_000)),
