@@ -32,8 +32,8 @@ def _clear_up(outer: int) -> None:
 
 def _begin() -> None:
     outer = os.getppid()
-    if os.path.dirname(sys.executable) == os.path.dirname(sys._MEIPASS):
-        return  # one-dir: what it needs lies beside it
+    if not os.path.basename(sys._MEIPASS).startswith("_MEI"):
+        return  # one-dir: nothing was unpacked. (Where it lies tells nothing: a file may be run in its own TMPDIR.)
     import atexit
 
     atexit.register(_clear_up, outer)

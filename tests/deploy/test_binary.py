@@ -144,15 +144,20 @@ def _streams_through(program: Path, engine: str, number: signal.Signals) -> None
         assert process.wait(30) == 0
 
 
-def test_who_kills_the_outer_ends_the_inner(dist: Path, tmp_path: Path) -> None:
-    with serving(dist / "fastgw", TMPDIR=str(tmp_path), FASTGW_ENGINES="http://127.0.0.1:1") as (process, url):
+@pytest.mark.parametrize("beside", [False, True], ids=["elsewhere", "where it unpacks"])
+def test_who_kills_the_outer_ends_the_inner(beside: bool, dist: Path, tmp_path: Path) -> None:
+    """Wherever the file lies: copied to /tmp and run there, it unpacks itself beside itself."""
+    program = tmp_path / "fastgw" if beside else dist / "fastgw"
+    if beside:
+        shutil.copy(dist / "fastgw", program)
+    with serving(program, TMPDIR=str(tmp_path), FASTGW_ENGINES="http://127.0.0.1:1") as (process, url):
         (inner,) = children(process.pid)
-        assert len(list(tmp_path.iterdir())) == 1
+        assert len(list(tmp_path.glob("_MEI*"))) == 1
         process.kill()
         process.wait()
         host, port = url.removeprefix("http://").split(":")
         deadline = time.monotonic() + 20
-        while Path(f"/proc/{inner}/exe").exists() or list(tmp_path.iterdir()):
+        while Path(f"/proc/{inner}/exe").exists() or list(tmp_path.glob("_MEI*")):
             assert time.monotonic() < deadline, "it is still there"
             time.sleep(0.02)
         with pytest.raises(ConnectionRefusedError):
