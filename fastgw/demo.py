@@ -27,6 +27,7 @@ _STOP_S: Final = 5.0
 # Slow enough that the eye sees tokens arrive, quick enough that `--once` is a matter of seconds.
 _ENGINE_FLAGS: Final = ("--port", "0", "--model", MODEL, "--ttft-ms", "150", "--itl-ms", "25", "--ready-json")
 _MAX_TOKENS: Final = 64
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: its terminal was closed
 
 
 class DemoError(Exception):
@@ -55,7 +56,8 @@ def run(*, prompt: str, port: int | None = None, once: bool = False) -> int:
 async def _main(prompt: str, port: int | None, once: bool) -> int:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    ends = [number for number in _ENDS if signal.getsignal(number) is not signal.SIG_IGN]  # as SIGHUP is under nohup
+    for number in ends:
         loop.add_signal_handler(number, ended.set)
     show = asyncio.create_task(_show(prompt, port, once, ended), name="demo")
     end = asyncio.create_task(ended.wait(), name="demo-end")
@@ -69,7 +71,7 @@ async def _main(prompt: str, port: int | None, once: bool) -> int:
         end.cancel()
         show.cancel()
         await asyncio.wait({show})
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ends:
             loop.remove_signal_handler(number)
     if not show.cancelled() and show.exception() is not None:
         show.result()

@@ -25,6 +25,7 @@ _SAYS_BYTES: Final = 65536
 # Slow enough for a signal in the middle.
 _ENGINE: Final = ("--port", "0", "--model", MODEL, "--ttft-ms", "20", "--itl-ms", "10", "--ready-json")
 _SIGNAL_AFTER: Final = 3  # pieces
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Process:
@@ -75,8 +76,10 @@ class _Process:
 def _be(work: Callable[[], int], writing: int) -> NoReturn:
     code = 1
     try:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for number in (signal.SIGALRM, *_ENDS):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        signal.alarm(int(_ALL_S))  # who started it may be killed outright
         os.dup2(writing, 1)
         os.dup2(writing, 2)
         os.close(writing)
@@ -91,9 +94,25 @@ def _be(work: Callable[[], int], writing: int) -> NoReturn:
 
 def run() -> int:
     """Run it all and say how it goes; returns the exit code, 1 when something was not as it should be."""
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(int(_ALL_S))
     running: list[_Process] = []
+
+    def end(number: int, frame: object) -> NoReturn:
+        # Here and at once: an exception could come where something is half made, or where it is swallowed.
+        late = number == signal.SIGALRM
+        why = f"it took longer than {_ALL_S:.0f} s" if late else f"it was ended by {signal.Signals(number).name}"
+        os.write(2, f"fastgw self-test: error: {why}\n".encode())
+        for process in running:
+            if process.status is not None:
+                continue
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(process.pid, signal.SIGKILL)
+                os.waitpid(process.pid, 0)
+        os._exit(1)
+
+    for number in (signal.SIGALRM, *_ENDS):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
+            signal.signal(number, end)
+    signal.alarm(int(_ALL_S))
     try:
         _steps(running)
     except (DemoError, OSError, EOFError, ValueError, KeyError) as error:
@@ -105,10 +124,6 @@ def run() -> int:
             process.kill()
     print("self-test: all is well")
     return 0
-
-
-def _too_long(number: int, frame: object) -> NoReturn:
-    raise DemoError(f"it took longer than {_ALL_S:.0f} s")
 
 
 def _steps(running: list[_Process]) -> None:

@@ -72,7 +72,7 @@ def read_until(process: subprocess.Popen[bytes], mark: bytes, deadline_s: float 
     return pieces
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_serves_until_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "fastgw", "demo", "--port", "0"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
-from tests.cli.test_cli import run
-from tests.cli.test_demo import alive
+import pytest
+
+from tests.cli.test_cli import environment, run
+from tests.cli.test_demo import alive, read_until
 
 
 def test_it_serves_streams_and_drains(tmp_path: Path) -> None:
@@ -35,3 +40,20 @@ def test_what_is_not_as_it_should_be_is_said(tmp_path: Path) -> None:
     assert done.stderr.startswith("fastgw self-test: error: "), done.stderr
     assert "no space left on device" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_ends_it_ends_all_of_it(tmp_path: Path, number: signal.Signals) -> None:
+    """As Ctrl-C, `timeout 30 fastgw self-test` and a closed terminal do."""
+    command = [sys.executable, "-m", "fastgw", "self-test"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            seen = b"".join(piece for _, piece in read_until(process, b"listens after"))
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (process.returncode, stderr.decode()) == (1, f"fastgw self-test: error: it was ended by {number.name}\n")
+    pids = re.findall(rb"process (\d+)", seen)
+    assert len(pids) == 2
+    assert not any(alive(int(pid)) for pid in pids)
