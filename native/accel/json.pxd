@@ -103,12 +103,11 @@ cdef extern from *:
             }
             escaped = slashes << 1;
             if (slashes & escaped) {  /* some stand side by side: the second of two ends an escape, and begins none */
-                uint64_t rest = slashes;
-                for (escaped = 0; rest; ) {
-                    const uint64_t first = rest & (0 - rest);
-                    escaped |= first << 1;
-                    rest &= ~(first | first << 1);
-                }
+                /* A run of them is a run of ones: with one added where it begins, the carry tells how long it was. In runs
+                   that begin at odd places it is the even places behind one that are escaped, in the others the odd ones. */
+                const uint64_t even = 0x5555555555555555ULL;
+                const uint64_t ends = slashes + (slashes & ~even & ~escaped);
+                escaped &= even ^ ends << 1;
             }
             stops = (quotes & ~escaped) | odd | (escaped & ~usual);
             if (stops) {

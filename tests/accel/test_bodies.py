@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import time
 from typing import Any
 
 import pytest
@@ -173,6 +174,33 @@ def test_what_follows_an_escape_is_read_as_what_does_not() -> None:
         hold(b'{"model":"m","prompt":"' + text)
         hold(b'{"model":"m","prompt":"' + text + b"\\" * 61 + b"b" * 70 + b'"}')
         hold(b'{"model":"m","prompt":"' + text + b"\\" * 62 + b'"}')
+
+
+def test_escapes_side_by_side_end_where_they_end() -> None:
+    """Pairs of backslashes in every place of a block, and what may stand behind an odd and behind an even number of them."""
+    chance = random.Random(5)
+    pieces = (b"\\\\", b'\\"', b"\\n", b"\\u00e9", b"\\ud83d\\ude00", b"a", b"b" * 15, b"c" * 40, b"\xc3\xa9", b"\\", b'"')
+    for _ in range(1000):
+        text = b"".join(chance.choices(pieces, (8, 4, 4, 3, 1, 6, 1, 1, 2, 0.1, 0.02), k=chance.randrange(1, 80)))
+        hold(b'{"model":"m","prompt":"' + text + b'"}')
+
+
+@pytest.mark.quiet
+def test_no_mixture_of_escapes_costs_much_more_than_one_kind() -> None:
+    """As JSON within JSON has them: a stop every few bytes must not have the next 64 looked at each time."""
+
+    def best_s(text: bytes) -> float:
+        body = b'{"model":"m","prompt":"' + text * (1_000_000 // len(text)) + b'"}'
+        times = []
+        for _ in range(15):
+            began = time.process_time()
+            SIDES[-1].read(body, DEPTH, 16)
+            times.append(time.process_time() - began)
+        return min(times)
+
+    alone = best_s(b"\\u00e9")
+    for text in (b"\\\\\\u00e9", b'a\\\\\\"\\u00e9\\n', b"\\\\\\\\\\u00e9", b"\\\\\xc3\xa9"):
+        assert best_s(text) < 5 * alone, text
 
 
 @pytest.mark.parametrize("side", SIDES, ids=lambda side: side.__file__.rpartition(".")[2])
