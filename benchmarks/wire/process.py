@@ -104,6 +104,18 @@ def cpu_s(pid: int) -> float:
     return total_ns / 1e9
 
 
+def sleeps(pid: int) -> int:
+    """How often the tree's living threads have waited for something: their switches of context that were their own wish."""
+    total = 0
+    for each in tree(pid):
+        with suppress(OSError):
+            for task in Path(f"/proc/{each}/task").iterdir():
+                with suppress(OSError):
+                    status = (task / "status").read_text()
+                    total += int(status.partition("\nvoluntary_ctxt_switches:")[2].split(maxsplit=1)[0])
+    return total
+
+
 def rss_bytes(pid: int) -> int:
     """Resident memory, summed over the tree: a page that two of its processes share counts twice."""
     total = 0

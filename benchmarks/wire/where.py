@@ -5,7 +5,8 @@
 
 Each proxy is started afresh, loaded with a row of `rows`, and sampled meanwhile by its CPU clock. A sample in the kernel counts
 for the system call that it is in, one in user code for the file: the compiled twins are an extension for each module. Shares of
-the samples times CPU time per request or event, both of the same run; the median of the rounds.
+the samples times CPU time per request or event, both of the same run; the median of the rounds. How often the proxy slept is
+there too: a sleep costs some microseconds, and how many there are depends on when the load comes as much as on the proxy.
 
 Owns: what a sample is called. Must never guess: what is not told from a sample's own frames is "the rest".
 """
@@ -143,8 +144,11 @@ def take(proxy: Proxy, row: Row, plan: Plan) -> dict[str, Any]:
         phases.warm_up()
         data = Path(folder) / "perf.data"
         with _sampled(process.tree(phases.pid), plan.cores.load, data):
+            slept = process.sleeps(phases.pid)
             result, used = phases.row(row)
-        return _taken_apart(_script(data), used / max(1, result[row.counted]) * 1e6, phases)
+            slept = process.sleeps(phases.pid) - slept
+        count = max(1, result[row.counted])
+        return _taken_apart(_script(data), used / count * 1e6, phases) | {"sleeps": slept / count}
 
 
 def _taken_apart(script: str, each_us: float, phases: Phases) -> dict[str, Any]:
@@ -158,6 +162,8 @@ def _taken_apart(script: str, each_us: float, phases: Phases) -> dict[str, Any]:
 def middle(taken: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The median of each part over the rounds; what one round did not see is nothing there."""
     out: dict[str, Any] = {"us": median(t["us"] for t in taken), "samples": sum(t["samples"] for t in taken)}
+    if all("sleeps" in t for t in taken):
+        out["sleeps"] = median(t["sleeps"] for t in taken)
     for side in (KERNEL, USER):
         names = {name for t in taken for name in t[side]}
         out[side] = {name: median(t[side].get(name, 0.0) for t in taken) for name in names}
@@ -208,6 +214,8 @@ def section(results: Mapping[str, Any], name: str) -> str:
     for title, parts in results["rows"].items():
         out += ["", f"| {title} | " + " | ".join(parts) + " |", "|---" * (len(parts) + 1) + "|"]
         out += ["| all | " + " | ".join(f"{each['us']:.1f}" for each in parts.values()) + " |"]
+        if all("sleeps" in each for each in parts.values()):  # (not in results from before they were counted)
+            out += [_line("how often it sleeps", (f"{each['sleeps']:.2f}" for each in parts.values()))]
         out += _lines(KERNEL, parts) + _lines(USER, parts)
     return "\n".join(out)
 

@@ -219,6 +219,23 @@ def test_cpu_time_covers_the_children_of_a_process_and_ends_with_them() -> None:
     assert left == []
 
 
+def test_sleeps_are_counted_and_work_is_none() -> None:
+    process = module("process")
+    nap = "import time\nfor _ in range(200): time.sleep(0.001)\nwhile True: pass"
+    child = process.spawn([sys.executable, "-c", nap], cores=frozenset(os.sched_getaffinity(0)), cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 20
+        while process.sleeps(child.pid) < 200 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.1)
+        slept = process.sleeps(child.pid)
+        assert 200 <= slept < 250
+        time.sleep(0.2)
+        assert process.sleeps(child.pid) - slept < 10
+    finally:
+        process.stop(child)
+
+
 def test_medians_spread_added_latency_and_ratios() -> None:
     report = module("report")
     taken = {
