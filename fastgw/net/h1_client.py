@@ -158,7 +158,9 @@ class H1ClientStream(ClientStream):
     # --- an answer that is whole
     def answer(self, head: ResponseHead, request_id: bytes, extra: bytes, body: bytes) -> None:
         request = self.head
-        if head.has_date and request.keep_alive and request.minor and not head.sse and not self.service.draining:
+        if head.has_date and request.minor and not head.sse:
+            if not request.keep_alive or self.service.draining:
+                extra += CLOSE
             data = plain_answer(head.status_line, head.forward, request_id, extra, body)
         else:
             data = self._head(head, length_line(len(body)), request_id, extra, True, body)
