@@ -195,6 +195,24 @@ async def test_a_client_that_leaves_is_gone_at_once(sent: bytes, lands: bool, he
         assert place.service.ended == ["192.0.2.1"]
 
 
+@pytest.mark.parametrize(("more", "later"), [(b"", b""), (b"\r\n", b""), (b"", b"\r\n")])
+async def test_who_says_that_nothing_follows_gets_the_end_with_the_answer(more: bytes, later: bytes) -> None:
+    last = POST.replace(b"host: a", b"host: a\r\nconnection: close")
+    async with front(tcp=True) as place:
+
+        def then(stream: ClientStream, sink: HeardSink) -> None:
+            sink.then["body"] = lambda: (later and place.peer.send(later), answer(stream))
+
+        place.service.then = then
+        place.peer.send(last + more)
+        await until(lambda: bool(place.service.sinks))
+        got = await place.peer.rest()
+        assert isinstance(got, bytes), "no reset, though something followed"
+        assert got.endswith(b"connection: close\r\n\r\nok")
+        # Without waiting for the client's own end, where it kept its word.
+        assert (place.conn.stream is None) is (not more and not later)
+
+
 async def test_a_half_close_counts_as_leaving() -> None:
     async with front() as place:
         sink = await place.ask(POST)
