@@ -62,7 +62,7 @@ def for_clients(core: GatewayCore, socks: Sequence[socket.socket], shortage: Sho
         return (not chosen and is_loopback(ip)) or known(ip)
 
     def accepted(fd: int, ip: str) -> None:
-        connections.add(H1Connection(reactor, PlainWire(reactor, fd), core, limits, stats, ip, known(ip)))
+        connections.add(H1Connection(reactor, PlainWire(reactor, fd), core, limits, stats, ip, known(ip), core.heads))
 
     def refusal(ip: str) -> bytes:
         kind = errors.lookup("too_many_connections", core.profile)

@@ -1,7 +1,7 @@
 """What a gateway looks after four times a second, off the path of requests.
 
 The UTC day that usage counts for (and what the store has of it, where the clock came to a day that memory does not hold), keys
-that expire, meters of addresses that have gone, queues that wait for an engine's
+that expire, heads that are kept for connections to come, meters of addresses that have gone, queues that wait for an engine's
 recovery; and, where there is a store, what was used since it was last written down. All of it is bounded work: what is
 left over waits for the next look. It is done in pieces of a fraction of a millisecond, between which the loop gets its turn, so
 that no stream waits for longer. Must never: wait for the store in the loop.
@@ -22,6 +22,7 @@ from fastgw.limits.meter import Meters
 from fastgw.net.clock import micros, monotonic
 
 LOOK_S: Final = 0.25
+FORGET_S: Final = 10.0  # a head that nobody has brought again for this long, to twice as long, is forgotten
 AFTER_MIDNIGHT_S: Final = 0.002
 MOST_KEYS: Final = 5000  # whose usage is one batch of the store's
 MOST_DAYS: Final = 64  # of which it is not known what the store has; only while it cannot be read are there several
@@ -59,7 +60,7 @@ class Housekeeping:
         self._meters = meters
         self._store = store
         self._flush_s = flush_s
-        self._flushed_at = monotonic()
+        self._flushed_at = self._forgot_at = monotonic()
         self._writing: list[tuple[Account, int, int]] | None = None  # (account, day, version) of the batch under way
         self._rows: list[UsageRow] = []  # of that batch, while it is put together
         self._unknown: list[int] = []  # days of which it is not known what the store has, or not yet taken over
@@ -86,6 +87,9 @@ class Housekeeping:
         if today != core.today:
             core.today = today
             self.ask_for(today)
+        if now - self._forgot_at >= FORGET_S:
+            self._forgot_at = now
+            core.heads.sweep()
         if core.accounts.expire(unix_s):
             core.version += 1
         if self._meters is not None and len(self._meters):

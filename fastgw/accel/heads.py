@@ -124,10 +124,17 @@ class ResponseHead(msgspec.Struct, gc=False):
 
 
 LAST_HEAD_BYTES: Final = 2048
-"""A connection remembers its last head up to this size (it carries the key: never longer than the connection lives)."""
+"""A connection remembers its last head up to this size. (It carries the key: never longer than the connection lives, but for
+what is in a :class:`HeadMemory`.)"""
 
 MAX_STRANGERS: Final = 8
 """After so many heads in a row that were new, a connection's peer varies them: remembering is given up."""
+
+MOST_HEADS: Final = 256
+"""So many heads of connections that are gone are remembered for others."""
+
+MOST_SPARED: Final = 8
+"""So many that were asked for are passed over, at most, where room is made for one more."""
 
 UNLIMITED: Final = 2**31 - 1
 
@@ -389,11 +396,34 @@ class _Scanner(Generic[H]):
         return data[self.end :]
 
 
+class Kept:
+    """A head that a connection has brought which is gone, and what its service ``known`` of it."""
+
+    __slots__ = ("head", "known", "parts", "used")
+
+    def __init__(self, head: RequestHead, parts: tuple[bytes, bytes], known: Any) -> None:
+        self.head = head
+        self.parts = parts
+        self.known = known
+        self.used = True
+
+
 class RequestScanner(_Scanner[RequestHead]):
     """Reads the request heads of one client connection."""
 
     __slots__ = ()
     _scan = staticmethod(scan_request)
+
+    def adopt(self, kept: Kept) -> RequestHead:
+        """Take a copy of what another connection brought for the head that was read last. Whether the same comes here shows
+        when it is read."""
+        self._head = head = RequestHead(*msgspec.structs.astuple(kept.head))
+        self._prefix, self._suffix = kept.parts
+        return head
+
+    def remembered(self, known: Any) -> Kept | None:
+        """The head that is remembered, for other connections, with what is ``known`` of it."""
+        return None if self._head is None else Kept(self._head, (self._prefix, self._suffix), known)
 
 
 class ResponseScanner(_Scanner[ResponseHead]):
@@ -401,3 +431,55 @@ class ResponseScanner(_Scanner[ResponseHead]):
 
     __slots__ = ()
     _scan = staticmethod(scan_response)
+
+
+class HeadMemory:
+    """Heads of connections that are gone, for those that come: a client that connects for each request says the same on each.
+
+    Found by a hash of all bytes but the length's digits, which is keyed (siphash): how long it takes depends on nothing that a
+    stranger can choose, and only who has sent the same bytes gets as far as a comparison. Bounded by :data:`MOST_HEADS`: the
+    one goes first that has not been asked for. They carry keys: who has this calls :meth:`sweep` now and then.
+    """
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Kept] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def find(self, data: bytes) -> Kept | None:
+        """What is kept of a head like that which ``data`` begins with."""
+        end = data.find(b"\r\n\r\n", 0, LAST_HEAD_BYTES + 4)
+        parts = _around_length(data[: end + 4]) if end > 0 else None
+        kept = self._kept.get(hash(parts)) if parts is not None else None
+        if kept is not None:
+            kept.used = True
+        return kept
+
+    def keep(self, kept: Kept) -> None:
+        held = self._kept
+        own = hash(kept.parts)
+        if len(held) >= MOST_HEADS and own not in held:
+            self._make_room()
+        held[own] = kept
+
+    def _make_room(self) -> None:
+        held = self._kept
+        for _ in range(MOST_SPARED):
+            oldest = next(iter(held))
+            kept = held.pop(oldest)
+            if not kept.used:
+                return
+            kept.used = False
+            held[oldest] = kept
+        del held[next(iter(held))]
+
+    def sweep(self) -> None:
+        """Forget what nobody has asked for since the last time."""
+        held = self._kept
+        for own in [own for own, kept in held.items() if not kept.used]:
+            del held[own]
+        for kept in held.values():
+            kept.used = False

@@ -97,8 +97,8 @@ class Judgement:
     the reader then hands out the same object, and everything that depends on it alone is taken from here."""
 
     __slots__ = (
-        "account", "base", "client_ip", "endpoint", "ends_at", "extra_head", "head", "key_id", "limit", "meter", "start",
-        "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_status", "told_streamed", "version",
+        "account", "base", "client_ip", "endpoint", "ends_at", "extra_head", "head", "key_id", "limit", "meter", "peer_ip",
+        "start", "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_status", "told_streamed", "version",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +126,32 @@ class Judgement:
         self.told_outcome = ""
         self.told_status = -1
         self.told_streamed = False
+        self.peer_ip = ""
+
+    def of(self, head: RequestHead) -> Judgement:
+        """The same of ``head``, which is a copy of its own on another connection from the same address."""
+        made = Judgement.__new__(Judgement)
+        made.head = head
+        made.version = self.version
+        made.limit = self.limit
+        made.endpoint = self.endpoint
+        made.key_id = self.key_id
+        made.account = self.account
+        made.ends_at = self.ends_at
+        made.meter = self.meter
+        made.timeout_s = self.timeout_s
+        made.extra_head = self.extra_head
+        made.client_ip = self.client_ip
+        made.base = self.base
+        made.start = self.start
+        made.told = self.told
+        made.told_engine = self.told_engine
+        made.told_model = self.told_model
+        made.told_outcome = self.told_outcome
+        made.told_status = self.told_status
+        made.told_streamed = self.told_streamed
+        made.peer_ip = self.peer_ip
+        return made
 
 
 class Context(Service):

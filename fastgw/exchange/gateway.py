@@ -14,7 +14,7 @@ from typing import Final
 
 from fastgw import errors
 from fastgw.accel.hashing import digest
-from fastgw.accel.heads import RequestHead
+from fastgw.accel.heads import HeadMemory, Kept, RequestHead
 from fastgw.accel.lines import serial_id
 from fastgw.config import Config
 from fastgw.errors import ErrorKind, GatewayError, Source
@@ -55,8 +55,8 @@ class GatewayCore(Context):
     """See the head of this file."""
 
     __slots__ = (
-        "__weakref__", "_access", "_instance", "_large", "_other_keys", "_serial", "connections", "endpoints", "health",
-        "locals", "on_closed", "plain_ids", "preflight", "profile", "unread", "version",
+        "__weakref__", "_access", "_instance", "_large", "_other_keys", "_serial", "connections", "endpoints", "heads",
+        "health", "locals", "on_closed", "plain_ids", "preflight", "profile", "unread", "version",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +88,7 @@ class GatewayCore(Context):
         self.profile = config.compat
         self.plain_ids = config.compat != "rakka"
         self.connections: set[Connection] = set()
+        self.heads = HeadMemory()
         self.unread: set[Unread] = set()
         self.endpoints = EndpointTable(config.passthrough_paths)
         self.version = 0  # grows when what heads are judged by changes: keys, the drain
@@ -189,10 +190,16 @@ class GatewayCore(Context):
         except GatewayError as error:
             exchange.fail(error)
 
+    def recalled(self, stream: ClientStream, kept: Kept, head: RequestHead) -> Judgement | None:
+        known: Judgement = kept.known
+        # (What was judged of the same address: who comes from another may be another's proxy, or have no right to that key.)
+        return known.of(head) if known.peer_ip == stream.peer_ip else None
+
     def _remembered(self, exchange: Exchange) -> Judgement:
         known = Judgement(
             exchange.head, self.version, self.max_body_bytes, exchange.endpoint, exchange.key_id, exchange.account
         )  # fmt: skip
+        known.peer_ip = exchange.client.peer_ip
         known.meter = exchange.meter
         known.timeout_s = exchange.timeout_s
         known.extra_head = exchange.extra_head

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fastgw.accel.heads import RequestHead, ResponseHead
+from fastgw.accel.heads import Kept, RequestHead, ResponseHead
 from fastgw.accel.landing import Landing
 from fastgw.errors import GatewayError
 from fastgw.net.timers import NEVER, Timed, TimerWheel
@@ -252,6 +252,10 @@ class Service:
 
     def open(self, stream: ClientStream, head: RequestHead) -> None:
         """Begin an exchange: set ``stream.sink``, or answer at once."""
+        raise NotImplementedError
+
+    def recalled(self, stream: ClientStream, kept: Kept, head: RequestHead) -> Any:
+        """What is known of ``head`` on this stream, by what was of the same on a connection that is gone; None = nothing."""
         raise NotImplementedError
 
     def refuse(self, stream: ClientStream, error: GatewayError) -> None:

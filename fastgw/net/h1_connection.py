@@ -15,7 +15,9 @@ the whole exchange, and what an answer looks like, is its stream's (``net/h1_cli
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
+from fastgw.accel.heads import HeadMemory
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError
 from fastgw.net.client import MAX_REFUSALS, NO_HEAD, ClientStream, ConnLimits, Service
@@ -53,6 +55,9 @@ class H1Connection(Arrival):
 
     __slots__ = (
         "_advancing",  # a turn is to come, or under way
+        "_heads",  # of connections that are gone; None as soon as this one's first has been looked for there
+        "_memory",  # the same, to the end
+        "_recalled",  # what was known of it
         "read_bytes",
         "reader",
         "service",
@@ -60,7 +65,15 @@ class H1Connection(Arrival):
     )
 
     def __init__(
-        self, reactor: Reactor, wire: Wire, service: Service, limits: ConnLimits, stats: Stats, peer_ip: str, trusted: bool
+        self,
+        reactor: Reactor,
+        wire: Wire,
+        service: Service,
+        limits: ConnLimits,
+        stats: Stats,
+        peer_ip: str,
+        trusted: bool,
+        heads: HeadMemory | None = None,
     ) -> None:
         super().__init__(reactor, wire, limits)
         self.service = service
@@ -73,6 +86,8 @@ class H1Connection(Arrival):
         self.reader = RequestReader(limits.head_bytes, limits.header_count)
         self.read_bytes = PIPELINED_BYTES
         self._advancing = False
+        self._heads = self._memory = heads
+        self._recalled: Any = None
         stats.connections_open += 1
         stats.connections_total += 1
         wire.holder = self
@@ -149,6 +164,8 @@ class H1Connection(Arrival):
         reader = self.reader
         stream = self.stream
         assert stream is not None
+        if self._heads is not None:
+            self._recall(stream, data)
         try:
             head = reader.feed(data)
         except GatewayError as error:
@@ -203,6 +220,16 @@ class H1Connection(Arrival):
                     self.on_readable()  # there is more: its turn is not over yet
         elif self.state is DISCARD and rest:
             self._take_discarded(rest)
+
+    def _recall(self, stream: H1ClientStream, data: bytes) -> None:
+        """The connection's first bytes: perhaps a connection that is gone has said the same."""
+        heads = self._heads
+        self._heads = None
+        assert heads is not None
+        kept = heads.find(data)
+        if kept is not None:
+            head = self.reader.adopt(kept)
+            stream.known = self._recalled = self.service.recalled(stream, kept, head)
 
     def _refuse(self, stream: H1ClientStream, error: GatewayError, now: float) -> None:
         """There is no head that could be read; nothing says where the next one would begin."""
@@ -389,6 +416,12 @@ class H1Connection(Arrival):
         self.state = CLOSED
         self.stream = None
         self.wire.dispose(reset)
+        memory = self._memory
+        known = stream.known
+        if memory is not None and known is not None and known is not self._recalled:
+            kept = self.reader.remembered(known)
+            if kept is not None and known.head is kept.head:
+                memory.keep(kept)
         wheel = self.reactor.wheel
         wheel.disarm(self)
         wheel.disarm(stream)

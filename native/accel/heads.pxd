@@ -51,8 +51,29 @@ cdef class _Scanner:
     cdef int _remember(self, const unsigned char* data, object head, long long* length, Found* found) except -1
 
 
+cdef class Kept:
+    cdef bytes _raw
+    cdef Py_ssize_t _at
+    cdef Py_ssize_t _stop
+    cdef Py_hash_t _hash
+    cdef public RequestHead head
+    cdef public object known
+    cdef public bint used
+
+
 cdef class RequestScanner(_Scanner):
     cpdef RequestHead read(self, bytes data)
+    cpdef RequestHead adopt(self, Kept kept)
+    cpdef Kept remembered(self, object known)
+
+
+cdef class HeadMemory:
+    cdef dict _kept
+
+    cpdef Kept find(self, bytes data)
+    cpdef keep(self, Kept kept)
+    cdef _make_room(self)
+    cpdef sweep(self)
 
 
 cdef class ResponseScanner(_Scanner):

@@ -2,8 +2,8 @@
 """The compiled twin of fastgw/accel/heads.py: the same verdicts and values for every input, in one pass over the bytes.
 
 Owns: the pass. The tables are those of ``fields``, read into C at import; what is rare (an IPv6 host, a foreign reason
-phrase) is asked of ``fields`` as it comes. Must never remember a secret: the few values kept
-between heads are a path without a query, a host, a content type and a hint. Invariant: no byte at or behind ``size`` is
+phrase) is asked of ``fields`` as it comes. Must never remember a secret, but in scanners, and in what they give to
+a ``HeadMemory``: the few values kept between heads are a path without a query, a host, a content type and a hint. Invariant: no byte at or behind ``size`` is
 read, and nothing is found that the Python twin would not find.
 """
 
@@ -11,17 +11,33 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from libc.string cimport memcmp, memcpy, memset
+from cpython.dict cimport PyDict_GetItem
+from libc.stdint cimport uint64_t
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from fastgw.accel import fields
 
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX >= 0x030E0000
+    #define fastgw_hash Py_HashBuffer
+    #else
+    #define fastgw_hash _Py_HashBytes
+    #endif
+    """
+    Py_hash_t fastgw_hash(const void* data, Py_ssize_t size) noexcept
+
 LAST_HEAD_BYTES = 2048
 MAX_STRANGERS = 8
+MOST_HEADS = 256
+MOST_SPARED = 8
 UNLIMITED = 2**31 - 1
 
 cdef enum:
     _LAST_HEAD_BYTES = 2048
     _MAX_STRANGERS = 8
+    _MOST_HEADS = 256
+    _MOST_SPARED = 8
     _UNLIMITED = 2147483647
     _MAX_DIGITS = 18
 
@@ -1056,6 +1072,48 @@ cdef class RequestScanner(_Scanner):
         return head
 
 
+    cpdef RequestHead adopt(self, Kept kept):
+        """Take a copy of what another connection brought for the head that was read last. Whether the same comes here shows
+        when it is read."""
+        cdef RequestHead of = kept.head
+        cdef RequestHead head = RequestHead.__new__(RequestHead)
+        head.method = of.method
+        head.target = of.target
+        head.path = of.path
+        head.query = of.query
+        head.minor = of.minor
+        head.host = of.host
+        head.forward = of.forward
+        head.content_length = of.content_length
+        head.chunked = of.chunked
+        head.keep_alive = of.keep_alive
+        head.expect = of.expect
+        head.credential = of.credential
+        head.content_type = of.content_type
+        head.own = of.own
+        self._raw = kept._raw
+        self._at = kept._at
+        self._stop = kept._stop
+        self._head = head
+        self._length = &head.content_length
+        return head
+
+    cpdef Kept remembered(self, object known):
+        """The head that is remembered, for other connections, with what is ``known`` of it."""
+        cdef Kept kept
+        if self._head is None:
+            return None
+        kept = Kept.__new__(Kept)
+        kept.head = <RequestHead>self._head
+        kept.known = known
+        kept.used = True
+        kept._raw = self._raw
+        kept._at = self._at
+        kept._stop = self._stop
+        kept._hash = _around(<Bytes>PyBytes_AS_STRING(self._raw), self._at, self._stop, PyBytes_GET_SIZE(self._raw))
+        return kept
+
+
 @cython.final
 @cython.no_gc
 cdef class ResponseScanner(_Scanner):
@@ -1074,3 +1132,90 @@ cdef class ResponseScanner(_Scanner):
             self.end = found.end
             self._remember(start, head, &head.content_length, &found)
         return head
+
+
+# ---- what connections have brought that are gone -----------------------------------------------------------------------
+
+@cython.final
+cdef class Kept:
+    """A head that a connection has brought which is gone, and what its service ``known`` of it."""
+
+
+cdef Py_hash_t _around(Bytes head, Py_ssize_t at, Py_ssize_t stop, Py_ssize_t size) noexcept:
+    """Of all bytes but those from ``at`` to ``stop``, keyed as Python's own."""
+    cdef uint64_t before = <uint64_t>fastgw_hash(head, at)
+    cdef uint64_t behind = <uint64_t>fastgw_hash(head + stop, size - stop)
+    return <Py_hash_t>(before * 1000003 + behind)
+
+
+@cython.final
+cdef class HeadMemory:
+    """Heads of connections that are gone, for those that come; see the Python twin."""
+
+    def __init__(self):
+        self._kept = {}
+
+    def __len__(self):
+        return len(self._kept)
+
+    cpdef Kept find(self, bytes data):
+        """What is kept of a head like that which ``data`` begins with."""
+        cdef Bytes start = <Bytes>PyBytes_AS_STRING(data)
+        cdef Bytes found
+        cdef Py_ssize_t size = min(len(data), _LAST_HEAD_BYTES + 4)
+        cdef Py_ssize_t at = 0, first = -1, stop = -1
+        cdef PyObject* held
+        cdef Kept kept
+        while True:
+            found = <Bytes>memchr(start + at, 10, size - at)
+            if found == NULL:
+                return None
+            at = found - start + 1
+            if at >= size:
+                return None
+            if start[at] == 13:
+                break
+            if first < 0 and (start[at] | 32) == 99 and size - at > 15 and start[at + 14] == 58:
+                if is_word(start + at, 14, b"content-length", 14):
+                    first = at + 15
+        if first < 0 or size - at < 2:
+            return None
+        at += 2
+        while first < at and (start[first] == 32 or start[first] == 9):
+            first += 1
+        stop = first
+        while stop < at and start[stop] != 13:
+            stop += 1
+        held = PyDict_GetItem(self._kept, _around(start, first, stop, at))
+        if held == NULL:
+            return None
+        kept = <Kept>held
+        kept.used = True
+        return kept
+
+    cpdef keep(self, Kept kept):
+        cdef dict held = self._kept
+        if len(held) >= _MOST_HEADS and kept._hash not in held:
+            self._make_room()
+        held[kept._hash] = kept
+
+    cdef _make_room(self):
+        cdef dict held = self._kept
+        cdef Kept kept
+        for _ in range(_MOST_SPARED):
+            oldest = next(iter(held))
+            kept = held.pop(oldest)
+            if not kept.used:
+                return
+            kept.used = False
+            held[oldest] = kept
+        del held[next(iter(held))]
+
+    cpdef sweep(self):
+        """Forget what nobody has asked for since the last time."""
+        cdef dict held = self._kept
+        cdef Kept kept
+        for own in [own for own, one in held.items() if not (<Kept>one).used]:
+            del held[own]
+        for kept in held.values():
+            kept.used = False

@@ -21,7 +21,7 @@ cdef class Strategy:
 
 @cython.final
 cdef class Judgement:
-    cdef public str client_ip, key_id, told_engine, told_model, told_outcome
+    cdef public str client_ip, key_id, peer_ip, told_engine, told_model, told_outcome
     cdef public Account account
     cdef public Endpoint endpoint
     cdef public Meter meter
@@ -33,6 +33,8 @@ cdef class Judgement:
     cdef public RequestStart start
     cdef public RequestHead head
     cdef public long long limit, version
+
+    cpdef Judgement of(self, RequestHead head)
 
 cdef class Context(Service):
     cdef public object config, log

@@ -1,7 +1,7 @@
 cimport cython
 
 from fastgw.net.clock cimport monotonic
-from fastgw.accel.heads cimport RequestHead
+from fastgw.accel.heads cimport Kept, RequestHead
 from fastgw.accel.lines cimport serial_id
 from fastgw.exchange.exchange cimport Exchange, exchange_for
 from fastgw.exchange.endpoints cimport Endpoint
@@ -15,7 +15,7 @@ cdef int DONE
 cdef object JSON, LOCAL, TUNNEL
 
 cdef class GatewayCore(Context):
-    cdef public object health, profile, endpoints, on_closed, preflight
+    cdef public object heads, health, profile, endpoints, on_closed, preflight
     cdef object _large, _other_keys
     cdef AccessLog _access
     cdef object __weakref__
@@ -28,6 +28,8 @@ cdef class GatewayCore(Context):
     cpdef bytes request_id(self, RequestHead head)
     @cython.locals(known=Judgement, exchange=Exchange)
     cpdef open(self, ClientStream client, RequestHead head)
+    @cython.locals(known=Judgement)
+    cpdef object recalled(self, ClientStream stream, Kept kept, RequestHead head)
     @cython.locals(exchange=Exchange, endpoint=Endpoint)
     cpdef _judge(self, ClientStream client, RequestHead head)
     @cython.locals(one=Exchange)

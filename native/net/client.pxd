@@ -1,6 +1,6 @@
 cimport cython
 
-from fastgw.accel.heads cimport RequestHead, ResponseHead
+from fastgw.accel.heads cimport Kept, RequestHead, ResponseHead
 from fastgw.accel.landing cimport Landing
 from fastgw.net.timers cimport Timed, TimerWheel
 from fastgw.net.wire cimport Holder
@@ -65,6 +65,7 @@ cdef class Service:
     cdef public bint draining
 
     cpdef open(self, ClientStream stream, RequestHead head)
+    cpdef object recalled(self, ClientStream stream, Kept kept, RequestHead head)
     cpdef refuse(self, ClientStream stream, object error)
     cpdef crashed(self, ClientStream stream, object error)
     cpdef closed(self, Connection connection, str peer_ip)

@@ -1,5 +1,6 @@
 cimport cython
 
+from fastgw.accel.heads cimport HeadMemory, Kept
 from fastgw.accel.landing cimport Landing
 from fastgw.accel.sockets cimport keep
 from fastgw.net.client cimport Service
@@ -20,6 +21,8 @@ cdef object BODY, BUSY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, OPENING, TUNNEL
 @cython.final
 cdef class H1Connection(Arrival):
     cdef public bint _advancing
+    cdef HeadMemory _heads, _memory
+    cdef object _recalled
     cdef public Py_ssize_t read_bytes
     cdef public RequestReader reader
     cdef public Service service
@@ -27,6 +30,8 @@ cdef class H1Connection(Arrival):
 
     @cython.locals(length=cython.longlong, deadline=cython.double, body=bytes, landing=Landing, source=Source)
     cdef _take_head(self, bytes data)
+    @cython.locals(kept=Kept)
+    cdef _recall(self, H1ClientStream stream, bytes data)
     cdef _refuse(self, H1ClientStream stream, object error, double now)
     cdef _take_early(self, bytes data)
     cdef _take_discarded(self, bytes data)
@@ -36,5 +41,7 @@ cdef class H1Connection(Arrival):
     cpdef _advance(self)
     @cython.locals(deadline=cython.double, slot=cython.long)
     cdef _rest(self)
+    cdef bint _said_last(self) except -1
     # (Not its base's: a default would make them two kinds of call.)
+    @cython.locals(kept=Kept)
     cpdef close(self, bint reset=*)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from fastgw.accel import fields, head_lines
 from fastgw.accel.heads import (
+    MOST_HEADS,
+    HeadMemory,
     RequestHead,
     RequestScanner,
     ResponseHead,
@@ -350,6 +352,70 @@ def test_a_connection_knows_its_last_head_again() -> None:
         assert found is not first
         if found is not None:
             assert found == scan_request(REQUEST.replace(b": 5", other))
+
+
+def bring(memory: HeadMemory, data: bytes, known: object) -> RequestHead:
+    """A connection that has come with ``data``, and has gone."""
+    scanner = RequestScanner(4096, 100)
+    head = scanner.read(data)
+    kept = scanner.remembered(known)
+    assert head is not None
+    assert kept is not None
+    memory.keep(kept)
+    return head
+
+
+def test_what_one_connection_has_brought_the_next_one_knows() -> None:
+    whole = REQUEST + b"\r\n\r\n"
+    memory = HeadMemory()
+    first = bring(memory, whole + b"hello", "what it came to")
+    for length in (7, 10**17, 0, 5):
+        data = whole.replace(b": 5", b": %d" % length)
+        kept = memory.find(data + b"rest")
+        assert kept is not None
+        assert (kept.head, kept.known) == (first, "what it came to")
+        scanner = RequestScanner(4096, 100)
+        head = scanner.adopt(kept)
+        assert head is not first
+        assert scanner.read(data + b"rest") is head
+        assert head == scan_request(data[:-4])
+        assert scanner.end == len(data)
+        assert first.content_length == 5
+    # What is not the same is not found, or read anew all the same.
+    for size in range(len(whole)):
+        for other in (whole[:size] + b"~" + whole[size + 1 :], whole[:size]):
+            kept = memory.find(other)
+            if kept is not None:
+                scanner = RequestScanner(4096, 100)
+                head = scanner.adopt(kept)
+                assert scanner.read(other) is not head
+                assert b": ~" in other
+    assert memory.find(b"") is None
+    assert memory.find(b"\n\r\n\r") is None
+    assert RequestScanner(4096, 100).remembered(None) is None
+
+
+def test_so_many_are_kept_and_those_that_are_asked_for_longest() -> None:
+    memory = HeadMemory()
+    heads = [REQUEST + b"\r\nX-A: %d\r\n\r\n" % number for number in range(3 * MOST_HEADS)]
+    bring(memory, heads[0], 0)
+    memory.sweep()
+    for number, head in enumerate(heads[1:], 1):
+        assert memory.find(heads[0]) is not None, number
+        bring(memory, head, number)
+        assert len(memory) <= MOST_HEADS
+    assert len(memory) == MOST_HEADS
+    assert memory.find(heads[-1]) is not None
+    assert memory.find(heads[1]) is None
+    memory.sweep()
+    assert memory.find(heads[-2]) is not None
+    memory.sweep()
+    assert [number for number, head in enumerate(heads) if memory.find(head) is not None] == [len(heads) - 2]
+    bring(memory, heads[-2], "anew")
+    assert len(memory) == 1
+    found = memory.find(heads[-2])
+    assert found is not None
+    assert found.known == "anew"
 
 
 def test_a_connection_reads_no_head_that_is_not_whole_or_too_large() -> None:

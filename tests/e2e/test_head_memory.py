@@ -5,11 +5,17 @@ What it remembers must never outlive what it depends on: another key, another le
 
 from __future__ import annotations
 
-from fastgw import EngineConfig
+from pathlib import Path
+
+import pytest
+
+from fastgw import EngineConfig, housekeeping
 from fastgw.exchange.exchange import Exchange
 from fastgw.sim import SimConfig, Simulator
+from tests.e2e.key_place import TOKENS, place
+from tests.e2e.metered import say
 from tests.support.client import RawClient, chat
-from tests.support.gateway import running
+from tests.support.gateway import Running, running
 
 
 def ask(key: str = "good", content: str = "hi", **more: object) -> bytes:
@@ -64,6 +70,65 @@ async def test_a_remembered_head_goes_to_each_engine_with_that_engines_own_key()
             seen = [request.header("authorization") for request in sim.requests if request.method == "POST"]
             assert len(seen) == 3
             assert {value.encode() if isinstance(value, str) else value for value in seen} == {key}
+
+
+async def by_itself(gw: Running, data: bytes, source: str = "") -> int:
+    """The status of a request on a connection of its own."""
+    async with RawClient.connect("127.0.0.1", gw.port, source=source) as client:
+        await client.send(data)
+        status = (await client.read_response()).status
+    await gw.idle()
+    return status
+
+
+class TestOfConnectionsThatAreGone:
+    """What one has brought serves the next, as far as it is the same."""
+
+    async def test_each_request_on_a_connection_of_its_own_has_its_own_body_and_key(self) -> None:
+        async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], api_keys=["good", "also"]) as gw:
+            order = (("good", 3, 200), ("good", 70, 200), ("goof", 3, 401), ("also", 3, 200), ("good", 700, 200), ("", 3, 401))
+            for _ in range(2):
+                for key, size, status in order:
+                    assert await by_itself(gw, ask(key, content="y" * size)) == status
+            core = gw.gateway.core
+            assert core is not None
+            assert len(core.heads) == 2, "those that were refused are not kept"
+            posts = [one.body.count(b"y") for one in sim.requests if one.method == "POST"]
+            assert [count - posts[0] + 3 for count in posts] == [3, 70, 3, 700] * 2
+            ids = [record["key_id"] for record in gw.records]
+            assert ids[:6] == ids[6:]
+            assert len({ids[0], ids[3], ""}) == 3
+            assert len({record["request_id"] for record in gw.records}) == 12
+
+    async def test_a_key_that_ends_ends_there_too(self, tmp_path: Path) -> None:
+        async with place(tmp_path, require_key=True) as here:
+            id, text = await here.key(name="bob")
+            good = say(TOKENS, key=text)
+            for _ in range(3):
+                assert await by_itself(here.gw, good) == 200
+            await here.admin("POST", f"/admin/keys/{id}/disable")
+            assert await by_itself(here.gw, good) == 401
+            await here.admin("POST", f"/admin/keys/{id}/enable")
+            assert [await by_itself(here.gw, good) for _ in range(2)] == [200, 200]
+            await here.admin("DELETE", f"/admin/keys/{id}", status=204)
+            assert await by_itself(here.gw, good) == 401
+
+    async def test_who_comes_from_elsewhere_is_judged_by_itself(self, tmp_path: Path) -> None:
+        async with place(tmp_path, require_key=True) as here:
+            _, text = await here.key(name="bob", networks=["127.0.0.1/32"])
+            good = say(TOKENS, key=text)
+            assert [await by_itself(here.gw, good) for _ in range(2)] == [200, 200]
+            assert await by_itself(here.gw, good, source="127.0.0.2") == 403
+            assert await by_itself(here.gw, good) == 200
+
+    async def test_what_nobody_asks_for_is_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(housekeeping, "FORGET_S", 0.0)
+        async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], api_keys=["good"]) as gw:
+            assert await by_itself(gw, ask()) == 200
+            core = gw.gateway.core
+            assert core is not None
+            await gw.until("the key is in no memory", lambda: not len(core.heads))
+            assert await by_itself(gw, ask()) == 200
 
 
 class TestABugInside:

@@ -7,9 +7,9 @@ were split, so each check is tied to the position in the stream at which it beco
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
-from fastgw.accel.heads import RequestHead, RequestScanner, scan_request
+from fastgw.accel.heads import Kept, RequestHead, RequestScanner, scan_request
 from fastgw.accel.judges import broken, head_end, judge_request
 from fastgw.accel.refusals import Refusal
 from fastgw.errors import GatewayError
@@ -103,6 +103,14 @@ class RequestReader:
         self._checked = 0
         self._empty_lines = 0
         self.rest = b""
+
+    def adopt(self, kept: Kept) -> RequestHead:
+        """Know a head again that another connection has brought. Returns what :meth:`feed` will, if it comes."""
+        return self._scanner.adopt(kept)
+
+    def remembered(self, known: Any) -> Kept | None:
+        """The head that is known again, for other connections, with what is ``known`` of it."""
+        return self._scanner.remembered(known)
 
     @property
     def partial(self) -> bool:

@@ -1,6 +1,6 @@
 # Types for fastgw/protocol/http1/server.py: the reader of requests is met by every read of a client.
 
-from fastgw.accel.heads cimport RequestHead, RequestScanner, scan_request
+from fastgw.accel.heads cimport Kept, RequestHead, RequestScanner, scan_request
 from fastgw.accel.judges cimport broken, head_end, judge_request
 
 
@@ -13,6 +13,8 @@ cdef class RequestReader:
     cdef RequestScanner _scanner
     cdef public bytes rest
 
+    cpdef RequestHead adopt(self, Kept kept)
+    cpdef Kept remembered(self, object known)
     cpdef RequestHead feed(self, bytes data)
     cdef object _collect(self, bytes data)
     cdef Py_ssize_t _skip_empty_lines(self, bytes data) except -1
