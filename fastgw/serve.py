@@ -12,6 +12,8 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import uvloop
@@ -33,6 +35,11 @@ LOT_S: Final = 0.25  # where as many go as come, nothing but time says that many
 ALL_S: Final = 600.0
 FEW_EXCHANGES: Final = 100
 SWITCH_S: Final = 0.0005  # a thread that works for the store or the log keeps the loop waiting no longer (usual: 5 ms)
+
+# What only some requests need is imported when the start is over, and before one asks: by then there may be no descriptor to
+# read it with, or no file any more (after an update; where /tmp is tidied, under the program that is one file).
+SOME_NEED: Final = ("httptools", "ipaddress", "urllib.parse")
+OVER_S: Final = 1.0
 
 # What may follow a drain, at the most: error events leave, the store takes the last of it, the log is written.
 AFTER_DRAIN_S: Final = 15.0
@@ -82,6 +89,7 @@ def serve(config: Config) -> int:
         gc.enable()
         sys.setswitchinterval(SWITCH_S)
         _tidy(loop, stats)
+        loop.call_later(OVER_S, _bring, loop, SOME_NEED)
         await drain.wait()
         log.info("draining", seconds=config.drain_timeout_s, exchanges=stats.exchanges_open)
         manager.stopping(f"draining {stats.exchanges_open} requests", config.drain_timeout_s + AFTER_DRAIN_S)
@@ -113,6 +121,14 @@ def _tidy(loop: asyncio.AbstractEventLoop, stats: Stats, turn: int = 1) -> None:
         gc.collect(1)
     elif stats.exchanges_open > FEW_EXCHANGES:
         gc.collect(0)
+
+
+def _bring(loop: asyncio.AbstractEventLoop, names: Sequence[str]) -> None:
+    """Import these, one in a turn of the loop: a millisecond each."""
+    with suppress(ImportError, OSError):  # who needs it says so
+        __import__(names[0])
+    if len(names) > 1:
+        loop.call_soon(_bring, loop, names[1:])
 
 
 def _raise_file_limit() -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from fastgw import twins
+from fastgw.serve import SOME_NEED
 
 # What `fastgw serve` may import until it listens, beside its own modules and what uvloop and `python -m` bring along: each of
 # these is milliseconds of every start, so that this list only shrinks.
@@ -22,8 +23,11 @@ MAY: frozenset[str] = frozenset(
 )
 
 
-def imported(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> tuple[list[str], str]:
-    """The modules that a Python program imports until it says that it listens, or ends; and what it said otherwise."""
+def imported(
+    *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None, until: set[str] | None = None
+) -> tuple[list[str], str]:
+    """The modules that a Python program imports until it says that it listens (and has imported those of ``until``), or ends;
+    and what it said otherwise."""
     names: list[str] = []
     said = ""
     argv = [sys.executable, "-X", "importtime", *arguments]
@@ -32,9 +36,9 @@ def imported(*arguments: str, cwd: Path | None = None, env: dict[str, str] | Non
         for line in child.stderr:
             if line.startswith("import time:"):
                 names.append(line.rpartition("|")[2].strip())
-                continue
-            said += line
-            if '"message":"listening"' in line:
+            else:
+                said += line
+            if '"message":"listening"' in said and (until or set()) <= set(names):
                 child.send_signal(signal.SIGTERM)
                 break
         child.communicate(timeout=20)
@@ -81,6 +85,16 @@ def test_a_store_brings_sqlite_and_no_openssl(tmp_path: Path) -> None:
     assert '"listening"' in said
     assert "sqlite3" in names
     assert {"_hashlib", "_ssl", "pathlib", "tempfile", "urllib.parse"} & set(names) == set()
+
+
+def test_what_some_requests_need_is_there_before_one_asks(tmp_path: Path) -> None:
+    """When one does, there may be no descriptor to read it with, or no file any more."""
+    names, said = imported(
+        "-P", "-m", "fastgw", "serve", "--engine", "http://127.0.0.1:1", "--port", "0",
+        cwd=tmp_path, env={"PYTHONPATH": os.getcwd()}, until=set(SOME_NEED),
+    )  # fmt: skip
+    assert '"listening"' in said
+    assert set(SOME_NEED) <= set(names)
 
 
 def test_what_may_be_imported_is(tmp_path: Path) -> None:

@@ -171,6 +171,12 @@ class H1Connection(Arrival):
         except GatewayError as error:
             self._refuse(stream, error, monotonic())
             return
+        except Exception as error:
+            # Nobody has been told of a request yet: without this its client would wait for an answer until the head is late.
+            self.service.crashed(stream, error)
+            if self.stream is not None:
+                self._refuse(stream, GatewayError("internal"), monotonic())
+            return
         if head is None:
             # A head's clock starts with its first byte; the connection's first one started at accept.
             if reader.held == len(data):

@@ -7,6 +7,7 @@ Each refused input is followed by what would be a second request: whoever misrea
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -273,6 +274,18 @@ class TestA19ToA21:
             assert (await client.read_response()).status == 200
             assert f.work[0].target == b"/v1/chat/completions"
             assert authority.encode() not in f.work[0].head
+
+    async def test_A21_is_answered_where_nobody_has_a_second_opinion(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """httptools cannot be read (no descriptor is left, no file is there): an answer, not silence until the head is late."""
+        async with front(expect_internal_errors=True) as f, await f.client() as client:
+            with monkeypatch.context() as without:
+                without.setitem(sys.modules, "httptools", None)
+                await client.send(chat("m", path="http://gateway/v1/chat/completions"))
+                assert (await client.read_response()).status == 500
+            assert f.touched == []
+            async with await f.client() as other:
+                await other.send(chat("m", path="http://gateway/v1/chat/completions"))
+                assert (await other.read_response()).status == 200
 
     @inputs(a.A27)
     async def test_A27_h2_preface_on_an_h1_port(self, case: Case) -> None:
