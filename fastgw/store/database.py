@@ -355,7 +355,8 @@ _PLAIN: Final = frozenset(b"/-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijk
 
 def connect(path: str, query: str, busy_s: float) -> sqlite3.Connection:
     # (By hand: `pathlib` and `urllib` are four milliseconds of a start.)
-    where = os.fsencode(os.path.join(os.getcwd(), path))
+    # (The working directory is asked for only where it matters: it may have been removed, as with a release that was replaced.)
+    where = os.fsencode(path if os.path.isabs(path) else os.path.join(os.getcwd(), path))
     uri = f"file://{''.join([chr(one) if one in _PLAIN else f'%{one:02X}' for one in where])}?{query}"
     # Transactions are written out; the thread that opens it may hand it to the one that uses it.
     return sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False)

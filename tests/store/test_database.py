@@ -264,3 +264,16 @@ def test_many_that_make_the_same_file_at_once_lose_nothing(path: str) -> None:
     assert sorted(record.revision for record in found) == list(range(1, 21))
     assert database.integrity() == []
     database.close()
+
+
+def test_a_path_that_needs_no_working_directory_asks_for_none(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been removed, as with a release that was replaced."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    database = Database.open(os.path.join(str(tmp_path), path))
+    assert keys.list_keys(database) == []
+    database.close()
