@@ -4,7 +4,8 @@ whoever of them is right.
 Owns: that question, for the heads that are legal and merely unusual, which the complete path alone accepts. It asks for no
 field: what those say is the tests' to compare, for a call for each costs more than the whole verdict.
 
-httptools is imported when it is first asked: hardly any client sends such a head, and the start need not wait for it.
+httptools is imported when it is first asked (`serve` does so before, but after the start): hardly any client sends such a head,
+and the start need not wait for it.
 """
 
 from __future__ import annotations
