@@ -355,12 +355,21 @@ def _is_json(body: bytes) -> bool:
     return True
 
 
-def with_member(body: bytes, member: bytes) -> bytes:
-    """``body`` with a ``member`` more, which it does not have."""
+def place_in(body: bytes) -> int:
+    """Where the first member of the object ``body`` could stand, behind its brace; -1 = it has none."""
     at = body.index(b"{") + 1
     # A member follows at once, in nearly every body.
     empty = body[at] != 34 and body[_SPACE(body, at).end()] == 125  # type: ignore[union-attr]
-    return b"".join((body[:at], member, b"" if empty else b",", body[at:]))
+    return -1 if empty else at
+
+
+def with_member(body: bytes, member: bytes) -> bytes:
+    """``body`` with a ``member`` more, which it does not have."""
+    at = place_in(body)
+    if at < 0:
+        at = body.index(b"{") + 1
+        return b"".join((body[:at], member, body[at:]))
+    return b"".join((body[:at], member, b",", body[at:]))
 
 
 def bounds_in(text: bytes, most: int) -> list[tuple[str, int, int]]:

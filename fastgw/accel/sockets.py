@@ -28,9 +28,11 @@ def send_from(fd: int, data: bytes, start: int) -> int:
     return os.write(fd, memoryview(data)[start:])
 
 
-def send_both(fd: int, first: bytes, second: bytes) -> int:
-    """How many bytes of the two, one behind the other, the kernel took: in one call, without joining them."""
-    return os.writev(fd, (first, second))
+def send_both(fd: int, first: bytes, second: bytes, start: int = 0) -> int:
+    """How many bytes of ``first``, and ``second[start:]`` behind it, the kernel took: in one call, without joining them."""
+    if not 0 <= start <= len(second):
+        raise ValueError("start is not within data")
+    return os.writev(fd, (first, memoryview(second)[start:]))
 
 
 _copies = 0

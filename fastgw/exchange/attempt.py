@@ -30,6 +30,8 @@ from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
 
 CLOSING_S: Final = 2.0  # an engine that has made all that it may ends its stream in less
+APART_BYTES: Final = 16384
+"""A longer body stays where it lies when something is put in front of it. Up to here a copy costs no more than that."""
 MAX_RETRY_AFTER_S: Final = 60.0  # an engine that asks for more is asked again all the same
 _RETRY_AFTER: Final = re.compile(rb"(?im)^retry-after:[ \t]*([0-9]{1,6})[ \t]*\r$").search
 
@@ -126,9 +128,15 @@ class Attempt(Call):
             return
         gateway = self.core
         body = exchange.body
+        exchange.apart = gateway.splices and len(body) > APART_BYTES
+        exchange.lead = b""
+        exchange.skip = 0
         for rewrite in gateway.rewriters:
             body = rewritten(rewrite(exchange, engine, body))
-        stream.send(start, exchange.request_id, len(body), body, now + gateway.first_byte_timeout_s)
+        lead = exchange.lead
+        skip = exchange.skip
+        length = len(lead) + len(body) - skip
+        stream.send(start, exchange.request_id, length, lead, body, skip, now + gateway.first_byte_timeout_s)
 
     def on_drained(self) -> None:
         exchange = self._exchange

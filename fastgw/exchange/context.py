@@ -197,6 +197,7 @@ class Context(Service):
         "server_timing",
         "serving",
         "shares",
+        "splices",
         "stats",
         "strategy",
         "table",
@@ -270,6 +271,8 @@ class Context(Service):
         self.on_finish: tuple[FinishHook, ...] = hooked("on_finish")
         self.walk: tuple[WalkHook, ...] = (*self.on_body, *self.on_route)
         self.rewriters: tuple[Rewrite, ...] = hooked("rewrite")
+        last = getattr(self.rewriters[-1], "__self__", None) if self.rewriters else None
+        self.splices = bool(getattr(last, "splices", False))  # (whoever comes behind it would have to see a body whole)
 
     def time_limit(self, asked: float, limit: float) -> float:
         """Seconds for a whole exchange, 0 = no limit: what the client ``asked`` for, where that may be, or ``limit``."""

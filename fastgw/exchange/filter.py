@@ -37,6 +37,7 @@ class Filter:
     __slots__ = ()
 
     name = ""
+    splices = False  # its `rewrite` minds `exchange.apart`: fastgw's own
 
     # --- the head has been read; in this order
     def on_origin(self, exchange: Exchange) -> None:
@@ -120,7 +121,7 @@ class Filter:
         """An engine may have room again."""
 
 
-HOOKS: Final = tuple(name for name in vars(Filter) if not name.startswith("_") and name != "name")
+HOOKS: Final = tuple(name for name, value in vars(Filter).items() if callable(value) and not name.startswith("_"))
 """Their names, in the order in which they stand above."""
 
 

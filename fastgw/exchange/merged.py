@@ -142,7 +142,7 @@ class MergedCall(Call):
             member.exchange.sent_at = now  # an engine has its inputs: whoever leaves from here on has cost something
         core.stats.merged_calls += 1
         core.stats.merged_requests += len(self._asked)
-        stream.send(request_start(first, engine), first.request_id, len(body), body, now + core.first_byte_timeout_s)
+        stream.send(request_start(first, engine), first.request_id, len(body), b"", body, 0, now + core.first_byte_timeout_s)
 
     def on_unreachable(self, detail: str, timed_out: bool) -> None:
         self.core.dial_failed(self.pool, detail)

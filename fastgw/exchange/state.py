@@ -42,6 +42,7 @@ class ExchangeState(Sink):
     __slots__ = (
         "account",
         "allowance",
+        "apart",
         "at",
         "body",
         "bound",
@@ -67,6 +68,7 @@ class ExchangeState(Sink):
         "intake",
         "key_id",
         "lane",
+        "lead",
         "local_task",
         "meter",
         "minute",
@@ -83,6 +85,7 @@ class ExchangeState(Sink):
         "sent_at",
         "session",
         "shared_bytes",
+        "skip",
         "started_at",
         "status",
         "strip_usage",
@@ -124,6 +127,9 @@ class ExchangeState(Sink):
         self.shared_bytes = 0  # of those, what its key or its address is told to hold
         self.intake: Intake | None = None  # of a body that does not come whole, as it is
         self.upload: Upload | None = None
+        self.apart = False  # what its call puts in front of its body stays apart from it: the body lies where it is
+        self.lead = b""  # that: it stands in the place of the first `skip` bytes
+        self.skip = 0
         self.strip_usage = False
         self.walked = 0  # the filters that have had their turn with the whole body
         # the calls
@@ -274,7 +280,7 @@ class ExchangeState(Sink):
         """The body is not needed any more: nothing of it can be sent again."""
         if self.held_bytes:
             self.let_go(self.held_bytes)
-        self.body = b""
+        self.body = self.lead = b""
         if self.intake is not None:
             self.intake.forget()
         if self.upload is not None:

@@ -178,7 +178,7 @@ class Upload:
             length = -1
         else:
             length = (self.kept_bytes if self.whole else exchange.head.content_length) + grown
-        stream.send(start, exchange.request_id, length, b"", NEVER)
+        stream.send(start, exchange.request_id, length, b"", b"", 0, NEVER)
         self._go_on(exchange, stream)
 
     def _go_on(self, exchange: Host, stream: UpstreamStream) -> bool:

@@ -120,7 +120,9 @@ class H1UpstreamStream(UpstreamStream):
         except Exception as error:
             conn.crash(error, carrier)
 
-    def send(self, start: RequestStart, request_id: bytes, length: int, body: bytes, due: float) -> None:
+    def send(
+        self, start: RequestStart, request_id: bytes, length: int, lead: bytes, body: bytes, skip: int, due: float
+    ) -> None:
         if not start.line:
             start.line = request_line(start.method, start.target)
         conn = self.conn
@@ -140,8 +142,10 @@ class H1UpstreamStream(UpstreamStream):
             return
         if length < 0:
             body = frame(body, False)
-        if size > JOIN_BYTES:
-            wire.write_both(head, body)
+        if lead:
+            wire.write_both(head + lead, body, skip)
+        elif size > JOIN_BYTES:
+            wire.write_both(head, body, 0)
         else:
             wire.write(head + body)
 

@@ -74,9 +74,11 @@ class UpstreamStream(Timed):
         """When the next sign of life is due, ``NEVER`` = not: ``carrier.on_silent`` then."""
         raise NotImplementedError
 
-    def send(self, start: RequestStart, request_id: bytes, length: int, body: bytes, due: float) -> None:
-        """The request's head, and its body of ``length`` bytes (-1: it ends with :meth:`end`) as far as it is at hand. An
-        answer's head is due by ``due``."""
+    def send(
+        self, start: RequestStart, request_id: bytes, length: int, lead: bytes, body: bytes, skip: int, due: float
+    ) -> None:
+        """The request's head, and its body of ``length`` bytes (-1: it ends with :meth:`end`) as far as it is at hand, which is
+        ``lead`` and then ``body`` from ``skip`` on. An answer's head is due by ``due``."""
         raise NotImplementedError
 
     def write(self, data: bytes) -> int:

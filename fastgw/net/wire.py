@@ -152,8 +152,9 @@ class Wire(Polled):
         """Send ``data`` now; what the kernel does not take is queued. Returns ``SENT``, ``QUEUED`` or ``DEAD``."""
         raise NotImplementedError
 
-    def write_both(self, head: bytes, body: bytes) -> int:
-        """Send two one behind the other, as :meth:`write` does; ``body`` is not copied, whatever the kernel takes of it."""
+    def write_both(self, head: bytes, body: bytes, start: int) -> int:
+        """Send ``head`` and ``body[start:]`` one behind the other, as :meth:`write` does; of a ``body`` whose head went out at
+        once nothing is copied, whatever the kernel takes of it."""
         raise NotImplementedError
 
     def shutdown(self) -> None:
@@ -300,25 +301,25 @@ class PlainWire(Wire):
             return DEAD
         return SENT if sent == len(data) else self._put_aside(data, sent)
 
-    def write_both(self, head: bytes, body: bytes) -> int:
+    def write_both(self, head: bytes, body: bytes, start: int) -> int:
         if self.queued_bytes:
             self._put_behind(head)
-            return self._put_behind(body)
+            return self._put_behind(keep(body, start))
         if self.closed:
             return DEAD
         try:
-            sent = send_both(self.fd, head, body)
+            sent = send_both(self.fd, head, body, start)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
             return DEAD
         size = len(head)
-        if sent == size + len(body):
+        if sent == size + len(body) - start:
             return SENT
         if sent >= size:
-            return self._wait_with(body, sent - size)
+            return self._wait_with(body, start + sent - size)
         self._put_aside(head, sent)
-        return self._put_behind(body)
+        return self._put_behind(keep(body, start))
 
     def shutdown(self) -> None:
         finish(self.fd)

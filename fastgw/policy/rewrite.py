@@ -1,5 +1,8 @@
 """The three changes that fastgw makes to a request body, by splicing bytes: nothing is serialised again.
 
+What is put in front of a long body (``exchange.apart``) stays apart from it (``exchange.lead``, ``exchange.skip``), so that it
+is sent from where it lies: it is not copied, and not there twice while its engine takes it.
+
 ``stream_options.include_usage`` is asked of the engine, so that streams can be accounted for, and the extra chunk is taken
 out again (not of kinds that count without: ``upstream/kinds``); and ``model`` becomes the engine's own name for it, where one
 is configured, or that of the model it falls back to; in forms too.
@@ -13,13 +16,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastgw.accel.bodies import BodyFacts, with_member
+from fastgw.accel.bodies import BodyFacts, place_in, span_of, with_member
 from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.config import Config
 from fastgw.exchange.endpoints import CHAT, RESPONSES
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
-from fastgw.protocol.openai import with_bound, with_model, with_usage
+from fastgw.protocol.openai import ASKS_USAGE, with_bound, with_model, with_usage, written
 from fastgw.upstream.kinds.kind import Kind
 from fastgw.upstream.target import Engine
 
@@ -27,6 +30,9 @@ from fastgw.upstream.target import Engine
 TOKENS: Final = 1
 COMPLETION_TOKENS: Final = 2
 OUTPUT_TOKENS: Final = 4
+
+LEAD_BYTES: Final = 4096
+"""A value further in is not reached from the front of a body: what stands before it would be copied."""
 
 
 def member(name: str, bound: int) -> bytes:
@@ -55,11 +61,41 @@ def bounded(body: bytes, facts: BodyFacts, bound: int, label: str, kind: Kind) -
     return with_bound(body, names, bound, min(facts.answers, MOST_CHOICES))
 
 
+def put(exchange: ExchangeState, body: bytes, member: bytes) -> bytes:
+    """``body`` with a ``member`` more, which it does not have; itself where that stays apart from it."""
+    if not exchange.apart:
+        return with_member(body, member)
+    at = exchange.skip
+    if not at:
+        at = place_in(body)
+        if at < 0 or at > LEAD_BYTES:
+            return with_member(body, member)
+        exchange.skip = at
+        exchange.lead = body[:at]
+    lead = exchange.lead
+    exchange.lead = b"".join((lead[:at], member, b",", lead[at:]))
+    return body
+
+
+def renamed(exchange: ExchangeState, body: bytes, facts: BodyFacts, name: str) -> bytes:
+    """``body`` for the model ``name``; itself where that stays apart from it. Nothing more is put into it."""
+    if not exchange.apart:
+        return with_model(body, facts, name)
+    start, end = span_of(body, "model")
+    skip = exchange.skip
+    if start < skip or end > LEAD_BYTES:
+        return with_model(body, facts, name)
+    exchange.lead = b"".join((exchange.lead, body[skip:start], written(name)))
+    exchange.skip = end
+    return body
+
+
 class Rewriting(Filter):
     """See the head of this file."""
 
     __slots__ = ("_ask_usage", "_said", "_said_bound", "_said_kind", "_said_label")
     name = "rewrite"
+    splices = True
 
     def __init__(self, ask_usage: bool) -> None:
         self._ask_usage = ask_usage
@@ -84,10 +120,10 @@ class Rewriting(Filter):
         exchange.strip_usage = False
         ask = self._ask_usage and not facts.include_usage and exchange.endpoint.usage
         if ask and facts.stream and engine.kind.asks_usage:
-            body = with_usage(body, facts)
+            body = with_usage(body, facts) if facts.has_stream_options else put(exchange, body, ASKS_USAGE)
             exchange.strip_usage = True
         if name and facts.model and facts.model != name:
-            body = with_model(body, facts, name)
+            body = renamed(exchange, body, facts, name)
         return body
 
     def _bounded(self, exchange: ExchangeState, facts: BodyFacts, engine: Engine, body: bytes) -> bytes:
@@ -103,4 +139,4 @@ class Rewriting(Filter):
             self._said_bound = bound
             self._said_label = label
             self._said_kind = engine.kind
-        return with_member(body, self._said)
+        return put(exchange, body, self._said)

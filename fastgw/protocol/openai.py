@@ -115,12 +115,15 @@ def _wrong_type(reason: str) -> GatewayError:
     return _parameter(match[1], f"{match[1]} has the wrong type. {expected}.")
 
 
+ASKS_USAGE: Final = b'"stream_options":{"include_usage":true}'
+
+
 def with_usage(body: bytes, facts: BodyFacts) -> bytes:
     """``body`` asking for usage in a stream; itself when it already does."""
     if facts.include_usage:
         return body
     if not facts.has_stream_options:
-        return with_member(body, b'"stream_options":{"include_usage":true}')
+        return with_member(body, ASKS_USAGE)
     start, end = span_of(body, "stream_options")
     return b"".join((body[:start], _options_with_usage(body[start:end]), body[end:]))
 
@@ -140,7 +143,12 @@ def with_model(body: bytes, facts: BodyFacts, new: str) -> bytes:
     if facts.model == new:
         return body
     start, end = span_of(body, "model")
-    return b"".join((body[:start], _encode(new), body[end:])) if start >= 0 else body
+    return b"".join((body[:start], written(new), body[end:])) if start >= 0 else body
+
+
+def written(model: str) -> bytes:
+    """A model's name as it stands in a body."""
+    return _encode(model)
 
 
 def with_bound(body: bytes, names: Sequence[str], bound: int, answers: int) -> bytes:

@@ -23,4 +23,5 @@ cdef class BodyFacts:
 cpdef read(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_token=*)
 cpdef outline(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_token=*)
 cpdef tuple span_of(bytes text, str name)
+cpdef Py_ssize_t place_in(bytes body) except? -1
 cpdef bytes with_member(bytes body, bytes member)

@@ -1582,6 +1582,14 @@ cdef void _bounds(const Facts* found, BodyFacts facts) noexcept:
     facts.overrides = overrides or limits > 1
 
 
+cpdef Py_ssize_t place_in(bytes body) except? -1:
+    """Where the first member of the object ``body`` could stand, behind its brace; -1 = it has none."""
+    cdef Bytes p = <Bytes>PyBytes_AS_STRING(body)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(body)
+    cdef Py_ssize_t at = after_space(p, 0, n) + 1
+    return -1 if p[after_space(p, at, n)] == 125 else at
+
+
 cpdef bytes with_member(bytes body, bytes member):
     """``body`` with a ``member`` more, which it does not have."""
     cdef Bytes p = <Bytes>PyBytes_AS_STRING(body)

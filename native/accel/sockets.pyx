@@ -184,15 +184,17 @@ cpdef Py_ssize_t send_from(int fd, bytes data, Py_ssize_t start) except -1:
         interrupted()
 
 
-cpdef Py_ssize_t send_both(int fd, bytes first, bytes second) except -1:
-    """How many bytes of the two, one behind the other, the kernel took."""
+cpdef Py_ssize_t send_both(int fd, bytes first, bytes second, Py_ssize_t start=0) except -1:
+    """How many bytes of ``first`` and ``second[start:]``, one behind the other, the kernel took."""
     global n_sends
     cdef ssize_t size
     if first is None or second is None:
         raise TypeError("a bytes-like object is required, not 'NoneType'")
+    if not 0 <= start <= PyBytes_GET_SIZE(second):
+        raise ValueError("start is not within data")
     while True:
         size = fastgw_send_both(
-            fd, PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first), PyBytes_AS_STRING(second), PyBytes_GET_SIZE(second)
+            fd, PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first), PyBytes_AS_STRING(second) + start, PyBytes_GET_SIZE(second) - start
         )
         if size >= 0:
             n_sends += 1

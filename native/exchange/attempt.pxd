@@ -19,6 +19,7 @@ from fastgw.upstream.target cimport Engine
 cdef int BROKEN, DEAD, END, IS_ANSWERED, MORE, NO_BODY, QUEUED, RELAYING, SENDS, SPENT, TUNNEL, UNTOLD
 cdef long long NO_LIMIT
 cdef double CLOSING_S
+cdef Py_ssize_t APART_BYTES
 
 @cython.locals(head=RequestHead, known=Judgement, start=RequestStart, base=bytes)
 cpdef RequestStart request_start(ExchangeState exchange, Engine engine)
@@ -33,7 +34,7 @@ cdef class Attempt(Call):
     cdef ExchangeState _exchange
     cdef Tunnel _tunnel
 
-    @cython.locals(exchange=ExchangeState, stream=UpstreamStream, engine=Engine, start=RequestStart, gateway=Context, body=bytes)
+    @cython.locals(exchange=ExchangeState, stream=UpstreamStream, engine=Engine, start=RequestStart, gateway=Context, body=bytes, lead=bytes, skip=Py_ssize_t, length=cython.longlong)
     cpdef send(self, double now)
     @cython.locals(exchange=ExchangeState, status=cython.int, length=cython.longlong, client=ClientStream, extra=bytes, now=cython.double)
     cpdef on_head(self, ResponseHead head, BodySource source, bytes rest)

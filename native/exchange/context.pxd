@@ -47,7 +47,7 @@ cdef class Context(Service):
     cdef public long long default_cost, default_max, today
     cdef public int bytes_per_token
     cdef public bint retries_at_all
-    cdef public bint server_timing
+    cdef public bint server_timing, splices
     cdef public Reactor reactor
     cdef public Rules rules
     cdef public long long max_body_bytes, max_json_depth, max_json_members, memory_budget

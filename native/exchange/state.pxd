@@ -18,7 +18,7 @@ cdef long long SHARED_FROM_BYTES, _no_limit
 cdef Tries NONE_YET
 
 cdef class ExchangeState(Sink):
-    cdef public bytes body, extra_head, request_id
+    cdef public bytes body, extra_head, lead, request_id
     cdef public Account account
     cdef public long long bytes_in, bytes_out, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens
     cdef public long long allowance, bound, held_bytes, reserved, reserved_minute, shared_bytes
@@ -36,8 +36,8 @@ cdef class ExchangeState(Sink):
     cdef public Meter meter, minute
     cdef public Tries tries
     # (Together, so that no room is lost between them: an exchange of more than 496 bytes is allocated at a dearer place.)
-    cdef public bint counted, estimated, strip_usage
-    cdef public int phase, status, walked
+    cdef public bint apart, counted, estimated, strip_usage
+    cdef public int phase, skip, status, walked
 
     cpdef make(self, Context gateway, ClientStream client, RequestHead head, Endpoint endpoint, bytes request_id)
     @cython.locals(found=cython.int)

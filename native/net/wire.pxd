@@ -36,7 +36,7 @@ cdef class Wire(Polled):
     cpdef bint unread(self) except -1
     cpdef bint silent_since(self, long long turn) except -1
     cpdef int write(self, bytes data) except -2
-    cpdef int write_both(self, bytes head, bytes body) except -2
+    cpdef int write_both(self, bytes head, bytes body, Py_ssize_t start) except -2
     cpdef shutdown(self)
     cpdef Py_ssize_t unacknowledged(self) except -1
     cdef int _put_behind(self, bytes data) except -2

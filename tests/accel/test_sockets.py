@@ -56,6 +56,12 @@ def test_the_end_of_one_and_two_in_one_call(pair: Pair) -> None:
     for one, two in ((b"head", b"body"), (b"", b"body"), (b"head", b"")):
         assert send_both(fd, one, two) == len(one + two)
         assert theirs.recv(20) == one + two
+    for start, sent in ((0, b"headbody"), (1, b"headody"), (4, b"head")):
+        assert send_both(fd, b"head", b"body", start) == len(sent)
+        assert theirs.recv(20) == sent
+    for start in (-1, 5):
+        with pytest.raises(ValueError, match="start is not within data"):
+            send_both(fd, b"head", b"body", start)
     much = bytes(32 << 20)
     assert 4 < send_both(fd, b"head", much) < len(much)
     with pytest.raises(BlockingIOError):  # noqa: PT012  (the loop is the test)

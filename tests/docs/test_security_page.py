@@ -30,7 +30,8 @@ NO_LIMITS = {
         "accel.members._MODEL_BYTES", "net.live.HEAD_BYTES",
     ),
     "how often, or how much at a time, the gateway itself does something": (
-        "net.wire.RECV_BYTES", "net.h1_upstream.JOIN_BYTES", "net.listener.PAUSE_S", "net.shortage.TOLD_EVERY_S",
+        "net.wire.RECV_BYTES", "net.h1_upstream.JOIN_BYTES", "exchange.attempt.APART_BYTES", "policy.rewrite.LEAD_BYTES",
+        "net.listener.PAUSE_S", "net.shortage.TOLD_EVERY_S",
         "net.poller.MAX_EVENTS", "net.poller.MAX_HOLD_S", "net.timers.TICK_S", "observe.logs.FLUSH_S",
         "net.timers.TURN_S", "accel.landing._READ_BYTES", "net.supervisor.LEAST_S",
         "observe.logs.FLUSH_BYTES", "exchange.local.FRESH_S",

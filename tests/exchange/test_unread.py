@@ -35,7 +35,7 @@ async def asked(here: Place, limit_s: float = 5.0) -> tuple[Unread, Peer, list[U
     await until(lambda: call.ready)
     stream = call.stream
     assert stream is not None
-    stream.send(RequestStart(b"GET", b"/", b"x-request-id: "), b"id", 0, b"", monotonic() + 5.0)
+    stream.send(RequestStart(b"GET", b"/", b"x-request-id: "), b"id", 0, b"", b"", 0, monotonic() + 5.0)
     ended: list[Unread] = []
     unread = Unread(core, call, limit_s, ended.append)
     call.leave()  # what its exchange does then: the place is not its own any more

@@ -114,6 +114,7 @@ def said_alike(data: bytes) -> None:
         told = bounded(data, facts, 7, label, kind_of(kind))
         assert bounded(told, scan_body(told), 7, label, kind_of(kind)) == told, (data, "what was told is enough")
         assert set(json.loads(told)) - set(theirs) <= {"max_tokens", "max_output_tokens"}, data
+    assert NATIVE.place_in(data) == PYTHON.place_in(data), data
     assert NATIVE.with_member(data, b'"zz":1') == PYTHON.with_member(data, b'"zz":1'), data
     assert NATIVE.bounds_in(data, 999) == PYTHON.bounds_in(data, 999), data
     if facts.stream:

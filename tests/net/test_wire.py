@@ -134,9 +134,10 @@ async def test_what_the_kernel_does_not_take_goes_out_when_it_does_and_in_order(
 
 
 @pytest.mark.parametrize("before", [0, 100, 4 << 20], ids=["empty", "some", "full"])
+@pytest.mark.parametrize("start", [0, 7])
 @pytest.mark.parametrize("size", [0, 1, 20_000, 4 << 20])
-async def test_two_go_out_one_behind_the_other_whatever_the_kernel_takes(size: int, before: int) -> None:
-    head, body = b"h" * 300, b"b" * size
+async def test_two_go_out_one_behind_the_other_whatever_the_kernel_takes(size: int, start: int, before: int) -> None:
+    head, body = b"h" * 300, b"skipped"[:start] + b"b" * size
     async with reacting() as reactor:
         wire, holder, peer = made(reactor)
         filled = 0
@@ -145,16 +146,16 @@ async def test_two_go_out_one_behind_the_other_whatever_the_kernel_takes(size: i
             if wire.write(b"x" * 100) == QUEUED:
                 break
         queued = wire.queued_bytes
-        got = wire.write_both(head, body)
+        got = wire.write_both(head, body, start)
         assert got == (SENT if not wire.queued_bytes else QUEUED)
         assert wire.queued_bytes <= queued + len(head) + size
         assert (got == QUEUED) == (holder.heard == ["congested"])
         assert wire.write(b"last") == got
-        wanted = b"x" * filled + head + body + b"last"
+        wanted = b"x" * filled + head + body[start:] + b"last"
         assert await peer.receive(len(wanted)) == wanted
         await until(lambda: not wire.queued_bytes)
         wire.dispose()
-        assert wire.write_both(head, body) == DEAD
+        assert wire.write_both(head, body, start) == DEAD
         peer.sock.close()
 
 

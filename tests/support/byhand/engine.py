@@ -142,14 +142,16 @@ class HandStream(UpstreamStream):
     def due(self, deadline: float) -> None:
         self.wheel.arm(self, deadline)
 
-    def send(self, start: RequestStart, request_id: bytes, length: int, body: bytes, due: float) -> None:
+    def send(
+        self, start: RequestStart, request_id: bytes, length: int, lead: bytes, body: bytes, skip: int, due: float
+    ) -> None:
         assert self.connected
         assert not self.closed
         self.start = start
         self.request_id = request_id
         self.length = length
-        self.body = body
-        self.whole = length == len(body)
+        self.body = lead + body[skip:]
+        self.whole = length == len(self.body)
         self.waiting = True
         self.due(due)
         self.pool.asked.append(self)
