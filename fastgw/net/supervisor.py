@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from typing import Final
 
@@ -25,7 +26,8 @@ class Supervisor:
 
     def __init__(self, address: str, watchdog_s: float = 0.0) -> None:
         # An abstract name begins with a zero byte, which no variable can hold.
-        self._address = b"\0" + address[1:].encode() if address.startswith("@") else address.encode()
+        name = os.fsencode(address)
+        self._address = b"\0" + name[1:] if address.startswith("@") else name
         self._every_s = max(watchdog_s / BEATS, LEAST_S) if watchdog_s > 0 else 0.0
         self._beat: asyncio.TimerHandle | None = None
         self._sock: socket.socket | None = None

@@ -193,7 +193,7 @@ class Pool(Home):
         """
         if idle_s >= 0 and idle_s * IDLE_SHARE < self.idle_limit_s:
             self.idle_limit_s = max(idle_s * IDLE_SHARE, 0.0)
-        full = self._closed or len(self.idle) >= self.engine.max_idle
+        full = self._closed or len(self.idle) - self._died >= self.engine.max_idle
         if full or max_requests == 0 or self.idle_limit_s <= 0 or stream.closed:
             stream.cancel()
             return

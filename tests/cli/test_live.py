@@ -67,6 +67,14 @@ def test_settings_say_where(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (0, f"http://127.0.0.1:{env['FASTGW_PORT']}/liveness: 200\n")
 
 
+def test_the_keys_need_not_be_told_again(tmp_path: Path) -> None:
+    """A container says by its environment where it listens, and to its program by flags whom it lets in."""
+    everywhere = {"FASTGW_HOST": "0.0.0.0", "FASTGW_PORT": str(free_port())}
+    with serving(tmp_path, "--engine", NOBODY, "--api-keys", "sk-key", **everywhere):
+        assert run(tmp_path, "check", "--live", **everywhere).returncode == 0
+    assert run(tmp_path, "check", **everywhere).returncode == 2
+
+
 def test_a_gateway_that_is_full_lives(tmp_path: Path) -> None:
     port = free_port()
     settings = ("--port", str(port), "--engine", NOBODY, "--max-connections", "1")
