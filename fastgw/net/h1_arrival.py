@@ -7,7 +7,7 @@ Owns: where it ends, and how much of it has come. Which request it is of, and wh
 from __future__ import annotations
 
 from fastgw.errors import GatewayError
-from fastgw.net.client import ConnLimits
+from fastgw.net.client import NO_HEAD, ConnLimits
 from fastgw.net.clock import monotonic
 from fastgw.net.h1_client import H1ClientStream, Host
 from fastgw.net.h1_states import BODY, BODY_PROGRESS_BYTES, BUSY, DISCARD_BYTES, HEAD, OPENING, State
@@ -113,3 +113,12 @@ class Arrival(Host):
         self.deadline = NEVER
         if sink is not None:
             sink.on_error(GatewayError("request_timeout", detail=detail))
+
+    def _said_last(self) -> bool:
+        """Whether the client has told that nothing follows (RFC 9112 §9.6), and nothing does: then a close is as good as one in
+        stages, for there is nothing that could turn it into an RST."""
+        stream = self.stream
+        if stream is None or stream.head.keep_alive or stream.head is NO_HEAD:
+            return False
+        wire = self.wire
+        return self.body is None and not self.surplus and not wire.queued_bytes and not wire.unread()

@@ -383,15 +383,6 @@ class H1Connection(Arrival):
         return data
 
     # --- the end
-    def _said_last(self) -> bool:
-        """Whether the client has told that nothing follows (RFC 9112 §9.6), and nothing does: then a close is as good as one in
-        stages, for there is nothing that could turn it into an RST."""
-        stream = self.stream
-        if stream is None or stream.head.keep_alive or stream.head is NO_HEAD:
-            return False
-        wire = self.wire
-        return self.body is None and not self.surplus and not wire.queued_bytes and not wire.unread()
-
     def linger(self) -> None:
         """Close in stages: write side first, then drain, bounded in bytes and time."""
         stream = self.stream

@@ -23,3 +23,4 @@ cdef class Arrival(Host):
     cdef _take_body(self, bytes data)
     cdef _came(self, bytes payload, Py_ssize_t size)
     cdef _body_late(self, str detail)
+    cdef bint _said_last(self) except -1

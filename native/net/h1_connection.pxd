@@ -41,7 +41,6 @@ cdef class H1Connection(Arrival):
     cpdef _advance(self)
     @cython.locals(deadline=cython.double, slot=cython.long)
     cdef _rest(self)
-    cdef bint _said_last(self) except -1
     # (Not its base's: a default would make them two kinds of call.)
     @cython.locals(kept=Kept)
     cpdef close(self, bint reset=*)
