@@ -27,8 +27,10 @@ cdef extern from *:
     #include <sys/types.h>
     #include <sys/ioctl.h>
     #include <sys/socket.h>
+    #include <sys/syscall.h>
     #include <sys/uio.h>
     #include <string.h>
+    #include <unistd.h>
     #include <termios.h>
     #ifdef __linux__
     #include <linux/sockios.h>
@@ -58,6 +60,18 @@ cdef extern from *:
     #pragma GCC diagnostic pop
     #endif
 
+    /* Not by the library's recv and send: these may be where a thread is cancelled, and say so before and after with two locked
+       instructions each as soon as the process has had a second thread. Nobody cancels ours, and these calls do not wait. */
+    #if defined(__linux__) && defined(SYS_recvfrom) && defined(SYS_sendto)
+    #define fastgw_recv(fd, buffer, size, flags) \\
+        ((ssize_t)syscall(SYS_recvfrom, (long)(fd), buffer, (size_t)(size), (long)(flags), NULL, NULL))
+    #define fastgw_send(fd, data, size, flags) \\
+        ((ssize_t)syscall(SYS_sendto, (long)(fd), data, (size_t)(size), (long)(flags), NULL, 0L))
+    #else
+    #define fastgw_recv recv
+    #define fastgw_send send
+    #endif
+
     static ssize_t fastgw_send_both(int fd, char *first, size_t n_first, char *second, size_t n_second) {
         struct iovec both[2];
         struct msghdr message;
@@ -76,8 +90,8 @@ cdef extern from *:
         return ioctl(fd, question, &count) ? -1 : count;
     }
     """
-    ssize_t c_recv "recv"(int fd, void *buffer, size_t size, int flags)
-    ssize_t c_send "send"(int fd, const void *data, size_t size, int flags)
+    ssize_t c_recv "fastgw_recv"(int fd, void *buffer, size_t size, int flags)
+    ssize_t c_send "fastgw_send"(int fd, const void *data, size_t size, int flags)
     ssize_t fastgw_send_both(int fd, char *first, size_t n_first, char *second, size_t n_second)
     int fastgw_queued(int fd, unsigned long question)
     void fastgw_fill(PyObject *data, Py_ssize_t size)
