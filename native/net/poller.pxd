@@ -1,5 +1,5 @@
 cimport cython
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastgw.net.timers cimport TimerWheel
 
@@ -24,16 +24,19 @@ cdef class Polled:
 
 @cython.final
 cdef class _Host:
-    cdef int fd
+    cdef int alarm, fd
+    cdef uint64_t _due  # by libuv's clock: what the alarm is set for, 0 = it is not
     cdef void *_loop
     cdef void *_check
     cdef int _checks
     cdef int (*_timeout)(void *) noexcept nogil
     cdef void (*_update)(void *) noexcept nogil
     cdef int (*_active)(void *) noexcept nogil
+    cdef uint64_t (*_now)(void *) noexcept nogil
 
     cdef bint _find(self, loop) except -1
-    cdef int patience(self) noexcept
+    cdef bint wants(self, bint fresh) noexcept
+    cdef void rang(self) noexcept
     cdef bint level(self) except -1
     cdef bint ready(self) noexcept
 

@@ -26,10 +26,43 @@ GONE = 0x2000 | 0x8 | 0x10
 MAX_EVENTS = 1024
 MAX_HOLD_S = 0.0008
 
+cdef extern from *:
+    """
+    #include <sys/epoll.h>
+    #include <sys/syscall.h>
+    #include <sys/timerfd.h>
+    #include <unistd.h>
+
+    /* As in accel/sockets: nobody cancels this thread, and the library's own call says before and after that he may. */
+    #if defined(__linux__) && defined(SYS_epoll_wait)
+    #define fastgw_wait(epfd, events, most, timeout) \\
+        ((int)syscall(SYS_epoll_wait, (long)(epfd), events, (long)(most), (long)(timeout)))
+    #elif defined(__linux__) && defined(SYS_epoll_pwait)
+    #define fastgw_wait(epfd, events, most, timeout) \\
+        ((int)syscall(SYS_epoll_pwait, (long)(epfd), events, (long)(most), (long)(timeout), NULL, 8L))
+    #else
+    #define fastgw_wait epoll_wait
+    #endif
+
+    /* After so many milliseconds, once. */
+    static int fastgw_alarm(int fd, int timeout) {
+        struct itimerspec when = {{0, 0}, {timeout / 1000, timeout % 1000 * 1000000L}};
+        return timerfd_settime(fd, 0, &when, NULL);
+    }
+    """
+    int epoll_wait "fastgw_wait"(int epfd, epoll_event *events, int maxevents, int timeout) nogil
+    int set_alarm "fastgw_alarm"(int fd, int timeout) nogil
+
+cdef extern from "<sys/timerfd.h>" nogil:
+    int timerfd_create(int clock, int flags)
+    int TFD_CLOEXEC, TFD_NONBLOCK
+
+cdef extern from "<time.h>" nogil:
+    int CLOCK_MONOTONIC
+
 cdef extern from "<sys/epoll.h>" nogil:
     int epoll_create1(int flags)
     int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
-    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
     int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
 
 cdef extern from "<sys/eventfd.h>" nogil:
@@ -91,8 +124,17 @@ cdef void _note_check(void *handle, void *host_) noexcept with gil:
 cdef class _Host:
     """The libuv loop around the data plane, asked from within a look.
 
-    uvloop's extension brings libuv with it and leaves its names visible; what is called here is libuv's public interface.
+    uvloop's extension brings libuv with it and leaves its names visible; what is called here is libuv's public interface. Its next
+    timer is an ``alarm`` of ours (a timerfd), set when it is another one than before: a wait that ends by itself would have the
+    kernel set and take back a timer for each sleep, and us look at the clock before it.
     """
+
+    def __cinit__(self):
+        self.alarm = -1
+
+    def __dealloc__(self):
+        if self.alarm >= 0:
+            close(self.alarm)
 
     cdef bint _find(self, loop) except -1:
         """Whether ``loop`` is one that can be asked."""
@@ -115,9 +157,12 @@ cdef class _Host:
         self._timeout = <int (*)(void *) noexcept nogil>dlsym(library, "uv_backend_timeout")
         self._update = <void (*)(void *) noexcept nogil>dlsym(library, "uv_update_time")
         self._active = <int (*)(void *) noexcept nogil>dlsym(library, "uv_is_active")
+        self._now = <uint64_t (*)(void *) noexcept nogil>dlsym(library, "uv_now")
         backend = <int (*)(void *) noexcept nogil>dlsym(library, "uv_backend_fd")
         walk = <void (*)(void *, void *, void *) noexcept>dlsym(library, "uv_walk")
-        if self._timeout == NULL or self._update == NULL or self._active == NULL or backend == NULL or walk == NULL:
+        if self._timeout == NULL or self._update == NULL or self._active == NULL or self._now == NULL:
+            return False
+        if backend == NULL or walk == NULL:
             return False
         self._loop = PyCapsule_GetPointer(extension.libuv_get_loop_t_ptr(loop), NULL)
         self.fd = loop._get_backend_id()
@@ -126,16 +171,38 @@ cdef class _Host:
         walk(self._loop, <void *>_note_check, <void *>self)
         return self._checks == 1
 
-    cdef int patience(self) noexcept:
-        """For how many milliseconds it has nothing to do but wait for its descriptor; 0 = it wants its turn, -1 = no end."""
+    cdef bint wants(self, bint fresh) noexcept:
+        """Whether it wants its turn now. If not, it has nothing to do but wait for its descriptor and for the alarm, which is set.
+
+        ``fresh``: the clock is looked at, not only the alarm. libuv's own clock stands still between two of the loop's turns, and
+        so a timer that has not been touched says what it said, and the alarm stays as it is.
+        """
         cdef int timeout = self._timeout(self._loop)
+        cdef uint64_t due
         if timeout == 0 or self._active(self._check):
-            return 0
-        if timeout > 0:
-            # By libuv's own clock, which stood still since the loop's turn.
+            return True
+        if timeout < 0:
+            if self._due:
+                self._due = 0
+                set_alarm(self.alarm, 0)
+            return False
+        due = self._now(self._loop) + <uint64_t>timeout
+        if fresh or due != self._due:
             self._update(self._loop)
             timeout = self._timeout(self._loop)
-        return timeout
+            if timeout == 0:
+                return True
+            if due != self._due:
+                if set_alarm(self.alarm, timeout) < 0:
+                    return True
+                self._due = due
+        return False
+
+    cdef void rang(self) noexcept:
+        """The alarm went off. (What is set next silences it, or takes it back.)"""
+        cdef uint64_t times
+        read(self.alarm, &times, sizeof(times))
+        self._due = 0
 
     cdef bint level(self) except -1:
         """Whether all that it watches is told of for as long as it lasts. What is told of once could be in the batch that libuv is
@@ -212,15 +279,23 @@ cdef class Poller:
     cdef bint _go_around(self, _Host host) except -1:
         """Be the outermost epoll; False where the kernel does not let it."""
         cdef epoll_event event
+        host.alarm = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
+        if host.alarm < 0:
+            return False
         event.events = _READ
+        event.data.fd = host.alarm
+        if epoll_ctl(self._fd, EPOLL_CTL_ADD, host.alarm, &event) < 0:
+            return False
         event.data.fd = host.fd
         if epoll_ctl(self._fd, EPOLL_CTL_ADD, host.fd, &event) < 0:
+            epoll_ctl(self._fd, EPOLL_CTL_DEL, host.alarm, &event)
             return False
         self._bell = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK)
         if self._bell < 0:
+            epoll_ctl(self._fd, EPOLL_CTL_DEL, host.alarm, &event)
             epoll_ctl(self._fd, EPOLL_CTL_DEL, host.fd, &event)
             return False
-        self._owners = [None] * (host.fd + 1)
+        self._owners = [None] * (max(host.fd, host.alarm) + 1)
         self._host = host
         self._loop.add_reader(self._bell, self._stay)
         _taken.add(<size_t>host._loop)
@@ -229,6 +304,7 @@ cdef class Poller:
     cdef _leave_host(self):
         cdef epoll_event event
         epoll_ctl(self._fd, EPOLL_CTL_DEL, self._host.fd, &event)
+        epoll_ctl(self._fd, EPOLL_CTL_DEL, self._host.alarm, &event)
         self._loop.remove_reader(self._bell)
         close(self._bell)
         self._bell = -1
@@ -319,8 +395,7 @@ cdef class Poller:
     cpdef _stay(self):
         """The loop has nothing else to do, as far as it knows: wait for its descriptors and for ours, until it has."""
         cdef uint64_t rung = 1
-        cdef int wait
-        cdef bint whole
+        cdef bint done, whole
         if self._host is None:
             return
         if not self._settled:
@@ -335,17 +410,17 @@ cdef class Poller:
         self._looking = True
         try:
             # Once in any case: a loop that is never done must not be the end of the traffic.
-            wait = self._host.patience()
+            done = self._host.wants(True)
             while True:
                 if self._at == self._given:
-                    self._ask(wait)
+                    self._ask(0 if done else -1)
                 whole = self._serve(0.0)
-                if self._called or self._fd < 0 or (not whole and self._host.ready()):
+                if done or self._called or self._fd < 0 or (not whole and self._host.ready()):
                     break
                 if self._later:
                     break  # (what was put off has put off more: that waits for nobody)
-                wait = self._host.patience()
-                if wait == 0:
+                done = self._host.wants(not whole)
+                if done:
                     break
         finally:
             self._looking = False
@@ -380,8 +455,12 @@ cdef class Poller:
             owner = self._owners[fd]
             if owner is not None:
                 (<Polled>owner)._heard_in = turn
-            elif self._host is not None and fd == self._host.fd:
-                self._called = True
+            elif self._host is not None:
+                if fd == self._host.alarm:
+                    self._host.rang()
+                    self._called = True
+                elif fd == self._host.fd:
+                    self._called = True
         return 0
 
     cdef bint _serve(self, double until) except -1:

@@ -286,6 +286,46 @@ def test_timers_are_as_exact_and_an_idle_loop_sleeps(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", HOSTS)
+def test_a_timer_comes_when_it_is_due_while_sockets_speak(kind: str) -> None:
+    """Traffic that asks nothing of the loop puts no timer off; nor does one that was due before it and was taken back."""
+    with hosted(kind) as (loop, reactor):
+
+        async def main() -> None:
+            over = threading.Event()
+            count = 0
+
+            def hear() -> None:
+                nonlocal count
+                count += 1
+                if count == 5:
+                    loop.call_later(0.03, over.set).cancel()
+
+            def speak() -> None:
+                for _ in range(2000):
+                    if over.wait(0.001):
+                        return
+                    ear.theirs.send(b"x")
+
+            ear = Ear(reactor, hear)
+            speaker = threading.Thread(target=speak)
+            speaker.start()
+            took = []
+            for wait in (0.1, 0.02, 0.05):
+                begun = monotonic()
+                await asyncio.sleep(wait)
+                took.append(monotonic() - begun - wait)
+            heard = count
+            over.set()
+            speaker.join()
+            ear.close(reactor)
+            assert heard > 10
+            assert min(took) > -0.0011
+            assert max(took) < 0.5
+
+        loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize("kind", HOSTS)
 def test_what_a_callback_raises_is_the_loop_s_affair_and_the_others_are_called(kind: str) -> None:
     with hosted(kind) as (loop, reactor):
         told: list[str] = []
