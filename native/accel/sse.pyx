@@ -1265,6 +1265,9 @@ cpdef Py_ssize_t passes(ChunkScanner chunks, SseScanner sse, bytes data) except 
     if n == 0 or not chunks.whole or (sse is not None and (sse.mid_event or sse._drop_lf)):
         return 0
     if sse is not None:
+        if n > 5 and p[n - 6] == 10 and memcmp(p + n - 5, b"0\r\n\r\n", 5) == 0:
+            # The end of the message; what comes with it says the most, and would be read twice.
+            return 0
         sse._begin(&run)
     while n:
         size = plain_chunk(p, n, &start, &end)
