@@ -26,7 +26,7 @@ Figures = dict[str, float]
 
 _BODY = b'{"model":"m","messages":[{"role":"user","content":"ready?"}]}'
 _POLL_S = 0.001
-_SETTLE_S = 0.5  # what a proxy still loads after its first answer is part of its idle memory
+_SETTLE_S = 1.5  # what a proxy still loads after its first answer is part of its idle memory, and of no load
 _WARM_S = 0.3
 _SOAK_DEADLINE_S = 300.0
 
@@ -209,6 +209,11 @@ class Phases:
             self.figures[key] = used_s / count * 1e6 if count else math.nan
 
 
+def settle() -> None:
+    """Let what was started come to rest."""
+    time.sleep(_SETTLE_S)
+
+
 @contextmanager
 def running(proxy: Proxy, plan: Plan) -> Iterator[tuple[Phases, float]]:
     """The proxy, started afresh, and the seconds until it served; stopped at the end."""
@@ -229,7 +234,7 @@ def measure(proxy: Proxy, plan: Plan) -> Figures:
         return Phases(proxy, plan.engine_port, None, plan).all()
     with running(proxy, plan) as (phases, start_s):
         assert phases.pid is not None
-        time.sleep(_SETTLE_S)
+        settle()
         idle = process.rss_bytes(phases.pid)
         figures = phases.all()
         figures["rss_loaded_mb"] = process.rss_bytes(phases.pid) / 1e6
@@ -246,7 +251,7 @@ def in_turns(proxies: Sequence[Proxy], plan: Plan) -> dict[str, Figures]:
     """
     with ExitStack() as stack:
         up = {p.name: stack.enter_context(running(p, plan))[0] for p in proxies}
-        time.sleep(_SETTLE_S)
+        settle()
         for phases in up.values():
             if phases.pid:
                 phases.figures["rss_idle_mb"] = process.rss_bytes(phases.pid) / 1e6

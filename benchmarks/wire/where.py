@@ -31,7 +31,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.wire import machine, page, peers, process, report, rows, tools
-from benchmarks.wire.measure import Failed, Phases, Plan, running
+from benchmarks.wire.measure import Failed, Phases, Plan, running, settle
 from benchmarks.wire.proxies import Fastgw, Proxy
 from benchmarks.wire.rows import Row
 
@@ -141,6 +141,7 @@ def take(proxy: Proxy, row: Row, plan: Plan) -> dict[str, Any]:
     """One proxy under one load: CPU µs for each request or event, and their parts. Raises `Failed`, `NoPerf`."""
     with running(proxy, plan) as (phases, _), tempfile.TemporaryDirectory(prefix="where-") as folder:
         assert phases.pid is not None
+        settle()
         phases.warm_up()
         data = Path(folder) / "perf.data"
         with _sampled(process.tree(phases.pid), plan.cores.load, data):
