@@ -148,9 +148,9 @@ class Gateway:
         except BindError as error:
             await self._close_state()
             raise StartError(str(error)) from error
-        reactor = self._reactor = Reactor(loop, self._alone)
+        shortage = Shortage(self.log, self.stats)
+        reactor = self._reactor = Reactor(loop, self._alone, shortage)
         tasks = self._tasks = Tasks(self.log)
-        shortage = Shortage(self.log)
         fleet = self._fleet = Fleet(
             config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
         )

@@ -78,6 +78,8 @@ class Counters:
         "gateway_connections_refused_total", "Client connections refused over a cap.")]
     dials_total: Annotated[int, Counter("gateway_upstream_connections_total", "Connections opened to engines.")]
     bytes_down: Annotated[int, Counter("gateway_sent_bytes_total", "Bytes sent to clients.")]
+    shortages: Annotated[int, Counter(
+        "gateway_shortages_total", "Sockets that could not be made or watched for want of open files, memory or room.")]
     access_dropped: Annotated[int, Counter(
         "gateway_log_lines_dropped_total", "Log lines dropped because nobody took them.")]
     limited_ip: Annotated[int, _limited("ip")]

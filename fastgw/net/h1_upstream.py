@@ -385,6 +385,22 @@ class H1UpstreamConn(Holder):
         except Exception as error:
             self.crash(error, carrier)
 
+    def on_unwatched(self, code: int) -> None:
+        detail = os.strerror(code)
+        stream = self.stream
+        assert stream is not None
+        carrier = stream.carrier
+        if self.state is CONNECTING:
+            self._dial_failed(detail, False, True)
+        elif self.state is IDLE or carrier is None:
+            self._idle_gone(False)
+        else:
+            self.close()
+            try:
+                carrier.on_error(no_socket(detail))
+            except Exception as error:
+                self.crash(error, carrier)
+
     # --- idleness and the end
     def park(self, now: float, limit_s: float, wait_s: float) -> None:
         """Become idle in the pool: fit to be taken for ``limit_s``; after ``wait_s``, where that is less, it asks the pool."""

@@ -99,6 +99,10 @@ class _Door(Polled):
         listener = self._listener
         listener.accept(self.sock)
 
+    def _unwatched(self, code: int) -> None:
+        listener = self._listener
+        listener.pause()
+
 
 class Listener:
     """Accepts on bound sockets until closed."""
@@ -167,7 +171,7 @@ class Listener:
             except OSError as error:
                 if error.errno in LACKING:
                     self._shortage.met(error.errno or 0, "a client's connection")
-                    self._pause()
+                    self.pause()
                 return
             if found is None:
                 return
@@ -208,10 +212,11 @@ class Listener:
             conn.shutdown(socket.SHUT_WR)
             conn.recv(65536)
 
-    def _pause(self) -> None:
+    def pause(self) -> None:
+        """Accept nobody for a moment."""
         for door in self._doors:
             self._poller.watch(door, 0)
-        if self._paused is None:
+        if self._paused is None and self._doors:
             self._paused = self._loop.call_later(PAUSE_S, self._resume)
 
     def close(self) -> None:

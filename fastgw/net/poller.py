@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fastgw.net.clock import monotonic
+from fastgw.net.shortage import LACKING, Shortage
 from fastgw.net.timers import TimerWheel
 
 READ: Final = 1  # EPOLLIN
@@ -51,14 +52,21 @@ class Polled:
         """The peer has left, while nothing is read. Ends in a close, or it would be told for ever."""
         raise NotImplementedError
 
+    def _unwatched(self, code: int) -> None:
+        """The kernel has no room to watch it, for want of what the error number says: nothing more is told of it."""
+        raise NotImplementedError
+
 
 class Poller:
     """Asks the kernel once per turn and calls whoever is ready. ``turn`` counts the looks."""
 
-    __slots__ = ("_batch", "_epoll", "_full", "_hot", "_loop", "_owners", "turn")
+    __slots__ = ("_batch", "_epoll", "_full", "_hot", "_loop", "_owners", "_shortage", "turn")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, alone: bool = False) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, alone: bool = False, shortage: Shortage | None = None
+    ) -> None:
         self._loop = loop
+        self._shortage = shortage
         self._epoll = select.epoll()
         self._owners: dict[int, Polled] = {}
         self._hot: dict[int, int] = {}  # what this turn's look said, by descriptor
@@ -72,7 +80,8 @@ class Poller:
         return len(self._owners)
 
     def watch(self, one: Polled, interest: int) -> None:
-        """From now on call ``one`` for ``interest``; 0 = no more."""
+        """From now on call ``one`` for ``interest``; 0 = no more. Where the kernel has no room for that, ``one`` is told so, as
+        soon as what runs now has returned. Raises OSError for what cannot be watched at all."""
         held = one.interest
         if interest == held:
             return
@@ -80,17 +89,29 @@ class Poller:
         if self._epoll.closed:
             one.interest = interest
             return
-        if not held:
-            self._epoll.register(fd, interest)
-            self._owners[fd] = one
-            one.watched_in = self.turn
-        elif interest:
-            self._epoll.modify(fd, interest)
-        else:
-            del self._owners[fd]
-            self._epoll.unregister(fd)
+        try:
+            if not held:
+                self._epoll.register(fd, interest)
+                self._owners[fd] = one
+                one.watched_in = self.turn
+            elif interest:
+                self._epoll.modify(fd, interest)
+            else:
+                del self._owners[fd]
+                self._epoll.unregister(fd)
+        except OSError as error:
+            self._refused(one, error)
+            return
         # Only now: what the kernel refused is not wanted of it, and need not be taken back.
         one.interest = interest
+
+    def _refused(self, one: Polled, error: OSError) -> None:
+        code = error.errno or 0
+        if code not in LACKING:
+            raise error
+        if self._shortage is not None:
+            self._shortage.met(code, "a descriptor to be watched")
+        self.soon(lambda: one._unwatched(code))
 
     def soon(self, call: Callable[[], object]) -> None:
         """Call ``call`` when what runs now has returned; before any other look."""
@@ -154,10 +175,12 @@ class Reactor:
 
     __slots__ = ("loop", "poller", "wheel")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, alone: bool = False) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, alone: bool = False, shortage: Shortage | None = None
+    ) -> None:
         self.loop = loop
         self.wheel = TimerWheel(loop)
-        self.poller = Poller(loop, alone)
+        self.poller = Poller(loop, alone, shortage)
 
     def close(self) -> None:
         self.wheel.close()

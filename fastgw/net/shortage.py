@@ -10,26 +10,35 @@ import os
 from typing import Final
 
 from fastgw.net.clock import monotonic
-from fastgw.stats import EventLog
+from fastgw.stats import EventLog, Stats
 
-LACKING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+LACKING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)
+# (ENOSPC is epoll's: one user may have so many descriptors watched, fs.epoll.max_user_watches.)
 TOLD_EVERY_S: Final = 10.0
 
 
 class Shortage:
-    """Tells the log, once for all who meet it in ten seconds."""
+    """Counts each time in ``stats``, and tells the log, once for all who meet it in ten seconds."""
 
-    __slots__ = ("_log", "_told_at")
+    __slots__ = ("_log", "_stats", "_told_at")
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, stats: Stats | None = None) -> None:
         self._log = log
+        self._stats = stats
         self._told_at = -TOLD_EVERY_S
 
     def met(self, code: int, what: str) -> None:
         """``what`` could not be done for want of something; ``code`` says of what."""
+        if self._stats is not None:
+            self._stats.shortages += 1
         now = monotonic()
         if now - self._told_at >= TOLD_EVERY_S:
             self._told_at = now
-            message = "too few open files" if code in (errno.EMFILE, errno.ENFILE) else "too little memory for sockets"
-            hint = "raise the limit of open files, or lower max_connections"
+            if code in (errno.EMFILE, errno.ENFILE):
+                message, limit = "too few open files", "the limit of open files"
+            elif code == errno.ENOSPC:
+                message, limit = "too many watched descriptors", "fs.epoll.max_user_watches"
+            else:
+                message, limit = "too little memory for sockets", "the limit of open files"
+            hint = f"raise {limit}, or lower max_connections"
             self._log.warning(message, what=what, error=os.strerror(code), hint=hint)

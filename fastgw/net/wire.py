@@ -54,6 +54,11 @@ class Holder(Timed):
         """The peer has left while it is not read. Ends in a close, or it would be told for ever."""
         raise NotImplementedError
 
+    def on_unwatched(self, code: int) -> None:
+        """The kernel has no room to watch the socket, for want of what the error number says: neither side of it would be heard
+        of again. Ends in a close; the default takes it for the peer's leaving."""
+        self.on_left()
+
     def on_dialled(self, code: int) -> None:
         """What was dialled has answered: 0, or the error number."""
         raise NotImplementedError
@@ -146,6 +151,11 @@ class Wire(Polled):
     def _left(self) -> None:
         holder = self.holder
         holder.on_left()
+
+    def _unwatched(self, code: int) -> None:
+        if not self.closed:
+            holder = self.holder
+            holder.on_unwatched(code)
 
     # --- the write side
     def write(self, data: bytes) -> int:
@@ -251,11 +261,7 @@ class Wire(Polled):
         if code not in _UNDER_WAY:
             return code
         self._dialling = True
-        try:
-            self.poller.watch(self, WRITE)
-        except OSError:
-            self.dispose()
-            raise
+        self.poller.watch(self, WRITE)
         return 0
 
     def dispose(self, reset: bool = False) -> None:

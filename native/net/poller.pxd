@@ -21,6 +21,7 @@ cdef class Polled:
     cpdef _readable(self)
     cpdef _writable(self)
     cpdef _left(self)
+    cpdef _unwatched(self, int code)
 
 @cython.final
 cdef class _Host:
@@ -42,7 +43,7 @@ cdef class _Host:
 
 @cython.final
 cdef class Poller:
-    cdef object _loop
+    cdef object _loop, _shortage
     cdef list _owners, _later
     cdef _Host _host  # the loop that this epoll is around; None where it is within the loop's
     cdef int _fd, _bell
@@ -57,7 +58,9 @@ cdef class Poller:
     cpdef soon(self, object call)
     cpdef hurry(self)
     cdef bint _go_around(self, _Host host) except -1
+    cpdef _go_within(self)
     cdef _leave_host(self)
+    cdef _refused(self, Polled one, int code)
     cdef int _ask(self, int wait) except -1
     cdef bint _serve(self, double until) except -1
     cdef _run_later(self)

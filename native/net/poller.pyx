@@ -19,6 +19,8 @@ from fastgw.net.timers cimport TimerWheel
 
 import os
 
+from fastgw.net.shortage import LACKING
+
 READ = 1
 WRITE = 4
 LEFT = 0x2000
@@ -100,6 +102,7 @@ cdef enum:
 cdef double _DENSE_S = 0.0005  # since the end of the last look
 cdef double _STAY_S = 0.001
 cdef double _HOLD_S = MAX_HOLD_S
+cdef double _AGAIN_S = 0.1
 
 cdef set _taken = set()  # the loops (of libuv) that have a poller around them: a second one is nested, or each would wake the other
 
@@ -243,6 +246,10 @@ cdef class Polled:
         """The peer has left, while nothing is read. Ends in a close, or it would be told for ever."""
         raise NotImplementedError
 
+    cpdef _unwatched(self, int code):
+        """The kernel has no room to watch it, for want of what the error number says: nothing more is told of it."""
+        raise NotImplementedError
+
 
 @cython.final
 cdef class Poller:
@@ -251,9 +258,10 @@ cdef class Poller:
     def __cinit__(self):
         self._fd = self._bell = -1
 
-    def __init__(self, loop, bint alone=False):
+    def __init__(self, loop, bint alone=False, shortage=None):
         cdef _Host host
         self._loop = loop
+        self._shortage = shortage
         self._alone = alone
         self._looking = self._hurried = self._called = self._settled = False
         self._later = []
@@ -301,6 +309,17 @@ cdef class Poller:
         _taken.add(<size_t>host._loop)
         return True
 
+    cpdef _go_within(self):
+        """Be watched by the loop: as soon as the kernel has room for that, for nobody would look before."""
+        if self._fd < 0:
+            return
+        try:
+            self._loop.add_reader(self._fd, self._look)
+        except OSError as error:
+            if self._shortage is not None:
+                self._shortage.met(error.errno or 0, "the data plane's own poll")
+            self._loop.call_later(_AGAIN_S, self._go_within)
+
     cdef _leave_host(self):
         cdef epoll_event event
         epoll_ctl(self._fd, EPOLL_CTL_DEL, self._host.fd, &event)
@@ -316,7 +335,8 @@ cdef class Poller:
         return self._count
 
     cpdef watch(self, Polled one, int interest):
-        """From now on call ``one`` for ``interest``; 0 = no more."""
+        """From now on call ``one`` for ``interest``; 0 = no more. Where the kernel has no room for that, ``one`` is told so, as
+        soon as what runs now has returned. Raises OSError for what cannot be watched at all."""
         cdef epoll_event event
         cdef int held, fd, how
         if one is None:
@@ -335,7 +355,8 @@ cdef class Poller:
         event.events = <uint32_t>interest
         event.data.fd = fd
         if epoll_ctl(self._fd, how, fd, &event) < 0:
-            PyErr_SetFromErrno(OSError)
+            self._refused(one, errno)
+            return
         # Only now: what the kernel refused is not wanted of it, and need not be taken back.
         one.interest = interest
         if not held:
@@ -345,6 +366,13 @@ cdef class Poller:
         elif not interest:
             self._owners[fd] = None
             self._count -= 1
+
+    cdef _refused(self, Polled one, int code):
+        if code not in LACKING:
+            raise OSError(code, os.strerror(code))
+        if self._shortage is not None:
+            self._shortage.met(code, "a descriptor to be watched")
+        self.soon(lambda: one._unwatched(code))
 
     cpdef bint silent_since(self, Polled one, long long turn) except -1:
         """Whether the kernel has been asked about ``one`` after ``turn``, and knew of nothing to read."""
@@ -403,7 +431,7 @@ cdef class Poller:
             self._settled = True
             if not self._host.level():
                 self._leave_host()
-                self._loop.add_reader(self._fd, self._look)
+                self._go_within()
                 return
         read(self._bell, &rung, sizeof(rung))
         self._called = False
@@ -524,10 +552,10 @@ cdef class Poller:
 cdef class Reactor:
     """What every connection of one gateway runs on: the loop, the deadlines, the poller."""
 
-    def __init__(self, loop, bint alone=False):
+    def __init__(self, loop, bint alone=False, shortage=None):
         self.loop = loop
         self.wheel = TimerWheel(loop)
-        self.poller = Poller(loop, alone)
+        self.poller = Poller(loop, alone, shortage)
 
     def close(self):
         self.wheel.close()

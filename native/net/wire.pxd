@@ -12,6 +12,7 @@ cdef Py_ssize_t LAND_BYTES, WORTH_COPYING
 cdef class Holder(Timed):
     cpdef on_readable(self)
     cpdef on_left(self)
+    cpdef on_unwatched(self, int code)
     cpdef on_dialled(self, int code)
     cpdef on_congested(self)
     cpdef on_progressed(self)

@@ -91,16 +91,19 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    engines: Sequence[str | EngineConfig] = (), *, expect_internal_errors: bool = False, **settings: Any
+    engines: Sequence[str | EngineConfig] = (), *, expect_internal_errors: bool = False, around: bool = False, **settings: Any
 ) -> AsyncIterator[Running]:
-    """``async with running([sim.url], max_body_bytes=1000) as gw:``; settings are those of ``fastgw.Config``."""
+    """``async with running([sim.url], max_body_bytes=1000) as gw:``; settings are those of ``fastgw.Config``.
+
+    ``around``: it has the loop to itself, so that the compiled poller goes around it.
+    """
     settings.setdefault("drain_timeout_s", 0.5)
     settings.setdefault("rate_limit_per_second", 0)  # all tests share one address
     settings.setdefault("allowed_hosts", ["*"])  # what is sent by hand names all kinds of hosts
     config = Config(engines=[EngineConfig(url=one) if isinstance(one, str) else one for one in engines], port=0, **settings)
     events = Events()
     records: list[AccessRecord] = []
-    gateway = Gateway(config, log=events, access=records)
+    gateway = Gateway(config, log=events, access=records, alone=around)
     await gateway.start()
     try:
         yield Running(gateway, events, records)
