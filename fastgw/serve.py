@@ -22,7 +22,7 @@ from fastgw import twins
 from fastgw.accel.landing import retain
 from fastgw.app import Gateway
 from fastgw.config import Config
-from fastgw.config.machine import supervisor
+from fastgw.config.machine import open_files, supervisor
 from fastgw.net.supervisor import Supervisor
 from fastgw.observe.logs import to_stderr
 from fastgw.stats import Stats
@@ -34,6 +34,7 @@ NEVER: Final = 1_000_000  # of such looks, before the collector turns to the res
 LOT_S: Final = 0.25  # where as many go as come, nothing but time says that many are new
 ALL_S: Final = 600.0
 FEW_EXCHANGES: Final = 100
+ROOM: Final = 131_072  # descriptors that the kernel is told of at the start; at 8 bytes each
 SWITCH_S: Final = 0.0005  # a thread that works for the store or the log keeps the loop waiting no longer (usual: 5 ms)
 
 # What only some requests need is imported when the start is over, and before one asks: by then there may be no descriptor to
@@ -48,6 +49,7 @@ AFTER_DRAIN_S: Final = 15.0
 def serve(config: Config) -> int:
     """Run a gateway until SIGTERM or SIGINT; returns the exit code. Raises :class:`~fastgw.app.StartError`."""
     _raise_file_limit()
+    _make_room(2 * config.max_connections)
     _no_core_file()
     retain()
     stats = Stats()
@@ -139,6 +141,23 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (ValueError, OSError) as error:
             print(f"fastgw: cannot raise the limit of open files from {soft}: {error}", file=sys.stderr)
+
+
+def _make_room(files: int) -> None:
+    """Have the kernel's table of our descriptors as large as it may become, before there are threads.
+
+    It grows by doubling, and where threads share it each doubling waits until no processor reads the old one: 10 to 20 ms in
+    which the loop stands still, at the 257th descriptor, the 513th and so on. It never shrinks.
+    """
+    last = min(files, open_files() or files, ROOM) - 1
+    fd = os.eventfd(0)
+    try:
+        os.fstat(last)  # inherited: then it is as large already
+    except OSError:
+        with suppress(OSError):
+            os.close(os.dup2(fd, last, inheritable=False))
+    finally:
+        os.close(fd)
 
 
 def _no_core_file() -> None:

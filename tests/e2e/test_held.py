@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from fastgw.serve import YOUNG
+from tests.e2e.served import served
 
 CLIENTS = 800  # some six objects each
 
@@ -52,3 +53,20 @@ def test_many_clients_at_once_are_looked_through_in_small_lots(tmp_path: Path) -
     assert looks, "the collector is off: what has cycles would stay"
     assert max(generation for generation, _ in looks) == 0
     assert max(count for _, count in looks) < 2 * YOUNG
+
+
+async def test_the_table_of_descriptors_is_as_large_as_it_may_become(tmp_path: Path) -> None:
+    """Where threads share it, the kernel makes whoever has it grow wait for 10 ms and more: no client of a crowd is to."""
+
+    def size() -> int:
+        status = Path(f"/proc/{gw.process.pid}/status").read_text()
+        return int(status.partition("FDSize:")[2].split()[0])
+
+    async with served(tmp_path, "--max-connections", "1000") as gw:
+        before = size()
+        crowd = await gw.crowd(600)
+        open_now, after = len(os.listdir(f"/proc/{gw.process.pid}/fd")), size()
+        for sock in crowd:
+            sock.close()
+        assert open_now > 600
+        assert after == before >= 2000
