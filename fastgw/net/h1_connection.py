@@ -278,7 +278,7 @@ class H1Connection(Arrival):
         # The engine's work is stopped first. Our own socket is in no hurry: a close costs the kernel 10 microseconds, and
         # a thousand clients may leave in one turn of the loop.
         self.wire.pause()
-        self.reactor.poller.soon(self.close)
+        self.reactor.poller.slowly(self.close)
         try:
             sink.on_gone(how)
         except Exception as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +28,7 @@ LEFT: Final = 0x2000  # EPOLLRDHUP: the peer has closed its side, or the connect
 GONE: Final = LEFT | 0x8 | 0x10  # EPOLLERR, EPOLLHUP
 MAX_EVENTS: Final = 1024  # of one look; a full one says nothing of whom it does not name, and a crowd would fill a smaller one
 MAX_HOLD_S: Final = 0.0008  # so long a look calls one after another; the rest of them come first in the next
+SLOWLY_S: Final = 0.0003  # so long at a time what is in no hurry is done
 _EVERY: Final = 4  # events between two looks at the clock
 
 
@@ -60,7 +62,7 @@ class Polled:
 class Poller:
     """Asks the kernel once per turn and calls whoever is ready. ``turn`` counts the looks."""
 
-    __slots__ = ("_batch", "_epoll", "_full", "_hot", "_loop", "_owners", "_shortage", "turn")
+    __slots__ = ("_batch", "_booked", "_epoll", "_full", "_hot", "_looking", "_loop", "_owners", "_shortage", "_slow", "turn")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, alone: bool = False, shortage: Shortage | None = None
@@ -72,6 +74,8 @@ class Poller:
         self._hot: dict[int, int] = {}  # what this turn's look said, by descriptor
         self._batch: list[tuple[int, int]] = []  # and whose turn is yet to come, last first
         self._full = False
+        self._slow: deque[Callable[[], object]] = deque()  # what is in no hurry
+        self._looking = self._booked = False
         self.turn = 0
         loop.add_reader(self._epoll.fileno(), self._look)
 
@@ -117,6 +121,36 @@ class Poller:
         """Call ``call`` when what runs now has returned; before any other look."""
         self._loop.call_soon(call)
 
+    def slowly(self, call: Callable[[], object]) -> None:
+        """Call ``call`` when this look is over, or a little later: a thousand such calls are made a few at a time."""
+        self._slow.append(call)
+        if not self._looking:
+            self._book()
+
+    def _book(self) -> None:
+        if not self._booked:
+            self._booked = True
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """The loop's turn for what is in no hurry."""
+        self._booked = False
+        self._some()
+
+    def _some(self) -> None:
+        slow = self._slow
+        until = monotonic() + SLOWLY_S
+        while slow:
+            call = slow.popleft()
+            try:
+                call()
+            except Exception as error:
+                self._loop.call_exception_handler({"message": "in a deferred call of the poller", "exception": error})
+            if monotonic() >= until:
+                break
+        if slow:
+            self._book()
+
     def hurry(self) -> None:
         """Something of the loop's own waits for its turn (a task was made): do not stay in this look."""
 
@@ -125,6 +159,15 @@ class Poller:
         return self.turn != turn and not self._full and one.fd not in self._hot
 
     def _look(self) -> None:
+        self._looking = True
+        try:
+            self._serve()
+        finally:
+            self._looking = False
+            if self._slow:
+                self._some()
+
+    def _serve(self) -> None:
         batch = self._batch
         if not batch:
             self.turn += 1

@@ -43,12 +43,12 @@ cdef class _Host:
 
 @cython.final
 cdef class Poller:
-    cdef object _loop, _shortage
+    cdef object _loop, _shortage, _slow
     cdef list _owners, _later
     cdef _Host _host  # the loop that this epoll is around; None where it is within the loop's
     cdef int _fd, _bell
     cdef Py_ssize_t _count
-    cdef bint _full, _alone, _looking, _hurried, _called, _settled
+    cdef bint _full, _alone, _looking, _hurried, _called, _settled, _booked
     cdef double _ended
     cdef int _at, _given  # of the batch: how far it is served, how much there is
     cdef epoll_event _batch[MOST_EVENTS]
@@ -56,6 +56,11 @@ cdef class Poller:
 
     cpdef watch(self, Polled one, int interest)
     cpdef soon(self, object call)
+    cpdef slowly(self, object call)
+    cpdef _go_on(self)
+    cdef _book(self)
+    cdef _some(self)
+    cdef _call(self, object call)
     cpdef hurry(self)
     cdef bint _go_around(self, _Host host) except -1
     cpdef _go_within(self)

@@ -18,6 +18,7 @@ from fastgw.net.clock cimport monotonic
 from fastgw.net.timers cimport TimerWheel
 
 import os
+from collections import deque
 
 from fastgw.net.shortage import LACKING
 
@@ -27,6 +28,7 @@ LEFT = 0x2000
 GONE = 0x2000 | 0x8 | 0x10
 MAX_EVENTS = 1024
 MAX_HOLD_S = 0.0008
+SLOWLY_S = 0.0003
 
 cdef extern from *:
     """
@@ -102,6 +104,7 @@ cdef enum:
 cdef double _DENSE_S = 0.0005  # since the end of the last look
 cdef double _STAY_S = 0.001
 cdef double _HOLD_S = MAX_HOLD_S
+cdef double _SLOWLY_S = SLOWLY_S
 cdef double _AGAIN_S = 0.1
 
 cdef set _taken = set()  # the loops (of libuv) that have a poller around them: a second one is nested, or each would wake the other
@@ -263,8 +266,9 @@ cdef class Poller:
         self._loop = loop
         self._shortage = shortage
         self._alone = alone
-        self._looking = self._hurried = self._called = self._settled = False
+        self._looking = self._hurried = self._called = self._settled = self._booked = False
         self._later = []
+        self._slow = deque()
         self._ended = 0.0
         self._owners = []
         self._count = self._at = self._given = 0
@@ -387,6 +391,38 @@ cdef class Poller:
         else:
             self._loop.call_soon(call)
 
+    cpdef slowly(self, object call):
+        """Call ``call`` when this look is over, or a little later: a thousand such calls are made a few at a time."""
+        self._slow.append(call)
+        if not self._looking:
+            self._book()
+
+    cdef _book(self):
+        if not self._booked:
+            self._booked = True
+            self._loop.call_soon(self._go_on)
+
+    cpdef _go_on(self):
+        """The loop's turn for what is in no hurry."""
+        self._booked = False
+        self._some()
+
+    cdef _some(self):
+        cdef object slow = self._slow
+        cdef double until = monotonic() + _SLOWLY_S
+        while slow:
+            self._call(slow.popleft())
+            if monotonic() >= until:
+                break
+        if slow:
+            self._book()
+
+    cdef _call(self, object call):
+        try:
+            call()
+        except Exception as error:
+            self._loop.call_exception_handler({"message": "in a deferred call of the poller", "exception": error})
+
     cpdef hurry(self):
         """Something of the loop's own waits for its turn (a task was made): do not stay in this look."""
         self._hurried = True
@@ -418,6 +454,8 @@ cdef class Poller:
             self._looking = False
             if self._later:
                 self._run_later()
+            if self._slow:
+                self._some()
             self._ended = monotonic()
 
     cpdef _stay(self):
@@ -443,6 +481,8 @@ cdef class Poller:
                 if self._at == self._given:
                     self._ask(0 if done else -1)
                 whole = self._serve(0.0)
+                if self._slow:
+                    self._some()
                 if done or self._called or self._fd < 0 or (not whole and self._host.ready()):
                     break
                 if self._later:
@@ -454,6 +494,8 @@ cdef class Poller:
             self._looking = False
             if self._later:
                 self._run_later()
+            if self._slow:
+                self._book()
             if self._bell >= 0:
                 rung = 1
                 write(self._bell, &rung, sizeof(rung))
@@ -529,10 +571,7 @@ cdef class Poller:
         cdef list calls = self._later
         self._later = []
         for call in calls:
-            try:
-                call()
-            except Exception as error:
-                self._loop.call_exception_handler({"message": "in a deferred call of the poller", "exception": error})
+            self._call(call)
 
     def close(self):
         """Stop looking. Whoever is still registered is not called again."""

@@ -438,3 +438,46 @@ def _hold(kind: str) -> None:
             reactor.poller.watch(one, 0)
             one.ours.close()
             one.theirs.close()
+
+
+@pytest.mark.parametrize("kind", HOSTS)
+def test_what_is_in_no_hurry_is_done_between_looks(kind: str) -> None:
+    """Many clients leave at once, and 40 ms of closing is to come: who says something meanwhile is heard in the midst of it."""
+    calls = 200
+    with hosted(kind) as (loop, reactor):
+
+        async def main() -> None:
+            done: list[float] = []
+            heard_after: list[int] = []
+            over = asyncio.Event()
+
+            def close() -> None:
+                end = monotonic() + 0.0002
+                while monotonic() < end:
+                    pass
+                done.append(monotonic())
+                if len(done) == 1:
+                    other.theirs.send(b"x")
+                if len(done) == calls:
+                    over.set()
+
+            def leave() -> None:
+                for _ in range(calls):
+                    reactor.poller.slowly(close)
+
+            other = Ear(reactor, lambda: heard_after.append(len(done)))
+            ear = Ear(reactor, leave)
+            ear.theirs.send(b"x")
+            async with asyncio.timeout(5):
+                await over.wait()
+            assert heard_after
+            assert heard_after[0] < calls // 4
+            over.clear()
+            done.clear()
+            leave()  # from outside a look
+            async with asyncio.timeout(5):
+                await over.wait()
+            ear.close(reactor)
+            other.close(reactor)
+
+        loop.run_until_complete(main())
