@@ -19,7 +19,7 @@ from fastgw.config.machine import connections_in, files_for, open_files
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.limits.key import UsageRow
 from fastgw.limits.meter import Meters
-from fastgw.net.client import ConnLimits
+from fastgw.net.client import ConnLimits, forwarded_lines
 from fastgw.net.h1_connection import H1Connection
 from fastgw.net.listener import Listener
 from fastgw.net.shortage import Shortage
@@ -53,16 +53,19 @@ def for_clients(core: GatewayCore, socks: Sequence[socket.socket], shortage: Sho
     trusted, connections, reactor, stats = core.trusted, core.connections, core.reactor, core.stats
 
     @lru_cache(REMEMBERED_ADDRESSES)
-    def known(ip: str) -> bool:
-        return bool(trusted) and is_trusted(ip, trusted)
+    def known(ip: str) -> tuple[bool, bool, bytes]:
+        """Whether its word about others is taken; whether the limit per address spares it; what engines are told of it."""
+        believed = bool(trusted) and is_trusted(ip, trusted)
+        # Behind a proxy are many; and this machine's own clients, load generators among them, could do worse.
+        return believed, believed or (not chosen and is_loopback(ip)), b"" if believed else forwarded_lines(ip)
 
-    # Behind a proxy are many; and this machine's own clients, load generators among them, could do worse.
-    @lru_cache(REMEMBERED_ADDRESSES)
     def exempt(ip: str) -> bool:
-        return (not chosen and is_loopback(ip)) or known(ip)
+        return known(ip)[1]
 
     def accepted(fd: int, ip: str) -> None:
-        connections.add(H1Connection(reactor, PlainWire(reactor, fd), core, limits, stats, ip, known(ip), core.heads))
+        believed, _, lines = known(ip)
+        wire = PlainWire(reactor, fd)
+        connections.add(H1Connection(reactor, wire, core, limits, stats, ip, believed, lines, core.heads))
 
     def refusal(ip: str) -> bytes:
         kind = errors.lookup("too_many_connections", core.profile)

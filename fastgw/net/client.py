@@ -224,6 +224,12 @@ class ConnLimits:
         self.write_s = write_s
 
 
+def forwarded_lines(peer_ip: str) -> bytes:
+    """What engines are told of a peer whose own word about others is not taken. (A Unix socket has no address to tell.)"""
+    address = b"x-forwarded-for: %b\r\n" % peer_ip.encode() if peer_ip != "unix" else b""
+    return address + b"x-forwarded-proto: http\r\n"
+
+
 class Connection(Holder):
     """A client's connection, as far as who serves it must know: for the drain."""
 

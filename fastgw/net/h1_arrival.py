@@ -31,8 +31,8 @@ class Arrival(Host):
         "surplus",
     )
 
-    def __init__(self, reactor: Reactor, wire: Wire, limits: ConnLimits) -> None:
-        super().__init__(reactor, wire, limits)
+    def _set_up(self, reactor: Reactor, wire: Wire, limits: ConnLimits) -> None:
+        Host._set_up(self, reactor, wire, limits)
         self.state: State = HEAD
         self.stream: H1ClientStream | None = None
         self.body: Source | None = None
@@ -121,4 +121,7 @@ class Arrival(Host):
         if stream is None or stream.head.keep_alive or stream.head is NO_HEAD:
             return False
         wire = self.wire
-        return self.body is None and not self.surplus and not wire.queued_bytes and not wire.unread()
+        if self.body is not None or self.surplus or wire.queued_bytes:
+            return False
+        # Mostly the answer came in a later look than the request, which would have told of anything unread.
+        return (wire.reading and wire.silent_since(wire.watched_in)) or not wire.unread()

@@ -73,26 +73,25 @@ class H1Connection(Arrival):
         stats: Stats,
         peer_ip: str,
         trusted: bool,
+        forwarded: bytes,
         heads: HeadMemory | None = None,
     ) -> None:
-        super().__init__(reactor, wire, limits)
+        self._set_up(reactor, wire, limits)
+        # (Compiled, the types of arguments are not known, and those of fields are.)
         self.service = service
         self.stats = stats
-        # Constant for a peer whose own word about others is not taken. (A Unix socket has no address to tell.)
-        address = b"x-forwarded-for: %b\r\n" % peer_ip.encode() if peer_ip != "unix" else b""
-        forwarded = b"" if trusted else address + b"x-forwarded-proto: http\r\n"
         # (Gone with the end: they would keep each other alive until a collection.)
-        self.stream = H1ClientStream(self, reactor.wheel, service, peer_ip, trusted, forwarded)
-        self.reader = RequestReader(limits.head_bytes, limits.header_count)
+        self.stream = H1ClientStream(self, self.reactor.wheel, service, peer_ip, trusted, forwarded)
+        self.reader = RequestReader(self.limits.head_bytes, self.limits.header_count)
         self.read_bytes = PIPELINED_BYTES
         self._advancing = False
         self._heads = self._memory = heads
         self._recalled: Any = None
-        stats.connections_open += 1
-        stats.connections_total += 1
-        wire.holder = self
-        reactor.wheel.arm(self, monotonic() + limits.head_s)
-        wire.resume()
+        self.stats.connections_open += 1
+        self.stats.connections_total += 1
+        self.wire.holder = self
+        self.reactor.wheel.arm(self, monotonic() + self.limits.head_s)
+        self.wire.resume()
 
     def __repr__(self) -> str:
         who = self.stream.peer_ip if self.stream is not None else "nobody"

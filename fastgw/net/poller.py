@@ -100,6 +100,8 @@ class Poller:
                 one.watched_in = self.turn
             elif interest:
                 self._epoll.modify(fd, interest)
+                if interest & READ and not held & READ:
+                    one.watched_in = self.turn  # what this look did not ask for, it says nothing of
             else:
                 del self._owners[fd]
                 self._epoll.unregister(fd)
@@ -161,44 +163,41 @@ class Poller:
     def _look(self) -> None:
         self._looking = True
         try:
-            self._serve()
+            batch = self._batch
+            if not batch:
+                self.turn += 1
+                batch = self._batch = self._epoll.poll(0, MAX_EVENTS)
+                self._hot = dict(batch)
+                self._full = len(batch) == MAX_EVENTS
+                batch.reverse()
+            turn = self.turn
+            owners = self._owners
+            called = 0
+            until = 0.0
+            while batch:
+                if called and called % _EVERY == 0:
+                    now = monotonic()
+                    if until == 0.0:
+                        until = now + MAX_HOLD_S
+                    elif now >= until:
+                        break
+                called += 1
+                fd, events = batch.pop()
+                one = owners.get(fd)
+                # A descriptor that was closed in this turn may belong to somebody else already; this event is not theirs.
+                if one is None or one.watched_in == turn:
+                    continue
+                if one.interest & LEFT and not one.interest & READ and events & GONE:
+                    one._left()
+                    continue
+                if events != WRITE and one.interest & READ:
+                    one._readable()
+                if events != READ and one.interest & WRITE:
+                    one._writable()
         finally:
             self._looking = False
             if self._slow:
                 self._some()
-
-    def _serve(self) -> None:
-        batch = self._batch
-        if not batch:
-            self.turn += 1
-            batch = self._batch = self._epoll.poll(0, MAX_EVENTS)
-            self._hot = dict(batch)
-            self._full = len(batch) == MAX_EVENTS
-            batch.reverse()
-        turn = self.turn
-        owners = self._owners
-        called = 0
-        until = 0.0
-        while batch:
-            if called and called % _EVERY == 0:
-                now = monotonic()
-                if until == 0.0:
-                    until = now + MAX_HOLD_S
-                elif now >= until:
-                    break
-            called += 1
-            fd, events = batch.pop()
-            one = owners.get(fd)
-            # A descriptor that was closed in this turn may belong to somebody else already; this event is not theirs.
-            if one is None or one.watched_in == turn:
-                continue
-            if one.interest & LEFT and not one.interest & READ and events & GONE:
-                one._left()
-                continue
-            if events != WRITE and one.interest & READ:
-                one._readable()
-            if events != READ and one.interest & WRITE:
-                one._writable()
 
     def close(self) -> None:
         """Stop looking. Whoever is still registered is not called again."""

@@ -1,6 +1,7 @@
 cimport cython
 
 from fastgw.accel.landing cimport Landing
+from fastgw.net.client cimport ConnLimits as Figures
 from fastgw.net.clock cimport monotonic
 from fastgw.net.h1_client cimport H1ClientStream, Host
 from fastgw.net.poller cimport Reactor
@@ -19,6 +20,7 @@ cdef class Arrival(Host):
     cdef public Source body
     cdef public H1ClientStream stream
 
+    cdef _set_up(self, Reactor reactor, Wire wire, Figures limits)
     @cython.locals(landing=Landing)
     cdef _take_body(self, bytes data)
     cdef _came(self, bytes payload, Py_ssize_t size)

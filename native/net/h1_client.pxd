@@ -22,6 +22,7 @@ cdef class Host(Connection):
     cdef public Reactor reactor
     cdef public Wire wire
 
+    cdef _set_up(self, Reactor reactor, Wire wire, Figures limits)
     cpdef bint takes(self, double now) except -1
     cpdef ended(self, bint keep_alive)
     cpdef linger(self)

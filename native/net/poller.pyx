@@ -231,11 +231,13 @@ cdef class _Host:
 cdef class Polled:
     """A descriptor whose readiness is asked for. ``interest`` is of READ, WRITE and LEFT, set through the poller only."""
 
+    def __cinit__(self):
+        self._heard_in = -1
+
     def __init__(self):
         self.fd = -1
         self.interest = 0
         self.watched_in = 0
-        self._heard_in = -1
 
     cpdef _readable(self):
         """There is something to read, or an error to be met by reading."""
@@ -370,6 +372,8 @@ cdef class Poller:
         elif not interest:
             self._owners[fd] = None
             self._count -= 1
+        elif interest & _READ and not held & _READ:
+            one.watched_in = self.turn  # what this look did not ask for, it says nothing of
 
     cdef _refused(self, Polled one, int code):
         if code not in LACKING:

@@ -32,7 +32,7 @@ NO_LIMITS = {
     "how often, or how much at a time, the gateway itself does something": (
         "net.wire.RECV_BYTES", "net.h1_upstream.JOIN_BYTES", "exchange.attempt.APART_BYTES", "policy.rewrite.LEAD_BYTES",
         "net.listener.PAUSE_S", "net.shortage.TOLD_EVERY_S",
-        "net.poller.MAX_EVENTS", "net.poller.MAX_HOLD_S", "net.timers.TICK_S", "observe.logs.FLUSH_S",
+        "net.poller.MAX_EVENTS", "net.poller.MAX_HOLD_S", "net.poller.SLOWLY_S", "net.timers.TICK_S", "observe.logs.FLUSH_S",
         "net.timers.TURN_S", "accel.landing._READ_BYTES", "net.supervisor.LEAST_S",
         "observe.logs.FLUSH_BYTES", "exchange.local.FRESH_S",
         "exchange.merged.PAUSE_S", "upstream.pool.IDLE_LIMIT_S", "upstream.pool.IDLE_FLOOR_S", "upstream.pool.WARM_GAP_S",

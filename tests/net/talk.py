@@ -190,7 +190,7 @@ class Front:
         self.stats = Stats()
         given = ConnLimits(**{**LIMITS, **limits})  # type: ignore[arg-type]
         wire = PlainWire(reactor, ours.detach())
-        self.conn = H1Connection(reactor, wire, self.service, given, self.stats, "192.0.2.1", False)
+        self.conn = H1Connection(reactor, wire, self.service, given, self.stats, "192.0.2.1", False, b"")
 
     @property
     def stream(self) -> ClientStream:
