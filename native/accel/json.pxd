@@ -9,14 +9,17 @@ A negative result says: this is not what was asked for. These are inline: there 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 
-ctypedef const unsigned char* Bytes
+from fastgw.accel.runs cimport Bytes, numbers_run, text_run
 
 # Told of each key: its text is from ``start`` to the quote at ``end``, its value begins at ``value``. False = stop there.
 ctypedef bint (*OnKey)(Bytes p, Py_ssize_t start, Py_ssize_t end, Py_ssize_t value, int kinds, void* told) noexcept nogil
 
 cdef enum:
     STACK_WORDS = 8  # 512 levels: the most that can be configured
-    WORTH_A_RUN = 32  # bytes of a string that were read one piece after another, before 64 are looked at at once
+    LONG_TEXT = 64  # bytes of a string without an escape, before so many are looked at at once
+    WORTH_A_RUN = 32  # and bytes that were read one piece after another since then; twice as many after each look in vain
+    FAR = 1024  # but no more
+    LONG_LIST = 8  # numbers of a list
 
 # What a string was found to hold.
 cdef enum:
@@ -36,6 +39,12 @@ cdef extern from *:
     static const unsigned char fastgw_in_number[256] = {
         ['0'] = 1, ['1'] = 1, ['2'] = 1, ['3'] = 1, ['4'] = 1, ['5'] = 1, ['6'] = 1, ['7'] = 1, ['8'] = 1, ['9'] = 1,
         ['.'] = 1, ['e'] = 1, ['E'] = 1,
+    };
+
+    /* What a hexadecimal digit is worth; -1 = it is none. */
+    static const signed char fastgw_hex_digits[256] = {
+        [0 ... 255] = -1,
+        ['0'] = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ['A'] = 10, 11, 12, 13, 14, 15, ['a'] = 10, 11, 12, 13, 14, 15,
     };
 
     /* The first byte from `i` on that does not simply go on with a string: a quote, a backslash, a control character, or
@@ -78,48 +87,6 @@ cdef extern from *:
         return i;
     }
 
-    /* On in a string from `i`, which is in no escape, over ASCII and the usual escapes, 64 bytes at a time. Whoever calls looks
-       at what stands where it ends: a quote, the backslash of another escape, what goes on with no string, what is not ASCII;
-       or anything, where fewer than 64 bytes are left. Text with a line end here and there is read without a guess. */
-    static CYTHON_INLINE Py_ssize_t fastgw_text_run(const unsigned char *p, Py_ssize_t i, Py_ssize_t n) {
-    #ifdef __SSE2__
-        const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\\\'), blank = _mm_set1_epi8(' ');
-        const __m128i line = _mm_set1_epi8('n'), tab = _mm_set1_epi8('t'), back = _mm_set1_epi8('r');
-        while (i + 64 <= n) {
-            uint64_t quotes = 0, slashes = 0, odd = 0, usual = 0, escaped, stops;
-            int at;
-    #if defined(__GNUC__) && __GNUC__ >= 8
-    #pragma GCC unroll 4
-    #endif
-            for (at = 0; at < 64; at += 16) {
-                const __m128i some = _mm_loadu_si128((const __m128i *)(p + i + at));
-                const __m128i quoted = _mm_cmpeq_epi8(some, quote), slashed = _mm_cmpeq_epi8(some, slash);
-                const __m128i others = _mm_or_si128(
-                    _mm_or_si128(_mm_cmpeq_epi8(some, line), _mm_cmpeq_epi8(some, tab)), _mm_cmpeq_epi8(some, back));
-                quotes |= (uint64_t)(unsigned)_mm_movemask_epi8(quoted) << at;
-                slashes |= (uint64_t)(unsigned)_mm_movemask_epi8(slashed) << at;
-                odd |= (uint64_t)(unsigned)_mm_movemask_epi8(_mm_cmplt_epi8(some, blank)) << at;
-                usual |= (uint64_t)(unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quoted, slashed), others)) << at;
-            }
-            escaped = slashes << 1;
-            if (slashes & escaped) {  /* some stand side by side: the second of two ends an escape, and begins none */
-                /* A run of them is a run of ones: with one added where it begins, the carry tells how long it was. In runs
-                   that begin at odd places it is the even places behind one that are escaped, in the others the odd ones. */
-                const uint64_t even = 0x5555555555555555ULL;
-                const uint64_t ends = slashes + (slashes & ~even & ~escaped);
-                escaped &= even ^ ends << 1;
-            }
-            stops = (quotes & ~escaped) | odd | (escaped & ~usual);
-            if (stops) {
-                at = __builtin_ctzll(stops);
-                return i + at - (int)(escaped >> at & 1);
-            }
-            i += 64 - (int)((slashes & ~escaped) >> 63);
-        }
-    #endif
-        return i;
-    }
-
     /* The first quote or backslash from `i` on; `n` when there is none before. */
     static CYTHON_INLINE Py_ssize_t fastgw_bytes_end(const unsigned char *p, Py_ssize_t i, Py_ssize_t n) {
     #ifdef __SSE2__
@@ -152,7 +119,7 @@ cdef extern from *:
     """
     const unsigned char in_number "fastgw_in_number"[256]
     Py_ssize_t plain_end "fastgw_plain_end"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
-    Py_ssize_t text_run "fastgw_text_run"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
+    const signed char hex_digits "fastgw_hex_digits"[256]
     Py_ssize_t bytes_end "fastgw_bytes_end"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
     Py_ssize_t ascii_end "fastgw_ascii_end"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
 
@@ -164,19 +131,12 @@ cdef inline Py_ssize_t after_space(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept
     return i
 
 
-cdef inline int _hex(unsigned char c) noexcept nogil:
-    """A hexadecimal digit's value; -1 = it is none."""
-    if 48 <= c <= 57:
-        return c - 48
-    c |= 32
-    return c - 87 if 97 <= c <= 102 else -1
-
-
 cdef inline int _hex4(Bytes p) noexcept nogil:
+    """What four hexadecimal digits are worth; -1 = one of them is none."""
     cdef int value = 0
     cdef int digit, i
     for i in range(4):
-        digit = _hex(p[i])
+        digit = hex_digits[p[i]]
         if digit < 0:
             return -1
         value = value << 4 | digit
@@ -188,10 +148,11 @@ cdef inline bint _more(unsigned char c) noexcept nogil:
     return c & 0xC0 == 0x80
 
 
-cdef inline Py_ssize_t _after_wide(Bytes p, Py_ssize_t i) noexcept nogil:
-    """Behind the characters from ``i`` on that are not ASCII; -1 = they are not UTF-8."""
+cdef inline Py_ssize_t _after_wide(Bytes p, Py_ssize_t i, Py_ssize_t end) noexcept nogil:
+    """Behind the characters from ``i`` on that are not ASCII, of which none begins at ``end`` or behind it; -1 = they are not
+    UTF-8."""
     cdef unsigned char c = p[i]
-    while c >= 0x80:
+    while c >= 0x80 and i < end:
         if c < 0xE0:
             if c < 0xC2 or not _more(p[i + 1]):
                 return -1
@@ -214,7 +175,7 @@ cdef inline Py_ssize_t _after_wide(Bytes p, Py_ssize_t i) noexcept nogil:
 cdef inline Py_ssize_t text_end(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
     """Behind a piece of UTF-8 from ``i`` on, of ASCII and then not; -1 = it is none."""
     i = ascii_end(p, i, n)
-    return _after_wide(p, i) if i < n else i
+    return _after_wide(p, i, n) if i < n else i
 
 
 cdef inline Py_ssize_t wrong(Py_ssize_t i, bint in_text) noexcept nogil:
@@ -235,10 +196,17 @@ cdef inline Py_ssize_t string_end(Bytes p, Py_ssize_t i, Py_ssize_t n, int* kind
     cdef unsigned char c
     cdef int unit
     cdef Py_ssize_t end
-    cdef Py_ssize_t from_here = i + WORTH_A_RUN  # a long look does not pay in what is short, nor where it ended just now
-    # Where strings are many they are short, and how short nobody can guess: 16 bytes are looked at at once.
-    i = plain_end(p, i, n)
+    # Where strings are many they are short, and how short nobody can guess: 16 bytes are looked at at once. A longer look pays
+    # in what is long, and not where one ended just now.
+    cdef Py_ssize_t run_from = i + LONG_TEXT
+    cdef Py_ssize_t gap = WORTH_A_RUN
+    i = plain_end(p, i, run_from if run_from < n else n)
     while True:
+        if i >= run_from:
+            end = text_run(p, i, n, kinds)
+            gap = WORTH_A_RUN if end - i >= LONG_TEXT else min(2 * gap, <Py_ssize_t>FAR)
+            i = end
+            run_from = i + gap
         c = p[i]
         if c == 34:  # "
             return i
@@ -259,15 +227,12 @@ cdef inline Py_ssize_t string_end(Bytes p, Py_ssize_t i, Py_ssize_t n, int* kind
                     i += 6
             elif c == 110 or c == 34 or c == 92 or c == 47 or c == 116 or c == 114 or c == 98 or c == 102:
                 i += 2
-                if i >= from_here:
-                    i = text_run(p, i, n)
-                    from_here = i + WORTH_A_RUN
             else:
                 return wrong(i, True)
         elif c >= 0x80:
             kinds[0] |= WIDE
             if strict:
-                end = _after_wide(p, i)
+                end = _after_wide(p, i, run_from)
                 if end < 0:
                     return wrong(i, True)
                 i = end
@@ -405,6 +370,7 @@ cdef inline Py_ssize_t after_value_of(
     cdef uint64_t bit
     cdef int depth = 0
     cdef int kinds = 0
+    cdef int numbers = 0  # one behind the other, or nearly
     cdef bint in_object = False
     cdef unsigned char c
     cdef Py_ssize_t start
@@ -444,6 +410,7 @@ cdef inline Py_ssize_t after_value_of(
             i = after_literal(p, i, n, b"null", 4)
         else:
             i = after_number(p, i)
+            numbers += 1
         if i < 0:
             i = wrong(start, False)
             break
@@ -454,6 +421,9 @@ cdef inline Py_ssize_t after_value_of(
                 i = after_space(p, i + 1, n)
                 if in_object:
                     i = after_key(p, i, n, strict, on_key, told)
+                elif numbers >= LONG_LIST:
+                    numbers = 0
+                    i = after_space(p, numbers_run(p, i, n), n)
                 break
             if c != (125 if in_object else 93):
                 i = wrong(i, False)

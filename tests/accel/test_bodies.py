@@ -63,6 +63,11 @@ WRONG_IN_TEXT = [
     b"\xf0\x80\x80\xaf", b"\xf0\x9f\x98", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80",
 ]  # fmt: skip
 
+IN_A_LIST = [
+    b"0", b"00", b"01", b"10", b"1 2", b"1 ,2", b"1,  2", b"1,\n2", b",", b", ,1", b" ", b"-", b"-5", b"1.", b"1.5", b"1e",
+    b"1E5", b"/", b":", b";", b"[1]", b"]", b'"x"', b"true", b"\x00", b"\xff", b"7" * 70, b"0" * 70,
+]  # fmt: skip
+
 
 def judged(body: bytes, max_depth: int, max_members: int) -> tuple[object, ...] | Refused:
     """What the complete path says."""
@@ -174,6 +179,41 @@ def test_what_follows_an_escape_is_read_as_what_does_not() -> None:
         hold(b'{"model":"m","prompt":"' + text)
         hold(b'{"model":"m","prompt":"' + text + b"\\" * 61 + b"b" * 70 + b'"}')
         hold(b'{"model":"m","prompt":"' + text + b"\\" * 62 + b'"}')
+
+
+def test_long_text_that_is_not_ascii_is_read_as_short_text_is() -> None:
+    """It goes by blocks from some length on: each place in one of what is text and of what is none, alone or not."""
+    wide = "\u00e9\u4f60\U0001f600\u0440".encode()
+    for size in range(70):
+        for before in (b"a" * (64 + size), wide * 6 + b"a" * size):
+            for odd in (b"\xc3\xa9", b"\xe6\xa8\xa1", b"\xf0\x9f\x98\x80", b"\xf4\x8f\xbf\xbf", b"\\/\xc3\xa9", *WRONG_IN_TEXT):
+                for more in (b"", b"b" * 80, wide * 7):
+                    hold(b'{"model":"m","prompt":"' + before + odd + more + b'"}')
+        hold(b'{"model":"m","prompt":"' + b"a" * 64 + (wide * 9)[: 64 + size] + b'"}')
+        hold(b'{"model":"' + b"m" * (64 + size) + wide + b'"}')
+        hold(b'{"model":"' + b"m" * (64 + size) + b'\\/m"}')
+        hold(b'{"model":"m","prompt":"' + b"a" * (64 + size) + b'\\"' + b"[" * 9 + b"\xff" + b"[" * 70)
+
+
+def test_any_mixture_of_text_is_read_as_the_complete_path_reads_it() -> None:
+    chance = random.Random(7)
+    good = [b"\\\\", b'\\"', b"\\n", b"\\u00e9", b"a", b"b" * 15, b"[" * 70, b"\xc3\xa9", b"\xe4\xbd\xa0", b"\xf0\x9f\x98\x80"]
+    for number in range(3000):
+        pieces = good + chance.sample(WRONG_IN_TEXT, 1)
+        text = b"".join(chance.choices(pieces, [9] * len(good) + [0.2 * (number & 1)], k=chance.randrange(20, 80)))
+        hold(b'{"model":"m","x":{"' + text + b'":"' + text + b'"}}')
+
+
+def test_a_list_of_numbers_is_read_as_its_numbers_are() -> None:
+    """From some on they go by blocks: each place in one of what a list may hold and of what it may not."""
+    for size in range(70):
+        for comma in (b",", b", "):
+            before = comma.join([b"1"] * 9) + comma + (b"123456789" * 8)[:size] + comma * (size > 0)
+            for odd in IN_A_LIST:
+                for more in (b"", comma + comma.join([b"100"] * 30)):
+                    hold(b'{"model":"m","prompt":[' + before + odd + more + b"]}")
+            hold(b'{"model":"m","prompt":[' + before)
+            hold(b'{"model":"m","prompt":[' + comma.join([b"204"] * 50) + comma + before[:-1] + b"]}")
 
 
 def test_escapes_side_by_side_end_where_they_end() -> None:
