@@ -31,8 +31,14 @@ cdef extern from *:
         return 0;
     #endif
     }
+    static void fastgw_map_from(int mapped) {
+    #ifdef __GLIBC__
+        mallopt(M_MMAP_THRESHOLD, mapped);
+    #endif
+    }
     """
     bint fastgw_retain(int kept, int ahead, int mapped)
+    void fastgw_map_from(int mapped)
 
 cdef enum:
     FIRST = 65536  # bytes of room before any have come
@@ -41,6 +47,12 @@ cdef enum:
     KEPT = 8 << 20  # bytes at the end of the heap that stay when they are free
     GROWS_BY = 2 << 20  # and so many more than are needed are taken from the system at once: addresses, until they are written
     MAPPED = 4 << 20  # a block of so many is the system's again when it is free, wherever it lies
+    CROWD = 32 << 20  # bytes of bodies, and of room for them: what is free below a block in use would stay after more than that
+    CROWD_MAPPED = 128 << 10  # so meanwhile no block of so many makes the heap larger
+
+cdef long long room_open = 0  # of all bodies that are coming
+cdef bint retains = False
+cdef bint in_crowd = False
 
 
 @cython.final
@@ -52,18 +64,23 @@ cdef class Landing:
         self.length = length
 
     def __dealloc__(self):
+        global room_open
+        room_open -= self._room
         let_go(self._data)
 
     cdef int _make_room(self, Py_ssize_t room) except -1:
         """``room`` bytes in all. After a MemoryError nothing is held, and this is of no use any more: each call raises another."""
+        global room_open
         if self._data == NULL:
             if self.got:
                 raise MemoryError
             self._data = new_bytes(NULL, room)
         else:
+            room_open -= self._room
             self._room = 0
             _PyBytes_Resize(&self._data, room)
         self._room = room
+        room_open += room
         return 0
 
     cpdef put(self, bytes data):
@@ -93,8 +110,10 @@ cdef class Landing:
 
     cpdef bytes whole(self):
         """What has come; nothing of it is held here any more."""
+        global room_open
         cdef PyObject *data
         cdef Py_ssize_t size = self.got
+        room_open -= self._room
         if self._data == NULL:
             if size:
                 raise MemoryError
@@ -112,4 +131,16 @@ cdef class Landing:
 
 def retain():
     """Have what bodies leave behind used again by the next ones, in the whole process; whether the allocator takes it."""
-    return fastgw_retain(KEPT, GROWS_BY, MAPPED)
+    global retains
+    retains = fastgw_retain(KEPT, GROWS_BY, MAPPED)
+    return retains
+
+
+def crowded(long long held):
+    """A body is about to come, and ``held`` bytes of others are in memory: where that is much, what more comes is the system's
+    again as soon as it is done with."""
+    global in_crowd
+    cdef bint much = held + room_open > (CROWD >> 1 if in_crowd else CROWD)
+    if retains and much != in_crowd:
+        in_crowd = much
+        fastgw_map_from(CROWD_MAPPED if much else MAPPED)

@@ -177,3 +177,39 @@ def test_the_pages_of_one_body_serve_the_next_where_the_allocator_lets_them() ->
     done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True)
     kept, faults = done.stdout.split()
     assert kept == "False" or float(faults) < 20, "a body has 196 pages"
+
+
+A_CROWD = """
+from pathlib import Path
+from fastgw.accel.landing import Landing, crowded, retain
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+def some(count, size):
+    bodies, pins = [], []
+    for at in range(count):
+        crowded(at * size)
+        landing = Landing(size)
+        while landing.got < size:
+            landing.put(bytes(min(16384, size - landing.got)))
+        bodies.append(landing.whole())
+        pins.append(bytes(5000))  # what else is made meanwhile, and stays for longer
+    return pins
+
+kept = retain()
+few = some(4, 700_000)
+before = resident()
+pins = some(200, 700_000)
+after = resident()
+del pins
+crowded(0)
+some(4, 700_000)
+print(kept, after - before)
+"""
+
+
+def test_what_a_crowd_leaves_is_the_systems_again_though_others_keep_what_lies_between() -> None:
+    done = subprocess.run([sys.executable, "-c", A_CROWD], capture_output=True, text=True, check=True)
+    kept, grown = done.stdout.split()
+    assert kept == "False" or int(grown) < 48 << 20, "of 140 MB"
