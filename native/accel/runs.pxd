@@ -137,6 +137,24 @@ cdef extern from *:
         return FASTGW_BITS(_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32)));
     }
 
+    /* Of what is `escaped` each u that four hexadecimal digits follow within these 64 bytes, which are no half of a pair. */
+    static CYTHON_INLINE FASTGW_AVX2 uint64_t fastgw_units_avx2(const unsigned char *p, uint64_t escaped) {
+        const __m256i low = _mm256_loadu_si256((const __m256i *)p), high = _mm256_loadu_si256((const __m256i *)(p + 32));
+        const __m256i small = _mm256_set1_epi8(32), zero = _mm256_set1_epi8('0'), nine = _mm256_set1_epi8(9);
+        const __m256i a = _mm256_set1_epi8('a'), five = _mm256_set1_epi8(5), u = _mm256_set1_epi8('u'), d = _mm256_set1_epi8('d');
+        const __m256i low_digit = _mm256_sub_epi8(low, zero), high_digit = _mm256_sub_epi8(high, zero);
+        const __m256i low_small = _mm256_or_si256(low, small), high_small = _mm256_or_si256(high, small);
+        const __m256i low_letter = _mm256_sub_epi8(low_small, a), high_letter = _mm256_sub_epi8(high_small, a);
+        const uint64_t hex = FASTGW_BITS(
+            _mm256_or_si256(_mm256_cmpeq_epi8(_mm256_min_epu8(low_digit, nine), low_digit),
+                _mm256_cmpeq_epi8(_mm256_min_epu8(low_letter, five), low_letter)),
+            _mm256_or_si256(_mm256_cmpeq_epi8(_mm256_min_epu8(high_digit, nine), high_digit),
+                _mm256_cmpeq_epi8(_mm256_min_epu8(high_letter, five), high_letter)));
+        const uint64_t pairs = FASTGW_BITS(_mm256_cmpeq_epi8(low_small, d), _mm256_cmpeq_epi8(high_small, d));
+        return escaped & FASTGW_BITS(_mm256_cmpeq_epi8(low, u), _mm256_cmpeq_epi8(high, u))
+            & hex >> 1 & hex >> 2 & hex >> 3 & hex >> 4 & ~(pairs >> 1);
+    }
+
     static CYTHON_INLINE FASTGW_AVX2 uint64_t fastgw_wrong_avx2(const unsigned char *p) {
         return fastgw_no_utf8(p) | (uint64_t)fastgw_no_utf8(p + 32) << 32;
     }
@@ -153,8 +171,9 @@ cdef extern from *:
         return i;
     }
 
-    /* The loop of a text run. `wide` says of 64 bytes which are not ASCII and may be gone over, `wrong` where they are no UTF-8. */
-    #define FASTGW_TEXT_RUN(name, how, look, wide, wrong) \\
+    /* The loop of a text run. `wide` says of 64 bytes which are not ASCII and may be gone over, `wrong` where they are no UTF-8,
+       `units` which unusual escapes may be gone over. */
+    #define FASTGW_TEXT_RUN(name, how, look, wide, wrong, units) \\
     static how Py_ssize_t name(const unsigned char *p, const Py_ssize_t start, Py_ssize_t n, int *kinds) { \\
         const uint64_t odd_places = 0xAAAAAAAAAAAAAAAAULL; \\
         uint64_t carried = 0, before = 0;  /* the first byte is escaped; the last three bytes were not all ASCII */ \\
@@ -173,7 +192,10 @@ cdef extern from *:
                 escaped = ends ^ (text.slashes | carried); \\
                 carried = (ends & text.slashes) >> 63; \\
             } \\
-            stops = (text.quotes & ~escaped) | (escaped & ~text.usual); \\
+            stops = escaped & ~text.usual; \\
+            if (stops) \\
+                stops &= ~units(p + i, stops); \\
+            stops |= text.quotes & ~escaped; \\
             if (text.odd | before) { \\
                 more = wide(p + i); \\
                 stops |= text.odd & ~more; \\
@@ -188,7 +210,13 @@ cdef extern from *:
                     carried = was; \\
                     break; \\
                 } \\
-                *kinds |= held | (text.slashes & passed ? FASTGW_ESCAPED : 0) | (more & passed ? FASTGW_WIDE : 0); \\
+                held |= (text.slashes & passed ? FASTGW_ESCAPED : 0) | (more & passed ? FASTGW_WIDE : 0); \\
+                if (at >= 60 && escaped >> at & 1 && p[i + at] == 'u') {  /* perhaps it is cut off here */ \\
+                    i += at - 65; \\
+                    carried = before = 0; \\
+                    continue; \\
+                } \\
+                *kinds |= held; \\
                 return i + at - (int)(escaped >> at & 1); \\
             } \\
             held |= (text.slashes ? FASTGW_ESCAPED : 0) | (more ? FASTGW_WIDE : 0); \\
@@ -224,11 +252,11 @@ cdef extern from *:
         return i; \\
     }
 
-    #define FASTGW_NONE(p) 0
-    FASTGW_TEXT_RUN(fastgw_text_run_sse2, , fastgw_text_sse2, FASTGW_NONE, FASTGW_NONE)
+    #define FASTGW_NONE(...) 0
+    FASTGW_TEXT_RUN(fastgw_text_run_sse2, , fastgw_text_sse2, FASTGW_NONE, FASTGW_NONE, FASTGW_NONE)
     FASTGW_NUMBERS_RUN(fastgw_numbers_run_sse2, , fastgw_list_sse2)
     #ifdef FASTGW_AVX2
-    FASTGW_TEXT_RUN(fastgw_text_run_avx2, FASTGW_AVX2, fastgw_text_avx2, fastgw_wide_avx2, fastgw_wrong_avx2)
+    FASTGW_TEXT_RUN(fastgw_text_run_avx2, FASTGW_AVX2, fastgw_text_avx2, fastgw_wide_avx2, fastgw_wrong_avx2, fastgw_units_avx2)
     FASTGW_NUMBERS_RUN(fastgw_numbers_run_avx2, FASTGW_AVX2, fastgw_list_avx2)
     #endif
     #endif
