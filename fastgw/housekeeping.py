@@ -2,9 +2,9 @@
 
 The UTC day that usage counts for (and what the store has of it, where the clock came to a day that memory does not hold), keys
 that expire, heads that are kept for connections to come, meters of addresses that have gone, queues that wait for an engine's
-recovery; and, where there is a store, what was used since it was last written down. All of it is bounded work: what is
-left over waits for the next look. It is done in pieces of a fraction of a millisecond, between which the loop gets its turn, so
-that no stream waits for longer. Must never: wait for the store in the loop.
+recovery; memory that a crowd of long bodies has left; and, where there is a store, what was used since it was last written
+down. All of it is bounded work: what is left over waits for the next look. It is done in pieces of a fraction of a millisecond,
+between which the loop gets its turn, so that no stream waits for longer. Must never: wait for the store in the loop.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from time import time
 from typing import Final, Protocol
 
+from fastgw.accel.landing import give_back, most_room
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.limits.account import Account
 from fastgw.limits.key import KeyRecord, UsageRow
@@ -27,6 +28,9 @@ AFTER_MIDNIGHT_S: Final = 0.002
 MOST_KEYS: Final = 5000  # whose usage is one batch of the store's
 MOST_DAYS: Final = 64  # of which it is not known what the store has; only while it cannot be read are there several
 SWEEP: Final = 5000  # meters looked at in one look: a million in less than a minute
+CROWD: Final = 32 << 20  # bytes of bodies at once, after which memory is given back
+FEW: Final = 8 << 20  # when they have not been more than these
+CALM: Final = 20  # looks long: who comes in waves finds the pages of the last one
 PIECE: Final = 250  # keys or meters, before the loop gets its turn: a third of a millisecond, where 5000 keys took 14
 
 
@@ -67,6 +71,8 @@ class Housekeeping:
         self._unwritten: list[Account] = []  # looked at for that batch, and still to be written
         self._asking = False
         self._more = False  # than went into that batch
+        self._most_bodies = 0  # bytes of them at once, since memory was given back last
+        self._calm = 0  # looks in a row that found few
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -95,6 +101,7 @@ class Housekeeping:
         if self._meters is not None and len(self._meters):
             self._sweep(min(SWEEP, len(self._meters)))
         core.room()
+        self._watch_bodies(core.stats.body_bytes_open)
         if self._store is not None and now - self._flushed_at >= self._flush_s:
             self._flushed_at = now
             self._ask()
@@ -106,6 +113,17 @@ class Housekeeping:
         self._meters.sweep(micros(monotonic()), min(left, PIECE))
         if left > PIECE:
             self._loop.call_soon(self._sweep, left - PIECE)
+
+    def _watch_bodies(self, held: int) -> None:
+        self._most_bodies = max(self._most_bodies, held, most_room())
+        self._calm = self._calm + 1 if held <= FEW else 0
+        if self._most_bodies > CROWD and self._calm >= CALM:
+            self._most_bodies = 0
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self._timer is not None and give_back():
+            self._loop.call_soon(self._give_back)
 
     # --- keys
     def keys_changed(self, records: Sequence[KeyRecord]) -> None:

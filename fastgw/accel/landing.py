@@ -55,7 +55,13 @@ def retain() -> bool:
     return False
 
 
-def crowded(held: int) -> None:
-    """A body is about to come, and ``held`` bytes of others are in memory: where that is much, what more comes is the system's
-    again as soon as it is done with, though a body costs a fifth more then. (Only where :func:`retain` was.)
+def most_room() -> int:
+    """The most bytes that all bodies on their way in had room for at once, since this was asked last. (Here nobody counts.)"""
+    return 0
+
+
+def give_back() -> bool:
+    """Give the system pages that bodies have left free in the heap, below what is in use, a fraction of a millisecond's worth;
+    whether there may be more. Only where :func:`retain` was called, by whom the allocator is to be left alone otherwise.
     """
+    return False

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from fastgw.accel.heads import RequestHead
-from fastgw.accel.landing import Landing, crowded
+from fastgw.accel.landing import Landing
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange import asking
@@ -88,7 +88,6 @@ class Exchange(ExchangeState):
         """Where a body that is needed whole, and comes as it is, is received."""
         if self.phase != RECEIVING or self.upload is not None or self.intake is not None:
             return None
-        crowded(self.gateway.stats.body_bytes_open)
         self.intake = Intake()
         return self.intake.land(length)
 

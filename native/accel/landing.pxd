@@ -9,7 +9,8 @@ cdef class Landing:
     cdef readonly Py_ssize_t got
     cdef readonly long long length
 
-    cdef int _make_room(self, Py_ssize_t room) except -1
+    cdef void _has_room(self, Py_ssize_t size) noexcept
+    cdef int _make_room(self, Py_ssize_t size) except -1
     cpdef put(self, bytes data)
     cpdef Py_ssize_t recv(self, int fd, Py_ssize_t most) except -1
     cpdef bytes whole(self)

@@ -2,8 +2,8 @@
 
 A run ends before whatever the caller has to look at itself, and nothing that it went over is wrong. On x86 it is compiled twice,
 for what every such processor has (SSE2) and for AVX2; which one runs is asked of the processor that it runs on (with
-``CFLAGS=-DFASTGW_BASE`` there is only the first, to try it). Elsewhere a run is empty. Text that is not ASCII is gone over by AVX2 alone, which finds a byte's value in a table at once. These are inline:
-there is no module behind them.
+``CFLAGS=-DFASTGW_BASE`` there is only the first, to try it). Elsewhere a run is empty. Text that is not ASCII, and escapes of four
+digits, are gone over by AVX2 alone. These are inline: there is no module behind them.
 """
 
 ctypedef const unsigned char* Bytes

@@ -60,12 +60,13 @@ ODD = [
 WRONG_IN_TEXT = [
     b"\x1f", b"\n", b"\x00", b"\\", b"\\x", b'"', b"\\u00", b"\\ud83d", b"\\ud83d\\n", b"\\ud83d\\u0041", b"\\ude00",
     b"\xc3", b"\xff", b"\x80", b"\xc0\x80", b"\xc3\xa9\xa9", b"\xe0\x80\xaf", b"\xe2\x82", b"\xed\xa0\x80",
-    b"\xf0\x80\x80\xaf", b"\xf0\x9f\x98", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\\u4f6g", b"\\u:000", b"\\uG000", b"\\u00\\n0",
+    b"\xf0\x80\x80\xaf", b"\xf0\x9f\x98", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\\u4f6g",
+    b"\\u:000", b"\\uG000", b"\\u00\\n0",
 ]  # fmt: skip
 
 NOT_ASCII = [
-    b"\xc3\xa9", b"\xe6\xa8\xa1", b"\xf0\x9f\x98\x80", b"\xf4\x8f\xbf\xbf", b"\\u4f60\\u0041", b"\\uD83d\\uDe00", b"\\ud7ff\\ud6aa",
-    b"\\\\u00", b"\\u00e9\\\\u",
+    b"\xc3\xa9", b"\xe6\xa8\xa1", b"\xf0\x9f\x98\x80", b"\xf4\x8f\xbf\xbf", b"\\u4f60\\u0041", b"\\uD83d\\uDe00", b"\\ud7ff",
+    b"\\ud6aa", b"\\\\u00", b"\\u00e9\\\\u",
 ]  # fmt: skip
 
 IN_A_LIST = [

@@ -147,6 +147,29 @@ async def test_in_flight_they_take_their_own_size_of_memory(tmp_path: Path, puts
         assert await one.end() == 0
 
 
+@pytest.mark.both_twins  # of which the compiled one promises it
+async def test_what_a_crowd_took_is_given_back_when_it_has_gone(tmp_path: Path) -> None:
+    engine = Full()
+    many, size = 70, 700_000
+    body = b'{"model":"sim","messages":[{"role":"user","content":"' + b"x" * size + b'"}]}'
+    async with ScriptedEngine(engine) as there, life(tmp_path, there.url, FASTGW_NATIVE="1") as one, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(RawClient.connect(one.url)) for _ in range(many)]
+        before = resident(one.process.pid)
+        for _ in range(2):
+            engine.may.clear()
+            engine.asked = 0
+            for client in clients:
+                await client.send(chat(body=body, key=KEY))
+            await one.until("the engine has their heads", lambda: engine.asked == many)
+            assert resident(one.process.pid) - before > 32 << 20
+            engine.may.set()
+            for client in clients:
+                assert (await client.read_response()).status == 200
+        assert engine.bodies == [body] * (2 * many)
+        await one.until("it is given back", lambda: resident(one.process.pid) - before < 24 << 20)
+        assert await one.end() == 0
+
+
 @pytest.mark.both_twins
 async def test_who_announces_much_and_sends_little_costs_little(tmp_path: Path) -> None:
     engine = Engine()
