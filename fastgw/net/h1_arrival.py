@@ -22,6 +22,7 @@ class Arrival(Host):
     """A connection, as far as bodies come over it."""
 
     __slots__ = (
+        "_broken",  # a body could not be read to its end: what is left of it may still come
         "_drained_bytes",  # bytes seen in BODY since the last progress, in DISCARD, in LINGER
         "_long",  # the last body was longer than a read
         "body",
@@ -38,6 +39,7 @@ class Arrival(Host):
         self.body: Source | None = None
         self.body_begun = False  # some of it has come
         self.surplus = b""
+        self._broken = False
         self._drained_bytes = 0
         self._long = False
 
@@ -64,6 +66,7 @@ class Arrival(Host):
             payload = body.feed(data)
         except GatewayError as error:
             self.body = None
+            self._broken = True
             self.state = BUSY
             sink.on_error(error)
             return
@@ -109,6 +112,7 @@ class Arrival(Host):
         assert stream is not None
         sink = stream.sink
         self.body = None
+        self._broken = True
         self.state = BUSY
         self.deadline = NEVER
         if sink is not None:
@@ -118,7 +122,7 @@ class Arrival(Host):
         """Whether the client has told that nothing follows (RFC 9112 §9.6), and nothing does: then a close is as good as one in
         stages, for there is nothing that could turn it into an RST."""
         stream = self.stream
-        if stream is None or stream.head.keep_alive or stream.head is NO_HEAD:
+        if stream is None or self._broken or stream.head.keep_alive or stream.head is NO_HEAD:
             return False
         wire = self.wire
         if self.body is not None or self.surplus or wire.queued_bytes:

@@ -13,7 +13,7 @@ cdef double NEVER
 cdef object BODY, BUSY, HEAD, OPENING
 
 cdef class Arrival(Host):
-    cdef public bint _long, body_begun
+    cdef public bint _broken, _long, body_begun
     cdef public Py_ssize_t _drained_bytes
     cdef public object state
     cdef public bytes surplus
