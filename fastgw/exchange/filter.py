@@ -41,15 +41,16 @@ class Filter:
 
     # --- the head has been read; in this order
     def on_origin(self, exchange: Exchange) -> None:
-        """First of all, once for each new head on a connection: what stands on every answer to it (``exchange.extra_head``),
-        refusals included. Nothing is known yet but the head and the connection's peer."""
+        """First of all, once for each new head (as :meth:`on_head`): what stands on every answer to it, refusals included
+        (``exchange.extra_head``). Nothing is known yet but the head and the connection's peer."""
 
     def on_arrival(self, exchange: Exchange) -> None:
         """Each request, before anything is judged."""
 
     def on_head(self, exchange: Exchange) -> None:
-        """Once for each new head on a connection: what depends on the head, the peer and the configuration alone. The verdict
-        holds for later requests with the same head; what changes it must also raise ``gateway.version``."""
+        """Once for each new head: what depends on the head, the peer's address and the configuration alone. The verdict holds
+        for later requests with the same head on this connection and, when it has gone, on others from that address; what
+        changes it must also raise ``gateway.version``."""
 
     def on_request(self, exchange: Exchange) -> None:
         """Each request, when its head has been judged; of its body nothing has been read."""
