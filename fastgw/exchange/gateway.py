@@ -45,6 +45,7 @@ from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
 
+CLOSES: Final = 32  # idle connections in a turn of the loop, when a drain begins: each costs the kernel 15 µs
 MOST_KEYS_OF_THE_PAST: Final = 64  # of engines that have left, which no log shows either
 _ACCEPT_ENCODING: Final = re.compile(rb"(?im)^accept-encoding:[^\r\n]*\r\n")
 
@@ -459,8 +460,16 @@ class GatewayCore(Context):
         """Stop answering "ready"; let live exchanges go on, close idle connections."""
         self.draining = True
         self.version += 1
-        for connection in list(self.connections):
+        self._close_idle(list(self.connections))
+
+    def _close_idle(self, left: list[Connection]) -> None:
+        """Some of those that are idle, in each turn of the loop: streams go on meanwhile."""
+        for connection in left[-CLOSES:]:
             connection.close_idle()
+        del left[-CLOSES:]
+        if left:
+            self.reactor.loop.call_soon(self._close_idle, left)
+            self.reactor.poller.hurry()
 
     def busy(self) -> int:
         return self.stats.exchanges_open

@@ -203,7 +203,7 @@ class Fleet:
             self._timer = None
         self._leaving.clear()
         for pool in self.pools:
-            pool.close()
+            pool.close(True)
 
     # --- within
     def _pool(self, one: EngineConfig) -> Pool:

@@ -30,7 +30,7 @@ from fastgw.upstream.target import Engine
 
 IDLE_LIMIT_S: Final = 30.0  # until the engine shows another
 UNNEEDED_S: Final = 10.0  # for so long nobody needed it: one too many, unless it is to be kept warm
-CLOSES: Final = 64  # of unneeded ones in a tick of the wheel: each costs the kernel 10 µs, and nothing else runs meanwhile
+CLOSES: Final = 64  # of unneeded ones in a tick of the wheel, of all in a turn of the loop: each costs the kernel 10 to 15 µs
 IDLE_FLOOR_S: Final = 0.5  # below this a "learned" limit is an engine that dies, not one that tidies up
 NEIGHBOURS: Final = 16  # of those that came back before this turn: among so many one is looked for that has been silent
 _neighbours: Final = NEIGHBOURS  # (the compiled twin has it as a C number)
@@ -273,15 +273,23 @@ class Pool(Home):
         except OSError as error:
             self._shortage.met(error.errno or 0, "a connection kept warm")
 
-    def close(self) -> None:
-        """Close what is idle or being warmed; busy connections close as they come back."""
+    def close(self, at_once: bool = False) -> None:
+        """Close what is idle or being warmed, of many some in each turn of the loop; busy connections close as they come back.
+        ``at_once``: nobody's stream waits meanwhile."""
         self._closed = True
         if self._warming is not None:
             self._warming.close()
             self._warming = None
-        while self.idle:
-            self.idle.pop().close()
-        self._died = 0
+        self._close_idle(len(self.idle) if at_once else CLOSES)
+
+    def _close_idle(self, most: int = CLOSES) -> None:
+        idle = self.idle
+        while idle and most and self._closed:
+            most -= 1
+            self._drop(idle.pop())
+        if idle and self._closed:
+            self._reactor.loop.call_soon(self._close_idle)
+            self._reactor.poller.hurry()
 
     def reopen(self) -> None:
         """After :meth:`close`: connections are kept, and warmed, again."""

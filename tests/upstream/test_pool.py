@@ -326,6 +326,26 @@ async def test_some_are_kept_warm_one_after_the_other() -> None:
         await until(lambda: here.stats.dials_total == 4 and len(here.pool.idle) == 3)
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_a_crowd_has_left_closes_some_at_a_time_when_the_engine_is_drained(again: bool) -> None:
+    async with place(max_idle=None) as here:
+        for stream in await here.crowd(CLOSES + 20):
+            here.give_back(stream)
+        here.peers[0].sock.close()  # (the first to have come: it is looked for among those that are left)
+        here.pool.close()
+        assert here.pool.connections == 20
+        if again:
+            here.pool.reopen()
+        await until(lambda: here.pool.connections == (19 if again else 0))
+        await turns()
+        assert (len(here.pool.idle), here.pool.connections) == ((19, 19) if again else (0, 0))
+        for stream in await here.crowd(19 if again else 0):
+            here.give_back(stream)
+        assert here.stats.dials_total == CLOSES + 20
+        here.pool.close(True)
+        assert (here.pool.idle, here.pool.connections) == ([], 0)
+
+
 async def test_closed_it_keeps_nothing_and_what_is_busy_ends_as_it_comes_back() -> None:
     async with place() as here:
         carrier, stream = await here.opened()
