@@ -84,7 +84,6 @@ ELSEWHERE: dict[str, str] = {
     "exchange/upload": "e2e/test_large_bodies.py",
     "net/client": "e2e/test_cases_a_turns.py",
     "net/fetch": "upstream/test_scheduler.py",
-    "net/h1_arrival": "net/test_h1_connection.py",
     "net/h1_states": "net/test_h1_connection.py",
     "net/live": "cli/test_live.py",
     "net/shortage": "e2e/test_open_files.py",

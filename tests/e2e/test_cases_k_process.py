@@ -22,7 +22,6 @@ from typing import Any
 
 import pytest
 
-from fastgw.exchange.gateway import CLOSES
 from fastgw.sim import SimConfig, Simulator
 from tests.cli.test_cli import environment, run
 from tests.support.client import RawClient, RawResponse, chat, parse_head, request
@@ -333,19 +332,6 @@ class TestK2Drain:
             await begin()
             await client.send(b"")
             assert await client.read_until_closed() == (b"", "fin")
-
-    async def test_K2_of_many_idle_connections_some_are_closed_in_each_turn(self) -> None:
-        """What streams is not held meanwhile."""
-        async with self.draining() as (gw, _engine, begin):
-            clients = [await gw.client() for _ in range(3 * CLOSES)]
-            await gw.until("all are there", lambda: gw.stats.connections_open == len(clients))
-            gw.gateway.core.begin_drain()
-            assert gw.stats.connections_open == 2 * CLOSES
-            await begin()
-            assert gw.stats.connections_open == 0
-            for client in clients:
-                assert await client.read_until_closed() == (b"", "fin")
-                client.close()
 
     @pytest.mark.parametrize(
         "data", [chat("sim"), chat("sim", stream=True), request("GET", "/v1/models"), request("GET", "/readiness")]

@@ -1,4 +1,5 @@
-"""What the collector of a whole process may look at in one go: the loop stands still meanwhile, and every stream with it."""
+"""What is done in one go, by the collector of a whole process or where a drain begins: the loop stands still meanwhile, and
+every stream with it."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fastgw.exchange.gateway import CLOSES
 from fastgw.serve import YOUNG
 from tests.e2e.served import served
+from tests.support.gateway import running
 
 CLIENTS = 800  # some six objects each
 
@@ -70,3 +73,16 @@ async def test_the_table_of_descriptors_is_as_large_as_it_may_become(tmp_path: P
             sock.close()
         assert open_now > 600
         assert after == before >= 2000
+
+
+async def test_of_many_idle_connections_some_are_closed_in_each_turn_of_a_drain() -> None:
+    async with running(["http://127.0.0.1:1"], drain_timeout_s=5.0) as gw:
+        clients = [await gw.client() for _ in range(3 * CLOSES)]
+        await gw.until("all are there", lambda: gw.stats.connections_open == len(clients))
+        assert gw.gateway.core is not None
+        gw.gateway.core.begin_drain()
+        assert gw.stats.connections_open == 2 * CLOSES
+        await gw.until("all have been closed", lambda: gw.stats.connections_open == 0)
+        for client in clients:
+            assert await client.read_until_closed() == (b"", "fin")
+            client.close()

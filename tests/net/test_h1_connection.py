@@ -213,23 +213,6 @@ async def test_who_says_that_nothing_follows_gets_the_end_with_the_answer(more: 
         assert (place.conn.stream is None) is (not more and not later)
 
 
-@pytest.mark.parametrize(("begun", "late"), [(CHUNKS.replace(b"3\r\nhel", b"Z\r\nhel"), False), (HALF, True)])
-async def test_who_is_told_that_the_body_is_bad_may_still_be_sending_it(begun: bytes, late: bool) -> None:
-    last = begun.replace(b"host: a", b"host: a\r\nconnection: close")
-    async with front(tcp=True, body_s=0.1 if late else 5.0) as place:
-        sink = await place.ask(last)
-        await until(lambda: sink.heard[-1][0] == "error")
-        place.stream.refuse(400, b"{}", b"", True)
-        place.peer.send(b"what is left of it")
-        await turns()
-        place.peer.send(b"and some more")
-        place.peer.sock.shutdown(socket.SHUT_WR)
-        got = await place.peer.rest()
-        assert isinstance(got, bytes), "no reset"
-        assert got.endswith(b"{}")
-        await until(lambda: place.conn.stream is None)
-
-
 async def test_a_half_close_counts_as_leaving() -> None:
     async with front() as place:
         sink = await place.ask(POST)
@@ -503,4 +486,3 @@ async def test_a_closed_connection_and_its_parts_need_no_collector() -> None:
         assert alive() == before
     finally:
         gc.enable()
-
