@@ -19,7 +19,7 @@ from fastgw.net.timers import TICK_S
 from fastgw.net.upstream import UpstreamStream
 from fastgw.protocol.start import RequestStart
 from fastgw.stats import NullLog, Stats
-from fastgw.upstream.pool import CLOSES, IDLE_LIMIT_S, IDLE_SHARE, UNNEEDED_S, Pool
+from fastgw.upstream.pool import CLOSES, ENDS, IDLE_LIMIT_S, IDLE_SHARE, UNNEEDED_S, Pool
 from fastgw.upstream.target import Engine
 from tests.net.talk import HeardCarrier, Peer, reacting, turns, until
 
@@ -344,6 +344,19 @@ async def test_what_a_crowd_has_left_closes_some_at_a_time_when_the_engine_is_dr
         assert here.stats.dials_total == CLOSES + 20
         here.pool.close(True)
         assert (here.pool.idle, here.pool.connections) == ([], 0)
+
+
+async def test_what_is_under_way_ends_some_at_a_time_when_the_engine_is_to_be_gone_now() -> None:
+    async with place(max_idle=None) as here:
+        opened = [await here.opened() for _ in range(ENDS + 3)]
+        carriers = [carrier for carrier, _ in opened]
+        for carrier, stream in opened:
+            carrier.then["end"] = stream.cancel
+        here.pool.break_off()
+        assert [carrier.heard[-1] for carrier in carriers].count(("end", "reset")) == ENDS
+        await until(lambda: all(carrier.heard[-1] == ("end", "reset") for carrier in carriers))
+        with pytest.raises(GatewayError):
+            here.pool.open(carriers[0], monotonic())
 
 
 async def test_closed_it_keeps_nothing_and_what_is_busy_ends_as_it_comes_back() -> None:
