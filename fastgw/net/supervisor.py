@@ -59,4 +59,4 @@ class Supervisor:
     def _tell(self, *lines: str) -> None:
         if self._sock is not None:
             with contextlib.suppress(OSError):  # it has gone, or its queue is full
-                self._sock.sendto("\n".join(lines).encode(), socket.MSG_NOSIGNAL, self._address)
+                self._sock.sendto("\n".join(lines).encode(errors="backslashreplace"), socket.MSG_NOSIGNAL, self._address)

@@ -240,7 +240,15 @@ def _stamp(at: float) -> str:
 
 
 def as_json(fields: dict[str, object]) -> bytes:
-    return _ENCODER.encode(fields) + b"\n"
+    try:
+        return _ENCODER.encode(fields) + b"\n"
+    except UnicodeEncodeError:
+        # A path of the system's may be any bytes, and what of it is no text stands in it as lone surrogates.
+        return _ENCODER.encode({name: _written(value) for name, value in fields.items()}) + b"\n"
+
+
+def _written(value: object) -> object:
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _printable(text: str) -> str:

@@ -32,6 +32,8 @@ async def test_it_hears_of_each_turn(manager: tuple[str, socket.socket]) -> None
     try:
         told.ready("listening on http://127.0.0.1:8080")
         assert sock.recv(4096) == b"READY=1\nSTATUS=listening on http://127.0.0.1:8080"
+        told.ready("listening on unix:/run/\udcff.sock")  # a path that is no text
+        assert sock.recv(4096) == b"READY=1\nSTATUS=listening on unix:/run/\\udcff.sock"
         told.stopping("draining 3 requests", 45.5)
         assert sock.recv(4096) == b"STOPPING=1\nSTATUS=draining 3 requests\nEXTEND_TIMEOUT_USEC=45500000"
     finally:

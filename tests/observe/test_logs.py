@@ -75,6 +75,11 @@ def test_text_for_people_is_one_line_without_control_characters() -> None:
     assert "500.0 ms" in line
 
 
+def test_a_path_that_is_no_text_can_be_told() -> None:
+    line = as_json({"level": "info", "message": "listening", "urls": "unix:/run/\udcff.sock", "pid": 7})
+    assert json.loads(line) == {"level": "info", "message": "listening", "urls": "unix:/run/\\udcff.sock", "pid": 7}
+
+
 async def test_lines_arrive_in_order_and_all_of_them() -> None:
     reader, writer = os.pipe()
     log = LogWriter(writer, level="info", json=True)
