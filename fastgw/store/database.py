@@ -120,7 +120,8 @@ class Database:
         if self.rows("PRAGMA journal_mode = TRUNCATE") == [("wal",)]:
             raise Unavailable("its log cannot be left")
         size = self.rows("PRAGMA page_count")[0][0] * self.rows("PRAGMA page_size")[0][0]
-        if os.stat(self.rows("PRAGMA database_list")[0][2]).st_size < size:
+        # (As bytes: a path may be any.)
+        if os.stat(self.rows("SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'main'")[0][0]).st_size < size:
             raise CorruptState(f"{self.path} is damaged: it was cut short")
         if write:
             for rest in ("-wal", "-shm"):  # of a log that nobody has any more

@@ -277,3 +277,12 @@ def test_a_path_that_needs_no_working_directory_asks_for_none(
     database = Database.open(os.path.join(str(tmp_path), path))
     assert keys.list_keys(database) == []
     database.close()
+
+
+def test_a_store_is_opened_where_its_path_is_no_text(tmp_path: Path) -> None:
+    """It is none of those that are damaged, and would be set aside."""
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.db")
+    Database.open(path).close()
+    database = Database.open(path, create=False)
+    assert keys.list_keys(database) == []
+    database.close()
