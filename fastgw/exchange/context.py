@@ -219,7 +219,6 @@ class Context(Service):
         accounts: Accounts,
     ) -> None:
         super().__init__()
-        self.config = config
         self.reactor = reactor
         self.log = log
         self.stats = stats
@@ -229,11 +228,17 @@ class Context(Service):
         self.serving: Callable[[UpstreamTable, Any], Group | None] = _as_it_was
         self.merger: Any = None  # holds embedding requests together, where that is wanted
         self.today = day_of(time())  # the UTC day that usage counts for; the housekeeping turns it
+        self.shares: dict[object, int] = {}  # of the memory for bodies, by who holds more than a little
+        self.budget = RetryBudget(config.retry_budget_percent / 100)
+        self.follow(config, hooked, strategy)
+
+    def follow(self, config: Config, hooked: Callable[[str], tuple[Any, ...]], strategy: Strategy) -> None:
+        """From now on go by ``config``, with these filters and this strategy. (What has been counted goes on.)"""
+        self.config = config
         self.strategy = strategy
         self.max_body_bytes = config.max_body_bytes
         self.max_json_depth = config.max_json_depth
         self.memory_budget = _memory_budget(config)
-        self.shares: dict[object, int] = {}  # of it, by who holds more than a little
         self.max_json_members = config.max_json_members
         self.first_byte_timeout_s = config.first_byte_timeout_s or NEVER  # 0 = no limit
         self.between_bytes_timeout_s = config.between_bytes_timeout_s or NEVER
@@ -251,7 +256,7 @@ class Context(Service):
         self.bytes_per_token = config.prompt_bytes_per_token
         self.retry_statuses = frozenset(int(status) for status in config.retry_statuses)
         self.retries_at_all = bool(config.max_retries and (retry_fresh or self.retry_statuses))
-        self.budget = RetryBudget(config.retry_budget_percent / 100)
+        self.budget.change(config.retry_budget_percent / 100)
         self.max_request_timeout_s: float = config.max_request_timeout_s
         self.server_timing = config.server_timing
         self.trusted: tuple[Network, ...] = networks_of(config.trusted_proxies)

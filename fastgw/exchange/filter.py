@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fastgw.accel.heads import ResponseHead
+    from fastgw.config import Config
     from fastgw.exchange.exchange import Exchange
     from fastgw.exchange.state import ExchangeState
     from fastgw.protocol.websocket import Counts
@@ -38,6 +39,12 @@ class Filter:
 
     name = ""
     splices = False  # its `rewrite` minds `exchange.apart`: fastgw's own
+
+    def after(self, before: Filter, config: Config) -> Filter:
+        """The settings are others now: which of the two goes on, this one, made of ``config``, or ``before``, its like that was
+        there until now. Requests under way meet it at their next hook; so what knows of any stays, and takes from ``config``
+        what it needs. One that only has settings says ``return self``."""
+        return before
 
     # --- the head has been read; in this order
     def on_origin(self, exchange: Exchange) -> None:
@@ -122,7 +129,9 @@ class Filter:
         """An engine may have room again."""
 
 
-HOOKS: Final = tuple(name for name, value in vars(Filter).items() if callable(value) and not name.startswith("_"))
+HOOKS: Final = tuple(
+    name for name, value in vars(Filter).items() if callable(value) and not name.startswith("_") and name != "after"
+)
 """Their names, in the order in which they stand above."""
 
 

@@ -10,7 +10,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import time, time_ns
-from typing import Final
+from typing import Any, Final
 
 from fastgw import errors
 from fastgw.accel.hashing import digest
@@ -56,8 +56,8 @@ class GatewayCore(Context):
     """See the head of this file."""
 
     __slots__ = (
-        "__weakref__", "_access", "_instance", "_large", "_other_keys", "_serial", "connections", "endpoints", "heads",
-        "health", "locals", "on_closed", "plain_ids", "preflight", "profile", "unread", "version",
+        "__weakref__", "_access", "_instance", "_large", "_other_keys", "_serial", "connections", "endpoints", "filters",
+        "heads", "health", "locals", "on_closed", "plain_ids", "preflight", "profile", "unread", "version",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +75,7 @@ class GatewayCore(Context):
         accounts: Accounts,
         instance: bytes,
     ) -> None:
+        self.version = 0  # grows when what heads are judged by changes: keys, settings, the drain
         super().__init__(
             config,
             reactor=reactor,
@@ -86,23 +87,32 @@ class GatewayCore(Context):
             accounts=accounts,
         )
         self.health = health
+        self.filters = filters
         self.profile = config.compat
         self.plain_ids = config.compat != "rakka"
         self.connections: set[Connection] = set()
         self.heads = HeadMemory()
         self.unread: set[Unread] = set()
-        self.endpoints = EndpointTable(config.passthrough_paths)
-        self.version = 0  # grows when what heads are judged by changes: keys, the drain
         self.locals: dict[str, LocalHandler] = {}
         self.on_closed: Callable[[str], None] | None = None  # takes the peer's address
-        preflights = hooks(filters, "preflight")
-        self.preflight: Callable[[Exchange], bytes] | None = preflights[0] if preflights else None
-        self._access = access if access is None or isinstance(access, AccessLog) else Records(access)
+        self.tell(access)
         self._instance = instance
         self._serial = 0
         self._other_keys: tuple[bytes, ...] = ()  # the engines', and the operator's
         self.take_table(table, [engine.api_key for engine in config.engines])
         self._large: deque[TakenUp] = deque()  # whose bodies take long to read
+
+    def follow(self, config: Config, hooked: Callable[[str], tuple[Any, ...]], strategy: Strategy) -> None:
+        """As :meth:`Context.follow`; heads are judged anew."""
+        super().follow(config, hooked, strategy)
+        self.endpoints = EndpointTable(config.passthrough_paths)
+        preflights = hooked("preflight")
+        self.preflight: Callable[[Exchange], bytes] | None = preflights[0] if preflights else None
+        self.version += 1
+
+    def tell(self, access: AccessSink | None) -> None:
+        """From now on ``access`` is told how exchanges end; None = nobody."""
+        self._access = access if access is None or isinstance(access, AccessLog) else Records(access)
 
     # --- requests
     def open(self, client: ClientStream, head: RequestHead) -> None:
@@ -347,12 +357,13 @@ class GatewayCore(Context):
         """The receipt (W3C Server-Timing, milliseconds): reading the request, waiting for an engine's connection, the
         engine's first byte, and the gateway's own share of it all."""
         received = exchange.started_at
+        routed = max(exchange.routed_at, received)  # (nobody looked, where this was not asked for when it was routed)
         sent = exchange.sent_at
         upstream = first_byte_at - sent
         own = now - received - upstream
         return b"server-timing: parse;dur=%.3f, queue;dur=%.3f, upstream;dur=%.3f, gateway;dur=%.3f\r\n" % (
-            (exchange.routed_at - received) * 1e3,
-            (sent - exchange.routed_at) * 1e3,
+            (routed - received) * 1e3,
+            (sent - routed) * 1e3,
             upstream * 1e3,
             own * 1e3,
         )

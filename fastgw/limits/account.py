@@ -23,6 +23,7 @@ KEY_ID_CHARS = 12  # of the digest in hex: names a key in logs without being usa
 MINUTE_US = 60_000_000
 NORMAL = PRIORITIES.index("normal")
 MOST_ENDED = 2000  # moments at which keys end that are looked at in one go: some milliseconds
+MOST_RETIRED = 1000  # keys that have left the configuration, and may come back with what they have used
 SHARED_UP_TO = 16  # entries of a list of models or networks: most keys have the list of many others
 
 
@@ -198,7 +199,7 @@ class Accounts:
     """
 
     __slots__ = (
-        "_by_digest", "_by_id", "_defaults", "_ends", "_ends_most", "_latest", "_twice", "anonymous", "required",
+        "_by_digest", "_by_id", "_defaults", "_ends", "_ends_most", "_latest", "_retired", "_twice", "anonymous", "required",
         "touched",
     )  # fmt: skip
 
@@ -216,12 +217,8 @@ class Accounts:
         self.anonymous.set(defaults, None, now_us)
         self.required = required
         self.touched: list[Account] = []  # those whose ledger holds what has not been written down yet
-        for digest in digests:
-            account = Account(digest.hex()[:KEY_ID_CHARS])
-            account.set(defaults, None, now_us)
-            self._by_digest[digest] = account
-            self._by_id[account.id] = account
-            self.required = True
+        self._retired: dict[bytes, Account] = {}
+        self.admit(digests, now_us)
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -269,6 +266,43 @@ class Accounts:
         if len(self._ends) > self._ends_most:
             self._forget_ends()
         return count
+
+    # --- keys of the configuration, when it is read again
+    def follow(self, defaults: Defaults, now_us: int) -> None:
+        """From now on these hold for keys that say nothing else. Those that are there take them over when they are told of
+        again: of the configuration by :meth:`admit`, of the store by :meth:`apply`; requests without one at once."""
+        self._defaults = defaults
+        self.anonymous.set(defaults, None, now_us)
+
+    def admit(self, digests: Iterable[bytes], now_us: int) -> bool:
+        """Keys of the configuration, new ones or such as are there; one that comes back has what it had used. True = a key is
+        among them of which nothing was known here."""
+        fresh = False
+        for digest in digests:
+            account = self._by_digest.get(digest)
+            if account is None:
+                account = self._retired.pop(digest, None)
+                if account is None:
+                    account = Account(digest.hex()[:KEY_ID_CHARS])
+                    fresh = True
+                self._by_digest[digest] = account
+                self._by_id[account.id] = account
+            if not account.stored:
+                account.set(self._defaults, None, now_us)
+            self.required = True
+        return fresh
+
+    def retire(self, digests: Iterable[bytes]) -> None:
+        """Keys that the configuration has no more: no request with one is let in; those under way go on."""
+        for digest in digests:
+            account = self._by_digest.get(digest)
+            if account is None or account.stored:
+                continue
+            del self._by_digest[digest]
+            self._by_id.pop(account.id, None)
+            self._retired[digest] = account
+            if len(self._retired) > MOST_RETIRED:
+                del self._retired[next(iter(self._retired))]
 
     def expire(self, unix_s: float) -> bool:
         """Whether a key or a rotated digest has just ended: what heads were judged by is no longer true."""

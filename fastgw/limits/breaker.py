@@ -61,6 +61,11 @@ class Breaker:
         probing = " probing" if self.probing else ""
         return f"<Breaker {NAMES[self.state]}{probing} failures={self.failures}>"
 
+    def change(self, threshold: int, recovery_s: float) -> None:
+        """New limits from the next failure on: one that is open stays so for as long as it was told."""
+        self._threshold = threshold
+        self._recovery_s = recovery_s
+
     def admit(self, now: float) -> int:
         """NO, YES or PROBE; with PROBE the caller has taken the probe's place and owes a verdict, or ``released``."""
         if self.state == _CLOSED:

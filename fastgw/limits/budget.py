@@ -61,6 +61,12 @@ class RetryBudget:
         self.retries_total = 0
         self.refused_total = 0
 
+    def change(self, share: float) -> None:
+        """Another share, of what has been seen as well; bounds as the constructor's."""
+        if not 0.0 <= share <= 10.0:
+            raise ValueError("a retry budget: share 0 to 10")
+        self._share = round(share * _UNIT)
+
     def request(self, now: float) -> None:
         """A request of a client goes to an engine for the first time."""
         if now >= self._slot_end:

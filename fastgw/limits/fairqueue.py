@@ -268,6 +268,10 @@ class FairQueue:
     def __len__(self) -> int:
         return self._waiting
 
+    def goes_by(self, adaptive: bool, target_s: float) -> bool:
+        """Whether these are its rules, which it keeps."""
+        return self._adaptive == adaptive and (not adaptive or self._target_s == target_s)
+
     @property
     def flows(self) -> int:
         """How many flows have somebody waiting; a tenant with waiters in two classes counts twice."""

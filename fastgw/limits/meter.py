@@ -333,6 +333,8 @@ class Meters:
         """The meter of ``name``; made where there is none."""
         meter = self._held.get(name)
         if meter is not None:
+            if meter.rate != self.rate or meter.burst != self.burst:
+                meter.change(self.rate, self.burst, now_us)
             return meter
         self.sweep(now_us, 2)
         if len(self._held) >= self.max_entries:
@@ -343,6 +345,16 @@ class Meters:
         self._held[name] = meter
         self._order.append(name)
         return meter
+
+    def change(self, rate: int, burst: int, now_us: int) -> None:
+        """New limits for all: for the shared one now, for each other when it is next asked for (:meth:`Meter.change`). Whoever
+        keeps one calls :meth:`get` again.
+
+        :raises ValueError: as :class:`Meter` does; nothing has changed then.
+        """
+        self._shared.change(rate, burst, now_us)
+        self.rate = rate
+        self.burst = burst
 
     def sweep(self, now_us: int, most: int) -> int:
         """Look at the ``most`` names not looked at for longest, and let the idle ones go. Returns how many went."""

@@ -5,10 +5,10 @@ A new policy is one file here, its test, and one line in ``ORDER``: docs/recipes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fastgw.config import Config
-from fastgw.exchange.filter import Filter, check
+from fastgw.exchange.filter import Filter, check, hooks
 from fastgw.policy.auth import Auth
 from fastgw.policy.bodylimit import BodyLimit
 from fastgw.policy.browsers import Browsers
@@ -46,3 +46,20 @@ def build(config: Config) -> tuple[Filter, ...]:
     filters = tuple(one for make in ORDER if (one := make(config)) is not None)
     check(filters)
     return filters
+
+
+def rebuild(config: Config, before: Sequence[Filter]) -> tuple[Filter, ...]:
+    """The filters that ``config`` needs in a gateway that has run with ``before``: what those know of requests goes on.
+
+    :raises TypeError: as :func:`build`; and where requests that wait would not find their place among the filters again.
+    """
+    known = {one.name: one for one in before}
+    made = tuple(one.after(known[one.name], config) if one.name in known else one for one in build(config))
+    if [one.name for one in walked(made)] != [one.name for one in walked(before)]:
+        raise TypeError("a filter with on_body or on_route has to be there whatever the settings: requests wait between them")
+    return made
+
+
+def walked(filters: Sequence[Filter]) -> list[Filter]:
+    """Those that may have a request wait, each as often as it may."""
+    return [hook.__self__ for name in ("on_body", "on_route") for hook in hooks(filters, name)]

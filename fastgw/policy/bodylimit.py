@@ -24,6 +24,9 @@ class BodyLimit(Filter):
     def from_config(cls, config: Config) -> BodyLimit:
         return cls(config.max_body_bytes, config.max_upload_bytes)
 
+    def after(self, before: Filter, config: Config) -> Filter:
+        return self
+
     def on_head(self, exchange: Exchange) -> None:
         head = exchange.head
         length = head.content_length

@@ -41,6 +41,9 @@ class Browsers(Filter):
         hosts = HostRule(config.allowed_hosts, own_name) if is_loopback(config.host) or config.allowed_hosts else None
         return cls(Origins(config.cors_origins), hosts)
 
+    def after(self, before: Filter, config: Config) -> Filter:
+        return self
+
     def on_head(self, exchange: Exchange) -> None:
         if exchange.gateway.accounts.required:
             return

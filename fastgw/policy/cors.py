@@ -49,6 +49,9 @@ class Cors(Filter):
     def from_config(cls, config: Config) -> Cors | None:
         return cls(Origins(config.cors_origins)) if config.cors_origins else None
 
+    def after(self, before: Filter, config: Config) -> Filter:
+        return self
+
     def _allowed(self, exchange: Exchange) -> bytes:
         own = exchange.head.own
         origin = own.get(b"origin") if own is not None else None

@@ -16,7 +16,7 @@ from fastgw.exchange.context import Judgement
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.limits.meter import Meters, address_key
-from fastgw.net.clock import micros
+from fastgw.net.clock import micros, monotonic
 
 SECOND_US: Final = 1_000_000
 MAX_ADDRESSES: Final = 1_000_000  # held at once; strangers beyond that share one meter
@@ -35,6 +35,12 @@ class IpLimit(Filter):
     def from_config(cls, config: Config) -> IpLimit | None:
         rate = config.rate_limit_per_second
         return cls(rate, config.rate_limit_burst or rate) if rate else None
+
+    def after(self, before: Filter, config: Config) -> Filter:
+        if not isinstance(before, IpLimit):
+            return self
+        before.meters.change(self.meters.rate, self.meters.burst, micros(monotonic()))
+        return before
 
     def on_arrival(self, exchange: Exchange) -> None:
         if not exchange.endpoint.auth:

@@ -58,7 +58,29 @@ class Queue(Filter):
     name = "queue"
 
     def __init__(self, config: Config) -> None:
-        self._routes: dict[str, Lane] = {route.model: _lane_of(route, config) for route in config.routes}
+        self._all = Waiting(config)
+        self._drain = DrainRate()
+        self._inflight = 0
+        self._turn = 0
+        self._scheduled = False
+        self._routes: dict[str, Lane] = {}
+        self._set(config)
+
+    def _set(self, config: Config) -> None:
+        """What the settings say. (Where a lane was a route's, those under way there give its places back to it.)"""
+        before = self._routes
+        self._routes = {}
+        for route in config.routes:
+            made = _lane_of(route, config)
+            lane = before.get(route.model)
+            if lane is None:
+                lane = made
+            else:
+                lane.limit = made.limit
+                lane.rejects = made.rejects
+                lane.fallback = made.fallback
+                lane.timeout_s = made.timeout_s
+            self._routes[route.model] = lane
         self._max_concurrent = config.max_concurrent
         self._rejects = config.on_capacity == REJECT  # of a lane that is no route's
         self._queue_size = config.queue_size
@@ -71,15 +93,31 @@ class Queue(Filter):
             or config.scheduler != "off"
             or any(engine.max_concurrent for engine in config.engines)
         )
-        self._all = Waiting(config)
-        self._drain = DrainRate()
-        self._inflight = 0
-        self._turn = 0
-        self._scheduled = False
 
     @classmethod
     def from_config(cls, config: Config) -> Queue:
         return cls(config)
+
+    def after(self, before: Filter, config: Config) -> Filter:
+        if not isinstance(before, Queue):
+            return self
+        before.follow_settings(config)
+        return before
+
+    def follow_settings(self, config: Config) -> None:
+        """From now on requests find room, or wait, by ``config``: what is under way keeps its places, and who waits waits on,
+        each in the lane that is his now."""
+        before = self._routes
+        self._all.set(config)
+        self._set(config)
+        if before.keys() == self._routes.keys():
+            return
+        for item in self._all.crowd.items():
+            place: Place = item  # type: ignore[assignment]
+            exchange = place.exchange
+            lane = self._lane(exchange, self._routes.get(exchange.substitute or model_of(exchange)))
+            if lane is not place.lane:
+                self._all.move(place, lane)
 
     @property
     def waiting(self) -> int:
@@ -332,6 +370,9 @@ class Queue(Filter):
             lane = self._lane(exchange, self._routes.get(exchange.substitute or model_of(exchange)))
             if lane is not place.lane:
                 self._all.move(place, lane)
+        for there in table.groups():
+            if there.lane is not None:
+                there.lane.rejects = self._rejects
         for gone in before.groups() - table.groups():
             gone.lane = None  # each knows the other: nobody but the collector would part them
 

@@ -109,6 +109,9 @@ class Rewriting(Filter):
     def from_config(cls, config: Config) -> Rewriting:
         return cls(config.inject_usage)  # (any key may be given a limit of tokens)
 
+    def after(self, before: Filter, config: Config) -> Filter:
+        return self
+
     def rewrite(self, exchange: ExchangeState, engine: Engine, body: bytes) -> bytes:
         facts = exchange.facts
         name = engine.served_name or exchange.substitute

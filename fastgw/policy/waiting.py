@@ -36,9 +36,7 @@ class Waiting:
     )  # fmt: skip
 
     def __init__(self, config: Config) -> None:
-        self._adaptive = config.queue_order == "adaptive"
-        self._target_s = config.queue_target_s
-        self._timeout_s = config.queue_timeout_s
+        self.set(config)
         self.count = 0
         self.size_bytes = 0
         self.by_class = [0] * len(PRIORITIES)
@@ -48,11 +46,17 @@ class Waiting:
         self.parked: dict[Account, None] = {}  # keys with somebody waiting for them
         self.ready: dict[Account, None] = {}  # those of them with room again
 
+    def set(self, config: Config) -> None:
+        """What the settings say: for waits that begin from now on, each lane's order from when nobody waits there."""
+        self._adaptive = config.queue_order == "adaptive"
+        self._target_s = config.queue_target_s
+        self._timeout_s = config.queue_timeout_s
+
     # --- in
     def for_key(self, place: Place, account: Account) -> None:
         """Until its key has room."""
         queue: FairQueue | None = account.parked
-        if queue is None:
+        if queue is None or self._outdated(queue):
             queue = account.parked = self._new_queue()
         self.parked[account] = None
         place.parked = True
@@ -99,10 +103,14 @@ class Waiting:
     def _new_queue(self) -> FairQueue:
         return FairQueue(quantum=QUANTUM, adaptive=self._adaptive, target_s=self._target_s, interval_s=INTERVAL_S)
 
+    def _outdated(self, queue: FairQueue) -> bool:
+        """Whether it has other rules than hold now, and nobody waits by them any more."""
+        return not len(queue) and not queue.goes_by(self._adaptive, self._target_s)
+
     def _queue_of(self, lane: Lane) -> FairQueue:
         """The lane's queue, for somebody who is to wait there."""
         queue = lane.queue
-        if queue is None:
+        if queue is None or self._outdated(queue):
             queue = lane.queue = self._new_queue()
         self.lanes[lane] = None
         return queue

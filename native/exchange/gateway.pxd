@@ -20,6 +20,7 @@ cdef class GatewayCore(Context):
     cdef AccessLog _access
     cdef object __weakref__
     cdef public bint plain_ids
+    cdef public tuple filters
     cdef public set connections, unread
     cdef public long long version, _serial
     cdef public dict locals

@@ -26,7 +26,7 @@ cdef class Account:
 
 @cython.final
 cdef class Accounts:
-    cdef dict _by_digest, _by_id
+    cdef dict _by_digest, _by_id, _retired
     cdef list _ends
     cdef long long _ends_most
     cdef double _latest

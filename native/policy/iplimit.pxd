@@ -4,7 +4,7 @@ from fastgw.exchange.context cimport Judgement
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
 from fastgw.limits.meter cimport Meter, Meters
-from fastgw.net.clock cimport micros
+from fastgw.net.clock cimport micros, monotonic
 
 cdef class IpLimit(Filter):
     cdef public Meters meters

@@ -31,6 +31,7 @@ cdef class Waiting:
     @cython.locals(left=Lane, waiter=Waiter)
     cpdef move(self, Place place, Lane lane)
     cpdef FairQueue _new_queue(self)
+    cpdef bint _outdated(self, FairQueue queue) except -1
     @cython.locals(queue=FairQueue)
     cpdef FairQueue _queue_of(self, Lane lane)
     @cython.locals(now=cython.double)
