@@ -216,6 +216,12 @@ class ConnLimits:
     def __init__(
         self, *, head_bytes: int, header_count: int, head_s: float, idle_s: float, body_s: float, write_s: float
     ) -> None:
+        self.set(head_bytes, header_count, head_s, idle_s, body_s, write_s)
+
+    def set(
+        self, head_bytes: int, header_count: int, head_s: float, idle_s: float, body_s: float, write_s: float
+    ) -> None:
+        """Other figures: times from when each next begins to run, the rest for connections that are made from now on."""
         self.head_bytes = head_bytes
         self.header_count = header_count
         self.head_s = head_s

@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from fastgw.limits.meter import address_key
@@ -157,6 +157,20 @@ class Listener:
                 host = f"[{name[0]}]" if ":" in name[0] else name[0]
                 found.append(f"http://{host}:{name[1]}")
         return found
+
+    def follow(self, max_connections: int, max_per_ip: int, there: Iterable[str] | None) -> None:
+        """Other caps, from the next connection on. ``there``: where it is another question who is counted, the address of each
+        connection that there is."""
+        anew = bool(max_per_ip) != bool(self._max_per_ip)
+        self._max = max_connections
+        self._max_per_ip = max_per_ip
+        if there is None and not anew:
+            return
+        self._per_ip.clear()
+        for ip in there or () if max_per_ip else ():
+            if ip != "unix" and not self._exempt(ip):
+                key = address_key(ip)
+                self._per_ip[key] = self._per_ip.get(key, 0) + 1
 
     def _resume(self) -> None:
         self._paused = None

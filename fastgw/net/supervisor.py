@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from time import monotonic_ns
 from typing import Final
 
 BEATS: Final = 2  # within the time after which the manager gives up on us: one may come late
@@ -39,6 +40,15 @@ class Supervisor:
         self._tell("READY=1", f"STATUS={status}")
         if self._sock is not None and self._every_s:
             self._turn(asyncio.get_running_loop())
+
+    def reloading(self) -> None:
+        """Settings are being read again; :meth:`reloaded` follows in any case."""
+        # (CLOCK_MONOTONIC is what `monotonic` reads: with it systemd 253 knows which of its own words this answers.)
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}", "STATUS=reading the configuration again")
+
+    def reloaded(self, status: str) -> None:
+        """As before, well or not: ``status`` says which."""
+        self._tell("READY=1", f"STATUS={status}")
 
     def stopping(self, status: str, most_s: float) -> None:
         """A drain has begun, and will take ``most_s`` at most: the manager's own patience is made to last that long."""

@@ -267,6 +267,11 @@ class Folder:
         self._check_place(database)
         database.probe()
 
+    def forget_told(self) -> None:
+        """Nothing of what :meth:`changed` has told is remembered."""
+        self._version = -1
+        self._revision = 0
+
     def changed(self, *, own: bool) -> list[KeyRecord]:
         """Keys that changed since the last look; ``own``: through this very connection, which its version does not tell."""
         database = self._database

@@ -98,6 +98,11 @@ class State:
         self._jobs.put(lambda: self._write(rows, done))
         return True
 
+    def tell_again(self) -> None:
+        """Have all keys told, as if each had changed: what holds for those that say nothing is another now."""
+        if not self._closed and self._thread is not None:
+            self._jobs.put(self._again)
+
     def load(self, day: int, done: Callable[[list[UsageRow] | None], None]) -> bool:
         """Read what there is of a day, behind all that was handed over before; ``done`` is called in the loop, with None where
         it cannot be read. False = the state is closed: it will not be called."""
@@ -281,6 +286,10 @@ class State:
             self._tell(changed)
         if file.notes:
             self._post(self._log_notes, file.take_notes())
+
+    def _again(self) -> None:
+        self._file.forget_told()
+        self._look()
 
     def _tell(self, changed: list[KeyRecord]) -> None:
         """In pieces, each when the loop has taken the one before: all keys at once (another file) would hold it for long."""

@@ -4,6 +4,9 @@
                  ^            |  (remove: when nothing is under way there, or at once)
                  +-- undrain -+
 
+The configuration names engines, and may be read again (``follow``): what it names is there then, as it says and in its order,
+what it named before and does not now is removed as above, and what others have added stays.
+
 Owns the pools, in the order in which they came, and the table that requests read: a snapshot, a new one whenever somebody
 comes or goes, or serves other models. Everybody who looks after engines asks for ``pools`` each time: probes, the scheduler,
 metrics, the admin API. A drained engine stays in the table, as an ill one does: its models are known, and whoever asks for one
@@ -34,6 +37,8 @@ from fastgw.upstream.target import Engine
 
 MOST_ENGINES: Final = 1024
 """That the admin API may bring it to: each is probed, and has its series among the metrics."""
+PIECE: Final = 50
+"""Engines made in one turn of the loop: a millisecond."""
 LOOK_S: Final = 0.05
 """How often one that leaves is looked at: the data plane has no event for "the last one ended", and pays for none."""
 
@@ -62,13 +67,13 @@ class Fleet:
     """See the head of this file.
 
     ``published`` is called when there is a new table, ``room`` when an engine may take requests again, or takes none any more:
-    whoever waits is looked at. ``joined`` and ``left`` are told of each engine that comes after the start, and that goes. None
-    of them may raise.
+    whoever waits is looked at. ``joined`` and ``left`` are told of each engine that is added after the start, and that goes,
+    ``changed`` of each whose settings are others now. None of them may raise.
     """
 
     __slots__ = (
-        "_closed", "_config", "_configs", "_idle_files", "_leaving", "_log", "_published", "_reactor", "_room", "_shortage",
-        "_stats", "_timer", "joined", "left", "pools", "table",
+        "_added", "_closed", "_config", "_configs", "_idle_files", "_leaving", "_log", "_published", "_reactor", "_room",
+        "_shortage", "_stats", "_timer", "changed", "joined", "left", "pools", "table",
     )  # fmt: skip
 
     def __init__(
@@ -91,12 +96,14 @@ class Fleet:
         self._room = room
         self.joined: Callable[[Pool], None] = _quiet
         self.left: Callable[[Pool], None] = _quiet
+        self.changed: Callable[[Pool], None] = _quiet
         self._idle_files = open_files() // 8 or ANY
         self._configs: dict[str, EngineConfig] = {one.name: one for one in config.engines}
+        self._added: dict[str, EngineConfig] = {}  # by others than the configuration, as they said it
         self._leaving: dict[str, Pool] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self.pools: tuple[Pool, ...] = tuple(self._pool(one) for one in config.engines)
+        self.pools: tuple[Pool, ...] = tuple(self._pool(one, config) for one in config.engines)
         self.table = UpstreamTable(self.pools)
 
     def __repr__(self) -> str:
@@ -148,9 +155,10 @@ class Fleet:
                 )
         if len(self.pools) >= MOST_ENGINES:
             raise FleetFull(f"There are {len(self.pools)} engines, and {MOST_ENGINES} is the most: remove one first.")
-        pool = self._pool(one)
+        pool = self._pool(one, self._config)
         pool.engine.healthy = False
         self._configs[one.name] = one
+        self._added[one.name] = config
         self.pools = (*self.pools, pool)
         self._log.info("engine added", engine=one.name)
         self.publish()
@@ -195,6 +203,109 @@ class Fleet:
         self._look_again()
         return False
 
+    # --- the configuration is read again
+    def clashes(self, config: Config) -> list[str]:
+        """Why the engines of ``config`` cannot be beside those that others have added; empty = they can."""
+        names = {one.name for one in config.engines}
+        added: dict[str, list[EngineConfig]] = {}
+        for name, one in self._added.items():
+            if name not in names and name not in self._leaving:
+                added.setdefault(one.url, []).append(one)
+        return [
+            f"the engine {other.name!r}, which was added while the gateway ran, has the address of {one.name!r}: remove it "
+            f"(DELETE /admin/engines/{other.name}), or give each of the two `models` of its own"
+            for one in config.engines
+            for other in added.get(one.url, ())
+            if engines_clash(one, other)
+        ]
+
+    async def prepare(self, config: Config) -> list[Pool]:
+        """The engines that ``config`` has and are not here: nobody asks them anything before :meth:`follow`. They count as not
+        well, as one that is added."""
+        made: list[Pool] = []
+        for count, one in enumerate(config.engines, 1):
+            if not self._is_there(one):
+                pool = self._pool(one, config)
+                pool.engine.healthy = False
+                made.append(pool)
+            if count % PIECE == 0:
+                await asyncio.sleep(0)
+        return made
+
+    def follow(self, config: Config, prepared: Sequence[Pool]) -> None:
+        """From now on be as ``config`` says: see the head of this file. A drained engine stays drained. One whose address or
+        kind is another is another engine: what is under way at the one before goes on to its end."""
+        made = {pool.engine.name: pool for pool in prepared}
+        there = {pool.engine.name: pool for pool in self.pools}
+        written = {one.name: one for one in config.engines}
+        self._config = config
+        pools: list[Pool] = []
+        gone: list[Pool] = []
+        for name, one in written.items():
+            old = there.pop(name, None)
+            leaving = self._leaving.pop(name, None)
+            if old is not None and self._is_there(one):
+                if leaving is not None:
+                    old.engine.draining = False
+                    old.reopen()
+                self._changes(old, one, config)
+                pools.append(old)
+                continue
+            if old is not None:
+                gone.append(old)
+            new = made.pop(name, None) or self._pool(one, config)  # (it went in between)
+            self._configs[name] = one
+            self._log.info("engine added", engine=name)
+            pools.append(new)
+        for name, pool in there.items():
+            if name in self._added:
+                self._changes(pool, inherited(self._added[name], config), config)
+                pools.append(pool)
+            elif self._empty(pool):
+                gone.append(pool)
+                del self._configs[name]
+                self._leaving.pop(name, None)
+            else:
+                if name not in self._leaving:
+                    self._log.info("engine drains", engine=name, inflight=pool.engine.inflight)
+                self._leaving[name] = pool
+                pools.append(pool)
+        for name in written:
+            self._added.pop(name, None)
+        gone += made.values()  # (they came in between)
+        self.pools = tuple(pools)
+        for pool in gone:
+            pool.close()
+            self._log.info("engine removed", engine=pool.engine.name, inflight=pool.engine.inflight)
+            self.left(pool)
+        self._look_again()
+        self.publish()
+
+    def _is_there(self, one: EngineConfig) -> bool:
+        """Whether the engine of that name is this very one, whatever else is said of it."""
+        had = self._configs.get(one.name)
+        return had is not None and had.url == one.url and had.kind == one.kind
+
+    def _changes(self, pool: Pool, one: EngineConfig, config: Config) -> None:
+        engine = pool.engine
+        engine.breaker.change(config.cb_failure_threshold, config.cb_recovery_timeout_s)
+        other = self._configs[engine.name] != one
+        if not other and engine.configured_max_idle == config.engine_max_idle:
+            pool.connect_timeout_s = config.connect_timeout_s
+            return
+        self._configs[engine.name] = one
+        engine.change(one, config.engine_max_idle)
+        pool.change(config.connect_timeout_s)
+        if other:
+            self._log.info("engine changed", engine=engine.name)
+            self.changed(pool)
+
+    def _empty(self, pool: Pool) -> bool:
+        """It gets no new requests. True = none is under way there."""
+        pool.engine.draining = True
+        pool.close()
+        return not pool.engine.inflight
+
     def close(self) -> None:
         """The gateway stops: close what is idle; what is busy closes as it comes back."""
         self._closed = True
@@ -206,8 +317,7 @@ class Fleet:
             pool.close(True)
 
     # --- within
-    def _pool(self, one: EngineConfig) -> Pool:
-        config = self._config
+    def _pool(self, one: EngineConfig, config: Config) -> Pool:
         engine = Engine(
             one, config.cb_failure_threshold, config.cb_recovery_timeout_s, config.engine_max_idle, self._idle_files
         )
@@ -228,6 +338,7 @@ class Fleet:
         name = pool.engine.name
         self._leaving.pop(name, None)
         del self._configs[name]
+        self._added.pop(name, None)
         self.pools = tuple(one for one in self.pools if one is not pool)
         pool.close()
         self._log.info("engine removed", engine=name)

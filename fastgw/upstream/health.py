@@ -68,6 +68,10 @@ class Health:
         self._known: dict[Engine, _Known] = {}
         self._round: asyncio.Future[None] | None = None
 
+    def follow(self, config: Config) -> None:
+        """From the next probe on go by ``config``. (How often :meth:`run` does, it is told when it is begun.)"""
+        self._config = config
+
     def counts(self) -> tuple[int, int]:
         """(engines that are well and take requests, all engines)."""
         pools = self._pools()

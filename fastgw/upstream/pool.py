@@ -274,6 +274,14 @@ class Pool(Home):
         except OSError as error:
             self._shortage.met(error.errno or 0, "a connection kept warm")
 
+    def change(self, connect_timeout_s: float) -> None:
+        """The engine's settings have changed: requests from now on are sent by them, on the connections that there are too."""
+        self.connect_timeout_s = connect_timeout_s
+        own = self.engine.head_block
+        for conn in self._conns:
+            conn.own = own
+        self.keep_warm()
+
     def close(self, at_once: bool = False) -> None:
         """Close what is idle or being warmed, of many some in each turn of the loop; busy connections close as they come back.
         ``at_once``: nobody's stream waits meanwhile."""

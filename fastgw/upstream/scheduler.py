@@ -97,6 +97,10 @@ class Scheduler:
         self._log = log
         self._changed = changed
 
+    def forget(self, engine: Scheduled) -> None:
+        """Its limits are others now: what it may have at once is found anew."""
+        self._watched.pop(engine, None)
+
     async def run(self) -> None:
         """A round every ``interval_s``, for ever."""
         while True:

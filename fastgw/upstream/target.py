@@ -73,30 +73,19 @@ class Engine:
         address = config.address
         self.name = config.name
         self.label = config.name.encode()
+        self.idle_files = idle_files
         self.host = address.host
         self.port = address.port
         self.unix_path = address.unix_path
         # People paste the SDK's base_url; the endpoints bring their own /v1.
         self.base = address.base.removesuffix("/v1").encode()
-        self.api_key_line = b"Authorization: Bearer %b\r\n" % config.api_key.encode() if config.api_key else b""
-        self.head_block = b"Host: %b\r\n" % address.authority.encode() + self.api_key_line
-        self.configured_models = frozenset(config.models)
         self.discovered_models: tuple[str, ...] = ()
-        self.served_name = config.served_name
-        self.weight = config.weight
-        self.configured_cancel = config.cancel
-        self.configured_max_idle = max_idle
-        self.idle_files = idle_files
-        self.warm_connections = config.warm_connections
-        self.max_connections = config.max_connections
-        self.become(kind_of(config.kind))
-        self.probe_paths = (config.health_path.encode(),) if config.health_path else self.kind.probe_paths
+        self.max_concurrent = -1
+        self.kind = kind_of(config.kind)
+        self.change(config, max_idle)
         self.addresses: tuple[Address, ...] = self._literal()
         self.literal = bool(self.addresses)  # nothing to look up, ever
         self.breaker = Breaker(cb_threshold, cb_recovery_s)
-        self.max_concurrent = config.max_concurrent
-        self.slots = config.max_concurrent  # requests that may be under way here, 0 = no limit; the scheduler moves it
-        self.gradient: Any = None  # the scheduler's, where an engine shows no gauges of its own
         self.draining = False  # it takes no new requests: the operator wants it empty (the fleet)
         self.not_before = 0.0  # it asked to be left alone until then
         self.words: tuple[tuple[float, str], ...] = ()  # until when it has told whom to wait: the two latest, the latest last
@@ -110,6 +99,24 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"<Engine {self.name} healthy={self.healthy} inflight={self.inflight}>"
+
+    def change(self, config: EngineConfig, max_idle: int | None) -> None:
+        """Go by ``config``, which has its address and its kind: what is known of it, and under way there, goes on."""
+        self.api_key_line = b"Authorization: Bearer %b\r\n" % config.api_key.encode() if config.api_key else b""
+        self.head_block = b"Host: %b\r\n" % config.address.authority.encode() + self.api_key_line
+        self.configured_models = frozenset(config.models)
+        self.served_name = config.served_name
+        self.weight = config.weight
+        self.configured_cancel = config.cancel
+        self.configured_max_idle = max_idle
+        self.warm_connections = config.warm_connections
+        self.max_connections = config.max_connections
+        self.become(self.kind)
+        self.probe_paths = (config.health_path.encode(),) if config.health_path else self.kind.probe_paths
+        if config.max_concurrent != self.max_concurrent:
+            self.max_concurrent = config.max_concurrent
+            self.slots = config.max_concurrent  # requests that may be under way here, 0 = no limit; the scheduler moves it
+            self.gradient: Any = None  # the scheduler's, where an engine shows no gauges of its own
 
     def become(self, kind: Kind) -> None:
         """It is of this kind: as configured, or as its own list of models has told."""

@@ -37,5 +37,7 @@ cdef class Pool(Home):
     cpdef double unneeded(self, H1UpstreamConn conn, double now) except? -1.0
     @cython.locals(conn=H1UpstreamConn)
     cpdef _sweep(self)
+    @cython.locals(conn=H1UpstreamConn)
+    cpdef change(self, double connect_timeout_s)
     @cython.locals(conn=H1UpstreamConn, full=cython.bint, mine=H1UpstreamStream)
     cpdef give_back(self, UpstreamStream stream, double now, double idle_s, long long max_requests)
