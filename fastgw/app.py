@@ -17,27 +17,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from fastgw import doors, twins
-from fastgw.config import Config
+from fastgw import accounts, doors, twins
+from fastgw.config import Config, ConfigError, ConfigErrors
+from fastgw.config.changes import Change, between
+from fastgw.exchange.context import Strategy
+from fastgw.exchange.filter import Filter, hooks
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.local import LocalEndpoints
 from fastgw.exchange.record import AccessRecord as AccessRecord
 from fastgw.exchange.record import AccessSink
 from fastgw.housekeeping import Housekeeping
-from fastgw.limits.account import Accounts, Defaults
+from fastgw.limits.account import Accounts
 from fastgw.limits.key import UsageRow
 from fastgw.limits.ledger import day_of
 from fastgw.limits.meter import Meters
+from fastgw.loading import Loading
 from fastgw.net.clock import micros
-from fastgw.net.listener import BindError, Listener, bind
+from fastgw.net.listener import BindError, bind
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
-from fastgw.policy import build
+from fastgw.policy import build, rebuild
 from fastgw.policy.iplimit import IpLimit
 from fastgw.policy.queue import Queue
 from fastgw.policy.route import serving
@@ -45,18 +50,21 @@ from fastgw.policy.routing import strategy_for
 from fastgw.stats import EventLog, NullLog, Stats
 from fastgw.tasks import Tasks
 from fastgw.upstream.fleet import Fleet
-from fastgw.upstream.health import Health
+from fastgw.upstream.health import AT_ONCE, Health
 from fastgw.upstream.pool import Pool
 
 if TYPE_CHECKING:
     from fastgw.control.server import ControlServer
     from fastgw.store.state import State
+    from fastgw.upstream.scheduler import Scheduler
 
 BACKLOG: Final = 4096
 LOOK_S: Final = 0.01
-PIECE: Final = 1000  # keys taken over at once at a start
 STATE_WAIT_S: Final = 5.0  # for the store to take the last of it
 GRACE_S: Final = 0.5  # for the last answers and error events to leave
+OF_MERGING: Final = ("embedding_merge_s", "embedding_merge_inputs")
+OF_SCHEDULING: Final = ("scheduler", "scheduler_interval_s", "health_timeout_s")
+ASKED_S: Final = 3.0  # that a reload waits for the word of engines that are to come
 RESOLVE_WAIT_S: Final = 0.5  # names are looked up before traffic, but a dead resolver must not hold the start
 
 
@@ -88,7 +96,12 @@ class Gateway:
         self.log: EventLog = log or NullLog()
         self._access = access
         self._reactor: Reactor | None = None
-        self._listener: Listener | None = None
+        self._door: doors.ClientDoor | None = None
+        self._health: Health | None = None
+        self._probes: asyncio.Task[None] | None = None
+        self._scheduler: Scheduler | None = None
+        self._looks: asyncio.Task[None] | None = None
+        self._following = asyncio.Lock()
         self._tasks: Tasks | None = None
         self._keeping: Housekeeping | None = None
         self._state: State | None = None
@@ -97,6 +110,7 @@ class Gateway:
         self._queue: Queue | None = None
         self._meters: Meters | None = None
         self.core: GatewayCore | None = None
+        self.loading = Loading()
         self.addresses: list[str] = []
 
     @property
@@ -133,7 +147,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Listen, warm the pools, begin to probe. Returns when requests are taken."""
-        if self._listener is not None:
+        if self._door is not None:
             raise RuntimeError("the gateway has started already")
         config = self.config
         try:
@@ -142,7 +156,7 @@ class Gateway:
         except (ImportError, ValueError) as error:
             raise StartError(str(error)) from error
         loop = asyncio.get_running_loop()
-        accounts, usage = self._open_accounts()
+        who, usage = self._open_accounts()
         try:
             socks = bind(config.host, config.port, config.unix_socket, BACKLOG)
         except BindError as error:
@@ -154,8 +168,8 @@ class Gateway:
         fleet = self._fleet = Fleet(
             config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
         )
-        health = Health(lambda: fleet.pools, config, self.log, fleet.publish, self._room, shortage)
-        core = self._put_together(reactor, health, accounts)
+        health = self._health = Health(lambda: fleet.pools, config, self.log, fleet.publish, self._room, shortage)
+        core = self._put_together(reactor, health, who)
         LocalEndpoints(core, tasks.spawn)
         try:
             await health.resolve_all(RESOLVE_WAIT_S)
@@ -165,23 +179,19 @@ class Gateway:
             await self._close_state()
             raise
         keeping = self._keep(loop, usage)
-        if config.embedding_merge_s:
-            from fastgw.exchange.merging import Merger
-
-            core.merger = Merger(core, loop, wait_s=config.embedding_merge_s, most_inputs=config.embedding_merge_inputs)
-        listener = self._listener = doors.for_clients(core, socks, shortage)
-        self.addresses = listener.addresses
+        self._merge(config)
+        door = self._door = doors.ClientDoor(core, socks, shortage)
+        self.addresses = door.listener.addresses
         self._look_after_engines(health)
         keeping.start()
         if config.control_listen:
             await self._open_control()
 
-    def _put_together(self, reactor: Reactor, health: Health, accounts: Accounts) -> GatewayCore:
+    def _put_together(self, reactor: Reactor, health: Health, who: Accounts) -> GatewayCore:
         """The filters, and the core that runs requests through them."""
         config = self.config
         filters = build(config)
-        self._queue = next((one for one in filters if isinstance(one, Queue)), None)
-        self._meters = next((one.meters for one in filters if isinstance(one, IpLimit)), None)
+        self._find_in(filters)
         core = self.core = GatewayCore(
             config,
             reactor=reactor,
@@ -192,11 +202,27 @@ class Gateway:
             strategy=strategy_for(config),
             health=health,
             table=self.fleet.table,
-            accounts=accounts,
+            accounts=who,
             instance=os.urandom(4).hex().encode(),
         )
         core.serving = serving
         return core
+
+    def _find_in(self, filters: Sequence[Filter]) -> None:
+        """Those of the filters that others than requests ask for something."""
+        self._queue = next((one for one in filters if isinstance(one, Queue)), None)
+        self._meters = next((one.meters for one in filters if isinstance(one, IpLimit)), None)
+
+    def _merge(self, config: Config) -> None:
+        """Whoever holds embedding requests together from now on. (Those that are held go on as they were.)"""
+        core = self.core
+        assert core is not None
+        core.merger = None
+        if config.embedding_merge_s:
+            from fastgw.exchange.merging import Merger
+
+            loop = core.reactor.loop
+            core.merger = Merger(core, loop, wait_s=config.embedding_merge_s, most_inputs=config.embedding_merge_inputs)
 
     def _keep(self, loop: asyncio.AbstractEventLoop, usage: list[UsageRow]) -> Housekeeping:
         """What looks after keys and usage from now on, with what has been used already."""
@@ -217,43 +243,137 @@ class Gateway:
 
     def _look_after_engines(self, health: Health) -> None:
         """Connections to those that are there, and whoever asks all of them from now on how they are, and what they take."""
-        config = self.config
         fleet, tasks = self.fleet, self._tasks
         assert tasks is not None
         for pool in fleet.pools:
             pool.keep_warm()
-        tasks.spawn("health", health.run())
+        self._probes = tasks.spawn("health", health.run())
         fleet.joined = lambda pool: self._look_at(health, pool)
         fleet.left = lambda pool: health.forget(pool.engine)
-        if config.scheduler == "auto":
-            from fastgw.upstream.scheduler import Scheduler
+        fleet.changed = self._look_anew
+        self._schedule(self.config)
 
-            scheduler = Scheduler(
-                lambda: fleet.pools,
-                interval_s=config.scheduler_interval_s,
-                timeout_s=config.health_timeout_s,
-                log=self.log,
-                changed=self._room,
-            )
-            tasks.spawn("scheduler", scheduler.run())
+    def _look_anew(self, pool: Pool) -> None:
+        """An engine's settings are others: what was found out by those before is found out again."""
+        assert self._health is not None
+        self._health.forget(pool.engine)
+        if self._scheduler is not None:
+            self._scheduler.forget(pool.engine)
+
+    def _schedule(self, config: Config) -> None:
+        """Whoever learns what engines take, from now on; where nobody does, they take what is configured."""
+        fleet, tasks = self.fleet, self._tasks
+        assert tasks is not None
+        if self._looks is not None:
+            self._looks.cancel()
+            self._looks = self._scheduler = None
+        if config.scheduler != "auto":
+            for pool in fleet.pools:
+                pool.engine.slots = pool.engine.max_concurrent
+                pool.engine.gradient = None
+            return
+        from fastgw.upstream.scheduler import Scheduler
+
+        self._scheduler = Scheduler(
+            lambda: fleet.pools,
+            interval_s=config.scheduler_interval_s,
+            timeout_s=config.health_timeout_s,
+            log=self.log,
+            changed=self._room,
+        )
+        self._looks = tasks.spawn("scheduler", self._scheduler.run())
+
+    # --- other settings, while it runs
+    async def follow(self, change: Change | Config) -> Change:
+        """Go by other settings from now on: a configuration, or what :func:`~fastgw.config.changes.between` made of it and
+        :attr:`config`. Requests under way go on; what cannot change stays as it is, and is named in ``pending``.
+
+        Raises ConfigErrors where it cannot be, and RuntimeError before the start and after :meth:`stop` has begun; nothing has
+        changed then. One call after the other, in their order.
+        """
+        async with self._following:
+            self._running()
+            if isinstance(change, Config):
+                change = between(self.config, change)
+            config = change.config
+            if clashes := self.fleet.clashes(config):
+                raise ConfigErrors(ConfigError("configuration", "engines", clash) for clash in clashes)
+            strategy = strategy_for(config)
+            come = await self.fleet.prepare(config)
+            try:
+                await self._ask(come)
+                await accounts.follow(self._running(), self.config, config, self._state, self._keeping)
+                before = self.config
+                self._follow_at_once(self._running(), config, strategy, come)
+            finally:
+                for pool in come:
+                    if pool not in self.fleet.pools:
+                        pool.close()
+            if before.health_interval_s != config.health_interval_s:
+                await self._probe_anew()
+            self.loading.at = time()
+            self.loading.pending = change.pending
+            return change
+
+    def _running(self) -> GatewayCore:
+        core = self.core
+        if core is None or self._door is None or core.draining:
+            raise RuntimeError("the gateway does not run")
+        return core
+
+    async def _ask(self, come: Sequence[Pool]) -> None:
+        """Engines that are to come are asked how they are and what they serve: others may go in the same moment."""
+        health = self._health
+        assert health is not None
+        waiting = iter(come)
+
+        async def some() -> None:
+            for pool in waiting:
+                await health.probe(pool)
+
+        if come:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ASKED_S):
+                    await asyncio.gather(*(some() for _ in range(AT_ONCE)))
+
+    async def _probe_anew(self) -> None:
+        """Probe as often as is said now. (A round that is under way is everybody's: it ends first.)"""
+        assert self._health is not None
+        assert self._tasks is not None
+        if self._probes is not None:
+            self._probes.cancel()
+            await asyncio.wait({self._probes})
+        if self.core is not None and not self.core.draining:
+            self._probes = self._tasks.spawn("health", self._health.run())
+
+    def _follow_at_once(self, core: GatewayCore, config: Config, strategy: Strategy, come: Sequence[Pool]) -> None:
+        """All that requests meet, in one turn of the loop."""
+        assert self._door is not None
+        assert self._health is not None
+        before, self.config = self.config, config
+        filters = core.filters = rebuild(config, core.filters)
+        core.follow(config, lambda name: hooks(filters, name), strategy)
+        self._find_in(filters)
+        self._door.follow(config, before.trusted_proxies != config.trusted_proxies)
+        if self._control is not None:
+            self._control.follow(config.admin_key, doors.control_hosts(config))
+        if self._keeping is not None:
+            self._keeping.follow(self._meters, config.flush_interval_s)
+        if self._state is not None:
+            self._state.flush_s = config.flush_interval_s
+        self._health.follow(config)
+        if any(getattr(config, name) != getattr(before, name) for name in OF_MERGING):
+            self._merge(config)
+        self.fleet.follow(config, come)
+        if any(getattr(config, name) != getattr(before, name) for name in OF_SCHEDULING):
+            self._schedule(config)
 
     def _open_accounts(self) -> tuple[Accounts, list[UsageRow]]:
         """Who may use the gateway, from the configuration and the store, and what they have used already."""
         config = self.config
-        accounts = Accounts(
-            Defaults(
-                requests_per_minute=config.rate_limit_per_minute,
-                burst=config.key_burst,
-                tokens_per_minute=config.tokens_per_minute,
-                daily_tokens=config.daily_token_quota,
-                concurrency=config.key_concurrency,
-                cut=config.on_exhausted == "cut",
-            ),
-            config.api_key_digests,
-            required=config.require_key,
-        )
+        found = accounts.of(config)
         if not config.state_dir:
-            return accounts, []
+            return found, []
         from fastgw.store.schema import StateError
         from fastgw.store.state import State
 
@@ -265,19 +385,21 @@ class Gateway:
         self._state = state
         while loaded.keys:
             # Each record goes as its account comes: the memory of both at once would never be given back.
-            accounts.apply(loaded.keys[-PIECE:], micros(monotonic()), time())
-            del loaded.keys[-PIECE:]
-        if loaded.unread and not accounts.required:
+            found.apply(loaded.keys[-accounts.PIECE:], micros(monotonic()), time())
+            del loaded.keys[-accounts.PIECE:]
+        if loaded.unread and not found.required:
             self.log.warning("what the store held is not known, and may have been keys: requests without one are refused")
         if loaded.closed or loaded.unread:
-            accounts.required = True  # there were keys once: the last one that went left the gateway closed
-        return accounts, loaded.usage
+            found.required = True  # there were keys once: the last one that went left the gateway closed
+        return found, loaded.usage
 
     async def _open_control(self) -> None:
         core = self.core
         assert core is not None
         try:
-            self._control = await doors.for_the_operator(core, self.fleet, self._queue, self._meters, lambda: self._state)
+            self._control = await doors.for_the_operator(
+                core, self.fleet, self._queue, lambda: self._meters, lambda: self._state, self.loading
+            )
         except BaseException as error:
             await self.stop(0.0)
             if isinstance(error, BindError):
@@ -314,10 +436,10 @@ class Gateway:
         """Drain and stop: not ready, no new connections, live exchanges get ``drain_s`` (default: the configuration's),
         the rest is aborted, streams with the typed event. Safe to call twice."""
         core = self.core
-        if core is None or self._listener is None:
+        if core is None or self._door is None:
             return
         deadline = monotonic() + (self.config.drain_timeout_s if drain_s is None else drain_s)
-        self._listener.close()
+        self._door.listener.close()
         core.begin_drain()
         await self._until(lambda: not core.busy(), deadline)
         if core.busy():
@@ -340,7 +462,7 @@ class Gateway:
             await self._tasks.close()
         if self._reactor is not None:
             self._reactor.close()
-        self._listener = None
+        self._door = None
         self.addresses = []
 
     @staticmethod

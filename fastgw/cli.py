@@ -101,16 +101,17 @@ def _serve(argv: Sequence[str]) -> int:
 
 
 def _serve_until_stopped(argv: Sequence[str]) -> int:
-    loaded = _load("serve", "Run the gateway until SIGTERM or SIGINT.", argv)
+    loaded = _load("serve", "Run the gateway until SIGTERM or SIGINT; SIGHUP has it read its settings again.", argv)
     if loaded is None:
         return 2
     if not _select(loaded.config.native):
         return 1
     from fastgw.app import StartError
+    from fastgw.config import load
     from fastgw.serve import serve
 
     try:
-        return serve(loaded.config)
+        return serve(loaded.config, lambda: load(_flags("fastgw serve", argv)))
     except StartError as error:
         print(f"fastgw: error: {error}", file=sys.stderr)
         return 1

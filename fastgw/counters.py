@@ -33,6 +33,10 @@ def _quota(value: str) -> Counter:
     return Counter("gateway_quota_exceeded_total", "Requests refused, or streams cut, by a daily quota.", "action", value)
 
 
+def _reloaded(value: str) -> Counter:
+    return Counter("gateway_reloads_total", "How often the configuration was read again.", "result", value)
+
+
 UNTOLD: Final = Counter("", "")
 """For tests and programs that embed a gateway: no metric."""
 
@@ -90,6 +94,8 @@ class Counters:
     limited_memory: Annotated[int, _limited("memory")]
     quota_refused: Annotated[int, _quota("refused")]
     quota_cut: Annotated[int, _quota("cut")]
+    reloads_ok: Annotated[int, _reloaded("ok")]
+    reloads_failed: Annotated[int, _reloaded("failed")]
     events_total: Annotated[int, UNTOLD]
     refused_total: Annotated[int, UNTOLD]
     stalled: Annotated[int, UNTOLD]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastgw import errors
 from fastgw.config import Config
@@ -33,66 +33,97 @@ from fastgw.upstream.fleet import Fleet
 
 if TYPE_CHECKING:
     from fastgw.control.server import ControlServer
+    from fastgw.loading import Loading
     from fastgw.store.state import State
 
 REMEMBERED_ADDRESSES: Final = 1024  # of clients, with what is known of each: finding out costs more than all else of an accept
 LEAST_PER_IP: Final = 64  # connections that any one address may have, where the setting does not say
 
 
-def for_clients(core: GatewayCore, socks: Sequence[socket.socket], shortage: Shortage) -> Listener:
-    """Accept on ``socks``, which are bound already, from now on until the listener is closed."""
-    config = core.config
-    limits = ConnLimits(
-        head_bytes=config.max_head_bytes,
-        header_count=config.max_header_count,
-        head_s=config.head_timeout_s,
-        idle_s=config.keepalive_timeout_s,
-        body_s=config.body_timeout_s,
-        write_s=config.write_timeout_s,
-    )
-    trusted, connections, reactor, stats = core.trusted, core.connections, core.reactor, core.stats
+class ClientDoor:
+    """The listener for clients, from now on until it is closed, on ``socks``, which are bound already."""
 
-    @lru_cache(REMEMBERED_ADDRESSES)
-    def known(ip: str) -> tuple[bool, bool, bytes]:
+    def __init__(self, core: GatewayCore, socks: Sequence[socket.socket], shortage: Shortage) -> None:
+        config = core.config
+        self._core = core
+        self._limits = limits = ConnLimits(**_figures(config))
+        self._chosen = config.max_connections_per_ip is not None
+        connections, reactor, stats = core.connections, core.reactor, core.stats
+        self._known = known = lru_cache(REMEMBERED_ADDRESSES)(self._told_by)
+
+        def accepted(fd: int, ip: str) -> None:
+            believed, _, lines = known(ip)
+            wire = PlainWire(reactor, fd)
+            connections.add(H1Connection(reactor, wire, core, limits, stats, ip, believed, lines, core.heads))
+
+        most = _most_connections(config, core.log)
+        self._most_per_ip = _most_per_ip(config, most)
+        self.listener = Listener(
+            reactor,
+            socks,
+            accepted,
+            stats,
+            core.log,
+            max_connections=most,
+            max_per_ip=self._most_per_ip,
+            exempt=self._exempt,
+            refusal=self._refusal,
+            shortage=shortage,
+        )
+        core.on_closed = self.listener.released
+
+    def follow(self, config: Config, trusted: bool) -> None:
+        """From the next connection on go by ``config``; its times hold for those that are there too, from when each next
+        begins. ``trusted``: other proxies are believed."""
+        self._limits.set(**_figures(config))
+        chosen = config.max_connections_per_ip is not None
+        others = trusted or chosen != self._chosen or not self._most_per_ip
+        if others:
+            self._known.cache_clear()
+        self._chosen = chosen
+        most = _most_connections(config, self._core.log)
+        self._most_per_ip = _most_per_ip(config, most)
+        self.listener.follow(most, self._most_per_ip, self._addresses() if others else None)
+
+    def _addresses(self) -> Iterator[str]:
+        for one in self._core.connections:
+            stream = getattr(one, "stream", None)  # (of one request at a time, which has its connection's address)
+            if stream is not None:
+                yield stream.peer_ip
+
+    def _told_by(self, ip: str) -> tuple[bool, bool, bytes]:
         """Whether its word about others is taken; whether the limit per address spares it; what engines are told of it."""
+        trusted = self._core.trusted
         believed = bool(trusted) and is_trusted(ip, trusted)
         # Behind a proxy are many; and this machine's own clients, load generators among them, could do worse.
-        return believed, believed or (not chosen and is_loopback(ip)), b"" if believed else forwarded_lines(ip)
+        return believed, believed or (not self._chosen and is_loopback(ip)), b"" if believed else forwarded_lines(ip)
 
-    def exempt(ip: str) -> bool:
-        return known(ip)[1]
+    def _exempt(self, ip: str) -> bool:
+        return self._known(ip)[1]
 
-    def accepted(fd: int, ip: str) -> None:
-        believed, _, lines = known(ip)
-        wire = PlainWire(reactor, fd)
-        connections.add(H1Connection(reactor, wire, core, limits, stats, ip, believed, lines, core.heads))
-
-    def refusal(ip: str) -> bytes:
-        kind = errors.lookup("too_many_connections", core.profile)
-        core.refused_connection(ip, kind)
+    def _refusal(self, ip: str) -> bytes:
+        kind = errors.lookup("too_many_connections", self._core.profile)
+        self._core.refused_connection(ip, kind)
         return simple_response(kind.status, body=errors.body(kind), extra=b"retry-after: 1\r\n", close=True)
 
-    most = _most_connections(config, core.log)
-    max_per_ip = config.max_connections_per_ip
-    chosen = max_per_ip is not None
-    if max_per_ip is None:
-        # (No one address has all of them, however few they are.)
-        max_per_ip = max(1, min(most // 2, max(LEAST_PER_IP, most // 8)))
-    listener = Listener(
-        reactor,
-        socks,
-        accepted,
-        stats,
-        core.log,
-        max_connections=most,
-        max_per_ip=max_per_ip,
-        exempt=exempt,
-        refusal=refusal,
-        shortage=shortage,
-    )
-    if max_per_ip:
-        core.on_closed = listener.released
-    return listener
+
+def _figures(config: Config) -> dict[str, Any]:
+    return {
+        "head_bytes": config.max_head_bytes,
+        "header_count": config.max_header_count,
+        "head_s": config.head_timeout_s,
+        "idle_s": config.keepalive_timeout_s,
+        "body_s": config.body_timeout_s,
+        "write_s": config.write_timeout_s,
+    }
+
+
+def _most_per_ip(config: Config, most: int) -> int:
+    """Connections that one address may have, of ``most`` in all; 0 = as many as there are."""
+    if config.max_connections_per_ip is not None:
+        return config.max_connections_per_ip
+    # (No one address has all of them, however few they are.)
+    return max(1, min(most // 2, max(LEAST_PER_IP, most // 8)))
 
 
 def _most_connections(config: Config, log: EventLog) -> int:
@@ -114,7 +145,12 @@ def _most_connections(config: Config, log: EventLog) -> int:
 
 
 async def for_the_operator(
-    core: GatewayCore, fleet: Fleet, queue: Queue | None, meters: Meters | None, state: Callable[[], State | None]
+    core: GatewayCore,
+    fleet: Fleet,
+    queue: Queue | None,
+    meters: Callable[[], Meters | None],
+    state: Callable[[], State | None],
+    loading: Loading,
 ) -> ControlServer:
     """Serve the control listener; ``state`` is the store, as long as there is one. Raises :class:`BindError`."""
     # Imported here, for it takes longer than all the rest of a start.
@@ -143,6 +179,7 @@ async def for_the_operator(
             meters=meters,
             store_failing=store_failing,
             admin_auth_failures=lambda: control.auth_failures,
+            loading=loading,
         )
     )
     listen = config.control_listen
@@ -157,10 +194,16 @@ async def for_the_operator(
         health=lambda: dict(zip(("healthy_engines", "total_engines"), core.health.counts(), strict=True)),
         keys=keys,
         engines=EngineDesk(fleet),
-        hosts=HostRule(config.allowed_hosts, os.uname().nodename),
+        hosts=control_hosts(config),
+        reload=loading.again,
     )
     await control.start()
     return control
+
+
+def control_hosts(config: Config) -> HostRule:
+    """Under which names the control listener may be asked."""
+    return HostRule(config.allowed_hosts, os.uname().nodename)
 
 
 def _usage_today(core: GatewayCore, key_id: str) -> UsageRow | None:

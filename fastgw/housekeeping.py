@@ -83,6 +83,11 @@ class Housekeeping:
             self._timer.cancel()
             self._timer = None
 
+    def follow(self, meters: Meters | None, flush_s: float) -> None:
+        """Look after these meters, and write so often, from now on."""
+        self._meters = meters
+        self._flush_s = flush_s
+
     def _look(self) -> None:
         core = self._core
         unix_s = time()

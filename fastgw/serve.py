@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -24,7 +24,9 @@ from fastgw.app import Gateway
 from fastgw.config import Config
 from fastgw.config.machine import open_files, supervisor
 from fastgw.net.supervisor import Supervisor
-from fastgw.observe.logs import to_stderr
+from fastgw.observe.log_file import LogFile
+from fastgw.observe.logs import LogWriter, is_json, to_stderr
+from fastgw.reload import Reloader
 from fastgw.stats import Stats
 
 # Nothing that traffic leaves behind needs the collector; exceptions and the control listener's connections do. Ten thousand
@@ -46,8 +48,10 @@ OVER_S: Final = 1.0
 AFTER_DRAIN_S: Final = 15.0
 
 
-def serve(config: Config) -> int:
-    """Run a gateway until SIGTERM or SIGINT; returns the exit code. Raises :class:`~fastgw.app.StartError`."""
+def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
+    """Run a gateway until SIGTERM or SIGINT; returns the exit code. With SIGHUP ``read`` (None: there are no others)
+    is asked for settings that hold from then on; where it raises ConfigErrors nothing changes. Raises
+    :class:`~fastgw.app.StartError`."""
     _raise_file_limit()
     _make_room(2 * config.max_connections)
     _no_core_file()
@@ -55,6 +59,7 @@ def serve(config: Config) -> int:
     stats = Stats()
     manager = Supervisor(*supervisor())
     log = to_stderr(config.log_level, config.log_format, stats, config.log_flood_rate)
+    terminal = _terminal()
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -67,34 +72,31 @@ def serve(config: Config) -> int:
                 at_once.set()
             drain.set()
 
+        def hung_up() -> None:
+            if terminal >= 0 and not os.isatty(terminal):
+                log.info("the terminal was closed")  # (for those who log elsewhere)
+                drain.set()
+            else:
+                reloader.ask()
+
+        reloader = _reloader(gateway, read or (lambda: config), log, manager)
         # Before anything listens: a signal that comes during the start is a drain like any other.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
         await gateway.start()
         log.start(loop)
         for warning in config.warnings:
             log.warning(warning)
-        log.info(
-            "listening",
-            urls=" ".join(gateway.addresses),
-            engines=" ".join(engine.name for engine in config.engines) or "none",
-            auth="keys" if gateway.core is not None and gateway.core.accounts.required else "none",
-            **({"control": gateway.control_url} if gateway.control_url else {}),
-            native="yes" if twins.native() else "no",
-            pid=os.getpid(),
-        )
+        log.info("listening", **_told(gateway))
         manager.ready(f"listening on {' '.join(gateway.addresses)}")
-        # What lives now lives until the end: the collector need not look at it again. It is not looked through even once:
-        # that would hold the first requests for milliseconds.
-        gc.freeze()
-        gc.set_threshold(YOUNG, NEVER, NEVER)
-        gc.enable()
-        sys.setswitchinterval(SWITCH_S)
-        _tidy(loop, stats)
-        loop.call_later(OVER_S, _bring, loop, SOME_NEED)
+        _settle(loop, stats)
+        reloader.ready()
         await drain.wait()
-        log.info("draining", seconds=config.drain_timeout_s, exchanges=stats.exchanges_open)
-        manager.stopping(f"draining {stats.exchanges_open} requests", config.drain_timeout_s + AFTER_DRAIN_S)
+        reloader.close()
+        drain_s = gateway.config.drain_timeout_s
+        log.info("draining", seconds=drain_s, exchanges=stats.exchanges_open)
+        manager.stopping(f"draining {stats.exchanges_open} requests", drain_s + AFTER_DRAIN_S)
         stopping = asyncio.ensure_future(gateway.stop())
         hurry = asyncio.ensure_future(at_once.wait())
         await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
@@ -116,6 +118,55 @@ def serve(config: Config) -> int:
     return 0
 
 
+def _told(gateway: Gateway) -> dict[str, object]:
+    """What the first line of the log says of it."""
+    core = gateway.core
+    return {
+        "urls": " ".join(gateway.addresses),
+        "engines": " ".join(engine.name for engine in gateway.config.engines) or "none",
+        "auth": "keys" if core is not None and core.accounts.required else "none",
+        **({"control": gateway.control_url} if gateway.control_url else {}),
+        "native": "yes" if twins.native() else "no",
+        "pid": os.getpid(),
+    }
+
+
+def _reloader(gateway: Gateway, read: Callable[[], Config], log: LogWriter, manager: Supervisor) -> Reloader:
+    """Whoever has the gateway read its settings again, and the log follow."""
+    file = LogFile()
+    warned = set(gateway.config.warnings)
+
+    def reopen() -> None:
+        try:
+            if file.reopen():
+                log.info("the log goes on in a new file", path=file.path)
+        except OSError as error:
+            log.warning("the log goes on in the old file", path=file.path, error=error.strerror or "")
+
+    def followed(config: Config) -> None:
+        log.change(level=config.log_level, json=is_json(config.log_format), flood_rate=config.log_flood_rate)
+        if gateway.core is not None:
+            gateway.core.tell(log if config.access_log else None)
+        for warning in config.warnings:
+            if warning not in warned:
+                log.warning(warning)
+        warned.update(config.warnings)
+
+    return Reloader(gateway, read, log=log, manager=manager, first=reopen, followed=followed)
+
+
+def _settle(loop: asyncio.AbstractEventLoop, stats: Stats) -> None:
+    """The start is over."""
+    # What lives now lives until the end: the collector need not look at it again. It is not looked through even once:
+    # that would hold the first requests for milliseconds.
+    gc.freeze()
+    gc.set_threshold(YOUNG, NEVER, NEVER)
+    gc.enable()
+    sys.setswitchinterval(SWITCH_S)
+    _tidy(loop, stats)
+    loop.call_later(OVER_S, _bring, loop, SOME_NEED)
+
+
 def _tidy(loop: asyncio.AbstractEventLoop, stats: Stats, turn: int = 1) -> None:
     """Look through what is new, and now and then through all that has come since the start."""
     loop.call_later(LOT_S, _tidy, loop, stats, turn + 1)
@@ -131,6 +182,17 @@ def _bring(loop: asyncio.AbstractEventLoop, names: Sequence[str]) -> None:
         __import__(names[0])
     if len(names) > 1:
         loop.call_soon(_bring, loop, names[1:])
+
+
+def _terminal() -> int:
+    """A descriptor that is a terminal, by which it shows that this was closed; -1 = there is none, or nobody minds (nohup).
+
+    SIGHUP says both: that a terminal has gone, and that a daemon's settings are others. Whoever closes the one that he
+    started a gateway in has it end, with a drain; and every other SIGHUP is a reload.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return -1
+    return next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
 
 
 def _raise_file_limit() -> None:

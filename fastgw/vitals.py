@@ -8,6 +8,7 @@ from fastgw import __version__, twins
 from fastgw.config.names import PRIORITIES
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.limits.meter import Meters
+from fastgw.loading import Loading
 from fastgw.policy.queue import Queue
 from fastgw.stats import Stats
 from fastgw.upstream.target import Engine
@@ -22,9 +23,10 @@ class Vitals:
         *,
         engines: Callable[[], Iterable[Engine]],
         queue: Queue | None,
-        meters: Meters | None,
+        meters: Callable[[], Meters | None],
         store_failing: Callable[[], bool],
         admin_auth_failures: Callable[[], int],
+        loading: Loading,
     ) -> None:
         self._core = core
         self._engines = engines
@@ -32,6 +34,7 @@ class Vitals:
         self._meters = meters
         self._store_failing = store_failing
         self._admin_auth_failures = admin_auth_failures
+        self._loading = loading
 
     @property
     def stats(self) -> Stats:
@@ -43,7 +46,16 @@ class Vitals:
 
     @property
     def ip_meters(self) -> int:
-        return len(self._meters) if self._meters is not None else 0
+        meters = self._meters()
+        return len(meters) if meters is not None else 0
+
+    @property
+    def loaded_at(self) -> float:
+        return self._loading.at
+
+    @property
+    def restart_pending(self) -> bool:
+        return bool(self._loading.pending)
 
     @property
     def admin_auth_failures(self) -> int:

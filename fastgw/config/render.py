@@ -35,6 +35,10 @@ variables of one setting are set in the same place, `FASTGW_<NAME>` wins, then t
 separated by commas in variables and flags. Sizes are bytes, and may be written `64KiB`, `10MiB`, `1GiB`; times are seconds.
 Variables that Kubernetes sets for a service of the same name (`FASTGW_SERVICE_HOST`, `GATEWAY_PORT=tcp://...`) are not
 settings and are passed over.
+
+SIGHUP, or `POST /admin/reload`, has a gateway that runs read all of it again ([reload](reload.md)). The column *reload* says
+for whom a new value holds then: *yes*, for requests from then on; *new connections*, for requests on connections from then on;
+*restart*, for nobody before a restart.
 """
 
 _ENGINES: Final = """\
@@ -113,15 +117,15 @@ def _route_rows() -> Iterator[str]:
 
 
 def _setting_rows(section: str) -> Iterator[str]:
-    yield "| setting | default | values | variables beside `FASTGW_<NAME>` | meaning |"
-    yield "|---|---|---|---|---|"
+    yield "| setting | default | values | reload | variables beside `FASTGW_<NAME>` | meaning |"
+    yield "|---|---|---|---|---|---|"
     for row in TABLE:
         if row.section == section:
             shown = default_text(DEFAULTS[row.name])
             variables = ", ".join(f"`{name}`" for name in row.env)
             meaning = row.help + (f". **No effect yet**: {row.reserved}" if row.reserved else "")
             default = f"`{shown}`" if shown else ""
-            yield f"| `{row.name}` | {default} | {_type_text(row)} | {variables} | {_cell(meaning)} |"
+            yield f"| `{row.name}` | {default} | {_type_text(row)} | {row.reload} | {variables} | {_cell(meaning)} |"
 
 
 def _profile_rows() -> Iterator[str]:

@@ -13,6 +13,10 @@ from typing import Any, Final, Literal, get_args, get_origin
 import msgspec
 
 _DAY: Final = 86400.0
+
+AT_ONCE: Final = "yes"
+CONNECTIONS: Final = "new connections"
+RESTART: Final = "restart"
 _KINDS: Final[dict[object, str]] = {
     str: "text", int: "int", int | None: "auto_int", float: "float", bool: "bool", bool | None: "auto_bool",
     Sequence[str]: "list",
@@ -25,7 +29,9 @@ class Setting(msgspec.Struct, frozen=True):
     ``kind`` is one of text, int, auto_int, float, bool, auto_bool, list, choice, keys, engines, routes. ``env`` holds the
     variables that set it beside ``FASTGW_<NAME>``, the one that wins first. ``zero`` says what 0 means where 0 is outside the
     range, ``auto`` what an auto_int is that is not set. ``check`` tells what is wrong with a value of the right type.
-    ``reserved`` says what does *not* happen although the setting is accepted.
+    ``reserved`` says what does *not* happen although the setting is accepted. ``reload`` says for whom a new value holds when a
+    gateway that runs reads its settings again: :data:`AT_ONCE` for requests from then on, :data:`CONNECTIONS` for those on
+    connections from then on, :data:`RESTART` for nobody.
     """
 
     name: str
@@ -41,6 +47,7 @@ class Setting(msgspec.Struct, frozen=True):
     reserved: str = ""
     section: str = ""
     check: Callable[[Any], list[str]] | None = None
+    reload: str = AT_ONCE
 
     @property
     def flag(self) -> str:
@@ -52,15 +59,22 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 def row(
-    help_: str, *env: str, kind: str = "", secret: bool = False, check: Callable[[Any], list[str]] | None = None
+    help_: str,
+    *env: str,
+    kind: str = "",
+    secret: bool = False,
+    check: Callable[[Any], list[str]] | None = None,
+    reload: str = AT_ONCE,
 ) -> Setting:
     """A setting without a range. ``kind`` only where the type does not say it."""
-    return Setting("", kind, help_, env, secret=secret, check=check)
+    return Setting("", kind, help_, env, secret=secret, check=check, reload=reload)
 
 
-def within(low: float, high: float, help_: str, *env: str, zero: str = "", auto: str = "") -> Setting:
+def within(
+    low: float, high: float, help_: str, *env: str, zero: str = "", auto: str = "", reload: str = AT_ONCE
+) -> Setting:
     """A number from ``low`` to ``high``."""
-    return Setting("", "", help_, env, minimum=low, maximum=high, zero=zero, auto=auto)
+    return Setting("", "", help_, env, minimum=low, maximum=high, zero=zero, auto=auto, reload=reload)
 
 
 def seconds(help_: str, *env: str, zero: str = "", low: float = 0.001) -> Setting:
@@ -71,7 +85,7 @@ def seconds(help_: str, *env: str, zero: str = "", low: float = 0.001) -> Settin
 def reserved(help_: str, consequence: str, *env: str, secret: bool = False, high: float | None = None) -> Setting:
     """A setting that is accepted without an effect; ``consequence`` says what does not happen."""
     low = None if high is None else 0
-    return Setting("", "", help_, env, minimum=low, maximum=high, secret=secret, reserved=consequence)
+    return Setting("", "", help_, env, minimum=low, maximum=high, secret=secret, reserved=consequence, reload="")
 
 
 def rows_of(fields: type[msgspec.Struct], section: str = "") -> tuple[Setting, ...]:
@@ -85,7 +99,7 @@ def rows_of(fields: type[msgspec.Struct], section: str = "") -> tuple[Setting, .
             found.append(
                 Setting(
                     name, kind, one.help, one.env, choices, one.minimum, one.maximum, one.zero, one.auto, one.secret,
-                    one.reserved, section, one.check,
+                    one.reserved, section, one.check, one.reload,
                 )
             )  # fmt: skip
     return tuple(found)

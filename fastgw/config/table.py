@@ -28,7 +28,7 @@ from fastgw.config.names import (
     QueueOrder,
     SchedulerMode,
 )
-from fastgw.config.row import Setting, reserved, row, rows_of, seconds, within
+from fastgw.config.row import CONNECTIONS, RESTART, Setting, reserved, row, rows_of, seconds, within
 from fastgw.twins import Mode
 
 GIB: Final = 1 << 30
@@ -37,16 +37,20 @@ GIB: Final = 1 << 30
 class Listening(msgspec.Struct, frozen=True, kw_only=True):
     """Where it listens."""
 
-    compat: Annotated[Profile, row("take the defaults, and the errors in which they differ, of another gateway")] = ""
+    compat: Annotated[Profile, row(
+        "take the defaults, and the errors in which they differ, of another gateway", reload=RESTART,
+    )] = ""
     host: Annotated[str, row(
         "the address to listen on; anything but loopback needs API keys or allow_anonymous",
-        "GATEWAY_HOST", "MINISGL_GATEWAY_ADDR", check=grammar.address,
+        "GATEWAY_HOST", "MINISGL_GATEWAY_ADDR", check=grammar.address, reload=RESTART,
     )] = "127.0.0.1"
     port: Annotated[int, within(0, 65535,
         "the port to listen on; 0 lets the system choose a free one",
-        "GATEWAY_PORT", "MINISGL_GATEWAY_ADDR",
+        "GATEWAY_PORT", "MINISGL_GATEWAY_ADDR", reload=RESTART,
     )] = 8080
-    unix_socket: Annotated[str, row("listen on a Unix socket at this path as well", check=grammar.socket_path)] = ""
+    unix_socket: Annotated[str, row(
+        "listen on a Unix socket at this path as well", check=grammar.socket_path, reload=RESTART,
+    )] = ""
 
 
 class Engines(Listening, frozen=True, kw_only=True):
@@ -105,7 +109,7 @@ class Access(Engines, frozen=True, kw_only=True):
     allow_anonymous: Annotated[bool, row("without any key, listen on an address that others can reach")] = False
     trusted_proxies: Annotated[Sequence[str], row(
         "networks (CIDR) whose x-forwarded-for and x-forwarded-proto are believed",
-        check=grammar.networks,
+        check=grammar.networks, reload=CONNECTIONS,
     )] = ()
     cors_origins: Annotated[Sequence[str], row(
         "origins that browsers may call from, or *; empty = no CORS headers. Where no key is asked for, a page that sends "
@@ -127,8 +131,12 @@ class Access(Engines, frozen=True, kw_only=True):
 class Limits(Access, frozen=True, kw_only=True):
     """How large things may be, and how many."""
 
-    max_head_bytes: Annotated[int, within(1024, 1 << 20, "the longest request head; more is answered 431")] = 32768
-    max_header_count: Annotated[int, within(8, 10000, "header fields in a request; more is answered 431")] = 100
+    max_head_bytes: Annotated[int, within(1024, 1 << 20,
+        "the longest request head; more is answered 431", reload=CONNECTIONS,
+    )] = 32768
+    max_header_count: Annotated[int, within(8, 10000,
+        "header fields in a request; more is answered 431", reload=CONNECTIONS,
+    )] = 100
     max_body_bytes: Annotated[int, within(1024, GIB, "the longest JSON body; more is answered 413")] = 10485760
     max_upload_bytes: Annotated[int, within(1024, 1024 * GIB,
         "the longest upload (audio, images); more is answered 413",
@@ -287,14 +295,16 @@ class Timeouts(Failures, frozen=True, kw_only=True):
 class State(Timeouts, frozen=True, kw_only=True):
     """What outlives the process, and who may change it."""
 
-    state_dir: Annotated[str, row("the folder of the key store and of daily usage; empty = both end with the process")] = ""
+    state_dir: Annotated[str, row(
+        "the folder of the key store and of daily usage; empty = both end with the process", reload=RESTART,
+    )] = ""
     on_corrupt_state: Annotated[OnCorruptState, row(
-        "what to do when the store is damaged: refuse to start, or set it aside and begin anew",
+        "what to do when the store is damaged: refuse to start, or set it aside and begin anew", reload=RESTART,
     )] = "refuse"
     flush_interval_s: Annotated[float, seconds("time between two writings of what was used", low=0.05)] = 1.0
     control_listen: Annotated[str, row(
         "host:port of the control listener (admin API, /metrics); empty = none",
-        check=grammar.host_port,
+        check=grammar.host_port, reload=RESTART,
     )] = ""
     admin_key: Annotated[str, row(
         "the key of the admin API under control_listen, 16 characters or more",
@@ -317,7 +327,9 @@ class Reporting(State, frozen=True, kw_only=True):
         "ended before), or of one event; the rest is counted, and told in one line",
         zero="all are written",
     )] = 100
-    native: Annotated[Mode, row("use the compiled twins: 1 = or refuse to start, 0 = never, auto = if they are there")] = "auto"
+    native: Annotated[Mode, row(
+        "use the compiled twins: 1 = or refuse to start, 0 = never, auto = if they are there", reload=RESTART,
+    )] = "auto"
 
 
 class Reserved(Reporting, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import sha256
 from math import ceil
 from typing import Any, Final, cast
@@ -30,6 +30,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from fastgw.control.admin_engines import AdminEngines, EnginesBackend
 from fastgw.control.admin_keys import AdminKeys, KeysBackend
+from fastgw.control.admin_reload import AdminReload
 from fastgw.control.call import AdminAnswer, AdminCall
 from fastgw.errors import KINDS, ErrorKind, GatewayError, body, described
 from fastgw.limits.meter import address_key
@@ -180,7 +181,8 @@ class ControlServer:
 
     ``admin_key`` is what opens ``/admin`` ("" = nothing does). ``metrics`` gives the Prometheus text in pieces, ``health`` what
     ``/healthz`` says beside ``ok``: in the loop, so that both must be quick, each piece by itself. ``keys`` is None without a
-    key store, ``engines`` where nobody manages any; ``hosts`` judges the ``Host`` of every request.
+    key store, ``engines`` where nobody manages any, ``reload`` where the settings cannot be read again; ``hosts`` judges the
+    ``Host`` of every request.
     """
 
     def __init__(
@@ -195,6 +197,7 @@ class ControlServer:
         keys: KeysBackend | None,
         engines: EnginesBackend | None = None,
         hosts: HostRule,
+        reload: Callable[[], Awaitable[tuple[int, Any]]] | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -207,6 +210,7 @@ class ControlServer:
         self._keys = AdminKeys(keys)
         self._engines = AdminEngines(engines)
         self._hosts = hosts
+        self._reload = AdminReload(reload)
         self._max_body_bytes = max_body_bytes
         self._host_told_at = -HOST_TOLD_EVERY_S
         self._clock = clock
@@ -216,6 +220,11 @@ class ControlServer:
         self._connections: dict[_Connection, None] = {}  # the longest without a request first
         self.auth_failures = 0
         """How often somebody failed to prove to be the operator, refusals for trying too often included."""
+
+    def follow(self, admin_key: str, hosts: HostRule) -> None:
+        """From the next request on ask for that key, and under these names."""
+        self._digest = sha256(admin_key.encode()).digest() if admin_key else b""
+        self._hosts = hosts
 
     # --- connections
     @property
@@ -371,7 +380,11 @@ class ControlServer:
             read=lambda: self._body(request),
         )
         status = 500
-        page = self._engines if self._engines.owns(path) else self._keys
+        page: AdminEngines | AdminKeys | AdminReload = self._keys
+        if self._engines.owns(path):
+            page = self._engines
+        elif self._reload.owns(path):
+            page = self._reload
         try:
             answer = await page.answer(call)
             status = answer.status
@@ -382,7 +395,9 @@ class ControlServer:
             response.headers["Cache-Control"] = "no-store"
             return response
         finally:
-            about = {"engine": call.engine} if page is self._engines else {"key_id": call.logged_id}
+            about = {"engine": call.engine} if page is self._engines else {}
+            if page is self._keys:
+                about = {"key_id": call.logged_id}
             self._log.info("admin", actor=address, action=call.action, **about, status=status)
 
     def _prove(self, request: web.BaseRequest, address: str) -> None:

@@ -23,6 +23,10 @@ class Flood:
         self._left_out: dict[str, int] = {}
         self._since = -1  # the second in which the first of them was left out
 
+    def change(self, rate: int) -> None:
+        """Another rate from now on; what has been counted stays."""
+        self._rate = rate
+
     def admits(self, kind: str, now: float) -> bool:
         """Whether one more of ``kind`` may be written; else it has been counted. ``now`` is a clock in seconds."""
         if not self._rate:

@@ -290,6 +290,12 @@ class LogWriter(AccessLog):
         self._batches: SimpleQueue[tuple[bytearray, int] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
+    def change(self, *, level: LogLevel, json: bool, flood_rate: int) -> None:
+        """Other settings for lines from now on."""
+        self._level = LEVELS[level]
+        self._json = json
+        self._flood.change(flood_rate)
+
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to write; what was logged before is kept until now."""
         self._loop = loop
@@ -439,8 +445,14 @@ class LogWriter(AccessLog):
 
 def to_stderr(level: LogLevel, log_format: LogFormat, stats: Stats, flood_rate: int = 0) -> LogWriter:
     """The log of ``fastgw serve``: JSON lines, or text when standard error is a terminal."""
-    json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
-    return LogWriter(sys.stderr.fileno(), level=level, json=json, stats=stats, flood_rate=flood_rate)
+    return LogWriter(
+        sys.stderr.fileno(), level=level, json=is_json(log_format), stats=stats, flood_rate=flood_rate
+    )
 
 
-__all__ = ["LogWriter", "access_fields", "as_json", "as_text", "to_stderr"]
+def is_json(log_format: LogFormat) -> bool:
+    """Whether lines to standard error are JSON."""
+    return log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+
+
+__all__ = ["LogWriter", "access_fields", "as_json", "as_text", "is_json", "to_stderr"]

@@ -74,6 +74,13 @@ class MetricsSource(Protocol):
         ...
 
     @property
+    def loaded_at(self) -> float:
+        """When the configuration was last read and found good, in Unix seconds."""
+        ...
+
+    @property
+    def restart_pending(self) -> bool: ...
+    @property
     def admin_auth_failures(self) -> int: ...
     @property
     def native(self) -> bool: ...
@@ -175,6 +182,16 @@ class GatewayCollector:
         )
         yield CounterMetricFamily(
             "gateway_admin_auth_failures_total", "Attempts at /admin without its key.", value=source.admin_auth_failures
+        )
+        yield GaugeMetricFamily(
+            "gateway_config_loaded_timestamp_seconds",
+            "When the configuration that holds was read, in Unix time.",
+            value=source.loaded_at,
+        )
+        yield GaugeMetricFamily(
+            "gateway_restart_pending",
+            "1 = settings are written otherwise than they hold, and wait for a restart.",
+            value=int(source.restart_pending),
         )
         yield from self._of_engines()
 

@@ -13,6 +13,7 @@ from tests.architecture.sources import ROOT, files, text, unlike
 ELSEWHERE: dict[str, str] = {
     # A program's face, seen by who starts it.
     "__main__": "cli/test_cli.py",
+    "accounts": "e2e/test_follow.py",
     "app": "e2e/test_cases_k_process.py",
     "cli": "cli/test_cli.py",
     "counters": "test_stats.py",
@@ -24,6 +25,7 @@ ELSEWHERE: dict[str, str] = {
     "events": "observe/test_logs.py",
     "keyring": "e2e/test_keys.py",
     "late": "test_start.py",
+    "loading": "test_reload.py",
     "selftest": "cli/test_selftest.py",
     "serve": "e2e/test_cases_k_process.py",
     "tasks": "store/test_state.py",
@@ -54,6 +56,7 @@ ELSEWHERE: dict[str, str] = {
     "config/sources": "config/test_load.py",
     "config/toml_file": "config/test_load.py",
     "config/variables": "config/test_load.py",
+    "control/admin_reload": "test_reload.py",
     "control/call": "control/test_admin_refusals.py",
     "limits/key": "store/test_keys.py",
     "protocol/endings": "conversations/test_endings.py",

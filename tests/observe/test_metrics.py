@@ -49,6 +49,8 @@ class Source:
     waiting: dict[str, object] = field(default_factory=lambda: {"waiting": 0, "bytes": 0, "by_class": {}})
     store_failing: bool = False
     ip_meters: int = 0
+    loaded_at: float = 1.5e9
+    restart_pending: bool = False
     admin_auth_failures: int = 0
     native: bool = True
     version: str = "1.2.3"

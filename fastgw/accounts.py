@@ -1,0 +1,73 @@
+"""Who may use a gateway, as its settings say: the accounts at a start, and when the settings are others.
+
+Owns: what holds for keys that say nothing else, and the order in which keys come and go. In pieces of a millisecond: nobody
+waits for ten thousand keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from fastgw.config import Config
+from fastgw.exchange.gateway import GatewayCore
+from fastgw.housekeeping import Housekeeping
+from fastgw.limits.account import Accounts, Defaults
+from fastgw.net.clock import micros
+
+if TYPE_CHECKING:
+    from fastgw.store.state import State
+
+PIECE: Final = 1000  # keys taken over at once: a millisecond
+
+
+def of(config: Config) -> Accounts:
+    """The accounts of the configuration's keys."""
+    return Accounts(_defaults(config), config.api_key_digests, required=config.require_key)
+
+
+async def follow(
+    core: GatewayCore, before: Config, config: Config, state: State | None, keeping: Housekeeping | None
+) -> None:
+    """From now on let in whom ``config`` does, with its limits. New keys come first, and old ones go last: nobody is refused
+    for a moment who is let in before and after it."""
+    accounts = core.accounts
+    accounts.required = accounts.required or config.require_key
+    held, now = set(before.api_key_digests), set(config.api_key_digests)
+    gone = [digest for digest in before.api_key_digests if digest not in now]
+    others = _told(config) != _told(before)
+    if others:
+        accounts.follow(_defaults(config), micros(monotonic()))
+    come = [digest for digest in config.api_key_digests if others or digest not in held]
+    fresh = False
+    for start in range(0, len(come), PIECE):
+        fresh |= accounts.admit(come[start : start + PIECE], micros(monotonic()))
+        await asyncio.sleep(0)
+    for start in range(0, len(gone), PIECE):
+        accounts.retire(gone[start : start + PIECE])
+        await asyncio.sleep(0)
+    core.version += 1
+    if state is not None and others:
+        state.tell_again()  # its keys too say of some limits nothing
+    if keeping is not None and fresh:
+        keeping.ask_for(core.today)  # what the store has of a key that is new here
+
+
+def _told(config: Config) -> tuple[object, ...]:
+    """The settings that hold for keys which say nothing else."""
+    return (
+        config.rate_limit_per_minute, config.key_burst, config.tokens_per_minute, config.daily_token_quota,
+        config.key_concurrency, config.on_exhausted,
+    )  # fmt: skip
+
+
+def _defaults(config: Config) -> Defaults:
+    return Defaults(
+        requests_per_minute=config.rate_limit_per_minute,
+        burst=config.key_burst,
+        tokens_per_minute=config.tokens_per_minute,
+        daily_tokens=config.daily_token_quota,
+        concurrency=config.key_concurrency,
+        cut=config.on_exhausted == "cut",
+    )

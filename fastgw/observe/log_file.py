@@ -1,0 +1,40 @@
+"""The file that a log goes to, where it is one: what is done about it when others have renamed it.
+
+Owns: its name, as it was at the start. Must never: open anything that was no file then (a terminal, a pipe, a journal).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+
+
+class LogFile:
+    """The file that standard error is, where it is one: after it was renamed (logrotate), lines go to a new one of that name.
+
+    Such a file belongs to whoever started the gateway: it is opened, and made, with this process's rights.
+    """
+
+    def __init__(self, fd: int = 2) -> None:
+        self._fd = fd
+        self.path = ""
+        with suppress(OSError):
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                self.path = os.readlink(f"/proc/self/fd/{fd}")
+
+    def reopen(self) -> bool:
+        """Whether lines go to another file from now on. Raises OSError where it cannot be opened; then nothing changes."""
+        if not self.path:
+            return False
+        now = os.fstat(self._fd)
+        with suppress(FileNotFoundError):
+            named = os.stat(self.path)
+            if (named.st_dev, named.st_ino) == (now.st_dev, now.st_ino):
+                return False
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, stat.S_IMODE(now.st_mode))
+        try:
+            os.dup2(fd, self._fd)  # at once for whoever writes: no line is lost, or cut
+        finally:
+            os.close(fd)
+        return True

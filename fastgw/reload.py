@@ -1,0 +1,165 @@
+"""Settings read again while the gateway runs: SIGHUP, and ``POST /admin/reload``.
+
+    asked ----> read, in a thread ----> followed (``app.Gateway.follow``) ----> told: log, metrics, manager, whoever asked
+                     |                       |
+                     +---- a mistake --------+----> told; everything is as it was
+
+Owns the order: one reading at a time, and whoever asks meanwhile gets one that begins after that, so that the last state of the
+files wins. All of it is read and checked before anything changes. Must never: hold the loop for a file, or take a request from
+the environment: a process has the one that it was given.
+
+This is the one place at which a gateway that runs reads files of its operator's: what is one beside the settings (certificates)
+is read in :meth:`Reloader._read`, in that thread, and comes with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from fastgw.app import Gateway
+from fastgw.config import Config, ConfigErrors
+from fastgw.config.changes import Change, between
+from fastgw.errors import described
+from fastgw.stats import EventLog
+
+REFUSED = 422
+DRAINS = 503
+
+
+class Manager(Protocol):
+    """Who is told when it begins, and how it ended."""
+
+    def reloading(self) -> None: ...
+    def reloaded(self, status: str) -> None: ...
+
+
+class Reloader:
+    """``read`` gives the settings as they are written now, or raises ConfigErrors; it runs in a thread. ``first`` is called
+    before that each time, ``followed`` with what holds from then on; neither may raise. Before :meth:`ready` it is remembered
+    that somebody has asked, after :meth:`close` nothing more is done."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        read: Callable[[], Config],
+        *,
+        log: EventLog,
+        manager: Manager,
+        first: Callable[[], None],
+        followed: Callable[[Config], None],
+    ) -> None:
+        self._gateway = gateway
+        self._reads = read
+        self._log = log
+        self._manager = manager
+        self._first = first
+        self._followed = followed
+        self._ready = self._closed = self._asked = False
+        self._turn = asyncio.Lock()
+        self._task: asyncio.Task[Any] | None = None
+        gateway.loading.again = self.again
+
+    def ask(self) -> None:
+        """SIGHUP has come. Several while one reading is under way are one."""
+        if self._closed:
+            self._log.info("the configuration is not read again: the gateway drains")
+            return
+        self._asked = True
+        if self._ready and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._while_asked(), name="reload")
+
+    def ready(self) -> None:
+        """The gateway takes requests."""
+        self._ready = True
+        if self._asked:
+            self.ask()
+
+    def close(self) -> None:
+        """It drains."""
+        self._closed = True
+
+    async def again(self) -> tuple[int, Any]:
+        """Read them now; the status and the document that say what came of it."""
+        if self._closed or not self._ready:
+            return DRAINS, {"error": "the gateway drains, or has not started yet"}
+        # (Whoever asked may leave: it is done all the same.)
+        return await asyncio.shield(asyncio.ensure_future(self._once()))
+
+    async def _while_asked(self) -> None:
+        try:
+            while self._asked and not self._closed:
+                self._asked = False
+                await self._once()
+        finally:
+            self._task = None
+
+    async def _once(self) -> tuple[int, Any]:
+        async with self._turn:
+            self._first()
+            self._manager.reloading()
+            problems: Sequence[str] = ()
+            change: Change | None = None
+            try:
+                change = await self._gateway.follow(await self._read())
+            except ConfigErrors as found:
+                problems = [str(error) for error in found.errors]
+            except Exception as error:
+                problems = [described(error)]
+            if change is None:
+                return self._failed(problems)
+            return self._done(change)
+
+    def _failed(self, problems: Sequence[str]) -> tuple[int, Any]:
+        count = len(problems)
+        self._gateway.stats.reloads_failed += 1
+        self._log.error(
+            "the configuration was not taken over, all is as it was",
+            mistakes=count,
+            problems="; ".join(problems),
+            hint="mend it, look with `fastgw check`, and send SIGHUP again",
+        )
+        self._manager.reloaded(f"the configuration was not taken over: {count} mistake{'s' if count > 1 else ''}")
+        return REFUSED, {"error": "The configuration was not taken over, all is as it was.", "problems": list(problems)}
+
+    def _done(self, change: Change) -> tuple[int, Any]:
+        self._gateway.stats.reloads_ok += 1
+        self._followed(change.config)
+        self._log.info("the configuration was read again", changed=", ".join(change.changed) or "nothing")
+        if change.pending:
+            self._log.warning("some settings wait for a restart, and are as they were", settings=", ".join(change.pending))
+        waits = f", a restart is due for {', '.join(change.pending)}" if change.pending else ""
+        self._manager.reloaded(f"listening on {' '.join(self._gateway.addresses)}{waits}")
+        return 200, {"changed": list(change.changed), "restart": list(change.pending)}
+
+    async def _read(self) -> Change:
+        """All that is in files, read and checked. Raises what reading raises."""
+        before = self._gateway.config
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Change] = loop.create_future()
+
+        def work() -> None:
+            change: Change | None = None
+            problem: Exception | None = None
+            try:
+                change = between(before, self._reads())
+            except Exception as error:
+                problem = error
+            try:
+                loop.call_soon_threadsafe(_answer, answer, change, problem)
+            except RuntimeError:
+                return  # the loop is closed: nobody waits
+
+        threading.Thread(target=work, name="fastgw-reload", daemon=True).start()
+        return await answer
+
+
+def _answer(answer: asyncio.Future[Change], change: Change | None, problem: Exception | None) -> None:
+    if answer.done():
+        return
+    if change is not None:
+        answer.set_result(change)
+    else:
+        answer.set_exception(problem or RuntimeError("nothing was read"))
