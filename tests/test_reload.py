@@ -148,6 +148,24 @@ async def metrics_of(control: str) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(r"^([^#\s]\S*) (\S+)$", text, re.MULTILINE)}
 
 
+async def test_a_key_of_the_store_takes_the_limits_that_are_the_settings(tmp_path: Path) -> None:
+    state = str(tmp_path / "state")
+    argv = [sys.executable, "-m", "fastgw", "keys", "--state-dir", state, "create", "--name", "ann"]
+    made = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)  # noqa: ASYNC221
+    found = re.search(r"fgw_[\w-]+", made.stdout)
+    assert found is not None, made.stdout
+    async with Simulator() as sim, serving(tmp_path, settings(sim.url, state_dir=f'"{state}"')) as served:
+        assert await served.status(found[0]) == 200
+        served.writes(settings(sim.url, state_dir=f'"{state}"', rate_limit_per_minute="1"))
+        await served.again()
+        await served.until("the store has told its keys", lambda: served.said("keys changed"))
+        assert [await served.status(found[0]) for _ in range(2)] == [200, 429]
+        served.writes(settings(sim.url, state_dir=f'"{tmp_path}/elsewhere"'))
+        assert (await served.again())["changed"] == "rate_limit_per_minute"
+        await served.until("the store has told its keys", lambda: len(served.said("keys changed")) == 2)
+        assert await served.status(found[0]) == 200
+
+
 async def test_the_operator_may_ask_for_it_and_is_told(tmp_path: Path) -> None:
     env = {"FASTGW_CONTROL_LISTEN": "127.0.0.1:0", "ADMIN_KEY": ADMIN}
     async with Simulator() as sim, serving(tmp_path, settings(sim.url), **env) as served:

@@ -1,0 +1,130 @@
+"""Each setting that is said to hold after a reload does: a gateway that was told of it while it ran is as one that began so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw import Config, EngineConfig, Gateway, RouteConfig
+from fastgw.config.row import RESTART, Setting
+from fastgw.config.table import DEFAULTS, TABLE
+
+ENGINE = "http://127.0.0.1:9"
+BEGIN: dict[str, Any] = {
+    "engines": [EngineConfig(url=ENGINE)], "port": 0, "health_interval_s": 60.0, "health_timeout_s": 0.05,
+    "warm_connections": 0, "api_keys": ["of-the-start"], "control_listen": "127.0.0.1:0",
+    "admin_key": "sk-admin-of-the-start", "scheduler": "auto", "scheduler_interval_s": 60.0, "embedding_merge_s": 0.01,
+}  # fmt: skip
+OTHERS: dict[str, Any] = {
+    "engines": [EngineConfig(url=ENGINE, weight=7, models=["m"], max_concurrent=3, api_key="k", served_name="s", cancel=False)],
+    "vllm_api_key": "sk-engines", "served_model_name": "shown", "api_keys": ["one", "two"], "admin_key": "sk-admin-of-another",
+    "trusted_proxies": ["10.0.0.0/8"], "cors_origins": ["https://a.example"], "allowed_hosts": ["a.example"],
+    "passthrough_paths": ["/v1/more"], "retry_statuses": ["503"], "scheduler": "off", "embedding_merge_s": 0.0,
+    "routes": [RouteConfig(model="m", max_concurrent=2, fallback=["n"], on_capacity="fallback", timeout_s=3.0)],
+    "embedding_merge_inputs": 9, "memory_budget_bytes": 1 << 30,
+}  # fmt: skip
+LIVE = [row for row in TABLE if row.reload and row.reload != RESTART and row.name not in ("api_keys_file", "log_level")]
+
+
+def another(row: Setting) -> Any:
+    """A value that is not the one at the start."""
+    if row.name in OTHERS:
+        return OTHERS[row.name]
+    had = BEGIN.get(row.name, DEFAULTS[row.name])
+    if row.kind in ("int", "auto_int"):
+        return int(min(max((had or 0) + 1, row.minimum or 0), row.maximum or 0))
+    if row.kind == "float":
+        return float(min(max((had or 1.0) * 0.9, row.minimum or 0), row.maximum or 0))
+    if row.kind in ("bool", "auto_bool"):
+        return not had
+    return next(choice for choice in row.choices if choice and choice != had)
+
+
+LEFT_OUT = {
+    # What differs between any two gateways, or with time, or is of requests.
+    "reactor", "log", "stats", "_reactor", "_log", "_stats", "_loop", "_poller", "_shortage", "locals", "heads",
+    "connections", "_instance", "_serial", "version", "_doors", "_timer", "_task", "at", "today", "_known", "probed_at",
+    "_core", "_state", "core", "until", "_round", "failures", "healthy", "_paused", "_turn_of", "_created", "_listed",
+    "_taken", "tasks", "_tasks", "_conns", "_flushed_at", "_forgot_at", "loading", "_fleet", "health", "_health", "filters",
+    "_latest", "_retired", "at_us", "pools", "everyone", "_open", "_by_model", "table", "_idle_files", "_config", "config",
+    "resolved_at", "touched", "_warming", "_runner", "url", "_throttle", "_connections", "_metrics", "_keys", "_engines",
+    "_reload", "_changed", "_room", "_published", "addresses", "_other_keys", "_watched", "group", "_configs", "_added",
+    "on_closed", "_exempt", "_accepted", "_refusal", "_bucket",
+}  # fmt: skip
+
+
+def picture(value: Any, depth: int = 0) -> Any:
+    """What of an object can be seen and was made of settings, as text; calls by the objects that they are bound to."""
+    if isinstance(value, (str, bytes, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (list, tuple, set, frozenset)):
+        found = [picture(one, depth + 1) for one in value]
+        return found if isinstance(value, (list, tuple)) else sorted(map(repr, found))
+    if isinstance(value, dict):
+        return {repr(picture(key, depth + 1)): picture(one, depth + 1) for key, one in value.items()}
+    owner = getattr(value, "__self__", None)
+    if owner is not None and callable(value):
+        return (value.__name__, picture(owner, depth + 1))
+    if not type(value).__module__.startswith("fastgw.") or depth > 7:
+        return type(value).__name__
+    names = {name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())}
+    names |= set(getattr(value, "__dict__", ()))
+    names |= {name for name in dir(value) if not name.startswith("__") and not callable(getattr(value, name, None))}
+    shown = {name: picture(getattr(value, name, None), depth + 1) for name in sorted(names - LEFT_OUT)}
+    return (type(value).__name__, shown)
+
+
+def whole(gateway: Gateway) -> dict[str, Any]:
+    core, door = gateway.core, gateway._door
+    assert core is not None
+    assert door is not None
+    config = gateway.config
+    assert gateway._health is not None
+    health = gateway._health._config
+    return {
+        "core": picture(core),
+        "filters": [picture(one) for one in core.filters],
+        "engines": [picture(pool) for pool in gateway.fleet.pools],
+        "models": picture(core.table.models),
+        "accounts": picture(core.accounts),
+        "keys": [one.id for one in core.accounts.all()],
+        "keeping": picture(gateway._keeping),
+        "merger": picture(core.merger),
+        "scheduler": picture(gateway._scheduler),
+        "limits": picture(door._limits),
+        "listener": picture(door.listener),
+        "chosen": (door._chosen, door._most_per_ip),
+        "control": picture(gateway._control),
+        "endpoints": core.endpoints.find(b"/v1/more") is not None,
+        "read when needed": {row.name: repr(getattr(config, row.name)) for row in TABLE},
+        "of health": {row.name: repr(getattr(health, row.name)) for row in TABLE},
+        "of the core": {row.name: repr(getattr(core.config, row.name)) for row in TABLE},
+    }
+
+
+async def begun(config: Config) -> dict[str, Any]:
+    async with Gateway(config) as gateway:
+        return whole(gateway)
+
+
+@pytest.mark.parametrize("row", LIVE, ids=lambda row: row.name)
+async def test_it_is_as_if_it_had_begun_with_it(row: Setting) -> None:
+    new = Config(**{**BEGIN, row.name: another(row)})
+    wanted = await begun(new)
+    async with Gateway(Config(**BEGIN)) as gateway:
+        before = whole(gateway)
+        change = await gateway.follow(new)
+        assert row.name in change.changed
+        found = whole(gateway)
+        assert found == wanted
+        assert found != before
+        # And back.
+        await gateway.follow(Config(**BEGIN))
+        assert whole(gateway) == before
+
+
+def test_the_file_of_keys_is_read(tmp_path: Path) -> None:
+    """(What it brings are keys: `config/test_changes.py`.)"""
+    assert {row.name for row in TABLE} - {row.name for row in LIVE} >= {"api_keys_file", "log_level"}
