@@ -15,9 +15,9 @@ def admits(listener: Listener, addresses: list[str]) -> list[bool]:
 
 
 async def listener_of(gw: Running) -> Listener:
-    found = gw.gateway._listener
-    assert found is not None
-    return found
+    door = gw.gateway._door
+    assert door is not None
+    return door.listener
 
 
 async def test_an_ipv6_subscriber_is_one() -> None:
