@@ -98,7 +98,8 @@ class Judgement:
 
     __slots__ = (
         "account", "base", "client_ip", "endpoint", "ends_at", "extra_head", "head", "key_id", "limit", "meter", "peer_ip",
-        "start", "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_status", "told_streamed", "version",
+        "start", "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_status", "told_streamed",
+        "trusted", "version",
     )  # fmt: skip
 
     def __init__(
@@ -126,10 +127,12 @@ class Judgement:
         self.told_outcome = ""
         self.told_status = -1
         self.told_streamed = False
+        # Of whom it was made: the connection's peer, and whether its own word about others was taken.
         self.peer_ip = ""
+        self.trusted = False
 
     def of(self, head: RequestHead) -> Judgement:
-        """The same of ``head``, which is a copy of its own on another connection from the same address."""
+        """The same of ``head``, which is a copy of its own on another connection of the same peer."""
         made = Judgement.__new__(Judgement)
         made.head = head
         made.version = self.version
@@ -151,6 +154,7 @@ class Judgement:
         made.told_status = self.told_status
         made.told_streamed = self.told_streamed
         made.peer_ip = self.peer_ip
+        made.trusted = self.trusted
         return made
 
 

@@ -203,14 +203,16 @@ class GatewayCore(Context):
 
     def recalled(self, stream: ClientStream, kept: Kept, head: RequestHead) -> Judgement | None:
         known: Judgement = kept.known
-        # (What was judged of the same address: who comes from another may be another's proxy, or have no right to that key.)
-        return known.of(head) if known.peer_ip == stream.peer_ip else None
+        # (Who comes from another address may have no right to that key; and the word of a proxy that is believed no longer, or
+        # was not yet when that connection came, is not taken over.)
+        return known.of(head) if known.peer_ip == stream.peer_ip and known.trusted == stream.trusted else None
 
     def _remembered(self, exchange: Exchange) -> Judgement:
         known = Judgement(
             exchange.head, self.version, self.max_body_bytes, exchange.endpoint, exchange.key_id, exchange.account
         )  # fmt: skip
         known.peer_ip = exchange.client.peer_ip
+        known.trusted = exchange.client.trusted
         known.meter = exchange.meter
         known.timeout_s = exchange.timeout_s
         known.extra_head = exchange.extra_head

@@ -28,7 +28,7 @@ cdef class Judgement:
     cdef public double ends_at, timeout_s
     cdef public bytes told
     cdef public int told_status
-    cdef public bint told_streamed
+    cdef public bint told_streamed, trusted
     cdef public bytes base, extra_head
     cdef public RequestStart start
     cdef public RequestHead head

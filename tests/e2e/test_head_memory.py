@@ -121,6 +121,25 @@ class TestOfConnectionsThatAreGone:
             assert await by_itself(here.gw, good, source="127.0.0.2") == 403
             assert await by_itself(here.gw, good) == 200
 
+    async def test_a_proxy_that_is_believed_now_is_no_client_for_what_it_was(self) -> None:
+        """A connection may be older than that its peer is believed."""
+        settings = {"api_keys": ["good"], "trusted_proxies": ["127.0.0.1/32"]}
+        async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], **settings) as gw:
+            data = ask().replace(b"\r\n", b"\r\nx-forwarded-for: 192.0.2.7\r\n", 1)
+            core = gw.gateway.core
+            assert core is not None
+            async with RawClient.connect("127.0.0.1", gw.port) as old:
+                await gw.until("it is there", lambda: core.connections)
+                (one,) = core.connections
+                one.stream.trusted = False  # type: ignore[attr-defined]
+                one.stream.forwarded = b"x-forwarded-for: 127.0.0.1\r\n"  # type: ignore[attr-defined]
+                await old.send(data)
+                assert (await old.read_response()).status == 200
+            await gw.until("it is gone", lambda: not core.connections)
+            assert len(core.heads) == 1
+            assert await by_itself(gw, data) == 200
+            assert [record["client"] for record in gw.records] == ["127.0.0.1", "192.0.2.7"]
+
     async def test_what_nobody_asks_for_is_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(housekeeping, "FORGET_S", 0.0)
         async with Simulator(SimConfig(any_model=True)) as sim, running([sim.url], api_keys=["good"]) as gw:
