@@ -16,6 +16,7 @@ from fastgw.exchange.call import Call
 from fastgw.exchange.figures import read_whole
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import Failure
+from fastgw.exchange.record import timing_line
 from fastgw.exchange.relay import BROKEN, END, MORE, SPENT, Relay
 from fastgw.exchange.showing import goes_on
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
@@ -33,6 +34,7 @@ CLOSING_S: Final = 2.0  # an engine that has made all that it may ends its strea
 APART_BYTES: Final = 16384
 """A longer body stays where it lies when something is put in front of it. Up to here a copy costs no more than that."""
 MAX_RETRY_AFTER_S: Final = 60.0  # an engine that asks for more is asked again all the same
+_ACCEPT_ENCODING: Final = re.compile(rb"(?im)^accept-encoding:[^\r\n]*\r\n").sub
 _RETRY_AFTER: Final = re.compile(rb"(?im)^retry-after:[ \t]*([0-9]{1,6})[ \t]*\r$").search
 
 
@@ -69,7 +71,7 @@ def _fields(exchange: ExchangeState) -> bytes:
     # (Not by `in`: bytes look first whether they were asked for a number, and an exception is made to find out.)
     if exchange.endpoint.metered and forward.find(b"ccept-") >= 0:
         # What is to be read, or taken out again, must not come compressed.
-        forward = gateway.without_accept_encoding(forward)
+        forward = _ACCEPT_ENCODING(b"", forward)
     forwarded = exchange.client.forwarded or gateway.forwarded_lines(exchange.client, head)
     return b"".join((forward, forwarded, b"x-request-id: "))
 
@@ -227,7 +229,7 @@ class Attempt(Call):
         client = exchange.client
         extra = exchange.extra_head
         if self.core.server_timing:
-            extra += self.core.timing_line(exchange, now, now)
+            extra += timing_line(exchange, now, now)
         length = head.content_length
         if length == len(rest) and length and not head.sse and not source.done:
             # The usual plain answer: whole in one read, out in one send.

@@ -294,15 +294,8 @@ class Context(Service):
         """An exchange has ended: counters, and its one access record."""
         raise NotImplementedError
 
-    def timing_line(self, exchange: Asking, first_byte_at: float, now: float) -> bytes:
-        """The receipt of an exchange, as a ``server-timing`` line."""
-        raise NotImplementedError
-
     def forwarded_lines(self, client: ClientStream, head: RequestHead) -> bytes:
         """x-forwarded-for and -proto for a trusted proxy's request: its own word, and its address."""
-        raise NotImplementedError
-
-    def without_accept_encoding(self, forward: bytes) -> bytes:
         raise NotImplementedError
 
     def refuse_with(self, error: GatewayError, exchange: Asking, extra: bytes) -> int:

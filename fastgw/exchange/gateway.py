@@ -6,7 +6,6 @@ what it may use by ``app``, which is the one composition root; what all exchange
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import time, time_ns
@@ -47,7 +46,6 @@ from fastgw.upstream.table import UpstreamTable
 
 CLOSES: Final = 32  # idle connections in a turn of the loop, when a drain begins: each costs the kernel 15 µs
 MOST_KEYS_OF_THE_PAST: Final = 64  # of engines that have left, which no log shows either
-_ACCEPT_ENCODING: Final = re.compile(rb"(?im)^accept-encoding:[^\r\n]*\r\n")
 
 LocalHandler = Callable[[Exchange], None]
 
@@ -355,21 +353,6 @@ class GatewayCore(Context):
         plain = self._other_keys if credential is None else (*self._other_keys, credential)
         return masked(text, lambda part: self.accounts.find(digest(part)) is not None, plain)
 
-    def timing_line(self, exchange: Asking, first_byte_at: float, now: float) -> bytes:
-        """The receipt (W3C Server-Timing, milliseconds): reading the request, waiting for an engine's connection, the
-        engine's first byte, and the gateway's own share of it all."""
-        received = exchange.started_at
-        routed = max(exchange.routed_at, received)  # (nobody looked, where this was not asked for when it was routed)
-        sent = exchange.sent_at
-        upstream = first_byte_at - sent
-        own = now - received - upstream
-        return b"server-timing: parse;dur=%.3f, queue;dur=%.3f, upstream;dur=%.3f, gateway;dur=%.3f\r\n" % (
-            (routed - received) * 1e3,
-            (sent - routed) * 1e3,
-            upstream * 1e3,
-            own * 1e3,
-        )
-
     def forwarded_lines(self, client: ClientStream, head: RequestHead) -> bytes:
         """x-forwarded-for and -proto for a trusted proxy's request: its own word, and its address."""
         own = head.own or {}
@@ -378,9 +361,6 @@ class GatewayCore(Context):
             proto = b"http"
         chain = forwarded_for(client.peer_ip, own.get(b"x-forwarded-for"), self.trusted)
         return b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (chain, proto)
-
-    def without_accept_encoding(self, forward: bytes) -> bytes:
-        return _ACCEPT_ENCODING.sub(b"", forward)
 
     # --- answers
     def refuse_with(self, error: GatewayError, exchange: Asking, extra: bytes) -> int:

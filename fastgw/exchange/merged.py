@@ -20,6 +20,7 @@ from fastgw.exchange.call import Call
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.phases import MERGING
+from fastgw.exchange.record import timing_line
 from fastgw.exchange.showing import goes_on
 from fastgw.net.clock import monotonic
 from fastgw.protocol.body import Source
@@ -227,7 +228,7 @@ class MergedCall(Call):
             exchange.token_at = now
             extra = exchange.extra_head
             if self.core.server_timing:
-                extra += self.core.timing_line(exchange, self.first_byte_at, now)
+                extra += timing_line(exchange, self.first_byte_at, now)
             exchange.status = head.status
             exchange.client.answer(head, exchange.request_id, extra, piece)
             exchange.end("ok", False)

@@ -126,3 +126,19 @@ def record_of(exchange: ExchangeState, outcome: str, now: float) -> AccessRecord
         error=exchange.error_kind,
         detail=exchange.detail,
     )
+
+
+def timing_line(exchange: ExchangeState, first_byte_at: float, now: float) -> bytes:
+    """The receipt (W3C Server-Timing, milliseconds): reading the request, waiting for an engine's connection, the
+    engine's first byte, and the gateway's own share of it all."""
+    received = exchange.started_at
+    routed = max(exchange.routed_at, received)  # (nobody looked, where this was not asked for when it was routed)
+    sent = exchange.sent_at
+    upstream = first_byte_at - sent
+    own = now - received - upstream
+    return b"server-timing: parse;dur=%.3f, queue;dur=%.3f, upstream;dur=%.3f, gateway;dur=%.3f\r\n" % (
+        (routed - received) * 1e3,
+        (sent - routed) * 1e3,
+        upstream * 1e3,
+        own * 1e3,
+    )

@@ -58,9 +58,7 @@ cdef class Context(Service):
 
     cpdef double time_limit(self, double asked, double limit) except -1
     cpdef finished(self, object exchange, str outcome, double now)
-    cpdef bytes timing_line(self, object exchange, double first_byte_at, double now)
     cpdef bytes forwarded_lines(self, ClientStream client, RequestHead head)
-    cpdef bytes without_accept_encoding(self, bytes forward)
     cpdef int refuse_with(self, object error, object exchange, bytes extra) except -1
     cpdef bytes shown(self, object exchange, bytes text)
     cpdef long long share_of(self, object exchange) except -1
