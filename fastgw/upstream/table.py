@@ -65,11 +65,12 @@ class UpstreamTable:
         self.pools: tuple[Pool, ...] = tuple(pools)
         before = previous._groups if previous is not None else {}
         # Models that the same engines serve share one group, so that a thousand names cost one layout; and a group goes on
-        # from one snapshot to the next, so that a model learned elsewhere does not begin everybody's turns anew.
-        self._groups: dict[tuple[int, ...], Group] = {}
+        # from one snapshot to the next, so that a model learned elsewhere does not begin everybody's turns anew. With other
+        # weights it is another one.
+        self._groups: dict[tuple[tuple[int, int], ...], Group] = {}
 
         def group(members: Sequence[Pool]) -> Group | None:
-            key = tuple(map(id, members))
+            key = tuple([(id(pool), pool.engine.weight) for pool in members])
             if not key:
                 return None
             if key not in self._groups:

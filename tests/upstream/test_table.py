@@ -87,3 +87,11 @@ def test_no_engine_is_tried_twice() -> None:
         assert pool not in tried
         tried = (*tried, pool)
     assert len(tried) == 3
+
+
+def test_other_weights_hold_in_the_next_snapshot() -> None:
+    places = place(1), place(2)
+    first = table(*places)
+    assert turns(first, "m", 4) == [1, 2, 1, 2]
+    places[0].engine.weight = 3
+    assert turns(table(*places, previous=first), "m", 8) == [1, 1, 2, 1] * 2
