@@ -19,6 +19,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -299,6 +300,7 @@ class Gateway:
             if clashes := self.fleet.clashes(config):
                 raise ConfigErrors(ConfigError("configuration", "engines", clash) for clash in clashes)
             strategy = strategy_for(config)
+            _import_for(config)
             come = await self.fleet.prepare(config)
             try:
                 await self._ask(come)
@@ -471,6 +473,19 @@ class Gateway:
         while not condition() and monotonic() < deadline:
             pause = min(LOOK_S, max(0.0, deadline - monotonic()))
             await asyncio.sleep(pause)
+
+
+def _import_for(config: Config) -> None:
+    """What only some settings need, before anything changes: there may be no descriptor to read it with, or no file any more.
+    Raises ImportError, OSError."""
+    needed = {
+        "fastgw.exchange.merging": config.embedding_merge_s,
+        "fastgw.upstream.scheduler": config.scheduler == "auto",
+        "ipaddress": config.trusted_proxies,
+    }
+    for name, is_needed in needed.items():
+        if is_needed:
+            import_module(name)
 
 
 __all__ = ["AccessRecord", "Gateway", "StartError"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -192,6 +193,39 @@ async def test_nothing_changes_where_something_is_wrong() -> None:
             settings(gate.url, api_keys=["two words"])
         await client.send(ask("one"))
         assert (await client.read_response()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("fastgw.exchange.merging", {"embedding_merge_s": 0.01}), ("fastgw.upstream.scheduler", {"scheduler": "auto"})],
+)
+async def test_nothing_changes_where_what_it_needs_cannot_be_imported(
+    name: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be no descriptor left to read it with."""
+    async with Gate(auto_s=0.0) as gate, gateway(gate.url, api_keys=["one"]) as gw, await gw.client() as client:
+        before = gw.gateway.config
+        wanted = settings(gate.url, api_keys=["two"], max_body_bytes=2000, **more)
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, name, None)
+            with pytest.raises(ImportError):
+                await gw.gateway.follow(wanted)
+        assert gw.gateway.config is before
+        for key, status in (("one", 200), ("two", 401)):
+            await client.send(ask(key))
+            assert (await client.read_response()).status == status
+        change = await gw.gateway.follow(wanted)
+        assert {"api_keys", "max_body_bytes", *more} <= set(change.changed)
+
+
+async def test_an_engine_that_weighs_more_gets_more() -> None:
+    async with Gate(auto_s=0.0) as one, Gate(auto_s=0.0) as two, gateway(one.url, two.url) as gw, await gw.client() as client:
+        engines = [EngineConfig(url=one.url, name="e0", weight=3), EngineConfig(url=two.url, name="e1")]
+        await gw.gateway.follow(settings(engines=engines))
+        for _ in range(8):
+            await client.send(ask())
+            assert (await client.read_response()).status == 200
+        assert (len(one.order), len(two.order)) == (6, 2)
 
 
 async def test_not_before_the_start_and_not_in_a_drain() -> None:
