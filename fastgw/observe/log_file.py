@@ -5,6 +5,7 @@ Owns: its name, as it was at the start. Must never: open anything that was no fi
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -32,8 +33,12 @@ class LogFile:
             named = os.stat(self.path)
             if (named.st_dev, named.st_ino) == (now.st_dev, now.st_ino):
                 return False
-        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, stat.S_IMODE(now.st_mode))
+        # (What does not block is a pipe that somebody has put there: nobody is waited for.)
+        how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        fd = os.open(self.path, how, stat.S_IMODE(now.st_mode))
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "it is no file")
             os.dup2(fd, self._fd)  # at once for whoever writes: no line is lost, or cut
         finally:
             os.close(fd)

@@ -54,3 +54,22 @@ def test_a_pipe_or_a_terminal_is_left_alone() -> None:
     finally:
         os.close(read)
         os.close(write)
+
+
+def test_a_pipe_that_somebody_put_there_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        file = LogFile(fd)
+        path.rename(tmp_path / "log.1")
+        os.mkfifo(path)
+        for reader in (None, os.O_RDONLY | os.O_NONBLOCK):
+            read = None if reader is None else os.open(path, reader)
+            with pytest.raises(OSError, match=r"No such device|it is no file"):
+                file.reopen()
+            if read is not None:
+                os.close(read)
+        os.write(fd, b"one")
+        assert (tmp_path / "log.1").read_bytes() == b"one"
+    finally:
+        os.close(fd)
