@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -117,6 +118,44 @@ async def test_what_is_wrong_changes_nothing_and_is_told_in_one_line(tmp_path: P
         assert await served.status("another") == 200
 
 
+WRONG: list[tuple[str, str]] = [
+    ("x = " + "[" * 100_000, "nested too deeply"),
+    ("x = " + "9" * 5000, "a number is too long"),
+    ("".join(f"[a{at}]\n" for at in range(200_000)), "a0: there is no such setting"),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), WRONG, ids=["deep", "long", "wide"])
+async def test_a_wrong_file_is_told_of_soon_and_in_a_line_that_can_be_read(tmp_path: Path, text: str, told: str) -> None:
+    async with Simulator() as sim, serving(tmp_path, settings(sim.url)) as served:
+        served.writes(text)
+        line = await served.again(REFUSED)
+        assert told in line["problems"]
+        assert len(line["problems"]) < 10_000
+        assert await served.status() == 200
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_holds_no_later_reload(tmp_path: Path) -> None:
+    """A pipe that nobody writes to."""
+    env = {"FASTGW_CONTROL_LISTEN": "127.0.0.1:0", "ADMIN_KEY": ADMIN}
+    async with Simulator() as sim, serving(tmp_path, settings(sim.url), **env) as served:
+        served.toml.unlink()
+        os.mkfifo(served.toml)
+        async with RawClient.connect(served.said("listening")[0]["control"]) as client:
+            await client.send(request("POST", "/admin/reload", key=ADMIN))
+            answer = await client.read_response(timeout=20.0)
+            assert answer.status == 422
+            assert b"could not be read within 10 s" in answer.body
+            await client.send(request("POST", "/admin/reload", key=ADMIN))
+            assert b"are still being read" in (await client.read_response()).body
+        with served.toml.open("w"):
+            pass  # whoever reads it gets to its end
+        served.toml.unlink()
+        served.writes(settings(sim.url, "another"))
+        await served.until("it is read again", lambda: served.hup() or served.said(READ))
+        assert (await served.status("another"), await served.status()) == (200, 401)
+
+
 async def test_what_needs_a_restart_is_named_until_it_is_written_as_it_holds(tmp_path: Path) -> None:
     waits = "some settings wait for a restart, and are as they were"
     env = {"FASTGW_CONTROL_LISTEN": "127.0.0.1:0", "ADMIN_KEY": ADMIN}
@@ -219,6 +258,37 @@ async def test_in_a_drain_it_is_not_read_again(tmp_path: Path) -> None:
             assert (await client.read_body(answer)).complete
         await served.gone()
         assert served.process.returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets")
+async def test_a_drain_that_begins_while_it_is_read_goes_before(tmp_path: Path) -> None:
+    env = {"FASTGW_CONTROL_LISTEN": "127.0.0.1:0", "ADMIN_KEY": ADMIN, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as mute,
+        closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)) as manager,
+    ):
+        manager.bind(str(tmp_path / "notify"))
+        slow = SimConfig(itl_ms=20.0, output_tokens=200)
+        async with Simulator(slow) as sim, serving(tmp_path, settings(sim.url), **env) as served:
+            async with (
+                RawClient.connect("127.0.0.1", served.port) as client,
+                RawClient.connect(served.said("listening")[0]["control"]) as operator,
+            ):
+                await client.send(chat("sim", stream=True, key=KEY))
+                answer = await client.read_until(await client.read_head(), b"data: ")
+                served.writes(settings(f"http://127.0.0.1:{mute.getsockname()[1]}"))  # is asked how it is, and says nothing
+                await operator.send(request("POST", "/admin/reload", key=ADMIN))
+                await asyncio.sleep(0.5)
+                served.process.send_signal(signal.SIGTERM)
+                assert (await operator.read_response()).status == 503
+                assert (await client.read_body(answer)).complete
+            await served.gone()
+            assert not served.said(REFUSED)
+        told = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told.append(manager.recv(4096).partition(b"\n")[0])
+        assert told == [b"READY=1", b"RELOADING=1", b"STOPPING=1"]
 
 
 async def test_a_log_that_was_renamed_goes_on_in_a_new_file(tmp_path: Path) -> None:
