@@ -17,16 +17,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from fastgw.app import Gateway
-from fastgw.config import Config, ConfigErrors
+from fastgw.config import Config, ConfigError, ConfigErrors
 from fastgw.config.changes import Change, between
 from fastgw.errors import described
 from fastgw.stats import EventLog
 
 REFUSED = 422
 DRAINS = 503
+READ_S: Final = 10.0  # that files are waited for: one may be a pipe that nobody writes to, or on a disk that does not answer
+NOT_NOW: Final = {"error": "the gateway drains, or has not started yet"}
+MOST_TOLD: Final = 50  # mistakes that are named: a wrong file may hold as many as it has words
 
 
 class Manager(Protocol):
@@ -60,12 +63,13 @@ class Reloader:
         self._ready = self._closed = self._asked = False
         self._turn = asyncio.Lock()
         self._task: asyncio.Task[Any] | None = None
+        self._reads_still = False  # what was given up after a while
         gateway.loading.again = self.again
 
     def ask(self) -> None:
         """SIGHUP has come. Several while one reading is under way are one."""
         if self._closed:
-            self._log.info("the configuration is not read again: the gateway drains")
+            self._drains()
             return
         self._asked = True
         if self._ready and self._task is None:
@@ -84,7 +88,7 @@ class Reloader:
     async def again(self) -> tuple[int, Any]:
         """Read them now; the status and the document that say what came of it."""
         if self._closed or not self._ready:
-            return DRAINS, {"error": "the gateway drains, or has not started yet"}
+            return DRAINS, NOT_NOW
         # (Whoever asked may leave: it is done all the same.)
         return await asyncio.shield(asyncio.ensure_future(self._once()))
 
@@ -98,6 +102,8 @@ class Reloader:
 
     async def _once(self) -> tuple[int, Any]:
         async with self._turn:
+            if self._closed:
+                return self._drains()
             self._first()
             self._manager.reloading()
             problems: Sequence[str] = ()
@@ -105,12 +111,19 @@ class Reloader:
             try:
                 change = await self._gateway.follow(await self._read())
             except ConfigErrors as found:
-                problems = [str(error) for error in found.errors]
+                problems = [str(error) for error in found.errors[:MOST_TOLD]]
+                if (more := len(found.errors) - MOST_TOLD) > 0:
+                    problems.append(f"and {more} more")
             except Exception as error:
                 problems = [described(error)]
             if change is None:
-                return self._failed(problems)
+                return self._drains() if self._closed else self._failed(problems)
             return self._done(change)
+
+    def _drains(self) -> tuple[int, Any]:
+        """(Its manager has been told that it stops, and hears no more of it.)"""
+        self._log.info("the configuration is not read again: the gateway drains")
+        return DRAINS, NOT_NOW
 
     def _failed(self, problems: Sequence[str]) -> tuple[int, Any]:
         count = len(problems)
@@ -131,11 +144,15 @@ class Reloader:
         if change.pending:
             self._log.warning("some settings wait for a restart, and are as they were", settings=", ".join(change.pending))
         waits = f", a restart is due for {', '.join(change.pending)}" if change.pending else ""
-        self._manager.reloaded(f"listening on {' '.join(self._gateway.addresses)}{waits}")
+        if not self._closed:
+            self._manager.reloaded(f"listening on {' '.join(self._gateway.addresses)}{waits}")
         return 200, {"changed": list(change.changed), "restart": list(change.pending)}
 
     async def _read(self) -> Change:
-        """All that is in files, read and checked. Raises what reading raises."""
+        """All that is in files, read and checked. Raises what reading raises, and ConfigErrors where that does not end:
+        until it has, nothing else is read."""
+        if self._reads_still:
+            raise _late("are still being read, since an earlier reload")
         before = self._gateway.config
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Change] = loop.create_future()
@@ -148,18 +165,28 @@ class Reloader:
             except Exception as error:
                 problem = error
             try:
-                loop.call_soon_threadsafe(_answer, answer, change, problem)
+                loop.call_soon_threadsafe(self._answer, answer, change, problem)
             except RuntimeError:
                 return  # the loop is closed: nobody waits
 
         threading.Thread(target=work, name="fastgw-reload", daemon=True).start()
-        return await answer
+        self._reads_still = True
+        try:
+            async with asyncio.timeout(READ_S):
+                return await answer
+        except TimeoutError:
+            raise _late(f"could not be read within {READ_S:g} s") from None
+
+    def _answer(self, answer: asyncio.Future[Change], change: Change | None, problem: Exception | None) -> None:
+        self._reads_still = False
+        if answer.done():
+            return
+        if change is not None:
+            answer.set_result(change)
+        else:
+            answer.set_exception(problem or RuntimeError("nothing was read"))
 
 
-def _answer(answer: asyncio.Future[Change], change: Change | None, problem: Exception | None) -> None:
-    if answer.done():
-        return
-    if change is not None:
-        answer.set_result(change)
-    else:
-        answer.set_exception(problem or RuntimeError("nothing was read"))
+def _late(what: str) -> ConfigErrors:
+    message = f"the files {what}: one may be a pipe, or on a disk that does not answer"
+    return ConfigErrors([ConfigError("configuration", "", message)])

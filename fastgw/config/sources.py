@@ -19,6 +19,7 @@ from fastgw.config.row import Setting, value_problem, wanted
 from fastgw.config.table import BY_NAME
 
 _MAX_FILE_BYTES: Final = 4 << 20
+_GUESSES: Final = 20  # a guess at what was meant takes a millisecond, and a wrong file may hold 300,000 words
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
 _UNITS: Final = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
@@ -49,6 +50,10 @@ class Source:
     def fail(self, where: str, name: str, message: str) -> None:
         self.failed.add(name)
         self.errors.append(ConfigError(where, name, message))
+
+    def hint(self, word: str, known: Iterable[str]) -> str:
+        """As :func:`suggest`, for the first mistakes."""
+        return suggest(word, known) if len(self.errors) < _GUESSES else ""
 
     def put(self, name: str, value: object, where: str) -> None:
         """Take the value unless a variable that comes first has set it; a wrong one is an error either way."""

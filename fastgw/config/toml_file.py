@@ -12,7 +12,7 @@ from functools import partial
 from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS, RouteConfig
 from fastgw.config.problems import ConfigErrors
 from fastgw.config.row import Setting
-from fastgw.config.sources import Source, level, parse_text, read_file, suggest
+from fastgw.config.sources import Source, level, parse_text, read_file
 from fastgw.config.table import BY_NAME
 
 
@@ -31,6 +31,9 @@ def read_toml(path: str) -> Source:
         what = re.sub(r"\s*\(at .*\)$", "", str(error))
         source.fail(f"{path}:{line[1]}" if line else path, "", f"not valid TOML: {what}")
         return source
+    except (ValueError, RecursionError):
+        source.fail(path, "", "not valid TOML: a number is too long, or tables and lists are nested too deeply")
+        return source
     lines = _key_lines(text)
 
     def at(table: str, key: str) -> str:
@@ -44,7 +47,7 @@ def read_toml(path: str) -> Source:
         elif key == "routes":
             _toml_routes(source, value, at)
         elif row is None:
-            hint = suggest(key, BY_NAME)
+            hint = source.hint(key, BY_NAME)
             source.fail(at("", key), key, "there is no such setting" + hint)
         else:
             _toml_value(source, row, value, at("", key))
@@ -80,7 +83,7 @@ def _toml_engines(source: Source, value: object, at: Callable[[str, str], str]) 
         source.engines = source.engines or []
         unknown = [key for key in entry if key not in known]
         for key in unknown:
-            hint = suggest(key, known)
+            hint = source.hint(key, known)
             if not hint and key in BY_NAME:
                 hint = "; it belongs to the gateway: move it above the first [[engines]]"
             source.fail(at(table, key), "engines", f"an engine has no setting {key}{hint}")
@@ -100,7 +103,7 @@ def _toml_routes(source: Source, value: object, at: Callable[[str, str], str]) -
         table = f"routes[{index}]"
         unknown = [key for key in entry if key not in known]
         for key in unknown:
-            source.fail(at(table, key), "routes", f"a route has no setting {key}{suggest(key, known)}")
+            source.fail(at(table, key), "routes", f"a route has no setting {key}{source.hint(key, known)}")
         if "model" not in entry:
             source.fail(at(table, ""), "routes", "this route has no model")
         elif not unknown:

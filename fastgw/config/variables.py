@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from fastgw.config.row import Setting
-from fastgw.config.sources import LEVELS, Source, parse_text, read_file, suggest
+from fastgw.config.sources import LEVELS, Source, parse_text, read_file
 from fastgw.config.table import TABLE
 
 # Kubernetes sets these for a service that is called fastgw (or gateway): they are nobody's settings.
@@ -68,7 +68,7 @@ def read_variables(variables: Mapping[str, tuple[str, str]]) -> Source:
     given = {name: pair for name, pair in variables.items() if pair[0].strip() and not _is_service_link(name, pair[0])}
     for name, (_, where) in given.items():
         if name.startswith("FASTGW_") and name not in known:
-            source.fail(where, name, "there is no such variable" + suggest(name, known))
+            source.fail(where, name, "there is no such variable" + source.hint(name, known))
     for row in TABLE:
         for name in row.variables:
             if name in given:
