@@ -297,13 +297,13 @@ class Gateway:
             if isinstance(change, Config):
                 change = between(self.config, change)
             config = change.config
-            if clashes := self.fleet.clashes(config):
-                raise ConfigErrors(ConfigError("configuration", "engines", clash) for clash in clashes)
+            self._refuse_clashes(config)
             strategy = strategy_for(config)
             _import_for(config)
             come = await self.fleet.prepare(config)
             try:
                 await self._ask(come)
+                self._refuse_clashes(config)  # one may have been added meanwhile
                 await accounts.follow(self._running(), self.config, config, self._state, self._keeping)
                 before = self.config
                 self._follow_at_once(self._running(), config, strategy, come)
@@ -322,6 +322,10 @@ class Gateway:
         if core is None or self._door is None or core.draining:
             raise RuntimeError("the gateway does not run")
         return core
+
+    def _refuse_clashes(self, config: Config) -> None:
+        if clashes := self.fleet.clashes(config):
+            raise ConfigErrors(ConfigError("configuration", "engines", clash) for clash in clashes)
 
     async def _ask(self, come: Sequence[Pool]) -> None:
         """Engines that are to come are asked how they are and what they serve: others may go in the same moment."""

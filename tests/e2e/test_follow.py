@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import pytest
@@ -173,6 +174,19 @@ async def test_what_others_have_added_stays_and_drained_stays_drained() -> None:
         with pytest.raises(ConfigErrors, match="'added', which was added while the gateway ran"):
             await gw.gateway.follow(settings(one.url, two.url))
         assert len(fleet) == 2
+
+
+async def test_one_that_others_add_while_those_to_come_are_asked_is_a_mistake_too() -> None:
+    async with Gate(auto_s=0.0) as one, Gate(auto_s=0.0) as two, gateway(one.url, health_timeout_s=0.5) as gw:
+        with closing(socket.create_server(("127.0.0.1", 0))) as mute:
+            silent = f"http://127.0.0.1:{mute.getsockname()[1]}"
+            wanted = settings(one.url, two.url, silent, health_timeout_s=0.5)
+            following = asyncio.create_task(gw.gateway.follow(wanted))
+            await asyncio.sleep(0.1)
+            gw.gateway.fleet.add(EngineConfig(url=two.url, name="added"))
+            with pytest.raises(ConfigErrors, match="'added', which was added while the gateway ran"):
+                await following
+        assert [pool.engine.name for pool in gw.gateway.fleet.pools] == ["e0", "added"]
 
 
 async def test_a_new_key_of_an_engine_is_sent_on_the_connections_that_there_are() -> None:
