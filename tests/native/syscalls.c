@@ -14,6 +14,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -69,4 +70,23 @@ int ioctl(int fd, unsigned long what, ...) {
   va_end(rest);
   count(IOCTL, fd);
   return real(fd, what, argument);
+}
+
+// What is called past the library's own wrappers, which say that a thread may be cancelled there.
+long syscall(long number, ...) {
+  static long (*real)(long, long, long, long, long, long, long);
+  if (!real) *(void **)&real = dlsym(RTLD_NEXT, "syscall");
+  long a[6];
+  va_list rest;
+  va_start(rest, number);
+  for (int at = 0; at < 6; at++) a[at] = va_arg(rest, long);
+  va_end(rest);
+  int fd = (int)a[0];
+  if (number == SYS_recvfrom) count(RECEIVE, fd);
+  if (number == SYS_sendto) count(SEND, fd);
+#ifdef SYS_epoll_wait
+  if (number == SYS_epoll_wait) count((int)a[3] ? WAIT : LOOK, fd);
+#endif
+  if (number == SYS_epoll_pwait) count((int)a[3] ? WAIT : LOOK, fd);
+  return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
