@@ -87,17 +87,21 @@ def main(argv: Sequence[str]) -> int:
 
 def _serve(argv: Sequence[str]) -> int:
     import gc
+    import signal
 
+    # (A SIGHUP that comes during the start waits for `fastgw.serve`, which lets it in.)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     # Everything made until traffic comes is there to stay; looking for garbage in it costs five milliseconds of the start.
     gc.disable()
     from fastgw.early import import_loop, import_msgspec
 
-    import_msgspec()
-    import_loop()
     try:
+        import_msgspec()
+        import_loop()
         return _serve_until_stopped(argv)
     finally:
         gc.enable()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 
 
 def _serve_until_stopped(argv: Sequence[str]) -> int:

@@ -84,6 +84,7 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signalled)
         loop.add_signal_handler(signal.SIGHUP, hung_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         await gateway.start()
         log.start(loop)
         for warning in config.warnings:

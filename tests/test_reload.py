@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,10 @@ class Reloaded(Served):
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, text: str, **env: str) -> AsyncIterator[Reloaded]:
+async def serving(tmp_path: Path, text: str, how: Sequence[str] = ("-m", "fastgw"), **env: str) -> AsyncIterator[Reloaded]:
     toml, log = tmp_path / "fastgw.toml", tmp_path / "gateway.log"
     toml.write_text(text)
-    argv = [sys.executable, "-m", "fastgw", "serve", "--config", str(toml), "--port", "0", "--log-format", "json"]
+    argv = [sys.executable, *how, "serve", "--config", str(toml), "--port", "0", "--log-format", "json"]
     with log.open("ab") as file:
         process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
             argv, cwd=tmp_path, env=environment(**env), stdin=subprocess.DEVNULL, stdout=file, stderr=file
@@ -245,6 +245,15 @@ async def test_several_at_once_are_one_after_the_other_and_the_last_state_wins(t
         await served.until("the log says so", lambda: served.said(READ))
         assert len(served.said(READ)) <= 20
         assert not served.said(REFUSED)
+
+
+async def test_one_that_comes_during_the_start_is_done_after_it(tmp_path: Path) -> None:
+    code = "import os, signal, sys, fastgw.cli as cli; serve = cli._serve_until_stopped\n"
+    code += "cli._serve_until_stopped = lambda argv: (os.kill(os.getpid(), signal.SIGHUP), serve(argv))[1]\n"
+    code += "sys.exit(cli.main(sys.argv[1:]))"
+    async with Simulator() as sim, serving(tmp_path, settings(sim.url), how=("-c", code)) as served:
+        await served.until("it is read again", lambda: served.said(READ))
+        assert await served.status() == 200
 
 
 async def test_in_a_drain_it_is_not_read_again(tmp_path: Path) -> None:
