@@ -89,7 +89,7 @@ def test_a_listener_that_paused_comes_back(around: bool) -> None:
     with place(around) as here:
 
         async def paused() -> None:
-            listener: Any = here.gw.gateway._listener
+            listener: Any = here.gw.gateway._door.listener
             listener.pause()
             await asyncio.sleep(0.25)  # it tries more than once
             await here.told()
