@@ -7,6 +7,7 @@ import time
 from email.utils import formatdate
 from typing import Final
 
+from fastgw.sim.engine import Fields
 from fastgw.sim.heads import MalformedError
 from fastgw.sim.shapes import BadRequestError
 
@@ -17,18 +18,25 @@ _PHRASES: Final = {status.value: status.phrase.encode() for status in http.HTTPS
 class Clock:
     """The Date and Server fields, made once per second."""
 
-    __slots__ = ("_lines", "_second")
+    __slots__ = ("_date", "_lines", "_second")
 
     def __init__(self) -> None:
         self._second = 0
+        self._date = b""
         self._lines = b""
 
     def lines(self) -> bytes:
         now = int(time.time())
         if now != self._second:
             self._second = now
-            self._lines = b"date: " + formatdate(now, usegmt=True).encode() + b"\r\nserver: fastgw-sim\r\n"
+            self._date = formatdate(now, usegmt=True).encode()
+            self._lines = b"date: " + self._date + b"\r\nserver: fastgw-sim\r\n"
         return self._lines
+
+    def fields(self) -> Fields:
+        """The same, as HTTP/2 has them."""
+        self.lines()
+        return ((b"date", self._date), (b"server", b"fastgw-sim"))
 
 
 def status_line(status: int) -> bytes:

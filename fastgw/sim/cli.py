@@ -13,7 +13,7 @@ import msgspec
 import uvloop
 
 from fastgw.sim import metrics
-from fastgw.sim.config import SimConfig
+from fastgw.sim.config import H2_PREFACES, H2_PROFILES, SimConfig
 from fastgw.sim.faults import TABLE, FaultError
 from fastgw.sim.server import Simulator
 
@@ -24,6 +24,7 @@ examples:
   fastgw sim --slots 8 --prefill-us 50 --itl-ms 15         a small batch with a queue in front of it
   fastgw sim --model llama --model qwen --api-key secret   two models behind a key
   fastgw sim --fault status=503,retry-after=1 --fault-rate 0.1 --seed 7
+  fastgw sim --port 8000 --h2 --h2-max-streams 8          HTTP/2 with prior knowledge beside HTTP/1.1
   fastgw sim --unix /tmp/engine.sock --debug
   curl -N localhost:8000/v1/chat/completions -H 'x-sim-fault: reset-after-events=3' \\
     -d '{"messages":[{"role":"user","content":"hi"}],"stream":true}'
@@ -38,7 +39,8 @@ def _fault_help() -> str:
         if row.group != group:
             group = row.group
             lines.append(f"  {group}:")
-        name = row.name if row.kind == "flag" else f"{row.name}={'N' if row.kind in ('count', 'real') else '...'}"
+        said = {"flag": "", "count": "=N", "real": "=N", "code": "=CODE", "word": "=WORD"}.get(row.kind, "=...")
+        name = row.name + said
         note = f" (default {row.default})" if row.kind != "flag" and row.default else ""
         lines.append(f"    {name:<24} {row.help}{note}")
     return "\n".join(lines)
@@ -75,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("kv_tokens", "size of the KV cache that the metrics report on")
     option("metrics_kind", "whose names /metrics uses; none for no such page", str, metrics.KINDS)
     option("embedding_size", "numbers in an embedding")
+    parser.add_argument("--h2", action="store_true", help="speak HTTP/2 with prior knowledge too, on the same port")
+    option("h2_profile", "whose SETTINGS its connections begin with", str, H2_PROFILES)
+    option("h2_preface", "what becomes of a client's preface", str, H2_PREFACES)
+    option("h2_max_streams", "MAX_CONCURRENT_STREAMS; -1 for the profile's")
+    option("h2_window_bytes", "INITIAL_WINDOW_SIZE; -1 for the profile's")
     option("keep_alive_s", "close a connection idle for so long; 0 for never", float)
     option("max_requests", "requests per connection; 0 for no limit")
     parser.add_argument("--close-after-stream", action="store_true", help="close, unannounced, after every streamed answer")

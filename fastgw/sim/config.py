@@ -6,12 +6,21 @@ Must never read the environment. Names are the flags' names (``ttft_ms`` is ``--
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
+H2_PROFILES: Final = ("plain", "nginx", "nghttpd", "haproxy", "hypercorn", "granian")
+"""Whose SETTINGS a connection begins with: ``h2_seen.PROFILES`` has them."""
+H2_PREFACES: Final = ("answer", "silent", "400", "close", "reset")
+"""What becomes of a client's preface."""
+
 
 class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What one simulated engine is and how it behaves. Zero means "no delay" for times and "no limit" for counts."""
+    """What one simulated engine is and how it behaves. Zero means "no delay" for times and "no limit" for counts.
+
+    ``h2_max_streams`` and ``h2_window_bytes`` are what its SETTINGS say; -1 is what the profile says.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -32,6 +41,12 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
     kv_tokens: int = 262_144
     metrics_kind: str = "vllm"
     embedding_size: int = 16
+
+    h2: bool = False
+    h2_profile: str = "plain"
+    h2_preface: str = "answer"
+    h2_max_streams: int = -1
+    h2_window_bytes: int = -1
 
     keep_alive_s: float = 5.0
     max_requests: int = 0
@@ -62,6 +77,10 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
                 self.metrics_kind in ("vllm", "sglang", "tgi", "llamacpp", "none"),
                 "metrics_kind: vllm, sglang, tgi, llamacpp or none",
             ),
+            (self.h2_profile in H2_PROFILES, f"h2_profile: {', '.join(H2_PROFILES)}"),
+            (self.h2_preface in H2_PREFACES, f"h2_preface: {', '.join(H2_PREFACES)}"),
+            (-1 <= self.h2_max_streams < 1 << 32, "h2_max_streams: 0 to 4294967295, or -1"),
+            (-1 <= self.h2_window_bytes < 1 << 31, "h2_window_bytes: 0 to 2147483647, or -1"),
             (0.0 <= self.fault_rate <= 1.0, "fault_rate: 0 to 1"),
             (self.output_tokens >= 1 and self.max_model_len >= 2, "output_tokens, max_model_len: at least 1 and 2"),
             (self.embedding_size >= 1 and self.kv_tokens >= 1, "embedding_size, kv_tokens: at least 1"),

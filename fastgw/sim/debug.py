@@ -27,6 +27,10 @@ class Controls(Protocol):
 
     def refuse(self, seconds: float, drop: bool = False) -> None: ...
 
+    def h2_connections(self) -> list[Any]: ...
+
+    def meet(self, given: bytes) -> None: ...
+
     def set_healthy(self, healthy: bool) -> None: ...
 
 
@@ -57,6 +61,7 @@ class Debug:
             "/debug/echo": echo,
             "/debug/requests": {"GET": self._requests, "DELETE": self._clear},
             "/debug/state": {"GET": self._state},
+            "/debug/h2": {"GET": self._h2, "POST": self._meet},
             "/debug/refuse": {"POST": self._refuse},
             "/debug/health": {"POST": self._health},
         }
@@ -73,6 +78,13 @@ class Debug:
 
     def _state(self, request: Received, _: Overrides) -> Answer:
         return _json(self._controls.state_dict())
+
+    def _h2(self, request: Received, _: Overrides) -> Answer:
+        return _json(self._controls.h2_connections())
+
+    def _meet(self, request: Received, _: Overrides) -> Answer:
+        self._controls.meet(request.body)
+        return _json({"met": msgspec.json.decode(request.body)})
 
     def _refuse(self, request: Received, _: Overrides) -> Answer:
         asked = msgspec.json.decode(request.body, type=Refuse)

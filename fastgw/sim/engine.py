@@ -34,7 +34,7 @@ class Answer:
 
 
 class Sink(Protocol):
-    """Where a job's output goes. The HTTP/1.1 connection is one, the fault player another; HTTP/2 can be the next."""
+    """Where a job's output goes. The HTTP/1.1 connection is one, an HTTP/2 stream, a fault's player."""
 
     def answer(self, answer: Answer) -> None:
         """The whole response; nothing follows."""

@@ -22,7 +22,7 @@ FAULT_HEADER: Final = b"x-sim-fault"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One name. ``kind``: flag, count, real, bytes or base64; ``default`` stands in for a missing value."""
+    """One name. ``kind``: flag, count, real, bytes, base64, code or word; ``default`` stands in for a missing value."""
 
     name: str
     kind: str
@@ -74,6 +74,22 @@ _ROWS: Final = (
     Row("gather", "count", "65536", "body", "hold events back until this many bytes are there, then send one chunk"),
     Row("burst", "count", "65536", "body", "make every token this many bytes longer"),
     Row("close-after-answer", "flag", "", "body", "close after a complete answer that did not announce it"),
+    Row("rst", "code", "INTERNAL_ERROR", "HTTP/2", "reset the stream with this code; before the head, or after after-events"),
+    Row("rst-after-answer", "code", "NO_ERROR", "HTTP/2", "reset the stream after the complete answer"),
+    Row("goaway", "word", "graceful", "HTTP/2", "say GOAWAY: graceful, double, zero or below (this stream is not processed)"),
+    Row("goaway-code", "code", "NO_ERROR", "HTTP/2", "with goaway: the code that it names"),
+    Row("max-streams", "count", "1", "HTTP/2", "set MAX_CONCURRENT_STREAMS to this; streams beyond it are refused"),
+    Row("window", "count", "0", "HTTP/2", "set INITIAL_WINDOW_SIZE to this"),
+    Row("no-credit", "real", "1000", "HTTP/2", "send no WINDOW_UPDATE for so long"),
+    Row("trailer", "bytes", None, "HTTP/2", "end with this trailer (Name:Value); can be repeated"),
+    Row("continuation", "count", "3", "HTTP/2", "send the head in HEADERS and so many CONTINUATION frames"),
+    Row("continuation-flood", "count", "10000", "HTTP/2", "send so many CONTINUATION frames, none of them the last"),
+    Row("hpack-bomb", "count", "8000", "HTTP/2", "send a head that refers so often to an entry of 4 kB"),
+    Row("ping-flood", "count", "10000", "HTTP/2", "send so many PINGs first"),
+    Row("settings-flood", "count", "10000", "HTTP/2", "send so many SETTINGS first"),
+    Row("empty-data", "count", "10000", "HTTP/2", "send so many empty DATA frames before the body"),
+    Row("pad", "count", "100", "HTTP/2", "pad every DATA frame by so many bytes"),
+    Row("frames", "base64", None, "HTTP/2", "send exactly these bytes before the head, and go on"),
     Row("ttft-ms", "real", None, "pace", "time to the first token, instead of --ttft-ms"),
     Row("itl-ms", "real", None, "pace", "time between tokens, instead of --itl-ms"),
     Row("tokens", "count", None, "pace", "output tokens, instead of max_tokens"),
@@ -84,7 +100,22 @@ _ROWS: Final = (
     Row("key", "bytes", None, "when", "with times: tells equal fault texts apart"),
     Row("on-reuse", "flag", "", "when", "only for a request that is not the first on its connection"),
 )  # fmt: skip
+CODES: Final = {
+    name: number for number, name in enumerate((
+        "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT", "STREAM_CLOSED",
+        "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM",
+        "INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED",
+    ))
+}  # fmt: skip
+"""RFC 9113 section 7."""
 TABLE: Final[dict[str, Row]] = {row.name: row for row in _ROWS}
+
+# What is about chunks and status lines, or about a connection that serves one request after the other.
+H1_ONLY: Final = (
+    *("unsolicited-101", "close-on-reuse", "slow-head", "close-in-head", "endless-head", "status-line", "http10"),
+    *("truncate-chunk", "half-chunk", "bad-chunk", "no-terminator"),
+)
+GOAWAYS: Final = (b"graceful", b"double", b"zero", b"below")
 
 # What only shapes the generation: with nothing else given, the ordinary path serves the request.
 _PACE: Final = frozenset({"ttft-ms", "itl-ms", "tokens", "burst", "after-events", "clean-end", "times", "key", "on-reuse"})
@@ -94,8 +125,19 @@ def markdown_table() -> str:
     """The table as the documentation shows it."""
     lines = ["| fault | when | what the engine does |", "|---|---|---|"]
     for row in _ROWS:
-        value = {"flag": "", "count": "=N", "real": "=MS", "bytes": "=TEXT", "base64": "=BASE64"}[row.kind]
-        note = f" (N is {row.default} when not given)" if row.kind in ("count", "real") and row.default else ""
+        value = {
+            "flag": "",
+            "count": "=N",
+            "real": "=MS",
+            "bytes": "=TEXT",
+            "base64": "=BASE64",
+            "code": "=CODE",
+            "word": "=WORD",
+        }[row.kind]
+        said = {"code": "CODE", "word": "WORD"}.get(row.kind, "N")
+        note = (
+            f" ({said} is {row.default} when not given)" if row.kind not in ("flag", "bytes", "base64") and row.default else ""
+        )
         lines.append(f"| `{row.name}{value}` | {row.group} | {row.help}{note} |")
     return "\n".join(lines)
 
@@ -107,12 +149,13 @@ class FaultError(ValueError):
 class Faults:
     """The faults of one request, parsed and checked."""
 
-    __slots__ = ("_values", "headers", "text")
+    __slots__ = ("_values", "headers", "text", "trailers")
 
     def __init__(self, text: str) -> None:
         self.text = text
         self._values: dict[str, bytes] = {}
         self.headers: list[bytes] = []
+        self.trailers: list[bytes] = []
         for item in filter(None, (piece.strip() for piece in text.split(","))):
             name, given, raw = item.partition("=")
             row = TABLE.get(name)
@@ -123,6 +166,8 @@ class Faults:
             value = _value(row, raw if given else row.default or "")
             if name == "header":
                 self.headers.append(value)
+            if name == "trailer":
+                self.trailers.append(value)
             self._values[name] = value
 
     def __repr__(self) -> str:
@@ -134,6 +179,15 @@ class Faults:
     @property
     def only_pace(self) -> bool:
         return self._values.keys() <= _PACE
+
+    @property
+    def of_h2(self) -> str:
+        """One of them that has a meaning only on HTTP/2; empty when there is none."""
+        return next((name for name in self._values if TABLE[name].group == "HTTP/2"), "")
+
+    def code(self, name: str) -> int:
+        """An error code of HTTP/2; NO_ERROR when it is not said."""
+        return CODES[self._values.get(name, b"NO_ERROR").decode()]
 
     def count(self, name: str, otherwise: int = 0) -> int:
         value = self._values.get(name)
@@ -161,6 +215,10 @@ def _value(row: Row, raw: str) -> bytes:
             good = False
         if not good:
             raise FaultError(f"{row.name}={raw} is not a number of milliseconds")
+    if row.kind == "code" and value.decode("latin-1") not in CODES:
+        raise FaultError(f"{row.name}={raw} is none of {', '.join(CODES)}")
+    if row.kind == "word" and value not in GOAWAYS:
+        raise FaultError(f"{row.name}={raw} is none of graceful, double, zero, below")
     if row.kind == "base64":
         try:
             return base64.b64decode(value, validate=True)

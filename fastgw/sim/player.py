@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol, cast
 
 import msgspec
 
@@ -24,7 +24,7 @@ from fastgw.sim.work import CannedShape
 
 # Events queued before the job is paused.
 _AHEAD: Final = 64
-_GARBAGE: Final = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 this is not HTTP \x00\xff\r\n\r\n"
+GARBAGE: Final = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 this is not HTTP \x00\xff\r\n\r\n"
 _EARLY_HINTS: Final = b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n"
 _SWITCHING: Final = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: sim\r\nconnection: Upgrade\r\n\r\n"
 # Faults that only exist where a body has chunks: an answer that would have a length is chunked for them.
@@ -35,7 +35,7 @@ _AT_EVENT: Final = (
 )  # fmt: skip
 
 
-class _EndedError(Exception):
+class EndedError(Exception):
     """The fault has had its way with the connection; nothing more is to be written."""
 
 
@@ -49,7 +49,9 @@ class Setup(Protocol):
 class Line(Protocol):
     """What a player needs of its connection."""
 
-    transport: asyncio.Transport
+    @property
+    def transport(self) -> asyncio.Transport: ...
+
     request: Received
     number: int
     on_connection: int
@@ -57,12 +59,17 @@ class Line(Protocol):
     @property
     def simulator(self) -> Setup: ...
     def work(self, shape: Shape, sink: Player, lead_s: float | None, itl_s: float | None) -> Job | None: ...
-    def head_bytes(self, status: int, content_type: bytes, framing: bytes, extra: Fields) -> bytes: ...
     def will_close(self) -> None: ...
     def complete(self, silent_close: bool = False) -> None: ...
     def fail(self) -> None: ...
     def reset(self) -> None: ...
     async def flushed(self) -> None: ...
+
+
+class H1Line(Line, Protocol):
+    """And what it needs to write a head of HTTP/1.1: on HTTP/2 there is another ``_head``."""
+
+    def head_bytes(self, status: int, content_type: bytes, framing: bytes, extra: Fields) -> bytes: ...
 
 
 class Player:
@@ -144,7 +151,7 @@ class Player:
                 else:
                     await self._finish()
                     return
-        except _EndedError:
+        except EndedError:
             pass
         except ConnectionError:
             pass  # the peer went while the fault was playing; connection_lost settles the rest
@@ -158,7 +165,7 @@ class Player:
         if "stall-before" in faults or "no-read" in faults:
             await self._stall()
         if "garbage" in faults:
-            await self._write(_GARBAGE)
+            await self._write(GARBAGE)
             await self._close()
         if "raw" in faults:
             await self._write(faults.raw("raw"))
@@ -220,7 +227,7 @@ class Player:
             "length": b"content-length: %d\r\n" % length,
             "close": b"",
         }[self._framing]
-        head = conn.head_bytes(status, content_type, framing, extra)
+        head = cast(H1Line, conn).head_bytes(status, content_type, framing, extra)
         first, rest = head.split(b"\r\n", 1)
         if "http10" in faults:
             first = first.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
@@ -349,25 +356,25 @@ class Player:
             await self._write(b"0\r\n\r\n")
         self._conn.will_close()
         self._conn.complete()
-        raise _EndedError
+        raise EndedError
 
     async def _write(self, data: bytes) -> None:
         if self._conn.transport.is_closing():
-            raise _EndedError
+            raise EndedError
         self._conn.transport.write(data)
         await self._conn.flushed()
 
     async def _close(self) -> NoReturn:
         self._conn.fail()
         self._conn.transport.close()
-        raise _EndedError
+        raise EndedError
 
     async def _reset(self) -> NoReturn:
         self._conn.fail()
         self._conn.reset()
-        raise _EndedError
+        raise EndedError
 
     async def _stall(self) -> NoReturn:
         """Silence until the client leaves; connection_lost cancels this task."""
         await asyncio.get_running_loop().create_future()
-        raise _EndedError
+        raise EndedError

@@ -25,7 +25,8 @@ class Received:
     """One request as it came in, and what became of it.
 
     ``outcome`` is ``open`` until it is one of ``served`` (answered whole), ``cancelled`` (the client left first) or
-    ``faulted`` (a fault ended it). ``on_connection`` counts from 1 per connection.
+    ``faulted`` (a fault ended it). ``on_connection`` counts from 1 per connection. Of HTTP/2:
+    ``stream`` is its identifier, ``pseudo`` its pseudo-header fields, ``reset_code`` what the client has reset it with.
     """
 
     __slots__ = (
@@ -41,7 +42,11 @@ class Received:
         "number",
         "on_connection",
         "outcome",
+        "protocol",
+        "pseudo",
         "received_s",
+        "reset_code",
+        "stream",
         "trailers",
     )
 
@@ -52,6 +57,10 @@ class Received:
         self.on_connection = on_connection
         self.body = b""
         self.body_length = 0
+        self.protocol = "HTTP/" + head.version
+        self.stream = 0
+        self.pseudo: tuple[tuple[bytes, bytes], ...] = ()
+        self.reset_code = ""
         self.trailers: tuple[tuple[bytes, bytes], ...] = ()
         self.received_s = time.time()
         self.finished_s = 0.0
@@ -127,6 +136,10 @@ class Received:
             "method": self.method,
             "target": self.target,
             "version": self.head.version,
+            "protocol": self.protocol,
+            "stream": self.stream,
+            "reset_code": self.reset_code,
+            "pseudo": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in self.pseudo],
             "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in self.headers],
             "trailers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in self.trailers],
             "body_length": self.body_length,

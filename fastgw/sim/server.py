@@ -11,7 +11,9 @@ import contextlib
 import os
 import socket
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from fastgw.sim.answers import Clock
 from fastgw.sim.config import SimConfig
@@ -21,7 +23,11 @@ from fastgw.sim.faults import FaultChooser
 from fastgw.sim.heads import Head, HeadMemo
 from fastgw.sim.received import Received, Recorder
 from fastgw.sim.routes import Routes
-from fastgw.sim.wire import Connection
+from fastgw.sim.shapes import BadRequestError
+from fastgw.sim.wire import Connection, Lived
+
+if TYPE_CHECKING:
+    from fastgw.sim.h2_seen import Face, Seen
 
 _BACKLOG: Final = 4096
 # How many connections' request counts ``requests_per_connection`` remembers.
@@ -35,8 +41,12 @@ class Simulator:
     """One simulated engine, in this process and on the running loop.
 
     ``state`` has counters and gauges, ``requests`` the last requests received, ``refuse()`` makes it unreachable for a
-    while, ``set_healthy(False)`` lets ``/health`` answer 503.
+    while, ``set_healthy(False)`` lets ``/health`` answer 503. With ``config.h2``, ``seen`` is what its HTTP/2 connections were,
+    and ``face`` how those to come are met.
     """
+
+    seen: Seen
+    face: Face
 
     def __init__(self, config: SimConfig | None = None) -> None:
         self.config = config or SimConfig()
@@ -47,10 +57,15 @@ class Simulator:
         self.chooser = FaultChooser(self.config.fault, self.config.fault_rate, self.config.seed)
         self.routes = Routes(self.config, self.engine, Debug(self) if self.config.debug else None)
         self.port = 0
-        self._connections: set[Connection] = set()
+        self._connections: set[Lived] = set()
         self._server: asyncio.AbstractServer | None = None
         self._emptied: asyncio.Event | None = None
         self._reopening: asyncio.Task[None] | None = None
+        if self.config.h2:
+            from fastgw.sim.h2_seen import Face, Seen
+
+            self.seen = Seen()
+            self.face = Face()
 
     @property
     def url(self) -> str:
@@ -115,11 +130,30 @@ class Simulator:
 
     def state_dict(self) -> dict[str, Any]:
         """``state`` as ``/debug/state`` shows it."""
-        return {**self.state.as_dict(), "healthy": self.routes.healthy, "recorded": len(self.requests)}
+        own = {"healthy": self.routes.healthy, "recorded": len(self.requests)}
+        return {**self.state.as_dict(), **own, **({"h2": self.seen.as_dict()} if self.config.h2 else {})}
+
+    def h2_connections(self) -> list[Any]:
+        """What was seen of the last HTTP/2 connections, as ``/debug/h2`` shows it; empty without ``config.h2``."""
+        return [msgspec.to_builtins(seen) for seen in self.seen.connections] if self.config.h2 else []
+
+    def meet(self, given: bytes) -> None:
+        """Connections to come are met so: a ``Face`` in JSON. BadRequestError when there is no HTTP/2 here, or no such face."""
+        if not self.config.h2:
+            raise BadRequestError("The simulator speaks HTTP/2 with --h2.")
+        self.face = msgspec.json.decode(given, type=type(self.face))
 
     # What connections report.
 
-    def opened(self, connection: Connection) -> int:
+    def begun(self, connection: Lived) -> None:
+        """A connection that has not said yet what it speaks."""
+        self._connections.add(connection)
+
+    def told(self, connection: Lived) -> None:
+        """It has, or is gone."""
+        self._forget(connection)
+
+    def opened(self, connection: Lived) -> int:
         state = self.state
         state.connections_total += 1
         state.connections_open += 1
@@ -130,13 +164,16 @@ class Simulator:
             del counts[next(iter(counts))]
         return state.connections_total
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Lived) -> None:
         self.state.connections_open -= 1
+        self._forget(connection)
+
+    def _forget(self, connection: Lived) -> None:
         self._connections.discard(connection)
         if self._emptied is not None and not self._connections:
             self._emptied.set()
 
-    def received(self, connection: Connection, head: Head) -> Received:
+    def received(self, connection: Lived, head: Head) -> Received:
         state = self.state
         state.received += 1
         if connection.number in state.requests_per_connection:
@@ -164,8 +201,12 @@ class Simulator:
         loop = asyncio.get_running_loop()
         config = self.config
 
-        def factory() -> Connection:
-            return Connection(self)
+        def factory() -> asyncio.Protocol:
+            if not config.h2:
+                return Connection(self)
+            from fastgw.sim.front import Front  # h2 is imported where somebody asks for it
+
+            return Front(self)
 
         if config.unix:
             self._server = await loop.create_unix_server(factory, config.unix, backlog=_BACKLOG)

@@ -4,7 +4,7 @@ States: HEAD -> BODY -> BUSY -> HEAD ..., with WEBSOCKET and OVER as the ways ou
 keep-alive. Must never: decide what to answer (routes do) or how to break an answer (the player does). Invariant: a request
 that was begun ends in exactly one outcome, and its job is over when the connection is.
 
-A connection is a Sink; an HTTP/2 stream can be one beside it without a change in the engine, the routes or the shapes.
+A connection is a Sink, as an HTTP/2 stream is (``h2_stream``).
 """
 
 from __future__ import annotations
@@ -42,6 +42,16 @@ class _At(enum.Enum):
     OVER = 4
 
 
+class Lived(Protocol):
+    """A connection, whatever it speaks."""
+
+    transport: asyncio.Transport
+    number: int
+    on_connection: int
+
+    def reset(self) -> None: ...
+
+
 class Owner(Protocol):
     """The simulated engine that a connection belongs to."""
 
@@ -54,9 +64,9 @@ class Owner(Protocol):
 
     @property
     def state(self) -> State: ...
-    def opened(self, connection: Connection) -> int: ...
-    def received(self, connection: Connection, head: Head) -> Received: ...
-    def closed(self, connection: Connection) -> None: ...
+    def opened(self, connection: Lived) -> int: ...
+    def received(self, connection: Lived, head: Head) -> Received: ...
+    def closed(self, connection: Lived) -> None: ...
     def finished(self, outcome: str) -> None: ...
     def malformed(self, reason: str) -> None: ...
 
@@ -184,6 +194,8 @@ class Connection(asyncio.Protocol):
             return False
         if faults is None:
             return True
+        if faults.of_h2:
+            raise MalformedError(f"x-sim-fault: {faults.of_h2} has no meaning on HTTP/1.1")
         self.close_on_reuse = self.close_on_reuse or "close-on-reuse" in faults
         self._player = Player(self, faults)
         if "no-read" in faults or "early" in faults:

@@ -40,7 +40,7 @@ FACE = {"app", "config", "twins"}
 HOMES = {
     "httptools": {"fastgw.protocol.http1"},
     "h11": {"fastgw.protocol.http1", "fastgw.sim"},
-    "h2": {"fastgw.protocol.h2"},
+    "h2": {"fastgw.protocol.h2", "fastgw.sim"},
     "hpack": {"fastgw.protocol.h2"},
     "aiohttp": {"fastgw.control", "fastgw.gpu"},
     "prometheus_client": {"fastgw.observe"},

@@ -395,5 +395,6 @@ def test_the_chooser_and_the_table_agree():
     assert chooser.choose(None, "POST", CHAT, 1) is None
     assert chooser.choose(b" none ", "POST", CHAT, 1) is None
     for row in TABLE.values():
-        value = {"count": "1", "real": "1", "bytes": "x:y", "base64": "QQ==", "flag": ""}[row.kind]
+        values = {"count": "1", "real": "1", "bytes": "x:y", "base64": "QQ==", "flag": "", "code": "CANCEL", "word": "zero"}
+        value = values[row.kind]
         assert row.name in Faults(f"{row.name}={value}" if value else row.name)
