@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -318,7 +319,7 @@ def main(argv: list[str] | None = None) -> int:
     commit = ""
     try:
         chosen, wanted = _chosen(args.only or (against.STANDARD if args.against else None)), _rows(args)
-        for name in ("mockengine", "loadgen", "floor"):
+        for name in ("mockengine", "h2engine", "loadgen", "floor"):
             tools.build(name)
         if wanted.streams:
             crowd.build("streams")
@@ -347,8 +348,10 @@ def main(argv: list[str] | None = None) -> int:
     versions = {p.name: p.version() for p in chosen}
     process.descriptors()
     os.sched_setaffinity(0, cores.load)
-    with tools.engine(cores.load) as engine_port:
-        plan = Plan(args.seconds, args.connections, cores, engine_port, wanted.rows)
+    with ExitStack() as stack:
+        engine_port = stack.enter_context(tools.engine(cores.load))
+        h2_port = stack.enter_context(tools.engine(cores.load, h2=True)) if any(p.h2 for p in chosen) else 0
+        plan = Plan(args.seconds, args.connections, cores, engine_port, wanted.rows, h2_port)
         if pairs:
             taken, failed = _run_in_turns(chosen, plan, wanted, args.rounds)
         else:

@@ -42,8 +42,14 @@ class Plan:
     cores: process.Cores
     engine_port: int
     rows: tuple[Row, ...] = tuple(row for row in ROWS if row.usual)
+    h2_engine_port: int = 0
+    """Where the same engine speaks HTTP/2; 0 where no proxy asks for it."""
     soak_requests: int = 0
     """So many plain requests after all else, for the memory that they leave behind."""
+
+    def engine_of(self, proxy: Proxy) -> int:
+        """The port of the engine that it is to stand before."""
+        return self.h2_engine_port if proxy.h2 else self.engine_port
 
     def clients(self) -> int:
         """The most that there are at once: what a careful operator sizes pools by."""
@@ -135,11 +141,13 @@ class Phases:
     """The runs of the load generator against one port, and where they are counted."""
 
     __slots__ = (
-        *("child", "connections", "dialled", "expect_events", "figures", "pid", "plan", "port", "rows", "seconds", "slow"),
+        *("child", "connections", "dialled", "engine_port", "expect_events", "figures", "pid", "plan", "port", "rows"),
+        *("seconds", "slow"),
     )
 
     def __init__(self, proxy: Proxy, port: int, child: subprocess.Popen[bytes] | None, plan: Plan) -> None:
         self.port, self.child, self.plan = port, child, plan
+        self.engine_port = plan.engine_of(proxy)
         self.pid = child.pid if child else None
         self.connections = min(plan.connections, proxy.most_connections or plan.connections)
         self.slow = proxy.least_phase_s > 0
@@ -179,11 +187,11 @@ class Phases:
         clients = row.clients or self.connections
         if row.crowd:
             self.run(row.name + ", warm-up", _WARM_S, clients, **row.load)
-        before = tools.dials(self.plan.engine_port) if row.dials else 0
+        before = tools.dials(self.engine_port) if row.dials else 0
         result, used = self.run(row.name, self.seconds * row.share, clients, **row.load)
         if row.dials and self.pid:
             made, requests = self.dialled.get(row.dials, (0, 0))
-            made += tools.dials(self.plan.engine_port) - before - 1
+            made += tools.dials(self.engine_port) - before - 1
             requests += result["requests_total"]
             self.dialled[row.dials] = made, requests
             self.figures[row.dials] = made / max(1, requests) * 100
@@ -218,7 +226,7 @@ def settle() -> None:
 def running(proxy: Proxy, plan: Plan) -> Iterator[tuple[Phases, float]]:
     """The proxy, started afresh, and the seconds until it served; stopped at the end."""
     with tempfile.TemporaryDirectory(prefix=f"wire-{proxy.name.partition(' ')[0]}-") as folder:
-        place = Place(Path(folder), free_port(), plan.engine_port, free_port(), plan.clients())
+        place = Place(Path(folder), free_port(), plan.engine_of(proxy), free_port(), plan.clients())
         child, start_s = _start(proxy, proxy.command(place), place, plan.cores.proxy)
         try:
             yield Phases(proxy, place.port, child, plan), start_s

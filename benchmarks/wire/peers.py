@@ -110,8 +110,11 @@ ALL: list[Proxy] = [
     *(Direct(), Floor(), Fastgw(), Fastgw("fastgw (limits)", limits=True), Nginx(), Haproxy()),
     Fastgw("fastgw (python)", native=False),
     *(SglangRouter(), VllmRouter(), LiteLLM()),
+    *(Fastgw("fastgw (h2)", h2=True), Fastgw("fastgw (limits, h2)", limits=True, h2=True), Haproxy("haproxy (h2)", h2=True)),
     Nginx("nginx (to disk)", body_buffer="16k", asked_for=True),
 ]
+H2 = ("fastgw", "fastgw (limits)", "nginx", "haproxy", "fastgw (h2)", "fastgw (limits, h2)", "haproxy (h2)")
+"""What ``--only h2`` means: before an engine that speaks HTTP/2, and the same over HTTP/1.1. nginx has no such upstream."""
 
 
 def _squeezed(name: str) -> str:
@@ -122,7 +125,8 @@ def _squeezed(name: str) -> str:
 def named(only: str) -> list[Proxy]:
     """Those that a list with commas names, in the order of `ALL`. Raises `UnknownProxy`."""
     known = {_squeezed(p.name): p for p in ALL}
-    wanted = {_squeezed(n): n.strip() for n in only.split(",") if n.strip()}
+    names = [one for n in only.split(",") if n.strip() for one in (H2 if n.strip() == "h2" else (n,))]
+    wanted = {_squeezed(n): n.strip() for n in names}
     if unknown := [name for key, name in wanted.items() if key not in known]:
         raise UnknownProxy(f"unknown proxy {', '.join(unknown)}; known are {', '.join(p.name for p in ALL)}")
     return [p for key, p in known.items() if key in wanted]

@@ -59,6 +59,8 @@ class Proxy:
     asked_for = False
     """Measured only where ``--only`` names it."""
 
+    h2 = False
+    """It speaks HTTP/2 to its engine, with prior knowledge; to its clients HTTP/1.1, as all do here."""
     takes_streams = True
     """Whether it is held against thousands of streams."""
 
@@ -114,6 +116,8 @@ class Floor(Proxy):
         return Command([str(tools.build("floor")), str(place.port), str(place.engine_port)])
 
 
+H2_GROUPS = ("plain", "crowd", "unpaced", "paced")
+"""What is measured with an engine over HTTP/2."""
 _CROWD = 8000
 """More clients than this are one row's (ten thousand streams), for which each proxy's limits are raised."""
 
@@ -130,22 +134,32 @@ LIMITS_ON = (
 @dataclass
 class Fastgw(Proxy):
     """This checkout, or the one in ``root``: keys checked, an access record per request written to standard error.
-    ``limits``: every limit, the quota in a store, the breaker."""
+    ``limits``: every limit, the quota in a store, the breaker. ``h2``: to the engine over HTTP/2."""
 
     name: str = "fastgw"
     native: bool = True
     limits: bool = False
+    h2: bool = False
     arguments: list[str] = field(default_factory=list)
     root: Path = ROOT
 
     def missing(self) -> str | None:
         if not (self.root / "fastgw" / "__main__.py").exists():
             return "this checkout has no fastgw/__main__.py"
+        if self.h2 and "upstream_protocol" not in (self.root / "fastgw" / "config" / "table.py").read_text():
+            return "this checkout speaks no HTTP/2 to engines: it has no setting upstream_protocol"
         if not self.native:
             return None
         argv = [*self._program(), "version"]
         asked = subprocess.run(argv, cwd=self.root, env=self._environment(), capture_output=True, timeout=20, check=False)
         return "its native extension is not built, or not whole (python native/build.py)" if asked.returncode else None
+
+    def takes(self, row: Row) -> bool:
+        return not self.h2 or row.group in H2_GROUPS
+
+    @property
+    def takes_streams(self) -> bool:  # type: ignore[override]
+        return not self.h2
 
     def _program(self) -> list[str]:
         """-P: the folder that this was called in comes not before ``root``, which may be another checkout."""
@@ -165,6 +179,7 @@ class Fastgw(Proxy):
         if place.clients > _CROWD:  # more than its defaults let in
             most = str(place.clients)
             argv += ["--max-connections", most, "--engine-max-connections", most]
+        argv += ["--upstream-protocol", "h2"] if self.h2 else []
         argv += [*limits, *self.arguments]
         return Command(argv, self._environment(), quiet=True)
 
@@ -227,8 +242,19 @@ http {{
         return Command([_find("nginx") or "nginx", "-e", "stderr", "-p", str(here), "-c", str(config)])
 
 
+@dataclass
 class Haproxy(Proxy):
-    name = "haproxy"
+    """``h2``: to the engine over HTTP/2."""
+
+    name: str = "haproxy"
+    h2: bool = False
+
+    def takes(self, row: Row) -> bool:
+        return not self.h2 or row.group in H2_GROUPS
+
+    @property
+    def takes_streams(self) -> bool:  # type: ignore[override]
+        return not self.h2
 
     def missing(self) -> str | None:
         return None if _find("haproxy") else "haproxy is not installed"
@@ -256,6 +282,6 @@ frontend gateway
   bind 127.0.0.1:{place.port} backlog 4096
   default_backend engine
 backend engine
-  server engine 127.0.0.1:{place.engine_port}
+  server engine 127.0.0.1:{place.engine_port}{" proto h2" if self.h2 else ""}
 """)
         return Command([_find("haproxy") or "haproxy", "-db", "-q", "-f", str(config)])

@@ -117,6 +117,12 @@ def _to_nginx(label: str, key: str) -> Bar:
     return Bar(f"{label}, fastgw/nginx", key, 1.0, per="nginx")
 
 
+def _h2(label: str, key: str, limit: float, per: str) -> Bar:
+    """An engine over HTTP/2."""
+    name = "fastgw (limits, h2)"
+    return Bar(f"{label}, {name}/{per}", key, limit, name=name, per=per)
+
+
 BARS = (
     _to_nginx("CPU per plain request", "cpu_plain_us"),
     Bar("CPU per plain request, fastgw/floor", "cpu_plain_us", 1.4, per="floor"),
@@ -149,6 +155,12 @@ BARS = (
     Bar("exec to first served request, to a bare interpreter's run", "start_ratio", 1.5),
     Bar("RSS idle", "rss_idle_mb", 32, " MB"),
     Bar("RSS after 1,000,000 requests", "rss_soaked_mb", 50, " MB"),
+    _h2("CPU per plain request, every limit on", "cpu_plain_us", 0.8, "fastgw (limits)"),
+    _h2("CPU per plain request, every limit on", "cpu_plain_us", 0.85, "nginx"),
+    _h2("CPU per plain request, every limit on", "cpu_plain_us", 1.1, "haproxy (h2)"),
+    _h2("CPU per streamed event, unpaced, every limit on", "cpu_flood_us", 0.95, "fastgw (limits)"),
+    _h2("CPU per streamed event, paced, every limit on", "cpu_event_us", 0.95, "fastgw (limits)"),
+    _h2("CPU per streamed event, 512 paced streams, every limit on", "cpu_event_512_us", 0.95, "fastgw (limits)"),
     Bar("CPU per plain request, fastgw (python)/nginx", "cpu_plain_us", 1.6, name="fastgw (python)", per="nginx"),
 )
 RATIOS = (

@@ -1,6 +1,6 @@
-"""The engine, the load generator and the floor, in C: compiled when their source is newer, started, and read.
+"""The engines, the load generator and the floor, in C: compiled when their source is newer, started, and read.
 
-Owns: ``benchmarks/bin``. Engine and load generator must stay faster than what they measure; what each does is said at the
+Owns: ``benchmarks/bin``. Engines and load generator must stay faster than what they measure; what each does is said at the
 head of its source.
 """
 
@@ -63,9 +63,9 @@ def build(name: str) -> Path:
 
 
 @contextmanager
-def engine(cores: frozenset[int]) -> Iterator[int]:
-    """A running engine; gives its port."""
-    argv = [str(build("mockengine")), "--events", str(EVENTS), "--interval-us", str(INTERVAL_MS * 1000)]
+def engine(cores: frozenset[int], h2: bool = False) -> Iterator[int]:
+    """A running engine; gives its port. ``h2``: the one that speaks HTTP/2 with prior knowledge."""
+    argv = [str(build("h2engine" if h2 else "mockengine")), "--events", str(EVENTS), "--interval-us", str(INTERVAL_MS * 1000)]
     with on(cores):
         child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     try:
