@@ -20,7 +20,7 @@ TESTS = ROOT / "tests"
 # They start gateways by the hundred, engines and programs; or hold one twin against the other; or are of what is no part of a
 # gateway; or follow recipes in copies of the whole.
 LEFT_OUT = {
-    "adversity", "audit", "benchmarks", "cli", "deploy", "e2e", "fuzz", "native", "recipes", "reference", "sim", "soak",
+    "adversity", "audit", "benchmarks", "cli", "deploy", "e2e", "fuzz", "native", "peers", "recipes", "reference", "sim", "soak",
     "store", "support",
 }  # fmt: skip
 # About half of the time.
