@@ -4,9 +4,10 @@
         with dial(peer.port, Client()) as client: ...
 
 Owns: one function for each program, all of one shape: a context manager that gives a :class:`Running`. Nothing outlives its
-``with``: a program is ended with SIGTERM, and its whole session with SIGKILL; should the test itself be killed, ``timeout`` ends
-it after :data:`LIFE_S`. None listens beyond loopback. What is not installed is skipped: :func:`needs` is the mark, with its
-reason.
+``with``: a program is ended with SIGTERM, its whole session with SIGKILL; should the test itself be killed, ``timeout`` ends
+it after :data:`LIFE_S`. None listens beyond loopback.
+
+What is not installed is skipped: :func:`needs` is the mark, with its reason.
 """
 
 from __future__ import annotations

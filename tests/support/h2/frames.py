@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from hpack import Encoder
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.struct import HeaderTuple, NeverIndexedHeaderTuple
 from hyperframe import frame as hf
 
@@ -41,6 +43,8 @@ WINDOW: Final = 65_535  # of a connection, and of a stream until SETTINGS say ot
 FRAME: Final = 16_384  # the longest payload until SETTINGS say otherwise (section 6.5.2)
 
 Field = tuple[bytes, bytes]
+
+_HUFFMAN: Final = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
 
 GET: Final[tuple[Field, ...]] = ((b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"peer"))
 POST: Final[tuple[Field, ...]] = ((b":method", b"POST"), *GET[1:])
@@ -75,6 +79,12 @@ def block(pairs: Iterable[Field], encoder: Encoder | None = None, huffman: bool 
 def string(text: bytes, length: int | None = None) -> bytes:
     """A string literal without Huffman coding (RFC 7541 section 5.2); ``length`` is what it says where that is a lie."""
     return integer(len(text) if length is None else length, 7) + text
+
+
+def huffman(text: bytes, extra: bytes = b"") -> bytes:
+    """A string literal in Huffman's code; ``extra``: octets behind it that do not belong there."""
+    coded = _HUFFMAN.encode(text) + extra
+    return integer(len(coded), 7, 0x80) + coded
 
 
 def integer(value: int, bits: int, first: int = 0) -> bytes:

@@ -132,11 +132,19 @@ class Client(Peer):
 class Talk:
     """A peer and a machine without I/O, ``feed(bytes)`` and ``take() -> bytes`` (what the machine has to send).
 
-    ``step``: the machine is fed so many bytes at a time.
+    ``step``: the machine is fed so many bytes at a time. ``closed``: whether it wants the connection closed.
     """
 
-    def __init__(self, peer: Peer, feed: Callable[[bytes], object], take: Callable[[], bytes], step: int = 0) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        feed: Callable[[bytes], object],
+        take: Callable[[], bytes],
+        step: int = 0,
+        closed: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.peer = peer
+        self._closed = closed
         self._feed = feed
         self._take = take
         self._step = step
@@ -154,6 +162,10 @@ class Talk:
     def sees(self, *rows: str) -> Seen:
         return self.settles().peer.sees(*rows)
 
+    def hears_for(self, seconds: float) -> Talk:
+        """No time passes here: what follows has followed."""
+        return self.settles()
+
     def _on(self, data: bytes) -> Talk:
         for _ in range(_TURNS):
             step = self._step or len(data) or 1
@@ -162,6 +174,8 @@ class Talk:
             came = self._take()
             data = self.peer.hears(came)
             if not came and not data:
+                if self._closed():
+                    self.peer.ended = self.peer.ended or "fin"
                 return self
         raise AssertionError("the two never come to rest")
 
