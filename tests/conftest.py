@@ -32,8 +32,8 @@ LEAK_CHECKED = {"accounts", "adversity", "conversations", "e2e", "exchange", "ne
 # These test nothing that has two twins, as what is marked `once` does not: `make test` runs them in a session of their own,
 # beside those of the twins.
 TWINLESS = {
-    "architecture", "audit", "benchmarks", "cli", "config", "control", "deploy", "docs", "peers", "recipes", "sim", "store",
-    "support",
+    "architecture", "audit", "benchmarks", "cli", "config", "control", "deploy", "docs", "h2cases", "peers", "recipes", "sim",
+    "store", "support",
 }  # fmt: skip
 FAILED = pytest.StashKey[bool]()
 

@@ -60,6 +60,7 @@ class H2Connection(asyncio.Protocol):
         self._closing = False
         self._highest = 0
         self._credit_from_s = 0.0
+        self._resets: dict[int, str] = {}
         self._owed: list[tuple[int, int]] = []
         self._most_streams = _LAST
         self._settings_told: list[int] = []
@@ -121,6 +122,11 @@ class H2Connection(asyncio.Protocol):
         except ProtocolError as error:
             self._wrong(error)
             return
+        # The machine knows of all of it already: on a stream that is reset further on nothing can be said any more.
+        self._resets = {event.stream_id: _name(event.error_code) for event in told if isinstance(event, events.StreamReset)}
+        for number, code in self._resets.items():
+            if stream := self._streams.get(number):
+                stream.was_reset(code)
         for event in told:
             self._hear(event)
         self.flush_soon()
@@ -151,9 +157,6 @@ class H2Connection(asyncio.Protocol):
                     stream.dispatch()
             case events.StreamReset(stream_id=number, error_code=code):
                 self.simulator.seen.was_reset(seen, number or 0, _name(code))
-                if stream := self._streams.get(number or 0):
-                    stream.request.reset_code = _name(code)
-                    stream.left()
             case events.WindowUpdated():
                 seen.window_updates += 1
                 self._pump_all()
@@ -190,6 +193,9 @@ class H2Connection(asyncio.Protocol):
         stream = H2Stream(self, number, [(bytes(name), bytes(value)) for name, value in event.headers or ()])
         self._streams[number] = stream
         self.simulator.seen.opened(self.seen, number, len(self._streams))
+        if number in self._resets:
+            stream.was_reset(self._resets[number])
+            return
         stream.begin()
         if 0 < self.simulator.config.max_requests <= self.on_connection and self._last == _LAST:
             self.goaway("graceful", number)

@@ -281,6 +281,11 @@ class H2Stream:
     def will_close(self) -> None:
         """A fault that breaks an answer off cleanly: nothing to announce here."""
 
+    def was_reset(self, code: str) -> None:
+        """By the client."""
+        self.request.reset_code = code
+        self.left()
+
     def left(self, outcome: str = "cancelled") -> None:
         """The client has given it up, or the connection is gone."""
         if self._player is not None:

@@ -20,8 +20,8 @@ TESTS = ROOT / "tests"
 # They start gateways by the hundred, engines and programs; or hold one twin against the other; or are of what is no part of a
 # gateway; or follow recipes in copies of the whole.
 LEFT_OUT = {
-    "adversity", "audit", "benchmarks", "cli", "deploy", "e2e", "fuzz", "native", "peers", "recipes", "reference", "sim",
-    "soak", "store", "support",
+    "adversity", "audit", "benchmarks", "cli", "deploy", "e2e", "fuzz", "h2cases", "native", "peers", "recipes", "reference",
+    "sim", "soak", "store", "support",
 }  # fmt: skip
 # About half of the time.
 MACHINES = {"accel", "limits", "protocol", "architecture", "upstream"}  # the last two for balance: half of the time each

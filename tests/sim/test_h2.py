@@ -80,9 +80,11 @@ def test_what_was_seen(run):
     async def main():
         async with Simulator(H2) as sim:
             async with talking(sim, HEADER_TABLE_SIZE=0, INITIAL_WINDOW_SIZE=1000) as peer:
-                peer.says(asks(1, "stall-before"), asks(3, "stall-before"), asks(5), f.rst(3), f.ping(), f.window(0, 5))
+                peer.says(asks(1, "stall-before"), asks(3, "stall-before"))
+                await until(lambda: sim.seen.streams_open == 2)
+                peer.says(asks(5), f.ping(), f.window(0, 5))
                 await peer.sees("DATA 5 end", "PING ack")
-                peer.says(f.rst(1, "NO_ERROR"))
+                peer.says(f.rst(3), f.rst(1, "NO_ERROR"))
                 await until(lambda: sim.state.cancelled == 2)
                 record = sim.requests[-1].as_dict()
                 listed = (await send(sim.url, request("GET", "/debug/h2"))).json
@@ -101,6 +103,18 @@ def test_what_was_seen(run):
         "connections_total": 1, "most_streams": 3, "refused": 0, "resets": {"CANCEL": 1, "NO_ERROR": 1},
         "streams_open": 0, "streams_total": 3,
     }  # fmt: skip
+
+
+def test_a_request_and_its_reset_in_one_read(run):
+    """Rapid reset (CVE-2023-44487): each is seen, and none of them ends the connection."""
+
+    async def main():
+        async with Simulator(H2) as sim, talking(sim) as peer:
+            peer.says(*[asks(stream) + f.rst(stream) for stream in range(1, 41, 2)], f.window(0, 1), asks(41), f.ping())
+            await peer.sees("DATA 41 end")
+            return sim.state.cancelled, sim.seen.resets, sim.seen.streams_open, sim.seen.refused
+
+    assert run(main) == (20, {"CANCEL": 20}, 0, 0)
 
 
 def test_the_windows_hold_a_stream_back_and_nothing_else(run):

@@ -112,21 +112,21 @@ def headers(
     exclusive: bool = False,
 ) -> bytes:
     """HEADERS, from fields or from a block that is ready. ``end``: END_STREAM. ``whole``: END_HEADERS."""
-    made = hf.HeadersFrame(stream)
+    made = hf.HeadersFrame(stream or 1)
     made.data = pairs if isinstance(pairs, bytes) else block(pairs)
     flags = {"END_STREAM": end, "END_HEADERS": whole, "PADDED": pad is not None, "PRIORITY": depends_on is not None}
     for name in [name for name, there in flags.items() if there]:
         made.flags.add(name)
     made.pad_length = pad or 0
     made.depends_on, made.stream_weight, made.exclusive = depends_on or 0, weight, exclusive
-    return made.serialize()
+    return _on(stream, made.serialize())
 
 
 def continuation(stream: int, piece: bytes, *, whole: bool = True) -> bytes:
-    made = hf.ContinuationFrame(stream, piece)
+    made = hf.ContinuationFrame(stream or 1, piece)
     if whole:
         made.flags.add("END_HEADERS")
-    return made.serialize()
+    return _on(stream, made.serialize())
 
 
 def continued(stream: int, pairs: Iterable[Field] | bytes, pieces: int, *, end: bool = False) -> bytes:
@@ -140,13 +140,13 @@ def continued(stream: int, pairs: Iterable[Field] | bytes, pieces: int, *, end: 
 
 
 def data(stream: int, payload: bytes = b"", *, end: bool = False, pad: int | None = None) -> bytes:
-    made = hf.DataFrame(stream, payload)
+    made = hf.DataFrame(stream or 1, payload)
     if end:
         made.flags.add("END_STREAM")
     if pad is not None:
         made.flags.add("PADDED")
         made.pad_length = pad
-    return made.serialize()
+    return _on(stream, made.serialize())
 
 
 def settings(values: dict[int, int] | None = None, **named: int) -> bytes:
@@ -194,6 +194,11 @@ def answer(stream: int, body: bytes = b"", *more: Field | str, status: int = 200
     """A whole answer: a head, and a body of one frame where there is one."""
     head = ((b":status", b"%d" % status), *fields(*more))
     return headers(stream, head, end=not body) + (data(stream, body, end=True) if body else b"")
+
+
+def _on(stream: int, frame: bytes) -> bytes:
+    """hyperframe makes no such frame on stream 0."""
+    return frame[:5] + stream.to_bytes(4, "big") + frame[9:]
 
 
 def _code(code: str | int) -> bytes:
