@@ -45,8 +45,8 @@ class H2Stream:
     """``number`` is the stream's identifier; ``reads_nothing``: no credit is given for its body."""
 
     __slots__ = (
-        "_blocked", "_connection", "_dispatched", "_end", "_flushed", "_job", "_out", "_over", "_player", "_said_head",
-        "body_ended", "connection_number", "number", "on_connection", "pad", "reads_nothing", "request", "trailers",
+        "_blocked", "_connection", "_dispatched", "_end", "_flushed", "_job", "_out", "_over", "_player", "_refused",
+        "number", "on_connection", "pad", "reads_nothing", "request", "trailers",
     )  # fmt: skip
 
     def __init__(self, connection: Connected, number: int, fields: list[tuple[bytes, bytes]]) -> None:
@@ -57,13 +57,11 @@ class H2Stream:
         self._end = False
         self._over = False
         self._dispatched = False
-        self._said_head = False
+        self._refused = False
         self._blocked = False
         self._flushed: asyncio.Future[None] | None = None
         self.number = number
         self.on_connection = connection.on_connection
-        self.connection_number = connection.number
-        self.body_ended = False
         self.reads_nothing = False
         self.pad: int | None = None
         self.trailers: Fields = ()
@@ -94,7 +92,7 @@ class H2Stream:
                 raise FaultError(f"{wrong[0]} has no meaning on HTTP/2")
         except FaultError as error:
             self.simulator.malformed(str(error))
-            self.answer(BadRequestError(f"x-sim-fault: {error}").answer())
+            self._refuse(BadRequestError(f"x-sim-fault: {error}"))
             return
         if faults is not None:
             self._player = H2Player(self, faults)
@@ -105,15 +103,23 @@ class H2Stream:
 
     def take(self, data: bytes) -> None:
         """The next piece of its body."""
-        if self._over:
+        if self._over or self._refused:
             return
         self.request.add_body(data, not self.request.head.streams_body)
         if self.request.body_length > self.simulator.config.max_body_bytes:
-            self.answer(BadRequestError("the body is too long", 413).answer())
+            self._refuse(BadRequestError("the body is too long", 413))
+
+    def _refuse(self, error: BadRequestError) -> None:
+        """An answer at once, in place of any other; one that has begun is broken off."""
+        self._refused = True
+        if self._dispatched:
+            self.rst(ErrorCodes.CANCEL)
+        else:
+            self.answer(error.answer())
 
     def dispatch(self) -> None:
         """The request is whole, or is to be answered before it is."""
-        if self._over or self._dispatched:
+        if self._over or self._dispatched or self._refused:
             return
         self._dispatched = True
         self.request.seal()
@@ -180,7 +186,6 @@ class H2Stream:
             return
         self._connection.machine.send_headers(self.number, fields, end_stream=end)
         self._connection.flush_soon()
-        self._said_head = not fields[0][1].startswith(b"1")
         if end:
             self.complete()
 

@@ -117,6 +117,22 @@ def test_a_request_and_its_reset_in_one_read(run):
     assert run(main) == (20, {"CANCEL": 20}, 0, 0)
 
 
+def test_a_refusal_is_said_once_and_what_follows_of_the_request_is_read_for_nothing(run):
+    async def main():
+        config = SimConfig(h2=True, max_body_bytes=1000)
+        async with Simulator(config) as sim, talking(sim, INITIAL_WINDOW_SIZE=10) as peer:
+            peer.says(f.headers(1, f.POST), *[f.data(1, b"x" * 900)] * 3, f.data(1, b"", end=True))
+            peer.says(f.headers(3, (*f.POST, (b"x-sim-fault", b"no such"))), f.data(3, b"{}", end=True))
+            await peer.sees("HEADERS 1 :status=413", "DATA 1 length=10", "HEADERS 3 :status=400", "DATA 3 length=10")
+            peer.says(f.settings(INITIAL_WINDOW_SIZE=1000))
+            await peer.sees("DATA 1 end", "DATA 3 end")
+            return peer.peer.count("HEADERS"), sim.state.running, sim.state.last_malformed
+
+    headers, running, malformed = run(main)
+    assert (headers, running) == (2, 0)
+    assert "no such" in malformed
+
+
 def test_the_windows_hold_a_stream_back_and_nothing_else(run):
     async def main():
         async with Simulator(H2) as sim, talking(sim, INITIAL_WINDOW_SIZE=10) as peer:
