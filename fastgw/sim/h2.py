@@ -229,9 +229,13 @@ class H2Connection(asyncio.Protocol):
 
     def _credit_again(self) -> None:
         self._credit_from_s = 0.0  # a timer may be a little early
+        self.give_credit()
+
+    def give_credit(self) -> None:
+        """For what is read again."""
         if not self.transport.is_closing():
             self._credit()
-            self.flush()
+            self.flush_soon()
 
     def _wrong(self, error: ProtocolError) -> None:
         """The client has broken the protocol: the stock machine's GOAWAY, and the end."""

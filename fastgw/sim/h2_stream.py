@@ -20,6 +20,7 @@ from fastgw.sim.h2_seen import H2Owner
 from fastgw.sim.heads import Head
 from fastgw.sim.player import Player
 from fastgw.sim.shapes import BadRequestError
+from fastgw.sim.websocket import WebSocketEngine
 
 _PSEUDO: Final = b":"
 
@@ -38,6 +39,7 @@ class Connected(Breakable, Protocol):
     def faults(self, stream: H2Stream) -> Faults | None: ...
     def ended(self, stream: H2Stream) -> None: ...
     def by_fault(self) -> None: ...
+    def give_credit(self) -> None: ...
     def reset(self) -> None: ...
 
 
@@ -46,7 +48,7 @@ class H2Stream:
 
     __slots__ = (
         "_blocked", "_connection", "_dispatched", "_end", "_flushed", "_job", "_out", "_over", "_player", "_refused",
-        "number", "on_connection", "pad", "reads_nothing", "request", "trailers",
+        "_socket", "number", "on_connection", "pad", "reads_nothing", "request", "trailers",
     )  # fmt: skip
 
     def __init__(self, connection: Connected, number: int, fields: list[tuple[bytes, bytes]]) -> None:
@@ -58,6 +60,7 @@ class H2Stream:
         self._over = False
         self._dispatched = False
         self._refused = False
+        self._socket: WebSocketEngine | None = None
         self._blocked = False
         self._flushed: asyncio.Future[None] | None = None
         self.number = number
@@ -85,6 +88,9 @@ class H2Stream:
     # --- the request
     def begin(self) -> None:
         """Its head is there."""
+        if self.request.method == "CONNECT":
+            self._tunnel()
+            return
         try:
             faults = self._connection.faults(self)
             wrong = [name for name in H1_ONLY if faults is not None and name in faults]
@@ -101,8 +107,29 @@ class H2Stream:
             if "no-read" in faults or "early" in faults:
                 self.dispatch()
 
+    def _tunnel(self) -> None:
+        """A WebSocket (RFC 8441 section 4), where the connection has offered it; nothing else is connected to."""
+        pseudo = dict(self.request.pseudo)
+        offered = self._connection.machine.local_settings.enable_connect_protocol
+        if not offered or pseudo.get(b":protocol") != b"websocket":
+            self.simulator.malformed("CONNECT that was not offered")
+            self.rst(ErrorCodes.PROTOCOL_ERROR)
+            return
+        if self.request.path != "/v1/realtime":
+            self._refuse(BadRequestError("Not Found", 404))
+            return
+        self._socket = WebSocketEngine(_Tunnel(self), self.simulator.config)
+        protocols = self.request.head.fields.get(b"sec-websocket-protocol", b"")
+        extra = ((b"sec-websocket-protocol", protocols.split(b",")[0].strip()),) if protocols else ()
+        self.head(self.fields(200, b"", extra=extra))
+        self.request.finish("served")
+        self.simulator.finished("served")
+
     def take(self, data: bytes) -> None:
         """The next piece of its body."""
+        if self._socket is not None:
+            self._socket.feed(data)
+            return
         if self._over or self._refused:
             return
         self.request.add_body(data, not self.request.head.streams_body)
@@ -120,6 +147,9 @@ class H2Stream:
     def dispatch(self) -> None:
         """The request is whole, or is to be answered before it is."""
         if self._over or self._dispatched or self._refused:
+            return
+        if self._socket is not None:
+            self.end_stream()
             return
         self._dispatched = True
         self.request.seal()
@@ -241,6 +271,9 @@ class H2Stream:
         if blocked is self._blocked:
             return
         self._blocked = blocked
+        if self._socket is not None:  # what it echoes is not to pile up here
+            self.reads_nothing = blocked
+            self._connection.give_credit()
         if self._job is not None and self._player is None:
             if blocked:
                 self._job.pause()
@@ -267,7 +300,7 @@ class H2Stream:
         if self._over:
             return
         whole = self._connection.machine.streams.get(self.number)
-        if whole is not None and not whole.closed:
+        if whole is not None and not whole.closed and self._socket is None:
             self._connection.machine.reset_stream(self.number, ErrorCodes.NO_ERROR)
         self._finish("served")
         if silent_close:
@@ -314,6 +347,21 @@ class H2Stream:
     def _wake(self) -> None:
         if self._flushed is not None and not self._flushed.done():
             self._flushed.set_result(None)
+
+
+class _Tunnel:
+    """A stream as a WebSocket's transport."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: H2Stream) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes) -> None:
+        self._stream.data(data)
+
+    def close(self) -> None:
+        self._stream.end_stream()
 
 
 def _head(fields: list[tuple[bytes, bytes]]) -> Head:

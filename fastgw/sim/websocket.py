@@ -7,11 +7,10 @@ buffer more than one frame of ``FRAME_LIMIT_BYTES``; anything the protocol forbi
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import struct
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -29,12 +28,19 @@ def accept_key(key: bytes) -> bytes:
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 
+class Out(Protocol):
+    """Where it writes: a connection's transport, or an HTTP/2 stream."""
+
+    def write(self, data: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
 class WebSocketEngine:
     """The engine's end of one WebSocket."""
 
     __slots__ = ("_answers", "_buffer", "_closing", "_config", "_said", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, config: SimConfig) -> None:
+    def __init__(self, transport: Out, config: SimConfig) -> None:
         self._transport = transport
         self._config = config
         self._said = ""  # all texts of the conversation

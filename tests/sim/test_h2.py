@@ -117,6 +117,75 @@ def test_a_request_and_its_reset_in_one_read(run):
     assert run(main) == (20, {"CANCEL": 20}, 0, 0)
 
 
+EXTENDED = (
+    (b":method", b"CONNECT"),
+    (b":protocol", b"websocket"),
+    (b":scheme", b"http"),
+    (b":path", b"/v1/realtime"),
+    f.GET[3],
+)
+
+
+def test_a_websocket_on_a_stream(run):
+    """RFC 8441: beside other streams, under its window, and closed by END_STREAM."""
+    ping, close = b"\x89\x84\0\0\0\0ping", b"\x88\x82\0\0\0\0\x03\xe8"
+    ask = b'{"type":"response.create","response":{"max_output_tokens":2}}'
+    asked = b"\x81" + bytes((0x80 | len(ask),)) + b"\0\0\0\0" + ask
+
+    async def main():
+        async with Simulator(SimConfig(debug=True, h2=True, h2_profile="hypercorn")) as sim, talking(sim) as peer:
+            peer.says(
+                f.headers(1, (*EXTENDED, (b"sec-websocket-version", b"13"))), f.data(1, ping[:3]), f.data(1, ping[3:] + asked)
+            )
+            await peer.sees("HEADERS 1 :status=200 !end", "DATA 1 !end")
+            peer.says(asks(3))
+            await peer.sees("DATA 3 end")
+            peer.says(f.data(1, close))
+            await peer.sees("DATA 1 end")
+            peer.says(f.data(1, b"", end=True), f.ping())
+            await peer.sees("PING ack")
+            return answers(peer, 1), sim.state.served, peer.peer.count("RST_STREAM")
+
+    body, served, resets = run(main)
+    assert body.startswith(b"\x8a\x04ping")
+    assert b"response.done" in body
+    assert body.endswith(b"\x88\x02\x03\xe8")
+    assert (served, resets) == (2, 0)
+
+
+def test_a_websocket_that_is_not_read_gets_no_credit(run):
+    frame = b"\x82\xfe\x3a\x98\0\0\0\0" + b"x" * 15_000
+
+    async def main():
+        async with Simulator(SimConfig(h2=True, h2_profile="hypercorn")) as sim, talking(sim, INITIAL_WINDOW_SIZE=9) as peer:
+            peer.says(f.headers(1, (*EXTENDED, (b"sec-websocket-version", b"13"))), *[f.data(1, frame)] * 4)
+            await peer.quiet(20)
+            held = peer.peer.count("WINDOW_UPDATE 1")
+            peer.says(f.settings(INITIAL_WINDOW_SIZE=100_000))
+            await peer.sees("WINDOW_UPDATE 1")
+            return held
+
+    assert run(main) == 0
+
+
+@pytest.mark.parametrize(
+    ("profile", "path", "row"),
+    [
+        ("plain", b"/v1/realtime", "RST_STREAM 1 code=PROTOCOL_ERROR"),
+        ("haproxy", b"/elsewhere", "HEADERS 1 :status=404"),
+    ],
+)
+def test_tunnels_that_are_not_offered(run, profile, path, row):
+    async def main():
+        async with Simulator(SimConfig(h2=True, h2_profile=profile)) as sim, talking(sim) as peer:
+            peer.says(f.headers(1, (*EXTENDED[:3], (b":path", path), f.GET[3])))
+            await peer.sees(row)
+            peer.says(asks(3))
+            await peer.sees("DATA 3 end")
+
+    run(main)
+
+
 def test_a_refusal_is_said_once_and_what_follows_of_the_request_is_read_for_nothing(run):
     async def main():
         config = SimConfig(h2=True, max_body_bytes=1000)
