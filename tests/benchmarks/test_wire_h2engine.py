@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.peers import parts
 from tests.support.h2 import frames as f
 from tests.support.h2.peer import Client, OverSocket, dial
 
@@ -181,6 +182,16 @@ def test_with_h2load(engine: int, streams: int, clients: int, windows: tuple[int
     argv += ["-d", str(tmp_path / "body"), f"http://127.0.0.1:{engine}/v1/chat/completions"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
     assert "4000 succeeded, 0 failed, 0 errored, 0 timeout" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("name", parts.each("curl", "nghttp"))
+def test_with_other_clients(engine: int, name: str, tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(STREAM % b"#unpaced")
+    url = f"http://127.0.0.1:{engine}/v1/chat/completions"
+    body = tmp_path / "body"
+    done = parts.curl(url, "-d", f"@{body}") if name == "curl" else parts.run("nghttp", "-d", body, url)
+    assert done.stdout.count(b"data: ") == module("tools").EXPECTED_EVENTS + 1
+    assert done.stdout.endswith(b"data: [DONE]\n\n")
 
 
 def test_before_haproxy(engine: int, tmp_path: Path) -> None:
