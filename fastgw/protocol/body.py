@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastgw.accel.chunks import ChunkScanner
+from fastgw.accel.chunks import ChunkScanner, FramingError
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.landing import Landing
 from fastgw.accel.sse import SseScanner, passes
@@ -173,6 +173,36 @@ class CloseSource(Source):
         if how == "fin":
             self.done = True
         return self.done
+
+
+class DataSource(Source):
+    """HTTP/2's DATA, of which only payloads come here: until ``ended``, which whoever feeds it sets before the last of them, or
+    as many as were announced. Other than so many are an error (RFC 9113 §8.1.1)."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self, length: int, ended: bool) -> None:
+        self.frames = PLAIN
+        self.length = self.left = length
+        self.aligned = True
+        self.done = ended
+        self.spoiled = False
+        self.rest = b""
+        self.landing = None
+        self.ended = ended
+
+    def feed(self, data: bytes) -> bytes:
+        if self.length >= 0:
+            self.left -= len(data)
+            if self.left < 0 or (self.ended and self.left):
+                self.spoiled = True
+                error = FramingError("the stream ends before its length" if self.left > 0 else "more DATA than the length")
+                error.payload = data if self.left > 0 else data[: self.left]
+                raise error
+            self.done = not self.left
+        else:
+            self.done = self.ended
+        return data
 
 
 def source_of(head: ResponseHead, method: bytes, spare: LengthSource | None = None) -> Source:

@@ -4,3 +4,4 @@ cimport cython
 cdef class RequestStart:
     cdef public bytes fields, line, method, target
     cdef public bint upgrade
+    cdef public tuple block

@@ -1,0 +1,116 @@
+"""HTTP/2 frames, cut out of what was read as it comes (RFC 9113 §4.1).
+
+A frame is looked at when it is whole, but for DATA, whose payload goes on with the read in which it came: no more is ever held
+than one frame of the size that we allow, and its header. What a frame means is not known here, only where it begins and ends.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastgw.accel.sockets import keep
+
+HEADER_BYTES: Final = 9
+MOST_FRAME_BYTES: Final = 16384
+"""Of a frame's payload: what the protocol begins with, and we never allow more (RFC 9113 §4.2)."""
+
+DATA: Final = 0
+PADDED: Final = 0x8
+
+
+class FrameReader:
+    """Feed it what was read, then ask for :meth:`next` until there is none.
+
+    Of the frame that was found: ``kind``, ``flags``, ``stream``, ``size`` (of its whole payload). ``start`` and ``stop`` say
+    where in the read its payload is, or the part of it that has come; ``whole``: nothing of it is to come any more.
+    ``oversized``: its header announces more than :data:`MOST_FRAME_BYTES`, and nothing can be read behind it. A payload is
+    good until the next read; who keeps it longer than that copies it.
+    """
+
+    __slots__ = ("_at", "_data", "_held", "_left", "flags", "kind", "oversized", "size", "start", "stop", "stream", "whole")
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._held = b""
+        self._at = 0
+        self._left = 0  # of a DATA frame's payload
+        self.kind = -1
+        self.flags = 0
+        self.stream = 0
+        self.size = 0
+        self.start = 0
+        self.stop = 0
+        self.whole = True
+        self.oversized = False
+
+    @property
+    def held(self) -> int:
+        """How many bytes are held of a frame that has not come whole."""
+        return len(self._held)
+
+    def feed(self, data: bytes) -> None:
+        """What was read. All that was fed before has been asked for."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        self._data = data
+        self._at = 0
+
+    def next(self) -> bool:
+        """Whether there is another frame, or another part of one."""
+        data = self._data
+        at = self._at
+        end = len(data)
+        if self._left:
+            return self._go_on(at, end)
+        if end - at < HEADER_BYTES:
+            return self._wait(at, end)
+        size = int.from_bytes(data[at : at + 3], "big")
+        self.kind = data[at + 3]
+        self.flags = data[at + 4]
+        self.stream = int.from_bytes(data[at + 5 : at + 9], "big") & 0x7FFFFFFF
+        self.size = size
+        if size > MOST_FRAME_BYTES:
+            self.oversized = True
+            return True
+        start = at + HEADER_BYTES
+        if self.kind == DATA and not self.flags & PADDED:
+            self._left = size
+            if size:
+                return self._go_on(start, end)
+        elif end - start < size:
+            return self._wait(at, end)
+        self.whole = True
+        self.start = start
+        self._at = self.stop = start + size
+        return True
+
+    def _go_on(self, at: int, end: int) -> bool:
+        """More of a DATA frame's payload."""
+        self._at = end
+        if at == end:
+            self._data = b""
+            self._at = 0
+            return False
+        size = min(self._left, end - at)
+        self._left -= size
+        self.whole = not self._left
+        self.start = at
+        self._at = self.stop = at + size
+        return True
+
+    def _wait(self, at: int, end: int) -> bool:
+        if at < end:
+            self._held = keep(self._data, at)
+        self._data = b""
+        self._at = 0
+        return False
+
+    def payload(self) -> bytes:
+        """Of the frame that was found, what has come of its payload."""
+        data = self._data
+        return data[self.start : self.stop]
+
+    def frame(self) -> bytes:
+        """The frame that was found, its header too. (Of whole frames.)"""
+        return self._data[self.start - HEADER_BYTES : self.stop]

@@ -1,0 +1,177 @@
+"""Field blocks (RFC 7541), without a dynamic table on either side: what a block says depends on its bytes alone.
+
+We tell every peer that our table has no room, and begin to write with an update to none (§4.2, §6.3): so a block, or a part
+of one, that was read or written before can be remembered by its bytes, and connections share what they have learned.
+Huffman's code is read by the ``hpack`` package, which is imported for that; we do not write in it. What is a secret (a key, a
+cookie) is written as never to be indexed (§7.1.3), by whoever passes it on too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+MOST_LIST_BYTES: Final = 65536
+"""Of a field section, as §6.5.2 of RFC 9113 counts it (32 bytes more for each field): what we announce, and what is read."""
+MOST_FIELDS: Final = 200
+MOST_NUMBER: Final = 1 << 24  # no length and no index that can be good is larger; the code for one could go on for ever
+
+NO_TABLE: Final = b"\x20"
+"""The encoder's word that it keeps no table: at the head of a connection's first block."""
+
+_STATIC: Final[tuple[tuple[bytes, bytes], ...]] = (
+    (b":authority", b""), (b":method", b"GET"), (b":method", b"POST"), (b":path", b"/"), (b":path", b"/index.html"),
+    (b":scheme", b"http"), (b":scheme", b"https"), (b":status", b"200"), (b":status", b"204"), (b":status", b"206"),
+    (b":status", b"304"), (b":status", b"400"), (b":status", b"404"), (b":status", b"500"), (b"accept-charset", b""),
+    (b"accept-encoding", b"gzip, deflate"), (b"accept-language", b""), (b"accept-ranges", b""), (b"accept", b""),
+    (b"access-control-allow-origin", b""), (b"age", b""), (b"allow", b""), (b"authorization", b""), (b"cache-control", b""),
+    (b"content-disposition", b""), (b"content-encoding", b""), (b"content-language", b""), (b"content-length", b""),
+    (b"content-location", b""), (b"content-range", b""), (b"content-type", b""), (b"cookie", b""), (b"date", b""),
+    (b"etag", b""), (b"expect", b""), (b"expires", b""), (b"from", b""), (b"host", b""), (b"if-match", b""),
+    (b"if-modified-since", b""), (b"if-none-match", b""), (b"if-range", b""), (b"if-unmodified-since", b""),
+    (b"last-modified", b""), (b"link", b""), (b"location", b""), (b"max-forwards", b""), (b"proxy-authenticate", b""),
+    (b"proxy-authorization", b""), (b"range", b""), (b"referer", b""), (b"refresh", b""), (b"retry-after", b""),
+    (b"server", b""), (b"set-cookie", b""), (b"strict-transport-security", b""), (b"transfer-encoding", b""),
+    (b"user-agent", b""), (b"vary", b""), (b"via", b""), (b"www-authenticate", b""),
+)  # fmt: skip
+_WHOLE: Final = {field: 0x80 | at for at, field in enumerate(_STATIC, 1)}
+_NAMES: Final = {name: at for at, (name, _) in reversed(list(enumerate(_STATIC, 1)))}
+_SECRET: Final = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"set-cookie", b"x-api-key"))
+_huffman: Any = None
+
+
+class HpackError(ValueError):
+    """The bytes are no field block: the connection cannot be read on."""
+
+
+class TooLong(ValueError):
+    """A field section is longer than :data:`MOST_LIST_BYTES`, or has more than :data:`MOST_FIELDS`."""
+
+
+# --- writing
+def integer(value: int, bits: int, first: int) -> bytes:
+    """``value`` in a prefix of so many ``bits``, below the other bits ``first`` of its byte (§5.1)."""
+    most = (1 << bits) - 1
+    if value < most:
+        return bytes((first | value,))
+    out = bytearray((first | most,))
+    value -= most
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def text(value: bytes) -> bytes:
+    """A string literal as it is (§5.2)."""
+    size = len(value)
+    return bytes((size,)) + value if size < 127 else integer(size, 7, 0) + value
+
+
+def name(name: bytes) -> bytes:
+    """What begins a literal field that no table keeps: its value follows, as :func:`text`. ``name`` is in lower case."""
+    first = 0x10 if name in _SECRET else 0
+    at = _NAMES.get(name, 0)
+    return integer(at, 4, first) if at else bytes((first,)) + text(name)
+
+
+def field(key: bytes, value: bytes) -> bytes:
+    """One field; ``key`` is in lower case."""
+    at = _WHOLE.get((key, value))
+    return bytes((at,)) if at else name(key) + text(value)
+
+
+def lines(block: bytes) -> bytes:
+    """Whole lines of fields, as HTTP/1 has them (``Name: value``, CRLF)."""
+    out = []
+    for line in block.split(b"\r\n"):
+        if line:
+            key, _, value = line.partition(b":")
+            out.append(field(key.lower(), value.strip(b" \t")))
+    return b"".join(out)
+
+
+# --- reading
+def _number(block: bytes, at: int, bits: int) -> tuple[int, int]:
+    """The integer at ``at``, and where the next byte is (§5.1)."""
+    most = (1 << bits) - 1
+    value = block[at] & most
+    at += 1
+    if value < most:
+        return value, at
+    shift = 0
+    while True:
+        byte = block[at]
+        at += 1
+        value += (byte & 127) << shift
+        if value > MOST_NUMBER or shift > 28:
+            raise HpackError("an integer is too long")
+        if byte < 128:
+            return value, at
+        shift += 7
+
+
+def _string(block: bytes, at: int) -> tuple[bytes, int]:
+    packed = block[at] & 0x80
+    size, at = _number(block, at, 7)
+    end = at + size
+    if end > len(block):
+        raise HpackError("a field block ends within a string")
+    value = block[at:end]
+    return (_unpacked(value) if packed else value), end
+
+
+def _unpacked(value: bytes) -> bytes:
+    global _huffman
+    if _huffman is None:
+        from hpack.exceptions import HPACKDecodingError
+        from hpack.huffman_table import decode_huffman
+
+        _huffman = (decode_huffman, HPACKDecodingError)
+    decode, wrong = _huffman
+    try:
+        return bytes(decode(value))
+    except wrong as error:
+        raise HpackError("a string is not in Huffman's code") from error
+
+
+def fields(block: bytes) -> list[tuple[bytes, bytes]]:
+    """The fields of a whole block, in their order.
+
+    :raises HpackError: it is none, or speaks of a table that there is not.
+    :raises TooLong: it is, and says too much.
+    """
+    out: list[tuple[bytes, bytes]] = []
+    total = at = 0
+    end = len(block)
+    try:
+        while at < end:
+            first = block[at]
+            if first & 0x80:
+                which, at = _number(block, at, 7)
+                if not 0 < which <= len(_STATIC):
+                    raise HpackError("an index without an entry")
+                key, value = _STATIC[which - 1]
+            elif first & 0xE0 == 0x20:
+                size, at = _number(block, at, 5)
+                if size:
+                    raise HpackError("the peer's table is larger than ours")
+                if out:
+                    raise HpackError("the size of a table changes within a block")
+                continue
+            else:
+                which, at = _number(block, at, 6 if first & 0x40 else 4)
+                if which > len(_STATIC):
+                    raise HpackError("an index without an entry")
+                if which:
+                    key = _STATIC[which - 1][0]
+                else:
+                    key, at = _string(block, at)
+                value, at = _string(block, at)
+            total += len(key) + len(value) + 32
+            if total > MOST_LIST_BYTES or len(out) >= MOST_FIELDS:
+                raise TooLong("the field section is too long")
+            out.append((key, value))
+    except IndexError:
+        raise HpackError("a field block ends within a field") from None
+    return out

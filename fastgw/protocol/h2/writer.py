@@ -1,0 +1,49 @@
+"""Requests as HTTP/2 has them: the field block, put together from parts that are made once.
+
+An engine's own part is made with its connections, a request's with its first use for all engines alike; only the id and the
+length are new each time. (Pseudo-fields come first, RFC 9113 §8.3, so each part is two.)
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastgw.protocol.h2.hpack import field, lines, name, text
+from fastgw.protocol.start import RequestStart
+
+_ID: Final = b"x-request-id: "
+_ID_NAME: Final = name(b"x-request-id")
+_LENGTH_NAME: Final = name(b"content-length")
+_METHODS: Final = {one: field(b":method", one) for one in (b"GET", b"POST")}
+_PATH: Final = name(b":path")
+_NO_BODY: Final = _LENGTH_NAME + text(b"0")
+
+
+def own_block(own: bytes, secure: bool) -> tuple[bytes, bytes]:
+    """What all requests to an engine have, of its lines: Host first, and its key."""
+    first, _, rest = own.partition(b"\r\n")
+    authority = first.partition(b":")[2].strip()
+    scheme = field(b":scheme", b"https" if secure else b"http")
+    return scheme + field(b":authority", authority), lines(rest)
+
+
+def start_block(start: RequestStart) -> tuple[bytes, bytes]:
+    """What a request has with each engine: method and path, and its fields but for the value of the last, the id."""
+    method = _METHODS.get(start.method) or field(b":method", start.method)
+    return method + _PATH + text(start.target), lines(start.fields.removesuffix(_ID)) + _ID_NAME
+
+
+def request_block(
+    own: tuple[bytes, bytes], start: tuple[bytes, bytes], request_id: bytes, length: int, method: bytes
+) -> bytes:
+    """The field block of a request whose body has ``length`` bytes, -1 = so many as come.
+
+    Only a POST says that its body has no bytes (RFC 9110 §8.6).
+    """
+    if length > 0:
+        tail = _LENGTH_NAME + text(b"%d" % length)
+    elif length < 0 or method != b"POST":
+        tail = b""
+    else:
+        tail = _NO_BODY
+    return b"".join((own[0], start[0], own[1], start[1], text(request_id), tail))

@@ -1,0 +1,71 @@
+"""What we rely on in the ``h2`` package: a release that differs fails here, before it does in a connection."""
+
+from __future__ import annotations
+
+import pytest
+from hyperframe.frame import Frame, SettingsFrame
+
+from fastgw.protocol.h2 import frames as h2
+from fastgw.protocol.h2.frames import H2Error
+from fastgw.protocol.h2.lean import CLIENT_SETTINGS, UNLIMITED, Control
+
+
+def begun() -> Control:
+    control = Control(True, CLIENT_SETTINGS)
+    control.begin()
+    return control
+
+
+def test_it_begins_with_the_preface_and_our_settings() -> None:
+    said = Control(True, CLIENT_SETTINGS).begin()
+    assert said.startswith(h2.PREFACE)
+    frame, size = Frame.parse_frame_header(memoryview(said[24:33]))
+    assert isinstance(frame, SettingsFrame)
+    frame.parse_body(memoryview(said[33:]))
+    assert size == len(said) - 33
+    assert frame.settings[h2.HEADER_TABLE_SIZE] == 0
+    assert frame.settings[h2.ENABLE_PUSH] == 0
+    assert frame.settings[h2.MAX_HEADER_LIST_SIZE] == 65536
+    assert frame.settings.get(h2.INITIAL_WINDOW_SIZE, 65535) == 65535
+    assert frame.settings.get(h2.MAX_FRAME_SIZE, 16384) == 16384
+
+
+def test_settings_of_the_peer() -> None:
+    control = begun()
+    assert (control.most_streams(), control.window(), control.takes_connect()) == (UNLIMITED, 65535, False)
+    assert control.take(h2.settings({h2.MAX_CONCURRENT_STREAMS: 7, h2.INITIAL_WINDOW_SIZE: 100})) == h2.SETTINGS_ACK
+    assert (control.most_streams(), control.window()) == (7, 100)
+    assert control.take(h2.settings({h2.ENABLE_CONNECT_PROTOCOL: 1})) == h2.SETTINGS_ACK
+    assert (control.most_streams(), control.window(), control.takes_connect()) == (7, 100, True)
+    assert control.take(h2.settings({h2.MAX_CONCURRENT_STREAMS: 2**32 - 1, 0xABCD: 5})) == h2.SETTINGS_ACK
+    assert control.most_streams() == UNLIMITED
+    assert control.take(h2.SETTINGS_ACK) == b""
+
+
+def test_pings_both_ways() -> None:
+    control = begun()
+    assert control.take(h2.ping(b"abcdefgh")) == h2.ping(b"abcdefgh", ack=True)
+    assert control.take(h2.ping(b"12345678", ack=True)) == b""
+    assert control.pings == [b"12345678"]
+
+
+@pytest.mark.parametrize(("frame", "code"), [
+    (h2.settings({h2.INITIAL_WINDOW_SIZE: 1 << 31}), h2.FLOW_CONTROL_ERROR),
+    (h2.settings({h2.MAX_FRAME_SIZE: 1}), h2.PROTOCOL_ERROR),
+    (h2.settings({h2.ENABLE_PUSH: 2}), h2.PROTOCOL_ERROR),
+    (h2.header(5, h2.SETTINGS, 0, 0) + b"12345", h2.FRAME_SIZE_ERROR),
+    (h2.header(6, h2.SETTINGS, h2.ACK, 0) + bytes(6), h2.FRAME_SIZE_ERROR),
+    (h2.header(0, h2.SETTINGS, 0, 1), h2.PROTOCOL_ERROR),
+    (h2.header(7, h2.PING, 0, 0) + bytes(7), h2.FRAME_SIZE_ERROR),
+    (h2.header(8, h2.PING, 0, 3) + bytes(8), h2.PROTOCOL_ERROR),
+])  # fmt: skip
+def test_what_breaks_the_protocol(frame: bytes, code: int) -> None:
+    control = begun()
+    with pytest.raises(H2Error) as raised:
+        control.take(frame)
+    assert raised.value.code == code
+
+
+def test_a_server_has_its_own_side() -> None:
+    control = Control(False, {h2.HEADER_TABLE_SIZE: 0, h2.MAX_CONCURRENT_STREAMS: 100})
+    assert not control.begin().startswith(h2.PREFACE)
