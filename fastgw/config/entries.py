@@ -15,7 +15,17 @@ from msgspec.structs import force_setattr
 
 from fastgw.config.address import EngineAddress, parse_engine_url
 from fastgw.config.grammar import engine_key, engine_url, target
-from fastgw.config.names import ENGINE_KINDS, ON_CAPACITY, POLICIES, EngineKind, OnCapacity, Policy, any_of
+from fastgw.config.names import (
+    ENGINE_KINDS,
+    ON_CAPACITY,
+    POLICIES,
+    UPSTREAM_PROTOCOLS,
+    EngineKind,
+    OnCapacity,
+    Policy,
+    UpstreamProtocol,
+    any_of,
+)
 from fastgw.config.problems import ConfigError, ConfigErrors
 from fastgw.config.row import Setting, row, rows_of, seconds, shown, text_problem, type_problem, within
 
@@ -35,6 +45,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     api_key: Annotated[str, row("the key sent to it; vllm_api_key when empty", check=engine_key, secret=True)] = ""
     models: Annotated[Sequence[str], row("the models that clients reach here; asked of the engine when empty")] = ()
     served_name: Annotated[str, row("the model name that this engine knows, where it differs from what clients say")] = ""
+    protocol: Annotated[Literal[UpstreamProtocol, ""], row(
+        f"{any_of(UPSTREAM_PROTOCOLS)}; the gateway's upstream_protocol when empty",
+    )] = ""
     weight: Annotated[int, within(1, 1000, "its share, 1 to 1000; policy says how it counts")] = 1
     health_path: Annotated[str, row("the only path to probe; the kind's own ones when empty", check=target)] = ""
     warm_connections: Annotated[int, within(-1, 1024, "-1 = as the gateway's warm_connections")] = -1

@@ -10,6 +10,7 @@ from typing import Final, Literal, get_args
 
 Profile = Literal["", "minisgl", "llm-stack", "rakka", "simple-ai", "openai-llm-gateway"]
 EngineKind = Literal["auto", "openai", "vllm", "sglang", "tgi", "llamacpp", "ollama"]
+UpstreamProtocol = Literal["auto", "h1", "h2"]
 Policy = Literal["round_robin", "weighted", "ordered", "least_loaded", "random", "power_of_two"]
 OnExhausted = Literal["refuse", "cut"]
 OnCapacity = Literal["queue", "reject", "fallback"]
@@ -22,6 +23,7 @@ Priority = Literal["high", "normal", "low"]  # the first served first
 
 PROFILES: Final[tuple[Profile, ...]] = tuple(name for name in get_args(Profile) if name)
 ENGINE_KINDS: Final[tuple[EngineKind, ...]] = get_args(EngineKind)
+UPSTREAM_PROTOCOLS: Final[tuple[UpstreamProtocol, ...]] = get_args(UpstreamProtocol)
 POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
 ON_EXHAUSTED: Final[tuple[OnExhausted, ...]] = get_args(OnExhausted)
 ON_CAPACITY: Final[tuple[OnCapacity, ...]] = get_args(OnCapacity)

@@ -84,6 +84,7 @@ def inherited(engine: EngineConfig, config: Config) -> EngineConfig:
         engine,
         api_key=engine.api_key or config.vllm_api_key,
         warm_connections=config.warm_connections if engine.warm_connections < 0 else engine.warm_connections,
+        protocol=engine.protocol or config.upstream_protocol,
         max_connections=engine.max_connections or config.engine_max_connections,
         max_concurrent=engine.max_concurrent or config.engine_max_concurrent,
     )

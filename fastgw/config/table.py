@@ -27,6 +27,7 @@ from fastgw.config.names import (
     Profile,
     QueueOrder,
     SchedulerMode,
+    UpstreamProtocol,
 )
 from fastgw.config.row import CONNECTIONS, RESTART, Setting, reserved, row, rows_of, seconds, within
 from fastgw.twins import Mode
@@ -73,6 +74,11 @@ class Engines(Listening, frozen=True, kw_only=True):
         "the key sent to each engine that has none of its own",
         "VLLM_API_KEY", check=grammar.engine_key, secret=True,
     )] = ""
+    upstream_protocol: Annotated[UpstreamProtocol, row(
+        "how engines are asked: h1 = HTTP/1.1, h2 = HTTP/2 without asking for it first (prior knowledge), auto = HTTP/1.1 "
+        "until the engine has shown HTTP/2",
+        "UPSTREAM_PROTOCOL",
+    )] = "auto"
     warm_connections: Annotated[int, within(0, 1024, "connections kept open to each engine before anyone asks")] = 1
     engine_max_connections: Annotated[int, within(1, 65535, "connections to one engine at most")] = 16384
     engine_max_idle: Annotated[int | None, within(0, 65535,

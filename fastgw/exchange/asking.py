@@ -17,6 +17,7 @@ from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
 from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
+from fastgw.net.upstream import FRESH, UPGRADE
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
@@ -47,7 +48,7 @@ def ask(exchange: ExchangeState) -> None:
                 continue
         call = _call(exchange, pool, admitted == PROBE)
         try:
-            connected = call.open(now, exchange.session is not None or exchange.tries.repeated())
+            connected = call.open(now, UPGRADE if exchange.session is not None else exchange.tries.repeated())
         except GatewayError as error:
             call.released()
             if not error.retryable:
@@ -100,14 +101,16 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     call = exchange.call
     assert call is not None
     pool = call.pool
-    if failure is Failure.LOST and call.reused:
+    if failure is Failure.REFUSED or (failure is Failure.LOST and call.reused):
         call.released()
     else:
         # Before the engine is left: whoever waits for its place must find the verdict.
         call.failed()
     call.leave()
     exchange.detail = f"{pool.engine.name}: {detail}"
-    if failure is Failure.LOST and not call.reused:
+    if failure is Failure.REFUSED:
+        exchange.tries = exchange.tries.refusal()
+    elif failure is Failure.LOST and not call.reused:
         exchange.tries = exchange.tries.killed()
     tries = exchange.tries.tried(pool)
     others = another(_group(exchange), tries)
@@ -117,7 +120,7 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     )  # fmt: skip
     try:
         if step is Step.AGAIN:
-            if _again(exchange, pool):
+            if _again(exchange, pool, failure is Failure.LOST):
                 return
             step = later(rules, exchange.tries, others)
         if step is not Step.FAIL and _goes_on(exchange, step, pool):
@@ -130,21 +133,25 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     exchange.fail(GatewayError(kind, source=Source.UPSTREAM, detail=exchange.detail))
 
 
-def _again(exchange: ExchangeState, pool: Pool) -> bool:
-    """The same engine is asked once more; False where it has no room for that. Raises GatewayError."""
-    exchange.tries = exchange.tries.again()
+def _again(exchange: ExchangeState, pool: Pool, counted: bool) -> bool:
+    """The same engine is asked once more; False where it has no room for that. ``counted``: that was the one free replay.
+    Raises GatewayError."""
+    if counted:
+        exchange.tries = exchange.tries.again()
     exchange.gateway.stats.replays_total += 1
     # It may have been its breaker's probe: it still is, or two would be out.
     now = monotonic()
     call = _call(exchange, pool, pool.engine.breaker.admit(now) == PROBE)
     try:
-        call.open(now, True)
+        connected = call.open(now, UPGRADE if exchange.session is not None else FRESH)
     except GatewayError as error:
         call.released()
         if not error.retryable:
             raise
         return False
     exchange.move(DIALS)
+    if connected:
+        call.send(now)
     return True
 
 

@@ -23,6 +23,7 @@ from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.exchange.tunnel import Tunnel
 from fastgw.net.client import NO_BODY, UNTOLD
 from fastgw.net.clock import monotonic
+from fastgw.net.upstream import UNPROCESSED
 from fastgw.net.wire import DEAD, QUEUED
 from fastgw.protocol.body import Source as BodySource
 from fastgw.protocol.query import with_value
@@ -175,6 +176,8 @@ class Attempt(Call):
         relay = self.relay
         if self._tunnel is not None:
             self._tunnel.closed(exchange, self)
+        elif how == UNPROCESSED and relay is None:
+            exchange.call_failed(Failure.REFUSED, False, "the request was not taken")
         elif relay is None:
             why = f"connection {'lost' if how != 'fin' else 'closed'} before a response"
             exchange.call_failed(Failure.LOST, stream.begun(), why)

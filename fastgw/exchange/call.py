@@ -45,14 +45,15 @@ class Call(Carrier):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self.pool.engine.name}>"
 
-    def open(self, now: float, fresh: bool) -> bool:
-        """Take a place at the engine, and a stream: whether it can be sent now; else ``on_stream`` says when. ``fresh``: on a
-        connection that nothing has happened to yet. Raises GatewayError where there is none, and then it has no place."""
+    def open(self, now: float, fresh: int) -> bool:
+        """Take a place at the engine, and a stream: whether it can be sent now; else ``on_stream`` says when. ``fresh``: which
+        connection will do (see ``upstream.pool``). Raises GatewayError where there is none, and then it has no place."""
         pool = self.pool
         stream = self.stream = pool.open(self, now, fresh)
         pool.engine.inflight += 1
-        self.reused = stream.connected
-        return self.reused
+        connected = stream.connected
+        self.reused = connected and not stream.shared
+        return connected
 
     # --- the verdict
     def succeeded(self) -> None:

@@ -1,7 +1,8 @@
 """What follows when an attempt fails, as pure functions (RFC 9110 §9.2.2: a proxy must not repeat a POST that may have been
 acted on).
 
-Repeated without asking: a connection that did not come about (nothing was sent), and a *reused* idle connection that died
+Repeated without asking: a connection that did not come about (nothing was sent), what an engine says that it has not looked at
+(RFC 9113 §8.7: a stream that was refused, or is above what a GOAWAY names), and a *reused* idle connection that died
 without one response byte (the engine closed it while the request was on its way; it goes again once, on a fresh connection).
 Repeated only by policy (``retry_fresh``; on under ``ordered``, whose users expect it), so often as ``max_retries`` says: a
 fresh connection that died, or timed out, after the whole request was sent. Never: anything after a response byte.
@@ -17,6 +18,7 @@ from fastgw.limits.breaker import CLOSED
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
+MOST_REFUSALS: Final = 4  # of one request by engines that had no look at it; then it is as any failure
 MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
 
 
@@ -26,6 +28,7 @@ class Failure(enum.Enum):
     CONNECT = "connect"  # nothing was sent
     CONNECT_TIMEOUT = "connect_timeout"
     LOST = "lost"  # the connection died after bytes of the request were sent
+    REFUSED = "refused"  # the engine said, or it is certain, that it had no look at it
     SILENT = "silent"  # no byte within the first-byte limit
 
 
@@ -43,30 +46,34 @@ class Tries:
     """What has been tried for one request. It never changes: each try makes a new one, and all begin with :data:`NONE_YET`.
 
     ``pools``: that were tried, and are not to be asked again. ``replayed``: its free replay has been used. ``retries``: by
-    policy. ``kills``: fresh connections that died under it.
+    policy. ``kills``: fresh connections that died under it. ``refusals``: how often an engine had no look at it.
     """
 
-    __slots__ = ("kills", "pools", "replayed", "retries")
+    __slots__ = ("kills", "pools", "refusals", "replayed", "retries")
 
-    def __init__(self, pools: tuple[Pool, ...], replayed: bool, retries: int, kills: int) -> None:
+    def __init__(self, pools: tuple[Pool, ...], replayed: bool, retries: int, kills: int, refusals: int = 0) -> None:
         self.pools = pools
         self.replayed = replayed
         self.retries = retries
         self.kills = kills
+        self.refusals = refusals
 
     def tried(self, pool: Pool) -> Tries:
         """``pool`` is not to be asked again."""
-        return Tries((*self.pools, pool), self.replayed, self.retries, self.kills)
+        return Tries((*self.pools, pool), self.replayed, self.retries, self.kills, self.refusals)
 
     def again(self) -> Tries:
         """The same request goes to the same engine again."""
-        return Tries(self.pools, True, self.retries, self.kills)
+        return Tries(self.pools, True, self.retries, self.kills, self.refusals)
 
     def retried(self) -> Tries:
-        return Tries(self.pools, self.replayed, self.retries + 1, self.kills)
+        return Tries(self.pools, self.replayed, self.retries + 1, self.kills, self.refusals)
 
     def killed(self) -> Tries:
-        return Tries(self.pools, self.replayed, self.retries, self.kills + 1)
+        return Tries(self.pools, self.replayed, self.retries, self.kills + 1, self.refusals)
+
+    def refusal(self) -> Tries:
+        return Tries(self.pools, self.replayed, self.retries, self.kills, self.refusals + 1)
 
     def repeated(self) -> bool:
         """Whether it has been sent more than once: it takes no further chance with a connection that may have died as well."""
@@ -109,6 +116,10 @@ def after(
     if begun or not at_hand:
         return Step.FAIL
     if failure is Failure.CONNECT or failure is Failure.CONNECT_TIMEOUT:
+        return Step.NEXT if others else Step.FAIL
+    if failure is Failure.REFUSED:
+        if tries.refusals <= MOST_REFUSALS:
+            return Step.AGAIN
         return Step.NEXT if others else Step.FAIL
     if failure is Failure.LOST and reused and rules.replay and not tries.replayed:
         return Step.AGAIN

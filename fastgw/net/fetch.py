@@ -6,8 +6,10 @@ Not for traffic: it opens a connection for each call and buffers the answer, bou
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
+from collections.abc import AsyncIterator
 from errno import EINPROGRESS
 
 from fastgw.accel.chunks import FramingError
@@ -59,8 +61,7 @@ async def fetch(
 
 async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> tuple[int, bytes]:
     loop = asyncio.get_running_loop()
-    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
-        await _connect(loop, sock, address)
+    async with connected(family, address) as sock:
         await loop.sock_sendall(sock, request)
         reader = ResponseReader()
         head = None
@@ -87,6 +88,14 @@ async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> 
                     break
                 raise FetchError("closed in the middle of an answer")
         return head.status, bytes(answer)
+
+
+@contextlib.asynccontextmanager
+async def connected(family: int, address: object) -> AsyncIterator[socket.socket]:
+    """A socket of its own, connected. Raises OSError."""
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
+        await _connect(asyncio.get_running_loop(), sock, address)
+        yield sock
 
 
 async def _connect(loop: asyncio.AbstractEventLoop, sock: socket.socket, address: object) -> None:

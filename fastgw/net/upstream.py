@@ -9,11 +9,21 @@ its body. Calls come from the loop, one at a time, and none of them may wait.
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
 from fastgw.net.timers import NEVER, Timed, TimerWheel
 from fastgw.protocol.body import Source
 from fastgw.protocol.start import RequestStart
+
+FRESH: Final = 1
+"""A request takes no chance with a connection that may have died: one that nothing has happened to yet, or one in use."""
+UPGRADE: Final = 2
+"""It wants a connection to itself, of HTTP/1: a WebSocket's."""
+
+UNPROCESSED: Final = "unprocessed"
+"""How a request ends that an engine did not take: refused, above what its GOAWAY names, or never sent."""
 
 
 class Carrier:
@@ -43,7 +53,8 @@ class Carrier:
         raise NotImplementedError
 
     def on_end(self, how: str) -> None:
-        """The engine closed (``"fin"`` or ``"reset"``): ask the source whether that ends its message."""
+        """The engine closed (``"fin"`` or ``"reset"``): ask the source whether that ends its message. Or it said, or it is
+        certain, that it has not looked at the request and will not (:data:`UNPROCESSED`): the same may be asked again."""
         raise NotImplementedError
 
     def on_drained(self) -> None:
@@ -57,9 +68,10 @@ class Carrier:
 
 class UpstreamStream(Timed):
     """One request at an engine. ``connected``: it can be sent now; else ``carrier.on_stream`` says when. ``waiting``: it was
-    sent, and no answer's head has come. ``closed``: it is of no use any more."""
+    sent, and no answer's head has come. ``closed``: it is of no use any more. ``shared``: others are under way on its
+    connection, which therefore was not idle."""
 
-    __slots__ = ("carrier", "closed", "connected", "waiting", "wheel")
+    __slots__ = ("carrier", "closed", "connected", "shared", "waiting", "wheel")
 
     def __init__(self, wheel: TimerWheel) -> None:
         self.deadline = NEVER
@@ -67,6 +79,7 @@ class UpstreamStream(Timed):
         self.wheel = wheel
         self.carrier: Carrier | None = None
         self.connected = False
+        self.shared = False
         self.waiting = False
         self.closed = False
 

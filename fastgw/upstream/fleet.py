@@ -233,8 +233,8 @@ class Fleet:
         return made
 
     def follow(self, config: Config, prepared: Sequence[Pool]) -> None:
-        """From now on be as ``config`` says: see the head of this file. A drained engine stays drained. One whose address or
-        kind is another is another engine: what is under way at the one before goes on to its end."""
+        """From now on be as ``config`` says: see the head of this file. A drained engine stays drained. One whose address, kind
+        or protocol is another is another engine: what is under way at the one before goes on to its end."""
         made = {pool.engine.name: pool for pool in prepared}
         there = {pool.engine.name: pool for pool in self.pools}
         written = {one.name: one for one in config.engines}
@@ -284,7 +284,7 @@ class Fleet:
     def _is_there(self, one: EngineConfig) -> bool:
         """Whether the engine of that name is this very one, whatever else is said of it."""
         had = self._configs.get(one.name)
-        return had is not None and had.url == one.url and had.kind == one.kind
+        return had is not None and (had.url, had.kind, had.protocol) == (one.url, one.kind, one.protocol)
 
     def _changes(self, pool: Pool, one: EngineConfig, config: Config) -> None:
         engine = pool.engine

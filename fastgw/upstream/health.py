@@ -17,32 +17,36 @@ from fastgw.config import Config
 from fastgw.errors import described
 from fastgw.limits.breaker import OPEN
 from fastgw.net.clock import monotonic
-from fastgw.net.fetch import FetchError, fetch
+from fastgw.net.fetch import FetchError
 from fastgw.net.shortage import LACKING, Shortage
+from fastgw.net.timers import NEVER
 from fastgw.protocol.openai import parse_models
 from fastgw.stats import EventLog
+from fastgw.upstream.asked import get
 from fastgw.upstream.kinds.registry import known_by
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
 
 MAX_PROBE_BYTES: Final = 1 << 20
 RESOLVE_EVERY_S: Final = 30.0
+PROTOCOL_EVERY_S: Final = 60.0
 AT_ONCE: Final = 8
 _ACCEPT: Final = b"Accept: application/json\r\n"
 
 
 async def _get(engine: Engine, path: bytes, timeout_s: float) -> tuple[int, bytes]:
-    return await fetch(engine.addresses, engine.base + path, engine.head_block + _ACCEPT, timeout_s, MAX_PROBE_BYTES)
+    return await get(engine, path, _ACCEPT, timeout_s, MAX_PROBE_BYTES)
 
 
 class _Known:
     """What probes have found out about one engine."""
 
-    __slots__ = ("good_path", "models_at", "resolved_at")
+    __slots__ = ("good_path", "h2", "models_at", "protocol_at", "resolved_at")
 
     def __init__(self) -> None:
         self.good_path = b""
-        self.models_at = self.resolved_at = -1e9  # long ago
+        self.h2 = False  # it greeted in HTTP/2 when it was asked last; `protocol_at`: when it is asked again
+        self.models_at = self.resolved_at = self.protocol_at = -1e9  # long ago
 
 
 class Health:
@@ -133,6 +137,8 @@ class Health:
         verdict: bool | None = None if await self._resolve(engine, known) else False
         detail = "name not resolved"
         if engine.addresses:
+            if engine.protocol == "auto":
+                await self._learn_protocol(pool, known)
             verdict, detail = await self._ask(engine, known)
         if verdict is not None:
             self._judge(pool, verdict, detail)
@@ -140,6 +146,24 @@ class Health:
             await self._learn_models(engine, known)
         engine.probed_at = monotonic()
         pool.keep_warm()
+
+    async def _learn_protocol(self, pool: Pool, known: _Known) -> None:
+        """Whether the engine greets us in HTTP/2: asked when it is new, when it has come back, and a while after it has stopped
+        to. (To one of HTTP/1 the question is an error in its log: it is not asked again and again.)"""
+        engine = pool.engine
+        now = monotonic()
+        if known.h2 and not engine.h2:
+            known.h2 = False  # traffic has found so
+            known.protocol_at = now + PROTOCOL_EVERY_S
+        if now < known.protocol_at:
+            return
+        from fastgw.net.h2_fetch import speaks_h2  # (no part of a start)
+
+        found = await speaks_h2(engine.addresses, self._config.health_timeout_s)
+        if found is not None:
+            known.protocol_at = NEVER
+            known.h2 = found
+            pool.speaks(found)
 
     async def _ask(self, engine: Engine, known: _Known) -> tuple[bool | None, str]:
         paths = (known.good_path,) if known.good_path else engine.probe_paths
@@ -175,6 +199,8 @@ class Health:
                 # It is back: one request may try it at once.
                 engine.breaker.until = monotonic()
             if engine.healthy is not True:
+                if engine.healthy is False:
+                    self._of(engine).protocol_at = -1e9  # it may be another one now
                 self._log.info("engine is well", engine=engine.name)
                 engine.healthy = True
                 self._verdict_changed()

@@ -10,13 +10,16 @@ that writes on a connection in that very moment loses the request. So the limit 
 and from watching idle connections die, and a parked connection is given back before its engine would close it. What
 still slips through is the replay rule's, which is above.
 
+An engine that speaks HTTP/2 has its connections in ``h2_slots``, which is made when the first shows it, and no idle ones
+here: so a request finds none, and is asked for there. Uploads and answers, health and breakers know nothing of it.
+
 Invariant: ``connections`` counts every connection that is dialling, busy or idle, and never exceeds the engine's maximum.
 Idle ones are bounded by the engine's ``max_idle``: few where its kind pays for each.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from fastgw.errors import GatewayError, Source, described
 from fastgw.net.clock import monotonic
@@ -24,7 +27,8 @@ from fastgw.net.h1_upstream import H1UpstreamConn, H1UpstreamStream, Home, no_so
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
 from fastgw.net.timers import TICK_S
-from fastgw.net.upstream import Carrier, UpstreamStream
+from fastgw.net.upstream import UPGRADE, Carrier, UpstreamStream
+from fastgw.net.wire import PlainWire, Wire
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.target import Engine
 
@@ -47,9 +51,11 @@ class Pool(Home):
         "_conns",
         "_died",
         "_from_before",
+        "_h2",
         "_log",
         "_reactor",
         "_shortage",
+        "_slots",
         "_stats",
         "_tick",
         "_tick_closes",
@@ -90,15 +96,20 @@ class Pool(Home):
         self._conns: set[H1UpstreamConn] = set()  # all that are open
         self._closed = False
         self.gone_at_once = False
+        self._slots: Any = None  # the engine's HTTP/2, once it has been asked for
+        self._h2 = False  # new requests go there
+        if engine.protocol == "h2":
+            self.speaks(True)
 
     def __repr__(self) -> str:
         name, idle = self.engine.name, len(self.idle)
         return f"<Pool {name} connections={self.connections} idle={idle} idle_limit={self.idle_limit_s:g}s>"
 
     # --- taking and giving back
-    def open(self, carrier: Carrier, now: float, fresh: bool = False) -> UpstreamStream:
-        """A stream for one request of ``carrier``: on an idle connection, and then it is ``connected``; else, or where it is to
-        be ``fresh``, a dial is under way, and ``carrier`` is told from the loop how that went.
+    def open(self, carrier: Carrier, now: float, fresh: int = 0) -> UpstreamStream:
+        """A stream for one request of ``carrier``: on an idle connection, and then it is ``connected``; else, or where it is
+        to be :data:`~fastgw.net.upstream.FRESH` or for an :data:`UPGRADE`, a dial is under way, and ``carrier`` is told from
+        the loop how that went.
 
         Raises GatewayError: ``engine_busy`` at the engine's maximum, ``bad_gateway`` (retryable) when the engine's
         name is not known to resolve.
@@ -107,6 +118,9 @@ class Pool(Home):
             conn = self._take_idle(now)
             if conn is not None:
                 return conn.take(carrier)
+        if self._h2 and fresh != UPGRADE:
+            made: UpstreamStream = self._slots.open(carrier, now)
+            return made
         return self._dial(carrier)
 
     def _take_idle(self, now: float) -> H1UpstreamConn | None:
@@ -262,6 +276,9 @@ class Pool(Home):
         """Dial until the wanted number of connections is idle, one after another: many at once leave llama.cpp with
         connections that none of its threads looks at for seconds. Called at start, after losses and by the health task."""
         engine = self.engine
+        if self._h2:
+            self._slots.keep_warm()
+            return
         if self._closed or not engine.addresses or engine.healthy is False:
             return
         missing = engine.warm_connections - len(self.idle) + self._died
@@ -280,35 +297,46 @@ class Pool(Home):
         own = self.engine.head_block
         for conn in self._conns:
             conn.own = own
+        if self._slots is not None:
+            self._slots.change(connect_timeout_s)
         self.keep_warm()
 
     def close(self, at_once: bool = False) -> None:
         """Close what is idle or being warmed, of many some in each turn of the loop; busy connections close as they come back.
         ``at_once``: nobody's stream waits meanwhile."""
         self._closed = True
+        if self._slots is not None:
+            self._slots.close()
+        self._let_idle_go(len(self.idle) if at_once else CLOSES)
+
+    def _let_idle_go(self, most: int = CLOSES) -> None:
         if self._warming is not None:
             self._warming.close()
             self._warming = None
-        self._close_idle(len(self.idle) if at_once else CLOSES)
+        self._close_idle(most)
 
     def _close_idle(self, most: int = CLOSES) -> None:
         idle = self.idle
-        while idle and most and self._closed:
+        while idle and most and (self._closed or self._h2):
             most -= 1
             self._drop(idle.pop())
-        if idle and self._closed:
+        if idle and (self._closed or self._h2):
             self._reactor.loop.call_soon(self._close_idle)
             self._reactor.poller.hurry()
 
     def reopen(self) -> None:
         """After :meth:`close`: connections are kept, and warmed, again."""
         self._closed = False
+        if self._slots is not None:
+            self._slots.reopen()
         self.keep_warm()
 
     def break_off(self) -> None:
         """The engine is to be gone now: all connections end as if it had reset them, and none is opened any more. Of many some
         end in each turn of the loop."""
         self.gone_at_once = True
+        if self._slots is not None:
+            self._slots.break_off()
         self._lose(list(self._conns))
 
     def _lose(self, left: list[H1UpstreamConn]) -> None:
@@ -318,3 +346,42 @@ class Pool(Home):
         if left:
             self._reactor.loop.call_soon(self._lose, left)
             self._reactor.poller.hurry()
+
+    # --- which protocol
+    def speaks(self, h2: bool) -> None:
+        """The engine has shown which protocol it speaks, or that it does not speak HTTP/2 any more: new requests go that
+        way."""
+        engine = self.engine
+        engine.h2 = h2
+        if h2 == self._h2:
+            return
+        self._h2 = h2
+        self._log.info("engine speaks HTTP/2" if h2 else "engine speaks HTTP/1.1", engine=engine.name)
+        if not h2:
+            self._slots.close()
+            self.keep_warm()
+            return
+        if self._slots is None:
+            # Only now: what speaks HTTP/2 is no part of a start.
+            from fastgw.upstream.h2_slots import H2Slots
+
+            self._slots = H2Slots(
+                engine, self, self._reactor, self._stats, self._log, self.connect_timeout_s, self._shortage,
+                self.wire, self._not_h2,
+            )  # fmt: skip
+        self._let_idle_go()
+        if not self._closed:
+            self._slots.reopen()
+            self.keep_warm()
+
+    def wire(self) -> Wire:
+        """What a connection of HTTP/2 is dialled with."""
+        return PlainWire(self._reactor)
+
+    def _not_h2(self, detail: str) -> bool:
+        """Whoever answered does not speak HTTP/2: whether it is asked in HTTP/1.1 instead."""
+        if self.engine.protocol == "h2":
+            return False
+        self._log.warning("engine does not speak HTTP/2 any more", engine=self.engine.name, reason=detail)
+        self.speaks(False)
+        return True

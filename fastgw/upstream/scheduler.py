@@ -18,10 +18,10 @@ from typing import Final, Protocol
 from fastgw.errors import described
 from fastgw.limits.slots import START, GaugeLimit, GradientLimit
 from fastgw.net.clock import monotonic
-from fastgw.net.fetch import FetchError, fetch
-from fastgw.net.wire import Address
+from fastgw.net.fetch import FetchError
 from fastgw.protocol.gauges import Gauges, read
 from fastgw.stats import EventLog
+from fastgw.upstream.asked import Asked, get
 from fastgw.upstream.kinds.kind import Kind
 from fastgw.upstream.kinds.registry import GAUGES
 
@@ -32,19 +32,13 @@ SILENT_ROUNDS: Final = 3
 ASK_AGAIN_ROUNDS: Final = 30
 
 
-class Scheduled(Protocol):
+class Scheduled(Asked, Protocol):
     """What is read of an engine, and the two fields that are written: ``slots`` and ``gradient``."""
 
     @property
     def name(self) -> str: ...
     @property
     def kind(self) -> Kind: ...
-    @property
-    def addresses(self) -> tuple[Address, ...]: ...
-    @property
-    def base(self) -> bytes: ...
-    @property
-    def head_block(self) -> bytes: ...
     @property
     def healthy(self) -> bool | None: ...
     @property
@@ -150,9 +144,8 @@ class Scheduler:
 
     async def _ask(self, engine: Scheduled) -> tuple[Gauges | None, bool]:
         """(the gauges on its page if any, whether it answered). Raises FetchError where that was not the engine's doing."""
-        fields = engine.head_block + b"Accept: text/plain\r\n"
         try:
-            status, body = await fetch(engine.addresses, engine.base + b"/metrics", fields, self._timeout_s, MAX_PAGE_BYTES)
+            status, body = await get(engine, b"/metrics", b"Accept: text/plain\r\n", self._timeout_s, MAX_PAGE_BYTES)
         except FetchError as error:
             if error.lacking:
                 raise

@@ -35,6 +35,7 @@ class Engine:
         "failures",
         "failures_total",
         "gradient",
+        "h2",
         "head_block",
         "healthy",
         "host",
@@ -51,6 +52,7 @@ class Engine:
         "port",
         "probe_paths",
         "probed_at",
+        "protocol",
         "served_name",
         "slots",
         "truncations_total",
@@ -82,6 +84,8 @@ class Engine:
         self.discovered_models: tuple[str, ...] = ()
         self.max_concurrent = -1
         self.kind = kind_of(config.kind)
+        self.protocol = config.protocol or "auto"
+        self.h2 = self.protocol == "h2"  # it speaks HTTP/2, as configured or as it has shown
         self.change(config, max_idle)
         self.addresses: tuple[Address, ...] = self._literal()
         self.literal = bool(self.addresses)  # nothing to look up, ever

@@ -10,7 +10,7 @@ from fastgw.net.clock cimport monotonic
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
 
-cdef int BACKS_OFF, CLOSED, DIALS, NO, PROBE
+cdef int BACKS_OFF, CLOSED, DIALS, FRESH, NO, PROBE, UPGRADE
 
 @cython.locals(
     gateway=Context, group=Group, before=Group, pool=Pool, breaker=Breaker, call=Attempt, now=cython.double, admitted=cython.int,
@@ -24,7 +24,8 @@ cpdef bint _waits_for_room(ExchangeState exchange) except -1
 @cython.locals(call=Call, pool=Pool)
 cpdef call_failed(ExchangeState exchange, object failure, bint begun, str detail)
 cpdef Group _group(ExchangeState exchange)
-cpdef bint _again(ExchangeState exchange, Pool pool) except -1
+@cython.locals(call=Attempt, connected=cython.bint)
+cpdef bint _again(ExchangeState exchange, Pool pool, bint counted) except -1
 cpdef bint _goes_on(ExchangeState exchange, object step, Pool pool) except -1
 cpdef bint _at_hand(ExchangeState exchange) except -1
 cpdef bint _may_retry(ExchangeState exchange) except -1

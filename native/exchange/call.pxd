@@ -21,8 +21,8 @@ cdef class Call(Carrier):
     cdef public UpstreamStream stream
 
     cpdef make(self, Context core, Pool pool, bint probe)
-    @cython.locals(pool=Pool, stream=UpstreamStream)
-    cpdef bint open(self, double now, bint fresh) except -1
+    @cython.locals(pool=Pool, stream=UpstreamStream, connected=cython.bint)
+    cpdef bint open(self, double now, int fresh) except -1
     @cython.locals(breaker=Breaker, open_before=cython.bint)
     cpdef succeeded(self)
     @cython.locals(engine=Engine)

@@ -9,7 +9,7 @@ cdef int CLOSED
 cdef class Tries:
     cdef public tuple pools
     cdef public bint replayed
-    cdef public int kills, retries
+    cdef public int kills, refusals, retries
 
     cpdef Tries tried(self, Pool pool)
     cpdef bint repeated(self) except -1

@@ -19,7 +19,7 @@ cdef class Carrier:
 
 cdef class UpstreamStream(Timed):
     cdef public Carrier carrier
-    cdef public bint closed, connected, waiting
+    cdef public bint closed, connected, shared, waiting
     cdef public TimerWheel wheel
 
     cpdef due(self, double deadline)

@@ -8,10 +8,12 @@ from fastgw.stats cimport Stats
 from fastgw.upstream.target cimport Engine
 
 cdef Py_ssize_t _neighbours
+cdef int UPGRADE
 
 cdef class Pool(Home):
     # (Not final: a test's pool hands out streams without sockets.)
-    cdef bint _closed
+    cdef bint _closed, _h2
+    cdef object _slots
     cdef public bint gone_at_once
     cdef set _conns
     cdef object _log, _shortage
@@ -26,7 +28,7 @@ cdef class Pool(Home):
     cdef public Py_ssize_t connections
 
     @cython.locals(conn=H1UpstreamConn)
-    cpdef UpstreamStream open(self, Carrier carrier, double now, bint fresh=*)
+    cpdef UpstreamStream open(self, Carrier carrier, double now, int fresh=*)
     @cython.locals(conn=H1UpstreamConn, at=cython.Py_ssize_t, least=cython.Py_ssize_t)
     cdef H1UpstreamConn _take_idle(self, double now)
     @cython.locals(turn=cython.longlong, last=cython.Py_ssize_t)

@@ -11,10 +11,10 @@ cdef class Engine:
     cdef public tuple addresses, discovered_models, probe_paths, words
     cdef public long long answered_total, failures, failures_total, inflight, truncations_total
     cdef public bytes api_key_line, base, head_block, label
-    cdef public bint cancel, draining, literal
+    cdef public bint cancel, draining, h2, literal
     cdef public object configured_cancel, configured_max_idle, configured_models, healthy, port
     cdef public Kind kind
-    cdef public str host, name, served_name, unix_path
+    cdef public str host, name, protocol, served_name, unix_path
     cdef public Py_ssize_t idle_files, max_connections, max_idle, warm_connections
     cdef public double not_before, probed_at
     cdef public Breaker breaker

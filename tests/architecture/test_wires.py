@@ -32,6 +32,13 @@ FREE = {"SENT", "QUEUED", "DEAD", "Address"}
 MAKERS = (
     "fastgw.doors: fastgw.net.h1_connection.H1Connection",
     "fastgw.doors: fastgw.net.wire.PlainWire",
+    "fastgw.upstream.h2_slots: fastgw.net.h1_upstream.no_socket",
+    "fastgw.upstream.h2_slots: fastgw.net.h2_stream.H2UpstreamStream",
+    "fastgw.upstream.h2_slots: fastgw.net.h2_upstream.H2Home",
+    "fastgw.upstream.h2_slots: fastgw.net.h2_upstream.H2UpstreamConn",
+    "fastgw.upstream.h2_slots: fastgw.net.wire.Wire",
+    "fastgw.upstream.pool: fastgw.net.wire.PlainWire",
+    "fastgw.upstream.pool: fastgw.net.wire.Wire",
     "fastgw.upstream.pool: fastgw.net.h1_upstream.H1UpstreamConn",
     "fastgw.upstream.pool: fastgw.net.h1_upstream.H1UpstreamStream",
     "fastgw.upstream.pool: fastgw.net.h1_upstream.Home",
@@ -74,7 +81,8 @@ def test_connections_are_made_in_two_places() -> None:
         f"{name}: {node.module}.{alias.name}"
         for name, node in _above()
         if isinstance(node, ast.ImportFrom) and node.module
-        and (node.module == "fastgw.net.wire" or node.module.startswith("fastgw.net.h1_"))
+        and (node.module == "fastgw.net.wire" or node.module.startswith(("fastgw.net.h1_", "fastgw.net.h2_")))
+        and node.module != "fastgw.net.h2_fetch"
         for alias in node.names
         if not (node.module == "fastgw.net.wire" and alias.name in FREE)
     }  # fmt: skip

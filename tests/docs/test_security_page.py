@@ -27,10 +27,13 @@ NO_LIMITS = {
     "units, sizes of what is fixed": (
         "accel.hashing.DIGEST_BYTES", "store.keys.KEY_BYTES", "store.keys._DIGEST_BYTES",
         "limits.ledger.DAY_S", "exchange.context.DAY_S", "store.database.DAY_S", "config.address.MAX_UNIX_PATH_BYTES",
-        "accel.members._MODEL_BYTES", "net.live.HEAD_BYTES",
+        "accel.members._MODEL_BYTES", "net.live.HEAD_BYTES", "accel.frames.HEADER_BYTES", "protocol.h2.frames.MOST_WINDOW",
+        "protocol.h2.frames.MAX_CONCURRENT_STREAMS", "protocol.h2.frames.MAX_FRAME_SIZE",
+        "protocol.h2.frames.MAX_HEADER_LIST_SIZE",
     ),
     "how often, or how much at a time, the gateway itself does something": (
-        "net.wire.RECV_BYTES", "net.h1_upstream.JOIN_BYTES", "exchange.attempt.APART_BYTES", "policy.rewrite.LEAD_BYTES",
+        "net.wire.RECV_BYTES", "net.h2_stream.FRAME_BYTES", "net.h2_upstream.MOST_STREAM", "upstream.health.PROTOCOL_EVERY_S",
+        "net.h1_upstream.JOIN_BYTES", "exchange.attempt.APART_BYTES", "policy.rewrite.LEAD_BYTES",
         "net.listener.PAUSE_S", "net.shortage.TOLD_EVERY_S",
         "net.poller.MAX_EVENTS", "net.poller.MAX_HOLD_S", "net.poller.SLOWLY_S", "net.timers.TICK_S", "observe.logs.FLUSH_S",
         "net.timers.TURN_S", "accel.landing._READ_BYTES", "net.supervisor.LEAST_S",
@@ -53,7 +56,10 @@ NO_LIMITS = {
         "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST", "limits.slots.STALE_S", "limits.slots.NOISE_S",
     ),
 }  # fmt: skip
-ALSO = {"config.grammar.MIN_ADMIN_KEY", "control.server.FAILURES"}  # limits by another kind of name
+ALSO = {
+    "config.grammar.MIN_ADMIN_KEY", "control.server.FAILURES", "protocol.h2.budget.GLITCHES", "protocol.h2.budget.PINGS",
+    "protocol.h2.budget.UPDATES", "net.h2_upstream.RESETS",
+}  # limits by another kind of name
 
 
 def shown(name: str, value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from fastgw.exchange.plan import NONE_YET, Failure, Rules, Step, Tries, after, later
+from fastgw.exchange.plan import MOST_REFUSALS, NONE_YET, Failure, Rules, Step, Tries, after, later
 
 FLAGS = ("reused", "begun", "at_hand", "others", "replay", "replayed", "retry_fresh")
 CONNECT = (Failure.CONNECT, Failure.CONNECT_TIMEOUT)
@@ -32,12 +32,29 @@ def test_what_was_never_sent_goes_to_the_next_engine_at_once() -> None:
     for failure, facts, retries, kills in QUESTIONS:
         if failure in CONNECT and not facts["begun"] and facts["at_hand"]:
             assert asked(failure, facts, retries, kills) is (Step.NEXT if facts["others"] else Step.FAIL)
-        elif failure not in CONNECT:
+        elif failure not in (*CONNECT, Failure.REFUSED):
             assert asked(failure, facts, retries, kills) is not Step.NEXT
+
+
+def test_what_an_engine_did_not_look_at_is_asked_again_and_not_for_ever() -> None:
+    """RFC 9113 §8.7: whatever the settings of replays say."""
+    rules = Rules(replay=False, retry_fresh=False, max_retries=0, quarantine_after=0)
+    tries = NONE_YET
+    for _ in range(MOST_REFUSALS):
+        tries = tries.refusal()
+        for others in (False, True):
+            step = after(Failure.REFUSED, rules, tries, reused=False, begun=False, at_hand=True, others=others)
+            assert step is Step.AGAIN
+    tries = tries.refusal()
+    for others in (False, True):
+        step = after(Failure.REFUSED, rules, tries, reused=False, begun=False, at_hand=True, others=others)
+        assert step is (Step.NEXT if others else Step.FAIL)
 
 
 def test_the_same_engine_is_asked_again_only_after_a_reused_connection_died_and_only_once() -> None:
     for failure, facts, retries, kills in QUESTIONS:
+        if failure is Failure.REFUSED:
+            continue
         free = failure is Failure.LOST and facts["reused"] and facts["replay"] and not facts["replayed"]
         again = asked(failure, facts, retries, kills) is Step.AGAIN
         assert again == (free and facts["at_hand"] and not facts["begun"])
@@ -63,7 +80,7 @@ def test_a_replay_that_finds_no_connection_may_go_to_another_engine_whatever_the
 
 
 def test_tries_never_change() -> None:
-    for more in (NONE_YET.again(), NONE_YET.retried(), NONE_YET.killed()):
+    for more in (NONE_YET.again(), NONE_YET.retried(), NONE_YET.killed(), NONE_YET.refusal()):
         assert more is not NONE_YET
     assert (NONE_YET.pools, NONE_YET.replayed, NONE_YET.retries, NONE_YET.kills) == ((), False, 0, 0)
     assert not NONE_YET.repeated()

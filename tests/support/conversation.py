@@ -41,6 +41,7 @@ from fastgw.upstream.target import Engine
 from tests.support.answers import RawResponse
 from tests.support.byhand.client import HandClient, HandConnection
 from tests.support.byhand.engine import HandPool, Play
+from tests.support.byhand.h2 import H2HandPool
 from tests.support.byhand.loop import HandLoop
 from tests.support.gateway import Events
 from tests.support.requests import request
@@ -59,11 +60,12 @@ class Conversation:
         self.events = Events()
         self.raw_records: list[AccessRecord] = []
         self.reactor = reactor = Reactor(loop)  # type: ignore[arg-type]
-        self.engines: list[HandPool] = []
+        self.engines: list[Any] = []  # (HandPool; H2HandPool where an engine's protocol says so)
         for one in config.engines:
             engine = Engine(one, config.cb_failure_threshold, config.cb_recovery_timeout_s)
             engine.healthy = True
-            pool = HandPool(engine, loop, reactor, self.stats, self.events)
+            kind: Any = H2HandPool if engine.h2 else HandPool
+            pool = kind(engine, loop, reactor, self.stats, self.events)
             pool.connect_timeout_s = config.connect_timeout_s
             self.engines.append(pool)
         accounts, _ = Gateway(config)._open_accounts()

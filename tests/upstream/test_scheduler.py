@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import fastgw.upstream.scheduler
+import fastgw.upstream.asked
 from fastgw import Config, EngineConfig
 from fastgw.limits.slots import START, GradientLimit
 from fastgw.net.fetch import FetchError
@@ -302,7 +302,7 @@ async def test_what_this_process_lacks_says_nothing_about_an_engine(monkeypatch:
     place = Place("http://127.0.0.1:9")
     place.engine.healthy = True
     looks = scheduler(place)
-    monkeypatch.setattr(fastgw.upstream.scheduler, "fetch", no_files)
+    monkeypatch.setattr(fastgw.upstream.asked, "fetch", no_files)
     for _ in range(2 * SILENT_ROUNDS):
         await looks.round()
     assert place.engine.gradient is None

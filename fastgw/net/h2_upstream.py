@@ -1,0 +1,500 @@
+"""One HTTP/2 connection to an engine, and the requests on it.
+
+CONNECTING while the dial is under way, GREETING until the engine's SETTINGS show that it speaks HTTP/2: nothing is asked
+before. Then it takes as many requests at once as the engine said, until it is LEAVING: GOAWAY came, or it is given up.
+
+What an engine does to one stream ends that stream (RFC 9113 §5.4.2); what ends the connection is told to each stream as a
+reset. A reset of ours frees no place before a PING says that the engine has seen it: a client that comes and goes would have
+an engine work on more than it said it takes.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from fastgw.net.clock import monotonic
+from fastgw.net.h2_link import CLOSED, CONNECTING, GREETING, LEAVING, OPEN
+from fastgw.net.h2_stream import H2UpstreamStream, Link, Places
+from fastgw.net.poller import Reactor
+from fastgw.net.shortage import LACKING
+from fastgw.net.timers import NEVER
+from fastgw.net.upstream import UNPROCESSED
+from fastgw.net.wire import Address, Wire
+from fastgw.protocol.h2 import frames as h2
+from fastgw.protocol.h2.budget import Budget
+from fastgw.protocol.h2.frames import H2Error
+from fastgw.protocol.h2.heads import Malformed, bad_answer, check_trailers, response_head
+from fastgw.protocol.h2.hpack import NO_TABLE, HpackError, TooLong
+from fastgw.protocol.h2.lean import CLIENT_SETTINGS, Control
+from fastgw.stats import Stats
+
+PING_S: Final = 10.0  # without a byte from the engine: it is asked whether it is there; and so long it has to answer
+MAX_INTERIM: Final = 16  # 1xx answers before the real one
+MOST_STREAM: Final = 1 << 30  # the number from which on a connection is replaced: there are twice as many
+RESETS: Final = 400  # of ours in a burst, and a second: engines count them too (nghttp2: 1,000 and 33; Envoy: 500)
+RESET_RATE: Final = 30.0
+
+class H2Home(Places):
+    """Whose connections these are; the layer above is one."""
+
+    __slots__ = ()
+
+    def opened(self, conn: H2UpstreamConn) -> None:
+        """It takes requests from now on."""
+        raise NotImplementedError
+
+    def dial_failed(self, conn: H2UpstreamConn, detail: str, timed_out: bool, lacking: bool) -> None:
+        """It did not come about. ``lacking``: this process is short of something, which says nothing about the engine."""
+        raise NotImplementedError
+
+    def no_h2(self, conn: H2UpstreamConn, detail: str) -> None:
+        """Who answered does not speak HTTP/2, or not for this; the connection is gone."""
+        raise NotImplementedError
+
+    def freed(self, conn: H2UpstreamConn) -> None:
+        """It may have room again; or has no stream any more."""
+        raise NotImplementedError
+
+    def leaving(self, conn: H2UpstreamConn, why: str) -> None:
+        """It takes no more requests."""
+        raise NotImplementedError
+
+    def gone(self, conn: H2UpstreamConn) -> None:
+        """It has closed, whatever it was doing."""
+        raise NotImplementedError
+
+    def unneeded(self, conn: H2UpstreamConn) -> bool:
+        """No request has been on it for :data:`PING_S`: whether it closes."""
+        raise NotImplementedError
+
+
+class H2UpstreamConn(Link):
+    """A connection to one engine; see the head of this file."""
+
+    __slots__ = (
+        "_dirty", "_first", "_freed", "_idle", "_limbo", "_next", "_resets", "_rest_of_addresses", "_stuck", "dial_deadline",
+        "home", "limit", "reserved", "stats", "streams",
+    )  # fmt: skip
+
+    def __init__(self, reactor: Reactor, wire: Wire, home: H2Home, own: tuple[bytes, bytes], stats: Stats) -> None:
+        super().__init__(reactor, wire, Control(True, CLIENT_SETTINGS), own)
+        self.home = home
+        self.stats = stats
+        self.streams: dict[int, H2UpstreamStream] = {}
+        self.reserved = 0  # placed, and not sent yet
+        self.limit = 0  # streams of ours at once, as the engine said
+        self.dial_deadline = NEVER
+        self._rest_of_addresses: tuple[Address, ...] = ()
+        self._resets = Budget("resets", RESETS, RESET_RATE)
+        self._next = 1
+        self._first = True  # no block has gone out
+        self._dirty: list[H2UpstreamStream] = []  # that have something to tell
+        self._stuck: dict[H2UpstreamStream, None] = {}  # that have something to send, the longest first
+        self._freed = False
+        # Streams that we reset and that the engine may not know of yet, with the PING that will tell.
+        self._limbo: dict[int, int] = {}
+        self._idle = False  # it had no stream at the last look
+        stats.upstream_open += 1
+        stats.dials_total += 1
+
+    def __repr__(self) -> str:
+        return f"<H2UpstreamConn {self.state.name} streams={len(self.streams)} of {self.limit} limbo={len(self._limbo)}>"
+
+    # --- dialling
+    @classmethod
+    def dial(
+        cls,
+        reactor: Reactor,
+        wire: Wire,
+        addresses: tuple[Address, ...],
+        home: H2Home,
+        own: tuple[bytes, bytes],
+        stats: Stats,
+        timeout_s: float,
+    ) -> H2UpstreamConn:
+        """Start to connect; ``home`` is told from the loop, never from here. Several addresses are tried in order within the
+        one time limit, which holds for the engine's greeting too. Raises OSError when no socket can be made."""
+        code = wire.dial(addresses[0])
+        conn = cls(reactor, wire, home, own, stats)
+        conn._rest_of_addresses = addresses[1:]
+        conn.dial_deadline = monotonic() + timeout_s
+        conn._dialling(code)
+        return conn
+
+    def _dialling(self, code: int) -> None:
+        self.reactor.wheel.arm(self, self.dial_deadline)
+        if code:
+            self.reactor.poller.soon(lambda: self._dial_failed(os.strerror(code), False, code in LACKING))
+
+    def on_dialled(self, code: int) -> None:
+        if code:
+            self._dial_failed(os.strerror(code), False, code in LACKING)
+            return
+        self.greet()
+        self.wire.resume()
+
+    def _dial_failed(self, detail: str, timed_out: bool, lacking: bool = False) -> None:
+        if self.state is not CONNECTING:
+            return
+        if self._rest_of_addresses and not timed_out and not lacking:
+            address, *rest = self._rest_of_addresses
+            self._rest_of_addresses = tuple(rest)
+            try:
+                code = self.wire.dial(address)
+            except OSError as error:
+                detail = str(error)
+                lacking = error.errno in LACKING
+            else:
+                self._dialling(code)
+                return
+        self.close()
+        self.home.dial_failed(self, detail, timed_out, lacking)
+
+    # --- places
+    def spare(self) -> int:
+        """How many more requests it takes now."""
+        if self.state is not OPEN:
+            return 0
+        return self.limit - len(self.streams) - len(self._limbo) - self.reserved
+
+    def busy(self) -> bool:
+        """Whether requests are under way on it, or about to be."""
+        return bool(self.streams) or self.reserved > 0
+
+    def place(self, stream: H2UpstreamStream) -> None:
+        """Give it one of the places that are spare."""
+        stream.shared = self.busy()
+        stream.link = self
+        stream.connected = True
+        stream.window = self.control.window()
+        self.reserved += 1
+
+    def begin(self, stream: H2UpstreamStream, block: bytes, last: bool) -> None:
+        self.reserved -= 1
+        if self.state is not OPEN:
+            # It closed, or said GOAWAY, between the place and the request.
+            stream.link = None
+            stream.fate = UNPROCESSED
+            self.reactor.poller.soon(stream.deliver)
+            return
+        number = stream.number = self._next
+        self._next += 2
+        self.streams[number] = stream
+        self.budgets.sent(1)
+        if self._first:
+            self._first = False
+            block = NO_TABLE + block
+        self.put(h2.headers(number, block, last))
+        if number >= MOST_STREAM:
+            self.retire("its numbers are used up")
+
+    def leave(self, stream: H2UpstreamStream, code: int) -> None:
+        if self.state is CLOSED:
+            return
+        number = stream.number
+        self._stuck.pop(stream, None)
+        if not number:
+            self.reserved -= 1
+        elif self.streams.pop(number, None) is None:
+            return
+        elif not (stream.ended and stream.sent_whole):
+            self._reset(number, h2.CANCEL if code < 0 else code)
+        self._free()
+
+    def _reset(self, number: int, code: int) -> None:
+        """The place is not free before the engine has seen it: a PING behind it will say."""
+        self.put(h2.rst_stream(number, code))
+        self._limbo[number] = self._pings + 1
+        if not self._resets.has(monotonic()) and self.state is OPEN:
+            self.retire("too many requests were given up on it")
+
+    def _free(self) -> None:
+        """There may be room; whoever waits is looked at when this turn ends."""
+        self._freed = True
+        self.flush_soon()
+
+    # --- the write side
+    def flushing(self) -> None:
+        if self._limbo and not self.unacked():
+            self.ping()
+
+    def flushed(self) -> None:
+        if not self._freed:
+            return
+        self._freed = False
+        if self.state is LEAVING and not self.busy():
+            self.close(h2.NO_ERROR)
+        else:
+            self.home.freed(self)
+
+    def data(self, stream: H2UpstreamStream, payload: bytes, last: bool) -> None:
+        size = len(payload)
+        stream.window -= size
+        self.window -= size
+        self.budgets.sent(1)
+        self.put(h2.header(size, h2.DATA, h2.END_STREAM if last else 0, stream.number))
+        if size:
+            self.put(payload)
+        if last and stream.ended:
+            self._done(stream)
+
+    def stuck(self, stream: H2UpstreamStream) -> None:
+        self._stuck[stream] = None
+
+    def on_room(self) -> None:
+        # Those that wait for it, the longest first.
+        for stream in list(self._stuck):
+            if self.window <= 0 or not self.writable:
+                return
+            if stream.pump():
+                self._stuck.pop(stream, None)
+
+    def credit(self, stream: H2UpstreamStream, more: int) -> None:
+        if self.state is not CLOSED:
+            self.put(h2.window_update(stream.number, more))
+
+    # --- the read side
+    def deliver(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for stream in dirty:
+            stream.dirty = False
+            stream.deliver()
+
+    def crashed(self, error: BaseException) -> None:
+        self.home.crashed(error)
+
+    def is_idle(self, number: int) -> bool:
+        return number >= self._next or not number & 1
+
+    def _touch(self, stream: H2UpstreamStream) -> None:
+        if not stream.dirty:
+            stream.dirty = True
+            self._dirty.append(stream)
+
+    def on_data(self, number: int, size: int, taken: int, payload: bytes | None, last: bool) -> None:
+        stream = self.streams.get(number)
+        if stream is None:
+            if number not in self._limbo:
+                self.stray(number)
+            return
+        stream.room -= taken
+        if stream.room < 0:
+            self._fail(stream, h2.FLOW_CONTROL_ERROR, "more DATA than its window")
+            return
+        if stream.head is None or stream.ended:
+            self._fail(stream, h2.PROTOCOL_ERROR, "DATA where there can be none")
+            return
+        if size:
+            stream.pieces.append(self.reader.payload() if payload is None else payload)
+        if last:
+            self._end_of(stream)
+        self._touch(stream)
+
+    def on_block(self, number: int, block: bytes, last: bool) -> None:
+        stream = self.streams.get(number)
+        if stream is None:
+            # (Without a table there is nothing to be learned from it.)
+            if number not in self._limbo:
+                self.stray(number)
+            return
+        try:
+            if stream.head is not None:
+                if not last or stream.ended:
+                    raise Malformed("fields in the middle of a body")
+                check_trailers(block)
+            else:
+                head = response_head(block)
+                if head.status >= 200:
+                    stream.head = head
+                elif last:
+                    raise Malformed("an interim answer is the last")
+                else:
+                    stream.interim += 1
+                    if stream.interim > MAX_INTERIM:
+                        raise Malformed("too many interim responses")
+                    return
+        except HpackError as error:
+            raise H2Error(h2.COMPRESSION_ERROR, str(error)) from error
+        except TooLong as error:
+            raise H2Error(h2.ENHANCE_YOUR_CALM, str(error)) from error
+        except Malformed as error:
+            self._fail(stream, h2.PROTOCOL_ERROR, str(error))
+            return
+        if last:
+            self._end_of(stream)
+        self._touch(stream)
+
+    # --- the ends of streams
+    def _end_of(self, stream: H2UpstreamStream) -> None:
+        """The engine's side has ended."""
+        stream.ended = True
+        if stream.carrier is None:
+            self.reactor.wheel.disarm(stream)  # it was waited for, and nothing else of it
+        if stream.sent_whole:
+            self._done(stream)
+
+    def _done(self, stream: H2UpstreamStream) -> None:
+        """Both sides have."""
+        self.streams.pop(stream.number, None)
+        self._free()
+
+    def _fail(self, stream: H2UpstreamStream, code: int, why: str) -> None:
+        """The engine broke the protocol on this stream."""
+        self.streams.pop(stream.number, None)
+        self._stuck.pop(stream, None)
+        self._reset(stream.number, code)
+        self._free()
+        if stream.head is None or stream.carrier is None:
+            stream.error = bad_answer(why)
+        else:
+            stream.fate = "reset"
+        self._touch(stream)
+
+    def on_reset(self, number: int, code: int) -> None:
+        stream = self.streams.pop(number, None)
+        if stream is None:
+            if self._limbo.pop(number, 0):
+                self._free()
+            else:
+                self.stray(number)
+            return
+        self._stuck.pop(stream, None)
+        self._free()
+        if stream.carrier is None or stream.ended:
+            # It wants no more of the request: the answer is whole (RFC 9113 §8.1).
+            stream.sent_whole = True
+            return
+        if stream.head is not None:
+            stream.fate = "reset"
+        elif code == h2.REFUSED_STREAM or code == h2.HTTP_1_1_REQUIRED:
+            stream.fate = UNPROCESSED
+            if code == h2.HTTP_1_1_REQUIRED:
+                self.retire("the engine wants HTTP/1.1")
+                self.home.no_h2(self, "the engine wants HTTP/1.1")
+        else:
+            stream.error = bad_answer(f"the stream was reset: {h2.name_of(code)}")
+        self._touch(stream)
+
+    def on_goaway(self, last: int, code: int) -> None:
+        self.retire(f"GOAWAY: {h2.name_of(code)}")
+        for number in [number for number in self.streams if number > last]:
+            # Not looked at, and never will be (RFC 9113 §6.8).
+            stream = self.streams.pop(number)
+            self._stuck.pop(stream, None)
+            stream.fate = UNPROCESSED if stream.head is None else "reset"
+            self._touch(stream)
+        self._free()
+
+    # --- the connection's own
+    def on_settings(self, more: int) -> None:
+        self.limit = self.control.most_streams()
+        if more:
+            for stream in self.streams.values():
+                stream.window += more
+                if stream.window > h2.MOST_WINDOW:
+                    raise H2Error(h2.FLOW_CONTROL_ERROR, "a window that is too large")
+            self.on_room()
+        if self.state is GREETING:
+            # (They came first, as they must: RFC 9113 §3.4.)
+            self.state = OPEN
+            self.reactor.wheel.arm(self, monotonic() + PING_S)
+            self.home.opened(self)
+        else:
+            self._free()
+
+    def on_acked(self, ping: int) -> None:
+        if self._limbo:
+            self._limbo = {stream: at for stream, at in self._limbo.items() if at > ping}
+            self._free()
+
+    def on_window(self, number: int, more: int) -> None:
+        stream = self.streams.get(number)
+        if stream is None:
+            return
+        stream.window += more
+        if not more or stream.window > h2.MOST_WINDOW:
+            self._fail(stream, h2.FLOW_CONTROL_ERROR if more else h2.PROTOCOL_ERROR, "a window of no or of too many bytes")
+        elif stream in self._stuck and stream.pump():
+            self._stuck.pop(stream, None)
+
+    # --- time, and the end
+    def expired(self, now: float) -> None:
+        if self.state is CONNECTING:
+            self._dial_failed("connect timeout", True)
+            return
+        if self.state is GREETING:
+            self._not_h2("no SETTINGS in time")
+            return
+        busy = self.busy()
+        if not busy and self._idle and self.home.unneeded(self):
+            self.close(h2.NO_ERROR)
+            return
+        self._idle = not busy
+        if self.alive():
+            self.reactor.wheel.arm(self, now + PING_S)
+        else:
+            self.ended("reset")
+
+    def retire(self, why: str) -> None:
+        """Take no more requests; what is under way goes on."""
+        if self.state is OPEN:
+            self.state = LEAVING
+            self.home.leaving(self, why)
+            self._free()
+
+    def _not_h2(self, why: str) -> None:
+        self.close()
+        self.home.no_h2(self, why)
+
+    def broken(self, error: H2Error) -> None:
+        """It cannot be read on."""
+        if self.state is GREETING:
+            self._not_h2(str(error))
+            return
+        if self.state is CLOSED:
+            return
+        self.home.leaving(self, f"{h2.name_of(error.code)}: {error}")
+        self.close(error.code)
+        self._tell_all("reset")
+
+    def ended(self, how: str) -> None:
+        if self.state is CONNECTING:
+            self._dial_failed("connection reset", False)
+        elif self.state is GREETING:
+            self._not_h2("closed before its SETTINGS")
+        else:
+            self.close()
+            self._tell_all(how)
+
+    def lost(self) -> None:
+        """End as if the engine had reset the connection: whoever has a stream on it is told so."""
+        if self.state is CONNECTING or self.state is GREETING:
+            self.close()
+            self.home.dial_failed(self, "connection reset", False, False)
+        elif self.state is not CLOSED:
+            self.ended("reset")
+
+    def _tell_all(self, how: str) -> None:
+        streams = list(self.streams.values())
+        self.streams.clear()
+        for stream in streams:
+            if not stream.fate and stream.error is None:
+                stream.fate = how
+            stream.deliver()
+
+    def close(self, code: int = -1) -> None:
+        """Close at once, with a GOAWAY where there is a ``code`` for it; streams are not told."""
+        if self.state is CLOSED:
+            return
+        greeted = self.state is not CONNECTING
+        self.state = CLOSED
+        if code >= 0 and greeted:
+            self.last_words(0, code)
+        self._out.clear()
+        self._stuck.clear()
+        self._limbo.clear()
+        self.wire.dispose()
+        self.reactor.wheel.disarm(self)
+        self.stats.upstream_open -= 1
+        self.home.gone(self)

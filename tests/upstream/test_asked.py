@@ -1,0 +1,216 @@
+"""Which protocol an engine speaks: asked of it, remembered, learned anew. Against real servers of HTTP/2 and of HTTP/1."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, RequestReceived, StreamEnded
+
+from fastgw.net.fetch import FetchError
+from fastgw.net.h2_fetch import fetch_h2, speaks_h2
+from tests.e2e.engines import QUIET, fine, pool_engine, scripted
+from tests.support.gateway import running
+from tests.support.ports import closed_port
+from tests.support.requests import chat
+from tests.support.scripts import ANSWER, ok
+
+
+class Served:
+    """An engine of HTTP/2, by stock ``h2``: what it was asked, and over how many connections."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[bytes, bytes]] = []
+        self.connections = 0
+        self.port = 0
+        self.h2 = True  # False: it is a server of HTTP/1 now
+        self.live: set[asyncio.StreamWriter] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.live.add(writer)
+        if not self.h2:
+            await self._serve_h1(reader, writer)
+            return
+        connection = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        connection.initiate_connection()
+        writer.write(connection.data_to_send())
+        heads: dict[int, dict[bytes, bytes]] = {}
+        while data := await reader.read(65536):
+            for event in connection.receive_data(data):
+                if isinstance(event, RequestReceived):
+                    heads[event.stream_id] = dict(event.headers)  # type: ignore[arg-type]
+                elif isinstance(event, DataReceived):
+                    connection.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id)
+                elif isinstance(event, StreamEnded):
+                    head = heads.pop(event.stream_id)
+                    self.asked.append(head)
+                    body = ANSWER if head[b":method"] == b"POST" else b'{"object":"list","data":[{"id":"m"}]}'
+                    fields = [(":status", "200"), ("content-type", "application/json"), ("content-length", str(len(body)))]
+                    connection.send_headers(event.stream_id, fields)
+                    connection.send_data(event.stream_id, body, end_stream=True)
+            writer.write(connection.data_to_send())
+        writer.close()
+
+
+    async def _serve_h1(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"PRI"):
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n")
+        else:
+            found = re.search(rb"(?i)content-length: ([0-9]+)", head)
+            await reader.readexactly(int(found[1]) if found else 0)
+            writer.write(ok(ANSWER, b"connection: close"))
+        writer.close()
+
+    def becomes_http1(self) -> None:
+        """Another program has its port now."""
+        self.h2 = False
+        for writer in self.live:
+            writer.close()
+
+
+@asynccontextmanager
+async def served(port: int = 0) -> AsyncIterator[Served]:
+    engine = Served()
+    server = await asyncio.start_server(engine.serve, "127.0.0.1", port)
+    engine.port = server.sockets[0].getsockname()[1]
+    try:
+        yield engine
+    finally:
+        server.close()
+        await asyncio.sleep(0.01)
+
+
+def _address(port: int) -> Any:
+    return ((int(socket.AF_INET), ("127.0.0.1", port)),)
+
+
+class TestTheQuestion:
+    async def test_one_that_speaks_it(self) -> None:
+        async with served() as engine:
+            assert await speaks_h2(_address(engine.port), 2.0) is True
+            status, body = await fetch_h2(_address(engine.port), b"/v1/models", b"Host: a\r\nAccept: x/y\r\n", 2.0, 1000)
+            assert (status, body) == (200, b'{"object":"list","data":[{"id":"m"}]}')
+            assert engine.asked[0][b"accept"] == b"x/y"
+
+    async def test_one_that_answers_in_http1(self) -> None:
+        async with scripted(fine) as engine:
+            assert await speaks_h2(_address(int(engine.url.rpartition(":")[2])), 0.5) is False
+
+    async def test_one_that_says_nothing_is_given_up_in_time(self) -> None:
+        async with _mute() as port:
+            began = time.monotonic()
+            assert await speaks_h2(_address(port), 0.2) is False
+            with pytest.raises(FetchError, match=r"within 0\.2 s"):
+                await fetch_h2(_address(port), b"/", b"Host: a\r\n", 0.2, 1000)
+            assert time.monotonic() - began < 2
+
+    async def test_nobody_there(self) -> None:
+        port = closed_port()
+        assert await speaks_h2(_address(port), 1.0) is None
+        with pytest.raises(FetchError):
+            await fetch_h2(_address(port), b"/", b"Host: a\r\n", 1.0, 1000)
+
+    async def test_an_answer_that_is_too_long(self) -> None:
+        async with served() as engine:
+            with pytest.raises(FetchError, match="too large"):
+                await fetch_h2(_address(engine.port), b"/v1/models", b"Host: a\r\n", 2.0, 10)
+
+
+@asynccontextmanager
+async def _mute() -> AsyncIterator[int]:
+    async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+        writer.close()
+
+    server = await asyncio.start_server(nothing, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await asyncio.sleep(0.01)
+
+
+class TestAuto:
+    async def test_G12_one_that_shows_it_is_asked_in_http2_from_then_on(self) -> None:
+        async with served() as engine, running([engine.url], upstream_protocol="auto", **QUIET) as gw:
+            await gw.until("it has shown it", lambda: pool_engine(gw).h2)
+            async with await gw.client() as client:
+                for _ in range(3):
+                    assert (await client.ask(chat())).body == ANSWER
+            posts = [head for head in engine.asked if head[b":method"] == b"POST"]
+            assert len(posts) == 3
+
+    async def test_G12_one_of_http1_is_asked_once_and_no_client_notices(self) -> None:
+        async with scripted(fine) as engine, running([engine.url], upstream_protocol="auto", **QUIET) as gw:
+            async with await gw.client() as client:
+                for _ in range(3):
+                    assert (await client.ask(chat())).status == 200
+            await gw.until("it is well", lambda: pool_engine(gw).healthy)
+            assert not pool_engine(gw).h2
+            assert sum(bytes(conn.received[:3]) == b"PRI" for conn in engine.connections) == 1
+
+    async def test_G12_one_that_stops_to_speak_it(self) -> None:
+        """It was restarted as another program: no client gets an error for that."""
+        async with served() as engine, running([engine.url], upstream_protocol="auto", **QUIET) as gw:
+            await gw.until("it has shown it", lambda: pool_engine(gw).h2)
+            async with await gw.client() as client:
+                assert (await client.ask(chat())).body == ANSWER
+                engine.becomes_http1()
+                for _ in range(3):
+                    assert (await client.ask(chat())).body == ANSWER
+            assert not pool_engine(gw).h2
+
+
+NGHTTPD = shutil.which("nghttpd")
+
+
+@contextmanager
+def nghttpd(folder: Path, *options: str) -> Iterator[int]:
+    port = closed_port()
+    (folder / "v1" / "chat").mkdir(parents=True)
+    (folder / "v1" / "chat" / "completions").write_bytes(ANSWER)
+    (folder / "v1" / "models").write_bytes(b'{"object":"list","data":[{"id":"m"}]}')
+    (folder / "health").write_bytes(b"{}")
+    assert NGHTTPD is not None
+    with subprocess.Popen(
+        [NGHTTPD, "--no-tls", "-d", str(folder), *options, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as child:
+        try:
+            yield port
+        finally:
+            child.terminate()
+
+
+@pytest.mark.skipif(NGHTTPD is None, reason="nghttpd is not installed")
+class TestNghttpd:
+    @pytest.mark.parametrize("protocol", ["auto", "h2"])
+    async def test_requests_at_once(self, tmp_path: Path, protocol: str) -> None:
+        with nghttpd(tmp_path, "-m", "8") as port:
+            url = f"http://127.0.0.1:{port}"
+            async with running([url], upstream_protocol=protocol, health_interval_s=0.1) as gw:
+                await gw.until("it is well", lambda: pool_engine(gw).healthy and pool_engine(gw).h2)
+
+                async def one(size: int) -> bytes:
+                    async with await gw.client() as client:
+                        return (await client.ask(chat(content="x" * size))).body
+
+                answers = await asyncio.gather(*[one(size) for size in (10, 100_000, 1000, 70_000) * 10])
+                assert answers == [ANSWER] * 40
+                assert gw.stats.dials_total <= 40 / 8 + 2 + (protocol == "auto")
