@@ -1,4 +1,4 @@
-"""HTTP/2 frames, cut out of what was read as it comes (RFC 9113 §4.1).
+"""HTTP/2 frames: cut out of what was read as it comes, and the commonest of what is written (RFC 9113 §4.1).
 
 A frame is looked at when it is whole, but for DATA, whose payload goes on with the read in which it came: no more is ever held
 than one frame of the size that we allow, and its header. What a frame means is not known here, only where it begins and ends.
@@ -6,6 +6,7 @@ than one frame of the size that we allow, and its header. What a frame means is 
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final
 
 from fastgw.accel.sockets import keep
@@ -16,6 +17,41 @@ MOST_FRAME_BYTES: Final = 16384
 
 DATA: Final = 0
 PADDED: Final = 0x8
+
+
+_header = Struct(">BHBBL").pack
+_LENGTH_NAME: Final = b"\x0f\x0d"  # content-length, as a field that no table keeps (RFC 7541 §6.2.2)
+
+
+def header(size: int, kind: int, flags: int, stream: int) -> bytes:
+    """What stands before a payload of ``size`` bytes."""
+    return _header(size >> 16, size & 0xFFFF, kind, flags, stream)
+
+
+def framed(payload: bytes, kind: int, flags: int, stream: int) -> bytes:
+    """A whole frame."""
+    return header(len(payload), kind, flags, stream) + payload
+
+
+def text(value: bytes) -> bytes:
+    """A string of a field block as it is (RFC 7541 §5.2)."""
+    size = len(value)
+    if size < 127:
+        return bytes((size,)) + value
+    out = bytearray((127,))
+    left = size - 127
+    while left >= 128:
+        out.append(left & 127 | 128)
+        left >>= 7
+    out.append(left)
+    return bytes(out) + value
+
+
+def request_fields(first: bytes, second: bytes, third: bytes, fourth: bytes, request_id: bytes, length: int) -> bytes:
+    """A request's field block: four parts of it, the value of its last field (``x-request-id``), and the ``length`` of its
+    body, -1 = nothing is said of one."""
+    tail = _LENGTH_NAME + text(b"%d" % length) if length >= 0 else b""
+    return b"".join((first, second, third, fourth, text(request_id), tail))
 
 
 class FrameReader:

@@ -25,7 +25,7 @@ from fastgw.net.poller import Reactor
 from fastgw.net.wire import QUEUED, RECV_BYTES, Holder, Wire
 from fastgw.protocol.h2 import frames as h2
 from fastgw.protocol.h2.budget import Budgets
-from fastgw.protocol.h2.frames import H2Error
+from fastgw.protocol.h2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, PADDED, PRIORITISED, H2Error
 from fastgw.protocol.h2.hpack import MOST_LIST_BYTES
 from fastgw.protocol.h2.lean import Control
 
@@ -33,10 +33,6 @@ CONNECTION_WINDOW_BYTES: Final = 4 << 20
 """What a peer may send on all streams of a connection ahead of what was read. (It is read at once: what a stream may hold is
 bounded by its own window.)"""
 MOST_CONTINUATIONS: Final = 8  # frames of one field block behind its first (nghttp2's figure)
-
-DATA: Final = h2.DATA
-HEADERS: Final = h2.HEADERS
-
 
 class LinkState(enum.IntEnum):
     CONNECTING = 0
@@ -250,7 +246,7 @@ class H2Link(Holder):
         size = taken = reader.stop - reader.start
         payload = None
         flags = reader.flags
-        if flags & h2.PADDED:
+        if flags & PADDED:
             taken = reader.size
             payload = _unpadded(reader.payload())
             size = len(payload)
@@ -258,7 +254,7 @@ class H2Link(Holder):
         self._room -= taken
         if self._room < 0:
             raise H2Error(h2.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
-        last = reader.whole and flags & h2.END_STREAM != 0
+        last = reader.whole and flags & END_STREAM != 0
         if size:
             self.budgets.payload()
         elif not last:
@@ -311,15 +307,15 @@ class H2Link(Holder):
     def _take_headers(self, reader: FrameReader) -> None:
         flags = reader.flags
         block = reader.payload()
-        if flags & h2.PADDED:
+        if flags & PADDED:
             block = _unpadded(block)
-        if flags & h2.PRIORITISED:
+        if flags & PRIORITISED:
             if len(block) < 5:
                 raise H2Error(h2.FRAME_SIZE_ERROR, "HEADERS too short for a priority")
             block = block[5:]
         number = reader.stream
-        if flags & h2.END_HEADERS:
-            self.on_block(number, block, flags & h2.END_STREAM != 0)
+        if flags & END_HEADERS:
+            self.on_block(number, block, flags & END_STREAM != 0)
             return
         if not number:
             raise H2Error(h2.PROTOCOL_ERROR, "HEADERS for no stream")
@@ -333,12 +329,12 @@ class H2Link(Holder):
         self._block += reader.payload()
         if self._continuations > MOST_CONTINUATIONS or len(self._block) > MOST_LIST_BYTES:
             raise H2Error(h2.ENHANCE_YOUR_CALM, "a field block without end")
-        if reader.flags & h2.END_HEADERS:
+        if reader.flags & END_HEADERS:
             block = bytes(self._block)
             number = self._block_stream
             self._block.clear()
             self._block_stream = 0
-            self.on_block(number, block, self._block_flags & h2.END_STREAM != 0)
+            self.on_block(number, block, self._block_flags & END_STREAM != 0)
 
     # --- the connection's own
     def _take_control(self, reader: FrameReader) -> None:

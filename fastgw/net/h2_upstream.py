@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from fastgw.accel.frames import header
+from fastgw.accel.sockets import keep
 from fastgw.net.clock import monotonic
 from fastgw.net.h2_link import CLOSED, CONNECTING, GREETING, LEAVING, OPEN
 from fastgw.net.h2_stream import H2UpstreamStream, Link, Places
@@ -23,7 +25,7 @@ from fastgw.net.upstream import UNPROCESSED
 from fastgw.net.wire import Address, Wire
 from fastgw.protocol.h2 import frames as h2
 from fastgw.protocol.h2.budget import Budget
-from fastgw.protocol.h2.frames import H2Error
+from fastgw.protocol.h2.frames import DATA, END_STREAM, H2Error, headers, window_update
 from fastgw.protocol.h2.heads import Malformed, bad_answer, check_trailers, response_head
 from fastgw.protocol.h2.hpack import NO_TABLE, HpackError, TooLong
 from fastgw.protocol.h2.lean import CLIENT_SETTINGS, Control
@@ -113,8 +115,8 @@ class H2UpstreamConn(Link):
         stats: Stats,
         timeout_s: float,
     ) -> H2UpstreamConn:
-        """Start to connect; ``home`` is told from the loop, never from here. Several addresses are tried in order within the
-        one time limit, which holds for the engine's greeting too. Raises OSError when no socket can be made."""
+        """Start to connect; ``home`` is told from the loop, never from here. All addresses, and the engine's greeting, have one
+        time limit. Raises OSError when no socket can be made."""
         code = wire.dial(addresses[0])
         conn = cls(reactor, wire, home, own, stats)
         conn._rest_of_addresses = addresses[1:]
@@ -185,7 +187,7 @@ class H2UpstreamConn(Link):
         if self._first:
             self._first = False
             block = NO_TABLE + block
-        self.put(h2.headers(number, block, last))
+        self.put(headers(number, block, last))
         if number >= MOST_STREAM:
             self.retire("its numbers are used up")
 
@@ -233,7 +235,7 @@ class H2UpstreamConn(Link):
         stream.window -= size
         self.window -= size
         self.budgets.sent(1)
-        self.put(h2.header(size, h2.DATA, h2.END_STREAM if last else 0, stream.number))
+        self.put(header(size, DATA, END_STREAM if last else 0, stream.number))
         if size:
             self.put(payload)
         if last and stream.ended:
@@ -252,7 +254,7 @@ class H2UpstreamConn(Link):
 
     def credit(self, stream: H2UpstreamStream, more: int) -> None:
         if self.state is not CLOSED:
-            self.put(h2.window_update(stream.number, more))
+            self.put(window_update(stream.number, more))
 
     # --- the read side
     def deliver(self) -> None:
@@ -286,7 +288,9 @@ class H2UpstreamConn(Link):
             self._fail(stream, h2.PROTOCOL_ERROR, "DATA where there can be none")
             return
         if size:
-            stream.pieces.append(self.reader.payload() if payload is None else payload)
+            if payload is None:
+                payload = self.reader.payload()
+            stream.pieces.append(keep(payload) if stream.held else payload)
         if last:
             self._end_of(stream)
         self._touch(stream)
@@ -422,19 +426,15 @@ class H2UpstreamConn(Link):
     def expired(self, now: float) -> None:
         if self.state is CONNECTING:
             self._dial_failed("connect timeout", True)
-            return
-        if self.state is GREETING:
+        elif self.state is GREETING:
             self._not_h2("no SETTINGS in time")
-            return
-        busy = self.busy()
-        if not busy and self._idle and self.home.unneeded(self):
+        elif self._idle and not self.busy() and self.home.unneeded(self):
             self.close(h2.NO_ERROR)
-            return
-        self._idle = not busy
-        if self.alive():
-            self.reactor.wheel.arm(self, now + PING_S)
-        else:
+        elif not self.alive():
             self.ended("reset")
+        else:
+            self._idle = not self.busy()
+            self.reactor.wheel.arm(self, now + PING_S)
 
     def retire(self, why: str) -> None:
         """Take no more requests; what is under way goes on."""
@@ -451,12 +451,10 @@ class H2UpstreamConn(Link):
         """It cannot be read on."""
         if self.state is GREETING:
             self._not_h2(str(error))
-            return
-        if self.state is CLOSED:
-            return
-        self.home.leaving(self, f"{h2.name_of(error.code)}: {error}")
-        self.close(error.code)
-        self._tell_all("reset")
+        elif self.state is not CLOSED:
+            self.home.leaving(self, f"{h2.name_of(error.code)}: {error}")
+            self.close(error.code)
+            self._tell_all("reset")
 
     def ended(self, how: str) -> None:
         if self.state is CONNECTING:

@@ -32,4 +32,8 @@ cdef class ChunkedSource(Source):
 cdef class CloseSource(Source):
     pass
 
+@cython.final
+cdef class DataSource(Source):
+    cdef public bint ended
+
 cpdef Source source_of(ResponseHead head, bytes method, LengthSource spare=*)

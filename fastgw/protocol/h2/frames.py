@@ -6,7 +6,8 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from fastgw.accel.frames import MOST_FRAME_BYTES
+from fastgw.accel.frames import MOST_FRAME_BYTES, framed
+from fastgw.accel.frames import header as header
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -59,7 +60,6 @@ FIRST_WINDOW: Final = 65535
 """Of every stream and connection, until somebody says otherwise (§6.9.2)."""
 MOST_WINDOW: Final = 2**31 - 1
 
-_header = Struct(">BHBBL").pack
 _number = Struct(">L").pack
 _setting = Struct(">HL").pack
 _one_number = Struct(">BHBBLL").pack
@@ -78,17 +78,12 @@ def name_of(code: int) -> str:
     return NAMES[code] if code < len(NAMES) else f"error {code:#x}"
 
 
-def header(size: int, kind: int, flags: int, stream: int) -> bytes:
-    """What stands before a payload of ``size`` bytes."""
-    return _header(size >> 16, size & 0xFFFF, kind, flags, stream)
-
-
 def headers(stream: int, block: bytes, last: bool) -> bytes:
     """A message's field block, in as many frames as it takes; ``last``: there is no body."""
     flags = END_STREAM if last else 0
     size = len(block)
     if size <= MOST_FRAME_BYTES:
-        return header(size, HEADERS, flags | END_HEADERS, stream) + block
+        return framed(block, HEADERS, flags | END_HEADERS, stream)
     parts = [block[at : at + MOST_FRAME_BYTES] for at in range(0, size, MOST_FRAME_BYTES)]
     end = len(parts) - 1
     return b"".join(

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from fastgw.accel.frames import text
+
 MOST_LIST_BYTES: Final = 65536
 """Of a field section, as §6.5.2 of RFC 9113 counts it (32 bytes more for each field): what we announce, and what is read."""
 MOST_FIELDS: Final = 200
@@ -60,12 +62,6 @@ def integer(value: int, bits: int, first: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
-
-
-def text(value: bytes) -> bytes:
-    """A string literal as it is (§5.2)."""
-    size = len(value)
-    return bytes((size,)) + value if size < 127 else integer(size, 7, 0) + value
 
 
 def name(name: bytes) -> bytes:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastgw.protocol.h2.hpack import field, lines, name, text
+from fastgw.accel.frames import request_fields, text
+from fastgw.protocol.h2.hpack import field, lines, name
 from fastgw.protocol.start import RequestStart
 
 _ID: Final = b"x-request-id: "
 _ID_NAME: Final = name(b"x-request-id")
-_LENGTH_NAME: Final = name(b"content-length")
 _METHODS: Final = {one: field(b":method", one) for one in (b"GET", b"POST")}
 _PATH: Final = name(b":path")
-_NO_BODY: Final = _LENGTH_NAME + text(b"0")
 
 
 def own_block(own: bytes, secure: bool) -> tuple[bytes, bytes]:
@@ -40,10 +39,6 @@ def request_block(
 
     Only a POST says that its body has no bytes (RFC 9110 §8.6).
     """
-    if length > 0:
-        tail = _LENGTH_NAME + text(b"%d" % length)
-    elif length < 0 or method != b"POST":
-        tail = b""
-    else:
-        tail = _NO_BODY
-    return b"".join((own[0], start[0], own[1], start[1], text(request_id), tail))
+    if not length and method != b"POST":
+        length = -1
+    return request_fields(own[0], start[0], own[1], start[1], request_id, length)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastgw.accel.frames import text
 from fastgw.protocol.h2.hpack import (
     MOST_FIELDS,
     MOST_LIST_BYTES,
@@ -19,7 +20,6 @@ from fastgw.protocol.h2.hpack import (
     fields,
     integer,
     lines,
-    text,
 )
 
 NAMES = st.sampled_from([b":method", b":path", b":status", b"accept", b"content-type", b"cookie", b"x-a", b"x-" + b"n" * 130])
