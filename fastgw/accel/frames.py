@@ -54,6 +54,51 @@ def request_fields(first: bytes, second: bytes, third: bytes, fourth: bytes, req
     return b"".join((first, second, third, fourth, text(request_id), tail))
 
 
+def _skip(block: bytes, at: int, bits: int) -> tuple[int, int]:
+    """The integer at ``at`` (RFC 7541 §5.1), and where it ends; -1 = it is longer than any that is good."""
+    most = (1 << bits) - 1
+    value = block[at] & most
+    at += 1
+    if value < most:
+        return value, at
+    for shift in (0, 7, 14):
+        byte = block[at]
+        at += 1
+        value += (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    return -1, at
+
+
+def cut(block: bytes, most: int) -> list[bytes] | None:
+    """A field block in its fields, each as it is written (RFC 7541 §6): without a table each means the same wherever it stands.
+    None = there are more than ``most``, an update of a table is among them, or it is none."""
+    parts: list[bytes] = []
+    at = 0
+    end = len(block)
+    try:
+        while at < end:
+            start = at
+            first = block[at]
+            if first & 0x80:
+                which, at = _skip(block, at, 7)
+            elif first & 0xE0 == 0x20:
+                return None
+            else:
+                which, at = _skip(block, at, 6 if first & 0x40 else 4)
+                for _ in range(1 if which else 2):
+                    size, at = _skip(block, at, 7)
+                    if size < 0:
+                        return None
+                    at += size
+            if which < 0 or at > end or len(parts) == most:
+                return None
+            parts.append(block[start:at])
+    except IndexError:
+        return None
+    return parts
+
+
 class FrameReader:
     """Feed it what was read, then ask for :meth:`next` until there is none.
 

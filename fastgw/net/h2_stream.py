@@ -286,6 +286,10 @@ class H2UpstreamStream(UpstreamStream):
         except Exception as error:
             self.crash(error, carrier)
 
+    def deliver_soon(self) -> None:
+        """The same, when what runs now has returned: whoever asked for something is not told from within."""
+        self.reactor.poller.soon(self.deliver)
+
     def _tell(self, carrier: Carrier) -> None:
         pieces = self.pieces
         count = len(pieces)
@@ -364,8 +368,7 @@ class H2UpstreamStream(UpstreamStream):
             return
         self.held = False
         if self.pieces or self.ended or self.fate or self.error is not None:
-            # (Not from here: whoever asks for it is not told more before that has returned.)
-            self.reactor.poller.soon(self.deliver)
+            self.deliver_soon()
         if self._unsaid >= FIRST_WINDOW // 2:
             self._say()
 

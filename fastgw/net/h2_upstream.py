@@ -178,7 +178,8 @@ class H2UpstreamConn(Link):
             # It closed, or said GOAWAY, between the place and the request.
             stream.link = None
             stream.fate = UNPROCESSED
-            self.reactor.poller.soon(stream.deliver)
+            stream.deliver_soon()
+            self._free()
             return
         number = stream.number = self._next
         self._next += 2

@@ -6,6 +6,8 @@ cpdef bytes framed(bytes payload, int kind, int flags, unsigned int stream)
 cpdef bytes text(bytes value)
 cpdef bytes request_fields(bytes first, bytes second, bytes third, bytes fourth, bytes request_id, long long length)
 
+cpdef list cut(bytes block, Py_ssize_t most)
+
 
 @cython.final
 cdef class FrameReader:

@@ -123,6 +123,61 @@ cpdef bytes request_fields(bytes first, bytes second, bytes third, bytes fourth,
     return made
 
 
+cdef inline Py_ssize_t _skip(const unsigned char *p, Py_ssize_t *at, Py_ssize_t end, int bits) noexcept nogil:
+    """The integer at ``at``, which is moved behind it; -1 = it is cut off, or longer than any that is good."""
+    cdef Py_ssize_t most = (1 << bits) - 1
+    cdef Py_ssize_t value = p[at[0]] & most
+    cdef int shift = 0
+    cdef unsigned char byte
+    at[0] += 1
+    if value < most:
+        return value
+    while shift <= 14:
+        if at[0] >= end:
+            return -1
+        byte = p[at[0]]
+        at[0] += 1
+        value += <Py_ssize_t>(byte & 127) << shift
+        if byte < 128:
+            return value
+        shift += 7
+    return -1
+
+
+cpdef list cut(bytes block, Py_ssize_t most):
+    """A field block in its fields, each as it is written; see the Python twin."""
+    cdef const unsigned char *p
+    cdef Py_ssize_t at = 0, start, end, which, size
+    cdef int first, strings
+    cdef list parts = []
+    if block is None:
+        raise TypeError("bytes are needed, not None")
+    p = <const unsigned char *>PyBytes_AS_STRING(block)
+    end = PyBytes_GET_SIZE(block)
+    while at < end:
+        start = at
+        first = p[at]
+        if first & 0x80:
+            which = _skip(p, &at, end, 7)
+        elif first & 0xE0 == 0x20:
+            return None
+        else:
+            which = _skip(p, &at, end, 6 if first & 0x40 else 4)
+            strings = 1 if which else 2
+            while strings:
+                if at >= end:
+                    return None
+                size = _skip(p, &at, end, 7)
+                if size < 0:
+                    return None
+                at += size
+                strings -= 1
+        if which < 0 or at > end or len(parts) == most:
+            return None
+        parts.append(PyBytes_FromStringAndSize(PyBytes_AS_STRING(block) + start, at - start))
+    return parts
+
+
 @cython.final
 cdef class FrameReader:
     """Cuts what was read into frames; see the Python twin."""

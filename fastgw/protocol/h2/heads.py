@@ -2,7 +2,7 @@
 
 What HTTP/2 forbids is refused here; then the fields are written as HTTP/1 has them and go the way of every head, so that
 whose a field is, and what is ambiguous, is decided in one place. An engine sends nearly the same head again and again: what a
-block came to is remembered by its bytes, unless it has a cookie.
+block came to is remembered by its bytes, and so is each field, unless it is a cookie or a key.
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ import re
 from typing import Final
 
 from fastgw.accel.fields import REASONS
+from fastgw.accel.frames import cut
 from fastgw.accel.heads import ResponseHead, scan_response
 from fastgw.errors import GatewayError, Source
-from fastgw.protocol.h2.hpack import MOST_FIELDS, fields
+from fastgw.protocol.h2.hpack import MOST_FIELDS, MOST_LIST_BYTES, SECRET, TooLong, fields
 from fastgw.protocol.http1.client import parse_response
 
 MOST_HEADS: Final = 256
 """Blocks whose heads are remembered."""
 MOST_HEAD_BYTES: Final = 512
 """Of a block that is."""
+MOST_KNOWN_FIELDS: Final = 4096
+"""Single fields that are: a length that was told before is one of them."""
+MOST_FIELD_BYTES: Final = 96
+"""Of one that is, as it is written."""
 
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _WRONG: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\A[ \t]|[ \t]\Z").search
@@ -28,21 +33,66 @@ OF_CONNECTIONS: Final = frozenset((b"connection", b"proxy-connection", b"keep-al
 """Fields that a message of HTTP/2 must not have (§8.2.2)."""
 
 _heads: dict[bytes, ResponseHead] = {}
+_fields: dict[bytes, Field] = {}
 
 
 class Malformed(ValueError):
     """A message that breaks the protocol: its stream ends, its connection goes on (§8.1.1)."""
 
 
-def _checked(key: bytes, value: bytes) -> bytes:
-    """One field, as a line."""
-    if _NAME(key) is None:
-        raise Malformed("a field's name is not in order")
-    if value and _WRONG(value) is not None:
-        raise Malformed("a field's value is not in order")
-    if key in OF_CONNECTIONS:
-        raise Malformed("a field that belongs to connections of HTTP/1")
-    return b"%b: %b\r\n" % (key, value)
+class Field:
+    """One field of a block: its ``line`` as HTTP/1 has it (none for a pseudo-field), what is ``wrong`` with it, and its
+    ``size`` by the protocol's count."""
+
+    __slots__ = ("key", "line", "size", "value", "wrong")
+
+    def __init__(self, key: bytes, value: bytes) -> None:
+        self.key = key
+        self.value = value
+        self.size = len(key) + len(value) + 32
+        self.wrong = ""
+        self.line = b""
+        if key.startswith(b":"):
+            return
+        if _NAME(key) is None:
+            self.wrong = "a field's name is not in order"
+        elif value and _WRONG(value) is not None:
+            self.wrong = "a field's value is not in order"
+        elif key in OF_CONNECTIONS:
+            self.wrong = "a field that belongs to connections of HTTP/1"
+        self.line = b"%b: %b\r\n" % (key, value)
+
+
+def _learn(part: bytes) -> Field:
+    [(key, value)] = fields(part)
+    one = Field(key, value)
+    if len(part) <= MOST_FIELD_BYTES and key not in SECRET:
+        if len(_fields) >= MOST_KNOWN_FIELDS:
+            _fields.clear()
+        _fields[part] = one
+    return one
+
+
+def read(block: bytes) -> list[Field]:
+    """The fields of a block.
+
+    :raises HpackError: the connection cannot be read on.
+    :raises TooLong: the peer was told how long a section may be.
+    """
+    parts = cut(block, MOST_FIELDS)
+    if parts is None:
+        return [Field(key, value) for key, value in fields(block)]
+    out: list[Field] = []
+    total = 0
+    for part in parts:
+        one = _fields.get(part)
+        if one is None:
+            one = _learn(part)
+        total += one.size
+        out.append(one)
+    if total > MOST_LIST_BYTES:
+        raise TooLong("the field section is too long")
+    return out
 
 
 def response_head(block: bytes) -> ResponseHead:
@@ -55,22 +105,27 @@ def response_head(block: bytes) -> ResponseHead:
     known = _heads.get(block)
     if known is not None:
         return known
-    found = fields(block)
-    if not found or found[0][0] != b":status" or _STATUS(found[0][1]) is None:
+    found = read(block)
+    if not found or found[0].key != b":status" or _STATUS(found[0].value) is None:
         raise Malformed("an answer without a status")
-    status = int(found[0][1])
+    status = int(found[0].value)
     if status == 101:
         raise Malformed("101 in HTTP/2")
-    lines = b"".join([_checked(key, value) for key, value in found[1:]])
-    head = b"HTTP/1.1 %d %b\r\n%b" % (status, REASONS.get(status, b"Unknown"), lines)
-    head = head[:-2]
+    lines = [b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"Unknown"))]
+    secret = False
+    for one in found[1:]:
+        if one.wrong or not one.line:
+            raise Malformed(one.wrong or "a pseudo-field where there can be none")
+        secret = secret or one.key in SECRET
+        lines.append(one.line)
+    head = b"".join(lines)[:-2]
     judged = scan_response(head, -1, MOST_FIELDS)
     if judged is None:
         try:
             judged = parse_response(head, MOST_FIELDS)
         except GatewayError as error:
             raise Malformed(error.detail) from None
-    if len(block) <= MOST_HEAD_BYTES and b"set-cookie" not in lines:
+    if len(block) <= MOST_HEAD_BYTES and not secret:
         if len(_heads) >= MOST_HEADS:
             _heads.clear()
         _heads[bytes(block)] = judged
@@ -79,8 +134,9 @@ def response_head(block: bytes) -> ResponseHead:
 
 def check_trailers(block: bytes) -> None:
     """Whether these can be trailers; what they say goes no further. Raises as :func:`response_head`."""
-    for key, value in fields(block):
-        _checked(key, value)
+    for one in read(block):
+        if one.wrong or not one.line:
+            raise Malformed(one.wrong or "a pseudo-field in a trailer")
 
 
 def bad_answer(why: str) -> GatewayError:

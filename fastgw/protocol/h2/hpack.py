@@ -37,7 +37,7 @@ _STATIC: Final[tuple[tuple[bytes, bytes], ...]] = (
 )  # fmt: skip
 _WHOLE: Final = {field: 0x80 | at for at, field in enumerate(_STATIC, 1)}
 _NAMES: Final = {name: at for at, (name, _) in reversed(list(enumerate(_STATIC, 1)))}
-_SECRET: Final = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"set-cookie", b"x-api-key"))
+SECRET: Final = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"set-cookie", b"x-api-key"))
 _huffman: Any = None
 
 
@@ -66,7 +66,7 @@ def integer(value: int, bits: int, first: int) -> bytes:
 
 def name(name: bytes) -> bytes:
     """What begins a literal field that no table keeps: its value follows, as :func:`text`. ``name`` is in lower case."""
-    first = 0x10 if name in _SECRET else 0
+    first = 0x10 if name in SECRET else 0
     at = _NAMES.get(name, 0)
     return integer(at, 4, first) if at else bytes((first,)) + text(name)
 

@@ -1,9 +1,18 @@
 cimport cython
 
+from fastgw.accel.frames cimport cut
 from fastgw.accel.heads cimport ResponseHead, scan_response
 
-cdef dict _heads
+cdef dict _heads, _fields
+cdef Py_ssize_t MOST_HEAD_BYTES, MOST_LIST_BYTES
 
-@cython.locals(known=ResponseHead, judged=ResponseHead)
+@cython.final
+cdef class Field:
+    cdef public bytes key, value, line
+    cdef public str wrong
+    cdef public Py_ssize_t size
+
+@cython.locals(parts=list, out=list, one=Field, total=cython.Py_ssize_t)
+cpdef list read(bytes block)
+@cython.locals(known=ResponseHead, judged=ResponseHead, found=list, lines=list, one=Field, secret=cython.bint, status=cython.int)
 cpdef ResponseHead response_head(bytes block)
-cdef bytes _checked(bytes key, bytes value)

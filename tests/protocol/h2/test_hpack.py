@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.accel.frames import text
+from fastgw.accel.frames import cut, text
 from fastgw.protocol.h2.hpack import (
     MOST_FIELDS,
     MOST_LIST_BYTES,
@@ -89,3 +89,26 @@ def test_too_long_and_too_many() -> None:
 def test_long_strings() -> None:
     assert text(b"x" * 126)[:1] == b"\x7e"
     assert text(b"x" * 127)[:2] == b"\x7f\x00"
+
+
+@given(st.one_of(st.binary(max_size=80), PAIRS.map(lambda pairs: b"".join(field(*pair) for pair in pairs))))
+def test_a_block_is_its_fields_one_by_one(block: bytes) -> None:
+    """Without a table each means the same by itself; what cannot be cut is no block, or speaks of a table."""
+    parts = cut(block, MOST_FIELDS)
+    try:
+        whole = fields(block)
+    except HpackError:
+        if parts is not None:
+            with pytest.raises(HpackError):
+                [fields(part) for part in parts]
+        return
+    if parts is None:
+        assert b"\x20" in block
+        return
+    assert b"".join(parts) == block
+    assert [one for part in parts for one in fields(part)] == whole
+
+
+def test_no_more_are_cut_than_may_be() -> None:
+    assert cut(b"\x88" * 3, 3) == [b"\x88"] * 3
+    assert cut(b"\x88" * 4, 3) is None

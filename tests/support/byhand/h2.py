@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from hpack import Decoder, Encoder
 from hyperframe.frame import (
@@ -24,7 +24,9 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from fastgw.errors import GatewayError, Source
 from fastgw.net.poller import Reactor
+from fastgw.net.upstream import Carrier
 from fastgw.net.wire import DEAD, QUEUED, SENT, Wire
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.pool import Pool
@@ -245,10 +247,15 @@ class H2HandPool(Pool):
         self.peers: list[H2Peer] = []
         self.greeting: dict[str, int] | None = {"max_concurrent_streams": 100}
         self.dial: Literal["ok", "refused", "hangs"] = "ok"
+        self.dials_h1 = 0  # which find no room
         super().__init__(engine, reactor, stats, log, 5.0)
 
     def wire(self) -> HandWire:
         return HandWire(self.reactor, self._dialled)
+
+    def _dial(self, carrier: Carrier) -> Any:
+        self.dials_h1 += 1
+        raise GatewayError("engine_busy", source=Source.GATEWAY, retry_after_s=1.0)
 
     def _dialled(self, wire: HandWire) -> None:
         peer = H2Peer(self, wire)

@@ -1,0 +1,59 @@
+"""Heads out of field blocks: the same as HTTP/1 has them, and what is remembered of them."""
+
+from __future__ import annotations
+
+import hpack
+import pytest
+
+from fastgw.protocol.h2.heads import MOST_KNOWN_FIELDS, Malformed, check_trailers, response_head
+from fastgw.protocol.http1.client import parse_response
+
+FIELDS = [(b"content-type", b"application/json"), (b"date", b"Mon, 30 Nov 2026 00:32:40 GMT"), (b"x-own", b"a b")]
+
+
+def block(fields: list[tuple[bytes, bytes]], status: bytes = b"200", packed: bool = True) -> bytes:
+    encoder = hpack.Encoder()
+    encoder.header_table_size = 0
+    return encoder.encode([(b":status", status), *fields], huffman=packed)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("length", [0, 7, 12345])
+def test_it_is_the_head_that_http1_would_have(packed: bool, length: int) -> None:
+    told = [*FIELDS, (b"content-length", b"%d" % length)]
+    lines = b"".join(b"\r\n%b: %b" % one for one in told)
+    assert response_head(block(told, packed=packed)) == parse_response(b"HTTP/1.1 200 OK" + lines)
+
+
+def test_what_is_an_engines_and_what_is_ours_is_judged_as_ever() -> None:
+    head = response_head(block([*FIELDS, (b"x-request-id", b"theirs"), (b"access-control-allow-origin", b"*")]))
+    assert b"theirs" not in head.forward
+    assert b"access-control" not in head.forward
+    assert head.get(b"x-own") == b"a b"
+
+
+def test_a_stream_is_known_for_one() -> None:
+    assert response_head(block([(b"content-type", b"text/event-stream; charset=utf-8")])).sse
+
+
+def test_a_head_that_came_before_is_the_same_object_unless_it_has_a_secret() -> None:
+    same = block(FIELDS)
+    assert response_head(same) is response_head(bytes(bytearray(same)))
+    secret = block([*FIELDS, (b"set-cookie", b"session=1")])
+    assert response_head(secret) is not response_head(bytes(bytearray(secret)))
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for length in range(MOST_KNOWN_FIELDS + 100):
+        assert response_head(block([(b"content-length", b"%d" % length)], packed=False)).content_length == length
+    for length in range(100):
+        assert response_head(block([(b"content-length", b"%d" % length)], packed=False)).content_length == length
+
+
+def test_trailers() -> None:
+    encoder = hpack.Encoder()
+    check_trailers(encoder.encode([(b"grpc-status", b"0")]))
+    for wrong in ([(b":status", b"200")], [(b"X", b"1")], [(b"connection", b"close")]):
+        with pytest.raises(Malformed):
+            check_trailers(encoder.encode(wrong))
+
