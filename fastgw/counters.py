@@ -80,6 +80,11 @@ class Counters:
     connections_total: Annotated[int, Counter("gateway_connections_total", "Client connections accepted.")]
     connections_refused: Annotated[int, Counter(
         "gateway_connections_refused_total", "Client connections refused over a cap.")]
+    handshakes_total: Annotated[int, Counter("gateway_tls_handshakes_total", "TLS handshakes with clients that succeeded.")]
+    handshakes_resumed: Annotated[int, Counter(
+        "gateway_tls_handshakes_resumed_total", "Of those, the ones that went on from an earlier session.")]
+    handshakes_failed: Annotated[int, Counter(
+        "gateway_tls_handshakes_failed_total", "TLS handshakes with clients that failed.")]
     dials_total: Annotated[int, Counter("gateway_upstream_connections_total", "Connections opened to engines.")]
     bytes_down: Annotated[int, Counter("gateway_sent_bytes_total", "Bytes sent to clients.")]
     shortages: Annotated[int, Counter(

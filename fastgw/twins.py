@@ -73,6 +73,8 @@ MODULES: Final = (
     "net.listener",
     "net.poller",
     "net.timers",
+    "net.tls",
+    "net.tls_shake",
     "net.upstream",
     "net.wire",
     "observe.logs",

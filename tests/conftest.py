@@ -21,7 +21,7 @@ import hypothesis
 import pytest
 
 from fastgw import twins
-from tests.support import aio, leaks, together
+from tests.support import aio, leaks, pki, tls_client, together
 
 # A closed connection's descriptor may go a moment later (a thread's, a child process's end).
 FD_GRACE_S = 1.0
@@ -199,3 +199,9 @@ def _nothing_left(request: pytest.FixtureRequest, _fds_back_to_base: None) -> It
             pytest.fail(f"left alive: {left}")
         time.sleep(0.01)
     gc.freeze()  # the next test's look need not go over what this one's passed
+
+
+@pytest.fixture(scope="session")
+def certs() -> pki.Certificates:
+    """A CA of the tests' own, and what it has issued."""
+    return tls_client.shared()

@@ -9,6 +9,7 @@ stays where it lies: only what is small beside the object that it is the end of 
 
     Wire       the descriptor, the poller, the residue
     PlainWire  bytes pass as they are
+    TlsWire    in records (``net/tls.py``)
 
 What puts something between the bytes and the socket is another class, with a ``recv``, ``write`` and ``shutdown`` of its own.
 """
@@ -16,6 +17,7 @@ What puts something between the bytes and the socket is another class, with a ``
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections import deque
 from typing import Final
@@ -247,6 +249,10 @@ class Wire(Polled):
                 self.poller.watch(self, self.interest & ~WRITE)
 
     # --- the beginning and the end
+    def why(self, code: int) -> str:
+        """What ``code``, told to ``on_dialled``, means."""
+        return os.strerror(code)
+
     def dial(self, address: Address) -> int:
         """Begin to connect: 0 = the holder will be told how that went, else the error number at once. What was dialled before,
         and did not answer, is given back. Raises OSError where no socket can be made."""
@@ -270,6 +276,7 @@ class Wire(Polled):
         """Give the descriptor back. ``reset`` sends RST, so that no peer takes what it has for complete."""
         if self.closed:
             return
+        self._farewell(reset)
         self._drop_queue()
         self.reading = False
         self.poller.watch(self, 0)
@@ -283,6 +290,9 @@ class Wire(Polled):
                     abort(fd)
                 else:
                     close(fd)
+
+    def _farewell(self, reset: bool) -> None:
+        """The last that can be said, before the descriptor is given back."""
 
 
 class PlainWire(Wire):

@@ -45,8 +45,10 @@ cdef class Wire(Polled):
     cdef int _put_aside(self, bytes data, Py_ssize_t sent) except -2
     cdef int _wait_with(self, bytes data, Py_ssize_t sent) except -2
     cdef _drop_queue(self)
+    cpdef str why(self, int code)
     cpdef int dial(self, tuple address) except -1
     cpdef dispose(self, bint reset=*)
+    cdef _farewell(self, bint reset)
 
 @cython.final
 cdef class PlainWire(Wire):

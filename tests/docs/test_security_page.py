@@ -32,6 +32,8 @@ NO_LIMITS = {
         "protocol.h2.frames.MAX_HEADER_LIST_SIZE",
     ),
     "how often, or how much at a time, the gateway itself does something": (
+        "net.tls.OVERHEAD_BYTES", "net.tls.TURN_BYTES", "net.certificates.LOOK_S",
+        "net.certificates.SESSION_S", "net.certificates.ENDS_SOON_S",
         "net.wire.RECV_BYTES", "net.h2_stream.FRAME_BYTES", "net.h2_upstream.MOST_STREAM", "upstream.health.PROTOCOL_EVERY_S",
         "net.h1_upstream.JOIN_BYTES", "exchange.attempt.APART_BYTES", "policy.rewrite.LEAD_BYTES",
         "net.listener.PAUSE_S", "net.shortage.TOLD_EVERY_S",

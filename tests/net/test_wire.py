@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.net.poller import Reactor
-from fastgw.net.wire import DEAD, NOBODY, QUEUED, SENT, Holder, PlainWire
+from fastgw.net.wire import DEAD, NOBODY, QUEUED, SENT, Holder, PlainWire, Wire
 from tests.e2e.backlog import fill
 from tests.net.talk import Peer, reacting, tcp_pair, turns, until
 
@@ -17,7 +17,7 @@ MUCH = b"x" * (4 << 20)
 
 
 class Heard(Holder):
-    def __init__(self, wire: PlainWire) -> None:
+    def __init__(self, wire: Wire) -> None:
         super().__init__()
         self.heard: list[object] = []
         self.wire = wire

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 _MAX_HEAD_BYTES = 1 << 20
+
+SECURED: dict[int, Callable[[socket.socket], Awaitable[RawClient]]] = {}
+"""The ports of this machine where TLS is spoken, and what makes a client of a socket that is connected there."""
 
 
 class _Connecting:
@@ -97,7 +100,16 @@ class RawClient:
             except BaseException:
                 sock.close()
                 raise
-            return RawClient(sock)
+            # (Where a gateway of the tests' speaks TLS, it is spoken; `tls_client` has it.)
+            secured = SECURED.get(address[1]) if family == socket.AF_INET else None
+            if secured is None:
+                return RawClient(sock)
+            try:
+                async with asyncio.timeout(timeout):
+                    return await secured(sock)
+            except BaseException:
+                sock.close()
+                raise
 
         return _Connecting(make)
 
@@ -124,6 +136,10 @@ class RawClient:
         """Send all of it. A peer that has gone raises ConnectionError; a peer that does not read, TimeoutError."""
         async with asyncio.timeout(timeout):
             await asyncio.get_running_loop().sock_sendall(self._sock, data)
+
+    def put(self, data: bytes) -> None:
+        """Send it, small as it is, without a turn of the loop."""
+        self._sock.send(data)
 
     async def send_slowly(self, data: bytes, sizes: int | Sequence[int] = 1, *, pause: float = 0.0005) -> int:
         """Send in pieces of ``sizes`` (the last one repeats), each its own segment; how many bytes the peer let us send.
@@ -216,9 +232,9 @@ class RawClient:
         ends this one. That is how any HTTP client behaves."""
         if self._over:
             host, port = self._sock.getpeername()[:2]
-            fresh = await type(self).connect(host, port, source=self._sock.getsockname()[0])
+            fresh = await RawClient.connect(host, port, source=self._sock.getsockname()[0])
             self._sock.close()
-            self._sock = fresh._sock
+            self._go_on_as(fresh)
             self._buffer.clear()
             self._ended = None
             self._over = False
@@ -247,6 +263,9 @@ class RawClient:
         data = bytes(self._buffer)
         self._buffer.clear()
         return data, "fin" if how == "eof" else "timeout" if how == "timeout" else "reset"
+
+    def _go_on_as(self, fresh: RawClient) -> None:
+        self._sock = fresh._sock
 
     def shutdown_write(self) -> None:
         """Send our FIN and go on reading."""

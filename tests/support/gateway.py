@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -17,6 +17,7 @@ from msgspec.structs import asdict
 
 from fastgw import Config, EngineConfig, Gateway
 from fastgw.exchange.record import AccessRecord
+from tests.support import tls_client
 from tests.support.client import RawClient
 
 TURNS_S = 0.003
@@ -101,13 +102,16 @@ async def running(
     settings.setdefault("upstream_protocol", "h1")  # scripted engines count what comes: nobody asks them for HTTP/2
     settings.setdefault("rate_limit_per_second", 0)  # all tests share one address
     settings.setdefault("allowed_hosts", ["*"])  # what is sent by hand names all kinds of hosts
+    if tls_client.ALL and "tls_cert_file" not in settings:
+        settings.update(tls_client.settings())
     config = Config(engines=[EngineConfig(url=one) if isinstance(one, str) else one for one in engines], port=0, **settings)
     events = Events()
     records: list[AccessRecord] = []
     gateway = Gateway(config, log=events, access=records, alone=around)
     await gateway.start()
     try:
-        yield Running(gateway, events, records)
+        with tls_client.spoken_at(gateway.port) if config.tls_cert_file else nullcontext():
+            yield Running(gateway, events, records)
     finally:
         await _left(gateway)
         await gateway.stop()

@@ -1,0 +1,312 @@
+"""Certificates: what the gateway shows to its clients, whom it believes among engines, and the files that both come from.
+
+    Shown    the listener's end: one context for each certificate, chosen by the name that a client asks for (SNI)
+    Trust    what engines are believed by: CAs, our own certificate for those that want one; shared by engines that say the same
+    Believed an engine's end: a trust, the name that its certificate must have, the last session
+
+Files are read at a start, and again when they have changed (:func:`keep_fresh`) or when somebody says so. What cannot be used
+then changes nothing: the log says why, and connections go on by what was there before. Connections that live keep what they
+have. Must never: put anything of a private key into a message, or leave a certificate unchecked without having been told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from time import time
+from typing import Final, NamedTuple
+
+from fastgw.net.clock import monotonic
+from fastgw.net.poller import Reactor
+from fastgw.net.tls import TlsWire
+from fastgw.net.tls_end import End
+from fastgw.net.unusable import TlsError
+from fastgw.protocol.x509 import ends_at, names_of
+from fastgw.stats import EventLog
+
+LOOK_S: Final = 2.0
+SESSION_S: Final = 10.0  # for so long one session of an engine's is taken for the next connections
+ENDS_SOON_S: Final = 14 * 86400.0
+# Forward secrecy and authenticated encryption only. (TLS 1.3 has no others.)
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+HTTP_1: Final = ("http/1.1",)
+_NOT_ITS_KEY: Final = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+
+
+class Files:
+    """The files that something was made of, and whether they have changed since."""
+
+    __slots__ = ("_changing", "_seen", "paths")
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.paths = tuple(path for path in paths if path)
+        self._changing: object = None
+        self._seen = self._look()
+
+    def changed(self) -> bool:
+        """Whether they are others since the last time that this was said, and have come to rest: a certificate and its key are
+        two files, and one is written before the other."""
+        now = self._look()
+        if now == self._seen:
+            self._changing = None
+        elif now == self._changing:
+            self.taken(now)
+            return True
+        else:
+            self._changing = now
+        return False
+
+    def taken(self, now: object = None) -> None:
+        """They have just been read."""
+        self._seen = now or self._look()
+        self._changing = None
+
+    def _look(self) -> object:
+        found = []
+        for path in self.paths:
+            try:
+                one = os.stat(path)
+            except OSError as error:
+                found.append((error.errno or 0, 0, 0))
+            else:
+                found.append((one.st_mtime_ns, one.st_size, one.st_ino))
+        return tuple(found)
+
+
+class Kept:
+    """Made of files, and made again."""
+
+    __slots__ = ("files",)
+
+    files: Files
+
+    def load(self) -> None:
+        """Read the files (in any thread). Raises TlsError, and then nothing has changed."""
+        raise NotImplementedError
+
+
+class Showing(NamedTuple):
+    """What a listener shows: pairs of certificate and key, the first for whoever names none of them. ``client_ca`` "" = no
+    certificates are asked of clients, ``client_required`` = whoever has none is refused."""
+
+    pairs: Sequence[tuple[str, str]]
+    client_ca: str = ""
+    client_required: bool = False
+    least: str = "1.2"
+    protocols: Sequence[str] = HTTP_1
+
+
+class Shown(End, Kept):
+    """A listener's end. ``plain`` is what is answered to who speaks HTTP without TLS."""
+
+    __slots__ = ("_by_name", "_showing", "context", "notes", "plain")
+
+    accepts = True
+
+    def __init__(self, showing: Showing, plain: bytes = b"") -> None:
+        """Raises TlsError."""
+        self._showing = showing
+        self.plain = plain
+        self._by_name: dict[str, ssl.SSLContext] = {}
+        self.context: ssl.SSLContext
+        self.notes: tuple[str, ...] = ()
+        self.files = Files([path for pair in showing.pairs for path in pair] + [showing.client_ca])
+        self.load()
+
+    def load(self) -> None:
+        by_name: dict[str, ssl.SSLContext] = {}
+        notes = []
+        first = None
+        for certificate, key in self._showing.pairs:
+            context = _showing_context(self._showing, certificate, key)
+            first = first or context
+            names, end = _facts(certificate)
+            for name in names:
+                by_name.setdefault(name, context)
+            if end - time() < ENDS_SOON_S:
+                how = "has expired" if end < time() else "ends within two weeks"
+                notes.append(f"the certificate in {certificate} {how}")
+        if first is None:
+            raise TlsError("there is no certificate")
+        if len(self._showing.pairs) > 1:
+            first.sni_callback = self._choose
+        # (The names first: who comes in between would look for a new context among the old ones.)
+        self._by_name = by_name
+        self.context = first
+        self.notes = tuple(notes)
+
+    def _choose(self, tls: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        if name:
+            name = name.lower()
+            found = self._by_name.get(name) or self._by_name.get("*." + name.partition(".")[2])
+            if found is not None:
+                tls.context = found
+
+    def lasting(self) -> ssl.SSLContext:
+        """A context for who keeps one: each handshake goes on by what is shown at that time."""
+        context = _showing_context(self._showing, *self._showing.pairs[0])
+        context.sni_callback = self._present
+        return context
+
+    def _present(self, tls: ssl.SSLObject, name: str | None, of: ssl.SSLContext) -> None:
+        tls.context = self.context
+        self._choose(tls, name, of)
+
+    def session(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        return self.context.wrap_bio(incoming, outgoing, server_side=True)
+
+    def misspoken(self) -> bytes:
+        return self.plain
+
+
+class Trust(Kept):
+    """What engines are believed by."""
+
+    __slots__ = ("_ca", "_certificate", "_key", "_protocols", "_verify", "context")
+
+    def __init__(self, ca: str, certificate: str, key: str, verify: bool, protocols: Sequence[str] = HTTP_1) -> None:
+        """``ca`` "" = those of the system. Raises TlsError."""
+        self._ca = ca
+        self._certificate = certificate
+        self._key = key
+        self._verify = verify
+        self._protocols = protocols
+        self.context: ssl.SSLContext
+        self.files = Files([ca, certificate, key])
+        self.load()
+
+    def load(self) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if not self._verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        elif self._ca:
+            _read("CA file", self._ca, lambda: context.load_verify_locations(self._ca))
+            # (A private engine's own certificate may stand there in its CA's place.)
+            context.verify_flags |= ssl.VerifyFlags(0x80000)  # X509_V_FLAG_PARTIAL_CHAIN
+        else:
+            context.load_default_certs()
+        if self._certificate:
+            _load_pair(context, self._certificate, self._key)
+        context.set_alpn_protocols(list(self._protocols))
+        self.context = context
+
+
+class Believed(End):
+    """An engine's end."""
+
+    __slots__ = ("_session", "_session_at", "_session_of", "name", "trust")
+
+    def __init__(self, trust: Trust, name: str) -> None:
+        self.trust = trust
+        self.name = name  # that its certificate must have
+        self._session: ssl.SSLSession | None = None
+        self._session_of: ssl.SSLContext | None = None
+        self._session_at = -SESSION_S
+
+    def wire(self, reactor: Reactor) -> TlsWire:
+        """To dial with."""
+        return TlsWire(reactor, self)
+
+    def session(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        context = self.trust.context
+        known = self._session if self._session_of is context else None
+        return context.wrap_bio(incoming, outgoing, server_hostname=self.name, session=known)
+
+    def spoken(self, tls: ssl.SSLObject) -> None:
+        now = monotonic()
+        context = self.trust.context
+        if (now - self._session_at >= SESSION_S or self._session_of is not context) and tls.context is context:
+            session = tls.session
+            if session is not None and session.has_ticket:
+                self._session = session
+                self._session_of = context
+                self._session_at = now
+
+
+_trusts: Final[dict[tuple[object, ...], Trust]] = {}
+"""Those that are in use, by what they were made of: the system's CAs are a megabyte, and ten milliseconds."""
+
+
+def believed(name: str, ca: str, certificate: str, key: str, verify: bool, protocols: Sequence[str] = HTTP_1) -> Believed:
+    """The end of an engine whose certificate is to be for ``name``. Raises TlsError."""
+    wanted = (ca, certificate, key, verify, tuple(protocols))
+    trust = _trusts.get(wanted)
+    if trust is None:
+        trust = _trusts[wanted] = Trust(ca, certificate, key, verify, protocols)
+    return Believed(trust, name)
+
+
+async def keep_fresh(kept: Callable[[], Iterable[Kept]], log: EventLog) -> None:
+    """Look at the files every few seconds, for ever, and read those again that have changed."""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        for one in kept():
+            if one.files.changed():
+                await read_again(one, log)
+
+
+async def read_again(one: Kept, log: EventLog) -> None:
+    """Read the files, in a thread. What cannot be used is told to the log, and leaves what there was."""
+    one.files.taken()
+    try:
+        await asyncio.to_thread(one.load)
+    except TlsError as error:
+        log.error("certificates were not taken over", reason=str(error), files=" ".join(one.files.paths))
+        return
+    log.info("certificates were read again", files=" ".join(one.files.paths))
+    for note in getattr(one, "notes", ()):
+        log.warning(note)
+
+
+def _showing_context(showing: Showing, certificate: str, key: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = VERSIONS[showing.least]
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_ciphers(CIPHERS)
+    _load_pair(context, certificate, key)
+    context.set_alpn_protocols(list(showing.protocols))
+    if showing.client_ca:
+        _read("CA file", showing.client_ca, lambda: context.load_verify_locations(showing.client_ca))
+        context.verify_mode = ssl.CERT_REQUIRED if showing.client_required else ssl.CERT_OPTIONAL
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    # (Without the callback OpenSSL would ask for a password at the terminal.)
+    _read("certificate", certificate, lambda: context.load_cert_chain(certificate, key or None, password=_no_password), key)
+
+
+def _no_password() -> str:
+    raise TlsError("the key is encrypted: store it without a passphrase, readable by this user alone")
+
+
+def _read(what: str, path: str, load: Callable[[], object], key: str = "") -> None:
+    where = f"{what} {path}" + (f" with key {key}" if key and key != path else "")
+    try:
+        load()
+    except TlsError as error:
+        raise TlsError(f"{where}: {error}") from None
+    except ssl.SSLError as error:
+        why = "the key does not belong to the certificate" if error.reason in _NOT_ITS_KEY else ""
+        why = why or (error.reason or "nothing of that kind").replace("_", " ").lower() + " in PEM"
+        raise TlsError(f"{where}: {why}") from None
+    except OSError as error:
+        raise TlsError(f"{where}: {error.strerror or error}") from None
+
+
+def _facts(path: str) -> tuple[tuple[str, ...], float]:
+    """Of the first certificate in a file: for which names it is, and when it ends."""
+    try:
+        with open(path, encoding="latin-1") as file:
+            text = file.read()
+        begin = text.index("-----BEGIN CERTIFICATE-----")
+        end = text.index("-----END CERTIFICATE-----", begin)
+        der = ssl.PEM_cert_to_DER_cert(text[begin:end] + "-----END CERTIFICATE-----")
+        return names_of(der), ends_at(der)
+    except (OSError, ValueError) as error:
+        raise TlsError(f"certificate {path}: {error}") from None

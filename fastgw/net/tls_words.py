@@ -1,0 +1,57 @@
+"""What went wrong with TLS, in one line that an operator can act on.
+
+Owns: the words for OpenSSL's codes (``X509_V_ERR_*`` of x509_vfy.h, reasons of sslerr.h) as the ``ssl`` module names them. Must
+never: show anything of a key, or more of a peer's bytes than its certificate's own names.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import Final
+
+_VERDICTS: Final = {
+    9: "its certificate is not valid yet",
+    10: "its certificate has expired",
+    18: "its certificate is self-signed, and not among the trusted ones (a private one is trusted by its CA file)",
+    19: "its certificate comes from a CA that is not trusted (a private CA needs its CA file)",
+    20: "its certificate comes from a CA that is not trusted (a private CA needs its CA file)",
+    21: "its certificate comes from a CA that is not trusted (a private CA needs its CA file)",
+    23: "its certificate has been revoked",
+    24: "one of the certificates in its chain is no CA's",
+    26: "its certificate is for another purpose",
+    62: "its certificate is for another name",
+    64: "its certificate is not for this address",
+}
+_REASONS: Final = {
+    "WRONG_VERSION_NUMBER": "what answers does not speak TLS",
+    "PACKET_LENGTH_TOO_LONG": "what answers does not speak TLS",
+    "HTTP_REQUEST": "HTTP without TLS",
+    "UNSUPPORTED_PROTOCOL": "no version of TLS in common",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "no version of TLS in common",
+    "VERSION_TOO_LOW": "no version of TLS in common",
+    "NO_SHARED_CIPHER": "no cipher in common",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "it refuses the handshake: no cipher in common, or it wants a client certificate",
+    "ALERT_HANDSHAKE_FAILURE": "it refuses the handshake: no cipher in common, or it wants a client certificate",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a client certificate",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no client certificate",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust the CA of our certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it does not take our certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it says that our certificate has expired",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it does not take our certificate",
+    "TLSV1_UNRECOGNIZED_NAME": "it has no certificate for this name",
+    "UNEXPECTED_EOF_WHILE_READING": "closed within the TLS handshake",
+}
+
+
+def told(error: Exception) -> str:
+    """Why a connection failed."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        verdict = _VERDICTS.get(error.verify_code)
+        return f"TLS: {verdict or 'its certificate is not good: ' + error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        reason = error.reason or ""
+        return f"TLS: {_REASONS.get(reason) or reason.replace('_', ' ').lower() or 'the handshake failed'}"
+    if isinstance(error, OSError):
+        return (os.strerror(error.errno) if error.errno else str(error)) or type(error).__name__
+    return f"TLS: {error}"

@@ -1,0 +1,180 @@
+"""A client's handshake: what it becomes, how it fails, and that it holds nothing afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from fastgw.net.certificates import Showing, Shown
+from fastgw.net.handshake import Handshake
+from fastgw.net.tls import TlsWire
+from fastgw.stats import Stats
+from tests.net.talk import HeardService, Peer, reacting, tcp_pair, until
+from tests.net.tls_talk import TlsPeer
+from tests.support.pki import Certificates, Pair
+
+PLAIN = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"
+
+
+def der_of(pair: Pair) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(Path(pair.cert).read_text())
+
+
+class Door:
+    """One connection that has just been accepted; ``told`` is what became of it."""
+
+    def __init__(self, certs: Certificates, **showing: object) -> None:
+        self.told: list[str] = []
+        self.wire: TlsWire | None = None
+        self.stats = Stats()
+        self.service = HeardService()
+        pair = (certs.gateway.cert, certs.gateway.key)
+        self.shown = Shown(Showing([pair], **showing), PLAIN)  # type: ignore[arg-type]
+
+    def done(self, _: Handshake, wire: TlsWire, ip: str) -> None:
+        self.wire = wire
+        self.told.append(f"done {ip}")
+
+    def failed(self, ip: str, why: str) -> None:
+        self.told.append(why)
+
+
+@asynccontextmanager
+async def opened(certs: Certificates, limit_s: float = 10.0, **showing: object) -> AsyncIterator[tuple[Door, Handshake, Peer]]:
+    async with reacting() as reactor:
+        ours, theirs = tcp_pair()
+        door = Door(certs, **showing)
+        wire = TlsWire(reactor, door.shown, ours.detach())
+        one = Handshake(reactor, wire, door.service, door.stats, "192.0.2.7", limit_s, door.done, door.failed)
+        assert door.stats.connections_open == 1
+        yield door, one, Peer(theirs)
+        if door.wire is not None:
+            door.wire.dispose()
+        assert len(reactor.poller) == 0
+        assert door.stats.connections_open == 0
+        assert wire.closed
+        theirs.close()
+
+
+async def test_a_good_one_hands_the_wire_on(certs: Certificates) -> None:
+    async with opened(certs) as (door, _, peer):
+        client = TlsPeer(peer.sock, certs.trusting())
+        await client.shake()
+        await until(lambda: door.told)
+        assert door.told == ["done 192.0.2.7"]
+        assert (door.stats.handshakes_total, door.stats.handshakes_failed) == (1, 0)
+        assert door.service.ended == [], "the connection goes on"
+        assert door.wire is not None
+        assert (client.tls.version(), door.wire.protocol) == ("TLSv1.3", "")
+
+
+@pytest.mark.parametrize(("offered", "chosen"), [(["http/1.1"], "http/1.1"), (["h2", "http/1.1"], "http/1.1"), (["h2"], None)])
+async def test_the_protocol_is_agreed_on(certs: Certificates, offered: list[str], chosen: str | None) -> None:
+    async with opened(certs) as (door, _, peer):
+        context = certs.trusting()
+        context.set_alpn_protocols(offered)
+        client = TlsPeer(peer.sock, context)
+        await client.shake()
+        await until(lambda: door.told)
+        assert client.tls.selected_alpn_protocol() == chosen
+        assert door.wire is not None
+        assert door.wire.protocol == (chosen or "")
+
+
+@pytest.mark.parametrize(("sent", "answer", "why"), [
+    (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", PLAIN, "HTTP without TLS"),
+    (b"POST /v1/chat/completions HTTP/1.1\r\n", PLAIN, "HTTP without TLS"),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", PLAIN, "HTTP without TLS"),
+    (b"\x00\x01\x02", b"", "not TLS"),
+    (b"\x80\x2e\x01\x00\x02", b"", "not TLS"),  # SSL 2
+])  # fmt: skip
+async def test_what_does_not_speak_tls_is_told_so_or_closed(certs: Certificates, sent: bytes, answer: bytes, why: str) -> None:
+    async with opened(certs) as (door, _, peer):
+        peer.send(sent)
+        assert await peer.rest() == answer
+        assert door.told == [why]
+        assert door.stats.handshakes_failed == 1
+        assert door.service.ended == ["192.0.2.7"], "its place is free again"
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"])
+async def test_who_leaves_in_the_middle_is_gone(certs: Certificates, sent: bytes) -> None:
+    async with opened(certs) as (door, _, peer):
+        peer.send(sent)
+        peer.sock.close()
+        await until(lambda: door.told)
+        assert door.told == ["closed within the TLS handshake"]
+
+
+async def test_a_handshake_without_an_end_is_cut_by_its_size(certs: Certificates) -> None:
+    """A client hello may come in pieces, but not in that many."""
+    async with opened(certs) as (door, _, peer):
+        sent = 0
+        piece = b"\x16\x03\x01\x00\x00"  # (empty records: nothing that OpenSSL would refuse at once)
+        while not door.told and sent < 1 << 20:
+            with suppress(BlockingIOError, ConnectionError):
+                sent += peer.sock.send(piece * 10)
+            await asyncio.sleep(0)
+        await until(lambda: door.told)
+        assert sent <= 1 << 20
+
+
+async def test_one_that_takes_too_long_is_closed(certs: Certificates) -> None:
+    async with opened(certs, 0.05) as (door, one, peer):
+        peer.send(b"\x16\x03\x01")
+        await until(lambda: door.told)
+        assert door.told == ["the TLS handshake took too long"]
+        assert one.wire.closed
+        assert door.service.ended == ["192.0.2.7"]
+
+
+async def test_a_drain_closes_it(certs: Certificates) -> None:
+    async with opened(certs) as (door, one, _):
+        assert one.streams() == []
+        assert one.close_idle()
+        one.close()
+        assert door.told == []
+        assert door.service.ended == ["192.0.2.7"]
+
+
+@pytest.mark.parametrize(("least", "most", "why"), [
+    ("1.2", ssl.TLSVersion.TLSv1_2, "done 192.0.2.7"),
+    ("1.3", ssl.TLSVersion.TLSv1_3, "done 192.0.2.7"),
+    ("1.3", ssl.TLSVersion.TLSv1_2, "TLS: no version of TLS in common"),
+])  # fmt: skip
+async def test_versions(certs: Certificates, least: str, most: ssl.TLSVersion, why: str) -> None:
+    async with opened(certs, least=least) as (door, _, peer):
+        context = certs.trusting()
+        context.maximum_version = most
+        client = TlsPeer(peer.sock, context)
+        if why.startswith("done"):
+            await client.shake()
+        else:
+            with pytest.raises(ssl.SSLError, match=r"(?i)alert"):
+                await client.shake()
+        await until(lambda: door.told)
+        assert door.told == [why]
+
+
+@pytest.mark.parametrize("required", [True, False])
+async def test_a_client_certificate_is_known_by_its_own_bytes(certs: Certificates, required: bool) -> None:
+    asks = {"client_ca": certs.ca, "client_required": required}
+    async with opened(certs, **asks) as (door, _, peer):
+        await TlsPeer(peer.sock, certs.trusting(certs.client)).shake()
+        await until(lambda: door.told)
+        assert door.wire is not None
+        assert door.wire.certificate == der_of(certs.client)
+    async with opened(certs, **asks) as (door, _, peer):
+        await TlsPeer(peer.sock, certs.trusting()).shake()
+        await until(lambda: door.told)
+        assert door.told == (["TLS: no client certificate"] if required else ["done 192.0.2.7"])
+        assert door.wire is None or door.wire.certificate == b""
+    async with opened(certs, **asks) as (door, _, peer):
+        await TlsPeer(peer.sock, certs.trusting(certs.strange)).shake()
+        await until(lambda: door.told)
+        assert door.told == ["TLS: its certificate comes from a CA that is not trusted (a private CA needs its CA file)"]
