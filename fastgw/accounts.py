@@ -7,7 +7,7 @@ waits for ten thousand keys.
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Final
 
 from fastgw.config import Config
@@ -15,8 +15,10 @@ from fastgw.exchange.gateway import GatewayCore
 from fastgw.housekeeping import Housekeeping
 from fastgw.limits.account import Accounts, Defaults
 from fastgw.net.clock import micros
+from fastgw.stats import EventLog
 
 if TYPE_CHECKING:
+    from fastgw.store.folder import Loaded
     from fastgw.store.state import State
 
 PIECE: Final = 1000  # keys taken over at once: a millisecond
@@ -25,6 +27,18 @@ PIECE: Final = 1000  # keys taken over at once: a millisecond
 def of(config: Config) -> Accounts:
     """The accounts of the configuration's keys."""
     return Accounts(_defaults(config), config.api_key_digests, required=config.require_key)
+
+
+def restore(accounts: Accounts, loaded: Loaded, log: EventLog) -> None:
+    """Add what the store holds."""
+    while loaded.keys:
+        # Each record goes as its account comes: the memory of both at once would never be given back.
+        accounts.apply(loaded.keys[-PIECE:], micros(monotonic()), time())
+        del loaded.keys[-PIECE:]
+    if loaded.unread and not accounts.required:
+        log.warning("what the store held is not known, and may have been keys: requests without one are refused")
+    if loaded.closed or loaded.unread:
+        accounts.required = True  # there were keys once: the last one that went left the gateway closed
 
 
 async def follow(

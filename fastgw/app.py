@@ -19,12 +19,12 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib import import_module
 from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from fastgw import accounts, doors, twins
+from fastgw.certified import Certificates
 from fastgw.config import Config, ConfigError, ConfigErrors
 from fastgw.config.changes import Change, between
 from fastgw.exchange.context import Strategy
@@ -38,11 +38,11 @@ from fastgw.limits.account import Accounts
 from fastgw.limits.key import UsageRow
 from fastgw.limits.ledger import day_of
 from fastgw.limits.meter import Meters
-from fastgw.loading import Loading
-from fastgw.net.clock import micros
+from fastgw.loading import Loading, import_for
 from fastgw.net.listener import BindError, bind
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
+from fastgw.net.unusable import TlsError
 from fastgw.policy import build, rebuild
 from fastgw.policy.iplimit import IpLimit
 from fastgw.policy.queue import Queue
@@ -56,6 +56,7 @@ from fastgw.upstream.pool import Pool
 
 if TYPE_CHECKING:
     from fastgw.control.server import ControlServer
+    from fastgw.net.certificates import Shown
     from fastgw.store.state import State
     from fastgw.upstream.scheduler import Scheduler
 
@@ -110,6 +111,7 @@ class Gateway:
         self._fleet: Fleet | None = None
         self._queue: Queue | None = None
         self._meters: Meters | None = None
+        self._certificates: Certificates | None = None
         self.core: GatewayCore | None = None
         self.loading = Loading()
         self.addresses: list[str] = []
@@ -154,7 +156,8 @@ class Gateway:
         try:
             # What the environment insists on holds for an embedded gateway too, whose configuration did not come from there.
             twins.select(twins.asked() if config.native == "auto" else config.native)
-        except (ImportError, ValueError) as error:
+            shown = doors.shown_to_clients(config)
+        except (ImportError, ValueError, TlsError) as error:
             raise StartError(str(error)) from error
         loop = asyncio.get_running_loop()
         who, usage = self._open_accounts()
@@ -166,27 +169,31 @@ class Gateway:
         shortage = Shortage(self.log, self.stats)
         reactor = self._reactor = Reactor(loop, self._alone, shortage)
         tasks = self._tasks = Tasks(self.log)
-        fleet = self._fleet = Fleet(
-            config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
-        )
-        health = self._health = Health(lambda: fleet.pools, config, self.log, fleet.publish, self._room, shortage)
-        core = self._put_together(reactor, health, who)
-        LocalEndpoints(core, tasks.spawn)
         try:
+            fleet = self._fleet = Fleet(
+                config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
+            )
+            health = self._health = Health(lambda: fleet.pools, config, self.log, fleet.publish, self._room, shortage)
+            core = self._put_together(reactor, health, who)
+            LocalEndpoints(core, tasks.spawn)
             await health.resolve_all(RESOLVE_WAIT_S)
-        except BaseException:
+        except BaseException as error:
             for sock in socks:
                 sock.close()
             await self._close_state()
+            if isinstance(error, TlsError):
+                reactor.close()
+                raise StartError(str(error)) from error
             raise
         keeping = self._keep(loop, usage)
         self._merge(config)
-        door = self._door = doors.ClientDoor(core, socks, shortage)
+        door = self._door = doors.ClientDoor(core, socks, shortage, shown)
         self.addresses = door.listener.addresses
         self._look_after_engines(health)
+        self._certificates = Certificates(shown, fleet, tasks, self.log)
         keeping.start()
         if config.control_listen:
-            await self._open_control()
+            await self._open_control(shown)
 
     def _put_together(self, reactor: Reactor, health: Health, who: Accounts) -> GatewayCore:
         """The filters, and the core that runs requests through them."""
@@ -299,7 +306,7 @@ class Gateway:
             config = change.config
             self._refuse_clashes(config)
             strategy = strategy_for(config)
-            _import_for(config)
+            import_for(config)
             come = await self.fleet.prepare(config)
             try:
                 await self._ask(come)
@@ -374,6 +381,12 @@ class Gateway:
         if any(getattr(config, name) != getattr(before, name) for name in OF_SCHEDULING):
             self._schedule(config)
 
+    def renew_certificates(self) -> None:
+        """Read all files of certificates and keys again, in a thread; no connection ends by it. What cannot be used is told to
+        the log, and what was there before goes on."""
+        if self._certificates is not None:
+            self._certificates.renew()
+
     def _open_accounts(self) -> tuple[Accounts, list[UsageRow]]:
         """Who may use the gateway, from the configuration and the store, and what they have used already."""
         config = self.config
@@ -389,22 +402,15 @@ class Gateway:
         except StateError as error:
             raise StartError(str(error)) from error
         self._state = state
-        while loaded.keys:
-            # Each record goes as its account comes: the memory of both at once would never be given back.
-            found.apply(loaded.keys[-accounts.PIECE:], micros(monotonic()), time())
-            del loaded.keys[-accounts.PIECE:]
-        if loaded.unread and not found.required:
-            self.log.warning("what the store held is not known, and may have been keys: requests without one are refused")
-        if loaded.closed or loaded.unread:
-            found.required = True  # there were keys once: the last one that went left the gateway closed
+        accounts.restore(found, loaded, self.log)
         return found, loaded.usage
 
-    async def _open_control(self) -> None:
+    async def _open_control(self, shown: Shown | None) -> None:
         core = self.core
         assert core is not None
         try:
             self._control = await doors.for_the_operator(
-                core, self.fleet, self._queue, lambda: self._meters, lambda: self._state, self.loading
+                core, self.fleet, self._queue, lambda: self._meters, lambda: self._state, self.loading, shown
             )
         except BaseException as error:
             await self.stop(0.0)
@@ -435,6 +441,8 @@ class Gateway:
 
     def _look_at(self, health: Health, pool: Pool) -> None:
         """An engine has joined: it is asked at once how it is."""
+        if self._certificates is not None:
+            self._certificates.look_after()
         if self._tasks is not None:
             self._tasks.spawn(f"first probe of {pool.engine.name}", health.probe(pool))
 
@@ -477,19 +485,6 @@ class Gateway:
         while not condition() and monotonic() < deadline:
             pause = min(LOOK_S, max(0.0, deadline - monotonic()))
             await asyncio.sleep(pause)
-
-
-def _import_for(config: Config) -> None:
-    """What only some settings need, before anything changes: there may be no descriptor to read it with, or no file any more.
-    Raises ImportError, OSError."""
-    needed = {
-        "fastgw.exchange.merging": config.embedding_merge_s,
-        "fastgw.upstream.scheduler": config.scheduler == "auto",
-        "ipaddress": config.trusted_proxies,
-    }
-    for name, is_needed in needed.items():
-        if is_needed:
-            import_module(name)
 
 
 __all__ = ["AccessRecord", "Gateway", "StartError"]

@@ -93,11 +93,10 @@ def _serve(argv: Sequence[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     # Everything made until traffic comes is there to stay; looking for garbage in it costs five milliseconds of the start.
     gc.disable()
-    from fastgw.early import import_loop, import_msgspec
+    from fastgw.early import import_msgspec
 
     try:
         import_msgspec()
-        import_loop()
         return _serve_until_stopped(argv)
     finally:
         gc.enable()
@@ -108,6 +107,11 @@ def _serve_until_stopped(argv: Sequence[str]) -> int:
     loaded = _load("serve", "Run the gateway until SIGTERM or SIGINT; SIGHUP has it read its settings again.", argv)
     if loaded is None:
         return 2
+    if not loaded.config.control_tls:
+        # (The data plane speaks TLS by itself. The control listener's is the loop's.)
+        from fastgw.early import import_loop
+
+        import_loop()
     if not _select(loaded.config.native):
         return 1
     from fastgw.app import StartError

@@ -16,10 +16,11 @@ from fastgw import errors
 from fastgw.config import Config
 from fastgw.config.address import is_loopback, parse_host_port
 from fastgw.config.machine import connections_in, files_for, open_files
+from fastgw.digests import digest
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.limits.key import UsageRow
 from fastgw.limits.meter import Meters
-from fastgw.net.client import ConnLimits, forwarded_lines
+from fastgw.net.client import ConnLimits, Secured, told_of
 from fastgw.net.h1_connection import H1Connection
 from fastgw.net.listener import Listener
 from fastgw.net.shortage import Shortage
@@ -34,18 +35,44 @@ from fastgw.upstream.fleet import Fleet
 if TYPE_CHECKING:
     from fastgw.control.server import ControlServer
     from fastgw.loading import Loading
+    from fastgw.net.certificates import Shown
+    from fastgw.net.handshake import Handshake
+    from fastgw.net.tls import TlsWire
     from fastgw.store.state import State
 
 REMEMBERED_ADDRESSES: Final = 1024  # of clients, with what is known of each: finding out costs more than all else of an accept
 LEAST_PER_IP: Final = 64  # connections that any one address may have, where the setting does not say
 
 
-class ClientDoor:
-    """The listener for clients, from now on until it is closed, on ``socks``, which are bound already."""
+def shown_to_clients(config: Config) -> Shown | None:
+    """The certificates that are shown at ``host`` and ``port``, None = TLS is not asked for. Raises ``TlsError``."""
+    if not config.tls_cert_file:
+        return None
+    # (Imported here: OpenSSL takes four megabytes, and as many milliseconds.)
+    from fastgw.net.certificates import Showing, Shown
 
-    def __init__(self, core: GatewayCore, socks: Sequence[socket.socket], shortage: Shortage) -> None:
+    kind = errors.lookup("bad_request", config.compat)
+    text = errors.body(kind, "HTTP without TLS was sent to a port that speaks TLS: use https://.")
+    keys = config.tls_key_file or config.tls_cert_file
+    showing = Showing(
+        tuple(zip(config.tls_cert_file, keys, strict=True)),
+        config.tls_client_ca_file,
+        config.tls_client_auth == "required",
+        config.tls_min_version,
+    )
+    return Shown(showing, simple_response(kind.status, body=text, close=True))
+
+
+class ClientDoor:
+    """The listener for clients, from now on until it is closed, on ``socks``, which are bound already. What comes over TCP
+    speaks TLS by the certificates that are ``shown``; a Unix socket's clients do not."""
+
+    def __init__(
+        self, core: GatewayCore, socks: Sequence[socket.socket], shortage: Shortage, shown: Shown | None = None
+    ) -> None:
         config = core.config
         self._core = core
+        self._shown = shown
         self._limits = limits = ConnLimits(**_figures(config))
         self._chosen = config.max_connections_per_ip is not None
         connections, reactor, stats = core.connections, core.reactor, core.stats
@@ -61,7 +88,7 @@ class ClientDoor:
         self.listener = Listener(
             reactor,
             socks,
-            accepted,
+            accepted if shown is None else self._by_tls(shown, accepted),
             stats,
             core.log,
             max_connections=most,
@@ -69,6 +96,7 @@ class ClientDoor:
             exempt=self._exempt,
             refusal=self._refusal,
             shortage=shortage,
+            scheme="http" if shown is None else "https",
         )
         core.on_closed = self.listener.released
 
@@ -87,16 +115,18 @@ class ClientDoor:
 
     def _addresses(self) -> Iterator[str]:
         for one in self._core.connections:
-            stream = getattr(one, "stream", None)  # (of one request at a time, which has its connection's address)
-            if stream is not None:
-                yield stream.peer_ip
+            # (Of one request at a time, which has its connection's address; or of none yet, and it has that itself.)
+            who: Any = getattr(one, "stream", one)
+            if who is not None:
+                yield who.peer_ip
 
     def _told_by(self, ip: str) -> tuple[bool, bool, bytes]:
-        """Whether its word about others is taken; whether the limit per address spares it; what engines are told of it."""
+        """Whether its word about others is taken; whether the limit per address spares it; what engines are told of it where
+        it speaks no TLS."""
         trusted = self._core.trusted
         believed = bool(trusted) and is_trusted(ip, trusted)
         # Behind a proxy are many; and this machine's own clients, load generators among them, could do worse.
-        return believed, believed or (not self._chosen and is_loopback(ip)), b"" if believed else forwarded_lines(ip)
+        return believed, believed or (not self._chosen and is_loopback(ip)), told_of(ip, believed, None)
 
     def _exempt(self, ip: str) -> bool:
         return self._known(ip)[1]
@@ -104,7 +134,43 @@ class ClientDoor:
     def _refusal(self, ip: str) -> bytes:
         kind = errors.lookup("too_many_connections", self._core.profile)
         self._core.refused_connection(ip, kind)
+        if self._shown is not None and ip != "unix":
+            return b""  # (whoever has not been met by TLS yet cannot read it)
         return simple_response(kind.status, body=errors.body(kind), extra=b"retry-after: 1\r\n", close=True)
+
+    # --- over TLS
+    def _by_tls(self, shown: Shown, plain: Callable[[int, str], None]) -> Callable[[int, str], None]:
+        """What takes a connection over, where those of TCP begin with a handshake."""
+        from fastgw.net.handshake import Handshake
+        from fastgw.net.tls import TlsWire
+
+        core, limits, shaken, not_shaken = self._core, self._limits, self._shaken, self._not_shaken
+        reactor, stats, connections = core.reactor, core.stats, core.connections
+
+        def accepted(fd: int, ip: str) -> None:
+            if ip == "unix":
+                plain(fd, ip)
+            else:
+                wire = TlsWire(reactor, shown, fd)
+                connections.add(Handshake(reactor, wire, core, stats, ip, limits.head_s, shaken, not_shaken))
+
+        return accepted
+
+    def _shaken(self, one: Handshake, wire: TlsWire, ip: str) -> None:
+        core = self._core
+        core.connections.discard(one)
+        certificate = wire.certificate
+        secured = Secured(digest(certificate) if certificate else b"")
+        believed = self._known(ip)[0]
+        lines = told_of(ip, believed, secured)
+        # (What was judged of a head is remembered by address; a certificate says more than that.)
+        heads = None if certificate else core.heads
+        core.connections.add(
+            H1Connection(core.reactor, wire, core, self._limits, core.stats, ip, believed, lines, heads, secured)
+        )
+
+    def _not_shaken(self, ip: str, why: str) -> None:
+        self._core.log.info("TLS handshake failed", client=ip, reason=why)
 
 
 def _figures(config: Config) -> dict[str, Any]:
@@ -151,6 +217,7 @@ async def for_the_operator(
     meters: Callable[[], Meters | None],
     state: Callable[[], State | None],
     loading: Loading,
+    shown: Shown | None = None,
 ) -> ControlServer:
     """Serve the control listener; ``state`` is the store, as long as there is one. Raises :class:`BindError`."""
     # Imported here, for it takes longer than all the rest of a start.
@@ -196,6 +263,7 @@ async def for_the_operator(
         engines=EngineDesk(fleet),
         hosts=control_hosts(config),
         reload=loading.again,
+        tls=shown.lasting() if shown is not None and config.control_tls else None,
     )
     await control.start()
     return control

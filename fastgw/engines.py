@@ -12,6 +12,7 @@ from fastgw.config import ConfigErrors, EngineConfig
 from fastgw.control.admin_engines import MOST_MODELS, EngineExists, EngineNotFound, EngineShown, TooManyEngines
 from fastgw.control.call import FieldProblems
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
+from fastgw.net.unusable import TlsError
 from fastgw.upstream import fleet as upstream
 from fastgw.upstream.pool import Pool
 
@@ -38,6 +39,8 @@ class EngineDesk:
             pool = self._fleet.add(EngineConfig(**fields))
         except ConfigErrors as error:
             raise FieldProblems([f"{one.name}: {one.message}" for one in error.errors]) from None
+        except TlsError as error:
+            raise FieldProblems([f"url: {error}"]) from None
         except upstream.EngineExists as error:
             raise EngineExists(str(error)) from None
         except upstream.FleetFull as error:

@@ -1,14 +1,17 @@
 """What is known of a gateway's settings beside what they are: when they were last read well, and what waits for a restart.
 
-Owns those two, and the way in which whoever runs the gateway has them read again. The gateway moves them; metrics and the
-control listener ask.
+Owns those two, the way in which whoever runs the gateway has them read again, and what is imported for some of them alone. The
+gateway moves them; metrics and the control listener ask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from time import time
 from typing import Any
+
+from fastgw.config import Config
 
 
 class Loading:
@@ -21,3 +24,16 @@ class Loading:
         self.at = time()  # Unix seconds
         self.pending: tuple[str, ...] = ()  # settings that are written otherwise than they hold
         self.again: Callable[[], Awaitable[tuple[int, Any]]] | None = None
+
+
+def import_for(config: Config) -> None:
+    """What only some settings need, before anything changes: there may be no descriptor to read it with, or no file any more.
+    Raises ImportError, OSError."""
+    needed = {
+        "fastgw.exchange.merging": config.embedding_merge_s,
+        "fastgw.upstream.scheduler": config.scheduler == "auto",
+        "ipaddress": config.trusted_proxies,
+    }
+    for name, is_needed in needed.items():
+        if is_needed:
+            import_module(name)

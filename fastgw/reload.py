@@ -8,8 +8,8 @@ Owns the order: one reading at a time, and whoever asks meanwhile gets one that 
 files wins. All of it is read and checked before anything changes. Must never: hold the loop for a file, or take a request from
 the environment: a process has the one that it was given.
 
-This is the one place at which a gateway that runs reads files of its operator's: what is one beside the settings (certificates)
-is read in :meth:`Reloader._read`, in that thread, and comes with them.
+Certificates, which are files beside the settings, are read again when those hold. What cannot be used of them is told to the
+log, and what there was goes on: the settings are as they say all the same.
 """
 
 from __future__ import annotations
@@ -139,6 +139,7 @@ class Reloader:
 
     def _done(self, change: Change) -> tuple[int, Any]:
         self._gateway.stats.reloads_ok += 1
+        self._gateway.renew_certificates()
         self._followed(change.config)
         self._log.info("the configuration was read again", changed=", ".join(change.changed) or "nothing")
         if change.pending:

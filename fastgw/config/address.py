@@ -1,7 +1,7 @@
 """Addresses as people write them: engine URLs, ``host:port`` pairs, and what counts as this machine only.
 
-Owns: the reading of ``http://host:port/base`` and ``unix:/path``. Must never: look a name up, or put the text that it
-could not read into a message (a URL may hold a password).
+Owns: the reading of ``http://host:port/base``, ``https://`` and ``unix:/path``. Must never: look a name up, or put the text
+that it could not read into a message (a URL may hold a password).
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ _BASE: Final = r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+"
 
 
 class EngineAddress(msgspec.Struct, frozen=True):
-    """Where an engine listens: either ``host`` and ``port``, or ``unix_path``; ``base`` is put before each path."""
+    """Where an engine listens: either ``host`` and ``port``, or ``unix_path``; ``base`` is put before each path. ``secure``: it
+    speaks TLS."""
 
     host: str = ""
     port: int = 0
     base: str = ""
     unix_path: str = ""
+    secure: bool = False
 
     @property
     def authority(self) -> str:
@@ -34,7 +36,7 @@ class EngineAddress(msgspec.Struct, frozen=True):
         if self.unix_path:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == 80 else f"{host}:{self.port}"
+        return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -42,12 +44,12 @@ class EngineAddress(msgspec.Struct, frozen=True):
         if self.unix_path:
             return f"unix:{self.unix_path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}{self.base}"
+        return f"{'https' if self.secure else 'http'}://{host}:{self.port}{self.base}"
 
     @property
     def label(self) -> str:
         """A short name for logs and metrics."""
-        return self.url.removeprefix("http://")
+        return self.url.removeprefix("http://").removeprefix("https://")
 
 
 def _is_number(text: str, digits: int) -> bool:
@@ -111,16 +113,15 @@ def parse_engine_url(text: str) -> EngineAddress:
             raise ValueError(f"the socket's path is longer than {MAX_UNIX_PATH_BYTES} bytes")
         return EngineAddress(unix_path=path)
     scheme, separator, rest = text.partition("://")
-    if separator and scheme.lower() == "https":
-        raise ValueError("TLS to engines is not available yet: use http:// on a private network, or unix:/path")
-    if not separator or scheme.lower() != "http":
-        raise ValueError("the URL must be http://host:port or unix:/path")
+    secure = scheme.lower() == "https"
+    if not separator or scheme.lower() not in ("http", "https"):
+        raise ValueError("the URL must be http://host:port, https://host:port or unix:/path")
     authority, slash, tail = rest.partition("/")
     if "@" in authority:
         raise ValueError("the URL holds a user name or password: put the engine's key into api_key instead")
     if "?" in rest or "#" in rest:
         raise ValueError("the URL must end with its path: no ? and no #")
-    host, port = authority, 80
+    host, port = authority, 443 if secure else 80
     bracket = authority.rfind("]")
     if ":" in authority[bracket + 1 :]:
         host, _, digits = authority.rpartition(":")
@@ -130,7 +131,7 @@ def parse_engine_url(text: str) -> EngineAddress:
     base = (slash + tail).rstrip("/").removesuffix("/v1")
     if base and (not re.fullmatch(_BASE, base) or any(part in {".", ".."} for part in base.split("/"))):
         raise ValueError("the URL's path must be plain: letters, digits and -._~ between single slashes")
-    return EngineAddress(host=parse_host(host), port=port, base=base)
+    return EngineAddress(host=parse_host(host), port=port, base=base, secure=secure)
 
 
 def is_loopback(host: str) -> bool:

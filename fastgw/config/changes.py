@@ -36,6 +36,8 @@ def between(before: Config, after: Config) -> Change:
         for row in TABLE
         if row.reload == RESTART and getattr(before, row.name) != getattr(after, row.name)
     }
+    if "tls_client_ca_file" in kept and not before.tls_client_ca_file and after.tls_client_keys:
+        kept["tls_client_keys"] = ()  # no client is asked for a certificate before the restart
     if (before.require_key or before.api_key_digests) and not (after.require_key or after.api_key_digests):
         # Nothing opens by itself: somebody may have emptied the wrong file.
         kept["require_key"] = True

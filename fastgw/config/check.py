@@ -117,11 +117,52 @@ def problems(settings: Settings, *, keyed: bool) -> Found:
     if settings.warm_connections > settings.engine_max_connections:
         found.append(("warm_connections", "is more than engine_max_connections"))
     found.extend(_routes(settings.routes))
+    found.extend(_tls(settings))
     if (settings.max_connections_per_ip or 0) > settings.max_connections:
         found.append(("max_connections_per_ip", "is more than max_connections"))
     if 0 < (settings.memory_budget_bytes or 0) * 7 // 8 < settings.max_body_bytes:
         found.append(("memory_budget_bytes", "must be 8/7 of max_body_bytes or more: a body of that size could never be taken"))
     return found
+
+
+def _tls(settings: Settings) -> Found:
+    found: Found = []
+    certificates, keys = len(settings.tls_cert_file), len(settings.tls_key_file)
+    if keys and keys != certificates:
+        found.append(("tls_key_file", f"names {keys} files for {certificates} certificates: each certificate has its key"))
+    if not certificates:
+        found += [
+            (name, "needs tls_cert_file")
+            for name in ("tls_client_ca_file", "control_tls")
+            if getattr(settings, name)
+        ]  # fmt: skip
+    if settings.tls_client_keys and not settings.tls_client_ca_file:
+        found.append(("tls_client_keys", "needs tls_client_ca_file: clients are asked for no certificate"))
+    if settings.engine_key_file and not settings.engine_cert_file:
+        found.append(("engine_key_file", "needs engine_cert_file"))
+    return found
+
+
+def _tls_notes(settings: Settings) -> list[str]:
+    notes = [
+        f"{path} can be read by every user of this machine, and holds a private key: run chmod o-rwx on it"
+        for path in dict.fromkeys(
+            [*(settings.tls_key_file or settings.tls_cert_file), settings.engine_key_file or settings.engine_cert_file]
+        )
+        if path and _open_to_all(path)
+    ]
+    return notes + [
+        f"engine {engine.name}: its certificate is not checked, so whoever is between can read and change everything"
+        for engine in settings.engines
+        if engine.verify is False and engine.address.secure
+    ]
+
+
+def _open_to_all(path: str) -> bool:
+    try:
+        return bool(os.stat(path).st_mode & 0o007)
+    except OSError:
+        return False
 
 
 def _open_to_others(settings: Settings, keyed: bool) -> Found:
@@ -151,4 +192,5 @@ def reserved_notes(settings: Settings, *, keyed: bool) -> list[str]:
         notes.append("cors_origins is *: where no key is asked for, every web page may use the gateway")
     if settings.control_listen and not settings.state_dir and settings.admin_key:
         notes.append("the admin API can make no keys: state_dir is not set")
+    notes += _tls_notes(settings)
     return notes

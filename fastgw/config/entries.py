@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from fastgw.config.address import EngineAddress, parse_engine_url
-from fastgw.config.grammar import engine_key, engine_url, target
+from fastgw.config.grammar import engine_key, engine_url, host_name, readable_one, target
 from fastgw.config.names import (
     ENGINE_KINDS,
     ON_CAPACITY,
@@ -37,7 +37,9 @@ MAX_NAME_BYTES: Final = 200
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One engine. Raises :class:`ConfigErrors` when a field is out of its range."""
 
-    url: Annotated[str, row("http://host:port[/base] or unix:/path; a trailing /v1 is dropped", check=engine_url)]
+    url: Annotated[str, row(
+        "http://host:port[/base], https://host[:port][/base] or unix:/path; a trailing /v1 is dropped", check=engine_url,
+    )]
     name: Annotated[str, row("what logs and metrics call it; from the URL when empty")] = ""
     kind: Annotated[EngineKind, row(
         f"what to expect of it: {any_of(ENGINE_KINDS)} ([engines.md](engines.md))",
@@ -58,13 +60,28 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cancel: Annotated[bool | None, row(
         "whether closing its connection stops a generation; unset: as with its kind; false for engines that a cancel harms",
     )] = None
+    ca_file: Annotated[str, row(
+        "at https://: the CAs by which it is believed, as a PEM file; engine_ca_file when empty", check=readable_one,
+    )] = ""
+    server_name: Annotated[str, row(
+        "at https://: the name that its certificate must have; the URL's host when empty", check=host_name,
+    )] = ""
+    cert_file: Annotated[str, row(
+        "at https://: the certificate that is shown to it; engine_cert_file when empty", check=readable_one,
+    )] = ""
+    key_file: Annotated[str, row(
+        "its private key; when empty it stands in the same file, or in engine_key_file", check=readable_one,
+    )] = ""
+    verify: Annotated[bool | None, row(
+        "at https://: check its certificate; unset: as engine_verify says",
+    )] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.models, str):
             force_setattr(self, "models", tuple(self.models))
-        cancel: object = self.cancel
-        if cancel == "auto":  # as files say it
-            force_setattr(self, "cancel", None)
+        for name in ("cancel", "verify"):
+            if getattr(self, name) == "auto":  # as files say it
+                force_setattr(self, name, None)
         found = _engine_problems(self)
         if found:
             raise ConfigErrors(ConfigError("EngineConfig", name, message) for name, message in found)
@@ -140,6 +157,8 @@ def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
         found.append(("name", f"must be text of {MAX_NAME_BYTES} bytes at most, without control characters"))
     if 0 < engine.max_connections < engine.warm_connections:
         found.append(("warm_connections", "is more than max_connections"))
+    if engine.key_file and not engine.cert_file:
+        found.append(("key_file", "needs cert_file"))
     return found
 
 

@@ -51,6 +51,43 @@ def host_port(text: str) -> list[str]:
     return []
 
 
+def host_name(name: str) -> list[str]:
+    return address(name) if name else []
+
+
+def readable(paths: Sequence[str]) -> list[str]:
+    return [problem for path in paths for problem in readable_one(path)]
+
+
+def readable_one(path: str) -> list[str]:
+    if not path:
+        return []
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except (OSError, ValueError) as error:
+        return [f"cannot read {path}: {getattr(error, 'strerror', None) or error}"]
+    return []
+
+
+def fingerprint(text: str) -> bytes:
+    """The 32 bytes that a fingerprint stands for, with colons or without; raises ``ValueError``."""
+    raw = bytes.fromhex(text.replace(":", ""))
+    if len(raw) != 32:
+        raise ValueError("this is no SHA-256")
+    return raw
+
+
+def fingerprints(entries: Sequence[str]) -> list[str]:
+    found = []
+    for number, text in enumerate(entries, 1):
+        try:
+            fingerprint(text)
+        except ValueError:
+            found.append(f"entry {number} must be a SHA-256 fingerprint: 64 hexadecimal digits, with colons or without")
+    return found
+
+
 def socket_path(path: str) -> list[str]:
     long = len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES
     return [f"the path is longer than {MAX_UNIX_PATH_BYTES} bytes"] if long else []

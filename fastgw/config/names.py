@@ -19,6 +19,8 @@ SchedulerMode = Literal["off", "auto"]
 OnCorruptState = Literal["refuse", "set_aside"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["auto", "json", "text"]
+TlsVersion = Literal["1.2", "1.3"]
+ClientAuth = Literal["required", "optional"]
 Priority = Literal["high", "normal", "low"]  # the first served first
 
 PROFILES: Final[tuple[Profile, ...]] = tuple(name for name in get_args(Profile) if name)

@@ -56,7 +56,8 @@ Engines can be named in each place; a later place that names any replaces those 
 | `FASTGW_ENGINES` | URLs separated by commas |
 | `--engine URL` | may be repeated |
 
-The same URL twice is a mistake, unless each entry has `models` of its own. TLS to engines is not available yet.
+The same URL twice is a mistake, unless each entry has `models` of its own. An engine at `https://` must show a
+certificate for the host in its URL (or `server_name`) that comes from the system's CAs (or those of `ca_file`).
 
 | field | default | meaning |
 |---|---|---|

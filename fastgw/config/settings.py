@@ -14,6 +14,7 @@ from msgspec.structs import force_setattr, replace
 from fastgw.config import check
 from fastgw.config.address import parse_host
 from fastgw.config.entries import EngineConfig
+from fastgw.config.grammar import fingerprint, fingerprints
 from fastgw.config.problems import ConfigError, ConfigErrors
 from fastgw.config.row import shown
 from fastgw.config.table import TABLE, Settings
@@ -42,7 +43,8 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         keys, found, notes = check.read_keys(self.api_keys, self.api_keys_file)
         # The raw keys leave before anything below can fail and show them in a traceback.
         force_setattr(self, "api_keys", ())
-        digests = dict.fromkeys([*self.api_key_digests, *_digests(keys)])
+        certificates = [] if fingerprints(self.tls_client_keys) else [fingerprint(text) for text in self.tls_client_keys]
+        digests = dict.fromkeys([*self.api_key_digests, *_digests(keys), *certificates])
         force_setattr(self, "api_key_digests", tuple(digests))
         found += check.problems(self, keyed=bool(digests or found))
         if found:
@@ -87,4 +89,8 @@ def inherited(engine: EngineConfig, config: Config) -> EngineConfig:
         protocol=engine.protocol or config.upstream_protocol,
         max_connections=engine.max_connections or config.engine_max_connections,
         max_concurrent=engine.max_concurrent or config.engine_max_concurrent,
+        ca_file=engine.ca_file or config.engine_ca_file,
+        cert_file=engine.cert_file or config.engine_cert_file,
+        key_file=engine.key_file or ("" if engine.cert_file else config.engine_key_file),
+        verify=config.engine_verify if engine.verify is None else engine.verify,
     )

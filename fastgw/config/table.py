@@ -18,6 +18,7 @@ import msgspec
 from fastgw.config import grammar
 from fastgw.config.entries import EngineConfig, RouteConfig
 from fastgw.config.names import (
+    ClientAuth,
     LogFormat,
     LogLevel,
     OnCapacity,
@@ -27,6 +28,7 @@ from fastgw.config.names import (
     Profile,
     QueueOrder,
     SchedulerMode,
+    TlsVersion,
     UpstreamProtocol,
 )
 from fastgw.config.row import CONNECTIONS, RESTART, Setting, reserved, row, rows_of, seconds, within
@@ -52,14 +54,38 @@ class Listening(msgspec.Struct, frozen=True, kw_only=True):
     unix_socket: Annotated[str, row(
         "listen on a Unix socket at this path as well", check=grammar.socket_path, reload=RESTART,
     )] = ""
+    tls_cert_file: Annotated[Sequence[str], row(
+        "speak TLS at host and port by the certificate, with its chain, in this PEM file; several, each with its key at the "
+        "same place of tls_key_file, are chosen by the name that a client asks for. Read again when they change, and with the "
+        "settings. The Unix socket stays without",
+        "TLS_CERT_FILE", check=grammar.readable, reload=RESTART,
+    )] = ()
+    tls_key_file: Annotated[Sequence[str], row(
+        "its private key, without a passphrase; empty = it stands in the same file",
+        "TLS_KEY_FILE", check=grammar.readable, reload=RESTART,
+    )] = ()
+    tls_min_version: Annotated[TlsVersion, row("the oldest version of TLS that is spoken", reload=RESTART)] = "1.2"
+    tls_client_ca_file: Annotated[str, row(
+        "ask clients for a certificate that comes from the CAs in this PEM file; empty = they are asked for none",
+        check=grammar.readable_one, reload=RESTART,
+    )] = ""
+    tls_client_auth: Annotated[ClientAuth, row(
+        "what becomes of a client that has no such certificate: required = it is refused, optional = it needs a key",
+        reload=RESTART,
+    )] = "required"
+    tls_client_keys: Annotated[Sequence[str], row(
+        "client certificates that count as keys, by their SHA-256 fingerprints (`openssl x509 -fingerprint -sha256`): who "
+        "shows one needs no other key, and a request that brings a key is judged by that",
+        check=grammar.fingerprints,
+    )] = ()
 
 
 class Engines(Listening, frozen=True, kw_only=True):
     """Who answers."""
 
     engines: Annotated[Sequence[EngineConfig], row(
-        "the engines, as URLs (http://host:port[/base] or unix:/path); a source that names engines replaces those of the "
-        "sources before it",
+        "the engines, as URLs (http://host:port[/base], https:// or unix:/path); a source that names engines replaces those of "
+        "the sources before it",
         "VLLM_URL", "BACKENDS", "MINISGL_GATEWAY_WORKERS", "OLLAMA_BASE", kind="engines",
     )] = ()
     policy: Annotated[Policy, row(
@@ -79,6 +105,19 @@ class Engines(Listening, frozen=True, kw_only=True):
         "until the engine has shown HTTP/2",
         "UPSTREAM_PROTOCOL",
     )] = "auto"
+    engine_ca_file: Annotated[str, row(
+        "the CAs by which engines at https:// are believed, as a PEM file; empty = those of the system",
+        check=grammar.readable_one,
+    )] = ""
+    engine_cert_file: Annotated[str, row(
+        "the certificate that is shown to engines at https:// that ask for one", check=grammar.readable_one,
+    )] = ""
+    engine_key_file: Annotated[str, row(
+        "its private key, without a passphrase; empty = it stands in the same file", check=grammar.readable_one,
+    )] = ""
+    engine_verify: Annotated[bool, row(
+        "check the certificates of engines at https://; without that, whoever is between can read and change everything",
+    )] = True
     warm_connections: Annotated[int, within(0, 1024, "connections kept open to each engine before anyone asks")] = 1
     engine_max_connections: Annotated[int, within(1, 65535, "connections to one engine at most")] = 16384
     engine_max_idle: Annotated[int | None, within(0, 65535,
@@ -312,6 +351,9 @@ class State(Timeouts, frozen=True, kw_only=True):
         "host:port of the control listener (admin API, /metrics); empty = none",
         check=grammar.host_port, reload=RESTART,
     )] = ""
+    control_tls: Annotated[bool, row(
+        "speak TLS at control_listen too, by the certificates of tls_cert_file", reload=RESTART,
+    )] = False
     admin_key: Annotated[str, row(
         "the key of the admin API under control_listen, 16 characters or more",
         "ADMIN_KEY", check=grammar.admin_key, secret=True,

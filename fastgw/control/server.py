@@ -200,7 +200,10 @@ class ControlServer:
         reload: Callable[[], Awaitable[tuple[int, Any]]] | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         clock: Callable[[], float] = monotonic,
+        tls: Any = None,
     ) -> None:
+        """``tls``: an ``SSLContext`` to listen with; None = without TLS."""
+        self._tls = tls
         self._host = host
         self._port = port
         self._digest = sha256(admin_key.encode()).digest() if admin_key else b""
@@ -266,13 +269,14 @@ class ControlServer:
         try:
             await runner.setup()
             for sock in socks:
-                await web.SockSite(runner, sock, backlog=BACKLOG).start()
+                await web.SockSite(runner, sock, backlog=BACKLOG, ssl_context=self._tls).start()
         except BaseException:
             await self.stop()
             for sock in socks:
                 sock.close()
             raise
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._tls is None else "https"
+        self.url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         return self.url
 
     async def stop(self) -> None:

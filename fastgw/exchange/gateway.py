@@ -356,9 +356,10 @@ class GatewayCore(Context):
     def forwarded_lines(self, client: ClientStream, head: RequestHead) -> bytes:
         """x-forwarded-for and -proto for a trusted proxy's request: its own word, and its address."""
         own = head.own or {}
-        proto = own.get(b"x-forwarded-proto", b"http")
+        ours = b"http" if client.secured is None else b"https"
+        proto = own.get(b"x-forwarded-proto", ours)
         if proto not in (b"http", b"https"):
-            proto = b"http"
+            proto = ours
         chain = forwarded_for(client.peer_ip, own.get(b"x-forwarded-for"), self.trusted)
         return b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (chain, proto)
 

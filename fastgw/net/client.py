@@ -69,13 +69,33 @@ class Sink:
         raise NotImplementedError
 
 
+class Secured:
+    """What is known of a client whose connection is encrypted. ``certificate``: the SHA-256 of the one that it has shown and
+    that was verified, b"" = none."""
+
+    __slots__ = ("certificate",)
+
+    def __init__(self, certificate: bytes = b"") -> None:
+        self.certificate = certificate
+
+
+def told_of(peer_ip: str, trusted: bool, secured: Secured | None) -> bytes:
+    """What engines are told of a peer whose own word about others is not taken: constant for its connection. (A Unix socket has
+    no address to tell.)"""
+    if trusted:
+        return b""
+    address = b"x-forwarded-for: %b\r\n" % peer_ip.encode() if peer_ip != "unix" else b""
+    return address + (b"x-forwarded-proto: http\r\n" if secured is None else b"x-forwarded-proto: https\r\n")
+
+
 class ClientStream(Timed):
     """One request of a client's, and the answer to it.
 
     ``sink`` is whoever answers it, None = nobody any more. ``frames`` says how the answer's body is framed since :meth:`begin`
     (``protocol.body.PLAIN`` or ``CHUNKS``), and ``bounded`` whether its length has been told, so that nothing can be put behind
     it. ``sent`` counts the bytes of this answer, heads and frames included. ``known`` is the service's own: what it made of the
-    connection's last head; ``refusals`` too: how many requests of the connection have been refused in a row.
+    connection's last head; ``refusals`` too: how many requests of the connection have been refused in a row. ``secured`` is
+    None where the connection is not encrypted.
     """
 
     __slots__ = (
@@ -87,6 +107,7 @@ class ClientStream(Timed):
         "peer_ip",
         "received_at",
         "refusals",
+        "secured",
         "sent",
         "service",
         "sink",
@@ -106,6 +127,7 @@ class ClientStream(Timed):
         self.sink: Sink | None = None
         self.known: Any = None
         self.refusals = 0
+        self.secured: Secured | None = None
         self.received_at = 0.0
         self.sent = 0
         self.frames = 0
@@ -228,12 +250,6 @@ class ConnLimits:
         self.idle_s = idle_s
         self.body_s = body_s
         self.write_s = write_s
-
-
-def forwarded_lines(peer_ip: str) -> bytes:
-    """What engines are told of a peer whose own word about others is not taken. (A Unix socket has no address to tell.)"""
-    address = b"x-forwarded-for: %b\r\n" % peer_ip.encode() if peer_ip != "unix" else b""
-    return address + b"x-forwarded-proto: http\r\n"
 
 
 class Connection(Holder):

@@ -11,14 +11,19 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from errno import EINPROGRESS
+from typing import TYPE_CHECKING
 
 from fastgw.accel.chunks import FramingError
 from fastgw.errors import GatewayError
+from fastgw.net.channel import Channel
 from fastgw.net.shortage import LACKING
 from fastgw.net.wire import Address
 from fastgw.protocol.body import source_of
 from fastgw.protocol.http1.client import ResponseReader
 from fastgw.protocol.http1.writer import single_get
+
+if TYPE_CHECKING:
+    from fastgw.net.certificates import Believed
 
 
 class FetchError(Exception):
@@ -33,9 +38,15 @@ class FetchError(Exception):
 
 
 async def fetch(
-    addresses: tuple[Address, ...], target: bytes, fields: bytes, timeout_s: float, max_bytes: int
+    addresses: tuple[Address, ...],
+    target: bytes,
+    fields: bytes,
+    timeout_s: float,
+    max_bytes: int,
+    secure: Believed | None = None,
 ) -> tuple[int, bytes]:
-    """GET ``target`` from the first of ``addresses`` that accepts; returns (status, body). ``fields`` are lines, Host too.
+    """GET ``target`` from the first of ``addresses`` that accepts; returns (status, body). ``fields`` are lines, Host too;
+    ``secure`` says how TLS is spoken there.
 
     Raises :class:`FetchError` when nothing answers whole within ``timeout_s`` or the body is over ``max_bytes``.
     """
@@ -45,9 +56,9 @@ async def fetch(
         async with asyncio.timeout(timeout_s):
             for family, address in addresses:
                 try:
-                    return await _ask(family, address, request, max_bytes)
+                    return await _ask(family, address, request, max_bytes, secure)
                 except (OSError, FetchError) as error:
-                    last = str(error) or type(error).__name__
+                    last = _why(error, secure)
                     if isinstance(error, OSError) and error.errno in LACKING:
                         raise FetchError(last, error.errno) from error
                 except GatewayError as error:
@@ -59,15 +70,24 @@ async def fetch(
     raise FetchError(last)
 
 
-async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> tuple[int, bytes]:
-    loop = asyncio.get_running_loop()
-    async with connected(family, address) as sock:
-        await loop.sock_sendall(sock, request)
+def _why(error: Exception, secure: Believed | None) -> str:
+    if secure is not None and isinstance(error, OSError):
+        from fastgw.net.tls_words import told
+
+        return told(error)
+    return str(error) or type(error).__name__
+
+
+async def _ask(
+    family: int, address: object, request: bytes, max_bytes: int, secure: Believed | None
+) -> tuple[int, bytes]:
+    async with connected(family, address, secure) as channel:
+        await channel.send(request)
         reader = ResponseReader()
         head = None
         while head is None or head.status < 200:
             data = reader.rest if head is not None else b""
-            data = data or await loop.sock_recv(sock, 65536)
+            data = data or await channel.receive()
             if not data:
                 raise FetchError("closed before an answer")
             head = reader.feed(data)
@@ -82,7 +102,7 @@ async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> 
                     raise FetchError("answer too large")
             if body.done:
                 break
-            data = await loop.sock_recv(sock, 65536)
+            data = await channel.receive()
             if not data:
                 if body.eof("fin"):
                     break
@@ -91,11 +111,17 @@ async def _ask(family: int, address: object, request: bytes, max_bytes: int) -> 
 
 
 @contextlib.asynccontextmanager
-async def connected(family: int, address: object) -> AsyncIterator[socket.socket]:
-    """A socket of its own, connected. Raises OSError."""
+async def connected(family: int, address: object, secure: Believed | None = None) -> AsyncIterator[Channel]:
+    """A connection of its own, shaken hands over where it is ``secure``. Raises OSError."""
+    loop = asyncio.get_running_loop()
     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
-        await _connect(asyncio.get_running_loop(), sock, address)
-        yield sock
+        await _connect(loop, sock, address)
+        if secure is None:
+            yield Channel(loop, sock)
+        else:
+            from fastgw.net.tls_channel import secured
+
+            yield await secured(loop, sock, secure)
 
 
 async def _connect(loop: asyncio.AbstractEventLoop, sock: socket.socket, address: object) -> None:

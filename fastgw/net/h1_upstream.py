@@ -239,12 +239,15 @@ class H1UpstreamConn(Holder):
         carrier: Carrier | None,
         stats: Stats,
         timeout_s: float,
+        wire: Wire | None = None,
     ) -> H1UpstreamConn:
         """Start to connect; ``carrier.on_stream`` or ``on_unreachable`` is called from the loop, never from here.
 
-        Several addresses are tried in order within the one time limit. Raises OSError when no socket can be made.
+        Several addresses are tried in order within the one time limit, a handshake of the ``wire`` included. Raises OSError
+        when no socket can be made.
         """
-        wire = PlainWire(reactor)
+        if wire is None:
+            wire = PlainWire(reactor)
         code = wire.dial(addresses[0])
         conn = cls(reactor, wire, home, own, carrier, stats)
         conn._rest_of_addresses = addresses[1:]
@@ -261,7 +264,7 @@ class H1UpstreamConn(Holder):
 
     def on_dialled(self, code: int) -> None:
         if code:
-            self._dial_failed(os.strerror(code), False, code in LACKING)
+            self._dial_failed(self.wire.why(code), False, code in LACKING)
             return
         stream = self.stream
         assert stream is not None

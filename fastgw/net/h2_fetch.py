@@ -42,13 +42,12 @@ async def speaks_h2(addresses: tuple[Address, ...], timeout_s: float) -> bool | 
 
 
 async def _greets(family: int, address: object) -> bool:
-    loop = asyncio.get_running_loop()
-    async with connected(family, address) as sock:
-        await loop.sock_sendall(sock, PREFACE_SETTINGS)
+    async with connected(family, address) as channel:
+        await channel.send(PREFACE_SETTINGS)
         said = b""
         try:
             while len(said) < 9:
-                data = await loop.sock_recv(sock, 64)
+                data = await channel.receive()
                 if not data:
                     return False
                 said += data
@@ -56,7 +55,7 @@ async def _greets(family: int, address: object) -> bool:
             return False
         greets = said[3] == h2.SETTINGS and not said[4] & h2.ACK and said[5:9] == bytes(4)
         if greets:
-            await loop.sock_sendall(sock, h2.goaway(0, h2.NO_ERROR))
+            await channel.send(h2.goaway(0, h2.NO_ERROR))
         return greets
 
 
@@ -82,22 +81,21 @@ async def fetch_h2(
 
 
 async def _ask(family: int, address: object, target: bytes, fields: bytes, max_bytes: int) -> tuple[int, bytes]:
-    loop = asyncio.get_running_loop()
     own, rest = fields.split(b"\r\n", 1)
     start = start_block(RequestStart(b"GET", target, rest))
     block = NO_TABLE + request_block(own_block(own + b"\r\n", False), start, _ID, 0, b"GET")
     control = Control(True, CLIENT_SETTINGS)
-    async with connected(family, address) as sock:
+    async with connected(family, address) as channel:
         hello = control.begin() + h2.window_update(0, max_bytes) + h2.headers(1, block, True) + h2.window_update(1, max_bytes)
-        await loop.sock_sendall(sock, hello)
+        await channel.send(hello)
         answer = _Answer(control, max_bytes)
         while True:
-            data = await loop.sock_recv(sock, 65536)
+            data = await channel.receive()
             if not data:
                 raise FetchError("closed before the end of an answer")
             said = answer.feed(data)
             if said:
-                await loop.sock_sendall(sock, said)
+                await channel.send(said)
             if answer.done:
                 return answer.status, bytes(answer.body)
 

@@ -109,7 +109,7 @@ class Listener:
 
     __slots__ = (
         "_accepted", "_doors", "_exempt", "_loop", "_max", "_max_per_ip", "_paused", "_per_ip", "_poller", "_refusal",
-        "_shortage", "_stats",
+        "_scheme", "_shortage", "_stats",
     )  # fmt: skip
 
     def __init__(
@@ -125,6 +125,7 @@ class Listener:
         exempt: Callable[[str], bool],
         refusal: Callable[[str], bytes],
         shortage: Shortage | None = None,
+        scheme: str = "http",
     ) -> None:
         self._loop = reactor.loop
         self._poller = reactor.poller
@@ -136,6 +137,7 @@ class Listener:
         self._max_per_ip = max_per_ip
         self._exempt = exempt
         self._refusal = refusal
+        self._scheme = scheme
         self._per_ip: dict[str, int] = {}
         self._paused: asyncio.TimerHandle | None = None
         for sock in socks:
@@ -155,7 +157,7 @@ class Listener:
                 found.append(f"unix:{name}")
             else:
                 host = f"[{name[0]}]" if ":" in name[0] else name[0]
-                found.append(f"http://{host}:{name[1]}")
+                found.append(f"{self._scheme}://{host}:{name[1]}")
         return found
 
     def follow(self, max_connections: int, max_per_ip: int, there: Iterable[str] | None) -> None:

@@ -38,16 +38,21 @@ class Auth(Filter):
         credential = exchange.head.credential
         if credential is None and exchange.endpoint.mode is TUNNEL:
             credential = websocket_key((exchange.head.own or {}).get(b"sec-websocket-protocol", b""))
-        if credential is None:
-            exchange.gateway.stats.auth_failures += 1
-            raise GatewayError("unauthorized")
-        given = digest(credential)
+        if credential is not None:
+            given = digest(credential)
+        else:
+            # A certificate is a key whose digest is its fingerprint: whoever shows it has proven to hold what belongs to it.
+            secured = exchange.client.secured
+            given = secured.certificate if secured is not None else b""
+            if not given:
+                exchange.gateway.stats.auth_failures += 1
+                raise GatewayError("unauthorized")
         account = accounts.find(given)
         if account is not None and given == account.previous_digest and time() >= account.previous_until:
             account = None  # from before a rotation: dropped soon after its time, and refused from that very moment
         if account is None:
             exchange.gateway.stats.auth_failures += 1
-            raise GatewayError("unauthorized", "The API key is not valid.")
+            raise GatewayError("unauthorized", f"The {'client certificate' if credential is None else 'API key'} is not valid.")
         exchange.key_id = account.id
         if account.stored:
             self._check(exchange, account)

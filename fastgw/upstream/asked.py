@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fastgw.net.fetch import fetch
 from fastgw.net.wire import Address
+
+if TYPE_CHECKING:
+    from fastgw.net.certificates import Believed
 
 
 class Asked(Protocol):
@@ -19,6 +22,8 @@ class Asked(Protocol):
     def head_block(self) -> bytes: ...
     @property
     def h2(self) -> bool: ...
+    @property
+    def secure(self) -> Believed | None: ...
 
 
 async def get(engine: Asked, path: bytes, fields: bytes, timeout_s: float, max_bytes: int) -> tuple[int, bytes]:
@@ -29,4 +34,4 @@ async def get(engine: Asked, path: bytes, fields: bytes, timeout_s: float, max_b
         from fastgw.net.h2_fetch import fetch_h2  # (no part of a start)
 
         return await fetch_h2(engine.addresses, engine.base + path, lines, timeout_s, max_bytes)
-    return await fetch(engine.addresses, engine.base + path, lines, timeout_s, max_bytes)
+    return await fetch(engine.addresses, engine.base + path, lines, timeout_s, max_bytes, engine.secure)

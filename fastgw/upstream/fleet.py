@@ -23,12 +23,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from fastgw.config import Config, EngineConfig
+from fastgw.config import Config, ConfigError, ConfigErrors, EngineConfig
 from fastgw.config.check import engines_clash
 from fastgw.config.machine import open_files
 from fastgw.config.settings import inherited
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
+from fastgw.net.unusable import TlsError
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.kinds.kind import ANY
 from fastgw.upstream.pool import Pool
@@ -41,6 +42,10 @@ PIECE: Final = 50
 """Engines made in one turn of the loop: a millisecond."""
 LOOK_S: Final = 0.05
 """How often one that leaves is looked at: the data plane has no event for "the last one ended", and pays for none."""
+
+
+IDENTITY: Final = ("url", "kind", "protocol", "ca_file", "cert_file", "key_file", "server_name", "verify")
+"""What of an engine's settings makes it this one: where one of them is another, it is another engine."""
 
 
 class FleetError(Exception):
@@ -221,11 +226,16 @@ class Fleet:
 
     async def prepare(self, config: Config) -> list[Pool]:
         """The engines that ``config`` has and are not here: nobody asks them anything before :meth:`follow`. They count as not
-        well, as one that is added."""
+        well, as one that is added. Raises ConfigErrors where one cannot speak TLS as it says."""
         made: list[Pool] = []
-        for count, one in enumerate(config.engines, 1):
+        written = {one.name: one for one in config.engines}
+        added = [inherited(one, config) for one in self._added.values() if one.name not in written]
+        for count, one in enumerate((*config.engines, *added), 1):
             if not self._is_there(one):
-                pool = self._pool(one, config)
+                try:
+                    pool = self._pool(one, config)
+                except TlsError as error:
+                    raise ConfigErrors([ConfigError("configuration", "engines", f"{one.name}: {error}")]) from error
                 pool.engine.healthy = False
                 made.append(pool)
             if count % PIECE == 0:
@@ -233,14 +243,17 @@ class Fleet:
         return made
 
     def follow(self, config: Config, prepared: Sequence[Pool]) -> None:
-        """From now on be as ``config`` says: see the head of this file. A drained engine stays drained. One whose address, kind
-        or protocol is another is another engine: what is under way at the one before goes on to its end."""
+        """From now on be as ``config`` says: see the head of this file. A drained engine stays drained. One that is another
+        by its :data:`IDENTITY` has what is under way at the one before go on to its end."""
         made = {pool.engine.name: pool for pool in prepared}
         there = {pool.engine.name: pool for pool in self.pools}
         written = {one.name: one for one in config.engines}
         self._config = config
         pools: list[Pool] = []
         gone: list[Pool] = []
+        for name, engine in self._added.items():
+            if name not in self._leaving:
+                written.setdefault(name, inherited(engine, config))
         for name, one in written.items():
             old = there.pop(name, None)
             leaving = self._leaving.pop(name, None)
@@ -258,20 +271,18 @@ class Fleet:
             self._log.info("engine added", engine=name)
             pools.append(new)
         for name, pool in there.items():
-            if name in self._added:
-                self._changes(pool, inherited(self._added[name], config), config)
-                pools.append(pool)
-            elif self._empty(pool):
+            if self._empty(pool):
                 gone.append(pool)
                 del self._configs[name]
+                self._added.pop(name, None)
                 self._leaving.pop(name, None)
             else:
                 if name not in self._leaving:
                     self._log.info("engine drains", engine=name, inflight=pool.engine.inflight)
                 self._leaving[name] = pool
                 pools.append(pool)
-        for name in written:
-            self._added.pop(name, None)
+        for one in config.engines:
+            self._added.pop(one.name, None)
         gone += made.values()  # (they came in between)
         self.pools = tuple(pools)
         for pool in gone:
@@ -284,7 +295,7 @@ class Fleet:
     def _is_there(self, one: EngineConfig) -> bool:
         """Whether the engine of that name is this very one, whatever else is said of it."""
         had = self._configs.get(one.name)
-        return had is not None and (had.url, had.kind, had.protocol) == (one.url, one.kind, one.protocol)
+        return had is not None and all(getattr(had, name) == getattr(one, name) for name in IDENTITY)
 
     def _changes(self, pool: Pool, one: EngineConfig, config: Config) -> None:
         engine = pool.engine

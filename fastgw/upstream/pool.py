@@ -194,8 +194,10 @@ class Pool(Home):
     def _connection(self, carrier: Carrier | None) -> H1UpstreamConn:
         """One more, being dialled. Raises OSError where no socket can be made."""
         engine = self.engine
+        secure = engine.secure
+        wire = None if secure is None else secure.wire(self._reactor)
         conn = H1UpstreamConn.dial(
-            self._reactor, engine.addresses, self, engine.head_block, carrier, self._stats, self.connect_timeout_s
+            self._reactor, engine.addresses, self, engine.head_block, carrier, self._stats, self.connect_timeout_s, wire
         )
         self.connections += 1
         self._conns.add(conn)

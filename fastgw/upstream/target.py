@@ -7,7 +7,7 @@ Owns: the mutable state of an engine that outlives table snapshots. Health is a 
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastgw.config import EngineConfig
 from fastgw.limits.breaker import CLOSED, NO, Breaker
@@ -15,6 +15,9 @@ from fastgw.net.clock import monotonic
 from fastgw.net.wire import Address
 from fastgw.upstream.kinds.kind import ANY, Kind
 from fastgw.upstream.kinds.registry import kind_of
+
+if TYPE_CHECKING:
+    from fastgw.net.certificates import Believed
 
 
 class Engine:
@@ -53,6 +56,7 @@ class Engine:
         "probe_paths",
         "probed_at",
         "protocol",
+        "secure",
         "served_name",
         "slots",
         "truncations_total",
@@ -71,7 +75,7 @@ class Engine:
         idle_files: int = ANY,
     ) -> None:
         """``max_idle``: idle connections that are kept, None = by the kind; ``idle_files``: descriptors that there are for
-        them."""
+        them. Raises ``net.certificates.TlsError`` where its CA file or certificate cannot be used."""
         address = config.address
         self.name = config.name
         self.label = config.name.encode()
@@ -79,6 +83,13 @@ class Engine:
         self.host = address.host
         self.port = address.port
         self.unix_path = address.unix_path
+        self.secure: Believed | None = None  # how TLS is spoken with it; None = not at all
+        if address.secure:
+            # (Imported here: OpenSSL takes four megabytes, and as many milliseconds.)
+            from fastgw.net.certificates import believed
+
+            name = config.server_name or address.host
+            self.secure = believed(name, config.ca_file, config.cert_file, config.key_file, config.verify is not False)
         # People paste the SDK's base_url; the endpoints bring their own /v1.
         self.base = address.base.removesuffix("/v1").encode()
         self.discovered_models: tuple[str, ...] = ()

@@ -17,12 +17,15 @@ cdef class Sink:
     cpdef on_total_timeout(self)
     cpdef on_tunnel_data(self, bytes data)
 
+cpdef bytes told_of(str peer_ip, bint trusted, object secured)
+
 cdef class ClientStream(Timed):
     cdef public bint bounded, trusted
     cdef public bytes forwarded
     cdef public int frames, refusals
     cdef public RequestHead head
     cdef public object known
+    cdef public object secured
     cdef public str peer_ip
     cdef public double received_at
     cdef public long long sent

@@ -83,7 +83,7 @@ def test_K4_unknown_option(tmp_path: Path, argv: list[str], program: str, messag
 
 def test_check_lists_every_mistake(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
-    (tmp_path / "config/.env").write_text("VLLM_URL=https://a\n")
+    (tmp_path / "config/.env").write_text("VLLM_URL=ftp://a\n")
     (tmp_path / "bad.toml").write_text("port = 80\n\nprot = 81\n")
     for command in ("check", "serve"):
         done = run(tmp_path, command, "--config", "bad.toml", "--max-json-depth", "2", FASTGW_LOG_FORMAT="xml")
@@ -91,8 +91,7 @@ def test_check_lists_every_mistake(tmp_path: Path) -> None:
         assert done.stderr.splitlines() == [
             "fastgw: 4 mistakes in the configuration:",
             "  bad.toml:3: prot: there is no such setting; did you mean port?",
-            "  config/.env:1: engines: url: TLS to engines is not available yet: use http:// on a private network, "
-            "or unix:/path",
+            "  config/.env:1: engines: url: the URL must be http://host:port, https://host:port or unix:/path",
             "  FASTGW_LOG_FORMAT: log_format: must be one of auto, json, text",
             "  --max-json-depth: must be a whole number from 4 to 512",
         ]

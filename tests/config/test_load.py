@@ -90,7 +90,7 @@ def test_S2_10_backends_and_the_other_wants() -> None:
 @pytest.mark.parametrize(
     ("backends", "message"),
     [
-        ("sk-secret|http://a:1", "entry 1: url: the URL must be http://host:port or unix:/path"),
+        ("sk-secret|http://a:1", "entry 1: url: the URL must be http://host:port, https://host:port or unix:/path"),
         ("http://a:1||m|x", "entry 1: weight must be a whole number from 1 to 1000"),
         ("http://a:1;http://b:1||m|0", "entry 2: weight: must be a whole number from 1 to 1000"),
         ("http://a:1|k|m|1|s|more", "entry 1: more than url|api_key|models|weight|served_name"),

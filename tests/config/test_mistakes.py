@@ -16,7 +16,7 @@ SECRET = "sk-very-secret"
 def test_K4_all_mistakes_of_all_places_at_once(tmp_path: Path) -> None:
     write(
         tmp_path / "bad.toml",
-        '# comment\nhots = "0.0.0.0"\nport = 99999\nserver_timing = "yes"\n\n[[engines]]\nurl = "https://a:1"\n'
+        '# comment\nhots = "0.0.0.0"\nport = 99999\nserver_timing = "yes"\n\n[[engines]]\nurl = "ftp://a:1"\n'
         'policy = "ordered"\n\n[[engines]]\nname = "x"\n\n[[engines]]\nurl = "ftp://b"\nweight = 0\n\n[limits]\na = 1\n',
     )
     write(tmp_path / "config/.env", "GATEWAY_PORT=http\nnonsense\nLOG_LEVEL='open\n")
@@ -128,7 +128,8 @@ def test_loopback_needs_no_key(host: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "https://a:1", "http://", "http://:80", "http://a:0", "http://a:65536", "http://a:x", "http://u:p@a:1", "a:1", "//a",
+        "ftp://a:1", "https://",
+            "http://", "http://:80", "http://a:0", "http://a:65536", "http://a:x", "http://u:p@a:1", "a:1", "//a",
         "http://a:1?x=1", "http://a:1/#x", "http://a b:1", "http://a:1/../x", "http://a:1//x", "http://[::1", "http://::1:80",
         "http://[a]:1", "http://1.2.3:1", "http://1.2.3.400", "http://a..b", "http://ä:1", "http://a:1/%00", "unix:rel",
         "unix:/", "unix:/" + "x" * 107, "",

@@ -77,7 +77,7 @@ def test_what_may_be_set_is_what_the_file_takes() -> None:
     [
         ({}, "url: must be there"),
         ({"url": 7}, "url: must be a string"),
-        ({"url": "ftp://x"}, "url: the URL must be http://host:port or unix:/path"),
+        ({"url": "ftp://x"}, "url: the URL must be http://host:port, https://host:port or unix:/path"),
         ({"url": "http://u:p@x"}, "put the engine's key into api_key instead"),
         ({"url": "http://x", "wieght": 2}, "there is no field 'wieght' that can be set"),
         ({"url": "http://x", "weight": 0}, "weight: must be a whole number from 1 to 1000"),

@@ -91,7 +91,7 @@ async def send(front: Front, pieces: list[bytes]) -> tuple[bytes, list[tuple[byt
     async with await front.client() as client:
         for piece in pieces:
             with contextlib.suppress(ConnectionError):
-                client.sock.send(piece)
+                client.put(piece)
             await asyncio.sleep(0)
         raw, how = await client.read_until_closed()
     assert how == "fin", (how, raw)

@@ -159,7 +159,7 @@ class TestA23:
                 # Past the transport, so that both sockets become readable in one turn of the loop, the engine's first.
                 engine = f.touched[0]._transport.get_extra_info("socket")  # type: ignore[union-attr]
                 os.write(engine.fileno(), answer_to(RawRequest(tagged(1), b"")))
-                client.sock.send(second[cut:])
+                client.put(second[cut:])
                 go.set()
                 assert [(await client.read_response()).json()["tag"] for _ in range(2)] == ["1", "2"]
 

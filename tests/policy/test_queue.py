@@ -28,7 +28,7 @@ from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.phases import CONNECTING, DONE, QUEUED, RECEIVING
 from fastgw.limits.account import Accounts, Defaults
 from fastgw.limits.meter import Meter
-from fastgw.net.client import ConnLimits, forwarded_lines
+from fastgw.net.client import ConnLimits, told_of
 from fastgw.net.clock import micros, monotonic
 from fastgw.net.h1_connection import H1Connection
 from fastgw.net.poller import Reactor
@@ -172,7 +172,7 @@ async def world(engines: Sequence[dict[str, Any]], **options: Any) -> AsyncItera
     )
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    told = forwarded_lines("127.0.0.1")
+    told = told_of("127.0.0.1", False, None)
     conn = H1Connection(reactor, PlainWire(reactor, ours.detach()), core, LIMITS, stats, "127.0.0.1", False, told)
     made = World(core, queue, conn, pools)
     core.merger = made
