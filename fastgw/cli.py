@@ -137,7 +137,38 @@ def _check(argv: Sequence[str]) -> int:
     from fastgw.config.render import summary
 
     print(summary(loaded))
-    return 0
+    return _check_tls(loaded.config)
+
+
+def _check_tls(config: Config) -> int:
+    """Try the certificates, and shake hands with the engines behind TLS; 0 = none of them is wrong."""
+    if not config.tls_cert_file and not any(engine.address.secure for engine in config.engines):
+        return 0
+    from fastgw.doors import shown_to_clients
+    from fastgw.net.certificates import believed, greeting
+    from fastgw.net.unusable import TlsError
+
+    code = 0
+    try:
+        shown = shown_to_clients(config)
+        for note in shown.notes if shown is not None else ():
+            print(f"  warning: {note}")
+    except TlsError as error:
+        print(f"fastgw check: {error}", file=sys.stderr)
+        code = 1
+    for engine in config.engines:
+        if engine.address.secure:
+            address = engine.address
+            try:
+                name = engine.server_name or address.host
+                end = believed(name, engine.ca_file, engine.cert_file, engine.key_file, engine.verify is not False)
+                good, told = greeting(end, address.host, address.port, _ASK_S)
+            except TlsError as error:
+                good, told = False, str(error)
+            print(f"  engine {engine.name}: {told}" if good else f"fastgw check: engine {engine.name}: {told}",
+                  file=sys.stdout if good else sys.stderr)  # fmt: skip
+            code = code if good else 1
+    return code
 
 
 def _ask(config: Config, path: str, well: Callable[[int], bool]) -> int:
@@ -148,9 +179,10 @@ def _ask(config: Config, path: str, well: Callable[[int], bool]) -> int:
         print("fastgw check: error: with port 0 the system chooses where it listens; name the port", file=sys.stderr)
         return 2
     host = f"[{config.host}]" if ":" in config.host else config.host
-    where = f"unix:{config.unix_socket}" if config.unix_socket else f"http://{host}:{config.port}"
+    tls = bool(config.tls_cert_file)
+    where = f"unix:{config.unix_socket}" if config.unix_socket else f"http{'s' if tls else ''}://{host}:{config.port}"
     try:
-        status = live.ask(path, host=config.host, port=config.port, unix_path=config.unix_socket, timeout_s=_ASK_S)
+        status = live.ask(path, host=config.host, port=config.port, unix_path=config.unix_socket, timeout_s=_ASK_S, tls=tls)
     except live.Unanswered as error:
         print(f"fastgw check: {where}{path}: {error}", file=sys.stderr)
         return 1

@@ -209,7 +209,8 @@ def summary(loaded: Loaded) -> str:
     elif config.state_dir:
         who += ", and those in its store" if keys else ", unless its store holds one"
     host = f"[{config.host}]" if ":" in config.host else config.host
-    places = [f"http://{host}:{config.port or '<free port>'}", config.unix_socket and f"unix:{config.unix_socket}"]
+    scheme = "https" if config.tls_cert_file else "http"
+    places = [f"{scheme}://{host}:{config.port or '<free port>'}", config.unix_socket and f"unix:{config.unix_socket}"]
     lines = [
         "The configuration is valid.",
         f"  listens on  {' and '.join(place for place in places if place)}",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from time import time
@@ -22,6 +23,7 @@ from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
 from fastgw.net.tls import TlsWire
 from fastgw.net.tls_end import End
+from fastgw.net.tls_words import told
 from fastgw.net.unusable import TlsError
 from fastgw.protocol.x509 import ends_at, names_of
 from fastgw.stats import EventLog
@@ -195,6 +197,10 @@ class Trust(Kept):
         context.set_alpn_protocols(list(self._protocols))
         self.context = context
 
+    @property
+    def verifies(self) -> bool:
+        return self._verify
+
 
 class Believed(End):
     """An engine's end."""
@@ -310,3 +316,17 @@ def _facts(path: str) -> tuple[tuple[str, ...], float]:
         return names_of(der), ends_at(der)
     except (OSError, ValueError) as error:
         raise TlsError(f"certificate {path}: {error}") from None
+
+
+def greeting(end: Believed, host: str, port: int, timeout_s: float) -> tuple[bool, str]:
+    """Shake hands with an engine once, and leave: whether its certificate and ours are good (True also where nobody answers,
+    which says nothing of them), and a line that says what came of it. Blocks for twice ``timeout_s`` at most."""
+    try:
+        sock = socket.create_connection((host, port), timeout_s)
+        with sock, end.trust.context.wrap_socket(sock, server_hostname=end.name) as tls:
+            checked = "its certificate is good" if end.trust.verifies else "its certificate is not checked"
+            return True, f"{tls.version()}, {checked}"
+    except ssl.SSLError as error:
+        return False, told(error)
+    except (OSError, ValueError) as error:
+        return True, f"no answer: {told(error)}"

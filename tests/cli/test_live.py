@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_cli import environment, run
+from tests.support.pki import Certificates
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -141,3 +142,44 @@ def test_a_service_manager_is_told(abstract: bool, tmp_path: Path) -> None:
                 pass
             assert said == b"STOPPING=1\nSTATUS=draining 0 requests\nEXTEND_TIMEOUT_USEC=22000000"
             assert process.wait(20) == 0
+
+
+def test_one_that_speaks_tls(certs: Certificates, tmp_path: Path) -> None:
+    port = free_port()
+    tls = ("--tls-cert-file", certs.gateway.cert, "--tls-key-file", certs.gateway.key)
+    settings = ("--port", str(port), "--engine", NOBODY, *tls)
+    with serving(tmp_path, *settings, "--max-connections", "1"):
+        done = run(tmp_path, "check", "--live", *settings)
+        assert (done.returncode, done.stdout) == (0, f"https://127.0.0.1:{port}/liveness: 200\n")
+        assert run(tmp_path, "check", "--ready", *settings).returncode == 1
+        with socket.create_connection(("127.0.0.1", port)):
+            time.sleep(0.1)
+            done = run(tmp_path, "check", "--live", *settings)
+            assert (done.returncode, done.stdout) == (0, f"https://127.0.0.1:{port}/liveness: 503\n"), "full, and alive"
+    asks = (*settings, "--tls-client-ca-file", certs.ca)
+    with serving(tmp_path, *asks):
+        assert run(tmp_path, "check", "--live", *asks).returncode == 0
+    assert run(tmp_path, "check", "--live", *asks).returncode == 1
+    with serving(tmp_path, *settings[:4]):
+        done = run(tmp_path, "check", "--live", *asks)
+        assert done.returncode == 1, "another program has the port"
+
+
+def test_check_tries_certificates_and_shakes_hands_with_engines(certs: Certificates, tmp_path: Path) -> None:
+    tls = ("--tls-cert-file", certs.gateway.cert, "--tls-key-file", certs.gateway.key)
+    done = run(tmp_path, "check", *tls, "--engine", NOBODY)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run(tmp_path, "check", "--tls-cert-file", certs.gateway.cert, "--tls-key-file", certs.other.key, "--engine", NOBODY)
+    assert done.returncode == 1
+    assert "the key does not belong to the certificate" in done.stderr
+    with serving(tmp_path, "--port", str(port := free_port()), "--engine", NOBODY, *tls):
+        for more, code, says in (
+            (("--engine-ca-file", certs.ca), 0, "TLSv1.3, its certificate is good"),
+            ((), 1, "its certificate comes from a CA that is not trusted"),
+            (("--no-engine-verify",), 0, "its certificate is not checked"),
+        ):
+            done = run(tmp_path, "check", "--engine", f"https://127.0.0.1:{port}", *more)
+            assert done.returncode == code, done.stderr
+            assert says in (done.stderr if code else done.stdout)
+    done = run(tmp_path, "check", "--engine", f"https://127.0.0.1:{port}")
+    assert (done.returncode, "no answer: Connection refused" in done.stdout) == (0, True)

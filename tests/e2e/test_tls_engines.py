@@ -61,7 +61,7 @@ async def test_who_cannot_be_believed_gets_nothing_and_the_log_says_why(
         assert says in reason
         refused(await ask(client), 502)
         assert engine.requests == []
-        assert gw.records[-1]["detail"].count("TLS: ") <= 1
+        assert says in gw.records[-1]["detail"]
 
 
 @pytest.mark.parametrize(("given", "well"), [
