@@ -6,7 +6,7 @@ import ssl
 from typing import Final
 
 RECORD_BYTES: Final = 16384  # of one record at most (RFC 8446 §5.1)
-MAX_HANDSHAKE_BYTES: Final = 1 << 17  # that a peer may send in its handshake: OpenSSL takes 100 KiB of certificates
+MAX_HANDSHAKE_BYTES: Final = 1 << 16  # that a peer may send in its handshake; OpenSSL would take twice as much in one message
 
 
 class End:

@@ -183,3 +183,18 @@ def test_check_tries_certificates_and_shakes_hands_with_engines(certs: Certifica
             assert says in (done.stderr if code else done.stdout)
     done = run(tmp_path, "check", "--engine", f"https://127.0.0.1:{port}")
     assert (done.returncode, "no answer: Connection refused" in done.stdout) == (0, True)
+
+
+def test_the_control_listener_of_a_process_of_its_own_speaks_tls(certs: Certificates, tmp_path: Path) -> None:
+    """(A gateway's loop is imported without OpenSSL where nothing asks for it.)"""
+    port, control = free_port(), free_port()
+    tls = ("--tls-cert-file", certs.gateway.cert, "--tls-key-file", certs.gateway.key, "--control-tls")
+    with serving(tmp_path, "--port", str(port), "--engine", NOBODY, *tls, "--control-listen", f"127.0.0.1:{control}"):
+        for at, path in ((control, b"/metrics"), (port, b"/healthz")):
+            plain = socket.create_connection(("127.0.0.1", at), 5)
+            with certs.trusting().wrap_socket(plain, server_hostname="localhost") as sock:
+                sock.sendall(b"GET %b HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n" % path)
+                got = b""
+                while more := sock.recv(65536):
+                    got += more
+                assert got.startswith(b"HTTP/1.1 200 ")

@@ -82,7 +82,7 @@ async def test_openssl_sees_what_is_spoken_and_what_is_not(certs: Certificates) 
         for version in ("-tls1", "-tls1_1"):
             text = await s_client(gw, version, "-cipher", "DEFAULT@SECLEVEL=0")
             assert "alert protocol version" in text or "Cipher is (NONE)" in text
-        for cipher in ("AES128-SHA", "AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA"):
+        for cipher in ("AES128-SHA", "AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA256"):
             text = await s_client(gw, "-tls1_2", "-cipher", f"{cipher}@SECLEVEL=0")
             assert "Cipher is (NONE)" in text, cipher
         text = await s_client(gw, "-tls1_2", ca=certs.ca, stdin=b"R\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -14,7 +13,7 @@ from fastgw.net.certificates import Showing, Shown
 from fastgw.net.handshake import Handshake
 from fastgw.net.tls import TlsWire
 from fastgw.stats import Stats
-from tests.net.talk import HeardService, Peer, reacting, tcp_pair, until
+from tests.net.talk import HeardService, Peer, reacting, tcp_pair, turns, until
 from tests.net.tls_talk import TlsPeer
 from tests.support.pki import Certificates, Pair
 
@@ -112,16 +111,19 @@ async def test_who_leaves_in_the_middle_is_gone(certs: Certificates, sent: bytes
 
 
 async def test_a_handshake_without_an_end_is_cut_by_its_size(certs: Certificates) -> None:
-    """A client hello may come in pieces, but not in that many."""
+    """A client hello may come in pieces, but not in that many: OpenSSL would wait for all of this one."""
     async with opened(certs) as (door, _, peer):
+        data = b"\x01\x01\xf0\x00" + bytes(0x1F000)
         sent = 0
-        piece = b"\x16\x03\x01\x00\x00"  # (empty records: nothing that OpenSSL would refuse at once)
-        while not door.told and sent < 1 << 20:
-            with suppress(BlockingIOError, ConnectionError):
-                sent += peer.sock.send(piece * 10)
-            await asyncio.sleep(0)
-        await until(lambda: door.told)
-        assert sent <= 1 << 20
+        for at in range(0, len(data), 4096):
+            piece = data[at : at + 4096]
+            with suppress(ConnectionError):
+                sent += peer.sock.send(b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece)
+            await turns(1)
+            if door.told:
+                break
+        assert door.told == ["a TLS handshake that is too long"]
+        assert 1 << 16 < sent < 1 << 17
 
 
 async def test_one_that_takes_too_long_is_closed(certs: Certificates) -> None:

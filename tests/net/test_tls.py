@@ -62,8 +62,16 @@ async def test_reads_while_it_is_told_to(certs: Certificates) -> None:
 async def test_what_came_with_the_handshake_is_told_although_the_kernel_knows_nothing_of_it(certs: Certificates) -> None:
     async with reacting() as reactor:
         wire, holder, peer = await made(reactor, certs, b"the first request")
+        turn = reactor.poller.turn
+        other, heard, waker = await made(reactor, certs)
+        other.resume()
+        waker.send(b"x")
+        await until(lambda: heard.heard)
+        assert reactor.poller.silent_since(wire, turn)
+        assert not wire.silent_since(turn)
         assert wire.unread()
-        assert not wire.silent_since(reactor.poller.turn - 1)
+        other.dispose()
+        waker.sock.close()
         wire.resume()
         await until(lambda: b"".join(holder.heard) == b"the first request")
         assert len(holder.heard) == 2, "sixteen bytes at a time"
