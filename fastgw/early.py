@@ -2,8 +2,9 @@
 
 At its import msgspec reads ``typing_extensions`` (whose names Python itself has), ``uuid`` and ``decimal`` (each for one type,
 that it could read and write; with the first comes ``platform``), its descriptions of types and its schemas: half of its time,
-and five milliseconds of each start. asyncio and uvloop read ``ssl``, and with it OpenSSL: as much again, and 4.3 MB. Nothing
-that ``fastgw serve`` does speaks TLS through its loop. Meanwhile others stand in their places.
+and five milliseconds of each start. asyncio and uvloop read ``ssl``, and with it OpenSSL: as much again, and 4.3 MB. What
+``fastgw serve`` does of TLS goes past its loop (``net/tls.py``), but for the control listener's (``control_tls``, where all is
+imported as ever). Meanwhile others stand in their places.
 
 Must never: be called in a process that is not the gateway's own, or leave anything of that in ``sys.modules``: whoever imports
 one of these afterwards gets it whole. What wants more of them than the versions that this was written for is imported as ever.
