@@ -18,7 +18,7 @@ from typing import Final
 from fastgw.accel.sockets import recv, send
 from fastgw.net.descriptors import dial_error, finish
 from fastgw.net.poller import READ, WRITE, Reactor
-from fastgw.net.tls_end import MAX_HANDSHAKE_BYTES, End
+from fastgw.net.tls_end import MAX_HANDSHAKE_BYTES, RECORD_BYTES, End
 from fastgw.net.tls_words import told
 from fastgw.net.wire import QUEUED, RECV_BYTES, Address, Wire
 
@@ -107,7 +107,8 @@ class ShakingWire(Wire):
     def _shake_on(self) -> None:
         """Something has come."""
         try:
-            data = recv(self.fd, RECV_BYTES)
+            # (A record's worth: the buffer stays as large as it has been once, and what follows a handshake may be long.)
+            data = recv(self.fd, RECORD_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -129,9 +130,6 @@ class ShakingWire(Wire):
                 self._failed("not TLS")
             return
         self._shaken_bytes += len(data)
-        if self._shaken_bytes > MAX_HANDSHAKE_BYTES:
-            self._failed("a TLS handshake that is too long")
-            return
         assert self._incoming is not None
         self._incoming.write(data)
         self._shake()
@@ -155,6 +153,8 @@ class ShakingWire(Wire):
             self._failed(told(failed))
         elif done:
             self._shaken()
+        elif self._shaken_bytes > MAX_HANDSHAKE_BYTES:
+            self._failed("a TLS handshake that is too long")
 
     def _shaken(self) -> None:
         tls = self._tls

@@ -79,6 +79,21 @@ async def test_what_came_with_the_handshake_is_told_although_the_kernel_knows_no
         peer.sock.close()
 
 
+async def test_a_long_body_right_behind_the_handshake_is_no_long_handshake(certs: Certificates) -> None:
+    body = MUCH[: 3 << 18]
+    async with reacting() as reactor:
+        wire, peer = await secured(reactor, certs, body)
+        got = b""
+        while len(got) < len(body):
+            try:
+                got += wire.recv(65536)
+            except BlockingIOError:
+                await turns(1)
+        assert got == body
+        wire.dispose()
+        peer.sock.close()
+
+
 @pytest.mark.parametrize("sizes", [(1,) * 50, (300,) * 10, (16, 16), (17,), (40_000,)], ids=str)
 async def test_whatever_is_read_at_a_time_nothing_is_left_behind(certs: Certificates, sizes: tuple[int, ...]) -> None:
     async with reacting() as reactor:

@@ -33,6 +33,7 @@ class TlsPeer(Peer):
     def _put(self) -> None:
         data = self.outgoing.read()
         if data:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
             assert self.sock.send(data) == len(data)
 
     async def _more(self, within_s: float) -> bool:
