@@ -162,6 +162,7 @@ def _check_tls(config: Config) -> int:
             try:
                 name = engine.server_name or address.host
                 end = believed(name, engine.ca_file, engine.cert_file, engine.key_file, engine.verify is not False)
+                end = end if engine.protocol == "h1" else end.for_h2()
                 good, told = greeting(end, address.host, address.port, _ASK_S)
             except TlsError as error:
                 good, told = False, str(error)

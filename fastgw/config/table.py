@@ -101,8 +101,8 @@ class Engines(Listening, frozen=True, kw_only=True):
         "VLLM_API_KEY", check=grammar.engine_key, secret=True,
     )] = ""
     upstream_protocol: Annotated[UpstreamProtocol, row(
-        "how engines are asked: h1 = HTTP/1.1, h2 = HTTP/2 without asking for it first (prior knowledge), auto = HTTP/1.1 "
-        "until the engine has shown HTTP/2",
+        "how engines are asked: h1 = HTTP/1.1, h2 = HTTP/2 without asking for it first (prior knowledge; at https:// it must "
+        "agree on it by ALPN), auto = HTTP/1.1 until the engine has shown HTTP/2",
         "UPSTREAM_PROTOCOL",
     )] = "auto"
     engine_ca_file: Annotated[str, row(

@@ -35,6 +35,7 @@ ENDS_SOON_S: Final = 14 * 86400.0
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 HTTP_1: Final = ("http/1.1",)
+BOTH: Final = ("h2", "http/1.1")
 _NOT_ITS_KEY: Final = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
 
@@ -167,20 +168,29 @@ class Shown(End, Kept):
 class Trust(Kept):
     """What engines are believed by."""
 
-    __slots__ = ("_ca", "_certificate", "_key", "_protocols", "_verify", "context")
+    __slots__ = ("_ca", "_certificate", "_key", "_verify", "context", "context_h2")
 
-    def __init__(self, ca: str, certificate: str, key: str, verify: bool, protocols: Sequence[str] = HTTP_1) -> None:
+    def __init__(self, ca: str, certificate: str, key: str, verify: bool) -> None:
         """``ca`` "" = those of the system. Raises TlsError."""
         self._ca = ca
         self._certificate = certificate
         self._key = key
         self._verify = verify
-        self._protocols = protocols
         self.context: ssl.SSLContext
+        self.context_h2: ssl.SSLContext | None = None  # with which HTTP/2 may be agreed on; None = nobody has asked for it
         self.files = Files([ca, certificate, key])
         self.load()
 
     def load(self) -> None:
+        context, context_h2 = self._made(HTTP_1), None if self.context_h2 is None else self._made(BOTH)
+        self.context, self.context_h2 = context, context_h2
+
+    def for_h2(self) -> None:
+        """See that there is :attr:`context_h2`. Raises TlsError."""
+        if self.context_h2 is None:
+            self.context_h2 = self._made(BOTH)
+
+    def _made(self, protocols: Sequence[str]) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if not self._verify:
@@ -194,8 +204,11 @@ class Trust(Kept):
             context.load_default_certs()
         if self._certificate:
             _load_pair(context, self._certificate, self._key)
-        context.set_alpn_protocols(list(self._protocols))
-        self.context = context
+        if protocols is BOTH:
+            context.set_ciphers(CIPHERS)  # (what HTTP/2 must not be spoken by: RFC 9113 §9.2.2)
+            context.options |= ssl.OP_NO_RENEGOTIATION
+        context.set_alpn_protocols(list(protocols))
+        return context
 
     @property
     def verifies(self) -> bool:
@@ -205,27 +218,41 @@ class Trust(Kept):
 class Believed(End):
     """An engine's end."""
 
-    __slots__ = ("_session", "_session_at", "_session_of", "name", "trust")
+    __slots__ = ("_h2", "_session", "_session_at", "_session_of", "name", "trust")
 
-    def __init__(self, trust: Trust, name: str) -> None:
+    def __init__(self, trust: Trust, name: str, h2: bool = False) -> None:
+        """``h2``: HTTP/2 may be agreed on. Raises TlsError."""
         self.trust = trust
+        self._h2 = h2
+        if h2:
+            trust.for_h2()
         self.name = name  # that its certificate must have
         self._session: ssl.SSLSession | None = None
         self._session_of: ssl.SSLContext | None = None
         self._session_at = -SESSION_S
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """By which a connection that begins now is made."""
+        trust = self.trust
+        return (trust.context_h2 if self._h2 else None) or trust.context
+
+    def for_h2(self) -> Believed:
+        """The end of the same engine, where HTTP/2 may be agreed on. Raises TlsError."""
+        return Believed(self.trust, self.name, True)
 
     def wire(self, reactor: Reactor) -> TlsWire:
         """To dial with."""
         return TlsWire(reactor, self)
 
     def session(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        context = self.trust.context
+        context = self.context
         known = self._session if self._session_of is context else None
         return context.wrap_bio(incoming, outgoing, server_hostname=self.name, session=known)
 
     def spoken(self, tls: ssl.SSLObject) -> None:
         now = monotonic()
-        context = self.trust.context
+        context = self.context
         if (now - self._session_at >= SESSION_S or self._session_of is not context) and tls.context is context:
             session = tls.session
             if session is not None and session.has_ticket:
@@ -238,12 +265,12 @@ _trusts: Final[dict[tuple[object, ...], Trust]] = {}
 """Those that are in use, by what they were made of: the system's CAs are a megabyte, and ten milliseconds."""
 
 
-def believed(name: str, ca: str, certificate: str, key: str, verify: bool, protocols: Sequence[str] = HTTP_1) -> Believed:
+def believed(name: str, ca: str, certificate: str, key: str, verify: bool) -> Believed:
     """The end of an engine whose certificate is to be for ``name``. Raises TlsError."""
-    wanted = (ca, certificate, key, verify, tuple(protocols))
+    wanted = (ca, certificate, key, verify)
     trust = _trusts.get(wanted)
     if trust is None:
-        trust = _trusts[wanted] = Trust(ca, certificate, key, verify, protocols)
+        trust = _trusts[wanted] = Trust(ca, certificate, key, verify)
     return Believed(trust, name)
 
 
@@ -323,7 +350,7 @@ def greeting(end: Believed, host: str, port: int, timeout_s: float) -> tuple[boo
     which says nothing of them), and a line that says what came of it. Blocks for twice ``timeout_s`` at most."""
     try:
         sock = socket.create_connection((host, port), timeout_s)
-        with sock, end.trust.context.wrap_socket(sock, server_hostname=end.name) as tls:
+        with sock, end.context.wrap_socket(sock, server_hostname=end.name) as tls:
             checked = "its certificate is good" if end.trust.verifies else "its certificate is not checked"
             return True, f"{tls.version()}, {checked}"
     except ssl.SSLError as error:

@@ -15,6 +15,10 @@ class Channel:
         self._loop = loop
         self._sock = sock
 
+    def protocol(self) -> str:
+        """What was agreed on by ALPN, "" = nothing."""
+        return ""
+
     async def send(self, data: bytes) -> None:
         await self._loop.sock_sendall(self._sock, data)
 

@@ -58,7 +58,7 @@ async def fetch(
                 try:
                     return await _ask(family, address, request, max_bytes, secure)
                 except (OSError, FetchError) as error:
-                    last = _why(error, secure)
+                    last = why(error, secure)
                     if isinstance(error, OSError) and error.errno in LACKING:
                         raise FetchError(last, error.errno) from error
                 except GatewayError as error:
@@ -70,7 +70,8 @@ async def fetch(
     raise FetchError(last)
 
 
-def _why(error: Exception, secure: Believed | None) -> str:
+def why(error: Exception, secure: Believed | None) -> str:
+    """What is to be told of it."""
     if secure is not None and isinstance(error, OSError):
         from fastgw.net.tls_words import told
 

@@ -6,10 +6,10 @@ Not for traffic. Of the protocol it has what one small answer takes: windows tha
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastgw.accel.frames import FrameReader
-from fastgw.net.fetch import FetchError, connected
+from fastgw.net.fetch import FetchError, connected, why
 from fastgw.net.shortage import LACKING
 from fastgw.net.wire import Address
 from fastgw.protocol.h2 import frames as h2
@@ -20,20 +20,24 @@ from fastgw.protocol.h2.lean import CLIENT_SETTINGS, Control
 from fastgw.protocol.h2.writer import own_block, request_block, start_block
 from fastgw.protocol.start import RequestStart
 
+if TYPE_CHECKING:
+    from fastgw.net.certificates import Believed
+
 PREFACE_SETTINGS: Final = h2.PREFACE + h2.settings(CLIENT_SETTINGS)
 MOST_FRAMES: Final = 10_000
 """Of a probe's answer, of any kind: whoever sends more than that is not well."""
 _ID: Final = b"probe"
 
 
-async def speaks_h2(addresses: tuple[Address, ...], timeout_s: float) -> bool | None:
-    """Whether who answers at the first of ``addresses`` that accepts greets us in HTTP/2. None = nobody answered at all. (A
-    server of HTTP/1 says 400, or closes; one that says nothing in time does not speak it either.)"""
+async def speaks_h2(addresses: tuple[Address, ...], timeout_s: float, secure: Believed | None = None) -> bool | None:
+    """Whether who answers at the first of ``addresses`` that accepts greets us in HTTP/2, or by TLS agrees on it. None = nobody
+    answered at all, or nobody to be believed. (A server of HTTP/1 says 400, or closes; one that says nothing in time does not
+    speak it either.)"""
     try:
         async with asyncio.timeout(timeout_s):
             for family, address in addresses:
                 try:
-                    return await _greets(family, address)
+                    return await _greets(family, address, secure)
                 except OSError:
                     continue
     except TimeoutError:
@@ -41,8 +45,10 @@ async def speaks_h2(addresses: tuple[Address, ...], timeout_s: float) -> bool | 
     return None
 
 
-async def _greets(family: int, address: object) -> bool:
-    async with connected(family, address) as channel:
+async def _greets(family: int, address: object, secure: Believed | None) -> bool:
+    async with connected(family, address, secure) as channel:
+        if secure is not None:
+            return channel.protocol() == "h2"
         await channel.send(PREFACE_SETTINGS)
         said = b""
         try:
@@ -60,17 +66,22 @@ async def _greets(family: int, address: object) -> bool:
 
 
 async def fetch_h2(
-    addresses: tuple[Address, ...], target: bytes, fields: bytes, timeout_s: float, max_bytes: int
+    addresses: tuple[Address, ...],
+    target: bytes,
+    fields: bytes,
+    timeout_s: float,
+    max_bytes: int,
+    secure: Believed | None = None,
 ) -> tuple[int, bytes]:
-    """As :func:`fastgw.net.fetch.fetch`, over HTTP/2 with prior knowledge."""
+    """As :func:`fastgw.net.fetch.fetch`, over HTTP/2 with prior knowledge; where it is ``secure``, as agreed on."""
     last = "no address"
     try:
         async with asyncio.timeout(timeout_s):
             for family, address in addresses:
                 try:
-                    return await _ask(family, address, target, fields, max_bytes)
+                    return await _ask(family, address, target, fields, max_bytes, secure)
                 except (OSError, FetchError) as error:
-                    last = str(error) or type(error).__name__
+                    last = why(error, secure)
                     if isinstance(error, OSError) and error.errno in LACKING:
                         raise FetchError(last, error.errno) from error
                 except (H2Error, HpackError, TooLong, Malformed) as error:
@@ -80,12 +91,16 @@ async def fetch_h2(
     raise FetchError(last)
 
 
-async def _ask(family: int, address: object, target: bytes, fields: bytes, max_bytes: int) -> tuple[int, bytes]:
+async def _ask(
+    family: int, address: object, target: bytes, fields: bytes, max_bytes: int, secure: Believed | None
+) -> tuple[int, bytes]:
     own, rest = fields.split(b"\r\n", 1)
     start = start_block(RequestStart(b"GET", target, rest))
-    block = NO_TABLE + request_block(own_block(own + b"\r\n", False), start, _ID, 0, b"GET")
+    block = NO_TABLE + request_block(own_block(own + b"\r\n", secure is not None), start, _ID, 0, b"GET")
     control = Control(True, CLIENT_SETTINGS)
-    async with connected(family, address) as channel:
+    async with connected(family, address, secure) as channel:
+        if secure is not None and channel.protocol() != "h2":
+            raise FetchError("does not speak HTTP/2: not agreed on by ALPN")
         hello = control.begin() + h2.window_update(0, max_bytes) + h2.headers(1, block, True) + h2.window_update(1, max_bytes)
         await channel.send(hello)
         answer = _Answer(control, max_bytes)

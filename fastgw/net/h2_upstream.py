@@ -131,10 +131,12 @@ class H2UpstreamConn(Link):
 
     def on_dialled(self, code: int) -> None:
         if code:
-            self._dial_failed(os.strerror(code), False, code in LACKING)
-            return
-        self.greet()
-        self.wire.resume()
+            self._dial_failed(self.wire.why(code), False, code in LACKING)
+        elif not self.wire.for_h2():
+            self._not_h2("not agreed on by ALPN")
+        else:
+            self.greet()
+            self.wire.resume()
 
     def _dial_failed(self, detail: str, timed_out: bool, lacking: bool = False) -> None:
         if self.state is not CONNECTING:
@@ -400,8 +402,7 @@ class H2UpstreamConn(Link):
                 if stream.window > h2.MOST_WINDOW:
                     raise H2Error(h2.FLOW_CONTROL_ERROR, "a window that is too large")
             self.on_room()
-        if self.state is GREETING:
-            # (They came first, as they must: RFC 9113 §3.4.)
+        if self.state is GREETING:  # (they came first, as they must: RFC 9113 §3.4)
             self.state = OPEN
             self.reactor.wheel.arm(self, monotonic() + PING_S)
             self.home.opened(self)

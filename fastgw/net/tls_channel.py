@@ -43,6 +43,9 @@ class TlsChannel(Channel):
                 raise ConnectionResetError("a TLS handshake that is too long")
             self._incoming.write(data)
 
+    def protocol(self) -> str:
+        return self._tls.selected_alpn_protocol() or ""
+
     async def send(self, data: bytes) -> None:
         self._tls.write(data)
         await self._flush()

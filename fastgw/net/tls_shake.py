@@ -73,6 +73,9 @@ class ShakingWire(Wire):
     def why(self, code: int) -> str:
         return self.trouble or os.strerror(code)
 
+    def for_h2(self) -> bool:
+        return self.protocol == "h2"
+
     def resumed(self) -> bool:
         """Whether the handshake went on from an earlier session."""
         tls = self._tls

@@ -253,6 +253,10 @@ class Wire(Polled):
         """What ``code``, told to ``on_dialled``, means."""
         return os.strerror(code)
 
+    def for_h2(self) -> bool:
+        """Whether HTTP/2 may be spoken on it: over TLS where that was agreed on, else by prior knowledge."""
+        return True
+
     def dial(self, address: Address) -> int:
         """Begin to connect: 0 = the holder will be told how that went, else the error number at once. What was dialled before,
         and did not answer, is given back. Raises OSError where no socket can be made."""

@@ -24,6 +24,8 @@ class Asked(Protocol):
     def h2(self) -> bool: ...
     @property
     def secure(self) -> Believed | None: ...
+    @property
+    def secure_h2(self) -> Believed | None: ...
 
 
 async def get(engine: Asked, path: bytes, fields: bytes, timeout_s: float, max_bytes: int) -> tuple[int, bytes]:
@@ -33,5 +35,5 @@ async def get(engine: Asked, path: bytes, fields: bytes, timeout_s: float, max_b
     if engine.h2:
         from fastgw.net.h2_fetch import fetch_h2  # (no part of a start)
 
-        return await fetch_h2(engine.addresses, engine.base + path, lines, timeout_s, max_bytes)
+        return await fetch_h2(engine.addresses, engine.base + path, lines, timeout_s, max_bytes, engine.secure_h2)
     return await fetch(engine.addresses, engine.base + path, lines, timeout_s, max_bytes, engine.secure)

@@ -83,7 +83,7 @@ class H2Slots(H2Home):
         self._wire = wire
         self._refused = refused
         self.connect_timeout_s = connect_timeout_s
-        self._own = own_block(engine.head_block, False)
+        self._own = own_block(engine.head_block, engine.secure is not None)
         self.conns: list[H2UpstreamConn] = []  # that take requests, the oldest first
         self.dialling: set[H2UpstreamConn] = set()
         self.leavers: set[H2UpstreamConn] = set()
@@ -287,7 +287,7 @@ class H2Slots(H2Home):
     def change(self, connect_timeout_s: float) -> None:
         """As :meth:`upstream.pool.Pool.change`."""
         self.connect_timeout_s = connect_timeout_s
-        self._own = own = own_block(self.engine.head_block, False)
+        self._own = own = own_block(self.engine.head_block, self.engine.secure is not None)
         for conn in (*self.conns, *self.dialling, *self.leavers):
             conn.own = own
 

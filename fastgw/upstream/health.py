@@ -159,7 +159,7 @@ class Health:
             return
         from fastgw.net.h2_fetch import speaks_h2  # (no part of a start)
 
-        found = await speaks_h2(engine.addresses, self._config.health_timeout_s)
+        found = await speaks_h2(engine.addresses, self._config.health_timeout_s, engine.secure_h2)
         if found is not None:
             known.protocol_at = NEVER
             known.h2 = found

@@ -378,7 +378,8 @@ class Pool(Home):
 
     def wire(self) -> Wire:
         """What a connection of HTTP/2 is dialled with."""
-        return PlainWire(self._reactor)
+        secure = self.engine.secure_h2
+        return PlainWire(self._reactor) if secure is None else secure.wire(self._reactor)
 
     def _not_h2(self, detail: str) -> bool:
         """Whoever answered does not speak HTTP/2: whether it is asked in HTTP/1.1 instead."""

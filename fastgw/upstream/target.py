@@ -57,6 +57,7 @@ class Engine:
         "probed_at",
         "protocol",
         "secure",
+        "secure_h2",
         "served_name",
         "slots",
         "truncations_total",
@@ -83,19 +84,22 @@ class Engine:
         self.host = address.host
         self.port = address.port
         self.unix_path = address.unix_path
+        self.protocol = config.protocol or "auto"
         self.secure: Believed | None = None  # how TLS is spoken with it; None = not at all
+        self.secure_h2: Believed | None = None  # the same, where HTTP/2 may be agreed on
         if address.secure:
             # (Imported here: OpenSSL takes four megabytes, and as many milliseconds.)
             from fastgw.net.certificates import believed
 
             name = config.server_name or address.host
             self.secure = believed(name, config.ca_file, config.cert_file, config.key_file, config.verify is not False)
+            if self.protocol != "h1":
+                self.secure_h2 = self.secure.for_h2()
         # People paste the SDK's base_url; the endpoints bring their own /v1.
         self.base = address.base.removesuffix("/v1").encode()
         self.discovered_models: tuple[str, ...] = ()
         self.max_concurrent = -1
         self.kind = kind_of(config.kind)
-        self.protocol = config.protocol or "auto"
         self.h2 = self.protocol == "h2"  # it speaks HTTP/2, as configured or as it has shown
         self.change(config, max_idle)
         self.addresses: tuple[Address, ...] = self._literal()

@@ -46,6 +46,7 @@ cdef class Wire(Polled):
     cdef int _wait_with(self, bytes data, Py_ssize_t sent) except -2
     cdef _drop_queue(self)
     cpdef str why(self, int code)
+    cpdef bint for_h2(self) except -1
     cpdef int dial(self, tuple address) except -1
     cpdef dispose(self, bint reset=*)
     cdef _farewell(self, bint reset)

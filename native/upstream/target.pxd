@@ -19,7 +19,7 @@ cdef class Engine:
     cdef public double not_before, probed_at
     cdef public Breaker breaker
     cdef public long long max_concurrent, slots, weight
-    cdef public object gradient, secure
+    cdef public object gradient, secure, secure_h2
 
     cpdef become(self, Kind kind)
     cpdef bint usable(self) except -1

@@ -1,0 +1,146 @@
+"""Engines that are asked over HTTP/2 and TLS: which of the two protocols, by ALPN; real peers in front of the simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fastgw import EngineConfig
+from fastgw.sim import SimConfig, Simulator
+from tests.e2e.engines import ask, fine, pool_engine, posts, refused, scripted
+from tests.peers import parts
+from tests.support.client import RawClient, chat
+from tests.support.gateway import Running, running
+from tests.support.pki import Certificates
+
+SOON: dict[str, Any] = {"health_interval_s": 0.1}
+
+
+@pytest.fixture(scope="module")
+def cert() -> Iterator[parts.Certificate]:
+    with parts.certificate("localhost") as made:
+        yield made
+
+
+async def well(gw: Running) -> Any:
+    engine = pool_engine(gw)
+    await gw.until("it is well", lambda: engine.healthy is True)
+    return engine
+
+
+@parts.needs("nghttpx", "openssl")
+@pytest.mark.parametrize(("protocol", "h2"), [("auto", True), ("h2", True), ("h1", False)])
+async def test_the_protocol_is_what_alpn_says_and_the_setting_allows(cert: parts.Certificate, protocol: Any, h2: bool) -> None:
+    async with Simulator(SimConfig(ttft_ms=1.0, itl_ms=1.0)) as sim:
+        with parts.nghttpx(sim.port, tls=cert) as peer:
+            target = EngineConfig(url=peer.url, ca_file=str(cert.cert), protocol=protocol)
+            async with running([target], **SOON) as gw:
+                engine = await well(gw)
+                assert engine.h2 == h2
+                async with RawClient.connect("127.0.0.1", gw.port) as client:
+                    for number in range(3):
+                        await client.send(chat("sim", True, content=f"stream {number}"))
+                        answer = await client.read_response(10.0)
+                        assert (answer.status, answer.how_ended) == (200, "terminal-chunk")
+                assert [record["outcome"] for record in gw.records] == ["ok"] * 3
+                if protocol != "auto":
+                    assert gw.stats.dials_total == 1, "the warm connection was taken"
+
+
+@parts.needs("nghttpx", "openssl")
+async def test_many_at_once_share_connections(cert: parts.Certificate) -> None:
+    async with Simulator(SimConfig(ttft_ms=50.0, itl_ms=1.0, slots=100)) as sim:
+        with parts.nghttpx(sim.port, tls=cert) as peer:
+            target = EngineConfig(url=peer.url, ca_file=str(cert.cert), protocol="h2")
+
+            async def one(gw: Running, number: int) -> bytes:
+                async with RawClient.connect("127.0.0.1", gw.port) as client:
+                    await client.send(chat("sim", True, content="x", max_tokens=9))
+                    answer = await client.read_response(10.0)
+                    assert (answer.status, answer.how_ended) == (200, "terminal-chunk"), number
+                    return answer.body
+
+            async with running([target], **SOON) as gw:
+                await well(gw)
+                await asyncio.gather(*(one(gw, number) for number in range(40)))
+                assert gw.stats.dials_total <= 2
+
+
+@parts.needs("nghttpd", "openssl")
+@pytest.mark.parametrize("protocol", ["auto", "h2"])
+async def test_one_that_speaks_nothing_else_is_found_well(cert: parts.Certificate, protocol: Any) -> None:
+    with parts.nghttpd(tls=cert) as peer:
+        target = EngineConfig(url=peer.url, ca_file=str(cert.cert), protocol=protocol, health_path="/hello", models=["m"])
+        async with running([target], **SOON) as gw:
+            assert (await well(gw)).h2
+
+
+@pytest.mark.parametrize("offers", [["http/1.1"], []])
+async def test_one_of_http_1_is_asked_so(certs: Certificates, offers: list[str]) -> None:
+    context = certs.server()
+    if offers:
+        context.set_alpn_protocols(offers)
+    async with (
+        scripted(fine, ssl_context=context) as engine,
+        running([EngineConfig(url=engine.url, ca_file=certs.ca, protocol="auto")], **SOON) as gw,
+        await gw.client() as client,
+    ):
+        assert not (await well(gw)).h2
+        assert (await ask(client)).status == 200
+        assert len(posts(engine)) == 1
+        assert not any(seen.method == b"PRI" for seen in engine.requests), "ALPN says it: no preface is tried"
+
+
+async def test_where_http_2_is_asked_for_the_log_says_that_there_is_none(certs: Certificates) -> None:
+    context = certs.server()
+    context.set_alpn_protocols(["http/1.1"])
+    async with (
+        scripted(fine, ssl_context=context) as engine,
+        running([EngineConfig(url=engine.url, ca_file=certs.ca, protocol="h2")], **SOON) as gw,
+        await gw.client() as client,
+    ):
+        await gw.until("a verdict", lambda: any(line[1] == "engine is not well" for line in gw.events.lines))
+        reason = next(line[2]["reason"] for line in gw.events.lines if line[1] == "engine is not well")
+        assert reason == "does not speak HTTP/2: not agreed on by ALPN"
+        refused(await ask(client), 502)
+        assert "not agreed on by ALPN" in gw.records[-1]["detail"]
+        assert engine.requests == []
+
+
+async def test_one_that_is_not_believed_gets_nothing(certs: Certificates) -> None:
+    context = certs.server(certs.strange)
+    context.set_alpn_protocols(["h2"])
+    async with (
+        scripted(fine, ssl_context=context) as engine,
+        running([EngineConfig(url=engine.url, ca_file=certs.ca, protocol="h2")], **SOON) as gw,
+        await gw.client() as client,
+    ):
+        await gw.until("a verdict", lambda: any(line[1] == "engine is not well" for line in gw.events.lines))
+        refused(await ask(client), 502)
+        assert "comes from a CA that is not trusted" in gw.records[-1]["detail"]
+        assert engine.requests == []
+
+
+@parts.needs("nghttpx", "openssl")
+async def test_one_that_stops_to_speak_it_is_asked_in_the_other_way(cert: parts.Certificate) -> None:
+    async with Simulator(SimConfig(ttft_ms=1.0, itl_ms=1.0)) as sim:
+        with parts.nghttpx(sim.port, tls=cert) as peer:
+            target = EngineConfig(url=peer.url, ca_file=str(cert.cert), protocol="auto", warm_connections=0)
+            async with running([target], health_interval_s=60.0) as gw:
+                engine = await well(gw)
+                assert engine.h2
+                # (The same port, another server: it speaks HTTP/1.1 alone.)
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(cert.cert, cert.key)
+                context.set_alpn_protocols(["http/1.1"])
+                peer.stop()
+                async with scripted(fine, ssl_context=context) as other:
+                    engine.addresses = ((2, ("127.0.0.1", other.port)),)
+                    async with RawClient.connect("127.0.0.1", gw.port) as client:
+                        assert (await ask(client)).status == 200
+                    assert not engine.h2
+                    assert len(posts(other)) == 1
