@@ -28,6 +28,7 @@ from fastgw.net.wire import PlainWire
 from fastgw.policy.queue import Queue
 from fastgw.protocol.headers import is_trusted
 from fastgw.protocol.hosts import HostRule
+from fastgw.protocol.http1.server import PREFACE_HEAD
 from fastgw.protocol.http1.writer import simple_response
 from fastgw.stats import EventLog
 from fastgw.upstream.fleet import Fleet
@@ -49,7 +50,7 @@ def shown_to_clients(config: Config) -> Shown | None:
     if not config.tls_cert_file:
         return None
     # (Imported here: OpenSSL takes four megabytes, and as many milliseconds.)
-    from fastgw.net.certificates import Showing, Shown
+    from fastgw.net.certificates import BOTH, HTTP_1, Showing, Shown
 
     kind = errors.lookup("bad_request", config.compat)
     text = errors.body(kind, "HTTP without TLS was sent to a port that speaks TLS: use https://.")
@@ -59,6 +60,7 @@ def shown_to_clients(config: Config) -> Shown | None:
         config.tls_client_ca_file,
         config.tls_client_auth == "required",
         config.tls_min_version,
+        BOTH if config.http2 else HTTP_1,
     )
     return Shown(showing, simple_response(kind.status, body=text, close=True))
 
@@ -83,6 +85,8 @@ class ClientDoor:
             wire = PlainWire(reactor, fd)
             connections.add(H1Connection(reactor, wire, core, limits, stats, ip, believed, lines, core.heads))
 
+        if config.http2:
+            core.on_preface = self._prior_knowledge
         most = _most_connections(config, core.log)
         self._most_per_ip = _most_per_ip(config, most)
         self.listener = Listener(
@@ -138,6 +142,14 @@ class ClientDoor:
             return b""  # (whoever has not been met by TLS yet cannot read it)
         return simple_response(kind.status, body=errors.body(kind), extra=b"retry-after: 1\r\n", close=True)
 
+    def _prior_knowledge(self, first: H1Connection, rest: bytes) -> None:
+        from fastgw.net.h2_connection import H2Connection
+
+        core = self._core
+        taken = H2Connection.in_place_of(first, core, core.stats)
+        core.connections.add(taken)
+        taken.begin(rest, len(PREFACE_HEAD) + 4)
+
     # --- over TLS
     def _by_tls(self, shown: Shown, plain: Callable[[int, str], None]) -> Callable[[int, str], None]:
         """What takes a connection over, where those of TCP begin with a handshake."""
@@ -163,6 +175,14 @@ class ClientDoor:
         secured = Secured(digest(certificate) if certificate else b"")
         believed = self._known(ip)[0]
         lines = told_of(ip, believed, secured)
+        if wire.protocol == "h2":
+            from fastgw.net.h2_connection import H2Connection
+
+            taken = H2Connection(core.reactor, wire, core, self._limits, core.stats, ip, believed, lines, secured)
+            core.stats.connections_open += 1
+            core.connections.add(taken)
+            taken.begin(b"", 0)
+            return
         # (What was judged of a head is remembered by address; a certificate says more than that.)
         heads = None if certificate else core.heads
         core.connections.add(

@@ -55,7 +55,7 @@ class GatewayCore(Context):
 
     __slots__ = (
         "__weakref__", "_access", "_instance", "_large", "_other_keys", "_serial", "connections", "endpoints", "filters",
-        "heads", "health", "locals", "on_closed", "plain_ids", "preflight", "profile", "unread", "version",
+        "heads", "health", "locals", "on_closed", "on_preface", "plain_ids", "preflight", "profile", "unread", "version",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +92,7 @@ class GatewayCore(Context):
         self.heads = HeadMemory()
         self.unread: set[Unread] = set()
         self.locals: dict[str, LocalHandler] = {}
+        self.on_preface: Callable[[Any, bytes], None] | None = None  # takes a client that speaks HTTP/2
         self.on_closed: Callable[[str], None] | None = None  # takes the peer's address
         self.tell(access)
         self._instance = instance
@@ -285,6 +286,13 @@ class GatewayCore(Context):
         self.stats.exchanges_total += 1
         exchange = exchange_for(self, client, NO_HEAD, _UNKNOWN, self.request_id(NO_HEAD))
         exchange.fail(error)
+
+    def other_protocol(self, connection: Connection, rest: bytes) -> bool:
+        if self.on_preface is None:
+            return False
+        self.connections.discard(connection)
+        self.on_preface(connection, rest)
+        return True
 
     def crashed(self, client: ClientStream, error: BaseException) -> None:
         """A bug: log it, answer 500 where an answer is still possible, close, and live on."""

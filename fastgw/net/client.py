@@ -290,6 +290,11 @@ class Service:
         """Answer a request whose head could not be read (``stream.head`` is :data:`NO_HEAD` then)."""
         raise NotImplementedError
 
+    def other_protocol(self, connection: Connection, rest: bytes) -> bool:
+        """The first that came on ``connection`` is the head with which HTTP/2 begins, and ``rest`` behind it: whether its
+        client is spoken to in that from here on, by another connection, which has its wire."""
+        return False
+
     def crashed(self, stream: ClientStream, error: BaseException) -> None:
         """A bug showed while ``stream`` was served."""
         raise NotImplementedError

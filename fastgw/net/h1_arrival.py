@@ -10,7 +10,7 @@ from fastgw.errors import GatewayError
 from fastgw.net.client import NO_HEAD, ConnLimits
 from fastgw.net.clock import monotonic
 from fastgw.net.h1_client import H1ClientStream, Host
-from fastgw.net.h1_states import BODY, BODY_PROGRESS_BYTES, BUSY, DISCARD_BYTES, HEAD, OPENING, State
+from fastgw.net.h1_states import BODY, BODY_PROGRESS_BYTES, BUSY, CLOSED, DISCARD_BYTES, HEAD, OPENING, State
 from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER
 from fastgw.net.wire import RECV_BYTES, Wire
@@ -54,6 +54,17 @@ class Arrival(Host):
         body = self.body
         stream = self.stream
         return body is not None and stream is not None and (stream.head.expect != 0 or body.left > DISCARD_BYTES)
+
+    def _hand_over(self, stream: H1ClientStream, rest: bytes) -> bool:
+        """The first that came is how HTTP/2 begins: whether somebody takes the wire for that. Then nothing is left here."""
+        if not stream.service.other_protocol(self, rest):
+            return False
+        self.state = CLOSED
+        self.stream = None
+        wheel = self.reactor.wheel
+        wheel.disarm(self)
+        wheel.disarm(stream)
+        return True
 
     def _take_body(self, data: bytes) -> None:
         body = self.body

@@ -170,7 +170,8 @@ class H1Connection(Arrival):
         try:
             head = reader.feed(data)
         except GatewayError as error:
-            self._refuse(stream, error, monotonic())
+            if not reader.preface or stream.received_at or not self._hand_over(stream, reader.rest):
+                self._refuse(stream, error, monotonic())
             return
         except Exception as error:
             # Nobody has been told of a request yet: without this its client would wait for an answer until the head is late.

@@ -112,6 +112,10 @@ class H2Link(Holder):
         """There may be room on the connection again, or on its wire."""
         raise NotImplementedError
 
+    def on_other(self, kind: int, number: int, payload: bytes) -> None:
+        """A frame that means nothing here: a PRIORITY, or of a kind that is not known."""
+        self.budgets.glitches.spend(monotonic())
+
     def on_acked(self, ping: int) -> None:
         """The peer has seen all that was sent before that PING."""
 
@@ -219,6 +223,10 @@ class H2Link(Holder):
         if not data:
             self.ended("fin")
             return
+        self.came(data)
+
+    def came(self, data: bytes) -> None:
+        """What was read."""
         self._heard = True
         reader = self.reader
         reader.feed(data)
@@ -292,7 +300,7 @@ class H2Link(Holder):
         elif kind == h2.CONTINUATION or kind == h2.PUSH_PROMISE:
             raise H2Error(h2.PROTOCOL_ERROR, "a frame that nobody asked for")
         else:
-            self.budgets.glitches.spend(monotonic())
+            self.on_other(kind, reader.stream, reader.payload())
 
     def _not_idle(self, number: int) -> None:
         if self.is_idle(number):
@@ -312,6 +320,8 @@ class H2Link(Holder):
         if flags & PRIORITISED:
             if len(block) < 5:
                 raise H2Error(h2.FRAME_SIZE_ERROR, "HEADERS too short for a priority")
+            if int.from_bytes(block[:4], "big") & 0x7FFFFFFF == reader.stream:
+                raise H2Error(h2.PROTOCOL_ERROR, "a stream that depends on itself")
             block = block[5:]
         number = reader.stream
         if flags & END_HEADERS:

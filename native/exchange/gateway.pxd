@@ -7,7 +7,7 @@ from fastgw.exchange.exchange cimport Exchange, exchange_for
 from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.record cimport AccessLog
 from fastgw.exchange.context cimport Context, Judgement
-from fastgw.net.client cimport ClientStream
+from fastgw.net.client cimport ClientStream, Connection
 from fastgw.stats cimport Stats
 
 cdef int DONE
@@ -15,7 +15,7 @@ cdef int DONE
 cdef object JSON, LOCAL, TUNNEL
 
 cdef class GatewayCore(Context):
-    cdef public object heads, health, profile, endpoints, on_closed, preflight
+    cdef public object heads, health, profile, endpoints, on_closed, on_preface, preflight
     cdef object _large, _other_keys
     cdef AccessLog _access
     cdef object __weakref__

@@ -70,5 +70,6 @@ cdef class Service:
     cpdef open(self, ClientStream stream, RequestHead head)
     cpdef object recalled(self, ClientStream stream, Kept kept, RequestHead head)
     cpdef refuse(self, ClientStream stream, object error)
+    cpdef bint other_protocol(self, Connection connection, bytes rest) except -1
     cpdef crashed(self, ClientStream stream, object error)
     cpdef closed(self, Connection connection, str peer_ip)

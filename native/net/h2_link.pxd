@@ -45,6 +45,8 @@ cdef class H2Link(Holder):
     cdef _take(self, FrameReader reader)
     cdef _not_idle(self, long number)
     cpdef stray(self, long number)
+    cpdef came(self, bytes data)
+    cpdef on_other(self, int kind, long number, bytes payload)
     @cython.locals(flags=cython.int, block=bytes, number=cython.long)
     cdef _take_headers(self, FrameReader reader)
     @cython.locals(block=bytes, number=cython.long)

@@ -31,6 +31,7 @@ FREE = {"SENT", "QUEUED", "DEAD", "Address"}
 # `doors` makes the clients' connections, the pool those to engines.
 MAKERS = (
     "fastgw.doors: fastgw.net.h1_connection.H1Connection",
+    "fastgw.doors: fastgw.net.h2_connection.H2Connection",
     "fastgw.doors: fastgw.net.wire.PlainWire",
     "fastgw.upstream.h2_slots: fastgw.net.h1_upstream.no_socket",
     "fastgw.upstream.h2_slots: fastgw.net.h2_stream.H2UpstreamStream",

@@ -35,6 +35,8 @@ NO_LIMITS = {
         "net.tls.OVERHEAD_BYTES", "net.tls.TURN_BYTES", "net.certificates.LOOK_S",
         "net.certificates.SESSION_S", "net.certificates.ENDS_SOON_S",
         "net.wire.RECV_BYTES", "net.h2_stream.FRAME_BYTES", "net.h2_upstream.MOST_STREAM", "upstream.health.PROTOCOL_EVERY_S",
+        "net.h2_client.FRAME_BYTES", "net.h2_arrival.MOST_STREAM", "net.h2_arrival.MOST_OPENED",
+        "net.h2_connection.MOST_TURN_BYTES", "net.h2_arrival.LEAST_LOOK_S", "net.h2_arrival.MOST_LOOK_S",
         "net.h1_upstream.JOIN_BYTES", "exchange.attempt.APART_BYTES", "policy.rewrite.LEAD_BYTES",
         "net.listener.PAUSE_S", "net.shortage.TOLD_EVERY_S",
         "net.poller.MAX_EVENTS", "net.poller.MAX_HOLD_S", "net.poller.SLOWLY_S", "net.timers.TICK_S", "observe.logs.FLUSH_S",
@@ -60,7 +62,7 @@ NO_LIMITS = {
 }  # fmt: skip
 ALSO = {
     "config.grammar.MIN_ADMIN_KEY", "control.server.FAILURES", "protocol.h2.budget.GLITCHES", "protocol.h2.budget.PINGS",
-    "protocol.h2.budget.UPDATES", "net.h2_upstream.RESETS",
+    "protocol.h2.budget.UPDATES", "net.h2_upstream.RESETS", "net.h2_arrival.RESETS",
 }  # limits by another kind of name
 
 

@@ -95,6 +95,17 @@ def read(block: bytes) -> list[Field]:
     return out
 
 
+def checked_line(key: bytes, value: bytes) -> bytes:
+    """One field, as a line."""
+    if _NAME(key) is None:
+        raise Malformed("a field's name is not in order")
+    if value and _WRONG(value) is not None:
+        raise Malformed("a field's value is not in order")
+    if key in OF_CONNECTIONS:
+        raise Malformed("a field that belongs to connections of HTTP/1")
+    return b"%b: %b\r\n" % (key, value)
+
+
 def response_head(block: bytes) -> ResponseHead:
     """The head whose field block is ``block``. Who keeps it must not change it: others have it too.
 

@@ -1,13 +1,15 @@
 """Field blocks (RFC 7541), without a dynamic table on either side: what a block says depends on its bytes alone.
 
 We tell every peer that our table has no room, and begin to write with an update to none (§4.2, §6.3): so a block, or a part
-of one, that was read or written before can be remembered by its bytes, and connections share what they have learned.
+of one, that was read or written before can be remembered by its bytes, and connections share what they have learned. A client
+writes its first blocks before it can know that: a :class:`Decoder` reads them by the table that the protocol begins with.
 Huffman's code is read by the ``hpack`` package, which is imported for that; we do not write in it. What is a secret (a key, a
 cookie) is written as never to be indexed (§7.1.3), by whoever passes it on too.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Final
 
 from fastgw.accel.frames import text
@@ -171,3 +173,95 @@ def fields(block: bytes) -> list[tuple[bytes, bytes]]:
     except IndexError:
         raise HpackError("a field block ends within a field") from None
     return out
+
+
+TABLE_BYTES: Final = 4096
+"""Of a decoder's table, which is what the protocol begins with (RFC 9113 §6.5.2). Who was told that there is none and goes on
+with it is understood."""
+MOST_UPDATES: Final = 2  # of a table's size, at the head of one block (§4.2)
+
+
+class Decoder:
+    """Reads one connection's blocks, in their order, with a dynamic table. ``changes`` grows with each that changes the table:
+    a block that left it as it was says the same again as long as that stands. ``length_at``: where in the block that was read
+    last the value of ``content-length`` is, as a string; 0 = nowhere. ``length_end``: what stands behind it."""
+
+    __slots__ = ("_entries", "_room", "_size", "changes", "length_at", "length_end")
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[bytes, bytes]] = deque()  # the newest first
+        self._size = 0
+        self._room = TABLE_BYTES
+        self.changes = 0
+        self.length_at = self.length_end = 0
+
+    def fields(self, block: bytes) -> list[tuple[bytes, bytes]]:
+        """As :func:`fields`. After an error it is of no use any more."""
+        out: list[tuple[bytes, bytes]] = []
+        total = at = updates = 0
+        end = len(block)
+        self.length_at = 0
+        try:
+            while at < end:
+                first = block[at]
+                if first & 0x80:
+                    which, at = _number(block, at, 7)
+                    key, value = self._entry(which)
+                elif first & 0xE0 == 0x20:
+                    updates += 1
+                    if out or updates > MOST_UPDATES:
+                        raise HpackError("the size of a table changes within a block, or too often")
+                    size, at = _number(block, at, 5)
+                    self._resize(size)
+                    continue
+                else:
+                    which, at = _number(block, at, 6 if first & 0x40 else 4)
+                    if which:
+                        key = self._entry(which)[0]
+                    else:
+                        key, at = _string(block, at)
+                    start = at
+                    value, at = _string(block, at)
+                    if first & 0x40:
+                        self._add(key, value)
+                    elif key == b"content-length":
+                        self.length_at, self.length_end = start, at
+                total += len(key) + len(value) + 32
+                if total > MOST_LIST_BYTES or len(out) >= MOST_FIELDS:
+                    raise TooLong("the field section is too long")
+                out.append((key, value))
+        except IndexError:
+            raise HpackError("a field block ends within a field") from None
+        return out
+
+    def _entry(self, which: int) -> tuple[bytes, bytes]:
+        if not 0 < which <= len(_STATIC) + len(self._entries):
+            raise HpackError("an index without an entry")
+        return _STATIC[which - 1] if which <= len(_STATIC) else self._entries[which - len(_STATIC) - 1]
+
+    def _resize(self, room: int) -> None:
+        if room > TABLE_BYTES:
+            raise HpackError("the peer's table is larger than ours")
+        if room != self._room:
+            self.changes += 1
+            self._room = room
+            self._shrink(room)
+
+    def _add(self, key: bytes, value: bytes) -> None:
+        """(One that has no room empties the table, and is no error: §4.4.)"""
+        size = len(key) + len(value) + 32
+        self.changes += 1
+        self._shrink(max(0, self._room - size))
+        if size <= self._room:
+            self._entries.appendleft((key, value))
+            self._size += size
+
+    def _shrink(self, room: int) -> None:
+        while self._size > room:
+            key, value = self._entries.pop()
+            self._size -= len(key) + len(value) + 32
+
+
+def string_at(block: bytes, at: int) -> tuple[bytes, int]:
+    """The string at ``at``, and where what follows it begins. Raises HpackError, and IndexError where the block ends."""
+    return _string(block, at)

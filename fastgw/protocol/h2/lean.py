@@ -25,6 +25,7 @@ from fastgw.protocol.h2.frames import (
     HEADER_TABLE_SIZE,
     MAX_CONCURRENT_STREAMS,
     MAX_HEADER_LIST_SIZE,
+    PREFACE,
     SETTINGS,
     H2Error,
 )
@@ -52,6 +53,8 @@ class Control:
     def begin(self) -> bytes:
         """What the connection begins with."""
         self._h2.initiate_connection()
+        if not self._h2.config.client_side:
+            self._h2.receive_data(PREFACE)  # (a client's, which whoever has this has seen)
         return self._h2.data_to_send()
 
     def take(self, frame: bytes) -> bytes:
@@ -90,3 +93,13 @@ CLIENT_SETTINGS: Final = {
     MAX_HEADER_LIST_SIZE: MOST_LIST_BYTES,
 }
 """Ours, towards engines: no table, so that blocks can be remembered by their bytes; nothing pushed."""
+
+MOST_STREAMS: Final = 100
+"""Requests that a client may have under way on one connection (RFC 9113 §6.5.2 has no less recommended)."""
+
+SERVER_SETTINGS: Final = {
+    HEADER_TABLE_SIZE: 0,
+    MAX_CONCURRENT_STREAMS: MOST_STREAMS,
+    MAX_HEADER_LIST_SIZE: MOST_LIST_BYTES,
+}
+"""Ours, towards clients."""

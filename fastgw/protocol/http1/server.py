@@ -16,6 +16,8 @@ from fastgw.errors import GatewayError
 from fastgw.protocol.http1.opinion import agrees
 
 MAX_METHOD_BYTES: Final = 24
+PREFACE_HEAD: Final = b"PRI * HTTP/2.0"
+"""How a client of HTTP/2 begins, which is made to be refused by all others."""
 
 _USUAL: Final = (b"POST ", b"GET ")
 _METHOD_PREFIX: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,24}(?: |$)").match
@@ -88,11 +90,12 @@ class RequestReader:
     After a head was returned, ``rest`` holds the bytes that followed it, and the reader is ready for the next request.
     The head returned last is returned again, with another length, when the same bytes come again: whoever needs it longer
     than its own request copies it.
-    After an error it is of no further use: nothing says where the next message would begin.
+    After an error it is of no further use: nothing says where the next message would begin. ``preface``: what was refused is
+    how a client of HTTP/2 begins (RFC 9113 §3.4), and ``rest`` goes on with it.
     """
 
     __slots__ = (
-        "_buffer", "_checked", "_empty_lines", "_max_fields", "_max_head_bytes", "_scanner", "rest",
+        "_buffer", "_checked", "_empty_lines", "_max_fields", "_max_head_bytes", "_scanner", "preface", "rest",
     )  # fmt: skip
 
     def __init__(self, max_head_bytes: int = 32768, max_fields: int = 100) -> None:
@@ -102,6 +105,7 @@ class RequestReader:
         self._buffer = bytearray()
         self._checked = 0
         self._empty_lines = 0
+        self.preface = False
         self.rest = b""
 
     def adopt(self, kept: Kept) -> RequestHead:
@@ -174,6 +178,7 @@ class RequestReader:
                 return GatewayError("head_too_large")
             return None
         self._checked = 0
+        self.preface = head == PREFACE_HEAD and not self._empty_lines
         self._empty_lines = 0
         # (What came whole, and not behind an empty line, the scanner has seen.)
         scanned = scan_request(head, -1, self._max_fields) if pos else None

@@ -16,3 +16,4 @@ cdef class Field:
 cpdef list read(bytes block)
 @cython.locals(known=ResponseHead, judged=ResponseHead, found=list, lines=list, one=Field, secret=cython.bint, status=cython.int)
 cpdef ResponseHead response_head(bytes block)
+cpdef bytes checked_line(bytes key, bytes value)

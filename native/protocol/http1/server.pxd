@@ -12,6 +12,7 @@ cdef class RequestReader:
     cdef Py_ssize_t _max_head_bytes
     cdef RequestScanner _scanner
     cdef public bytes rest
+    cdef public bint preface
 
     cpdef RequestHead adopt(self, Kept kept)
     cpdef Kept remembered(self, object known)

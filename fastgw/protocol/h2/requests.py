@@ -1,0 +1,157 @@
+"""A client's requests in HTTP/2: field blocks, judged, into the heads that the rest of the gateway knows (RFC 9113 §8.2, §8.3).
+
+What HTTP/2 forbids is refused here; then the fields are written as HTTP/1 has them and go the way of every head, so that auth,
+routing and limits see of a request what they would see of the same over HTTP/1. A client says the same again and again but for
+the length of what it says: the last head is known again by its block's bytes, as long as they mean the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastgw.accel.heads import LAST_HEAD_BYTES, RequestHead, scan_request
+from fastgw.errors import GatewayError
+from fastgw.protocol.h2.heads import Malformed, checked_line
+from fastgw.protocol.h2.hpack import Decoder, HpackError, string_at
+from fastgw.protocol.http1.server import parse_request
+
+_PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
+_SCHEMES: Final = frozenset((b"http", b"https"))
+
+
+class RequestBlocks:
+    """Reads the requests of one connection. ``last``: the head that is known again, and ``known``: what the service made of
+    it; who says the same again gets the same object, with another length."""
+
+    __slots__ = ("_at", "_changes", "_decoder", "_ended", "_max_bytes", "_max_fields", "_prefix", "_suffix", "known", "last")
+
+    def __init__(self, max_bytes: int, max_fields: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_fields = max_fields
+        self._decoder = Decoder()
+        self.last: RequestHead | None = None
+        self._prefix = b""
+        self._suffix = b""
+        self._at = 0  # where the length's string begins, 0 = none is told
+        self._ended = False
+        self._changes = 0
+        self.known: Any = None
+
+    def read(self, block: bytes, ended: bool) -> RequestHead:
+        """The request whose field block is ``block``; ``ended``: it has no body.
+
+        :raises HpackError: the connection cannot be read on.
+        :raises TooLong: the peer was told how long a head may be.
+        :raises Malformed: it is none.
+        :raises GatewayError: it is one, and gets this answer.
+        """
+        head = self.last
+        if head is not None and ended == self._ended and self._again(head, block):
+            return head
+        self.last = self.known = None
+        decoder = self._decoder
+        changes = decoder.changes
+        found = decoder.fields(block)
+        head = self._judged(found, ended)
+        if changes == decoder.changes and len(block) <= LAST_HEAD_BYTES:
+            at = self._at = decoder.length_at
+            if at or head.content_length < 0:
+                self.last = head
+                self._ended = ended
+                self._changes = changes
+                self._prefix = block[:at] if at else block
+                self._suffix = block[decoder.length_end :] if at else b""
+        return head
+
+    def _again(self, head: RequestHead, block: bytes) -> bool:
+        """Whether ``block`` says the same as the last, but for the length, which the head has then."""
+        at = self._at
+        if self._changes != self._decoder.changes:
+            return False
+        if not at:
+            return block == self._prefix
+        if not block.startswith(self._prefix):
+            return False
+        try:
+            digits, end = string_at(block, at)
+        except (HpackError, IndexError):
+            return False
+        if not digits.isdigit() or len(digits) > 18 or block[end:] != self._suffix:
+            return False
+        length = int(digits)
+        if length != head.content_length:
+            if self.known is None:
+                return False  # (whoever has it may need its length for longer)
+            head.content_length = length
+        return True
+
+    def trailers(self, block: bytes) -> None:
+        """Whether these can be trailers; what they say goes no further. Raises as :meth:`read`."""
+        for key, value in self._decoder.fields(block):
+            checked_line(key, value)
+
+    def skip(self, block: bytes) -> None:
+        """A block that nobody wants to know of: the table has what it says."""
+        self._decoder.fields(block)
+
+    def _judged(self, found: list[tuple[bytes, bytes]], ended: bool) -> RequestHead:
+        pseudo, lines, length = _sorted(found)
+        method = pseudo.get(b":method", b"")
+        if method == b"CONNECT" and len(pseudo) == 2 and b":authority" in pseudo:
+            raise GatewayError("method_not_allowed", "CONNECT is not offered.")
+        path = pseudo.get(b":path", b"")
+        if not method or method == b"CONNECT" or pseudo.get(b":scheme") not in _SCHEMES or b":protocol" in pseudo:
+            raise Malformed("pseudo-header fields that make no request")
+        if path[:1] != b"/" and (path != b"*" or method != b"OPTIONS"):
+            raise Malformed("the :path is not in order")
+        if not ended and length is None:
+            lines.append(b"transfer-encoding: chunked\r\n")  # (it ends where its stream does)
+        head = b"%b %b HTTP/1.1\r\n%b" % (method, path, b"".join(lines))
+        if len(head) + 2 > self._max_bytes:
+            raise GatewayError("head_too_large")
+        head = head[:-2]
+        judged = scan_request(head, -1, self._max_fields)
+        if judged is None:
+            try:
+                judged = parse_request(head, self._max_fields)
+            except GatewayError as error:
+                if error.kind.name != "bad_request":
+                    raise
+                raise Malformed(error.message or "the head is malformed") from None
+        return judged
+
+
+def _sorted(found: list[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], list[bytes], bytes | None]:
+    """Pseudo-fields; the others as lines of HTTP/1; and what is said of the length."""
+    pseudo: dict[bytes, bytes] = {}
+    lines: list[bytes] = []
+    host: bytes | None = None
+    length: bytes | None = None
+    cookies: list[bytes] = []
+    for key, value in found:
+        if key[:1] == b":":
+            if lines or cookies or host is not None or key not in _PSEUDO or key in pseudo:
+                raise Malformed("a pseudo-header field where there can be none")
+            checked_line(key[1:], value)
+            pseudo[key] = value
+            continue
+        line = checked_line(key, value)
+        if key == b"te" and value != b"trailers":
+            raise Malformed("TE with another value than trailers")
+        if key == b"host":
+            if host is not None:
+                raise Malformed("the field host is repeated")
+            host = value
+            continue
+        if key == b"cookie":
+            cookies.append(value)  # (crumbs of one field: §8.2.3)
+            continue
+        if key == b"content-length":
+            length = value
+        lines.append(line)
+    authority = pseudo.get(b":authority", host)
+    if authority is None or (host is not None and host.lower() != authority.lower()):
+        raise Malformed("no :authority, or another host")
+    if cookies:
+        lines.append(b"cookie: %b\r\n" % b"; ".join(cookies))
+    return pseudo, [b"host: %b\r\n" % authority, *lines], length

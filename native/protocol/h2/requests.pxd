@@ -1,0 +1,20 @@
+cimport cython
+
+from fastgw.accel.heads cimport RequestHead, scan_request
+
+@cython.final
+cdef class RequestBlocks:
+    cdef Py_ssize_t _max_bytes, _max_fields, _at
+    cdef object _decoder
+    cdef bytes _prefix, _suffix
+    cdef bint _ended
+    cdef long long _changes
+    cdef public RequestHead last
+    cdef public object known
+
+    @cython.locals(head=RequestHead)
+    cpdef RequestHead read(self, bytes block, bint ended)
+    @cython.locals(digits=bytes, end=cython.Py_ssize_t, length=cython.longlong)
+    cdef bint _again(self, RequestHead head, bytes block) except -1
+    @cython.locals(judged=RequestHead)
+    cdef RequestHead _judged(self, list found, bint ended)
