@@ -56,7 +56,8 @@ class H2Connection(Connection):
         stream = first.stream
         assert stream is not None
         return cls(
-            first.reactor, first.wire, service, first.limits, stats, stream.peer_ip, stream.trusted, stream.forwarded, stream.secured,
+            first.reactor, first.wire, service, first.limits, stats, stream.peer_ip, stream.trusted, stream.forwarded,
+            stream.secured,
         )  # fmt: skip
 
     def __repr__(self) -> str:
