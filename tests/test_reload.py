@@ -10,6 +10,7 @@ import pty
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -23,6 +24,7 @@ from fastgw.sim import SimConfig, Simulator
 from tests.cli.test_cli import environment
 from tests.e2e.test_cases_k_process import Served
 from tests.support.client import RawClient, chat, request
+from tests.support.pki import Certificates, Pair
 
 KEY = "sk-of-these-tests"
 ADMIN = "sk-admin-of-these-tests"
@@ -116,6 +118,48 @@ async def test_what_is_wrong_changes_nothing_and_is_told_in_one_line(tmp_path: P
         served.writes(settings(sim.url, "another"))
         await served.again()
         assert await served.status("another") == 200
+
+
+async def test_certificates_are_read_again_and_what_cannot_be_used_leaves_those_there_were(
+    tmp_path: Path, certs: Certificates
+) -> None:
+    cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+
+    def put(pair: Pair) -> None:
+        cert.write_text(Path(pair.cert).read_text())
+        key.write_text(Path(pair.key).read_text())
+
+    async def shown() -> bytes:
+        _, writer = await asyncio.open_connection("127.0.0.1", served.port, ssl=_trusting_anybody())
+        try:
+            found: bytes = writer.get_extra_info("ssl_object").getpeercert(True)
+        finally:
+            writer.close()
+        return found
+
+    put(certs.gateway)
+    files = {"tls_cert_file": f'["{cert}"]', "tls_key_file": f'["{key}"]'}
+    taken, refused = "certificates were read again", "certificates were not taken over"
+    async with Simulator() as sim, serving(tmp_path, settings(sim.url, **files)) as served:
+        first = await shown()
+        put(Pair(certs.gateway.cert, certs.other.key))
+        await served.again()
+        await served.until("it is told", lambda: served.said(refused))
+        assert "the key does not belong to the certificate" in served.said(refused)[0]["reason"]
+        assert await shown() == first
+        put(certs.other)
+        served.writes(settings(sim.url, **files, tls_min_version='"1.3"'))
+        await served.again()
+        assert served.said("some settings wait for a restart, and are as they were")[-1]["settings"] == "tls_min_version"
+        await served.until("they are taken over", lambda: served.said(taken))
+        assert await shown() != first
+
+
+def _trusting_anybody() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 WRONG: list[tuple[str, str]] = [

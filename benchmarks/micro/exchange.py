@@ -25,7 +25,7 @@ from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.record import AccessRecord
 from fastgw.limits.account import Accounts, Defaults
 from fastgw.net import wire
-from fastgw.net.client import ConnLimits, forwarded_lines
+from fastgw.net.client import ConnLimits, told_of
 from fastgw.net.h1_connection import H1Connection
 from fastgw.net.h1_upstream import H1UpstreamConn
 from fastgw.net.poller import Reactor
@@ -85,7 +85,7 @@ async def measure(requests: int, *, keys: bool = True) -> float:
     limits = ConnLimits(head_bytes=32768, header_count=100, head_s=10.0, idle_s=75.0, body_s=30.0, write_s=60.0)
     near, far = socket.socketpair()
     up_near, up_far = socket.socketpair()
-    told = forwarded_lines("127.0.0.1")
+    told = told_of("127.0.0.1", False, None)
     client = H1Connection(reactor, wire.PlainWire(reactor, near.detach()), core, limits, stats, "127.0.0.1", False, told)
     upstream = idle(reactor, up_near, pools[0], stats)
     theirs = near.fileno()

@@ -30,7 +30,7 @@ from fastgw.config import Config, EngineConfig
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.record import AccessRecord
 from fastgw.limits.account import Accounts, Defaults
-from fastgw.net.client import ConnLimits, forwarded_lines
+from fastgw.net.client import ConnLimits, told_of
 from fastgw.net.clock import monotonic
 from fastgw.net.h1_connection import H1Connection
 from fastgw.net.h1_upstream import H1UpstreamConn
@@ -114,7 +114,7 @@ class Bench:
         near, self.far = socket.socketpair()
         up_near, self.up_far = socket.socketpair()
         wire = PlainWire(self.reactor, near.detach())
-        told = forwarded_lines("127.0.0.1")
+        told = told_of("127.0.0.1", False, None)
         self.client = H1Connection(self.reactor, wire, self.core, conn_limits, stats, "127.0.0.1", False, told)
         self.upstream = idle(self.reactor, up_near, pools[0], stats)
         self.client.wire.pause()

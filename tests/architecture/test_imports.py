@@ -18,7 +18,7 @@ LAYERS = (
     ("reload",),
     ("app",),
     ("accounts", "doors"),
-    ("engines", "housekeeping", "keyring", "vitals"),
+    ("certified", "engines", "housekeeping", "keyring", "vitals"),
     ("loading",),
     ("control", "gpu", "sim", "bench", "observe", "store"),
     ("policy",),

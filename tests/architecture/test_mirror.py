@@ -15,6 +15,7 @@ ELSEWHERE: dict[str, str] = {
     "__main__": "cli/test_cli.py",
     "accounts": "e2e/test_follow.py",
     "app": "e2e/test_cases_k_process.py",
+    "certified": "e2e/test_tls.py",
     "cli": "cli/test_cli.py",
     "counters": "test_stats.py",
     "demo": "cli/test_demo.py",

@@ -10,8 +10,9 @@ import pytest
 from fastgw import Config, EngineConfig, Gateway, RouteConfig
 from fastgw.config.row import RESTART, Setting
 from fastgw.config.table import DEFAULTS, TABLE
+from tests.support.pki import Certificates
 
-ENGINE = "http://127.0.0.1:9"
+ENGINE = "https://127.0.0.1:9"
 BEGIN: dict[str, Any] = {
     "engines": [EngineConfig(url=ENGINE)], "port": 0, "health_interval_s": 60.0, "health_timeout_s": 0.05,
     "warm_connections": 0, "api_keys": ["of-the-start"], "control_listen": "127.0.0.1:0",
@@ -26,6 +27,20 @@ OTHERS: dict[str, Any] = {
     "embedding_merge_inputs": 9, "memory_budget_bytes": 1 << 30,
 }  # fmt: skip
 LIVE = [row for row in TABLE if row.reload and row.reload != RESTART and row.name not in ("api_keys_file", "log_level")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files(certs: Certificates, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What settings name: certificates, so that those of TLS hold too."""
+    folder = tmp_path_factory.mktemp("follow")
+    cert, both, ca = folder / "cert.pem", folder / "both.pem", folder / "ca.pem"
+    cert.write_text(Path(certs.client.cert).read_text())
+    both.write_text(Path(certs.client.cert).read_text() + Path(certs.client.key).read_text())
+    ca.write_text(Path(certs.ca).read_text())
+    shown = {"tls_cert_file": [certs.gateway.cert], "tls_key_file": [certs.gateway.key], "tls_client_ca_file": certs.ca}
+    BEGIN.update(shown, engine_ca_file=certs.ca, engine_cert_file=str(both), engine_key_file=certs.client.key)
+    OTHERS.update(engine_ca_file=str(ca), engine_cert_file=str(cert), engine_key_file=str(both))
+    OTHERS["tls_client_keys"] = [certs.authority.fingerprint(certs.client)]
 
 
 def another(row: Setting) -> Any:
