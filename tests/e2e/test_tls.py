@@ -57,14 +57,16 @@ async def s_client(gw: Running, *options: str, stdin: bytes = b"", ca: str = "")
 @pytest.mark.parametrize(
     "options", [("--tlsv1.2", "--tls-max", "1.2"), ("--tlsv1.3",), ("--http1.1",), ("--http2",)], ids=" ".join
 )
-async def test_curl(certs: Certificates, options: tuple[str, ...]) -> None:
-    async with scripted(fine) as engine, running([engine.url], **by(certs.gateway), **QUIET) as gw:
+@pytest.mark.parametrize("http2", [False, True], ids=["http2 off", "http2 on"])
+async def test_curl(certs: Certificates, options: tuple[str, ...], http2: bool) -> None:
+    spoken = "2" if http2 and options != ("--http1.1",) else "1.1"
+    async with scripted(fine) as engine, running([engine.url], **by(certs.gateway), http2=http2, **QUIET) as gw:
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 50_000}]})
         code, text = await curl(
             gw, "/v1/chat/completions", *options, "-d", body, "-H", "content-type: application/json", "-w", "%{http_version}",
             ca=certs.ca,
         )  # fmt: skip
-        assert (code, text[-3:]) == (0, "1.1")
+        assert (code, text[-len(spoken) :]) == (0, spoken)
         (seen,) = posts(engine)
         assert seen.header(b"x-forwarded-proto") == b"https"
         assert seen.body.decode() == body
