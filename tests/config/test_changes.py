@@ -12,7 +12,7 @@ from fastgw.config.row import AT_ONCE, CONNECTIONS, RESTART
 from fastgw.config.table import TABLE
 
 WAITS = {
-    "compat", "host", "port", "unix_socket", "state_dir", "on_corrupt_state", "control_listen", "native",
+    "compat", "host", "port", "unix_socket", "http2", "state_dir", "on_corrupt_state", "control_listen", "native",
     "tls_cert_file", "tls_key_file", "tls_min_version", "tls_client_ca_file", "tls_client_auth", "control_tls",
 }  # fmt: skip
 
