@@ -90,6 +90,8 @@ class ScriptedConnection(asyncio.Protocol):
         """The next request, head and body. EOFError when the peer left first, TimeoutError after ``timeout_s``."""
         async with asyncio.timeout(timeout_s):
             head = await self.read_until(b"\r\n\r\n")
+            if head.startswith(b"PRI * HTTP/2.0\r\n"):
+                await self._no_h2()
             request = RawRequest(head, b"")
             if (request.header(b"transfer-encoding") or b"").lower().endswith(b"chunked"):
                 body = await self._read_chunked()
@@ -98,6 +100,14 @@ class ScriptedConnection(asyncio.Protocol):
         request = RawRequest(head, body)
         self._engine.requests.append(request)
         return request
+
+    async def _no_h2(self) -> None:
+        """The peer asks whether this is HTTP/2: answered as servers of HTTP/1.1 do, and no part of what has been seen."""
+        self._engine.connections.remove(self)
+        self._engine.asked_for_h2 += 1
+        await self.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        self.close()
+        raise EOFError("the peer asked for HTTP/2")
 
     async def read_until(self, mark: bytes) -> bytes:
         """Everything up to and including ``mark``."""
@@ -242,7 +252,9 @@ Handler = Callable[[ScriptedConnection], Awaitable[None]]
 class ScriptedEngine:
     """A server on 127.0.0.1 (or a Unix socket at ``unix``) that runs ``handler`` once per connection.
 
-    ``connections`` and ``requests`` are everything seen so far, in order. A connection is closed when its handler returns.
+    ``connections`` and ``requests`` are everything seen so far, in order, but for those that began with HTTP/2: where a script
+    reads a request, these are answered as servers of HTTP/1.1 do, and counted in ``asked_for_h2``. A connection is closed when its handler
+    returns.
     """
 
     def __init__(
@@ -257,6 +269,7 @@ class ScriptedEngine:
         self.port = 0
         self.connections: list[ScriptedConnection] = []
         self.requests: list[RawRequest] = []
+        self.asked_for_h2 = 0
         self.errors: list[BaseException] = []
 
     @property

@@ -164,7 +164,7 @@ class TestAuto:
                     assert (await client.ask(chat())).status == 200
             await gw.until("it is well", lambda: pool_engine(gw).healthy)
             assert not pool_engine(gw).h2
-            assert sum(bytes(conn.received[:3]) == b"PRI" for conn in engine.connections) == 1
+            assert engine.asked_for_h2 == 1
 
     async def test_G12_one_that_stops_to_speak_it(self) -> None:
         """It was restarted as another program: no client gets an error for that."""
