@@ -1,4 +1,4 @@
-"""What ``fetch`` is for engines that speak HTTP/2, and the question whether one does: a connection for each, one deadline.
+"""What ``fetch`` is for engines that speak HTTP/2: a connection for each, one deadline.
 
 Not for traffic. Of the protocol it has what one small answer takes: windows that are never exhausted, and no second stream.
 """
@@ -23,46 +23,9 @@ from fastgw.protocol.start import RequestStart
 if TYPE_CHECKING:
     from fastgw.net.certificates import Believed
 
-PREFACE_SETTINGS: Final = h2.PREFACE + h2.settings(CLIENT_SETTINGS)
 MOST_FRAMES: Final = 10_000
 """Of a probe's answer, of any kind: whoever sends more than that is not well."""
 _ID: Final = b"probe"
-
-
-async def speaks_h2(addresses: tuple[Address, ...], timeout_s: float, secure: Believed | None = None) -> bool | None:
-    """Whether who answers at the first of ``addresses`` that accepts greets us in HTTP/2, or by TLS agrees on it. None = nobody
-    answered at all, or nobody to be believed. (A server of HTTP/1 says 400, or closes; one that says nothing in time does not
-    speak it either.)"""
-    try:
-        async with asyncio.timeout(timeout_s):
-            for family, address in addresses:
-                try:
-                    return await _greets(family, address, secure)
-                except OSError:
-                    continue
-    except TimeoutError:
-        return False
-    return None
-
-
-async def _greets(family: int, address: object, secure: Believed | None) -> bool:
-    async with connected(family, address, secure) as channel:
-        if secure is not None:
-            return channel.protocol() == "h2"
-        await channel.send(PREFACE_SETTINGS)
-        said = b""
-        try:
-            while len(said) < 9:
-                data = await channel.receive()
-                if not data:
-                    return False
-                said += data
-        except OSError:
-            return False
-        greets = said[3] == h2.SETTINGS and not said[4] & h2.ACK and said[5:9] == bytes(4)
-        if greets:
-            await channel.send(h2.goaway(0, h2.NO_ERROR))
-        return greets
 
 
 async def fetch_h2(

@@ -253,8 +253,8 @@ class ScriptedEngine:
     """A server on 127.0.0.1 (or a Unix socket at ``unix``) that runs ``handler`` once per connection.
 
     ``connections`` and ``requests`` are everything seen so far, in order, but for those that began with HTTP/2: where a script
-    reads a request, these are answered as servers of HTTP/1.1 do, and counted in ``asked_for_h2``. A connection is closed when its handler
-    returns.
+    reads a request, these are answered as servers of HTTP/1.1 do, and counted in ``asked_for_h2``. A connection is
+    closed when its handler returns.
     """
 
     def __init__(

@@ -157,7 +157,7 @@ class Health:
             known.protocol_at = now + PROTOCOL_EVERY_S
         if now < known.protocol_at:
             return
-        from fastgw.net.h2_fetch import speaks_h2  # (no part of a start)
+        from fastgw.net.h2_greeting import speaks_h2  # (no part of a start)
 
         found = await speaks_h2(engine.addresses, self._config.health_timeout_s, engine.secure_h2)
         if found is not None:

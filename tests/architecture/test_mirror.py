@@ -99,6 +99,7 @@ ELSEWHERE: dict[str, str] = {
     "net/h2_client": "e2e/test_h2_front.py",
     "net/h2_connection": "h2cases/test_front_rows.py",
     "net/h2_fetch": "upstream/test_asked.py",
+    "net/h2_greeting": "upstream/test_asked.py",
     "net/h2_link": "conversations/test_cases_g_faults.py",
     "net/h2_upstream": "conversations/test_cases_g_faults.py",
     "net/live": "cli/test_live.py",

@@ -194,4 +194,6 @@ async def test_in_a_plain_answer(fault: str) -> None:
 
 def test_every_fault_has_its_row() -> None:
     named = {item.partition("=")[0] for text in [*STREAMS, *PLAIN] for item in text.split(",")}
-    assert set(TABLE) == named & set(TABLE), f"no row for {sorted(set(TABLE) - named)}"
+    # (What an engine does over HTTP/2 alone has its rows in tests/h2cases.)
+    wanted = {name for name, row in TABLE.items() if row.group != "HTTP/2"}
+    assert wanted <= named, f"no row for {sorted(wanted - named)}"

@@ -19,7 +19,8 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded
 
 from fastgw.net.fetch import FetchError
-from fastgw.net.h2_fetch import fetch_h2, speaks_h2
+from fastgw.net.h2_fetch import fetch_h2
+from fastgw.net.h2_greeting import speaks_h2
 from tests.e2e.engines import QUIET, fine, pool_engine, scripted
 from tests.support.gateway import running
 from tests.support.ports import closed_port

@@ -1,0 +1,54 @@
+"""The question whether an engine speaks HTTP/2, on a connection of its own and by nothing but its first frame.
+
+Every engine is asked it, soon after the start. So what speaks HTTP/2 is not imported for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from fastgw.net.fetch import connected
+from fastgw.net.wire import Address
+from fastgw.protocol.h2 import frames as h2
+
+if TYPE_CHECKING:
+    from fastgw.net.certificates import Believed
+
+GREETING: Final = h2.PREFACE + h2.settings({})
+
+
+async def speaks_h2(addresses: tuple[Address, ...], timeout_s: float, secure: Believed | None = None) -> bool | None:
+    """Whether who answers at the first of ``addresses`` that accepts greets us in HTTP/2, or by TLS agrees on it. None = nobody
+    answered at all, or nobody to be believed. (A server of HTTP/1 says 400, or closes; one that says nothing in time does not
+    speak it either.)"""
+    try:
+        async with asyncio.timeout(timeout_s):
+            for family, address in addresses:
+                try:
+                    return await _greets(family, address, secure)
+                except OSError:
+                    continue
+    except TimeoutError:
+        return False
+    return None
+
+
+async def _greets(family: int, address: object, secure: Believed | None) -> bool:
+    async with connected(family, address, secure) as channel:
+        if secure is not None:
+            return channel.protocol() == "h2"
+        await channel.send(GREETING)
+        said = b""
+        try:
+            while len(said) < 9:
+                data = await channel.receive()
+                if not data:
+                    return False
+                said += data
+        except OSError:
+            return False
+        greets = said[3] == h2.SETTINGS and not said[4] & h2.ACK and said[5:9] == bytes(4)
+        if greets:
+            await channel.send(h2.goaway(0, h2.NO_ERROR))
+        return greets
