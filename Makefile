@@ -9,7 +9,7 @@ ARGS ?=
 PIP := FASTGW_BUILD_NATIVE=0 $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check native packaging binary binary-test image lint bench performance bench-peers bench-scale soak docs fuzz audit lock clean
+.PHONY: help install demo test check native peers packaging binary binary-test image lint bench performance bench-peers bench-scale soak docs fuzz audit lock clean
 
 help:
 	@echo "make demo      run the gateway and a simulated engine, and stream one answer (ARGS=--once ends after it)"
@@ -19,6 +19,7 @@ help:
 	@echo "make native    compile the twins of the hot modules in place (make install and make test do it too)"
 	@echo "make packaging build and install the wheels as users would, compile one more module; takes minutes and the network"
 	@echo "make binary    freeze it: dist/fastgw, one program that needs no Python, and dist/fastgw-dir, the same as a folder"
+	@echo "make peers     hold the cases of HTTP/2 against other programs: are they right?"
 	@echo "make binary-test  build that twice and try it, on a machine without Python too; takes minutes, wants to be root"
 	@echo "make image     build the image on a base made here, by buildah, and run it; takes minutes, the network, and root"
 	@echo "make fuzz      hold the twins, httptools, h11 and readers of forms against each other, look for what costs too much, and"
@@ -80,6 +81,10 @@ fuzz: $(VENV)/.installed-dev
 	$(build-native)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) -e '.[fuzz]'
 	@FASTGW_NATIVE=1 $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
+# The cases of HTTP/2 that the suite holds against the gateway, held against other programs: are they right?
+peers: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest tests/h2cases tests/peers -m "peers or not peers" $(ARGS)
 
 packaging: $(VENV)/.installed-dev
 	$(build-native)

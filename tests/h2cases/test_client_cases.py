@@ -23,6 +23,8 @@ from tests.h2cases.case import WAIT_S, Case, play
 from tests.peers import parts
 from tests.support.h2.peer import OverSocket, Server, Talk
 
+pytestmark = pytest.mark.peers
+
 CASES = {case.id: case for case in client.cases()}
 FIELDS = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "e")]
 

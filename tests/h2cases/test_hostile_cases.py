@@ -14,6 +14,8 @@ from tests.h2cases.test_server_cases import TARGETS, against
 from tests.peers import parts
 from tests.support.h2.peer import OverSocket, Server
 
+pytestmark = pytest.mark.peers
+
 OF_CLIENT = {case.id: case for case in hostile.of_client(b"/hello")}
 OF_SERVER = {case.id: case for case in hostile.of_server()}
 # nghttp2's bounds are on what its answers cost; nginx counts frames that serve nothing against the bytes of bodies.

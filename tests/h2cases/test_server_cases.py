@@ -17,6 +17,8 @@ from tests.h2cases.case import WAIT_S, Case, play
 from tests.peers import parts
 from tests.support.h2.peer import Client, dial
 
+pytestmark = pytest.mark.peers
+
 CASES = {case.id: case for case in server.cases(b"/hello")}
 
 

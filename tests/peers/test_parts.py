@@ -16,6 +16,8 @@ from tests.peers import parts
 from tests.support.h2 import frames as f
 from tests.support.h2.peer import Client, dial
 
+pytestmark = pytest.mark.peers
+
 CHAT = "/v1/chat/completions"
 ASKED = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 4})
 
