@@ -217,9 +217,9 @@ class Phases:
             self.figures[key] = used_s / count * 1e6 if count else math.nan
 
 
-def settle() -> None:
-    """Let what was started come to rest."""
-    time.sleep(_SETTLE_S)
+def settle(plan: Plan) -> None:
+    """Let what was started come to rest; less of it where hardly anything is measured."""
+    time.sleep(min(_SETTLE_S, 2 * plan.seconds))
 
 
 @contextmanager
@@ -242,7 +242,7 @@ def measure(proxy: Proxy, plan: Plan) -> Figures:
         return Phases(proxy, plan.engine_port, None, plan).all()
     with running(proxy, plan) as (phases, start_s):
         assert phases.pid is not None
-        settle()
+        settle(plan)
         idle = process.rss_bytes(phases.pid)
         figures = phases.all()
         figures["rss_loaded_mb"] = process.rss_bytes(phases.pid) / 1e6
@@ -259,7 +259,7 @@ def in_turns(proxies: Sequence[Proxy], plan: Plan) -> dict[str, Figures]:
     """
     with ExitStack() as stack:
         up = {p.name: stack.enter_context(running(p, plan))[0] for p in proxies}
-        settle()
+        settle(plan)
         for phases in up.values():
             if phases.pid:
                 phases.figures["rss_idle_mb"] = process.rss_bytes(phases.pid) / 1e6

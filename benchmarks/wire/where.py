@@ -141,7 +141,7 @@ def take(proxy: Proxy, row: Row, plan: Plan) -> dict[str, Any]:
     """One proxy under one load: CPU µs for each request or event, and their parts. Raises `Failed`, `NoPerf`."""
     with running(proxy, plan) as (phases, _), tempfile.TemporaryDirectory(prefix="where-") as folder:
         assert phases.pid is not None
-        settle()
+        settle(plan)
         phases.warm_up()
         data = Path(folder) / "perf.data"
         with _sampled(process.tree(phases.pid), plan.cores.load, data):
