@@ -180,6 +180,7 @@ class ClientDoor:
 
             taken = H2Connection(core.reactor, wire, core, self._limits, core.stats, ip, believed, lines, secured)
             core.stats.connections_open += 1
+            core.stats.connections_total += 1
             core.connections.add(taken)
             taken.begin(b"", 0)
             return

@@ -67,6 +67,7 @@ async def test_curl(certs: Certificates, options: tuple[str, ...], http2: bool) 
             ca=certs.ca,
         )  # fmt: skip
         assert (code, text[-len(spoken) :]) == (0, spoken)
+        assert gw.stats.connections_total == 1
         (seen,) = posts(engine)
         assert seen.header(b"x-forwarded-proto") == b"https"
         assert seen.body.decode() == body
