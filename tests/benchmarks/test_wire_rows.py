@@ -138,8 +138,8 @@ def test_a_start_is_held_against_an_interpreters() -> None:
     with tools.engine(cores.load) as port:
         found = start.in_turns([gateway], measure.Plan(0.2, 1, cores, port), turns=1)["fastgw (python)"]
     assert found["start_ratio"] == pytest.approx(found["start_turn_ms"] / found["start_bare_ms"])
-    # (It is that interpreter, and 8 % more; one turn alone may show it the other way round.)
-    assert found["start_ratio"] > 0.7
+    # (Not above 1: a gateway leaves out OpenSSL, which that interpreter brings; medians of five were 0.91, 0.97 and 1.06.)
+    assert found["start_ratio"] > 0.7, "it is that interpreter, or nearly"
 
 
 @pytest.mark.parametrize("clients", [64, 1000, 10_000])
