@@ -72,7 +72,7 @@ class Housekeeping:
         self._asking = False
         self._more = False  # than went into that batch
         self._most_bodies = 0  # bytes of them at once, since memory was given back last
-        self._calm = 0  # looks in a row that found few
+        self._calm = 0  # looks in a row before which there were few
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -106,7 +106,7 @@ class Housekeeping:
         if self._meters is not None and len(self._meters):
             self._sweep(min(SWEEP, len(self._meters)))
         core.room()
-        self._watch_bodies(core.stats.body_bytes_open)
+        self._watch_bodies(core.most_bodies())
         if self._store is not None and now - self._flushed_at >= self._flush_s:
             self._flushed_at = now
             self._ask()
@@ -119,9 +119,10 @@ class Housekeeping:
         if left > PIECE:
             self._loop.call_soon(self._sweep, left - PIECE)
 
-    def _watch_bodies(self, held: int) -> None:
-        self._most_bodies = max(self._most_bodies, held, most_room())
-        self._calm = self._calm + 1 if held <= FEW else 0
+    def _watch_bodies(self, most: int) -> None:
+        """``most``: bytes of them that were held at once since the last look, however short that was."""
+        self._most_bodies = max(self._most_bodies, most, most_room())
+        self._calm = self._calm + 1 if most <= FEW else 0
         if self._most_bodies > CROWD and self._calm >= CALM:
             self._most_bodies = 0
             self._give_back()

@@ -41,8 +41,8 @@ def keeping(count: int) -> tuple[Housekeeping, Store, Any]:
     accounts = [Account(f"key_{number}") for number in range(count)]
     for account in accounts:
         account.ledger.settle(20_000, 0, 3, 4, False)
-    stats = SimpleNamespace(store_failures=0, body_bytes_open=0)
-    core: Any = SimpleNamespace(accounts=SimpleNamespace(touched=list(accounts)), stats=stats)
+    stats = SimpleNamespace(store_failures=0)
+    core: Any = SimpleNamespace(accounts=SimpleNamespace(touched=list(accounts)), stats=stats, most_bodies=lambda: 0)
     store = Store()
     loop = asyncio.get_running_loop()
     return Housekeeping(core, loop, meters=None, store=store, flush_s=1.0), store, core
@@ -161,7 +161,11 @@ class Kept:
             touched=[], expire=lambda unix_s: False, by_id=lambda key_id: self.account if key_id == "key" else None
         )
         self.core: Any = SimpleNamespace(
-            accounts=accounts, stats=SimpleNamespace(store_failures=0, body_bytes_open=0), today=day, room=lambda: None
+            accounts=accounts,
+            stats=SimpleNamespace(store_failures=0),
+            today=day,
+            room=lambda: None,
+            most_bodies=lambda: 0,
         )
         self.house = Housekeeping(self.core, asyncio.get_running_loop(), meters=None, store=self, flush_s=0.0)
         # As a start does that knows the day itself, the one before it and the last of all.

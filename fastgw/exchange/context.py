@@ -177,6 +177,7 @@ class Context(Service):
         "max_request_timeout_s",
         "memory_budget",
         "merger",
+        "most_held",
         "on_allowance",
         "on_arrival",
         "on_attempt",
@@ -233,6 +234,7 @@ class Context(Service):
         self.merger: Any = None  # holds embedding requests together, where that is wanted
         self.today = day_of(time())  # the UTC day that usage counts for; the housekeeping turns it
         self.shares: dict[object, int] = {}  # of the memory for bodies, by who holds more than a little
+        self.most_held = 0  # bytes of bodies at once, since :meth:`most_bodies` was asked last
         self.budget = RetryBudget(config.retry_budget_percent / 100)
         self.follow(config, hooked, strategy)
 
@@ -305,6 +307,12 @@ class Context(Service):
     def shown(self, exchange: Asking, text: bytes) -> bytes:
         """What of a stranger's text may be logged: no keys."""
         raise NotImplementedError
+
+    def most_bodies(self) -> int:
+        """The most bytes of bodies that were held at once, since this was asked last."""
+        said = self.most_held
+        self.most_held = self.stats.body_bytes_open
+        return said
 
     def share_of(self, exchange: Asking) -> int:
         """How much of the memory for bodies is held for the exchange's key, or for its address where none is asked for."""

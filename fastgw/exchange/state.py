@@ -264,6 +264,8 @@ class ExchangeState(Sink):
         if more > 0:
             gateway.share(self, more)
         stats.body_bytes_open += size
+        if stats.body_bytes_open > gateway.most_held:
+            gateway.most_held = stats.body_bytes_open
         self.held_bytes = held
 
     def let_go(self, size: int) -> None:

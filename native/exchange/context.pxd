@@ -50,7 +50,7 @@ cdef class Context(Service):
     cdef public bint server_timing, splices
     cdef public Reactor reactor
     cdef public Rules rules
-    cdef public long long max_body_bytes, max_json_depth, max_json_members, memory_budget
+    cdef public long long max_body_bytes, max_json_depth, max_json_members, memory_budget, most_held
     cdef public double first_byte_timeout_s, between_bytes_timeout_s, request_timeout_s, retry_after_s, max_request_timeout_s
     cdef public dict shares
     cdef public tuple trusted, on_arrival, on_head, on_origin, on_request, on_body, on_route, on_finish, rewriters, walk

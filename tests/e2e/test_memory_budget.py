@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fastgw import Config
+from fastgw.housekeeping import Housekeeping
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
 from tests.support.client import RawClient, RawResponse, chat, chat_body, request
 from tests.support.gateway import Running, running
@@ -67,6 +68,26 @@ async def test_bodies_at_engines_count_until_they_are_answered() -> None:
             assert (await late.ask(chat(body=LARGE))).status == 200
         assert gw.stats.body_bytes_open == 0
         assert gw.stats.limited_memory == 1
+
+
+async def test_a_crowd_is_known_however_short_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives memory back looks four times a second: one that came and went between two looks has left as much behind."""
+    looks: list[int] = []
+    monkeypatch.setattr(Housekeeping, "_watch_bodies", lambda self, most: looks.append(most))
+    gate = Gate()
+    async with gate.running() as gw, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(RawClient.connect(gw.url)) for _ in range(4)]
+        for client in clients:
+            await client.send(chat(body=LARGE))
+        await gw.until("the engine has four", lambda: gate.seen == 4)
+        gate.open.set()
+        for client in clients:
+            assert (await client.read_response()).status == 200
+        assert gw.stats.body_bytes_open == 0
+        many = len(looks)
+        await gw.until("it has been looked at", lambda: len(looks) > many + 1)
+        assert max(looks) > 4 * BODY - 1000
+        assert looks[-1] == 0
 
 
 async def test_bodies_that_are_arriving_count_as_they_come() -> None:
