@@ -50,7 +50,8 @@ def says_no_compiler(done: subprocess.CompletedProcess[str]) -> None:
 @pytest.mark.quiet
 def test_a_short_run_measures_fastgw_beside_direct_and_writes_json(tmp_path: Path) -> None:
     out = tmp_path / "wire.json"
-    done = bench("--only", "fastgw-python", "--seconds", "0.8", "--rounds", "1", "--connections", "8", "--out", str(out))
+    rows = ("--rows", "plain,unpaced,paced,start")  # (that each row is measured is tested in test_wire_rows)
+    done = bench("--only", "fastgw-python", *rows, "--seconds", "0.5", "--rounds", "1", "--connections", "8", "--out", str(out))
     if not COMPILER:
         says_no_compiler(done)
         return

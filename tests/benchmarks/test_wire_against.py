@@ -39,7 +39,8 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(not (COMPILER and REPOSITORY), reason="needs a C compiler and a git repository")
 def test_a_short_run_measures_both_and_judges_their_ratio(tmp_path: Path) -> None:
     out = tmp_path / "against.json"
-    short = ("--only", "fastgw-python", "--seconds", "0.4", "--rounds", "2", "--connections", "8", "--out", str(out))
+    short = ("--only", "fastgw-python", "--rows", "plain,connections", "--connections", "8", "--out", str(out))
+    short += ("--seconds", "0.3", "--rounds", "2")
     done = bench("--against", "HEAD", *short, "--most", "0.01")
     assert done.returncode == 1, "nothing is a hundred times cheaper than itself\n" + done.stdout + done.stderr
     result = json.loads(out.read_text(), parse_constant=pytest.fail)
@@ -48,14 +49,14 @@ def test_a_short_run_measures_both_and_judges_their_ratio(tmp_path: Path) -> Non
     assert result["against"] == commit
     assert list(result["proxies"]) == [new, old]
     assert result["bad"] == {new: 0, old: 0}
-    cpu = ["cpu_plain_us", "cpu_flood_us", "cpu_event_us", "cpu_event_512_us"]
+    cpu = ["cpu_plain_us", "cpu_close_us"]
     assert [entry["key"] for entry in result["ratios"]] == cpu
     for entry in result["ratios"]:
         assert entry["ratio"]["n"] == 2
         assert 0.2 < entry["ratio"]["median"] < 5
         assert entry["met"] is False
-    assert done.stdout.count("NOT MET") == 4
-    assert {*cpu, "dials_percent", "ttft_p50_us", "event_p99_us"} <= set(result["proxies"][new]["summary"])
+    assert done.stdout.count("NOT MET") == 2
+    assert {*cpu, "dials_percent"} <= set(result["proxies"][new]["summary"])
     assert (module("checkout").PLACE / commit / "fastgw" / "__main__.py").exists()
 
 
