@@ -40,7 +40,7 @@ FAILED = pytest.StashKey[bool]()
 # How many examples a property is tried with that does not say so itself. `make fuzz` runs them with the larger profile,
 # `make check` with the smaller one.
 hypothesis.settings.register_profile("check", max_examples=50, deadline=None)
-hypothesis.settings.register_profile("test", max_examples=200, deadline=None)
+hypothesis.settings.register_profile("test", max_examples=80, deadline=None)
 hypothesis.settings.register_profile("fuzz", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile("test")
 

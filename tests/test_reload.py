@@ -26,6 +26,8 @@ from tests.e2e.test_cases_k_process import Served
 from tests.support.client import RawClient, chat, request
 from tests.support.pki import Certificates, Pair
 
+pytestmark = [pytest.mark.once, pytest.mark.together]  # (how each twin follows: tests/e2e/test_follow.py)
+
 KEY = "sk-of-these-tests"
 ADMIN = "sk-admin-of-these-tests"
 READ = "the configuration was read again"
@@ -435,6 +437,7 @@ def _own(fd: int) -> None:
     fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
 
 
+@pytest.mark.alone
 async def test_twenty_times_under_load_nobody_is_refused_and_nothing_grows(tmp_path: Path) -> None:
     free = {"rate_limit_per_second": "0"}
     async with Simulator() as one, Simulator() as two, serving(tmp_path, settings(one.url, **free)) as served:
