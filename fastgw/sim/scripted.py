@@ -2,7 +2,8 @@
 
 Owns: one listening socket, the connections made to it, and every byte they brought. Must never: understand more HTTP than
 it takes to find the end of a request, or add, buffer or repair a byte of what a script sends. Invariant: ``await send(b)``
-returns when the kernel has taken all of ``b``, so what was sent before ``reset()`` or ``close()`` has left this process.
+returns when the kernel has taken all of ``b`` (without TLS), so what was sent before ``reset()`` or ``close()`` has left this
+process.
 
     async def handler(conn: ScriptedConnection) -> None:
         request = await conn.read_request()
@@ -73,6 +74,7 @@ class ScriptedConnection(asyncio.Protocol):
         self._drained = asyncio.Event()
         self._drained.set()
         self._task: asyncio.Task[None] | None = None
+        self._secure = False
         self.number = 0
         self.received = bytearray()
         self.received_total = 0
@@ -90,8 +92,6 @@ class ScriptedConnection(asyncio.Protocol):
         """The next request, head and body. EOFError when the peer left first, TimeoutError after ``timeout_s``."""
         async with asyncio.timeout(timeout_s):
             head = await self.read_until(b"\r\n\r\n")
-            if head.startswith(b"PRI * HTTP/2.0\r\n"):
-                await self._no_h2()
             request = RawRequest(head, b"")
             if (request.header(b"transfer-encoding") or b"").lower().endswith(b"chunked"):
                 body = await self._read_chunked()
@@ -101,13 +101,14 @@ class ScriptedConnection(asyncio.Protocol):
         self._engine.requests.append(request)
         return request
 
-    async def _no_h2(self) -> None:
+    def _no_h2(self) -> None:
         """The peer asks whether this is HTTP/2: answered as servers of HTTP/1.1 do, and no part of what has been seen."""
         self._engine.connections.remove(self)
         self._engine.asked_for_h2 += 1
-        await self.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        self.close()
-        raise EOFError("the peer asked for HTTP/2")
+        if self._transport is not None:
+            self._transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self._transport.close()
+        self._mark_closed("fin")
 
     async def read_until(self, mark: bytes) -> bytes:
         """Everything up to and including ``mark``."""
@@ -179,7 +180,10 @@ class ScriptedConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's transports are none by inheritance
         self._transport = transport
-        transport.set_write_buffer_limits(0)
+        self._secure = transport.get_extra_info("sslcontext") is not None
+        if not self._secure:
+            # (A transport of TLS that is to hold nothing is full with its first write, and never says that it no longer is.)
+            transport.set_write_buffer_limits(0)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -188,6 +192,9 @@ class ScriptedConnection(asyncio.Protocol):
         self._task = asyncio.get_running_loop().create_task(self._engine.run(self), name=f"scripted-{self.number}")
 
     def data_received(self, data: bytes) -> None:
+        if not self.received_total and data.startswith(b"PRI * HTTP/2.0\r\n"):
+            self._no_h2()
+            return
         self.received_total += len(data)
         if len(self.received) < KEPT_BYTES:
             self.received += data
@@ -196,7 +203,7 @@ class ScriptedConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._mark_closed("fin")
-        return True  # the script decides when our side ends
+        return not self._secure  # the script decides when our side ends; with TLS there is no half of a connection
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._mark_closed("rst" if exc is not None else "fin")
@@ -252,9 +259,9 @@ Handler = Callable[[ScriptedConnection], Awaitable[None]]
 class ScriptedEngine:
     """A server on 127.0.0.1 (or a Unix socket at ``unix``) that runs ``handler`` once per connection.
 
-    ``connections`` and ``requests`` are everything seen so far, in order, but for those that began with HTTP/2: where a script
-    reads a request, these are answered as servers of HTTP/1.1 do, and counted in ``asked_for_h2``. A connection is
-    closed when its handler returns.
+    ``connections`` and ``requests`` are everything seen so far, in order, but for those that began with HTTP/2: these are
+    answered as servers of HTTP/1.1 do, whatever the script, and counted in ``asked_for_h2``. A connection is closed when its
+    handler returns.
     """
 
     def __init__(

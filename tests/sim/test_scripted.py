@@ -9,6 +9,7 @@ import pytest
 
 from fastgw.sim import ScriptedConnection, ScriptedEngine
 from tests.sim.client import connect, read_to_end, request, send
+from tests.support import tls_client
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -186,3 +187,37 @@ def test_a_unix_socket(run, tmp_path):
             return reply.raw
 
     assert run(main) == OK
+
+
+def test_whoever_asks_for_http2_is_told_that_there_is_none_whatever_the_script(run):
+    async def handler(conn: ScriptedConnection) -> None:
+        await conn.send(b"!" + await conn.read_exactly(1))
+
+    async def main():
+        async with ScriptedEngine(handler) as engine:
+            asked = await send(engine.url, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+            other = await send(engine.url, b"x")
+            return asked, other, engine.asked_for_h2, [bytes(conn.received) for conn in engine.connections]
+
+    asked, other, count, received = run(main)
+    assert asked.raw.startswith(b"HTTP/1.1 400 ")
+    assert (other.raw, count, received) == (b"!x", 1, [b"x"])
+
+
+def test_through_tls_it_can_send_more_than_once(run):
+    async def handler(conn: ScriptedConnection) -> None:
+        for byte in (b"a", b"b", b"c"):
+            await conn.send(byte)
+
+    async def main():
+        certs = tls_client.shared()
+        async with ScriptedEngine(handler, ssl_context=certs.server()) as engine:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", engine.port, ssl=certs.trusting(), server_hostname="localhost"
+            )
+            async with asyncio.timeout(3.0):
+                said = await reader.read()
+            writer.close()
+            return said
+
+    assert run(main) == b"abc"
