@@ -99,7 +99,6 @@ async def running(
     ``around``: it has the loop to itself, so that the compiled poller goes around it.
     """
     settings.setdefault("drain_timeout_s", 0.5)
-    settings.setdefault("upstream_protocol", "h1")  # scripted engines count what comes: nobody asks them for HTTP/2
     settings.setdefault("rate_limit_per_second", 0)  # all tests share one address
     settings.setdefault("allowed_hosts", ["*"])  # what is sent by hand names all kinds of hosts
     if tls_client.ALL and "tls_cert_file" not in settings:
