@@ -50,20 +50,6 @@ class TestE1:
     """Cannot be reached (refuses; unknown name; SYN black hole, full backlog): the next engine within the connect timeout,
     else E502 or E504; one failure on its account."""
 
-    @pytest.mark.parametrize("policy", ["round_robin", "ordered"])
-    async def test_E1_refused_goes_to_the_next_engine(self, policy: str) -> None:
-        dead = closed_port()
-        async with (
-            scripted(fine) as engine,
-            running([f"http://127.0.0.1:{dead}", engine.url], policy=policy, **QUIET) as gw,
-            RawClient.connect("127.0.0.1", gw.port) as client,
-        ):
-            for _ in range(4):
-                answer = await ask(client)
-                assert (answer.status, answer.body) == (200, ANSWER)
-            assert len(posts(engine)) == 4
-            assert [record["status"] for record in gw.records] == [200] * 4
-
     async def test_E1_an_engine_that_stops_listening_fails_over_and_costs_it_one_failure_each(self) -> None:
         async with (
             scripted(fine) as first,
@@ -109,54 +95,10 @@ class TestE1:
             refused(await ask(client), 502, "no-such-engine")
             refused(await ask(client), 502, "no-such-engine")
 
-    async def test_E1_a_full_backlog_costs_the_connect_timeout_and_no_more(self) -> None:
-        with black_hole() as port:
-            async with (
-                scripted(fine) as engine,
-                running(
-                    [f"http://127.0.0.1:{port}", engine.url],
-                    policy="ordered",
-                    connect_timeout_s=0.3,
-                    health_timeout_s=0.2,
-                    **QUIET,
-                ) as gw,
-                RawClient.connect("127.0.0.1", gw.port) as client,
-            ):
-                core = gw.gateway.core
-                assert core is not None
-                pool_engine(gw).healthy = True  # as it was a moment ago
-                begun = time.monotonic()
-                answer = await ask(client)
-                assert answer.status == 200
-                assert time.monotonic() - begun < 0.3 + 0.4
-            async with (
-                running([f"http://127.0.0.1:{port}"], connect_timeout_s=0.3, health_timeout_s=0.2, **QUIET) as gw,
-                RawClient.connect("127.0.0.1", gw.port) as client,
-            ):
-                begun = time.monotonic()
-                refused(await ask(client), 504)
-                assert 0.29 <= time.monotonic() - begun < 0.3 + 0.4
-                assert pool_engine(gw).failures_total == 1
-
 
 class TestE2:
     """Dies without a response byte: replayed where nothing can have been acted on (a reused connection; by policy also a
     fresh one, once), else E502. Never after a response byte."""
-
-    @pytest.mark.parametrize("how", ["fin", "rst"])
-    async def test_E2_a_fresh_connection_that_dies_is_not_replayed_by_default(self, how: str) -> None:
-        async def dies(conn: ScriptedConnection, _: RawRequest) -> None:
-            await _at_once(conn, how)
-
-        async with (
-            scripted(dies) as first,
-            scripted(dies) as second,
-            running([first.url, second.url], **QUIET) as gw,
-            RawClient.connect("127.0.0.1", gw.port) as client,
-        ):
-            refused(await ask(client), 502)
-            assert len(posts(first)) + len(posts(second)) == 1
-            refused(await ask(client), 502)  # K
 
     async def test_E2_closes_before_reading(self) -> None:
         async def shut(conn: ScriptedConnection) -> None:
@@ -195,27 +137,6 @@ class TestE2:
             assert (answer.status, answer.body) == (200, ANSWER)
             assert posts(first)[0].body == posts(second)[0].body == body
 
-    @pytest.mark.parametrize("how", ["fin", "rst"])
-    async def test_E2_a_reused_connection_that_dies_is_replayed_unseen(self, how: str) -> None:
-        async def second_time_unlucky(conn: ScriptedConnection, _: RawRequest) -> None:
-            if len(posts(engine)) == 2:
-                await _at_once(conn, how)
-            else:
-                await conn.send(ok())
-
-        async with (
-            scripted(second_time_unlucky) as engine,
-            running([engine.url], **QUIET) as gw,
-            RawClient.connect("127.0.0.1", gw.port) as client,
-        ):
-            for _ in range(3):
-                answer = await ask(client)
-                assert (answer.status, answer.body) == (200, ANSWER)
-            assert gw.stats.replays_total == 1
-            assert len(posts(engine)) == 4
-            assert posts(engine)[1].body == posts(engine)[2].body
-            assert pool_engine(gw).failures_total == 0
-
     async def test_E2_the_replay_itself_is_not_replayed(self) -> None:
         async def only_the_first(conn: ScriptedConnection, _: RawRequest) -> None:
             if len(posts(engine)) > 1:
@@ -231,23 +152,6 @@ class TestE2:
             assert (await ask(client)).status == 200
             refused(await ask(client), 502)
             assert len(posts(engine)) == 3
-
-    async def test_E2_replay_can_be_turned_off(self) -> None:
-        async def only_the_first(conn: ScriptedConnection, _: RawRequest) -> None:
-            if len(posts(engine)) == 2:
-                conn.close()
-            else:
-                await conn.send(ok())
-
-        async with (
-            scripted(only_the_first) as engine,
-            running([engine.url], replay=False, **QUIET) as gw,
-            RawClient.connect("127.0.0.1", gw.port) as client,
-        ):
-            assert (await ask(client)).status == 200
-            refused(await ask(client), 502)
-            assert len(posts(engine)) == 2
-            assert (await ask(client)).status == 200
 
     @pytest.mark.parametrize("said", [b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
     @pytest.mark.parametrize("policy", ["round_robin", "ordered"])

@@ -81,28 +81,6 @@ class TestContract:
             assert answer.body == b"".join(said) + DONE
             assert gw.records[0]["completion_tokens"] == 2
 
-    async def test_each_event_arrives_while_the_next_is_still_unsaid(self) -> None:
-        """None is held back: the engine says the next one only when the client has the last."""
-        heard = asyncio.Event()
-
-        async def say(conn: ScriptedConnection) -> None:
-            await conn.send(HEAD)
-            for number in range(20):
-                await conn.send(chunk(event(f"w{number}")))
-                await asyncio.wait_for(heard.wait(), 5.0)
-                heard.clear()
-            await conn.send(LAST)
-
-        async with stream_of(say) as (client, _, _):
-            await client.send(chat(stream=True))
-            answer = await client.read_head()
-            for number in range(20):
-                await client.read_until(answer, event(f"w{number}"))
-                assert answer.how_ended == "open"
-                heard.set()
-            await client.read_body(answer)
-            assert answer.complete
-
     @pytest.mark.parametrize("framing", ["close", "length"])
     async def test_other_framings_of_the_engine(self, framing: str) -> None:
         text = b"".join(self.TEXT)
@@ -214,16 +192,6 @@ class TestBackPressure:
                 await asyncio.sleep(dice.choice([0, 0, 0.001, 0.01]))
             assert payload(raw) == self.PIECE * 600
 
-    async def test_a_client_that_never_reads_again_is_cut_off(self) -> None:
-        async with self.flood(5000, write_timeout_s=0.5) as (client, gw, engine):
-            flood = await self.flooding(gw, engine)
-            begun = time.monotonic()
-            await flood.wait_closed(5.0)
-            assert 0.4 < time.monotonic() - begun < 3.0
-            assert gw.records[0]["outcome"] == "client_stalled"
-            answer = await client.read_response(10.0)
-            assert (answer.complete, answer.how_ended) == (False, "reset")
-
     async def test_a_slow_reader_that_does_read_is_not_cut_off(self) -> None:
         async with self.flood(700, write_timeout_s=0.5) as (client, gw, _):
             begun = time.monotonic()
@@ -237,10 +205,3 @@ class TestBackPressure:
                 raw += came
             assert payload(raw) == self.PIECE * 700
             assert gw.records[0]["outcome"] == "ok"
-
-    async def test_the_held_engine_is_not_called_silent(self) -> None:
-        """While the gateway itself does not read, the limit between bytes does not run."""
-        async with self.flood(2500, between_bytes_timeout_s=0.3) as (client, _, _):
-            await asyncio.sleep(0.9)
-            answer = await client.read_response(20.0)
-            assert (answer.complete, len(answer.body)) == (True, 2500 * len(self.PIECE))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = ("test_cases_a_framing", "test_cases_i_cancel", "test_endpoints_realtime", "test_late_bytes", "test_held_back")
+FILES = ("test_cases_a_framing", "test_endpoints_realtime", "test_late_bytes", "test_held_back")
 
 
 def test_what_holds_without_tls_holds_with_it() -> None:
