@@ -24,6 +24,7 @@ from tests.support.ways.h1 import HEALTH, How, Play
 
 HOPS = (b"connection", b"host", b"transfer-encoding")
 STREAMS = 100
+UNBORN = "not there yet"  # a line that was accepted, and whose handshake is not over
 
 
 class Stream:
@@ -75,7 +76,7 @@ class Line(asyncio.Protocol):
         self.opened = opened
         self.window = self.first_window = f.WINDOW
         self.streams: dict[int, Stream] = {}
-        self.lost = ""
+        self.lost = UNBORN
         self.goes = False  # the other side has said GOAWAY
         self.gives = True  # credit for what comes, at once
         self.wrong: AssertionError | None = None
@@ -103,6 +104,7 @@ class Line(asyncio.Protocol):
 
     # --- what the loop calls
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.lost = ""
         self.transport = cast(asyncio.Transport, transport)
         if self.transport.get_extra_info("sslcontext") is None:
             self.transport.set_write_buffer_limits(0)
@@ -310,7 +312,8 @@ class H2Engine:
         if self._tasks:
             await asyncio.wait(self._tasks)
         for line in self.lines:
-            line.transport.abort()
+            if line.lost != UNBORN:
+                line.transport.abort()
         await asyncio.sleep(0)
         wrong = [line.wrong for line in self.lines if line.wrong is not None]
         if error is None and (wrong or self.errors):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -49,13 +49,13 @@ class Way:
         return EngineConfig(url=url, protocol=self.engine_protocol, ca_file=ca, warm_connections=0)
 
     @asynccontextmanager
-    async def gateway(self, *urls: str, **settings: Any) -> AsyncIterator[Running]:
-        """Before engines at these addresses. When it has stopped, each request has cost its key what its record says, and
+    async def gateway(self, *urls: str, engines: Sequence[EngineConfig] = (), **settings: Any) -> AsyncIterator[Running]:
+        """Before engines at these addresses, or these. When it has stopped, each request has cost its key what its record says, and
         nothing is held for it any more."""
         secure = tls_client.settings() if self.client_tls else {}
         limits: dict[str, Any] = {"api_keys": (KEY,), "daily_token_quota": 10**9, "http2": self.client_protocol == "h2"}
         given = {**limits, **QUIET, **secure, **settings}
-        async with running([self.target(url) for url in urls], **given) as gw:
+        async with running([*(self.target(url) for url in urls), *engines], **given) as gw:
             yield gw
             await gw.idle()
             core = gw.gateway.core
