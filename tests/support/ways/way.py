@@ -50,8 +50,8 @@ class Way:
 
     @asynccontextmanager
     async def gateway(self, *urls: str, engines: Sequence[EngineConfig] = (), **settings: Any) -> AsyncIterator[Running]:
-        """Before engines at these addresses, or these. When it has stopped, each request has cost its key what its record says, and
-        nothing is held for it any more."""
+        """Before engines at these addresses, or these. When it has stopped, each request has cost its key what its record says,
+        and nothing is held for it any more."""
         secure = tls_client.settings() if self.client_tls else {}
         limits: dict[str, Any] = {"api_keys": (KEY,), "daily_token_quota": 10**9, "http2": self.client_protocol == "h2"}
         given = {**limits, **QUIET, **secure, **settings}
