@@ -89,9 +89,10 @@ async def test_who_waited_in_the_queue_is_seen_to_leave_too() -> None:
             await deaf(conn)
 
     _, begin, more = WHAT["upload"]
+    quiet = {"warm_connections": 0, "health_interval_s": 60.0}  # (and no connection that asks for HTTP/2: all are counted)
     async with (
         ScriptedEngine(engine_does) as engine,
-        running([engine.url], engine_max_concurrent=1, warm_connections=0, health_interval_s=60.0) as gw,
+        running([engine.url], engine_max_concurrent=1, upstream_protocol="h1", **quiet) as gw,
         RawClient.connect(gw.url) as first,
         RawClient.connect(gw.url) as client,
     ):
