@@ -1,7 +1,7 @@
 """An ASGI application for hypercorn and granian: as little of an engine as a test of a connection needs.
 
 ``/hello``: five bytes. ``/echo``: the request's body, as it comes. ``/events?n=5&ms=10``: so many SSE events, so far apart.
-``/silent``: a head and nothing more. ``/v1/chat/completions``: a chat of ``max_tokens`` words, as a stream where it is asked for;
+``/silent``: a head and nothing more. ``/v1/chat/completions``: ``max_tokens`` words, as a stream where it is asked for;
 ``/v1/models``, ``/health``. It imports nothing of fastgw: it runs in a process of its own.
 """
 
