@@ -153,6 +153,8 @@ class H2Arrival(ClientLink):
         if stream.room < 0:
             self._fail(stream, h2.FLOW_CONTROL_ERROR, "more DATA than its window")
             return
+        if taken > size:
+            stream.padded(taken - size)
         got = stream.got = stream.got + size
         length = stream.length
         if length >= 0 and got > length:

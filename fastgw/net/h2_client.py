@@ -152,6 +152,11 @@ class H2ClientStream(ClientStream):
         if self.head.expect and not self.got and not self.ended and not self.begun and not self.is_over:
             self.link.put(headers(self.number, self.link.head(CONTINUE), False))
 
+    def padded(self, size: int) -> None:
+        """So many bytes of its window went into padding, which nobody else takes."""
+        self._unsaid += size
+        self._say()
+
     def hold_back(self) -> None:
         self.held = True
 

@@ -344,6 +344,11 @@ class H2UpstreamStream(UpstreamStream):
             if self._source is not None:
                 self._source.ended = self.ended
 
+    def padded(self, size: int) -> None:
+        """So many bytes of its window went into padding, which nobody else takes."""
+        if not self._finished:
+            self._took(size)
+
     def _took(self, size: int) -> None:
         """The client's side took it, or will: the engine gets credit for it, unless that is late."""
         self._unsaid += size

@@ -106,15 +106,9 @@ class H2UpstreamConn(Link):
     # --- dialling
     @classmethod
     def dial(
-        cls,
-        reactor: Reactor,
-        wire: Wire,
-        addresses: tuple[Address, ...],
-        home: H2Home,
-        own: tuple[bytes, bytes],
-        stats: Stats,
+        cls, reactor: Reactor, wire: Wire, addresses: tuple[Address, ...], home: H2Home, own: tuple[bytes, bytes], stats: Stats,
         timeout_s: float,
-    ) -> H2UpstreamConn:
+    ) -> H2UpstreamConn:  # fmt: skip
         """Start to connect; ``home`` is told from the loop, never from here. All addresses, and the engine's greeting, have one
         time limit. Raises OSError when no socket can be made."""
         code = wire.dial(addresses[0])
@@ -294,6 +288,8 @@ class H2UpstreamConn(Link):
             if payload is None:
                 payload = self.reader.payload()
             stream.pieces.append(keep(payload) if stream.held else payload)
+        if taken > size:
+            stream.padded(taken - size)
         if last:
             self._end_of(stream)
         self._touch(stream)

@@ -48,6 +48,7 @@ cdef class H2ClientStream(ClientStream):
     @cython.locals(pieces=list, count=cython.Py_ssize_t, data=bytes, sink=Sink, last=cython.bint, size=cython.Py_ssize_t,
                    landing=Landing)
     cpdef tell(self)
+    cpdef padded(self, Py_ssize_t size)
     @cython.locals(more=cython.longlong)
     cdef _say(self)
     cdef _own(self, int status, bytes content_type, bytes body, bytes lines)

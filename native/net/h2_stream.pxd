@@ -63,6 +63,7 @@ cdef class H2UpstreamStream(UpstreamStream):
     @cython.locals(length=cython.longlong, status=cython.int, source=DataSource)
     cdef _begin(self, Carrier carrier, ResponseHead head, bytes data)
     cdef _note_end(self)
+    cpdef padded(self, Py_ssize_t size)
     cdef _took(self, Py_ssize_t size)
     @cython.locals(link=Link, more=cython.longlong)
     cdef _say(self)

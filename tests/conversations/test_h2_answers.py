@@ -244,6 +244,22 @@ class TestPace:
             asked.says(DONE, last=True)
             assert len(client.sees(200).body) == sent + len(DONE)
 
+    def test_padding_takes_no_credit_for_good(self) -> None:
+        """An engine that hides how long its events are pads each: it never comes to an end of its window."""
+        with h2() as say:
+            client = say.talk.client().says(chat(stream=True))
+            asked = say.last.begins(SSE)
+            room, sent = 65535, 0
+            padded = _frame(0, 8, asked.number, b"\xff" + EVENT + bytes(255))
+            while sent < 4 << 20:
+                say.peer.look()
+                count = (room + asked.credit - sent) // (len(padded) - 9)
+                assert count, f"no credit after {sent} bytes"
+                say.peer.says(padded * count)
+                sent += (len(padded) - 9) * count
+            asked.says(DONE, last=True)
+            assert client.sees(200).body.endswith(EVENT + DONE)
+
     def test_an_end_that_came_while_it_was_held(self) -> None:
         with h2() as say:
             client = say.talk.client().says(chat(stream=True))

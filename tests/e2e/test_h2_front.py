@@ -160,6 +160,22 @@ async def test_bodies_have_the_limits_that_they_have_over_http1() -> None:
         await gw.idle()
 
 
+async def test_padding_takes_no_credit_for_good() -> None:
+    """A client that hides how long its body is pads each frame: it never comes to an end of its window."""
+    body = chat_body("sim", content="x" * 2000)
+    async with Simulator(SimConfig()) as sim, running([sim.url], **QUIET) as gw, client(gw) as line:
+        line.says(asks(1, b"", end=False))
+        room = 65535
+        for at in range(0, len(body), 4):
+            last = at + 4 >= len(body)
+            if room < 261:
+                update = await line.sees("WINDOW_UPDATE 1")
+                room += int.from_bytes(update.payload, "big")
+            line.says(f.data(1, body[at : at + 4], end=last, pad=255))
+            room -= 260
+        await line.sees("HEADERS 1 :status=200")
+
+
 async def test_a_body_that_stalls_is_not_waited_for() -> None:
     async with Simulator(SimConfig()) as sim, running([sim.url], http2=True, body_timeout_s=0.3) as gw, client(gw) as line:
         line.says(asks(1, b"{", end=False))
