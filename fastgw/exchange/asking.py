@@ -101,7 +101,7 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     call = exchange.call
     assert call is not None
     pool = call.pool
-    if failure is Failure.REFUSED or (failure is Failure.LOST and call.reused):
+    if failure is Failure.REFUSED or failure is Failure.FULL or (failure is Failure.LOST and call.reused):
         call.released()
     else:
         # Before the engine is left: whoever waits for its place must find the verdict.
@@ -127,6 +127,9 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
             return
     except GatewayError as error:
         exchange.fail(error)
+        return
+    if failure is Failure.FULL:
+        exchange.fail(GatewayError("engine_busy", source=Source.GATEWAY, retry_after_s=1.0, detail=exchange.detail))
         return
     timed_out = failure is Failure.SILENT or failure is Failure.CONNECT_TIMEOUT
     kind = "upstream_timeout" if timed_out else "bad_gateway"

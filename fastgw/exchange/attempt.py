@@ -161,6 +161,9 @@ class Attempt(Call):
         exchange = self._exchange
         if exchange is None:
             return  # the bug showed at its end
+        if error.retryable:
+            exchange.call_failed(Failure.FULL, False, error.detail)
+            return
         if error.source is Source.UPSTREAM:
             self.failed()
         if self.relay is None and error.detail:

@@ -27,6 +27,7 @@ class Failure(enum.Enum):
 
     CONNECT = "connect"  # nothing was sent
     CONNECT_TIMEOUT = "connect_timeout"
+    FULL = "full"  # nothing was sent: the engine is there, and no place on its connections came free in time
     LOST = "lost"  # the connection died after bytes of the request were sent
     REFUSED = "refused"  # the engine said, or it is certain, that it had no look at it
     SILENT = "silent"  # no byte within the first-byte limit
@@ -115,7 +116,7 @@ def after(
     """
     if begun or not at_hand:
         return Step.FAIL
-    if failure is Failure.CONNECT or failure is Failure.CONNECT_TIMEOUT:
+    if failure is Failure.CONNECT or failure is Failure.CONNECT_TIMEOUT or failure is Failure.FULL:
         return Step.NEXT if others else Step.FAIL
     if failure is Failure.REFUSED:
         if tries.refusals <= MOST_REFUSALS:

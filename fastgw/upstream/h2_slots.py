@@ -189,8 +189,13 @@ class H2Slots(H2Home):
         if carrier is None:
             return
         stream.cancel()
+        detail = "no place on a connection in time"
         try:
-            carrier.on_unreachable("no place on a connection in time", True)
+            if self.conns or self.leavers:
+                # The engine is there, and has as much as it takes: that is no fault.
+                carrier.on_error(GatewayError("engine_busy", source=Source.GATEWAY, retryable=True, detail=detail))
+            else:
+                carrier.on_unreachable(detail, True)
         except Exception as error:
             stream.crash(error, carrier)
 

@@ -234,7 +234,7 @@ class TestG5:
             clients[1].sees(200)
             late = say.talk.client().says(chat())
             say.talk.passes(5.2)
-            late.sees(504, "upstream_timeout")
+            late.sees(503, "engine_busy")
 
     def test_G5_lowered_in_the_middle(self) -> None:
         with h2(greeting={"max_concurrent_streams": 10}) as say:

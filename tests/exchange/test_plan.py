@@ -7,7 +7,7 @@ from itertools import product
 from fastgw.exchange.plan import MOST_REFUSALS, NONE_YET, Failure, Rules, Step, Tries, after, later
 
 FLAGS = ("reused", "begun", "at_hand", "others", "replay", "replayed", "retry_fresh")
-CONNECT = (Failure.CONNECT, Failure.CONNECT_TIMEOUT)
+CONNECT = (Failure.CONNECT, Failure.CONNECT_TIMEOUT, Failure.FULL)
 QUESTIONS = [
     (failure, dict(zip(FLAGS, flags, strict=True)), retries, kills)
     for failure, retries, kills, *flags in product(Failure, (0, 1, 2), (0, 1, 2), *[(False, True)] * len(FLAGS))
