@@ -75,8 +75,8 @@ class H2UpstreamConn(Link):
     """A connection to one engine; see the head of this file."""
 
     __slots__ = (
-        "_dirty", "_first", "_freed", "_idle", "_limbo", "_next", "_resets", "_rest_of_addresses", "_stuck", "dial_deadline",
-        "home", "limit", "reserved", "stats", "streams",
+        "_asked", "_dirty", "_first", "_freed", "_idle", "_limbo", "_next", "_resets", "_rest_of_addresses", "_stuck",
+        "dial_deadline", "home", "limit", "reserved", "stats", "streams",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, wire: Wire, home: H2Home, own: tuple[bytes, bytes], stats: Stats) -> None:
@@ -94,9 +94,9 @@ class H2UpstreamConn(Link):
         self._dirty: list[H2UpstreamStream] = []  # that have something to tell
         self._stuck: dict[H2UpstreamStream, None] = {}  # that have something to send, the longest first
         self._freed = False
-        # Streams that we reset and that the engine may not know of yet, with the PING that will tell.
-        self._limbo: dict[int, int] = {}
-        self._idle = False  # it had no stream at the last look
+        self._limbo: dict[int, int] = {}  # streams that we reset, with the PING that tells when the engine knows it
+        self._idle = False  # it had no stream at the last look,
+        self._asked = 0  # and had been sent so many PINGs
         stats.upstream_open += 1
         stats.dials_total += 1
 
@@ -105,10 +105,8 @@ class H2UpstreamConn(Link):
 
     # --- dialling
     @classmethod
-    def dial(
-        cls, reactor: Reactor, wire: Wire, addresses: tuple[Address, ...], home: H2Home, own: tuple[bytes, bytes], stats: Stats,
-        timeout_s: float,
-    ) -> H2UpstreamConn:  # fmt: skip
+    def dial(cls, reactor: Reactor, wire: Wire, addresses: tuple[Address, ...], home: H2Home, own: tuple[bytes, bytes],
+             stats: Stats, timeout_s: float) -> H2UpstreamConn:  # fmt: skip
         """Start to connect; ``home`` is told from the loop, never from here. All addresses, and the engine's greeting, have one
         time limit. Raises OSError when no socket can be made."""
         code = wire.dial(addresses[0])
@@ -431,6 +429,9 @@ class H2UpstreamConn(Link):
         elif not self.alive():
             self.ended("reset")
         else:
+            if self._acked < self._asked:
+                self.retire("PINGs are not answered")  # places would never be free again
+            self._asked = self._pings
             self._idle = not self.busy()
             self.reactor.wheel.arm(self, now + PING_S)
 
@@ -487,9 +488,8 @@ class H2UpstreamConn(Link):
         self.state = CLOSED
         if code >= 0 and greeted:
             self.last_words(0, code)
-        self._out.clear()
-        self._stuck.clear()
-        self._limbo.clear()
+        for kept in (self._out, self._stuck, self._limbo):
+            kept.clear()
         self.wire.dispose()
         self.reactor.wheel.disarm(self)
         self.stats.upstream_open -= 1

@@ -31,6 +31,8 @@ from fastgw.upstream.target import Engine
 MOST_WAITING: Final = 16384
 """Requests that wait for a place at one engine. (Its queue comes before, and bounds them by the gateway's own settings.)"""
 
+WARM_PAUSE_S: Final = 1.0  # between two connections that are kept warm one after the other, and go
+
 
 class Keeper(Protocol):
     """Who counts an engine's connections, whatever they speak."""
@@ -52,6 +54,7 @@ class H2Slots(H2Home):
         "_refused",
         "_shortage",
         "_stats",
+        "_warmed_at",
         "_wire",
         "connect_timeout_s",
         "conns",
@@ -89,6 +92,7 @@ class H2Slots(H2Home):
         self.leavers: set[H2UpstreamConn] = set()
         self.waiting: OrderedDict[H2UpstreamStream, None] = OrderedDict()  # the longest first
         self.limit = -1  # streams that the engine takes on one connection; -1 = not known yet
+        self._warmed_at = -WARM_PAUSE_S  # when one was dialled last for nobody
         self._closed = False
         self._gone_at_once = False
 
@@ -237,7 +241,7 @@ class H2Slots(H2Home):
             if self.waiting:
                 self._dial_more()
             else:
-                self.keep_warm()
+                self._replace(conn)
 
     def dial_failed(self, conn: H2UpstreamConn, detail: str, timed_out: bool, lacking: bool) -> None:
         if self.conns or self.dialling:
@@ -268,8 +272,9 @@ class H2Slots(H2Home):
         self.leavers.discard(conn)
         if conn in self.conns:
             self.conns.remove(conn)
-            if not self._closed:
-                self._reactor.poller.soon(self.keep_warm)
+            self._reactor.poller.soon(lambda: self._replace(conn))
+        if self.waiting:
+            self._reactor.poller.soon(self._dial_more)  # (where there may be so many and no more, one has to go first)
 
     def unneeded(self, conn: H2UpstreamConn) -> bool:
         return len(self.conns) > self.engine.warm_connections
@@ -284,10 +289,17 @@ class H2Slots(H2Home):
         if self._closed or not engine.addresses or engine.healthy is False or self.dialling:
             return
         if len(self.conns) < engine.warm_connections and self._keeper.connections < engine.max_connections:
+            self._warmed_at = monotonic()
             try:
                 self._connect()
             except OSError as error:
                 self._shortage.met(error.errno or 0, "a connection kept warm")
+
+    def _replace(self, conn: H2UpstreamConn) -> None:
+        """``conn`` takes no more: another is kept warm. An engine that is about to end takes connections and gives them up at
+        once, and would be dialled without a pause: what was of no use leaves that to the next probe."""
+        if not conn.is_idle(1) or monotonic() - self._warmed_at >= WARM_PAUSE_S:
+            self.keep_warm()
 
     def change(self, connect_timeout_s: float) -> None:
         """As :meth:`upstream.pool.Pool.change`."""

@@ -25,6 +25,7 @@ cdef class H2UpstreamConn(Link):
     cdef public tuple _rest_of_addresses
     cdef object _resets
     cdef long _next
+    cdef long long _asked
     cdef bint _first, _freed, _idle
     cdef list _dirty
     cdef dict _stuck, _limbo

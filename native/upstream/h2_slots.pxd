@@ -23,6 +23,7 @@ cdef class H2Slots(H2Home):
     cdef Stats _stats
     cdef tuple _own
     cdef bint _closed, _gone_at_once
+    cdef double _warmed_at
 
     @cython.locals(stream=H2UpstreamStream, conn=H2UpstreamConn)
     cpdef H2UpstreamStream open(self, Carrier carrier, double now)

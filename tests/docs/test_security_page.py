@@ -43,7 +43,7 @@ NO_LIMITS = {
         "net.timers.TURN_S", "accel.landing._READ_BYTES", "net.supervisor.LEAST_S",
         "observe.logs.FLUSH_BYTES", "exchange.local.FRESH_S",
         "exchange.merged.PAUSE_S", "upstream.pool.IDLE_LIMIT_S", "upstream.pool.IDLE_FLOOR_S", "upstream.pool.WARM_GAP_S",
-        "upstream.pool.UNNEEDED_S",
+        "upstream.pool.UNNEEDED_S", "upstream.h2_slots.WARM_PAUSE_S",
         "upstream.fleet.LOOK_S", "upstream.health.RESOLVE_EVERY_S", "upstream.table.MAX_CYCLE",
         "policy.waiting.INTERVAL_S", "policy.cors.MAX_AGE_S",
         "limits.breaker.PROBE_WAIT_S", "limits.account.MOST_ENDED", "limits.account.MOST_RETIRED",
