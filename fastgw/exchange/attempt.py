@@ -182,6 +182,8 @@ class Attempt(Call):
         elif how == UNPROCESSED and relay is None:
             exchange.call_failed(Failure.REFUSED, False, "the request was not taken")
         elif relay is None:
+            if stream.shared:
+                self.reused = False  # that was no idle connection
             why = f"connection {'lost' if how != 'fin' else 'closed'} before a response"
             exchange.call_failed(Failure.LOST, stream.begun(), why)
         elif relay.closing:

@@ -266,7 +266,7 @@ class MergedCall(Call):
             self.core.stats.truncations_total += 1
         # (An idle connection that died before a byte says nothing of the engine.)
         stream = self.stream
-        if not (self.reused and stream is not None and not stream.begun()):
+        if not (self.reused and stream is not None and not stream.begun() and not stream.shared):
             self.failed()
         self.give_up()
 

@@ -47,6 +47,10 @@ class Link(H2Link):
         super().__init__(reactor, wire, control)
         self.own = own  # what all requests to this engine have: pseudo-fields, and fields
 
+    def unread(self) -> bool:
+        """Whether there is something to be read of it."""
+        return self.wire.unread()
+
     def begin(self, stream: H2UpstreamStream, block: bytes, last: bool) -> None:
         """Send a request's head: the stream has its number then."""
         raise NotImplementedError
@@ -81,6 +85,10 @@ class Places:
         """It wants no place any more."""
         raise NotImplementedError
 
+    def wants_h1(self, detail: str) -> bool:
+        """The engine will not have a request in HTTP/2: whether it is to be asked in HTTP/1.1."""
+        raise NotImplementedError
+
     def crashed(self, error: BaseException) -> None:
         """A bug showed while a stream was served."""
         raise NotImplementedError
@@ -92,7 +100,7 @@ class H2UpstreamStream(UpstreamStream):
     __slots__ = (
         "_finished", "_got", "_length", "_out", "_owed", "_source", "_taken", "_to_send", "_told", "_unsaid",
         "dirty", "ended", "error", "fate", "head", "held", "home", "interim", "link", "method", "number", "out_bytes", "pieces",
-        "reactor", "room", "sent_whole", "window",
+        "pings", "reactor", "room", "sent_whole", "window",
     )  # fmt: skip
 
     def __init__(self, home: Places, reactor: Reactor, carrier: Carrier) -> None:
@@ -102,6 +110,7 @@ class H2UpstreamStream(UpstreamStream):
         self.carrier = carrier
         self.link: Link | None = None
         self.number = 0
+        self.pings = 0  # that its connection had been sent before it was
         self.method = b""
         # --- up
         self.window = 0  # of this stream, towards the peer

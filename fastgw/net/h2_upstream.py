@@ -51,7 +51,7 @@ class H2Home(Places):
         raise NotImplementedError
 
     def no_h2(self, conn: H2UpstreamConn, detail: str) -> None:
-        """Who answered does not speak HTTP/2, or not for this; the connection is gone."""
+        """Who answered does not speak HTTP/2; the connection is gone."""
         raise NotImplementedError
 
     def freed(self, conn: H2UpstreamConn) -> None:
@@ -178,6 +178,7 @@ class H2UpstreamConn(Link):
         number = stream.number = self._next
         self._next += 2
         self.streams[number] = stream
+        stream.pings = self._pings
         self.budgets.sent(1)
         if self._first:
             self._first = False
@@ -368,11 +369,8 @@ class H2UpstreamConn(Link):
             return
         if stream.head is not None:
             stream.fate = "reset"
-        elif code == h2.REFUSED_STREAM or code == h2.HTTP_1_1_REQUIRED:
+        elif code == h2.REFUSED_STREAM or (code == h2.HTTP_1_1_REQUIRED and self.home.wants_h1("a request has to be HTTP/1.1")):
             stream.fate = UNPROCESSED
-            if code == h2.HTTP_1_1_REQUIRED:
-                self.retire("the engine wants HTTP/1.1")
-                self.home.no_h2(self, "the engine wants HTTP/1.1")
         else:
             stream.error = bad_answer(f"the stream was reset: {h2.name_of(code)}")
         self._touch(stream)
@@ -385,6 +383,8 @@ class H2UpstreamConn(Link):
             self._stuck.pop(stream, None)
             stream.fate = UNPROCESSED if stream.head is None else "reset"
             self._touch(stream)
+        for stream in self.streams.values():
+            stream.shared = True  # the engine has it
         self._free()
 
     # --- the connection's own
@@ -413,6 +413,7 @@ class H2UpstreamConn(Link):
         if stream is None:
             return
         stream.window += more
+        stream.shared = True  # the engine has it
         if not more or stream.window > h2.MOST_WINDOW:
             self._fail(stream, h2.FLOW_CONTROL_ERROR if more else h2.PROTOCOL_ERROR, "a window of no or of too many bytes")
         elif stream in self._stuck and stream.pump():
@@ -478,6 +479,8 @@ class H2UpstreamConn(Link):
         for stream in streams:
             if not stream.fate and stream.error is None:
                 stream.fate = how
+            if stream.pings < self._acked:
+                stream.shared = True  # the engine had it
             stream.deliver()
 
     def close(self, code: int = -1) -> None:

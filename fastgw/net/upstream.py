@@ -69,7 +69,7 @@ class Carrier:
 class UpstreamStream(Timed):
     """One request at an engine. ``connected``: it can be sent now; else ``carrier.on_stream`` says when. ``waiting``: it was
     sent, and no answer's head has come. ``closed``: it is of no use any more. ``shared``: others are under way on its
-    connection, which therefore was not idle."""
+    connection, which therefore was not idle; or the engine has shown since that it has the request."""
 
     __slots__ = ("carrier", "closed", "connected", "shared", "waiting", "wheel")
 

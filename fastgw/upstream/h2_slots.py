@@ -103,11 +103,11 @@ class H2Slots(H2Home):
         )
 
     # --- taking
-    def open(self, carrier: Carrier, now: float) -> H2UpstreamStream:
+    def open(self, carrier: Carrier, now: float, fresh: int = 0) -> H2UpstreamStream:
         """A stream for one request of ``carrier``, as :meth:`upstream.pool.Pool.open` says."""
         stream = H2UpstreamStream(self, self._reactor, carrier)
         if not self.waiting:
-            conn = self._with_room()
+            conn = self._with_room() if not fresh else self._that_lives()
             if conn is not None:
                 conn.place(stream)
                 return stream
@@ -142,6 +142,14 @@ class H2Slots(H2Home):
     def _with_room(self) -> H2UpstreamConn | None:
         for conn in self.conns:
             if conn.spare() > 0:
+                return conn
+        return None
+
+    def _that_lives(self) -> H2UpstreamConn | None:
+        """The same for a request that takes no more chances: an idle connection of which there is something to be read may
+        have ended, as the last one did."""
+        for conn in self.conns:
+            if conn.spare() > 0 and (conn.busy() or not conn.unread()):
                 return conn
         return None
 
@@ -259,12 +267,16 @@ class H2Slots(H2Home):
                 stream.crash(error, carrier)
 
     def no_h2(self, conn: H2UpstreamConn, detail: str) -> None:
-        if not self._refused(detail):
+        if not self.wants_h1(detail):
             self.dial_failed(conn, f"does not speak HTTP/2: {detail}", False, False)
-            return
+
+    def wants_h1(self, detail: str) -> bool:
+        if not self._refused(detail):
+            return False
         for stream in self._forget():
             stream.fate = UNPROCESSED
             stream.deliver()
+        return True
 
     def gone(self, conn: H2UpstreamConn) -> None:
         self._keeper.connections -= 1

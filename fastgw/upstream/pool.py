@@ -119,7 +119,7 @@ class Pool(Home):
             if conn is not None:
                 return conn.take(carrier)
         if self._h2 and fresh != UPGRADE:
-            made: UpstreamStream = self._slots.open(carrier, now)
+            made: UpstreamStream = self._slots.open(carrier, now, fresh)
             return made
         return self._dial(carrier)
 

@@ -34,7 +34,7 @@ cdef class H2UpstreamStream(UpstreamStream):
     cdef public Link link
     cdef public long number
     cdef public bytes method
-    cdef public long long window, room
+    cdef public long long window, room, pings
     cdef public Py_ssize_t out_bytes
     cdef public bint sent_whole, ended, dirty, held
     cdef object _out

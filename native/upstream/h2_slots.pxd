@@ -26,8 +26,10 @@ cdef class H2Slots(H2Home):
     cdef double _warmed_at
 
     @cython.locals(stream=H2UpstreamStream, conn=H2UpstreamConn)
-    cpdef H2UpstreamStream open(self, Carrier carrier, double now)
+    cpdef H2UpstreamStream open(self, Carrier carrier, double now, int fresh=*)
     @cython.locals(conn=H2UpstreamConn)
     cdef H2UpstreamConn _with_room(self)
+    @cython.locals(conn=H2UpstreamConn)
+    cdef H2UpstreamConn _that_lives(self)
     @cython.locals(conn=H2UpstreamConn, stream=H2UpstreamStream, carrier=Carrier)
     cdef _serve(self)

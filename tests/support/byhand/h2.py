@@ -57,6 +57,9 @@ class HandWire(Wire):
     def resume(self) -> None:
         self.reading = True
 
+    def unread(self) -> bool:
+        return bool(self.waiting)
+
     def recv(self, size: int) -> bytes:
         if not self.waiting:
             raise BlockingIOError
