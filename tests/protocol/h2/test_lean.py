@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hyperframe.frame import Frame, SettingsFrame
 
 from fastgw.protocol.h2 import frames as h2
 from fastgw.protocol.h2.frames import H2Error
-from fastgw.protocol.h2.lean import CLIENT_SETTINGS, UNLIMITED, Control
+from fastgw.protocol.h2.lean import CLIENT_SETTINGS, MOST_SETTINGS, UNLIMITED, Control
 
 
 def begun() -> Control:
@@ -42,6 +44,20 @@ def test_settings_of_the_peer() -> None:
     assert control.take(h2.SETTINGS_ACK) == b""
 
 
+def test_settings_that_mean_nothing_are_acknowledged_and_not_kept() -> None:
+    control = begun()
+    tracemalloc.start()
+    for first in range(0x100, 0x2000, MOST_SETTINGS):
+        numbers = range(first, first + MOST_SETTINGS)
+        assert control.take(h2.settings(dict.fromkeys(numbers, first))) == h2.SETTINGS_ACK
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 100_000
+    most = {h2.MAX_CONCURRENT_STREAMS: 9} | dict.fromkeys(range(0x100, 0x100 + MOST_SETTINGS - 1), 1)
+    assert control.take(h2.settings(most)) == h2.SETTINGS_ACK
+    assert control.most_streams() == 9
+
+
 def test_pings_both_ways() -> None:
     control = begun()
     assert control.take(h2.ping(b"abcdefgh")) == h2.ping(b"abcdefgh", ack=True)
@@ -56,6 +72,9 @@ def test_pings_both_ways() -> None:
     (h2.header(5, h2.SETTINGS, 0, 0) + b"12345", h2.FRAME_SIZE_ERROR),
     (h2.header(6, h2.SETTINGS, h2.ACK, 0) + bytes(6), h2.FRAME_SIZE_ERROR),
     (h2.header(0, h2.SETTINGS, 0, 1), h2.PROTOCOL_ERROR),
+    (h2.header(6, h2.SETTINGS, 0, 1) + b"\0\5\0\0\x40\0", h2.PROTOCOL_ERROR),
+    (h2.settings(dict.fromkeys(range(0x100, 0x100 + MOST_SETTINGS + 1), 1)), h2.ENHANCE_YOUR_CALM),
+    (h2.header(6 * 40, h2.SETTINGS, 0, 0) + b"\0\4\0\0\xff\xff" * 40, h2.ENHANCE_YOUR_CALM),
     (h2.header(7, h2.PING, 0, 0) + bytes(7), h2.FRAME_SIZE_ERROR),
     (h2.header(8, h2.PING, 0, 3) + bytes(8), h2.PROTOCOL_ERROR),
 ])  # fmt: skip
