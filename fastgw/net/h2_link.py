@@ -20,6 +20,7 @@ import enum
 from typing import Final
 
 from fastgw.accel.frames import FrameReader
+from fastgw.accel.sockets import keep
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
 from fastgw.net.wire import QUEUED, RECV_BYTES, Holder, Wire
@@ -33,6 +34,8 @@ CONNECTION_WINDOW_BYTES: Final = 4 << 20
 """What a peer may send on all streams of a connection ahead of what was read. (It is read at once: what a stream may hold is
 bounded by its own window.)"""
 MOST_CONTINUATIONS: Final = 8  # frames of one field block behind its first (nghttp2's figure)
+MOST_PIECES: Final = 256  # frames of a body that waits, each by itself; then they are joined
+
 
 class LinkState(enum.IntEnum):
     CONNECTING = 0
@@ -382,6 +385,13 @@ class H2Link(Holder):
         if not more or self.window > h2.MOST_WINDOW:
             raise H2Error(h2.FLOW_CONTROL_ERROR if more else h2.PROTOCOL_ERROR, "a window of no or of too many bytes")
         self.on_room()
+
+
+def put_aside(pieces: list[bytes], payload: bytes) -> None:
+    """Have a piece of a body wait among others. (A byte by itself takes as much as fifty.)"""
+    if len(pieces) >= MOST_PIECES:
+        pieces[:] = [b"".join(pieces)]
+    pieces.append(keep(payload))
 
 
 def _unpadded(payload: bytes) -> bytes:

@@ -18,7 +18,7 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
 from fastgw.net.clock import monotonic
-from fastgw.net.h2_link import H2Link
+from fastgw.net.h2_link import H2Link, put_aside
 from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER, TICK_S
 from fastgw.net.upstream import Carrier, UpstreamStream
@@ -298,6 +298,13 @@ class H2UpstreamStream(UpstreamStream):
     def deliver_soon(self) -> None:
         """The same, when what runs now has returned: whoever asked for something is not told from within."""
         self.reactor.poller.soon(self.deliver)
+
+    def came(self, payload: bytes) -> None:
+        """Some of the body, to be told when the read has been gone through, or later."""
+        if self.held:
+            put_aside(self.pieces, payload)
+        else:
+            self.pieces.append(payload)
 
     def _tell(self, carrier: Carrier) -> None:
         pieces = self.pieces

@@ -14,7 +14,6 @@ import os
 from typing import Final
 
 from fastgw.accel.frames import header
-from fastgw.accel.sockets import keep
 from fastgw.net.clock import monotonic
 from fastgw.net.h2_link import CLOSED, CONNECTING, GREETING, LEAVING, OPEN
 from fastgw.net.h2_stream import H2UpstreamStream, Link, Places
@@ -286,7 +285,7 @@ class H2UpstreamConn(Link):
         if size:
             if payload is None:
                 payload = self.reader.payload()
-            stream.pieces.append(keep(payload) if stream.held else payload)
+            stream.came(payload)
         if taken > size:
             stream.padded(taken - size)
         if last:

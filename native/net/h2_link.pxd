@@ -1,6 +1,7 @@
 cimport cython
 
 from fastgw.accel.frames cimport FrameReader
+from fastgw.accel.sockets cimport keep
 from fastgw.net.clock cimport monotonic
 from fastgw.net.poller cimport Reactor
 from fastgw.net.wire cimport Holder, Wire
@@ -9,6 +10,8 @@ from fastgw.protocol.h2.budget cimport Budgets
 cdef int DATA, END_HEADERS, END_STREAM, HEADERS, PADDED, PRIORITISED
 cdef int QUEUED
 cdef Py_ssize_t RECV_BYTES
+
+cpdef put_aside(list pieces, bytes payload)
 
 cdef class H2Link(Holder):
     cdef public Reactor reactor

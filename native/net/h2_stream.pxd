@@ -3,7 +3,7 @@ cimport cython
 from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.sockets cimport keep
 from fastgw.net.clock cimport monotonic
-from fastgw.net.h2_link cimport H2Link
+from fastgw.net.h2_link cimport H2Link, put_aside
 from fastgw.net.poller cimport Reactor
 from fastgw.net.upstream cimport Carrier, UpstreamStream
 from fastgw.protocol.body cimport DataSource, NoSource
@@ -48,6 +48,7 @@ cdef class H2UpstreamStream(UpstreamStream):
     cdef public object error
     cdef DataSource _source
 
+    cpdef came(self, bytes payload)
     cpdef crash(self, object error, Carrier carrier)
     @cython.locals(link=Link)
     cdef _put(self, bytes data, Py_ssize_t skip)

@@ -2,7 +2,6 @@ cimport cython
 
 from fastgw.accel.frames cimport header
 from fastgw.accel.heads cimport ResponseHead
-from fastgw.accel.sockets cimport keep
 from fastgw.net.clock cimport monotonic
 from fastgw.net.h2_stream cimport H2UpstreamStream, Link, Places
 from fastgw.protocol.h2.frames cimport headers, window_update

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fastgw.net.h2_link import MOST_PIECES
 from fastgw.net.h2_stream import WINDOW_BYTES
 from fastgw.net.wire import QUEUED
 from tests.conversations.h2_row import CANCEL, h2
@@ -259,6 +260,21 @@ class TestPace:
                 sent += (len(padded) - 9) * count
             asked.says(DONE, last=True)
             assert client.sees(200).body.endswith(EVENT + DONE)
+
+    def test_what_waits_in_small_pieces_takes_no_more_room_than_in_large_ones(self) -> None:
+        with h2() as say:
+            client = say.talk.client().says(chat(stream=True))
+            asked = say.last.begins(SSE)
+            client.takes = QUEUED
+            asked.says(EVENT)
+            text = b": " + bytes(range(97, 123)) * 1000 + b"\n\n"
+            [stream] = say.engine.peer.wire.holder.streams.values()
+            for at in range(0, len(text), 2):
+                say.peer.says(say.peer.data(asked.number, text[at : at + 2]))
+                assert len(stream.pieces) <= MOST_PIECES
+            client.drains()
+            asked.says(DONE, last=True)
+            assert client.sees(200).body == EVENT + text + DONE
 
     def test_an_end_that_came_while_it_was_held(self) -> None:
         with h2() as say:
