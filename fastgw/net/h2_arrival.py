@@ -16,7 +16,7 @@ from fastgw.errors import GatewayError
 from fastgw.net.client import NO_HEAD, ConnLimits, Secured, Service
 from fastgw.net.clock import monotonic
 from fastgw.net.h2_client import ClientLink, H2ClientStream
-from fastgw.net.h2_link import CLOSED, LEAVING
+from fastgw.net.h2_link import CLOSED, LEAVING, put_aside
 from fastgw.net.poller import Reactor
 from fastgw.net.wire import Wire
 from fastgw.protocol.h2 import frames as h2
@@ -63,14 +63,15 @@ class H2Arrival(ClientLink):
         self._dirty: list[H2ClientStream] = []  # that have something to tell
         self._gone: list[H2ClientStream] = []  # whose exchange is to be told that its client has left
         self._going_on = False  # a turn is to come
-        self._limbo: dict[int, None] = {}
+        self._limbo: dict[int, int] = {}  # and what their windows have left, -1 = nothing more may come
         self._resets = Budget("resets", RESETS, RESET_RATE)
         self._refusals = 0
         self._look_s = max(LEAST_LOOK_S, min(limits.write_s, limits.body_s, limits.head_s, MOST_LOOK_S * 4) / 4)
 
     # --- requests
     def is_idle(self, number: int) -> bool:
-        return number > self._last or not number & 1
+        # (One above the last that will be opened was, for all that is known here.)
+        return self._last < number <= self._left or not number & 1
 
     def on_block(self, number: int, block: bytes, last: bool) -> None:
         stream = self.streams.get(number)
@@ -79,7 +80,8 @@ class H2Arrival(ClientLink):
                 self._take_trailers(stream, block, last)
             elif number in self._limbo:
                 self.blocks.skip(block)
-                self.budgets.glitches.spend(monotonic())
+                if not last or not self._was_under_way(number, 0, True):
+                    self.budgets.glitches.spend(monotonic())
             elif not number & 1:
                 raise H2Error(h2.PROTOCOL_ERROR, "a stream that no client has")
             elif number <= self._last:
@@ -95,7 +97,8 @@ class H2Arrival(ClientLink):
         if number > self._left:
             # (It was told, and asks elsewhere: RFC 9113 §6.8.)
             self.blocks.skip(block)
-            self._forget(number)
+            self._forget(number, -1 if last else h2.FIRST_WINDOW)
+            self._resets.spend(monotonic())
             return
         self._last = number
         head: RequestHead = NO_HEAD
@@ -103,16 +106,16 @@ class H2Arrival(ClientLink):
         try:
             head = self.blocks.read(block, last)
         except Malformed as error:
-            self._reset(number, h2.PROTOCOL_ERROR, str(error))
+            self._reset(number, -1 if last else h2.FIRST_WINDOW, h2.PROTOCOL_ERROR, str(error))
             return
         except GatewayError as error:
             fault = error
         if len(self.streams) >= MOST_STREAMS:
-            self._reset(number, h2.REFUSED_STREAM, "too many streams")
+            self._reset(number, -1 if last else h2.FIRST_WINDOW, h2.REFUSED_STREAM, "too many streams")
             return
         length = head.content_length
         if last and length > 0:
-            self._reset(number, h2.PROTOCOL_ERROR, "a length, and no body")
+            self._reset(number, -1, h2.PROTOCOL_ERROR, "a length, and no body")
             return
         stream = H2ClientStream(
             self, self.service, self.peer_ip, self.trusted, self._forwarded, number, self._first_window
@@ -125,6 +128,7 @@ class H2Arrival(ClientLink):
         if not self.streams:
             self.reactor.wheel.arm(self, monotonic() + self._look_s)
         self.streams[number] = stream
+        self.budgets.sent(1)  # (who asks may give room for the answer at once, as browsers do)
         self._touch(stream)
 
     def _take_trailers(self, stream: H2ClientStream, block: bytes, last: bool) -> None:
@@ -144,7 +148,7 @@ class H2Arrival(ClientLink):
     def on_data(self, number: int, size: int, taken: int, payload: bytes | None, last: bool) -> None:
         stream = self.streams.get(number)
         if stream is None:
-            self._stray_data(number)
+            self._stray_data(number, taken, last)
             return
         stream.room -= taken
         if stream.ended:
@@ -163,14 +167,28 @@ class H2Arrival(ClientLink):
         if size and not stream.told:
             if payload is None:
                 payload = self.reader.payload()
-            stream.pieces.append(keep(payload) if stream.held or self._going_on else payload)
+            if stream.held or self._going_on:
+                put_aside(stream.pieces, payload)
+            else:
+                stream.pieces.append(payload)
         if last:
             self._end_of(stream)
         else:
             self._touch(stream)
 
-    def _stray_data(self, number: int) -> None:
+    def _was_under_way(self, number: int, taken: int, last: bool) -> bool:
+        """Whether it can have been sent before the client knew that we had reset this stream: its window had room for it, and
+        it had not ended."""
+        room = self._limbo.get(number, -1) - taken
+        if room < 0:
+            return False
+        self._limbo[number] = -1 if last else room
+        return True
+
+    def _stray_data(self, number: int, taken: int, last: bool) -> None:
         """DATA of no stream that there is."""
+        if self._was_under_way(number, taken, last):
+            return
         self.stray(number)
         if number not in self._limbo:
             self.put(h2.rst_stream(number, h2.STREAM_CLOSED))
@@ -186,7 +204,7 @@ class H2Arrival(ClientLink):
     def on_reset(self, number: int, code: int) -> None:
         stream = self.streams.pop(number, None)
         if stream is None:
-            if number not in self._limbo:
+            if self._limbo.pop(number, None) is None:
                 self.stray(number)
             return
         self._drop(stream)
@@ -226,20 +244,20 @@ class H2Arrival(ClientLink):
         """The client broke the protocol on this stream."""
         self.streams.pop(stream.number, None)
         self._drop(stream)
-        self._reset(stream.number, code, why)
+        self._reset(stream.number, -1 if stream.ended else stream.room, code, why)
 
-    def _reset(self, number: int, code: int, why: str) -> None:
-        """The client has us reset a stream, which costs it."""
+    def _reset(self, number: int, room: int, code: int, why: str) -> None:
+        """The client has us reset a stream, which costs it. ``room``: as in ``_limbo``."""
         self.put(h2.rst_stream(number, code))
-        self._forget(number)
+        self._forget(number, room)
         try:
             self.budgets.glitches.spend(monotonic())
         except H2Error:
             raise H2Error(h2.ENHANCE_YOUR_CALM, f"too many streams that had to be reset, the last for: {why}") from None
 
-    def _forget(self, number: int) -> None:
+    def _forget(self, number: int, room: int) -> None:
         limbo = self._limbo
-        limbo[number] = None
+        limbo[number] = room
         if len(limbo) > MOST_LIMBO:
             del limbo[next(iter(limbo))]
 
@@ -252,7 +270,7 @@ class H2Arrival(ClientLink):
         self._refusals = self._refusals + 1 if refusals > stream.refused else min(refusals, self._refusals)
         if code >= 0:
             self.put(h2.rst_stream(stream.number, code))
-            self._forget(stream.number)
+            self._forget(stream.number, -1 if stream.ended else stream.room)
         self._free()
 
     def _free(self) -> None:

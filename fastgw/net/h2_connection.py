@@ -33,6 +33,9 @@ from fastgw.protocol.h2.hpack import NO_TABLE
 from fastgw.stats import Stats
 
 MOST_TURN_BYTES: Final = 262144  # that one turn sends on one connection
+MOST_UNTAKEN_BYTES: Final = 2 * MOST_TURN_BYTES
+"""More than this waits for the client, and it is not read until that has gone: heads, acknowledgements and resets know no
+window."""
 
 
 class H2Connection(Connection):
@@ -170,6 +173,8 @@ class H2ClientLink(H2Arrival):
             stream.kept()
 
     def flushed(self) -> None:
+        if not self.writable and self.wire.queued_bytes > MOST_UNTAKEN_BYTES:
+            self.wire.hold()
         if self.state is LEAVING and not self.streams:
             self.finish(h2.NO_ERROR)
         elif self._ready and self.writable and self.window > 0:
@@ -226,6 +231,7 @@ class H2ClientLink(H2Arrival):
         for stream in self._ready:
             stream.stuck_at = now if stream.stuck_at else 0.0
         H2Arrival.on_written(self)
+        self.wire.resume()
         self.flush_soon()
 
     def on_broken(self) -> None:
@@ -298,9 +304,11 @@ class H2ClientLink(H2Arrival):
 
     # --- the end
     def on_goaway(self, last: int, code: int) -> None:
-        self._left = min(self._left, self._last)
-        if self.state is OPEN:
+        if self.streams:
+            self.retire()  # (said, for its word was of our streams: it might open more)
+        elif self.state is OPEN:
             self.state = LEAVING
+            self._left = self._last
             self.flush_soon()
 
     def leave(self) -> bool:

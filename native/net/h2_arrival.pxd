@@ -6,6 +6,7 @@ from fastgw.net.client cimport Service, Sink
 from fastgw.net.client cimport ConnLimits as Figures
 from fastgw.net.clock cimport monotonic
 from fastgw.net.h2_client cimport ClientLink, H2ClientStream
+from fastgw.net.h2_link cimport put_aside
 from fastgw.protocol.h2.budget cimport Budget
 from fastgw.protocol.h2.requests cimport RequestBlocks
 
@@ -37,15 +38,17 @@ cdef class H2Arrival(ClientLink):
     cdef _take_trailers(self, H2ClientStream stream, bytes block, bint last)
     @cython.locals(stream=H2ClientStream, got=cython.longlong, length=cython.longlong)
     cpdef on_data(self, long number, Py_ssize_t size, Py_ssize_t taken, bytes payload, bint last)
-    cdef _stray_data(self, long number)
+    @cython.locals(room=cython.longlong)
+    cdef bint _was_under_way(self, long number, Py_ssize_t taken, bint last) except -1
+    cdef _stray_data(self, long number, Py_ssize_t taken, bint last)
     cdef _end_of(self, H2ClientStream stream)
     @cython.locals(stream=H2ClientStream)
     cpdef on_reset(self, long number, long code)
     cdef _touch(self, H2ClientStream stream)
     cdef _drop(self, H2ClientStream stream)
     cdef _fail(self, H2ClientStream stream, int code, str why)
-    cdef _reset(self, long number, int code, str why)
-    cdef _forget(self, long number)
+    cdef _reset(self, long number, long long room, int code, str why)
+    cdef _forget(self, long number, long long room)
     cdef _free(self)
     @cython.locals(stream=H2ClientStream)
     cpdef deliver(self)
