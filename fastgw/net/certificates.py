@@ -149,20 +149,28 @@ class Shown(End, Kept):
                 tls.context = found
 
     def lasting(self) -> ssl.SSLContext:
-        """A context for who keeps one: each handshake goes on by what is shown at that time."""
-        context = _showing_context(self._showing, *self._showing.pairs[0])
-        context.sni_callback = self._present
-        return context
-
-    def _present(self, tls: ssl.SSLObject, name: str | None, of: ssl.SSLContext) -> None:
-        tls.context = self.context
-        self._choose(tls, name, of)
+        """A context for who keeps one: each handshake is made by what is shown at that time."""
+        lasting = _Lasting(ssl.PROTOCOL_TLS_SERVER)
+        lasting.shown = self
+        return lasting
 
     def session(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         return self.context.wrap_bio(incoming, outgoing, server_side=True)
 
     def misspoken(self) -> bytes:
         return self.plain
+
+
+class _Lasting(ssl.SSLContext):
+    """Makes nothing of its own: tickets would outlive the CA by which their clients were believed."""
+
+    shown: Shown
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_side: bool = False,
+        server_hostname: str | bytes | None = None, session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:  # fmt: skip
+        return self.shown.session(incoming, outgoing)
 
 
 class Trust(Kept):

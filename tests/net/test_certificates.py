@@ -70,6 +70,25 @@ def test_a_session_goes_on_in_the_next_connection(certs: Certificates) -> None:
         assert shown_to(shown, "localhost", trusting, first.session).session_reused
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("lasts", [False, True])
+def test_a_session_does_not_outlive_the_ca_of_its_client(
+    certs: Certificates, tmp_path: Path, version: ssl.TLSVersion, lasts: bool
+) -> None:
+    believed = shutil.copy(certs.ca, tmp_path / "clients.pem")
+    shown = Shown(Showing(pairs(certs.gateway, certs.other), str(believed), client_required=True))
+    lasting = shown.lasting() if lasts else None
+    trusting = certs.trusting(certs.client)
+    trusting.maximum_version = version
+    before = shown_to(shown, "localhost", trusting, lasting=lasting).session
+    assert before is not None
+    assert shown_to(shown, "localhost", trusting, before, lasting).session_reused
+    shutil.copy(certs.stranger.ca, believed)
+    shown.load()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shown_to(shown, "localhost", trusting, before, lasting)
+
+
 def copied(certs: Certificates, folder: Path, pair: Pair) -> Pair:
     cert, key = str(folder / "tls.crt"), str(folder / "tls.key")
     shutil.copy(pair.cert, cert)
