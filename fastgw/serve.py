@@ -23,6 +23,7 @@ from fastgw.accel.landing import retain
 from fastgw.app import Gateway
 from fastgw.config import Config
 from fastgw.config.machine import open_files, supervisor
+from fastgw.errors import described
 from fastgw.net.supervisor import Supervisor
 from fastgw.observe.log_file import LogFile
 from fastgw.observe.logs import LogWriter, is_json, to_stderr
@@ -91,6 +92,7 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
             log.warning(warning)
         log.info("listening", **_told(gateway))
         manager.ready(f"listening on {' '.join(gateway.addresses)}")
+        _hear(loop, log)
         _settle(loop, stats)
         reloader.ready()
         await drain.wait()
@@ -117,6 +119,19 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
         manager.close()
         log.close()
     return 0
+
+
+def _hear(loop: asyncio.AbstractEventLoop, log: LogWriter) -> None:
+    """What nobody can be told of an exception, and Python would print, goes into the log as all else does: so many lines a
+    second, and nothing of a value. (A name in a TLS handshake that is no text is one that strangers bring about.)"""
+
+    def unraisable(what: sys.UnraisableHookArgs) -> None:
+        if what.exc_value is not None:
+            error = described(what.exc_value)
+            with suppress(RuntimeError):  # (the loop has gone; and this may be any thread)
+                loop.call_soon_threadsafe(lambda: log.warning("an exception that nobody could be told of", error=error))
+
+    sys.unraisablehook = unraisable
 
 
 def _told(gateway: Gateway) -> dict[str, object]:

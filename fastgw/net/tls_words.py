@@ -26,6 +26,7 @@ _VERDICTS: Final = {
 _REASONS: Final = {
     "WRONG_VERSION_NUMBER": "what answers does not speak TLS",
     "PACKET_LENGTH_TOO_LONG": "what answers does not speak TLS",
+    "CALLBACK_FAILED": "it asks for a name that is no text",
     "HTTP_REQUEST": "HTTP without TLS",
     "UNSUPPORTED_PROTOCOL": "no version of TLS in common",
     "TLSV1_ALERT_PROTOCOL_VERSION": "no version of TLS in common",

@@ -18,6 +18,7 @@ from fastgw import Config, EngineConfig, Gateway
 from fastgw.app import StartError
 from fastgw.sim import RawRequest, ScriptedConnection, SimConfig, Simulator
 from tests.e2e.engines import QUIET, fine, posts, scripted
+from tests.e2e.test_cases_k_process import serve
 from tests.support import tls_client
 from tests.support.client import SECURED, RawClient, chat, request
 from tests.support.gateway import Running, running
@@ -290,6 +291,27 @@ async def test_new_certificates_are_taken_over_and_no_stream_ends(certs: Certifi
         go.set()
         await client.read_body(answer)
         assert answer.complete, answer
+
+
+async def test_names_that_are_no_text_are_a_line_in_the_log_and_no_more(certs: Certificates, tmp_path: Path) -> None:
+    """Where several certificates are shown, Python would print what it made of such a name, as often as somebody wants."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    hello = certs.trusting().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        hello.do_handshake()
+    said = outgoing.read().replace(b"localhost", b"loc\xfflhost")
+    both = (certs.gateway, certs.other)
+    shows = [f"--tls-cert-file={','.join(pair.cert for pair in both)}", f"--tls-key-file={','.join(pair.key for pair in both)}"]
+    async with serve(tmp_path, "http://127.0.0.1:9", *shows, "--log-flood-rate=5") as served:
+        for _ in range(30):
+            client = await RawClient.connect("127.0.0.1", served.port)
+            await client.send(said)
+            await client.read_until_closed()
+            client.close()
+        await served.until("lines are left out", lambda: served.said("lines left out"))
+        assert 5 <= len(served.said("an exception that nobody could be told of")) < 30
+        assert "lhost" not in served.log.read_text()
+        assert served.said("TLS handshake failed")[0]["reason"] == "TLS: it asks for a name that is no text"
 
 
 async def test_a_unix_socket_beside_it_stays_without(certs: Certificates, tmp_path: Path) -> None:
