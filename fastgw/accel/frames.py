@@ -129,6 +129,10 @@ class FrameReader:
         """How many bytes are held of a frame that has not come whole."""
         return len(self._held)
 
+    def halfway(self) -> bool:
+        """Whether a frame has begun that can only be looked at when it is whole."""
+        return self._held != b""
+
     def feed(self, data: bytes) -> None:
         """What was read. All that was fed before has been asked for."""
         if self._held:

@@ -44,6 +44,13 @@ class Sink:
         then: they have come there."""
         return None
 
+    def hold(self, size: int) -> None:
+        """``size`` more bytes of the body have come than are taken, and wait in the client's stream. Raises GatewayError where
+        there is no room for them: :meth:`on_error` follows."""
+
+    def let_go(self, size: int) -> None:
+        """So many of those do not wait there any more."""
+
     def on_gone(self, how: str) -> None:
         """The client left (``"fin"`` or ``"reset"``). Nothing can be written any more."""
         raise NotImplementedError

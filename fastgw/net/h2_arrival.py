@@ -16,7 +16,7 @@ from fastgw.errors import GatewayError
 from fastgw.net.client import NO_HEAD, ConnLimits, Secured, Service
 from fastgw.net.clock import monotonic
 from fastgw.net.h2_client import ClientLink, H2ClientStream
-from fastgw.net.h2_link import CLOSED, LEAVING, put_aside
+from fastgw.net.h2_link import CLOSED, LEAVING
 from fastgw.net.poller import Reactor
 from fastgw.net.wire import Wire
 from fastgw.protocol.h2 import frames as h2
@@ -40,8 +40,8 @@ class H2Arrival(ClientLink):
     """A connection, as far as requests come over it."""
 
     __slots__ = (
-        "_dirty", "_first_window", "_forwarded", "_going_on", "_gone", "_last", "_left", "_limbo", "_look_s", "_refusals",
-        "_resets", "_secured", "blocks", "limits", "peer_ip", "service", "streams", "trusted",
+        "_dirty", "_first_window", "_forwarded", "_going_on", "_gone", "_idle_until", "_last", "_left", "_limbo", "_look_s",
+        "_refusals", "_resets", "_secured", "blocks", "limits", "peer_ip", "service", "streams", "trusted",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +63,7 @@ class H2Arrival(ClientLink):
         self._dirty: list[H2ClientStream] = []  # that have something to tell
         self._gone: list[H2ClientStream] = []  # whose exchange is to be told that its client has left
         self._going_on = False  # a turn is to come
+        self._idle_until = 0.0  # so long it may have no stream
         self._limbo: dict[int, int] = {}  # and what their windows have left, -1 = nothing more may come
         self._resets = Budget("resets", RESETS, RESET_RATE)
         self._refusals = 0
@@ -167,10 +168,10 @@ class H2Arrival(ClientLink):
         if size and not stream.told:
             if payload is None:
                 payload = self.reader.payload()
-            if stream.held or self._going_on:
-                put_aside(stream.pieces, payload)
+            if stream.held or stream.by is not None:
+                stream.put_by(payload)
             else:
-                stream.pieces.append(payload)
+                stream.pieces.append(keep(payload) if self._going_on else payload)
         if last:
             self._end_of(stream)
         else:
@@ -279,7 +280,14 @@ class H2Arrival(ClientLink):
             return
         if self.state is LEAVING:
             self.flush_soon()  # (which closes)
-        self.reactor.wheel.arm(self, monotonic() + self.limits.idle_s)
+        self.rest()
+
+    def rest(self) -> None:
+        """It has no stream, and may have none for so long."""
+        until = self._idle_until = monotonic() + self.limits.idle_s
+        self.reactor.wheel.arm(self, until)
+        if self._half_at:
+            self.halved()
 
     # --- telling
     def deliver(self) -> None:
@@ -333,7 +341,9 @@ class H2Arrival(ClientLink):
                 stream.open()
                 if blocks.last is stream.head:
                     blocks.known = stream.known
-            if not stream.held:
+            if stream.held:
+                stream.wait()
+            else:
                 stream.tell()
         except Exception as error:
             self.service.crashed(stream, error)

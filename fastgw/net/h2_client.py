@@ -8,7 +8,8 @@ writes is told so (``QUEUED``) and stops. So never more than one write waits, or
     opened       an exchange lives (``sink``), or its answer is still on its way
     over         both sides have ended, or one has reset it: the connection does not know it any more
 
-A body that nobody takes (``held``) stays here too, and its client gets no more credit: at most :data:`WINDOW_BYTES` of it.
+A body that nobody takes (``held``) stays here too, and its client gets no more credit: at most :data:`WINDOW_BYTES` of it,
+which the sink is told of (``hold``), for they are of the memory that all have together.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.accel.landing import Landing
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError
-from fastgw.net.client import MAX_REFUSALS, NO_BODY, NO_HEAD, ClientStream, Service
+from fastgw.net.client import MAX_REFUSALS, NO_BODY, NO_HEAD, ClientStream, Service, Sink
 from fastgw.net.clock import monotonic
 from fastgw.net.h1_states import BODY_PROGRESS_BYTES, WRITE_PROGRESS_BYTES
+from fastgw.net.h2_held import Held
 from fastgw.net.h2_link import CLOSED, H2Link
 from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER
@@ -78,7 +80,7 @@ class H2ClientStream(ClientStream):
     """See the head of this file."""
 
     __slots__ = (
-        "_begun", "_late", "_moved", "_out", "_owed", "_taken", "_unsaid", "begun", "body_at", "code", "dirty", "ended",
+        "_begun", "_late", "_moved", "_out", "_owed", "_taken", "_unsaid", "begun", "body_at", "by", "code", "dirty", "ended",
         "fault", "got", "held", "is_over", "landing", "last", "length", "link", "number", "opened", "out_bytes", "pieces",
         "queued", "refused", "room", "stuck_at", "told", "window",
     )  # fmt: skip
@@ -101,7 +103,8 @@ class H2ClientStream(ClientStream):
         self.length = -1  # of the body, as it was told
         self.got = 0
         self.room = FIRST_WINDOW  # what the client may still send
-        self.pieces: list[bytes] = []
+        self.pieces: list[bytes] = []  # of the body, that have not been told,
+        self.by: Held | None = None  # and what came behind them while it was held
         self.landing: Landing | None = None
         self.body_at = 0.0  # when the body last went on
         self._late = 0  # bytes since
@@ -165,9 +168,10 @@ class H2ClientStream(ClientStream):
         if not self.held:
             return
         self.held = False
-        if self.pieces or (self.ended and not self.told):
+        if self.pieces or self.by is not None or (self.ended and not self.told):
             self.link.deliver_soon(self)
-        self._say()
+        else:
+            self._say()
 
     def mind_leaving(self, minded: bool) -> None:
         """(Its connection is always read.)"""
@@ -194,13 +198,19 @@ class H2ClientStream(ClientStream):
         """What has come of the body, once."""
         pieces = self.pieces
         count = len(pieces)
-        data = b"" if not count else pieces[0] if count == 1 else b"".join(pieces)
-        if count:
-            pieces.clear()
         sink = self.sink
         last = self.ended
-        if sink is None or self.told or not (count or last):
-            return
+        if sink is None or self.told:
+            pieces.clear()
+            self.by = None
+        elif self.by is not None:
+            self._tell_by()
+        elif count or last:
+            data = b"" if not count else pieces[0] if count == 1 else b"".join(pieces)
+            pieces.clear()
+            self._pass(sink, data, last)
+
+    def _pass(self, sink: Sink, data: bytes, last: bool) -> None:
         size = len(data)
         self._late += size
         if self._late >= BODY_PROGRESS_BYTES:
@@ -218,14 +228,49 @@ class H2ClientStream(ClientStream):
             self._say()
 
     def _say(self) -> None:
-        """The body goes on: the client gets credit for what was taken, unless it is held back."""
+        """The body goes on: the client gets credit for what was taken, unless some of it is held back."""
         if self.held or self.ended or self.is_over or self.sink is None or self._unsaid < FIRST_WINDOW // 2:
             return
         more = WINDOW_BYTES - self.room
-        if more > 0:
+        if more > 0 and self.by is None:
             self._unsaid = 0
             self.room += more
             self.link.put(window_update(self.number, more))
+
+    def put_by(self, payload: bytes) -> None:
+        """More has come, and is held."""
+        if self.by is None:
+            self.by = Held(self.pieces)
+            self.pieces.clear()
+        self.by.data += payload
+
+    def wait(self) -> None:
+        """It is held, and more of it may have come: that counts."""
+        sink = self.sink
+        if self.pieces:
+            self.put_by(b"")
+        if sink is None or self.told:
+            self.by = None
+        if self.by is None or sink is None:
+            return
+        try:
+            self.by.count(sink)
+        except GatewayError as error:
+            self.told = True
+            self.by = None
+            sink.on_error(error)
+
+    def _tell_by(self) -> None:
+        """What was held, until it is again."""
+        while True:
+            by = self.by
+            sink = self.sink
+            if by is None or sink is None or self.told or self.held:
+                return
+            data = by.take(sink)
+            if not by.data:
+                self.by = None
+            self._pass(sink, data, self.ended and self.by is None)
 
     # --- an answer that is whole
     def answer(self, head: ResponseHead, request_id: bytes, extra: bytes, body: bytes) -> None:

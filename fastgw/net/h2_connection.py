@@ -36,6 +36,8 @@ MOST_TURN_BYTES: Final = 262144  # that one turn sends on one connection
 MOST_UNTAKEN_BYTES: Final = 2 * MOST_TURN_BYTES
 """More than this waits for the client, and it is not read until that has gone: heads, acknowledgements and resets know no
 window."""
+UNANSWERED_S: Final = 5.0
+"""Behind a GOAWAY that still takes what is on its way, a PING asks whether the client has seen it: so long it is waited for."""
 
 
 class H2Connection(Connection):
@@ -211,7 +213,7 @@ class H2ClientLink(H2Arrival):
         if self.state is GREETING:
             self.state = OPEN
             self.deadline = NEVER
-            self.reactor.wheel.arm(self, monotonic() + self.limits.idle_s)
+            self.rest()
 
     def on_congested(self) -> None:
         self._in_kernel = self.wire.unacknowledged()
@@ -248,14 +250,27 @@ class H2ClientLink(H2Arrival):
         if self.wire.queued_bytes and now - self._moved_at >= self.limits.write_s and not self._takes(now):
             self._stalled()
             return
-        if not self.streams and not self.wire.queued_bytes:
-            self.finish(h2.NO_ERROR)
+        if self.half_for(now) >= self.limits.head_s:
+            self.finish(h2.PROTOCOL_ERROR)
             return
-        if self._left == MOST_STREAM and self.service.draining:
+        if not self.streams and not self.wire.queued_bytes:
+            if now >= self._idle_until:
+                self.finish(h2.NO_ERROR)
+            else:
+                self.reactor.wheel.arm(self, self._idle_until)
+            return
+        if self.service.draining and self._left == MOST_STREAM:
             self.leave()
+        elif self._left == MOST_STREAM - 1 and self.unanswered_for(now) >= UNANSWERED_S:
+            self.retire()
         for stream in list(self.streams.values()):
             self._look_at(stream, now)
         self.reactor.wheel.arm(self, now + self._look_s)
+
+    def halved(self) -> None:
+        due = monotonic() + self.limits.head_s
+        if due < self.deadline:
+            self.reactor.wheel.arm(self, due)
 
     def _look_at(self, stream: H2ClientStream, now: float) -> None:
         """Whether it goes on."""

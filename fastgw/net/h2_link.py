@@ -20,7 +20,6 @@ import enum
 from typing import Final
 
 from fastgw.accel.frames import FrameReader
-from fastgw.accel.sockets import keep
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
 from fastgw.net.wire import QUEUED, RECV_BYTES, Holder, Wire
@@ -34,8 +33,6 @@ CONNECTION_WINDOW_BYTES: Final = 4 << 20
 """What a peer may send on all streams of a connection ahead of what was read. (It is read at once: what a stream may hold is
 bounded by its own window.)"""
 MOST_CONTINUATIONS: Final = 8  # frames of one field block behind its first (nghttp2's figure)
-MOST_PIECES: Final = 256  # frames of a body that waits, each by itself; then they are joined
-
 
 class LinkState(enum.IntEnum):
     CONNECTING = 0
@@ -56,8 +53,9 @@ class H2Link(Holder):
     """See the head of this file."""
 
     __slots__ = (
-        "_acked", "_block", "_block_flags", "_block_stream", "_continuations", "_flushing", "_heard", "_out", "_pinged",
-        "_pings", "_room", "_unsaid", "budgets", "control", "reactor", "reader", "state", "window", "wire", "writable",
+        "_acked", "_asked_at", "_block", "_block_flags", "_block_stream", "_continuations", "_flushing", "_half_at", "_heard",
+        "_out", "_pinged", "_pings", "_room", "_unsaid", "budgets", "control", "reactor", "reader", "state", "window", "wire",
+        "writable",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, wire: Wire, control: Control) -> None:
@@ -81,8 +79,10 @@ class H2Link(Holder):
         self._continuations = 0
         self._pings = 0  # sent,
         self._acked = 0  # and the last that was acknowledged
+        self._asked_at = 0.0  # since when there is none of those that are under way
         self._pinged = False  # asked whether it is there, and not answered
-        self._heard = False  # something came since the last look
+        self._heard = False  # a frame came whole since the last look
+        self._half_at = 0.0  # since when a frame, or a field block, is under way that others have to wait for; 0.0 = none is
         wire.holder = self
 
     # --- what a subclass makes of it
@@ -129,6 +129,9 @@ class H2Link(Holder):
     def deliver(self) -> None:
         """A read has been gone through: tell what came."""
         raise NotImplementedError
+
+    def halved(self) -> None:
+        """Half of something has come, and nothing behind it can be read before the rest: see :meth:`half_for`."""
 
     def flushing(self) -> None:
         """What this turn made is about to go out: what else belongs to it."""
@@ -185,6 +188,8 @@ class H2Link(Holder):
 
     def ping(self) -> None:
         """Ask the peer what it has seen."""
+        if not self.unacked():
+            self._asked_at = monotonic()
         self._pings += 1
         self._out.append(h2.ping(self._pings.to_bytes(8, "big")))
         self.flush_soon()
@@ -203,6 +208,15 @@ class H2Link(Holder):
     def unacked(self) -> bool:
         """Whether a PING is under way."""
         return self._acked < self._pings
+
+    def unanswered_for(self, now: float) -> float:
+        """So many seconds a PING has been under way; 0.0 = none is."""
+        return now - self._asked_at if self.unacked() else 0.0
+
+    def half_for(self, now: float) -> float:
+        """So many seconds the connection has waited for the rest of one frame, or one field block; 0.0 = it does not. (The
+        payload of DATA goes on as it comes, and is none.)"""
+        return now - self._half_at if self._half_at else 0.0
 
     def on_written(self) -> None:
         self.writable = True
@@ -230,12 +244,13 @@ class H2Link(Holder):
 
     def came(self, data: bytes) -> None:
         """What was read."""
-        self._heard = True
         reader = self.reader
         reader.feed(data)
         error: H2Error | None = None
+        found = 0
         try:
             while reader.next():
+                found += 1
                 if reader.kind == DATA and not self._block_stream and self.state is not GREETING and not reader.oversized:
                     self._take_data(reader)
                 else:
@@ -245,6 +260,12 @@ class H2Link(Holder):
         except Exception as bug:
             self.crashed(bug)
             error = H2Error(h2.INTERNAL_ERROR, "a bug")
+        if found > 1 or (found and reader.whole):
+            self._heard = True
+        if self._block_stream or reader.halfway():
+            self._note_half(found)
+        elif self._half_at:
+            self._half_at = 0.0
         self.deliver()
         if error is not None:
             self.broken(error)
@@ -252,6 +273,12 @@ class H2Link(Holder):
             self.put(h2.window_update(0, self._unsaid))
             self._room += self._unsaid
             self._unsaid = 0
+
+    def _note_half(self, found: int) -> None:
+        """Its time runs from where it began: more of the same, or of one block, is no beginning."""
+        if not self._half_at or (found and not self._block_stream):
+            self._half_at = monotonic()
+            self.halved()
 
     def _take_data(self, reader: FrameReader) -> None:
         size = taken = reader.stop - reader.start
@@ -333,6 +360,7 @@ class H2Link(Holder):
         if not number:
             raise H2Error(h2.PROTOCOL_ERROR, "HEADERS for no stream")
         self._block += block
+        self._half_at = 0.0  # (a new one, whatever was half there before)
         self._block_stream = number
         self._block_flags = flags
         self._continuations = 0
@@ -345,6 +373,7 @@ class H2Link(Holder):
         if reader.flags & END_HEADERS:
             block = bytes(self._block)
             number = self._block_stream
+            self._half_at = 0.0
             self._block.clear()
             self._block_stream = 0
             self.on_block(number, block, self._block_flags & END_STREAM != 0)
@@ -367,6 +396,7 @@ class H2Link(Holder):
             number = int.from_bytes(data, "big")
             if self._acked < number <= self._pings:
                 self._acked = number
+                self._asked_at = monotonic()
                 self._pinged = False
                 self.on_acked(number)
         control.pings.clear()
@@ -385,13 +415,6 @@ class H2Link(Holder):
         if not more or self.window > h2.MOST_WINDOW:
             raise H2Error(h2.FLOW_CONTROL_ERROR if more else h2.PROTOCOL_ERROR, "a window of no or of too many bytes")
         self.on_room()
-
-
-def put_aside(pieces: list[bytes], payload: bytes) -> None:
-    """Have a piece of a body wait among others. (A byte by itself takes as much as fifty.)"""
-    if len(pieces) >= MOST_PIECES:
-        pieces[:] = [b"".join(pieces)]
-    pieces.append(keep(payload))
 
 
 def _unpadded(payload: bytes) -> bytes:

@@ -18,7 +18,8 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
 from fastgw.net.clock import monotonic
-from fastgw.net.h2_link import H2Link, put_aside
+from fastgw.net.h2_held import Held
+from fastgw.net.h2_link import H2Link
 from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER, TICK_S
 from fastgw.net.upstream import Carrier, UpstreamStream
@@ -30,9 +31,8 @@ from fastgw.protocol.h2.lean import Control
 from fastgw.protocol.h2.writer import request_block, start_block
 from fastgw.protocol.start import RequestStart
 
-WINDOW_BYTES: Final = 262144
-"""What an engine may send on a stream ahead of its client. The first of it is the protocol's :data:`FIRST_WINDOW`; a client
-that takes half of that gets the rest."""
+WINDOW_BYTES: Final = 65535
+"""What an engine may send on a stream ahead of its client: the protocol's own first window, given again when half was taken."""
 FRAME_BYTES: Final = 16384  # what every peer takes in one DATA frame
 LINGER_S: Final = 2.0
 """An answer that is complete by its length has its END_STREAM still to come: so long it is waited for."""
@@ -99,8 +99,8 @@ class H2UpstreamStream(UpstreamStream):
 
     __slots__ = (
         "_finished", "_got", "_length", "_out", "_owed", "_source", "_taken", "_to_send", "_told", "_unsaid",
-        "dirty", "ended", "error", "fate", "head", "held", "home", "interim", "link", "method", "number", "out_bytes", "pieces",
-        "pings", "reactor", "room", "sent_whole", "window",
+        "by", "dirty", "ended", "error", "fate", "head", "held", "home", "interim", "link", "method", "number", "out_bytes",
+        "pieces", "pings", "reactor", "room", "sent_whole", "window",
     )  # fmt: skip
 
     def __init__(self, home: Places, reactor: Reactor, carrier: Carrier) -> None:
@@ -124,7 +124,8 @@ class H2UpstreamStream(UpstreamStream):
         self.head: ResponseHead | None = None
         self.interim = 0
         self.room = FIRST_WINDOW  # what the engine may still send
-        self.pieces: list[bytes] = []  # payload that has not been told
+        self.pieces: list[bytes] = []  # payload that has not been told,
+        self.by: Held | None = None  # and what came behind it while it was held
         self.ended = False  # the engine's side has
         self.fate = ""  # how it ended otherwise,
         self.error: GatewayError | None = None  # or what was wrong with it
@@ -300,14 +301,20 @@ class H2UpstreamStream(UpstreamStream):
         self.reactor.poller.soon(self.deliver)
 
     def came(self, payload: bytes) -> None:
-        """Some of the body, to be told when the read has been gone through, or later."""
-        if self.held:
-            put_aside(self.pieces, payload)
-        else:
+        """More of the answer."""
+        if not self.held and self.by is None:
             self.pieces.append(payload)
+            return
+        if self.by is None:
+            self.by = Held(self.pieces)
+            self.pieces.clear()
+        self.by.data += payload
 
     def _tell(self, carrier: Carrier) -> None:
         pieces = self.pieces
+        if self.by is not None:
+            pieces.append(bytes(self.by.data))
+            self.by = None
         count = len(pieces)
         data = b"" if not count else pieces[0] if count == 1 else b"".join(pieces)
         if count:
@@ -388,9 +395,9 @@ class H2UpstreamStream(UpstreamStream):
         if not self.held:
             return
         self.held = False
-        if self.pieces or self.ended or self.fate or self.error is not None:
-            self.deliver_soon()
-        if self._unsaid >= FIRST_WINDOW // 2:
+        if self.pieces or self.by is not None or self.ended or self.fate or self.error is not None:
+            self.deliver_soon()  # (and what was held counts as taken then)
+        elif self._unsaid >= FIRST_WINDOW // 2:
             self._say()
 
     def tunnel(self) -> None:
@@ -401,6 +408,7 @@ class H2UpstreamStream(UpstreamStream):
         self.carrier = None
         self.closed = True
         self.pieces.clear()
+        self.by = None
         self._out = None
         self.out_bytes = 0
         link = self.link

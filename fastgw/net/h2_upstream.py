@@ -74,7 +74,7 @@ class H2UpstreamConn(Link):
     """A connection to one engine; see the head of this file."""
 
     __slots__ = (
-        "_asked", "_dirty", "_first", "_freed", "_idle", "_limbo", "_next", "_resets", "_rest_of_addresses", "_stuck",
+        "_dirty", "_first", "_freed", "_idle", "_limbo", "_next", "_resets", "_rest_of_addresses", "_stuck",
         "dial_deadline", "home", "limit", "reserved", "stats", "streams",
     )  # fmt: skip
 
@@ -93,9 +93,8 @@ class H2UpstreamConn(Link):
         self._dirty: list[H2UpstreamStream] = []  # that have something to tell
         self._stuck: dict[H2UpstreamStream, None] = {}  # that have something to send, the longest first
         self._freed = False
-        self._limbo: dict[int, int] = {}  # streams that we reset, with the PING that tells when the engine knows it
-        self._idle = False  # it had no stream at the last look,
-        self._asked = 0  # and had been sent so many PINGs
+        self._limbo: dict[int, int] = {}  # what we reset, and the PING that tells when the engine must know
+        self._idle = False  # it had no stream at the last look
         stats.upstream_open += 1
         stats.dials_total += 1
 
@@ -240,12 +239,15 @@ class H2UpstreamConn(Link):
         self._stuck[stream] = None
 
     def on_room(self) -> None:
-        # Those that wait for it, the longest first.
-        for stream in list(self._stuck):
-            if self.window <= 0 or not self.writable:
+        stuck = self._stuck  # the longest first; who has had some of the room has the last place then
+        for stream in list(stuck):
+            left = self.window
+            if left <= 0 or not self.writable:
                 return
             if stream.pump():
-                self._stuck.pop(stream, None)
+                stuck.pop(stream, None)
+            elif self.window < left and stream in stuck:
+                stuck[stream] = stuck.pop(stream)
 
     def credit(self, stream: H2UpstreamStream, more: int) -> None:
         if self.state is not CLOSED:
@@ -426,12 +428,11 @@ class H2UpstreamConn(Link):
             self._not_h2("no SETTINGS in time")
         elif self._idle and not self.busy() and self.home.unneeded(self):
             self.close(h2.NO_ERROR)
-        elif not self.alive():
+        elif not self.alive() or self.half_for(now) >= PING_S:
             self.ended("reset")
         else:
-            if self._acked < self._asked:
-                self.retire("PINGs are not answered")  # places would never be free again
-            self._asked = self._pings
+            if self.unanswered_for(now) >= 2 * PING_S:
+                self.retire("it does not answer a PING")  # which alone gives back the places of what was reset
             self._idle = not self.busy()
             self.reactor.wheel.arm(self, now + PING_S)
 

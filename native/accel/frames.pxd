@@ -24,6 +24,7 @@ cdef class FrameReader:
     cdef readonly bint whole
     cdef readonly bint oversized
 
+    cpdef bint halfway(self) except -1
     cpdef feed(self, bytes data)
     cpdef bint next(self) except -1
     cdef bint _go_on(self, Py_ssize_t at, Py_ssize_t end) except -1

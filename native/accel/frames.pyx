@@ -198,6 +198,10 @@ cdef class FrameReader:
         """How many bytes are held of a frame that has not come whole."""
         return PyBytes_GET_SIZE(self._held)
 
+    cpdef bint halfway(self) except -1:
+        """Whether a frame has begun that can only be looked at when it is whole."""
+        return PyBytes_GET_SIZE(self._held) != 0
+
     cpdef feed(self, bytes data):
         """What was read. All that was fed before has been asked for."""
         if data is None:

@@ -10,6 +10,8 @@ cdef double NEVER
 cdef class Sink:
     cpdef on_body(self, bytes data, bint last)
     cpdef Landing landing(self, long long length)
+    cpdef hold(self, long long size)
+    cpdef let_go(self, long long size)
     cpdef on_gone(self, str how)
     cpdef on_drained(self)
     cpdef on_stalled(self)

@@ -6,7 +6,6 @@ from fastgw.net.client cimport Service, Sink
 from fastgw.net.client cimport ConnLimits as Figures
 from fastgw.net.clock cimport monotonic
 from fastgw.net.h2_client cimport ClientLink, H2ClientStream
-from fastgw.net.h2_link cimport put_aside
 from fastgw.protocol.h2.budget cimport Budget
 from fastgw.protocol.h2.requests cimport RequestBlocks
 
@@ -29,7 +28,7 @@ cdef class H2Arrival(ClientLink):
     cdef dict _limbo
     cdef Budget _resets
     cdef int _refusals
-    cdef double _look_s
+    cdef double _look_s, _idle_until
 
     @cython.locals(stream=H2ClientStream)
     cpdef on_block(self, long number, bytes block, bint last)
@@ -50,6 +49,8 @@ cdef class H2Arrival(ClientLink):
     cdef _reset(self, long number, long long room, int code, str why)
     cdef _forget(self, long number, long long room)
     cdef _free(self)
+    @cython.locals(until=cython.double)
+    cpdef rest(self)
     @cython.locals(stream=H2ClientStream)
     cpdef deliver(self)
     @cython.locals(dirty=list, opened=cython.int, at=cython.Py_ssize_t, stream=H2ClientStream)

@@ -32,6 +32,7 @@ cdef class H2ClientStream(ClientStream):
     cdef public object fault
     cdef public long long length, got, room, window
     cdef public list pieces
+    cdef public object by
     cdef public Landing landing
     cdef public double body_at, stuck_at
     cdef public Py_ssize_t out_bytes
@@ -45,10 +46,16 @@ cdef class H2ClientStream(ClientStream):
     cpdef body_late(self, str detail)
     @cython.locals(now=cython.double, head=RequestHead, sink=Sink)
     cpdef open(self)
-    @cython.locals(pieces=list, count=cython.Py_ssize_t, data=bytes, sink=Sink, last=cython.bint, size=cython.Py_ssize_t,
-                   landing=Landing)
+    @cython.locals(pieces=list, count=cython.Py_ssize_t, data=bytes, sink=Sink, last=cython.bint)
     cpdef tell(self)
     cpdef padded(self, Py_ssize_t size)
+    @cython.locals(size=cython.Py_ssize_t, landing=Landing)
+    cdef _pass(self, Sink sink, bytes data, bint last)
+    cpdef put_by(self, bytes payload)
+    @cython.locals(sink=Sink)
+    cpdef wait(self)
+    @cython.locals(sink=Sink, data=bytes)
+    cdef _tell_by(self)
     @cython.locals(more=cython.longlong)
     cdef _say(self)
     cdef _own(self, int status, bytes content_type, bytes body, bytes lines)

@@ -1,7 +1,6 @@
 cimport cython
 
 from fastgw.accel.frames cimport FrameReader
-from fastgw.accel.sockets cimport keep
 from fastgw.net.clock cimport monotonic
 from fastgw.net.poller cimport Reactor
 from fastgw.net.wire cimport Holder, Wire
@@ -10,8 +9,6 @@ from fastgw.protocol.h2.budget cimport Budgets
 cdef int DATA, END_HEADERS, END_STREAM, HEADERS, PADDED, PRIORITISED
 cdef int QUEUED
 cdef Py_ssize_t RECV_BYTES
-
-cpdef put_aside(list pieces, bytes payload)
 
 cdef class H2Link(Holder):
     cdef public Reactor reactor
@@ -23,6 +20,7 @@ cdef class H2Link(Holder):
     cdef public bint writable
     cdef list _out
     cdef bint _flushing, _pinged, _heard
+    cdef double _asked_at, _half_at
     cdef long long _room, _unsaid, _pings, _acked
     cdef bytearray _block
     cdef long _block_stream
@@ -35,6 +33,10 @@ cdef class H2Link(Holder):
     cpdef on_room(self)
     cpdef bint is_idle(self, long number) except -1
     cpdef deliver(self)
+    cpdef halved(self)
+    cpdef double unanswered_for(self, double now) except? -1
+    cpdef double half_for(self, double now) except? -1
+    cdef _note_half(self, int found)
     cpdef flushing(self)
     cpdef flushed(self)
     cpdef put(self, bytes data)
@@ -48,6 +50,7 @@ cdef class H2Link(Holder):
     cdef _take(self, FrameReader reader)
     cdef _not_idle(self, long number)
     cpdef stray(self, long number)
+    @cython.locals(reader=FrameReader, found=cython.int)
     cpdef came(self, bytes data)
     cpdef on_other(self, int kind, long number, bytes payload)
     @cython.locals(flags=cython.int, block=bytes, number=cython.long)

@@ -3,7 +3,7 @@ cimport cython
 from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.sockets cimport keep
 from fastgw.net.clock cimport monotonic
-from fastgw.net.h2_link cimport H2Link, put_aside
+from fastgw.net.h2_link cimport H2Link
 from fastgw.net.poller cimport Reactor
 from fastgw.net.upstream cimport Carrier, UpstreamStream
 from fastgw.protocol.body cimport DataSource, NoSource
@@ -44,6 +44,7 @@ cdef class H2UpstreamStream(UpstreamStream):
     cdef public ResponseHead head
     cdef public int interim
     cdef public list pieces
+    cdef public object by
     cdef public str fate
     cdef public object error
     cdef DataSource _source
@@ -61,6 +62,7 @@ cdef class H2UpstreamStream(UpstreamStream):
     cpdef deliver(self)
     @cython.locals(pieces=list, count=cython.Py_ssize_t, data=bytes, head=ResponseHead)
     cdef _tell(self, Carrier carrier)
+    cpdef came(self, bytes payload)
     @cython.locals(length=cython.longlong, status=cython.int, source=DataSource)
     cdef _begin(self, Carrier carrier, ResponseHead head, bytes data)
     cdef _note_end(self)

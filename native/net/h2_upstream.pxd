@@ -24,7 +24,6 @@ cdef class H2UpstreamConn(Link):
     cdef public tuple _rest_of_addresses
     cdef object _resets
     cdef long _next
-    cdef long long _asked
     cdef bint _first, _freed, _idle
     cdef list _dirty
     cdef dict _stuck, _limbo
@@ -41,7 +40,7 @@ cdef class H2UpstreamConn(Link):
     cpdef on_block(self, long number, bytes block, bint last)
     @cython.locals(dirty=list, stream=H2UpstreamStream)
     cpdef deliver(self)
-    @cython.locals(stream=H2UpstreamStream)
+    @cython.locals(stream=H2UpstreamStream, left=cython.longlong)
     cpdef on_room(self)
     @cython.locals(stream=H2UpstreamStream)
     cpdef on_window(self, long number, long long more)

@@ -100,6 +100,7 @@ ELSEWHERE: dict[str, str] = {
     "net/h2_connection": "e2e/test_h2_front_rows.py",
     "net/h2_fetch": "upstream/test_asked.py",
     "net/h2_greeting": "upstream/test_asked.py",
+    "net/h2_held": "conversations/test_h2_front_bounds.py",
     "net/h2_link": "conversations/test_cases_g_faults.py",
     "net/h2_upstream": "conversations/test_cases_g_faults.py",
     "net/live": "cli/test_live.py",

@@ -1,0 +1,149 @@
+"""What a client of HTTP/2 may leave half done, and what it may have the gateway hold (CASES B, H)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+
+from fastgw.net.h2_client import WINDOW_BYTES
+from fastgw.net.h2_connection import UNANSWERED_S
+from tests.support.byhand.h2_front import H2HandClient, h2_client
+from tests.support.conversation import conversation
+from tests.support.h2 import frames as f
+from tests.support.requests import chat_body
+
+POST = (
+    (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/v1/chat/completions"), (b":authority", b"localhost"),
+    (b"content-type", b"application/json"),
+)  # fmt: skip
+HEAD_S = 4.0
+
+
+def asks(stream: int, body: bytes, *, end: bool = True, path: bytes = b"") -> bytes:
+    head = list(POST)
+    if path:
+        head[2], head[4] = (b":path", path), (b"content-type", b"application/octet-stream")
+    return f.headers(stream, head) + (f.data(stream, body, end=end) if body or end else b"")
+
+
+def half_a_head() -> bytes:
+    return f.headers(3, POST)[:20]
+
+
+def half_a_block() -> bytes:
+    return f.headers(3, POST, whole=False)
+
+
+def half_a_ping() -> bytes:
+    return f.ping()[:12]
+
+
+HALVES = [half_a_head, half_a_block, half_a_ping]
+
+
+class TestHalves:
+    """One that is slow has the time of a head, whatever else goes on on its connection."""
+
+    @pytest.mark.parametrize("half", HALVES)
+    @pytest.mark.parametrize("busy", [True, False])
+    def test_of_a_frame_or_a_block(self, half: object, busy: bool) -> None:
+        with conversation(head_timeout_s=HEAD_S) as talk, h2_client(talk) as client:
+            if busy:
+                client.says(asks(1, chat_body()))
+            client.sends(half())  # type: ignore[operator]
+            client.passes(HEAD_S * 0.9)
+            assert not client.ended
+            client.passes(HEAD_S * 0.5)
+            client.sees("GOAWAY")
+            assert client.ended
+
+    @pytest.mark.parametrize("half", HALVES)
+    def test_more_of_the_same_is_no_new_beginning(self, half: object) -> None:
+        with conversation(head_timeout_s=HEAD_S) as talk, h2_client(talk) as client:
+            data = half()  # type: ignore[operator]
+            client.says(asks(1, chat_body()))
+            client.sends(data)
+            for _ in range(8):
+                client.passes(HEAD_S / 8)
+                client.sends(f.continuation(3, b"", whole=False)[: 9 if half is half_a_block else 0])
+            client.passes(HEAD_S / 4)
+            assert client.ended
+
+    def test_who_goes_on_is_not_ended(self) -> None:
+        """Reads that end within a frame are usual: each is another one."""
+        with conversation(head_timeout_s=HEAD_S) as talk, h2_client(talk) as client:
+            client.says(asks(1, b"{", end=False))
+            body = f.data(1, b"x" * 3000) * 12
+            for at in range(0, len(body), 3003):
+                client.sends(body[at : at + 3003])
+                client.passes(HEAD_S / 4)
+            assert not client.ended
+
+
+def test_who_does_not_answer_the_PING_of_a_farewell_is_not_waited_for() -> None:
+    with conversation() as talk, h2_client(talk, acks=False) as client:
+        client.says(asks(1, chat_body()))
+        client.connection.close_idle()
+        client.sees("GOAWAY last=2147483647")
+        client.says(asks(3, chat_body()))
+        assert talk.asked == [2]
+        client.passes(UNANSWERED_S * 3)
+        client.sees("GOAWAY last=3")
+        client.says(asks(5, chat_body()))
+        assert talk.asked == [2]
+
+
+class TestHeld:
+    """A body that nobody takes: what is on its way comes, counts, and is bounded."""
+
+    UPLOAD = b"/v1/files"
+    SETTINGS: ClassVar = {"passthrough_paths": ["/v1/files"], "max_connections": 1}
+
+    def _upload(self, client: H2HandClient, stream: int) -> None:
+        client.talk.engines[0].dial = "hangs"
+        client.says(asks(stream, b"x" * 16384, end=False, path=self.UPLOAD))
+
+    def test_counts_towards_the_memory_of_all(self) -> None:
+        with conversation(**self.SETTINGS) as talk, h2_client(talk) as client:  # type: ignore[arg-type]
+            self._upload(client, 1)
+            before = talk.stats.body_bytes_open
+            assert before
+            client.says(*[f.data(1, b"y" * 16000)] * 3)
+            [stream] = client.connection.streams()
+            assert stream.held
+            assert talk.stats.body_bytes_open - before == 48_000
+            client.says(f.rst(1))
+            assert talk.stats.body_bytes_open == 0
+
+    def test_in_single_bytes_it_is_no_more_than_that(self) -> None:
+        with conversation(**self.SETTINGS) as talk, h2_client(talk) as client:  # type: ignore[arg-type]
+            self._upload(client, 1)
+            for _ in range(50):
+                client.says(f.data(1, b"y") * 100)
+            [stream] = client.connection.streams()
+            assert not stream.pieces
+            assert len(stream.by.data) == 5000
+
+    def test_beyond_the_memory_of_all_one_more_comes_again(self) -> None:
+        settings = {**self.SETTINGS, "memory_budget_bytes": 1 << 20, "max_body_bytes": 1 << 19}
+        with conversation(**settings) as talk, h2_client(talk) as client:  # type: ignore[arg-type]
+            for stream in range(1, 41, 2):
+                self._upload(client, stream)
+            for stream in range(1, 41, 2):
+                client.says(f.data(stream, b"y" * 16000), f.data(stream, b"y" * 16000), f.data(stream, b"y" * 16000))
+            assert talk.stats.body_bytes_open <= 1 << 20
+            refused = client.peer.count("HEADERS :status=503")
+            assert 0 < refused < 20
+
+    def test_never_more_than_a_window(self) -> None:
+        with conversation(**self.SETTINGS) as talk, h2_client(talk) as client:  # type: ignore[arg-type]
+            self._upload(client, 1)
+            updates = [one for one in client.peer.seen if one.is_a("WINDOW_UPDATE 1")]
+            given = f.WINDOW + sum(int.from_bytes(one.payload, "big") for one in updates)
+            assert given <= WINDOW_BYTES
+            client.says(*[f.data(1, b"y" * 16000)] * ((given - 16384) // 16000))
+            assert not client.peer.count("RST_STREAM")
+            assert not client.peer.count("WINDOW_UPDATE 1")
+            client.says(*[f.data(1, b"y" * 16000)] * 2)
+            client.sees("RST_STREAM 1 code=FLOW_CONTROL_ERROR")
