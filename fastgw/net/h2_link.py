@@ -34,6 +34,7 @@ CONNECTION_WINDOW_BYTES: Final = 4 << 20
 bounded by its own window.)"""
 MOST_CONTINUATIONS: Final = 8  # frames of one field block behind its first (nghttp2's figure)
 
+
 class LinkState(enum.IntEnum):
     CONNECTING = 0
     GREETING = 1

@@ -189,7 +189,7 @@ class Decoder:
     __slots__ = ("_entries", "_room", "_size", "changes", "length_at", "length_end")
 
     def __init__(self) -> None:
-        self._entries: deque[tuple[bytes, bytes]] = deque()  # the newest first
+        self._entries: deque[tuple[bytes, bytes]] | None = None  # the newest first
         self._size = 0
         self._room = TABLE_BYTES
         self.changes = 0
@@ -235,9 +235,12 @@ class Decoder:
         return out
 
     def _entry(self, which: int) -> tuple[bytes, bytes]:
-        if not 0 < which <= len(_STATIC) + len(self._entries):
+        if 0 < which <= len(_STATIC):
+            return _STATIC[which - 1]
+        entries = self._entries
+        if not which or entries is None or which > len(_STATIC) + len(entries):
             raise HpackError("an index without an entry")
-        return _STATIC[which - 1] if which <= len(_STATIC) else self._entries[which - len(_STATIC) - 1]
+        return entries[which - len(_STATIC) - 1]
 
     def _resize(self, room: int) -> None:
         if room > TABLE_BYTES:
@@ -253,12 +256,15 @@ class Decoder:
         self.changes += 1
         self._shrink(max(0, self._room - size))
         if size <= self._room:
+            if self._entries is None:
+                self._entries = deque()  # (which is most of what an idle connection would have here)
             self._entries.appendleft((key, value))
             self._size += size
 
     def _shrink(self, room: int) -> None:
-        while self._size > room:
-            key, value = self._entries.pop()
+        entries = self._entries
+        while entries and self._size > room:
+            key, value = entries.pop()
             self._size -= len(key) + len(value) + 32
 
 
