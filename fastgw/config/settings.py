@@ -18,7 +18,7 @@ from fastgw.config.grammar import fingerprint, fingerprints
 from fastgw.config.problems import ConfigError, ConfigErrors
 from fastgw.config.row import shown
 from fastgw.config.table import TABLE, Settings
-from fastgw.digests import digest
+from fastgw.digests import certified, digest
 
 _TUPLES: Final = (*(row.name for row in TABLE if row.kind in {"list", "engines", "routes"}), "api_key_digests", "warnings")
 _SECRETS: Final = frozenset({*(row.name for row in TABLE if row.secret), "api_key_digests"})
@@ -43,7 +43,8 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         keys, found, notes = check.read_keys(self.api_keys, self.api_keys_file)
         # The raw keys leave before anything below can fail and show them in a traceback.
         force_setattr(self, "api_keys", ())
-        certificates = [] if fingerprints(self.tls_client_keys) else [fingerprint(text) for text in self.tls_client_keys]
+        good = not fingerprints(self.tls_client_keys)
+        certificates = [certified(fingerprint(text)) for text in self.tls_client_keys] if good else []
         digests = dict.fromkeys([*self.api_key_digests, *_digests(keys), *certificates])
         force_setattr(self, "api_key_digests", tuple(digests))
         found += check.problems(self, keyed=bool(digests or found))

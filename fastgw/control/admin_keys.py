@@ -50,6 +50,7 @@ FIELDS: Final[Fields] = {
     "on_exhausted": _WORD,
     "models": _TEXTS,
     "networks": _TEXTS,
+    "certificates": _TEXTS,
 }
 _LATEST: Final = "9999-12-31T23:59:59Z"
 
@@ -145,6 +146,7 @@ def record_view(record: KeyRecord) -> dict[str, Any]:
         "on_exhausted": record.on_exhausted,
         "models": list(record.models),
         "networks": list(record.networks),
+        "certificates": list(record.certificates),
         "previous_until": _stamp(record.previous_until),
     }
 

@@ -15,6 +15,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from fastgw.config.names import PRIORITIES
+from fastgw.digests import certified
 from fastgw.limits.key import KeyRecord
 from fastgw.limits.ledger import Ledger
 from fastgw.limits.meter import Meter
@@ -199,13 +200,15 @@ class Accounts:
     """
 
     __slots__ = (
-        "_by_digest", "_by_id", "_defaults", "_ends", "_ends_most", "_latest", "_retired", "_twice", "anonymous", "required",
-        "touched",
+        "_by_certificate", "_by_digest", "_by_id", "_certificates", "_defaults", "_ends", "_ends_most", "_latest", "_retired",
+        "_twice", "anonymous", "required", "touched",
     )  # fmt: skip
 
     def __init__(self, defaults: Defaults, digests: Iterable[bytes], *, required: bool, now_us: int = 0) -> None:
         self._defaults = defaults
         self._by_digest: dict[bytes, Account] = {}
+        self._by_certificate: dict[str, Account] = {}  # keys of the store,
+        self._certificates: dict[str, tuple[str, ...]] = {}  # and which each has; most have none
         self._by_id: dict[str, Account] = {}
         self._latest = 0.0  # the latest time of a look (Unix seconds)
         self._twice = False  # the last look was at an earlier one
@@ -234,6 +237,12 @@ class Accounts:
         """The account of a credential, whatever its state."""
         return self._by_digest.get(digest)
 
+    def find_certificate(self, fingerprint: bytes) -> Account | None:
+        """The account of a client certificate, by its SHA-256, whatever its state. A key of the store goes before one of the
+        configuration: it may be disabled."""
+        account = self._by_certificate.get(fingerprint.hex()) if self._by_certificate else None
+        return account if account is not None else self._by_digest.get(certified(fingerprint))
+
     def apply(self, records: Iterable[KeyRecord], now_us: int, unix_s: float) -> int:
         """Take changed keys over; returns how many. Their accounts stay the same objects."""
         count = 0
@@ -246,6 +255,9 @@ class Accounts:
                 for digest in (account.digest, account.previous_digest):
                     if self._by_digest.get(digest) is account:
                         del self._by_digest[digest]
+                for certificate in self._certificates.pop(record.id, ()):
+                    if self._by_certificate.get(certificate) is account:
+                        del self._by_certificate[certificate]
             if record.deleted:
                 if account is not None:
                     account.disabled = True
@@ -257,6 +269,10 @@ class Accounts:
             previous_until = account.previous_until
             account.set(self._defaults, record, now_us)
             self._by_digest[record.digest] = account
+            if record.certificates:
+                self._certificates[record.id] = record.certificates
+                for certificate in record.certificates:
+                    self._by_certificate[certificate] = account
             if account.previous_digest and account.previous_until > unix_s:
                 self._by_digest[account.previous_digest] = account
             if account.expires_at > unix_s and (back or account.expires_at != expires_at):

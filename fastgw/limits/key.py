@@ -25,6 +25,7 @@ NUMBERS = {
 
 _Time = Annotated[float, Meta(ge=0.0, le=1e15)]
 _Texts = tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...]
+_Fingerprints = tuple[Annotated[str, Meta(pattern="^[0-9a-f]{64}$")], ...]
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +51,7 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     on_exhausted: OnExhausted | None = None
     models: _Texts = ()  # empty = all
     networks: _Texts = ()  # CIDR; empty = from anywhere
+    certificates: _Fingerprints = ()  # of clients, SHA-256 in hexadecimal digits: who shows one needs no text
     previous_digest: bytes = b""
     previous_until: _Time = 0.0
     revision: int = 0

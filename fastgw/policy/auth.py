@@ -40,14 +40,15 @@ class Auth(Filter):
             credential = websocket_key((exchange.head.own or {}).get(b"sec-websocket-protocol", b""))
         if credential is not None:
             given = digest(credential)
+            account = accounts.find(given)
         else:
-            # A certificate is a key whose digest is its fingerprint: whoever shows it has proven to hold what belongs to it.
+            # A certificate is as good as a key: whoever shows it has proven to hold what belongs to it.
             secured = exchange.client.secured
             given = secured.certificate if secured is not None else b""
             if not given:
                 exchange.gateway.stats.auth_failures += 1
                 raise GatewayError("unauthorized")
-        account = accounts.find(given)
+            account = accounts.find_certificate(given)
         if account is not None and given == account.previous_digest and time() >= account.previous_until:
             account = None  # from before a rotation: dropped soon after its time, and refused from that very moment
         if account is None:

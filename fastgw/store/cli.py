@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
+from fastgw.config.grammar import fingerprints
 from fastgw.limits.key import NUMBERS, KeyRecord, UsageRow
 from fastgw.store import fields, keys, place, reading
 from fastgw.store.database import DAY_S, Database, today
@@ -29,6 +30,7 @@ examples:
   fastgw keys list
   fastgw keys show ann
   fastgw keys update ann --concurrency 8 --priority high --daily-tokens default
+  fastgw keys update ci --certificates runner.crt
   fastgw keys rotate ann --grace 1h
   fastgw keys disable ann
   fastgw keys delete key_1f0c3a5b7d9e2468
@@ -36,6 +38,8 @@ examples:
 KEY is a key's id, or its name where no other key has it. A running gateway follows within a second.
 """
 _SEE: Final = "fastgw keys --help"
+_LISTS: Final = ("models", "networks", "certificates")
+FINGERPRINT_CHARS: Final = 12  # that a list shows of each
 _TOTALS: Final = ("prompt_tokens", "completion_tokens", "requests", "estimated_tokens", "cached_tokens", "reasoning_tokens")
 _HELP: Final = {
     "name": "what to call the key (up to 128 characters)",
@@ -50,6 +54,8 @@ _HELP: Final = {
     "on_exhausted": "what happens to a stream that meets the daily limit",
     "models": 'models it may use, with commas between ("all" = every model)',
     "networks": 'networks it may come from, with commas between ("all" = everywhere)',
+    "certificates": 'client certificates that are the key as well, as PEM files or SHA-256 fingerprints, with commas between '
+    '("none" = the text alone)',
 }
 
 
@@ -165,8 +171,10 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
             choices = fields.CHOICES[name]
             parser.add_argument(flag, metavar="|".join(choices), help=f'{help_} ("default" = the gateway\'s)')
         else:
-            metavar = {"models": "A,B", "networks": "CIDR,CIDR", "expires_at": "TIME"}.get(name, "TEXT")
-            parser.add_argument(flag, metavar=metavar, help=help_)
+            metavar = {
+                "models": "A,B", "networks": "CIDR,CIDR", "expires_at": "TIME", "certificates": "FILE,FILE"
+            }.get(name, "TEXT")  # fmt: skip
+            parser.add_argument(flag, *(["--certificate"] if name == "certificates" else []), metavar=metavar, help=help_)
 
 
 def _fields(options: argparse.Namespace) -> dict[str, object]:
@@ -184,8 +192,21 @@ def _fields(options: argparse.Namespace) -> dict[str, object]:
                 value = int(text)
         elif name in {"models", "networks"}:
             value = [] if text in {"", "all"} else [one.strip() for one in text.split(",")]
+        elif name == "certificates":
+            value = [] if text in {"", "none"} else [_certificate(one.strip()) for one in text.split(",")]
         found[name] = value
     return found
+
+
+def _certificate(text: str) -> str:
+    """A fingerprint as it is, or what a file holds; what is neither stays, and is refused by the store."""
+    if fingerprints([text]):
+        try:
+            with open(text, encoding="latin-1") as file:
+                return file.read(fields.MAX_PEM_CHARS + 1)
+        except (OSError, ValueError):
+            pass
+    return text
 
 
 def _as_flag(problem: str) -> str:
@@ -221,13 +242,14 @@ def _list(database: Database, options: argparse.Namespace) -> None:
     if options.json:
         _print_json([{**shown(record), "today": _usage(used.get(record.id))} for record in found])
         return
-    rows = [("ID", "NAME", "TENANT", "STATE", "EXPIRES", "REQ/MIN", "TOKENS TODAY", "DAILY TOKENS", "PRIORITY")]
+    rows = [("ID", "NAME", "TENANT", "STATE", "EXPIRES", "REQ/MIN", "TOKENS TODAY", "DAILY TOKENS", "PRIORITY", "CERTIFICATE")]
     for record in found:
         row = used.get(record.id)
         spent = str(row[2] + row[3]) if row else "0"
         ends, priority = _date(record.expires_at) or "never", record.priority or "default"
         limits = (_limit(record.requests_per_minute), spent, _limit(record.daily_tokens))
-        rows.append((record.id, record.name, record.tenant, _state(record), ends, *limits, priority))
+        shows = " ".join(one[:FINGERPRINT_CHARS] for one in record.certificates) or "-"
+        rows.append((record.id, record.name, record.tenant, _state(record), ends, *limits, priority, shows))
     _print_table(rows)
     if not found:
         print("no keys", file=sys.stderr)
@@ -275,7 +297,7 @@ def _delete(database: Database, options: argparse.Namespace) -> None:
 def shown(record: KeyRecord) -> dict[str, object]:
     """A key as JSON has it: all that was set, times in ISO 8601, and no digest."""
     found: dict[str, object] = {"id": record.id}
-    for name in ("name", "tenant", "created_at", "expires_at", "disabled", *NUMBERS, *fields.CHOICES, "models", "networks"):
+    for name in ("name", "tenant", "created_at", "expires_at", "disabled", *NUMBERS, *fields.CHOICES, *_LISTS):
         found[name] = getattr(record, name)
     for name in ("created_at", "expires_at", "previous_until"):
         found[name] = _date(getattr(record, name)) or None
@@ -329,8 +351,8 @@ def _print_record(record: KeyRecord) -> None:
     for name, value in shown(record).items():
         if name in NUMBERS:
             text = _limit(getattr(record, name))
-        elif name in {"models", "networks"}:
-            text = ", ".join(getattr(record, name)) or "all"
+        elif name in _LISTS:
+            text = ", ".join(getattr(record, name)) or ("none" if name == "certificates" else "all")
         elif name in fields.CHOICES:
             text = str(value or "default")
         elif name == "disabled":

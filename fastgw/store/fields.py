@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import math
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
+from fastgw.config.grammar import fingerprint
 from fastgw.config.names import ON_EXHAUSTED, PRIORITIES
 from fastgw.config.sources import suggest
+from fastgw.digests import digest
 from fastgw.limits.key import NUMBERS
+from fastgw.protocol.x509 import ends_at
 
 PREFIX: Final = "fgw_"
 MAX_TEXT: Final = 128
 MAX_MODELS: Final = 1000
 MAX_MODEL_CHARS: Final = 256
 MAX_NETWORKS: Final = 256
+MAX_CERTIFICATES: Final = 16  # that one key is: before one ends its successor is there, on several machines
+MAX_PEM_CHARS: Final = 65_536
 ID: Final = re.compile(r"key_[0-9a-f]{16}\Z")
 
 CHOICES: Final = {"priority": PRIORITIES, "on_exhausted": ON_EXHAUSTED}
@@ -125,6 +131,27 @@ def _network(one: object, place: int) -> str:
     raise ValueError(f"entry {place} must be an address or a network, such as 10.0.0.0/8 or 2001:db8::/32")
 
 
+def _certificates(value: object, now: float) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or len(value) > MAX_CERTIFICATES:
+        raise ValueError(f"must be a list of at most {MAX_CERTIFICATES} certificates")
+    return tuple(dict.fromkeys(_certificate(one, place) for place, one in enumerate(value, 1)))
+
+
+def _certificate(one: object, place: int) -> str:
+    """The fingerprint of a certificate that is given by it, or as PEM (RFC 7468: the first of a chain)."""
+    if isinstance(one, str) and len(one) <= MAX_PEM_CHARS:
+        try:
+            _, begin, rest = one.partition("-----BEGIN CERTIFICATE-----")
+            if not begin:
+                return fingerprint(one.strip()).hex()
+            der = b64decode("".join(rest.partition("-----END CERTIFICATE-----")[0].split()), validate=True)
+            ends_at(der)
+            return digest(der).hex()
+        except ValueError:
+            pass
+    raise ValueError(f"entry {place} must be a certificate in PEM, or its SHA-256 fingerprint: 64 hexadecimal digits")
+
+
 def _flag(value: object, now: float) -> bool:
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
@@ -140,6 +167,7 @@ _READERS: Final[dict[str, Callable[[object, float], object]]] = {
     **{name: partial(_choice, choices) for name, choices in CHOICES.items()},
     "models": _models,
     "networks": _networks,
+    "certificates": _certificates,
 }
 
 FIELDS: Final = tuple(_READERS)

@@ -36,6 +36,8 @@ _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM keys"  # noqa: S608 (names 
 _FLAGS: Final = {0: False, 1: True}
 _MODELS: Final = _COLUMNS.index("models")
 _NETWORKS: Final = _COLUMNS.index("networks")
+_CERTIFICATES: Final = _COLUMNS.index("certificates")
+_LISTS: Final = ("models", "networks", "certificates")
 _DIGEST_BYTES: Final = 32
 _SHOWN: Final = 5  # of keys that share a name
 _LAST: Final = 2**63 - 1
@@ -84,7 +86,7 @@ def page(
     with closing(database.each(f"{sql} ORDER BY id LIMIT :limit", named)) as rows:
         for row in _in_turns(rows):
             record = _sound(row)
-            chars += len(row[_MODELS]) + len(row[_NETWORKS])
+            chars += len(row[_MODELS]) + len(row[_NETWORKS]) + len(row[_CERTIFICATES])
             if len(found) == limit or (found and chars > MAX_PAGE_CHARS):
                 return found, True
             found.append(record)
@@ -163,6 +165,7 @@ def create(database: Database, fields: Mapping[str, object], actor: str, now: fl
     values = read_fields(fields, now)
     text, digest = new_key()
     with database.transaction():
+        _see_that_free(database, values)
         record = KeyRecord(
             id="key_" + os.urandom(8).hex(), digest=digest, created_at=now, revision=database.next_revision(), **values
         )
@@ -220,10 +223,22 @@ def _change(database: Database, key: str, action: str, actor: str, now: float | 
         changed = {name: value for name, value in values.items() if getattr(old, name) != value}
         if not changed:
             return old
+        _see_that_free(database, changed, old.id)
         record = _store(database, old, changed)
         told = {name: [getattr(old, name), value] for name, value in changed.items() if name != "deleted"}
         _note(database, time.time() if now is None else now, actor, action, old.id, told)
     return record
+
+
+def _see_that_free(database: Database, values: Mapping[str, Any], own: str = "") -> None:
+    """Raises :class:`KeyProblems` where a certificate is another key already: nobody could say who shows it."""
+    for place, certificate in enumerate(values.get("certificates", ()), 1):
+        found = database.rows(
+            "SELECT id FROM keys WHERE deleted = 0 AND certificates != '[]' AND id != ? AND instr(certificates, ?) LIMIT 1",
+            (own, certificate),
+        )
+        if found:
+            raise KeyProblems([f"certificates: entry {place} is a certificate of the key {found[0][0]}"])
 
 
 def _store(database: Database, old: KeyRecord, values: dict[str, Any]) -> KeyRecord:
@@ -262,7 +277,7 @@ def _record(row: tuple[Any, ...]) -> KeyRecord | None:
     """None for a row that could never have been set so: an account could not take it, or would take it for more."""
     values = dict(zip(_COLUMNS, row, strict=True))
     try:
-        for name in ("models", "networks"):
+        for name in _LISTS:
             text = values[name]
             values[name] = () if text == "[]" else _texts(text)  # most have none, and a start reads all
         for name in ("disabled", "deleted"):

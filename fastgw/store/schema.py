@@ -84,7 +84,13 @@ _PARTS: Final = (
     "ALTER TABLE usage ADD COLUMN reasoning INTEGER NOT NULL DEFAULT 0",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _PAGES, _PARTS)
+# Client certificates that are a key; whoever sets one looks whether another key has it.
+_CERTIFICATES: Final = (
+    "ALTER TABLE keys ADD COLUMN certificates TEXT NOT NULL DEFAULT '[]'",
+    "CREATE INDEX live_keys_with_certificates ON keys (id) WHERE deleted = 0 AND certificates != '[]'",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _PAGES, _PARTS, _CERTIFICATES)
 """Row n takes a file from version n to n + 1. Rows that were released are never edited: a change is a new row."""
 
 # What may pass by itself: the disk is full, read-only or sick, or another process holds the file.

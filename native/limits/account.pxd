@@ -26,7 +26,7 @@ cdef class Account:
 
 @cython.final
 cdef class Accounts:
-    cdef dict _by_digest, _by_id, _retired
+    cdef dict _by_certificate, _by_digest, _by_id, _certificates, _retired
     cdef list _ends
     cdef long long _ends_most
     cdef double _latest
@@ -37,4 +37,6 @@ cdef class Accounts:
     cdef public list touched
 
     cpdef Account find(self, bytes digest)
+    @cython.locals(account=Account)
+    cpdef Account find_certificate(self, bytes fingerprint)
     cpdef bint expire(self, double unix_s) except -1

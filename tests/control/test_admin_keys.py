@@ -57,7 +57,7 @@ class MemoryKeys:
             problems.append("priority: must be high, normal or low")
         if problems:
             raise KeyProblems(problems)
-        for name in ("models", "networks"):
+        for name in ("models", "networks", "certificates"):
             if name in found:
                 found[name] = tuple(found[name])
         if "expires_at" in found:
@@ -193,6 +193,7 @@ EVERYTHING = {
     "on_exhausted": "cut",
     "models": ["llama", "qwen/3"],
     "networks": ["10.0.0.0/8", "2001:db8::/32"],
+    "certificates": ["ab" * 32],
 }
 
 
@@ -229,7 +230,7 @@ async def test_an_empty_object_makes_a_key_with_the_gateways_defaults() -> None:
     async with operator() as op:
         made = await op.made()
         assert made["requests_per_minute"] is made["priority"] is made["expires_at"] is None
-        assert made["models"] == made["networks"] == []
+        assert made["models"] == made["networks"] == made["certificates"] == []
         assert made["name"] == ""
 
 

@@ -24,7 +24,7 @@ async def test_a_field_of_another_type_is_named(field: str) -> None:
     wrong: list[Any] = [{"a": 1}, True]
     wrong += [1] if field not in ("expires_at",) and FIELDS[field][0] != (int | None) else []
     wrong += ["7", 1.5] if FIELDS[field][0] == (int | None) else []
-    wrong += [None, [1], "x"] if field in ("models", "networks") else [["x"]]
+    wrong += [None, [1], "x"] if field in ("models", "networks", "certificates") else [["x"]]
     wrong += [None] if field in ("name", "tenant") else []
     async with operator() as op:
         for value in wrong:

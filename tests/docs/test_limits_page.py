@@ -122,8 +122,8 @@ def test_every_command_of_the_page_does_what_it_says(told: tuple[str, Told, list
 def test_the_answers_are_those_of_the_page(told: tuple[str, Told, list[int]]) -> None:
     page, story, _ = told
     if page == "keys.md":
-        # Ann's, bob's and his new one, ci's two new ones; ci's first went into a variable.
-        assert len(re.findall(r"fgw_[\w-]{43}", story.text)) == len(set(re.findall(r"fgw_[\w-]{43}", story.text))) == 5
+        # Ann's, bob's and his new one, the runner's, ci's two new ones; ci's first went into a variable.
+        assert len(re.findall(r"fgw_[\w-]{43}", story.text)) == len(set(re.findall(r"fgw_[\w-]{43}", story.text))) == 6
         audit = story.last_json('"actor"')
         assert isinstance(audit, dict)
         assert {one["actor"].partition(":")[0] for one in audit["data"]} == {"cli", "admin"}

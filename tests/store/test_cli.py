@@ -67,7 +67,7 @@ def test_all_flags_arrive(run: Keys) -> None:
     made = run.json(
         "create", "--name", "ann", "--tenant", "lab", "--expires-at", "2090-01-01", "--requests-per-minute", "60",
         "--burst", "0", "--tokens-per-minute", "1000", "--daily-tokens", "5000", "--concurrency", "3", "--priority", "high",
-        "--on-exhausted", "cut", "--models", "a, b", "--networks", "10.0.0.0/8,::1",
+        "--on-exhausted", "cut", "--models", "a, b", "--networks", "10.0.0.0/8,::1", "--certificate", "AB:" * 31 + "AB",
     )  # fmt: skip
     assert made.pop("key").startswith("fgw_")
     assert made.pop("id").startswith("key_")
@@ -75,7 +75,8 @@ def test_all_flags_arrive(run: Keys) -> None:
     assert made == {
         "name": "ann", "tenant": "lab", "expires_at": "2090-01-01T00:00:00Z", "disabled": False, "requests_per_minute": 60,
         "burst": 0, "tokens_per_minute": 1000, "daily_tokens": 5000, "concurrency": 3, "priority": "high",
-        "on_exhausted": "cut", "models": ["a", "b"], "networks": ["10.0.0.0/8", "::1/128"], "previous_until": None,
+        "on_exhausted": "cut", "models": ["a", "b"], "networks": ["10.0.0.0/8", "::1/128"],
+        "certificates": ["ab" * 32], "previous_until": None,
     }  # fmt: skip
     changed = run.json("update", "ann", "--burst=default", "--priority=default", "--models=all", "--expires-at=never")
     assert [changed[name] for name in ("burst", "priority", "models", "expires_at")] == [None, None, [], None]
@@ -116,7 +117,7 @@ def test_usage_is_shown(run: Keys) -> None:
     assert [day["prompt_tokens"] for day in run.json("show", "ann")["usage"]] == [30, 1]
     assert [day["prompt_tokens"] for day in run.json("show", "ann", "--days", "1")["usage"]] == [30]
     line = next(line for line in run("list").splitlines() if "ann" in line)
-    assert line.split()[-4:] == ["default", "42", "500", "default"]
+    assert line.split()[-5:] == ["default", "42", "500", "default", "-"]
 
 
 def test_keys_of_one_tenant(run: Keys) -> None:

@@ -150,6 +150,7 @@ DAMAGE: dict[str, Way] = {
     "models without an end": set_to("models", "[" * 100_000),
     "a network that is none": set_to("networks", '["everywhere"]'),
     "networks as numbers": set_to("networks", "[1]"),
+    "a certificate that is none": set_to("certificates", '["AB"]'),
     "a flag that is neither": set_to("disabled", 7),
     "an id that is none": set_to("id", "key_1"),
     "a name that is bytes": set_to("name", b"k1"),

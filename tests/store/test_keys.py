@@ -55,6 +55,7 @@ def test_all_fields_come_back_as_they_were_set(database: Database) -> None:
         "on_exhausted": "cut",
         "models": ["llama", "qwen", "llama"],
         "networks": ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"],
+        "certificates": ["AB" * 32, "cd:" * 31 + "cd", "ab" * 32],
     }
     assert set(given) == set(fields.FIELDS)
     record, _text = keys.create(database, given, "test", NOW)
@@ -66,6 +67,7 @@ def test_all_fields_come_back_as_they_were_set(database: Database) -> None:
         "expires_at": NOW + 30 * 86_400,
         "models": ("llama", "qwen"),
         "networks": ("10.0.0.0/8", "2001:db8::/32", "192.0.2.7/32"),
+        "certificates": ("ab" * 32, "cd" * 32),
     }
     assert {name: shown[name] for name in given} == expected
 
@@ -114,6 +116,12 @@ def test_every_mistake_is_told_in_its_own_sentence() -> None:
         ("networks", ["fe80::1%eth0"], "entry 1"),
         ("networks", [167772160], "entry 1"),
         ("networks", ["10.0.0.0/8"] * 257, "at most 256"),
+        ("certificates", "ab" * 32, "list"),
+        ("certificates", ["ab" * 32, "ab" * 31], "entry 2"),
+        ("certificates", [7], "entry 1"),
+        ("certificates", ["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"], "entry 1"),
+        ("certificates", ["-----BEGIN CERTIFICATE-----\n" + "A" * 65536], "entry 1"),
+        ("certificates", [f"{number:064x}" for number in range(17)], "at most 16"),
         ("disabled", 1, "true or false"),
         ("expires_at", "soon", "ISO 8601"),
         ("expires_at", float("nan"), "future"),
@@ -257,3 +265,23 @@ def test_no_text_of_a_key_is_in_the_files(tmp_path: Path) -> None:
     for held in (open_files, (tmp_path / "fastgw.db").read_bytes()):
         assert b"k1" in held
         assert not [text for text in texts if text[4:].encode() in held or text[4:24].encode() in held]
+
+
+def test_a_certificate_is_one_key_at_a_time(database: Database) -> None:
+    first, _ = keys.create(database, {"name": "a", "certificates": ["ab" * 32]}, "test", NOW)
+    second, _ = keys.create(database, {"name": "b"}, "test", NOW)
+    for act in (
+        lambda: keys.create(database, {"certificates": ["cd" * 32, "ab" * 32]}, "test", NOW),
+        lambda: keys.update(database, "b", {"certificates": ["cd" * 32, "ab" * 32]}, "test", NOW),
+    ):
+        with pytest.raises(KeyProblems, match=f"certificates: entry 2 is a certificate of the key {first.id}"):
+            act()
+    assert keys.find(database, second.id) == second
+    again = keys.update(database, "a", {"certificates": ["ab" * 32, "ef" * 32]}, "test", NOW)
+    assert again.certificates == ("ab" * 32, "ef" * 32), "its own is no other's"
+    keys.update(database, "a", {"certificates": ["ef" * 32]}, "test", NOW)
+    keys.update(database, "b", {"certificates": ["ab" * 32]}, "test", NOW)
+    keys.delete(database, "a", "test", NOW)
+    assert keys.update(database, "b", {"certificates": ["ef" * 32]}, "test", NOW).certificates == ("ef" * 32,)
+    rows, _ = keys.audit(database)
+    assert rows[0].changes == {"certificates": [["ab" * 32], ["ef" * 32]]}
