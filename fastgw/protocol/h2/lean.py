@@ -92,7 +92,7 @@ class Control:
             return self._take_ping(frame, acked)
         if acked and len(frame) > HEADER_BYTES:
             raise H2Error(FRAME_SIZE_ERROR, "an acknowledgement with settings")  # (h2 takes it for another mistake)
-        if frame[3] == SETTINGS and len(frame) > HEADER_BYTES:
+        if len(frame) > HEADER_BYTES:
             frame = _understood(frame)
         connection = self._h2
         if connection is None:
