@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastgw.accel.frames import FrameReader
 from fastgw.net.fetch import FetchError, connected, why
+from fastgw.net.h2_link import unpadded
 from fastgw.net.shortage import LACKING
 from fastgw.net.wire import Address
 from fastgw.protocol.h2 import frames as h2
@@ -119,7 +120,7 @@ class _Answer:
         if first:
             self._last = bool(flags & h2.END_STREAM)
             if flags & h2.PADDED:
-                payload = payload[1 : len(payload) - payload[0]]
+                payload = unpadded(payload)
             if flags & h2.PRIORITISED:
                 payload = payload[5:]
         self._block += payload
@@ -136,7 +137,7 @@ class _Answer:
     def _take_data(self, reader: FrameReader) -> None:
         payload = reader.payload()
         if reader.flags & h2.PADDED:
-            payload = payload[1 : len(payload) - payload[0]]
+            payload = unpadded(payload)
         self.body += payload
         if len(self.body) > self._max_bytes:
             raise FetchError("answer too large")

@@ -287,7 +287,7 @@ class H2Link(Holder):
         flags = reader.flags
         if flags & PADDED:
             taken = reader.size
-            payload = _unpadded(reader.payload())
+            payload = unpadded(reader.payload())
             size = len(payload)
         self._unsaid += taken
         self._room -= taken
@@ -347,7 +347,7 @@ class H2Link(Holder):
         flags = reader.flags
         block = reader.payload()
         if flags & PADDED:
-            block = _unpadded(block)
+            block = unpadded(block)
         if flags & PRIORITISED:
             if len(block) < 5:
                 raise H2Error(h2.FRAME_SIZE_ERROR, "HEADERS too short for a priority")
@@ -418,7 +418,7 @@ class H2Link(Holder):
         self.on_room()
 
 
-def _unpadded(payload: bytes) -> bytes:
+def unpadded(payload: bytes) -> bytes:
     """What stands before the padding (RFC 9113 §6.1)."""
     pad = payload[0] if payload else 0
     if pad >= len(payload):

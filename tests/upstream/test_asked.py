@@ -23,6 +23,7 @@ from fastgw.net.h2_fetch import fetch_h2
 from fastgw.net.h2_greeting import speaks_h2
 from tests.e2e.engines import QUIET, fine, pool_engine, scripted
 from tests.support.gateway import running
+from tests.support.h2 import frames as f
 from tests.support.ports import closed_port
 from tests.support.requests import chat
 from tests.support.scripts import ANSWER, ok
@@ -132,6 +133,26 @@ class TestTheQuestion:
         async with served() as engine:
             with pytest.raises(FetchError, match="too large"):
                 await fetch_h2(_address(engine.port), b"/v1/models", b"Host: a\r\n", 2.0, 10)
+
+
+    @pytest.mark.parametrize("says", [
+        f.raw(f.DATA, f.PADDED, 1, b""), f.raw(f.DATA, f.PADDED, 1, b"\x02a"), f.raw(f.HEADERS, f.PADDED, 1, b""),
+        f.raw(f.HEADERS, f.END_HEADERS, 1, b"\x80"), f.raw(f.HEADERS, f.END_HEADERS, 1, b"\x3f\xe1\x7f"), f.rst(1, "CANCEL"),
+        f.goaway(0), f.raw(f.DATA, 0, 1, b"x" * (f.FRAME + 1)), f.headers(1, ((b":status", b"1000"),)), b"HTTP/1.1 400 No",
+        f.headers(1, f.OK) + f.data(1, b"x" * 600) * 2, f.raw(f.HEADERS, 0, 1, b"x" * 9000) * 9, f.data(1, b"") * 10_001,
+    ], ids=lambda said: said[:11].hex())  # fmt: skip
+    async def test_whatever_an_engine_says_is_a_verdict(self, says: bytes) -> None:
+        """A probe that fails otherwise than as a probe leaves the engine as well as it was."""
+
+        async def lies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(f.settings() + says)
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(lies, "127.0.0.1", 0)
+        async with server:
+            with pytest.raises(FetchError):
+                await fetch_h2(_address(server.sockets[0].getsockname()[1]), b"/v1/models", b"Host: a\r\n", 2.0, 1000)
 
 
 @asynccontextmanager
