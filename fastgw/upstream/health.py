@@ -41,12 +41,13 @@ async def _get(engine: Engine, path: bytes, timeout_s: float) -> tuple[int, byte
 class _Known:
     """What probes have found out about one engine."""
 
-    __slots__ = ("good_path", "h2", "models_at", "protocol_at", "resolved_at")
+    __slots__ = ("asked_at", "good_path", "greeted", "h2", "models_at", "protocol_at", "resolved_at")
 
     def __init__(self) -> None:
         self.good_path = b""
         self.h2 = False  # it greeted in HTTP/2 when it was asked last; `protocol_at`: when it is asked again
-        self.models_at = self.resolved_at = self.protocol_at = -1e9  # long ago
+        self.greeted = False  # it ever did
+        self.models_at = self.resolved_at = self.protocol_at = self.asked_at = -1e9  # long ago
 
 
 class Health:
@@ -149,20 +150,25 @@ class Health:
 
     async def _learn_protocol(self, pool: Pool, known: _Known) -> None:
         """Whether the engine greets us in HTTP/2: asked when it is new, when it has come back, and a while after it has stopped
-        to. (To one of HTTP/1 the question is an error in its log: it is not asked again and again.)"""
+        to. (To one of HTTP/1 the question is an error in its log: it is not asked again and again.) One that is not well is
+        asked again: it may be so because it was asked when it said nothing, and is probed in what it does not speak."""
         engine = pool.engine
         now = monotonic()
         if known.h2 and not engine.h2:
             known.h2 = False  # traffic has found so
             known.protocol_at = now + PROTOCOL_EVERY_S
         if now < known.protocol_at:
-            return
+            unwell_for = now - known.asked_at if engine.healthy is False else -1.0
+            if unwell_for < (0.0 if known.greeted else PROTOCOL_EVERY_S):
+                return
+        known.asked_at = now
         from fastgw.net.h2_greeting import speaks_h2  # (no part of a start)
 
         found = await speaks_h2(engine.addresses, self._config.health_timeout_s, engine.secure_h2)
         if found is not None:
             known.protocol_at = NEVER
             known.h2 = found
+            known.greeted = known.greeted or found
             pool.speaks(found)
 
     async def _ask(self, engine: Engine, known: _Known) -> tuple[bool | None, str]:

@@ -37,6 +37,7 @@ class Served:
         self.connections = 0
         self.port = 0
         self.h2 = True  # False: it is a server of HTTP/1 now
+        self.down = False  # who stands before it takes connections and ends them
         self.live: set[asyncio.StreamWriter] = set()
 
     @property
@@ -46,6 +47,9 @@ class Served:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.live.add(writer)
+        if self.down:
+            writer.close()
+            return
         if not self.h2:
             await self._serve_h1(reader, writer)
             return
@@ -83,6 +87,9 @@ class Served:
     def becomes_http1(self) -> None:
         """Another program has its port now."""
         self.h2 = False
+        self.breaks_off()
+
+    def breaks_off(self) -> None:
         for writer in self.live:
             writer.close()
 
@@ -198,6 +205,34 @@ class TestAuto:
                 for _ in range(3):
                     assert (await client.ask(chat())).body == ANSWER
             assert not pool_engine(gw).h2
+
+    async def test_G12_one_that_is_away_when_it_is_asked_is_asked_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It speaks HTTP/2 alone, and whoever stands before it takes connections meanwhile: in HTTP/1.1 it never gets well."""
+        async with served() as engine:
+            engine.down = True
+            async with running([engine.url], upstream_protocol="auto", **QUIET) as gw:
+                core = gw.gateway.core
+                assert core is not None
+                await gw.until("it is not well", lambda: pool_engine(gw).healthy is False)
+                engine.down = False
+                await core.health.round()
+                assert not pool_engine(gw).h2, "one of HTTP/1 would have another error in its log"
+                monkeypatch.setattr("fastgw.upstream.health.PROTOCOL_EVERY_S", 0.0)
+                await core.health.round()
+                assert (pool_engine(gw).h2, pool_engine(gw).healthy) == (True, True)
+                monkeypatch.undo()
+                async with await gw.client() as client:
+                    assert (await client.ask(chat())).body == ANSWER
+                    engine.down = True
+                    engine.breaks_off()
+                    await client.ask(chat())
+                    for _ in range(4):
+                        await core.health.round()
+                    assert pool_engine(gw).healthy is False
+                    engine.down = False
+                    await core.health.round()
+                    assert (pool_engine(gw).h2, pool_engine(gw).healthy) == (True, True), "which has shown it, at once"
+                    assert (await client.ask(chat())).body == ANSWER
 
 
 NGHTTPD = shutil.which("nghttpd")
