@@ -268,7 +268,8 @@ class Relay:
         if self.ended:
             return END
         if not whole:
-            self.broken = "connection lost" if how != "fin" else "closed before the end of the message"
+            told = "closed before the end of the message" if how == "fin" else "connection lost"
+            self.broken = told if how == "fin" or how == "reset" else how
             return BROKEN
         out = self.sse.flush() if self.sse is not None else b""
         self._pass(out, True)

@@ -351,7 +351,7 @@ class H2UpstreamConn(Link):
         if stream.head is None or stream.carrier is None:
             stream.error = bad_answer(why)
         else:
-            stream.fate = "reset"
+            stream.fate = why
         self._touch(stream)
 
     def on_reset(self, number: int, code: int) -> None:
@@ -368,12 +368,13 @@ class H2UpstreamConn(Link):
             # It wants no more of the request: the answer is whole (RFC 9113 §8.1).
             stream.sent_whole = True
             return
+        why = f"the stream was reset: {h2.name_of(code)}"
         if stream.head is not None:
-            stream.fate = "reset"
-        elif code == h2.REFUSED_STREAM or (code == h2.HTTP_1_1_REQUIRED and self.home.wants_h1("a request has to be HTTP/1.1")):
+            stream.fate = why
+        elif not stream.interim and (code == h2.REFUSED_STREAM or (code == h2.HTTP_1_1_REQUIRED and self.home.wants_h1(why))):
             stream.fate = UNPROCESSED
         else:
-            stream.error = bad_answer(f"the stream was reset: {h2.name_of(code)}")
+            stream.error = bad_answer(why)
         self._touch(stream)
 
     def on_goaway(self, last: int, code: int) -> None:
@@ -382,7 +383,7 @@ class H2UpstreamConn(Link):
             # Not looked at, and never will be (RFC 9113 §6.8).
             stream = self.streams.pop(number)
             self._stuck.pop(stream, None)
-            stream.fate = UNPROCESSED if stream.head is None else "reset"
+            stream.fate = "reset" if stream.begun() else UNPROCESSED
             self._touch(stream)
         for stream in self.streams.values():
             stream.shared = True  # the engine has it

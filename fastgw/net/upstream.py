@@ -53,8 +53,9 @@ class Carrier:
         raise NotImplementedError
 
     def on_end(self, how: str) -> None:
-        """The engine closed (``"fin"`` or ``"reset"``): ask the source whether that ends its message. Or it said, or it is
-        certain, that it has not looked at the request and will not (:data:`UNPROCESSED`): the same may be asked again."""
+        """The engine closed (``"fin"`` or ``"reset"``), or this stream alone has ended (else: why): ask the source whether that
+        ends its message. Or it said, or it is certain, that it has not looked at the request and will not
+        (:data:`UNPROCESSED`): the same may be asked again."""
         raise NotImplementedError
 
     def on_drained(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from fastgw.limits.breaker import CLOSED
 from fastgw.net.h2_upstream import PING_S
 from fastgw.upstream.h2_slots import WARM_PAUSE_S
-from tests.conversations.h2_row import H2Talk, frame, h2, streaming
+from tests.conversations.h2_row import ENHANCE_YOUR_CALM, REFUSED_STREAM, H2Talk, frame, h2, streaming
 from tests.support.requests import chat
 from tests.support.scripts import DONE, EVENT
 
@@ -104,6 +104,26 @@ class TestReplays:
             client.sees(502, "bad_gateway")
             assert (len(say.asked), say.talk.stats.replays_total) == (2, 0)
             assert say.engine.engine.failures_total == 1
+
+    @pytest.mark.parametrize("refuses", [
+        lambda say: say.last.resets(REFUSED_STREAM),
+        lambda say: say.peer.goes(0),
+    ], ids=["REFUSED_STREAM", "GOAWAY"])  # fmt: skip
+    def test_what_has_begun_is_not_however_it_is_called(self, refuses: Callable[[H2Talk], object]) -> None:
+        with h2() as say:
+            client = say.talk.client().says(chat())
+            say.peer.says(say.peer.head(1, 103, []))
+            refuses(say)
+            client.sees(502, "bad_gateway")
+            assert len(say.asked) == 1
+
+    def test_the_record_says_why_a_stream_ended_alone(self) -> None:
+        with h2() as say:
+            streaming(say, 2)
+            say.asked[0].resets(ENHANCE_YOUR_CALM)
+            say.peer.says(say.peer.head(3, 200, []))
+            said = [record["detail"].partition(": ")[2] for record in say.talk.records]
+            assert said == ["the stream was reset: ENHANCE_YOUR_CALM", "fields in the middle of a body"]
 
     def test_the_policy_has_its_word_all_the_same(self) -> None:
         with h2(2, policy="ordered") as say:
