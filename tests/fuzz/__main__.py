@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-TARGETS = ("heads", "chunks", "sse", "bodies", "usage", "multipart", "websocket")
+TARGETS = ("heads", "chunks", "sse", "bodies", "usage", "multipart", "websocket", "frames", "blocks")
 COST = "cost"
 PROPERTIES = "properties"
 ALL = (*TARGETS, COST, PROPERTIES)
