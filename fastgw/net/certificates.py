@@ -164,6 +164,8 @@ class Shown(End, Kept):
 class _Lasting(ssl.SSLContext):
     """Makes nothing of its own: tickets would outlive the CA by which their clients were believed."""
 
+    __slots__ = ("shown",)
+
     shown: Shown
 
     def wrap_bio(
