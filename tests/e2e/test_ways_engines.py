@@ -12,6 +12,7 @@ import json
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.e2e.engines import ANSWER, EVENT, aborted, pool_engine, refused
@@ -261,3 +262,35 @@ async def test_a_long_request_comes_whole_at_the_pace_of_its_engine(way: Way) ->
             assert json.loads(engine.turns[-1].request.body)["messages"][0]["content"] == "ü" * size
             assert engine.turns[-1].request.header(b"authorization") is None, "the client's key goes no further"
         assert len({turn.connection for turn in engine.turns}) == 1
+
+
+@all_ways
+async def test_D8_D9_D10_the_engine_sees_the_same_fields(way: Way) -> None:
+    """The client's own, but for what is between the two of them; who he is, and the engine's own key."""
+    own = [
+        ("x-own", "caf\xe9"), ("x-own", "2"), ("accept", "*/*"), ("cookie", "a=1"), ("x-api-key", "secret"),
+        ("x-forwarded-for", "9.9.9.9"), ("x-forwarded-proto", "gopher"), ("x-real-ip", "9.9.9.9"), ("te", "trailers"),
+        ("x-request-id", "mine-1"), ("user-agent", "tests"),
+    ]  # fmt: skip
+    async with way.engine(fine) as engine:
+        target = msgspec.structs.replace(way.target(engine.url), api_key="engines-own")
+        async with way.gateway(engines=[target]) as gw, way.client(gw) as client:
+            is_fine(await client.asks(say(headers=own)))
+        seen = engine.turns[0].request
+        told: dict[bytes, list[bytes]] = {}
+        for name, value in seen.headers:
+            told.setdefault(name.lower(), []).append(value)
+        assert (seen.method, seen.target) == (b"POST", b"/v1/chat/completions")
+        told.pop(b"host")
+        length = told.pop(b"content-length", None)
+        assert length in (None, [b"%d" % len(seen.body)])
+        assert told == {
+            b"accept": [b"*/*"],
+            b"content-type": [b"application/json"],
+            b"user-agent": [b"tests"],
+            b"authorization": [b"Bearer engines-own"],
+            b"x-forwarded-for": [b"127.0.0.1"],
+            b"x-forwarded-proto": [b"https" if way.client_tls else b"http"],
+            b"x-own": [b"caf\xe9", b"2"],
+            b"x-request-id": [b"mine-1"],
+        }

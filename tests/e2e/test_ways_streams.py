@@ -203,6 +203,8 @@ async def test_trailers_end_a_stream_and_a_plain_answer_as_well_as_any_end(way: 
         for _ in range(2):
             answer = await stream(client)
             assert (answer.complete, answer.body) == (True, event("a") + DONE)
+            passed = [[], [("x-sum", "1"), ("x-more", "2")]]
+            assert answer.trailers in (passed if way.client_protocol == "h2" else passed[:1]), "all of them, or none"
             answer = await client.asks(say())
             assert (answer.complete, answer.body) == (True, b"{}")
         assert {record["outcome"] for record in gw.records} == {"ok"}
@@ -284,3 +286,40 @@ async def test_a_client_that_does_not_read_holds_its_engine_and_is_given_up(way:
         await gw.idle()
         assert gw.records[0]["outcome"] == "client_stalled", "its own silence, not the engine's"
         assert not (await call.whole()).complete
+
+
+@pytest.mark.together
+@all_ways
+async def test_K1_a_drain_lets_a_stream_end_and_cuts_one_that_does_not(way: Way) -> None:
+    go_on = asyncio.Event()
+
+    async def play(turn: Any) -> None:
+        await turn.head(SSE)
+        await turn.data(event("a"))
+        if b"ends" in turn.request.body:
+            await go_on.wait()
+            await turn.data(event("b") + DONE)
+            await turn.end()
+        await turn.given_up()
+
+    async with (
+        way.engine(play) as engine,
+        way.gateway(engine.url, drain_timeout_s=0.4) as gw,
+        way.client(gw) as client,
+        way.client(gw) as other,
+    ):
+        ends = await client.says(say(stream=True, content="it ends"))
+        stays = await other.says(say(stream=True, content="it stays"))
+        for call in (ends, stays):
+            await call.until(event("a"))
+        stopping = asyncio.create_task(gw.gateway.stop())
+        await asyncio.sleep(0.02)
+        go_on.set()
+        answer = await ends.whole()
+        assert (answer.complete, answer.body) == (True, event("a") + event("b") + DONE)
+        answer = await stays.whole()
+        assert not answer.complete
+        assert answer.body.startswith(event("a"))
+        assert answer.body.count(b'"error"') == 1
+        await stopping
+        assert sorted(record["outcome"] for record in gw.records) == ["draining", "ok"]

@@ -187,7 +187,7 @@ class H2Turn(Stream):
         super().__init__(line, seen.stream)
         self.engine = engine
         self.fields = dict(seen.fields)
-        self.names = [name for name, _ in seen.fields]
+        self.all_fields = seen.fields
         self.trailers: tuple[f.Field, ...] = ()
         self.body = b""
         self.over = False
@@ -200,8 +200,7 @@ class H2Turn(Stream):
     @property
     def request(self) -> RawRequest:
         """As it would be in HTTP/1.1."""
-        own = {name: value for name, value in self.fields.items() if not name.startswith(b":")}
-        lines = b"".join(b"%b: %b\r\n" % one for one in own.items())
+        lines = b"".join(b"%b: %b\r\n" % one for one in self.all_fields if not one[0].startswith(b":"))
         first = b"%b %b HTTP/2\r\nhost: %b\r\n" % tuple(self.fields[name] for name in (b":method", b":path", b":authority"))
         return RawRequest(first + lines + b"\r\n", self.body)
 
