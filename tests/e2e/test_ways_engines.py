@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from typing import Any
 
@@ -18,8 +19,10 @@ import pytest
 from tests.e2e.engines import ANSWER, EVENT, aborted, pool_engine, refused
 from tests.e2e.test_cases_e_upstream import black_hole
 from tests.support.answers import RawResponse
+from tests.support.h2.frames import goaway
 from tests.support.ports import closed_port
 from tests.support.ways.h1 import How
+from tests.support.ways.h2 import H2Engine
 from tests.support.ways.way import Way, all_ways, plain_ways, say
 
 JSON = b"content-type: application/json"
@@ -294,3 +297,63 @@ async def test_D8_D9_D10_the_engine_sees_the_same_fields(way: Way) -> None:
             b"x-own": [b"caf\xe9", b"2"],
             b"x-request-id": [b"mine-1"],
         }
+
+
+IDLE_S = 0.006
+TRIES = 60
+
+
+class Impatient:
+    """An engine that closes each connection on which nothing has been asked for so long; ``says``: GOAWAY before it."""
+
+    def __init__(self, way: Way, says: bool) -> None:
+        self.engine = way.engine(self._play)
+        self.generated: list[bytes] = []
+        self.closed = 0
+        self._says = says
+        self._shut: set[int] = set()
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+
+    async def _play(self, turn: Any) -> None:
+        at = turn.connection
+        if at in self._shut:
+            return  # it came with the closing, and is not looked at
+        if at in self._timers:
+            self._timers.pop(at).cancel()
+        self.generated.append(json.loads(turn.request.body)["messages"][0]["content"])
+        await fine(turn)
+        self._timers[at] = asyncio.get_running_loop().call_later(IDLE_S, self._close, at, turn)
+
+    def _close(self, at: int, turn: Any) -> None:
+        del self._timers[at]
+        self._shut.add(at)
+        self.closed += 1
+        if isinstance(self.engine, H2Engine):
+            if self._says:
+                turn.line.says(goaway(turn.number))
+            turn.line.ends("fin")
+        else:
+            turn.conn.close()
+
+    def stop(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+
+
+@pytest.mark.together
+@pytest.mark.parametrize(("way", "says"), [
+    (Way("h1", False, "h1", False), False), (Way("h1", False, "h1", True), False),
+    (Way("h2", False, "h2", False), False), (Way("h2", False, "h2", True), False),
+    (Way("h2", False, "h2", False), True), (Way("h2", False, "h2", True), True),
+], ids=str)  # fmt: skip
+async def test_E3_no_client_sees_a_connection_that_closed_at_that_very_moment(way: Way, says: bool) -> None:
+    impatient = Impatient(way, says)
+    dice = random.Random(1)
+    async with impatient.engine as engine, way.gateway(engine.url) as gw, way.client(gw) as client:
+        for turn in range(TRIES):
+            is_fine(await client.asks(say(content=str(turn))))
+            await asyncio.sleep(dice.uniform(IDLE_S * 0.5, IDLE_S))
+        impatient.stop()
+        assert impatient.generated == [str(turn) for turn in range(TRIES)], "each was made once"
+        assert impatient.closed > 20, "it hardly ever closed: this tried nothing"
+        assert {record["status"] for record in gw.records} == {200}
