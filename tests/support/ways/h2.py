@@ -333,6 +333,8 @@ class H2Call(Stream):
         if seen.kind == "RST_STREAM":
             if answer is not None and not answer.complete:
                 answer.how_ended = "reset"
+            if seen.facts["code"] == "NO_ERROR" and (answer is None or not answer.complete):
+                raise BadResponse("a reset without an error, of an answer that is not whole")
             return
         if seen.kind == "HEADERS" and answer is None:
             made = self._head(seen)
