@@ -300,7 +300,7 @@ async def test_D8_D9_D10_the_engine_sees_the_same_fields(way: Way) -> None:
 
 
 IDLE_S = 0.006
-TRIES = 60
+TRIES = 40
 
 
 class Impatient:

@@ -18,7 +18,7 @@ from tests.e2e.engines import pool_engine
 from tests.e2e.streams import DONE, event, usage_event
 from tests.e2e.test_cases_f_streams import FORMATS
 from tests.support.answers import RawResponse
-from tests.support.ways.way import Way, all_ways, say
+from tests.support.ways.way import Way, all_ways, plain_ways, say
 
 SSE = b"content-type: text/event-stream"
 ERROR = b'data: {"error":{"message":"EngineCore encountered an issue.","type":"InternalServerError","code":500}}\n\n'
@@ -126,8 +126,7 @@ TAILS: dict[str, bytes] = {
 
 
 @all_ways
-@pytest.mark.parametrize("ask_usage", [True, False])
-async def test_F5_one_that_breaks_ends_in_an_error_event_and_no_clean_end(ask_usage: bool, way: Way) -> None:
+async def test_F5_one_that_breaks_ends_in_an_error_event_and_no_clean_end(way: Way) -> None:
     endings = ["fin", "rst", *(["INTERNAL_ERROR", "NO_ERROR"] if way.engine_protocol == "h2" else [])]
     rows = [(name, how) for name in TAILS for how in endings]
     turns = iter(rows)
@@ -141,7 +140,7 @@ async def test_F5_one_that_breaks_ends_in_an_error_event_and_no_clean_end(ask_us
         await asyncio.sleep(0.003)
         await (turn.breaks(how) if how in ("fin", "rst") else turn.resets(how))
 
-    async with way.engine(play) as engine, way.gateway(engine.url, inject_usage=ask_usage) as gw, way.client(gw) as client:
+    async with way.engine(play) as engine, way.gateway(engine.url) as gw, way.client(gw) as client:
         for name, how in rows:
             answer = await stream(client)
             broken(answer)
@@ -289,7 +288,7 @@ async def test_a_client_that_does_not_read_holds_its_engine_and_is_given_up(way:
 
 
 @pytest.mark.together
-@all_ways
+@plain_ways
 async def test_K1_a_drain_lets_a_stream_end_and_cuts_one_that_does_not(way: Way) -> None:
     go_on = asyncio.Event()
 
