@@ -64,7 +64,6 @@ ELSEWHERE: dict[str, str] = {
     "protocol/http1/opinion": "e2e/test_cases_a_splits.py",
     "protocol/http1/reference": "accel/test_heads.py",
     "protocol/h2/answers": "e2e/test_h2_front.py",
-    "protocol/h2/requests": "e2e/test_h2_front_rows.py",
     "protocol/h2/budget": "conversations/test_cases_g_faults.py",
     "protocol/h2/frames": "conversations/test_cases_g_faults.py",
     "protocol/h2/writer": "conversations/test_h2_answers.py",

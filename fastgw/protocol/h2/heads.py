@@ -2,7 +2,7 @@
 
 What HTTP/2 forbids is refused here; then the fields are written as HTTP/1 has them and go the way of every head, so that
 whose a field is, and what is ambiguous, is decided in one place. An engine sends nearly the same head again and again: what a
-block came to is remembered by its bytes, and so is each field, unless it is a cookie or a key.
+block came to is remembered by its bytes, and so is each field, unless it is a cookie or a key (which its own connection may).
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ MOST_KNOWN_FIELDS: Final = 4096
 """Single fields that are: a length that was told before is one of them."""
 MOST_FIELD_BYTES: Final = 96
 """Of one that is, as it is written."""
+
+MOST_SECRETS: Final = 4
+"""Cookies and keys that one client's connection remembers of its own,"""
+MOST_SECRET_BYTES: Final = 1024
+"""each of so many bytes at most, as it is written."""
 
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _WRONG: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\A[ \t]|[ \t]\Z").search
@@ -53,6 +58,8 @@ class Field:
         self.wrong = ""
         self.line = b""
         if key.startswith(b":"):
+            if value and _WRONG(value) is not None:
+                self.wrong = "a field's value is not in order"
             return
         if _NAME(key) is None:
             self.wrong = "a field's name is not in order"
@@ -63,10 +70,15 @@ class Field:
         self.line = b"%b: %b\r\n" % (key, value)
 
 
-def _learn(part: bytes) -> Field:
+def _learn(part: bytes, secrets: dict[bytes, Field] | None) -> Field:
     [(key, value)] = fields(part)
     one = Field(key, value)
-    if len(part) <= MOST_FIELD_BYTES and key not in SECRET:
+    if key in SECRET:
+        if secrets is not None and len(part) <= MOST_SECRET_BYTES:
+            if len(secrets) >= MOST_SECRETS:
+                secrets.clear()
+            secrets[part] = one
+    elif len(part) <= MOST_FIELD_BYTES:
         if len(_fields) >= MOST_KNOWN_FIELDS:
             _fields.clear()
         _fields[part] = one
@@ -82,12 +94,21 @@ def read(block: bytes) -> list[Field]:
     parts = cut(block, MOST_FIELDS)
     if parts is None:
         return [Field(key, value) for key, value in fields(block)]
+    return known(parts, None)
+
+
+def known(parts: list[bytes], secrets: dict[bytes, Field] | None) -> list[Field]:
+    """The fields that stand in ``parts``, each by itself (``accel.frames.cut``), where no table is. ``secrets``: what the
+    connection remembers of those that no other may. Raises as :func:`read`."""
     out: list[Field] = []
     total = 0
     for part in parts:
         one = _fields.get(part)
         if one is None:
-            one = _learn(part)
+            if secrets is not None:
+                one = secrets.get(part)
+            if one is None:
+                one = _learn(part, secrets)
         total += one.size
         out.append(one)
     if total > MOST_LIST_BYTES:

@@ -234,6 +234,10 @@ class Decoder:
             raise HpackError("a field block ends within a field") from None
         return out
 
+    def keeps_nothing(self) -> bool:
+        """Whether the peer knows that there is no table: a field means the same wherever it stands."""
+        return not self._room
+
     def _entry(self, which: int) -> tuple[bytes, bytes]:
         if 0 < which <= len(_STATIC):
             return _STATIC[which - 1]
@@ -253,6 +257,8 @@ class Decoder:
     def _add(self, key: bytes, value: bytes) -> None:
         """(One that has no room empties the table, and is no error: §4.4.)"""
         size = len(key) + len(value) + 32
+        if not self._size and size > self._room:
+            return  # (of who was told that there is no table, and offers every field all the same)
         self.changes += 1
         self._shrink(max(0, self._room - size))
         if size <= self._room:
@@ -266,6 +272,12 @@ class Decoder:
         while entries and self._size > room:
             key, value = entries.pop()
             self._size -= len(key) + len(value) + 32
+
+
+def value_at(part: bytes) -> int:
+    """Where in one literal field, as it is written, its value begins, as a string."""
+    which, at = _number(part, 0, 6 if part[0] & 0x40 else 4)
+    return at if which else _string(part, at)[1]
 
 
 def string_at(block: bytes, at: int) -> tuple[bytes, int]:

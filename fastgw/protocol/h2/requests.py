@@ -2,17 +2,19 @@
 
 What HTTP/2 forbids is refused here; then the fields are written as HTTP/1 has them and go the way of every head, so that auth,
 routing and limits see of a request what they would see of the same over HTTP/1. A client says the same again and again but for
-the length of what it says: the last head is known again by its block's bytes, as long as they mean the same.
+the length of what it says: the last head is known again by its block's bytes, as long as they mean the same. Of a head that
+is new each field is, where the client keeps to it that there is no table.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from fastgw.accel.frames import cut
 from fastgw.accel.heads import LAST_HEAD_BYTES, RequestHead, scan_request
 from fastgw.errors import GatewayError
-from fastgw.protocol.h2.heads import Malformed, checked_line
-from fastgw.protocol.h2.hpack import Decoder, HpackError, string_at
+from fastgw.protocol.h2.heads import Field, Malformed, checked_line, known
+from fastgw.protocol.h2.hpack import MOST_FIELDS, Decoder, HpackError, string_at, value_at
 from fastgw.protocol.http1.server import parse_request
 
 _PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
@@ -23,7 +25,8 @@ class RequestBlocks:
     """Reads the requests of one connection. ``last``: the head that is known again, and ``known``: what the service made of
     it; who says the same again gets the same object, with another length."""
 
-    __slots__ = ("_at", "_changes", "_decoder", "_ended", "_max_bytes", "_max_fields", "_prefix", "_suffix", "known", "last")
+    __slots__ = ("_at", "_changes", "_decoder", "_ended", "_max_bytes", "_max_fields", "_prefix", "_secrets", "_suffix",
+                 "known", "last")  # fmt: skip
 
     def __init__(self, max_bytes: int, max_fields: int) -> None:
         self._max_bytes = max_bytes
@@ -35,6 +38,7 @@ class RequestBlocks:
         self._at = 0  # where the length's string begins, 0 = none is told
         self._ended = False
         self._changes = 0
+        self._secrets: dict[bytes, Field] = {}
         self.known: Any = None
 
     def read(self, block: bytes, ended: bool) -> RequestHead:
@@ -51,7 +55,7 @@ class RequestBlocks:
         self.last = self.known = None
         decoder = self._decoder
         changes = decoder.changes
-        found = decoder.fields(block)
+        found = self._fields(block)
         head = self._judged(found, ended)
         if changes == decoder.changes and len(block) <= LAST_HEAD_BYTES:
             at = self._at = decoder.length_at
@@ -62,6 +66,20 @@ class RequestBlocks:
                 self._prefix = block[:at] if at else block
                 self._suffix = block[decoder.length_end :] if at else b""
         return head
+
+    def _fields(self, block: bytes) -> list[Field]:
+        decoder = self._decoder
+        parts = cut(block, MOST_FIELDS) if decoder.keeps_nothing() else None
+        if parts is None:
+            return [Field(key, value) for key, value in decoder.fields(block)]
+        found = known(parts, self._secrets)
+        at = decoder.length_at = 0
+        for part, one in zip(parts, found, strict=True):
+            if one.key == b"content-length" and not part[0] & 0x80:
+                decoder.length_at = at + value_at(part)
+                decoder.length_end = at + len(part)
+            at += len(part)
+        return found
 
     def _again(self, head: RequestHead, block: bytes) -> bool:
         """Whether ``block`` says the same as the last, but for the length, which the head has then."""
@@ -94,7 +112,7 @@ class RequestBlocks:
         """A block that nobody wants to know of: the table has what it says."""
         self._decoder.fields(block)
 
-    def _judged(self, found: list[tuple[bytes, bytes]], ended: bool) -> RequestHead:
+    def _judged(self, found: list[Field], ended: bool) -> RequestHead:
         pseudo, lines, length = _sorted(found)
         method = pseudo.get(b":method", b"")
         if method == b"CONNECT" and len(pseudo) == 2 and b":authority" in pseudo:
@@ -121,21 +139,23 @@ class RequestBlocks:
         return judged
 
 
-def _sorted(found: list[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], list[bytes], bytes | None]:
+def _sorted(found: list[Field]) -> tuple[dict[bytes, bytes], list[bytes], bytes | None]:
     """Pseudo-fields; the others as lines of HTTP/1; and what is said of the length."""
     pseudo: dict[bytes, bytes] = {}
     lines: list[bytes] = []
     host: bytes | None = None
     length: bytes | None = None
     cookies: list[bytes] = []
-    for key, value in found:
+    for one in found:
+        key = one.key
+        value = one.value
+        if one.wrong:
+            raise Malformed(one.wrong)
         if key[:1] == b":":
             if lines or cookies or host is not None or key not in _PSEUDO or key in pseudo:
                 raise Malformed("a pseudo-header field where there can be none")
-            checked_line(key[1:], value)
             pseudo[key] = value
             continue
-        line = checked_line(key, value)
         if key == b"te" and value != b"trailers":
             raise Malformed("TE with another value than trailers")
         if key == b"host":
@@ -148,7 +168,7 @@ def _sorted(found: list[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], list[
             continue
         if key == b"content-length":
             length = value
-        lines.append(line)
+        lines.append(one.line)
     authority = pseudo.get(b":authority", host)
     if authority is None or (host is not None and host.lower() != authority.lower()):
         raise Malformed("no :authority, or another host")

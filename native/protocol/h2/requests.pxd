@@ -1,6 +1,8 @@
 cimport cython
 
+from fastgw.accel.frames cimport cut
 from fastgw.accel.heads cimport RequestHead, scan_request
+from fastgw.protocol.h2.heads cimport Field, known
 
 @cython.final
 cdef class RequestBlocks:
@@ -9,11 +11,14 @@ cdef class RequestBlocks:
     cdef bytes _prefix, _suffix
     cdef bint _ended
     cdef long long _changes
+    cdef dict _secrets
     cdef public RequestHead last
     cdef public object known
 
     @cython.locals(head=RequestHead)
     cpdef RequestHead read(self, bytes block, bint ended)
+    @cython.locals(parts=list, found=list, part=bytes, one=Field, at=cython.Py_ssize_t)
+    cdef list _fields(self, bytes block)
     @cython.locals(digits=bytes, end=cython.Py_ssize_t, length=cython.longlong)
     cdef bint _again(self, RequestHead head, bytes block) except -1
     @cython.locals(judged=RequestHead)

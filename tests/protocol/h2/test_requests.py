@@ -1,0 +1,89 @@
+"""A client's heads: what is remembered of one says the same as reading it anew, with a table and without."""
+
+from __future__ import annotations
+
+import hpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgw.accel.heads import RequestHead
+from fastgw.errors import GatewayError
+from fastgw.protocol.h2 import heads
+from fastgw.protocol.h2.heads import Malformed
+from fastgw.protocol.h2.hpack import HpackError, TooLong
+from fastgw.protocol.h2.requests import RequestBlocks
+
+POST = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/v1/chat/completions"), (b":authority", b"localhost")]
+FIELDS = st.sampled_from([
+    (b"accept", b"application/json"), (b"accept", b"*/*"), (b"authorization", b"Bearer sk-a"),
+    (b"authorization", b"Bearer sk-b"),
+    (b"content-length", b"12"), (b"content-length", b"4096"), (b"cookie", b"a=b"), (b"x-a", b"v" * 200), (b"x-a", b" bad"),
+    (b"connection", b"x"), (b":path", b"/late"), (b"X-Upper", b"v"), (b"content-type", b"application/json"),
+])  # fmt: skip
+
+
+def told(blocks: RequestBlocks, block: bytes) -> tuple[object, ...]:
+    try:
+        head = blocks.read(block, False)
+    except (Malformed, HpackError, TooLong) as error:
+        return type(error).__name__, str(error)
+    except GatewayError as error:
+        return "answered", error.kind.name
+    blocks.known = blocks.known or object()  # (as the service does: it has seen the head)
+    return said(head)
+
+
+def said(head: RequestHead) -> tuple[object, ...]:
+    return head.method, head.target, head.forward, head.content_length, head.chunked
+
+
+@given(st.lists(st.lists(FIELDS, max_size=6), min_size=2, max_size=6), st.booleans(), st.booleans())
+def test_what_is_remembered_is_what_is_read(several: list[list[tuple[bytes, bytes]]], table: bool, packed: bool) -> None:
+    encoder, plain = hpack.Encoder(), hpack.Encoder()
+    encoder.header_table_size = 4096 if table else 0
+    plain.header_table_size = 0
+    one = RequestBlocks(32768, 100)
+    for more in [*several, *several]:
+        anew = RequestBlocks(32768, 100)
+        expected = told(anew, plain.encode(POST + more, huffman=False))
+        assert told(one, encoder.encode(POST + more, huffman=packed)) == expected
+
+
+def test_who_offers_every_field_to_a_table_that_there_is_not_is_known_again() -> None:
+    """As clients in Python do (httpx)."""
+    encoder = hpack.Encoder()
+    encoder.header_table_size = 0
+    blocks = RequestBlocks(32768, 100)
+    pairs = [*POST, (b"authorization", b"Bearer sk-a"), (b"x-sdk", b"v")]
+    blocks.read(encoder.encode(pairs), False)
+    head = blocks.read(encoder.encode(pairs), False)
+    blocks.known = object()
+    assert blocks.read(encoder.encode(pairs), False) is head
+
+
+def test_keys_are_remembered_by_their_own_connection_alone() -> None:
+    encoder = hpack.Encoder()
+    encoder.header_table_size = 0
+    blocks = RequestBlocks(32768, 100)
+    blocks.read(encoder.encode(POST), False)
+    parts = heads.known([b"\x1f\x08" + bytes((len(key),)) + key for key in (b"sk-%d" % at for at in range(20))], {})
+    assert [one.value for one in parts] == [b"sk-%d" % at for at in range(20)]
+    secrets: dict[bytes, heads.Field] = {}
+    heads.known([b"\x1f\x08" + bytes((len(key),)) + key for key in (b"sk-%d" % at for at in range(20))], secrets)
+    assert len(secrets) <= heads.MOST_SECRETS
+    long = b"k" * 2000
+    heads.known([b"\x1f\x08" + b"\x7f" + bytes(((2000 - 127) & 127 | 128, (2000 - 127) >> 7)) + long], secrets)
+    assert all(len(part) <= heads.MOST_SECRET_BYTES for part in secrets)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_another_length_is_all_that_may_differ(ended: bool) -> None:
+    encoder = hpack.Encoder()
+    encoder.header_table_size = 0
+    blocks = RequestBlocks(32768, 100)
+    for length in (5, 6, 70, 800):
+        block = encoder.encode([*POST, (b"content-length", b"%d" % length), (b"x-last", b"1")])
+        head = blocks.read(block, ended)
+        assert head.content_length == length
+        blocks.known = object()
