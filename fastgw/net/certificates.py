@@ -215,7 +215,8 @@ class Trust(Kept):
         if self._certificate:
             _load_pair(context, self._certificate, self._key)
         if protocols is BOTH:
-            context.set_ciphers(CIPHERS)  # (what HTTP/2 must not be spoken by: RFC 9113 §9.2.2)
+            # (Which cipher, and whether HTTP/2 may be spoken by it (RFC 9113 §9.2.2), is the engine's choice: one of HTTP/1 may
+            # have older ones alone.)
             context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(list(protocols))
         return context

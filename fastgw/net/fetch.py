@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from errno import EINPROGRESS
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastgw.accel.chunks import FramingError
 from fastgw.errors import GatewayError
@@ -26,15 +26,22 @@ if TYPE_CHECKING:
     from fastgw.net.certificates import Believed
 
 
+TLS_ALERT: Final = b"\x15\x03"  # how one begins (RFC 8446 §5.1), which HTTP never does
+Otherwise = Callable[[Channel], Awaitable[tuple[int, bytes] | None]]
+"""What asks over a new connection in another way, and has the answer; None = it is to be asked as ever."""
+
+
 class FetchError(Exception):
     """The engine could not be asked; the text says why and is for the log.
 
-    ``lacking``: the error number where that was this process's own want of a descriptor or of memory; else 0.
+    ``lacking``: the error number where that was this process's own want of a descriptor or of memory; else 0. ``met``: somebody
+    was there, and what he said is wrong.
     """
 
-    def __init__(self, why: str, lacking: int = 0) -> None:
+    def __init__(self, why: str, lacking: int = 0, met: bool = True) -> None:
         super().__init__(why)
         self.lacking = lacking
+        self.met = met
 
 
 async def fetch(
@@ -44,30 +51,33 @@ async def fetch(
     timeout_s: float,
     max_bytes: int,
     secure: Believed | None = None,
+    otherwise: Otherwise | None = None,
 ) -> tuple[int, bytes]:
     """GET ``target`` from the first of ``addresses`` that accepts; returns (status, body). ``fields`` are lines, Host too;
-    ``secure`` says how TLS is spoken there.
+    ``secure`` says how TLS is spoken there, and ``otherwise`` may ask in what its handshake has agreed on.
 
     Raises :class:`FetchError` when nothing answers whole within ``timeout_s`` or the body is over ``max_bytes``.
     """
     last = "no address"
+    met = False
     request = single_get(target, fields)
     try:
         async with asyncio.timeout(timeout_s):
             for family, address in addresses:
                 try:
-                    return await _ask(family, address, request, max_bytes, secure)
+                    return await _ask(family, address, request, max_bytes, secure, otherwise)
                 except (OSError, FetchError) as error:
                     last = why(error, secure)
+                    met = not isinstance(error, OSError) or hasattr(error, "reason")  # (one of TLS)
                     if isinstance(error, OSError) and error.errno in LACKING:
                         raise FetchError(last, error.errno) from error
                 except GatewayError as error:
-                    last = error.detail or error.kind.name
+                    last, met = error.detail or error.kind.name, True
                 except FramingError as error:
-                    last = str(error)
+                    last, met = str(error), True
     except TimeoutError:
-        last = f"no answer within {timeout_s:g} s"
-    raise FetchError(last)
+        last, met = f"no answer within {timeout_s:g} s", False
+    raise FetchError(last, met=met)
 
 
 def why(error: Exception, secure: Believed | None) -> str:
@@ -80,9 +90,18 @@ def why(error: Exception, secure: Believed | None) -> str:
 
 
 async def _ask(
-    family: int, address: object, request: bytes, max_bytes: int, secure: Believed | None
+    family: int,
+    address: object,
+    request: bytes,
+    max_bytes: int,
+    secure: Believed | None,
+    otherwise: Otherwise | None,
 ) -> tuple[int, bytes]:
     async with connected(family, address, secure) as channel:
+        if otherwise is not None:
+            found = await otherwise(channel)
+            if found is not None:
+                return found
         await channel.send(request)
         reader = ResponseReader()
         head = None
@@ -91,6 +110,8 @@ async def _ask(
             data = data or await channel.receive()
             if not data:
                 raise FetchError("closed before an answer")
+            if secure is None and data[:2] == TLS_ALERT:
+                raise FetchError("what answers speaks TLS (https:// is for that)")
             head = reader.feed(data)
         body = source_of(head, b"GET")
         # One buffer: a list of two-byte pieces would hold twenty times what the engine sent.

@@ -23,9 +23,9 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError, Source
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
-from fastgw.net.shortage import LACKING
+from fastgw.net.shortage import LACKING, no_socket
 from fastgw.net.timers import NEVER, TICK_S
-from fastgw.net.upstream import Carrier, UpstreamStream
+from fastgw.net.upstream import UNPROCESSED, Carrier, UpstreamStream
 from fastgw.net.wire import RECV_BYTES, Address, Holder, PlainWire, Wire
 from fastgw.protocol.body import LengthSource, source_of
 from fastgw.protocol.http1.client import ResponseReader
@@ -82,6 +82,10 @@ class Home:
     def warm_failed(self, detail: str) -> None:
         """A dial without a request failed."""
         raise NotImplementedError
+
+    def agreed_on_h2(self, conn: H1UpstreamConn) -> bool:
+        """Whether a dial ended in HTTP/2: another kind of connection is wanted."""
+        return False
 
     def crashed(self, error: BaseException) -> None:
         """A bug showed while a connection was served."""
@@ -272,11 +276,18 @@ class H1UpstreamConn(Holder):
         self.deadline = NEVER
         stream.connected = True
         self.wire.resume()
+        other = self.home.agreed_on_h2(self)
+        if other:
+            self.close()
         if carrier is None:
-            self.home.warmed(self)
+            if not other:
+                self.home.warmed(self)
             return
-        self.state = READY
         try:
+            if other:
+                carrier.on_end(UNPROCESSED)
+                return
+            self.state = READY
             carrier.on_stream()
         except Exception as error:
             self.crash(error, carrier)
@@ -487,8 +498,3 @@ class H1UpstreamConn(Holder):
                 carrier.on_error(GatewayError("internal", source=Source.GATEWAY))
             except Exception as again:
                 self.home.crashed(again)
-
-
-def no_socket(detail: str) -> GatewayError:
-    """A dial that this process was too short of something for."""
-    return GatewayError("engine_busy", source=Source.GATEWAY, retry_after_s=1.0, detail=f"no socket: {detail}")

@@ -9,7 +9,8 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from fastgw.accel.frames import FrameReader
-from fastgw.net.fetch import FetchError, connected, why
+from fastgw.net.channel import Channel
+from fastgw.net.fetch import TLS_ALERT, FetchError, connected, why
 from fastgw.net.h2_link import unpadded
 from fastgw.net.shortage import LACKING
 from fastgw.net.wire import Address
@@ -39,6 +40,7 @@ async def fetch_h2(
 ) -> tuple[int, bytes]:
     """As :func:`fastgw.net.fetch.fetch`, over HTTP/2 with prior knowledge; where it is ``secure``, as agreed on."""
     last = "no address"
+    met = False
     try:
         async with asyncio.timeout(timeout_s):
             for family, address in addresses:
@@ -46,37 +48,47 @@ async def fetch_h2(
                     return await _ask(family, address, target, fields, max_bytes, secure)
                 except (OSError, FetchError) as error:
                     last = why(error, secure)
+                    met = not isinstance(error, OSError) or hasattr(error, "reason")
                     if isinstance(error, OSError) and error.errno in LACKING:
                         raise FetchError(last, error.errno) from error
-                except (H2Error, HpackError, TooLong, Malformed) as error:
-                    last = str(error)
     except TimeoutError:
-        last = f"no answer within {timeout_s:g} s"
-    raise FetchError(last)
+        last, met = f"no answer within {timeout_s:g} s", False
+    raise FetchError(last, met=met)
 
 
 async def _ask(
     family: int, address: object, target: bytes, fields: bytes, max_bytes: int, secure: Believed | None
 ) -> tuple[int, bytes]:
-    own, rest = fields.split(b"\r\n", 1)
-    start = start_block(RequestStart(b"GET", target, rest))
-    block = NO_TABLE + request_block(own_block(own + b"\r\n", secure is not None), start, _ID, 0, b"GET")
-    control = Control(True, CLIENT_SETTINGS)
     async with connected(family, address, secure) as channel:
         if secure is not None and channel.protocol() != "h2":
-            raise FetchError("does not speak HTTP/2: not agreed on by ALPN")
-        hello = control.begin() + h2.window_update(0, max_bytes) + h2.headers(1, block, True) + h2.window_update(1, max_bytes)
-        await channel.send(hello)
-        answer = _Answer(control, max_bytes)
-        while True:
-            data = await channel.receive()
-            if not data:
-                raise FetchError("closed before the end of an answer")
+            raise FetchError('does not speak HTTP/2: not agreed on by ALPN (protocol = "auto" asks in either)')
+        return await ask(channel, target, fields, max_bytes, secure is not None)
+
+
+async def ask(channel: Channel, target: bytes, fields: bytes, max_bytes: int, secure: bool) -> tuple[int, bytes]:
+    """The one request of a connection over which nothing has been said, and its answer. Raises OSError and FetchError."""
+    own, rest = fields.split(b"\r\n", 1)
+    start = start_block(RequestStart(b"GET", target, rest))
+    block = NO_TABLE + request_block(own_block(own + b"\r\n", secure), start, _ID, 0, b"GET")
+    control = Control(True, CLIENT_SETTINGS)
+    hello = control.begin() + h2.window_update(0, max_bytes) + h2.headers(1, block, True) + h2.window_update(1, max_bytes)
+    await channel.send(hello)
+    answer = _Answer(control, max_bytes)
+    while True:
+        data = await channel.receive()
+        if not data:
+            raise FetchError("closed before the end of an answer")
+        if data[:5] == b"HTTP/" or (not secure and data[:2] == TLS_ALERT):
+            spoken = "HTTP/1 (protocol = \"auto\" asks in either)" if data[:1] == b"H" else "TLS (https:// is for that)"
+            raise FetchError(f"does not speak HTTP/2, but {spoken}")
+        try:
             said = answer.feed(data)
-            if said:
-                await channel.send(said)
-            if answer.done:
-                return answer.status, bytes(answer.body)
+        except (H2Error, HpackError, TooLong, Malformed) as error:
+            raise FetchError(str(error)) from error
+        if said:
+            await channel.send(said)
+        if answer.done:
+            return answer.status, bytes(answer.body)
 
 
 class _Answer:

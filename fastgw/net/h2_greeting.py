@@ -1,32 +1,28 @@
 """The question whether an engine speaks HTTP/2, on a connection of its own and by nothing but its first frame.
 
-Every engine is asked it, soon after the start. So what speaks HTTP/2 is not imported for it.
+Without TLS: with it a handshake says so. Many engines are asked soon after the start: what speaks HTTP/2 is not imported.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fastgw.net.fetch import connected
 from fastgw.net.wire import Address
 from fastgw.protocol.h2 import frames as h2
 
-if TYPE_CHECKING:
-    from fastgw.net.certificates import Believed
-
 GREETING: Final = h2.PREFACE + h2.settings({})
 
 
-async def speaks_h2(addresses: tuple[Address, ...], timeout_s: float, secure: Believed | None = None) -> bool | None:
-    """Whether who answers at the first of ``addresses`` that accepts greets us in HTTP/2, or by TLS agrees on it. None = nobody
-    answered at all, or nobody to be believed. (A server of HTTP/1 says 400, or closes; one that says nothing in time does not
-    speak it either.)"""
+async def speaks_h2(addresses: tuple[Address, ...], timeout_s: float) -> bool | None:
+    """Whether who answers at the first of ``addresses`` that accepts greets us in HTTP/2. None = nobody answered at all. (A
+    server of HTTP/1 says 400, or closes; one that says nothing in time does not speak it either.)"""
     try:
         async with asyncio.timeout(timeout_s):
             for family, address in addresses:
                 try:
-                    return await _greets(family, address, secure)
+                    return await _greets(family, address)
                 except OSError:
                     continue
     except TimeoutError:
@@ -34,10 +30,8 @@ async def speaks_h2(addresses: tuple[Address, ...], timeout_s: float, secure: Be
     return None
 
 
-async def _greets(family: int, address: object, secure: Believed | None) -> bool:
-    async with connected(family, address, secure) as channel:
-        if secure is not None:
-            return channel.protocol() == "h2"
+async def _greets(family: int, address: object) -> bool:
+    async with connected(family, address) as channel:
         await channel.send(GREETING)
         said = b""
         try:

@@ -9,6 +9,7 @@ import errno
 import os
 from typing import Final
 
+from fastgw.errors import GatewayError, Source
 from fastgw.net.clock import monotonic
 from fastgw.stats import EventLog, Stats
 
@@ -42,3 +43,8 @@ class Shortage:
                 message, limit = "too little memory for sockets", "the limit of open files"
             hint = f"raise {limit}, or lower max_connections"
             self._log.warning(message, what=what, error=os.strerror(code), hint=hint)
+
+
+def no_socket(detail: str) -> GatewayError:
+    """A dial that this process was too short of something for."""
+    return GatewayError("engine_busy", source=Source.GATEWAY, retry_after_s=1.0, detail=f"no socket: {detail}")

@@ -10,36 +10,41 @@ import os
 import ssl
 from typing import Final
 
+_UNKNOWN_CA: Final = (
+    "its certificate comes from a CA that is not trusted (a private CA needs its CA file), or comes without those between"
+)
 _VERDICTS: Final = {
-    9: "its certificate is not valid yet",
-    10: "its certificate has expired",
+    9: "its certificate is not valid yet (or a clock here or there is wrong)",
+    10: "its certificate has expired (it has to be renewed there)",
     18: "its certificate is self-signed, and not among the trusted ones (a private one is trusted by its CA file)",
     19: "its certificate comes from a CA that is not trusted (a private CA needs its CA file)",
-    20: "its certificate comes from a CA that is not trusted (a private CA needs its CA file)",
-    21: "its certificate comes from a CA that is not trusted (a private CA needs its CA file)",
+    20: _UNKNOWN_CA,
+    21: _UNKNOWN_CA,
     23: "its certificate has been revoked",
     24: "one of the certificates in its chain is no CA's",
     26: "its certificate is for another purpose",
-    62: "its certificate is for another name",
-    64: "its certificate is not for this address",
+    62: "its certificate is for another name (server_name says which it is to have)",
+    64: "its certificate is not for this address (server_name says which name it is to have)",
 }
+_REFUSES: Final = "it refuses the handshake: no cipher in common, or it wants a client certificate (cert_file)"
 _REASONS: Final = {
-    "WRONG_VERSION_NUMBER": "what answers does not speak TLS",
-    "PACKET_LENGTH_TOO_LONG": "what answers does not speak TLS",
+    "WRONG_VERSION_NUMBER": "what answers does not speak TLS (http:// is for that)",
+    "PACKET_LENGTH_TOO_LONG": "what answers does not speak TLS (http:// is for that)",
     "CALLBACK_FAILED": "it asks for a name that is no text",
     "HTTP_REQUEST": "HTTP without TLS",
     "UNSUPPORTED_PROTOCOL": "no version of TLS in common",
     "TLSV1_ALERT_PROTOCOL_VERSION": "no version of TLS in common",
     "VERSION_TOO_LOW": "no version of TLS in common",
     "NO_SHARED_CIPHER": "no cipher in common",
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": "it refuses the handshake: no cipher in common, or it wants a client certificate",
-    "ALERT_HANDSHAKE_FAILURE": "it refuses the handshake: no cipher in common, or it wants a client certificate",
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a client certificate",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": _REFUSES,
+    "ALERT_HANDSHAKE_FAILURE": _REFUSES,
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a client certificate (cert_file)",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no client certificate",
     "TLSV1_ALERT_UNKNOWN_CA": "it does not trust the CA of our certificate",
     "SSLV3_ALERT_BAD_CERTIFICATE": "it does not take our certificate",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it says that our certificate has expired",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it does not take our certificate",
+    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": "it speaks none of the protocols that it was offered (protocol says which are)",
     "TLSV1_UNRECOGNIZED_NAME": "it has no certificate for this name",
     "UNEXPECTED_EOF_WHILE_READING": "closed within the TLS handshake",
 }

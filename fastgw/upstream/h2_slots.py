@@ -16,11 +16,10 @@ from typing import Final, Protocol
 
 from fastgw.errors import GatewayError, Source, described
 from fastgw.net.clock import monotonic
-from fastgw.net.h1_upstream import no_socket
 from fastgw.net.h2_stream import H2UpstreamStream
 from fastgw.net.h2_upstream import H2Home, H2UpstreamConn
 from fastgw.net.poller import Reactor
-from fastgw.net.shortage import Shortage
+from fastgw.net.shortage import Shortage, no_socket
 from fastgw.net.timers import NEVER
 from fastgw.net.upstream import UNPROCESSED, Carrier
 from fastgw.net.wire import Wire

@@ -34,20 +34,24 @@ AT_ONCE: Final = 8
 _ACCEPT: Final = b"Accept: application/json\r\n"
 
 
-async def _get(engine: Engine, path: bytes, timeout_s: float) -> tuple[int, bytes]:
-    return await get(engine, path, _ACCEPT, timeout_s, MAX_PROBE_BYTES)
+async def _get(pool: Pool, path: bytes, timeout_s: float) -> tuple[int, bytes]:
+    engine = pool.engine
+    agreed = pool.speaks if engine.secure_h2 is not None else None
+    return await get(engine, path, _ACCEPT, timeout_s, MAX_PROBE_BYTES, agreed)
 
 
 class _Known:
     """What probes have found out about one engine."""
 
-    __slots__ = ("asked_at", "good_path", "greeted", "h2", "models_at", "protocol_at", "resolved_at")
+    __slots__ = ("good_path", "greeted", "h2", "heard", "models_at", "protocol_at", "resolved_at", "silent_at")
 
     def __init__(self) -> None:
         self.good_path = b""
-        self.h2 = False  # it greeted in HTTP/2 when it was asked last; `protocol_at`: when it is asked again
-        self.greeted = False  # it ever did
-        self.models_at = self.resolved_at = self.protocol_at = self.asked_at = -1e9  # long ago
+        self.h2 = False  # it spoke HTTP/2 when that was looked at last; `protocol_at`: when it is asked again
+        self.greeted = False  # it ever spoke it
+        self.heard = False  # the last probe was answered, whatever it was
+        self.silent_at = -1e9  # when it was asked last and it was not
+        self.models_at = self.resolved_at = self.protocol_at = -1e9  # long ago
 
 
 class Health:
@@ -138,41 +142,56 @@ class Health:
         verdict: bool | None = None if await self._resolve(engine, known) else False
         detail = "name not resolved"
         if engine.addresses:
-            if engine.protocol == "auto":
-                await self._learn_protocol(pool, known)
-            verdict, detail = await self._ask(engine, known)
+            verdict, detail = await self._ask(pool, known)
+            if verdict is False and not known.heard and await self._turned(pool, known):
+                verdict, detail = await self._ask(pool, known)
         if verdict is not None:
             self._judge(pool, verdict, detail)
         if verdict and monotonic() - known.models_at >= self._config.model_refresh_s:
-            await self._learn_models(engine, known)
+            await self._learn_models(pool, known)
+        if verdict and engine.kind.h2c:
+            await self._turned(pool, known)
         engine.probed_at = monotonic()
         pool.keep_warm()
 
-    async def _learn_protocol(self, pool: Pool, known: _Known) -> None:
-        """Whether the engine greets us in HTTP/2: asked when it is new, when it has come back, and a while after it has stopped
-        to. (To one of HTTP/1 the question is an error in its log: it is not asked again and again.) One that is not well is
-        asked again: it may be so because it was asked when it said nothing, and is probed in what it does not speak."""
+    async def _turned(self, pool: Pool, known: _Known) -> bool:
+        """Whether an engine without TLS, of which nobody has said what it speaks, is found to speak the other protocol: by a
+        greeting in HTTP/2, when it is new and not of a kind that never does, when it has come back, and a while after it has
+        stopped to; and where it cannot be understood in the one that it spoke. (To one of HTTP/1 the question is an error in
+        its log: it is not asked again and again.)"""
         engine = pool.engine
+        if engine.protocol != "auto" or engine.secure is not None:
+            return False
         now = monotonic()
+        well = known.heard
         if known.h2 and not engine.h2:
             known.h2 = False  # traffic has found so
             known.protocol_at = now + PROTOCOL_EVERY_S
-        if now < known.protocol_at:
-            unwell_for = now - known.asked_at if engine.healthy is False else -1.0
-            if unwell_for < (0.0 if known.greeted else PROTOCOL_EVERY_S):
-                return
-        known.asked_at = now
+        if well and engine.h2:
+            known.h2 = True
+            known.protocol_at = NEVER
+        known.greeted = known.greeted or engine.h2
+        if now < known.protocol_at if well else now - known.silent_at < PROTOCOL_EVERY_S and not known.greeted:
+            return False
         from fastgw.net.h2_greeting import speaks_h2  # (no part of a start)
 
-        found = await speaks_h2(engine.addresses, self._config.health_timeout_s, engine.secure_h2)
-        if found is not None:
+        found = await speaks_h2(engine.addresses, self._config.health_timeout_s)
+        if found is None:
+            return False
+        turned = found != engine.h2
+        if well:
             known.protocol_at = NEVER
-            known.h2 = found
-            known.greeted = known.greeted or found
-            pool.speaks(found)
+        elif not turned:
+            known.silent_at = now
+        known.h2 = found
+        known.greeted = known.greeted or found
+        pool.speaks(found)
+        return turned
 
-    async def _ask(self, engine: Engine, known: _Known) -> tuple[bool | None, str]:
+    async def _ask(self, pool: Pool, known: _Known) -> tuple[bool | None, str]:
+        engine = pool.engine
         paths = (known.good_path,) if known.good_path else engine.probe_paths
+        known.heard = False
         detail = ""
         deadline = monotonic() + self._config.health_timeout_s
         for path in paths:
@@ -180,13 +199,14 @@ class Health:
             if left <= 0:
                 break
             try:
-                status, _ = await _get(engine, path, left)
+                status, _ = await _get(pool, path, left)
             except FetchError as error:
                 detail = str(error)
                 if error.lacking:
                     self._shortage.met(error.lacking, "a probe of an engine")
                     return None, detail
                 break
+            known.heard = True
             if 200 <= status < 300:
                 known.good_path = path
                 return True, ""
@@ -206,7 +226,8 @@ class Health:
                 engine.breaker.until = monotonic()
             if engine.healthy is not True:
                 if engine.healthy is False:
-                    self._of(engine).protocol_at = -1e9  # it may be another one now
+                    known = self._of(engine)
+                    known.protocol_at = known.silent_at = -1e9  # it may be another one now
                 self._log.info("engine is well", engine=engine.name)
                 engine.healthy = True
                 self._verdict_changed()
@@ -228,10 +249,11 @@ class Health:
         if engine.healthy is not False and engine.failures >= self._config.health_unhealthy_after:
             self._fell_ill(engine, detail)
 
-    async def _learn_models(self, engine: Engine, known: _Known) -> None:
+    async def _learn_models(self, pool: Pool, known: _Known) -> None:
+        engine = pool.engine
         known.models_at = monotonic()
         try:
-            status, body = await _get(engine, engine.kind.models_path, self._config.health_timeout_s)
+            status, body = await _get(pool, engine.kind.models_path, self._config.health_timeout_s)
         except FetchError as error:
             if error.lacking:
                 self._shortage.met(error.lacking, "a look at an engine's models")

@@ -23,9 +23,9 @@ from typing import Any, Final
 
 from fastgw.errors import GatewayError, Source, described
 from fastgw.net.clock import monotonic
-from fastgw.net.h1_upstream import H1UpstreamConn, H1UpstreamStream, Home, no_socket
+from fastgw.net.h1_upstream import H1UpstreamConn, H1UpstreamStream, Home
 from fastgw.net.poller import Reactor
-from fastgw.net.shortage import Shortage
+from fastgw.net.shortage import Shortage, no_socket
 from fastgw.net.timers import TICK_S
 from fastgw.net.upstream import UPGRADE, Carrier, UpstreamStream
 from fastgw.net.wire import PlainWire, Wire
@@ -121,7 +121,7 @@ class Pool(Home):
         if self._h2 and fresh != UPGRADE:
             made: UpstreamStream = self._slots.open(carrier, now, fresh)
             return made
-        return self._dial(carrier)
+        return self._dial(carrier, fresh)
 
     def _take_idle(self, now: float) -> H1UpstreamConn | None:
         """The idle connection used last, if one is still good."""
@@ -165,7 +165,7 @@ class Pool(Home):
             self._died -= 1
         conn.close()
 
-    def _dial(self, carrier: Carrier) -> H1UpstreamStream:
+    def _dial(self, carrier: Carrier, fresh: int) -> H1UpstreamStream:
         engine = self.engine
         if self.connections >= engine.max_connections:
             raise GatewayError(
@@ -183,7 +183,7 @@ class Pool(Home):
             # (Nothing was sent: another engine may be asked.)
             raise GatewayError("bad_gateway", source=Source.UPSTREAM, retryable=True, detail=f"{engine.name}: removed")
         try:
-            conn = self._connection(carrier)
+            conn = self._connection(carrier, fresh)
         except OSError as error:
             self._shortage.met(error.errno or 0, "a connection to an engine")
             raise no_socket(str(error)) from error
@@ -191,10 +191,11 @@ class Pool(Home):
         assert stream is not None  # nothing is told, and so nothing closes, before this has returned
         return stream
 
-    def _connection(self, carrier: Carrier | None) -> H1UpstreamConn:
+    def _connection(self, carrier: Carrier | None, fresh: int = 0) -> H1UpstreamConn:
         """One more, being dialled. Raises OSError where no socket can be made."""
         engine = self.engine
-        secure = engine.secure
+        # (Who has not been told which protocol it is to be agrees on either: see `agreed_on_h2`.)
+        secure = engine.secure_h2 if engine.protocol == "auto" and fresh != UPGRADE else engine.secure
         wire = None if secure is None else secure.wire(self._reactor)
         conn = H1UpstreamConn.dial(
             self._reactor, engine.addresses, self, engine.head_block, carrier, self._stats, self.connect_timeout_s, wire
@@ -265,6 +266,12 @@ class Pool(Home):
     def warm_failed(self, detail: str) -> None:
         self._warming = None
         self.unlearn()
+
+    def agreed_on_h2(self, conn: H1UpstreamConn) -> bool:
+        if self.engine.secure is None or not conn.wire.for_h2():
+            return False
+        self.speaks(True)
+        return True
 
     def unlearn(self) -> None:
         """The engine does not take connections: those it closed were no tidying up, and taught nothing."""

@@ -22,6 +22,7 @@ cdef class Home:
     cpdef gone(self, H1UpstreamConn conn)
     cpdef warmed(self, H1UpstreamConn conn)
     cpdef warm_failed(self, str detail)
+    cpdef bint agreed_on_h2(self, H1UpstreamConn conn) except -1
     cpdef crashed(self, object error)
 
 @cython.final

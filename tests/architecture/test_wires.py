@@ -33,7 +33,6 @@ MAKERS = (
     "fastgw.doors: fastgw.net.h1_connection.H1Connection",
     "fastgw.doors: fastgw.net.h2_connection.H2Connection",
     "fastgw.doors: fastgw.net.wire.PlainWire",
-    "fastgw.upstream.h2_slots: fastgw.net.h1_upstream.no_socket",
     "fastgw.upstream.h2_slots: fastgw.net.h2_stream.H2UpstreamStream",
     "fastgw.upstream.h2_slots: fastgw.net.h2_upstream.H2Home",
     "fastgw.upstream.h2_slots: fastgw.net.h2_upstream.H2UpstreamConn",
@@ -43,7 +42,6 @@ MAKERS = (
     "fastgw.upstream.pool: fastgw.net.h1_upstream.H1UpstreamConn",
     "fastgw.upstream.pool: fastgw.net.h1_upstream.H1UpstreamStream",
     "fastgw.upstream.pool: fastgw.net.h1_upstream.Home",
-    "fastgw.upstream.pool: fastgw.net.h1_upstream.no_socket",
 )
 HELD = {"wire", "fd", "sock", "recv", "sendmsg"}
 HOLDERS = ("fastgw.upstream.pool",)

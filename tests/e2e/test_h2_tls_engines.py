@@ -11,6 +11,7 @@ import pytest
 
 from fastgw import EngineConfig
 from fastgw.sim import SimConfig, Simulator
+from fastgw.upstream.health import Health
 from tests.e2e.engines import ask, fine, pool_engine, posts, refused, scripted
 from tests.peers import parts
 from tests.support.client import RawClient, chat
@@ -105,7 +106,7 @@ async def test_where_http_2_is_asked_for_the_log_says_that_there_is_none(certs: 
     ):
         await gw.until("a verdict", lambda: any(line[1] == "engine is not well" for line in gw.events.lines))
         reason = next(line[2]["reason"] for line in gw.events.lines if line[1] == "engine is not well")
-        assert reason == "does not speak HTTP/2: not agreed on by ALPN"
+        assert reason.startswith("does not speak HTTP/2: not agreed on by ALPN (protocol = ")
         refused(await ask(client), 502)
         assert "not agreed on by ALPN" in gw.records[-1]["detail"]
         assert engine.requests == []
@@ -144,3 +145,81 @@ async def test_one_that_stops_to_speak_it_is_asked_in_the_other_way(cert: parts.
                         assert (await ask(client)).status == 200
                     assert not engine.h2
                     assert len(posts(other)) == 1
+
+
+class TestBeforeAnybodyKnows:
+    """`auto`: a connection agrees on either, and what was agreed on is spoken; nobody has to ask first."""
+
+    @staticmethod
+    def nobody_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+        async def never(_: Health) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(Health, "run", never)
+
+    @parts.needs("nghttpx", "openssl")
+    @pytest.mark.parametrize("warm", [0, 1])
+    async def test_the_first_request_to_one_of_http_2(
+        self, cert: parts.Certificate, monkeypatch: pytest.MonkeyPatch, warm: int
+    ) -> None:
+        self.nobody_probes(monkeypatch)
+        async with Simulator(SimConfig(ttft_ms=1.0, itl_ms=1.0, models=("m",))) as sim:
+            with parts.nghttpx(sim.port, "--npn-list=h2", tls=cert) as peer:
+                target = EngineConfig(url=peer.url, ca_file=str(cert.cert), protocol="auto", warm_connections=warm)
+                async with running([target]) as gw, await gw.client() as client:
+                    for _ in range(2):
+                        assert (await ask(client)).status == 200, gw.records[-1]["detail"]
+                    assert pool_engine(gw).h2
+                    assert gw.stats.dials_total <= 2 + warm, "those that found it out, and one that is spoken over"
+
+    async def test_the_first_request_to_one_of_http_1_takes_one_handshake(
+        self, certs: Certificates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.nobody_probes(monkeypatch)
+        async with (
+            scripted(fine, ssl_context=certs.server()) as engine,
+            running([EngineConfig(url=engine.url, ca_file=certs.ca, protocol="auto", warm_connections=0)]) as gw,
+            await gw.client() as client,
+        ):
+            assert (await ask(client)).status == 200
+            assert (gw.stats.dials_total, pool_engine(gw).h2) == (1, False)
+
+    async def test_a_probe_takes_one_handshake_believed_or_not(
+        self, certs: Certificates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.nobody_probes(monkeypatch)
+        for pair, believed in ((certs.gateway, True), (certs.strange, False)):
+            context = certs.server(pair)
+            hellos: list[object] = []
+            context.sni_callback = lambda _, name, __, hellos=hellos: hellos.append(name)
+            target: dict[str, Any] = {"ca_file": certs.ca, "protocol": "auto", "warm_connections": 0, "models": ["m"]}
+            async with scripted(fine, ssl_context=context) as engine, running([EngineConfig(url=engine.url, **target)]) as gw:
+                health = gw.gateway._health
+                assert health is not None
+                await health.round()
+                first = len(hellos)
+                await health.round()
+                assert pool_engine(gw).healthy is believed
+                assert (len(hellos) - first, engine.asked_for_h2) == (1, 0)
+
+    @parts.needs("nghttpx", "openssl")
+    async def test_one_that_begins_to_speak_nothing_else_while_traffic_runs(
+        self, cert: parts.Certificate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.nobody_probes(monkeypatch)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert.cert, cert.key)
+        async with Simulator(SimConfig(ttft_ms=1.0, itl_ms=1.0, models=("m",))) as sim:
+            with parts.nghttpx(sim.port, "--npn-list=h2", tls=cert) as peer:
+                async with scripted(fine, ssl_context=context) as first:
+                    target = EngineConfig(
+                        url=first.url.replace("127.0.0.1", "localhost"), ca_file=str(cert.cert), protocol="auto"
+                    )
+                    async with running([target]) as gw, await gw.client() as client:
+                        assert (await ask(client)).status == 200
+                        # (The same name, another server.)
+                        pool_engine(gw).addresses = ((2, ("127.0.0.1", int(peer.url.rpartition(":")[2]))),)
+                        await first.stop()
+                        for _ in range(3):
+                            assert (await ask(client)).status == 200
+                        assert pool_engine(gw).h2

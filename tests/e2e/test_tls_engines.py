@@ -115,7 +115,7 @@ async def test_an_engine_that_does_not_speak_tls(certs: Certificates) -> None:
 
     async with ScriptedEngine(bad) as engine:
         url = engine.url.replace("http://", "https://")
-        assert await why_not(url, certs) == "TLS: what answers does not speak TLS"
+        assert await why_not(url, certs) == "TLS: what answers does not speak TLS (http:// is for that)"
 
 
 async def test_an_engine_that_speaks_no_version_of_ours(certs: Certificates) -> None:

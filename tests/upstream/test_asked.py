@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded
+from h2.exceptions import ProtocolError
 
+from fastgw import EngineConfig
 from fastgw.net.fetch import FetchError
 from fastgw.net.h2_fetch import fetch_h2
 from fastgw.net.h2_greeting import speaks_h2
+from fastgw.sim import ScriptedConnection, ScriptedEngine
 from tests.e2e.engines import QUIET, fine, pool_engine, scripted
 from tests.support.gateway import running
 from tests.support.h2 import frames as f
@@ -50,15 +53,22 @@ class Served:
         if self.down:
             writer.close()
             return
-        if not self.h2:
-            await self._serve_h1(reader, writer)
-            return
+        with suppress(ConnectionError):
+            await (self._serve_h2 if self.h2 else self._serve_h1)(reader, writer)
+        writer.close()
+
+    async def _serve_h2(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         connection.initiate_connection()
         writer.write(connection.data_to_send())
         heads: dict[int, dict[bytes, bytes]] = {}
         while data := await reader.read(65536):
-            for event in connection.receive_data(data):
+            try:
+                events = connection.receive_data(data)
+            except ProtocolError:  # HTTP/1
+                writer.write(connection.data_to_send())
+                break
+            for event in events:
                 if isinstance(event, RequestReceived):
                     heads[event.stream_id] = dict(event.headers)  # type: ignore[arg-type]
                 elif isinstance(event, DataReceived):
@@ -71,8 +81,6 @@ class Served:
                     connection.send_headers(event.stream_id, fields)
                     connection.send_data(event.stream_id, body, end_stream=True)
             writer.write(connection.data_to_send())
-        writer.close()
-
 
     async def _serve_h1(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -82,7 +90,6 @@ class Served:
             found = re.search(rb"(?i)content-length: ([0-9]+)", head)
             await reader.readexactly(int(found[1]) if found else 0)
             writer.write(ok(ANSWER, b"connection: close"))
-        writer.close()
 
     def becomes_http1(self) -> None:
         """Another program has its port now."""
@@ -191,9 +198,41 @@ class TestAuto:
             async with await gw.client() as client:
                 for _ in range(3):
                     assert (await client.ask(chat())).status == 200
-            await gw.until("it is well", lambda: pool_engine(gw).healthy)
+            await gw.until("it is well and was asked", lambda: pool_engine(gw).healthy and engine.asked_for_h2)
             assert not pool_engine(gw).h2
             assert engine.asked_for_h2 == 1
+
+    @pytest.mark.parametrize("kind", ["vllm", "llamacpp", "tgi", "ollama", "told"])
+    async def test_one_of_a_kind_that_never_speaks_it_is_not_asked(self, kind: Any) -> None:
+        """It would stand in its log as an error."""
+
+        async def models(conn: ScriptedConnection) -> None:
+            await conn.read_request()
+            body = b'{"object":"list","data":[{"id":"m","owned_by":"vllm"}]}'
+            await conn.send(ok(body, b"connection: close"))
+
+        async with (
+            ScriptedEngine(models) as engine,
+            running(
+                [EngineConfig(url=engine.url, kind="auto" if kind == "told" else kind, protocol="auto")], health_interval_s=0.05
+            ) as gw,
+        ):
+            await gw.until("it was looked at again", lambda: len(engine.requests) > 4)
+            assert pool_engine(gw).kind.name == ("vllm" if kind == "told" else kind)
+            assert engine.asked_for_h2 == 0
+
+    async def test_one_that_turns_is_found_by_its_probes_alone(self) -> None:
+        """No traffic tells: it is not well in the protocol that it had, and nobody sends it any."""
+        async with served() as engine, running([engine.url], upstream_protocol="auto", health_interval_s=0.05) as gw:
+            await gw.until("it has shown it", lambda: pool_engine(gw).h2 and pool_engine(gw).healthy)
+            engine.becomes_http1()
+            await gw.until("it is asked in HTTP/1", lambda: not pool_engine(gw).h2 and pool_engine(gw).healthy)
+            async with await gw.client() as client:
+                assert (await client.ask(chat())).body == ANSWER
+            engine.h2 = True
+            await gw.until("it is asked in HTTP/2", lambda: pool_engine(gw).h2 and pool_engine(gw).healthy)
+            async with await gw.client() as client:
+                assert (await client.ask(chat())).body == ANSWER
 
     async def test_G12_one_that_stops_to_speak_it(self) -> None:
         """It was restarted as another program: no client gets an error for that."""

@@ -27,6 +27,7 @@ class Kind:
     ``max_completion_tokens`` of a chat; one that does not know it would make as much as it likes, and is told ``max_tokens`` as
     well. ``refuses_max_tokens``: of a chat it takes nothing else. ``counts_one_answer``: of several answers to one request, its
     figures are those of one. ``cancel``: closing its connection stops a generation, unless the engine's setting says otherwise.
+    ``h2c``: it may speak HTTP/2 without TLS, or what stands for it: it is asked so (a line in the log of one that does not).
     ``max_idle``: so many idle connections to it are kept at the most, unless ``engine_max_idle`` says otherwise.
     """
 
@@ -35,6 +36,7 @@ class Kind:
         "cancel",
         "counts_one_answer",
         "gauges",
+        "h2c",
         "knows_completion_tokens",
         "max_idle",
         "models_path",
@@ -59,6 +61,7 @@ class Kind:
         refuses_max_tokens: bool = False,
         counts_one_answer: bool = False,
         cancel: bool = True,
+        h2c: bool = True,
         max_idle: int = ANY,
     ) -> None:
         self.name = name
@@ -72,6 +75,7 @@ class Kind:
         self.refuses_max_tokens = refuses_max_tokens
         self.counts_one_answer = counts_one_answer
         self.cancel = cancel
+        self.h2c = h2c
         self.max_idle = max_idle
 
     def __repr__(self) -> str:

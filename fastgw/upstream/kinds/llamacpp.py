@@ -23,5 +23,6 @@ KIND: Final = Kind(
     ),
     asks_usage=False,
     counts_one_answer=True,
+    h2c=False,
     max_idle=4,
 )

@@ -6,4 +6,4 @@ from typing import Final
 
 from fastgw.upstream.kinds.kind import Kind
 
-KIND: Final = Kind("ollama", probe_paths=(b"/api/tags", b"/v1/models"), models_path=b"/api/tags")
+KIND: Final = Kind("ollama", probe_paths=(b"/api/tags", b"/v1/models"), models_path=b"/api/tags", h2c=False)

@@ -7,4 +7,4 @@ from typing import Final
 from fastgw.protocol.gauges import Names
 from fastgw.upstream.kinds.kind import Kind
 
-KIND: Final = Kind("tgi", gauges=Names(b"tgi_", b"tgi_batch_current_size", b"tgi_queue_size", ()))
+KIND: Final = Kind("tgi", gauges=Names(b"tgi_", b"tgi_batch_current_size", b"tgi_queue_size", ()), h2c=False)

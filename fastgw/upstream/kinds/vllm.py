@@ -17,4 +17,5 @@ KIND: Final = Kind(
         (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc"),
     ),
     knows_completion_tokens=True,
+    h2c=False,
 )

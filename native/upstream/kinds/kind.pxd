@@ -7,4 +7,4 @@ cdef class Kind:
     cdef public tuple probe_paths
     cdef public object gauges
     cdef public Py_ssize_t max_idle
-    cdef public bint asks_usage, cancel, counts_one_answer, knows_completion_tokens, refuses_max_tokens
+    cdef public bint asks_usage, cancel, counts_one_answer, h2c, knows_completion_tokens, refuses_max_tokens

@@ -256,7 +256,7 @@ class H2HandPool(Pool):
     def wire(self) -> HandWire:
         return HandWire(self.reactor, self._dialled)
 
-    def _dial(self, carrier: Carrier) -> Any:
+    def _dial(self, carrier: Carrier, fresh: int) -> Any:
         self.dials_h1 += 1
         raise GatewayError("engine_busy", source=Source.GATEWAY, retry_after_s=1.0)
 
