@@ -60,7 +60,7 @@ def shown_to_clients(config: Config) -> Shown | None:
         config.tls_client_ca_file,
         config.tls_client_auth == "required",
         config.tls_min_version,
-        BOTH if config.http2 else HTTP_1,
+        HTTP_1 if config.http2 is False else BOTH,
     )
     return Shown(showing, simple_response(kind.status, body=text, close=True))
 

@@ -78,11 +78,11 @@ class Listening(msgspec.Struct, frozen=True, kw_only=True):
         "shows one needs no other key, and a request that brings a key is judged by that",
         check=grammar.fingerprints,
     )] = ()
-    http2: Annotated[bool, row(
+    http2: Annotated[bool | None, row(
         "take clients that speak HTTP/2, beside those that speak HTTP/1.1: over TLS those that choose it, without those that "
-        "speak it from their first byte (prior knowledge, h2c)",
+        "speak it from their first byte (prior knowledge, h2c); auto = over TLS alone",
         "HTTP2", reload=RESTART,
-    )] = False
+    )] = None
 
 
 class Engines(Listening, frozen=True, kw_only=True):

@@ -105,7 +105,7 @@ class Showing(NamedTuple):
 class Shown(End, Kept):
     """A listener's end. ``plain`` is what is answered to who speaks HTTP without TLS."""
 
-    __slots__ = ("_by_name", "_showing", "context", "notes", "plain")
+    __slots__ = ("_by_name", "_of_http_1", "_showing", "context", "notes", "plain")
 
     accepts = True
 
@@ -114,6 +114,7 @@ class Shown(End, Kept):
         self._showing = showing
         self.plain = plain
         self._by_name: dict[str, ssl.SSLContext] = {}
+        self._of_http_1: Shown | None = None  # the same, where nothing else is spoken
         self.context: ssl.SSLContext
         self.notes: tuple[str, ...] = ()
         self.files = Files([path for pair in showing.pairs for path in pair] + [showing.client_ca])
@@ -140,6 +141,8 @@ class Shown(End, Kept):
         self._by_name = by_name
         self.context = first
         self.notes = tuple(notes)
+        if self._of_http_1 is not None:
+            self._of_http_1.load()
 
     def _choose(self, tls: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         if name:
@@ -149,9 +152,10 @@ class Shown(End, Kept):
                 tls.context = found
 
     def lasting(self) -> ssl.SSLContext:
-        """A context for who keeps one: each handshake is made by what is shown at that time."""
+        """A context of HTTP/1 for who keeps one: each handshake is made by what is shown at that time. Raises TlsError."""
+        self._of_http_1 = Shown(self._showing._replace(protocols=HTTP_1))
         lasting = _Lasting(ssl.PROTOCOL_TLS_SERVER)
-        lasting.shown = self
+        lasting.shown = self._of_http_1
         return lasting
 
     def session(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:

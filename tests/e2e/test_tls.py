@@ -58,9 +58,9 @@ async def s_client(gw: Running, *options: str, stdin: bytes = b"", ca: str = "")
 @pytest.mark.parametrize(
     "options", [("--tlsv1.2", "--tls-max", "1.2"), ("--tlsv1.3",), ("--http1.1",), ("--http2",)], ids=" ".join
 )
-@pytest.mark.parametrize("http2", [False, True], ids=["http2 off", "http2 on"])
-async def test_curl(certs: Certificates, options: tuple[str, ...], http2: bool) -> None:
-    spoken = "2" if http2 and options != ("--http1.1",) else "1.1"
+@pytest.mark.parametrize("http2", [False, None], ids=["http2 off", "http2 auto"])
+async def test_curl(certs: Certificates, options: tuple[str, ...], http2: bool | None) -> None:
+    spoken = "2" if http2 is None and options != ("--http1.1",) else "1.1"
     async with scripted(fine) as engine, running([engine.url], **by(certs.gateway), http2=http2, **QUIET) as gw:
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 50_000}]})
         code, text = await curl(
@@ -75,6 +75,32 @@ async def test_curl(certs: Certificates, options: tuple[str, ...], http2: bool) 
         assert gw.url.startswith("https://")
         code, text = await curl(gw, "/healthz", *options)
         assert code == 60, "who does not know the CA goes no further"
+
+
+@pytest.mark.parametrize(("http2", "offers", "chosen"), [
+    (None, ["h2", "http/1.1"], "h2"),
+    (None, ["http/1.1", "h2"], "h2"),
+    (True, ["h2"], "h2"),
+    (None, ["http/1.1"], "http/1.1"),
+    (None, ["http/1.0"], None),
+    (None, [], None),
+    (False, ["h2", "http/1.1"], "http/1.1"),
+    (False, ["h2"], None),
+])  # fmt: skip
+async def test_what_is_chosen_of_what_a_client_offers(
+    certs: Certificates, http2: bool | None, offers: list[str], chosen: str | None
+) -> None:
+    """HTTP/1.1 where nothing is: nobody who offers HTTP/2 gets it without having been told so."""
+    async with running(**by(certs.gateway), http2=http2) as gw:
+        context = certs.trusting()
+        if offers:
+            context.set_alpn_protocols(offers)
+        sock = socket.create_connection(("127.0.0.1", gw.port))
+        sock.setblocking(False)
+        async with await TlsClient(sock, context).shake() as client:
+            assert client.tls.selected_alpn_protocol() == chosen
+            if chosen != "h2":
+                assert (await client.ask(request("GET", "/healthz"))).status == 200
 
 
 async def test_openssl_sees_what_is_spoken_and_what_is_not(certs: Certificates) -> None:
@@ -350,6 +376,8 @@ async def test_the_control_listener_too(certs: Certificates) -> None:
         code, text = await said("curl", "-sS", "--cacert", certs.ca, f"{url}/metrics")
         assert code == 0
         assert "gateway_tls_handshakes_total" in text
+        code, text = await said("curl", "-sS", "--http2", "--cacert", certs.ca, "-w", "%{http_version}", f"{url}/healthz")
+        assert (code, text[-3:]) == (0, "1.1")
         port = int(url.rpartition(":")[2])
         with tls_client.spoken_at(port):
             async with RawClient.connect(f"https://127.0.0.1:{port}") as client:
