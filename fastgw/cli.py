@@ -53,7 +53,7 @@ the whole list.
 """
 
 _CHECK: Final = """\
-Read the configuration as `serve` would, and list every mistake. Or ask the gateway that runs with it how it is: exit code 0
+Read the configuration as `serve` would, list every mistake, and ask each engine once whether it can be spoken to so. Or ask the gateway that runs with it how it is: exit code 0
 when it is well, 1 when it is not.
 """
 # Whatever a gateway answers, it lives: one that is full must not be ended for it.
@@ -137,16 +137,16 @@ def _check(argv: Sequence[str]) -> int:
     from fastgw.config.render import summary
 
     print(summary(loaded))
-    return _check_tls(loaded.config)
+    return _try_it(loaded.config)
 
 
-def _check_tls(config: Config) -> int:
-    """Try the certificates, and shake hands with the engines behind TLS; 0 = none of them is wrong."""
-    if not config.tls_cert_file and not any(engine.address.secure for engine in config.engines):
-        return 0
+def _try_it(config: Config) -> int:
+    """Try the certificates, and ask each engine once; 0 = none of them is wrong."""
+    import asyncio
+
     from fastgw.doors import shown_to_clients
-    from fastgw.net.certificates import believed, greeting
     from fastgw.net.unusable import TlsError
+    from fastgw.upstream.trial import tried
 
     code = 0
     try:
@@ -156,19 +156,10 @@ def _check_tls(config: Config) -> int:
     except TlsError as error:
         print(f"fastgw check: {error}", file=sys.stderr)
         code = 1
-    for engine in config.engines:
-        if engine.address.secure:
-            address = engine.address
-            try:
-                name = engine.server_name or address.host
-                end = believed(name, engine.ca_file, engine.cert_file, engine.key_file, engine.verify is not False)
-                end = end if engine.protocol == "h1" else end.for_h2()
-                good, told = greeting(end, address.host, address.port, _ASK_S)
-            except TlsError as error:
-                good, told = False, str(error)
-            print(f"  engine {engine.name}: {told}" if good else f"fastgw check: engine {engine.name}: {told}",
-                  file=sys.stdout if good else sys.stderr)  # fmt: skip
-            code = code if good else 1
+    for engine, (good, told) in zip(config.engines, asyncio.run(tried(config.engines, _ASK_S)), strict=True):
+        print(f"  engine {engine.name}: {told}" if good else f"fastgw check: engine {engine.name}: {told}",
+              file=sys.stdout if good else sys.stderr)  # fmt: skip
+        code = code if good else 1
     return code
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from time import time
@@ -23,11 +22,11 @@ from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
 from fastgw.net.tls import TlsWire
 from fastgw.net.tls_end import End
-from fastgw.net.tls_words import told
 from fastgw.net.unusable import TlsError
-from fastgw.protocol.x509 import ends_at, names_of
+from fastgw.protocol.x509 import begins_at, ends_at, names_its_issuer, names_of
 from fastgw.stats import EventLog
 
+_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 LOOK_S: Final = 2.0
 SESSION_S: Final = 10.0  # for so long one session of an engine's is taken for the next connections
 ENDS_SOON_S: Final = 14 * 86400.0
@@ -127,12 +126,19 @@ class Shown(End, Kept):
         for certificate, key in self._showing.pairs:
             context = _showing_context(self._showing, certificate, key)
             first = first or context
-            names, end = _facts(certificate)
+            names, begins, end, alone = _facts(certificate)
             for name in names:
                 by_name.setdefault(name, context)
             if end - time() < ENDS_SOON_S:
                 how = "has expired" if end < time() else "ends within two weeks"
                 notes.append(f"the certificate in {certificate} {how}")
+            if begins > time():
+                notes.append(f"the certificate in {certificate} is not valid yet (or this machine's clock is wrong)")
+            if alone:
+                notes.append(
+                    f"the certificate in {certificate} is alone there, and comes from a CA that clients may not know: they "
+                    "want the chain in that file (certbot: fullchain.pem)"
+                )
         if first is None:
             raise TlsError("there is no certificate")
         if len(self._showing.pairs) > 1:
@@ -347,28 +353,16 @@ def _read(what: str, path: str, load: Callable[[], object], key: str = "") -> No
         raise TlsError(f"{where}: {error.strerror or error}") from None
 
 
-def _facts(path: str) -> tuple[tuple[str, ...], float]:
-    """Of the first certificate in a file: for which names it is, and when it ends."""
+def _facts(path: str) -> tuple[tuple[str, ...], float, float, bool]:
+    """Of the first certificate in a file: for which names it is, when it begins and ends; and whether it is alone there,
+    although it names others, which lead from it to a CA's own."""
     try:
         with open(path, encoding="latin-1") as file:
             text = file.read()
-        begin = text.index("-----BEGIN CERTIFICATE-----")
+        begin = text.index(_BEGIN)
         end = text.index("-----END CERTIFICATE-----", begin)
         der = ssl.PEM_cert_to_DER_cert(text[begin:end] + "-----END CERTIFICATE-----")
-        return names_of(der), ends_at(der)
+        alone = text.count(_BEGIN) == 1 and names_its_issuer(der)
+        return names_of(der), begins_at(der), ends_at(der), alone
     except (OSError, ValueError) as error:
         raise TlsError(f"certificate {path}: {error}") from None
-
-
-def greeting(end: Believed, host: str, port: int, timeout_s: float) -> tuple[bool, str]:
-    """Shake hands with an engine once, and leave: whether its certificate and ours are good (True also where nobody answers,
-    which says nothing of them), and a line that says what came of it. Blocks for twice ``timeout_s`` at most."""
-    try:
-        sock = socket.create_connection((host, port), timeout_s)
-        with sock, end.context.wrap_socket(sock, server_hostname=end.name) as tls:
-            checked = "its certificate is good" if end.trust.verifies else "its certificate is not checked"
-            return True, f"{tls.version()}, {checked}"
-    except ssl.SSLError as error:
-        return False, told(error)
-    except (OSError, ValueError) as error:
-        return True, f"no answer: {told(error)}"

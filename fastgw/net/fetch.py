@@ -34,14 +34,14 @@ Otherwise = Callable[[Channel], Awaitable[tuple[int, bytes] | None]]
 class FetchError(Exception):
     """The engine could not be asked; the text says why and is for the log.
 
-    ``lacking``: the error number where that was this process's own want of a descriptor or of memory; else 0. ``met``: somebody
-    was there, and what he said is wrong.
+    ``lacking``: the error number where that was this process's own want of a descriptor or of memory; else 0. ``wrong``: who
+    is there is not who was meant, or speaks something else.
     """
 
-    def __init__(self, why: str, lacking: int = 0, met: bool = True) -> None:
+    def __init__(self, why: str, lacking: int = 0, wrong: bool = False) -> None:
         super().__init__(why)
         self.lacking = lacking
-        self.met = met
+        self.wrong = wrong
 
 
 async def fetch(
@@ -59,7 +59,7 @@ async def fetch(
     Raises :class:`FetchError` when nothing answers whole within ``timeout_s`` or the body is over ``max_bytes``.
     """
     last = "no address"
-    met = False
+    wrong = False
     request = single_get(target, fields)
     try:
         async with asyncio.timeout(timeout_s):
@@ -68,16 +68,21 @@ async def fetch(
                     return await _ask(family, address, request, max_bytes, secure, otherwise)
                 except (OSError, FetchError) as error:
                     last = why(error, secure)
-                    met = not isinstance(error, OSError) or hasattr(error, "reason")  # (one of TLS)
+                    wrong = is_wrong(error)
                     if isinstance(error, OSError) and error.errno in LACKING:
                         raise FetchError(last, error.errno) from error
                 except GatewayError as error:
-                    last, met = error.detail or error.kind.name, True
+                    last, wrong = error.detail or error.kind.name, False
                 except FramingError as error:
-                    last, met = str(error), True
+                    last, wrong = str(error), False
     except TimeoutError:
-        last, met = f"no answer within {timeout_s:g} s", False
-    raise FetchError(last, met=met)
+        last, wrong = f"no answer within {timeout_s:g} s", False
+    raise FetchError(last, wrong=wrong)
+
+
+def is_wrong(error: OSError | FetchError) -> bool:
+    """As :attr:`FetchError.wrong`."""
+    return error.wrong if isinstance(error, FetchError) else hasattr(error, "reason")  # (one of TLS)
 
 
 def why(error: Exception, secure: Believed | None) -> str:
@@ -111,7 +116,7 @@ async def _ask(
             if not data:
                 raise FetchError("closed before an answer")
             if secure is None and data[:2] == TLS_ALERT:
-                raise FetchError("what answers speaks TLS (https:// is for that)")
+                raise FetchError("what answers speaks TLS (https:// is for that)", wrong=True)
             head = reader.feed(data)
         body = source_of(head, b"GET")
         # One buffer: a list of two-byte pieces would hold twenty times what the engine sent.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastgw.accel.frames import FrameReader
 from fastgw.net.channel import Channel
-from fastgw.net.fetch import TLS_ALERT, FetchError, connected, why
+from fastgw.net.fetch import TLS_ALERT, FetchError, connected, is_wrong, why
 from fastgw.net.h2_link import unpadded
 from fastgw.net.shortage import LACKING
 from fastgw.net.wire import Address
@@ -40,7 +40,7 @@ async def fetch_h2(
 ) -> tuple[int, bytes]:
     """As :func:`fastgw.net.fetch.fetch`, over HTTP/2 with prior knowledge; where it is ``secure``, as agreed on."""
     last = "no address"
-    met = False
+    wrong = False
     try:
         async with asyncio.timeout(timeout_s):
             for family, address in addresses:
@@ -48,12 +48,12 @@ async def fetch_h2(
                     return await _ask(family, address, target, fields, max_bytes, secure)
                 except (OSError, FetchError) as error:
                     last = why(error, secure)
-                    met = not isinstance(error, OSError) or hasattr(error, "reason")
+                    wrong = is_wrong(error)
                     if isinstance(error, OSError) and error.errno in LACKING:
                         raise FetchError(last, error.errno) from error
     except TimeoutError:
-        last, met = f"no answer within {timeout_s:g} s", False
-    raise FetchError(last, met=met)
+        last, wrong = f"no answer within {timeout_s:g} s", False
+    raise FetchError(last, wrong=wrong)
 
 
 async def _ask(
@@ -61,7 +61,7 @@ async def _ask(
 ) -> tuple[int, bytes]:
     async with connected(family, address, secure) as channel:
         if secure is not None and channel.protocol() != "h2":
-            raise FetchError('does not speak HTTP/2: not agreed on by ALPN (protocol = "auto" asks in either)')
+            raise FetchError('does not speak HTTP/2: not agreed on by ALPN (protocol = "auto" asks in either)', wrong=True)
         return await ask(channel, target, fields, max_bytes, secure is not None)
 
 
@@ -80,7 +80,7 @@ async def ask(channel: Channel, target: bytes, fields: bytes, max_bytes: int, se
             raise FetchError("closed before the end of an answer")
         if data[:5] == b"HTTP/" or (not secure and data[:2] == TLS_ALERT):
             spoken = "HTTP/1 (protocol = \"auto\" asks in either)" if data[:1] == b"H" else "TLS (https:// is for that)"
-            raise FetchError(f"does not speak HTTP/2, but {spoken}")
+            raise FetchError(f"does not speak HTTP/2, but {spoken}", wrong=True)
         try:
             said = answer.feed(data)
         except (H2Error, HpackError, TooLong, Malformed) as error:

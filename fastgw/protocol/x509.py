@@ -12,6 +12,7 @@ from typing import Final
 _SEQUENCE: Final = 0x30
 _ALT_NAMES: Final = b"\x06\x03\x55\x1d\x11"
 _COMMON_NAME: Final = b"\x06\x03\x55\x04\x03"
+_CA_ISSUERS: Final = b"\x06\x08\x2b\x06\x01\x05\x05\x07\x30\x02"
 _TIMES: Final = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
 _DNS_NAME: Final = 0x82  # [2] of a GeneralName
 
@@ -32,11 +33,25 @@ def names_of(der: bytes) -> tuple[str, ...]:
 
 def ends_at(der: bytes) -> float:
     """When it ends, in Unix seconds."""
-    (_, _), (tag, text) = _items(_fields(der)[4][1])
+    return _time(*_items(_fields(der)[4][1])[1])
+
+
+def begins_at(der: bytes) -> float:
+    """When it begins, likewise."""
+    return _time(*_items(_fields(der)[4][1])[0])
+
+
+def names_its_issuer(der: bytes) -> bool:
+    """Whether it says where its issuer's certificate is to be had (RFC 5280 §4.2.2.1, id-ad-caIssuers): those of public CAs do,
+    and come from others than clients know."""
+    return any(tag == 0xA3 and _CA_ISSUERS in value for tag, value in _fields(der)[6:])
+
+
+def _time(tag: int, text: bytes) -> float:
     try:
         return datetime.strptime(text.decode("ascii"), _TIMES[tag]).replace(tzinfo=UTC).timestamp()
     except KeyError as error:
-        raise ValueError("a certificate whose end is no time") from error
+        raise ValueError("a certificate whose begin or end is no time") from error
 
 
 def _fields(der: bytes) -> list[tuple[int, bytes]]:

@@ -174,7 +174,7 @@ def test_check_tries_certificates_and_shakes_hands_with_engines(certs: Certifica
     assert "the key does not belong to the certificate" in done.stderr
     with serving(tmp_path, "--port", str(port := free_port()), "--engine", NOBODY, *tls):
         for more, code, says in (
-            (("--engine-ca-file", certs.ca), 0, "TLSv1.3, its certificate is good"),
+            (("--engine-ca-file", certs.ca), 0, "in HTTP/2, its certificate is good"),
             ((), 1, "its certificate comes from a CA that is not trusted"),
             (("--no-engine-verify",), 0, "its certificate is not checked"),
         ):

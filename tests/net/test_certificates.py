@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from fastgw.net import certificates
 from fastgw.net.certificates import Files, Showing, Shown, Trust, believed, read_again
 from fastgw.net.unusable import TlsError
 from tests.support.gateway import Events
-from tests.support.pki import Certificates, Pair, openssl
+from tests.support.pki import EC, Certificates, Pair, openssl
 
 pytestmark = pytest.mark.once
 
@@ -166,6 +167,24 @@ def test_what_cannot_be_used_is_told_and_nothing_of_a_key_is(
 def test_a_certificate_whose_time_is_over_or_nearly_is_noted(certs: Certificates) -> None:
     assert Shown(Showing(pairs(certs.ended))).notes == (f"the certificate in {certs.ended.cert} has expired",)
     assert Shown(Showing(pairs(certs.gateway))).notes == ()
+
+
+def test_what_a_client_may_miss_is_noted(certs: Certificates) -> None:
+    """A public CA's certificate without those between, as `cert.pem` of certbot's is; and one whose time is to come."""
+    base = certs.authority.folder / "public"
+    openssl("req", "-x509", *EC, "-nodes", "-keyout", f"{base}.key", "-out", f"{base}.pem", "-days", "30", "-subj", "/CN=a",
+            "-addext", "authorityInfoAccess=caIssuers;URI:http://ca.example/between.der")  # fmt: skip
+    (note,) = Shown(Showing(pairs(Pair(f"{base}.pem", f"{base}.key")))).notes
+    assert "is alone there" in note
+    chain = Path(f"{base}.chain")
+    chain.write_text(Path(f"{base}.pem").read_text() + Path(certs.ca).read_text())
+    assert Shown(Showing(pairs(Pair(str(chain), f"{base}.key")))).notes == ()
+
+
+def test_one_whose_time_is_to_come_is_noted(certs: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificates, "time", lambda: 0.0)
+    (note,) = Shown(Showing(pairs(certs.gateway))).notes
+    assert "is not valid yet" in note
 
 
 def test_a_trust_is_shared_by_engines_that_say_the_same(certs: Certificates) -> None:

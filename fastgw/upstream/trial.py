@@ -1,0 +1,53 @@
+"""Engines, asked once each before there is a gateway: what `fastgw check` says of them.
+
+Owns: what is a mistake of the configuration and what is not: an engine that nobody answers for may come later. Must never: take
+longer than it was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+from fastgw.config import EngineConfig
+from fastgw.net.fetch import FetchError
+from fastgw.net.unusable import TlsError
+from fastgw.upstream.asked import get
+from fastgw.upstream.health import AT_ONCE, MAX_PROBE_BYTES
+from fastgw.upstream.target import Engine
+
+
+async def tried(engines: Sequence[EngineConfig], timeout_s: float) -> list[tuple[bool, str]]:
+    """Of each engine whether it is as the configuration says (True also where nobody answered, which says nothing of it), and a
+    line that says what came of it. Each has ``timeout_s`` for its name, and as much for its answer."""
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def one(config: EngineConfig) -> tuple[bool, str]:
+        async with turns:
+            return await _try(config, timeout_s)
+
+    return await asyncio.gather(*map(one, engines))
+
+
+async def _try(config: EngineConfig, timeout_s: float) -> tuple[bool, str]:
+    try:
+        engine = Engine(config)
+    except TlsError as error:
+        return False, str(error)
+    if not engine.addresses:
+        try:
+            async with asyncio.timeout(timeout_s):
+                found = await asyncio.get_running_loop().getaddrinfo(engine.host, engine.port, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError, UnicodeError):
+            return True, "its name is not known here"
+        engine.addresses = tuple(dict.fromkeys((int(entry[0]), entry[4]) for entry in found))[:8]
+    chosen: list[bool] = []
+    try:
+        status, _ = await get(engine, engine.probe_paths[0], b"", timeout_s, MAX_PROBE_BYTES, chosen.append)
+    except FetchError as error:
+        return not error.wrong, str(error) if error.wrong else f"no answer: {error}"
+    h2 = chosen[-1] if chosen else engine.h2
+    secure = engine.secure
+    trusted = "" if secure is None else f", its certificate is {'good' if secure.trust.verifies else 'not checked'}"
+    return True, f"answers {status} in HTTP/{'2' if h2 else '1.1'}{trusted}"
