@@ -378,6 +378,8 @@ class Gateway:
         if any(getattr(config, name) != getattr(before, name) for name in OF_MERGING):
             self._merge(config)
         self.fleet.follow(config, come)
+        if self._certificates is not None:
+            self._certificates.look_after()
         if any(getattr(config, name) != getattr(before, name) for name in OF_SCHEDULING):
             self._schedule(config)
 

@@ -53,8 +53,8 @@ the whole list.
 """
 
 _CHECK: Final = """\
-Read the configuration as `serve` would, list every mistake, and ask each engine once whether it can be spoken to so. Or ask the gateway that runs with it how it is: exit code 0
-when it is well, 1 when it is not.
+Read the configuration as `serve` would, list every mistake, and ask each engine once whether it can be spoken to so. Or ask the
+gateway that runs with it how it is: exit code 0 when it is well, 1 when it is not.
 """
 # Whatever a gateway answers, it lives: one that is full must not be ended for it.
 _ASKS: Final[dict[str, tuple[str, Callable[[int], bool]]]] = {

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fastgw import EngineConfig
+from fastgw.net import certificates
 from fastgw.sim import RawRequest, ScriptedConnection, ScriptedEngine
 from fastgw.sim.websocket import accept_key
 from tests.e2e.engines import ask, fine, posts, refused, scripted
@@ -218,6 +220,33 @@ async def test_a_websocket_to_an_engine_behind_tls(certs: Certificates) -> None:
             while len(got) < len(frame):
                 got += await client.read_some()
             assert got == frame
+
+
+@pytest.mark.parametrize("how", ["added", "followed"])
+async def test_files_of_an_engine_that_comes_later_are_looked_after(
+    certs: Certificates, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the gateway spoke TLS before: the new engine's CA is read, and read again when it changes."""
+    monkeypatch.setattr(certificates, "LOOK_S", 0.1)
+    ca = str(tmp_path / "ca.pem")
+    shutil.copy(certs.stranger.ca, ca)
+    async with (
+        scripted(fine) as first,
+        scripted(fine, ssl_context=certs.server()) as second,
+        running([EngineConfig(url=first.url, models=["other"])], health_interval_s=0.1) as gw,
+    ):
+        engine = EngineConfig(url=second.url, ca_file=ca, name="late", models=["m"])
+        if how == "added":
+            gw.gateway.fleet.add(engine)
+        else:
+            config = gw.gateway.config
+            await gw.gateway.follow(replace(config, engines=(*config.engines, engine)))
+        await gw.until("a verdict", lambda: any("not trusted" in line[2].get("reason", "") for line in gw.events.lines))
+        shutil.copy(certs.ca, ca)
+        late = next(one for one in gw.gateway.fleet.engines() if one.name == "late")
+        await gw.until("it is believed", lambda: late.healthy, 10.0)
+        async with await gw.client() as client:
+            assert (await ask(client)).status == 200
 
 
 NGINX = """
