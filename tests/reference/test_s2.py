@@ -92,6 +92,18 @@ async def test_S2_05_connections_are_warm_before_traffic_and_reused() -> None:
             assert len(used) <= 2
 
 
+async def test_S2_05_over_http2_many_requests_share_a_warm_connection() -> None:
+    flags = {"warm_connections": "1", "health_interval_s": "60", "upstream_protocol": "h2"}
+    async with Simulator(SimConfig(h2=True, ttft_ms=20.0)) as sim, under({**PROFILE, "VLLM_URL": sim.url}, **flags) as gw:
+        engine = gw.gateway.fleet.engines()[0]
+        await gw.until("a warm connection of HTTP/2", lambda: engine.h2 and gw.stats.upstream_open == 1)
+        dialled = gw.stats.dials_total
+        answers = await asyncio.gather(*(ask(gw.url, chat("sim")) for _ in range(30)))
+        assert [answer.status for answer in answers] == [200] * 30
+        assert gw.stats.dials_total == dialled, "a request dialled although there was room on a connection"
+        assert len({seen.connection for seen in sim.requests.to("/v1/chat/completions")}) == 1
+
+
 class TestS206:
     """S2.6: streams with accounting that nobody sees, and never a clean-looking end after a failure."""
 
