@@ -371,6 +371,16 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "`Transfer-Encoding: chunked` alone.",
     ),
     ErrorKind(
+        "no_websockets",
+        501,
+        _UPE,
+        "no_websockets",
+        "No engine for this model takes WebSockets over HTTP/2.",
+        False,
+        "Let fastgw speak HTTP/1.1 with the engine for them (`protocol = auto`), or have it offer RFC 8441.",
+        True,
+    ),
+    ErrorKind(
         "bad_gateway",
         502,
         _UPE,

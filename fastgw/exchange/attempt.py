@@ -147,7 +147,7 @@ class Attempt(Call):
         if exchange.upload is not None:
             exchange.upload.drained(exchange)
         elif self._tunnel is not None:
-            exchange.client.resume()
+            self._tunnel.drained(exchange, self)
 
     # --- no answer
     def on_unreachable(self, detail: str, timed_out: bool) -> None:
@@ -178,7 +178,7 @@ class Attempt(Call):
             return
         relay = self.relay
         if self._tunnel is not None:
-            self._tunnel.closed(exchange, self)
+            self._tunnel.closed(exchange, self, how)
         elif how == UNPROCESSED and relay is None:
             exchange.call_failed(Failure.REFUSED, False, "the request was not taken")
         elif relay is None:
@@ -204,7 +204,7 @@ class Attempt(Call):
         if exchange is None or stream is None:
             return
         if self._tunnel is not None:
-            self._tunnel.closed(exchange, self)
+            self._tunnel.closed(exchange, self, "silent")
         elif self.relay is None:
             limit = self.core.first_byte_timeout_s
             exchange.call_failed(Failure.SILENT, stream.begun(), f"no answer within {limit:g} s")
@@ -229,6 +229,9 @@ class Attempt(Call):
                 self.released()
             elif status >= 500:
                 self.faulty = True
+        if exchange.session is not None and not exchange.session.agrees(head, exchange.client.connects):
+            self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"no handshake of a WebSocket: {status}"))
+            return
         self.head = head
         exchange.status = status
         if self.core.on_response and not goes_on(exchange, self.core.on_response, head):
@@ -378,6 +381,11 @@ class Attempt(Call):
         exchange = self._exchange
         if exchange is not None and self._tunnel is not None:
             self._tunnel.up(exchange, self, data)
+
+    def client_ended(self) -> None:
+        exchange = self._exchange
+        if exchange is not None and self._tunnel is not None:
+            self._tunnel.client_ended(exchange, self)
 
     def _relayed(self, relay: Relay) -> None:
         exchange = self._exchange

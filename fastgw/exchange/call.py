@@ -156,6 +156,10 @@ class Call(Carrier):
         """Bytes of an upgraded protocol."""
         raise NotImplementedError
 
+    def client_ended(self) -> None:
+        """The client has said its last of an upgraded protocol."""
+        raise NotImplementedError
+
     def _room(self) -> None:
         for hook in self.core.on_room:
             hook()

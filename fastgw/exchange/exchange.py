@@ -289,6 +289,10 @@ class Exchange(ExchangeState):
         if self.call is not None:
             self.call.from_client(data)
 
+    def on_tunnel_end(self) -> None:
+        if self.call is not None:
+            self.call.client_ended()
+
     def on_gone(self, how: str) -> None:
         """The client left: cancel the engine's work, now."""
         if self.phase == DONE:

@@ -276,9 +276,11 @@ class GatewayCore(Context):
             return None
         if endpoint is None:
             raise GatewayError("not_found")
-        if head.method == b"HEAD" and b"GET" in endpoint.methods:
-            return endpoint
-        raise GatewayError("method_not_allowed", allow=endpoint.allow)
+        if head.method == b"CONNECT" and endpoint.mode is TUNNEL:
+            head.method = b"GET"  # (what asks for the same in HTTP/1: RFC 8441 §5)
+        elif head.method != b"HEAD" or b"GET" not in endpoint.methods:
+            raise GatewayError("method_not_allowed", allow=endpoint.allow)
+        return endpoint
 
     def refuse(self, client: ClientStream, error: GatewayError) -> None:
         """Answer a request whose head could not be read; its framing is unknown, so the connection ends."""

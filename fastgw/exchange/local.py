@@ -7,6 +7,7 @@ askers at once share one round of probes.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from time import time
@@ -24,6 +25,7 @@ from fastgw.net.clock import micros, monotonic
 from fastgw.protocol.headers import handshake_lines
 from fastgw.protocol.openai import check_model, models_list
 from fastgw.protocol.query import parameter
+from fastgw.protocol.websocket import new_key
 from fastgw.upstream.table import UpstreamTable
 
 FRESH_S: Final = 1.0
@@ -208,8 +210,7 @@ class LocalEndpoints:
     def tunnel(self, exchange: Exchange) -> None:
         """A WebSocket handshake is passed to an engine on a connection of its own."""
         head = exchange.head
-        upgrade = (head.own or {}).get(b"upgrade", b"")
-        if upgrade.lower() != b"websocket" or head.chunked or head.content_length > 0:
+        if head.own is None or head.own.get(b"upgrade", b"").lower() != b"websocket" or head.chunked or head.content_length > 0:
             raise GatewayError("bad_request", "This endpoint speaks WebSocket: send `Upgrade: websocket`, and no body.")
         try:
             asked = parameter(head.query, "model")
@@ -223,7 +224,11 @@ class LocalEndpoints:
                 if self._core.table.pools
                 else GatewayError("no_engines", source=Source.GATEWAY, retry_after_s=self._core.retry_after_s)
             )
+        key = b""
+        if exchange.client.connects:
+            # (Over HTTP/2 there is none, RFC 8441 §5; an engine of HTTP/1 gets one all the same.)
+            key = head.own[b"sec-websocket-key"] = new_key(os.urandom(16))
         # The client's key never leaves.
-        head.forward += handshake_lines(head.own or {}, lambda text: self._core.accounts.find(digest(text)) is not None)
-        exchange.session = WebSocketSession(model, asked if model else None)
+        head.forward += handshake_lines(head.own, lambda text: self._core.accounts.find(digest(text)) is not None)
+        exchange.session = WebSocketSession(model, asked if model else None, key)
         exchange.group = group

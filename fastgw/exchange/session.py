@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from fastgw.accel.heads import ResponseHead
 from fastgw.protocol.query import Value
-from fastgw.protocol.websocket import Frames
+from fastgw.protocol.websocket import Frames, accepts
 
 
 class WebSocketSession:
-    """``model``: what it asked for in its query, "" = nothing; ``value``: where that stands. ``frames`` reads what the engine
+    """``model``: what it asked for in its query, "" = nothing; ``value``: where that stands. ``key``: what was made up for an
+    engine of HTTP/1, because the client's protocol has none; b"" = the client has its own. ``frames`` reads what the engine
     sends, and ``answers`` counts those that it has ended."""
 
-    __slots__ = ("answers", "frames", "model", "value")
+    __slots__ = ("answers", "frames", "key", "model", "value")
 
-    def __init__(self, model: str, value: Value | None) -> None:
+    def __init__(self, model: str, value: Value | None, key: bytes = b"") -> None:
         self.model = model
         self.value = value
+        self.key = key
         self.frames = Frames()
         self.answers = 0
+
+    def agrees(self, head: ResponseHead, connects: bool) -> bool:
+        """Whether this answer can be passed on. The accept for a key of the client's own is the client's to judge (RFC 6455
+        §4.1); and where it ``connects``, a 2xx that is no upgrade would look like one."""
+        if head.status == 101:
+            return not self.key or accepts(head.forward, self.key)
+        return not connects or head.status // 100 != 2

@@ -6,6 +6,8 @@ was counted stands however the session ends. A session that may not go on is clo
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastgw.accel.heads import ResponseHead
 from fastgw.exchange.call import Call
 from fastgw.exchange.phases import IS_UPGRADED
@@ -15,14 +17,18 @@ from fastgw.net.clock import monotonic
 from fastgw.net.wire import DEAD, QUEUED
 from fastgw.protocol.websocket import Counts
 
+ENDING_S: Final = 2.0
+"""An engine whose client has said its last ends the session in less, or its next sign of life is due in so long."""
+
 
 class Tunnel:
     """What takes the place of a relay after an upgrade. (It keeps neither the exchange nor the call: both end before it.)"""
 
-    __slots__ = ("_session",)
+    __slots__ = ("_ending", "_session")
 
     def __init__(self, session: WebSocketSession) -> None:
         self._session = session
+        self._ending = False  # the client has said its last
 
     def open(self, exchange: ExchangeState, call: Call, head: ResponseHead, rest: bytes) -> None:
         """The engine took the session: its 101 goes down, and what it has said already."""
@@ -59,6 +65,21 @@ class Tunnel:
         stream.due(monotonic() + exchange.gateway.between_bytes_timeout_s)
         if stream.write(data) == QUEUED:
             exchange.client.pause()
+
+    def drained(self, exchange: ExchangeState, call: Call) -> None:
+        """The engine has what it could not take at once."""
+        if self._ending and call.stream is not None:
+            call.stream.end()
+        exchange.client.resume()
+
+    def client_ended(self, exchange: ExchangeState, call: Call) -> None:
+        """Nothing comes from the client any more, which still listens: so is the engine told, which ends it then."""
+        stream = call.stream
+        if stream is None:
+            return
+        self._ending = True
+        stream.due(monotonic() + ENDING_S)
+        stream.end()
 
     def down(self, exchange: ExchangeState, call: Call, data: bytes) -> None:
         """From the engine to the client."""
@@ -113,8 +134,11 @@ class Tunnel:
         exchange.end("quota", False)
 
     @staticmethod
-    def closed(exchange: ExchangeState, call: Call) -> None:
-        """The engine has closed, or fallen silent."""
+    def closed(exchange: ExchangeState, call: Call, how: str) -> None:
+        """The engine has closed (``"fin"`` or ``"reset"``), or fallen silent."""
         call.leave()
-        exchange.client.hang_up()
+        if how == "reset":
+            exchange.client.tear_off()
+        else:
+            exchange.client.hang_up()
         exchange.end("ok", False)

@@ -75,6 +75,10 @@ class Sink:
         """Bytes of an upgraded protocol."""
         raise NotImplementedError
 
+    def on_tunnel_end(self) -> None:
+        """The client has said its last of the upgraded protocol, and still listens. (HTTP/2's can.)"""
+        raise NotImplementedError
+
 
 class Secured:
     """What is known of a client whose connection is encrypted. ``certificate``: the SHA-256 of the one that it has shown and
@@ -102,11 +106,13 @@ class ClientStream(Timed):
     (``protocol.body.PLAIN`` or ``CHUNKS``), and ``bounded`` whether its length has been told, so that nothing can be put behind
     it. ``sent`` counts the bytes of this answer, heads and frames included. ``known`` is the service's own: what it made of the
     connection's last head; ``refusals`` too: how many requests of the connection have been refused in a row. ``secured`` is
-    None where the connection is not encrypted.
+    None where the connection is not encrypted. ``connects``: the request is a CONNECT, so that a 2xx says that bytes pass from
+    there on (RFC 9110 §9.3.6): nothing but :meth:`upgrade` may give it one.
     """
 
     __slots__ = (
         "bounded",
+        "connects",
         "forwarded",
         "frames",
         "head",
@@ -139,6 +145,7 @@ class ClientStream(Timed):
         self.sent = 0
         self.frames = 0
         self.bounded = False
+        self.connects = False
 
     # --- the request
     def due(self, deadline: float) -> None:
@@ -235,6 +242,10 @@ class ClientStream(Timed):
     def hang_up(self) -> None:
         """The upgraded protocol has ended: what is queued goes out, then the end."""
         raise NotImplementedError
+
+    def tear_off(self) -> None:
+        """The upgraded protocol has broken off at its other end."""
+        self.hang_up()
 
 
 class ConnLimits:

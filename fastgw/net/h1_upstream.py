@@ -15,6 +15,7 @@ reads twice per wake-up, and never writes on a connection that its engine has cl
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 from typing import Final
@@ -160,6 +161,9 @@ class H1UpstreamStream(UpstreamStream):
         if self._chunked:
             self._chunked = False
             self.conn.wire.write(LAST_CHUNK)
+        elif self.conn.state is TUNNEL and not self.conn.wire.queued_bytes:
+            with contextlib.suppress(OSError):
+                self.conn.wire.shutdown()
 
     def queued(self) -> int:
         return self.conn.wire.queued_bytes

@@ -17,6 +17,7 @@ from fastgw.net.client import NO_HEAD, ConnLimits, Secured, Service
 from fastgw.net.clock import monotonic
 from fastgw.net.h2_client import ClientLink, H2ClientStream
 from fastgw.net.h2_link import CLOSED, LEAVING
+from fastgw.net.h2_tunnel import H2Tunnel
 from fastgw.net.poller import Reactor
 from fastgw.net.wire import Wire
 from fastgw.protocol.h2 import frames as h2
@@ -118,9 +119,12 @@ class H2Arrival(ClientLink):
         if last and length > 0:
             self._reset(number, -1, h2.PROTOCOL_ERROR, "a length, and no body")
             return
-        stream = H2ClientStream(
-            self, self.service, self.peer_ip, self.trusted, self._forwarded, number, self._first_window
-        )  # fmt: skip
+        if head.method == b"CONNECT":
+            stream = self._tunnel(number)
+        else:
+            stream = H2ClientStream(
+                self, self.service, self.peer_ip, self.trusted, self._forwarded, number, self._first_window
+            )  # fmt: skip
         stream.secured = self._secured
         stream.head = head
         stream.fault = fault
@@ -131,6 +135,11 @@ class H2Arrival(ClientLink):
         self.streams[number] = stream
         self.budgets.sent(1)  # (who asks may give room for the answer at once, as browsers do)
         self._touch(stream)
+
+    def _tunnel(self, number: int) -> H2ClientStream:
+        stream = H2Tunnel(self, self.service, self.peer_ip, self.trusted, self._forwarded, number, self._first_window)
+        stream.set_up()
+        return stream
 
     def _take_trailers(self, stream: H2ClientStream, block: bytes, last: bool) -> None:
         if stream.ended:

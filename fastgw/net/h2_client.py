@@ -480,7 +480,7 @@ class H2ClientStream(ClientStream):
 
     # --- an upgraded protocol
     def upgrade(self, head: ResponseHead, request_id: bytes, data: bytes) -> int:
-        raise AssertionError("upgrades go over HTTP/1")
+        raise AssertionError("a stream that is no tunnel")
 
     def early(self) -> bytes:
         return b""

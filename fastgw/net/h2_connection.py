@@ -285,7 +285,9 @@ class H2ClientLink(H2Arrival):
                     sink.on_stalled()
                 except Exception as error:
                     self.service.crashed(stream, error)
-        elif stream.sink is not None and not stream.told and not stream.held and now - stream.body_at >= limits.body_s:
+        elif stream.connects or stream.told or stream.held:
+            return  # nothing is due
+        elif stream.sink is not None and now - stream.body_at >= limits.body_s:
             try:
                 stream.body_late("body stalled")
             except Exception as error:

@@ -41,11 +41,12 @@ LINGER_S: Final = 2.0
 class Link(H2Link):
     """A connection, as the streams on it need it."""
 
-    __slots__ = ("own",)
+    __slots__ = ("connects", "own")
 
     def __init__(self, reactor: Reactor, wire: Wire, control: Control, own: tuple[bytes, bytes]) -> None:
         super().__init__(reactor, wire, control)
         self.own = own  # what all requests to this engine have: pseudo-fields, and fields
+        self.connects = False  # the engine takes WebSockets on it (RFC 8441 §3)
 
     def unread(self) -> bool:
         """Whether there is something to be read of it."""
@@ -87,6 +88,10 @@ class Places:
 
     def wants_h1(self, detail: str) -> bool:
         """The engine will not have a request in HTTP/2: whether it is to be asked in HTTP/1.1."""
+        raise NotImplementedError
+
+    def no_tunnels(self) -> GatewayError | None:
+        """The engine takes no WebSockets over HTTP/2: what whoever wants one is told; None = it is asked for in HTTP/1.1."""
         raise NotImplementedError
 
     def crashed(self, error: BaseException) -> None:
@@ -401,7 +406,7 @@ class H2UpstreamStream(UpstreamStream):
             self._say()
 
     def tunnel(self) -> None:
-        raise AssertionError("upgrades go over HTTP/1")
+        raise AssertionError("a stream that is no tunnel")
 
     def cancel(self) -> None:
         carrier_gone = self.carrier is None

@@ -371,6 +371,9 @@ class H2UpstreamConn(Link):
         why = f"the stream was reset: {h2.name_of(code)}"
         if stream.head is not None:
             stream.fate = why
+        elif code == h2.HTTP_1_1_REQUIRED and stream.method == b"CONNECT":
+            stream.fate = UNPROCESSED
+            stream.error = self.home.no_tunnels()
         elif not stream.interim and (code == h2.REFUSED_STREAM or (code == h2.HTTP_1_1_REQUIRED and self.home.wants_h1(why))):
             stream.fate = UNPROCESSED
         else:
@@ -392,6 +395,7 @@ class H2UpstreamConn(Link):
     # --- the connection's own
     def on_settings(self, more: int) -> None:
         self.limit = self.control.most_streams()
+        self.connects = self.control.takes_connect()
         if more:
             for stream in self.streams.values():
                 stream.window += more

@@ -20,7 +20,7 @@ from fastgw.protocol.start import RequestStart
 FRESH: Final = 1
 """A request takes no chance with a connection that may have died: one that nothing has happened to yet, or one in use."""
 UPGRADE: Final = 2
-"""It wants a connection to itself, of HTTP/1: a WebSocket's."""
+"""It is for a WebSocket: a connection to itself, or a stream of HTTP/2's where the engine takes them there."""
 
 UNPROCESSED: Final = "unprocessed"
 """How a request ends that an engine did not take: refused, above what its GOAWAY names, or never sent."""
@@ -100,7 +100,8 @@ class UpstreamStream(Timed):
         raise NotImplementedError
 
     def end(self) -> None:
-        """The body has been written whole."""
+        """The body has been written whole. Of an upgraded protocol: our side has ended, the engine's goes on. (Where something
+        is queued still, this is said again when it is out.)"""
         raise NotImplementedError
 
     def queued(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from fastgw.accel.fields import value_in
 from fastgw.accel.usage import UsageScanner, scanned
 
 Counts = tuple[int, int, int, int, int]
@@ -60,6 +61,35 @@ def ends_answer(message: bytes) -> Counts | None:
 
 def _counts(scanner: UsageScanner) -> Counts:
     return (*scanner.figures(), scanner.seconds)
+
+
+_ACCEPT: Final = b"sec-websocket-accept:"
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
+
+
+def new_key(dice: bytes) -> bytes:
+    """A client's Sec-WebSocket-Key, of 16 random bytes (§4.1)."""
+    from binascii import b2a_base64  # (no part of a start)
+
+    return b2a_base64(dice, newline=False)
+
+
+def accept_of(key: bytes) -> bytes:
+    """The Sec-WebSocket-Accept that answers ``key`` (§4.2.2)."""
+    from binascii import b2a_base64
+    from hashlib import sha1
+
+    return b2a_base64(sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)
+
+
+def accepts(lines: bytes, key: bytes) -> bool:
+    """Whether the fields of a 101 answer ``key``."""
+    return value_in(lines, b"sec-websocket-accept") == accept_of(key)
+
+
+def without_accept(lines: bytes) -> bytes:
+    """The fields of an answer, without its Sec-WebSocket-Accept: HTTP/2 has none (RFC 8441 §5)."""
+    return b"".join([line + b"\r\n" for line in lines.split(b"\r\n") if line and line[:21].lower() != _ACCEPT])
 
 
 def close_frame(code: int, reason: str) -> bytes:

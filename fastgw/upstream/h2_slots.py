@@ -18,10 +18,11 @@ from fastgw.errors import GatewayError, Source, described
 from fastgw.net.clock import monotonic
 from fastgw.net.h2_stream import H2UpstreamStream
 from fastgw.net.h2_upstream import H2Home, H2UpstreamConn
+from fastgw.net.h2_upstream_tunnel import H2UpstreamTunnel
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage, no_socket
 from fastgw.net.timers import NEVER
-from fastgw.net.upstream import UNPROCESSED, Carrier
+from fastgw.net.upstream import FRESH, UNPROCESSED, UPGRADE, Carrier
 from fastgw.net.wire import Wire
 from fastgw.protocol.h2.writer import own_block
 from fastgw.stats import EventLog, Stats
@@ -56,6 +57,7 @@ class H2Slots(H2Home):
         "_warmed_at",
         "_wire",
         "connect_timeout_s",
+        "connects",
         "conns",
         "dialling",
         "engine",
@@ -92,6 +94,7 @@ class H2Slots(H2Home):
         self.waiting: OrderedDict[H2UpstreamStream, None] = OrderedDict()  # the longest first
         self.limit = -1  # streams that the engine takes on one connection; -1 = not known yet
         self._warmed_at = -WARM_PAUSE_S  # when one was dialled last for nobody
+        self.connects: bool | None = None  # whether it takes WebSockets on them; None = not known yet
         self._closed = False
         self._gone_at_once = False
 
@@ -104,9 +107,9 @@ class H2Slots(H2Home):
     # --- taking
     def open(self, carrier: Carrier, now: float, fresh: int = 0) -> H2UpstreamStream:
         """A stream for one request of ``carrier``, as :meth:`upstream.pool.Pool.open` says."""
-        stream = H2UpstreamStream(self, self._reactor, carrier)
+        stream = self._tunnel(carrier) if fresh == UPGRADE else H2UpstreamStream(self, self._reactor, carrier)
         if not self.waiting:
-            conn = self._with_room() if not fresh else self._that_lives()
+            conn = self._with_room() if fresh != FRESH else self._that_lives()
             if conn is not None:
                 conn.place(stream)
                 return stream
@@ -129,6 +132,27 @@ class H2Slots(H2Home):
             raise self._busy()
         self._reactor.wheel.arm(stream, now + self.connect_timeout_s)
         return stream
+
+    def _tunnel(self, carrier: Carrier) -> H2UpstreamStream:
+        tunnel = H2UpstreamTunnel(self, self._reactor, carrier)
+        tunnel.set_up()
+        return tunnel
+
+    def takes_tunnels(self) -> bool:
+        """Whether a WebSocket is asked for here; else in HTTP/1.1. Raises GatewayError where that is not spoken with it."""
+        if self.connects is not False:
+            return True
+        error = self.no_tunnels()
+        if error is not None:
+            raise error
+        return False
+
+    def no_tunnels(self) -> GatewayError | None:
+        self.connects = False
+        if self.engine.protocol != "h2":
+            return None
+        detail = f"{self.engine.name}: offers no extended CONNECT, and protocol = h2"
+        return GatewayError("no_websockets", source=Source.GATEWAY, retryable=True, detail=detail)
 
     def _busy(self) -> GatewayError:
         detail = f"{self.engine.name}: {self._keeper.connections} connections open"
@@ -224,6 +248,7 @@ class H2Slots(H2Home):
         self.dialling.discard(conn)
         self.conns.append(conn)
         self.limit = conn.limit
+        self.connects = conn.connects
         if self._closed and not self.waiting:
             conn.retire("not needed any more")
             return
@@ -234,6 +259,7 @@ class H2Slots(H2Home):
     def freed(self, conn: H2UpstreamConn) -> None:
         if conn in self.conns:
             self.limit = conn.limit
+            self.connects = conn.connects
         self._serve()
         if self.waiting:
             self._dial_more()

@@ -112,13 +112,13 @@ class Pool(Home):
         the loop how that went.
 
         Raises GatewayError: ``engine_busy`` at the engine's maximum, ``bad_gateway`` (retryable) when the engine's
-        name is not known to resolve.
+        name is not known to resolve, ``no_websockets`` (retryable) where it speaks HTTP/2 alone and takes none.
         """
         if not fresh:
             conn = self._take_idle(now)
             if conn is not None:
                 return conn.take(carrier)
-        if self._h2 and fresh != UPGRADE:
+        if self._h2 and (fresh != UPGRADE or self._slots.takes_tunnels()):
             made: UpstreamStream = self._slots.open(carrier, now, fresh)
             return made
         return self._dial(carrier, fresh)

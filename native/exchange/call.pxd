@@ -37,4 +37,5 @@ cdef class Call(Carrier):
     cpdef cut(self, str kind, str detail, bint engine_fault)
     cpdef client_drained(self)
     cpdef from_client(self, bytes data)
+    cpdef client_ended(self)
     cpdef _room(self)

@@ -12,9 +12,13 @@ cdef int DEAD, IS_UPGRADED, QUEUED
 @cython.final
 cdef class Tunnel:
     cdef object _session
+    cdef bint _ending
 
     @cython.locals(stream=UpstreamStream)
     cpdef up(self, ExchangeState exchange, Call call, bytes data)
+    cpdef drained(self, ExchangeState exchange, Call call)
+    @cython.locals(stream=UpstreamStream)
+    cpdef client_ended(self, ExchangeState exchange, Call call)
     @cython.locals(stream=UpstreamStream, written=cython.int)
     cpdef down(self, ExchangeState exchange, Call call, bytes data)
     @cython.locals(frames=Frames, at=Py_ssize_t, size=Py_ssize_t)

@@ -18,11 +18,12 @@ cdef class Sink:
     cpdef on_error(self, object error)
     cpdef on_total_timeout(self)
     cpdef on_tunnel_data(self, bytes data)
+    cpdef on_tunnel_end(self)
 
 cpdef bytes told_of(str peer_ip, bint trusted, object secured)
 
 cdef class ClientStream(Timed):
-    cdef public bint bounded, trusted
+    cdef public bint bounded, connects, trusted
     cdef public bytes forwarded
     cdef public int frames, refusals
     cdef public RequestHead head
@@ -56,6 +57,7 @@ cdef class ClientStream(Timed):
     cpdef resume(self)
     cpdef int pass_on(self, bytes data) except -2
     cpdef hang_up(self)
+    cpdef tear_off(self)
 
 @cython.final
 cdef class ConnLimits:

@@ -6,6 +6,7 @@ from fastgw.net.client cimport Service, Sink
 from fastgw.net.client cimport ConnLimits as Figures
 from fastgw.net.clock cimport monotonic
 from fastgw.net.h2_client cimport ClientLink, H2ClientStream
+from fastgw.net.h2_tunnel cimport H2Tunnel
 from fastgw.protocol.h2.budget cimport Budget
 from fastgw.protocol.h2.requests cimport RequestBlocks
 
@@ -34,6 +35,8 @@ cdef class H2Arrival(ClientLink):
     cpdef on_block(self, long number, bytes block, bint last)
     @cython.locals(head=RequestHead, length=cython.longlong, stream=H2ClientStream)
     cdef _take_head(self, long number, bytes block, bint last)
+    @cython.locals(stream=H2Tunnel)
+    cdef H2ClientStream _tunnel(self, long number)
     cdef _take_trailers(self, H2ClientStream stream, bytes block, bint last)
     @cython.locals(stream=H2ClientStream, got=cython.longlong, length=cython.longlong)
     cpdef on_data(self, long number, Py_ssize_t size, Py_ssize_t taken, bytes payload, bint last)

@@ -24,7 +24,7 @@ cdef class ClientLink(H2Link):
     cpdef deliver_soon(self, H2ClientStream stream)
     cpdef retire(self)
 
-@cython.final
+# (Not final: a tunnel is one.)
 cdef class H2ClientStream(ClientStream):
     cdef public ClientLink link
     cdef public long number

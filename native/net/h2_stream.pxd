@@ -15,6 +15,7 @@ cdef double NEVER, TICK_S
 
 cdef class Link(H2Link):
     cdef public tuple own
+    cdef public bint connects
 
     cpdef begin(self, H2UpstreamStream stream, bytes block, bint last)
     cpdef data(self, H2UpstreamStream stream, bytes payload, bint last)
@@ -25,9 +26,10 @@ cdef class Link(H2Link):
 cdef class Places:
     cpdef gave_up(self, H2UpstreamStream stream)
     cpdef left(self, H2UpstreamStream stream)
+    cpdef no_tunnels(self)
     cpdef crashed(self, object error)
 
-@cython.final
+# (Not final: a tunnel is one.)
 cdef class H2UpstreamStream(UpstreamStream):
     cdef public Places home
     cdef public Reactor reactor

@@ -3,6 +3,7 @@ cimport cython
 from fastgw.net.clock cimport monotonic
 from fastgw.net.h2_stream cimport H2UpstreamStream
 from fastgw.net.h2_upstream cimport H2Home, H2UpstreamConn
+from fastgw.net.h2_upstream_tunnel cimport H2UpstreamTunnel
 from fastgw.net.poller cimport Reactor
 from fastgw.net.upstream cimport Carrier
 from fastgw.stats cimport Stats
@@ -16,7 +17,7 @@ cdef class H2Slots(H2Home):
     cdef public double connect_timeout_s
     cdef public list conns
     cdef public set dialling, leavers
-    cdef public object waiting
+    cdef public object connects, waiting
     cdef public long limit
     cdef object _keeper, _log, _shortage, _wire, _refused
     cdef Reactor _reactor
@@ -27,6 +28,8 @@ cdef class H2Slots(H2Home):
 
     @cython.locals(stream=H2UpstreamStream, conn=H2UpstreamConn)
     cpdef H2UpstreamStream open(self, Carrier carrier, double now, int fresh=*)
+    @cython.locals(tunnel=H2UpstreamTunnel)
+    cdef H2UpstreamStream _tunnel(self, Carrier carrier)
     @cython.locals(conn=H2UpstreamConn)
     cdef H2UpstreamConn _with_room(self)
     @cython.locals(conn=H2UpstreamConn)

@@ -96,6 +96,8 @@ ELSEWHERE: dict[str, str] = {
     "net/h1_states": "net/test_h1_connection.py",
     "net/h2_arrival": "e2e/test_h2_front_rows.py",
     "net/h2_client": "e2e/test_h2_front.py",
+    "net/h2_tunnel": "e2e/test_h2_tunnels.py",
+    "net/h2_upstream_tunnel": "conversations/test_h2_tunnels.py",
     "net/h2_connection": "e2e/test_h2_front_rows.py",
     "net/h2_fetch": "upstream/test_asked.py",
     "net/h2_greeting": "upstream/test_asked.py",

@@ -34,6 +34,7 @@ MAKERS = (
     "fastgw.doors: fastgw.net.h2_connection.H2Connection",
     "fastgw.doors: fastgw.net.wire.PlainWire",
     "fastgw.upstream.h2_slots: fastgw.net.h2_stream.H2UpstreamStream",
+    "fastgw.upstream.h2_slots: fastgw.net.h2_upstream_tunnel.H2UpstreamTunnel",
     "fastgw.upstream.h2_slots: fastgw.net.h2_upstream.H2Home",
     "fastgw.upstream.h2_slots: fastgw.net.h2_upstream.H2UpstreamConn",
     "fastgw.upstream.h2_slots: fastgw.net.wire.Wire",

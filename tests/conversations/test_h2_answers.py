@@ -114,18 +114,6 @@ class TestRequests:
             client.sees(200)
 
 
-    def test_a_websocket_goes_over_http1(self) -> None:
-        with h2() as say:
-            handshake = [
-                ("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"),
-                ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-            ]  # fmt: skip
-            client = say.talk.client().says(request("GET", "/v1/realtime?model=m", headers=handshake))
-            assert say.engine.dials_h1 == 1
-            assert say.asked == []
-            client.sees(503, "engine_busy")
-
-
 class TestAnswers:
     @pytest.mark.parametrize("pieces", [1, 2, 7])
     def test_however_it_comes(self, pieces: int) -> None:

@@ -108,7 +108,7 @@ def fields(ask: _Ask) -> tuple[tuple[str, str, tuple[f.Field, ...]], ...]:
         ("8.1.1", "two content-lengths", (*get, (b"content-length", b"0"), (b"content-length", b"1"))),
         ("8.1.1", "a content-length that is none", (*get, (b"content-length", b"+0"))),
         ("8.5", "CONNECT with a :path", put(b":method", b"CONNECT")),
-        ("8.4", "a :protocol that was not offered", (*put(b":method", b"CONNECT"), (b":protocol", b"websocket"))),
+        ("8.3", "a :protocol with another method than CONNECT (RFC 8441 4)", (*get, (b":protocol", b"websocket"))),
     )
 
 

@@ -12,6 +12,7 @@ from fastgw.accel.frames import text
 from fastgw.accel.heads import ResponseHead
 from fastgw.protocol.h2.heads import OF_CONNECTIONS
 from fastgw.protocol.h2.hpack import field, name
+from fastgw.protocol.websocket import without_accept
 
 MOST_ANSWERS: Final = 256
 """Engines' fields that are remembered,"""
@@ -83,6 +84,11 @@ def engine_block(head: ResponseHead, length: int, request_id: bytes, extra: byte
     if extra:
         out.append(_written(extra))
     return b"".join(out)
+
+
+def tunnel_block(head: ResponseHead, request_id: bytes) -> bytes:
+    """What an extended CONNECT is answered with where the engine's ``head`` is a 101 (RFC 8441 §5)."""
+    return b"".join((_status(200), _written(without_accept(head.forward)), _ID, text(request_id)))
 
 
 def local_block(status: int, content_type: bytes, length: int, lines: bytes, date: bytes) -> bytes:

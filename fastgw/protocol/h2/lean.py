@@ -127,7 +127,10 @@ class Control:
         self._theirs = {int(which): value for which, value in theirs.items()}
         self._streams = min(theirs.get(MAX_CONCURRENT_STREAMS, UNLIMITED), UNLIMITED)
         self._window = theirs.initial_window_size
-        self._connect = bool(theirs.enable_connect_protocol)
+        connects = bool(theirs.enable_connect_protocol)
+        if self._client and self._connect and not connects:
+            raise H2Error(PROTOCOL_ERROR, "an extended CONNECT that was offered, and is not any more")  # (RFC 8441 §3)
+        self._connect = connects
 
     def most_streams(self) -> int:
         """So many of ours the peer takes at once."""
@@ -168,5 +171,6 @@ SERVER_SETTINGS: Final = {
     HEADER_TABLE_SIZE: 0,
     MAX_CONCURRENT_STREAMS: MOST_STREAMS,
     MAX_HEADER_LIST_SIZE: MOST_LIST_BYTES,
+    ENABLE_CONNECT_PROTOCOL: 1,
 }
 """Ours, towards clients."""

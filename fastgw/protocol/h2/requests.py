@@ -57,6 +57,8 @@ class RequestBlocks:
         changes = decoder.changes
         found = self._fields(block)
         head = self._judged(found, ended)
+        if head.method == b"CONNECT":
+            return head  # (each opens a session: whoever has it makes it another)
         if changes == decoder.changes and len(block) <= LAST_HEAD_BYTES:
             at = self._at = decoder.length_at
             if at or head.content_length < 0:
@@ -118,11 +120,16 @@ class RequestBlocks:
         if method == b"CONNECT" and len(pseudo) == 2 and b":authority" in pseudo:
             raise GatewayError("method_not_allowed", "CONNECT is not offered.")
         path = pseudo.get(b":path", b"")
-        if not method or method == b"CONNECT" or pseudo.get(b":scheme") not in _SCHEMES or b":protocol" in pseudo:
+        protocol = pseudo.get(b":protocol")
+        if not method or (method == b"CONNECT") != (protocol is not None) or pseudo.get(b":scheme") not in _SCHEMES:
             raise Malformed("pseudo-header fields that make no request")
         if path[:1] != b"/" and (path != b"*" or method != b"OPTIONS"):
             raise Malformed("the :path is not in order")
-        if not ended and length is None:
+        if protocol is not None:
+            _check_connect(pseudo, ended, length)
+            lines.append(b"connection: upgrade\r\nupgrade: websocket\r\n")
+            method = b"GET"
+        elif not ended and length is None:
             lines.append(b"transfer-encoding: chunked\r\n")  # (it ends where its stream does)
         head = b"%b %b HTTP/1.1\r\n%b" % (method, path, b"".join(lines))
         if len(head) + 2 > self._max_bytes:
@@ -136,7 +143,19 @@ class RequestBlocks:
                 if error.kind.name != "bad_request":
                     raise
                 raise Malformed(error.message or "the head is malformed") from None
+        if protocol is not None:
+            judged.method = b"CONNECT"  # (so that nothing takes it that does not know what it is)
         return judged
+
+
+def _check_connect(pseudo: dict[bytes, bytes], ended: bool, length: bytes | None) -> None:
+    """What an extended CONNECT must be to ask for a WebSocket (RFC 8441 §4, §5), beside what all requests are."""
+    if b":authority" not in pseudo:
+        raise Malformed("pseudo-header fields that make no request")
+    if pseudo[b":protocol"].lower() != b"websocket":
+        raise GatewayError("not_implemented", "The only :protocol known is websocket.")
+    if ended or length is not None:
+        raise GatewayError("bad_request", "A WebSocket's stream stays open, and has no length.")
 
 
 def _sorted(found: list[Field]) -> tuple[dict[bytes, bytes], list[bytes], bytes | None]:

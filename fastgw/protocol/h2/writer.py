@@ -15,6 +15,7 @@ from fastgw.protocol.start import RequestStart
 _ID: Final = b"x-request-id: "
 _ID_NAME: Final = name(b"x-request-id")
 _METHODS: Final = {one: field(b":method", one) for one in (b"GET", b"POST")}
+_CONNECT: Final = field(b":method", b"CONNECT") + field(b":protocol", b"websocket")
 _PATH: Final = name(b":path")
 
 
@@ -30,6 +31,13 @@ def start_block(start: RequestStart) -> tuple[bytes, bytes]:
     """What a request has with each engine: method and path, and its fields but for the value of the last, the id."""
     method = _METHODS.get(start.method) or field(b":method", start.method)
     return method + _PATH + text(start.target), lines(start.fields.removesuffix(_ID)) + _ID_NAME
+
+
+def tunnel_block(start: RequestStart) -> tuple[bytes, bytes]:
+    """The same of a WebSocket's handshake, as an extended CONNECT: it has no key (RFC 8441 §4, §5)."""
+    lines_ = start.fields.removesuffix(_ID).split(b"\r\n")
+    own = b"\r\n".join([line for line in lines_ if line[:18].lower() != b"sec-websocket-key:"])
+    return _CONNECT + _PATH + text(start.target), lines(own) + _ID_NAME
 
 
 def request_block(
