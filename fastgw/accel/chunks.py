@@ -85,10 +85,10 @@ class ChunkScanner:
     After each :meth:`feed`: ``done`` (the body is complete, and ``rest`` holds what came after it), ``whole`` (the next
     byte begins a chunk or the trailer section), ``aligned`` (this feed began and ended between chunks and had plain
     frames only, so the same bytes, less ``rest``, are themselves a clean run of chunks), ``trailers`` (lower-case names
-    of the trailer fields seen; their values are dropped).
+    of the trailer fields seen) and ``lines`` (they themselves, whole lines as they came).
     """
 
-    __slots__ = ("_left", "_line", "_state", "_trailer_bytes", "aligned", "done", "rest", "trailers", "whole")
+    __slots__ = ("_left", "_line", "_state", "_trailer_bytes", "aligned", "done", "lines", "rest", "trailers", "whole")
 
     def __init__(self) -> None:
         self._state = _SIZE
@@ -100,6 +100,7 @@ class ChunkScanner:
         self.whole = True
         self.rest = b""
         self.trailers: list[bytes] = []
+        self.lines = b""
 
     def feed(self, data: bytes) -> bytes:
         """The payload in ``data``.
@@ -218,4 +219,5 @@ class ChunkScanner:
         if match is None:
             raise FramingError("malformed trailer field")
         self.trailers.append(match[1].lower())
+        self.lines += line
         return at + 1

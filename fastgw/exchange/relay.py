@@ -141,6 +141,10 @@ class Relay:
             self._pass_on(error.payload, near)
             return BROKEN
         done = source.done
+        if done:
+            trailers = source.trailers()
+            if trailers:
+                client.trail(trailers)
         if near:
             if self.closing:
                 return self._wait_for_end(payload, done)

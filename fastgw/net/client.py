@@ -201,6 +201,10 @@ class ClientStream(Timed):
         """The same, framed as ``frames`` says already, the end included where there is one."""
         raise NotImplementedError
 
+    def trail(self, lines: bytes) -> None:
+        """What the engine has said behind its body, whole lines: said before the end is. A client of HTTP/1 is told nothing of
+        it (RFC 9110 §6.5.1: who does not ask for trailers may not know what to do with them)."""
+
     def end(self, payload: bytes) -> int:
         """The last of the body (which may be nothing), and its end. :meth:`finish` follows."""
         raise NotImplementedError

@@ -148,11 +148,13 @@ class H2Arrival(ClientLink):
             return
         try:
             self.blocks.trailers(block)
-            if not last:
-                raise Malformed("HEADERS in the middle of a body")
+            if not last or stream.connects:
+                raise Malformed("HEADERS in the middle of a body, or in a tunnel")
         except Malformed as error:
             self._fail(stream, h2.PROTOCOL_ERROR, str(error))
             return
+        except GatewayError as error:
+            stream.spoiled = error
         self._end_of(stream)
 
     def on_data(self, number: int, size: int, taken: int, payload: bytes | None, last: bool) -> None:

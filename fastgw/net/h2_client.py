@@ -31,7 +31,7 @@ from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER
 from fastgw.net.wire import DEAD, QUEUED, SENT, Wire
 from fastgw.protocol.body import PLAIN
-from fastgw.protocol.h2.answers import CONTINUE, engine_block, local_block
+from fastgw.protocol.h2.answers import CONTINUE, engine_block, local_block, trailer_block
 from fastgw.protocol.h2.frames import CANCEL, DATA, END_STREAM, FIRST_WINDOW, INTERNAL_ERROR, NO_ERROR, headers, window_update
 from fastgw.protocol.h2.lean import Control
 from fastgw.protocol.http1.writer import http_date
@@ -80,9 +80,9 @@ class H2ClientStream(ClientStream):
     """See the head of this file."""
 
     __slots__ = (
-        "_begun", "_late", "_moved", "_out", "_owed", "_taken", "_unsaid", "begun", "body_at", "by", "code", "dirty", "ended",
-        "fault", "got", "held", "is_over", "landing", "last", "length", "link", "number", "opened", "out_bytes", "pieces",
-        "queued", "refused", "room", "stuck_at", "told", "window",
+        "_begun", "_late", "_moved", "_out", "_owed", "_taken", "_trailers", "_unsaid", "begun", "body_at", "by", "code", "dirty",
+        "ended", "fault", "got", "held", "is_over", "landing", "last", "length", "link", "number", "opened", "out_bytes",
+        "pieces", "queued", "refused", "room", "spoiled", "stuck_at", "told", "window",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +103,7 @@ class H2ClientStream(ClientStream):
         self.length = -1  # of the body, as it was told
         self.got = 0
         self.room = FIRST_WINDOW  # what the client may still send
+        self.spoiled: GatewayError | None = None  # what came behind the body makes it none
         self.pieces: list[bytes] = []  # of the body, that have not been told,
         self.by: Held | None = None  # and what came behind them while it was held
         self.landing: Landing | None = None
@@ -118,6 +119,7 @@ class H2ClientStream(ClientStream):
         self.queued = False  # it is in its link's list of those that have something to send
         self.stuck_at = 0.0  # since when what is queued has not gone on, 0 = it has
         self._begun = b""  # the block of an answer that goes out with the first of its body
+        self._trailers = b""  # the block of what goes out behind the body
         self._out: list[bytes] = []
         self._taken = 0  # bytes of the first of it that have gone
         self._moved = 0  # bytes that have gone since `stuck_at`
@@ -223,6 +225,9 @@ class H2ClientStream(ClientStream):
         self.told = last
         if not last:
             self._unsaid += size
+        elif self.spoiled is not None:
+            sink.on_error(self.spoiled)
+            return
         sink.on_body(data, last)
         if not last:
             self._say()
@@ -365,8 +370,11 @@ class H2ClientStream(ClientStream):
         self._owed = True
         return QUEUED
 
+    def trail(self, lines: bytes) -> None:
+        self._trailers = trailer_block(lines)
+
     def end(self, payload: bytes) -> int:
-        self.last = not self.begun and not payload
+        self.last = not self.begun and not payload and not self._trailers
         if payload or self._begun:
             written = self.write_wire(payload)
             self.last = True
@@ -418,10 +426,13 @@ class H2ClientStream(ClientStream):
         left -= size
         self.out_bytes = left
         ends = not left and self.last and self.code < 0
-        if size or ends:
-            out.append(header(size, DATA, END_STREAM if ends else 0, self.number))
+        trailers = ends and bool(self._trailers)
+        if size or (ends and not trailers):
+            out.append(header(size, DATA, END_STREAM if ends and not trailers else 0, self.number))
             self._take(out, size)
             link.budgets.sent(1)
+        if trailers:
+            out.append(headers(self.number, link.head(self._trailers), True))
         if left:
             self._moved += size
             if self._moved >= WRITE_PROGRESS_BYTES and self.stuck_at:

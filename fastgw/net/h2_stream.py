@@ -99,13 +99,21 @@ class Places:
         raise NotImplementedError
 
 
+def _untold(head: ResponseHead) -> ResponseHead:
+    """One that has trailers, and is not to be taken for the usual answer, which is its body and nothing else."""
+    return ResponseHead(
+        head.status, head.minor, head.status_line, head.forward, -1, head.chunked, head.keep_alive, head.sse, head.json,
+        head.has_date, head.idle_s, head.max_requests,
+    )  # fmt: skip
+
+
 class H2UpstreamStream(UpstreamStream):
     """See the head of this file."""
 
     __slots__ = (
         "_finished", "_got", "_length", "_out", "_owed", "_source", "_taken", "_to_send", "_told", "_unsaid",
         "by", "dirty", "ended", "error", "fate", "head", "held", "home", "interim", "link", "method", "number", "out_bytes",
-        "pieces", "pings", "reactor", "room", "sent_whole", "window",
+        "pieces", "pings", "reactor", "room", "sent_whole", "trailers", "window",
     )  # fmt: skip
 
     def __init__(self, home: Places, reactor: Reactor, carrier: Carrier) -> None:
@@ -131,6 +139,7 @@ class H2UpstreamStream(UpstreamStream):
         self.room = FIRST_WINDOW  # what the engine may still send
         self.pieces: list[bytes] = []  # payload that has not been told,
         self.by: Held | None = None  # and what came behind it while it was held
+        self.trailers = b""  # behind the body, as lines
         self.ended = False  # the engine's side has
         self.fate = ""  # how it ended otherwise,
         self.error: GatewayError | None = None  # or what was wrong with it
@@ -361,6 +370,8 @@ class H2UpstreamStream(UpstreamStream):
         self._length = length
         source = self._source = DataSource(length, not length)
         self._note_end()
+        if self.trailers and length > 0:
+            head = _untold(head)
         if not length:
             self._finished = self.closed = True
         carrier.on_head(head, source, data)
@@ -371,6 +382,7 @@ class H2UpstreamStream(UpstreamStream):
             self._finished = self.closed = True
             if self._source is not None:
                 self._source.ended = self.ended
+                self._source.fields = self.trailers
 
     def padded(self, size: int) -> None:
         """So many bytes of its window went into padding, which nobody else takes."""

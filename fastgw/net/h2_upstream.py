@@ -25,7 +25,7 @@ from fastgw.net.wire import Address, Wire
 from fastgw.protocol.h2 import frames as h2
 from fastgw.protocol.h2.budget import Budget
 from fastgw.protocol.h2.frames import DATA, END_STREAM, H2Error, headers, window_update
-from fastgw.protocol.h2.heads import Malformed, bad_answer, check_trailers, response_head
+from fastgw.protocol.h2.heads import Malformed, bad_answer, response_head, trailer_lines
 from fastgw.protocol.h2.hpack import NO_TABLE, HpackError, TooLong
 from fastgw.protocol.h2.lean import CLIENT_SETTINGS, Control
 from fastgw.stats import Stats
@@ -303,9 +303,9 @@ class H2UpstreamConn(Link):
             return
         try:
             if stream.head is not None:
-                if not last or stream.ended:
-                    raise Malformed("fields in the middle of a body")
-                check_trailers(block)
+                if not last or stream.ended or (stream.method == b"CONNECT" and stream.head.status < 300):
+                    raise Malformed("fields in the middle of a body, or in a tunnel")
+                stream.trailers = trailer_lines(block)
             else:
                 head = response_head(block)
                 if head.status >= 200:

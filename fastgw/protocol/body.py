@@ -50,6 +50,10 @@ class Source:
         and nothing was read."""
         return 0
 
+    def trailers(self) -> bytes:
+        """The fields behind it, once it is done: whole lines as they came, bounded and well-formed, but not judged."""
+        return b""
+
     def eof(self, how: str) -> bool:
         """The connection has ended (``"fin"`` or ``"reset"``): whether that completes the body."""
         self.spoiled = True
@@ -151,6 +155,9 @@ class ChunkedSource(Source):
     def passes(self, sse: SseScanner | None, data: bytes) -> int:
         return passes(self._scanner, sse, data)
 
+    def trailers(self) -> bytes:
+        return self._scanner.lines
+
 
 class CloseSource(Source):
     """All that comes until the connection ends."""
@@ -177,9 +184,9 @@ class CloseSource(Source):
 
 class DataSource(Source):
     """HTTP/2's DATA, of which only payloads come here: until ``ended``, which whoever feeds it sets before the last of them, or
-    as many as were announced. Other than so many are an error (RFC 9113 §8.1.1)."""
+    as many as were announced. Other than so many are an error (RFC 9113 §8.1.1). ``fields``: its trailers, set likewise."""
 
-    __slots__ = ("ended",)
+    __slots__ = ("ended", "fields")
 
     def __init__(self, length: int, ended: bool) -> None:
         self.frames = PLAIN
@@ -190,6 +197,10 @@ class DataSource(Source):
         self.rest = b""
         self.landing = None
         self.ended = ended
+        self.fields = b""
+
+    def trailers(self) -> bytes:
+        return self.fields
 
     def feed(self, data: bytes) -> bytes:
         if self.length >= 0:

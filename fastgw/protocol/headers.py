@@ -38,6 +38,9 @@ FORBIDDEN_TRAILERS: Final = frozenset(
 ) | {b"set-cookie", b"content-encoding", b"content-range", b"www-authenticate", b"cache-control"}
 """Fields that must not come in a trailer section (RFC 9110 §6.5.1): framing, routing, authentication, and our own."""
 
+_CONTROLS: Final = frozenset((b"age", b"expires", b"location", b"retry-after", b"vary", b"warning", b"trailer"))
+"""Fields by which a response is handled before its body is read: they come too late behind it."""
+
 WS_KEY: Final = b"openai-insecure-api-key."
 """How browsers, which cannot set headers, send a key on a WebSocket: as one of the subprotocols they offer. Letters in any
 case: what an engine would take for a key must not reach it."""
@@ -46,6 +49,16 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:~+/=@-]{1,128}").fullmatch
 
 MAX_HOPS: Final = 32
 """How many addresses of ``X-Forwarded-For`` are looked at, from the right."""
+
+
+def forbidden_trailer(name: bytes) -> bool:
+    """Whether a client's trailer of that name (lower case) could change framing, routing or identity."""
+    return name.replace(b"_", b"-") in FORBIDDEN_TRAILERS or name.startswith(b"x-forwarded-")
+
+
+def passes_behind(name: bytes) -> bool:
+    """Whether an engine's trailer of that name (lower case) goes down to a client."""
+    return fields.response_kind(name) == fields.KEEP and not forbidden_trailer(name) and name not in _CONTROLS
 
 
 def websocket_key(offered: bytes) -> bytes | None:

@@ -12,6 +12,7 @@ cdef class ChunkScanner:
     cdef readonly bint whole
     cdef readonly bytes rest
     cdef readonly list trailers
+    cdef readonly bytes lines
 
     cpdef bytes feed(self, bytes data)
     cdef bytes _feed(self, bytes data)

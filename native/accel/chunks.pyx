@@ -201,6 +201,7 @@ cdef class ChunkScanner:
         self.whole = True
         self.rest = b""
         self.trailers = []
+        self.lines = b""
 
     cpdef bytes feed(self, bytes data):
         """The payload in ``data``; ``FramingError`` at the first byte that cannot be part of a chunked body."""
@@ -345,6 +346,7 @@ cdef class ChunkScanner:
                     fault = "malformed trailer field"
                     break
                 self.trailers.append((<const char *>line)[:i].lower())
+                self.lines = self.lines + (<const char *>line)[:size]
         if out is not None:
             out = PyBytes_FromStringAndSize(PyBytes_AS_STRING(out), out_size) if out_size < end - span_start else out
         elif span_size == end:

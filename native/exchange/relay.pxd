@@ -34,7 +34,7 @@ cdef class Relay:
     cpdef bint _near(self, Py_ssize_t size) except -1
     @cython.locals(
         source=Source, client=ClientStream, sse=SseScanner, near=cython.bint, alike=cython.bint, done=cython.bint, size=Py_ssize_t, payload=bytes,
-        out=bytes, held=bytes,
+        out=bytes, held=bytes, trailers=bytes,
     )
     cpdef int feed(self, bytes data) except -1
     cpdef _pass(self, bytes out, bint last)

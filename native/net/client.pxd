@@ -48,6 +48,7 @@ cdef class ClientStream(Timed):
     cpdef int flush(self) except -2
     cpdef int write(self, bytes payload) except -2
     cpdef int write_wire(self, bytes wire) except -2
+    cpdef trail(self, bytes lines)
     cpdef int end(self, bytes payload) except -2
     cpdef finish(self)
     cpdef break_off(self, bint told)

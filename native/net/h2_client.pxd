@@ -7,7 +7,7 @@ from fastgw.accel.sockets cimport keep
 from fastgw.net.client cimport ClientStream, Service, Sink
 from fastgw.net.clock cimport monotonic
 from fastgw.net.h2_link cimport H2Link
-from fastgw.protocol.h2.answers cimport engine_block, local_block
+from fastgw.protocol.h2.answers cimport engine_block, local_block, trailer_block
 from fastgw.protocol.h2.frames cimport headers, window_update
 from fastgw.protocol.http1.writer cimport http_date
 
@@ -29,7 +29,7 @@ cdef class H2ClientStream(ClientStream):
     cdef public ClientLink link
     cdef public long number
     cdef public bint is_over, opened, ended, dirty, held, told, begun, last, queued
-    cdef public object fault
+    cdef public object fault, spoiled
     cdef public long long length, got, room, window
     cdef public list pieces
     cdef public object by
@@ -38,7 +38,7 @@ cdef class H2ClientStream(ClientStream):
     cdef public Py_ssize_t out_bytes
     cdef public int code, refused
     cdef Py_ssize_t _late, _unsaid, _taken, _moved
-    cdef bytes _begun
+    cdef bytes _begun, _trailers
     cdef list _out
     cdef bint _owed
 
@@ -66,7 +66,7 @@ cdef class H2ClientStream(ClientStream):
     @cython.locals(link=ClientLink, size=cython.Py_ssize_t, waits=cython.Py_ssize_t)
     cdef int _queue(self, bytes payload) except -2
     cdef _close_up(self)
-    @cython.locals(link=ClientLink, left=cython.Py_ssize_t, size=cython.Py_ssize_t, ends=cython.bint)
+    @cython.locals(link=ClientLink, left=cython.Py_ssize_t, size=cython.Py_ssize_t, ends=cython.bint, trailers=cython.bint)
     cpdef int go(self, list out) except -3
     @cython.locals(pieces=list, first=bytes, at=cython.Py_ssize_t, left=cython.Py_ssize_t)
     cdef _take(self, list out, Py_ssize_t size)

@@ -35,7 +35,7 @@ cdef class H2UpstreamStream(UpstreamStream):
     cdef public Reactor reactor
     cdef public Link link
     cdef public long number
-    cdef public bytes method
+    cdef public bytes method, trailers
     cdef public long long window, room, pings
     cdef public Py_ssize_t out_bytes
     cdef public bint sent_whole, ended, dirty, held

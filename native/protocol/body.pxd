@@ -14,6 +14,7 @@ cdef class Source:
 
     cpdef bytes feed(self, bytes data)
     cpdef Py_ssize_t passes(self, SseScanner sse, bytes data) except -1
+    cpdef bytes trailers(self)
     cpdef bint eof(self, str how) except -1
 
 @cython.final
@@ -35,5 +36,6 @@ cdef class CloseSource(Source):
 @cython.final
 cdef class DataSource(Source):
     cdef public bint ended
+    cdef public bytes fields
 
 cpdef Source source_of(ResponseHead head, bytes method, LengthSource spare=*)

@@ -221,6 +221,7 @@ def test_trailer_names_are_told() -> None:
     scanner = ChunkScanner()
     scanner.feed(b"0\r\nX-A: 1\r\nHOST: b\r\n\r\n")
     assert scanner.trailers == [b"x-a", b"host"]
+    assert scanner.lines == b"X-A: 1\r\nHOST: b\r\n"
 
 
 def test_tiny_chunks_take_linear_time() -> None:

@@ -187,7 +187,7 @@ def after(twin: Any, scanner: Any, piece: bytes) -> tuple[object, ...]:
         payload = scanner.feed(piece)
     except twin.FramingError as error:
         return "bad", str(error), error.payload
-    return payload, scanner.done, scanner.rest, scanner.whole, scanner.aligned, list(scanner.trailers)
+    return payload, scanner.done, scanner.rest, scanner.whole, scanner.aligned, list(scanner.trailers), scanner.lines
 
 
 @BUDGET

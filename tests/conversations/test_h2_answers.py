@@ -176,13 +176,27 @@ class TestAnswers:
             say.last.answers()
             client.sees(200)
 
-    def test_trailers_end_it_and_go_no_further(self) -> None:
+    def test_trailers_end_it_and_are_told_before_the_end(self) -> None:
         with h2() as say:
             client = say.talk.client().says(chat(stream=True))
             asked = say.last.begins().says(EVENT + DONE)
             say.peer.says(say.peer.trailers(asked.number, [(b"grpc-status", b"0")]))
             answer = client.sees(200)
             assert (answer.body, answer.trailers) == (EVENT + DONE, [])
+            assert client.trailed == b"grpc-status: 0\r\n"
+
+    @pytest.mark.parametrize("body", [b"{}", b""])
+    @pytest.mark.parametrize("told", [True, False])
+    def test_trailers_that_come_with_all_the_rest(self, body: bytes, told: bool) -> None:
+        """The usual answer, whole in one read, has none: this one is told by way of the others."""
+        with h2() as say:
+            client = say.talk.client().says(chat())
+            number = say.last.number
+            fields = [*JSON, (b"content-length", b"%d" % len(body))] if told else JSON
+            data = say.peer.data(number, body) if body else b""
+            say.peer.says(say.peer.head(number, 200, fields) + data + say.peer.trailers(number, [(b"x-a", b"b")]))
+            assert client.sees(200).body == body
+            assert client.trailed == b"x-a: b\r\n"
 
     def test_interim_answers_are_passed_over(self) -> None:
         with h2() as say:

@@ -59,7 +59,7 @@ def run(twin: Any, pieces: list[bytes]) -> list[tuple[Any, ...]]:
         except twin.FramingError as error:
             return [*found, ("bad", error.payload, str(error))]
         word = "done" if scanner.done else "more"
-        found.append((word, payload, scanner.aligned, scanner.whole, list(scanner.trailers), scanner.rest))
+        found.append((word, payload, scanner.aligned, scanner.whole, list(scanner.trailers), scanner.lines, scanner.rest))
     return found or [("more", b"", False, True, [], b"")]
 
 

@@ -12,6 +12,7 @@ from fastgw.accel.frames import text
 from fastgw.accel.heads import ResponseHead
 from fastgw.protocol.h2.heads import OF_CONNECTIONS
 from fastgw.protocol.h2.hpack import field, name
+from fastgw.protocol.headers import passes_behind
 from fastgw.protocol.websocket import without_accept
 
 MOST_ANSWERS: Final = 256
@@ -89,6 +90,17 @@ def engine_block(head: ResponseHead, length: int, request_id: bytes, extra: byte
 def tunnel_block(head: ResponseHead, request_id: bytes) -> bytes:
     """What an extended CONNECT is answered with where the engine's ``head`` is a 101 (RFC 8441 §5)."""
     return b"".join((_status(200), _written(without_accept(head.forward)), _ID, text(request_id)))
+
+
+def trailer_block(lines: bytes) -> bytes:
+    """What of an engine's trailers may go down (RFC 9110 §6.5.1); b"" = nothing."""
+    out = []
+    for line in lines.split(b"\r\n"):
+        key, _, value = line.partition(b":")
+        key = key.lower()
+        if key and key not in OF_CONNECTIONS and passes_behind(key):
+            out.append(field(key, value.strip(b" \t")))
+    return b"".join(out)
 
 
 def local_block(status: int, content_type: bytes, length: int, lines: bytes, date: bytes) -> bytes:

@@ -164,11 +164,14 @@ def response_head(block: bytes) -> ResponseHead:
     return judged
 
 
-def check_trailers(block: bytes) -> None:
-    """Whether these can be trailers; what they say goes no further. Raises as :func:`response_head`."""
+def trailer_lines(block: bytes) -> bytes:
+    """Trailers, as lines. Raises as :func:`response_head`."""
+    lines = []
     for one in read(block):
         if one.wrong or not one.line:
             raise Malformed(one.wrong or "a pseudo-field in a trailer")
+        lines.append(one.line)
+    return b"".join(lines)
 
 
 def bad_answer(why: str) -> GatewayError:

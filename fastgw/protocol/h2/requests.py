@@ -15,6 +15,7 @@ from fastgw.accel.heads import LAST_HEAD_BYTES, RequestHead, scan_request
 from fastgw.errors import GatewayError
 from fastgw.protocol.h2.heads import Field, Malformed, checked_line, known
 from fastgw.protocol.h2.hpack import MOST_FIELDS, Decoder, HpackError, string_at, value_at
+from fastgw.protocol.headers import forbidden_trailer
 from fastgw.protocol.http1.server import parse_request
 
 _PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
@@ -106,9 +107,13 @@ class RequestBlocks:
         return True
 
     def trailers(self, block: bytes) -> None:
-        """Whether these can be trailers; what they say goes no further. Raises as :meth:`read`."""
-        for key, value in self._decoder.fields(block):
+        """Whether these can be trailers; what they say goes no further. Raises as :meth:`read`: GatewayError, behind all
+        others, for one that could change whose a request is, as over HTTP/1."""
+        found = self._decoder.fields(block)
+        for key, value in found:
             checked_line(key, value)
+        if any(forbidden_trailer(key) for key, _ in found):
+            raise GatewayError("bad_request", "The request has trailers that must not be.", detail="forbidden trailer field")
 
     def skip(self, block: bytes) -> None:
         """A block that nobody wants to know of: the table has what it says."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastgw.accel.chunks import FramingError
 from fastgw.errors import GatewayError
 from fastgw.protocol.body import ChunkedSource
-from fastgw.protocol.headers import FORBIDDEN_TRAILERS
+from fastgw.protocol.headers import forbidden_trailer
 
 
 class RequestChunks(ChunkedSource):
@@ -29,7 +29,7 @@ class RequestChunks(ChunkedSource):
         trailers = self._scanner.trailers
         if len(trailers) > self._judged:
             for name in trailers[self._judged :]:
-                if name.replace(b"_", b"-") in FORBIDDEN_TRAILERS or name.startswith(b"x-forwarded-"):
+                if forbidden_trailer(name):
                     raise _refusal("forbidden trailer field")
             self._judged = len(trailers)
         return payload

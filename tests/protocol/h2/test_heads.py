@@ -5,7 +5,7 @@ from __future__ import annotations
 import hpack
 import pytest
 
-from fastgw.protocol.h2.heads import MOST_KNOWN_FIELDS, Malformed, check_trailers, response_head
+from fastgw.protocol.h2.heads import MOST_KNOWN_FIELDS, Malformed, response_head, trailer_lines
 from fastgw.protocol.http1.client import parse_response
 
 FIELDS = [(b"content-type", b"application/json"), (b"date", b"Mon, 30 Nov 2026 00:32:40 GMT"), (b"x-own", b"a b")]
@@ -52,8 +52,8 @@ def test_what_is_remembered_is_bounded() -> None:
 
 def test_trailers() -> None:
     encoder = hpack.Encoder()
-    check_trailers(encoder.encode([(b"grpc-status", b"0")]))
+    assert trailer_lines(encoder.encode([(b"grpc-status", b"0"), (b"x-a", b"b")])) == b"grpc-status: 0\r\nx-a: b\r\n"
     for wrong in ([(b":status", b"200")], [(b"X", b"1")], [(b"connection", b"close")]):
         with pytest.raises(Malformed):
-            check_trailers(encoder.encode(wrong))
+            trailer_lines(encoder.encode(wrong))
 

@@ -67,6 +67,7 @@ class HandClient(ClientStream):
         self.paused = False
         self.went_ahead = False
         self.passed_on = bytearray()  # of an upgraded protocol
+        self.trailed = b""  # what it would be told behind the body
 
     # --- what a test says
     def says(self, data: bytes) -> HandClient:
@@ -265,6 +266,10 @@ class HandClient(ClientStream):
         self.sent += len(wire)
         self._read(wire)
         return self.takes
+
+    def trail(self, lines: bytes) -> None:
+        assert self.answers == [] or self.answers[-1].how_ended == "open", "the end has been said"
+        self.trailed = lines
 
     def end(self, payload: bytes) -> int:
         return self.write_wire(frame(payload, True) if self.frames == CHUNKS else payload)
