@@ -18,7 +18,8 @@ from fastgw.net.wire import DEAD, QUEUED
 from fastgw.protocol.websocket import Counts
 
 ENDING_S: Final = 2.0
-"""An engine whose client has said its last ends the session in less, or its next sign of life is due in so long."""
+"""Either side has said its last: the other ends the session in less, or its next sign of life is due in so long. (Over HTTP/2
+an engine may wait for our end when both have said their close; over HTTP/1 it is its to close.)"""
 
 
 class Tunnel:
@@ -62,7 +63,7 @@ class Tunnel:
         if stream is None:
             return
         exchange.bytes_in += len(data)
-        stream.due(monotonic() + exchange.gateway.between_bytes_timeout_s)
+        stream.due(monotonic() + self._silence_s(exchange))
         if stream.write(data) == QUEUED:
             exchange.client.pause()
 
@@ -85,14 +86,20 @@ class Tunnel:
         """From the engine to the client."""
         stream = call.stream
         assert stream is not None
-        stream.due(monotonic() + exchange.gateway.between_bytes_timeout_s)
-        written = exchange.client.pass_on(self._read(exchange, data))
+        data = self._read(exchange, data)
+        stream.due(monotonic() + self._silence_s(exchange))
+        written = exchange.client.pass_on(data)
         if written == DEAD:
             exchange.client_broke()
         elif exchange.error_kind:
             self._spent(exchange, call)
         elif written == QUEUED:
             stream.hold()
+
+    def _silence_s(self, exchange: ExchangeState) -> float:
+        if self._ending or self._session.frames.closes:
+            return min(ENDING_S, exchange.gateway.between_bytes_timeout_s)
+        return exchange.gateway.between_bytes_timeout_s
 
     def _read(self, exchange: ExchangeState, data: bytes) -> bytes:
         """Count what ``data`` says of answers; returns what of it goes down: all, unless nothing is left to go on with. Then it

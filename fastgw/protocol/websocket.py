@@ -102,11 +102,13 @@ class Frames:
     """One direction of one session: feed it all that an engine sends behind its 101."""
 
     __slots__ = (
-        "_final", "_head", "_left", "_looked", "_message", "_overlong", "_reading", "_scanner", "_within", "lost", "said",
+        "_final", "_head", "_left", "_looked", "_message", "_overlong", "_reading", "_scanner", "_within",
+        "closes", "lost", "said",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.lost = False  # what came is no frame: nothing is read any more
+        self.closes = False  # a close has begun: it is the last (§5.5.1)
         self.said: Counts | None = None  # by the message that :meth:`feed` stopped behind
         self._head = b""  # the beginning of a frame's head
         self._left = -1  # bytes of the frame's payload that are to come, -1 = its head is
@@ -181,6 +183,7 @@ class Frames:
                 return at
             self._reading = False
             self._left = length
+            self.closes = self.closes or opcode == 8
             return at
         if opcode > 2 or (opcode == 0) != self._within:
             self._lose()

@@ -21,6 +21,7 @@ cdef class Tunnel:
     cpdef client_ended(self, ExchangeState exchange, Call call)
     @cython.locals(stream=UpstreamStream, written=cython.int)
     cpdef down(self, ExchangeState exchange, Call call, bytes data)
+    cpdef double _silence_s(self, ExchangeState exchange) except? -1
     @cython.locals(frames=Frames, at=Py_ssize_t, size=Py_ssize_t)
     cpdef bytes _read(self, ExchangeState exchange, bytes data)
     cpdef bint _said(self, ExchangeState exchange, tuple said) except -1

@@ -14,7 +14,7 @@ cdef class Frames:
     cdef int _looked
     cdef bytearray _message
     cdef UsageScanner _scanner
-    cdef public bint lost
+    cdef public bint closes, lost
     cdef public tuple said
 
     @cython.locals(size=Py_ssize_t, end=Py_ssize_t)

@@ -238,6 +238,17 @@ class TestPassing:
             say.peer.look()
             assert asked.reset == CANCEL
 
+    def test_an_engine_that_has_said_its_close_and_does_not_end_it(self) -> None:
+        """Hypercorn waits for our END_STREAM then, and a client of HTTP/1 for the end of its connection (RFC 6455 §7.1.1)."""
+        with offered() as say:
+            client, asked = opened(say)
+            asked.says(b"\x88\x02\x03\xe8")
+            client.says(b"\x88\x80mask")
+            say.talk.passes(3.0)
+            assert client.closed == "eof"
+            say.peer.look()
+            assert asked.reset == CANCEL
+
     def test_what_waits_goes_before_the_end(self) -> None:
         with offered() as say:
             client, asked = opened(say)
