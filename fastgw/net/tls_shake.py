@@ -168,12 +168,14 @@ class ShakingWire(Wire):
         self.protocol = tls.selected_alpn_protocol() or ""
         if self._end.accepts:
             self.certificate = tls.getpeercert(True) or b""
-        self.poller.watch(self, self.interest & WRITE)
         if self._incoming.pending:
             # The first request came with the end of the handshake.
             self._plain = self._opened()
         holder = self.holder
         holder.on_dialled(0)
+        if not self.reading and not self.closed:
+            # (Only now: whoever reads from here on, as a client's connection does, is watched already.)
+            self.poller.watch(self, self.interest & ~READ)
 
     def _failed(self, why: str) -> None:
         self._shaking = False

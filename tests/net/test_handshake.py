@@ -11,6 +11,7 @@ import pytest
 
 from fastgw.net.certificates import Showing, Shown
 from fastgw.net.handshake import Handshake
+from fastgw.net.poller import READ
 from fastgw.net.tls import TlsWire
 from fastgw.stats import Stats
 from tests.net.talk import HeardService, Peer, reacting, tcp_pair, turns, until
@@ -29,6 +30,7 @@ class Door:
 
     def __init__(self, certs: Certificates, **showing: object) -> None:
         self.told: list[str] = []
+        self.reads_on = False
         self.wire: TlsWire | None = None
         self.stats = Stats()
         self.service = HeardService()
@@ -38,6 +40,8 @@ class Door:
     def done(self, _: Handshake, wire: TlsWire, ip: str) -> None:
         self.wire = wire
         self.told.append(f"done {ip}")
+        if self.reads_on:
+            wire.resume()
 
     def failed(self, ip: str, why: str) -> None:
         self.told.append(why)
@@ -70,6 +74,17 @@ async def test_a_good_one_hands_the_wire_on(certs: Certificates) -> None:
         assert door.service.ended == [], "the connection goes on"
         assert door.wire is not None
         assert (client.tls.version(), door.wire.protocol) == ("TLSv1.3", "")
+
+
+@pytest.mark.parametrize("reads_on", [True, False])
+async def test_who_reads_on_is_watched_all_the_while_and_who_does_not_no_more(certs: Certificates, reads_on: bool) -> None:
+    async with opened(certs) as (door, one, peer):
+        door.reads_on = reads_on
+        watched = one.wire.watched_in
+        await TlsPeer(peer.sock, certs.trusting()).shake()
+        await until(lambda: door.told)
+        assert one.wire.interest == (READ if reads_on else 0)
+        assert one.wire.watched_in == watched, "the kernel was told again of what it knew"
 
 
 @pytest.mark.parametrize(("offered", "chosen"), [(["http/1.1"], "http/1.1"), (["h2", "http/1.1"], "http/1.1"), (["h2"], None)])
