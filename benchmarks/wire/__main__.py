@@ -81,6 +81,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         default=True,
         help="at the end 1,000,000 requests through fastgw, for its memory after them",
     )
+    parser.add_argument(
+        "--more", type=Path, metavar="FILE", help="add the rounds to those of an earlier run of this commit"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the JSON (default: a dated file in benchmarks/results)")
     parser.add_argument("--publish", action="store_true", help="also write the measured sections of the two pages")
     parser.add_argument(
@@ -92,6 +95,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.most is not None and not args.against:
         parser.error("--most is for the ratio that --against REVISION measures")
+    if args.more and args.against:
+        parser.error("--more adds to a run of the proxies, not to one of --against")
     if args.publish and args.against:
         parser.error("--publish: the page has the proxies' figures, not those of --against")
     args.rounds = args.rounds or (_ROUNDS_AGAINST if args.against else _ROUNDS)
@@ -132,6 +137,19 @@ def _one(proxy: Proxy, plan: Plan, wanted: rows.Chosen, count: int) -> Figures:
         process.say(f"  {count:,} streams")
         figures |= streams.measure(proxy, plan, count)
     return figures
+
+
+def _earlier(file: Path | None) -> dict[str, list[Figures]]:
+    """The rounds that a file has, by proxy. Raises ValueError for those of another commit, OSError where there is no file."""
+    if file is None:
+        return {}
+    found = json.loads(file.read_text())
+    if found["machine"]["git_commit"] != machine.facts()["git_commit"]:
+        raise ValueError(f"--more: {file} was measured at another commit")
+    return {
+        name: [{key: math.nan if value is None else value for key, value in figures.items()} for figures in one["rounds"]]
+        for name, one in found["proxies"].items()
+    }
 
 
 def _run(
@@ -224,7 +242,7 @@ def _results(
         {
             "schema": 2,
             **said,
-            "settings": _settings(args, cores),
+            "settings": _settings(args, cores) | {"rounds": max(map(len, taken.values()), default=0), "only": args.only or ""},
             "proxies": proxies,
             "headroom": report.headroom(found_rounds),
             "ratios": report.all_ratios(found_rounds),
@@ -304,7 +322,7 @@ def _end(args: argparse.Namespace, results: dict[str, Any]) -> None:
         _print_compared(results)
         print(f"\n{out}")
         return
-    out = args.out or RESULTS / f"wire-{now}.json"
+    out = args.out or args.more or RESULTS / f"{'h2' if page.of_h2(results) else 'wire'}-{now}.json"
     _write(results, out)
     out.with_suffix(".svg").write_text(chart.draw(results))
     if args.publish:
@@ -318,6 +336,7 @@ def main(argv: list[str] | None = None) -> int:
     pairs: dict[str, str] = {}
     commit = ""
     try:
+        earlier = _earlier(args.more)
         chosen, wanted = _chosen(args.only or (against.STANDARD if args.against else None)), _rows(args)
         for name in ("mockengine", "h2engine", "loadgen", "floor"):
             tools.build(name)
@@ -325,7 +344,7 @@ def main(argv: list[str] | None = None) -> int:
             crowd.build("streams")
         if args.against:
             chosen, pairs, commit = against.line_up(chosen, args.against)
-    except (peers.UnknownProxy, rows.UnknownRow, tools.NoCompiler, checkout.NoCheckout) as error:
+    except (peers.UnknownProxy, rows.UnknownRow, tools.NoCompiler, checkout.NoCheckout, OSError, ValueError) as error:
         print(f"benchmarks.wire: {error}", file=sys.stderr)
         return 2
     # Ended from outside, still stop what was started.
@@ -356,6 +375,7 @@ def main(argv: list[str] | None = None) -> int:
             taken, failed = _run_in_turns(chosen, plan, wanted, args.rounds)
         else:
             taken, failed = _run(chosen, plan, wanted, args.rounds, args.million)
+            taken = {name: earlier.get(name, []) + rounds for name, rounds in taken.items()}
 
     said = {"machine": about, "skipped": skipped, "failed": failed, "versions": versions}
     if pairs:

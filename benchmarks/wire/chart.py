@@ -112,10 +112,11 @@ def _panel(
     return out
 
 
-def draw(results: Mapping[str, Any]) -> str:
-    """The SVG. ``results``: what the run wrote as JSON, NaN already null."""
+def draw(results: Mapping[str, Any], wanted: Sequence[tuple[str, str]] = _PANELS) -> str:
+    """The SVG. ``results``: what the run wrote as JSON, NaN already null. ``wanted``: a panel for each figure that it has, and
+    what stands above it."""
     summaries = _measured(results)
-    panels = [(key, title) for key, title in _PANELS if any(key in figures for figures in summaries.values())]
+    panels = [(key, title) for key, title in wanted if any(key in figures for figures in summaries.values())]
     order = _order(summaries, panels)
     height = _TOP + _ROW * len(order) + _BOTTOM
     about, settings = results["machine"], results["settings"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,30 @@ COLUMNS = (
     ("rss_soaked_mb", "RSS after 1,000,000 requests, MB", 1),
     ("start_ms", "exec to first served request, ms", 0),
 )
+H2 = "<!-- h2: written by python -m benchmarks.wire.page -->", "<!-- h2: end -->"
+H2_COLUMNS = (
+    ("cpu_plain_us", "CPU per plain request, µs", 1),
+    ("cpu_plain_512_us", "512 clients, µs", 1),
+    ("cpu_flood_us", "CPU per event, unpaced, µs", 1),
+    ("cpu_event_us", "CPU per event, 64 paced streams, µs", 1),
+    ("cpu_event_512_us", "512 paced streams, µs", 1),
+    ("one_p50_us", "one connection p50, µs", 0),
+    ("ttft_p50_us", "first event p50, µs", 0),
+)
 _SHOWN = ("direct", "floor", "fastgw", "fastgw (limits)", "nginx", "haproxy")
 
 
-def _table(results: Mapping[str, Any]) -> list[str]:
+Columns = Sequence[tuple[str, str, int]]
+
+
+def of_h2(results: Mapping[str, Any]) -> bool:
+    """Whether a run was of engines over HTTP/2, and not of all proxies."""
+    return "floor" not in results["proxies"] and any("h2" in name for name in results["proxies"])
+
+
+def _table(results: Mapping[str, Any], shown: Columns = COLUMNS) -> list[str]:
     measured = {name: about["summary"] for name, about in results["proxies"].items()}
-    columns = [c for c in COLUMNS if any(c[0] in s for s in measured.values())]
+    columns = [c for c in shown if any(c[0] in s for s in measured.values())]
     lines = ["| | " + " | ".join(label for _, label, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, summary in measured.items():
         lines.append(f"| {name} | " + " | ".join(report.cell(summary.get(key), digits) for key, _, digits in columns) + " |")
@@ -49,6 +67,7 @@ def _taken(results: Mapping[str, Any], where: str, name: str) -> str:
     """The command, the machine, and where all rounds lie: below ``where``, as the page has to say it."""
     about, settings = results["machine"], results["settings"]
     rows = " --rows all" if "streams" in settings.get("rows", ()) else ""
+    rows = f" --only {settings['only']}" if settings.get("only") else rows
     command = f"`python -m benchmarks.wire --seconds {settings['seconds']:g} --rounds {settings['rounds']}{rows}`"
     dirty = ", with changes that were not committed" if about["git_dirty"] else ""
     return (
@@ -60,12 +79,13 @@ def _taken(results: Mapping[str, Any], where: str, name: str) -> str:
 
 def section(results: Mapping[str, Any], name: str) -> str:
     """For ``benchmarks/README.md``; ``name``: the results' file in ``benchmarks/results``, without its ending."""
+    h2 = of_h2(results)
     out = [
         _taken(results, "", name),
         "",
         f"![CPU time per request and per event, one row per proxy](results/{name}.svg)",
         "",
-        *_table(results),
+        *_table(results, H2_COLUMNS if h2 else COLUMNS),
         "",
     ]
     versions = [about["version"] for about in results["proxies"].values() if about["version"]]
@@ -74,7 +94,8 @@ def section(results: Mapping[str, Any], name: str) -> str:
     out += [f"Not measured: {proxy}, {why}." for proxy, why in results["skipped"].items()]
     out += [f"Failed: {proxy}." for proxy in results["failed"]]
     out += ["", "The bars:", ""]
-    out += [f"- **{report.word(bar['met'])}**: {report.bar_line(bar)}" for bar in results["bars"]]
+    bars = [bar for bar in results["bars"] if not h2 or "h2" in bar["name"]]
+    out += [f"- **{report.word(bar['met'])}**: {report.bar_line(bar)}" for bar in bars]
     return "\n".join(out)
 
 
@@ -105,8 +126,11 @@ def put(page: Path, marks: tuple[str, str], text: str) -> None:
 def publish(file: Path) -> None:
     """Put the chart beside the results and the sections onto the pages."""
     results = json.loads(file.read_text())
-    put(PAGE, (BEGIN, END), section(results, file.stem))
-    put(PERFORMANCE, FIGURES, figures(results, file.stem))
+    if of_h2(results):
+        put(PAGE, H2, section(results, file.stem))
+    else:
+        put(PAGE, (BEGIN, END), section(results, file.stem))
+        put(PERFORMANCE, FIGURES, figures(results, file.stem))
     file.with_suffix(".svg").write_text(chart.draw(results))
 
 

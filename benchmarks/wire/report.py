@@ -189,10 +189,10 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
     return {"median": median(known), "min": min(known), "max": max(known)} if known else None
 
 
-def summary(rounds: Rounds) -> dict[str, dict[str, dict[str, float]]]:
+def summary(rounds: Rounds, metrics: Sequence[Metric] = METRICS) -> dict[str, dict[str, dict[str, float]]]:
     out: dict[str, dict[str, dict[str, float]]] = {}
     for name, figures in rounds.items():
-        cells = {m.key: spread([f[m.key] for f in figures if m.key in f]) for m in METRICS}
+        cells = {m.key: spread([f[m.key] for f in figures if m.key in f]) for m in metrics}
         out[name] = {k: v for k, v in cells.items() if v is not None}
     return out
 
@@ -237,10 +237,10 @@ def headroom(rounds: Rounds) -> dict[str, float]:
     return out
 
 
-def bars(rounds: Rounds) -> list[dict[str, Any]]:
+def bars(rounds: Rounds, promised: Sequence[Bar] = BARS) -> list[dict[str, Any]]:
     """Each bar with the measured median and whether it is met: true, false, or None when it was not measured."""
     out: list[dict[str, Any]] = []
-    for bar in BARS:
+    for bar in promised:
         if bar.per:
             ends = (bar.per, bar.name) if bar.least else (bar.name, bar.per)
             got = ratio(rounds, bar.key, *ends)
@@ -272,11 +272,11 @@ def block(rows: Sequence[Sequence[str]], widths: Sequence[int], columns: Sequenc
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+def table(summaries: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: Sequence[Metric] = METRICS) -> str:
     """One row per figure, one column per proxy, as many columns beside each other as a terminal shows."""
     names = list(summaries)
     rows = [["", *names]]
-    rows += [[m.label, *(cell(summaries[n].get(m.key), m.digits) for n in names)] for m in METRICS]
+    rows += [[m.label, *(cell(summaries[n].get(m.key), m.digits) for n in names)] for m in metrics]
     rows = [r for r in rows if any(c != "-" for c in r[1:])]
     widths = [max(len(r[i]) for r in rows) for i in range(len(names) + 1)]
     blocks: list[list[int]] = [[]]

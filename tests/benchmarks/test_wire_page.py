@@ -182,3 +182,15 @@ def test_publishing_writes_between_the_marks_only(tmp_path: Path, monkeypatch: p
     copy.write_text("a page without marks")
     with pytest.raises(ValueError, match="has not both marks"):
         page.publish(tmp_path / f"{name}.json")
+
+
+def test_rounds_are_added_to_those_of_the_same_commit_alone(tmp_path: Path) -> None:
+    main = module("__main__")
+    about = module("machine").facts()
+    file = tmp_path / "before.json"
+    file.write_text(json.dumps({"machine": about, "proxies": {"nginx": {"rounds": [{"rps": 1.0, "one_p50_us": None}]}}}))
+    found = main._earlier(file)
+    assert found["nginx"][0]["rps"] == 1.0
+    assert found["nginx"][0]["one_p50_us"] != found["nginx"][0]["one_p50_us"], "what was not measured has no figure"
+    file.write_text(json.dumps({"machine": about | {"git_commit": "another"}, "proxies": {}}))
+    assert main.main(["--more", str(file)]) == 2
