@@ -68,7 +68,9 @@ def test_a_session_goes_on_in_the_next_connection(certs: Certificates) -> None:
         trusting.maximum_version = most
         first = shown_to(shown, "localhost", trusting)
         assert not first.session_reused
-        assert shown_to(shown, "localhost", trusting, first.session).session_reused
+        again = shown_to(shown, "localhost", trusting, first.session)
+        assert again.session_reused
+        assert shown_to(shown, "localhost", trusting, again.session).session_reused, "who comes again has another ticket"
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
