@@ -15,6 +15,7 @@ import shutil
 import ssl
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,15 +44,19 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def one_round(name: str, rows: list[report.Row], engine: int, run: Run) -> Figures:
-    """Raises `Failed`."""
-    found: Figures = {}
+def one_round(names: list[str], rows: list[report.Row], engine: int, run: Run) -> dict[str, Figures]:
+    """All of ``names`` are up, and each row goes through them before the next begins: what is compared lies a second apart, and
+    one that only waits uses no CPU time. Raises `Failed`."""
+    found: dict[str, Figures] = {name: {} for name in names}
     for start in dict.fromkeys(row.start for row in rows):
-        with running(name, start[0], engine, run.cores, run.folder) as front:
+        with ExitStack() as stack:
+            up = [stack.enter_context(running(name, start[0], engine, run.cores, run.folder)) for name in names]
             for row in rows:
                 if row.start == start:
-                    found[row.key] = row.take(front, run)
-                    process.say(f"  {name}: {row.label}: {found[row.key]:.1f}")
+                    for front in up:
+                        found[front.name][row.key] = row.take(front, run)
+                    told = ", ".join(f"{name} {figures[row.key]:.1f}" for name, figures in found.items())
+                    process.say(f"  {row.label}: {told}")
     return found
 
 
@@ -68,12 +73,13 @@ def measured(options: argparse.Namespace, rows: list[report.Row], before: int) -
         run = Run(cores, folder, options.seconds)
         for number in range(before, before + options.rounds):
             process.say(f"round {number + 1}")
-            for name in names if number % 2 == 0 else names[::-1]:
-                try:
-                    taken[name].append(one_round(name, rows, engine, run))
-                except Failed as error:
-                    process.say(f"  failed: {error}")
-                    return taken, False
+            try:
+                figures = one_round(names if number % 2 == 0 else names[::-1], rows, engine, run)
+            except Failed as error:
+                process.say(f"  failed: {error}")
+                return taken, False
+            for name, one in figures.items():
+                taken[name].append(one)
     return taken, True
 
 
