@@ -135,12 +135,13 @@ def draw(results: Mapping[str, Any], wanted: Sequence[tuple[str, str]] = _PANELS
             f"{about['date'][:10]}, commit {about['git_commit'][:12] or 'none'}",
         ),
     ]
+    labels = max(_LABELS, _MARGIN + 7 * max(map(len, order), default=0))
     for row, name in enumerate(order):
         kind = "text ours" if name.startswith("fastgw") else "text"
-        out.append(_text(kind, _LABELS - 8, _TOP + row * _ROW + _ROW / 2 + 4, name, "end"))
+        out.append(_text(kind, labels - 8, _TOP + row * _ROW + _ROW / 2 + 4, name, "end"))
     if panels:
-        each = (_WIDTH - _LABELS - _MARGIN - _GAP * (len(panels) - 1)) / len(panels)
+        each = (_WIDTH - labels - _MARGIN - _GAP * (len(panels) - 1)) / len(panels)
         for number, (key, title) in enumerate(panels):
             figures = {n: s[key] for n, s in summaries.items() if key in s}
-            out += _panel(title, figures, order, _LABELS + number * (each + _GAP), each - _VALUE)
+            out += _panel(title, figures, order, labels + number * (each + _GAP), each - _VALUE)
     return "\n".join([*out, "</svg>", ""])

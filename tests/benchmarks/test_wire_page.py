@@ -142,6 +142,12 @@ def test_bars_are_to_scale_the_cheapest_first_and_told_in_figures() -> None:
     assert any("A <fast> CPU" in (text or "") for text in words)
 
 
+def test_a_long_name_has_room_before_its_bars() -> None:
+    names = {"fastgw (limits, h2)": {"cpu_plain_us": 10.0}}
+    text = next(text for text in drawn(results_of(**names)).iter(f"{SVG}text") if (text.text or "").startswith("fastgw"))
+    assert float(text.get("x", "0")) >= 7 * len("fastgw (limits, h2)"), "it ends there, and is cut off at the left"
+
+
 def test_a_whisker_goes_from_the_least_to_the_greatest_round() -> None:
     root = drawn(results_of(fastgw={"cpu_plain_us": 10.0}))
     bar = list(root.iter(f"{SVG}rect"))[1]
