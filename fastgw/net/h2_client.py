@@ -80,8 +80,8 @@ class H2ClientStream(ClientStream):
     """See the head of this file."""
 
     __slots__ = (
-        "_begun", "_late", "_moved", "_out", "_owed", "_taken", "_trailers", "_unsaid", "begun", "body_at", "by", "code", "dirty",
-        "ended", "fault", "got", "held", "is_over", "landing", "last", "length", "link", "number", "opened", "out_bytes",
+        "_begun", "_late", "_moved", "_out", "_owed", "_taken", "_trailers", "_unsaid", "begun", "body_at", "by", "code",
+        "dirty", "ended", "fault", "got", "held", "is_over", "landing", "last", "length", "link", "number", "opened", "out_bytes",
         "pieces", "queued", "refused", "room", "spoiled", "stuck_at", "told", "window",
     )  # fmt: skip
 
