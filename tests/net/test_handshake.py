@@ -194,4 +194,5 @@ async def test_a_client_certificate_is_known_by_its_own_bytes(certs: Certificate
     async with opened(certs, **asks) as (door, _, peer):
         await TlsPeer(peer.sock, certs.trusting(certs.strange)).shake()
         await until(lambda: door.told)
-        assert door.told == ["TLS: its certificate comes from a CA that is not trusted (a private CA needs its CA file)"]
+        (told,) = door.told
+        assert told.startswith("TLS: its certificate comes from a CA that is not trusted (a private CA needs its CA file)")
