@@ -96,8 +96,8 @@ def _waits_for_room(exchange: ExchangeState) -> bool:
     return False
 
 
-def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: str) -> None:
-    """The call has ended without an answer: what follows is the plan's."""
+def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: str, error: GatewayError | None) -> None:
+    """The call has ended without an answer: what follows is the plan's. ``error``: what its client is told if nothing does."""
     call = exchange.call
     assert call is not None
     pool = call.pool
@@ -125,11 +125,12 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
             step = later(rules, exchange.tries, others)
         if step is not Step.FAIL and _goes_on(exchange, step, pool):
             return
-    except GatewayError as error:
-        exchange.fail(error)
+    except GatewayError as other:
+        exchange.fail(other)
         return
-    if failure is Failure.FULL:
-        exchange.fail(GatewayError("engine_busy", source=Source.GATEWAY, retry_after_s=1.0, detail=exchange.detail))
+    if error is not None:
+        error.detail = exchange.detail
+        exchange.fail(error)
         return
     timed_out = failure is Failure.SILENT or failure is Failure.CONNECT_TIMEOUT
     kind = "upstream_timeout" if timed_out else "bad_gateway"

@@ -154,7 +154,7 @@ class Attempt(Call):
         exchange = self._exchange
         assert exchange is not None
         self.core.dial_failed(self.pool, detail)
-        exchange.call_failed(Failure.CONNECT_TIMEOUT if timed_out else Failure.CONNECT, False, detail)
+        exchange.call_failed(Failure.CONNECT_TIMEOUT if timed_out else Failure.CONNECT, False, detail, None)
 
     def on_error(self, error: GatewayError) -> None:
         """What came is no response head (or a bug showed); the stream is closed already."""
@@ -162,7 +162,8 @@ class Attempt(Call):
         if exchange is None:
             return  # the bug showed at its end
         if error.retryable:
-            exchange.call_failed(Failure.FULL, False, error.detail)
+            detail = error.detail.removeprefix(f"{self.pool.engine.name}: ")
+            exchange.call_failed(Failure.FULL, False, detail, error)
             return
         if error.source is Source.UPSTREAM:
             self.failed()
@@ -180,12 +181,12 @@ class Attempt(Call):
         if self._tunnel is not None:
             self._tunnel.closed(exchange, self, how)
         elif how == UNPROCESSED and relay is None:
-            exchange.call_failed(Failure.REFUSED, False, "the request was not taken")
+            exchange.call_failed(Failure.REFUSED, False, "the request was not taken", None)
         elif relay is None:
             if stream.shared:
                 self.reused = False  # that was no idle connection
             why = f"connection {'lost' if how != 'fin' else 'closed'} before a response"
-            exchange.call_failed(Failure.LOST, stream.begun(), why)
+            exchange.call_failed(Failure.LOST, stream.begun(), why, None)
         elif relay.closing:
             self._closes(relay, relay.eof(how))
         elif relay.eof(how) == END:
@@ -207,7 +208,7 @@ class Attempt(Call):
             self._tunnel.closed(exchange, self, "silent")
         elif self.relay is None:
             limit = self.core.first_byte_timeout_s
-            exchange.call_failed(Failure.SILENT, stream.begun(), f"no answer within {limit:g} s")
+            exchange.call_failed(Failure.SILENT, stream.begun(), f"no answer within {limit:g} s", None)
         elif self.relay.closing:
             self._cut_short(self.relay)
         else:

@@ -215,9 +215,9 @@ class Exchange(ExchangeState):
             self.gateway.crashed(self.client, error)
 
     # --- what its calls ask of it
-    def call_failed(self, failure: Failure, begun: bool, detail: str) -> None:
+    def call_failed(self, failure: Failure, begun: bool, detail: str, error: GatewayError | None) -> None:
         """The call has ended without an answer: what follows is the plan's."""
-        asking.call_failed(self, failure, begun, detail)
+        asking.call_failed(self, failure, begun, detail, error)
 
     def asks_another(self, status: int, waits_s: float) -> bool:
         """Whether another engine is asked instead of passing this answer on. ``waits_s``: its Retry-After, -1 = none."""

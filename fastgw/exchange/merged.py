@@ -241,6 +241,8 @@ class MergedCall(Call):
         """What came is no response head (or a bug showed); the stream is closed already."""
         if error.source is Blame.UPSTREAM:
             self.failed()
+        else:
+            self.released()
         self.give_up()
 
     def on_end(self, how: str) -> None:

@@ -218,7 +218,7 @@ class ExchangeState(Sink):
         """The one end: give everything back, count, leave one access record. ``reusable``: the engine's connection, too."""
         raise NotImplementedError
 
-    def call_failed(self, failure: Any, begun: bool, detail: str) -> None:
+    def call_failed(self, failure: Any, begun: bool, detail: str, error: GatewayError | None) -> None:
         """The call has ended without an answer: what follows is the plan's."""
         raise NotImplementedError
 

@@ -238,17 +238,8 @@ class H1UpstreamConn(Holder):
 
     # --- dialling
     @classmethod
-    def dial(
-        cls,
-        reactor: Reactor,
-        addresses: tuple[Address, ...],
-        home: Home,
-        own: bytes,
-        carrier: Carrier | None,
-        stats: Stats,
-        timeout_s: float,
-        wire: Wire | None = None,
-    ) -> H1UpstreamConn:
+    def dial(cls, reactor: Reactor, addresses: tuple[Address, ...], home: Home, own: bytes, carrier: Carrier | None,
+             stats: Stats, timeout_s: float, wire: Wire | None = None) -> H1UpstreamConn:  # fmt: skip
         """Start to connect; ``carrier.on_stream`` or ``on_unreachable`` is called from the loop, never from here.
 
         Several addresses are tried in order within the one time limit, a handshake of the ``wire`` included. Raises OSError

@@ -81,8 +81,8 @@ class H2ClientStream(ClientStream):
 
     __slots__ = (
         "_begun", "_late", "_moved", "_out", "_owed", "_taken", "_trailers", "_unsaid", "begun", "body_at", "by", "code",
-        "dirty", "ended", "fault", "got", "held", "is_over", "landing", "last", "length", "link", "number", "opened", "out_bytes",
-        "pieces", "queued", "refused", "room", "spoiled", "stuck_at", "told", "window",
+        "dirty", "ended", "fault", "got", "held", "is_over", "landing", "last", "length", "link", "number", "opened",
+        "out_bytes", "pieces", "queued", "refused", "room", "spoiled", "stuck_at", "told", "window",
     )  # fmt: skip
 
     def __init__(
@@ -488,22 +488,3 @@ class H2ClientStream(ClientStream):
     def _ended(self) -> None:
         """Our side has: a client that still sends is told that nothing more is wanted (RFC 9113 §8.1)."""
         self.link.over(self, -1 if self.ended else NO_ERROR)
-
-    # --- an upgraded protocol
-    def upgrade(self, head: ResponseHead, request_id: bytes, data: bytes) -> int:
-        raise AssertionError("a stream that is no tunnel")
-
-    def early(self) -> bytes:
-        return b""
-
-    def pause(self) -> None:
-        self.held = True
-
-    def resume(self) -> None:
-        self.go_on()
-
-    def pass_on(self, data: bytes) -> int:
-        return self.write_wire(data)
-
-    def hang_up(self) -> None:
-        self.finish()

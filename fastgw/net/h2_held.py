@@ -37,6 +37,12 @@ class Held:
         self._let_go(sink, min(len(data), self._counted))
         return data
 
+    def rest(self, sink: Sink | None) -> bytes:
+        """All of it, for whoever counts it no more."""
+        if sink is not None:
+            self._let_go(sink, self._counted)
+        return bytes(self.data)
+
     def _let_go(self, sink: Sink, size: int) -> None:
         if size:
             self._counted -= size

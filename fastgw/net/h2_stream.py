@@ -324,16 +324,22 @@ class H2UpstreamStream(UpstreamStream):
             self.pieces.clear()
         self.by.data += payload
 
-    def _tell(self, carrier: Carrier) -> None:
+    def _taken_off(self) -> bytes:
+        """All that has come of the answer."""
         pieces = self.pieces
         if self.by is not None:
             pieces.append(bytes(self.by.data))
             self.by = None
-        count = len(pieces)
-        data = b"" if not count else pieces[0] if count == 1 else b"".join(pieces)
-        if count:
-            pieces.clear()
-            self._got += len(data)
+        if not pieces:
+            return b""
+        data: bytes = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return data
+
+    def _tell(self, carrier: Carrier) -> None:
+        data = self._taken_off()
+        count = len(data)
+        self._got += count
         head = self.head
         if head is not None and not self._told:
             self._told = True
@@ -343,7 +349,7 @@ class H2UpstreamStream(UpstreamStream):
             self._note_end()
             carrier.on_data(data)
         if count and not self.ended:
-            self._took(len(data))
+            self._took(count)
         if self.held or self.carrier is not carrier:
             return
         if self.error is not None:
@@ -419,6 +425,10 @@ class H2UpstreamStream(UpstreamStream):
 
     def tunnel(self) -> None:
         raise AssertionError("a stream that is no tunnel")
+
+    def wants_h1(self, why: str) -> bool:
+        """The engine will not have this in HTTP/2: whether it is asked again, in whatever it may be asked in."""
+        return self.home.wants_h1(why)
 
     def cancel(self) -> None:
         carrier_gone = self.carrier is None

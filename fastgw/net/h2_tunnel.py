@@ -72,6 +72,9 @@ class H2Tunnel(H2ClientStream):
     def _taken_off(self) -> bytes:
         """All that has come."""
         pieces = self.pieces
+        by, self.by = self.by, None
+        if by is not None:
+            pieces.append(by.rest(self.sink))
         if not pieces:
             return b""
         data: bytes = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -93,9 +96,18 @@ class H2Tunnel(H2ClientStream):
             self.link.deliver_soon(self)
         return self._taken_off()
 
+    def pause(self) -> None:
+        self.held = True
+
     def resume(self) -> None:
         self.go_on()
         self._say()  # (of what came early)
+
+    def pass_on(self, data: bytes) -> int:
+        return self.write_wire(data)
+
+    def hang_up(self) -> None:
+        self.finish()
 
     def tear_off(self) -> None:
         self.sink = None

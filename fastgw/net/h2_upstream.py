@@ -371,10 +371,7 @@ class H2UpstreamConn(Link):
         why = f"the stream was reset: {h2.name_of(code)}"
         if stream.head is not None:
             stream.fate = why
-        elif code == h2.HTTP_1_1_REQUIRED and stream.method == b"CONNECT":
-            stream.fate = UNPROCESSED
-            stream.error = self.home.no_tunnels()
-        elif not stream.interim and (code == h2.REFUSED_STREAM or (code == h2.HTTP_1_1_REQUIRED and self.home.wants_h1(why))):
+        elif not stream.interim and (code == h2.REFUSED_STREAM or (code == h2.HTTP_1_1_REQUIRED and stream.wants_h1(why))):
             stream.fate = UNPROCESSED
         else:
             stream.error = bad_answer(why)
@@ -484,8 +481,7 @@ class H2UpstreamConn(Link):
         for stream in streams:
             if not stream.fate and stream.error is None:
                 stream.fate = how
-            if stream.pings < self._acked:
-                stream.shared = True  # the engine had it
+            stream.shared = stream.shared or stream.pings < self._acked  # the engine had it
             stream.deliver()
 
     def close(self, code: int = -1) -> None:

@@ -83,17 +83,19 @@ class H2UpstreamTunnel(H2UpstreamStream):
             carrier.on_end(self.fate or "fin")
 
     def _pass(self, carrier: Carrier) -> None:
-        pieces = self.pieces
-        if not pieces:
+        data = self._taken_off()
+        if not data:
             return
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
         carrier.on_data(data)
         if not self.ended:
             self._took(len(data))
 
     def tunnel(self) -> None:
         """(It is one.)"""
+
+    def wants_h1(self, why: str) -> bool:
+        self.error = self.home.no_tunnels()
+        return True
 
     def cancel(self) -> None:
         link = self.link

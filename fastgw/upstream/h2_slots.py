@@ -228,7 +228,8 @@ class H2Slots(H2Home):
         try:
             if self.conns or self.leavers:
                 # The engine is there, and has as much as it takes: that is no fault.
-                carrier.on_error(GatewayError("engine_busy", source=Source.GATEWAY, retryable=True, detail=detail))
+                error = GatewayError("engine_busy", source=Source.GATEWAY, retry_after_s=1.0, retryable=True, detail=detail)
+                carrier.on_error(error)
             else:
                 carrier.on_unreachable(detail, True)
         except Exception as error:

@@ -22,7 +22,7 @@ cpdef Attempt _call(ExchangeState exchange, Pool pool, bint probe)
 @cython.locals(group=Group, pool=Pool)
 cpdef bint _waits_for_room(ExchangeState exchange) except -1
 @cython.locals(call=Call, pool=Pool)
-cpdef call_failed(ExchangeState exchange, object failure, bint begun, str detail)
+cpdef call_failed(ExchangeState exchange, object failure, bint begun, str detail, object error)
 cpdef Group _group(ExchangeState exchange)
 @cython.locals(call=Attempt, connected=cython.bint)
 cpdef bint _again(ExchangeState exchange, Pool pool, bint counted) except -1

@@ -23,7 +23,10 @@ cdef class H2Tunnel(H2ClientStream):
     cdef bytes _taken_off(self)
     cpdef int upgrade(self, ResponseHead head, bytes request_id, bytes data) except -2
     cpdef bytes early(self)
+    cpdef pause(self)
     cpdef resume(self)
+    cpdef int pass_on(self, bytes data) except -2
+    cpdef hang_up(self)
     cpdef tear_off(self)
     cdef _own(self, int status, bytes content_type, bytes body, bytes lines)
     cdef _ended(self)

@@ -17,7 +17,7 @@ cdef class H2UpstreamTunnel(H2UpstreamStream):
     cdef _gives_up(self, Link link, object error)
     cdef _begin(self, Carrier carrier, ResponseHead head, bytes data)
     cdef _tell(self, Carrier carrier)
-    @cython.locals(pieces=list, data=bytes)
+    @cython.locals(data=bytes)
     cdef _pass(self, Carrier carrier)
     cpdef tunnel(self)
     @cython.locals(link=Link)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import Any
 
@@ -50,11 +51,13 @@ async def test_what_is_said_of_an_engine(
 
 @pytest.mark.parametrize(("protocol", "says"), [("auto", "speaks TLS (https://"), ("h2", "but TLS (https://")])
 async def test_one_that_speaks_tls_where_none_is_meant(protocol: Any, says: str) -> None:
-    async def alert(conn: ScriptedConnection) -> None:
-        await conn.send(b"\x15\x03\x01\x00\x02\x02\x46")  # what OpenSSL answers to a GET
+    def alert(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x15\x03\x01\x00\x02\x02\x46")  # what OpenSSL answers to a GET, and to a preface
+        writer.close()
 
-    async with ScriptedEngine(alert) as engine:
-        ((well, told),) = await tried([EngineConfig(url=engine.url, protocol=protocol)], 2.0)
+    async with await asyncio.start_server(alert, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        ((well, told),) = await tried([EngineConfig(url=f"http://127.0.0.1:{port}", protocol=protocol)], 2.0)
     assert (well, says in told) == (False, True), told
 
 
