@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks.tls import fronts, report
-from benchmarks.tls.__main__ import main, one_round, results
+from benchmarks.tls.__main__ import MARKS, RESULTS, main, one_round, results
 from benchmarks.tls.loads import Run
-from benchmarks.wire import process, tools
+from benchmarks.wire import chart, page, process, tools
 
 TOOLS = all(shutil.which(name) for name in ("h2load", "openssl", "cc"))
 
@@ -47,3 +49,14 @@ def test_a_bar_is_the_ratio_to_nginx_or_the_figure_alone() -> None:
     assert found["cpu_tls_us"]["met"] is True
     assert found["idle_kib"]["met"] is False
     assert found["cpu_h2_us"]["met"] is None
+
+
+def test_the_page_and_the_chart_are_those_of_the_committed_results() -> None:
+    section = page.PAGE.read_text().partition(MARKS[0])[2].partition(MARKS[1])[0].strip("\n")
+    (name,) = set(re.findall(r"results/(tls-[0-9-]+)\.", section))
+    found = json.loads((RESULTS / f"{name}.json").read_text())
+    assert section == report.section(found, name)
+    assert (RESULTS / f"{name}.svg").read_text() == chart.draw(found, report.PANELS)
+    rounds = found["proxies"]["fastgw"]["rounds"]
+    assert found["settings"]["rounds"] == len(rounds)
+    assert f"| {sorted(one['cpu_tls_us'] for one in rounds)[len(rounds) // 2]:.1f} (" in section

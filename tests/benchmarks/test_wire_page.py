@@ -190,6 +190,23 @@ def test_publishing_writes_between_the_marks_only(tmp_path: Path, monkeypatch: p
         page.publish(tmp_path / f"{name}.json")
 
 
+def test_engines_over_http2_have_a_section_of_their_own() -> None:
+    """Read from its own marks; its bars are those of HTTP/2 alone."""
+    page = module("page")
+    section = page.PAGE.read_text().partition(page.H2[0])[2].partition(page.H2[1])[0].strip("\n")
+    (name,) = set(re.findall(r"results/(h2-[0-9-]+)\.", section))
+    results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    assert page.of_h2(results)
+    assert not page.of_h2(shown()[1])
+    assert section == page.section(results, name)
+    assert (ROOT / "benchmarks" / "results" / f"{name}.svg").read_text() == module("chart").draw(results)
+    told = re.findall(r"^- \*\*(met|NOT MET|not measured)\*\*: (.*) <=", section, re.MULTILINE)
+    assert len(told) == 6
+    assert all("h2" in label for _, label in told)
+    rounds = results["proxies"]["fastgw (limits, h2)"]["rounds"]
+    assert results["settings"]["rounds"] == len(rounds)
+
+
 def test_rounds_are_added_to_those_of_the_same_commit_alone(tmp_path: Path) -> None:
     main = module("__main__")
     about = module("machine").facts()
