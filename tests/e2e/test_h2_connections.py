@@ -13,6 +13,7 @@ from tests.e2e.streams import DONE, event
 from tests.e2e.test_ways_engines import fine, is_fine
 from tests.support.capture import RST, capture
 from tests.support.requests import request
+from tests.support.ways.h2 import H2Engine
 from tests.support.ways.way import Way, say
 
 SSE = b"content-type: text/event-stream"
@@ -23,6 +24,8 @@ SSE = b"content-type: text/event-stream"
 async def test_the_first_request_after_the_start_meets_a_warm_connection(way: Way, shipped: bool) -> None:
     """By capture: from the client's first byte on nobody dials, and what it asked for goes over a connection from before."""
     async with way.engine(fine) as engine:
+        if isinstance(engine, H2Engine):
+            engine.probed = shipped
         with capture(engine.port) as passed:
             target = msgspec.structs.replace(way.target(engine.url), warm_connections=1)
             if shipped:

@@ -79,6 +79,7 @@ class Line(asyncio.Protocol):
         self.lost = UNBORN
         self.goes = False  # the other side has said GOAWAY
         self.gives = True  # credit for what comes, at once
+        self.probed = False  # who asks in HTTP/1.1 first is hung up on, and is no fault
         self.wrong: AssertionError | None = None
         self.drained = asyncio.Event()
         self.drained.set()
@@ -112,6 +113,9 @@ class Line(asyncio.Protocol):
         self.transport.write(self.peer.begins())
 
     def data_received(self, data: bytes) -> None:
+        if self.probed and not self.peer.reader.preface and data.startswith(b"GET "):
+            self.transport.close()
+            return
         try:
             out = self.peer.hears(data)
             unread, self.peer.unread = self.peer.unread, []
@@ -247,6 +251,7 @@ class H2Engine:
 
     def __init__(self, play: Play, *, ssl_context: ssl.SSLContext | None = None, **settings: int) -> None:
         self.play = play
+        self.probed = False  # by a gateway that has to find out what is spoken here
         self.turns: list[H2Turn] = []
         self.lines: list[Line] = []
         self.errors: list[BaseException] = []
@@ -268,6 +273,7 @@ class H2Engine:
 
     def _line(self) -> Line:
         line = Line(Server(settings=f.settings(**self._settings)), lambda line, seen: H2Turn(line, seen, self))
+        line.probed = self.probed
         self.lines.append(line)
         return line
 
