@@ -24,8 +24,25 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
             await send({"type": f"{kind}.complete"})
             if kind == "lifespan.shutdown":
                 return
+    if scope["type"] == "websocket":
+        await _session(receive, send)
     if scope["type"] == "http":
         await _ANSWERS.get(scope["path"], _nothing)(scope, receive, send)
+
+
+async def _session(receive: Receive, send: Send) -> None:
+    """What is said comes back, until it says ``bye``."""
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.connect":
+            await send({"type": "websocket.accept"})
+        elif message["type"] == "websocket.disconnect":
+            return
+        elif message.get("text") == "bye":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        else:
+            await send({"type": "websocket.send", "text": message.get("text")})
 
 
 async def _begin(send: Send, status: int, content_type: bytes) -> None:

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import pytest
 
 from fastgw import EngineConfig
+from tests.e2e.test_endpoints_realtime import frame
+from tests.e2e.test_h2_tunnels import CLOSE, CLOSED, session
 from tests.peers import parts
 from tests.support import tls_client
 from tests.support.gateway import Running, running
@@ -99,6 +101,30 @@ async def test_an_engine(name: str, protocol: Literal["h2", "auto"], secure: boo
             for client in many[4:6]:  # and who comes afterwards finds it well
                 assert (await client.asks(chat("sim", max_tokens=3), 20.0)).status == 200
             assert (own.failures_total, own.truncations_total) == (0, 0)
+
+
+@pytest.mark.parametrize("front", ["h1", "h2"])
+@pytest.mark.parametrize("protocol", ["h1", "h2"])
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("name", parts.each("hypercorn"))
+async def test_a_session(name: str, secure: bool, protocol: str, front: str, tls: parts.Certificate) -> None:
+    """Over HTTP/2 it is an extended CONNECT to it (RFC 8441), and it ends its side when ours has ended."""
+    with ExitStack() as stack:
+        peer = engine(stack, name, tls if secure else None)
+        async with before(peer, tls if secure else None, protocol) as gw, session(front, gw) as client:
+            await client.asks()
+            assert (await client.answered())[0] == 101
+            for text in (b"hello", b"x" * 60_000, "wörld".encode()):
+                said = b"\x81" + (bytes([len(text)]) if len(text) < 126 else b"\x7e" + len(text).to_bytes(2, "big")) + text
+                await client.says(frame(1, text))
+                assert await client.reads(len(said)) == said
+            await client.says(frame(1, b"bye"))
+            assert await client.reads(4) == CLOSED
+            await client.says(CLOSE)
+            assert await client.end() == (b"", "fin")
+            await gw.idle()
+            [record] = [record for record in gw.records if record["path"].startswith(b"/v1/realtime")]
+            assert (record["status"], record["outcome"]) == (101, "ok")
 
 
 @parts.needs("nghttpd")
