@@ -119,6 +119,10 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
         failure, rules, exchange.tries, reused=call.reused, begun=begun, at_hand=_at_hand(exchange), others=others
     )  # fmt: skip
     try:
+        if step is Step.AGAIN and exchange.tries.refusals > 1 and failure is Failure.REFUSED:
+            exchange.gateway.stats.replays_total += 1
+            _back_off(exchange, exchange.tries.refusals)
+            return
         if step is Step.AGAIN:
             if _again(exchange, pool, failure is Failure.LOST):
                 return
@@ -172,7 +176,7 @@ def _goes_on(exchange: ExchangeState, step: Step, pool: Pool) -> bool:
         return True
     if not _may_retry(exchange):
         return False
-    _back_off(exchange)
+    _back_off(exchange, exchange.tries.retries)
     return True
 
 
@@ -193,10 +197,10 @@ def _may_retry(exchange: ExchangeState) -> bool:
     return True
 
 
-def _back_off(exchange: ExchangeState) -> None:
-    """Another engine is asked after a short wait, longer each time, so that many retries do not come as one wave."""
+def _back_off(exchange: ExchangeState, time: int) -> None:
+    """An engine is asked after a short wait, longer each ``time``, so that many retries do not come as one wave."""
     exchange.move(BACKS_OFF)
-    wait_s = backoff_s(exchange.tries.retries, random())  # noqa: S311 - spreads retries, guards nothing
+    wait_s = backoff_s(time, random())  # noqa: S311 - spreads retries, guards nothing
     exchange.gateway.later(exchange, wait_s)
 
 
@@ -225,7 +229,7 @@ def asks_another(exchange: ExchangeState, status: int, waits_s: float) -> bool:
         call.failed()
     call.leave()
     exchange.detail = f"{engine.name}: answered {status}"
-    _back_off(exchange)
+    _back_off(exchange, exchange.tries.retries)
     return True
 
 

@@ -18,7 +18,9 @@ from fastgw.limits.breaker import CLOSED
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
-MOST_REFUSALS: Final = 4  # of one request by engines that had no look at it; then it is as any failure
+MOST_REFUSALS: Final = 4
+"""Of one request by engines that had no look at it; then it is as any failure. The first may be no more than a connection that
+goes; whoever refuses again has enough to do: another engine is asked, or the same after a pause."""
 MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
 
 
@@ -119,7 +121,7 @@ def after(
     if failure is Failure.CONNECT or failure is Failure.CONNECT_TIMEOUT or failure is Failure.FULL:
         return Step.NEXT if others else Step.FAIL
     if failure is Failure.REFUSED:
-        if tries.refusals <= MOST_REFUSALS:
+        if tries.refusals == 1 or (tries.refusals <= MOST_REFUSALS and not others):
             return Step.AGAIN
         return Step.NEXT if others else Step.FAIL
     if failure is Failure.LOST and reused and rules.replay and not tries.replayed:

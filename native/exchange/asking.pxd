@@ -29,7 +29,7 @@ cpdef bint _again(ExchangeState exchange, Pool pool, bint counted) except -1
 cpdef bint _goes_on(ExchangeState exchange, object step, Pool pool) except -1
 cpdef bint _at_hand(ExchangeState exchange) except -1
 cpdef bint _may_retry(ExchangeState exchange) except -1
-cpdef _back_off(ExchangeState exchange)
+cpdef _back_off(ExchangeState exchange, int time)
 @cython.locals(call=Call)
 cpdef bint asks_another(ExchangeState exchange, int status, double waits_s) except -1
 @cython.locals(call=Call)

@@ -103,6 +103,7 @@ class TestG2:
                 if client.answers:
                     break
                 say.peer.goes(0)
+                say.talk.passes(0.2)
             client.sees(502, "bad_gateway")
             assert len(say.engine.peers) < 8
 
@@ -135,6 +136,31 @@ class TestG3:
             client.sees(200)
             assert say.talk.stats.replays_total == 1
             assert say.engine.engine.failures_total == 0
+
+    def test_G3_who_refuses_again_is_left_alone_for_a_while(self) -> None:
+        """It has enough to do: asked at once, each request that it has no room for would be five."""
+        with h2() as say:
+            client = say.talk.client().says(chat())
+            for times in (2, 3, 4, 5):
+                say.last.resets(REFUSED_STREAM)
+                if times > 2:
+                    assert len(say.asked) == times - 1
+                    say.talk.passes(0.2)
+                assert len(say.asked) == times
+            say.last.resets(REFUSED_STREAM)
+            say.talk.passes(0.5)
+            client.sees(502, "bad_gateway")
+            assert (len(say.asked), say.talk.stats.replays_total) == (5, 4)
+            assert say.engine.engine.failures_total == 0
+
+    def test_G3_and_another_engine_is_asked(self) -> None:
+        with h2(2, policy="ordered") as say:
+            client = say.talk.client().says(chat())
+            for _ in range(2):
+                say.last.resets(REFUSED_STREAM)
+            assert [len(engine.asked) for engine in say.talk.engines] == [2, 1]
+            say.talk.engines[1].last.answers()
+            client.sees(200)
 
     def test_G3_an_upload_of_which_a_part_is_gone_is_not(self) -> None:
         with h2() as say:
