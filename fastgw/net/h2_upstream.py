@@ -297,9 +297,8 @@ class H2UpstreamConn(Link):
     def on_block(self, number: int, block: bytes, last: bool) -> None:
         stream = self.streams.get(number)
         if stream is None:
-            # (Without a table there is nothing to be learned from it.)
             if number not in self._limbo:
-                self.stray(number)
+                self.stray(number)  # (without a table there is nothing to be learned from it)
             return
         try:
             if stream.head is not None:
@@ -319,9 +318,7 @@ class H2UpstreamConn(Link):
                     return
         except HpackError as error:
             raise H2Error(h2.COMPRESSION_ERROR, str(error)) from error
-        except TooLong as error:
-            raise H2Error(h2.ENHANCE_YOUR_CALM, str(error)) from error
-        except Malformed as error:
+        except (TooLong, Malformed) as error:  # (of one too long the rest is not read: without a table nobody misses it)
             self._fail(stream, h2.PROTOCOL_ERROR, str(error))
             return
         if last:
@@ -380,8 +377,7 @@ class H2UpstreamConn(Link):
     def on_goaway(self, last: int, code: int) -> None:
         self.retire(f"GOAWAY: {h2.name_of(code)}")
         for number in [number for number in self.streams if number > last]:
-            # Not looked at, and never will be (RFC 9113 §6.8).
-            stream = self.streams.pop(number)
+            stream = self.streams.pop(number)  # not looked at, and never will be (RFC 9113 §6.8)
             self._stuck.pop(stream, None)
             stream.fate = "reset" if stream.begun() else UNPROCESSED
             self._touch(stream)

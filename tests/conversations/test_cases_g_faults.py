@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fastgw.net.h2_link import MOST_CONTINUATIONS
@@ -19,7 +21,7 @@ from tests.conversations.h2_row import (
     h2,
     streaming,
 )
-from tests.support.byhand.h2 import JSON, H2Peer
+from tests.support.byhand.h2 import JSON, SSE, H2Peer
 from tests.support.requests import chat
 from tests.support.scripts import ANSWER, DONE, EVENT
 
@@ -56,15 +58,25 @@ class TestG8:
             self._ends(say, ENHANCE_YOUR_CALM)
             client.sees(502)
 
-    def test_G8_a_field_section_that_is_too_long(self) -> None:
+    @pytest.mark.parametrize("behind", [False, True])
+    def test_G8_a_field_section_that_is_too_long(self, behind: bool) -> None:
+        """Of a head or of trailers. It is its stream's alone: without a table nothing that was not read is missed."""
         with h2() as say:
-            client = say.talk.client().says(chat())
-            block = _long_block(say.peer, 66_000)
+            [other] = streaming(say)
+            client = say.talk.client().says(chat(stream=behind))
+            if behind:
+                say.last.begins(SSE).says(EVENT)
+            block = _long_block(say.peer, 66_000)[behind:]
             parts = [block[at : at + 16384] for at in range(0, len(block), 16384)]
-            data = frame(1, 0, 1, parts[0]) + b"".join(frame(9, 0, 1, part) for part in parts[1:-1]) + frame(9, 4, 1, parts[-1])
-            say.peer.says(data)
-            self._ends(say, ENHANCE_YOUR_CALM)
-            client.sees(502)
+            say.peer.says(frame(1, int(behind), 3, parts[0]) + b"".join(frame(9, 0, 3, part) for part in parts[1:-1]))
+            say.peer.says(frame(9, 4, 3, parts[-1]))
+            if behind:
+                broke_off(say.talk, client)
+            else:
+                client.sees(502)
+            assert say.peer.last.reset == PROTOCOL_ERROR
+            say.asked[0].says(DONE, last=True)
+            other.sees(200)
 
     def test_G8_a_long_one_that_is_allowed(self) -> None:
         with h2() as say:
@@ -80,8 +92,8 @@ class TestG8:
         with h2() as say:
             client = say.talk.client().says(chat())
             say.peer.says(frame(1, 4, 1, b"\x88" + b"\x90" * 2000))
-            self._ends(say, ENHANCE_YOUR_CALM)
             client.sees(502)
+            assert say.peer.last.reset == PROTOCOL_ERROR
 
     @pytest.mark.parametrize("block", [
         b"\x3f\xe1\x1f\x88",  # a table of 4,096 bytes: ours has none (RFC 7541 §4.2, §6.3)
