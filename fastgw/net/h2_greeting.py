@@ -15,9 +15,9 @@ from fastgw.protocol.h2 import frames as h2
 GREETING: Final = h2.PREFACE + h2.settings({})
 
 
-async def speaks_h2(addresses: tuple[Address, ...], timeout_s: float) -> bool | None:
+async def speaks_h2(addresses: tuple[Address, ...], timeout_s: float, silent: bool | None = False) -> bool | None:
     """Whether who answers at the first of ``addresses`` that accepts greets us in HTTP/2. None = nobody answered at all. (A
-    server of HTTP/1 says 400, or closes; one that says nothing in time does not speak it either.)"""
+    server of HTTP/1 says 400, or closes.) ``silent``: what it means that nothing is said in time."""
     try:
         async with asyncio.timeout(timeout_s):
             for family, address in addresses:
@@ -26,7 +26,7 @@ async def speaks_h2(addresses: tuple[Address, ...], timeout_s: float) -> bool | 
                 except OSError:
                     continue
     except TimeoutError:
-        return False
+        return silent
     return None
 
 

@@ -142,6 +142,11 @@ class H2UpstreamConn(Link):
             else:
                 self._dialling(code)
                 return
+        self._give_up(detail, timed_out, lacking)
+
+    def _give_up(self, detail: str, timed_out: bool = False, lacking: bool = False) -> None:
+        """It did not come about. (An engine that closes before its SETTINGS may be one that ends, or begins; one that is silent
+        is busy: neither says what it speaks.)"""
         self.close()
         self.home.dial_failed(self, detail, timed_out, lacking)
 
@@ -423,7 +428,7 @@ class H2UpstreamConn(Link):
         if self.state is CONNECTING:
             self._dial_failed("connect timeout", True)
         elif self.state is GREETING:
-            self._not_h2("no SETTINGS in time")
+            self._give_up("no SETTINGS in time", True)
         elif self._idle and not self.busy() and self.home.unneeded(self):
             self.close(h2.NO_ERROR)
         elif not self.alive() or self.half_for(now) >= PING_S:
@@ -458,7 +463,7 @@ class H2UpstreamConn(Link):
         if self.state is CONNECTING:
             self._dial_failed("connection reset", False)
         elif self.state is GREETING:
-            self._not_h2("closed before its SETTINGS")
+            (self._not_h2 if self.reader.halfway() else self._give_up)("closed before its SETTINGS")
         else:
             self.close()
             self._tell_all(how)
@@ -466,8 +471,7 @@ class H2UpstreamConn(Link):
     def lost(self) -> None:
         """End as if the engine had reset the connection: whoever has a stream on it is told so."""
         if self.state is CONNECTING or self.state is GREETING:
-            self.close()
-            self.home.dial_failed(self, "connection reset", False, False)
+            self._give_up("connection reset")
         elif self.state is not CLOSED:
             self.ended("reset")
 

@@ -175,7 +175,9 @@ class Health:
             return False
         from fastgw.net.h2_greeting import speaks_h2  # (no part of a start)
 
-        found = await speaks_h2(engine.addresses, self._config.health_timeout_s)
+        # (One that spoke it, and is silent now, may be busy. When it is not well nobody loses anything by another try.)
+        silent = None if engine.h2 and engine.healthy else False
+        found = await speaks_h2(engine.addresses, self._config.health_timeout_s, silent)
         if found is None:
             return False
         turned = found != engine.h2

@@ -354,6 +354,36 @@ class TestG12:
             assert client.seen.status in (502, 504)
             assert say.peer.wire.closed
 
+    @pytest.mark.parametrize("goes", ["fin", "reset", "silent"])
+    def test_G12_nothing_said_is_no_word_about_the_protocol(self, goes: Any) -> None:
+        """An engine that ends, or begins, behind somebody who takes connections; or one that is busy."""
+        with h2() as say:
+            say.engine.engine.protocol = "auto"
+            say.engine.greeting = None
+            client = say.talk.client().says(chat())
+            say.engine.peers[0].acks = False
+            if goes == "silent":
+                say.talk.passes(5.2)
+            else:
+                say.peer.closes(goes)
+            assert client.seen.status == (504 if goes == "silent" else 502)
+            assert (say.engine.engine.h2, say.engine.dials_h1, say.engine.engine.failures_total) == (True, 0, 1)
+            say.engine.greeting = {}
+            client = say.talk.client().says(chat())
+            say.last.answers()
+            client.sees(200)
+
+    @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"HTTP"])
+    def test_G12_another_protocol_is(self, said: bytes) -> None:
+        with h2() as say:
+            say.engine.engine.protocol = "auto"
+            say.engine.greeting = None
+            say.talk.client().says(chat())
+            say.peer.says(said)
+            if not say.peer.wire.closed:
+                say.peer.closes()
+            assert (say.engine.engine.h2, say.engine.dials_h1) == (False, 1)
+
     def test_G12_refused(self) -> None:
         with h2() as say:
             say.engine.dial = "refused"

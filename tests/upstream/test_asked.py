@@ -133,6 +133,7 @@ class TestTheQuestion:
         async with _mute() as port:
             began = time.monotonic()
             assert await speaks_h2(_address(port), 0.2) is False
+            assert await speaks_h2(_address(port), 0.1, None) is None
             with pytest.raises(FetchError, match=r"within 0\.2 s"):
                 await fetch_h2(_address(port), b"/", b"Host: a\r\n", 0.2, 1000)
             assert time.monotonic() - began < 2
@@ -233,6 +234,18 @@ class TestAuto:
             await gw.until("it is asked in HTTP/2", lambda: pool_engine(gw).h2 and pool_engine(gw).healthy)
             async with await gw.client() as client:
                 assert (await client.ask(chat())).body == ANSWER
+
+    @pytest.mark.parametrize("healthy", [True, False])
+    async def test_one_that_is_silent_is_no_other_before_it_is_known_not_to_be_well(self, healthy: bool) -> None:
+        own: dict[str, Any] = {"upstream_protocol": "auto", "health_timeout_s": 0.1, **QUIET}
+        async with _mute() as port, running([f"http://127.0.0.1:{port}"], **own) as gw:
+            core = gw.gateway.core
+            assert core is not None
+            pool = core.table.pools[0]
+            pool.speaks(True)
+            pool.engine.healthy = healthy
+            await core.health.probe(pool)
+            assert pool.engine.h2 is healthy
 
     async def test_G12_one_that_stops_to_speak_it(self) -> None:
         """It was restarted as another program: no client gets an error for that."""
