@@ -24,6 +24,7 @@ from fastgw.net.shortage import Shortage, no_socket
 from fastgw.net.timers import NEVER
 from fastgw.net.upstream import FRESH, UNPROCESSED, UPGRADE, Carrier
 from fastgw.net.wire import Wire
+from fastgw.protocol.h2.frames import NO_ERROR
 from fastgw.protocol.h2.writer import own_block
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.target import Engine
@@ -346,14 +347,17 @@ class H2Slots(H2Home):
         for conn in (*self.conns, *self.dialling, *self.leavers):
             conn.own = own
 
-    def close(self) -> None:
-        """Close what is idle, or dialled for nobody; busy connections close as they come to rest."""
+    def close(self, at_once: bool = False) -> None:
+        """Close what is idle, or dialled for nobody; busy connections close as they come to rest. ``at_once``: nobody has a
+        stream any more, and what an engine has still to say behind its answers is not waited for."""
         self._closed = True
         if not self.waiting:
             for conn in list(self.dialling):
                 conn.close()
         for conn in list(self.conns):
             conn.retire("not needed any more")
+        for conn in list(self.leavers) if at_once else ():
+            conn.close(NO_ERROR)
 
     def reopen(self) -> None:
         """After :meth:`close`: connections are kept again."""

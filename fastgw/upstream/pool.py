@@ -315,7 +315,7 @@ class Pool(Home):
         ``at_once``: nobody's stream waits meanwhile."""
         self._closed = True
         if self._slots is not None:
-            self._slots.close()
+            self._slots.close(at_once)
         self._let_idle_go(len(self.idle) if at_once else CLOSES)
 
     def _let_idle_go(self, most: int = CLOSES) -> None:

@@ -13,8 +13,9 @@ from tests.conversations.h2_row import (
     h2,
     streaming,
 )
+from tests.support.byhand.h2 import JSON
 from tests.support.requests import chat
-from tests.support.scripts import DONE, EVENT
+from tests.support.scripts import ANSWER, DONE, EVENT
 
 
 class TestLost:
@@ -49,6 +50,17 @@ class TestLost:
             client.sees(502, "bad_gateway")
             assert not stream.seen.complete
             assert len(say.engine.peers) == 1
+
+    def test_an_end_that_is_still_to_be_said_keeps_no_connection_when_the_gateway_stops(self) -> None:
+        """The answer was whole by its length; who would wait for END_STREAM is gone."""
+        with h2() as say:
+            client = say.talk.client().says(chat())
+            say.last.begins([*JSON, (b"content-length", b"%d" % len(ANSWER))]).says(ANSWER)
+            client.sees(200)
+            say.engine.close(True)
+            say.talk.passes(0)
+            assert say.peer.look().wire.closed
+            assert say.talk.stats.upstream_open == 0
 
     def test_PINGs_find_out(self) -> None:
         with h2() as say:
