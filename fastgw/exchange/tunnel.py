@@ -142,10 +142,11 @@ class Tunnel:
 
     @staticmethod
     def closed(exchange: ExchangeState, call: Call, how: str) -> None:
-        """The engine has closed (``"fin"`` or ``"reset"``), or fallen silent."""
+        """The engine has closed (``"fin"``), fallen silent (``"silent"``), or broken off: ``how`` says why, where it did."""
         call.leave()
-        if how == "reset":
-            exchange.client.tear_off()
-        else:
+        if how == "fin" or how == "silent":
             exchange.client.hang_up()
+        else:
+            exchange.client.tear_off()
+            exchange.detail = exchange.detail or ("" if how == "reset" else f"{call.pool.engine.name}: {how}")
         exchange.end("ok", False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha1
 from typing import Any
@@ -16,6 +16,8 @@ from fastgw.net.wire import QUEUED
 from tests.conversations.h2_row import CANCEL, PROTOCOL_ERROR, REFUSED_STREAM, H2Talk, frame, h2
 from tests.support.byhand.client import HandClient
 from tests.support.byhand.h2 import JSON, Asked
+from tests.support.byhand.h2_front import h2_client
+from tests.support.h2 import frames as f
 from tests.support.requests import request
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -163,6 +165,26 @@ class TestPassing:
             asked.resets(CANCEL)
             assert client.closed
             assert say.talk.records[-1]["outcome"] == "ok"
+
+    @pytest.mark.parametrize(("breaks", "says"), [
+        (lambda say: say.last.resets(CANCEL), "127.0.0.1: the stream was reset: CANCEL"),
+        (lambda say: say.peer.says(frame(8, 0, 1, bytes(4))), "127.0.0.1: a window of no or of too many bytes"),
+        (lambda say: say.peer.goes(0), ""),
+        (lambda say: say.peer.closes("reset"), ""),
+    ], ids=["stream", "protocol", "goaway", "connection"])  # fmt: skip
+    def test_what_an_engine_breaks_off_does_not_end_in_order(self, breaks: Callable[[H2Talk], object], says: str) -> None:
+        """RFC 8441 section 5: CANCEL for a client of HTTP/2, where the end of one side is END_STREAM."""
+        asks = f.fields(
+            ":method: CONNECT", ":protocol: websocket", ":scheme: http", ":path: /v1/realtime?model=m", ":authority: peer",
+            "sec-websocket-version: 13",
+        )  # fmt: skip
+        with offered() as say, h2_client(say.talk) as client:
+            client.says(f.headers(1, asks))
+            say.last.begins(())
+            client.sees("HEADERS 1")
+            breaks(say)
+            client.sees("RST_STREAM 1 code=CANCEL")
+            assert say.talk.records[-1]["detail"].replace(":9", "") == says
 
     def test_a_client_that_leaves_is_an_abort(self) -> None:
         with offered() as say:
