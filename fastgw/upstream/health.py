@@ -175,7 +175,8 @@ class Health:
             return False
         from fastgw.net.h2_greeting import speaks_h2  # (no part of a start)
 
-        # (One that spoke it, and is silent now, may be busy. When it is not well nobody loses anything by another try.)
+        # (One that spoke it, and says nothing now, may be busy, or away behind somebody who takes connections for it. When it
+        # is not well nobody loses anything by another try.)
         silent = None if engine.h2 and engine.healthy else False
         found = await speaks_h2(engine.addresses, self._config.health_timeout_s, silent)
         if found is None:

@@ -171,9 +171,9 @@ class TestTheQuestion:
 
 
 @asynccontextmanager
-async def _mute() -> AsyncIterator[int]:
+async def _mute(closes: bool = False) -> AsyncIterator[int]:
     async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(-1)
+        await reader.read(1 if closes else -1)
         writer.close()
 
     server = await asyncio.start_server(nothing, "127.0.0.1", 0)
@@ -236,9 +236,10 @@ class TestAuto:
                 assert (await client.ask(chat())).body == ANSWER
 
     @pytest.mark.parametrize("healthy", [True, False])
-    async def test_one_that_is_silent_is_no_other_before_it_is_known_not_to_be_well(self, healthy: bool) -> None:
+    @pytest.mark.parametrize("closes", [True, False])
+    async def test_one_that_says_nothing_is_no_other_while_it_is_well(self, closes: bool, healthy: bool) -> None:
         own: dict[str, Any] = {"upstream_protocol": "auto", "health_timeout_s": 0.1, **QUIET}
-        async with _mute() as port, running([f"http://127.0.0.1:{port}"], **own) as gw:
+        async with _mute(closes) as port, running([f"http://127.0.0.1:{port}"], **own) as gw:
             core = gw.gateway.core
             assert core is not None
             pool = core.table.pools[0]
