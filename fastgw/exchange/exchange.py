@@ -304,7 +304,7 @@ class Exchange(ExchangeState):
             self.local_task.cancel()
         self.detail = f"client closed ({how})"
         self.error_kind = "client_closed"
-        if self.call is None or self.call.relay is None:
+        if self.phase != TUNNEL and (self.call is None or self.call.relay is None):
             self.status = 499
         self.end("client_closed", False)
 

@@ -25,6 +25,7 @@ ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 section 1.3
 OFFERED = {"max_concurrent_streams": 100, "enable_connect_protocol": 1}
 NOT_OFFERED = {"max_concurrent_streams": 100}
 HTTP_1_1_REQUIRED = 13
+OWNER = "sk-tunnels-0123456789"
 
 
 def handshake(*more: tuple[str, str], key: str | None = KEY) -> bytes:
@@ -192,6 +193,17 @@ class TestPassing:
             client.leaves()
             say.peer.look()
             assert asked.reset == CANCEL
+
+    def test_what_it_has_used_until_then_stands_in_its_record(self) -> None:
+        """It was a session, and its key has paid: one that says nothing of that is no account of it."""
+        with offered(api_keys=(OWNER,), daily_token_quota=100) as say:
+            client = say.talk.client().says(handshake(("Authorization", f"Bearer {OWNER}")))
+            usage = b'{"type":"response.done","response":{"usage":{"input_tokens":3,"output_tokens":4}}}'
+            say.last.begins(()).says(bytes((0x81, len(usage))) + usage)
+            client.leaves()
+            [record] = say.talk.records
+            told = [record[name] for name in ("status", "outcome", "prompt_tokens", "completion_tokens")]
+            assert told == [101, "client_closed", 3, 4]
 
     def test_an_engine_that_is_silent_for_too_long(self) -> None:
         with offered(between_bytes_timeout_s=5.0) as say:
