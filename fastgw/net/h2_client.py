@@ -67,6 +67,10 @@ class ClientLink(H2Link):
         """Forget the stream; with RST_STREAM where ``code`` is not negative."""
         raise NotImplementedError
 
+    def part(self, stream: H2ClientStream) -> None:
+        """All of it is framed, and it ends in RST_STREAM: send that once the client has read what is before it."""
+        raise NotImplementedError
+
     def deliver_soon(self, stream: H2ClientStream) -> None:
         """Tell what has come for it, not from here."""
         raise NotImplementedError
@@ -443,7 +447,7 @@ class H2ClientStream(ClientStream):
         if ends:
             self._ended()
         elif self.code >= 0:
-            link.over(self, self.code)
+            link.part(self)
         return ALL_GONE
 
     def _take(self, out: list[bytes], size: int) -> None:

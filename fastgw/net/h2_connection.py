@@ -37,7 +37,8 @@ MOST_UNTAKEN_BYTES: Final = 2 * MOST_TURN_BYTES
 """More than this waits for the client, and it is not read until that has gone: heads, acknowledgements and resets know no
 window."""
 UNANSWERED_S: Final = 5.0
-"""Behind a GOAWAY that still takes what is on its way, a PING asks whether the client has seen it: so long it is waited for."""
+"""Behind a GOAWAY that still takes what is on its way, and behind the last words of an answer that ends in RST_STREAM, a PING
+asks whether the client has seen it: so long it is waited for."""
 
 
 class H2Connection(Connection):
@@ -85,7 +86,7 @@ class H2Connection(Connection):
 class H2ClientLink(H2Arrival):
     """See the head of this file."""
 
-    __slots__ = ("_drained_bytes", "_first", "_in_kernel", "_moved_at", "_preface", "_ready", "connection", "stats")
+    __slots__ = ("_drained_bytes", "_first", "_in_kernel", "_moved_at", "_parting", "_preface", "_ready", "connection", "stats")
 
     def __init__(
         self, reactor: Reactor, wire: Wire, service: Service, limits: ConnLimits, stats: Stats, peer_ip: str, trusted: bool,
@@ -97,6 +98,8 @@ class H2ClientLink(H2Arrival):
         self._preface = PREFACE  # what is still to come of it
         self._first = True  # no block has gone out
         self._ready: deque[H2ClientStream] = deque()  # that have something to send, in turns
+        # Whose RST_STREAM waits for the answer to a PING, and its number.
+        self._parting: deque[tuple[int, H2ClientStream]] = deque()
         self._drained_bytes = 0
         self._in_kernel = 0  # bytes that the client had not acknowledged when its progress was last looked at
         self._moved_at = 0.0  # when that was
@@ -173,6 +176,13 @@ class H2ClientLink(H2Arrival):
                 stream.drained()
         for stream in ready:
             stream.kept()
+        if self._parting and self._parting[-1][0] > self._pings:
+            self.ping()
+
+    def part(self, stream: H2ClientStream) -> None:
+        # Clients throw away what they have not passed on when a reset comes (curl, browsers), which in one read with it would be
+        # the error event. Who answers a PING has read what came before it.
+        self._parting.append((self._pings + 1, stream))
 
     def flushed(self) -> None:
         if not self.writable and self.wire.queued_bytes > MOST_UNTAKEN_BYTES:
@@ -263,6 +273,8 @@ class H2ClientLink(H2Arrival):
             self.leave()
         elif self._left == MOST_STREAM - 1 and self.unanswered_for(now) >= UNANSWERED_S:
             self.retire()
+        if self._parting and self.unanswered_for(now) >= UNANSWERED_S:
+            self._parted(self._pings)
         for stream in list(self.streams.values()):
             self._look_at(stream, now)
         self.reactor.wheel.arm(self, now + self._look_s)
@@ -343,8 +355,15 @@ class H2ClientLink(H2Arrival):
         return False
 
     def on_acked(self, ping: int) -> None:
-        if self.state is OPEN and self._left == MOST_STREAM - 1:
+        self._parted(ping)
+        if self.state is OPEN and self._left == MOST_STREAM - 1 and not self.unacked():
             self.retire()
+
+    def _parted(self, ping: int) -> None:
+        parting = self._parting
+        while parting and parting[0][0] <= ping:
+            stream = parting.popleft()[1]
+            self.over(stream, stream.code)
 
     def retire(self) -> None:
         if self.state is OPEN:
@@ -419,6 +438,7 @@ class H2ClientLink(H2Arrival):
         self.connection = None
         self._out.clear()
         self._ready.clear()
+        self._parting.clear()
         self._dirty.clear()
         self.wire.dispose(reset)
         self.reactor.wheel.disarm(self)

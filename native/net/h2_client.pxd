@@ -21,6 +21,7 @@ cdef class ClientLink(H2Link):
     cpdef bytes head(self, bytes block)
     cpdef ready(self, H2ClientStream stream)
     cpdef over(self, H2ClientStream stream, int code)
+    cpdef part(self, H2ClientStream stream)
     cpdef deliver_soon(self, H2ClientStream stream)
     cpdef retire(self)
 

@@ -26,12 +26,15 @@ cdef class H2ClientLink(H2Arrival):
     cdef public Stats stats
     cdef bytes _preface
     cdef bint _first
-    cdef object _ready
+    cdef object _ready, _parting
     cdef Py_ssize_t _drained_bytes, _in_kernel
     cdef double _moved_at
 
     @cython.locals(out=list, left=cython.Py_ssize_t, stream=H2ClientStream, before=cython.Py_ssize_t, state=cython.int)
     cpdef flushing(self)
+    cpdef part(self, H2ClientStream stream)
+    @cython.locals(stream=H2ClientStream)
+    cdef _parted(self, long ping)
     @cython.locals(stream=H2ClientStream)
     cpdef on_window(self, long number, long long more)
     cdef _pump(self, H2ClientStream stream)

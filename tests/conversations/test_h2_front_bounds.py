@@ -9,9 +9,10 @@ import pytest
 from fastgw.net.h2_client import WINDOW_BYTES
 from fastgw.net.h2_connection import UNANSWERED_S
 from tests.support.byhand.h2_front import H2HandClient, h2_client
-from tests.support.conversation import conversation
+from tests.support.conversation import answering, conversation, kills
 from tests.support.h2 import frames as f
 from tests.support.requests import chat_body
+from tests.support.scripts import EVENT, SSE_HEAD, chunk
 
 POST = (
     (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/v1/chat/completions"), (b":authority", b"localhost"),
@@ -92,6 +93,39 @@ def test_who_does_not_answer_the_PING_of_a_farewell_is_not_waited_for() -> None:
         client.sees("GOAWAY last=3")
         client.says(asks(5, chat_body()))
         assert talk.asked == [2]
+
+
+class TestABrokenAnswer:
+    """Its error event arrives: curl and browsers throw away what they have not passed on when a reset comes with it in one read."""
+
+    def _breaks(self, client: H2HandClient, *streams: int) -> None:
+        talk = client.talk
+        talk.plays(answering(SSE_HEAD + chunk(EVENT)))
+        client.says(*[asks(stream, chat_body(stream=True)) for stream in streams])
+        for asked in talk.engines[0].asked:
+            kills(asked)
+        client.hears()
+        for stream in streams:
+            assert b'"error"' in client.peer.body(stream)
+
+    def test_is_reset_once_the_client_has_read_what_was_said_before(self) -> None:
+        with conversation() as talk, h2_client(talk, acks=False) as client:
+            self._breaks(client, 1, 3)
+            assert not client.peer.count("RST_STREAM")
+            client.says(f.ping(client.peer.sees("PING").payload, ack=True))
+            client.sees("RST_STREAM 1 code=INTERNAL_ERROR")
+            assert not client.peer.count("RST_STREAM 3"), "its own words are behind another PING"
+            client.says(f.ping(client.peer.sees("PING").payload, ack=True))
+            client.sees("RST_STREAM 3 code=INTERNAL_ERROR")
+            assert not client.connection.link.streams
+
+    def test_is_reset_all_the_same_when_it_does_not_answer(self) -> None:
+        with conversation() as talk, h2_client(talk, acks=False) as client:
+            self._breaks(client, 1)
+            client.passes(UNANSWERED_S * 3)
+            client.sees("RST_STREAM 1 code=INTERNAL_ERROR")
+            assert not client.connection.link.streams
+            assert not client.ended
 
 
 class TestHeld:
