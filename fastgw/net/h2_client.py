@@ -32,7 +32,7 @@ from fastgw.net.timers import NEVER
 from fastgw.net.wire import DEAD, QUEUED, SENT, Wire
 from fastgw.protocol.body import PLAIN
 from fastgw.protocol.h2.answers import CONTINUE, engine_block, local_block, trailer_block
-from fastgw.protocol.h2.frames import CANCEL, DATA, END_STREAM, FIRST_WINDOW, INTERNAL_ERROR, NO_ERROR, headers, window_update
+from fastgw.protocol.h2.frames import CANCEL, DATA, END_STREAM, FIRST_WINDOW, INTERNAL_ERROR, headers, window_update
 from fastgw.protocol.h2.lean import Control
 from fastgw.protocol.http1.writer import http_date
 
@@ -69,6 +69,10 @@ class ClientLink(H2Link):
 
     def part(self, stream: H2ClientStream) -> None:
         """All of it is framed, and it ends in RST_STREAM: send that once the client has read what is before it."""
+        raise NotImplementedError
+
+    def spare(self, stream: H2ClientStream) -> None:
+        """Its answer is whole before its body is: forget it, and see to it that the client reads that answer."""
         raise NotImplementedError
 
     def deliver_soon(self, stream: H2ClientStream) -> None:
@@ -490,5 +494,5 @@ class H2ClientStream(ClientStream):
                 self.service.crashed(self, error)
 
     def _ended(self) -> None:
-        """Our side has: a client that still sends is told that nothing more is wanted (RFC 9113 §8.1)."""
-        self.link.over(self, -1 if self.ended else NO_ERROR)
+        """Our side has."""
+        self.link.over(self, -1) if self.ended else self.link.spare(self)

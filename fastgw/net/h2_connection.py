@@ -32,6 +32,7 @@ from fastgw.protocol.h2.frames import PREFACE, H2Error
 from fastgw.protocol.h2.hpack import NO_TABLE
 from fastgw.stats import Stats
 
+MOST_UNWANTED_BYTES: Final = 32 << 20  # of a body whose answer is whole, that are read for nothing
 MOST_TURN_BYTES: Final = 262144  # that one turn sends on one connection
 MOST_UNTAKEN_BYTES: Final = 2 * MOST_TURN_BYTES
 """More than this waits for the client, and it is not read until that has gone: heads, acknowledgements and resets know no
@@ -150,7 +151,7 @@ class H2ClientLink(H2Arrival):
     def flushing(self) -> None:
         """A frame of each stream that has something to send, and again, as far as windows and the turn go."""
         ready = self._ready
-        if not ready or not self.writable:
+        if not self.writable:
             return
         out = self._out
         left = MOST_TURN_BYTES
@@ -179,9 +180,24 @@ class H2ClientLink(H2Arrival):
         if self._parting and self._parting[-1][0] > self._pings:
             self.ping()
 
+    def spare(self, stream: H2ClientStream) -> None:
+        # A reset tells a client that still sends that nothing more is wanted (RFC 9113 §8.1). But some that wait for a window
+        # do not see it, and wait on (httpx), and some lose the answer that it comes with (curl). So what is short may still
+        # come, and is thrown away; what is not is reset, as in `part`.
+        number, room = stream.number, stream.room
+        rest = stream.length - stream.got if stream.length >= 0 else MOST_UNWANTED_BYTES + 1
+        self.over(stream, -1)
+        if rest > MOST_UNWANTED_BYTES:
+            self._parting.append((self._pings + 1, stream))
+            self.flush_soon()
+        elif rest > room:
+            self.put(h2.window_update(number, rest - room))
+            room = rest
+        self._forget(number, room)
+
     def part(self, stream: H2ClientStream) -> None:
-        # Clients throw away what they have not passed on when a reset comes (curl, browsers), which in one read with it would be
-        # the error event. Who answers a PING has read what came before it.
+        # Clients throw away what they have not passed on when a reset comes (curl, browsers), which in one read with it would
+        # be the error event. Who answers a PING has read what came before it.
         self._parting.append((self._pings + 1, stream))
 
     def flushed(self) -> None:
@@ -363,7 +379,10 @@ class H2ClientLink(H2Arrival):
         parting = self._parting
         while parting and parting[0][0] <= ping:
             stream = parting.popleft()[1]
-            self.over(stream, stream.code)
+            if not stream.is_over:
+                self.over(stream, stream.code)
+            elif self._limbo.get(stream.number, -1) >= 0 and self.state is not CLOSED:
+                self.put(h2.rst_stream(stream.number, h2.NO_ERROR))
 
     def retire(self) -> None:
         if self.state is OPEN:

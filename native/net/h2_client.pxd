@@ -12,7 +12,7 @@ from fastgw.protocol.h2.frames cimport headers, window_update
 from fastgw.protocol.http1.writer cimport http_date
 
 cdef double NEVER
-cdef int BODY_PROGRESS_BYTES, CANCEL, DATA, DEAD, END_STREAM, INTERNAL_ERROR, MAX_REFUSALS, NO_BODY, NO_ERROR, PLAIN, QUEUED, SENT
+cdef int BODY_PROGRESS_BYTES, CANCEL, DATA, DEAD, END_STREAM, INTERNAL_ERROR, MAX_REFUSALS, NO_BODY, PLAIN, QUEUED, SENT
 cdef int WRITE_PROGRESS_BYTES
 
 cdef object CLOSED
@@ -22,6 +22,7 @@ cdef class ClientLink(H2Link):
     cpdef ready(self, H2ClientStream stream)
     cpdef over(self, H2ClientStream stream, int code)
     cpdef part(self, H2ClientStream stream)
+    cpdef spare(self, H2ClientStream stream)
     cpdef deliver_soon(self, H2ClientStream stream)
     cpdef retire(self)
 

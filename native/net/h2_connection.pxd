@@ -32,6 +32,8 @@ cdef class H2ClientLink(H2Arrival):
 
     @cython.locals(out=list, left=cython.Py_ssize_t, stream=H2ClientStream, before=cython.Py_ssize_t, state=cython.int)
     cpdef flushing(self)
+    @cython.locals(number=cython.long, room=cython.longlong, rest=cython.longlong)
+    cpdef spare(self, H2ClientStream stream)
     cpdef part(self, H2ClientStream stream)
     @cython.locals(stream=H2ClientStream)
     cdef _parted(self, long ping)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 
 from fastgw.net.h2_client import WINDOW_BYTES
-from fastgw.net.h2_connection import UNANSWERED_S
+from fastgw.net.h2_connection import MOST_UNWANTED_BYTES, UNANSWERED_S
 from tests.support.byhand.h2_front import H2HandClient, h2_client
 from tests.support.conversation import answering, conversation, kills
 from tests.support.h2 import frames as f
@@ -96,7 +96,7 @@ def test_who_does_not_answer_the_PING_of_a_farewell_is_not_waited_for() -> None:
 
 
 class TestABrokenAnswer:
-    """Its error event arrives: curl and browsers throw away what they have not passed on when a reset comes with it in one read."""
+    """Its error event arrives: clients throw away what they have not passed on when a reset comes in one read with it."""
 
     def _breaks(self, client: H2HandClient, *streams: int) -> None:
         talk = client.talk
@@ -126,6 +126,47 @@ class TestABrokenAnswer:
             client.sees("RST_STREAM 1 code=INTERNAL_ERROR")
             assert not client.connection.link.streams
             assert not client.ended
+
+
+class TestAnsweredBeforeItsBodyHasCome:
+    """A refusal arrives, whatever is still to come: some send all before they read, some lose what a reset comes with."""
+
+    def _asks(self, client: H2HandClient, length: int | None) -> None:
+        more = [] if length is None else [(b"content-length", b"%d" % length)]
+        client.says(f.headers(1, [*POST[:2], (b":path", b"/v1/none"), *POST[3:], *more]) + f.data(1, b"x" * 1000))
+        client.sees("HEADERS 1 :status=404", "DATA 1 end")
+
+    def test_a_short_one_gets_its_window_and_is_thrown_away(self) -> None:
+        with conversation() as talk, h2_client(talk) as client:
+            self._asks(client, 1000 + MOST_UNWANTED_BYTES)
+            left = MOST_UNWANTED_BYTES
+            update = client.sees("WINDOW_UPDATE 1")
+            assert 65535 - 1000 + int.from_bytes(update.payload, "big") == left
+            while left:
+                size = min(left, 16384 * 128)
+                client.says(f.data(1, b"x" * 16384) * (size // 16384))
+                client.sees("WINDOW_UPDATE 0")
+                left -= size
+                assert not talk.stats.body_bytes_open
+            client.says(f.data(1, b"", end=True))
+            client.says(asks(3, chat_body()))
+            assert talk.asked == [1]
+            assert not client.peer.count("RST_STREAM|GOAWAY")
+
+    @pytest.mark.parametrize("length", [1000 + MOST_UNWANTED_BYTES + 1, None])
+    def test_any_other_is_reset_once_the_client_has_read_the_answer(self, length: int | None) -> None:
+        with conversation() as talk, h2_client(talk, acks=False) as client:
+            self._asks(client, length)
+            assert not client.peer.count("RST_STREAM")
+            client.says(f.ping(client.peer.sees("PING").payload, ack=True))
+            client.sees("RST_STREAM 1 code=NO_ERROR")
+
+    def test_who_has_ended_it_meanwhile_is_not_reset(self) -> None:
+        with conversation() as talk, h2_client(talk, acks=False) as client:
+            self._asks(client, None)
+            client.says(f.data(1, b"", end=True))
+            client.says(f.ping(client.peer.sees("PING").payload, ack=True))
+            assert not client.peer.count("RST_STREAM")
 
 
 class TestHeld:
