@@ -16,11 +16,11 @@ from errno import EPROTO
 from typing import Final
 
 from fastgw.accel.sockets import recv, send
-from fastgw.net.descriptors import dial_error, finish
+from fastgw.net.descriptors import dial_error
 from fastgw.net.poller import READ, WRITE, Reactor
 from fastgw.net.tls_end import MAX_HANDSHAKE_BYTES, RECORD_BYTES, End
 from fastgw.net.tls_words import told
-from fastgw.net.wire import QUEUED, RECV_BYTES, Address, Wire
+from fastgw.net.wire import QUEUED, Address, Wire
 
 MAX_REPLIES_BYTES: Final = 1 << 17  # of TLS's own, and records before it, that wait for a peer who does not read
 
@@ -125,9 +125,6 @@ class ShakingWire(Wire):
             if 65 <= data[0] <= 90:
                 with contextlib.suppress(OSError):
                     send(self.fd, self._end.misspoken())
-                    # What has come since must not turn our FIN into an RST that eats the answer.
-                    finish(self.fd)
-                    recv(self.fd, RECV_BYTES)
                 self._failed("HTTP without TLS")
             else:
                 self._failed("not TLS")

@@ -1,12 +1,12 @@
 cimport cython
 
 from fastgw.accel.sockets cimport recv, send
-from fastgw.net.descriptors cimport dial_error, finish
+from fastgw.net.descriptors cimport dial_error
 from fastgw.net.poller cimport Poller, Reactor
 from fastgw.net.wire cimport Holder, Wire
 
 cdef int READ, WRITE, QUEUED
-cdef Py_ssize_t MAX_HANDSHAKE_BYTES, RECORD_BYTES, RECV_BYTES
+cdef Py_ssize_t MAX_HANDSHAKE_BYTES, RECORD_BYTES
 
 cdef class ShakingWire(Wire):
     cdef bint _again, _congested, _finishing, _first, _shaking

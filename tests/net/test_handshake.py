@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fastgw.net import handshake
 from fastgw.net.certificates import Showing, Shown
 from fastgw.net.handshake import Handshake
 from fastgw.net.poller import READ
@@ -58,10 +59,10 @@ async def opened(certs: Certificates, limit_s: float = 10.0, **showing: object) 
         yield door, one, Peer(theirs)
         if door.wire is not None:
             door.wire.dispose()
+        theirs.close()
+        await until(lambda: wire.closed)
         assert len(reactor.poller) == 0
         assert door.stats.connections_open == 0
-        assert wire.closed
-        theirs.close()
 
 
 async def test_a_good_one_hands_the_wire_on(certs: Certificates) -> None:
@@ -113,7 +114,54 @@ async def test_what_does_not_speak_tls_is_told_so_or_closed(certs: Certificates,
         assert await peer.rest() == answer
         assert door.told == [why]
         assert door.stats.handshakes_failed == 1
+        peer.sock.close()
+        await until(lambda: door.service.ended)
         assert door.service.ended == ["192.0.2.7"], "its place is free again"
+
+
+@pytest.mark.parametrize("speaks_tls", [True, False])
+async def test_who_is_told_why_and_sends_on_is_not_cut_before_it_reads(certs: Certificates, speaks_tls: bool) -> None:
+    """A client of TLS 1.3 sends its first request before it knows what becomes of its certificate: a closed socket would meet
+    that with an RST, and the client would tell of a connection reset and not of the alert."""
+    async with opened(certs, client_ca=certs.ca, client_required=True) as (door, _, peer):
+        client = TlsPeer(peer.sock, certs.trusting(certs.strange))
+        if speaks_tls:
+            await client.shake()
+        else:
+            peer.send(b"POST / HTTP/1.1\r\n")
+        await until(lambda: door.told)
+        for piece in (b"host: a\r\n", b"\r\n"):
+            peer.sock.send(piece)
+            await turns()
+        if speaks_tls:
+            client.incoming.write(await peer.rest())
+            with pytest.raises(ssl.SSLError, match=r"(?i)alert unknown ca"):
+                client.tls.read(1)
+        else:
+            assert await peer.rest() == PLAIN
+        assert (len(door.told), door.service.ended, door.stats.connections_open) == (1, [], 1)
+        peer.sock.close()
+        await until(lambda: door.service.ended)
+        assert door.stats.handshakes_failed == 1
+
+
+async def test_who_was_told_is_read_for_nothing_only_so_long_and_so_much(
+    certs: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshake, "LINGER_S", 0.05)
+    async with opened(certs) as (door, one, peer):
+        peer.send(b"GET / HTTP/1.1\r\n")
+        await until(lambda: door.service.ended)
+        assert one.wire.closed
+        assert door.stats.handshakes_failed == 1, "counted once"
+    monkeypatch.setattr(handshake, "LINGER_S", 60.0)
+    async with opened(certs) as (door, one, peer):
+        peer.send(b"GET / HTTP/1.1\r\n")
+        with suppress(ConnectionError):
+            for _ in range(20):
+                await turns(1)
+                peer.sock.send(bytes(16384))
+        await until(lambda: door.service.ended)
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"])
