@@ -324,7 +324,9 @@ def _showing_context(showing: Showing, certificate: str, key: str) -> ssl.SSLCon
     context.minimum_version = VERSIONS[showing.least]
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_ciphers(CIPHERS)
-    context.num_tickets = TICKETS
+    # (A client that may show a certificate shows it each time: by tickets one whose time is over, or in whose place there is
+    # another, would go on for ever, as each brings the next. TLS 1.2's, which do not, end two hours after it was seen.)
+    context.num_tickets = 0 if showing.client_ca else TICKETS
     _load_pair(context, certificate, key)
     context.set_alpn_protocols(list(showing.protocols))
     if showing.client_ca:

@@ -8,6 +8,7 @@ first request before it knows, and an RST for that would eat the alert that says
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import time
 from typing import Final
 
 from fastgw.accel.sockets import recv
@@ -19,9 +20,11 @@ from fastgw.net.poller import READ, Reactor
 from fastgw.net.timers import NEVER
 from fastgw.net.tls import TlsWire
 from fastgw.net.wire import RECV_BYTES
+from fastgw.protocol.x509 import ends_at
 from fastgw.stats import Stats
 
 LINGER_BYTES: Final = 65536  # of who was told why there is no connection, read for nothing
+OVER: Final = "TLS: its certificate has expired since the session that goes on began"
 Shaken = Callable[["Handshake", TlsWire, str], None]
 
 
@@ -61,13 +64,16 @@ class Handshake(Connection):
         return f"<Handshake {self.peer_ip}>"
 
     def on_dialled(self, code: int) -> None:
-        if code:
+        wire = self.wire
+        resumed = not code and wire.resumed()
+        why = wire.why(code) if code else OVER if resumed and wire.certificate and ends_at(wire.certificate) < time() else ""
+        if why:
             self._stats.handshakes_failed += 1
-            self._failed(self.peer_ip, self.wire.why(code))
+            self._failed(self.peer_ip, why)
             self._linger()
             return
         self._stats.handshakes_total += 1
-        if self.wire.resumed():
+        if resumed:
             self._stats.handshakes_resumed += 1
         self._end()
         self._done(self, self.wire, self.peer_ip)

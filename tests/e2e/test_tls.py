@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 from pathlib import Path
+from time import time
 from typing import Any
 
 import openai
@@ -16,6 +17,7 @@ import pytest
 
 from fastgw import Config, EngineConfig, Gateway
 from fastgw.app import StartError
+from fastgw.net import handshake
 from fastgw.sim import RawRequest, ScriptedConnection, SimConfig, Simulator
 from tests.e2e.engines import QUIET, fine, posts, scripted
 from tests.e2e.test_cases_k_process import serve
@@ -154,6 +156,36 @@ async def test_sessions_go_on(certs: Certificates) -> None:
                 session = client.tls.session
         await gw.until("the counters", lambda: gw.stats.handshakes_total == 3)
         assert gw.stats.handshakes_resumed == 2
+
+
+@pytest.mark.parametrize("most", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_session_does_not_outlive_the_certificate_of_its_client(
+    certs: Certificates, monkeypatch: pytest.MonkeyPatch, most: ssl.TLSVersion
+) -> None:
+    """OpenSSL judges a certificate when it is shown; a session that goes on does not show it."""
+    async with running(**by(certs.gateway), tls_client_ca_file=certs.ca) as gw:
+        context = certs.trusting(certs.client)
+        context.maximum_version = most
+
+        async def comes(session: ssl.SSLSession | None = None) -> ssl.SSLSession | None:
+            sock = socket.create_connection(("127.0.0.1", gw.port))
+            sock.setblocking(False)
+            async with await TlsClient(sock, context, session).shake() as client:
+                assert (await client.ask(request("GET", "/healthz"))).status == 200
+                return client.tls.session
+
+        session = await comes(await comes())
+        assert gw.stats.handshakes_resumed == (most is ssl.TLSVersion.TLSv1_2)
+        ended = time() + 365 * 86400.0
+        monkeypatch.setattr(handshake, "time", lambda: ended)
+        if most is ssl.TLSVersion.TLSv1_3:
+            await comes(session)  # (shown anew, and judged by OpenSSL's clock)
+            return
+        with pytest.raises((ConnectionError, AssertionError, ssl.SSLError)):
+            await comes(session)
+        told = [fields for _, message, fields in gw.events.lines if message == "TLS handshake failed"]
+        assert told == [{"client": "127.0.0.1", "reason": handshake.OVER}]
+        assert gw.stats.handshakes_failed == 1
 
 
 async def test_the_openai_sdk(certs: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:

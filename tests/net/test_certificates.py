@@ -85,7 +85,8 @@ def test_a_session_does_not_outlive_the_ca_of_its_client(
     trusting.maximum_version = version
     before = shown_to(shown, "localhost", trusting, lasting=lasting).session
     assert before is not None
-    assert shown_to(shown, "localhost", trusting, before, lasting).session_reused
+    # (Tickets of TLS 1.3 each bring the next, so a session by them would have no end.)
+    assert shown_to(shown, "localhost", trusting, before, lasting).session_reused == (version is ssl.TLSVersion.TLSv1_2)
     shutil.copy(certs.stranger.ca, believed)
     shown.load()
     with pytest.raises(ssl.SSLCertVerificationError):
