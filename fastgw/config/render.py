@@ -203,7 +203,9 @@ def summary(loaded: Loaded) -> str:
     """What a valid configuration comes to, for a person; secrets only as the fact that they are set."""
     config, origins = loaded.config, loaded.origins
     keys = len(config.api_key_digests)
-    who = f"{keys} API key{'s' if keys != 1 else ''}" if keys else "anyone who reaches it: no API key is set"
+    asked = bool(config.tls_client_ca_file) and config.tls_client_auth == "required"
+    anyone = f"anyone who {'shows a certificate of tls_client_ca_file' if asked else 'reaches it'}: no API key is set"
+    who = f"{keys} API key{'s' if keys != 1 else ''}" if keys else anyone
     if config.require_key and not keys:
         who = "nobody yet" if not config.state_dir else "the keys of its store"
     elif config.state_dir:

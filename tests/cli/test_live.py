@@ -167,8 +167,14 @@ def test_one_that_speaks_tls(certs: Certificates, tmp_path: Path) -> None:
 
 def test_check_tries_certificates_and_shakes_hands_with_engines(certs: Certificates, tmp_path: Path) -> None:
     tls = ("--tls-cert-file", certs.gateway.cert, "--tls-key-file", certs.gateway.key)
-    done = run(tmp_path, "check", *tls, "--engine", NOBODY)
-    assert (done.returncode, done.stderr) == (0, "")
+    for more, who in (
+        ((), "anyone who reaches it: no API key is set"),
+        (("--tls-client-ca-file", certs.ca), "anyone who shows a certificate of tls_client_ca_file: no API key is set"),
+        (("--tls-client-ca-file", certs.ca, "--tls-client-auth", "optional"), "anyone who reaches it: no API key is set"),
+    ):
+        done = run(tmp_path, "check", *tls, *more, "--engine", NOBODY)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"  open to     {who}\n" in done.stdout
     done = run(tmp_path, "check", "--tls-cert-file", certs.gateway.cert, "--tls-key-file", certs.other.key, "--engine", NOBODY)
     assert done.returncode == 1
     assert "the key does not belong to the certificate" in done.stderr
