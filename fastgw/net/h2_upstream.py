@@ -366,8 +366,7 @@ class H2UpstreamConn(Link):
             return
         self._stuck.pop(stream, None)
         self._free()
-        if stream.carrier is None or stream.ended:
-            # It wants no more of the request: the answer is whole (RFC 9113 §8.1).
+        if stream.carrier is None or stream.ended:  # it wants no more of the request: the answer is whole (RFC 9113 §8.1)
             stream.sent_whole = True
             return
         why = f"the stream was reset: {h2.name_of(code)}"
@@ -380,9 +379,12 @@ class H2UpstreamConn(Link):
         self._touch(stream)
 
     def on_goaway(self, last: int, code: int) -> None:
-        self.retire(f"GOAWAY: {h2.name_of(code)}")
-        for number in [number for number in self.streams if number > last]:
-            stream = self.streams.pop(number)  # not looked at, and never will be (RFC 9113 §6.8)
+        why = f"GOAWAY: {h2.name_of(code)}"
+        if code == h2.HTTP_1_1_REQUIRED:
+            self.home.wants_h1(why)
+        self.retire(why)
+        for number in [number for number in self.streams if number > last]:  # not looked at, and never will be (RFC 9113 §6.8)
+            stream = self.streams.pop(number)
             self._stuck.pop(stream, None)
             stream.fate = "reset" if stream.begun() else UNPROCESSED
             self._touch(stream)

@@ -40,6 +40,7 @@ class Served:
         self.connections = 0
         self.port = 0
         self.h2 = True  # False: it is a server of HTTP/1 now
+        self.wants_h1 = ""  # rst, goaway: so it says HTTP_1_1_REQUIRED to a request, and is a server of both
         self.down = False  # who stands before it takes connections and ends them
         self.live: set[asyncio.StreamWriter] = set()
 
@@ -60,13 +61,14 @@ class Served:
     async def _serve_h2(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         connection.initiate_connection()
-        writer.write(connection.data_to_send())
+        if not self.wants_h1:  # (else it waits for who speaks what)
+            writer.write(connection.data_to_send())
         heads: dict[int, dict[bytes, bytes]] = {}
         while data := await reader.read(65536):
             try:
                 events = connection.receive_data(data)
             except ProtocolError:  # HTTP/1
-                writer.write(connection.data_to_send())
+                writer.write(ok(ANSWER, b"connection: close") if self.wants_h1 else connection.data_to_send())
                 break
             for event in events:
                 if isinstance(event, RequestReceived):
@@ -76,6 +78,9 @@ class Served:
                 elif isinstance(event, StreamEnded):
                     head = heads.pop(event.stream_id)
                     self.asked.append(head)
+                    if self.wants_h1 and head[b":method"] == b"POST":
+                        writer.write(f.rst(event.stream_id, 13) if self.wants_h1 == "rst" else f.goaway(0, 13))
+                        continue
                     body = ANSWER if head[b":method"] == b"POST" else b'{"object":"list","data":[{"id":"m"}]}'
                     fields = [(":status", "200"), ("content-type", "application/json"), ("content-length", str(len(body)))]
                     connection.send_headers(event.stream_id, fields)
@@ -247,6 +252,18 @@ class TestAuto:
             pool.engine.healthy = healthy
             await core.health.probe(pool)
             assert pool.engine.h2 is healthy
+
+    @pytest.mark.parametrize("says", ["rst", "goaway"])
+    async def test_one_that_wants_it_in_http1(self, says: str) -> None:
+        """HTTP_1_1_REQUIRED, of one request or of the connection (RFC 9113 §7): no client gets an error for that."""
+        async with served() as engine, running([engine.url], upstream_protocol="auto", **QUIET) as gw:
+            await gw.until("it has shown it", lambda: pool_engine(gw).h2)
+            engine.wants_h1 = says
+            async with await gw.client() as client:
+                for _ in range(3):
+                    assert (await client.ask(chat())).body == ANSWER
+            assert [head[b":method"] for head in engine.asked].count(b"POST") == 1
+            assert not pool_engine(gw).h2
 
     async def test_G12_one_that_stops_to_speak_it(self) -> None:
         """It was restarted as another program: no client gets an error for that."""
