@@ -1,5 +1,6 @@
-"""Field blocks of clients: our reader with its table, and ``hpack``'s; and requests, over both twins, with and without what
-they remember. An input is blocks, each behind two bytes: how it goes on (whether a body follows), and its length."""
+"""Field blocks of clients: our reader with its table, and ``hpack``'s; and requests, all over both twins, with and without what
+they remember. An input is blocks, each behind two bytes: how it goes on (whether a body follows), and its length. Each block is
+also read as a string in Huffman's code."""
 
 from __future__ import annotations
 
@@ -7,15 +8,22 @@ import random
 from typing import Any
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 
 from fastgw.protocol.h2 import hpack as ours
 from fastgw.protocol.h2 import requests as running
-from tests.fuzz.sides import python
+from tests.fuzz.sides import native, python
 from tests.support.h2 import frames as f
 
-ACCEL = ("fastgw.accel.frames", "fastgw.accel.heads", "fastgw.accel.judges")
-PYTHON = python("fastgw.protocol.h2.requests", *ACCEL, "fastgw.protocol.http1.server", "fastgw.protocol.h2.heads")
-OTHERS = (ours,)
+HUFFMAN = "fastgw.accel.huffman"
+STRINGS = native(HUFFMAN), python(HUFFMAN)
+HPACK = "fastgw.accel.frames", HUFFMAN, "fastgw.protocol.h2.hpack"
+BOTH = ours, python(HPACK[-1], *HPACK[:-1])
+HEADS = "fastgw.accel.heads", "fastgw.accel.judges", "fastgw.protocol.http1.server", "fastgw.protocol.h2.heads"
+PYTHON = python("fastgw.protocol.h2.requests", *HPACK, *HEADS)
+
+packed = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode
 
 ASK = ((b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/x"), (b":authority", b"a"))
 MORE: tuple[f.Field, ...] = (
@@ -84,7 +92,10 @@ def _blocks(data: bytes) -> list[tuple[bool, bytes]]:
 
 def check(data: bytes) -> None:
     blocks = _blocks(data)
-    as_hpack([block for _, block in blocks])
+    for side in BOTH:
+        as_hpack(side, [block for _, block in blocks])
+    for _, block in blocks:
+        as_strings(block)
     sides = [running.RequestBlocks(8192, 20), PYTHON.RequestBlocks(8192, 20)]
     table = ours.Decoder()  # what has no memory but the table reads the same
     for number, (ended, block) in enumerate(blocks):
@@ -116,15 +127,26 @@ def _read(side: Any, block: bytes, ended: bool) -> tuple[object, ...]:
     return (*told, tuple(sorted((head.own or {}).items())))
 
 
-def as_hpack(blocks: list[bytes]) -> None:
+def as_strings(value: bytes) -> None:
+    assert [twin.unpacked(packed(value)) for twin in STRINGS] == [value] * 2
+    found = []
+    for twin in STRINGS:
+        try:
+            found.append(twin.unpacked(value))
+        except ValueError as error:
+            found.append(str(error))
+    assert found[0] == found[1], (found, value)
+
+
+def as_hpack(side: Any, blocks: list[bytes]) -> None:
     """What we read, ``hpack`` reads as well; what it reads and we do not is a table beyond what was ever allowed, or its size
     told where it may not be, or so often."""
-    mine, theirs = ours.Decoder(), Decoder(max_header_list_size=ours.MOST_LIST_BYTES)
-    theirs.max_allowed_table_size = ours.TABLE_BYTES
+    mine, theirs = side.Decoder(), Decoder(max_header_list_size=side.MOST_LIST_BYTES)
+    theirs.max_allowed_table_size = side.TABLE_BYTES
     for block in blocks:
         try:
             found = mine.fields(block)
-        except (ours.HpackError, ours.TooLong) as error:
+        except (side.HpackError, side.TooLong) as error:
             stricter = ("a table", "of a table", "a peer's table", "an integer", "too long", "peer's table")
             if not any(word in str(error) for word in stricter):
                 try:

@@ -23,6 +23,7 @@ from fastgw.errors import GatewayError
 from fastgw.protocol import gauges
 from fastgw.protocol.coding import FREE_BYTES, decoder
 from fastgw.protocol.embeddings import parts, split
+from fastgw.protocol.h2.hpack import Decoder
 from fastgw.protocol.http1.client import ResponseReader
 from fastgw.protocol.http1.framing import RequestChunks
 from fastgw.protocol.http1.server import RequestReader
@@ -194,7 +195,7 @@ def running() -> Any:
     return SimpleNamespace(
         scan_body=scan_body, with_usage=with_usage, with_model=with_model, with_bound=with_bound, RequestReader=RequestReader,
         ResponseReader=ResponseReader, RequestChunks=RequestChunks, ChunkScanner=ChunkScanner, SseScanner=SseScanner,
-        usage_in=usage_in, UsageScanner=UsageScanner, parse_models=parse_models,
+        usage_in=usage_in, UsageScanner=UsageScanner, parse_models=parse_models, Decoder=Decoder,
     )  # fmt: skip
 
 
@@ -239,6 +240,14 @@ class Readings:
                 if payload:
                     events.feed(payload)
         events.flush()
+
+    def blocks(self, reads: Reads) -> None:
+        decoder = self.side.Decoder()
+        for data in reads:
+            try:
+                decoder.fields(data)
+            except ValueError:
+                decoder = self.side.Decoder()  # its connection has ended
 
     def upload(self, reads: Reads) -> None:
         body = self.side.RequestChunks()
@@ -316,6 +325,7 @@ def readers(side: Any) -> list[Reader]:
         Reader("stream", by.stream, in_reads(ordinary.chunked), each_in_reads(streams), (4096, 16384, 131072, 4 << 20)),
         Reader("stream byte by byte", by.stream, in_reads(ordinary.chunked, 1), each_in_reads(streams, 1), (200, 500, 70_000)),
         Reader("upload byte by byte", by.upload, in_reads(ordinary.chunked, 1), chunks, (900, 3600)),
+        Reader("field block", by.blocks, turns(ordinary.blocks), each_turns(wire_shapes.blocks), asked, TURNS),
         Reader("query", by.query, one(ordinary.query), each(wire_shapes.queries), (1000, 4000, 16000, 32000)),
         Reader("form", by.form, one(upload_shapes.form), each(upload_shapes.forms), (4096, 16384, 1 << 20)),
         Reader("packed body", by.packed, one(upload_shapes.packed), packings, (4096, 16384), 1, 300, by.came_out),

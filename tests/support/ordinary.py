@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import random
 
+from hpack import Encoder
+
 WORDS = ("the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his")
 
 
@@ -153,3 +155,12 @@ def query(size: int) -> bytes:
     """A query as a client of the realtime API writes it: the model, and a session's id that makes up the rest."""
     start = b"model=org%2Fmodel-8b&intent=transcription&session="
     return start + (b"".join(word.encode() for word in WORDS) * (size // 40 + 1))[: max(0, size - len(start))]
+
+
+def blocks(size: int, turn: int = 0) -> bytes:
+    """The field block of such a head: most strings in Huffman's code, some fields for the table, the key for none."""
+    lines = head(size, turn)[:-4].split(b"\r\n")[1:]
+    pairs = [(key.lower(), value.strip()) for key, _, value in (line.partition(b":") for line in lines)]
+    encoder = Encoder()
+    begin: bytes = encoder.encode([(b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/v1/chat/completions"), *pairs])
+    return begin

@@ -235,3 +235,39 @@ def queries(size: int) -> Shapes:
     yield "as many names as there may be", b"&".join([long] * 31 + [b"model=m"])
     yield "nearly the name, many times", b"&".join([b"model%00" + long] * 31)
     yield "a semicolon at the end", filled(b"%61", size, b"model=", b";")
+
+
+def blocks(size: int, turn: int = 0) -> Shapes:
+    """Field blocks of HTTP/2, legal and not: of indexes, of fields for the table and for none, of strings in Huffman's code."""
+    chance = random.Random(size * 1000 + turn)
+    low = b"\x00\x01a\x01b"
+    new = b"\x40\x01a\x7f\x11" + b"v" * 144  # (of which the table holds few)
+    for shape, unit in (
+        ("static fields", b"\x82"), ("long indexes", b"\xff\x00"), ("fields of the table", b"\xbe"), ("no index", b"\x80"),
+        ("updates", b"\x20"), ("tiny fields", low), ("empty fields", b"\x00\x00\x00"), ("secrets", b"\x10\x01a\x01b"),
+        ("tiny fields for the table", b"\x40\x01a\x01b"), ("empty fields for the table", b"\x40\x00\x00"),
+        ("fields that drive others out", new), ("tiny packed strings", b"\x00\x81\x1f\x81\x1f"),
+        ("a number without end", b"\xff" + b"\x80" * 9),
+    ):  # fmt: skip
+        first = b"\x40\x01a\x01b" if unit == b"\xbe" else b""
+        yield shape, (first + unit * (size // len(unit)))[:size]
+    for shape, string in (
+        ("the shortest codes", b"\x00" * size), ("the longest codes", b"\xff\xff\xff\xf0" * (size // 4)),
+        ("only the end's code", b"\xff" * size), ("any bytes", chance.randbytes(size)),
+    ):  # fmt: skip
+        yield shape, b"\x00\x01a" + _packed(string[: size - 8])
+        some = max(8, (size - 8) // 100)
+        yield f"{shape}, in many strings", (b"\x00\x01a" + _packed(string[:some])) * max(1, size // (some + 8))
+
+
+def _packed(string: bytes) -> bytes:
+    """A string said to be in Huffman's code."""
+    left = len(string) - 127
+    if left < 0:
+        return bytes((0x80 | len(string),)) + string
+    out = bytearray((0xFF,))
+    while left >= 128:
+        out.append(left & 127 | 128)
+        left >>= 7
+    out.append(left)
+    return bytes(out) + string

@@ -3,16 +3,17 @@
 We tell every peer that our table has no room, and begin to write with an update to none (§4.2, §6.3): so a block, or a part
 of one, that was read or written before can be remembered by its bytes, and connections share what they have learned. A client
 writes its first blocks before it can know that: a :class:`Decoder` reads them by the table that the protocol begins with.
-Huffman's code is read by the ``hpack`` package, which is imported for that; we do not write in it. What is a secret (a key, a
+Huffman's code is read (``accel.huffman``), and not written. What is a secret (a key, a
 cookie) is written as never to be indexed (§7.1.3), by whoever passes it on too.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Final
+from typing import Final
 
 from fastgw.accel.frames import text
+from fastgw.accel.huffman import unpacked
 
 MOST_LIST_BYTES: Final = 65536
 """Of a field section, as §6.5.2 of RFC 9113 counts it (32 bytes more for each field): what we announce, and what is read."""
@@ -40,7 +41,6 @@ _STATIC: Final[tuple[tuple[bytes, bytes], ...]] = (
 _WHOLE: Final = {field: 0x80 | at for at, field in enumerate(_STATIC, 1)}
 _NAMES: Final = {name: at for at, (name, _) in reversed(list(enumerate(_STATIC, 1)))}
 SECRET: Final = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"set-cookie", b"x-api-key"))
-_huffman: Any = None
 
 
 class HpackError(ValueError):
@@ -66,11 +66,11 @@ def integer(value: int, bits: int, first: int) -> bytes:
     return bytes(out)
 
 
-def name(name: bytes) -> bytes:
-    """What begins a literal field that no table keeps: its value follows, as :func:`text`. ``name`` is in lower case."""
-    first = 0x10 if name in SECRET else 0
-    at = _NAMES.get(name, 0)
-    return integer(at, 4, first) if at else bytes((first,)) + text(name)
+def name(key: bytes) -> bytes:
+    """What begins a literal field that no table keeps: its value follows, as :func:`text`. ``key`` is in lower case."""
+    first = 0x10 if key in SECRET else 0
+    at = _NAMES.get(key, 0)
+    return integer(at, 4, first) if at else bytes((first,)) + text(key)
 
 
 def field(key: bytes, value: bytes) -> bytes:
@@ -120,17 +120,10 @@ def _string(block: bytes, at: int) -> tuple[bytes, int]:
 
 
 def _unpacked(value: bytes) -> bytes:
-    global _huffman
-    if _huffman is None:
-        from hpack.exceptions import HPACKDecodingError
-        from hpack.huffman_table import decode_huffman
-
-        _huffman = (decode_huffman, HPACKDecodingError)
-    decode, wrong = _huffman
     try:
-        return bytes(decode(value))
-    except wrong as error:
-        raise HpackError("a string is not in Huffman's code") from error
+        return unpacked(value)
+    except ValueError as error:
+        raise HpackError(str(error)) from error
 
 
 def fields(block: bytes) -> list[tuple[bytes, bytes]]:

@@ -3,11 +3,12 @@ cimport cython
 from fastgw.accel.frames cimport cut
 from fastgw.accel.heads cimport RequestHead, scan_request
 from fastgw.protocol.h2.heads cimport Field, known
+from fastgw.protocol.h2.hpack cimport Decoder, string_at, value_at
 
 @cython.final
 cdef class RequestBlocks:
     cdef Py_ssize_t _max_bytes, _max_fields, _at
-    cdef object _decoder
+    cdef Decoder _decoder
     cdef bytes _prefix, _suffix
     cdef bint _ended
     cdef long long _changes
@@ -15,9 +16,9 @@ cdef class RequestBlocks:
     cdef public RequestHead last
     cdef public object known
 
-    @cython.locals(head=RequestHead)
+    @cython.locals(head=RequestHead, decoder=Decoder, changes=cython.longlong, at=cython.Py_ssize_t)
     cpdef RequestHead read(self, bytes block, bint ended)
-    @cython.locals(parts=list, found=list, part=bytes, one=Field, at=cython.Py_ssize_t)
+    @cython.locals(parts=list, found=list, part=bytes, one=Field, at=cython.Py_ssize_t, decoder=Decoder)
     cdef list _fields(self, bytes block)
     @cython.locals(digits=bytes, end=cython.Py_ssize_t, length=cython.longlong)
     cdef bint _again(self, RequestHead head, bytes block) except -1

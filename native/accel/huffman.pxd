@@ -1,0 +1,1 @@
+cpdef bytes unpacked(bytes value)
