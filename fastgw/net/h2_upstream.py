@@ -10,7 +10,6 @@ an engine work on more than it said it takes.
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 from fastgw.accel.frames import header
@@ -117,7 +116,7 @@ class H2UpstreamConn(Link):
     def _dialling(self, code: int) -> None:
         self.reactor.wheel.arm(self, self.dial_deadline)
         if code:
-            self.reactor.poller.soon(lambda: self._dial_failed(os.strerror(code), False, code in LACKING))
+            self.reactor.poller.soon(lambda: self.on_dialled(code))
 
     def on_dialled(self, code: int) -> None:
         if code:
@@ -171,8 +170,7 @@ class H2UpstreamConn(Link):
 
     def begin(self, stream: H2UpstreamStream, block: bytes, last: bool) -> None:
         self.reserved -= 1
-        if self.state is not OPEN:
-            # It closed, or said GOAWAY, between the place and the request.
+        if self.state is not OPEN:  # it closed, or said GOAWAY, between the place and the request
             stream.link = None
             stream.fate = UNPROCESSED
             stream.deliver_soon()
