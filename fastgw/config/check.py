@@ -149,7 +149,7 @@ def _tls_notes(settings: Settings) -> list[str]:
         for path in dict.fromkeys(
             [*(settings.tls_key_file or settings.tls_cert_file), settings.engine_key_file or settings.engine_cert_file]
         )
-        if path and _open_to_all(path)
+        if path and _open_to_all(path) and _holds_key(path)
     ]
     return notes + [
         f"engine {engine.name}: its certificate is not checked, so whoever is between can read and change everything"
@@ -161,6 +161,14 @@ def _tls_notes(settings: Settings) -> list[str]:
 def _open_to_all(path: str) -> bool:
     try:
         return bool(os.stat(path).st_mode & 0o007)
+    except OSError:
+        return False
+
+
+def _holds_key(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return b"PRIVATE KEY-----" in file.read(1 << 20)
     except OSError:
         return False
 

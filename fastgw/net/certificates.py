@@ -352,7 +352,9 @@ def _read(what: str, path: str, load: Callable[[], object], key: str = "") -> No
         raise TlsError(f"{where}: {error}") from None
     except ssl.SSLError as error:
         why = "the key does not belong to the certificate" if error.reason in _NOT_ITS_KEY else ""
-        why = why or (error.reason or "nothing of that kind").replace("_", " ").lower() + " in PEM"
+        missing = "no certificate with its key" if key == path else "nothing of that kind"
+        why = why or (error.reason or missing).replace("_", " ").lower() + " in PEM"
+        why += " (the key may have a file of its own)" if key == path and not error.reason else ""
         raise TlsError(f"{where}: {why}") from None
     except OSError as error:
         raise TlsError(f"{where}: {error.strerror or error}") from None

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from fastgw.config import EngineConfig
 from fastgw.net.fetch import FetchError
+from fastgw.net.h2_greeting import speaks_h2
 from fastgw.net.unusable import TlsError
 from fastgw.upstream.asked import get
 from fastgw.upstream.health import AT_ONCE, MAX_PROBE_BYTES
@@ -20,7 +21,7 @@ from fastgw.upstream.target import Engine
 
 async def tried(engines: Sequence[EngineConfig], timeout_s: float) -> list[tuple[bool, str]]:
     """Of each engine whether it is as the configuration says (True also where nobody answered, which says nothing of it), and a
-    line that says what came of it. Each has ``timeout_s`` for its name, and as much for its answer."""
+    line that says what came of it. Each has ``timeout_s`` for its name, as much for its answer, and for a greeting."""
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(config: EngineConfig) -> tuple[bool, str]:
@@ -46,6 +47,9 @@ async def _try(config: EngineConfig, timeout_s: float) -> tuple[bool, str]:
     try:
         status, _ = await get(engine, engine.probe_paths[0], b"", timeout_s, MAX_PROBE_BYTES, chosen.append)
     except FetchError as error:
+        asks = engine.protocol == "auto" and engine.secure is None and not engine.h2
+        if asks and await speaks_h2(engine.addresses, timeout_s):
+            return True, "speaks HTTP/2 alone"
         return not error.wrong, str(error) if error.wrong else f"no answer: {error}"
     h2 = chosen[-1] if chosen else engine.h2
     secure = engine.secure

@@ -15,6 +15,7 @@ from tests.e2e.engines import fine, scripted
 from tests.e2e.test_tls_engines import s_server
 from tests.support.pki import Certificates
 from tests.support.ports import closed_port
+from tests.upstream.test_asked import served
 
 H1 = "answers 200 in HTTP/1.1"
 
@@ -59,6 +60,11 @@ async def test_one_that_speaks_tls_where_none_is_meant(protocol: Any, says: str)
         port = server.sockets[0].getsockname()[1]
         ((well, told),) = await tried([EngineConfig(url=f"http://127.0.0.1:{port}", protocol=protocol)], 2.0)
     assert (well, says in told) == (False, True), told
+
+
+async def test_one_that_speaks_HTTP2_alone_is_found_out_as_the_gateway_would() -> None:
+    async with served() as engine:
+        assert await tried([EngineConfig(url=engine.url)], 2.0) == [(True, "speaks HTTP/2 alone")]
 
 
 async def test_one_that_speaks_none_where_it_is_meant() -> None:
