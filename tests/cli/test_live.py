@@ -17,14 +17,9 @@ import pytest
 
 from tests.cli.test_cli import environment, run
 from tests.support.pki import Certificates
+from tests.support.ports import closed_port
 
 NOBODY = "http://127.0.0.1:1"
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -43,7 +38,7 @@ def serving(cwd: Path, *argv: str, **env: str) -> Iterator[subprocess.Popen[str]
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "localhost"])
 def test_it_lives_and_is_not_ready_without_an_engine(host: str, tmp_path: Path) -> None:
-    settings = ("--host", host, "--port", str(free_port()), "--engine", NOBODY, "--api-keys", "sk-key")
+    settings = ("--host", host, "--port", str(closed_port()), "--engine", NOBODY, "--api-keys", "sk-key")
     with serving(tmp_path, *settings):
         live = run(tmp_path, "check", "--live", *settings)
         assert (live.returncode, live.stderr) == (0, ""), live.stderr
@@ -60,7 +55,7 @@ def test_it_lives_and_is_not_ready_without_an_engine(host: str, tmp_path: Path) 
 def test_settings_say_where(tmp_path: Path) -> None:
     """From the environment and a file, as ``serve`` reads them; a Unix socket first, names of hosts allowed or not."""
     (tmp_path / "fastgw.toml").write_text(f'unix_socket = "{tmp_path}/door"\nallowed_hosts = ["gateway.example"]\n')
-    env = {"FASTGW_CONFIG": "fastgw.toml", "VLLM_URL": NOBODY, "FASTGW_PORT": str(free_port())}
+    env = {"FASTGW_CONFIG": "fastgw.toml", "VLLM_URL": NOBODY, "FASTGW_PORT": str(closed_port())}
     with serving(tmp_path, **env):
         done = run(tmp_path, "check", "--live", **env)
         assert (done.returncode, done.stdout) == (0, f"unix:{tmp_path}/door/liveness: 200\n")
@@ -70,14 +65,14 @@ def test_settings_say_where(tmp_path: Path) -> None:
 
 def test_the_keys_need_not_be_told_again(tmp_path: Path) -> None:
     """A container says by its environment where it listens, and to its program by flags whom it lets in."""
-    everywhere = {"FASTGW_HOST": "0.0.0.0", "FASTGW_PORT": str(free_port())}
+    everywhere = {"FASTGW_HOST": "0.0.0.0", "FASTGW_PORT": str(closed_port())}
     with serving(tmp_path, "--engine", NOBODY, "--api-keys", "sk-key", **everywhere):
         assert run(tmp_path, "check", "--live", **everywhere).returncode == 0
     assert run(tmp_path, "check", **everywhere).returncode == 2
 
 
 def test_a_gateway_that_is_full_lives(tmp_path: Path) -> None:
-    port = free_port()
+    port = closed_port()
     settings = ("--port", str(port), "--engine", NOBODY, "--max-connections", "1")
     with serving(tmp_path, *settings), socket.create_connection(("127.0.0.1", port)) as taken:
         taken.sendall(b"GET /liveness HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -87,7 +82,7 @@ def test_a_gateway_that_is_full_lives(tmp_path: Path) -> None:
 
 
 def test_a_gateway_that_hangs_does_not_live(tmp_path: Path) -> None:
-    settings = ("--port", str(free_port()), "--engine", NOBODY)
+    settings = ("--port", str(closed_port()), "--engine", NOBODY)
     with serving(tmp_path, *settings) as process:
         os.kill(process.pid, signal.SIGSTOP)
         began = time.monotonic()
@@ -127,7 +122,7 @@ def test_where_it_listens_must_be_known(tmp_path: Path) -> None:
 def test_a_service_manager_is_told(abstract: bool, tmp_path: Path) -> None:
     """``READY`` once requests are taken, signs of life from then on, and how long a drain may last."""
     name = f"\0fastgw-manager-{os.getpid()}" if abstract else f"{tmp_path}/notify"
-    port = free_port()
+    port = closed_port()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(name)
         manager.settimeout(20)
@@ -145,7 +140,7 @@ def test_a_service_manager_is_told(abstract: bool, tmp_path: Path) -> None:
 
 
 def test_one_that_speaks_tls(certs: Certificates, tmp_path: Path) -> None:
-    port = free_port()
+    port = closed_port()
     tls = ("--tls-cert-file", certs.gateway.cert, "--tls-key-file", certs.gateway.key)
     settings = ("--port", str(port), "--engine", NOBODY, *tls)
     with serving(tmp_path, *settings, "--max-connections", "1"):
@@ -178,7 +173,7 @@ def test_check_tries_certificates_and_shakes_hands_with_engines(certs: Certifica
     done = run(tmp_path, "check", "--tls-cert-file", certs.gateway.cert, "--tls-key-file", certs.other.key, "--engine", NOBODY)
     assert done.returncode == 1
     assert "the key does not belong to the certificate" in done.stderr
-    with serving(tmp_path, "--port", str(port := free_port()), "--engine", NOBODY, *tls):
+    with serving(tmp_path, "--port", str(port := closed_port()), "--engine", NOBODY, *tls):
         for more, code, says in (
             (("--engine-ca-file", certs.ca), 0, "in HTTP/2, its certificate is good"),
             ((), 1, "its certificate comes from a CA that is not trusted"),
@@ -193,7 +188,7 @@ def test_check_tries_certificates_and_shakes_hands_with_engines(certs: Certifica
 
 def test_the_control_listener_of_a_process_of_its_own_speaks_tls(certs: Certificates, tmp_path: Path) -> None:
     """(A gateway's loop is imported without OpenSSL where nothing asks for it.)"""
-    port, control = free_port(), free_port()
+    port, control = closed_port(), closed_port()
     tls = ("--tls-cert-file", certs.gateway.cert, "--tls-key-file", certs.gateway.key, "--control-tls")
     with serving(tmp_path, "--port", str(port), "--engine", NOBODY, *tls, "--control-listen", f"127.0.0.1:{control}"):
         for at, path in ((control, b"/metrics"), (port, b"/healthz")):

@@ -13,14 +13,14 @@ _FIRST, _LAST = 12_000, 30_000
 _next = _FIRST + os.getpid() * 97 % (_LAST - _FIRST)
 
 
-def closed_port() -> int:
-    """A port of 127.0.0.1 that refuses connections; another one each time."""
+def closed_port(host: str = "127.0.0.1") -> int:
+    """A port of ``host`` that refuses connections; another one each time."""
     global _next
     while True:
         _next = _next + 1 if _next < _LAST else _FIRST
-        with socket.socket() as sock:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
             try:
-                sock.bind(("127.0.0.1", _next))
+                sock.bind((host, _next))
             except OSError:
                 continue
         return _next
