@@ -355,5 +355,5 @@ async def test_E3_no_client_sees_a_connection_that_closed_at_that_very_moment(wa
             await asyncio.sleep(dice.uniform(IDLE_S * 0.5, IDLE_S))
         impatient.stop()
         assert impatient.generated == [str(turn) for turn in range(TRIES)], "each was made once"
-        assert impatient.closed > 20, "it hardly ever closed: this tried nothing"
+        assert impatient.closed > 4, "it never closed: this tried nothing"
         assert {record["status"] for record in gw.records} == {200}
