@@ -21,7 +21,7 @@ from fastgw.net.client import ClientStream, Connection, ConnLimits, Secured, Ser
 from fastgw.net.clock import monotonic
 from fastgw.net.h1_arrival import Arrival
 from fastgw.net.h1_states import LINGER_BYTES, LINGER_S, WRITE_PROGRESS_BYTES
-from fastgw.net.h2_arrival import MOST_STREAM, H2Arrival
+from fastgw.net.h2_arrival import MOST_LIMBO, MOST_STREAM, H2Arrival
 from fastgw.net.h2_client import GONE_ON, NO_ROOM, STUCK, H2ClientStream
 from fastgw.net.h2_link import CLOSED, GREETING, LEAVING, OPEN
 from fastgw.net.poller import Reactor
@@ -188,7 +188,7 @@ class H2ClientLink(H2Arrival):
         rest = stream.length - stream.got if stream.length >= 0 else MOST_UNWANTED_BYTES + 1
         self.over(stream, -1)
         if rest > MOST_UNWANTED_BYTES:
-            self._parting.append((self._pings + 1, stream))
+            self.part(stream)
             self.flush_soon()
         elif rest > room:
             self.put(h2.window_update(number, rest - room))
@@ -198,7 +198,12 @@ class H2ClientLink(H2Arrival):
     def part(self, stream: H2ClientStream) -> None:
         # Clients throw away what they have not passed on when a reset comes (curl, browsers), which in one read with it would
         # be the error event. Who answers a PING has read what came before it.
-        self._parting.append((self._pings + 1, stream))
+        parting = self._parting
+        parting.append((self._pings + 1, stream))
+        if len(parting) > MOST_LIMBO:
+            self._parted(parting[0][0])
+        if not self.streams and self.state is not CLOSED:
+            self.reactor.wheel.arm(self, min(self._idle_until, monotonic() + UNANSWERED_S))
 
     def flushed(self) -> None:
         if not self.writable and self.wire.queued_bytes > MOST_UNTAKEN_BYTES:
@@ -279,18 +284,18 @@ class H2ClientLink(H2Arrival):
         if self.half_for(now) >= self.limits.head_s:
             self.finish(h2.PROTOCOL_ERROR)
             return
+        if self._parting and self.unanswered_for(now) >= UNANSWERED_S:
+            self._parted(self._pings)
         if not self.streams and not self.wire.queued_bytes:
             if now >= self._idle_until:
                 self.finish(h2.NO_ERROR)
             else:
-                self.reactor.wheel.arm(self, self._idle_until)
+                self.reactor.wheel.arm(self, self._idle_until if not self._parting else min(self._idle_until, now + 1.0))
             return
         if self.service.draining and self._left == MOST_STREAM:
             self.leave()
         elif self._left == MOST_STREAM - 1 and self.unanswered_for(now) >= UNANSWERED_S:
             self.retire()
-        if self._parting and self.unanswered_for(now) >= UNANSWERED_S:
-            self._parted(self._pings)
         for stream in list(self.streams.values()):
             self._look_at(stream, now)
         self.reactor.wheel.arm(self, now + self._look_s)

@@ -171,7 +171,8 @@ class Health:
             known.h2 = True
             known.protocol_at = NEVER
         known.greeted = known.greeted or engine.h2
-        if now < known.protocol_at if well else now - known.silent_at < PROTOCOL_EVERY_S and not known.greeted:
+        asked_lately = not known.greeted and now - known.silent_at < PROTOCOL_EVERY_S
+        if now < known.protocol_at if well else asked_lately:
             return False
         from fastgw.net.h2_greeting import speaks_h2  # (no part of a start)
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 
+from fastgw.net.h2_arrival import MOST_LIMBO
 from fastgw.net.h2_client import WINDOW_BYTES
 from fastgw.net.h2_connection import MOST_UNWANTED_BYTES, UNANSWERED_S
 from tests.support.byhand.h2_front import H2HandClient, h2_client
@@ -160,6 +161,25 @@ class TestAnsweredBeforeItsBodyHasCome:
             assert not client.peer.count("RST_STREAM")
             client.says(f.ping(client.peer.sees("PING").payload, ack=True))
             client.sees("RST_STREAM 1 code=NO_ERROR")
+
+    def test_it_is_reset_all_the_same_where_the_client_does_not_answer(self) -> None:
+        """With no other request, too."""
+        with conversation() as talk, h2_client(talk, acks=False) as client:
+            self._asks(client, None)
+            client.passes(UNANSWERED_S * 0.8)
+            assert not client.peer.count("RST_STREAM")
+            client.passes(UNANSWERED_S * 0.6)
+            client.sees("RST_STREAM 1 code=NO_ERROR")
+            assert not client.ended
+
+    def test_no_more_are_waited_for_than_so_many(self) -> None:
+        """A client that answers no PING, and asks and asks."""
+        with conversation(max_body_bytes=1 << 20) as talk, h2_client(talk, acks=False) as client:
+            for number in range(1, 2 * (MOST_LIMBO + 40), 2):
+                client.says(f.headers(number, [*POST, (b"content-length", b"%d" % (1 << 40))]))
+                client.sees(f"HEADERS {number} :status=413")
+            assert client.peer.count("RST_STREAM") >= 40
+            assert not client.ended
 
     def test_who_has_ended_it_meanwhile_is_not_reset(self) -> None:
         with conversation() as talk, h2_client(talk, acks=False) as client:
