@@ -22,9 +22,9 @@ from typing import Final
 
 from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError, Source
-from fastgw.net.clock import monotonic
+from fastgw.net.dial import Dial, DialError
 from fastgw.net.poller import Reactor
-from fastgw.net.shortage import LACKING, no_socket
+from fastgw.net.shortage import no_socket
 from fastgw.net.timers import NEVER, TICK_S
 from fastgw.net.upstream import UNPROCESSED, Carrier, UpstreamStream
 from fastgw.net.wire import RECV_BYTES, Address, Holder, PlainWire, Wire
@@ -191,14 +191,13 @@ class H1UpstreamConn(Holder):
     """A connection to one engine; see the head of this file."""
 
     __slots__ = (
-        "_rest_of_addresses",
         "_spare",
-        "dial_deadline",
         "home",
         "idle_limit_at",
         "idle_since",
         "idle_turn",
         "interim",
+        "making",
         "own",
         "reactor",
         "reader",
@@ -226,8 +225,7 @@ class H1UpstreamConn(Holder):
         self.idle_since = 0.0
         self.idle_turn = 0  # the poller's, when it became idle
         self.idle_limit_at = NEVER
-        self.dial_deadline = NEVER
-        self._rest_of_addresses: tuple[Address, ...] = ()
+        self.making: Dial | None = None  # which it is the end of
         self._spare = LengthSource(0)  # what reads the usual body
         wire.holder = self
         stats.upstream_open += 1
@@ -247,26 +245,23 @@ class H1UpstreamConn(Holder):
         """
         if wire is None:
             wire = PlainWire(reactor)
-        code = wire.dial(addresses[0])
+        dial = Dial(reactor, wire, addresses, timeout_s)
         conn = cls(reactor, wire, home, own, carrier, stats)
-        conn._rest_of_addresses = addresses[1:]
-        conn.dial_deadline = monotonic() + timeout_s
-        conn._dialling(code)
+        conn.making = dial
+        dial.begin(conn)
         return conn
 
-    def _dialling(self, code: int) -> None:
-        """A dial is under way (0), or failed at once."""
-        self.reactor.wheel.arm(self, self.dial_deadline)
-        if code:
-            # Not from here: whoever dials is not told before the dial has returned.
-            self.reactor.poller.soon(lambda: self._dial_failed(os.strerror(code), False, code in LACKING))
-
     def on_dialled(self, code: int) -> None:
-        if code:
-            self._dial_failed(self.wire.why(code), False, code in LACKING)
-            return
+        dial = self.making
         stream = self.stream
-        assert stream is not None
+        if stream is None or dial is None:
+            return
+        if code:
+            error = dial.failed(self, code)
+            if error is not None:
+                self._give_up(error)
+            return
+        self.making = None
         carrier = stream.carrier
         self.deadline = NEVER
         stream.connected = True
@@ -287,34 +282,22 @@ class H1UpstreamConn(Holder):
         except Exception as error:
             self.crash(error, carrier)
 
-    def _dial_failed(self, detail: str, timed_out: bool, lacking: bool = False) -> None:
-        """``lacking``: this process is short of something, which says nothing about the engine."""
+    def _give_up(self, error: DialError) -> None:
+        """It did not come about."""
         stream = self.stream
-        if stream is None:
-            return
-        if self._rest_of_addresses and not timed_out and not lacking:
-            address, *rest = self._rest_of_addresses
-            self._rest_of_addresses = tuple(rest)
-            try:
-                code = self.wire.dial(address)
-            except OSError as error:
-                detail = str(error)
-                lacking = error.errno in LACKING
-            else:
-                self._dialling(code)
-                return
+        assert stream is not None
         carrier = stream.carrier
         self.close()
         if carrier is None:
-            self.home.warm_failed(detail)
+            self.home.warm_failed(error.detail)
             return
         try:
-            if lacking:
-                carrier.on_error(no_socket(detail))
+            if error.lacking:
+                carrier.on_error(no_socket(error.detail))
             else:
-                carrier.on_unreachable(detail, timed_out)
-        except Exception as error:
-            self.crash(error, carrier)
+                carrier.on_unreachable(error.detail, error.timed_out)
+        except Exception as bug:
+            self.crash(bug, carrier)
 
     # --- one exchange
     def take(self, carrier: Carrier) -> H1UpstreamStream:
@@ -400,7 +383,7 @@ class H1UpstreamConn(Holder):
         assert stream is not None
         carrier = stream.carrier
         if self.state is CONNECTING:
-            self._dial_failed(detail, False, True)
+            self._give_up(DialError(detail, lacking=True))
         elif self.state is IDLE or carrier is None:
             self._idle_gone(False)
         else:
@@ -436,7 +419,7 @@ class H1UpstreamConn(Holder):
 
     def expired(self, now: float) -> None:
         if self.state is CONNECTING:
-            self._dial_failed("connect timeout", True)
+            self._give_up(DialError("connect timeout", timed_out=True))
         elif self.state is IDLE:
             until = self.home.unneeded(self, now)
             if until > now:
@@ -459,8 +442,7 @@ class H1UpstreamConn(Holder):
         if self.wire.closed:
             return
         if self.state is CONNECTING:
-            self._rest_of_addresses = ()
-            self._dial_failed("connection reset", False)
+            self._give_up(DialError("connection reset"))
         else:
             self._ended("reset")
 

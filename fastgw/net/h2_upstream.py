@@ -14,12 +14,11 @@ from typing import Final
 
 from fastgw.accel.frames import header
 from fastgw.net.clock import monotonic
+from fastgw.net.dial import Dial, DialError
 from fastgw.net.h2_link import CLOSED, CONNECTING, GREETING, LEAVING, OPEN
 from fastgw.net.h2_stream import H2UpstreamStream, Link, Places
 from fastgw.net.poller import Reactor
-from fastgw.net.shortage import LACKING
-from fastgw.net.timers import NEVER
-from fastgw.net.upstream import UNPROCESSED
+from fastgw.net.upstream import CROWDED_OUT, LEFT_OVER, UNPROCESSED
 from fastgw.net.wire import Address, Wire
 from fastgw.protocol.h2 import frames as h2
 from fastgw.protocol.h2.budget import Budget
@@ -44,8 +43,8 @@ class H2Home(Places):
         """It takes requests from now on."""
         raise NotImplementedError
 
-    def dial_failed(self, conn: H2UpstreamConn, detail: str, timed_out: bool, lacking: bool) -> None:
-        """It did not come about. ``lacking``: this process is short of something, which says nothing about the engine."""
+    def dial_failed(self, conn: H2UpstreamConn, error: DialError) -> None:
+        """It did not come about."""
         raise NotImplementedError
 
     def no_h2(self, conn: H2UpstreamConn, detail: str) -> None:
@@ -73,8 +72,8 @@ class H2UpstreamConn(Link):
     """A connection to one engine; see the head of this file."""
 
     __slots__ = (
-        "_dirty", "_first", "_freed", "_idle", "_limbo", "_next", "_resets", "_rest_of_addresses", "_stuck",
-        "dial_deadline", "home", "limit", "reserved", "stats", "streams",
+        "_dirty", "_first", "_freed", "_idle", "_limbo", "_next", "_resets", "_stuck", "home", "limit", "making", "reserved",
+        "stats", "streams", "useful",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, wire: Wire, home: H2Home, own: tuple[bytes, bytes], stats: Stats) -> None:
@@ -84,8 +83,7 @@ class H2UpstreamConn(Link):
         self.streams: dict[int, H2UpstreamStream] = {}
         self.reserved = 0  # placed, and not sent yet
         self.limit = 0  # streams of ours at once, as the engine said
-        self.dial_deadline = NEVER
-        self._rest_of_addresses: tuple[Address, ...] = ()
+        self.making: Dial | None = None  # which it is the end of
         self._resets = Budget("resets", RESETS, RESET_RATE)
         self._next = 1
         self._first = True  # no block has gone out
@@ -106,48 +104,33 @@ class H2UpstreamConn(Link):
              stats: Stats, timeout_s: float) -> H2UpstreamConn:  # fmt: skip
         """Start to connect; ``home`` is told from the loop, never from here. All addresses, and the engine's greeting, have one
         time limit. Raises OSError when no socket can be made."""
-        code = wire.dial(addresses[0])
+        dial = Dial(reactor, wire, addresses, timeout_s)
         conn = cls(reactor, wire, home, own, stats)
-        conn._rest_of_addresses = addresses[1:]
-        conn.dial_deadline = monotonic() + timeout_s
-        conn._dialling(code)
+        conn.making = dial
+        dial.begin(conn)
         return conn
 
-    def _dialling(self, code: int) -> None:
-        self.reactor.wheel.arm(self, self.dial_deadline)
-        if code:
-            self.reactor.poller.soon(lambda: self.on_dialled(code))
-
     def on_dialled(self, code: int) -> None:
+        dial = self.making
+        if dial is None or self.state is not CONNECTING:
+            return
         if code:
-            self._dial_failed(self.wire.why(code), False, code in LACKING)
-        elif not self.wire.for_h2():
+            error = dial.failed(self, code)
+            if error is not None:
+                self._give_up(error)
+            return
+        self.making = None
+        if not self.wire.for_h2():
             self._not_h2("not agreed on by ALPN")
         else:
             self.greet()
             self.wire.resume()
 
-    def _dial_failed(self, detail: str, timed_out: bool, lacking: bool = False) -> None:
-        if self.state is not CONNECTING:
-            return
-        if self._rest_of_addresses and not timed_out and not lacking:
-            address, *rest = self._rest_of_addresses
-            self._rest_of_addresses = tuple(rest)
-            try:
-                code = self.wire.dial(address)
-            except OSError as error:
-                detail = str(error)
-                lacking = error.errno in LACKING
-            else:
-                self._dialling(code)
-                return
-        self._give_up(detail, timed_out, lacking)
-
-    def _give_up(self, detail: str, timed_out: bool = False, lacking: bool = False) -> None:
+    def _give_up(self, error: DialError) -> None:
         """It did not come about. (An engine that closes before its SETTINGS may be one that ends, or begins; one that is silent
         is busy: neither says what it speaks.)"""
         self.close()
-        self.home.dial_failed(self, detail, timed_out, lacking)
+        self.home.dial_failed(self, error)
 
     # --- places
     def spare(self) -> int:
@@ -426,9 +409,9 @@ class H2UpstreamConn(Link):
     # --- time, and the end
     def expired(self, now: float) -> None:
         if self.state is CONNECTING:
-            self._dial_failed("connect timeout", True)
+            self._give_up(DialError("connect timeout", timed_out=True))
         elif self.state is GREETING:
-            self._give_up("no SETTINGS in time", True)
+            self._give_up(DialError("no SETTINGS in time", timed_out=True))
         elif self._idle and not self.busy() and self.home.unneeded(self):
             self.close(h2.NO_ERROR)
         elif not self.alive() or self.half_for(now) >= PING_S:
@@ -461,9 +444,11 @@ class H2UpstreamConn(Link):
 
     def ended(self, how: str) -> None:
         if self.state is CONNECTING:
-            self._dial_failed("connection reset", False)
+            self._give_up(DialError("connection reset"))
+        elif self.state is GREETING and self.reader.halfway():
+            self._not_h2("closed before its SETTINGS")
         elif self.state is GREETING:
-            (self._not_h2 if self.reader.halfway() else self._give_up)("closed before its SETTINGS")
+            self._give_up(DialError("closed before its SETTINGS"))
         else:
             self.close()
             self._tell_all(how)
@@ -471,7 +456,7 @@ class H2UpstreamConn(Link):
     def lost(self) -> None:
         """End as if the engine had reset the connection: whoever has a stream on it is told so."""
         if self.state is CONNECTING or self.state is GREETING:
-            self._give_up("connection reset")
+            self._give_up(DialError("connection reset"))
         elif self.state is not CLOSED:
             self.ended("reset")
 

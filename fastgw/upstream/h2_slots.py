@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from fastgw.errors import GatewayError, Source, described
 from fastgw.net.clock import monotonic
+from fastgw.net.dial import DialError
 from fastgw.net.h2_stream import H2UpstreamStream
 from fastgw.net.h2_upstream import H2Home, H2UpstreamConn
 from fastgw.net.h2_upstream_tunnel import H2UpstreamTunnel
@@ -278,7 +279,7 @@ class H2Slots(H2Home):
             else:
                 self._replace(conn)
 
-    def dial_failed(self, conn: H2UpstreamConn, detail: str, timed_out: bool, lacking: bool) -> None:
+    def dial_failed(self, conn: H2UpstreamConn, error: DialError) -> None:
         if self.conns or self.dialling:
             return  # those who wait have others to wait for
         for stream in self._forget():
@@ -286,16 +287,16 @@ class H2Slots(H2Home):
             assert carrier is not None
             stream.cancel()
             try:
-                if lacking:
-                    carrier.on_error(no_socket(detail))
+                if error.lacking:
+                    carrier.on_error(no_socket(error.detail))
                 else:
-                    carrier.on_unreachable(detail, timed_out)
-            except Exception as error:
-                stream.crash(error, carrier)
+                    carrier.on_unreachable(error.detail, error.timed_out)
+            except Exception as bug:
+                stream.crash(bug, carrier)
 
     def no_h2(self, conn: H2UpstreamConn, detail: str) -> None:
         if not self.wants_h1(detail):
-            self.dial_failed(conn, f"does not speak HTTP/2: {detail}", False, False)
+            self.dial_failed(conn, DialError(f"does not speak HTTP/2: {detail}"))
 
     def wants_h1(self, detail: str) -> bool:
         if not self._refused(detail):

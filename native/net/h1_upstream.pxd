@@ -1,7 +1,6 @@
 cimport cython
 
 from fastgw.accel.heads cimport ResponseHead
-from fastgw.net.clock cimport monotonic
 from fastgw.net.poller cimport Reactor
 from fastgw.net.upstream cimport Carrier, UpstreamStream
 from fastgw.net.wire cimport Holder, PlainWire, Wire
@@ -35,9 +34,9 @@ cdef class H1UpstreamStream(UpstreamStream):
 
 @cython.final
 cdef class H1UpstreamConn(Holder):
-    cdef public tuple _rest_of_addresses
+    cdef public object making
     cdef LengthSource _spare
-    cdef public double dial_deadline, idle_limit_at, idle_since
+    cdef public double idle_limit_at, idle_since
     cdef public Home home
     cdef public bytes own
     cdef public int interim

@@ -9,7 +9,6 @@ from fastgw.protocol.h2.heads cimport response_head
 from fastgw.stats cimport Stats
 
 cdef int DATA, END_STREAM
-cdef double NEVER
 
 cdef class H2Home(Places):
     cpdef freed(self, H2UpstreamConn conn)
@@ -20,8 +19,7 @@ cdef class H2UpstreamConn(Link):
     cdef public Stats stats
     cdef public dict streams
     cdef public long reserved, limit
-    cdef public double dial_deadline
-    cdef public tuple _rest_of_addresses
+    cdef public object making
     cdef object _resets
     cdef long _next
     cdef bint _first, _freed, _idle

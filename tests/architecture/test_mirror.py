@@ -92,6 +92,7 @@ ELSEWHERE: dict[str, str] = {
     "exchange/upload": "e2e/test_large_bodies.py",
     "net/channel": "upstream/test_scheduler.py",
     "net/client": "e2e/test_cases_a_turns.py",
+    "net/dial": "net/test_h1_upstream.py",
     "net/fetch": "upstream/test_scheduler.py",
     "net/h1_states": "net/test_h1_connection.py",
     "net/h2_arrival": "e2e/test_h2_front_rows.py",
