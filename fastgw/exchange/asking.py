@@ -101,7 +101,9 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     call = exchange.call
     assert call is not None
     pool = call.pool
-    if failure is Failure.REFUSED or failure is Failure.FULL or (failure is Failure.LOST and call.reused):
+    now = monotonic()
+    not_taken = failure is Failure.REFUSED or failure is Failure.LEFT_OVER or failure is Failure.CROWDED_OUT
+    if not_taken or failure is Failure.FULL or (failure is Failure.LOST and call.reused):
         call.released()
     else:
         # Before the engine is left: whoever waits for its place must find the verdict.
@@ -110,19 +112,23 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     exchange.detail = f"{pool.engine.name}: {detail}"
     if failure is Failure.REFUSED:
         exchange.tries = exchange.tries.refusal()
+    elif not_taken:
+        exchange.tries = exchange.tries.passed(now)
     elif failure is Failure.LOST and not call.reused:
         exchange.tries = exchange.tries.killed()
     tries = exchange.tries.tried(pool)
     others = another(_group(exchange), tries)
     rules = exchange.gateway.rules
     step = after(
-        failure, rules, exchange.tries, reused=call.reused, begun=begun, at_hand=_at_hand(exchange), others=others
+        failure, rules, exchange.tries, now, reused=call.reused, begun=begun, at_hand=_at_hand(exchange), others=others
     )  # fmt: skip
     try:
-        if step is Step.AGAIN and exchange.tries.refusals > 1 and failure is Failure.REFUSED:
-            exchange.gateway.stats.replays_total += 1
-            _back_off(exchange, exchange.tries.refusals)
-            return
+        if step is Step.AGAIN and not_taken and failure is not Failure.LEFT_OVER:
+            times = exchange.tries.refusals if failure is Failure.REFUSED else exchange.tries.passes
+            if times > 1:
+                exchange.gateway.stats.replays_total += 1
+                _back_off(exchange, times)
+                return
         if step is Step.AGAIN:
             if _again(exchange, pool, failure is Failure.LOST):
                 return

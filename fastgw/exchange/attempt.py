@@ -15,7 +15,7 @@ from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
 from fastgw.exchange.figures import read_whole
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
-from fastgw.exchange.plan import Failure
+from fastgw.exchange.plan import REFUSALS, Failure
 from fastgw.exchange.record import timing_line
 from fastgw.exchange.relay import BROKEN, END, MORE, SPENT, Relay
 from fastgw.exchange.showing import goes_on
@@ -23,7 +23,7 @@ from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.exchange.tunnel import Tunnel
 from fastgw.net.client import NO_BODY, UNTOLD
 from fastgw.net.clock import monotonic
-from fastgw.net.upstream import UNPROCESSED
+from fastgw.net.upstream import NOT_TAKEN
 from fastgw.net.wire import DEAD, QUEUED
 from fastgw.protocol.body import Source as BodySource
 from fastgw.protocol.query import with_value
@@ -180,8 +180,8 @@ class Attempt(Call):
         relay = self.relay
         if self._tunnel is not None:
             self._tunnel.closed(exchange, self, how)
-        elif how == UNPROCESSED and relay is None:
-            exchange.call_failed(Failure.REFUSED, False, "the request was not taken", None)
+        elif relay is None and how in NOT_TAKEN:
+            exchange.call_failed(REFUSALS[how], False, "the request was not taken", None)
         elif relay is None:
             if stream.shared:
                 self.reused = False  # that was no idle connection

@@ -23,7 +23,7 @@ from fastgw.exchange.phases import MERGING
 from fastgw.exchange.record import timing_line
 from fastgw.exchange.showing import goes_on
 from fastgw.net.clock import monotonic
-from fastgw.net.upstream import UNPROCESSED
+from fastgw.net.upstream import NOT_TAKEN
 from fastgw.protocol.body import Source
 from fastgw.protocol.embeddings import Parts, merged, shares, split
 from fastgw.upstream.pool import Pool
@@ -250,7 +250,7 @@ class MergedCall(Call):
         if source is not None and source.eof(how):
             self._whole(source)
             return
-        if how == UNPROCESSED:
+        if how in NOT_TAKEN:
             self.released()
             self.give_up()
             return

@@ -2,8 +2,9 @@
 acted on).
 
 Repeated without asking: a connection that did not come about (nothing was sent), what an engine says that it has not looked at
-(RFC 9113 §8.7: a stream that was refused, or is above what a GOAWAY names), and a *reused* idle connection that died
-without one response byte (the engine closed it while the request was on its way; it goes again once, on a fresh connection).
+(RFC 9113 §8.7: a stream that was refused, or is above what a GOAWAY names; more often where the engine took others meanwhile),
+and a *reused* idle connection that died without one response byte (the engine closed it while the request was on its way; it
+goes again once, on a fresh connection).
 Repeated only by policy (``retry_fresh``; on under ``ordered``, whose users expect it), so often as ``max_retries`` says: a
 fresh connection that died, or timed out, after the whole request was sent. Never: anything after a response byte.
 """
@@ -15,12 +16,18 @@ from typing import Final
 
 from fastgw.errors import GatewayError, Source
 from fastgw.limits.breaker import CLOSED
+from fastgw.net.upstream import CROWDED_OUT, LEFT_OVER, UNPROCESSED
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
 MOST_REFUSALS: Final = 4
 """Of one request by engines that had no look at it; then it is as any failure. The first may be no more than a connection that
 goes; whoever refuses again has enough to do: another engine is asked, or the same after a pause."""
+MOST_PASSES: Final = 256
+PASSES_S: Final = 30.0
+"""So often, and so long, a request is asked again that an engine did not look at while it took others: nginx takes
+``keepalive_requests`` on a connection and leaves the others over, which says nothing against any of them, and each time some
+come to their end. (Whoever passes one over so often passes it over for ever.)"""
 MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
 
 
@@ -32,7 +39,13 @@ class Failure(enum.Enum):
     FULL = "full"  # nothing was sent: the engine is there, and no place on its connections came free in time
     LOST = "lost"  # the connection died after bytes of the request were sent
     REFUSED = "refused"  # the engine said, or it is certain, that it had no look at it
+    LEFT_OVER = "left_over"  # the same, on a connection that ends, and took others
+    CROWDED_OUT = "crowded_out"  # the same, on one that goes on, and answers others
     SILENT = "silent"  # no byte within the first-byte limit
+
+
+REFUSALS: Final = {UNPROCESSED: Failure.REFUSED, LEFT_OVER: Failure.LEFT_OVER, CROWDED_OUT: Failure.CROWDED_OUT}
+"""What it is, by how a stream ends."""
 
 
 class Step(enum.Enum):
@@ -49,34 +62,58 @@ class Tries:
     """What has been tried for one request. It never changes: each try makes a new one, and all begin with :data:`NONE_YET`.
 
     ``pools``: that were tried, and are not to be asked again. ``replayed``: its free replay has been used. ``retries``: by
-    policy. ``kills``: fresh connections that died under it. ``refusals``: how often an engine had no look at it.
+    policy. ``kills``: fresh connections that died under it. ``refusals``: how often an engine had no look at it, and
+    ``passes``, how often because it took others, since ``passed_at``.
     """
 
-    __slots__ = ("kills", "pools", "refusals", "replayed", "retries")
+    __slots__ = ("kills", "passed_at", "passes", "pools", "refusals", "replayed", "retries")
 
-    def __init__(self, pools: tuple[Pool, ...], replayed: bool, retries: int, kills: int, refusals: int = 0) -> None:
+    def __init__(self, pools: tuple[Pool, ...], replayed: bool, retries: int, kills: int) -> None:
         self.pools = pools
         self.replayed = replayed
         self.retries = retries
         self.kills = kills
-        self.refusals = refusals
+        self.refusals = 0
+        self.passes = 0
+        self.passed_at = 0.0
+
+    def _like(self, pools: tuple[Pool, ...], replayed: bool, retries: int, kills: int) -> Tries:
+        made = Tries(pools, replayed, retries, kills)
+        made.refusals = self.refusals
+        made.passes = self.passes
+        made.passed_at = self.passed_at
+        return made
 
     def tried(self, pool: Pool) -> Tries:
         """``pool`` is not to be asked again."""
-        return Tries((*self.pools, pool), self.replayed, self.retries, self.kills, self.refusals)
+        return self._like((*self.pools, pool), self.replayed, self.retries, self.kills)
 
     def again(self) -> Tries:
         """The same request goes to the same engine again."""
-        return Tries(self.pools, True, self.retries, self.kills, self.refusals)
+        return self._like(self.pools, True, self.retries, self.kills)
 
     def retried(self) -> Tries:
-        return Tries(self.pools, self.replayed, self.retries + 1, self.kills, self.refusals)
+        return self._like(self.pools, self.replayed, self.retries + 1, self.kills)
 
     def killed(self) -> Tries:
-        return Tries(self.pools, self.replayed, self.retries, self.kills + 1, self.refusals)
+        return self._like(self.pools, self.replayed, self.retries, self.kills + 1)
 
     def refusal(self) -> Tries:
-        return Tries(self.pools, self.replayed, self.retries, self.kills, self.refusals + 1)
+        made = self._like(self.pools, self.replayed, self.retries, self.kills)
+        made.refusals += 1
+        return made
+
+    def passed(self, now: float) -> Tries:
+        """An engine took others instead."""
+        made = self._like(self.pools, self.replayed, self.retries, self.kills)
+        made.passes += 1
+        if not made.passed_at:
+            made.passed_at = now
+        return made
+
+    def patient(self, now: float) -> bool:
+        """Whether it may be passed over once more."""
+        return self.passes <= MOST_PASSES and now - self.passed_at < PASSES_S
 
     def repeated(self) -> bool:
         """Whether it has been sent more than once: it takes no further chance with a connection that may have died as well."""
@@ -109,7 +146,7 @@ def another(group: Group, tries: Tries) -> bool:
 
 
 def after(
-    failure: Failure, rules: Rules, tries: Tries, *, reused: bool, begun: bool, at_hand: bool, others: bool
+    failure: Failure, rules: Rules, tries: Tries, now: float, *, reused: bool, begun: bool, at_hand: bool, others: bool
 ) -> Step:
     """What follows a failed attempt.
 
@@ -122,6 +159,12 @@ def after(
         return Step.NEXT if others else Step.FAIL
     if failure is Failure.REFUSED:
         if tries.refusals == 1 or (tries.refusals <= MOST_REFUSALS and not others):
+            return Step.AGAIN
+        return Step.NEXT if others else Step.FAIL
+    if failure is Failure.LEFT_OVER or failure is Failure.CROWDED_OUT:
+        # (An engine that is full: another may not be. One whose connection goes: the next one has as much room again.)
+        stays = tries.passes == 1 or not others or failure is Failure.LEFT_OVER
+        if stays and tries.patient(now):
             return Step.AGAIN
         return Step.NEXT if others else Step.FAIL
     if failure is Failure.LOST and reused and rules.replay and not tries.replayed:

@@ -92,6 +92,7 @@ class H2UpstreamConn(Link):
         self._freed = False
         self._limbo: dict[int, int] = {}  # what we reset, and the PING that tells when the engine must know
         self._idle = False  # it had no stream at the last look
+        self.useful = False  # an answer came on it
         stats.upstream_open += 1
         stats.dials_total += 1
 
@@ -155,7 +156,7 @@ class H2UpstreamConn(Link):
         self.reserved -= 1
         if self.state is not OPEN:  # it closed, or said GOAWAY, between the place and the request
             stream.link = None
-            stream.fate = UNPROCESSED
+            stream.fate = LEFT_OVER
             stream.deliver_soon()
             self._free()
             return
@@ -295,6 +296,7 @@ class H2UpstreamConn(Link):
                 head = response_head(block)
                 if head.status >= 200:
                     stream.head = head
+                    self.useful = True
                 elif last:
                     raise Malformed("an interim answer is the last")
                 else:
@@ -354,7 +356,7 @@ class H2UpstreamConn(Link):
         if stream.head is not None:
             stream.fate = why
         elif not stream.interim and (code == h2.REFUSED_STREAM or (code == h2.HTTP_1_1_REQUIRED and stream.wants_h1(why))):
-            stream.fate = UNPROCESSED
+            stream.fate = CROWDED_OUT if self.useful and code == h2.REFUSED_STREAM else UNPROCESSED
         else:
             stream.error = bad_answer(why)
         self._touch(stream)
@@ -367,7 +369,7 @@ class H2UpstreamConn(Link):
         for number in [number for number in self.streams if number > last]:  # not looked at, and never will be (RFC 9113 §6.8)
             stream = self.streams.pop(number)
             self._stuck.pop(stream, None)
-            stream.fate = "reset" if stream.begun() else UNPROCESSED
+            stream.fate = "reset" if stream.begun() else (LEFT_OVER if last else UNPROCESSED)
             self._touch(stream)
         for stream in self.streams.values():
             stream.shared = True  # the engine has it

@@ -24,6 +24,11 @@ UPGRADE: Final = 2
 
 UNPROCESSED: Final = "unprocessed"
 """How a request ends that an engine did not take: refused, above what its GOAWAY names, or never sent."""
+LEFT_OVER: Final = "left over"
+"""The same, where its connection ends and has taken others before it; or it was not sent, for the connection had ended."""
+CROWDED_OUT: Final = "crowded out"
+"""The same, where its connection goes on, and answers others."""
+NOT_TAKEN: Final = (UNPROCESSED, LEFT_OVER, CROWDED_OUT)
 
 
 class Carrier:
@@ -55,7 +60,7 @@ class Carrier:
     def on_end(self, how: str) -> None:
         """The engine closed (``"fin"`` or ``"reset"``), or this stream alone has ended (else: why): ask the source whether that
         ends its message. Or it said, or it is certain, that it has not looked at the request and will not
-        (:data:`UNPROCESSED`): the same may be asked again."""
+        (one of :data:`NOT_TAKEN`): the same may be asked again."""
         raise NotImplementedError
 
     def on_drained(self) -> None:

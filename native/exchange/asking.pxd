@@ -21,7 +21,7 @@ cpdef ask(ExchangeState exchange)
 cpdef Attempt _call(ExchangeState exchange, Pool pool, bint probe)
 @cython.locals(group=Group, pool=Pool)
 cpdef bint _waits_for_room(ExchangeState exchange) except -1
-@cython.locals(call=Call, pool=Pool)
+@cython.locals(call=Call, pool=Pool, now=cython.double, not_taken=cython.bint)
 cpdef call_failed(ExchangeState exchange, object failure, bint begun, str detail, object error)
 cpdef Group _group(ExchangeState exchange)
 @cython.locals(call=Attempt, connected=cython.bint)

@@ -9,10 +9,14 @@ cdef int CLOSED
 cdef class Tries:
     cdef public tuple pools
     cdef public bint replayed
-    cdef public int kills, refusals, retries
+    cdef public int kills, passes, refusals, retries
+    cdef public double passed_at
 
     cpdef Tries tried(self, Pool pool)
+    @cython.locals(made=Tries)
+    cdef Tries _like(self, tuple pools, bint replayed, int retries, int kills)
     cpdef bint repeated(self) except -1
+    cpdef bint patient(self, double now) except -1
 
 @cython.final
 cdef class Rules:

@@ -23,6 +23,7 @@ cdef class H2UpstreamConn(Link):
     cdef object _resets
     cdef long _next
     cdef bint _first, _freed, _idle
+    cdef public bint useful
     cdef list _dirty
     cdef dict _stuck, _limbo
 

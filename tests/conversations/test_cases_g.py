@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fastgw.exchange.plan import PASSES_S
 from tests.conversations.h2_row import (
     CANCEL,
     ENHANCE_YOUR_CALM,
@@ -107,6 +108,21 @@ class TestG2:
             client.sees(502, "bad_gateway")
             assert len(say.engine.peers) < 8
 
+    def test_G2_as_often_as_others_are_taken(self) -> None:
+        """nginx takes ``keepalive_requests`` on a connection, here one, and no more."""
+        with h2() as say:
+            clients = [say.talk.client().says(chat(content=f"number {at}")) for at in range(30)]
+            for _ in clients:
+                peer = say.peer
+                first = peer.asked[0]
+                peer.goes(1)
+                first.answers()
+            for client in clients:
+                client.sees(200)
+            order = [peer.look().asked[0].body for peer in say.engine.peers[:30]]
+            assert [f"number {at}".encode() in body for at, body in enumerate(order)] == [True] * 30, "who came first is first"
+            assert say.engine.engine.failures_total == 0
+
     def test_G2_another_engine_where_one_takes_nothing(self) -> None:
         with h2(2, policy="ordered") as say:
             client = say.talk.client().says(chat())
@@ -161,6 +177,29 @@ class TestG3:
             assert [len(engine.asked) for engine in say.talk.engines] == [2, 1]
             say.talk.engines[1].last.answers()
             client.sees(200)
+
+    def test_G3_who_answers_others_has_room_in_time(self) -> None:
+        with h2() as say:
+            [other] = streaming(say)
+            client = say.talk.client().says(chat())
+            for _ in range(12):
+                say.last.resets(REFUSED_STREAM)
+                say.talk.passes(1.1)
+            say.last.answers()
+            client.sees(200)
+            say.asked[0].says(DONE, last=True)
+            other.sees(200)
+            assert len(say.engine.peers) == 1
+            assert say.engine.engine.failures_total == 0
+
+    def test_G3_and_not_for_ever(self) -> None:
+        with h2() as say:
+            streaming(say)
+            client = say.talk.client().says(chat())
+            say.last.resets(REFUSED_STREAM)
+            say.talk.passes(PASSES_S)
+            say.last.resets(REFUSED_STREAM)
+            client.sees(502, "bad_gateway")
 
     def test_G3_an_upload_of_which_a_part_is_gone_is_not(self) -> None:
         with h2() as say:

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from itertools import product
 
-from fastgw.exchange.plan import MOST_REFUSALS, NONE_YET, Failure, Rules, Step, Tries, after, later
+import pytest
+
+from fastgw.exchange.plan import (
+    MOST_PASSES,
+    MOST_REFUSALS,
+    NONE_YET,
+    PASSES_S,
+    REFUSALS,
+    Failure,
+    Rules,
+    Step,
+    Tries,
+    after,
+    later,
+)
 
 FLAGS = ("reused", "begun", "at_hand", "others", "replay", "replayed", "retry_fresh")
 CONNECT = (Failure.CONNECT, Failure.CONNECT_TIMEOUT, Failure.FULL)
@@ -17,9 +31,8 @@ QUESTIONS = [
 def asked(failure: Failure, facts: dict[str, bool], retries: int, kills: int) -> Step:
     rules = Rules(replay=facts["replay"], retry_fresh=facts["retry_fresh"], max_retries=2, quarantine_after=2)
     tries = Tries((), facts["replayed"], retries, kills)
-    return after(
-        failure, rules, tries, reused=facts["reused"], begun=facts["begun"], at_hand=facts["at_hand"], others=facts["others"]
-    )
+    reused, begun, at_hand, others = (facts[name] for name in ("reused", "begun", "at_hand", "others"))
+    return after(failure, rules, tries, 0.0, reused=reused, begun=begun, at_hand=at_hand, others=others)
 
 
 def test_nothing_is_repeated_after_a_response_byte_or_without_its_body() -> None:
@@ -32,7 +45,7 @@ def test_what_was_never_sent_goes_to_the_next_engine_at_once() -> None:
     for failure, facts, retries, kills in QUESTIONS:
         if failure in CONNECT and not facts["begun"] and facts["at_hand"]:
             assert asked(failure, facts, retries, kills) is (Step.NEXT if facts["others"] else Step.FAIL)
-        elif failure not in (*CONNECT, Failure.REFUSED):
+        elif failure not in (*CONNECT, *REFUSALS.values()):
             assert asked(failure, facts, retries, kills) is not Step.NEXT
 
 
@@ -43,17 +56,44 @@ def test_what_an_engine_did_not_look_at_is_asked_again_and_not_for_ever() -> Non
     for nth in range(MOST_REFUSALS):
         tries = tries.refusal()
         for others in (False, True):
-            step = after(Failure.REFUSED, rules, tries, reused=False, begun=False, at_hand=True, others=others)
+            step = after(Failure.REFUSED, rules, tries, 0.0, reused=False, begun=False, at_hand=True, others=others)
             assert step is (Step.NEXT if nth and others else Step.AGAIN)
     tries = tries.refusal()
     for others in (False, True):
-        step = after(Failure.REFUSED, rules, tries, reused=False, begun=False, at_hand=True, others=others)
+        step = after(Failure.REFUSED, rules, tries, 0.0, reused=False, begun=False, at_hand=True, others=others)
         assert step is (Step.NEXT if others else Step.FAIL)
+
+
+def passed_over(failure: Failure, times: int, waited_s: float, others: bool) -> Step:
+    rules = Rules(replay=False, retry_fresh=False, max_retries=0, quarantine_after=0)
+    tries = NONE_YET
+    for _ in range(times):
+        tries = tries.passed(7.0)
+    return after(failure, rules, tries, 7.0 + waited_s, reused=False, begun=False, at_hand=True, others=others)
+
+
+@pytest.mark.parametrize(("failure", "times", "waited_s", "others", "step"), [
+    (Failure.LEFT_OVER, 1, 0.0, True, Step.AGAIN),
+    (Failure.LEFT_OVER, MOST_PASSES, 0.0, True, Step.AGAIN),
+    (Failure.LEFT_OVER, MOST_PASSES + 1, 0.0, True, Step.NEXT),
+    (Failure.LEFT_OVER, MOST_PASSES + 1, 0.0, False, Step.FAIL),
+    (Failure.LEFT_OVER, 2, PASSES_S, False, Step.FAIL),
+    (Failure.CROWDED_OUT, 1, 0.0, True, Step.AGAIN),
+    (Failure.CROWDED_OUT, 2, 0.0, True, Step.NEXT),
+    (Failure.CROWDED_OUT, MOST_PASSES, 0.0, False, Step.AGAIN),
+    (Failure.CROWDED_OUT, MOST_PASSES + 1, 0.0, False, Step.FAIL),
+    (Failure.CROWDED_OUT, 2, PASSES_S, False, Step.FAIL),
+])  # fmt: skip
+def test_what_is_passed_over_is_asked_again_while_others_are_taken(
+    failure: Failure, times: int, waited_s: float, others: bool, step: Step
+) -> None:
+    """An engine that is full is left to another; one whose connections have an end is not."""
+    assert passed_over(failure, times, waited_s, others) is step
 
 
 def test_the_same_engine_is_asked_again_only_after_a_reused_connection_died_and_only_once() -> None:
     for failure, facts, retries, kills in QUESTIONS:
-        if failure is Failure.REFUSED:
+        if failure in REFUSALS.values():
             continue
         free = failure is Failure.LOST and facts["reused"] and facts["replay"] and not facts["replayed"]
         again = asked(failure, facts, retries, kills) is Step.AGAIN
@@ -80,9 +120,11 @@ def test_a_replay_that_finds_no_connection_may_go_to_another_engine_whatever_the
 
 
 def test_tries_never_change() -> None:
-    for more in (NONE_YET.again(), NONE_YET.retried(), NONE_YET.killed(), NONE_YET.refusal()):
+    for more in (NONE_YET.again(), NONE_YET.retried(), NONE_YET.killed(), NONE_YET.refusal(), NONE_YET.passed(7.0)):
         assert more is not NONE_YET
     assert (NONE_YET.pools, NONE_YET.replayed, NONE_YET.retries, NONE_YET.kills) == ((), False, 0, 0)
+    kept = NONE_YET.refusal().passed(7.0).passed(8.0).again().retried().killed()
+    assert (kept.replayed, kept.retries, kept.kills, kept.refusals, kept.passes, kept.passed_at) == (True, 1, 1, 1, 2, 7.0)
     assert not NONE_YET.repeated()
     assert NONE_YET.again().repeated()
     assert NONE_YET.retried().repeated()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastgw.net.upstream import LEFT_OVER
 from fastgw.protocol.start import RequestStart
 from tests.conversations.h2_row import h2
 from tests.net.talk import HeardCarrier
@@ -23,6 +24,6 @@ def test_a_place_whose_connection_goes_before_the_request_is_sent() -> None:
             goes()
             stream.send(RequestStart(b"POST", b"/", b"x-request-id: "), b"id", 2, b"", b"{}", 0, say.talk.loop.now + 5)
             say.talk.loop.settle()
-            assert carrier.heard == [("end", "unprocessed")]
+            assert carrier.heard == [("end", LEFT_OVER)]
             stream.cancel()
             say.talk.loop.settle()

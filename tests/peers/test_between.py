@@ -103,6 +103,22 @@ async def test_an_engine(name: str, protocol: Literal["h2", "auto"], secure: boo
             assert (own.failures_total, own.truncations_total) == (0, 0)
 
 
+@pytest.mark.parametrize("name", parts.each("nginx"))
+async def test_connections_that_take_three_requests(name: str, tls: parts.Certificate) -> None:
+    """nginx says GOAWAY when it has taken ``keepalive_requests``, and looks at no more that are on their way."""
+    with parts.nginx(0, "keepalive_requests 3;") as peer:
+        async with before(peer, None, "h2") as gw, clients(gw, MANY) as many:
+
+            async def one(client: Any) -> None:
+                for _ in range(5):
+                    answer = await client.asks(chat("sim"), 20.0)
+                    assert (answer.status, answer.complete) == (200, True), (answer, gw.records[-1])
+
+            await asyncio.gather(*(one(client) for client in many))
+            assert gw.gateway.stats.replays_total > MANY
+            assert gw.gateway.fleet.pools[0].engine.failures_total == 0
+
+
 @pytest.mark.parametrize("front", ["h1", "h2"])
 @pytest.mark.parametrize("protocol", ["h1", "h2"])
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
@@ -132,7 +148,7 @@ async def test_a_session(name: str, secure: bool, protocol: str, front: str, tls
 async def test_nghttpd_echoes_what_it_is_asked(secure: bool, tls: parts.Certificate) -> None:
     with parts.nghttpd(echo=True, tls=tls if secure else None) as peer:
         target = EngineConfig(
-            url=peer.url, protocol="h2", health_path="/hello", models=["sim"], ca_file=str(tls.cert) if secure else ""
+            url=peer.url, protocol="h2", models=["sim"], ca_file=str(tls.cert) if secure else ""
         )
         async with running([target], http2=True, health_interval_s=0.2, inject_usage=False) as gw, clients(gw, 8) as many:
             await gw.until("it is well", lambda: gw.gateway.fleet.pools[0].engine.healthy is True, 10.0)
