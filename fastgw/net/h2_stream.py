@@ -35,7 +35,7 @@ WINDOW_BYTES: Final = 65535
 """What an engine may send on a stream ahead of its client: the protocol's own first window, given again when half was taken."""
 FRAME_BYTES: Final = 16384  # what every peer takes in one DATA frame
 LINGER_S: Final = 2.0
-"""An answer that is complete by its length has its END_STREAM still to come: so long it is waited for."""
+"""An answer that is complete by its length has its END_STREAM, or trailers, still to come: so long they are waited for."""
 
 
 class Link(H2Link):
@@ -111,7 +111,7 @@ class H2UpstreamStream(UpstreamStream):
     """See the head of this file."""
 
     __slots__ = (
-        "_finished", "_got", "_length", "_out", "_owed", "_source", "_taken", "_to_send", "_told", "_unsaid",
+        "_finished", "_got", "_length", "_out", "_owed", "_source", "_taken", "_to_send", "_told", "_unsaid", "_waits",
         "by", "dirty", "ended", "error", "fate", "head", "held", "home", "interim", "link", "method", "number", "out_bytes",
         "pieces", "pings", "reactor", "room", "sent_whole", "trailers", "window",
     )  # fmt: skip
@@ -149,6 +149,7 @@ class H2UpstreamStream(UpstreamStream):
         self._finished = False  # and the end
         self._source: DataSource | None = None
         self._length = -1
+        self._waits = False  # for trailers, which are announced: its length is not its end
         self._got = 0
         self._unsaid = 0  # taken by the client, and not said to the engine
 
@@ -171,7 +172,10 @@ class H2UpstreamStream(UpstreamStream):
             link.leave(self, -1)
         else:
             try:
-                carrier.on_silent()
+                if self._lacks_trailers():
+                    self._ends_without(carrier)
+                else:
+                    carrier.on_silent()
             except Exception as error:
                 self.crash(error, carrier)
 
@@ -348,6 +352,8 @@ class H2UpstreamStream(UpstreamStream):
         elif self._told and (count or self.ended) and not self._finished:
             self._note_end()
             carrier.on_data(data)
+            if self._lacks_trailers():
+                self.due(monotonic() + LINGER_S)
         if count and not self.ended:
             self._took(count)
         if self.held or self.carrier is not carrier:
@@ -356,6 +362,8 @@ class H2UpstreamStream(UpstreamStream):
             error, self.error = self.error, None
             self.cancel()
             carrier.on_error(error)
+        elif self.fate and self._lacks_trailers():
+            self._ends_without(carrier)
         elif self.fate and not self._finished:
             self._finished = True
             carrier.on_end(self.fate)
@@ -374,21 +382,35 @@ class H2UpstreamStream(UpstreamStream):
                 return
             length = 0
         self._length = length
-        source = self._source = DataSource(length, not length)
+        waits = self._waits = head.chunked and length >= 0 and not self.ended
+        source = self._source = DataSource(length, not length and not waits, waits)
         self._note_end()
-        if self.trailers and length > 0:
+        if waits or (self.trailers and length > 0):
             head = _untold(head)
-        if not length:
+        if not length and not waits:
             self._finished = self.closed = True
         carrier.on_head(head, source, data)
+        if self._lacks_trailers():
+            self.due(monotonic() + LINGER_S)
 
     def _note_end(self) -> None:
         """Whether what is told next is the last of the answer."""
-        if self.ended or 0 <= self._length <= self._got:
+        if self.ended or (0 <= self._length <= self._got and not self._waits):
             self._finished = self.closed = True
             if self._source is not None:
                 self._source.ended = self.ended
                 self._source.fields = self.trailers
+
+    def _lacks_trailers(self) -> bool:
+        """Whether nothing but those is still to come."""
+        return self._waits and self._got >= self._length and not self._finished and self.carrier is not None
+
+    def _ends_without(self, carrier: Carrier) -> None:
+        """They do not come: the answer is whole all the same."""
+        assert self._source is not None
+        self._source.waits = self._waits = False
+        self._note_end()
+        carrier.on_data(b"")
 
     def padded(self, size: int) -> None:
         """So many bytes of its window went into padding, which nobody else takes."""

@@ -184,15 +184,17 @@ class CloseSource(Source):
 
 class DataSource(Source):
     """HTTP/2's DATA, of which only payloads come here: until ``ended``, which whoever feeds it sets before the last of them, or
-    as many as were announced. Other than so many are an error (RFC 9113 §8.1.1). ``fields``: its trailers, set likewise."""
+    as many as were announced. Other than so many are an error (RFC 9113 §8.1.1). ``fields``: its trailers, set likewise;
+    ``waits``: there are some behind the last of those that were announced, so that only ``ended`` ends it."""
 
-    __slots__ = ("ended", "fields")
+    __slots__ = ("ended", "fields", "waits")
 
-    def __init__(self, length: int, ended: bool) -> None:
+    def __init__(self, length: int, ended: bool, waits: bool) -> None:
         self.frames = PLAIN
         self.length = self.left = length
         self.aligned = True
         self.done = ended
+        self.waits = waits
         self.spoiled = False
         self.rest = b""
         self.landing = None
@@ -210,7 +212,7 @@ class DataSource(Source):
                 error = FramingError("the stream ends before its length" if self.left > 0 else "more DATA than the length")
                 error.payload = data if self.left > 0 else data[: self.left]
                 raise error
-            self.done = not self.left
+            self.done = not self.left and (self.ended or not self.waits)
         else:
             self.done = self.ended
         return data

@@ -42,7 +42,7 @@ cdef class H2UpstreamStream(UpstreamStream):
     cdef object _out
     cdef Py_ssize_t _taken, _unsaid
     cdef long long _to_send, _length, _got
-    cdef bint _owed, _told, _finished
+    cdef bint _owed, _told, _finished, _waits
     cdef public ResponseHead head
     cdef public int interim
     cdef public list pieces
@@ -70,6 +70,8 @@ cdef class H2UpstreamStream(UpstreamStream):
     @cython.locals(length=cython.longlong, status=cython.int, source=DataSource)
     cdef _begin(self, Carrier carrier, ResponseHead head, bytes data)
     cdef _note_end(self)
+    cdef bint _lacks_trailers(self) except -1
+    cdef _ends_without(self, Carrier carrier)
     cpdef padded(self, Py_ssize_t size)
     cdef _took(self, Py_ssize_t size)
     @cython.locals(link=Link, more=cython.longlong)

@@ -35,7 +35,7 @@ cdef class CloseSource(Source):
 
 @cython.final
 cdef class DataSource(Source):
-    cdef public bint ended
+    cdef public bint ended, waits
     cdef public bytes fields
 
 cpdef Source source_of(ResponseHead head, bytes method, LengthSource spare=*)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from fastgw.net.h2_stream import WINDOW_BYTES
+from fastgw.net.h2_stream import LINGER_S, WINDOW_BYTES
 from fastgw.net.wire import QUEUED
-from tests.conversations.h2_row import CANCEL, h2
+from tests.conversations.h2_row import CANCEL, H2Talk, h2
 from tests.support.byhand.h2 import JSON, SSE
 from tests.support.conversation import KEY
 from tests.support.requests import chat, chat_body, request
@@ -197,6 +199,43 @@ class TestAnswers:
             say.peer.says(say.peer.head(number, 200, fields) + data + say.peer.trailers(number, [(b"x-a", b"b")]))
             assert client.sees(200).body == body
             assert client.trailed == b"x-a: b\r\n"
+
+    @pytest.mark.parametrize(("ends", "told"), [
+        (lambda say: say.peer.says(say.peer.trailers(1, [(b"x-a", b"b")])), b"x-a: b\r\n"),
+        (lambda say: say.last.says(b"", last=True), b""),
+        (lambda say: say.last.resets(CANCEL), b""),
+        (lambda say: say.peer.closes(), b""),
+        (lambda say: say.talk.passes(LINGER_S + 0.5), b""),
+    ], ids=["trailers", "end", "reset", "close", "silence"])  # fmt: skip
+    @pytest.mark.parametrize("body", [b"{}", b"a" * 100, b""])
+    def test_trailers_that_are_announced_are_waited_for(
+        self, body: bytes, ends: Callable[[H2Talk], object], told: bytes
+    ) -> None:
+        """They come behind all bytes that the length tells, which have gone down meanwhile; and are no part of the answer."""
+        with h2() as say:
+            client = say.talk.client().says(chat())
+            asked = say.last.begins([*JSON, (b"content-length", b"%d" % len(body)), (b"trailer", b"x-a")])
+            if body:
+                asked.says(body)
+            assert client.seen.body == body
+            assert not say.talk.records
+            ends(say)
+            assert (client.sees(200).body, client.trailed) == (body, told)
+            assert [record["outcome"] for record in say.talk.records] == ["ok"]
+            assert say.engine.engine.truncations_total == 0
+            say.talk.passes(LINGER_S + 0.5)
+            client.says(chat())
+            say.last.answers()
+            client.sees(200)
+
+    def test_more_than_the_length_is_an_error_before_trailers_too(self) -> None:
+        with h2() as say:
+            client = say.talk.client().says(chat())
+            asked = say.last.begins([*JSON, (b"content-length", b"2"), (b"trailer", b"x-a")]).says(b"{}")
+            asked.says(b"{")
+            assert client.seen.body == b"{}"
+            assert [record["outcome"] for record in say.talk.records] == ["truncated"]
+            assert say.last.reset == CANCEL
 
     def test_interim_answers_are_passed_over(self) -> None:
         with h2() as say:

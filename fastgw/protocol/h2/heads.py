@@ -128,7 +128,8 @@ def checked_line(key: bytes, value: bytes) -> bytes:
 
 
 def response_head(block: bytes) -> ResponseHead:
-    """The head whose field block is ``block``. Who keeps it must not change it: others have it too.
+    """The head whose field block is ``block``. Who keeps it must not change it: others have it too. (``chunked``, as in HTTP/1,
+    where it takes that to have some: there are trailers behind its body.)
 
     :raises HpackError: the connection cannot be read on.
     :raises TooLong: the peer was told how long a head may be.
@@ -144,11 +145,12 @@ def response_head(block: bytes) -> ResponseHead:
     if status == 101:
         raise Malformed("101 in HTTP/2")
     lines = [b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"Unknown"))]
-    secret = False
+    secret = trailer = False
     for one in found[1:]:
         if one.wrong or not one.line:
             raise Malformed(one.wrong or "a pseudo-field where there can be none")
         secret = secret or one.key in SECRET
+        trailer = trailer or one.key == b"trailer"
         lines.append(one.line)
     head = b"".join(lines)[:-2]
     judged = scan_response(head, -1, MOST_FIELDS)
@@ -157,6 +159,8 @@ def response_head(block: bytes) -> ResponseHead:
             judged = parse_response(head, MOST_FIELDS)
         except GatewayError as error:
             raise Malformed(error.detail) from None
+    if trailer:
+        judged.chunked = True
     if len(block) <= MOST_HEAD_BYTES and not secret:
         if len(_heads) >= MOST_HEADS:
             _heads.clear()

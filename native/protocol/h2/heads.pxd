@@ -16,6 +16,6 @@ cdef class Field:
 cpdef list read(bytes block)
 @cython.locals(part=bytes, out=list, one=Field, total=cython.Py_ssize_t)
 cpdef list known(list parts, dict secrets)
-@cython.locals(known=ResponseHead, judged=ResponseHead, found=list, lines=list, one=Field, secret=cython.bint, status=cython.int)
+@cython.locals(known=ResponseHead, judged=ResponseHead, found=list, lines=list, one=Field, secret=cython.bint, trailer=cython.bint, status=cython.int)
 cpdef ResponseHead response_head(bytes block)
 cpdef bytes checked_line(bytes key, bytes value)

@@ -268,7 +268,7 @@ class HandClient(ClientStream):
         return self.takes
 
     def trail(self, lines: bytes) -> None:
-        assert self.answers == [] or self.answers[-1].how_ended == "open", "the end has been said"
+        assert self.bounded or self.answers == [] or self.answers[-1].how_ended == "open", "the end has been said"
         self.trailed = lines
 
     def end(self, payload: bytes) -> int:
