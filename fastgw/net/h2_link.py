@@ -206,6 +206,12 @@ class H2Link(Holder):
             self.ping()
         return True
 
+    def doubt(self) -> None:
+        """Ask it now: :meth:`alive` is due next."""
+        self._heard = False
+        self._pinged = True
+        self.ping()
+
     def unacked(self) -> bool:
         """Whether a PING is under way."""
         return self._acked < self._pings

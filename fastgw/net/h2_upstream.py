@@ -144,6 +144,10 @@ class H2UpstreamConn(Link):
         """Whether requests are under way on it, or about to be."""
         return bool(self.streams) or self.reserved > 0
 
+    def doubted(self) -> bool:
+        """Whether the engine was not heard of for long, or has still to show that it is there."""
+        return self._idle or self._pinged
+
     def place(self, stream: H2UpstreamStream) -> None:
         """Give it one of the places that are spare."""
         stream.shared = self.busy()
@@ -169,6 +173,10 @@ class H2UpstreamConn(Link):
             self._first = False
             block = NO_TABLE + block
         self.put(headers(number, block, last))
+        if self._idle:  # for so long that the engine may be gone: a PING with the request tells sooner than its answer
+            self._idle = False
+            self.doubt()
+            self.reactor.wheel.arm(self, monotonic() + PING_S)
         if number >= MOST_STREAM:
             self.retire("its numbers are used up")
 

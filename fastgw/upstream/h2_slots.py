@@ -172,9 +172,9 @@ class H2Slots(H2Home):
 
     def _that_lives(self) -> H2UpstreamConn | None:
         """The same for a request that takes no more chances: an idle connection of which there is something to be read may
-        have ended, as the last one did."""
+        have ended, as the last one did, and one of which nothing was heard may be as dead."""
         for conn in self.conns:
-            if conn.spare() > 0 and (conn.busy() or not conn.unread()):
+            if conn.spare() > 0 and not conn.doubted() and (conn.busy() or not conn.unread()):
                 return conn
         return None
 

@@ -168,6 +168,72 @@ class TestReplays:
             assert (len(say.asked), len(say.engine.peers)) == (2, 1)
 
 
+class TestSilence:
+    """An engine that is stopped, or cut off: its kernel still takes what it is sent, and connections too."""
+
+    @pytest.mark.parametrize("hears", ["nothing", "a connection"])
+    def test_a_new_connection_has_the_time_to_connect(self, hears: str) -> None:
+        """Until SETTINGS have come."""
+        with h2() as say:
+            if hears == "nothing":
+                say.engine.dial = "hangs"
+            say.engine.greeting = None
+            client = say.talk.client().says(chat())
+            say.talk.passes(CONNECT_S - 0.5)
+            assert not client.answers
+            say.talk.passes(1.0)
+            client.sees(504, "upstream_timeout")
+
+    def test_an_idle_one_is_asked_with_the_request_and_given_up_for_one_that_lives(self) -> None:
+        with h2(warm_connections=2) as say:
+            for _ in range(2):
+                say.engine.keep_warm()
+                say.talk.loop.settle()
+            peers = list(say.engine.peers)
+            for _ in range(2):
+                say.talk.passes(PING_S)
+                for peer in peers:
+                    peer.look()
+            for peer in peers:
+                peer.acks = False
+            client = say.talk.client().says(chat())
+            frames = [frame for peer in peers for frame in peer.look().frames[-4:]]
+            assert [type(frame).__name__ for frame in frames].count("HeadersFrame") == 1
+            assert [type(frame).__name__ for frame in frames].count("PingFrame") >= 1
+            say.talk.passes(PING_S + 0.5)
+            assert len(say.engine.peers) > 2, "the other has not been heard of either"
+            say.last.answers()
+            client.sees(200)
+
+    def test_and_then_the_time_to_connect(self) -> None:
+        with h2(warm_connections=1) as say:
+            say.engine.keep_warm()
+            say.talk.loop.settle()
+            for _ in range(2):
+                say.talk.passes(PING_S)
+                say.peer.look()
+            say.peer.acks = False
+            say.engine.greeting = None
+            client = say.talk.client().says(chat())
+            say.talk.passes(PING_S + CONNECT_S + 1.0)
+            client.sees(504, "upstream_timeout")
+
+    def test_one_that_is_slow_and_there_is_waited_for(self) -> None:
+        with h2(warm_connections=1) as say:
+            say.engine.keep_warm()
+            say.talk.loop.settle()
+            for _ in range(2):
+                say.talk.passes(PING_S)
+                say.peer.look()
+            client = say.talk.client().says(chat())
+            for _ in range(10):
+                say.peer.look()
+                say.talk.passes(PING_S)
+            say.last.answers()
+            client.sees(200)
+            assert len(say.engine.peers) == 1
+
+
 class TestWarm:
     @pytest.mark.parametrize("ends", [lambda say: say.peer.goes(0), lambda say: say.peer.closes()], ids=["GOAWAY", "fin"])
     def test_one_that_goes_at_once_is_not_dialled_again_and_again(self, ends: Callable[[H2Talk], object]) -> None:
