@@ -24,7 +24,7 @@ from fastgw.protocol.h2 import frames as h2
 from fastgw.protocol.h2.budget import Budget
 from fastgw.protocol.h2.frames import H2Error
 from fastgw.protocol.h2.heads import Malformed
-from fastgw.protocol.h2.hpack import HpackError, TooLong
+from fastgw.protocol.h2.hpack import Endless, HpackError
 from fastgw.protocol.h2.lean import MOST_STREAMS, SERVER_SETTINGS, Control
 from fastgw.protocol.h2.requests import RequestBlocks
 
@@ -92,7 +92,7 @@ class H2Arrival(ClientLink):
                 self._take_head(number, block, last)
         except HpackError as error:
             raise H2Error(h2.COMPRESSION_ERROR, str(error)) from error
-        except TooLong as error:
+        except Endless as error:
             raise H2Error(h2.ENHANCE_YOUR_CALM, str(error)) from error
 
     def _take_head(self, number: int, block: bytes, last: bool) -> None:

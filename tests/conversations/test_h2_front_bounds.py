@@ -96,6 +96,34 @@ def test_who_does_not_answer_the_PING_of_a_farewell_is_not_waited_for() -> None:
         assert talk.asked == [2]
 
 
+@pytest.mark.parametrize("more", [
+    ((b"x-long", b"0" * 3000),) * 25, ((b"x-a", b"b"),) * 250, ((b"x-long", b"v" * 3000),) * 12,
+], ids=["more than is announced", "fields", "more than the setting"])  # fmt: skip
+def test_a_head_that_is_too_long_is_its_request_s_alone(more: tuple[tuple[bytes, bytes], ...]) -> None:
+    with conversation() as talk, h2_client(talk) as client:
+        talk.plays(answering(SSE_HEAD + chunk(EVENT)))
+        client.says(asks(1, chat_body(stream=True)))
+        client.says(f.continued(3, (*POST, *more), 4, end=True))
+        client.sees("HEADERS 3 :status=431")
+        client.says(asks(5, chat_body(stream=True)))
+        client.sees("DATA 5")
+        assert not client.ended
+        assert talk.asked == [2]
+
+
+@pytest.mark.parametrize("flood", [
+    f.headers(3, POST, whole=False) + f.continuation(3, b"", whole=False) * 9,
+    f.continued(3, (*POST, *((b"x-long", b"v" * 16000),) * 5), 8),
+    f.continued(3, ((b"x-a", b"b"),) * 1001, 1),
+], ids=["frames", "bytes", "fields"])  # fmt: skip
+def test_one_without_end_is_its_connection_s_end(flood: bytes) -> None:
+    with conversation() as talk, h2_client(talk) as client:
+        client.says(asks(1, chat_body()))
+        client.says(flood)
+        client.sees("GOAWAY code=ENHANCE_YOUR_CALM")
+        assert client.ended
+
+
 class TestABrokenAnswer:
     """Its error event arrives: clients throw away what they have not passed on when a reset comes in one read with it."""
 

@@ -18,6 +18,10 @@ from fastgw.accel.huffman import unpacked
 MOST_LIST_BYTES: Final = 65536
 """Of a field section, as §6.5.2 of RFC 9113 counts it (32 bytes more for each field): what we announce, and what is read."""
 MOST_FIELDS: Final = 200
+MOST_READ_BYTES: Final = 262144
+"""Of a client's field section, by the same count, that are gone through: behind :data:`MOST_LIST_BYTES` only to know what the
+client's table is then, so that nothing but this request is lost (RFC 9113 §10.5.1)."""
+MOST_READ_FIELDS: Final = 1000  # and of its fields
 MOST_NUMBER: Final = 1 << 24  # no length and no index that can be good is larger; the code for one could go on for ever
 
 NO_TABLE: Final = b"\x20"
@@ -49,6 +53,10 @@ class HpackError(ValueError):
 
 class TooLong(ValueError):
     """A field section is longer than :data:`MOST_LIST_BYTES`, or has more than :data:`MOST_FIELDS`."""
+
+
+class Endless(ValueError):
+    """A client's is longer than :data:`MOST_READ_BYTES`, or has more than :data:`MOST_READ_FIELDS`: the connection ends."""
 
 
 # --- writing
@@ -189,9 +197,9 @@ class Decoder:
         self.length_at = self.length_end = 0
 
     def fields(self, block: bytes) -> list[tuple[bytes, bytes]]:
-        """As :func:`fields`. After an error it is of no use any more."""
+        """As :func:`fields`, and :exc:`Endless`. After an error other than TooLong it is of no use any more."""
         out: list[tuple[bytes, bytes]] = []
-        total = at = updates = 0
+        total = at = updates = count = 0
         end = len(block)
         self.length_at = 0
         try:
@@ -202,7 +210,7 @@ class Decoder:
                     key, value = self._entry(which)
                 elif first & 0xE0 == 0x20:
                     updates += 1
-                    if out or updates > MOST_UPDATES:
+                    if count or updates > MOST_UPDATES:
                         raise HpackError("the size of a table changes within a block, or too often")
                     size, at = _number(block, at, 5)
                     self._resize(size)
@@ -220,11 +228,15 @@ class Decoder:
                     elif key == b"content-length":
                         self.length_at, self.length_end = start, at
                 total += len(key) + len(value) + 32
-                if total > MOST_LIST_BYTES or len(out) >= MOST_FIELDS:
-                    raise TooLong("the field section is too long")
-                out.append((key, value))
+                count += 1
+                if total > MOST_READ_BYTES or count > MOST_READ_FIELDS:
+                    raise Endless("a field section without end")
+                if total <= MOST_LIST_BYTES and count <= MOST_FIELDS:
+                    out.append((key, value))
         except IndexError:
             raise HpackError("a field block ends within a field") from None
+        if len(out) < count:
+            raise TooLong("the field section is too long")
         return out
 
     def keeps_nothing(self) -> bool:

@@ -8,13 +8,14 @@ is new each field is, where the client keeps to it that there is no table.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final
 
 from fastgw.accel.frames import cut
 from fastgw.accel.heads import LAST_HEAD_BYTES, RequestHead, scan_request
 from fastgw.errors import GatewayError
 from fastgw.protocol.h2.heads import Field, Malformed, checked_line, known
-from fastgw.protocol.h2.hpack import MOST_FIELDS, Decoder, HpackError, string_at, value_at
+from fastgw.protocol.h2.hpack import MOST_FIELDS, Decoder, HpackError, TooLong, string_at, value_at
 from fastgw.protocol.headers import forbidden_trailer
 from fastgw.protocol.http1.server import parse_request
 
@@ -46,7 +47,7 @@ class RequestBlocks:
         """The request whose field block is ``block``; ``ended``: it has no body.
 
         :raises HpackError: the connection cannot be read on.
-        :raises TooLong: the peer was told how long a head may be.
+        :raises Endless: nor is it.
         :raises Malformed: it is none.
         :raises GatewayError: it is one, and gets this answer.
         """
@@ -56,7 +57,10 @@ class RequestBlocks:
         self.last = self.known = None
         decoder = self._decoder
         changes = decoder.changes
-        found = self._fields(block)
+        try:
+            found = self._fields(block)
+        except TooLong:
+            raise GatewayError("head_too_large") from None
         head = self._judged(found, ended)
         if head.method == b"CONNECT":
             return head  # (each opens a session: whoever has it makes it another)
@@ -109,15 +113,19 @@ class RequestBlocks:
     def trailers(self, block: bytes) -> None:
         """Whether these can be trailers; what they say goes no further. Raises as :meth:`read`: GatewayError, behind all
         others, for one that could change whose a request is, as over HTTP/1."""
-        found = self._decoder.fields(block)
+        try:
+            found = self._decoder.fields(block)
+        except TooLong:
+            raise GatewayError("head_too_large") from None
         for key, value in found:
             checked_line(key, value)
         if any(forbidden_trailer(key) for key, _ in found):
             raise GatewayError("bad_request", "The request has trailers that must not be.", detail="forbidden trailer field")
 
     def skip(self, block: bytes) -> None:
-        """A block that nobody wants to know of: the table has what it says."""
-        self._decoder.fields(block)
+        """A block that nobody wants to know of: the table has what it says. Raises HpackError and Endless."""
+        with contextlib.suppress(TooLong):
+            self._decoder.fields(block)
 
     def _judged(self, found: list[Field], ended: bool) -> RequestHead:
         pseudo, lines, length = _sorted(found)

@@ -28,7 +28,7 @@ cdef class Decoder:
     cdef public long long changes
     cdef public Py_ssize_t length_at, length_end
 
-    @cython.locals(out=list, total=cython.Py_ssize_t, at=cython.Py_ssize_t, updates=cython.int, end=cython.Py_ssize_t, first=cython.int,
+    @cython.locals(out=list, total=cython.Py_ssize_t, at=cython.Py_ssize_t, updates=cython.int, count=cython.Py_ssize_t, end=cython.Py_ssize_t, first=cython.int,
                    which=cython.Py_ssize_t, size=cython.Py_ssize_t, start=cython.Py_ssize_t, key=bytes, value=bytes)
     cpdef list fields(self, bytes block)
     cpdef bint keeps_nothing(self) except -1

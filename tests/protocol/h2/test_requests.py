@@ -11,7 +11,7 @@ from fastgw.accel.heads import RequestHead
 from fastgw.errors import GatewayError
 from fastgw.protocol.h2 import heads
 from fastgw.protocol.h2.heads import Malformed
-from fastgw.protocol.h2.hpack import HpackError, TooLong
+from fastgw.protocol.h2.hpack import MOST_FIELDS, MOST_READ_BYTES, MOST_READ_FIELDS, Endless, HpackError
 from fastgw.protocol.h2.requests import RequestBlocks
 
 POST = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/v1/chat/completions"), (b":authority", b"localhost")]
@@ -26,7 +26,7 @@ FIELDS = st.sampled_from([
 def told(blocks: RequestBlocks, block: bytes) -> tuple[object, ...]:
     try:
         head = blocks.read(block, False)
-    except (Malformed, HpackError, TooLong) as error:
+    except (Malformed, HpackError, Endless) as error:
         return type(error).__name__, str(error)
     except GatewayError as error:
         return "answered", error.kind.name
@@ -48,6 +48,37 @@ def test_what_is_remembered_is_what_is_read(several: list[list[tuple[bytes, byte
         anew = RequestBlocks(32768, 100)
         expected = told(anew, plain.encode(POST + more, huffman=False))
         assert told(one, encoder.encode(POST + more, huffman=packed)) == expected
+
+
+LONG = [(b"x-long", b"v" * 4000)] * 20
+
+
+@pytest.mark.parametrize("more", [LONG, [(b"x-a", b"b")] * (MOST_FIELDS + 1)], ids=["bytes", "fields"])
+def test_one_that_is_too_long_is_its_request_s_alone(more: list[tuple[bytes, bytes]]) -> None:
+    """What it told the table is known when it is over (RFC 9113 section 10.5.1), behind all that is kept of it too."""
+    encoder = hpack.Encoder()
+    blocks = RequestBlocks(32768, 100)
+    late = [(b"x-late", b"said behind the bound")]
+    for read in (lambda block: blocks.read(block, True), blocks.trailers):
+        with pytest.raises(GatewayError) as refusal:
+            read(encoder.encode([*POST, *more, *late]))
+        assert refusal.value.kind.name == "head_too_large"
+    blocks.skip(encoder.encode([*POST, *more, *late]))
+    block = encoder.encode([*POST, *late])
+    assert b"late" not in block, "the table has it"
+    assert blocks.read(block, True).get(b"x-late") == b"said behind the bound"
+
+
+@pytest.mark.parametrize("flood", [
+    [(b"x-long", b"v" * 4000)] * (MOST_READ_BYTES // 4000), [(b"x-a", b"b")] * (MOST_READ_FIELDS + 1),
+], ids=["bytes", "fields"])  # fmt: skip
+def test_and_one_without_end_is_not_gone_through(flood: list[tuple[bytes, bytes]]) -> None:
+    """A field of 4,000 bytes that the table has is one byte (CVE-2016-6581)."""
+    block = hpack.Encoder().encode([*POST, *flood])
+    assert len(block) < 8000
+    for read in (lambda block: RequestBlocks(32768, 100).read(block, True), RequestBlocks(32768, 100).skip):
+        with pytest.raises(Endless):
+            read(block)
 
 
 def test_who_offers_every_field_to_a_table_that_there_is_not_is_known_again() -> None:
