@@ -164,6 +164,8 @@ class H2UpstreamConn(Link):
             stream.deliver_soon()
             self._free()
             return
+        if not self.streams:
+            self._heard = False  # (what was, says nothing of an engine that was stopped since)
         number = stream.number = self._next
         self._next += 2
         self.streams[number] = stream

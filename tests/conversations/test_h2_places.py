@@ -205,6 +205,20 @@ class TestSilence:
             say.last.answers()
             client.sees(200)
 
+    def test_one_that_was_heard_of_just_now_has_two_looks(self) -> None:
+        with h2() as say:
+            client = say.talk.client().says(chat())
+            say.last.answers()
+            client.sees(200)
+            say.peer.acks = False
+            client.says(chat())
+            for _ in range(2):
+                assert len(say.engine.peers) == 1
+                say.talk.passes(PING_S + 0.2)
+            say.last.answers()
+            client.sees(200)
+            assert len(say.engine.peers) == 2
+
     def test_and_then_the_time_to_connect(self) -> None:
         with h2(warm_connections=1) as say:
             say.engine.keep_warm()
