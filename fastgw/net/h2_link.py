@@ -32,6 +32,7 @@ from fastgw.protocol.h2.lean import Control
 CONNECTION_WINDOW_BYTES: Final = 4 << 20
 """What a peer may send on all streams of a connection ahead of what was read. (It is read at once: what a stream may hold is
 bounded by its own window.)"""
+_half_window: Final = CONNECTION_WINDOW_BYTES // 2
 MOST_CONTINUATIONS: Final = 8  # frames of one field block behind its first (nghttp2's figure)
 
 
@@ -48,6 +49,7 @@ GREETING: Final = LinkState.GREETING
 OPEN: Final = LinkState.OPEN
 LEAVING: Final = LinkState.LEAVING
 CLOSED: Final = LinkState.CLOSED
+_greeting: Final = GREETING  # (asked for each frame: the compiled twin has it at hand)
 
 
 class H2Link(Holder):
@@ -258,7 +260,7 @@ class H2Link(Holder):
         try:
             while reader.next():
                 found += 1
-                if reader.kind == DATA and not self._block_stream and self.state is not GREETING and not reader.oversized:
+                if reader.kind == DATA and not self._block_stream and self.state is not _greeting and not reader.oversized:
                     self._take_data(reader)
                 else:
                     self._take(reader)
@@ -276,7 +278,7 @@ class H2Link(Holder):
         self.deliver()
         if error is not None:
             self.broken(error)
-        elif self._unsaid >= CONNECTION_WINDOW_BYTES // 2 and self.state is not CLOSED:
+        elif self._unsaid >= _half_window and self.state is not CLOSED:
             self.put(h2.window_update(0, self._unsaid))
             self._room += self._unsaid
             self._unsaid = 0

@@ -34,6 +34,7 @@ from fastgw.protocol.start import RequestStart
 WINDOW_BYTES: Final = 65535
 """What an engine may send on a stream ahead of its client: the protocol's own first window, given again when half was taken."""
 FRAME_BYTES: Final = 16384  # what every peer takes in one DATA frame
+_half_window: Final = FIRST_WINDOW // 2
 LINGER_S: Final = 2.0
 """An answer that is complete by its length has its END_STREAM, or trailers, still to come: so long they are waited for."""
 
@@ -113,7 +114,7 @@ class H2UpstreamStream(UpstreamStream):
     __slots__ = (
         "_finished", "_got", "_length", "_out", "_owed", "_source", "_taken", "_to_send", "_told", "_unsaid", "_waits",
         "by", "dirty", "ended", "error", "fate", "head", "held", "home", "interim", "link", "method", "number", "out_bytes",
-        "pieces", "pings", "reactor", "room", "sent_whole", "trailers", "window",
+        "piece", "pieces", "pings", "reactor", "room", "sent_whole", "trailers", "window",
     )  # fmt: skip
 
     def __init__(self, home: Places, reactor: Reactor, carrier: Carrier) -> None:
@@ -137,7 +138,8 @@ class H2UpstreamStream(UpstreamStream):
         self.head: ResponseHead | None = None
         self.interim = 0
         self.room = FIRST_WINDOW  # what the engine may still send
-        self.pieces: list[bytes] = []  # payload that has not been told,
+        self.piece: bytes | None = None  # payload that has not been told: a read usually brings one,
+        self.pieces: list[bytes] = []  # else more,
         self.by: Held | None = None  # and what came behind it while it was held
         self.trailers = b""  # behind the body, as lines
         self.ended = False  # the engine's side has
@@ -155,7 +157,7 @@ class H2UpstreamStream(UpstreamStream):
 
     def __repr__(self) -> str:
         where = "waiting" if self.link is None else f"number={self.number}"
-        return f"<H2UpstreamStream {where} pieces={len(self.pieces)} queued={self.out_bytes}{' held' if self.held else ''}>"
+        return f"<H2UpstreamStream {where} ended={self.ended} queued={self.out_bytes}{' held' if self.held else ''}>"
 
     def due(self, deadline: float) -> None:
         if self.wheel_slot and self.wheel_slot * TICK_S <= deadline:
@@ -305,7 +307,7 @@ class H2UpstreamStream(UpstreamStream):
         """Tell what has come."""
         carrier = self.carrier
         if carrier is None:
-            self.pieces.clear()
+            self._forget()
             return
         if self.held:
             return
@@ -321,23 +323,32 @@ class H2UpstreamStream(UpstreamStream):
     def came(self, payload: bytes) -> None:
         """More of the answer."""
         if not self.held and self.by is None:
-            self.pieces.append(payload)
+            if self.piece is None:
+                self.piece = payload
+            else:
+                self.pieces.append(payload)
             return
         if self.by is None:
-            self.by = Held(self.pieces)
-            self.pieces.clear()
+            self.by = Held([self.piece, *self.pieces] if self.piece is not None else [])
+            self._forget()
         self.by.data += payload
+
+    def _forget(self) -> None:
+        self.piece = None
+        if self.pieces:
+            self.pieces.clear()
 
     def _taken_off(self) -> bytes:
         """All that has come of the answer."""
-        pieces = self.pieces
+        data = self.piece
         if self.by is not None:
-            pieces.append(bytes(self.by.data))
+            data = bytes(self.by.data)  # (what came before it went there)
             self.by = None
-        if not pieces:
+        elif data is None:
             return b""
-        data: bytes = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
+        elif self.pieces:
+            data = b"".join((data, *self.pieces))
+        self._forget()
         return data
 
     def _tell(self, carrier: Carrier) -> None:
@@ -420,7 +431,7 @@ class H2UpstreamStream(UpstreamStream):
     def _took(self, size: int) -> None:
         """The client's side took it, or will: the engine gets credit for it, unless that is late."""
         self._unsaid += size
-        if not self.held and self._unsaid >= FIRST_WINDOW // 2:
+        if not self.held and self._unsaid >= _half_window:
             self._say()
 
     def _say(self) -> None:
@@ -440,9 +451,9 @@ class H2UpstreamStream(UpstreamStream):
         if not self.held:
             return
         self.held = False
-        if self.pieces or self.by is not None or self.ended or self.fate or self.error is not None:
+        if self.piece is not None or self.by is not None or self.ended or self.fate or self.error is not None:
             self.deliver_soon()  # (and what was held counts as taken then)
-        elif self._unsaid >= FIRST_WINDOW // 2:
+        elif self._unsaid >= _half_window:
             self._say()
 
     def tunnel(self) -> None:
@@ -456,7 +467,7 @@ class H2UpstreamStream(UpstreamStream):
         carrier_gone = self.carrier is None
         self.carrier = None
         self.closed = True
-        self.pieces.clear()
+        self._forget()
         self.by = None
         self._out = None
         self.out_bytes = 0

@@ -8,7 +8,8 @@ from fastgw.protocol.h2.budget cimport Budgets
 
 cdef int DATA, END_HEADERS, END_STREAM, HEADERS, PADDED, PRIORITISED
 cdef int QUEUED
-cdef Py_ssize_t RECV_BYTES
+cdef object _greeting
+cdef Py_ssize_t RECV_BYTES, _half_window
 
 cdef class H2Link(Holder):
     cdef public Reactor reactor

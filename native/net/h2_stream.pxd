@@ -11,6 +11,7 @@ from fastgw.protocol.h2.writer cimport request_block
 from fastgw.protocol.start cimport RequestStart
 
 cdef int QUEUED, SENT
+cdef Py_ssize_t _half_window
 cdef double NEVER, TICK_S
 
 cdef class Link(H2Link):
@@ -35,7 +36,7 @@ cdef class H2UpstreamStream(UpstreamStream):
     cdef public Reactor reactor
     cdef public Link link
     cdef public long number
-    cdef public bytes method, trailers
+    cdef public bytes method, piece, trailers
     cdef public long long window, room, pings
     cdef public Py_ssize_t out_bytes
     cdef public bint sent_whole, ended, dirty, held
@@ -62,7 +63,8 @@ cdef class H2UpstreamStream(UpstreamStream):
     cdef _end(self, Link link)
     @cython.locals(carrier=Carrier)
     cpdef deliver(self)
-    @cython.locals(pieces=list, data=bytes)
+    cdef _forget(self)
+    @cython.locals(data=bytes)
     cdef bytes _taken_off(self)
     @cython.locals(count=cython.Py_ssize_t, data=bytes, head=ResponseHead)
     cdef _tell(self, Carrier carrier)
