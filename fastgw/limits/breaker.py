@@ -9,7 +9,8 @@ die in the same moment, from probing it in the same moment. What counts as a fai
 that ends without a verdict (its client left, the engine was only busy, nothing was sent) is told as ``released``.
 
 Invariants: at most one probe is out; only the probe's verdict moves a breaker that is not closed, so the late failures
-of requests from before the opening neither prolong it nor end it. Must never: read a clock.
+of requests from before the opening neither prolong it nor end it (and a new ``threshold`` of 0, which closes it). Must never:
+read a clock.
 """
 
 from __future__ import annotations
@@ -62,9 +63,13 @@ class Breaker:
         return f"<Breaker {NAMES[self.state]}{probing} failures={self.failures}>"
 
     def change(self, threshold: int, recovery_s: float) -> None:
-        """New limits from the next failure on: one that is open stays so for as long as it was told."""
+        """New limits from the next failure on: one that is open stays so for as long as it was told, unless none is to open."""
         self._threshold = threshold
         self._recovery_s = recovery_s
+        if not threshold and self.state != _CLOSED:
+            self.probing = False
+            self.failures = 0
+            self._set_state(_CLOSED)
 
     def admit(self, now: float) -> int:
         """NO, YES or PROBE; with PROBE the caller has taken the probe's place and owes a verdict, or ``released``."""
@@ -127,7 +132,7 @@ class Breaker:
         if not (
             (state == _OPEN and held != _OPEN)
             or (state == _HALF_OPEN and held == _OPEN)
-            or (state == _CLOSED and held == _HALF_OPEN)
+            or (state == _CLOSED and held != _CLOSED)
         ):
             raise RuntimeError(f"a breaker does not go from {NAMES[held]} to {NAMES[state]}")
         self.state = state

@@ -97,6 +97,20 @@ def test_a_threshold_of_nothing_never_opens() -> None:
     assert (breaker.state, breaker.admit(1.0), breaker.opened_total) == (CLOSED, YES, 0)
 
 
+@pytest.mark.parametrize("probing", [False, True])
+def test_one_that_is_open_closes_when_none_is_to_open_any_more(probing: bool) -> None:
+    breaker = opened(2, now=100.0)
+    if probing:
+        assert breaker.admit(140.0) == PROBE
+    breaker.change(0, 30.0)
+    assert (breaker.state, breaker.admit(101.0), breaker.admit(101.0)) == (CLOSED, YES, YES)
+    breaker.failed(141.0, 0.0, probing)  # (the probe's verdict)
+    assert breaker.state == CLOSED
+    breaker.change(3, 30.0)
+    breaker.failed(142.0, 0.0, False)
+    assert breaker.state == CLOSED, "what was counted before has been forgotten"
+
+
 def test_one_failure_is_enough_where_it_is_told_so_and_no_recovery_means_at_once() -> None:
     breaker = Breaker(1, 0.0)
     breaker.failed(5.0, 0.7, False)
