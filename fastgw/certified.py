@@ -46,7 +46,7 @@ class Certificates:
         for one in self._kept():
             from fastgw.net.certificates import read_again
 
-            self._tasks.spawn("certificates again", read_again(one, self._log))
+            self._tasks.spawn("certificates again", read_again(one, self._log, False))
 
     def _kept(self) -> list[Kept]:
         """What was made of files of certificates and keys."""

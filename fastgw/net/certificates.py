@@ -43,12 +43,13 @@ _NOT_ITS_KEY: Final = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICA
 class Files:
     """The files that something was made of, and whether they have changed since."""
 
-    __slots__ = ("_changing", "_seen", "paths")
+    __slots__ = ("_changing", "_seen", "paths", "unusable")
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = tuple(path for path in paths if path)
         self._changing: object = None
         self._seen = self._look()
+        self.unusable = False  # what was read last
 
     def changed(self) -> bool:
         """Whether they are others since the last time that this was said, and have come to rest: a certificate and its key are
@@ -63,10 +64,13 @@ class Files:
             self._changing = now
         return False
 
-    def taken(self, now: object = None) -> None:
-        """They have just been read."""
-        self._seen = now or self._look()
+    def taken(self, now: object = None) -> bool:
+        """They are read now. Whether they are others since the last time."""
+        now = now or self._look()
+        others = now != self._seen
+        self._seen = now
         self._changing = None
+        return others
 
     def _look(self) -> object:
         found = []
@@ -306,15 +310,19 @@ async def keep_fresh(kept: Callable[[], Iterable[Kept]], log: EventLog) -> None:
                 await read_again(one, log)
 
 
-async def read_again(one: Kept, log: EventLog) -> None:
-    """Read the files, in a thread. What cannot be used is told to the log, and leaves what there was."""
-    one.files.taken()
+async def read_again(one: Kept, log: EventLog, changed: bool = True) -> None:
+    """Read the files, in a thread. What cannot be used is told to the log, and leaves what there was. ``changed``: they are
+    known to be others; where they are not, nothing is told of a success."""
+    changed = one.files.taken() or one.files.unusable or changed
     try:
         await asyncio.to_thread(one.load)
     except TlsError as error:
+        one.files.unusable = False
         log.error("certificates were not taken over", reason=str(error), files=" ".join(one.files.paths))
+        one.files.unusable = True
         return
-    log.info("certificates were read again", files=" ".join(one.files.paths))
+    if changed:
+        log.info("certificates were read again", files=" ".join(one.files.paths))
     for note in getattr(one, "notes", ()):
         log.warning(note)
 

@@ -127,6 +127,31 @@ async def test_files_that_have_changed_are_read_again_and_bad_ones_change_nothin
     assert names(kept) == ["a.example", "*.b.example"], "who keeps a context has the new ones too"
 
 
+async def test_reading_files_that_are_the_same_tells_nothing_unless_they_could_not_be_used(
+    certs: Certificates, tmp_path: Path
+) -> None:
+    pair = copied(certs, tmp_path, certs.gateway)
+    shown = Shown(Showing(pairs(pair)))
+    events = Events()
+
+    async def told() -> list[str]:
+        events.lines.clear()
+        await read_again(shown, events, False)
+        return [line[1] for line in events.lines]
+
+    assert await told() == []
+    os.utime(pair.cert, (1, 1))
+    assert await told() == ["certificates were read again"]
+    assert await told() == []
+    at = os.stat(pair.key)
+    when = (at.st_atime_ns, at.st_mtime_ns)
+    for other, says in ((certs.other.key, "not taken over"), (certs.gateway.key, "read again")):
+        shutil.copyfile(other, pair.key)
+        os.utime(pair.key, ns=when)
+        assert await told() == [f"certificates were {says}"], "who has had an error waits for what follows it"
+    assert await told() == []
+
+
 def test_a_file_that_goes_and_comes_back_is_a_change(tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     path.write_text("a")
