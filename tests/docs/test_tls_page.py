@@ -71,3 +71,18 @@ def test_the_commands_do_what_they_should(tmp_path: Path) -> None:
                           env={**os.environ, "PATH": path})  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "no answer: " in done.stdout
+
+
+def test_the_hook_of_a_renewal_copies_what_was_renewed(files: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Certbot gives it to ``/bin/sh``, which need not be bash; what it names are links."""
+    (hook,) = re.findall(r"--deploy-hook \\\n +'(.*?)'", PAGE)
+    made = tmp_path_factory.mktemp("etc")
+    renewed = tmp_path_factory.mktemp("live")
+    for name in ("fullchain.pem", "privkey.pem"):
+        (renewed / name).symlink_to(files / name)
+    argv = ["/bin/sh", "-c", hook.replace(FOLDER, str(made)).replace("-o fastgw", f"-o {os.getuid()}")]
+    subprocess.run(argv, check=True, timeout=20, env={**os.environ, "RENEWED_LINEAGE": str(renewed)})
+    for name in ("fullchain.pem", "privkey.pem"):
+        assert (made / name).read_bytes() == (files / name).read_bytes()
+        assert (made / name).stat().st_mode & 0o777 == 0o600
+        assert not (made / name).is_symlink()
