@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from fastgw.control.server import ControlServer
     from fastgw.loading import Loading
     from fastgw.net.certificates import Shown
-    from fastgw.net.handshake import Handshake
     from fastgw.net.tls import TlsWire
     from fastgw.store.state import State
 
 REMEMBERED_ADDRESSES: Final = 1024  # of clients, with what is known of each: finding out costs more than all else of an accept
+UNCERTIFIED: Final = Secured()
 LEAST_PER_IP: Final = 64  # connections that any one address may have, where the setting does not say
 
 
@@ -125,12 +125,12 @@ class ClientDoor:
                 yield who.peer_ip
 
     def _told_by(self, ip: str) -> tuple[bool, bool, bytes]:
-        """Whether its word about others is taken; whether the limit per address spares it; what engines are told of it where
-        it speaks no TLS."""
+        """Whether its word about others is taken; whether the limit per address spares it; what engines are told of it."""
         trusted = self._core.trusted
         believed = bool(trusted) and is_trusted(ip, trusted)
         # Behind a proxy are many; and this machine's own clients, load generators among them, could do worse.
-        return believed, believed or (not self._chosen and is_loopback(ip)), told_of(ip, believed, None)
+        spared = believed or (not self._chosen and is_loopback(ip))
+        return believed, spared, told_of(ip, believed, self._shown is not None and ip != "unix")
 
     def _exempt(self, ip: str) -> bool:
         return self._known(ip)[1]
@@ -153,28 +153,26 @@ class ClientDoor:
     # --- over TLS
     def _by_tls(self, shown: Shown, plain: Callable[[int, str], None]) -> Callable[[int, str], None]:
         """What takes a connection over, where those of TCP begin with a handshake."""
-        from fastgw.net.handshake import Handshake
-        from fastgw.net.tls import TlsWire
+        from fastgw.net.handshake import Entrance
 
-        core, limits, shaken, not_shaken = self._core, self._limits, self._shaken, self._not_shaken
-        reactor, stats, connections = core.reactor, core.stats, core.connections
+        core = self._core
+        entrance = Entrance(
+            core.reactor, shown, core, self._limits, core.stats, core.connections, self._shaken, self._not_shaken
+        )
 
         def accepted(fd: int, ip: str) -> None:
             if ip == "unix":
                 plain(fd, ip)
             else:
-                wire = TlsWire(reactor, shown, fd)
-                connections.add(Handshake(reactor, wire, core, stats, ip, limits.head_s, shaken, not_shaken))
+                entrance.admit(fd, ip)
 
         return accepted
 
-    def _shaken(self, one: Handshake, wire: TlsWire, ip: str) -> None:
+    def _shaken(self, wire: TlsWire, ip: str) -> None:
         core = self._core
-        core.connections.discard(one)
         certificate = wire.certificate
-        secured = Secured(digest(certificate) if certificate else b"")
-        believed = self._known(ip)[0]
-        lines = told_of(ip, believed, secured)
+        secured = Secured(digest(certificate)) if certificate else UNCERTIFIED
+        believed, _, lines = self._known(ip)
         if wire.protocol == "h2":
             from fastgw.net.h2_connection import H2Connection
 

@@ -76,6 +76,7 @@ MODULES: Final = (
     "net.h2_tunnel",
     "net.h2_upstream",
     "net.h2_upstream_tunnel",
+    "net.handshake",
     "net.listener",
     "net.poller",
     "net.timers",

@@ -110,7 +110,7 @@ class Showing(NamedTuple):
 class Shown(End, Kept):
     """A listener's end. ``plain`` is what is answered to who speaks HTTP without TLS."""
 
-    __slots__ = ("_by_name", "_of_http_1", "_showing", "context", "notes", "plain")
+    __slots__ = ("_by_name", "_of_http_1", "_showing", "asks", "context", "notes", "plain")
 
     accepts = True
 
@@ -118,6 +118,7 @@ class Shown(End, Kept):
         """Raises TlsError."""
         self._showing = showing
         self.plain = plain
+        self.asks = bool(showing.client_ca)
         self._by_name: dict[str, ssl.SSLContext] = {}
         self._of_http_1: Shown | None = None  # the same, where nothing else is spoken
         self.context: ssl.SSLContext
@@ -316,10 +317,10 @@ async def read_again(one: Kept, log: EventLog, changed: bool = True) -> None:
     changed = one.files.taken() or one.files.unusable or changed
     try:
         await asyncio.to_thread(one.load)
-    except TlsError as error:
         one.files.unusable = False
-        log.error("certificates were not taken over", reason=str(error), files=" ".join(one.files.paths))
+    except TlsError as error:
         one.files.unusable = True
+        log.error("certificates were not taken over", reason=str(error), files=" ".join(one.files.paths))
         return
     if changed:
         log.info("certificates were read again", files=" ".join(one.files.paths))

@@ -90,13 +90,13 @@ class Secured:
         self.certificate = certificate
 
 
-def told_of(peer_ip: str, trusted: bool, secured: Secured | None) -> bytes:
+def told_of(peer_ip: str, trusted: bool, secured: bool) -> bytes:
     """What engines are told of a peer whose own word about others is not taken: constant for its connection. (A Unix socket has
     no address to tell.)"""
     if trusted:
         return b""
     address = b"x-forwarded-for: %b\r\n" % peer_ip.encode() if peer_ip != "unix" else b""
-    return address + (b"x-forwarded-proto: http\r\n" if secured is None else b"x-forwarded-proto: https\r\n")
+    return address + (b"x-forwarded-proto: https\r\n" if secured else b"x-forwarded-proto: http\r\n")
 
 
 class ClientStream(Timed):

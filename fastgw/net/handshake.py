@@ -12,71 +12,98 @@ from time import time
 from typing import Final
 
 from fastgw.accel.sockets import recv
-from fastgw.net.client import ClientStream, Connection, Service
+from fastgw.net.client import ClientStream, Connection, ConnLimits, Service
 from fastgw.net.clock import monotonic
 from fastgw.net.descriptors import finish
 from fastgw.net.h1_states import LINGER_S
 from fastgw.net.poller import READ, Reactor
 from fastgw.net.timers import NEVER
 from fastgw.net.tls import TlsWire
+from fastgw.net.tls_end import End
 from fastgw.net.wire import RECV_BYTES
 from fastgw.protocol.x509 import ends_at
 from fastgw.stats import Stats
 
 LINGER_BYTES: Final = 65536  # of who was told why there is no connection, read for nothing
 OVER: Final = "TLS: its certificate has expired since the session that goes on began"
-Shaken = Callable[["Handshake", TlsWire, str], None]
 
 
-class Handshake(Connection):
-    """See the head of this file. ``done`` takes the wire over; ``failed`` is told why there is none."""
+class Entrance:
+    """What all handshakes at one listener have in common. ``connections`` has each of them until its end; ``done`` takes over
+    the wire of a client at an address, ``failed`` is told why there is none."""
 
-    __slots__ = ("_done", "_drained_bytes", "_failed", "_lingers", "_service", "_stats", "peer_ip", "reactor", "wire")
+    __slots__ = ("connections", "done", "end", "failed", "limits", "reactor", "service", "stats")
 
     def __init__(
         self,
         reactor: Reactor,
-        wire: TlsWire,
+        end: End,
         service: Service,
+        limits: ConnLimits,
         stats: Stats,
-        peer_ip: str,
-        limit_s: float,
-        done: Shaken,
+        connections: set[Connection],
+        done: Callable[[TlsWire, str], None],
         failed: Callable[[str, str], None],
     ) -> None:
+        self.reactor = reactor
+        self.end = end
+        self.service = service
+        self.limits = limits
+        self.stats = stats
+        self.connections = connections
+        self.done = done
+        self.failed = failed
+
+    def admit(self, fd: int, peer_ip: str) -> Handshake:
+        """Begin one, on a socket that has just been accepted."""
+        one = Handshake(self, TlsWire(self.reactor, self.end, fd), peer_ip)
+        self.connections.add(one)
+        one.wire.accept()
+        return one
+
+
+class Handshake(Connection):
+    """See the head of this file."""
+
+    __slots__ = ("_door", "_drained_bytes", "_lingers", "peer_ip", "wire")
+
+    def __init__(self, door: Entrance, wire: TlsWire, peer_ip: str) -> None:
         self.deadline = NEVER
         self.wheel_slot = 0
-        self.reactor = reactor
         self.wire = wire
         self.peer_ip = peer_ip
-        self._service = service
-        self._stats = stats
-        self._done = done
-        self._failed = failed
+        self._door = door
         self._lingers = False
         self._drained_bytes = 0
-        stats.connections_open += 1
+        door.stats.connections_open += 1
         wire.holder = self
-        reactor.wheel.arm(self, monotonic() + limit_s)
-        wire.accept()
+        door.reactor.wheel.arm(self, monotonic() + door.limits.head_s)
 
     def __repr__(self) -> str:
         return f"<Handshake {self.peer_ip}>"
 
     def on_dialled(self, code: int) -> None:
+        door = self._door
         wire = self.wire
+        stats = door.stats
         resumed = not code and wire.resumed()
-        why = wire.why(code) if code else OVER if resumed and wire.certificate and ends_at(wire.certificate) < time() else ""
+        why = ""
+        if code:
+            why = wire.why(code)
+        elif resumed and wire.certificate and ends_at(wire.certificate) < time():
+            why = OVER
         if why:
-            self._stats.handshakes_failed += 1
-            self._failed(self.peer_ip, why)
+            stats.handshakes_failed += 1
+            door.failed(self.peer_ip, why)
             self._linger()
             return
-        self._stats.handshakes_total += 1
+        stats.handshakes_total += 1
         if resumed:
-            self._stats.handshakes_resumed += 1
+            stats.handshakes_resumed += 1
         self._end()
-        self._done(self, self.wire, self.peer_ip)
+        door.connections.discard(self)
+        done = door.done
+        done(wire, self.peer_ip)
 
     def _linger(self) -> None:
         """Close our side; what still comes is read for nothing, within bounds, until the peer's end."""
@@ -86,8 +113,8 @@ class Handshake(Connection):
             self.close()
             return
         self._lingers = True
-        self.reactor.poller.watch(self.wire, READ)
-        self.reactor.wheel.arm(self, monotonic() + LINGER_S)
+        self._door.reactor.poller.watch(self.wire, READ)
+        self._door.reactor.wheel.arm(self, monotonic() + LINGER_S)
 
     def on_readable(self) -> None:
         try:
@@ -107,8 +134,9 @@ class Handshake(Connection):
         if self._lingers:
             self.close()
             return
-        self._stats.handshakes_failed += 1
-        self._failed(self.peer_ip, "the TLS handshake took too long")
+        door = self._door
+        door.stats.handshakes_failed += 1
+        door.failed(self.peer_ip, "the TLS handshake took too long")
         self.close(True)
 
     def streams(self) -> list[ClientStream]:
@@ -122,8 +150,9 @@ class Handshake(Connection):
         if not self.wire.closed:
             self._end()
             self.wire.dispose(reset)
-            self._service.closed(self, self.peer_ip)
+            service = self._door.service
+            service.closed(self, self.peer_ip)
 
     def _end(self) -> None:
-        self.reactor.wheel.disarm(self)
-        self._stats.connections_open -= 1
+        self._door.reactor.wheel.disarm(self)
+        self._door.stats.connections_open -= 1

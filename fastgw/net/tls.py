@@ -72,7 +72,13 @@ class TlsWire(ShakingWire):
         if not self._ended:
             # (A little more than what is wanted: else each record of that size would take two reads.)
             wanted = size + OVERHEAD_BYTES
-            data = recv(self.fd, wanted if wanted < RECV_BYTES else RECV_BYTES)
+            try:
+                data = recv(self.fd, wanted if wanted < RECV_BYTES else RECV_BYTES)
+            except (BlockingIOError, InterruptedError):
+                raise
+            except OSError:
+                self._ended = CUT  # (nobody is there to be told of our end)
+                raise
             if data:
                 plain = self._unlocked(data)
                 if plain:
@@ -112,12 +118,13 @@ class TlsWire(ShakingWire):
         first = b""
         more: list[bytes] | None = None
         while True:
+            piece = b""
             try:
                 piece = tls.read(RECORD_BYTES)
             except ssl.SSLWantReadError:
                 break
             except ssl.SSLZeroReturnError:
-                piece = b""
+                pass
             except OSError as error:
                 self._ended = CUT
                 self.trouble = told(error)
@@ -140,7 +147,8 @@ class TlsWire(ShakingWire):
                 self._ended = CUT
         if self._first and first:
             self._first = False
-            self._end.spoken(tls)
+            if not self._accepts:
+                self._end.spoken(tls)
         return first if more is None else b"".join(more)
 
     def _call_again(self) -> None:
@@ -349,7 +357,8 @@ class TlsWire(ShakingWire):
     def _farewell(self, reset: bool) -> None:
         tls = self._tls
         if tls is not None and not self._shaking and not self.trouble:
-            self._end.spoken(tls)
+            if not self._accepts:
+                self._end.spoken(tls)
             if not reset and not self.queued_bytes and not self._finishing and self._ended != CUT:
                 with contextlib.suppress(OSError):
                     self._say_end()

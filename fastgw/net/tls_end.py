@@ -16,13 +16,16 @@ class End:
 
     accepts = False
     """Whether the peer speaks first."""
+    asks = False
+    """Whether a client is asked for its certificate."""
 
     def session(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         """The TLS of a new connection, between two buffers."""
         raise NotImplementedError
 
     def spoken(self, tls: ssl.SSLObject) -> None:
-        """A connection has brought its first bytes, or ends after a good handshake: its session may be resumed by another."""
+        """A connection that was dialled has brought its first bytes, or ends after a good handshake: its session may be resumed
+        by another."""
 
     def misspoken(self) -> bytes:
         """What is answered to a peer whose first bytes are HTTP without TLS."""

@@ -34,6 +34,7 @@ class ShakingWire(Wire):
     has shown and that was verified, ``trouble`` why there is no connection."""
 
     __slots__ = (
+        "_accepts",  # the peer has dialled
         "_again",  # a call of ``_more`` is to come
         "_cipher",  # what the kernel did not take of the last records,
         "_cipher_sent",  # and how far it did
@@ -54,8 +55,9 @@ class ShakingWire(Wire):
     )
 
     def __init__(self, reactor: Reactor, end: End, fd: int = -1) -> None:
-        super().__init__(reactor, fd)
+        Wire._set_up(self, reactor, fd)
         self._end = end
+        self._accepts = end.accepts
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -120,7 +122,7 @@ class ShakingWire(Wire):
         if not data:
             self._failed("closed within the TLS handshake")
             return
-        if not self._shaken_bytes and self._end.accepts and data[0] != 22:
+        if not self._shaken_bytes and self._accepts and data[0] != 22:
             # No handshake record. (A letter: whoever means `http://`.)
             if 65 <= data[0] <= 90:
                 with contextlib.suppress(OSError):
@@ -137,18 +139,22 @@ class ShakingWire(Wire):
     def _shake(self) -> None:
         tls = self._tls
         assert tls is not None
-        done = True
+        done = False
         failed: Exception | None = None
         try:
             tls.do_handshake()
+            done = True
         except ssl.SSLWantReadError:
-            done = False
+            pass  # (An empty one: in the compiled twin any other notes down where it was met.)
         except (OSError, ValueError) as error:
             failed = error
         try:
             self._reply()  # (an alert says to the peer why)
         except OSError as error:
-            failed = failed or error
+            # (The handshake of a client who left before its tickets came is good all the same: what it has sent may be read
+            # yet, and its leaving is told behind that. OpenSSL does so where the socket is its own.)
+            if not done or not error.errno or not self._accepts:
+                failed = failed or error
         if failed is not None:
             self._failed(told(failed))
         elif done:
@@ -163,7 +169,7 @@ class ShakingWire(Wire):
         self._shaking = False
         # (All that is to be known of the handshake: what is read next may end the connection.)
         self.protocol = tls.selected_alpn_protocol() or ""
-        if self._end.accepts:
+        if self._accepts and self._end.asks:
             self.certificate = tls.getpeercert(True) or b""
         if self._incoming.pending:
             # The first request came with the end of the handshake.

@@ -89,6 +89,9 @@ class Wire(Polled):
 
     def __init__(self, reactor: Reactor, fd: int = -1) -> None:
         """``fd``: of a connected socket that does not block; from here on it is the wire's. Without one: what will dial."""
+        self._set_up(reactor, fd)
+
+    def _set_up(self, reactor: Reactor, fd: int) -> None:
         # (A call of the base's costs as much as all of this.)
         self.fd = fd
         self.interest = 0

@@ -20,7 +20,7 @@ cdef class Sink:
     cpdef on_tunnel_data(self, bytes data)
     cpdef on_tunnel_end(self)
 
-cpdef bytes told_of(str peer_ip, bint trusted, object secured)
+cpdef bytes told_of(str peer_ip, bint trusted, bint secured)
 
 cdef class ClientStream(Timed):
     cdef public bint bounded, connects, trusted

@@ -9,7 +9,7 @@ cdef int READ, WRITE, QUEUED
 cdef Py_ssize_t MAX_HANDSHAKE_BYTES, RECORD_BYTES
 
 cdef class ShakingWire(Wire):
-    cdef bint _again, _congested, _finishing, _first, _shaking
+    cdef bint _accepts, _again, _congested, _finishing, _first, _shaking
     cdef bytes _cipher, _plain
     cdef public bytes certificate
     cdef Py_ssize_t _cipher_sent, _shaken_bytes

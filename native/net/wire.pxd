@@ -28,6 +28,7 @@ cdef class Wire(Polled):
     cdef public bint closed, reading
     cdef public Py_ssize_t queued_bytes
 
+    cdef _set_up(self, Reactor reactor, int fd)
     cpdef bytes recv(self, Py_ssize_t size)
     cpdef Py_ssize_t land(self, Landing landing) except -1
     cpdef resume(self)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 
 from fastgw.net import handshake
 from fastgw.net.certificates import Showing, Shown
-from fastgw.net.handshake import Handshake
+from fastgw.net.client import Connection, ConnLimits
+from fastgw.net.handshake import Entrance, Handshake
 from fastgw.net.poller import READ
 from fastgw.net.tls import TlsWire
 from fastgw.stats import Stats
@@ -32,13 +35,14 @@ class Door:
     def __init__(self, certs: Certificates, **showing: object) -> None:
         self.told: list[str] = []
         self.reads_on = False
+        self.connections: set[Connection] = set()
         self.wire: TlsWire | None = None
         self.stats = Stats()
         self.service = HeardService()
         pair = (certs.gateway.cert, certs.gateway.key)
         self.shown = Shown(Showing([pair], **showing), PLAIN)  # type: ignore[arg-type]
 
-    def done(self, _: Handshake, wire: TlsWire, ip: str) -> None:
+    def done(self, wire: TlsWire, ip: str) -> None:
         self.wire = wire
         self.told.append(f"done {ip}")
         if self.reads_on:
@@ -53,9 +57,13 @@ async def opened(certs: Certificates, limit_s: float = 10.0, **showing: object) 
     async with reacting() as reactor:
         ours, theirs = tcp_pair()
         door = Door(certs, **showing)
-        wire = TlsWire(reactor, door.shown, ours.detach())
-        one = Handshake(reactor, wire, door.service, door.stats, "192.0.2.7", limit_s, door.done, door.failed)
-        assert door.stats.connections_open == 1
+        limits = ConnLimits(head_bytes=1000, header_count=10, head_s=limit_s, idle_s=9.0, body_s=9.0, write_s=9.0)
+        entrance = Entrance(
+            reactor, door.shown, door.service, limits, door.stats, door.connections, door.done, door.failed
+        )
+        one = entrance.admit(ours.detach(), "192.0.2.7")
+        wire = one.wire
+        assert (door.stats.connections_open, door.connections) == (1, {one})
         yield door, one, Peer(theirs)
         if door.wire is not None:
             door.wire.dispose()
@@ -171,6 +179,24 @@ async def test_who_leaves_in_the_middle_is_gone(certs: Certificates, sent: bytes
         peer.sock.close()
         await until(lambda: door.told)
         assert door.told == ["closed within the TLS handshake"]
+
+
+@pytest.mark.parametrize("last", [b"", b"GET / HTTP/1.1"])
+async def test_who_resets_before_its_tickets_came_has_shaken_hands(certs: Certificates, last: bytes) -> None:
+    """They are sent for nothing; what it had sent is there to be read, and the rest is the connection's to find out."""
+    async with opened(certs) as (door, _, peer):
+        client = TlsPeer(peer.sock, certs.trusting())
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await client.shake(last)
+        peer.sock.close()
+        await until(lambda: door.told)
+        assert door.told == ["done 192.0.2.7"]
+        assert (door.stats.handshakes_total, door.stats.handshakes_failed) == (1, 0)
+        assert door.wire is not None
+        if last:
+            assert door.wire.recv(100) == last
+        with pytest.raises(ConnectionError):
+            door.wire.recv(100)
 
 
 async def test_a_handshake_without_an_end_is_cut_by_its_size(certs: Certificates) -> None:

@@ -172,7 +172,7 @@ async def world(engines: Sequence[dict[str, Any]], **options: Any) -> AsyncItera
     )
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    told = told_of("127.0.0.1", False, None)
+    told = told_of("127.0.0.1", False, False)
     conn = H1Connection(reactor, PlainWire(reactor, ours.detach()), core, LIMITS, stats, "127.0.0.1", False, told)
     made = World(core, queue, conn, pools)
     core.merger = made
