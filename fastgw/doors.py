@@ -20,7 +20,7 @@ from fastgw.digests import digest
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.limits.key import UsageRow
 from fastgw.limits.meter import Meters
-from fastgw.net.client import ConnLimits, Secured, told_of
+from fastgw.net.client import ConnLimits, Spoken, told_of
 from fastgw.net.h1_connection import H1Connection
 from fastgw.net.listener import Listener
 from fastgw.net.shortage import Shortage
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from fastgw.store.state import State
 
 REMEMBERED_ADDRESSES: Final = 1024  # of clients, with what is known of each: finding out costs more than all else of an accept
-UNCERTIFIED: Final = Secured()
 LEAST_PER_IP: Final = 64  # connections that any one address may have, where the setting does not say
 
 
@@ -171,12 +170,16 @@ class ClientDoor:
     def _shaken(self, wire: TlsWire, ip: str) -> None:
         core = self._core
         certificate = wire.certificate
-        secured = Secured(digest(certificate)) if certificate else UNCERTIFIED
+        protocol = "h2" if wire.protocol == "h2" else "h1"
+        # (One for all that show none: the log tells by it whether a connection is like the last.)
+        spoken = (
+            Spoken(protocol, wire.version, digest(certificate)) if certificate else _uncertified(protocol, wire.version)
+        )
         believed, _, lines = self._known(ip)
-        if wire.protocol == "h2":
+        if spoken.protocol == "h2":
             from fastgw.net.h2_connection import H2Connection
 
-            taken = H2Connection(core.reactor, wire, core, self._limits, core.stats, ip, believed, lines, secured)
+            taken = H2Connection(core.reactor, wire, core, self._limits, core.stats, ip, believed, lines, spoken)
             core.stats.connections_open += 1
             core.stats.connections_total += 1
             core.connections.add(taken)
@@ -185,11 +188,16 @@ class ClientDoor:
         # (What was judged of a head is remembered by address; a certificate says more than that.)
         heads = None if certificate else core.heads
         core.connections.add(
-            H1Connection(core.reactor, wire, core, self._limits, core.stats, ip, believed, lines, heads, secured)
+            H1Connection(core.reactor, wire, core, self._limits, core.stats, ip, believed, lines, heads, spoken)
         )
 
     def _not_shaken(self, ip: str, why: str) -> None:
         self._core.log.info("TLS handshake failed", client=ip, reason=why)
+
+
+@lru_cache(8)
+def _uncertified(protocol: str, version: str) -> Spoken:
+    return Spoken(protocol, version)
 
 
 def _figures(config: Config) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from fastgw.limits.account import Account, Accounts
 from fastgw.limits.budget import RetryBudget
 from fastgw.limits.ledger import day_of
 from fastgw.limits.meter import Meter
-from fastgw.net.client import ClientStream, Service
+from fastgw.net.client import ClientStream, Service, Spoken
 from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER
 from fastgw.protocol.headers import networks_of
@@ -98,8 +98,8 @@ class Judgement:
 
     __slots__ = (
         "account", "base", "client_ip", "endpoint", "ends_at", "extra_head", "head", "key_id", "limit", "meter", "peer_ip",
-        "start", "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_status", "told_streamed",
-        "trusted", "version",
+        "start", "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_spoken", "told_status",
+        "told_streamed", "trusted", "version",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +126,7 @@ class Judgement:
         self.told_model = ""
         self.told_outcome = ""
         self.told_status = -1
+        self.told_spoken: Spoken | None = None
         self.told_streamed = False
         # Of whom it was made: the connection's peer, and whether its own word about others was taken.
         self.peer_ip = ""
@@ -152,6 +153,7 @@ class Judgement:
         made.told_model = self.told_model
         made.told_outcome = self.told_outcome
         made.told_status = self.told_status
+        made.told_spoken = self.told_spoken
         made.told_streamed = self.told_streamed
         made.peer_ip = self.peer_ip
         made.trusted = self.trusted

@@ -366,7 +366,7 @@ class GatewayCore(Context):
     def forwarded_lines(self, client: ClientStream, head: RequestHead) -> bytes:
         """x-forwarded-for and -proto for a trusted proxy's request: its own word, and its address."""
         own = head.own or {}
-        ours = b"http" if client.secured is None else b"https"
+        ours = b"https" if client.spoken.tls else b"http"
         proto = own.get(b"x-forwarded-proto", ours)
         if proto not in (b"http", b"https"):
             proto = ours

@@ -19,6 +19,8 @@ class AccessRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: int
     outcome: str
     key_id: str = ""
+    protocol: str = ""  # "h1" or "h2"
+    tls: str = ""  # its version; "" = none
     method: bytes = b""
     path: bytes = b""  # as it may be logged: without keys, not without the unprintable
     model: str = ""
@@ -100,6 +102,7 @@ def record_of(exchange: ExchangeState, outcome: str, now: float) -> AccessRecord
     head = exchange.head
     started = exchange.started_at
     call = exchange.call
+    spoken = exchange.client.spoken
     return AccessRecord(
         at=now,
         request_id=exchange.request_id,
@@ -108,6 +111,8 @@ def record_of(exchange: ExchangeState, outcome: str, now: float) -> AccessRecord
         status=exchange.status,
         outcome=outcome,
         key_id=exchange.key_id,
+        protocol=spoken.protocol,
+        tls=spoken.tls,
         method=head.method,
         path=shown_path(exchange),
         model=shown_model(exchange),

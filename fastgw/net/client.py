@@ -80,14 +80,19 @@ class Sink:
         raise NotImplementedError
 
 
-class Secured:
-    """What is known of a client whose connection is encrypted. ``certificate``: the SHA-256 of the one that it has shown and
-    that was verified, b"" = none."""
+class Spoken:
+    """What a client's connection speaks: ``protocol`` "h1" or "h2", ``tls`` its version, "" = it is not encrypted.
+    ``certificate``: the SHA-256 of the one that the client has shown and that was verified, b"" = none."""
 
-    __slots__ = ("certificate",)
+    __slots__ = ("certificate", "protocol", "tls")
 
-    def __init__(self, certificate: bytes = b"") -> None:
+    def __init__(self, protocol: str, tls: str = "", certificate: bytes = b"") -> None:
+        self.protocol = protocol
+        self.tls = tls
         self.certificate = certificate
+
+
+H1: Final = Spoken("h1")
 
 
 def told_of(peer_ip: str, trusted: bool, secured: bool) -> bytes:
@@ -105,8 +110,8 @@ class ClientStream(Timed):
     ``sink`` is whoever answers it, None = nobody any more. ``frames`` says how the answer's body is framed since :meth:`begin`
     (``protocol.body.PLAIN`` or ``CHUNKS``), and ``bounded`` whether its length has been told, so that nothing can be put behind
     it. ``sent`` counts the bytes of this answer, heads and frames included. ``known`` is the service's own: what it made of the
-    connection's last head; ``refusals`` too: how many requests of the connection have been refused in a row. ``secured`` is
-    None where the connection is not encrypted. ``connects``: the request is a CONNECT, so that a 2xx says that bytes pass from
+    connection's last head; ``refusals`` too: how many requests of the connection have been refused in a row. ``spoken`` is
+    its connection's. ``connects``: the request is a CONNECT, so that a 2xx says that bytes pass from
     there on (RFC 9110 §9.3.6): nothing but :meth:`upgrade` may give it one.
     """
 
@@ -120,10 +125,10 @@ class ClientStream(Timed):
         "peer_ip",
         "received_at",
         "refusals",
-        "secured",
         "sent",
         "service",
         "sink",
+        "spoken",
         "trusted",
         "wheel",
     )
@@ -140,7 +145,7 @@ class ClientStream(Timed):
         self.sink: Sink | None = None
         self.known: Any = None
         self.refusals = 0
-        self.secured: Secured | None = None
+        self.spoken = H1
         self.received_at = 0.0
         self.sent = 0
         self.frames = 0

@@ -20,7 +20,7 @@ from typing import Any
 from fastgw.accel.heads import HeadMemory
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError
-from fastgw.net.client import MAX_REFUSALS, NO_HEAD, ClientStream, ConnLimits, Secured, Service
+from fastgw.net.client import H1, MAX_REFUSALS, NO_HEAD, ClientStream, ConnLimits, Service, Spoken
 from fastgw.net.clock import monotonic
 from fastgw.net.h1_arrival import Arrival
 from fastgw.net.h1_client import H1ClientStream
@@ -75,7 +75,7 @@ class H1Connection(Arrival):
         trusted: bool,
         forwarded: bytes,
         heads: HeadMemory | None = None,
-        secured: Secured | None = None,
+        spoken: Spoken = H1,
     ) -> None:
         self._set_up(reactor, wire, limits)
         # (Compiled, the types of arguments are not known, and those of fields are.)
@@ -83,7 +83,7 @@ class H1Connection(Arrival):
         self.stats = stats
         # (Gone with the end: they would keep each other alive until a collection.)
         self.stream = H1ClientStream(self, self.reactor.wheel, service, peer_ip, trusted, forwarded)
-        self.stream.secured = secured
+        self.stream.spoken = spoken
         self.reader = RequestReader(self.limits.head_bytes, self.limits.header_count)
         self.read_bytes = PIPELINED_BYTES
         self._advancing = False

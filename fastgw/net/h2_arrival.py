@@ -13,7 +13,7 @@ from typing import Final
 from fastgw.accel.heads import RequestHead
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError
-from fastgw.net.client import NO_HEAD, ConnLimits, Secured, Service
+from fastgw.net.client import NO_HEAD, ConnLimits, Service, Spoken
 from fastgw.net.clock import monotonic
 from fastgw.net.h2_client import ClientLink, H2ClientStream
 from fastgw.net.h2_link import CLOSED, LEAVING
@@ -42,12 +42,12 @@ class H2Arrival(ClientLink):
 
     __slots__ = (
         "_dirty", "_first_window", "_forwarded", "_going_on", "_gone", "_idle_until", "_last", "_left", "_limbo", "_look_s",
-        "_refusals", "_resets", "_secured", "blocks", "limits", "peer_ip", "service", "streams", "trusted",
+        "_refusals", "_resets", "_spoken", "blocks", "limits", "peer_ip", "service", "streams", "trusted",
     )  # fmt: skip
 
     def __init__(
         self, reactor: Reactor, wire: Wire, service: Service, limits: ConnLimits, peer_ip: str, trusted: bool,
-        forwarded: bytes, secured: Secured | None,
+        forwarded: bytes, spoken: Spoken,
     ) -> None:  # fmt: skip
         super().__init__(reactor, wire, Control(False, SERVER_SETTINGS))
         self.service = service
@@ -55,7 +55,7 @@ class H2Arrival(ClientLink):
         self.peer_ip = peer_ip
         self.trusted = trusted
         self._forwarded = forwarded
-        self._secured = secured
+        self._spoken = spoken
         self.blocks = RequestBlocks(limits.head_bytes, limits.header_count)
         self.streams: dict[int, H2ClientStream] = {}
         self._last = 0  # the highest stream that was opened,
@@ -125,7 +125,7 @@ class H2Arrival(ClientLink):
             stream = H2ClientStream(
                 self, self.service, self.peer_ip, self.trusted, self._forwarded, number, self._first_window
             )  # fmt: skip
-        stream.secured = self._secured
+        stream.spoken = self._spoken
         stream.head = head
         stream.fault = fault
         stream.length = length

@@ -17,7 +17,7 @@ import contextlib
 from collections import deque
 from typing import Final
 
-from fastgw.net.client import ClientStream, Connection, ConnLimits, Secured, Service
+from fastgw.net.client import ClientStream, Connection, ConnLimits, Service, Spoken
 from fastgw.net.clock import monotonic
 from fastgw.net.h1_arrival import Arrival
 from fastgw.net.h1_states import LINGER_BYTES, LINGER_S, WRITE_PROGRESS_BYTES
@@ -49,12 +49,12 @@ class H2Connection(Connection):
 
     def __init__(
         self, reactor: Reactor, wire: Wire, service: Service, limits: ConnLimits, stats: Stats, peer_ip: str, trusted: bool,
-        forwarded: bytes, secured: Secured | None = None,
+        forwarded: bytes, spoken: Spoken,
     ) -> None:  # fmt: skip
         """``wire``: of a connection that was counted already (``stats.connections_open``); :meth:`begin` follows."""
         super().__init__()
         self.peer_ip = peer_ip
-        self.link = H2ClientLink(reactor, wire, service, limits, stats, peer_ip, trusted, forwarded, secured)
+        self.link = H2ClientLink(reactor, wire, service, limits, stats, peer_ip, trusted, forwarded, spoken)
         self.link.connection = self
 
     @classmethod
@@ -64,7 +64,7 @@ class H2Connection(Connection):
         assert stream is not None
         return cls(
             first.reactor, first.wire, service, first.limits, stats, stream.peer_ip, stream.trusted, stream.forwarded,
-            stream.secured,
+            Spoken("h2", stream.spoken.tls, stream.spoken.certificate),
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -91,9 +91,9 @@ class H2ClientLink(H2Arrival):
 
     def __init__(
         self, reactor: Reactor, wire: Wire, service: Service, limits: ConnLimits, stats: Stats, peer_ip: str, trusted: bool,
-        forwarded: bytes, secured: Secured | None,
+        forwarded: bytes, spoken: Spoken,
     ) -> None:  # fmt: skip
-        super().__init__(reactor, wire, service, limits, peer_ip, trusted, forwarded, secured)
+        super().__init__(reactor, wire, service, limits, peer_ip, trusted, forwarded, spoken)
         self.connection: H2Connection | None = None
         self.stats = stats
         self._preface = PREFACE  # what is still to come of it

@@ -30,8 +30,8 @@ CUT: Final = 2  # without it, or by bytes that are no TLS
 
 
 class ShakingWire(Wire):
-    """See the head of this file. ``protocol`` is what was agreed on by ALPN, ``certificate`` the one (DER) that a client
-    has shown and that was verified, ``trouble`` why there is no connection."""
+    """See the head of this file. ``version`` is TLS's, as "1.3", and ``certificate`` the one (DER) that was verified, both of a
+    client; ``protocol`` is what was agreed on by ALPN, ``trouble`` why there is no connection."""
 
     __slots__ = (
         "_accepts",  # the peer has dialled
@@ -52,6 +52,7 @@ class ShakingWire(Wire):
         "certificate",
         "protocol",
         "trouble",
+        "version",
     )
 
     def __init__(self, reactor: Reactor, end: End, fd: int = -1) -> None:
@@ -70,7 +71,7 @@ class ShakingWire(Wire):
         self._cipher_sent = self._shaken_bytes = 0
         self._ended = GOING
         self.certificate = b""
-        self.protocol = self.trouble = ""
+        self.protocol = self.trouble = self.version = ""
 
     def why(self, code: int) -> str:
         return self.trouble or os.strerror(code)
@@ -169,8 +170,10 @@ class ShakingWire(Wire):
         self._shaking = False
         # (All that is to be known of the handshake: what is read next may end the connection.)
         self.protocol = tls.selected_alpn_protocol() or ""
-        if self._accepts and self._end.asks:
-            self.certificate = tls.getpeercert(True) or b""
+        if self._accepts:
+            self.version = (tls.version() or "").removeprefix("TLSv")
+            if self._end.asks:
+                self.certificate = tls.getpeercert(True) or b""
         if self._incoming.pending:
             # The first request came with the end of the handshake.
             self._plain = self._opened()

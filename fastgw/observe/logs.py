@@ -63,6 +63,10 @@ def access_fields(record: AccessRecord) -> dict[str, object]:
         "bytes_out": record.bytes_out,
         "duration_ms": microseconds(record.duration_s) / 1e3,
     }
+    if record.protocol:
+        fields["protocol"] = record.protocol
+    if record.tls:
+        fields["tls"] = record.tls
     if record.key_id:
         fields["key_id"] = record.key_id
     if record.model:
@@ -118,7 +122,7 @@ class AccessJson:
             self._stamp = _stamp(second)[:-5].encode()
         who = (
             record.path, record.model, record.engine, record.key_id, record.client, record.method, record.endpoint,
-            record.status, record.stream, record.outcome,
+            record.status, record.stream, record.outcome, record.protocol, record.tls,
         )  # fmt: skip
         common = self._common.get(who)
         if common is None:
@@ -140,7 +144,9 @@ class AccessJson:
             engine = call.pool.engine.name
             streamed = call.relay is not None and call.relay.sse is not None
         model = model_of(exchange)
-        known = exchange.client.known
+        client = exchange.client
+        spoken = client.spoken
+        known = client.known
         if known is not None and known.head is not exchange.head:
             known = None
         if (
@@ -150,6 +156,7 @@ class AccessJson:
             and known.told_engine == engine
             and known.told_outcome == outcome
             and known.told_streamed == streamed
+            and known.told_spoken is spoken
         ):
             # A connection's requests have nearly everything in common.
             common = known.told
@@ -157,7 +164,7 @@ class AccessJson:
             # (By what is shown of them: what is a key in one request may be none in the next, and is not remembered for it.)
             who = (
                 shown_path(exchange), shown_model(exchange), engine, exchange.key_id, exchange.client_ip, exchange.head.method,
-                exchange.endpoint.label, exchange.status, streamed, outcome,
+                exchange.endpoint.label, exchange.status, streamed, outcome, spoken.protocol, spoken.tls,
             )  # fmt: skip
             common = self._common.get(who)
             if common is None:
@@ -169,6 +176,7 @@ class AccessJson:
                 known.told_engine = engine
                 known.told_outcome = outcome
                 known.told_streamed = streamed
+                known.told_spoken = spoken
         at = now + self._offset
         second = int(at)
         if second != self._second:
@@ -209,7 +217,7 @@ class AccessJson:
         return line + b"}\n"
 
     def _learn(self, who: tuple[Any, ...]) -> bytes:
-        path, model, engine, key_id, client, method, endpoint, status, streamed, outcome = who
+        path, model, engine, key_id, client, method, endpoint, status, streamed, outcome, protocol, tls = who
         fields: dict[str, object] = {
             "client": client,
             "method": method.decode("latin-1"),
@@ -218,6 +226,10 @@ class AccessJson:
             "status": status,
             "outcome": outcome,
         }
+        if protocol:
+            fields["protocol"] = protocol
+        if tls:
+            fields["tls"] = tls
         if key_id:
             fields["key_id"] = key_id
         if model:

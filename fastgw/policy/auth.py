@@ -43,8 +43,7 @@ class Auth(Filter):
             account = accounts.find(given)
         else:
             # A certificate is as good as a key: whoever shows it has proven to hold what belongs to it.
-            secured = exchange.client.secured
-            given = secured.certificate if secured is not None else b""
+            given = exchange.client.spoken.certificate
             if not given:
                 exchange.gateway.stats.auth_failures += 1
                 raise GatewayError("unauthorized")

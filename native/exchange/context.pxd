@@ -29,6 +29,7 @@ cdef class Judgement:
     cdef public bytes told
     cdef public int told_status
     cdef public bint told_streamed, trusted
+    cdef public object told_spoken
     cdef public bytes base, extra_head
     cdef public RequestStart start
     cdef public RequestHead head

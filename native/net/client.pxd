@@ -28,7 +28,7 @@ cdef class ClientStream(Timed):
     cdef public int frames, refusals
     cdef public RequestHead head
     cdef public object known
-    cdef public object secured
+    cdef public object spoken
     cdef public str peer_ip
     cdef public double received_at
     cdef public long long sent

@@ -21,7 +21,7 @@ cdef class H2Arrival(ClientLink):
     cdef public RequestBlocks blocks
     cdef public dict streams
     cdef bytes _forwarded
-    cdef object _secured
+    cdef object _spoken
     cdef long _last, _left
     cdef bint _going_on
     cdef long long _first_window

@@ -15,7 +15,7 @@ cdef class ShakingWire(Wire):
     cdef Py_ssize_t _cipher_sent, _shaken_bytes
     cdef object _end, _incoming, _outgoing, _tls
     cdef int _ended
-    cdef public str protocol, trouble
+    cdef public str protocol, trouble, version
 
     cdef _begin_anew(self)
     cdef _open_session(self)

@@ -5,6 +5,7 @@ from fastgw.exchange.call cimport Call
 from fastgw.exchange.context cimport Judgement
 from fastgw.exchange.record cimport AccessLog
 from fastgw.exchange.state cimport ExchangeState, model_of
+from fastgw.net.client cimport ClientStream
 from fastgw.net.clock cimport monotonic
 from fastgw.stats cimport Stats
 
@@ -20,7 +21,7 @@ cdef class AccessJson:
     cpdef set_clock(self)
     cpdef bytes _learn(self, tuple who)
     @cython.locals(
-        call=Call, known=Judgement, model=str, more=cython.bint, second=cython.longlong, at=cython.double,
+        call=Call, client=ClientStream, known=Judgement, model=str, more=cython.bint, second=cython.longlong, at=cython.double,
         started=cython.double,
     )
     cpdef bytes of(self, ExchangeState exchange, str outcome, double now)

@@ -372,6 +372,30 @@ async def test_names_that_are_no_text_are_a_line_in_the_log_and_no_more(certs: C
         assert served.said("TLS handshake failed")[0]["reason"] == "TLS: it asks for a name that is no text"
 
 
+async def test_each_record_says_what_its_own_connection_spoke(certs: Certificates, tmp_path: Path) -> None:
+    """Clients of one address, whose heads are the same: what is remembered of the first is not told of the next."""
+    here = f"{tmp_path}/gw.sock"
+    flags = (f"--tls-cert-file={certs.gateway.cert}", f"--tls-key-file={certs.gateway.key}", f"--unix-socket={here}")
+    versions = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2)
+    async with scripted(fine) as engine, serve(tmp_path, engine.url, *flags) as served:
+        for version in versions:
+            context = certs.trusting()
+            context.maximum_version = version
+            sock = socket.create_connection(("127.0.0.1", served.port))
+            sock.setblocking(False)
+            async with await TlsClient(sock, context).shake() as client:
+                for _ in range(2):
+                    assert (await client.ask(chat())).status == 200
+        url = f"https://localhost:{served.port}/v1/chat/completions"
+        body = ("--cacert", certs.ca, "-d", '{"model":"m","messages":[]}', "-H", "content-type: application/json")
+        assert (await said("curl", "-sS", "--http2", *body, url))[0] == 0
+        async with RawClient.connect(here) as client:
+            assert (await client.ask(chat())).status == 200
+        await served.until("all are told", lambda: len(served.said("request")) == 8)
+        told = [(line["protocol"], line.get("tls")) for line in served.said("request")]
+        assert told == [*[("h1", tls) for tls in ("1.2", "1.3", "1.2") for _ in range(2)], ("h2", "1.3"), ("h1", None)]
+
+
 async def test_a_unix_socket_beside_it_stays_without(certs: Certificates, tmp_path: Path) -> None:
     path = str(tmp_path / "gw.sock")
     async with scripted(fine) as engine, running([engine.url], unix_socket=path, **by(certs.gateway), **QUIET) as gw:

@@ -44,6 +44,8 @@ def record(**other: Any) -> AccessRecord:
         {"ttft_s": -1.0},
         {"error": "bad_gateway", "detail": NASTY, "status": 502, "outcome": "error"},
         {"model": NASTY, "path": NASTY.encode(), "method": b"GE\xff", "client": NASTY},
+        {"protocol": "h1"},
+        {"protocol": "h2", "tls": "1.3"},
         {"path": b"/" + b"x" * 5000, "detail": "y" * 5000},
     ],
 )
