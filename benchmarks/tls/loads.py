@@ -1,4 +1,4 @@
-"""What a front is loaded with, and what is read off it: h2load, ``openssl s_time`` and a client of our own in turn.
+"""What a front is loaded with, and what is read off it: h2load and a client of our own in turn.
 
 Owns: the loads, and what is divided by what. Must never give a figure of answers that were not counted good by the client.
 """
@@ -6,13 +6,12 @@ Owns: the loads, and what is divided by what. Must never give a figure of answer
 from __future__ import annotations
 
 import json
-import re
 import socket
 import ssl
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -87,19 +86,6 @@ def per_request(
     return used / (clients * each) * 1e6 / (EVENTS_EACH if stream else 1)
 
 
-def per_handshake(front: Front, run: Run, *how: str) -> float:
-    """CPU microseconds of the front per handshake, of a client that makes one after the other and says nothing."""
-    argv = ["openssl", "s_time", "-connect", f"127.0.0.1:{front.port}", *how, "-time", str(max(1, round(run.seconds)))]
-    with on(run.cores.load):
-        before = cpu_s(front.pid)
-        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
-        used = cpu_s(front.pid) - before
-    counts = re.findall(r"(\d+) connections in \d+ real seconds", done.stdout)
-    if not counts or not int(counts[-1]):
-        raise Failed(f"{front.name}: {done.stdout[-300:]}{done.stderr[-300:]}")
-    return used / int(counts[-1]) * 1e6
-
-
 # --- a client of our own
 def _request(stream: bool = False) -> bytes:
     message = {"model": "m", "messages": [{"role": "user", "content": "Tell me about rivers."}]}
@@ -110,16 +96,24 @@ def _request(stream: bool = False) -> bytes:
     ).encode() + data
 
 
-def _connect(front: Front, protocol: str) -> socket.socket:
+def _client() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _connect(
+    front: Front, protocol: str, context: ssl.SSLContext | None = None, session: ssl.SSLSession | None = None
+) -> socket.socket:
     sock = socket.create_connection(("127.0.0.1", front.port), timeout=20)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if not front.kind:
         return sock
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    if context is None:
+        context = _client()
     context.set_alpn_protocols([protocol])
-    tls = context.wrap_socket(sock)
+    tls = context.wrap_socket(sock, session=session)
     if tls.selected_alpn_protocol() != protocol:
         raise Failed(f"{front.name} does not speak {protocol}")
     return tls
@@ -162,6 +156,33 @@ def _asked_h2(sock: socket.socket) -> None:
         if not part:
             raise Failed("an HTTP/2 connection that ends")
         held += part
+
+
+def per_handshake(front: Front, run: Run, version: ssl.TLSVersion, resumed: bool) -> float:
+    """CPU microseconds of the front per connection of a client that makes one after the other, says nothing on it but TLS's own
+    end, and waits for the front's end. ``resumed``: each goes on from the same session, which began before."""
+    context = _client()
+    context.minimum_version = context.maximum_version = version
+    session = None
+    if resumed:
+        with _connect(front, "http/1.1", context) as sock:
+            assert isinstance(sock, ssl.SSLSocket)
+            _asked(sock)  # (the tickets of TLS 1.3 come before its answer)
+            session = sock.session
+    count = 0
+    with on(run.cores.load):
+        before = cpu_s(front.pid)
+        until = time.monotonic() + run.seconds
+        while time.monotonic() < until:
+            sock = _connect(front, "http/1.1", context, session)
+            assert isinstance(sock, ssl.SSLSocket)
+            if sock.session_reused != resumed:
+                raise Failed(f"{front.name}: a session that is {'not ' if resumed else ''}resumed")
+            with sock, suppress(ssl.SSLEOFError):  # (nginx ends such a connection without a word)
+                sock.unwrap()
+            count += 1
+        used = cpu_s(front.pid) - before
+    return used / count * 1e6
 
 
 def per_idle(front: Front, *, h2: bool = False) -> float:

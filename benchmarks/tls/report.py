@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ssl import TLSVersion
 from typing import Any
 
 from benchmarks.tls import loads
@@ -51,11 +52,11 @@ def _idle_h2(front: Front, run: loads.Run) -> float:
     return loads.per_idle(front, h2=True)
 
 
-def _shaken(*how: str) -> Callable[[Front, loads.Run], float]:
-    return lambda front, run: loads.per_handshake(front, run, *how)
+def _shaken(version: TLSVersion, resumed: bool = False) -> Callable[[Front, loads.Run], float]:
+    return lambda front, run: loads.per_handshake(front, run, version, resumed)
 
 
-_NEW_12 = ("-new", "-tls1_2")
+_12, _13 = TLSVersion.TLSv1_2, TLSVersion.TLSv1_3
 _H2 = {"h2": True, "at_once": 8}
 _events_h2 = _requests(FEW, 1 / 8, stream=True, **_H2)
 ROWS = (
@@ -65,10 +66,11 @@ ROWS = (
     Row("cpu_tls_event_us", "events", "TLS: CPU per event, 64 paced streams, µs", "ec", _paced(FEW, 6), 1.15),
     Row("cpu_tls_event_512_us", "events", "TLS: CPU per event, 512 paced streams, µs", "ec", _paced(MANY, 2), 1.15),
     Row("first_byte_us", "latency", "TLS: to the first byte of an answer, p50, µs", "ec", loads.to_first_byte),
-    Row("cpu_new_ec_us", "handshakes", "CPU per new handshake, EC P-256, TLS 1.3, µs", "ec", _shaken("-new"), 1.25),
-    Row("cpu_new_ec_12_us", "handshakes", "CPU per new handshake, EC P-256, TLS 1.2, µs", "ec", _shaken(*_NEW_12), 1.25),
-    Row("cpu_new_rsa_us", "handshakes", "CPU per new handshake, RSA 2048, TLS 1.3, µs", "rsa", _shaken("-new"), 1.25),
-    Row("cpu_resumed_us", "handshakes", "CPU per resumed handshake, TLS 1.2, µs", "ec", _shaken("-reuse", "-tls1_2"), 1.25),
+    Row("cpu_new_ec_us", "handshakes", "CPU per new handshake, EC P-256, TLS 1.3, µs", "ec", _shaken(_13), 1.25),
+    Row("cpu_new_ec_12_us", "handshakes", "CPU per new handshake, EC P-256, TLS 1.2, µs", "ec", _shaken(_12), 1.25),
+    Row("cpu_new_rsa_us", "handshakes", "CPU per new handshake, RSA 2048, TLS 1.3, µs", "rsa", _shaken(_13), 1.25),
+    Row("cpu_resumed_us", "handshakes", "CPU per resumed handshake, TLS 1.2, µs", "ec", _shaken(_12, True), 1.25),
+    Row("cpu_resumed_13_us", "handshakes", "CPU per resumed handshake, TLS 1.3, µs", "ec", _shaken(_13, True), 1.25),
     Row("idle_kib", "idle", "memory of an idle TLS connection, KiB", "ec", _idle, 40, True, True),
     Row("idle_h2_kib", "idle", "memory of an idle HTTP/2 connection over TLS, KiB", "ec", _idle_h2, fresh=True),
     Row("cpu_h2_tls_us", "h2", "HTTP/2 over TLS: CPU per request, µs", "ec", _requests(FEW, 5, **_H2), 1.3),
