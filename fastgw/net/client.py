@@ -93,6 +93,7 @@ class Spoken:
 
 
 H1: Final = Spoken("h1")
+H2: Final = Spoken("h2")
 
 
 def told_of(peer_ip: str, trusted: bool, secured: bool) -> bytes:

@@ -17,7 +17,7 @@ import contextlib
 from collections import deque
 from typing import Final
 
-from fastgw.net.client import ClientStream, Connection, ConnLimits, Service, Spoken
+from fastgw.net.client import H2, ClientStream, Connection, ConnLimits, Service, Spoken
 from fastgw.net.clock import monotonic
 from fastgw.net.h1_arrival import Arrival
 from fastgw.net.h1_states import LINGER_BYTES, LINGER_S, WRITE_PROGRESS_BYTES
@@ -49,7 +49,7 @@ class H2Connection(Connection):
 
     def __init__(
         self, reactor: Reactor, wire: Wire, service: Service, limits: ConnLimits, stats: Stats, peer_ip: str, trusted: bool,
-        forwarded: bytes, spoken: Spoken,
+        forwarded: bytes, spoken: Spoken = H2,
     ) -> None:  # fmt: skip
         """``wire``: of a connection that was counted already (``stats.connections_open``); :meth:`begin` follows."""
         super().__init__()

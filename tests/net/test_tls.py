@@ -335,7 +335,8 @@ class Asked:
 
     def selected_alpn_protocol(self) -> None: ...
 
-    def getpeercert(self, binary: bool) -> None: ...
+    def version(self) -> str:
+        return "TLSv1.3"
 
     def read(self, size: int) -> bytes:
         self.outgoing.write(bytes(RECORD_BYTES))
