@@ -125,6 +125,7 @@ MODULES: Final = (
     "upstream.pool",
     "upstream.table",
     "upstream.target",
+    "upstream.watch",
 )
 """The modules that have a compiled twin; ``native/build.py`` builds exactly these, and all or none."""
 

@@ -30,6 +30,7 @@ from fastgw.config.problems import ConfigError, ConfigErrors
 from fastgw.config.row import Setting, row, rows_of, seconds, shown, text_problem, type_problem, within
 
 MAX_FALLBACKS: Final = 8
+_NAMES: Final = ("models", "features")
 MAX_NAME_BYTES: Final = 200
 """Of an engine's name, and of its models': they stand in paths, in metrics and in each line of the log."""
 
@@ -57,6 +58,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_concurrent: Annotated[int, within(0, 1_000_000,
         "requests under way at it at most; 0 = engine_max_concurrent",
     )] = 0
+    machine: Annotated[str, row("what it runs on, in any word (gpu, cpu, h200): a request can ask for it")] = ""
+    features: Annotated[Sequence[str], row(
+        "what it has that not all have, in any words (vision, tools): a request can ask for them",
+    )] = ()
     cancel: Annotated[bool | None, row(
         "whether closing its connection stops a generation; unset: as with its kind; false for engines that a cancel harms",
     )] = None
@@ -77,8 +82,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     )] = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.models, str):
-            force_setattr(self, "models", tuple(self.models))
+        for name in _NAMES:
+            if not isinstance(getattr(self, name), str):
+                force_setattr(self, name, tuple(getattr(self, name)))
         for name in ("cancel", "verify"):
             if getattr(self, name) == "auto":  # as files say it
                 force_setattr(self, name, None)
@@ -116,10 +122,15 @@ class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     policy: Annotated[Policy | Literal[""], row(
         f"{any_of(POLICIES)}; the gateway's policy when empty", kind="choice",
     )] = ""
+    needs: Annotated[Sequence[str], row(
+        "what an engine must have to get its requests under the policy capability: words of its machine and features",
+    )] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.fallback, str):
             force_setattr(self, "fallback", tuple(self.fallback))
+        if not isinstance(self.needs, str):
+            force_setattr(self, "needs", tuple(self.needs))
         found = _route_problems(self)
         if found:
             raise ConfigErrors(ConfigError("RouteConfig", name, message) for name, message in found)
@@ -130,6 +141,14 @@ ROUTE_FIELDS: Final[tuple[Setting, ...]] = rows_of(RouteConfig)
 _SECRETS: Final = frozenset(one.name for one in ENGINE_FIELDS if one.secret)
 
 
+def _names_problem(names: Any) -> str:
+    if isinstance(names, str) or not all(isinstance(name, str) and name.strip() for name in names):
+        return "must be a list of names"
+    if not all(map(_is_name, names)):
+        return f"holds a name with control characters, or of more than {MAX_NAME_BYTES} bytes"
+    return ""
+
+
 def _is_name(text: str) -> bool:
     return text.isprintable() and len(text.encode("utf-8", "replace")) <= MAX_NAME_BYTES
 
@@ -137,11 +156,9 @@ def _is_name(text: str) -> bool:
 def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
     found = []
     for one in ENGINE_FIELDS:
-        if one.name == "models":
-            if isinstance(engine.models, str) or not all(isinstance(model, str) and model.strip() for model in engine.models):
-                found.append(("models", "must be a list of names"))
-            elif not all(map(_is_name, engine.models)):
-                found.append(("models", f"holds a name with control characters, or of more than {MAX_NAME_BYTES} bytes"))
+        if one.name in _NAMES:
+            if problem := _names_problem(getattr(engine, one.name)):
+                found.append((one.name, problem))
         elif problem := type_problem(one, getattr(engine, one.name)):
             found.append((one.name, problem))
     if found:
@@ -181,6 +198,8 @@ def _route_problems(route: RouteConfig) -> list[tuple[str, str]]:
         found.append(("fallback", "names the route's own model"))
     elif route.on_capacity == "fallback" and not fallback:
         found.append(("fallback", "must name a model, since on_capacity is fallback"))
+    if problem := _names_problem(route.needs):
+        found.append(("needs", problem))
     if route.policy not in ("", *POLICIES):
         found.append(("policy", "must be one of " + ", ".join(POLICIES)))
     return found

@@ -113,13 +113,13 @@ def parse_text(row: Setting, text: str) -> object:
 
 
 def _parse_routes(text: str) -> list[RouteConfig]:
-    """``model|max_concurrent|on_capacity|fallback,fallback|timeout_s|policy;...``: all but the model may be left out."""
+    """``model|max_concurrent|on_capacity|fallback,fallback|timeout_s|policy|need,need;...``: all but the model may be left out."""
     routes = []
     for number, entry in enumerate((entry for entry in map(str.strip, text.split(";")) if entry), 1):
         parts = [part.strip() for part in entry.split("|")]
-        if len(parts) > 6:
-            raise ValueError(f"entry {number}: more than model|max_concurrent|on_capacity|fallback|timeout_s|policy")
-        model, limit, on_capacity, fallback, timeout, policy = parts + [""] * (6 - len(parts))
+        if len(parts) > 7:
+            raise ValueError(f"entry {number}: more than model|max_concurrent|on_capacity|fallback|timeout_s|policy|needs")
+        model, limit, on_capacity, fallback, timeout, policy, needs = parts + [""] * (7 - len(parts))
         if limit and not re.fullmatch(r"[0-9]{1,7}", limit):
             raise ValueError(f"entry {number}: max_concurrent must be a whole number from 0 to 1000000")
         if timeout and not re.fullmatch(r"[0-9]{1,5}(?:\.[0-9]{0,9})?", timeout):
@@ -133,6 +133,7 @@ def _parse_routes(text: str) -> list[RouteConfig]:
                     fallback=[name.strip() for name in fallback.split(",") if name.strip()],
                     timeout_s=float(timeout or 0),
                     policy=cast(Policy, policy),  # (a name that is none is found when it is checked)
+                    needs=[need.strip() for need in needs.split(",") if need.strip()],
                 )
             )
         except ConfigErrors as found:

@@ -31,6 +31,7 @@ from fastgw.protocol.start import RequestStart
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
 
+MOST_WEIGHED: Final = 64  # answers of one request that count towards what an engine has to do
 CLOSING_S: Final = 2.0  # an engine that has made all that it may ends its stream in less
 APART_BYTES: Final = 16384
 """A longer body stays where it lies when something is put in front of it. Up to here a copy costs no more than that."""
@@ -105,6 +106,17 @@ class Attempt(Call):
         self._exchange = None  # each knows the other: nobody but the collector would part them
         if self.relay is not None:
             self.relay.show = None
+
+    def weigh(self) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        facts = exchange.facts
+        if facts is None:
+            return
+        self.reads = facts.prompt_tokens
+        usual = self.core.default_cost
+        limit = facts.token_limit
+        self.makes = (limit if 0 <= limit < usual else usual) * min(facts.choices, MOST_WEIGHED)
 
     # --- to the engine
     def on_stream(self) -> None:
@@ -318,6 +330,8 @@ class Attempt(Call):
         else:
             if rest and (sse is None or sse.first_token_seen):
                 exchange.token_at = self.first_byte_at
+                if self.watch is not None:
+                    self.began(self.first_byte_at)
             if relay.written == QUEUED:
                 stream.hold()
 
@@ -357,12 +371,16 @@ class Attempt(Call):
             now = monotonic()
             if not exchange.token_at:
                 exchange.token_at = now
+                if self.watch is not None:
+                    self.began(now)
             stream.due(now + self.core.between_bytes_timeout_s)
         elif sse.events != events:
             # Comments that only keep a connection alive do not prove that the engine still works.
             now = monotonic()
             if not exchange.token_at and sse.first_token_seen:
                 exchange.token_at = now
+                if self.watch is not None:
+                    self.began(now)
             stream.due(now + self.core.between_bytes_timeout_s)
         if written == QUEUED:
             stream.hold()

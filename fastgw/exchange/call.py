@@ -18,12 +18,16 @@ from fastgw.limits.breaker import CLOSED
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import Carrier, UpstreamStream
 from fastgw.upstream.pool import Pool
+from fastgw.upstream.watch import Watch
 
 
 class Call(Carrier):
     """See the head of this file. ``probe``: it is the one that an open breaker lets through."""
 
-    __slots__ = ("core", "faulty", "first_byte_at", "head", "pool", "probe", "relay", "reused", "sent_at", "settled", "stream")
+    __slots__ = (
+        "core", "faulty", "first_byte_at", "head", "makes", "pool", "probe", "reads", "relay", "reused", "sent_at", "settled",
+        "stream", "watch",
+    )  # fmt: skip
 
     def __init__(self, core: Context, pool: Pool, probe: bool) -> None:
         self.make(core, pool, probe)
@@ -41,6 +45,9 @@ class Call(Carrier):
         self.first_byte_at = 0.0
         self.head: ResponseHead | None = None  # of the answer that is passed on
         self.relay: Relay | None = None  # what passes its body on, where it comes in pieces
+        self.watch: Watch | None = None  # who is told of it, while it has its place
+        self.reads = 0  # tokens that it counts for there until the first token comes, -1 = that has come
+        self.makes = 0  # and from then on
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self.pool.engine.name}>"
@@ -50,7 +57,12 @@ class Call(Carrier):
         connection will do (see ``upstream.pool``). Raises GatewayError where there is none, and then it has no place."""
         pool = self.pool
         stream = self.stream = pool.open(self, now, fresh)
-        pool.engine.inflight += 1
+        engine = pool.engine
+        engine.inflight += 1
+        if engine.watch is not None:
+            self.watch = engine.watch
+            self.weigh()
+            self.reads = self.watch.opened(self.reads)
         connected = stream.connected
         self.reused = connected and not stream.shared
         return connected
@@ -73,6 +85,8 @@ class Call(Carrier):
         """The engine failed: it counts once, here and in its statistics."""
         engine = self.pool.engine
         engine.failures_total += 1
+        if self.watch is not None:
+            self.watch.failed()
         if self.settled:
             return
         self.settled = True
@@ -112,6 +126,8 @@ class Call(Carrier):
             return
         self.stream = None
         self.pool.engine.inflight -= 1
+        if self.watch is not None:
+            self.unwatch()
         stream.cancel()
         self._room()
 
@@ -132,6 +148,12 @@ class Call(Carrier):
         if engine.gradient is not None and well and token_at and not self.faulty:
             engine.gradient.sample(token_at - self.sent_at, engine.inflight)
         engine.inflight -= 1
+        if self.watch is not None:
+            if well and token_at and not self.faulty:
+                if self.reads >= 0:
+                    self.watch.took(token_at - self.sent_at, now)
+                self.watch.answered()
+            self.unwatch()
         if self.sent_at:
             engine.answered_total += 1
         head = self.head
@@ -139,6 +161,29 @@ class Call(Carrier):
             pool.give_back(stream, now, head.idle_s, head.max_requests)
         else:
             stream.cancel()
+
+    # --- what the engine's watch is told
+    def weigh(self) -> None:
+        """Say how many tokens it ``reads`` and ``makes``, as far as that can be known before."""
+
+    def began(self, now: float) -> None:
+        """The first token of its answer has come, and there is a watch."""
+        watch = self.watch
+        assert watch is not None
+        if self.reads >= 0:
+            watch.began(self.reads, self.makes)
+            watch.took(now - self.sent_at, now)
+            self.reads = -1
+
+    def unwatch(self) -> None:
+        """It has no place any more: what it counted for is taken back."""
+        watch = self.watch
+        assert watch is not None
+        self.watch = None
+        if self.reads >= 0:
+            watch.ended(self.reads, 0)
+        else:
+            watch.ended(0, self.makes)
 
     def part(self) -> None:
         """Whoever it was made for has ended: forget them."""

@@ -104,6 +104,12 @@ class MergedCall(Call):
     def __repr__(self) -> str:
         return f"<MergedCall to {self.pool.engine.name} of {len(self.members)}>"
 
+    def weigh(self) -> None:
+        for member in self.members:
+            facts = member.exchange.facts
+            if facts is not None:
+                self.reads += facts.prompt_tokens
+
     # --- towards the engine
     def start(self) -> None:
         """Send, or begin to dial. Nothing raises but a bug."""

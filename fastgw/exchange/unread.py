@@ -34,6 +34,8 @@ class Unread(Call):
         self.account: Account | None = None
         stream = self.stream = call.stream
         call.stream = None
+        self.watch, self.reads, self.makes = call.watch, call.reads, call.makes
+        call.watch = None
         assert stream is not None
         stream.carrier = self
         stream.resume()
@@ -47,6 +49,8 @@ class Unread(Call):
             self.stream = None
             stream.cancel()
             self.pool.engine.inflight -= 1
+            if self.watch is not None:
+                self.unwatch()
             self._ended(self)
 
     def on_stream(self) -> None:

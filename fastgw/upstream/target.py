@@ -15,9 +15,11 @@ from fastgw.net.clock import monotonic
 from fastgw.net.wire import Address
 from fastgw.upstream.kinds.kind import ANY, Kind
 from fastgw.upstream.kinds.registry import kind_of
+from fastgw.upstream.watch import Watch
 
 if TYPE_CHECKING:
     from fastgw.net.certificates import Believed
+    from fastgw.upstream.models import ModelFacts
 
 
 class Engine:
@@ -35,18 +37,23 @@ class Engine:
         "configured_models",
         "discovered_models",
         "draining",
+        "ejected_until",
+        "facts",
         "failures",
         "failures_total",
+        "features",
         "gradient",
         "h2",
         "head_block",
         "healthy",
+        "held",
         "host",
         "idle_files",
         "inflight",
         "kind",
         "label",
         "literal",
+        "machine",
         "max_concurrent",
         "max_connections",
         "max_idle",
@@ -56,6 +63,8 @@ class Engine:
         "probe_paths",
         "probed_at",
         "protocol",
+        "queued",
+        "ramp",
         "secure",
         "secure_h2",
         "served_name",
@@ -63,6 +72,7 @@ class Engine:
         "truncations_total",
         "unix_path",
         "warm_connections",
+        "watch",
         "weight",
         "words",
     )
@@ -98,6 +108,7 @@ class Engine:
         # People paste the SDK's base_url; the endpoints bring their own /v1.
         self.base = address.base.removesuffix("/v1").encode()
         self.discovered_models: tuple[str, ...] = ()
+        self.facts: dict[str, ModelFacts] = {}  # what its own list says of them
         self.max_concurrent = -1
         self.kind = kind_of(config.kind)
         self.h2 = self.protocol == "h2"  # it speaks HTTP/2, as configured or as it has shown
@@ -112,6 +123,11 @@ class Engine:
         self.failures = 0
         self.probed_at = 0.0
         self.inflight = 0
+        self.queued = 0  # requests that wait in it, as it says itself, and are not under way here
+        self.held = False  # it is held back, by one of the next two (``restraint``)
+        self.ejected_until = 0.0  # it is asked only where nobody else is left
+        self.ramp = 0  # no more requests may be under way there while it is new, 0 = as many as it takes
+        self.watch: Watch | None = None  # what calls tell of it, where somebody wants to know
         self.answered_total = 0
         self.failures_total = 0
         self.truncations_total = 0
@@ -126,6 +142,8 @@ class Engine:
         self.configured_models = frozenset(config.models)
         self.served_name = config.served_name
         self.weight = config.weight
+        self.machine = config.machine
+        self.features = frozenset(config.features)
         self.configured_cancel = config.cancel
         self.configured_max_idle = max_idle
         self.warm_connections = config.warm_connections
@@ -148,11 +166,22 @@ class Engine:
         """Whether a request may go there now: it is well, its breaker lets one through, and it has room."""
         if self.healthy is False or (self.slots and self.inflight >= self.slots):
             return False
-        return self.permitted()
+        return self.permitted() and (not self.held or self.let_go())
 
     def last_resort(self) -> bool:
-        """Whether it may be tried although it is not well, because nobody else is left."""
-        return self.healthy is False and not (self.slots and self.inflight >= self.slots) and self.permitted()
+        """Whether it may be tried although it is not well, or held back, because nobody else is left."""
+        return (
+            (self.healthy is False or self.held) and not (self.slots and self.inflight >= self.slots) and self.permitted()
+        )
+
+    def let_go(self) -> bool:
+        """Whether one that is held back may have a request more."""
+        if self.ejected_until:
+            if monotonic() < self.ejected_until:
+                return False
+            self.ejected_until = 0.0
+            self.held = self.ramp > 0
+        return not self.ramp or self.inflight < self.ramp
 
     def permitted(self) -> bool:
         """Whether its breaker, the engine's own word and the operator's let a request through."""

@@ -1,5 +1,6 @@
 cimport cython
 
+from fastgw.accel.bodies cimport BodyFacts
 from fastgw.accel.heads cimport RequestHead, ResponseHead
 from fastgw.accel.sse cimport SseScanner
 from fastgw.exchange.call cimport Call
@@ -17,7 +18,7 @@ from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.target cimport Engine
 
 cdef int BROKEN, DEAD, END, IS_ANSWERED, MORE, NO_BODY, QUEUED, RELAYING, SENDS, SPENT, TUNNEL, UNTOLD
-cdef long long NO_LIMIT
+cdef long long MOST_WEIGHED, NO_LIMIT
 cdef double CLOSING_S
 cdef Py_ssize_t APART_BYTES
 
@@ -34,6 +35,8 @@ cdef class Attempt(Call):
     cdef ExchangeState _exchange
     cdef Tunnel _tunnel
 
+    @cython.locals(exchange=ExchangeState, facts=BodyFacts, limit=cython.longlong, usual=cython.longlong)
+    cpdef weigh(self)
     @cython.locals(exchange=ExchangeState, stream=UpstreamStream, engine=Engine, start=RequestStart, gateway=Context, body=bytes, lead=bytes, skip=Py_ssize_t, length=cython.longlong)
     cpdef send(self, double now)
     @cython.locals(exchange=ExchangeState, status=cython.int, length=cython.longlong, client=ClientStream, extra=bytes, now=cython.double)

@@ -8,6 +8,7 @@ from fastgw.net.clock cimport monotonic
 from fastgw.net.upstream cimport Carrier, UpstreamStream
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.target cimport Engine
+from fastgw.upstream.watch cimport Watch
 
 cdef int CLOSED
 
@@ -19,9 +20,11 @@ cdef class Call(Carrier):
     cdef public Pool pool
     cdef public Relay relay
     cdef public UpstreamStream stream
+    cdef public Watch watch
+    cdef public long long makes, reads
 
     cpdef make(self, Context core, Pool pool, bint probe)
-    @cython.locals(pool=Pool, stream=UpstreamStream, connected=cython.bint)
+    @cython.locals(pool=Pool, engine=Engine, stream=UpstreamStream, connected=cython.bint)
     cpdef bint open(self, double now, int fresh) except -1
     @cython.locals(breaker=Breaker, open_before=cython.bint)
     cpdef succeeded(self)
@@ -33,6 +36,11 @@ cdef class Call(Carrier):
     cpdef leave(self)
     @cython.locals(stream=UpstreamStream, pool=Pool, engine=Engine, head=ResponseHead)
     cpdef complete(self, double now, bint well, bint reusable, double token_at)
+    cpdef weigh(self)
+    @cython.locals(watch=Watch)
+    cpdef began(self, double now)
+    @cython.locals(watch=Watch)
+    cpdef unwatch(self)
     cpdef part(self)
     cpdef cut(self, str kind, str detail, bint engine_fault)
     cpdef client_drained(self)

@@ -3,6 +3,7 @@ cimport cython
 from fastgw.limits.breaker cimport Breaker
 from fastgw.net.clock cimport monotonic
 from fastgw.upstream.kinds.kind cimport Kind
+from fastgw.upstream.watch cimport Watch
 
 cdef int CLOSED, NO
 
@@ -11,19 +12,23 @@ cdef class Engine:
     cdef public tuple addresses, discovered_models, probe_paths, words
     cdef public long long answered_total, failures, failures_total, inflight, truncations_total
     cdef public bytes api_key_line, base, head_block, label
-    cdef public bint cancel, draining, h2, literal
+    cdef public bint cancel, draining, h2, held, literal
+    cdef public dict facts
+    cdef public frozenset features
+    cdef public Watch watch
     cdef public object configured_cancel, configured_max_idle, configured_models, healthy, port
     cdef public Kind kind
-    cdef public str host, name, protocol, served_name, unix_path
+    cdef public str host, machine, name, protocol, served_name, unix_path
     cdef public Py_ssize_t idle_files, max_connections, max_idle, warm_connections
-    cdef public double not_before, probed_at
+    cdef public double ejected_until, not_before, probed_at
     cdef public Breaker breaker
-    cdef public long long max_concurrent, slots, weight
+    cdef public long long max_concurrent, queued, ramp, slots, weight
     cdef public object gradient, secure, secure_h2
 
     cpdef become(self, Kind kind)
     cpdef bint usable(self) except -1
     cpdef bint permitted(self) except -1
     cpdef bint last_resort(self) except -1
+    cpdef bint let_go(self) except -1
     cpdef told_to_wait(self, str caller, double now, double seconds)
     cpdef bint full(self) except -1
