@@ -207,7 +207,7 @@ class Gateway:
             log=self.log,
             access=self._access,
             filters=filters,
-            strategy=strategy_for(config),
+            strategy=strategy_for(config, stats=self.stats),
             health=health,
             table=self.fleet.table,
             accounts=who,
@@ -305,7 +305,7 @@ class Gateway:
                 change = between(self.config, change)
             config = change.config
             self._refuse_clashes(config)
-            strategy = strategy_for(config)
+            strategy = strategy_for(config, stats=self.stats)
             import_for(config)
             come = await self.fleet.prepare(config)
             try:

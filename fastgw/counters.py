@@ -73,6 +73,14 @@ class Counters:
         "gateway_tokens_reasoning_total", "Of the completion tokens charged, those that nobody sees.")]
     tokens_estimated: Annotated[int, Counter(
         "gateway_tokens_estimated_total", "Of the tokens charged, those that no engine counted.")]
+    prefix_tokens: Annotated[int, Counter(
+        "gateway_prefix_tokens_total", "Prompt tokens, as estimated, of requests that were routed by their prompts.")]
+    prefix_hit_tokens: Annotated[int, Counter(
+        "gateway_prefix_hit_tokens_total", "Of those, the ones that their engine was expected to have at hand.")]
+    prefix_hits: Annotated[int, Counter(
+        "gateway_prefix_hits_total", "Requests that went to an engine for what it has at hand.")]
+    prefix_moved: Annotated[int, Counter(
+        "gateway_prefix_moved_total", "Requests that did not, since it had too much to do.")]
     merged_requests: Annotated[int, Counter(
         "gateway_merged_requests_total", "Embedding requests that were answered from a shared call.")]
     merged_calls: Annotated[int, Counter("gateway_merged_calls_total", "Calls that carried several embedding requests.")]

@@ -411,3 +411,13 @@ def span_of(text: bytes, name: str) -> tuple[int, int]:
             return start, end
         at = _COMMA(text, end).end()  # type: ignore[union-attr]
     raise AssertionError("the decoder has read it")
+
+
+def prompt_span(body: bytes, facts: BodyFacts) -> tuple[int, int]:
+    """Where what becomes prompt stands in ``body``, whose facts these are: its messages, its prompt or its input; (-1, -1) = it
+    has none of them."""
+    for name in ("messages", "prompt", "input"):
+        found = span_of(body, name)
+        if found[0] >= 0:
+            return found
+    return -1, -1

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fastgw.config.address import MAX_UNIX_PATH_BYTES, parse_engine_url, parse_host, parse_host_port
+from fastgw.config.names import POLICIES
 
 MIN_ADMIN_KEY: Final = 16  # characters; shorter ones can be guessed at, and this one makes keys
 RETRY_STATUSES: Final = ("429", "500", "502", "503", "504")
@@ -22,6 +23,7 @@ KEY: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
 _PATH: Final = r"/v1(?:/[A-Za-z0-9._~-]+)+(?:/\*)?"
 _TARGET: Final = r"/[A-Za-z0-9._~!$&'()*+,;=:@/%?-]*"
 _ORIGIN: Final = r"(?i:https?)://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_FIELD_NAME: Final = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}"
 _HOST_ENTRY: Final = r"\*|(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?"
 
 
@@ -39,6 +41,27 @@ def address(host: str) -> list[str]:
     except ValueError as error:
         return [str(error)]
     return []
+
+
+def field_name(name: str) -> list[str]:
+    return ["must be the name of an HTTP field"] if name and not re.fullmatch(_FIELD_NAME, name) else []
+
+
+def sources(entries: Sequence[str]) -> list[str]:
+    found = []
+    for source in entries:
+        kind, colon, name = source.partition(":")
+        if kind in {"agents", "key", "address"}:
+            good = not colon
+        else:
+            good = kind in {"header", "cookie", "body"} and bool(re.fullmatch(_FIELD_NAME, name)) and len(name) <= 32
+        if not good:
+            found.append(f"{source!r} must be agents, header:<name>, cookie:<name>, body:<member>, key or address")
+    return found
+
+
+def policies(entries: Sequence[str]) -> list[str]:
+    return [f"{name!r} is no policy: {', '.join(POLICIES)}" for name in entries if name not in POLICIES]
 
 
 def host_port(text: str) -> list[str]:

@@ -11,7 +11,10 @@ from typing import Final, Literal, get_args
 Profile = Literal["", "minisgl", "llm-stack", "rakka", "simple-ai", "openai-llm-gateway"]
 EngineKind = Literal["auto", "openai", "vllm", "sglang", "tgi", "llamacpp", "ollama"]
 UpstreamProtocol = Literal["auto", "h1", "h2"]
-Policy = Literal["round_robin", "weighted", "ordered", "least_loaded", "random", "power_of_two"]
+Policy = Literal[
+    "round_robin", "weighted", "ordered", "least_loaded", "random", "power_of_two", "ewma_latency", "capability",
+    "consistent_hash", "session", "token_load", "prefix_aware",
+]  # fmt: skip
 OnExhausted = Literal["refuse", "cut"]
 OnCapacity = Literal["queue", "reject", "fallback"]
 QueueOrder = Literal["fifo", "adaptive"]

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from fastgw.config import grammar
+from fastgw.config.choosing import Choosing
 from fastgw.config.entries import EngineConfig, RouteConfig
 from fastgw.config.names import (
     ClientAuth,
@@ -37,7 +38,7 @@ from fastgw.twins import Mode
 GIB: Final = 1 << 30
 
 
-class Listening(msgspec.Struct, frozen=True, kw_only=True):
+class Listening(Choosing, frozen=True, kw_only=True):
     """Where it listens."""
 
     compat: Annotated[Profile, row(
@@ -95,7 +96,9 @@ class Engines(Listening, frozen=True, kw_only=True):
     )] = ()
     policy: Annotated[Policy, row(
         "which engine gets a request ([engines.md](engines.md)): each in its turn by weight (round_robin, also called "
-        "weighted), the first in the list that answers, the one with least to do, any by weight, or the better of any two",
+        "weighted), the first in the list that answers, the one with least to do (of requests, or of tokens), any by weight, the "
+        "better of any two (by what they have to do, or by the time to the first token of late), one that has what the request "
+        "needs, the same for each key or session, or the one that has most of the prompt at hand",
     )] = "round_robin"
     served_model_name: Annotated[str, row(
         "the model name that GET /v1/models shows and that clients use",
@@ -404,7 +407,7 @@ class Reserved(Reporting, frozen=True, kw_only=True):
 
 
 _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
-    "Listening": Listening, "Engines": Engines, "Access": Access, "Limits": Limits, "Rates and quotas": Rates,
+    "Listening": Listening, "Engines": Engines, "Choosing engines": Choosing, "Access": Access, "Limits": Limits, "Rates and quotas": Rates,
     "Capacity": Capacity, "Failures": Failures, "Timeouts": Timeouts, "State and control": State,
     "Reporting": Reporting, "Reserved": Reserved,
 }

@@ -35,6 +35,7 @@ from fastgw.upstream.target import Engine
 
 if TYPE_CHECKING:
     from fastgw.protocol.headers import Network
+    from fastgw.upstream.standing import Standing
 
 DAY_S: Final = 86400.0
 UNBOUNDED: Final = 2**62
@@ -90,6 +91,17 @@ class Strategy:
         wait, and takes nothing: the engine may be picked and not be used.
         """
         raise NotImplementedError
+
+    def explain(self, group: Group, tried: tuple[Pool, ...], exchange: Any) -> list[Standing]:
+        """How each engine of ``group`` stands for the next attempt of ``exchange``, the best first, and why. Changes nothing;
+        where chance or turns decide, the next pick may be another."""
+        from fastgw.upstream.standing import ranked  # (for an operator who asks: no part of a start)
+
+        return ranked(group.pools, tried, self.scores(group, exchange))
+
+    def scores(self, group: Group, exchange: Any) -> list[tuple[float, str]]:
+        """For each engine of ``group`` a figure, of which the least is the best, and what it is. Changes nothing."""
+        return [(0.0, "")] * len(group.pools)
 
 
 class Judgement:

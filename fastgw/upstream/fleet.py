@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastgw.config import Config, ConfigError, ConfigErrors, EngineConfig
 from fastgw.config.check import engines_clash
@@ -35,6 +35,11 @@ from fastgw.upstream.kinds.kind import ANY
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.target import Engine
+from fastgw.upstream.watch import Journal
+from fastgw.upstream.watched import watches
+
+if TYPE_CHECKING:
+    from fastgw.upstream.restraint import Restraint
 
 MOST_ENGINES: Final = 1024
 """That the admin API may bring it to: each is probed, and has its series among the metrics."""
@@ -77,8 +82,8 @@ class Fleet:
     """
 
     __slots__ = (
-        "_added", "_closed", "_config", "_configs", "_idle_files", "_leaving", "_log", "_published", "_reactor", "_room",
-        "_shortage", "_stats", "_timer", "changed", "joined", "left", "pools", "table",
+        "_added", "_closed", "_config", "_configs", "_idle_files", "_journal", "_leaving", "_log", "_published", "_reactor",
+        "_restraint", "_room", "_shortage", "_stats", "_timer", "changed", "joined", "left", "pools", "table",
     )  # fmt: skip
 
     def __init__(
@@ -108,8 +113,11 @@ class Fleet:
         self._leaving: dict[str, Pool] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._journal: Journal | None = None  # of what calls tell, where somebody wants to know
+        self._restraint: Restraint | None = None
         self.pools: tuple[Pool, ...] = tuple(self._pool(one, config) for one in config.engines)
         self.table = UpstreamTable(self.pools)
+        self._watch(config)
 
     def __repr__(self) -> str:
         return f"<Fleet of {len(self.pools)}, {len(self._leaving)} leaving>"
@@ -249,6 +257,7 @@ class Fleet:
         there = {pool.engine.name: pool for pool in self.pools}
         written = {one.name: one for one in config.engines}
         self._config = config
+        self._watch(config)
         pools: list[Pool] = []
         gone: list[Pool] = []
         for name, engine in self._added.items():
@@ -288,6 +297,7 @@ class Fleet:
         for pool in gone:
             pool.close()
             self._log.info("engine removed", engine=pool.engine.name, inflight=pool.engine.inflight)
+            self._unwatch(pool.engine)
             self.left(pool)
         self._look_again()
         self.publish()
@@ -324,6 +334,8 @@ class Fleet:
             self._timer.cancel()
             self._timer = None
         self._leaving.clear()
+        if self._restraint is not None:
+            self._restraint.close()
         for pool in self.pools:
             pool.close(True)
 
@@ -332,7 +344,36 @@ class Fleet:
         engine = Engine(
             one, config.cb_failure_threshold, config.cb_recovery_timeout_s, config.engine_max_idle, self._idle_files
         )
+        if self._journal is not None:
+            engine.watch = self._journal.watch()
         return Pool(engine, self._reactor, self._stats, self._log, config.connect_timeout_s, self._shortage)
+
+    def _watch(self, config: Config) -> None:
+        """Have calls tell of all engines, and hold some back, where ``config`` asks for that."""
+        wanted = watches(config)
+        if not wanted and self._journal is None:
+            return
+        from fastgw.upstream.restraint import Restraint  # (no part of a usual start)
+
+        if not wanted:
+            self._journal = None
+            for pool in self.pools:
+                pool.engine.watch = None
+        else:
+            journal = self._journal = self._journal or Journal()
+            journal.decay_s = config.ewma_decay_s
+            for pool in self.pools:
+                if pool.engine.watch is None:
+                    pool.engine.watch = journal.watch()
+        if self._restraint is None:
+            self._restraint = Restraint(
+                self._reactor.loop, lambda: self.pools, lambda: self.table.groups(), self._log, self._room
+            )
+        self._restraint.follow(config)
+
+    def _unwatch(self, engine: Engine) -> None:
+        if self._journal is not None and engine.watch is not None:
+            self._journal.release(engine.watch)
 
     def _look_again(self) -> None:
         if self._timer is None and self._leaving and not self._closed:
@@ -352,6 +393,7 @@ class Fleet:
         self._added.pop(name, None)
         self.pools = tuple(one for one in self.pools if one is not pool)
         pool.close()
+        self._unwatch(pool.engine)
         self._log.info("engine removed", engine=name)
         self.left(pool)
         self.publish()

@@ -20,16 +20,20 @@ class Group:
 
     ``cursor`` is the group's place in its turns: kept here, not on the policy, so that two models that alternate do
     not each meet the same engine for ever. ``pools`` and ``turns`` never change. ``tabled``: a table made it; where it is none
-    of the present one's any more, another has taken its place. What a filter makes is its own.
+    of the present one's any more, another has taken its place. What a filter makes is its own. ``notes``: what strategies
+    remember of it, each under its name; ``before``: what they did of the group that had its place, until they have taken that
+    over.
     """
 
-    __slots__ = ("cursor", "lane", "pools", "tabled", "turns")
+    __slots__ = ("before", "cursor", "lane", "notes", "pools", "tabled", "turns")
 
     def __init__(self, pools: Sequence[Pool]) -> None:
         self.pools = tuple(pools)
         self.turns = _turns(self.pools)
         self.cursor = 0
         self.lane: Any = None  # the queue's
+        self.notes: dict[str, Any] = {}
+        self.before: dict[str, Any] = {}
         self.tabled = False
 
     def __len__(self) -> int:
@@ -69,12 +73,17 @@ class UpstreamTable:
         # weights it is another one.
         self._groups: dict[tuple[tuple[int, int], ...], Group] = {}
 
-        def group(members: Sequence[Pool]) -> Group | None:
+        def group(members: Sequence[Pool], was: Group | None) -> Group | None:
             key = tuple([(id(pool), pool.engine.weight) for pool in members])
             if not key:
                 return None
             if key not in self._groups:
-                made = self._groups[key] = before.get(key) or Group(members)
+                made = before.get(key)
+                if made is None:
+                    made = Group(members)
+                    if was is not None:
+                        made.before = was.notes or was.before
+                self._groups[key] = made
                 made.tabled = True
             return self._groups[key]
 
@@ -85,9 +94,12 @@ class UpstreamTable:
             for model in sorted(engine.configured_models) if engine.configured_models else engine.discovered_models:
                 serving.setdefault(model, []).append(pool)
                 self.models.setdefault(model, engine.kind.owner)
-        self._by_model = {model: group(members) for model, members in serving.items()}
-        self._open = group([pool for pool in self.pools if not pool.engine.configured_models])
-        self.everyone = group(self.pools)
+        was = previous._by_model if previous is not None else {}
+        self._by_model = {model: group(members, was.get(model)) for model, members in serving.items()}
+        self._open = group(
+            [pool for pool in self.pools if not pool.engine.configured_models], previous._open if previous is not None else None
+        )
+        self.everyone = group(self.pools, previous.everyone if previous is not None else None)
 
     def groups(self) -> set[Group]:
         """All there are."""

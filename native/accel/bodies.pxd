@@ -17,11 +17,15 @@ cdef class BodyFacts:
     cdef public long long prompt_tokens
     cdef public long long prompts
     cdef public int uncounted
+    # Where its prompt stands, 0 = that is not known.
+    cdef Py_ssize_t prompt_start
+    cdef Py_ssize_t prompt_end
 
 
 # The facts, or an outline for the complete path.
 cpdef read(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_token=*)
 cpdef outline(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_token=*)
 cpdef tuple span_of(bytes text, str name)
+cpdef tuple prompt_span(bytes body, BodyFacts facts)
 cpdef Py_ssize_t place_in(bytes body) except? -1
 cpdef bytes with_member(bytes body, bytes member)

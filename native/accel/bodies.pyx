@@ -1518,7 +1518,7 @@ cpdef read(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_toke
     cdef Facts found
     cdef BodyFacts facts
     cdef Bytes p
-    cdef int fault
+    cdef int fault, member
     cdef str model = ""
     if body is None:
         raise TypeError("a body is bytes")
@@ -1543,6 +1543,9 @@ cpdef read(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_toke
     facts.prompt_tokens = _prompt_tokens(p, PyBytes_GET_SIZE(body), &found, bytes_per_token)
     facts.prompts = _all_prompts(p, &found)
     facts.uncounted = _uncounted(p, &found)
+    member = MESSAGES if found.values[MESSAGES].start else PROMPT if found.values[PROMPT].start else INPUT
+    facts.prompt_start = found.values[member].start
+    facts.prompt_end = found.values[member].end
     return facts
 
 
@@ -1675,4 +1678,17 @@ cpdef tuple span_of(bytes text, str name):
         i = after_space(p, i, n)
         if p[i] == 44:
             i = after_space(p, i + 1, n)
+    return -1, -1
+
+
+cpdef tuple prompt_span(bytes body, BodyFacts facts):
+    """Where what becomes prompt stands in ``body``, whose facts these are: its messages, its prompt or its input; (-1, -1) = it
+    has none of them."""
+    cdef tuple found
+    if facts.prompt_start and facts.prompt_end <= PyBytes_GET_SIZE(body):
+        return facts.prompt_start, facts.prompt_end
+    for name in ("messages", "prompt", "input"):
+        found = span_of(body, name)
+        if <Py_ssize_t>found[0] >= 0:
+            return found
     return -1, -1

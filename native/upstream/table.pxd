@@ -4,6 +4,7 @@ cimport cython
 cdef class Group:
     cdef public Py_ssize_t cursor
     cdef public tuple pools, turns
+    cdef public dict before, notes
     cdef public object lane
     cdef public bint tabled
 

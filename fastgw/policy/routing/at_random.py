@@ -31,3 +31,6 @@ class Random(Strategy):
             if pool not in tried and pool.engine.usable():
                 return pool
         return draw(turns, tried, chance)
+
+    def scores(self, group: Group, exchange: ExchangeState) -> list[tuple[float, str]]:
+        return [(1.0 / pool.engine.weight, f"any, as likely as its weight {pool.engine.weight} says") for pool in group.pools]

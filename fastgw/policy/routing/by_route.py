@@ -8,6 +8,7 @@ from __future__ import annotations
 from fastgw.exchange.context import Strategy
 from fastgw.exchange.state import ExchangeState
 from fastgw.upstream.pool import Pool
+from fastgw.upstream.standing import Standing
 from fastgw.upstream.table import Group
 
 
@@ -21,7 +22,11 @@ class ByRoute(Strategy):
         self._own = own
 
     def pick(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> Pool | None:
+        return self._of(exchange).pick(group, tried, exchange)
+
+    def _of(self, exchange: ExchangeState) -> Strategy:
         strategy = self._own.get(exchange.substitute or exchange.model)
-        if strategy is None:
-            strategy = self._usual
-        return strategy.pick(group, tried, exchange)
+        return self._usual if strategy is None else strategy
+
+    def explain(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> list[Standing]:
+        return self._of(exchange).explain(group, tried, exchange)

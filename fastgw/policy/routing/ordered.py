@@ -18,3 +18,6 @@ class Ordered(Strategy):
         pools = group.pools
         at = search(pools, 0, tried)
         return pools[at] if at >= 0 else None
+
+    def scores(self, group: Group, exchange: ExchangeState) -> list[tuple[float, str]]:
+        return [(float(at), f"number {at + 1} in order") for at in range(len(group.pools))]

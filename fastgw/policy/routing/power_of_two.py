@@ -11,6 +11,7 @@ from typing import Final
 
 from fastgw.exchange.context import Strategy
 from fastgw.exchange.state import ExchangeState
+from fastgw.policy.routing.loads import REQUESTS, scores_of
 from fastgw.policy.routing.search import draw, lighter
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
@@ -42,3 +43,6 @@ class PowerOfTwo(Strategy):
                 if other_fit:
                     return other
         return draw(pools, tried, chance)
+
+    def scores(self, group: Group, exchange: ExchangeState) -> list[tuple[float, str]]:
+        return [(score, why + " (the better of two drawn)") for score, why in scores_of(group, REQUESTS)]

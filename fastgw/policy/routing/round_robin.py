@@ -26,3 +26,12 @@ class RoundRobin(Strategy):
         at += 1
         group.cursor = at if at < len(turns) else 0
         return pool
+
+    def scores(self, group: Group, exchange: ExchangeState) -> list[tuple[float, str]]:
+        turns = group.turns
+        found = []
+        for pool in group.pools:
+            ahead = (turns.index(pool, group.cursor) if pool in turns[group.cursor :] else turns.index(pool) + len(turns))
+            ahead -= group.cursor
+            found.append((float(ahead), f"{ahead} turns before it, and its weight is {pool.engine.weight}"))
+        return found

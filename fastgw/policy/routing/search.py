@@ -25,8 +25,10 @@ def search(pools: tuple[Pool, ...], start: int, tried: tuple[Pool, ...]) -> int:
             continue
         if pool.engine.usable():
             return at
-        if resort < 0 and pool.engine.last_resort():
-            resort = at
+        if (resort < 0 or pools[resort].engine.healthy is False) and pool.engine.last_resort():
+            # (One that is only held back is better than one that is not well.)
+            if resort < 0 or pool.engine.healthy is not False:
+                resort = at
     return resort
 
 
@@ -35,6 +37,8 @@ def draw(pools: tuple[Pool, ...], tried: tuple[Pool, ...], chance: Callable[[], 
     fit = [pool for pool in pools if pool not in tried and pool.engine.usable()]
     if not fit:
         fit = [pool for pool in pools if pool not in tried and pool.engine.last_resort()]
+        well = [pool for pool in fit if pool.engine.healthy is not False]
+        fit = well or fit
     return fit[int(chance() * len(fit))] if fit else None
 
 
@@ -43,6 +47,8 @@ def lighter(one: Pool, other: Pool) -> bool:
     (as configured, or found by the scheduler), else by its weight. False where they are equal."""
     first = one.engine
     second = other.engine
+    less = first.inflight + first.queued + 1
+    more = second.inflight + second.queued + 1
     if first.slots and second.slots:
-        return (first.inflight + 1) * second.slots < (second.inflight + 1) * first.slots
-    return (first.inflight + 1) * second.weight < (second.inflight + 1) * first.weight
+        return less * second.slots < more * first.slots
+    return less * second.weight < more * first.weight

@@ -9,5 +9,6 @@ cdef class ByRoute(Strategy):
     cdef Strategy _usual
     cdef dict _own
 
-    @cython.locals(strategy=Strategy)
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
+    @cython.locals(strategy=Strategy)
+    cpdef Strategy _of(self, object exchange)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -15,6 +15,7 @@ from fastgw.config import RouteConfig
 from fastgw.config.names import POLICIES, Policy
 from fastgw.exchange.context import Strategy
 from fastgw.policy.routing import strategy_for, strategy_of
+from fastgw.protocol.openai import scan_body
 from fastgw.stats import NullLog, Stats
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
@@ -37,13 +38,24 @@ def place(port: int, state: int = WELL, inflight: int = 0, slots: int = 0, **set
     return Pool(engine, None, Stats(), NullLog(), 1.0)  # type: ignore[arg-type]
 
 
+class Head(NamedTuple):
+    """What of its head."""
+
+    forward: bytes
+    own: Any
+
+
 class Asked:
     """What a strategy may see of a request."""
 
-    def __init__(self, model: str = "m", substitute: str = "") -> None:
+    def __init__(self, model: str = "m", substitute: str = "", fields: bytes = b"", body: bytes = b"", own: Any = None) -> None:
         self.model = model
         self.key_id = ""
+        self.client_ip = "127.0.0.1"
         self.substitute = substitute
+        self.head = Head(fields, own)
+        self.body = body
+        self.facts = scan_body(body, need_model=False) if body else None
 
 
 REQUEST: Any = Asked()

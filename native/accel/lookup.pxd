@@ -1,0 +1,1 @@
+cpdef bytes first_in(bytes block, tuple names)

@@ -1,0 +1,5 @@
+from fastgw.policy.routing.least_loaded cimport LeastLoaded
+
+
+cdef class TokenLoad(LeastLoaded):
+    pass
