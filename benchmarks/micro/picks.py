@@ -2,9 +2,8 @@
 
     python -m benchmarks.micro.picks [--policies least_loaded,...]
 
-A pick is what the gateway does with it: the strategy is asked, the engine has a request more, and one that went before has ended, as
-calls tell it. What that telling costs without a pick is the first row, and is taken off the others.
-"""
+A pick is what the gateway does with it: the strategy is asked, the engine has a request more, and one that went before has
+ended, as calls tell it. What that telling costs without a pick is the first row, and is taken off the others. """
 
 from __future__ import annotations
 
@@ -53,8 +52,7 @@ class Asked:
 
 def place(number: int, journal: Journal) -> Pool:
     config = EngineConfig(url=f"http://127.0.0.1:{number + 1}", name=f"engine-{number}", features=["tools"])
-    pool = Pool(_engine(config, journal), None, Stats(), NullLog(), 1.0)  # type: ignore[arg-type]
-    return pool
+    return Pool(_engine(config, journal), None, Stats(), NullLog(), 1.0)  # type: ignore[arg-type]
 
 
 def _engine(config: EngineConfig, journal: Journal) -> Any:
@@ -89,7 +87,7 @@ def measured(strategy: Strategy | None, engines: int, asked: list[Any], count: i
     journal = Journal()
     pools = [place(number, journal) for number in range(engines)]
     group = Group(pools)
-    dice = random.Random(1)  # noqa: S311 - a made-up load
+    dice = random.Random(1)
     under_way = [dice.choice(pools) for _ in range(3 * engines)]
     for pool in under_way:
         pool.engine.inflight += 1
@@ -118,7 +116,7 @@ def main() -> None:
     parser.add_argument("--policies", default=",".join(name for name in POLICIES if name != "weighted"))
     parser.add_argument("--count", type=int, default=20_000)
     arguments = parser.parse_args()
-    chance = random.Random(2).random  # noqa: S311
+    chance = random.Random(2).random
     asked = [Asked(number) for number in range(500)]
     print(f"twin: {'native' if twins.native() else 'Python'}; microseconds of a pick")
     base = {engines: measured(None, engines, asked, arguments.count) for engines in (10, 100, 1000)}
@@ -127,7 +125,7 @@ def main() -> None:
         costs = [measured(strategy_of(name, chance), engines, asked, arguments.count) - base[engines] for engines in base]
         print(f"{name:16} " + "  ".join(f"{cost:6.2f}" for cost in costs), flush=True)
     if "prefix_aware" in arguments.policies:
-        dice = random.Random(3)  # noqa: S311
+        dice = random.Random(3)
         for size in (4_000, 40_000, 400_000):
             prompts = [Asked(number, dice.randbytes(size // 2).hex().encode()) for number in range(40)]
             strategy = strategy_of("prefix_aware", chance, Config())

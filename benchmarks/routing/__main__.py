@@ -17,7 +17,8 @@ from fastgw.config.names import POLICIES, Policy
 ENGINES = 16
 CONVERSATIONS = Shape()
 SKEWED = Shape(
-    chats=2400, agents=0, chat_system_tokens=200, chat_message_tokens=(30, 6000), chat_answer_tokens=(20, 900), chat_think_s=8.0,
+    chats=1000, agents=0, chat_system_tokens=200, chat_message_tokens=(30, 2500), chat_answer_tokens=(20, 900),
+    chat_think_s=8.0,
 )  # fmt: skip
 ALIKE = [Machine()] * ENGINES
 UNLIKE = [Machine(prefill_rate=5_000.0 if at % 4 == 0 else 10_000.0, decode_rate=25.0 if at % 4 == 0 else 50.0, slots=24)

@@ -1,17 +1,17 @@
 """Discrete events: strategies, as they are, before engines that are made up.
 
-An engine reads one prompt after the other, so many tokens in a second, but for what it has in its cache; makes tokens for so many
-requests at once, each as fast as if it were alone; and keeps what it read, up to so many tokens, the conversation that was not asked
-for longest going first, its end before its beginning. The rest is the gateway's own: ``Engine``, its watch, ``Group``, and the strategy,
-told by the clock of the simulation (``net.clock.hold``). What the cache has is the engine's business: no strategy can see it.
-"""
+An engine reads one prompt after the other, so many tokens in a second, but for what it has in its cache; makes tokens for so
+many requests at once, each as fast as if it were alone; and keeps what it read, up to so many tokens, the conversation that was
+not asked for longest going first, its end before its beginning. The rest is the gateway's own: ``Engine``, its watch,
+``Group``, and the strategy, told by the clock of the simulation (``net.clock.hold``). What the cache has is the engine's
+business: no strategy can see it. """
 
 from __future__ import annotations
 
 import heapq
 import random
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -94,7 +94,8 @@ class Asked:
         self.head = _Head(b"x-session-id: %b\r\n" % session.name.encode())
         self.body = session.body(number) if with_body else b""
         self.facts = scan_body(self.body) if with_body else None
-        self.came = self.reads = self.makes = 0.0
+        self.came = 0.0
+        self.reads = self.makes = 0
 
 
 class Modelled:
@@ -104,14 +105,12 @@ class Modelled:
         self.machine = machine
         self.engine = Engine(EngineConfig(url=f"http://127.0.0.1:{number + 1}", name=f"engine-{number}"))
         self.engine.healthy = True
-        self.engine.watch = journal.watch()
+        self.watch = self.engine.watch = journal.watch()
         self.pool = Pool(self.engine, None, Stats(), NullLog(), 1.0)  # type: ignore[arg-type]
         self.cache = Cache(machine.cache_tokens)
         self.waiting: deque[Asked] = deque()
         self.running = 0
         self.free_at = 0.0
-        self.requests = 0
-        self.busy_s = 0.0
         self.held_s = 0.0  # requests under way, over time
         self.moved_at = 0.0
 
@@ -150,82 +149,88 @@ class Result:
 
 def run(policy: Policy, sessions: Sequence[Session], machines: Sequence[Machine], seed: int = 1, **settings: Any) -> Result:
     """Replay the trace, with its pauses, until the last answer has ended."""
-    journal = Journal()
-    engines = [Modelled(number, machine, journal) for number, machine in enumerate(machines)]
-    group = Group([one.pool for one in engines])
-    by_pool = {one.pool: one for one in engines}
-    dice = random.Random(seed)  # noqa: S311 - a made-up load
-    strategy = strategy_of(policy, dice.random, Config(**settings))
-    result = Result(policy)
-    events: list[tuple[float, int, str, Any]] = []
-    count = 0
+    try:
+        return _Run(policy, machines, seed, settings).play(sessions)
+    finally:
+        hold(-1.0)
 
-    def at(when: float, what: str, about: Any) -> None:
-        nonlocal count
-        count += 1
-        heapq.heappush(events, (when, count, what, about))
 
-    def begin(one: Modelled, asked: Asked, now: float) -> None:
+class _Run:
+    """One policy before some engines."""
+
+    def __init__(self, policy: Policy, machines: Sequence[Machine], seed: int, settings: dict[str, Any]) -> None:
+        journal = Journal()
+        self._engines = [Modelled(number, machine, journal) for number, machine in enumerate(machines)]
+        self._by_pool = {one.pool: one for one in self._engines}
+        self._group = Group([one.pool for one in self._engines])
+        dice = random.Random(seed)  # noqa: S311 - a made-up load
+        self._strategy = strategy_of(policy, dice.random, Config(**settings))
+        self._with_bodies = policy in LOOKS_AT_BODIES
+        self._result = Result(policy)
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._count = 0
+
+    def play(self, sessions: Sequence[Session]) -> Result:
+        for session in sessions:
+            self._at(session.start_s, self._ask, session, 0)
+        now = 0.0
+        while self._events:
+            now, _, what, about = heapq.heappop(self._events)
+            hold(now)
+            what(now, *about)
+        for one in self._engines:
+            one.moved(now)
+        self._result.loads = [one.held_s / now for one in self._engines]
+        self._result.length_s = now
+        return self._result
+
+    def _at(self, when: float, what: Callable[..., None], *about: Any) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (when, self._count, what, about))
+
+    def _ask(self, now: float, session: Session, number: int) -> None:
+        """A turn is asked: its engine is chosen, and counts it as a call would."""
+        asked = Asked(session, number, self._with_bodies)
+        asked.came = now
+        pool = self._strategy.pick(self._group, (), asked)
+        assert pool is not None
+        one = self._by_pool[pool]
+        one.moved(now)
+        one.engine.inflight += 1
+        asked.reads = one.watch.opened(asked.tokens)
+        asked.makes = min(session.turns[number].answer_tokens, 256)
+        asked.body, asked.facts = b"", None
+        if one.running < one.machine.slots:
+            self._begin(one, asked, now)
+        else:
+            one.waiting.append(asked)
+
+    def _begin(self, one: Modelled, asked: Asked, now: float) -> None:
         """A slot is free: its prompt is read when those before it are."""
         one.running += 1
         had = one.cache.read(asked.session, asked.tokens)
-        result.asked_tokens += asked.tokens
-        result.had_tokens += had
-        takes = max(asked.tokens - had, 1) / one.machine.prefill_rate
-        one.busy_s += takes
-        one.free_at = max(one.free_at, now) + takes
-        at(one.free_at, "first", (one, asked))
+        self._result.asked_tokens += asked.tokens
+        self._result.had_tokens += had
+        one.free_at = max(one.free_at, now) + max(asked.tokens - had, 1) / one.machine.prefill_rate
+        self._at(one.free_at, self._first, one, asked)
 
-    for session in sessions:
-        at(session.start_s, "ask", (session, 0))
-    now = 0.0
-    try:
-        while events:
-            now, _, what, about = heapq.heappop(events)
-            hold(now)
-            if what == "ask":
-                session, number = about
-                asked = Asked(session, number, policy in LOOKS_AT_BODIES)
-                asked.came = now
-                pool = strategy.pick(group, (), asked)  # type: ignore[arg-type]
-                assert pool is not None
-                one = by_pool[pool]
-                one.moved(now)
-                one.requests += 1
-                one.engine.inflight += 1
-                assert one.engine.watch is not None
-                asked.reads = one.engine.watch.opened(asked.tokens)
-                asked.makes = min(session.turns[number].answer_tokens, 256)
-                asked.body, asked.facts = b"", None
-                if one.running < one.machine.slots:
-                    begin(one, asked, now)
-                else:
-                    one.waiting.append(asked)
-            elif what == "first":
-                one, asked = about
-                assert one.engine.watch is not None
-                one.engine.watch.began(int(asked.reads), int(asked.makes))
-                one.engine.watch.took(now - asked.came, now)
-                result.ttft_s.append(now - asked.came)
-                tokens = asked.session.turns[asked.number].answer_tokens
-                at(now + tokens / one.machine.decode_rate, "end", (one, asked))
-            else:
-                one, asked = about
-                one.moved(now)
-                one.engine.inflight -= 1
-                one.running -= 1
-                assert one.engine.watch is not None
-                one.engine.watch.ended(0, int(asked.makes))
-                one.engine.watch.answered()
-                if one.waiting:
-                    begin(one, one.waiting.popleft(), now)
-                following = asked.number + 1
-                if following < len(asked.session.turns):
-                    at(now + asked.session.turns[following].think_s, "ask", (asked.session, following))
-    finally:
-        hold(-1.0)
-    for one in engines:
+    def _first(self, now: float, one: Modelled, asked: Asked) -> None:
+        """The first token."""
+        one.watch.began(asked.reads, asked.makes)
+        one.watch.took(now - asked.came, now)
+        self._result.ttft_s.append(now - asked.came)
+        tokens = asked.session.turns[asked.number].answer_tokens
+        self._at(now + tokens / one.machine.decode_rate, self._end, one, asked)
+
+    def _end(self, now: float, one: Modelled, asked: Asked) -> None:
+        """The answer has ended; its session goes on after a while."""
         one.moved(now)
-    result.loads = [one.held_s / now for one in engines]
-    result.length_s = now
-    return result
+        one.engine.inflight -= 1
+        one.running -= 1
+        one.watch.ended(0, asked.makes)
+        one.watch.answered()
+        if one.waiting:
+            self._begin(one, one.waiting.popleft(), now)
+        following = asked.number + 1
+        if following < len(asked.session.turns):
+            self._at(now + asked.session.turns[following].think_s, self._ask, asked.session, following)

@@ -1,8 +1,8 @@
 """A trace of conversations, made up from a seed: chats of several turns, and sessions of coding agents with long prompts.
 
-Whoever replays it asks each session's turns one after the other: a turn comes ``think_s`` after the answer of the one before, with all
-that was said so far before its own message. So a slow answer delays what follows, as with people and agents, and the same trace can
-be replayed by the discrete simulation here and over sockets.
+Whoever replays it asks each session's turns one after the other: a turn comes ``think_s`` after the answer of the one before,
+with all that was said so far before its own message. So a slow answer delays what follows, as with people and agents, and the
+same trace can be replayed by the discrete simulation here and over sockets.
 
     for session in trace(Shape(), seed=1):
         for number, turn in enumerate(session.turns):
@@ -26,14 +26,14 @@ class Shape:
 
     length_s: float = 300.0
     """In which sessions begin, evenly."""
-    chats: int = 600
+    chats: int = 500
     chat_turns: tuple[int, int] = (3, 9)
     chat_system_tokens: int = 1500
     chat_systems: int = 4
     chat_message_tokens: tuple[int, int] = (30, 400)
     chat_answer_tokens: tuple[int, int] = (50, 400)
     chat_think_s: float = 12.0
-    agents: int = 60
+    agents: int = 40
     agent_turns: tuple[int, int] = (10, 20)
     agent_system_tokens: int = 12_000
     agent_systems: int = 3
@@ -109,7 +109,7 @@ class _Words:
 
 def trace(shape: Shape, seed: int) -> list[Session]:
     """The sessions, in the order in which they begin."""
-    dice = random.Random(seed)  # noqa: S311 - a made-up load
+    dice = random.Random(seed)
     words = _Words(dice)
     systems = {
         **{f"chat-{at}": words(shape.chat_system_tokens) for at in range(shape.chat_systems)},

@@ -42,7 +42,7 @@ FIELDS: Final[dict[bytes, int]] = {
     b"authorization": BEARER,
     b"x-api-key": API_KEY,
     b"api-key": CREDENTIAL,
-    b"cookie": CREDENTIAL,
+    b"cookie": OWN,  # a session may be told by it
     b"proxy-authorization": CREDENTIAL,
     b"proxy-authenticate": DROP,
     b"proxy-authentication-info": DROP,

@@ -63,7 +63,7 @@ class RequestHead(msgspec.Struct, gc=False):
     ``get`` and ``get_all`` find what stands there. What goes no further has a place of its own, or none: the key is in
     ``credential`` (of Authorization or X-Api-Key); Host, Content-Length, Transfer-Encoding, Connection and Expect are in the
     slots that say what they mean; what the gateway reads itself is in ``own``, by lower-case name (``fields.OWN`` and ``NOTED``
-    list them: X-Request-Id, X-Forwarded-For and others); cookies, further credentials and hop-by-hop fields are dropped.
+    list them: X-Request-Id, Cookie, X-Forwarded-For and others); further credentials and hop-by-hop fields are dropped.
     """
 
     method: bytes

@@ -29,16 +29,16 @@ SECRET_BYTES: Final = 40
 
 
 class Prefixes:
-    """See the head of this file. ``secret``: :data:`SECRET_BYTES` of them, which nobody else knows. ``most_bytes``: of the whole
-    table. ``slot_bytes``: of prompts that each engine has at hand.
+    """See the head of this file. ``secret``: :data:`SECRET_BYTES` of them, which nobody else knows. ``most_bytes``: of the
+    whole table. ``slot_bytes``: of prompts that each engine has at hand.
 
     :meth:`look` hashes a prompt; ``count`` blocks it has then, and ``found`` engines are known to have had it or its beginning:
     :meth:`holder` and :meth:`held` tell of each. :meth:`put` says where it went.
     """
 
     __slots__ = (
-        "_at", "_blocks", "_found", "_free", "_hand", "_held", "_lru", "_secret", "_sizes", "_slots", "_taken", "_ticks", "_turn",
-        "count", "found", "most_bytes", "slot_bytes",
+        "_at", "_blocks", "_found", "_free", "_hand", "_held", "_lru", "_secret", "_sizes", "_slots", "_taken", "_ticks",
+        "_turn", "count", "found", "most_bytes", "slot_bytes",
     )  # fmt: skip
 
     def __init__(self, secret: bytes, most_bytes: int, slot_bytes: int) -> None:
@@ -97,10 +97,11 @@ class Prefixes:
 
     # --- a prompt
     def look(self, body: bytes, start: int, end: int, seed: int) -> int:
-        """Hash ``body`` from ``start`` to ``end``; ``seed`` tells prompts apart that are nothing to each other. Returns how many
-        blocks it has; ``found`` engines have had some of them, the one with most first."""
-        self._blocks = blocks = []
-        self._sizes = sizes = []
+        """Hash ``body`` from ``start`` to ``end``; ``seed`` tells prompts apart that are nothing to each other. Returns how
+        many blocks it has; ``found`` engines have had some of them, the one with most first."""
+        blocks: list[bytes] = []
+        sizes: list[int] = []
+        self._blocks, self._sizes = blocks, sizes
         self._found = []
         self._held = []
         self.found = 0

@@ -29,20 +29,22 @@ class Choosing(msgspec.Struct, frozen=True, kw_only=True):
         "the policies that a client may choose by policy_header", check=grammar.policies,
     )] = ()
     session_sources: Annotated[Sequence[str], row(
-        "by what the policy session tells sessions, the first that a request has: agents (the fields by which coding agents tell "
-        "theirs), header:<name>, cookie:<name>, body:<member>, key, address",
+        "by what the policy session tells sessions, the first that a request has: agents (the fields by which coding agents "
+        "tell theirs), header:<name>, cookie:<name>, body:<member>, key, address",
         check=grammar.sources,
     )] = ("agents", "body:prompt_cache_key", "body:user")
     session_ttl_s: Annotated[float, seconds("time without a request after which a session is forgotten")] = 3600.0
     session_table: Annotated[int, within(16, 10_000_000,
-        "sessions of one group of engines that are remembered; one more takes the place of the one that was not used for longest",
+        "sessions of one group of engines that are remembered; one more takes the place of the one that was not used for "
+        "longest",
     )] = 100_000
     hash_sources: Annotated[Sequence[str], row(
         "by what the policy consistent_hash tells requests apart; as session_sources",
         check=grammar.sources,
     )] = ("agents", "body:prompt_cache_key", "body:user", "key", "address")
     hash_bound_percent: Annotated[int, within(101, 1000,
-        "of its share of the requests under way that an engine may have under consistent_hash; above it a key goes to its next one",
+        "of its share of the requests under way that an engine may have under consistent_hash; above it a key goes to its "
+        "next one",
     )] = 125
     ewma_decay_s: Annotated[float, seconds(
         "time in which a time to the first token loses half of its weight, under ewma_latency and for ejection",

@@ -113,7 +113,8 @@ def parse_text(row: Setting, text: str) -> object:
 
 
 def _parse_routes(text: str) -> list[RouteConfig]:
-    """``model|max_concurrent|on_capacity|fallback,fallback|timeout_s|policy|need,need;...``: all but the model may be left out."""
+    """``model|max_concurrent|on_capacity|fallback,fallback|timeout_s|policy|need,need;...``: all but the model may be left
+    out."""
     routes = []
     for number, entry in enumerate((entry for entry in map(str.strip, text.split(";")) if entry), 1):
         parts = [part.strip() for part in entry.split("|")]

@@ -96,9 +96,9 @@ class Engines(Listening, frozen=True, kw_only=True):
     )] = ()
     policy: Annotated[Policy, row(
         "which engine gets a request ([engines.md](engines.md)): each in its turn by weight (round_robin, also called "
-        "weighted), the first in the list that answers, the one with least to do (of requests, or of tokens), any by weight, the "
-        "better of any two (by what they have to do, or by the time to the first token of late), one that has what the request "
-        "needs, the same for each key or session, or the one that has most of the prompt at hand",
+        "weighted), the first in the list that answers, the one with least to do (of requests, or of tokens), any by weight, "
+        "the better of any two (by what they have to do, or by the time to the first token of late), one that has what the "
+        "request needs, the same for each key or session, or the one that has most of the prompt at hand",
     )] = "round_robin"
     served_model_name: Annotated[str, row(
         "the model name that GET /v1/models shows and that clients use",
@@ -264,8 +264,8 @@ class Capacity(Rates, frozen=True, kw_only=True):
     key_concurrency: Annotated[int, within(1, 1_000_000, "requests under way with one key", zero="no limit")] = 0
     engine_max_concurrent: Annotated[int, within(1, 1_000_000, "requests under way at one engine", zero="no limit")] = 0
     routes: Annotated[Sequence[RouteConfig], row(
-        "what holds for single models: model|max_concurrent|on_capacity|fallback,fallback|timeout_s|policy|need,need, separated "
-        "by semicolons; in TOML one [[routes]] table each",
+        "what holds for single models: model|max_concurrent|on_capacity|fallback,fallback|timeout_s|policy|need,need, "
+        "separated by semicolons; in TOML one [[routes]] table each",
         kind="routes",
     )] = ()
     on_capacity: Annotated[OnCapacity, row(
@@ -407,7 +407,8 @@ class Reserved(Reporting, frozen=True, kw_only=True):
 
 
 _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
-    "Listening": Listening, "Engines": Engines, "Choosing engines": Choosing, "Access": Access, "Limits": Limits, "Rates and quotas": Rates,
+    "Listening": Listening, "Engines": Engines, "Choosing engines": Choosing, "Access": Access,
+    "Limits": Limits, "Rates and quotas": Rates,
     "Capacity": Capacity, "Failures": Failures, "Timeouts": Timeouts, "State and control": State,
     "Reporting": Reporting, "Reserved": Reserved,
 }

@@ -149,7 +149,7 @@ class Call(Carrier):
             engine.gradient.sample(token_at - self.sent_at, engine.inflight)
         engine.inflight -= 1
         if self.watch is not None:
-            if well and token_at and not self.faulty:
+            if well and token_at and not self.faulty and self._did():
                 if self.reads >= 0:
                     self.watch.took(token_at - self.sent_at, now)
                 self.watch.answered()
@@ -172,8 +172,13 @@ class Call(Carrier):
         assert watch is not None
         if self.reads >= 0:
             watch.began(self.reads, self.makes)
-            watch.took(now - self.sent_at, now)
             self.reads = -1
+            if self._did():
+                watch.took(now - self.sent_at, now)
+
+    def _did(self) -> bool:
+        """Whether the engine does what it was asked for. (A refusal is quick, and says nothing of how quick that is.)"""
+        return self.head is not None and self.head.status < 400
 
     def unwatch(self) -> None:
         """It has no place any more: what it counted for is taken back."""

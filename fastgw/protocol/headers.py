@@ -29,7 +29,7 @@ CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key", b"co
 """A client's credentials: read here, never forwarded."""
 
 OWNED: Final = frozenset(
-    name for name, kind in fields.FIELDS.items() if kind == fields.OWN
+    name for name, kind in fields.FIELDS.items() if kind == fields.OWN and name not in CREDENTIALS
 )
 """Fields that the gateway writes itself; a client's are read, and replaced."""
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 class ModelFacts:
     """One model at one engine.
 
-    ``context_tokens``: prompt and answer together may have so many, 0 = not known. ``parent``: of a LoRA adapter its base model,
-    else "". ``loaded``: whether it is in memory now, None = not known. ``aliases``: other names that it answers to.
-    """
+    ``context_tokens``: prompt and answer together may have so many, 0 = not known. ``parent``: of a LoRA adapter its base
+    model, else "". ``loaded``: whether it is in memory now, None = not known. ``aliases``: other names that it answers to. """
 
     __slots__ = ("aliases", "context_tokens", "loaded", "name", "parent")
 

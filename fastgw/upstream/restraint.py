@@ -1,10 +1,11 @@
 """Engines that are held back although they are well: new ones for a while, and those that do worse than their like.
 
 *Slow start*: an engine that has joined, or come back, may have so much of what the others have under way, for its weight, as of
-``slow_start_s`` has passed, a tenth at the least and one request in any case. *Ejection*: one that fails so often in a row, or so
-often in ten seconds, or is so much slower to the first token than the median of its group, gets no request for a while unless no
-other takes it; for twice as long the second time, three times the third, ten times at the most, and each such time without a
-new reason makes one less. The share of a group that may be ejected at once is bounded, so that what ails all ejects nobody.
+``slow_start_s`` has passed, a tenth at the least and one request in any case. *Ejection*: one that fails so often in a row, or
+so often in ten seconds, or is so much slower to the first token than the median of its group, gets no request for a while
+unless no other takes it; for twice as long the second time, three times the third, ten times at the most, and each such time
+without a new reason makes one less. The share of a group that may be ejected at once is bounded, so that what ails all ejects
+nobody.
 
 Who is held back stands on the engines (``Engine.held``): every strategy and the queue go by that, and where nobody is, it costs
 nothing. All engines are looked at four times a second, only while a setting says so.
@@ -51,8 +52,8 @@ class _Seen:
 
 
 class Restraint:
-    """See the head of this file. ``pools`` and ``groups`` are asked anew each time; ``room`` is called when an engine may have more
-    than before: who waits is looked at."""
+    """See the head of this file. ``pools`` and ``groups`` are asked anew each time; ``room`` is called when an engine may have
+    more than before: who waits is looked at."""
 
     __slots__ = (
         "_config", "_groups", "_log", "_loop", "_pools", "_room", "_seen", "_timer", "_window_at",
@@ -150,7 +151,8 @@ class Restraint:
         engine: Engine, seen: dict[Engine, _Seen], groups: list[Group], share: float, now: float, config: Config
     ) -> int:
         under_way = weight = 0
-        for other in {pool.engine for group in groups if any(pool.engine is engine for pool in group.pools) for pool in group.pools}:
+        beside = [group.pools for group in groups if any(pool.engine is engine for pool in group.pools)]
+        for other in {pool.engine for pools in beside for pool in pools}:
             known = seen.get(other)
             if known is not None and known.well and not known.ejected and now - known.since >= config.slow_start_s:
                 under_way += other.inflight

@@ -1,7 +1,7 @@
 """How engines stand for one request, in words: what an operator is told who asks why.
 
-Owns: the words for who may be asked and who may not, and the order. Must never: change anything; it is asked beside the traffic.
-"""
+Owns: the words for who may be asked and who may not, and the order. Must never: change anything; it is asked beside the
+traffic. """
 
 from __future__ import annotations
 

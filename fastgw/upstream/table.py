@@ -94,12 +94,12 @@ class UpstreamTable:
             for model in sorted(engine.configured_models) if engine.configured_models else engine.discovered_models:
                 serving.setdefault(model, []).append(pool)
                 self.models.setdefault(model, engine.kind.owner)
-        was = previous._by_model if previous is not None else {}
-        self._by_model = {model: group(members, was.get(model)) for model, members in serving.items()}
-        self._open = group(
+        was: dict[str, Group | None] = previous._by_model if previous is not None else {}
+        self._by_model: dict[str, Group | None] = {model: group(members, was.get(model)) for model, members in serving.items()}
+        self._open: Group | None = group(
             [pool for pool in self.pools if not pool.engine.configured_models], previous._open if previous is not None else None
         )
-        self.everyone = group(self.pools, previous.everyone if previous is not None else None)
+        self.everyone: Group | None = group(self.pools, previous.everyone if previous is not None else None)
 
     def groups(self) -> set[Group]:
         """All there are."""

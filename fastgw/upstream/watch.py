@@ -1,8 +1,8 @@
 """What calls tell of an engine while they are under way: tokens, times to the first token, verdicts.
 
 Only where somebody wants to know: an engine without a :class:`Watch` costs its calls a comparison each. Strategies read what
-stands here, and so does whoever holds engines back (``restraint``). Which engines' loads have changed is written into a journal,
-a ring, so that whoever keeps figures of a thousand engines looks only at those that moved.
+stands here, and so does whoever holds engines back (``restraint``). Which engines' loads have changed is written into a
+journal, a ring, so that whoever keeps figures of a thousand engines looks only at those that moved.
 
 Invariants: what a call has added is taken back when it ends, once; the journal never refers to an engine.
 """
@@ -15,6 +15,7 @@ RING: Final = 1024
 """Changes that are remembered; who has missed more looks at all."""
 _MASK: Final = RING - 1
 MOST_TOKENS: Final = 1 << 40  # that one call counts for
+_MOST_TOKENS: Final = MOST_TOKENS  # (the compiled twin has it as a C number)
 DECAY_S: Final = 10.0
 
 
@@ -76,8 +77,8 @@ class Watch:
         self.known = 0
         if tokens < 0:
             tokens = 0
-        elif tokens > MOST_TOKENS:
-            tokens = MOST_TOKENS
+        elif tokens > _MOST_TOKENS:
+            tokens = _MOST_TOKENS
         self.reading += tokens
         self.journal.note(self)
         return tokens
@@ -106,8 +107,8 @@ class Watch:
 
     def took(self, seconds: float, now: float) -> None:
         """A first token came after so long. A longer time than the average counts at once, a shorter one bit by bit: an engine
-        that has become slow is left in a moment, and comes back as it proves that it is quick (the peak-sensitive moving average
-        of Finagle's and linkerd's load balancers)."""
+        that has become slow is left in a moment, and comes back as it proves that it is quick (the peak-sensitive moving
+        average of Finagle's and linkerd's load balancers)."""
         if seconds >= self.ttft_s or not self.samples:
             self.ttft_s = seconds
         else:
@@ -121,7 +122,7 @@ class Watch:
         return self.ttft_s * self.weight(now)
 
     def weight(self, now: float) -> float:
-        """What the average weighs still, after the time that has passed: a half after ``decay_s``, a third after twice that. (By
-        a quotient: an exponential tells no more here, and would be a call into another library.)"""
+        """What the average weighs still, after the time that has passed: a half after ``decay_s``, a third after twice that.
+        (By a quotient: an exponential tells no more here, and would be a call into another library.)"""
         decay_s = self.journal.decay_s
         return decay_s / (decay_s + (now - self.ttft_at)) if now > self.ttft_at else 1.0

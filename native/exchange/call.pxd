@@ -39,6 +39,7 @@ cdef class Call(Carrier):
     cpdef weigh(self)
     @cython.locals(watch=Watch)
     cpdef began(self, double now)
+    cdef bint _did(self) except -1
     @cython.locals(watch=Watch)
     cpdef unwatch(self)
     cpdef part(self)

@@ -1,6 +1,6 @@
 cimport cython
 
-cdef long long _MASK, MOST_TOKENS
+cdef long long _MASK, _MOST_TOKENS
 
 @cython.final
 cdef class Journal:

@@ -52,7 +52,7 @@ def test_fields_of_a_request(name: bytes, values: tuple[bytes, ...]) -> None:
 def test_what_goes_no_further_has_places_of_its_own() -> None:
     head = request_head(REQUEST)
     assert (head.credential, head.host, head.content_length) == (b"secret", b"here", 3)
-    assert head.own == {b"origin": b"https://o", b"x-request-id": b"r1"}
+    assert head.own == {b"cookie": b"c=d", b"origin": b"https://o", b"x-request-id": b"r1"}
 
 
 @pytest.mark.parametrize(

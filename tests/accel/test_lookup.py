@@ -33,7 +33,9 @@ def test_the_first_name_that_says_something(block: bytes, found: bytes | None) -
 
 @pytest.mark.both_twins
 @given(
-    st.lists(st.tuples(st.sampled_from([*NAMES, b"Session-ID", b"other", b""]), st.sampled_from([b"", b" ", b"a", b"\tb\t", b":"]))),
+    st.lists(
+        st.tuples(st.sampled_from([*NAMES, b"Session-ID", b"other", b""]), st.sampled_from([b"", b" ", b"a", b"\tb\t", b":"]))
+    ),
     st.permutations(NAMES),
 )
 def test_the_twins_find_the_same(fields: list[tuple[bytes, bytes]], names: Any) -> None:

@@ -27,6 +27,7 @@ NO_LIMITS = {
     "units, sizes of what is fixed": (
         "accel.hashing.DIGEST_BYTES", "store.keys.KEY_BYTES", "store.keys._DIGEST_BYTES",
         "limits.ledger.DAY_S", "exchange.context.DAY_S", "store.database.DAY_S", "config.address.MAX_UNIX_PATH_BYTES",
+        "accel.prefixes.FIRST_BYTES", "accel.prefixes.NODE_BYTES", "accel.prefixes.SECRET_BYTES",
         "accel.members._MODEL_BYTES", "net.live.HEAD_BYTES", "accel.frames.HEADER_BYTES", "protocol.h2.frames.MOST_WINDOW",
         "protocol.h2.frames.MAX_CONCURRENT_STREAMS", "protocol.h2.frames.MAX_FRAME_SIZE",
         "protocol.h2.frames.MAX_HEADER_LIST_SIZE",
@@ -45,6 +46,8 @@ NO_LIMITS = {
         "exchange.merged.PAUSE_S", "upstream.pool.IDLE_LIMIT_S", "upstream.pool.IDLE_FLOOR_S", "upstream.pool.WARM_GAP_S",
         "upstream.pool.UNNEEDED_S", "upstream.h2_slots.WARM_PAUSE_S",
         "upstream.fleet.LOOK_S", "upstream.health.RESOLVE_EVERY_S", "upstream.table.MAX_CYCLE",
+        "policy.routing.capability.KEPT_S", "policy.routing.ewma_latency.UNKNOWN_S", "policy.routing.loads.FRESH_S",
+        "upstream.restraint.LOOK_S", "upstream.restraint.WINDOW_S", "upstream.restraint.LEAST_SLOWER_S",
         "policy.waiting.INTERVAL_S", "policy.cors.MAX_AGE_S",
         "limits.breaker.PROBE_WAIT_S", "limits.account.MOST_ENDED", "limits.account.MOST_RETIRED",
         "limits.drain.UNKNOWN_S", "limits.promises.MOST_S",
@@ -57,6 +60,8 @@ NO_LIMITS = {
     "bounds of arithmetic, and of what an operator writes": (
         "limits.ledger.MAX_TOKENS", "limits.meter.MAX_RATE", "limits.meter.MAX_CAPACITY",
         "limits.meter.MAX_DEBT_PERIODS", "limits.lows.MOST_LOWS",
+        "exchange.attempt.MOST_WEIGHED", "upstream.watch.MOST_TOKENS", "upstream.watch._MOST_TOKENS", "upstream.watch.DECAY_S",
+        "upstream.restraint.MOST_TIMES", "policy.routing.keys._MOST_BYTES", "accel.prefixes.MOST_HOLDERS",
         "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST", "limits.slots.STALE_S", "limits.slots.NOISE_S",
     ),
 }  # fmt: skip

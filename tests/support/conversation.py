@@ -38,6 +38,7 @@ from fastgw.stats import Stats
 from fastgw.upstream.health import Health
 from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.target import Engine
+from fastgw.upstream.watch import Journal
 from tests.support.answers import RawResponse
 from tests.support.byhand.client import HandClient, HandConnection
 from tests.support.byhand.engine import HandPool, Play
@@ -60,10 +61,13 @@ class Conversation:
         self.events = Events()
         self.raw_records: list[AccessRecord] = []
         self.reactor = reactor = Reactor(loop)  # type: ignore[arg-type]
+        self.journal = Journal(config.ewma_decay_s)
         self.engines: list[Any] = []  # (HandPool; H2HandPool where an engine's protocol says so)
         for one in config.engines:
             engine = Engine(one, config.cb_failure_threshold, config.cb_recovery_timeout_s)
             engine.healthy = True
+            # All are watched, whatever the policy: whatever ends a call, what it counted for is taken back.
+            engine.watch = self.journal.watch()
             kind: Any = H2HandPool if engine.h2 else HandPool
             pool = kind(engine, loop, reactor, self.stats, self.events)
             pool.connect_timeout_s = config.connect_timeout_s
@@ -79,7 +83,7 @@ class Conversation:
             log=self.events,
             access=self.raw_records,
             filters=filters,
-            strategy=strategy_for(config),
+            strategy=strategy_for(config, stats=self.stats),
             health=health,
             table=UpstreamTable(self.engines),
             accounts=accounts,
@@ -173,6 +177,8 @@ class Conversation:
         assert not self.waiting
         for engine in self.engines:
             assert (engine.engine.inflight, engine.connections) == (0, 0), engine.engine
+            watch = engine.engine.watch
+            assert (watch.reading, watch.making) == (0, 0), engine.engine
         if not expect_internal_errors:
             assert not self.events.errors(), self.events.errors()
         assert len(self.raw_records) == self.stats.exchanges_total, "each exchange leaves exactly one access record"

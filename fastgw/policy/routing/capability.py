@@ -1,9 +1,10 @@
 """An engine that can do what the request needs, and of those the one with least to do.
 
-What a request needs are words, of its route (``needs``) and of its own head (``needs_header``), which must be among the machine and
-the features of an engine; and room for its prompt and the answer that it allows, where an engine says how long a context it takes.
-Whoever has the model in memory comes before those who would have to load it. Where no context is long enough, the longest is asked:
-a prompt's tokens are an estimate, and the engine has the last word. Where nobody has what is needed, nobody is asked.
+What a request needs are words, of its route (``needs``) and of its own head (``needs_header``), which must be among the machine
+and the features of an engine; and room for its prompt and the answer that it allows, where an engine says how long a context it
+takes. Whoever has the model in memory comes before those who would have to load it. Where no context is long enough, the
+longest is asked: a prompt's tokens are an estimate, and the engine has the last word. Where nobody has what is needed, nobody
+is asked.
 
 What engines say of themselves changes seldom: who is fit for which needs is kept for a second.
 """
@@ -30,8 +31,8 @@ MOST_NEEDS_BYTES: Final = 256  # of what a head says that is needed; nobody has 
 
 
 class Fit:
-    """Who has what is needed, for one model. ``sizes``: the contexts that there are among them, in order; ``tiers``: by how many of
-    those are too short, who is fit, the better ones first."""
+    """Who has what is needed, for one model. ``sizes``: the contexts that there are among them, in order; ``tiers``: by how
+    many of those are too short, who is fit, the better ones first."""
 
     __slots__ = ("model", "pools", "sizes", "tiers", "until")
 
@@ -48,9 +49,10 @@ class Fit:
         found = self.tiers.get(short)
         if found is None:
             least = self.sizes[short] if short < len(self.sizes) else 0
-            fit = [pool for pool in self.pools if not (size := context_of(pool.engine, self.model)) or (least and size >= least)]
+            sizes = [(pool, context_of(pool.engine, self.model)) for pool in self.pools]
+            fit = [pool for pool, size in sizes if not size or (least and size >= least)]
             if not fit and self.sizes:
-                fit = [pool for pool in self.pools if context_of(pool.engine, self.model) == self.sizes[-1]]
+                fit = [pool for pool, size in sizes if size == self.sizes[-1]]
             cold = [pool for pool in fit if is_cold(pool.engine, self.model)]
             warm = [pool for pool in fit if pool not in cold]
             found = self.tiers[short] = [Loads(tuple(some), REQUESTS) for some in (warm, cold) if some]

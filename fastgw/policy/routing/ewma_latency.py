@@ -1,10 +1,9 @@
 """Two engines drawn at random, and of these the one that will be the first to answer, by what it did of late.
 
-What a request costs at an engine is its time to the first token, averaged by peaks (``upstream.watch``), times what it would have
-under way with this one, for its weight: the peak EWMA of Finagle and linkerd. An engine that has become slow is left with its
-first slow answer, and asked again as that lies further back. One of which nothing is known gets one request at a time.
-(Of an answer that comes whole, the time to the first token is the time of all of it.)
-"""
+What a request costs at an engine is its time to the first token, averaged by peaks (``upstream.watch``), times what it would
+have under way with this one, for its weight: the peak EWMA of Finagle and linkerd. An engine that has become slow is left with
+its first slow answer, and asked again as that lies further back. One of which nothing is known gets one request at a time. (Of
+an answer that comes whole, the time to the first token is the time of all of it.) """
 
 from __future__ import annotations
 

@@ -21,11 +21,13 @@ AGENTS: Final = (
     b"x-session-id",  # what gateways and their clients have agreed on
     b"x-task-id",  # Cline and Roo Code
 )
-"""Fields that agents send by themselves, those that nobody else sends first. (aider, Cursor and Gemini CLI tell no session to an
-engine of one's own: their requests are told by `prompt_cache_key` or `user` where they say one, else by the key or the address.)"""
+"""Fields that agents send by themselves, those that nobody else sends first. (aider, Cursor and Gemini CLI tell no session to
+an engine of one's own: their requests are told by `prompt_cache_key` or `user` where they say one, else by the key or the
+address.)"""
 
 MOST_BYTES: Final = 1024
 """Of what tells a session; what is longer counts as nothing."""
+_MOST_BYTES: Final = MOST_BYTES  # (the compiled twin has it as a C number)
 
 FIELD, COOKIE, MEMBER, KEY, ADDRESS = range(5)
 _FIELD, _COOKIE, _MEMBER, _KEY = FIELD, COOKIE, MEMBER, KEY
@@ -60,7 +62,8 @@ class Keys:
                 self._words.append(None)
 
     def read(self, exchange: Any) -> bytes | None:
-        """What tells it; None = nothing does. Costs one pass over its head, and where a member is asked for, one over the body."""
+        """What tells it; None = nothing does. Costs one pass over its head, and where a member is asked for, one over the
+        body."""
         for at in range(len(self._kinds)):
             kind = self._kinds[at]
             if kind == _FIELD:
@@ -73,7 +76,7 @@ class Keys:
                 found = exchange.key_id.encode()
             else:
                 found = exchange.client_ip.encode()
-            if found and len(found) <= MOST_BYTES:
+            if found and len(found) <= _MOST_BYTES:
                 return found
         return None
 
@@ -96,7 +99,7 @@ def member_of(exchange: Any, name: str) -> bytes | None:
     if exchange.facts is None or not body:
         return None
     start, end = span_of(body, name)
-    if start < 0 or end - start > MOST_BYTES or body[start] != 34:
+    if start < 0 or end - start > _MOST_BYTES or body[start] != 34:
         return None
     text: bytes = body[start + 1 : end - 1]
     return text

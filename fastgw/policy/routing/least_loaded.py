@@ -1,9 +1,8 @@
 """The engine that has least to do, for what it can take.
 
-What an engine would have under way with this request, and what waits in it as it says itself, for each of its slots where all of
-the group have a number of them (as configured, or found by the scheduler), else for its weight. Who is equal has its turn one
-after another. The least of a thousand is found in ten steps (``loads``).
-"""
+What an engine would have under way with this request, and what waits in it as it says itself, for each of its slots where all
+of the group have a number of them (as configured, or found by the scheduler), else for its weight. Who is equal has its turn
+one after another. The least of a thousand is found in ten steps (``loads``). """
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """What each engine of a group has to do, kept so that the one with least of it is found without a look at all.
 
 A tree over the engines, each node the least of its two: whose load changes is written into it again, ten steps among a thousand
-engines, and the least stands at its root. Calls tell whose load has changed (``upstream.watch``: the journal). Nobody tells when
-an engine becomes well or ill, is drained, or gets another number of slots: whoever is found is looked at before it is taken, and
-what else may have become better is found within :data:`FRESH_S`, when all are looked at once. Where the engines of a group have
-no watch, all are looked at each time.
+engines, and the least stands at its root. Calls tell whose load has changed (``upstream.watch``: the journal). Nobody tells
+when an engine becomes well or ill, is drained, or gets another number of slots: whoever is found is looked at before it is
+taken, and what else may have become better is found within :data:`FRESH_S`, when all are looked at once. Where the engines of a
+group have no watch, all are looked at each time.
 
 Owns: the order of engines by their load. Invariants: one that is found may be asked at that moment; a load is never compared
 with one of another unit. Must never: pick; it says who has least.
@@ -57,13 +57,12 @@ def scores_of(group: Group, unit: int) -> list[tuple[float, str]]:
 class Loads:
     """Of the engines of ``pools``, by ``unit``.
 
-    ``total``: requests under way at, and waiting in, those engines that are at work; ``rooms``: what those can take together, in
-    the same unit that ``room`` of one has.
-    """
+    ``total``: requests under way at, and waiting in, those engines that are at work; ``rooms``: what those can take together,
+    in the same unit that ``room`` of one has. """
 
     __slots__ = (
-        "_by_slots", "_fresh_at", "_half", "_journal", "_keys", "_loads", "_places", "_rooms", "_seen", "_unit", "pools", "rooms",
-        "total",
+        "_by_slots", "_fresh_at", "_half", "_journal", "_keys", "_loads", "_places", "_rooms", "_seen", "_unit", "pools",
+        "rooms", "total",
     )  # fmt: skip
 
     def __init__(self, pools: tuple[Pool, ...], unit: int) -> None:
@@ -158,8 +157,8 @@ class Loads:
         return self._keys[self._half + at]
 
     def bound(self, at: int, percent: int) -> int:
-        """How many requests the engine at that place may have at the most, of all that there are with one more, where no engine is
-        to have above ``percent`` of its share."""
+        """How many requests the engine at that place may have at the most, of all that there are with one more, where no engine
+        is to have above ``percent`` of its share."""
         rooms = self.rooms
         if rooms <= 0:
             return 1

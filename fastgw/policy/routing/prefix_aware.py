@@ -1,16 +1,17 @@
 """The engine that has most of the prompt at hand, unless it has too much to do.
 
 What engines have in their caches is not asked, but remembered: which prompts went where, as hashes of their beginnings
-(``accel.prefixes``), of each engine as much as ``prefix_cache_tokens`` says that it keeps. What a request costs at an engine is what
-it would have to read: the prompts that wait there, as far as they are not at hand, and of this one what is missing. The engine that
-has most of it is compared by that with the one that has least to do; so the beginning that everybody sends (a system prompt) comes
-to as many engines as that takes, and a conversation stays where it is while that is quicker than to read it anew elsewhere.
+(``accel.prefixes``), of each engine as much as ``prefix_cache_tokens`` says that it keeps. What a request costs at an engine is
+what that would have to do: what it has under way (prompts to be read, as far as they are not at hand, and answers to be made),
+and of this prompt what is missing. The engine that has most of it is compared by that with the one that has least to do; so the
+beginning that everybody sends (a system prompt) comes to as many engines as that takes, and a conversation stays where it is
+while that is quicker than to read it anew elsewhere.
 
-The guard: whatever it would save, no engine gets a request for its cache that has more than ``prefix_balance_percent`` of its share
-of all requests under way, but for a few. Prompts of less than a block go by load alone.
+The guard: whatever it would save, no engine gets a request for its cache that has more than ``prefix_balance_percent`` of its
+share of all requests under way, but for a few. Prompts of less than a block go by load alone.
 
-The prompt is what stands in ``messages``, ``prompt`` or ``input``, as bytes: the model and the parameters beside it do not matter.
-"""
+The prompt is what stands in ``messages``, ``prompt`` or ``input``, as bytes: the model and the parameters beside it do not
+matter. """
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from fastgw.accel.prefixes import Prefixes
 from fastgw.exchange.context import Strategy
 from fastgw.exchange.state import ExchangeState
 from fastgw.policy.routing.least_loaded import by_load
-from fastgw.policy.routing.loads import TOKENS, Loads, loads_of, scores_of
+from fastgw.policy.routing.loads import TOKENS, loads_of, scores_of
 from fastgw.stats import Stats
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
@@ -74,7 +75,7 @@ class PrefixAware(Strategy):
         found = prefixes.found
         if found:
             place = loads.place(pool)
-            cost = to_read(pool) + tokens
+            cost = to_do(pool) + tokens
             refused = False
             better = -1
             for number in range(found):
@@ -85,13 +86,13 @@ class PrefixAware(Strategy):
                 held = prefixes.held(number) * tokens // size
                 if at == place:
                     # It would be asked for its load alone: what it has counts all the same.
-                    if to_read(pool) + tokens - held <= cost:
-                        cost = to_read(pool) + tokens - held
+                    if to_do(pool) + tokens - held <= cost:
+                        cost = to_do(pool) + tokens - held
                         cached = held
                         better = at
                     continue
                 other: Pool = loads.pools[at]
-                less = to_read(other) + tokens - held
+                less = to_do(other) + tokens - held
                 if less >= cost:
                     continue
                 if other in tried or not other.engine.usable():
@@ -138,17 +139,17 @@ class PrefixAware(Strategy):
         for at, pool in enumerate(group.pools):
             held = has.get(at, 0)
             found[at] = (
-                float(to_read(pool) + tokens - held),
-                f"has {held} of the prompt's {tokens} tokens; {to_read(pool)} tokens of prompts are to be read there, "
+                float(to_do(pool) + tokens - held),
+                f"has {held} of the prompt's {tokens} tokens; {to_do(pool)} tokens are to be read and made there, "
                 f"{pool.engine.inflight} requests under way",
             )
         return found
 
 
-def to_read(pool: Pool) -> int:
-    """Tokens of prompts that the engine has not read yet."""
+def to_do(pool: Pool) -> int:
+    """Tokens that the engine has to read and to make before it has nothing to do, for a weight of 1."""
     watch = pool.engine.watch
-    return watch.reading // pool.engine.weight if watch is not None else 0
+    return (watch.reading + watch.making) // pool.engine.weight if watch is not None else 0
 
 
 def look(prefixes: Prefixes, exchange: ExchangeState) -> int:

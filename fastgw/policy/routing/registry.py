@@ -15,11 +15,12 @@ from fastgw.config.names import Policy
 from fastgw.exchange.context import Strategy
 from fastgw.stats import Stats
 
+
 def strategy_of(
     name: Policy, chance: Callable[[], float] = random, config: Config | None = None, stats: Stats | None = None
 ) -> Strategy:
-    """A new strategy of that name. ``chance`` gives numbers from 0 up to, but not, 1 to those that throw dice; ``config`` has what
-    is set for it (None: the defaults), ``stats`` are where it counts."""
+    """A new strategy of that name. ``chance`` gives numbers from 0 up to, but not, 1 to those that throw dice; ``config`` has
+    what is set for it (None: the defaults), ``stats`` are where it counts."""
     config = config or Config()
     match name:
         case "round_robin" | "weighted":
@@ -84,8 +85,8 @@ def _prefix_aware(config: Config, stats: Stats) -> Strategy:
 
 
 def strategy_for(config: Config, chance: Callable[[], float] = random, stats: Stats | None = None) -> Strategy:
-    """The one strategy of a gateway: ``policy``, or where routes have their own, one that looks at each request's model; and where
-    clients may choose one, one that looks at its head."""
+    """The one strategy of a gateway: ``policy``, or where routes have their own, one that looks at each request's model; and
+    where clients may choose one, one that looks at its head."""
     made: dict[str, Strategy] = {}
 
     def of(name: Policy) -> Strategy:

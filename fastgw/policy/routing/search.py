@@ -25,10 +25,10 @@ def search(pools: tuple[Pool, ...], start: int, tried: tuple[Pool, ...]) -> int:
             continue
         if pool.engine.usable():
             return at
-        if (resort < 0 or pools[resort].engine.healthy is False) and pool.engine.last_resort():
-            # (One that is only held back is better than one that is not well.)
-            if resort < 0 or pool.engine.healthy is not False:
-                resort = at
+        # (One that is only held back is better than one that is not well.)
+        better = resort < 0 or (pools[resort].engine.healthy is False and pool.engine.healthy is not False)
+        if better and pool.engine.last_resort():
+            resort = at
     return resort
 
 

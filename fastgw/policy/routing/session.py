@@ -1,11 +1,10 @@
 """One engine for each session, as long as it takes requests: what it has cached of the conversation is of use to its next turn.
 
-A session is told by what ``session_sources`` name, the first that a request has; its first request goes to the engine with least
-to do, as do requests that tell none. Where its engine is full, ill, drained or gone it moves, and stays where it went.
+A session is told by what ``session_sources`` name, the first that a request has; its first request goes to the engine with
+least to do, as do requests that tell none. Where its engine is full, ill, drained or gone it moves, and stays where it went.
 
-Invariants: there are no more sessions than the table has room for, who was not used for longest goes first; one that was not used
-for ``session_ttl_s`` is none any more. What a group remembers the one that takes its place goes on with.
-"""
+Invariants: there are no more sessions than the table has room for, who was not used for longest goes first; one that was not
+used for ``session_ttl_s`` is none any more. What a group remembers the one that takes its place goes on with. """
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """The engine that has the fewest tokens to do: prompts that it has not read yet, and answers that it is to make.
 
-A request counts with the estimate of its prompt until its first token has come, and from then on with the tokens that its answer
-is expected to have: ``default_cost_tokens`` of them, or fewer where the request says so. An engine that reads one prompt of
-100,000 tokens is busier than one that makes ten short answers, which the number of requests does not tell.
-"""
+A request counts with the estimate of its prompt until its first token has come, and from then on with the tokens that its
+answer is expected to have: ``default_cost_tokens`` of them, or fewer where the request says so. An engine that reads one prompt
+of 100,000 tokens is busier than one that makes ten short answers, which the number of requests does not tell. """
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from fastgw.accel.bodies cimport span_of
 from fastgw.accel.lookup cimport first_in
 
 cdef int _FIELD, _COOKIE, _MEMBER, _KEY
-cdef Py_ssize_t MOST_BYTES
+cdef Py_ssize_t _MOST_BYTES
 
 cdef class Keys:
     cdef list _kinds, _words

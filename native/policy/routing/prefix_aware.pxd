@@ -34,6 +34,6 @@ cdef class PrefixAware(Strategy):
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
 
 @cython.locals(watch=Watch)
-cpdef Py_ssize_t to_read(Pool pool) except -1
+cpdef Py_ssize_t to_do(Pool pool) except -1
 @cython.locals(body=bytes, start=cython.Py_ssize_t, end=cython.Py_ssize_t)
 cpdef Py_ssize_t look(Prefixes prefixes, object exchange) except -1

@@ -14,6 +14,7 @@ from fastgw import Config, EngineConfig
 from fastgw.config import RouteConfig
 from fastgw.config.names import POLICIES, Policy
 from fastgw.exchange.context import Strategy
+from fastgw.net.clock import monotonic
 from fastgw.policy.routing import strategy_for, strategy_of
 from fastgw.protocol.openai import scan_body
 from fastgw.stats import NullLog, Stats
@@ -208,3 +209,60 @@ def test_where_no_route_has_one_nothing_is_looked_up() -> None:
 def test_each_name_that_may_be_configured_is_a_strategy(name: Policy) -> None:
     config = Config(policy=name, routes=[RouteConfig(model="m", policy=name)])
     assert isinstance(strategy_for(config), Strategy)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(states=STATES, seed=st.integers(0, 2**32))
+def test_an_operator_is_told_how_each_engine_stands_and_nothing_changes(name: Policy, states: list[Standing], seed: int) -> None:
+    pools = [place(at + 1, state, inflight, weight=weight) for at, (state, weight, inflight, _) in enumerate(states)]
+    tried = tuple(pool for pool, (_, _, _, was) in zip(pools, states, strict=True) if was)
+    group = Group(pools)
+    group.cursor = seed % len(group.turns)
+    strategy = strategy_of(name, random.Random(seed).random)
+    before = (group.cursor, dict(group.notes))
+    told = strategy.explain(group, tried, REQUEST)
+    assert (group.cursor, group.notes) == before
+    assert sorted(one.engine for one in told) == sorted(pool.engine.name for pool in pools)
+    by_name = {pool.engine.name: pool for pool in pools}
+    for one in told:
+        pool = by_name[one.engine]
+        assert one.fit is (pool not in tried and pool.engine.usable())
+        assert one.why
+    fit = [one for one in told if one.fit]
+    assert told[: len(fit)] == fit, "who may be asked stands first"
+    assert [one.score for one in fit] == sorted(one.score for one in fit)
+    if fit and not tried and name in {"round_robin", "weighted", "ordered"}:
+        picked = strategy.pick(group, tried, REQUEST)
+        assert picked is not None
+        assert picked.engine.name == fit[0].engine
+
+
+def test_why_an_engine_is_not_asked_is_said() -> None:
+    pools = [place(at + 1, state) for at, state in enumerate((WELL, ILL, FULL, SPARED, DRAINED, WELL, WELL, WELL))]
+    broken, ejected, new = (pool.engine for pool in pools[5:])
+    broken.breaker.change(1, 30.0)
+    broken.breaker.failed(monotonic(), 0.0, False)
+    ejected.ejected_until, ejected.held = monotonic() + 100.0, True
+    new.ramp, new.held, new.inflight = 2, True, 2
+    told = {one.engine[-1]: one.why for one in strategy_of("least_loaded").explain(Group(pools), (), REQUEST)}
+    assert told == {
+        "1": "0 requests under way, at weight 1",
+        "2": "is not well",
+        "3": "is full: 1 requests under way, and 1 is what it takes",
+        "4": "has asked to be left alone",
+        "5": "is being drained",
+        "6": "has an open breaker",
+        "7": told["7"],
+        "8": "is new, and has the 2 requests that it may have yet",
+    }
+    assert told["7"].startswith("is ejected for ")
+    assert strategy_of("ordered").explain(Group(pools[:1]), (pools[0],), REQUEST)[0].why == "was tried"
+
+
+def test_strategies_of_one_name_are_one() -> None:
+    """What a policy remembers is of its groups, whoever names it."""
+    config = Config(
+        policy="session", policy_header="x-policy", policy_choices=["session", "random"],
+        routes=[RouteConfig(model="a", policy="session")],
+    )  # fmt: skip
+    assert type(strategy_for(config)).__name__ == "Chosen"

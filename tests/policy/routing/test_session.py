@@ -1,0 +1,113 @@
+"""One engine for each session."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fastgw import Config
+from fastgw.net.clock import hold
+from fastgw.policy.routing import strategy_of
+from fastgw.upstream.table import Group, UpstreamTable
+from tests.policy.routing.test_strategies import Asked, place
+
+
+@pytest.fixture(autouse=True)
+def _clock() -> Iterator[None]:
+    hold(1000.0)
+    yield
+    hold(-1.0)
+
+
+def asked(session: int, key: str = "key") -> Any:
+    made = Asked(fields=b"x-session-id: %d\r\n" % session)
+    made.key_id = key
+    return made
+
+
+def port(strategy: Any, group: Group, request: Any, tried: Any = ()) -> int:
+    pool = strategy.pick(group, tried, request)
+    assert pool is not None
+    return int(pool.engine.port)
+
+
+def test_a_session_stays_whatever_the_load_and_begins_where_there_is_least() -> None:
+    strategy = strategy_of("session")
+    group = Group([place(1, inflight=5), place(2), place(3)])
+    where = {}
+    for session in range(10):
+        where[session] = port(strategy, group, asked(session))
+        group.pools[where[session] - 1].engine.inflight += 1
+    assert Counter(where.values()) == {2: 5, 3: 5}
+    group.pools[1].engine.inflight = group.pools[2].engine.inflight = 50
+    assert {session: port(strategy, group, asked(session)) for session in range(10)} == where
+    assert port(strategy, group, asked(0, "another key")) == 1, "sessions of two keys are two"
+    assert port(strategy, group, Asked()) == 1, "who tells none goes by load"
+
+
+@pytest.mark.parametrize("state", ["ill", "full", "drained", "tried"])
+def test_a_session_moves_when_its_engine_does_not_take_it_and_stays_where_it_went(state: str) -> None:
+    strategy = strategy_of("session")
+    group = Group([place(1), place(2), place(3)])
+    first = port(strategy, group, asked(1))
+    engine = group.pools[first - 1].engine
+    engine.healthy = state != "ill"
+    engine.draining = state == "drained"
+    engine.slots = engine.inflight = int(state == "full")
+    second = port(strategy, group, asked(1), (group.pools[first - 1],) if state == "tried" else ())
+    assert second != first
+    engine.healthy, engine.draining, engine.slots, engine.inflight = True, False, 0, 0
+    assert port(strategy, group, asked(1)) == second
+
+
+def test_a_session_is_forgotten_after_its_time_and_kept_by_requests() -> None:
+    strategy = strategy_of("session", config=Config(session_ttl_s=100.0))
+    group = Group([place(1), place(2)])
+    first = port(strategy, group, asked(1))
+    group.pools[first - 1].engine.inflight = 9
+    for moment in (1060.0, 1150.0, 1240.0):
+        hold(moment)
+        assert port(strategy, group, asked(1)) == first
+    hold(1341.0)
+    assert port(strategy, group, asked(1)) != first
+
+
+def test_there_are_no_more_sessions_than_the_table_has_room_for_and_the_one_used_last_stays() -> None:
+    strategy = strategy_of("session", config=Config(session_table=16, session_ttl_s=100.0))
+    group = Group([place(1), place(2)])
+    kept = port(strategy, group, asked(0))
+    for session in range(1, 100):
+        if session % 10 == 0:
+            hold(1000.0 + 6 * session)
+            assert port(strategy, group, asked(0)) == kept
+        port(strategy, group, asked(session))
+        assert len(group.notes["session"].seats) <= 16
+
+
+def test_sessions_outlive_the_coming_and_going_of_other_engines() -> None:
+    strategy = strategy_of("session")
+    pools = [place(at + 1) for at in range(4)]
+    table = UpstreamTable(pools[:3])
+    assert table.everyone is not None
+    where = {session: port(strategy, table.everyone, asked(session)) for session in range(30)}
+    table = UpstreamTable(pools[1:], table)
+    assert table.everyone is not None
+    after = {session: port(strategy, table.everyone, asked(session)) for session in range(30)}
+    assert {session for session in where if after[session] != where[session]} == {
+        session for session in where if where[session] == 1
+    }
+
+
+def test_the_operator_is_told_where_a_session_is() -> None:
+    strategy = strategy_of("session")
+    group = Group([place(1), place(2, inflight=1)])
+    assert strategy.explain(group, (), asked(1))[0].engine == "127.0.0.1:1"
+    group.pools[0].engine.inflight = 2
+    assert port(strategy, group, asked(1)) == 2
+    group.pools[1].engine.inflight = 9
+    best, other = strategy.explain(group, (), asked(1))
+    assert (best.engine, best.fit, best.why) == ("127.0.0.1:2", True, "has the session; 9 requests under way, at weight 1")
+    assert other.engine == "127.0.0.1:1"
