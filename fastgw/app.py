@@ -173,7 +173,9 @@ class Gateway:
             fleet = self._fleet = Fleet(
                 config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
             )
-            health = self._health = Health(lambda: fleet.pools, config, self.log, fleet.publish, self._room, shortage)
+            health = self._health = Health(
+                lambda: fleet.pools, config, self.log, fleet.publish, self._room, shortage, fleet.events
+            )
             core = self._put_together(reactor, health, who)
             LocalEndpoints(core, tasks.spawn)
             await health.resolve_all(RESOLVE_WAIT_S)
@@ -369,7 +371,7 @@ class Gateway:
         self._find_in(filters)
         self._door.follow(config, before.trusted_proxies != config.trusted_proxies)
         if self._control is not None:
-            self._control.follow(config.admin_key, doors.control_hosts(config))
+            self._control.follow(doors.operators(config), doors.control_hosts(config))
         if self._keeping is not None:
             self._keeping.follow(self._meters, config.flush_interval_s)
         if self._state is not None:

@@ -34,6 +34,7 @@ from fastgw.stats import EventLog
 from fastgw.upstream.fleet import Fleet
 
 if TYPE_CHECKING:
+    from fastgw.control.proof import AdminKey
     from fastgw.control.server import ControlServer
     from fastgw.loading import Loading
     from fastgw.net.certificates import Shown
@@ -248,6 +249,7 @@ async def for_the_operator(
 ) -> ControlServer:
     """Serve the control listener; ``state`` is the store, as long as there is one. Raises :class:`BindError`."""
     # Imported here, for it takes longer than all the rest of a start.
+    from fastgw.config.dump import dumped
     from fastgw.control.server import ControlServer
     from fastgw.engines import EngineDesk
     from fastgw.observe.metrics import GatewayCollector, pieces
@@ -282,7 +284,7 @@ async def for_the_operator(
     control = ControlServer(
         host=host,
         port=0 if free else port,
-        admin_key=config.admin_key,
+        operators=operators(config),
         log=core.log,
         metrics=lambda: pieces(collector),
         health=lambda: dict(zip(("healthy_engines", "total_engines"), core.health.counts(), strict=True)),
@@ -290,10 +292,20 @@ async def for_the_operator(
         engines=EngineDesk(fleet),
         hosts=control_hosts(config),
         reload=loading.again,
+        config=lambda: {"settings": dumped(core.config), "restart": loading.pending},
+        events=fleet.events,
         tls=shown.lasting() if shown is not None and config.control_tls else None,
     )
     await control.start()
     return control
+
+
+def operators(config: Config) -> list[AdminKey]:
+    """The keys that open the admin API."""
+    from fastgw.control.proof import THE_KEY, admin_key
+
+    found = [admin_key(THE_KEY, "write", config.admin_key)] if config.admin_key else []
+    return found + [admin_key(*entry.split(":", 2)) for entry in config.admin_keys]
 
 
 def control_hosts(config: Config) -> HostRule:

@@ -47,6 +47,13 @@ class EngineDesk:
             raise TooManyEngines(str(error)) from None
         return self._shown(pool)
 
+    def change(self, name: str, fields: Mapping[str, Any]) -> EngineShown:
+        self._find(name)
+        try:
+            return self._shown(self._fleet.change(name, fields))
+        except ConfigErrors as error:
+            raise FieldProblems([f"{one.name}: {one.message}" for one in error.errors]) from None
+
     def drain(self, name: str) -> EngineShown:
         self._find(name)
         return self._shown(self._fleet.drain(name))
@@ -72,6 +79,7 @@ class EngineDesk:
         return EngineShown(
             name=engine.name,
             url=config.url,
+            origin=self._fleet.origin_of(engine.name),
             kind=engine.kind.name,
             models=models[:MOST_MODELS],
             models_total=len(models),

@@ -44,8 +44,9 @@ def between(before: Config, after: Config) -> Change:
     config = after
     if kept:
         # (Keys were read a moment ago: what is checked here is the rest.)
-        config = replace(after, **kept, api_keys_file="")
+        config = replace(after, **kept, api_keys_file="", admin_keys_file="")
         force_setattr(config, "api_keys_file", after.api_keys_file)
+        force_setattr(config, "admin_keys_file", after.admin_keys_file)
     changed = {row.name for row in TABLE if row.reload and getattr(before, row.name) != getattr(config, row.name)}
     if before.api_key_digests != config.api_key_digests:
         changed.add("api_keys")

@@ -14,7 +14,7 @@ from typing import Final
 
 from fastgw.config.address import is_loopback, parse_host
 from fastgw.config.entries import EngineConfig, RouteConfig
-from fastgw.config.grammar import KEY
+from fastgw.config.grammar import KEY, admin_keys_in
 from fastgw.config.row import value_problem
 from fastgw.config.table import DEFAULTS, TABLE, Settings
 
@@ -76,6 +76,14 @@ def read_keys(keys: Sequence[str], path: str) -> tuple[list[str], Found, list[st
         if len(good) == before and not any(name == "api_keys_file" for name, _ in found):
             found.append(("api_keys_file", f"{path} holds no key"))
     return good, found, notes
+
+
+def all_admin_keys(entries: Sequence[str], path: str) -> tuple[str, ...]:
+    """Those of the list and of the file, where that can be read: its row says what is wrong with it."""
+    try:
+        return tuple(dict.fromkeys([*entries, *admin_keys_in(path)])) if isinstance(path, str) else tuple(entries)
+    except (OSError, ValueError):
+        return tuple(entries)
 
 
 def _read_key_file(path: str, found: Found, notes: list[str]) -> list[str]:
@@ -165,6 +173,13 @@ def _open_to_all(path: str) -> bool:
         return False
 
 
+def _open_to_others_of(path: str) -> bool:
+    try:
+        return bool(os.stat(path).st_mode & 0o077)
+    except OSError:
+        return False
+
+
 def _holds_key(path: str) -> bool:
     try:
         with open(path, "rb") as file:
@@ -192,8 +207,10 @@ def reserved_notes(settings: Settings, *, keyed: bool) -> list[str]:
         for row in TABLE
         if row.reserved and getattr(settings, row.name) != DEFAULTS[row.name]
     ]
-    if settings.admin_key and not settings.control_listen:
+    if (settings.admin_key or settings.admin_keys) and not settings.control_listen:
         notes.append("admin_key is set, but control_listen is not: there is no admin API")
+    if settings.admin_keys_file and _open_to_others_of(settings.admin_keys_file):
+        notes.append(f"admin_keys_file: {settings.admin_keys_file} can be read by other users; run chmod 600 on it")
     if settings.control_listen and not is_loopback(parse_host(settings.control_listen.rpartition(":")[0])):
         notes.append("control_listen can be reached by others: /metrics there asks for no key")
     if "*" in settings.cors_origins and not (keyed or settings.require_key):

@@ -15,12 +15,15 @@ from fastgw.config.address import MAX_UNIX_PATH_BYTES, parse_engine_url, parse_h
 from fastgw.config.names import POLICIES
 
 MIN_ADMIN_KEY: Final = 16  # characters; shorter ones can be guessed at, and this one makes keys
+MOST_ADMIN_KEYS: Final = 64  # each is compared with what a caller shows
+MAX_ADMIN_FILE_BYTES: Final = 1 << 16
 RETRY_STATUSES: Final = ("429", "500", "502", "503", "504")
 
 # A key must be able to travel in an Authorization field; see RFC 6750 section 2.1, taken a little wider.
 KEY: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
 # (Those below are compiled by who needs them: half a millisecond of every start.)
 _PATH: Final = r"/v1(?:/[A-Za-z0-9._~-]+)+(?:/\*)?"
+_ADMIN_NAME: Final = r"[A-Za-z0-9_-]{1,64}"
 _TARGET: Final = r"/[A-Za-z0-9._~!$&'()*+,;=:@/%?-]*"
 _ORIGIN: Final = r"(?i:https?)://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 _FIELD_NAME: Final = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}"
@@ -124,6 +127,48 @@ def admin_key(key: str) -> list[str]:
     if 0 < len(key) < MIN_ADMIN_KEY and KEY.match(key):
         return [f"must have {MIN_ADMIN_KEY} characters or more: whoever guesses it makes keys"]
     return engine_key(key)
+
+
+def admin_keys(entries: Sequence[str]) -> list[str]:
+    """Of ``admin_keys``; entries are named by their position only."""
+    found = []
+    names = set()
+    for number, entry in enumerate(entries, 1):
+        name, role, key = (*entry.split(":", 2), "", "")[:3]
+        if not re.fullmatch(_ADMIN_NAME, name) or role not in ("read", "write") or not key:
+            found.append(f"entry {number} must be name:role:key, its role read or write, its name letters, digits, - and _")
+        elif problems := admin_key(key):
+            found.append(f"the key of entry {number} {problems[0]}")
+        elif name in names:
+            found.append(f"entry {number} has the name of one before it")
+        names.add(name)
+    if len(entries) > MOST_ADMIN_KEYS:
+        found.append(f"holds more than {MOST_ADMIN_KEYS} keys")
+    return found
+
+
+def admin_keys_in(path: str) -> list[str]:
+    """The entries of ``admin_keys_file``. Raises OSError, ValueError."""
+    if not path:
+        return []
+    with open(path, "rb") as file:
+        data = file.read(MAX_ADMIN_FILE_BYTES + 1)
+    if len(data) > MAX_ADMIN_FILE_BYTES:
+        raise ValueError(f"it is longer than {MAX_ADMIN_FILE_BYTES} bytes")
+    lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def admin_keys_file(path: str) -> list[str]:
+    try:
+        entries = admin_keys_in(path)
+    except UnicodeDecodeError:
+        return [f"{path} is not UTF-8 text"]
+    except (OSError, ValueError) as error:
+        return [f"cannot read {path}: {getattr(error, 'strerror', None) or error}"]
+    if path and not entries:
+        return [f"{path} holds no key"]
+    return [f"{path}: {problem}" for problem in admin_keys(entries)]
 
 
 def target(path: str) -> list[str]:

@@ -43,6 +43,7 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         keys, found, notes = check.read_keys(self.api_keys, self.api_keys_file)
         # The raw keys leave before anything below can fail and show them in a traceback.
         force_setattr(self, "api_keys", ())
+        force_setattr(self, "admin_keys", check.all_admin_keys(self.admin_keys, self.admin_keys_file))
         good = not fingerprints(self.tls_client_keys)
         certificates = [certified(fingerprint(text)) for text in self.tls_client_keys] if good else []
         digests = dict.fromkeys([*self.api_key_digests, *_digests(keys), *certificates])

@@ -366,6 +366,14 @@ class State(Timeouts, frozen=True, kw_only=True):
         "the key of the admin API under control_listen, 16 characters or more",
         "ADMIN_KEY", check=grammar.admin_key, secret=True,
     )] = ""
+    admin_keys: Annotated[Sequence[str], row(
+        "further keys of the admin API, each as name:role:key; the role is read (it may look) or write (it may change things "
+        "too), the name is what logs and the audit call it",
+        check=grammar.admin_keys, secret=True,
+    )] = ()
+    admin_keys_file: Annotated[str, row(
+        "a file with one name:role:key a line, # for comments; they join those of admin_keys", check=grammar.admin_keys_file,
+    )] = ""
 
 
 class Reporting(State, frozen=True, kw_only=True):

@@ -8,15 +8,27 @@ requests is his to say, and nobody else's.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import msgspec
 from msgspec.structs import replace
 
 from fastgw.config.entries import ENGINE_FIELDS
-from fastgw.control.call import AdminAnswer, AdminCall, FieldProblems, Fields, document_of, fields_of, query_of, refusal
+from fastgw.control.call import (
+    AdminAnswer,
+    AdminCall,
+    FieldProblems,
+    Fields,
+    document_of,
+    fields_of,
+    query_of,
+    refusal,
+    struct_of,
+)
+from fastgw.control.routes import FLAG, Handler, Parameter, Role, Route
 from fastgw.errors import KINDS, ErrorKind, GatewayError
 
 MOST_MODELS: Final = 100  # of one engine, in an answer; `models_total` says how many there are
@@ -40,6 +52,9 @@ _TYPES: Final[Fields] = {
     "auto_bool": (bool, "true or false"),
 }
 FIELDS: Final[Fields] = {row.name: _TYPES[row.kind] for row in ENGINE_FIELDS}
+CHANGEABLE: Final[Fields] = {name: FIELDS[name] for name in ("weight", "max_concurrent")}
+NewEngine: Final = struct_of("NewEngine", FIELDS, ("url",))
+EngineChange: Final = struct_of("EngineChange", CHANGEABLE)
 
 
 class EngineNotFound(Exception):
@@ -55,11 +70,12 @@ class TooManyEngines(Exception):
 
 
 class EngineShown(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine as the API shows it. ``health`` is well, not_well or unknown; ``slots`` 0 = no limit; ``leaving``: it is
-    removed when nothing is under way there."""
+    """An engine as the API shows it. ``origin``: who has named it (config, admin, runner, dns, srv, file). ``health`` is well,
+    not_well or unknown; ``slots`` 0 = no limit; ``leaving``: it is removed when nothing is under way there."""
 
     name: str
     url: str
+    origin: str
     kind: str
     models: Sequence[str]
     models_total: int
@@ -77,6 +93,11 @@ class EngineShown(msgspec.Struct, frozen=True, kw_only=True):
     failures_total: int
 
 
+class EngineList(msgspec.Struct, kw_only=True):
+    data: Sequence[EngineShown]
+    object: str = "list"
+
+
 class EnginesBackend(Protocol):
     """The engines that are there. All run in the loop and wait for nothing; those with a name raise :class:`EngineNotFound`."""
 
@@ -89,6 +110,10 @@ class EnginesBackend(Protocol):
         TooManyEngines."""
         ...
 
+    def change(self, name: str, fields: Mapping[str, Any]) -> EngineShown:
+        """``fields`` has names of :data:`CHANGEABLE` only, with values of their types. Raises FieldProblems."""
+        ...
+
     def drain(self, name: str) -> EngineShown: ...
 
     def undrain(self, name: str) -> EngineShown: ...
@@ -98,68 +123,72 @@ class EnginesBackend(Protocol):
         ...
 
 
-Method = Callable[["AdminEngines", AdminCall, str], Awaitable[AdminAnswer]]
+@contextmanager
+def told() -> Iterator[None]:
+    """What the backend refuses becomes an error that the caller is told."""
+    try:
+        yield
+    except EngineNotFound as error:
+        message = "There is no engine of this name: GET /admin/engines lists those that are there."
+        raise refusal(ENGINE_NOT_FOUND, message) from error
+    except EngineExists as error:
+        raise refusal(ENGINE_EXISTS, str(error)) from error
+    except TooManyEngines as error:
+        raise refusal(TOO_MANY_ENGINES, str(error)) from error
+    except FieldProblems as error:
+        raise GatewayError("invalid_parameter", "; ".join(error.problems[:MAX_PROBLEMS])) from error
+
+
+Method = Callable[[AdminCall, str], Awaitable[AdminAnswer]]
 
 
 class AdminEngines:
-    """Answers the calls below ``/admin/engines``. ``engines`` is None where nobody manages any."""
+    """Answers the calls about engines. ``engines`` is None where nobody manages any."""
 
     __slots__ = ("_engines",)
 
     def __init__(self, engines: EnginesBackend | None) -> None:
         self._engines = engines
 
-    @staticmethod
-    def owns(path: str) -> bool:
-        """Whether a call of this path is answered here."""
-        return path == "/admin/engines" or path.startswith("/admin/engines/")
+    def routes(self) -> list[Route]:
+        """What is answered here."""
+        read, write, do = Role.READ, Role.WRITE, self._guarded
+        every, one, shown = "/admin/engines", "/admin/engines/{name}", {200: EngineShown}
+        now = Parameter("now", "true: without waiting for what is under way there", FLAG)
+        return [
+            Route("GET", every, read, "list_engine", do(self.list), "All engines", {200: EngineList}),
+            Route("POST", every, write, "add_engine", do(self.add), "An engine more", {201: EngineShown}, body=NewEngine),
+            Route("GET", one, read, "show_engine", do(self.show), "An engine", shown),
+            Route("PATCH", one, write, "change_engine", do(self.change), "Other values of some of its settings", shown,
+                  body=EngineChange),
+            Route("DELETE", one, write, "remove_engine", do(self.remove), "Remove an engine, at once or when it is empty",
+                  {202: EngineShown, 204: None}, query=(now,)),
+            Route("POST", one + "/drain", write, "drain_engine", do(self.drain), "Give it no new requests", shown),
+            Route("POST", one + "/undrain", write, "undrain_engine", do(self.undrain), "Give it requests again", shown),
+        ]  # fmt: skip
 
-    async def answer(self, call: AdminCall) -> AdminAnswer:
-        """Raises GatewayError for all that is the caller's mistake; other errors are faults."""
-        methods, name = self._methods(call)
-        method = methods.get("GET" if call.method == "HEAD" else call.method)
-        if method is None:
-            allowed = [*methods, *(["HEAD"] if "GET" in methods else [])]
-            raise GatewayError("method_not_allowed", allow=", ".join(sorted(allowed)))
-        call.action = f"{method.__name__}_engine"
-        try:
-            if name:
-                call.engine = self._backend.show(name).name  # only what is an engine's name goes into the log
-            return await method(self, call, name)
-        except EngineNotFound as error:
-            message = "There is no engine of this name: GET /admin/engines lists those that are there."
-            raise refusal(ENGINE_NOT_FOUND, message) from error
-        except EngineExists as error:
-            raise refusal(ENGINE_EXISTS, str(error)) from error
-        except TooManyEngines as error:
-            raise refusal(TOO_MANY_ENGINES, str(error)) from error
-        except FieldProblems as error:
-            raise GatewayError("invalid_parameter", "; ".join(error.problems[:MAX_PROBLEMS])) from error
+    def _guarded(self, method: Method) -> Handler:
+        """``method``, whose errors become the caller's mistake; others are faults."""
 
-    def _methods(self, call: AdminCall) -> tuple[dict[str, Method], str]:
-        """What can be done at this path, and the engine that it names. (A name may hold a slash, written %2F.)"""
-        if self._engines is None:
-            raise GatewayError("not_found")
-        match [unquote(part) for part in call.path.split("/")[3:]]:  # after "/admin/engines"
-            case []:
-                return {"GET": AdminEngines.list, "POST": AdminEngines.add}, ""
-            case [name] if name:
-                return {"GET": AdminEngines.show, "DELETE": AdminEngines.remove}, name
-            case [name, "drain"] if name:
-                return {"POST": AdminEngines.drain}, name
-            case [name, "undrain"] if name:
-                return {"POST": AdminEngines.undrain}, name
-            case _:
+        async def answer(call: AdminCall) -> AdminAnswer:
+            if self._engines is None:
                 raise GatewayError("not_found")
+            name = call.names.get("name", "")
+            with told():
+                if name:
+                    call.engine = self._engines.show(name).name  # only what is an engine's name goes into the log
+                return await method(call, name)
+
+        return answer
 
     @property
     def _backend(self) -> EnginesBackend:
-        assert self._engines is not None  # _methods refuses without
+        assert self._engines is not None  # _guarded refuses without
         return self._engines
 
     async def list(self, call: AdminCall, name: str) -> AdminAnswer:
         query_of(call)
-        return AdminAnswer(200, {"object": "list", "data": self._backend.engines()})
+        return AdminAnswer(200, EngineList(data=self._backend.engines()))
 
     async def show(self, call: AdminCall, name: str) -> AdminAnswer:
         query_of(call)
@@ -170,6 +199,13 @@ class AdminEngines:
         engine = self._backend.add(fields_of(document_of(await call.read()), FIELDS))
         call.engine = engine.name
         return AdminAnswer(201, engine, {"Location": f"/admin/engines/{quote(engine.name, safe='')}"})
+
+    async def change(self, call: AdminCall, name: str) -> AdminAnswer:
+        query_of(call)
+        fields = fields_of(document_of(await call.read()), CHANGEABLE)
+        if not fields:
+            raise FieldProblems(["there is nothing to change"])
+        return AdminAnswer(200, self._backend.change(name, fields))
 
     async def drain(self, call: AdminCall, name: str) -> AdminAnswer:
         query_of(call)

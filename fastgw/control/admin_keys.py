@@ -10,12 +10,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 from msgspec.structs import replace
 
-from fastgw.control.call import AdminAnswer, AdminCall, FieldProblems, Fields, document_of, fields_of, query_of, quoted, refusal
+from fastgw.control.call import (
+    AdminAnswer,
+    AdminCall,
+    FieldProblems,
+    Fields,
+    document_of,
+    fields_of,
+    query_of,
+    quoted,
+    refusal,
+    struct_of,
+)
+from fastgw.control.routes import Handler, Parameter, Role, Route, count
 from fastgw.errors import KINDS, ErrorKind, GatewayError
 from fastgw.limits.key import KeyRecord, UsageRow
 
@@ -77,6 +89,89 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     changes: Mapping[str, object] = {}
 
 
+class KeyShown(msgspec.Struct, kw_only=True):
+    """A key as the API shows it. Times are ISO 8601 in UTC, or None."""
+
+    id: str
+    name: str
+    tenant: str
+    created_at: str | None
+    expires_at: str | None
+    disabled: bool
+    requests_per_minute: int | None
+    burst: int | None
+    tokens_per_minute: int | None
+    daily_tokens: int | None
+    concurrency: int | None
+    priority: str | None
+    on_exhausted: str | None
+    models: Sequence[str]
+    networks: Sequence[str]
+    certificates: Sequence[str]
+    previous_until: str | None
+
+
+class KeyMade(KeyShown, kw_only=True):
+    """With its text, which is shown this once."""
+
+    key: str
+
+
+class KeyUsage(msgspec.Struct, kw_only=True):
+    """What a key has used today. ``quota_remaining`` -1 = it has none, None = the gateway's default applies."""
+
+    date: str
+    prompt_tokens: int
+    completion_tokens: int
+    estimated_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    requests: int
+    quota: int | None
+    quota_remaining: int | None
+
+
+class KeyInUse(KeyShown, kw_only=True):
+    """And what it has used."""
+
+    usage: KeyUsage
+
+
+class KeyPage(msgspec.Struct, kw_only=True):
+    data: Sequence[KeyShown]
+    has_more: bool
+    last_id: str | None
+    object: str = "list"
+
+
+class ChangeShown(msgspec.Struct, kw_only=True):
+    """A change of a key."""
+
+    id: int
+    at: str | None
+    actor: str
+    action: str
+    key_id: str | None
+    changes: Mapping[str, Any]
+
+
+class ChangePage(msgspec.Struct, kw_only=True):
+    data: Sequence[ChangeShown]
+    has_more: bool
+    last_id: int | None
+    object: str = "list"
+
+
+class Rotation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``grace_s``: how long the text before it stays good."""
+
+    grace_s: Annotated[float, msgspec.Meta(ge=0, le=MAX_GRACE_S)] = 0.0
+
+
+NewKey: Final = struct_of("NewKey", FIELDS)
+KeyChange: Final = struct_of("KeyChange", FIELDS)
+
+
 class KeysBackend(Protocol):
     """Where keys are kept. Each change is one transaction with its audit row; ``actor`` is who asked (``admin:<address>``).
 
@@ -129,7 +224,7 @@ def _stamp(at: float) -> str | None:
 
 
 def record_view(record: KeyRecord) -> dict[str, Any]:
-    """A key as the API shows it: all but its digests. Times are ISO 8601 in UTC, or None."""
+    """A key as the API shows it: all but its digests; the fields of :class:`KeyShown`."""
     return {
         "id": record.id,
         "name": record.name,
@@ -184,66 +279,69 @@ def _number(query: Mapping[str, str], name: str, default: int, most: int = MAX_L
     return int(text)
 
 
-Method = Callable[["AdminKeys", AdminCall], Awaitable[AdminAnswer]]
+Method = Callable[[AdminCall], Awaitable[AdminAnswer]]
+_LIMIT: Final = Parameter("limit", f"how many, {DEFAULT_LISTED} if not said", count(1, MAX_LISTED))
 
 
 class AdminKeys:
-    """Answers the calls below ``/admin``. ``keys`` is None where no store is configured."""
+    """Answers the calls about keys. ``keys`` is None where no store is configured."""
 
     __slots__ = ("_keys",)
 
     def __init__(self, keys: KeysBackend | None) -> None:
         self._keys = keys
 
-    async def answer(self, call: AdminCall) -> AdminAnswer:
-        """Raises GatewayError for all that is the caller's mistake or the store's state; other errors are faults."""
-        methods = self._methods(call)
-        method = methods.get("GET" if call.method == "HEAD" else call.method)
-        if method is None:
-            allowed = [*methods, *(["HEAD"] if "GET" in methods else [])]
-            raise GatewayError("method_not_allowed", allow=", ".join(sorted(allowed)))
-        call.action = method.__name__
-        try:
-            async with asyncio.timeout(BACKEND_S):
-                return await method(self, call)
-        except KeyNotFound as error:
-            raise refusal(KEY_NOT_FOUND) from error
-        except KeyProblems as error:
-            raise GatewayError("invalid_parameter", "; ".join(error.problems[:MAX_PROBLEMS])) from error
-        except (KeysUnavailable, TimeoutError) as error:
-            unavailable = refusal(STORE_UNAVAILABLE)
-            unavailable.retry_after_s = 1.0
-            unavailable.detail = type(error).__name__
-            raise unavailable from error
+    def routes(self) -> list[Route]:
+        """What is answered here."""
+        read, write, do = Role.READ, Role.WRITE, self._guarded
+        one, page = "/admin/keys/{id}", (Parameter("tenant", "of this tenant alone"), Parameter("name", "of this name alone"))
+        after = Parameter("after", "behind this id: the `last_id` of the page before")
+        before = Parameter("before", "before the change of this number", count(1, MAX_NUMBER))
+        shown: dict[int, Any] = {200: KeyShown}
+        return [
+            Route("GET", "/admin/keys", read, "list", do(self.list), "The keys, in the order of their ids",
+                  {200: KeyPage}, query=(*page, _LIMIT, after)),
+            Route("POST", "/admin/keys", write, "create", do(self.create), "Make a key; its text is shown this once",
+                  {201: KeyMade}, body=NewKey),
+            Route("GET", one, read, "show", do(self.show), "A key, and what it has used today", {200: KeyInUse}),
+            Route("PATCH", one, write, "update", do(self.update), "Change what is named of a key", shown, body=KeyChange),
+            Route("DELETE", one, write, "delete", do(self.delete), "End a key for ever", {204: None}),
+            Route("POST", one + "/rotate", write, "rotate", do(self.rotate), "A new text for a key", {200: KeyMade},
+                  body=Rotation, needs_body=False),
+            Route("POST", one + "/disable", write, "disable", do(self.disable), "Refuse a key until it is enabled", shown),
+            Route("POST", one + "/enable", write, "enable", do(self.enable), "Take a key again", shown),
+            Route("GET", "/admin/audit", read, "audit", do(self.audit), "The changes of keys, the newest first",
+                  {200: ChangePage}, query=(_LIMIT, before)),
+        ]  # fmt: skip
 
-    def _methods(self, call: AdminCall) -> dict[str, Method]:
-        parts = call.path.split("/")[2:]  # after "/admin"
-        match parts:
-            case ["keys"]:
-                found: dict[str, Method] = {"GET": AdminKeys.list, "POST": AdminKeys.create}
-            case ["keys", id]:
-                found = {"GET": AdminKeys.show, "PATCH": AdminKeys.update, "DELETE": AdminKeys.delete}
-                call.key_id = id
-            case ["keys", id, "rotate" | "disable" | "enable" as verb]:
-                found = {"POST": {"rotate": AdminKeys.rotate, "disable": AdminKeys.disable, "enable": AdminKeys.enable}[verb]}
-                call.key_id = id
-            case ["audit"]:
-                found = {"GET": AdminKeys.audit}
-            case _:
-                raise GatewayError("not_found")
-        if self._keys is None:
-            raise GatewayError("not_found", "There is no key store: set a state directory (FASTGW_STATE_DIR).")
-        id = call.key_id
-        if id and not (len(id) <= 128 and id.isascii() and id.replace("_", "").replace("-", "").isalnum()):
-            call.key_id = ""
-            raise refusal(KEY_NOT_FOUND)
-        if len(parts) > 1 and not id:
-            raise GatewayError("not_found")
-        return found
+    def _guarded(self, method: Method) -> Handler:
+        """``method``, whose errors become the caller's mistake or the store's state; others are faults."""
+
+        async def answer(call: AdminCall) -> AdminAnswer:
+            if self._keys is None:
+                raise GatewayError("not_found", "There is no key store: set a state directory (FASTGW_STATE_DIR).")
+            id = call.names.get("id")
+            if id is not None and not (len(id) <= 128 and id.isascii() and id.replace("_", "").replace("-", "").isalnum()):
+                raise refusal(KEY_NOT_FOUND)
+            call.key_id = id or ""
+            try:
+                async with asyncio.timeout(BACKEND_S):
+                    return await method(call)
+            except KeyNotFound as error:
+                raise refusal(KEY_NOT_FOUND) from error
+            except KeyProblems as error:
+                raise GatewayError("invalid_parameter", "; ".join(error.problems[:MAX_PROBLEMS])) from error
+            except (KeysUnavailable, TimeoutError) as error:
+                unavailable = refusal(STORE_UNAVAILABLE)
+                unavailable.retry_after_s = 1.0
+                unavailable.detail = type(error).__name__
+                raise unavailable from error
+
+        return answer
 
     @property
     def _store(self) -> KeysBackend:
-        assert self._keys is not None  # _methods refuses without
+        assert self._keys is not None  # _guarded refuses without
         return self._keys
 
     async def create(self, call: AdminCall) -> AdminAnswer:

@@ -11,15 +11,32 @@ Must never: take settings from the request.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
+
+import msgspec
 
 from fastgw.control.call import AdminAnswer, AdminCall
+from fastgw.control.routes import Role, Route
 from fastgw.errors import GatewayError
-
-PATH: Final = "/admin/reload"
 
 Again = Callable[[], Awaitable[tuple[int, Any]]]
 """Reads them: the status and the document of the answer."""
+
+
+class Reloaded(msgspec.Struct):
+    """Names of settings: those that hold from now on, and those that wait for a restart."""
+
+    changed: list[str]
+    restart: list[str]
+
+
+class NotReloaded(msgspec.Struct):
+    error: str
+    problems: list[str]
+
+
+class NotNow(msgspec.Struct):
+    error: str
 
 
 class AdminReload:
@@ -28,16 +45,16 @@ class AdminReload:
     def __init__(self, again: Again | None) -> None:
         self._again = again
 
-    def owns(self, path: str) -> bool:
-        return path == PATH
+    def routes(self) -> list[Route]:
+        """What is answered here."""
+        answers = {200: Reloaded, 422: NotReloaded, 503: NotNow}
+        summary = "Read the settings again, as SIGHUP does"
+        return [Route("POST", "/admin/reload", Role.WRITE, "reload", self.answer, summary, answers)]
 
     async def answer(self, call: AdminCall) -> AdminAnswer:
         """Raises GatewayError where the call is none that can be answered."""
-        call.action = "reload"
         if self._again is None:
             raise GatewayError("not_found", "This gateway was given its settings by a program.")
-        if call.method != "POST":
-            raise GatewayError("method_not_allowed", allow="POST")
         if await call.read():
             raise GatewayError("bad_request", "Send no body: the settings are read from where they were read at the start.")
         status, document = await self._again()

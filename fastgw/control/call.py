@@ -5,7 +5,7 @@ Must never: say in an error what may be a key that somebody has pasted in the wr
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,8 +32,8 @@ class FieldProblems(Exception):
 class AdminCall:
     """One request below ``/admin``. ``read`` gives the body, and raises when it is too large or too slow.
 
-    ``action``, and ``key_id`` or ``engine`` where it is about one, are filled in for the log as soon as they are known, also
-    when the call fails.
+    ``names`` has what the path's parameters say. ``key_id`` or ``engine``, where it is about one, are filled in for the log as
+    soon as they are known, also when the call fails. ``last_event_id`` is what a reader of events says that he had last.
     """
 
     method: str
@@ -41,7 +41,8 @@ class AdminCall:
     query: Sequence[tuple[str, str]]
     actor: str
     read: Callable[[], Awaitable[bytes]]
-    action: str = "unknown"
+    names: Mapping[str, str] = field(default_factory=dict)
+    last_event_id: str = ""
     key_id: str = ""
     engine: str = ""
 
@@ -53,11 +54,13 @@ class AdminCall:
 
 @dataclass(slots=True)
 class AdminAnswer:
-    """``document`` becomes JSON; None = no body."""
+    """``document`` becomes JSON; None = no body, unless ``pieces`` give one, of ``media_type``, as it comes."""
 
     status: int
     document: Any = None
     headers: dict[str, str] = field(default_factory=dict)
+    pieces: AsyncGenerator[bytes, None] | None = None
+    media_type: str = "application/json"
 
 
 def refusal(kind: ErrorKind, message: str | None = None) -> GatewayError:
@@ -110,6 +113,13 @@ def fields_of(document: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     return dict(document)
 
 
+def struct_of(name: str, fields: Fields, required: Sequence[str] = ()) -> type[msgspec.Struct]:
+    """The same fields as a struct, for who wants to know what a body may be."""
+    ordered = sorted(fields.items(), key=lambda item: item[0] not in required)
+    made = [(key, kind) if key in required else (key, kind | msgspec.UnsetType, msgspec.UNSET) for key, (kind, _) in ordered]
+    return msgspec.defstruct(name, made, kw_only=True, forbid_unknown_fields=True)
+
+
 def query_of(call: AdminCall, *names: str) -> dict[str, str]:
     """The query by name: a misspelt filter that filters nothing would show every key."""
     found: dict[str, str] = {}
@@ -121,5 +131,3 @@ def query_of(call: AdminCall, *names: str) -> dict[str, str]:
             raise GatewayError("invalid_parameter", f"{name} may be given once.", param=name)
         found[name] = value
     return found
-
-

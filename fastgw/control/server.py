@@ -16,10 +16,8 @@ taken. The transport is told to call writing done only when its buffer is empty,
 from __future__ import annotations
 
 import asyncio
-import hmac
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from hashlib import sha256
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from math import ceil
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -29,9 +27,12 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from fastgw.control.admin_engines import AdminEngines, EnginesBackend
+from fastgw.control.admin_gateway import AdminGateway, EventsBackend
 from fastgw.control.admin_keys import AdminKeys, KeysBackend
-from fastgw.control.admin_reload import AdminReload
+from fastgw.control.admin_reload import AdminReload, Again
 from fastgw.control.call import AdminAnswer, AdminCall
+from fastgw.control.proof import FAILURES_S, THE_KEY, AdminKey, Operators, Throttle
+from fastgw.control.routes import Role, Route, Routes, allowed
 from fastgw.errors import KINDS, ErrorKind, GatewayError, body, described
 from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
@@ -52,49 +53,10 @@ MAX_LINE_BYTES: Final = 8190
 MAX_FIELDS: Final = 64
 MAX_BODY_BYTES: Final = 1 << 19  # the longest key that can be: a thousand models of 256 characters
 
-FAILURES: Final = 10  # from one address within FAILURES_S; then it waits
-FAILURES_S: Final = 60.0
-MAX_ADDRESSES: Final = 1024
-
 HOST_TOLD_EVERY_S: Final = 10.0
 
 JSON: Final = "application/json"
-METRICS: Final = "text/plain; version=0.0.4; charset=utf-8"  # the Prometheus text format
 CHALLENGE: Final = 'Bearer realm="fastgw admin"'
-
-
-class Throttle:
-    """Failed proofs by address (IPv6 by /64): a guesser is slowed, and those forgotten who have not failed for longest.
-
-    At most ``MAX_ADDRESSES`` addresses with ``FAILURES`` times each: 1.2 MB at most, measured.
-    """
-
-    __slots__ = ("_failures",)
-
-    def __init__(self) -> None:
-        self._failures: dict[str, deque[float]] = {}
-
-    def __len__(self) -> int:
-        return len(self._failures)
-
-    def wait_s(self, address: str, now: float) -> float:
-        """How long ``address`` must wait; 0.0 = it may try."""
-        times = self._failures.get(address_key(address))
-        if times is None or len(times) < FAILURES:
-            return 0.0
-        return max(0.0, times[0] + FAILURES_S - now)
-
-    def failed(self, address: str, now: float) -> bool:
-        """``address`` has failed; True when it must wait from now on."""
-        key = address_key(address)
-        times = self._failures.pop(key, None)
-        if times is None:
-            times = deque(maxlen=FAILURES)
-            if len(self._failures) >= MAX_ADDRESSES:
-                del self._failures[next(iter(self._failures))]
-        times.append(now)
-        self._failures[key] = times  # the last to have failed stands last
-        return self.wait_s(address, now) > 0.0
 
 
 class _Request(web.BaseRequest):
@@ -107,7 +69,7 @@ class _Request(web.BaseRequest):
 class _Connection(web.RequestHandler):
     """One connection: counted, bounded, and answering malformed requests like any others."""
 
-    __slots__ = ("_control", "address", "busy")
+    __slots__ = ("_control", "address", "busy", "told")
 
     def __init__(self, manager: web.Server, control: ControlServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -124,6 +86,7 @@ class _Connection(web.RequestHandler):
         self._control = control
         self.address = ""
         self.busy = False  # a request is under way
+        self.told: asyncio.Task[Any] | None = None  # who writes an answer without an end to it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -135,6 +98,8 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._control.left(self)
+        if self.told is not None:
+            self.told.cancel()
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         error = kw.get("exc_info")
@@ -179,10 +144,10 @@ def _response(kind: ErrorKind, message: str | None = None, param: str | None = N
 class ControlServer:
     """The control listener of one gateway.
 
-    ``admin_key`` is what opens ``/admin`` ("" = nothing does). ``metrics`` gives the Prometheus text in pieces, ``health`` what
-    ``/healthz`` says beside ``ok``: in the loop, so that both must be quick, each piece by itself. ``keys`` is None without a
-    key store, ``engines`` where nobody manages any, ``reload`` where the settings cannot be read again; ``hosts`` judges the
-    ``Host`` of every request.
+    ``operators`` are the keys that open ``/admin`` (none = nothing does). ``metrics`` gives the Prometheus text in pieces,
+    ``health`` what ``/healthz`` says beside ``ok``: in the loop, so that both must be quick, each piece by itself. ``keys`` is
+    None without a key store, ``engines`` and ``events`` where nobody manages any, ``reload`` where the settings cannot be read
+    again, ``config`` where nobody shows them; ``hosts`` judges the ``Host`` of every request.
     """
 
     def __init__(
@@ -190,14 +155,16 @@ class ControlServer:
         *,
         host: str,
         port: int,
-        admin_key: str,
+        operators: Sequence[AdminKey],
         log: EventLog,
         metrics: Callable[[], Iterable[bytes]],
         health: Callable[[], Mapping[str, object]],
         keys: KeysBackend | None,
         engines: EnginesBackend | None = None,
         hosts: HostRule,
-        reload: Callable[[], Awaitable[tuple[int, Any]]] | None = None,
+        reload: Again | None = None,
+        config: Callable[[], Mapping[str, object]] | None = None,
+        events: EventsBackend | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         clock: Callable[[], float] = monotonic,
         tls: Any = None,
@@ -206,14 +173,13 @@ class ControlServer:
         self._tls = tls
         self._host = host
         self._port = port
-        self._digest = sha256(admin_key.encode()).digest() if admin_key else b""
+        self._operators = Operators(operators)
         self._log = log
-        self._metrics = metrics
-        self._health = health
-        self._keys = AdminKeys(keys)
-        self._engines = AdminEngines(engines)
         self._hosts = hosts
-        self._reload = AdminReload(reload)
+        gateway = AdminGateway(metrics=metrics, health=health, config=config, events=events)
+        pages = (gateway, AdminEngines(engines), AdminKeys(keys), AdminReload(reload))
+        self._routes = Routes(row for page in pages for row in page.routes())
+        gateway.knows(self._routes.rows)
         self._max_body_bytes = max_body_bytes
         self._host_told_at = -HOST_TOLD_EVERY_S
         self._clock = clock
@@ -224,10 +190,15 @@ class ControlServer:
         self.auth_failures = 0
         """How often somebody failed to prove to be the operator, refusals for trying too often included."""
 
-    def follow(self, admin_key: str, hosts: HostRule) -> None:
-        """From the next request on ask for that key, and under these names."""
-        self._digest = sha256(admin_key.encode()).digest() if admin_key else b""
+    def follow(self, operators: Sequence[AdminKey], hosts: HostRule) -> None:
+        """From the next request on ask for one of these keys, and under these names."""
+        self._operators = Operators(operators)
         self._hosts = hosts
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """All that is answered."""
+        return self._routes.rows
 
     # --- connections
     @property
@@ -301,8 +272,9 @@ class ControlServer:
             self._turned(conn, False)
 
     async def _handled(self, request: web.BaseRequest) -> web.StreamResponse:
+        answer = AdminAnswer(500)
         try:
-            response = await self._answer(request)
+            answer, response = await self._answer(request)
         except GatewayError as error:
             response = self._refused(error)
         except (ConnectionError, asyncio.CancelledError):
@@ -310,18 +282,30 @@ class ControlServer:
         except Exception as error:
             self.fault(error)
             response = _response(KINDS["internal"])
+        await self._taken(request, response.prepare(request))
+        if answer.pieces is not None and request.method != "HEAD":
+            conn = cast(_Connection, request.protocol)
+            conn.told = asyncio.current_task()
+            async with aclosing(answer.pieces) as pieces:
+                async for piece in pieces:
+                    await self._taken(request, response.write(piece))
+            conn.told = None
+        await self._taken(request, response.write_eof())
+        return response
+
+    @staticmethod
+    async def _taken(request: web.BaseRequest, writing: Awaitable[object]) -> None:
+        """Write, and see it taken."""
         try:
             async with asyncio.timeout(WRITE_S):
-                await response.prepare(request)
-                await response.write_eof()
+                await writing
                 await request.writer.drain()
         except TimeoutError:
             if request.transport is not None:
                 request.transport.abort()
             raise ConnectionResetError("the answer was not taken in time") from None
-        return response
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
+    async def _answer(self, request: web.BaseRequest) -> tuple[AdminAnswer, web.StreamResponse]:
         path, _, _ = request.raw_path.partition("?")
         hosts = request.headers.getall("Host", [])
         if len(hosts) > 1 or (not hosts and request.version >= (1, 1)):
@@ -334,32 +318,28 @@ class ControlServer:
         if not self._hosts.allows(named):
             self._refused_host(named)
             raise GatewayError("host_not_allowed")
-        if path == "/admin" or path.startswith("/admin/"):
-            return await self._administer(request, path)
-        if path == "/healthz":
-            _only_get(request)
-            return _json(200, {"status": "ok", **self._health()})
-        if path == "/metrics":
-            _only_get(request)
-            text = bytearray()
-            for piece in self._metrics():
-                text += piece
-                await asyncio.sleep(0)  # a thousand engines are thirty milliseconds: no stream waits for them
-            return web.Response(body=text, headers={"Content-Type": METRICS})
-        raise GatewayError("not_found")
+        methods, names = self._routes.match(path)
+        route = methods.get("GET" if request.method == "HEAD" else request.method)
+        below = path == "/admin" or path.startswith("/admin/")
+        if below or any(row.role is not Role.OPEN for row in methods.values()):
+            return await self._administer(request, path, names, methods, route)
+        if route is None:
+            raise _nowhere(methods)
+        answer = await route.handler(AdminCall(request.method, path, (), "", _nothing, names))
+        return answer, _answered(answer)
 
     def _refused_host(self, host: bytes) -> None:
         """Say which name it was, now and then: a scraper that asks under it sees nothing but 421."""
         now = self._clock()
         if now - self._host_told_at >= HOST_TOLD_EVERY_S:
             self._host_told_at = now
-            shown = masked(host, lambda part: hmac.compare_digest(sha256(part).digest(), self._digest))
+            shown = masked(host, self._operators.owns)
             self._log.warning(
                 "a request under a host name that is not in allowed_hosts", host=shown.decode("latin-1"), status=421
             )
 
     @staticmethod
-    def _refused(error: GatewayError) -> web.Response:
+    def _refused(error: GatewayError) -> web.StreamResponse:
         response = _response(error.kind, error.message, error.param)
         if error.retry_after_s is not None:
             response.headers["Retry-After"] = str(max(1, ceil(error.retry_after_s)))
@@ -370,50 +350,52 @@ class ControlServer:
         return response
 
     # --- the operator
-    async def _administer(self, request: web.BaseRequest, path: str) -> web.Response:
+    async def _administer(
+        self, request: web.BaseRequest, path: str, names: dict[str, str], methods: Mapping[str, Route], route: Route | None
+    ) -> tuple[AdminAnswer, web.StreamResponse]:
         address = request.remote or "unknown"
-        if not self._digest:
+        if not self._operators:
             self._log.debug("admin", actor=address, action="denied", status=403)
             raise GatewayError("forbidden", "Administration is closed: no ADMIN_KEY is set.")
-        self._prove(request, address)
+        who = self._prove(request, address)
         call = AdminCall(
             method=request.method,
             path=path,
             query=list(request.query.items()),
-            actor=f"admin:{address}",
+            actor=f"admin:{address}" if who.name == THE_KEY else f"admin:{who.name}@{address}",
             read=lambda: self._body(request),
+            names=names,
+            last_event_id=request.headers.get("Last-Event-ID", ""),
         )
         status = 500
-        page: AdminEngines | AdminKeys | AdminReload = self._keys
-        if self._engines.owns(path):
-            page = self._engines
-        elif self._reload.owns(path):
-            page = self._reload
         try:
-            answer = await page.answer(call)
+            if route is None:
+                raise _nowhere(methods, self._routes.paths())
+            if route.role > who.role:
+                raise GatewayError("forbidden", "This admin key may only read.")
+            answer = await route.handler(call)
             status = answer.status
-            return _administered(answer)
+            response = _answered(answer)
+            response.headers["Cache-Control"] = "no-store"  # it may hold a key
+            return answer, response
         except GatewayError as error:
             status = error.kind.status
             response = self._refused(error)
             response.headers["Cache-Control"] = "no-store"
-            return response
+            return AdminAnswer(status), response
         finally:
-            about = {"engine": call.engine} if page is self._engines else {}
-            if page is self._keys:
-                about = {"key_id": call.logged_id}
-            self._log.info("admin", actor=address, action=call.action, **about, status=status)
+            action = route.action if route is not None else "unknown"
+            about = {name: found for name, found in (("engine", call.engine), ("key_id", call.logged_id)) if found}
+            self._log.info("admin", actor=address, by=who.name, action=action, **about, status=status)
 
-    def _prove(self, request: web.BaseRequest, address: str) -> None:
-        """Raises unless the caller has the admin key: 401, or 429 after too many failures.
+    def _prove(self, request: web.BaseRequest, address: str) -> AdminKey:
+        """Whose admin key the caller has; raises where he has none: 401, or 429 after too many failures.
 
-        The right key is let in whatever came before it: whoever shares the operator's address must not lock him out.
+        A right key is let in whatever came before it: whoever shares the operator's address must not lock him out.
         """
-        given = request.headers.getall("Authorization", [])
-        scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        digest = sha256(key.strip(" ").encode("utf-8", "surrogateescape")).digest()
-        if hmac.compare_digest(digest, self._digest) and scheme.lower() == "bearer":
-            return
+        who = self._operators.who(request.headers.getall("Authorization", []))
+        if who is not None:
+            return who
         self.auth_failures += 1
         now = self._clock()
         wait_s = self._throttle.wait_s(address, now)
@@ -451,17 +433,29 @@ class ControlServer:
         return bytes(read)
 
 
-def _only_get(request: web.BaseRequest) -> None:
-    if request.method not in ("GET", "HEAD"):
-        raise GatewayError("method_not_allowed", allow="GET, HEAD")
+async def _nothing() -> bytes:
+    """The body of a call to which none belongs."""
+    return b""
 
 
-def _json(status: int, document: object) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(document), headers={"Content-Type": JSON})
+def _nowhere(methods: Mapping[str, Route], paths: Sequence[str] = ()) -> GatewayError:
+    """There is nothing at this path, or not by this method; ``paths``: where there is, for whoever may know."""
+    if methods:
+        return GatewayError("method_not_allowed", allow=allowed(methods))
+    return GatewayError("not_found", f"There is nothing here. There is: {', '.join(paths)}" if paths else None)
 
 
-def _administered(answer: AdminAnswer) -> web.Response:
-    response = _json(answer.status, answer.document) if answer.document is not None else web.Response(status=answer.status)
+def _answered(answer: AdminAnswer) -> web.StreamResponse:
+    response: web.StreamResponse
+    if answer.pieces is not None:
+        response = web.StreamResponse(status=answer.status)
+        response.content_type = answer.media_type
+    elif answer.document is None:
+        response = web.Response(status=answer.status)
+    elif isinstance(answer.document, bytes):
+        response = web.Response(status=answer.status, body=answer.document, headers={"Content-Type": answer.media_type})
+    else:
+        document = msgspec.json.encode(answer.document)
+        response = web.Response(status=answer.status, body=document, headers={"Content-Type": answer.media_type})
     response.headers.update(answer.headers)
-    response.headers["Cache-Control"] = "no-store"  # it may hold a key
     return response

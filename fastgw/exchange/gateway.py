@@ -29,7 +29,6 @@ from fastgw.exchange.record import AccessLog, AccessRecord, AccessSink, Records
 from fastgw.exchange.unread import Unread
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Account, Accounts
-from fastgw.limits.breaker import CLOSED
 from fastgw.net.client import NO_HEAD, ClientStream, Connection
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
@@ -418,7 +417,8 @@ class GatewayCore(Context):
     def take_table(self, table: UpstreamTable, keys: Sequence[str]) -> None:
         """From now on requests go by ``table``. ``keys`` are those that its engines are sent: no log shows one."""
         self.table = table
-        others = (self.config.admin_key, self.config.vllm_api_key, *keys)
+        admins = [entry.split(":", 2)[2] for entry in self.config.admin_keys]
+        others = (self.config.admin_key, *admins, self.config.vllm_api_key, *keys)
         now = tuple({key.encode() for key in others if key})
         # An engine that has left has most likely its key still.
         left = [key for key in self._other_keys if key not in now]
@@ -431,11 +431,7 @@ class GatewayCore(Context):
 
     def breaker_moved(self, pool: Pool) -> None:
         """An engine's breaker has just opened, or closed again."""
-        engine = pool.engine
-        if engine.breaker.state == CLOSED:
-            self.log.info("circuit breaker closed", engine=engine.name)
-        else:
-            self.log.warning("circuit breaker open", engine=engine.name, seconds=round(engine.breaker.until - monotonic(), 1))
+        self.health.breaker_moved(pool.engine)
         self.room()
 
     def dial_failed(self, pool: Pool, detail: str) -> None:

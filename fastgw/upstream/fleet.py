@@ -20,8 +20,10 @@ in the loop's thread, like all that it tells.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from msgspec.structs import replace
 
 from fastgw.config import Config, ConfigError, ConfigErrors, EngineConfig
 from fastgw.config.check import engines_clash
@@ -31,6 +33,7 @@ from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
 from fastgw.net.unusable import TlsError
 from fastgw.stats import EventLog, Stats
+from fastgw.upstream.chronicle import Chronicle
 from fastgw.upstream.kinds.kind import ANY
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
@@ -51,6 +54,10 @@ LOOK_S: Final = 0.05
 
 IDENTITY: Final = ("url", "kind", "protocol", "ca_file", "cert_file", "key_file", "server_name", "verify")
 """What of an engine's settings makes it this one: where one of them is another, it is another engine."""
+
+
+Origin = Literal["config", "admin", "runner", "dns", "srv", "file"]
+"""Who has named an engine: the configuration, the admin API, a runner that has dialled in, a name in DNS, a file."""
 
 
 class FleetError(Exception):
@@ -82,8 +89,9 @@ class Fleet:
     """
 
     __slots__ = (
-        "_added", "_closed", "_config", "_configs", "_idle_files", "_journal", "_leaving", "_log", "_published", "_reactor",
-        "_restraint", "_room", "_shortage", "_stats", "_timer", "changed", "joined", "left", "pools", "table",
+        "_added", "_closed", "_config", "_configs", "_idle_files", "_journal", "_leaving", "_log", "_origins", "_published",
+        "_reactor", "_restraint", "_room", "_shortage", "_stats", "_timer", "changed", "events", "joined", "left", "pools",
+        "table",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +118,8 @@ class Fleet:
         self._idle_files = open_files() // 8 or ANY
         self._configs: dict[str, EngineConfig] = {one.name: one for one in config.engines}
         self._added: dict[str, EngineConfig] = {}  # by others than the configuration, as they said it
+        self._origins: dict[str, Origin] = {}  # who those are
+        self.events = Chronicle()
         self._leaving: dict[str, Pool] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -145,6 +155,14 @@ class Fleet:
                 return pool
         raise UnknownEngine("There is no engine of this name: GET /admin/engines lists those that are there.")
 
+    def origin_of(self, name: str) -> Origin:
+        """Who has named the engine. Raises UnknownEngine."""
+        self.find(name)
+        return self._origin(name)
+
+    def _origin(self, name: str) -> Origin:
+        return self._origins[name] if name in self._added else "config"
+
     def leaves(self, name: str) -> bool:
         """Whether it is to be removed when nothing is under way there."""
         return name in self._leaving
@@ -155,9 +173,9 @@ class Fleet:
         self._published()
 
     # --- coming and going
-    def add(self, config: EngineConfig) -> Pool:
+    def add(self, config: EngineConfig, origin: Origin = "admin") -> Pool:
         """An engine more, with what it leaves open filled in from the gateway's settings. It counts as not well until a probe
-        has found it so: while others are, no request is risked on it. Raises EngineExists, FleetFull."""
+        has found it so: while others are, no request is risked on it. Raises EngineExists, FleetFull, TlsError."""
         one = inherited(config, self._config)
         if one.name in self._configs:
             raise EngineExists("There is an engine of this name: give this one another `name`, or remove that one first.")
@@ -172,10 +190,26 @@ class Fleet:
         pool.engine.healthy = False
         self._configs[one.name] = one
         self._added[one.name] = config
+        self._origins[one.name] = origin
         self.pools = (*self.pools, pool)
         self._log.info("engine added", engine=one.name)
+        self.events.add("engine_added", one.name, origin)
         self.publish()
         self.joined(pool)
+        return pool
+
+    def change(self, name: str, fields: Mapping[str, Any]) -> Pool:
+        """Other values of some of its settings that do not make it another engine (:data:`IDENTITY` and its name do). They hold
+        until somebody says otherwise; for one that the configuration names, until that is read again. Raises UnknownEngine,
+        ConfigErrors."""
+        pool = self.find(name)
+        said = self._added.get(name)
+        other = inherited(replace(self._configs[name], **fields), self._config)
+        if said is not None:
+            self._added[name] = replace(said, **fields)
+        self._changes(pool, other, self._config)
+        self.publish()
+        self._room()
         return pool
 
     def drain(self, name: str) -> Pool:
@@ -185,6 +219,7 @@ class Fleet:
             pool.engine.draining = True
             pool.close()
             self._log.info("engine drains", engine=name, inflight=pool.engine.inflight)
+            self.events.add("engine_drains", name)
             self._room()
         return pool
 
@@ -196,6 +231,7 @@ class Fleet:
             pool.engine.draining = False
             pool.reopen()
             self._log.info("engine takes requests again", engine=name)
+            self.events.add("engine_undrained", name)
             self._room()
         return pool
 
@@ -278,26 +314,31 @@ class Fleet:
             new = made.pop(name, None) or self._pool(one, config)  # (it went in between)
             self._configs[name] = one
             self._log.info("engine added", engine=name)
+            self.events.add("engine_added", name, self._origin(name))
             pools.append(new)
         for name, pool in there.items():
             if self._empty(pool):
                 gone.append(pool)
                 del self._configs[name]
                 self._added.pop(name, None)
+                self._origins.pop(name, None)
                 self._leaving.pop(name, None)
             else:
                 if name not in self._leaving:
                     self._log.info("engine drains", engine=name, inflight=pool.engine.inflight)
+                    self.events.add("engine_drains", name)
                 self._leaving[name] = pool
                 pools.append(pool)
         for one in config.engines:
             self._added.pop(one.name, None)
+            self._origins.pop(one.name, None)
         gone += made.values()  # (they came in between)
         self.pools = tuple(pools)
         for pool in gone:
             pool.close()
             self._log.info("engine removed", engine=pool.engine.name, inflight=pool.engine.inflight)
             self._unwatch(pool.engine)
+            self.events.add("engine_removed", pool.engine.name)
             self.left(pool)
         self._look_again()
         self.publish()
@@ -319,6 +360,7 @@ class Fleet:
         pool.change(config.connect_timeout_s)
         if other:
             self._log.info("engine changed", engine=engine.name)
+            self.events.add("engine_changed", engine.name)
             self.changed(pool)
 
     def _empty(self, pool: Pool) -> bool:
@@ -333,6 +375,7 @@ class Fleet:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.events.close()
         self._leaving.clear()
         if self._restraint is not None:
             self._restraint.close()
@@ -391,9 +434,11 @@ class Fleet:
         self._leaving.pop(name, None)
         del self._configs[name]
         self._added.pop(name, None)
+        self._origins.pop(name, None)
         self.pools = tuple(one for one in self.pools if one is not pool)
         pool.close()
         self._unwatch(pool.engine)
         self._log.info("engine removed", engine=name)
+        self.events.add("engine_removed", name)
         self.left(pool)
         self.publish()

@@ -15,7 +15,7 @@ from typing import Final
 
 from fastgw.config import Config
 from fastgw.errors import described
-from fastgw.limits.breaker import OPEN
+from fastgw.limits.breaker import CLOSED, OPEN
 from fastgw.net.clock import monotonic
 from fastgw.net.fetch import FetchError
 from fastgw.net.shortage import LACKING, Shortage
@@ -23,6 +23,7 @@ from fastgw.net.timers import NEVER
 from fastgw.protocol.openai import parse_models
 from fastgw.stats import EventLog
 from fastgw.upstream.asked import get
+from fastgw.upstream.chronicle import Chronicle
 from fastgw.upstream.kinds.registry import known_by
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
@@ -57,7 +58,7 @@ class _Known:
 class Health:
     """Probes of all engines of one gateway. ``pools`` is asked anew each time: engines come and go."""
 
-    __slots__ = ("_config", "_known", "_log", "_models_changed", "_pools", "_round", "_shortage", "_verdict_changed")
+    __slots__ = ("_config", "_events", "_known", "_log", "_models_changed", "_pools", "_round", "_shortage", "_verdict_changed")
 
     def __init__(
         self,
@@ -67,7 +68,9 @@ class Health:
         models_changed: Callable[[], None],
         verdict_changed: Callable[[], None],
         shortage: Shortage | None = None,
+        events: Chronicle | None = None,
     ) -> None:
+        self._events = Chronicle() if events is None else events
         self._pools = pools
         self._config = config
         self._log = log
@@ -233,6 +236,7 @@ class Health:
                     known = self._of(engine)
                     known.protocol_at = known.silent_at = -1e9  # it may be another one now
                 self._log.info("engine is well", engine=engine.name)
+                self._events.add("engine_well", engine.name)
                 engine.healthy = True
                 self._verdict_changed()
             return
@@ -245,6 +249,7 @@ class Health:
     def _fell_ill(self, engine: Engine, reason: str) -> None:
         engine.healthy = False
         self._log.warning("engine is not well", engine=engine.name, reason=reason)
+        self._events.add("engine_not_well", engine.name, reason)
         self._verdict_changed()
 
     def dial_failed(self, engine: Engine, detail: str) -> None:
@@ -252,6 +257,16 @@ class Health:
         engine.failures += 1
         if engine.healthy is not False and engine.failures >= self._config.health_unhealthy_after:
             self._fell_ill(engine, detail)
+
+    def breaker_moved(self, engine: Engine) -> None:
+        """Traffic has opened its breaker, or closed it again."""
+        if engine.breaker.state == CLOSED:
+            self._log.info("circuit breaker closed", engine=engine.name)
+            self._events.add("breaker_closed", engine.name)
+            return
+        seconds = round(engine.breaker.until - monotonic(), 1)
+        self._log.warning("circuit breaker open", engine=engine.name, seconds=seconds)
+        self._events.add("breaker_open", engine.name, f"for {seconds:g} s")
 
     async def _learn_models(self, pool: Pool, known: _Known) -> None:
         engine = pool.engine

@@ -21,7 +21,7 @@ from fastgw.net.shortage import Shortage
 from fastgw.protocol.hosts import HostRule
 from fastgw.stats import NullLog, Stats
 from fastgw.upstream.fleet import Fleet
-from tests.control.test_server import ADMIN_KEY, Events
+from tests.control.test_server import ADMIN_KEY, Events, the_key
 from tests.support.client import RawClient, request
 
 SECRET = "sk-which-an-engine-is-sent"
@@ -56,7 +56,7 @@ async def operator() -> AsyncIterator[Operator]:
     )
     log = Events()
     control = ControlServer(
-        host="127.0.0.1", port=0, admin_key=ADMIN_KEY, log=log, metrics=list, health=dict, keys=None,
+        host="127.0.0.1", port=0, operators=[the_key(ADMIN_KEY)], log=log, metrics=list, health=dict, keys=None,
         engines=EngineDesk(fleet), hosts=HostRule([], "node-7"),
     )  # fmt: skip
     await control.start()
@@ -138,7 +138,7 @@ async def test_who_is_there_already_and_who_is_one_too_many(monkeypatch: pytest.
         ("GET", "/first/", 404, "unknown_url"),
         ("POST", "/first/reboot", 404, "unknown_url"),
         ("GET", "/first/drain", 405, "method_not_allowed"),
-        ("PATCH", "/first", 405, "method_not_allowed"),
+        ("PUT", "/first", 405, "method_not_allowed"),
         ("DELETE", "", 405, "method_not_allowed"),
         ("DELETE", "/first?now=yes", 400, "invalid_parameter"),
         ("DELETE", "/first?at=once", 400, "invalid_parameter"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastgw.control.server import FAILURES, FAILURES_S, MAX_ADDRESSES, Throttle
+from fastgw.control.proof import FAILURES, FAILURES_S, MAX_ADDRESSES, Throttle
 from tests.control.test_server import ADMIN_KEY, Events, Hand, ask, serving
 from tests.support.client import RawClient, request
 
@@ -14,7 +14,7 @@ def admin(**fields: str) -> bytes:
 
 
 async def test_without_an_admin_key_everything_below_admin_is_denied() -> None:
-    async with serving(admin_key="") as control:
+    async with serving(key="") as control:
         for data in (
             admin(),
             admin(Authorization="Bearer "),
@@ -71,7 +71,7 @@ async def test_the_operator_is_let_in_and_told_that_there_is_no_store(value: str
         assert response.status == 404
         assert "FASTGW_STATE_DIR" in response.error["message"]
         assert control.auth_failures == 0
-    assert log.lines == [("info", "admin", {"actor": "127.0.0.1", "action": "unknown", "key_id": "", "status": 404})]
+    assert log.lines == [("info", "admin", {"actor": "127.0.0.1", "by": "admin", "action": "audit", "status": 404})]
 
 
 async def test_a_guesser_waits_and_the_right_key_does_not() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fastgw.control import server as module
+from fastgw.control.proof import AdminKey, admin_key
 from fastgw.control.server import ControlServer
 from fastgw.net.listener import BindError
 from fastgw.protocol.hosts import HostRule
@@ -23,6 +24,11 @@ from tests.support.client import RawClient, request
 
 ADMIN_KEY = "op-5d0c2f-secret"
 METRICS = b"# HELP x y\n# TYPE x gauge\nx 1.0\n"
+
+
+def the_key(text: str) -> AdminKey:
+    """What ``ADMIN_KEY`` becomes."""
+    return admin_key("admin", "write", text)
 
 
 class Events:
@@ -57,7 +63,7 @@ class Hand:
 @contextlib.asynccontextmanager
 async def serving(
     *,
-    admin_key: str = ADMIN_KEY,
+    key: str = ADMIN_KEY,
     log: Events | None = None,
     render: Callable[[], bytes] = lambda: METRICS,
     clock: Hand | None = None,
@@ -66,7 +72,7 @@ async def serving(
     control = ControlServer(
         host="127.0.0.1",
         port=port,
-        admin_key=admin_key,
+        operators=[the_key(key)] if key else [],
         log=log or Events(),
         metrics=lambda: [render()],
         health=lambda: {"engines": 2},
@@ -399,7 +405,7 @@ async def test_one_host_and_one_only() -> None:
 
 async def test_ipv6_is_written_as_a_url() -> None:
     control = ControlServer(
-        host="::1", port=0, admin_key="", log=Events(), metrics=lambda: [METRICS], health=dict, keys=None,
+        host="::1", port=0, operators=[], log=Events(), metrics=lambda: [METRICS], health=dict, keys=None,
         hosts=HostRule([], ""),
     )  # fmt: skip
     try:

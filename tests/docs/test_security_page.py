@@ -59,14 +59,15 @@ NO_LIMITS = {
     ),
     "bounds of arithmetic, and of what an operator writes": (
         "limits.ledger.MAX_TOKENS", "limits.meter.MAX_RATE", "limits.meter.MAX_CAPACITY",
-        "limits.meter.MAX_DEBT_PERIODS", "limits.lows.MOST_LOWS",
-        "exchange.attempt.MOST_WEIGHED", "upstream.watch.MOST_TOKENS", "upstream.watch._MOST_TOKENS", "upstream.watch.DECAY_S",
+        "limits.meter.MAX_DEBT_PERIODS", "limits.lows.MOST_LOWS", "exchange.attempt.MOST_WEIGHED",
+        "upstream.watch.MOST_TOKENS", "upstream.watch._MOST_TOKENS", "upstream.watch.DECAY_S",
         "upstream.restraint.MOST_TIMES", "policy.routing.keys._MOST_BYTES", "accel.prefixes.MOST_HOLDERS",
+        "config.grammar.MOST_ADMIN_KEYS", "config.grammar.MAX_ADMIN_FILE_BYTES",
         "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST", "limits.slots.STALE_S", "limits.slots.NOISE_S",
     ),
 }  # fmt: skip
 ALSO = {
-    "config.grammar.MIN_ADMIN_KEY", "control.server.FAILURES", "protocol.h2.budget.GLITCHES", "protocol.h2.budget.PINGS",
+    "config.grammar.MIN_ADMIN_KEY", "control.proof.FAILURES", "protocol.h2.budget.GLITCHES", "protocol.h2.budget.PINGS",
     "protocol.h2.budget.UPDATES", "net.h2_upstream.RESETS", "net.h2_arrival.RESETS",
 }  # limits by another kind of name
 

@@ -266,7 +266,7 @@ async def test_the_operator_sees_adds_drains_and_removes_engines() -> None:
         assert (await admin(gw, "GET", at))[1]["error"]["code"] == "engine_not_found"
 
         told = [fields for _, message, fields in gw.events.lines if message == "admin"]
-        assert [(line["action"], line["engine"], line["status"]) for line in told] == [
+        assert [(line["action"], line.get("engine", ""), line["status"]) for line in told] == [
             ("list_engine", "", 200), ("add_engine", "a/b", 201), ("show_engine", "a/b", 200), ("drain_engine", "a/b", 200),
             ("undrain_engine", "a/b", 200), ("remove_engine", "a/b", 204), ("show_engine", "", 404),
         ]  # fmt: skip
@@ -350,3 +350,35 @@ async def test_a_routes_own_policy_holds_for_its_model_alone() -> None:
         went = [(record["model"], record["engine"]) for record in gw.records]
         assert went[:4] == [("sim", "e0")] * 4
         assert {engine for _, engine in went[4:]} == {"e0", "e1"}
+
+
+async def test_its_weight_and_its_room_change_while_it_works() -> None:
+    async with fleet(2, at_first=2, **CONTROLLED) as (gw, _):
+        status, shown = await admin(gw, "PATCH", "/e0", {"weight": 3, "max_concurrent": 7})
+        assert (status, shown["weight"], shown["slots"]) == (200, 3, 7)
+        for _ in range(8):
+            assert whole(await stream(gw, max_tokens=1))
+        assert (of(gw, "e0").answered_total, of(gw, "e1").answered_total) == (6, 2)
+        for document, says in (
+            ({"weight": 0}, "weight: must be a whole number from 1 to 1000"), ({"url": "http://x"}, "no field 'url'"),
+            ({}, "there is nothing to change"), ({"weight": "2"}, "weight: must be a whole number"),
+        ):  # fmt: skip
+            status, refused = await admin(gw, "PATCH", "/e0", document)
+            assert status == 400
+            assert says in refused["error"]["message"]
+        assert (await admin(gw, "PATCH", "/e9", {"weight": 1}))[0] == 404
+
+
+async def test_what_happens_to_engines_can_be_read_in_its_order() -> None:
+    async with fleet(2, **CONTROLLED) as (gw, sims), RawClient.connect(gw.gateway.control_url) as client:
+        await admin(gw, "POST", "", {"url": sims[1].url, "name": "e1"})
+        await gw.until("it is well", lambda: of(gw, "e1").healthy)
+        await admin(gw, "POST", "/e1/drain")
+        await admin(gw, "DELETE", "/e1")
+        await client.send(request("GET", "/admin/events?follow=false", key=ADMIN))
+        text = (await client.read_response()).body
+        told = [json.loads(line[6:]) for line in text.split(b"\n") if line.startswith(b"data: ")]
+        assert [(one["what"], one["detail"]) for one in told if one["engine"] == "e1"] == [
+            ("engine_added", "admin"), ("engine_well", ""), ("engine_drains", ""), ("engine_removed", ""),
+        ]  # fmt: skip
+        assert told[0]["what"] == "engine_well"

@@ -21,12 +21,13 @@ BEGIN: dict[str, Any] = {
 OTHERS: dict[str, Any] = {
     "engines": [EngineConfig(url=ENGINE, weight=7, models=["m"], max_concurrent=3, api_key="k", served_name="s", cancel=False)],
     "vllm_api_key": "sk-engines", "served_model_name": "shown", "api_keys": ["one", "two"], "admin_key": "sk-admin-of-another",
+    "admin_keys": ["ci:read:sk-admin-of-these"],
     "trusted_proxies": ["10.0.0.0/8"], "cors_origins": ["https://a.example"], "allowed_hosts": ["a.example"],
     "passthrough_paths": ["/v1/more"], "retry_statuses": ["503"], "scheduler": "off", "embedding_merge_s": 0.0,
     "routes": [RouteConfig(model="m", max_concurrent=2, fallback=["n"], on_capacity="fallback", timeout_s=3.0)],
     "embedding_merge_inputs": 9, "memory_budget_bytes": 1 << 30,
 }  # fmt: skip
-LIVE = [row for row in TABLE if row.reload and row.reload != RESTART and row.name not in ("api_keys_file", "log_level")]
+LIVE = [row for row in TABLE if row.reload and row.reload != RESTART and row.name not in ("api_keys_file", "admin_keys_file", "log_level")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,7 +67,7 @@ LEFT_OUT = {
     "_latest", "_retired", "at_us", "pools", "everyone", "_open", "_by_model", "table", "_idle_files", "_config", "config",
     "resolved_at", "touched", "_warming", "_runner", "url", "_throttle", "_connections", "_metrics", "_keys", "_engines",
     "_reload", "_changed", "_room", "_published", "addresses", "_other_keys", "_watched", "group", "_configs", "_added",
-    "on_closed", "_exempt", "_accepted", "_refusal", "_bucket",
+    "on_closed", "_exempt", "_routes", "routes", "events", "_accepted", "_refusal", "_bucket",
 }  # fmt: skip
 
 
