@@ -6,10 +6,18 @@ Control and engines know nothing of each other; this is where they meet.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from fastgw.config import ConfigErrors, EngineConfig
-from fastgw.control.admin_engines import MOST_MODELS, EngineExists, EngineNotFound, EngineShown, TooManyEngines
+from fastgw.control.admin_engines import (
+    MOST_MODELS,
+    EngineExists,
+    EngineNotFound,
+    EngineShown,
+    ModelShown,
+    TooManyEngines,
+)
 from fastgw.control.call import FieldProblems
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
 from fastgw.net.unusable import TlsError
@@ -27,7 +35,7 @@ class EngineDesk:
         self._fleet = fleet
 
     def engines(self) -> Sequence[EngineShown]:
-        return [self._shown(pool) for pool in self._fleet.pools]
+        return [self._shown(pool, 0) for pool in self._fleet.pools]
 
     def show(self, name: str) -> EngineShown:
         return self._shown(self._find(name))
@@ -36,7 +44,10 @@ class EngineDesk:
         if not fields.get("url"):
             raise FieldProblems(["url: must be there"])
         try:
-            pool = self._fleet.add(EngineConfig(**fields))
+            config = EngineConfig(**fields)
+            if config.discover:
+                raise FieldProblems(["discover: is for the configuration alone"])
+            pool = self._fleet.add(config)
         except ConfigErrors as error:
             raise FieldProblems([f"{one.name}: {one.message}" for one in error.errors]) from None
         except TlsError as error:
@@ -72,7 +83,7 @@ class EngineDesk:
         except upstream.UnknownEngine:
             raise EngineNotFound from None
 
-    def _shown(self, pool: Pool) -> EngineShown:
+    def _shown(self, pool: Pool, facts: int = MOST_MODELS) -> EngineShown:
         engine = pool.engine
         config = self._fleet.config_of(engine.name)
         models = sorted(engine.configured_models) if engine.configured_models else engine.discovered_models
@@ -83,6 +94,12 @@ class EngineDesk:
             kind=engine.kind.name,
             models=models[:MOST_MODELS],
             models_total=len(models),
+            facts=[
+                ModelShown(
+                    name=one.name, context_tokens=one.context_tokens, parent=one.parent, loaded=one.loaded, aliases=one.aliases
+                )
+                for one in islice(engine.facts.values(), facts)
+            ],
             served_name=engine.served_name,
             api_key_set=bool(config.api_key),
             weight=engine.weight,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, Literal, get_args
 
 Profile = Literal["", "minisgl", "llm-stack", "rakka", "simple-ai", "openai-llm-gateway"]
-EngineKind = Literal["auto", "openai", "vllm", "sglang", "tgi", "llamacpp", "ollama"]
+EngineKind = Literal["auto", "openai", "vllm", "sglang", "tgi", "llamacpp", "ollama", "lmstudio"]
 UpstreamProtocol = Literal["auto", "h1", "h2"]
 Policy = Literal[
     "round_robin", "weighted", "ordered", "least_loaded", "random", "power_of_two", "ewma_latency", "capability",
@@ -27,6 +27,7 @@ ClientAuth = Literal["required", "optional"]
 Priority = Literal["high", "normal", "low"]  # the first served first
 
 PROFILES: Final[tuple[Profile, ...]] = tuple(name for name in get_args(Profile) if name)
+Discover = Literal["dns", "srv"]
 ENGINE_KINDS: Final[tuple[EngineKind, ...]] = get_args(EngineKind)
 UPSTREAM_PROTOCOLS: Final[tuple[UpstreamProtocol, ...]] = get_args(UpstreamProtocol)
 POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)

@@ -69,9 +69,21 @@ class TooManyEngines(Exception):
     """There is no room for one more; the text says what to do."""
 
 
+class ModelShown(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine has said of a model: how much context fits (0 = it has not), of which model it is an adapter, whether
+    it is loaded (null = not said), its other names."""
+
+    name: str
+    context_tokens: int
+    parent: str
+    loaded: bool | None
+    aliases: Sequence[str]
+
+
 class EngineShown(msgspec.Struct, frozen=True, kw_only=True):
     """An engine as the API shows it. ``origin``: who has named it (config, admin, runner, dns, srv, file). ``health`` is well,
-    not_well or unknown; ``slots`` 0 = no limit; ``leaving``: it is removed when nothing is under way there."""
+    not_well or unknown; ``facts`` are shown of one engine alone; ``slots`` 0 = no limit; ``leaving``: it is removed when
+    nothing is under way there."""
 
     name: str
     url: str
@@ -79,6 +91,7 @@ class EngineShown(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     models: Sequence[str]
     models_total: int
+    facts: Sequence[ModelShown]
     served_name: str
     api_key_set: bool
     weight: int

@@ -20,7 +20,7 @@ from fastgw.net.shortage import LACKING
 from fastgw.net.wire import Address
 from fastgw.protocol.body import source_of
 from fastgw.protocol.http1.client import ResponseReader
-from fastgw.protocol.http1.writer import single_get
+from fastgw.protocol.http1.writer import single_get, single_post
 
 if TYPE_CHECKING:
     from fastgw.net.certificates import Believed
@@ -52,15 +52,17 @@ async def fetch(
     max_bytes: int,
     secure: Believed | None = None,
     otherwise: Otherwise | None = None,
+    body: bytes = b"",
 ) -> tuple[int, bytes]:
-    """GET ``target`` from the first of ``addresses`` that accepts; returns (status, body). ``fields`` are lines, Host too;
-    ``secure`` says how TLS is spoken there, and ``otherwise`` may ask in what its handshake has agreed on.
+    """GET ``target`` from the first of ``addresses`` that accepts, or POST ``body`` to it, which is JSON; returns (status,
+    body). ``fields`` are lines, Host too; ``secure`` says how TLS is spoken there, and ``otherwise`` may ask in what its
+    handshake has agreed on.
 
     Raises :class:`FetchError` when nothing answers whole within ``timeout_s`` or the body is over ``max_bytes``.
     """
     last = "no address"
     wrong = False
-    request = single_get(target, fields)
+    request = single_post(target, fields, body) if body else single_get(target, fields)
     try:
         async with asyncio.timeout(timeout_s):
             for family, address in addresses:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import uvloop
 
-from fastgw.sim import metrics
+from fastgw.sim import kinds, metrics
 from fastgw.sim.config import H2_PREFACES, H2_PROFILES, SimConfig
 from fastgw.sim.faults import TABLE, FaultError
 from fastgw.sim.server import Simulator
@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("max_waiting", "longest queue, 503 beyond it; 0 for no limit")
     option("kv_tokens", "size of the KV cache that the metrics report on")
     option("metrics_kind", "whose names /metrics uses; none for no such page", str, metrics.KINDS)
+    option("plays", "what it says that it is, at the paths of that engine", str, kinds.PLAYS)
     option("embedding_size", "numbers in an embedding")
     parser.add_argument("--h2", action="store_true", help="speak HTTP/2 with prior knowledge too, on the same port")
     option("h2_profile", "whose SETTINGS its connections begin with", str, H2_PROFILES)

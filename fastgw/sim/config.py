@@ -40,6 +40,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int = 4096
     kv_tokens: int = 262_144
     metrics_kind: str = "vllm"
+    plays: str = ""
     embedding_size: int = 16
 
     h2: bool = False
@@ -76,6 +77,10 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
             (
                 self.metrics_kind in ("vllm", "sglang", "tgi", "llamacpp", "none"),
                 "metrics_kind: vllm, sglang, tgi, llamacpp or none",
+            ),
+            (
+                self.plays in ("", "vllm", "sglang", "tgi", "llamacpp", "ollama", "lmstudio"),
+                "plays: vllm, sglang, tgi, llamacpp, ollama or lmstudio",
             ),
             (self.h2_profile in H2_PROFILES, f"h2_profile: {', '.join(H2_PROFILES)}"),
             (self.h2_preface in H2_PREFACES, f"h2_preface: {', '.join(H2_PREFACES)}"),

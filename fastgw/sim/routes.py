@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 import fastgw
-from fastgw.sim import metrics, text
+from fastgw.sim import kinds, metrics, text
 from fastgw.sim.config import SimConfig
 from fastgw.sim.debug import Debug
 from fastgw.sim.engine import Answer, Engine, Shape
@@ -71,8 +71,12 @@ class Routes:
             "/metrics": {"GET": self._metrics},
             "/api/tags": {"GET": self._tags},
         }
-        if config.metrics_kind == "none":
-            del self._table["/metrics"]
+        for path, document in kinds.documents(config).items():
+            self._table[path] = {"GET": lambda _request, _overrides, said=document: answer_json(said())}  # type: ignore[misc]
+        if config.plays == "ollama":
+            self._table["/api/show"] = {"POST": self._show}
+        for path in (*kinds.without(config.plays), *(["/metrics"] if config.metrics_kind == "none" else [])):
+            self._table.pop(path, None)
         if debug is not None:
             self._table.update(debug.table())
 
@@ -195,12 +199,11 @@ class Routes:
         return WorkShape(text.count_tokens(asked.prompt), lambda: answer_json(asked.answer(CREATED)))
 
     def _models(self, request: Received, _: Overrides) -> Answer:
-        rows = [
-            {"id": name, "object": "model", "created": CREATED, "owned_by": "fastgw-sim", "root": name, "parent": None,
-             "max_model_len": self._config.max_model_len}
-            for name in self._config.models
-        ]  # fmt: skip
-        return answer_json({"object": "list", "data": rows})
+        return answer_json(kinds.listed(self._config, CREATED))
+
+    def _show(self, request: Received, _: Overrides) -> Answer:
+        self._model(msgspec.json.decode(request.body, type=Tokenize).model)
+        return answer_json(kinds.shown(self._config))
 
     def _tokenize(self, request: Received, _: Overrides) -> Answer:
         asked = msgspec.json.decode(request.body, type=Tokenize)

@@ -62,3 +62,11 @@ async def get(
 
         return await fetch_h2(engine.addresses, engine.base + path, lines, timeout_s, max_bytes, engine.secure_h2)
     return await fetch(engine.addresses, engine.base + path, lines, timeout_s, max_bytes, engine.secure)
+
+
+async def post(engine: Asked, path: bytes, body: bytes, timeout_s: float, max_bytes: int) -> tuple[int, bytes]:
+    """(status, body) of what the engine answers there to ``body``, JSON, in HTTP/1.1: who is asked so speaks no other. Raises
+    FetchError."""
+    return await fetch(
+        engine.addresses, engine.base + path, engine.head_block, timeout_s, max_bytes, engine.secure, None, body
+    )

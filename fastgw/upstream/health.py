@@ -11,7 +11,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from fastgw.config import Config
 from fastgw.errors import described
@@ -22,9 +26,10 @@ from fastgw.net.shortage import LACKING, Shortage
 from fastgw.net.timers import NEVER
 from fastgw.protocol.openai import parse_models
 from fastgw.stats import EventLog
-from fastgw.upstream.asked import get
+from fastgw.upstream.asked import get, post
 from fastgw.upstream.chronicle import Chronicle
-from fastgw.upstream.kinds.registry import known_by
+from fastgw.upstream.kinds.registry import ASKED, is_told, known_by
+from fastgw.upstream.models import Facts, in_list, trained_for
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
 
@@ -32,6 +37,9 @@ MAX_PROBE_BYTES: Final = 1 << 20
 RESOLVE_EVERY_S: Final = 30.0
 PROTOCOL_EVERY_S: Final = 60.0
 AT_ONCE: Final = 8
+FIRST_AT_ONCE: Final = 64
+MOST_SHOWN: Final = 16
+"""Models of one engine that are asked for one by one, each time its list is read."""
 _ACCEPT: Final = b"Accept: application/json\r\n"
 
 
@@ -41,12 +49,21 @@ async def _get(pool: Pool, path: bytes, timeout_s: float) -> tuple[int, bytes]:
     return await get(engine, path, _ACCEPT, timeout_s, MAX_PROBE_BYTES, agreed)
 
 
+def _named(facts: Facts) -> list[tuple[str, ...]]:
+    """By which other names the models are known."""
+    return [one.aliases for one in facts.values()]
+
+
 class _Known:
     """What probes have found out about one engine."""
 
-    __slots__ = ("good_path", "greeted", "h2", "heard", "models_at", "protocol_at", "resolved_at", "silent_at")
+    __slots__ = (
+        "asked", "good_path", "greeted", "h2", "heard", "models_at", "protocol_at", "resolved_at", "shown", "silent_at",
+    )  # fmt: skip
 
     def __init__(self) -> None:
+        self.asked = False  # what it is, of one whose list does not tell
+        self.shown: dict[str, int] = {}  # models that were asked for one by one, and the context of each
         self.good_path = b""
         self.h2 = False  # it spoke HTTP/2 when that was looked at last; `protocol_at`: when it is asked again
         self.greeted = False  # it ever spoke it
@@ -58,7 +75,10 @@ class _Known:
 class Health:
     """Probes of all engines of one gateway. ``pools`` is asked anew each time: engines come and go."""
 
-    __slots__ = ("_config", "_events", "_known", "_log", "_models_changed", "_pools", "_round", "_shortage", "_verdict_changed")
+    __slots__ = (
+        "_config", "_events", "_first", "_known", "_log", "_models_changed", "_pools", "_round", "_shortage",
+        "_verdict_changed",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -71,6 +91,7 @@ class Health:
         events: Chronicle | None = None,
     ) -> None:
         self._events = Chronicle() if events is None else events
+        self._first = asyncio.Semaphore(FIRST_AT_ONCE)
         self._pools = pools
         self._config = config
         self._log = log
@@ -136,6 +157,11 @@ class Health:
         oldest = min((pool.engine.probed_at for pool in self._pools()), default=monotonic())
         if monotonic() - oldest > max_age_s:
             await self.round()
+
+    async def first_probe(self, pool: Pool) -> None:
+        """Of one that has just come. (A thousand may come together.)"""
+        async with self._first:
+            await self.probe(pool)
 
     async def probe(self, pool: Pool) -> None:
         """One engine: look its name up if needed, ask its health, learn its models now and then. Where this process is too
@@ -235,6 +261,7 @@ class Health:
                 if engine.healthy is False:
                     known = self._of(engine)
                     known.protocol_at = known.silent_at = -1e9  # it may be another one now
+                    known.asked = False
                 self._log.info("engine is well", engine=engine.name)
                 self._events.add("engine_well", engine.name)
                 engine.healthy = True
@@ -278,13 +305,67 @@ class Health:
                 self._shortage.met(error.lacking, "a look at an engine's models")
                 known.models_at = -1e9  # the next probe asks again
             return
-        if status != 200:
-            return
-        engine.become(known_by(engine.kind, body))
-        models = tuple(parse_models(body))
-        if models != engine.discovered_models:
+        names: list[str] = []
+        facts: Facts = {}
+        if status == 200:
+            engine.become(known_by(engine.kind, body))
+            names = parse_models(body)
+            facts = in_list(body, names)
+            if tuple(names) != engine.discovered_models:
+                self._has(engine, facts)  # at once: requests may wait for it
+        if not (is_told(engine.kind) or known.asked) and (names or status != 200):
+            known.asked = True
+            await self._find_out(pool)
+        facts = await self._learn_more(pool, known, facts)
+        if status == 200 or facts:
+            self._has(engine, facts)
+
+    def _has(self, engine: Engine, facts: Facts) -> None:
+        """These are its models."""
+        models = tuple(facts)
+        before, engine.facts = engine.facts, facts
+        if models != engine.discovered_models or _named(before) != _named(facts):
             engine.discovered_models = models
             self._models_changed()
+
+    async def _find_out(self, pool: Pool) -> None:
+        """Ask it for what only one kind has, one after the other: a few lines in the log of one that is none of these, once."""
+        for kind in ASKED:
+            path, mark = kind.asked
+            with suppress(FetchError):
+                status, body = await _get(pool, path, self._config.health_timeout_s)
+                if status == 200 and mark in body:
+                    pool.engine.become(kind)
+                    return
+
+    async def _learn_more(self, pool: Pool, known: _Known, facts: Facts) -> Facts:
+        """What its kind says of its models at paths of its own."""
+        engine = pool.engine
+        path, read = engine.kind.more
+        if read is not None:
+            try:
+                status, body = await _get(pool, path, self._config.health_timeout_s)
+            except FetchError:
+                return {name: engine.facts.get(name, one) for name, one in facts.items()}
+            if status == 200:
+                facts = read(body, facts)
+        if engine.kind.show_path and not engine.h2:
+            await self._show(pool, known, [name for name in facts if name not in known.shown][:MOST_SHOWN])
+            facts = {
+                name: one if one.context_tokens else replace(one, context_tokens=known.shown.get(name, 0))
+                for name, one in facts.items()
+            }
+            known.shown = {name: fits for name, fits in known.shown.items() if name in facts}
+        return facts
+
+    async def _show(self, pool: Pool, known: _Known, names: Sequence[str]) -> None:
+        """Models are asked for one by one, a few at a time of looking: the rest has its turn the next times."""
+        engine = pool.engine
+        for name in names:
+            with suppress(FetchError):
+                asked = msgspec.json.encode({"model": name})
+                _, body = await post(engine, engine.kind.show_path, asked, self._config.health_timeout_s, MAX_PROBE_BYTES)
+                known.shown[name] = trained_for(body)
 
     async def resolve(self, engine: Engine) -> bool:
         """Look the engine's name up: at first, and every half minute (addresses move under a name). True where this process

@@ -94,6 +94,12 @@ class UpstreamTable:
             for model in sorted(engine.configured_models) if engine.configured_models else engine.discovered_models:
                 serving.setdefault(model, []).append(pool)
                 self.models.setdefault(model, engine.kind.owner)
+            if engine.facts and not engine.configured_models:
+                # By its other names it is asked as well, and judges them itself; they are not listed.
+                for fact in engine.facts.values():
+                    for other in fact.aliases:
+                        if other not in engine.facts and pool not in (members := serving.setdefault(other, [])):
+                            members.append(pool)
         was: dict[str, Group | None] = previous._by_model if previous is not None else {}
         self._by_model: dict[str, Group | None] = {model: group(members, was.get(model)) for model, members in serving.items()}
         self._open: Group | None = group(

@@ -15,11 +15,11 @@ from fastgw.net.clock import monotonic
 from fastgw.net.wire import Address
 from fastgw.upstream.kinds.kind import ANY, Kind
 from fastgw.upstream.kinds.registry import kind_of
+from fastgw.upstream.models import Facts
 from fastgw.upstream.watch import Watch
 
 if TYPE_CHECKING:
     from fastgw.net.certificates import Believed
-    from fastgw.upstream.models import ModelFacts
 
 
 class Engine:
@@ -108,7 +108,7 @@ class Engine:
         # People paste the SDK's base_url; the endpoints bring their own /v1.
         self.base = address.base.removesuffix("/v1").encode()
         self.discovered_models: tuple[str, ...] = ()
-        self.facts: dict[str, ModelFacts] = {}  # what its own list says of them
+        self.facts: Facts = {}  # what it says of its models itself
         self.max_concurrent = -1
         self.kind = kind_of(config.kind)
         self.h2 = self.protocol == "h2"  # it speaks HTTP/2, as configured or as it has shown

@@ -18,6 +18,7 @@ from fastgw import EngineConfig
 from fastgw.sim.scripted import RawRequest, ScriptedConnection, ScriptedEngine
 from tests.support.client import RawClient, RawResponse, parse_head, request
 from tests.support.gateway import Running, running
+from tests.support.probed import PROBED
 
 PROBE_S = 0.25  # the rule says 50 ms on an idle machine; this one is shared
 ERROR_FIELDS = {"message", "type", "param", "code"}
@@ -27,7 +28,7 @@ TAIL = b"POST /v1/chat/completions HTTP/1.1\r\nHost: smuggled\r\nContent-Length:
 Handler = Callable[[ScriptedConnection, bytes], Awaitable[None]]
 
 _PER_REQUEST = re.compile(rb"(?im)^(?:x-request-id|date): [^\r\n]*\r\n")
-_PROBES = (b"GET /health ", b"GET /v1/models ")
+_PROBES = tuple(f"GET {path} ".encode() for path in PROBED)
 
 
 def answer_to(seen: RawRequest) -> bytes:

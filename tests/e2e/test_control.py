@@ -26,6 +26,7 @@ from tests.e2e.metered import ask, prompt_tokens, say
 from tests.e2e.test_cases_d_secrets import D16_SETTINGS, Canaries, all_outcomes, text_of
 from tests.support.client import NoResponse, RawClient, RawResponse, request
 from tests.support.gateway import Running, running
+from tests.support.probed import PROBED
 
 pytestmark = pytest.mark.once  # the store and the control listener have no twins
 
@@ -100,7 +101,7 @@ class TestD6:
                     for method in ("GET", "POST", "DELETE"):
                         answer = await ask(client, request(method, path, key=key, body=b"{}" if method == "POST" else None))
                         assert answer.status == 404, (method, path)
-            assert {one.path for one in sim.requests} <= {"/health", "/v1/models"}
+            assert {one.path for one in sim.requests} <= PROBED
 
     async def test_D6_nothing_of_the_engines_on_the_control_port(self, tmp_path: Path) -> None:
         async with controlled(tmp_path) as (_, sim, meter):

@@ -11,7 +11,7 @@ import pytest
 from fastgw import EngineConfig
 from fastgw.config.entries import ENGINE_FIELDS
 from fastgw.config.names import ENGINE_KINDS, EngineKind
-from fastgw.upstream.kinds.kind import ANY
+from fastgw.upstream.kinds.kind import ANY, Kind
 from fastgw.upstream.kinds.registry import KINDS, kind_of, known_by
 from fastgw.upstream.target import Engine
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "engines.md").read_text()
 
 # Names that mean nothing else: "auto" and "openai" are words of other settings too.
-OWN_NAMES = {"vllm", "sglang", "tgi", "llamacpp", "ollama"}
+OWN_NAMES = {"vllm", "sglang", "tgi", "llamacpp", "ollama", "lmstudio"}
 # Where they are written: in the kinds, in the one list, and where a variable or a profile of another gateway stands for one.
 MAY_NAME = ("fastgw/upstream/kinds/", "fastgw/config/names.py", "fastgw/config/profiles.py", "fastgw/config/variables.py")
 
@@ -84,6 +84,11 @@ def test_what_is_said_of_a_cancel_outweighs_the_kind(said: bool | None, cancels:
 ANSWER = {True: "yes", False: "no"}
 
 
+def told_by(kind: Kind) -> str:
+    found = [*(["its models"] if kind.owner_mark else []), *([f"`{kind.asked[0].decode()}`"] if kind.asked[0] else [])]
+    return ", ".join(found) or "no"
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_the_page_says_of_each_kind_what_the_code_does(kind: object) -> None:
     assert isinstance(kind, type(KINDS[0]))
@@ -92,7 +97,8 @@ def test_the_page_says_of_each_kind_what_the_code_does(kind: object) -> None:
         bound = "`max_completion_tokens`"
     row = " | ".join([
         f"| `{kind.name}`", ", ".join(f"`{path.decode()}`" for path in kind.probe_paths), f"`{kind.models_path.decode()}`",
-        ANSWER[bool(kind.owner_mark)], ANSWER[kind.gauges is not None], ANSWER[kind.asks_usage], bound,
+        told_by(kind), f"`{kind.more[0].decode()}`" if kind.more[0] else "no",
+        ANSWER[kind.gauges is not None], ANSWER[kind.asks_usage], bound,
         ANSWER[kind.counts_one_answer], "as needed" if kind.max_idle == ANY else str(kind.max_idle),
     ])  # fmt: skip
     assert f"{row} |" in PAGE

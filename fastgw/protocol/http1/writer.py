@@ -93,6 +93,12 @@ def single_get(target: bytes, fields: bytes) -> bytes:
     return b"GET %b HTTP/1.1\r\n%bConnection: close\r\n\r\n" % (target, fields)
 
 
+def single_post(target: bytes, fields: bytes, body: bytes) -> bytes:
+    """The same with ``body``, which is JSON."""
+    head = b"POST %b HTTP/1.1\r\n%bContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    return head % (target, fields, len(body)) + body
+
+
 def simple_response(
     status: int,
     reason: bytes = b"",

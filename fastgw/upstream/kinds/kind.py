@@ -10,6 +10,7 @@ from typing import Final
 
 from fastgw.config.names import EngineKind
 from fastgw.protocol.gauges import Names
+from fastgw.upstream.models import Reader
 
 ANY: Final = 65535
 """Idle connections to an engine to which they are nothing: as many as were needed lately. (The most that a setting can say.)"""
@@ -20,6 +21,10 @@ class Kind:
 
     ``probe_paths``: in which order its health is asked for; the first that answers 2xx is kept. ``models_path``: where its list
     of models is, and ``owner_mark`` what there tells an engine of kind ``auto`` to be of this one (empty = nothing does).
+    ``asked`` is a path that no other kind has, and what the answer holds there: an engine whose list does not tell is asked so,
+    once (empty = nothing does). ``more``: a path where it says more of its models, and who reads that (empty, None = there is
+    none); ``show_path``: where one model at a time is asked for, by POST.
+
     ``gauges``: what its ``/metrics`` calls its load, None = not known, which the page itself may tell. ``owner``: whose models
     these are in the gateway's own list.
 
@@ -32,6 +37,7 @@ class Kind:
     """
 
     __slots__ = (
+        "asked",
         "asks_usage",
         "cancel",
         "counts_one_answer",
@@ -40,11 +46,13 @@ class Kind:
         "knows_completion_tokens",
         "max_idle",
         "models_path",
+        "more",
         "name",
         "owner",
         "owner_mark",
         "probe_paths",
         "refuses_max_tokens",
+        "show_path",
     )
 
     def __init__(
@@ -54,6 +62,9 @@ class Kind:
         probe_paths: tuple[bytes, ...] = (b"/health", b"/healthz", b"/v1/models"),
         models_path: bytes = b"/v1/models",
         owner_mark: bytes = b"",
+        asked: tuple[bytes, bytes] = (b"", b""),
+        more: tuple[bytes, Reader | None] = (b"", None),
+        show_path: bytes = b"",
         gauges: Names | None = None,
         owner: str = "",
         asks_usage: bool = True,
@@ -68,6 +79,9 @@ class Kind:
         self.probe_paths = probe_paths
         self.models_path = models_path
         self.owner_mark = owner_mark
+        self.asked = asked
+        self.more = more
+        self.show_path = show_path
         self.gauges = gauges
         self.owner = owner or name
         self.asks_usage = asks_usage

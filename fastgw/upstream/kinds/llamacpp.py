@@ -11,10 +11,13 @@ from typing import Final
 
 from fastgw.protocol.gauges import Names
 from fastgw.upstream.kinds.kind import Kind
+from fastgw.upstream.models import by_props
 
 KIND: Final = Kind(
     "llamacpp",
     owner_mark=b'"owned_by":"llamacpp"',
+    asked=(b"/props", b'"total_slots"'),
+    more=(b"/props", by_props),
     gauges=Names(
         b"llamacpp:",
         b"llamacpp:requests_processing",

@@ -6,7 +6,7 @@ from typing import Final, assert_never
 
 from fastgw.config.names import ENGINE_KINDS, EngineKind
 from fastgw.protocol.gauges import Names
-from fastgw.upstream.kinds import auto, llamacpp, ollama, openai, sglang, tgi, vllm
+from fastgw.upstream.kinds import auto, llamacpp, lmstudio, ollama, openai, sglang, tgi, vllm
 from fastgw.upstream.kinds.kind import Kind
 
 
@@ -27,6 +27,8 @@ def kind_of(name: EngineKind) -> Kind:
             return llamacpp.KIND
         case "ollama":
             return ollama.KIND
+        case "lmstudio":
+            return lmstudio.KIND
         case _:
             assert_never(name)
 
@@ -34,6 +36,8 @@ def kind_of(name: EngineKind) -> Kind:
 KINDS: Final[tuple[Kind, ...]] = tuple(kind_of(name) for name in ENGINE_KINDS)
 GAUGES: Final[tuple[Names, ...]] = tuple(kind.gauges for kind in KINDS if kind.gauges is not None)
 _MARKED: Final = tuple(kind for kind in KINDS if kind.owner_mark)
+ASKED: Final = tuple(kind for kind in KINDS if kind.asked[0])
+"""Those that a path of their own tells, in the order in which they are asked for."""
 
 
 def known_by(kind: Kind, models: bytes) -> Kind:
@@ -41,3 +45,8 @@ def known_by(kind: Kind, models: bytes) -> Kind:
     if kind is not auto.KIND:
         return kind
     return next((one for one in _MARKED if one.owner_mark in models), kind)
+
+
+def is_told(kind: Kind) -> bool:
+    """Whether somebody has said what the engine is: the operator, or the engine itself."""
+    return kind is not auto.KIND
