@@ -77,8 +77,11 @@ def _operation(row: Route, schemas: Mapping[Any, Any]) -> dict[str, object]:
 
 def described_by(routes: Sequence[Route]) -> dict[str, object]:
     """The document."""
+    # (`msgspec.json` has none of it in a process of `fastgw serve`: see `early`.)
+    from msgspec._json_schema import schema_components
+
     types = _types(routes)
-    made, components = msgspec.json.schema_components(types, ref_template=_REF)
+    made, components = schema_components(types, ref_template=_REF)
     schemas = dict(zip(types, made, strict=True))
     paths: dict[str, dict[str, object]] = {}
     for row in routes:

@@ -26,10 +26,12 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
+from fastgw.config.names import ENGINE_KINDS
 from fastgw.control.admin_engines import AdminEngines, EnginesBackend
 from fastgw.control.admin_gateway import AdminGateway, EventsBackend
 from fastgw.control.admin_keys import AdminKeys, KeysBackend
 from fastgw.control.admin_reload import AdminReload, Again
+from fastgw.control.admin_workers import AdminWorkers
 from fastgw.control.call import AdminAnswer, AdminCall
 from fastgw.control.proof import FAILURES_S, THE_KEY, AdminKey, Operators, Throttle
 from fastgw.control.routes import Role, Route, Routes, allowed
@@ -177,7 +179,8 @@ class ControlServer:
         self._log = log
         self._hosts = hosts
         gateway = AdminGateway(metrics=metrics, health=health, config=config, events=events)
-        pages = (gateway, AdminEngines(engines), AdminKeys(keys), AdminReload(reload))
+        workers = AdminWorkers(engines, ENGINE_KINDS)
+        pages = (gateway, AdminEngines(engines), workers, AdminKeys(keys), AdminReload(reload))
         self._routes = Routes(row for page in pages for row in page.routes())
         gateway.knows(self._routes.rows)
         self._max_body_bytes = max_body_bytes

@@ -27,9 +27,10 @@ from tests.support.ports import closed_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("limits.md", "keys.md")}
-CURLS = {"limits.md": 7, "keys.md": 14}
+PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("limits.md", "keys.md", "admin.md")}
+CURLS = {"limits.md": 7, "keys.md": 14, "admin.md": 22}
 STATUSES = {"limits.md": {200, 400, 429, 500, 503}, "keys.md": {200, 201, 204, 401}}
+STATUSES["admin.md"] = {200, 201, 202, 204, 401, 403, 404, 405}
 ENGINE, GATEWAY, CONTROL = "8000", "8080", "9090"  # the ports of the pages
 MARK = "@@ "
 
@@ -121,6 +122,11 @@ def test_every_command_of_the_page_does_what_it_says(told: tuple[str, Told, list
 
 def test_the_answers_are_those_of_the_page(told: tuple[str, Told, list[int]]) -> None:
     page, story, _ = told
+    if page == "admin.md":
+        events = [json.loads(line[6:])["what"] for line in story.text.splitlines() if line.startswith('data: {"')]
+        assert {"engine_added", "engine_removed", "engine_drains", "engine_undrained", "engine_changed"} <= set(events)
+        assert "long-secret" not in story.text
+        return
     if page == "keys.md":
         # Ann's, bob's and his new one, the runner's, ci's two new ones; ci's first went into a variable.
         assert len(re.findall(r"fgw_[\w-]{43}", story.text)) == len(set(re.findall(r"fgw_[\w-]{43}", story.text))) == 6
@@ -174,6 +180,9 @@ def test_settings_and_errors_that_are_named_exist(page: str) -> None:
                       *(one.name.decode() for one in MEMBERS)},
         "keys.md": {"expires_at", "requests_per_minute", "daily_tokens", "has_more", "last_id", "grace_s", "key_not_found",
                     "store_unavailable"},
+        "admin.md": {"engine_exists", "engine_added", "engine_removed", "engine_drains", "engine_undrained", "engine_changed",
+                     "engine_well", "engine_not_well", "breaker_open", "breaker_closed", "discovery_failed", "discovery_well",
+                     "worker_type"},
     }  # fmt: skip
     named -= {name for name in named if name.startswith("gateway_")}
     assert named - known - fields[page] == set()
