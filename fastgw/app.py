@@ -50,6 +50,7 @@ from fastgw.policy.route import serving
 from fastgw.policy.routing import strategy_for
 from fastgw.stats import EventLog, NullLog, Stats
 from fastgw.tasks import Tasks
+from fastgw.upstream.discovery.follower import Follower
 from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.health import AT_ONCE, Health
 from fastgw.upstream.pool import Pool
@@ -109,6 +110,7 @@ class Gateway:
         self._state: State | None = None
         self._control: ControlServer | None = None
         self._fleet: Fleet | None = None
+        self._discovery: Follower | None = None
         self._queue: Queue | None = None
         self._meters: Meters | None = None
         self._certificates: Certificates | None = None
@@ -193,6 +195,8 @@ class Gateway:
         self.addresses = door.listener.addresses
         self._look_after_engines(health)
         self._certificates = Certificates(shown, fleet, tasks, self.log)
+        self._discovery = Follower(fleet, self.log, tasks.spawn)
+        await self._discovery.start(config, RESOLVE_WAIT_S)
         keeping.start()
         if config.control_listen:
             await self._open_control(shown)
@@ -380,6 +384,8 @@ class Gateway:
         if any(getattr(config, name) != getattr(before, name) for name in OF_MERGING):
             self._merge(config)
         self.fleet.follow(config, come)
+        if self._discovery is not None:
+            self._discovery.follow(config)
         if self._certificates is not None:
             self._certificates.look_after()
         if any(getattr(config, name) != getattr(before, name) for name in OF_SCHEDULING):
@@ -448,7 +454,7 @@ class Gateway:
         if self._certificates is not None:
             self._certificates.look_after()
         if self._tasks is not None:
-            self._tasks.spawn(f"first probe of {pool.engine.name}", health.probe(pool))
+            self._tasks.spawn(f"first probe of {pool.engine.name}", health.first_probe(pool))
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Drain and stop: not ready, no new connections, live exchanges get ``drain_s`` (default: the configuration's),

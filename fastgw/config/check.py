@@ -126,11 +126,25 @@ def problems(settings: Settings, *, keyed: bool) -> Found:
         found.append(("warm_connections", "is more than engine_max_connections"))
     found.extend(_routes(settings.routes))
     found.extend(_tls(settings))
+    found.extend(_discovery(settings))
     if (settings.max_connections_per_ip or 0) > settings.max_connections:
         found.append(("max_connections_per_ip", "is more than max_connections"))
     if 0 < (settings.memory_budget_bytes or 0) * 7 // 8 < settings.max_body_bytes:
         found.append(("memory_budget_bytes", "must be 8/7 of max_body_bytes or more: a body of that size could never be taken"))
     return found
+
+
+def _discovery(settings: Settings) -> Found:
+    by_srv = any(one.discover == "srv" for one in settings.engines)
+    by_server = settings.discovery_dns and any(one.discover for one in settings.engines)
+    if not (by_srv or by_server):
+        return []
+    from importlib.util import find_spec  # (only who discovers so pays for it)
+
+    if find_spec("dns") is not None:
+        return []
+    named, words = ("discovery_dns", "") if by_server else ("engines", "discover = srv: ")
+    return [(named, f"{words}needs dnspython: pip install 'fastgw[dns]'")]
 
 
 def _tls(settings: Settings) -> Found:

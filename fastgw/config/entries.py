@@ -20,6 +20,7 @@ from fastgw.config.names import (
     ON_CAPACITY,
     POLICIES,
     UPSTREAM_PROTOCOLS,
+    Discover,
     EngineKind,
     OnCapacity,
     Policy,
@@ -80,6 +81,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     verify: Annotated[bool | None, row(
         "at https://: check its certificate; unset: as engine_verify says",
     )] = None
+    discover: Annotated[Literal[Discover, ""], row(
+        "the URL's host stands for several engines, which come and go: dns = one at each of its addresses; srv = it is the "
+        "name of an SRV record, one at each of its servers ([engines.md](engines.md#discovery)); empty = it is one engine",
+    )] = ""
 
     def __post_init__(self) -> None:
         for name in _NAMES:
@@ -176,7 +181,14 @@ def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
         found.append(("warm_connections", "is more than max_connections"))
     if engine.key_file and not engine.cert_file:
         found.append(("key_file", "needs cert_file"))
+    if engine.discover and not any(name == "url" for name, _ in found) and not _is_found_by_name(engine.url):
+        found.append(("discover", "needs a URL with a host name"))
     return found
+
+
+def _is_found_by_name(url: str) -> bool:
+    host = parse_engine_url(url).host
+    return bool(host) and ":" not in host and bool(host.strip("0123456789."))
 
 
 def _route_problems(route: RouteConfig) -> list[tuple[str, str]]:

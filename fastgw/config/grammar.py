@@ -77,6 +77,13 @@ def host_port(text: str) -> list[str]:
     return []
 
 
+def name_server(text: str) -> list[str]:
+    problems = host_port(text)
+    if text and not problems and text.rpartition(":")[0].strip("0123456789.") and ":" not in text.rpartition(":")[0]:
+        return ["must be an address and a port: a name would have to be looked up first"]
+    return problems
+
+
 def host_name(name: str) -> list[str]:
     return address(name) if name else []
 

@@ -145,6 +145,15 @@ class Engines(Listening, frozen=True, kw_only=True):
         "send a request again when an idle connection turns out to be dead, before any byte of the answer",
     )] = True
     inject_usage: Annotated[bool, row("ask engines for token usage of streams, and take the extra chunk out again")] = True
+    engines_file: Annotated[str, row(
+        "a file with further engines, TOML or JSON, that is read again when it changes ([engines.md](engines.md#discovery))",
+    )] = ""
+    discovery_interval_s: Annotated[float, seconds(
+        "time between two look-ups of a name that stands for several engines, where its TTL is no shorter", low=0.05,
+    )] = 30.0
+    discovery_dns: Annotated[str, row(
+        "host:port of the DNS server that is asked for such names; empty = as the system does", check=grammar.name_server,
+    )] = ""
 
 
 class Access(Engines, frozen=True, kw_only=True):

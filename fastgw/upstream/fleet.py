@@ -76,6 +76,11 @@ class FleetFull(FleetError):
     """There are :data:`MOST_ENGINES` already."""
 
 
+def _written(config: Config) -> list[EngineConfig]:
+    """The engines that the configuration names itself: others stand for those that are found by their name."""
+    return [one for one in config.engines if not one.discover]
+
+
 def _quiet(pool: Pool) -> None:
     """Nobody wants to know."""
 
@@ -116,7 +121,7 @@ class Fleet:
         self.left: Callable[[Pool], None] = _quiet
         self.changed: Callable[[Pool], None] = _quiet
         self._idle_files = open_files() // 8 or ANY
-        self._configs: dict[str, EngineConfig] = {one.name: one for one in config.engines}
+        self._configs: dict[str, EngineConfig] = {one.name: one for one in _written(config)}
         self._added: dict[str, EngineConfig] = {}  # by others than the configuration, as they said it
         self._origins: dict[str, Origin] = {}  # who those are
         self.events = Chronicle()
@@ -125,7 +130,7 @@ class Fleet:
         self._closed = False
         self._journal: Journal | None = None  # of what calls tell, where somebody wants to know
         self._restraint: Restraint | None = None
-        self.pools: tuple[Pool, ...] = tuple(self._pool(one, config) for one in config.engines)
+        self.pools: tuple[Pool, ...] = tuple(self._pool(one, config) for one in _written(config))
         self.table = UpstreamTable(self.pools)
         self._watch(config)
 
@@ -255,7 +260,7 @@ class Fleet:
     # --- the configuration is read again
     def clashes(self, config: Config) -> list[str]:
         """Why the engines of ``config`` cannot be beside those that others have added; empty = they can."""
-        names = {one.name for one in config.engines}
+        names = {one.name for one in _written(config)}
         added: dict[str, list[EngineConfig]] = {}
         for name, one in self._added.items():
             if name not in names and name not in self._leaving:
@@ -263,7 +268,7 @@ class Fleet:
         return [
             f"the engine {other.name!r}, which was added while the gateway ran, has the address of {one.name!r}: remove it "
             f"(DELETE /admin/engines/{other.name}), or give each of the two `models` of its own"
-            for one in config.engines
+            for one in _written(config)
             for other in added.get(one.url, ())
             if engines_clash(one, other)
         ]
@@ -272,9 +277,9 @@ class Fleet:
         """The engines that ``config`` has and are not here: nobody asks them anything before :meth:`follow`. They count as not
         well, as one that is added. Raises ConfigErrors where one cannot speak TLS as it says."""
         made: list[Pool] = []
-        written = {one.name: one for one in config.engines}
+        written = {one.name: one for one in _written(config)}
         added = [inherited(one, config) for one in self._added.values() if one.name not in written]
-        for count, one in enumerate((*config.engines, *added), 1):
+        for count, one in enumerate((*written.values(), *added), 1):
             if not self._is_there(one):
                 try:
                     pool = self._pool(one, config)
@@ -291,7 +296,7 @@ class Fleet:
         by its :data:`IDENTITY` has what is under way at the one before go on to its end."""
         made = {pool.engine.name: pool for pool in prepared}
         there = {pool.engine.name: pool for pool in self.pools}
-        written = {one.name: one for one in config.engines}
+        written = {one.name: one for one in _written(config)}
         self._config = config
         self._watch(config)
         pools: list[Pool] = []
@@ -329,7 +334,7 @@ class Fleet:
                     self.events.add("engine_drains", name)
                 self._leaving[name] = pool
                 pools.append(pool)
-        for one in config.engines:
+        for one in _written(config):
             self._added.pop(one.name, None)
             self._origins.pop(one.name, None)
         gone += made.values()  # (they came in between)

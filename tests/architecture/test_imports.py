@@ -46,6 +46,7 @@ HOMES = {
     "prometheus_client": {"fastgw.observe"},
     "pynvml": {"fastgw.gpu"},
     "sqlite3": {"fastgw.store"},
+    "dns": {"fastgw.upstream"},
     "redis": {"fastgw.store"},
     "ssl": {"fastgw.net", "fastgw.sim", "fastgw.bench"},
     "argparse": {"fastgw.cli", "fastgw.sim", "fastgw.bench", "fastgw.store"},

@@ -21,13 +21,14 @@ BEGIN: dict[str, Any] = {
 OTHERS: dict[str, Any] = {
     "engines": [EngineConfig(url=ENGINE, weight=7, models=["m"], max_concurrent=3, api_key="k", served_name="s", cancel=False)],
     "vllm_api_key": "sk-engines", "served_model_name": "shown", "api_keys": ["one", "two"], "admin_key": "sk-admin-of-another",
-    "admin_keys": ["ci:read:sk-admin-of-these"],
+    "engines_file": "/nowhere.json", "discovery_dns": "127.0.0.1:9", "admin_keys": ["ci:read:sk-admin-of-these"],
     "trusted_proxies": ["10.0.0.0/8"], "cors_origins": ["https://a.example"], "allowed_hosts": ["a.example"],
     "passthrough_paths": ["/v1/more"], "retry_statuses": ["503"], "scheduler": "off", "embedding_merge_s": 0.0,
     "routes": [RouteConfig(model="m", max_concurrent=2, fallback=["n"], on_capacity="fallback", timeout_s=3.0)],
     "embedding_merge_inputs": 9, "memory_budget_bytes": 1 << 30,
 }  # fmt: skip
-LIVE = [row for row in TABLE if row.reload and row.reload != RESTART and row.name not in ("api_keys_file", "admin_keys_file", "log_level")]
+ELSEWHERE = ("api_keys_file", "admin_keys_file", "log_level")
+LIVE = [row for row in TABLE if row.reload and row.reload != RESTART and row.name not in ELSEWHERE]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,0 +1,211 @@
+"""The fleet follows what its sources say: who is named comes, who is named no longer is drained and goes.
+
+Owns: which engines came from which source. A look that fails changes nothing; an engine leaves when its source has missed it
+in as many looks as the source asks for, and what is under way there goes on to its end. What the operator has done to one
+(drained, removed, another weight) holds as long as the source names it. Must never: touch an engine that somebody else has
+added.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from fastgw.config import Config, ConfigErrors, EngineConfig
+from fastgw.config.settings import inherited
+from fastgw.errors import described
+from fastgw.net.unusable import TlsError
+from fastgw.stats import EventLog
+from fastgw.upstream.discovery.source import Found, LookFailed, Source
+from fastgw.upstream.fleet import IDENTITY, Fleet, FleetError
+
+AGAIN_S: Final = 5.0
+"""After a look that failed."""
+CHANGED: Final = tuple(
+    name for name in EngineConfig.__struct_fields__ if name not in (*IDENTITY, "name", "discover")
+)  # fmt: skip
+
+Spawn = Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+def sources_of(config: Config) -> list[Source]:
+    """Those that the configuration names. (What each takes is imported with it.)"""
+    found: list[Source] = []
+    named = [one for one in config.engines if one.discover]
+    if named:
+        from fastgw.upstream.discovery.names import Asking, ByAddress, ByService
+
+        asking = Asking(config.discovery_dns, config.health_timeout_s)
+        found += [
+            (ByService if one.discover == "srv" else ByAddress)(one, asking, config.discovery_interval_s) for one in named
+        ]
+    if config.engines_file:
+        from fastgw.upstream.discovery.file import ByFile
+
+        found.append(ByFile(config.engines_file))
+    return found
+
+
+class _Followed:
+    """One source, and who is there by its word."""
+
+    __slots__ = ("engines", "failing", "looked", "missed", "refused", "source", "task")
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.engines: dict[str, EngineConfig] = {}  # by name, as it named them last
+        self.missed: dict[str, int] = {}  # looks in a row
+        self.refused: dict[str, str] = {}  # why one is not there, as the log has it
+        self.failing = False
+        self.looked = asyncio.Event()  # for the first time
+        self.task: asyncio.Task[None] | None = None
+
+
+class Follower:
+    """See the head of this file."""
+
+    __slots__ = ("_config", "_fleet", "_followed", "_log", "_spawn")
+
+    def __init__(self, fleet: Fleet, log: EventLog, spawn: Spawn) -> None:
+        self._fleet = fleet
+        self._log = log
+        self._spawn = spawn
+        self._followed: dict[str, _Followed] = {}
+        self._config: Config | None = None
+
+    def __len__(self) -> int:
+        return len(self._followed)
+
+    async def start(self, config: Config, limit_s: float) -> None:
+        """Look at all sources once, but wait no longer than ``limit_s``, and follow them from then on."""
+        self.follow(config)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                for one in self._followed.values():
+                    await one.looked.wait()
+
+    def follow(self, config: Config) -> None:
+        """Follow the sources of ``config`` from now on; what came from others leaves."""
+        self._config = config
+        wanted = {one.key: one for one in sources_of(config)}
+        for key in [key for key in self._followed if key not in wanted]:
+            gone = self._followed.pop(key)
+            self._stop(gone)
+            for name in list(gone.engines):
+                self._leave(gone, name)
+        for key, source in wanted.items():
+            one = self._followed.get(key)
+            if one is None:
+                one = self._followed[key] = _Followed(source)
+            else:
+                self._stop(one)  # it is asked for anew, and may have other settings
+                one.source = source
+            one.task = self._spawn(f"discovery: {key}", self._run(one))
+
+    @staticmethod
+    def _stop(one: _Followed) -> None:
+        if one.task is not None:
+            one.task.cancel()
+            one.task = None
+
+    async def _run(self, one: _Followed) -> None:
+        while True:
+            pause_s = AGAIN_S
+            try:
+                found = await one.source.look()
+                self._well(one)
+                await self._take(one, found)
+                pause_s = found.again_s
+            except LookFailed as error:
+                self._failed(one, str(error))
+            except Exception as error:
+                # A bug met by one source must not end the looks at it for ever.
+                self._log.error("discovery failed inside fastgw", source=one.source.key, error=described(error))
+            one.looked.set()
+            await asyncio.sleep(pause_s)
+
+    def _well(self, one: _Followed) -> None:
+        if one.failing:
+            one.failing = False
+            self._log.info("engines are found again", source=one.source.key)
+            self._fleet.events.add("discovery_well", "", one.source.key)
+
+    def _failed(self, one: _Followed, why: str) -> None:
+        """It is told once; what is there stays."""
+        if not one.failing:
+            one.failing = True
+            self._log.warning("engines cannot be looked up: what is there stays", source=one.source.key, reason=why)
+            self._fleet.events.add("discovery_failed", "", f"{one.source.key}: {why}")
+
+    # --- what a source has said
+    async def _take(self, one: _Followed, found: Found) -> None:
+        """(Each that comes or goes is a new table, so that requests have their turn in between.)"""
+        wanted = {engine.name: engine for engine in self._wanted(one, found.groups)}
+        for name in [name for name in one.engines if name not in wanted]:
+            one.missed[name] = one.missed.get(name, 0) + 1
+            if one.missed[name] >= one.source.misses:
+                self._leave(one, name)
+                await asyncio.sleep(0)
+        one.refused = {name: why for name, why in one.refused.items() if name in wanted}
+        for name, engine in wanted.items():
+            one.missed.pop(name, None)
+            if name in one.engines:
+                self._stay(one, name, engine)
+            else:
+                self._come(one, name, engine)
+                await asyncio.sleep(0)
+
+    def _wanted(self, one: _Followed, groups: Sequence[Sequence[EngineConfig]]) -> Iterator[EngineConfig]:
+        """Those of the first group of which somebody is well, or may be, and of all before."""
+        there = {pool.engine.name: pool.engine for pool in self._fleet.pools} if len(groups) > 1 else {}
+        for group in groups:
+            yield from group
+            for engine in group:
+                known = there.get(engine.name)
+                if known is None or known.healthy is True or not known.probed_at:  # (one that is new may be)
+                    return
+
+    def _come(self, one: _Followed, name: str, engine: EngineConfig) -> None:
+        fleet = self._fleet
+        if fleet.leaves(name) and self._same(name, engine):
+            fleet.undrain(name)
+        else:
+            try:
+                fleet.add(engine, one.source.origin)
+            except (FleetError, TlsError, ConfigErrors) as error:
+                if one.refused.get(name) != str(error):
+                    one.refused[name] = str(error)
+                    self._log.warning("engine found, but not taken", engine=name, source=one.source.key, reason=str(error))
+                return
+        one.refused.pop(name, None)
+        one.engines[name] = engine
+
+    def _same(self, name: str, engine: EngineConfig) -> bool:
+        assert self._config is not None
+        there, meant = self._fleet.config_of(name), inherited(engine, self._config)
+        return all(getattr(there, field) == getattr(meant, field) for field in IDENTITY)
+
+    def _stay(self, one: _Followed, name: str, engine: EngineConfig) -> None:
+        before = one.engines[name]
+        if before == engine:
+            return
+        if any(getattr(before, field) != getattr(engine, field) for field in IDENTITY):
+            self._leave(one, name)  # (another one by that name comes with the next look, when this one has gone)
+            return
+        one.engines[name] = engine
+        other = {field: getattr(engine, field) for field in CHANGED if getattr(before, field) != getattr(engine, field)}
+        if other and self._is_there(one, name):
+            self._fleet.change(name, other)
+
+    def _leave(self, one: _Followed, name: str) -> None:
+        one.engines.pop(name, None)
+        one.missed.pop(name, None)
+        if self._is_there(one, name):
+            self._fleet.remove(name)
+
+    def _is_there(self, one: _Followed, name: str) -> bool:
+        """(The operator may have removed it, and added another by that name.)"""
+        fleet = self._fleet
+        return any(pool.engine.name == name for pool in fleet.pools) and fleet.origin_of(name) == one.source.origin

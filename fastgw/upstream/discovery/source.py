@@ -1,0 +1,40 @@
+"""What a source of engines is to whoever follows it.
+
+Invariant: a look either says all that is there, or fails and says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from fastgw.config import EngineConfig
+from fastgw.upstream.fleet import Origin
+
+
+class LookFailed(Exception):
+    """Nobody knows what is there; the text says why, for the log."""
+
+
+class Found(NamedTuple):
+    """``groups``: who is there; those behind the first are only wanted where nobody of the groups before is well. ``again_s``:
+    when to look again."""
+
+    groups: Sequence[Sequence[EngineConfig]]
+    again_s: float
+
+
+class Source(Protocol):
+    """``key`` names it, in the log too; another source has another. ``misses``: so many looks in a row must have missed an
+    engine before it leaves."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def origin(self) -> Origin: ...
+    @property
+    def misses(self) -> int: ...
+
+    async def look(self) -> Found:
+        """Raises LookFailed."""
+        ...
