@@ -120,7 +120,8 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     others = another(_group(exchange), tries)
     rules = exchange.gateway.rules
     step = after(
-        failure, rules, exchange.tries, now, reused=call.reused, begun=begun, at_hand=_at_hand(exchange), others=others
+        failure, rules, exchange.tries, now, reused=call.reused, begun=begun, at_hand=_at_hand(exchange), others=others,
+        fleeting=pool.engine.fleeting,
     )  # fmt: skip
     try:
         if step is Step.AGAIN and not_taken and failure is not Failure.LEFT_OVER:

@@ -60,6 +60,8 @@ def _target(exchange: ExchangeState, engine: Engine) -> bytes:
     target = head.target
     value = exchange.session.value if exchange.session is not None else None
     name = engine.served_name or exchange.substitute
+    if engine.aliases:
+        name = engine.aliases.get(name or exchange.model, name)
     if value is not None and name and name != value.text:
         target = b"%b?%b" % (head.path, with_value(head.query, value, name))
     return engine.base + target if engine.base else target

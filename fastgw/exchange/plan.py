@@ -6,7 +6,8 @@ Repeated without asking: a connection that did not come about (nothing was sent)
 and a *reused* idle connection that died without one response byte (the engine closed it while the request was on its way; it
 goes again once, on a fresh connection).
 Repeated only by policy (``retry_fresh``; on under ``ordered``, whose users expect it), so often as ``max_retries`` says: a
-fresh connection that died, or timed out, after the whole request was sent. Never: anything after a response byte.
+fresh connection that died, or timed out, after the whole request was sent. Elsewhere without asking: what an engine that may
+be gone at any moment (a runner's) has lost. Never: anything after a response byte.
 """
 
 from __future__ import annotations
@@ -146,12 +147,22 @@ def another(group: Group, tries: Tries) -> bool:
 
 
 def after(
-    failure: Failure, rules: Rules, tries: Tries, now: float, *, reused: bool, begun: bool, at_hand: bool, others: bool
+    failure: Failure,
+    rules: Rules,
+    tries: Tries,
+    now: float,
+    *,
+    reused: bool,
+    begun: bool,
+    at_hand: bool,
+    others: bool,
+    fleeting: bool = False,
 ) -> Step:
     """What follows a failed attempt.
 
     ``reused``: it went over an idle connection. ``begun``: a byte of an answer had come. ``at_hand``: the whole request can be
-    sent again. ``others``: there is another engine to ask. ``tries`` knows of this attempt.
+    sent again. ``others``: there is another engine to ask. ``fleeting``: the engine may be gone at any moment. ``tries`` knows
+    of this attempt.
     """
     if begun or not at_hand:
         return Step.FAIL
@@ -167,6 +178,9 @@ def after(
         if stays and tries.patient(now):
             return Step.AGAIN
         return Step.NEXT if others else Step.FAIL
+    if failure is Failure.LOST and fleeting and others:
+        # (Nobody does the work any more: it goes elsewhere, and costs the budget nothing. One that has broken two stays.)
+        return Step.BAR if rules.quarantine_after and tries.kills >= rules.quarantine_after else Step.NEXT
     if failure is Failure.LOST and reused and rules.replay and not tries.replayed:
         return Step.AGAIN
     return later(rules, tries, others) if rules.retry_fresh else Step.FAIL

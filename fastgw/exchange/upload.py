@@ -145,7 +145,8 @@ class Upload:
         self.model = model
         group = exchange.gateway.table.group(model)
         pool = exchange.call.pool if exchange.call is not None else None
-        if group is None or pool is None or pool not in group.pools or pool.engine.served_name or exchange.substitute:
+        engine = pool.engine if group is not None and pool is not None and pool in group.pools else None
+        if engine is None or engine.served_name or model in engine.aliases or exchange.substitute:
             message = "A `model` must come before the file here: another engine has been chosen."
             raise GatewayError("invalid_parameter", message, param="model")
 
@@ -171,7 +172,10 @@ class Upload:
         self.sent_whole = False
         self._sink = stream
         self._next = self._offset = 0
-        name = call.pool.engine.served_name or exchange.substitute
+        engine = call.pool.engine
+        name = engine.served_name or exchange.substitute
+        if engine.aliases:
+            name = engine.aliases.get(name or self.model, name)
         self._edits = self._field.edits(name) if self._field is not None and name else []
         grown = sum(len(new) - (end - start) for start, end, new in self._edits)
         if self.chunked and not self.whole:

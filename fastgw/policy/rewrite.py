@@ -21,7 +21,7 @@ from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.config import Config
 from fastgw.exchange.endpoints import CHAT, RESPONSES
 from fastgw.exchange.filter import Filter
-from fastgw.exchange.state import NO_LIMIT, ExchangeState
+from fastgw.exchange.state import NO_LIMIT, ExchangeState, model_of
 from fastgw.protocol.openai import ASKS_USAGE, with_bound, with_model, with_usage, written
 from fastgw.upstream.kinds.kind import Kind
 from fastgw.upstream.target import Engine
@@ -115,6 +115,8 @@ class Rewriting(Filter):
     def rewrite(self, exchange: ExchangeState, engine: Engine, body: bytes) -> bytes:
         facts = exchange.facts
         name = engine.served_name or exchange.substitute
+        if engine.aliases:
+            name = engine.aliases.get(name or model_of(exchange), name)
         if facts is None:
             upload = exchange.upload
             return upload.renamed(body, name) if upload is not None and name else body

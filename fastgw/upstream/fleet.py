@@ -29,6 +29,7 @@ from fastgw.config import Config, ConfigError, ConfigErrors, EngineConfig
 from fastgw.config.check import engines_clash
 from fastgw.config.machine import open_files
 from fastgw.config.settings import inherited
+from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
 from fastgw.net.unusable import TlsError
@@ -48,6 +49,8 @@ MOST_ENGINES: Final = 1024
 """That the admin API may bring it to: each is probed, and has its series among the metrics."""
 PIECE: Final = 50
 """Engines made in one turn of the loop: a millisecond."""
+PUBLISH_SHARE: Final = 0.02
+"""Of the loop's time, for tables that may wait."""
 LOOK_S: Final = 0.05
 """How often one that leaves is looked at: the data plane has no event for "the last one ended", and pays for none."""
 
@@ -94,9 +97,9 @@ class Fleet:
     """
 
     __slots__ = (
-        "_added", "_closed", "_config", "_configs", "_idle_files", "_journal", "_leaving", "_log", "_origins", "_published",
-        "_reactor", "_restraint", "_room", "_shortage", "_stats", "_timer", "changed", "events", "joined", "left", "pools",
-        "table",
+        "_added", "_closed", "_config", "_configs", "_idle_files", "_journal", "_leaving", "_log", "_origins", "_publish_at",
+        "_published", "_publishing", "_reactor", "_restraint", "_room", "_shortage", "_stats", "_timer", "changed", "events",
+        "joined", "left", "pools", "table",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +130,8 @@ class Fleet:
         self.events = Chronicle()
         self._leaving: dict[str, Pool] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._publishing: asyncio.TimerHandle | None = None
+        self._publish_at = 0.0  # no sooner
         self._closed = False
         self._journal: Journal | None = None  # of what calls tell, where somebody wants to know
         self._restraint: Restraint | None = None
@@ -177,10 +182,32 @@ class Fleet:
         self.table = UpstreamTable(self.pools, self.table)
         self._published()
 
+    def publish_soon(self) -> None:
+        """:meth:`publish` in the next turn of the loop; where many come, go or change, once for some of them: a table of a
+        thousand engines takes milliseconds, and so much as :data:`PUBLISH_SHARE` of the loop goes into tables at the most."""
+        if self._publishing is None and not self._closed:
+            wait_s = max(0.0, self._publish_at - monotonic())
+            self._publishing = self._reactor.loop.call_later(wait_s, self._publish_now)
+
+    def _publish_now(self) -> None:
+        self._publishing = None
+        begun = monotonic()
+        self.publish()
+        now = monotonic()
+        self._publish_at = now + (now - begun) / PUBLISH_SHARE
+
     # --- coming and going
     def add(self, config: EngineConfig, origin: Origin = "admin") -> Pool:
         """An engine more, with what it leaves open filled in from the gateway's settings. It counts as not well until a probe
         has found it so: while others are, no request is risked on it. Raises EngineExists, FleetFull, TlsError."""
+        pool = self.take_in(config, origin)
+        self.publish()
+        self.joined(pool)
+        return pool
+
+    def take_in(self, config: EngineConfig, origin: Origin) -> Pool:
+        """As :meth:`add`, of one for which somebody vouches, so that nobody asks it first; requests meet it when
+        :meth:`publish_soon` has been called, and its time come."""
         one = inherited(config, self._config)
         if one.name in self._configs:
             raise EngineExists("There is an engine of this name: give this one another `name`, or remove that one first.")
@@ -199,8 +226,6 @@ class Fleet:
         self.pools = (*self.pools, pool)
         self._log.info("engine added", engine=one.name)
         self.events.add("engine_added", one.name, origin)
-        self.publish()
-        self.joined(pool)
         return pool
 
     def change(self, name: str, fields: Mapping[str, Any]) -> Pool:
@@ -216,6 +241,23 @@ class Fleet:
         self.publish()
         self._room()
         return pool
+
+    def free_name(self, name: str) -> str:
+        """``name``, or one like it that no engine has."""
+        number, free = 1, name
+        while free in self._configs:
+            number += 1
+            free = f"{name}~{number}"
+        return free
+
+    def serves(self, name: str, models: Sequence[str]) -> None:
+        """From now on these are the models that it was added with. Raises UnknownEngine."""
+        pool = self.find(name)
+        if name in self._added:
+            self._added[name] = replace(self._added[name], models=tuple(models))
+        self._configs[name] = replace(self._configs[name], models=tuple(models))
+        pool.engine.configured_models = frozenset(models)
+        self.publish_soon()
 
     def drain(self, name: str) -> Pool:
         """It gets no new requests; what is under way there goes on. Raises UnknownEngine."""
@@ -256,6 +298,15 @@ class Fleet:
             return True
         self._look_again()
         return False
+
+    def lose(self, name: str, reason: str) -> None:
+        """It may be gone: it gets no new requests, what it has not begun to answer is asked elsewhere, and what it has begun
+        goes on while it can. It is removed when nothing is under way there. Raises UnknownEngine."""
+        pool = self.drain(name)
+        self._leaving[name] = pool
+        self._log.warning("engine lost", engine=name, reason=reason, inflight=pool.engine.inflight)
+        pool.break_off_waiting()
+        self._look_again()
 
     # --- the configuration is read again
     def clashes(self, config: Config) -> list[str]:
@@ -381,6 +432,9 @@ class Fleet:
             self._timer.cancel()
             self._timer = None
         self.events.close()
+        if self._publishing is not None:
+            self._publishing.cancel()
+            self._publishing = None
         self._leaving.clear()
         if self._restraint is not None:
             self._restraint.close()
@@ -430,11 +484,16 @@ class Fleet:
     def _look(self) -> None:
         self._timer = None
         for pool in [pool for pool in self._leaving.values() if not pool.engine.inflight]:
-            self._go(pool)
+            self._drop(pool)
+            self.publish_soon()
         self._look_again()
 
     def _go(self, pool: Pool) -> None:
         """It is there no longer, for anybody."""
+        self._drop(pool)
+        self.publish()
+
+    def _drop(self, pool: Pool) -> None:
         name = pool.engine.name
         self._leaving.pop(name, None)
         del self._configs[name]
@@ -446,4 +505,3 @@ class Fleet:
         self._log.info("engine removed", engine=name)
         self.events.add("engine_removed", name)
         self.left(pool)
-        self.publish()

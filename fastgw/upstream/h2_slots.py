@@ -364,6 +364,12 @@ class H2Slots(H2Home):
         """After :meth:`close`: connections are kept again."""
         self._closed = False
 
+    def break_off_waiting(self) -> None:
+        """Connections on which nothing has begun to be answered end as if the engine had reset them."""
+        for conn in [*self.dialling, *self.conns, *self.leavers]:
+            if not any(stream.begun() for stream in conn.streams.values()):
+                conn.lost()
+
     def break_off(self) -> None:
         """All connections end as if the engine had reset them, and none is opened any more."""
         self._gone_at_once = True

@@ -348,6 +348,13 @@ class Pool(Home):
             self._slots.break_off()
         self._lose(list(self._conns))
 
+    def break_off_waiting(self) -> None:
+        """The engine may be gone: what it has not begun to answer ends as if it had reset the connection, what it has begun
+        goes on."""
+        if self._slots is not None:
+            self._slots.break_off_waiting()
+        self._lose([conn for conn in self._conns if conn.stream is not None and not conn.stream.begun()])
+
     def _lose(self, left: list[H1UpstreamConn]) -> None:
         for conn in left[-ENDS:]:
             conn.lost()

@@ -27,6 +27,7 @@ class Engine:
 
     __slots__ = (
         "addresses",
+        "aliases",
         "answered_total",
         "api_key_line",
         "base",
@@ -42,6 +43,7 @@ class Engine:
         "failures",
         "failures_total",
         "features",
+        "fleeting",
         "gradient",
         "h2",
         "head_block",
@@ -116,6 +118,8 @@ class Engine:
         self.addresses: tuple[Address, ...] = self._literal()
         self.literal = bool(self.addresses)  # nothing to look up, ever
         self.breaker = Breaker(cb_threshold, cb_recovery_s)
+        self.aliases: dict[str, str] = {}  # of models that it serves: their names there
+        self.fleeting = False  # it may be gone at any moment: what it has not begun to answer is asked elsewhere then
         self.draining = False  # it takes no new requests: the operator wants it empty (the fleet)
         self.not_before = 0.0  # it asked to be left alone until then
         self.words: tuple[tuple[float, str], ...] = ()  # until when it has told whom to wait: the two latest, the latest last

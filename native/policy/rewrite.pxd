@@ -2,7 +2,7 @@ cimport cython
 
 from fastgw.accel.bodies cimport BodyFacts, place_in, span_of, with_member
 from fastgw.exchange.filter cimport Filter
-from fastgw.exchange.state cimport ExchangeState
+from fastgw.exchange.state cimport ExchangeState, model_of
 from fastgw.upstream.kinds.kind cimport Kind
 from fastgw.upstream.target cimport Engine
 

@@ -9,10 +9,11 @@ cdef int CLOSED, NO
 
 @cython.final
 cdef class Engine:
+    cdef public dict aliases
     cdef public tuple addresses, discovered_models, probe_paths, words
     cdef public long long answered_total, failures, failures_total, inflight, truncations_total
     cdef public bytes api_key_line, base, head_block, label
-    cdef public bint cancel, draining, h2, held, literal
+    cdef public bint cancel, draining, fleeting, h2, held, literal
     cdef public dict facts
     cdef public frozenset features
     cdef public Watch watch

@@ -49,6 +49,21 @@ def test_what_was_never_sent_goes_to_the_next_engine_at_once() -> None:
             assert asked(failure, facts, retries, kills) is not Step.NEXT
 
 
+def test_what_an_engine_that_may_be_gone_at_any_moment_has_lost_goes_elsewhere_under_every_policy() -> None:
+    for failure, facts, retries, kills in QUESTIONS:
+        rules = Rules(replay=facts["replay"], retry_fresh=facts["retry_fresh"], max_retries=0, quarantine_after=2)
+        step = after(
+            failure, rules, Tries((), facts["replayed"], retries, kills), reused=facts["reused"], begun=facts["begun"],
+            at_hand=facts["at_hand"], others=facts["others"], fleeting=True,
+        )  # fmt: skip
+        if facts["begun"] or not facts["at_hand"]:
+            assert step is Step.FAIL
+        elif failure is Failure.LOST and facts["others"]:
+            assert step is (Step.BAR if kills >= 2 else Step.NEXT)
+        elif failure is Failure.SILENT:
+            assert step is Step.FAIL
+
+
 def test_what_an_engine_did_not_look_at_is_asked_again_and_not_for_ever() -> None:
     """RFC 9113 §8.7: whatever the settings of replays say."""
     rules = Rules(replay=False, retry_fresh=False, max_retries=0, quarantine_after=0)

@@ -173,3 +173,52 @@ async def test_a_probe_that_ends_after_its_engine_has_gone_leaves_nothing() -> N
         health.forget(pool.engine)
         await asked
         assert not health._known
+
+
+# --- those that come and go by themselves
+async def test_one_that_is_taken_in_serves_what_is_said_from_the_next_table_on() -> None:
+    async with fleet(engine(1)) as (made, told):
+        made.take_in(engine(2, "r"))
+        made.serves("r", ["a", "b"])
+        made.serves("r", ["b", "c"])
+        assert told.tables == 0
+        await asyncio.sleep(0.01)
+        assert told.tables == 1
+        assert told.joined == []
+        assert [serving(made, model) for model in ("a", "b", "c")] == [["e1"], ["r"], ["r"]]
+        assert made.free_name("r") == "r~2"
+
+
+async def test_tables_that_may_wait_are_few_however_many_come() -> None:
+    async with fleet() as (made, told):
+        for port in range(1, 301):
+            made.take_in(engine(port))
+            made.publish_soon()
+            await asyncio.sleep(0)
+        assert told.tables < 30
+        await asyncio.sleep(0.2)
+        assert len(made.table.pools) == 300
+
+
+async def test_what_is_said_of_models_holds_when_settings_are_read_again() -> None:
+    async with fleet(engine(1)) as (made, _):
+        made.take_in(engine(2, "r"))
+        made.serves("r", ["a"])
+        config = Config(engines=[engine(1)], warm_connections=0, engine_max_idle=3)
+        made.follow(config, await made.prepare(config))
+        assert serving(made, "a") == ["r"]
+        assert made.find("r").engine.configured_models == {"a"}
+
+
+async def test_one_that_is_lost_leaves_when_nothing_is_under_way_there() -> None:
+    async with fleet(engine(1), engine(2)) as (made, told):
+        pool = made.find("e2")
+        pool.engine.inflight = 1
+        made.lose("e2", "its runner is gone")
+        await asyncio.sleep(0.06)
+        assert made.leaves("e2")
+        assert pool.engine.draining
+        pool.engine.inflight = 0
+        await asyncio.sleep(0.08)
+        assert told.left == ["e2"]
+        assert [one.engine.name for one in made.table.pools] == ["e1"]
