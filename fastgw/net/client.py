@@ -228,6 +228,17 @@ class ClientStream(Timed):
         """End at once; ``sink`` is not told."""
         raise NotImplementedError
 
+    # --- somebody else's
+    def release(self) -> tuple[int, bytes]:
+        """Give the connection's descriptor away, with what has come behind the request's head: nothing of it is ours then, and
+        the stream is over. (-1, b"") where it cannot be: it is encrypted, or has other requests on it."""
+        return -1, b""
+
+    def take_over(self) -> bool:
+        """From here on bytes pass as they are, both ways and without a limit of time, and nothing is answered before: what has
+        come is :meth:`early`'s. False = not in this protocol."""
+        return False
+
     # --- an upgraded protocol
     def upgrade(self, head: ResponseHead, request_id: bytes, data: bytes) -> int:
         """The engine's 101 and its first bytes; from here on bytes pass as they are, both ways, without a limit of time."""

@@ -66,6 +66,15 @@ class Arrival(Host):
         wheel.disarm(stream)
         return True
 
+    def release(self) -> tuple[int, bytes]:
+        """See :meth:`~fastgw.net.client.ClientStream.release`."""
+        fd = self.wire.release()
+        if fd < 0:
+            return -1, b""
+        surplus = self.surplus
+        self.close()
+        return fd, surplus
+
     def _take_body(self, data: bytes) -> None:
         body = self.body
         stream = self.stream

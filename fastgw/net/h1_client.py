@@ -98,6 +98,10 @@ class Host(Connection):
         """Bytes pass as they are from here on, without a limit of time."""
         raise NotImplementedError
 
+    def release(self) -> tuple[int, bytes]:
+        """See :meth:`~fastgw.net.client.ClientStream.release`."""
+        return -1, b""
+
     def early(self) -> bytes:
         """What came before that; read on."""
         raise NotImplementedError
@@ -280,6 +284,16 @@ class H1ClientStream(ClientStream):
         self.deadline = NEVER
         self._begun = b""
         return self.write_wire(upgrade_head(head, request_id) + data)
+
+    def take_over(self) -> bool:
+        self.host.tunnel()
+        self.deadline = NEVER
+        self._begun = b""
+        return True
+
+    def release(self) -> tuple[int, bytes]:
+        self.sink = None
+        return self.host.release()
 
     def early(self) -> bytes:
         return self.host.early()

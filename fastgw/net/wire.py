@@ -279,6 +279,11 @@ class Wire(Polled):
         self.poller.watch(self, WRITE)
         return 0
 
+    def release(self) -> int:
+        """Give the descriptor away, to whoever goes on with the connection: the wire is closed. -1 = it cannot be: something
+        waits to be written, or stands between the bytes and the socket."""
+        return -1
+
     def dispose(self, reset: bool = False) -> None:
         """Give the descriptor back. ``reset`` sends RST, so that no peer takes what it has for complete."""
         if self.closed:
@@ -348,6 +353,17 @@ class PlainWire(Wire):
 
     def shutdown(self) -> None:
         finish(self.fd)
+
+    def release(self) -> int:
+        fd = self.fd
+        if self.closed or self.queued_bytes or fd < 0:
+            return -1
+        self.reading = False
+        self.poller.watch(self, 0)
+        self.fd = -1
+        self.closed = True
+        self.holder = NOBODY
+        return fd
 
 
 def _new_socket(family: int) -> socket.socket:

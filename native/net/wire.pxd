@@ -49,6 +49,7 @@ cdef class Wire(Polled):
     cpdef str why(self, int code)
     cpdef bint for_h2(self) except -1
     cpdef int dial(self, tuple address) except -1
+    cpdef int release(self) except -2
     cpdef dispose(self, bint reset=*)
     cdef _farewell(self, bint reset)
 
