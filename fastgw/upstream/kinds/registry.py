@@ -39,6 +39,20 @@ _MARKED: Final = tuple(kind for kind in KINDS if kind.owner_mark)
 ASKED: Final = tuple(kind for kind in KINDS if kind.asked[0])
 """Those that a path of their own tells, in the order in which they are asked for."""
 
+_ALSO: Final[dict[str, EngineKind]] = {
+    "llama.cpp": "llamacpp", "llama_cpp": "llamacpp", "llama-cpp": "llamacpp", "llama-server": "llamacpp",
+    "text-generation-inference": "tgi",
+}  # fmt: skip
+
+
+def kind_called(word: str) -> EngineKind:
+    """What others mean by a word for an engine; ``auto`` where it says nothing here."""
+    word = word.lower()
+    for kind in ENGINE_KINDS:
+        if kind == word:
+            return kind
+    return _ALSO.get(word, "auto")
+
 
 def known_by(kind: Kind, models: bytes) -> Kind:
     """What an engine of ``kind`` is by its own list of models: one that nobody has named may be told by it."""

@@ -1,0 +1,337 @@
+"""The runners that have dialled in: who is there, how each is, and which engine of the fleet stands for it.
+
+    join -----> there <---- comes back in time ---- lost
+                 |  ^                                 |
+       not well  v  | well                            v  GRACE_S, or silence was why
+                resting -- drained, nothing under way --> gone
+
+Each runner is one engine of the fleet, at the address that it may have (``runner_address``), serving the models that it
+reports; what is behind it is its own affair. Told by connections (``protocol/runners.Session``) what runners say; tells the
+``yard`` (the fleet, in a gateway) what follows. Without I/O and without a clock.
+
+Invariants: an id is one runner, an address is one runner's; the newer connection of an id wins, and its engine goes on with all
+that is under way there, if its address is the same; there are :attr:`Registry.most` runners at the most, and what is
+remembered of those that left is bounded too. A runner that is lost gets no new requests while others are well, and after
+:data:`GRACE_S` it is gone: requests that it has not begun to answer go elsewhere, answers that have begun go on. Whoever comes
+and goes all the time waits (:data:`FLAPS` times, then once in :data:`FLAP_S`), and keeps the place that it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+from fastgw.config import EngineConfig
+from fastgw.config.names import EngineKind
+from fastgw.protocol.runner_words import ROUTABLE, Command, CommandResponse, Register, RunnerStatus
+from fastgw.protocol.runners import AWAY, DONE, LATER, POLICY, Refused, Session
+from fastgw.upstream.kinds.registry import kind_called
+from fastgw.upstream.runner_address import Network, where
+from fastgw.upstream.target import Engine
+
+GRACE_S: Final = 1.5
+"""In which a runner whose connection broke may come back as if nothing had been."""
+FLAPS: Final = 5
+FLAP_S: Final = 10.0
+MOST_REMEMBERED: Final = 4096
+"""Ids, of which it is known how often they came lately."""
+MOST_COMMANDS: Final = 32
+"""Under way with one runner."""
+
+
+class Yard(Protocol):
+    """What is done with the engines of runners. None of these raises but ``take_in``."""
+
+    def take_in(self, config: EngineConfig) -> Engine:
+        """An engine more. Raises :class:`Refused`."""
+        ...
+
+    def free_name(self, name: str) -> str:
+        """That name, or one like it that no engine has."""
+        ...
+
+    def holds(self, engine: Engine) -> bool:
+        """Whether it is there still: others can remove it."""
+        ...
+
+    def serves(self, engine: Engine, models: Sequence[str], aliases: dict[str, str]) -> None:
+        """It answers to these models from now on; ``aliases`` are some of them, by what they are called there."""
+        ...
+
+    def rests(self, engine: Engine, resting: bool) -> None:
+        """Whether it gets no new requests."""
+        ...
+
+    def vouched(self, engine: Engine, well: bool) -> None:
+        """Its runner says so, or has fallen silent; probes may find otherwise."""
+        ...
+
+    def lose(self, engine: Engine, why: str) -> None:
+        """It goes: what it has not begun to answer goes elsewhere, the rest ends first."""
+        ...
+
+    def let_go(self, engine: Engine) -> None:
+        """It goes when nothing is under way there."""
+        ...
+
+    def tell(self, what: str, runner: str, **about: object) -> None:
+        """Something has happened."""
+        ...
+
+
+class Runner:
+    """One runner, and what it said last. ``lost_at``: when its connection broke, -1 = it is there. ``drained``: the operator
+    wants it empty. ``resting``: its engine gets no new requests for what it says of itself, or because it is drained."""
+
+    __slots__ = (
+        "commands", "drained", "engine", "id", "joined_at", "lost_at", "machine", "models", "name", "resting", "seen_at",
+        "session", "status", "url",
+    )  # fmt: skip
+
+    def __init__(self, message: Register, url: str, engine: Engine, session: Session, now: float) -> None:
+        self.id = message.runner_id
+        self.url = url
+        self.engine = engine
+        self.drained = self.resting = False
+        self.joined_at = now
+        self.models: tuple[tuple[str, ...], dict[str, str]] = ((), {})
+        self.commands: dict[str, Callable[[CommandResponse | None], None]] = {}
+        self.came(message, session, now)
+
+    def __repr__(self) -> str:
+        return f"<Runner {self.id} {self.status.health} {'there' if self.lost_at < 0 else 'lost'}>"
+
+    def came(self, message: Register, session: Session, now: float) -> None:
+        """It has registered, with these words."""
+        self.name = message.runner_name
+        self.machine = (message.machine_type or "").lower()
+        self.status: RunnerStatus = message.status
+        self.session = session
+        self.lost_at = -1.0
+        self.seen_at = now
+
+    def routable(self) -> bool:
+        """Whether it says that it takes requests."""
+        status = self.status
+        return status.health in ROUTABLE and (not status.engines or any(engine.is_healthy for engine in status.engines))
+
+
+class Registry:
+    """See the head of this file. It is the :class:`~fastgw.protocol.runners.House` of all connections."""
+
+    __slots__ = ("_by_url", "_flaps", "_runners", "_serial", "_yard", "listed", "most")
+
+    def __init__(self, yard: Yard, *, most: int, listed: Sequence[Network]) -> None:
+        self._yard = yard
+        self.most = most
+        self.listed = tuple(listed)
+        self._runners: dict[str, Runner] = {}
+        self._by_url: dict[str, Runner] = {}
+        self._flaps: dict[str, tuple[float, float]] = {}  # id: (times that it may come, as of when); the latest last
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._runners)
+
+    def __iter__(self) -> Iterator[Runner]:
+        return iter(self._runners.values())
+
+    def find(self, id: str) -> Runner | None:
+        """The runner of that id."""
+        return self._runners.get(id)
+
+    # --- a house
+    def join(self, session: Session, message: Register, now: float) -> None:
+        runner = self._runners.get(message.runner_id)
+        if runner is None and len(self._runners) >= self.most:
+            raise Refused("There are as many runners as there may be: raise max_runners.", close=LATER)
+        self._damp(message.runner_id, now)
+        url = where(message, session.peer, self.listed)
+        other = self._by_url.get(url)
+        if other is not None and other is not runner:
+            raise Refused(f"The runner {other.id!r} has this address: give each its own.")
+        for name in message.status.models():
+            _check(name)
+        if runner is not None and (runner.url != url or not self._yard.holds(runner.engine)):
+            before = runner
+            runner = None
+        else:
+            before = None
+        if runner is None:
+            engine = self._yard.take_in(self._config(message, url))  # (before anything changes: it may refuse)
+            made = Runner(message, url, engine, session, now)
+            if before is not None:
+                made.drained = before.drained
+                self._replace(before, now)
+            self._runners[made.id] = self._by_url[url] = made
+            self._yard.tell("runner_joined", made.id, url=url)
+            self._follow(made, first=True)
+            return
+        old, returned = runner.session, runner.lost_at >= 0
+        runner.came(message, session, now)
+        if not returned:
+            old.close(POLICY, "another connection of this runner has come", now)
+        self._yard.vouched(runner.engine, True)
+        self._yard.tell("runner_returned" if returned else "runner_replaced", runner.id, url=url)
+        self._follow(runner)
+
+    def reported(self, session: Session, status: RunnerStatus, now: float) -> None:
+        runner = self._of(session)
+        if runner is None:
+            return
+        runner.seen_at = now
+        before, runner.status = runner.status, status
+        if status.health != before.health:
+            self._yard.tell("runner_health", runner.id, health=status.health, before=before.health)
+        try:
+            self._follow(runner)
+        except Refused as refusal:
+            runner.status = before
+            session.fail(refusal.code, str(refusal), refusal.close, now)
+
+    def answered(self, session: Session, response: CommandResponse, now: float) -> None:
+        runner = self._of(session)
+        done = runner.commands.pop(response.request_id, None) if runner is not None else None
+        if done is not None:
+            done(response)
+
+    def left(self, session: Session, now: float) -> None:
+        runner = self._of(session)
+        if runner is None:
+            return  # another connection has taken its place
+        self._commands_end(runner)
+        runner.lost_at = now
+        if runner.status.health == "shutting_down":
+            self._gone(runner, "it has left", kindly=True)
+        elif session.why == "TIMEOUT":
+            self._gone(runner, "nothing was heard of it")
+        else:
+            self._yard.vouched(runner.engine, False)
+            self._yard.tell("runner_lost", runner.id, why=session.why or "its connection has ended")
+
+    # --- time
+    def tick(self, now: float, unix: float) -> None:
+        """Look at all: who has been lost for too long goes, who is silent is asked, who wants to leave and is empty may."""
+        for runner in list(self._runners.values()):
+            if runner.lost_at >= 0:
+                if now - runner.lost_at >= GRACE_S:
+                    self._gone(runner, "its connection has ended")
+                continue
+            if not self._yard.holds(runner.engine):
+                runner.session.close(POLICY, "its engine was removed: it may come again", now)
+                continue
+            runner.session.tick(now, unix)
+            if runner.status.health == "shutting_down" and not runner.engine.inflight and runner.lost_at < 0:
+                runner.session.close(DONE, "nothing is under way there", now)
+
+    # --- the operator
+    def command(
+        self, runner: Runner, make: Callable[[str], Command], done: Callable[[CommandResponse | None], None], now: float
+    ) -> str:
+        """Have it do something; ``done`` is called once: with its answer, or with None when it has been lost. Returns the id of
+        the command, for :meth:`forget`; "" = it cannot be told now."""
+        if len(runner.commands) >= MOST_COMMANDS or runner.lost_at >= 0:
+            return ""
+        self._serial += 1
+        request_id = f"{runner.id}-{self._serial}"[-128:]
+        runner.commands[request_id] = done
+        if not runner.session.command(make(request_id), now):
+            runner.commands.pop(request_id, None)
+            return ""
+        return request_id
+
+    def forget(self, runner: Runner, request_id: str) -> None:
+        """Nobody waits for that command any more."""
+        runner.commands.pop(request_id, None)
+
+    def drain(self, runner: Runner, drained: bool) -> None:
+        """It gets no new requests, whatever it says; or does again."""
+        if runner.drained != drained:
+            runner.drained = drained
+            self._yard.tell("runner_drained" if drained else "runner_undrained", runner.id)
+            self._rest(runner)
+
+    def close(self, now: float) -> None:
+        """The gateway stops, or takes no runners any more: all are told."""
+        for runner in list(self._runners.values()):
+            if runner.lost_at < 0:
+                runner.session.close(AWAY, "the gateway takes no runners now", now)
+
+    # --- within
+    def _of(self, session: Session) -> Runner | None:
+        """The runner whose connection this is; None = it has another by now."""
+        runner = self._runners.get(session.runner_id)
+        return runner if runner is not None and runner.session is session else None
+
+    def _config(self, message: Register, url: str) -> EngineConfig:
+        engines = message.status.engines
+        kinds = {kind_called(engine.engine_type) for engine in engines}
+        kind: EngineKind = kinds.pop() if len(kinds) == 1 else "auto"
+        return EngineConfig(url=url, name=self._yard.free_name(message.runner_id), kind=kind)
+
+    def _follow(self, runner: Runner, first: bool = False) -> None:
+        """Have its engine be as it says. Raises :class:`Refused`."""
+        status = runner.status
+        models = (status.models(), status.model_aliases)
+        if models != runner.models:
+            for name in models[0]:
+                _check(name)
+            for name in status.model_aliases.values():
+                _check(name)
+            runner.models = models
+            self._yard.serves(runner.engine, *models)
+        metrics = status.metrics
+        runner.engine.queued = (metrics.requests_waiting or 0) if metrics is not None else 0
+        self._rest(runner)
+        if first:
+            self._yard.vouched(runner.engine, True)
+
+    def _rest(self, runner: Runner) -> None:
+        resting = runner.drained or not runner.routable()
+        if resting != runner.resting:
+            runner.resting = resting
+            self._yard.rests(runner.engine, resting)
+
+    def _replace(self, runner: Runner, now: float) -> None:
+        """Its place is another's by now."""
+        self._forget(runner)
+        if runner.lost_at < 0:
+            self._commands_end(runner)
+            runner.session.close(POLICY, "another connection of this runner has come", now)
+        if self._yard.holds(runner.engine):
+            self._yard.let_go(runner.engine)
+
+    def _gone(self, runner: Runner, why: str, kindly: bool = False) -> None:
+        self._forget(runner)
+        self._yard.tell("runner_gone", runner.id, why=why, inflight=runner.engine.inflight)
+        if self._yard.holds(runner.engine):
+            if kindly:
+                self._yard.let_go(runner.engine)
+            else:
+                self._yard.lose(runner.engine, why)
+
+    def _forget(self, runner: Runner) -> None:
+        del self._runners[runner.id]
+        self._by_url.pop(runner.url, None)
+
+    @staticmethod
+    def _commands_end(runner: Runner) -> None:
+        commands, runner.commands = runner.commands, {}
+        for done in commands.values():
+            done(None)
+
+    def _damp(self, id: str, now: float) -> None:
+        """Raises :class:`Refused` for who comes too often."""
+        left, at = self._flaps.pop(id, (FLAPS, now))
+        left = min(FLAPS, left + (now - at) / FLAP_S)
+        if len(self._flaps) >= MOST_REMEMBERED:
+            del self._flaps[next(iter(self._flaps))]
+        self._flaps[id] = (left - 1 if left >= 1 else left, now)
+        if left < 1:
+            raise Refused(f"This runner registers too often: come again in {FLAP_S:g} s.", close=LATER)
+
+
+def _check(name: str) -> None:
+    """Raises :class:`Refused` for what cannot be a model's name: it stands in metrics and in the log."""
+    if not name.isprintable() or len(name.encode("utf-8", "replace")) > 200:
+        raise Refused("A model's name holds control characters, or is longer than 200 bytes.")
