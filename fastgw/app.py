@@ -100,6 +100,7 @@ class Gateway:
         self._access = access
         self._reactor: Reactor | None = None
         self._door: doors.ClientDoor | None = None
+        self._runners: doors.RunnerDoor | None = None
         self._health: Health | None = None
         self._probes: asyncio.Task[None] | None = None
         self._scheduler: Scheduler | None = None
@@ -180,6 +181,7 @@ class Gateway:
             )
             core = self._put_together(reactor, health, who)
             LocalEndpoints(core, tasks.spawn)
+            self._runners = doors.RunnerDoor(core, fleet, tasks)
             await health.resolve_all(RESOLVE_WAIT_S)
         except BaseException as error:
             for sock in socks:
@@ -198,8 +200,9 @@ class Gateway:
         self._discovery = Follower(fleet, self.log, tasks.spawn)
         await self._discovery.start(config, RESOLVE_WAIT_S)
         keeping.start()
+        self._runners.follow(config)
         if config.control_listen:
-            await self._open_control(shown)
+            await self._open_control(shown, self._runners)
 
     def _put_together(self, reactor: Reactor, health: Health, who: Accounts) -> GatewayCore:
         """The filters, and the core that runs requests through them."""
@@ -376,6 +379,8 @@ class Gateway:
         self._door.follow(config, before.trusted_proxies != config.trusted_proxies)
         if self._control is not None:
             self._control.follow(doors.operators(config), doors.control_hosts(config))
+        if self._runners is not None:
+            self._runners.follow(config)
         if self._keeping is not None:
             self._keeping.follow(self._meters, config.flush_interval_s)
         if self._state is not None:
@@ -415,12 +420,12 @@ class Gateway:
         accounts.restore(found, loaded, self.log)
         return found, loaded.usage
 
-    async def _open_control(self, shown: Shown | None) -> None:
+    async def _open_control(self, shown: Shown | None, runners: doors.RunnerDoor) -> None:
         core = self.core
         assert core is not None
         try:
             self._control = await doors.for_the_operator(
-                core, self.fleet, self._queue, lambda: self._meters, lambda: self._state, self.loading, shown
+                core, self.fleet, self._queue, lambda: self._meters, lambda: self._state, self.loading, runners, shown
             )
         except BaseException as error:
             await self.stop(0.0)
@@ -469,6 +474,8 @@ class Gateway:
         if core.busy():
             self.log.warning("drain time over", aborted=core.busy())
             core.abort_all()
+        if self._runners is not None:
+            await self._runners.stop()
         # The last answers and error events are given a moment to leave.
         await self._until(lambda: not core.connections, monotonic() + GRACE_S)
         core.close_all()

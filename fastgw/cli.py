@@ -25,6 +25,7 @@ commands:
   serve     run the gateway
   demo      run the gateway and a simulated engine, and stream one answer
   sim       run the engine simulator alone
+  runner    put the engine on this machine behind a gateway elsewhere
   keys      make, list, change and end API keys
   check     read the configuration and list every mistake; or ask the running gateway how it is
   self-test start a gateway, stream one answer through it, drain it
@@ -215,6 +216,19 @@ def _sim(argv: Sequence[str]) -> int:
     return cli.main(list(argv))
 
 
+def _runner(argv: Sequence[str]) -> int:
+    from fastgw import twins
+    from fastgw.config import read_one
+
+    if not _select(twins.asked()):
+        return 1
+    from fastgw.agent import cli
+    from fastgw.observe.logs import to_stderr
+    from fastgw.stats import Stats
+
+    return cli.main(argv, str(read_one("runner_auth_token")), lambda level: to_stderr(level, "auto", Stats()))
+
+
 def _keys(argv: Sequence[str]) -> int:
     from fastgw.config import read_one
     from fastgw.store import cli
@@ -271,6 +285,7 @@ _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "serve": _serve,
     "demo": _demo,
     "sim": _sim,
+    "runner": _runner,
     "keys": _keys,
     "check": _check,
     "self-test": _self_test,

@@ -17,28 +17,35 @@ from fastgw.config import Config
 from fastgw.config.address import is_loopback, parse_host_port
 from fastgw.config.machine import connections_in, files_for, open_files
 from fastgw.digests import digest
+from fastgw.errors import GatewayError
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.limits.key import UsageRow
 from fastgw.limits.meter import Meters
 from fastgw.net.client import ConnLimits, Spoken, told_of
+from fastgw.net.clock import monotonic
 from fastgw.net.h1_connection import H1Connection
 from fastgw.net.listener import Listener
 from fastgw.net.shortage import Shortage
 from fastgw.net.wire import PlainWire
 from fastgw.policy.queue import Queue
-from fastgw.protocol.headers import is_trusted
+from fastgw.protocol.headers import handshake_lines, is_trusted
 from fastgw.protocol.hosts import HostRule
 from fastgw.protocol.http1.server import PREFACE_HEAD
 from fastgw.protocol.http1.writer import simple_response
 from fastgw.stats import EventLog
+from fastgw.tasks import Tasks
 from fastgw.upstream.fleet import Fleet
+from fastgw.upstream.pool import Pool
 
 if TYPE_CHECKING:
-    from fastgw.control.proof import AdminKey
+    from fastgw.control.proof import AdminKey, Throttle
+    from fastgw.control.runners_ws import RunnerSockets
     from fastgw.control.server import ControlServer
     from fastgw.loading import Loading
     from fastgw.net.certificates import Shown
     from fastgw.net.tls import TlsWire
+    from fastgw.runners import RunnerDesk
     from fastgw.store.state import State
 
 REMEMBERED_ADDRESSES: Final = 1024  # of clients, with what is known of each: finding out costs more than all else of an accept
@@ -238,6 +245,88 @@ def _most_connections(config: Config, log: EventLog) -> int:
     return room
 
 
+class RunnerDoor:
+    """Where runners dial in, on the port for clients and at the control listener: nowhere until there is a token."""
+
+    def __init__(self, core: GatewayCore, fleet: Fleet, tasks: Tasks) -> None:
+        self._core = core
+        self._fleet = fleet
+        self._tasks = tasks
+        self._throttle: Throttle | None = None
+        self.desk: RunnerDesk | None = None
+        core.locals.update(ws_runners=self._dial_in, runners=self._list)
+
+    def follow(self, config: Config) -> None:
+        """From now on go by ``config``."""
+        if self.desk is not None:
+            self.desk.follow(config)
+        elif config.runner_auth_token:
+            # (Imported here: aiohttp takes longer than all the rest of a start.)
+            from fastgw.control.proof import Throttle
+            from fastgw.runners import RunnerDesk
+
+            self._throttle = Throttle()
+            desk = self.desk = RunnerDesk(self._fleet, self._core.log, config, self._core.room)
+            left = self._fleet.left
+
+            def gone(pool: Pool) -> None:
+                left(pool)
+                desk.yard.forget(pool)
+
+            self._fleet.left = gone
+            self._tasks.spawn("runners", desk.run())
+
+    def dialled(self) -> tuple[RunnerDesk, RunnerSockets] | None:
+        """Who knows of runners, and who speaks with them; None = nobody, for there is no token."""
+        desk = self.desk
+        return (desk, desk.sockets) if desk is not None and desk.terms.token else None
+
+    async def stop(self) -> None:
+        """All runners are told that the gateway stops."""
+        if self.desk is not None:
+            await self.desk.stop()
+
+    def _dial_in(self, exchange: Exchange) -> None:
+        """A runner's connection is given to who speaks with runners: its socket where that can be, with what has been read."""
+        head, client, desk = exchange.head, exchange.client, self.desk
+        own = head.own or {}
+        if desk is None:
+            raise GatewayError("draining", "The gateway starts.", retry_after_s=1.0)
+        if b"origin" in own:
+            raise GatewayError("forbidden", "Runners are no pages of a browser.")
+        if own.get(b"upgrade", b"").lower() != b"websocket" or head.chunked or head.content_length > 0 or client.connects:
+            raise GatewayError("bad_request", "Runners speak WebSocket over HTTP/1.1 here: send `Upgrade: websocket`, no body.")
+        from fastgw.net.bridge import given_away
+
+        peer, told = exchange.client_ip, b"?" in head.target
+        sock, ahead = given_away(self._core.reactor, client, handshake_lines(own, lambda text: False))
+        exchange.status = 101
+        exchange.end("ok", False)
+        self._tasks.spawn("hand a runner over", desk.sockets.adopt(sock, ahead, peer, told))
+
+    def _list(self, exchange: Exchange) -> None:
+        """``GET /runners``, to who has the admin key."""
+        throttle, now = self._throttle, monotonic()
+        if self.desk is None or throttle is None:
+            raise GatewayError("forbidden", "Runners are shown to nobody: no ADMIN_KEY is set.")
+        from fastgw.control.proof import Operators
+
+        who = Operators(operators(self._core.config))
+        if not who:
+            raise GatewayError("forbidden", "Runners are shown to nobody: no ADMIN_KEY is set.")
+        ip = exchange.client_ip
+        if not who.owns(exchange.head.credential or b""):
+            wait_s = throttle.wait_s(ip, now)
+            if wait_s > 0.0:
+                raise GatewayError("rate_limited", "Too many failed attempts.", retry_after_s=wait_s)
+            throttle.failed(ip, now)
+            raise GatewayError("unauthorized", "The admin key is required.")
+        import msgspec
+
+        document = msgspec.json.encode({"object": "list", "data": self.desk.runners()})
+        exchange.answer(200, b"application/json", document, b"cache-control: no-store\r\n")
+
+
 async def for_the_operator(
     core: GatewayCore,
     fleet: Fleet,
@@ -245,6 +334,7 @@ async def for_the_operator(
     meters: Callable[[], Meters | None],
     state: Callable[[], State | None],
     loading: Loading,
+    runners: RunnerDoor,
     shown: Shown | None = None,
 ) -> ControlServer:
     """Serve the control listener; ``state`` is the store, as long as there is one. Raises :class:`BindError`."""
@@ -294,6 +384,7 @@ async def for_the_operator(
         reload=loading.again,
         config=lambda: {"settings": dumped(core.config), "restart": loading.pending},
         events=fleet.events,
+        runners=runners.dialled,
         tls=shown.lasting() if shown is not None and config.control_tls else None,
     )
     await control.start()

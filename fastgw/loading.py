@@ -31,6 +31,7 @@ def import_for(config: Config) -> None:
     Raises ImportError, OSError."""
     needed = {
         "fastgw.exchange.merging": config.embedding_merge_s,
+        "fastgw.runners": config.runner_auth_token,
         "fastgw.upstream.scheduler": config.scheduler == "auto",
         "ipaddress": config.trusted_proxies,
     }

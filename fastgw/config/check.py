@@ -127,6 +127,8 @@ def problems(settings: Settings, *, keyed: bool) -> Found:
     found.extend(_routes(settings.routes))
     found.extend(_tls(settings))
     found.extend(_discovery(settings))
+    if settings.runner_timeout_s <= settings.runner_heartbeat_s:
+        found.append(("runner_timeout_s", "must be more than runner_heartbeat_s: who is asked must have time to answer"))
     if (settings.max_connections_per_ip or 0) > settings.max_connections:
         found.append(("max_connections_per_ip", "is more than max_connections"))
     if 0 < (settings.memory_budget_bytes or 0) * 7 // 8 < settings.max_body_bytes:
@@ -227,6 +229,8 @@ def reserved_notes(settings: Settings, *, keyed: bool) -> list[str]:
         notes.append(f"admin_keys_file: {settings.admin_keys_file} can be read by other users; run chmod 600 on it")
     if settings.control_listen and not is_loopback(parse_host(settings.control_listen.rpartition(":")[0])):
         notes.append("control_listen can be reached by others: /metrics there asks for no key")
+    if settings.show_runners and not (settings.admin_key or settings.admin_keys):
+        notes.append("show_runners is set, but admin_key is not: nobody can ask for /runners")
     if "*" in settings.cors_origins and not (keyed or settings.require_key):
         notes.append("cors_origins is *: where no key is asked for, every web page may use the gateway")
     if settings.control_listen and not settings.state_dir and settings.admin_key:

@@ -178,6 +178,12 @@ def admin_keys_file(path: str) -> list[str]:
     return [f"{path}: {problem}" for problem in admin_keys(entries)]
 
 
+def runner_token(token: str) -> list[str]:
+    if 0 < len(token) < MIN_ADMIN_KEY and KEY.match(token):
+        return [f"must have {MIN_ADMIN_KEY} characters or more: whoever guesses it is sent prompts"]
+    return engine_key(token)
+
+
 def target(path: str) -> list[str]:
     return ["must be a path that begins with /"] if path and not re.fullmatch(_TARGET, path) else []
 

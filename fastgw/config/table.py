@@ -385,7 +385,29 @@ class State(Timeouts, frozen=True, kw_only=True):
     )] = ""
 
 
-class Reporting(State, frozen=True, kw_only=True):
+class Runners(State, frozen=True, kw_only=True):
+    """Who may dial in."""
+
+    runner_auth_token: Annotated[str, row(
+        "the token with which runners register at /ws/runners ([runners.md](runners.md)), 16 characters or more; empty = none "
+        "can",
+        "RUNNER_AUTH_TOKEN", check=grammar.runner_token, secret=True,
+    )] = ""
+    runner_allowed_networks: Annotated[Sequence[str], row(
+        "networks (CIDR) in which the engines of runners may be; empty = each at the address that its runner comes from, and "
+        "none on loopback",
+        "RUNNER_ALLOWED_NETWORKS", check=grammar.networks,
+    )] = ()
+    runner_heartbeat_s: Annotated[float, seconds("silence of a runner after which it is asked how it is", low=0.1)] = 30.0
+    runner_timeout_s: Annotated[float, seconds("silence of a runner after which it is gone", low=0.2)] = 90.0
+    runner_command_timeout_s: Annotated[float, seconds("time that a runner has to load or unload a model")] = 300.0
+    max_runners: Annotated[int, within(1, 1024, "runners at once; one more is told to come again later")] = 1000
+    show_runners: Annotated[bool, row(
+        "answer GET /runners on the port for clients as well, to who has the admin key",
+    )] = False
+
+
+class Reporting(Runners, frozen=True, kw_only=True):
     """What it tells."""
 
     server_timing: Annotated[bool, row("add a Server-Timing field that says where a request's time went")] = False
@@ -408,10 +430,6 @@ class Reporting(State, frozen=True, kw_only=True):
 class Reserved(Reporting, frozen=True, kw_only=True):
     """Understood, without effect yet."""
 
-    runner_auth_token: Annotated[str, reserved(
-        "the token with which runners register",
-        "runners cannot dial in", "RUNNER_AUTH_TOKEN", secret=True,
-    )] = ""
     enable_otlp_tracing: Annotated[bool, reserved(
         "send traces to otlp_endpoint",
         "no traces are sent", "ENABLE_OTLP_TRACING",
@@ -427,7 +445,7 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "Listening": Listening, "Engines": Engines, "Choosing engines": Choosing, "Access": Access,
     "Limits": Limits, "Rates and quotas": Rates,
     "Capacity": Capacity, "Failures": Failures, "Timeouts": Timeouts, "State and control": State,
-    "Reporting": Reporting, "Reserved": Reserved,
+    "Runners": Runners, "Reporting": Reporting, "Reserved": Reserved,
 }
 SECTIONS: Final = tuple(_SECTIONS)
 TABLE: Final[tuple[Setting, ...]] = tuple(one for title, fields in _SECTIONS.items() for one in rows_of(fields, title))

@@ -32,8 +32,8 @@ class FieldProblems(Exception):
 class AdminCall:
     """One request below ``/admin``. ``read`` gives the body, and raises when it is too large or too slow.
 
-    ``names`` has what the path's parameters say. ``key_id`` or ``engine``, where it is about one, are filled in for the log as
-    soon as they are known, also when the call fails. ``last_event_id`` is what a reader of events says that he had last.
+    ``names`` has what the path's parameters say. ``key_id``, ``engine`` or ``runner``, where it is about one, are filled in for the
+    log as soon as they are known, also when the call fails. ``last_event_id`` is what a reader of events says that he had last.
     """
 
     method: str
@@ -45,6 +45,7 @@ class AdminCall:
     last_event_id: str = ""
     key_id: str = ""
     engine: str = ""
+    runner: str = ""
 
     @property
     def logged_id(self) -> str:

@@ -31,10 +31,12 @@ from fastgw.control.admin_engines import AdminEngines, EnginesBackend
 from fastgw.control.admin_gateway import AdminGateway, EventsBackend
 from fastgw.control.admin_keys import AdminKeys, KeysBackend
 from fastgw.control.admin_reload import AdminReload, Again
+from fastgw.control.admin_runners import AdminRunners, RunnersBackend
 from fastgw.control.admin_workers import AdminWorkers
 from fastgw.control.call import AdminAnswer, AdminCall
 from fastgw.control.proof import FAILURES_S, THE_KEY, AdminKey, Operators, Throttle
 from fastgw.control.routes import Role, Route, Routes, allowed
+from fastgw.control.runners_ws import Masked, RunnerSockets
 from fastgw.errors import KINDS, ErrorKind, GatewayError, body, described
 from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
@@ -58,6 +60,7 @@ MAX_BODY_BYTES: Final = 1 << 19  # the longest key that can be: a thousand model
 HOST_TOLD_EVERY_S: Final = 10.0
 
 JSON: Final = "application/json"
+RUNNERS_PATH: Final = "/ws/runners"
 CHALLENGE: Final = 'Bearer realm="fastgw admin"'
 
 
@@ -68,7 +71,7 @@ class _Request(web.BaseRequest):
         response.headers.popall("Server", None)
 
 
-class _Connection(web.RequestHandler):
+class _Connection(Masked):
     """One connection: counted, bounded, and answering malformed requests like any others."""
 
     __slots__ = ("_control", "address", "busy", "told")
@@ -143,6 +146,10 @@ def _response(kind: ErrorKind, message: str | None = None, param: str | None = N
     return response
 
 
+def _none_dial_in() -> None:
+    """Nobody knows of any runners."""
+
+
 class ControlServer:
     """The control listener of one gateway.
 
@@ -167,6 +174,7 @@ class ControlServer:
         reload: Again | None = None,
         config: Callable[[], Mapping[str, object]] | None = None,
         events: EventsBackend | None = None,
+        runners: Callable[[], tuple[RunnersBackend, RunnerSockets] | None] = _none_dial_in,
         max_body_bytes: int = MAX_BODY_BYTES,
         clock: Callable[[], float] = monotonic,
         tls: Any = None,
@@ -180,7 +188,9 @@ class ControlServer:
         self._hosts = hosts
         gateway = AdminGateway(metrics=metrics, health=health, config=config, events=events)
         workers = AdminWorkers(engines, ENGINE_KINDS)
-        pages = (gateway, AdminEngines(engines), workers, AdminKeys(keys), AdminReload(reload))
+        dialled = AdminRunners(lambda: (runners() or (None,))[0])
+        self._dialled = runners
+        pages = (gateway, AdminEngines(engines), workers, dialled, AdminKeys(keys), AdminReload(reload))
         self._routes = Routes(row for page in pages for row in page.routes())
         gateway.knows(self._routes.rows)
         self._max_body_bytes = max_body_bytes
@@ -278,6 +288,8 @@ class ControlServer:
         answer = AdminAnswer(500)
         try:
             answer, response = await self._answer(request)
+            if response.prepared:
+                return response  # a runner's, which has left
         except GatewayError as error:
             response = self._refused(error)
         except (ConnectionError, asyncio.CancelledError):
@@ -321,6 +333,8 @@ class ControlServer:
         if not self._hosts.allows(named):
             self._refused_host(named)
             raise GatewayError("host_not_allowed")
+        if path == RUNNERS_PATH:
+            return AdminAnswer(101), await self._dial_in(request)
         methods, names = self._routes.match(path)
         route = methods.get("GET" if request.method == "HEAD" else request.method)
         below = path == "/admin" or path.startswith("/admin/")
@@ -330,6 +344,14 @@ class ControlServer:
             raise _nowhere(methods)
         answer = await route.handler(AdminCall(request.method, path, (), "", _nothing, names))
         return answer, _answered(answer)
+
+    async def _dial_in(self, request: web.BaseRequest) -> web.StreamResponse:
+        """A runner: bounded by its own registry from here on, and no caller among those that are counted."""
+        dialled = self._dialled()
+        if dialled is None:
+            raise GatewayError("not_found")
+        self.left(cast(_Connection, request.protocol))
+        return await dialled[1].serve(request, request.remote or "unknown")
 
     def _refused_host(self, host: bytes) -> None:
         """Say which name it was, now and then: a scraper that asks under it sees nothing but 421."""
@@ -388,7 +410,8 @@ class ControlServer:
             return AdminAnswer(status), response
         finally:
             action = route.action if route is not None else "unknown"
-            about = {name: found for name, found in (("engine", call.engine), ("key_id", call.logged_id)) if found}
+            known = (("engine", call.engine), ("runner", call.runner), ("key_id", call.logged_id))
+            about = {name: found for name, found in known if found}
             self._log.info("admin", actor=address, by=who.name, action=action, **about, status=status)
 
     def _prove(self, request: web.BaseRequest, address: str) -> AdminKey:

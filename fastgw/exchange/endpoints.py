@@ -123,7 +123,8 @@ class EndpointTable:
 
     __slots__ = ("_exact", "_passed", "_prefixes", "get")
 
-    def __init__(self, passthrough: Sequence[str] = ()) -> None:
+    def __init__(self, passthrough: Sequence[str] = (), runners: bool = False, shown: bool = False) -> None:
+        """``runners``: they may dial in; ``shown``: who asks is told which there are."""
         exact: dict[bytes, Endpoint] = {}
         for path in (CHAT, COMPLETIONS):
             exact[path.encode()] = Endpoint(path, _POST, JSON, usage=True, generates=True)
@@ -143,6 +144,10 @@ class EndpointTable:
         exact[b"/v1/models"] = Endpoint("/v1/models", _GET, LOCAL, model=False, local="models")
         exact[b"/v1/usage"] = Endpoint("/v1/usage", _GET, LOCAL, model=False, local="usage")
         exact[b"/v1/realtime"] = Endpoint("/v1/realtime", _GET, TUNNEL, model=False)
+        if runners:
+            exact[b"/ws/runners"] = Endpoint("/ws/runners", _GET, LOCAL, auth=False, model=False, local="ws_runners")
+        if runners and shown:
+            exact[b"/runners"] = Endpoint("/runners", _GET, LOCAL, auth=False, model=False, local="runners")
         prefixes = [(b"/v1/models/", Endpoint("/v1/models/{id}", _GET, LOCAL, model=False, local="model"))]
         for path in passthrough:
             endpoint = Endpoint(path, _ANY, UPLOAD, model=False)

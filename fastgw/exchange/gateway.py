@@ -103,7 +103,7 @@ class GatewayCore(Context):
     def follow(self, config: Config, hooked: Callable[[str], tuple[Any, ...]], strategy: Strategy) -> None:
         """As :meth:`Context.follow`; heads are judged anew."""
         super().follow(config, hooked, strategy)
-        self.endpoints = EndpointTable(config.passthrough_paths)
+        self.endpoints = EndpointTable(config.passthrough_paths, bool(config.runner_auth_token), config.show_runners)
         preflights = hooked("preflight")
         self.preflight: Callable[[Exchange], bytes] | None = preflights[0] if preflights else None
         self.version += 1

@@ -205,7 +205,7 @@ class Fleet:
         self.joined(pool)
         return pool
 
-    def take_in(self, config: EngineConfig, origin: Origin) -> Pool:
+    def take_in(self, config: EngineConfig, origin: Origin = "runner") -> Pool:
         """As :meth:`add`, of one for which somebody vouches, so that nobody asks it first; requests meet it when
         :meth:`publish_soon` has been called, and its time come."""
         one = inherited(config, self._config)

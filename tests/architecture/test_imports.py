@@ -18,9 +18,9 @@ LAYERS = (
     ("reload",),
     ("app",),
     ("accounts", "doors"),
-    ("certified", "engines", "housekeeping", "keyring", "vitals"),
+    ("certified", "engines", "housekeeping", "keyring", "runners", "vitals"),
     ("loading",),
-    ("control", "gpu", "sim", "bench", "observe", "store"),
+    ("agent", "control", "gpu", "sim", "bench", "observe", "store"),
     ("policy",),
     ("exchange",),
     ("upstream",),
@@ -42,14 +42,14 @@ HOMES = {
     "h11": {"fastgw.protocol.http1", "fastgw.sim"},
     "h2": {"fastgw.protocol.h2", "fastgw.sim"},
     "hpack": {"fastgw.protocol.h2"},
-    "aiohttp": {"fastgw.control", "fastgw.gpu"},
+    "aiohttp": {"fastgw.agent", "fastgw.control", "fastgw.gpu"},
     "prometheus_client": {"fastgw.observe"},
     "pynvml": {"fastgw.gpu"},
     "sqlite3": {"fastgw.store"},
     "dns": {"fastgw.upstream"},
     "redis": {"fastgw.store"},
     "ssl": {"fastgw.net", "fastgw.sim", "fastgw.bench"},
-    "argparse": {"fastgw.cli", "fastgw.sim", "fastgw.bench", "fastgw.store"},
+    "argparse": {"fastgw.agent", "fastgw.cli", "fastgw.sim", "fastgw.bench", "fastgw.store"},
 }
 
 SOCKET_HOMES = ("fastgw.net", "fastgw.sim", "fastgw.bench")

@@ -182,6 +182,8 @@ def test_a_mistake_is_told_with_what_may_stand_there(variable: str, text: str, s
         ("host", ""), ("host", "a b"), ("host", "1.2.3.4.5"), ("unix_socket", "/" * 120), ("compat", "nginx"),
         ("warm_connections", 2000), ("max_connections_per_ip", 20000), ("vllm_api_key", "a b"), ("served_model_name", "a\nb"),
         ("port", "80"), ("replay", 1), ("health_interval_s", 0.0),
+        ("runner_auth_token", "guessed"), ("runner_auth_token", "a token with blanks in it"),
+        ("runner_allowed_networks", ("everywhere",)), ("runner_timeout_s", 30.0), ("max_runners", 0), ("max_runners", 1025),
     ],
 )  # fmt: skip
 def test_settings_out_of_range(setting: str, value: object) -> None:
@@ -193,7 +195,6 @@ def test_settings_out_of_range(setting: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("variable", "name", "consequence"),
     [
-        ("RUNNER_AUTH_TOKEN", "runner_auth_token", "cannot dial in"),
         ("ENABLE_OTLP_TRACING", "enable_otlp_tracing", "no traces"),
         ("OTLP_ENDPOINT", "otlp_endpoint", "no traces"),
         ("GPU_EXPORTER_PORT", "gpu_exporter_port", "no GPU exporter"),
@@ -209,7 +210,7 @@ def test_a_limit_that_does_not_hold_yet_is_warned_about(variable: str, name: str
 
 def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
     environ = {"GATEWAY_API_KEYS": SECRET, "VLLM_API_KEY": SECRET, "ADMIN_KEY": SECRET + "-of-the-operator",
-               "RUNNER_AUTH_TOKEN": SECRET,               "BACKENDS": f"http://a:1|{SECRET}"}  # fmt: skip
+               "RUNNER_AUTH_TOKEN": SECRET + "-of-the-runners",               "BACKENDS": f"http://a:1|{SECRET}"}  # fmt: skip
     config = load({}, environ, tmp_path)
     assert SECRET not in f"{config!r} {config} {config.engines!r} {list(config.__rich_repr__())}"
     assert config.api_keys == ()

@@ -45,7 +45,8 @@ NO_LIMITS = {
         "observe.logs.FLUSH_BYTES", "exchange.local.FRESH_S",
         "exchange.merged.PAUSE_S", "upstream.pool.IDLE_LIMIT_S", "upstream.pool.IDLE_FLOOR_S", "upstream.pool.WARM_GAP_S",
         "upstream.pool.UNNEEDED_S", "upstream.h2_slots.WARM_PAUSE_S",
-        "upstream.discovery.file.EVERY_S", "upstream.discovery.follower.AGAIN_S", "upstream.discovery.names.MOST_WEIGHT",
+        "upstream.discovery.file.EVERY_S", "upstream.discovery.follower.AGAIN_S",
+        "upstream.discovery.names.MOST_WEIGHT", "net.bridge.READ_BYTES", "protocol.runners.WEIGHT_BYTES",
         "upstream.fleet.LOOK_S", "upstream.health.RESOLVE_EVERY_S", "upstream.table.MAX_CYCLE",
         "policy.routing.capability.KEPT_S", "policy.routing.ewma_latency.UNKNOWN_S", "policy.routing.loads.FRESH_S",
         "upstream.restraint.LOOK_S", "upstream.restraint.WINDOW_S", "upstream.restraint.LEAST_SLOWER_S",
@@ -68,7 +69,9 @@ NO_LIMITS = {
     ),
 }  # fmt: skip
 ALSO = {
-    "config.grammar.MIN_ADMIN_KEY", "control.proof.FAILURES", "protocol.h2.budget.GLITCHES", "protocol.h2.budget.PINGS",
+        "config.grammar.MIN_ADMIN_KEY", "control.proof.FAILURES", "protocol.h2.budget.GLITCHES",
+        "protocol.h2.budget.PINGS", "protocol.runners.BURST", "protocol.runners.RATE", "upstream.runners.FLAPS",
+        "control.server.FAILURES",
     "protocol.h2.budget.UPDATES", "net.h2_upstream.RESETS", "net.h2_arrival.RESETS",
 }  # limits by another kind of name
 

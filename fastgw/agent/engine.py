@@ -1,0 +1,180 @@
+"""The engine that an agent stands beside: what it is, how it is, what it serves, and what it is had to do.
+
+Owns: every question to it, each bounded in time and in bytes. Must never: raise for what an engine answers, or send it anything
+that is not asked for by a command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from fastgw.agent.loading import ADAPTERS, LOADED, ROUTES, VERSION, CannotLoad, Step, load, routed, unload
+from fastgw.config.names import EngineKind
+from fastgw.protocol.gauges import Gauges, read
+from fastgw.protocol.openai import parse_models
+from fastgw.protocol.runner_words import MAX_NAMES, EngineStatus
+from fastgw.upstream.kinds.kind import Kind
+from fastgw.upstream.kinds.registry import GAUGES, kind_of, known_by
+
+ANSWER_S: Final = 5.0
+MAX_ANSWER_BYTES: Final = 1 << 20
+LOOK_S: Final = 0.5  # at a model that is being loaded
+LOAD_S: Final = 3600.0  # a model of a hundred gigabytes is pulled in less
+
+
+class Unanswered(Exception):
+    """The engine does not answer, or not so; the text says how."""
+
+
+class LocalEngine:
+    """See the head of this file. ``url``: without a slash at the end; ``key``: what it asks for ("" = nothing)."""
+
+    def __init__(
+        self, http: aiohttp.ClientSession, url: str, kind: EngineKind, key: str, adapters: Mapping[str, str], pull: bool
+    ) -> None:
+        self._http = http
+        self._url = url
+        self._fields = {"Authorization": f"Bearer {key}"} if key else {}
+        self._adapters = dict(adapters)
+        self._pull = pull
+        self.kind: Kind = kind_of(kind)
+        self._asks_kind = kind == "auto"
+        self._health_path = ""
+        self.status = EngineStatus(engine_type=self.kind.name, is_healthy=False)
+        self.gauges: Gauges | None = None
+
+    async def look(self) -> None:
+        """See how it is now: :attr:`status`, :attr:`gauges`, and what it is where nobody has said so."""
+        try:
+            await self._healthy()
+            loaded, available = await self._models()
+        except Unanswered as error:
+            self._health_path = ""
+            self.gauges = None
+            self.status = EngineStatus(engine_type=self.kind.name, is_healthy=False, error=str(error)[:200])
+            return
+        loaded_names = loaded[:MAX_NAMES]
+        others = [name for name in dict.fromkeys([*available, *self._not_loaded(loaded)]) if name not in set(loaded)]
+        self.status = EngineStatus(
+            engine_type=self.kind.name,
+            is_healthy=True,
+            loaded_models=loaded_names,
+            available_models=others[:MAX_NAMES],
+            batch_size=self.gauges.running if self.gauges is not None else None,
+        )
+        await self._measure()
+
+    def _not_loaded(self, loaded: list[str]) -> list[str]:
+        """Adapters that it could have."""
+        return [name for name in self._adapters if name not in loaded] if self.kind in ADAPTERS else []
+
+    async def _healthy(self) -> None:
+        paths = [self._health_path.encode()] if self._health_path else self.kind.probe_paths
+        for path in paths:
+            status, _ = await self._get(path.decode())
+            if 200 <= status < 300:
+                self._health_path = path.decode()
+                return
+            if status >= 500 and status != 501:
+                break  # it knows this path, and says that it is not well
+        raise Unanswered(f"{path.decode()} answered {status}")
+
+    async def _models(self) -> tuple[list[str], list[str]]:
+        """(those in memory, others that it could have)."""
+        if self._asks_kind:
+            await self._learn_kind()
+        status, body = await self._get(self.kind.models_path.decode())
+        if status != 200:
+            raise Unanswered(f"{self.kind.models_path.decode()} answered {status}")
+        listed = parse_models(body)
+        if self.kind in LOADED:
+            status, body = await self._get(LOADED[self.kind])
+            return (parse_models(body) if status == 200 else []), listed
+        if self.kind in ROUTES:
+            how = await self._routed()
+            if how is not None:
+                return [name for name, is_ in how.items() if is_ == "loaded"], list(how)
+        return listed, []
+
+    async def _learn_kind(self) -> None:
+        _, body = await self._get("/v1/models")
+        found = known_by(self.kind, body)
+        if found is self.kind:
+            for path, kind in VERSION.items():
+                status, body = await self._get(path)
+                if status == 200 and b'"version"' in body:
+                    found = kind
+        if found is not self.kind:
+            self.kind = found
+            self._asks_kind = False
+            self._health_path = ""
+
+    async def _routed(self) -> dict[str, str] | None:
+        status, body = await self._get(ROUTES[self.kind])
+        return routed(body) if status == 200 else None
+
+    async def _measure(self) -> None:
+        try:
+            status, body = await self._get("/metrics")
+        except Unanswered:
+            status, body = 0, b""
+        self.gauges = read(self.kind.gauges, body, GAUGES) if status == 200 else None
+
+    # --- commands
+    async def load(self, model: str) -> None:
+        """Raises :class:`CannotLoad`."""
+        have = frozenset([*self.status.loaded_models, *self.status.available_models])
+        await self._do(load(self.kind, model, have, self._adapters, self._pull), model)
+
+    async def unload(self, model: str) -> None:
+        """Raises :class:`CannotLoad`."""
+        await self._do(unload(self.kind, model, self._adapters), model)
+
+    async def _do(self, steps: list[Step], model: str) -> None:
+        try:
+            for path, document, until in steps:
+                status, body = await self._ask("POST", path, LOAD_S, document)
+                if not 200 <= status < 300:
+                    raise CannotLoad(f"{path} answered {status}: {body[:200].decode('utf-8', 'replace')}")
+                if until:
+                    await self._wait_until(model, until)
+        except Unanswered as error:
+            raise CannotLoad(str(error)) from None
+
+    async def _wait_until(self, model: str, wanted: str) -> None:
+        async with asyncio.timeout(LOAD_S):
+            while True:
+                is_ = (await self._routed() or {}).get(model, "")
+                if is_ == wanted:
+                    return
+                if is_ == "failed":
+                    raise CannotLoad("The engine has failed to load it: its log says why.")
+                await asyncio.sleep(LOOK_S)
+
+    # --- questions
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        return await self._ask("GET", path, ANSWER_S)
+
+    async def _ask(self, method: str, path: str, timeout_s: float, document: Any = None) -> tuple[int, bytes]:
+        data = None if document is None else msgspec.json.encode(document)
+        fields = {**self._fields, **({"Content-Type": "application/json"} if data is not None else {})}
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._http.request(method, self._url + path, data=data, headers=fields, allow_redirects=False) as answer,
+            ):
+                body = bytearray()
+                async for piece in answer.content.iter_any():
+                    body += piece
+                    if len(body) > MAX_ANSWER_BYTES:
+                        raise Unanswered(f"{path} answers more than {MAX_ANSWER_BYTES} bytes")
+                return answer.status, bytes(body)
+        except TimeoutError:
+            raise Unanswered(f"{path}: no answer in {timeout_s:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unanswered(f"{path}: {type(error).__name__}") from None

@@ -1,0 +1,301 @@
+"""An agent's connection to its gateway: dialled, kept, dialled again, and left in good order.
+
+    dialling <--- pause, longer each time, by chance ---+
+        |                                               |
+        v                                               |
+    registering ---> registered ---- it breaks ---------+
+                         |
+                         v  SIGTERM
+                     draining ---> gone: the gateway closes when nothing is under way, or the time is over
+
+Owns: what is said, when; and the commands that are under way. Must never: dial without a pause, or say the token to anybody but
+the gateway's address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from random import random
+from time import monotonic
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from fastgw.agent.engine import LocalEngine
+from fastgw.agent.loading import CannotLoad
+from fastgw.errors import described
+from fastgw.protocol import runner_words as words
+from fastgw.protocol.runner_words import Command, EngineStatus, Health, RunnerMetrics, RunnerStatus
+from fastgw.stats import EventLog
+
+FIRST_PAUSE_S: Final = 0.5
+MAX_PAUSE_S: Final = 30.0
+REFUSED_PAUSE_S: Final = 10.0
+"""After a refusal that another try at once would meet again: a wrong token, a full registry."""
+STEADY_S: Final = 60.0
+"""A connection that has held for so long begins the pauses anew."""
+ANSWER_S: Final = 10.0
+"""For the gateway to take us, and to take what is said."""
+MOST_COMMANDS: Final = 8
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says. ``url``: where the engine is asked, "" = at our own address and ``http_port``."""
+
+    gateway: str
+    runner_id: str
+    runner_name: str = ""
+    machine_type: str = ""
+    http_port: int
+    url: str = ""
+    token: str
+    aliases: dict[str, str] = {}
+    heartbeat_s: float = 30.0
+    look_s: float = 2.0
+    drain_s: float = 30.0
+
+    def __repr__(self) -> str:
+        return f"<Asked {self.runner_id} of {self.gateway}>"  # (not with its token)
+
+
+class Broken(Exception):
+    """The connection has ended; the text says how. ``pause_s``: no other try before that."""
+
+    def __init__(self, message: str, pause_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.pause_s = pause_s
+
+
+class Link:
+    """See the head of this file. ``engine`` is looked at again and again; ``dice`` gives a number below 1."""
+
+    def __init__(
+        self, http: aiohttp.ClientSession, engine: LocalEngine, asked: Asked, log: EventLog, dice: Callable[[], float] = random
+    ) -> None:
+        self._http = http
+        self._engine = engine
+        self._asked = asked
+        self._log = log
+        self._dice = dice
+        self._leaving = asyncio.Event()
+        self._looked = asyncio.Event()  # the engine has been looked at, and is another than it was
+        self._answered = False  # it has been well once
+        self._commands: set[asyncio.Task[None]] = set()
+        self.registered = False
+
+    def leave(self) -> None:
+        """Drain, then end."""
+        self._leaving.set()
+        self._looked.set()
+
+    async def run(self) -> None:
+        """Until :meth:`leave`, and what follows it, is over."""
+        await self._engine.look()
+        looks = asyncio.create_task(self._look(), name="looks at the engine")
+        try:
+            await self._keep()
+        finally:
+            looks.cancel()
+            for command in list(self._commands):
+                command.cancel()
+            await asyncio.gather(looks, *self._commands, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        tries = 0
+        while not self._leaving.is_set():
+            begun = monotonic()
+            try:
+                await self._connection()
+                return
+            except Broken as error:
+                tries = 0 if monotonic() - begun >= STEADY_S else tries + 1
+                most = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** min(tries, 10))
+                pause_s = max(error.pause_s, most * (0.5 + self._dice() / 2))
+                self._log.warning("not connected to the gateway", reason=str(error), again_s=round(pause_s, 1))
+            self.registered = False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._leaving.wait()
+
+    # --- one connection
+    async def _connection(self) -> None:
+        """Returns when we have left; raises :class:`Broken`."""
+        asked = self._asked
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                ws = await self._http.ws_connect(
+                    asked.gateway, autoping=True, compress=0, max_msg_size=words.MAX_FRAME_BYTES, autoclose=True,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
+                )  # fmt: skip
+        except TimeoutError:
+            raise Broken(f"no answer in {ANSWER_S:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            status = getattr(error, "status", 0)
+            raise Broken(f"answered {status}" if status else described(error), REFUSED_PAUSE_S if status else 0.0) from None
+        try:
+            await self._speak(ws)
+        finally:
+            with suppress(Exception):
+                await ws.close()
+
+    async def _speak(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        asked = self._asked
+        await self._say(
+            ws,
+            words.Register(
+                runner_id=asked.runner_id,
+                runner_name=asked.runner_name,
+                machine_type=asked.machine_type or None,
+                http_port=asked.http_port,
+                protocol_version=words.VERSION,
+                auth_token=asked.token,
+                status=self._status(),
+                url=asked.url or None,
+            ),
+        )
+        tells: asyncio.Task[None] | None = None
+        left_at = 0.0
+        try:
+            while True:
+                if self._leaving.is_set() and not left_at:
+                    left_at = monotonic()
+                    await self._say(ws, self._update())
+                    self._log.info("draining", seconds=asked.drain_s)
+                limit_s = max(0.0, asked.drain_s - (monotonic() - left_at)) if left_at else None
+                message = await self._receive(ws, limit_s if self.registered or left_at else ANSWER_S)
+                if message is None:
+                    if left_at:
+                        return
+                    continue  # (we are to leave)
+                if isinstance(message, words.RegisterAck):
+                    self.registered = True
+                    self._log.info("registered", gateway=asked.gateway, runner=message.runner_id)
+                    tells = tells or asyncio.create_task(self._tell(ws), name="tells how the engine is")
+                elif isinstance(message, words.Ping):
+                    await self._say(ws, self._heartbeat())
+                elif isinstance(message, words.Error):
+                    refused = message.code == words.AUTH_FAILED or not self.registered
+                    raise Broken(f"{message.code}: {message.message}", REFUSED_PAUSE_S if refused else 0.0)
+                else:
+                    self._command(ws, message)
+        except Broken:
+            if left_at:
+                return  # the gateway has let us go
+            raise
+        finally:
+            if tells is not None:
+                tells.cancel()
+                await asyncio.gather(tells, return_exceptions=True)
+
+    async def _receive(self, ws: aiohttp.ClientWebSocketResponse, limit_s: float | None) -> words.FromGateway | None:
+        """The next message; None when we are to leave, or ``limit_s`` is over while we do. Raises :class:`Broken`."""
+        reads = asyncio.ensure_future(ws.receive())
+        leaves = asyncio.ensure_future(self._leaving.wait()) if limit_s is None or not self.registered else None
+        waits = {reads} if leaves is None or self._leaving.is_set() else {reads, leaves}
+        try:
+            done, _ = await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if leaves is not None:
+                leaves.cancel()
+            if not reads.done():
+                reads.cancel()
+                await asyncio.gather(reads, return_exceptions=True)
+        if reads not in done:
+            if self._leaving.is_set():
+                return None
+            raise Broken(f"no answer to `register` in {ANSWER_S:g} s")
+        message = reads.result()
+        if message.type is not aiohttp.WSMsgType.TEXT:
+            raise Broken(f"the gateway has closed ({ws.close_code})", REFUSED_PAUSE_S if ws.close_code == 1013 else 0.0)
+        try:
+            return words.from_gateway(message.data)
+        except words.Unreadable as error:
+            raise Broken(f"what the gateway says cannot be read: {error}") from None
+
+    async def _say(self, ws: aiohttp.ClientWebSocketResponse, message: msgspec.Struct) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await ws.send_str(words.written(message).decode())
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise Broken(described(error)) from None
+
+    # --- how the engine is
+    async def _look(self) -> None:
+        """Look at it every ``look_s``, and have it told when it is another."""
+        said = self._status()
+        while True:
+            await asyncio.sleep(self._asked.look_s)
+            await self._engine.look()
+            now = self._status()
+            if now != said:
+                said = now
+                self._looked.set()
+
+    async def _tell(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        """What has changed at once, and that we live every ``heartbeat_s``."""
+        said = self._status()
+        with suppress(Broken):  # (who reads meets it too)
+            while True:
+                self._looked.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._asked.heartbeat_s):
+                        await self._looked.wait()
+                now = self._status()
+                same = (now.health, now.engines) == (said.health, said.engines)
+                await self._say(ws, self._heartbeat() if same else self._update())
+                said = now
+
+    def _status(self) -> RunnerStatus:
+        engine, gauges = self._engine.status, self._engine.gauges
+        self._answered = self._answered or engine.is_healthy
+        health: Health = "healthy" if engine.is_healthy else "unhealthy" if self._answered else "starting"
+        if self._leaving.is_set():
+            health = "shutting_down"
+        metrics = None
+        if gauges is not None:
+            metrics = RunnerMetrics(requests_running=gauges.running, requests_waiting=gauges.waiting)
+            if gauges.kv_usage >= 0:
+                metrics.kv_cache_usage = gauges.kv_usage
+        have: list[EngineStatus] = [engine] if engine.is_healthy or engine.error else []
+        return RunnerStatus(health=health, engines=have, metrics=metrics, model_aliases=self._asked.aliases)
+
+    def _heartbeat(self) -> words.Heartbeat:
+        return words.Heartbeat(**_members(self._status()))
+
+    def _update(self) -> words.StatusUpdate:
+        return words.StatusUpdate(**_members(self._status()))
+
+    # --- commands
+    def _command(self, ws: aiohttp.ClientWebSocketResponse, command: Command) -> None:
+        task = asyncio.create_task(self._obey(ws, command, len(self._commands) >= MOST_COMMANDS), name="a command")
+        self._commands.add(task)
+        task.add_done_callback(self._commands.discard)
+
+    async def _obey(self, ws: aiohttp.ClientWebSocketResponse, command: Command, full: bool) -> None:
+        error = "There are as many commands under way as there may be." if full else ""
+        if not full:
+            try:
+                if isinstance(command, words.LoadModel):
+                    await self._engine.load(command.model_id)
+                elif isinstance(command, words.UnloadModel):
+                    await self._engine.unload(command.model_id)
+                await self._engine.look()
+            except CannotLoad as refusal:
+                error = str(refusal)
+            except Exception as fault:
+                error = described(fault)
+                self._log.error("a command failed", error=error)
+        what = type(command).__name__
+        self._log.info("command", what=what, model=getattr(command, "model_id", ""), error=error)
+        answer = words.CommandResponse(
+            request_id=command.request_id, success=not error, error=error[:500] or None, status=self._status()
+        )
+        with suppress(Broken):
+            await self._say(ws, answer)
+
+
+def _members(status: RunnerStatus) -> dict[str, Any]:
+    return {name: getattr(status, name) for name in RunnerStatus.__struct_fields__}

@@ -1,0 +1,86 @@
+"""Agents in this process, beside simulators, which dial in at a gateway of the test's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from fastgw.agent.engine import LocalEngine
+from fastgw.agent.link import Asked, Link
+from fastgw.runners import RunnerDesk
+from tests.support.gateway import Events, Running, running
+from tests.support.runners import TOKEN
+
+ADMIN = "sk-admin-of-these-tests"
+
+
+@asynccontextmanager
+async def dialled(**settings: Any) -> AsyncIterator[Running]:
+    """A gateway without engines of its own, where runners on loopback may dial in."""
+    settings = {
+        "runner_auth_token": TOKEN, "runner_allowed_networks": ["127.0.0.0/8"], "control_listen": "127.0.0.1:0",
+        "admin_key": ADMIN, "warm_connections": 0, **settings,
+    }  # fmt: skip
+    async with running([], **settings) as gw:
+        yield gw
+
+
+def desk(gw: Running) -> RunnerDesk:
+    door = gw.gateway._runners
+    assert door is not None
+    assert door.desk is not None
+    return door.desk
+
+
+def there(gw: Running) -> list[str]:
+    """The runners that a gateway knows."""
+    return [runner.id for runner in desk(gw).registry]
+
+
+class Agent:
+    """One that runs, until it is told to leave or its task is cancelled."""
+
+    def __init__(self, link: Link, events: Events, task: asyncio.Task[None]) -> None:
+        self.link = link
+        self.events = events
+        self.task = task
+
+    async def leave(self) -> None:
+        self.link.leave()
+        async with asyncio.timeout(10):
+            await self.task
+
+
+@asynccontextmanager
+async def agent(
+    gateway: str,
+    engine: str,
+    id: str = "r1",
+    *,
+    token: str = TOKEN,
+    kind: Any = "auto",
+    adapters: Mapping[str, str] | None = None,
+    pull: bool = True,
+    dice: float = 0.0,
+    **asked: Any,
+) -> AsyncIterator[Agent]:
+    """Who stands beside ``engine`` and dials in at ``gateway`` (URLs)."""
+    parts = urlsplit(gateway)
+    what = Asked(**{
+        "gateway": f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}/ws/runners", "runner_id": id, "token": token,
+        "http_port": urlsplit(engine).port or 80, "look_s": 0.05, "heartbeat_s": 0.5, "drain_s": 5.0, **asked,
+    })  # fmt: skip
+    events = Events()
+    async with aiohttp.ClientSession() as http:
+        link = Link(http, LocalEngine(http, engine, kind, "", adapters or {}, pull), what, events, lambda: dice)
+        task = asyncio.create_task(link.run())
+        try:
+            yield Agent(link, events, task)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
