@@ -178,19 +178,19 @@ class AdminRunners:
 
     async def list(self, call: AdminCall, id: str) -> AdminAnswer:
         query_of(call)
-        return AdminAnswer(200, {"object": "list", "data": self._runners.runners()})
+        return AdminAnswer(200, {"object": "list", "data": self._runners().runners()})
 
     async def show(self, call: AdminCall, id: str) -> AdminAnswer:
         query_of(call)
-        return AdminAnswer(200, self._runners.show(id))
+        return AdminAnswer(200, self._runners().show(id))
 
     async def drain(self, call: AdminCall, id: str) -> AdminAnswer:
         query_of(call)
-        return AdminAnswer(200, self._runners.drain(id, True))
+        return AdminAnswer(200, self._runners().drain(id, True))
 
     async def undrain(self, call: AdminCall, id: str) -> AdminAnswer:
         query_of(call)
-        return AdminAnswer(200, self._runners.drain(id, False))
+        return AdminAnswer(200, self._runners().drain(id, False))
 
     async def load(self, call: AdminCall, id: str) -> AdminAnswer:
         return await self._command(call, id, "load")
@@ -200,7 +200,7 @@ class AdminRunners:
 
     async def status(self, call: AdminCall, id: str) -> AdminAnswer:
         query_of(call)
-        return AdminAnswer(200, await self._runners.command(id, "status", "", 0.0))
+        return AdminAnswer(200, await self._runners().command(id, "status", "", 0.0))
 
     async def _command(self, call: AdminCall, id: str, what: str) -> AdminAnswer:
         query_of(call)
@@ -210,4 +210,4 @@ class AdminRunners:
             raise FieldProblems(["model_id: must be there, with 200 characters at most"])
         if not 0.0 <= timeout_s <= MAX_WAIT_S:
             raise FieldProblems([f"timeout_s: must be {MAX_WAIT_S:g} or less"])
-        return AdminAnswer(200, await self._runners.command(id, what, model, timeout_s))
+        return AdminAnswer(200, await self._runners().command(id, what, model, timeout_s))

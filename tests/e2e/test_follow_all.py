@@ -17,6 +17,7 @@ BEGIN: dict[str, Any] = {
     "engines": [EngineConfig(url=ENGINE)], "port": 0, "health_interval_s": 60.0, "health_timeout_s": 0.05,
     "warm_connections": 0, "api_keys": ["of-the-start"], "control_listen": "127.0.0.1:0",
     "admin_key": "sk-admin-of-the-start", "scheduler": "auto", "scheduler_interval_s": 60.0, "embedding_merge_s": 0.01,
+    "runner_auth_token": "sk-runners-of-the-start",
 }  # fmt: skip
 OTHERS: dict[str, Any] = {
     "engines": [EngineConfig(url=ENGINE, weight=7, models=["m"], max_concurrent=3, api_key="k", served_name="s", cancel=False)],
@@ -25,6 +26,7 @@ OTHERS: dict[str, Any] = {
     "trusted_proxies": ["10.0.0.0/8"], "cors_origins": ["https://a.example"], "allowed_hosts": ["a.example"],
     "passthrough_paths": ["/v1/more"], "retry_statuses": ["503"], "scheduler": "off", "embedding_merge_s": 0.0,
     "routes": [RouteConfig(model="m", max_concurrent=2, fallback=["n"], on_capacity="fallback", timeout_s=3.0)],
+    "runner_auth_token": "sk-runners-of-another", "runner_allowed_networks": ["10.0.0.0/8"],
     "embedding_merge_inputs": 9, "memory_budget_bytes": 1 << 30,
 }  # fmt: skip
 ELSEWHERE = ("api_keys_file", "admin_keys_file", "log_level")
