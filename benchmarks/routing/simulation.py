@@ -163,7 +163,7 @@ class _Run:
         self._engines = [Modelled(number, machine, journal) for number, machine in enumerate(machines)]
         self._by_pool = {one.pool: one for one in self._engines}
         self._group = Group([one.pool for one in self._engines])
-        dice = random.Random(seed)  # noqa: S311 - a made-up load
+        dice = random.Random(seed)
         self._strategy = strategy_of(policy, dice.random, Config(**settings))
         self._with_bodies = policy in LOOKS_AT_BODIES
         self._result = Result(policy)

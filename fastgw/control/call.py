@@ -32,8 +32,9 @@ class FieldProblems(Exception):
 class AdminCall:
     """One request below ``/admin``. ``read`` gives the body, and raises when it is too large or too slow.
 
-    ``names`` has what the path's parameters say. ``key_id``, ``engine`` or ``runner``, where it is about one, are filled in for the
-    log as soon as they are known, also when the call fails. ``last_event_id`` is what a reader of events says that he had last.
+    ``names`` has what the path's parameters say. ``key_id``, ``engine`` or ``runner``, where it is about one, are filled in for
+    the log as soon as they are known, also when the call fails. ``last_event_id`` is what a reader of events says that he had
+    last.
     """
 
     method: str

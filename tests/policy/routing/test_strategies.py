@@ -213,7 +213,7 @@ def test_each_name_that_may_be_configured_is_a_strategy(name: Policy) -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 @given(states=STATES, seed=st.integers(0, 2**32))
-def test_an_operator_is_told_how_each_engine_stands_and_nothing_changes(name: Policy, states: list[Standing], seed: int) -> None:
+def test_an_operator_is_told_how_each_stands_and_nothing_changes(name: Policy, states: list[Standing], seed: int) -> None:
     pools = [place(at + 1, state, inflight, weight=weight) for at, (state, weight, inflight, _) in enumerate(states)]
     tried = tuple(pool for pool, (_, _, _, was) in zip(pools, states, strict=True) if was)
     group = Group(pools)
