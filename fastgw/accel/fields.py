@@ -60,6 +60,8 @@ FIELDS: Final[dict[bytes, int]] = {
     b"forwarded": OWN,
     b"x-real-ip": OWN,
     b"x-request-timeout-ms": OWN,
+    b"x-data-parallel-rank": DROP,  # which part of an engine is asked is chosen here
+    b"x-fastgw-explain": OWN,
     b"traceparent": TRACE,
     b"origin": NOTED,
     b"access-control-request-method": NOTED,
@@ -76,7 +78,8 @@ PREFIXES: Final = (b"x-forwarded-", b"sec-websocket-")
 engine is written anew.)"""
 
 OURS: Final = frozenset(
-    (b"retry-after-ms", b"server-timing", b"x-accel-buffering", b"x-fallback-model", b"x-request-id", b"x-should-retry")
+    (b"retry-after-ms", b"server-timing", b"x-accel-buffering", b"x-fallback-model", b"x-fastgw-explain", b"x-fastgw-model",
+     b"x-request-id", b"x-should-retry")
 )
 """Fields of an answer by which the gateway speaks for itself: an engine's own never goes down, beside ours or instead."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -23,12 +24,32 @@ Found = list[tuple[str, str]]
 _MAX_KEY_FILE_BYTES: Final = 16 << 20
 
 
+MAX_ROUTES: Final = 1024
+
+
 def _routes(routes: Sequence[RouteConfig]) -> Found:
+    """A name means one thing: a model with what holds for it, another name of one, or several models."""
     if not all(isinstance(route, RouteConfig) for route in routes):
         return [("routes", "must be a list of RouteConfig")]
-    models = [route.model for route in routes]
-    twice = sorted({model for model in models if models.count(model) > 1})
-    return [("routes", f"two routes are for the model {model!r}") for model in twice]
+    if len(routes) > MAX_ROUTES:
+        return [("routes", f"there are more than {MAX_ROUTES}")]
+    counts = Counter(route.model for route in routes)
+    found = [("routes", f"two routes are for the model {model!r}") for model in sorted(counts) if counts[model] > 1]
+    virtual = {route.model for route in routes if route.models}
+    aliases = Counter(alias for route in routes for alias in route.aliases)
+    found += [("routes", f"the alias {alias!r} is named twice") for alias in sorted(aliases) if aliases[alias] > 1]
+    both = sorted(aliases.keys() & counts)
+    found += [("routes", f"the alias {alias!r} is a model with a route of its own") for alias in both]
+    for route in routes:
+        named = {"models": route.models, "fallback": route.fallback}
+        named |= {"adapter_of": (route.adapter_of,), "mirror_to": (route.mirror_to,)}
+        found += [
+            ("routes", f"{name} of {route.model!r} names {model!r}, which is no model but stands for one")
+            for name, models in named.items()
+            for model in models
+            if model in aliases or model in virtual
+        ]
+    return found
 
 
 def duplicate_engines(engines: Sequence[EngineConfig]) -> list[tuple[int, int, str]]:
@@ -43,7 +64,8 @@ def duplicate_engines(engines: Sequence[EngineConfig]) -> list[tuple[int, int, s
 
 def engines_clash(engine: EngineConfig, other: EngineConfig) -> str:
     """How the two cannot both be there; empty = they can."""
-    if engine.url == other.url and not (engine.models and other.models and not set(engine.models) & set(other.models)):
+    apart = bool(engine.models and other.models and not set(engine.models) & set(other.models))
+    if engine.url == other.url and engine.rank == other.rank and not apart:
         return f"the engine {engine.url} is named twice"
     if engine.name == other.name and engine.name != engine.address.label:
         return f"two engines have the name {engine.name!r}"

@@ -7,7 +7,7 @@ Invariant: one that exists is valid, and no ``repr`` shows a secret.
 # (No annotations from the future here: rows stand in them, and are read when the module is loaded.)
 # fmt: off
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -16,10 +16,14 @@ from msgspec.structs import force_setattr
 from fastgw.config.address import EngineAddress, parse_engine_url
 from fastgw.config.grammar import engine_key, engine_url, host_name, readable_one, target
 from fastgw.config.names import (
+    CHOOSE,
     ENGINE_KINDS,
+    FALLBACK_ON,
     ON_CAPACITY,
     POLICIES,
+    RANKED_KINDS,
     UPSTREAM_PROTOCOLS,
+    Choose,
     Discover,
     EngineKind,
     OnCapacity,
@@ -31,6 +35,14 @@ from fastgw.config.problems import ConfigError, ConfigErrors
 from fastgw.config.row import Setting, row, rows_of, seconds, shown, text_problem, type_problem, within
 
 MAX_FALLBACKS: Final = 8
+MAX_ALIASES: Final = 64
+"""Of one route."""
+MAX_VERSIONS: Final = 16
+MAX_CLASS: Final = 16
+"""Models that one name may stand for."""
+MAX_RANKS: Final = 64
+"""Of one engine: each is probed, and has its series among the metrics."""
+MAX_SHARE: Final = 1_000_000
 _NAMES: Final = ("models", "features")
 MAX_NAME_BYTES: Final = 200
 """Of an engine's name, and of its models': they stand in paths, in metrics and in each line of the log."""
@@ -85,6 +97,16 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         "the URL's host stands for several engines, which come and go: dns = one at each of its addresses; srv = it is the "
         "name of an SRV record, one at each of its servers ([engines.md](engines.md#discovery)); empty = it is one engine",
     )] = ""
+    version: Annotated[str, row("the version of its models that it has, for the `versions` of a route")] = ""
+    tenant: Annotated[str, row(
+        "the tenant whose keys alone may use it; where there are such engines for a model, that tenant's keys use no others",
+    )] = ""
+    ranks: Annotated[int, within(1, MAX_RANKS,
+        "its data-parallel ranks: each is an engine of its own to whoever chooses, by the header of its kind",
+        zero="it has none",
+    )] = 0
+    # Nobody's setting: which of its ranks this is (`config.settings` makes one of each).
+    rank: int = -1
 
     def __post_init__(self) -> None:
         for name in _NAMES:
@@ -127,15 +149,42 @@ class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     policy: Annotated[Policy | Literal[""], row(
         f"{any_of(POLICIES)}; the gateway's policy when empty", kind="choice",
     )] = ""
+    fallback_on: Annotated[Sequence[str], row(
+        "when else its requests go to the fallback models, before anything of an answer has gone down: failure = no engine "
+        "answers, or one answers 429 or 5xx; context = one answers that the prompt is too long for it",
+    )] = ()
+    aliases: Annotated[Sequence[str], row("further names under which clients reach it; its engines are asked for `model`")] = ()
+    restore_name: Annotated[bool, row(
+        "answers name the model as the client did, whatever the engine calls it",
+    )] = False
+    versions: Annotated[Mapping[str, int], row(
+        "which share of its requests goes to engines of which `version`, say { v1 = 95, v2 = 5 }; a version that is not named "
+        "gets none, and while no engine of a version is well, its share goes to the others",
+    )] = {}
+    sticky: Annotated[bool, row("one key (without keys: one address) always gets the same version")] = False
+    mirror_to: Annotated[str, row(
+        "send copies of its requests to this model too, and drop the answers; `version:NAME` = to its engines of that version",
+    )] = ""
+    mirror_percent: Annotated[int, within(0, 100, "of its requests are copied")] = 100
+    adapter_of: Annotated[str, row(
+        "it is a LoRA adapter of this model: engines that have it are asked, and where none is well those of the model whose "
+        "kind can load adapters",
+    )] = ""
+    models: Annotated[Sequence[str], row(
+        "`model` is a virtual model, say class:fast, that stands for these: one that is loaded and has room, the first first",
+    )] = ()
+    choose: Annotated[Choose, row(f"of `models` that could as well be taken: {any_of(CHOOSE)}")] = "ordered"
+    machine: Annotated[str, row("of `models`, those with engines on such a `machine` go before others")] = ""
     needs: Annotated[Sequence[str], row(
         "what an engine must have to get its requests under the policy capability: words of its machine and features",
     )] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.fallback, str):
-            force_setattr(self, "fallback", tuple(self.fallback))
-        if not isinstance(self.needs, str):
-            force_setattr(self, "needs", tuple(self.needs))
+        for name in ("fallback", "fallback_on", "aliases", "models", "needs"):
+            if not isinstance(getattr(self, name), str):
+                force_setattr(self, name, tuple(getattr(self, name)))
+        if isinstance(self.versions, dict):
+            force_setattr(self, "versions", dict(self.versions))
         found = _route_problems(self)
         if found:
             raise ConfigErrors(ConfigError("RouteConfig", name, message) for name, message in found)
@@ -144,9 +193,10 @@ class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 ENGINE_FIELDS: Final[tuple[Setting, ...]] = rows_of(EngineConfig)
 ROUTE_FIELDS: Final[tuple[Setting, ...]] = rows_of(RouteConfig)
 _SECRETS: Final = frozenset(one.name for one in ENGINE_FIELDS if one.secret)
+_OF_ONE_MODEL: Final = ("max_concurrent", "on_capacity", "timeout_s", "policy", "versions", "sticky", "adapter_of")
 
 
-def _names_problem(names: Any) -> str:
+def _text_list_problem(names: Any) -> str:
     if isinstance(names, str) or not all(isinstance(name, str) and name.strip() for name in names):
         return "must be a list of names"
     if not all(map(_is_name, names)):
@@ -162,7 +212,7 @@ def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
     found = []
     for one in ENGINE_FIELDS:
         if one.name in _NAMES:
-            if problem := _names_problem(getattr(engine, one.name)):
+            if problem := _text_list_problem(getattr(engine, one.name)):
                 found.append((one.name, problem))
         elif problem := type_problem(one, getattr(engine, one.name)):
             found.append((one.name, problem))
@@ -179,6 +229,8 @@ def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
         found.append(("name", f"must be text of {MAX_NAME_BYTES} bytes at most, without control characters"))
     if 0 < engine.max_connections < engine.warm_connections:
         found.append(("warm_connections", "is more than max_connections"))
+    if engine.ranks and engine.kind not in RANKED_KINDS:
+        found.append(("ranks", f"an engine of kind {engine.kind} has none that can be asked for: {any_of(RANKED_KINDS)} have"))
     if engine.key_file and not engine.cert_file:
         found.append(("key_file", "needs cert_file"))
     if engine.discover and not any(name == "url" for name, _ in found) and not _is_found_by_name(engine.url):
@@ -201,17 +253,68 @@ def _route_problems(route: RouteConfig) -> list[tuple[str, str]]:
         found.append(("model", "must be a name"))
     if route.on_capacity not in ("", *ON_CAPACITY):
         found.append(("on_capacity", "must be one of " + ", ".join(ON_CAPACITY)))
-    fallback = route.fallback
-    if isinstance(fallback, str) or not all(isinstance(model, str) and model.strip() for model in fallback):
-        found.append(("fallback", "must be a list of names"))
-    elif len(fallback) > MAX_FALLBACKS:
-        found.append(("fallback", f"holds more than {MAX_FALLBACKS} models"))
-    elif route.model in fallback:
-        found.append(("fallback", "names the route's own model"))
-    elif route.on_capacity == "fallback" and not fallback:
-        found.append(("fallback", "must name a model, since on_capacity is fallback"))
-    if problem := _names_problem(route.needs):
+    if problem := _text_list_problem(route.needs):
         found.append(("needs", problem))
     if route.policy not in ("", *POLICIES):
         found.append(("policy", "must be one of " + ", ".join(POLICIES)))
+    if route.choose not in CHOOSE:
+        found.append(("choose", "must be one of " + ", ".join(CHOOSE)))
+    found += _names_problem("fallback", route.fallback, MAX_FALLBACKS)
+    found += _names_problem("aliases", route.aliases, MAX_ALIASES)
+    found += _names_problem("models", route.models, MAX_CLASS)
+    found += _names_problem("fallback_on", route.fallback_on, len(FALLBACK_ON))
+    if found:
+        return found
+    return [*_fallback_problems(route), *_share_problems(route), *_class_problems(route)]
+
+
+def _names_problem(name: str, names: Any, most: int) -> list[tuple[str, str]]:
+    if isinstance(names, str) or not all(isinstance(model, str) and model.strip() for model in names):
+        return [(name, "must be a list of names")]
+    if len(names) > most:
+        return [(name, f"holds more than {most} names" if name == "fallback_on" else f"holds more than {most} models")]
+    return [(name, f"names {model!r} twice") for model in sorted({one for one in names if list(names).count(one) > 1})]
+
+
+def _fallback_problems(route: RouteConfig) -> list[tuple[str, str]]:
+    found = []
+    if route.model in route.fallback:
+        found.append(("fallback", "names the route's own model"))
+    if route.on_capacity == "fallback" and not route.fallback:
+        found.append(("fallback", "must name a model, since on_capacity is fallback"))
+    if wrong := [why for why in route.fallback_on if why not in FALLBACK_ON]:
+        found.append(("fallback_on", f"{wrong[0]!r} is none of {', '.join(FALLBACK_ON)}"))
+    if route.fallback_on and not route.fallback:
+        found.append(("fallback", "must name a model, since there is fallback_on"))
+    found += [(name, "must be another model") for name in ("adapter_of", "mirror_to") if getattr(route, name) == route.model]
+    if route.model in route.aliases:
+        found.append(("aliases", "names the route's own model"))
     return found
+
+
+def _share_problems(route: RouteConfig) -> list[tuple[str, str]]:
+    versions = route.versions
+    if not isinstance(versions, dict) or not all(
+        isinstance(name, str) and name.strip() and type(share) is int and 0 <= share <= MAX_SHARE
+        for name, share in versions.items()
+    ):
+        return [("versions", f"must say for each version a whole number from 0 to {MAX_SHARE}")]
+    if len(versions) > MAX_VERSIONS:
+        return [("versions", f"holds more than {MAX_VERSIONS} versions")]
+    if versions and not any(versions.values()):
+        return [("versions", "gives no version a share")]
+    if versions and route.adapter_of:
+        return [("versions", "cannot be beside adapter_of")]
+    return []
+
+
+def _class_problems(route: RouteConfig) -> list[tuple[str, str]]:
+    if not route.models:
+        return [(name, "needs models") for name in ("machine",) if getattr(route, name)]
+    if route.model in route.models:
+        return [("models", "names the route's own model")]
+    return [
+        (name, "belongs to the route of each of its models")
+        for name in _OF_ONE_MODEL
+        if getattr(route, name)
+    ]

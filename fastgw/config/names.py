@@ -17,6 +17,8 @@ Policy = Literal[
 ]  # fmt: skip
 OnExhausted = Literal["refuse", "cut"]
 OnCapacity = Literal["queue", "reject", "fallback"]
+FallbackOn = Literal["failure", "context"]
+Choose = Literal["ordered", "least_loaded"]
 QueueOrder = Literal["fifo", "adaptive"]
 SchedulerMode = Literal["off", "auto"]
 OnCorruptState = Literal["refuse", "set_aside"]
@@ -29,10 +31,14 @@ Priority = Literal["high", "normal", "low"]  # the first served first
 PROFILES: Final[tuple[Profile, ...]] = tuple(name for name in get_args(Profile) if name)
 Discover = Literal["dns", "srv"]
 ENGINE_KINDS: Final[tuple[EngineKind, ...]] = get_args(EngineKind)
+RANKED_KINDS: Final[tuple[EngineKind, ...]] = ("auto", "vllm", "sglang")
+"""Kinds whose data-parallel ranks can be asked for one by one."""
 UPSTREAM_PROTOCOLS: Final[tuple[UpstreamProtocol, ...]] = get_args(UpstreamProtocol)
 POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
 ON_EXHAUSTED: Final[tuple[OnExhausted, ...]] = get_args(OnExhausted)
 ON_CAPACITY: Final[tuple[OnCapacity, ...]] = get_args(OnCapacity)
+FALLBACK_ON: Final[tuple[FallbackOn, ...]] = get_args(FallbackOn)
+CHOOSE: Final[tuple[Choose, ...]] = get_args(Choose)
 LOG_LEVELS: Final[tuple[LogLevel, ...]] = get_args(LogLevel)
 PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 

@@ -7,7 +7,7 @@ class again: the kind comes from the field's type, the choices from its ``Litera
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
@@ -19,16 +19,16 @@ CONNECTIONS: Final = "new connections"
 RESTART: Final = "restart"
 _KINDS: Final[dict[object, str]] = {
     str: "text", int: "int", int | None: "auto_int", float: "float", bool: "bool", bool | None: "auto_bool",
-    Sequence[str]: "list",
+    Sequence[str]: "list", Mapping[str, int]: "shares",
 }  # fmt: skip
 
 
 class Setting(msgspec.Struct, frozen=True):
     """One row.
 
-    ``kind`` is one of text, int, auto_int, float, bool, auto_bool, list, choice, keys, engines, routes. ``env`` holds the
-    variables that set it beside ``FASTGW_<NAME>``, the one that wins first. ``zero`` says what 0 means where 0 is outside the
-    range, ``auto`` what an auto_int is that is not set. ``check`` tells what is wrong with a value of the right type.
+    ``kind`` is one of text, int, auto_int, float, bool, auto_bool, list, choice, keys, engines, routes, shares. ``env`` holds
+    the variables that set it beside ``FASTGW_<NAME>``, the one that wins first. ``zero`` says what 0 means where 0 is outside
+    the range, ``auto`` what an auto_int is that is not set. ``check`` tells what is wrong with a value of the right type.
     ``reserved`` says what does *not* happen although the setting is accepted. ``reload`` says for whom a new value holds when a
     gateway that runs reads its settings again: :data:`AT_ONCE` for requests from then on, :data:`CONNECTIONS` for those on
     connections from then on, :data:`RESTART` for nobody.

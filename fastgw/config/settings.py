@@ -72,14 +72,21 @@ def _inherit(config: Config) -> tuple[EngineConfig, ...]:
     taken: set[str] = {engine.name for engine in config.engines if engine.name != engine.address.label}
     engines = []
     for engine in config.engines:
-        name, number = engine.name, 1
-        if name == engine.address.label:
-            while name in taken:
-                number += 1
-                name = f"{engine.name}#{number}"
-            taken.add(name)
-        engines.append(inherited(replace(engine, name=name), config))
+        given = engine.name != engine.address.label
+        for one in by_rank(engine) if engine.ranks else [engine]:
+            name, number = one.name, 1
+            if not given:
+                while name in taken:
+                    number += 1
+                    name = f"{one.name}#{number}"
+                taken.add(name)
+            engines.append(inherited(replace(one, name=name), config))
     return tuple(engines)
+
+
+def by_rank(engine: EngineConfig) -> list[EngineConfig]:
+    """Each data-parallel rank of an engine as an engine of its own."""
+    return [replace(engine, name=f"{engine.name}@{rank}", ranks=0, rank=rank) for rank in range(engine.ranks)]
 
 
 def inherited(engine: EngineConfig, config: Config) -> EngineConfig:

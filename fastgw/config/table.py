@@ -188,6 +188,10 @@ class Access(Engines, frozen=True, kw_only=True):
         "further paths to forward: /v1/name, or /v1/name/* for all below",
         check=grammar.paths,
     )] = ()
+    explain_keys: Annotated[Sequence[str], row(
+        "whose requests are told by `x-fastgw-explain` which engine answered and why, where they ask for it by "
+        "`x-fastgw-explain: 1`: ids of keys, tenant:NAME, or * for all; empty = nobody's",
+    )] = ()
 
 
 class Limits(Access, frozen=True, kw_only=True):

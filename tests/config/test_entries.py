@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from fastgw import ConfigErrors, EngineConfig, RouteConfig
-from fastgw.config.entries import MAX_FALLBACKS, MAX_NAME_BYTES
+from fastgw import Config, ConfigErrors, EngineConfig, RouteConfig
+from fastgw.config.check import MAX_ROUTES
+from fastgw.config.entries import MAX_ALIASES, MAX_CLASS, MAX_FALLBACKS, MAX_NAME_BYTES, MAX_RANKS, MAX_VERSIONS
 
 URL = "http://a:1"
 
@@ -22,6 +23,10 @@ def test_what_is_left_open_comes_from_the_url() -> None:
     ({"url": "a:1"}, ["url"]),
     ({"weight": 0}, ["weight"]),
     ({"weight": True}, ["weight"]),
+    ({"ranks": MAX_RANKS + 1}, ["ranks"]),
+    ({"ranks": 2, "kind": "ollama"}, ["ranks"]),
+    ({"tenant": 1, "version": "a\nb"}, ["tenant"]),
+    ({"version": "a\nb"}, ["version"]),
     ({"kind": "vLLM"}, ["kind"]),
     ({"models": "m"}, ["models"]),
     ({"models": ["m", " "]}, ["models"]),
@@ -53,6 +58,25 @@ def test_every_mistake_of_an_engine_is_told(fields: dict[str, Any], told: list[s
     ({"fallback": [f"m{number}" for number in range(MAX_FALLBACKS + 1)]}, ["fallback"]),
     ({"policy": "fastest"}, ["policy"]),
     ({"policy": "fastest", "timeout_s": -1.0}, ["policy", "timeout_s"]),
+    ({"fallback": ["n", "n"]}, ["fallback"]),
+    ({"fallback": ["n"], "fallback_on": ["luck"]}, ["fallback_on"]),
+    ({"fallback_on": ["failure"]}, ["fallback"]),
+    ({"aliases": ["m"]}, ["aliases"]),
+    ({"aliases": [f"a{number}" for number in range(MAX_ALIASES + 1)]}, ["aliases"]),
+    ({"versions": {"v1": -1}}, ["versions"]),
+    ({"versions": {"v1": True}}, ["versions"]),
+    ({"versions": {"v1": 0}}, ["versions"]),
+    ({"versions": ["v1"]}, ["versions"]),
+    ({"versions": {f"v{number}": 1 for number in range(MAX_VERSIONS + 1)}}, ["versions"]),
+    ({"versions": {"v1": 1}, "adapter_of": "b"}, ["versions"]),
+    ({"adapter_of": "m"}, ["adapter_of"]),
+    ({"mirror_to": "m"}, ["mirror_to"]),
+    ({"mirror_to": "n", "mirror_percent": 101}, ["mirror_percent"]),
+    ({"models": ["m"]}, ["models"]),
+    ({"models": [f"n{number}" for number in range(MAX_CLASS + 1)]}, ["models"]),
+    ({"models": ["n"], "max_concurrent": 1, "sticky": True}, ["max_concurrent", "sticky"]),
+    ({"machine": "gpu"}, ["machine"]),
+    ({"choose": "best"}, ["choose"]),
 ])  # fmt: skip
 def test_every_mistake_of_a_route_is_told(fields: dict[str, Any], told: list[str]) -> None:
     with pytest.raises(ConfigErrors) as found:
@@ -72,3 +96,17 @@ def test_no_repr_and_no_mistake_shows_a_key() -> None:
     with pytest.raises(ConfigErrors) as found:
         EngineConfig(url=URL, api_key="a secret")
     assert "secret" not in str(found.value)
+
+
+@pytest.mark.parametrize(("routes", "told"), [
+    ([{"model": "m"}, {"model": "m"}], "two routes are for the model 'm'"),
+    ([{"model": "m", "aliases": ["a"]}, {"model": "n", "aliases": ["a"]}], "the alias 'a' is named twice"),
+    ([{"model": "m", "aliases": ["a"]}, {"model": "a"}], "the alias 'a' is a model with a route of its own"),
+    ([{"model": "m", "aliases": ["a"]}, {"model": "n", "fallback": ["a"]}], "fallback of 'n' names 'a'"),
+    ([{"model": "c", "models": ["m"]}, {"model": "d", "models": ["c"]}], "models of 'd' names 'c'"),
+    ([{"model": "c", "models": ["m"]}, {"model": "n", "mirror_to": "c"}], "mirror_to of 'n' names 'c'"),
+    ([{"model": f"m{number}"} for number in range(MAX_ROUTES + 1)], "there are more than"),
+])  # fmt: skip
+def test_a_name_means_one_thing(routes: list[dict[str, Any]], told: str) -> None:
+    with pytest.raises(ConfigErrors, match=told):
+        Config(routes=[RouteConfig(**route) for route in routes])

@@ -7,4 +7,9 @@ from typing import Final
 
 from fastgw.upstream.kinds.kind import Kind
 
-KIND: Final = Kind("auto", probe_paths=(b"/health", b"/healthz", b"/v1/models", b"/api/tags"), owner="fastgw")
+KIND: Final = Kind(
+    "auto",
+    probe_paths=(b"/health", b"/healthz", b"/v1/models", b"/api/tags"),
+    owner="fastgw",
+    rank_header=b"X-data-parallel-rank",
+)

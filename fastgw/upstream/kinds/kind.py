@@ -34,6 +34,8 @@ class Kind:
     figures are those of one. ``cancel``: closing its connection stops a generation, unless the engine's setting says otherwise.
     ``h2c``: it may speak HTTP/2 without TLS, or what stands for it: it is asked so (a line in the log of one that does not).
     ``max_idle``: so many idle connections to it are kept at the most, unless ``engine_max_idle`` says otherwise.
+    ``rank_header``: by which field a request is for one of its data-parallel ranks (empty = there is none). ``loads_adapters``:
+    asked for a LoRA adapter that it does not have, of a model that it has, it may find and load it.
     """
 
     __slots__ = (
@@ -44,6 +46,7 @@ class Kind:
         "gauges",
         "h2c",
         "knows_completion_tokens",
+        "loads_adapters",
         "max_idle",
         "models_path",
         "more",
@@ -51,6 +54,7 @@ class Kind:
         "owner",
         "owner_mark",
         "probe_paths",
+        "rank_header",
         "refuses_max_tokens",
         "show_path",
     )
@@ -74,6 +78,8 @@ class Kind:
         cancel: bool = True,
         h2c: bool = True,
         max_idle: int = ANY,
+        rank_header: bytes = b"",
+        loads_adapters: bool = False,
     ) -> None:
         self.name = name
         self.probe_paths = probe_paths
@@ -91,6 +97,8 @@ class Kind:
         self.cancel = cancel
         self.h2c = h2c
         self.max_idle = max_idle
+        self.rank_header = rank_header
+        self.loads_adapters = loads_adapters
 
     def __repr__(self) -> str:
         return f"<Kind {self.name}>"

@@ -13,4 +13,5 @@ KIND: Final = Kind(
     asked=(b"/get_server_info", b'"model_path"'),
     gauges=Names(b"sglang:", b"sglang:num_running_reqs", b"sglang:num_queue_reqs", (b"sglang:token_usage",)),
     knows_completion_tokens=True,
+    rank_header=b"X-data-parallel-rank",
 )

@@ -17,5 +17,7 @@ KIND: Final = Kind(
         (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc"),
     ),
     knows_completion_tokens=True,
+    rank_header=b"X-data-parallel-rank",
+    loads_adapters=True,
     h2c=False,
 )
