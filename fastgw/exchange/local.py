@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from fastgw.accel.hashing import digest
-from fastgw.errors import GatewayError, Source
+from fastgw.errors import GatewayError
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.phases import IS_SERVED, LOCAL
@@ -31,6 +31,7 @@ from fastgw.upstream.table import UpstreamTable
 FRESH_S: Final = 1.0
 MOST_PAGES: Final = 16
 
+Owners = dict[str, tuple[int, str]]  # the place of a model in the list, and whose it is
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], asyncio.Task[Any]]
 
 
@@ -41,26 +42,47 @@ class _Catalogue:
     use some models only see their own; what is remembered of those are the last :data:`MOST_PAGES`.
     """
 
-    __slots__ = ("_created", "_pages", "most_bytes", "owners", "table")
+    __slots__ = ("_created", "_flows", "_others", "_pages", "_served", "most_bytes", "owners", "table")
 
     def __init__(self, table: UpstreamTable, served: str, created: int) -> None:
-        owners = table.models if not served or served in table.models else {served: "fastgw", **table.models}
         self.table = table
-        self.owners = {name: (at, owner) for at, (name, owner) in enumerate(owners.items())}
-        self.most_bytes = 12 * max(map(len, owners), default=0)  # four bytes of UTF-8, as `%f0` each
+        self.owners = _owners(table, served, "")
+        # Those who have engines of their own, and what some of them see.
+        self._flows: set[str] = table.deployed.flows if table.deployed is not None else set()
+        self._others: dict[str, Owners] = {}
+        self._served = served
+        self.most_bytes = 12 * max(map(len, (*self.owners, *table.models)), default=0)  # four bytes of UTF-8, as `%f0` each
         self._created = created
-        self._pages: dict[frozenset[str] | None, bytes] = {}
+        self._pages: dict[tuple[frozenset[str] | None, str], bytes] = {}
 
-    def page(self, allowed: frozenset[str] | None) -> bytes:
-        """The answer of ``GET /v1/models``, with those of ``allowed`` (None = with all)."""
-        page = self._pages.get(allowed)
+    def seen_by(self, flow: str) -> Owners:
+        """All that one of that ``flow`` may see."""
+        if flow not in self._flows:
+            return self.owners
+        found = self._others.get(flow)
+        if found is None:
+            if len(self._others) >= MOST_PAGES:
+                del self._others[next(iter(self._others))]
+            found = self._others[flow] = _owners(self.table, self._served, flow)
+        return found
+
+    def page(self, allowed: frozenset[str] | None, flow: str) -> bytes:
+        """The answer of ``GET /v1/models`` for one of that ``flow``, with those of ``allowed`` (None = with all)."""
+        key = allowed, flow if flow in self._flows else ""
+        page = self._pages.get(key)
         if page is None:
-            owners = self.owners
+            owners = self.seen_by(flow)
             names = owners if allowed is None else sorted(allowed & owners.keys(), key=lambda name: owners[name][0])
             if len(self._pages) >= MOST_PAGES:
                 del self._pages[next(iter(self._pages))]
-            page = self._pages[allowed] = models_list([(name, owners[name][1], self._created) for name in names])
+            page = self._pages[key] = models_list([(name, owners[name][1], self._created) for name in names])
         return page
+
+
+def _owners(table: UpstreamTable, served: str, flow: str) -> Owners:
+    models = table.models if table.deployed is None else table.deployed.owners(table.models, flow)
+    owners = models if not served or served in models else {served: "fastgw", **models}
+    return {name: (at, owner) for at, (name, owner) in enumerate(owners.items())}
 
 
 class LocalEndpoints:
@@ -156,7 +178,8 @@ class LocalEndpoints:
     def _models(self, exchange: Exchange) -> None:
         """The list as the key may see it."""
         account = exchange.account
-        self._json(exchange, 200, self._catalogue().page(account.models if account is not None else None))
+        allowed, flow = (account.models, account.flow) if account is not None else (None, "")
+        self._json(exchange, 200, self._catalogue().page(allowed, flow))
 
     def models(self, exchange: Exchange) -> None:
         if self._core.table.models or self._core.config.served_model_name or not self._core.table.pools:
@@ -166,13 +189,14 @@ class LocalEndpoints:
         self._later(exchange, self._models)
 
     def model(self, exchange: Exchange) -> None:
-        owners = self._catalogue().owners
+        account = exchange.account
+        owners = self._catalogue().seen_by(account.flow if account is not None else "")
         quoted = exchange.head.path[len(b"/v1/models/") :]
         # (A name has no more bytes than this in its longest spelling, and escapes are dear to read.)
         from urllib.parse import unquote
 
         name = unquote(quoted.decode("utf-8", "replace")) if len(quoted) <= self._listed.most_bytes else ""
-        allowed = exchange.account.models if exchange.account is not None else None
+        allowed = account.models if account is not None else None
         if name not in owners or (allowed is not None and name not in allowed):
             raise GatewayError("model_not_found", param="model")
         _, owner = owners[name]
@@ -217,13 +241,6 @@ class LocalEndpoints:
         except ValueError as error:
             raise GatewayError("invalid_parameter", str(error), param="model") from None
         model = check_model(asked.text) if asked is not None and asked.text else ""
-        group = self._core.table.group(model)
-        if group is None:
-            raise (
-                GatewayError("model_not_found", param="model")
-                if self._core.table.pools
-                else GatewayError("no_engines", source=Source.GATEWAY, retry_after_s=self._core.retry_after_s)
-            )
         key = b""
         if exchange.client.connects:
             # (Over HTTP/2 there is none, RFC 8441 §5; an engine of HTTP/1 gets one all the same.)
@@ -231,4 +248,3 @@ class LocalEndpoints:
         # The client's key never leaves.
         head.forward += handshake_lines(head.own, lambda text: self._core.accounts.find(digest(text)) is not None)
         exchange.session = WebSocketSession(model, asked if model else None, key)
-        exchange.group = group

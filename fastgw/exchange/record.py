@@ -36,6 +36,7 @@ class AccessRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     queued_s: float = -1.0
     ttft_s: float = -1.0  # from the first byte of the request to the first token
     stream: bool = False
+    served_model: str = ""  # that it was sent to, where that is not the one that it names
     error: str = ""  # the name of its kind
     detail: str = ""
 
@@ -128,6 +129,7 @@ def record_of(exchange: ExchangeState, outcome: str, now: float) -> AccessRecord
         queued_s=exchange.queued_s,
         ttft_s=exchange.token_at - started if exchange.token_at else -1.0,
         stream=streamed(exchange),
+        served_model=exchange.substitute,
         error=exchange.error_kind,
         detail=exchange.detail,
     )

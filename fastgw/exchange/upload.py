@@ -143,7 +143,7 @@ class Upload:
     def _late_model(self, exchange: Host, model: str) -> None:
         """A model that nobody asked for came when an engine had been chosen: it must be one of that engine's."""
         self.model = model
-        group = exchange.gateway.table.group(model)
+        group = exchange.gateway.serving(exchange.gateway.table, exchange) if not exchange.substitute else None
         pool = exchange.call.pool if exchange.call is not None else None
         engine = pool.engine if group is not None and pool is not None and pool in group.pools else None
         if engine is None or engine.served_name or model in engine.aliases or exchange.substitute:

@@ -44,6 +44,11 @@ _shared_models = lru_cache(maxsize=1024)(_models)
 _shared_networks = lru_cache(maxsize=1024)(_networks)
 
 
+def flow_of(tenant: str) -> str:
+    """What stands for a tenant where requests of several are told apart; a key without one is told by its own id."""
+    return sys.intern("tenant " + tenant)
+
+
 class Defaults:
     """What holds for keys that say nothing else. 0 = no limit; ``burst`` 0 = a minute's worth."""
 
@@ -148,7 +153,7 @@ class Account:
             if record.on_exhausted is not None:
                 self.cut = record.on_exhausted == "cut"
             self.priority = PRIORITIES.index(record.priority) if record.priority is not None else NORMAL
-            self.flow = sys.intern("tenant " + record.tenant) if record.tenant else self.id
+            self.flow = flow_of(record.tenant) if record.tenant else self.id
             self.models = (_models if len(record.models) > SHARED_UP_TO else _shared_models)(record.models)
             self.networks = (_networks if len(record.networks) > SHARED_UP_TO else _shared_networks)(record.networks)
             self.expires_at = record.expires_at or 0.0  # the one zero of this line, not one for each key

@@ -71,6 +71,8 @@ def access_fields(record: AccessRecord) -> dict[str, object]:
         fields["key_id"] = record.key_id
     if record.model:
         fields["model"] = _clip(record.model)
+    if record.served_model:
+        fields["served_model"] = _clip(record.served_model)
     if record.engine:
         fields["engine"] = record.engine
     if record.stream:
@@ -133,7 +135,7 @@ class AccessJson:
             record.duration_s, record.ttft_s, record.prompt_tokens, record.completion_tokens, record.cached_tokens,
             record.reasoning_tokens, b"",
         )  # fmt: skip
-        return self._with_rest(line, record.error, record.detail, record.queued_s, record.estimated)
+        return self._with_rest(line, record.error, record.detail, record.queued_s, record.estimated, record.served_model)
 
     def of(self, exchange: ExchangeState, outcome: str, now: float) -> bytes:
         """The line of an exchange that ends at ``now``, without a record in between."""
@@ -183,7 +185,9 @@ class AccessJson:
             self._second = second
             self._stamp = _stamp(second)[:-5].encode()
         started = exchange.started_at
-        more = bool(exchange.error_kind or exchange.detail or exchange.estimated or exchange.queued_s >= 0)
+        more = bool(
+            exchange.error_kind or exchange.detail or exchange.substitute or exchange.estimated or exchange.queued_s >= 0
+        )
         line = access_line(
             self._stamp,
             int((at - second) * 1e3),
@@ -200,11 +204,15 @@ class AccessJson:
             b"" if more else b"}\n",
         )
         if more:
-            return self._with_rest(line, exchange.error_kind, exchange.detail, exchange.queued_s, exchange.estimated)
+            return self._with_rest(
+                line, exchange.error_kind, exchange.detail, exchange.queued_s, exchange.estimated, exchange.substitute
+            )
         return line
 
     @staticmethod
-    def _with_rest(line: bytes, error: str, detail: str, queued: float, estimated: bool) -> bytes:
+    def _with_rest(line: bytes, error: str, detail: str, queued: float, estimated: bool, served: str) -> bytes:
+        if served:
+            line += b',"served_model":%b' % _ENCODER.encode(_clip(served))
         if estimated:
             line += b',"estimated":true'
         if queued >= 0:

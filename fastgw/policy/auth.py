@@ -76,5 +76,10 @@ class Auth(Filter):
     def on_route(self, exchange: Exchange) -> None:
         account = exchange.account
         if account is not None and account.models is not None and exchange.model not in account.models:
+            if exchange.gateway.table.deployed is not None:
+                from fastgw.policy.deployments import may_use
+
+                if may_use(exchange, account):
+                    return
             message = "This key may not use this model; GET /v1/models lists those it may."
             raise GatewayError("forbidden", message, param="model")

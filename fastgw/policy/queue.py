@@ -13,6 +13,7 @@ Invariant: a place is taken and given back by the counters of ``Lane``, ``Accoun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import random
 from typing import Final
 
@@ -26,10 +27,10 @@ from fastgw.limits.account import Account
 from fastgw.limits.drain import DrainRate
 from fastgw.limits.fairqueue import FairQueue
 from fastgw.net.clock import micros, monotonic
-from fastgw.policy.lanes import Lane, fit
+from fastgw.policy.lanes import Lane, Terms, fit
 from fastgw.policy.places import Place
 from fastgw.policy.quota import take_back
-from fastgw.policy.route import serving
+from fastgw.policy.route import granted, group_for, serving
 from fastgw.policy.waiting import Waiting
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
@@ -41,11 +42,11 @@ REJECT: Final = "reject"
 FALLBACK: Final = "fallback"
 
 
-def _lane_of(route: RouteConfig, config: Config) -> Lane:
-    """The lane of a route's model."""
+def _terms_of(route: RouteConfig, config: Config) -> Terms:
+    """What a route says of its model."""
     on_capacity = route.on_capacity or config.on_capacity
     fallback = tuple(route.fallback) if on_capacity == FALLBACK else ()
-    return Lane(route.max_concurrent, on_capacity == REJECT, fallback, route.timeout_s)
+    return Terms(route.max_concurrent, on_capacity == REJECT, fallback, route.timeout_s)
 
 
 class Queue(Filter):
@@ -71,15 +72,18 @@ class Queue(Filter):
         before = self._routes
         self._routes = {}
         for route in config.routes:
-            made = _lane_of(route, config)
+            if route.models:
+                continue  # (no request is under way under such a name)
+            made = _terms_of(route, config)
             lane = before.get(route.model)
             if lane is None:
-                lane = made
+                lane = Lane(made)
             else:
-                lane.limit = made.limit
-                lane.rejects = made.rejects
-                lane.fallback = made.fallback
-                lane.timeout_s = made.timeout_s
+                terms = lane.terms
+                terms.limit = made.limit
+                terms.rejects = made.rejects
+                terms.fallback = made.fallback
+                terms.timeout_s = made.timeout_s
             self._routes[route.model] = lane
         self._max_concurrent = config.max_concurrent
         self._rejects = config.on_capacity == REJECT  # of a lane that is no route's
@@ -143,10 +147,10 @@ class Queue(Filter):
             account.inflight += 1
             exchange.counted = True
             return False
-        route: Lane | None = self._routes.get(model_of(exchange)) if self._routes else None
-        if route is not None and route.timeout_s:
+        route: Lane | None = self._routes.get(exchange.substitute or model_of(exchange)) if self._routes else None
+        if route is not None and route.terms.timeout_s:
             # The route's own limit of time, where the client does not ask for less.
-            limit_s = exchange.gateway.time_limit(exchange.timeout_s, route.timeout_s)
+            limit_s = exchange.gateway.time_limit(exchange.timeout_s, route.terms.timeout_s)
             exchange.client.due(exchange.started_at + limit_s)
         if account.concurrency and account.inflight >= account.concurrency:
             self._wait_for_key(exchange, account, route)
@@ -160,12 +164,12 @@ class Queue(Filter):
         """Where it competes: its route's lane, or that of its engines."""
         group = exchange.group
         assert group is not None
-        if route is not None:
+        if route is not None and not group.part:
             route.group = group
             return route
         found: Lane | None = group.lane
-        if found is None:
-            found = group.lane = Lane(0, self._rejects)
+        if found is None or (route is not None and found.terms is not route.terms):
+            found = group.lane = Lane(Terms(0, self._rejects) if route is None else route.terms)
             found.group = group
         return found
 
@@ -175,19 +179,19 @@ class Queue(Filter):
         queue = lane.queue
         # A place among all that has just come free is for those who wait: the look that gives it to them is about to come.
         # Who waits without such a look could not take it.
-        ahead = self._scheduled and self._max_concurrent and not lane.rejects
+        ahead = self._scheduled and self._max_concurrent and not lane.terms.rejects
         if (queue is None or not len(queue)) and not ahead and self._room(lane, ()):
             self._admit(exchange, lane, exchange.at)
             return
-        if lane.fallback and self._fall_back(exchange, lane.fallback):
+        if lane.terms.fallback and self._fall_back(exchange, lane.terms.fallback):
             return
-        if lane.rejects:
+        if lane.terms.rejects:
             exchange.gateway.stats.limited_concurrency += 1
             raise self._refused("at_capacity", None, exchange, 0)
         self._wait(exchange, lane)
 
     def _admit(self, exchange: Exchange, lane: Lane, now: float) -> None:
-        lane.inflight += 1
+        lane.terms.inflight += 1
         self._inflight += 1
         self._drain.began(now)
         exchange.lane = lane
@@ -198,25 +202,52 @@ class Queue(Filter):
             return False
         return lane.room(tried)
 
-    def _fall_back(self, exchange: Exchange, models: tuple[str, ...]) -> bool:
+    def _fall_back(self, exchange: Exchange, models: Sequence[str]) -> bool:
         """Send the request to another model of its route's, if one has room, and an engine that is well."""
         account = exchange.account
         assert account is not None
+        table = exchange.gateway.table
         for model in models:
-            group = exchange.gateway.table.group(model)
+            if account.models is not None and model not in account.models and not granted(table, exchange, model):
+                continue  # the key may not use it
+            group = table.group(model)
+            if group is None and table.deployed is not None:
+                group = group_for(table, exchange, model)
             if group is None or not fit(group):
                 continue
-            if account.models is not None and model not in account.models:
-                continue  # the key may not use it
             before = exchange.group
             exchange.group = group
             lane = self._lane(exchange, self._routes.get(model))
             if (lane.queue is None or not len(lane.queue)) and self._room(lane, ()):
+                from fastgw.policy.deployments import told
+
+                exchange.extra_head = told(exchange.extra_head, exchange.substitute, model)
                 exchange.substitute = model
-                exchange.extra_head += b"x-fallback-model: %b\r\n" % model.encode("ascii", "replace")
                 self._admit(exchange, lane, exchange.at)
                 return True
             exchange.group = before
+        return False
+
+    def on_lost(self, exchange: Exchange, why: str) -> bool:
+        if exchange.account is None:
+            return False
+        from fastgw.policy.elsewhere import others
+
+        models = others(exchange, why)
+        if not models:
+            return False
+        tries = exchange.tries.given_up(exchange.substitute or model_of(exchange))
+        lane: Lane | None = exchange.lane
+        exchange.at = monotonic()
+        if lane is not None:
+            self._give_back(exchange, exchange.at)
+        if self._fall_back(exchange, models):
+            exchange.tries = tries
+            if self._all.count:
+                self._schedule(exchange)  # its place is another's now
+            return True
+        if lane is not None:
+            self._admit(exchange, lane, exchange.at)
         return False
 
     # --- it waits
@@ -266,7 +297,7 @@ class Queue(Filter):
 
     def _wait_for_key(self, exchange: Exchange, account: Account, route: Lane | None) -> None:
         lane = self._lane(exchange, route)
-        if lane.rejects:
+        if lane.terms.rejects:
             exchange.gateway.stats.limited_concurrency += 1
             message = f"The key has {account.concurrency} requests under way, as many as it may."
             raise self._refused("concurrency_limited", message, exchange, 0)
@@ -281,10 +312,11 @@ class Queue(Filter):
 
     def on_full(self, exchange: Exchange) -> bool:
         """The engines that are left for a request which has failed elsewhere are full: it waits for them."""
-        lane: Lane | None = exchange.lane
-        if lane is None:
+        if exchange.lane is None:
             return False
-        if lane.rejects:
+        # (Not always where it was let go: the engines that it was for may be ill.)
+        lane = self._lane(exchange, self._routes.get(exchange.substitute or model_of(exchange)))
+        if lane.terms.rejects:
             exchange.gateway.stats.limited_concurrency += 1
             raise self._refused("at_capacity", None, exchange, 0)
         self._check_size(exchange)
@@ -329,7 +361,7 @@ class Queue(Filter):
     def _give_back(self, exchange: Exchange, now: float) -> None:
         lane: Lane = exchange.lane
         exchange.lane = None
-        lane.inflight -= 1
+        lane.terms.inflight -= 1
         self._inflight -= 1
         self._drain.left(now)
 
@@ -370,9 +402,10 @@ class Queue(Filter):
             lane = self._lane(exchange, self._routes.get(exchange.substitute or model_of(exchange)))
             if lane is not place.lane:
                 self._all.move(place, lane)
+        of_routes = [lane.terms for lane in self._routes.values()]
         for there in table.groups():
-            if there.lane is not None:
-                there.lane.rejects = self._rejects
+            if there.lane is not None and there.lane.terms not in of_routes:
+                there.lane.terms.rejects = self._rejects
         for gone in before.groups() - table.groups():
             gone.lane = None  # each knows the other: nobody but the collector would part them
 

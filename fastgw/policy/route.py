@@ -17,8 +17,40 @@ def serving(table: UpstreamTable, exchange: Exchange) -> Group | None:
     if chosen is not None and not chosen.tabled:
         return chosen
     model = exchange.substitute or model_of(exchange)
-    # Without a model any engine will do; with one, those that serve it. (A session goes by its own rule: local.tunnel.)
-    return table.group(model) if model or exchange.session is not None else table.everyone
+    if not model and exchange.session is None:
+        # Without a model any engine will do. (A session needs one that judges its name, even where it has none.)
+        return table.everyone if table.deployed is None else for_any(table, exchange)
+    found = table.group(model)
+    return found if found is not None or table.deployed is None else placed(table, exchange, model)
+
+
+def placed(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None:
+    """The same, where it depends on who asks."""
+    from fastgw.policy import deployments
+
+    return deployments.placed(table, exchange, model)
+
+
+def group_for(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None:
+    """The engines for ``exchange`` where it goes to ``model`` in place of its own."""
+    from fastgw.policy import deployments
+
+    return deployments.group_for(table, exchange, model)
+
+
+def granted(table: UpstreamTable, exchange: Exchange, model: str) -> bool:
+    """Whether a key that does not list ``model`` may use it by the name that it asks for, which stands for several."""
+    if table.deployed is None:
+        return False
+    from fastgw.policy import deployments
+
+    return deployments.granted(table, exchange, model)
+
+
+def for_any(table: UpstreamTable, exchange: Exchange) -> Group | None:
+    from fastgw.policy import deployments
+
+    return deployments.for_any(table, exchange)
 
 
 class Route(Filter):
@@ -39,5 +71,7 @@ class Route(Filter):
         if group is None:
             if not gateway.table.pools:
                 raise GatewayError("no_engines", source=Source.GATEWAY, retry_after_s=gateway.retry_after_s)
-            raise GatewayError("model_not_found", param="model")
+            from fastgw.policy.elsewhere import instead
+
+            group = instead(gateway.table, exchange)
         exchange.group = group

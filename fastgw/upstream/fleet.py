@@ -79,6 +79,13 @@ class FleetFull(FleetError):
     """There are :data:`MOST_ENGINES` already."""
 
 
+def deploy(*laid_out: Any) -> Any:
+    """What names come to that are more than plain models. (Most gateways have none, and never load it.)"""
+    from fastgw.upstream.deployments import deployed
+
+    return deployed(*laid_out)
+
+
 def _written(config: Config) -> list[EngineConfig]:
     """The engines that the configuration names itself: others stand for those that are found by their name."""
     return [one for one in config.engines if not one.discover]
@@ -136,7 +143,7 @@ class Fleet:
         self._journal: Journal | None = None  # of what calls tell, where somebody wants to know
         self._restraint: Restraint | None = None
         self.pools: tuple[Pool, ...] = tuple(self._pool(one, config) for one in _written(config))
-        self.table = UpstreamTable(self.pools)
+        self.table = UpstreamTable(self.pools, None, config.routes, deploy)
         self._watch(config)
 
     def __repr__(self) -> str:
@@ -179,7 +186,7 @@ class Fleet:
 
     def publish(self) -> None:
         """A new snapshot of who is there and serves what."""
-        self.table = UpstreamTable(self.pools, self.table)
+        self.table = UpstreamTable(self.pools, self.table, self._config.routes, deploy)
         self._published()
 
     def publish_soon(self) -> None:
@@ -199,7 +206,11 @@ class Fleet:
     # --- coming and going
     def add(self, config: EngineConfig, origin: Origin = "admin") -> Pool:
         """An engine more, with what it leaves open filled in from the gateway's settings. It counts as not well until a probe
-        has found it so: while others are, no request is risked on it. Raises EngineExists, FleetFull, TlsError."""
+        has found it so: while others are, no request is risked on it. Raises EngineExists, FleetFull, TlsError, and ConfigErrors
+        where it has ranks."""
+        if config.ranks:
+            message = "ranks: an engine whose ranks are told apart stands in the configuration"
+            raise ConfigErrors([ConfigError("EngineConfig", "ranks", message)])
         pool = self.take_in(config, origin)
         self.publish()
         self.joined(pool)

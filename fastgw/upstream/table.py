@@ -7,9 +7,10 @@ answers 404. With only configured engines an unknown model is refused here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from fastgw.config import RouteConfig
 from fastgw.upstream.pool import Pool
 
 MAX_CYCLE: Final = 1000  # turns in one round of a weighted group
@@ -20,12 +21,12 @@ class Group:
 
     ``cursor`` is the group's place in its turns: kept here, not on the policy, so that two models that alternate do
     not each meet the same engine for ever. ``pools`` and ``turns`` never change. ``tabled``: a table made it; where it is none
-    of the present one's any more, another has taken its place. What a filter makes is its own. ``notes``: what strategies
-    remember of it, each under its name; ``before``: what they did of the group that had its place, until they have taken that
-    over.
+    of the present one's any more, another has taken its place. What a filter makes is its own. ``part``: of one model's
+    engines, beside others for the same model. ``notes``: what strategies remember of it, each under its name; ``before``: what
+    they did of the group that had its place, until they have taken that over.
     """
 
-    __slots__ = ("before", "cursor", "lane", "notes", "pools", "tabled", "turns")
+    __slots__ = ("before", "cursor", "lane", "notes", "part", "pools", "tabled", "turns")
 
     def __init__(self, pools: Sequence[Pool]) -> None:
         self.pools = tuple(pools)
@@ -35,6 +36,7 @@ class Group:
         self.notes: dict[str, Any] = {}
         self.before: dict[str, Any] = {}
         self.tabled = False
+        self.part = False
 
     def __len__(self) -> int:
         return len(self.pools)
@@ -60,23 +62,35 @@ def _turns(pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
 
 
 class UpstreamTable:
-    """A snapshot; ``version`` grows with each. Pools (and their engines) are shared between snapshots."""
+    """A snapshot; ``version`` grows with each. Pools (and their engines) are shared between snapshots.
 
-    __slots__ = ("_by_model", "_groups", "_open", "everyone", "models", "pools", "version")
+    ``routes``: what the configuration says of names. ``deployed`` knows those that come to more than the same engines for
+    everybody (``upstream.deployments``, as ``deploy`` lays it out); None where there are none, and then nobody asks.
+    """
 
-    def __init__(self, pools: Sequence[Pool], previous: UpstreamTable | None = None) -> None:
+    __slots__ = ("_by_model", "_groups", "_open", "deployed", "everyone", "models", "pools", "routes", "version")
+
+    def __init__(
+        self,
+        pools: Sequence[Pool],
+        previous: UpstreamTable | None = None,
+        routes: Sequence[RouteConfig] = (),
+        deploy: Callable[..., Any] | None = None,
+    ) -> None:
         self.version: int = previous.version + 1 if previous is not None else 0
         self.pools: tuple[Pool, ...] = tuple(pools)
         before = previous._groups if previous is not None else {}
         # Models that the same engines serve share one group, so that a thousand names cost one layout; and a group goes on
         # from one snapshot to the next, so that a model learned elsewhere does not begin everybody's turns anew. With other
         # weights it is another one.
-        self._groups: dict[tuple[tuple[int, int], ...], Group] = {}
+        self._groups: dict[tuple[object, ...], Group] = {}
 
-        def group(members: Sequence[Pool], was: Group | None) -> Group | None:
-            key = tuple([(id(pool), pool.engine.weight) for pool in members])
+        def group(members: Sequence[Pool], part: str = "", was: Group | None = None) -> Group | None:
+            key: tuple[object, ...] = tuple([(id(pool), pool.engine.weight) for pool in members])
             if not key:
                 return None
+            if part:
+                key = (part, *key)
             if key not in self._groups:
                 made = before.get(key)
                 if made is None:
@@ -85,12 +99,15 @@ class UpstreamTable:
                         made.before = was.notes or was.before
                 self._groups[key] = made
                 made.tabled = True
+                made.part = bool(part)
             return self._groups[key]
 
         serving: dict[str, list[Pool]] = {}
         self.models: dict[str, str] = {}  # id -> who owns it, by the kind of engine
+        plain = True
         for pool in self.pools:
             engine = pool.engine
+            plain = plain and not engine.tenant and not engine.facts
             for model in sorted(engine.configured_models) if engine.configured_models else engine.discovered_models:
                 serving.setdefault(model, []).append(pool)
                 self.models.setdefault(model, engine.kind.owner)
@@ -100,18 +117,25 @@ class UpstreamTable:
                     for other in fact.aliases:
                         if other not in engine.facts and pool not in (members := serving.setdefault(other, [])):
                             members.append(pool)
-        was: dict[str, Group | None] = previous._by_model if previous is not None else {}
-        self._by_model: dict[str, Group | None] = {model: group(members, was.get(model)) for model, members in serving.items()}
-        self._open: Group | None = group(
-            [pool for pool in self.pools if not pool.engine.configured_models], previous._open if previous is not None else None
-        )
-        self.everyone: Group | None = group(self.pools, previous.everyone if previous is not None else None)
+        was: dict[str, Group] = previous._by_model if previous is not None else {}
+        by_model = {model: group(members, "", was.get(model)) for model, members in serving.items()}
+        self._by_model: dict[str, Group] = {model: found for model, found in by_model.items() if found is not None}
+        self.routes: dict[str, RouteConfig] = {name: one for one in routes for name in (one.model, *one.aliases)}
+        self.deployed: Any = None
+        special = not plain or any(one.versions or one.aliases or one.models or one.adapter_of for one in routes)
+        if special and deploy is not None:
+            self.deployed = deploy(routes, self.pools, serving, group, self._by_model)
+        shared = [pool for pool in self.pools if not pool.engine.tenant]
+        opened, everyone = (previous._open, previous.everyone) if previous is not None else (None, None)
+        self._open: Group | None = group([pool for pool in shared if not pool.engine.configured_models], "", opened)
+        self.everyone: Group | None = group(shared, "", everyone)
 
     def groups(self) -> set[Group]:
         """All there are."""
         return set(self._groups.values())
 
     def group(self, model: str) -> Group | None:
-        """The engines that may serve ``model``, well or not; None = nobody would."""
+        """The engines that may serve ``model``, well or not, for whoever asks; None = nobody would, or it depends on who asks
+        (``deployed``)."""
         found = self._by_model.get(model)
-        return found if found is not None else self._open
+        return found if found is not None or self.deployed is not None else self._open

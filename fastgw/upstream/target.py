@@ -20,6 +20,7 @@ from fastgw.upstream.watch import Watch
 
 if TYPE_CHECKING:
     from fastgw.net.certificates import Believed
+    from fastgw.upstream.models import ModelFacts
 
 
 class Engine:
@@ -71,8 +72,10 @@ class Engine:
         "secure_h2",
         "served_name",
         "slots",
+        "tenant",
         "truncations_total",
         "unix_path",
+        "version",
         "warm_connections",
         "watch",
         "weight",
@@ -143,11 +146,15 @@ class Engine:
         """Go by ``config``, which has its address and its kind: what is known of it, and under way there, goes on."""
         self.api_key_line = b"Authorization: Bearer %b\r\n" % config.api_key.encode() if config.api_key else b""
         self.head_block = b"Host: %b\r\n" % config.address.authority.encode() + self.api_key_line
+        if config.rank >= 0:
+            self.head_block += b"%b: %d\r\n" % (self.kind.rank_header, config.rank)
         self.configured_models = frozenset(config.models)
         self.served_name = config.served_name
         self.weight = config.weight
         self.machine = config.machine
         self.features = frozenset(config.features)
+        self.version = config.version
+        self.tenant = config.tenant
         self.configured_cancel = config.cancel
         self.configured_max_idle = max_idle
         self.warm_connections = config.warm_connections

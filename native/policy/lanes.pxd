@@ -6,15 +6,20 @@ from fastgw.upstream.table cimport Group
 from fastgw.upstream.target cimport Engine
 
 @cython.final
-cdef class Lane:
-    cdef public Group group
-    cdef public long long inflight, limit, served_at
-    cdef public FairQueue queue
+cdef class Terms:
+    cdef public long long inflight, limit
     cdef public bint rejects
     cdef public tuple fallback
     cdef public double timeout_s
 
-    @cython.locals(pool=Pool, engine=Engine, group=Group, full=cython.bint)
+@cython.final
+cdef class Lane:
+    cdef public Group group
+    cdef public Terms terms
+    cdef public long long served_at
+    cdef public FairQueue queue
+
+    @cython.locals(pool=Pool, engine=Engine, group=Group, terms=Terms, full=cython.bint)
     cpdef bint room(self, tuple tried) except -1
 
 @cython.locals(pool=Pool, engine=Engine)

@@ -9,7 +9,8 @@ from fastgw.limits.fairqueue cimport FairQueue, Waiter
 from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.policy.quota cimport take_back
-from fastgw.policy.lanes cimport Lane, fit
+from fastgw.policy.lanes cimport Lane, Terms, fit
+from fastgw.policy.route cimport granted, group_for, serving
 from fastgw.policy.places cimport Place
 from fastgw.policy.waiting cimport Waiting
 from fastgw.stats cimport Stats
@@ -35,8 +36,10 @@ cdef class Queue(Filter):
     cpdef _enter(self, Exchange exchange, Lane route)
     cpdef _admit(self, Exchange exchange, Lane lane, double now)
     cpdef bint _room(self, Lane lane, tuple tried) except -1
-    @cython.locals(group=Group, before=Group, lane=Lane, account=Account)
-    cpdef bint _fall_back(self, Exchange exchange, tuple models) except -1
+    @cython.locals(group=Group, before=Group, lane=Lane, account=Account, table=UpstreamTable)
+    cpdef bint _fall_back(self, Exchange exchange, object models) except -1
+    @cython.locals(lane=Lane)
+    cpdef bint on_lost(self, Exchange exchange, str why) except -1
     @cython.locals(account=Account, stats=Stats, place=Place, other=Exchange, waiting=Waiting)
     cpdef _check_size(self, Exchange exchange)
     @cython.locals(place=Place, meter=Meter, account=Account, wait_s=cython.double, told_s=cython.double)

@@ -6,8 +6,13 @@ from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.state cimport model_of
 from fastgw.upstream.table cimport Group, UpstreamTable
 
-@cython.locals(model=str)
+@cython.locals(model=str, found=Group)
 cpdef Group serving(UpstreamTable table, Exchange exchange)
+
+cpdef Group placed(UpstreamTable table, Exchange exchange, str model)
+cpdef Group group_for(UpstreamTable table, Exchange exchange, str model)
+cpdef bint granted(UpstreamTable table, Exchange exchange, str model) except -1
+cpdef Group for_any(UpstreamTable table, Exchange exchange)
 
 cdef class Route(Filter):
     @cython.locals(gateway=Context, group=Group)

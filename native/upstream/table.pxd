@@ -6,11 +6,12 @@ cdef class Group:
     cdef public tuple pools, turns
     cdef public dict before, notes
     cdef public object lane
-    cdef public bint tabled
+    cdef public bint part, tabled
 
 @cython.final
 cdef class UpstreamTable:
-    cdef public dict _by_model, _groups, models
+    cdef public dict _by_model, _groups, models, routes
+    cdef public object deployed
     cdef public Group _open, everyone
     cdef public tuple pools
     cdef public long long version

@@ -19,7 +19,7 @@ cdef class Engine:
     cdef public Watch watch
     cdef public object configured_cancel, configured_max_idle, configured_models, healthy, port
     cdef public Kind kind
-    cdef public str host, machine, name, protocol, served_name, unix_path
+    cdef public str host, machine, name, protocol, served_name, tenant, unix_path, version
     cdef public Py_ssize_t idle_files, max_connections, max_idle, warm_connections
     cdef public double ejected_until, not_before, probed_at
     cdef public Breaker breaker

@@ -35,6 +35,7 @@ from fastgw.policy.route import serving
 from fastgw.policy.routing import strategy_for
 from fastgw.protocol.headers import is_trusted
 from fastgw.stats import Stats
+from fastgw.upstream.fleet import deploy
 from fastgw.upstream.health import Health
 from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.target import Engine
@@ -85,7 +86,7 @@ class Conversation:
             filters=filters,
             strategy=strategy_for(config, stats=self.stats),
             health=health,
-            table=UpstreamTable(self.engines),
+            table=UpstreamTable(self.engines, None, config.routes, deploy),
             accounts=accounts,
             instance=b"handmade",
         )

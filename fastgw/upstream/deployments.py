@@ -1,0 +1,304 @@
+"""How a name becomes engines where that depends on who asks: versions with shares, tenants with engines of their own, adapters,
+further names of a model, and names that stand for several.
+
+Owns: for one table, what each such name comes to, laid out once from the routes of the configuration and from what the engines
+say. A plain model, which the same engines serve for everybody, is not here: the table finds it without asking. Must never: give
+a tenant's engines to anybody else, or wait. Invariants: a look-up is one in a dictionary, however many names there are; and
+what a request gets depends, but for the health of engines, on what it says of itself (:class:`Asker`), so that it gets the same
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from fastgw.accel.hashing import digest
+from fastgw.config import RouteConfig
+from fastgw.limits.account import flow_of
+from fastgw.upstream.pool import Pool
+
+if TYPE_CHECKING:
+    from fastgw.upstream.table import Group
+
+MOST_LOOKED_AT: Final = 64
+"""Engines of one model that are looked at to choose between the models of a class."""
+MOST_ALIASES: Final = 10_000
+"""Further names that engines say for their models."""
+OWNER: Final = "fastgw"
+
+Grouping = Callable[[Sequence[Pool], str], "Group | None"]
+Serving = Mapping[str, Sequence[Pool]]
+
+
+class Asker:
+    """Who asks, as far as it decides which engines he gets. ``flow``: his tenant's, or his key's own. ``draw``: a number of
+    this request's, by which shares are drawn; ``key``: what names him, by which they are where they are to stay. ``models``:
+    those that he may use, None = all. ``tried``: engines that have failed him."""
+
+    __slots__ = ("draw", "flow", "key", "models", "tried")
+
+    def __init__(
+        self,
+        flow: str = "",
+        draw: int = 0,
+        key: str = "",
+        models: frozenset[str] | None = None,
+        tried: tuple[Pool, ...] = (),
+    ) -> None:
+        self.flow = flow
+        self.draw = draw
+        self.key = key
+        self.models = models
+        self.tried = tried
+
+
+class Side:
+    """The engines of one model for some of those who ask: all of them, and where it has ``parts`` (up to which number of
+    ``total``, which version, its engines) one of these, as long as an engine of it is well."""
+
+    __slots__ = ("parts", "salt", "total", "whole")
+
+    def __init__(self, whole: Group, parts: Sequence[tuple[int, str, Group]], salt: str) -> None:
+        """``salt``: where a key stays at its part, what keeps the draws of several models apart; "" = it does not."""
+        self.whole = whole
+        self.parts = tuple(parts)
+        self.total = parts[-1][0] if parts else 0
+        self.salt = salt
+
+    def drawn(self, asker: Asker) -> tuple[str, Group]:
+        """The part that he gets, and its name; "" = there are none."""
+        if self.parts:
+            # (The same in every process, and after every restart.)
+            draw = int.from_bytes(digest(f"{self.salt}\n{asker.key}".encode())[:8]) if self.salt else asker.draw
+            number = draw % self.total
+            for upto, version, group in self.parts:
+                if number < upto:
+                    return version, group
+        return "", self.whole
+
+    def group(self, asker: Asker) -> Group:
+        _, group = self.drawn(asker)
+        return group if group is self.whole or alive(group, asker.tried) else self.whole
+
+
+def alive(group: Group, tried: tuple[Pool, ...]) -> bool:
+    """Whether an engine of it may be asked, now or when it has room."""
+    for pool in group.pools:  # noqa: SIM110 - (a generator is dearer than what it would look at)
+        if pool not in tried and pool.engine.healthy is not False and pool.engine.permitted():
+            return True
+    return False
+
+
+class Deployed:
+    """See the head of this file."""
+
+    __slots__ = ("_everyone", "_models", "_open", "_plain", "aliases", "classes")
+
+    def __init__(
+        self, plain: dict[str, Group], models: dict[str, dict[str, Side]], open_: dict[str, Group], everyone: dict[str, Group]
+    ) -> None:
+        self._plain = plain
+        self._models = models
+        self._open = open_
+        self._everyone = everyone
+        self.aliases: dict[str, str] = {}
+        self.classes: dict[str, RouteConfig] = {}
+
+    def side(self, model: str, asker: Asker) -> Side | None:
+        """What he gets of a model that is not plain."""
+        sides = self._models.get(model)
+        return None if sides is None else sides.get(asker.flow) or sides.get("")
+
+    def known(self, model: str, asker: Asker) -> Group | None:
+        """The engines that are known to serve the model, for him."""
+        group = self._plain.get(model)
+        if group is None:
+            side = self.side(model, asker)
+            group = None if side is None else side.group(asker)
+        return group
+
+    def group(self, model: str, asker: Asker) -> Group | None:
+        """The engines that may serve a model, well or not; None = nobody would, for him."""
+        return self.known(model, asker) or self._open.get(asker.flow) or self._open.get("")
+
+    def everyone(self, asker: Asker) -> Group | None:
+        """The engines that may serve what names no model."""
+        return self._everyone.get(asker.flow) or self._everyone.get("")
+
+    def may_use(self, name: str, asker: Asker) -> bool:
+        """Whether his key, which does not name ``name`` among its models, may use it by what it stands for."""
+        if asker.models is None:
+            return True
+        if name in self.aliases:
+            return self.aliases[name] in asker.models
+        route = self.classes.get(name)
+        return route is not None and any(model in asker.models for model in route.models)
+
+    def stands_for(self, name: str, asker: Asker) -> str:
+        """The model that is asked for where a client says ``name``; "" = that very one."""
+        route = self.classes.get(name)
+        if route is None:
+            return self.aliases.get(name, "")
+        found = self.ranked(route, asker)
+        return found[0][1] if found else ""
+
+    def ranked(self, route: RouteConfig, asker: Asker) -> list[tuple[tuple[object, ...], str]]:
+        """The models of a class that he may have, the best first, each with what it is judged by: whether no engine takes a
+        request now, whether it would have to be loaded first, whether none is on the machine that is preferred, the load."""
+        free = asker.models is None or route.model in asker.models
+        found = []
+        for at, model in enumerate(route.models):
+            group = self.known(model, asker)
+            if group is None or not (free or (asker.models is not None and model in asker.models)):
+                continue
+            found.append(((*_judged(group, model, route), at), model))
+        return sorted(found)
+
+    def others(self, route: RouteConfig, asker: Asker) -> list[str]:
+        """Where a request under ``route`` may go in its place, in order."""
+        ranked = [model for _, model in self.ranked(route, asker)] if route.models else []
+        return [*ranked, *route.fallback]
+
+    def owners(self, listed: Mapping[str, str], asker_flow: str) -> dict[str, str]:
+        """The models that one of that ``flow`` sees, each with its owner, of ``listed``: plain ones, and all that need not
+        be."""
+        asker = Asker(asker_flow)
+        found = {
+            name: owner for name, owner in listed.items() if name not in self._models or self.side(name, asker) is not None
+        }
+        for alias, model in self.aliases.items():
+            if model in found or self._open:
+                found.setdefault(alias, found.get(model, OWNER))
+        for name, route in self.classes.items():
+            if any(model in found for model in route.models):
+                found.setdefault(name, OWNER)
+        return found
+
+    @property
+    def flows(self) -> set[str]:
+        """Those who have engines of their own."""
+        return {flow for flow in self._everyone if flow}
+
+
+def _judged(group: Group, model: str, route: RouteConfig) -> tuple[object, ...]:
+    usable = loaded = there = False
+    least = 0.0
+    for pool in group.pools[:MOST_LOOKED_AT]:
+        engine = pool.engine
+        if not engine.usable():
+            continue
+        load = (engine.inflight + 1) / (engine.slots or engine.weight)
+        least = min(least, load) if usable else load
+        usable = True
+        facts = engine.facts.get(engine.served_name or model)
+        loaded = loaded or facts is None or facts.loaded is not False
+        there = there or engine.machine == route.machine
+    return not usable, not loaded, bool(route.machine) and not there, least if route.choose == "least_loaded" else 0.0
+
+
+def deployed(
+    routes: Sequence[RouteConfig], pools: Sequence[Pool], serving: Serving, grouping: Grouping, plain: dict[str, Group]
+) -> Deployed | None:
+    """What names come to that are more than plain models; those that are not plain are taken out of ``plain``. None = there
+    are none."""
+    by_model = {route.model: route for route in routes if not route.models}
+    tenants = {pool.engine.tenant for pool in pools} != {""} and bool(pools)
+    adapters = _adapters(pools, by_model)
+    aliases = _aliases(routes, pools, serving)
+    classes = {route.model: route for route in routes if route.models}
+    special = {route.model for route in by_model.values() if route.versions} | adapters.keys()
+    if not (tenants or special or aliases or classes):
+        return None
+    if tenants:
+        special |= {model for model, members in serving.items() if any(pool.engine.tenant for pool in members)}
+    models: dict[str, dict[str, Side]] = {}
+    for model in special:
+        route = by_model.get(model)
+        sides = models[model] = {}
+        base = serving.get(adapters.get(model, ""), ())
+        for flow, members in _by_flow([*serving.get(model, ()), *base]).items():
+            made = _side(model, bool(flow), route, members, serving.get(model, ()), grouping)
+            if made is not None:
+                sides[flow] = made
+        plain.pop(model, None)
+        if not sides:
+            del models[model]
+    for name in (*aliases, *classes):
+        plain.pop(name, None)
+        models.pop(name, None)
+    silent = [pool for pool in pools if not pool.engine.configured_models]
+    found = Deployed(plain, models, _groups(silent, grouping), _groups(pools, grouping))
+    found.aliases = aliases
+    found.classes = classes
+    return found
+
+
+def _by_flow(pools: Iterable[Pool]) -> dict[str, list[Pool]]:
+    """Everybody's engines ("") and those of single tenants, each engine once."""
+    found: dict[str, list[Pool]] = {}
+    for pool in dict.fromkeys(pools):
+        found.setdefault(flow_of(pool.engine.tenant) if pool.engine.tenant else "", []).append(pool)
+    return found
+
+
+def _groups(pools: Iterable[Pool], grouping: Grouping) -> dict[str, Group]:
+    made = {flow: grouping(members, "") for flow, members in _by_flow(pools).items()}
+    return {flow: group for flow, group in made.items() if group is not None}
+
+
+def _side(
+    model: str,
+    tenant: bool,
+    route: RouteConfig | None,
+    members: Sequence[Pool],
+    holders: Sequence[Pool],
+    grouping: Grouping,
+) -> Side | None:
+    """What of ``members``, which are a ``tenant``'s or everybody's, gets which share. ``holders`` have the model; the others,
+    of an adapter, could load it."""
+    versions = route.versions if route is not None else {}
+    if versions and tenant:
+        # (His engines are his, whatever their version.)
+        named = any(versions.get(pool.engine.version, 0) for pool in members)
+        versions = versions if named else {}
+    if versions:
+        counted = [pool for pool in members if versions.get(pool.engine.version, 0)]
+        shares = [(name, share, [pool for pool in counted if pool.engine.version == name]) for name, share in versions.items()]
+    else:
+        holding = set(holders)
+        counted = [
+            pool for pool in members if pool in holding or (pool.engine.kind.loads_adapters and not pool.engine.served_name)
+        ]
+        first = [pool for pool in counted if pool in holding]
+        shares = [("", 1, first)] if len(first) < len(counted) else []
+    whole = grouping(counted, model if route is not None else "")
+    if whole is None:
+        return None
+    parts = []
+    upto = 0
+    for name, share, part in shares:
+        group = grouping(part, f"{model} {name}") if share else None
+        if group is not None:
+            upto += share
+            parts.append((upto, name, group))
+    return Side(whole, parts, model if route is not None and route.sticky else "")
+
+
+def _adapters(pools: Sequence[Pool], by_model: Mapping[str, RouteConfig]) -> dict[str, str]:
+    """The LoRA adapters that are known, and the model of each: by the configuration, or by the engines."""
+    found = {facts.name: facts.parent for pool in pools for facts in pool.engine.facts.values() if facts.parent}
+    found.update({model: route.adapter_of for model, route in by_model.items() if route.adapter_of})
+    return found
+
+
+def _aliases(routes: Sequence[RouteConfig], pools: Sequence[Pool], serving: Serving) -> dict[str, str]:
+    """Further names, and the model of each: what the configuration says goes before what engines say, and a model that is
+    served under its own name is no other's."""
+    found = {alias: route.model for route in routes for alias in route.aliases}
+    for pool in pools:
+        for facts in pool.engine.facts.values():
+            for alias in facts.aliases:
+                if alias not in serving and facts.name in serving and len(found) < MOST_ALIASES:
+                    found.setdefault(alias, facts.name)
+    return found
