@@ -61,6 +61,12 @@ class Counters:
     replays_total: Annotated[int, Counter(
         "gateway_replays_total", "Requests sent again because a kept connection was dead.")]
     failovers_total: Annotated[int, Counter("gateway_failovers_total", "Requests that went on to another engine.")]
+    fallbacks_total: Annotated[int, Counter(
+        "gateway_fallbacks_total", "Requests that went on to another model because their own did not answer.")]
+    mirrored_total: Annotated[int, Counter("gateway_mirrored_total", "Copies of requests sent to mirrors.")]
+    mirrors_skipped: Annotated[int, Counter(
+        "gateway_mirrors_skipped_total", "Copies that were not sent, because there was no room for them.")]
+    mirrors_open: Annotated[int, Counter("gateway_mirrors_open", "Copies of requests under way at mirrors.")]
     quarantined: Annotated[int, Counter(
         "gateway_quarantined_total", "Requests barred because each engine that got them failed.")]
     store_failures: Annotated[int, Counter(

@@ -1,5 +1,6 @@
 cdef class Stats:
     cdef public long long access_dropped, auth_failures, body_bytes_open, bytes_down, cancelled, connections_open
+    cdef public long long fallbacks_total, mirrored_total, mirrors_open, mirrors_skipped
     cdef public long long connections_refused, connections_total, dials_total, events_total, exchanges_open, exchanges_total
     cdef public long long failovers_total, handshakes_failed, handshakes_resumed, handshakes_total, limited_concurrency
     cdef public long long limited_ip, limited_memory, limited_queue, limited_requests, limited_tokens, merged_calls

@@ -17,7 +17,7 @@ def test_each_row_is_one_counter_that_begins_at_zero() -> None:
         setattr(stats, name, getattr(stats, name) + number)
     assert stats.snapshot() == {name: number for number, name in enumerate(COUNTERS, 1)}
     assert stats.live() == {name: count for name, count in stats.snapshot().items() if name.endswith("_open")}
-    assert len(stats.live()) == 5
+    assert len(stats.live()) == 6
 
 
 def test_there_is_no_other() -> None:

@@ -11,7 +11,7 @@ from random import random
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.attempt import Attempt, attempt_for
 from fastgw.exchange.phases import BACKS_OFF, DIALS
-from fastgw.exchange.plan import Failure, Step, after, another, later, unavailable
+from fastgw.exchange.plan import CONTEXT, FAILURE, Failure, Step, after, another, later, unavailable
 from fastgw.exchange.state import ExchangeState
 from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
@@ -37,6 +37,11 @@ def ask(exchange: ExchangeState) -> None:
                 continue
             if failure is None and _waits_for_room(exchange):
                 return
+            if _elsewhere(exchange, FAILURE):
+                group = exchange.group
+                assert group is not None
+                failure = None
+                continue
             raise failure or unavailable(group, monotonic(), exchange.detail, gateway.retry_after_s)
         now = monotonic()
         admitted = 0
@@ -96,6 +101,20 @@ def _waits_for_room(exchange: ExchangeState) -> bool:
     return False
 
 
+def _elsewhere(exchange: ExchangeState, why: str) -> bool:
+    """Whether the request goes to another model, whose engines are its group now. (Not one of which each engine that got it has
+    died.)"""
+    gateway = exchange.gateway
+    barred = gateway.rules.quarantine_after
+    if (barred and exchange.tries.kills >= barred) or not _at_hand(exchange):
+        return False
+    for hook in gateway.on_lost:
+        if hook(exchange, why):
+            gateway.stats.fallbacks_total += 1
+            return True
+    return False
+
+
 def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: str, error: GatewayError | None) -> None:
     """The call has ended without an answer: what follows is the plan's. ``error``: what its client is told if nothing does."""
     call = exchange.call
@@ -135,6 +154,9 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
                 return
             step = later(rules, exchange.tries, others)
         if step is not Step.FAIL and _goes_on(exchange, step, pool):
+            return
+        if not begun and _elsewhere(exchange, FAILURE):
+            _at_once(exchange)
             return
     except GatewayError as other:
         exchange.fail(other)
@@ -211,8 +233,33 @@ def _back_off(exchange: ExchangeState, time: int) -> None:
     exchange.gateway.later(exchange, wait_s)
 
 
+def _at_once(exchange: ExchangeState) -> None:
+    """An engine is asked in the next turn of the loop."""
+    exchange.move(BACKS_OFF)
+    exchange.gateway.later(exchange, 0.0)
+
+
 def asks_another(exchange: ExchangeState, status: int, waits_s: float) -> bool:
-    """Whether another engine is asked instead of passing this answer on. ``waits_s``: its Retry-After, -1 = none."""
+    """Whether another engine is asked instead of passing this answer on, or another model's. ``waits_s``: its Retry-After, -1 =
+    none."""
+    if status in exchange.gateway.retry_statuses and _asks_one_more(exchange, status, waits_s):
+        return True
+    call = exchange.call
+    assert call is not None
+    if not _elsewhere(exchange, CONTEXT if status < 429 else FAILURE):
+        return False
+    if status <= 429 or status == 503:
+        call.released()
+    else:
+        call.failed()
+    call.leave()
+    exchange.detail = f"{call.pool.engine.name}: answered {status}"
+    _at_once(exchange)
+    return True
+
+
+def _asks_one_more(exchange: ExchangeState, status: int, waits_s: float) -> bool:
+    """Whether another engine for the same model is asked, by the retry policy."""
     gateway = exchange.gateway
     call = exchange.call
     assert call is not None
@@ -254,6 +301,5 @@ def asks_for_less(exchange: ExchangeState) -> bool:
     exchange.bound = gateway.default_cost
     call.released()
     call.leave()
-    exchange.move(BACKS_OFF)
-    gateway.later(exchange, 0.0)
+    _at_once(exchange)
     return True

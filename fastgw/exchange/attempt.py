@@ -6,19 +6,19 @@ Nothing here waits, and nothing here decides what follows a failure: the exchang
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Final
 
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
+from fastgw.exchange.declined import asks_again
 from fastgw.exchange.figures import read_whole
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import REFUSALS, Failure
 from fastgw.exchange.record import timing_line
 from fastgw.exchange.relay import BROKEN, END, MORE, SPENT, Relay
-from fastgw.exchange.showing import goes_on
+from fastgw.exchange.showing import goes_on, showing
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.exchange.tunnel import Tunnel
 from fastgw.net.client import NO_BODY, UNTOLD
@@ -35,9 +35,7 @@ MOST_WEIGHED: Final = 64  # answers of one request that count towards what an en
 CLOSING_S: Final = 2.0  # an engine that has made all that it may ends its stream in less
 APART_BYTES: Final = 16384
 """A longer body stays where it lies when something is put in front of it. Up to here a copy costs no more than that."""
-MAX_RETRY_AFTER_S: Final = 60.0  # an engine that asks for more is asked again all the same
 _ACCEPT_ENCODING: Final = re.compile(rb"(?im)^accept-encoding:[^\r\n]*\r\n").sub
-_RETRY_AFTER: Final = re.compile(rb"(?im)^retry-after:[ \t]*([0-9]{1,6})[ \t]*\r$").search
 
 
 def request_start(exchange: ExchangeState, engine: Engine) -> RequestStart:
@@ -234,16 +232,8 @@ class Attempt(Call):
         assert exchange is not None
         now = self.first_byte_at = monotonic()
         status = head.status
-        if (status == 400 or status == 422) and exchange.bound != NO_LIMIT and exchange.asks_for_less():
+        if status >= 400 and asks_again(exchange, head, rest):
             return
-        if status >= 429:
-            if status in self.core.retry_statuses and exchange.asks_another(status, self._asks_to_wait(head)):
-                return
-            if status == 429 or status == 503:
-                # "Not now": back-pressure, not a fault.
-                self.released()
-            elif status >= 500:
-                self.faulty = True
         if exchange.session is not None and not exchange.session.agrees(head, exchange.client.connects):
             self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"no handshake of a WebSocket: {status}"))
             return
@@ -259,11 +249,14 @@ class Attempt(Call):
         length = head.content_length
         if length == len(rest) and length and not head.sse and not source.done:
             # The usual plain answer: whole in one read, out in one send.
-            if self.core.on_data:
+            if self.core.shows:
                 if head.json:
                     read_whole(exchange, rest)  # whether or not it may go down
-                if not goes_on(exchange, self.core.on_data, rest):
+                show = showing(exchange, self.core.on_data, head)
+                seen = show(rest) if show is not None else rest
+                if seen is None:
                     return
+                rest = seen
             client.answer(head, exchange.request_id, extra, rest)
             exchange.token_at = now
             if head.json:
@@ -282,12 +275,6 @@ class Attempt(Call):
         else:
             self._start_relay(exchange, head, source, extra, rest)
 
-    @staticmethod
-    def _asks_to_wait(head: ResponseHead) -> float:
-        """How long the engine asks to be left alone, -1.0 = it does not."""
-        found = _RETRY_AFTER(head.forward)
-        return min(float(found[1]), MAX_RETRY_AFTER_S) if found is not None else -1.0
-
     def _start_relay(
         self, exchange: ExchangeState, head: ResponseHead, source: BodySource, extra: bytes, rest: bytes
     ) -> None:
@@ -300,10 +287,14 @@ class Attempt(Call):
             sse = SseScanner(exchange.strip_usage)
         # A stream that something may be taken out of, or that may be ended before its end, has no length to announce.
         open_ended = sse is not None and (exchange.strip_usage or exchange.allowance < NO_LIMIT)
+        show = None
+        if self.core.shows:
+            show = showing(exchange, self.core.on_data, head)
+            open_ended = open_ended or (show is not None and show.renamer is not None)
         exchange.client.begin(head, UNTOLD if open_ended else source.length, exchange.request_id, extra)
         relay = self.relay = Relay(exchange.client, source, sse, head.json)
-        if self.core.on_data:
-            relay.show = partial(goes_on, exchange, self.core.on_data)
+        if show is not None:
+            relay.show = show
         if exchange.allowance < NO_LIMIT:
             relay.allow(exchange.allowance, exchange.facts.prompt_tokens if exchange.facts is not None else 0)
         stream = self.stream

@@ -47,6 +47,7 @@ ResponseHook = Callable[[Any, ResponseHead], None]
 DataHook = Callable[[Any, bytes], None]
 FullHook = Callable[[Any], bool]
 FinishHook = Callable[[Any, str], None]
+LostHook = Callable[[Any, str], bool]
 # A WebSocket's engine has said what an answer used (None: the session has ended without any); False = it may not go on.
 SaidHook = Callable[[Any, "Counts | None"], bool]
 Rewrite = Callable[[Any, Engine, bytes], bytes]
@@ -200,6 +201,7 @@ class Context(Service):
         "on_finish",
         "on_full",
         "on_head",
+        "on_lost",
         "on_origin",
         "on_request",
         "on_response",
@@ -216,6 +218,7 @@ class Context(Service):
         "server_timing",
         "serving",
         "shares",
+        "shows",
         "splices",
         "stats",
         "strategy",
@@ -289,7 +292,10 @@ class Context(Service):
         self.on_attempt: tuple[AttemptHook, ...] = hooked("on_attempt")
         self.on_response: tuple[ResponseHook, ...] = hooked("on_response")
         self.on_data: tuple[DataHook, ...] = hooked("on_data")
+        # Whether somebody may want to see, or change, what goes down.
+        self.shows = bool(self.on_data) or any(route.restore_name for route in config.routes)
         self.on_full: tuple[FullHook, ...] = hooked("on_full")
+        self.on_lost: tuple[LostHook, ...] = hooked("on_lost")
         self.on_room: tuple[Callable[[], None], ...] = hooked("on_room")
         self.on_said: tuple[SaidHook, ...] = hooked("on_said")
         self.on_allowance: tuple[FullHook, ...] = hooked("on_allowance")

@@ -95,6 +95,12 @@ class Filter:
         filter that says so is the last that is asked."""
         return False
 
+    def on_lost(self, exchange: Exchange, why: str) -> bool:
+        """No engine of the request's model answers it (``plan.FAILURE``), or one has said that its prompt is too long
+        (``plan.CONTEXT``); nothing of an answer has gone down. True = it goes to another model now, whose engines are
+        ``exchange.group``, and whose name ``exchange.substitute``; the first filter that says so is the last that is asked."""
+        return False
+
     # --- the answer
     def on_response(self, exchange: Exchange, head: ResponseHead) -> None:
         """An engine's answer that will be passed on: nothing of it has gone down. Lines may be added (``exchange.extra_head``;

@@ -32,6 +32,11 @@ come to their end. (Whoever passes one over so often passes it over for ever.)""
 MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
 
 
+FAILURE: Final = "failure"
+CONTEXT: Final = "context"
+"""Why a request goes to another model: as ``fallback_on`` of a route says it."""
+
+
 class Failure(enum.Enum):
     """How an attempt ended without a response."""
 
@@ -64,10 +69,10 @@ class Tries:
 
     ``pools``: that were tried, and are not to be asked again. ``replayed``: its free replay has been used. ``retries``: by
     policy. ``kills``: fresh connections that died under it. ``refusals``: how often an engine had no look at it, and
-    ``passes``, how often because it took others, since ``passed_at``.
+    ``passes``, how often because it took others, since ``passed_at``. ``models``: that it has gone on from to others.
     """
 
-    __slots__ = ("kills", "passed_at", "passes", "pools", "refusals", "replayed", "retries")
+    __slots__ = ("kills", "models", "passed_at", "passes", "pools", "refusals", "replayed", "retries")
 
     def __init__(self, pools: tuple[Pool, ...], replayed: bool, retries: int, kills: int) -> None:
         self.pools = pools
@@ -77,12 +82,14 @@ class Tries:
         self.refusals = 0
         self.passes = 0
         self.passed_at = 0.0
+        self.models: tuple[str, ...] = ()
 
     def _like(self, pools: tuple[Pool, ...], replayed: bool, retries: int, kills: int) -> Tries:
         made = Tries(pools, replayed, retries, kills)
         made.refusals = self.refusals
         made.passes = self.passes
         made.passed_at = self.passed_at
+        made.models = self.models
         return made
 
     def tried(self, pool: Pool) -> Tries:
@@ -116,9 +123,15 @@ class Tries:
         """Whether it may be passed over once more."""
         return self.passes <= MOST_PASSES and now - self.passed_at < PASSES_S
 
+    def given_up(self, model: str) -> Tries:
+        """It goes on to another model: engines that have failed ``model`` may well serve that."""
+        made = Tries((), self.replayed, 0, self.kills)
+        made.models = (*self.models, model)
+        return made
+
     def repeated(self) -> bool:
         """Whether it has been sent more than once: it takes no further chance with a connection that may have died as well."""
-        return self.replayed or self.retries > 0
+        return self.replayed or self.retries > 0 or len(self.models) > 0
 
 
 NONE_YET: Final = Tries((), False, 0, 0)

@@ -107,7 +107,7 @@ class UpstreamTable:
         plain = True
         for pool in self.pools:
             engine = pool.engine
-            plain = plain and not engine.tenant and not engine.facts
+            plain = plain and not engine.tenant and not any([fact.parent for fact in engine.facts.values()])
             for model in sorted(engine.configured_models) if engine.configured_models else engine.discovered_models:
                 serving.setdefault(model, []).append(pool)
                 self.models.setdefault(model, engine.kind.owner)

@@ -20,7 +20,6 @@ from fastgw.upstream.watch import Watch
 
 if TYPE_CHECKING:
     from fastgw.net.certificates import Believed
-    from fastgw.upstream.models import ModelFacts
 
 
 class Engine:

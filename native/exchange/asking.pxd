@@ -21,6 +21,9 @@ cpdef ask(ExchangeState exchange)
 cpdef Attempt _call(ExchangeState exchange, Pool pool, bint probe)
 @cython.locals(group=Group, pool=Pool)
 cpdef bint _waits_for_room(ExchangeState exchange) except -1
+@cython.locals(gateway=Context, barred=cython.int)
+cpdef bint _elsewhere(ExchangeState exchange, str why) except -1
+cpdef _at_once(ExchangeState exchange)
 @cython.locals(call=Call, pool=Pool, now=cython.double, not_taken=cython.bint)
 cpdef call_failed(ExchangeState exchange, object failure, bint begun, str detail, object error)
 cpdef Group _group(ExchangeState exchange)
@@ -30,6 +33,8 @@ cpdef bint _goes_on(ExchangeState exchange, object step, Pool pool) except -1
 cpdef bint _at_hand(ExchangeState exchange) except -1
 cpdef bint _may_retry(ExchangeState exchange) except -1
 cpdef _back_off(ExchangeState exchange, int time)
+@cython.locals(call=Call)
+cpdef bint _asks_one_more(ExchangeState exchange, int status, double waits_s) except -1
 @cython.locals(call=Call)
 cpdef bint asks_another(ExchangeState exchange, int status, double waits_s) except -1
 @cython.locals(call=Call)

@@ -48,14 +48,14 @@ cdef class Context(Service):
     cdef public long long default_cost, default_max, today
     cdef public int bytes_per_token
     cdef public bint retries_at_all
-    cdef public bint server_timing, splices
+    cdef public bint server_timing, shows, splices
     cdef public Reactor reactor
     cdef public Rules rules
     cdef public long long max_body_bytes, max_json_depth, max_json_members, memory_budget, most_held
     cdef public double first_byte_timeout_s, between_bytes_timeout_s, request_timeout_s, retry_after_s, max_request_timeout_s
     cdef public dict shares
     cdef public tuple trusted, on_arrival, on_head, on_origin, on_request, on_body, on_route, on_finish, rewriters, walk
-    cdef public tuple on_allowance, on_attempt, on_data, on_full, on_response, on_room, on_said
+    cdef public tuple on_allowance, on_attempt, on_data, on_full, on_lost, on_response, on_room, on_said
 
     cpdef double time_limit(self, double asked, double limit) except -1
     cpdef finished(self, object exchange, str outcome, double now)

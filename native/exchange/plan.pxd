@@ -7,7 +7,7 @@ cdef int CLOSED
 
 @cython.final
 cdef class Tries:
-    cdef public tuple pools
+    cdef public tuple models, pools
     cdef public bint replayed
     cdef public int kills, passes, refusals, retries
     cdef public double passed_at

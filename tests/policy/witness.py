@@ -76,6 +76,9 @@ class Witness(Filter):
         self._tell("on_full", exchange)
         return False
 
+    def on_lost(self, exchange: Any, why: str) -> bool:
+        return False
+
     def on_response(self, exchange: Any, head: Any) -> None:
         assert exchange.call.head is head
         self._tell("on_response", exchange)

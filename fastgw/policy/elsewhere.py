@@ -1,0 +1,72 @@
+"""Where a request may go in the place of its model, when no engine of that answers it: the plan of a route, read out.
+
+Owns: the order of the models, and what counts as having been asked. Must never: name a model twice for one request, so that the
+ways of a request end. Invariant: who is asked is decided before a byte of an answer has gone down.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastgw.errors import KINDS, GatewayError
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.plan import CONTEXT, FAILURE
+from fastgw.policy.deployments import asker_of, granted, group_for, told
+from fastgw.upstream.table import Group, UpstreamTable
+
+MOST_MOVES: Final = 8
+"""Of one request to other models: as many as a route can name."""
+
+
+def others(exchange: Exchange, why: str) -> list[str]:
+    """The models that are left for ``exchange``, in order; none where its route does not want it, for this reason."""
+    table = exchange.gateway.table
+    asked = exchange.model
+    given_up = exchange.tries.models
+    if len(given_up) >= MOST_MOVES:
+        return []
+    deployed = table.deployed
+    route = deployed.classes.get(asked) if deployed is not None else None
+    if route is None:
+        route = table.routes.get(asked)
+    if route is None:
+        return []
+    wanted = why in route.fallback_on
+    if route.models and deployed is not None and why != CONTEXT:
+        models = deployed.others(route, asker_of(exchange)) if wanted else [
+            model for _, model in deployed.ranked(route, asker_of(exchange))
+        ]
+    elif not wanted:
+        return []
+    else:
+        models = list(route.fallback)
+    now = exchange.substitute or asked
+    return [model for model in dict.fromkeys(models) if model != now and model not in given_up]
+
+
+def instead(table: UpstreamTable, exchange: Exchange) -> Group:
+    """The engines of the first model to which a request may go in place of one that no engine serves now.
+
+    :raises GatewayError: there is none; it names the models that are called nearly so.
+    """
+    account = exchange.account
+    for model in others(exchange, FAILURE):
+        group = group_for(table, exchange, model)
+        may = account is None or account.models is None or model in account.models or granted(table, exchange, model)
+        if group is not None and may:
+            exchange.extra_head = told(exchange.extra_head, exchange.substitute, model)
+            exchange.substitute = model
+            exchange.gateway.stats.fallbacks_total += 1
+            return group
+    raise unknown(table, exchange)
+
+
+def unknown(table: UpstreamTable, exchange: Exchange) -> GatewayError:
+    """The refusal of a request for a model that nobody serves, with those that are called nearly so."""
+    from fastgw.policy.nearest import nearest
+
+    account = exchange.account
+    close = nearest(table, exchange.model, account.flow if account is not None else "", account.models if account else None)
+    # (A profile's users get its own words alone.)
+    message = f"{KINDS['model_not_found'].message} Did you mean {' or '.join(close)}?" if close else None
+    return GatewayError("model_not_found", message, param="model")

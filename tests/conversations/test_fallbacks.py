@@ -1,0 +1,151 @@
+"""Fallback chains across models, on failure before the first event (S3.13)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fastgw import RouteConfig
+from tests.conversations.deployed_row import deployed, fine, key_of, tenant_key
+from tests.conversations.engine_row import status
+from tests.support.conversation import answering
+from tests.support.requests import chat
+from tests.support.scripts import EVENT, SSE_HEAD, chunk
+
+ENGINES: dict[str, dict[str, Any]] = {"a": {"models": ("m",)}, "b": {"models": ("n",)}, "c": {"models": ("o",)}}
+ROUTE = RouteConfig(model="m", fallback=["n", "o"], fallback_on=["failure"])
+TOO_LONG = b'{"error":{"message":"This model\'s maximum context length is 4096 tokens.","type":"BadRequestError","code":400}}'
+LONG = answering(
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(TOO_LONG), TOO_LONG)
+)
+
+
+def dies(asked: Any) -> None:
+    asked.closes("reset")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("play", [dies, status(429), status(500), status(503), status(529)], ids=str)
+def test_S3_13_the_next_model_answers(play: Callable[[Any], None], stream: bool) -> None:
+    with deployed(ENGINES, ROUTE, plays={"a": play}) as row:
+        answer = row.ask(chat(stream=stream, content="the very same"))
+        assert (answer.status, row.asked) == (200, {"a": 1, "b": 1, "c": 0})
+        assert answer.header("x-fallback-model") == "n"
+        assert row.sent("b")["model"] == "n"
+        assert row.sent("b")["messages"][0]["content"] == "the very same"
+        [record] = row.talk.records
+        assert (record["model"], record["served_model"], record["engine"], record["status"]) == ("m", "n", "b", 200)
+        assert row.talk.stats.fallbacks_total == 1
+
+
+@pytest.mark.parametrize("why", ["ill", "drained", "breaker", "gone"])
+def test_S3_13_all_engines_of_a_model_down(why: str) -> None:
+    engines = ENGINES if why != "gone" else {name: ENGINES[name] for name in "bc"}
+    plays = {"a": status(500)} if why == "breaker" else {"a": dies}
+    with deployed(engines, ROUTE, plays={} if why == "gone" else plays, cb_failure_threshold=1) as row:
+        if why == "breaker":
+            row.ask(chat())
+        elif why == "drained":
+            row.engines["a"].engine.draining = True
+        elif why == "ill":
+            row.engines["a"].engine.healthy = False
+        answer = row.ask(chat())
+        assert (answer.status, answer.header("x-fallback-model")) == (200, "n")
+
+
+def test_it_goes_down_the_chain_and_says_where_it_ended() -> None:
+    with deployed(ENGINES, ROUTE, plays={"a": status(503), "b": dies}) as row:
+        answer = row.ask(chat())
+        assert (answer.status, row.asked) == (200, {"a": 1, "b": 1, "c": 1})
+        assert answer.header_all("x-fallback-model") == ["o"]
+        assert row.talk.stats.fallbacks_total == 2
+
+
+def test_the_chain_has_an_end_and_the_last_answer_stands() -> None:
+    with deployed(ENGINES, ROUTE, plays=dict.fromkeys("abc", status(503, b"x-from: last"))) as row:
+        answer = row.ask(chat())
+        assert (answer.status, answer.header("x-from"), row.asked) == (503, "last", {"a": 1, "b": 1, "c": 1})
+
+
+def test_other_engines_of_the_same_model_come_first() -> None:
+    engines = {**ENGINES, "a2": {"models": ("m",)}}
+    with deployed(engines, ROUTE, plays={"a": status(503)}, retry_statuses=["503"], policy="ordered") as row:
+        answer = row.ask(chat())
+        assert (answer.status, row.asked) == (200, {"a": 1, "b": 0, "c": 0, "a2": 1})
+        assert answer.header("x-fallback-model") is None
+
+
+@pytest.mark.parametrize(("route", "play"), [
+    (RouteConfig(model="m", fallback=["n"]), status(503)),
+    (RouteConfig(model="m", fallback=["n"], on_capacity="fallback"), dies),
+    (RouteConfig(model="m", fallback=["n"], fallback_on=["context"]), status(503)),
+    (ROUTE, status(400)), (ROUTE, status(404)), (ROUTE, status(422)), (ROUTE, LONG),
+])  # fmt: skip
+def test_nothing_that_was_not_asked_for(route: RouteConfig, play: Callable[[Any], None]) -> None:
+    with deployed(ENGINES, route, plays={"a": play}) as row:
+        assert row.ask(chat()).status >= 400
+        assert row.asked == {"a": 1, "b": 0, "c": 0}
+
+
+def test_a_prompt_that_is_too_long_goes_to_a_model_with_room() -> None:
+    route = RouteConfig(model="m", fallback=["n"], fallback_on=["context"])
+    with deployed(ENGINES, route, plays={"a": LONG}) as row:
+        answer = row.ask(chat())
+        assert (answer.status, answer.header("x-fallback-model")) == (200, "n")
+        assert row.engines["a"].engine.failures_total == 0
+
+
+def test_nothing_after_the_first_byte_of_an_answer() -> None:
+    begins = answering(SSE_HEAD + chunk(EVENT))
+    with deployed(ENGINES, ROUTE, plays={"a": begins}) as row:
+        client = row.talk.client().says(chat(stream=True))
+        row.engines["a"].last.closes("reset")
+        assert row.asked == {"a": 1, "b": 0, "c": 0}
+        assert b"error" in client.seen.body
+
+
+def test_a_key_is_sent_to_no_model_that_it_may_not_use() -> None:
+    keys = (tenant_key("t", "m", "o"),)
+    with deployed(ENGINES, ROUTE, plays={"a": status(503)}, keys=keys) as row:
+        answer = row.ask(chat(key=key_of("t")))
+        assert (answer.header("x-fallback-model"), row.asked) == ("o", {"a": 1, "b": 0, "c": 1})
+
+
+def test_what_each_engine_dies_of_is_not_sent_on() -> None:
+    """Quarantine: a request that kills two engines meets no third, of whatever model."""
+    with deployed(ENGINES, ROUTE, plays=dict.fromkeys("abc", dies), quarantine_after=2) as row:
+        assert row.ask(chat()).status == 502
+        assert row.asked == {"a": 1, "b": 1, "c": 0}
+
+
+def test_who_waits_for_its_place_has_it_when_it_goes_on() -> None:
+    chain = RouteConfig(model="m", max_concurrent=1, fallback=["n"], fallback_on=["failure"])
+    with deployed(ENGINES, chain, plays={"a": lambda asked: None, "b": lambda asked: None}) as row:
+        first, second = (row.talk.client().says(chat()) for _ in range(2))
+        assert (row.asked, row.talk.waiting) == ({"a": 1, "b": 0, "c": 0}, 1)
+        row.engines["a"].last.closes("reset")
+        row.talk.passes(0.01)
+        assert (row.asked, row.talk.waiting) == ({"a": 2, "b": 1, "c": 0}, 0)
+        for name in "ab":
+            row.engines[name].last.says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}")
+        assert (first.seen.status, second.seen.status) == (200, 200)
+
+
+def test_its_place_moves_with_it() -> None:
+    """A route's limit counts who is there: a request that has gone on leaves its place to others."""
+    chain = RouteConfig(model="m", max_concurrent=1, fallback=["n"], fallback_on=["failure"])
+    with deployed(ENGINES, chain, RouteConfig(model="n", max_concurrent=1), plays={"a": dies, "b": lambda asked: None}) as row:
+        held = row.talk.client().says(chat())
+        row.talk.passes(0.1)
+        assert row.asked == {"a": 1, "b": 1, "c": 0}
+        row.engines["a"].play = fine
+        assert row.ask(chat()).status == 200
+        waits = row.talk.client().says(chat("n"))
+        assert row.talk.waiting == 1
+        row.engines["b"].last.says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}")
+        row.talk.passes(0.1)
+        assert held.seen.status == 200
+        row.engines["b"].last.says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}")
+        assert waits.seen.status == 200
