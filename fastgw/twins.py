@@ -33,6 +33,7 @@ MODULES: Final = (
     "accel.lines",
     "accel.lookup",
     "accel.prefixes",
+    "accel.renaming",
     "accel.sockets",
     "accel.sse",
     "accel.tokens",

@@ -71,6 +71,9 @@ class Merger:
         and what follows comes from the loop. False = it goes alone, now: always so when it comes from here."""
         if exchange.group is None or exchange.tries.pools or exchange.upload is not None:
             return False
+        route = exchange.gateway.table.routes.get(exchange.model)
+        if route is not None and route.restore_name:
+            return False  # (what is cut out of a shared answer has the engine's name in it)
         member = self._member(exchange)
         if member is None:
             return False

@@ -76,7 +76,8 @@ class Relay:
         self.body_bytes = 0  # of the engine's body, of what went on
         self.ended = False
         self.broken = ""
-        self.show: Callable[[bytes], bool] | None = None  # who wants to see each piece before it goes down, and may forbid it
+        # Who wants to see each piece before it goes down, may change it, and forbid it (None).
+        self.show: Callable[[bytes], bytes | None] | None = None
         self.gone = False  # he did: the exchange has ended
         self.written = 1  # what the last write returned
 
@@ -174,9 +175,12 @@ class Relay:
 
     def _pass(self, out: bytes, last: bool) -> None:
         """Some of the engine's body."""
-        if self.show is not None and out and not self.show(out):
-            self.gone = True
-            return
+        if self.show is not None and out:
+            seen = self.show(out)
+            if seen is None:
+                self.gone = True
+                return
+            out = seen
         self.body_bytes += len(out)
         self._put(out, last)
 

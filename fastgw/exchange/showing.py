@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
 from fastgw.exchange.state import ExchangeState
+from fastgw.protocol.openai import written
+
+if TYPE_CHECKING:
+    from fastgw.accel.renaming import Renamer
+
+_ENCODED: Final = re.compile(rb"(?im)^content-encoding[ \t]*:").search
 
 
 def goes_on(exchange: ExchangeState, hooks: tuple[Callable[[Any, Any], None], ...], what: object) -> bool:
@@ -21,3 +29,37 @@ def goes_on(exchange: ExchangeState, hooks: tuple[Callable[[Any, Any], None], ..
         exchange.fail(error)
         return False
     return True
+
+
+class Showing:
+    """What is done to each piece of an answer's body before it goes down: it gets the name of the model that its client knows,
+    where it has another (``renamer``), and filters are shown it."""
+
+    __slots__ = ("_exchange", "_hooks", "renamer")
+
+    def __init__(
+        self, exchange: ExchangeState, hooks: tuple[Callable[[Any, Any], None], ...], renamer: Renamer | None
+    ) -> None:
+        self._exchange = exchange
+        self._hooks = hooks
+        self.renamer = renamer
+
+    def __call__(self, data: bytes) -> bytes | None:
+        """``data`` as it goes down; None = the exchange has ended."""
+        if self.renamer is not None:
+            data = self.renamer.feed(data)
+        if self._hooks and not goes_on(self._exchange, self._hooks, data):
+            return None
+        return data
+
+
+def showing(exchange: ExchangeState, hooks: tuple[Callable[[Any, Any], None], ...], head: ResponseHead) -> Showing | None:
+    """What is to be done to the pieces of the answer with ``head``; None = nothing."""
+    renamer = None
+    asked = exchange.model
+    route = exchange.gateway.table.routes.get(asked)
+    if route is not None and route.restore_name and (head.json or head.sse) and _ENCODED(head.forward) is None:
+        from fastgw.accel.renaming import Renamer
+
+        renamer = Renamer(written(asked), head.sse)
+    return Showing(exchange, hooks, renamer) if hooks or renamer is not None else None

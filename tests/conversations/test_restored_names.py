@@ -1,0 +1,72 @@
+"""``restore_name``: answers name the model as the client did."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fastgw import RouteConfig
+from tests.conversations.deployed_row import deployed
+from tests.support.conversation import answering
+from tests.support.requests import chat, request
+from tests.support.scripts import DONE, JSON_CHUNKED, LAST_CHUNK, SSE_HEAD, chunk, ok
+
+ENGINES = {"one": {"models": ("llama",)}}
+ROUTE = RouteConfig(model="llama", aliases=["gpt-4o"], restore_name=True)
+SAID = (
+    b'{"id":"a","model":"/weights/llama","choices":[{"message":{"content":"\\"model\\":\\"x\\""}}],'
+    b'"usage":{"prompt_tokens":3,"completion_tokens":5}}'
+)
+RESTORED = SAID.replace(b"/weights/llama", b"gpt-4o")
+EVENT = b'data: {"id":"c","model":"/weights/llama","choices":[{"index":0,"delta":{"content":"word"},"finish_reason":null}]}\n\n'
+
+
+def test_a_whole_answer() -> None:
+    with deployed(ENGINES, ROUTE, plays={"one": answering(ok(SAID))}) as row:
+        answer = row.ask(chat("gpt-4o"))
+        assert answer.body == RESTORED
+        assert answer.header("content-length") == str(len(RESTORED))
+        [record] = row.talk.records
+        assert (record["prompt_tokens"], record["completion_tokens"]) == (3, 5)
+
+
+def test_one_in_pieces() -> None:
+    pieces = [chunk(SAID[at : at + 7]) for at in range(0, len(SAID), 7)]
+    with deployed(ENGINES, ROUTE, plays={"one": answering(JSON_CHUNKED, *pieces, LAST_CHUNK)}) as row:
+        assert row.ask(chat("gpt-4o")).body == RESTORED
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(SAID)
+    with deployed(ENGINES, ROUTE, plays={"one": answering(head + SAID[:20], SAID[20:])}) as row:
+        assert row.ask(chat("gpt-4o")).body == RESTORED
+
+
+@pytest.mark.parametrize("size", [1, 11, 4096])
+def test_a_stream_event_by_event(size: int) -> None:
+    events = EVENT * 3 + DONE
+    pieces = [chunk(events[at : at + size]) for at in range(0, len(events), size)]
+    with deployed(ENGINES, ROUTE, plays={"one": answering(SSE_HEAD, *pieces, LAST_CHUNK)}) as row:
+        answer = row.ask(chat("gpt-4o", stream=True))
+        assert answer.body == events.replace(b"/weights/llama", b"gpt-4o")
+        assert answer.complete
+
+
+def test_only_where_it_is_wanted_and_what_is_no_json_passes() -> None:
+    for route in (RouteConfig(model="llama", aliases=["gpt-4o"]),):
+        with deployed(ENGINES, route, plays={"one": answering(ok(SAID))}) as row:
+            assert row.ask(chat("gpt-4o")).body == SAID
+    plain = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 20\r\n\r\n" + b'{"model":"untouched"}'[:20]
+    coded = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}"
+    for data, body in ((plain, b'{"model":"untouched"}'[:20]), (coded, b"{}")):
+        with deployed(ENGINES, ROUTE, plays={"one": answering(data)}) as row:
+            assert row.ask(chat("gpt-4o")).body == body
+    with deployed(ENGINES, ROUTE, plays={"one": answering(ok(SAID))}) as row:
+        assert json.loads(row.ask(request("GET", "/v1/models")).body)["data"][0]["id"] == "llama"
+
+
+def test_a_fallback_answers_under_the_name_that_was_asked_for() -> None:
+    engines = {"one": {"models": ("llama",)}, "two": {"models": ("qwen",)}}
+    route = RouteConfig(model="llama", restore_name=True, fallback=["qwen"], fallback_on=["failure"])
+    plays = {"one": lambda asked: asked.closes("reset"), "two": answering(ok(SAID))}
+    with deployed(engines, route, plays=plays) as row:  # type: ignore[arg-type]
+        answer = row.ask(chat("llama"))
+        assert (answer.json()["model"], answer.header("x-fallback-model")) == ("llama", "qwen")
