@@ -89,7 +89,7 @@ class GatewayCore(Context):
         self.plain_ids = config.compat != "rakka"
         self.connections: set[Connection] = set()
         self.heads = HeadMemory()
-        self.unread: set[Unread] = set()
+        self.unread: set[Any] = set()  # calls without a reader
         self.locals: dict[str, LocalHandler] = {}
         self.on_preface: Callable[[Any, bytes], None] | None = None  # takes a client that speaks HTTP/2
         self.on_closed: Callable[[str], None] | None = None  # takes the peer's address

@@ -22,6 +22,23 @@ from fastgw.policy.rewrite import Rewriting
 from fastgw.policy.route import Route
 from fastgw.policy.sessions import Sessions
 
+
+def _mirroring(config: Config) -> Filter | None:
+    if not any(route.mirror_to for route in config.routes):
+        return None
+    from fastgw.policy.mirror import Mirroring
+
+    return Mirroring.from_config(config)
+
+
+def _explaining(config: Config) -> Filter | None:
+    if not config.explain_keys:
+        return None
+    from fastgw.policy.explain import Explaining
+
+    return Explaining.from_config(config)
+
+
 ORDER: tuple[Callable[[Config], Filter | None], ...] = (
     IpLimit.from_config,
     Cors.from_config,
@@ -34,6 +51,8 @@ ORDER: tuple[Callable[[Config], Filter | None], ...] = (
     Sessions.from_config,
     Route.from_config,
     Queue.from_config,
+    _mirroring,
+    _explaining,
     Rewriting.from_config,
 )
 
