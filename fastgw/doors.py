@@ -342,6 +342,7 @@ async def for_the_operator(
     from fastgw.config.dump import dumped
     from fastgw.control.server import ControlServer
     from fastgw.engines import EngineDesk
+    from fastgw.explaining import ExplainDesk
     from fastgw.observe.metrics import GatewayCollector, pieces
     from fastgw.vitals import Vitals
 
@@ -385,6 +386,7 @@ async def for_the_operator(
         config=lambda: {"settings": dumped(core.config), "restart": loading.pending},
         events=fleet.events,
         runners=runners.dialled,
+        explain=ExplainDesk(core),
         tls=shown.lasting() if shown is not None and config.control_tls else None,
     )
     await control.start()

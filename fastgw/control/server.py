@@ -28,6 +28,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from fastgw.config.names import ENGINE_KINDS
 from fastgw.control.admin_engines import AdminEngines, EnginesBackend
+from fastgw.control.admin_explain import AdminExplain, ExplainBackend
 from fastgw.control.admin_gateway import AdminGateway, EventsBackend
 from fastgw.control.admin_keys import AdminKeys, KeysBackend
 from fastgw.control.admin_reload import AdminReload, Again
@@ -175,6 +176,7 @@ class ControlServer:
         config: Callable[[], Mapping[str, object]] | None = None,
         events: EventsBackend | None = None,
         runners: Callable[[], tuple[RunnersBackend, RunnerSockets] | None] = _none_dial_in,
+        explain: ExplainBackend | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         clock: Callable[[], float] = monotonic,
         tls: Any = None,
@@ -187,10 +189,9 @@ class ControlServer:
         self._log = log
         self._hosts = hosts
         gateway = AdminGateway(metrics=metrics, health=health, config=config, events=events)
-        workers = AdminWorkers(engines, ENGINE_KINDS)
-        dialled = AdminRunners(lambda: (runners() or (None,))[0])
+        managed = (AdminEngines(engines), AdminWorkers(engines, ENGINE_KINDS), AdminRunners(lambda: (runners() or (None,))[0]))
         self._dialled = runners
-        pages = (gateway, AdminEngines(engines), workers, dialled, AdminKeys(keys), AdminReload(reload))
+        pages = (gateway, *managed, AdminExplain(explain), AdminKeys(keys), AdminReload(reload))
         self._routes = Routes(row for page in pages for row in page.routes())
         gateway.knows(self._routes.rows)
         self._max_body_bytes = max_body_bytes

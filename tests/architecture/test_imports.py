@@ -18,7 +18,7 @@ LAYERS = (
     ("reload",),
     ("app",),
     ("accounts", "doors"),
-    ("certified", "engines", "housekeeping", "keyring", "runners", "vitals"),
+    ("certified", "engines", "explaining", "housekeeping", "keyring", "runners", "vitals"),
     ("loading",),
     ("agent", "control", "gpu", "sim", "bench", "observe", "store"),
     ("policy",),

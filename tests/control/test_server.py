@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fastgw.control import server as module
+from fastgw.control.admin_explain import MOST_CHARS
 from fastgw.control.proof import AdminKey, admin_key
 from fastgw.control.server import ControlServer
 from fastgw.net.listener import BindError
@@ -68,6 +69,7 @@ async def serving(
     render: Callable[[], bytes] = lambda: METRICS,
     clock: Hand | None = None,
     port: int = 0,
+    explain: Any = None,
 ) -> AsyncIterator[ControlServer]:
     control = ControlServer(
         host="127.0.0.1",
@@ -79,6 +81,7 @@ async def serving(
         keys=None,
         hosts=HostRule(["x"], "node-7"),
         clock=clock or Hand(),
+        explain=explain,
     )
     await control.start()
     try:
@@ -401,6 +404,31 @@ async def test_one_host_and_one_only() -> None:
         assert (await ask(control, two)).status == 400
         assert (await ask(control, b"GET /healthz HTTP/1.1\r\n\r\n")).status == 400
         assert (await ask(control, b"GET /healthz HTTP/1.0\r\n\r\n")).status == 200, "a load balancer's probe; no browser"
+
+
+class Explains:
+    """Knows one key."""
+
+    def explain(self, model: str, key_id: str, request_id: str) -> Any:
+        if key_id not in ("", "key_1"):
+            raise KeyError(key_id)
+        return {"model": model, "key": key_id, "id": request_id}
+
+
+@pytest.mark.parametrize(("method", "target", "status"), [
+    ("GET", "/admin/explain?model=m&key_id=key_1&request_id=r", 200), ("GET", "/admin/explain?model=m&key_id=key_2", 400),
+    ("GET", "/admin/explain", 400), ("GET", "/admin/explain?model=m&modle=m", 400),
+    ("GET", f"/admin/explain?model={'m' * (MOST_CHARS + 1)}", 400), ("POST", "/admin/explain?model=m", 405),
+])  # fmt: skip
+async def test_what_a_request_would_get(method: str, target: str, status: int) -> None:
+    async with serving(explain=Explains()) as control:
+        answer = await ask(control, request(method, target, key=ADMIN_KEY))
+        assert answer.status == status
+        if status == 200:
+            assert answer.json() == {"model": "m", "key": "key_1", "id": "r"}
+    async with serving() as control:
+        assert (await ask(control, request(method, target, key=ADMIN_KEY))).status == 404
+        assert (await ask(control, request(method, target))).status == 401
 
 
 async def test_ipv6_is_written_as_a_url() -> None:
