@@ -27,11 +27,12 @@ from tests.support.ports import closed_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("limits.md", "keys.md", "admin.md")}
-CURLS = {"limits.md": 7, "keys.md": 14, "admin.md": 22}
-STATUSES = {"limits.md": {200, 400, 429, 500, 503}, "keys.md": {200, 201, 204, 401}}
+PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("limits.md", "keys.md", "deployments.md", "admin.md")}
+CURLS = {"limits.md": 7, "keys.md": 14, "deployments.md": 9, "admin.md": 22}
+STATUSES = {"limits.md": {200, 400, 429, 500, 503}, "keys.md": {200, 201, 204, 401}, "deployments.md": {200, 404, 503}}
 STATUSES["admin.md"] = {200, 201, 202, 204, 401, 403, 404, 405}
-ENGINE, GATEWAY, CONTROL = "8000", "8080", "9090"  # the ports of the pages
+GATEWAY = "8080"
+PORTS = ("8000", "8001", "8002", GATEWAY, "9090")  # of the pages
 MARK = "@@ "
 
 # Ends what it has started, whatever happens. What serves is waited for.
@@ -64,7 +65,8 @@ def script(page: str, folder: Path, ports: dict[str, str]) -> tuple[str, list[in
         if re.search(r"\bfastgw (sim|serve)\b", line):
             log = folder / f"served-{len(lines)}"
             lines.append(f"{line} >{log} 2>&1 &")
-            lines.append(f"up http://127.0.0.1:{ENGINE if 'fastgw sim' in line else GATEWAY}/health")
+            own = re.search(r"\bfastgw sim --port (\d+)", line)
+            lines.append(f"up http://127.0.0.1:{own[1] if own else GATEWAY}/health")
             continue
         lines.append(line)
         if "curl " in line:
@@ -97,7 +99,7 @@ def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         pytest.skip("the pages use bash and curl")
     page = request.param
     folder = tmp_path_factory.mktemp("page")
-    ports = {port: str(closed_port()) for port in (ENGINE, GATEWAY, CONTROL)}
+    ports = {port: str(closed_port()) for port in PORTS}
     text, promised = script(page, folder, ports)
     own = ("FASTGW_", "GATEWAY_", "VLLM_", "ADMIN_", "RATE_", "DAILY_", "CB_")
     environment = {key: value for key, value in os.environ.items() if key == "FASTGW_NATIVE" or not key.startswith(own)}
@@ -134,6 +136,15 @@ def test_the_answers_are_those_of_the_page(told: tuple[str, Told, list[int]]) ->
         assert isinstance(audit, dict)
         assert {one["actor"].partition(":")[0] for one in audit["data"]} == {"cli", "admin"}
         assert {one["action"] for one in audit["data"]} == {"create", "update", "disable", "enable", "rotate", "delete"}
+        return
+    if page == "deployments.md":
+        restored, virtual, _, unknown, *_, fallen, explained = (text for text, _ in story.answers[1:10])
+        assert '"model":"gpt-4o"' in restored.replace(" ", "")
+        assert re.search(r"x-fastgw-explain: engine=(stable|canary); model=llama; drawn=v[12]", restored)
+        assert "x-fastgw-model: qwen" in virtual
+        assert "Did you mean llama?" in unknown
+        assert "x-fallback-model: qwen" in fallen
+        assert '"why":"none takes requests now"' in explained
         return
     assert "x-ratelimit-remaining-requests: 599" in story.text
     for code in ("request_exceeds_limit", "circuit_open"):
@@ -178,6 +189,7 @@ def test_settings_and_errors_that_are_named_exist(page: str) -> None:
                       "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "count_tokens",
                       "message_start", "content_block_delta", "timings_per_token", "multimodal_data", *BOUNDS, *PROMPTS,
                       *(one.name.decode() for one in MEMBERS)},
+        "deployments.md": {"served_model", "model_aliases", "key_id", "request_id", "least_loaded", "no_route"},
         "keys.md": {"expires_at", "requests_per_minute", "daily_tokens", "has_more", "last_id", "grace_s", "key_not_found",
                     "store_unavailable"},
         "admin.md": {"engine_exists", "engine_added", "engine_removed", "engine_drains", "engine_undrained", "engine_changed",
