@@ -134,4 +134,5 @@ def main() -> None:
             print(f"prefix_aware, a prompt of {size} bytes, 1,000 engines: {cost:.2f}", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

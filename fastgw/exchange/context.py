@@ -95,7 +95,8 @@ class Strategy:
 
     def explain(self, group: Group, tried: tuple[Pool, ...], exchange: Any) -> list[Standing]:
         """How each engine of ``group`` stands for the next attempt of ``exchange``, the best first, and why. Changes nothing;
-        where chance or turns decide, the next pick may be another."""
+        where chance or turns decide, the next pick may be another. Of ``exchange`` it reads what :meth:`pick` does: ``model``,
+        ``substitute``, ``key_id``, ``client_ip``, ``head``, ``body`` and ``facts``, so that anything with these will do."""
         from fastgw.upstream.standing import ranked  # (for an operator who asks: no part of a start)
 
         return ranked(group.pools, tried, self.scores(group, exchange))

@@ -360,7 +360,6 @@ class Fleet:
         there = {pool.engine.name: pool for pool in self.pools}
         written = {one.name: one for one in _written(config)}
         self._config = config
-        self._watch(config)
         pools: list[Pool] = []
         gone: list[Pool] = []
         for name, engine in self._added.items():
@@ -401,6 +400,7 @@ class Fleet:
             self._origins.pop(one.name, None)
         gone += made.values()  # (they came in between)
         self.pools = tuple(pools)
+        self._watch(config)
         for pool in gone:
             pool.close()
             self._log.info("engine removed", engine=pool.engine.name, inflight=pool.engine.inflight)

@@ -22,8 +22,8 @@ class Group:
     ``cursor`` is the group's place in its turns: kept here, not on the policy, so that two models that alternate do
     not each meet the same engine for ever. ``pools`` and ``turns`` never change. ``tabled``: a table made it; where it is none
     of the present one's any more, another has taken its place. What a filter makes is its own. ``part``: of one model's
-    engines, beside others for the same model. ``notes``: what strategies remember of it, each under its name; ``before``: what
-    they did of the group that had its place, until they have taken that over.
+    engines, beside others for the same model. ``notes``: what strategies remember of it, each under its name; ``before``: of
+    that what outlives the coming and going of engines (a note's ``memory``), from the group that had its place.
     """
 
     __slots__ = ("before", "cursor", "lane", "notes", "part", "pools", "tabled", "turns")
@@ -40,6 +40,15 @@ class Group:
 
     def __len__(self) -> int:
         return len(self.pools)
+
+    def memories(self) -> dict[str, Any]:
+        """What the group that takes its place goes on with; none of it refers to an engine."""
+        found = dict(self.before)
+        for name, note in self.notes.items():
+            memory = getattr(note, "memory", None)
+            if memory is not None:
+                found[name] = memory
+        return found
 
 
 def _turns(pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
@@ -96,7 +105,7 @@ class UpstreamTable:
                 if made is None:
                     made = Group(members)
                     if was is not None:
-                        made.before = was.notes or was.before
+                        made.before = was.memories()
                 self._groups[key] = made
                 made.tabled = True
                 made.part = bool(part)

@@ -288,3 +288,21 @@ async def test_twenty_times_under_load() -> None:
         assert set(statuses) == {200}
         assert len(statuses) > 100
         await gw.idle()
+
+
+async def test_a_policy_that_is_followed_knows_what_calls_tell_from_then_on() -> None:
+    async with Simulator(SimConfig()) as one, Simulator(SimConfig()) as two, gateway(one.url, two.url) as gw:
+        prompt = chat("sim", content="word " * 2000)
+        async with await gw.client() as client:
+            for _ in range(2):
+                assert (await client.ask(prompt)).status == 200
+            assert [pool.engine.answered_total for pool in gw.gateway.fleet.pools] == [1, 1]
+            await gw.gateway.follow(settings(one.url, two.url, policy="prefix_aware"))
+            for _ in range(5):
+                assert (await client.ask(prompt)).status == 200
+            assert sorted(pool.engine.answered_total for pool in gw.gateway.fleet.pools) == [1, 6]
+            assert gw.stats.prefix_hits == 4
+            await gw.gateway.follow(settings(one.url, two.url, policy="prefix_aware", prefix_cache_tokens=1_000_000))
+            assert (await client.ask(prompt)).status == 200
+            assert gw.stats.prefix_hits == 5, "what it knows goes on"
+            assert [pool.engine.watch.reading for pool in gw.gateway.fleet.pools] == [0, 0]  # type: ignore[union-attr]

@@ -12,12 +12,15 @@ import pytest
 
 import fastgw.upstream.fleet as module
 from fastgw import Config, EngineConfig
+from fastgw.config.names import POLICIES
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
+from fastgw.policy.routing import strategy_of
 from fastgw.stats import NullLog, Stats
 from fastgw.upstream.fleet import EngineExists, Fleet, FleetFull, UnknownEngine
 from fastgw.upstream.health import Health
 from fastgw.upstream.scheduler import Scheduler
+from tests.policy.routing.test_strategies import Asked
 
 
 def engine(port: int, name: str = "", **settings: Any) -> EngineConfig:
@@ -222,3 +225,59 @@ async def test_one_that_is_lost_leaves_when_nothing_is_under_way_there() -> None
         await asyncio.sleep(0.08)
         assert told.left == ["e2"]
         assert [one.engine.name for one in made.table.pools] == ["e1"]
+
+
+async def test_engines_are_watched_while_somebody_wants_to_know() -> None:
+    async with fleet(engine(1), engine(2)) as (made, _):
+        assert [one.watch for one in made.engines()] == [None, None]
+        aware = Config(engines=[engine(1), engine(2), engine(3)], policy="prefix_aware", warm_connections=0, ewma_decay_s=3.0)
+        made.follow(aware, await made.prepare(aware))
+        watches = [one.watch for one in made.engines()]
+        assert all(watches)
+        assert watches[0].journal.decay_s == 3.0  # type: ignore[union-attr]
+        assert len({watch.number for watch in watches if watch is not None}) == 3
+        made.remove("e2")
+        late = made.add(engine(4))
+        assert late.engine.watch is not None
+        assert late.engine.watch.number == watches[1].number, "a number is given out again"  # type: ignore[union-attr]
+        again = Config(engines=[engine(1), engine(3)], warm_connections=0)
+        made.follow(again, await made.prepare(again))
+        assert not any(one.watch for one in made.engines())
+
+
+async def test_engines_are_held_back_as_settings_say_and_not_longer() -> None:
+    async with fleet(engine(1), engine(2), outlier_errors=1) as (made, _):
+        first = made.engines()[0]
+        assert first.watch is not None
+        first.watch.failed()
+        async with asyncio.timeout(5):
+            while not first.held:
+                await asyncio.sleep(0.01)
+        assert not first.usable()
+        again = Config(engines=[engine(1), engine(2)], warm_connections=0)
+        made.follow(again, await made.prepare(again))
+        assert first.usable()
+        assert not first.held
+
+
+async def test_no_policy_remembers_an_engine_that_has_gone() -> None:
+    asked: Any = Asked(fields=b"x-session-id: s\r\n", body=b'{"messages":"%b"}' % (b"x" * 3000))
+    strategies = [strategy_of(name) for name in POLICIES]
+    async with fleet(engine(1), policy="prefix_aware", outlier_errors=1, slow_start_s=1.0) as (made, _):
+        for at in range(20):
+            pool = made.add(engine(2, name=f"n{at}"))
+            pool.engine.healthy = True
+            for strategy in strategies:
+                assert made.table.everyone is not None
+                strategy.pick(made.table.everyone, (), asked)
+                strategy.pick(made.table.everyone, made.pools[:1], asked)
+            assert made._restraint is not None
+            made._restraint.look(float(at))
+            assert made.remove(f"n{at}")
+        made._restraint.look(100.0)
+        del pool, strategy, strategies
+        gc.collect()
+        names = {one.name for one in gc.get_objects() if type(one) is type(made.pools[0].engine)}
+        assert not {name for name in names if name.startswith("n")}
+        assert made._journal is not None
+        assert made._journal.watch().number <= 2, "numbers are given out again"

@@ -33,10 +33,10 @@ FEW: Final = 4  # requests under way at an engine that are too few to be called 
 class Known:
     """What is remembered of one group. ``slots``: of its engines in the table, by their places; ``places``: the reverse."""
 
-    __slots__ = ("loads", "places", "prefixes", "slots")
+    __slots__ = ("loads", "memory", "places", "prefixes", "slots")
 
     def __init__(self, group: Group, prefixes: Prefixes) -> None:
-        self.prefixes = prefixes
+        self.prefixes = self.memory = prefixes
         self.slots = [prefixes.slot(pool.engine.name) for pool in group.pools]
         self.places = {slot: place for place, slot in enumerate(self.slots)}
         self.loads = loads_of(group, TOKENS)
@@ -59,6 +59,7 @@ class PrefixAware(Strategy):
         if known is None or known.prefixes.most_bytes != self._most_bytes:
             known = group.notes["prefix"] = self._known(group)
         prefixes = known.prefixes
+        prefixes.slot_bytes = self._cache_bytes
         size = look(prefixes, exchange)
         if not prefixes.count:
             return by_load(group, tried, TOKENS)
@@ -117,12 +118,10 @@ class PrefixAware(Strategy):
         return pool
 
     def _known(self, group: Group) -> Known:
-        before: Known | None = group.notes.get("prefix") or group.before.get("prefix")
-        if before is not None and before.prefixes.most_bytes == self._most_bytes:
-            prefixes = before.prefixes  # of the group whose place this one has taken: most of its engines are the same
-            prefixes.slot_bytes = self._cache_bytes
-        else:
+        prefixes: Prefixes | None = group.before.get("prefix")
+        if prefixes is None or prefixes.most_bytes != self._most_bytes:
             prefixes = Prefixes(self._secret, self._most_bytes, self._cache_bytes)
+        # (Else it is that of the group whose place this one has taken: most of its engines are the same.)
         return Known(group, prefixes)
 
     def scores(self, group: Group, exchange: ExchangeState) -> list[tuple[float, str]]:

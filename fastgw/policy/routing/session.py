@@ -32,11 +32,12 @@ class Sessions:
     """Those of one group. ``seats`` by a hash of what tells them (the process's own: nobody makes two meet); the one used last
     stands last, give or take half its time. ``places``: of the engines in the group, by their names."""
 
-    __slots__ = ("places", "seats")
+    __slots__ = ("memory", "places", "seats")
 
     def __init__(self, group: Group) -> None:
-        before: Sessions | None = group.before.get("session")
-        self.seats: dict[int, Seat] = before.seats if before is not None else {}
+        before: dict[int, Seat] | None = group.before.get("session")
+        self.seats: dict[int, Seat] = before if before is not None else {}
+        self.memory = self.seats
         self.places: dict[str, Pool] = {pool.engine.name: pool for pool in group.pools}
 
 

@@ -15,7 +15,7 @@ cdef long long FEW
 
 @cython.final
 cdef class Known:
-    cdef public Prefixes prefixes
+    cdef public Prefixes memory, prefixes
     cdef public list slots
     cdef public dict places
     cdef public Loads loads

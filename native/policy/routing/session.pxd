@@ -14,7 +14,7 @@ cdef class Seat:
 
 @cython.final
 cdef class Sessions:
-    cdef public dict places, seats
+    cdef public dict memory, places, seats
 
 cdef class Session(Strategy):
     cdef Keys _keys
