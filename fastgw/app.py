@@ -100,7 +100,6 @@ class Gateway:
         self._access = access
         self._reactor: Reactor | None = None
         self._door: doors.ClientDoor | None = None
-        self._runners: doors.RunnerDoor | None = None
         self._health: Health | None = None
         self._probes: asyncio.Task[None] | None = None
         self._scheduler: Scheduler | None = None
@@ -181,7 +180,6 @@ class Gateway:
             )
             core = self._put_together(reactor, health, who)
             LocalEndpoints(core, tasks.spawn)
-            self._runners = doors.RunnerDoor(core, fleet, tasks)
             await health.resolve_all(RESOLVE_WAIT_S)
         except BaseException as error:
             for sock in socks:
@@ -193,16 +191,16 @@ class Gateway:
             raise
         keeping = self._keep(loop, usage)
         self._merge(config)
-        door = self._door = doors.ClientDoor(core, socks, shortage, shown)
+        door = self._door = doors.ClientDoor(core, socks, shortage, doors.RunnerDoor(core, fleet, tasks), shown)
         self.addresses = door.listener.addresses
         self._look_after_engines(health)
         self._certificates = Certificates(shown, fleet, tasks, self.log)
         self._discovery = Follower(fleet, self.log, tasks.spawn)
         await self._discovery.start(config, RESOLVE_WAIT_S)
         keeping.start()
-        self._runners.follow(config)
+        door.runners.follow(config)
         if config.control_listen:
-            await self._open_control(shown, self._runners)
+            await self._open_control(shown, door.runners)
 
     def _put_together(self, reactor: Reactor, health: Health, who: Accounts) -> GatewayCore:
         """The filters, and the core that runs requests through them."""
@@ -379,8 +377,6 @@ class Gateway:
         self._door.follow(config, before.trusted_proxies != config.trusted_proxies)
         if self._control is not None:
             self._control.follow(doors.operators(config), doors.control_hosts(config))
-        if self._runners is not None:
-            self._runners.follow(config)
         if self._keeping is not None:
             self._keeping.follow(self._meters, config.flush_interval_s)
         if self._state is not None:
@@ -474,8 +470,7 @@ class Gateway:
         if core.busy():
             self.log.warning("drain time over", aborted=core.busy())
             core.abort_all()
-        if self._runners is not None:
-            await self._runners.stop()
+        await self._door.runners.stop()
         # The last answers and error events are given a moment to leave.
         await self._until(lambda: not core.connections, monotonic() + GRACE_S)
         core.close_all()

@@ -77,9 +77,15 @@ class ClientDoor:
     speaks TLS by the certificates that are ``shown``; a Unix socket's clients do not."""
 
     def __init__(
-        self, core: GatewayCore, socks: Sequence[socket.socket], shortage: Shortage, shown: Shown | None = None
+        self,
+        core: GatewayCore,
+        socks: Sequence[socket.socket],
+        shortage: Shortage,
+        runners: RunnerDoor,
+        shown: Shown | None = None,
     ) -> None:
         config = core.config
+        self.runners = runners
         self._core = core
         self._shown = shown
         self._limits = limits = ConnLimits(**_figures(config))
@@ -115,6 +121,7 @@ class ClientDoor:
         """From the next connection on go by ``config``; its times hold for those that are there too, from when each next
         begins. ``trusted``: other proxies are believed."""
         self._limits.set(**_figures(config))
+        self.runners.follow(config)
         chosen = config.max_connections_per_ip is not None
         others = trusted or chosen != self._chosen or not self._most_per_ip
         if others:

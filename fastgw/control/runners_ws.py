@@ -2,14 +2,16 @@
 
 Owns: the frames, and the two bounds that a session (``protocol/runners.py``, which decides all the rest) cannot hold: how many
 connections may be there that have not registered (:data:`MOST_NEW`; whoever comes then takes the place of the one that has
-waited longest), and how long a message may wait to be taken (:data:`WRITE_S`). A connection comes as a request of the control
-listener, or with its socket and what was read of it from the port for clients (:meth:`RunnerSockets.adopt`). Must never: let
-frames be compressed, read a message longer than ``MAX_FRAME_BYTES``, or go on for a page of a browser (``Origin``).
+waited longest, of the address that has most of them), and how long a message may wait to be taken (:data:`WRITE_S`). A
+connection comes as a request of the control listener, or with its socket and what was read of it from the port for clients
+(:meth:`RunnerSockets.adopt`). Must never: let frames be compressed, read a message longer than ``MAX_FRAME_BYTES``, or go on
+for a page of a browser (``Origin``).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -109,6 +111,13 @@ class _Connection:
             transport.abort()
 
 
+class _Handshake(web.BaseRequest):
+    """A request whose answer does not name the library that wrote it."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        response.headers.popall("Server", None)
+
+
 class _Adopted(Masked):
     """A connection that came to the port for clients, with what was read there."""
 
@@ -135,6 +144,10 @@ class _Adopted(Masked):
             self.data_received(head)
 
 
+def _handshake(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+    return _Handshake(message, payload, protocol, writer, task, asyncio.get_running_loop())
+
+
 class RunnerSockets:
     """See the head of this file. ``house`` is told what runners say."""
 
@@ -154,7 +167,7 @@ class RunnerSockets:
         more than a path."""
         loop = asyncio.get_running_loop()
         if self._server is None:
-            self._server = web.Server(self._adopted)
+            self._server = web.Server(self._adopted, request_factory=_handshake)
         server = self._server
         try:
             await loop.connect_accepted_socket(lambda: _Adopted(server, loop, peer, told, head), sock)
@@ -224,7 +237,9 @@ class RunnerSockets:
     def _make_room(self, now: float) -> None:
         new = [session for session in self._live if session.state is State.NEW]
         if len(new) > MOST_NEW:
-            new[0].close(LATER, "there are too many that have not registered", now)
+            ((crowd, _),) = Counter(session.peer for session in new).most_common(1)
+            leaves = next(session for session in new if session.peer == crowd)
+            leaves.close(LATER, "there are too many that have not registered", now)
 
     def tick(self, now: float, unix: float) -> None:
         """Time goes by for those that have not registered. (The others are the registry's.)"""

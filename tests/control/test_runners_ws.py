@@ -8,6 +8,7 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,10 +42,10 @@ def at(gw: Running, door: str) -> str:
 
 
 def desk(gw: Running) -> RunnerDesk:
-    door = gw.gateway._runners
+    door = gw.gateway._door
     assert door is not None
-    assert door.desk is not None
-    return door.desk
+    assert door.runners.desk is not None
+    return door.runners.desk
 
 
 def there(gw: Running) -> list[str]:
@@ -93,6 +94,33 @@ async def test_a_handshake_that_comes_byte_by_byte_is_handed_over_all_the_same()
         assert (await one.head()).startswith(b"HTTP/1.1 101 ")
         assert (await one.message())["type"] == "register_ack"
         one.close()
+
+
+@pytest.mark.together
+async def test_a_handshake_behind_other_requests_has_its_turn_and_what_is_behind_it_is_the_runners() -> None:
+    async with gateway() as gw:
+        one = await Socket.dial(gw.url)
+        plain = request("GET", "/liveness")
+        await one.send(plain * 3 + handshake() + said(register(http_port=9)) + said(heartbeat()) + plain)
+        for _ in range(3):
+            assert (await one.head()).startswith(b"HTTP/1.1 200 ")
+            await one.reader.readexactly(len(b'{"status":"ok"}'))
+        head = await one.head()
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert b"\r\nserver:" not in head.lower()
+        assert (await one.ends())[1] == 1002  # (a request is no frame)
+        assert there(gw) == ["r1"]
+
+
+async def test_over_a_unix_socket_a_runner_names_its_address(tmp_path: Path) -> None:
+    async with gateway(unix_socket=str(tmp_path / "gw")) as gw:
+        for url, wanted in ((None, "error"), ("http://127.0.0.1:9", "register_ack")):
+            one = Socket(*await asyncio.open_unix_connection(str(tmp_path / "gw")))
+            await one.send(handshake() + said(register(http_port=9, url=url)))
+            assert (await one.head()).startswith(b"HTTP/1.1 101 ")
+            assert (await one.message())["type"] == wanted
+            one.close()
+        assert there(gw) == ["r1"]
 
 
 @pytest.mark.together

@@ -31,10 +31,10 @@ async def dialled(**settings: Any) -> AsyncIterator[Running]:
 
 
 def desk(gw: Running) -> RunnerDesk:
-    door = gw.gateway._runners
+    door = gw.gateway._door
     assert door is not None
-    assert door.desk is not None
-    return door.desk
+    assert door.runners.desk is not None
+    return door.runners.desk
 
 
 def there(gw: Running) -> list[str]:
