@@ -19,9 +19,9 @@ and goes all the time waits (:data:`FLAPS` times, then once in :data:`FLAP_S`), 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from fastgw.config import EngineConfig
+from fastgw.config import ConfigErrors, EngineConfig
 from fastgw.config.names import EngineKind
 from fastgw.protocol.runner_words import ROUTABLE, Command, CommandResponse, Register, RunnerStatus
 from fastgw.protocol.runners import AWAY, DONE, LATER, POLICY, Refused, Session
@@ -267,7 +267,18 @@ class Registry:
         engines = message.status.engines
         kinds = {kind_called(engine.engine_type) for engine in engines}
         kind: EngineKind = kinds.pop() if len(kinds) == 1 else "auto"
-        return EngineConfig(url=url, name=self._yard.free_name(message.runner_id), kind=kind)
+        fields: dict[str, Any] = {
+            "url": url,
+            "name": self._yard.free_name(message.runner_id),
+            "kind": kind,
+            "machine": (message.machine_type or "").lower(),
+            "features": sorted({one.capability for one in message.status.capabilities}),
+        }
+        # (The last two where engines have them, for routing.)
+        try:
+            return EngineConfig(**{name: value for name, value in fields.items() if name in EngineConfig.__struct_fields__})
+        except ConfigErrors as errors:
+            raise Refused("; ".join(f"{one.name} {one.message}" for one in errors.errors)) from None
 
     def _follow(self, runner: Runner, first: bool = False) -> None:
         """Have its engine be as it says. Raises :class:`Refused`."""
