@@ -13,6 +13,7 @@ from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
 from fastgw.exchange.declined import asks_again
+from fastgw.exchange.dialects import Dialect
 from fastgw.exchange.figures import read_whole
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import REFUSALS, Failure
@@ -293,7 +294,10 @@ class Attempt(Call):
             open_ended = open_ended or (show is not None and show.renamer is not None)
         exchange.client.begin(head, UNTOLD if open_ended else source.length, exchange.request_id, extra)
         relay = self.relay = Relay(exchange.client, source, sse, head.json)
-        if show is not None:
+        if exchange.endpoint.dialect:
+            relay.dialect = dialect = Dialect(head.forward)
+            relay.show = dialect.sees(show)
+        elif show is not None:
             relay.show = show
         if exchange.allowance < NO_LIMIT:
             relay.allow(exchange.allowance, exchange.facts.prompt_tokens if exchange.facts is not None else 0)
@@ -403,7 +407,7 @@ class Attempt(Call):
         exchange = self._exchange
         assert exchange is not None
         outcome = "ok"
-        if relay.sse is not None and relay.sse.error:
+        if (relay.sse is not None and relay.sse.error) or (relay.dialect is not None and relay.dialect.failed()):
             outcome = "engine_error"
             self.faulty = True
         exchange.client.finish()

@@ -9,6 +9,8 @@ import enum
 from collections.abc import Sequence
 from typing import Final
 
+from fastgw.exchange.dialects import OLLAMA, TGI
+
 
 class Mode(enum.Enum):
     """How the request's body is treated."""
@@ -30,11 +32,13 @@ class Endpoint:
 
     ``label`` is what logs and metrics call it, from a bounded set. ``model``: the body must name one. ``usage``: streams take
     ``stream_options.include_usage``. ``metered``: its tokens count; ``generates``: its answers are generated, so that they
-    have tokens of their own. ``untold``: it answers with tokens whose number no engine can be told. ``local``: the local
-    handler's name.
+    have tokens of their own. ``dialect``: whose own API it is (``dialects``), "" = one that many speak. ``untold``: it answers
+    with tokens whose number no engine can be told. ``local``: the local handler's name.
     """
 
-    __slots__ = ("auth", "generates", "label", "local", "merges", "metered", "methods", "mode", "model", "untold", "usage")
+    __slots__ = (
+        "auth", "dialect", "generates", "label", "local", "merges", "metered", "methods", "mode", "model", "untold", "usage",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -48,8 +52,10 @@ class Endpoint:
         metered: bool = False,
         generates: bool = False,
         local: str = "",
+        dialect: str = "",
     ) -> None:
         self.label = label
+        self.dialect = dialect
         self.methods = methods
         self.mode = mode
         self.auth = auth
@@ -114,7 +120,16 @@ _LOCAL_PATHS: Final = {
 }
 
 
-PATHS: Final = (CHAT, COMPLETIONS, *_JSON_PATHS, *_UPLOAD_PATHS, "/v1/realtime")
+# Of engines' own APIs: (whose, whether the body must name a model; TGI serves one).
+_OWN_PATHS: Final = {
+    "/api/chat": (OLLAMA, True),
+    "/api/generate": (OLLAMA, True),
+    "/generate": (TGI, False),
+    "/generate_stream": (TGI, False),
+}
+
+
+PATHS: Final = (CHAT, COMPLETIONS, *_JSON_PATHS, *_OWN_PATHS, *_UPLOAD_PATHS, "/v1/realtime")
 """What engines are asked for, beside ``passthrough_paths``."""
 
 
@@ -137,6 +152,8 @@ class EndpointTable:
                 metered=path in _METERED,
                 generates=path in _GENERATES,
             )
+        for path, (dialect, model) in _OWN_PATHS.items():
+            exact[path.encode()] = Endpoint(path, _POST, JSON, model=model, generates=True, dialect=dialect)
         for path in _UPLOAD_PATHS:
             exact[path.encode()] = Endpoint(path, _POST, UPLOAD, metered=True)
         for path, name in _LOCAL_PATHS.items():

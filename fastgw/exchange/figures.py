@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from fastgw.accel.figures import TOKENS_PER_SECOND
 from fastgw.accel.usage import seconds_in, usage_in
+from fastgw.exchange.dialects import Dialect
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import ExchangeState
 
 
 def read_off(exchange: ExchangeState, relay: Relay, outcome: str, now: float) -> None:
     """The answer that ``relay`` passed on has ended."""
+    dialect = relay.dialect
+    if dialect is not None:
+        _in_dialect(exchange, dialect)
+        if not exchange.token_at and relay.wrote:
+            exchange.token_at = now
+        if relay.sse is not None:
+            exchange.gateway.stats.events_total += relay.sse.events
+        return
     (
         exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens,
     ) = relay.usage()  # fmt: skip
@@ -32,8 +41,19 @@ def read_off(exchange: ExchangeState, relay: Relay, outcome: str, now: float) ->
         exchange.prompt_tokens = -1  # (zeros with which an answer begins)
 
 
+def _in_dialect(exchange: ExchangeState, dialect: Dialect) -> None:
+    exchange.prompt_tokens, exchange.completion_tokens, exchange.estimated = dialect.figures()
+    exchange.cached_tokens = exchange.reasoning_tokens = -1
+
+
 def read_whole(exchange: ExchangeState, body: bytes) -> None:
     """``body`` is the whole answer: what the engine says in it that it has used."""
+    if exchange.endpoint.dialect:
+        call = exchange.call
+        dialect = Dialect(call.head.forward if call is not None and call.head is not None else b"")
+        dialect.feed(body)
+        _in_dialect(exchange, dialect)
+        return
     (
         exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens,
     ) = usage_in(body)  # fmt: skip

@@ -93,9 +93,12 @@ def shown_model(exchange: ExchangeState) -> str:
 
 
 def streamed(exchange: ExchangeState) -> bool:
-    """Whether events passed."""
+    """Whether events passed, or lines."""
     call = exchange.call
-    return call is not None and call.relay is not None and call.relay.sse is not None
+    if call is None or call.relay is None:
+        return False
+    relay = call.relay
+    return relay.sse is not None or (relay.dialect is not None and call.head is not None and not call.head.json)
 
 
 def record_of(exchange: ExchangeState, outcome: str, now: float) -> AccessRecord:

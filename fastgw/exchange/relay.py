@@ -17,6 +17,7 @@ from typing import Final
 from fastgw.accel.chunks import FramingError
 from fastgw.accel.sse import MAX_EVENT_BYTES, SseScanner, line_at
 from fastgw.accel.usage import UsageScanner
+from fastgw.exchange.dialects import Dialect
 from fastgw.net.client import ClientStream
 from fastgw.protocol.body import Source
 
@@ -47,6 +48,7 @@ class Relay:
         "body_bytes",
         "broken",
         "closing",
+        "dialect",
         "ended",
         "gone",
         "limit",
@@ -79,6 +81,7 @@ class Relay:
         # Who wants to see each piece before it goes down, may change it, and forbid it (None).
         self.show: Callable[[bytes], bytes | None] | None = None
         self.gone = False  # he did: the exchange has ended
+        self.dialect: Dialect | None = None  # who reads it in an engine's own API
         self.written = 1  # what the last write returned
 
     def start(self, rest: bytes) -> int:

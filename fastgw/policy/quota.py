@@ -176,7 +176,7 @@ class Quota(Filter):
             named = 1  # there are engines to which 0 is no limit
         bound = gateway.default_max if named < 0 else named
         least = min(bound, gateway.default_cost) if named < 0 else bound
-        cut = account.cut and facts.stream and ledger.limit > 0
+        cut = account.cut and facts.stream and ledger.limit > 0 and not exchange.endpoint.dialect
         by_day = False
         if ledger.limit and (named < 0 or cut):
             # No more than the day has left for each of them. (Where that is nothing, the least is refused.)

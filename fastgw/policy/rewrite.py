@@ -19,6 +19,7 @@ from typing import Final
 from fastgw.accel.bodies import BodyFacts, place_in, span_of, with_member
 from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.config import Config
+from fastgw.exchange.dialects import told
 from fastgw.exchange.endpoints import CHAT, RESPONSES
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT, ExchangeState, model_of
@@ -133,6 +134,9 @@ class Rewriting(Filter):
 
     def _bounded(self, exchange: ExchangeState, facts: BodyFacts, engine: Engine, body: bytes) -> bytes:
         bound = exchange.bound
+        if exchange.endpoint.dialect:
+            lowered = with_bound(body, (), bound, min(facts.answers, MOST_CHOICES)) if facts.named or facts.overrides else body
+            return told(lowered, exchange.endpoint.dialect, bound)
         label = exchange.endpoint.label
         if facts.named or facts.overrides:
             return bounded(body, facts, bound, label, engine.kind)

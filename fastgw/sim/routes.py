@@ -17,6 +17,7 @@ import fastgw
 from fastgw.sim import kinds, metrics, text
 from fastgw.sim.config import SimConfig
 from fastgw.sim.debug import Debug
+from fastgw.sim.dialects import OllamaRequest, OllamaShape, TgiRequest, TgiShape
 from fastgw.sim.engine import Answer, Engine, Shape
 from fastgw.sim.events import MessagesShape, ResponsesShape
 from fastgw.sim.received import Received
@@ -56,6 +57,10 @@ class Routes:
             "/v1/completions": {"POST": self._completions},
             "/v1/responses": {"POST": self._responses},
             "/v1/messages": {"POST": self._messages},
+            "/api/chat": {"POST": self._ollama_chat},
+            "/api/generate": {"POST": self._ollama_generate},
+            "/generate": {"POST": self._tgi},
+            "/generate_stream": {"POST": self._tgi_stream},
             "/v1/embeddings": {"POST": self._embeddings},
             "/v1/rerank": {"POST": self._rerank},
             "/v1/score": {"POST": self._score},
@@ -124,6 +129,20 @@ class Routes:
     def _messages(self, request: Received, overrides: Overrides) -> Shape:
         asked = self._generate.decode(request.body)
         return MessagesShape(self._config, asked, self._model(asked.model), overrides)
+
+    def _ollama_chat(self, request: Received, overrides: Overrides) -> Shape:
+        asked = msgspec.json.decode(request.body, type=OllamaRequest)
+        return OllamaShape(self._config, asked, self._model(asked.model), True, overrides)
+
+    def _ollama_generate(self, request: Received, overrides: Overrides) -> Shape:
+        asked = msgspec.json.decode(request.body, type=OllamaRequest)
+        return OllamaShape(self._config, asked, self._model(asked.model), False, overrides)
+
+    def _tgi(self, request: Received, overrides: Overrides) -> Shape:
+        return TgiShape(self._config, msgspec.json.decode(request.body, type=TgiRequest), False, overrides)
+
+    def _tgi_stream(self, request: Received, overrides: Overrides) -> Shape:
+        return TgiShape(self._config, msgspec.json.decode(request.body, type=TgiRequest), True, overrides)
 
     def _embeddings(self, request: Received, _: Overrides) -> Shape:
         asked = msgspec.json.decode(request.body, type=Embed)

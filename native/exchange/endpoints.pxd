@@ -3,7 +3,7 @@ cimport cython
 @cython.final
 cdef class Endpoint:
     cdef public bint auth, generates, merges, metered, model, untold, usage
-    cdef public str label, local
+    cdef public str dialect, label, local
     cdef public object methods, mode
 
 cdef class EndpointTable:

@@ -24,7 +24,7 @@ cdef class Relay:
     cdef public long long limit, prompt
     cdef public Source source
     cdef public SseScanner sse
-    cdef public object show
+    cdef public object dialect, show
     cdef public int written
 
     cpdef int start(self, bytes rest) except -1

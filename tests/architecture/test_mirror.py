@@ -177,6 +177,7 @@ ELSEWHERE: dict[str, str] = {
     "sim/answers": "sim/test_engine.py",
     "sim/config": "sim/test_cli.py",
     "sim/debug": "sim/test_server.py",
+    "sim/dialects": "e2e/test_dialects.py",
     "sim/events": "sim/test_api.py",
     "sim/front": "sim/test_h2.py",
     "sim/h2_player": "sim/test_h2_faults.py",

@@ -65,7 +65,8 @@ NO_LIMITS = {
         "upstream.watch.MOST_TOKENS", "upstream.watch._MOST_TOKENS", "upstream.watch.DECAY_S",
         "upstream.restraint.MOST_TIMES", "policy.routing.keys._MOST_BYTES", "accel.prefixes.MOST_HOLDERS",
         "config.grammar.MOST_ADMIN_KEYS", "config.grammar.MAX_ADMIN_FILE_BYTES", "config.entries.MAX_SHARE",
-        "policy.nearest.MOST_SHOWN", "policy.nearest.MOST_SLIPS",
+        "policy.nearest.MOST_SHOWN", "policy.nearest.MOST_SLIPS", "exchange.dialects.MOST",
+        "exchange.dialects.SHORT_BYTES",
         "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST", "limits.slots.STALE_S", "limits.slots.NOISE_S",
     ),
 }  # fmt: skip
