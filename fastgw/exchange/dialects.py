@@ -19,8 +19,8 @@ import msgspec
 from fastgw.accel.bodies import span_of, with_member
 from fastgw.late import late
 
-OLLAMA: Final = "ollama"
-TGI: Final = "tgi"
+OLLAMA: Final = "lines"
+TGI: Final = "generate"
 
 MAX_LINE_BYTES: Final = 1 << 16
 END_BYTES: Final = 1 << 12

@@ -227,6 +227,8 @@ class Fleet:
                 raise EngineExists(
                     f"The engine {other.name!r} has this address: remove it first, or give each of the two `models` of its own."
                 )
+        if self._closed:
+            raise FleetFull("The gateway stops.")
         if len(self.pools) >= MOST_ENGINES:
             raise FleetFull(f"There are {len(self.pools)} engines, and {MOST_ENGINES} is the most: remove one first.")
         pool = self._pool(one, self._config)

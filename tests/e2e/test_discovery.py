@@ -10,10 +10,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fastgw import Config, EngineConfig
 from fastgw.config.changes import between
 from fastgw.sim import SimConfig, Simulator
 from fastgw.upstream.discovery import follower
+from fastgw.upstream.fleet import FleetFull
 from tests.e2e.test_fleet import QUICK, of, stream, whole
 from tests.support.client import RawResponse
 from tests.support.gateway import Running, running
@@ -208,3 +211,11 @@ async def test_an_engine_that_is_there_already_is_told_once_and_left_alone(tmp_p
             await asyncio.sleep(0.1)
             assert [line for _, line, _ in gw.events.lines].count("engine found, but not taken") == 1
             assert [p.engine.name for p in gw.gateway.fleet.pools] == ["mine"]
+
+
+async def test_nobody_comes_to_a_gateway_that_has_stopped(tmp_path: Path) -> None:
+    async with engines(1) as sims:
+        async with running([], **QUICK) as gw:
+            fleet = gw.gateway.fleet
+        with pytest.raises(FleetFull, match="stops"):
+            fleet.add(EngineConfig(url=sims[0].url))
