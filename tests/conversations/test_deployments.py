@@ -148,7 +148,7 @@ class TestNames:
     ROUTE = RouteConfig(model="llama", aliases=["gpt-4o", "gpt-4"], max_concurrent=9)
     ENGINES: ClassVar[dict[str, dict[str, Any]]] = {"one": {"models": ("llama",)}, "two": {"models": ("qwen",)}}
 
-    def test_S4_9_an_alias_is_rewritten_to_its_model(self) -> None:
+    def test_S4_09_an_alias_is_rewritten_to_its_model(self) -> None:
         with deployed(self.ENGINES, self.ROUTE) as row:
             assert row.goes_to(chat("gpt-4o")) == "one"
             assert row.sent("one")["model"] == "llama"
@@ -189,7 +189,7 @@ class TestClasses:
     def route(self, **fields: Any) -> RouteConfig:
         return RouteConfig(model="class:fast", models=["small", "large"], **fields)
 
-    def test_S4_9_the_first_of_its_models_that_has_room(self) -> None:
+    def test_S4_09_the_first_of_its_models_that_has_room(self) -> None:
         with deployed(self.ENGINES, self.route()) as row:
             assert row.goes_to(chat("class:fast")) == "a"
             assert row.sent("a")["model"] == "small"
@@ -198,14 +198,14 @@ class TestClasses:
             assert answer.header("x-fastgw-model") == "large"
             assert row.sent("b")["model"] == "large"
 
-    def test_S4_9_loaded_before_available(self) -> None:
+    def test_S4_09_loaded_before_available(self) -> None:
         with deployed(self.ENGINES, self.route()) as row:
             row.engines["a"].engine.facts = {"small": ModelFacts("small", loaded=False)}
             assert row.goes_to(chat("class:fast")) == "b"
             row.engines["b"].engine.facts = {"large": ModelFacts("large", loaded=False)}
             assert row.goes_to(chat("class:fast")) == "a"
 
-    def test_S4_9_by_machine_and_by_load(self) -> None:
+    def test_S4_09_by_machine_and_by_load(self) -> None:
         with deployed(self.ENGINES, self.route(machine="gpu")) as row:
             assert row.goes_to(chat("class:fast")) == "b"
         with deployed(self.ENGINES, self.route(choose="least_loaded")) as row:

@@ -24,8 +24,15 @@ OTHERS: dict[str, Any] = {
     "vllm_api_key": "sk-engines", "served_model_name": "shown", "api_keys": ["one", "two"], "admin_key": "sk-admin-of-another",
     "engines_file": "/nowhere.json", "discovery_dns": "127.0.0.1:9", "admin_keys": ["ci:read:sk-admin-of-these"],
     "trusted_proxies": ["10.0.0.0/8"], "cors_origins": ["https://a.example"], "allowed_hosts": ["a.example"],
-    "passthrough_paths": ["/v1/more"], "retry_statuses": ["503"], "scheduler": "off", "embedding_merge_s": 0.0,
-    "routes": [RouteConfig(model="m", max_concurrent=2, fallback=["n"], on_capacity="fallback", timeout_s=3.0)],
+    "passthrough_paths": ["/v1/more"], "explain_keys": ["*"],
+    "retry_statuses": ["503"], "scheduler": "off", "embedding_merge_s": 0.0,
+    "routes": [
+        RouteConfig(
+            model="m", max_concurrent=2, fallback=["n"], on_capacity="fallback", timeout_s=3.0, aliases=["a"], mirror_to="n",
+            restore_name=True, versions={"v1": 1}, fallback_on=["failure"],
+        ),
+        RouteConfig(model="class:x", models=["m", "n"]),
+    ],
     "runner_auth_token": "sk-runners-of-another", "runner_allowed_networks": ["10.0.0.0/8"],
     "embedding_merge_inputs": 9, "memory_budget_bytes": 1 << 30,
 }  # fmt: skip
