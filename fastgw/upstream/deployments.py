@@ -221,12 +221,17 @@ def deployed(
             made = _side(model, bool(flow), route, members, serving.get(model, ()), grouping)
             if made is not None:
                 sides[flow] = made
+        if model in plain and sides.keys() == {""} and not sides[""].parts and len(sides[""].whole) == len(plain[model]):
+            del models[model]  # (an adapter that nobody else could load)
+            continue
         plain.pop(model, None)
         if not sides:
             del models[model]
     for name in (*aliases, *classes):
         plain.pop(name, None)
         models.pop(name, None)
+    if not (tenants or models or aliases or classes):
+        return None
     silent = [pool for pool in pools if not pool.engine.configured_models]
     found = Deployed(plain, models, _groups(silent, grouping), _groups(pools, grouping))
     found.aliases = aliases

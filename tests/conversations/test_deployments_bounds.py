@@ -42,6 +42,18 @@ def test_a_plain_table_lays_out_nothing() -> None:
     assert UpstreamTable([place(1)], None, (), deploy).deployed is None
 
 
+def test_an_adapter_that_nobody_else_could_load_is_plain() -> None:
+    pools = [place(1, kind="vllm"), place(2, kind="llamacpp")]
+    pools[0].engine.discovered_models = ("base", "lora")
+    pools[1].engine.discovered_models = ("base",)
+    pools[0].engine.facts = {"lora": ModelFacts("lora", parent="base"), "base": ModelFacts("base", 4096)}
+    table = UpstreamTable(pools, None, (), deploy)
+    assert table.deployed is None
+    found = table.group("lora")
+    assert found is not None
+    assert found.pools == (pools[0],)
+
+
 def test_names_that_engines_say_are_so_many_at_most() -> None:
     pools = [place(1)]
     pools[0].engine.discovered_models = ("m",)
