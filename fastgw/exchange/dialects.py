@@ -89,7 +89,7 @@ class Dialect:
         self.completion = int(made[1]) if made is not None else -1
         self._rest = b""  # the unfinished line, or the end of one
         self._cut = False  # of which the beginning is not there
-        self._before: Callable[[bytes], bool] | None = None
+        self._before: Callable[[bytes], bytes | None] | None = None
 
     def sees(self, before: Callable[[bytes], bytes | None] | None) -> Callable[[bytes], bytes | None]:
         """What is shown each piece of the answer before it goes down, where ``before`` is shown it too, and may change it."""
@@ -97,14 +97,8 @@ class Dialect:
         return self._seen
 
     def _seen(self, piece: bytes) -> bytes | None:
-        if self._before is not None:
-            passed = self._before(piece)
-            if passed is None:
-                return None
-            self.feed(piece)
-            return passed
         self.feed(piece)
-        return piece
+        return piece if self._before is None else self._before(piece)
 
     def feed(self, piece: bytes) -> None:
         """Take note of what goes down next."""

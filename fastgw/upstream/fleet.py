@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec.structs import replace
 
@@ -39,11 +39,7 @@ from fastgw.upstream.kinds.kind import ANY
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.target import Engine
-from fastgw.upstream.watch import Journal
-from fastgw.upstream.watched import watches
-
-if TYPE_CHECKING:
-    from fastgw.upstream.restraint import Restraint
+from fastgw.upstream.watched import Watching
 
 MOST_ENGINES: Final = 1024
 """That the admin API may bring it to: each is probed, and has its series among the metrics."""
@@ -104,9 +100,9 @@ class Fleet:
     """
 
     __slots__ = (
-        "_added", "_closed", "_config", "_configs", "_idle_files", "_journal", "_leaving", "_log", "_origins", "_publish_at",
-        "_published", "_publishing", "_reactor", "_restraint", "_room", "_shortage", "_stats", "_timer", "changed", "events",
-        "joined", "left", "pools", "table",
+        "_added", "_closed", "_config", "_configs", "_idle_files", "_leaving", "_log", "_origins", "_publish_at", "_published",
+        "_publishing", "_reactor", "_room", "_shortage", "_stats", "_timer", "_watching", "changed", "events", "joined", "left",
+        "pools", "table",
     )  # fmt: skip
 
     def __init__(
@@ -140,11 +136,10 @@ class Fleet:
         self._publishing: asyncio.TimerHandle | None = None
         self._publish_at = 0.0  # no sooner
         self._closed = False
-        self._journal: Journal | None = None  # of what calls tell, where somebody wants to know
-        self._restraint: Restraint | None = None
+        self._watching = Watching(reactor.loop, lambda: self.pools, lambda: self.table.groups(), log, room)
         self.pools: tuple[Pool, ...] = tuple(self._pool(one, config) for one in _written(config))
         self.table = UpstreamTable(self.pools, None, config.routes, deploy)
-        self._watch(config)
+        self._watching.follow(config)
 
     def __repr__(self) -> str:
         return f"<Fleet of {len(self.pools)}, {len(self._leaving)} leaving>"
@@ -206,8 +201,8 @@ class Fleet:
     # --- coming and going
     def add(self, config: EngineConfig, origin: Origin = "admin") -> Pool:
         """An engine more, with what it leaves open filled in from the gateway's settings. It counts as not well until a probe
-        has found it so: while others are, no request is risked on it. Raises EngineExists, FleetFull, TlsError, and ConfigErrors
-        where it has ranks."""
+        has found it so: while others are, no request is risked on it. Raises EngineExists, FleetFull, TlsError, and
+        ConfigErrors where it has ranks."""
         if config.ranks:
             message = "ranks: an engine whose ranks are told apart stands in the configuration"
             raise ConfigErrors([ConfigError("EngineConfig", "ranks", message)])
@@ -402,11 +397,11 @@ class Fleet:
             self._origins.pop(one.name, None)
         gone += made.values()  # (they came in between)
         self.pools = tuple(pools)
-        self._watch(config)
+        self._watching.follow(config)
         for pool in gone:
             pool.close()
             self._log.info("engine removed", engine=pool.engine.name, inflight=pool.engine.inflight)
-            self._unwatch(pool.engine)
+            self._watching.ends(pool.engine)
             self.events.add("engine_removed", pool.engine.name)
             self.left(pool)
         self._look_again()
@@ -449,8 +444,7 @@ class Fleet:
             self._publishing.cancel()
             self._publishing = None
         self._leaving.clear()
-        if self._restraint is not None:
-            self._restraint.close()
+        self._watching.close()
         for pool in self.pools:
             pool.close(True)
 
@@ -459,36 +453,8 @@ class Fleet:
         engine = Engine(
             one, config.cb_failure_threshold, config.cb_recovery_timeout_s, config.engine_max_idle, self._idle_files
         )
-        if self._journal is not None:
-            engine.watch = self._journal.watch()
+        self._watching.begins(engine)
         return Pool(engine, self._reactor, self._stats, self._log, config.connect_timeout_s, self._shortage)
-
-    def _watch(self, config: Config) -> None:
-        """Have calls tell of all engines, and hold some back, where ``config`` asks for that."""
-        wanted = watches(config)
-        if not wanted and self._journal is None:
-            return
-        from fastgw.upstream.restraint import Restraint  # (no part of a usual start)
-
-        if not wanted:
-            self._journal = None
-            for pool in self.pools:
-                pool.engine.watch = None
-        else:
-            journal = self._journal = self._journal or Journal()
-            journal.decay_s = config.ewma_decay_s
-            for pool in self.pools:
-                if pool.engine.watch is None:
-                    pool.engine.watch = journal.watch()
-        if self._restraint is None:
-            self._restraint = Restraint(
-                self._reactor.loop, lambda: self.pools, lambda: self.table.groups(), self._log, self._room
-            )
-        self._restraint.follow(config)
-
-    def _unwatch(self, engine: Engine) -> None:
-        if self._journal is not None and engine.watch is not None:
-            self._journal.release(engine.watch)
 
     def _look_again(self) -> None:
         if self._timer is None and self._leaving and not self._closed:
@@ -514,7 +480,7 @@ class Fleet:
         self._origins.pop(name, None)
         self.pools = tuple(one for one in self.pools if one is not pool)
         pool.close()
-        self._unwatch(pool.engine)
+        self._watching.ends(pool.engine)
         self._log.info("engine removed", engine=name)
         self.events.add("engine_removed", name)
         self.left(pool)

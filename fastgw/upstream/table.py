@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from fastgw.config import RouteConfig
 from fastgw.upstream.pool import Pool
+from fastgw.upstream.target import Engine
 
 MAX_CYCLE: Final = 1000  # turns in one round of a weighted group
 
@@ -49,6 +50,13 @@ class Group:
             if memory is not None:
                 found[name] = memory
         return found
+
+
+def _has_adapters(engine: Engine) -> bool:
+    for fact in engine.facts.values():  # noqa: SIM110 - a function that is compiled has no room for a generator
+        if fact.parent:
+            return True
+    return False
 
 
 def _turns(pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
@@ -116,7 +124,7 @@ class UpstreamTable:
         plain = True
         for pool in self.pools:
             engine = pool.engine
-            plain = plain and not engine.tenant and not any([fact.parent for fact in engine.facts.values()])
+            plain = plain and not engine.tenant and not _has_adapters(engine)
             for model in sorted(engine.configured_models) if engine.configured_models else engine.discovered_models:
                 serving.setdefault(model, []).append(pool)
                 self.models.setdefault(model, engine.kind.owner)

@@ -84,7 +84,6 @@ ELSEWHERE: dict[str, str] = {
     "policy/mirror": "conversations/test_mirrors.py",
     "policy/routing/explain": "conversations/test_explained.py",
     "upstream/deployments": "conversations/test_deployments.py",
-    "upstream/models": "conversations/test_deployments.py",
     # An exchange and its streams do nothing without one another: conversations, and what only sockets show.
     "exchange/asking": "conversations/test_retries.py",
     "exchange/attempt": "e2e/test_cases_e_upstream.py",
@@ -158,7 +157,6 @@ ELSEWHERE: dict[str, str] = {
     "upstream/discovery/follower": "e2e/test_discovery.py",
     "upstream/discovery/source": "e2e/test_discovery.py",
     "upstream/health": "e2e/test_cases_j_breaker.py",
-    "upstream/models": "policy/routing/test_capability.py",
     "upstream/standing": "policy/routing/test_strategies.py",
     "upstream/watched": "upstream/test_restraint.py",
     "upstream/kinds/auto": "upstream/test_kinds.py",
