@@ -374,6 +374,7 @@ async def for_the_operator(
             store_failing=store_failing,
             admin_auth_failures=lambda: control.auth_failures,
             loading=loading,
+            runners=lambda: len(runners.desk.registry) if runners.desk is not None else 0,
         )
     )
     listen = config.control_listen

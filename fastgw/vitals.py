@@ -27,6 +27,7 @@ class Vitals:
         store_failing: Callable[[], bool],
         admin_auth_failures: Callable[[], int],
         loading: Loading,
+        runners: Callable[[], int],
     ) -> None:
         self._core = core
         self._engines = engines
@@ -35,6 +36,7 @@ class Vitals:
         self._store_failing = store_failing
         self._admin_auth_failures = admin_auth_failures
         self._loading = loading
+        self._runners = runners
 
     @property
     def stats(self) -> Stats:
@@ -52,6 +54,10 @@ class Vitals:
     @property
     def loaded_at(self) -> float:
         return self._loading.at
+
+    @property
+    def runners(self) -> int:
+        return self._runners()
 
     @property
     def restart_pending(self) -> bool:

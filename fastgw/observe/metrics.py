@@ -81,6 +81,10 @@ class MetricsSource(Protocol):
     @property
     def restart_pending(self) -> bool: ...
     @property
+    def runners(self) -> int:
+        """Runners that are connected, or waited for."""
+        ...
+    @property
     def admin_auth_failures(self) -> int: ...
     @property
     def native(self) -> bool: ...
@@ -176,6 +180,7 @@ class GatewayCollector:
         )
         yield from _of_stats(source.stats.snapshot())
         yield from self._of_queue()
+        yield GaugeMetricFamily("gateway_runners", "Runners that have dialled in, and are there.", value=source.runners)
         yield GaugeMetricFamily("gateway_ip_meters", "Client addresses that are being metered.", value=source.ip_meters)
         yield GaugeMetricFamily(
             "gateway_store_up", "1 = usage and keys are kept; 0 = only in memory for now.", value=int(not source.store_failing)

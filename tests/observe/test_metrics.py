@@ -49,6 +49,7 @@ class Source:
     waiting: dict[str, object] = field(default_factory=lambda: {"waiting": 0, "bytes": 0, "by_class": {}})
     store_failing: bool = False
     ip_meters: int = 0
+    runners: int = 0
     loaded_at: float = 1.5e9
     restart_pending: bool = False
     admin_auth_failures: int = 0
@@ -135,9 +136,10 @@ def test_counts_beyond_what_a_float_prints_exactly_stay_whole() -> None:
 
 
 def test_what_the_gateway_says_of_itself() -> None:
-    found = scraped(Source(store_failing=True, ip_meters=7, admin_auth_failures=5, native=False))
+    found = scraped(Source(store_failing=True, ip_meters=7, runners=3, admin_auth_failures=5, native=False))
     assert value(found, "gateway_store_up") == 0
     assert value(found, "gateway_ip_meters") == 7
+    assert value(found, "gateway_runners") == 3
     assert value(found, "gateway_admin_auth_failures_total") == 5
     assert value(found, "fastgw_info", version="1.2.3", native="no") == 1
     found = scraped(Source())
