@@ -143,6 +143,21 @@ async def test_S4_08_what_a_lost_runner_has_not_begun_to_answer_goes_elsewhere(h
         await gw.until("its engine has left", lambda: len(gw.gateway.fleet) == 1)
 
 
+async def test_S4_08_over_http2_too_what_waits_goes_elsewhere() -> None:
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(Simulator(SimConfig(ttft_ms=6000.0, h2=True)))
+        other = await stack.enter_async_context(Simulator(SimConfig(h2=True)))
+        gw = await stack.enter_async_context(dialled(health_interval_s=60.0, upstream_protocol="h2"))
+        first = await stack.enter_async_context(by_hand(gw, port_of(one)))
+        waits = [asyncio.ensure_future(asked(gw)) for _ in range(3)]
+        engine = engine_of(gw)
+        await gw.until("they are there", lambda: engine.inflight == 3 and len(one.requests) == 3)
+        await stack.enter_async_context(by_hand(gw, port_of(other), id="r2"))
+        first.close(reset=True)
+        assert all(whole(answer) for answer in await asyncio.gather(*waits))
+        assert {record["engine"] for record in gw.records if record["model"]} == {"r2"}
+
+
 def begun(gw: Running) -> list[Any]:
     core = gw.gateway.core
     assert core is not None
