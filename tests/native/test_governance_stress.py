@@ -199,7 +199,7 @@ def judge_empty(gw: Running, accounts: list[Any]) -> None:
     assert core is not None
     queue = queue_of(gw)
     assert (queue.waiting, queue.waiting_bytes, queue.by_class()) == (0, 0, [0, 0, 0])
-    assert [lane.inflight for lane in lanes_of(queue) if lane.inflight] == []
+    assert [lane.terms.inflight for lane in lanes_of(queue) if lane.terms.inflight] == []
     assert [lane for lane in lanes_of(queue) if lane.queue is not None and len(lane.queue)] == []
     for account in accounts:
         held = account.inflight, account.ledger.reserved, len(account.parked) if account.parked is not None else 0
