@@ -52,5 +52,5 @@ def ranked(
     found = []
     for at, (pool, (score, why)) in enumerate(zip(pools, scores, strict=True)):
         against = "was tried" if pool in tried else obstacle(pool.engine) or (unfit[at] if unfit else "")
-        found.append(Standing(pool.engine.name, not against, against or why, score))
+        found.append(Standing(pool.engine.name, not against, against or why or "may be asked", score))
     return sorted(found, key=lambda one: (not one.fit, one.score))
