@@ -34,17 +34,26 @@ INSIDE: Final = {OLLAMA: ("options", "num_predict"), TGI: ("parameters", "max_ne
 _PROMPT_FIELD: Final = late(rb"(?im)^x-prompt-tokens:[ \t]*([0-9]{1,12})[ \t]*\r?$")
 _ANSWER_FIELD: Final = late(rb"(?im)^x-generated-tokens:[ \t]*([0-9]{1,12})[ \t]*\r?$")
 # (A quote within a text has a backslash before it: no text passes for a member.)
-_PROMPT_COUNT: Final = late(rb'(?<!\\)"prompt_eval_count"[ \t]*:[ \t]*([0-9]{1,12})(?![0-9.eE])')
-_ANSWER_COUNT: Final = late(rb'(?<!\\)"eval_count"[ \t]*:[ \t]*([0-9]{1,12})(?![0-9.eE])')
+_PROMPT_COUNT: Final = late(rb'(?<!\\)"prompt_eval_count"[ \t]*:[ \t]*([0-9]{1,12})[ \t\r\n]*[,}]')
+_ANSWER_COUNT: Final = late(rb'(?<!\\)"eval_count"[ \t]*:[ \t]*([0-9]{1,12})[ \t\r\n]*[,}]')
+_DETAILS: Final = late(rb'(?<!\\)"details"[ \t]*:[ \t]*\{')
+_MADE: Final = late(rb'(?<!\\)"generated_tokens"[ \t]*:[ \t]*([0-9]{1,12})[ \t\r\n]*[,}]')
+_READ: Final = late(rb'(?<!\\)"input_length"[ \t]*:[ \t]*([0-9]{1,12})[ \t\r\n]*[,}]')
+_DONE: Final = late(rb'(?<!\\)"done"[ \t]*:[ \t]*true')
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: msgspec.Raw = msgspec.Raw(b"")
+    thinking: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Word(msgspec.Struct, gc=False):
     """One line, or one event, of any of them."""
 
     # Ollama
-    message: Any = None
-    response: Any = None
-    thinking: Any = None
+    message: msgspec.Raw = msgspec.Raw(b"")
+    response: msgspec.Raw = msgspec.Raw(b"")
+    thinking: msgspec.Raw = msgspec.Raw(b"")
     done: Any = None
     prompt_eval_count: Any = None
     eval_count: Any = None
@@ -58,6 +67,7 @@ class _Word(msgspec.Struct, gc=False):
 
 
 _decode: Final = msgspec.json.Decoder(_Word).decode
+_decode_message: Final = msgspec.json.Decoder(_Message).decode
 _BAD: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -66,11 +76,11 @@ def _count(said: Any) -> int:
     return said if type(said) is int and 0 <= said < MOST else -1
 
 
-def _weight(said: Any) -> int:
-    """Tokens of a piece of text: engines send one in each, unless it is longer than one is."""
-    if not isinstance(said, str) or not said:
+def _weight(said: msgspec.Raw) -> int:
+    """Tokens of a piece of text, as JSON writes it: engines send one in each, unless it is longer than one is."""
+    size = len(said) - 2
+    if size <= 0 or bytes(said)[:1] != b'"':
         return 0
-    size = len(said.encode("utf-8", "surrogatepass"))
     return 1 if size <= SHORT_BYTES else (size + 3) >> 2
 
 
@@ -117,28 +127,36 @@ class Dialect:
     def end(self) -> None:
         """No more comes: the last line may have no end, as that of an answer that is no stream."""
         rest, self._rest = self._rest, b""
-        if rest:
-            self._line(rest)
+        if not rest or self._line(rest):
+            return
+        if _DONE().search(rest):
+            self._end_of_line(rest)
+        details = _DETAILS().search(rest)
+        if details is not None:
+            # (The answer has not ended, but these have come: each of several answers says how long it is.)
+            made, prompt = _MADE().findall(rest, details.end()), _READ().findall(rest, details.end())
+            self._take(int(prompt[0]) if prompt else -1, sum(map(int, made)) if made else -1)
 
-    def _line(self, line: bytes) -> None:
+    def _line(self, line: bytes) -> bool:
+        """Take note of a line; whether it is a whole one, or none that says anything."""
         if self._cut or len(line) > MAX_LINE_BYTES:
             self._end_of_line(line[-END_BYTES:])
-            return
+            return True
         if line[:5] == b"data:":
             line = line[5:]
         line = line.strip()
         if line[:1] != b"{":
-            return
+            return True
         try:
             word = _decode(line)
         except _BAD:
-            return
+            return False
         if word.error is not None:
             self.error = True
-        if word.message is not None:
-            said = word.message if isinstance(word.message, dict) else {}
-            self.tokens += _weight(said.get("content")) or _weight(said.get("thinking"))
-        elif word.response is not None or word.thinking is not None:
+        if bytes(word.message)[:1] == b"{":
+            said = _decode_message(word.message)
+            self.tokens += _weight(said.content) or _weight(said.thinking)
+        elif len(word.response) or len(word.thinking):
             self.tokens += _weight(word.response) or _weight(word.thinking)
         elif isinstance(word.token, dict):
             self.tokens += 1  # one event, one token, those that are no text too
@@ -148,11 +166,13 @@ class Dialect:
             self._details(word.details)
         if isinstance(word.meta_info, dict):
             self._take(_count(word.meta_info.get("prompt_tokens")), _count(word.meta_info.get("completion_tokens")))
+        return True
 
     def _end_of_line(self, end: bytes) -> None:
-        """The end of a line that is too long to be read."""
-        prompt, completion = _PROMPT_COUNT().search(end), _ANSWER_COUNT().search(end)
-        self._take(int(prompt[1]) if prompt is not None else -1, int(completion[1]) if completion is not None else -1)
+        """The end of a line that is too long to be read, or whose own end has not come. (The engine's counts stand last: what
+        a model puts into a tool's arguments comes before them.)"""
+        prompt, completion = _PROMPT_COUNT().findall(end), _ANSWER_COUNT().findall(end)
+        self._take(int(prompt[-1]) if prompt else -1, int(completion[-1]) if completion else -1)
 
     def _details(self, said: dict[str, Any]) -> None:
         """TGI's, of one answer or the best of several, all of which were made."""

@@ -24,11 +24,14 @@ from tests.accounts.cases import (
     MESSAGES,
     MIDWAY,
     NOWHERE,
+    OLLAMA,
+    OWN,
     RERANK,
     RERANK_V2,
     RESPONSES,
     SCORE,
     SPEECH,
+    TGI,
     TOKENIZE,
     UPLOADS,
     Case,
@@ -59,6 +62,8 @@ def answer_of(case: Case) -> Answer:
     if case.ending == ERROR_EVENT:
         pieces[stop:] = [Piece(error_event(case, writer), 0, pieces[stop - 1].said)]
         stop += 1
+    if case.stream and case.api == OLLAMA:
+        return Answer("application/x-ndjson", pieces, writer.truth, stop)
     return Answer("text/event-stream" if case.stream else "application/json", pieces, writer.truth, stop, writer.seconds)
 
 
@@ -73,6 +78,8 @@ def _document(writer: Writer) -> Iterator[Piece]:
     if aside := writer.aside():
         members[1:1] = [("metadata", aside)]
     told: list[tuple[str, Any]] = [] if place == NOWHERE else [writer.usage(writer.truth)]
+    if told and case.api in OWN:
+        told = writer.counts(writer.truth) if case.api == OLLAMA else [("details", dict(writer.counts(writer.truth)))]
     if place in ("first", "before data"):
         members = told + members
     elif place == "amid data":
@@ -109,6 +116,10 @@ def _core(writer: Writer, size: int) -> list[tuple[str, Any]]:
     if api == MESSAGES:
         block = {"type": "text", "text": text, **aside}
         return [("type", "message"), ("role", "assistant"), ("content", [block]), ("stop_reason", "end_turn")]
+    if api == OLLAMA:
+        return [("message", {"role": "assistant", "content": text, **aside}), ("done", True)]
+    if api == TGI:
+        return [("generated_text", text)]
     if api == EMBEDDINGS:
         vector = [round(writer.chance.uniform(-1, 1), 6) for _ in range(max(4, size // 10))]
         return [("object", "list"), ("data", [{"object": "embedding", "index": 0, "embedding": vector, **aside}])]
@@ -135,7 +146,12 @@ def request_of(case: Case) -> tuple[bytes, str]:
     if api in UPLOADS:
         return _form(case), f"multipart/form-data; boundary={BOUNDARY}"
     value: dict[str, Any] = {"model": MODEL}
-    if api in (CHAT, MESSAGES):
+    if api == TGI:
+        parameters = {"parameters": {"max_new_tokens": NAMED}} if case.named else {}
+        return json.dumps({"inputs": PROMPT, **parameters}).encode(), "application/json"
+    if api == OLLAMA and not case.stream:
+        value["stream"] = False
+    if api in (CHAT, MESSAGES, OLLAMA):
         value["messages"] = [{"role": "user", "content": PROMPT}]
     elif api in (COMPLETIONS, IMAGES):
         value["prompt"] = PROMPT
@@ -147,7 +163,9 @@ def request_of(case: Case) -> tuple[bytes, str]:
         value |= {"text_1": "rivers", "text_2": [PROMPT]}
     else:
         value["prompt"] = PROMPT
-    if case.named and api in GENERATE:
+    if case.named and api == OLLAMA:
+        value["options"] = {"num_predict": NAMED}
+    elif case.named and api in GENERATE:
         value["max_output_tokens" if api == RESPONSES else "max_tokens"] = NAMED
     if case.stream:
         value["stream"] = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tests.accounts.answers import cut, packed, request_of
-from tests.accounts.cases import GENERATE, PAINT, RANK, SILENT, SPEAK, SPEECH, TOKENIZE, UNSAID, Case
+from tests.accounts.cases import GENERATE, OWN, PAINT, RANK, SILENT, SPEAK, SPEECH, TOKENIZE, UNSAID, Case
 from tests.accounts.figures import NAMED, PROMPT, Answer, Figures
 
 Span = tuple[int, int]
@@ -107,7 +107,8 @@ def _by_size(case: Case, answer: Answer, seen: int) -> Span:
     """What an answer may count for that nobody counted: no more than its bytes, or than it was allowed to be."""
     if case.api not in GENERATE:
         return 0, 0
-    most = min(seen, NAMED) if case.named else seen
+    # (How long an answer may be is not read of a body in an engine's own API.)
+    most = min(seen, NAMED) if case.named and case.api not in OWN else seen
     # (200 bytes are its frame.)
     least = 1 if case.ending == "whole" and answer.truth.completion and seen > 50 else 0
     return least, most

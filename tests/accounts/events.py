@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from tests.accounts.cases import CHAT, COMPLETIONS, MESSAGES, NOWHERE, RESPONSES, Case
+from tests.accounts.cases import CHAT, COMPLETIONS, MESSAGES, NOWHERE, OLLAMA, RESPONSES, TGI, Case
 from tests.accounts.figures import MODEL, Figures, Piece, Writer
 
 LONG_EVENT_BYTES: Final = 80_000
@@ -21,10 +21,13 @@ def events(writer: Writer) -> Iterator[Piece]:
     words = [f"word{at} " * (6 if case.says == "long texts" else 1) for at in range(texts)]
     if words:
         words[1] = writer.text(words[1])
-    make: dict[str, Any] = {CHAT: _chunks, COMPLETIONS: _chunks, RESPONSES: _response_events, MESSAGES: _message_events}
+    make: dict[str, Any] = {
+        CHAT: _chunks, COMPLETIONS: _chunks, RESPONSES: _response_events, MESSAGES: _message_events, OLLAMA: _lines,
+        TGI: _tokens,
+    }  # fmt: skip
     said: Figures | None = None
     for piece in make.get(case.api, _transcript_events)(writer, words):
-        if writer.chance.random() < 0.05:
+        if case.api != OLLAMA and writer.chance.random() < 0.05:
             yield Piece(f": ping{writer.line}{writer.line}".encode(), 0, said)
         yield piece
         said = piece.said
@@ -188,7 +191,35 @@ def _transcript_events(writer: Writer, words: list[str]) -> Iterator[Piece]:
     yield Piece(_event(writer, {"type": "transcript.text.done", "text": "".join(words), **late}), 0, said)
 
 
+def _lines(writer: Writer, words: list[str]) -> Iterator[Piece]:
+    """Ollama's: an object a line, of which the last counts."""
+
+    def line(word: str, done: bool, **counts: Any) -> bytes:
+        message = {"role": "assistant", "content": word, **writer.aside()}
+        return writer.json({"model": MODEL, "message": message, "done": done, **counts}).encode() + b"\n"
+
+    for word in words:
+        yield Piece(line(word, False), writer.tokens(word))
+    counts = {} if writer.case.place == NOWHERE else dict(writer.counts(writer.truth))
+    yield Piece(line("", True, **counts), 0, writer.told(writer.truth) if counts else None)
+
+
+def _tokens(writer: Writer, words: list[str]) -> Iterator[Piece]:
+    """TGI's: an event a token, however long, of which the last counts."""
+    for at, word in enumerate(words):
+        last = at == len(words) - 1
+        told = last and writer.case.place != NOWHERE
+        value = {"index": at + 1, "token": {"id": at, "text": word, "special": False, **writer.aside()},
+                 "generated_text": "".join(words) if last else None,
+                 "details": dict(writer.counts(writer.truth)) if told else None}  # fmt: skip
+        yield Piece(_event(writer, value), 1, writer.told(writer.truth) if told else None)
+
+
 def error_event(case: Case, writer: Writer) -> bytes:
+    if case.api == OLLAMA:
+        return writer.json({"error": "out of memory"}).encode() + b"\n"
+    if case.api == TGI:
+        return _event(writer, {"error": "out of memory", "error_type": "generation"})
     error = {"message": "out of memory", "type": "server_error", "code": 500}
     if case.api in (CHAT, COMPLETIONS):
         return _event(writer, {"error": error})

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from tests.accounts.cases import GENERATE, MESSAGES, PAINT, RESPONSES, SPEAK, Case
+from tests.accounts.cases import GENERATE, MESSAGES, OLLAMA, PAINT, RESPONSES, SPEAK, Case
 
 MODEL: Final = "sim"
 NAMED: Final = 256
@@ -152,6 +152,13 @@ class Writer:
             value[f"{asks}_tokens_details"] = {"cached_tokens": number(cached), "audio_tokens": 0}
             value[f"{says}_tokens_details"] = {"reasoning_tokens": number(reasoning)}
         return "usage", value
+
+    def counts(self, figures: Figures) -> list[tuple[str, Any]]:
+        """The same in an API that is an engine's own: members of the answer, or of its details."""
+        prompt, completion = (None, None) if self.case.fields == "null" else figures[:2]
+        if self.case.api == OLLAMA:
+            return [("prompt_eval_count", prompt), ("eval_count", completion)]
+        return [("finish_reason", "length"), ("generated_tokens", completion), ("input_length", prompt)]
 
     def told(self, figures: Figures) -> Figures | None:
         """What of the figures the engine's member tells."""
