@@ -17,7 +17,7 @@ from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
 from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
-from fastgw.net.upstream import FRESH, UPGRADE
+from fastgw.net.upstream import FRESH, HTTP1, UPGRADE
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
@@ -121,7 +121,9 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     assert call is not None
     pool = call.pool
     now = monotonic()
-    not_taken = failure is Failure.REFUSED or failure is Failure.LEFT_OVER or failure is Failure.CROWDED_OUT
+    in_http1 = failure is Failure.WANTS_HTTP1
+    passed = failure is Failure.LEFT_OVER or failure is Failure.CROWDED_OUT
+    not_taken = in_http1 or passed or failure is Failure.REFUSED
     if not_taken or failure is Failure.FULL or (failure is Failure.LOST and call.reused):
         call.released()
     else:
@@ -129,10 +131,10 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
         call.failed()
     call.leave()
     exchange.detail = f"{pool.engine.name}: {detail}"
-    if failure is Failure.REFUSED:
-        exchange.tries = exchange.tries.refusal()
-    elif not_taken:
+    if passed:
         exchange.tries = exchange.tries.passed(now)
+    elif not_taken:
+        exchange.tries = exchange.tries.refusal()
     elif failure is Failure.LOST and not call.reused:
         exchange.tries = exchange.tries.killed()
     tries = exchange.tries.tried(pool)
@@ -143,14 +145,14 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
         fleeting=pool.engine.fleeting,
     )  # fmt: skip
     try:
-        if step is Step.AGAIN and not_taken and failure is not Failure.LEFT_OVER:
-            times = exchange.tries.refusals if failure is Failure.REFUSED else exchange.tries.passes
+        if step is Step.AGAIN and not_taken and failure is not Failure.LEFT_OVER and not in_http1:
+            times = exchange.tries.passes if passed else exchange.tries.refusals
             if times > 1:
                 exchange.gateway.stats.replays_total += 1
                 _back_off(exchange, times)
                 return
         if step is Step.AGAIN:
-            if _again(exchange, pool, failure is Failure.LOST):
+            if _again(exchange, pool, HTTP1 if in_http1 else FRESH, failure is Failure.LOST):
                 return
             step = later(rules, exchange.tries, others)
         if step is not Step.FAIL and _goes_on(exchange, step, pool):
@@ -170,9 +172,9 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     exchange.fail(GatewayError(kind, source=Source.UPSTREAM, detail=exchange.detail))
 
 
-def _again(exchange: ExchangeState, pool: Pool, counted: bool) -> bool:
-    """The same engine is asked once more; False where it has no room for that. ``counted``: that was the one free replay.
-    Raises GatewayError."""
+def _again(exchange: ExchangeState, pool: Pool, fresh: int, counted: bool) -> bool:
+    """The same engine is asked once more; False where it has no room for that. ``fresh``: over which connection (see
+    ``upstream.pool``). ``counted``: that was the one free replay. Raises GatewayError."""
     if counted:
         exchange.tries = exchange.tries.again()
     exchange.gateway.stats.replays_total += 1
@@ -180,7 +182,7 @@ def _again(exchange: ExchangeState, pool: Pool, counted: bool) -> bool:
     now = monotonic()
     call = _call(exchange, pool, pool.engine.breaker.admit(now) == PROBE)
     try:
-        connected = call.open(now, UPGRADE if exchange.session is not None else FRESH)
+        connected = call.open(now, UPGRADE if exchange.session is not None else fresh)
     except GatewayError as error:
         call.released()
         if not error.retryable:

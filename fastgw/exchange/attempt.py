@@ -24,7 +24,7 @@ from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.exchange.tunnel import Tunnel
 from fastgw.net.client import NO_BODY, UNTOLD
 from fastgw.net.clock import monotonic
-from fastgw.net.upstream import NOT_TAKEN
+from fastgw.net.upstream import NOT_TAKEN, WANTS_HTTP1
 from fastgw.net.wire import DEAD, QUEUED
 from fastgw.protocol.body import Source as BodySource
 from fastgw.protocol.query import with_value
@@ -194,7 +194,8 @@ class Attempt(Call):
         if self._tunnel is not None:
             self._tunnel.closed(exchange, self, how)
         elif relay is None and how in NOT_TAKEN:
-            exchange.call_failed(REFUSALS[how], False, "the request was not taken", None)
+            why = "wanted in HTTP/1.1" if how == WANTS_HTTP1 else "the request was not taken"
+            exchange.call_failed(REFUSALS[how], False, why, None)
         elif relay is None:
             if stream.shared:
                 self.reused = False  # that was no idle connection

@@ -17,7 +17,7 @@ from typing import Final
 
 from fastgw.errors import GatewayError, Source
 from fastgw.limits.breaker import CLOSED
-from fastgw.net.upstream import CROWDED_OUT, LEFT_OVER, UNPROCESSED
+from fastgw.net.upstream import CROWDED_OUT, LEFT_OVER, UNPROCESSED, WANTS_HTTP1
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
@@ -47,10 +47,14 @@ class Failure(enum.Enum):
     REFUSED = "refused"  # the engine said, or it is certain, that it had no look at it
     LEFT_OVER = "left_over"  # the same, on a connection that ends, and took others
     CROWDED_OUT = "crowded_out"  # the same, on one that goes on, and answers others
+    WANTS_HTTP1 = "wants_http1"  # the same, and it is to be asked in HTTP/1.1
     SILENT = "silent"  # no byte within the first-byte limit
 
 
-REFUSALS: Final = {UNPROCESSED: Failure.REFUSED, LEFT_OVER: Failure.LEFT_OVER, CROWDED_OUT: Failure.CROWDED_OUT}
+REFUSALS: Final = {
+    UNPROCESSED: Failure.REFUSED, LEFT_OVER: Failure.LEFT_OVER, CROWDED_OUT: Failure.CROWDED_OUT,
+    WANTS_HTTP1: Failure.WANTS_HTTP1,
+}  # fmt: skip
 """What it is, by how a stream ends."""
 
 
@@ -181,7 +185,9 @@ def after(
         return Step.FAIL
     if failure is Failure.CONNECT or failure is Failure.CONNECT_TIMEOUT or failure is Failure.FULL:
         return Step.NEXT if others else Step.FAIL
-    if failure is Failure.REFUSED:
+    if failure is Failure.WANTS_HTTP1 and tries.refusals <= MOST_REFUSALS:
+        return Step.AGAIN
+    if failure is Failure.REFUSED or failure is Failure.WANTS_HTTP1:
         if tries.refusals == 1 or (tries.refusals <= MOST_REFUSALS and not others):
             return Step.AGAIN
         return Step.NEXT if others else Step.FAIL

@@ -22,7 +22,7 @@ from fastgw.net.h2_held import Held
 from fastgw.net.h2_link import H2Link
 from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER, TICK_S
-from fastgw.net.upstream import Carrier, UpstreamStream
+from fastgw.net.upstream import WANTS_HTTP1, Carrier, UpstreamStream
 from fastgw.net.wire import QUEUED, SENT, Wire
 from fastgw.protocol.body import DataSource, NoSource
 from fastgw.protocol.h2.frames import FIRST_WINDOW
@@ -35,6 +35,7 @@ WINDOW_BYTES: Final = 65535
 """What an engine may send on a stream ahead of its client: the protocol's own first window, given again when half was taken."""
 FRAME_BYTES: Final = 16384  # what every peer takes in one DATA frame
 _half_window: Final = FIRST_WINDOW // 2
+NOT_ALLOWED: Final = ", and protocol = h2: with auto it is asked in HTTP/1.1"
 LINGER_S: Final = 2.0
 """An answer that is complete by its length has its END_STREAM, or trailers, still to come: so long they are waited for."""
 
@@ -77,7 +78,10 @@ class Link(H2Link):
 class Places:
     """Whoever has the streams that wait for a place; the layer above is one."""
 
-    __slots__ = ()
+    __slots__ = ("unwanted",)
+
+    def __init__(self) -> None:
+        self.unwanted = 0  # requests in a row that the engine wanted in HTTP/1.1, none answered between
 
     def gave_up(self, stream: H2UpstreamStream) -> None:
         """It found no place in time."""
@@ -87,8 +91,8 @@ class Places:
         """It wants no place any more."""
         raise NotImplementedError
 
-    def wants_h1(self, detail: str) -> bool:
-        """The engine will not have a request in HTTP/2: whether it is to be asked in HTTP/1.1."""
+    def wants_h1(self, detail: str, requests: int) -> bool:
+        """The engine will not have so many requests more in HTTP/2; 0 = none at all: whether they are asked in HTTP/1.1."""
         raise NotImplementedError
 
     def no_tunnels(self) -> GatewayError | None:
@@ -459,9 +463,12 @@ class H2UpstreamStream(UpstreamStream):
     def tunnel(self) -> None:
         raise AssertionError("a stream that is no tunnel")
 
-    def wants_h1(self, why: str) -> bool:
-        """The engine will not have this in HTTP/2: whether it is asked again, in whatever it may be asked in."""
-        return self.home.wants_h1(why)
+    def wants_h1(self, why: str) -> None:
+        """The engine will not have this in HTTP/2."""
+        if self.home.wants_h1(why, 1):
+            self.fate = WANTS_HTTP1
+        else:
+            self.error = bad_answer(why + NOT_ALLOWED)
 
     def cancel(self) -> None:
         carrier_gone = self.carrier is None

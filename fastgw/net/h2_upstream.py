@@ -16,7 +16,7 @@ from fastgw.accel.frames import header
 from fastgw.net.clock import monotonic
 from fastgw.net.dial import Dial, DialError
 from fastgw.net.h2_link import CLOSED, CONNECTING, GREETING, LEAVING, OPEN
-from fastgw.net.h2_stream import H2UpstreamStream, Link, Places
+from fastgw.net.h2_stream import NOT_ALLOWED, H2UpstreamStream, Link, Places
 from fastgw.net.poller import Reactor
 from fastgw.net.upstream import CROWDED_OUT, LEFT_OVER, UNPROCESSED
 from fastgw.net.wire import Address, Wire
@@ -307,6 +307,7 @@ class H2UpstreamConn(Link):
                 if head.status >= 200:
                     stream.head = head
                     self.useful = True
+                    self.home.unwanted = 0
                 elif last:
                     raise Malformed("an interim answer is the last")
                 else:
@@ -365,21 +366,23 @@ class H2UpstreamConn(Link):
         why = f"the stream was reset: {h2.name_of(code)}"
         if stream.head is not None:
             stream.fate = why
-        elif not stream.interim and (code == h2.REFUSED_STREAM or (code == h2.HTTP_1_1_REQUIRED and stream.wants_h1(why))):
-            stream.fate = CROWDED_OUT if self.useful and code == h2.REFUSED_STREAM else UNPROCESSED
+        elif code == h2.REFUSED_STREAM and not stream.interim:
+            stream.fate = CROWDED_OUT if self.useful else UNPROCESSED
+        elif code == h2.HTTP_1_1_REQUIRED and not stream.interim:
+            stream.wants_h1(why)
         else:
             stream.error = bad_answer(why)
         self._touch(stream)
 
     def on_goaway(self, last: int, code: int) -> None:
         why = f"GOAWAY: {h2.name_of(code)}"
-        if code == h2.HTTP_1_1_REQUIRED:
-            self.home.wants_h1(why)
+        barred = code == h2.HTTP_1_1_REQUIRED and not self.home.wants_h1(why, 0)
         self.retire(why)
         for number in [number for number in self.streams if number > last]:  # not looked at, and never will be (RFC 9113 §6.8)
             stream = self.streams.pop(number)
             self._stuck.pop(stream, None)
             stream.fate = "reset" if stream.begun() else (LEFT_OVER if last else UNPROCESSED)
+            stream.error = bad_answer(why + NOT_ALLOWED) if barred and not stream.begun() else None
             self._touch(stream)
         for stream in self.streams.values():
             stream.shared = True  # the engine has it

@@ -13,7 +13,7 @@ from fastgw.accel.fields import value_in
 from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
 from fastgw.net.h2_stream import H2UpstreamStream, Link
-from fastgw.net.upstream import UNPROCESSED, Carrier
+from fastgw.net.upstream import UNPROCESSED, WANTS_HTTP1, Carrier
 from fastgw.protocol.body import NoSource
 from fastgw.protocol.h2.writer import request_block, tunnel_block
 from fastgw.protocol.start import RequestStart
@@ -93,9 +93,9 @@ class H2UpstreamTunnel(H2UpstreamStream):
     def tunnel(self) -> None:
         """(It is one.)"""
 
-    def wants_h1(self, why: str) -> bool:
+    def wants_h1(self, why: str) -> None:
         self.error = self.home.no_tunnels()
-        return True
+        self.fate = WANTS_HTTP1
 
     def cancel(self) -> None:
         link = self.link

@@ -21,6 +21,8 @@ FRESH: Final = 1
 """A request takes no chance with a connection that may have died: one that nothing has happened to yet, or one in use."""
 UPGRADE: Final = 2
 """It is for a WebSocket: a connection to itself, or a stream of HTTP/2's where the engine takes them there."""
+HTTP1: Final = 3
+"""The engine speaks HTTP/2, and wants this one in HTTP/1.1: a connection to itself."""
 
 UNPROCESSED: Final = "unprocessed"
 """How a request ends that an engine did not take: refused, above what its GOAWAY names, or never sent."""
@@ -28,7 +30,9 @@ LEFT_OVER: Final = "left over"
 """The same, where its connection ends and has taken others before it; or it was not sent, for the connection had ended."""
 CROWDED_OUT: Final = "crowded out"
 """The same, where its connection goes on, and answers others."""
-NOT_TAKEN: Final = (UNPROCESSED, LEFT_OVER, CROWDED_OUT)
+WANTS_HTTP1: Final = "wants HTTP/1.1"
+"""The same, and it is to be asked in HTTP/1.1."""
+NOT_TAKEN: Final = (UNPROCESSED, LEFT_OVER, CROWDED_OUT, WANTS_HTTP1)
 
 
 class Carrier:

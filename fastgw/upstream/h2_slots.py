@@ -33,6 +33,9 @@ from fastgw.upstream.target import Engine
 MOST_WAITING: Final = 16384
 """Requests that wait for a place at one engine. (Its queue comes before, and bounds them by the gateway's own settings.)"""
 
+MOST_UNWANTED: Final = 3
+"""Requests in a row that an engine wants in HTTP/1.1: so many are no matter of theirs, and all are asked so from then on."""
+
 WARM_PAUSE_S: Final = 1.0  # between two connections that are kept warm one after the other, and go
 
 
@@ -80,6 +83,7 @@ class H2Slots(H2Home):
         wire: Callable[[], Wire],
         refused: Callable[[str], bool],
     ) -> None:
+        super().__init__()
         self.engine = engine
         self._keeper = keeper
         self._reactor = reactor
@@ -295,10 +299,14 @@ class H2Slots(H2Home):
                 stream.crash(bug, carrier)
 
     def no_h2(self, conn: H2UpstreamConn, detail: str) -> None:
-        if not self.wants_h1(detail):
+        if not self.wants_h1(detail, 0):
             self.dial_failed(conn, DialError(f"does not speak HTTP/2: {detail}"))
 
-    def wants_h1(self, detail: str) -> bool:
+    def wants_h1(self, detail: str, requests: int) -> bool:
+        if requests and self.engine.protocol != "h2":
+            self.unwanted += requests
+            if self.unwanted < MOST_UNWANTED:
+                return True  # what it says of one, it says of no other (RFC 9113 §7)
         if not self._refused(detail):
             return False
         for stream in self._forget():
@@ -363,6 +371,7 @@ class H2Slots(H2Home):
     def reopen(self) -> None:
         """After :meth:`close`: connections are kept again."""
         self._closed = False
+        self.unwanted = 0
 
     def break_off_waiting(self) -> None:
         """Connections on which nothing has begun to be answered end as if the engine had reset them."""

@@ -27,7 +27,7 @@ from fastgw.net.h1_upstream import H1UpstreamConn, H1UpstreamStream, Home
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage, no_socket
 from fastgw.net.timers import TICK_S
-from fastgw.net.upstream import UPGRADE, Carrier, UpstreamStream
+from fastgw.net.upstream import HTTP1, UPGRADE, Carrier, UpstreamStream
 from fastgw.net.wire import PlainWire, Wire
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.target import Engine
@@ -108,8 +108,8 @@ class Pool(Home):
     # --- taking and giving back
     def open(self, carrier: Carrier, now: float, fresh: int = 0) -> UpstreamStream:
         """A stream for one request of ``carrier``: on an idle connection, and then it is ``connected``; else, or where it is
-        to be :data:`~fastgw.net.upstream.FRESH` or for an :data:`UPGRADE`, a dial is under way, and ``carrier`` is told from
-        the loop how that went.
+        to be :data:`~fastgw.net.upstream.FRESH`, for an :data:`UPGRADE` or in :data:`HTTP1`, a dial is under way, and
+        ``carrier`` is told from the loop how that went.
 
         Raises GatewayError: ``engine_busy`` at the engine's maximum, ``bad_gateway`` (retryable) when the engine's
         name is not known to resolve, ``no_websockets`` (retryable) where it speaks HTTP/2 alone and takes none.
@@ -118,7 +118,7 @@ class Pool(Home):
             conn = self._take_idle(now)
             if conn is not None:
                 return conn.take(carrier)
-        if self._h2 and (fresh != UPGRADE or self._slots.takes_tunnels()):
+        if self._h2 and fresh != HTTP1 and (fresh != UPGRADE or self._slots.takes_tunnels()):
             made: UpstreamStream = self._slots.open(carrier, now, fresh)
             return made
         return self._dial(carrier, fresh)
@@ -195,7 +195,7 @@ class Pool(Home):
         """One more, being dialled. Raises OSError where no socket can be made."""
         engine = self.engine
         # (Who has not been told which protocol it is to be agrees on either: see `agreed_on_h2`.)
-        secure = engine.secure_h2 if engine.protocol == "auto" and fresh != UPGRADE else engine.secure
+        secure = engine.secure_h2 if engine.protocol == "auto" and fresh != UPGRADE and fresh != HTTP1 else engine.secure
         wire = None if secure is None else secure.wire(self._reactor)
         conn = H1UpstreamConn.dial(
             self._reactor, engine.addresses, self, engine.head_block, carrier, self._stats, self.connect_timeout_s, wire
@@ -211,7 +211,7 @@ class Pool(Home):
         """
         if idle_s >= 0 and idle_s * IDLE_SHARE < self.idle_limit_s:
             self.idle_limit_s = max(idle_s * IDLE_SHARE, 0.0)
-        full = self._closed or len(self.idle) - self._died >= self.engine.max_idle
+        full = self._closed or self._h2 or len(self.idle) - self._died >= self.engine.max_idle
         if full or max_requests == 0 or self.idle_limit_s <= 0 or stream.closed:
             stream.cancel()
             return

@@ -10,7 +10,7 @@ from fastgw.net.clock cimport monotonic
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
 
-cdef int BACKS_OFF, CLOSED, DIALS, FRESH, NO, PROBE, UPGRADE
+cdef int BACKS_OFF, CLOSED, DIALS, FRESH, HTTP1, NO, PROBE, UPGRADE
 
 @cython.locals(
     gateway=Context, group=Group, before=Group, pool=Pool, breaker=Breaker, call=Attempt, now=cython.double, admitted=cython.int,
@@ -24,11 +24,11 @@ cpdef bint _waits_for_room(ExchangeState exchange) except -1
 @cython.locals(gateway=Context, barred=cython.int)
 cpdef bint _elsewhere(ExchangeState exchange, str why) except -1
 cpdef _at_once(ExchangeState exchange)
-@cython.locals(call=Call, pool=Pool, now=cython.double, not_taken=cython.bint)
+@cython.locals(call=Call, pool=Pool, now=cython.double, in_http1=cython.bint, passed=cython.bint, not_taken=cython.bint)
 cpdef call_failed(ExchangeState exchange, object failure, bint begun, str detail, object error)
 cpdef Group _group(ExchangeState exchange)
 @cython.locals(call=Attempt, connected=cython.bint)
-cpdef bint _again(ExchangeState exchange, Pool pool, bint counted) except -1
+cpdef bint _again(ExchangeState exchange, Pool pool, int fresh, bint counted) except -1
 cpdef bint _goes_on(ExchangeState exchange, object step, Pool pool) except -1
 cpdef bint _at_hand(ExchangeState exchange) except -1
 cpdef bint _may_retry(ExchangeState exchange) except -1

@@ -25,6 +25,8 @@ cdef class Link(H2Link):
     cpdef leave(self, H2UpstreamStream stream, int code)
 
 cdef class Places:
+    cdef public int unwanted
+
     cpdef gave_up(self, H2UpstreamStream stream)
     cpdef left(self, H2UpstreamStream stream)
     cpdef no_tunnels(self)

@@ -8,7 +8,7 @@ from fastgw.stats cimport Stats
 from fastgw.upstream.target cimport Engine
 
 cdef Py_ssize_t _neighbours
-cdef int UPGRADE
+cdef int HTTP1, UPGRADE
 
 cdef class Pool(Home):
     # (Not final: a test's pool hands out streams without sockets.)

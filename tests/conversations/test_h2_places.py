@@ -9,7 +9,7 @@ import pytest
 
 from fastgw.limits.breaker import CLOSED
 from fastgw.net.h2_upstream import PING_S
-from fastgw.upstream.h2_slots import WARM_PAUSE_S
+from fastgw.upstream.h2_slots import MOST_UNWANTED, WARM_PAUSE_S
 from tests.conversations.h2_row import ENHANCE_YOUR_CALM, REFUSED_STREAM, H2Talk, frame, h2, streaming
 from tests.support.requests import chat
 from tests.support.scripts import DONE, EVENT
@@ -166,6 +166,35 @@ class TestReplays:
             say.asked[0].says(DONE, last=True)
             other.sees(200)
             assert (len(say.asked), len(say.engine.peers)) == (2, 1)
+            [found] = [record["detail"] for record in say.talk.records if record["status"] == 502]
+            assert found.endswith("HTTP_1_1_REQUIRED, and protocol = h2: with auto it is asked in HTTP/1.1")
+
+    def test_nor_is_a_connection_that_must_be(self) -> None:
+        """It would be dialled, and say so, again and again."""
+        with h2() as say:
+            client = say.talk.client().says(chat())
+            say.peer.says(frame(7, 0, 0, bytes(7) + bytes((HTTP_1_1_REQUIRED,))))
+            client.sees(502, "bad_gateway")
+            assert len(say.engine.peers) == 1
+            assert say.talk.records[0]["detail"].endswith("with auto it is asked in HTTP/1.1")
+
+    @pytest.mark.parametrize("among_others", [True, False])
+    def test_it_goes_over_HTTP1_where_that_is_spoken(self, among_others: bool) -> None:
+        """On a connection of its own; the engine is asked in HTTP/2 still, until it wants none of many in a row."""
+        with h2() as say:
+            say.engine.engine.protocol = "auto"
+            [other] = streaming(say)
+            for at in range(MOST_UNWANTED):
+                say.talk.client().says(chat())
+                say.last.resets(HTTP_1_1_REQUIRED)
+                assert say.engine.dials_h1 == at + 1
+                if among_others:
+                    client = say.talk.client().says(chat())
+                    say.last.answers()
+                    client.sees(200)
+            assert say.engine.engine.h2 is among_others
+            say.asked[0].says(DONE, last=True)
+            other.sees(200)
 
 
 class TestSilence:

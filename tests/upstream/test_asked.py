@@ -24,6 +24,7 @@ from fastgw.net.fetch import FetchError
 from fastgw.net.h2_fetch import fetch_h2
 from fastgw.net.h2_greeting import speaks_h2
 from fastgw.sim import ScriptedConnection, ScriptedEngine
+from fastgw.upstream.h2_slots import MOST_UNWANTED
 from tests.e2e.engines import QUIET, fine, pool_engine, scripted
 from tests.support.gateway import running
 from tests.support.h2 import frames as f
@@ -68,7 +69,9 @@ class Served:
             try:
                 events = connection.receive_data(data)
             except ProtocolError:  # HTTP/1
-                writer.write(ok(ANSWER, b"connection: close") if self.wants_h1 else connection.data_to_send())
+                writer.write(ok(ANSWER) if self.wants_h1 else connection.data_to_send())
+                if self.wants_h1:
+                    continue
                 break
             for event in events:
                 if isinstance(event, RequestReceived):
@@ -253,16 +256,28 @@ class TestAuto:
             await core.health.probe(pool)
             assert pool.engine.h2 is healthy
 
-    @pytest.mark.parametrize("says", ["rst", "goaway"])
-    async def test_one_that_wants_it_in_http1(self, says: str) -> None:
-        """HTTP_1_1_REQUIRED, of one request or of the connection (RFC 9113 §7): no client gets an error for that."""
+    async def test_a_request_that_it_wants_in_http1(self) -> None:
+        """HTTP_1_1_REQUIRED of one request is no word about another (RFC 9113 §7), nor about what is asked after it."""
+        async with served() as engine, running([engine.url], upstream_protocol="auto", **QUIET) as gw:
+            await gw.until("it has shown it", lambda: pool_engine(gw).h2)
+            async with await gw.client() as client:
+                for time in range(2 * MOST_UNWANTED):
+                    engine.wants_h1 = "" if time % 2 else "rst"
+                    assert (await client.ask(chat())).body == ANSWER
+            assert [head[b":method"] for head in engine.asked].count(b"POST") == 2 * MOST_UNWANTED
+            assert pool_engine(gw).h2
+            assert (gw.stats.replays_total, pool_engine(gw).failures_total) == (MOST_UNWANTED, 0)
+
+    @pytest.mark.parametrize(("says", "asked"), [("rst", MOST_UNWANTED), ("goaway", 1)])
+    async def test_one_that_wants_all_in_http1(self, says: str, asked: int) -> None:
+        """HTTP_1_1_REQUIRED, of some requests in a row or of the connection (RFC 9113 §7): no client gets an error for that."""
         async with served() as engine, running([engine.url], upstream_protocol="auto", **QUIET) as gw:
             await gw.until("it has shown it", lambda: pool_engine(gw).h2)
             engine.wants_h1 = says
             async with await gw.client() as client:
-                for _ in range(3):
+                for _ in range(MOST_UNWANTED + 2):
                     assert (await client.ask(chat())).body == ANSWER
-            assert [head[b":method"] for head in engine.asked].count(b"POST") == 1
+            assert [head[b":method"] for head in engine.asked].count(b"POST") == asked
             assert not pool_engine(gw).h2
 
     async def test_G12_one_that_stops_to_speak_it(self) -> None:
