@@ -23,11 +23,12 @@ SURPLUS_BYTES: Final = 65536  # pipelined bytes held while an exchange is under 
 # Read at once from a client that is not known yet, or that pipelines. What is left of a read is copied for each request in
 # it, so a large read full of small requests would cost each of them more than itself.
 PIPELINED_BYTES: Final = 16384
-# What is read and thrown away to keep a refused request's connection usable: about what lingering reads in any case.
-DISCARD_BYTES: Final = 2 << 20
+# What is read and thrown away of a refused request's body, in either protocol: any that might have been taken. Many send it all
+# before they read: where it is not, httpx, and with it OpenAI's SDK, gets no 401 or 429 but an error, or over HTTP/2 nothing.
+DISCARD_BYTES: Final = 32 << 20
 BODY_PROGRESS_BYTES: Final = 256  # the least that a body must bring within the stall limit
 WRITE_PROGRESS_BYTES: Final = 1024  # the least that a client must take within the write limit
-LINGER_BYTES: Final = 1 << 20
+LINGER_BYTES: Final = DISCARD_BYTES  # the same where the connection ends with the answer
 LINGER_REFUSED_BYTES: Final = 65536  # of who was sent away
 LINGER_S: Final = 2.0
 

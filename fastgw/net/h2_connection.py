@@ -20,7 +20,7 @@ from typing import Final
 from fastgw.net.client import H2, ClientStream, Connection, ConnLimits, Service, Spoken
 from fastgw.net.clock import monotonic
 from fastgw.net.h1_arrival import Arrival
-from fastgw.net.h1_states import LINGER_BYTES, LINGER_S, WRITE_PROGRESS_BYTES
+from fastgw.net.h1_states import DISCARD_BYTES, LINGER_BYTES, LINGER_S, WRITE_PROGRESS_BYTES
 from fastgw.net.h2_arrival import MOST_LIMBO, MOST_STREAM, H2Arrival
 from fastgw.net.h2_client import GONE_ON, NO_ROOM, STUCK, H2ClientStream
 from fastgw.net.h2_link import CLOSED, GREETING, LEAVING, OPEN
@@ -32,7 +32,6 @@ from fastgw.protocol.h2.frames import PREFACE, H2Error
 from fastgw.protocol.h2.hpack import NO_TABLE
 from fastgw.stats import Stats
 
-MOST_UNWANTED_BYTES: Final = 32 << 20  # of a body whose answer is whole, that are read for nothing
 MOST_TURN_BYTES: Final = 262144  # that one turn sends on one connection
 MOST_UNTAKEN_BYTES: Final = 2 * MOST_TURN_BYTES
 """More than this waits for the client, and it is not read until that has gone: heads, acknowledgements and resets know no
@@ -185,9 +184,9 @@ class H2ClientLink(H2Arrival):
         # do not see it, and wait on (httpx), and some lose the answer that it comes with (curl). So what is short may still
         # come, and is thrown away; what is not is reset, as in `part`.
         number, room = stream.number, stream.room
-        rest = stream.length - stream.got if stream.length >= 0 else MOST_UNWANTED_BYTES + 1
+        rest = stream.length - stream.got if stream.length >= 0 else DISCARD_BYTES + 1
         self.over(stream, -1)
-        if rest > MOST_UNWANTED_BYTES:
+        if rest > DISCARD_BYTES:
             self.part(stream)
             self.flush_soon()
         elif rest > room:

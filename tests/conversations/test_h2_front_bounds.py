@@ -6,9 +6,10 @@ from typing import ClassVar
 
 import pytest
 
+from fastgw.net.h1_states import DISCARD_BYTES
 from fastgw.net.h2_arrival import MOST_LIMBO
 from fastgw.net.h2_client import WINDOW_BYTES
-from fastgw.net.h2_connection import MOST_UNWANTED_BYTES, UNANSWERED_S
+from fastgw.net.h2_connection import UNANSWERED_S
 from tests.support.byhand.h2_front import H2HandClient, h2_client
 from tests.support.conversation import answering, conversation, kills
 from tests.support.h2 import frames as f
@@ -167,8 +168,8 @@ class TestAnsweredBeforeItsBodyHasCome:
 
     def test_a_short_one_gets_its_window_and_is_thrown_away(self) -> None:
         with conversation() as talk, h2_client(talk) as client:
-            self._asks(client, 1000 + MOST_UNWANTED_BYTES)
-            left = MOST_UNWANTED_BYTES
+            self._asks(client, 1000 + DISCARD_BYTES)
+            left = DISCARD_BYTES
             update = client.sees("WINDOW_UPDATE 1")
             assert 65535 - 1000 + int.from_bytes(update.payload, "big") == left
             while left:
@@ -182,7 +183,7 @@ class TestAnsweredBeforeItsBodyHasCome:
             assert talk.asked == [1]
             assert not client.peer.count("RST_STREAM|GOAWAY")
 
-    @pytest.mark.parametrize("length", [1000 + MOST_UNWANTED_BYTES + 1, None])
+    @pytest.mark.parametrize("length", [1000 + DISCARD_BYTES + 1, None])
     def test_any_other_is_reset_once_the_client_has_read_the_answer(self, length: int | None) -> None:
         with conversation() as talk, h2_client(talk, acks=False) as client:
             self._asks(client, length)

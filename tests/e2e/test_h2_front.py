@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
+import pytest
+
 from fastgw.sim import ScriptedConnection, ScriptedEngine, SimConfig, Simulator
 from tests.peers import parts
 from tests.support.gateway import Running, running
@@ -210,3 +213,16 @@ async def test_real_clients() -> None:
         said = await asyncio.to_thread(parts.curl, url)
         assert b'"sim"' in said.stdout
         assert "2000 succeeded" in await asyncio.to_thread(parts.h2load, url, 2000, clients=4, streams=20)
+
+
+@pytest.mark.parametrize("h2", [False, True])
+async def test_a_refusal_arrives_at_who_sends_all_before_it_reads(h2: bool) -> None:
+    """OpenAI's SDK does, by httpx: a body that might have been taken is read for nothing."""
+    async with (
+        Simulator(SimConfig()) as sim,
+        running([sim.url], http2=True, max_body_bytes=1 << 20) as gw,
+        httpx.AsyncClient(http1=not h2, http2=h2, timeout=5.0) as asking,
+    ):
+        for path, status in (("none", 404), ("chat/completions", 413)):
+            answer = await asking.post(f"{gw.url}/v1/{path}", content=b"x" * (8 << 20))
+            assert answer.status_code == status
