@@ -200,6 +200,8 @@ class Attempt(Call):
             if stream.shared:
                 self.reused = False  # that was no idle connection
             why = f"connection {'lost' if how != 'fin' else 'closed'} before a response"
+            if how != "fin" and how != "reset":
+                why = f"{why} ({how})"
             exchange.call_failed(Failure.LOST, stream.begun(), why, None)
         elif relay.closing:
             self._closes(relay, relay.eof(how))

@@ -34,6 +34,7 @@ CONNECTION_WINDOW_BYTES: Final = 4 << 20
 bounded by its own window.)"""
 _half_window: Final = CONNECTION_WINDOW_BYTES // 2
 MOST_CONTINUATIONS: Final = 8  # frames of one field block behind its first (nghttp2's figure)
+TOO_LONG: Final = f"a header block of more than {MOST_LIST_BYTES} bytes, or than {1 + MOST_CONTINUATIONS} frames"
 
 
 class LinkState(enum.IntEnum):
@@ -378,7 +379,7 @@ class H2Link(Holder):
         self._continuations += 1
         self._block += reader.payload()
         if self._continuations > MOST_CONTINUATIONS or len(self._block) > MOST_LIST_BYTES:
-            raise H2Error(h2.ENHANCE_YOUR_CALM, "a field block without end")
+            raise H2Error(h2.ENHANCE_YOUR_CALM, TOO_LONG)
         if reader.flags & END_HEADERS:
             block = bytes(self._block)
             number = self._block_stream

@@ -34,6 +34,7 @@ MOST_STREAM: Final = 1 << 30  # the number from which on a connection is replace
 RESETS: Final = 400  # of ours in a burst, and a second: engines count them too (nghttp2: 1,000 and 33; Envoy: 500)
 RESET_RATE: Final = 30.0
 
+
 class H2Home(Places):
     """Whose connections these are; the layer above is one."""
 
@@ -55,8 +56,8 @@ class H2Home(Places):
         """It may have room again; or has no stream any more."""
         raise NotImplementedError
 
-    def leaving(self, conn: H2UpstreamConn, why: str) -> None:
-        """It takes no more requests."""
+    def leaving(self, conn: H2UpstreamConn, why: str, broken: bool) -> None:
+        """It takes no more requests. ``broken``: the engine broke the protocol, and it ends at once."""
         raise NotImplementedError
 
     def gone(self, conn: H2UpstreamConn) -> None:
@@ -136,9 +137,7 @@ class H2UpstreamConn(Link):
     # --- places
     def spare(self) -> int:
         """How many more requests it takes now."""
-        if self.state is not OPEN:
-            return 0
-        return self.limit - len(self.streams) - len(self._limbo) - self.reserved
+        return self.limit - len(self.streams) - len(self._limbo) - self.reserved if self.state is OPEN else 0
 
     def busy(self) -> bool:
         """Whether requests are under way on it, or about to be."""
@@ -441,7 +440,7 @@ class H2UpstreamConn(Link):
         """Take no more requests; what is under way goes on."""
         if self.state is OPEN:
             self.state = LEAVING
-            self.home.leaving(self, why)
+            self.home.leaving(self, why, False)
             self._free()
 
     def _not_h2(self, why: str) -> None:
@@ -453,9 +452,10 @@ class H2UpstreamConn(Link):
         if self.state is GREETING:
             self._not_h2(str(error))
         elif self.state is not CLOSED:
-            self.home.leaving(self, f"{h2.name_of(error.code)}: {error}")
+            why = f"{h2.name_of(error.code)}: {error}"
+            self.home.leaving(self, why, True)
             self.close(error.code)
-            self._tell_all("reset")
+            self._tell_all(why)
 
     def ended(self, how: str) -> None:
         if self.state is CONNECTING:
@@ -476,9 +476,8 @@ class H2UpstreamConn(Link):
             self.ended("reset")
 
     def _tell_all(self, how: str) -> None:
-        streams = list(self.streams.values())
-        self.streams.clear()
-        for stream in streams:
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
             if not stream.fate and stream.error is None:
                 stream.fate = how
             stream.shared = stream.shared or stream.pings < self._acked  # the engine had it

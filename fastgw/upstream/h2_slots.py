@@ -273,7 +273,9 @@ class H2Slots(H2Home):
         elif self._closed and not conn.busy():
             conn.retire("not needed any more")
 
-    def leaving(self, conn: H2UpstreamConn, why: str) -> None:
+    def leaving(self, conn: H2UpstreamConn, why: str, broken: bool) -> None:
+        if broken:
+            self._log.warning("engine broke HTTP/2", engine=self.engine.name, reason=why)
         if conn in self.conns:
             self.conns.remove(conn)
             self.leavers.add(conn)

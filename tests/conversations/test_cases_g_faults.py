@@ -9,6 +9,7 @@ import pytest
 from fastgw.net.h2_link import MOST_CONTINUATIONS
 from fastgw.net.h2_upstream import MAX_INTERIM
 from fastgw.protocol.h2.budget import GLITCHES, MOST_EMPTY, PINGS
+from fastgw.protocol.h2.frames import name_of
 from tests.conversations.h2_row import (
     COMPRESSION_ERROR,
     ENHANCE_YOUR_CALM,
@@ -214,9 +215,37 @@ class TestG10:
             assert first.look().goaway == code
             assert first.wire.closed
             client.sees(502, "bad_gateway")
+            assert f"before a response ({name_of(code)}: " in say.talk.records[-1]["detail"]
             after = say.talk.client().says(chat())
             say.last.answers()
             after.sees(200)
+
+    @pytest.mark.parametrize("block", [
+        frame(1, 0, 3, b"x" * 16384) + frame(9, 0, 3, b"x" * 16384) * 4,
+        frame(1, 0, 3, b"\x88") + frame(9, 0, 3, b"x") * (MOST_CONTINUATIONS + 1),
+    ], ids=["bytes", "frames"])  # fmt: skip
+    def test_G10_a_head_that_does_not_fit(self, block: bytes) -> None:
+        """Who is to blame is said in the log and in the records; whoever the engine had not been heard of for goes again."""
+        with h2() as say:
+            done = say.talk.client().says(chat())
+            say.last.answers()
+            done.sees(200)
+            guilty = say.talk.client().says(chat())
+            say.peer.says(block)
+            assert say.peer is not say.engine.peers[0]
+            assert say.engine.peers[0].look().goaway == ENHANCE_YOUR_CALM
+            assert len(say.asked) == 3, "the idle connection might have ended by itself"
+            [other] = streaming(say)
+            say.peer.says(block.replace(b"\0\0\0\3", b"\0\0\0\1"))
+            guilty.sees(502, "bad_gateway")
+            broke_off(say.talk, other)
+            details = [record["detail"] for record in say.talk.records if record["status"] != 200 or record["outcome"] != "ok"]
+            assert len(details) == 2
+            for detail in details:
+                assert "ENHANCE_YOUR_CALM: a header block of more than 65536 bytes, or than 9 frames" in detail
+            warned = [fields["reason"] for _, line, fields in say.talk.events.lines if line == "engine broke HTTP/2"]
+            assert len(warned) == 2
+            assert all(reason in details[at] for at, reason in enumerate(warned))
 
     @pytest.mark.parametrize(("data", "code"), [
         (frame(0, 0, 3, b"x"), PROTOCOL_ERROR),  # DATA before a head (§8.1)
