@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from h2.errors import ErrorCodes
 
-from fastgw.sim.engine import Answer, Fields, FullError, Job, Shape
+from fastgw.sim.engine import Answer, Fields, Job, Shape
 from fastgw.sim.faults import H1_ONLY, FaultError, Faults
 from fastgw.sim.h2_player import Breakable, H2Player
 from fastgw.sim.h2_seen import H2Owner
@@ -21,6 +21,7 @@ from fastgw.sim.heads import Head
 from fastgw.sim.player import Player
 from fastgw.sim.shapes import BadRequestError
 from fastgw.sim.websocket import WebSocketEngine
+from fastgw.sim.wire import given
 
 _PSEUDO: Final = b":"
 
@@ -165,17 +166,9 @@ class H2Stream:
     def work(
         self, shape: Shape, sink: H2Stream | Player, lead_s: float | None = None, itl_s: float | None = None
     ) -> Job | None:
-        """Give ``shape`` to the engine; its output goes to ``sink``. None when it is over already, or refused."""
-        job = Job(self.simulator.engine, shape, sink, lead_s, itl_s)
-        try:
-            self.simulator.engine.submit(job)
-        except FullError:
-            sink.answer(BadRequestError("The queue is full.", 503, "ServiceUnavailableError").answer())
-            return None
-        if job.over:
-            return None
-        self._job = job
-        if self._blocked and sink is self:
+        """As :func:`fastgw.sim.wire.given`, and it ends with this stream."""
+        job = self._job = given(self.simulator.engine, shape, sink, lead_s, itl_s)
+        if job is not None and self._blocked and sink is self:
             job.pause()
         return job
 

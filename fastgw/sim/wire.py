@@ -17,7 +17,7 @@ from typing import Final, Protocol, cast
 
 from fastgw.sim.answers import Clock, refusal, status_line
 from fastgw.sim.config import SimConfig
-from fastgw.sim.engine import Answer, Engine, Fields, FullError, Job, Shape, State
+from fastgw.sim.engine import Answer, Engine, Fields, FullError, Job, Shape, Sink, State
 from fastgw.sim.faults import FAULT_HEADER, FaultChooser, FaultError
 from fastgw.sim.heads import Head, HeadMemo, MalformedError
 from fastgw.sim.player import Player
@@ -69,6 +69,17 @@ class Owner(Protocol):
     def closed(self, connection: Lived) -> None: ...
     def finished(self, outcome: str) -> None: ...
     def malformed(self, reason: str) -> None: ...
+
+
+def given(engine: Engine, shape: Shape, sink: Sink, lead_s: float | None, itl_s: float | None) -> Job | None:
+    """Give ``shape`` to ``engine``; its output goes to ``sink``. None when it is over already, or refused."""
+    job = Job(engine, shape, sink, lead_s, itl_s)
+    try:
+        engine.submit(job)
+    except FullError:
+        sink.answer(BadRequestError("The queue is full.", 503, "ServiceUnavailableError").answer())
+        return None
+    return None if job.over else job
 
 
 class Connection(asyncio.Protocol):
@@ -221,17 +232,9 @@ class Connection(asyncio.Protocol):
     def work(
         self, shape: Shape, sink: Connection | Player, lead_s: float | None = None, itl_s: float | None = None
     ) -> Job | None:
-        """Give ``shape`` to the engine; its output goes to ``sink``. None when it is over already, or refused."""
-        job = Job(self._sim.engine, shape, sink, lead_s, itl_s)
-        try:
-            self._sim.engine.submit(job)
-        except FullError:
-            sink.answer(BadRequestError("The queue is full.", 503, "ServiceUnavailableError").answer())
-            return None
-        if job.over:
-            return None
-        self._job = job
-        if self._blocked and sink is self:
+        """As :func:`given`, and it ends with this connection."""
+        job = self._job = given(self._sim.engine, shape, sink, lead_s, itl_s)
+        if job is not None and self._blocked and sink is self:
             job.pause()
         return job
 
