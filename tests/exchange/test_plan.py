@@ -79,6 +79,19 @@ def test_what_an_engine_did_not_look_at_is_asked_again_and_not_for_ever() -> Non
         assert step is (Step.NEXT if others else Step.FAIL)
 
 
+@pytest.mark.parametrize("others", [False, True])
+def test_what_is_wanted_in_http1_is_asked_so_of_the_same_engine_and_not_for_ever(others: bool) -> None:
+    rules = Rules(replay=False, retry_fresh=False, max_retries=0, quarantine_after=0)
+    tries = NONE_YET
+    steps = []
+    for _ in range(MOST_REFUSALS + 1):
+        tries = tries.refusal()
+        steps.append(
+            after(Failure.WANTS_HTTP1, rules, tries, 0.0, reused=False, begun=False, at_hand=True, others=others)
+        )  # fmt: skip
+    assert steps == [Step.AGAIN] * MOST_REFUSALS + [Step.NEXT if others else Step.FAIL]
+
+
 def passed_over(failure: Failure, times: int, waited_s: float, others: bool) -> Step:
     rules = Rules(replay=False, retry_fresh=False, max_retries=0, quarantine_after=0)
     tries = NONE_YET
