@@ -175,9 +175,8 @@ class Gateway:
             fleet = self._fleet = Fleet(
                 config, reactor, self.stats, self.log, shortage, published=self._publish, room=self._room
             )
-            health = self._health = Health(
-                lambda: fleet.pools, config, self.log, fleet.publish, self._room, shortage, fleet.events
-            )
+            looks_after = (config, self.log, fleet.publish, self._room, shortage, fleet.events)
+            health = self._health = Health(lambda: fleet.pools, *looks_after)
             core = self._put_together(reactor, health, who)
             LocalEndpoints(core, tasks.spawn)
             await health.resolve_all(RESOLVE_WAIT_S)
@@ -417,8 +416,7 @@ class Gateway:
         return found, loaded.usage
 
     async def _open_control(self, shown: Shown | None, runners: doors.RunnerDoor) -> None:
-        core = self.core
-        assert core is not None
+        core = self._running()
         try:
             self._control = await doors.for_the_operator(
                 core, self.fleet, self._queue, lambda: self._meters, lambda: self._state, self.loading, runners, shown

@@ -189,20 +189,10 @@ class AccessJson:
             exchange.error_kind or exchange.detail or exchange.substitute or exchange.estimated or exchange.queued_s >= 0
         )
         line = access_line(
-            self._stamp,
-            int((at - second) * 1e3),
-            exchange.request_id,
-            common,
-            exchange.bytes_in,
-            exchange.bytes_out,
-            now - started,
-            exchange.token_at - started if exchange.token_at else -1.0,
-            exchange.prompt_tokens,
-            exchange.completion_tokens,
-            exchange.cached_tokens,
-            exchange.reasoning_tokens,
-            b"" if more else b"}\n",
-        )
+            self._stamp, int((at - second) * 1e3), exchange.request_id, common, exchange.bytes_in, exchange.bytes_out,
+            now - started, exchange.token_at - started if exchange.token_at else -1.0, exchange.prompt_tokens,
+            exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens, b"" if more else b"}\n",
+        )  # fmt: skip
         if more:
             return self._with_rest(
                 line, exchange.error_kind, exchange.detail, exchange.queued_s, exchange.estimated, exchange.substitute

@@ -39,7 +39,7 @@ from fastgw.upstream.kinds.kind import ANY
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.target import Engine
-from fastgw.upstream.watched import Watching
+from fastgw.upstream.watching import Watching
 
 MOST_ENGINES: Final = 1024
 """That the admin API may bring it to: each is probed, and has its series among the metrics."""

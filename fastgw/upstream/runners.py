@@ -27,7 +27,7 @@ from fastgw.protocol.runner_words import ROUTABLE, Command, CommandResponse, Reg
 from fastgw.protocol.runners import AWAY, DONE, LATER, POLICY, Refused, Session
 from fastgw.upstream.kinds.registry import kind_called
 from fastgw.upstream.runner_address import Network, where
-from fastgw.upstream.target import Engine
+from fastgw.upstream.target import MOST_QUEUED, Engine
 
 GRACE_S: Final = 1.5
 """In which a runner whose connection broke may come back as if nothing had been."""
@@ -292,7 +292,8 @@ class Registry:
             runner.models = models
             self._yard.serves(runner.engine, *models)
         metrics = status.metrics
-        runner.engine.queued = (metrics.requests_waiting or 0) if metrics is not None else 0
+        there = (metrics.requests_running or 0) + (metrics.requests_waiting or 0) if metrics is not None else 0
+        runner.engine.queued = max(0, min(there, MOST_QUEUED) - runner.engine.inflight)
         self._rest(runner)
         if first:
             self._yard.vouched(runner.engine, True)

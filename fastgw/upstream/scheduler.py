@@ -24,6 +24,7 @@ from fastgw.stats import EventLog
 from fastgw.upstream.asked import Asked, get
 from fastgw.upstream.kinds.kind import Kind
 from fastgw.upstream.kinds.registry import GAUGES
+from fastgw.upstream.target import MOST_QUEUED
 
 MAX_PAGE_BYTES: Final = 256 * 1024
 AT_ONCE: Final = 8
@@ -33,7 +34,7 @@ ASK_AGAIN_ROUNDS: Final = 30
 
 
 class Scheduled(Asked, Protocol):
-    """What is read of an engine, and the two fields that are written: ``slots`` and ``gradient``."""
+    """What is read of an engine, and the fields that are written: ``slots``, ``queued`` and ``gradient``."""
 
     @property
     def name(self) -> str: ...
@@ -47,6 +48,7 @@ class Scheduled(Asked, Protocol):
     def max_concurrent(self) -> int: ...
 
     slots: int
+    queued: int
     gradient: GradientLimit | None
 
 
@@ -158,6 +160,8 @@ class Scheduler:
             watch.gauge = GaugeLimit(engine.max_concurrent, self._start(engine, watch))
         watch.silent = watch.asked = 0
         engine.gradient = None
+        # (What is not under way from here others have brought, or it ended a moment ago.)
+        engine.queued = max(0, min(gauges.running + gauges.waiting, MOST_QUEUED) - engine.inflight)
         limit = watch.gauge.observe(gauges.running, gauges.waiting, gauges.kv_usage, engine.inflight, monotonic())
         self._set(engine, limit)
 

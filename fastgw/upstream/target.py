@@ -7,7 +7,7 @@ Owns: the mutable state of an engine that outlives table snapshots. Health is a 
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fastgw.config import EngineConfig
 from fastgw.limits.breaker import CLOSED, NO, Breaker
@@ -20,6 +20,9 @@ from fastgw.upstream.watch import Watch
 
 if TYPE_CHECKING:
     from fastgw.net.certificates import Believed
+
+MOST_QUEUED: Final = 1 << 20
+"""Requests that an engine is believed to have from others."""
 
 
 class Engine:

@@ -159,6 +159,7 @@ ELSEWHERE: dict[str, str] = {
     "upstream/health": "e2e/test_cases_j_breaker.py",
     "upstream/standing": "policy/routing/test_strategies.py",
     "upstream/watched": "upstream/test_restraint.py",
+    "upstream/watching": "upstream/test_fleet.py",
     "upstream/kinds/auto": "upstream/test_kinds.py",
     "upstream/kinds/kind": "upstream/test_kinds.py",
     "upstream/kinds/lmstudio": "upstream/test_kinds.py",

@@ -64,9 +64,10 @@ def test_S4_03_what_it_says_of_itself_decides_whether_it_gets_requests(said: dic
 def test_models_that_change_are_served_at_once_and_what_waits_there_is_known() -> None:
     talk = Talk()
     session = talk.joined("a")
-    talk.say(session, heartbeat("a", "b", metrics={"requests_waiting": 7}))
+    of(talk).engine.inflight = 2
+    talk.say(session, heartbeat("a", "b", metrics={"requests_running": 3, "requests_waiting": 7}))
     assert talk.yard.models["r1"] == ("a", "b")
-    assert of(talk).engine.queued == 7
+    assert of(talk).engine.queued == 8, "two of them are ours"
     talk.say(session, heartbeat("a", "b"))
     assert of(talk).engine.queued == 0
 

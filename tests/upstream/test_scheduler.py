@@ -107,6 +107,26 @@ async def test_slots_come_to_the_size_of_the_batch_whoevers_gauges_they_are(kind
     assert place.engine.gradient is None
 
 
+async def test_what_others_have_brought_there_is_known() -> None:
+    async with Simulator(SimConfig(slots=2, ttft_ms=200.0, metrics_kind="vllm", kv_tokens=1 << 30)) as sim:
+        place = Place(sim.url, kind="vllm")
+        schedule = scheduler(place)
+        others = [await asyncio.open_connection("127.0.0.1", sim.port) for _ in range(5)]
+        for _, writer in others:
+            writer.write(chat(max_tokens=1))
+        async with asyncio.timeout(5):
+            while sim.state.running + sim.state.waiting < 5:  # noqa: ASYNC110 - what is waited for is another's plain field
+                await asyncio.sleep(0.005)
+        place.engine.inflight = 1  # (one of them is ours)
+        await schedule.round()
+        assert place.engine.queued == 4
+        for reader, writer in others:
+            await read_to_end(reader)
+            writer.close()
+        await schedule.round()
+        assert place.engine.queued == 0
+
+
 async def test_what_is_configured_is_never_exceeded() -> None:
     async with Simulator(SimConfig(slots=100, ttft_ms=20.0)) as sim:
         place = Place(sim.url, max_concurrent=12)
