@@ -96,7 +96,8 @@ class _Connection(Masked):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)  # uvloop's is a Transport by its methods only
+        # (Not 0: over TLS a buffer that is empty would count as full for ever. uvloop's is a Transport by its methods only.)
+        cast(asyncio.Transport, transport).set_write_buffer_limits(high=1)
         peer = transport.get_extra_info("peername")
         self.address = address_key(peer[0]) if peer else ""
         self._control.joined(self)
@@ -298,23 +299,26 @@ class ControlServer:
         except Exception as error:
             self.fault(error)
             response = _response(KINDS["internal"])
-        await self._taken(request, response.prepare(request))
         if answer.pieces is not None and request.method != "HEAD":
             conn = cast(_Connection, request.protocol)
             conn.told = asyncio.current_task()
+            await self._taken(request, response.prepare(request))
             async with aclosing(answer.pieces) as pieces:
                 async for piece in pieces:
                     await self._taken(request, response.write(piece))
             conn.told = None
-        await self._taken(request, response.write_eof())
+            await self._taken(request, response.write_eof())
+        else:
+            await self._taken(request, response.prepare(request), response.write_eof())
         return response
 
     @staticmethod
-    async def _taken(request: web.BaseRequest, writing: Awaitable[object]) -> None:
+    async def _taken(request: web.BaseRequest, *writing: Awaitable[object]) -> None:
         """Write, and see it taken."""
         try:
             async with asyncio.timeout(WRITE_S):
-                await writing
+                for one in writing:
+                    await one
                 await request.writer.drain()
         except TimeoutError:
             if request.transport is not None:

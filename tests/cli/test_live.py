@@ -19,6 +19,7 @@ from tests.cli.test_cli import environment, run
 from tests.support.pki import Certificates
 from tests.support.ports import closed_port
 
+ADMIN = "sk-admin-of-these-tests"
 NOBODY = "http://127.0.0.1:1"
 
 
@@ -190,7 +191,8 @@ def test_the_control_listener_of_a_process_of_its_own_speaks_tls(certs: Certific
     """(A gateway's loop is imported without OpenSSL where nothing asks for it.)"""
     port, control = closed_port(), closed_port()
     tls = ("--tls-cert-file", certs.gateway.cert, "--tls-key-file", certs.gateway.key, "--control-tls")
-    with serving(tmp_path, "--port", str(port), "--engine", NOBODY, *tls, "--control-listen", f"127.0.0.1:{control}"):
+    with serving(tmp_path, "--port", str(port), "--engine", NOBODY, *tls, "--control-listen", f"127.0.0.1:{control}",
+                 "--admin-key", ADMIN):
         for at, path in ((control, b"/metrics"), (port, b"/healthz")):
             plain = socket.create_connection(("127.0.0.1", at), 5)
             with certs.trusting().wrap_socket(plain, server_hostname="localhost") as sock:
@@ -198,4 +200,14 @@ def test_the_control_listener_of_a_process_of_its_own_speaks_tls(certs: Certific
                 got = b""
                 while more := sock.recv(65536):
                     got += more
+                assert got.startswith(b"HTTP/1.1 200 ")
+        # What has no end, and what comes after it on the same connection, is written as it comes.
+        plain = socket.create_connection(("127.0.0.1", control), 5)
+        ask = b"GET /admin/events?follow=%b HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer %b\r\n\r\n"
+        with certs.trusting().wrap_socket(plain, server_hostname="localhost") as sock:
+            for follow, end in ((b"false", b"0\r\n\r\n"), (b"false", b"0\r\n\r\n"), (b"true", b": from ")):
+                sock.sendall(ask % (follow, ADMIN.encode()))
+                got = b""
+                while end not in got:
+                    got += sock.recv(65536)
                 assert got.startswith(b"HTTP/1.1 200 ")
