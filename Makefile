@@ -84,7 +84,7 @@ fuzz: $(VENV)/.installed-dev
 
 # The cases of HTTP/2 that the suite holds against the gateway, held against other programs: are they right?
 peers: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest tests/h2cases tests/peers -m "peers or not peers" $(ARGS)
+	@$(BIN)/python -m pytest tests/h2cases tests/peers tests/control/test_openapi.py -m "peers or not peers" $(ARGS)
 
 packaging: $(VENV)/.installed-dev
 	$(build-native)

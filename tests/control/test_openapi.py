@@ -49,7 +49,7 @@ def gateway(state: Path) -> Iterator[str]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.once
-@pytest.mark.parametrize("examples", [EXAMPLES, pytest.param(40, marks=pytest.mark.peers)])
+@pytest.mark.parametrize("examples", [EXAMPLES, pytest.param(15, marks=pytest.mark.peers)])
 def test_calls_that_are_made_up_from_it_are_answered_as_it_says(tmp_path: Path, examples: int) -> None:
     schemathesis = pytest.importorskip("schemathesis")
     from hypothesis import HealthCheck, Phase, given, settings
