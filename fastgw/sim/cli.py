@@ -22,6 +22,7 @@ examples:
   fastgw sim --port 8000                                   an engine that answers at once
   fastgw sim --port 8000 --ttft-ms 80 --itl-ms 20          one that feels like a 50 tokens/s model
   fastgw sim --slots 8 --prefill-us 50 --itl-ms 15         a small batch with a queue in front of it
+  fastgw sim --prefill-tokens-per-s 10000 --prefix-cache-tokens 600000    prompts take time, what is known of them none
   fastgw sim --model llama --model qwen --api-key secret   two models behind a key
   fastgw sim --fault status=503,retry-after=1 --fault-rate 0.1 --seed 7
   fastgw sim --port 8000 --h2 --h2-max-streams 8          HTTP/2 with prior knowledge beside HTTP/1.1
@@ -71,7 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("output_tokens", "tokens of an answer whose request sets no limit")
     option("ttft_ms", "fixed time to the first token", float)
     option("itl_ms", "time between tokens", float)
+    option("stream_interval", "tokens of a stream that leave together, as when an engine is told so; the first leaves alone")
     option("prefill_us", "prefill time per prompt token, in microseconds", float)
+    option("prefill_tokens_per_s", "tokens of prompts read in a second, one prompt after the other; 0 reads all at once", float)
+    option("prefix_cache_tokens", "tokens of prompts that are kept, and need not be read again; 0 keeps none")
     option("slots", "requests generated at a time, the others wait; 0 for no limit")
     option("max_waiting", "longest queue, 503 beyond it; 0 for no limit")
     option("kv_tokens", "size of the KV cache that the metrics report on")

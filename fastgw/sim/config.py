@@ -35,7 +35,10 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int = 64
     ttft_ms: float = 0.0
     itl_ms: float = 0.0
+    stream_interval: int = 1
     prefill_us: float = 0.0
+    prefill_tokens_per_s: float = 0.0
+    prefix_cache_tokens: int = 0
     slots: int = 256
     max_waiting: int = 4096
     kv_tokens: int = 262_144
@@ -96,6 +99,11 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
             (
                 min(self.slots, self.max_waiting, self.max_requests, self.record, self.max_body_bytes) >= 0,
                 "counts: not negative",
+            ),
+            (self.stream_interval >= 1, "stream_interval: at least 1"),
+            (
+                min(self.prefill_tokens_per_s, self.prefix_cache_tokens) >= 0,
+                "prefill_tokens_per_s, prefix_cache_tokens: not negative",
             ),
         )
         for good, message in checks:

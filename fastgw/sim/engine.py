@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from fastgw.sim.config import SimConfig
+from fastgw.sim.prefix_cache import Prefill
 
 Fields = Sequence[tuple[bytes, bytes]]
 
@@ -50,10 +51,12 @@ class Sink(Protocol):
 
 
 class Shape(Protocol):
-    """What a job says, in one API's words. ``tokens`` is how many output tokens it has."""
+    """What a job says, in one API's words. ``tokens`` is how many output tokens it has, ``blocks`` its prompt as a prefix cache
+    knows it: none where the engine has none."""
 
     stream: bool
     content_type: bytes
+    blocks: tuple[int, ...]
     prompt_tokens: int
     tokens: int
     finish_reason: str
@@ -86,6 +89,7 @@ class State:
     """Counters and gauges, as ``/debug/state`` and ``Simulator.state`` show them."""
 
     __slots__ = (
+        "cached_tokens",
         "cancelled",
         "connections_open",
         "connections_total",
@@ -98,6 +102,7 @@ class State:
         "malformed",
         "paused",
         "prompt_tokens",
+        "read_tokens",
         "received",
         "requests_per_connection",
         "running",
@@ -119,6 +124,8 @@ class State:
         self.connections_total = 0
         self.requests_per_connection: dict[int, int] = {}
         self.prompt_tokens = 0
+        self.read_tokens = 0  # of prompts that have been read; and of these, what was at hand
+        self.cached_tokens = 0
         self.generation_tokens = 0
         self.kv_tokens_used = 0
         self.events_sent = 0
@@ -139,6 +146,7 @@ class Job:
         "_lead_s",
         "_loop",
         "_ping",
+        "_reading",
         "_sent",
         "_sink",
         "paused",
@@ -158,7 +166,7 @@ class Job:
         self._sent = 0
         self._due_s = 0.0
         self._lead_s = config.ttft_ms / 1e3 if lead_s is None else lead_s
-        self._lead_s += config.prefill_us * shape.prompt_tokens / 1e6
+        self._reading = False
         self._itl_s = config.itl_ms / 1e3 if itl_s is None else itl_s
         self.shape = shape
         self.paused = False
@@ -172,14 +180,34 @@ class Job:
         """The job has a slot."""
         self.phase = Phase.PREFILL
         config = self._engine.config
-        wait_s = self._lead_s
-        if not self.shape.stream:
-            wait_s += self._itl_s * max(0, self.shape.tokens - 1)
-        else:
+        if self.shape.stream:
             if config.early_head:
                 self._sink.start(self.shape.content_type)
             if config.ping_s:
                 self._ping = self._loop.call_later(config.ping_s, self._send_ping)
+        if self._engine.prefill is None:
+            self.read(0)
+        else:
+            self._reading = True
+            self._engine.prefill.take(self)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return self.shape.blocks
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.shape.prompt_tokens
+
+    def read(self, cached: int) -> None:
+        """The prompt has been read but for what each job does on its own: ``prefill_us`` for what was not at hand."""
+        self._reading = False
+        state = self._engine.state
+        state.read_tokens += self.shape.prompt_tokens
+        state.cached_tokens += cached
+        wait_s = self._lead_s + self._engine.config.prefill_us * max(0, self.shape.prompt_tokens - cached) / 1e6
+        if not self.shape.stream:
+            wait_s += self._itl_s * max(0, self.shape.tokens - 1)
         if wait_s > 0:
             self._handle = self._loop.call_later(wait_s, self._first)
         else:
@@ -229,9 +257,12 @@ class Job:
                 return
             if self._sent < shape.tokens:
                 index = self._sent
-                self._sent += 1
-                state.generation_tokens += 1
-                sink.event(shape.token(index))
+                self._sent += self._together()
+                state.generation_tokens += self._sent - index
+                if self._sent - index == 1:
+                    sink.event(shape.token(index))
+                else:
+                    sink.event(b"".join([shape.token(one) for one in range(index, self._sent)]))
             if self._sent >= shape.tokens:
                 for event in shape.closing():
                     sink.event(event)
@@ -239,7 +270,7 @@ class Job:
                     self._over(shape.finish_reason)
                     sink.end()
                 return
-            self._due_s += self._itl_s
+            self._due_s += self._itl_s * self._together()
             wait_s = self._due_s - time.monotonic()
             if wait_s > 0 or self._itl_s <= 0:
                 break
@@ -250,6 +281,10 @@ class Job:
         else:
             # Without pacing each event still has its own turn of the loop, hence its own send.
             self._handle = self._loop.call_soon(self._tick)
+
+    def _together(self) -> int:
+        """Tokens that leave next, in one piece: the first does at once, whatever the interval."""
+        return min(self._engine.config.stream_interval, self.shape.tokens - self._sent) if self._sent else 1
 
     def _send_ping(self) -> None:
         if self.phase is Phase.PREFILL and not self._engine.config.early_head:
@@ -270,6 +305,10 @@ class Job:
                 handle.cancel()
         self._handle = self._ping = None
         was, self.phase = self.phase, Phase.OVER
+        if self._reading:
+            self._reading = False
+            assert self._engine.prefill is not None
+            self._engine.prefill.leave(self)
         self._engine._left(self, was, finish_reason)
 
 
@@ -279,6 +318,8 @@ class Engine:
     def __init__(self, config: SimConfig) -> None:
         self.config = config
         self.state = State()
+        wanted = config.prefix_cache_tokens or config.prefill_tokens_per_s
+        self.prefill = Prefill(config.prefix_cache_tokens, config.prefill_tokens_per_s) if wanted else None
         self._queue: deque[Job] = deque()
         self._admitting = False
 

@@ -24,6 +24,7 @@ class NamedEvents:
         "_model",
         "_plan",
         "_sequence",
+        "blocks",
         "content_type",
         "finish_reason",
         "prompt_tokens",
@@ -40,6 +41,7 @@ class NamedEvents:
         self.stream = bool(request.stream)
         self.content_type = SSE
         self.prompt_tokens = plan.prompt_tokens
+        self.blocks = plan.blocks
         self.tokens = plan.tokens
         self.finish_reason = plan.finish_reason
 
@@ -58,7 +60,8 @@ class ResponsesShape(NamedEvents):
     def __init__(self, config: SimConfig, request: Generate, model: str, overrides: Overrides) -> None:
         if request.input is None:
             raise BadRequestError("input: this field is required.", param="input")
-        super().__init__(config, request, model, Plan(config, flatten(request.input), request.max_output_tokens, (), overrides))
+        plan = Plan(config, flatten(request.input), request.max_output_tokens, (), overrides, model)
+        super().__init__(config, request, model, plan)
 
     def whole(self) -> Answer:
         return Answer(200, JSON, msgspec.json.encode(self._response(done=True)))
@@ -152,9 +155,8 @@ class MessagesShape(NamedEvents):
         if request.max_tokens is None:
             raise BadRequestError("max_tokens: Field required", param="max_tokens")
         prompt = "\n".join([flatten(request.system), *[f"{m.role}: {flatten(m.content)}" for m in request.messages]])
-        super().__init__(
-            config, request, model, Plan(config, prompt, request.max_tokens, request.stop_sequences or (), overrides)
-        )
+        plan = Plan(config, prompt, request.max_tokens, request.stop_sequences or (), overrides, model)
+        super().__init__(config, request, model, plan)
 
     def whole(self) -> Answer:
         content = [{"type": "text", "text": self._plan.text().decode()}]

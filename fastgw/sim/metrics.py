@@ -22,6 +22,11 @@ _GAUGES: Final = {
     "tgi": ("tgi_batch_current_size", "tgi_queue_size", ""),
     "llamacpp": ("llamacpp:requests_processing", "llamacpp:requests_deferred", ""),
 }
+# Of the tokens of prompts that were looked up in the prefix cache, and of those that were there.
+_CACHED: Final = {
+    "vllm": ("vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total"),
+    "sglang": ("", "sglang:cached_tokens_total"),
+}
 _TOKENS: Final = {
     "vllm": ("vllm:prompt_tokens_total", "vllm:generation_tokens_total"),
     "sglang": ("sglang:prompt_tokens_total", "sglang:generation_tokens_total"),
@@ -55,6 +60,11 @@ def render(config: SimConfig, state: State) -> bytes:
     prompt, generated = _TOKENS[kind]
     series(prompt, "counter", "Prompt tokens processed.", (own, state.prompt_tokens))
     series(generated, "counter", "Tokens generated.", (own, state.generation_tokens))
+    looked_up, found = _CACHED.get(kind, ("", ""))
+    if looked_up:
+        series(looked_up, "counter", "Prompt tokens looked up in the prefix cache.", (own, state.read_tokens))
+    if found:
+        series(found, "counter", "Prompt tokens found in the prefix cache.", (own, state.cached_tokens))
     if kind == "vllm":
         reasons = [(f'{label},finished_reason="{reason}"', count) for reason, count in state.finish_reasons.items()]
         series("vllm:request_success_total", "counter", "Requests finished.", *reasons)

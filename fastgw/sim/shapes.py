@@ -14,6 +14,7 @@ import msgspec
 
 from fastgw.sim.config import SimConfig
 from fastgw.sim.engine import Answer
+from fastgw.sim.prefix_cache import blocks_of
 from fastgw.sim.text import Writer, count_tokens
 
 JSON: Final = b"application/json"
@@ -102,13 +103,16 @@ def flatten(value: Any) -> str:
 class Plan:
     """One generation, decided before its first byte: every shape renders the same plan."""
 
-    __slots__ = ("digest", "finish_reason", "pad", "prompt_tokens", "tokens", "writer")
+    __slots__ = ("blocks", "digest", "finish_reason", "pad", "prompt_tokens", "tokens", "writer")
 
-    def __init__(self, config: SimConfig, prompt: str, asked: int | None, stops: Sequence[str], overrides: Overrides) -> None:
+    def __init__(
+        self, config: SimConfig, prompt: str, asked: int | None, stops: Sequence[str], overrides: Overrides, model: str = ""
+    ) -> None:
         raw = prompt.encode("utf-8", "surrogatepass")
         self.digest = hashlib.sha256(b"%d:" % config.seed + raw).hexdigest()
         self.writer = Writer(config.seed, raw)
         self.prompt_tokens = count_tokens(raw)
+        self.blocks: tuple[int, ...] = blocks_of(model, raw) if config.prefix_cache_tokens else ()
         if asked is not None and asked < 1:
             raise BadRequestError(f"max_tokens must be at least 1, got {asked}.", param="max_tokens")
         room = config.max_model_len - self.prompt_tokens
@@ -155,6 +159,7 @@ class OpenAIShape:
         "_prefix",
         "_suffix",
         "_usage",
+        "blocks",
         "chat",
         "content_type",
         "finish_reason",
@@ -173,7 +178,7 @@ class OpenAIShape:
             raise BadRequestError("prompt: this field is required.", param="prompt")
         prompt = "\n".join([f"{m.role}: {flatten(m.content)}" for m in request.messages]) if chat else flatten(request.prompt)
         stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-        plan = Plan(config, prompt, asked_for(config, request, chat), stops, overrides)
+        plan = Plan(config, prompt, asked_for(config, request, chat), stops, overrides, model)
         options = request.stream_options or StreamOptions()
         self._plan = plan
         self._end = b"\r\n\r\n" if config.sep == "crlf" else b"\n\n"
@@ -185,6 +190,7 @@ class OpenAIShape:
         self.stream = bool(request.stream)
         self.content_type = SSE
         self.prompt_tokens = plan.prompt_tokens
+        self.blocks = plan.blocks
         self.tokens = plan.tokens
         self.finish_reason = plan.finish_reason
         kind = ("chat.completion.chunk" if self.stream else "chat.completion") if chat else "text_completion"

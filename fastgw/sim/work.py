@@ -68,6 +68,7 @@ class WorkShape:
     __slots__ = ("_whole", "prompt_tokens")
     stream = False
     content_type = b""
+    blocks: tuple[int, ...] = ()
     tokens = 0
     finish_reason = ""
 
@@ -112,6 +113,7 @@ class CannedShape:
         "_events",
         "_last",
         "_shape",
+        "blocks",
         "content_type",
         "finish_reason",
         "prompt_tokens",
@@ -127,6 +129,7 @@ class CannedShape:
         self.stream = shape.stream
         self.content_type = shape.content_type
         self.prompt_tokens = shape.prompt_tokens
+        self.blocks = shape.blocks
         self.tokens = shape.tokens
         self.finish_reason = shape.finish_reason
         self.total_bytes = sum(map(len, self._events)) + sum(map(len, self._last))

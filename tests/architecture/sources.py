@@ -25,8 +25,9 @@ class Import(NamedTuple):
 
 @cache
 def files(tree: str, pattern: str = "*.py") -> tuple[Path, ...]:
-    """Paths below the repository's root."""
-    return tuple(sorted(path.relative_to(ROOT) for path in (ROOT / tree).rglob(pattern)))
+    """Paths below the repository's root; not what ``make bench-peers`` installs there."""
+    found = [path.relative_to(ROOT) for path in (ROOT / tree).rglob(pattern)]
+    return tuple(sorted(path for path in found if "site-packages" not in path.parts))
 
 
 @cache

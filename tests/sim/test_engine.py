@@ -282,3 +282,18 @@ def test_many_jobs_that_end_at_once_do_not_grow_the_stack(run):
             return {(await task).status for task in waiting}
 
     assert run(main) == {200}
+
+
+def test_tokens_may_leave_together_and_say_the_same(run):
+    async def main():
+        found = []
+        for interval in (1, 4):
+            async with Simulator(SimConfig(stream_interval=interval, first_chunk="none", done=False)) as sim:
+                reply = await send(sim.url, chat(stream=True, max_tokens=10))
+                found.append((reply.body, sim.requests[0].events, sim.state.generation_tokens))
+        return found
+
+    alone, together = run(main)
+    assert together[0] == alone[0]
+    assert (alone[1], together[1]) == (10 + 1, 4 + 1)  # 1, 4, 4 and 1 tokens, and the end
+    assert alone[2] == together[2] == 10
