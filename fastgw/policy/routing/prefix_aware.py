@@ -98,7 +98,7 @@ class PrefixAware(Strategy):
                     continue
                 if other in tried or not other.engine.usable():
                     continue
-                if loads.load(at) >= FEW and loads.load(at) >= loads.bound(at, self._balance_percent):
+                if loads.load(at) >= FEW and loads.load(at) > loads.bound(at, self._balance_percent):
                     refused = True
                     continue
                 cost = less
@@ -146,9 +146,13 @@ class PrefixAware(Strategy):
 
 
 def to_do(pool: Pool) -> int:
-    """Tokens that the engine has to read and to make before it has nothing to do, for a weight of 1."""
+    """Tokens that the engine has to read and to make before it has nothing to do, for a weight of 1.
+
+    Of what is to be read half: a prompt counts whole until its first token has come, and is half read by then on average. And who
+    goes elsewhere for that reads anew, which delays whoever comes next there, and takes the room of other prompts.
+    """
     watch = pool.engine.watch
-    return (watch.reading + watch.making) // pool.engine.weight if watch is not None else 0
+    return (watch.reading // 2 + watch.making) // pool.engine.weight if watch is not None else 0
 
 
 def look(prefixes: Prefixes, exchange: ExchangeState) -> int:
