@@ -7,6 +7,7 @@ lengths before engines of which a quarter is half as fast (what each has to do i
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
 from benchmarks.routing.simulation import Machine, run
@@ -49,4 +50,8 @@ def main() -> None:
             )
 
 
+if "--sockets" in sys.argv:
+    from benchmarks.routing import sockets
+
+    sys.exit(sockets.main())
 main()

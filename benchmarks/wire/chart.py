@@ -24,7 +24,7 @@ _WIDTH, _LABELS, _GAP, _MARGIN = 960, 128, 22, 20
 _VALUE = 44  # room for the figure behind the longest bar
 _TOP, _ROW, _BAR, _BOTTOM = 74, 26, 14, 34
 
-_STYLE = """\
+STYLE = """\
 .ground{fill:#ffffff}.text{fill:#1f2328}.dim{fill:#59636e}.grid{stroke:#d1d9e0}.bar{fill:#a3adb8}.own{fill:#0969da}
 .twin{fill:#80b3ea}.whisker{stroke:#1f2328}.break{stroke:#ffffff}
 text{font:12px system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif}.title{font-size:15px;font-weight:600}
@@ -124,7 +124,7 @@ def draw(results: Mapping[str, Any], wanted: Sequence[tuple[str, str]] = _PANELS
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {_WIDTH} {height}" role="img">',
         "<title>CPU time of the proxy per request and per streamed event</title>",
-        f"<style>\n{_STYLE}</style>",
+        f"<style>\n{STYLE}</style>",
         f'<rect class="ground" {size}/>',
         _text("text title", _MARGIN, 24, "CPU time of the proxy, µs (less is better)"),
         _text(
