@@ -148,8 +148,8 @@ class PrefixAware(Strategy):
 def to_do(pool: Pool) -> int:
     """Tokens that the engine has to read and to make before it has nothing to do, for a weight of 1.
 
-    Of what is to be read half: a prompt counts whole until its first token has come, and is half read by then on average. And who
-    goes elsewhere for that reads anew, which delays whoever comes next there, and takes the room of other prompts.
+    Of what is to be read half: a prompt counts whole until its first token has come, and is half read by then on average. And
+    who goes elsewhere for that reads anew, which delays whoever comes next there, and takes the room of other prompts.
     """
     watch = pool.engine.watch
     return (watch.reading // 2 + watch.making) // pool.engine.weight if watch is not None else 0
