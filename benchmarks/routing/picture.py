@@ -15,7 +15,7 @@ from benchmarks.routing.tables import middle
 from benchmarks.wire.chart import STYLE
 
 WIDTH, MARGIN, LABELS, TOP, ROW, BETWEEN = 960, 20, 210, 62, 22, 64
-AXIS = WIDTH - LABELS - MARGIN - 190
+AXIS = WIDTH - LABELS - MARGIN - 220
 TITLE = "Time to the first token by router, s of the trace (less is better)"
 
 
@@ -37,7 +37,7 @@ def _case(name: str, case: Mapping[str, Any], top: float) -> tuple[list[str], fl
 
     out = [_text("text head", MARGIN, top - 14, f"{name}: {case['sessions']} sessions before {case['engines']} engines")]
     out += [_text("dim small", LABELS + AXIS + at, top - 14, words, "end") for at, words in
-            ((90, "from caches"), (170, "busiest/mean"))]  # fmt: skip
+            ((115, "from caches"), (205, "busiest/mean"))]  # fmt: skip
     for power in range(least, floor(most) + 1):
         at = x(10.0**power)
         out.append(f'<line class="grid" x1="{at:.1f}" y1="{top - 6}" x2="{at:.1f}" y2="{end}" stroke-width="1"/>')
@@ -52,8 +52,8 @@ def _case(name: str, case: Mapping[str, Any], top: float) -> tuple[list[str], fl
                    'stroke-width="1.5"/>')  # fmt: skip
         out.append(f'<circle class="{own}" cx="{x(mean):.1f}" cy="{y:.1f}" r="5.5"/>')
         out.append(_text("text small", x(p99) + 6, y + 4, f"{mean:.2f} / {p99:.1f}"))
-        out.append(_text("text small", LABELS + AXIS + 90, y + 4, f"{middle(about, 'hit_rate'):.0%}", "end"))
-        out.append(_text("text small", LABELS + AXIS + 170, y + 4, f"{middle(about, 'imbalance'):.2f}", "end"))
+        out.append(_text("text small", LABELS + AXIS + 115, y + 4, f"{middle(about, 'hit_rate'):.0%}", "end"))
+        out.append(_text("text small", LABELS + AXIS + 205, y + 4, f"{middle(about, 'imbalance'):.2f}", "end"))
     return out, end
 
 

@@ -4,7 +4,7 @@ An engine reads one prompt after the other, so many tokens in a second, but for 
 many requests at once, each as fast as if it were alone; and keeps what it read, up to so many tokens, the conversation that was
 not asked for longest going first, its end before its beginning. The rest is the gateway's own: ``Engine``, its watch,
 ``Group``, and the strategy, told by the clock of the simulation (``net.clock.hold``). What the cache has is the engine's
-business: no strategy can see it. """
+business: no strategy can see it."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -151,7 +152,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"benchmarks.routing: there is no {', '.join(unknown)}; routers: {', '.join(by_name)}", file=sys.stderr)
         return 2
     found: dict[str, Any] = json.loads(options.more.read_text()) if options.more else {"schema": 1, "cases": {}}
-    found["machine"] = machine.facts()
+    realtime = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
+    found["machine"] = machine.facts() | {"realtime": realtime}
     good = run([by_name[name] for name in wanted], [scaled(cases[name], options.share) for name in played], options, found)
     out: Path = options.out or options.more or RESULTS / f"routing-{time.strftime('%Y%m%d-%H%M%S')}.json"
     out.write_text(json.dumps(found, indent=1) + "\n")

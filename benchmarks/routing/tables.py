@@ -18,7 +18,7 @@ COLUMNS = (
     ("failed", "failed", "{:.0f}"),
     ("router_cpu_ms", "router's CPU per request, ms", "{:.2f}"),
 )
-KEPT_UP_MS = 20.0
+KEPT_UP_MS = 10.0
 """Engines or client that are later than this, one time in a hundred, did not keep up: such a run is marked."""
 
 
@@ -112,10 +112,11 @@ def section(found: Mapping[str, Any], name: str) -> str:
     """What stands between the marks of the page. ``name``: of the results' file."""
     about = found["machine"]
     commit = about["git_commit"][:12] or "none"
+    how = ", at real-time priority" if about.get("realtime") else ""
     versions = sorted({entry["version"] for case in found["cases"].values() for entry in case["routers"].values()} - {""})
     return "\n".join([
         f"`python -m benchmarks.routing --sockets`, {about['date'][:10]}, {about['cpu']}, {about['cores']} cores, Python "
-        f"{about['python']}, commit {commit}; {', '.join(versions)}; times are those of the trace; all of it in "
+        f"{about['python']}, commit {commit}{how}; {', '.join(versions)}; times are those of the trace; all of it in "
         f"[`results/{name}.json`](results/{name}.json).",
         "",
         f"![Mean and 99th percentile of the time to the first token, by router](results/{name}.svg)",
