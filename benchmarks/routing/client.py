@@ -20,6 +20,7 @@ ANSWER_S = 60.0
 """An answer that takes longer, on the wall's clock, has failed."""
 LOOK_S = 0.01
 _LAST = b"data: [DONE]"
+_ERROR = b'data: {"error"'
 _END = b"0\r\n\r\n"
 
 
@@ -65,9 +66,11 @@ class Asked(asyncio.Protocol):
             if b"\r\n\r\n" not in self._head or b"data: " not in self._head:
                 return
             self.first_at = time.monotonic()
-            self._tail = self._head[-64:]
-        else:
-            self._tail = (self._tail + data)[-64:]
+            data = self._head
+        data = self._tail + data
+        self._tail = data[-64:]
+        if _ERROR in data:
+            self._over("an error in the stream")
         if self._tail.endswith(_END):
             self._over("" if _LAST in self._tail else "no [DONE]")
 
@@ -105,7 +108,11 @@ class Player:
         for number, turn in enumerate(session.turns):
             await asyncio.sleep(turn.think_s / self._speed)
             if connection is None or connection.transport is None:
-                _, connection = await self._loop.create_connection(Asked, "127.0.0.1", self._port)
+                try:
+                    _, connection = await self._loop.create_connection(Asked, "127.0.0.1", self._port)
+                except OSError:
+                    self._note("no connection", 0.0, 0.0, 0)
+                    continue
             body = session.body(number)
             head = (
                 "POST /v1/chat/completions HTTP/1.1\r\nhost: engines\r\ncontent-type: application/json\r\n"

@@ -11,9 +11,11 @@ import pytest
 
 from benchmarks.routing import picture, sockets, tables
 from benchmarks.routing.cases import CONVERSATIONS
-from benchmarks.routing.client import Played
+from benchmarks.routing.client import Played, play
 from benchmarks.routing.routers import Router
 from benchmarks.routing.trace import Shape, trace
+from fastgw.sim import SimConfig, Simulator
+from tests.support.ports import closed_port
 
 SMALL = replace(
     CONVERSATIONS,
@@ -78,6 +80,30 @@ def test_what_fails_is_counted_and_not_timed():
     report = {"held": [3, 1], "read_tokens": [10, 0], "cached_tokens": [5, 0], "served": [1, 0], "late_p99_ms": 1.0}
     one = sockets.figures(Played([0.5], [1.0], {"status 503": 2}, 10.0, 100), report, 0.1, 0.1)
     assert (one["requests"], one["failed"], one["ttft_mean_s"], one["hit_rate"], one["imbalance"]) == (3, 2, 0.5, 0.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("status=503", "status 503"),
+        ("reset", "the connection was closed"),
+        ("close-after-events=2", "the connection was closed"),
+        ("end-after-events=2", "no [DONE]"),
+        ("after-events=2,error-event", "an error in the stream"),
+        ("none", ""),
+    ],
+)
+async def test_an_answer_that_is_none_has_failed(fault, why):
+    shape = Shape(length_s=0.1, chats=2, chat_turns=(2, 2), chat_think_s=0.1, agents=0)
+    async with Simulator(SimConfig(models=("m",), fault="" if fault == "none" else fault)) as sim:
+        played = await play(trace(shape, 1), sim.port, 20.0)
+    assert played.failed == ({why: 4} if why else {})
+    assert len(played.ttft_s) == (0 if why else 4)
+
+
+async def test_a_router_that_is_gone_fails_every_turn():
+    shape = Shape(length_s=0.1, chats=2, chat_turns=(2, 2), chat_think_s=0.1, agents=0)
+    assert (await play(trace(shape, 1), closed_port(), 20.0)).failed == {"no connection": 4}
 
 
 def test_names_that_there_are_not_are_refused(capsys):
