@@ -203,6 +203,7 @@ def _goes_on(exchange: ExchangeState, step: Step, pool: Pool) -> bool:
     if step is Step.NEXT:
         # Nothing was sent: this is no second try, and costs no engine anything.
         exchange.gateway.stats.failovers_total += 1
+        exchange.move(DIALS)  # (it was sent: another engine's connection may be there already, and then it is sent at once)
         ask(exchange)
         return True
     if not _may_retry(exchange):

@@ -201,6 +201,25 @@ class TestG3:
             say.last.resets(REFUSED_STREAM)
             client.sees(502, "bad_gateway")
 
+    @pytest.mark.parametrize("how", ["refused", "lost"])
+    def test_G3_and_one_that_is_connected_already_is_asked_at_once(self, how: str) -> None:
+        with h2(2, policy="ordered") as say:
+            first, second = say.talk.engines
+            first.engine.draining = True
+            client = say.talk.client().says(chat())
+            second.last.answers()
+            client.sees(200)
+            first.engine.draining, first.engine.fleeting = False, True
+            client = say.talk.client().says(chat())
+            if how == "lost":
+                first.peer.closes("reset")
+            else:
+                for _ in range(2):
+                    first.last.resets(REFUSED_STREAM)
+            assert len(second.asked) == 2
+            second.last.answers()
+            client.sees(200)
+
     def test_G3_an_upload_of_which_a_part_is_gone_is_not(self) -> None:
         with h2() as say:
             body = (
