@@ -16,10 +16,12 @@ from fastgw.accel.heads import LAST_HEAD_BYTES, RequestHead, scan_request
 from fastgw.errors import GatewayError
 from fastgw.protocol.h2.heads import Field, Malformed, checked_line, known
 from fastgw.protocol.h2.hpack import MOST_FIELDS, Decoder, HpackError, TooLong, string_at, value_at
-from fastgw.protocol.headers import forbidden_trailer
+from fastgw.protocol.headers import forbidden_trailer, valid_request_id
 from fastgw.protocol.http1.server import parse_request
 
 _PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
+_ID: Final = b"\x00\x0cx-request-id"  # the name, of a field that no table keeps, and not in Huffman's code
+_LONG: Final = 127  # from here on a string's first byte says that it is long, or in that code
 _SCHEMES: Final = frozenset((b"http", b"https"))
 
 
@@ -27,8 +29,8 @@ class RequestBlocks:
     """Reads the requests of one connection. ``last``: the head that is known again, and ``known``: what the service made of
     it; who says the same again gets the same object, with another length."""
 
-    __slots__ = ("_at", "_changes", "_decoder", "_ended", "_max_bytes", "_max_fields", "_prefix", "_secrets", "_suffix",
-                 "known", "last")  # fmt: skip
+    __slots__ = ("_at", "_before_id", "_behind_id", "_changes", "_decoder", "_ended", "_max_bytes", "_max_fields", "_prefix",
+                 "_secrets", "_suffix", "known", "last")  # fmt: skip
 
     def __init__(self, max_bytes: int, max_fields: int) -> None:
         self._max_bytes = max_bytes
@@ -38,6 +40,8 @@ class RequestBlocks:
         self._prefix = b""
         self._suffix = b""
         self._at = 0  # where the length's string begins, 0 = none is told
+        self._before_id = b""  # what of the prefix stands before its x-request-id's value, b"" = it has none,
+        self._behind_id = b""  # and behind it
         self._ended = False
         self._changes = 0
         self._secrets: dict[bytes, Field] = {}
@@ -72,7 +76,39 @@ class RequestBlocks:
                 self._changes = changes
                 self._prefix = block[:at] if at else block
                 self._suffix = block[decoder.length_end :] if at else b""
+                self._note_id(head)
         return head
+
+    def _note_id(self, head: RequestHead) -> None:
+        """Where a request's own id stands, which is new each time: a gateway before this one says one with each."""
+        self._before_id = b""
+        prefix = self._prefix
+        said = head.own.get(b"x-request-id") if head.own is not None else None
+        if not said or not self._at:
+            return
+        at = prefix.rfind(_ID) + len(_ID)
+        end = at + 1 + len(said)
+        # (One that is said twice has no value.)
+        if len(_ID) <= at < len(prefix) and prefix[at] == len(said) < _LONG and prefix[at + 1 : end] == said:
+            self._before_id = prefix[:at]
+            self._behind_id = prefix[end:]
+
+    def _but_its_id(self, head: RequestHead, block: bytes) -> int:
+        """Where the length's string begins, of a block that differs from the last in the request's id, which the head has then;
+        0 = it differs in more."""
+        before = self._before_id
+        at = len(before)
+        if not at or self.known is None or len(block) <= at or not block.startswith(before):
+            return 0
+        size = block[at]
+        end = at + 1 + size
+        value = block[at + 1 : end]
+        if size >= _LONG or not block.startswith(self._behind_id, end) or not valid_request_id(value):
+            return 0
+        own = head.own
+        assert own is not None
+        own[b"x-request-id"] = value
+        return end + len(self._behind_id)
 
     def _fields(self, block: bytes) -> list[Field]:
         decoder = self._decoder
@@ -96,7 +132,9 @@ class RequestBlocks:
         if not at:
             return block == self._prefix
         if not block.startswith(self._prefix):
-            return False
+            at = self._but_its_id(head, block)
+            if not at:
+                return False
         try:
             digits, end = string_at(block, at)
         except (HpackError, IndexError):

@@ -9,7 +9,7 @@ from fastgw.protocol.h2.hpack cimport Decoder, string_at, value_at
 cdef class RequestBlocks:
     cdef Py_ssize_t _max_bytes, _max_fields, _at
     cdef Decoder _decoder
-    cdef bytes _prefix, _suffix
+    cdef bytes _prefix, _suffix, _before_id, _behind_id
     cdef bint _ended
     cdef long long _changes
     cdef dict _secrets
@@ -22,5 +22,9 @@ cdef class RequestBlocks:
     cdef list _fields(self, bytes block)
     @cython.locals(digits=bytes, end=cython.Py_ssize_t, length=cython.longlong)
     cdef bint _again(self, RequestHead head, bytes block) except -1
+    @cython.locals(prefix=bytes, said=bytes, at=cython.Py_ssize_t, end=cython.Py_ssize_t)
+    cdef _note_id(self, RequestHead head)
+    @cython.locals(before=bytes, at=cython.Py_ssize_t, size=cython.Py_ssize_t, end=cython.Py_ssize_t, value=bytes, own=dict)
+    cdef Py_ssize_t _but_its_id(self, RequestHead head, bytes block) except -1
     @cython.locals(judged=RequestHead)
     cdef RequestHead _judged(self, list found, bint ended)

@@ -13,6 +13,8 @@ from fastgw.protocol.h2 import heads
 from fastgw.protocol.h2.heads import Malformed
 from fastgw.protocol.h2.hpack import MOST_FIELDS, MOST_READ_BYTES, MOST_READ_FIELDS, Endless, HpackError
 from fastgw.protocol.h2.requests import RequestBlocks
+from fastgw.protocol.h2.writer import own_block, request_block, start_block
+from fastgw.protocol.start import RequestStart
 
 POST = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/v1/chat/completions"), (b":authority", b"localhost")]
 FIELDS = st.sampled_from([
@@ -35,7 +37,7 @@ def told(blocks: RequestBlocks, block: bytes) -> tuple[object, ...]:
 
 
 def said(head: RequestHead) -> tuple[object, ...]:
-    return head.method, head.target, head.forward, head.content_length, head.chunked
+    return head.method, head.target, head.forward, head.content_length, head.chunked, dict(head.own or {})
 
 
 @given(st.lists(st.lists(FIELDS, max_size=6), min_size=2, max_size=6), st.booleans(), st.booleans())
@@ -118,3 +120,37 @@ def test_another_length_is_all_that_may_differ(ended: bool) -> None:
         head = blocks.read(block, ended)
         assert head.content_length == length
         blocks.known = object()
+
+
+def by_a_gateway(request_id: bytes, length: int, fields: bytes = b"accept: */*\r\n") -> bytes:
+    """A block as a gateway before this one writes it."""
+    start = RequestStart(b"POST", b"/v1/chat/completions", fields + b"x-request-id: ")
+    own = own_block(b"Host: engine\r\nAuthorization: Bearer sk-e\r\n", False)
+    return request_block(own, start_block(start), request_id, length, b"POST")
+
+
+@pytest.mark.parametrize(
+    ("request_id", "again"),
+    [
+        (b"another-1", True), (b"a", True), (b"a" * 126, True),
+        (b"a" * 127, False), (b"a b", False), (b"a,b", False), (b"a\xff", False), (b"", False),
+    ],
+)  # fmt: skip
+def test_a_gateways_own_id_is_new_with_each_request(request_id: bytes, again: bool) -> None:
+    blocks = RequestBlocks(32768, 100)
+    first = blocks.read(by_a_gateway(b"id-1", 5), False)
+    assert blocks.read(by_a_gateway(b"id-2", 5), False) is not first  # nobody has said yet that it is known
+    first = blocks.read(by_a_gateway(b"id-3", 5), False)
+    blocks.known = object()
+    block = by_a_gateway(request_id, 1234)
+    found, anew = told(blocks, block), told(RequestBlocks(32768, 100), block)
+    assert found == anew
+    assert (blocks.last is first) == again
+
+
+def test_where_more_differs_than_the_id_it_is_another() -> None:
+    blocks = RequestBlocks(32768, 100)
+    for fields in (b"accept: */*\r\n", b"accept: a/b\r\n", b"x-request-id: id-0\r\n", b"accept: a/b\r\nx-more: 1\r\n"):
+        for number in range(3):
+            block = by_a_gateway(b"id-%d" % number, number + 5, fields)
+            assert told(blocks, block) == told(RequestBlocks(32768, 100), block)
