@@ -47,6 +47,7 @@ NO_LIMITS = {
         "upstream.pool.UNNEEDED_S", "upstream.h2_slots.WARM_PAUSE_S",
         "upstream.discovery.file.EVERY_S", "upstream.discovery.follower.AGAIN_S",
         "upstream.discovery.names.MOST_WEIGHT", "net.bridge.READ_BYTES", "protocol.runners.WEIGHT_BYTES",
+        "net.ws_wire.KEYS_BYTES",
         "upstream.fleet.LOOK_S", "upstream.health.RESOLVE_EVERY_S", "upstream.table.MAX_CYCLE",
         "policy.routing.capability.KEPT_S", "policy.routing.ewma_latency.UNKNOWN_S", "policy.routing.loads.FRESH_S",
         "upstream.restraint.LOOK_S", "upstream.restraint.WINDOW_S", "upstream.restraint.LEAST_SLOWER_S",

@@ -72,6 +72,11 @@ class Peer:
                 got += data
         return got
 
+    async def some(self, within_s: float = WAIT_S) -> bytes:
+        """What is there, or comes first."""
+        async with asyncio.timeout(within_s):
+            return await asyncio.get_running_loop().sock_recv(self.sock, 65536)
+
     async def rest(self, within_s: float = WAIT_S) -> bytes | str:
         """All that comes until the end; "reset" where that is what the end is."""
         try:
