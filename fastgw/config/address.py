@@ -14,6 +14,9 @@ import msgspec
 # sun_path holds 108 bytes, the last of which is the terminating zero.
 MAX_UNIX_PATH_BYTES: Final = 107
 
+TUNNELS: Final = ".tunnel.invalid"
+"""What ends the name of an engine that nobody dials: its runner has. (RFC 6761 §6.4: no such name is ever found.)"""
+
 _HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})?\Z")
 # (Compiled by who needs them: half a millisecond of every start.)
 _IPV6: Final = r"[0-9A-Fa-f:.]{2,45}"

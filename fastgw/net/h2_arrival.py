@@ -22,10 +22,10 @@ from fastgw.net.poller import Reactor
 from fastgw.net.wire import Wire
 from fastgw.protocol.h2 import frames as h2
 from fastgw.protocol.h2.budget import Budget
-from fastgw.protocol.h2.frames import H2Error
+from fastgw.protocol.h2.frames import MAX_CONCURRENT_STREAMS, H2Error
 from fastgw.protocol.h2.heads import Malformed
 from fastgw.protocol.h2.hpack import Endless, HpackError
-from fastgw.protocol.h2.lean import MOST_STREAMS, SERVER_SETTINGS, Control
+from fastgw.protocol.h2.lean import SERVER_SETTINGS, Control
 from fastgw.protocol.h2.requests import RequestBlocks
 
 MOST_OPENED: Final = 16  # requests of one connection in one turn
@@ -42,14 +42,15 @@ class H2Arrival(ClientLink):
 
     __slots__ = (
         "_dirty", "_first_window", "_forwarded", "_going_on", "_gone", "_idle_until", "_last", "_left", "_limbo", "_look_s",
-        "_refusals", "_resets", "_spoken", "blocks", "limits", "peer_ip", "service", "streams", "trusted",
+        "_most", "_refusals", "_resets", "_spoken", "blocks", "limits", "peer_ip", "service", "streams", "trusted",
     )  # fmt: skip
 
     def __init__(
         self, reactor: Reactor, wire: Wire, service: Service, limits: ConnLimits, peer_ip: str, trusted: bool,
-        forwarded: bytes, spoken: Spoken,
+        forwarded: bytes, spoken: Spoken, most: int,
     ) -> None:  # fmt: skip
-        super().__init__(reactor, wire, Control(False, SERVER_SETTINGS))
+        super().__init__(reactor, wire, Control(False, {**SERVER_SETTINGS, MAX_CONCURRENT_STREAMS: most}))
+        self._most = most
         self.service = service
         self.limits = limits
         self.peer_ip = peer_ip
@@ -112,7 +113,7 @@ class H2Arrival(ClientLink):
             return
         except GatewayError as error:
             fault = error
-        if len(self.streams) >= MOST_STREAMS:
+        if len(self.streams) >= self._most:
             self._reset(number, -1 if last else h2.FIRST_WINDOW, h2.REFUSED_STREAM, "too many streams")
             return
         length = head.content_length

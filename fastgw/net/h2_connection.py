@@ -30,6 +30,7 @@ from fastgw.net.wire import Wire
 from fastgw.protocol.h2 import frames as h2
 from fastgw.protocol.h2.frames import PREFACE, H2Error
 from fastgw.protocol.h2.hpack import NO_TABLE
+from fastgw.protocol.h2.lean import MOST_STREAMS
 from fastgw.stats import Stats
 
 MOST_TURN_BYTES: Final = 262144  # that one turn sends on one connection
@@ -48,12 +49,13 @@ class H2Connection(Connection):
 
     def __init__(
         self, reactor: Reactor, wire: Wire, service: Service, limits: ConnLimits, stats: Stats, peer_ip: str, trusted: bool,
-        forwarded: bytes, spoken: Spoken = H2,
+        forwarded: bytes, spoken: Spoken = H2, most: int = MOST_STREAMS,
     ) -> None:  # fmt: skip
-        """``wire``: of a connection that was counted already (``stats.connections_open``); :meth:`begin` follows."""
+        """``wire``: of a connection that was counted already (``stats.connections_open``); :meth:`begin` follows. ``most``:
+        requests under way at once."""
         super().__init__()
         self.peer_ip = peer_ip
-        self.link = H2ClientLink(reactor, wire, service, limits, stats, peer_ip, trusted, forwarded, spoken)
+        self.link = H2ClientLink(reactor, wire, service, limits, stats, peer_ip, trusted, forwarded, spoken, most)
         self.link.connection = self
 
     @classmethod
@@ -90,9 +92,9 @@ class H2ClientLink(H2Arrival):
 
     def __init__(
         self, reactor: Reactor, wire: Wire, service: Service, limits: ConnLimits, stats: Stats, peer_ip: str, trusted: bool,
-        forwarded: bytes, spoken: Spoken,
+        forwarded: bytes, spoken: Spoken, most: int,
     ) -> None:  # fmt: skip
-        super().__init__(reactor, wire, service, limits, peer_ip, trusted, forwarded, spoken)
+        super().__init__(reactor, wire, service, limits, peer_ip, trusted, forwarded, spoken, most)
         self.connection: H2Connection | None = None
         self.stats = stats
         self._preface = PREFACE  # what is still to come of it

@@ -121,6 +121,8 @@ class H2Slots(H2Home):
                 return stream
         if len(self.waiting) >= MOST_WAITING:
             raise self._busy()
+        if self.engine.tunnelled:
+            return self._wait_for_tunnel(stream, now)
         if not self.engine.addresses:
             raise self._unusable("name not resolved")
         if self._gone_at_once:
@@ -138,6 +140,23 @@ class H2Slots(H2Home):
             raise self._busy()
         self._reactor.wheel.arm(stream, now + self.connect_timeout_s)
         return stream
+
+    def _wait_for_tunnel(self, stream: H2UpstreamStream, now: float) -> H2UpstreamStream:
+        """For a place on a connection that the engine's side has made, or is making. None can be dialled."""
+        if not self.conns and not self.dialling:
+            raise self._unusable("its runner is not connected")
+        self.waiting[stream] = None
+        self._reactor.wheel.arm(stream, now + self.connect_timeout_s)
+        return stream
+
+    def adopt(self, wire: Wire) -> H2UpstreamConn:
+        """A connection whose wire is ready: who stands before the engine has dialled in. It is never closed for being idle."""
+        conn = H2UpstreamConn(self._reactor, wire, self, self._own, self._stats)
+        self._keeper.connections += 1
+        self.dialling.add(conn)
+        self._reactor.wheel.arm(conn, monotonic() + self.connect_timeout_s)
+        conn.on_dialled(0)
+        return conn
 
     def _tunnel(self, carrier: Carrier) -> H2UpstreamStream:
         tunnel = H2UpstreamTunnel(self, self._reactor, carrier)
@@ -327,7 +346,7 @@ class H2Slots(H2Home):
             self._reactor.poller.soon(self._dial_more)  # (where there may be so many and no more, one has to go first)
 
     def unneeded(self, conn: H2UpstreamConn) -> bool:
-        return len(self.conns) > self.engine.warm_connections
+        return len(self.conns) > self.engine.warm_connections and not self.engine.tunnelled
 
     def crashed(self, error: BaseException) -> None:
         self._log.error("engine connection failed inside fastgw", engine=self.engine.name, error=described(error))
@@ -361,6 +380,8 @@ class H2Slots(H2Home):
     def close(self, at_once: bool = False) -> None:
         """Close what is idle, or dialled for nobody; busy connections close as they come to rest. ``at_once``: nobody has a
         stream any more, and what an engine has still to say behind its answers is not waited for."""
+        if self.engine.tunnelled and not at_once:
+            return  # (whoever dialled in closes it)
         self._closed = True
         if not self.waiting:
             for conn in list(self.dialling):

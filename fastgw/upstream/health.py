@@ -167,6 +167,9 @@ class Health:
         """One engine: look its name up if needed, ask its health, learn its models now and then. Where this process is too
         short of descriptors or memory to ask, there is no verdict."""
         engine = pool.engine
+        if engine.tunnelled:
+            engine.probed_at = monotonic()  # (its runner says how it is)
+            return
         known = self._of(engine)
         verdict: bool | None = None if await self._resolve(engine, known) else False
         detail = "name not resolved"

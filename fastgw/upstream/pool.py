@@ -390,6 +390,10 @@ class Pool(Home):
             self._slots.reopen()
             self.keep_warm()
 
+    def adopt(self, wire: Wire) -> Any:
+        """A connection of HTTP/2 that the engine's side has made, over ``wire``; returns it. (``protocol = h2`` alone.)"""
+        return self._slots.adopt(wire)
+
     def wire(self) -> Wire:
         """What a connection of HTTP/2 is dialled with."""
         secure = self.engine.secure_h2

@@ -10,6 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from fastgw.config import EngineConfig
+from fastgw.config.address import TUNNELS
 from fastgw.limits.breaker import CLOSED, NO, Breaker
 from fastgw.net.clock import monotonic
 from fastgw.net.wire import Address
@@ -76,6 +77,7 @@ class Engine:
         "slots",
         "tenant",
         "truncations_total",
+        "tunnelled",
         "unix_path",
         "version",
         "warm_connections",
@@ -125,6 +127,7 @@ class Engine:
         self.breaker = Breaker(cb_threshold, cb_recovery_s)
         self.aliases: dict[str, str] = {}  # of models that it serves: their names there
         self.fleeting = False  # it may be gone at any moment: what it has not begun to answer is asked elsewhere then
+        self.tunnelled = address.host.endswith(TUNNELS)  # nobody dials it: its runner has, and requests go there
         self.draining = False  # it takes no new requests: the operator wants it empty (the fleet)
         self.not_before = 0.0  # it asked to be left alone until then
         self.words: tuple[tuple[float, str], ...] = ()  # until when it has told whom to wait: the two latest, the latest last

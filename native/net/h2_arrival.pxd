@@ -30,6 +30,7 @@ cdef class H2Arrival(ClientLink):
     cdef Budget _resets
     cdef int _refusals
     cdef double _look_s, _idle_until
+    cdef Py_ssize_t _most
 
     @cython.locals(stream=H2ClientStream)
     cpdef on_block(self, long number, bytes block, bint last)

@@ -28,6 +28,7 @@ cdef class H2Slots(H2Home):
 
     @cython.locals(stream=H2UpstreamStream, conn=H2UpstreamConn)
     cpdef H2UpstreamStream open(self, Carrier carrier, double now, int fresh=*)
+    cdef H2UpstreamStream _wait_for_tunnel(self, H2UpstreamStream stream, double now)
     @cython.locals(tunnel=H2UpstreamTunnel)
     cdef H2UpstreamStream _tunnel(self, Carrier carrier)
     @cython.locals(conn=H2UpstreamConn)

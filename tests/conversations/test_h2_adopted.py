@@ -1,0 +1,121 @@
+"""A connection of an engine's pool that its own side has made (a runner's tunnel): adopted, not dialled, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fastgw.net.h2_upstream import H2UpstreamConn
+from tests.conversations.h2_row import H2Talk, h2
+from tests.support.byhand.h2 import H2Peer, HandWire
+from tests.support.requests import chat
+
+
+@contextmanager
+def dialled_in(engines: int = 1, connections: int = 1) -> Iterator[H2Talk]:
+    """The first engine is behind a tunnel."""
+    with h2(engines, policy="ordered") as say:
+        say.engine.engine.tunnelled = True
+        say.engine.engine.addresses = ()
+        for _ in range(connections):
+            adopts(say)
+        yield say
+        say.engine.close(True)
+
+
+def adopts(say: H2Talk) -> tuple[H2Peer, H2UpstreamConn]:
+    """Its side has dialled."""
+    wire = HandWire(say.engine.reactor, lambda wire: None)
+    peer = H2Peer(say.engine, wire)
+    say.engine.peers.append(peer)
+    return peer, say.engine.adopt(wire)
+
+
+def test_a_request_waits_for_its_greeting_and_goes_over_it() -> None:
+    with dialled_in() as say:
+        client = say.talk.client().says(chat())
+        say.engine.peers[0].greets(max_concurrent_streams=1)
+        say.last.answers()
+        client.sees(200)
+        second, third = (say.talk.client().says(chat()) for _ in range(2))
+        say.last.answers()
+        second.sees(200)
+        say.last.answers()  # the place came free
+        third.sees(200)
+        assert len(say.engine.peers) == 1
+
+
+def test_without_one_nothing_is_dialled_and_another_engine_is_asked() -> None:
+    with dialled_in(2, connections=0) as say:
+        client = say.talk.client().says(chat())
+        say.talk.engines[1].last.answers()
+        client.sees(200)
+    with dialled_in(connections=0) as say:
+        say.talk.client().says(chat()).sees(502, "bad_gateway")
+        assert say.engine.peers == []
+
+
+def test_one_that_does_not_greet_is_given_up_with_those_who_wait() -> None:
+    with dialled_in() as say:
+        client = say.talk.client().says(chat())
+        say.talk.passes(5.5)
+        client.sees(504, "upstream_timeout")
+        assert say.engine.connections == 0
+
+
+def test_it_is_kept_while_it_is_idle_and_while_its_engine_is_drained() -> None:
+    with dialled_in() as say:
+        peer = say.engine.peers[0].greets(max_concurrent_streams=8)
+        for _ in range(6):
+            say.talk.passes(10.0)
+            peer.look()  # (it answers what it is asked)
+        say.engine.close()
+        say.talk.loop.settle()
+        assert not peer.wire.closed
+        say.engine.reopen()
+        client = say.talk.client().says(chat())
+        say.last.answers()
+        client.sees(200)
+        say.engine.close(True)
+        say.talk.loop.settle()
+        assert peer.wire.closed
+
+
+@pytest.mark.parametrize("how", ["silent", "reset"])
+def test_one_that_is_lost_fails_what_has_not_begun_over_to_another(how: str) -> None:
+    with dialled_in(2) as say:
+        peer = say.engine.peers[0].greets(max_concurrent_streams=8)
+        say.engine.engine.fleeting = True
+        client = say.talk.client().says(chat())
+        assert len(say.asked) == 1
+        if how == "reset":
+            peer.closes("reset")
+        else:
+            peer.acks = False
+            for _ in range(3):
+                say.talk.passes(10.5)
+        say.talk.engines[1].last.answers()
+        client.sees(200)
+
+
+def test_the_newer_takes_what_is_new_when_the_older_leaves() -> None:
+    with dialled_in(connections=0) as say:
+        old, conn = adopts(say)
+        old.greets(max_concurrent_streams=8)
+        first = say.talk.client().says(chat())
+        old.look()
+        conn.retire("another has come")
+        new, kept = adopts(say)
+        second = say.talk.client().says(chat())
+        new.greets(max_concurrent_streams=8)
+        assert (len(old.look().asked), len(new.look().asked)) == (1, 1)
+        old.asked[0].answers()
+        first.sees(200)
+        say.talk.loop.settle()
+        assert old.wire.closed
+        new.asked[0].answers()
+        second.sees(200)
+        assert not new.wire.closed
+        assert kept.spare() == 8
