@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Final, NoReturn
 if TYPE_CHECKING:
     import argparse
 
+    from fastgw.behind import Behind
     from fastgw.config import Config, Loaded
+    from fastgw.config.names import EngineKind
+    from fastgw.stats import EventLog
 
 _HELP: Final = """\
 usage: fastgw COMMAND [options]
@@ -226,7 +229,13 @@ def _runner(argv: Sequence[str]) -> int:
     from fastgw.observe.logs import to_stderr
     from fastgw.stats import Stats
 
-    return cli.main(argv, str(read_one("runner_auth_token")), lambda level: to_stderr(level, "auto", Stats()))
+    def to_front(url: str, kind: EngineKind, key: str, paths: tuple[str, ...], log: EventLog) -> Behind:
+        from fastgw import behind
+        from fastgw.config import EngineConfig
+
+        return behind.Behind(behind.config_for(EngineConfig(url=url, name="engine", kind=kind, api_key=key), paths), log, True)
+
+    return cli.main(argv, str(read_one("runner_auth_token")), lambda level: to_stderr(level, "auto", Stats()), to_front)
 
 
 def _keys(argv: Sequence[str]) -> int:

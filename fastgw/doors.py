@@ -33,6 +33,7 @@ from fastgw.protocol.headers import handshake_lines, is_trusted
 from fastgw.protocol.hosts import HostRule
 from fastgw.protocol.http1.server import PREFACE_HEAD
 from fastgw.protocol.http1.writer import simple_response
+from fastgw.protocol.websocket import TUNNEL, is_key
 from fastgw.stats import EventLog
 from fastgw.tasks import Tasks
 from fastgw.upstream.fleet import Fleet
@@ -303,6 +304,9 @@ class RunnerDoor:
             raise GatewayError("forbidden", "Runners are no pages of a browser.")
         if own.get(b"upgrade", b"").lower() != b"websocket" or head.chunked or head.content_length > 0 or client.connects:
             raise GatewayError("bad_request", "Runners speak WebSocket over HTTP/1.1 here: send `Upgrade: websocket`, no body.")
+        if TUNNEL in [one.strip() for one in own.get(b"sec-websocket-protocol", b"").split(b",")]:
+            self._tunnel_in(exchange, own, desk)
+            return
         from fastgw.net.bridge import given_away
 
         peer, told = exchange.client_ip, b"?" in head.target
@@ -310,6 +314,19 @@ class RunnerDoor:
         exchange.status = 101
         exchange.end("ok", False)
         self._tasks.spawn("hand a runner over", desk.sockets.adopt(sock, ahead, peer, told))
+
+    def _tunnel_in(self, exchange: Exchange, own: dict[bytes, bytes], desk: RunnerDesk) -> None:
+        """A runner whose engine is asked over this very connection: it stays with the data plane."""
+        key = own.get(b"sec-websocket-key", b"")
+        if own.get(b"sec-websocket-version") != b"13" or not is_key(key):
+            raise GatewayError("bad_request", "This is no handshake of a WebSocket (RFC 6455).")
+        peer, told = exchange.client_ip, b"?" in exchange.head.target
+        wire, surplus = exchange.client.release_wire()
+        if wire is None:
+            raise GatewayError("bad_request", "Runners speak WebSocket over HTTP/1.1 here.")
+        exchange.status = 101
+        exchange.end("ok", False)
+        desk.tunnels.adopt(self._core.reactor, wire, surplus, key, peer, told)
 
     def _list(self, exchange: Exchange) -> None:
         """``GET /runners``, to who has the admin key."""

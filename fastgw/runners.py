@@ -20,6 +20,7 @@ from fastgw.net.unusable import TlsError
 from fastgw.protocol.runner_words import Command, CommandResponse, LoadModel, RequestStatus, UnloadModel
 from fastgw.protocol.runners import Refused, Terms
 from fastgw.stats import EventLog
+from fastgw.tunnels import Tunnels
 from fastgw.upstream.fleet import Fleet, FleetError
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.runner_address import networks
@@ -65,6 +66,10 @@ class FleetYard:
     def holds(self, engine: Engine) -> bool:
         pool = self._pools.get(engine.name)
         return pool is not None and pool.engine is engine
+
+    def pool_of(self, engine: Engine) -> Pool | None:
+        """Its pool, while it is there."""
+        return self._pools[engine.name] if self.holds(engine) else None
 
     def forget(self, pool: Pool) -> None:
         """It has left the fleet."""
@@ -128,6 +133,7 @@ class RunnerDesk:
         self.terms = Terms("", config.runner_heartbeat_s, config.runner_timeout_s)
         self.registry = Registry(self.yard, most=config.max_runners, listed=())
         self.sockets = RunnerSockets(self.registry, self.terms, log)
+        self.tunnels = Tunnels(self.registry, self.terms, log, self._pool_of)
         self._command_timeout_s = config.runner_command_timeout_s
         self.follow(config)
 
@@ -147,6 +153,7 @@ class RunnerDesk:
             now, unix = monotonic(), time()
             self.registry.tick(now, unix)
             self.sockets.tick(now, unix)
+            self.tunnels.tick(now, unix)
 
     # --- the operator
     def runners(self) -> Sequence[RunnerShown]:
@@ -188,6 +195,10 @@ class RunnerDesk:
             raise RunnerRefused("".join(char if char.isprintable() else " " for char in text)[:500])
         return self._shown(runner)
 
+    def _pool_of(self, id: str) -> Pool | None:
+        runner = self.registry.find(id)
+        return self.yard.pool_of(runner.engine) if runner is not None else None
+
     def _find(self, id: str) -> Runner:
         runner = self.registry.find(id)
         if runner is None:
@@ -203,7 +214,7 @@ class RunnerDesk:
             name=runner.name,
             machine_type=runner.machine,
             engine=engine.name,
-            url=runner.url,
+            url="" if engine.tunnelled else runner.url,
             health=status.health,
             connected=runner.lost_at < 0,
             takes_requests=not engine.draining and engine.healthy is not False,
@@ -222,4 +233,4 @@ class RunnerDesk:
     async def stop(self) -> None:
         """All runners are told that the gateway stops."""
         with suppress(asyncio.CancelledError):
-            await self.sockets.stop()
+            await asyncio.gather(self.sockets.stop(), self.tunnels.stop())

@@ -48,6 +48,7 @@ MODULES: Final = (
     "exchange.figures",
     "exchange.filter",
     "exchange.gateway",
+    "exchange.passage",
     "exchange.plan",
     "exchange.record",
     "exchange.refusal",

@@ -18,9 +18,10 @@ import aiohttp
 import uvloop
 
 from fastgw.agent.engine import LocalEngine
-from fastgw.agent.link import Asked, Link
+from fastgw.agent.link import Asked, Front, Link
+from fastgw.config import grammar
 from fastgw.config.address import is_loopback, parse_engine_url
-from fastgw.config.names import ENGINE_KINDS, LOG_LEVELS, LogLevel
+from fastgw.config.names import ENGINE_KINDS, LOG_LEVELS, EngineKind, LogLevel
 from fastgw.protocol.runner_words import Register, RunnerStatus, from_runner, written
 from fastgw.protocol.runner_words import Unreadable as Unspeakable
 from fastgw.stats import EventLog
@@ -31,6 +32,7 @@ examples:
   fastgw runner --gateway ws://gateway:8080 --engine http://10.0.0.7:8000 --token-file /run/secrets/runner --machine gpu
   fastgw runner --gateway wss://gateway --engine http://127.0.0.1:11434 --id den --alias fast=llama3.2:3b
   fastgw runner --gateway ws://gateway:8080 --engine http://127.0.0.1:8000 --adapter sql=/models/sql-lora
+  fastgw runner --gateway wss://gateway --engine http://127.0.0.1:8000 --tunnel
   fastgw runner --gateway ws://gateway:8080 --engine http://127.0.0.1:8000 --advertise http://10.0.0.7:9000
 
 The gateway asks the engine at the address that this program comes from, and at the engine's port; or at --advertise, where its
@@ -49,6 +51,7 @@ class Log(EventLog, Protocol):
 
 
 ToLog = Callable[[LogLevel], Log]
+ToFront = Callable[[str, EngineKind, str, tuple[str, ...], EventLog], Front]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--machine", metavar="TEXT", default="", help="what it runs on: gpu, cpu, or any word that routing is to know")
     add("--kind", choices=ENGINE_KINDS, default="auto", help="what the engine is (default: asked of it)")
     add("--advertise", metavar="URL", default="", help="http://address:port where the gateway is to ask the engine")
+    add("--tunnel", action="store_true", help="have requests come over the same connection: no port is needed here")
+    add("--path", metavar="PATH", action="append", default=[], help="of a tunnel: pass this path on too; can be repeated")
     add("--engine-key-file", metavar="FILE", help="a file with the key that the engine asks for")
     add("--alias", metavar="NAME=MODEL", action="append", default=[], help="another name for a model; can be repeated")
     add("--adapter", metavar="NAME=PATH", action="append", default=[], help="a LoRA adapter that may be loaded (vLLM, SGLang)")
@@ -134,9 +139,15 @@ def asked(options: argparse.Namespace, token: str) -> Asked:
         _fail(str(error))
     if engine.unix_path or (advertised is not None and advertised.unix_path):
         _fail("the gateway cannot reach a Unix socket: name the engine's http://host:port")
-    if advertised is None and (engine.secure or engine.base):
+    if options.tunnel and advertised is not None:
+        _fail("--tunnel and --advertise are two ways to the engine: name one")
+    if options.path and not options.tunnel:
+        _fail("--path is of a tunnel: name --tunnel too")
+    for wrong in grammar.paths(options.path):
+        _fail(f"--path: {wrong}")
+    if advertised is None and (engine.secure or engine.base) and not options.tunnel:
         _fail("an engine with https:// or with a path needs --advertise: the gateway would ask http://address:port")
-    if advertised is None and is_loopback(engine.host):
+    if advertised is None and is_loopback(engine.host) and not options.tunnel:
         _note("the gateway asks this machine's own address: the engine must listen there, and not on loopback alone")
     token = _secret(options.token_file, "--token-file") or token
     if not token:
@@ -173,8 +184,9 @@ def _note(text: str) -> None:
     print(f"fastgw runner: {text}", file=sys.stderr)
 
 
-def main(argv: Sequence[str], token: str, to_log: ToLog) -> int:
-    """Run the agent; ``token`` is what the environment has, ``to_log`` makes the log of a level."""
+def main(argv: Sequence[str], token: str, to_log: ToLog, to_front: ToFront) -> int:
+    """Run the agent; ``token`` is what the environment has, ``to_log`` makes the log of a level, ``to_front`` who serves the
+    requests of a tunnel."""
     options = _parser().parse_args(list(argv))
     what = asked(options, token)
     adapters = _pairs(options.adapter, "--adapter")
@@ -187,7 +199,8 @@ def main(argv: Sequence[str], token: str, to_log: ToLog) -> int:
         log.start(loop)
         limits = aiohttp.TCPConnector(limit=16)
         async with aiohttp.ClientSession(connector=limits, timeout=aiohttp.ClientTimeout(total=None)) as http:
-            link = Link(http, LocalEngine(http, url, options.kind, key, adapters, not options.no_pull), what, log)
+            front = to_front(url, options.kind, key, tuple(options.path), log) if options.tunnel else None
+            link = Link(http, LocalEngine(http, url, options.kind, key, adapters, not options.no_pull), what, log, front=front)
             running = asyncio.current_task()
             assert running is not None
             asked_before = False
@@ -202,7 +215,11 @@ def main(argv: Sequence[str], token: str, to_log: ToLog) -> int:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, signalled)
             log.info("runner", runner=what.runner_id, engine=url, gateway=what.gateway)
-            await link.run()
+            try:
+                await link.run()
+            finally:
+                if front is not None:
+                    await front.stop()
             log.info("stopped")
 
     try:

@@ -19,14 +19,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from random import random
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 import msgspec
 
 from fastgw.agent.engine import LocalEngine
 from fastgw.agent.loading import CannotLoad
+from fastgw.agent.tunnel import NoTunnel, TunnelSocket, dialled
 from fastgw.errors import described
+from fastgw.net.poller import Reactor
+from fastgw.net.wire import Wire
 from fastgw.protocol import runner_words as words
 from fastgw.protocol.runner_words import Command, EngineStatus, Health, RunnerMetrics, RunnerStatus
 from fastgw.stats import EventLog
@@ -61,6 +64,24 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         return f"<Asked {self.runner_id} of {self.gateway}>"  # (not with its token)
 
 
+class Front(Protocol):
+    """Who serves the requests of a tunnel."""
+
+    @property
+    def reactor(self) -> Reactor: ...
+
+    def serve(self, wire: Wire) -> None:
+        """Serve what comes over ``wire``, until it ends."""
+        ...
+
+    async def stop(self) -> None:
+        """End all that is left."""
+        ...
+
+
+Socket = aiohttp.ClientWebSocketResponse | TunnelSocket
+
+
 class Broken(Exception):
     """The connection has ended; the text says how. ``pause_s``: no other try before that."""
 
@@ -73,8 +94,11 @@ class Link:
     """See the head of this file. ``engine`` is looked at again and again; ``dice`` gives a number below 1."""
 
     def __init__(
-        self, http: aiohttp.ClientSession, engine: LocalEngine, asked: Asked, log: EventLog, dice: Callable[[], float] = random
+        self, http: aiohttp.ClientSession, engine: LocalEngine, asked: Asked, log: EventLog, dice: Callable[[], float] = random,
+        front: Front | None = None,
     ) -> None:
+        """``front``: who serves requests that come over the same connection; None = the gateway asks the engine itself."""
+        self._front = front
         self._http = http
         self._engine = engine
         self._asked = asked
@@ -126,13 +150,17 @@ class Link:
         asked = self._asked
         try:
             async with asyncio.timeout(ANSWER_S):
-                ws = await self._http.ws_connect(
-                    asked.gateway, autoping=True, compress=0, max_msg_size=words.MAX_FRAME_BYTES, autoclose=True,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
-                )  # fmt: skip
+                ws: Socket
+                if self._front is not None:
+                    ws = await dialled(self._front.reactor, asked.gateway)
+                else:
+                    ws = await self._http.ws_connect(
+                        asked.gateway, autoping=True, compress=0, max_msg_size=words.MAX_FRAME_BYTES, autoclose=True,
+                        timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
+                    )  # fmt: skip
         except TimeoutError:
             raise Broken(f"no answer in {ANSWER_S:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, NoTunnel, OSError) as error:
             status = getattr(error, "status", 0)
             raise Broken(f"answered {status}" if status else described(error), REFUSED_PAUSE_S if status else 0.0) from None
         try:
@@ -141,7 +169,7 @@ class Link:
             with suppress(Exception):
                 await ws.close()
 
-    async def _speak(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+    async def _speak(self, ws: Socket) -> None:
         asked = self._asked
         await self._say(
             ws,
@@ -171,6 +199,8 @@ class Link:
                         return
                     continue  # (we are to leave)
                 if isinstance(message, words.RegisterAck):
+                    if not self.registered:
+                        self._open(ws)
                     self.registered = True
                     self._log.info("registered", gateway=asked.gateway, runner=message.runner_id)
                     tells = tells or asyncio.create_task(self._tell(ws), name="tells how the engine is")
@@ -190,7 +220,12 @@ class Link:
                 tells.cancel()
                 await asyncio.gather(tells, return_exceptions=True)
 
-    async def _receive(self, ws: aiohttp.ClientWebSocketResponse, limit_s: float | None) -> words.FromGateway | None:
+    def _open(self, ws: Socket) -> None:
+        """The gateway has taken us: of a tunnel, its requests are served from here on."""
+        if self._front is not None and isinstance(ws, TunnelSocket) and ws.end.wire is not None:
+            self._front.serve(ws.end.wire)
+
+    async def _receive(self, ws: Socket, limit_s: float | None) -> words.FromGateway | None:
         """The next message; None when we are to leave, or ``limit_s`` is over while we do. Raises :class:`Broken`."""
         reads = asyncio.ensure_future(ws.receive())
         leaves = asyncio.ensure_future(self._leaving.wait()) if limit_s is None or not self.registered else None
@@ -215,7 +250,7 @@ class Link:
         except words.Unreadable as error:
             raise Broken(f"what the gateway says cannot be read: {error}") from None
 
-    async def _say(self, ws: aiohttp.ClientWebSocketResponse, message: msgspec.Struct) -> None:
+    async def _say(self, ws: Socket, message: msgspec.Struct) -> None:
         try:
             async with asyncio.timeout(ANSWER_S):
                 await ws.send_str(words.written(message).decode())
@@ -234,7 +269,7 @@ class Link:
                 said = now
                 self._looked.set()
 
-    async def _tell(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+    async def _tell(self, ws: Socket) -> None:
         """What has changed at once, and that we live every ``heartbeat_s``."""
         said = self._status()
         with suppress(Broken):  # (who reads meets it too)
@@ -269,12 +304,12 @@ class Link:
         return words.StatusUpdate(**_members(self._status()))
 
     # --- commands
-    def _command(self, ws: aiohttp.ClientWebSocketResponse, command: Command) -> None:
+    def _command(self, ws: Socket, command: Command) -> None:
         task = asyncio.create_task(self._obey(ws, command, len(self._commands) >= MOST_COMMANDS), name="a command")
         self._commands.add(task)
         task.add_done_callback(self._commands.discard)
 
-    async def _obey(self, ws: aiohttp.ClientWebSocketResponse, command: Command, full: bool) -> None:
+    async def _obey(self, ws: Socket, command: Command, full: bool) -> None:
         error = "There are as many commands under way as there may be." if full else ""
         if not full:
             try:

@@ -17,7 +17,7 @@ from fastgw.accel.heads import Kept, RequestHead, ResponseHead
 from fastgw.accel.landing import Landing
 from fastgw.errors import GatewayError
 from fastgw.net.timers import NEVER, Timed, TimerWheel
-from fastgw.net.wire import Holder
+from fastgw.net.wire import Holder, Wire
 
 UNTOLD: Final = -1
 """As the length of an answer's body: it ends where it ends."""
@@ -233,6 +233,10 @@ class ClientStream(Timed):
         """Give the connection's descriptor away, with what has come behind the request's head: nothing of it is ours then, and
         the stream is over. (-1, b"") where it cannot be: it is encrypted, or has other requests on it."""
         return -1, b""
+
+    def release_wire(self) -> tuple[Wire | None, bytes]:
+        """As :meth:`release`, with the wire as it is, encrypted or not."""
+        return None, b""
 
     def take_over(self) -> bool:
         """From here on bytes pass as they are, both ways and without a limit of time, and nothing is answered before: what has

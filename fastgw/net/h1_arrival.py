@@ -13,7 +13,7 @@ from fastgw.net.h1_client import H1ClientStream, Host
 from fastgw.net.h1_states import BODY, BODY_PROGRESS_BYTES, BUSY, CLOSED, DISCARD_BYTES, HEAD, OPENING, State
 from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER
-from fastgw.net.wire import RECV_BYTES, Wire
+from fastgw.net.wire import RECV_BYTES, PlainWire, Wire
 from fastgw.protocol.body import Source
 from fastgw.protocol.http1.writer import CONTINUE
 
@@ -74,6 +74,16 @@ class Arrival(Host):
         surplus = self.surplus
         self.close()
         return fd, surplus
+
+    def release_wire(self) -> tuple[Wire | None, bytes]:
+        """See :meth:`~fastgw.net.client.ClientStream.release_wire`."""
+        wire, surplus = self.wire, self.surplus
+        if wire.closed or wire.queued_bytes:
+            return None, b""
+        wire.pause()
+        self.wire = PlainWire(self.reactor)  # (which ends in its place)
+        self.close()
+        return wire, surplus
 
     def _take_body(self, data: bytes) -> None:
         body = self.body

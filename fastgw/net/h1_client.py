@@ -102,6 +102,10 @@ class Host(Connection):
         """See :meth:`~fastgw.net.client.ClientStream.release`."""
         return -1, b""
 
+    def release_wire(self) -> tuple[Wire | None, bytes]:
+        """See :meth:`~fastgw.net.client.ClientStream.release_wire`."""
+        return None, b""
+
     def early(self) -> bytes:
         """What came before that; read on."""
         raise NotImplementedError
@@ -294,6 +298,10 @@ class H1ClientStream(ClientStream):
     def release(self) -> tuple[int, bytes]:
         self.sink = None
         return self.host.release()
+
+    def release_wire(self) -> tuple[Wire | None, bytes]:
+        self.sink = None
+        return self.host.release_wire()
 
     def early(self) -> bytes:
         return self.host.early()

@@ -116,7 +116,7 @@ class Session:
 
     __slots__ = (
         "_allowance", "_began", "_counted_at", "_house", "_page", "_pinged", "_terms", "closing", "out", "peer", "runner_id",
-        "seen_at", "state", "wake", "why",
+        "seen_at", "state", "tunnelled", "wake", "why",
     )  # fmt: skip
 
     def __init__(self, house: House, terms: Terms, peer: str, now: float) -> None:
@@ -124,6 +124,7 @@ class Session:
         self._terms = terms
         self.peer = peer
         self.state = State.NEW
+        self.tunnelled = False  # requests for its engine go over this very connection
         self.runner_id = ""  # once it has registered
         self.out: deque[bytes] = deque()
         self.closing: tuple[int, str] | None = None

@@ -26,6 +26,9 @@ UNSAID: Final[Counts] = (-1, -1, -1, -1, -1)
 MAX_MESSAGE_BYTES: Final = 1 << 16  # of one whose type is not among its first bytes; a longer one is not looked into
 LOOK_BYTES: Final = 256  # of a message, within which its `type` usually stands
 
+TUNNEL: Final = b"fastgw.tunnel.1"
+"""The subprotocol of a runner over whose connection its engine is asked: HTTP/2 in binary messages."""
+
 SPENT: Final = 1008  # the status of a close (RFC 6455 §7.4.1): a policy was violated
 MAX_REASON_BYTES: Final = 123  # of its reason (§5.5)
 
@@ -72,6 +75,16 @@ def new_key(dice: bytes) -> bytes:
     from binascii import b2a_base64  # (no part of a start)
 
     return b2a_base64(dice, newline=False)
+
+
+def is_key(key: bytes) -> bool:
+    """Whether this is 16 bytes in Base64, as a Sec-WebSocket-Key has to be (§4.2.1)."""
+    from binascii import Error, a2b_base64
+
+    try:
+        return len(key) == 24 and len(a2b_base64(key, strict_mode=True)) == 16
+    except Error:
+        return False
 
 
 def accept_of(key: bytes) -> bytes:

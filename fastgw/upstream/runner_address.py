@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-from fastgw.config.address import EngineAddress, parse_engine_url
+from fastgw.config.address import TUNNELS, EngineAddress, parse_engine_url
+from fastgw.digests import digest
 from fastgw.protocol.runner_words import Register
 from fastgw.protocol.runners import Refused
 
@@ -54,6 +55,11 @@ def allowed(address: Ip, peer: Ip | None, listed: Sequence[Network]) -> bool:
     if listed:
         return any(address in network for network in listed)
     return address == peer and not (address.is_loopback or address.is_link_local)
+
+
+def tunnel_of(id: str) -> str:
+    """The URL that stands for the engine behind the tunnel of the runner ``id``."""
+    return f"http://{digest(id.encode()).hex()[:40]}{TUNNELS}:80"
 
 
 def where(message: Register, peer: str, listed: Sequence[Network]) -> str:

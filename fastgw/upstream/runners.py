@@ -26,7 +26,7 @@ from fastgw.config.names import EngineKind
 from fastgw.protocol.runner_words import ROUTABLE, Command, CommandResponse, Register, RunnerStatus
 from fastgw.protocol.runners import AWAY, DONE, LATER, POLICY, Refused, Session
 from fastgw.upstream.kinds.registry import kind_called
-from fastgw.upstream.runner_address import Network, where
+from fastgw.upstream.runner_address import Network, tunnel_of, where
 from fastgw.upstream.target import MOST_QUEUED, Engine
 
 GRACE_S: Final = 1.5
@@ -146,7 +146,7 @@ class Registry:
         if runner is None and len(self._runners) >= self.most:
             raise Refused("There are as many runners as there may be: raise max_runners.", close=LATER)
         self._damp(message.runner_id, now)
-        url = where(message, session.peer, self.listed)
+        url = tunnel_of(message.runner_id) if session.tunnelled else where(message, session.peer, self.listed)
         other = self._by_url.get(url)
         if other is not None and other is not runner:
             raise Refused(f"The runner {other.id!r} has this address: give each its own.")
@@ -271,6 +271,7 @@ class Registry:
             "url": url,
             "name": self._yard.free_name(message.runner_id),
             "kind": kind,
+            "protocol": "h2" if url == tunnel_of(message.runner_id) else "",
             "machine": (message.machine_type or "").lower(),
             "features": sorted({one.capability for one in message.status.capabilities}),
         }

@@ -44,11 +44,13 @@ def test_a_gateways_url(url: str, found: str) -> None:
     (["--alias", "fast"], "--alias"), (["--adapter", "=x"], "--adapter"), (["--heartbeat", "0"], "--heartbeat"),
     (["--look", "nan"], "--look"), (["--id", "a/b"], "would not take"), (["--id", "a" * 200], "would not take"),
     (["--name", "x" * 300], "would not take"), (["--token-file", "/nowhere/token"], "--token-file"),
+    (["--tunnel", "--advertise", "http://10.0.0.7:9000"], "--tunnel"), (["--path", "/v1/more"], "--tunnel"),
+    (["--tunnel", "--path", "more"], "--path"), (["--tunnel", "--engine", "unix:/run/engine.sock"], "Unix socket"),
     (["--token", TOKEN], "unrecognized"), (["--kind", "unheard-of"], "--kind"),
 ])  # fmt: skip
 def test_what_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        main([*LEAST, *words], TOKEN, lambda level: pytest.fail("it began"))
+        main([*LEAST, *words], TOKEN, lambda level: pytest.fail("it began"), lambda *words: pytest.fail("it began"))
     assert left.value.code == 2
     line = capsys.readouterr().err
     assert said in line
@@ -72,5 +74,8 @@ def test_the_token_comes_from_a_file_before_the_environment(tmp_path: Path, caps
 def test_an_engine_on_loopback_alone_is_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
     parsed("--engine", "http://127.0.0.1:8000")
     assert "not on loopback alone" in capsys.readouterr().err
+    for url in ("http://127.0.0.1:8000", "https://127.0.0.1:8000/base"):
+        parsed("--engine", url, "--tunnel", "--path", "/v1/more/*")
+        assert capsys.readouterr().err == ""
     parsed("--engine", "http://127.0.0.1:8000", "--advertise", "http://10.0.0.7:8000")
     assert capsys.readouterr().err == ""

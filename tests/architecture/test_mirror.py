@@ -28,7 +28,9 @@ ELSEWHERE: dict[str, str] = {
     "keyring": "e2e/test_keys.py",
     "late": "test_start.py",
     "loading": "test_reload.py",
+    "behind": "e2e/test_tunnels.py",
     "runners": "e2e/test_runners.py",
+    "tunnels": "e2e/test_tunnels.py",
     "selftest": "cli/test_selftest.py",
     "serve": "e2e/test_cases_k_process.py",
     "tasks": "store/test_state.py",
@@ -39,6 +41,8 @@ ELSEWHERE: dict[str, str] = {
     "config/table": "config/test_settings.py",
     # Parts of a machine that is tested as one.
     "agent/engine": "agent/test_link.py",
+    "agent/tunnel": "e2e/test_tunnels.py",
+    "exchange/passage": "e2e/test_tunnels.py",
     "accel/attached": "accel/test_prompt_size.py",
     "accel/brackets": "accel/test_bodies.py",
     "accel/event_notes": "accel/test_sse.py",

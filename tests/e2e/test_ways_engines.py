@@ -23,7 +23,7 @@ from tests.support.h2.frames import goaway
 from tests.support.ports import closed_port
 from tests.support.ways.h1 import How
 from tests.support.ways.h2 import H2Engine
-from tests.support.ways.way import Way, all_ways, plain_ways, say
+from tests.support.ways.way import Way, all_ways, and_tunnels, plain_ways, say
 
 JSON = b"content-type: application/json"
 SSE = b"content-type: text/event-stream"
@@ -137,7 +137,7 @@ async def test_E2_nothing_is_asked_again_once_it_has_answered(said: str, way: Wa
         assert (len(first.turns), len(other.turns)) == (2, 0)
 
 
-@all_ways
+@and_tunnels
 async def test_E9_an_answer_that_ends_before_its_length_is_never_padded_nor_ended(way: Way) -> None:
     endings = ["fin", "rst", *(["end"] if way.engine_protocol == "h2" else [])]
     rows = [(cut, how) for cut in (1, 50, len(ANSWER) - 1) for how in endings]

@@ -18,7 +18,7 @@ from tests.e2e.engines import pool_engine
 from tests.e2e.streams import DONE, event, usage_event
 from tests.e2e.test_cases_f_streams import FORMATS
 from tests.support.answers import RawResponse
-from tests.support.ways.way import Way, all_ways, plain_ways, say
+from tests.support.ways.way import Way, all_ways, and_tunnels, plain_ways, say
 
 SSE = b"content-type: text/event-stream"
 ERROR = b'data: {"error":{"message":"EngineCore encountered an issue.","type":"InternalServerError","code":500}}\n\n'
@@ -55,7 +55,7 @@ def broken(answer: RawResponse, code: str = "bad_gateway") -> dict[str, Any]:
 TEXT = event("Hé") + event("🙂 wörld") + event("", '"stop"')
 
 
-@all_ways
+@and_tunnels
 @pytest.mark.parametrize("ask_usage", [True, False])
 async def test_F1_however_it_is_cut(ask_usage: bool, way: Way) -> None:
     whole = TEXT + (usage_event() if ask_usage else b"") + DONE
@@ -125,7 +125,7 @@ TAILS: dict[str, bytes] = {
 }
 
 
-@all_ways
+@and_tunnels
 async def test_F5_one_that_breaks_ends_in_an_error_event_and_no_clean_end(way: Way) -> None:
     endings = ["fin", "rst", *(["INTERNAL_ERROR", "NO_ERROR"] if way.engine_protocol == "h2" else [])]
     rows = [(name, how) for name in TAILS for how in endings]
@@ -168,7 +168,7 @@ async def test_F5_before_the_first_event_and_in_the_shape_of_its_endpoint(way: W
         assert set(msgspec.json.decode(answer.events()[-1])["error"]) == {"type", "message"}
 
 
-@all_ways
+@and_tunnels
 async def test_F7_its_own_error_event_passes_once_and_counts(way: Way) -> None:
     async def play(turn: Any) -> None:
         await turn.head(SSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from fastgw import EngineConfig
 from tests.support import tls_client
 from tests.support.gateway import Running, running
 from tests.support.requests import chat
+from tests.support.tunnels import TOKEN, tunnelled
 from tests.support.ways.h1 import H1Caller, H1Engine, Play
 from tests.support.ways.h2 import H2Caller, H2Engine
 
@@ -55,7 +57,7 @@ class Way:
         secure = tls_client.settings() if self.client_tls else {}
         limits: dict[str, Any] = {"api_keys": (KEY,), "daily_token_quota": 10**9, "http2": self.client_protocol == "h2"}
         given = {**limits, **QUIET, **secure, **settings}
-        async with running([*(self.target(url) for url in urls), *engines], **given) as gw:
+        async with self._before(urls, engines, given) as gw:
             yield gw
             await gw.idle()
             core = gw.gateway.core
@@ -66,6 +68,13 @@ class Way:
             charged = account.ledger.prompt + account.ledger.completion
             assert charged == told, f"charged {charged}, recorded {told}"
             assert not account.ledger.reserved, f"{account.ledger.reserved} are reserved still"
+
+    @asynccontextmanager
+    async def _before(
+        self, urls: Sequence[str], engines: Sequence[EngineConfig], settings: dict[str, Any]
+    ) -> AsyncIterator[Running]:
+        async with running([*(self.target(url) for url in urls), *engines], **settings) as gw:
+            yield gw
 
     @asynccontextmanager
     async def client(self, gw: Running, *, slow: bool = False) -> AsyncIterator[H1Caller | H2Caller]:
@@ -85,15 +94,47 @@ class Way:
             await made.close()
 
     @property
+    def kept(self) -> int:
+        """Connections to its engine that stay when nobody asks for anything."""
+        return int(self.engine_protocol == "h2")
+
+    @property
     def leavings(self) -> tuple[str, ...]:
         """How a client of it says that it does not want an answer: of the one request, or by the end of its connection."""
         return ("stream", "fin", "rst") if self.client_protocol == "h2" else ("fin", "rst")
 
 
+class TunnelWay(Way):
+    """The engine is behind a runner that has dialled in, and speaks HTTP/1.1 with that."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}-tunnel"
+
+    @property
+    def kept(self) -> int:
+        return 1
+
+    @asynccontextmanager
+    async def _before(
+        self, urls: Sequence[str], engines: Sequence[EngineConfig], settings: dict[str, Any]
+    ) -> AsyncIterator[Running]:
+        async with running(engines, **{"runner_auth_token": TOKEN, **settings}) as gw, tunnelled(gw, *urls):
+            gw.stats.exchanges_total -= len(gw.raw_records)  # of runners that have dialled in: no test counts with those
+            gw.raw_records.clear()
+            yield gw
+
+
 _BOTH: tuple[Protocol, Protocol] = ("h1", "h2")
-ALL = tuple(Way(c, ct, e, et) for c in _BOTH for ct in (False, True) for e in _BOTH for et in (False, True))
+ALL: tuple[Way, ...] = tuple(Way(c, ct, e, et) for c in _BOTH for ct in (False, True) for e in _BOTH for et in (False, True))
+
+TUNNELS = (TunnelWay("h1", False, "h1", False), TunnelWay("h2", False, "h1", False))
+if os.environ.get("FASTGW_TESTED_TUNNELS") == "1":
+    ALL = TUNNELS
 
 all_ways = pytest.mark.parametrize("way", ALL, ids=str)
+and_tunnels = pytest.mark.parametrize("way", dict.fromkeys((*ALL, TUNNELS[0])), ids=str)
+"""All ways, and one more whose engine is behind a tunnel. (With ``FASTGW_TESTED_TUNNELS=1`` in the environment all cases run
+through tunnels alone. Those that count connections, replays or refused dials differ then: they are the runner's.)"""
 plain_ways = pytest.mark.parametrize("way", [way for way in ALL if not (way.client_tls or way.engine_tls)], ids=str)
 
 

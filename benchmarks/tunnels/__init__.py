@@ -1,0 +1,1 @@
+"""What a tunnel costs beside HTTP to the same engine."""
