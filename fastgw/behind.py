@@ -166,7 +166,7 @@ class Behind:
     def serve(self, wire: Wire) -> None:
         """Serve what comes over ``wire``, until it ends."""
         core, stats = self._core, self.stats
-        taken = H2Connection(core.reactor, wire, core, self._limits, stats, PEER, True, b"", None, MOST_AT_ONCE)
+        taken = H2Connection(core.reactor, wire, core, self._limits, stats, PEER, True, b"", H2, MOST_AT_ONCE)
         stats.connections_open += 1
         stats.connections_total += 1
         core.connections.add(taken)

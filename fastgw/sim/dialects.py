@@ -45,13 +45,14 @@ class TgiRequest(msgspec.Struct):
 class _Planned:
     """What both share: one plan."""
 
-    __slots__ = ("_plan", "content_type", "finish_reason", "prompt_tokens", "stream", "tokens")
+    __slots__ = ("_plan", "blocks", "content_type", "finish_reason", "prompt_tokens", "stream", "tokens")
 
     def __init__(self, plan: Plan, stream: bool, content_type: bytes) -> None:
         self._plan = plan
         self.stream = stream
         self.content_type = content_type
         self.prompt_tokens = plan.prompt_tokens
+        self.blocks = plan.blocks
         self.tokens = plan.tokens
         self.finish_reason = plan.finish_reason
 

@@ -10,7 +10,7 @@ from fastgw.net.h2_tunnel cimport H2Tunnel
 from fastgw.protocol.h2.budget cimport Budget
 from fastgw.protocol.h2.requests cimport RequestBlocks
 
-cdef int MOST_OPENED, MOST_STREAMS
+cdef int MOST_OPENED
 cdef object CLOSED, LEAVING
 
 cdef class H2Arrival(ClientLink):
