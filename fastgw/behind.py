@@ -21,7 +21,7 @@ from fastgw.exchange.endpoints import JSON
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.local import LocalEndpoints
 from fastgw.exchange.passage import MOST_BYTES, Known, Passage, start_of
-from fastgw.net.client import ClientStream, ConnLimits
+from fastgw.net.client import H2, ClientStream, ConnLimits
 from fastgw.net.h2_client import H2ClientStream
 from fastgw.net.h2_connection import H2Connection
 from fastgw.net.poller import Reactor

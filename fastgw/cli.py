@@ -230,8 +230,14 @@ def _runner(argv: Sequence[str]) -> int:
     from fastgw.stats import Stats
 
     def to_front(url: str, kind: EngineKind, key: str, paths: tuple[str, ...], log: EventLog) -> Behind:
+        import resource
+        from contextlib import suppress
+
         from fastgw import behind
         from fastgw.config import EngineConfig
+
+        with suppress(ValueError, OSError):  # each request under way has a connection to the engine
+            resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
         return behind.Behind(behind.config_for(EngineConfig(url=url, name="engine", kind=kind, api_key=key), paths), log, True)
 

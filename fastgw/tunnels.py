@@ -99,6 +99,7 @@ class Tunnel(Talk):
         if conn is None or self.session.why or conn.state not in (OPEN, LEAVING):
             self.end.close(code, reason)
         else:
+            self.end.farewell = (code, reason)
             conn.retire(reason)  # (what closes with its last request closes the WebSocket)
 
 

@@ -99,7 +99,8 @@ class Strategy:
         ``substitute``, ``key_id``, ``client_ip``, ``head``, ``body`` and ``facts``, so that anything with these will do."""
         from fastgw.upstream.standing import ranked  # (for an operator who asks: no part of a start)
 
-        return ranked(group.pools, tried, self.scores(group, exchange))
+        start = group.cursor if group.cursor < len(group.pools) else 0
+        return ranked(group.pools, tried, self.scores(group, exchange), start=start)
 
     def scores(self, group: Group, exchange: Any) -> list[tuple[float, str]]:
         """For each engine of ``group`` a figure, of which the least is the best, and what it is. Changes nothing."""

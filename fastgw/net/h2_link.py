@@ -163,6 +163,11 @@ class H2Link(Holder):
         self.put(self.control.begin())
         self.put(h2.window_update(0, CONNECTION_WINDOW_BYTES - h2.FIRST_WINDOW))
 
+    def connected(self) -> None:
+        """Its wire is ready."""
+        self.greet()
+        self.wire.resume()
+
     def put(self, data: bytes) -> None:
         """Send this with the rest of this turn."""
         self._out.append(data)

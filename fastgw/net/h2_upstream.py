@@ -125,8 +125,7 @@ class H2UpstreamConn(Link):
         if not self.wire.for_h2():
             self._not_h2("not agreed on by ALPN")
         else:
-            self.greet()
-            self.wire.resume()
+            self.connected()
 
     def _give_up(self, error: DialError) -> None:
         """It did not come about. (An engine that closes before its SETTINGS may be one that ends, or begins; one that is silent

@@ -61,9 +61,10 @@ class Talk:
 
 
 class WebSocketEnd(Holder):
-    """See the head of this file. ``client``: we have dialled, and mask. ``texts``: the bound of a text, in bytes."""
+    """See the head of this file. ``client``: we have dialled, and mask. ``texts``: the bound of a text, in bytes. ``farewell``:
+    with what it closes where the wire in it is given back."""
 
-    __slots__ = ("_client", "_keys", "_keys_at", "_reactor", "_state", "inner", "reader", "talk", "wire")
+    __slots__ = ("_client", "_keys", "_keys_at", "_reactor", "_state", "farewell", "inner", "reader", "talk", "wire")
 
     def __init__(self, reactor: Reactor, inner: Wire, client: bool, texts: int, talk: Talk) -> None:
         super().__init__()
@@ -72,6 +73,7 @@ class WebSocketEnd(Holder):
         self._keys = b""
         self._keys_at = 0
         self._state = OPEN
+        self.farewell = (DONE, "the stream in it has ended")
         self.inner = inner
         self.reader = MessageReader(not client, texts)
         self.talk: Talk | None = talk
@@ -429,4 +431,5 @@ class WebSocketWire(Wire):
         end, self._end = self._end, None
         if end is not None:
             end.wire = None
-            end.close(DONE, "the stream in it has ended")
+            code, reason = end.farewell
+            end.close(code, reason)

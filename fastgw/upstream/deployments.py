@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 MOST_LOOKED_AT: Final = 64
 """Engines of one model that are looked at to choose between the models of a class."""
-MOST_ALIASES: Final = 10_000
-"""Further names that engines say for their models."""
 OWNER: Final = "fastgw"
 
 Grouping = Callable[[Sequence[Pool], str], "Group | None"]
@@ -205,7 +203,7 @@ def deployed(
     by_model = {route.model: route for route in routes if not route.models}
     tenants = {pool.engine.tenant for pool in pools} != {""} and bool(pools)
     adapters = _adapters(pools, by_model)
-    aliases = _aliases(routes, pools, serving)
+    aliases = {alias: route.model for route in routes for alias in route.aliases}
     classes = {route.model: route for route in routes if route.models}
     special = {route.model for route in by_model.values() if route.versions} | adapters.keys()
     if not (tenants or special or aliases or classes):
@@ -294,16 +292,4 @@ def _adapters(pools: Sequence[Pool], by_model: Mapping[str, RouteConfig]) -> dic
     """The LoRA adapters that are known, and the model of each: by the configuration, or by the engines."""
     found = {facts.name: facts.parent for pool in pools for facts in pool.engine.facts.values() if facts.parent}
     found.update({model: route.adapter_of for model, route in by_model.items() if route.adapter_of})
-    return found
-
-
-def _aliases(routes: Sequence[RouteConfig], pools: Sequence[Pool], serving: Serving) -> dict[str, str]:
-    """Further names, and the model of each: what the configuration says goes before what engines say, and a model that is
-    served under its own name is no other's."""
-    found = {alias: route.model for route in routes for alias in route.aliases}
-    for pool in pools:
-        for facts in pool.engine.facts.values():
-            for alias in facts.aliases:
-                if alias not in serving and facts.name in serving and len(found) < MOST_ALIASES:
-                    found.setdefault(alias, facts.name)
     return found

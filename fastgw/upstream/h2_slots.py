@@ -155,7 +155,7 @@ class H2Slots(H2Home):
         self._keeper.connections += 1
         self.dialling.add(conn)
         self._reactor.wheel.arm(conn, monotonic() + self.connect_timeout_s)
-        conn.on_dialled(0)
+        conn.connected()
         return conn
 
     def _tunnel(self, carrier: Carrier) -> H2UpstreamStream:

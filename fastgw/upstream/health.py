@@ -168,7 +168,9 @@ class Health:
         short of descriptors or memory to ask, there is no verdict."""
         engine = pool.engine
         if engine.tunnelled:
-            engine.probed_at = monotonic()  # (its runner says how it is)
+            engine.probed_at = monotonic()
+            if pool.connections:  # (its runner says how it is; what requests have found otherwise is over)
+                self._judge(pool, True, "")
             return
         known = self._of(engine)
         verdict: bool | None = None if await self._resolve(engine, known) else False

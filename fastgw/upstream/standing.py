@@ -45,12 +45,12 @@ def obstacle(engine: Engine) -> str:
 
 
 def ranked(
-    pools: Sequence[Pool], tried: Sequence[Pool], scores: Sequence[tuple[float, str]], unfit: Sequence[str] = ()
+    pools: Sequence[Pool], tried: Sequence[Pool], scores: Sequence[tuple[float, str]], unfit: Sequence[str] = (), start: int = 0
 ) -> list[Standing]:
     """All of ``pools`` with their ``scores``, the best first, behind them those that are not asked. ``unfit``: of each what the
-    strategy itself has against it."""
+    strategy itself has against it. ``start``: of those that are equal, the first from that place on and around goes first."""
     found = []
     for at, (pool, (score, why)) in enumerate(zip(pools, scores, strict=True)):
         against = "was tried" if pool in tried else obstacle(pool.engine) or (unfit[at] if unfit else "")
         found.append(Standing(pool.engine.name, not against, against or why or "may be asked", score))
-    return sorted(found, key=lambda one: (not one.fit, one.score))
+    return sorted(found[start:] + found[:start], key=lambda one: (not one.fit, one.score))

@@ -14,6 +14,8 @@ from fastgw.config import RouteConfig
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
 
+MOST_ALIASES: Final = 10_000
+"""Further names that engines say for their models."""
 MAX_CYCLE: Final = 1000  # turns in one round of a weighted group
 
 
@@ -50,6 +52,12 @@ class Group:
             if memory is not None:
                 found[name] = memory
         return found
+
+
+def _other_names(engine: Engine) -> list[str]:
+    """Of its models, each once; none of them is a model's own."""
+    names = [other for fact in engine.facts.values() for other in fact.aliases if other not in engine.facts]
+    return list(dict.fromkeys(names))
 
 
 def _has_adapters(engine: Engine) -> bool:
@@ -122,6 +130,7 @@ class UpstreamTable:
         serving: dict[str, list[Pool]] = {}
         self.models: dict[str, str] = {}  # id -> who owns it, by the kind of engine
         plain = True
+        aliases = 0
         for pool in self.pools:
             engine = pool.engine
             plain = plain and not engine.tenant and not _has_adapters(engine)
@@ -130,10 +139,10 @@ class UpstreamTable:
                 self.models.setdefault(model, engine.kind.owner)
             if engine.facts and not engine.configured_models:
                 # By its other names it is asked as well, and judges them itself; they are not listed.
-                for fact in engine.facts.values():
-                    for other in fact.aliases:
-                        if other not in engine.facts and pool not in (members := serving.setdefault(other, [])):
-                            members.append(pool)
+                for other in _other_names(engine):
+                    if other in serving or aliases < MOST_ALIASES:
+                        aliases += other not in serving
+                        serving.setdefault(other, []).append(pool)
         was: dict[str, Group] = previous._by_model if previous is not None else {}
         by_model = {model: group(members, "", was.get(model)) for model, members in serving.items()}
         self._by_model: dict[str, Group] = {model: found for model, found in by_model.items() if found is not None}

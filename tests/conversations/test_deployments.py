@@ -168,14 +168,14 @@ class TestNames:
         with deployed(self.ENGINES, self.ROUTE, keys=(tenant_key("t", *models),)) as row:
             assert row.ask(chat(asked, key=key_of("t"))).status == status
 
-    def test_an_engine_s_own_other_names_are_rewritten_too(self) -> None:
+    def test_an_engine_is_asked_by_its_own_other_names_as_they_are(self) -> None:
         with deployed({"one": {}}) as row:
             engine = row.engines["one"].engine
             engine.discovered_models = ("llama-3.1-8b",)
             engine.facts = {"llama-3.1-8b": ModelFacts("llama-3.1-8b", aliases=("small",))}
             row.learn()
             assert row.goes_to(chat("small")) == "one"
-            assert row.sent("one")["model"] == "llama-3.1-8b"
+            assert row.sent("one")["model"] == "small"
 
 
 class TestClasses:

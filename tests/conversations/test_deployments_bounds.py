@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from fastgw import RouteConfig
-from fastgw.upstream.deployments import MOST_ALIASES, MOST_LOOKED_AT, Asker
+from fastgw.upstream.deployments import MOST_LOOKED_AT, Asker
 from fastgw.upstream.fleet import deploy
 from fastgw.upstream.models import ModelFacts
-from fastgw.upstream.table import UpstreamTable
+from fastgw.upstream.table import MOST_ALIASES, UpstreamTable
 from tests.conversations.deployed_row import deployed, key_of, tenant_key
 from tests.support.requests import chat, request
 from tests.upstream.test_table import place
@@ -59,7 +59,8 @@ def test_names_that_engines_say_are_so_many_at_most() -> None:
     pools[0].engine.discovered_models = ("m",)
     names = tuple(f"a{number}" for number in range(MOST_ALIASES + 5))
     pools[0].engine.facts = {"m": ModelFacts("m", aliases=names)}
-    assert len(UpstreamTable(pools, None, (), deploy).deployed.aliases) == MOST_ALIASES
+    table = UpstreamTable([*pools, place(2)], None, (), deploy)
+    assert sum(table.group(name) is not table.group("none") for name in names) == MOST_ALIASES
 
 
 def test_a_class_looks_at_so_many_engines_of_a_model() -> None:

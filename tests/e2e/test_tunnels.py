@@ -110,7 +110,7 @@ def takes_requests(gw: Running) -> bool:
     return one is not None and one.conn is not None and one.conn.spare() > 0
 
 
-async def test_the_command_serves_drains_and_leaves() -> None:
+async def test_S4_14_a_tunnel_of_the_command_serves_drains_and_leaves() -> None:
     go_on = asyncio.Event()
 
     async def play(turn: Any) -> None:
@@ -193,7 +193,11 @@ async def test_the_newer_connection_wins_and_the_older_lives_for_what_is_under_w
             assert (await client.read_body(answer)).body == event("a") + DONE
             client.close()
             await gw.until("the older has closed", lambda: old.socket.close_code is not None)
+            assert old.socket.close_code == 1008
             assert await ask(gw) == (200, ANSWER)
+            await gw.gateway.stop()
+            assert new.socket is not None
+            assert new.socket.close_code == 1001
         finally:
             await new.stop()
 
@@ -375,12 +379,16 @@ async def test_an_idle_tunnel_stays_and_one_that_speaks_no_http2_ends() -> None:
                 conn.expired(monotonic())  # as if so long had passed that others close
                 await asyncio.sleep(0.01)
             assert made.close_code is None
+            engine = pools(gw)[0].engine
+            engine.healthy = False  # as requests may find it that wait for too long
+            assert gw.gateway._health is not None
+            await gw.gateway._health.round()
+            assert engine.healthy
             assert made.end.wire is not None
             made.end.wire.write(b"no frame of HTTP/2" * 100)
             async with asyncio.timeout(2):
                 while (await made.receive()).type is not aiohttp.WSMsgType.CLOSED:
                     pass
-            pools = gw.gateway.fleet.pools
-            await gw.until("it is lost", lambda: pools[0].engine.healthy is False)
+            await gw.until("it is lost", lambda: engine.healthy is False)
         finally:
             await one.stop()

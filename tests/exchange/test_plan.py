@@ -53,7 +53,7 @@ def test_what_an_engine_that_may_be_gone_at_any_moment_has_lost_goes_elsewhere_u
     for failure, facts, retries, kills in QUESTIONS:
         rules = Rules(replay=facts["replay"], retry_fresh=facts["retry_fresh"], max_retries=0, quarantine_after=2)
         step = after(
-            failure, rules, Tries((), facts["replayed"], retries, kills), reused=facts["reused"], begun=facts["begun"],
+            failure, rules, Tries((), facts["replayed"], retries, kills), 0.0, reused=facts["reused"], begun=facts["begun"],
             at_hand=facts["at_hand"], others=facts["others"], fleeting=True,
         )  # fmt: skip
         if facts["begun"] or not facts["at_hand"]:
