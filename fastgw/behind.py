@@ -95,7 +95,7 @@ class _Core(GatewayCore):
     def open(self, client: ClientStream, head: RequestHead) -> None:
         """Plain requests pass as they are (``exchange/passage.py``); for the others an exchange is begun, as in any gateway."""
         known = client.known
-        if known is None or known.head is not head:
+        if not isinstance(known, Known) or known.head is not head:
             known = self._plain(head)
         if known is None or not 0 < head.content_length <= MOST_BYTES or self.draining:
             client.known = None
@@ -171,10 +171,6 @@ class Behind:
         stats.connections_total += 1
         core.connections.add(taken)
         taken.begin(b"", 0)
-
-    def busy(self) -> int:
-        """Requests under way."""
-        return self._core.busy()
 
     async def stop(self) -> None:
         """End all that is left."""

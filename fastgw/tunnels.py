@@ -11,6 +11,7 @@ Must never: send a runner anything but requests for its own engine, or take byte
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -27,7 +28,8 @@ from fastgw.stats import EventLog
 from fastgw.upstream.pool import Pool
 
 MOST_NEW: Final = 64
-"""That have not registered: whoever comes then takes the place of the one that has waited longest."""
+"""That have not registered: whoever comes then takes the place of the one that has waited longest, of the address that has
+most."""
 MOST_LIVE: Final = 4096
 """With those that close behind their last request."""
 MOST_AHEAD_BYTES: Final = 1 << 16
@@ -111,7 +113,8 @@ class Tunnels:
         self._terms = terms
         self._log = log
         self.pool_of = pool_of
-        self._live: dict[Tunnel, None] = {}  # in the order in which they came
+        self._live: dict[Tunnel, None] = {}  # in the order in which they came,
+        self._new: dict[Tunnel, None] = {}  # and those of them that have not registered
 
     def __len__(self) -> int:
         return len(self._live)
@@ -123,7 +126,7 @@ class Tunnels:
         session = Session(self._house, self._terms, peer, now)
         session.tunnelled = True
         tunnel = Tunnel(self, reactor, wire, session)
-        self._live[tunnel] = None
+        self._live[tunnel] = self._new[tunnel] = None
         wire.write(_switching(key))
         self._make_room(now)
         if told:
@@ -134,6 +137,7 @@ class Tunnels:
         """It has ended."""
         session = tunnel.session
         self._live.pop(tunnel, None)
+        self._new.pop(tunnel, None)
         session.on_end(monotonic())
         if session.why:
             self._log.warning("runner refused", client=session.peer, runner=session.runner_id or "unknown", reason=session.why)
@@ -146,14 +150,19 @@ class Tunnels:
         if len(self._live) > MOST_LIVE:
             leaving = [tunnel for tunnel in self._live if tunnel.session.state is State.CLOSED]
             (leaving or list(self._live)[-1:])[0].end.cut()
-        new = [tunnel for tunnel in self._live if tunnel.session.state is State.NEW]
+        new = [tunnel.session for tunnel in self._new if tunnel.session.state is State.NEW]
         if len(new) > MOST_NEW:
-            new[0].session.close(LATER, "there are too many that have not registered", now)
+            ((crowd, _),) = Counter(session.peer for session in new).most_common(1)
+            leaves = next(session for session in new if session.peer == crowd)
+            leaves.close(LATER, "there are too many that have not registered", now)
 
     def tick(self, now: float, unix: float) -> None:
         """Time goes by for those that have not registered. (The others are the registry's.)"""
-        for tunnel in [one for one in self._live if one.session.state is State.NEW]:
-            tunnel.session.tick(now, unix)
+        for tunnel in list(self._new):
+            if tunnel.session.state is State.NEW:
+                tunnel.session.tick(now, unix)
+            else:
+                self._new.pop(tunnel)
 
     async def stop(self) -> None:
         """Close all; who does not answer that in time is cut."""

@@ -22,7 +22,7 @@ import pytest
 from fastgw.agent.tunnel import NoTunnel, dialled
 from fastgw.protocol import runner_words as words
 from fastgw.sim import Simulator
-from fastgw.tunnels import Tunnel
+from fastgw.tunnels import MOST_NEW, Tunnel
 from tests.e2e.streams import DONE, event
 from tests.support import tls_client
 from tests.support.answers import RawResponse
@@ -301,6 +301,9 @@ async def test_a_large_body_and_a_large_answer_pass() -> None:
         text = "ab" * 2_000_000
         status, body = await ask(gw, messages=[{"role": "user", "content": text}])
         assert (status, body.count(b"ab")) == (200, 2_000_000)
+        for times in (10, 500_000, 10):  # (the same head, one way and the other)
+            status, body = await ask(gw, messages=[{"role": "user", "content": "ab" * times}])
+            assert (status, body.count(b"ab")) == (200, times)
 
 
 async def test_through_tls() -> None:
@@ -338,6 +341,22 @@ async def test_bytes_before_register_close_it() -> None:
                 assert (await made.receive()).type is aiohttp.WSMsgType.CLOSED
             assert made.close_code == 1003
         finally:
+            await one.stop()
+
+
+async def test_of_too_many_that_do_not_register_the_oldest_goes() -> None:
+    async with gateway() as gw:
+        one = InTunnel("r", "http://127.0.0.1:1")
+        url = gw.url.replace("http", "ws") + "/ws/runners"
+        made = []
+        try:
+            made = [await dialled(one.behind.reactor, url) for _ in range(MOST_NEW + 1)]
+            async with asyncio.timeout(2):
+                assert (await made[0].receive()).type is aiohttp.WSMsgType.CLOSED
+            assert [one.close_code for one in made] == [1013] + [None] * MOST_NEW
+        finally:
+            for socket in made:
+                socket.end.cut()
             await one.stop()
 
 
