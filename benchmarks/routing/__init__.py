@@ -1,1 +1,1 @@
-"""Which engine a request goes to, and what comes of it: strategies on a made-up trace, without sockets or a clock."""
+"""Which engine a request goes to, and what comes of it, on made-up traces: as discrete events, and over HTTP."""

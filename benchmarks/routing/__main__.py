@@ -2,6 +2,8 @@
 
 Two of them: conversations before 16 engines that are alike (what is in whose cache is what counts), and chats of very different
 lengths before engines of which a quarter is half as fast (what each has to do is what counts).
+
+With ``--sockets`` it is what ``sockets.py`` says: real routers, over HTTP.
 """
 
 from __future__ import annotations

@@ -92,7 +92,9 @@ def discrete(router: Router, case: Case, sessions: Sequence[Session], seed: int)
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m benchmarks.routing --sockets", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.routing --sockets", description="Routers on made-up traces, over HTTP."
+    )
     parser.add_argument("--sockets", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--only", default=",".join(router.name for router in USUAL), help="routers, each with its policy")
     parser.add_argument("--cases", default=",".join(case.name for case in CASES))
@@ -115,6 +117,10 @@ def scaled(case: Case, share: float) -> Case:
     return replace(case, shape=smaller, machines=case.machines[:count])
 
 
+class AnotherTrace(Exception):
+    """What was measured before was so on another trace, or before other engines."""
+
+
 def run(routers: Sequence[Router], cases: Sequence[Case], options: argparse.Namespace, found: dict[str, Any]) -> bool:
     """Measure into ``found["cases"]``; whether nothing failed."""
     good = True
@@ -122,7 +128,10 @@ def run(routers: Sequence[Router], cases: Sequence[Case], options: argparse.Name
         sessions = trace(case.shape, options.seed)
         gc.freeze()
         about = {"says": case.says, "speed": case.speed, "engines": len(case.machines), "seed": options.seed}
-        kept = found["cases"].setdefault(case.name, about | {"sessions": len(sessions), "routers": {}})
+        about["sessions"] = len(sessions)
+        kept = found["cases"].setdefault(case.name, about | {"routers": {}})
+        if any(kept[key] != value for key, value in about.items()):
+            raise AnotherTrace(case.name)
         for number in range(options.rounds):
             for router in routers if number % 2 == 0 else routers[::-1]:
                 if absent := router.program.missing():
@@ -154,7 +163,11 @@ def main(argv: list[str] | None = None) -> int:
     found: dict[str, Any] = json.loads(options.more.read_text()) if options.more else {"schema": 1, "cases": {}}
     realtime = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
     found["machine"] = machine.facts() | {"realtime": realtime}
-    good = run([by_name[name] for name in wanted], [scaled(cases[name], options.share) for name in played], options, found)
+    try:
+        good = run([by_name[name] for name in wanted], [scaled(cases[name], options.share) for name in played], options, found)
+    except AnotherTrace as error:
+        print(f"benchmarks.routing: {options.more} has another trace of {error}: not to be compared", file=sys.stderr)
+        return 2
     out: Path = options.out or options.more or RESULTS / f"routing-{time.strftime('%Y%m%d-%H%M%S')}.json"
     out.write_text(json.dumps(found, indent=1) + "\n")
     out.with_suffix(".svg").write_text(picture.draw(found))

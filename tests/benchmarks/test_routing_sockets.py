@@ -106,6 +106,14 @@ async def test_a_router_that_is_gone_fails_every_turn():
     assert (await play(trace(shape, 1), closed_port(), 20.0)).failed == {"no connection": 4}
 
 
+def test_rounds_of_another_trace_are_not_added(tmp_path, capsys):
+    file = tmp_path / "before.json"
+    about = {"says": "", "speed": 1.0, "engines": 16, "seed": 1, "sessions": 1, "routers": {}}
+    file.write_text(json.dumps({"schema": 1, "cases": {"conversations": about}}))
+    assert sockets.main(["--sockets", "--cases", "conversations", "--more", str(file), "--rounds", "0"]) == 2
+    assert "another trace of conversations" in capsys.readouterr().err
+
+
 def test_names_that_there_are_not_are_refused(capsys):
     assert sockets.main(["--sockets", "--only", "nginx"]) == 2
     assert "there is no nginx" in capsys.readouterr().err
