@@ -291,7 +291,38 @@ async def partition(port: int) -> AsyncIterator[tuple[int, asyncio.Event]]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+# --- who gets what
+async def test_S4_03_a_request_goes_to_a_runner_whose_machine_is_what_it_needs() -> None:
+    settings: dict[str, Any] = {"policy": "capability", "needs_header": "x-needs"}
+    async with (
+        Simulator(SimConfig()) as slow,
+        Simulator(SimConfig()) as quick,
+        dialled(**settings) as gw,
+        by_hand(gw, slow.port, id="c", machine_type="cpu"),
+        by_hand(gw, quick.port, id="g", machine_type="gpu"),
+    ):
+        for machine, sim in (("gpu", quick), ("cpu", slow)):
+            for _ in range(3):
+                async with RawClient.connect(gw.url) as client:
+                    await client.send(say(key=None, model="sim", headers=[("x-needs", machine)]))
+                    assert whole(await client.read_response())
+            assert [one.path for one in sim.requests].count("/v1/chat/completions") == 3
+
+
 # --- the operator
+async def test_S4_12_an_operator_reads_who_came_and_went() -> None:
+    async with dialled() as gw:
+        async with by_hand(gw, closed_port(), "a"):
+            pass
+        await gw.until("it is gone", lambda: there(gw) == [])
+        async with RawClient.connect(gw.gateway.control_url) as client:
+            await client.send(request("GET", "/admin/events?follow=false", key=ADMIN))
+            answer = await client.read_response()
+        told = [json.loads(line[6:]) for line in answer.body.splitlines() if line.startswith(b"data: ")]
+        seen = [one["what"] for one in told if one["engine"] == "r1"]
+        assert [what for what in seen if what.startswith("runner_")] == ["runner_joined", "runner_lost", "runner_gone"]
+
+
 async def test_S4_12_an_operator_has_a_model_loaded_and_let_go_and_waits_for_it() -> None:
     async with dialled() as gw, by_hand(gw, closed_port(), "a") as one:
         for what in ("load", "unload"):
