@@ -34,6 +34,8 @@ OTHERS: dict[str, Any] = {
         RouteConfig(model="class:x", models=["m", "n"]),
     ],
     "runner_auth_token": "sk-runners-of-another", "runner_allowed_networks": ["10.0.0.0/8"],
+    "policy_header": "x-policy", "policy_choices": ["ordered"], "session_sources": ["header:x-s"], "hash_sources": ["key"],
+    "needs_header": "x-needs",
     "embedding_merge_inputs": 9, "memory_budget_bytes": 1 << 30,
 }  # fmt: skip
 ELSEWHERE = ("api_keys_file", "admin_keys_file", "log_level")

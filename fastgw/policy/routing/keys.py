@@ -21,9 +21,8 @@ AGENTS: Final = (
     b"x-session-id",  # what gateways and their clients have agreed on
     b"x-task-id",  # Cline and Roo Code
 )
-"""Fields that agents send by themselves, those that nobody else sends first. (aider, Cursor and Gemini CLI tell no session to
-an engine of one's own: their requests are told by `prompt_cache_key` or `user` where they say one, else by the key or the
-address.)"""
+"""Fields that agents send by themselves, those that nobody else sends first. (Of aider, Cursor and Gemini CLI none is known:
+their requests are told by `prompt_cache_key` or `user` where they say one, else by the key or the address.)"""
 
 MOST_BYTES: Final = 1024
 """Of what tells a session; what is longer counts as nothing."""
