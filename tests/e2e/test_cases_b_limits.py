@@ -236,12 +236,12 @@ class TestB6:
     async def test_B6_an_upload_stops(self, chunked: bool) -> None:
         framing = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", "100000")
         part = b"u" * 1000
-        async with front(swallow, body_timeout_s=0.4) as f, await f.client() as client:
+        async with front(swallow, body_timeout_s=1.0) as f, await f.client() as client:
             await client.send(request("POST", "/v1/files", headers=[framing]) + (b"3e8\r\n%b\r\n" % part if chunked else part))
             begin = monotonic()
             await f.gw.until("the engine has what came", lambda: f.touched and part in f.touched[0].received)
             await refusal(client, 408)
-            assert monotonic() - begin <= 0.4 + LATE_S
+            assert monotonic() - begin <= 1.0 + LATE_S
             await f.touched[0].wait_closed(1.0)
             assert not f.touched[0].received.endswith(b"0\r\n\r\n"), "no engine takes it for whole"
 

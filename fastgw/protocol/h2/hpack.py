@@ -21,7 +21,7 @@ MOST_FIELDS: Final = 200
 MOST_READ_BYTES: Final = 262144
 """Of a client's field section, by the same count, that are gone through: behind :data:`MOST_LIST_BYTES` only to know what the
 client's table is then, so that nothing but this request is lost (RFC 9113 §10.5.1)."""
-MOST_READ_FIELDS: Final = 1000  # and of its fields
+MOST_READ_FIELDS: Final = 500  # and of its fields
 MOST_NUMBER: Final = 1 << 24  # no length and no index that can be good is larger; the code for one could go on for ever
 
 NO_TABLE: Final = b"\x20"
