@@ -59,7 +59,7 @@ class Session(Strategy):
         if sessions is None:
             sessions = group.notes["session"] = Sessions(group)
         seats = sessions.seats
-        key = hash(told) ^ hash(exchange.key_id)
+        key = hash((told, exchange.key_id))  # (not each apart: equal texts and bytes have one hash)
         now = monotonic()
         seat: Seat | None = seats.get(key)
         pool: Pool | None = None
@@ -87,7 +87,7 @@ class Session(Strategy):
         sessions: Sessions | None = group.notes.get("session")
         if told is None or sessions is None:
             return found
-        seat = sessions.seats.get(hash(told) ^ hash(exchange.key_id))
+        seat = sessions.seats.get(hash((told, exchange.key_id)))
         if seat is None or monotonic() >= seat.until:
             return found
         for at, pool in enumerate(group.pools):

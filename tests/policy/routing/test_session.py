@@ -111,3 +111,16 @@ def test_the_operator_is_told_where_a_session_is() -> None:
     best, other = strategy.explain(group, (), asked(1))
     assert (best.engine, best.fit, best.why) == ("127.0.0.1:2", True, "has the session; 9 requests under way, at weight 1")
     assert other.engine == "127.0.0.1:1"
+
+
+def test_keys_that_are_sessions_themselves_are_as_many_sessions() -> None:
+    strategy = strategy_of("session", config=Config(session_sources=["key"]))
+    group = Group([place(1), place(2), place(3)])
+    where = set()
+    for number in range(6):
+        request: Any = Asked()
+        request.key_id = f"key_{number}"
+        at = port(strategy, group, request)
+        group.pools[at - 1].engine.inflight += 1
+        where.add(at)
+    assert where == {1, 2, 3}
