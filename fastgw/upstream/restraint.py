@@ -51,6 +51,41 @@ class _Seen:
         self.answers = self.faults = 0  # when the window began
 
 
+def _places(groups: Sequence[Group]) -> dict[Engine, tuple[int, ...]]:
+    """In which of ``groups`` each engine is."""
+    found: dict[Engine, list[int]] = {}
+    for at, group in enumerate(groups):
+        for pool in group.pools:
+            found.setdefault(pool.engine, []).append(at)
+    return {engine: tuple(places) for engine, places in found.items()}
+
+
+class _Stays:
+    """How many engines of each group are ejected, and how many are well beside them, counted once for a look."""
+
+    __slots__ = ("_ejected", "_most", "_of", "_well")
+
+    def __init__(self, groups: Sequence[Group], seen: dict[Engine, _Seen], most_percent: int) -> None:
+        self._of = _places(groups)
+        self._most = [max(1, len(group.pools) * most_percent // 100) for group in groups]
+        self._ejected: list[int] = []
+        self._well: list[int] = []
+        for group in groups:
+            ones = [one for pool in group.pools if (one := seen.get(pool.engine)) is not None]
+            self._ejected.append(sum(one.ejected for one in ones))
+            self._well.append(sum(one.well and not one.ejected for one in ones))
+
+    def without(self, engine: Engine) -> bool:
+        """Whether enough others of each of its groups stay without one that is well; then it counts as ejected."""
+        places = self._of[engine]
+        if any(self._well[at] < 2 or self._ejected[at] >= self._most[at] for at in places):
+            return False
+        for at in places:
+            self._well[at] -= 1
+            self._ejected[at] += 1
+        return True
+
+
 class Restraint:
     """See the head of this file. ``pools`` and ``groups`` are asked anew each time; ``room`` is called when an engine may have
     more than before: who waits is looked at."""
@@ -133,13 +168,24 @@ class Restraint:
     def _ramps(self, config: Config, seen: dict[Engine, _Seen], now: float) -> bool:
         """How much the new ones may have; whether it is more for one of them."""
         more = False
+        of: dict[Engine, tuple[int, ...]] | None = None
         groups: list[Group] = []
+        known: dict[tuple[int, ...], tuple[int, int]] = {}  # groups that somebody is in -> what goes on beside him
         for engine, one in seen.items():
             passed = now - one.since
             ramp = 0
             if one.well and passed < config.slow_start_s:
-                groups = groups or list(self._groups())
-                ramp = self._ramp(engine, seen, groups, max(LEAST_SHARE, passed / config.slow_start_s), now, config)
+                if of is None:
+                    groups = [group for group in self._groups() if len(group.pools) > 1]
+                    of = _places(groups)
+                places = of.get(engine, ())
+                beside = known.get(places)
+                if beside is None:
+                    beside = known[places] = self._settled([groups[at] for at in places], seen, now, config)
+                under_way, weight = beside
+                share = max(LEAST_SHARE, passed / config.slow_start_s)
+                # (Where nobody is left who is not new, there is nobody to go by, nor to spare it.)
+                ramp = max(1, -int(-share * under_way * engine.weight // weight)) if weight else 0
             if engine.ramp and (not ramp or ramp > engine.ramp):
                 more = True
             engine.ramp = ramp
@@ -147,18 +193,15 @@ class Restraint:
         return more
 
     @staticmethod
-    def _ramp(
-        engine: Engine, seen: dict[Engine, _Seen], groups: list[Group], share: float, now: float, config: Config
-    ) -> int:
+    def _settled(groups: list[Group], seen: dict[Engine, _Seen], now: float, config: Config) -> tuple[int, int]:
+        """What the engines of ``groups`` that are not new have under way, and their weight."""
         under_way = weight = 0
-        beside = [group.pools for group in groups if any(pool.engine is engine for pool in group.pools)]
-        for other in {pool.engine for pools in beside for pool in pools}:
+        for other in {pool.engine for group in groups for pool in group.pools}:
             known = seen.get(other)
             if known is not None and known.well and not known.ejected and now - known.since >= config.slow_start_s:
                 under_way += other.inflight
                 weight += other.weight
-        # (Where nobody is left who is not new, there is nobody to go by, nor to spare it.)
-        return max(1, -int(-share * under_way * engine.weight // weight)) if weight else 0
+        return under_way, weight
 
     # --- ejection
     def _end_ejections(self, seen: dict[Engine, _Seen], now: float) -> bool:
@@ -183,6 +226,7 @@ class Restraint:
 
     def _eject(self, config: Config, seen: dict[Engine, _Seen], now: float) -> None:
         groups = list(self._groups())
+        stays: _Stays | None = None  # (counted where somebody has given a reason)
         turns = now - self._window_at >= WINDOW_S
         for group in groups:
             slow = self._slowest(config, group, seen, now)
@@ -204,7 +248,11 @@ class Restraint:
                     why = f"{faults} of {faults + answers} calls failed"
                 elif slow and watch.samples >= FEWEST_TIMES and watch.latency_s(now) > slow:
                     why = f"{watch.latency_s(now):.3f} s to the first token"
-                if why and self._may(config, engine, groups, seen):
+                if not why:
+                    continue
+                if stays is None:
+                    stays = _Stays(groups, seen, config.outlier_most_percent)
+                if stays.without(engine):
                     one.ejected = True
                     one.times = min(one.times + 1, MOST_TIMES)
                     seconds = config.outlier_eject_s * one.times
@@ -233,20 +281,3 @@ class Restraint:
             return 0.0
         middle = sorted(times)[(len(times) - 1) // 2]
         return max(middle * config.outlier_ttft_factor, middle + LEAST_SLOWER_S)
-
-    @staticmethod
-    def _may(config: Config, engine: Engine, groups: list[Group], seen: dict[Engine, _Seen]) -> bool:
-        """Whether enough others of each of its groups stay."""
-        for group in groups:
-            if not any(pool.engine is engine for pool in group.pools):
-                continue
-            ejected = others = 0
-            for pool in group.pools:
-                one = seen.get(pool.engine)
-                if one is None or pool.engine is engine:
-                    continue
-                ejected += one.ejected
-                others += one.well and not one.ejected
-            if not others or ejected + 1 > max(1, len(group.pools) * config.outlier_most_percent // 100):
-                return False
-        return True

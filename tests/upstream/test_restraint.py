@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import process_time
 from typing import Any
 
 import pytest
@@ -275,3 +276,21 @@ def test_calls_tell_only_where_somebody_wants_to_know(settings: dict[str, Any], 
     assert watches(Config(**settings)) is wanted
 
 
+
+
+@pytest.mark.parametrize("settings", [{"slow_start_s": 60.0}, {"outlier_errors": 1}], ids=lambda settings: next(iter(settings)))
+def test_a_look_costs_as_its_groups_have_places_and_no_more(settings: dict[str, Any]) -> None:
+    """All of a thousand engines that are new, or fail, in twenty groups: it was 0.85 s, and 0.45 s."""
+    held = Held(count=1000, **settings)
+    groups = [Group(held.pools[at:]) for at in range(20)]
+    held.restraint._groups = lambda: groups
+    held.restraint.look(held.now)
+    for pool in held.pools:
+        pool.engine.healthy = False
+    held.restraint.look(held.now + 0.25)
+    for at, pool in enumerate(held.pools):
+        pool.engine.healthy = True
+        held.watch(at).failed()
+    begun = process_time()
+    held.restraint.look(held.now + 0.5)
+    assert process_time() - begun < 0.2
