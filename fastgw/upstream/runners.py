@@ -150,8 +150,7 @@ class Registry:
         other = self._by_url.get(url)
         if other is not None and other is not runner:
             raise Refused(f"The runner {other.id!r} has this address: give each its own.")
-        for name in message.status.models():
-            _check(name)
+        _check_names(message.status)  # (before anything changes)
         if runner is not None and (runner.url != url or not self._yard.holds(runner.engine)):
             before = runner
             runner = None
@@ -286,10 +285,7 @@ class Registry:
         status = runner.status
         models = (status.models(), status.model_aliases)
         if models != runner.models:
-            for name in models[0]:
-                _check(name)
-            for name in status.model_aliases.values():
-                _check(name)
+            _check_names(status)
             runner.models = models
             self._yard.serves(runner.engine, *models)
         metrics = status.metrics
@@ -342,6 +338,12 @@ class Registry:
         self._flaps[id] = (left - 1 if left >= 1 else left, now)
         if left < 1:
             raise Refused(f"This runner registers too often: come again in {FLAP_S:g} s.", close=LATER)
+
+
+def _check_names(status: RunnerStatus) -> None:
+    """Those of its models, and what its aliases lead to. Raises :class:`Refused`."""
+    for name in (*status.models(), *status.model_aliases.values()):
+        _check(name)
 
 
 def _check(name: str) -> None:

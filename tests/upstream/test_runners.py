@@ -281,3 +281,13 @@ def test_when_the_gateway_stops_taking_runners_all_are_told() -> None:
     sessions = [talk.joined(id=f"r{at}", http_port=9000 + at) for at in range(3)]
     talk.registry.close(talk.now)
     assert [session.closing[0] for session in sessions if session.closing] == [1001] * 3
+
+
+def test_an_alias_for_what_cannot_be_a_name_leaves_nothing_behind() -> None:
+    talk = Talk()
+    session = talk.connect()
+    message = register("m")
+    message["status"]["model_aliases"] = {"fast": "bad\x01"}
+    assert talk.say(session, message)[0]["type"] == "error"
+    assert session.closing is not None
+    assert (list(talk.registry), talk.yard.models) == ([], {})
