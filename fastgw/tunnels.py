@@ -150,6 +150,9 @@ class Tunnels:
         if len(self._live) > MOST_LIVE:
             leaving = [tunnel for tunnel in self._live if tunnel.session.state is State.CLOSED]
             (leaving or list(self._live)[-1:])[0].end.cut()
+        strange = [tunnel for tunnel in self._live if not tunnel.session.runner_id]
+        if len(strange) > 2 * MOST_NEW:
+            strange[0].end.cut()  # (it was told that it is to close, and may be in no hurry)
         new = [tunnel.session for tunnel in self._new if tunnel.session.state is State.NEW]
         if len(new) > MOST_NEW:
             ((crowd, _),) = Counter(session.peer for session in new).most_common(1)

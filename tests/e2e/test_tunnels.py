@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -23,6 +24,7 @@ from fastgw.agent.tunnel import NoTunnel, dialled
 from fastgw.protocol import runner_words as words
 from fastgw.sim import Simulator
 from fastgw.tunnels import MOST_NEW, Tunnel
+from tests.e2e.agents import desk
 from tests.e2e.streams import DONE, event
 from tests.support import tls_client
 from tests.support.answers import RawResponse
@@ -32,6 +34,7 @@ from tests.support.ports import closed_port
 from tests.support.requests import chat
 from tests.support.tunnels import TOKEN, InTunnel, tunnelled
 from tests.support.ways.h1 import H1Engine
+from tests.support.ws import handshake
 
 JSON = b"content-type: application/json"
 SSE = b"content-type: text/event-stream"
@@ -358,6 +361,21 @@ async def test_of_too_many_that_do_not_register_the_oldest_goes() -> None:
             for socket in made:
                 socket.end.cut()
             await one.stop()
+
+
+async def test_those_who_never_register_are_so_many_at_most_though_they_answer_no_close() -> None:
+    async with gateway() as gw:
+        asked = handshake(lines=b"Sec-WebSocket-Protocol: fastgw.tunnel.1\r\n")
+        parts = urlsplit(gw.url)
+        made = [await asyncio.open_connection(parts.hostname, parts.port) for _ in range(2 * MOST_NEW + 40)]
+        try:
+            for reader, writer in made:
+                writer.write(asked + b"\x01\xfe\xff\xff" + bytes(4) + b"x" * 1000)  # (half a text)
+                await reader.readuntil(b"\r\n\r\n")
+            assert len(desk(gw).tunnels) <= 2 * MOST_NEW
+        finally:
+            for _, writer in made:
+                writer.close()
 
 
 async def test_the_token_in_the_url_is_refused() -> None:
