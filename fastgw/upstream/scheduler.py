@@ -135,6 +135,7 @@ class Scheduler:
             if gauges is not None:
                 self._observed(engine, watch, gauges)
                 return
+            engine.queued = 0  # (what it said last holds no longer)
             # Silence of an engine that is down says nothing about what it shows when it is up.
             watch.silent += answered or engine.healthy is True
         if watch.silent >= SILENT_ROUNDS and engine.gradient is None:

@@ -125,6 +125,9 @@ async def test_what_others_have_brought_there_is_known() -> None:
             writer.close()
         await schedule.round()
         assert place.engine.queued == 0
+    place.engine.queued = 4
+    await schedule.round()
+    assert place.engine.queued == 0, "nothing is shown any more"
 
 
 async def test_what_is_configured_is_never_exceeded() -> None:
