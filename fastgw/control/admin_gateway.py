@@ -172,7 +172,7 @@ class AdminGateway:
         if follow not in ("true", "false"):
             raise GatewayError("invalid_parameter", "follow must be true or false.", param="follow")
         given = query.get("after", "")
-        if given and not (given.isascii() and given.isdigit() and int(given[:17]) <= MAX_NUMBER):
+        if given and not (given.isascii() and given.isdigit() and len(given) <= 16 and int(given) <= MAX_NUMBER):
             raise GatewayError("invalid_parameter", f"after must be a number from 0 to {MAX_NUMBER}.", param="after")
         last = call.last_event_id
         if last.isascii() and last.isdigit() and len(last) <= 16:

@@ -83,5 +83,8 @@ def may_use(exchange: Exchange, account: Account) -> bool:
 def told(lines: bytes, before: str, model: str) -> bytes:
     """``lines`` of an answer's head, which now say that it comes from ``model`` in place of the one that was asked for."""
     if before:
-        lines = lines.replace(FALLBACK_FIELD % before.encode("ascii", "replace"), b"")
+        said = before.encode("ascii", "replace")
+        lines = lines.replace(FALLBACK_FIELD % said, b"")
+        if MODEL_FIELD % said in lines:  # (it was asked for by a name that stands for several)
+            lines = lines.replace(MODEL_FIELD % said, b"") + MODEL_FIELD % model.encode("ascii", "replace")
     return lines + FALLBACK_FIELD % model.encode("ascii", "replace")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from fastgw import RouteConfig
+from fastgw.policy.deployments import MODEL_FIELD, told
 from fastgw.upstream.models import ModelFacts
 from tests.conversations.deployed_row import deployed, key_of, tenant_key
 from tests.conversations.engine_row import status
@@ -197,6 +198,11 @@ class TestClasses:
             answer = row.ask(chat("class:fast"))
             assert answer.header("x-fastgw-model") == "large"
             assert row.sent("b")["model"] == "large"
+
+    def test_who_answers_in_place_of_another_of_its_models_is_named(self) -> None:
+        lines = told(b"x-a: b\r\n" + MODEL_FIELD % b"small", "small", "large")
+        assert lines == b"x-a: b\r\nx-fastgw-model: large\r\nx-fallback-model: large\r\n"
+        assert told(b"", "small", "large") == b"x-fallback-model: large\r\n", "its own name was asked for"
 
     def test_S4_09_loaded_before_available(self) -> None:
         with deployed(self.ENGINES, self.route()) as row:
