@@ -32,7 +32,7 @@ _SWITCHES: Final = frozenset(row.name for row in ENGINE_FIELDS if row.kind == "a
 class ByFile:
     """One file. What it says holds at once."""
 
-    __slots__ = ("_engines", "_path", "_seen", "key")
+    __slots__ = ("_engines", "_path", "_seen", "_wrong", "key")
 
     origin: Origin = "file"
     misses = 1
@@ -42,6 +42,7 @@ class ByFile:
         self._path = path
         self._seen: tuple[int, ...] = ()
         self._engines: list[EngineConfig] = []
+        self._wrong = ""  # why what was seen last changes nothing: it is not read again until it is another
 
     async def look(self) -> Found:
         """Raises LookFailed."""
@@ -54,14 +55,21 @@ class ByFile:
                 about = os.fstat(file.fileno())
                 seen = (about.st_ino, about.st_mtime_ns, about.st_size)
                 if seen == self._seen:
+                    if self._wrong:
+                        raise LookFailed(self._wrong)
                     return
                 data = file.read(MAX_FILE_BYTES + 1)
         except (OSError, ValueError) as error:
             raise LookFailed(f"cannot read it: {getattr(error, 'strerror', None) or error}") from error
-        if len(data) > MAX_FILE_BYTES:
-            raise LookFailed(f"it is longer than {MAX_FILE_BYTES} bytes")
-        self._engines = engines_in(data, self._path.endswith(".toml"))
         self._seen = seen
+        self._wrong = ""
+        try:
+            if len(data) > MAX_FILE_BYTES:
+                raise LookFailed(f"it is longer than {MAX_FILE_BYTES} bytes")
+            self._engines = engines_in(data, self._path.endswith(".toml"))
+        except LookFailed as failed:
+            self._wrong = str(failed)
+            raise
 
 
 def engines_in(data: bytes, toml: bool) -> list[EngineConfig]:
@@ -100,6 +108,8 @@ def _targets(number: int, entry: Mapping[str, Any]) -> list[EngineConfig]:
     targets, labels = entry["targets"], entry.get("labels") or {}
     if not isinstance(targets, list) or not isinstance(labels, dict) or not all(isinstance(one, str) for one in targets):
         raise LookFailed(f"entry {number}: targets must be a list of texts, and labels an object")
+    if len(targets) > MOST_ENGINES:  # (before any is made)
+        raise LookFailed(f"it names more than {MOST_ENGINES} engines")
     fields: dict[str, Any] = {}
     for name, value in labels.items():
         if name in _FIELDS and name != "url":
@@ -111,7 +121,7 @@ def _targets(number: int, entry: Mapping[str, Any]) -> list[EngineConfig]:
 def _from_text(name: str, text: str) -> Any:
     if name == "models":
         return [one.strip() for one in text.split(",") if one.strip()]
-    if name in _NUMBERS and text.lstrip("-").isdigit():
+    if name in _NUMBERS and text.isascii() and text.removeprefix("-").isdecimal():
         return int(text[:20])
     if name in _SWITCHES and text in ("true", "false"):
         return text == "true"

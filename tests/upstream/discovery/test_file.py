@@ -85,3 +85,22 @@ async def test_it_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     path.write_bytes(b" " * (MAX_FILE_BYTES + 1))
     with pytest.raises(LookFailed, match="longer than"):
         await source.look()
+
+
+async def test_what_names_too_many_makes_none_and_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "engines.json"
+    path.write_text(json.dumps([{"targets": [f"a:{at % 60000 + 1}" for at in range(200_000)]}]))
+    source = ByFile(str(path))
+    monkeypatch.setattr("fastgw.upstream.discovery.file._engine", lambda *of: pytest.fail("it was made"))
+    read = []
+    whole = engines_in
+    monkeypatch.setattr("fastgw.upstream.discovery.file.engines_in", lambda *of: read.append(of) or whole(*of))
+    for _ in range(3):
+        with pytest.raises(LookFailed, match="more than 1024 engines"):
+            await source.look()
+    assert len(read) == 1
+
+
+def test_a_weight_in_other_digits_is_a_mistake_of_the_file() -> None:
+    with pytest.raises(LookFailed, match="weight"):
+        engines_in('[{"targets":["a:1"],"labels":{"weight":"²"}}]'.encode(), False)
