@@ -53,12 +53,12 @@ class Front:
     def __init__(self, gw: Running, engine: ScriptedEngine) -> None:
         self.gw = gw
         self.engine = engine
-        self._base = len(engine.connections)
+        self._before = tuple(engine.connections)  # not how many: one that only asked for HTTP/2 is taken off the list again
 
     @property
     def touched(self) -> list[ScriptedConnection]:
         """Connections that clients' requests made the gateway open."""
-        return self.engine.connections[self._base :]
+        return [conn for conn in self.engine.connections if conn not in self._before]
 
     @property
     def work(self) -> list[RawRequest]:
