@@ -435,6 +435,16 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "Send the request again: another replica, or the restarted gateway, takes it.",
     ),
     ErrorKind(
+        "loop_detected",
+        508,
+        _UPE,
+        "loop_detected",
+        "The request goes round: an engine of the gateway leads back to a gateway that it has come through.",
+        False,
+        "Look at the engines' URLs, the runners' and the names in DNS: one of them is a gateway that asks this one.",
+        True,
+    ),
+    ErrorKind(
         "upstream_timeout",
         504,
         _UPE,

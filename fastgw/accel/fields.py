@@ -58,6 +58,7 @@ FIELDS: Final[dict[bytes, int]] = {
     b"x-forwarded-proto": OWN,
     b"x-forwarded-host": OWN,
     b"forwarded": OWN,
+    b"via": OWN,
     b"x-real-ip": OWN,
     b"x-request-timeout-ms": OWN,
     b"x-data-parallel-rank": DROP,  # which part of an engine is asked is chosen here

@@ -76,7 +76,9 @@ def _fields(exchange: ExchangeState) -> bytes:
         # What is to be read, or taken out again, must not come compressed.
         forward = _ACCEPT_ENCODING(b"", forward)
     forwarded = exchange.client.forwarded or gateway.forwarded_lines(exchange.client, head)
-    return b"".join((forward, forwarded, b"x-request-id: "))
+    own = head.own
+    via = gateway.hops.line(own.get(b"via") if own is not None else None, exchange.client.spoken.protocol)
+    return b"".join((forward, forwarded, via, b"x-request-id: "))
 
 
 def rewritten(body: bytes | None) -> bytes:

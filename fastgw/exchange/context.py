@@ -26,6 +26,7 @@ from fastgw.net.client import ClientStream, Service, Spoken
 from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER
 from fastgw.protocol.headers import networks_of
+from fastgw.protocol.hops import Hops
 from fastgw.protocol.start import RequestStart
 from fastgw.protocol.websocket import Counts
 from fastgw.stats import EventLog, Stats
@@ -187,6 +188,7 @@ class Context(Service):
         "default_cost",
         "default_max",
         "first_byte_timeout_s",
+        "hops",
         "log",
         "max_body_bytes",
         "max_json_depth",
@@ -241,8 +243,10 @@ class Context(Service):
         strategy: Strategy,
         table: UpstreamTable,
         accounts: Accounts,
+        instance: bytes,
     ) -> None:
         super().__init__()
+        self.hops = Hops(instance)
         self.reactor = reactor
         self.log = log
         self.stats = stats

@@ -82,6 +82,7 @@ class GatewayCore(Context):
             strategy=strategy,
             table=table,
             accounts=accounts,
+            instance=instance,
         )
         self.health = health
         self.filters = filters
@@ -180,6 +181,8 @@ class GatewayCore(Context):
                 if exchange.phase == DONE:
                     return  # answered
             if head.own is not None:
+                if b"via" in head.own:
+                    self.hops.refuse_rounds(head.own[b"via"])
                 exchange.timeout_s = self._asked_timeout(head.own.get(b"x-request-timeout-ms"))
                 coding = head.own.get(b"content-encoding")
                 if coding is not None:

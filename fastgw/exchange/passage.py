@@ -30,6 +30,9 @@ from fastgw.protocol.start import RequestStart
 from fastgw.stats import Stats
 from fastgw.upstream.pool import Pool
 
+_PASSED: Final = (b"x-forwarded-", b"via")
+"""What the gateway says of the request's way."""
+
 MOST_BYTES: Final = 1 << 18
 """Of a body that is held here: as many as a tunnel's requests at once are a quarter of a gigabyte."""
 
@@ -47,7 +50,7 @@ class Known:
 def start_of(head: RequestHead, base: bytes) -> RequestStart:
     """The request as the engine gets it, but for its own fields, the id and the body."""
     own = head.own or {}
-    told = b"".join([b"%b: %b\r\n" % (name, value) for name, value in own.items() if name.startswith(b"x-forwarded-")])
+    told = b"".join([b"%b: %b\r\n" % (name, value) for name, value in own.items() if name.startswith(_PASSED)])
     return RequestStart(head.method, base + head.target, b"".join((head.forward, told, b"x-request-id: ")))
 
 

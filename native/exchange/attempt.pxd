@@ -25,6 +25,7 @@ cdef Py_ssize_t APART_BYTES
 @cython.locals(head=RequestHead, known=Judgement, start=RequestStart, base=bytes)
 cpdef RequestStart request_start(ExchangeState exchange, Engine engine)
 cpdef bytes _target(ExchangeState exchange, Engine engine)
+@cython.locals(forward=bytes, head=RequestHead, own=dict)
 cpdef bytes _fields(ExchangeState exchange)
 
 cpdef bytes rewritten(bytes body)

@@ -38,7 +38,7 @@ cdef class Judgement:
     cpdef Judgement of(self, RequestHead head)
 
 cdef class Context(Service):
-    cdef public object config, log
+    cdef public object config, hops, log
     cdef public Strategy strategy
     cdef public Stats stats
     cdef public UpstreamTable table

@@ -72,6 +72,7 @@ ELSEWHERE: dict[str, str] = {
     "control/proof": "control/test_admin_proof.py",
     "limits/key": "store/test_keys.py",
     "protocol/endings": "conversations/test_endings.py",
+    "protocol/hops": "e2e/test_ways_engines.py",
     "protocol/http1/opinion": "e2e/test_cases_a_splits.py",
     "protocol/http1/reference": "accel/test_heads.py",
     "protocol/h2/answers": "e2e/test_h2_front.py",

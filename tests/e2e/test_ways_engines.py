@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 from typing import Any
 
@@ -273,7 +274,7 @@ async def test_D8_D9_D10_the_engine_sees_the_same_fields(way: Way) -> None:
     own = [
         ("x-own", "caf\xe9"), ("x-own", "2"), ("accept", "*/*"), ("cookie", "a=1"), ("x-api-key", "secret"),
         ("x-forwarded-for", "9.9.9.9"), ("x-forwarded-proto", "gopher"), ("x-real-ip", "9.9.9.9"), ("te", "trailers"),
-        ("x-request-id", "mine-1"), ("user-agent", "tests"),
+        ("x-request-id", "mine-1"), ("user-agent", "tests"), ("via", "1.0 a"), ("via", "1.1 b"),
     ]  # fmt: skip
     async with way.engine(fine) as engine:
         target = msgspec.structs.replace(way.target(engine.url), api_key="engines-own")
@@ -285,6 +286,8 @@ async def test_D8_D9_D10_the_engine_sees_the_same_fields(way: Way) -> None:
             told.setdefault(name.lower(), []).append(value)
         assert (seen.method, seen.target) == (b"POST", b"/v1/chat/completions")
         told.pop(b"host")
+        (way_here,) = told.pop(b"via")
+        assert re.fullmatch(rb"1\.0 a, 1\.1 b, %b fastgw-[0-9a-f]{8}" % (b"2" if way.client_protocol == "h2" else b"1.1"), way_here)
         length = told.pop(b"content-length", None)
         assert length in (None, [b"%d" % len(seen.body)])
         assert told == {
@@ -297,6 +300,19 @@ async def test_D8_D9_D10_the_engine_sees_the_same_fields(way: Way) -> None:
             b"x-own": [b"caf\xe9", b"2"],
             b"x-request-id": [b"mine-1"],
         }
+
+
+@and_tunnels
+async def test_what_goes_round_ends(way: Way) -> None:
+    """An engine that leads back here, or to another gateway that does, gets each request once."""
+    async with way.engine(fine) as engine, way.gateway(engine.url) as gw, way.client(gw) as client:
+        is_fine(await client.asks(say()))
+        came_by = dict(engine.turns[0].request.headers)[b"via"].decode()
+        refused(await client.asks(say(headers=[("via", came_by)])), 508)
+        others = ", ".join(f"1.1 fastgw-{number:08x}" for number in range(8))
+        refused(await client.asks(say(headers=[("x-first", "1"), ("via", f"1.1 a, {others}")])), 508)
+        is_fine(await client.asks(say(headers=[("via", others.partition(", ")[2])])))
+        assert len(engine.turns) == 2
 
 
 IDLE_S = 0.006

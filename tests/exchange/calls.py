@@ -24,6 +24,7 @@ class Core(Context):
             strategy=Strategy(),
             table=UpstreamTable(()),
             accounts=Accounts(Defaults(), [], required=False),
+            instance=b"handmade",
         )
         self.rooms = 0
         self.moved: list[int] = []
