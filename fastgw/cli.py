@@ -148,6 +148,7 @@ def _try_it(config: Config) -> int:
     """Try the certificates, and ask each engine once; 0 = none of them is wrong."""
     import asyncio
 
+    from fastgw.config.settings import inherited
     from fastgw.doors import shown_to_clients
     from fastgw.net.unusable import TlsError
     from fastgw.upstream.trial import tried
@@ -160,7 +161,17 @@ def _try_it(config: Config) -> int:
     except TlsError as error:
         print(f"fastgw check: {error}", file=sys.stderr)
         code = 1
-    for engine, (good, told) in zip(config.engines, asyncio.run(tried(config.engines, _ASK_S)), strict=True):
+    engines = list(config.engines)
+    if config.engines_file:
+        from fastgw.upstream.discovery.file import read_file
+        from fastgw.upstream.discovery.source import LookFailed
+
+        try:
+            engines += [inherited(engine, config) for engine in read_file(config.engines_file)]
+        except LookFailed as error:
+            print(f"fastgw check: engines_file {config.engines_file}: {error}", file=sys.stderr)
+            code = 1
+    for engine, (good, told) in zip(engines, asyncio.run(tried(engines, _ASK_S)), strict=True):
         print(f"  engine {engine.name}: {told}" if good else f"fastgw check: engine {engine.name}: {told}",
               file=sys.stdout if good else sys.stderr)  # fmt: skip
         code = code if good else 1

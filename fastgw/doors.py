@@ -26,6 +26,7 @@ from fastgw.net.client import ConnLimits, Spoken, told_of
 from fastgw.net.clock import monotonic
 from fastgw.net.h1_connection import H1Connection
 from fastgw.net.listener import Listener
+from fastgw.net.own import HERE
 from fastgw.net.shortage import Shortage
 from fastgw.net.wire import PlainWire
 from fastgw.policy.queue import Queue
@@ -117,6 +118,7 @@ class ClientDoor:
             scheme="http" if shown is None else "https",
         )
         core.on_closed = self.listener.released
+        runners.open(self.listener, socks)
 
     def follow(self, config: Config, trusted: bool) -> None:
         """From the next connection on go by ``config``; its times hold for those that are there too, from when each next
@@ -253,6 +255,10 @@ def _most_connections(config: Config, log: EventLog) -> int:
     return room
 
 
+def _counted_there() -> None:
+    """What stands before a runner's socket is a client's connection still, and counts as that."""
+
+
 class RunnerDoor:
     """Where runners dial in, on the port for clients and at the control listener: nowhere until there is a token."""
 
@@ -261,8 +267,19 @@ class RunnerDoor:
         self._fleet = fleet
         self._tasks = tasks
         self._throttle: Throttle | None = None
+        self._listener: Listener | None = None
         self.desk: RunnerDesk | None = None
         core.locals.update(ws_runners=self._dial_in, runners=self._list)
+
+    def open(self, listener: Listener, socks: Sequence[socket.socket]) -> None:
+        """Here the gateway listens: no engine may be there, and one that the configuration has there gets nothing."""
+        self._listener = listener
+        fleet = self._fleet
+        fleet.own.add(socks)
+        for pool in fleet.pools:
+            if fleet.own.leads_here(fleet.config_of(pool.engine.name).address):
+                self._core.log.error("engine gets no requests", engine=pool.engine.name, reason=HERE)
+                fleet.drain(pool.engine.name)
 
     def follow(self, config: Config) -> None:
         """From now on go by ``config``."""
@@ -289,6 +306,11 @@ class RunnerDoor:
         desk = self.desk
         return (desk, desk.sockets) if desk is not None and desk.terms.token else None
 
+    def runner_of(self, engine: str) -> str:
+        """The id of the runner that the engine of that name stands for, "" = it stands for none that is there."""
+        registry = self.desk.registry if self.desk is not None else ()
+        return next((one.id for one in registry if one.engine.name == engine), "")
+
     async def stop(self) -> None:
         """All runners are told that the gateway stops."""
         if self.desk is not None:
@@ -310,10 +332,11 @@ class RunnerDoor:
         from fastgw.net.bridge import given_away
 
         peer, told = exchange.client_ip, b"?" in head.target
-        sock, ahead = given_away(self._core.reactor, client, handshake_lines(own, lambda text: False))
+        sock, ahead, whole = given_away(self._core.reactor, client, handshake_lines(own, lambda text: False))
+        ended = self._lent(client.peer_ip) if whole else _counted_there
         exchange.status = 101
         exchange.end("ok", False)
-        self._tasks.spawn("hand a runner over", desk.sockets.adopt(sock, ahead, peer, told))
+        self._tasks.spawn("hand a runner over", desk.sockets.adopt(sock, ahead, peer, told, ended))
 
     def _tunnel_in(self, exchange: Exchange, own: dict[bytes, bytes], desk: RunnerDesk) -> None:
         """A runner whose engine is asked over this very connection: it stays with the data plane."""
@@ -326,7 +349,12 @@ class RunnerDoor:
             raise GatewayError("bad_request", "Runners speak WebSocket over HTTP/1.1 here.")
         exchange.status = 101
         exchange.end("ok", False)
-        desk.tunnels.adopt(self._core.reactor, wire, surplus, key, peer, told)
+        desk.tunnels.adopt(self._core.reactor, wire, surplus, key, peer, told, self._lent(exchange.client.peer_ip))
+
+    def _lent(self, ip: str) -> Callable[[], None]:
+        """A runner's connection counts among its address's for as long as it lives."""
+        assert self._listener is not None
+        return self._listener.lend(ip)
 
     def _list(self, exchange: Exchange) -> None:
         """``GET /runners``, to who has the admin key."""
@@ -405,7 +433,7 @@ async def for_the_operator(
         metrics=lambda: pieces(collector),
         health=lambda: dict(zip(("healthy_engines", "total_engines"), core.health.counts(), strict=True)),
         keys=keys,
-        engines=EngineDesk(fleet),
+        engines=EngineDesk(fleet, runners.runner_of),
         hosts=control_hosts(config),
         reload=loading.again,
         config=lambda: {"settings": dumped(core.config), "restart": loading.pending},
@@ -415,6 +443,7 @@ async def for_the_operator(
         tls=shown.lasting() if shown is not None and config.control_tls else None,
     )
     await control.start()
+    fleet.own.add_address(host, int(control.url.rpartition(":")[2]))
     return control
 
 

@@ -5,7 +5,7 @@ Control and engines know nothing of each other; this is where they meet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from fastgw.control.admin_engines import (
     MOST_MODELS,
     EngineExists,
     EngineNotFound,
+    EngineOfRunner,
     EngineShown,
     ModelShown,
     TooManyEngines,
@@ -31,8 +32,10 @@ _BREAKER: Final = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half_open"}
 class EngineDesk:
     """A ``control.admin_engines.EnginesBackend`` over a fleet."""
 
-    def __init__(self, fleet: upstream.Fleet) -> None:
+    def __init__(self, fleet: upstream.Fleet, runner_of: Callable[[str], str] = lambda name: "") -> None:
+        """``runner_of`` gives the id of the runner that an engine stands for, "" = it stands for none."""
         self._fleet = fleet
+        self._runner_of = runner_of
 
     def engines(self) -> Sequence[EngineShown]:
         return [self._shown(pool, 0) for pool in self._fleet.pools]
@@ -50,7 +53,7 @@ class EngineDesk:
             pool = self._fleet.add(config)
         except ConfigErrors as error:
             raise FieldProblems([f"{one.name}: {one.message}" for one in error.errors]) from None
-        except TlsError as error:
+        except (TlsError, upstream.LeadsHere) as error:
             raise FieldProblems([f"url: {error}"]) from None
         except upstream.EngineExists as error:
             raise EngineExists(str(error)) from None
@@ -75,6 +78,10 @@ class EngineDesk:
 
     def remove(self, name: str, at_once: str) -> EngineShown | None:
         pool = self._find(name)
+        if runner := self._runner_of(name):
+            raise EngineOfRunner(
+                f"This engine is there as long as its runner is: drain that (POST /admin/runners/{runner}/drain), or stop it."
+            )
         return None if self._fleet.remove(name, at_once=at_once) else self._shown(pool)
 
     def _find(self, name: str) -> Pool:

@@ -13,6 +13,7 @@ from time import time
 from typing import Final
 
 from fastgw.config import Config, ConfigErrors, EngineConfig
+from fastgw.config.check import engines_clash
 from fastgw.control.admin_runners import RunnerBusy, RunnerLost, RunnerNotFound, RunnerRefused, RunnerShown
 from fastgw.control.runners_ws import RunnerSockets
 from fastgw.net.clock import monotonic
@@ -46,7 +47,7 @@ class FleetYard:
 
     def take_in(self, config: EngineConfig) -> Engine:
         name = self._leaving.pop(config.url, "")
-        if name and name in self._pools:
+        if name and name in self._pools and self._fleet.origin_of(name) == "runner":
             self._fleet.undrain(name)
             return self._pools[name].engine
         try:
@@ -66,6 +67,13 @@ class FleetYard:
     def holds(self, engine: Engine) -> bool:
         pool = self._pools.get(engine.name)
         return pool is not None and pool.engine is engine
+
+    def makes_room(self, engine: Engine, config: Config) -> bool:
+        """Whether the engines of ``config`` leave it none: they come first."""
+        if not self.holds(engine):
+            return False
+        own = self._fleet.config_of(engine.name)
+        return any(engines_clash(own, one) for one in config.engines if not one.discover)
 
     def pool_of(self, engine: Engine) -> Pool | None:
         """Its pool, while it is there."""
@@ -145,6 +153,9 @@ class RunnerDesk:
         self._command_timeout_s = config.runner_command_timeout_s
         if not config.runner_auth_token:
             self.registry.close(monotonic())
+        for runner in list(self.registry):
+            if self.yard.makes_room(runner.engine, config):
+                self.registry.dismiss(runner, "The configuration has an engine of this address, or of this name.", monotonic())
 
     async def run(self) -> None:
         """Time goes by, for ever."""

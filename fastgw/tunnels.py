@@ -47,10 +47,13 @@ def _switching(key: bytes) -> bytes:
 class Tunnel(Talk):
     """One runner's connection."""
 
-    __slots__ = ("_left", "_tunnels", "conn", "end", "session")
+    __slots__ = ("_left", "_tunnels", "conn", "end", "ended", "session")
 
-    def __init__(self, tunnels: Tunnels, reactor: Reactor, wire: Wire, session: Session) -> None:
+    def __init__(
+        self, tunnels: Tunnels, reactor: Reactor, wire: Wire, session: Session, ended: Callable[[], None]
+    ) -> None:
         self._tunnels = tunnels
+        self.ended = ended
         self._left = False
         self.session = session
         self.conn: H2UpstreamConn | None = None
@@ -102,6 +105,7 @@ class Tunnel(Talk):
             self.end.close(code, reason)
         else:
             self.end.farewell = (code, reason)
+            self.end.reader.forget_texts()
             conn.retire(reason)  # (what closes with its last request closes the WebSocket)
 
 
@@ -119,13 +123,15 @@ class Tunnels:
     def __len__(self) -> int:
         return len(self._live)
 
-    def adopt(self, reactor: Reactor, wire: Wire, surplus: bytes, key: bytes, peer: str, told: bool) -> None:
+    def adopt(
+        self, reactor: Reactor, wire: Wire, surplus: bytes, key: bytes, peer: str, told: bool, ended: Callable[[], None]
+    ) -> None:
         """Take over a connection whose handshake, with ``key``, has been read and not answered, and ``surplus`` behind it.
-        ``told``: its URL had more than a path."""
+        ``told``: its URL had more than a path; ``ended`` is called when it is no more."""
         now = monotonic()
         session = Session(self._house, self._terms, peer, now)
         session.tunnelled = True
-        tunnel = Tunnel(self, reactor, wire, session)
+        tunnel = Tunnel(self, reactor, wire, session, ended)
         self._live[tunnel] = self._new[tunnel] = None
         wire.write(_switching(key))
         self._make_room(now)
@@ -138,21 +144,23 @@ class Tunnels:
         session = tunnel.session
         self._live.pop(tunnel, None)
         self._new.pop(tunnel, None)
+        tunnel.ended()
         session.on_end(monotonic())
         if session.why:
-            self._log.warning("runner refused", client=session.peer, runner=session.runner_id or "unknown", reason=session.why)
+            self._log.warning("runner refused", **session.refusal())
 
     def crashed(self, error: BaseException) -> None:
         """An error that is ours."""
         self._log.error("runner connection failed", error=f"{type(error).__name__}: {error}")
 
     def _make_room(self, now: float) -> None:
-        if len(self._live) > MOST_LIVE:
-            leaving = [tunnel for tunnel in self._live if tunnel.session.state is State.CLOSED]
-            (leaving or list(self._live)[-1:])[0].end.cut()
         strange = [tunnel for tunnel in self._live if not tunnel.session.runner_id]
-        if len(strange) > 2 * MOST_NEW:
-            strange[0].end.cut()  # (it was told that it is to close, and may be in no hurry)
+        # (Of those that never registered who was told to close goes first: it may be in no hurry.)
+        strange.sort(key=lambda tunnel: tunnel.session.state is State.NEW)
+        if len(self._live) > MOST_LIVE:
+            strange[0].end.cut()  # (the one that has just come is among them)
+        elif len(strange) > 2 * MOST_NEW:
+            strange[0].end.cut()
         new = [tunnel.session for tunnel in self._new if tunnel.session.state is State.NEW]
         if len(new) > MOST_NEW:
             ((crowd, _),) = Counter(session.peer for session in new).most_common(1)

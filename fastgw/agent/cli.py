@@ -23,7 +23,6 @@ from fastgw.config import grammar
 from fastgw.config.address import is_loopback, parse_engine_url
 from fastgw.config.names import ENGINE_KINDS, LOG_LEVELS, EngineKind, LogLevel
 from fastgw.protocol.runner_words import Register, RunnerStatus, from_runner, written
-from fastgw.protocol.runner_words import Unreadable as Unspeakable
 from fastgw.stats import EventLog
 
 _EXAMPLES: Final = """\
@@ -168,14 +167,14 @@ def asked(options: argparse.Namespace, token: str) -> Asked:
         look_s=options.look,
         drain_s=options.drain,
     )
-    first = Register(
-        runner_id=made.runner_id, runner_name=made.runner_name, machine_type=made.machine_type or None,
-        http_port=made.http_port, protocol_version=1, auth_token="", url=made.url or None,
-        status=RunnerStatus(health="starting", model_aliases=made.aliases),
-    )  # fmt: skip
     try:
+        first = Register(
+            runner_id=made.runner_id, runner_name=made.runner_name, machine_type=made.machine_type or None,
+            http_port=made.http_port, protocol_version=1, auth_token="", url=made.url or None,
+            status=RunnerStatus(health="starting", model_aliases=made.aliases),
+        )  # fmt: skip
         from_runner(written(first))
-    except Unspeakable as error:
+    except ValueError as error:
         _fail(f"the gateway would not take this: {error}")
     return made
 

@@ -20,6 +20,7 @@ from fastgw.protocol.openai import parse_models
 from fastgw.protocol.runner_words import MAX_NAMES, EngineStatus
 from fastgw.upstream.kinds.kind import Kind
 from fastgw.upstream.kinds.registry import GAUGES, kind_of, known_by
+from fastgw.upstream.models import in_list
 
 ANSWER_S: Final = 5.0
 MAX_ANSWER_BYTES: Final = 1 << 20
@@ -47,15 +48,17 @@ class LocalEngine:
         self._health_path = ""
         self.status = EngineStatus(engine_type=self.kind.name, is_healthy=False)
         self.gauges: Gauges | None = None
+        self.aliases: dict[str, str] = {}  # other names that it has for what it lists
 
     async def look(self) -> None:
-        """See how it is now: :attr:`status`, :attr:`gauges`, and what it is where nobody has said so."""
+        """See how it is now: :attr:`status`, :attr:`gauges`, :attr:`aliases`, and what it is where nobody has said so."""
         try:
             await self._healthy()
             loaded, available = await self._models()
         except Unanswered as error:
             self._health_path = ""
             self.gauges = None
+            self.aliases = {}
             self.status = EngineStatus(engine_type=self.kind.name, is_healthy=False, error=str(error)[:200])
             return
         loaded_names = loaded[:MAX_NAMES]
@@ -64,7 +67,7 @@ class LocalEngine:
             engine_type=self.kind.name,
             is_healthy=True,
             loaded_models=loaded_names,
-            available_models=others[:MAX_NAMES],
+            available_models=others[: MAX_NAMES - len(loaded_names)],
             batch_size=self.gauges.running if self.gauges is not None else None,
         )
         await self._measure()
@@ -92,9 +95,17 @@ class LocalEngine:
         if status != 200:
             raise Unanswered(f"{self.kind.models_path.decode()} answered {status}")
         listed = parse_models(body)
+        facts = in_list(body, listed)
+        loaded = listed
         if self.kind in LOADED:
             status, body = await self._get(LOADED[self.kind])
-            return (parse_models(body) if status == 200 else []), listed
+            loaded = parse_models(body) if status == 200 else []
+            path, reader = self.kind.more
+            if reader is not None and path.decode() == LOADED[self.kind]:
+                facts = reader(body, facts)
+        self.aliases = {alias: name for name, one in facts.items() for alias in one.aliases if alias not in facts}
+        if self.kind in LOADED:
+            return loaded, listed
         if self.kind in ROUTES:
             how = await self._routed()
             if how is not None:
@@ -128,11 +139,13 @@ class LocalEngine:
     # --- commands
     async def load(self, model: str) -> None:
         """Raises :class:`CannotLoad`."""
+        model = self.aliases.get(model, model)
         have = frozenset([*self.status.loaded_models, *self.status.available_models])
         await self._do(load(self.kind, model, have, self._adapters, self._pull), model)
 
     async def unload(self, model: str) -> None:
         """Raises :class:`CannotLoad`."""
+        model = self.aliases.get(model, model)
         await self._do(unload(self.kind, model, self._adapters), model)
 
     async def _do(self, steps: list[Step], model: str) -> None:

@@ -43,6 +43,12 @@ STEADY_S: Final = 60.0
 ANSWER_S: Final = 10.0
 """For the gateway to take us, and to take what is said."""
 MOST_COMMANDS: Final = 8
+_MEANS: Final = {
+    404: ": it takes no runners there. Set RUNNER_AUTH_TOKEN at the gateway, and name its own port (--gateway)",
+    403: ": something in front of the gateway does not let this through",
+    503: ": it starts, stops, or has as many connections from here as it takes",
+}
+"""Of an answer that is no handshake: what it comes from, and what to do."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,7 +168,8 @@ class Link:
             raise Broken(f"no answer in {ANSWER_S:g} s") from None
         except (aiohttp.ClientError, NoTunnel, OSError) as error:
             status = getattr(error, "status", 0)
-            raise Broken(f"answered {status}" if status else described(error), REFUSED_PAUSE_S if status else 0.0) from None
+            why = f"answered {status}{_MEANS.get(status, '')}" if status else described(error)
+            raise Broken(why, REFUSED_PAUSE_S if status else 0.0) from None
         try:
             await self._speak(ws)
         finally:
@@ -295,7 +302,18 @@ class Link:
             if gauges.kv_usage >= 0:
                 metrics.kv_cache_usage = gauges.kv_usage
         have: list[EngineStatus] = [engine] if engine.is_healthy or engine.error else []
-        return RunnerStatus(health=health, engines=have, metrics=metrics, model_aliases=self._asked.aliases)
+        return RunnerStatus(health=health, engines=have, metrics=metrics, model_aliases=self._aliases(engine))
+
+    def _aliases(self, engine: EngineStatus) -> dict[str, str]:
+        """Those that were asked for, then the engine's own; as many as a status may have names."""
+        names = {*engine.loaded_models, *engine.available_models}
+        found: dict[str, str] = {}
+        for alias, name in [*self._asked.aliases.items(), *self._engine.aliases.items()]:
+            names |= {alias, name}
+            if len(names) > words.MAX_NAMES:
+                break
+            found.setdefault(alias, name)
+        return found
 
     def _heartbeat(self) -> words.Heartbeat:
         return words.Heartbeat(**_members(self._status()))

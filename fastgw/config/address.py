@@ -7,6 +7,7 @@ that it could not read into a message (a URL may hold a password).
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -140,6 +141,22 @@ def parse_engine_url(text: str) -> EngineAddress:
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a listener on ``host``. Names other than ``localhost`` are not looked up."""
     return host in {"localhost", "::1"} or (host.startswith("127.") and _is_ipv4(host))
+
+
+def everywhere(host: str) -> str:
+    """What a listener on all addresses like ``host`` is bound to; to who dials it is this machine."""
+    return "::" if ":" in host else "0.0.0.0"  # noqa: S104 - nothing is bound here
+
+
+def reaches(host: str, bound: Collection[str]) -> bool:
+    """Whether who dials ``host`` comes to a listener on one of the addresses ``bound`` of this machine, as far as texts say.
+    (One on ``::`` takes no IPv4 here.)"""
+    if host == "localhost":
+        return reaches("127.0.0.1", bound) or reaches("::1", bound)
+    every = everywhere(host)
+    if host in bound or (is_loopback(host) and every in bound):
+        return True
+    return host == every and ("::1" if ":" in host else "127.0.0.1") in bound
 
 
 def _is_ipv4(text: str) -> bool:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from fastgw.config.address import is_loopback, parse_host
+from fastgw.config.address import is_loopback, parse_host, reaches
 from fastgw.config.entries import EngineConfig, RouteConfig
 from fastgw.config.grammar import KEY, admin_keys_in
 from fastgw.config.row import value_problem
@@ -146,6 +146,8 @@ def problems(settings: Settings, *, keyed: bool) -> Found:
     found.extend(("engines", message) for _, _, message in duplicate_engines(settings.engines))
     if settings.warm_connections > settings.engine_max_connections:
         found.append(("warm_connections", "is more than engine_max_connections"))
+    here = [one.url for one in settings.engines if _own(one, settings)]
+    found.extend(("engines", f"{url} is where this gateway itself listens: name the engine's own address") for url in here)
     found.extend(_routes(settings.routes))
     found.extend(_tls(settings))
     found.extend(_discovery(settings))
@@ -156,6 +158,20 @@ def problems(settings: Settings, *, keyed: bool) -> Found:
     if 0 < (settings.memory_budget_bytes or 0) * 7 // 8 < settings.max_body_bytes:
         found.append(("memory_budget_bytes", "must be 8/7 of max_body_bytes or more: a body of that size could never be taken"))
     return found
+
+
+def _own(engine: EngineConfig, settings: Settings) -> bool:
+    """Whether an engine is a listener of ours, as far as the settings show: the rest is found when it listens."""
+    address = engine.address
+    if address.unix_path:
+        return address.unix_path == settings.unix_socket
+    control = settings.control_listen.rpartition(":")
+    for host, port in ((settings.host, str(settings.port)), (control[0], control[2])):
+        if port == str(address.port) and port != "0":
+            bound = parse_host(host)
+            if reaches(address.host, ("127.0.0.1", "::1") if bound == "localhost" else (bound,)):
+                return True
+    return False
 
 
 def _discovery(settings: Settings) -> Found:

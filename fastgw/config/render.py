@@ -175,7 +175,7 @@ def errors_markdown() -> str:
         "",
         "The access log has the name of an error, in its field `error`: the code, or the name that stands below the code here.",
         "The control listener has more: 404 `key_not_found` and 503 `store_unavailable` ([keys.md](keys.md)), 404",
-        "`engine_not_found`, 409 `engine_exists` and 409 `too_many_engines` ([engines.md](engines.md)), 404",
+        "`engine_not_found`, 409 `engine_exists`, `engine_of_runner` and `too_many_engines` ([engines.md](engines.md)), 404",
         "`runner_not_found`, 502 `runner_refused`, 502 `runner_lost`, 504 `runner_timeout` and 409 `runner_busy`",
         "([runners.md](runners.md)).",
         "",

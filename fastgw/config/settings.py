@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec.structs import force_setattr, replace
 
 from fastgw.config import check
-from fastgw.config.address import parse_host
+from fastgw.config.address import TUNNELS, parse_host
 from fastgw.config.entries import EngineConfig
 from fastgw.config.grammar import fingerprint, fingerprints
 from fastgw.config.problems import ConfigError, ConfigErrors
@@ -91,9 +91,11 @@ def by_rank(engine: EngineConfig) -> list[EngineConfig]:
 
 def inherited(engine: EngineConfig, config: Config) -> EngineConfig:
     """The engine with what it leaves open filled in from the gateway's own settings."""
+    # (Who answers at the other end of a tunnel is a runner, which has the engine's key itself: that of all engines is not its.)
+    dialled = not engine.address.host.endswith(TUNNELS)
     return replace(
         engine,
-        api_key=engine.api_key or config.vllm_api_key,
+        api_key=engine.api_key or (config.vllm_api_key if dialled else ""),
         warm_connections=config.warm_connections if engine.warm_connections < 0 else engine.warm_connections,
         protocol=engine.protocol or config.upstream_protocol,
         max_connections=engine.max_connections or config.engine_max_connections,

@@ -40,6 +40,9 @@ ENGINE_NOT_FOUND: Final = replace(
 ENGINE_EXISTS: Final = ErrorKind(
     "engine_exists", 409, "invalid_request_error", "engine_exists", "There is such an engine already."
 )
+ENGINE_OF_RUNNER: Final = ErrorKind(
+    "engine_of_runner", 409, "invalid_request_error", "engine_of_runner", "This engine is a runner's."
+)
 TOO_MANY_ENGINES: Final = ErrorKind(
     "too_many_engines", 409, "invalid_request_error", "too_many_engines", "There are as many engines as there may be."
 )
@@ -63,6 +66,10 @@ class EngineNotFound(Exception):
 
 class EngineExists(Exception):
     """It cannot be beside one that is there; the text says why, and what to do."""
+
+
+class EngineOfRunner(Exception):
+    """It cannot be removed: its runner would bring it again at once; the text says what to do."""
 
 
 class TooManyEngines(Exception):
@@ -132,7 +139,8 @@ class EnginesBackend(Protocol):
     def undrain(self, name: str) -> EngineShown: ...
 
     def remove(self, name: str, at_once: str) -> EngineShown | None:
-        """None = it is gone; else it goes when nothing is under way there. ``at_once``: why it goes now ("" = it waits)."""
+        """None = it is gone; else it goes when nothing is under way there. ``at_once``: why it goes now ("" = it waits). Raises
+        EngineOfRunner."""
         ...
 
 
@@ -146,6 +154,8 @@ def told() -> Iterator[None]:
         raise refusal(ENGINE_NOT_FOUND, message) from error
     except EngineExists as error:
         raise refusal(ENGINE_EXISTS, str(error)) from error
+    except EngineOfRunner as error:
+        raise refusal(ENGINE_OF_RUNNER, str(error)) from error
     except TooManyEngines as error:
         raise refusal(TOO_MANY_ENGINES, str(error)) from error
     except FieldProblems as error:

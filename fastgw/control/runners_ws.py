@@ -121,9 +121,12 @@ class _Handshake(web.BaseRequest):
 class _Adopted(Masked):
     """A connection that came to the port for clients, with what was read there."""
 
-    __slots__ = ("_head", "peer", "told")
+    __slots__ = ("_head", "ended", "peer", "told")
 
-    def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, peer: str, told: bool, head: bytes) -> None:
+    def __init__(
+        self, manager: web.Server, loop: asyncio.AbstractEventLoop, peer: str, told: bool, head: bytes,
+        ended: Callable[[], None],
+    ) -> None:  # fmt: skip
         super().__init__(
             manager,
             loop=loop,
@@ -136,12 +139,17 @@ class _Adopted(Masked):
         self.peer = peer
         self.told = told
         self._head = head
+        self.ended = ended
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         head, self._head = self._head, b""
         if head:
             self.data_received(head)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self.ended()
 
 
 def _handshake(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
@@ -162,17 +170,20 @@ class RunnerSockets:
     def __len__(self) -> int:
         return len(self._live)
 
-    async def adopt(self, sock: socket.socket, head: bytes, peer: str, told: bool) -> None:
+    async def adopt(
+        self, sock: socket.socket, head: bytes, peer: str, told: bool, ended: Callable[[], None]
+    ) -> None:
         """Take over a connection of which ``head`` (a request's, and what came behind it) has been read. ``told``: its URL had
-        more than a path."""
+        more than a path; ``ended`` is called when it is no more."""
         loop = asyncio.get_running_loop()
         if self._server is None:
             self._server = web.Server(self._adopted, request_factory=_handshake)
         server = self._server
         try:
-            await loop.connect_accepted_socket(lambda: _Adopted(server, loop, peer, told, head), sock)
+            await loop.connect_accepted_socket(lambda: _Adopted(server, loop, peer, told, head, ended), sock)
         except OSError:
             sock.close()  # it has left
+            ended()
 
     async def _adopted(self, request: web.BaseRequest) -> web.StreamResponse:
         conn: Any = request.protocol
@@ -209,7 +220,7 @@ class RunnerSockets:
             session.on_end(self._clock())
             del self._live[session]
             if session.why:
-                self._log.warning("runner refused", client=peer, runner=session.runner_id or "unknown", reason=session.why)
+                self._log.warning("runner refused", **session.refusal())
             await conn.written()
         return ws
 

@@ -18,14 +18,15 @@ from fastgw.net.wire import DEAD, QUEUED, Holder, PlainWire
 READ_BYTES: Final = 16384
 
 
-def given_away(reactor: Reactor, client: ClientStream, lines: bytes) -> tuple[socket.socket, bytes]:
+def given_away(reactor: Reactor, client: ClientStream, lines: bytes) -> tuple[socket.socket, bytes, bool]:
     """A socket by which somebody else goes on with a client that asks for WebSocket, and what has been read of it: the
     handshake, with the client's own ``lines`` of it and nothing else that it said, and what came behind. The stream is over,
-    or the bridge's. Raises GatewayError where its protocol has other requests on the connection."""
+    and the last of them true (the connection is nobody's client any more), or the bridge's. Raises GatewayError where its
+    protocol has other requests on the connection."""
     head = b"GET /ws/runners HTTP/1.1\r\nHost: runners\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n%b\r\n" % lines
     fd, behind = client.release()
     if fd >= 0:
-        return socket.socket(fileno=fd), head + behind
+        return socket.socket(fileno=fd), head + behind, True
     if not client.take_over():
         raise GatewayError("bad_request", "This is spoken over HTTP/1.1.")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -34,7 +35,7 @@ def given_away(reactor: Reactor, client: ClientStream, lines: bytes) -> tuple[so
     early = client.early()
     if early:
         bridge.on_tunnel_data(early)
-    return theirs, head
+    return theirs, head, False
 
 
 class _End(Holder):

@@ -13,6 +13,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Final
 
 from fastgw.limits.meter import address_key
@@ -108,7 +109,7 @@ class Listener:
     """Accepts on bound sockets until closed."""
 
     __slots__ = (
-        "_accepted", "_doors", "_exempt", "_loop", "_max", "_max_per_ip", "_paused", "_per_ip", "_poller", "_refusal",
+        "_accepted", "_doors", "_exempt", "_lent", "_loop", "_max", "_max_per_ip", "_paused", "_per_ip", "_poller", "_refusal",
         "_scheme", "_shortage", "_stats",
     )  # fmt: skip
 
@@ -139,6 +140,7 @@ class Listener:
         self._refusal = refusal
         self._scheme = scheme
         self._per_ip: dict[str, int] = {}
+        self._lent: dict[object, str] = {}  # addresses of connections that others go on with
         self._paused: asyncio.TimerHandle | None = None
         for sock in socks:
             if sock.family != socket.AF_UNIX:
@@ -169,10 +171,29 @@ class Listener:
         if there is None and not anew:
             return
         self._per_ip.clear()
-        for ip in there or () if max_per_ip else ():
-            if ip != "unix" and not self._exempt(ip):
-                key = address_key(ip)
-                self._per_ip[key] = self._per_ip.get(key, 0) + 1
+        for ip in chain(there or (), self._lent.values()) if max_per_ip else ():
+            self._counts(ip)
+
+    def _counts(self, ip: str) -> None:
+        if ip != "unix" and not self._exempt(ip):
+            key = address_key(ip)
+            self._per_ip[key] = self._per_ip.get(key, 0) + 1
+
+    def lend(self, ip: str) -> Callable[[], None]:
+        """A connection that was closed here goes on as somebody else's (:meth:`released` was told of it): it counts as before
+        until what is returned is called."""
+        lent = object()
+        self._lent[lent] = ip
+        self._stats.connections_open += 1
+        if self._max_per_ip:
+            self._counts(ip)
+
+        def ended() -> None:
+            if self._lent.pop(lent, None) is not None:
+                self._stats.connections_open -= 1
+                self.released(ip)
+
+        return ended
 
     def _resume(self) -> None:
         self._paused = None

@@ -217,6 +217,7 @@ class WebSocketEnd(Holder):
             return
         self._say_close(code, reason)
         self._state = CLOSING
+        self.reader.forget_texts()
         self._cut_wire()
         if self._state == CLOSING:
             self._reactor.wheel.arm(self, monotonic() + CLOSE_S)

@@ -63,8 +63,8 @@ class MessageReader:
     emptied, ``closed`` the code of a close that has come, -1 = none has."""
 
     __slots__ = (
-        "_empty", "_head", "_key", "_last", "_left", "_masked", "_message", "_opcode", "_part", "_phase", "_texts", "_within",
-        "closed", "events",
+        "_deaf", "_empty", "_head", "_key", "_last", "_left", "_masked", "_message", "_opcode", "_part", "_phase", "_texts",
+        "_within", "closed", "events",
     )  # fmt: skip
 
     def __init__(self, masked: bool, texts: int) -> None:
@@ -80,6 +80,7 @@ class MessageReader:
         self._opcode = 0  # of the frame
         self._within = 0  # a message has begun that goes on: of which kind
         self._message = bytearray()
+        self._deaf = False
         self._part = bytearray()  # of a ping, a pong or a close
         self._empty = 0
 
@@ -110,14 +111,19 @@ class MessageReader:
                         more = [found, piece]
                     else:
                         more.append(piece)
-            elif self._opcode == TEXT:
-                self._message += piece
-            else:
+            elif self._opcode != TEXT:
                 self._part += piece
+            elif not self._deaf:
+                self._message += piece
             if not self._left:
                 self._left = -1
                 self._frame_ends()
         return found if more is None else b"".join(more)
+
+    def forget_texts(self) -> None:
+        """Texts are not listened to any more: what has come of one is let go, and no more is kept."""
+        self._deaf = True
+        self._message = bytearray()
 
     def _take_head(self, data: bytes, at: int) -> int:
         """A frame's head, as far as it has come; returns where that ends."""
@@ -184,6 +190,8 @@ class MessageReader:
     def _frame_ends(self) -> None:
         opcode = self._opcode
         if opcode == _binary or (opcode == _text and not self._last):
+            return
+        if opcode == TEXT and self._deaf:
             return
         if opcode == TEXT:
             payload = bytes(self._message)

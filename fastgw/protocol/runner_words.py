@@ -91,6 +91,14 @@ class RunnerStatus(msgspec.Struct, kw_only=True):
     metrics: RunnerMetrics | None = None
     model_aliases: Annotated[dict[Name, Name], Meta(max_length=MAX_NAMES)] = {}
 
+    def __post_init__(self) -> None:
+        """Raises ValueError: each list has its bound, and all of them have it together."""
+        names = {*self.model_aliases, *self.model_aliases.values()}
+        for engine in self.engines:
+            names.update(engine.loaded_models, engine.available_models)
+        if len(names) > MAX_NAMES or len(self.model_aliases) + len(self.capabilities) > MAX_NAMES:
+            raise ValueError(f"There are more than {MAX_NAMES} names of models, aliases and capabilities.")
+
     def models(self) -> tuple[str, ...]:
         """Names that it answers to: what is loaded first, then what could be, then aliases; each once. Of engines that are not
         well there are none."""

@@ -115,8 +115,8 @@ class Session:
     """See the head of this file. ``peer``: the address that the runner comes from."""
 
     __slots__ = (
-        "_allowance", "_began", "_counted_at", "_house", "_page", "_pinged", "_terms", "closing", "out", "peer", "runner_id",
-        "seen_at", "state", "tunnelled", "wake", "why",
+        "_allowance", "_began", "_counted_at", "_house", "_page", "_pinged", "_terms", "claimed", "closing", "out", "peer",
+        "runner_id", "seen_at", "state", "told", "tunnelled", "wake", "why",
     )  # fmt: skip
 
     def __init__(self, house: House, terms: Terms, peer: str, now: float) -> None:
@@ -125,10 +125,12 @@ class Session:
         self.peer = peer
         self.state = State.NEW
         self.tunnelled = False  # requests for its engine go over this very connection
+        self.claimed = ""  # the id that it comes with
         self.runner_id = ""  # once it has registered
         self.out: deque[bytes] = deque()
         self.closing: tuple[int, str] | None = None
-        self.why = ""  # it ended: an error's code, or ""
+        self.why = ""  # it ended: an error's code, or "";
+        self.told = ""  # and what it was told
         self.wake: Callable[[], None] = _nobody_writes
         self.seen_at = self._began = now
         self._page = False  # it speaks by the names of the protocol's page
@@ -186,8 +188,12 @@ class Session:
             if silent_s >= self._terms.timeout_s:
                 self.fail(TIMEOUT, f"Nothing was heard for {self._terms.timeout_s:g} s.", POLICY, now)
             elif silent_s >= self._terms.ping_s and not self._pinged:
-                self._pinged = True
-                self.say(words.Ping(timestamp=int(unix)), now)
+                self.ask(unix, now)
+
+    def ask(self, unix: float, now: float) -> None:
+        """Have it say something."""
+        self._pinged = True
+        self.say(words.Ping(timestamp=int(unix)), now)
 
     # --- what is said
     def say(self, message: msgspec.Struct, now: float) -> bool:
@@ -210,6 +216,7 @@ class Session:
         """Say what is wrong, and close."""
         if self.closing is None and self.state is not State.CLOSED:
             self.why = code
+            self.told = "".join([char if char.isprintable() else " " for char in message[:MAX_TOLD_CHARS]])
             self.say(words.Error(code=code, message=message[:MAX_TOLD_CHARS]), now)
             self.close(close, code, now)
 
@@ -235,6 +242,7 @@ class Session:
 
     def _register(self, message: Register, now: float) -> None:
         token, message.auth_token = message.auth_token, ""
+        self.claimed = message.runner_id
         if not self._terms.opens(token):
             self.fail(AUTH_FAILED, "This is not the token with which runners register.", POLICY, now)
             return
@@ -250,6 +258,10 @@ class Session:
         self.state = State.REGISTERED
         self.runner_id = message.runner_id
         self.say(words.RegisterAck(runner_id=message.runner_id), now)
+
+    def refusal(self) -> dict[str, str]:
+        """For the log: whom an error was told, and which. (An id has no other characters than such.)"""
+        return {"client": self.peer, "runner": self.claimed or "not said", "reason": f"{self.why}: {self.told}"}
 
     def _end(self, now: float) -> None:
         was, self.state = self.state, State.CLOSED

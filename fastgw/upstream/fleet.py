@@ -30,6 +30,7 @@ from fastgw.config.check import engines_clash
 from fastgw.config.machine import open_files
 from fastgw.config.settings import inherited
 from fastgw.net.clock import monotonic
+from fastgw.net.own import HERE, Own
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
 from fastgw.net.unusable import TlsError
@@ -71,6 +72,10 @@ class EngineExists(FleetError):
     """It has the name of one that is there, or the same models at the same address."""
 
 
+class LeadsHere(FleetError):
+    """Its address is a listener of this gateway."""
+
+
 class FleetFull(FleetError):
     """There are :data:`MOST_ENGINES` already."""
 
@@ -102,7 +107,7 @@ class Fleet:
     __slots__ = (
         "_added", "_closed", "_config", "_configs", "_idle_files", "_leaving", "_log", "_origins", "_publish_at", "_published",
         "_publishing", "_reactor", "_room", "_shortage", "_stats", "_timer", "_watching", "changed", "events", "joined", "left",
-        "pools", "table",
+        "own", "pools", "table",
     )  # fmt: skip
 
     def __init__(
@@ -131,6 +136,7 @@ class Fleet:
         self._added: dict[str, EngineConfig] = {}  # by others than the configuration, as they said it
         self._origins: dict[str, Origin] = {}  # who those are
         self.events = Chronicle()
+        self.own = Own()
         self._leaving: dict[str, Pool] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._publishing: asyncio.TimerHandle | None = None
@@ -201,8 +207,8 @@ class Fleet:
     # --- coming and going
     def add(self, config: EngineConfig, origin: Origin = "admin") -> Pool:
         """An engine more, with what it leaves open filled in from the gateway's settings. It counts as not well until a probe
-        has found it so: while others are, no request is risked on it. Raises EngineExists, FleetFull, TlsError, and
-        ConfigErrors where it has ranks."""
+        has found it so: while others are, no request is risked on it. Raises EngineExists, LeadsHere, FleetFull, TlsError,
+        and ConfigErrors where it has ranks."""
         if config.ranks:
             message = "ranks: an engine whose ranks are told apart stands in the configuration"
             raise ConfigErrors([ConfigError("EngineConfig", "ranks", message)])
@@ -215,6 +221,8 @@ class Fleet:
         """As :meth:`add`, of one for which somebody vouches, so that nobody asks it first; requests meet it when
         :meth:`publish_soon` has been called, and its time come."""
         one = inherited(config, self._config)
+        if self.own.leads_here(one.address):
+            raise LeadsHere(HERE)
         if one.name in self._configs:
             raise EngineExists("There is an engine of this name: give this one another `name`, or remove that one first.")
         for other in self._configs.values():
@@ -318,13 +326,15 @@ class Fleet:
 
     # --- the configuration is read again
     def clashes(self, config: Config) -> list[str]:
-        """Why the engines of ``config`` cannot be beside those that others have added; empty = they can."""
+        """Why the engines of ``config`` cannot be, or not beside those that others have added; empty = they can. (A runner's
+        makes room: ``runners.RunnerDesk.follow``.)"""
         names = {one.name for one in _written(config)}
         added: dict[str, list[EngineConfig]] = {}
         for name, one in self._added.items():
-            if name not in names and name not in self._leaving:
+            if name not in names and name not in self._leaving and self._origin(name) != "runner":
                 added.setdefault(one.url, []).append(one)
-        return [
+        here = [f"{one.name}: {HERE}" for one in _written(config) if self.own.leads_here(one.address)]
+        return here + [
             f"the engine {other.name!r}, which was added while the gateway ran, has the address of {one.name!r}: remove it "
             f"(DELETE /admin/engines/{other.name}), or give each of the two `models` of its own"
             for one in _written(config)

@@ -28,8 +28,16 @@ METADATA: Final = frozenset(map(ip_address, (
     "168.63.129.16",  # Azure's fabric
     "fd20:ce::254",  # Google by IPv6
 )))  # fmt: skip
-_TRANSLATED: Final = ip_network("64:ff9b::/96")  # RFC 6052
-_COMPATIBLE: Final = ip_network("::/96")  # RFC 4291 §2.5.5.1, given up
+_LAST_FOUR: Final = tuple(map(ip_network, (
+    "64:ff9b::/96",  # RFC 6052
+    "::ffff:0:0:0/96",  # RFC 2765, of SIIT
+    "::/96",  # RFC 4291 §2.5.5.1, given up; but for :: and ::1
+)))  # fmt: skip
+"""Prefixes in front of an IPv4 address."""
+_LOCAL: Final = ip_network("64:ff9b:1::/48")
+"""For translators of a network's own (RFC 8215), which put the IPv4 address where their prefix ends (RFC 6052 §2.2)."""
+_ISATAP: Final = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
+"""What stands before an IPv4 address at the end of one (RFC 5214), whatever its prefix."""
 
 
 def networks(texts: Sequence[str]) -> tuple[Network, ...]:
@@ -43,18 +51,39 @@ def meant(text: str) -> Ip:
     if isinstance(address, IPv4Address):
         return address
     inner = address.ipv4_mapped or address.sixtofour
-    if inner is None and (address in _TRANSLATED or (address in _COMPATIBLE and int(address) > 0xFFFF)):
+    if inner is None and int(address) > 0xFFFF and any(address in network for network in _LAST_FOUR):
         inner = IPv4Address(int(address) & 0xFFFFFFFF)
     return inner or address
+
+
+def _within(address: Ip) -> list[IPv4Address]:
+    """IPv4 addresses that who translates or carries IPv6 might make of this one."""
+    if isinstance(address, IPv4Address):
+        return []
+    packed = address.packed
+    found = list(address.teredo or ())  # RFC 4380: of a server, and of a client
+    if packed[8:12] in _ISATAP:
+        found.append(IPv4Address(packed[12:]))
+    if address in _LOCAL:
+        halves = packed[:8] + packed[9:]  # (the octet between them is zero)
+        found += [IPv4Address(halves[at : at + 4]) for at in (6, 7, 8)] + [IPv4Address(packed[12:])]
+    return found
 
 
 def allowed(address: Ip, peer: Ip | None, listed: Sequence[Network]) -> bool:
     """Whether requests may go to ``address`` for a runner that comes from ``peer``. Without a list: to its own alone."""
     if address in METADATA or address.is_unspecified or address.is_multicast or address == IPv4Address("255.255.255.255"):
         return False
+    for inner in _within(address):
+        if inner in METADATA or ((inner.is_loopback or inner.is_link_local) and not _listed(inner, listed)):
+            return False
     if listed:
-        return any(address in network for network in listed)
+        return _listed(address, listed)
     return address == peer and not (address.is_loopback or address.is_link_local)
+
+
+def _listed(address: Ip, listed: Sequence[Network]) -> bool:
+    return any(address in network for network in listed)
 
 
 def tunnel_of(id: str) -> str:

@@ -9,11 +9,13 @@ Each runner is one engine of the fleet, at the address that it may have (``runne
 reports; what is behind it is its own affair. Told by connections (``protocol/runners.Session``) what runners say; tells the
 ``yard`` (the fleet, in a gateway) what follows. Without I/O and without a clock.
 
-Invariants: an id is one runner, an address is one runner's; the newer connection of an id wins, and its engine goes on with all
-that is under way there, if its address is the same; there are :attr:`Registry.most` runners at the most, and what is
+Invariants: an id is one runner, an address is one runner's; the newer connection of an id wins, unless it comes from another
+place while the one that is there answers; its engine goes on with all that is under way there, if its address is the same;
+there are :attr:`Registry.most` runners at the most, and what is
 remembered of those that left is bounded too. A runner that is lost gets no new requests while others are well, and after
 :data:`GRACE_S` it is gone: requests that it has not begun to answer go elsewhere, answers that have begun go on. Whoever comes
-and goes all the time waits (:data:`FLAPS` times, then once in :data:`FLAP_S`), and keeps the place that it has.
+and goes all the time waits (:data:`FLAPS` times, then once in :data:`FLAP_S`), and keeps the place that it has; whoever is well
+and is not, all the time, rests meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any, Final, Protocol
 
 from fastgw.config import ConfigErrors, EngineConfig
 from fastgw.config.names import EngineKind
-from fastgw.protocol.runner_words import ROUTABLE, Command, CommandResponse, Register, RunnerStatus
+from fastgw.protocol.runner_words import PROTOCOL_ERROR, ROUTABLE, Command, CommandResponse, Register, RunnerStatus
 from fastgw.protocol.runners import AWAY, DONE, LATER, POLICY, Refused, Session
 from fastgw.upstream.kinds.registry import kind_called
 from fastgw.upstream.runner_address import Network, tunnel_of, where
@@ -33,8 +35,10 @@ GRACE_S: Final = 1.5
 """In which a runner whose connection broke may come back as if nothing had been."""
 FLAPS: Final = 5
 FLAP_S: Final = 10.0
+ASKED_S: Final = 3.0
+"""For a runner to answer, where another comes with its id from somewhere else."""
 MOST_REMEMBERED: Final = 4096
-"""Ids, of which it is known how often they came lately."""
+"""Ids, each from one place, of which it is known how often they came lately."""
 MOST_COMMANDS: Final = 32
 """Under way with one runner."""
 
@@ -80,23 +84,28 @@ class Yard(Protocol):
 
 
 class Runner:
-    """One runner, and what it said last. ``lost_at``: when its connection broke, -1 = it is there. ``drained``: the operator
-    wants it empty. ``resting``: its engine gets no new requests for what it says of itself, or because it is drained."""
+    """One runner, and what it said last. ``lost_at``: when its connection broke, -1 = it is there. ``asked_at``: when it was
+    asked whether it is, because another came with its id, -1 = it was not. ``drained``: the operator wants it empty.
+    ``resting``: its engine gets no new requests for what it says of itself, or because it is drained. ``said``: its health, and
+    whether it takes requests, as others were told last; ``wavers``: it says something else again and again, and rests."""
 
     __slots__ = (
-        "commands", "drained", "engine", "id", "joined_at", "lost_at", "machine", "models", "name", "resting", "seen_at",
-        "session", "status", "url",
+        "asked_at", "commands", "drained", "engine", "id", "joined_at", "lost_at", "machine", "models", "name", "resting",
+        "said", "seen_at", "session", "status", "turns", "url", "wavers",
     )  # fmt: skip
 
     def __init__(self, message: Register, url: str, engine: Engine, session: Session, now: float) -> None:
         self.id = message.runner_id
         self.url = url
         self.engine = engine
-        self.drained = self.resting = False
+        self.drained = self.resting = self.wavers = False
         self.joined_at = now
+        self.asked_at = -1.0
+        self.turns: tuple[float, float] = (FLAPS, now)  # times that it may say something else, as of when
         self.models: tuple[tuple[str, ...], dict[str, str]] = ((), {})
         self.commands: dict[str, Callable[[CommandResponse | None], None]] = {}
         self.came(message, session, now)
+        self.said = self.says()
 
     def __repr__(self) -> str:
         return f"<Runner {self.id} {self.status.health} {'there' if self.lost_at < 0 else 'lost'}>"
@@ -110,16 +119,17 @@ class Runner:
         self.lost_at = -1.0
         self.seen_at = now
 
-    def routable(self) -> bool:
-        """Whether it says that it takes requests."""
+    def says(self) -> tuple[str, bool]:
+        """Its health, and whether it takes requests, by its own words."""
         status = self.status
-        return status.health in ROUTABLE and (not status.engines or any(engine.is_healthy for engine in status.engines))
+        well = not status.engines or any(engine.is_healthy for engine in status.engines)
+        return status.health, status.health in ROUTABLE and well
 
 
 class Registry:
     """See the head of this file. It is the :class:`~fastgw.protocol.runners.House` of all connections."""
 
-    __slots__ = ("_by_url", "_flaps", "_runners", "_serial", "_yard", "listed", "most")
+    __slots__ = ("_by_url", "_flaps", "_runners", "_serial", "_unix", "_yard", "listed", "most")
 
     def __init__(self, yard: Yard, *, most: int, listed: Sequence[Network]) -> None:
         self._yard = yard
@@ -127,8 +137,9 @@ class Registry:
         self.listed = tuple(listed)
         self._runners: dict[str, Runner] = {}
         self._by_url: dict[str, Runner] = {}
-        self._flaps: dict[str, tuple[float, float]] = {}  # id: (times that it may come, as of when); the latest last
+        self._flaps: dict[tuple[str, str], tuple[float, float]] = {}  # (from where, id): (times that it may come, as of when)
         self._serial = 0
+        self._unix = 0.0  # the time of day, as of the last tick
 
     def __len__(self) -> int:
         return len(self._runners)
@@ -145,7 +156,9 @@ class Registry:
         runner = self._runners.get(message.runner_id)
         if runner is None and len(self._runners) >= self.most:
             raise Refused("There are as many runners as there may be: raise max_runners.", close=LATER)
-        self._damp(message.runner_id, now)
+        self._damp(session.peer, message.runner_id, now)
+        if runner is not None:
+            self._contest(runner, session, now)
         url = tunnel_of(message.runner_id) if session.tunnelled else where(message, session.peer, self.listed)
         other = self._by_url.get(url)
         if other is not None and other is not runner:
@@ -164,7 +177,7 @@ class Registry:
                 self._replace(before, now)
             self._runners[made.id] = self._by_url[url] = made
             self._yard.tell("runner_joined", made.id, url=url)
-            self._follow(made, first=True)
+            self._follow(made, now, first=True)
             return
         old, returned = runner.session, runner.lost_at >= 0
         runner.came(message, session, now)
@@ -172,7 +185,7 @@ class Registry:
             old.close(POLICY, "another connection of this runner has come", now)
         self._yard.vouched(runner.engine, True)
         self._yard.tell("runner_returned" if returned else "runner_replaced", runner.id, url=url)
-        self._follow(runner)
+        self._follow(runner, now)
 
     def reported(self, session: Session, status: RunnerStatus, now: float) -> None:
         runner = self._of(session)
@@ -180,10 +193,8 @@ class Registry:
             return
         runner.seen_at = now
         before, runner.status = runner.status, status
-        if status.health != before.health:
-            self._yard.tell("runner_health", runner.id, health=status.health, before=before.health)
         try:
-            self._follow(runner)
+            self._follow(runner, now)
         except Refused as refusal:
             runner.status = before
             session.fail(refusal.code, str(refusal), refusal.close, now)
@@ -211,6 +222,7 @@ class Registry:
     # --- time
     def tick(self, now: float, unix: float) -> None:
         """Look at all: who has been lost for too long goes, who is silent is asked, who wants to leave and is empty may."""
+        self._unix = unix
         for runner in list(self._runners.values()):
             if runner.lost_at >= 0:
                 if now - runner.lost_at >= GRACE_S:
@@ -219,6 +231,8 @@ class Registry:
             if not self._yard.holds(runner.engine):
                 runner.session.close(POLICY, "its engine was removed: it may come again", now)
                 continue
+            if runner.wavers:
+                self._turn(runner, now)
             runner.session.tick(now, unix)
             if runner.status.health == "shutting_down" and not runner.engine.inflight and runner.lost_at < 0:
                 runner.session.close(DONE, "nothing is under way there", now)
@@ -250,6 +264,13 @@ class Registry:
             self._yard.tell("runner_drained" if drained else "runner_undrained", runner.id)
             self._rest(runner)
 
+    def dismiss(self, runner: Runner, why: str, now: float) -> None:
+        """Its place is needed for something else: it is told, and its engine goes when nothing is under way there."""
+        session = runner.session
+        self._commands_end(runner)
+        self._gone(runner, why, kindly=True)
+        session.fail(PROTOCOL_ERROR, why, POLICY, now)
+
     def close(self, now: float) -> None:
         """The gateway stops, or takes no runners any more: all are told."""
         for runner in list(self._runners.values()):
@@ -280,7 +301,7 @@ class Registry:
         except ConfigErrors as errors:
             raise Refused("; ".join(f"{one.name} {one.message}" for one in errors.errors)) from None
 
-    def _follow(self, runner: Runner, first: bool = False) -> None:
+    def _follow(self, runner: Runner, now: float, first: bool = False) -> None:
         """Have its engine be as it says. Raises :class:`Refused`."""
         status = runner.status
         models = (status.models(), status.model_aliases)
@@ -291,12 +312,25 @@ class Registry:
         metrics = status.metrics
         there = (metrics.requests_running or 0) + (metrics.requests_waiting or 0) if metrics is not None else 0
         runner.engine.queued = max(0, min(there, MOST_QUEUED) - runner.engine.inflight)
-        self._rest(runner)
+        self._turn(runner, now)
         if first:
             self._yard.vouched(runner.engine, True)
 
+    def _turn(self, runner: Runner, now: float) -> None:
+        """Go by what it says of its health, so often (each time is a line of the log, and a drain); else it rests."""
+        left, at = runner.turns
+        left = min(FLAPS, left + (now - at) / FLAP_S)
+        said, before = runner.says(), runner.said
+        if said != before and left >= 1:
+            runner.said = said
+            runner.turns = (left - 1, now)
+            if said[0] != before[0]:
+                self._yard.tell("runner_health", runner.id, health=said[0], before=before[0])
+        runner.wavers = left < 1 and (runner.wavers or said != before)
+        self._rest(runner)
+
     def _rest(self, runner: Runner) -> None:
-        resting = runner.drained or not runner.routable()
+        resting = runner.drained or runner.wavers or not runner.said[1]
         if resting != runner.resting:
             runner.resting = resting
             self._yard.rests(runner.engine, resting)
@@ -329,13 +363,30 @@ class Registry:
         for done in commands.values():
             done(None)
 
-    def _damp(self, id: str, now: float) -> None:
-        """Raises :class:`Refused` for who comes too often."""
-        left, at = self._flaps.pop(id, (FLAPS, now))
+    def _contest(self, runner: Runner, session: Session, now: float) -> None:
+        """Another comes with the id of ``runner``. Raises :class:`Refused` where that one may be there still, elsewhere: it is
+        asked, and who comes again behind its silence has its place."""
+        there = runner.session
+        if runner.lost_at >= 0 or session.peer == there.peer:
+            return
+        if runner.asked_at < 0 or there.seen_at > runner.asked_at:
+            runner.asked_at = now
+            there.ask(self._unix, now)
+        if now - runner.asked_at < ASKED_S:
+            raise Refused(
+                "A runner of this id is connected from another address, and is asked whether it lives: "
+                f"come again in {ASKED_S:g} s, or take another id.",
+                close=LATER,
+            )
+
+    def _damp(self, peer: str, id: str, now: float) -> None:
+        """Raises :class:`Refused` for who comes too often. (Who has only heard of an id keeps it from nobody.)"""
+        own = (peer, id)
+        left, at = self._flaps.pop(own, (FLAPS, now))
         left = min(FLAPS, left + (now - at) / FLAP_S)
         if len(self._flaps) >= MOST_REMEMBERED:
             del self._flaps[next(iter(self._flaps))]
-        self._flaps[id] = (left - 1 if left >= 1 else left, now)
+        self._flaps[own] = (left - 1 if left >= 1 else left, now)
         if left < 1:
             raise Refused(f"This runner registers too often: come again in {FLAP_S:g} s.", close=LATER)
 

@@ -16,7 +16,7 @@ cdef class Listener:
     cdef object _accepted, _exempt, _loop, _paused, _refusal, _scheme, _shortage
     cdef list _doors
     cdef Py_ssize_t _max, _max_per_ip
-    cdef dict _per_ip
+    cdef dict _lent, _per_ip
     cdef Poller _poller
     cdef Stats _stats
 

@@ -8,7 +8,7 @@ cdef int _binary, _close, _continued, _fin, _pong, _text
 cdef class MessageReader:
     cdef public list events
     cdef public int closed
-    cdef bint _masked, _last
+    cdef bint _deaf, _masked, _last
     cdef Py_ssize_t _texts
     cdef bytes _head, _key
     cdef long long _left, _phase
@@ -17,6 +17,7 @@ cdef class MessageReader:
 
     @cython.locals(size=Py_ssize_t, at=Py_ssize_t, end=Py_ssize_t, found=bytes, piece=bytes, more=list)
     cpdef bytes feed(self, bytes data)
+    cpdef forget_texts(self)
     @cython.locals(begun=bytes, head=bytes, size=Py_ssize_t, first=cython.int, second=cython.int, wide=Py_ssize_t,
                    need=Py_ssize_t, opcode=cython.int, length=cython.longlong)
     cdef Py_ssize_t _take_head(self, bytes data, Py_ssize_t at) except -1

@@ -142,11 +142,18 @@ async def test_a_model_is_pulled_where_it_is_not_there_and_kept() -> None:
         await found.load("new:1b")
         await found.load("q:4b")
         await found.unload("l:8b")
+        there.pages["GET /api/tags"] = (200, {"models": [{"name": "l:8b"}, {"name": "qwen3:latest"}]})
+        await found.look()
+        assert found.aliases == {"qwen3": "qwen3:latest"}
+        await found.load("qwen3")
+        await found.unload("qwen3")
         assert there.asked == [
             ("POST /api/pull", {"model": "new:1b", "stream": False}),
             ("POST /api/generate", {"model": "new:1b", "keep_alive": -1, "stream": False}),
             ("POST /api/generate", {"model": "q:4b", "keep_alive": -1, "stream": False}),
             ("POST /api/generate", {"model": "l:8b", "keep_alive": 0, "stream": False}),
+            ("POST /api/generate", {"model": "qwen3:latest", "keep_alive": -1, "stream": False}),
+            ("POST /api/generate", {"model": "qwen3:latest", "keep_alive": 0, "stream": False}),
         ]
         there.pages["POST /api/pull"] = (500, {"error": "no room left on device"})
         with pytest.raises(CannotLoad, match="no room left"):

@@ -110,6 +110,7 @@ ELSEWHERE: dict[str, str] = {
     "exchange/state": "conversations/test_exchange.py",
     "exchange/tunnel": "e2e/test_realtime_usage.py",
     "exchange/upload": "e2e/test_large_bodies.py",
+    "net/own": "e2e/test_runners.py",
     "net/bridge": "control/test_runners_ws.py",
     "net/channel": "upstream/test_scheduler.py",
     "net/client": "e2e/test_cases_a_turns.py",

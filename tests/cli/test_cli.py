@@ -118,6 +118,20 @@ def test_check_summarises_without_secrets(tmp_path: Path) -> None:
         assert part in done.stdout
 
 
+@pytest.mark.parametrize(("written", "says"), [
+    ('[{"url": "http://127.0.0.1:9", "name": "a"}]', "engine a: no answer"),
+    ('[{"url": "http://127.0.0.1:9", "wieght": 1}]', "entry 1: an engine has no setting 'wieght'"), (None, "cannot read it"),
+])  # fmt: skip
+def test_check_reads_the_file_of_engines(written: str | None, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "engines.json"
+    if written is not None:
+        path.write_text(written)
+    done = run(tmp_path, "check", "--engines-file", str(path), "--allow-anonymous")
+    good = "no answer" in says
+    assert done.returncode == (0 if good else 1)
+    assert says in (done.stdout if good else done.stderr)
+
+
 def test_check_takes_the_examples(tmp_path: Path) -> None:
     done = run(tmp_path, "check", "--config", str(REPO / "examples/fastgw.toml"))
     assert (done.returncode, done.stderr) == (0, "")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
 
-from fastgw.config import Config, EngineConfig, RouteConfig, load
+from fastgw.config import Config, ConfigErrors, EngineConfig, RouteConfig, load
 from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS
 from fastgw.config.names import PROFILES
 from fastgw.config.profiles import PROFILE_DEFAULTS, PROFILE_ENGINES
 from fastgw.config.render import errors_markdown, markdown
 from fastgw.config.row import value_problem
+from fastgw.config.settings import inherited
 from fastgw.config.table import BY_NAME, DEFAULTS, TABLE
 from fastgw.control.admin_keys import KEY_NOT_FOUND, STORE_UNAVAILABLE
 from fastgw.errors import KINDS, PROFILE_KINDS
+from fastgw.upstream.runner_address import tunnel_of
 from tests.config.test_load import write
 
 REPO = Path(__file__).parents[2]
@@ -125,6 +127,32 @@ def test_S3_10_a_configuration_can_be_made_by_hand() -> None:
     assert (again.port, again.engines, again.api_key_digests) == (1, config.engines, config.api_key_digests)
     with pytest.raises(AttributeError):
         config.port = 2  # type: ignore[misc]
+
+
+def test_the_key_of_all_engines_goes_through_no_tunnel() -> None:
+    config = Config(vllm_api_key="sk-of-all")
+    assert inherited(EngineConfig(url="http://a:1"), config).api_key == "sk-of-all"
+    assert inherited(EngineConfig(url=tunnel_of("r1")), config).api_key == ""
+    assert inherited(EngineConfig(url=tunnel_of("r1"), api_key="its"), config).api_key == "its"
+
+
+@pytest.mark.parametrize(("listens", "url", "own"), [
+    ({"port": 8080}, "http://127.0.0.1:8080", True), ({"port": 8080}, "http://localhost:8080", True),
+    ({"port": 8080}, "http://0.0.0.0:8080", True), ({"port": 8080}, "http://127.0.0.1:8081", False),
+    ({"port": 8080}, "http://10.0.0.1:8080", False), ({"port": 8080}, "http://127.0.0.2:8080", False),
+    ({"port": 8080, "host": "0.0.0.0", "allow_anonymous": True}, "http://127.0.0.2:8080", True),
+    ({"port": 8080, "host": "10.0.0.1", "allow_anonymous": True}, "http://10.0.0.1:8080", True),
+    ({"port": 8080, "host": "::", "allow_anonymous": True}, "http://127.0.0.1:8080", False),
+    ({"port": 8080, "host": "::", "allow_anonymous": True}, "http://[::1]:8080", True),
+    ({"port": 0, "control_listen": "127.0.0.1:9090"}, "http://127.0.0.1:9090", True),
+    ({"port": 0}, "http://127.0.0.1:8080", False), ({"unix_socket": "/run/g.sock"}, "unix:/run/g.sock", True),
+])  # fmt: skip
+def test_an_engine_is_not_the_gateway_itself(listens: dict[str, Any], url: str, own: bool) -> None:
+    if not own:
+        Config(engines=[EngineConfig(url=url)], **listens)
+        return
+    with pytest.raises(ConfigErrors, match="where this gateway itself listens"):
+        Config(engines=[EngineConfig(url=url)], **listens)
 
 
 def test_engines_come_out_with_what_they_inherit() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import fastgw.control.runners_ws as module
+from fastgw import Config
 from fastgw.protocol.runner_words import MAX_FRAME_BYTES, LoadModel
 from fastgw.runners import RunnerDesk
 from tests.support import tls_client
@@ -68,9 +69,9 @@ async def test_S4_01_a_runner_registers_and_is_seen_and_leaves(door: str) -> Non
         assert await one.message() == {"type": "register_ack", "runner_id": "r1"}
         status, listed = await ask(gw.gateway.control_url, "/runners", key=ADMIN)
         assert (status, listed["data"][0]["url"]) == (200, "http://127.0.0.1:9")
-        assert gw.stats.connections_open == 0  # it is no client
+        assert gw.stats.connections_open == (door == "public")
         one.close()
-        await gw.until("it is gone", lambda: there(gw) == [])
+        await gw.until("it is gone", lambda: there(gw) == [] and not gw.stats.connections_open)
 
 
 @pytest.mark.together
@@ -262,11 +263,36 @@ async def test_connections_that_do_not_register_are_few_and_keep_nobody_out(monk
             each.close()
 
 
-async def test_runners_take_no_place_among_the_clients_nor_among_the_operators() -> None:
+async def test_those_that_dial_the_port_for_clients_count_among_their_addresss_connections_until_they_end() -> None:
+    async with gateway(max_connections_per_ip=3) as gw:
+        first = await Socket.opened(at(gw, "public"))
+        await first.say(register(http_port=9))
+        assert (await first.message())["type"] == "register_ack"
+        silent = await Socket.opened(at(gw, "public"))
+        tunnel = await Socket.dial(at(gw, "public"))
+        await tunnel.send(handshake(lines=b"Sec-WebSocket-Protocol: fastgw.tunnel.1\r\n"))
+        await tunnel.head()
+        config = gw.gateway.config
+        own = ("api_key_digests", "warnings")
+        fields = {name: getattr(config, name) for name in Config.__struct_fields__ if name not in own}
+        for again in (False, True):
+            if again:  # (they are counted anew)
+                await gw.gateway.follow(Config(**{**fields, "trusted_proxies": ("10.0.0.1",)}))
+            more = await Socket.dial(at(gw, "public"))
+            assert (await more.head()).startswith(b"HTTP/1.1 503")
+            more.close()
+        assert (await ask(gw.gateway.control_url, "/runners", key=ADMIN))[0] == 200
+        for left, one in enumerate((first, silent, tunnel), 1):
+            one.close()
+            await gw.until("it has ended", lambda left=left: gw.stats.connections_open == 3 - left)
+        (await Socket.opened(at(gw, "public"))).close()
+
+
+async def test_runners_take_no_place_among_the_operators() -> None:
     async with gateway(max_connections=2, max_connections_per_ip=2, max_runners=1000) as gw:
         runners = []
-        for number in range(140):  # more than clients may be, or operators
-            one = await Socket.opened(at(gw, DOORS[number % 2]))
+        for number in range(140):  # more than operators may be
+            one = await Socket.opened(at(gw, "control"))
             await one.say(register(id=f"r{number}", http_port=10_000 + number))
             assert (await one.message())["type"] == "register_ack"
             runners.append(one)

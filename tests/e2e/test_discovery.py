@@ -178,11 +178,13 @@ async def test_a_file_is_followed_and_a_broken_one_changes_nothing(tmp_path: Pat
                 write('[{"url":')
                 await gw.until("it is broken", lambda: any("cannot be looked up" in line for _, line, _ in gw.events.lines))
                 assert len(there(gw)) == 3
+                write('[{"url": "http://a:1", "x": 1}]')
+                await gw.until("the next mistake is told too", lambda: any("'x'" in str(line) for line in gw.events.lines))
                 write(json.dumps([{"targets": urls[1:]}]))
                 await gw.until("the first is gone", lambda: there(gw) == ["127.0.0.2", "127.0.0.3"])
             assert all(whole(answer) for answer in answers)
             told = [one.what for one in gw.gateway.fleet.events.since(0)[0]]
-            assert told.count("discovery_failed") == 1
+            assert told.count("discovery_failed") == 2
             assert "discovery_well" in told
 
 

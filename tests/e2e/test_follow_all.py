@@ -73,7 +73,7 @@ def another(row: Setting) -> Any:
 LEFT_OUT = {
     # What differs between any two gateways, or with time, or is of requests.
     "reactor", "log", "stats", "_reactor", "_log", "_stats", "_loop", "_poller", "_shortage", "locals", "heads",
-    "connections", "_instance", "_serial", "version", "_doors", "_timer", "_task", "at", "today", "_known", "probed_at",
+    "connections", "_instance", "hops", "_serial", "version", "_doors", "_timer", "_task", "at", "today", "_known", "probed_at",
     "_core", "_state", "core", "until", "_round", "failures", "healthy", "_paused", "_turn_of", "_created", "_listed",
     "_taken", "tasks", "_tasks", "_conns", "_flushed_at", "_forgot_at", "loading", "_fleet", "health", "_health", "filters",
     "_latest", "_retired", "at_us", "pools", "everyone", "_open", "_by_model", "table", "_idle_files", "_config", "config",

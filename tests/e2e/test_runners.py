@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fastgw import Config
+from fastgw import Config, ConfigErrors, EngineConfig
 from fastgw.sim import SimConfig, Simulator
 from fastgw.upstream.target import Engine
 from tests.e2e.agents import ADMIN, agent, desk, dialled, there
@@ -396,19 +396,63 @@ async def test_an_engine_that_is_removed_comes_again_with_its_runner() -> None:
     async with Simulator(SimConfig()) as sim, dialled() as gw, agent(gw.url, sim.url):
         await gw.until("it serves", lambda: "sim" in models(gw))
         before = engine_of(gw)
+        async with RawClient.connect(gw.gateway.control_url) as client:
+            for path in ("/admin/engines/r1", "/admin/engines/r1?now=true", "/workers/r1"):
+                await client.send(request("DELETE", path, key=ADMIN))
+                answer = await client.read_response()
+                assert (answer.status, "/admin/runners/r1/drain" in answer.body.decode()) == (409, True), path
+        assert engine_of(gw) is before
         gw.gateway.fleet.remove("r1")
         await gw.until("it is another", lambda: there(gw) == ["r1"] and engine_of(gw) is not before)
         await gw.until("it serves again", lambda: "sim" in models(gw))
         assert whole(await asked(gw))
 
 
+async def test_no_engine_is_the_gateway_itself() -> None:
+    async with dialled() as gw:
+        own, control = (int(url.rpartition(":")[2]) for url in (gw.url, gw.gateway.control_url))
+        for port in (own, control):
+            runner = await Socket.opened(gw.url)
+            await runner.say(register("m", http_port=port))
+            assert "an address of this gateway itself" in (await runner.message())["message"]
+            runner.close()
+            for host in ("127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"):
+                url = f"http://{host}:{port}"
+                async with RawClient.connect(gw.gateway.control_url) as client:
+                    await client.send(request("POST", "/admin/engines", body=json.dumps({"url": url}).encode(), key=ADMIN))
+                    answer = await client.read_response()
+                assert (answer.status, "this gateway itself" in answer.body.decode()) == (400, True), url
+        assert gw.gateway.fleet.pools == ()
+        with pytest.raises(ConfigErrors, match="this gateway itself"):
+            await gw.gateway.follow(again(gw, engines=(EngineConfig(url=f"http://127.0.0.1:{own}"),)))
+
+
 # --- settings that are read again
+def again(gw: Running, **fields: Any) -> Config:
+    """Its settings, but for these."""
+    config = gw.gateway.config
+    return Config(**{**{name: getattr(config, name) for name in Config.__struct_fields__ if name not in NO_SETTINGS}, **fields})
+
+
+async def test_where_the_configuration_names_its_engine_a_runner_makes_room_and_is_told() -> None:
+    async with Simulator(SimConfig()) as sim, dialled() as gw, by_hand(gw, port_of(sim)) as runner:
+        await gw.gateway.follow(again(gw, engines=(EngineConfig(url=sim.url, name="ours"),)))
+        assert "The configuration has an engine of this address" in (await runner.message())["message"]
+        assert (there(gw), [pool.engine.name for pool in gw.gateway.fleet.pools]) == ([], ["ours"])
+        assert whole(await asked(gw))
+        back = await Socket.opened(gw.url)
+        await back.say(register("sim", http_port=port_of(sim)))
+        assert "The engine 'ours' has this address" in (await back.message())["message"]
+        back.close()
+
+
 async def test_a_gateway_takes_runners_when_it_is_told_a_token_and_none_when_it_is_taken_away() -> None:
     async with Simulator(SimConfig()) as sim, dialled(runner_auth_token="") as gw:
         config = gw.gateway.config
         fields = {name: getattr(config, name) for name in Config.__struct_fields__ if name not in NO_SETTINGS}
         async with agent(gw.url, sim.url) as one:
             await gw.until("it is turned away", lambda: any("404" in str(line) for line in one.events.lines))
+            assert "Set RUNNER_AUTH_TOKEN at the gateway" in str(one.events.lines), "it says what that means"
             await gw.gateway.follow(Config(**{**fields, "runner_auth_token": TOKEN}))
         async with agent(gw.url, sim.url):
             await gw.until("it has come", lambda: there(gw) == ["r1"])

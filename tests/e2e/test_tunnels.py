@@ -329,6 +329,10 @@ async def test_a_wrong_token_opens_nothing() -> None:
             with pytest.raises(AssertionError, match="AUTH_FAILED"):
                 await one.dial(gw, token="wrong-0123456789abcdef")
             assert gw.gateway.fleet.pools == ()
+            await gw.until("it is told", lambda: any(line == "runner refused" for _, line, _ in gw.events.lines))
+            (told,) = [about for _, line, about in gw.events.lines if line == "runner refused"]
+            assert told["runner"] == "r"
+            assert told["reason"].startswith("AUTH_FAILED: This is not the token")
         finally:
             await one.stop()
 
@@ -363,7 +367,7 @@ async def test_of_too_many_that_do_not_register_the_oldest_goes() -> None:
             await one.stop()
 
 
-async def test_those_who_never_register_are_so_many_at_most_though_they_answer_no_close() -> None:
+async def test_those_who_never_register_are_so_many_and_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     async with gateway() as gw:
         asked = handshake(lines=b"Sec-WebSocket-Protocol: fastgw.tunnel.1\r\n")
         parts = urlsplit(gw.url)
@@ -373,6 +377,16 @@ async def test_those_who_never_register_are_so_many_at_most_though_they_answer_n
                 writer.write(asked + b"\x01\xfe\xff\xff" + bytes(4) + b"x" * 1000)  # (half a text)
                 await reader.readuntil(b"\r\n\r\n")
             assert len(desk(gw).tunnels) <= 2 * MOST_NEW
+            # One that is known stays, and as many as there may be in all go before it.
+            async with tunnelled(gw, "http://127.0.0.1:1") as (known,):
+                monkeypatch.setattr("fastgw.tunnels.MOST_LIVE", 3)
+                for _ in range(8):
+                    made.append(await asyncio.open_connection(parts.hostname, parts.port))
+                    made[-1][1].write(asked)
+                    await made[-1][0].readuntil(b"\r\n\r\n")
+                assert known.socket is not None
+                assert known.socket.close_code is None
+                assert desk(gw).registry.find("r0") is not None
         finally:
             for _, writer in made:
                 writer.close()

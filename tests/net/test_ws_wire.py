@@ -213,6 +213,18 @@ async def test_a_close_of_ours_waits_for_the_peers() -> None:
         assert gateway.holder.heard == runner.holder.heard == ["reset"]
 
 
+async def test_half_a_text_is_let_go_with_our_close_and_no_more_of_it_is_kept() -> None:
+    async with by_hand() as (side, peer):
+        peer.send(framed(TEXT, b"x" * 900, 0, 900, KEY))
+        await turns(3)
+        side.end.close(1008, "no")
+        # (What was kept would be too long with the rest: TEXTS.)
+        peer.send(framed(0, b"y" * 900, 0, 900, KEY) + framed(FIN, b"z", 0, 1, KEY))
+        peer.send(said(TEXT, b"more") + said(CLOSE, b"\x03\xe8"))
+        await until(lambda: side.talk.heard != [])
+        assert side.talk.heard == [1000]
+
+
 async def test_pings_are_answered_as_long_as_they_are_listened_to() -> None:
     async with by_hand() as (side, peer):
         peer.send(said(PING, b"a") + said(PONG, b""))

@@ -82,6 +82,11 @@ def long(size: int) -> str:
     (heartbeat(engines=[status()["engines"][0]] * (words.MAX_ENGINES + 1)), words.PARSE_ERROR),
     (heartbeat(capabilities=[{"capability": "c"}] * (words.MAX_NAMES + 1)), words.PARSE_ERROR),
     (heartbeat(model_aliases={f"a{at}": "m" for at in range(words.MAX_NAMES + 1)}), words.PARSE_ERROR),
+    # Each list has room for all, and all of them together no more.
+    (heartbeat(*(f"m{at}" for at in range(600)), available=[f"a{at}" for at in range(401)]), words.PARSE_ERROR),
+    (heartbeat(engines=[status(f"m{at}")["engines"][0] for at in range(60)],
+               model_aliases={f"a{at}": "m" for at in range(941)}), words.PARSE_ERROR),
+    (register(status=status("m", model_aliases={"a": "m"}, capabilities=[{"capability": "c"}] * 1000)), words.PARSE_ERROR),
     (heartbeat(metrics={"requests_processed": -1}), words.PARSE_ERROR),
     (heartbeat(metrics={"requests_processed": 1 << 60}), words.PARSE_ERROR),
     (heartbeat(metrics={"kv_cache_usage": 1.5}), words.PARSE_ERROR),

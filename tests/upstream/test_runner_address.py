@@ -56,6 +56,8 @@ def test_S4_07_where_requests_go(peer: str, listed: list[str], url: str | None, 
     # What stands for an IPv4 address is that, and IPv6 is not listed by it.
     ("10.0.0.7", ["::/0"], "http://[::ffff:10.0.0.8]:8000"), ("10.0.0.7", ["::/0"], "http://[2002:0a00:0008::]:8000"),
     ("10.0.0.7", ["::/0"], "http://[64:ff9b::10.0.0.8]:8000"),
+    ("10.0.0.7", ["::/0"], "http://[64:ff9b:1::127.0.0.1]:8000"), ("10.0.0.7", ["::/0"], "http://[::ffff:0:127.0.0.1]:8000"),
+    ("10.0.0.7", ["::/0"], "http://[2001:0:5db8:d822::80ff:fffe]:8000"),  # Teredo's 127.0.0.1
     # Names, and other spellings of addresses.
     ("10.0.0.7", ["0.0.0.0/0"], "http://engine.internal:8000"), ("10.0.0.7", ["0.0.0.0/0"], "http://localhost:8000"),
     ("10.0.0.7", ["0.0.0.0/0"], "http://0x7f000001:8000"), ("10.0.0.7", ["0.0.0.0/0"], "http://2130706433:8000"),
@@ -72,6 +74,10 @@ def test_S4_07_where_they_must_not(peer: str, listed: list[str], url: str | None
 
 @pytest.mark.parametrize("address", [
     *map(str, METADATA), "::ffff:169.254.169.254", "::ffff:a9fe:a9fe", "64:ff9b::169.254.169.254", "2002:a9fe:a9fe::",
+    # SIIT; a network's own translator, by each length of its prefix; Teredo's server and its client; ISATAP.
+    "::ffff:0:169.254.169.254", "64:ff9b:1::169.254.169.254", "64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:a9:fe:a9fe::",
+    "64:ff9b:1:0:a9:fea9:fe00:0", "2001:0:a9fe:a9fe::1", "2001:0:5db8:d822:0:0:5601:5601", "2001:db8::5efe:169.254.169.254",
+    "2001:db8::200:5efe:169.254.169.254",
 ])  # fmt: skip
 def test_a_clouds_metadata_is_never_asked_whatever_is_listed_and_whoever_comes_from_there(address: str) -> None:
     everything = networks(["0.0.0.0/0", "::/0", "169.254.0.0/16", "fd00::/8"])

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from fastgw.protocol.runner_words import CommandResponse, LoadModel
-from fastgw.upstream.runners import FLAP_S, FLAPS, GRACE_S, MOST_COMMANDS, Runner
+from fastgw.protocol.runners import Session
+from fastgw.upstream.runners import ASKED_S, FLAP_S, FLAPS, GRACE_S, MOST_COMMANDS, Runner
 from tests.support.runners import Talk, heartbeat, register, status
 
 
@@ -124,11 +125,18 @@ def test_L5_the_newer_connection_of_an_id_wins_and_what_is_under_way_goes_on() -
     assert (engine.healthy, engine.draining) == (True, False)
 
 
+def moved(talk: Talk, peer: str) -> Session:
+    """It has come from another address, while nothing is heard of its former connection."""
+    assert talk.say(talk.connect(peer), register())[-1]["type"] == "error"
+    talk.wait(ASKED_S)
+    return talk.joined(peer=peer)
+
+
 def test_an_id_that_comes_from_another_address_has_another_engine_and_the_old_one_ends_what_it_has() -> None:
     talk = Talk()
     old = talk.joined(peer="10.0.0.7")
     before = of(talk).engine
-    talk.joined(peer="10.0.0.8")
+    moved(talk, "10.0.0.8")
     assert of(talk).engine is not before
     assert of(talk).url == "http://10.0.0.8:8000"
     assert old.closing is not None
@@ -183,6 +191,53 @@ def test_L5_one_that_flaps_waits_and_keeps_the_place_that_it_has() -> None:
     talk.joined()
 
 
+def test_nobody_takes_the_id_of_one_that_answers_or_locks_it_out() -> None:
+    talk = Talk()
+    owner = talk.joined(peer="10.0.0.7")
+    for _ in range(3 * FLAPS):
+        thief = talk.connect("10.0.0.8")
+        said = talk.say(thief, register())
+        assert said[-1]["type"] == "error"
+        assert thief.closing is not None
+        assert thief.closing[0] == 1013, "it may come again: the owner may be gone by then"
+        for asked in talk.heard(owner):
+            assert asked["type"] == "ping"
+            talk.now += 0.01
+            talk.say(owner, heartbeat())
+        talk.wait(ASKED_S + 1.0)
+    assert of(talk).session is owner
+    talk.say(talk.connect("10.0.0.8"), register())
+    owner.on_end(talk.now)
+    assert talk.joined(peer="10.0.0.7").state.value == "registered", "others' tries are not its own"
+
+
+def test_one_whose_health_flaps_rests_and_is_told_of_now_and_then() -> None:
+    talk = Talk()
+    session = talk.joined()
+    rests = 0
+    for at in range(2000):  # 200 s, ten times a second
+        was = of(talk).engine.draining
+        talk.say(session, heartbeat(health="unhealthy" if at % 2 else "healthy", is_healthy=at % 4 != 1))
+        talk.wait(0.1, 0.1)
+        rests += was is not of(talk).engine.draining
+    assert len(talk.yard.told) < 2 * (FLAPS + 200 / FLAP_S)
+    assert rests < 2 * (FLAPS + 200 / FLAP_S)
+    talk.say(session, heartbeat())
+    talk.wait(2 * FLAP_S)
+    assert not of(talk).engine.draining, "who is well for a while gets requests again"
+
+
+def test_one_that_makes_room_is_told_why_and_its_engine_ends_what_it_has() -> None:
+    talk = Talk()
+    session = talk.joined()
+    talk.registry.dismiss(of(talk), "The configuration has it.", talk.now)
+    assert talk.heard(session)[-1]["message"] == "The configuration has it."
+    assert talk.yard.done[-1] == ("let go", "r1")
+    session.on_end(talk.now)
+    talk.wait(5.0)
+    assert (len(talk.registry), talk.yard.told[-1]) == (0, ("runner_gone", "r1"))
+
+
 def test_what_is_remembered_of_those_that_flap_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastgw.upstream.runners.MOST_REMEMBERED", 10)
     talk = Talk(most=1)
@@ -230,7 +285,7 @@ def test_a_drained_runner_stays_so_whatever_it_says_and_when_it_moves() -> None:
     talk.say(session, heartbeat(health="unhealthy"))
     talk.say(session, heartbeat())
     assert of(talk).engine.draining
-    talk.joined(peer="10.0.0.8")
+    moved(talk, "10.0.0.8")
     assert of(talk).engine.draining
     talk.registry.drain(of(talk), False)
     assert not of(talk).engine.draining

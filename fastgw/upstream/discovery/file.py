@@ -50,26 +50,42 @@ class ByFile:
         return Found([self._engines], EVERY_S)
 
     def _read(self) -> None:
-        try:
-            with open(self._path, "rb") as file:
-                about = os.fstat(file.fileno())
-                seen = (about.st_ino, about.st_mtime_ns, about.st_size)
-                if seen == self._seen:
-                    if self._wrong:
-                        raise LookFailed(self._wrong)
-                    return
-                data = file.read(MAX_FILE_BYTES + 1)
-        except (OSError, ValueError) as error:
-            raise LookFailed(f"cannot read it: {getattr(error, 'strerror', None) or error}") from error
+        seen, data = _read(self._path, self._seen)
+        if data is None:
+            if self._wrong:
+                raise LookFailed(self._wrong)
+            return
         self._seen = seen
         self._wrong = ""
         try:
-            if len(data) > MAX_FILE_BYTES:
-                raise LookFailed(f"it is longer than {MAX_FILE_BYTES} bytes")
-            self._engines = engines_in(data, self._path.endswith(".toml"))
+            self._engines = _engines_of(self._path, data)
         except LookFailed as failed:
             self._wrong = str(failed)
             raise
+
+
+def read_file(path: str) -> list[EngineConfig]:
+    """The engines that the file names now. Raises LookFailed."""
+    _, data = _read(path, ())
+    assert data is not None
+    return _engines_of(path, data)
+
+
+def _read(path: str, before: tuple[int, ...]) -> tuple[tuple[int, ...], bytes | None]:
+    """Which file it is, and what stands in it, None = it is the one that it was ``before``. Raises LookFailed."""
+    try:
+        with open(path, "rb") as file:
+            about = os.fstat(file.fileno())
+            seen = (about.st_ino, about.st_mtime_ns, about.st_size)
+            return seen, None if seen == before else file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise LookFailed(f"cannot read it: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _engines_of(path: str, data: bytes) -> list[EngineConfig]:
+    if len(data) > MAX_FILE_BYTES:
+        raise LookFailed(f"it is longer than {MAX_FILE_BYTES} bytes")
+    return engines_in(data, path.endswith(".toml"))
 
 
 def engines_in(data: bytes, toml: bool) -> list[EngineConfig]:

@@ -23,6 +23,8 @@ from fastgw.upstream.fleet import IDENTITY, Fleet, FleetError
 
 AGAIN_S: Final = 5.0
 """After a look that failed."""
+MOST_REASONS: Final = 8
+"""That the log has of one source, of one after the other, until it is well."""
 CHANGED: Final = tuple(
     name for name in EngineConfig.__struct_fields__ if name not in (*IDENTITY, "name", "discover")
 )  # fmt: skip
@@ -51,14 +53,15 @@ def sources_of(config: Config) -> list[Source]:
 class _Followed:
     """One source, and who is there by its word."""
 
-    __slots__ = ("engines", "failing", "looked", "missed", "refused", "source", "task")
+    __slots__ = ("bad", "engines", "failing", "looked", "missed", "refused", "source", "task")
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.engines: dict[str, EngineConfig] = {}  # by name, as it named them last
         self.missed: dict[str, int] = {}  # looks in a row
         self.refused: dict[str, str] = {}  # why one is not there, as the log has it
-        self.failing = False
+        self.failing: list[str] = []  # why, as the log has it; none = it does not fail
+        self.bad: set[str] = set()  # what it has said that is nobody's address, as the log has it
         self.looked = asyncio.Event()  # for the first time
         self.task: asyncio.Task[None] | None = None
 
@@ -128,14 +131,14 @@ class Follower:
 
     def _well(self, one: _Followed) -> None:
         if one.failing:
-            one.failing = False
+            one.failing.clear()
             self._log.info("engines are found again", source=one.source.key)
             self._fleet.events.add("discovery_well", "", one.source.key)
 
     def _failed(self, one: _Followed, why: str) -> None:
-        """It is told once; what is there stays."""
-        if not one.failing:
-            one.failing = True
+        """Each reason is told once, until all is well; what is there stays."""
+        if why not in one.failing and len(one.failing) < MOST_REASONS:
+            one.failing.append(why)
             self._log.warning("engines cannot be looked up: what is there stays", source=one.source.key, reason=why)
             self._fleet.events.add("discovery_failed", "", f"{one.source.key}: {why}")
 
@@ -148,6 +151,9 @@ class Follower:
             if one.missed[name] >= one.source.misses:
                 self._leave(one, name)
                 await asyncio.sleep(0)
+        for bad in [bad for bad in found.bad if bad not in one.bad]:
+            self._log.warning("engine found, but not taken", engine=bad.partition(" ")[0], source=one.source.key, reason=bad)
+        one.bad = set(found.bad)
         one.refused = {name: why for name, why in one.refused.items() if name in wanted}
         for name, engine in wanted.items():
             one.missed.pop(name, None)

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
-from fastgw.config import EngineConfig
+from fastgw.config import ConfigErrors, EngineConfig
 from fastgw.config.address import EngineAddress, parse_host_port
 from fastgw.upstream.discovery.source import Found, LookFailed
 from fastgw.upstream.fleet import Origin
@@ -124,6 +124,15 @@ def at(engine: EngineConfig, address: str, port: int, weight: int) -> EngineConf
     )  # fmt: skip
 
 
+def _taken(engine: EngineConfig, address: str, port: int, weight: int, bad: list[str]) -> EngineConfig | None:
+    """As :func:`at`; None for what nobody can be asked at, which is put to ``bad``."""
+    try:
+        return at(engine, address, port, weight)
+    except ConfigErrors as error:
+        bad.append(f"{address} port {port}: {error.errors[0].message}")
+        return None
+
+
 class ByAddress:
     """One engine for each address of a name."""
 
@@ -143,8 +152,9 @@ class ByAddress:
         engine = self._engine
         found, holds_s = await self._asking.addresses(engine.address.host)
         again_s = self._every_s if holds_s is None else min(max(holds_s, LEAST_S), self._every_s)
-        engines = [at(engine, address, engine.address.port, engine.weight) for address in found[:MOST_ADDRESSES]]
-        return Found([engines], again_s)
+        bad: list[str] = []
+        made = [_taken(engine, address, engine.address.port, engine.weight, bad) for address in found[:MOST_ADDRESSES]]
+        return Found([[one for one in made if one is not None]], again_s, bad)
 
 
 class ByService:
@@ -168,15 +178,17 @@ class ByService:
         groups: dict[int, list[EngineConfig]] = {}
         heaviest = max((one.weight for one in servers), default=0)
         count = 0
+        bad: list[str] = []
         for one in servers:
             addresses, held_s = await self._asking.addresses(one.target)
             holds_s = min(holds_s, held_s if held_s is not None else holds_s)
             for address in addresses:
                 count += 1
                 if count <= MOST_ADDRESSES:
-                    weight = _share(one.weight, heaviest)
-                    groups.setdefault(one.priority, []).append(at(self._engine, address, one.port, weight))
-        return Found(_without_twins(groups), min(max(holds_s, LEAST_S), self._every_s))
+                    made = _taken(self._engine, address, one.port, _share(one.weight, heaviest), bad)
+                    if made is not None:
+                        groups.setdefault(one.priority, []).append(made)
+        return Found(_without_twins(groups), min(max(holds_s, LEAST_S), self._every_s), bad)
 
 
 def _share(weight: int, heaviest: int) -> int:

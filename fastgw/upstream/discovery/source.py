@@ -18,10 +18,11 @@ class LookFailed(Exception):
 
 class Found(NamedTuple):
     """``groups``: who is there; those behind the first are only wanted where nobody of the groups before is well. ``again_s``:
-    when to look again."""
+    when to look again. ``bad``: what was said besides and is nobody's address, for the log."""
 
     groups: Sequence[Sequence[EngineConfig]]
     again_s: float
+    bad: Sequence[str] = ()
 
 
 class Source(Protocol):

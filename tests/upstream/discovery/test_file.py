@@ -71,7 +71,7 @@ async def test_it_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     with pytest.raises(LookFailed, match="No such file"):
         await source.look()
     path.write_text('[{"url":"http://a:1"}]')
-    (first,), _ = await source.look()
+    (first,), *_ = await source.look()
     assert [one.url for one in first] == ["http://a:1"]
     assert (await source.look()).groups[0] is first, "it is not read when nothing has changed"
     path.write_text('[{"url":')

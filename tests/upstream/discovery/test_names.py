@@ -32,14 +32,14 @@ async def test_an_engine_for_each_address() -> None:
     async with nameserver() as zone:
         zone.records[NAME, "A"] = 10, ["10.0.0.2", "10.0.0.1"]
         zone.records[NAME, "AAAA"] = 5, ["2001:db8::1"]
-        (group,), again_s = await dns(zone, name="gpu", weight=7, kind="vllm", models=["m"])
+        (group,), again_s, _ = await dns(zone, name="gpu", weight=7, kind="vllm", models=["m"])
         assert [(one.name, one.url, one.weight, one.kind, one.models) for one in group] == [
             ("gpu@10.0.0.1:8000", "http://10.0.0.1:8000/base", 7, "vllm", ("m",)),
             ("gpu@10.0.0.2:8000", "http://10.0.0.2:8000/base", 7, "vllm", ("m",)),
             ("gpu@[2001:db8::1]:8000", "http://[2001:db8::1]:8000/base", 7, "vllm", ("m",)),
         ]
         assert again_s == 5.0
-        (group,), _ = await dns(zone)
+        (group,), _, _ = await dns(zone)
         assert group[0].name == "10.0.0.1:8000/base", "whoever gave no name has it from the address"
 
 
@@ -47,7 +47,7 @@ async def test_a_certificate_must_have_the_name_that_was_looked_up() -> None:
     async with nameserver() as zone:
         zone.records[NAME, "A"] = 10, ["10.0.0.1"]
         for given, meant in (("", NAME), ("other.example", "other.example")):
-            (group,), _ = await dns(zone, url=f"https://{NAME}:8443", server_name=given)
+            (group,), _, _ = await dns(zone, url=f"https://{NAME}:8443", server_name=given)
             assert (group[0].url, group[0].server_name) == ("https://10.0.0.1:8443", meant)
 
 
@@ -72,12 +72,30 @@ async def test_servers_by_priority_with_their_weights_and_ports() -> None:
         zone.records["a.example", "A"] = 10, ["10.0.0.1", "10.0.0.2"]
         zone.records["b.example", "A"] = 4, ["10.0.0.3"]
         zone.records[SERVICE, "SRV"] = 20, ["1 0 9000 b.example.", "0 30 8000 a.example.", "0 0 8001 b.example."]
-        (first, second), again_s = await srv(zone, name="gpu")
+        (first, second), again_s, _ = await srv(zone, name="gpu")
         assert [(one.url, one.weight) for one in first] == [
             ("http://10.0.0.3:8001", 1), ("http://10.0.0.1:8000", 30), ("http://10.0.0.2:8000", 30),
         ]  # fmt: skip
         assert [(one.name, one.weight) for one in second] == [("gpu@10.0.0.3:9000", 1)]
         assert again_s == 4.0
+
+
+async def test_what_is_nobodys_address_is_passed_over_and_told_and_the_rest_counts() -> None:
+    async with nameserver() as zone:
+        zone.records["a.example", "A"] = 10, ["10.0.0.1"]
+        zone.records[SERVICE, "SRV"] = 10, ["0 1 0 a.example.", "0 1 8000 a.example."]
+        (group,), _, bad = await srv(zone)
+        assert [one.url for one in group] == ["http://10.0.0.1:8000"]
+        assert [one.partition(":")[0] for one in bad] == ["10.0.0.1 port 0"]
+    engine = EngineConfig(url=f"http://{NAME}:8000", discover="dns")
+
+    class Scoped(Asking):
+        async def addresses(self, name: str) -> tuple[list[str], float | None]:
+            return ["fe80::1%eth0", "10.0.0.2"], None
+
+    (group,), _, bad = await ByAddress(engine, Scoped("", 1.0), 30.0).look()
+    assert [one.url for one in group] == ["http://10.0.0.2:8000"]
+    assert [one.partition(":8")[0].startswith("fe80::1%eth0 port 8000") for one in bad] == [True]
 
 
 async def test_great_weights_become_shares_and_twins_one() -> None:
@@ -110,7 +128,7 @@ async def test_what_is_no_answer_is_no_word_that_nobody_is_there() -> None:
 
 async def test_without_a_server_the_system_is_asked() -> None:
     engine = EngineConfig(url="http://localhost:8000", discover="dns")
-    (group,), again_s = await ByAddress(engine, Asking("", 2.0), 12.0).look()
+    (group,), again_s, _ = await ByAddress(engine, Asking("", 2.0), 12.0).look()
     assert "http://127.0.0.1:8000" in [one.url for one in group]
     assert again_s == 12.0
     engine = EngineConfig(url="http://no-such-host.invalid:1", discover="dns")
