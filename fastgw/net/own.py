@@ -36,7 +36,7 @@ class Own:
                 self.add_address(name[0], name[1])
 
     def add_address(self, host: str, port: int) -> None:
-        self._ports.setdefault(port, set()).add(host)
+        self._ports.setdefault(port, set()).update(("127.0.0.1", "::1") if host == "localhost" else (host,))
 
     def leads_here(self, address: EngineAddress) -> bool:
         """Whether who dials that comes to one of them."""
