@@ -7,6 +7,7 @@ client's stream, a call, or the loop, never from two at once (one loop, one thre
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any, Final
 
@@ -46,6 +47,7 @@ LARGE_BYTES: Final = 1 << 18  # of a body: what is longer is looked at in a turn
 MAX_WAIT_S: Final = 60.0  # for a filter that set no timer; who waits longer is told to come again
 NOT_ALLOWED: Final = (401, 403, 421, 429)
 """Answers to who may not, or not now: a connection that gets nothing else is closed after a few."""
+_WHO_ANSWERS: Final = re.compile(rb"(?m)^x-(?:fallback|fastgw)-model:[^\r\n]*\r\n").sub
 
 
 def exchange_for(
@@ -251,7 +253,7 @@ class Exchange(ExchangeState):
         self.error_kind = error.kind.name
         if error.kind.status in NOT_ALLOWED:
             self.client.refusals += 1
-        self.status = self.gateway.refuse_with(error, self, self.extra_head)
+        self.status = self.gateway.refuse_with(error, self, self._own_lines())
         self.end("error", False)
 
     def answer(self, status: int, content_type: bytes, body: bytes, lines: bytes = b"") -> None:
@@ -267,9 +269,14 @@ class Exchange(ExchangeState):
                 raise RuntimeError("an answer is on its way down already")
             self._another_answer(call, call.relay)
         self.status = status
-        own = b"x-request-id: %b\r\n%b%b" % (self.request_id, self.extra_head, lines)
+        own = b"x-request-id: %b\r\n%b%b" % (self.request_id, self._own_lines(), lines)
         self.client.local(status, content_type, body, own)
         self.end("ok", False)
+
+    def _own_lines(self) -> bytes:
+        """The lines that filters add to a head, where the answer is the gateway's own: no model has given it."""
+        lines = self.extra_head
+        return _WHO_ANSWERS(b"", lines) if lines.find(b"-model:") >= 0 else lines
 
     def _another_answer(self, call: Call, relay: Relay) -> None:
         """Nothing of the engine's has gone down, and nothing will: what it says that it used stands all the same."""

@@ -13,6 +13,7 @@ from fastgw.policy.deployments import MODEL_FIELD, told
 from fastgw.upstream.models import ModelFacts
 from tests.conversations.deployed_row import deployed, key_of, tenant_key
 from tests.conversations.engine_row import status
+from tests.support.conversation import kills
 from tests.support.requests import chat, request
 from tests.support.scripts import ok
 
@@ -232,6 +233,12 @@ class TestClasses:
         with deployed(self.ENGINES, self.route(), keys=keys, plays={"a": status(503)}) as row:
             assert row.ask(chat("class:fast", key=key_of("all"))).header("x-fallback-model") == "large"
             assert row.ask(chat("class:fast", key=key_of("one"))).status == 503
+
+    def test_no_model_is_named_where_none_has_answered(self) -> None:
+        with deployed(self.ENGINES, self.route(), plays=dict.fromkeys("ab", kills)) as row:
+            answer = row.ask(chat("class:fast"))
+            assert (answer.status, row.asked) == (502, {"a": 1, "b": 1})
+            assert [answer.header(name) for name in ("x-fastgw-model", "x-fallback-model")] == [None, None]
 
     def test_a_class_of_which_nothing_is_there(self) -> None:
         with deployed({"x": {"models": ("other",)}}, self.route()) as row:

@@ -116,8 +116,9 @@ def test_a_key_is_sent_to_no_model_that_it_may_not_use() -> None:
 def test_what_each_engine_dies_of_is_not_sent_on() -> None:
     """Quarantine: a request that kills two engines meets no third, of whatever model."""
     with deployed(ENGINES, ROUTE, plays=dict.fromkeys("abc", dies), quarantine_after=2) as row:
-        assert row.ask(chat()).status == 502
-        assert row.asked == {"a": 1, "b": 1, "c": 0}
+        answer = row.ask(chat())
+        assert (answer.status, row.asked) == (502, {"a": 1, "b": 1, "c": 0})
+        assert answer.header("x-fallback-model") is None, "nobody has answered"
 
 
 def test_who_waits_for_its_place_has_it_when_it_goes_on() -> None:
