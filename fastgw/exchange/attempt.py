@@ -12,7 +12,7 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
-from fastgw.exchange.declined import asks_again
+from fastgw.exchange.declined import asks_again, waits
 from fastgw.exchange.dialects import Dialect
 from fastgw.exchange.figures import read_whole
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
@@ -236,10 +236,15 @@ class Attempt(Call):
     def on_head(self, head: ResponseHead, source: BodySource, rest: bytes) -> None:
         exchange = self._exchange
         assert exchange is not None
-        now = self.first_byte_at = monotonic()
+        self.first_byte_at = monotonic()
+        if head.status < 400 or not (asks_again(exchange, head) or waits(exchange, head, source, rest)):
+            self.answered(head, source, rest)
+
+    def answered(self, head: ResponseHead, source: BodySource, rest: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        now = self.first_byte_at
         status = head.status
-        if status >= 400 and asks_again(exchange, head, rest):
-            return
         if exchange.session is not None and not exchange.session.agrees(head, exchange.client.connects):
             self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"no handshake of a WebSocket: {status}"))
             return

@@ -17,6 +17,7 @@ from fastgw.exchange.relay import Relay
 from fastgw.limits.breaker import CLOSED
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import Carrier, UpstreamStream
+from fastgw.protocol.body import Source
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.watch import Watch
 
@@ -192,6 +193,10 @@ class Call(Carrier):
 
     def part(self) -> None:
         """Whoever it was made for has ended: forget them."""
+
+    def answered(self, head: ResponseHead, source: Source, rest: bytes) -> None:
+        """This is the answer that goes down."""
+        raise NotImplementedError
 
     # --- what its caller's client does
     def cut(self, kind: str, detail: str, engine_fault: bool) -> None:

@@ -1,6 +1,7 @@
 """An engine's answer that is an error: whether it goes down, or an engine is asked again in its place, this one or another.
 
-Owns: what is read off such an answer. Nothing of it has gone down; what may be repeated, and how often, is the plan's.
+Owns: what is read off such an answer, and how long one waits for that. Nothing of it has gone down; what may be repeated, and
+how often, is the plan's.
 """
 
 from __future__ import annotations
@@ -8,11 +9,17 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from fastgw.accel.chunks import FramingError
 from fastgw.accel.heads import ResponseHead
+from fastgw.errors import GatewayError
+from fastgw.exchange.plan import CONTEXT
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
+from fastgw.net.upstream import Carrier, UpstreamStream
+from fastgw.protocol.body import Source, source_of
 
 MAX_RETRY_AFTER_S: Final = 60.0  # an engine that asks for more is asked again all the same
 ERROR_BYTES: Final = 8192
+ERROR_S: Final = 2.0  # an engine that has said that it refuses says why in less
 
 _RETRY_AFTER: Final = re.compile(rb"(?im)^retry-after:[ \t]*([0-9]{1,6})[ \t]*\r$").search
 # OpenAI's code, which vLLM and SGLang have too in one version or another, and what vLLM, SGLang, llama.cpp, TGI and
@@ -23,17 +30,14 @@ _TOO_LONG: Final = re.compile(
 ).search
 
 
-def asks_again(exchange: ExchangeState, head: ResponseHead, rest: bytes) -> bool:
-    """Whether an engine is asked again instead of passing on the answer with this ``head``, of which ``rest`` has come too."""
+def asks_again(exchange: ExchangeState, head: ResponseHead) -> bool:
+    """Whether an engine is asked again instead of passing on the answer with this ``head``."""
     status = head.status
     call = exchange.call
     assert call is not None
     if status < 429:
-        if status != 400 and status != 413 and status != 422:
-            return False
-        if status != 413 and exchange.bound != NO_LIMIT and exchange.asks_for_less():
-            return True
-        return bool(exchange.gateway.on_lost) and too_long(rest) and exchange.asks_another(status, -1.0)
+        less = status == 400 or status == 422
+        return less and exchange.bound != NO_LIMIT and exchange.asks_for_less()
     if (status == 429 or status >= 500) and exchange.asks_another(status, asks_to_wait(head)):
         return True
     if status == 429 or status == 503:
@@ -42,6 +46,83 @@ def asks_again(exchange: ExchangeState, head: ResponseHead, rest: bytes) -> bool
     elif status >= 500:
         call.faulty = True
     return False
+
+
+def waits(exchange: ExchangeState, head: ResponseHead, source: Source, rest: bytes) -> bool:
+    """Whether the answer with this ``head`` waits for its body, of which ``rest`` has come: it may say that the prompt is too
+    long for its engine, and there are models with more room."""
+    if head.status not in (400, 413, 422) or not exchange.gateway.on_lost:
+        return False
+    route = exchange.gateway.table.routes.get(exchange.model)
+    if route is None or CONTEXT not in route.fallback_on:
+        return False
+    Declined(exchange, head, source).begin(rest)
+    return True
+
+
+class Declined(Carrier):
+    """A refusal that is held until it has said why: to its end, or as far and as long as it is read.
+
+    It stands in its call's place at the stream meanwhile. Then another model is asked, or its call gets all that has come.
+    """
+
+    __slots__ = ("_body", "_call", "_exchange", "_head", "_look", "_raw", "_source")
+
+    def __init__(self, exchange: ExchangeState, head: ResponseHead, source: Source) -> None:
+        assert exchange.call is not None
+        self._exchange = exchange
+        self._call = exchange.call
+        self._head = head
+        self._source = source
+        self._look = source_of(head, b"POST")  # (not its own: that is to find all of it unread)
+        self._raw = b""
+        self._body = b""
+
+    def begin(self, rest: bytes) -> None:
+        """``rest`` came with its head."""
+        self._call.head = self._head  # (whoever leaves meanwhile has been answered)
+        stream = self._told_to(self)
+        assert stream is not None
+        stream.due(self._call.first_byte_at + ERROR_S)
+        self.on_data(rest)
+
+    def _told_to(self, carrier: Carrier) -> UpstreamStream | None:
+        stream = self._call.stream
+        if stream is not None:
+            stream.carrier = carrier
+            stream.hold()
+            stream.resume()  # what it was about to tell, it tells the carrier of now
+        return stream
+
+    def on_data(self, data: bytes) -> None:
+        self._raw += data
+        try:
+            self._body += self._look.feed(data)
+        except FramingError:
+            self._judge()
+            return
+        # (A stream of HTTP/2 may end without a length.)
+        if self._look.done or getattr(self._source, "ended", False) or len(self._raw) >= ERROR_BYTES:
+            self._judge()
+
+    def _judge(self) -> None:
+        call = self._call
+        self._told_to(call)
+        if not too_long(self._body) or not self._exchange.asks_another(self._head.status, -1.0):
+            call.answered(self._head, self._source, self._raw)
+
+    def on_end(self, how: str) -> None:
+        self._judge()
+        self._call.on_end(how)
+
+    def on_silent(self) -> None:
+        self._judge()
+
+    def on_error(self, error: GatewayError) -> None:
+        self._call.on_error(error)
+
+    def on_drained(self) -> None:
+        self._call.on_drained()
 
 
 def asks_to_wait(head: ResponseHead) -> float:

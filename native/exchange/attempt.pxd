@@ -40,8 +40,10 @@ cdef class Attempt(Call):
     cpdef weigh(self)
     @cython.locals(exchange=ExchangeState, stream=UpstreamStream, engine=Engine, start=RequestStart, gateway=Context, body=bytes, lead=bytes, skip=Py_ssize_t, length=cython.longlong)
     cpdef send(self, double now)
-    @cython.locals(exchange=ExchangeState, status=cython.int, length=cython.longlong, client=ClientStream, extra=bytes, now=cython.double)
+    @cython.locals(exchange=ExchangeState)
     cpdef on_head(self, ResponseHead head, BodySource source, bytes rest)
+    @cython.locals(exchange=ExchangeState, status=cython.int, length=cython.longlong, client=ClientStream, extra=bytes, now=cython.double)
+    cpdef answered(self, ResponseHead head, BodySource source, bytes rest)
     @cython.locals(sse=SseScanner, relay=Relay, stream=UpstreamStream, verdict=cython.int)
     cpdef _start_relay(self, ExchangeState exchange, ResponseHead head, BodySource source, bytes extra, bytes rest)
     @cython.locals(

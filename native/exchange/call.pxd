@@ -6,6 +6,7 @@ from fastgw.exchange.relay cimport Relay
 from fastgw.limits.breaker cimport Breaker
 from fastgw.net.clock cimport monotonic
 from fastgw.net.upstream cimport Carrier, UpstreamStream
+from fastgw.protocol.body cimport Source
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.target cimport Engine
 from fastgw.upstream.watch cimport Watch
@@ -43,6 +44,7 @@ cdef class Call(Carrier):
     @cython.locals(watch=Watch)
     cpdef unwatch(self)
     cpdef part(self)
+    cpdef answered(self, ResponseHead head, Source source, bytes rest)
     cpdef cut(self, str kind, str detail, bint engine_fault)
     cpdef client_drained(self)
     cpdef from_client(self, bytes data)

@@ -10,9 +10,10 @@ import pytest
 from fastgw import RouteConfig
 from tests.conversations.deployed_row import deployed, fine, key_of, tenant_key
 from tests.conversations.engine_row import status
+from tests.support.byhand.h2 import JSON
 from tests.support.conversation import answering
 from tests.support.requests import chat
-from tests.support.scripts import EVENT, SSE_HEAD, chunk
+from tests.support.scripts import EVENT, LAST_CHUNK, SSE_HEAD, chunk
 
 ENGINES: dict[str, dict[str, Any]] = {"a": {"models": ("m",)}, "b": {"models": ("n",)}, "c": {"models": ("o",)}}
 ROUTE = RouteConfig(model="m", fallback=["n", "o"], fallback_on=["failure"])
@@ -89,12 +90,69 @@ def test_nothing_that_was_not_asked_for(route: RouteConfig, play: Callable[[Any]
         assert row.asked == {"a": 1, "b": 0, "c": 0}
 
 
-def test_a_prompt_that_is_too_long_goes_to_a_model_with_room() -> None:
-    route = RouteConfig(model="m", fallback=["n"], fallback_on=["context"])
-    with deployed(ENGINES, route, plays={"a": LONG}) as row:
+CONTEXT = RouteConfig(model="m", fallback=["n"], fallback_on=["context"])
+REFUSED = b"HTTP/1.1 %d No\r\ncontent-type: application/json\r\n"
+BY_LENGTH = REFUSED % 400 + b"content-length: %d\r\n\r\n" % len(TOO_LONG)
+IN_CHUNKS = REFUSED % 422 + b"transfer-encoding: chunked\r\n\r\n"
+TO_THE_END = REFUSED % 413 + b"\r\n"
+HALVES = TOO_LONG[:50], TOO_LONG[50:]  # (in the middle of the words that say it)
+
+
+def closing(*pieces: bytes) -> Callable[[Any], None]:
+    return lambda asked: asked.says(*pieces).closes("fin")
+
+
+@pytest.mark.parametrize("play", [
+    LONG, answering(BY_LENGTH, TOO_LONG), answering(BY_LENGTH, *HALVES), answering(BY_LENGTH + HALVES[0], HALVES[1]),
+    answering(IN_CHUNKS, *map(chunk, HALVES), LAST_CHUNK), answering(IN_CHUNKS + b"".join(map(chunk, HALVES)) + LAST_CHUNK),
+    closing(TO_THE_END, *HALVES), answering(TO_THE_END, TOO_LONG),
+], ids=["at once", "apart", "halves", "a half with it", "chunks", "chunks at once", "it closes", "it does not"])  # fmt: skip
+def test_a_prompt_that_is_too_long_goes_to_a_model_with_room(play: Callable[[Any], None]) -> None:
+    with deployed(ENGINES, CONTEXT, plays={"a": play}) as row:
         answer = row.ask(chat())
-        assert (answer.status, answer.header("x-fallback-model")) == (200, "n")
+        assert (answer.status, answer.header("x-fallback-model"), row.asked) == (200, "n", {"a": 1, "b": 1, "c": 0})
         assert row.engines["a"].engine.failures_total == 0
+
+
+@pytest.mark.parametrize("ends", [{"last": True}, {}], ids=["with it", "never"])
+def test_a_prompt_that_is_too_long_for_an_engine_of_http2(ends: dict[str, bool]) -> None:
+    engines = {"a": {"models": ("m",), "protocol": "h2"}, "b": {"models": ("n",)}}
+    with deployed(engines, CONTEXT, plays={"a": None}) as row:
+        client = row.talk.client().says(chat())
+        asked = row.engines["a"].last.begins(JSON, 400).says(*HALVES, **ends)
+        if not ends:
+            asked.resets(8)
+        row.talk.passes(0.1)
+        assert (client.seen.status, client.seen.header("x-fallback-model")) == (200, "n")
+
+
+@pytest.mark.parametrize(("pieces", "body", "whole"), [
+    ((BY_LENGTH, TOO_LONG.replace(b"context", b"temper ")), TOO_LONG.replace(b"context", b"temper "), True),
+    ((IN_CHUNKS, chunk(b"no: "), chunk(b"bad words"), LAST_CHUNK), b"no: bad words", True),
+    ((IN_CHUNKS, chunk(b"no: "), b"!" + LAST_CHUNK), b"no: ", False),
+    ((REFUSED % 400 + b"content-length: 20000\r\n\r\n", b"x" * 9000, TOO_LONG, b"x" * (11000 - len(TOO_LONG))),
+     b"x" * 9000 + TOO_LONG + b"x" * (11000 - len(TOO_LONG)), True),
+    ((REFUSED % 400 + b"content-length: 0\r\n\r\n",), b"", True),
+], ids=["other words", "chunks", "broken", "too far in", "no words"])  # fmt: skip
+def test_any_other_refusal_goes_down_as_it_came(pieces: tuple[bytes, ...], body: bytes, whole: bool) -> None:
+    with deployed(ENGINES, CONTEXT, plays={"a": answering(*pieces)}) as row:
+        answer = row.ask(chat())
+        assert (answer.status // 100, answer.body, answer.complete, row.asked) == (4, body, whole, {"a": 1, "b": 0, "c": 0})
+
+
+def test_a_refusal_that_does_not_say_why_is_not_waited_for_long() -> None:
+    with deployed(ENGINES, CONTEXT, plays={"a": answering(BY_LENGTH, HALVES[0])}) as row:
+        client = row.talk.client().says(chat())
+        row.talk.passes(1.5)
+        assert (client.answers, row.engines["a"].engine.inflight) == ([], 1)
+        row.talk.passes(1.0)
+        assert (client.seen.status, client.seen.body) == (400, HALVES[0])
+        row.engines["a"].last.says(HALVES[1])
+        assert client.seen.body == TOO_LONG
+        leaves = row.talk.client().says(chat())
+        leaves.leaves()
+        assert row.engines["a"].engine.inflight == 0
+        assert row.talk.records[-1]["outcome"] == "client_closed"
 
 
 def test_nothing_after_the_first_byte_of_an_answer() -> None:
