@@ -14,6 +14,7 @@ from fastgw.protocol.openai import written
 if TYPE_CHECKING:
     from fastgw.accel.renaming import Renamer
 
+_LINES: Final = re.compile(rb"(?im)^content-type[ \t]*:[ \t]*application/(?:x-)?(?:ndjson|jsonl|jsonlines)[ \t]*[;\r]").search
 _ENCODED: Final = re.compile(rb"(?im)^content-encoding[ \t]*:").search
 
 
@@ -58,8 +59,10 @@ def showing(exchange: ExchangeState, hooks: tuple[Callable[[Any, Any], None], ..
     renamer = None
     asked = exchange.model
     route = exchange.gateway.table.routes.get(asked)
-    if route is not None and route.restore_name and (head.json or head.sse) and _ENCODED(head.forward) is None:
-        from fastgw.accel.renaming import Renamer
+    if route is not None and route.restore_name and _ENCODED(head.forward) is None:
+        lines = head.sse or _LINES(head.forward) is not None
+        if lines or head.json:
+            from fastgw.accel.renaming import Renamer
 
-        renamer = Renamer(written(asked), head.sse)
+            renamer = Renamer(written(asked), lines)
     return Showing(exchange, hooks, renamer) if hooks or renamer is not None else None

@@ -50,6 +50,43 @@ def test_a_stream_event_by_event(size: int) -> None:
         assert answer.complete
 
 
+def by_events(*documents: bytes) -> bytes:
+    return b"".join(b"event: x\ndata: %b\n\n" % document for document in documents)
+
+
+NAMED = b'"model":"/weights/llama"'
+LINE = b'{%b,"message":{"role":"user","content":"\\"model\\":\\"x\\"","tool_calls":[{"model":"y"}]},"done":false}\n' % NAMED
+WORD = b'{%b,"response":"a","done":false}\n' % NAMED
+SHAPES: dict[str, tuple[str, bytes, bytes]] = {
+    "/api/chat, lines": ("/api/chat", b"application/x-ndjson", LINE * 3),
+    "/api/chat": ("/api/chat", b"application/json; charset=utf-8", LINE.replace(b"false", b"true")),
+    "/api/generate, lines": ("/api/generate", b"application/x-ndjson; charset=utf-8", WORD * 2),
+    "/api/generate": ("/api/generate", b"application/json", WORD),
+    "responses": ("/v1/responses", b"application/json", b'{"id":"r","object":"x",%b,"output":[{"model":"y"}]}' % NAMED),
+    "responses, events": (
+        "/v1/responses", b"text/event-stream", by_events(b'{"type":"response.created","response":{"id":"r",%b}}' % NAMED)),
+    "messages": ("/v1/messages", b"application/json", b'{"type":"message","content":[{"text":"a"}],%b}' % NAMED),
+    "messages, events": (
+        "/v1/messages", b"text/event-stream", by_events(b'{"type":"message_start","message":{"id":"m",%b}}' % NAMED)),
+    "embeddings": ("/v1/embeddings", b"application/json", b'{"object":"list","data":[{"embedding":[1]}],%b}' % NAMED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [0, 5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_in_every_shape_of_an_answer_and_however_it_comes(shape: str, size: int) -> None:
+    path, content_type, said = SHAPES[shape]
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n" % content_type
+    if size:
+        pieces = [head + b"transfer-encoding: chunked\r\n\r\n"]
+        pieces += [chunk(said[at : at + size]) for at in range(0, len(said), size)] + [LAST_CHUNK]
+    else:
+        pieces = [head + b"content-length: %d\r\n\r\n%b" % (len(said), said)]
+    with deployed(ENGINES, ROUTE, plays={"one": answering(*pieces)}) as row:
+        answer = row.ask(request("POST", path, body=b'{"model":"gpt-4o","input":"x","prompt":"x"}'))
+        assert (answer.status, answer.body, answer.complete) == (200, said.replace(NAMED, b'"model":"gpt-4o"'), True)
+
+
 def test_only_where_it_is_wanted_and_what_is_no_json_passes() -> None:
     for route in (RouteConfig(model="llama", aliases=["gpt-4o"]),):
         with deployed(ENGINES, route, plays={"one": answering(ok(SAID))}) as row:
