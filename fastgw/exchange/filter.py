@@ -83,7 +83,8 @@ class Filter:
     # --- each attempt
     def rewrite(self, exchange: ExchangeState, engine: Engine, body: bytes) -> bytes:
         """The body as ``engine`` gets it, of the body that the filter before has returned. Not called for uploads that are
-        passed on as they come; called once for all requests that share a call, with the first of them. Must not raise."""
+        passed on as they come; called once for all requests that share a call, with the first of them, and once more
+        for a copy to a mirror. Must not raise."""
         return body
 
     def on_attempt(self, exchange: Exchange, engine: Engine) -> None:

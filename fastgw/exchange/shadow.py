@@ -20,9 +20,9 @@ from fastgw.upstream.pool import Pool
 
 
 class Shadow(Call):
-    """See the head of this file. ``size``: bytes of the body that it holds."""
+    """See the head of this file. ``size``: bytes of the body that it holds; ``limit_s``: its time, whatever comes."""
 
-    __slots__ = ("_body", "_ended", "_gateway", "_request_id", "_source", "_start", "size")
+    __slots__ = ("_body", "_ended", "_ends_at", "_gateway", "_limit_s", "_request_id", "_source", "_start", "size")
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Shadow(Call):
         start: RequestStart,
         request_id: bytes,
         body: bytes,
+        limit_s: float,
         ended: Callable[[Shadow], None],
     ) -> None:
         super().__init__(core, pool, False)
@@ -40,6 +41,8 @@ class Shadow(Call):
         self._start = start
         self._request_id = request_id
         self._body = body
+        self._limit_s = limit_s
+        self._ends_at = 0.0
         self._source: Source | None = None
         self._ended: Callable[[Shadow], None] | None = ended
         core.unread.add(self)
@@ -49,6 +52,7 @@ class Shadow(Call):
         if self._ended is None:
             return  # the gateway has stopped
         now = monotonic()
+        self._ends_at = now + self._limit_s
         try:
             if self.open(now, False):
                 self._send(now)
@@ -60,7 +64,8 @@ class Shadow(Call):
         assert stream is not None
         self.sent_at = now
         body, self._body = self._body, b""
-        stream.send(self._start, self._request_id, len(body), b"", body, 0, now + self.core.first_byte_timeout_s)
+        due = min(now + self.core.first_byte_timeout_s, self._ends_at)
+        stream.send(self._start, self._request_id, len(body), b"", body, 0, due)
 
     def close(self) -> None:
         """It has ended, or is to."""
@@ -83,7 +88,10 @@ class Shadow(Call):
         if stream is None or source is None:
             return
         now = monotonic()
-        stream.due(now + self.core.between_bytes_timeout_s)
+        if now >= self._ends_at:
+            self.close()
+            return
+        stream.due(min(now + self.core.between_bytes_timeout_s, self._ends_at))
         try:
             source.feed(data)
         except FramingError:

@@ -11,13 +11,12 @@ from collections import deque
 from typing import Final
 
 from fastgw.config import Config, RouteConfig
-from fastgw.exchange.attempt import request_start
+from fastgw.exchange.attempt import request_start, rewritten
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.shadow import Shadow
 from fastgw.limits.breaker import CLOSED
-from fastgw.protocol.openai import with_model
 from fastgw.upstream.deployments import Asker
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
@@ -27,6 +26,8 @@ MOST_MIRRORED: Final = 64
 """Copies under way at once."""
 MOST_MIRRORED_BYTES: Final = 32 << 20
 """Of their bodies, together."""
+MIRROR_S: Final = 600.0
+"""For a copy, from when it is sent until its answer has ended, where nothing says how long a request may take."""
 MOST_LOOKED_AT: Final = 64  # engines of a mirror, for each copy
 VERSION: Final = "version:"
 
@@ -64,15 +65,13 @@ class Mirroring(Filter):
         if pool is None or stats.mirrors_open >= MOST_MIRRORED or self._bytes + len(body) > MOST_MIRRORED_BYTES:
             stats.mirrors_skipped += 1
             return
-        model = "" if route.mirror_to.startswith(VERSION) else route.mirror_to
-        name = pool.engine.served_name or model or exchange.substitute
-        if name and facts.model and facts.model != name:
-            body = with_model(body, facts, name)
+        body = _copied(core, exchange, pool.engine, "" if route.mirror_to.startswith(VERSION) else route.mirror_to)
         start = request_start(exchange, pool.engine)
+        limit_s = route.timeout_s or core.request_timeout_s or MIRROR_S
         stats.mirrors_open += 1
         stats.mirrored_total += 1
         self._bytes += len(body)
-        self._due.append(Shadow(core, pool, start, exchange.request_id, body, self._ended))
+        self._due.append(Shadow(core, pool, start, exchange.request_id, body, limit_s, self._ended))
         core.reactor.poller.soon(self._begin)
 
     def _begin(self) -> None:
@@ -105,6 +104,22 @@ class Mirroring(Filter):
             if best is None or one.inflight < best.engine.inflight:
                 best = pool
         return best
+
+
+def _copied(core: GatewayCore, exchange: Exchange, engine: Engine, model: str) -> bytes:
+    """The body of a copy for ``engine``, as that would get it of the request itself: bounded, and with its own name of the
+    model. ``model``: the mirror's, "" = the request's own."""
+    own = exchange.substitute
+    if model:
+        exchange.substitute = model
+    exchange.apart = False  # (the attempt says anew how its own body goes)
+    try:
+        body = exchange.body
+        for rewrite in core.rewriters:
+            body = rewritten(rewrite(exchange, engine, body))
+        return body
+    finally:
+        exchange.substitute = own
 
 
 def _there(table: UpstreamTable, route: RouteConfig, flow: str) -> tuple[Pool, ...]:

@@ -45,6 +45,32 @@ def test_to_another_model() -> None:
         assert row.sent("other")["model"] == "n"
 
 
+def test_it_is_what_its_engine_would_get_of_the_request_itself() -> None:
+    """Told how long an answer may be, and of the model by its own name, whichever way that came about."""
+    engines = {**ENGINES, "shadow": {"models": ("m",), "version": "v2"}}
+    for route, name in ((ROUTE, "shadow"), (RouteConfig(model="m", versions={"v1": 1}, mirror_to="n"), "other")):
+        with deployed(engines, route, api_keys=(KEY,), daily_token_quota=1000, default_max_tokens=77) as row:
+            row.engines[name].engine.aliases = {"m": "m-there", "n": "m-there"}
+            assert row.ask(chat(key=KEY, stream=True)).status == 200
+            row.talk.passes(0.1)
+            assert row.sent(name)["max_tokens"] == row.sent("live")["max_tokens"] == 77
+            assert (row.sent(name)["model"], row.sent("live")["model"]) == ("m-there", "m")
+
+
+@pytest.mark.parametrize(("settings", "limit_s"), [({"request_timeout_s": 40.0}, 40.0), ({}, mirror.MIRROR_S)])
+def test_its_time_ends_though_its_answer_does_not(settings: dict[str, float], limit_s: float) -> None:
+    with deployed(ENGINES, ROUTE, plays={"shadow": never}, **settings) as row:
+        row.ask(chat())
+        row.talk.passes(0.1)
+        shadow = row.engines["shadow"].last.says(SSE_HEAD)
+        for _ in range(8):
+            row.talk.passes(limit_s / 8 - 0.5)
+            shadow.says(chunk(EVENT))
+        assert row.talk.stats.mirrors_open == 1
+        row.talk.passes(5.0)
+        assert (row.talk.stats.mirrors_open, shadow.cancelled) == (0, True)
+
+
 def test_the_share_is_kept() -> None:
     route = RouteConfig(model="m", versions={"v1": 1}, mirror_to="version:v2", mirror_percent=25)
     with deployed(ENGINES, route) as row:
