@@ -121,8 +121,18 @@ class BodyFacts(Members, gc=False, eq=False):
             or any(getattr(self, name) is not None for name in OTHER_LIMITS)
             or (self.n is not None and not 0 < self.n <= MOST_CHOICES)
             or any((width := getattr(self, name)) is not None and not 0 < whole(width) <= MOST_CHOICES for name in OTHER_WIDTHS)
-            or any(type(getattr(self, name)) is dict for name in INSIDE)
+            or any(type(getattr(self, name)) in (dict, list) for name in INSIDE)
         )
+
+    def learn(self, limit: int, answers: int, prompts: int, tokens: int) -> None:
+        """What the body says in an engine's own words: how long an answer may be (-1 = nothing of that), how many there are of
+        each prompt, how many prompts, and ``tokens`` of those beside ``prompt_tokens``."""
+        if limit > 0:
+            self.max_new_tokens = max(limit, whole(self.max_new_tokens))
+        if answers > self.choices:
+            self.n = answers
+        self.prompts = max(prompts, self.prompts)
+        self.prompt_tokens += tokens
 
     def __repr__(self) -> str:
         return (

@@ -26,8 +26,8 @@ LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 # What some engine takes for the first instead, or for the second; of any kind, since others do not know them.
 OTHER_LIMITS: Final = ("n_predict", "num_predict", "max_new_tokens", "max_length")
 OTHER_WIDTHS: Final = ("best_of", "n_cmpl", "beam_width", "num_beams", "num_return_sequences")
-# Objects that some engine looks for these in.
-INSIDE: Final = ("options", "parameters")
+# Objects that some engine looks for these in, or lists of such.
+INSIDE: Final = ("options", "parameters", "sampling_params")
 WIDTHS: Final = ("n", *OTHER_WIDTHS)
 BOUNDS: Final = frozenset((*LIMITS, *OTHER_LIMITS, *WIDTHS, *INSIDE))
 
@@ -86,6 +86,7 @@ class Members(msgspec.Struct, gc=False, eq=False):
     num_return_sequences: Any = None
     options: Any = None
     parameters: Any = None
+    sampling_params: Any = None
 
 
 class Outline(msgspec.Struct, gc=False, frozen=True):

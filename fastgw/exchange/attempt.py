@@ -13,8 +13,7 @@ from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
 from fastgw.exchange.declined import asks_again, waits
-from fastgw.exchange.dialects import Dialect
-from fastgw.exchange.figures import read_whole
+from fastgw.exchange.figures import answers_of, dialect_of, read_whole
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import REFUSALS, Failure
 from fastgw.exchange.record import timing_line
@@ -119,7 +118,7 @@ class Attempt(Call):
         self.reads = facts.prompt_tokens
         usual = self.core.default_cost
         limit = facts.token_limit
-        self.makes = (limit if 0 <= limit < usual else usual) * min(facts.choices, MOST_WEIGHED)
+        self.makes = (limit if 0 <= limit < usual else usual) * min(answers_of(exchange), MOST_WEIGHED)
 
     # --- to the engine
     def on_stream(self) -> None:
@@ -260,9 +259,10 @@ class Attempt(Call):
         length = head.content_length
         if length == len(rest) and length and not head.sse and not source.done:
             # The usual plain answer: whole in one read, out in one send.
+            told = head.json or exchange.endpoint.dialect != ""
             if self.core.shows:
-                if head.json:
-                    read_whole(exchange, rest)  # whether or not it may go down
+                if told:
+                    read_whole(exchange, head, rest)  # whether or not it may go down
                 show = showing(exchange, self.core.on_data, head)
                 seen = show(rest) if show is not None else rest
                 if seen is None:
@@ -270,9 +270,7 @@ class Attempt(Call):
                 rest = seen
             client.answer(head, exchange.request_id, extra, rest)
             exchange.token_at = now
-            if head.json:
-                read_whole(exchange, rest)
-            exchange.end("ok", True)
+            self._ended(exchange, told and read_whole(exchange, head, rest), True)
         elif status == 101 and exchange.session is not None:
             self._tunnel = Tunnel(exchange.session)
             self._tunnel.open(exchange, self, head, rest)
@@ -305,7 +303,7 @@ class Attempt(Call):
         exchange.client.begin(head, UNTOLD if open_ended else source.length, exchange.request_id, extra)
         relay = self.relay = Relay(exchange.client, source, sse, head.json)
         if exchange.endpoint.dialect:
-            relay.dialect = dialect = Dialect(head.forward)
+            relay.dialect = dialect = dialect_of(exchange, head)
             relay.show = dialect.sees(show)
         elif show is not None:
             relay.show = show
@@ -416,12 +414,16 @@ class Attempt(Call):
     def _relayed(self, relay: Relay) -> None:
         exchange = self._exchange
         assert exchange is not None
-        outcome = "ok"
-        if (relay.sse is not None and relay.sse.error) or (relay.dialect is not None and relay.dialect.failed()):
-            outcome = "engine_error"
-            self.faulty = True
+        # (Of a status that is an error the verdict has fallen; what is not metered may have an `error` for a word of its own.)
+        failed = exchange.status < 400 and (exchange.endpoint.metered or relay.sse is not None) and relay.failed()
         exchange.client.finish()
-        exchange.end(outcome, not relay.source.spoiled)
+        self._ended(exchange, failed, not relay.source.spoiled)
+
+    def _ended(self, exchange: ExchangeState, failed: bool, reusable: bool) -> None:
+        """The answer has ended, whole; ``failed``: so its engine says in it."""
+        if failed:
+            self.faulty = True
+        exchange.end("engine_error" if failed else "ok", reusable)
 
     # --- an answer that is ended here
     def _granted(self, relay: Relay) -> bool:

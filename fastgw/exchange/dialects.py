@@ -1,12 +1,16 @@
-"""What answers say in the APIs that are an engine's own: Ollama's lines of JSON, TGI's and SGLang's ``/generate``.
+"""What is said in the APIs that are an engine's own: Ollama's lines of JSON, TGI's and SGLang's ``/generate``.
 
-They pass as they are; here is read, beside the bytes that go down, what was used. Owns: where these engines count, and how a
+Answers pass as they are; here is read, beside the bytes that go down, what was used. Owns: where these engines count, and how a
 body tells them how long an answer may be. Must never: change a byte of an answer, or hold one back. Invariant: what is kept of
-an answer is one unfinished line of :data:`MAX_LINE_BYTES`, and of a longer one its end.
+an answer is one unfinished line of :data:`MAX_LINE_BYTES`, and of a longer one the counts in it and its last
+:data:`OVERLAP_BYTES`; and two counts for each of :data:`MOST_SEQUENCES` texts.
 
     Ollama   {"message":{"content":"a"},"done":false} ... {"done":true,"prompt_eval_count":5,"eval_count":9}
     TGI      data:{"token":{...},"generated_text":null} ... data:{..., "details":{"generated_tokens":9,"input_length":5}}
-    SGLang   data: {"text":"...","meta_info":{"prompt_tokens":5,"completion_tokens":9}}
+    SGLang   data: {"text":"...","meta_info":{"prompt_tokens":5,"completion_tokens":9},"index":0}
+
+SGLang makes several texts, of several prompts or for ``n``: a list of such objects, or events of each that say its ``index``.
+The ``text`` of an event is all that there is of it.
 """
 
 from __future__ import annotations
@@ -16,30 +20,40 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.accel.bodies import span_of, with_member
+from fastgw.accel.bodies import BodyFacts, span_of, with_member
+from fastgw.accel.members import whole
+from fastgw.accel.prompts import SPECIAL_TOKENS, ids_in, inputs_in
+from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.late import late
+from fastgw.protocol.openai import each_of
 
 OLLAMA: Final = "lines"
 TGI: Final = "generate"
 
 MAX_LINE_BYTES: Final = 1 << 16
-END_BYTES: Final = 1 << 12
-"""Of a longer line, so much of its end is kept: Ollama's counts stand there, behind the numbers of all tokens."""
+OVERLAP_BYTES: Final = 96
+"""Of a longer line: a count and its name are shorter."""
 MOST: Final = 10**12
 SHORT_BYTES: Final = 32
-MOST_SEQUENCES: Final = 128
-INSIDE: Final = {OLLAMA: ("options", "num_predict"), TGI: ("parameters", "max_new_tokens")}
-"""In which object of a body the engine looks for how long an answer may be, and under which name."""
+MOST_SEQUENCES: Final = 1024
+PARAMETERS: Final = ("parameters", "max_new_tokens")
+SAMPLING: Final = ("sampling_params", "max_new_tokens")
+OPTIONS: Final = ("options", "num_predict")
+"""In which object of a body an engine looks for how long an answer may be, and under which name."""
+NOT_MADE: Final = ("load", "unload")
+"""Why an answer of Ollama's ends that is none: the model was to be there, or to go."""
 
 _PROMPT_FIELD: Final = late(rb"(?im)^x-prompt-tokens:[ \t]*([0-9]{1,12})[ \t]*\r?$")
 _ANSWER_FIELD: Final = late(rb"(?im)^x-generated-tokens:[ \t]*([0-9]{1,12})[ \t]*\r?$")
 # (A quote within a text has a backslash before it: no text passes for a member.)
-_PROMPT_COUNT: Final = late(rb'(?<!\\)"prompt_eval_count"[ \t]*:[ \t]*([0-9]{1,12})[ \t\r\n]*[,}]')
-_ANSWER_COUNT: Final = late(rb'(?<!\\)"eval_count"[ \t]*:[ \t]*([0-9]{1,12})[ \t\r\n]*[,}]')
-_DETAILS: Final = late(rb'(?<!\\)"details"[ \t]*:[ \t]*\{')
-_MADE: Final = late(rb'(?<!\\)"generated_tokens"[ \t]*:[ \t]*([0-9]{1,12})[ \t\r\n]*[,}]')
-_READ: Final = late(rb'(?<!\\)"input_length"[ \t]*:[ \t]*([0-9]{1,12})[ \t\r\n]*[,}]')
-_DONE: Final = late(rb'(?<!\\)"done"[ \t]*:[ \t]*true')
+_COUNTS: Final = late(
+    rb'(?<!\\)"(prompt_eval_count|eval_count|done|generated_tokens|input_length|prompt_tokens|completion_tokens|index)"'
+    rb"[ \t]*:[ \t]*([0-9]{1,12}|true|false)[ \t\r\n]*[,}\]]"
+)
+_BEGINNING: Final = late(rb'[ \t\r]*(?:data:)?[ \t]*(?:(\[)|\{[ \t]*("error")?)')
+# Three brackets open, and two close for each list of vectors.
+_VECTORS: Final = late(rb"\[[ \t\r\n]*\[[ \t\r\n]*\[")
+_VECTORS_END: Final = late(rb"\][ \t\r\n]*\]")
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -55,6 +69,7 @@ class _Word(msgspec.Struct, gc=False):
     response: msgspec.Raw = msgspec.Raw(b"")
     thinking: msgspec.Raw = msgspec.Raw(b"")
     done: Any = None
+    done_reason: Any = None
     prompt_eval_count: Any = None
     eval_count: Any = None
     # TGI
@@ -62,11 +77,14 @@ class _Word(msgspec.Struct, gc=False):
     generated_text: Any = None
     details: Any = None
     # SGLang
+    text: msgspec.Raw = msgspec.Raw(b"")
     meta_info: Any = None
+    index: Any = None
     error: Any = None
 
 
 _decode: Final = msgspec.json.Decoder(_Word).decode
+_decode_all: Final = msgspec.json.Decoder(list[_Word]).decode
 _decode_message: Final = msgspec.json.Decoder(_Message).decode
 _BAD: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -84,21 +102,71 @@ def _weight(said: msgspec.Raw) -> int:
     return 1 if size <= SHORT_BYTES else (size + 3) >> 2
 
 
+class _Long:
+    """A line that is too long to be kept: the counts in it, by their names. (Of several of Ollama's the last counts: those that
+    a model puts into a tool's arguments come before the engine's own.)"""
+
+    __slots__ = ("_before", "_each", "completion", "counts", "error", "listed", "made", "prompt", "texts")
+
+    def __init__(self, each: int) -> None:
+        self._each = each  # texts for each prompt
+        self._before: bytes | None = None
+        self.listed = False
+        self.error = False
+        self.counts: dict[bytes, int] = {}  # the last of each name
+        self.made = -1  # TGI's, of all sequences
+        self.texts = 0  # SGLang's, so many
+        self.prompt = self.completion = -1  # and of all of them
+
+    def feed(self, piece: bytes) -> None:
+        start = 0
+        if self._before is None:
+            if (begins := _BEGINNING().match(piece)) is not None:
+                self.listed, self.error = begins[1] is not None, begins[2] is not None
+        else:
+            piece = self._before + piece
+            start = 1  # (behind the byte that may be a backslash)
+        for found in _COUNTS().finditer(piece, start):
+            self._count(found[1], found[2])
+            start = found.end()
+        self._before = piece[max(start - 1, len(piece) - OVERLAP_BYTES, 0) :]
+
+    def _count(self, name: bytes, said: bytes) -> None:
+        if name == b"done":
+            self.counts = {name: 1} if said == b"true" else {}
+        if not said.isdigit():
+            return
+        count = int(said)
+        if name == b"generated_tokens":
+            self.made = max(self.made, 0) + count
+        elif name == b"completion_tokens":
+            self.completion = max(self.completion, 0) + count
+        elif name == b"prompt_tokens":
+            if self.texts % self._each == 0:
+                self.prompt = max(self.prompt, 0) + count
+            self.texts += 1
+        elif name != b"input_length" or name not in self.counts:
+            self.counts[name] = count
+
+
 class Dialect:
     """One for each answer. ``tokens``: pieces of text that have passed; ``prompt``, ``completion``: the engine's last word, -1
-    before any; ``error``: it has said that it failed."""
+    before any; ``error``: it has said that it failed. ``each``: so many texts are asked for of each prompt."""
 
-    __slots__ = ("_before", "_cut", "_rest", "completion", "error", "prompt", "tokens")
+    __slots__ = ("_before", "_each", "_long", "_none", "_rest", "_texts", "completion", "error", "prompt", "tokens")
 
-    def __init__(self, fields: bytes) -> None:
+    def __init__(self, fields: bytes, each: int = 1) -> None:
         """``fields`` are those of the answer's head: TGI counts there, too."""
         self.tokens = 0
         self.error = False
         found, made = _PROMPT_FIELD().search(fields), _ANSWER_FIELD().search(fields)
         self.prompt = int(found[1]) if found is not None else -1
         self.completion = int(made[1]) if made is not None else -1
-        self._rest = b""  # the unfinished line, or the end of one
-        self._cut = False  # of which the beginning is not there
+        self._each = max(each, 1)
+        self._texts: dict[int, tuple[int, int, int]] = {}  # by their index: prompt, completion, and what it may weigh
+        self._none = False  # nothing was to be made
+        self._rest = b""  # the unfinished line
+        self._long: _Long | None = None  # or what is known of it
         self._before: Callable[[bytes], bytes | None] | None = None
 
     def sees(self, before: Callable[[bytes], bytes | None] | None) -> Callable[[bytes], bytes | None]:
@@ -112,45 +180,56 @@ class Dialect:
 
     def feed(self, piece: bytes) -> None:
         """Take note of what goes down next."""
-        lines = piece.split(b"\n")
-        if self._rest:
-            lines[0] = self._rest + lines[0]
-        for line in lines[:-1]:
-            self._line(line)
-            self._cut = False
-        rest = lines[-1]
-        if len(rest) > MAX_LINE_BYTES or (self._cut and len(rest) > END_BYTES):
-            self._cut = True
-            rest = rest[-END_BYTES:]
-        self._rest = rest
+        *lines, rest = piece.split(b"\n")
+        for line in lines:
+            self._part(line)
+            self._line_ends()
+        self._part(rest)
+
+    def _part(self, part: bytes) -> None:
+        """Some of a line."""
+        if self._long is None:
+            part = self._rest = self._rest + part
+            if len(part) <= MAX_LINE_BYTES:
+                return
+            self._rest = b""
+            self._long = _Long(self._each)
+        self._long.feed(part)
+
+    def _line_ends(self) -> bool:
+        """Take note of the line; whether it was a whole one, or none that says anything."""
+        rest, self._rest = self._rest, b""
+        long, self._long = self._long, None
+        if long is None:
+            return self._line(rest)
+        self._counted(long)
+        return True
 
     def end(self) -> None:
         """No more comes: the last line may have no end, as that of an answer that is no stream."""
-        rest, self._rest = self._rest, b""
-        if not rest or self._line(rest):
-            return
-        if _DONE().search(rest):
-            self._end_of_line(rest)
-        details = _DETAILS().search(rest)
-        if details is not None:
-            # (The answer has not ended, but these have come: each of several answers says how long it is.)
-            made, prompt = _MADE().findall(rest, details.end()), _READ().findall(rest, details.end())
-            self._take(int(prompt[0]) if prompt else -1, sum(map(int, made)) if made else -1)
+        rest = self._rest
+        if not self._line_ends():
+            # (It was not to be the last, but these have come.)
+            long = _Long(self._each)
+            long.feed(rest)
+            self._counted(long)
 
     def _line(self, line: bytes) -> bool:
-        """Take note of a line; whether it is a whole one, or none that says anything."""
-        if self._cut or len(line) > MAX_LINE_BYTES:
-            self._end_of_line(line[-END_BYTES:])
-            return True
         if line[:5] == b"data:":
             line = line[5:]
         line = line.strip()
-        if line[:1] != b"{":
-            return True
         try:
-            word = _decode(line)
+            if line[:1] == b"{":
+                self._word(_decode(line))
+            elif line[:1] == b"[":  # a whole answer of several
+                for at, word in enumerate(_decode_all(line)):
+                    word.index = at
+                    self._word(word)
         except _BAD:
             return False
+        return True
+
+    def _word(self, word: _Word) -> None:
         if word.error is not None:
             self.error = True
         if bytes(word.message)[:1] == b"{":
@@ -161,18 +240,35 @@ class Dialect:
         elif isinstance(word.token, dict):
             self.tokens += 1  # one event, one token, those that are no text too
         if word.done is True:
+            self._none = word.done_reason in NOT_MADE
             self._take(_count(word.prompt_eval_count), _count(word.eval_count))
         if isinstance(word.details, dict):
             self._details(word.details)
-        if isinstance(word.meta_info, dict):
-            self._take(_count(word.meta_info.get("prompt_tokens")), _count(word.meta_info.get("completion_tokens")))
-        return True
+        meta = word.meta_info if isinstance(word.meta_info, dict) else {}
+        if meta or len(word.text):
+            prompt, completion = _count(meta.get("prompt_tokens")), _count(meta.get("completion_tokens"))
+            self._text(_count(word.index), prompt, completion, _weight(word.text))
 
-    def _end_of_line(self, end: bytes) -> None:
-        """The end of a line that is too long to be read, or whose own end has not come. (The engine's counts stand last: what
-        a model puts into a tool's arguments comes before them.)"""
-        prompt, completion = _PROMPT_COUNT().findall(end), _ANSWER_COUNT().findall(end)
-        self._take(int(prompt[-1]) if prompt else -1, int(completion[-1]) if completion else -1)
+    def _text(self, index: int, prompt: int, completion: int, weight: int) -> None:
+        """What is known of one of SGLang's texts by now."""
+        index = min(max(index, 0), MOST_SEQUENCES)
+        before = self._texts.get(index, (-1, -1, 0))
+        self._texts[index] = (
+            prompt if prompt >= 0 else before[0], completion if completion >= 0 else before[1], max(weight, before[2])
+        )  # fmt: skip
+
+    def _counted(self, long: _Long) -> None:
+        """What is known of a line that was not kept, or has no end."""
+        counts = long.counts
+        self.error = self.error or long.error
+        if b"done" in counts:
+            self._take(counts.get(b"prompt_eval_count", -1), counts.get(b"eval_count", -1))
+        if long.made >= 0:
+            self._take(counts.get(b"input_length", -1), long.made)
+        if long.listed:
+            self._take(long.prompt, long.completion)
+        elif long.prompt >= 0 or long.completion >= 0:
+            self._text(counts.get(b"index", 0), long.prompt, long.completion, 0)
 
     def _details(self, said: dict[str, Any]) -> None:
         """TGI's, of one answer or the best of several, all of which were made."""
@@ -200,26 +296,122 @@ class Dialect:
         return self.error
 
     def figures(self) -> tuple[int, int, bool]:
-        """(prompt, completion, estimated) tokens, -1 = nobody knows: what the engine has said, else what has passed."""
+        """(prompt, completion, estimated) tokens, -1 = nobody knows: what the engine has said, else what has passed. A prompt
+        of none is one that nobody has counted, unless nothing was to be made."""
         self.end()
-        if self.completion < 0 and self.tokens:
-            return self.prompt, self.tokens, True
-        return self.prompt, self.completion, False
+        if self._none and self.completion <= 0:
+            return 0, 0, False
+        prompt, completion, estimated = self.prompt, self.completion, False
+        if self._texts:
+            prompts = {index // self._each: one[0] for index, one in self._texts.items() if one[0] >= 0}
+            prompt = sum(prompts.values()) or prompt
+            completion = sum(made if made >= 0 else weight for _, made, weight in self._texts.values())
+            estimated = MOST_SEQUENCES in self._texts or any(made < 0 for _, made, _ in self._texts.values())
+        elif completion < 0 and self.tokens:
+            completion, estimated = self.tokens, True
+        return prompt or -1, completion, estimated
+
+
+# ---- requests
+
+
+class _Figures(msgspec.Struct, gc=False):
+    num_predict: Any = None
+    max_new_tokens: Any = None
+    n: Any = None
+    best_of: Any = None
+
+
+class _Asked(msgspec.Struct, gc=False):
+    """A body of any of them."""
+
+    options: msgspec.Raw = msgspec.Raw(b"")
+    # TGI
+    inputs: msgspec.Raw = msgspec.Raw(b"")
+    parameters: msgspec.Raw = msgspec.Raw(b"")
+    # SGLang
+    text: msgspec.Raw = msgspec.Raw(b"")
+    input_ids: msgspec.Raw = msgspec.Raw(b"")
+    input_embeds: msgspec.Raw = msgspec.Raw(b"")
+    sampling_params: msgspec.Raw = msgspec.Raw(b"")
+
+
+_decode_asked: Final = msgspec.json.Decoder(_Asked).decode
+_decode_figures: Final = msgspec.json.Decoder(_Figures).decode
+_decode_rows: Final = msgspec.json.Decoder(list[_Figures]).decode
+
+
+def _places(asked: _Asked, dialect: str) -> tuple[tuple[str, str], ...]:
+    """Where the engine looks for how long an answer may be. (Whose ``/generate`` it is, the prompt's name says.)"""
+    if dialect == OLLAMA:
+        return (OPTIONS,)
+    if not len(asked.inputs):
+        return (SAMPLING,)
+    return (PARAMETERS, SAMPLING) if len(asked.text) + len(asked.input_ids) + len(asked.input_embeds) else (PARAMETERS,)
+
+
+def _asked(body: bytes) -> _Asked:
+    try:
+        return _decode_asked(body)
+    except _BAD:  # (a name that is no text, in a body that was found good otherwise)
+        return _Asked()
+
+
+def _rows(value: msgspec.Raw) -> list[_Figures]:
+    """What an object says, or each of a list."""
+    try:
+        if bytes(memoryview(value)[:1]) == b"[":
+            return _decode_rows(value) or [_Figures()]
+        return [_decode_figures(value)]
+    except _BAD:
+        return [_Figures()]
+
+
+def learn(facts: BodyFacts, body: bytes, dialect: str, most: int, bytes_per_token: int) -> None:
+    """Tell ``facts`` what the body says in its API's own places. A length of more than ``most`` is as good as none: it is
+    lowered to what may be."""
+    asked = _asked(body)
+    limits, answers = [], 1
+    for outer, name in _places(asked, dialect):
+        for row in _rows(getattr(asked, outer)):
+            limits.append(whole(getattr(row, name)))
+            if dialect == TGI:
+                answers = max(answers, whole(row.n if outer == "sampling_params" else row.best_of))
+    limit = max(limits) if min(limits) > 0 and max(limits) <= most else -1
+    prompts = tokens = 0
+    for value in (asked.text, asked.input_ids):
+        if len(value):
+            several = inputs_in(value)
+            ids, count = ids_in(value)
+            prompts = max(prompts, several)
+            tokens += SPECIAL_TOKENS * (several - 1) + max(count - -(-ids // bytes_per_token), 0)
+    vectors = bytes(asked.input_embeds)
+    if _VECTORS().match(vectors) is not None:
+        prompts = max(prompts, len(_VECTORS_END().findall(vectors)))
+    facts.learn(limit, min(answers, MOST_CHOICES), max(prompts, 1), tokens)
 
 
 def told(body: bytes, dialect: str, bound: int) -> bytes:
     """``body`` under which the engine makes no more than ``bound`` tokens. (Figures that are there say no more already.)"""
-    outer, name = INSIDE[dialect]
-    said = b'"%b":%d' % (name.encode(), bound)
-    start, end = span_of(body, outer)
-    if start < 0:
-        return with_member(body, b'"%b":{%b}' % (outer.encode(), said))
-    value = body[start:end]
-    if value[:1] != b"{":  # null: as good as nothing
-        return b"".join((body[:start], b"{", said, b"}", body[end:]))
+    for outer, name in _places(_asked(body), dialect):
+        said = b'"%b":%d' % (name.encode(), bound)
+        start, end = span_of(body, outer)
+        if start < 0:
+            body = with_member(body, b'"%b":{%b}' % (outer.encode(), said))
+        else:
+            body = b"".join((body[:start], _limited(body[start:end], name, bound), body[end:]))
+    return body
+
+
+def _limited(value: bytes, name: str, bound: int) -> bytes:
+    """An object in which ``name`` says ``bound`` at most, or a list of such; null is as good as an empty one."""
+    if value[:1] == b"[":
+        value = each_of(value, lambda one: _limited(one, name, bound))
+    elif value[:1] != b"{":
+        value = b"{}"
+    if value[:1] == b"[":
+        return value
     first, last = span_of(value, name)
     if first < 0:
-        value = with_member(value, said)
-    elif not value[first:last].isdigit():
-        value = b"".join((value[:first], b"%d" % bound, value[last:]))
-    return b"".join((body[:start], value, body[end:]))
+        return with_member(value, b'"%b":%d' % (name.encode(), bound))
+    return value if value[first:last].isdigit() else b"".join((value[:first], b"%d" % bound, value[last:]))

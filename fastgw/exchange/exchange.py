@@ -18,6 +18,7 @@ from fastgw.errors import GatewayError, Source
 from fastgw.exchange import asking
 from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context, FinishHook
+from fastgw.exchange.dialects import learn
 from fastgw.exchange.endpoints import JSON, Endpoint
 from fastgw.exchange.figures import read_off
 from fastgw.exchange.intake import Intake
@@ -134,6 +135,8 @@ class Exchange(ExchangeState):
             self.facts = scan_body(
                 self.body, gateway.max_json_depth, endpoint.model, gateway.max_json_members, gateway.bytes_per_token
             )
+            if endpoint.dialect:
+                learn(self.facts, self.body, endpoint.dialect, gateway.default_max, gateway.bytes_per_token)
         self._walk(0)
 
     def route(self) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from fastgw.accel.figures import TOKENS_PER_SECOND
-from fastgw.accel.usage import seconds_in, usage_in
+from fastgw.accel.heads import ResponseHead
+from fastgw.accel.tokens import MOST_CHOICES
+from fastgw.accel.usage import UsageScanner, seconds_in, usage_in
 from fastgw.exchange.dialects import Dialect
+from fastgw.exchange.endpoints import COMPLETIONS
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import ExchangeState
 
@@ -46,19 +49,40 @@ def _in_dialect(exchange: ExchangeState, dialect: Dialect) -> None:
     exchange.cached_tokens = exchange.reasoning_tokens = -1
 
 
-def read_whole(exchange: ExchangeState, body: bytes) -> None:
-    """``body`` is the whole answer: what the engine says in it that it has used."""
+def dialect_of(exchange: ExchangeState, head: ResponseHead) -> Dialect:
+    """What reads the answer with this ``head``, whose engine was asked in its own API."""
+    return Dialect(head.forward, exchange.facts.choices if exchange.facts is not None else 1)
+
+
+def answers_of(exchange: ExchangeState) -> int:
+    """How many answers a request may be given."""
+    facts = exchange.facts
+    if facts is None:
+        return 1
+    answers = min(facts.answers, MOST_CHOICES)
+    if facts.prompts != 1 and (exchange.endpoint.label == COMPLETIONS or exchange.endpoint.dialect):
+        answers *= facts.prompts
+    return answers
+
+
+def read_whole(exchange: ExchangeState, head: ResponseHead, body: bytes) -> bool:
+    """``body`` is the whole answer: what the engine says in it that it has used, and whether it says that it failed."""
+    fine = 200 <= head.status < 300
     if exchange.endpoint.dialect:
-        call = exchange.call
-        dialect = Dialect(call.head.forward if call is not None and call.head is not None else b"")
+        dialect = dialect_of(exchange, head)
         dialect.feed(body)
         _in_dialect(exchange, dialect)
-        return
+        return fine and dialect.error
     (
         exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens,
     ) = usage_in(body)  # fmt: skip
     if exchange.prompt_tokens < 0 and exchange.upload is not None:
         heard(exchange, seconds_in(body))
+    if not fine or not exchange.endpoint.metered or body.find(b'"error"') < 0:
+        return False
+    scanner = UsageScanner()
+    scanner.feed(body)
+    return scanner.error
 
 
 def heard(exchange: ExchangeState, seconds: int) -> None:

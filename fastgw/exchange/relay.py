@@ -317,6 +317,14 @@ class Relay:
             return sse.prompt_tokens, sse.completion_tokens, sse.cached_tokens, sse.reasoning_tokens
         return self._usage.figures() if self._usage is not None else (-1, -1, -1, -1)
 
+    def failed(self) -> bool:
+        """Whether the answer, which has ended, says that its engine failed."""
+        if self.dialect is not None and self.dialect.failed():
+            return True
+        if self.sse is not None:
+            return self.sse.error
+        return self._usage is not None and self._usage.error
+
     def seconds(self) -> int:
         """Of audio, where that is what the engine says it has used; -1 = it does not."""
         if self.sse is not None:

@@ -18,12 +18,12 @@ from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS, estimate
 from fastgw.config import Config
 from fastgw.exchange.endpoints import COMPLETIONS, MESSAGES
 from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.figures import answers_of
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import NO_LIMIT
 from fastgw.limits.account import Account
 from fastgw.net.clock import micros
-from fastgw.policy.quota import answers_of
 
 FRAME_BYTES: Final = 200
 """Of a plain answer in JSON these are its id, its model, names and braces: no text that anybody has generated."""
@@ -58,10 +58,12 @@ class Charge(Filter):
             return
         call = exchange.call
         response = call.head if call is not None else None
-        if response is None or not 200 <= response.status < 300:
+        fails = outcome == "engine_error"
+        if response is None or not 200 <= response.status < 300 or (fails and _only_error(exchange, response)):
             self._unanswered(exchange, response is None)
         else:
-            if not exchange.prompt_tokens and exchange.endpoint.generates and exchange.facts is not None:
+            own = exchange.endpoint.dialect  # (which says itself where there was to be none)
+            if not exchange.prompt_tokens and exchange.endpoint.generates and exchange.facts is not None and not own:
                 exchange.prompt_tokens = -1  # there is no answer to nothing: this is no figure
             if exchange.prompt_tokens < 0 or exchange.completion_tokens < 0:
                 self._estimate(exchange, response)
@@ -114,7 +116,8 @@ class Charge(Filter):
             exchange.estimated = True
         if exchange.completion_tokens < 0 and exchange.endpoint.generates:
             if relay is not None and relay.sse is not None:
-                exchange.completion_tokens = relay.sse.tokens
+                # (Of an engine's own events its own reader knows all there were: SGLang's have all of the text in each.)
+                exchange.completion_tokens = relay.sse.tokens if relay.dialect is None else 0
             else:
                 exchange.completion_tokens = produced(exchange, response)
             exchange.estimated = True
@@ -154,6 +157,11 @@ def settle(
         else:
             # (Its limit is newer than the request, or nothing was reserved.)
             meter.charge(now_us, prompt + completion)
+
+
+def _only_error(exchange: Exchange, response: ResponseHead) -> bool:
+    """Whether an engine that says that it failed says nothing else: an error in the place of a plain answer."""
+    return response.json and exchange.prompt_tokens < 0 and exchange.completion_tokens < 0
 
 
 def relay_of(exchange: Exchange) -> Relay | None:

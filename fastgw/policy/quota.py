@@ -15,11 +15,12 @@ from typing import Final
 
 from fastgw.accel.lines import limit_lines
 from fastgw.accel.members import STORED, UNCOUNTED
-from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS
+from fastgw.accel.tokens import MOST_TOKENS
 from fastgw.config import Config
 from fastgw.errors import GatewayError
-from fastgw.exchange.endpoints import COMPLETIONS, RESPONSES, UPLOAD
+from fastgw.exchange.endpoints import RESPONSES, UPLOAD
 from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.figures import answers_of
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT
 from fastgw.limits.account import Account
@@ -71,15 +72,6 @@ def refuse_uncounted(exchange: Exchange) -> None:
         for param, bit in UNCOUNTED_OF.items():
             if bits & bit:
                 raise GatewayError("invalid_parameter", f"{param} cannot be used with this key: {WHY[param]}", param=param)
-
-
-def answers_of(exchange: Exchange) -> int:
-    """How many answers a request may be given."""
-    facts = exchange.facts
-    if facts is None:
-        return 1
-    answers = min(facts.answers, MOST_CHOICES)
-    return answers * facts.prompts if facts.prompts != 1 and exchange.endpoint.label == COMPLETIONS else answers
 
 
 def total(prompt: int, answer: int, answers: int) -> int:

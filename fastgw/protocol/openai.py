@@ -8,7 +8,7 @@ members that are read here are concerned.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -23,9 +23,17 @@ from fastgw.errors import GatewayError
 MAX_MEMBERS: Final = 256
 MAX_MODELS: Final = 10_000
 FIGURE_CHARS: Final = 18  # of a whole number that is looked at
+MOST_INSIDE: Final = 4096  # objects in a list of parameters, one for each prompt, with those in them
 MOST_ITEMS: Final = 4 * MAX_MODELS  # objects in a list of models, with those in them, or texts
 
+
+class _Object(msgspec.Struct, gc=False):
+    """Any object, of which nothing is looked at."""
+
+
 _decode: Final = msgspec.json.Decoder(Members).decode
+_decode_objects: Final = msgspec.json.Decoder(list[_Object]).decode
+_decode_raws: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode: Final = msgspec.json.encode
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]").search
@@ -180,7 +188,9 @@ def with_bound(body: bytes, names: Sequence[str], bound: int, answers: int) -> b
 
 
 def _bounded_inside(value: bytes, bound: int, answers: int) -> bytes:
-    """An object of ``INSIDE``; what is none is as good as nothing."""
+    """An object of ``INSIDE``, or a list of them; what is neither is as good as nothing."""
+    if value[:1] == b"[":
+        return each_of(value, lambda one: _bounded_inside(one, bound, answers))
     if value[:1] != b"{":
         return value
     try:
@@ -195,6 +205,16 @@ def _bounded_inside(value: bytes, bound: int, answers: int) -> bytes:
             done = end
     pieces.append(value[done:])
     return b"".join(pieces)
+
+
+def each_of(value: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """The list ``value`` of objects, each of which is changed; of more than are looked at, or of none, nothing is left."""
+    try:
+        if value.count(b"{") > MOST_INSIDE or not _decode_objects(value):
+            return b"{}"
+    except _BAD:  # (something else is among them; Raw would take a million numbers)
+        return b"{}"
+    return b"[%b]" % b",".join([change(bytes(one)) for one in _decode_raws(value)])
 
 
 def _figure(value: bytes, most: int) -> bytes:

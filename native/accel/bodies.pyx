@@ -50,6 +50,7 @@ cdef enum:
     NUM_RETURN_SEQUENCES
     OPTIONS
     PARAMETERS
+    SAMPLING_PARAMS
     MESSAGES
     PROMPT
     INPUT
@@ -72,7 +73,7 @@ cdef enum:
     NONE
 
 cdef enum:
-    _SCALARS = 18
+    _SCALARS = 19
 
 # As members.Fault.
 cdef enum:
@@ -115,7 +116,7 @@ cdef struct Facts:
     Seen messages
     Seen input
     Seen others
-    bint inside  # of `options` and `parameters` one is an object
+    bint inside  # of `options`, `parameters` and `sampling_params` one is an object, or a list
     bint compares  # one of what is compared is there
 
 if (
@@ -126,8 +127,8 @@ if (
     or members.SCALARS + members.PROMPTS != (
         "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "n_predict",
         "num_predict", "max_new_tokens", "max_length", "best_of", "n_cmpl", "beam_width", "num_beams", "num_return_sequences",
-        "options", "parameters", "messages", "prompt", "input", "prompt_embeds", "query", "queries", "text_1", "data_1",
-        "documents", "text_2", "data_2", "texts", "items", "background", "previous_response_id", "conversation", "chat_template",
+        "options", "parameters", "sampling_params", "messages", "prompt", "input", "prompt_embeds", "query", "queries", "text_1",
+        "data_1", "documents", "text_2", "data_2", "texts", "items", "background", "previous_response_id", "conversation", "chat_template",
     )
 ):
     raise ImportError("fastgw.accel.bodies was compiled with another fastgw.accel.members: build it again")
@@ -161,6 +162,12 @@ cdef extern from "Python.h":
 @cython.freelist(64)
 cdef class BodyFacts:
     """What a body says of itself. ``model`` is "" where none is given; ``stream`` null is as good as False."""
+
+    def learn(self, long long limit, long long answers, long long prompts, long long tokens):
+        """What the body says in an engine's own words; see the source."""
+        self.token_limit, self.overrides = max(limit, self.token_limit), self.overrides or limit > 0
+        self.choices, self.answers = max(answers, self.choices), max(answers, self.answers)
+        self.prompts, self.prompt_tokens = max(prompts, self.prompts), self.prompt_tokens + tokens
 
     def __repr__(self):
         return (
@@ -214,8 +221,7 @@ def facts_of(known, outline) -> BodyFacts:
             facts.answers = max(facts.answers, value)
             if name == "n_cmpl":
                 facts.choices = max(facts.choices, value)
-    if type(known.options) is dict or type(known.parameters) is dict:
-        facts.overrides = True
+    facts.overrides = facts.overrides or any([type(getattr(known, name)) in (dict, list) for name in members.INSIDE])
     facts.prompt_tokens = outline.prompt_tokens
     facts.prompts = outline.prompts
     facts.uncounted = outline.uncounted
@@ -310,7 +316,7 @@ cdef inline int _member(Bytes p, Py_ssize_t size) noexcept nogil:
     elif size == 12:
         if memcmp(p, b"conversation", 12) == 0:
             return CONVERSATION
-    return NONE
+    return SAMPLING_PARAMS if size == 15 and memcmp(p, b"sampling_params", 15) == 0 else NONE
 
 
 cdef inline int _option(Bytes p, Py_ssize_t size) noexcept nogil:
@@ -691,7 +697,7 @@ cdef Py_ssize_t _take(
     elif member < OPTIONS:
         end = _count(p, i, n, member, facts)
     elif member < MESSAGES:
-        facts.inside = facts.inside or p[i] == 123
+        facts.inside = facts.inside or p[i] == 123 or p[i] == 91
         facts.values[member].start = i
         end = _value(p, i, n, room, &facts.others, levels)
         facts.values[member].end = end

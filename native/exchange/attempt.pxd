@@ -5,7 +5,7 @@ from fastgw.accel.heads cimport RequestHead, ResponseHead
 from fastgw.accel.sse cimport SseScanner
 from fastgw.exchange.call cimport Call
 from fastgw.exchange.context cimport Context, Judgement
-from fastgw.exchange.figures cimport read_whole
+from fastgw.exchange.figures cimport answers_of, dialect_of, read_whole
 from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.state cimport ExchangeState
 from fastgw.exchange.tunnel cimport Tunnel
@@ -42,7 +42,7 @@ cdef class Attempt(Call):
     cpdef send(self, double now)
     @cython.locals(exchange=ExchangeState)
     cpdef on_head(self, ResponseHead head, BodySource source, bytes rest)
-    @cython.locals(exchange=ExchangeState, status=cython.int, length=cython.longlong, client=ClientStream, extra=bytes, now=cython.double)
+    @cython.locals(exchange=ExchangeState, status=cython.int, length=cython.longlong, client=ClientStream, extra=bytes, now=cython.double, told=cython.bint)
     cpdef answered(self, ResponseHead head, BodySource source, bytes rest)
     @cython.locals(sse=SseScanner, relay=Relay, stream=UpstreamStream, verdict=cython.int)
     cpdef _start_relay(self, ExchangeState exchange, ResponseHead head, BodySource source, bytes extra, bytes rest)
@@ -53,8 +53,9 @@ cdef class Attempt(Call):
     cpdef on_data(self, bytes data)
     @cython.locals(exchange=ExchangeState, stream=UpstreamStream, relay=Relay, closing=cython.bint)
     cpdef client_drained(self)
-    @cython.locals(exchange=ExchangeState)
+    @cython.locals(exchange=ExchangeState, failed=cython.bint)
     cpdef _relayed(self, Relay relay)
+    cpdef _ended(self, ExchangeState exchange, bint failed, bint reusable)
     @cython.locals(exchange=ExchangeState, stream=UpstreamStream, verdict=cython.int)
     cpdef bint _granted(self, Relay relay) except -1
     cpdef _closes(self, Relay relay, int verdict)

@@ -1,11 +1,20 @@
 cimport cython
 
+from fastgw.accel.bodies cimport BodyFacts
+from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.sse cimport SseScanner
-from fastgw.accel.usage cimport seconds_in, usage_in
+from fastgw.accel.usage cimport UsageScanner, seconds_in, usage_in
 from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.state cimport ExchangeState
 
+cdef str COMPLETIONS
+cdef long long MOST_CHOICES
+
 @cython.locals(sse=SseScanner, passed=cython.longlong, early=cython.bint)
 cpdef read_off(ExchangeState exchange, Relay relay, str outcome, double now)
-cpdef read_whole(ExchangeState exchange, bytes body)
+@cython.locals(facts=BodyFacts, answers=cython.longlong)
+cpdef long long answers_of(ExchangeState exchange) except -1
+cpdef object dialect_of(ExchangeState exchange, ResponseHead head)
+@cython.locals(scanner=UsageScanner, fine=cython.bint)
+cpdef bint read_whole(ExchangeState exchange, ResponseHead head, bytes body) except -1
 cpdef heard(ExchangeState exchange, long long seconds)

@@ -51,4 +51,5 @@ cdef class Relay:
     cpdef bint finish(self, bytes event) except -1
     cpdef bint break_off(self, bytes event) except -1
     cpdef tuple usage(self)
+    cpdef bint failed(self) except -1
     cpdef long long seconds(self)

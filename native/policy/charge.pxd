@@ -5,13 +5,13 @@ from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.tokens cimport estimate
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.figures cimport answers_of
 from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.relay cimport Relay
 from fastgw.limits.account cimport Account
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros
-from fastgw.policy.quota cimport answers_of
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
 
@@ -19,6 +19,7 @@ cdef str COMPLETIONS, MESSAGES
 cdef int FRAME_BYTES
 cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
 
+cdef bint _only_error(Exchange exchange, ResponseHead response) except -1
 cpdef Relay relay_of(Exchange exchange)
 @cython.locals(facts=BodyFacts)
 cpdef long long prompt_of(Exchange exchange) except -1

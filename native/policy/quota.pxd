@@ -4,6 +4,7 @@ from fastgw.accel.bodies cimport BodyFacts
 from fastgw.accel.lines cimport limit_lines
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.figures cimport answers_of
 from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.relay cimport Relay
 from fastgw.limits.account cimport Account
@@ -12,14 +13,12 @@ from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 
-cdef str COMPLETIONS, RESPONSES
-cdef long long MOST_CHOICES, MOST_TOKENS, MOST_TOLD, NO_LIMIT
+cdef str RESPONSES
+cdef long long MOST_TOKENS, MOST_TOLD, NO_LIMIT
 cdef int OF_RESPONSES, OF_ALL
 
 @cython.locals(facts=BodyFacts, bits=cython.int)
 cpdef refuse_uncounted(Exchange exchange)
-@cython.locals(facts=BodyFacts, answers=cython.longlong)
-cpdef long long answers_of(Exchange exchange) except -1
 cpdef long long total(long long prompt, long long answer, long long answers) except -1
 @cython.locals(facts=BodyFacts, answer=cython.longlong)
 cpdef long expected_cost(Exchange exchange) except -1

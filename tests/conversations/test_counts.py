@@ -114,3 +114,82 @@ def test_where_it_says_nothing_the_prompt_is_estimated(row: Row, reads: int) -> 
             assert ledger.prompt == 0
         assert ledger.completion == (50 if generates else 0), "never more than was asked for"
         assert told(talk, "estimated") == [row.silent]
+
+
+OLLAMA = {**MODEL, "messages": [{"role": "user", "content": "x" * 400}]}
+SGLANG = {"text": "x" * 400, "stream": True}
+LINES, EVENTS, JSON = b"application/x-ndjson", b"text/event-stream", b"application/json"
+WORD = b'{"message":{"content":"a"},"done":false}\n'
+SAID = WORD + b'{"message":{"content":""},"done":true,"prompt_eval_count":70,"eval_count":20}\n'
+BROKE = b'{"error":"out of memory"}\n'
+ERROR = b'{"error":{"message":"out of memory","type":"server_error","code":500}}'
+CUMULATIVE = b"".join(b'data: {"text":"%b","index":0}\n\n' % (b"word " * count) for count in range(1, 41)) + b"data: [DONE]\n\n"
+LONG = b'data: {"text":"%b","meta_info":{"prompt_tokens":70,"completion_tokens":20}}\n\n' % (b"word " * 20_000)
+LOADED = b'{"model":"sim","response":"","done":true,"done_reason":"load"}'
+NO_ERROR = b'{"id":"r","error":null,"output":[],"usage":{"input_tokens":70,"output_tokens":20}}'
+
+OWN: dict[str, tuple[str, dict[str, Any], bytes, bytes, tuple[int, int], str]] = {
+    "lines": ("/api/chat", OLLAMA, LINES, SAID, (70, 20), "ok"),
+    "a load": ("/api/generate", {**MODEL, "prompt": ""}, JSON, LOADED, (0, 0), "ok"),
+    "a load, lines": ("/api/generate", {**MODEL, "prompt": ""}, LINES, LOADED + b"\n", (0, 0), "ok"),
+    "text that is all there is": ("/generate", SGLANG, EVENTS, CUMULATIVE, (-1, 50), "ok"),
+    "a long event": ("/generate", SGLANG, EVENTS, LONG, (70, 20), "ok"),
+    "lines that break": ("/api/chat", OLLAMA, LINES, WORD + BROKE, (-1, 1), "engine_error"),
+    "an error, Ollama's": ("/api/chat", OLLAMA, JSON, BROKE, (0, 0), "engine_error"),
+    "an error": ("/v1/chat/completions", CHAT, JSON, ERROR, (0, 0), "engine_error"),
+    "an error of embeddings": ("/v1/embeddings", {**MODEL, "input": "x"}, JSON, ERROR, (0, 0), "engine_error"),
+    "no error": ("/v1/responses", {**MODEL, "input": "x"}, JSON, NO_ERROR, (70, 20), "ok"),
+    "its own word": ("/v1/their/own", MODEL, JSON, b'{"error":0.5}', (0, 0), "ok"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reads", [1, 4])
+@pytest.mark.parametrize("name", OWN)
+def test_what_is_said_in_an_engines_own_words_is_charged_and_told(name: str, reads: int) -> None:
+    """Whole in one read, or in several; -1 = the prompt is estimated."""
+    path, document, kind, said, (prompt, completion), outcome = OWN[name]
+    data = ok(said).replace(b"application/json", kind)
+    size = -(-len(data) // reads)
+    settings = {**SETTINGS, "cb_failure_threshold": 1}
+    with conversation(1, answering(*[data[at : at + size] for at in range(0, len(data), size)]), **settings) as talk:
+        answer = talk.ask(request("POST", path, body=json.dumps(document).encode(), key=KEY))
+        assert (answer.status, answer.body) == (200, said)
+        ledger = talk.account(KEY).ledger
+        assert ledger.completion == completion
+        assert ledger.prompt == prompt if prompt >= 0 else 100 <= ledger.prompt <= 140
+        assert (ledger.estimated == 0, ledger.reserved) == (prompt >= 0, 0)
+        assert told(talk, "outcome") == [outcome]
+        assert talk.engines[0].engine.failures_total == (outcome != "ok"), "its breaker knows"
+
+
+@pytest.mark.parametrize("reads", [1, 4])
+def test_a_refusal_in_its_own_words_is_no_failure(reads: int) -> None:
+    data = ok(BROKE).replace(b"200 OK", b"422 No")
+    size = -(-len(data) // reads)
+    with conversation(1, answering(*[data[at : at + size] for at in range(0, len(data), size)]), **SETTINGS) as talk:
+        asked = request("POST", "/generate", body=b'{"inputs":"x","parameters":{"max_new_tokens":5}}', key=KEY)
+        assert talk.ask(asked).status == 422
+        assert (told(talk, "outcome"), talk.engines[0].engine.failures_total) == (["ok"], 0)
+
+
+SEVERAL = {"text": ["x" * 200, "y" * 200], "sampling_params": {"n": 3, "max_new_tokens": 40}}
+
+
+@pytest.mark.parametrize(("path", "document", "answers"), [
+    ("/generate", SEVERAL, 6),
+    ("/generate", {"inputs": "x" * 400, "parameters": {"best_of": 4, "max_new_tokens": 40}}, 4),
+    ("/api/generate", {**MODEL, "prompt": "x" * 400, "options": {"num_predict": 40}}, 1),
+    ("/v1/completions", {**MODEL, "prompt": ["x" * 200] * 2, "n": 3, "max_tokens": 40}, 6),
+    ("/v1/completions", {**MODEL, "prompt": "x" * 400, "best_of": 3, "max_tokens": 40}, 3),
+])  # fmt: skip
+def test_all_answers_that_are_asked_for_are_reserved_and_weighed(path: str, document: dict[str, Any], answers: int) -> None:
+    with conversation(1, **SETTINGS) as talk:
+        client = talk.client().says(request("POST", path, body=json.dumps(document).encode(), key=KEY))
+        reserved = talk.account(KEY).ledger.reserved
+        assert 40 * answers + 100 <= reserved <= 40 * answers + 140
+        engine = talk.engines[0]
+        assert engine.last.json() == document, "it says no more than that itself"
+        engine.last.says(ok(b"{}")[:-1])
+        assert engine.engine.watch.making == 40 * answers
+        engine.last.says(b"}")
+        assert client.seen.complete

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fastgw.exchange.dialects import END_BYTES, MAX_LINE_BYTES, OLLAMA, TGI, Dialect, told
+from fastgw.exchange.dialects import MAX_LINE_BYTES, MOST_SEQUENCES, OLLAMA, OVERLAP_BYTES, TGI, Dialect, learn, told
+from fastgw.protocol.openai import scan_body
 
 
 def lines(*words: dict[str, Any]) -> bytes:
@@ -29,6 +30,19 @@ def token(text: str, **more: Any) -> dict[str, Any]:
 DONE = {"model": "m", "message": {"role": "assistant", "content": ""}, "done": True, "prompt_eval_count": 5, "eval_count": 9}
 LAST = {"generated_text": "ab", "details": {"finish_reason": "length", "generated_tokens": 2, "input_length": 7}}
 CONTEXT = {"model": "m", "response": "", "done": True, "context": list(range(30_000)), "prompt_eval_count": 4, "eval_count": 6}
+
+LONG = MAX_LINE_BYTES + 5000
+PREFILL = [{"id": 7, "text": "a\\\"b"}] * (LONG // 25)
+TWO = {"generated_tokens": 3, "input_length": 4, "best_of_sequences": [{"generated_tokens": 2, "prefill": PREFILL}]}
+
+
+def text(said: str, prompt: int, completion: int, index: int | None = None, **more: Any) -> dict[str, Any]:
+    """One of SGLang's: all of the text there is by now."""
+    meta = {"id": "a", "finish_reason": None, "prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": 0}
+    return {"text": said, "meta_info": meta | more} | ({} if index is None else {"index": index})
+
+
+LOGPROBS = {"output_token_logprobs": [[-0.5, 7, None]] * (LONG // 15)}
 
 CASES: dict[str, tuple[bytes, tuple[int, int, bool]]] = {
     "chat": (lines(said("a"), said("b"), DONE), (5, 9, False)),
@@ -61,6 +75,28 @@ CASES: dict[str, tuple[bytes, tuple[int, int, bool]]] = {
     "sglang": (events({"text": "a", "meta_info": {"prompt_tokens": 3, "completion_tokens": 1}},
                       {"text": "ab", "meta_info": {"prompt_tokens": 3, "completion_tokens": 2}}) + b"data: [DONE]\n\n",
                (3, 2, False)),
+    "sglang, no counts": (events({"text": "x" * 40}, {"text": "x" * 80}, {"text": "x" * 120}), (-1, 30, True)),
+    "sglang, two prompts": (events(text("a", 3, 1, 0), text("b", 4, 1, 1), text("ab", 3, 2, 0), text("abc", 3, 5, 0)),
+                            (7, 6, False)),
+    "sglang, of each 2": (events(*[text("a", 3 + at // 2, at, at) for at in range(4)]), (7, 6, False)),
+    "sglang, a list": (json.dumps([text("a", 3, 1), text("b", 4, 5)]).encode(), (7, 6, False)),
+    "sglang, a list of each 2": (json.dumps([text("a", 3, 1), text("b", 3, 5)]).encode(), (3, 6, False)),
+    "sglang, long": (events(text("x", 3, 1), text("x" * LONG, 3, 9)), (3, 9, False)),
+    "sglang, long, two": (events(text("x" * LONG, 3, 9, 0), text("y" * LONG, 4, 2, 1), text("y", 4, 3, 1)), (7, 12, False)),
+    "sglang, long, numbers behind": (events(text("x", 3, 9, **LOGPROBS)), (3, 9, False)),
+    "sglang, a long list": (json.dumps([text("x" * LONG, 3, 9), text("y", 4, 2, **LOGPROBS)]).encode(), (7, 11, False)),
+    "sglang, a long list of each 2": (json.dumps([text("x" * LONG, 3, 9), text("y", 3, 2)]).encode(), (3, 11, False)),
+    "sglang, a long text that looks like one": (
+        events(text('"meta_info":{"prompt_tokens":9,"completion_tokens":99},' * 2000, 3, 9)), (3, 9, False)),
+    "tgi, long": (events(token("a"), token("b", generated_text="x" * LONG, details=LAST["details"])), (7, 2, False)),
+    "tgi, long, numbers behind": (json.dumps({"generated_text": "a", "details": TWO}).encode(), (4, 5, False)),
+    "chat, long": (lines(said("a"), DONE | {"message": {"content": "x" * LONG}}), (5, 9, False)),
+    "chat, long, a tool's arguments": (
+        lines({"message": {"content": "x" * LONG, "tool_calls": [{"done": True, "eval_count": 7}]}, "done": False}),
+        (-1, -1, False)),
+    "load": (lines({"model": "m", "response": "", "done": True, "done_reason": "load"}), (0, 0, False)),
+    "unload": (lines({"message": {"content": ""}, "done": True, "done_reason": "unload"}), (0, 0, False)),
+    "nothing counted": (lines(DONE | {"prompt_eval_count": 0, "eval_count": 0}), (-1, 0, False)),
 }  # fmt: skip
 
 
@@ -70,7 +106,7 @@ def test_what_was_used_however_the_bytes_come(case: str, size: int) -> None:
     body, wanted = CASES[case]
     if size == 1 and len(body) > 10_000:
         size = 999
-    dialect = Dialect(b"")
+    dialect = Dialect(b"", 2 if case.endswith("of each 2") else 1)
     for at in range(0, len(body), size):
         dialect.feed(body[at : at + size])
     assert dialect.figures() == wanted
@@ -97,9 +133,14 @@ def test_no_more_is_kept_than_a_line_or_the_end_of_one() -> None:
     dialect = Dialect(b"")
     for _ in range(100):
         dialect.feed(b'{"context":[' + b"1," * (MAX_LINE_BYTES // 2))
-        assert len(dialect._rest) <= max(MAX_LINE_BYTES, END_BYTES)
-    dialect.feed(b'1],"eval_count":8}\n')
+        assert len(dialect._rest) <= MAX_LINE_BYTES
+        assert dialect._long is None or len(dialect._long._before) <= OVERLAP_BYTES
+    dialect.feed(b'1],"done":true,"eval_count":8}\n')
     assert dialect.figures() == (-1, 8, False)
+    for at in range(MOST_SEQUENCES + 5):
+        dialect.feed(events(text("a", 1, 2, at)))
+    assert len(dialect._texts) == MOST_SEQUENCES + 1
+    assert dialect.figures() == (MOST_SEQUENCES + 1, 2 * MOST_SEQUENCES + 2, True)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +156,52 @@ def test_no_more_is_kept_than_a_line_or_the_end_of_one() -> None:
         (TGI, {"inputs": "x"}, {"parameters": {"max_new_tokens": 9}, "inputs": "x"}),
         (TGI, {"inputs": "x", "parameters": {"max_new_tokens": 4, "top_k": 2}},
          {"inputs": "x", "parameters": {"max_new_tokens": 4, "top_k": 2}}),
+        (TGI, {"text": "x"}, {"sampling_params": {"max_new_tokens": 9}, "text": "x"}),
+        (TGI, {"text": "x", "sampling_params": {"n": 2}}, {"text": "x", "sampling_params": {"max_new_tokens": 9, "n": 2}}),
+        (TGI, {"text": "x", "sampling_params": None}, {"text": "x", "sampling_params": {"max_new_tokens": 9}}),
+        (TGI, {"text": ["x", "y"], "sampling_params": [{"max_new_tokens": 3}, {}]},
+         {"text": ["x", "y"], "sampling_params": [{"max_new_tokens": 3}, {"max_new_tokens": 9}]}),
+        (TGI, {"text": ["x"], "sampling_params": []}, {"text": ["x"], "sampling_params": {"max_new_tokens": 9}}),
+        (TGI, {"text": ["x"], "sampling_params": [{}, 7]}, {"text": ["x"], "sampling_params": {"max_new_tokens": 9}}),
+        (TGI, {"text": ["x"], "sampling_params": [{}] * 5000}, {"text": ["x"], "sampling_params": {"max_new_tokens": 9}}),
+        (TGI, {"inputs": "x", "input_ids": [1]},
+         {"inputs": "x", "input_ids": [1], "parameters": {"max_new_tokens": 9}, "sampling_params": {"max_new_tokens": 9}}),
     ],
 )  # fmt: skip
 def test_a_body_says_how_long_an_answer_may_be(dialect: str, body: dict[str, Any], wanted: dict[str, Any]) -> None:
     assert json.loads(told(json.dumps(body).encode(), dialect, 9)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body", "wanted"),
+    [
+        (OLLAMA, {"options": {"num_predict": 7}}, (7, 1, 1)),
+        (OLLAMA, {"options": {"num_predict": -1}}, (-1, 1, 1)),
+        (OLLAMA, {"options": {"num_predict": 9999}}, (-1, 1, 1)),
+        (OLLAMA, {"options": [], "num_predict": 3}, (3, 1, 1)),
+        (TGI, {"inputs": "x", "parameters": {"max_new_tokens": 7, "best_of": 3}}, (7, 3, 1)),
+        (TGI, {"inputs": "x", "sampling_params": {"max_new_tokens": 7, "n": 3}}, (-1, 1, 1)),
+        (TGI, {"text": "x", "parameters": {"max_new_tokens": 7}}, (-1, 1, 1)),
+        (TGI, {"text": "x", "sampling_params": {"max_new_tokens": 7, "n": 3}}, (7, 3, 1)),
+        (TGI, {"text": ["x", "y"], "sampling_params": {"max_new_tokens": 7.0, "n": "3"}}, (7, 1, 2)),
+        (TGI, {"text": ["x", "y"], "sampling_params": [{"max_new_tokens": 7, "n": 2}, {"max_new_tokens": 5}]}, (7, 2, 2)),
+        (TGI, {"text": ["x", "y"], "sampling_params": [{"max_new_tokens": 7}, {}]}, (-1, 1, 2)),
+        (TGI, {"input_ids": [1, 2, 3]}, (-1, 1, 1)),
+        (TGI, {"input_ids": [[1, 2, 3], [4], [5]]}, (-1, 1, 3)),
+        (TGI, {"input_embeds": [[0.5, 1.0], [1.5, 2.0]]}, (-1, 1, 1)),
+        (TGI, {"input_embeds": [[[0.5, 1.0], [1.5, 2.0]], [[1.0]]]}, (-1, 1, 2)),
+        (TGI, {"text": "x", "sampling_params": {"n": 10**9}}, (-1, 1024, 1)),
+    ],
+)
+def test_what_a_body_says_in_its_own_places(dialect: str, body: dict[str, Any], wanted: tuple[int, int, int]) -> None:
+    data = json.dumps(body).encode()
+    facts = scan_body(data, need_model=False)
+    learn(facts, data, dialect, 1000, 4)
+    assert (facts.token_limit, facts.answers, facts.prompts) == wanted
+
+
+def test_numbers_of_tokens_count_as_many_as_they_are() -> None:
+    data = json.dumps({"input_ids": [1] * 1000}, separators=(",", ":")).encode()
+    facts = scan_body(data, need_model=False)
+    learn(facts, data, TGI, 1000, 4)
+    assert 1000 <= facts.prompt_tokens <= 1010
