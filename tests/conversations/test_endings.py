@@ -223,8 +223,11 @@ def meets_broken_framing(stage: Stage) -> None:
 
 
 def meets_an_error(stage: Stage) -> None:
-    error = b'data: {"error":{"message":"out of memory","type":"server_error","code":500}}\n\n'
-    data = head(True, 0) + chunk(event() * PASSED + error + b"data: [DONE]\n\n") + LAST_CHUNK
+    error = b'{"error":{"message":"out of memory","type":"server_error","code":500}}'
+    if stage.stream:
+        data = head(True, 0) + chunk(event() * PASSED + b"data: %b\n\ndata: [DONE]\n\n" % error) + LAST_CHUNK
+    else:
+        data = head(False, len(error)) + error
     assert b"out of memory" in stage.answered(data).body
 
 
@@ -362,7 +365,7 @@ ROWS: Final = [
     Row("the engine died before the head", FREE, FREE, dies_before_the_head),
     Row("what followed the engine's head was broken, and 502 took its place", ASKED, ASKED, meets_broken_framing),
     Row("the engine died in the middle of the answer", COUNTED, SIZED, dies_in_the_middle),
-    Row("the engine told of an error in its stream", COUNTED, "-", meets_an_error),
+    Row("the engine told of an error in its stream, or with status 200", COUNTED, FREE, meets_an_error),
     Row("the quota cut the stream", COUNTED, "-", is_cut, {"on_exhausted": "cut", "default_cost_tokens": 2}),
     Row("the quota ended the stream, and its engine did so itself", SAID, "-", ends_as_told, {"on_exhausted": "cut"}),
     Row("the gateway stopped before the head", FREE, FREE, stops(None)),
