@@ -53,7 +53,8 @@ class EventsBackend(Protocol):
     def closed(self) -> bool: ...
 
     def since(self, number: int) -> tuple[Sequence[Told], bool]:
-        """What came after ``number``, and whether some of that is not kept any more."""
+        """What came after ``number``, and whether some of that is not kept any more; of a number that is none yet, all that is
+        kept, and that some is not."""
         ...
 
     async def more(self) -> None:
@@ -190,17 +191,18 @@ class AdminGateway:
                 found, missed = events.since(number)
                 text = bytearray()
                 if missed and number:
-                    text += b"event: missed\ndata: {}\n\n"
+                    # (With an id: whoever comes again does so from here, and not from a number that was never one.)
+                    text += b"id: %d\nevent: missed\ndata: {}\n\n" % (found[0].number - 1 if found else events.last)
                 for one in found:
-                    number = one.number
-                    shown = EventShown(number, round(one.at, 3), one.what, one.engine, one.detail)
+                    shown = EventShown(one.number, round(one.at, 3), one.what, one.engine, one.detail)
                     what = one.what.encode()
-                    text += b"id: %d\nevent: %b\ndata: %b\n\n" % (number, what, msgspec.json.encode(shown))
+                    text += b"id: %d\nevent: %b\ndata: %b\n\n" % (one.number, what, msgspec.json.encode(shown))
+                number = events.last
                 if text:
                     yield bytes(text)
                 if not follow or events.closed:
                     return
-                if events.last == number or not found:
+                if events.last == number:
                     try:
                         async with asyncio.timeout(QUIET_S):
                             await events.more()

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from fastgw.config.address import parse_engine_url
 from fastgw.control.admin_engines import EngineNotFound, EnginesBackend, EngineShown, told
 from fastgw.control.call import AdminAnswer, AdminCall, FieldProblems, document_of, query_of
 from fastgw.control.routes import Handler, Parameter, Role, Route
@@ -138,14 +139,27 @@ class AdminWorkers:
         assert self._engines is not None  # _guarded refuses without
         return self._engines
 
-    def _find(self, call: AdminCall, said: str) -> EngineShown:
-        """The engine of that name, or else at that URL."""
-        meant = said.rstrip("/").removesuffix("/v1")
-        for one in self._backend.engines():
-            if said == one.name or meant == one.url:
-                call.engine = one.name
-                return one
-        raise EngineNotFound
+    def _find(self, call: AdminCall, said: str) -> list[EngineShown]:
+        """The engine of that name, or else all at that URL, however it is spelled: the ranks of one, or its models apart."""
+        engines = self._backend.engines()
+        found = [one for one in engines if one.name == said]
+        if not found:
+            try:
+                meant = parse_engine_url(said).url
+            except ValueError:
+                raise EngineNotFound from None
+            found = [one for one in engines if one.url == meant]
+        if not found:
+            raise EngineNotFound
+        call.engine = found[0].name
+        return found
+
+    def _remove(self, call: AdminCall, said: str) -> EngineShown:
+        """Drain what is meant, and remove it when it is empty; the first of them."""
+        found = self._find(call, said)
+        for one in found:
+            self._backend.remove(one.name, "")
+        return found[0]
 
     def _add(self, call: AdminCall, spec: WorkerSpec) -> EngineShown:
         engine = self._backend.add(_fields(spec, self._kinds))
@@ -159,12 +173,12 @@ class AdminWorkers:
 
     async def remove_url(self, call: AdminCall) -> AdminAnswer:
         url = query_of(call, "url").get("url", "")
-        self._backend.remove(self._find(call, url).name, "")
+        self._remove(call, url)
         return AdminAnswer(200, f"Successfully removed worker: {url}".encode(), media_type=TEXT)
 
     async def urls(self, call: AdminCall) -> AdminAnswer:
         query_of(call)
-        return AdminAnswer(200, WorkerUrls([one.url for one in self._backend.engines()]))
+        return AdminAnswer(200, WorkerUrls(list(dict.fromkeys(one.url for one in self._backend.engines()))))
 
     async def list(self, call: AdminCall) -> AdminAnswer:
         query_of(call)
@@ -185,12 +199,11 @@ class AdminWorkers:
 
     async def show(self, call: AdminCall) -> AdminAnswer:
         query_of(call)
-        return AdminAnswer(200, _shown(self._find(call, call.names["worker_id"])))
+        return AdminAnswer(200, _shown(self._find(call, call.names["worker_id"])[0]))
 
     async def delete(self, call: AdminCall) -> AdminAnswer:
         query_of(call)
-        name = self._find(call, call.names["worker_id"]).name
-        self._backend.remove(name, "")
+        name = self._remove(call, call.names["worker_id"]).name
         return AdminAnswer(202, Accepted("accepted", name, "Worker removal queued for background processing"))
 
 

@@ -47,10 +47,13 @@ class Chronicle:
         self._wake()
 
     def since(self, number: int) -> tuple[list[Happening], bool]:
-        """Those after ``number``, and whether some that came before them are not kept any more."""
-        if number >= self.last:
+        """Those after ``number``, and whether some that came before them are not kept any more. A number that none has yet
+        is of another process, whose clock went ahead: its reader has missed all that there is, and would wait for ever."""
+        if number == self.last:
             return [], False
         kept = self._kept
+        if number > self.last:
+            return list(kept), True
         first = kept[0].number if kept else self.last + 1
         return [one for one in kept if one.number > number], number + 1 < first
 

@@ -97,6 +97,20 @@ async def test_no_more_are_kept_than_a_thousand_and_who_missed_some_is_told() ->
         assert told(answer.body)[0]["detail"] == "x" * chronicle.DETAIL_CHARS
 
 
+@pytest.mark.parametrize("kept", [0, 2])
+async def test_a_number_that_is_none_yet_is_another_gateways_and_whoever_names_it_begins_anew(kept: int) -> None:
+    async with telling() as (control, events), RawClient.connect(control.url) as client:
+        for at in range(kept):
+            events.add("engine_added", f"e{at}")
+        await _read(client, last=events.last + 1000)
+        text = await _seen(client, b"event: missed\n")
+        events.add("engine_added", "next")
+        text += await _seen(client, b"next")
+        assert [one["engine"] for one in told(text)] == [*(f"e{at}" for at in range(kept)), "next"]
+        before = events.last - kept - 1
+        assert b"id: %d\nevent: missed\n" % before in text, "its `Last-Event-ID` is one that exists"
+
+
 async def test_readers_are_few_and_one_who_leaves_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_READERS", 2)
     async with telling() as (control, _), RawClient.connect(control.url) as one, RawClient.connect(control.url) as two:

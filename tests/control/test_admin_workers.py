@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
+from fastgw import EngineConfig
 from tests.control.test_admin_engines import SECRET, Operator, operator
 from tests.control.test_server import ADMIN_KEY
 from tests.support.client import RawClient, RawResponse, request
@@ -61,6 +62,26 @@ async def test_as_smg_is_asked() -> None:
         gone = await call(op, "DELETE", f"/workers/{quote(id, safe='')}")
         assert (gone.status, gone.json()["status"], gone.json()["worker_id"]) == (202, "accepted", id)
         assert (await call(op, "GET", f"/workers/{quote(id, safe='')}")).status == 404
+
+
+@pytest.mark.parametrize("said", [
+    URL, f"{URL}/", f"{URL}/v1/", "HTTP://10.0.0.7:30000", "http://GPU.lan", "http://gpu.lan:80/", "http://[::0:1]:9", "unix:///run/e",
+])  # fmt: skip
+async def test_a_url_is_the_same_in_every_spelling_and_all_ranks_of_its_engine_are_one_worker(said: str) -> None:
+    async with operator() as op:
+        for url in (URL, "http://gpu.lan", "http://[::1]:9", "unix:/run/e"):
+            for rank in range(3):
+                op.fleet.add(EngineConfig(url=url, name=f"{url}@{rank}", kind="sglang", rank=rank))
+        listed = (await call(op, "GET", "/list_workers")).json()["urls"]
+        assert len(listed) == len(set(listed)) == 5
+        assert (await call(op, "GET", f"/workers/{quote(said, safe='')}")).json()["url"] in listed
+        assert (await call(op, "POST", f"/remove_worker?url={quote(said, safe='')}")).status == 200
+        assert len((await call(op, "GET", "/list_workers")).json()["urls"]) == 4
+        assert len(op.fleet) == 10
+        assert (await call(op, "DELETE", f"/workers/{quote(said, safe='')}")).status == 404
+        rank = next(one.engine.name for one in op.fleet.pools if one.engine.name != "first")
+        assert (await call(op, "DELETE", f"/workers/{quote(rank, safe='')}")).status == 202
+        assert len(op.fleet) == 9, "by its own name a rank goes alone"
 
 
 @pytest.mark.parametrize(
