@@ -334,6 +334,17 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "Reuse connections, or raise `max_connections` or `max_connections_per_ip`.",
     ),
     ErrorKind(
+        "needs_unmet",
+        422,
+        _IRE,
+        "needs_unmet",
+        "No engine for this model has all that the request needs.",
+        False,
+        "Leave out of `needs_header` what the message says is missing, or have an engine with it: `machine` and `features` say "
+        "what an engine has, `needs` what a route asks for; GET /admin/explain?model=NAME says what each engine lacks.",
+        True,
+    ),
+    ErrorKind(
         "head_too_large",
         431,
         _IRE,

@@ -35,13 +35,16 @@ def ask(exchange: ExchangeState) -> None:
             group = _group(exchange)
             if group is not before:
                 continue
-            if failure is None and _waits_for_room(exchange):
+            unmet = gateway.strategy.chosen(exchange).unmet(group, exchange)
+            if failure is None and not unmet and _waits_for_room(exchange):
                 return
             if _elsewhere(exchange, FAILURE):
                 group = exchange.group
                 assert group is not None
                 failure = None
                 continue
+            if unmet:
+                raise GatewayError("needs_unmet", unmet)
             raise failure or unavailable(group, monotonic(), exchange.detail, gateway.retry_after_s)
         now = monotonic()
         admitted = 0
@@ -89,15 +92,13 @@ def _group(exchange: ExchangeState) -> Group:
 
 
 def _waits_for_room(exchange: ExchangeState) -> bool:
-    """Whether the request waits now: the engines that are left are well, and full."""
+    """Whether the request waits now: the engines that are left for it are well, and full."""
     group = exchange.group
     assert group is not None
-    for pool in group.pools:
-        if pool not in exchange.tries.pools and pool.engine.full():
-            for hook in exchange.gateway.on_full:
-                if hook(exchange):
-                    return True
-            break
+    if exchange.gateway.strategy.chosen(exchange).full(group, exchange.tries.pools, exchange):
+        for hook in exchange.gateway.on_full:
+            if hook(exchange):
+                return True
     return False
 
 

@@ -49,6 +49,7 @@ DataHook = Callable[[Any, bytes], None]
 FullHook = Callable[[Any], bool]
 FinishHook = Callable[[Any, str], None]
 LostHook = Callable[[Any, str], bool]
+RefusedHook = Callable[[Any, GatewayError], None]
 # A WebSocket's engine has said what an answer used (None: the session has ended without any); False = it may not go on.
 SaidHook = Callable[[Any, "Counts | None"], bool]
 Rewrite = Callable[[Any, Engine, bytes], bytes]
@@ -82,9 +83,11 @@ class Asking(Protocol):
 
 
 class Strategy:
-    """Chooses an engine for each attempt."""
+    """Chooses an engine for each attempt. ``name``: what settings call it, where they do."""
 
-    __slots__ = ()
+    __slots__ = ("name",)
+
+    name: str
 
     def pick(self, group: Group, tried: tuple[Pool, ...], exchange: Any) -> Pool | None:
         """The engine of ``group`` for the next attempt of ``exchange``; None when nobody is left of whom one could be asked.
@@ -93,6 +96,23 @@ class Strategy:
         wait, and takes nothing: the engine may be picked and not be used.
         """
         raise NotImplementedError
+
+    def chosen(self, exchange: Any) -> Strategy:
+        """The strategy that chooses for ``exchange``: this one, or one that this one asks."""
+        return self
+
+    def full(self, group: Group, tried: tuple[Pool, ...], exchange: Any) -> bool:
+        """Whether an engine that it could choose for ``exchange`` is full, so that it is worth waiting where :meth:`pick` finds
+        nobody."""
+        for pool in group.pools:  # noqa: SIM110 - a function that is compiled has no room for a generator
+            if pool not in tried and pool.engine.full():
+                return True
+        return False
+
+    def unmet(self, group: Group, exchange: Any) -> str:
+        """What ``exchange`` needs that no engine of ``group`` has, whoever is well, in a sentence for its client; "" = nothing. It
+        is asked where :meth:`pick` has found nobody: waiting would not help."""
+        return ""
 
     def explain(self, group: Group, tried: tuple[Pool, ...], exchange: Any) -> list[Standing]:
         """How each engine of ``group`` stands for the next attempt of ``exchange``, the best first, and why. Changes nothing;
@@ -207,6 +227,7 @@ class Context(Service):
         "on_head",
         "on_lost",
         "on_origin",
+        "on_refused",
         "on_request",
         "on_response",
         "on_room",
@@ -296,6 +317,7 @@ class Context(Service):
         self.on_body: tuple[WalkHook, ...] = hooked("on_body")
         self.on_route: tuple[WalkHook, ...] = hooked("on_route")
         self.on_attempt: tuple[AttemptHook, ...] = hooked("on_attempt")
+        self.on_refused: tuple[RefusedHook, ...] = hooked("on_refused")
         self.on_response: tuple[ResponseHook, ...] = hooked("on_response")
         self.on_data: tuple[DataHook, ...] = hooked("on_data")
         # Whether somebody may want to see, or change, what goes down.

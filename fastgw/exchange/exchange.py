@@ -256,6 +256,8 @@ class Exchange(ExchangeState):
         self.error_kind = error.kind.name
         if error.kind.status in NOT_ALLOWED:
             self.client.refusals += 1
+        for hook in self.gateway.on_refused:
+            hook(self, error)
         self.status = self.gateway.refuse_with(error, self, self._own_lines())
         self.end("error", False)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from fastgw.accel.heads import ResponseHead
     from fastgw.config import Config
+    from fastgw.errors import GatewayError
     from fastgw.exchange.exchange import Exchange
     from fastgw.exchange.state import ExchangeState
     from fastgw.protocol.websocket import Counts
@@ -125,6 +126,11 @@ class Filter:
         """A session's engine has said what an answer used; None = the session has ended without any. False = it may not go on;
         every filter is told all the same. Must not raise."""
         return True
+
+    # --- an answer of the gateway's own
+    def on_refused(self, exchange: Exchange, error: GatewayError) -> None:
+        """``error`` is the answer, and nothing has gone down. Lines may be added (``exchange.extra_head``). It may have been
+        refused anywhere: what had not been read or chosen yet is not there. Must not raise."""
 
     # --- the end
     def on_finish(self, exchange: Exchange, outcome: str) -> None:

@@ -1,7 +1,7 @@
-"""``x-fastgw-explain: 1``: a request is told in its answer's head which engine it went to, and why.
+"""``x-fastgw-explain: 1``: a request is told in its answer's head which engine it went to, and why; or why it went to none.
 
-Owns: who may ask (``explain_keys``), and the words. Must never: be there where nobody may; name an engine to anybody else, or a
-model that was not asked for by the client or his route.
+Owns: who may ask (``explain_keys``), the words, and how many engines they name. Must never: be there where nobody may; name an
+engine to anybody else, or a model that was not asked for by the client or his route.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Final
 
 from fastgw.accel.heads import ResponseHead
 from fastgw.config import Config
+from fastgw.errors import GatewayError
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.limits.account import Account, flow_of
@@ -17,6 +18,8 @@ from fastgw.policy.deployments import asker_of
 
 FIELD: Final = b"x-fastgw-explain"
 TENANT: Final = "tenant:"
+MOST_ENGINES: Final = 8
+"""Whose standing an error's head tells; it says how many there are."""
 _QUOTED: Final = "\\\""
 _BESIDE: Final = str.maketrans("", "", "-._")
 
@@ -42,35 +45,56 @@ class Explaining(Filter):
         return "*" in self._keys or (account is not None and (account.id in self._keys or account.flow in self._flows))
 
     def on_response(self, exchange: Exchange, head: ResponseHead) -> None:
+        if self._asks(exchange):
+            call = exchange.call
+            assert call is not None
+            _tell(exchange, [f"engine={_word(call.pool.engine.name)}", *_way(exchange, call.pool.engine.version)])
+
+    def on_refused(self, exchange: Exchange, error: GatewayError) -> None:
+        if self._asks(exchange):
+            _tell(exchange, [f"error={error.kind.name}", *_way(exchange, ""), *_engines(exchange)])
+
+    def _asks(self, exchange: Exchange) -> bool:
         own = exchange.head.own
-        if own is not None and own.get(FIELD) == b"1" and self._may(exchange.account):
-            exchange.extra_head += b"%b: %b\r\n" % (FIELD, why(exchange).encode("ascii", "replace"))
+        return own is not None and own.get(FIELD) == b"1" and self._may(exchange.account)
 
 
-def why(exchange: Exchange) -> str:
-    """The way of a request that is answered, in one line."""
-    call = exchange.call
-    assert call is not None
-    engine = call.pool.engine
-    table = exchange.gateway.table
+def _tell(exchange: Exchange, parts: list[str]) -> None:
+    exchange.extra_head += b"%b: %b\r\n" % (FIELD, "; ".join(parts).encode("ascii", "replace"))
+
+
+def _way(exchange: Exchange, version: str) -> list[str]:
+    """How a request came to where it is answered, as far as it came. ``version``: the engine's."""
+    gateway = exchange.gateway
+    table = gateway.table
     model = exchange.substitute or exchange.model
-    parts = [f"engine={_word(engine.name)}", f"model={_word(model)}"]
-    side = table.deployed.side(model, asker_of(exchange)) if table.deployed is not None else None
-    if side is not None and side.parts:
-        version, _ = side.drawn(asker_of(exchange))
+    parts = [f"model={_word(model)}"] if model else []
+    if exchange.group is not None:
+        side = table.deployed.side(model, asker_of(exchange)) if table.deployed is not None else None
+        if side is not None and side.parts:
+            drawn, _ = side.drawn(asker_of(exchange))
+            if drawn:
+                parts.append(f"drawn={_word(drawn)}")
         if version:
-            parts.append(f"drawn={_word(version)}")
-    if engine.version:
-        parts.append(f"version={_word(engine.version)}")
-    route = table.routes.get(exchange.model)
-    parts.append(f"policy={route.policy if route is not None and route.policy else exchange.gateway.config.policy}")
+            parts.append(f"version={_word(version)}")
+        parts.append(f"policy={gateway.strategy.chosen(exchange).name}")
     if exchange.tries.models:
         parts.append(f"instead_of={_word(', '.join(exchange.tries.models))}")
     if exchange.tries.pools:
         parts.append(f"tried={_word(', '.join(pool.engine.name for pool in exchange.tries.pools))}")
     if exchange.queued_s >= 0.0:
         parts.append(f"queued_ms={exchange.queued_s * 1e3:.0f}")
-    return "; ".join(parts)
+    return parts
+
+
+def _engines(exchange: Exchange) -> list[str]:
+    """How the engines stand that could have been asked: one thing of each, of so many as a head has room for."""
+    group = exchange.group
+    if group is None:
+        return []
+    found = exchange.gateway.strategy.explain(group, exchange.tries.pools, exchange)
+    parts = [f"engine_{at}={_word(f'{one.engine}: {one.why}')}" for at, one in enumerate(found[:MOST_ENGINES])]
+    return [*parts, f"engines={len(found)}"]
 
 
 def _word(text: str) -> str:

@@ -202,6 +202,17 @@ class Queue(Filter):
             return False
         return lane.room(tried)
 
+    def _room_again(self, place: Place) -> bool:
+        """Whether one that waits beside its lane may go: an engine would be chosen for it, or none is worth waiting for."""
+        exchange = place.exchange
+        tried = exchange.tries.pools
+        if not self._room(place.lane, tried):
+            return False
+        strategy = exchange.gateway.strategy.chosen(exchange)
+        group = exchange.group
+        assert group is not None
+        return strategy.pick(group, tried, exchange) is not None or not strategy.full(group, tried, exchange)
+
     def _fall_back(self, exchange: Exchange, models: Sequence[str]) -> bool:
         """Send the request to another model of its route's, if one has room, and an engine that is well."""
         account = exchange.account
@@ -324,8 +335,8 @@ class Queue(Filter):
         account = exchange.account
         assert account is not None
         place = Place(self, exchange, lane)
-        if exchange.tries.pools:
-            # It may not go where the others of its lane may: it waits beside them.
+        if exchange.tries.pools or lane.room(()):
+            # It may not go where the others of its lane may (it has been there, or needs what not all have): it waits beside them.
             self._all.beside_lane(place, account)
         else:
             self._all.in_lane(place, account)
@@ -430,7 +441,7 @@ class Queue(Filter):
             waiting.unpark(account, now)
         if waiting.again:
             for place in list(waiting.again):
-                if place.exchange.place is place and self._room(place.lane, place.exchange.tries.pools):
+                if place.exchange.place is place and self._room_again(place):
                     self._let_go(place)
         for _ in range(BATCH):
             lane = self._next_lane(now)

@@ -14,12 +14,12 @@ cdef int BACKS_OFF, CLOSED, DIALS, FRESH, HTTP1, NO, PROBE, UPGRADE
 
 @cython.locals(
     gateway=Context, group=Group, before=Group, pool=Pool, breaker=Breaker, call=Attempt, now=cython.double, admitted=cython.int,
-    connected=cython.bint,
+    connected=cython.bint, unmet=str,
 )
 cpdef ask(ExchangeState exchange)
 @cython.locals(call=Attempt)
 cpdef Attempt _call(ExchangeState exchange, Pool pool, bint probe)
-@cython.locals(group=Group, pool=Pool)
+@cython.locals(group=Group)
 cpdef bint _waits_for_room(ExchangeState exchange) except -1
 @cython.locals(gateway=Context, barred=cython.int)
 cpdef bint _elsewhere(ExchangeState exchange, str why) except -1

@@ -17,7 +17,13 @@ from fastgw.upstream.target cimport Engine
 cdef double NEVER
 
 cdef class Strategy:
+    cdef public str name
+
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
+    cpdef Strategy chosen(self, object exchange)
+    @cython.locals(pool=Pool)
+    cpdef bint full(self, Group group, tuple tried, object exchange) except -1
+    cpdef str unmet(self, Group group, object exchange)
 
 @cython.final
 cdef class Judgement:
@@ -55,7 +61,7 @@ cdef class Context(Service):
     cdef public double first_byte_timeout_s, between_bytes_timeout_s, request_timeout_s, retry_after_s, max_request_timeout_s
     cdef public dict shares
     cdef public tuple trusted, on_arrival, on_head, on_origin, on_request, on_body, on_route, on_finish, rewriters, walk
-    cdef public tuple on_allowance, on_attempt, on_data, on_full, on_lost, on_response, on_room, on_said
+    cdef public tuple on_allowance, on_attempt, on_data, on_full, on_lost, on_refused, on_response, on_room, on_said
 
     cpdef double time_limit(self, double asked, double limit) except -1
     cpdef finished(self, object exchange, str outcome, double now)

@@ -1,5 +1,6 @@
 cimport cython
 
+from fastgw.exchange.context cimport Strategy
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.state cimport model_of
@@ -36,6 +37,8 @@ cdef class Queue(Filter):
     cpdef _enter(self, Exchange exchange, Lane route)
     cpdef _admit(self, Exchange exchange, Lane lane, double now)
     cpdef bint _room(self, Lane lane, tuple tried) except -1
+    @cython.locals(strategy=Strategy, group=Group, tried=tuple)
+    cpdef bint _room_again(self, Place place) except -1
     @cython.locals(group=Group, before=Group, lane=Lane, account=Account, table=UpstreamTable)
     cpdef bint _fall_back(self, Exchange exchange, object models) except -1
     @cython.locals(lane=Lane)

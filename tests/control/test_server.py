@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 
 from fastgw.control import server as module
-from fastgw.control.admin_explain import MOST_CHARS
+from fastgw.control.admin_explain import MOST_CHARS, MOST_PROMPT_CHARS, MOST_TOKENS, Asked
 from fastgw.control.proof import AdminKey, admin_key
 from fastgw.control.server import ControlServer
 from fastgw.net.listener import BindError
@@ -409,14 +410,20 @@ async def test_one_host_and_one_only() -> None:
 class Explains:
     """Knows one key."""
 
-    def explain(self, model: str, key_id: str, request_id: str) -> Any:
-        if key_id not in ("", "key_1"):
-            raise KeyError(key_id)
-        return {"model": model, "key": key_id, "id": request_id}
+    def explain(self, asked: Asked) -> Any:
+        if asked.key_id not in ("", "key_1"):
+            raise KeyError(asked.key_id)
+        return {name: value for name, value in asdict(asked).items() if value}
 
 
 @pytest.mark.parametrize(("method", "target", "status"), [
-    ("GET", "/admin/explain?model=m&key_id=key_1&request_id=r", 200), ("GET", "/admin/explain?model=m&key_id=key_2", 400),
+    ("GET", "/admin/explain?model=m&key_id=key_1&request_id=r&prompt=a%0Ab&max_tokens=7", 200),
+    ("GET", "/admin/explain?model=m&key_id=key_2", 400),
+    ("GET", "/admin/explain?model=m&key_id=key_1&tenant=t", 400), ("GET", "/admin/explain?model=m&needs=a%0D%0Ab", 400),
+    ("GET", f"/admin/explain?model=m&session={'s' * (MOST_CHARS + 1)}", 400),
+    ("GET", f"/admin/explain?model=m&prompt={'p' * (MOST_PROMPT_CHARS + 1)}", 400),
+    ("GET", f"/admin/explain?model=m&max_tokens={MOST_TOKENS + 1}", 400),
+    ("GET", "/admin/explain?model=m&max_tokens=%C2%B2", 400),
     ("GET", "/admin/explain", 400), ("GET", "/admin/explain?model=m&modle=m", 400),
     ("GET", f"/admin/explain?model={'m' * (MOST_CHARS + 1)}", 400), ("POST", "/admin/explain?model=m", 405),
 ])  # fmt: skip
@@ -425,7 +432,7 @@ async def test_what_a_request_would_get(method: str, target: str, status: int) -
         answer = await ask(control, request(method, target, key=ADMIN_KEY))
         assert answer.status == status
         if status == 200:
-            assert answer.json() == {"model": "m", "key": "key_1", "id": "r"}
+            assert answer.json() == {"model": "m", "key_id": "key_1", "request_id": "r", "prompt": "a\nb", "max_tokens": 7}
     async with serving() as control:
         nobody = await ask(control, request(method, target, key=ADMIN_KEY))
         assert nobody.status == (404 if method == "GET" else 405)

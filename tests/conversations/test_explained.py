@@ -6,12 +6,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from fastgw import RouteConfig
+from fastgw.control.admin_explain import Asked
+from fastgw.errors import GatewayError
 from fastgw.explaining import ExplainDesk
+from fastgw.policy.explain import MOST_ENGINES
+from fastgw.upstream.models import ModelFacts
 from tests.conversations.deployed_row import Deployed, deployed, key_of, tenant_key
 from tests.conversations.engine_row import status
-from tests.support.requests import chat
+from tests.support.requests import chat, request
 
 ENGINES: dict[str, dict[str, Any]] = {
     "a": {"models": ("m",), "version": "v1", "max_concurrent": 4},
@@ -22,8 +27,8 @@ ENGINES: dict[str, dict[str, Any]] = {
 ROUTE = RouteConfig(model="m", versions={"v1": 3, "v2": 1}, aliases=["gpt"], policy="ordered")
 
 
-def told(row: Deployed, model: str, **asked: str) -> dict[str, Any]:
-    found = ExplainDesk(row.talk.core).explain(model, asked.get("key_id", ""), asked.get("request_id", ""))
+def told(row: Deployed, model: str, **asked: Any) -> dict[str, Any]:
+    found = ExplainDesk(row.talk.core).explain(Asked(model=model, **asked))
     shown: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(found))
     return shown
 
@@ -72,6 +77,65 @@ class TestAsked:
             assert "Did you mean gpt" in said["why"]
 
 
+    def test_the_policy_that_chooses_is_named_whoever_has_named_it(self) -> None:
+        routes = [RouteConfig(model="m", policy="ordered", fallback=["n"]), RouteConfig(model="n", policy="least_loaded")]
+        choices: dict[str, Any] = {"policy_header": "x-policy", "policy_choices": ["random", "session"]}
+        with deployed({"a": {"models": ("m", "k")}, "b": {"models": ("n",)}}, *routes, policy="weighted", **choices) as row:
+            assert [told(row, model)["policy"] for model in "mnk"] == ["ordered", "least_loaded", "weighted"]
+            assert told(row, "m", policy="session")["policy"] == "session"
+            with pytest.raises(GatewayError, match="clients may choose random, session"):
+                told(row, "m", policy="ordered")
+
+    def test_what_strategies_look_at_can_be_said(self) -> None:
+        """And what is told is what a request that says it then gets."""
+        engines: dict[str, dict[str, Any]] = {
+            name: {"models": ("m",), "machine": name, "features": ("vision",) if name == "c" else ()} for name in "abcd"
+        }
+        choices: dict[str, Any] = {
+            "policy_header": "x-policy", "policy_choices": ["consistent_hash", "capability", "session", "prefix_aware"],
+            "session_sources": ["header:x-who", "cookie:sid", "body:thread"],
+        }  # fmt: skip
+        with deployed(engines, **choices) as row:
+            for number in range(8):
+                said = told(row, "m", policy="consistent_hash", session=f"s{number}")
+                headers = [("x-policy", "consistent_hash"), ("x-session-id", f"s{number}")]
+                assert row.goes_to(chat(headers=headers)) == said["engine"]
+                away = told(row, "m", policy="consistent_hash", address=f"10.0.0.{number}")
+                assert row.goes_to(chat(headers=headers[:1]), f"10.0.0.{number}") == away["engine"]
+                sits = row.goes_to(chat(thread=f"t{number}", headers=[("x-policy", "session")]))
+                assert told(row, "m", policy="session", session=f"t{number}")["candidates"][0]["engine"] == sits
+            assert told(row, "m", policy="capability", needs="vision, c")["engine"] == "c"
+            nobody = told(row, "m", policy="capability", needs="vision, a")
+            assert (nobody["engine"], nobody["policy"]) == (None, "capability")
+            assert nobody["why"] == "No engine for this model has all that the request needs at once: a, vision."
+            assert {one["why"] for one in nobody["candidates"]} == {"lacks vision", "lacks a", "lacks a, vision"}
+            for name in "abc":
+                row.engines[name].engine.facts = {"m": ModelFacts("m", 1000)}
+            row.learn()
+            far = told(row, "m", policy="capability", prompt="word " * 100, max_tokens=2000)
+            assert far["engine"] == "d", "the others take a thousand tokens"
+            prompt = "once upon a time " * 60
+            body = b'{"model":"m","messages":[{"role":"user","content":"%b"}],"stream":false}' % prompt.encode()
+            headers = [("content-type", "application/json"), ("x-policy", "prefix_aware")]
+            reads = row.goes_to(request("POST", "/v1/chat/completions", headers=headers, body=body))
+            known = told(row, "m", policy="prefix_aware", prompt=prompt)["candidates"]
+            assert [one["engine"] for one in known if not one["why"].startswith("has 0 ")] == [reads]
+
+    def test_a_tenant_without_a_key(self) -> None:
+        with deployed(ENGINES, ROUTE) as row:
+            assert told(row, "m", tenant="acme")["engine"] == "theirs"
+            assert told(row, "m", tenant="other")["engine"] != "theirs"
+
+    @pytest.mark.parametrize(("asked", "says"), [
+        ({"policy": "ordered"}, "clients may choose none"), ({"needs": "gpu"}, "no needs_header is set"),
+        ({"session": "s"}, "session_sources and hash_sources look for no text"),
+    ])  # fmt: skip
+    def test_what_no_request_could_say_here_is_refused(self, asked: dict[str, str], says: str) -> None:
+        nothing: dict[str, Any] = {"needs_header": "", "session_sources": ["key"], "hash_sources": ["address"]}
+        with deployed(ENGINES, ROUTE, **nothing) as row, pytest.raises(GatewayError, match=says):
+            told(row, "m", **asked)
+
+
 class TestTold:
     def ask(self, row: Deployed, key: str | None = None, **fields: Any) -> str | None:
         answer = row.ask(chat("gpt", key=key, headers=[("x-fastgw-explain", "1")], **fields))
@@ -97,3 +161,50 @@ class TestTold:
         route = RouteConfig(model="m", aliases=["gpt"], fallback=["n"], fallback_on=["failure"])
         with deployed(engines, route, explain_keys=["*"], plays={"a": status(503)}) as row:
             assert self.ask(row) == 'engine="n 1"; model=n; policy=round_robin; instead_of=m'
+
+    def test_the_policy_that_worked(self) -> None:
+        routes = [RouteConfig(model="m", policy="ordered", fallback=["n"], fallback_on=["failure"]), RouteConfig(model="n")]
+        settings: dict[str, Any] = {"policy_header": "x-policy", "policy_choices": ["random"], "policy": "least_loaded"}
+        with deployed({"a": {"models": ("m",)}, "b": {"models": ("n",)}}, *routes, explain_keys=["*"], **settings) as row:
+            def policy(*fields: tuple[str, str]) -> str | None:
+                return row.ask(chat(headers=[("x-fastgw-explain", "1"), *fields])).header("x-fastgw-explain")
+
+            assert policy() == "engine=a; model=m; policy=ordered"
+            assert policy(("x-policy", "random")) == "engine=a; model=m; policy=random"
+            row.engines["a"].play = status(503)
+            assert policy() == "engine=b; model=n; policy=least_loaded; instead_of=m"
+
+    def test_why_there_is_no_answer(self) -> None:
+        many = {f"e{number:02}": {"models": ("m",), "max_concurrent": 1} for number in range(12)}
+        with deployed(many, explain_keys=["*"], policy="ordered", on_capacity="reject") as row:
+            def why(model: str = "m", **fields: Any) -> str | None:
+                return row.ask(chat(model, headers=[("x-fastgw-explain", "1")], **fields)).header("x-fastgw-explain")
+
+            for pool in row.engines.values():
+                pool.engine.inflight = 1
+            full = why()
+            assert full is not None
+            assert full.startswith('error=at_capacity; model=m; policy=ordered; engine_0="e00: is full: 1 requests under way,')
+            assert full.endswith("; engines=12")
+            assert full.count("is full") == MOST_ENGINES
+            for pool in row.engines.values():
+                pool.engine.inflight = 0
+                pool.engine.draining = True
+            drained = why()
+            assert drained is not None
+            assert drained.startswith('error=engines_unavailable; model=m; policy=ordered; engine_0="e00: is being drained"')
+            assert why("gtp") == "error=model_not_found; model=gtp"
+            assert why(max_tokens="many") == "error=invalid_parameter"
+            assert row.ask(chat()).header("x-fastgw-explain") is None
+
+    def test_nobody_else_is_told_why_there_is_none(self) -> None:
+        few = replace(tenant_key("x"), requests_per_minute=1)
+        with deployed(ENGINES, ROUTE, keys=(few, tenant_key("y")), explain_keys=["key-of-x"]) as row:
+            for pool in row.engines.values():
+                pool.engine.draining = True
+            assert self.ask(row) is None
+            assert self.ask(row, key_of("y")) is None
+            said = self.ask(row, key_of("x"))
+            assert said is not None
+            assert said.startswith("error=engines_unavailable; model=m; drawn=v")
+            assert self.ask(row, key_of("x")) == "error=rate_limited"

@@ -75,6 +75,62 @@ def test_a_route_needs_what_it_says() -> None:
         assert talk.engines[0].engine.inflight == 0
 
 
+@pytest.mark.parametrize(
+    ("model", "needs", "says"),
+    [
+        ("m", "tpu, vision", "No engine for this model has what the request needs: tpu."),
+        ("m", "vision,gpu", "No engine for this model has all that the request needs at once: gpu, vision."),
+        ("hear", "", "No engine for this model has what the request needs: audio."),
+        ("m", "x" * 300, f"No engine for this model has what the request needs: {'x' * 256}...."),
+    ],
+)
+def test_what_no_engine_has_is_not_waited_for_and_its_client_is_told_what_it_is(model: str, needs: str, says: str) -> None:
+    engines = [
+        EngineConfig(url="http://127.0.0.1:9", features=["vision"], max_concurrent=1),
+        EngineConfig(url="http://127.0.0.1:10", machine="gpu"),
+    ]
+    routes = [RouteConfig(model="hear", needs=["audio"])]
+    with conversation(engines, None, answering(ok()), policy="capability", routes=routes) as talk:
+        talk.client().says(chat(headers=[("x-fastgw-needs", "vision")]))  # (which is full, and well)
+        answer = talk.ask(chat(model=model, headers=[("x-fastgw-needs", needs)]))
+        assert (answer.status, answer.error["code"], answer.error["message"]) == (422, "needs_unmet", says)
+        assert answer.header("x-should-retry") == "false"
+        assert talk.asked == [1, 0]
+        talk.engines[0].last.says(ok())
+    fall = RouteConfig(model="hear", needs=["audio"], fallback=["m"], fallback_on=["failure"])
+    with conversation(engines, answering(ok()), answering(ok()), policy="capability", routes=[fall]) as talk:
+        assert talk.ask(chat(model="hear")).header("x-fallback-model") == "m", "what nobody has is no answer"
+
+
+def test_a_request_waits_for_those_that_have_what_it_needs_and_for_no_others() -> None:
+    """(Not in a circle: others than these have room all the time, and are no reason to look again.)"""
+    engines = [
+        EngineConfig(url="http://127.0.0.1:9", features=["vision"], max_concurrent=1),
+        EngineConfig(url="http://127.0.0.1:10", features=["audio"], max_concurrent=1),
+        EngineConfig(url="http://127.0.0.1:11", machine="cpu"),
+    ]
+    see, hear, cpu = ([("x-fastgw-needs", word)] for word in ("vision", "audio", "cpu"))
+    with conversation(engines, None, None, answering(ok()), policy="capability") as talk:
+        first, second = talk.client().says(chat(headers=see)), talk.client().says(chat(headers=see))
+        assert (talk.asked, talk.waiting) == ([1, 0, 0], 1)
+        assert talk.ask(chat(headers=cpu)).status == 200, "nobody else waits behind it"
+        talk.engines[0].last.says(ok())
+        first.sees(200)
+        assert (talk.asked[0], talk.waiting) == (2, 0)
+        talk.engines[0].last.says(ok())
+        second.sees(200)
+        third = talk.client().says(chat(headers=see))
+        fourth, fifth = talk.client().says(chat(headers=see)), talk.client().says(chat(headers=hear))
+        assert (talk.asked[:2], talk.waiting) == ([3, 1], 1)
+        talk.engines[0].engine.draining = True
+        assert talk.ask(chat(headers=see)).error["code"] == "engines_unavailable", "one that is drained is not waited for"
+        talk.engines[0].last.says(ok())
+        third.sees(200)
+        fourth.sees(503)
+        talk.engines[1].last.says(ok())
+        fifth.sees(200)
+
+
 def test_an_engine_that_is_held_back_is_asked_where_the_others_fail() -> None:
     with conversation(2, answering(ok()), answering(ok()), policy="ordered", max_retries=1) as talk:
         held = talk.engines[0].engine

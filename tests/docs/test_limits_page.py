@@ -189,7 +189,7 @@ def test_settings_and_errors_that_are_named_exist(page: str) -> None:
                       "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "count_tokens",
                       "message_start", "content_block_delta", "timings_per_token", "multimodal_data", *BOUNDS, *PROMPTS,
                       *(one.name.decode() for one in MEMBERS)},
-        "deployments.md": {"served_model", "model_aliases", "key_id", "request_id", "least_loaded", "no_route"},
+        "deployments.md": {"max_tokens", "served_model", "model_aliases", "key_id", "request_id", "least_loaded", "no_route"},
         "keys.md": {"expires_at", "requests_per_minute", "daily_tokens", "has_more", "last_id", "grace_s", "key_not_found",
                     "store_unavailable"},
         "admin.md": {"engine_exists", "engine_added", "engine_removed", "engine_drains", "engine_undrained", "engine_changed",

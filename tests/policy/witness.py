@@ -79,6 +79,9 @@ class Witness(Filter):
     def on_lost(self, exchange: Any, why: str) -> bool:
         return False
 
+    def on_refused(self, exchange: Any, error: Any) -> None:
+        assert error.kind.status >= 400
+
     def on_response(self, exchange: Any, head: Any) -> None:
         assert exchange.call.head is head
         self._tell("on_response", exchange)

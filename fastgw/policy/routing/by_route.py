@@ -22,11 +22,11 @@ class ByRoute(Strategy):
         self._own = own
 
     def pick(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> Pool | None:
-        return self._of(exchange).pick(group, tried, exchange)
+        return self.chosen(exchange).pick(group, tried, exchange)
 
-    def _of(self, exchange: ExchangeState) -> Strategy:
+    def chosen(self, exchange: ExchangeState) -> Strategy:
         strategy = self._own.get(exchange.substitute or exchange.model)
-        return self._usual if strategy is None else strategy
+        return (self._usual if strategy is None else strategy).chosen(exchange)
 
     def explain(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> list[Standing]:
-        return self._of(exchange).explain(group, tried, exchange)
+        return self.chosen(exchange).explain(group, tried, exchange)

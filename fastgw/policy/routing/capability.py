@@ -81,18 +81,7 @@ class Capability(Strategy):
         self._needs = needs
 
     def pick(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> Pool | None:
-        said = first_in(exchange.head.forward, self._names) if self._names else None
-        model = exchange.substitute or exchange.model
-        fits: dict[object, Fit] | None = group.notes.get("capability")
-        if fits is None:
-            fits = group.notes["capability"] = {}
-        key = (said, model)
-        fit: Fit | None = fits.get(key)
-        if fit is None or monotonic() >= fit.until:
-            if len(fits) >= MOST_KEPT:
-                fits.clear()
-            fit = fits[key] = self._fit(group, said, model)
-        tiers = fit.tier(tokens_of(exchange))
+        tiers = self._known(group, exchange).tier(tokens_of(exchange))
         start = group.cursor
         for loads in tiers:
             at = loads.least_but(0, tried) if tried else loads.least(start if start < len(loads.pools) else 0)
@@ -104,6 +93,44 @@ class Capability(Strategy):
             if at >= 0:
                 return loads.pools[at]
         return None
+
+    def full(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> bool:
+        for loads in self._known(group, exchange).tier(tokens_of(exchange)):
+            for pool in loads.pools:
+                if pool not in tried and pool.engine.full():
+                    return True
+        return False
+
+    def unmet(self, group: Group, exchange: ExchangeState) -> str:
+        """(Not for want of context: where none is long enough, the longest is asked.)"""
+        wanted = self._wanted(self._said(exchange), exchange.substitute or exchange.model)
+        lacking = wanted
+        for pool in group.pools:
+            lacks = wanted - pool.engine.features - {pool.engine.machine}
+            if not lacks:
+                return ""
+            lacking = lacking & lacks
+        if not lacking:
+            return f"No engine for this model has all that the request needs at once: {_shown(wanted)}."
+        return f"No engine for this model has what the request needs: {_shown(lacking)}."
+
+    def _said(self, exchange: ExchangeState) -> bytes | None:
+        return first_in(exchange.head.forward, self._names) if self._names else None
+
+    def _known(self, group: Group, exchange: ExchangeState) -> Fit:
+        """Who has what the request needs."""
+        said = self._said(exchange)
+        model = exchange.substitute or exchange.model
+        fits: dict[object, Fit] | None = group.notes.get("capability")
+        if fits is None:
+            fits = group.notes["capability"] = {}
+        key = (said, model)
+        fit: Fit | None = fits.get(key)
+        if fit is None or monotonic() >= fit.until:
+            if len(fits) >= MOST_KEPT:
+                fits.clear()
+            fit = fits[key] = self._fit(group, said, model)
+        return fit
 
     def _fit(self, group: Group, said: bytes | None, model: str) -> Fit:
         return Fit(group.pools, self._wanted(said, model), model, monotonic() + KEPT_S)
@@ -117,9 +144,8 @@ class Capability(Strategy):
         return wanted
 
     def explain(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> list[Standing]:
-        said = first_in(exchange.head.forward, self._names) if self._names else None
         model = exchange.substitute or exchange.model
-        wanted = self._wanted(said, model)
+        wanted = self._wanted(self._said(exchange), model)
         tokens = tokens_of(exchange)
         fit = Fit(group.pools, wanted, model, 0.0).tier(tokens)
         scores, unfit = scores_of(group, REQUESTS), []
@@ -133,6 +159,12 @@ class Capability(Strategy):
             if tier > 0 or is_cold(engine, model):
                 scores[at] = (scores[at][0] + 1e9, "has to load the model; " + scores[at][1])
         return ranked(group.pools, tried, scores, unfit)
+
+
+def _shown(words: frozenset[str]) -> str:
+    """As many of them as a sentence holds."""
+    text = ", ".join(sorted(words))
+    return text if len(text) <= MOST_NEEDS_BYTES else text[:MOST_NEEDS_BYTES] + "..."
 
 
 def tokens_of(exchange: ExchangeState) -> int:

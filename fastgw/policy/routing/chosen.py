@@ -24,12 +24,12 @@ class Chosen(Strategy):
         self._choices = choices
 
     def pick(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> Pool | None:
-        return self._of(exchange).pick(group, tried, exchange)
+        return self.chosen(exchange).pick(group, tried, exchange)
 
-    def _of(self, exchange: ExchangeState) -> Strategy:
+    def chosen(self, exchange: ExchangeState) -> Strategy:
         asked = first_in(exchange.head.forward, self._names)
         strategy = self._choices.get(asked) if asked is not None else None
-        return self._usual if strategy is None else strategy
+        return (self._usual if strategy is None else strategy).chosen(exchange)
 
     def explain(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> list[Standing]:
-        return self._of(exchange).explain(group, tried, exchange)
+        return self.chosen(exchange).explain(group, tried, exchange)

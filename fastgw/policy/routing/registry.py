@@ -21,7 +21,12 @@ def strategy_of(
 ) -> Strategy:
     """A new strategy of that name. ``chance`` gives numbers from 0 up to, but not, 1 to those that throw dice; ``config`` has
     what is set for it (None: the defaults), ``stats`` are where it counts."""
-    config = config or Config()
+    found = _made(name, chance, config or Config(), stats)
+    found.name = name
+    return found
+
+
+def _made(name: Policy, chance: Callable[[], float], config: Config, stats: Stats | None) -> Strategy:
     match name:
         case "round_robin" | "weighted":
             from fastgw.policy.routing.round_robin import RoundRobin

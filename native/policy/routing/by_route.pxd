@@ -11,4 +11,4 @@ cdef class ByRoute(Strategy):
 
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
     @cython.locals(strategy=Strategy)
-    cpdef Strategy _of(self, object exchange)
+    cpdef Strategy chosen(self, object exchange)

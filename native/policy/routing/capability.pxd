@@ -20,10 +20,15 @@ cdef class Capability(Strategy):
     cdef tuple _names
     cdef dict _needs
 
-    @cython.locals(
-        said=bytes, model=str, fits=dict, key=tuple, fit=Fit, tiers=list, start=cython.Py_ssize_t, loads=Loads, at=cython.Py_ssize_t
-    )
+    @cython.locals(tiers=list, start=cython.Py_ssize_t, loads=Loads, at=cython.Py_ssize_t)
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
+    @cython.locals(loads=Loads, pool=Pool)
+    cpdef bint full(self, Group group, tuple tried, object exchange) except -1
+    @cython.locals(pool=Pool)
+    cpdef str unmet(self, Group group, object exchange)
+    cpdef bytes _said(self, object exchange)
+    @cython.locals(said=bytes, model=str, fits=dict, key=tuple, fit=Fit)
+    cpdef Fit _known(self, Group group, object exchange)
 
 cpdef long long context_of(Engine engine, str model) except -1
 cpdef bint is_cold(Engine engine, str model) except -1

@@ -13,4 +13,4 @@ cdef class Chosen(Strategy):
 
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
     @cython.locals(asked=bytes, strategy=Strategy)
-    cpdef Strategy _of(self, object exchange)
+    cpdef Strategy chosen(self, object exchange)
