@@ -227,6 +227,8 @@ def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
     told = any(name == "name" for name, _ in found)
     if engine.name and not told and not (engine.name.strip() and _is_name(engine.name)):
         found.append(("name", f"must be text of {MAX_NAME_BYTES} bytes at most, without control characters"))
+    elif engine.name and not {".", ".."}.isdisjoint(engine.name.split("/")):
+        found.append(("name", "has . or .. where a path has its parts: /admin/engines/NAME could not be asked for"))
     if 0 < engine.max_connections < engine.warm_connections:
         found.append(("warm_connections", "is more than max_connections"))
     if engine.ranks and engine.kind not in RANKED_KINDS:

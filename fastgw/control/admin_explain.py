@@ -1,6 +1,7 @@
 """``GET /admin/explain?model=``: which engine a request would get now, and why.
 
-Owns: what may be said of that request (:class:`Asked`), and its bounds. Must never: change anything by being asked, or show a key.
+Owns: what may be said of that request (:class:`Asked`), and its bounds. Must never: change anything by being asked, or
+show a key.
 """
 
 from __future__ import annotations

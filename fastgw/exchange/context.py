@@ -110,8 +110,8 @@ class Strategy:
         return False
 
     def unmet(self, group: Group, exchange: Any) -> str:
-        """What ``exchange`` needs that no engine of ``group`` has, whoever is well, in a sentence for its client; "" = nothing. It
-        is asked where :meth:`pick` has found nobody: waiting would not help."""
+        """What ``exchange`` needs that no engine of ``group`` has, whoever is well, in a sentence for its client; "" = nothing.
+        It is asked where :meth:`pick` has found nobody: waiting would not help."""
         return ""
 
     def explain(self, group: Group, tried: tuple[Pool, ...], exchange: Any) -> list[Standing]:

@@ -26,6 +26,7 @@ from fastgw.protocol.headers import handshake_lines
 from fastgw.protocol.openai import check_model, models_list
 from fastgw.protocol.query import parameter
 from fastgw.protocol.websocket import new_key
+from fastgw.upstream.models import MAX_NAME_CHARS
 from fastgw.upstream.table import UpstreamTable
 
 FRESH_S: Final = 1.0
@@ -51,7 +52,9 @@ class _Catalogue:
         self._flows: set[str] = table.deployed.flows if table.deployed is not None else set()
         self._others: dict[str, Owners] = {}
         self._served = served
-        self.most_bytes = 12 * max(map(len, (*self.owners, *table.models)), default=0)  # four bytes of UTF-8, as `%f0` each
+        # Of the longest name, also of one that is listed for some: four bytes of UTF-8, as `%f0` each.
+        self.most_bytes = 12 * max(map(len, (*self.owners, *table.models)), default=0)
+        self.most_bytes = max(self.most_bytes, 12 * MAX_NAME_CHARS)
         self._created = created
         self._pages: dict[tuple[frozenset[str] | None, str], bytes] = {}
 
@@ -71,12 +74,58 @@ class _Catalogue:
         key = allowed, flow if flow in self._flows else ""
         page = self._pages.get(key)
         if page is None:
-            owners = self.seen_by(flow)
-            names = owners if allowed is None else sorted(allowed & owners.keys(), key=lambda name: owners[name][0])
+            owners = self.seen_by(flow) if allowed is None else self._usable(allowed, flow)
             if len(self._pages) >= MOST_PAGES:
                 del self._pages[next(iter(self._pages))]
-            page = self._pages[key] = models_list([(name, owners[name][1], self._created) for name in names])
+            page = self._pages[key] = models_list([(name, owner, self._created) for name, (_, owner) in owners.items()])
         return page
+
+    def owner(self, name: str, allowed: frozenset[str] | None, flow: str) -> str | None:
+        """Whose the model ``name`` of that page is; None = it is not there."""
+        owners = self.seen_by(flow)
+        found = owners.get(name)
+        if allowed is not None and name in allowed:
+            found = found or self._other(name, flow)
+        elif allowed is not None and not self._stands_for(name, allowed, owners):
+            found = None
+        return found[1] if found is not None else None
+
+    def _usable(self, allowed: frozenset[str], flow: str) -> Owners:
+        """What a key that names ``allowed`` may use of all that is seen, also by what that stands for; and those of its names
+        that are not seen because they are an engine's further names for its models."""
+        owners = self.seen_by(flow)
+        deployed = self.table.deployed
+        names = set(allowed & owners.keys())
+        if deployed is not None:
+            further = [name for name in (*deployed.aliases, *deployed.classes) if name in owners]
+            names |= {name for name in further if self._stands_for(name, allowed, owners)}
+        found = {name: owners[name] for name in sorted(names, key=lambda name: owners[name][0])}
+        for name in sorted(allowed - owners.keys()):
+            other = self._other(name, flow)
+            if other is not None:
+                found[name] = other
+        return found
+
+    def _stands_for(self, name: str, allowed: frozenset[str], owners: Owners) -> bool:
+        """Whether a key may use the name by a model for which it stands."""
+        deployed = self.table.deployed
+        if deployed is None:
+            return False
+        route = deployed.classes.get(name)
+        if route is not None:
+            return any(model in allowed and model in owners for model in route.models)
+        return deployed.aliases.get(name) in allowed
+
+    def _other(self, name: str, flow: str) -> tuple[int, str] | None:
+        """As it would be listed, where an engine has it as a further name for a model."""
+        deployed = self.table.deployed
+        if deployed is None:
+            group = self.table.known(name)
+        else:
+            from fastgw.upstream.deployments import Asker  # (most gateways have none)
+
+            group = deployed.known(name, Asker(flow))
+        return (-1, group.pools[0].engine.kind.owner) if group is not None else None
 
 
 def _owners(table: UpstreamTable, served: str, flow: str) -> Owners:
@@ -182,24 +231,31 @@ class LocalEndpoints:
         self._json(exchange, 200, self._catalogue().page(allowed, flow))
 
     def models(self, exchange: Exchange) -> None:
-        if self._core.table.models or self._core.config.served_model_name or not self._core.table.pools:
-            self._models(exchange)
-            return
-        # Nothing learned yet (just started): ask first.
-        self._later(exchange, self._models)
+        self._when_learned(exchange, self._models)
 
     def model(self, exchange: Exchange) -> None:
+        self._when_learned(exchange, self._model)
+
+    def _when_learned(self, exchange: Exchange, answer: Callable[[Exchange], None]) -> None:
+        if self._core.table.models or self._core.config.served_model_name or not self._core.table.pools:
+            answer(exchange)
+            return
+        # Nothing learned yet (just started): ask first.
+        self._later(exchange, answer)
+
+    def _model(self, exchange: Exchange) -> None:
         account = exchange.account
-        owners = self._catalogue().seen_by(account.flow if account is not None else "")
+        allowed, flow = (account.models, account.flow) if account is not None else (None, "")
+        catalogue = self._catalogue()
         quoted = exchange.head.path[len(b"/v1/models/") :]
         # (A name has no more bytes than this in its longest spelling, and escapes are dear to read.)
         from urllib.parse import unquote
 
-        name = unquote(quoted.decode("utf-8", "replace")) if len(quoted) <= self._listed.most_bytes else ""
-        allowed = account.models if account is not None else None
-        if name not in owners or (allowed is not None and name not in allowed):
-            raise GatewayError("model_not_found", param="model")
-        _, owner = owners[name]
+        name = unquote(quoted.decode("utf-8", "replace")) if len(quoted) <= catalogue.most_bytes else ""
+        owner = catalogue.owner(name, allowed, flow)
+        if owner is None:
+            exchange.fail(GatewayError("model_not_found", param="model"))
+            return
         self._json(exchange, 200, {"id": name, "object": "model", "created": self._created, "owned_by": owner})
 
     # --- usage

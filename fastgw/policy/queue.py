@@ -336,7 +336,7 @@ class Queue(Filter):
         assert account is not None
         place = Place(self, exchange, lane)
         if exchange.tries.pools or lane.room(()):
-            # It may not go where the others of its lane may (it has been there, or needs what not all have): it waits beside them.
+            # It may not go where the others of its lane may, has been there or needs what not all have: it waits beside them.
             self._all.beside_lane(place, account)
         else:
             self._all.in_lane(place, account)

@@ -28,7 +28,7 @@ from fastgw.protocol.openai import parse_models
 from fastgw.stats import EventLog
 from fastgw.upstream.asked import get, post
 from fastgw.upstream.chronicle import Chronicle
-from fastgw.upstream.kinds.registry import ASKED, is_told, known_by
+from fastgw.upstream.kinds.registry import ASKED, is_of, is_told, known_by
 from fastgw.upstream.models import Facts, in_list, trained_for
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
@@ -336,10 +336,9 @@ class Health:
     async def _find_out(self, pool: Pool) -> None:
         """Ask it for what only one kind has, one after the other: a few lines in the log of one that is none of these, once."""
         for kind in ASKED:
-            path, mark = kind.asked
             with suppress(FetchError):
-                status, body = await _get(pool, path, self._config.health_timeout_s)
-                if status == 200 and mark in body:
+                status, body = await _get(pool, kind.asked[0], self._config.health_timeout_s)
+                if status == 200 and is_of(kind, body):
                     pool.engine.become(kind)
                     return
 

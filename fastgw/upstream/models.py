@@ -49,6 +49,7 @@ class _Item(msgspec.Struct):
     aliases: Any = None
     state: Any = None
     status: Any = None
+    owned_by: Any = None
     meta: Any = None
 
 
@@ -138,6 +139,18 @@ def in_list(body: bytes, names: Iterable[str]) -> Facts:
             tuple([one for one in dict.fromkeys(others) if one and one != name][:MOST_ALIASES]),
         )
     return found
+
+
+def owners_in(body: bytes) -> list[str]:
+    """Whose models an engine's list says that it has (``owned_by``), each once."""
+    return list(dict.fromkeys(item.owned_by for item in _items(body) if isinstance(item.owned_by, str)))
+
+
+def has_member(body: bytes, name: str) -> bool:
+    """Whether what an engine says is an object with that member, or one that lists (``data``) such objects."""
+    said = _document(body)
+    listed = said.get("data")
+    return name in said or (isinstance(listed, list) and any(isinstance(one, dict) and name in one for one in listed))
 
 
 def by_props(body: bytes, facts: Facts) -> Facts:

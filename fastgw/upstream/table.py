@@ -160,6 +160,10 @@ class UpstreamTable:
         """All there are."""
         return set(self._groups.values())
 
+    def known(self, model: str) -> Group | None:
+        """The engines that are known to serve ``model`` for everybody, by any of its names."""
+        return self._by_model.get(model)
+
     def group(self, model: str) -> Group | None:
         """The engines that may serve ``model``, well or not, for whoever asks; None = nobody would, or it depends on who asks
         (``deployed``)."""

@@ -16,5 +16,6 @@ cdef class UpstreamTable:
     cdef public tuple pools
     cdef public long long version
 
+    cpdef Group known(self, str model)
     @cython.locals(found=Group)
     cpdef Group group(self, str model)

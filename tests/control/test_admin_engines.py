@@ -87,6 +87,8 @@ def test_what_may_be_set_is_what_the_file_takes() -> None:
         ({"url": "http://x", "models": ["a\x1b[2J"]}, "models: holds a name with control characters, or of more than 200"),
         ({"url": "http://x", "models": ["x" * 201]}, "models: holds a name with control characters, or of more than 200"),
         ({"url": "http://x", "name": "x" * 201}, "name: must be text of 200 bytes at most, without control characters"),
+        ({"url": "http://x", "name": ".."}, "name: has . or .. where a path has its parts"),
+        ({"url": "http://x", "name": "gpu/./1"}, "name: has . or .. where a path has its parts"),
         ({"url": "http://x", "name": "  "}, "name: must be text of 200 bytes at most, without control characters"),
         ({"url": "http://x", "name": "a\u0000b"}, "name: holds a control character"),
         ({"url": "http://x", "name": "a\u0085b"}, "name: must be text of 200 bytes at most, without control characters"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastgw import RouteConfig
 from fastgw.policy.deployments import MODEL_FIELD, told
@@ -132,6 +135,30 @@ class TestTenants:
                 assert sorted(listed(answer.body)) == models
             assert row.ask(request("GET", "/v1/models/own", key=key_of("acme"))).status == 200
             assert row.ask(request("GET", "/v1/models/own", key=key_of("other"))).status == 404
+
+    NAMES: ClassVar[list[str]] = ["m", "s", "own", "gpt", "class:any", "m-latest", "own-latest", "nobody's", "s-latest"]
+
+    @pytest.mark.parametrize("tenant", ["acme", "other"])
+    @given(allowed=st.sets(st.sampled_from(NAMES)))
+    def test_the_list_its_rows_and_what_is_answered_agree(self, tenant: str, allowed: set[str]) -> None:
+        """Whatever a key may use, and by which names."""
+        engines = {"shared": {"kind": "vllm"}, "theirs": {"tenant": "acme"}}
+        routes = [RouteConfig(model="m", aliases=["gpt"]), RouteConfig(model="class:any", models=["own", "s"])]
+        with deployed(engines, *routes, keys=(tenant_key(tenant, *sorted(allowed)),)) as row:
+            for name, models in (("shared", ("m", "s")), ("theirs", ("m", "own"))):
+                engine = row.engines[name].engine
+                engine.discovered_models = models
+                engine.facts = {model: ModelFacts(model, aliases=(f"{model}-latest",)) for model in models}
+            row.learn()
+            page = listed(row.ask(request("GET", "/v1/models", key=key_of(tenant))).body)
+            rows = {
+                name: row.ask(request("GET", f"/v1/models/{quote(name, safe='')}", key=key_of(tenant))).status
+                for name in self.NAMES
+            }
+            assert rows == {name: 200 if name in page else 404 for name in self.NAMES}
+            assert len(page) == len(set(page))
+            assert {row.ask(chat(name, key=key_of(tenant))).status for name in page} <= {200}
+            assert allowed - set(page) <= {"nobody's", "own", "own-latest", "class:any"}
 
     def test_an_engine_that_judges_names_itself_is_nobody_else_s_either(self) -> None:
         engines = {"shared": {"models": ("s",)}, "theirs": {"tenant": "acme"}}

@@ -12,7 +12,7 @@ from fastgw import EngineConfig
 from fastgw.config.entries import ENGINE_FIELDS
 from fastgw.config.names import ENGINE_KINDS, EngineKind
 from fastgw.upstream.kinds.kind import ANY, Kind
-from fastgw.upstream.kinds.registry import KINDS, kind_of, known_by
+from fastgw.upstream.kinds.registry import KINDS, is_of, kind_of, known_by
 from fastgw.upstream.target import Engine
 
 ROOT = Path(__file__).parents[2]
@@ -65,12 +65,27 @@ def test_each_kind_can_be_asked(kind: object) -> None:
         ("auto", b'{"data":[{"id":"m","owned_by":"llamacpp"}]}', "llamacpp"),
         ("auto", b'{"data":[{"id":"m","owned_by":"sglang"}]}', "sglang"),
         ("auto", b'{"data":[{"id":"m","owned_by":"me"}]}', "auto"),
+        ("auto", b'{ "data" : [ { "id" : "m", "owned_by" : "sglang" } ] }', "sglang"),
+        ("auto", b'{"data":[{"owned_by":"vllm","id":"a"},\n {"owned_by":\t"vllm"},{"id":"c","owned_by":"me"}]}', "vllm"),
+        ("auto", b'{"data":[{"id":"a","owned_by":"vllm"},{"id":"b","owned_by":"sglang"}]}', "auto"),  # a gateway's
+        ("auto", b'{"data":[{"id":"x\\"owned_by\\":\\"vllm\\"","owned_by":7}],"note":{"owned_by":"vllm"}}', "auto"),
         ("auto", b"nonsense", "auto"),
         ("openai", b'{"data":[{"id":"m","owned_by":"vllm"}]}', "openai"),  # what the operator has said stays
     ],
 )
 def test_an_engine_that_nobody_has_named_is_known_by_its_own_list(given: EngineKind, models: bytes, told: EngineKind) -> None:
     assert known_by(kind_of(given), models) is kind_of(told)
+
+
+@pytest.mark.parametrize(("name", "answer"), [
+    ("llamacpp", b'{ "default_generation_settings" : {}, "total_slots" : 4 }'),
+    ("tgi", b'{"model_id":"m",\n"max_total_tokens": 4096}'),
+    ("ollama", b'{ "version": "0.12.3" }'), ("sglang", b'{"model_path" : "m"}'),
+    ("lmstudio", b'{ "data": [ { "id": "m", "max_context_length" : 4096 } ] }'),
+])  # fmt: skip
+def test_a_path_of_its_own_tells_a_kind_however_it_is_written(name: EngineKind, answer: bytes) -> None:
+    assert [kind.name for kind in KINDS if kind.asked[0] and is_of(kind, answer)] == [name]
+    assert not is_of(kind_of(name), b'["%b"]' % answer.replace(b'"', b'\\"').replace(b"\n", b"")), "a text that says so is none"
 
 
 @pytest.mark.parametrize(("said", "cancels"), [(None, True), (True, True), (False, False)])
@@ -85,7 +100,7 @@ ANSWER = {True: "yes", False: "no"}
 
 
 def told_by(kind: Kind) -> str:
-    found = [*(["its models"] if kind.owner_mark else []), *([f"`{kind.asked[0].decode()}`"] if kind.asked[0] else [])]
+    found = [*(["its models"] if kind.owned_by else []), *([f"`{kind.asked[0].decode()}`"] if kind.asked[0] else [])]
     return ", ".join(found) or "no"
 
 

@@ -118,7 +118,7 @@ TOLD: dict[EngineKind, dict[str, tuple[int, str, bool | None, tuple[str, ...]]]]
 }
 
 
-@pytest.mark.parametrize("kind", [kind.name for kind in KINDS if kind.owner_mark or kind.asked[0]])
+@pytest.mark.parametrize("kind", [kind.name for kind in KINDS if kind.owned_by or kind.asked[0]])
 async def test_a_gateway_finds_out_what_an_engine_is_and_what_its_models_are(kind: EngineKind) -> None:
     async with Simulator(SimConfig(plays=kind, models=("m", "m:lora"))) as sim, running([sim.url], model_refresh_s=0.05) as gw:
         (pool,) = gw.gateway.fleet.pools

@@ -50,6 +50,24 @@ async def test_what_is_said_of_an_engine(
     assert (well, says in told) == (good, True), told
 
 
+@pytest.mark.parametrize(("paths", "given", "says"), [
+    ({b"/api/tags": 200, b"/v1/models": 200}, {}, H1),  # Ollama, of which nobody has said so
+    ({b"/api/tags": 200}, {"kind": "ollama"}, H1),
+    ({b"/health": 501, b"/v1/models": 200}, {}, H1),
+    ({b"/up": 204}, {"health_path": "/up"}, "answers 204 in HTTP/1.1"),
+    ({b"/health": 503, b"/v1/models": 200}, {}, "answers 503 in HTTP/1.1 at /health: it is not well, or"),
+    ({b"/nothing": 200}, {}, "answers 404 in HTTP/1.1 at /api/tags: it is not well, or health_path has to say where else"),
+], ids=str)  # fmt: skip
+async def test_an_engine_is_asked_as_its_health_is(paths: dict[bytes, int], given: dict[str, Any], says: str) -> None:
+    async def play(conn: ScriptedConnection) -> None:
+        asked = await conn.read_request()
+        await conn.send(b"HTTP/1.1 %d X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % paths.get(asked.target, 404))
+
+    async with ScriptedEngine(play) as engine:
+        ((well, told),) = await tried([EngineConfig(url=engine.url, **given)], 2.0)
+    assert (well, told.startswith(says)) == (True, True), told
+
+
 @pytest.mark.parametrize(("protocol", "says"), [("auto", "speaks TLS (https://"), ("h2", "but TLS (https://")])
 async def test_one_that_speaks_tls_where_none_is_meant(protocol: Any, says: str) -> None:
     def alert(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

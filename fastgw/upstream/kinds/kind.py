@@ -20,10 +20,11 @@ class Kind:
     """One kind of engine.
 
     ``probe_paths``: in which order its health is asked for; the first that answers 2xx is kept. ``models_path``: where its list
-    of models is, and ``owner_mark`` what there tells an engine of kind ``auto`` to be of this one (empty = nothing does).
-    ``asked`` is a path that no other kind has, and what the answer holds there: an engine whose list does not tell is asked so,
-    once (empty = nothing does). ``more``: a path where it says more of its models, and who reads that (empty, None = there is
-    none); ``show_path``: where one model at a time is asked for, by POST.
+    of models is, and ``owned_by`` whose it says there that they are: that tells an engine of kind ``auto`` to be of this one
+    ("" = nothing does). ``asked`` is a path that no other kind has, and a member that the answer has there, itself or in what
+    it lists: an engine whose list does not tell is asked so, once (empty = nothing does). ``more``: a path where it says more
+    of its models, and who reads that (empty, None = there is none); ``show_path``: where one model at a time is asked for, by
+    POST.
 
     ``gauges``: what its ``/metrics`` calls its load, None = not known, which the page itself may tell. ``owner``: whose models
     these are in the gateway's own list.
@@ -51,8 +52,8 @@ class Kind:
         "models_path",
         "more",
         "name",
+        "owned_by",
         "owner",
-        "owner_mark",
         "probe_paths",
         "rank_header",
         "refuses_max_tokens",
@@ -65,8 +66,8 @@ class Kind:
         *,
         probe_paths: tuple[bytes, ...] = (b"/health", b"/healthz", b"/v1/models"),
         models_path: bytes = b"/v1/models",
-        owner_mark: bytes = b"",
-        asked: tuple[bytes, bytes] = (b"", b""),
+        owned_by: str = "",
+        asked: tuple[bytes, str] = (b"", ""),
         more: tuple[bytes, Reader | None] = (b"", None),
         show_path: bytes = b"",
         gauges: Names | None = None,
@@ -84,7 +85,7 @@ class Kind:
         self.name = name
         self.probe_paths = probe_paths
         self.models_path = models_path
-        self.owner_mark = owner_mark
+        self.owned_by = owned_by
         self.asked = asked
         self.more = more
         self.show_path = show_path

@@ -15,8 +15,8 @@ from fastgw.upstream.models import by_props
 
 KIND: Final = Kind(
     "llamacpp",
-    owner_mark=b'"owned_by":"llamacpp"',
-    asked=(b"/props", b'"total_slots"'),
+    owned_by="llamacpp",
+    asked=(b"/props", "total_slots"),
     more=(b"/props", by_props),
     gauges=Names(
         b"llamacpp:",

@@ -11,8 +11,8 @@ from fastgw.upstream.models import by_state
 KIND: Final = Kind(
     "lmstudio",
     probe_paths=(b"/v1/models",),
-    owner_mark=b'"owned_by":"organization_owner"',
-    asked=(b"/api/v0/models", b'"max_context_length"'),
+    owned_by="organization_owner",
+    asked=(b"/api/v0/models", "max_context_length"),
     more=(b"/api/v0/models", by_state),
     h2c=False,
 )

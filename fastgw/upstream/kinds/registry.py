@@ -8,6 +8,7 @@ from fastgw.config.names import ENGINE_KINDS, EngineKind
 from fastgw.protocol.gauges import Names
 from fastgw.upstream.kinds import auto, llamacpp, lmstudio, ollama, openai, sglang, tgi, vllm
 from fastgw.upstream.kinds.kind import Kind
+from fastgw.upstream.models import has_member, owners_in
 
 
 def kind_of(name: EngineKind) -> Kind:
@@ -35,7 +36,7 @@ def kind_of(name: EngineKind) -> Kind:
 
 KINDS: Final[tuple[Kind, ...]] = tuple(kind_of(name) for name in ENGINE_KINDS)
 GAUGES: Final[tuple[Names, ...]] = tuple(kind.gauges for kind in KINDS if kind.gauges is not None)
-_MARKED: Final = tuple(kind for kind in KINDS if kind.owner_mark)
+_BY_OWNER: Final = {kind.owned_by: kind for kind in KINDS if kind.owned_by}
 ASKED: Final = tuple(kind for kind in KINDS if kind.asked[0])
 """Those that a path of their own tells, in the order in which they are asked for."""
 
@@ -55,10 +56,17 @@ def kind_called(word: str) -> EngineKind:
 
 
 def known_by(kind: Kind, models: bytes) -> Kind:
-    """What an engine of ``kind`` is by its own list of models: one that nobody has named may be told by it."""
+    """What an engine of ``kind`` is by its own list of models: one that nobody has named may be told by it, unless the list has
+    models of several kinds (a gateway's may)."""
     if kind is not auto.KIND:
         return kind
-    return next((one for one in _MARKED if one.owner_mark in models), kind)
+    found = [_BY_OWNER[owner] for owner in owners_in(models) if owner in _BY_OWNER]
+    return found[0] if len(found) == 1 else kind
+
+
+def is_of(kind: Kind, answer: bytes) -> bool:
+    """Whether what an engine has answered at the path of ``kind.asked`` tells it to be of that kind."""
+    return has_member(answer, kind.asked[1])
 
 
 def is_told(kind: Kind) -> bool:

@@ -9,8 +9,8 @@ from fastgw.upstream.kinds.kind import Kind
 
 KIND: Final = Kind(
     "sglang",
-    owner_mark=b'"owned_by":"sglang"',
-    asked=(b"/get_server_info", b'"model_path"'),
+    owned_by="sglang",
+    asked=(b"/get_server_info", "model_path"),
     gauges=Names(b"sglang:", b"sglang:num_running_reqs", b"sglang:num_queue_reqs", (b"sglang:token_usage",)),
     knows_completion_tokens=True,
     rank_header=b"X-data-parallel-rank",

@@ -10,7 +10,7 @@ from fastgw.upstream.models import by_info
 
 KIND: Final = Kind(
     "tgi",
-    asked=(b"/info", b'"max_total_tokens"'),
+    asked=(b"/info", "max_total_tokens"),
     more=(b"/info", by_info),
     gauges=Names(b"tgi_", b"tgi_batch_current_size", b"tgi_queue_size", ()),
     h2c=False,

@@ -9,7 +9,7 @@ from fastgw.upstream.kinds.kind import Kind
 
 KIND: Final = Kind(
     "vllm",
-    owner_mark=b'"owned_by":"vllm"',
+    owned_by="vllm",
     gauges=Names(
         b"vllm:",
         b"vllm:num_requests_running",

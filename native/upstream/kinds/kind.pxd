@@ -2,8 +2,8 @@ cimport cython
 
 @cython.final
 cdef class Kind:
-    cdef public str name, owner
-    cdef public bytes models_path, owner_mark, rank_header, show_path
+    cdef public str name, owned_by, owner
+    cdef public bytes models_path, rank_header, show_path
     cdef public tuple asked, more, probe_paths
     cdef public object gauges
     cdef public Py_ssize_t max_idle
