@@ -22,7 +22,7 @@ from fastgw.net.poller import READ, Polled, Reactor
 from fastgw.net.shortage import LACKING, Shortage
 from fastgw.stats import EventLog, Stats
 
-ACCEPT_BATCH: Final = 64  # then the loop gets its turn
+ACCEPT_BATCH: Final = 64  # at most; then the loop gets its turn
 PAUSE_S: Final = 0.1
 
 Accepted = Callable[[int, str], None]
@@ -88,17 +88,19 @@ def _clear_stale(path: str) -> None:
 class _Door(Polled):
     """One listening socket, as the poller knows it."""
 
-    __slots__ = ("_listener", "sock")
+    __slots__ = ("_listener", "batch", "filled_in", "sock")
 
     def __init__(self, sock: socket.socket, listener: Listener) -> None:
         super().__init__()
         self.fd = sock.fileno()
         self.sock = sock
         self._listener = listener
+        self.batch = 1  # how many were asked for last,
+        self.filled_in = -1  # and the poller's last turn in which as many came
 
     def _readable(self) -> None:
         listener = self._listener
-        listener.accept(self.sock)
+        listener.accept(self)
 
     def _unwatched(self, code: int) -> None:
         listener = self._listener
@@ -200,11 +202,14 @@ class Listener:
         for door in self._doors:
             self._poller.watch(door, READ)
 
-    def accept(self, sock: socket.socket) -> None:
-        """Take who waits at ``sock``."""
-        for _ in range(ACCEPT_BATCH):
+    def accept(self, door: _Door) -> None:
+        """Take who waits there: one, and twice as many as before where the next look still finds somebody. (To ask in vain is
+        as dear as several looks: the kernel makes a file for the socket before it knows that there is none.)"""
+        turn = self._poller.turn
+        door.batch = min(2 * door.batch, ACCEPT_BATCH) if door.filled_in == turn - 1 else 1
+        for _ in range(door.batch):
             try:
-                found = accept(sock)
+                found = accept(door.sock)
             except OSError as error:
                 if error.errno in LACKING:
                     self._shortage.met(error.errno or 0, "a client's connection")
@@ -217,6 +222,7 @@ class Listener:
                 self._refuse(fd, ip)
             else:
                 self._accepted(fd, ip)
+        door.filled_in = turn
 
     def _admit(self, ip: str) -> bool:
         if not self._max_per_ip or ip == "unix" or self._exempt(ip):

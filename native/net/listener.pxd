@@ -4,11 +4,13 @@ from fastgw.net.descriptors cimport accept
 from fastgw.net.poller cimport Polled, Poller
 from fastgw.stats cimport Stats
 
-cdef int READ
+cdef int ACCEPT_BATCH, READ
 
 @cython.final
 cdef class _Door(Polled):
     cdef Listener _listener
+    cdef int batch
+    cdef long long filled_in
     cdef public object sock
 
 @cython.final
@@ -20,8 +22,8 @@ cdef class Listener:
     cdef Poller _poller
     cdef Stats _stats
 
-    @cython.locals(fd=cython.int, ip=str, found=tuple)
-    cpdef accept(self, object sock)
+    @cython.locals(fd=cython.int, ip=str, found=tuple, turn=cython.longlong)
+    cdef accept(self, _Door door)
     @cython.locals(count=cython.Py_ssize_t, key=str)
     cpdef bint _admit(self, str ip) except -1
     cdef _refuse(self, int fd, str ip)

@@ -1,11 +1,16 @@
-"""How many connections one address may have."""
+"""How many connections one address may have, and how they are taken."""
 
 from __future__ import annotations
+
+import os
+import socket
 
 import pytest
 
 import fastgw.doors
 from fastgw.net.listener import Listener
+from fastgw.stats import NullLog, Stats
+from tests.net.talk import reacting, turns, until
 from tests.support.client import RawClient, request
 from tests.support.gateway import Running, running
 
@@ -62,3 +67,42 @@ async def test_over_the_default_a_connection_is_told_so(monkeypatch: pytest.Monk
             assert (await late.ask(request("GET", "/healthz"))).status == 200
         for client in clients:
             client.close()
+
+
+class Asked(socket.socket):
+    """Counts how often it is asked for a connection, by either twin."""
+
+    times = 0
+
+    def fileno(self) -> int:
+        self.times += 1
+        return super().fileno()
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.times += 1
+        return super().accept()
+
+
+async def test_one_who_comes_alone_is_asked_for_once_and_a_crowd_is_taken_in_a_few_looks() -> None:
+    taken: list[int] = []
+    async with reacting() as reactor:
+        with Asked() as door:
+            door.bind(("127.0.0.1", 0))
+            door.listen(128)
+            door.setblocking(False)
+            listener = Listener(
+                reactor, [door], lambda fd, ip: taken.append(fd), Stats(), NullLog(), max_connections=1000, max_per_ip=0,
+                exempt=lambda ip: True, refusal=lambda ip: b"",
+            )  # fmt: skip
+            for crowd, most_times, most_looks in ((1, 1, 1), (100, 101, 7)):
+                there, times, turn = len(taken), door.times, reactor.poller.turn
+                clients = [socket.create_connection(door.getsockname()) for _ in range(crowd)]
+                await until(lambda all_of_them=there + crowd: len(taken) == all_of_them)
+                await turns()
+                assert crowd <= door.times - times <= most_times
+                assert reactor.poller.turn - turn <= most_looks
+                for client in clients:
+                    client.close()
+            listener.close()
+    for fd in taken:
+        os.close(fd)
