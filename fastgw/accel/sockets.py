@@ -19,6 +19,9 @@ _NONE: Final = bytes(4)  # an int that is 0
 recv = os.read
 # ``send(fd, data)``: how many bytes the kernel took.
 send = os.write
+# ``send_last(fd, data)``: the same, for what our end follows at once (``finish``, ``close``): it may wait for that, and leave
+# in one packet with it, which wakes the peer once.
+send_last = os.write
 
 
 def send_from(fd: int, data: bytes, start: int) -> int:

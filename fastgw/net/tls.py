@@ -111,8 +111,7 @@ class TlsWire(ShakingWire):
 
     def _opened(self) -> bytes:
         """What the whole records in the buffer hold."""
-        tls, incoming, outgoing = self._tls, self._incoming, self._outgoing
-        assert tls is not None
+        inner, incoming, outgoing = self._inner, self._incoming, self._outgoing
         assert incoming is not None
         assert outgoing is not None
         first = b""
@@ -120,7 +119,7 @@ class TlsWire(ShakingWire):
         while True:
             piece = b""
             try:
-                piece = tls.read(RECORD_BYTES)
+                piece = inner.read(RECORD_BYTES)
             except ssl.SSLWantReadError:
                 break
             except ssl.SSLZeroReturnError:
@@ -147,7 +146,8 @@ class TlsWire(ShakingWire):
                 self._ended = CUT
         if self._first and first:
             self._first = False
-            if not self._accepts:
+            tls = self._tls
+            if tls is not None and not self._accepts:
                 self._end.spoken(tls)
         return first if more is None else b"".join(more)
 
@@ -191,8 +191,8 @@ class TlsWire(ShakingWire):
     def write(self, data: bytes) -> int:
         if self.queued_bytes:
             return self._put_behind(data)
-        tls, outgoing = self._tls, self._outgoing
-        if self.closed or tls is None or outgoing is None:
+        inner, outgoing = self._inner, self._outgoing
+        if self.closed or outgoing is None:
             return DEAD
         size = len(data)
         if size > RECORD_BYTES:
@@ -200,7 +200,7 @@ class TlsWire(ShakingWire):
         if not size:
             return SENT
         try:
-            tls.write(data)
+            inner.write(data)
         except OSError:
             return DEAD
         return self._deliver(outgoing.read())
@@ -211,11 +211,11 @@ class TlsWire(ShakingWire):
             return self._put_behind(keep(body, start))
         if len(head) + len(body) - start <= RECORD_BYTES:
             return self.write(head + body[start:])
-        tls = self._tls
-        if self.closed or tls is None:
+        inner = self._inner
+        if self.closed or inner is None:
             return DEAD
         try:
-            tls.write(head)  # its record goes out with the first of the body
+            inner.write(head)  # its record goes out with the first of the body
         except OSError:
             return DEAD
         return self._write_long(body, start)
@@ -258,8 +258,7 @@ class TlsWire(ShakingWire):
 
     def _sealed(self, data: bytes, start: int) -> tuple[bytes, int]:
         """Records of some of ``data[start:]``, and where the rest of it begins."""
-        tls, outgoing = self._tls, self._outgoing
-        assert tls is not None
+        inner, outgoing = self._inner, self._outgoing
         assert outgoing is not None
         size = len(data)
         end = start + AHEAD_BYTES
@@ -271,7 +270,7 @@ class TlsWire(ShakingWire):
             to = start + RECORD_BYTES
             if to > end:
                 to = end
-            tls.write(view[start:to])
+            inner.write(view[start:to])
             # (One after another: the buffer stays as large as it has been once.)
             pieces.append(outgoing.read())
             start = to
@@ -350,9 +349,11 @@ class TlsWire(ShakingWire):
         """Send close_notify. Raises OSError where the socket is broken."""
         tls = self._tls
         if tls is not None and not self._shaking:
-            with contextlib.suppress(ssl.SSLError):  # (it wants the peer's own, which is nobody's to wait for)
+            try:  # noqa: SIM105 - ``suppress`` would be an object and three calls for each connection
                 tls.unwrap()
-            self._reply()
+            except ssl.SSLError:  # (it wants the peer's own, which is nobody's to wait for)
+                pass
+            self._reply(True)
 
     def _farewell(self, reset: bool) -> None:
         tls = self._tls
@@ -360,8 +361,10 @@ class TlsWire(ShakingWire):
             if not self._accepts:
                 self._end.spoken(tls)
             if not reset and not self.queued_bytes and not self._finishing and self._ended != CUT:
-                with contextlib.suppress(OSError):
+                try:
                     self._say_end()
-        self._tls = None
+                except OSError:
+                    self._ended = CUT
+        self._tls = self._inner = None
         self._incoming = self._outgoing = None
         self._plain = b""

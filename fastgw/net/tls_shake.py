@@ -13,9 +13,9 @@ import os
 import ssl
 from collections import deque
 from errno import EPROTO
-from typing import Final
+from typing import Any, Final
 
-from fastgw.accel.sockets import recv, send
+from fastgw.accel.sockets import recv, send, send_last
 from fastgw.net.descriptors import dial_error
 from fastgw.net.poller import READ, WRITE, Reactor
 from fastgw.net.tls_end import MAX_HANDSHAKE_BYTES, RECORD_BYTES, End
@@ -44,6 +44,7 @@ class ShakingWire(Wire):
         "_finishing",  # our side is closed as soon as the residue is gone
         "_first",  # nothing has been read since the handshake
         "_incoming",
+        "_inner",  # what ``_tls`` passes calls on to, by the same names
         "_outgoing",
         "_plain",  # opened, not told yet
         "_shaken_bytes",
@@ -63,6 +64,7 @@ class ShakingWire(Wire):
 
     def _begin_anew(self) -> None:
         self._tls: ssl.SSLObject | None = None
+        self._inner: Any = None
         self._incoming: ssl.MemoryBIO | None = None
         self._outgoing: ssl.MemoryBIO | None = None
         self._again = self._congested = self._finishing = self._shaking = False
@@ -81,8 +83,8 @@ class ShakingWire(Wire):
 
     def resumed(self) -> bool:
         """Whether the handshake went on from an earlier session."""
-        tls = self._tls
-        return tls is not None and bool(tls.session_reused)
+        inner = self._inner
+        return inner is not None and bool(inner.session_reused)
 
     # --- the handshake
     def accept(self) -> None:
@@ -97,7 +99,9 @@ class ShakingWire(Wire):
     def _open_session(self) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = self._end.session(self._incoming, self._outgoing)
+        self._tls = tls = self._end.session(self._incoming, self._outgoing)
+        # (Past ``SSLObject``, each of whose methods is a call of the interpreter's; by it, where there is none inside.)
+        self._inner = getattr(tls, "_sslobj", tls)
         self._shaking = True
 
     def _connected(self) -> None:
@@ -138,12 +142,11 @@ class ShakingWire(Wire):
         self._shake()
 
     def _shake(self) -> None:
-        tls = self._tls
-        assert tls is not None
+        inner = self._inner
         done = False
         failed: Exception | None = None
         try:
-            tls.do_handshake()
+            inner.do_handshake()
             done = True
         except ssl.SSLWantReadError:
             pass  # (An empty one: in the compiled twin any other notes down where it was met.)
@@ -164,14 +167,14 @@ class ShakingWire(Wire):
             self._failed("a TLS handshake that is too long")
 
     def _shaken(self) -> None:
-        tls = self._tls
+        tls, inner = self._tls, self._inner
         assert tls is not None
         assert self._incoming is not None
         self._shaking = False
         # (All that is to be known of the handshake: what is read next may end the connection.)
-        self.protocol = tls.selected_alpn_protocol() or ""
+        self.protocol = inner.selected_alpn_protocol() or ""
         if self._accepts:
-            self.version = (tls.version() or "").removeprefix("TLSv")
+            self.version = (inner.version() or "").removeprefix("TLSv")
             if self._end.asks:
                 self.certificate = tls.getpeercert(True) or b""
         if self._incoming.pending:
@@ -239,8 +242,9 @@ class ShakingWire(Wire):
             holder.on_congested()
         return QUEUED
 
-    def _reply(self) -> None:
-        """Send what TLS itself has to say. Raises OSError where the socket is broken, or the peer asks and does not read."""
+    def _reply(self, last: bool = False) -> None:
+        """Send what TLS itself has to say; ``last``: our end follows at once. Raises OSError where the socket is broken, or the
+        peer asks and does not read."""
         outgoing = self._outgoing
         assert outgoing is not None
         cipher = outgoing.read()
@@ -248,8 +252,10 @@ class ShakingWire(Wire):
             return
         sent = 0
         if not self.queued_bytes:
-            with contextlib.suppress(BlockingIOError, InterruptedError):
-                sent = send(self.fd, cipher)
+            try:
+                sent = send_last(self.fd, cipher) if last else send(self.fd, cipher)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
             if sent == len(cipher):
                 return
         left = self._cipher[self._cipher_sent :] + cipher[sent:]

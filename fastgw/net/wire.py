@@ -16,7 +16,6 @@ What puts something between the bytes and the socket is another class, with a ``
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections import deque
@@ -297,11 +296,13 @@ class Wire(Polled):
         fd = self.fd
         if fd >= 0:
             self.fd = -1
-            with contextlib.suppress(OSError):
+            try:
                 if reset:
                     abort(fd)
                 else:
                     close(fd)
+            except OSError:  # (``suppress`` would be an object and three calls for each connection)
+                pass
 
     def _farewell(self, reset: bool) -> None:
         """The last that can be said, before the descriptor is given back."""

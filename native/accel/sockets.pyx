@@ -36,6 +36,9 @@ cdef extern from *:
     #include <linux/sockios.h>
     #endif
 
+    #ifndef MSG_MORE
+    #define MSG_MORE 0
+    #endif
     #ifndef MSG_NOSIGNAL
     #define MSG_NOSIGNAL 0  /* the interpreter ignores SIGPIPE anyway */
     #endif
@@ -100,6 +103,7 @@ cdef extern from *:
     PyObject *new_buffer "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t size) except NULL
     void let_go "Py_DECREF"(PyObject *data)
     int MSG_DONTWAIT
+    int MSG_MORE
     int MSG_NOSIGNAL
     unsigned long FIONREAD
     unsigned long TIOCOUTQ
@@ -170,12 +174,21 @@ cdef Py_ssize_t receive(int fd, char *into, Py_ssize_t size) except -1:
 
 cpdef Py_ssize_t send(int fd, bytes data) except -1:
     """How many bytes the kernel took."""
+    return say(fd, data, MSG_NOSIGNAL | MSG_DONTWAIT)
+
+
+cpdef Py_ssize_t send_last(int fd, bytes data) except -1:
+    """The same, for what our end follows at once: it leaves with that."""
+    return say(fd, data, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_MORE)
+
+
+cdef inline Py_ssize_t say(int fd, bytes data, int flags) except -1:
     global n_sends
     cdef ssize_t size
     if data is None:
         raise TypeError("a bytes-like object is required, not 'NoneType'")
     while True:
-        size = c_send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT)
+        size = c_send(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), flags)
         if size >= 0:
             n_sends += 1
             return size

@@ -1,6 +1,6 @@
 cimport cython
 
-from fastgw.accel.sockets cimport recv, send
+from fastgw.accel.sockets cimport recv, send, send_last
 from fastgw.net.descriptors cimport dial_error
 from fastgw.net.poller cimport Poller, Reactor
 from fastgw.net.wire cimport Holder, Wire
@@ -13,7 +13,7 @@ cdef class ShakingWire(Wire):
     cdef bytes _cipher, _plain
     cdef public bytes certificate
     cdef Py_ssize_t _cipher_sent, _shaken_bytes
-    cdef object _end, _incoming, _outgoing, _tls
+    cdef object _end, _incoming, _inner, _outgoing, _tls
     cdef int _ended
     cdef public str protocol, trouble, version
 
@@ -28,4 +28,4 @@ cdef class ShakingWire(Wire):
     cdef bytes _opened(self)
     cdef int _await(self, bytes cipher, Py_ssize_t sent) except -2
     @cython.locals(cipher=bytes, left=bytes, sent=cython.Py_ssize_t)
-    cdef _reply(self)
+    cdef _reply(self, bint last=*)

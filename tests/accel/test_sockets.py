@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from fastgw.accel import sockets
-from fastgw.accel.sockets import keep, recv, send, send_both, send_from, unacknowledged, unread
+from fastgw.accel.sockets import keep, recv, send, send_both, send_from, send_last, unacknowledged, unread
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -69,6 +69,16 @@ def test_the_end_of_one_and_two_in_one_call(pair: Pair) -> None:
             send_from(fd, much, 1)
     with pytest.raises(BlockingIOError):
         send_both(fd, b"head", b"body")
+
+
+def test_what_is_sent_last_comes_with_the_end(pair: Pair) -> None:
+    ours, theirs = pair
+    assert send_last(ours.fileno(), b"the last") == 8
+    ours.shutdown(socket.SHUT_WR)
+    assert theirs.recv(20) == b"the last"
+    assert theirs.recv(20) == b""
+    with pytest.raises(BrokenPipeError):
+        send_last(ours.fileno(), b"more")
 
 
 def test_the_end_of_the_stream_is_empty_bytes(pair: Pair) -> None:

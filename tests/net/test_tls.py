@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 
 import pytest
 
+from fastgw import twins
 from fastgw.accel.landing import Landing
+from fastgw.net.certificates import Showing, Shown
 from fastgw.net.poller import Reactor
 from fastgw.net.tls import TlsWire
 from fastgw.net.tls_end import RECORD_BYTES, End
@@ -28,6 +31,11 @@ class Told(Heard):
         if self.heard[-1] == b"BlockingIOError":
             del self.heard[-1]
             self.wire.resume()
+
+
+def segments(sock: socket.socket) -> int:
+    """How many have come (``tcpi_segs_in``)."""
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)[140:144], sys.byteorder)
 
 
 async def made(reactor: Reactor, certs: Certificates, with_last: bytes = b"") -> tuple[TlsWire, Told, TlsPeer]:
@@ -254,14 +262,45 @@ async def test_the_end_is_told_or_a_reset_and_lets_go_of_the_holder(certs: Certi
         wire.resume()
         peer.send(b"read")
         await until(lambda: holder.heard == [b"read"])
+        came = segments(peer.sock)
         wire.dispose(reset)
         wire.dispose(reset)
         assert wire.holder is NOBODY
         assert len(reactor.poller) == 0
         assert await peer.rest() == seen
+        if not reset and twins.native():
+            assert segments(peer.sock) == came + 1, "the word of the end and the end itself wake the peer once"
         assert wire.write(b"x") == DEAD
         wire.resume()
         assert len(reactor.poller) == 0, "what is closed is not watched again"
+        peer.sock.close()
+
+
+class Documented:
+    """An ``SSLObject`` that has nothing but what its page names."""
+
+    def __init__(self, tls: ssl.SSLObject) -> None:
+        self.do_handshake, self.read, self.write, self.unwrap = tls.do_handshake, tls.read, tls.write, tls.unwrap
+        self.selected_alpn_protocol, self.version, self.session_reused = tls.selected_alpn_protocol, tls.version, False
+
+
+class ShownByPage(Shown):
+    def session(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        return Documented(super().session(incoming, outgoing))  # type: ignore[return-value]
+
+
+async def test_what_the_ssl_modules_page_names_is_enough(certs: Certificates) -> None:
+    """What is called below it, where it is there, is a shortcut."""
+    async with reacting() as reactor:
+        wire, peer = await secured(reactor, certs, shown=ShownByPage(Showing([(certs.gateway.cert, certs.gateway.key)])))
+        holder = Told(wire)
+        wire.resume()
+        peer.send(MUCH[:20_000])
+        await until(lambda: b"".join(holder.heard) == MUCH[:20_000])
+        wire.write(MUCH[:100])
+        wire.write_both(b"head", MUCH[:20_000], 0)
+        wire.dispose()
+        assert await peer.rest() == MUCH[:100] + b"head" + MUCH[:20_000]
         peer.sock.close()
 
 
