@@ -4,7 +4,8 @@ A key is looked up in a table in which each engine has a share by its weight, la
 when an engine comes or goes (Eisenbud et al., "Maglev", NSDI 2016, section 3.4). An engine that has more than
 ``hash_bound_percent`` of its share of all requests under way is passed over, for the next that the key's own order names
 (Mirrokni et al., "Consistent Hashing with Bounded Loads", 2018): so a key that everybody uses is served by as many engines as
-that takes.
+that takes. Two more than its share it may have in any case: of a few requests a share in percent is less than one, and whoever
+is passed over for that loses what is cached of him.
 
 The hash is SHA-256 of the key and of the engines' names: the same in each process and in each version.
 """
@@ -26,6 +27,9 @@ SIZES: Final = (1021, 4093, 16381)
 """Primes. A larger table moves fewer keys that need not move, and takes longer to lay out: the largest, with a thousand
 engines, six milliseconds when one of them comes or goes."""
 ENTRIES: Final = 64  # for each engine, where there is a table so large
+ABOVE: Final = 2
+"""Requests above its share that an engine may have, however few there are: with less, half of what is cached is lost where
+engines have less than one request each on average; with more, little is won."""
 TRIES: Final = 32  # entries that one key may be led to, before it goes to the engine with least to do
 
 
@@ -55,7 +59,8 @@ class ConsistentHash(Strategy):
         for _ in range(TRIES):
             place = entries[at]
             pool = pools[place]
-            if loads.load(place) < loads.bound(place, self._bound_percent) and pool not in tried and pool.engine.usable():
+            most = loads.bound(place, self._bound_percent, ABOVE)
+            if loads.load(place) < most and pool not in tried and pool.engine.usable():
                 return pool
             at += skip
             if at >= size:
@@ -79,7 +84,9 @@ class ConsistentHash(Strategy):
         under_way = sum(pool.engine.inflight + pool.engine.queued for pool in group.pools) + 1
         for at, (_, why) in enumerate(found):
             engine = group.pools[at].engine
-            over = engine.inflight + engine.queued >= -(-under_way * engine.weight * self._bound_percent // (100 * rooms))
+            share = under_way * engine.weight
+            most = max(-(-share * self._bound_percent // (100 * rooms)), -(-share // rooms) + ABOVE)
+            over = engine.inflight + engine.queued >= most
             place = order.get(at, len(group.pools))
             said = f"number {place + 1} for this key; {why}" + ("; above its bound" if over else "")
             found[at] = (float(place + (TRIES if over else 0)), said)

@@ -156,13 +156,16 @@ class Loads:
         asked."""
         return self._keys[self._half + at]
 
-    def bound(self, at: int, percent: int) -> int:
+    def bound(self, at: int, percent: int, above: int = 0) -> int:
         """How many requests the engine at that place may have at the most, of all that there are with one more, where no engine
-        is to have above ``percent`` of its share."""
+        is to have above ``percent`` of its share, and ``above`` more than its share in any case."""
         rooms = self.rooms
         if rooms <= 0:
             return 1
-        return -(-(self.total + 1) * self._rooms[at] * percent // (100 * rooms))
+        share = (self.total + 1) * self._rooms[at]
+        most = -(-share * percent // (100 * rooms))
+        least = -(-share // rooms) + above
+        return most if above == 0 or most >= least else least
 
     # --- keeping it
     def sync(self) -> None:

@@ -8,13 +8,15 @@ from fastgw.policy.routing.loads cimport Loads, loads_of
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
 
+cdef long long ABOVE
+
 cdef class ConsistentHash(Strategy):
     cdef Keys _keys
     cdef long long _bound_percent
 
     @cython.locals(
         told=bytes, entries=list, loads=Loads, number=cython.longlong, size=cython.longlong, at=cython.longlong, skip=cython.longlong,
-        pools=tuple, place=cython.Py_ssize_t, pool=Pool,
+        pools=tuple, place=cython.Py_ssize_t, pool=Pool, most=cython.longlong,
     )
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
 

@@ -24,7 +24,7 @@ cdef class Loads:
     cpdef long long load(self, Py_ssize_t at) except? -1
     cpdef long long room(self, Py_ssize_t at) except? -1
     cpdef double key(self, Py_ssize_t at) except? -1.0
-    cpdef long long bound(self, Py_ssize_t at, long long percent) except? -1
+    cpdef long long bound(self, Py_ssize_t at, long long percent, long long above=*) except? -1
     cpdef sync(self)
     cdef Py_ssize_t _find(self, Py_ssize_t start, double most) noexcept
     cdef _refresh(self)

@@ -162,14 +162,17 @@ cdef class Loads:
             raise IndexError("list index out of range")
         return self._keys[self._half + at]
 
-    cpdef long long bound(self, Py_ssize_t at, long long percent) except? -1:
-        cdef long long over
+    cpdef long long bound(self, Py_ssize_t at, long long percent, long long above=0) except? -1:
+        cdef long long over, share, most, least
         if self.rooms <= 0:
             return 1
         if not 0 <= at < self._count:
             raise IndexError("list index out of range")
         over = 100 * self.rooms
-        return ((self.total + 1) * self._rooms[at] * percent + over - 1) / over
+        share = (self.total + 1) * self._rooms[at]
+        most = (share * percent + over - 1) / over
+        least = (share + self.rooms - 1) / self.rooms + above
+        return most if above == 0 or most >= least else least
 
     cpdef sync(self):
         cdef Journal journal = self._journal

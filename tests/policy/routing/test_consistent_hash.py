@@ -54,7 +54,7 @@ def test_shares_are_by_weight() -> None:
 
 
 def test_a_key_that_everybody_uses_is_served_by_as_many_as_it_takes() -> None:
-    """Nobody has more than 125 % of its share of all that is under way."""
+    """Nobody has more than 125 % of its share of all that is under way, or two more than it where they are few."""
     strategy = strategy_of("consistent_hash")
     group = Group(made(*range(1, 9)))
     order: list[int] = []
@@ -62,7 +62,8 @@ def test_a_key_that_everybody_uses_is_served_by_as_many_as_it_takes() -> None:
         pool = strategy.pick(group, (), asked(7))
         assert pool is not None
         pool.engine.inflight += 1
-        assert pool.engine.inflight <= -(-(count + 1) * 125 // 800)
+        assert pool.engine.inflight <= max(-(-(count + 1) * 125 // 800), -(-(count + 1) // 8) + 2)
+        assert count > 2 or len(order) < 2, "of a few requests none is sent away from what is cached of it"
         if pool.engine.port not in order:
             order.append(pool.engine.port)
     assert len(order) >= 7
