@@ -18,6 +18,7 @@ from fastgw.config import Config, EngineConfig
 from fastgw.errors import GatewayError
 from fastgw.exchange.context import Asking
 from fastgw.exchange.endpoints import JSON
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.local import LocalEndpoints
 from fastgw.exchange.passage import MOST_BYTES, Known, Passage, start_of
@@ -30,7 +31,7 @@ from fastgw.net.wire import Wire
 from fastgw.policy import build
 from fastgw.policy.route import serving
 from fastgw.policy.routing import strategy_for
-from fastgw.protocol.h2.frames import REFUSED_STREAM
+from fastgw.protocol.h2.frames import CONNECT_ERROR, REFUSED_STREAM
 from fastgw.stats import EventLog, Stats
 from fastgw.tasks import Tasks
 from fastgw.upstream.fleet import Fleet
@@ -115,8 +116,12 @@ class _Core(GatewayCore):
         return Known(head, start_of(head, self.pool.engine.base))
 
     def refuse_with(self, error: GatewayError, exchange: Asking, extra: bytes) -> int:
-        """As any gateway; but of a request that no engine has seen the sender is told just that, and asks elsewhere."""
+        """As any gateway; but of a request that no engine has seen, or whose engine died before it answered, the sender is told
+        just that, and asks elsewhere where it may."""
         client = exchange.client
+        if isinstance(exchange, Exchange) and exchange.tries.kills and error.kind.name == "bad_gateway":
+            _reset(client, CONNECT_ERROR)
+            return error.kind.status
         unseen = not getattr(exchange, "sent_at", 1.0) and error.kind.status in (502, 503, 504)
         if unseen:
             _reset(client, REFUSED_STREAM)

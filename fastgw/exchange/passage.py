@@ -5,7 +5,8 @@ nothing of it is looked at: no model, no tokens, no events. It is asked once; ov
 had died, once more (nothing of an answer had come then).
 
     unseen    no engine has it: the tunnel's stream is reset with REFUSED_STREAM, and the gateway asks elsewhere
-    broken    an engine had it: reset with INTERNAL_ERROR, which is to the gateway what it is from any engine
+    lost      its engine had it, and died: reset with CONNECT_ERROR, and the gateway does what it does with a lost connection
+    broken    what came is no answer: reset with INTERNAL_ERROR, which is to the gateway what it is from any engine
     answered  the engine's status, fields and body, to its clean end or its break
 
 What is not a plain request (a form, a body of unknown length or a long one, a WebSocket) goes the way of every gateway's.
@@ -25,7 +26,7 @@ from fastgw.net.timers import NEVER
 from fastgw.net.upstream import FRESH, UNPROCESSED, Carrier, UpstreamStream
 from fastgw.net.wire import DEAD, QUEUED
 from fastgw.protocol.body import Source
-from fastgw.protocol.h2.frames import INTERNAL_ERROR, REFUSED_STREAM
+from fastgw.protocol.h2.frames import CONNECT_ERROR, INTERNAL_ERROR, REFUSED_STREAM
 from fastgw.protocol.start import RequestStart
 from fastgw.stats import Stats
 from fastgw.upstream.pool import Pool
@@ -199,7 +200,7 @@ class Passage(Sink):
             self._again = True
             self._ask(FRESH)
         else:
-            self._reset(REFUSED_STREAM if how == UNPROCESSED else INTERNAL_ERROR)
+            self._reset(REFUSED_STREAM if how == UNPROCESSED else CONNECT_ERROR)
 
     def failed(self) -> None:
         """What came is no answer."""

@@ -368,6 +368,8 @@ class H2UpstreamConn(Link):
             stream.fate = CROWDED_OUT if self.useful else UNPROCESSED
         elif code == h2.HTTP_1_1_REQUIRED and not stream.interim:
             stream.wants_h1(why)
+        elif code == h2.CONNECT_ERROR and not stream.interim:
+            stream.fate = "reset"  # (who stands before the engine lost it, as we would have)
         else:
             stream.error = bad_answer(why)
         self._touch(stream)

@@ -33,7 +33,7 @@ from tests.support.gateway import Running, running
 from tests.support.ports import closed_port
 from tests.support.requests import chat
 from tests.support.tunnels import TOKEN, InTunnel, tunnelled
-from tests.support.ways.h1 import H1Engine
+from tests.support.ways.h1 import H1Engine, How
 from tests.support.ws import handshake
 
 JSON = b"content-type: application/json"
@@ -220,6 +220,23 @@ async def test_a_request_that_its_engine_has_not_seen_goes_to_another() -> None:
         assert await ask(gw) == (200, ANSWER)
     async with gateway(policy="ordered") as gw, tunnelled(gw, f"http://127.0.0.1:{closed_port()}"):
         assert (await ask(gw))[0] == 502
+
+
+@pytest.mark.parametrize("size", [10, 300_000], ids=["that passes as it is", "that is read"])
+@pytest.mark.parametrize("how", ["fin", "rst"])
+async def test_a_request_whose_engine_dies_behind_a_tunnel_that_lives_goes_to_another(size: int, how: How) -> None:
+    """It had it, and nobody does the work any more: as a runner without a tunnel that is gone."""
+
+    async def dies(turn: Any) -> None:
+        await turn.breaks(how)
+
+    content = "x" * size
+    async with H1Engine(dies) as first, H1Engine(fine) as other, gateway(policy="ordered") as gw:
+        async with tunnelled(gw, first.url, other.url):
+            assert await ask(gw, content=content) == (200, ANSWER)
+            assert (len(first.turns), len(other.turns)) == (1, 1)
+        async with tunnelled(gw, first.url):
+            assert (await ask(gw, content=content))[0] == 502
 
 
 async def test_more_requests_at_once_than_a_client_may_have() -> None:
