@@ -402,8 +402,9 @@ def bounds_in(text: bytes, most: int) -> list[tuple[str, int, int]]:
     return found
 
 
-def span_of(text: bytes, name: str) -> tuple[int, int]:
-    """Where the value of ``name`` stands in the object ``text``, which was found good; (-1, -1) when it has no such member."""
+def span_of(text: bytes, name: str, facts: BodyFacts | None = None) -> tuple[int, int]:
+    """Where the value of ``name`` stands in the object ``text``, which was found good; (-1, -1) when it has no such member. Its
+    ``facts`` know where its prompt ends, which is most of it (as compiled: here nothing is won by it)."""
     at = _SPACE(text, text.index(b"{") + 1).end()  # type: ignore[union-attr]
     if text.startswith(b'"%b"' % name.encode(), at):
         # Most bodies begin with their model.

@@ -25,7 +25,7 @@ cdef class BodyFacts:
 # The facts, or an outline for the complete path.
 cpdef read(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_token=*)
 cpdef outline(bytes body, int max_depth, Py_ssize_t max_members, int bytes_per_token=*)
-cpdef tuple span_of(bytes text, str name)
+cpdef tuple span_of(bytes text, str name, BodyFacts facts=*)
 cpdef tuple prompt_span(bytes body, BodyFacts facts)
 cpdef Py_ssize_t place_in(bytes body) except? -1
 cpdef bytes with_member(bytes body, bytes member)

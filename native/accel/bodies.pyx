@@ -1650,8 +1650,9 @@ def bounds_in(bytes text, Py_ssize_t most) -> list:
     return found
 
 
-cpdef tuple span_of(bytes text, str name):
-    """Where the value of ``name`` stands in the object ``text``, which was found good; (-1, -1) when it has no such member."""
+cpdef tuple span_of(bytes text, str name, BodyFacts facts=None):
+    """Where the value of ``name`` stands in the object ``text``, which was found good; (-1, -1) when it has no such member. Its
+    ``facts`` know where its prompt ends, which is most of it, and is not gone through again."""
     cdef bytes wanted = name.encode()
     cdef Bytes p = <Bytes>PyBytes_AS_STRING(text)
     cdef Bytes key
@@ -1676,7 +1677,10 @@ cpdef tuple span_of(bytes text, str name):
             size = unescape(p, start, i, made)
             key = made
         value = after_colon(p, i + 1, n)
-        i = after_value(p, value, n, 64 * STACK_WORDS, True, NULL, NULL, NULL) if value >= 0 else -1
+        if facts is not None and value > 0 and value == facts.prompt_start and facts.prompt_end < n:
+            i = facts.prompt_end
+        else:
+            i = after_value(p, value, n, 64 * STACK_WORDS, True, NULL, NULL, NULL) if value >= 0 else -1
         if i < 0:
             break
         if size == length and memcmp(key, PyBytes_AS_STRING(wanted), size) == 0:

@@ -62,7 +62,7 @@ class Keys:
 
     def read(self, exchange: Any) -> bytes | None:
         """What tells it; None = nothing does. Costs one pass over its head, and where a member is asked for, one over the
-        body."""
+        body's members beside its prompt."""
         for at in range(len(self._kinds)):
             kind = self._kinds[at]
             if kind == _FIELD:
@@ -95,9 +95,10 @@ def cookie_in(own: dict[bytes, bytes] | None, name: bytes) -> bytes | None:
 def member_of(exchange: Any, name: str) -> bytes | None:
     """The text that the member ``name`` of the request's body has, as it is written there."""
     body = exchange.body
-    if exchange.facts is None or not body:
+    facts = exchange.facts
+    if facts is None or not body:
         return None
-    start, end = span_of(body, name)
+    start, end = span_of(body, name, facts)
     if start < 0 or end - start > _MOST_BYTES or body[start] != 34:
         return None
     text: bytes = body[start + 1 : end - 1]

@@ -37,3 +37,20 @@ def test_the_first_source_that_says_something(sources: tuple[str, ...], asked: A
 @pytest.mark.parametrize("name", AGENTS)
 def test_each_agent_tells_its_session(name: bytes) -> None:
     assert Keys(("agents",)).read(Asked(fields=b"User-Agent: x\r\n%b: 0199\r\n" % name.title())) == b"0199"
+
+
+TEXT = r'"a \"user\":\"other\" \\"'
+PROMPTS = (
+    f'"messages":[{{"role":"user","content":{TEXT},"user":"deep"}}]', f'"prompt":{TEXT}', f'"input":[{TEXT},"user"]',
+    '"prompt":""',
+)  # fmt: skip
+FORMS = ('{"model":"m",P,"user":"me"}', '{"user":"me",P}', '{ P , "user" : "me" }', '{P,"\\u0075ser":"me"}')
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_member_is_found_on_either_side_of_the_prompt_and_not_in_it(prompt: str, form: str) -> None:
+    asked: Any = Asked(body=form.replace("P", prompt).encode())
+    assert Keys(("body:prompt_cache_key", "body:user")).read(asked) == b"me"
+    none: Any = Asked(body=form.replace("P", prompt).replace('"me"', "7").encode())
+    assert Keys(("body:user", "key")).read(none) is None
