@@ -96,6 +96,7 @@ class Gateway:
         self.config = config
         self._alone = alone
         self.stats = stats or Stats()
+        self._remembered: dict[str, object] = {}  # by strategies, of requests
         self.log: EventLog = log or NullLog()
         self._access = access
         self._reactor: Reactor | None = None
@@ -213,7 +214,7 @@ class Gateway:
             log=self.log,
             access=self._access,
             filters=filters,
-            strategy=strategy_for(config, stats=self.stats),
+            strategy=strategy_for(config, stats=self.stats, remembered=self._remembered),
             health=health,
             table=self.fleet.table,
             accounts=who,
@@ -311,7 +312,7 @@ class Gateway:
                 change = between(self.config, change)
             config = change.config
             self._refuse_clashes(config)
-            strategy = strategy_for(config, stats=self.stats)
+            strategy = strategy_for(config, stats=self.stats, remembered=self._remembered)
             import_for(config)
             come = await self.fleet.prepare(config)
             try:
@@ -337,8 +338,8 @@ class Gateway:
         return core
 
     def _refuse_clashes(self, config: Config) -> None:
-        if clashes := self.fleet.clashes(config):
-            raise ConfigErrors(ConfigError("configuration", "engines", clash) for clash in clashes)
+        if clashes := [ConfigError("configuration", "engines", clash) for clash in self.fleet.clashes(config)]:
+            raise ConfigErrors(clashes)
 
     async def _ask(self, come: Sequence[Pool]) -> None:
         """Engines that are to come are asked how they are and what they serve: others may go in the same moment."""
@@ -429,9 +430,8 @@ class Gateway:
 
     def _room(self) -> None:
         """Engines have become well or ill, or take more: whoever waits is looked at."""
-        core = self.core
-        if core is not None:
-            core.room()
+        if self.core is not None:
+            self.core.room()
 
     async def _close_state(self) -> None:
         state, self._state = self._state, None

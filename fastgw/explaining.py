@@ -161,17 +161,17 @@ def _side(side: Side, exchange: Exchange) -> dict[str, Any]:
     version, group = side.drawn(asker)
     if not side.parts:
         return {}
-    before = 0
-    versions = []
-    for upto, name, part in side.parts:
-        versions.append({
-            "version": name, "share": round((upto - before) / side.total, 6), "engines": len(part.pools),
-            "well": alive(part, ()),
-        })  # fmt: skip
-        before = upto
+    total = sum(share for share, _, _ in side.parts)
+    versions = [
+        {
+            "version": name, "share": round(share / total, 6), "engines": len(part.pools) if part is not None else 0,
+            "well": part is not None and alive(part, ()),
+        }
+        for share, name, part in side.parts
+    ]  # fmt: skip
     found: dict[str, Any] = {"drawn": version, "versions": versions, "sticky": bool(side.salt)}
-    if not alive(group, ()):
-        found["instead"] = "no engine of it is well: all others of the model have its share"
+    if all(part is not group for _, name, part in side.parts if name == version):
+        found["instead"] = "no engine of it is well: the others of the model have its share"
     return found
 
 

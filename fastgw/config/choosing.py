@@ -35,16 +35,16 @@ class Choosing(msgspec.Struct, frozen=True, kw_only=True):
     )] = ("agents", "body:prompt_cache_key", "body:user")
     session_ttl_s: Annotated[float, seconds("time without a request after which a session is forgotten")] = 3600.0
     session_table: Annotated[int, within(16, 10_000_000,
-        "sessions of one group of engines that are remembered; one more takes the place of the one that was not used for "
-        "longest",
+        "sessions that are remembered; one more takes the place of the one that was not used for longest, of the key that has "
+        "most of them",
     )] = 100_000
     hash_sources: Annotated[Sequence[str], row(
         "by what the policy consistent_hash tells requests apart; as session_sources",
         check=grammar.sources,
     )] = ("agents", "body:prompt_cache_key", "body:user", "key", "address")
     hash_bound_percent: Annotated[int, within(101, 1000,
-        "of its share of the requests under way that an engine may have under consistent_hash; above it a key goes to its "
-        "next one",
+        "of its share of the requests under way that an engine may have under consistent_hash, and two more than its share in "
+        "any case; above it a key goes to its next one",
     )] = 125
     ewma_decay_s: Annotated[float, seconds(
         "time in which a time to the first token loses half of its weight, under ewma_latency and for ejection",
@@ -54,7 +54,7 @@ class Choosing(msgspec.Struct, frozen=True, kw_only=True):
         check=grammar.field_name,
     )] = "x-fastgw-needs"
     prefix_table_bytes: Annotated[int, within(1 << 16, 64 * GIB,
-        "memory for what prefix_aware remembers of prompts, of each group of engines; what was not used for longest makes room",
+        "memory for what prefix_aware remembers of prompts; what was not used for longest makes room",
     )] = 67108864
     prefix_cache_tokens: Annotated[int, within(1000, 1_000_000_000,
         "tokens of prompts that an engine is thought to keep at hand, under prefix_aware",

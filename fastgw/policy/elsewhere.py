@@ -50,6 +50,9 @@ def instead(table: UpstreamTable, exchange: Exchange) -> Group:
     :raises GatewayError: there is none; it names the models that are called nearly so.
     """
     account = exchange.account
+    deployed = table.deployed
+    if deployed is not None and deployed.hidden(exchange.model, asker_of(exchange)):
+        raise unknown(table, exchange)
     for model in others(exchange, FAILURE):
         group = group_for(table, exchange, model)
         may = account is None or account.models is None or model in account.models or granted(table, exchange, model)

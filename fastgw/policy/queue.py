@@ -167,10 +167,18 @@ class Queue(Filter):
         if route is not None and not group.part:
             route.group = group
             return route
-        found: Lane | None = group.lane
-        if found is None or (route is not None and found.terms is not route.terms):
-            found = group.lane = Lane(Terms(0, self._rejects) if route is None else route.terms)
-            found.group = group
+        if route is not None:
+            lanes: dict[Terms, Lane] | None = group.lanes
+            if lanes is None:
+                lanes = group.lanes = {}
+            found: Lane | None = lanes.get(route.terms)
+            if found is None:
+                found = lanes[route.terms] = Lane(route.terms)
+        else:
+            found = group.lane
+            if found is None:
+                found = group.lane = Lane(Terms(0, self._rejects))
+        found.group = group
         return found
 
     def _enter(self, exchange: Exchange, route: Lane | None) -> None:
@@ -413,12 +421,14 @@ class Queue(Filter):
             lane = self._lane(exchange, self._routes.get(exchange.substitute or model_of(exchange)))
             if lane is not place.lane:
                 self._all.move(place, lane)
-        of_routes = [lane.terms for lane in self._routes.values()]
+        of_routes = {lane.terms for lane in self._routes.values()}
         for there in table.groups():
-            if there.lane is not None and there.lane.terms not in of_routes:
+            if there.lane is not None:
                 there.lane.terms.rejects = self._rejects
+            if there.lanes is not None:
+                there.lanes = {terms: lane for terms, lane in there.lanes.items() if terms in of_routes}
         for gone in before.groups() - table.groups():
-            gone.lane = None  # each knows the other: nobody but the collector would part them
+            gone.lane = gone.lanes = None  # each knows the other: nobody but the collector would part them
 
     def _schedule_for(self, queue: FairQueue | None) -> None:
         assert queue is not None

@@ -10,8 +10,8 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 from fastgw.accel.hashing import digest
 from fastgw.config import RouteConfig
@@ -25,8 +25,15 @@ MOST_LOOKED_AT: Final = 64
 """Engines of one model that are looked at to choose between the models of a class."""
 OWNER: Final = "fastgw"
 
-Grouping = Callable[[Sequence[Pool], str], "Group | None"]
-Serving = Mapping[str, Sequence[Pool]]
+
+class Grouping(Protocol):
+    """The group of these engines, the table's own: which ``part`` of a name's, and whether a name leads there."""
+
+    def __call__(self, members: Sequence[Pool], part: str = ..., named: bool = ...) -> Group | None: ...
+
+
+
+Cuts = dict[tuple[object, ...], tuple[list[Pool], dict[str, list[Pool]]]]
 
 
 class Asker:
@@ -52,38 +59,52 @@ class Asker:
 
 
 class Side:
-    """The engines of one model for some of those who ask: all of them, and where it has ``parts`` (up to which number of
-    ``total``, which version, its engines) one of these, as long as an engine of it is well."""
+    """The engines of one model for some of those who ask: all of them, and where it has ``parts`` (its share, which version,
+    its engines, None = it has none) one of these, as long as an engine of it is well.
 
-    __slots__ = ("parts", "salt", "total", "whole")
+    A draw falls on a part by the shares of all, of those without engines too, and where that has nobody it falls again, among
+    the others: so whatever part comes, goes, falls ill or is well again, no draw moves but those that are its own.
+    """
 
-    def __init__(self, whole: Group, parts: Sequence[tuple[int, str, Group]], salt: str) -> None:
+    __slots__ = ("parts", "salt", "whole")
+
+    def __init__(self, whole: Group, parts: Sequence[tuple[int, str, Group | None]], salt: str) -> None:
         """``salt``: where a key stays at its part, what keeps the draws of several models apart; "" = it does not."""
         self.whole = whole
         self.parts = tuple(parts)
-        self.total = parts[-1][0] if parts else 0
         self.salt = salt
 
     def drawn(self, asker: Asker) -> tuple[str, Group]:
-        """The part that he gets, and its name; "" = there are none."""
-        if self.parts:
-            # (The same in every process, and after every restart.)
-            draw = int.from_bytes(digest(f"{self.salt}\n{asker.key}".encode())[:8]) if self.salt else asker.draw
-            number = draw % self.total
-            for upto, version, group in self.parts:
-                if number < upto:
-                    return version, group
-        return "", self.whole
+        """The part that is his ("" = there are none), and the engines that he gets: of another one where that has nobody."""
+        left = self.parts
+        if not left:
+            return "", self.whole
+        # (The same in every process, and after every restart.)
+        draw = int.from_bytes(digest(f"{self.salt}\n{asker.key}".encode())[:16]) if self.salt else asker.draw
+        his = ""
+        while left:
+            draw, number = divmod(draw, sum([share for share, _, _ in left]))
+            at = 0
+            while number >= left[at][0]:
+                number -= left[at][0]
+                at += 1
+            _, version, group = left[at]
+            his = his or version
+            if group is not None and alive(group, asker.tried):
+                return his, group
+            left = left[:at] + left[at + 1 :]
+        return his, self.whole
 
     def group(self, asker: Asker) -> Group:
-        _, group = self.drawn(asker)
-        return group if group is self.whole or alive(group, asker.tried) else self.whole
+        return self.drawn(asker)[1]
 
 
 def alive(group: Group, tried: tuple[Pool, ...]) -> bool:
-    """Whether an engine of it may be asked, now or when it has room."""
-    for pool in group.pools:  # noqa: SIM110 - (a generator is dearer than what it would look at)
-        if pool not in tried and pool.engine.healthy is not False and pool.engine.permitted():
+    """Whether an engine of it may be asked, now or when it has room. (One that is ejected is asked where nobody else is: its
+    version's share is the others' until then.)"""
+    for pool in group.pools:
+        engine = pool.engine
+        if pool not in tried and engine.healthy is not False and not engine.ejected_until and engine.permitted():
             return True
     return False
 
@@ -124,6 +145,13 @@ class Deployed:
         """The engines that may serve what names no model."""
         return self._everyone.get(asker.flow) or self._everyone.get("")
 
+    def hidden(self, name: str, asker: Asker) -> bool:
+        """Whether ``name`` is there for others alone: he is told that there is none such."""
+        name = self.aliases.get(name, name)
+        route = self.classes.get(name)
+        models = (name,) if route is None else route.models
+        return all(model in self._models and self.side(model, asker) is None for model in models)
+
     def may_use(self, name: str, asker: Asker) -> bool:
         """Whether his key, which does not name ``name`` among its models, may use it by what it stands for."""
         if asker.models is None:
@@ -162,11 +190,10 @@ class Deployed:
         """The models that one of that ``flow`` sees, each with its owner, of ``listed``: plain ones, and all that need not
         be."""
         asker = Asker(asker_flow)
-        found = {
-            name: owner for name, owner in listed.items() if name not in self._models or self.side(name, asker) is not None
-        }
+        found = {name: owner for name, owner in listed.items() if not self.hidden(name, asker)}
+        judged = self._open.get(asker_flow) or self._open.get("")  # those who may know any name
         for alias, model in self.aliases.items():
-            if model in found or self._open:
+            if model in found or (judged is not None and not self.hidden(model, asker)):
                 found.setdefault(alias, found.get(model, OWNER))
         for name, route in self.classes.items():
             if any(model in found for model in route.models):
@@ -196,7 +223,11 @@ def _judged(group: Group, model: str, route: RouteConfig) -> tuple[object, ...]:
 
 
 def deployed(
-    routes: Sequence[RouteConfig], pools: Sequence[Pool], serving: Serving, grouping: Grouping, plain: dict[str, Group]
+    routes: Sequence[RouteConfig],
+    pools: Sequence[Pool],
+    serving: Mapping[str, Sequence[Pool]],
+    grouping: Grouping,
+    plain: dict[str, Group],
 ) -> Deployed | None:
     """What names come to that are more than plain models; those that are not plain are taken out of ``plain``. None = there
     are none."""
@@ -211,12 +242,17 @@ def deployed(
     if tenants:
         special |= {model for model, members in serving.items() if any(pool.engine.tenant for pool in members)}
     models: dict[str, dict[str, Side]] = {}
+    split: dict[tuple[int, ...], dict[str, list[Pool]]] = {}  # (most models have their lists in common)
+    cuts: Cuts = {}
     for model in special:
         route = by_model.get(model)
         sides = models[model] = {}
-        base = serving.get(adapters.get(model, ""), ())
-        for flow, members in _by_flow([*serving.get(model, ()), *base]).items():
-            made = _side(model, bool(flow), route, members, serving.get(model, ()), grouping)
+        holders, base = serving.get(model, ()), serving.get(adapters.get(model, ""), ())
+        known = split.get((id(holders), id(base)))
+        if known is None:
+            known = split[id(holders), id(base)] = _by_flow([*holders, *base])
+        for flow, members in known.items():
+            made = _side(model, bool(flow), route, members, holders, grouping, cuts)
             if made is not None:
                 sides[flow] = made
         if model in plain and sides.keys() == {""} and not sides[""].parts and len(sides[""].whole) == len(plain[model]):
@@ -231,7 +267,7 @@ def deployed(
     if not (tenants or models or aliases or classes):
         return None
     silent = [pool for pool in pools if not pool.engine.configured_models]
-    found = Deployed(plain, models, _groups(silent, grouping), _groups(pools, grouping))
+    found = Deployed(plain, models, _groups(silent, grouping, True), _groups(pools, grouping, False))
     found.aliases = aliases
     found.classes = classes
     return found
@@ -245,8 +281,9 @@ def _by_flow(pools: Iterable[Pool]) -> dict[str, list[Pool]]:
     return found
 
 
-def _groups(pools: Iterable[Pool], grouping: Grouping) -> dict[str, Group]:
-    made = {flow: grouping(members, "") for flow, members in _by_flow(pools).items()}
+def _groups(pools: Iterable[Pool], grouping: Grouping, named: bool) -> dict[str, Group]:
+    """Of each flow its own. (They are parts: a route's requests that are judged by different engines wait apart.)"""
+    made = {flow: grouping(members, f"of {flow}", named) for flow, members in _by_flow(pools).items()}
     return {flow: group for flow, group in made.items() if group is not None}
 
 
@@ -257,35 +294,45 @@ def _side(
     members: Sequence[Pool],
     holders: Sequence[Pool],
     grouping: Grouping,
+    cuts: Cuts,
 ) -> Side | None:
     """What of ``members``, which are a ``tenant``'s or everybody's, gets which share. ``holders`` have the model; the others,
-    of an adapter, could load it."""
+    of an adapter, could load it. ``cuts``: what was told of other models with these very ``members``."""
     versions = route.versions if route is not None else {}
     if versions and tenant:
         # (His engines are his, whatever their version.)
         named = any(versions.get(pool.engine.version, 0) for pool in members)
         versions = versions if named else {}
     if versions:
-        counted = [pool for pool in members if versions.get(pool.engine.version, 0)]
-        shares = [(name, share, [pool for pool in counted if pool.engine.version == name]) for name, share in versions.items()]
+        key = (id(members), *[name for name, share in versions.items() if share])
+        if key not in cuts:
+            cuts[key] = _by_version(members, versions)
+        counted, of = cuts[key]
+        shares = [(versions[name], name, part) for name, part in of.items()]
     else:
         holding = set(holders)
         counted = [
             pool for pool in members if pool in holding or (pool.engine.kind.loads_adapters and not pool.engine.served_name)
         ]
         first = [pool for pool in counted if pool in holding]
-        shares = [("", 1, first)] if len(first) < len(counted) else []
+        shares = [(1, "", first)] if len(first) < len(counted) else []
     whole = grouping(counted, model if route is not None else "")
     if whole is None:
         return None
-    parts = []
-    upto = 0
-    for name, share, part in shares:
-        group = grouping(part, f"{model} {name}") if share else None
-        if group is not None:
-            upto += share
-            parts.append((upto, name, group))
+    parts = [(share, name, grouping(part, f"{model} {name}")) for share, name, part in shares]
     return Side(whole, parts, model if route is not None and route.sticky else "")
+
+
+def _by_version(members: Sequence[Pool], versions: Mapping[str, int]) -> tuple[list[Pool], dict[str, list[Pool]]]:
+    """Those of ``members`` that get any share, and of each version its own."""
+    counted: list[Pool] = []
+    of: dict[str, list[Pool]] = {name: [] for name, share in versions.items() if share}
+    for pool in members:
+        mine = of.get(pool.engine.version)
+        if mine is not None:
+            mine.append(pool)
+            counted.append(pool)
+    return counted, of
 
 
 def _adapters(pools: Sequence[Pool], by_model: Mapping[str, RouteConfig]) -> dict[str, str]:

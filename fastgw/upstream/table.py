@@ -16,42 +16,32 @@ from fastgw.upstream.target import Engine
 
 MOST_ALIASES: Final = 10_000
 """Further names that engines say for their models."""
-MAX_CYCLE: Final = 1000  # turns in one round of a weighted group
 
 
 class Group:
-    """The pools that may serve one model, in configured order, and in turns by weight.
+    """The pools that may serve one model, in configured order.
 
-    ``cursor`` is the group's place in its turns: kept here, not on the policy, so that two models that alternate do
-    not each meet the same engine for ever. ``pools`` and ``turns`` never change. ``tabled``: a table made it; where it is none
-    of the present one's any more, another has taken its place. What a filter makes is its own. ``part``: of one model's
-    engines, beside others for the same model. ``notes``: what strategies remember of it, each under its name; ``before``: of
-    that what outlives the coming and going of engines (a note's ``memory``), from the group that had its place.
+    ``cursor`` is the group's place in its turns: kept here, not on the policy, so that two models that alternate do not each
+    meet the same engine for ever. ``pools`` never changes. ``tabled``: a table made it; where it is none of the present one's
+    any more, another has taken its place. What a filter makes is its own. ``named``: requests that name a model meet it.
+    ``part``: where it is one of several for the same name, which ("" = it is the only one); those have ``lanes`` of their own
+    for each route. ``notes``: what strategies have worked out of its engines, each under its name.
     """
 
-    __slots__ = ("before", "cursor", "lane", "notes", "part", "pools", "tabled", "turns")
+    __slots__ = ("cursor", "lane", "lanes", "named", "notes", "part", "pools", "tabled")
 
     def __init__(self, pools: Sequence[Pool]) -> None:
         self.pools = tuple(pools)
-        self.turns = _turns(self.pools)
         self.cursor = 0
         self.lane: Any = None  # the queue's
+        self.lanes: dict[Any, Any] | None = None  # the queue's too, by the terms of routes
         self.notes: dict[str, Any] = {}
-        self.before: dict[str, Any] = {}
         self.tabled = False
-        self.part = False
+        self.named = False
+        self.part = ""
 
     def __len__(self) -> int:
         return len(self.pools)
-
-    def memories(self) -> dict[str, Any]:
-        """What the group that takes its place goes on with; none of it refers to an engine."""
-        found = dict(self.before)
-        for name, note in self.notes.items():
-            memory = getattr(note, "memory", None)
-            if memory is not None:
-                found[name] = memory
-        return found
 
 
 def _other_names(engine: Engine) -> list[str]:
@@ -67,23 +57,57 @@ def _has_adapters(engine: Engine) -> bool:
     return False
 
 
-def _turns(pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
-    """Smooth weighted round robin, laid out once: no engine's turns bunch up."""
-    weights = [pool.engine.weight for pool in pools]
-    if len(set(weights)) <= 1:
-        return pools
-    total = sum(weights)
-    if total > MAX_CYCLE:
-        weights = [max(1, weight * MAX_CYCLE // total) for weight in weights]
-        total = sum(weights)
-    credit = [0] * len(pools)
-    turns = []
-    for _ in range(total):
-        credit = [have + weight for have, weight in zip(credit, weights, strict=True)]
-        best = max(range(len(pools)), key=credit.__getitem__)
-        credit[best] -= total
-        turns.append(pools[best])
-    return tuple(turns)
+def _plain(pools: Sequence[Pool]) -> bool:
+    for pool in pools:  # noqa: SIM110 - (as above)
+        if pool.engine.tenant or _has_adapters(pool.engine):
+            return False
+    return True
+
+
+def _serving(pools: Sequence[Pool], owners: dict[str, str]) -> dict[str, list[Pool]]:
+    """Who serves which models, in configured order; ``owners`` is filled with those that are listed, and who owns them. Engines
+    that say the same, as most in a large fleet do, are gone through once, and such models have one list in common."""
+    sorts: dict[frozenset[str], tuple[str, ...]] = {}
+    alike: dict[tuple[str, ...], list[Pool]] = {}
+    others: dict[str, list[Pool]] = {}
+    for pool in pools:
+        engine = pool.engine
+        if engine.configured_models:
+            models = sorts.get(engine.configured_models)
+            if models is None:
+                models = sorts[engine.configured_models] = tuple(sorted(engine.configured_models))
+        else:
+            models = engine.discovered_models
+            if engine.facts:
+                for other in _other_names(engine):
+                    others.setdefault(other, []).append(pool)
+        alike.setdefault(models, []).append(pool)
+    found: dict[str, list[Pool]] = {}
+    merged: dict[str, None] = {}
+    for models, members in alike.items():
+        for model in models:
+            if model not in found:
+                found[model] = members
+                owners[model] = members[0].engine.kind.owner
+            elif model in merged:
+                found[model] += members
+            else:
+                found[model] = [*found[model], *members]
+                merged[model] = None
+    aliases = 0
+    for other, members in others.items():
+        # By its other names an engine is asked as well, and judges them itself; they are not listed.
+        if other in found:
+            found[other] = [*found[other], *members]
+            merged[other] = None
+        elif aliases < MOST_ALIASES:
+            aliases += 1
+            found[other] = members
+    if merged:
+        order = {pool: at for at, pool in enumerate(pools)}
+        for model in merged:
+            found[model].sort(key=order.__getitem__)
+    return found
 
 
 class UpstreamTable:
@@ -105,56 +129,42 @@ class UpstreamTable:
         self.version: int = previous.version + 1 if previous is not None else 0
         self.pools: tuple[Pool, ...] = tuple(pools)
         before = previous._groups if previous is not None else {}
-        # Models that the same engines serve share one group, so that a thousand names cost one layout; and a group goes on
-        # from one snapshot to the next, so that a model learned elsewhere does not begin everybody's turns anew. With other
-        # weights it is another one.
+        # Models that the same engines serve share one group; and a group goes on from one snapshot to the next, so that a model
+        # learned elsewhere does not begin everybody's turns anew. With other weights it is another one.
         self._groups: dict[tuple[object, ...], Group] = {}
 
-        def group(members: Sequence[Pool], part: str = "", was: Group | None = None) -> Group | None:
-            key: tuple[object, ...] = tuple([(id(pool), pool.engine.weight) for pool in members])
-            if not key:
-                return None
-            if part:
-                key = (part, *key)
-            if key not in self._groups:
-                made = before.get(key)
-                if made is None:
-                    made = Group(members)
-                    if was is not None:
-                        made.before = was.memories()
-                self._groups[key] = made
-                made.tabled = True
-                made.part = bool(part)
-            return self._groups[key]
+        told: dict[int, tuple[Sequence[Pool], tuple[object, ...]]] = {}  # lists that were seen, and what tells them
 
-        serving: dict[str, list[Pool]] = {}
+        def group(members: Sequence[Pool], part: str = "", named: bool = True) -> Group | None:
+            if not members:
+                return None
+            if id(members) not in told:
+                told[id(members)] = members, (*members, *[pool.engine.weight for pool in members])
+            key = (part, told[id(members)][1])
+            found = self._groups.get(key)
+            if found is None:
+                made = before.get(key)
+                found = self._groups[key] = Group(members) if made is None else made
+                found.tabled = True
+                found.named = False
+                found.part = part
+            found.named = found.named or named
+            return found
+
         self.models: dict[str, str] = {}  # id -> who owns it, by the kind of engine
-        plain = True
-        aliases = 0
-        for pool in self.pools:
-            engine = pool.engine
-            plain = plain and not engine.tenant and not _has_adapters(engine)
-            for model in sorted(engine.configured_models) if engine.configured_models else engine.discovered_models:
-                serving.setdefault(model, []).append(pool)
-                self.models.setdefault(model, engine.kind.owner)
-            if engine.facts and not engine.configured_models:
-                # By its other names it is asked as well, and judges them itself; they are not listed.
-                for other in _other_names(engine):
-                    if other in serving or aliases < MOST_ALIASES:
-                        aliases += other not in serving
-                        serving.setdefault(other, []).append(pool)
-        was: dict[str, Group] = previous._by_model if previous is not None else {}
-        by_model = {model: group(members, "", was.get(model)) for model, members in serving.items()}
+        serving = _serving(self.pools, self.models)
+        lists = {id(members): members for members in serving.values()}  # (most models have theirs in common)
+        groups = {at: group(members) for at, members in lists.items()}
+        by_model = {model: groups[id(members)] for model, members in serving.items()}
         self._by_model: dict[str, Group] = {model: found for model, found in by_model.items() if found is not None}
         self.routes: dict[str, RouteConfig] = {name: one for one in routes for name in (one.model, *one.aliases)}
         self.deployed: Any = None
-        special = not plain or any(one.versions or one.aliases or one.models or one.adapter_of for one in routes)
-        if special and deploy is not None:
+        special = any(one.versions or one.aliases or one.models or one.adapter_of for one in routes)
+        if deploy is not None and (special or not _plain(self.pools)):
             self.deployed = deploy(routes, self.pools, serving, group, self._by_model)
         shared = [pool for pool in self.pools if not pool.engine.tenant]
-        opened, everyone = (previous._open, previous.everyone) if previous is not None else (None, None)
-        self._open: Group | None = group([pool for pool in shared if not pool.engine.configured_models], "", opened)
-        self.everyone: Group | None = group(shared, "", everyone)
+        self._open: Group | None = group([pool for pool in shared if not pool.engine.configured_models])
+        self.everyone: Group | None = group(shared, "", False)
 
     def groups(self) -> set[Group]:
         """All there are."""
@@ -163,6 +173,10 @@ class UpstreamTable:
     def known(self, model: str) -> Group | None:
         """The engines that are known to serve ``model`` for everybody, by any of its names."""
         return self._by_model.get(model)
+
+    def named(self) -> list[Group]:
+        """Those whose engines are each other's like: a request for a model goes to one of them."""
+        return [group for group in self._groups.values() if group.named]
 
     def group(self, model: str) -> Group | None:
         """The engines that may serve ``model``, well or not, for whoever asks; None = nobody would, or it depends on who asks

@@ -31,7 +31,7 @@ cdef class Queue(Filter):
 
     @cython.locals(account=Account, route=Lane, limit_s=cython.double)
     cpdef on_route(self, Exchange exchange)
-    @cython.locals(lane=Lane, group=Group, found=Lane)
+    @cython.locals(lane=Lane, group=Group, found=Lane, lanes=dict)
     cpdef Lane _lane(self, Exchange exchange, Lane route)
     @cython.locals(lane=Lane, queue=FairQueue, ahead=cython.bint)
     cpdef _enter(self, Exchange exchange, Lane route)

@@ -3,10 +3,11 @@ cimport cython
 @cython.final
 cdef class Group:
     cdef public Py_ssize_t cursor
-    cdef public tuple pools, turns
-    cdef public dict before, notes
+    cdef public tuple pools
+    cdef public dict lanes, notes
     cdef public object lane
-    cdef public bint part, tabled
+    cdef public bint named, tabled
+    cdef public str part
 
 @cython.final
 cdef class UpstreamTable:

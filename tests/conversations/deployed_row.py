@@ -75,10 +75,11 @@ class Deployed:
         found: dict[str, Any] = self.engines[name].last.json()
         return found
 
-    def learn(self) -> None:
-        """What engines say of themselves is others now: there is a new table."""
+    def learn(self, *gone: str) -> None:
+        """What engines say of themselves is others now, and some have ``gone``: there is a new table."""
         core = self.talk.core
         before = core.table
-        core.take_table(UpstreamTable(self.talk.engines, before, core.config.routes, deploy), [])
+        there = [pool for pool in self.talk.engines if pool.engine.name not in gone]
+        core.take_table(UpstreamTable(there, before, core.config.routes, deploy), [])
         self.talk.queue.follow(before, core.table)
         core.room()

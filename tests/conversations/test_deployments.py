@@ -70,6 +70,27 @@ class TestVersions:
             assert all(len(engines) == 1 for engines in seen.values())
             assert len(set.union(*seen.values())) == 2
 
+    @pytest.mark.parametrize("goes", ["ill", "ejected", "away"])
+    def test_only_the_keys_of_a_version_that_goes_move_and_they_come_back(self, goes: str) -> None:
+        keys = tuple(tenant_key(f"t{number}") for number in range(60))
+        route = RouteConfig(model="m", versions={"v1": 2, "v2": 2, "v3": 1}, sticky=True)
+        with deployed(TWO_VERSIONS, route, keys=keys) as row:
+            def places() -> dict[int, str]:
+                return {number: row.goes_to(chat(key=key_of(f"t{number}"))) for number in range(60)}
+
+            before = places()
+            engine = row.engines["new"].engine
+            row.learn(*("new",) if goes == "away" else ())
+            engine.healthy, engine.ejected_until, engine.held = goes != "ill", 2.0**40 * (goes == "ejected"), goes == "ejected"
+            after = places()
+            assert {number for number in before if after[number] != before[number]} == {
+                number for number in before if before[number] == "new"
+            }
+            assert {after[number] for number in before if before[number] == "new"} == {"old", "next"}
+            engine.healthy, engine.ejected_until, engine.held = True, 0.0, False
+            row.learn()
+            assert places() == before
+
     def test_while_no_engine_of_a_version_is_well_the_others_have_its_share(self) -> None:
         with deployed(TWO_VERSIONS, RouteConfig(model="m", versions={"v1": 1, "v2": 1})) as row:
             row.engines["new"].engine.healthy = False
@@ -127,6 +148,52 @@ class TestTenants:
             close = row.ask(chat("owm", key=key_of("other")))
             assert "own" not in close.error["message"]
             assert "own" in row.ask(chat("owm", key=key_of("acme"))).error["message"]
+
+    def test_no_fallback_and_no_further_name_tells_of_what_only_a_tenant_has(self) -> None:
+        """A name whose model is another's is 404 as one that nobody has, also by an alias, by a class, and where engines judge
+        names themselves."""
+        routes = (
+            RouteConfig(model="own", aliases=["mine"], fallback=["s"], fallback_on=["failure"]),
+            RouteConfig(model="class:own", models=["own"], fallback=["s"], fallback_on=["failure"]),
+        )
+        with deployed(self.ENGINES, *routes, keys=self.KEYS) as row:
+            row.engines["theirs"].engine.healthy = None
+            for name in ("own", "mine", "class:own"):
+                assert row.goes_to(chat(name, key=key_of("acme"))) == "theirs"
+                assert row.ask(chat(name, key=key_of("other"))).status == 404
+            row.engines["theirs"].engine.draining = True
+            assert row.goes_to(chat("own", key=key_of("acme"))) == "shared", "whose it is, falls back"
+            assert row.ask(chat("own", key=key_of("other"))).status == 404
+        with deployed({**self.ENGINES, "judges": {}}, *routes, keys=self.KEYS) as row:
+            for tenant, more in (("acme", {"own", "mine", "class:own"}), ("other", set())):
+                answer = row.ask(request("GET", "/v1/models", key=key_of(tenant)))
+                assert set(listed(answer.body)) == {"m", "s"} | more
+
+    def test_two_tenants_whose_engines_judge_names_wait_apart(self) -> None:
+        engines: dict[str, dict[str, Any]] = {
+            f"of {tenant}": {"tenant": tenant, "max_concurrent": 1} for tenant in ("acme", "other")
+        }
+        routes = tuple(RouteConfig(model=model, max_concurrent=9) for model in ("m", "n"))
+        silent: Any = dict.fromkeys(engines, lambda asked: None)
+        with deployed(engines, *routes, keys=self.KEYS, plays=silent) as row:
+            for tenant in ("acme", "acme", "acme", "other"):
+                for model in ("m", "n"):
+                    row.talk.client().says(chat(model, key=key_of(tenant)))
+            assert row.asked == {"of acme": 1, "of other": 1}, "each has room at its own"
+            answered = 0
+            for _ in range(4):
+                for stream in row.engines["of other"].asked:
+                    if not stream.closed and stream.waiting:
+                        stream.says(ok())
+                        answered += 1
+                row.talk.passes(0.01)
+            assert answered == 2, "who waits at one's engines does not wait behind those of another"
+            for _ in range(8):
+                for stream in row.engines["of acme"].asked:
+                    if not stream.closed and stream.waiting:
+                        stream.says(ok())
+                row.talk.passes(0.01)
+            assert row.talk.waiting == 0
 
     def test_each_sees_its_own_models(self) -> None:
         with deployed(self.ENGINES, keys=self.KEYS) as row:

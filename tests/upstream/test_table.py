@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from fastgw import EngineConfig
+from fastgw import EngineConfig, RouteConfig
 from fastgw.policy.routing.round_robin import RoundRobin
 from fastgw.stats import NullLog, Stats
+from fastgw.upstream.fleet import deploy
 from fastgw.upstream.pool import Pool
-from fastgw.upstream.table import MAX_CYCLE, UpstreamTable
+from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.target import Engine
 
 
@@ -45,11 +49,30 @@ def test_a_model_goes_to_those_that_serve_it_and_others_to_those_that_say_nothin
 def test_weights_are_kept_and_do_not_bunch_up() -> None:
     made = table(place(1, weight=3), place(2, weight=1))
     assert turns(made, "m", 8) == [1, 1, 2, 1] * 2
-    heavy = table(place(1, weight=1000), place(2, weight=1000), place(3, weight=1))
-    group = heavy.group("m")
-    assert group is not None
-    assert len(group.turns) <= MAX_CYCLE + len(group.pools)
-    assert {one.engine.port for one in group.turns} == {1, 2, 3}
+    heavy = turns(table(place(1, weight=1000), place(2, weight=1000), place(3, weight=1)), "m", 2001)
+    assert Counter(heavy) == {1: 1000, 2: 1000, 3: 1}, "weights far apart are exact too"
+    assert all(one != after for one, after in pairwise(heavy[:900]))
+
+
+def test_a_thousand_engines_of_unequal_weights_that_serve_many_models_are_laid_out_in_a_moment() -> None:
+    """What an engine that comes costs the loop, whatever it serves. (Counted in steps: clocks tell of the machine.)"""
+    models = [f"m{at}" for at in range(20)]
+    places = [place(at + 1, weight=at % 9 + 1, models=tuple(models[at % 7 : at % 7 + 10]), version="v1") for at in range(1000)]
+    routes = [RouteConfig(model=model, versions={"v1": 1, "v2": 1}) for model in models[:10]]
+    before = UpstreamTable(places, None, routes, deploy)
+    calls = 0
+
+    def count(frame: Any, event: str, about: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        made = UpstreamTable(places[1:], before, routes, deploy)
+    finally:
+        sys.setprofile(None)
+    assert calls < 60_000
+    assert made.group("m15") is not None
 
 
 def test_two_models_that_alternate_take_turns_each_for_itself() -> None:

@@ -33,7 +33,7 @@ def by_load(group: Group, tried: tuple[Pool, ...], unit: int) -> Pool | None:
     """The engine of ``group`` with least to do; what other strategies do with a request that they have no opinion of."""
     pools = group.pools
     count = len(pools)
-    start = group.cursor if group.cursor < count else 0  # (turns by weight are more than engines)
+    start = group.cursor
     loads = loads_of(group, unit)
     best = loads.least_but(start, tried) if tried else loads.least(start)
     if best < 0:

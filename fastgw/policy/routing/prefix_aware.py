@@ -15,7 +15,7 @@ matter. """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from fastgw.accel.bodies import prompt_span
 from fastgw.accel.prefixes import Prefixes
@@ -31,34 +31,49 @@ FEW: Final = 4  # requests under way at an engine that are too few to be called 
 
 
 class Known:
-    """What is remembered of one group. ``slots``: of its engines in the table, by their places; ``places``: the reverse."""
+    """What is worked out of one group. ``slots``: of its engines in the table, by their places; ``places``: the reverse. ``of``
+    tells whose table that is."""
 
-    __slots__ = ("loads", "memory", "places", "prefixes", "slots")
+    __slots__ = ("loads", "of", "places", "slots")
 
-    def __init__(self, group: Group, prefixes: Prefixes) -> None:
-        self.prefixes = self.memory = prefixes
+    def __init__(self, group: Group, prefixes: Prefixes, of: object) -> None:
+        self.of = of
         self.slots = [prefixes.slot(pool.engine.name) for pool in group.pools]
         self.places = {slot: place for place, slot in enumerate(self.slots)}
         self.loads = loads_of(group, TOKENS)
 
 
 class PrefixAware(Strategy):
-    """``secret`` keys the hashes; ``most_bytes``: of each group's table; ``cache_bytes``: of prompts that an engine keeps."""
+    """``secret`` keys the hashes; ``most_bytes``: of the table, one for all models; ``cache_bytes``: of prompts that an engine
+    keeps. ``remembered``: what outlives this strategy when settings change; the table does, where it is to be as large."""
 
-    __slots__ = ("_balance_percent", "_cache_bytes", "_most_bytes", "_secret", "_stats")
+    __slots__ = ("_balance_percent", "_cache_bytes", "_most_bytes", "_of", "_prefixes", "_remembered", "_secret", "_stats")
 
-    def __init__(self, secret: bytes, most_bytes: int, cache_bytes: int, balance_percent: int, stats: Stats) -> None:
+    def __init__(
+        self,
+        secret: bytes,
+        most_bytes: int,
+        cache_bytes: int,
+        balance_percent: int,
+        stats: Stats,
+        remembered: dict[str, Any],
+    ) -> None:
         self._secret = secret
         self._most_bytes = most_bytes
         self._cache_bytes = cache_bytes
         self._balance_percent = balance_percent
         self._stats = stats
+        self._remembered = remembered
+        self._prefixes: Prefixes | None = None
+        self._of = object()  # (notes that went by another table do not keep that)
 
     def pick(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> Pool | None:
+        prefixes = self._prefixes
+        if prefixes is None:
+            prefixes = self._begin()
         known: Known | None = group.notes.get("prefix")
-        if known is None or known.prefixes.most_bytes != self._most_bytes:
-            known = group.notes["prefix"] = self._known(group)
-        prefixes = known.prefixes
+        if known is None or known.of is not self._of:
+            known = group.notes["prefix"] = Known(group, prefixes, self._of)
         prefixes.slot_bytes = self._cache_bytes
         size = look(prefixes, exchange)
         if not prefixes.count:
@@ -117,12 +132,13 @@ class PrefixAware(Strategy):
             pool.engine.watch.known = cached
         return pool
 
-    def _known(self, group: Group) -> Known:
-        prefixes: Prefixes | None = group.before.get("prefix")
-        if prefixes is None or prefixes.most_bytes != self._most_bytes:
-            prefixes = Prefixes(self._secret, self._most_bytes, self._cache_bytes)
-        # (Else it is that of the group whose place this one has taken: most of its engines are the same.)
-        return Known(group, prefixes)
+    def _begin(self) -> Prefixes:
+        """The first request: the table is made now, or is the one that a strategy before this has filled."""
+        found: Prefixes | None = self._remembered.get("prefix")
+        if found is None or found.most_bytes != self._most_bytes:
+            found = self._remembered["prefix"] = Prefixes(self._secret, self._most_bytes, self._cache_bytes)
+        self._prefixes = found
+        return found
 
     def scores(self, group: Group, exchange: ExchangeState) -> list[tuple[float, str]]:
         found = scores_of(group, TOKENS)
@@ -130,11 +146,12 @@ class PrefixAware(Strategy):
         tokens = facts.prompt_tokens if facts is not None else 0
         known: Known | None = group.notes.get("prefix")
         has: dict[int, int] = {}
-        if known is not None:
-            size = look(known.prefixes, exchange)
-            for number in range(known.prefixes.found):
-                place = known.places.get(known.prefixes.holder(number), -1)
-                has[place] = known.prefixes.held(number) * tokens // size
+        prefixes = self._prefixes
+        if prefixes is not None and known is not None and known.of is self._of:
+            size = look(prefixes, exchange)
+            for number in range(prefixes.found):
+                place = known.places.get(prefixes.holder(number), -1)
+                has[place] = prefixes.held(number) * tokens // size
         for at, pool in enumerate(group.pools):
             held = has.get(at, 0)
             found[at] = (

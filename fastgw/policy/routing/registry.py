@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import random
-from typing import assert_never
+from typing import Any, assert_never
 
 from fastgw.config import Config
 from fastgw.config.names import Policy
@@ -17,16 +17,23 @@ from fastgw.stats import Stats
 
 
 def strategy_of(
-    name: Policy, chance: Callable[[], float] = random, config: Config | None = None, stats: Stats | None = None
+    name: Policy,
+    chance: Callable[[], float] = random,
+    config: Config | None = None,
+    stats: Stats | None = None,
+    remembered: dict[str, Any] | None = None,
 ) -> Strategy:
     """A new strategy of that name. ``chance`` gives numbers from 0 up to, but not, 1 to those that throw dice; ``config`` has
-    what is set for it (None: the defaults), ``stats`` are where it counts."""
-    found = _made(name, chance, config or Config(), stats)
+    what is set for it (None: the defaults), ``stats`` are where it counts. ``remembered``: what strategies know of requests,
+    each under its name; the next one, by other settings, goes on with it."""
+    found = _made(name, chance, config or Config(), stats, remembered if remembered is not None else {})
     found.name = name
     return found
 
 
-def _made(name: Policy, chance: Callable[[], float], config: Config, stats: Stats | None) -> Strategy:
+def _made(
+    name: Policy, chance: Callable[[], float], config: Config, stats: Stats | None, remembered: dict[str, Any]
+) -> Strategy:
     match name:
         case "round_robin" | "weighted":
             from fastgw.policy.routing.round_robin import RoundRobin
@@ -66,18 +73,18 @@ def _made(name: Policy, chance: Callable[[], float], config: Config, stats: Stat
             from fastgw.policy.routing.keys import Keys
             from fastgw.policy.routing.session import Session
 
-            return Session(Keys(tuple(config.session_sources)), config.session_ttl_s, config.session_table)
+            return Session(Keys(tuple(config.session_sources)), config.session_ttl_s, config.session_table, remembered)
         case "token_load":
             from fastgw.policy.routing.token_load import TokenLoad
 
             return TokenLoad()
         case "prefix_aware":
-            return _prefix_aware(config, stats or Stats())
+            return _prefix_aware(config, stats or Stats(), remembered)
         case _:
             assert_never(name)
 
 
-def _prefix_aware(config: Config, stats: Stats) -> Strategy:
+def _prefix_aware(config: Config, stats: Stats, remembered: dict[str, Any]) -> Strategy:
     from os import urandom
 
     from fastgw.accel.prefixes import SECRET_BYTES
@@ -85,19 +92,25 @@ def _prefix_aware(config: Config, stats: Stats) -> Strategy:
 
     cache_bytes = config.prefix_cache_tokens * config.prompt_bytes_per_token
     return PrefixAware(
-        urandom(SECRET_BYTES), config.prefix_table_bytes, cache_bytes, config.prefix_balance_percent, stats
+        urandom(SECRET_BYTES), config.prefix_table_bytes, cache_bytes, config.prefix_balance_percent, stats, remembered
     )
 
 
-def strategy_for(config: Config, chance: Callable[[], float] = random, stats: Stats | None = None) -> Strategy:
+def strategy_for(
+    config: Config,
+    chance: Callable[[], float] = random,
+    stats: Stats | None = None,
+    remembered: dict[str, Any] | None = None,
+) -> Strategy:
     """The one strategy of a gateway: ``policy``, or where routes have their own, one that looks at each request's model; and
     where clients may choose one, one that looks at its head."""
     made: dict[str, Strategy] = {}
+    kept = {} if remembered is None else remembered
 
     def of(name: Policy) -> Strategy:
-        # (One for all that say so: what it remembers it has by groups.)
+        # (One for all that say so: what it works out of engines it has by groups.)
         if name not in made:
-            made[name] = strategy_of(name, chance, config, stats)
+            made[name] = strategy_of(name, chance, config, stats, kept)
         return made[name]
 
     found = of(config.policy)

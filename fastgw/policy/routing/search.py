@@ -32,13 +32,19 @@ def search(pools: tuple[Pool, ...], start: int, tried: tuple[Pool, ...]) -> int:
     return resort
 
 
-def draw(pools: tuple[Pool, ...], tried: tuple[Pool, ...], chance: Callable[[], float]) -> Pool | None:
-    """Any of those that take a request, each as likely as the others; else any last resort."""
+def those(pools: tuple[Pool, ...], tried: tuple[Pool, ...]) -> list[Pool]:
+    """All that take a request; else all that are a last resort, those that are well before those that are not."""
     fit = [pool for pool in pools if pool not in tried and pool.engine.usable()]
     if not fit:
         fit = [pool for pool in pools if pool not in tried and pool.engine.last_resort()]
         well = [pool for pool in fit if pool.engine.healthy is not False]
         fit = well or fit
+    return fit
+
+
+def draw(pools: tuple[Pool, ...], tried: tuple[Pool, ...], chance: Callable[[], float]) -> Pool | None:
+    """Any of :func:`those`, each as likely as the others."""
+    fit = those(pools, tried)
     return fit[int(chance() * len(fit))] if fit else None
 
 

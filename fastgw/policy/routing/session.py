@@ -3,10 +3,13 @@
 A session is told by what ``session_sources`` name, the first that a request has; its first request goes to the engine with
 least to do, as do requests that tell none. Where its engine is full, ill, drained or gone it moves, and stays where it went.
 
-Invariants: there are no more sessions than the table has room for, who was not used for longest goes first; one that was not
-used for ``session_ttl_s`` is none any more. What a group remembers the one that takes its place goes on with. """
+Invariants: there are no more sessions than the table has room for, whatever engines come and go; where it is full, one of the
+key that has most of them makes room, the one that was not used for longest: so no key takes the others' from them. One that was
+not used for ``session_ttl_s`` is none any more. """
 
 from __future__ import annotations
+
+from typing import Any
 
 from fastgw.exchange.context import Strategy
 from fastgw.exchange.state import ExchangeState
@@ -29,68 +32,110 @@ class Seat:
 
 
 class Sessions:
-    """Those of one group. ``seats`` by a hash of what tells them (the process's own: nobody makes two meet); the one used last
-    stands last, give or take half its time. ``places``: of the engines in the group, by their names."""
+    """All of a gateway: ``count`` of them. ``seats`` by keys, and for each by a hash of what tells them (the process's own:
+    nobody makes two meet); the one used last stands last, give or take half its time."""
 
-    __slots__ = ("memory", "places", "seats")
+    __slots__ = ("_most", "_ranks", "count", "seats")
 
-    def __init__(self, group: Group) -> None:
-        before: dict[int, Seat] | None = group.before.get("session")
-        self.seats: dict[int, Seat] = before if before is not None else {}
-        self.memory = self.seats
-        self.places: dict[str, Pool] = {pool.engine.name: pool for pool in group.pools}
+    def __init__(self) -> None:
+        self.seats: dict[str, dict[int, Seat]] = {}
+        self.count = 0
+        self._ranks: dict[int, dict[str, None]] = {}  # keys by how many they have: one more or less is a step
+        self._most = 0  # that one has
+
+    def seat(self, key: str, told: int) -> Seat | None:
+        seats: dict[int, Seat] | None = self.seats.get(key)
+        return seats.get(told) if seats is not None else None
+
+    def put(self, key: str, told: int, seat: Seat, most: int) -> None:
+        """A session that is not here; with it there are ``most`` at the most."""
+        while self.count >= most:
+            greedy = next(iter(self._ranks[self._most]))
+            self.drop(greedy, next(iter(self.seats[greedy])))
+        seats = self.seats.setdefault(key, {})
+        seats[told] = seat
+        self.count += 1
+        self._rank(key, len(seats) - 1, len(seats))
+
+    def drop(self, key: str, told: int) -> None:
+        """One that is here is none any more."""
+        seats = self.seats[key]
+        del seats[told]
+        self.count -= 1
+        if not seats:
+            del self.seats[key]
+        self._rank(key, len(seats) + 1, len(seats))
+
+    def used(self, key: str, told: int) -> None:
+        """It was the last one."""
+        seats = self.seats[key]
+        seats[told] = seats.pop(told)
+
+    def _rank(self, key: str, before: int, now: int) -> None:
+        if now:
+            self._ranks.setdefault(now, {})[key] = None
+        if before:
+            del self._ranks[before][key]
+            if not self._ranks[before]:
+                del self._ranks[before]
+        if now > self._most or self._most not in self._ranks:
+            self._most = now
 
 
 class Session(Strategy):
-    """See the head of this file."""
+    """See the head of this file. ``remembered``: what outlives this strategy when settings change."""
 
-    __slots__ = ("_keys", "_most", "_ttl_s")
+    __slots__ = ("_keys", "_most", "_sessions", "_ttl_s")
 
-    def __init__(self, keys: Keys, ttl_s: float, most: int) -> None:
+    def __init__(self, keys: Keys, ttl_s: float, most: int, remembered: dict[str, Any]) -> None:
         self._keys = keys
         self._ttl_s = ttl_s
         self._most = most
+        self._sessions: Sessions = remembered.setdefault("session", Sessions())
 
     def pick(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> Pool | None:
         told = self._keys.read(exchange)
         if told is None:
             return by_load(group, tried, REQUESTS)
-        sessions: Sessions | None = group.notes.get("session")
-        if sessions is None:
-            sessions = group.notes["session"] = Sessions(group)
-        seats = sessions.seats
-        key = hash((told, exchange.key_id))  # (not each apart: equal texts and bytes have one hash)
+        places: dict[str, Pool] | None = group.notes.get("session")
+        if places is None:
+            places = group.notes["session"] = {pool.engine.name: pool for pool in group.pools}
+        sessions = self._sessions
+        key = exchange.key_id
+        hashed = told_of(told, group, exchange)
         now = monotonic()
-        seat: Seat | None = seats.get(key)
+        seat = sessions.seat(key, hashed)
         pool: Pool | None = None
         if seat is not None and now < seat.until:
-            pool = sessions.places.get(seat.name)
+            pool = places.get(seat.name)
             if pool is not None and pool not in tried and pool.engine.usable():
                 if seat.until - now < self._ttl_s * 0.5:
-                    del seats[key]
-                    seats[key] = seat
+                    sessions.used(key, hashed)
                     seat.until = now + self._ttl_s
                 return pool
         pool = by_load(group, tried, REQUESTS)
         if pool is None:
             return None
         if seat is not None:
-            del seats[key]
-        while len(seats) >= self._most:
-            del seats[next(iter(seats))]
-        seats[key] = Seat(pool.engine.name, now + self._ttl_s)
+            sessions.drop(key, hashed)
+        sessions.put(key, hashed, Seat(pool.engine.name, now + self._ttl_s), self._most)
         return pool
 
     def scores(self, group: Group, exchange: ExchangeState) -> list[tuple[float, str]]:
         found = scores_of(group, REQUESTS)
         told = self._keys.read(exchange)
-        sessions: Sessions | None = group.notes.get("session")
-        if told is None or sessions is None:
+        if told is None:
             return found
-        seat = sessions.seats.get(hash((told, exchange.key_id)))
+        seat = self._sessions.seat(exchange.key_id, told_of(told, group, exchange))
         if seat is None or monotonic() >= seat.until:
             return found
         for at, pool in enumerate(group.pools):
             if pool.engine.name == seat.name:
                 found[at] = (0.0, f"has the session; {found[at][1]}")
         return found
+
+
+def told_of(told: bytes, group: Group, exchange: ExchangeState) -> int:
+    """By what a session is known: what tells it, for one model, and for one version of it where there are several."""
+    # (Not the hash of each apart: equal texts and bytes have one.)
+    return hash((told, exchange.substitute or exchange.model, group.part))

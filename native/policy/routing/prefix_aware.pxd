@@ -15,7 +15,7 @@ cdef long long FEW
 
 @cython.final
 cdef class Known:
-    cdef public Prefixes memory, prefixes
+    cdef public object of
     cdef public list slots
     cdef public dict places
     cdef public Loads loads
@@ -24,6 +24,9 @@ cdef class PrefixAware(Strategy):
     cdef bytes _secret
     cdef long long _most_bytes, _cache_bytes, _balance_percent
     cdef Stats _stats
+    cdef Prefixes _prefixes
+    cdef dict _remembered
+    cdef object _of
 
     @cython.locals(
         known=Known, prefixes=Prefixes, size=cython.longlong, tokens=cython.longlong, loads=Loads, pool=Pool, other=Pool,
@@ -32,6 +35,8 @@ cdef class PrefixAware(Strategy):
         less=cython.longlong,
     )
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
+    @cython.locals(found=Prefixes)
+    cdef Prefixes _begin(self)
 
 @cython.locals(watch=Watch)
 cpdef Py_ssize_t to_do(Pool pool) except -1

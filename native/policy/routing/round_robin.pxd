@@ -5,7 +5,17 @@ from fastgw.policy.routing.search cimport search
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
 
+cdef object ROUND, _BITS, _WHOSE
+
+@cython.final
+cdef class Turns:
+    cdef public bint even
+    cdef public tuple pools
+    cdef list _due, _steps
+
+    @cython.locals(due=list, passed=list, at=cython.Py_ssize_t, pool=Pool, place=cython.Py_ssize_t)
+    cpdef Pool next(self, tuple tried)
 
 cdef class RoundRobin(Strategy):
-    @cython.locals(pool=Pool, turns=tuple, at=cython.Py_ssize_t)
+    @cython.locals(turns=Turns, pool=Pool, pools=tuple, at=cython.Py_ssize_t)
     cpdef Pool pick(self, Group group, tuple tried, object exchange)

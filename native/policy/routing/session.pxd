@@ -14,12 +14,28 @@ cdef class Seat:
 
 @cython.final
 cdef class Sessions:
-    cdef public dict memory, places, seats
+    cdef public Py_ssize_t count
+    cdef public dict seats
+    cdef dict _ranks
+    cdef Py_ssize_t _most
+
+    @cython.locals(seats=dict)
+    cpdef Seat seat(self, str key, object told)
+    @cython.locals(seats=dict)
+    cpdef put(self, str key, object told, Seat seat, Py_ssize_t most)
+    @cython.locals(seats=dict)
+    cpdef drop(self, str key, object told)
+    @cython.locals(seats=dict)
+    cpdef used(self, str key, object told)
+    cdef _rank(self, str key, Py_ssize_t before, Py_ssize_t now)
 
 cdef class Session(Strategy):
     cdef Keys _keys
     cdef Py_ssize_t _most
+    cdef Sessions _sessions
     cdef double _ttl_s
 
-    @cython.locals(told=bytes, sessions=Sessions, seats=dict, now=cython.double, seat=Seat, pool=Pool)
+    @cython.locals(told=bytes, sessions=Sessions, places=dict, key=str, now=cython.double, seat=Seat, pool=Pool)
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
+
+cpdef object told_of(bytes told, Group group, object exchange)

@@ -183,7 +183,8 @@ def test_what_is_known_outlives_the_coming_and_going_of_other_engines() -> None:
 
 
 def test_an_engine_keeps_as_much_as_is_set() -> None:
-    strategy = strategy_of("prefix_aware", config=Config(prefix_cache_tokens=3000))
+    remembered: dict[str, Any] = {}
+    strategy = strategy_of("prefix_aware", config=Config(prefix_cache_tokens=3000), remembered=remembered)
     group = fleet(2)
     first, others = chat(said(8000, 1)), [chat(said(8000, seed)) for seed in range(2, 8)]
     goes(strategy, group, first)
@@ -191,19 +192,34 @@ def test_an_engine_keeps_as_much_as_is_set() -> None:
         goes(strategy, group, other)
     told = strategy.explain(group, (), first)  # type: ignore[arg-type]
     assert all("has 0 of the prompt's" in one.why for one in told)
-    known = group.notes["prefix"].prefixes
+    known = remembered["prefix"]
     assert all(known.taken(slot) <= 12_000 for slot in (0, 1))
 
 
 def test_another_size_of_the_table_begins_anew_and_another_cache_goes_on() -> None:
     group = fleet(2)
     prompt = chat(said(8000, 1))
-    assert goes(strategy_of("prefix_aware"), group, prompt) == 1
-    before = group.notes["prefix"].prefixes
-    goes(strategy_of("prefix_aware", config=Config(prefix_cache_tokens=5000)), group, prompt)
-    assert group.notes["prefix"].prefixes is before
-    goes(strategy_of("prefix_aware", config=Config(prefix_table_bytes=1 << 20)), group, prompt)
-    assert group.notes["prefix"].prefixes is not before
+    remembered: dict[str, Any] = {}
+
+    def by(**settings: Any) -> Any:
+        goes(strategy_of("prefix_aware", config=Config(**settings), remembered=remembered), group, prompt)
+        return remembered["prefix"]
+
+    before = by()
+    assert by(prefix_cache_tokens=5000) is before
+    assert by(prefix_table_bytes=1 << 20) is not before
+
+
+def test_all_models_have_one_table_which_is_as_large_as_is_set() -> None:
+    remembered: dict[str, Any] = {}
+    strategy = strategy_of("prefix_aware", config=Config(prefix_table_bytes=1 << 16), remembered=remembered)
+    groups = [fleet(2) for _ in range(5)]
+    for number in range(400):
+        group = groups[number % 5]
+        goes(strategy, group, chat(said(20_000, number), model=f"m{number % 5}"))
+        over(group)
+    assert len(remembered) == 1
+    assert remembered["prefix"].nodes() < 64, "it is full, and nobody has another"
 
 
 def test_asking_why_changes_nothing() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from fastgw import Config
+from fastgw import Config, RouteConfig
 from fastgw.net.clock import hold
 from fastgw.policy.routing import strategy_of
+from fastgw.upstream.deployments import Asker
+from fastgw.upstream.fleet import deploy
 from fastgw.upstream.table import Group, UpstreamTable
 from tests.policy.routing.test_strategies import Asked, place
 
@@ -22,8 +24,8 @@ def _clock() -> Iterator[None]:
     hold(-1.0)
 
 
-def asked(session: int, key: str = "key") -> Any:
-    made = Asked(fields=b"x-session-id: %d\r\n" % session)
+def asked(session: int, key: str = "key", model: str = "m") -> Any:
+    made = Asked(model, fields=b"x-session-id: %d\r\n" % session)
     made.key_id = key
     return made
 
@@ -84,18 +86,45 @@ def test_there_are_no_more_sessions_than_the_table_has_room_for_and_the_one_used
             hold(1000.0 + 6 * session)
             assert port(strategy, group, asked(0)) == kept
         port(strategy, group, asked(session))
-        assert len(group.notes["session"].seats) <= 16
 
 
-def test_sessions_outlive_the_coming_and_going_of_other_engines() -> None:
+def test_no_key_takes_the_sessions_of_others_and_there_is_one_table_for_all_engines() -> None:
+    remembered: dict[str, Any] = {}
+    strategy = strategy_of("session", config=Config(session_table=40), remembered=remembered)
+    groups = [Group([place(1), place(2), place(3)]), Group([place(4), place(5), place(6)])]
+
+    def goes(key: str, at: int, session: int = 1, by: Any = strategy) -> int:
+        return port(by, groups[at], asked(session, key, f"m{at}"))
+
+    where = {(key, at): goes(key, at) for key in ("a", "b") for at in (0, 1)}
+    for pool in (*groups[0].pools, *groups[1].pools):
+        pool.engine.inflight = 9 * (pool.engine.port in where.values())  # (a session that is forgotten goes elsewhere)
+    for session in range(500):
+        goes("greedy", session % 2, session)
+    assert remembered["session"].count == 40
+    assert {key: len(seats) for key, seats in remembered["session"].seats.items()} == {"a": 2, "b": 2, "greedy": 36}
+    assert where == {(key, at): goes(key, at) for key, at in where}
+    other = strategy_of("session", config=Config(session_table=16), remembered=remembered)
+    goes("new", 0, by=other)
+    assert remembered["session"].count == 16, "a smaller table, by other settings, goes on with what it has room for"
+    assert goes("a", 0, by=other) == where["a", 0]
+
+
+@pytest.mark.parametrize("part", ["everyone", "version"])
+def test_sessions_outlive_the_coming_and_going_of_other_engines(part: str) -> None:
     strategy = strategy_of("session")
-    pools = [place(at + 1) for at in range(4)]
-    table = UpstreamTable(pools[:3])
-    assert table.everyone is not None
-    where = {session: port(strategy, table.everyone, asked(session)) for session in range(30)}
-    table = UpstreamTable(pools[1:], table)
-    assert table.everyone is not None
-    after = {session: port(strategy, table.everyone, asked(session)) for session in range(30)}
+    pools = [place(at + 1, version="v1", models=("m",)) for at in range(4)]
+    routes = (RouteConfig(model="m", versions={"v1": 1}),) if part == "version" else ()
+
+    def engines(table: UpstreamTable) -> Group:
+        found = table.everyone if part == "everyone" else table.deployed.group("m", Asker())
+        assert found is not None
+        return found
+
+    table = UpstreamTable(pools[:3], None, routes, deploy)
+    where = {session: port(strategy, engines(table), asked(session)) for session in range(30)}
+    table = UpstreamTable(pools[1:], table, routes, deploy)
+    after = {session: port(strategy, engines(table), asked(session)) for session in range(30)}
     assert {session for session in where if after[session] != where[session]} == {
         session for session in where if where[session] == 1
     }
