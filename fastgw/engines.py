@@ -116,7 +116,9 @@ class EngineDesk:
             slots=engine.slots,
             connections=pool.connections,
             draining=engine.draining,
+            ejected=engine.ejected_until > 0.0,
             leaving=self._fleet.leaves(engine.name),
             requests_total=engine.answered_total,
             failures_total=engine.failures_total,
+            ejections_total=engine.ejections_total,
         )

@@ -64,9 +64,10 @@ def duplicate_engines(engines: Sequence[EngineConfig]) -> list[tuple[int, int, s
 
 def engines_clash(engine: EngineConfig, other: EngineConfig) -> str:
     """How the two cannot both be there; empty = they can."""
-    apart = bool(engine.models and other.models and not set(engine.models) & set(other.models))
-    if engine.url == other.url and engine.rank == other.rank and not apart:
-        return f"the engine {engine.url} is named twice"
+    if engine.url == other.url and engine.rank == other.rank:
+        apart = bool(engine.models and other.models and not set(engine.models) & set(other.models))
+        if not apart:
+            return f"the engine {engine.url} is named twice"
     if engine.name == other.name and engine.name != engine.address.label:
         return f"two engines have the name {engine.name!r}"
     return ""

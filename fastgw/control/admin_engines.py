@@ -90,7 +90,7 @@ class ModelShown(msgspec.Struct, frozen=True, kw_only=True):
 class EngineShown(msgspec.Struct, frozen=True, kw_only=True):
     """An engine as the API shows it. ``origin``: who has named it (config, admin, runner, dns, srv, file). ``health`` is well,
     not_well or unknown; ``facts`` are shown of one engine alone; ``slots`` 0 = no limit; ``leaving``: it is removed when
-    nothing is under way there."""
+    nothing is under way there; ``ejected``: it is asked only where no other takes a request."""
 
     name: str
     url: str
@@ -108,9 +108,11 @@ class EngineShown(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     connections: int
     draining: bool
+    ejected: bool
     leaving: bool
     requests_total: int
     failures_total: int
+    ejections_total: int
 
 
 class EngineList(msgspec.Struct, kw_only=True):

@@ -10,7 +10,7 @@ Engines that share a name (one server under several lists of models) are one ser
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from prometheus_client import generate_latest
@@ -51,6 +51,12 @@ class EngineView(Protocol):
     def failures_total(self) -> int: ...
     @property
     def truncations_total(self) -> int: ...
+    @property
+    def weight(self) -> int: ...
+    @property
+    def ejected_until(self) -> float: ...
+    @property
+    def ejections_total(self) -> int: ...
     @property
     def breaker(self) -> BreakerView: ...
 
@@ -101,11 +107,15 @@ class MetricsSource(Protocol):
 class _Engine:
     """All engines of one name together."""
 
-    __slots__ = ("answered", "failures", "healthy", "inflight", "opened", "slots", "state", "truncations")
+    __slots__ = (
+        "answered", "ejected", "ejections", "failures", "healthy", "inflight", "opened", "slots", "state", "truncations",
+        "weight",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.healthy: bool | None = None
         self.inflight = self.slots = self.answered = self.failures = self.truncations = self.opened = 0
+        self.weight = self.ejected = self.ejections = 0
         self.state = CLOSED
 
     def add(self, engine: EngineView, first: bool) -> None:
@@ -117,6 +127,9 @@ class _Engine:
         self.answered += engine.answered_total
         self.failures += engine.failures_total
         self.truncations += engine.truncations_total
+        self.weight += engine.weight
+        self.ejected = max(self.ejected, int(engine.ejected_until > 0.0))
+        self.ejections += engine.ejections_total
         self.opened += breaker.opened_total
         if _SEVERITY.get(breaker.state, 0) > _SEVERITY[self.state]:
             self.state = breaker.state
@@ -140,9 +153,18 @@ _PER_ENGINE: Final[tuple[tuple[str, str, bool, Callable[[_Engine], int | None]],
     ),
     ("gateway_upstream_errors_total", "Failures that count against the engine.", True, lambda engine: engine.failures),
     ("gateway_upstream_truncations_total", "Answers that ended before their end.", True, lambda engine: engine.truncations),
+    ("gateway_engine_ejected", "1 = it is asked only where no other takes a request.", False, lambda engine: engine.ejected),
+    ("gateway_engine_ejections_total", "How often it was ejected.", True, lambda engine: engine.ejections),
     ("gateway_circuit_breaker_state", "0 = closed, 1 = open, 2 = half-open.", False, lambda engine: engine.state),
     ("gateway_circuit_breaker_opened_total", "How often the breaker has opened.", True, lambda engine: engine.opened),
 )
+
+
+def _imbalance(engines: Sequence[_Engine]) -> float:
+    under_way = sum(engine.inflight for engine in engines)
+    if not under_way:
+        return 0.0
+    return max(engine.inflight / engine.weight for engine in engines) * sum(engine.weight for engine in engines) / under_way
 
 
 def _of_stats(counts: Mapping[str, int]) -> Iterator[Metric]:
@@ -221,6 +243,11 @@ class GatewayCollector:
             if count % LINES == 0:
                 yield None
         engines = list(named.items())
+        yield GaugeMetricFamily(
+            "gateway_engine_load_imbalance",
+            "Requests under way at the busiest engine that is well, for its weight, by the mean of all; 0 = there are none.",
+            value=_imbalance([engine for engine in named.values() if engine.healthy is not False]),
+        )
         for metric, text, counts, read in _PER_ENGINE:
             make = CounterMetricFamily if counts else GaugeMetricFamily
             for start in range(0, len(engines) or 1, LINES):

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from time import thread_time
 from typing import Any, Final, Literal
 
 from msgspec.structs import replace
@@ -48,6 +49,8 @@ PIECE: Final = 50
 """Engines made in one turn of the loop: a millisecond."""
 PUBLISH_SHARE: Final = 0.02
 """Of the loop's time, for tables that may wait."""
+AT_ONCE_S: Final = 0.002
+"""That a table takes at the most of which nobody waits for the next one."""
 LOOK_S: Final = 0.05
 """How often one that leaves is looked at: the data plane has no event for "the last one ended", and pays for none."""
 
@@ -106,8 +109,8 @@ class Fleet:
 
     __slots__ = (
         "_added", "_closed", "_config", "_configs", "_idle_files", "_leaving", "_log", "_origins", "_publish_at", "_published",
-        "_publishing", "_reactor", "_room", "_shortage", "_stats", "_timer", "_watching", "changed", "events", "joined", "left",
-        "own", "pools", "table",
+        "_publishing", "_reactor", "_room", "_shortage", "_stats", "_timer", "_took_s", "_watching", "changed", "events", "joined",
+        "left", "own", "pools", "table",
     )  # fmt: skip
 
     def __init__(
@@ -141,8 +144,9 @@ class Fleet:
         self._timer: asyncio.TimerHandle | None = None
         self._publishing: asyncio.TimerHandle | None = None
         self._publish_at = 0.0  # no sooner
+        self._took_s = 0.0  # the last table
         self._closed = False
-        self._watching = Watching(reactor.loop, lambda: self.pools, lambda: self.table.groups(), log, room)
+        self._watching = Watching(reactor.loop, lambda: self.pools, lambda: self.table.named(), log, room, self.events.add)
         self.pools: tuple[Pool, ...] = tuple(self._pool(one, config) for one in _written(config))
         self.table = UpstreamTable(self.pools, None, config.routes, deploy)
         self._watching.follow(config)
@@ -197,12 +201,20 @@ class Fleet:
             wait_s = max(0.0, self._publish_at - monotonic())
             self._publishing = self._reactor.loop.call_later(wait_s, self._publish_now)
 
+    def _publish_in_turn(self) -> None:
+        """:meth:`publish`, or where the last table was a large one and is new, :meth:`publish_soon`: whoever has come is not
+        asked before he is known to be well, and whoever has gone takes nothing more."""
+        if self._publishing is None and (self._took_s < AT_ONCE_S or monotonic() >= self._publish_at):
+            self._publish_now()
+        else:
+            self.publish_soon()
+
     def _publish_now(self) -> None:
         self._publishing = None
-        begun = monotonic()
+        begun = thread_time()
         self.publish()
-        now = monotonic()
-        self._publish_at = now + (now - begun) / PUBLISH_SHARE
+        self._took_s = thread_time() - begun
+        self._publish_at = monotonic() + self._took_s / PUBLISH_SHARE
 
     # --- coming and going
     def add(self, config: EngineConfig, origin: Origin = "admin") -> Pool:
@@ -213,7 +225,7 @@ class Fleet:
             message = "ranks: an engine whose ranks are told apart stands in the configuration"
             raise ConfigErrors([ConfigError("EngineConfig", "ranks", message)])
         pool = self.take_in(config, origin)
-        self.publish()
+        self._publish_in_turn()
         self.joined(pool)
         return pool
 
@@ -254,7 +266,7 @@ class Fleet:
         if said is not None:
             self._added[name] = replace(said, **fields)
         self._changes(pool, other, self._config)
-        self.publish()
+        self._publish_in_turn()
         self._room()
         return pool
 
@@ -480,7 +492,7 @@ class Fleet:
     def _go(self, pool: Pool) -> None:
         """It is there no longer, for anybody."""
         self._drop(pool)
-        self.publish()
+        self._publish_in_turn()
 
     def _drop(self, pool: Pool) -> None:
         name = pool.engine.name

@@ -5,12 +5,13 @@
 so often in ten seconds, or is so much slower to the first token than the median of its group, gets no request for a while
 unless no other takes it; for twice as long the second time, three times the third, ten times at the most, and each such time
 without a new reason makes one less. The share of a group that may be ejected at once is bounded, so that what ails all ejects
-nobody.
+nobody. It is ejected from all of its groups at once; where no other of one is well, it goes on to be asked there.
 
 Who is held back stands on the engines (``Engine.held``): every strategy and the queue go by that, and where nobody is, it costs
 nothing. All engines are looked at four times a second, only while a setting says so.
 
-Invariants: the last engine of a group that is well is never held back. Must never: judge by anything but what calls told.
+Invariants: an engine is ejected only where another could answer in its place, in one of its groups at the least. Must never:
+judge by anything but what calls told.
 """
 
 from __future__ import annotations
@@ -76,9 +77,11 @@ class _Stays:
             self._well.append(sum(one.well and not one.ejected for one in ones))
 
     def without(self, engine: Engine) -> bool:
-        """Whether enough others of each of its groups stay without one that is well; then it counts as ejected."""
-        places = self._of[engine]
-        if any(self._well[at] < 2 or self._ejected[at] >= self._most[at] for at in places):
+        """Whether it may be ejected: others are well in a group of its, and enough stay in each where that is so (where none
+        is, it is asked all the same). Then it counts as ejected."""
+        places = self._of.get(engine, ())
+        beside = [at for at in places if self._well[at] > 1]
+        if not beside or any(self._ejected[at] >= self._most[at] for at in beside):
             return False
         for at in places:
             self._well[at] -= 1
@@ -88,10 +91,10 @@ class _Stays:
 
 class Restraint:
     """See the head of this file. ``pools`` and ``groups`` are asked anew each time; ``room`` is called when an engine may have
-    more than before: who waits is looked at."""
+    more than before: who waits is looked at. ``happened`` is told of ejections and their ends: what, which engine, and why."""
 
     __slots__ = (
-        "_config", "_groups", "_log", "_loop", "_pools", "_room", "_seen", "_timer", "_window_at",
+        "_config", "_groups", "_happened", "_log", "_loop", "_pools", "_room", "_seen", "_timer", "_window_at",
     )  # fmt: skip
 
     def __init__(
@@ -101,12 +104,14 @@ class Restraint:
         groups: Callable[[], Iterable[Group]],
         log: EventLog,
         room: Callable[[], None],
+        happened: Callable[[str, str, str], None],
     ) -> None:
         self._loop = loop
         self._pools = pools
         self._groups = groups
         self._log = log
         self._room = room
+        self._happened = happened
         self._config: Config | None = None
         self._seen: dict[Engine, _Seen] | None = None  # None: nobody has been looked at yet
         self._window_at = 0.0
@@ -214,6 +219,7 @@ class Restraint:
                 engine.ejected_until = 0.0
                 more = True
                 self._log.info("engine is not ejected any more", engine=engine.name)
+                self._happened("engine_readmitted", engine.name, "")
                 watch = engine.watch
                 if watch is not None:
                     # What it did before says nothing of how it does now.
@@ -226,51 +232,56 @@ class Restraint:
 
     def _eject(self, config: Config, seen: dict[Engine, _Seen], now: float) -> None:
         groups = list(self._groups())
+        slow = self._slow(config, groups, seen, now) if config.outlier_ttft_factor else set()
         stays: _Stays | None = None  # (counted where somebody has given a reason)
-        turns = now - self._window_at >= WINDOW_S
-        for group in groups:
-            slow = self._slowest(config, group, seen, now)
-            for pool in group.pools:
-                engine = pool.engine
-                one = seen.get(engine)
-                watch = engine.watch
-                if one is None or watch is None or not one.well or one.ejected:
-                    continue
-                why = ""
-                faults, answers = watch.faults - one.faults, watch.answers - one.answers
-                if config.outlier_errors and watch.row >= config.outlier_errors:
-                    why = f"{watch.row} failures in a row"
-                elif (
-                    config.outlier_error_percent
-                    and faults + answers >= FEWEST_CALLS
-                    and faults * 100 >= config.outlier_error_percent * (faults + answers)
-                ):
-                    why = f"{faults} of {faults + answers} calls failed"
-                elif slow and watch.samples >= FEWEST_TIMES and watch.latency_s(now) > slow:
-                    why = f"{watch.latency_s(now):.3f} s to the first token"
-                if not why:
-                    continue
-                if stays is None:
-                    stays = _Stays(groups, seen, config.outlier_most_percent)
-                if stays.without(engine):
-                    one.ejected = True
-                    one.times = min(one.times + 1, MOST_TIMES)
-                    seconds = config.outlier_eject_s * one.times
-                    one.calm_at = now + seconds + config.outlier_eject_s
-                    engine.ejected_until = now + seconds
-                    engine.held = True
-                    self._log.warning("engine ejected", engine=engine.name, reason=why, seconds=seconds)
-        if turns:
+        for engine, one in seen.items():
+            watch = engine.watch
+            if watch is None or not one.well or one.ejected:
+                continue
+            why = f"{watch.latency_s(now):.3f} s to the first token" if engine in slow else ""
+            faults, answers = watch.faults - one.faults, watch.answers - one.answers
+            if config.outlier_errors and watch.row >= config.outlier_errors:
+                why = f"{watch.row} failures in a row"
+            elif (
+                config.outlier_error_percent
+                and faults + answers >= FEWEST_CALLS
+                and faults * 100 >= config.outlier_error_percent * (faults + answers)
+            ):
+                why = f"{faults} of {faults + answers} calls failed"
+            if not why:
+                continue
+            if stays is None:
+                stays = _Stays(groups, seen, config.outlier_most_percent)
+            if stays.without(engine):
+                one.ejected = True
+                one.times = min(one.times + 1, MOST_TIMES)
+                seconds = config.outlier_eject_s * one.times
+                one.calm_at = now + seconds + config.outlier_eject_s
+                engine.ejected_until = now + seconds
+                engine.ejections_total += 1
+                engine.held = True
+                self._log.warning("engine ejected", engine=engine.name, reason=why, seconds=seconds)
+                self._happened("engine_ejected", engine.name, f"{why}; for {seconds:g} s")
+        if now - self._window_at >= WINDOW_S:
             self._window_at = now
             for engine, one in seen.items():
                 if engine.watch is not None:
                     one.answers, one.faults = engine.watch.answers, engine.watch.faults
 
+    def _slow(self, config: Config, groups: Sequence[Group], seen: dict[Engine, _Seen], now: float) -> set[Engine]:
+        """Those that are much slower than their like, in one of their groups."""
+        found: set[Engine] = set()
+        for group in groups:
+            limit = self._slowest(config, group, seen, now)
+            for pool in group.pools if limit else ():
+                watch = pool.engine.watch
+                if watch is not None and watch.samples >= FEWEST_TIMES and watch.latency_s(now) > limit:
+                    found.add(pool.engine)
+        return found
+
     @staticmethod
     def _slowest(config: Config, group: Group, seen: dict[Engine, _Seen], now: float) -> float:
         """The time to the first token above which an engine is an outlier of its group, 0 = there is none."""
-        if not config.outlier_ttft_factor:
-            return 0.0
         times = [
             watch.latency_s(now)
             for pool in group.pools

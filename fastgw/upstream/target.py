@@ -43,6 +43,7 @@ class Engine:
         "discovered_models",
         "draining",
         "ejected_until",
+        "ejections_total",
         "facts",
         "failures",
         "failures_total",
@@ -143,6 +144,7 @@ class Engine:
         self.answered_total = 0
         self.failures_total = 0
         self.truncations_total = 0
+        self.ejections_total = 0
 
     def __repr__(self) -> str:
         return f"<Engine {self.name} healthy={self.healthy} inflight={self.inflight}>"

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 
 class Watching:
-    """See the head of this file. ``room`` is called when engines that were held back may take requests."""
+    """See the head of this file. ``room`` is called when engines that were held back may take requests, ``happened`` when one
+    is ejected, or is so no longer."""
 
-    __slots__ = ("_groups", "_log", "_loop", "_pools", "_room", "journal", "restraint")
+    __slots__ = ("_groups", "_happened", "_log", "_loop", "_pools", "_room", "journal", "restraint")
 
     def __init__(
         self,
@@ -34,12 +35,14 @@ class Watching:
         groups: Callable[[], Iterable[Group]],
         log: EventLog,
         room: Callable[[], None],
+        happened: Callable[[str, str, str], None],
     ) -> None:
         self._loop = loop
         self._pools = pools
         self._groups = groups
         self._log = log
         self._room = room
+        self._happened = happened
         self.journal: Journal | None = None
         self.restraint: Restraint | None = None
 
@@ -71,7 +74,9 @@ class Watching:
                 if pool.engine.watch is None:
                     pool.engine.watch = journal.watch()
         if self.restraint is None:
-            self.restraint = Restraint(self._loop, self._pools, self._groups, self._log, self._room)
+            self.restraint = Restraint(
+                self._loop, self._pools, self._groups, self._log, self._room, self._happened
+            )
         self.restraint.follow(config)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ cdef int CLOSED, NO
 cdef class Engine:
     cdef public dict aliases
     cdef public tuple addresses, discovered_models, probe_paths, words
-    cdef public long long answered_total, failures, failures_total, inflight, truncations_total
+    cdef public long long answered_total, ejections_total, failures, failures_total, inflight, truncations_total
     cdef public bytes api_key_line, base, head_block, label
     cdef public bint cancel, draining, fleeting, h2, held, literal, tunnelled
     cdef public dict facts

@@ -194,7 +194,7 @@ def test_settings_and_errors_that_are_named_exist(page: str) -> None:
                     "store_unavailable"},
         "admin.md": {"engine_exists", "engine_added", "engine_removed", "engine_drains", "engine_undrained", "engine_changed",
                      "engine_well", "engine_not_well", "breaker_open", "breaker_closed", "discovery_failed", "discovery_well",
-                     "worker_type"},
+                     "engine_ejected", "engine_readmitted", "worker_type"},
     }  # fmt: skip
     named -= {name for name in named if name.startswith("gateway_")}
     assert named - known - fields[page] == set()

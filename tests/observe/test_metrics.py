@@ -38,6 +38,9 @@ class Server:
     failures_total: int = 0
     truncations_total: int = 0
     breaker: Breaker = field(default_factory=Breaker)
+    weight: int = 1
+    ejected_until: float = 0.0
+    ejections_total: int = 0
 
 
 @dataclass
@@ -176,6 +179,18 @@ def test_an_engine() -> None:
     found = scraped(Source(servers=[server]))
     assert value(found, "gateway_circuit_breaker_state", engine="a") == 2
     assert value(found, "gateway_engine_healthy", engine="a") == 1
+
+
+def test_who_is_ejected_and_how_uneven_the_load_is() -> None:
+    servers = [
+        Server("a", inflight=6, weight=2, ejected_until=9.0, ejections_total=3), Server("b", inflight=1),
+        Server("c", inflight=1), Server("ill", False, 50),
+    ]  # fmt: skip
+    found = scraped(Source(servers=servers))
+    assert [value(found, "gateway_engine_ejected", engine=name) for name in "ab"] == [1, 0]
+    assert value(found, "gateway_engine_ejections_total", engine="a") == 3
+    assert value(found, "gateway_engine_load_imbalance") == 1.5
+    assert value(scraped(Source(servers=[Server("a"), Server("b")])), "gateway_engine_load_imbalance") == 0
 
 
 def test_engines_of_one_name_are_one_series() -> None:

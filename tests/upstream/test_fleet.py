@@ -203,6 +203,38 @@ async def test_tables_that_may_wait_are_few_however_many_come() -> None:
         assert len(made.table.pools) == 300
 
 
+async def test_large_tables_are_few_also_where_one_comes_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastgw.upstream.fleet.AT_ONCE_S", 0.0)
+    async with fleet() as (made, told):
+        for port in range(1, 301):
+            made.add(engine(port))
+        for port in range(1, 101):
+            assert made.remove(f"e{port}")
+            made.change(f"e{port + 100}", {"weight": 3})
+        assert told.tables < 50
+        await asyncio.sleep(0.3)
+        assert len(made.table.pools) == 200
+        assert all(pool in made.pools for pool in made.table.pools)
+
+
+async def test_an_engine_is_judged_beside_those_of_its_model_and_an_ejection_is_told() -> None:
+    small = [engine(port, models=("small",)) for port in range(1, 5)]
+    async with fleet(*small, engine(5, models=("large",)), outlier_errors=1, outlier_ttft_factor=3.0) as (made, _):
+        restraint = made._watching.restraint
+        assert restraint is not None
+        restraint.look(0.0)
+        for pool in made.pools:
+            watch = pool.engine.watch
+            assert watch is not None
+            for _ in range(9):
+                watch.took(5.0 if pool.engine.name == "e5" else 0.5, 0.0)
+        made.pools[0].engine.watch.failed()  # type: ignore[union-attr]
+        restraint.look(1.0)
+        assert [pool.engine.name for pool in made.pools if pool.engine.held] == ["e1"]
+        events, _ = made.events.since(0)
+        assert [(one.what, one.engine) for one in events] == [("engine_ejected", "e1")]
+
+
 async def test_what_is_said_of_models_holds_when_settings_are_read_again() -> None:
     async with fleet(engine(1)) as (made, _):
         made.take_in(engine(2, "r"))

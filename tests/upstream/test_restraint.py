@@ -35,9 +35,12 @@ class Held:
         self.rooms = 0
         self.now = 1000.0
         self.loop = Loop()
+        self.groups: list[Group] | None = None
+        self.happened: list[tuple[str, str, str]] = []
         self.restraint = Restraint(
-            self.loop, lambda: self.pools, lambda: [Group(self.pools)], NullLog(), self._room  # type: ignore[arg-type]
-        )
+            self.loop, lambda: self.pools, lambda: self.groups or [Group(self.pools)], NullLog(), self._room,  # type: ignore[arg-type]
+            lambda *told: self.happened.append(told),
+        )  # fmt: skip
         self.restraint.follow(Config(**settings))
         self.restraint.look(self.now)
 
@@ -164,6 +167,29 @@ def test_failures_in_a_row_eject_and_one_that_went_well_between_does_not() -> No
     assert held.rooms == 1
 
 
+def test_an_engine_is_ejected_where_others_answer_and_asked_where_it_is_alone() -> None:
+    held = Held(count=3, outlier_errors=1, outlier_eject_s=10.0)
+    many, pair, alone = Group(held.pools), Group(held.pools[:2]), Group(held.pools[:1])
+    held.groups = [many, pair, alone]
+    held.watch(0).failed()
+    held.later(0.25)
+    assert held.ejected() == {0}
+    strategy = strategy_of("round_robin")
+    for group, ports in ((many, {2, 3}), (pair, {2}), (alone, {1})):
+        picked = [strategy.pick(group, (), REQUEST) for _ in range(6)]
+        assert {pool.engine.port for pool in picked if pool is not None} == ports
+    held.watch(1).failed()
+    held.later(0.25)
+    assert held.ejected() == {0}, "a half of three is one"
+    held.groups = [pair, alone]
+    held.pools[0].engine.healthy = False
+    held.later(10.0)
+    assert held.ejected() == set(), "nobody is left to answer in its place"
+    assert [what for what, _, _ in held.happened] == ["engine_ejected", "engine_readmitted"]
+    assert held.happened[0] == ("engine_ejected", "127.0.0.1:1", "1 failures in a row; for 10 s")
+    assert held.pools[0].engine.ejections_total == 1
+
+
 def test_the_second_time_is_longer_and_calm_is_forgiven() -> None:
     held = Held(outlier_errors=1, outlier_eject_s=10.0)
     engine = held.pools[0].engine
@@ -283,7 +309,7 @@ def test_a_look_costs_as_its_groups_have_places_and_no_more(settings: dict[str, 
     """All of a thousand engines that are new, or fail, in twenty groups: it was 0.85 s, and 0.45 s."""
     held = Held(count=1000, **settings)
     groups = [Group(held.pools[at:]) for at in range(20)]
-    held.restraint._groups = lambda: groups
+    held.groups = groups
     held.restraint.look(held.now)
     for pool in held.pools:
         pool.engine.healthy = False
