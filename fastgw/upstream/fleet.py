@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from time import thread_time
 from typing import Any, Final, Literal
 
 from msgspec.structs import replace
@@ -30,7 +29,6 @@ from fastgw.config import Config, ConfigError, ConfigErrors, EngineConfig
 from fastgw.config.check import engines_clash
 from fastgw.config.machine import open_files
 from fastgw.config.settings import inherited
-from fastgw.net.clock import monotonic
 from fastgw.net.own import HERE, Own
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
@@ -39,6 +37,7 @@ from fastgw.stats import EventLog, Stats
 from fastgw.upstream.chronicle import Chronicle
 from fastgw.upstream.kinds.kind import ANY
 from fastgw.upstream.pool import Pool
+from fastgw.upstream.publishing import Publishing
 from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.target import Engine
 from fastgw.upstream.watching import Watching
@@ -47,10 +46,6 @@ MOST_ENGINES: Final = 1024
 """That the admin API may bring it to: each is probed, and has its series among the metrics."""
 PIECE: Final = 50
 """Engines made in one turn of the loop: a millisecond."""
-PUBLISH_SHARE: Final = 0.02
-"""Of the loop's time, for tables that may wait."""
-AT_ONCE_S: Final = 0.002
-"""That a table takes at the most of which nobody waits for the next one."""
 LOOK_S: Final = 0.05
 """How often one that leaves is looked at: the data plane has no event for "the last one ended", and pays for none."""
 
@@ -108,9 +103,9 @@ class Fleet:
     """
 
     __slots__ = (
-        "_added", "_closed", "_config", "_configs", "_idle_files", "_leaving", "_log", "_origins", "_publish_at", "_published",
-        "_publishing", "_reactor", "_room", "_shortage", "_stats", "_timer", "_took_s", "_watching", "changed", "events", "joined",
-        "left", "own", "pools", "table",
+        "_added", "_closed", "_config", "_configs", "_idle_files", "_leaving", "_log", "_origins", "_published", "_publishing",
+        "_reactor", "_room", "_shortage", "_stats", "_timer", "_watching", "changed", "events", "joined", "left", "own",
+        "pools", "table",
     )  # fmt: skip
 
     def __init__(
@@ -142,9 +137,7 @@ class Fleet:
         self.own = Own()
         self._leaving: dict[str, Pool] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._publishing: asyncio.TimerHandle | None = None
-        self._publish_at = 0.0  # no sooner
-        self._took_s = 0.0  # the last table
+        self._publishing = Publishing(reactor.loop, self.publish)
         self._closed = False
         self._watching = Watching(reactor.loop, lambda: self.pools, lambda: self.table.named(), log, room, self.events.add)
         self.pools: tuple[Pool, ...] = tuple(self._pool(one, config) for one in _written(config))
@@ -195,26 +188,8 @@ class Fleet:
         self._published()
 
     def publish_soon(self) -> None:
-        """:meth:`publish` in the next turn of the loop; where many come, go or change, once for some of them: a table of a
-        thousand engines takes milliseconds, and so much as :data:`PUBLISH_SHARE` of the loop goes into tables at the most."""
-        if self._publishing is None and not self._closed:
-            wait_s = max(0.0, self._publish_at - monotonic())
-            self._publishing = self._reactor.loop.call_later(wait_s, self._publish_now)
-
-    def _publish_in_turn(self) -> None:
-        """:meth:`publish`, or where the last table was a large one and is new, :meth:`publish_soon`: whoever has come is not
-        asked before he is known to be well, and whoever has gone takes nothing more."""
-        if self._publishing is None and (self._took_s < AT_ONCE_S or monotonic() >= self._publish_at):
-            self._publish_now()
-        else:
-            self.publish_soon()
-
-    def _publish_now(self) -> None:
-        self._publishing = None
-        begun = thread_time()
-        self.publish()
-        self._took_s = thread_time() - begun
-        self._publish_at = monotonic() + self._took_s / PUBLISH_SHARE
+        """:meth:`publish` in the next turn of the loop, or when there is time for it."""
+        self._publishing.soon()
 
     # --- coming and going
     def add(self, config: EngineConfig, origin: Origin = "admin") -> Pool:
@@ -225,7 +200,7 @@ class Fleet:
             message = "ranks: an engine whose ranks are told apart stands in the configuration"
             raise ConfigErrors([ConfigError("EngineConfig", "ranks", message)])
         pool = self.take_in(config, origin)
-        self._publish_in_turn()
+        self._publishing.in_turn()
         self.joined(pool)
         return pool
 
@@ -266,7 +241,7 @@ class Fleet:
         if said is not None:
             self._added[name] = replace(said, **fields)
         self._changes(pool, other, self._config)
-        self._publish_in_turn()
+        self._publishing.in_turn()
         self._room()
         return pool
 
@@ -462,9 +437,7 @@ class Fleet:
             self._timer.cancel()
             self._timer = None
         self.events.close()
-        if self._publishing is not None:
-            self._publishing.cancel()
-            self._publishing = None
+        self._publishing.close()
         self._leaving.clear()
         self._watching.close()
         for pool in self.pools:
@@ -492,7 +465,7 @@ class Fleet:
     def _go(self, pool: Pool) -> None:
         """It is there no longer, for anybody."""
         self._drop(pool)
-        self._publish_in_turn()
+        self._publishing.in_turn()
 
     def _drop(self, pool: Pool) -> None:
         name = pool.engine.name

@@ -163,6 +163,7 @@ ELSEWHERE: dict[str, str] = {
     "upstream/discovery/follower": "e2e/test_discovery.py",
     "upstream/discovery/source": "e2e/test_discovery.py",
     "upstream/health": "e2e/test_cases_j_breaker.py",
+    "upstream/publishing": "upstream/test_fleet.py",
     "upstream/standing": "policy/routing/test_strategies.py",
     "upstream/watched": "upstream/test_restraint.py",
     "upstream/watching": "upstream/test_fleet.py",
