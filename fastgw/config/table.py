@@ -343,7 +343,9 @@ class Timeouts(Failures, frozen=True, kw_only=True):
         "time an engine has until the first byte of its answer",
         "MINISGL_GATEWAY_TIMEOUT_MS", zero="no limit",
     )] = 600.0
-    between_bytes_timeout_s: Annotated[float, seconds("silence allowed within an engine's answer", zero="no limit")] = 300.0
+    between_bytes_timeout_s: Annotated[float, seconds(
+        "silence allowed within an engine's answer, and between its head and a stream's first event", zero="no limit",
+    )] = 300.0
     request_timeout_s: Annotated[float, seconds(
         "time for a whole exchange, streams included, WebSocket sessions not",
         "REQUEST_TIMEOUT_SECONDS", zero="no limit",

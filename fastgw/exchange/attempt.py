@@ -1,11 +1,10 @@
-"""A call for one exchange: the request as this engine gets it, and its answer on the way down.
+"""A call for one exchange: the request on its way to this engine, and its answer on the way down.
 
 Nothing here waits, and nothing here decides what follows a failure: the exchange is told, and asks its plan.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from fastgw.accel.heads import ResponseHead
@@ -14,10 +13,12 @@ from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
 from fastgw.exchange.declined import asks_again, waits
 from fastgw.exchange.figures import answers_of, dialect_of, read_whole
+from fastgw.exchange.opening import BEGINS, REFUSES, WAITS, Opening, is_stream
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
-from fastgw.exchange.plan import REFUSALS, Failure
+from fastgw.exchange.plan import REFUSALS, Failure, lost
 from fastgw.exchange.record import timing_line
 from fastgw.exchange.relay import BROKEN, END, MORE, SPENT, Relay
+from fastgw.exchange.request import request_start, rewritten
 from fastgw.exchange.showing import goes_on, showing
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.exchange.tunnel import Tunnel
@@ -25,66 +26,14 @@ from fastgw.net.client import NO_BODY, UNTOLD
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import NOT_TAKEN, WANTS_HTTP1
 from fastgw.net.wire import DEAD, QUEUED
+from fastgw.protocol.body import LengthSource
 from fastgw.protocol.body import Source as BodySource
-from fastgw.protocol.query import with_value
-from fastgw.protocol.start import RequestStart
 from fastgw.upstream.pool import Pool
-from fastgw.upstream.target import Engine
 
 MOST_WEIGHED: Final = 64  # answers of one request that count towards what an engine has to do
 CLOSING_S: Final = 2.0  # an engine that has made all that it may ends its stream in less
 APART_BYTES: Final = 16384
 """A longer body stays where it lies when something is put in front of it. Up to here a copy costs no more than that."""
-_ACCEPT_ENCODING: Final = re.compile(rb"(?im)^accept-encoding:[^\r\n]*\r\n").sub
-
-
-def request_start(exchange: ExchangeState, engine: Engine) -> RequestStart:
-    """The request as ``engine`` gets it, but for its own fields, the id and the body."""
-    head = exchange.head
-    known = exchange.client.known
-    if known is None or known.head is not head:
-        return RequestStart(head.method, _target(exchange, engine), _fields(exchange), exchange.session is not None)
-    # A connection's requests have their heads in common, whichever engine they go to.
-    start: RequestStart = known.start
-    base = known.base
-    if base is None or base != engine.base:
-        start = known.start = RequestStart(head.method, _target(exchange, engine), _fields(exchange))
-        known.base = engine.base
-    return start
-
-
-def _target(exchange: ExchangeState, engine: Engine) -> bytes:
-    head = exchange.head
-    target = head.target
-    value = exchange.session.value if exchange.session is not None else None
-    name = engine.served_name or exchange.substitute
-    if engine.aliases:
-        name = engine.aliases.get(name or exchange.model, name)
-    if value is not None and name and name != value.text:
-        target = b"%b?%b" % (head.path, with_value(head.query, value, name))
-    return engine.base + target if engine.base else target
-
-
-def _fields(exchange: ExchangeState) -> bytes:
-    """The fields that are not the engine's own, up to the value of ``x-request-id``."""
-    gateway = exchange.gateway
-    head = exchange.head
-    forward = head.forward
-    # (Not by `in`: bytes look first whether they were asked for a number, and an exception is made to find out.)
-    if exchange.endpoint.metered and forward.find(b"ccept-") >= 0:
-        # What is to be read, or taken out again, must not come compressed.
-        forward = _ACCEPT_ENCODING(b"", forward)
-    forwarded = exchange.client.forwarded or gateway.forwarded_lines(exchange.client, head)
-    own = head.own
-    via = gateway.hops.line(own.get(b"via") if own is not None else None, exchange.client.spoken.protocol)
-    return b"".join((forward, forwarded, via, b"x-request-id: "))
-
-
-def rewritten(body: bytes | None) -> bytes:
-    """What a filter has made of a body: a forgotten ``return`` is a bug of its own, and of nothing behind it."""
-    if body is None:
-        raise TypeError("a filter's rewrite returned no body")
-    return body
 
 
 def attempt_for(exchange: ExchangeState, pool: Pool, probe: bool) -> Attempt:
@@ -92,6 +41,7 @@ def attempt_for(exchange: ExchangeState, pool: Pool, probe: bool) -> Attempt:
     made = Attempt.__new__(Attempt)
     made.make(exchange.gateway, pool, probe)
     made._exchange = exchange
+    made._opening = None
     made._tunnel = None
     return made
 
@@ -99,13 +49,14 @@ def attempt_for(exchange: ExchangeState, pool: Pool, probe: bool) -> Attempt:
 class Attempt(Call):
     """See the head of this file. (:func:`attempt_for` makes them.)"""
 
-    __slots__ = ("_exchange", "_tunnel")
+    __slots__ = ("_exchange", "_opening", "_tunnel")
 
     _exchange: ExchangeState | None
+    _opening: Opening | None  # of a stream whose first event has not come: nothing has gone down
     _tunnel: Tunnel | None
 
     def part(self) -> None:
-        self._exchange = None  # each knows the other: nobody but the collector would part them
+        self._exchange = self._opening = None  # each knows the other: nobody but the collector would part them
         if self.relay is not None:
             self.relay.show = None
 
@@ -187,6 +138,10 @@ class Attempt(Call):
         exchange.fail(error)
 
     def on_end(self, how: str) -> None:
+        opening = self._opening
+        if opening is not None and not self._opens(opening, opening.eof(how)):
+            self._opened_in_vain(Failure.LOST, lost(how, "the first event"))
+            return
         exchange = self._exchange
         stream = self.stream
         if exchange is None or stream is None:
@@ -200,10 +155,7 @@ class Attempt(Call):
         elif relay is None:
             if stream.shared:
                 self.reused = False  # that was no idle connection
-            why = f"connection {'lost' if how != 'fin' else 'closed'} before a response"
-            if how != "fin" and how != "reset":
-                why = f"{why} ({how})"
-            exchange.call_failed(Failure.LOST, stream.begun(), why, None)
+            exchange.call_failed(Failure.LOST, stream.begun(), lost(how, "a response"), None)
         elif relay.closing:
             self._closes(relay, relay.eof(how))
         elif relay.eof(how) == END:
@@ -223,6 +175,9 @@ class Attempt(Call):
             return
         if self._tunnel is not None:
             self._tunnel.closed(exchange, self, "silent")
+        elif self._opening is not None:
+            limit = self.core.between_bytes_timeout_s
+            self._opened_in_vain(Failure.SILENT, f"no event within {limit:g} s of the head")
         elif self.relay is None:
             limit = self.core.first_byte_timeout_s
             exchange.call_failed(Failure.SILENT, stream.begun(), f"no answer within {limit:g} s", None)
@@ -247,15 +202,18 @@ class Attempt(Call):
         if exchange.session is not None and not exchange.session.agrees(head, exchange.client.connects):
             self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"no handshake of a WebSocket: {status}"))
             return
-        self.head = head
-        exchange.status = status
-        if self.core.on_response and not goes_on(exchange, self.core.on_response, head):
+        if status < 300 and source.length < 0 and not source.done and is_stream(exchange.endpoint, head):
+            stream = self.stream
+            assert stream is not None
+            stream.due(now + self.core.between_bytes_timeout_s)
+            self._opening = Opening(head, source, not head.sse)
+            if rest:
+                self._opens(self._opening, self._opening.feed(rest))
             return
-        exchange.move(IS_ANSWERED)
+        extra = self._accepts(exchange, head, now)
+        if extra is None:
+            return
         client = exchange.client
-        extra = exchange.extra_head
-        if self.core.server_timing:
-            extra += timing_line(exchange, now, now)
         length = head.content_length
         if length == len(rest) and length and not head.sse and not source.done:
             # The usual plain answer: whole in one read, out in one send.
@@ -283,6 +241,48 @@ class Attempt(Call):
             exchange.end("ok", not rest)
         else:
             self._start_relay(exchange, head, source, extra, rest)
+
+    def _accepts(self, exchange: ExchangeState, head: ResponseHead, now: float) -> bytes | None:
+        """This is the answer: the gateway's own lines of its head; None = the exchange has ended."""
+        self.head = head
+        exchange.status = head.status
+        if self.core.on_response and not goes_on(exchange, self.core.on_response, head):
+            return None
+        exchange.move(IS_ANSWERED)
+        extra = exchange.extra_head
+        if self.core.server_timing:
+            extra += timing_line(exchange, now, now)
+        return extra
+
+    # --- a stream whose first event has not come
+    def _opens(self, opening: Opening, verdict: int) -> bool:
+        """Whether what has come of a stream is enough to say what becomes of it."""
+        if verdict == WAITS:
+            return False
+        exchange = self._exchange
+        assert exchange is not None
+        self._opening = None
+        if verdict == BEGINS:
+            now = self.first_byte_at = monotonic()
+            extra = self._accepts(exchange, opening.head, now)
+            if extra is not None:
+                self._start_relay(exchange, opening.head, opening.source, extra, opening.came)
+        elif verdict == REFUSES:
+            head, body = opening.refusal(exchange.endpoint)
+            self.on_head(head, LengthSource(len(body)), body)
+        else:
+            self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"framing: {opening.why}"))
+        return True
+
+    def _opened_in_vain(self, failure: Failure, why: str) -> None:
+        """No event comes. (The engine has shown that it has the request: its connection was no dead one.)"""
+        assert self._exchange is not None
+        self._opening = None
+        self.reused = False
+        self._exchange.call_failed(failure, False, why, None)
+
+    def reading(self) -> BodySource | None:
+        return self._opening.reads if self._opening is not None else Call.reading(self)
 
     def _start_relay(
         self, exchange: ExchangeState, head: ResponseHead, source: BodySource, extra: bytes, rest: bytes
@@ -346,6 +346,9 @@ class Attempt(Call):
         relay = self.relay
         assert exchange is not None
         assert stream is not None
+        if self._opening is not None:
+            self._opens(self._opening, self._opening.feed(data))
+            return
         if relay is None:
             assert self._tunnel is not None
             self._tunnel.down(exchange, self, data)

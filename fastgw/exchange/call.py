@@ -203,6 +203,10 @@ class Call(Carrier):
         """End an answer that is on its way down, with an error."""
         raise NotImplementedError
 
+    def reading(self) -> Source | None:
+        """What reads the answer's body, and has read what came of it; None = its head has not come."""
+        return self.relay.source if self.relay is not None else None
+
     def client_drained(self) -> None:
         """The client has taken what it was sent."""
         raise NotImplementedError

@@ -15,12 +15,12 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.accel.usage import usage_in
 from fastgw.errors import GatewayError
 from fastgw.errors import Source as Blame
-from fastgw.exchange.attempt import request_start, rewritten
 from fastgw.exchange.call import Call
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.phases import MERGING
 from fastgw.exchange.record import timing_line
+from fastgw.exchange.request import request_start, rewritten
 from fastgw.exchange.showing import goes_on
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import NOT_TAKEN

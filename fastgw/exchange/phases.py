@@ -7,7 +7,7 @@
     MERGING     waits for others to share one call, or shares one
     BACKOFF     waits before it is sent again
     CONNECTING  a connection to an engine is being opened
-    WAITING     the request is written (or still being uploaded), no answer's head yet
+    WAITING     the request is written (or still being uploaded), no answer yet: no head, or of a stream no event
     RELAYING    the answer is on its way down
     TUNNEL      upgraded: bytes pass both ways until either side closes
     LOCAL       answered here, by a task that may wait

@@ -58,6 +58,12 @@ REFUSALS: Final = {
 """What it is, by how a stream ends."""
 
 
+def lost(how: str, what: str) -> str:
+    """What has become of a connection, or a stream of one, that ended so (see ``Carrier.on_end``) before ``what`` came."""
+    words = f"connection {'closed' if how == 'fin' else 'lost'} before {what}"
+    return words if how == "fin" or how == "reset" else f"{words} ({how})"
+
+
 class Step(enum.Enum):
     """What follows."""
 

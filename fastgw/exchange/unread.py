@@ -28,7 +28,7 @@ class Unread(Call):
     def __init__(self, core: Context, call: Call, limit_s: float, ended: Callable[[Unread], None]) -> None:
         super().__init__(core, call.pool, False)
         self.settled = True
-        self._source = call.relay.source if call.relay is not None else None
+        self._source = call.reading()
         self._ended = ended
         self._quiet_s = min(QUIET_S, limit_s)
         self.account: Account | None = None

@@ -11,10 +11,10 @@ from collections import deque
 from typing import Final
 
 from fastgw.config import Config, RouteConfig
-from fastgw.exchange.attempt import request_start, rewritten
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.request import request_start, rewritten
 from fastgw.exchange.shadow import Shadow
 from fastgw.limits.breaker import CLOSED
 from fastgw.upstream.deployments import Asker

@@ -1,12 +1,14 @@
 cimport cython
 
 from fastgw.accel.bodies cimport BodyFacts
-from fastgw.accel.heads cimport RequestHead, ResponseHead
+from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.sse cimport SseScanner
 from fastgw.exchange.call cimport Call
-from fastgw.exchange.context cimport Context, Judgement
+from fastgw.exchange.context cimport Context
 from fastgw.exchange.figures cimport answers_of, dialect_of, read_whole
+from fastgw.exchange.opening cimport Opening, is_stream
 from fastgw.exchange.relay cimport Relay
+from fastgw.exchange.request cimport request_start, rewritten
 from fastgw.exchange.state cimport ExchangeState
 from fastgw.exchange.tunnel cimport Tunnel
 from fastgw.net.client cimport ClientStream
@@ -17,23 +19,17 @@ from fastgw.protocol.start cimport RequestStart
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.target cimport Engine
 
-cdef int BROKEN, DEAD, END, IS_ANSWERED, MORE, NO_BODY, QUEUED, RELAYING, SENDS, SPENT, TUNNEL, UNTOLD
+cdef int BEGINS, BROKEN, DEAD, END, IS_ANSWERED, MORE, NO_BODY, QUEUED, REFUSES, RELAYING, SENDS, SPENT, TUNNEL, UNTOLD, WAITS
 cdef long long MOST_WEIGHED, NO_LIMIT
 cdef double CLOSING_S
 cdef Py_ssize_t APART_BYTES
 
-@cython.locals(head=RequestHead, known=Judgement, start=RequestStart, base=bytes)
-cpdef RequestStart request_start(ExchangeState exchange, Engine engine)
-cpdef bytes _target(ExchangeState exchange, Engine engine)
-@cython.locals(forward=bytes, head=RequestHead, own=dict)
-cpdef bytes _fields(ExchangeState exchange)
-
-cpdef bytes rewritten(bytes body)
 @cython.locals(made=Attempt)
 cpdef Attempt attempt_for(ExchangeState exchange, Pool pool, bint probe)
 
 cdef class Attempt(Call):
     cdef ExchangeState _exchange
+    cdef Opening _opening
     cdef Tunnel _tunnel
 
     @cython.locals(exchange=ExchangeState, facts=BodyFacts, limit=cython.longlong, usual=cython.longlong)
@@ -42,8 +38,12 @@ cdef class Attempt(Call):
     cpdef send(self, double now)
     @cython.locals(exchange=ExchangeState)
     cpdef on_head(self, ResponseHead head, BodySource source, bytes rest)
-    @cython.locals(exchange=ExchangeState, status=cython.int, length=cython.longlong, client=ClientStream, extra=bytes, now=cython.double, told=cython.bint)
+    @cython.locals(exchange=ExchangeState, status=cython.int, length=cython.longlong, client=ClientStream, stream=UpstreamStream, extra=bytes, now=cython.double, told=cython.bint)
     cpdef answered(self, ResponseHead head, BodySource source, bytes rest)
+    @cython.locals(extra=bytes)
+    cpdef bytes _accepts(self, ExchangeState exchange, ResponseHead head, double now)
+    @cython.locals(exchange=ExchangeState, extra=bytes, now=cython.double)
+    cpdef bint _opens(self, Opening opening, int verdict) except -1
     @cython.locals(sse=SseScanner, relay=Relay, stream=UpstreamStream, verdict=cython.int)
     cpdef _start_relay(self, ExchangeState exchange, ResponseHead head, BodySource source, bytes extra, bytes rest)
     @cython.locals(

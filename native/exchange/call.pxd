@@ -46,6 +46,7 @@ cdef class Call(Carrier):
     cpdef part(self)
     cpdef answered(self, ResponseHead head, Source source, bytes rest)
     cpdef cut(self, str kind, str detail, bint engine_fault)
+    cpdef Source reading(self)
     cpdef client_drained(self)
     cpdef from_client(self, bytes data)
     cpdef client_ended(self)

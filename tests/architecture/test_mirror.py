@@ -104,6 +104,7 @@ ELSEWHERE: dict[str, str] = {
     "exchange/record": "e2e/test_what_counts.py",
     "exchange/refusal": "e2e/test_cases_j_limits.py",
     "exchange/relay": "e2e/test_cases_f_streams.py",
+    "exchange/request": "e2e/test_cases_d_told.py",
     "exchange/session": "e2e/test_cases_f_streams.py",
     "exchange/shadow": "conversations/test_mirrors.py",
     "exchange/showing": "policy/test_hooks.py",

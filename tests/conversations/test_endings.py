@@ -35,6 +35,7 @@ USAGE: Final = {
     "prompt_tokens_details": {"cached_tokens": CACHED},
     "completion_tokens_details": {"reasoning_tokens": REASONING},
 }
+ERROR: Final = b'data: {"error":{"message":"out of memory","type":"server_error","code":500}}\n\n'
 PASSED: Final = 5  # tokens, of a stream that does not come to its end
 TEXT: Final = "word " * 160
 HALF: Final = 500  # bytes of a plain answer that does not
@@ -211,6 +212,17 @@ def dies_before_the_head(stage: Stage) -> None:
     client.sees(502)
 
 
+def dies_before_an_event(stage: Stage) -> None:
+    client, asked = stage.asked()
+    asked.says(head(True, 0), chunk(b": ping\n\n" + event()[:-2])).closes()
+    client.sees(502)
+
+
+def begins_with_an_error(stage: Stage) -> None:
+    answer = stage.answered(head(True, 0) + chunk(ERROR) + LAST_CHUNK)
+    assert (answer.status, b"out of memory" in answer.body) == (500, True)
+
+
 def dies_in_the_middle(stage: Stage) -> None:
     client, asked = stage.asked()
     asked.says(part(stage.stream)).closes()
@@ -225,7 +237,7 @@ def meets_broken_framing(stage: Stage) -> None:
 def meets_an_error(stage: Stage) -> None:
     error = b'{"error":{"message":"out of memory","type":"server_error","code":500}}'
     if stage.stream:
-        data = head(True, 0) + chunk(event() * PASSED + b"data: %b\n\ndata: [DONE]\n\n" % error) + LAST_CHUNK
+        data = head(True, 0) + chunk(event() * PASSED + ERROR + b"data: [DONE]\n\n") + LAST_CHUNK
     else:
         data = head(False, len(error)) + error
     assert b"out of memory" in stage.answered(data).body
@@ -363,7 +375,9 @@ ROWS: Final = [
     Row("the engine answered 5xx", FREE, FREE, answers("500 No")),
     Row("the engine stayed silent", FREE, FREE, meets_silence, {"first_byte_timeout_s": 0.1}),
     Row("the engine died before the head", FREE, FREE, dies_before_the_head),
-    Row("what followed the engine's head was broken, and 502 took its place", ASKED, ASKED, meets_broken_framing),
+    Row("what followed the engine's head was broken, and 502 took its place", FREE, ASKED, meets_broken_framing),
+    Row("the engine died behind the head, before an event", FREE, "-", dies_before_an_event),
+    Row("the engine's first event was an error", FREE, "-", begins_with_an_error),
     Row("the engine died in the middle of the answer", COUNTED, SIZED, dies_in_the_middle),
     Row("the engine told of an error in its stream, or with status 200", COUNTED, FREE, meets_an_error),
     Row("the quota cut the stream", COUNTED, "-", is_cut, {"on_exhausted": "cut", "default_cost_tokens": 2}),

@@ -12,7 +12,7 @@ from tests.conversations.deployed_row import deployed, fine, key_of, tenant_key
 from tests.conversations.engine_row import status
 from tests.support.byhand.h2 import JSON
 from tests.support.conversation import answering
-from tests.support.requests import chat
+from tests.support.requests import chat, request
 from tests.support.scripts import EVENT, LAST_CHUNK, SSE_HEAD, chunk
 
 ENGINES: dict[str, dict[str, Any]] = {"a": {"models": ("m",)}, "b": {"models": ("n",)}, "c": {"models": ("o",)}}
@@ -208,3 +208,93 @@ def test_its_place_moves_with_it() -> None:
         assert held.seen.status == 200
         row.engines["b"].last.says(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}")
         assert waits.seen.status == 200
+
+
+FAILS = b'data: {"error":{"message":"out of memory","type":"server_error","code":%d}}\n\n'
+NDJSON_HEAD = SSE_HEAD.replace(b"text/event-stream", b"application/x-ndjson")
+JSON = [("content-type", "application/json")]
+PING = b": ping\n\n"
+
+
+def says_then(what: str, *said: bytes) -> Callable[[Any], None]:
+    """An engine that begins to answer, and then closes (``fin``, ``reset``) or is silent (``""``)."""
+
+    def play(asked: Any) -> None:
+        asked.says(*said)
+        if what:
+            asked.closes(what)
+
+    return play
+
+
+IN_VAIN = {
+    "dies behind the head": (says_then("reset", SSE_HEAD), 502),
+    "closes behind comments": (says_then("fin", SSE_HEAD, chunk(PING), chunk(PING)), 502),
+    "dies within its first event": (says_then("reset", SSE_HEAD + chunk(EVENT[:-1])), 502),
+    "falls silent behind the head": (says_then("", SSE_HEAD, chunk(PING)), 504),
+    "begins with an error": (answering(SSE_HEAD, chunk(PING), chunk(FAILS % 503)), 503),
+    "its head brings an error": (answering(SSE_HEAD + chunk(PING + FAILS % 500 + EVENT)), 500),
+    "ends with an error": (answering(SSE_HEAD, chunk(FAILS[:-1] % 500) + LAST_CHUNK), 500),
+}
+
+
+@pytest.mark.parametrize("name", IN_VAIN)
+@pytest.mark.parametrize("way", ["fallback", "retry", "alone"])
+def test_a_stream_begins_with_its_first_event(name: str, way: str) -> None:
+    """Until then nothing has gone down: another model, or another engine, answers, or the client is told with a status."""
+    play, says = IN_VAIN[name]
+    settings: dict[str, Any] = {"between_bytes_timeout_s": 2.0, "policy": "ordered"}
+    if way == "retry":
+        settings |= {"retry_statuses": ["500", "503"], "retry_fresh": True}
+    engines = {"a": {"models": ("m",)}, "b": {"models": ("n",) if way == "fallback" else ("m",)}}
+    route = RouteConfig(model="m", fallback=["n"], fallback_on=["failure"] if way == "fallback" else ["context"])
+    with deployed(engines, route, plays={"a": play, "b": answering(SSE_HEAD, chunk(EVENT) + LAST_CHUNK)}, **settings) as row:
+        answer = row.ask(chat(stream=True, content="the very same"))
+        [record] = row.talk.records
+        assert record["status"] == answer.status
+        assert row.engines["a"].engine.truncations_total == 0
+        if way == "alone":
+            assert row.asked == {"a": 1, "b": 0}
+            assert (answer.status, answer.header("content-type"), answer.complete) == (says, "application/json", True)
+            assert set(answer.json()) == {"error"}
+            assert row.engines["a"].engine.failures_total == (says != 503)
+            return
+        assert (answer.status, answer.body, row.asked) == (200, EVENT, {"a": 1, "b": 1})
+        assert row.sent("b")["messages"][0]["content"] == "the very same"
+        assert (record["engine"], record["outcome"]) == ("b", "ok")
+
+
+def test_a_first_error_that_the_request_is_to_blame_for_goes_down() -> None:
+    """Nor is it held against its engine; and one behind an event stays what it was: a stream with an error."""
+    with deployed(ENGINES, ROUTE, plays={"a": answering(SSE_HEAD, chunk(FAILS % 400))}, retry_statuses=["500"]) as row:
+        answer = row.ask(chat(stream=True))
+        assert (answer.status, answer.json()["error"]["message"]) == (400, "out of memory")
+        assert (row.asked["b"], row.engines["a"].engine.failures_total) == (0, 0)
+    with deployed(ENGINES, ROUTE, plays={"a": answering(SSE_HEAD, chunk(EVENT + FAILS % 500) + LAST_CHUNK)}) as row:
+        answer = row.ask(chat(stream=True))
+        assert (answer.status, answer.body, row.asked["b"]) == (200, EVENT + FAILS % 500, 0)
+        assert row.talk.records[0]["outcome"] == "engine_error"
+
+
+def test_lines_of_json_are_events_too() -> None:
+    ask = request("POST", "/api/chat", headers=JSON, body=b'{"model":"m","messages":[{"role":"user","content":"hi"}]}')
+    with deployed(ENGINES, ROUTE, plays={"a": answering(NDJSON_HEAD, chunk(b'{"error":"out of memory"}\n'))}) as row:
+        assert (row.ask(ask).status, row.asked["b"]) == (200, 1)
+
+
+def test_a_fallback_for_a_prompt_that_a_stream_says_is_too_long() -> None:
+    route = RouteConfig(model="m", fallback=["n"], fallback_on=["context"])
+    with deployed(ENGINES, route, plays={"a": answering(SSE_HEAD, chunk(b"data: " + TOO_LONG + b"\n\n"))}) as row:
+        assert (row.ask(chat(stream=True)).status, row.asked["b"]) == (200, 1)
+
+
+@pytest.mark.parametrize("said", [chunk(PING) * 9000, chunk(b": " + bytes(70_000))])
+def test_what_is_held_for_the_first_event_is_bounded(said: bytes) -> None:
+    with deployed(ENGINES, ROUTE, plays={"a": answering(SSE_HEAD)}) as row:
+        client = row.talk.client().says(chat(stream=True))
+        asked = row.engines["a"].last.says(chunk(PING))
+        assert client.waits
+        asked.says(*(said[at : at + 1000] for at in range(0, len(said), 1000)))
+        assert client.seen.status == 200
+        asked.closes("reset")
+        assert (row.asked["b"], b'"error"' in client.seen.body) == (0, True)

@@ -49,11 +49,17 @@ class TestE13:
             client.sees(504)  # K
 
     @pytest.mark.parametrize(
-        ("said", "signs"),
-        [
-            ([SSE_HEAD], 1), ([SSE_HEAD + chunk(EVENT)], 1), ([SSE_HEAD, chunk(EVENT) * 2, chunk(EVENT[:30])], 2),
-            ([SSE_HEAD + b"fff\r\ndata:"], 1),
-        ],
+        "said", [[SSE_HEAD], [SSE_HEAD, chunk(PING), chunk(PING)], [SSE_HEAD + b"fff\r\ndata:"], [SSE_HEAD, chunk(EVENT[:-1])]]
+    )
+    def test_E13_before_the_first_event(self, said: list[bytes]) -> None:
+        """A head is a sign of life and no answer; what comes behind it is neither, before a whole event."""
+        with conversation(1, between_bytes_timeout_s=LIMIT_S) as talk:
+            client = goes_silent(talk, said, 1)
+            assert client.sees(504).error["type"] == "upstream_error"
+            assert [record["outcome"] for record in talk.records] == ["error"]
+
+    @pytest.mark.parametrize(
+        ("said", "signs"), [([SSE_HEAD + chunk(EVENT)], 1), ([SSE_HEAD, chunk(EVENT) * 2, chunk(EVENT[:30])], 2)]
     )
     def test_E13_mid_stream(self, said: list[bytes], signs: int) -> None:
         with conversation(1, between_bytes_timeout_s=LIMIT_S) as talk:

@@ -22,7 +22,7 @@ SOON_S = 0.020
 STAGES = (
     "before the head of a stream",
     "before the head of a plain answer",
-    "behind the head",
+    "before an event, behind the head",
     "within an event",
     "mid-stream",
     "within a plain answer",

@@ -151,17 +151,14 @@ async def test_F5_one_that_breaks_ends_in_an_error_event_and_no_clean_end(way: W
 
 
 @all_ways
-async def test_F5_before_the_first_event_and_in_the_shape_of_its_endpoint(way: Way) -> None:
-    said = iter([b"", b'event: message_start\ndata: {"type":"message_start"}\n\n'])
-
+async def test_F5_in_the_shape_of_its_endpoint(way: Way) -> None:
     async def play(turn: Any) -> None:
         await turn.head(SSE)
-        await turn.data(next(said))
+        await turn.data(b'event: message_start\ndata: {"type":"message_start"}\n\n')
         await asyncio.sleep(0.003)
         await turn.breaks("fin")
 
     async with way.engine(play) as engine, way.gateway(engine.url) as gw, way.client(gw) as client:
-        broken(await stream(client))
         answer = await stream(client, path="/v1/messages", max_tokens=5)
         assert not answer.complete
         assert b"event: error\ndata: " in answer.body
@@ -231,6 +228,36 @@ async def test_each_event_is_there_while_the_next_is_still_unsaid(way: Way) -> N
             assert answer.how_ended == "open"
             heard.set()
         assert (await call.whole()).complete
+
+
+@all_ways
+async def test_the_head_of_a_stream_goes_down_with_its_first_event(way: Way) -> None:
+    """Nothing is there before it; so who dies, or begins with an error, is answered for with a status."""
+    said = asyncio.Event()
+
+    async def play(turn: Any) -> None:
+        await turn.head(SSE)
+        await turn.data(b": ping\n\n")
+        await asyncio.sleep(0.05)
+        said.set()
+        if engine.turns.index(turn) == 0:
+            await turn.data(event("w"))
+            await turn.end()
+        elif engine.turns.index(turn) == 1:
+            await turn.data(ERROR)
+            await turn.end()
+        else:
+            await turn.breaks("reset")
+
+    async with way.engine(play) as engine, way.gateway(engine.url) as gw, way.client(gw) as client:
+        call = await client.says(say(stream=True))
+        await call.head()
+        assert said.is_set(), "a head without an event"
+        assert (await call.whole()).body == b": ping\n\n" + event("w")
+        for status, body in ((500, b"EngineCore encountered an issue."), (502, b"bad_gateway")):
+            answer = await client.asks(say(stream=True))
+            assert (answer.status, answer.complete, body in answer.body) == (status, True, True)
+        assert [record["status"] for record in gw.records] == [200, 500, 502]
 
 
 @all_ways

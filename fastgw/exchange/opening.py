@@ -1,0 +1,190 @@
+"""The beginning of an answer that is a stream, while nothing of it has gone down: its head waits for its first event.
+
+An engine that has only sent a head has promised nothing yet: as long as no event came, another engine can be asked, or the
+client be told with a status of its own. So head and first event go down together, in one write. An error that comes in place of
+the first event is the answer that it would have been without a stream: :meth:`Opening.refusal` makes that of it.
+
+Owns what has come until then, at most :data:`MAX_OPENING_BYTES` of it and one read. Must never change a byte of it, or read it
+for whoever passes it on: that one is given all of it anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from fastgw import errors
+from fastgw.accel.chunks import FramingError
+from fastgw.accel.events import read
+from fastgw.accel.fields import response_status
+from fastgw.accel.heads import ResponseHead
+from fastgw.accel.sse import SseScanner
+from fastgw.exchange.dialects import OLLAMA
+from fastgw.exchange.endpoints import Endpoint
+from fastgw.late import late
+from fastgw.protocol.body import CHUNKS, ChunkedSource, Source
+
+MAX_OPENING_BYTES: Final = 1 << 16
+"""What an engine says before its first event (comments, mostly) waits for it up to this size; then it goes down."""
+
+WAITS: Final = 0
+BEGINS: Final = 1
+REFUSES: Final = 2
+UNREADABLE: Final = 3
+
+BAD_GATEWAY: Final = 502
+
+_CONTENT_TYPE: Final = late(rb"(?im)^content-type:[^\r\n]*\r\n")
+
+_STATUS: Final = {
+    # Anthropic's, and OpenAI's where they are the same
+    "invalid_request_error": 400, "authentication_error": 401, "billing_error": 402, "permission_error": 403,
+    "not_found_error": 404, "request_too_large": 413, "rate_limit_error": 429, "api_error": 500, "timeout_error": 504,
+    "overloaded_error": 529,
+    # OpenAI's
+    "context_length_exceeded": 400, "insufficient_quota": 429, "rate_limit_exceeded": 429, "server_error": 500,
+    # vLLM's, SGLang's, llama.cpp's, TGI's
+    "BadRequestError": 400, "NotFoundError": 404, "InternalServerError": 500, "exceed_context_size_error": 400,
+    "not_supported_error": 501, "unavailable_error": 503, "validation": 422, "generation": 424, "overloaded": 429,
+}  # fmt: skip
+"""The status with which an error comes where it is an answer of its own, by what engines call its type or its code."""
+
+
+def is_stream(endpoint: Endpoint, head: ResponseHead) -> bool:
+    """Whether the answer with ``head`` is a stream whose events can be read. (Of paths that are passed through nothing is
+    known: on those a head says something by itself.)"""
+    if not endpoint.metered or not (head.sse or (endpoint.dialect == OLLAMA and not head.json)):
+        return False
+    # (Not by `in`: bytes look first whether they were asked for a number, and an exception is made to find out.)
+    return head.forward.lower().find(b"content-encoding") < 0
+
+
+class Opening:
+    """See the head of this file. ``source`` reads the body for whoever passes it on, and has not been fed; ``lines``: the
+    stream is JSON, one object a line. ``came``: all that has come, frames included; ``reads`` has been fed that. ``why``: it
+    cannot be read."""
+
+    __slots__ = ("_data", "_line", "_sse", "came", "head", "reads", "source", "why")
+
+    def __init__(self, head: ResponseHead, source: Source, lines: bool) -> None:
+        self.head = head
+        self.source = source
+        # (Without frames and without a length a source remembers nothing: the same can read it twice.)
+        self.reads: Source = ChunkedSource() if source.frames == CHUNKS else source
+        self._sse = None if lines else SseScanner(False)
+        self._line = b""
+        self._data = b""  # of an error
+        self.came = b""
+        self.why = ""
+
+    def feed(self, data: bytes) -> int:
+        """More of the body: WAITS for its first event; BEGINS with it, or ends before one, or has waited for too long; REFUSES,
+        for that event is an error; or is UNREADABLE."""
+        self.came = self.came + data if self.came else data
+        try:
+            payload = self.reads.feed(data)
+        except FramingError as error:
+            self.why = str(error)
+            # (An event before that is one all the same.)
+            return self._verdict(error.payload, False) or UNREADABLE
+        return self._verdict(payload, self.reads.done)
+
+    def eof(self, how: str) -> int:
+        """The connection has ended, as :meth:`feed`; but where its message does not end with that, it WAITS for ever."""
+        return self._verdict(b"", True) if self.reads.eof(how) else WAITS
+
+    def _verdict(self, payload: bytes, done: bool) -> int:
+        sse = self._sse
+        if sse is None:
+            line = self._line = (self._line + payload).lstrip()
+            begins = line.find(b"\n") >= 0
+            fails = (begins or done) and self._fails(line[: line.find(b"\n")] if begins else line, False)
+        else:
+            sse.feed(payload)
+            if done:
+                sse.flush()
+            begins = sse.events > 0
+            fails = sse.error and self._first_fails()
+        if fails:
+            return REFUSES
+        return BEGINS if begins or done or len(self.came) > MAX_OPENING_BYTES else WAITS
+
+    def _first_fails(self) -> bool:
+        """Whether the error is the first event. (It may be another one that came with that.)"""
+        payload = self.came
+        if self.reads.frames == CHUNKS:
+            try:
+                payload = ChunkedSource().feed(payload)
+            except FramingError as error:
+                payload = error.payload
+        text = payload.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        for event in text.split(b"\n\n"):
+            data, named = read(event.strip(b"\n") + b"\n")
+            if data is not None or named:
+                return self._fails(data or b"", named)
+        return False
+
+    def _fails(self, data: bytes, named: bool) -> bool:
+        """Whether an event with this ``data`` is an error; ``named``: it is called one."""
+        self._data = data
+        return named or _object(data).get("error") is not None
+
+    def refusal(self, endpoint: Endpoint) -> tuple[ResponseHead, bytes]:
+        """The answer that the error is: a head with its status, and a body as the API has it that the client of ``endpoint``
+        speaks, which is an engine's own, Anthropic's, or OpenAI's."""
+        anthropic = endpoint.label.startswith("/v1/messages")
+        said = _object(self._data)
+        error = said.get("error")
+        fields: dict[str, Any] = error if type(error) is dict else said
+        if not said:
+            kind = errors.lookup("bad_gateway")
+            status, body = kind.status, errors.anthropic_body(kind) if anthropic else errors.body(kind)
+        else:
+            status, body = _status(fields, said), self._data
+            if not endpoint.dialect and (type(error) is not dict or (anthropic and said.get("type") != "error")):
+                body = _written(fields, error, anthropic)
+        head = self.head
+        fields_of_head = b"content-type: application/json\r\n" + _CONTENT_TYPE().sub(b"", head.forward)
+        line = response_status(status, b"")
+        # (Its connection is of no more use: whatever follows the error on it is nobody's.)
+        return ResponseHead(
+            status, head.minor, line, fields_of_head, len(body), False, False, False, True, head.has_date, 0.0, 0
+        ), body
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """The JSON object that ``data`` is; an empty one where it is none."""
+    try:
+        found = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return found if type(found) is dict else {}
+
+
+def _status(fields: dict[str, Any], said: dict[str, Any]) -> int:
+    """The status that an error says, or its words stand for."""
+    code = fields.get("code")
+    if type(code) is str and code.isascii() and code.isdigit() and len(code) == 3:
+        code = int(code)
+    if type(code) is int:
+        return code if 400 <= code <= 599 else BAD_GATEWAY
+    for word in (code, fields.get("type"), said.get("error_type")):
+        if type(word) is str:
+            if word in _STATUS:
+                return _STATUS[word]
+            if word in errors.KINDS:
+                return errors.KINDS[word].status
+    return BAD_GATEWAY
+
+
+def _written(fields: dict[str, Any], error: Any, anthropic: bool) -> bytes:
+    """An error that its engine wrote in another way, as OpenAI's clients or Anthropic's read it."""
+    message = error if type(error) is str else fields.get("message")
+    name = fields.get("type")
+    if type(name) is not str or name == "error":
+        name = "api_error" if anthropic else "upstream_error"
+    told = {"type": name, "message": message if type(message) is str else errors.lookup("bad_gateway").message}
+    if anthropic:
+        return msgspec.json.encode({"type": "error", "error": told})
+    return msgspec.json.encode({"error": {**told, "param": fields.get("param"), "code": fields.get("code")}})
