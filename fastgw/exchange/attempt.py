@@ -206,7 +206,7 @@ class Attempt(Call):
             stream = self.stream
             assert stream is not None
             stream.due(now + self.core.between_bytes_timeout_s)
-            self._opening = Opening(head, source, not head.sse)
+            self._opening = Opening(head, source)
             if rest:
                 self._opens(self._opening, self._opening.feed(rest))
             return
@@ -282,7 +282,7 @@ class Attempt(Call):
         self._exchange.call_failed(failure, False, why, None)
 
     def reading(self) -> BodySource | None:
-        return self._opening.reads if self._opening is not None else Call.reading(self)
+        return self._opening.reader() if self._opening is not None else Call.reading(self)
 
     def _start_relay(
         self, exchange: ExchangeState, head: ResponseHead, source: BodySource, extra: bytes, rest: bytes

@@ -61,18 +61,16 @@ def is_stream(endpoint: Endpoint, head: ResponseHead) -> bool:
 
 
 class Opening:
-    """See the head of this file. ``source`` reads the body for whoever passes it on, and has not been fed; ``lines``: the
-    stream is JSON, one object a line. ``came``: all that has come, frames included; ``reads`` has been fed that. ``why``: it
-    cannot be read."""
+    """See the head of this file. ``source`` reads the body for whoever passes it on, and has not been fed. ``came``: all
+    that has come, frames included. ``why``: it cannot be read."""
 
     __slots__ = ("_data", "_line", "_sse", "came", "head", "reads", "source", "why")
 
-    def __init__(self, head: ResponseHead, source: Source, lines: bool) -> None:
+    def __init__(self, head: ResponseHead, source: Source) -> None:
         self.head = head
         self.source = source
-        # (Without frames and without a length a source remembers nothing: the same can read it twice.)
-        self.reads: Source = ChunkedSource() if source.frames == CHUNKS else source
-        self._sse = None if lines else SseScanner(False)
+        self.reads: Source | None = None  # has been fed what came, where that had to be read
+        self._sse: SseScanner | None = None  # of what is no JSON, one object a line
         self._line = b""
         self._data = b""  # of an error
         self.came = b""
@@ -82,17 +80,26 @@ class Opening:
         """More of the body: WAITS for its first event; BEGINS with it, or ends before one, or has waited for too long; REFUSES,
         for that event is an error; or is UNREADABLE."""
         self.came = self.came + data if self.came else data
+        reads = self.reader()
         try:
-            payload = self.reads.feed(data)
+            payload = reads.feed(data)
         except FramingError as error:
             self.why = str(error)
             # (An event before that is one all the same.)
             return self._verdict(error.payload, False) or UNREADABLE
-        return self._verdict(payload, self.reads.done)
+        return self._verdict(payload, reads.done)
+
+    def reader(self) -> Source:
+        """What has been fed all that came."""
+        if self.reads is None:
+            # (Without frames and without a length a source remembers nothing: the same can read it twice.)
+            self.reads = ChunkedSource() if self.source.frames == CHUNKS else self.source
+            self._sse = SseScanner(False) if self.head.sse else None
+        return self.reads
 
     def eof(self, how: str) -> int:
         """The connection has ended, as :meth:`feed`; but where its message does not end with that, it WAITS for ever."""
-        return self._verdict(b"", True) if self.reads.eof(how) else WAITS
+        return self._verdict(b"", True) if self.reader().eof(how) else WAITS
 
     def _verdict(self, payload: bytes, done: bool) -> int:
         sse = self._sse
@@ -113,7 +120,7 @@ class Opening:
     def _first_fails(self) -> bool:
         """Whether the error is the first event. (It may be another one that came with that.)"""
         payload = self.came
-        if self.reads.frames == CHUNKS:
+        if self.source.frames == CHUNKS:
             try:
                 payload = ChunkedSource().feed(payload)
             except FramingError as error:

@@ -9,7 +9,7 @@ import pytest
 
 from fastgw.exchange.endpoints import EndpointTable
 from fastgw.exchange.opening import BEGINS, REFUSES, UNREADABLE, WAITS, Opening, is_stream
-from fastgw.protocol.body import CloseSource, source_of
+from fastgw.protocol.body import source_of
 from fastgw.protocol.http1.client import ResponseReader
 from tests.support.scripts import EVENT, LAST_CHUNK, SSE_HEAD, chunk
 
@@ -19,10 +19,11 @@ MAX_OPENING_BYTES = 65536  # (a name of compiled code's alone)
 LINE = b'{"model":"m","message":{"role":"assistant","content":"a"},"done":false}\n'
 
 
-def opening(head: bytes = SSE_HEAD, lines: bool = False) -> Opening:
-    found = ResponseReader().feed(head)
+def opening(lines: bool = False, framed: bool = True) -> Opening:
+    head = NDJSON_HEAD if lines else SSE_HEAD
+    found = ResponseReader().feed(head if framed else head.replace(b"transfer-encoding: chunked\r\n", b""))
     assert found is not None
-    return Opening(found, source_of(found, b"POST"), lines)
+    return Opening(found, source_of(found, b"POST"))
 
 
 def split(data: bytes, size: int) -> list[bytes]:
@@ -31,7 +32,7 @@ def split(data: bytes, size: int) -> list[bytes]:
 
 def verdict(parts: list[bytes], lines: bool = False) -> tuple[int, int]:
     """Which it is in the end, and after how many bytes."""
-    begins = opening(NDJSON_HEAD if lines else SSE_HEAD, lines)
+    begins = opening(lines)
     size = 0
     for part in parts:
         size += len(part)
@@ -65,9 +66,7 @@ def test_however_it_is_split(said: bytes, lines: bool, expected: int, framed: bo
         for size in (1, 3, len(payload) or 1):
             wire = b"".join(map(chunk, split(payload, size))) if framed else payload
             for read in (1, 7, len(wire) or 1):
-                begins = opening(NDJSON_HEAD if lines else SSE_HEAD, lines)
-                if not framed:
-                    begins.reads = begins.source = CloseSource()
+                begins = opening(lines, framed)
                 found = WAITS
                 for part in split(wire, read):
                     found = begins.feed(part)
@@ -83,8 +82,7 @@ def test_the_end_of_a_message_ends_the_wait() -> None:
     assert verdict([chunk(FAILS[:-1]), LAST_CHUNK])[0] == REFUSES
     assert verdict([chunk(LINE[:-1]), LAST_CHUNK], True)[0] == BEGINS
     for how, found in (("fin", BEGINS), ("reset", WAITS)):
-        ends = opening()
-        ends.reads = ends.source = CloseSource()
+        ends = opening(framed=False)
         assert (ends.feed(b": ping\n\n"), ends.eof(how)) == (WAITS, found)
     cut = opening()
     assert (cut.feed(chunk(b": ping\n\n")), cut.eof("fin")) == (WAITS, WAITS)
@@ -102,6 +100,7 @@ def test_what_is_no_body_cannot_be_read() -> None:
     broken = opening()
     assert (broken.feed(chunk(b": ping\n\n")), broken.feed(b"zz\r\n")) == (WAITS, UNREADABLE)
     assert "chunk" in broken.why
+    assert opening().feed(b"5\r\n" + EVENT) == UNREADABLE, "the event is no part of its chunk"
     for said, found in ((EVENT, BEGINS), (FAILS, REFUSES)):
         assert opening().feed(chunk(said) + b"zz\r\n") == found, "what came before that did"
 
