@@ -32,8 +32,7 @@ from fastgw.upstream.pool import Pool
 
 MOST_WEIGHED: Final = 64  # answers of one request that count towards what an engine has to do
 CLOSING_S: Final = 2.0  # an engine that has made all that it may ends its stream in less
-APART_BYTES: Final = 16384
-"""A longer body stays where it lies when something is put in front of it. Up to here a copy costs no more than that."""
+APART_BYTES: Final = 16384  # a longer body stays where it lies when something is put before it; up to here a copy costs no more
 
 
 def attempt_for(exchange: ExchangeState, pool: Pool, probe: bool) -> Attempt:
@@ -176,11 +175,10 @@ class Attempt(Call):
         if self._tunnel is not None:
             self._tunnel.closed(exchange, self, "silent")
         elif self._opening is not None:
-            limit = self.core.between_bytes_timeout_s
-            self._opened_in_vain(Failure.SILENT, f"no event within {limit:g} s of the head")
+            self._opened_in_vain(Failure.SILENT, f"no event within {self.core.between_bytes_timeout_s:g} s of the head")
         elif self.relay is None:
-            limit = self.core.first_byte_timeout_s
-            exchange.call_failed(Failure.SILENT, stream.begun(), f"no answer within {limit:g} s", None)
+            why = f"no answer within {self.core.first_byte_timeout_s:g} s"
+            exchange.call_failed(Failure.SILENT, stream.begun(), why, None)
         elif self.relay.closing:
             self._cut_short(self.relay)
         else:
@@ -291,8 +289,7 @@ class Attempt(Call):
         if exchange.upload is None or exchange.upload.sent_whole:
             exchange.let_body_go()
         sse = None
-        # (Not by `in`: bytes look first whether they were asked for a number, and an exception is made to find out.)
-        if head.sse and head.forward.lower().find(b"content-encoding") < 0:
+        if head.sse and head.forward.lower().find(b"content-encoding") < 0:  # (not by `in`: that makes an exception)
             sse = SseScanner(exchange.strip_usage)
         # A stream that something may be taken out of, or that may be ended before its end, has no length to announce.
         open_ended = sse is not None and (exchange.strip_usage or exchange.allowance < NO_LIMIT)

@@ -212,7 +212,7 @@ def test_its_place_moves_with_it() -> None:
 
 FAILS = b'data: {"error":{"message":"out of memory","type":"server_error","code":%d}}\n\n'
 NDJSON_HEAD = SSE_HEAD.replace(b"text/event-stream", b"application/x-ndjson")
-JSON = [("content-type", "application/json")]
+SENT = [("content-type", "application/json")]
 PING = b": ping\n\n"
 
 
@@ -277,7 +277,7 @@ def test_a_first_error_that_the_request_is_to_blame_for_goes_down() -> None:
 
 
 def test_lines_of_json_are_events_too() -> None:
-    ask = request("POST", "/api/chat", headers=JSON, body=b'{"model":"m","messages":[{"role":"user","content":"hi"}]}')
+    ask = request("POST", "/api/chat", headers=SENT, body=b'{"model":"m","messages":[{"role":"user","content":"hi"}]}')
     with deployed(ENGINES, ROUTE, plays={"a": answering(NDJSON_HEAD, chunk(b'{"error":"out of memory"}\n'))}) as row:
         assert (row.ask(ask).status, row.asked["b"]) == (200, 1)
 
