@@ -1651,8 +1651,7 @@ def bounds_in(bytes text, Py_ssize_t most) -> list:
 
 
 cpdef tuple span_of(bytes text, str name, BodyFacts facts=None):
-    """Where the value of ``name`` stands in the object ``text``, which was found good; (-1, -1) when it has no such member. Its
-    ``facts`` know where its prompt ends, which is most of it, and is not gone through again."""
+    """Where the value of ``name`` stands in the object ``text``; see the source."""
     cdef bytes wanted = name.encode()
     cdef Bytes p = <Bytes>PyBytes_AS_STRING(text)
     cdef Bytes key
@@ -1661,7 +1660,7 @@ cpdef tuple span_of(bytes text, str name, BodyFacts facts=None):
     cdef Py_ssize_t i = after_space(p, 0, n)
     cdef Py_ssize_t start, size, value
     cdef unsigned char made[6 * 32]
-    cdef int kinds
+    cdef int kinds, known
     if length > 32:
         raise ValueError("no member that is looked for has so long a name")
     i = after_space(p, i + 1, n)
@@ -1677,10 +1676,8 @@ cpdef tuple span_of(bytes text, str name, BodyFacts facts=None):
             size = unescape(p, start, i, made)
             key = made
         value = after_colon(p, i + 1, n)
-        if facts is not None and value > 0 and value == facts.prompt_start and facts.prompt_end < n:
-            i = facts.prompt_end
-        else:
-            i = after_value(p, value, n, 64 * STACK_WORDS, True, NULL, NULL, NULL) if value >= 0 else -1
+        known = facts is not None and value > 0 and value == facts.prompt_start and facts.prompt_end < n
+        i = facts.prompt_end if known else after_value(p, value, n, 64 * STACK_WORDS, True, NULL, NULL, NULL) if value >= 0 else -1
         if i < 0:
             break
         if size == length and memcmp(key, PyBytes_AS_STRING(wanted), size) == 0:
@@ -1692,8 +1689,7 @@ cpdef tuple span_of(bytes text, str name, BodyFacts facts=None):
 
 
 cpdef tuple prompt_span(bytes body, BodyFacts facts):
-    """Where what becomes prompt stands in ``body``, whose facts these are: its messages, its prompt or its input; (-1, -1) = it
-    has none of them."""
+    """Where what becomes prompt stands in ``body``, whose facts these are; see the source."""
     cdef tuple found
     if facts.prompt_start and facts.prompt_end <= PyBytes_GET_SIZE(body):
         return facts.prompt_start, facts.prompt_end

@@ -41,7 +41,7 @@ def test_its_health_check_is_what_fastgw_can(tmp_path: Path) -> None:
     (check,) = re.findall(r"^HEALTHCHECK .* CMD (.*)$", DOCKERFILE, re.MULTILINE)
     program, *argv = json.loads(check)
     assert program == "/opt/fastgw/fastgw"
-    done = run(tmp_path, *argv, FASTGW_HOST="0.0.0.0", FASTGW_PORT="1", VLLM_URL="http://127.0.0.1:1", GATEWAY_API_KEYS="k")
+    done = run(tmp_path, *argv, FASTGW_HOST="0.0.0.0", FASTGW_PORT="1", VLLM_URL="http://127.0.0.1:9", GATEWAY_API_KEYS="k")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "fastgw check: http://0.0.0.0:1/liveness: Connection refused\n"
 

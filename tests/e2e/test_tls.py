@@ -326,6 +326,7 @@ async def test_new_certificates_are_taken_over_and_no_stream_ends(certs: Certifi
 
     async def play(conn: ScriptedConnection, _: RawRequest) -> None:
         await conn.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        await conn.send(b"a\r\ndata: {}\n\n\r\n")
         await go.wait()
         await conn.send(b'e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n')
 
