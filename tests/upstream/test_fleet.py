@@ -204,7 +204,7 @@ async def test_tables_that_may_wait_are_few_however_many_come() -> None:
 
 
 async def test_large_tables_are_few_also_where_one_comes_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastgw.upstream.fleet.AT_ONCE_S", 0.0)
+    monkeypatch.setattr("fastgw.upstream.publishing.AT_ONCE_S", 0.0)
     async with fleet() as (made, told):
         for port in range(1, 301):
             made.add(engine(port))
