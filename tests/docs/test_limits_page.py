@@ -28,9 +28,11 @@ from tests.support.ports import closed_port
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("limits.md", "keys.md", "deployments.md", "admin.md")}
-CURLS = {"limits.md": 7, "keys.md": 14, "deployments.md": 9, "admin.md": 22}
+STORIES = PAGES | {"engines.md": (ROOT / "docs" / "engines.md").read_text()}  # (its words: test_engines_page)
+CURLS = {"limits.md": 7, "keys.md": 14, "deployments.md": 9, "admin.md": 22, "engines.md": 11}
 STATUSES = {"limits.md": {200, 400, 429, 500, 503}, "keys.md": {200, 201, 204, 401}, "deployments.md": {200, 404, 503}}
 STATUSES["admin.md"] = {200, 201, 202, 204, 401, 403, 404, 405}
+STATUSES["engines.md"] = {200, 201, 204, 422}
 GATEWAY = "8080"
 PORTS = ("8000", "8001", "8002", GATEWAY, "9090")  # of the pages
 MARK = "@@ "
@@ -53,7 +55,7 @@ up() {
 
 def commands(page: str) -> list[str]:
     """The page's command lines, in order."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```sh\n(.*?)^```", STORIES[page], re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
@@ -93,7 +95,7 @@ class Told:
         return json.loads(text.strip().splitlines()[-1])
 
 
-@pytest.fixture(scope="module", params=PAGES)
+@pytest.fixture(scope="module", params=STORIES)
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Told, list[int]]:
     if shutil.which("curl") is None or shutil.which("bash") is None:
         pytest.skip("the pages use bash and curl")
@@ -136,6 +138,12 @@ def test_the_answers_are_those_of_the_page(told: tuple[str, Told, list[int]]) ->
         assert isinstance(audit, dict)
         assert {one["actor"].partition(":")[0] for one in audit["data"]} == {"cli", "admin"}
         assert {one["action"] for one in audit["data"]} == {"create", "update", "disable", "enable", "rotate", "delete"}
+        return
+    if page == "engines.md":
+        chosen = re.findall(r"^x-fastgw-explain: (?:engine=(\w+)|error=(\w+));", story.text, re.MULTILINE)
+        ann, again, first, seeing, unmet = ("".join(one) for one in chosen)
+        assert (again, first, seeing, unmet) == (ann, "small", "big", "needs_unmet")
+        assert f'"engine":"{ann}"' in story.answers[5][0]
         return
     if page == "deployments.md":
         restored, virtual, _, unknown, *_, fallen, explained = (text for text, _ in story.answers[1:10])

@@ -1,0 +1,66 @@
+"""The page about engines has an example of each setting by which they are chosen; links lead to headings that are there.
+
+Its commands run in ``test_limits_page.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fastgw.config import load
+from fastgw.config.choosing import Choosing
+from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS
+from fastgw.config.row import rows_of
+from fastgw.config.table import DEFAULTS, TABLE
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "engines.md").read_text()
+BLOCKS = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([\w./-]*)#([^)]+)\)")
+
+
+def test_each_setting_of_the_choice_has_an_example() -> None:
+    shown = set(re.findall(r"^(\w+) = ", "".join(BLOCKS), re.MULTILINE))
+    wanted = {row.name for row in rows_of(Choosing)}
+    wanted |= {"policy", "weight", "machine", "features", "needs", "discover", "engines_file"}
+    assert {name for name in wanted if name not in shown} == set()
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_examples_are_taken(block: str, tmp_path: Path) -> None:
+    (tmp_path / "engines.json").write_text("[]")
+    (tmp_path / "fastgw.toml").write_text(block.replace("/etc/fastgw", str(tmp_path)))
+    assert load({"config": str(tmp_path / "fastgw.toml")}, {}, tmp_path).warnings == ()
+
+
+def test_a_value_is_the_default_where_nothing_else_is_said() -> None:
+    said = dict(re.findall(r"^(\w+) = ([\d_]+|\"64MiB\") ", BLOCKS[0], re.MULTILINE))
+    said = {name: text for name, text in said.items() if DEFAULTS.get(name)}  # (0 is off, which the page says of them all)
+    assert len(said) == 8
+    for name, text in said.items():
+        assert (64 << 20 if "MiB" in text else int(text)) == DEFAULTS[name], name
+
+
+def headings(page: Path) -> set[str]:
+    """As GitHub makes anchors of them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in found}
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_links_into_pages_lead_to_a_heading(page: Path) -> None:
+    for name, anchor in LINK.findall(page.read_text()):
+        assert anchor in headings(page.parent / name if name else page), f"{name}#{anchor}"
+
+
+def test_other_routers_words_stand_beside_settings_that_there_are() -> None:
+    section = (DOCS / "compatibility.md").read_text().partition("## Coming from")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) > 15
+    known = {row.name for row in (*TABLE, *ENGINE_FIELDS, *ROUTE_FIELDS)}
+    for *_, here, pages in rows[1:]:
+        assert {name for name in re.findall(r"`([a-z]+(?:_[a-z]+)*)(?: = [^`]*)?`", here) if name not in known} == set()
+        assert LINK.search(pages) or ".md)" in pages
