@@ -6,6 +6,8 @@ Its commands run in ``test_limits_page.py``.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from fastgw.config.choosing import Choosing
 from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS
 from fastgw.config.row import rows_of
 from fastgw.config.table import DEFAULTS, TABLE
+from fastgw.twins import native
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "engines.md").read_text()
@@ -42,6 +45,29 @@ def test_a_value_is_the_default_where_nothing_else_is_said() -> None:
     assert len(said) == 8
     for name, text in said.items():
         assert (64 << 20 if "MiB" in text else int(text)) == DEFAULTS[name], name
+
+
+MEASURED = re.compile(r"^\| `(\w+)` \| ([\d.]+) \| [\d.]+ \| ([\d.]+) \| (\d+)% \| ([\d.]+) \|", re.MULTILINE)
+SAID = re.compile(
+    r"^\| `(\w+)` \| ([\d.]+) s \| ([\d.]+) s \| (\d+) % \| ([\d.]+) \| ([\d.]+) s \| ([\d.]+) s \|$", re.MULTILINE
+)
+
+
+def test_the_figures_of_the_trace_are_those_of_now() -> None:
+    """They are reckoned, not timed: each run has the same."""
+    if not native():
+        pytest.skip("the compiled twin reckons the same in three seconds")
+    words = [sys.executable, "-m", "benchmarks.routing"]
+    done = subprocess.run(words, cwd=DOCS.parent, capture_output=True, text=True, timeout=100, check=True)
+    found = [(name, figures) for name, *figures in MEASURED.findall(done.stdout)]
+    chats, unlike = dict(found[: len(found) // 2]), dict(found[len(found) // 2 :])
+    rows = SAID.findall(PAGE)
+    assert len(rows) == 9
+    for name, *said in rows:
+        mean, last, hits, uneven = chats[name]
+        assert said[2:4] == [hits, uneven], name
+        for text, figure in zip((*said[:2], *said[4:]), (mean, last, *unlike[name][:2]), strict=True):
+            assert float(text) == pytest.approx(float(figure), abs=0.51 * 10 ** -len(text.partition(".")[2])), name
 
 
 def headings(page: Path) -> set[str]:
