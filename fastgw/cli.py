@@ -28,6 +28,7 @@ commands:
   serve     run the gateway
   demo      run the gateway and a simulated engine, and stream one answer
   sim       run the engine simulator alone
+  bench     put load on any OpenAI-compatible server, and measure and check what comes
   runner    put the engine on this machine behind a gateway elsewhere
   keys      make, list, change and end API keys
   check     read the configuration and list every mistake; or ask the running gateway how it is
@@ -42,6 +43,7 @@ examples:
   VLLM_URL=http://127.0.0.1:8000 GATEWAY_API_KEYS=key1,key2 fastgw serve
   fastgw check --config fastgw.toml
   fastgw check --live
+  fastgw bench --url http://127.0.0.1:8080 --model llama
   fastgw keys create --state-dir /var/lib/fastgw --name ada --daily-tokens 100000
 """
 
@@ -230,6 +232,17 @@ def _sim(argv: Sequence[str]) -> int:
     return cli.main(list(argv))
 
 
+def _bench(argv: Sequence[str]) -> int:
+    from fastgw import twins
+    from fastgw.config.machine import client_key
+
+    if not _select(twins.asked()):
+        return 1
+    from fastgw.bench import cli
+
+    return cli.main(argv, client_key())
+
+
 def _runner(argv: Sequence[str]) -> int:
     from fastgw import twins
     from fastgw.config import read_one
@@ -311,6 +324,7 @@ _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "serve": _serve,
     "demo": _demo,
     "sim": _sim,
+    "bench": _bench,
     "runner": _runner,
     "keys": _keys,
     "check": _check,

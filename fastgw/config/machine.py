@@ -1,4 +1,5 @@
-"""What the machine gives this process: the memory that it, or its container, has, its open files, and who supervises it.
+"""What the machine gives this process: the memory that it, or its container, has, its open files, who supervises
+it, and a client's key.
 
 Owns: what says so, and how many connections go into so many files. Must never: raise; where nothing can be read, nothing is
 known.
@@ -53,6 +54,11 @@ def supervisor() -> tuple[str, float]:
     # The variables reach children too, whom they do not concern; the one-file program is a child of the process that is meant.
     meant = os.environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()), str(os.getppid()))
     return os.environ.get("NOTIFY_SOCKET", ""), int(every) / 1e6 if meant and re.fullmatch("[0-9]{1,18}", every) else 0.0
+
+
+def client_key() -> str:
+    """The key that clients of OpenAI's API show, where nothing else names one: ``OPENAI_API_KEY``."""
+    return os.environ.get("OPENAI_API_KEY", "").strip()
 
 
 def _of_group(root: str, path: str, name: str) -> list[int]:

@@ -40,6 +40,13 @@ ELSEWHERE: dict[str, str] = {
     "config/choosing": "config/test_settings.py",
     "config/table": "config/test_settings.py",
     # Parts of a machine that is tested as one.
+    "bench/bodies": "bench/test_load.py",
+    "bench/connection": "bench/test_load.py",
+    "bench/flags": "bench/test_cli.py",
+    "bench/plan": "bench/test_cli.py",
+    "bench/plots": "bench/test_page.py",
+    "bench/progress": "bench/test_cli.py",
+    "bench/run": "bench/test_load.py",
     "agent/engine": "agent/test_link.py",
     "agent/tunnel": "e2e/test_tunnels.py",
     "exchange/passage": "e2e/test_tunnels.py",

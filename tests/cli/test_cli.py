@@ -43,7 +43,7 @@ def test_version_says_what_runs(tmp_path: Path) -> None:
 def test_help_has_examples_and_every_flag(tmp_path: Path) -> None:
     done = run(tmp_path, "--help")
     assert done.returncode == 0
-    for command in ("serve", "demo", "sim", "check", "version"):
+    for command in ("serve", "demo", "sim", "bench", "check", "version"):
         assert f"  {command} " in done.stdout
     assert "docs" not in done.stdout
     for command in ("serve", "check"):

@@ -1,4 +1,4 @@
-"""What the pages about limits and keys tell an operator to type is typed here, in their order, against real processes.
+"""What the pages about limits, keys and measuring tell an operator to type is typed here, in their order, against real processes.
 
 A page is one story: what serves goes on until its end, what a command leaves in the shell is there for the next. Replaced are
 only the ports, and the folder for state. A command must end well; a ``curl`` must be answered 2xx, or with the status that
@@ -27,10 +27,12 @@ from tests.support.ports import closed_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("limits.md", "keys.md", "deployments.md", "admin.md")}
+NAMES = ("limits.md", "keys.md", "deployments.md", "admin.md", "bench.md")
+PAGES = {name: (ROOT / "docs" / name).read_text() for name in NAMES}
 STORIES = PAGES | {"engines.md": (ROOT / "docs" / "engines.md").read_text()}  # (its words: test_engines_page)
-CURLS = {"limits.md": 7, "keys.md": 14, "deployments.md": 9, "admin.md": 22, "engines.md": 11}
+CURLS = {"limits.md": 7, "keys.md": 14, "deployments.md": 9, "admin.md": 22, "engines.md": 11, "bench.md": 0}
 STATUSES = {"limits.md": {200, 400, 429, 500, 503}, "keys.md": {200, 201, 204, 401}, "deployments.md": {200, 404, 503}}
+STATUSES["bench.md"] = set()
 STATUSES["admin.md"] = {200, 201, 202, 204, 401, 403, 404, 405}
 STATUSES["engines.md"] = {200, 201, 204, 422}
 GATEWAY = "8080"
@@ -126,6 +128,10 @@ def test_every_command_of_the_page_does_what_it_says(told: tuple[str, Told, list
 
 def test_the_answers_are_those_of_the_page(told: tuple[str, Told, list[int]]) -> None:
     page, story, _ = told
+    if page == "bench.md":
+        assert all(column in story.text for column in ("Workers | RPS", "Total Reqs | Avg TTFT", "Goodput(req/s)", "trace | 2"))
+        assert "failed" not in story.text
+        return
     if page == "admin.md":
         events = [json.loads(line[6:])["what"] for line in story.text.splitlines() if line.startswith('data: {"')]
         assert {"engine_added", "engine_removed", "engine_drains", "engine_undrained", "engine_changed"} <= set(events)
@@ -202,7 +208,8 @@ def test_settings_and_errors_that_are_named_exist(page: str) -> None:
                     "store_unavailable"},
         "admin.md": {"engine_exists", "engine_added", "engine_removed", "engine_drains", "engine_undrained", "engine_changed",
                      "engine_well", "engine_not_well", "breaker_open", "breaker_closed", "discovery_failed", "discovery_well",
-                     "engine_ejected", "engine_readmitted", "worker_type"},
+                      "engine_ejected", "engine_readmitted", "worker_type"},
+         "bench.md": {"at_s", "prompt_tokens", "max_tokens", "input_length", "output_length", "finish_reason"},
     }  # fmt: skip
     named -= {name for name in named if name.startswith("gateway_")}
     assert named - known - fields[page] == set()

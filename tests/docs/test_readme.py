@@ -36,7 +36,7 @@ def test_every_command_of_the_readme_is_run_here() -> None:
     said = {line.partition("#")[0].strip() for line in MAKE}
     assert said == {"make demo", "make test", "make install", "make native", "make bench"}
     assert len(SERVING) == 4
-    assert len(ONCE) == 5
+    assert len(ONCE) == 6
     assert len(SNIPPETS) == 2
 
 

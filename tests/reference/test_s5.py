@@ -160,3 +160,27 @@ async def test_S5_10_smoke_tells_a_dead_engine_from_a_dead_gateway() -> None:
     assert code == 1
     assert all(line.startswith("FAIL") for line in lines[:-1])
     assert lines[-1].startswith("not all well")
+
+
+@pytest.mark.parametrize(("script", "columns", "rows"), [
+    ("no_stream_bench.sh", "Workers | RPS", {"DURATION_S": "0.2"}),
+    ("stream_bench.sh", "Workers | Total Reqs | Avg TTFT | P50 TTFT | P99 TTFT | Stability", {"PER_WORKER": "1"}),
+])  # fmt: skip
+async def test_S5_11_the_scripts_of_the_two_tables(script: str, columns: str, rows: dict[str, str]) -> None:
+    """Through the gateway under its profile, with a key that shows in no argument."""
+    settings: dict[str, Any] = {**PROFILE, "allow_anonymous": False, "api_keys": ["sk-bench"]}
+    async with Simulator(SimConfig(models=["qwen"])) as sim, running([sim.url], **settings) as gw:
+        environ = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "BASE_URL": gw.url, "MODEL": "qwen", "API_KEY": "sk-bench",
+                   "FASTGW": str(Path(sys.executable).parent / "fastgw"), "WORKERS": "1 4", **rows}  # fmt: skip
+        process = await asyncio.create_subprocess_exec(
+            shutil.which("bash") or "bash", str(SMOKE.parents[1] / "bench" / script), "--plain", env=environ,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(process.communicate(), 25)
+        asked = sim.requests.to("/v1/chat/completions")
+    lines = out.decode().splitlines()
+    assert process.returncode == 0, err.decode()
+    [head] = [number for number, line in enumerate(lines) if line.startswith(columns)]
+    assert [line.split()[0] for line in lines[head + 2 : head + 4]] == ["1", "4"]
+    assert all(line.endswith("✅ OK") for line in lines[head + 2 : head + 4])
+    assert all(b'"content":"hi"' in one.body and b'"max_tokens":32' in one.body for one in asked)

@@ -1,0 +1,1 @@
+"""What measuring costs: `fastgw bench` beside load generators in C."""
