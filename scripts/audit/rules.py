@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-SHIPPED_EXTRAS: Final = ("dns", "otel", "redis", "zstd")
-WORK_EXTRAS: Final = ("dev", "fuzz", "bench", "audit")
+SHIPPED_EXTRAS: Final = ("bench", "dns", "otel", "redis", "zstd")
+WORK_EXTRAS: Final = ("dev", "fuzz", "audit")
 """What only those who work on fastgw install: checked too, but never part of what is shipped."""
 BINARY_EXTRA: Final = "binary"
 """What freezes the binary: pinned and hashed too, for its loader becomes a part of it."""

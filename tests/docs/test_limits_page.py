@@ -1,4 +1,4 @@
-"""What the pages about limits, keys and measuring tell an operator to type is typed here, in their order, against real processes.
+"""What these pages tell an operator to type (limits, keys, measuring) is typed here, in their order, against real processes.
 
 A page is one story: what serves goes on until its end, what a command leaves in the shell is there for the next. Replaced are
 only the ports, and the folder for state. A command must end well; a ``curl`` must be answered 2xx, or with the status that
