@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from fastgw.accel.chunks import FramingError
+from fastgw.accel.tokens import MOST_TOKENS
 from fastgw.bench.events import EventReader, TooLong
 from fastgw.errors import GatewayError
 from fastgw.protocol.body import Source, source_of
@@ -47,8 +48,8 @@ def printable(text: str) -> str:
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int = -1
-    completion_tokens: int = -1
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 class _Piece(msgspec.Struct, gc=False):
@@ -69,7 +70,7 @@ class _Choice(msgspec.Struct, gc=False):
 
 
 class _Said(msgspec.Struct, gc=False):
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
 
@@ -206,7 +207,7 @@ class Answer:
             raise Wrong("endless", f"more than {MAX_EVENTS:,} events")
         said = self._said(data)
         texts = False
-        for choice in said.choices:
+        for choice in said.choices or ():
             piece = choice.delta
             if choice.finish_reason:
                 self.finished = choice.finish_reason
@@ -223,8 +224,8 @@ class Answer:
         if said.error is not None:
             raise Wrong("error event" if self._stream else "error", _message(said.error))
         if said.usage is not None:
-            self.prompt_tokens = said.usage.prompt_tokens
-            self.completion_tokens = said.usage.completion_tokens
+            self.prompt_tokens = _told(said.usage.prompt_tokens)
+            self.completion_tokens = _told(said.usage.completion_tokens)
         return said
 
     def _text(self, piece: _Piece | None, text: str | None) -> bool:
@@ -247,8 +248,9 @@ class Answer:
             raise Wrong(f"status {self.status}", self._refusal())
         if self._events is None:
             said = self._said(b"".join(self._body))
-            new = [self._text(choice.message, choice.text) for choice in said.choices]
-            self.finished = next((choice.finish_reason for choice in said.choices if choice.finish_reason), "")
+            choices = said.choices or ()
+            new = [self._text(choice.message, choice.text) for choice in choices]
+            self.finished = next((choice.finish_reason for choice in choices if choice.finish_reason), "")
             self.texts = sum(new)
         elif self._events.unfinished:
             raise Wrong("truncated", "the body ends in the middle of an event")
@@ -266,6 +268,10 @@ class Answer:
             return _message(msgspec.json.decode(body))
         except (msgspec.DecodeError, RecursionError):
             return body[:MOST_DETAIL].decode("utf-8", "replace")
+
+
+def _told(tokens: int | None) -> int:
+    return -1 if tokens is None or not 0 <= tokens <= MOST_TOKENS else tokens
 
 
 def _message(error: object) -> str:

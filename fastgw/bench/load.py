@@ -183,7 +183,8 @@ class Load:
                     tally.failure(wrong, now())
                     return None
                 tally.connected(now() - before)
-            answer = Answer(connection.reader, stream=self._stage.stream, max_tokens=max_tokens, keep_text=keep)
+            most = 0 if plan.lengthened else max_tokens
+            answer = Answer(connection.reader, stream=self._stage.stream, max_tokens=most, keep_text=keep)
             failed = await connection.ask(request, answer, plan.timeout_s)
             if failed is None or not kept or answer.begun or failed.kind != "no answer":
                 break

@@ -95,6 +95,11 @@ class Plan(msgspec.Struct, frozen=True):
         return self.turn_tokens if turn and self.turn_tokens else self.prompt_tokens
 
     @property
+    def lengthened(self) -> bool:
+        """Whether members of the body's own say how long an answer may be."""
+        return not self.extra.keys().isdisjoint(("max_tokens", "max_completion_tokens", "n", "best_of"))
+
+    @property
     def url(self) -> str:
         return self.address.url + PATHS[self.api]
 

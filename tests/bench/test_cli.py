@@ -10,12 +10,14 @@ import signal
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from fastgw.bench.cli import main, planned
+from fastgw.bench.cli import main, planned, verdict
 from fastgw.bench.flags import parser
 from fastgw.bench.plan import Plan, Slo, Stage
 from fastgw.sim import SimConfig, Simulator
+from tests.bench.measured import told
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,6 +89,14 @@ def test_a_trace_that_cannot_be_read_is_told_by_its_line(tmp_path: Path, capsys:
     path.write_text('{"at_s":0,"prompt_tokens":1,"max_tokens":1}\n')
     [stage, _] = come_to("--trace", str(path))[1]
     assert (len(stage.trace), stage.requests) == (1, 1)
+
+
+@pytest.mark.parametrize(("rows", "code"), [
+    ([(3, 0), (1, 0)], 0), ([(3, 0), (2, 1)], 1), ([(3, 0), (0, 0)], 1), ([(0, 2)], 1), ([], 1),
+])  # fmt: skip
+def test_one_bad_answer_is_a_failure(rows: list[tuple[int, int]], code: int) -> None:
+    row = told(Stage(True, workers=1))
+    assert verdict([msgspec.structs.replace(row, good=good, failed=failed) for good, failed in rows]) == code
 
 
 async def run(*argv: str, ends_after_s: float = 0.0, **env: str) -> tuple[int, str, str]:

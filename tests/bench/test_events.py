@@ -8,10 +8,10 @@ from fastgw.bench.events import MAX_EVENT_BYTES, EventReader, TooLong
 
 # What WHATWG's grammar allows: line ends of all kinds, comments, names, several lines of data, and data without a blank.
 STREAM = (
-    b"data: one\n\n: a comment\n\nevent: delta\r\ndata: two\r\n\r\ndata:three\rdata: lines\r\rid: 4\n\ndata\n\n"
+    b"data: one\n\n: a comment\n\nevent: delta\r\ndata: two\r\ndata: 2\r\n\r\ndata:three\rdata: lines\r\rid: 4\n\ndata\n\n"
     b"data: mixed\n\r\ndata:  blank\n\ndata: [DONE]\n\n"
 )
-EVENTS = [b"one", b"two", b"three\nlines", b"", b"mixed", b" blank", b"[DONE]"]
+EVENTS = [b"one", b"two\n2", b"three\nlines", b"", b"mixed", b" blank", b"[DONE]"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 20, len(STREAM)])

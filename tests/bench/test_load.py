@@ -123,6 +123,15 @@ async def test_an_open_load_counts_from_when_a_request_was_due(stage: Stage) -> 
     assert closed.ttft_s.p50 < 0.2
 
 
+async def test_whoever_says_in_the_body_how_long_an_answer_may_be_is_held_to_nothing_else() -> None:
+    async with Simulator() as sim:
+        one = Stage(True, workers=1, requests=1)
+        [held] = await measured(sim.url, one, fault="tokens=9")
+        [free] = await measured(sim.url, one, fault="tokens=9", extra={"max_completion_tokens": 9})
+    assert held.status == "1 failed: too long"
+    assert (free.status, free.tokens.completion_told) == ("ok", 9)
+
+
 async def test_a_session_repeats_all_that_was_said() -> None:
     async with Simulator(SimConfig(models=["sim"])) as sim:
         [found] = await measured(sim.url, Stage(True, workers=1, requests=6), turns=3, prompt_tokens=100, turn_tokens=10)
@@ -160,12 +169,12 @@ async def test_when_the_time_is_up_what_is_under_way_is_waited_for() -> None:
     assert found.duration_s >= 0.15
 
 
-@pytest.mark.parametrize("stage", [Stage(True, workers=2, requests=100), Stage(True, rate=50.0, requests=1000)])
+@pytest.mark.parametrize("stage", [Stage(True, workers=2, requests=100), Stage(True, rate=200.0, requests=1000)])
 async def test_whoever_ends_it_gets_what_there_is(stage: Stage) -> None:
     results: list[Result] = []
     async with Simulator(SimConfig(ttft_ms=50.0)) as sim:
         run = Run(planned(sim.url), [stage, PLAIN])
-        asyncio.get_running_loop().call_later(0.28, run.stop)
+        asyncio.get_running_loop().call_later(0.4, run.stop)
         await run.all(results)
     [found] = results
     assert run.stopped
