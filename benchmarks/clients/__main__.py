@@ -128,6 +128,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--rows", default=",".join(ROWS), help=f"of {', '.join(ROWS)}")
     options = parser.parse_args(arguments)
+    rows = options.rows.split(",")
+    if unknown := set(rows) - set(ROWS):
+        parser.error(f"--rows: there is no {', '.join(sorted(unknown))}: {', '.join(ROWS)}")
     cores = choose_cores()
     found: dict[str, dict[str, Found]] = {}
     try:
@@ -138,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
             if shutil.which("wrk"):
                 clients["wrk"] = wrk(*place)
             for _ in range(options.rounds):
-                for row in options.rows.split(","):
+                for row in rows:
                     for name, measure in clients.items():
                         if name == "wrk" and row != "plain":
                             continue

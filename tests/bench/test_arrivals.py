@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 from statistics import mean, pstdev
 
+import pytest
+
 from fastgw.bench.arrivals import bounded, poisson, traced
 from fastgw.bench.trace import Row
+
+pytestmark = pytest.mark.once
 
 
 def test_a_seed_gives_the_same_arrivals_and_another_others() -> None:

@@ -19,6 +19,8 @@ from fastgw.bench.plan import Plan, Slo, Stage
 from fastgw.sim import SimConfig, Simulator
 from tests.bench.measured import told
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -11,6 +11,8 @@ STREAM = (
     b"data: one\n\n: a comment\n\nevent: delta\r\ndata: two\r\ndata: 2\r\n\r\ndata:three\rdata: lines\r\rid: 4\n\ndata\n\n"
     b"data: mixed\n\r\ndata:  blank\n\ndata: [DONE]\n\n"
 )
+
+pytestmark = pytest.mark.once
 EVENTS = [b"one", b"two\n2", b"three\nlines", b"", b"mixed", b" blank", b"[DONE]"]
 
 

@@ -17,6 +17,8 @@ from fastgw.bench.tally import Client, Result, Tally
 from fastgw.protocol.http1.client import ResponseReader
 from tests.bench.measured import planned, told
 
+pytestmark = pytest.mark.once
+
 PLAN = planned(prompt="a secret prompt", key="sk-secret")
 
 

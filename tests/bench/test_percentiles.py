@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from fastgw.bench.percentiles import PERMILLES, enough, nearest_rank, spread
 
+pytestmark = pytest.mark.once
+
 FLOATS = st.floats(0, 1e6, allow_nan=False)
 
 

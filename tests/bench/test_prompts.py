@@ -9,6 +9,8 @@ import pytest
 from fastgw.accel.tokens import estimate
 from fastgw.bench.prompts import Prompts
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("tokens", [1, 7, 100, 100_000])
 def test_so_many_tokens_by_the_estimate_of_the_house(tokens: int) -> None:

@@ -12,6 +12,8 @@ from fastgw.bench import report
 from fastgw.bench.plan import Stage
 from tests.bench.measured import planned, told
 
+pytestmark = pytest.mark.once
+
 PLAN = planned(key="sk-secret", fields=(("x-secret", "two"),), prompt="three secrets", extra={"user": "secret"})
 
 

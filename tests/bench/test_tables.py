@@ -14,6 +14,8 @@ from fastgw.bench.plan import Plan, Slo, Stage
 from fastgw.bench.tally import Failure, Result, Tokens
 from tests.bench.measured import planned, told
 
+pytestmark = pytest.mark.once
+
 
 def row(stage: Stage, values: list[float], plan: Plan | None = None, **more: Any) -> Result:
     of = spread(values)

@@ -14,6 +14,8 @@ from fastgw.bench.tally import MOST_KINDS, MOST_POINTS, Client, Tally, bins, cur
 from fastgw.protocol.http1.client import ResponseReader
 from tests.bench.measured import planned
 
+pytestmark = pytest.mark.once
+
 READER = ResponseReader()
 
 

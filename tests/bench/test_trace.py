@@ -9,6 +9,8 @@ import pytest
 from fastgw.bench import trace
 from fastgw.bench.trace import MAX_LINE_BYTES, Row, TraceError, read
 
+pytestmark = pytest.mark.once
+
 ROWS = [Row(0.0, 100, 20, "a"), Row(1.5, 2000, 1)]
 
 
