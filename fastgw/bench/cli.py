@@ -42,6 +42,11 @@ _OURS: Final = {"host", "content-length", "transfer-encoding", "connection", "co
 def planned(options: argparse.Namespace, key: str) -> tuple[Plan, list[Stage]]:
     """What the options say, judged. Raises SystemExit with a line that says what is wrong."""
     key = options.api_key or key
+    for text in (options.model, options.prompt):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            fail("--model and --prompt must be text: these bytes are not UTF-8")
     for wrong in engine_key(key) if key else ():
         fail(f"the key: {wrong}")
     if options.turns > 1 and options.trace:

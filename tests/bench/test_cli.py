@@ -68,7 +68,7 @@ def test_what_is_asked() -> None:
     "--extra [secret",
     """--extra '{"stream":true}'""", "--api-key 'a secret'", "--trace /nowhere/secret", "--rate 1 --per-worker 2",
     "--workers 1" + ",1" * 64, "--json /nowhere/secret/report", "--html /", "--timeout nan", "--api secret",
-    "--work 1", "--api-kye secret", "--api-kye=secret", "--think\nsecret",
+    "--prompt \udcff", "--work 1", "--api-kye secret", "--api-kye=secret", "--think\nsecret",
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused_without_repeating_it(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:

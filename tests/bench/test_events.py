@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastgw.bench.events import MAX_EVENT_BYTES, EventReader, TooLong
 
@@ -28,6 +30,30 @@ def test_the_same_in_two_pieces() -> None:
     for cut in range(1, len(STREAM)):
         reader = EventReader()
         assert reader.feed(STREAM[:cut]) + reader.feed(STREAM[cut:]) == EVENTS, cut
+
+
+def model(text: bytes) -> list[bytes]:
+    """The events of a whole stream, said as simply as it can be."""
+    found: list[bytes] = []
+    data: list[bytes] = []
+    for line in text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")[:-1]:
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            data.append(value.removeprefix(b" "))
+        elif not line and data:
+            found.append(b"\n".join(data))
+            data = []
+    return found
+
+
+WORDS = (b"data: ", b"data", b":", b" ", b"x", b"\r", b"\n", b"\n\n", b"\r\n", b"id: 1\n")
+PIECES = st.lists(st.sampled_from(WORDS), max_size=30)
+
+
+@given(st.lists(PIECES.map(b"".join), max_size=8))
+def test_whatever_comes_is_read_as_the_whole_would_be(reads: list[bytes]) -> None:
+    reader = EventReader()
+    assert [data for read in reads for data in reader.feed(read)] == model(b"".join(reads))
 
 
 @pytest.mark.parametrize("begun", [b"d", b"data: half", b"data: line\n", b": a comment\n"])
