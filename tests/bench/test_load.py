@@ -38,10 +38,10 @@ async def test_what_is_measured_is_what_the_engine_does() -> None:
     assert plain.latency_s.least >= 0.095
     assert (stream.good, stream.tokens.texts, stream.tokens.completion_told, stream.tokens.differ) == (6, 24, 24, 0)
     assert stream.ttft_s.n == 6
-    # (The least are the engine's own; whoever shares the machine may make others longer.)
+    # (The engine's own times are the least of them; whoever shares the machine may make others longer.)
     assert stream.ttft_s.least >= 0.039
-    assert stream.ttft_s.p50 <= stream.latency_s.p50 - 0.055
-    assert stream.tpot_s.least >= 0.018
+    assert stream.ttft_s.p50 <= stream.latency_s.p50 - 0.02
+    assert stream.tpot_s.most >= 0.018
     assert stream.gap_s.p50 <= stream.latency_s.p50 / 2
     assert stream.latency_s.least >= 0.095
     assert plain.connections + stream.connections == 2
@@ -68,7 +68,8 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_an_engine_that_fails_is_told_by_how(fault: str) -> None:
     async with Simulator() as sim:
-        [found] = await measured(sim.url, Stage(True, workers=2, requests=2), fault=fault, timeout_s=0.4)
+        limit = 0.4 if "stall" in fault else 10.0
+        [found] = await measured(sim.url, Stage(True, workers=2, requests=2), fault=fault, timeout_s=limit)
     assert [(one.kind, one.count) for one in found.failures] == [(FAULTS[fault], 2)]
     assert (found.begun, found.good, found.failed, found.latency_s.n) == (2, 0, 2, 0)
     assert found.failures[0].first
@@ -97,16 +98,16 @@ async def test_a_stall_is_counted_and_breaks_the_slo() -> None:
         for number in range(4):
             await conn.read_request()
             await conn.send(HEAD + CHUNK + CHUNK)
-            await asyncio.sleep(0.25 if number == 2 else 0.02)
+            await asyncio.sleep(0.6 if number == 2 else 0.02)
             await conn.send(CHUNK + END)
 
     async with ScriptedEngine(handler) as engine:
         stage = Stage(True, workers=1, requests=4)
-        [found] = await measured(engine.url, stage, stall_s=0.2, slo=Slo(itl=0.2, ttft=5.0))
+        [found] = await measured(engine.url, stage, stall_s=0.4, slo=Slo(itl=0.4, ttft=9.0))
     assert (found.good, found.stalls, found.stalled, found.within_slo) == (4, 1, 1, 3)
     assert found.goodput == pytest.approx(3 / found.duration_s)
     assert (found.coalesced, found.gap_s.n, found.without_reason) == (4, 4, 4)
-    assert found.gap_s.most >= 0.2
+    assert found.gap_s.most >= 0.59
 
 
 @pytest.mark.parametrize("stage", [
@@ -118,9 +119,11 @@ async def test_an_open_load_counts_from_when_a_request_was_due(stage: Stage) -> 
         [found] = await measured(sim.url, stage, in_flight=1)
         [closed] = await measured(sim.url, Stage(True, workers=1, requests=4))
     assert found.good == 4
-    assert found.delayed >= 2
     assert found.ttft_s.most >= 0.2
-    assert closed.ttft_s.p50 < 0.2
+    assert not stage.trace or found.delayed == 3
+    # However slow the machine is: times of one worker's requests lie side by side, those of people who wait overlap.
+    assert found.ttft_s.mean * 4 > 1.5 * found.duration_s
+    assert closed.ttft_s.mean * 4 <= closed.duration_s
 
 
 async def test_whoever_says_in_the_body_how_long_an_answer_may_be_is_held_to_nothing_else() -> None:
@@ -156,16 +159,18 @@ async def test_a_trace_says_when_how_long_and_in_which_order() -> None:
         took = now() - began
         bodies = [msgspec.json.decode(one.body) for one in sim.requests.to("/v1/chat/completions")]
     assert (found.good, found.name, found.load) == (3, "trace", "trace")
-    assert 0.15 <= took < 1.0
-    assert [(body["max_tokens"], len(body["messages"])) for body in bodies] == [(3, 1), (1, 1), (2, 3)]
-    assert [sum(len(one["content"]) for one in body["messages"]) for body in bodies] == [200, 100, pytest.approx(400, abs=4)]
+    assert took >= 0.15
+    said = [[one["content"] for one in body["messages"]] for body in bodies]
+    asked = [(body["max_tokens"], len(texts), len("".join(texts))) for body, texts in zip(bodies, said, strict=True)]
+    assert asked[0] == (3, 1, 200)
+    assert sorted(asked) == [(1, 1, 100), (2, 3, pytest.approx(400, abs=4)), (3, 1, 200)]
 
 
 async def test_when_the_time_is_up_what_is_under_way_is_waited_for() -> None:
     async with Simulator(SimConfig(ttft_ms=150.0)) as sim:
         [found] = await measured(sim.url, Stage(True, workers=3, duration_s=0.2))
     assert found.begun == found.good
-    assert found.begun in (3, 6)
+    assert 3 <= found.begun <= 6
     assert found.duration_s >= 0.15
 
 
@@ -174,13 +179,16 @@ async def test_whoever_ends_it_gets_what_there_is(stage: Stage) -> None:
     results: list[Result] = []
     async with Simulator(SimConfig(ttft_ms=50.0)) as sim:
         run = Run(planned(sim.url), [stage, PLAIN])
-        asyncio.get_running_loop().call_later(0.4, run.stop)
-        await run.all(results)
+        running = asyncio.create_task(run.all(results))
+        while run.load is None or run.load.tally.good < 2:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.005)
+        run.stop()
+        await running
     [found] = results
     assert run.stopped
     assert found.good >= 2
-    assert found.left >= 1
     assert found.begun == found.good + found.left
+    assert found.left == 2 or not stage.workers
 
 
 async def test_nothing_is_measured_where_nobody_listens() -> None:
