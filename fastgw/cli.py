@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 if TYPE_CHECKING:
     import argparse
 
+    from fastgw.agent.link import GpuUse
     from fastgw.behind import Behind
     from fastgw.config import Config, Loaded
     from fastgw.config.names import EngineKind
@@ -25,15 +26,16 @@ usage: fastgw COMMAND [options]
 A streaming gateway in front of LLM inference engines.
 
 commands:
-  serve     run the gateway
-  demo      run the gateway and a simulated engine, and stream one answer
-  sim       run the engine simulator alone
-  bench     put load on any OpenAI-compatible server, and measure and check what comes
-  runner    put the engine on this machine behind a gateway elsewhere
-  keys      make, list, change and end API keys
-  check     read the configuration and list every mistake; or ask the running gateway how it is
-  self-test start a gateway, stream one answer through it, drain it
-  version   print the version and what runs
+  serve         run the gateway
+  demo          run the gateway and a simulated engine, and stream one answer
+  sim           run the engine simulator alone
+  bench         put load on any OpenAI-compatible server, and measure and check what comes
+  runner        put the engine on this machine behind a gateway elsewhere
+  gpu-exporter  tell Prometheus how the GPUs of this machine are
+  keys          make, list, change and end API keys
+  check         read the configuration and list every mistake; or ask the running gateway how it is
+  self-test     start a gateway, stream one answer through it, drain it
+  version       print the version and what runs
 
 `fastgw COMMAND --help` lists a command's options.
 
@@ -265,7 +267,28 @@ def _runner(argv: Sequence[str]) -> int:
 
         return behind.Behind(behind.config_for(EngineConfig(url=url, name="engine", kind=kind, api_key=key), paths), log, True)
 
-    return cli.main(argv, str(read_one("runner_auth_token")), lambda level: to_stderr(level, "auto", Stats()), to_front)
+    def to_gpus() -> Callable[[], GpuUse | None]:
+        from fastgw.gpu.watch import watch
+        from fastgw.stats import NullLog
+
+        # (A machine without GPUs is as good, and nobody need be told of it. What changes is told: not too often.)
+        return watch((), 0, NullLog(), fresh_s=10.0).use
+
+    token = str(read_one("runner_auth_token"))
+    return cli.main(argv, token, lambda level: to_stderr(level, "auto", Stats()), to_front, to_gpus)
+
+
+def _gpu_exporter(argv: Sequence[str]) -> int:
+    from fastgw import twins
+
+    if not _select(twins.asked()):
+        return 1
+    from fastgw.config import read_some
+    from fastgw.gpu import cli
+    from fastgw.observe.logs import to_stderr
+    from fastgw.stats import Stats
+
+    return cli.main(argv, read_some, lambda level: to_stderr(level, "auto", Stats()))
 
 
 def _keys(argv: Sequence[str]) -> int:
@@ -326,6 +349,7 @@ _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "sim": _sim,
     "bench": _bench,
     "runner": _runner,
+    "gpu-exporter": _gpu_exporter,
     "keys": _keys,
     "check": _check,
     "self-test": _self_test,

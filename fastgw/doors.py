@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fastgw.control.proof import AdminKey, Throttle
     from fastgw.control.runners_ws import RunnerSockets
     from fastgw.control.server import ControlServer
+    from fastgw.gpu.watch import Watch
     from fastgw.loading import Loading
     from fastgw.net.certificates import Shown
     from fastgw.net.tls import TlsWire
@@ -440,11 +441,21 @@ async def for_the_operator(
         events=fleet.events,
         runners=runners.dialled,
         explain=ExplainDesk(core),
+        more=_gpus(config, core.log),
         tls=shown.lasting() if shown is not None and config.control_tls else None,
     )
     await control.start()
     fleet.own.add_address(host, int(control.url.rpartition(":")[2]))
     return control
+
+
+def _gpus(config: Config, log: EventLog) -> Watch | None:
+    """Who reads this machine's GPUs, where that is asked for."""
+    if not config.gpu:
+        return None
+    from fastgw.gpu.watch import watch
+
+    return watch(config.gpu_names, config.gpu_processes, log)
 
 
 def operators(config: Config) -> list[AdminKey]:

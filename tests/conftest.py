@@ -32,8 +32,8 @@ LEAK_CHECKED = {"accounts", "adversity", "conversations", "e2e", "exchange", "ne
 # These test nothing that has two twins, as what is marked `once` does not: `make test` runs them in a session of their own,
 # beside those of the twins.
 TWINLESS = {
-    "architecture", "audit", "benchmarks", "cli", "config", "control", "deploy", "docs", "h2cases", "peers", "recipes", "sim",
-    "store", "support",
+    "architecture", "audit", "benchmarks", "cli", "config", "control", "deploy", "docs", "gpu", "h2cases", "peers", "recipes",
+    "sim", "store", "support",
 }  # fmt: skip
 FAILED = pytest.StashKey[bool]()
 
@@ -60,6 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "quiet: measures time; `make test` runs it when nothing else is running")
     config.addinivalue_line("markers", "soak: takes minutes; runs only when asked for by `-m soak`")
     config.addinivalue_line("markers", "peers: holds cases against other programs alone; runs only with `make peers`")
+    config.addinivalue_line("markers", "gpu: wants a GPU and its driver; runs only when asked for by `-m gpu`")
     config.addinivalue_line("markers", "packaging: builds wheels, programs, images; runs only when asked for: `make packaging`")
 
 
@@ -87,7 +88,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     without = set()
     if not twins.native():
         without.add("both_twins")
-    without.update(mark for mark in ("packaging", "peers", "soak") if mark not in config.option.markexpr)
+    without.update(mark for mark in ("gpu", "packaging", "peers", "soak") if mark not in config.option.markexpr)
     part = os.environ.get("TESTED_PART", "")
 
     def elsewhere(item: pytest.Item) -> bool:

@@ -18,7 +18,7 @@ import aiohttp
 import uvloop
 
 from fastgw.agent.engine import LocalEngine
-from fastgw.agent.link import Asked, Front, Link
+from fastgw.agent.link import Asked, Front, GpuUse, Link
 from fastgw.config import grammar
 from fastgw.config.address import is_loopback, parse_engine_url
 from fastgw.config.names import ENGINE_KINDS, LOG_LEVELS, EngineKind, LogLevel
@@ -50,6 +50,7 @@ class Log(EventLog, Protocol):
 
 
 ToLog = Callable[[LogLevel], Log]
+ToGpus = Callable[[], Callable[[], GpuUse | None]]
 ToFront = Callable[[str, EngineKind, str, tuple[str, ...], EventLog], Front]
 
 
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--alias", metavar="NAME=MODEL", action="append", default=[], help="another name for a model; can be repeated")
     add("--adapter", metavar="NAME=PATH", action="append", default=[], help="a LoRA adapter that may be loaded (vLLM, SGLang)")
     add("--no-pull", action="store_true", help="let Ollama load only models that it has already")
+    add("--no-gpu", action="store_true", help="do not tell how the GPUs of this machine are")
     add("--heartbeat", metavar="SECONDS", type=float, default=30.0, help="say how it is so often at least (default 30)")
     add("--look", metavar="SECONDS", type=float, default=2.0, help="look at the engine so often (default 2)")
     add("--drain", metavar="SECONDS", type=float, default=30.0, help="time for what is under way, after SIGTERM (default 30)")
@@ -183,9 +185,9 @@ def _note(text: str) -> None:
     print(f"fastgw runner: {text}", file=sys.stderr)
 
 
-def main(argv: Sequence[str], token: str, to_log: ToLog, to_front: ToFront) -> int:
+def main(argv: Sequence[str], token: str, to_log: ToLog, to_front: ToFront, to_gpus: ToGpus) -> int:
     """Run the agent; ``token`` is what the environment has, ``to_log`` makes the log of a level, ``to_front`` who serves the
-    requests of a tunnel."""
+    requests of a tunnel, ``to_gpus`` what says how the GPUs are."""
     options = _parser().parse_args(list(argv))
     what = asked(options, token)
     adapters = _pairs(options.adapter, "--adapter")
@@ -199,7 +201,8 @@ def main(argv: Sequence[str], token: str, to_log: ToLog, to_front: ToFront) -> i
         limits = aiohttp.TCPConnector(limit=16)
         async with aiohttp.ClientSession(connector=limits, timeout=aiohttp.ClientTimeout(total=None)) as http:
             front = to_front(url, options.kind, key, tuple(options.path), log) if options.tunnel else None
-            link = Link(http, LocalEngine(http, url, options.kind, key, adapters, not options.no_pull), what, log, front=front)
+            engine = LocalEngine(http, url, options.kind, key, adapters, not options.no_pull)
+            link = Link(http, engine, what, log, front=front, gpus=(lambda: None) if options.no_gpu else to_gpus())
             running = asyncio.current_task()
             assert running is not None
             asked_before = False

@@ -70,6 +70,17 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         return f"<Asked {self.runner_id} of {self.gateway}>"  # (not with its token)
 
 
+class GpuUse(Protocol):
+    """All GPUs of this machine together."""
+
+    @property
+    def used_bytes(self) -> float: ...
+    @property
+    def total_bytes(self) -> float: ...
+    @property
+    def utilization_percent(self) -> float: ...
+
+
 class Front(Protocol):
     """Who serves the requests of a tunnel."""
 
@@ -101,10 +112,12 @@ class Link:
 
     def __init__(
         self, http: aiohttp.ClientSession, engine: LocalEngine, asked: Asked, log: EventLog, dice: Callable[[], float] = random,
-        front: Front | None = None,
+        front: Front | None = None, gpus: Callable[[], GpuUse | None] = lambda: None,
     ) -> None:
-        """``front``: who serves requests that come over the same connection; None = the gateway asks the engine itself."""
+        """``front``: who serves requests that come over the same connection; None = the gateway asks the engine itself.
+        ``gpus`` says without waiting what the GPUs do, None = nobody knows."""
         self._front = front
+        self._gpus = gpus
         self._http = http
         self._engine = engine
         self._asked = asked
@@ -296,11 +309,15 @@ class Link:
         health: Health = "healthy" if engine.is_healthy else "unhealthy" if self._answered else "starting"
         if self._leaving.is_set():
             health = "shutting_down"
-        metrics = None
-        if gauges is not None:
-            metrics = RunnerMetrics(requests_running=gauges.running, requests_waiting=gauges.waiting)
+        use = self._gpus()
+        metrics = RunnerMetrics() if gauges is not None or use is not None else None
+        if metrics is not None and gauges is not None:
+            metrics.requests_running, metrics.requests_waiting = gauges.running, gauges.waiting
             if gauges.kv_usage >= 0:
                 metrics.kv_cache_usage = gauges.kv_usage
+        if metrics is not None and use is not None:
+            metrics.gpu_memory_used, metrics.gpu_memory_total = use.used_bytes, use.total_bytes
+            metrics.gpu_utilization_percent = use.utilization_percent
         have: list[EngineStatus] = [engine] if engine.is_healthy or engine.error else []
         return RunnerStatus(health=health, engines=have, metrics=metrics, model_aliases=self._aliases(engine))
 

@@ -154,6 +154,8 @@ def problems(settings: Settings, *, keyed: bool) -> Found:
     found.extend(_discovery(settings))
     if settings.runner_timeout_s <= settings.runner_heartbeat_s:
         found.append(("runner_timeout_s", "must be more than runner_heartbeat_s: who is asked must have time to answer"))
+    if settings.gpu and not settings.control_listen:
+        found.append(("gpu", "needs control_listen: the GPUs are among the metrics there; or run `fastgw gpu-exporter`"))
     if (settings.max_connections_per_ip or 0) > settings.max_connections:
         found.append(("max_connections_per_ip", "is more than max_connections"))
     if 0 < (settings.memory_budget_bytes or 0) * 7 // 8 < settings.max_body_bytes:

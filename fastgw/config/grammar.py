@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fastgw.config.address import MAX_UNIX_PATH_BYTES, parse_engine_url, parse_host, parse_host_port
-from fastgw.config.names import POLICIES
+from fastgw.config.names import GPU_NAMES, POLICIES
 
 MIN_ADMIN_KEY: Final = 16  # characters; shorter ones can be guessed at, and this one makes keys
 MOST_ADMIN_KEYS: Final = 64  # each is compared with what a caller shows
@@ -65,6 +65,10 @@ def sources(entries: Sequence[str]) -> list[str]:
 
 def policies(entries: Sequence[str]) -> list[str]:
     return [f"{name!r} is no policy: {', '.join(POLICIES)}" for name in entries if name not in POLICIES]
+
+
+def gpu_names(entries: Sequence[str]) -> list[str]:
+    return [f"{name!r} is no set of names: {', '.join(GPU_NAMES)}" for name in entries if name not in GPU_NAMES]
 
 
 def host_port(text: str) -> list[str]:

@@ -57,6 +57,23 @@ def load_with_origins(
     return _merge(_sources(overrides, environ, cwd))
 
 
+def read_some(names: Sequence[str], overrides: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """The values of these settings as their places say, whatever is wrong with others. Raises :class:`ConfigErrors` with what
+    is wrong with these."""
+    values = {name: DEFAULTS[name] for name in names}
+    errors: list[ConfigError] = []
+    for source in _sources(overrides, None, None):
+        errors += [error for error in source.errors if error.name in values]
+        for name in values.keys() & source.values.keys():
+            found = source.values[name]
+            values[name] = found.value
+            check = BY_NAME[name].check
+            errors += [ConfigError(found.where, name, problem) for problem in (check(found.value) if check else ())]
+    if errors:
+        raise ConfigErrors(errors)
+    return values
+
+
 def read_one(name: str, overrides: Mapping[str, object] | None = None) -> object:
     """The value of one setting as its places say, whatever is wrong with others: for commands that need no more."""
     value: object = DEFAULTS[name]

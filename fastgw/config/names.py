@@ -26,6 +26,7 @@ LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["auto", "json", "text"]
 TlsVersion = Literal["1.2", "1.3"]
 ClientAuth = Literal["required", "optional"]
+GpuNames = Literal["seed", "dcgm", "nvidia_smi"]
 Priority = Literal["high", "normal", "low"]  # the first served first
 
 PROFILES: Final[tuple[Profile, ...]] = tuple(name for name in get_args(Profile) if name)
@@ -40,6 +41,7 @@ ON_CAPACITY: Final[tuple[OnCapacity, ...]] = get_args(OnCapacity)
 FALLBACK_ON: Final[tuple[FallbackOn, ...]] = get_args(FallbackOn)
 CHOOSE: Final[tuple[Choose, ...]] = get_args(Choose)
 LOG_LEVELS: Final[tuple[LogLevel, ...]] = get_args(LogLevel)
+GPU_NAMES: Final[tuple[GpuNames, ...]] = get_args(GpuNames)
 PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 
 

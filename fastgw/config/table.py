@@ -433,7 +433,29 @@ class Reporting(Runners, frozen=True, kw_only=True):
     )] = "auto"
 
 
-class Reserved(Reporting, frozen=True, kw_only=True):
+class Gpus(Reporting, frozen=True, kw_only=True):
+    """The GPUs of this machine."""
+
+    gpu: Annotated[bool, row(
+        "show the GPUs of this machine among the metrics of control_listen ([gpu.md](gpu.md))", reload=RESTART,
+    )] = False
+    gpu_names: Annotated[Sequence[str], row(
+        "how the series of GPUs are named: seed, dcgm, nvidia_smi, or several of them; empty = seed",
+        check=grammar.gpu_names, reload=RESTART,
+    )] = ()
+    gpu_processes: Annotated[int, within(1, 1024,
+        "processes told for each GPU, those with most memory", zero="none", reload=RESTART,
+    )] = 32
+    gpu_exporter_host: Annotated[str, row(
+        "the address where `fastgw gpu-exporter`, a program of its own, listens",
+        "GPU_EXPORTER_HOST", check=grammar.address, reload=RESTART,
+    )] = "127.0.0.1"
+    gpu_exporter_port: Annotated[int, within(0, 65535,
+        "the port of `fastgw gpu-exporter`; 0 = any that is free", "GPU_EXPORTER_PORT", reload=RESTART,
+    )] = 9101
+
+
+class Reserved(Gpus, frozen=True, kw_only=True):
     """Understood, without effect yet."""
 
     enable_otlp_tracing: Annotated[bool, reserved(
@@ -441,17 +463,13 @@ class Reserved(Reporting, frozen=True, kw_only=True):
         "no traces are sent", "ENABLE_OTLP_TRACING",
     )] = False
     otlp_endpoint: Annotated[str, reserved("the collector for traces", "no traces are sent", "OTLP_ENDPOINT")] = ""
-    gpu_exporter_port: Annotated[int, reserved(
-        "the port of the GPU exporter",
-        "there is no GPU exporter", "GPU_EXPORTER_PORT", high=1e12,
-    )] = 0
 
 
 _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "Listening": Listening, "Engines": Engines, "Choosing engines": Choosing, "Access": Access,
     "Limits": Limits, "Rates and quotas": Rates,
     "Capacity": Capacity, "Failures": Failures, "Timeouts": Timeouts, "State and control": State,
-    "Runners": Runners, "Reporting": Reporting, "Reserved": Reserved,
+    "Runners": Runners, "Reporting": Reporting, "GPUs": Gpus, "Reserved": Reserved,
 }
 SECTIONS: Final = tuple(_SECTIONS)
 TABLE: Final[tuple[Setting, ...]] = tuple(one for title, fields in _SECTIONS.items() for one in rows_of(fields, title))

@@ -62,6 +62,16 @@ class EventsBackend(Protocol):
         ...
 
 
+class MoreMetrics(Protocol):
+    """Metrics that take a while."""
+
+    async def page(self) -> bytes:
+        """All of them as Prometheus text, with an end to the wait."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Health(msgspec.Struct):
     status: str
     healthy_engines: int
@@ -99,7 +109,7 @@ class EventShown(msgspec.Struct):
 
 
 class AdminGateway:
-    """See the head of this file. ``config`` and ``events`` None: nobody gives them."""
+    """See the head of this file. ``config``, ``events`` and ``more`` None: nobody gives them."""
 
     def __init__(
         self,
@@ -108,8 +118,10 @@ class AdminGateway:
         health: Callable[[], Mapping[str, object]],
         config: Callable[[], Mapping[str, object]] | None,
         events: EventsBackend | None,
+        more: MoreMetrics | None = None,
     ) -> None:
         self._metrics = metrics
+        self._more = more
         self._health = health
         self._config = config
         self._events = events
@@ -146,6 +158,8 @@ class AdminGateway:
         for piece in self._metrics():
             text += piece
             await asyncio.sleep(0)  # a thousand engines are thirty milliseconds: no stream waits for them
+        if self._more is not None:
+            text += await self._more.page()
         return AdminAnswer(200, bytes(text), media_type=METRICS)
 
     async def index(self, call: AdminCall) -> AdminAnswer:

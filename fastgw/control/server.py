@@ -29,7 +29,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from fastgw.config.names import ENGINE_KINDS
 from fastgw.control.admin_engines import AdminEngines, EnginesBackend
 from fastgw.control.admin_explain import AdminExplain, ExplainBackend
-from fastgw.control.admin_gateway import AdminGateway, EventsBackend
+from fastgw.control.admin_gateway import AdminGateway, EventsBackend, MoreMetrics
 from fastgw.control.admin_keys import AdminKeys, KeysBackend
 from fastgw.control.admin_reload import AdminReload, Again
 from fastgw.control.admin_runners import AdminRunners, RunnersBackend
@@ -178,6 +178,7 @@ class ControlServer:
         events: EventsBackend | None = None,
         runners: Callable[[], tuple[RunnersBackend, RunnerSockets] | None] = _none_dial_in,
         explain: ExplainBackend | None = None,
+        more: MoreMetrics | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         clock: Callable[[], float] = monotonic,
         tls: Any = None,
@@ -189,7 +190,8 @@ class ControlServer:
         self._operators = Operators(operators)
         self._log = log
         self._hosts = hosts
-        gateway = AdminGateway(metrics=metrics, health=health, config=config, events=events)
+        gateway = AdminGateway(metrics=metrics, health=health, config=config, events=events, more=more)
+        self._more = more
         managed = (AdminEngines(engines), AdminWorkers(engines, ENGINE_KINDS), AdminRunners(lambda: (runners() or (None,))[0]))
         self._dialled = runners
         pages = (gateway, *managed, AdminExplain(explain), AdminKeys(keys), AdminReload(reload))
@@ -270,6 +272,8 @@ class ControlServer:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
+            if self._more is not None:
+                await self._more.close()
         self.url = ""
 
     def fault(self, error: BaseException | None) -> None:

@@ -8,7 +8,7 @@ known are passed over, so that a runner may say more than is asked. Must never: 
     gateway → runner   register_ack, load_model, unload_model, request_status, ping, error
 
 Beside those of the protocol (version 1) there are members of our own, which other gateways pass over: ``url`` in ``register``,
-and in ``metrics`` ``requests_running``, ``requests_waiting`` and ``kv_cache_usage``.
+and in ``metrics`` ``requests_running``, ``requests_waiting``, ``kv_cache_usage`` and ``gpu_utilization_percent``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Capability(msgspec.Struct, kw_only=True):
 
 
 class RunnerMetrics(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What a runner measures. The last three are ours."""
+    """What a runner measures; memory in bytes. The last four are ours."""
 
     requests_processed: Count = 0
     avg_latency_ms: Amount | None = None
@@ -80,6 +80,7 @@ class RunnerMetrics(msgspec.Struct, kw_only=True, omit_defaults=True):
     requests_running: Count | None = None
     requests_waiting: Count | None = None
     kv_cache_usage: Share | None = None
+    gpu_utilization_percent: Amount | None = None
 
 
 class RunnerStatus(msgspec.Struct, kw_only=True):

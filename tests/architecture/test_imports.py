@@ -49,7 +49,7 @@ HOMES = {
     "dns": {"fastgw.upstream"},
     "redis": {"fastgw.store"},
     "ssl": {"fastgw.net", "fastgw.sim", "fastgw.bench"},
-    "argparse": {"fastgw.agent", "fastgw.cli", "fastgw.sim", "fastgw.bench", "fastgw.store"},
+    "argparse": {"fastgw.agent", "fastgw.cli", "fastgw.gpu", "fastgw.sim", "fastgw.bench", "fastgw.store"},
 }
 
 SOCKET_HOMES = ("fastgw.net", "fastgw.sim", "fastgw.bench")

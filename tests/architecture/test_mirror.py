@@ -50,6 +50,8 @@ ELSEWHERE: dict[str, str] = {
     "agent/engine": "agent/test_link.py",
     "agent/tunnel": "e2e/test_tunnels.py",
     "exchange/passage": "e2e/test_tunnels.py",
+    "gpu/driver": "gpu/test_reading.py",
+    "gpu/fields": "gpu/test_series.py",
     "accel/attached": "accel/test_prompt_size.py",
     "accel/brackets": "accel/test_bodies.py",
     "accel/event_notes": "accel/test_sse.py",

@@ -101,7 +101,7 @@ def test_check_summarises_without_secrets(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         *("check", "--engine", "http://a:1", "--engine=unix:/run/b.sock", "--no-replay", "--access-log=no", "--host", "::"),
-        GATEWAY_API_KEYS="sk-secret-1,sk-secret-2", VLLM_API_KEY="sk-secret-3", GPU_EXPORTER_PORT="9101",
+        GATEWAY_API_KEYS="sk-secret-1,sk-secret-2", VLLM_API_KEY="sk-secret-3", OTLP_ENDPOINT="http://127.0.0.1:1",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "sk-secret" not in done.stdout
@@ -113,7 +113,7 @@ def test_check_summarises_without_secrets(tmp_path: Path) -> None:
         "replay = false  (--replay)",
         "access_log = false",
         "vllm_api_key = <set>  (VLLM_API_KEY)",
-        "warning: gpu_exporter_port is set",
+        "warning: otlp_endpoint is set",
     ):
         assert part in done.stdout
 
@@ -195,7 +195,7 @@ def test_S1_08_serve_until_a_signal(tmp_path: Path, number: signal.Signals) -> N
         process = subprocess.Popen(
             [sys.executable, "-m", "fastgw", *argv],
             cwd=tmp_path,
-            env=environment(GPU_EXPORTER_PORT="9101"),
+            env=environment(OTLP_ENDPOINT="http://127.0.0.1:1"),
             stdout=file,
             stderr=file,
         )
@@ -209,4 +209,4 @@ def test_S1_08_serve_until_a_signal(tmp_path: Path, number: signal.Signals) -> N
         process.kill()
         process.wait()
     assert not path.exists()
-    assert "gpu_exporter_port is set, but this version does not act on it" in log.read_text()
+    assert "otlp_endpoint is set, but this version does not act on it" in log.read_text()

@@ -197,7 +197,6 @@ def test_settings_out_of_range(setting: str, value: object) -> None:
     [
         ("ENABLE_OTLP_TRACING", "enable_otlp_tracing", "no traces"),
         ("OTLP_ENDPOINT", "otlp_endpoint", "no traces"),
-        ("GPU_EXPORTER_PORT", "gpu_exporter_port", "no GPU exporter"),
     ],
 )
 def test_a_limit_that_does_not_hold_yet_is_warned_about(variable: str, name: str, consequence: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,6 +67,7 @@ async def agent(
     adapters: Mapping[str, str] | None = None,
     pull: bool = True,
     dice: float = 0.0,
+    gpus: Callable[[], Any] = lambda: None,
     **asked: Any,
 ) -> AsyncIterator[Agent]:
     """Who stands beside ``engine`` and dials in at ``gateway`` (URLs)."""
@@ -77,7 +78,7 @@ async def agent(
     })  # fmt: skip
     events = Events()
     async with aiohttp.ClientSession() as http:
-        link = Link(http, LocalEngine(http, engine, kind, "", adapters or {}, pull), what, events, lambda: dice)
+        link = Link(http, LocalEngine(http, engine, kind, "", adapters or {}, pull), what, events, lambda: dice, gpus=gpus)
         task = asyncio.create_task(link.run())
         try:
             yield Agent(link, events, task)

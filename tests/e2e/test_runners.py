@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fastgw import Config, ConfigErrors, EngineConfig
+from fastgw.gpu.watch import Use
 from fastgw.sim import SimConfig, Simulator
 from fastgw.upstream.target import Engine
 from tests.e2e.agents import ADMIN, agent, desk, dialled, there
@@ -80,7 +81,8 @@ def port_of(sim: Simulator) -> int:
 # --- serving
 async def test_S4_04_S4_09_an_engine_behind_an_agent_serves_under_its_names_and_aliases() -> None:
     async with Simulator(SimConfig(models=("llama",))) as sim, dialled() as gw:
-        beside = agent(gw.url, sim.url, aliases={"fast": "llama"}, machine_type="gpu")
+        use = Use(used_bytes=8e10, total_bytes=1.5e11, utilization_percent=42.5)
+        beside = agent(gw.url, sim.url, aliases={"fast": "llama"}, machine_type="gpu", gpus=lambda: use)
         async with beside:
             await gw.until("it serves", lambda: "fast" in models(gw))
             assert whole(await asked(gw, "llama"))
@@ -91,6 +93,8 @@ async def test_S4_04_S4_09_an_engine_behind_an_agent_serves_under_its_names_and_
             assert shown["machine_type"] == "gpu"
             assert shown["loaded_models"] == ["llama"]
             assert shown["metrics"]["requests_running"] == 0
+            gpus = ("gpu_memory_used", "gpu_memory_total", "gpu_utilization_percent")
+            assert [shown["metrics"][name] for name in gpus] == [8e10, 1.5e11, 42.5]
         await gw.until("it is gone", lambda: there(gw) == [])
         await gw.until("so are its models", lambda: not models(gw))
 

@@ -1,0 +1,1 @@
+"""``fastgw gpu-exporter``: what NVIDIA's driver says of the GPUs of this machine, as Prometheus reads it."""
