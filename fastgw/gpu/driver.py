@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from fastgw.errors import described
 
-NO_PERMISSION: Final = 4
 # Error of NVML: the word for it, and what to do.
 DRIVER: Final[dict[int, tuple[str, str]]] = {
     1: ("not_initialized", "the driver has let us go; it is opened again"),
@@ -24,11 +23,11 @@ DRIVER: Final[dict[int, tuple[str, str]]] = {
     17: ("operating_system", "the system refused: let this container at /dev/nvidiactl and /dev/nvidia*"),
     18: ("version_mismatch", "the driver was updated: restart this program, and the machine if that is not enough"),
 }  # fmt: skip
-LOST: Final = {15: "gpu_lost", 28: "gpu_lost"}
+LOST: Final = frozenset({15, 28})
 # What a GPU or a driver simply has not: no error. (The twelfth is of vGPUs.)
 HAS_NOT: Final = frozenset({3, 6, 13, 21, 22})
 WORDS: Final[dict[int, str]] = {
-    2: "invalid_argument", NO_PERMISSION: "no_permission", 10: "timeout", 14: "corrupted_inforom", 16: "reset_required",
+    2: "invalid_argument", 4: "no_permission", 10: "timeout", 14: "corrupted_inforom", 16: "reset_required",
     17: "operating_system", 19: "in_use", 20: "memory", 999: "unknown",
 }  # fmt: skip
 # Which of the union a field value is, by its ``valueType`` (nvmlValueType_t).
@@ -97,14 +96,11 @@ class Driver:
 
     def gpu(self, index: int) -> Gpu:
         """Raises :class:`Lost`, :class:`NoDriver`, :class:`Absent`."""
-        return Gpu(self._nvml, self.asked("HandleByIndex", index))
-
-    def asked(self, name: str, *arguments: Any) -> Any:
-        """What ``nvmlDeviceGet<name>`` says. Raises :class:`Lost`, :class:`NoDriver`, :class:`Absent`."""
-        return asked(self._nvml, name, arguments)
+        return Gpu(self._nvml, asked(self._nvml, "HandleByIndex", (index,)))
 
 
 def asked(nvml: Any, name: str, arguments: tuple[Any, ...]) -> Any:
+    """What ``nvmlDeviceGet<name>`` says. Raises :class:`Lost`, :class:`NoDriver`, :class:`Absent`."""
     call = getattr(nvml, f"nvmlDeviceGet{name}", None)
     if call is None:
         raise Absent  # of a later pynvml than this one
