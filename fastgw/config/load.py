@@ -63,7 +63,7 @@ def read_some(names: Sequence[str], overrides: Mapping[str, object] | None = Non
     values = {name: DEFAULTS[name] for name in names}
     errors: list[ConfigError] = []
     for source in _sources(overrides, None, None):
-        errors += [error for error in source.errors if error.name in values]
+        errors += [error for error in source.errors if error.name in values or not error.name]  # ("": a whole file)
         for name in values.keys() & source.values.keys():
             found = source.values[name]
             values[name] = found.value

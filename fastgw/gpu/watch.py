@@ -59,11 +59,11 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Use(msgspec.Struct, frozen=True):
-    """All GPUs together: bytes, and how busy they are on average."""
+    """All GPUs together: bytes, and how busy they are on average (None = none of them says: they are divided by MIG)."""
 
     used_bytes: float
     total_bytes: float
-    utilization_percent: float
+    utilization_percent: float | None
 
 
 class Watch:
@@ -117,12 +117,13 @@ class Watch:
         self.begin()
         if not 0 <= self._age_s() <= STALE_S:
             return None
-        rows = _ROWS["gpu_memory_used_gb"], _ROWS["gpu_memory_total_gb"], _ROWS["gpu_utilization_percent"]
-        there = [card.values for card in self._last.cards if all(row in card.values for row in rows)]
+        used, total, busy = (_ROWS[name] for name in ("gpu_memory_used_gb", "gpu_memory_total_gb", "gpu_utilization_percent"))
+        there = [card.values for card in self._last.cards if used in card.values and total in card.values]
         if not there:
             return None
-        used, total, busy = (sum(values[row] for values in there) for row in rows)
-        return Use(used, total, busy / len(there))
+        say = [values[busy] for values in there if busy in values]
+        percent = sum(say) / len(say) if say else None
+        return Use(sum(values[used] for values in there), sum(values[total] for values in there), percent)
 
     async def close(self) -> None:
         """Let the driver go, if it lets us; a thread that it holds ends with the process."""
@@ -149,9 +150,11 @@ class Watch:
 
     def _thread(self, what: Callable[[asyncio.AbstractEventLoop], None]) -> None:
         loop = asyncio.get_running_loop()
-        self._under_way, self._began, self._given_up = loop.create_future(), self._clock(), False
         # (Not of a pool: those are waited for when the program ends.)
-        threading.Thread(target=what, args=(loop,), name="reads the GPUs", daemon=True).start()
+        thread = threading.Thread(target=what, args=(loop,), name="reads the GPUs", daemon=True)
+        with suppress(RuntimeError):  # the system gives no more threads: there is no reading then, and the next may have one
+            thread.start()
+            self._under_way, self._began, self._given_up = loop.create_future(), self._clock(), False
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         try:

@@ -110,6 +110,7 @@ def test_M5_without_a_driver_it_is_up_and_says_so(tmp_path: Path) -> None:
         (["--host", "a b"], {}, "--host: "),
         (["--processes", "-1"], {}, "--processes"),
         ([], {"GPU_EXPORTER_PORT": "x"}, "GPU_EXPORTER_PORT: gpu_exporter_port: must be a whole number"),
+        ([], {"FASTGW_CONFIG": "/nowhere.toml"}, "/nowhere.toml"),
         ([], {"FASTGW_GPU_NAMES": "cuda"}, "FASTGW_GPU_NAMES: gpu_names: 'cuda' is no set of names"),
         (["--port", "9101"], {"GPU_EXPORTER_HOST": "192.0.2.1"}, "cannot listen on 192.0.2.1:9101"),
     ],

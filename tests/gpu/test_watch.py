@@ -9,7 +9,7 @@ import time
 import pytest
 
 from fastgw.gpu.reading import Card, Reading
-from fastgw.gpu.watch import HUNG, STALE_S, Watch
+from fastgw.gpu.watch import HUNG, STALE_S, Use, Watch
 from tests.gpu.test_series import read
 from tests.gpu.test_server import until
 from tests.support.gateway import Events
@@ -27,6 +27,7 @@ class Driver:
         self.closed = False
         self.state = "ok"
         self.breaks = False
+        self.values = {0: 40.0, 1: 3.0 * 2**30, 5: 9.0 * 2**30}
         self.now = 1000.0
 
     def clock(self) -> float:
@@ -40,8 +41,7 @@ class Driver:
         self.at_once -= 1
         if self.breaks:
             raise RuntimeError("a fault of ours")
-        values = {0: 40.0, 1: 3.0 * 2**30, 5: 9.0 * 2**30}
-        cards = [Card(index=at, uuid=f"GPU-{at}", up=True, values=values) for at in range(2)] if self.state == "ok" else []
+        cards = [Card(index=at, uuid=f"GPU-{at}", up=True, values=self.values) for at in range(2)] if self.state == "ok" else []
         return Reading(at=self.clock(), took_s=0.01, state=self.state, detail="what to do", cards=cards, gpus=len(cards))
 
     def close(self) -> None:
@@ -143,6 +143,21 @@ async def test_a_fault_of_ours_ends_no_wait(driver: Driver) -> None:
     await watch.close()
 
 
+async def test_where_the_system_has_no_thread_there_is_no_reading_and_then_there_is(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = watching(driver)
+
+    def refuses(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuses)
+        assert one(await watch.page(), "gpu_exporter_up") == 0
+    assert one(await watch.page(), "gpu_exporter_up") == 1
+    await watch.close()
+
+
 async def test_what_all_gpus_have_together(driver: Driver) -> None:
     watch = watching(driver)
     assert watch.use() is None  # (nobody waits)
@@ -150,6 +165,10 @@ async def test_what_all_gpus_have_together(driver: Driver) -> None:
     use = watch.use()
     assert use is not None
     assert (use.used_bytes, use.total_bytes, use.utilization_percent) == (6 * 2**30, 18 * 2**30, 40)
+    driver.values = {1: 2.0, 5: 4.0}  # (divided by MIG)
+    await watch.page()  # (one that was under way)
+    await watch.page()
+    assert watch.use() == Use(4.0, 8.0, None)
     driver.state = "driver_not_loaded"
     await watch.page()
     await watch.page()
