@@ -16,16 +16,17 @@ The ``text`` of an event is all that there is of it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from fastgw.accel.bodies import BodyFacts, span_of, with_member
-from fastgw.accel.members import whole
+from fastgw.accel.bodies import BodyFacts, bounds_in, span_of, with_member
+from fastgw.accel.members import MOST as ENDLESS
+from fastgw.accel.members import TooMany, whole
 from fastgw.accel.prompts import SPECIAL_TOKENS, ids_in, inputs_in
 from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.late import late
-from fastgw.protocol.openai import each_of
+from fastgw.protocol.openai import MAX_MEMBERS, MOST_INSIDE, each_of, spliced
 
 OLLAMA: Final = "lines"
 TGI: Final = "generate"
@@ -35,11 +36,10 @@ OVERLAP_BYTES: Final = 96
 """Of a longer line: a count and its name are shorter."""
 MOST: Final = 10**12
 SHORT_BYTES: Final = 32
+BLANKS: Final = b" \t\r\n"
 MOST_SEQUENCES: Final = 1024
-PARAMETERS: Final = ("parameters", "max_new_tokens")
-SAMPLING: Final = ("sampling_params", "max_new_tokens")
-OPTIONS: Final = ("options", "num_predict")
-"""In which object of a body an engine looks for how long an answer may be, and under which name."""
+FIGURE_BYTES: Final = 40
+"""Longer numbers say nothing: no engine takes them."""
 NOT_MADE: Final = ("load", "unload")
 """Why an answer of Ollama's ends that is none: the model was to be there, or to go."""
 
@@ -51,9 +51,7 @@ _COUNTS: Final = late(
     rb"[ \t]*:[ \t]*([0-9]{1,12}|true|false)[ \t\r\n]*[,}\]]"
 )
 _BEGINNING: Final = late(rb'[ \t\r]*(?:data:)?[ \t]*(?:(\[)|\{[ \t]*("error")?)')
-# Three brackets open, and two close for each list of vectors.
-_VECTORS: Final = late(rb"\[[ \t\r\n]*\[[ \t\r\n]*\[")
-_VECTORS_END: Final = late(rb"\][ \t\r\n]*\]")
+_VECTORS: Final = late(rb"\[[ \t\r\n]*\[[ \t\r\n]*\[")  # a list of lists of them
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -315,11 +313,38 @@ class Dialect:
 # ---- requests
 
 
+class Place(NamedTuple):
+    """Where an engine looks for what it is to make: in the object ``outer`` of a body, or in each of a list of such. ``name``
+    is how long an answer may be, ``usual`` how long it is where that is not said, ``width`` how many there are of a prompt."""
+
+    outer: str
+    name: str
+    width: str
+    usual: int
+
+
+# (TGI's own was 100 tokens once, and is all there is room for; Ollama's is endless.)
+PARAMETERS: Final = Place("parameters", "max_new_tokens", "best_of", ENDLESS)
+SAMPLING: Final = Place("sampling_params", "max_new_tokens", "n", 128)
+OPTIONS: Final = Place("options", "num_predict", "", ENDLESS)
+
+
+class Own(NamedTuple):
+    """What a body says in its engine's own API, beside its facts: its ``places``, how many texts are made of ``each`` prompt,
+    and the ``most`` tokens of an answer that the engine makes where the body names no length."""
+
+    places: tuple[Place, ...]
+    each: int
+    most: int
+
+
 class _Figures(msgspec.Struct, gc=False):
-    num_predict: Any = None
-    max_new_tokens: Any = None
-    n: Any = None
-    best_of: Any = None
+    """(Raw, for they may be lists of a million.)"""
+
+    num_predict: msgspec.Raw = msgspec.Raw(b"")
+    max_new_tokens: msgspec.Raw = msgspec.Raw(b"")
+    n: msgspec.Raw = msgspec.Raw(b"")
+    best_of: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Asked(msgspec.Struct, gc=False):
@@ -339,10 +364,11 @@ class _Asked(msgspec.Struct, gc=False):
 _decode_asked: Final = msgspec.json.Decoder(_Asked).decode
 _decode_figures: Final = msgspec.json.Decoder(_Figures).decode
 _decode_rows: Final = msgspec.json.Decoder(list[_Figures]).decode
+_decode_number: Final = msgspec.json.Decoder(int | float).decode
 
 
-def _places(asked: _Asked, dialect: str) -> tuple[tuple[str, str], ...]:
-    """Where the engine looks for how long an answer may be. (Whose ``/generate`` it is, the prompt's name says.)"""
+def _places(asked: _Asked, dialect: str) -> tuple[Place, ...]:
+    """Where the engine looks. (Whose ``/generate`` it is, the prompt's name says.)"""
     if dialect == OLLAMA:
         return (OPTIONS,)
     if not len(asked.inputs):
@@ -357,27 +383,42 @@ def _asked(body: bytes) -> _Asked:
         return _Asked()
 
 
-def _rows(value: msgspec.Raw) -> list[_Figures]:
-    """What an object says, or each of a list."""
+def _rows(value: bytes) -> list[_Figures]:
+    """What an object says, or each of a list; of more than are looked at, nothing."""
     try:
-        if bytes(memoryview(value)[:1]) == b"[":
-            return _decode_rows(value) or [_Figures()]
-        return [_decode_figures(value)]
+        if value[:1] != b"[":
+            return [_decode_figures(value)]
+        return (_decode_rows(value) if value.count(b"{") <= MOST_INSIDE else []) or [_Figures()]
     except _BAD:
         return [_Figures()]
 
 
-def learn(facts: BodyFacts, body: bytes, dialect: str, most: int, bytes_per_token: int) -> None:
+def _figure(said: msgspec.Raw) -> int:
+    """The number that is said, 1 at least; -1 = it is no such number."""
+    try:
+        return whole(_decode_number(said)) if 0 < len(said) <= FIGURE_BYTES else -1
+    except _BAD:
+        return -1
+
+
+def learn(facts: BodyFacts, body: bytes, dialect: str, most: int, bytes_per_token: int) -> Own:
     """Tell ``facts`` what the body says in its API's own places. A length of more than ``most`` is as good as none: it is
     lowered to what may be."""
     asked = _asked(body)
-    limits, answers = [], 1
-    for outer, name in _places(asked, dialect):
-        for row in _rows(getattr(asked, outer)):
-            limits.append(whole(getattr(row, name)))
-            if dialect == TGI:
-                answers = max(answers, whole(row.n if outer == "sampling_params" else row.best_of))
-    limit = max(limits) if min(limits) > 0 and max(limits) <= most else -1
+    places = _places(asked, dialect)
+    named, limits, widths, each = True, [], [1], 1
+    for place in places:
+        rows = _rows(bytes(getattr(asked, place.outer)))
+        for row in rows:
+            said = getattr(row, place.name)
+            limit = _figure(said) if len(said) else place.usual
+            named = named and 0 < limit <= most and len(said) > 0
+            limits.append(limit if limit > 0 else ENDLESS)
+        if place.width:
+            wide = [max(_figure(getattr(row, place.width)), 1) for row in rows]
+            widths += wide
+            if place is SAMPLING:
+                each = min(*wide, MOST_CHOICES)  # (it refuses those that differ)
     prompts = tokens = 0
     for value in (asked.text, asked.input_ids):
         if len(value):
@@ -387,31 +428,37 @@ def learn(facts: BodyFacts, body: bytes, dialect: str, most: int, bytes_per_toke
             tokens += SPECIAL_TOKENS * (several - 1) + max(count - -(-ids // bytes_per_token), 0)
     vectors = bytes(asked.input_embeds)
     if _VECTORS().match(vectors) is not None:
-        prompts = max(prompts, len(_VECTORS_END().findall(vectors)))
-    facts.learn(limit, min(answers, MOST_CHOICES), max(prompts, 1), tokens)
+        prompts = max(prompts, vectors.translate(None, BLANKS).count(b"]]"))  # two close for each list of vectors
+    facts.learn(max(limits) if named else -1, min(max(widths), MOST_CHOICES), max(prompts, 1), tokens)
+    return Own(places, each, max(limits))
 
 
-def told(body: bytes, dialect: str, bound: int) -> bytes:
+def told(body: bytes, places: tuple[Place, ...], bound: int) -> bytes:
     """``body`` under which the engine makes no more than ``bound`` tokens. (Figures that are there say no more already.)"""
-    for outer, name in _places(_asked(body), dialect):
-        said = b'"%b":%d' % (name.encode(), bound)
-        start, end = span_of(body, outer)
+    for place in places:
+        start, end = span_of(body, place.outer)
         if start < 0:
-            body = with_member(body, b'"%b":{%b}' % (outer.encode(), said))
+            body = with_member(body, b'"%b":%b' % (place.outer.encode(), _limited(b"{}", place, bound)))
         else:
-            body = b"".join((body[:start], _limited(body[start:end], name, bound), body[end:]))
+            body = b"".join((body[:start], _limited(body[start:end], place, bound), body[end:]))
     return body
 
 
-def _limited(value: bytes, name: str, bound: int) -> bytes:
-    """An object in which ``name`` says ``bound`` at most, or a list of such; null is as good as an empty one."""
+def _limited(value: bytes, place: Place, bound: int) -> bytes:
+    """An object that says ``bound`` at most, each time that it says anything, or a list of such; null is as good as an empty
+    one. Where it says nothing, its engine makes no more for it than it would have."""
     if value[:1] == b"[":
-        value = each_of(value, lambda one: _limited(one, name, bound))
+        value = each_of(value, lambda one: _limited(one, place, bound))
+        if value[:1] == b"[":
+            return value
     elif value[:1] != b"{":
         value = b"{}"
-    if value[:1] == b"[":
-        return value
-    first, last = span_of(value, name)
-    if first < 0:
-        return with_member(value, b'"%b":%d' % (name.encode(), bound))
-    return value if value[first:last].isdigit() else b"".join((value[:first], b"%d" % bound, value[last:]))
+    try:
+        found = bounds_in(value, MAX_MEMBERS)
+    except TooMany:
+        value, found = b"{}", []
+    if span_of(value, place.name)[0] < 0:
+        return with_member(value, b'"%b":%d' % (place.name.encode(), min(bound, place.usual)))
+    said = b"%d" % bound
+    return spliced(value, [(at, to, value[at:to] if value[at:to].isdigit() else said)
+                           for name, at, to in found if name == place.name])  # fmt: skip

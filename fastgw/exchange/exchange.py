@@ -136,7 +136,7 @@ class Exchange(ExchangeState):
                 self.body, gateway.max_json_depth, endpoint.model, gateway.max_json_members, gateway.bytes_per_token
             )
             if endpoint.dialect:
-                learn(self.facts, self.body, endpoint.dialect, gateway.default_max, gateway.bytes_per_token)
+                self.own = learn(self.facts, self.body, endpoint.dialect, gateway.default_max, gateway.bytes_per_token)
         self._walk(0)
 
     def route(self) -> None:

@@ -51,7 +51,7 @@ def _in_dialect(exchange: ExchangeState, dialect: Dialect) -> None:
 
 def dialect_of(exchange: ExchangeState, head: ResponseHead) -> Dialect:
     """What reads the answer with this ``head``, whose engine was asked in its own API."""
-    return Dialect(head.forward, exchange.facts.choices if exchange.facts is not None else 1)
+    return Dialect(head.forward, exchange.own.each if exchange.own is not None else 1)
 
 
 def answers_of(exchange: ExchangeState) -> int:

@@ -15,6 +15,7 @@ from fastgw.accel.heads import RequestHead
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context
+from fastgw.exchange.dialects import Own
 from fastgw.exchange.endpoints import Endpoint
 from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import EVENT_COUNT, NOWHERE, PHASES, RECEIVING, TABLE, moved
@@ -72,6 +73,7 @@ class ExchangeState(Sink):
         "local_task",
         "meter",
         "minute",
+        "own",
         "phase",
         "place",
         "prompt_tokens",
@@ -122,6 +124,7 @@ class ExchangeState(Sink):
         self.timeout_s = 0.0  # what the client asked for, 0 = nothing
         # the request
         self.facts: BodyFacts | None = None
+        self.own: Own | None = None  # what its body says in an API that is an engine's own
         self.body = b""
         self.held_bytes = 0  # of the body, of the memory that all may have together
         self.shared_bytes = 0  # of those, what its key or its address is told to hold

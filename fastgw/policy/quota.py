@@ -166,7 +166,8 @@ class Quota(Filter):
         named = facts.token_limit
         if named == 0:
             named = 1  # there are engines to which 0 is no limit
-        bound = gateway.default_max if named < 0 else named
+        usual = gateway.default_max if exchange.own is None else min(gateway.default_max, exchange.own.most)
+        bound = usual if named < 0 else named
         least = min(bound, gateway.default_cost) if named < 0 else bound
         cut = account.cut and facts.stream and ledger.limit > 0 and not exchange.endpoint.dialect
         by_day = False

@@ -134,9 +134,9 @@ class Rewriting(Filter):
 
     def _bounded(self, exchange: ExchangeState, facts: BodyFacts, engine: Engine, body: bytes) -> bytes:
         bound = exchange.bound
-        if exchange.endpoint.dialect:
+        if exchange.own is not None:
             lowered = with_bound(body, (), bound, min(facts.answers, MOST_CHOICES)) if facts.named or facts.overrides else body
-            return told(lowered, exchange.endpoint.dialect, bound)
+            return told(lowered, exchange.own.places, bound)
         label = exchange.endpoint.label
         if facts.named or facts.overrides:
             return bounded(body, facts, bound, label, engine.kind)

@@ -166,8 +166,7 @@ def with_bound(body: bytes, names: Sequence[str], bound: int, answers: int) -> b
     that said more, or was none. Null stays, but for ``names``: it is as good as nothing.
     """
     missing = list(names)
-    pieces: list[bytes] = []
-    done = 0
+    changes = []
     for name, start, end in bounds_in(body, len(body)):
         value = body[start:end]
         if name in missing:
@@ -177,14 +176,22 @@ def with_bound(body: bytes, names: Sequence[str], bound: int, answers: int) -> b
             new = _bounded_inside(value, bound, answers)
         else:
             new = _figure(value, answers if name in WIDTHS else bound)
-        if new != value:
-            pieces += (body[done:start], new)
-            done = end
-    pieces.append(body[done:])
-    body = b"".join(pieces)
+        changes.append((start, end, new))
+    body = spliced(body, changes)
     for name in missing:
         body = with_member(body, b'"%b":%d' % (name.encode(), bound))
     return body
+
+
+def spliced(text: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+    """``text`` in which each (start, end, new) of ``changes``, in order, has something new in its place."""
+    pieces: list[bytes] = []
+    done = 0
+    for start, end, new in changes:
+        pieces += (text[done:start], new)
+        done = end
+    pieces.append(text[done:])
+    return b"".join(pieces)
 
 
 def _bounded_inside(value: bytes, bound: int, answers: int) -> bytes:
@@ -197,14 +204,8 @@ def _bounded_inside(value: bytes, bound: int, answers: int) -> bytes:
         found = bounds_in(value, MAX_MEMBERS)
     except TooMany:
         return b"{}"
-    pieces: list[bytes] = []
-    done = 0
-    for name, start, end in found:
-        if name not in INSIDE:
-            pieces += (value[done:start], _figure(value[start:end], answers if name in WIDTHS else bound))
-            done = end
-    pieces.append(value[done:])
-    return b"".join(pieces)
+    return spliced(value, [(start, end, _figure(value[start:end], answers if name in WIDTHS else bound))
+                           for name, start, end in found if name not in INSIDE])  # fmt: skip
 
 
 def each_of(value: bytes, change: Callable[[bytes], bytes]) -> bytes:

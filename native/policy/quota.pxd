@@ -31,6 +31,7 @@ cdef class Quota(Filter):
     @cython.locals(account=Account, facts=BodyFacts, prompt=cython.longlong, cost=cython.longlong,
                    today=cython.longlong, meter=Meter, ledger=Ledger, answers=cython.longlong, named=cython.longlong,
                    bound=cython.longlong, least=cython.longlong, left=cython.longlong, minute=cython.longlong,
+                   usual=cython.longlong,
                    cut=cython.bint, by_day=cython.bint, gateway=Context)
     cpdef on_body(self, Exchange exchange)
     @cython.locals(meter=Meter, now_us=cython.longlong)

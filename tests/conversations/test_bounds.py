@@ -280,3 +280,49 @@ def test_an_upload_needs_no_more_than_is_left() -> None:
         for _ in range(3):
             assert talk.ask(form(file=b"RIFF")).status == 200
         assert talk.settled(KEY)["requests"] == 3
+
+
+# (path, what is asked for, in pieces that stay as they came and such as say how long an answer may be; what is told; how many
+# tokens are reserved for it at most.)
+OWN: dict[str, tuple[str, str, list[Any], int]] = {
+    "SGLang's usual": ("/generate", '{"text":"hi"}', [128], 128),
+    "SGLang's usual, beside others": ("/generate", '{"text":"hi","sampling_params":{"temperature":0}}', [128], 128),
+    "SGLang's usual, of one": (
+        "/generate", '{"text":["a","b"],"sampling_params":[{"max_new_tokens":200},{}]}', [200, 128], 400),
+    "SGLang's endless": ("/generate", '{"text":"hi","sampling_params":{"max_new_tokens":null}}', [500], 500),
+    "SGLang, twice": ("/generate", '{"text":"hi","sampling_params":{"max_new_tokens":1,"max_new_tokens":null}}', [1, 500], 500),
+    "SGLang, twice, written otherwise": (
+        "/generate", '{"text":"hi","sampling_params":{"max_new_tokens":1,"max_new_t\\u006fkens":null}}', [1, 500], 500),
+    "SGLang, twice in a row": (
+        "/generate", '{"text":["a"],"sampling_params":[{"max_new_tokens":null,"max_new_tokens":-1}]}', [500, 500], 500),
+    "TGI": ("/generate", '{"inputs":"hi"}', [500], 500),
+    "TGI, twice": ("/generate", '{"inputs":"hi","parameters":{"max_new_tokens":1,"max_new_tokens":null}}', [1, 500], 500),
+    "Ollama": ("/api/generate", '{"model":"sim","prompt":"hi"}', [500], 500),
+    "Ollama, twice": (
+        "/api/generate", '{"model":"sim","prompt":"hi","options":{"num_predict":1,"num_predict":null}}', [1, 500], 500),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_an_engine_is_told_in_its_own_words_each_time_that_they_come(name: str) -> None:
+    """Whichever of several counts to it; and where it would make less of itself, that is what it makes."""
+    path, data, wanted, most = OWN[name]
+    said: list[Any] = []
+
+    def noted(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        said.extend(value for member, value in members if member in ("max_new_tokens", "num_predict"))
+        return dict(members)
+
+    with conversation(1, **KEYED, daily_token_quota=10_000, default_max_tokens=500) as talk:
+        client = talk.client().says(post(data.encode(), path))
+        assert most < talk.account(KEY).ledger.reserved <= most + 60
+        json.loads(came(talk)[0], object_pairs_hook=noted)
+        assert said == wanted
+        talk.engines[0].last.says(ok(b"{}"))
+        assert client.seen.status == 200
+
+
+def test_a_usual_length_is_no_reason_to_refuse_what_the_day_has_room_for() -> None:
+    with conversation(1, answering(ok(b"{}")), **KEYED, daily_token_quota=100) as talk:
+        assert talk.ask(post(b'{"text":"hi"}', "/generate")).status == 200
+        assert 50 < json.loads(came(talk)[0])["sampling_params"]["max_new_tokens"] < 100

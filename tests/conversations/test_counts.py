@@ -125,6 +125,9 @@ BROKE = b'{"error":"out of memory"}\n'
 ERROR = b'{"error":{"message":"out of memory","type":"server_error","code":500}}'
 CUMULATIVE = b"".join(b'data: {"text":"%b","index":0}\n\n' % (b"word " * count) for count in range(1, 41)) + b"data: [DONE]\n\n"
 LONG = b'data: {"text":"%b","meta_info":{"prompt_tokens":70,"completion_tokens":20}}\n\n' % (b"word " * 20_000)
+LENGTH = {"max_new_tokens": 5}
+PARAMS = {"sampling_params": LENGTH}
+BATCH = json.dumps([{"text": "a", "meta_info": {"prompt_tokens": 70, "completion_tokens": 5}}] * 4).encode()
 LOADED = b'{"model":"sim","response":"","done":true,"done_reason":"load"}'
 NO_ERROR = b'{"id":"r","error":null,"output":[],"usage":{"input_tokens":70,"output_tokens":20}}'
 
@@ -138,6 +141,12 @@ OWN: dict[str, tuple[str, dict[str, Any], bytes, bytes, tuple[int, int], str]] =
     "an error, Ollama's": ("/api/chat", OLLAMA, JSON, BROKE, (0, 0), "engine_error"),
     "an error": ("/v1/chat/completions", CHAT, JSON, ERROR, (0, 0), "engine_error"),
     "an error of embeddings": ("/v1/embeddings", {**MODEL, "input": "x"}, JSON, ERROR, (0, 0), "engine_error"),
+    **{
+        f"a batch, {json.dumps(more)}": ("/generate", {"text": ["x" * 100] * 4, **PARAMS, **more}, JSON, BATCH, (280, 20), "ok")
+        for more in ({}, {"n": 4}, {"n_cmpl": 4}, {"best_of": 4}, {"inputs": "x", "parameters": {"best_of": 4, **LENGTH}})
+    },
+    "a batch of two of each": (
+        "/generate", {"text": ["x" * 200] * 2, "n": 4, "sampling_params": {"n": 2, **LENGTH}}, JSON, BATCH, (140, 20), "ok"),
     "no error": ("/v1/responses", {**MODEL, "input": "x"}, JSON, NO_ERROR, (70, 20), "ok"),
     "its own word": ("/v1/their/own", MODEL, JSON, b'{"error":0.5}', (0, 0), "ok"),
 }  # fmt: skip

@@ -69,7 +69,7 @@ NO_LIMITS = {
         "upstream.restraint.MOST_TIMES", "policy.routing.keys._MOST_BYTES", "accel.prefixes.MOST_HOLDERS",
         "config.grammar.MOST_ADMIN_KEYS", "config.grammar.MAX_ADMIN_FILE_BYTES", "config.entries.MAX_SHARE",
         "policy.nearest.MOST_SHOWN", "policy.nearest.MOST_SLIPS", "exchange.dialects.MOST",
-        "exchange.dialects.SHORT_BYTES",
+        "exchange.dialects.SHORT_BYTES", "exchange.dialects.FIGURE_BYTES",
         "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST", "limits.slots.STALE_S", "limits.slots.NOISE_S",
     ),
 }  # fmt: skip

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fastgw.exchange.dialects import MAX_LINE_BYTES, MOST_SEQUENCES, OLLAMA, OVERLAP_BYTES, TGI, Dialect, learn, told
-from fastgw.protocol.openai import scan_body
+from fastgw.exchange.dialects import ENDLESS, MAX_LINE_BYTES, MOST_SEQUENCES, OLLAMA, OVERLAP_BYTES, TGI, Dialect, learn, told
+from fastgw.protocol.openai import MOST_INSIDE, scan_body
 
 
 def lines(*words: dict[str, Any]) -> bytes:
@@ -169,35 +169,52 @@ def test_no_more_is_kept_than_a_line_or_the_end_of_one() -> None:
     ],
 )  # fmt: skip
 def test_a_body_says_how_long_an_answer_may_be(dialect: str, body: dict[str, Any], wanted: dict[str, Any]) -> None:
-    assert json.loads(told(json.dumps(body).encode(), dialect, 9)) == wanted
+    data = json.dumps(body).encode()
+    places = learn(scan_body(data, need_model=False), data, dialect, 1000, 4).places
+    assert json.loads(told(data, places, 9)) == wanted
 
 
 @pytest.mark.parametrize(
-    ("dialect", "body", "wanted"),
+    ("dialect", "body", "wanted", "own"),
     [
-        (OLLAMA, {"options": {"num_predict": 7}}, (7, 1, 1)),
-        (OLLAMA, {"options": {"num_predict": -1}}, (-1, 1, 1)),
-        (OLLAMA, {"options": {"num_predict": 9999}}, (-1, 1, 1)),
-        (OLLAMA, {"options": [], "num_predict": 3}, (3, 1, 1)),
-        (TGI, {"inputs": "x", "parameters": {"max_new_tokens": 7, "best_of": 3}}, (7, 3, 1)),
-        (TGI, {"inputs": "x", "sampling_params": {"max_new_tokens": 7, "n": 3}}, (-1, 1, 1)),
-        (TGI, {"text": "x", "parameters": {"max_new_tokens": 7}}, (-1, 1, 1)),
-        (TGI, {"text": "x", "sampling_params": {"max_new_tokens": 7, "n": 3}}, (7, 3, 1)),
-        (TGI, {"text": ["x", "y"], "sampling_params": {"max_new_tokens": 7.0, "n": "3"}}, (7, 1, 2)),
-        (TGI, {"text": ["x", "y"], "sampling_params": [{"max_new_tokens": 7, "n": 2}, {"max_new_tokens": 5}]}, (7, 2, 2)),
-        (TGI, {"text": ["x", "y"], "sampling_params": [{"max_new_tokens": 7}, {}]}, (-1, 1, 2)),
-        (TGI, {"input_ids": [1, 2, 3]}, (-1, 1, 1)),
-        (TGI, {"input_ids": [[1, 2, 3], [4], [5]]}, (-1, 1, 3)),
-        (TGI, {"input_embeds": [[0.5, 1.0], [1.5, 2.0]]}, (-1, 1, 1)),
-        (TGI, {"input_embeds": [[[0.5, 1.0], [1.5, 2.0]], [[1.0]]]}, (-1, 1, 2)),
-        (TGI, {"text": "x", "sampling_params": {"n": 10**9}}, (-1, 1024, 1)),
+        (OLLAMA, {"options": {"num_predict": 7}}, (7, 1, 1), (1, 7)),
+        (OLLAMA, {"options": {"num_predict": -1}}, (-1, 1, 1), (1, ENDLESS)),
+        (OLLAMA, {"options": {"num_predict": 9999}}, (-1, 1, 1), (1, 9999)),
+        (OLLAMA, {"options": {"num_predict": [[]]}}, (-1, 1, 1), (1, ENDLESS)),
+        (OLLAMA, {"options": [], "num_predict": 3}, (3, 1, 1), (1, ENDLESS)),
+        (TGI, {"inputs": "x", "parameters": {"max_new_tokens": 7, "best_of": 3}}, (7, 3, 1), (1, 7)),
+        (TGI, {"inputs": "x", "sampling_params": {"max_new_tokens": 7, "n": 3}}, (-1, 1, 1), (1, ENDLESS)),
+        (TGI, {"inputs": "x", "text": "x", "parameters": {"best_of": 3}}, (-1, 3, 1), (1, ENDLESS)),
+        (TGI, {"text": "x"}, (-1, 1, 1), (1, 128)),
+        (TGI, {"text": "x", "n": 5, "n_cmpl": 6, "best_of": 7}, (-1, 7, 1), (1, 128)),
+        (TGI, {"text": "x", "parameters": {"max_new_tokens": 7}}, (-1, 1, 1), (1, 128)),
+        (TGI, {"text": "x", "sampling_params": {"max_new_tokens": None}}, (-1, 1, 1), (1, ENDLESS)),
+        (TGI, {"text": "x", "sampling_params": {"max_new_tokens": 7, "n": 3}}, (7, 3, 1), (3, 7)),
+        (TGI, {"text": ["x", "y"], "sampling_params": {"max_new_tokens": 7.0, "n": "3"}}, (7, 1, 2), (1, 7)),
+        (TGI, {"text": ["x", "y"], "sampling_params": [{"max_new_tokens": 7, "n": 2}, {"max_new_tokens": 5}]},
+         (7, 2, 2), (1, 7)),
+        (TGI, {"text": ["x", "y"], "sampling_params": [{"max_new_tokens": 7}, {}]}, (-1, 1, 2), (1, 128)),
+        (TGI, {"text": ["x", "y"], "sampling_params": [{"max_new_tokens": 700}, {}]}, (-1, 1, 2), (1, 700)),
+        (TGI, {"text": "x", "sampling_params": [{"n": 2}] * MOST_INSIDE}, (-1, 2, 1), (2, 128)),
+        (TGI, {"text": "x", "sampling_params": [{"n": 2}] * (MOST_INSIDE + 1)}, (-1, 1, 1), (1, 128)),
+        (TGI, {"input_ids": [1, 2, 3]}, (-1, 1, 1), (1, 128)),
+        (TGI, {"input_ids": [[1, 2, 3], [4], [5]]}, (-1, 1, 3), (1, 128)),
+        (TGI, {"input_embeds": [[0.5, 1.0], [1.5, 2.0]]}, (-1, 1, 1), (1, 128)),
+        (TGI, {"input_embeds": [[[0.5, 1.0], [1.5, 2.0]], [[1.0]]]}, (-1, 1, 2), (1, 128)),
+        (TGI, {"text": "x", "sampling_params": {"n": 10**9}}, (-1, 1024, 1), (1024, 128)),
+        (TGI, {"text": "x", "sampling_params": {"n": 10**50, "max_new_tokens": 10**50}}, (-1, 1, 1), (1, ENDLESS)),
     ],
 )
-def test_what_a_body_says_in_its_own_places(dialect: str, body: dict[str, Any], wanted: tuple[int, int, int]) -> None:
-    data = json.dumps(body).encode()
+def test_what_a_body_says_in_its_own_places(
+    dialect: str, body: dict[str, Any], wanted: tuple[int, int, int], own: tuple[int, int]
+) -> None:
+    """How long its answers may be, how many there may be, of how many prompts; how many its engine makes of each, and how long
+    they are where nothing is said."""
+    data = json.dumps(body, indent=1).encode()
     facts = scan_body(data, need_model=False)
-    learn(facts, data, dialect, 1000, 4)
+    found = learn(facts, data, dialect, 1000, 4)
     assert (facts.token_limit, facts.answers, facts.prompts) == wanted
+    assert (found.each, found.most) == own
 
 
 def test_numbers_of_tokens_count_as_many_as_they_are() -> None:

@@ -20,6 +20,7 @@ from fastgw.accel.chunks import ChunkScanner
 from fastgw.accel.sse import SseScanner
 from fastgw.accel.usage import UsageScanner, usage_in
 from fastgw.errors import GatewayError
+from fastgw.exchange.dialects import OLLAMA, TGI, learn, told
 from fastgw.protocol import gauges
 from fastgw.protocol.coding import FREE_BYTES, decoder
 from fastgw.protocol.embeddings import parts, split
@@ -213,6 +214,13 @@ class Readings:
             data = self.side.with_usage(data, facts)
             self.side.with_model(data, facts, "another")
 
+    def own(self, reads: Reads) -> None:
+        data = reads[0]
+        with suppress(GatewayError):
+            facts = self.side.scan_body(data, 64, False)
+            said = learn(facts, data, TGI if data[:7] == b'{"text"' else OLLAMA, 4096, 4)
+            told(self.side.with_bound(data, (), 99, 2), said.places, 99)
+
     @staticmethod
     def heads(make: Callable[[], Any]) -> Callable[[Reads], object]:
         def read(reads: Reads) -> None:
@@ -318,6 +326,7 @@ def readers(side: Any) -> list[Reader]:
     dear_ones = each_turns(wire_shapes.responses)
     return [
         Reader("body", by.body, one(ordinary.chat), each(shapes.bodies), (4096, 16384, 10 << 20)),
+        Reader("body in an engine's own API", by.own, one(ordinary.chat), each(shapes.own_bodies), (4096, 16384, 10 << 20)),
         Reader("request head", requests, turns(ordinary.head), each_turns(wire_shapes.heads), asked, TURNS),
         # (An ordinary one has few fields, and is a fifth of a nanosecond a byte; what is not has one in every twelve bytes.)
         Reader("response head", responses, turns(ordinary.response), dear_ones, answered, TURNS, bound=13.0),

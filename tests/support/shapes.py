@@ -90,6 +90,21 @@ def members(size: int, opens: bytes = b"{", closes: bytes = b"}") -> Shapes:
 NEAR_MISSES = (b'"model"', b'"stream"', b'"stream_options"', b'"include_usage"', b'"usage"', b'"prompt"')
 
 
+def own_bodies(size: int) -> Shapes:
+    """Request bodies in the APIs that are an engine's own, where these look for figures and for prompts."""
+    for where, opens, closes in (
+        ("options", b'{"model":"m","prompt":"a","options":', b"}"),
+        ("a figure", b'{"model":"m","prompt":"a","options":{"num_predict":', b"}}"),
+        ("parameters", b'{"text":"a","inputs":"a","parameters":', b"}"),
+        ("parameters of each", b'{"text":["a"],"sampling_params":[{"n":', b"}]}"),
+        ("vectors", b'{"text":"a","input_embeds":[[[1]],', b"]}"),
+    ):
+        for name, data in values(size, opens, closes):
+            yield f"{name}, as {where}", data
+    for name, data in members(size, b'{"text":"a","sampling_params":{'):
+        yield name + ", in parameters", data + b"}"
+
+
 def bodies(size: int) -> Shapes:
     """Request bodies, good and bad."""
     head = b'{"model":"m","max_tokens":5,"stream":true,"stream_options":{"include_usage":false},"x":'
