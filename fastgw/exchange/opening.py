@@ -175,7 +175,7 @@ def _status(fields: dict[str, Any], said: dict[str, Any]) -> int:
     if type(code) is str and code.isascii() and code.isdigit() and len(code) == 3:
         code = int(code)
     if type(code) is int:
-        return code if 400 <= code <= 599 else BAD_GATEWAY
+        return code if 400 <= code <= 599 and code != 499 else BAD_GATEWAY  # (499: its client has left, and this one has not)
     for word in (code, fields.get("type"), said.get("error_type")):
         if type(word) is str:
             if word in _STATUS:

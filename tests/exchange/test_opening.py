@@ -117,6 +117,7 @@ def error(**fields: Any) -> dict[str, Any]:
     ("path", "said", "status", "body"),
     [
         (OPENAI, error(message="no", code=400), 400, ...), (OPENAI, error(message="no", code="429"), 429, ...),
+        (OPENAI, error(message="no", code=499), 502, ...), (OPENAI, error(message="no", code="499"), 502, ...),
         (OPENAI, error(message="no", code=200), 502, ...), (OPENAI, error(message="no", code=True), 502, ...),
         (OPENAI, error(message="no"), 502, ...), (OPENAI, error(message="no", type="BadRequestError"), 400, ...),
         (OPENAI, error(message="no", type="server_error", code="upstream_timeout"), 504, ...),
