@@ -9,12 +9,14 @@ from __future__ import annotations
 import msgspec
 
 from fastgw.accel.events import (
+    A_LIST,
     DELTA_TYPE,
     EMPTY_LIST,
     FINISH,
     SHORTEST,
     SPEAKS,
     decode_event,
+    says_it_failed,
     says_more,
     tokens_in,
     weight,
@@ -35,6 +37,7 @@ class EventNotes:
         "events",
         "finish_reason",
         "first_token_seen",
+        "of_choices",
         "prompt_tokens",
         "reasoning_tokens",
         "said_at",
@@ -54,6 +57,7 @@ class EventNotes:
         self.reasoning_tokens = -1
         self.seconds = -1
         self.said_at = 0
+        self.of_choices = False
         self.first_token_seen = False
         self._noted = 0  # how many events said more than a piece of text
         self._used = False  # usage was said: what llama.cpp measures says nothing beside it
@@ -76,7 +80,7 @@ class EventNotes:
             if data[:1] == b"{":
                 self._speaks(tokens_in(data))
             return False
-        if len(event.error) != 4 or bytes(event.error) != b"null":
+        if says_it_failed(event):
             self.error = True
             self._noted += 1
         kind = bytes(event.type)
@@ -92,7 +96,7 @@ class EventNotes:
         usage = bytes(event.usage)[:1] == b"{"
         if usage or b"{" in (bytes(event.timings)[:1], bytes(event.response)[:1], bytes(event.message)[:1]):
             self._noted += 1
-            self._take(event_usage(data))
+            self._take(event_usage(data), A_LIST(bytes(event.choices)) is not None)
             if b'"seconds"' in data:
                 self._heard(seconds_in(data))
         return usage and EMPTY_LIST(bytes(event.choices)) is not None
@@ -102,7 +106,7 @@ class EventNotes:
             self.tokens += tokens
             self.first_token_seen = True
 
-    def _take(self, said: tuple[int, int, int, int, bool]) -> None:
+    def _take(self, said: tuple[int, int, int, int, bool], of_choices: bool) -> None:
         """An event's word on usage: the last one counts, and what llama.cpp measures where there is no other.
 
         But an end that repeats less of the prompt than its beginning said leaves that: 0, or a number that is smaller because
@@ -114,6 +118,8 @@ class EventNotes:
                 return
         elif prompt >= 0 or completion >= 0:
             self._used = True
+        if prompt >= 0 or completion >= 0:
+            self.of_choices = of_choices
         if prompt > self.prompt_tokens or (prompt > 0 and (cached >= 0 or self.cached_tokens < 0)):
             self.prompt_tokens = prompt
         if completion >= 0:

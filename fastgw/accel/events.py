@@ -34,10 +34,14 @@ class _Event(msgspec.Struct, gc=False):
 
 decode_event: Final = msgspec.json.Decoder(_Event).decode
 FINISH: Final = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([^"\\]{1,64})"').search
+A_LIST: Final = re.compile(rb"\[\s*[^\s\]]").match
 EMPTY_LIST: Final = re.compile(rb"\[\s*\]").fullmatch
 DELTA_TYPE: Final = re.compile(rb'"[^"\\]*\.delta"').fullmatch
 # The kinds of event that bring something new. All others frame what was said, or repeat it (`response.output_text.done`).
 SPEAKS: Final = re.compile(rb'"(?:[^"\\]*\.delta|content_block_delta)"|[^"].*', re.DOTALL).fullmatch
+FAILURES: Final = ("error", "response.failed")
+"""The kinds of event that tell of one, whether or not they are called by their names in a line of their own."""
+_FAILURES: Final = frozenset(b'"%b"' % kind.encode() for kind in FAILURES)
 SHORTEST: Final = len(b'{"text":"a')  # of what says anything
 _ERROR_NAME: Final = re.compile(rb"(?:\A|\n)event: *error *(?:\n|\Z)").search
 
@@ -102,6 +106,11 @@ def tokens_in(data: bytes) -> int:
             tokens += weight(len(text))
             before, same = name, text
     return tokens
+
+
+def says_it_failed(event: _Event) -> bool:
+    """Whether it says that the engine has failed: with an error, or by what kind of event it is."""
+    return bytes(event.error) != b"null" or bytes(event.type) in _FAILURES
 
 
 def is_json(data: bytes | None) -> bool:

@@ -47,8 +47,9 @@ class SseScanner(EventNotes):
     token in each, and in one that is longer a token for four bytes, so it approximates the tokens produced when no usage
     comes). ``prompt_tokens``,
     ``completion_tokens``, ``cached_tokens`` and ``reasoning_tokens`` are the engine's last word, -1 before any; ``said_at``
-    is how many ``tokens`` had come by then: where more have come since, it was an early one. ``mid_event`` says that the
-    client has, or is owed, the beginning of an event whose end has not come.
+    is how many ``tokens`` had come by then: where more have come since, it was an early one. ``of_choices``: it came with text
+    or its end, so that of several answers it may be the word on one. ``mid_event`` says that the client has, or is owed, the
+    beginning of an event whose end has not come.
     """
 
     __slots__ = (
@@ -372,7 +373,8 @@ class SseScanner(EventNotes):
         scanner = long.scanner
         if scanner.whole:
             self.error = self.error or scanner.error
-            self._take((*scanner.figures(), scanner.measured))
+            # (Its choices are not looked for: there may be some.)
+            self._take((*scanner.figures(), scanner.measured), True)
             self._heard(scanner.seconds)
 
     def _says(self, event: bytes, data: bytes) -> bool:

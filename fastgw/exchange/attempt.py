@@ -12,8 +12,8 @@ from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
 from fastgw.exchange.declined import asks_again, waits
-from fastgw.exchange.figures import answers_of, dialect_of, read_whole
-from fastgw.exchange.opening import BEGINS, REFUSES, WAITS, Opening, is_stream
+from fastgw.exchange.figures import allow, answers_of, dialect_of, read_whole
+from fastgw.exchange.opening import BEGINS, ENDS, REFUSES, WAITS, Opening, is_stream
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import REFUSALS, Failure, lost
 from fastgw.exchange.record import timing_line
@@ -138,9 +138,8 @@ class Attempt(Call):
 
     def on_end(self, how: str) -> None:
         opening = self._opening
-        if opening is not None and not self._opens(opening, opening.eof(how)):
-            self._opened_in_vain(Failure.LOST, lost(how, "the first event"))
-            return
+        if opening is not None:
+            self._opens(opening, opening.eof(how))
         exchange = self._exchange
         stream = self.stream
         if exchange is None or stream is None:
@@ -200,12 +199,12 @@ class Attempt(Call):
         if exchange.session is not None and not exchange.session.agrees(head, exchange.client.connects):
             self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"no handshake of a WebSocket: {status}"))
             return
-        if status < 300 and source.length < 0 and not source.done and is_stream(exchange.endpoint, head):
+        if source.length <= 0 and is_stream(exchange.endpoint, head):
             stream = self.stream
             assert stream is not None
             stream.due(now + self.core.between_bytes_timeout_s)
             self._opening = Opening(head, source)
-            if rest:
+            if rest or source.done:
                 self._opens(self._opening, self._opening.feed(rest))
             return
         extra = self._accepts(exchange, head, now)
@@ -253,10 +252,10 @@ class Attempt(Call):
         return extra
 
     # --- a stream whose first event has not come
-    def _opens(self, opening: Opening, verdict: int) -> bool:
-        """Whether what has come of a stream is enough to say what becomes of it."""
+    def _opens(self, opening: Opening, verdict: int) -> None:
+        """What has come of a stream may be enough to say what becomes of it."""
         if verdict == WAITS:
-            return False
+            return
         exchange = self._exchange
         assert exchange is not None
         self._opening = None
@@ -268,9 +267,10 @@ class Attempt(Call):
         elif verdict == REFUSES:
             head, body = opening.refusal(exchange.endpoint)
             self.on_head(head, LengthSource(len(body)), body)
+        elif verdict == ENDS:
+            self._opened_in_vain(Failure.LOST, opening.why)
         else:
             self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"framing: {opening.why}"))
-        return True
 
     def _opened_in_vain(self, failure: Failure, why: str) -> None:
         """No event comes. (The engine has shown that it has the request: its connection was no dead one.)"""
@@ -305,7 +305,7 @@ class Attempt(Call):
         elif show is not None:
             relay.show = show
         if exchange.allowance < NO_LIMIT:
-            relay.allow(exchange.allowance, exchange.facts.prompt_tokens if exchange.facts is not None else 0)
+            allow(exchange, relay)
         stream = self.stream
         assert stream is not None
         stream.due(self.first_byte_at + self.core.between_bytes_timeout_s)

@@ -293,6 +293,10 @@ class Dialect:
         self.end()
         return self.error
 
+    def prompts(self) -> int:
+        """Of how many prompts a text has told the figures, 0 = of none by itself."""
+        return len({index // self._each for index, one in self._texts.items() if one[0] >= 0})
+
     def figures(self) -> tuple[int, int, bool]:
         """(prompt, completion, estimated) tokens, -1 = nobody knows: what the engine has said, else what has passed. A prompt
         of none is one that nobody has counted, unless nothing was to be made."""

@@ -33,10 +33,11 @@ def read_off(exchange: ExchangeState, relay: Relay, outcome: str, now: float) ->
     if sse is None:
         return
     exchange.gateway.stats.events_total += sse.events
-    # What was said before more text came, or of a broken answer before any, was an early word: what has passed counts, where it
-    # is more.
+    # What was said before more text came, or of a broken answer before any, was an early word, and so was what came with one of
+    # several answers, for it may be of that one alone: what has passed counts, where it is more.
     passed = sse.tokens
-    early = passed > sse.said_at or (outcome != "ok" and not sse.said_at)
+    several = sse.of_choices and answers_of(exchange) > 1
+    early = passed > sse.said_at or (outcome != "ok" and not sse.said_at) or several
     if early and (passed or exchange.completion_tokens >= 0):
         exchange.completion_tokens = max(exchange.completion_tokens, passed)
         exchange.estimated = True
@@ -46,6 +47,11 @@ def read_off(exchange: ExchangeState, relay: Relay, outcome: str, now: float) ->
 
 def _in_dialect(exchange: ExchangeState, dialect: Dialect) -> None:
     exchange.prompt_tokens, exchange.completion_tokens, exchange.estimated = dialect.figures()
+    facts = exchange.facts
+    if facts is not None and 0 < dialect.prompts() < facts.prompts:
+        # (It counts each prompt as the first text of it comes.)
+        exchange.prompt_tokens = max(exchange.prompt_tokens, facts.prompt_tokens)
+        exchange.estimated = True
     exchange.cached_tokens = exchange.reasoning_tokens = -1
 
 
@@ -63,6 +69,15 @@ def answers_of(exchange: ExchangeState) -> int:
     if facts.prompts != 1 and (exchange.endpoint.label == COMPLETIONS or exchange.endpoint.dialect):
         answers *= facts.prompts
     return answers
+
+
+def allow(exchange: ExchangeState, relay: Relay) -> None:
+    """No more than the exchange's allowance may pass, beside a prompt of the size that it is taken for; or that its engine says
+    it has, where it is one alone."""
+    facts = exchange.facts
+    if facts is not None:
+        relay.follows = facts.prompts == 1
+    relay.allow(exchange.allowance, facts.prompt_tokens if facts is not None else 0)
 
 
 def read_whole(exchange: ExchangeState, head: ResponseHead, body: bytes) -> bool:

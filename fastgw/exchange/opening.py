@@ -2,7 +2,8 @@
 
 An engine that has only sent a head has promised nothing yet: as long as no event came, another engine can be asked, or the
 client be told with a status of its own. So head and first event go down together, in one write. An error that comes in place of
-the first event is the answer that it would have been without a stream: :meth:`Opening.refusal` makes that of it.
+the first event is the answer that it would have been without a stream: :meth:`Opening.refusal` makes that of it. And a stream
+that ends without an event is no answer, however well its message ends: no reader of events would see any of it.
 
 Owns what has come until then, at most :data:`MAX_OPENING_BYTES` of it and one read. Must never change a byte of it, or read it
 for whoever passes it on: that one is given all of it anew.
@@ -16,12 +17,13 @@ import msgspec
 
 from fastgw import errors
 from fastgw.accel.chunks import FramingError
-from fastgw.accel.events import read
+from fastgw.accel.events import FAILURES, decode_event, is_json, read, says_it_failed
 from fastgw.accel.fields import response_status
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.sse import SseScanner
 from fastgw.exchange.dialects import OLLAMA
 from fastgw.exchange.endpoints import Endpoint
+from fastgw.exchange.plan import lost
 from fastgw.late import late
 from fastgw.protocol.body import CHUNKS, ChunkedSource, Source
 
@@ -32,7 +34,9 @@ WAITS: Final = 0
 BEGINS: Final = 1
 REFUSES: Final = 2
 UNREADABLE: Final = 3
+ENDS: Final = 4
 
+NO_CONTENT: Final = 204
 BAD_GATEWAY: Final = 502
 
 _CONTENT_TYPE: Final = late(rb"(?im)^content-type:[^\r\n]*\r\n")
@@ -54,7 +58,9 @@ _STATUS: Final = {
 def is_stream(endpoint: Endpoint, head: ResponseHead) -> bool:
     """Whether the answer with ``head`` is a stream whose events can be read. (Of paths that are passed through nothing is
     known: on those a head says something by itself.)"""
-    if not endpoint.metered or not (head.sse or (endpoint.dialect == OLLAMA and not head.json)):
+    if not endpoint.metered or head.status >= 300 or head.status == NO_CONTENT:
+        return False
+    if not head.sse and (endpoint.dialect != OLLAMA or head.json):
         return False
     # (Not by `in`: bytes look first whether they were asked for a number, and an exception is made to find out.)
     return head.forward.lower().find(b"content-encoding") < 0
@@ -62,7 +68,7 @@ def is_stream(endpoint: Endpoint, head: ResponseHead) -> bool:
 
 class Opening:
     """See the head of this file. ``source`` reads the body for whoever passes it on, and has not been fed. ``came``: all
-    that has come, frames included. ``why``: it cannot be read."""
+    that has come, frames included. ``why``: it cannot be read, or has ended."""
 
     __slots__ = ("_data", "_line", "_sse", "came", "head", "reads", "source", "why")
 
@@ -77,8 +83,8 @@ class Opening:
         self.why = ""
 
     def feed(self, data: bytes) -> int:
-        """More of the body: WAITS for its first event; BEGINS with it, or ends before one, or has waited for too long; REFUSES,
-        for that event is an error; or is UNREADABLE."""
+        """More of the body: WAITS for its first event; BEGINS with it, or has waited for too long; REFUSES, for that event is
+        an error; ENDS before one; or is UNREADABLE."""
         self.came = self.came + data if self.came else data
         reads = self.reader()
         try:
@@ -98,8 +104,11 @@ class Opening:
         return self.reads
 
     def eof(self, how: str) -> int:
-        """The connection has ended, as :meth:`feed`; but where its message does not end with that, it WAITS for ever."""
-        return self._verdict(b"", True) if self.reader().eof(how) else WAITS
+        """The connection has ended, as :meth:`feed`. (Where its message does not end with that, no event can be whole.)"""
+        verdict = self._verdict(b"", True) if self.reader().eof(how) else ENDS
+        if verdict == ENDS:
+            self.why = lost(how, "the first event")
+        return verdict
 
     def _verdict(self, payload: bytes, done: bool) -> int:
         sse = self._sse
@@ -107,15 +116,19 @@ class Opening:
             line = self._line = (self._line + payload).lstrip()
             begins = line.find(b"\n") >= 0
             fails = (begins or done) and self._fails(line[: line.find(b"\n")] if begins else line, False)
+            begins = begins or (done and is_json(line))  # (the last line needs no end)
         else:
             sse.feed(payload)
-            if done:
-                sse.flush()
             begins = sse.events > 0
+            if done:
+                sse.flush()  # (an event without its end is none, but who says that it fails does)
             fails = sse.error and self._first_fails()
         if fails:
             return REFUSES
-        return BEGINS if begins or done or len(self.came) > MAX_OPENING_BYTES else WAITS
+        if done and not begins:
+            self.why = "the stream ended before its first event"
+            return ENDS
+        return BEGINS if begins or len(self.came) > MAX_OPENING_BYTES else WAITS
 
     def _first_fails(self) -> bool:
         """Whether the error is the first event. (It may be another one that came with that.)"""
@@ -135,21 +148,24 @@ class Opening:
     def _fails(self, data: bytes, named: bool) -> bool:
         """Whether an event with this ``data`` is an error; ``named``: it is called one."""
         self._data = data
-        return named or _object(data).get("error") is not None
+        try:
+            return named or says_it_failed(decode_event(data))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
 
     def refusal(self, endpoint: Endpoint) -> tuple[ResponseHead, bytes]:
         """The answer that the error is: a head with its status, and a body as the API has it that the client of ``endpoint``
         speaks, which is an engine's own, Anthropic's, or OpenAI's."""
         anthropic = endpoint.label.startswith("/v1/messages")
         said = _object(self._data)
-        error = said.get("error")
+        error = said.get("error") or _dict(said.get("response")).get("error")
         fields: dict[str, Any] = error if type(error) is dict else said
         if not said:
             kind = errors.lookup("bad_gateway")
             status, body = kind.status, errors.anthropic_body(kind) if anthropic else errors.body(kind)
         else:
             status, body = _status(fields, said), self._data
-            if not endpoint.dialect and (type(error) is not dict or (anthropic and said.get("type") != "error")):
+            if not endpoint.dialect and (type(said.get("error")) is not dict or (anthropic and said.get("type") != "error")):
                 body = _written(fields, error, anthropic)
         head = self.head
         fields_of_head = b"content-type: application/json\r\n" + _CONTENT_TYPE().sub(b"", head.forward)
@@ -166,6 +182,10 @@ def _object(data: bytes) -> dict[str, Any]:
         found = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
+    return _dict(found)
+
+
+def _dict(found: Any) -> dict[str, Any]:
     return found if type(found) is dict else {}
 
 
@@ -189,7 +209,7 @@ def _written(fields: dict[str, Any], error: Any, anthropic: bool) -> bytes:
     """An error that its engine wrote in another way, as OpenAI's clients or Anthropic's read it."""
     message = error if type(error) is str else fields.get("message")
     name = fields.get("type")
-    if type(name) is not str or name == "error":
+    if type(name) is not str or name in FAILURES:
         name = "api_error" if anthropic else "upstream_error"
     told = {"type": name, "message": message if type(message) is str else errors.lookup("bad_gateway").message}
     if anthropic:

@@ -50,6 +50,7 @@ class Relay:
         "closing",
         "dialect",
         "ended",
+        "follows",
         "gone",
         "limit",
         "prompt",
@@ -69,10 +70,11 @@ class Relay:
         self.sse = sse
         self.limit = UNLIMITED  # tokens; what comes behind the event with the last of them waits for `go_on`
         self.prompt = 0  # so many the prompt is taken for beside them
+        self.follows = True  # the engine's figure of the prompt
         self._total = UNLIMITED
         self.closing = False  # no more tokens may pass: only the engine's own end is still waited for
         self._end = bytearray()  # what has come of that
-        self._known = (0, 0, 0, 0, 0, 0)  # what was known before it
+        self._known = (0, 0, False, 0, 0, 0, 0)  # what was known before it
         self.begun = False  # the answer's head has gone down
         self.wrote = False  # and something of its body
         self.body_bytes = 0  # of the engine's body, of what went on
@@ -108,7 +110,7 @@ class Relay:
         sse = self.sse
         assert sse is not None
         said = sse.prompt_tokens
-        if said > 0 and said != self.prompt:
+        if self.follows and said > 0 and said != self.prompt:
             self.prompt = said
             self.limit = max(self._total - said, sse.tokens + 1)
 
@@ -230,7 +232,8 @@ class Relay:
         assert sse is not None
         self.closing = True
         self._known = (
-            sse.tokens, sse.said_at, sse.prompt_tokens, sse.completion_tokens, sse.cached_tokens, sse.reasoning_tokens,
+            sse.tokens, sse.said_at, sse.of_choices, sse.prompt_tokens, sse.completion_tokens, sse.cached_tokens,
+            sse.reasoning_tokens,
         )  # fmt: skip
         rest, self._rest = self._rest, b""
         return self._wait_for_end(rest, self._rest_ends)
@@ -244,7 +247,8 @@ class Relay:
         self._end += out
         if sse.tokens > self._known[0] or len(self._end) > MAX_END_BYTES:
             (
-                sse.tokens, sse.said_at, sse.prompt_tokens, sse.completion_tokens, sse.cached_tokens, sse.reasoning_tokens,
+                sse.tokens, sse.said_at, sse.of_choices, sse.prompt_tokens, sse.completion_tokens, sse.cached_tokens,
+                sse.reasoning_tokens,
             ) = self._known  # fmt: skip
             return SPENT
         return END if done else MORE

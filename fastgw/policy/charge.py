@@ -65,11 +65,9 @@ class Charge(Filter):
             own = exchange.endpoint.dialect  # (which says itself where there was to be none)
             if not exchange.prompt_tokens and exchange.endpoint.generates and exchange.facts is not None and not own:
                 exchange.prompt_tokens = -1  # there is no answer to nothing: this is no figure
+            self._of_all(exchange)
             if exchange.prompt_tokens < 0 or exchange.completion_tokens < 0:
                 self._estimate(exchange, response)
-        facts = exchange.facts
-        if facts is not None and (facts.choices > 1 or facts.prompts > 1) and exchange.completion_tokens > 0:
-            self._of_all(exchange)
         settle(
             exchange,
             account,
@@ -92,20 +90,28 @@ class Charge(Filter):
             exchange.estimated = False
 
     def _of_all(self, exchange: Exchange) -> None:
-        """Of several answers to one request, some kinds of engines tell the figures of one."""
+        """Of several answers or prompts an engine may have told the figures of one: some kinds do, others until the end."""
+        facts = exchange.facts
         call = exchange.call
         label = exchange.endpoint.label
-        if exchange.estimated or label == MESSAGES or call is None or not call.pool.engine.kind.counts_one_answer:
+        if facts is None or (facts.choices <= 1 and facts.prompts <= 1) or call is None or label == MESSAGES:
             return
-        facts = exchange.facts
-        assert facts is not None
         relay = relay_of(exchange)
-        passed = relay.sse.tokens if relay is not None and relay.sse is not None else 0
+        sse = relay.sse if relay is not None else None
         prompts = facts.prompts if label == COMPLETIONS else 1
-        answers = 1 if passed else min(facts.choices, MOST_CHOICES) * prompts
-        exchange.completion_tokens = max(passed, min(exchange.completion_tokens, MOST_TOKENS // answers) * answers)
-        exchange.prompt_tokens = min(max(exchange.prompt_tokens, 0), MOST_TOKENS // prompts) * prompts
-        exchange.estimated = True
+        if not call.pool.engine.kind.counts_one_answer:
+            if prompts > 1 and exchange.prompt_tokens >= 0 and sse is not None and sse.of_choices:
+                exchange.prompt_tokens = max(exchange.prompt_tokens, facts.prompt_tokens)
+                exchange.estimated = True
+            return
+        if exchange.completion_tokens > 0 and not exchange.estimated:
+            passed = sse.tokens if sse is not None else 0
+            answers = 1 if passed else min(facts.choices, MOST_CHOICES) * prompts
+            exchange.completion_tokens = max(passed, min(exchange.completion_tokens, MOST_TOKENS // answers) * answers)
+            exchange.estimated = True
+        if exchange.prompt_tokens > 0 and prompts > 1:
+            exchange.prompt_tokens = min(exchange.prompt_tokens, MOST_TOKENS // prompts) * prompts
+            exchange.estimated = True
 
     @staticmethod
     def _estimate(exchange: Exchange, response: ResponseHead) -> None:

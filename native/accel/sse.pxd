@@ -11,6 +11,7 @@ cdef struct Run:
     bint spoke  # something was said of usage
     Figures said  # and this is the last word on it (on the prompt: with what was said before)
     bint used  # it was no measurement
+    bint of_choices  # it came with choices
     bint counted  # the completion was said here, when so many tokens had come
     Py_ssize_t counted_at
     const unsigned char *reason
@@ -41,6 +42,7 @@ cdef class SseScanner:
     cdef public bint error
     cdef public bint first_token_seen
     cdef public bint mid_event
+    cdef public bint of_choices
     cdef public long long prompt_tokens
     cdef public long long completion_tokens
     cdef public long long cached_tokens

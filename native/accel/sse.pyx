@@ -140,12 +140,14 @@ cdef struct Said:
     Py_ssize_t reason_bytes  # 0 = it says of none
     bint error
     bint no_choices
+    bint choices  # there are some
     Py_ssize_t delta_bytes  # of a text that is the whole delta
     bint usage  # an object of its own
     bint uses
     int kind
 
 cdef object _finish = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([^"\\]{1,64})"').search
+cdef object _a_list = re.compile(rb"\[\s*[^\s\]]").match
 cdef object _empty_list = re.compile(rb"\[\s*\]").fullmatch
 
 _Raw = msgspec.Raw
@@ -304,6 +306,14 @@ cdef inline int _kind(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
     return BLOCK_KIND if size == 21 and memcmp(p + start, b'"content_block_delta"', 21) == 0 else OTHER_KIND
 
 
+cdef inline bint _is_failure(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    """Whether the value of ``type`` that stands there is that of an event which tells of one."""
+    cdef Py_ssize_t size = end - start
+    if size == 7:
+        return memcmp(p + start, b'"error"', 7) == 0
+    return size == 17 and memcmp(p + start, b'"response.failed"', 17) == 0
+
+
 cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, Said *said) noexcept nogil:
     """Behind the object that opens at ``i``; -1 = it is not plainly good."""
     cdef Py_ssize_t start, end
@@ -335,12 +345,14 @@ cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, Said *said) noexcep
                         said.usage = True
             elif member == CHOICES:
                 said.no_choices = c == 91 and p[after_space(p, start + 1, n)] == 93
+                said.choices = c == 91 and not said.no_choices
             elif member == ERROR:
-                said.error = c != 110
+                said.error = said.error or c != 110
             elif member == DELTA:
                 said.delta_bytes = i - start - 2 if c == 34 else 0
             elif member == TYPE:
                 said.kind = _kind(p, start, i)
+                said.error = said.error or _is_failure(p, start, i)
         i = after_space(p, i, n)
         if p[i] == 125:
             return i + 1
@@ -349,7 +361,7 @@ cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, Said *said) noexcep
         i = after_space(p, i + 1, n)
 
 
-cdef void _take(Run *run, const Scan *scan) noexcept nogil:
+cdef void _take(Run *run, const Scan *scan, bint of_choices) noexcept nogil:
     """An event's word on usage: the last one counts, and what llama.cpp measures where there is no other."""
     cdef Figures said
     scan_figures(scan, &said)
@@ -358,6 +370,8 @@ cdef void _take(Run *run, const Scan *scan) noexcept nogil:
             return
     elif said.prompt >= 0 or said.completion >= 0:
         run.used = True
+    if said.prompt >= 0 or said.completion >= 0:
+        run.of_choices = of_choices
     if not run.spoke:
         run.spoke = True
         run.said.completion = run.said.reasoning = run.said.seconds = -1
@@ -375,11 +389,11 @@ cdef void _take(Run *run, const Scan *scan) noexcept nogil:
         run.said.seconds = said.seconds
 
 
-cdef void _usage_of(Run *run, Bytes p, Py_ssize_t n) noexcept nogil:
+cdef void _usage_of(Run *run, Bytes p, Py_ssize_t n, bint of_choices) noexcept nogil:
     cdef Scan scan
     scan_begin(&scan)
     scan_feed(&scan, p, n)
-    _take(run, &scan)
+    _take(run, &scan, of_choices)
 
 
 cdef inline Py_ssize_t _delta(int kind, Py_ssize_t size) noexcept nogil:
@@ -427,7 +441,7 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
     elif said.delta_bytes and (said.kind == DELTA_KIND or said.kind == SOUND_KIND):
         run.tokens += _delta(said.kind, said.delta_bytes)
     if said.uses:
-        _usage_of(run, p, n)
+        _usage_of(run, p, n, said.choices)
     return EXTRA if said.usage and said.no_choices else PLAIN
 
 
@@ -557,7 +571,7 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
     cdef int kind = NO_KIND
     cdef bint deep = False
     cdef Py_ssize_t tokens
-    cdef bint usage
+    cdef bint usage, listed, choices
     memset(values, 0, sizeof(values))
     i = after_space(p, 0, n)
     if i < n and p[i] == 123:
@@ -583,6 +597,8 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
     one = &values[_bit(TYPE)]
     if one.start:
         kind = _kind(p, one.start, one.end)
+        if _is_failure(p, one.start, one.end):
+            run.error = True
     if kind == OTHER_KIND:
         tokens = 0
     elif not tokens and (kind == DELTA_KIND or kind == SOUND_KIND):
@@ -593,6 +609,9 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
     if reason_bytes:
         run.reason = p + reason
         run.reason_bytes = reason_bytes
+    one = &values[_bit(CHOICES)]
+    listed = one.start and p[one.start] == 91
+    choices = listed and after_space(p, one.start + 1, n) != one.end - 1
     one = &values[_bit(USAGE)]
     usage = one.start and p[one.start] == 123
     if usage or (
@@ -600,9 +619,8 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
     ) or (
         values[_bit(RESPONSE)].start and p[values[_bit(RESPONSE)].start] == 123
     ) or (values[_bit(MESSAGE)].start and p[values[_bit(MESSAGE)].start] == 123):
-        _usage_of(run, p, n)
-    one = &values[_bit(CHOICES)]
-    return EXTRA if usage and one.start and p[one.start] == 91 and after_space(p, one.start + 1, n) == one.end - 1 else PLAIN
+        _usage_of(run, p, n, choices)
+    return EXTRA if usage and listed and not choices else PLAIN
 
 
 # ---- events in bytes ---------------------------------------------------------------------------------------------------
@@ -866,6 +884,7 @@ cdef class SseScanner:
         run.events = run.tokens = 0
         run.spoke = run.counted = run.done = run.error = False
         run.used = self._used
+        run.of_choices = self.of_choices
         run.said.prompt = self.prompt_tokens
         run.said.cached = self.cached_tokens
         run.reason_bytes = run.extra_bytes = 0
@@ -927,6 +946,7 @@ cdef class SseScanner:
             self.error = True
         if run.spoke:
             self._used = run.used
+            self.of_choices = run.of_choices
             self.prompt_tokens = run.said.prompt
             self.cached_tokens = run.said.cached
             if run.said.completion >= 0:
@@ -1127,7 +1147,8 @@ cdef class SseScanner:
         if one.scan.whole:
             self._begin(&run)
             run.error = one.scan.error
-            _take(&run, &one.scan)
+            # (Its choices are not looked for: there may be some.)
+            _take(&run, &one.scan, True)
             self._commit(&run)
         self._long = NULL
         free(one)
@@ -1179,7 +1200,7 @@ cdef class SseScanner:
 
     cdef bint _decoded(self, bytes data) except -1:
         """Take note of what odd data says; whether it is an extra usage chunk's."""
-        cdef bint usage
+        cdef bint usage, choices
         cdef bytes kind
         cdef int at
         cdef Py_ssize_t reason, reason_bytes
@@ -1196,9 +1217,9 @@ cdef class SseScanner:
                 self.tokens += tokens
                 self.first_token_seen = True
             return False
-        if bytes(event.error) != b"null":
-            self.error = True
         kind = bytes(event.type)
+        if bytes(event.error) != b"null" or _is_failure(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind)):
+            self.error = True
         at = _kind(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind)) if PyBytes_GET_SIZE(kind) else NO_KIND
         if at == OTHER_KIND:
             tokens = 0
@@ -1213,7 +1234,8 @@ cdef class SseScanner:
         usage = bytes(event.usage)[:1] == b"{"
         if usage or b"{" in (bytes(event.timings)[:1], bytes(event.response)[:1], bytes(event.message)[:1]):
             self._begin(&run)
-            _usage_of(&run, <Bytes>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            choices = _a_list(bytes(event.choices)) is not None
+            _usage_of(&run, <Bytes>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), choices)
             self._commit(&run)
         return usage and _empty_list(bytes(event.choices)) is not None
 

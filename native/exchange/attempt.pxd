@@ -19,7 +19,7 @@ from fastgw.protocol.start cimport RequestStart
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.target cimport Engine
 
-cdef int BEGINS, BROKEN, DEAD, END, IS_ANSWERED, MORE, NO_BODY, QUEUED, REFUSES, RELAYING, SENDS, SPENT, TUNNEL, UNTOLD, WAITS
+cdef int BEGINS, BROKEN, DEAD, END, ENDS, IS_ANSWERED, MORE, NO_BODY, QUEUED, REFUSES, RELAYING, SENDS, SPENT, TUNNEL, UNTOLD, WAITS
 cdef long long MOST_WEIGHED, NO_LIMIT
 cdef double CLOSING_S
 cdef Py_ssize_t APART_BYTES
@@ -43,7 +43,7 @@ cdef class Attempt(Call):
     @cython.locals(extra=bytes)
     cpdef bytes _accepts(self, ExchangeState exchange, ResponseHead head, double now)
     @cython.locals(exchange=ExchangeState, extra=bytes, now=cython.double)
-    cpdef bint _opens(self, Opening opening, int verdict) except -1
+    cpdef _opens(self, Opening opening, int verdict)
     @cython.locals(sse=SseScanner, relay=Relay, stream=UpstreamStream, verdict=cython.int)
     cpdef _start_relay(self, ExchangeState exchange, ResponseHead head, BodySource source, bytes extra, bytes rest)
     @cython.locals(

@@ -10,10 +10,12 @@ from fastgw.exchange.state cimport ExchangeState
 cdef str COMPLETIONS
 cdef long long MOST_CHOICES
 
-@cython.locals(sse=SseScanner, passed=cython.longlong, early=cython.bint)
+@cython.locals(sse=SseScanner, passed=cython.longlong, several=cython.bint, early=cython.bint)
 cpdef read_off(ExchangeState exchange, Relay relay, str outcome, double now)
 @cython.locals(facts=BodyFacts, answers=cython.longlong)
 cpdef long long answers_of(ExchangeState exchange) except -1
+@cython.locals(facts=BodyFacts)
+cpdef allow(ExchangeState exchange, Relay relay)
 cpdef object dialect_of(ExchangeState exchange, ResponseHead head)
 @cython.locals(scanner=UsageScanner, fine=cython.bint)
 cpdef bint read_whole(ExchangeState exchange, ResponseHead head, bytes body) except -1

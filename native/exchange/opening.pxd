@@ -5,7 +5,7 @@ from fastgw.accel.sse cimport SseScanner
 from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.protocol.body cimport Source
 
-cdef int CHUNKS
+cdef int CHUNKS, NO_CONTENT
 cdef Py_ssize_t MAX_OPENING_BYTES
 
 cpdef bint is_stream(Endpoint endpoint, ResponseHead head) except -1
@@ -21,6 +21,7 @@ cdef class Opening:
 
     @cython.locals(payload=bytes)
     cpdef int feed(self, bytes data) except -1
+    @cython.locals(verdict=cython.int)
     cpdef int eof(self, str how) except -1
     @cython.locals(sse=SseScanner, begins=cython.bint, fails=cython.bint, line=bytes)
     cpdef int _verdict(self, bytes payload, bint done) except -1

@@ -17,7 +17,7 @@ cdef class Relay:
     cdef tuple _known
     cdef bint _rest_ends
     cdef UsageScanner _usage
-    cdef public bint begun, closing, ended, gone, wrote
+    cdef public bint begun, closing, ended, follows, gone, wrote
     cdef public str broken
     cdef public long long body_bytes
     cdef long long _total

@@ -2,6 +2,7 @@ cimport cython
 
 from fastgw.accel.bodies cimport BodyFacts
 from fastgw.accel.heads cimport ResponseHead
+from fastgw.accel.sse cimport SseScanner
 from fastgw.accel.tokens cimport estimate
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.exchange cimport Exchange
@@ -34,5 +35,7 @@ cpdef settle(Exchange exchange, Account account, double now, long long prompt, l
 cdef class Charge(Filter):
     @cython.locals(account=Account, response=ResponseHead, facts=BodyFacts)
     cpdef on_finish(self, Exchange exchange, str outcome)
-    @cython.locals(facts=BodyFacts, relay=Relay, answers=cython.longlong, pool=Pool, passed=cython.longlong, prompts=cython.longlong)
+    @cython.locals(
+        facts=BodyFacts, relay=Relay, sse=SseScanner, answers=cython.longlong, pool=Pool, passed=cython.longlong, prompts=cython.longlong
+    )
     cpdef _of_all(self, Exchange exchange)

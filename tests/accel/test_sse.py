@@ -183,6 +183,9 @@ def test_comments_are_not_events() -> None:
         b"event: error\ndata: boom\n\n",
         b"event:error\n\n",
         b'data: {"error":"out of memory","error_type":"generation"}\n\n',
+        b'data: {"type":"error","code":"server_error","message":"out of memory"}\n\n',
+        b'data: {"type": "response.failed", "response": {"error": null, "output": []}}\n\n',
+        b'data: {"t\\u0079pe":"response.failed"}\n\n',
     ],
 )
 def test_F7_errors_are_seen_and_pass(data: bytes) -> None:

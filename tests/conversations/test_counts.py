@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from fastgw import EngineConfig
 from fastgw.exchange.endpoints import _JSON_PATHS, _UPLOAD_PATHS, EndpointTable
 from tests.e2e.metered import KEY
 from tests.e2e.test_endpoints_uploads import form
-from tests.support.conversation import Conversation, answering, conversation
+from tests.support.conversation import Conversation, answering, conversation, silent
 from tests.support.requests import request
-from tests.support.scripts import ok
+from tests.support.scripts import LAST_CHUNK, SSE_HEAD, chunk, ok
 
 MODEL = {"model": "sim"}
 CHAT = {**MODEL, "messages": [{"role": "user", "content": "x" * 400}], "max_tokens": 50}
@@ -202,3 +203,71 @@ def test_all_answers_that_are_asked_for_are_reserved_and_weighed(path: str, docu
         assert engine.engine.watch.making == 40 * answers
         engine.last.says(b"}")
         assert client.seen.complete
+
+
+def event(**said: Any) -> bytes:
+    return b"data: " + json.dumps(said).encode() + b"\n\n"
+
+
+def chat_of(index: int, turn: int) -> bytes:
+    usage = {"prompt_tokens": 10, "completion_tokens": turn, "total_tokens": 10 + turn}
+    return event(choices=[{"index": index, "delta": {"content": "word "}}], usage=usage)
+
+
+def text_of(index: int, turn: int) -> bytes:
+    usage = {"prompt_tokens": 40, "completion_tokens": turn, "total_tokens": 40 + turn}
+    return event(choices=[{"index": index, "text": "word "}], usage=usage)
+
+
+def timed_of(index: int, turn: int) -> bytes:
+    """llama.cpp's, whose last text comes without timings."""
+    timings = {} if (index, turn) == (7, 5) else {"timings": {"prompt_n": 40, "cache_n": 0, "predicted_n": turn}}
+    return event(choices=[{"index": index, "text": "word "}], **timings)
+
+
+def sglang_of(index: int, turn: int) -> bytes:
+    """Of which the first text alone has come."""
+    said = {"text": "w " * turn, "index": 0, "meta_info": {"prompt_tokens": 40, "completion_tokens": turn}}
+    return event(**said) if not index else b""
+
+
+PROMPTS = ["word " * 40] * 8
+CONTINUOUS = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+OF_ONE: dict[str, tuple[str, str, dict[str, Any], Any, int, int]] = {
+    "answers": ("vllm", "/v1/chat/completions", {**CHAT, **CONTINUOUS, "n": 8}, chat_of, 10, 40),
+    "answers to one": ("sglang", "/v1/completions", {**MODEL, **CONTINUOUS, "prompt": "x" * 40, "n": 8}, text_of, 40, 40),
+    "prompts": ("vllm", "/v1/completions", {**MODEL, **CONTINUOUS, "prompt": PROMPTS, "max_tokens": 50}, text_of, 320, 40),
+    "prompts, timed": ("llamacpp", "/v1/completions", {**MODEL, **CONTINUOUS, "prompt": PROMPTS}, timed_of, 320, 40),
+    "texts": ("sglang", "/generate", {"text": PROMPTS, "stream": True}, sglang_of, 320, 5),
+}
+
+
+@pytest.mark.parametrize("ends", ["leaves", "dies", "fails", "stops", "counts all"])
+@pytest.mark.parametrize("name", OF_ONE)
+def test_the_figures_of_one_are_not_those_of_all(name: str, ends: str) -> None:
+    """A stream of several answers or prompts says of each what it has used; what all have is charged, however it ends."""
+    kind, path, document, say, prompt, completion = OF_ONE[name]
+    engine = EngineConfig(url="http://127.0.0.1:9", kind=kind, warm_connections=0)
+    with conversation([engine], silent, **SETTINGS) as talk:
+        client = talk.client().says(request("POST", path, body=json.dumps(document).encode(), key=KEY))
+        asked = talk.engines[0].last.says(SSE_HEAD)
+        for turn in range(1, 6):
+            asked.says(*[chunk(said) for index in range(8) if (said := say(index, turn))])
+        if ends == "leaves":
+            client.leaves()
+        elif ends == "dies":
+            asked.closes("reset")
+        elif ends == "fails":
+            asked.says(chunk(b"data: " + ERROR + b"\n\n") + LAST_CHUNK)
+        elif ends == "counts all" and path != "/generate" and kind != "llamacpp":
+            asked.says(chunk(event(choices=[], usage={"prompt_tokens": 70, "completion_tokens": 41})) + LAST_CHUNK)
+        else:
+            asked.says(LAST_CHUNK)
+        ledger = talk.account(KEY).ledger
+        if ends == "counts all" and path != "/generate" and kind != "llamacpp":
+            assert (ledger.prompt, ledger.completion, ledger.estimated) == (70, 41, 0)
+            return
+        assert ledger.completion == completion
+        assert prompt <= ledger.prompt <= (prompt if prompt < 320 else 500)
+        assert ledger.estimated == ledger.prompt + ledger.completion
+        assert told(talk, "estimated") == [True]

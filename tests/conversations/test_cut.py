@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.e2e.metered import KEY, estimate, say
 from tests.support.conversation import conversation
+from tests.support.requests import request
 from tests.support.scripts import LAST_CHUNK, chunk
 
 SLACK_S = 0.11
@@ -86,3 +89,14 @@ def test_J2_cut_in_the_middle_of_a_read(end: bytes, framing: str, step: int, rea
         assert [turn for turn in range(60) if b'"word %d "' % turn in answer.body] == list(range(25))
         assert answer.body.endswith(b"data: [DONE]\n\n")
         assert talk.settled(KEY)["total_tokens"] == limit
+
+
+def test_J2_what_one_of_several_prompts_has_is_no_word_on_all() -> None:
+    """Nor on how much of the answer the day has left."""
+    document = {"model": "sim", "prompt": ["word " * 40] * 8, "stream": True}
+    said = {"choices": [{"index": 0, "text": "word "}], "usage": {"prompt_tokens": 40, "completion_tokens": 1}}
+    with conversation(1, api_keys=(KEY,), daily_token_quota=600, on_exhausted="cut", default_cost_tokens=1) as talk:
+        client = talk.client().says(request("POST", "/v1/completions", body=json.dumps(document).encode(), key=KEY))
+        talk.engines[0].last.says(head("chunked"), *[chunk(b"data: " + json.dumps(said).encode() + b"\n\n")] * 600)
+        assert b"daily_quota_exceeded" in client.sees(200).body
+        assert talk.settled(KEY)["total_tokens"] == 600

@@ -218,6 +218,12 @@ def dies_before_an_event(stage: Stage) -> None:
     client.sees(502)
 
 
+def ends_before_an_event(stage: Stage) -> None:
+    client, asked = stage.asked()
+    asked.says(head(True, 0), chunk(b": ping\n\n" + event()[:-2]), LAST_CHUNK)
+    client.sees(502)
+
+
 def begins_with_an_error(stage: Stage) -> None:
     answer = stage.answered(head(True, 0) + chunk(ERROR) + LAST_CHUNK)
     assert (answer.status, b"out of memory" in answer.body) == (500, True)
@@ -377,6 +383,7 @@ ROWS: Final = [
     Row("the engine died before the head", FREE, FREE, dies_before_the_head),
     Row("what followed the engine's head was broken, and 502 took its place", FREE, ASKED, meets_broken_framing),
     Row("the engine died behind the head, before an event", FREE, "-", dies_before_an_event),
+    Row("the engine ended its stream before an event", FREE, "-", ends_before_an_event),
     Row("the engine's first event was an error", FREE, "-", begins_with_an_error),
     Row("the engine died in the middle of the answer", COUNTED, SIZED, dies_in_the_middle),
     Row("the engine told of an error in its stream, or with status 200", COUNTED, FREE, meets_an_error),

@@ -214,6 +214,9 @@ FAILS = b'data: {"error":{"message":"out of memory","type":"server_error","code"
 NDJSON_HEAD = SSE_HEAD.replace(b"text/event-stream", b"application/x-ndjson")
 SENT = [("content-type", "application/json")]
 PING = b": ping\n\n"
+TO_ITS_END = SSE_HEAD.replace(b"transfer-encoding: chunked", b"connection: close")
+FAILED = b'data: {"type":"response.failed","response":{"error":{"code":"server_error","message":"out of memory"}}}\n\n'
+NAMELESS = b'data: {"type":"error","code":"rate_limit_exceeded","message":"no","param":null}\n\n'
 
 
 def says_then(what: str, *said: bytes) -> Callable[[Any], None]:
@@ -234,6 +237,14 @@ IN_VAIN = {
     "falls silent behind the head": (says_then("", SSE_HEAD, chunk(PING)), 504),
     "begins with an error": (answering(SSE_HEAD, chunk(PING), chunk(FAILS % 503)), 503),
     "its head brings an error": (answering(SSE_HEAD + chunk(PING + FAILS % 500 + EVENT)), 500),
+    "ends behind a comment": (answering(SSE_HEAD, chunk(PING) + LAST_CHUNK), 502),
+    "ends with its head": (answering(SSE_HEAD + LAST_CHUNK), 502),
+    "ends within its first event": (answering(SSE_HEAD, chunk(EVENT[:-1]) + LAST_CHUNK), 502),
+    "has no length": (answering(SSE_HEAD.replace(b"transfer-encoding: chunked", b"content-length: 0")), 502),
+    "closes behind the head": (says_then("fin", TO_ITS_END), 502),
+    "closes within its first event": (says_then("fin", TO_ITS_END + PING, EVENT[:20]), 502),
+    "begins with a failure": (answering(SSE_HEAD, chunk(FAILED)), 500),
+    "begins with an error without a name": (answering(SSE_HEAD, chunk(NAMELESS)), 429),
     "ends with an error": (answering(SSE_HEAD, chunk(FAILS[:-1] % 500) + LAST_CHUNK), 500),
 }
 
@@ -245,7 +256,7 @@ def test_a_stream_begins_with_its_first_event(name: str, way: str) -> None:
     play, says = IN_VAIN[name]
     settings: dict[str, Any] = {"between_bytes_timeout_s": 2.0, "policy": "ordered"}
     if way == "retry":
-        settings |= {"retry_statuses": ["500", "503"], "retry_fresh": True}
+        settings |= {"retry_statuses": ["429", "500", "503"], "retry_fresh": True}
     engines = {"a": {"models": ("m",)}, "b": {"models": ("n",) if way == "fallback" else ("m",)}}
     route = RouteConfig(model="m", fallback=["n"], fallback_on=["failure"] if way == "fallback" else ["context"])
     with deployed(engines, route, plays={"a": play, "b": answering(SSE_HEAD, chunk(EVENT) + LAST_CHUNK)}, **settings) as row:
@@ -257,7 +268,7 @@ def test_a_stream_begins_with_its_first_event(name: str, way: str) -> None:
             assert row.asked == {"a": 1, "b": 0}
             assert (answer.status, answer.header("content-type"), answer.complete) == (says, "application/json", True)
             assert set(answer.json()) == {"error"}
-            assert row.engines["a"].engine.failures_total == (says != 503)
+            assert row.engines["a"].engine.failures_total == (says not in (429, 503))
             return
         assert (answer.status, answer.body, row.asked) == (200, EVENT, {"a": 1, "b": 1})
         assert row.sent("b")["messages"][0]["content"] == "the very same"
@@ -276,10 +287,21 @@ def test_a_first_error_that_the_request_is_to_blame_for_goes_down() -> None:
         assert row.talk.records[0]["outcome"] == "engine_error"
 
 
-def test_lines_of_json_are_events_too() -> None:
+@pytest.mark.parametrize(("said", "goes_on"), [
+    ([chunk(b'{"error":"out of memory"}\n')], 1), ([LAST_CHUNK], 1), ([chunk(b'{"message":{"con'), LAST_CHUNK], 1),
+    ([chunk(b'{"message":{"content":"a"},"done":true}'), LAST_CHUNK], 0),
+])  # fmt: skip
+def test_lines_of_json_are_events_too(said: list[bytes], goes_on: int) -> None:
     ask = request("POST", "/api/chat", headers=SENT, body=b'{"model":"m","messages":[{"role":"user","content":"hi"}]}')
-    with deployed(ENGINES, ROUTE, plays={"a": answering(NDJSON_HEAD, chunk(b'{"error":"out of memory"}\n'))}) as row:
-        assert (row.ask(ask).status, row.asked["b"]) == (200, 1)
+    with deployed(ENGINES, ROUTE, plays={"a": answering(NDJSON_HEAD, *said)}) as row:
+        assert (row.ask(ask).status, row.asked["b"]) == (200, goes_on)
+
+
+@pytest.mark.parametrize("event", [FAILED, NAMELESS, b"event: response.failed\n" + FAILED])
+def test_a_failure_behind_an_event_is_one_by_its_type(event: bytes) -> None:
+    with deployed(ENGINES, ROUTE, plays={"a": answering(SSE_HEAD, chunk(EVENT), chunk(event) + LAST_CHUNK)}) as row:
+        assert row.ask(chat(stream=True)).body == EVENT + event
+        assert (row.talk.records[0]["outcome"], row.engines["a"].engine.failures_total) == ("engine_error", 1)
 
 
 def test_a_fallback_for_a_prompt_that_a_stream_says_is_too_long() -> None:

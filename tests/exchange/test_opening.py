@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastgw.exchange.endpoints import EndpointTable
-from fastgw.exchange.opening import BEGINS, REFUSES, UNREADABLE, WAITS, Opening, is_stream
+from fastgw.exchange.opening import BEGINS, ENDS, REFUSES, UNREADABLE, WAITS, Opening, is_stream
 from fastgw.protocol.body import source_of
 from fastgw.protocol.http1.client import ResponseReader
 from tests.support.scripts import EVENT, LAST_CHUNK, SSE_HEAD, chunk
@@ -55,6 +55,7 @@ def verdict(parts: list[bytes], lines: bool = False) -> tuple[int, int]:
         (b": data: x\n\n", False, WAITS), (b"event: ping\n\n", False, WAITS), (EVENT[:-1], False, WAITS), (b"", False, WAITS),
         (FAILS, False, REFUSES), (b": ping\n\n" + FAILS, False, REFUSES), (b"\xef\xbb\xbf" + FAILS, False, REFUSES),
         (FAILS.replace(b"\n", b"\r\n"), False, REFUSES), (FAILS.replace(b"{\"m", b"{\ndata: \"m"), False, REFUSES),
+        (b'data: {"type":"error"}\n\n', False, REFUSES), (b'data: {"type":"errors","x":1}\n\n', False, BEGINS),
         (b"event: error\n\n", False, REFUSES), (b'event:error\ndata: {"message":"no"}\n\n', False, REFUSES),
         (LINE, True, BEGINS), (b"\n \r\n" + LINE, True, BEGINS), (LINE[:-1], True, WAITS), (b"\n\n", True, WAITS),
         (b'{"error":"no"}\n', True, REFUSES), (b'{"error":null}\n', True, BEGINS), (b"[1]\n", True, BEGINS),
@@ -77,15 +78,19 @@ def test_however_it_is_split(said: bytes, lines: bool, expected: int, framed: bo
 
 
 def test_the_end_of_a_message_ends_the_wait() -> None:
-    assert verdict([LAST_CHUNK]) == (BEGINS, 5)
-    assert verdict([chunk(EVENT[:-1]), LAST_CHUNK])[0] == BEGINS
+    """Without an event, unless the last bytes are one all the same: a line of JSON needs no end, and an error is one."""
+    assert verdict([LAST_CHUNK]) == (ENDS, 5)
+    assert verdict([chunk(EVENT[:-1]), LAST_CHUNK])[0] == ENDS
+    assert verdict([chunk(EVENT) + LAST_CHUNK])[0] == BEGINS
     assert verdict([chunk(FAILS[:-1]), LAST_CHUNK])[0] == REFUSES
     assert verdict([chunk(LINE[:-1]), LAST_CHUNK], True)[0] == BEGINS
-    for how, found in (("fin", BEGINS), ("reset", WAITS)):
-        ends = opening(framed=False)
-        assert (ends.feed(b": ping\n\n"), ends.eof(how)) == (WAITS, found)
+    assert verdict([chunk(LINE[:-2]), LAST_CHUNK], True)[0] == ENDS
+    for how in ("fin", "reset"):
+        for said, found in ((b": ping\n\n", ENDS), (EVENT[:-1], ENDS), (FAILS[:-1], REFUSES if how == "fin" else ENDS)):
+            ends = opening(framed=False)
+            assert (ends.feed(said), ends.eof(how)) == (WAITS, found)
     cut = opening()
-    assert (cut.feed(chunk(b": ping\n\n")), cut.eof("fin")) == (WAITS, WAITS)
+    assert (cut.feed(chunk(b": ping\n\n")), cut.eof("fin")) == (WAITS, ENDS)
 
 
 def test_it_waits_for_so_many_bytes_and_no_more() -> None:
@@ -126,6 +131,10 @@ def error(**fields: Any) -> dict[str, Any]:
          error(message="no", type="upstream_error", param=None, code=None)),
         (OPENAI, {"type": "error", "code": "server_error", "message": "no", "param": None}, 500,
          error(message="no", type="upstream_error", param=None, code="server_error")),
+        (OPENAI, {"type": "response.failed", "response": error(code="rate_limit_exceeded", message="no")}, 429,
+         error(message="no", type="upstream_error", param=None, code="rate_limit_exceeded")),
+        (OPENAI, {"type": "response.failed", "response": {"error": None}}, 502,
+         error(message=..., type="upstream_error", param=None, code=None)),
         (ANTHROPIC, {"type": "error", **error(type="overloaded_error", message="no")}, 529, ...),
         (ANTHROPIC, {"type": "error", **error(type="invalid_request_error", message="no")}, 400, ...),
         (ANTHROPIC, error(message="no", type="BadRequestError", code=400), 400,
