@@ -109,8 +109,11 @@ def _elsewhere(exchange: ExchangeState, why: str) -> bool:
     barred = gateway.rules.quarantine_after
     if (barred and exchange.tries.kills >= barred) or not _at_hand(exchange):
         return False
+    bound = exchange.tries.bound
     for hook in gateway.on_lost:
         if hook(exchange, why):
+            if bound >= 0:
+                exchange.bound = bound  # that model may have more room
             gateway.stats.fallbacks_total += 1
             return True
     return False
@@ -302,6 +305,7 @@ def asks_for_less(exchange: ExchangeState) -> bool:
     assert call is not None
     if facts is None or facts.token_limit >= 0 or exchange.bound <= gateway.default_cost or not _at_hand(exchange):
         return False
+    exchange.tries = exchange.tries.lowered(exchange.bound)
     exchange.bound = gateway.default_cost
     call.released()
     call.leave()

@@ -80,9 +80,10 @@ class Tries:
     ``pools``: that were tried, and are not to be asked again. ``replayed``: its free replay has been used. ``retries``: by
     policy. ``kills``: fresh connections that died under it. ``refusals``: how often an engine had no look at it, and
     ``passes``, how often because it took others, since ``passed_at``. ``models``: that it has gone on from to others.
+    ``bound``: of its answers, before this model's engines were asked for less, -1 = they were not.
     """
 
-    __slots__ = ("kills", "models", "passed_at", "passes", "pools", "refusals", "replayed", "retries")
+    __slots__ = ("bound", "kills", "models", "passed_at", "passes", "pools", "refusals", "replayed", "retries")
 
     def __init__(self, pools: tuple[Pool, ...], replayed: bool, retries: int, kills: int) -> None:
         self.pools = pools
@@ -93,6 +94,7 @@ class Tries:
         self.passes = 0
         self.passed_at = 0.0
         self.models: tuple[str, ...] = ()
+        self.bound = -1
 
     def _like(self, pools: tuple[Pool, ...], replayed: bool, retries: int, kills: int) -> Tries:
         made = Tries(pools, replayed, retries, kills)
@@ -100,6 +102,7 @@ class Tries:
         made.passes = self.passes
         made.passed_at = self.passed_at
         made.models = self.models
+        made.bound = self.bound
         return made
 
     def tried(self, pool: Pool) -> Tries:
@@ -132,6 +135,12 @@ class Tries:
     def patient(self, now: float) -> bool:
         """Whether it may be passed over once more."""
         return self.passes <= MOST_PASSES and now - self.passed_at < PASSES_S
+
+    def lowered(self, bound: int) -> Tries:
+        """It asks for answers shorter than ``bound``."""
+        made = self._like(self.pools, self.replayed, self.retries, self.kills)
+        made.bound = bound
+        return made
 
     def given_up(self, model: str) -> Tries:
         """It goes on to another model: engines that have failed ``model`` may well serve that."""

@@ -21,7 +21,7 @@ cpdef ask(ExchangeState exchange)
 cpdef Attempt _call(ExchangeState exchange, Pool pool, bint probe)
 @cython.locals(group=Group)
 cpdef bint _waits_for_room(ExchangeState exchange) except -1
-@cython.locals(gateway=Context, barred=cython.int)
+@cython.locals(gateway=Context, barred=cython.int, bound=cython.longlong)
 cpdef bint _elsewhere(ExchangeState exchange, str why) except -1
 cpdef _at_once(ExchangeState exchange)
 @cython.locals(call=Call, pool=Pool, now=cython.double, in_http1=cython.bint, passed=cython.bint, not_taken=cython.bint)

@@ -11,6 +11,7 @@ cdef class Tries:
     cdef public bint replayed
     cdef public int kills, passes, refusals, retries
     cdef public double passed_at
+    cdef public long long bound
 
     cpdef Tries tried(self, Pool pool)
     @cython.locals(made=Tries)

@@ -304,6 +304,13 @@ def test_a_failure_behind_an_event_is_one_by_its_type(event: bytes) -> None:
         assert (row.talk.records[0]["outcome"], row.engines["a"].engine.failures_total) == ("engine_error", 1)
 
 
+def test_a_model_with_room_is_told_all_that_was_admitted() -> None:
+    """Although the first was asked once more, for less."""
+    with deployed(ENGINES, CONTEXT, plays={"a": LONG}, daily_token_quota=10**6, default_max_tokens=4096) as row:
+        assert row.ask(chat()).status == 200
+        assert (row.asked, row.sent("a")["max_tokens"], row.sent("b")["max_tokens"]) == ({"a": 2, "b": 1, "c": 0}, 256, 4096)
+
+
 def test_a_fallback_for_a_prompt_that_a_stream_says_is_too_long() -> None:
     route = RouteConfig(model="m", fallback=["n"], fallback_on=["context"])
     with deployed(ENGINES, route, plays={"a": answering(SSE_HEAD, chunk(b"data: " + TOO_LONG + b"\n\n"))}) as row:
