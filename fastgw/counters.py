@@ -62,7 +62,7 @@ class Counters:
         "gateway_replays_total", "Requests sent again because a kept connection was dead.")]
     failovers_total: Annotated[int, Counter("gateway_failovers_total", "Requests that went on to another engine.")]
     fallbacks_total: Annotated[int, Counter(
-        "gateway_fallbacks_total", "Requests that went on to another model because their own did not answer.")]
+        "gateway_fallbacks_total", "Requests that went on to another model because their own did not answer, or had no room.")]
     mirrored_total: Annotated[int, Counter("gateway_mirrored_total", "Copies of requests sent to mirrors.")]
     mirrors_skipped: Annotated[int, Counter(
         "gateway_mirrors_skipped_total", "Copies that were not sent, because there was no room for them.")]

@@ -114,7 +114,6 @@ def _elsewhere(exchange: ExchangeState, why: str) -> bool:
         if hook(exchange, why):
             if bound >= 0:
                 exchange.bound = bound  # that model may have more room
-            gateway.stats.fallbacks_total += 1
             return True
     return False
 

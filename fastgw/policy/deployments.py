@@ -12,7 +12,8 @@ from fastgw.limits.account import Account
 from fastgw.upstream.deployments import Asker, Deployed
 from fastgw.upstream.table import Group, UpstreamTable
 
-FALLBACK_FIELD: Final = b"x-fallback-model: %b\r\n"
+FALLBACK: Final = b"x-fallback-model: "
+FALLBACK_FIELD: Final = FALLBACK + b"%b\r\n"
 MODEL_FIELD: Final = b"x-fastgw-model: %b\r\n"
 """In the answer to a request for a name that stands for several models: the one that it went to."""
 
@@ -78,6 +79,14 @@ def may_use(exchange: Exchange, account: Account) -> bool:
     """Whether a key that does not list the name that ``exchange`` asks for may use it by what it stands for."""
     deployed: Deployed | None = exchange.gateway.table.deployed
     return deployed is not None and deployed.may_use(exchange.model, Asker(account.flow, models=account.models))
+
+
+def moves(exchange: Exchange, model: str) -> None:
+    """``exchange`` goes to ``model`` in place of the one that it asked for: it counts once, however often it goes on."""
+    if FALLBACK not in exchange.extra_head:
+        exchange.gateway.stats.fallbacks_total += 1
+    exchange.extra_head = told(exchange.extra_head, exchange.substitute, model)
+    exchange.substitute = model
 
 
 def told(lines: bytes, before: str, model: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Final
 from fastgw.errors import KINDS, GatewayError
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.plan import CONTEXT, FAILURE
-from fastgw.policy.deployments import asker_of, granted, group_for, told
+from fastgw.policy.deployments import asker_of, granted, group_for, moves
 from fastgw.upstream.table import Group, UpstreamTable
 
 MOST_MOVES: Final = 8
@@ -57,9 +57,7 @@ def instead(table: UpstreamTable, exchange: Exchange) -> Group:
         group = group_for(table, exchange, model)
         may = account is None or account.models is None or model in account.models or granted(table, exchange, model)
         if group is not None and may:
-            exchange.extra_head = told(exchange.extra_head, exchange.substitute, model)
-            exchange.substitute = model
-            exchange.gateway.stats.fallbacks_total += 1
+            moves(exchange, model)
             return group
     raise unknown(table, exchange)
 

@@ -189,19 +189,18 @@ class Queue(Filter):
         # Who waits without such a look could not take it.
         ahead = self._scheduled and self._max_concurrent and not lane.terms.rejects
         if (queue is None or not len(queue)) and not ahead and self._room(lane, ()):
-            self._admit(exchange, lane, exchange.at)
+            self._admit(exchange, lane)
+        elif not lane.terms.fallback or not self._fall_back(exchange, lane.terms.fallback):
+            if lane.terms.rejects:
+                exchange.gateway.stats.limited_concurrency += 1
+                raise self._refused("at_capacity", None, exchange, 0)
+            self._wait(exchange, lane)
             return
-        if lane.terms.fallback and self._fall_back(exchange, lane.terms.fallback):
-            return
-        if lane.terms.rejects:
-            exchange.gateway.stats.limited_concurrency += 1
-            raise self._refused("at_capacity", None, exchange, 0)
-        self._wait(exchange, lane)
+        self._drain.began(exchange.at)
 
-    def _admit(self, exchange: Exchange, lane: Lane, now: float) -> None:
+    def _admit(self, exchange: Exchange, lane: Lane) -> None:
         lane.terms.inflight += 1
         self._inflight += 1
-        self._drain.began(now)
         exchange.lane = lane
 
     def _room(self, lane: Lane, tried: tuple[Pool, ...]) -> bool:
@@ -238,11 +237,10 @@ class Queue(Filter):
             exchange.group = group
             lane = self._lane(exchange, self._routes.get(model))
             if (lane.queue is None or not len(lane.queue)) and self._room(lane, ()):
-                from fastgw.policy.deployments import told
+                from fastgw.policy.deployments import moves
 
-                exchange.extra_head = told(exchange.extra_head, exchange.substitute, model)
-                exchange.substitute = model
-                self._admit(exchange, lane, exchange.at)
+                moves(exchange, model)
+                self._admit(exchange, lane)
                 return True
             exchange.group = before
         return False
@@ -258,15 +256,18 @@ class Queue(Filter):
         tries = exchange.tries.given_up(exchange.substitute or model_of(exchange))
         lane: Lane | None = exchange.lane
         exchange.at = monotonic()
+        # (Wherever it goes on, it has had a place all the time: none has left.)
         if lane is not None:
-            self._give_back(exchange, exchange.at)
+            self._free(exchange)
         if self._fall_back(exchange, models):
             exchange.tries = tries
+            if lane is None:
+                self._drain.began(exchange.at)
             if self._all.count:
                 self._schedule(exchange)  # its place is another's now
             return True
         if lane is not None:
-            self._admit(exchange, lane, exchange.at)
+            self._admit(exchange, lane)
         return False
 
     # --- it waits
@@ -378,11 +379,14 @@ class Queue(Filter):
             self._schedule(exchange)
 
     def _give_back(self, exchange: Exchange, now: float) -> None:
+        self._drain.left(now)
+        self._free(exchange)
+
+    def _free(self, exchange: Exchange) -> None:
         lane: Lane = exchange.lane
         exchange.lane = None
         lane.terms.inflight -= 1
         self._inflight -= 1
-        self._drain.left(now)
 
     def on_room(self) -> None:
         """An engine may have room again, or a key been given more."""
@@ -489,5 +493,6 @@ class Queue(Filter):
         self._all.leave(place)
         if exchange.phase == DONE:
             return
-        self._admit(exchange, place.lane, monotonic())
+        self._drain.began(monotonic())
+        self._admit(exchange, place.lane)
         exchange.resume()

@@ -35,7 +35,7 @@ cdef class Queue(Filter):
     cpdef Lane _lane(self, Exchange exchange, Lane route)
     @cython.locals(lane=Lane, queue=FairQueue, ahead=cython.bint)
     cpdef _enter(self, Exchange exchange, Lane route)
-    cpdef _admit(self, Exchange exchange, Lane lane, double now)
+    cpdef _admit(self, Exchange exchange, Lane lane)
     cpdef bint _room(self, Lane lane, tuple tried) except -1
     @cython.locals(strategy=Strategy, group=Group, tried=tuple)
     cpdef bint _room_again(self, Place place) except -1
@@ -57,8 +57,9 @@ cdef class Queue(Filter):
     cpdef late(self, Place place, str detail)
     @cython.locals(place=Place, account=Account)
     cpdef on_finish(self, Exchange exchange, str outcome)
-    @cython.locals(lane=Lane)
     cpdef _give_back(self, Exchange exchange, double now)
+    @cython.locals(lane=Lane)
+    cpdef _free(self, Exchange exchange)
     @cython.locals(lane=Lane, place=Place, account=Account, waiting=Waiting)
     cpdef on_room(self)
     @cython.locals(place=Place, exchange=Exchange, lane=Lane)

@@ -11,7 +11,7 @@ from fastgw import RouteConfig
 from tests.conversations.deployed_row import deployed, fine, key_of, tenant_key
 from tests.conversations.engine_row import status
 from tests.support.byhand.h2 import JSON
-from tests.support.conversation import answering
+from tests.support.conversation import answering, silent
 from tests.support.requests import chat, request
 from tests.support.scripts import EVENT, LAST_CHUNK, SSE_HEAD, chunk
 
@@ -61,7 +61,41 @@ def test_it_goes_down_the_chain_and_says_where_it_ended() -> None:
         answer = row.ask(chat())
         assert (answer.status, row.asked) == (200, {"a": 1, "b": 1, "c": 1})
         assert answer.header_all("x-fallback-model") == ["o"]
-        assert row.talk.stats.fallbacks_total == 2
+        assert row.talk.stats.fallbacks_total == 1
+
+
+@pytest.mark.parametrize("then", [fine, dies], ids=["it answers", "it dies"])
+def test_one_that_finds_no_room_counts_as_well(then: Callable[[Any], None]) -> None:
+    route = RouteConfig(model="m", fallback=["n", "o"], fallback_on=["failure"], on_capacity="fallback")
+    engines = {**ENGINES, "a": {"models": ("m",), "max_concurrent": 1}}
+    with deployed(engines, route, plays={"a": silent, "b": then}) as row:
+        first = row.talk.client().says(chat())
+        assert row.ask(chat()).header("x-fallback-model") == ("n" if then is fine else "o")
+        assert row.talk.stats.fallbacks_total == 1
+        first.leaves()
+
+
+def test_who_finds_no_room_elsewhere_has_not_left_in_between() -> None:
+    """Or one that is told to come back would be told so too soon: nothing has come free."""
+    told: dict[bool, list[int]] = {}
+    for falls_back in (False, True):
+        route = RouteConfig(model="m", fallback=["n"], fallback_on=["failure"] if falls_back else [])
+        engines = {"a": {"models": ("m",), "max_concurrent": 4}, "b": {"models": ("n",), "max_concurrent": 1}}
+        told[falls_back] = []
+        with deployed(engines, route, plays={"a": silent, "b": silent}, queue_size=8, queue_timeout_s=60) as row:
+            talk = row.talk
+            clients = [talk.client().says(chat("n"))]
+            for _ in range(3):
+                while talk.waiting < 8:
+                    clients.append(talk.client().says(chat()))
+                told[falls_back].append(int(talk.client().says(chat()).sees(429).header("retry-after-ms") or 0))
+                talk.passes(1.0)
+                for asked in list(row.engines["a"].under_way):
+                    status(503)(asked)
+            for client in clients:
+                if client.sink is not None:
+                    client.leaves()
+    assert told[True] == pytest.approx(told[False], rel=0.1)  # (chance spreads those who come again)
 
 
 def test_the_chain_has_an_end_and_the_last_answer_stands() -> None:
