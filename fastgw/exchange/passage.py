@@ -59,8 +59,8 @@ class Passage(Sink):
     """See the head of this file. Sets itself as the sink of ``client``."""
 
     __slots__ = (
-        "_again", "_body", "_call", "_client", "_head", "_pieces", "_pool", "_relay", "_request_id", "_reused", "_start",
-        "_stats", "_stream",
+        "_again", "_body", "_call", "_client", "_head", "_open", "_pieces", "_pool", "_relay", "_request_id", "_reused",
+        "_start", "_stats", "_stream",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, stats: Stats, client: ClientStream, start: RequestStart, request_id: bytes) -> None:
@@ -77,6 +77,7 @@ class Passage(Sink):
         self._head: ResponseHead | None = None
         self._reused = False  # the connection was idle
         self._again = False  # it has been asked again
+        self._open = True  # it has not ended
         stats.exchanges_open += 1
         stats.exchanges_total += 1
         client.sink = self
@@ -221,6 +222,8 @@ class Passage(Sink):
         call, self._call = self._call, None
         if call is not None:
             call.passage = None
+        if self._open:
+            self._open = False
             self._stats.exchanges_open -= 1
 
     def _ends(self, reusable: bool) -> None:

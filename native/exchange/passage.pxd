@@ -30,7 +30,7 @@ cdef class Passage(Sink):
     cdef UpstreamStream _stream
     cdef Relay _relay
     cdef ResponseHead _head
-    cdef bint _reused, _again
+    cdef bint _again, _open, _reused
 
     @cython.locals(pool=Pool, call=Call, stream=UpstreamStream)
     cdef _ask(self, int fresh)
