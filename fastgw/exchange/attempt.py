@@ -22,6 +22,7 @@ from fastgw.exchange.request import request_start, rewritten
 from fastgw.exchange.showing import goes_on, showing
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.exchange.tunnel import Tunnel
+from fastgw.limits.account import Account
 from fastgw.net.client import NO_BODY, UNTOLD
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import NOT_TAKEN, WANTS_HTTP1
@@ -69,6 +70,16 @@ class Attempt(Call):
         usual = self.core.default_cost
         limit = facts.token_limit
         self.makes = (limit if 0 <= limit < usual else usual) * min(answers_of(exchange), MOST_WEIGHED)
+
+    def works(self) -> bool:
+        exchange = self._exchange
+        upload = exchange.upload if exchange is not None else None
+        # (A session ends by its connection, and half a request never does otherwise.)
+        return self._tunnel is None and (upload is None or upload.sent_whole) and Call.works(self)
+
+    def account(self) -> Account | None:
+        exchange = self._exchange
+        return exchange.account if exchange is not None and exchange.counted else None
 
     # --- to the engine
     def on_stream(self) -> None:
@@ -137,6 +148,7 @@ class Attempt(Call):
         exchange.fail(error)
 
     def on_end(self, how: str) -> None:
+        self.ended = True
         opening = self._opening
         if opening is not None:
             self._opens(opening, opening.eof(how))
@@ -188,6 +200,9 @@ class Attempt(Call):
         exchange = self._exchange
         assert exchange is not None
         self.first_byte_at = monotonic()
+        if self.source is None:  # (it is a stream's own where the answer was made of that)
+            self.source = source
+            self.rest = rest
         if head.status < 400 or not (asks_again(exchange, head) or waits(exchange, head, source, rest)):
             self.answered(head, source, rest)
 
@@ -254,6 +269,7 @@ class Attempt(Call):
     # --- a stream whose first event has not come
     def _opens(self, opening: Opening, verdict: int) -> None:
         """What has come of a stream may be enough to say what becomes of it."""
+        self.rest = opening.came
         if verdict == WAITS:
             return
         exchange = self._exchange
@@ -278,9 +294,6 @@ class Attempt(Call):
         self._opening = None
         self.reused = False
         self._exchange.call_failed(failure, False, why, None)
-
-    def reading(self) -> BodySource | None:
-        return self._opening.reader() if self._opening is not None else Call.reading(self)
 
     def _start_relay(
         self, exchange: ExchangeState, head: ResponseHead, source: BodySource, extra: bytes, rest: bytes
@@ -309,6 +322,7 @@ class Attempt(Call):
         stream = self.stream
         assert stream is not None
         stream.due(self.first_byte_at + self.core.between_bytes_timeout_s)
+        self.rest = b""
         verdict = relay.start(rest)
         if relay.gone:
             return
@@ -317,19 +331,7 @@ class Attempt(Call):
             self.relay = None
             self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"framing: {relay.broken}"))
             return
-        while verdict == SPENT and relay.written != DEAD and not relay.gone:
-            if not self._granted(relay):
-                return
-            verdict = relay.go_on()
-        if relay.gone:
-            return
-        if relay.written == DEAD:
-            exchange.client_broke()
-        elif verdict == END:
-            self._relayed(relay)
-        elif verdict == BROKEN:
-            self.cut("bad_gateway", f"framing: {relay.broken}", True)
-        else:
+        if self._may_go_on(exchange, relay, verdict):
             if rest and (sse is None or sse.first_token_seen):
                 exchange.token_at = self.first_byte_at
                 if self.watch is not None:
@@ -356,39 +358,36 @@ class Attempt(Call):
         sse = relay.sse
         events = sse.events if sse is not None else -1
         verdict = relay.feed(data)
+        if (verdict != MORE or relay.written == DEAD or relay.gone) and not self._may_go_on(exchange, relay, verdict):
+            return
+        # Comments that only keep a connection alive do not prove that the engine still works.
+        if sse is None or sse.events != events:
+            now = monotonic()
+            if not exchange.token_at and (sse is None or sse.first_token_seen):
+                exchange.token_at = now
+                if self.watch is not None:
+                    self.began(now)
+            stream.due(now + self.core.between_bytes_timeout_s)
+        if relay.written == QUEUED:
+            stream.hold()
+
+    def _may_go_on(self, exchange: ExchangeState, relay: Relay, verdict: int) -> bool:
+        """What a read of the answer has come to: whether more of it may pass. Otherwise this has ended it."""
         while verdict == SPENT and relay.written != DEAD and not relay.gone:
             if not self._granted(relay):
-                return
+                return False
             verdict = relay.go_on()
         if relay.gone:
-            return
-        written = relay.written
-        if written == DEAD:
+            return False
+        if relay.written == DEAD:
             exchange.client_broke()
-            return
-        if verdict == END:
+        elif verdict == END:
             self._relayed(relay)
-            return
-        if verdict == BROKEN:
+        elif verdict == BROKEN:
             self.cut("bad_gateway", f"framing: {relay.broken}", True)
-            return
-        if sse is None:
-            now = monotonic()
-            if not exchange.token_at:
-                exchange.token_at = now
-                if self.watch is not None:
-                    self.began(now)
-            stream.due(now + self.core.between_bytes_timeout_s)
-        elif sse.events != events:
-            # Comments that only keep a connection alive do not prove that the engine still works.
-            now = monotonic()
-            if not exchange.token_at and sse.first_token_seen:
-                exchange.token_at = now
-                if self.watch is not None:
-                    self.began(now)
-            stream.due(now + self.core.between_bytes_timeout_s)
-        if written == QUEUED:
-            stream.hold()
+        else:
+            return True
+        return False
 
     def client_drained(self) -> None:
         exchange = self._exchange

@@ -4,7 +4,8 @@ Whoever asks an engine something has one of these: an exchange one at a time (``
 together (``merged``), an answer without a reader its own (``unread``). What its stream tells, each takes in its own way.
 
 Invariants: it counts among the engine's requests under way from :meth:`Call.open` until it ends, once, by :meth:`Call.leave` or
-:meth:`Call.complete`, or goes on as another; and its breaker hears one verdict of it.
+:meth:`Call.complete`, and then among those that were; where its engine is let finish it goes on as another, which does both in
+its place. Its breaker hears one verdict of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from random import random
 from fastgw.accel.heads import ResponseHead
 from fastgw.exchange.context import Context
 from fastgw.exchange.relay import Relay
+from fastgw.limits.account import Account
 from fastgw.limits.breaker import CLOSED
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import Carrier, UpstreamStream
@@ -26,8 +28,8 @@ class Call(Carrier):
     """See the head of this file. ``probe``: it is the one that an open breaker lets through."""
 
     __slots__ = (
-        "core", "faulty", "first_byte_at", "head", "makes", "pool", "probe", "reads", "relay", "reused", "sent_at", "settled",
-        "stream", "watch",
+        "core", "ended", "faulty", "first_byte_at", "head", "makes", "pool", "probe", "reads", "relay", "rest", "reused",
+        "sent_at", "settled", "source", "stream", "watch",
     )  # fmt: skip
 
     def __init__(self, core: Context, pool: Pool, probe: bool) -> None:
@@ -44,6 +46,9 @@ class Call(Carrier):
         self.faulty = False  # the engine answered that it failed; the verdict falls when the answer ends
         self.sent_at = 0.0  # monotonic clock, 0.0 = not yet
         self.first_byte_at = 0.0
+        self.source: Source | None = None  # what reads its answer's body, None = its head has not come
+        self.rest = b""  # what has come of the body, and has not been fed to that yet
+        self.ended = False  # the engine has closed: no more comes
         self.head: ResponseHead | None = None  # of the answer that is passed on
         self.relay: Relay | None = None  # what passes its body on, where it comes in pieces
         self.watch: Watch | None = None  # who is told of it, while it has its place
@@ -84,6 +89,7 @@ class Call(Carrier):
 
     def failed(self) -> None:
         """The engine failed: it counts once, here and in its statistics."""
+        self.faulty = False  # (whatever it was about to be counted for)
         engine = self.pool.engine
         engine.failures_total += 1
         if self.watch is not None:
@@ -121,22 +127,39 @@ class Call(Carrier):
 
     # --- the end
     def leave(self) -> None:
-        """Give up the place, if it has one still; this is what cancels the engine's work."""
+        """Give up the place, if it has one still; this is what cancels the engine's work. An engine that is at it still, and
+        cannot bear that, is let finish, unseen, and keeps the place until then: whoever ends this, and whatever for."""
         stream = self.stream
         if stream is None:
             return
+        engine = self.pool.engine
+        if not engine.cancel and not stream.closed and self.works():
+            self.core.let_finish(self)
+            return
         self.stream = None
-        self.pool.engine.inflight -= 1
+        engine.inflight -= 1
+        if self.sent_at:
+            engine.answered_total += 1
         if self.watch is not None:
             self.unwatch()
         stream.cancel()
         self._room()
 
+    def works(self) -> bool:
+        """Whether the engine has the whole request, and has not ended its answer."""
+        source = self.source
+        return self.sent_at > 0.0 and not self.ended and (source is None or not source.done)
+
+    def account(self) -> Account | None:
+        """Among whose requests it counts, while nobody waits for it any more."""
+        return None
+
     def complete(self, now: float, well: bool, reusable: bool, token_at: float) -> None:
         """The answer has ended, ``well`` or not: the verdict falls, and then the place is free. (Who waits for it is told by
         whoever ends this.) ``reusable``: it ended where and as it should, so that its stream may serve another request.
         ``token_at``: when its first token came, 0.0 = none did: what an engine without gauges is judged by."""
-        if self.settled or self.faulty or not well or not self.sent_at:
+        faulty = self.faulty
+        if self.settled or faulty or not well or not self.sent_at:
             self._conclude(well and self.sent_at > 0.0)
         else:
             self.succeeded()
@@ -146,11 +169,11 @@ class Call(Carrier):
         self.stream = None
         pool = self.pool
         engine = pool.engine
-        if engine.gradient is not None and well and token_at and not self.faulty:
+        if engine.gradient is not None and well and token_at and not faulty:
             engine.gradient.sample(token_at - self.sent_at, engine.inflight)
         engine.inflight -= 1
         if self.watch is not None:
-            if well and token_at and not self.faulty and self._did():
+            if well and token_at and not faulty and self._did():
                 if self.reads >= 0:
                     self.watch.took(token_at - self.sent_at, now)
                 self.watch.answered()
@@ -202,10 +225,6 @@ class Call(Carrier):
     def cut(self, kind: str, detail: str, engine_fault: bool) -> None:
         """End an answer that is on its way down, with an error."""
         raise NotImplementedError
-
-    def reading(self) -> Source | None:
-        """What reads the answer's body, and has read what came of it; None = its head has not come."""
-        return self.relay.source if self.relay is not None else None
 
     def client_drained(self) -> None:
         """The client has taken what it was sent."""

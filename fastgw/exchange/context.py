@@ -410,9 +410,8 @@ class Context(Service):
         """An engine's breaker has just opened, or closed again."""
         raise NotImplementedError
 
-    def let_finish(self, call: Any, account: Account | None) -> None:
-        """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming. ``account``:
-        among whose requests it still counts."""
+    def let_finish(self, call: Any) -> None:
+        """An engine that cannot bear an abort goes on with ``call`` unseen, for as long as its answer keeps coming."""
         raise NotImplementedError
 
 

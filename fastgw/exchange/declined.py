@@ -96,6 +96,7 @@ class Declined(Carrier):
 
     def on_data(self, data: bytes) -> None:
         self._raw += data
+        self._call.rest = self._raw
         try:
             self._body += self._look.feed(data)
         except FramingError:
@@ -112,6 +113,7 @@ class Declined(Carrier):
             call.answered(self._head, self._source, self._raw)
 
     def on_end(self, how: str) -> None:
+        self._call.ended = True
         self._judge()
         self._call.on_end(how)
 

@@ -273,6 +273,8 @@ class Exchange(ExchangeState):
             if call.relay.begun or call.relay.wrote:
                 raise RuntimeError("an answer is on its way down already")
             self._another_answer(call, call.relay)
+        if call is not None:
+            call.leave()
         self.status = status
         own = b"x-request-id: %b\r\n%b%b" % (self.request_id, self._own_lines(), lines)
         self.client.local(status, content_type, body, own)
@@ -353,20 +355,8 @@ class Exchange(ExchangeState):
 
     def _cancel(self) -> None:
         """Nobody waits for the answer any more."""
-        call = self.call
-        if call is None:
-            return
-        if (
-            call.stream is not None
-            and not call.pool.engine.cancel
-            and self.phase in (WAITING, RELAYING)
-            and (self.upload is None or self.upload.sent_whole)
-        ):
-            # This engine cannot bear an abort: let it finish, unseen. Whoever leaves and asks again has no more under way than
-            # the key allows.
-            self.gateway.let_finish(call, self.account if self.counted else None)
-        else:
-            call.leave()
+        if self.call is not None:
+            self.call.leave()
 
     # --- the end
     def end(self, outcome: str, reusable: bool) -> None:

@@ -28,7 +28,7 @@ from fastgw.exchange.phases import DONE
 from fastgw.exchange.record import AccessLog, AccessRecord, AccessSink, Records
 from fastgw.exchange.unread import Unread
 from fastgw.exchange.upload import Upload
-from fastgw.limits.account import Account, Accounts
+from fastgw.limits.account import Accounts
 from fastgw.net.client import NO_HEAD, ClientStream, Connection
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
@@ -441,22 +441,9 @@ class GatewayCore(Context):
         self.health.dial_failed(pool.engine, detail)
         pool.unlearn()
 
-    def let_finish(self, call: Call, account: Account | None) -> None:
-        """An engine that cannot bear an abort goes on without a reader, for as long as its answer keeps coming. ``account``:
-        among whose requests it still counts."""
-        unread = Unread(self, call, self.between_bytes_timeout_s, self._has_ended)
-        self.unread.add(unread)
-        if account is not None:
-            unread.account = account
-            account.inflight += 1
-
-    def _has_ended(self, unread: Unread) -> None:
-        """What was read to its end unseen has ended, and its engine and its key have room again."""
-        account, unread.account = unread.account, None
-        if account is not None:
-            account.inflight -= 1
-        self.unread.discard(unread)
-        self.room()
+    def let_finish(self, call: Call) -> None:
+        """An engine that cannot bear an abort goes on with ``call`` unseen, for as long as its answer keeps coming."""
+        Unread(self, call, self.between_bytes_timeout_s, self.unread).begin()
 
     # --- the drain
     def begin_drain(self) -> None:
@@ -484,6 +471,7 @@ class GatewayCore(Context):
                 exchange = stream.sink
                 if isinstance(exchange, Exchange):
                     exchange.abandon("draining", "drain time over")
+        self._close_unread()
 
     def close_all(self) -> None:
         for connection in list(self.connections):
@@ -492,8 +480,12 @@ class GatewayCore(Context):
             for exchange in exchanges:
                 if isinstance(exchange, Exchange):
                     exchange.on_gone("gateway stopped")
-        for unread in list(self.unread):
-            unread.close()
+        self._close_unread()
+
+    def _close_unread(self) -> None:
+        """Nobody is left to wait with an engine that cannot bear an abort. (What is sent for nobody goes on as another.)"""
+        while self.unread:
+            self.unread.pop().close()
 
 
 _UNKNOWN: Final = Endpoint("unknown", frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"}), LOCAL)

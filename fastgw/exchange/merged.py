@@ -22,6 +22,7 @@ from fastgw.exchange.phases import MERGING
 from fastgw.exchange.record import timing_line
 from fastgw.exchange.request import request_start, rewritten
 from fastgw.exchange.showing import goes_on
+from fastgw.limits.account import Account
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import NOT_TAKEN
 from fastgw.protocol.body import Source
@@ -88,7 +89,7 @@ def alone(members: Sequence[Member]) -> None:
 class MergedCall(Call):
     """One call to an engine for several requests; see the head of this file."""
 
-    __slots__ = ("_asked", "_body", "_key", "_merger", "_source", "members")
+    __slots__ = ("_asked", "_body", "_key", "_last", "_merger", "members")
 
     def __init__(self, merger: Pausing, core: GatewayCore, key: Key, members: list[Member], pool: Pool) -> None:
         super().__init__(core, pool, False)
@@ -97,7 +98,7 @@ class MergedCall(Call):
         self.members = members
         for member in members:
             member.holder = self
-        self._source: Source | None = None
+        self._last: Account | None = None  # of who has left last
         self._body = bytearray()
         self._asked: tuple[Member, ...] = ()  # whose inputs went out, in their order
 
@@ -163,6 +164,8 @@ class MergedCall(Call):
         assert stream is not None
         now = self.first_byte_at = monotonic()
         self.head = head
+        self.source = source
+        self.rest = rest
         if head.status == 429 or head.status == 503:
             # "Not now": that says nothing against asking together.
             self.give_up()
@@ -174,15 +177,15 @@ class MergedCall(Call):
         if head.content_length > MAX_ANSWER_BYTES:
             self._refused("answer too large")
             return
-        self._source = source
+        self.rest = b""
         stream.due(now + self.core.between_bytes_timeout_s)
         self._take(source, rest)
 
     def on_data(self, data: bytes) -> None:
         stream = self.stream
-        if stream is not None and self._source is not None:
+        if stream is not None and self.source is not None:
             stream.due(monotonic() + self.core.between_bytes_timeout_s)
-            self._take(self._source, data)
+            self._take(self.source, data)
 
     def _take(self, source: Source, data: bytes) -> None:
         """Bytes of the answer, frames and all."""
@@ -252,7 +255,8 @@ class MergedCall(Call):
         self.give_up()
 
     def on_end(self, how: str) -> None:
-        source = self._source
+        self.ended = True
+        source = self.source
         if source is not None and source.eof(how):
             self._whole(source)
             return
@@ -301,11 +305,11 @@ class MergedCall(Call):
         if self.members:
             return
         self._detach()
-        if self.stream is not None and self.sent_at and not self.pool.engine.cancel:
-            # This engine cannot bear an abort: let it finish, unseen.
-            self.core.let_finish(self, None)
-        else:
-            self.leave()
+        self._last = member.exchange.account if member.exchange.counted else None
+        self.leave()
+
+    def account(self) -> Account | None:
+        return self._last
 
     def _detach(self) -> None:
         self._merger.calls.discard(self)

@@ -22,7 +22,7 @@ from fastgw.upstream.pool import Pool
 class Shadow(Call):
     """See the head of this file. ``size``: bytes of the body that it holds; ``limit_s``: its time, whatever comes."""
 
-    __slots__ = ("_body", "_ended", "_ends_at", "_gateway", "_limit_s", "_request_id", "_source", "_start", "size")
+    __slots__ = ("_body", "_ended", "_ends_at", "_gateway", "_limit_s", "_request_id", "_start", "size")
 
     def __init__(
         self,
@@ -43,7 +43,6 @@ class Shadow(Call):
         self._body = body
         self._limit_s = limit_s
         self._ends_at = 0.0
-        self._source: Source | None = None
         self._ended: Callable[[Shadow], None] | None = ended
         core.unread.add(self)
 
@@ -80,11 +79,11 @@ class Shadow(Call):
 
     def on_head(self, head: ResponseHead, source: Source, rest: bytes) -> None:
         self.head = head
-        self._source = source
+        self.source = source
         self.on_data(rest)
 
     def on_data(self, data: bytes) -> None:
-        stream, source = self.stream, self._source
+        stream, source = self.stream, self.source
         if stream is None or source is None:
             return
         now = monotonic()
@@ -108,6 +107,7 @@ class Shadow(Call):
         self.close()
 
     def on_end(self, how: str) -> None:
+        self.ended = True
         self.close()
 
     def on_drained(self) -> None: ...

@@ -5,7 +5,6 @@ It holds its place at the engine until then: until its message ends, or where th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from fastgw.accel.chunks import FramingError
@@ -13,7 +12,6 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
 from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context
-from fastgw.limits.account import Account
 from fastgw.net.clock import monotonic
 from fastgw.protocol.body import Source
 
@@ -21,17 +19,21 @@ QUIET_S: Final = 5.0  # this long without a byte, and the answer is taken to hav
 
 
 class Unread(Call):
-    """Goes on with a call whose client left. ``ended`` is told at its end; ``account``: among whose requests it counts."""
+    """Takes the place of ``call``, which nobody waits for any more. It is among ``others`` until it has ended."""
 
-    __slots__ = ("_ended", "_quiet_s", "_source", "account")
+    __slots__ = ("_account", "_others", "_quiet_s")
 
-    def __init__(self, core: Context, call: Call, limit_s: float, ended: Callable[[Unread], None]) -> None:
+    def __init__(self, core: Context, call: Call, limit_s: float, others: set[Unread]) -> None:
         super().__init__(core, call.pool, False)
         self.settled = True
-        self._source = call.reading()
-        self._ended = ended
+        self.sent_at, self.source, self.rest = call.sent_at, call.source, call.rest
+        self._others = others
+        others.add(self)
+        # Whoever leaves and asks again has no more under way than the key allows.
+        self._account = call.account()
+        if self._account is not None:
+            self._account.inflight += 1
         self._quiet_s = min(QUIET_S, limit_s)
-        self.account: Account | None = None
         stream = self.stream = call.stream
         call.stream = None
         self.watch, self.reads, self.makes = call.watch, call.reads, call.makes
@@ -42,16 +44,23 @@ class Unread(Call):
         # Before the first byte the engine may be in a long prefill: it gets the whole limit.
         stream.due(monotonic() + (self._quiet_s if stream.begun() else limit_s))
 
+    def begin(self) -> None:
+        """Read what has come already: that may be all."""
+        rest, self.rest = self.rest, b""
+        if rest:
+            self.on_data(rest)
+
+    def works(self) -> bool:
+        return False  # (nothing takes its place)
+
     def close(self) -> None:
         """It has ended; or the gateway stops, and nobody is left to wait with."""
-        stream = self.stream
-        if stream is not None:
-            self.stream = None
-            stream.cancel()
-            self.pool.engine.inflight -= 1
-            if self.watch is not None:
-                self.unwatch()
-            self._ended(self)
+        if self.stream is None:
+            return
+        self._others.discard(self)
+        if self._account is not None:
+            self._account.inflight -= 1
+        self.leave()
 
     def on_stream(self) -> None:
         self.close()
@@ -60,7 +69,7 @@ class Unread(Call):
         self.close()
 
     def on_head(self, head: ResponseHead, source: Source, rest: bytes) -> None:
-        self._source = source
+        self.source = source
         self.on_data(rest)
 
     def on_error(self, error: GatewayError) -> None:
@@ -68,7 +77,7 @@ class Unread(Call):
 
     def on_data(self, data: bytes) -> None:
         stream = self.stream
-        source = self._source
+        source = self.source
         if stream is None:
             return
         stream.due(monotonic() + self._quiet_s)

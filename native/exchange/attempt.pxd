@@ -11,6 +11,7 @@ from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.request cimport request_start, rewritten
 from fastgw.exchange.state cimport ExchangeState
 from fastgw.exchange.tunnel cimport Tunnel
+from fastgw.limits.account cimport Account
 from fastgw.net.client cimport ClientStream
 from fastgw.net.clock cimport monotonic
 from fastgw.net.upstream cimport UpstreamStream
@@ -34,6 +35,10 @@ cdef class Attempt(Call):
 
     @cython.locals(exchange=ExchangeState, facts=BodyFacts, limit=cython.longlong, usual=cython.longlong)
     cpdef weigh(self)
+    @cython.locals(exchange=ExchangeState)
+    cpdef bint works(self) except -1
+    @cython.locals(exchange=ExchangeState)
+    cpdef Account account(self)
     @cython.locals(exchange=ExchangeState, stream=UpstreamStream, engine=Engine, start=RequestStart, gateway=Context, body=bytes, lead=bytes, skip=Py_ssize_t, length=cython.longlong)
     cpdef send(self, double now)
     @cython.locals(exchange=ExchangeState)
@@ -48,9 +53,10 @@ cdef class Attempt(Call):
     cpdef _start_relay(self, ExchangeState exchange, ResponseHead head, BodySource source, bytes extra, bytes rest)
     @cython.locals(
         exchange=ExchangeState, stream=UpstreamStream, relay=Relay, sse=SseScanner, events=cython.longlong, verdict=cython.int,
-        written=cython.int, now=cython.double,
+        now=cython.double,
     )
     cpdef on_data(self, bytes data)
+    cpdef bint _may_go_on(self, ExchangeState exchange, Relay relay, int verdict) except -1
     @cython.locals(exchange=ExchangeState, stream=UpstreamStream, relay=Relay, closing=cython.bint)
     cpdef client_drained(self)
     @cython.locals(exchange=ExchangeState, failed=cython.bint)

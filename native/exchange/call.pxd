@@ -3,6 +3,7 @@ cimport cython
 from fastgw.accel.heads cimport ResponseHead
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.relay cimport Relay
+from fastgw.limits.account cimport Account
 from fastgw.limits.breaker cimport Breaker
 from fastgw.net.clock cimport monotonic
 from fastgw.net.upstream cimport Carrier, UpstreamStream
@@ -15,11 +16,13 @@ cdef int CLOSED
 
 cdef class Call(Carrier):
     cdef public Context core
-    cdef public bint faulty, probe, reused, settled
+    cdef public bint ended, faulty, probe, reused, settled
     cdef public double first_byte_at, sent_at
     cdef public ResponseHead head
     cdef public Pool pool
     cdef public Relay relay
+    cdef public Source source
+    cdef public bytes rest
     cdef public UpstreamStream stream
     cdef public Watch watch
     cdef public long long makes, reads
@@ -33,9 +36,12 @@ cdef class Call(Carrier):
     cpdef failed(self)
     cpdef released(self)
     cpdef _conclude(self, bint well)
-    @cython.locals(stream=UpstreamStream)
+    @cython.locals(stream=UpstreamStream, engine=Engine)
     cpdef leave(self)
-    @cython.locals(stream=UpstreamStream, pool=Pool, engine=Engine, head=ResponseHead)
+    @cython.locals(source=Source)
+    cpdef bint works(self) except -1
+    cpdef Account account(self)
+    @cython.locals(stream=UpstreamStream, pool=Pool, engine=Engine, head=ResponseHead, faulty=cython.bint)
     cpdef complete(self, double now, bint well, bint reusable, double token_at)
     cpdef weigh(self)
     @cython.locals(watch=Watch)
@@ -46,7 +52,6 @@ cdef class Call(Carrier):
     cpdef part(self)
     cpdef answered(self, ResponseHead head, Source source, bytes rest)
     cpdef cut(self, str kind, str detail, bint engine_fault)
-    cpdef Source reading(self)
     cpdef client_drained(self)
     cpdef from_client(self, bytes data)
     cpdef client_ended(self)

@@ -78,4 +78,4 @@ cdef class Context(Service):
     cpdef bytes close_frame(self, str name)
     cpdef dial_failed(self, Pool pool, str detail)
     cpdef breaker_moved(self, Pool pool)
-    cpdef let_finish(self, object call, Account account)
+    cpdef let_finish(self, object call)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
 from typing import Any, Literal
 
 import pytest
@@ -10,9 +13,10 @@ from fastgw import EngineConfig
 from fastgw.config import RouteConfig
 from tests.conversations.test_queue import answered, begun, finish, held, order, tag
 from tests.e2e.gate import tagged
+from tests.support.byhand.client import HandClient
 from tests.support.byhand.engine import HandStream
-from tests.support.conversation import KEY, conversation
-from tests.support.requests import chat
+from tests.support.conversation import KEY, Conversation, conversation
+from tests.support.requests import chat, request
 from tests.support.scripts import DONE, EVENT, LAST_CHUNK, SSE_HEAD, chunk
 
 PROMPT = 21  # tokens that a body of these tests is taken for: it has 80 or 81 bytes
@@ -142,36 +146,123 @@ class TestGivenBack:
                 assert (account.inflight, engine.engine.inflight, talk.waiting) == (0, 0, 0)
                 assert len(talk.raw_records) == 2 * (turn + 1)
 
-    def test_an_engine_that_bears_no_abort_keeps_its_place(self) -> None:
-        """`cancel = false`: the client left, the engine works on, and its place is not given to another meanwhile."""
-        target = EngineConfig(url="http://127.0.0.1:9", cancel=False, max_concurrent=1, warm_connections=0)
-        with conversation([target]) as talk:
-            [engine] = talk.engines
-            [first] = begun(talk, "a", waiting=0)
-            first.leaves()
-            [second] = begun(talk, "b", waiting=1)
-            talk.passes(4.0)
-            assert held(engine) == ["a"]
-            finish(engine, "a")
-            assert held(engine) == ["b"]
-            finish(engine)
-            second.sees(200)
-            assert order(engine) == ["a", "b"]
 
-    def test_and_counts_for_the_key_of_who_has_left(self) -> None:
-        """Or who leaves and asks again would have more under way than his key allows."""
-        target = EngineConfig(url="http://127.0.0.1:9", cancel=False, warm_connections=0)
-        with conversation([target], api_keys=(KEY,), key_concurrency=1) as talk:
+# --- an engine that cannot bear an abort (`cancel = false`)
+ENDS: dict[str, tuple[dict[str, Any], Callable[[Conversation, HandClient], object]]] = {
+    "its client leaves": ({}, lambda talk, client: client.leaves()),
+    "its client reads no more": ({}, lambda talk, client: client.stalls()),
+    "its client's own time is over": ({"own_ms": "100"}, lambda talk, client: talk.passes(0.2)),
+    "its time is over": ({"request_timeout_s": 0.1}, lambda talk, client: talk.passes(0.2)),
+    "the engine is silent": ({"first_byte_timeout_s": 3.0, "between_bytes_timeout_s": 3.0},
+                             lambda talk, client: talk.passes(3.1)),
+    "a bug shows": ({"expect_internal_errors": True},
+                    lambda talk, client: talk.core.crashed(client, ValueError("a bug"))),
+}  # fmt: skip
+TOO_LONG = b'{"error":{"code":"context_length_exceeded"}}'
+REFUSED = b"HTTP/1.1 400 No\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(TOO_LONG)
+PLAIN = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 12\r\n\r\n"
+CAME: dict[str, tuple[bytes, bytes]] = {
+    "before the head": (b"", SSE_HEAD + chunk(EVENT) + chunk(DONE) + LAST_CHUNK),
+    "before an event": (SSE_HEAD + b"7\r\n: wait\n\r\n1\r\n", b"\n\r\n" + chunk(DONE) + LAST_CHUNK),
+    "amid a stream": (SSE_HEAD + chunk(EVENT) + b"5\r\ndat", b"a:\r\n" + LAST_CHUNK),
+    "amid a plain answer": (PLAIN + b'{"a":', b'"hell"}'),
+    "while a refusal is held": (REFUSED + TOO_LONG[:9], TOO_LONG[9:]),
+}
+
+
+class TestAnEngineThatBearsNoAbort:
+    """It goes on working, so its place and the key's are not given to another before its answer has ended, whoever ended the
+    request: or a client would have as many under way there as it likes."""
+
+    @pytest.mark.parametrize(("end", "came"), [*product(ENDS, CAME)])
+    def test_it_is_let_finish_whoever_ends_it(self, end: str, came: str) -> None:
+        settings, ends = ENDS[end]
+        first, rest = CAME[came]
+        settings = {"routes": [RouteConfig(model="m", fallback=["n"], fallback_on=["context"])], **settings}
+        own = settings.pop("own_ms", None)
+        with bears_no_abort(**settings) as talk:
             [engine] = talk.engines
-            [first] = begun(talk, "a", waiting=0, key=KEY)
-            first.leaves()
+            headers = [("x-request-timeout-ms", own)] if own else []
+            client = talk.client().says(tagged("a", "m", key=KEY, stream=True, max_tokens=9, headers=headers))
+            asked = engine.last
+            if first:
+                asked.says(first)
+            ends(talk, client)
+            assert client.sink is None
+            assert (asked.cancelled, engine.engine.inflight, talk.account().inflight) == (False, 1, 1)
             [second] = begun(talk, "b", waiting=1, key=KEY)
-            assert talk.account().inflight == 1
-            finish(engine, "a")
+            assert engine.engine.answered_total == 0
+            asked.says(rest)
             assert held(engine) == ["b"]
             finish(engine)
             second.sees(200)
-            assert talk.account().inflight == 0
+            assert (talk.account().inflight, engine.engine.answered_total) == (0, 2)
+
+    @pytest.mark.parametrize("end", ["the quota cuts it", "the gateway stops"])
+    def test_a_stream_that_is_ended_here(self, end: str) -> None:
+        with bears_no_abort(daily_token_quota=60, on_exhausted="cut", default_cost_tokens=1) as talk:
+            [engine] = talk.engines
+            client = talk.client().says(tagged("a", "m", key=KEY, stream=True))
+            asked = engine.last
+            asked.says(SSE_HEAD, chunk(EVENT))
+            if end == "the gateway stops":
+                # (Nobody is left to wait with it.)
+                talk.core.abort_all()
+                assert (asked.cancelled, engine.engine.inflight, talk.account().inflight) == (True, 0, 0)
+                return
+            for _ in range(80):
+                asked.says(chunk(EVENT))
+            talk.passes(2.5)
+            assert (client.sink, talk.records[0]["outcome"]) == (None, "quota")
+            assert (asked.cancelled, engine.engine.inflight, talk.account().inflight) == (False, 1, 1)
+            asked.says(chunk(DONE), LAST_CHUNK)
+            assert (engine.engine.inflight, talk.account().inflight) == (0, 0)
+
+    def test_one_stream_of_many(self) -> None:
+        """HTTP/2's own end of a request is an abort as well."""
+        with bears_no_abort(protocol="h2", request_timeout_s=0.1) as talk:
+            [engine] = talk.engines
+            client = talk.client().says(chat(key=KEY))
+            asked = engine.last
+            talk.passes(0.2)
+            client.sees(504)
+            assert (asked.reset, engine.engine.inflight, talk.account().inflight) == (None, 1, 1)
+            asked.answers()
+            assert (asked.reset, engine.engine.inflight, talk.account().inflight) == (None, 0, 0)
+
+    @pytest.mark.parametrize("came", [b"", PLAIN, PLAIN + b'{"a":'], ids=["nothing", "a head", "half"])
+    @pytest.mark.parametrize("end", ["all leave", "the engine is silent"])
+    def test_a_call_that_several_share(self, end: str, came: bytes) -> None:
+        times = {"first_byte_timeout_s": 3.0, "between_bytes_timeout_s": 3.0}
+        with bears_no_abort(embedding_merge_s=0.01, key_concurrency=2, **times) as talk:
+            [engine] = talk.engines
+            data = request("POST", "/v1/embeddings", body=b'{"model":"m","input":"a"}', key=KEY)
+            clients = [talk.client().says(data) for _ in range(2)]
+            talk.passes(0.02)
+            asked = engine.last
+            if came:
+                asked.says(came)
+            if end == "all leave":
+                for client in clients:
+                    client.leaves()
+                assert talk.account().inflight == 1
+            else:
+                talk.passes(3.1)
+            assert (asked.cancelled, engine.engine.inflight) == (False, 1)
+            asked.says((PLAIN + b'{"a":"hell"}')[len(came) :])
+            assert engine.engine.answered_total == 1
+            assert talk.account().inflight == (0 if end == "all leave" else 2)
+
+
+@contextmanager
+def bears_no_abort(*, protocol: str = "h1", expect_internal_errors: bool = False, **settings: Any) -> Iterator[Conversation]:
+    """One engine of one place, and a key of one request."""
+    target = EngineConfig(
+        url="http://127.0.0.1:9", cancel=False, max_concurrent=1, warm_connections=0, protocol=protocol  # type: ignore[arg-type]
+    )
+    settings = {"api_keys": (KEY,), "key_concurrency": 1, "retry_fresh": False, **settings}
+    with conversation([target], expect_internal_errors=expect_internal_errors, **settings) as talk:
+        yield talk
 
 
 class TestOrder:

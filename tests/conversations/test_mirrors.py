@@ -57,9 +57,11 @@ def test_it_is_what_its_engine_would_get_of_the_request_itself() -> None:
             assert (row.sent(name)["model"], row.sent("live")["model"]) == ("m-there", "m")
 
 
+@pytest.mark.parametrize("cancel", [True, False])
 @pytest.mark.parametrize(("settings", "limit_s"), [({"request_timeout_s": 40.0}, 40.0), ({}, mirror.MIRROR_S)])
-def test_its_time_ends_though_its_answer_does_not(settings: dict[str, float], limit_s: float) -> None:
-    with deployed(ENGINES, ROUTE, plays={"shadow": never}, **settings) as row:
+def test_its_time_ends_though_its_answer_does_not(settings: dict[str, float], limit_s: float, cancel: bool) -> None:
+    engines = {**ENGINES, "shadow": {**ENGINES["shadow"], "cancel": cancel}}
+    with deployed(engines, ROUTE, plays={"shadow": never}, **settings) as row:
         row.ask(chat())
         row.talk.passes(0.1)
         shadow = row.engines["shadow"].last.says(SSE_HEAD)
@@ -68,7 +70,12 @@ def test_its_time_ends_though_its_answer_does_not(settings: dict[str, float], li
             shadow.says(chunk(EVENT))
         assert row.talk.stats.mirrors_open == 1
         row.talk.passes(5.0)
-        assert (row.talk.stats.mirrors_open, shadow.cancelled) == (0, True)
+        assert (row.talk.stats.mirrors_open, shadow.cancelled) == (0, cancel)
+        there = row.engines["shadow"].engine
+        assert there.inflight == (not cancel)
+        if not cancel:
+            shadow.says(LAST_CHUNK)
+            assert there.inflight == 0
 
 
 def test_the_share_is_kept() -> None:

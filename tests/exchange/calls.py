@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fastgw import Config
+from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context, Strategy
+from fastgw.exchange.unread import Unread
 from fastgw.limits.account import Accounts, Defaults
 from fastgw.net.poller import Reactor
 from fastgw.stats import NullLog, Stats
@@ -12,7 +14,8 @@ from fastgw.upstream.table import UpstreamTable
 
 
 class Core(Context):
-    """``rooms``: how often those who wait were told to look; ``moved``: what a breaker has become."""
+    """``rooms``: how often those who wait were told to look; ``moved``: what a breaker has become; ``unread``: calls that are
+    let finish, each for ``limit_s``."""
 
     def __init__(self, reactor: Reactor, stats: Stats) -> None:
         super().__init__(
@@ -28,9 +31,14 @@ class Core(Context):
         )
         self.rooms = 0
         self.moved: list[int] = []
+        self.unread: set[Unread] = set()
+        self.limit_s = 5.0
 
     def _room(self) -> None:
         self.rooms += 1
+
+    def let_finish(self, call: Call) -> None:
+        Unread(self, call, self.limit_s, self.unread).begin()
 
     def breaker_moved(self, pool: Pool) -> None:
         self.moved.append(pool.engine.breaker.state)

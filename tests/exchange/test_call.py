@@ -78,15 +78,18 @@ async def test_one_place_and_one_verdict(probe: bool) -> None:
             assert not breaker.probing or not any(step in VERDICTS for step in steps), steps
 
 
-@pytest.mark.parametrize(("well", "failures"), [(True, 1), (False, 1)])
-async def test_an_answer_that_says_that_it_failed_counts_when_it_has_ended(well: bool, failures: int) -> None:
+@pytest.mark.parametrize("ends", ["ends well", "breaks", "failed", "leave"])
+async def test_an_answer_that_says_that_it_failed_counts_when_it_has_ended(ends: str) -> None:
+    """Once: also where it breaks off as well."""
     async with place(max_idle=0) as here:
         call = await opened(Core(here.reactor, here.stats), here)
         call.faulty = True
         assert here.pool.engine.breaker.failures == 0
-        call.complete(monotonic(), well, False, 0.0)
+        DOES[ends](call)
+        call.leave()
+        call.complete(monotonic(), False, False, 0.0)
         engine = here.pool.engine
-        assert (engine.failures_total, engine.breaker.failures, engine.answered_total) == (failures, failures, 1)
+        assert (engine.failures_total, engine.breaker.failures, engine.answered_total) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(("fields", "reusable", "kept"), [

@@ -26,9 +26,11 @@ class Asked(Call):
         self.ready = True
 
 
-async def asked(here: Place, limit_s: float = 5.0) -> tuple[Unread, Peer, list[Unread]]:
+async def asked(here: Place, limit_s: float = 5.0) -> tuple[Unread, Peer, Core]:
     """A request whose client has left when its engine had said nothing yet."""
+    here.pool.engine.cancel = False
     core = Core(here.reactor, here.stats)
+    core.limit_s = limit_s
     call = Asked(core, here.pool, False)
     call.open(monotonic(), False)
     peer = await here.take()
@@ -36,11 +38,12 @@ async def asked(here: Place, limit_s: float = 5.0) -> tuple[Unread, Peer, list[U
     stream = call.stream
     assert stream is not None
     stream.send(RequestStart(b"GET", b"/", b"x-request-id: "), b"id", 0, b"", b"", 0, monotonic() + 5.0)
-    ended: list[Unread] = []
-    unread = Unread(core, call, limit_s, ended.append)
-    call.leave()  # what its exchange does then: the place is not its own any more
-    assert here.pool.engine.inflight == 1
-    return unread, peer, ended
+    call.sent_at = monotonic()
+    call.leave()
+    call.leave()  # the place is not its own any more
+    [unread] = core.unread
+    assert (here.pool.engine.inflight, here.pool.engine.answered_total, core.rooms) == (1, 0, 0)
+    return unread, peer, core
 
 
 @pytest.mark.parametrize(("answer", "more"), [
@@ -53,18 +56,18 @@ async def asked(here: Place, limit_s: float = 5.0) -> tuple[Unread, Peer, list[U
 ])  # fmt: skip
 async def test_its_place_is_free_when_its_answer_has_ended(answer: bytes, more: bytes | None) -> None:
     async with place() as here:
-        _, peer, ended = await asked(here)
+        _, peer, core = await asked(here)
         if answer:
             peer.send(answer)
         await turns()
-        assert (ended, here.pool.engine.inflight) == ([], 1)
+        assert (core.rooms, here.pool.engine.inflight) == (0, 1)
         if more is None:
             peer.sock.close()
         else:
             peer.send(more)
-        await until(lambda: ended)
+        await until(lambda: not core.unread)
         await turns()
-        assert (len(ended), here.pool.engine.inflight, here.pool.connections) == (1, 0, 0)
+        assert (core.rooms, here.pool.engine.inflight, here.pool.connections) == (1, 0, 0)
         # (What it says of the engine nobody can tell.)
         assert (here.pool.engine.failures_total, here.pool.engine.breaker.failures) == (0, 0)
 
@@ -72,9 +75,9 @@ async def test_its_place_is_free_when_its_answer_has_ended(answer: bytes, more: 
 async def test_silence_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastgw.exchange.unread.QUIET_S", 0.05)
     async with place() as here:
-        _, peer, ended = await asked(here)
+        _, peer, core = await asked(here)
         peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nab")
-        await until(lambda: ended)
+        await until(lambda: not core.unread)
         assert here.pool.engine.inflight == 0
 
 
@@ -82,8 +85,8 @@ async def test_before_the_first_byte_it_has_the_whole_limit(monkeypatch: pytest.
     monkeypatch.setattr("fastgw.exchange.unread.QUIET_S", 0.001)
     async with place() as here:
         begun = monotonic()
-        _, _, ended = await asked(here, limit_s=0.1)
-        await until(lambda: ended)
+        _, _, core = await asked(here, limit_s=0.1)
+        await until(lambda: not core.unread)
         assert monotonic() - begun >= 0.09
 
 
@@ -102,10 +105,11 @@ ENDS: dict[str, Callable[[Unread, UpstreamStream], Any]] = {
 @pytest.mark.parametrize("first", ["close", "end", "silent", "head"])
 async def test_whatever_comes_afterwards_it_ends_once(first: str) -> None:
     async with place() as here:
-        unread, _, ended = await asked(here)
+        unread, _, core = await asked(here)
         stream = unread.stream
         assert stream is not None
         ENDS[first](unread, stream)
         for end in ENDS.values():
             end(unread, stream)
-        assert (ended, here.pool.engine.inflight, stream.closed) == ([unread], 0, True)
+        assert (core.unread, core.rooms, here.pool.engine.inflight, stream.closed) == (set(), 1, 0, True)
+        assert here.pool.engine.answered_total == 1

@@ -180,6 +180,9 @@ class Conversation:
             assert (engine.engine.inflight, engine.connections) == (0, 0), engine.engine
             watch = engine.engine.watch
             assert (watch.reading, watch.making) == (0, 0), engine.engine
+            ended, got = engine.engine.answered_total, len(engine.asked)
+            # (A handshake that HTTP/2 cannot carry there ends at its stream.)
+            assert ended == got or (engine.engine.h2 and ended > got), "each request that an engine has got has ended, once"
         if not expect_internal_errors:
             assert not self.events.errors(), self.events.errors()
         assert len(self.raw_records) == self.stats.exchanges_total, "each exchange leaves exactly one access record"
