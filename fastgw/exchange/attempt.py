@@ -12,7 +12,7 @@ from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
 from fastgw.exchange.declined import asks_again, waits
-from fastgw.exchange.figures import allow, answers_of, dialect_of, read_whole
+from fastgw.exchange.figures import allow, answers_of, coded, dialect_of, read_whole
 from fastgw.exchange.opening import BEGINS, ENDS, REFUSES, WAITS, Opening, is_stream
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import REFUSALS, Failure, lost
@@ -302,7 +302,7 @@ class Attempt(Call):
         if exchange.upload is None or exchange.upload.sent_whole:
             exchange.let_body_go()
         sse = None
-        if head.sse and head.forward.lower().find(b"content-encoding") < 0:  # (not by `in`: that makes an exception)
+        if head.sse and not coded(head):
             sse = SseScanner(exchange.strip_usage)
         # A stream that something may be taken out of, or that may be ended before its end, has no length to announce.
         open_ended = sse is not None and (exchange.strip_usage or exchange.allowance < NO_LIMIT)

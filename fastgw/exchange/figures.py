@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from fastgw.accel.figures import TOKENS_PER_SECOND
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.tokens import MOST_CHOICES
@@ -10,6 +13,15 @@ from fastgw.exchange.dialects import Dialect
 from fastgw.exchange.endpoints import COMPLETIONS
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import ExchangeState
+
+_CODING: Final = re.compile(rb"(?im)^content-encoding[ \t]*:[ \t]*(?!identity[ \t]*\r)[^ \t\r]").search
+
+
+def coded(head: ResponseHead) -> bool:
+    """Whether the answer's body is in a coding (RFC 9110 §8.4), so that what passes says nothing. (A field that has the word in
+    its own name, or ``identity``, is none.)"""
+    # (Not by `in`: bytes look first whether they were asked for a number, and an exception is made to find out.)
+    return head.forward.lower().find(b"content-encoding") >= 0 and _CODING(head.forward) is not None
 
 
 def read_off(exchange: ExchangeState, relay: Relay, outcome: str, now: float) -> None:

@@ -24,6 +24,7 @@ from fastgw.accel.sse import SseScanner
 from fastgw.exchange.dialects import OLLAMA
 from fastgw.exchange.endpoints import Endpoint
 from fastgw.exchange.plan import lost
+from fastgw.exchange.figures import coded
 from fastgw.late import late
 from fastgw.protocol.body import CHUNKS, ChunkedSource, Source
 
@@ -62,8 +63,7 @@ def is_stream(endpoint: Endpoint, head: ResponseHead) -> bool:
         return False
     if not head.sse and (endpoint.dialect != OLLAMA or head.json):
         return False
-    # (Not by `in`: bytes look first whether they were asked for a number, and an exception is made to find out.)
-    return head.forward.lower().find(b"content-encoding") < 0
+    return not coded(head)
 
 
 class Opening:

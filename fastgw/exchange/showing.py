@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
+from fastgw.exchange.figures import coded
 from fastgw.exchange.state import ExchangeState
 from fastgw.protocol.openai import written
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from fastgw.accel.renaming import Renamer
 
 _LINES: Final = re.compile(rb"(?im)^content-type[ \t]*:[ \t]*application/(?:x-)?(?:ndjson|jsonl|jsonlines)[ \t]*[;\r]").search
-_ENCODED: Final = re.compile(rb"(?im)^content-encoding[ \t]*:").search
 
 
 def goes_on(exchange: ExchangeState, hooks: tuple[Callable[[Any, Any], None], ...], what: object) -> bool:
@@ -59,7 +59,7 @@ def showing(exchange: ExchangeState, hooks: tuple[Callable[[Any, Any], None], ..
     renamer = None
     asked = exchange.model
     route = exchange.gateway.table.routes.get(asked)
-    if route is not None and route.restore_name and _ENCODED(head.forward) is None:
+    if route is not None and route.restore_name and not coded(head):
         lines = head.sse or _LINES(head.forward) is not None
         if lines or head.json:
             from fastgw.accel.renaming import Renamer

@@ -18,7 +18,7 @@ from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS, estimate
 from fastgw.config import Config
 from fastgw.exchange.endpoints import COMPLETIONS, MESSAGES
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.figures import answers_of
+from fastgw.exchange.figures import answers_of, coded
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import NO_LIMIT
@@ -194,7 +194,7 @@ def produced(exchange: Exchange, response: ResponseHead) -> int:
     else:
         size = 0
     # (Packed, a token of text takes about a byte, and the frame next to nothing.)
-    packed = not response.sse and b"content-encoding" in response.forward.lower()
+    packed = not response.sse and coded(response)
     if response.json and not packed:
         size -= FRAME_BYTES
     tokens = max(0, size) if packed else estimate(size)

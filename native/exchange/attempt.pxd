@@ -5,7 +5,7 @@ from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.sse cimport SseScanner
 from fastgw.exchange.call cimport Call
 from fastgw.exchange.context cimport Context
-from fastgw.exchange.figures cimport answers_of, dialect_of, read_whole
+from fastgw.exchange.figures cimport answers_of, coded, dialect_of, read_whole
 from fastgw.exchange.opening cimport Opening, is_stream
 from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.request cimport request_start, rewritten

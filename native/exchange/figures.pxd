@@ -10,6 +10,7 @@ from fastgw.exchange.state cimport ExchangeState
 cdef str COMPLETIONS
 cdef long long MOST_CHOICES
 
+cpdef bint coded(ResponseHead head) except -1
 @cython.locals(sse=SseScanner, passed=cython.longlong, several=cython.bint, early=cython.bint)
 cpdef read_off(ExchangeState exchange, Relay relay, str outcome, double now)
 @cython.locals(facts=BodyFacts, answers=cython.longlong)

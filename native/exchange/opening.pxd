@@ -3,6 +3,7 @@ cimport cython
 from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.sse cimport SseScanner
 from fastgw.exchange.endpoints cimport Endpoint
+from fastgw.exchange.figures cimport coded
 from fastgw.protocol.body cimport Source
 
 cdef int CHUNKS, NO_CONTENT

@@ -6,7 +6,7 @@ from fastgw.accel.sse cimport SseScanner
 from fastgw.accel.tokens cimport estimate
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.exchange cimport Exchange
-from fastgw.exchange.figures cimport answers_of
+from fastgw.exchange.figures cimport answers_of, coded
 from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.relay cimport Relay
 from fastgw.limits.account cimport Account

@@ -98,7 +98,7 @@ AXES: Final[dict[str, tuple[Any, ...]]] = {
     "limited": (False, True),
     "named": (True, False),  # whether the client says how long the answer may be
     "asks_usage": (False, True),  # stream_options.include_usage
-    "coding": ("none", "gzip asked for", "gzip unasked"),
+    "coding": ("none", "gzip asked for", "gzip unasked", "identity"),
     "lookalike": ("none", "in a text", "behind backslashes", "as escapes", "in an object"),
     "says": ("text", "tool call", "reasoning", "long texts", "choices"),  # what the pieces of a stream are pieces of
     "framing": ("length", "chunked", "close"),

@@ -97,6 +97,8 @@ class Conversation:
         lines = [b"HTTP/1.1 200 OK", b"content-type: " + self.answer.content_type.encode()]
         if self.packed:
             lines.append(b"content-encoding: gzip")
+        if case.coding == "identity":
+            lines += [b"content-encoding: identity", b"x-original-content-encoding: gzip"]
         if case.framing == "chunked":
             lines.append(b"transfer-encoding: chunked")
         elif case.framing == "length":

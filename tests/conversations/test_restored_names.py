@@ -96,6 +96,9 @@ def test_only_where_it_is_wanted_and_what_is_no_json_passes() -> None:
     for data, body in ((plain, b'{"model":"untouched"}'[:20]), (coded, b"{}")):
         with deployed(ENGINES, ROUTE, plays={"one": answering(data)}) as row:
             assert row.ask(chat("gpt-4o")).body == body
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: identity\r\ncontent-length: %d\r\n\r\n"
+    with deployed(ENGINES, ROUTE, plays={"one": answering(head % len(SAID) + SAID)}) as row:
+        assert row.ask(chat("gpt-4o")).json()["model"] == "gpt-4o"
     with deployed(ENGINES, ROUTE, plays={"one": answering(ok(SAID))}) as row:
         assert json.loads(row.ask(request("GET", "/v1/models")).body)["data"][0]["id"] == "llama"
 
