@@ -221,6 +221,7 @@ class Context(Service):
         "on_arrival",
         "on_attempt",
         "on_body",
+        "on_crowded",
         "on_data",
         "on_finish",
         "on_full",
@@ -322,6 +323,7 @@ class Context(Service):
         self.on_data: tuple[DataHook, ...] = hooked("on_data")
         # Whether somebody may want to see, or change, what goes down.
         self.shows = bool(self.on_data) or any(route.restore_name for route in config.routes)
+        self.on_crowded: tuple[Callable[[Any], bool], ...] = hooked("on_crowded")
         self.on_full: tuple[FullHook, ...] = hooked("on_full")
         self.on_lost: tuple[LostHook, ...] = hooked("on_lost")
         self.on_room: tuple[Callable[[], None], ...] = hooked("on_room")

@@ -97,6 +97,11 @@ class Filter:
         filter that says so is the last that is asked."""
         return False
 
+    def on_crowded(self, exchange: Exchange) -> bool:
+        """No engine has room for the request, and it is about to wait, or to be refused. True = something that was under way at
+        one of them has been given up for it. Must not raise."""
+        return False
+
     def on_lost(self, exchange: Exchange, why: str) -> bool:
         """No engine of the request's model answers it (``plan.FAILURE``), or one has said that its prompt is too long
         (``plan.CONTEXT``); nothing of an answer has gone down. True = it goes to another model now, whose engines are

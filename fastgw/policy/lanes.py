@@ -6,6 +6,7 @@ or choose: the strategy does, among the engines that this finds room at.
 
 from __future__ import annotations
 
+from fastgw.exchange.exchange import Exchange
 from fastgw.limits.fairqueue import FairQueue
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
@@ -65,5 +66,13 @@ def fit(group: Group) -> bool:
     for pool in group.pools:
         engine = pool.engine
         if engine.usable():
+            return True
+    return False
+
+
+def makes_room(exchange: Exchange) -> bool:
+    """Whether something that was under way at its engines has been given up for a request."""
+    for hook in exchange.gateway.on_crowded:  # noqa: SIM110 - a function that is compiled has no room for a generator
+        if hook(exchange):
             return True
     return False

@@ -1,8 +1,9 @@
 """Mirrors: a share of a route's requests is sent once more, to other engines, and the answers are read and dropped.
 
 Owns: which requests, where to, and how many at once. Must never: delay, fail or charge a client's request; send a tenant's
-prompt to an engine that is not his; or ask an engine that has no room, is ill or being spared. Invariant: a copy is made of
-what the client's request is before its engine has it, and what becomes of either is nothing to the other.
+prompt to an engine that is not his; or ask an engine that is ill, being spared, or has no place to spare. Invariants: a copy is
+made of what the client's request is before its engine has it, and what becomes of either is nothing to the other; no copy has
+the last place of an engine, and no request waits for an engine while a copy has a place there.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ VERSION: Final = "version:"
 class Mirroring(Filter):
     """See the head of this file."""
 
-    __slots__ = ("_bytes", "_due", "_table", "_there")
+    __slots__ = ("_bytes", "_due", "_open", "_table", "_there")
     name = "mirror"
 
     def __init__(self) -> None:
         self._bytes = 0  # of bodies that are held
         self._due: deque[Shadow] = deque()
+        self._open: dict[Shadow, None] = {}  # the latest last
         self._table: UpstreamTable | None = None
         self._there: dict[tuple[str, str], tuple[Pool, ...]] = {}  # by model and mirror, in that table
 
@@ -51,9 +53,21 @@ class Mirroring(Filter):
     def after(self, before: Filter, config: Config) -> Filter:
         return before
 
+    def on_crowded(self, exchange: Exchange) -> bool:
+        """A copy gives way: the latest has cost least."""
+        group = exchange.group
+        assert group is not None
+        for shadow in reversed(self._open):
+            if shadow.pool in group.pools and shadow.pool not in exchange.tries.pools and shadow.pool.engine.full():
+                shadow.close()
+                exchange.gateway.stats.mirrors_skipped += 1
+                return True
+        return False
+
     def on_attempt(self, exchange: Exchange, engine: Engine) -> None:
         facts = exchange.facts
-        route = exchange.gateway.table.routes.get(exchange.model)
+        # (Of the model that is asked for now: one of a class, or the one in its place.)
+        route = exchange.gateway.table.routes.get(exchange.substitute or exchange.model)
         if route is None or not route.mirror_to or facts is None or exchange.sent_at or exchange.upload is not None:
             return  # (once for each request)
         if hash((exchange.request_id, b"mirror")) % 100 >= route.mirror_percent:
@@ -71,15 +85,23 @@ class Mirroring(Filter):
         stats.mirrors_open += 1
         stats.mirrored_total += 1
         self._bytes += len(body)
-        self._due.append(Shadow(core, pool, start, exchange.request_id, body, limit_s, self._ended))
+        shadow = Shadow(core, pool, start, exchange.request_id, body, limit_s, self._ended)
+        self._open[shadow] = None
+        self._due.append(shadow)
         core.reactor.poller.soon(self._begin)
 
     def _begin(self) -> None:
         """Send those that are due: the clients' own requests have gone."""
         while self._due:
-            self._due.popleft().begin()
+            shadow = self._due.popleft()
+            if _to_spare(shadow.pool.engine):
+                shadow.begin()
+            else:
+                shadow.close()
+                shadow.core.stats.mirrors_skipped += 1
 
     def _ended(self, shadow: Shadow) -> None:
+        self._open.pop(shadow, None)
         self._bytes -= shadow.size
         shadow.core.stats.mirrors_open -= 1
 
@@ -99,11 +121,18 @@ class Mirroring(Filter):
         best: Pool | None = None
         for pool in there[:MOST_LOOKED_AT]:
             one = pool.engine
-            if one is engine or one.tenant != engine.tenant or one.breaker.state != CLOSED or not one.usable():
+            if one is engine or one.tenant != engine.tenant or one.breaker.state != CLOSED:
+                continue
+            if not one.usable() or not _to_spare(one):
                 continue
             if best is None or one.inflight < best.engine.inflight:
                 best = pool
         return best
+
+
+def _to_spare(engine: Engine) -> bool:
+    """Whether it has more than one place that is free: the last is its own clients'."""
+    return not engine.slots or engine.inflight + 1 < engine.slots
 
 
 def _copied(core: GatewayCore, exchange: Exchange, engine: Engine, model: str) -> bytes:

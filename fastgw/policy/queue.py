@@ -27,7 +27,7 @@ from fastgw.limits.account import Account
 from fastgw.limits.drain import DrainRate
 from fastgw.limits.fairqueue import FairQueue
 from fastgw.net.clock import micros, monotonic
-from fastgw.policy.lanes import Lane, Terms, fit
+from fastgw.policy.lanes import Lane, Terms, fit, makes_room
 from fastgw.policy.places import Place
 from fastgw.policy.quota import take_back
 from fastgw.policy.route import granted, group_for, serving
@@ -188,7 +188,9 @@ class Queue(Filter):
         # A place among all that has just come free is for those who wait: the look that gives it to them is about to come.
         # Who waits without such a look could not take it.
         ahead = self._scheduled and self._max_concurrent and not lane.terms.rejects
-        if (queue is None or not len(queue)) and not ahead and self._room(lane, ()):
+        if (queue is None or not len(queue)) and not ahead and (
+            self._room(lane, ()) or (makes_room(exchange) and self._room(lane, ()))
+        ):
             self._admit(exchange, lane)
         elif not lane.terms.fallback or not self._fall_back(exchange, lane.terms.fallback):
             if lane.terms.rejects:
@@ -349,6 +351,7 @@ class Queue(Filter):
             self._all.beside_lane(place, account)
         else:
             self._all.in_lane(place, account)
+        makes_room(exchange)
         return True
 
     def late(self, place: Place, detail: str) -> None:

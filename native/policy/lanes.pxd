@@ -1,5 +1,6 @@
 cimport cython
 
+from fastgw.exchange.exchange cimport Exchange
 from fastgw.limits.fairqueue cimport FairQueue
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
@@ -24,3 +25,4 @@ cdef class Lane:
 
 @cython.locals(pool=Pool, engine=Engine)
 cpdef bint fit(Group group) except -1
+cpdef bint makes_room(Exchange exchange) except -1

@@ -10,7 +10,7 @@ from fastgw.limits.fairqueue cimport FairQueue, Waiter
 from fastgw.limits.meter cimport Meter
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.policy.quota cimport take_back
-from fastgw.policy.lanes cimport Lane, Terms, fit
+from fastgw.policy.lanes cimport Lane, Terms, fit, makes_room
 from fastgw.policy.route cimport granted, group_for, serving
 from fastgw.policy.places cimport Place
 from fastgw.policy.waiting cimport Waiting

@@ -161,3 +161,56 @@ def test_once_for_a_request_however_often_it_is_sent() -> None:
         assert row.ask(chat()).status == 200
         row.talk.passes(0.1)
         assert row.asked == {"live": 1, "live2": 1, "shadow": 1, "other": 0}
+
+
+SMALL: dict[str, dict[str, Any]] = {"live": {"models": ("m",)}, "other": {"models": ("n",), "max_concurrent": 3}}
+
+
+def test_no_copy_has_the_last_place_of_an_engine_and_each_gives_way() -> None:
+    with deployed(SMALL, RouteConfig(model="m", mirror_to="n"), plays={"other": never}) as row:
+        for _ in range(4):
+            row.ask(chat())
+        row.talk.passes(0.1)
+        assert (row.asked["other"], row.talk.stats.mirrors_open, row.talk.stats.mirrors_skipped) == (2, 2, 2)
+        for there in (2, 1, 0):
+            row.talk.client().says(chat("n"))
+            assert (row.talk.stats.mirrors_open, row.talk.waiting) == (there, 0)
+        row.talk.client().says(chat("n"))
+        assert row.talk.waiting == 1
+        row.ask(chat())
+        row.talk.passes(0.1)
+        assert (row.asked["other"], row.engines["other"].engine.inflight) == (5, 3)
+
+
+def test_one_that_comes_from_another_engine_waits_for_no_copy() -> None:
+    engines = {"live": {"models": ("m",)}, "first": {"models": ("n",)}, "other": {"models": ("n",), "max_concurrent": 2}}
+    with deployed(engines, RouteConfig(model="m", mirror_to="n"), plays={"other": never, "first": status(503)},
+                  policy="ordered", retry_statuses=["503"]) as row:  # fmt: skip
+        row.engines["first"].engine.healthy = False
+        row.ask(chat())
+        row.talk.passes(0.1)
+        assert row.asked["other"] == 1
+        row.talk.client().says(chat("n"))
+        row.engines["first"].engine.healthy = None
+        row.talk.client().says(chat("n"))
+        row.talk.passes(0.1)
+        assert (row.asked["first"], row.asked["other"], row.talk.stats.mirrors_open, row.talk.waiting) == (1, 3, 0, 0)
+
+
+@pytest.mark.parametrize(("asked", "got"), [("m", ["m"]), ("of-m", ["m"]), ("class:c", ["m"]), ("drained", [])])
+def test_by_each_of_its_names_and_of_no_other_model(asked: str, got: list[str]) -> None:
+    engines = {name: {**fields, "served_name": ""} for name, fields in ENGINES.items()}
+    routes = (
+        RouteConfig(
+            model="m", aliases=["of-m", "drained"], versions={"v1": 1}, mirror_to="version:v2", fallback=["n"],
+            fallback_on=["failure"],
+        ),
+        RouteConfig(model="class:c", models=["m"]),
+    )  # fmt: skip
+    with deployed(engines, *routes) as row:
+        row.engines["live"].engine.draining = asked == "drained"
+        assert row.ask(chat(asked)).status == 200
+        row.talk.passes(0.1)
+        assert row.asked["shadow"] == len(got)
+        if got:
+            assert row.sent("shadow")["model"] == "m"

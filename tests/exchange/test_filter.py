@@ -52,12 +52,12 @@ def test_a_hundred_filters_that_override_nothing_add_no_call() -> None:
 def test_hooks_that_are_not_overridden_do_nothing() -> None:
     """For a filter that calls the one above it."""
     one: Any = Some()
-    for name in set(HOOKS) - {"rewrite", "preflight", "on_full", "on_lost", "on_allowance", "on_said"}:
+    for name in set(HOOKS) - {"rewrite", "preflight", "on_crowded", "on_full", "on_lost", "on_allowance", "on_said"}:
         takes = {"on_data": 2, "on_attempt": 2, "on_response": 2, "on_finish": 2, "on_refused": 2, "on_room": 0}.get(name, 1)
         assert getattr(one, name)(*[None] * takes) is None
     assert (one.rewrite(None, None, b"body"), one.preflight(None)) == (b"body", b"")
     assert (one.on_full(None), one.on_allowance(None), one.on_said(None, None)) == (False, False, True)
-    assert one.on_lost(None, "failure") is False
+    assert (one.on_crowded(None), one.on_lost(None, "failure")) == (False, False)
 
 
 def of(**members: Any) -> Filter:

@@ -72,6 +72,9 @@ class Witness(Filter):
         assert exchange.call is None or exchange.call.pool.engine is engine
         self._tell("on_attempt", exchange)
 
+    def on_crowded(self, exchange: Any) -> bool:
+        return False
+
     def on_full(self, exchange: Any) -> bool:
         self._tell("on_full", exchange)
         return False
