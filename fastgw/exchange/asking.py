@@ -10,8 +10,9 @@ from random import random
 
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.attempt import Attempt, attempt_for
+from fastgw.exchange.declined import falls_back
 from fastgw.exchange.phases import BACKS_OFF, DIALS
-from fastgw.exchange.plan import CONTEXT, FAILURE, Failure, Step, after, another, later, unavailable
+from fastgw.exchange.plan import CONTEXT, FAILURE, Failure, Step, after, another, later, may_retry, unavailable
 from fastgw.exchange.state import ExchangeState
 from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
@@ -30,6 +31,11 @@ def ask(exchange: ExchangeState) -> None:
     failure: GatewayError | None = None
     while True:
         pool = gateway.strategy.pick(group, exchange.tries.pools, exchange)
+        if pool is not None and pool.engine.rests() and _elsewhere(exchange, FAILURE):
+            # (It would say "not now": whoever is asked then is asked at once.)
+            group = exchange.group
+            assert group is not None
+            continue
         if pool is None:
             before = group
             group = _group(exchange)
@@ -143,9 +149,10 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     tries = exchange.tries.tried(pool)
     others = another(_group(exchange), tries)
     rules = exchange.gateway.rules
+    moves = falls_back(exchange, FAILURE)
     step = after(
         failure, rules, exchange.tries, now, reused=call.reused, begun=begun, at_hand=_at_hand(exchange), others=others,
-        fleeting=pool.engine.fleeting,
+        fleeting=pool.engine.fleeting, moves=moves,
     )  # fmt: skip
     try:
         if step is Step.AGAIN and not_taken and failure is not Failure.LEFT_OVER and not in_http1:
@@ -157,8 +164,8 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
         if step is Step.AGAIN:
             if _again(exchange, pool, HTTP1 if in_http1 else FRESH, failure is Failure.LOST):
                 return
-            step = later(rules, exchange.tries, others)
-        if step is not Step.FAIL and _goes_on(exchange, step, pool):
+            step = later(rules, exchange.tries, others, moves)
+        if step is not Step.FAIL and _goes_on(exchange, step, pool, moves):
             return
         if not begun and _elsewhere(exchange, FAILURE):
             _at_once(exchange)
@@ -197,8 +204,9 @@ def _again(exchange: ExchangeState, pool: Pool, fresh: int, counted: bool) -> bo
     return True
 
 
-def _goes_on(exchange: ExchangeState, step: Step, pool: Pool) -> bool:
-    """Take ``step`` to another engine than ``pool``; False where the budget has no retry for it. Raises GatewayError."""
+def _goes_on(exchange: ExchangeState, step: Step, pool: Pool, moves: bool) -> bool:
+    """Take ``step`` to another engine than ``pool``; False where the budget has no retry for it. ``moves``: another model is
+    asked then. Raises GatewayError."""
     exchange.tries = exchange.tries.tried(pool)
     if step is Step.BAR:
         exchange.gateway.stats.quarantined += 1
@@ -209,10 +217,7 @@ def _goes_on(exchange: ExchangeState, step: Step, pool: Pool) -> bool:
         exchange.move(DIALS)  # (it was sent: another engine's connection may be there already, and then it is sent at once)
         ask(exchange)
         return True
-    if not _may_retry(exchange):
-        return False
-    _back_off(exchange, exchange.tries.retries)
-    return True
+    return _retries(exchange, moves)
 
 
 def _at_hand(exchange: ExchangeState) -> bool:
@@ -220,15 +225,17 @@ def _at_hand(exchange: ExchangeState) -> bool:
     return exchange.upload is None or exchange.upload.whole or not exchange.upload.begun
 
 
-def _may_retry(exchange: ExchangeState) -> bool:
-    """Take one retry out of the budget of all."""
+def _retries(exchange: ExchangeState, moves: bool) -> bool:
+    """Send the request once more, at the cost of the budget of all; False where that is spent. ``moves``: it is sent once more
+    in any case, and costs nobody anything then."""
     gateway = exchange.gateway
-    if not gateway.budget.withdraw(monotonic()):
+    if not moves and not gateway.budget.withdraw(monotonic()):
         gateway.stats.retries_refused += 1
         return False
     exchange.tries = exchange.tries.retried()
     gateway.stats.retries_total += 1
     gateway.stats.failovers_total += 1
+    _back_off(exchange, exchange.tries.retries)
     return True
 
 
@@ -248,7 +255,9 @@ def _at_once(exchange: ExchangeState) -> None:
 def asks_another(exchange: ExchangeState, status: int, waits_s: float) -> bool:
     """Whether another engine is asked instead of passing this answer on, or another model's. ``waits_s``: its Retry-After, -1 =
     none."""
-    if status in exchange.gateway.retry_statuses and _asks_one_more(exchange, status, waits_s):
+    moves = status >= 429 and falls_back(exchange, FAILURE)
+    retried = status in exchange.gateway.retry_statuses
+    if (retried or moves) and _asks_one_more(exchange, status, waits_s if retried else -1.0, moves):
         return True
     call = exchange.call
     assert call is not None
@@ -264,8 +273,8 @@ def asks_another(exchange: ExchangeState, status: int, waits_s: float) -> bool:
     return True
 
 
-def _asks_one_more(exchange: ExchangeState, status: int, waits_s: float) -> bool:
-    """Whether another engine for the same model is asked, by the retry policy."""
+def _asks_one_more(exchange: ExchangeState, status: int, waits_s: float, moves: bool) -> bool:
+    """Whether another engine for the same model is asked, by the retry policy, or (``moves``) before another model is."""
     gateway = exchange.gateway
     call = exchange.call
     assert call is not None
@@ -276,11 +285,9 @@ def _asks_one_more(exchange: ExchangeState, status: int, waits_s: float) -> bool
         caller = address_key(exchange.client_ip) if keyless else account.id  # type: ignore[union-attr]
         engine.told_to_wait(caller, monotonic(), waits_s)
     tries = exchange.tries.tried(call.pool)
-    if not _at_hand(exchange) or exchange.tries.retries >= gateway.rules.max_retries:
+    if not _at_hand(exchange) or not may_retry(gateway.rules, exchange.tries, moves):
         return False
-    if not another(_group(exchange), tries):
-        return False
-    if not _may_retry(exchange):
+    if not another(_group(exchange), tries) or not _retries(exchange, moves):
         return False
     exchange.tries = exchange.tries.tried(call.pool)
     if status == 429 or status == 503:
@@ -289,7 +296,6 @@ def _asks_one_more(exchange: ExchangeState, status: int, waits_s: float) -> bool
         call.failed()
     call.leave()
     exchange.detail = f"{engine.name}: answered {status}"
-    _back_off(exchange, exchange.tries.retries)
     return True
 
 

@@ -12,8 +12,9 @@ from typing import Final
 from fastgw.accel.chunks import FramingError
 from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
-from fastgw.exchange.plan import CONTEXT
+from fastgw.exchange.plan import CONTEXT, FAILURE, Failure
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
+from fastgw.net.clock import monotonic
 from fastgw.net.upstream import Carrier, UpstreamStream
 from fastgw.protocol.body import Source, source_of
 
@@ -22,23 +23,39 @@ ERROR_BYTES: Final = 8192
 ERROR_S: Final = 2.0  # an engine that has said that it refuses says why in less
 
 _RETRY_AFTER: Final = re.compile(rb"(?im)^retry-after:[ \t]*([0-9]{1,6})[ \t]*\r$").search
-# OpenAI's code, which vLLM and SGLang have too in one version or another, and what vLLM, SGLang, llama.cpp, TGI and
-# Anthropic's API say in words.
+# OpenAI's code, which vLLM and SGLang have too in one version or another, and what vLLM, SGLang, llama.cpp, TGI, Ollama, LM
+# Studio and Anthropic's API say in words.
 _TOO_LONG: Final = re.compile(
     rb"context_length_exceeded|maximum context length|exceed_context_size_error|longer than the model's context length"
-    rb"|exceeds? the available context size|`inputs` (?:tokens \+|must have less than)|prompt is too long"
+    rb"|model's context length is only|longer than the maximum model length|exceeds? the available context size"
+    rb"|exceed(?:ed max|s the) context length|exceed context limit|loaded with context length of only"
+    rb"|`inputs` (?:tokens \+|must have less than)|prompt is too long"
+).search
+# OpenAI's code, and with which words vLLM, SGLang and Ollama begin. (What a client has said cannot stand there: within a string
+# of JSON its quotes are escaped.)
+_NO_MODEL: Final = re.compile(
+    rb'"code"\s*:\s*"model_not_found"'
+    rb'|"(?:message|error)"\s*:\s*"(?:[Tt]he )?[Mm]odel\b[^\n]{1,600}?(?:does not exist|not found)'
 ).search
 
 
 def asks_again(exchange: ExchangeState, head: ResponseHead) -> bool:
-    """Whether an engine is asked again instead of passing on the answer with this ``head``."""
+    """Whether this was no answer: an engine is asked again instead of passing on the one with this ``head``, or the client is
+    told otherwise."""
     status = head.status
     call = exchange.call
     assert call is not None
+    if (status == 401 or status == 403) and call.pool.engine.api_key_line:
+        # (It was not the client who showed that key: he can do nothing about it, and might take it for his own.)
+        turned_away(exchange, f"refuses the gateway's api_key ({status})")
+        return True
     if status < 429:
         less = status == 400 or status == 422
         return less and exchange.bound != NO_LIMIT and exchange.asks_for_less()
-    if (status == 429 or status >= 500) and exchange.asks_another(status, asks_to_wait(head)):
+    waits_s = asks_to_wait(head)
+    if waits_s > 0.0 and (status == 429 or status == 503):
+        call.pool.engine.rest_until(monotonic() + waits_s)
+    if (status == 429 or status >= 500) and exchange.asks_another(status, waits_s):
         return True
     if status == 429 or status == 503:
         # "Not now": back-pressure, not a fault.
@@ -50,14 +67,42 @@ def asks_again(exchange: ExchangeState, head: ResponseHead) -> bool:
 
 def waits(exchange: ExchangeState, head: ResponseHead, source: Source, rest: bytes) -> bool:
     """Whether the answer with this ``head`` waits for its body, of which ``rest`` has come: it may say that the prompt is too
-    long for its engine, and there are models with more room."""
-    if head.status not in (400, 413, 422) or not exchange.gateway.on_lost:
-        return False
-    route = exchange.gateway.table.routes.get(exchange.model)
-    if route is None or CONTEXT not in route.fallback_on:
+    long for its engine, and there are models with more room, or that the engine does not have a model which it should."""
+    if head.status == 404:
+        if not _should_have(exchange):
+            return False
+    elif head.status not in (400, 413, 422) or not exchange.gateway.on_lost or not falls_back(exchange, CONTEXT):
         return False
     Declined(exchange, head, source).begin(rest)
     return True
+
+
+def falls_back(exchange: ExchangeState, why: str) -> bool:
+    """Whether the request goes to another model for this reason, if one is left: by the route of the name that it was sent
+    with, or of the model that this stands for."""
+    routes = exchange.gateway.table.routes
+    for name in (exchange.model, exchange.substitute):
+        route = routes.get(name)
+        if route is not None and (why in route.fallback_on or (len(route.models) > 1 and why == FAILURE)):
+            return True
+    return False
+
+
+def turned_away(exchange: ExchangeState, why: str) -> None:
+    """The engine is not set up for what it is asked: that is its fault, whoever asks; another may be."""
+    call = exchange.call
+    assert call is not None
+    call.head = None  # (nobody has been answered)
+    name = call.pool.engine.name
+    exchange.gateway.log.warning("engine is not set up for what it is asked", engine=name, model=exchange.model, reason=why)
+    exchange.call_failed(Failure.TURNED_AWAY, False, why, None)
+
+
+def _should_have(exchange: ExchangeState) -> bool:
+    """Whether the engine that was asked is configured for the model, or lists it."""
+    assert exchange.call is not None
+    engine = exchange.call.pool.engine
+    return (exchange.substitute or exchange.model) in (engine.configured_models or engine.discovered_models)
 
 
 class Declined(Carrier):
@@ -109,7 +154,12 @@ class Declined(Carrier):
     def _judge(self) -> None:
         call = self._call
         self._told_to(call)
-        if not too_long(self._body) or not self._exchange.asks_another(self._head.status, -1.0):
+        if self._head.status == 404:
+            if no_model(self._body):
+                turned_away(self._exchange, "does not have the model (404)")
+            else:
+                call.answered(self._head, self._source, self._raw)
+        elif not too_long(self._body) or not self._exchange.asks_another(self._head.status, -1.0):
             call.answered(self._head, self._source, self._raw)
 
     def on_end(self, how: str) -> None:
@@ -136,3 +186,8 @@ def asks_to_wait(head: ResponseHead) -> float:
 def too_long(body: bytes) -> bool:
     """Whether an error, as far as it has come, says that the prompt is too long for its engine."""
     return _TOO_LONG(body[:ERROR_BYTES]) is not None
+
+
+def no_model(body: bytes) -> bool:
+    """Whether an error, as far as it has come, says that its engine does not have the model."""
+    return _NO_MODEL(body[:ERROR_BYTES]) is not None

@@ -29,6 +29,10 @@ PASSES_S: Final = 30.0
 """So often, and so long, a request is asked again that an engine did not look at while it took others: nginx takes
 ``keepalive_requests`` on a connection and leaves the others over, which says nothing against any of them, and each time some
 come to their end. (Whoever passes one over so often passes it over for ever.)"""
+MOST_SIBLINGS: Final = 3
+"""Engines of the same model that are asked after one that failed, where another model would be asked then: the request is sent
+again in any case, and who asked for this model gets it where an engine of it is well. Each of many that all fail costs its
+users time, so not all of them are asked."""
 MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
 
 
@@ -49,6 +53,7 @@ class Failure(enum.Enum):
     CROWDED_OUT = "crowded_out"  # the same, on one that goes on, and answers others
     WANTS_HTTP1 = "wants_http1"  # the same, and it is to be asked in HTTP/1.1
     SILENT = "silent"  # no byte within the first-byte limit
+    TURNED_AWAY = "turned_away"  # it refuses the gateway's own key, or lacks a model that it should have: it did no work
 
 
 REFUSALS: Final = {
@@ -189,16 +194,19 @@ def after(
     at_hand: bool,
     others: bool,
     fleeting: bool = False,
+    moves: bool = False,
 ) -> Step:
     """What follows a failed attempt.
 
     ``reused``: it went over an idle connection. ``begun``: a byte of an answer had come. ``at_hand``: the whole request can be
-    sent again. ``others``: there is another engine to ask. ``fleeting``: the engine may be gone at any moment. ``tries`` knows
-    of this attempt.
+    sent again. ``others``: there is another engine to ask. ``fleeting``: the engine may be gone at any moment. ``moves``:
+    another model is asked where no engine of this one is. ``tries`` knows of this attempt.
     """
     if begun or not at_hand:
         return Step.FAIL
-    if failure is Failure.CONNECT or failure is Failure.CONNECT_TIMEOUT or failure is Failure.FULL:
+    if failure is Failure.CONNECT or failure is Failure.CONNECT_TIMEOUT:
+        return Step.NEXT if others else Step.FAIL
+    if failure is Failure.FULL or failure is Failure.TURNED_AWAY:
         return Step.NEXT if others else Step.FAIL
     if failure is Failure.WANTS_HTTP1 and tries.refusals <= MOST_REFUSALS:
         return Step.AGAIN
@@ -217,12 +225,17 @@ def after(
         return Step.BAR if rules.quarantine_after and tries.kills >= rules.quarantine_after else Step.NEXT
     if failure is Failure.LOST and reused and rules.replay and not tries.replayed:
         return Step.AGAIN
-    return later(rules, tries, others) if rules.retry_fresh else Step.FAIL
+    return later(rules, tries, others, moves) if rules.retry_fresh or moves else Step.FAIL
 
 
-def later(rules: Rules, tries: Tries, others: bool) -> Step:
+def may_retry(rules: Rules, tries: Tries, moves: bool) -> bool:
+    """Whether a request may be sent once more to an engine of its model. ``moves``: another model is asked otherwise."""
+    return tries.retries < (max(rules.max_retries, MOST_SIBLINGS) if moves else rules.max_retries)
+
+
+def later(rules: Rules, tries: Tries, others: bool, moves: bool = False) -> Step:
     """Whether a request that may go to another engine does, and how."""
-    if tries.retries >= rules.max_retries or not others:
+    if not others or not may_retry(rules, tries, moves):
         return Step.FAIL
     if rules.quarantine_after and tries.kills >= rules.quarantine_after:
         return Step.BAR

@@ -31,16 +31,15 @@ def others(exchange: Exchange, why: str) -> list[str]:
         route = table.routes.get(asked)
     if route is None:
         return []
-    wanted = why in route.fallback_on
-    if route.models and deployed is not None and why != CONTEXT:
-        models = deployed.others(route, asker_of(exchange)) if wanted else [
-            model for _, model in deployed.ranked(route, asker_of(exchange))
-        ]
-    elif not wanted:
-        return []
-    else:
-        models = list(route.fallback)
     now = exchange.substitute or asked
+    models: list[str] = []
+    if route.models and deployed is not None and why != CONTEXT:
+        models = [model for _, model in deployed.ranked(route, asker_of(exchange))]
+    # (What is said of a model holds for those who ask for it by its class as well.)
+    members = [table.routes.get(model) for model in route.models if now == asked or model == now or model in given_up]
+    for one in (route, *members):
+        if one is not None and why in one.fallback_on:
+            models += one.fallback
     return [model for model in dict.fromkeys(models) if model != now and model not in given_up]
 
 

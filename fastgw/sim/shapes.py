@@ -118,9 +118,9 @@ class Plan:
         room = config.max_model_len - self.prompt_tokens
         if room < 1 or (asked or 1) > room:
             raise BadRequestError(
-                f"This model's maximum context length is {config.max_model_len} tokens. However, you requested "
-                f"{(asked or 1) + self.prompt_tokens} tokens ({self.prompt_tokens} in the messages, "
-                f"{asked or 1} in the completion)."
+                f"You passed {self.prompt_tokens} input tokens and requested {asked or 1} output tokens. However, the model's "
+                f"context length is only {config.max_model_len} tokens, resulting in a maximum input length of "
+                f"{max(0, config.max_model_len - (asked or 1))} tokens. Please reduce the length of the input prompt."
             )
         self.finish_reason = "stop" if asked is None else "length"
         self.tokens = overrides.tokens or (min(config.output_tokens, room) if asked is None else asked)

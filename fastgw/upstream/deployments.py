@@ -100,11 +100,13 @@ class Side:
 
 
 def alive(group: Group, tried: tuple[Pool, ...]) -> bool:
-    """Whether an engine of it may be asked, now or when it has room. (One that is ejected is asked where nobody else is: its
-    version's share is the others' until then.)"""
+    """Whether an engine of it may be asked, now or when it has room. (One that is ejected, or wants to rest, is asked
+    where nobody else is: its version's share is the others' until then.)"""
     for pool in group.pools:
         engine = pool.engine
-        if pool not in tried and engine.healthy is not False and not engine.ejected_until and engine.permitted():
+        if pool in tried or engine.healthy is False or engine.ejected_until or engine.rests():
+            continue
+        if engine.permitted():
             return True
     return False
 
@@ -180,11 +182,6 @@ class Deployed:
                 continue
             found.append(((*_judged(group, model, route), at), model))
         return sorted(found)
-
-    def others(self, route: RouteConfig, asker: Asker) -> list[str]:
-        """Where a request under ``route`` may go in its place, in order."""
-        ranked = [model for _, model in self.ranked(route, asker)] if route.models else []
-        return [*ranked, *route.fallback]
 
     def owners(self, listed: Mapping[str, str], asker_flow: str) -> dict[str, str]:
         """The models that one of that ``flow`` sees, each with its owner, of ``listed``: plain ones, and all that need not

@@ -127,7 +127,7 @@ class Restraint:
         self.close()
         for pool in self._pools():
             engine = pool.engine
-            engine.held = False
+            engine.held = engine.rests()
             engine.ramp = 0
             engine.ejected_until = 0.0
 
@@ -194,7 +194,7 @@ class Restraint:
             if engine.ramp and (not ramp or ramp > engine.ramp):
                 more = True
             engine.ramp = ramp
-            engine.held = ramp > 0 or engine.ejected_until > 0.0
+            engine.held = ramp > 0 or engine.ejected_until > 0.0 or engine.rests()
         return more
 
     @staticmethod

@@ -37,6 +37,8 @@ def obstacle(engine: Engine) -> str:
         return "has an open breaker"
     if engine.not_before > now:
         return "has asked to be left alone"
+    if engine.rests_until > now:
+        return f"has asked for rest, for {engine.rests_until - now:.1f} s more"
     if engine.ejected_until > now:
         return f"is ejected for {engine.ejected_until - now:.1f} s more"
     if engine.ramp and engine.inflight >= engine.ramp:

@@ -72,6 +72,7 @@ class Engine:
         "protocol",
         "queued",
         "ramp",
+        "rests_until",
         "secure",
         "secure_h2",
         "served_name",
@@ -137,8 +138,9 @@ class Engine:
         self.probed_at = 0.0
         self.inflight = 0
         self.queued = 0  # requests that wait in it, as it says itself, and are not under way here
-        self.held = False  # it is held back, by one of the next two (``restraint``)
+        self.held = False  # it is held back, by one of the next three
         self.ejected_until = 0.0  # it is asked only where nobody else is left
+        self.rests_until = 0.0  # the same: it has asked for that itself
         self.ramp = 0  # no more requests may be under way there while it is new, 0 = as many as it takes
         self.watch: Watch | None = None  # what calls tell of it, where somebody wants to know
         self.answered_total = 0
@@ -194,10 +196,11 @@ class Engine:
 
     def let_go(self) -> bool:
         """Whether one that is held back may have a request more."""
-        if self.ejected_until:
-            if monotonic() < self.ejected_until:
+        if self.ejected_until or self.rests_until:
+            now = monotonic()
+            if now < self.ejected_until or now < self.rests_until:
                 return False
-            self.ejected_until = 0.0
+            self.ejected_until = self.rests_until = 0.0
             self.held = self.ramp > 0
         return not self.ramp or self.inflight < self.ramp
 
@@ -213,6 +216,16 @@ class Engine:
                 return False
             self.not_before = 0.0
         return self.breaker.may(now) != NO
+
+    def rest_until(self, until: float) -> None:
+        """It has said when it wants to be asked again: until then it is asked only where nobody else is left. (One client
+        alone may have been its cause, so that nobody is refused for it.)"""
+        self.rests_until = until
+        self.held = True
+
+    def rests(self) -> bool:
+        """Whether it has asked for that, and its time is not over."""
+        return self.rests_until > 0.0 and monotonic() < self.rests_until
 
     def told_to_wait(self, caller: str, now: float, seconds: float) -> None:
         """``caller`` was told to come again in ``seconds``. The engine is spared for as long as it has told so to two at least:

@@ -24,18 +24,19 @@ cpdef bint _waits_for_room(ExchangeState exchange) except -1
 @cython.locals(gateway=Context, barred=cython.int, bound=cython.longlong)
 cpdef bint _elsewhere(ExchangeState exchange, str why) except -1
 cpdef _at_once(ExchangeState exchange)
-@cython.locals(call=Call, pool=Pool, now=cython.double, in_http1=cython.bint, passed=cython.bint, not_taken=cython.bint)
+@cython.locals(call=Call, pool=Pool, now=cython.double, in_http1=cython.bint, passed=cython.bint, not_taken=cython.bint,
+               moves=cython.bint)
 cpdef call_failed(ExchangeState exchange, object failure, bint begun, str detail, object error)
 cpdef Group _group(ExchangeState exchange)
 @cython.locals(call=Attempt, connected=cython.bint)
 cpdef bint _again(ExchangeState exchange, Pool pool, int fresh, bint counted) except -1
-cpdef bint _goes_on(ExchangeState exchange, object step, Pool pool) except -1
+cpdef bint _goes_on(ExchangeState exchange, object step, Pool pool, bint moves) except -1
 cpdef bint _at_hand(ExchangeState exchange) except -1
-cpdef bint _may_retry(ExchangeState exchange) except -1
+cpdef bint _retries(ExchangeState exchange, bint moves) except -1
 cpdef _back_off(ExchangeState exchange, int time)
 @cython.locals(call=Call)
-cpdef bint _asks_one_more(ExchangeState exchange, int status, double waits_s) except -1
-@cython.locals(call=Call)
+cpdef bint _asks_one_more(ExchangeState exchange, int status, double waits_s, bint moves) except -1
+@cython.locals(call=Call, moves=cython.bint, retried=cython.bint)
 cpdef bint asks_another(ExchangeState exchange, int status, double waits_s) except -1
 @cython.locals(call=Call)
 cpdef bint asks_for_less(ExchangeState exchange) except -1

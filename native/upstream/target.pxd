@@ -21,7 +21,7 @@ cdef class Engine:
     cdef public Kind kind
     cdef public str host, machine, name, protocol, served_name, tenant, unix_path, version
     cdef public Py_ssize_t idle_files, max_connections, max_idle, warm_connections
-    cdef public double ejected_until, not_before, probed_at
+    cdef public double ejected_until, not_before, probed_at, rests_until
     cdef public Breaker breaker
     cdef public long long max_concurrent, queued, ramp, slots, weight
     cdef public object gradient, secure, secure_h2
@@ -31,5 +31,7 @@ cdef class Engine:
     cpdef bint permitted(self) except -1
     cpdef bint last_resort(self) except -1
     cpdef bint let_go(self) except -1
+    cpdef rest_until(self, double until)
+    cpdef bint rests(self) except -1
     cpdef told_to_wait(self, str caller, double now, double seconds)
     cpdef bint full(self) except -1

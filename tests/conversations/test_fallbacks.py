@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from fastgw import RouteConfig
+from fastgw.exchange.plan import MOST_SIBLINGS
 from tests.conversations.deployed_row import deployed, fine, key_of, tenant_key
 from tests.conversations.engine_row import status
+from tests.support.byhand.engine import Play
 from tests.support.byhand.h2 import JSON
 from tests.support.conversation import answering, silent
 from tests.support.requests import chat, request
@@ -21,6 +24,13 @@ TOO_LONG = b'{"error":{"message":"This model\'s maximum context length is 4096 t
 LONG = answering(
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(TOO_LONG), TOO_LONG)
 )
+
+
+def says(number: int, error: object) -> Play:
+    """An engine that refuses everything."""
+    data = json.dumps({"error": error}).encode()
+    head = b"HTTP/1.1 %d No\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return answering(head % (number, len(data)) + data)
 
 
 def dies(asked: Any) -> None:
@@ -146,6 +156,22 @@ def test_a_prompt_that_is_too_long_goes_to_a_model_with_room(play: Callable[[Any
         answer = row.ask(chat())
         assert (answer.status, answer.header("x-fallback-model"), row.asked) == (200, "n", {"a": 1, "b": 1, "c": 0})
         assert row.engines["a"].engine.failures_total == 0
+
+
+@pytest.mark.parametrize("words", [
+    "You passed 99073 input tokens and requested 32000 output tokens. However, the model's context length is only 131072.",
+    "The decoder prompt (length 11466) is longer than the maximum model length of 8192.",
+    "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
+    "The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+    "request (70494 tokens) exceeds the available context size (67584 tokens), try increasing it",
+    "input length and `max_tokens` exceed context limit: 156321 + 48384 > 200000", "prompt is too long: 9 tokens > 8 maximum",
+    "prompt too long; exceeded max context length by 12 tokens", "the input length exceeds the context length",
+    "Trying to keep the first 5000 tokens. However, the model is loaded with context length of only 4096 tokens",
+    "Input validation error: `inputs` must have less than 1024 tokens. Given: 2000",
+])  # fmt: skip
+def test_in_the_words_of_each_engine(words: str) -> None:
+    with deployed(ENGINES, CONTEXT, plays={"a": says(400, {"message": words, "type": "BadRequestError"})}) as row:
+        assert row.ask(chat()).header("x-fallback-model") == "n"
 
 
 @pytest.mark.parametrize("ends", [{"last": True}, {}], ids=["with it", "never"])
@@ -361,3 +387,85 @@ def test_what_is_held_for_the_first_event_is_bounded(said: bytes) -> None:
         assert client.seen.status == 200
         asked.closes("reset")
         assert (row.asked["b"], b'"error"' in client.seen.body) == (0, True)
+
+
+TWO = {"a": {"models": ("m",)}, "a2": {"models": ("m",)}, "b": {"models": ("n",)}}
+TURNED_AWAY = {
+    "refuses the key": says(401, "Unauthorized"),
+    "forbids the key": says(403, {"message": "no"}),
+    "lacks the model, says vLLM": says(404, {"message": "The model `m` does not exist.", "type": "NotFoundError", "code": 404}),
+    "lacks the model, says Ollama": says(404, "model 'm' not found"),
+    "lacks the model, says OpenAI": says(404, {"message": "No.", "code": "model_not_found"}),
+}
+FAILS_ALONE = {
+    **{number: status(int(number)) for number in ("429", "500", "503", "529")},
+    **{name: play for name, (play, _) in IN_VAIN.items()}, "dies": dies, **TURNED_AWAY,
+}  # fmt: skip
+CLASS = (RouteConfig(model="class:c", models=["m", "n"]), RouteConfig(model="m"))
+
+
+@pytest.mark.parametrize("asked", ["m", "class:c"])
+@pytest.mark.parametrize("name", FAILS_ALONE)
+def test_an_engine_of_the_same_model_comes_before_another_model(name: str, asked: str) -> None:
+    """Without any rule of retries, and at no cost to their budget."""
+    routes = (RouteConfig(model="m", fallback=["n"], fallback_on=["failure"]),) if asked == "m" else CLASS
+    settings = {"policy": "ordered", "between_bytes_timeout_s": 2.0, "retry_budget_percent": 0}
+    engines = {**TWO, "a": {"models": ("m",), "api_key": "of-the-gateway"}}
+    with deployed(engines, *routes, plays={"a": FAILS_ALONE[name]}, **settings) as row:
+        for turn in range(12):
+            row.engines["a"].engine.rests_until = 0.0
+            answer = row.ask(chat(asked, stream=name in IN_VAIN))
+            assert (answer.status, answer.header("x-fallback-model")) == (200, None)
+            assert row.asked == {"a": turn + 1, "a2": turn + 1, "b": 0}
+
+
+def test_but_not_each_of_many() -> None:
+    engines = {**{f"a{at}": {"models": ("m",)} for at in range(6)}, "b": {"models": ("n",)}}
+    plays = {f"a{at}": status(503) for at in range(6)}
+    with deployed(engines, ROUTE, plays=plays, policy="ordered") as row:
+        assert row.ask(chat()).header("x-fallback-model") == "n"
+        assert sum(row.asked.values()) == 1 + MOST_SIBLINGS + 1
+
+
+@pytest.mark.parametrize("name", TURNED_AWAY)
+def test_an_engine_that_is_not_set_up_for_it_has_failed(name: str) -> None:
+    """Whose fault is it? Not the client's: he gets no word of it, another engine answers, and this one is spared."""
+    engines = {"a": {"models": ("m",), "api_key": "of-the-gateway"}, "a2": {"models": ("m",)}}
+    with deployed(engines, plays={"a": TURNED_AWAY[name]}, policy="ordered", cb_failure_threshold=3) as row:
+        assert [row.ask(chat()).status for _ in range(5)] == [200] * 5
+        assert row.asked == {"a": 3, "a2": 5}
+        assert row.engines["a"].engine.failures_total == 3
+    with deployed({"a": engines["a"]}, plays={"a": TURNED_AWAY[name]}) as row:
+        answer = row.ask(chat())
+        assert (answer.status, answer.json()["error"]["code"]) == (502, "bad_gateway")
+        assert row.talk.records[0]["detail"].startswith("a: refuses" if "key" in name else "a: does not have the model")
+
+
+@pytest.mark.parametrize(("fields", "play"), [
+    ({"models": ("m",)}, TURNED_AWAY["refuses the key"]),
+    ({"models": ("m",)}, TURNED_AWAY["forbids the key"]),
+    ({}, TURNED_AWAY["lacks the model, says vLLM"]),
+    ({"models": ("m",)}, says(404, {"message": "Response with id 'the model m does not exist' not found."})),
+    ({"models": ("m",)}, says(404, 'no "error": "model m not found"')),
+], ids=["the client's key", "the client's key, 403", "nobody said so", "another thing", "the client's words"])  # fmt: skip
+def test_what_the_client_is_told_himself(fields: dict[str, Any], play: Play) -> None:
+    with deployed({"a": fields, "a2": fields}, plays={"a": play}, policy="ordered") as row:
+        assert row.ask(chat()).status in (401, 403, 404)
+        assert (row.asked, row.engines["a"].engine.failures_total) == ({"a": 1, "a2": 0}, 0)
+
+
+@pytest.mark.parametrize(("why", "play"), [("failure", status(503)), ("context", LONG)])
+def test_what_is_said_of_a_model_holds_by_its_class_too(why: str, play: Play) -> None:
+    routes = RouteConfig(model="m", fallback=["n"], fallback_on=[why]), RouteConfig(model="class:c", models=["m"])
+    with deployed(ENGINES, *routes, plays={"a": play}) as row:
+        answer = row.ask(chat("class:c"))
+        assert (answer.status, answer.header("x-fallback-model"), row.asked["b"]) == (200, "n", 1)
+
+
+def test_one_that_has_asked_for_rest_is_not_asked_first_each_time() -> None:
+    with deployed(ENGINES, ROUTE, plays={"a": status(503, b"retry-after: 60")}) as row:
+        for _ in range(4):
+            assert row.ask(chat()).header("x-fallback-model") == "n"
+        assert row.asked == {"a": 1, "b": 4, "c": 0}
+        row.engines["b"].engine.healthy = row.engines["c"].engine.healthy = False
+        assert (row.ask(chat()).status, row.asked["a"]) == (503, 2)

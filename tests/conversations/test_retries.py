@@ -95,21 +95,22 @@ class TestStatuses:
 
 
 class TestRetryAfter:
-    """An engine that asks several to leave it alone is left alone by all, for as long as it says and a minute at most."""
+    """An engine that asks to be left alone is asked where nobody else is, for as long as it says and a minute at most; one that
+    asks several is left alone by all."""
 
     def test_S2_requests_stay_away_from_it_until_then(self) -> None:
         with row(status(503, b"retry-after: 5"), fine, retry_statuses=BACK_PRESSURE) as talk:
             assert talk.ask(chat(), SECOND).status == 200
             begun = talk.loop.now
             assert [talk.ask(chat()).status for _ in range(6)] == [200] * 6
-            assert talk.asked == [2, 7]
-            assert talk.stats.retries_total == 2
+            assert talk.asked == [1, 7]
+            assert talk.stats.retries_total == 1
             talk.passes(begun + 4.6 - talk.loop.now)
             assert talk.ask(chat()).status == 200
-            assert talk.asked == [2, 8]
+            assert talk.asked == [1, 8]
             talk.passes(0.5)
             assert talk.ask(chat()).status == 200
-            assert talk.asked == [3, 9]
+            assert talk.asked == [2, 9]
 
     @pytest.mark.parametrize(
         ("keys", "sources"),
@@ -119,35 +120,38 @@ class TestRetryAfter:
     def test_S2_what_one_client_may_have_provoked_holds_for_his_request_only(
         self, keys: tuple[str, ...], sources: tuple[str, ...]
     ) -> None:
-        """He is served elsewhere each time, and nobody else is kept from the engine."""
+        """Others are asked rather than the engine, but where they are not there, nobody is kept from it."""
         settings = {"retry_statuses": BACK_PRESSURE, "api_keys": keys, "retry_budget_percent": 100}
         with row(status(429, b"retry-after: 60"), fine, **settings) as talk:
             for source in (*sources, *sources):
                 assert talk.ask(chat(key=keys[0] if keys else None), source).status == 200
-            assert talk.asked == [2 * len(sources)] * 2
+            assert talk.asked == [1, 2 * len(sources)]
+            talk.engines[1].engine.draining = True
+            passed_on(talk.ask(chat(key=keys[0] if keys else None)), 429)
             assert talk.engines[0].engine.not_before == 0.0
 
     def test_S2_two_keys_of_one_address_are_two(self) -> None:
         keys = ("sk-one", "sk-two")
-        with row(status(429, b"retry-after: 60"), fine, retry_statuses=BACK_PRESSURE, api_keys=keys) as talk:
-            for key in (*keys, *keys):
-                assert talk.ask(chat(key=key)).status == 200
-            assert talk.asked == [2, 4]
+        with row(status(429, b"retry-after: 60"), retry_statuses=BACK_PRESSURE, api_keys=keys) as talk:
+            assert [talk.ask(chat(key=key)).status for key in (*keys, *keys)] == [429, 429, 503, 503]
+            assert talk.asked == [2]
 
     def test_S2_two_words_that_do_not_meet_are_not_several(self) -> None:
         """What the first was told is over when the second is told."""
-        with row(status(429, b"retry-after: 1"), fine, retry_statuses=BACK_PRESSURE) as talk:
-            assert talk.ask(chat()).status == 200
+        with row(status(429, b"retry-after: 1"), retry_statuses=BACK_PRESSURE) as talk:
+            passed_on(talk.ask(chat()), 429)
             talk.passes(1.05)
-            assert talk.ask(chat(), SECOND).status == 200
-            assert talk.ask(chat(), SECOND).status == 200
-            assert talk.asked == [3, 3]
+            passed_on(talk.ask(chat(), SECOND), 429)
+            passed_on(talk.ask(chat(), SECOND), 429)
+            assert talk.asked == [3]
 
     def test_S2_no_longer_than_a_minute(self) -> None:
-        with row(status(429, b"Retry-After: 86400"), fine, retry_statuses=BACK_PRESSURE) as talk:
+        with row(status(429, b"Retry-After: 86400"), retry_statuses=BACK_PRESSURE) as talk:
             for source in ("127.0.0.1", SECOND):
-                assert talk.ask(chat(), source).status == 200
-            assert 59 < talk.engines[0].engine.not_before - talk.loop.now <= 60
+                passed_on(talk.ask(chat(), source), 429)
+            engine = talk.engines[0].engine
+            for until in (engine.not_before, engine.rests_until):
+                assert 59 < until - talk.loop.now <= 60
 
     def test_S2_when_all_have_asked_for_it_the_client_is_told_when_the_first_is_back(self) -> None:
         plays = (status(503, b"retry-after: 40"), status(503, b"retry-after: 20", b"x-from: second"))
@@ -179,11 +183,31 @@ class TestRetryAfter:
             assert len(engine.words) <= 2
         assert engine.not_before == until
 
-    def test_S2_it_holds_for_retry_statuses_only(self) -> None:
-        with row(status(503, b"retry-after: 30"), fine) as talk:
+    @pytest.mark.parametrize("number", [429, 503])
+    @pytest.mark.parametrize("policy", ["ordered", "session", "consistent_hash", "prefix_aware", "least_loaded"])
+    def test_S2_no_policy_sends_anybody_there_meanwhile(self, policy: str, number: int) -> None:
+        """Whether its answer is passed on or not: who comes next is served elsewhere, by affinity or not, until it is over."""
+        with row(fine, fine, policy=policy) as talk:
+            ask = chat(content="a long common prompt " * 200, headers=[("x-session-id", "s")])
             for _ in range(3):
-                passed_on(talk.ask(chat()), 503, retry_after="30")
-            assert talk.asked == [3, 0]
+                assert talk.ask(ask).status == 200
+            pinned = talk.records[-1]["engine"]
+            [there] = [one for one in talk.engines if one.engine.name == pinned]
+            there.play = status(number, b"retry-after: 5")
+            while talk.ask(ask).status == 200:
+                pass
+            begun = talk.loop.now
+            before = there.engine.answered_total
+            assert [talk.ask(ask).status for _ in range(20)] == [200] * 20
+            assert there.engine.answered_total == before
+            talk.passes(begun + 5.1 - talk.loop.now)
+            assert there.engine.usable()
+
+    def test_S2_where_nobody_else_is_it_is_asked_all_the_same(self) -> None:
+        with row(status(503, b"retry-after: 30")) as talk:
+            for source in ("127.0.0.1", SECOND, "127.0.0.3"):
+                passed_on(talk.ask(chat(), source), 503, retry_after="30")
+            assert talk.asked == [3]
 
 
 class TestBudget:

@@ -21,7 +21,7 @@ from fastgw.exchange.plan import (
 )
 
 FLAGS = ("reused", "begun", "at_hand", "others", "replay", "replayed", "retry_fresh")
-CONNECT = (Failure.CONNECT, Failure.CONNECT_TIMEOUT, Failure.FULL)
+CONNECT = (Failure.CONNECT, Failure.CONNECT_TIMEOUT, Failure.FULL, Failure.TURNED_AWAY)
 QUESTIONS = [
     (failure, dict(zip(FLAGS, flags, strict=True)), retries, kills)
     for failure, retries, kills, *flags in product(Failure, (0, 1, 2), (0, 1, 2), *[(False, True)] * len(FLAGS))
