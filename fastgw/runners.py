@@ -106,6 +106,7 @@ class FleetYard:
         if not resting:
             if name in self._ours:
                 self._ours.discard(name)
+                engine.came_back()
                 self._fleet.undrain(name)
         elif not engine.draining:  # (who drained it otherwise has it stay so)
             self._ours.add(name)
@@ -114,7 +115,13 @@ class FleetYard:
     def vouched(self, engine: Engine, well: bool) -> None:
         if engine.healthy is not well:
             engine.healthy = well
+            if well:
+                engine.came_back()
             self._room()
+
+    def disowned(self, engine: Engine, ill: bool) -> None:
+        engine.disowned = ill
+        self.vouched(engine, not ill)
 
     def lose(self, engine: Engine, why: str) -> None:
         self._goes(engine)

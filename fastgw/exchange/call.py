@@ -97,6 +97,8 @@ class Call(Carrier):
         if self.settled:
             return
         self.settled = True
+        if not self.probe and self.stream is not None and not self.stream.blames():
+            return
         before = engine.breaker.opened_total
         engine.breaker.failed(monotonic(), random(), self.probe)  # noqa: S311 - spreads probes, guards nothing
         self.probe = False

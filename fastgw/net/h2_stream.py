@@ -19,7 +19,7 @@ from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
 from fastgw.net.clock import monotonic
 from fastgw.net.h2_held import Held
-from fastgw.net.h2_link import H2Link
+from fastgw.net.h2_link import CLOSED, H2Link
 from fastgw.net.poller import Reactor
 from fastgw.net.timers import NEVER, TICK_S
 from fastgw.net.upstream import WANTS_HTTP1, Carrier, UpstreamStream
@@ -43,11 +43,12 @@ LINGER_S: Final = 2.0
 class Link(H2Link):
     """A connection, as the streams on it need it."""
 
-    __slots__ = ("connects", "own")
+    __slots__ = ("blamed", "connects", "own")
 
     def __init__(self, reactor: Reactor, wire: Wire, control: Control, own: tuple[bytes, bytes]) -> None:
         super().__init__(reactor, wire, control)
         self.own = own  # what all requests to this engine have: pseudo-fields, and fields
+        self.blamed = False  # one of its streams has told that it ended
         self.connects = False  # the engine takes WebSockets on it (RFC 8441 §3)
 
     def unread(self) -> bool:
@@ -306,6 +307,14 @@ class H2UpstreamStream(UpstreamStream):
     # --- down
     def begun(self) -> bool:
         return self.head is not None or self.interim > 0
+
+    def blames(self) -> bool:
+        link = self.link
+        if link is None or link.state is not CLOSED:
+            return True
+        first = not link.blamed
+        link.blamed = True
+        return first
 
     def deliver(self) -> None:
         """Tell what has come."""

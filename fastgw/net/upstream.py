@@ -133,6 +133,11 @@ class UpstreamStream(Timed):
         """The answer was a 101: from here on bytes pass as they are, both ways."""
         raise NotImplementedError
 
+    def blames(self) -> bool:
+        """Whether the engine has one failure more when this has failed: of all that a connection has taken along with it, the
+        first to ask is told so, and no other."""
+        return True
+
     def cancel(self) -> None:
         """End at once, which is also how the engine's work is cancelled; the carrier is not told."""
         raise NotImplementedError

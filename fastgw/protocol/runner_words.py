@@ -45,6 +45,11 @@ TIMEOUT: Final = "TIMEOUT"
 AUTH_FAILED: Final = "AUTH_FAILED"
 
 
+def is_name(said: str) -> bool:
+    """Whether that can be a model's name: it stands in metrics and in the log."""
+    return said.isprintable() and 0 < len(said.encode("utf-8", "replace")) <= 200
+
+
 # --- what a runner says of itself
 class EngineStatus(msgspec.Struct, kw_only=True):
     """One engine behind a runner."""
@@ -102,8 +107,8 @@ class RunnerStatus(msgspec.Struct, kw_only=True):
 
     def models(self) -> tuple[str, ...]:
         """Names that it answers to: what is loaded first, then what could be, then aliases; each once. Of engines that are not
-        well there are none."""
-        well = [engine for engine in self.engines if engine.is_healthy]
+        well there are none, while another one is."""
+        well = [engine for engine in self.engines if engine.is_healthy] or self.engines
         loaded = [name for engine in well for name in engine.loaded_models]
         available = [name for engine in well for name in engine.available_models]
         aliases = [alias for alias, name in self.model_aliases.items() if name in loaded or name in available]

@@ -213,7 +213,7 @@ def _judged(group: Group, model: str, route: RouteConfig) -> tuple[object, ...]:
         load = (engine.inflight + 1) / (engine.slots or engine.weight)
         least = min(least, load) if usable else load
         usable = True
-        facts = engine.facts.get(engine.served_name or model)
+        facts = engine.facts_of(model)
         loaded = loaded or facts is None or facts.loaded is not False
         there = there or engine.machine == route.machine
     return not usable, not loaded, bool(route.machine) and not there, least if route.choose == "least_loaded" else 0.0

@@ -28,7 +28,8 @@ from fastgw.protocol.openai import parse_models
 from fastgw.stats import EventLog
 from fastgw.upstream.asked import get, post
 from fastgw.upstream.chronicle import Chronicle
-from fastgw.upstream.kinds.registry import ASKED, is_of, is_told, known_by
+from fastgw.upstream.kinds.kind import Kind
+from fastgw.upstream.kinds.registry import ASKED, is_of, is_told, kind_of, known_by
 from fastgw.upstream.models import Facts, in_list, trained_for
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
@@ -58,11 +59,13 @@ class _Known:
     """What probes have found out about one engine."""
 
     __slots__ = (
-        "asked", "good_path", "greeted", "h2", "heard", "models_at", "protocol_at", "resolved_at", "shown", "silent_at",
+        "asked", "good_path", "greeted", "h2", "heard", "learned", "models_at", "protocol_at", "resolved_at", "shown",
+        "silent_at",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.asked = False  # what it is, of one whose list does not tell
+        self.learned = False  # its kind was, by its own answers: nobody has configured it
         self.shown: dict[str, int] = {}  # models that were asked for one by one, and the context of each
         self.good_path = b""
         self.h2 = False  # it spoke HTTP/2 when that was looked at last; `protocol_at`: when it is asked again
@@ -106,9 +109,11 @@ class Health:
         self._config = config
 
     def counts(self) -> tuple[int, int]:
-        """(engines that are well and take requests, all engines)."""
+        """(engines that are well and take requests, all engines). Where the breaker spares one, it takes none."""
         pools = self._pools()
-        return sum(pool.engine.healthy is True and not pool.engine.draining for pool in pools), len(pools)
+        now = monotonic()
+        well = [pool for pool in pools if pool.engine.healthy is True and not pool.engine.draining]
+        return sum(pool.engine.breaker.state != OPEN or now >= pool.engine.breaker.until for pool in well), len(pools)
 
     def forget(self, engine: Engine) -> None:
         """It is gone. (A probe of it that is under way ends as it likes.)"""
@@ -173,6 +178,7 @@ class Health:
                 self._judge(pool, True, "")
             return
         known = self._of(engine)
+        opened = engine.breaker.opened_total
         verdict: bool | None = None if await self._resolve(engine, known) else False
         detail = "name not resolved"
         if engine.addresses:
@@ -181,6 +187,10 @@ class Health:
                 verdict, detail = await self._ask(pool, known)
         if verdict is not None:
             self._judge(pool, verdict, detail)
+        if verdict and engine.breaker.opened_total == opened and engine.breaker.failures <= self._config.cb_failure_threshold:
+            # What opened it was before this answer, so one request may try. When that has failed too, probes tell nothing of
+            # what requests meet there, and the breaker has its time.
+            engine.came_back()
         if verdict and monotonic() - known.models_at >= self._config.model_refresh_s:
             await self._learn_models(pool, known)
         if verdict and engine.kind.h2c:
@@ -259,14 +269,17 @@ class Health:
         engine = pool.engine
         if well:
             engine.failures = 0
-            if engine.healthy is False and engine.breaker.state == OPEN:
-                # It is back: one request may try it at once.
-                engine.breaker.until = monotonic()
+            if engine.disowned:
+                return
             if engine.healthy is not True:
                 if engine.healthy is False:
+                    engine.came_back()
                     known = self._of(engine)
-                    known.protocol_at = known.silent_at = -1e9  # it may be another one now
+                    known.models_at = known.protocol_at = known.silent_at = -1e9  # it may be another one now
                     known.asked = False
+                    if known.learned:
+                        known.learned = False
+                        engine.become(kind_of("auto"))
                 self._log.info("engine is well", engine=engine.name)
                 self._events.add("engine_well", engine.name)
                 engine.healthy = True
@@ -313,14 +326,14 @@ class Health:
         names: list[str] = []
         facts: Facts = {}
         if status == 200:
-            engine.become(known_by(engine.kind, body))
+            self._is(engine, known, known_by(engine.kind, body))
             names = parse_models(body)
             facts = in_list(body, names)
             if tuple(names) != engine.discovered_models:
                 self._has(engine, facts)  # at once: requests may wait for it
         if not (is_told(engine.kind) or known.asked) and (names or status != 200):
             known.asked = True
-            await self._find_out(pool)
+            await self._find_out(pool, known)
         facts = await self._learn_more(pool, known, facts)
         if status == 200 or facts:
             self._has(engine, facts)
@@ -333,13 +346,20 @@ class Health:
             engine.discovered_models = models
             self._models_changed()
 
-    async def _find_out(self, pool: Pool) -> None:
+    @staticmethod
+    def _is(engine: Engine, known: _Known, kind: Kind) -> None:
+        """It has told of which kind it is."""
+        if kind is not engine.kind:
+            known.learned = True
+            engine.become(kind)
+
+    async def _find_out(self, pool: Pool, known: _Known) -> None:
         """Ask it for what only one kind has, one after the other: a few lines in the log of one that is none of these, once."""
         for kind in ASKED:
             with suppress(FetchError):
                 status, body = await _get(pool, kind.asked[0], self._config.health_timeout_s)
                 if status == 200 and is_of(kind, body):
-                    pool.engine.become(kind)
+                    self._is(pool.engine, known, kind)
                     return
 
     async def _learn_more(self, pool: Pool, known: _Known, facts: Facts) -> Facts:

@@ -392,6 +392,7 @@ class Pool(Home):
 
     def adopt(self, wire: Wire) -> Any:
         """A connection of HTTP/2 that the engine's side has made, over ``wire``; returns it. (``protocol = h2`` alone.)"""
+        self.engine.came_back()
         return self._slots.adopt(wire)
 
     def wire(self) -> Wire:

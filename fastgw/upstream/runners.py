@@ -2,8 +2,8 @@
 
     join -----> there <---- comes back in time ---- lost
                  |  ^                                 |
-       not well  v  | well                            v  GRACE_S, or silence was why
-                resting -- drained, nothing under way --> gone
+       starting, v  | well                            v  GRACE_S, or silence was why
+   shutting down resting -- drained, nothing under way --> gone
 
 Each runner is one engine of the fleet, at the address that it may have (``runner_address``), serving the models that it
 reports; what is behind it is its own affair. Told by connections (``protocol/runners.Session``) what runners say; tells the
@@ -15,7 +15,8 @@ there are :attr:`Registry.most` runners at the most, and what is
 remembered of those that left is bounded too. A runner that is lost gets no new requests while others are well, and after
 :data:`GRACE_S` it is gone: requests that it has not begun to answer go elsewhere, answers that have begun go on. Whoever comes
 and goes all the time waits (:data:`FLAPS` times, then once in :data:`FLAP_S`), and keeps the place that it has; whoever is well
-and is not, all the time, rests meanwhile.
+and is not, all the time, counts as not well meanwhile. An id that the operator has drained stays so until he says otherwise,
+however often its runner comes.
 """
 
 from __future__ import annotations
@@ -25,12 +26,23 @@ from typing import Any, Final, Protocol
 
 from fastgw.config import ConfigErrors, EngineConfig
 from fastgw.config.names import EngineKind
-from fastgw.protocol.runner_words import PROTOCOL_ERROR, ROUTABLE, Command, CommandResponse, Register, RunnerStatus
+from fastgw.protocol.runner_words import (
+    PROTOCOL_ERROR,
+    ROUTABLE,
+    Command,
+    CommandResponse,
+    Register,
+    RunnerStatus,
+    is_name,
+)
 from fastgw.protocol.runners import AWAY, DONE, LATER, POLICY, Refused, Session
-from fastgw.upstream.kinds.registry import kind_called
+from fastgw.upstream.kinds.registry import is_told, kind_called, kind_of
+from fastgw.upstream.models import Facts, ModelFacts
 from fastgw.upstream.runner_address import Network, tunnel_of, where
 from fastgw.upstream.target import MOST_QUEUED, Engine
 
+RESTS: Final = frozenset({"starting", "shutting_down"})
+"""Words of a runner for which its engine gets nothing at all."""
 GRACE_S: Final = 1.5
 """In which a runner whose connection broke may come back as if nothing had been."""
 FLAPS: Final = 5
@@ -67,7 +79,11 @@ class Yard(Protocol):
         ...
 
     def vouched(self, engine: Engine, well: bool) -> None:
-        """Its runner says so, or has fallen silent; probes may find otherwise."""
+        """Its runner is there, or is not; probes may find otherwise."""
+        ...
+
+    def disowned(self, engine: Engine, ill: bool) -> None:
+        """Whether its runner says that it is not well: it is asked where nobody else is left, whatever probes find."""
         ...
 
     def lose(self, engine: Engine, why: str) -> None:
@@ -86,19 +102,20 @@ class Yard(Protocol):
 class Runner:
     """One runner, and what it said last. ``lost_at``: when its connection broke, -1 = it is there. ``asked_at``: when it was
     asked whether it is, because another came with its id, -1 = it was not. ``drained``: the operator wants it empty.
-    ``resting``: its engine gets no new requests for what it says of itself, or because it is drained. ``said``: its health, and
-    whether it takes requests, as others were told last; ``wavers``: it says something else again and again, and rests."""
+    ``resting``: its engine gets no new requests for what it says of itself, or because it is drained; ``ill``: it gets them as
+    a last resort, for it may be slow to say that it is well. ``said``: its health, and whether an engine of it is well, as
+    others were told last; ``wavers``: it says something else again and again, and counts as ill."""
 
     __slots__ = (
-        "asked_at", "commands", "drained", "engine", "id", "joined_at", "lost_at", "machine", "models", "name", "resting",
-        "said", "seen_at", "session", "status", "turns", "url", "wavers",
+        "asked_at", "commands", "drained", "engine", "id", "ill", "joined_at", "lost_at", "machine", "models", "name",
+        "resting", "said", "seen_at", "session", "status", "turns", "url", "wavers",
     )  # fmt: skip
 
     def __init__(self, message: Register, url: str, engine: Engine, session: Session, now: float) -> None:
         self.id = message.runner_id
         self.url = url
         self.engine = engine
-        self.drained = self.resting = self.wavers = False
+        self.drained = self.ill = self.resting = self.wavers = False
         self.joined_at = now
         self.asked_at = -1.0
         self.turns: tuple[float, float] = (FLAPS, now)  # times that it may say something else, as of when
@@ -120,7 +137,7 @@ class Runner:
         self.seen_at = now
 
     def says(self) -> tuple[str, bool]:
-        """Its health, and whether it takes requests, by its own words."""
+        """Its health, and whether an engine of it is well, by its own words."""
         status = self.status
         well = not status.engines or any(engine.is_healthy for engine in status.engines)
         return status.health, status.health in ROUTABLE and well
@@ -129,7 +146,7 @@ class Runner:
 class Registry:
     """See the head of this file. It is the :class:`~fastgw.protocol.runners.House` of all connections."""
 
-    __slots__ = ("_by_url", "_flaps", "_runners", "_serial", "_unix", "_yard", "listed", "most")
+    __slots__ = ("_by_url", "_drained", "_flaps", "_runners", "_serial", "_unix", "_yard", "listed", "most")
 
     def __init__(self, yard: Yard, *, most: int, listed: Sequence[Network]) -> None:
         self._yard = yard
@@ -137,6 +154,7 @@ class Registry:
         self.listed = tuple(listed)
         self._runners: dict[str, Runner] = {}
         self._by_url: dict[str, Runner] = {}
+        self._drained: dict[str, None] = {}  # ids that the operator wants empty, whether they are there or not
         self._flaps: dict[tuple[str, str], tuple[float, float]] = {}  # (from where, id): (times that it may come, as of when)
         self._serial = 0
         self._unix = 0.0  # the time of day, as of the last tick
@@ -172,20 +190,21 @@ class Registry:
         if runner is None:
             engine = self._yard.take_in(self._config(message, url))  # (before anything changes: it may refuse)
             made = Runner(message, url, engine, session, now)
+            made.drained = made.id in self._drained
             if before is not None:
-                made.drained = before.drained
                 self._replace(before, now)
             self._runners[made.id] = self._by_url[url] = made
             self._yard.tell("runner_joined", made.id, url=url)
-            self._follow(made, now, first=True)
+            self._follow(made, now)
+            self._yard.vouched(made.engine, not made.ill)
             return
         old, returned = runner.session, runner.lost_at >= 0
         runner.came(message, session, now)
         if not returned:
             old.close(POLICY, "another connection of this runner has come", now)
-        self._yard.vouched(runner.engine, True)
         self._yard.tell("runner_returned" if returned else "runner_replaced", runner.id, url=url)
         self._follow(runner, now)
+        self._yard.vouched(runner.engine, not runner.ill)
 
     def reported(self, session: Session, status: RunnerStatus, now: float) -> None:
         runner = self._of(session)
@@ -258,7 +277,12 @@ class Registry:
         runner.commands.pop(request_id, None)
 
     def drain(self, runner: Runner, drained: bool) -> None:
-        """It gets no new requests, whatever it says; or does again."""
+        """It gets no new requests, whatever it says and however often it comes again; or does again."""
+        self._drained.pop(runner.id, None)
+        if drained:
+            if len(self._drained) >= MOST_REMEMBERED:
+                del self._drained[next(iter(self._drained))]
+            self._drained[runner.id] = None
         if runner.drained != drained:
             runner.drained = drained
             self._yard.tell("runner_drained" if drained else "runner_undrained", runner.id)
@@ -284,13 +308,10 @@ class Registry:
         return runner if runner is not None and runner.session is session else None
 
     def _config(self, message: Register, url: str) -> EngineConfig:
-        engines = message.status.engines
-        kinds = {kind_called(engine.engine_type) for engine in engines}
-        kind: EngineKind = kinds.pop() if len(kinds) == 1 else "auto"
         fields: dict[str, Any] = {
             "url": url,
             "name": self._yard.free_name(message.runner_id),
-            "kind": kind,
+            "kind": _kind_in(message.status),
             "protocol": "h2" if url == tunnel_of(message.runner_id) else "",
             "machine": (message.machine_type or "").lower(),
             "features": sorted({one.capability for one in message.status.capabilities}),
@@ -301,23 +322,26 @@ class Registry:
         except ConfigErrors as errors:
             raise Refused("; ".join(f"{one.name} {one.message}" for one in errors.errors)) from None
 
-    def _follow(self, runner: Runner, now: float, first: bool = False) -> None:
+    def _follow(self, runner: Runner, now: float) -> None:
         """Have its engine be as it says. Raises :class:`Refused`."""
-        status = runner.status
+        status, engine = runner.status, runner.engine
+        kind = kind_of(_kind_in(status))
+        if is_told(kind) and kind is not engine.kind:
+            engine.become(kind)  # (it was not up yet when its runner came, or is another one now)
         models = (status.models(), status.model_aliases)
-        if models != runner.models:
+        if models != runner.models and (models[0] or runner.says()[1]):  # (who is not well, and lists nothing, has what it had)
             _check_names(status)
             runner.models = models
-            self._yard.serves(runner.engine, *models)
+            self._yard.serves(engine, *models)
+        if engine.tunnelled:  # (others are asked by the gateway, and tell more)
+            engine.facts = _facts_in(status)
         metrics = status.metrics
         there = (metrics.requests_running or 0) + (metrics.requests_waiting or 0) if metrics is not None else 0
-        runner.engine.queued = max(0, min(there, MOST_QUEUED) - runner.engine.inflight)
+        engine.queued = max(0, min(there, MOST_QUEUED) - engine.inflight)
         self._turn(runner, now)
-        if first:
-            self._yard.vouched(runner.engine, True)
 
     def _turn(self, runner: Runner, now: float) -> None:
-        """Go by what it says of its health, so often (each time is a line of the log, and a drain); else it rests."""
+        """Go by what it says of its health, so often (each time is a line of the log, and a new verdict); else it is ill."""
         left, at = runner.turns
         left = min(FLAPS, left + (now - at) / FLAP_S)
         said, before = runner.says(), runner.said
@@ -330,7 +354,12 @@ class Registry:
         self._rest(runner)
 
     def _rest(self, runner: Runner) -> None:
-        resting = runner.drained or runner.wavers or not runner.said[1]
+        health, well = runner.said
+        ill = runner.wavers or (not well and health not in RESTS)
+        if ill != runner.ill:
+            runner.ill = ill
+            self._yard.disowned(runner.engine, ill)
+        resting = runner.drained or health in RESTS
         if resting != runner.resting:
             runner.resting = resting
             self._yard.rests(runner.engine, resting)
@@ -391,6 +420,19 @@ class Registry:
             raise Refused(f"This runner registers too often: come again in {FLAP_S:g} s.", close=LATER)
 
 
+def _kind_in(status: RunnerStatus) -> EngineKind:
+    """Of which kind its engines are, where all are of one."""
+    kinds = {kind_called(engine.engine_type) for engine in status.engines}
+    return kinds.pop() if len(kinds) == 1 else "auto"
+
+
+def _facts_in(status: RunnerStatus) -> Facts:
+    """What it has in memory, and what it would have to load."""
+    loaded = {name for engine in status.engines for name in engine.loaded_models}
+    named = [name for engine in status.engines for name in (*engine.loaded_models, *engine.available_models)]
+    return {name: ModelFacts(name, loaded=name in loaded) for name in named}
+
+
 def _check_names(status: RunnerStatus) -> None:
     """Those of its models, and what its aliases lead to. Raises :class:`Refused`."""
     for name in (*status.models(), *status.model_aliases.values()):
@@ -399,5 +441,5 @@ def _check_names(status: RunnerStatus) -> None:
 
 def _check(name: str) -> None:
     """Raises :class:`Refused` for what cannot be a model's name: it stands in metrics and in the log."""
-    if not name.isprintable() or len(name.encode("utf-8", "replace")) > 200:
+    if not is_name(name):
         raise Refused("A model's name holds control characters, or is longer than 200 bytes.")

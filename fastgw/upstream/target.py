@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastgw.config import EngineConfig
 from fastgw.config.address import TUNNELS
-from fastgw.limits.breaker import CLOSED, NO, Breaker
+from fastgw.limits.breaker import CLOSED, NO, OPEN, Breaker
 from fastgw.net.clock import monotonic
 from fastgw.net.wire import Address
 from fastgw.upstream.kinds.kind import ANY, Kind
 from fastgw.upstream.kinds.registry import kind_of
-from fastgw.upstream.models import Facts
+from fastgw.upstream.models import Facts, ModelFacts
 from fastgw.upstream.watch import Watch
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Engine:
         "configured_max_idle",
         "configured_models",
         "discovered_models",
+        "disowned",
         "draining",
         "ejected_until",
         "ejections_total",
@@ -133,6 +134,7 @@ class Engine:
         self.draining = False  # it takes no new requests: the operator wants it empty (the fleet)
         self.not_before = 0.0  # it asked to be left alone until then
         self.words: tuple[tuple[float, str], ...] = ()  # until when it has told whom to wait: the two latest, the latest last
+        self.disowned = False  # its runner says that it is not well, and no probe outweighs that
         self.healthy: bool | None = None  # None = not yet known: worth trying
         self.failures = 0
         self.probed_at = 0.0
@@ -181,6 +183,22 @@ class Engine:
         self.cancel = kind.cancel if self.configured_cancel is None else self.configured_cancel
         max_idle = kind.max_idle if self.configured_max_idle is None else self.configured_max_idle
         self.max_idle = max(min(max_idle, self.idle_files), self.warm_connections)
+
+    def facts_of(self, model: str) -> ModelFacts | None:
+        """What it says of a model, by whichever name that is asked for."""
+        name = self.served_name or model
+        name = self.aliases.get(name, name)
+        found = self.facts.get(name)
+        if found is None:
+            for one in self.facts.values():
+                if name in one.aliases:
+                    return one
+        return found
+
+    def came_back(self) -> None:
+        """It is there again, as others than its requests have seen: an open breaker lets one of those try at once."""
+        if self.breaker.state == OPEN:
+            self.breaker.until = monotonic()
 
     def usable(self) -> bool:
         """Whether a request may go there now: it is well, its breaker lets one through, and it has room."""

@@ -16,7 +16,7 @@ cdef double NEVER, TICK_S
 
 cdef class Link(H2Link):
     cdef public tuple own
-    cdef public bint connects
+    cdef public bint blamed, connects
 
     cpdef begin(self, H2UpstreamStream stream, bytes block, bint last)
     cpdef data(self, H2UpstreamStream stream, bytes payload, bint last)

@@ -31,4 +31,5 @@ cdef class UpstreamStream(Timed):
     cpdef hold(self)
     cpdef resume(self)
     cpdef tunnel(self)
+    cpdef bint blames(self) except -1
     cpdef cancel(self)

@@ -5,7 +5,7 @@ from fastgw.net.clock cimport monotonic
 from fastgw.upstream.kinds.kind cimport Kind
 from fastgw.upstream.watch cimport Watch
 
-cdef int CLOSED, NO
+cdef int CLOSED, NO, OPEN
 
 @cython.final
 cdef class Engine:
@@ -13,7 +13,7 @@ cdef class Engine:
     cdef public tuple addresses, discovered_models, probe_paths, words
     cdef public long long answered_total, ejections_total, failures, failures_total, inflight, truncations_total
     cdef public bytes api_key_line, base, head_block, label
-    cdef public bint cancel, draining, fleeting, h2, held, literal, tunnelled
+    cdef public bint cancel, disowned, draining, fleeting, h2, held, literal, tunnelled
     cdef public dict facts
     cdef public frozenset features
     cdef public Watch watch

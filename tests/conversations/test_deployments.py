@@ -303,7 +303,7 @@ class TestClasses:
         with deployed(self.ENGINES, self.route()) as row:
             row.engines["a"].engine.facts = {"small": ModelFacts("small", loaded=False)}
             assert row.goes_to(chat("class:fast")) == "b"
-            row.engines["b"].engine.facts = {"large": ModelFacts("large", loaded=False)}
+            row.engines["b"].engine.facts = {"b's": ModelFacts("b's", loaded=False, aliases=("large",))}
             assert row.goes_to(chat("class:fast")) == "a"
 
     def test_S4_09_by_machine_and_by_load(self) -> None:

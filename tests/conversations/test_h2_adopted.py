@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
+from fastgw.limits.breaker import CLOSED
+from fastgw.net.clock import monotonic
 from fastgw.net.h2_upstream import H2UpstreamConn
-from tests.conversations.h2_row import H2Talk, h2
+from tests.conversations.h2_row import H2Talk, h2, streaming
 from tests.support.byhand.h2 import H2Peer, HandWire
 from tests.support.requests import chat
 
 
 @contextmanager
-def dialled_in(engines: int = 1, connections: int = 1) -> Iterator[H2Talk]:
+def dialled_in(engines: int = 1, connections: int = 1, **settings: Any) -> Iterator[H2Talk]:
     """The first engine is behind a tunnel."""
-    with h2(engines, policy="ordered") as say:
+    with h2(engines, policy="ordered", **settings) as say:
         say.engine.engine.tunnelled = True
         say.engine.engine.addresses = ()
         for _ in range(connections):
@@ -55,6 +58,26 @@ def test_without_one_nothing_is_dialled_and_another_engine_is_asked() -> None:
     with dialled_in(connections=0) as say:
         say.talk.client().says(chat()).sees(502, "bad_gateway")
         assert say.engine.peers == []
+
+
+def test_what_was_cut_off_together_is_one_failure() -> None:
+    with dialled_in() as say:
+        say.engine.peers[0].greets(max_concurrent_streams=100)
+        clients = streaming(say, 12)
+        say.engine.peers[0].closes("reset")
+        assert all(client.sink is None for client in clients), "all have ended"
+        breaker = say.engine.engine.breaker
+        assert (breaker.state, breaker.failures) == (CLOSED, 1)
+
+
+def test_an_open_breaker_lets_one_try_when_its_side_has_dialled_again() -> None:
+    with dialled_in(connections=0, cb_failure_threshold=1) as say:
+        say.engine.engine.breaker.failed(monotonic(), 0.0, probe=False)
+        say.talk.client().says(chat()).sees(503, "circuit_open")
+        adopts(say)[0].greets(max_concurrent_streams=8)
+        client = say.talk.client().says(chat())
+        say.last.answers()
+        client.sees(200)
 
 
 def test_one_that_does_not_greet_is_given_up_with_those_who_wait() -> None:

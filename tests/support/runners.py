@@ -76,6 +76,10 @@ class Yard:
     def vouched(self, engine: Engine, well: bool) -> None:
         engine.healthy = well
 
+    def disowned(self, engine: Engine, ill: bool) -> None:
+        engine.disowned = ill
+        engine.healthy = not ill
+
     def lose(self, engine: Engine, why: str) -> None:
         self.done.append(("lost", engine.name))
         del self.engines[engine.name]

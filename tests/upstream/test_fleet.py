@@ -13,9 +13,12 @@ import pytest
 import fastgw.upstream.fleet as module
 from fastgw import Config, EngineConfig
 from fastgw.config.names import POLICIES
+from fastgw.limits.breaker import OPEN, PROBE
+from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
 from fastgw.policy.routing import strategy_of
+from fastgw.runners import FleetYard
 from fastgw.stats import NullLog, Stats
 from fastgw.upstream.fleet import EngineExists, Fleet, FleetFull, UnknownEngine
 from fastgw.upstream.health import Health
@@ -176,6 +179,86 @@ async def test_a_probe_that_ends_after_its_engine_has_gone_leaves_nothing() -> N
         health.forget(pool.engine)
         await asked
         assert not health._known
+
+
+def _opens(breaker: Any) -> None:
+    for _ in range(3):
+        breaker.failed(monotonic(), 0.0, probe=False)
+    assert breaker.state == OPEN
+
+
+async def test_an_open_breaker_lets_one_try_when_its_engine_is_seen_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fleet(engine(1), cb_failure_threshold=3) as (made, _):
+        config = Config(cb_failure_threshold=3)
+        health = Health(lambda: made.pools, config, NullLog(), made.publish, lambda: None)
+        pool = made.find("e1")
+        breaker = pool.engine.breaker
+        meanwhile: list[Any] = []
+
+        async def answers(*_: Any) -> tuple[int, bytes]:
+            for one in meanwhile:
+                one(breaker)
+            return 200, b'{"data": [{"id": "m"}]}'
+
+        monkeypatch.setattr("fastgw.upstream.health.get", answers)
+        await health.probe(pool)
+        assert health.counts() == (1, 1)
+        meanwhile.append(_opens)
+        await health.probe(pool)
+        assert not pool.engine.permitted(), "it was asked before that"
+        assert health.counts() == (0, 1), "what takes no request is not ready"
+        meanwhile.clear()
+        await health.probe(pool)
+        assert pool.engine.permitted()
+        assert health.counts() == (1, 1)
+        assert breaker.admit(monotonic()) == PROBE
+        breaker.failed(monotonic(), 0.0, probe=True)
+        await health.probe(pool)
+        assert not pool.engine.permitted(), "probes know nothing of what requests meet there"
+
+
+@pytest.mark.parametrize("back", ["vouched", "rested"])
+async def test_a_runner_that_is_well_again_is_tried_at_once(back: str) -> None:
+    async with fleet(cb_failure_threshold=3) as (made, _):
+        yard = FleetYard(made, NullLog(), lambda: None)
+        found = yard.take_in(engine(1, "r"))
+        yard.vouched(found, back != "vouched")
+        yard.rests(found, back == "rested")
+        _opens(found.breaker)
+        yard.vouched(found, True)
+        yard.rests(found, False)
+        assert found.usable()
+
+
+async def test_a_kind_that_was_learned_is_learned_again_when_its_engine_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fleet(engine(1), engine(2, kind="vllm")) as (made, _):
+        health = Health(lambda: made.pools, Config(health_unhealthy_after=1), NullLog(), made.publish, lambda: None)
+        kinds = []
+        for owner in ("llamacpp", "", "vllm", "", "nobody"):
+
+            async def answers(*_: Any, owner: str = owner) -> tuple[int, bytes]:
+                return 200 if owner else 503, b'{"data": [{"id": "m", "owned_by": "%b"}]}' % owner.encode()
+
+            monkeypatch.setattr("fastgw.upstream.health.get", answers)
+            for pool in made.pools:
+                await health.probe(pool)
+            kinds.append([pool.engine.kind.name for pool in made.pools])
+        assert kinds == [[kind, "vllm"] for kind in ("llamacpp", "llamacpp", "vllm", "vllm", "auto")]
+
+
+async def test_what_a_runner_says_of_its_engine_outweighs_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answers(*_: Any) -> tuple[int, bytes]:
+        return 200, b"{}"
+
+    monkeypatch.setattr("fastgw.upstream.health.get", answers)
+    async with fleet() as (made, _):
+        health = Health(lambda: made.pools, Config(), NullLog(), made.publish, lambda: None)
+        yard = FleetYard(made, NullLog(), lambda: None)
+        found = yard.take_in(engine(1, "r"))
+        for ill in (True, False):
+            yard.disowned(found, ill)
+            await health.probe(made.find("r"))
+            assert (found.usable(), found.last_resort()) == (not ill, ill)
 
 
 # --- those that come and go by themselves

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from fastgw.policy.routing.capability import context_of, is_cold
 from fastgw.protocol.runner_words import CommandResponse, LoadModel
 from fastgw.protocol.runners import Session
+from fastgw.upstream.models import ModelFacts
 from fastgw.upstream.runners import ASKED_S, FLAP_S, FLAPS, GRACE_S, MOST_COMMANDS, Runner
 from tests.support.runners import Talk, heartbeat, register, status
 
@@ -48,18 +50,51 @@ def test_of_two_kinds_of_engines_behind_one_runner_none_is_believed() -> None:
 
 
 @pytest.mark.parametrize(("said", "takes"), [
-    (heartbeat(), True), (heartbeat(health="degraded"), True), (heartbeat(health="starting"), False),
-    (heartbeat(health="unhealthy"), False), (heartbeat(health="shutting_down"), False), (heartbeat(is_healthy=False), False),
-    (heartbeat(engines=[]), True), (heartbeat(type="status_update", health="unhealthy"), False),
+    (heartbeat(), "all"), (heartbeat(health="degraded"), "all"), (heartbeat(health="starting"), "none"),
+    (heartbeat(health="unhealthy"), "the last ones"), (heartbeat(health="shutting_down"), "none"),
+    (heartbeat(is_healthy=False), "the last ones"), (heartbeat(engines=[]), "all"),
+    (heartbeat(type="status_update", health="unhealthy"), "the last ones"),
+    (heartbeat(health="unhealthy", engines=[]), "the last ones"),
 ])  # fmt: skip
-def test_S4_03_what_it_says_of_itself_decides_whether_it_gets_requests(said: dict[str, Any], takes: bool) -> None:
+def test_S4_03_what_it_says_of_itself_decides_whether_it_gets_requests(said: dict[str, Any], takes: str) -> None:
     talk = Talk()
     session = talk.joined()
     talk.say(session, said)
-    assert of(talk).engine.draining is not takes
+    engine = of(talk).engine
+    found = "none" if engine.draining else "all" if engine.usable() else "the last ones" if engine.last_resort() else ""
+    assert found == takes
+    if takes == "the last ones":
+        assert talk.yard.models["r1"] == ("llama",), "who is not well has what it had"
+        session = talk.joined()
+        talk.say(session, said)
+        assert engine.last_resort(), "also when it comes again"
     if said.get("health") != "shutting_down":
         talk.say(session, heartbeat())
-        assert not of(talk).engine.draining
+        assert engine.usable()
+
+
+def test_an_engine_that_comes_after_its_runner_or_is_another_one_later_is_of_its_kind() -> None:
+    talk = Talk()
+    session = talk.joined(status=status(health="starting", engine_type="auto", is_healthy=False))
+    kinds = []
+    for kind in ("ollama", "auto", "vllm"):
+        talk.say(session, heartbeat("m", engine_type=kind))
+        kinds.append(of(talk).engine.kind.name)
+    assert kinds == ["ollama", "ollama", "vllm"]
+
+
+def test_what_a_runner_in_a_tunnel_has_in_memory_is_known_by_every_name() -> None:
+    talk = Talk()
+    session = talk.connect()
+    session.tunnelled = True
+    for warm in (["m"], []):
+        cold = [] if warm else ["m"]
+        talk.say(session, register(status=status(*warm, available=cold, model_aliases={"short": "m"})) if warm else
+                 {"type": "heartbeat", **status(available=cold, model_aliases={"short": "m"})})  # fmt: skip
+        engine = of(talk).engine
+        assert [is_cold(engine, name) for name in ("m", "short", "other")] == [not warm, not warm, False]
+    engine.facts = {"m": ModelFacts("m", 4096, loaded=False, aliases=("tag",))}
+    assert [context_of(engine, name) for name in ("m", "short", "tag", "other")] == [4096, 4096, 4096, 0]
 
 
 def test_models_that_change_are_served_at_once_and_what_waits_there_is_known() -> None:
@@ -211,20 +246,20 @@ def test_nobody_takes_the_id_of_one_that_answers_or_locks_it_out() -> None:
     assert talk.joined(peer="10.0.0.7").state.value == "registered", "others' tries are not its own"
 
 
-def test_one_whose_health_flaps_rests_and_is_told_of_now_and_then() -> None:
+def test_one_whose_health_flaps_counts_as_ill_and_is_told_of_now_and_then() -> None:
     talk = Talk()
     session = talk.joined()
     rests = 0
     for at in range(2000):  # 200 s, ten times a second
-        was = of(talk).engine.draining
+        was = of(talk).engine.healthy
         talk.say(session, heartbeat(health="unhealthy" if at % 2 else "healthy", is_healthy=at % 4 != 1))
         talk.wait(0.1, 0.1)
-        rests += was is not of(talk).engine.draining
+        rests += was is not of(talk).engine.healthy
     assert len(talk.yard.told) < 2 * (FLAPS + 200 / FLAP_S)
     assert rests < 2 * (FLAPS + 200 / FLAP_S)
     talk.say(session, heartbeat())
     talk.wait(2 * FLAP_S)
-    assert not of(talk).engine.draining, "who is well for a while gets requests again"
+    assert of(talk).engine.healthy, "who is well for a while gets requests again"
 
 
 def test_one_that_makes_room_is_told_why_and_its_engine_ends_what_it_has() -> None:
@@ -285,10 +320,37 @@ def test_a_drained_runner_stays_so_whatever_it_says_and_when_it_moves() -> None:
     talk.say(session, heartbeat(health="unhealthy"))
     talk.say(session, heartbeat())
     assert of(talk).engine.draining
-    moved(talk, "10.0.0.8")
+    last = moved(talk, "10.0.0.8")
     assert of(talk).engine.draining
+    for _ in range(2):
+        last.on_end(talk.now)
+        talk.wait(FLAP_S)
+        assert len(talk.registry) == 0
+        last = talk.joined(peer="10.0.0.8")
+        assert of(talk).engine.draining, "also when it was away for long"
     talk.registry.drain(of(talk), False)
     assert not of(talk).engine.draining
+    last.on_end(talk.now)
+    talk.wait(FLAP_S)
+    talk.joined(peer="10.0.0.8")
+    assert not of(talk).engine.draining
+
+
+def test_of_so_many_ids_it_is_known_that_they_are_drained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastgw.upstream.runners.MOST_REMEMBERED", 3)
+    talk = Talk(most=1)
+    for at in range(5):
+        session = talk.joined(id=f"r{at}")
+        talk.registry.drain(of(talk, f"r{at}"), True)
+        session.on_end(talk.now)
+        talk.wait(2.0)
+    found = []
+    for at in (4, 0):
+        session = talk.joined(id=f"r{at}")
+        found.append(of(talk, f"r{at}").engine.draining)
+        session.on_end(talk.now)
+        talk.wait(2.0)
+    assert found == [True, False]
 
 
 def test_a_command_is_answered_once_by_whoever_it_was_given_to() -> None:

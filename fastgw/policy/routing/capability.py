@@ -61,13 +61,13 @@ class Fit:
 
 def context_of(engine: Engine, model: str) -> int:
     """Tokens that prompt and answer may have there, 0 = not known."""
-    facts = engine.facts.get(engine.served_name or model)
+    facts = engine.facts_of(model)
     return facts.context_tokens if facts is not None else 0
 
 
 def is_cold(engine: Engine, model: str) -> bool:
     """Whether it says that it would have to load the model first."""
-    facts = engine.facts.get(engine.served_name or model)
+    facts = engine.facts_of(model)
     return facts is not None and facts.loaded is False
 
 
