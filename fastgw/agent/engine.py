@@ -12,18 +12,21 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
+from msgspec.structs import replace
 
 from fastgw.agent.loading import ADAPTERS, LOADED, ROUTES, VERSION, CannotLoad, Step, load, routed, unload
 from fastgw.config.names import EngineKind
 from fastgw.protocol.gauges import Gauges, read
 from fastgw.protocol.openai import parse_models
-from fastgw.protocol.runner_words import MAX_NAMES, EngineStatus
+from fastgw.protocol.runner_words import MAX_NAMES, EngineStatus, is_name
 from fastgw.upstream.kinds.kind import Kind
 from fastgw.upstream.kinds.registry import GAUGES, kind_of, known_by
 from fastgw.upstream.models import in_list
 
 ANSWER_S: Final = 5.0
 MAX_ANSWER_BYTES: Final = 1 << 20
+ILL_AFTER: Final = 2
+"""Looks in a row that fail: one alone may have come while it was busy."""
 LOOK_S: Final = 0.5  # at a model that is being loaded
 LOAD_S: Final = 3600.0  # a model of a hundred gigabytes is pulled in less
 
@@ -44,11 +47,15 @@ class LocalEngine:
         self._adapters = dict(adapters)
         self._pull = pull
         self.kind: Kind = kind_of(kind)
+        self._named = kind  # by whoever has started us
         self._asks_kind = kind == "auto"
+        self._failed = 0  # looks in a row
+        self._absent: set[str] = set()  # paths that it does not have: each is a line of its log, and not asked for again
         self._health_path = ""
         self.status = EngineStatus(engine_type=self.kind.name, is_healthy=False)
         self.gauges: Gauges | None = None
         self.aliases: dict[str, str] = {}  # other names that it has for what it lists
+        self.left_out: tuple[str, ...] = ()  # what it lists, and no gateway takes for a name
 
     async def look(self) -> None:
         """See how it is now: :attr:`status`, :attr:`gauges`, :attr:`aliases`, and what it is where nobody has said so."""
@@ -56,11 +63,11 @@ class LocalEngine:
             await self._healthy()
             loaded, available = await self._models()
         except Unanswered as error:
-            self._health_path = ""
-            self.gauges = None
-            self.aliases = {}
-            self.status = EngineStatus(engine_type=self.kind.name, is_healthy=False, error=str(error)[:200])
+            self._did_not(str(error)[:200])
             return
+        self._failed = 0
+        self.left_out = tuple([name for name in (*loaded, *available) if not is_name(name)])
+        loaded, available = [[name for name in some if is_name(name)] for some in (loaded, available)]
         loaded_names = loaded[:MAX_NAMES]
         others = [name for name in dict.fromkeys([*available, *self._not_loaded(loaded)]) if name not in set(loaded)]
         self.status = EngineStatus(
@@ -71,6 +78,20 @@ class LocalEngine:
             batch_size=self.gauges.running if self.gauges is not None else None,
         )
         await self._measure()
+
+    def _did_not(self, why: str) -> None:
+        """A look has failed. What it has is believed to be there still: whoever asks for that is told to come again, not that
+        there is no such model."""
+        self._failed += 1
+        self._health_path = ""
+        self.gauges = None
+        if self.status.is_healthy and self._failed < ILL_AFTER:
+            return
+        self._absent.clear()  # it may be another one when it is back
+        if self._named == "auto":
+            self.kind = kind_of("auto")
+            self._asks_kind = True
+        self.status = replace(self.status, engine_type=self.kind.name, is_healthy=False, error=why, batch_size=None)
 
     def _not_loaded(self, loaded: list[str]) -> list[str]:
         """Adapters that it could have."""
@@ -98,12 +119,13 @@ class LocalEngine:
         facts = in_list(body, listed)
         loaded = listed
         if self.kind in LOADED:
-            status, body = await self._get(LOADED[self.kind])
-            loaded = parse_models(body) if status == 200 else []
+            running = await self._if_there(LOADED[self.kind])
+            loaded = parse_models(running) if running is not None else []
             path, reader = self.kind.more
             if reader is not None and path.decode() == LOADED[self.kind]:
-                facts = reader(body, facts)
-        self.aliases = {alias: name for name, one in facts.items() for alias in one.aliases if alias not in facts}
+                facts = reader(running or b"", facts)
+        others = [(alias, name) for name, one in facts.items() for alias in one.aliases if alias not in facts]
+        self.aliases = {alias: name for alias, name in others if is_name(alias) and is_name(name)}
         if self.kind in LOADED:
             return loaded, listed
         if self.kind in ROUTES:
@@ -117,8 +139,7 @@ class LocalEngine:
         found = known_by(self.kind, body)
         if found is self.kind:
             for path, kind in VERSION.items():
-                status, body = await self._get(path)
-                if status == 200 and b'"version"' in body:
+                if b'"version"' in (await self._if_there(path) or b""):
                     found = kind
         if found is not self.kind:
             self.kind = found
@@ -126,15 +147,15 @@ class LocalEngine:
             self._health_path = ""
 
     async def _routed(self) -> dict[str, str] | None:
-        status, body = await self._get(ROUTES[self.kind])
-        return routed(body) if status == 200 else None
+        body = await self._if_there(ROUTES[self.kind])
+        return routed(body) if body is not None else None
 
     async def _measure(self) -> None:
         try:
-            status, body = await self._get("/metrics")
+            body = await self._if_there("/metrics")
         except Unanswered:
-            status, body = 0, b""
-        self.gauges = read(self.kind.gauges, body, GAUGES) if status == 200 else None
+            body = None
+        self.gauges = read(self.kind.gauges, body, GAUGES) if body is not None else None
 
     # --- commands
     async def load(self, model: str) -> None:
@@ -170,6 +191,15 @@ class LocalEngine:
                 await asyncio.sleep(LOOK_S)
 
     # --- questions
+    async def _if_there(self, path: str) -> bytes | None:
+        """What it says at a path that it need not have."""
+        if path in self._absent:
+            return None
+        status, body = await self._get(path)
+        if status == 404:
+            self._absent.add(path)
+        return body if status == 200 else None
+
     async def _get(self, path: str) -> tuple[int, bytes]:
         return await self._ask("GET", path, ANSWER_S)
 

@@ -126,6 +126,7 @@ class Link:
         self._leaving = asyncio.Event()
         self._looked = asyncio.Event()  # the engine has been looked at, and is another than it was
         self._answered = False  # it has been well once
+        self._left_out: tuple[str, ...] = ()  # names that nobody can ask for, as was said last
         self._commands: set[asyncio.Task[None]] = set()
         self.registered = False
 
@@ -137,6 +138,7 @@ class Link:
     async def run(self) -> None:
         """Until :meth:`leave`, and what follows it, is over."""
         await self._engine.look()
+        self._warn()
         looks = asyncio.create_task(self._look(), name="looks at the engine")
         try:
             await self._keep()
@@ -284,10 +286,20 @@ class Link:
         while True:
             await asyncio.sleep(self._asked.look_s)
             await self._engine.look()
+            self._warn()
             now = self._status()
             if now != said:
                 said = now
                 self._looked.set()
+
+    def _warn(self) -> None:
+        """Say once which of its models cannot be asked for."""
+        left_out = self._engine.left_out
+        if left_out != self._left_out:
+            self._left_out = left_out
+            if left_out:
+                reason = "a name of a model is printable, and has 200 bytes at the most: give it another one at the engine"
+                self._log.warning("models left out", models=[name[:80] for name in left_out[:10]], reason=reason)
 
     async def _tell(self, ws: Socket) -> None:
         """What has changed at once, and that we live every ``heartbeat_s``."""

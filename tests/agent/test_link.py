@@ -38,6 +38,7 @@ class Engine:
     def __init__(self, pages: Pages) -> None:
         self.pages = pages
         self.asked: list[tuple[str, Any]] = []
+        self.absent: list[str] = []  # what it was asked for and does not have
         self.url = ""
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -45,6 +46,8 @@ class Engine:
         name = f"{request.method} {request.path}"
         if body:
             self.asked.append((name, json.loads(body)))
+        if name not in self.pages:
+            self.absent.append(name)
         found = self.pages.get(name, (404, {}))
         status, document = found() if callable(found) else found
         data = document if isinstance(document, bytes) else json.dumps(document).encode()
@@ -126,6 +129,44 @@ async def test_one_that_is_not_well_says_how(pages: Pages) -> None:
         await found.look()
         assert not found.status.is_healthy
         assert found.status.error
+
+
+async def test_one_that_fails_once_was_busy_and_one_that_comes_back_may_be_another() -> None:
+    pages: Pages = {"GET /health": (200, {}), "GET /v1/models": compact("m")}
+    async with local(pages) as (found, there):
+        said = []
+        for now in ((200, {}), (503, {}), (200, {}), (503, {}), (503, {}), (503, {})):
+            pages["GET /health"] = now
+            await found.look()
+            said.append(found.status.is_healthy)
+            assert found.status.loaded_models == ["m"], "what it has is known while it is away"
+        assert said == [True, True, True, True, False, False]
+        there.pages = OLLAMA
+        await found.look()
+        assert (found.status.engine_type, found.status.available_models) == ("ollama", ["q:4b"])
+
+
+async def test_what_it_does_not_have_it_is_asked_for_once_and_again_when_it_is_back() -> None:
+    pages: Pages = {"GET /health": (200, {}), "GET /v1/models": compact("m", owner="me")}
+    async with local(pages) as (found, there):
+        for _ in range(5):
+            await found.look()
+        assert sorted(there.absent) == ["GET /api/version", "GET /metrics"]
+        there.pages = {}
+        for _ in range(2):
+            await found.look()
+        there.absent.clear()
+        there.pages = pages
+        await found.look()
+        assert sorted(there.absent) == ["GET /api/version", "GET /metrics"]
+
+
+@pytest.mark.parametrize("odd", ["x" * 201, "é" * 101])
+async def test_a_name_that_no_gateway_takes_keeps_no_other_model_out(odd: str) -> None:
+    pages = {"GET /health": (200, {}), "GET /v1/models": compact("good", odd), "GET /metrics": (200, b"")}
+    async with local(pages) as (found, _):
+        await found.look()
+        assert (found.status.is_healthy, found.status.loaded_models, found.left_out) == (True, ["good"], (odd,))
 
 
 async def test_one_that_nobody_answers_for_is_not_well() -> None:
