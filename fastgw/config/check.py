@@ -22,6 +22,7 @@ from fastgw.config.table import DEFAULTS, TABLE, Settings
 Found = list[tuple[str, str]]
 
 _MAX_KEY_FILE_BYTES: Final = 16 << 20
+_ENTRIES: Final[dict[str, type[EngineConfig | RouteConfig]]] = {"engines": EngineConfig, "routes": RouteConfig}
 
 
 MAX_ROUTES: Final = 1024
@@ -29,8 +30,6 @@ MAX_ROUTES: Final = 1024
 
 def _routes(routes: Sequence[RouteConfig]) -> Found:
     """A name means one thing: a model with what holds for it, another name of one, or several models."""
-    if not all(isinstance(route, RouteConfig) for route in routes):
-        return [("routes", "must be a list of RouteConfig")]
     if len(routes) > MAX_ROUTES:
         return [("routes", f"there are more than {MAX_ROUTES}")]
     counts = Counter(route.model for route in routes)
@@ -75,8 +74,6 @@ def engines_clash(engine: EngineConfig, other: EngineConfig) -> str:
 
 def read_keys(keys: Sequence[str], path: str) -> tuple[list[str], Found, list[str]]:
     """The keys of the list and of the file, what is wrong with them, and warnings. Keys are named by position only."""
-    if isinstance(keys, str) or not all(isinstance(key, str) for key in keys):
-        return [], [("api_keys", "must be a list of texts")], []
     found: Found = []
     notes: list[str] = []
     good: list[str] = []
@@ -104,7 +101,7 @@ def read_keys(keys: Sequence[str], path: str) -> tuple[list[str], Found, list[st
 def all_admin_keys(entries: Sequence[str], path: str) -> tuple[str, ...]:
     """Those of the list and of the file, where that can be read: its row says what is wrong with it."""
     try:
-        return tuple(dict.fromkeys([*entries, *admin_keys_in(path)])) if isinstance(path, str) else tuple(entries)
+        return tuple(dict.fromkeys([*entries, *admin_keys_in(path)]))
     except (OSError, ValueError):
         return tuple(entries)
 
@@ -129,16 +126,25 @@ def _read_key_file(path: str, found: Found, notes: list[str]) -> list[str]:
     return text.splitlines()
 
 
-def problems(settings: Settings, *, keyed: bool) -> Found:
-    """Everything that is wrong with the finished settings. ``keyed``: clients' keys were given, readable or not."""
+def types(settings: Settings) -> Found:
+    """Each setting whose value is of another type than its own, is out of its range, or is none of its words."""
     found: Found = []
     for row in TABLE:
-        if row.kind not in {"keys", "engines", "routes"}:
-            problem = value_problem(row, getattr(settings, row.name))
-            if problem:
-                found.append((row.name, problem))
-    if found:
-        return found
+        value = getattr(settings, row.name)
+        entry = _ENTRIES.get(row.kind)
+        if entry is None:
+            problem = value_problem(row, value)
+        else:
+            listed = isinstance(value, tuple) and all(isinstance(one, entry) for one in value)
+            problem = "" if listed else f"must be a list of {entry.__name__}"
+        if problem:
+            found.append((row.name, problem))
+    return found
+
+
+def problems(settings: Settings, *, keyed: bool) -> Found:
+    """Everything else that is wrong with the finished settings. ``keyed``: clients' keys were given, readable or not."""
+    found: Found = []
     for row in TABLE:
         if row.check is not None:
             found += [(row.name, problem) for problem in row.check(getattr(settings, row.name))]

@@ -32,7 +32,7 @@ from fastgw.config.names import (
     any_of,
 )
 from fastgw.config.problems import ConfigError, ConfigErrors
-from fastgw.config.row import Setting, row, rows_of, seconds, shown, text_problem, type_problem, within
+from fastgw.config.row import Setting, own_lists, row, rows_of, seconds, shown, text_problem, type_problem, within
 
 MAX_FALLBACKS: Final = 8
 MAX_ALIASES: Final = 64
@@ -43,7 +43,6 @@ MAX_CLASS: Final = 16
 MAX_RANKS: Final = 64
 """Of one engine: each is probed, and has its series among the metrics."""
 MAX_SHARE: Final = 1_000_000
-_NAMES: Final = ("models", "features")
 MAX_NAME_BYTES: Final = 200
 """Of an engine's name, and of its models': they stand in paths, in metrics and in each line of the log."""
 
@@ -109,9 +108,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     rank: int = -1
 
     def __post_init__(self) -> None:
-        for name in _NAMES:
-            if not isinstance(getattr(self, name), str):
-                force_setattr(self, name, tuple(getattr(self, name)))
+        own_lists(self, ENGINE_FIELDS)
         for name in ("cancel", "verify"):
             if getattr(self, name) == "auto":  # as files say it
                 force_setattr(self, name, None)
@@ -141,13 +138,13 @@ class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_concurrent: Annotated[int, within(0, 1_000_000,
         "requests for it under way at most; 0 = no limit of its own",
     )] = 0
-    on_capacity: Annotated[OnCapacity | Literal[""], row(
-        f"{any_of(ON_CAPACITY)}; the gateway's on_capacity when empty", kind="choice",
+    on_capacity: Annotated[Literal[OnCapacity, ""], row(
+        f"{any_of(ON_CAPACITY)}; the gateway's on_capacity when empty",
     )] = ""
     fallback: Annotated[Sequence[str], row("models to send its requests to, in this order, when it has no room")] = ()
     timeout_s: Annotated[float, seconds("time for a whole exchange; 0 = request_timeout_s", low=0)] = 0.0
-    policy: Annotated[Policy | Literal[""], row(
-        f"{any_of(POLICIES)}; the gateway's policy when empty", kind="choice",
+    policy: Annotated[Literal[Policy, ""], row(
+        f"{any_of(POLICIES)}; the gateway's policy when empty",
     )] = ""
     fallback_on: Annotated[Sequence[str], row(
         "when else its requests go to the fallback models, before anything of an answer has gone down: failure = no engine "
@@ -180,9 +177,7 @@ class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     )] = ()
 
     def __post_init__(self) -> None:
-        for name in ("fallback", "fallback_on", "aliases", "models", "needs"):
-            if not isinstance(getattr(self, name), str):
-                force_setattr(self, name, tuple(getattr(self, name)))
+        own_lists(self, ROUTE_FIELDS)
         if isinstance(self.versions, dict):
             force_setattr(self, "versions", dict(self.versions))
         found = _route_problems(self)
@@ -196,12 +191,36 @@ _SECRETS: Final = frozenset(one.name for one in ENGINE_FIELDS if one.secret)
 _OF_ONE_MODEL: Final = ("max_concurrent", "on_capacity", "timeout_s", "policy", "versions", "sticky", "adapter_of")
 
 
-def _text_list_problem(names: Any) -> str:
-    if isinstance(names, str) or not all(isinstance(name, str) and name.strip() for name in names):
-        return "must be a list of names"
-    if not all(map(_is_name, names)):
-        return f"holds a name with control characters, or of more than {MAX_NAME_BYTES} bytes"
-    return ""
+def _type_problems(entry: EngineConfig | RouteConfig, rows: Sequence[Setting]) -> list[tuple[str, str]]:
+    """Of fields whose values are of other types than their own, or numbers out of their ranges."""
+    found = []
+    for one in rows:
+        value = getattr(entry, one.name)
+        problem = type_problem(one, value)
+        if one.kind == "list" and (problem or not all(name.strip() for name in value)):
+            problem = "must be a list of names"
+        if problem:
+            found.append((one.name, problem))
+    return found
+
+
+def _value_problems(
+    entry: EngineConfig | RouteConfig, rows: Sequence[Setting], types: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Of fields whose types are right: ``types`` are not."""
+    found = []
+    wrong = {name for name, _ in types}
+    for one in rows:
+        value = getattr(entry, one.name)
+        if one.name in wrong:
+            continue
+        if one.check is not None:
+            found += [(one.name, problem) for problem in one.check(value)]
+        elif isinstance(value, str) and (problem := text_problem(one, value)):
+            found.append((one.name, problem))
+        elif one.kind == "list" and not all(map(_is_name, value)):
+            found.append((one.name, f"holds a name with control characters, or of more than {MAX_NAME_BYTES} bytes"))
+    return found
 
 
 def _is_name(text: str) -> bool:
@@ -209,21 +228,10 @@ def _is_name(text: str) -> bool:
 
 
 def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
-    found = []
-    for one in ENGINE_FIELDS:
-        if one.name in _NAMES:
-            if problem := _text_list_problem(getattr(engine, one.name)):
-                found.append((one.name, problem))
-        elif problem := type_problem(one, getattr(engine, one.name)):
-            found.append((one.name, problem))
-    if found:
+    types = _type_problems(engine, ENGINE_FIELDS)
+    found = types + _value_problems(engine, ENGINE_FIELDS, types)
+    if types:
         return found
-    for one in ENGINE_FIELDS:
-        value = getattr(engine, one.name)
-        if one.check is not None:
-            found += [(one.name, problem) for problem in one.check(value)]
-        elif isinstance(value, str) and (problem := text_problem(one, value)):
-            found.append((one.name, problem))
     told = any(name == "name" for name, _ in found)
     if engine.name and not told and not (engine.name.strip() and _is_name(engine.name)):
         found.append(("name", f"must be text of {MAX_NAME_BYTES} bytes at most, without control characters"))
@@ -246,21 +254,12 @@ def _is_found_by_name(url: str) -> bool:
 
 
 def _route_problems(route: RouteConfig) -> list[tuple[str, str]]:
-    found = [
-        (one.name, problem)
-        for one in ROUTE_FIELDS
-        if one.kind in {"int", "float"} and (problem := type_problem(one, getattr(route, one.name)))
-    ]
-    if not isinstance(route.model, str) or not route.model.strip():
+    types = _type_problems(route, ROUTE_FIELDS)
+    found = types + _value_problems(route, ROUTE_FIELDS, types)
+    if types:
+        return found
+    if not route.model.strip():
         found.append(("model", "must be a name"))
-    if route.on_capacity not in ("", *ON_CAPACITY):
-        found.append(("on_capacity", "must be one of " + ", ".join(ON_CAPACITY)))
-    if problem := _text_list_problem(route.needs):
-        found.append(("needs", problem))
-    if route.policy not in ("", *POLICIES):
-        found.append(("policy", "must be one of " + ", ".join(POLICIES)))
-    if route.choose not in CHOOSE:
-        found.append(("choose", "must be one of " + ", ".join(CHOOSE)))
     found += _names_problem("fallback", route.fallback, MAX_FALLBACKS)
     found += _names_problem("aliases", route.aliases, MAX_ALIASES)
     found += _names_problem("models", route.models, MAX_CLASS)
@@ -270,9 +269,7 @@ def _route_problems(route: RouteConfig) -> list[tuple[str, str]]:
     return [*_fallback_problems(route), *_share_problems(route), *_class_problems(route)]
 
 
-def _names_problem(name: str, names: Any, most: int) -> list[tuple[str, str]]:
-    if isinstance(names, str) or not all(isinstance(model, str) and model.strip() for model in names):
-        return [(name, "must be a list of names")]
+def _names_problem(name: str, names: Sequence[str], most: int) -> list[tuple[str, str]]:
     if len(names) > most:
         return [(name, f"holds more than {most} names" if name == "fallback_on" else f"holds more than {most} models")]
     return [(name, f"names {model!r} twice") for model in sorted({one for one in names if list(names).count(one) > 1})]

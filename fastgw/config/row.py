@@ -7,16 +7,19 @@ class again: the kind comes from the field's type, the choices from its ``Litera
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
+from msgspec.structs import force_setattr
 
 _DAY: Final = 86400.0
 
 AT_ONCE: Final = "yes"
 CONNECTIONS: Final = "new connections"
 RESTART: Final = "restart"
+LISTS: Final = frozenset({"list", "keys", "engines", "routes"})
+"""Kinds of which a value holds several."""
 _KINDS: Final[dict[object, str]] = {
     str: "text", int: "int", int | None: "auto_int", float: "float", bool: "bool", bool | None: "auto_bool",
     Sequence[str]: "list", Mapping[str, int]: "shares",
@@ -103,6 +106,16 @@ def rows_of(fields: type[msgspec.Struct], section: str = "") -> tuple[Setting, .
                 )
             )  # fmt: skip
     return tuple(found)
+
+
+def own_lists(record: msgspec.Struct, rows: Sequence[Setting]) -> None:
+    """Make a tuple of each list that ``record`` was given, so that nobody changes it afterwards; what is none stays as it is,
+    for :func:`type_problem`."""
+    for one in rows:
+        if one.kind in LISTS:
+            value = getattr(record, one.name)
+            if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
+                force_setattr(record, one.name, tuple(value))
 
 
 def number(value: float) -> str:

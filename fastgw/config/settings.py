@@ -16,11 +16,10 @@ from fastgw.config.address import TUNNELS, parse_host
 from fastgw.config.entries import EngineConfig
 from fastgw.config.grammar import fingerprint, fingerprints
 from fastgw.config.problems import ConfigError, ConfigErrors
-from fastgw.config.row import shown
+from fastgw.config.row import own_lists, shown
 from fastgw.config.table import TABLE, Settings
 from fastgw.digests import certified, digest
 
-_TUPLES: Final = (*(row.name for row in TABLE if row.kind in {"list", "engines", "routes"}), "api_key_digests", "warnings")
 _SECRETS: Final = frozenset({*(row.name for row in TABLE if row.secret), "api_key_digests"})
 
 
@@ -36,13 +35,18 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     warnings: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for name in _TUPLES:
-            value = getattr(self, name)
-            if not isinstance(value, str):
-                force_setattr(self, name, tuple(value))
-        keys, found, notes = check.read_keys(self.api_keys, self.api_keys_file)
+        own_lists(self, TABLE)
+        for name in ("api_key_digests", "warnings"):
+            force_setattr(self, name, tuple(getattr(self, name)))
+        wrong = check.types(self)
+        unread = {name for name, _ in wrong}
+        keys, found, notes = check.read_keys(
+            () if "api_keys" in unread else self.api_keys, "" if "api_keys_file" in unread else self.api_keys_file
+        )
         # The raw keys leave before anything below can fail and show them in a traceback.
         force_setattr(self, "api_keys", ())
+        if wrong:
+            raise ConfigErrors(ConfigError("Config", name, message) for name, message in [*wrong, *found])
         force_setattr(self, "admin_keys", check.all_admin_keys(self.admin_keys, self.admin_keys_file))
         good = not fingerprints(self.tls_client_keys)
         certificates = [certified(fingerprint(text)) for text in self.tls_client_keys] if good else []

@@ -8,7 +8,18 @@ import pytest
 
 from fastgw import Config, ConfigErrors, EngineConfig, RouteConfig
 from fastgw.config.check import MAX_ROUTES
-from fastgw.config.entries import MAX_ALIASES, MAX_CLASS, MAX_FALLBACKS, MAX_NAME_BYTES, MAX_RANKS, MAX_VERSIONS
+from fastgw.config.entries import (
+    ENGINE_FIELDS,
+    MAX_ALIASES,
+    MAX_CLASS,
+    MAX_FALLBACKS,
+    MAX_NAME_BYTES,
+    MAX_RANKS,
+    MAX_VERSIONS,
+    ROUTE_FIELDS,
+)
+from fastgw.config.row import Setting
+from fastgw.config.table import TABLE
 
 URL = "http://a:1"
 
@@ -25,7 +36,7 @@ def test_what_is_left_open_comes_from_the_url() -> None:
     ({"weight": True}, ["weight"]),
     ({"ranks": MAX_RANKS + 1}, ["ranks"]),
     ({"ranks": 2, "kind": "ollama"}, ["ranks"]),
-    ({"tenant": 1, "version": "a\nb"}, ["tenant"]),
+    ({"tenant": 1, "version": "a\nb"}, ["tenant", "version"]),
     ({"version": "a\nb"}, ["version"]),
     ({"kind": "vLLM"}, ["kind"]),
     ({"models": "m"}, ["models"]),
@@ -82,6 +93,22 @@ def test_every_mistake_of_a_route_is_told(fields: dict[str, Any], told: list[str
     with pytest.raises(ConfigErrors) as found:
         RouteConfig(**{"model": "m", **fields})
     assert sorted(one.name for one in found.value.errors) == told
+
+
+@pytest.mark.parametrize(("holder", "row"), [
+    *((EngineConfig, row) for row in ENGINE_FIELDS),
+    *((RouteConfig, row) for row in ROUTE_FIELDS),
+    *((Config, row) for row in TABLE),
+], ids=lambda one: getattr(one, "name", None) or one.__name__)  # fmt: skip
+@pytest.mark.parametrize("wrong", [(5j,), {"a": 5j}, 5j, b"text", "no"], ids=repr)
+def test_a_value_of_another_type_is_a_mistake_of_its_field(holder: Any, row: Setting, wrong: object) -> None:
+    """(Text is no mistake of a text, and a choice says which ones it takes.)"""
+    if row.kind == "text" and wrong == "no":
+        return
+    needed = {EngineConfig: {"url": URL}, RouteConfig: {"model": "m"}, Config: {}}[holder]
+    with pytest.raises(ConfigErrors) as found:
+        holder(**{**needed, row.name: wrong})
+    assert [one.name for one in found.value.errors] == [row.name]
 
 
 def test_names_may_be_as_long_as_that_and_cancel_is_said_as_in_files() -> None:

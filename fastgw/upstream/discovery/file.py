@@ -151,8 +151,6 @@ def _engine(number: int, fields: Mapping[str, Any]) -> EngineConfig:
         found = EngineConfig(**fields)
     except ConfigErrors as error:
         raise LookFailed(f"entry {number}: {error.errors[0].name}: {error.errors[0].message}") from error
-    except TypeError as error:
-        raise LookFailed(f"entry {number}: a field of another type than its own") from error
     if found.discover:
         raise LookFailed(f"entry {number}: discover: is for the configuration alone")
     return found

@@ -51,7 +51,7 @@ def test_targets_share_their_labels_and_may_speak_tls() -> None:
         ('[{"url":"http://x","wieght":2}]', "entry 1: an engine has no setting 'wieght'"),
         ('[{"url":"http://x","weight":"2"}]', "entry 1: weight"),
         ('[{"url":7}]', "entry 1"),
-        ('[{"url":"http://x","models":7}]', "entry 1: a field of another type"),
+        ('[{"url":"http://x","models":7}]', "entry 1: models: must be a list of names"),
         ('[{"url":"http://x","discover":"dns"}]', "entry 1: discover"),
         ('[{"targets":"x"}]', "entry 1: targets"),
         ('[{"targets":["x:1"],"labels":[1]}]', "entry 1: targets"),
