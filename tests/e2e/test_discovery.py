@@ -154,6 +154,23 @@ async def test_servers_of_the_next_priority_come_where_none_of_the_first_is_well
             assert whole(await stream(gw))
 
 
+async def test_each_entry_of_one_name_is_an_engine_of_its_own() -> None:
+    async with nameserver() as zone, engines(1) as sims:
+        a(zone, 1)
+        port = sims[0].port
+        zone.records[SERVICE, "SRV"] = 0, [f"0 5 {port} {NAME}."]
+        url, service = f"http://{NAME}:{port}", f"http://{SERVICE}/base"
+        entries = [EngineConfig(url=url, discover="dns", models=[model]) for model in "ab"]
+        entries += [EngineConfig(url=service, discover="srv", models=[model]) for model in "cd"]
+        entries.append(EngineConfig(url=f"{url}/ranked", discover="dns", kind="vllm", ranks=2, name="r"))
+        async with running(entries, discovery_dns=zone.address, **QUICK) as gw:
+            found = [gw.gateway.fleet.config_of(pool.engine.name) for pool in gw.gateway.fleet.pools]
+        assert sorted(one.url.removeprefix("http://127.0.0.1") for one in found if one.rank < 0) == [
+            f":{port}", f":{port}", f":{port}/base", f":{port}/base",
+        ]  # fmt: skip
+        assert [one.rank for one in found if one.rank >= 0] == [0, 1]
+
+
 async def test_a_file_is_followed_and_a_broken_one_changes_nothing(tmp_path: Path, monkeypatch: Any) -> None:
     from fastgw.upstream.discovery import file
 

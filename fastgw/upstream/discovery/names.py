@@ -142,7 +142,7 @@ class ByAddress:
     misses = MISSES
 
     def __init__(self, engine: EngineConfig, asking: Asking, every_s: float) -> None:
-        self.key = f"dns {engine.url}"
+        self.key = f"dns {engine.url} as {engine.name}"
         self._engine = engine
         self._asking = asking
         self._every_s = every_s
@@ -167,7 +167,7 @@ class ByService:
     misses = MISSES
 
     def __init__(self, engine: EngineConfig, asking: Asking, every_s: float) -> None:
-        self.key = f"srv {engine.url}"
+        self.key = f"srv {engine.url} as {engine.name}"
         self._engine = engine
         self._asking = asking
         self._every_s = every_s
