@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fastgw.agent.link import GpuUse
     from fastgw.behind import Behind
     from fastgw.config import Config, Loaded
-    from fastgw.config.names import EngineKind
+    from fastgw.config.names import EngineKind, LogLevel
+    from fastgw.observe.logs import LogWriter
     from fastgw.stats import EventLog
 
 _HELP: Final = """\
@@ -252,8 +253,14 @@ def _runner(argv: Sequence[str]) -> int:
     if not _select(twins.asked()):
         return 1
     from fastgw.agent import cli
+    from fastgw.observe.libraries import hear
     from fastgw.observe.logs import to_stderr
     from fastgw.stats import Stats
+
+    def to_log(level: LogLevel) -> LogWriter:
+        log = to_stderr(level, "auto", Stats())
+        hear(log)
+        return log
 
     def to_front(url: str, kind: EngineKind, key: str, paths: tuple[str, ...], log: EventLog) -> Behind:
         import resource
@@ -274,8 +281,7 @@ def _runner(argv: Sequence[str]) -> int:
         # (A machine without GPUs is as good, and nobody need be told of it. What changes is told: not too often.)
         return watch((), 0, NullLog(), fresh_s=10.0).use
 
-    token = str(read_one("runner_auth_token"))
-    return cli.main(argv, token, lambda level: to_stderr(level, "auto", Stats()), to_front, to_gpus)
+    return cli.main(argv, str(read_one("runner_auth_token")), to_log, to_front, to_gpus)
 
 
 def _gpu_exporter(argv: Sequence[str]) -> int:

@@ -25,6 +25,7 @@ from fastgw.config import Config
 from fastgw.config.machine import open_files, supervisor
 from fastgw.errors import described
 from fastgw.net.supervisor import Supervisor
+from fastgw.observe.libraries import hear
 from fastgw.observe.log_file import LogFile
 from fastgw.observe.logs import LogWriter, is_json, to_stderr
 from fastgw.reload import Reloader
@@ -122,7 +123,7 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
 
 
 def _hear(loop: asyncio.AbstractEventLoop, log: LogWriter) -> None:
-    """What nobody can be told of an exception, and Python would print, goes into the log as all else does: so many lines a
+    """What libraries warn of, and what nobody can be told of an exception, which Python would print, goes into the log as all else does: so many lines a
     second, and nothing of a value. (A name in a TLS handshake that is no text is one that strangers bring about.)"""
 
     def unraisable(what: sys.UnraisableHookArgs) -> None:
@@ -132,6 +133,7 @@ def _hear(loop: asyncio.AbstractEventLoop, log: LogWriter) -> None:
                 loop.call_soon_threadsafe(lambda: log.warning("an exception that nobody could be told of", error=error))
 
     sys.unraisablehook = unraisable
+    hear(log)
 
 
 def _told(gateway: Gateway) -> dict[str, object]:

@@ -182,9 +182,7 @@ class Link:
         except TimeoutError:
             raise Broken(f"no answer in {ANSWER_S:g} s") from None
         except (aiohttp.ClientError, NoTunnel, OSError) as error:
-            status = getattr(error, "status", 0)
-            why = f"answered {status}{_MEANS.get(status, '')}" if status else described(error)
-            raise Broken(why, REFUSED_PAUSE_S if status else 0.0) from None
+            raise Broken(_why(error), REFUSED_PAUSE_S if getattr(error, "status", 0) else 0.0) from None
         try:
             await self._speak(ws)
         finally:
@@ -277,7 +275,7 @@ class Link:
             async with asyncio.timeout(ANSWER_S):
                 await ws.send_str(words.written(message).decode())
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise Broken(described(error)) from None
+            raise Broken(_why(error)) from None
 
     # --- how the engine is
     async def _look(self) -> None:
@@ -381,3 +379,12 @@ class Link:
 
 def _members(status: RunnerStatus) -> dict[str, Any]:
     return {name: getattr(status, name) for name in RunnerStatus.__struct_fields__}
+
+
+def _why(error: Exception) -> str:
+    """For whoever has to mend it. (Nothing of ours but the gateway's address is in such a message.)"""
+    status = getattr(error, "status", 0)
+    if status and status != 101:
+        return f"answered {status}{_MEANS.get(status, '')}"
+    # (101: it was taken, but not as what it is.)
+    return str(getattr(error, "message", "") or error) or described(error)

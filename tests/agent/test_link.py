@@ -300,6 +300,7 @@ async def test_pauses_grow_and_end_somewhere_and_a_refusal_is_not_asked_again_at
         waits = lambda: [line[2]["again_s"] for line in one.events.lines if line[1] == "not connected to the gateway"]  # noqa: E731
         await until(lambda: len(waits()) == 1)
         assert waits() == [1.0]
+        assert [f"127.0.0.1:{port}" in line[2]["reason"] for line in one.events.lines if "reason" in line[2]] == [True]
         assert MAX_PAUSE_S >= 30.0
     for refusal in (403, 404, {"type": "error", "code": "AUTH_FAILED", "message": "no"}):
         async with pair(refusal) as (_, one):

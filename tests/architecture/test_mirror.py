@@ -65,6 +65,7 @@ ELSEWHERE: dict[str, str] = {
     "accel/prompts": "accel/test_prompt_size.py",
     "accel/refusals": "accel/test_heads.py",
     "accel/tokens": "accel/test_small.py",
+    "observe/libraries": "e2e/test_runners.py",
     "config/address": "config/test_mistakes.py",
     "config/check": "config/test_mistakes.py",
     "config/profiles": "config/test_load.py",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Container
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +21,12 @@ from fastgw.sim import SimConfig, Simulator
 from fastgw.upstream.target import Engine
 from tests.e2e.agents import ADMIN, agent, desk, dialled, there
 from tests.e2e.metered import say
+from tests.e2e.test_cases_k_process import serve
 from tests.support.client import RawClient, RawResponse, request
 from tests.support.gateway import Running
 from tests.support.ports import closed_port
 from tests.support.runners import TOKEN, heartbeat, register, status
-from tests.support.ws import Socket
+from tests.support.ws import Socket, handshake
 
 pytestmark = pytest.mark.together
 
@@ -466,3 +468,16 @@ async def test_a_gateway_takes_runners_when_it_is_told_a_token_and_none_when_it_
             assert there(gw) == ["r1"]
             await gw.gateway.follow(Config(**{**fields, "runner_auth_token": ""}))
             await gw.until("it is gone", lambda: there(gw) == [], 3.0)
+
+
+async def test_what_a_library_says_of_a_strangers_handshake_is_a_line_of_the_log(tmp_path: Path) -> None:
+    """aiohttp warns of a protocol that it does not know, with the header as it came: not past the log and its limit."""
+    async with serve(tmp_path, "http://127.0.0.1:9", f"--runner-auth-token={TOKEN}", "--log-flood-rate=5") as served:
+        for _ in range(30):
+            async with RawClient.connect(f"http://127.0.0.1:{served.port}") as client:
+                await client.send(handshake(lines=b"Sec-WebSocket-Protocol: sk-of-a-page\r\n"))
+                await client.read_head()
+        await served.until("lines are left out", lambda: served.said("lines left out"))
+        assert 5 <= len(served.said("a library says")) < 30
+        assert "sk-of-a-page" not in served.log.read_text()
+        assert all(line.startswith("{") for line in served.log.read_text().splitlines())
