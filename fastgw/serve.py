@@ -123,8 +123,9 @@ def serve(config: Config, read: Callable[[], Config] | None = None) -> int:
 
 
 def _hear(loop: asyncio.AbstractEventLoop, log: LogWriter) -> None:
-    """What libraries warn of, and what nobody can be told of an exception, which Python would print, goes into the log as all else does: so many lines a
-    second, and nothing of a value. (A name in a TLS handshake that is no text is one that strangers bring about.)"""
+    """What libraries warn of, and exceptions that nobody can be told of, go into the log as all else does, where Python would
+    print them: so many lines a second, and nothing of a value. (A name in a TLS handshake that is no text is one that strangers
+    bring about.)"""
 
     def unraisable(what: sys.UnraisableHookArgs) -> None:
         if what.exc_value is not None:

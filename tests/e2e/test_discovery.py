@@ -62,6 +62,10 @@ def there(gw: Running) -> list[str]:
     return sorted(pool.engine.host for pool in gw.gateway.fleet.pools)
 
 
+def named_there(gw: Running) -> list[str]:
+    return [pool.engine.name for pool in gw.gateway.fleet.pools]
+
+
 def a(zone: Zone, *hosts: int, ttl: int = 0) -> None:
     zone.records[NAME, "A"] = ttl, [f"127.0.0.{host}" for host in hosts]
 
@@ -154,6 +158,33 @@ async def test_servers_of_the_next_priority_come_where_none_of_the_first_is_well
             assert whole(await stream(gw))
 
 
+async def test_where_nobody_is_well_is_looked_again_at_once_and_what_was_said_holds_while_the_server_fails(
+    monkeypatch: Any,
+) -> None:
+    """However long the answer was to hold."""
+    monkeypatch.setattr(follower, "ILL_S", 0.05)
+    monkeypatch.setattr(follower, "AGAIN_S", 0.05)
+    async with nameserver() as zone, engines(3) as sims:
+        port = sims[0].port
+        a(zone, 1, ttl=3600)
+        zone.records["one.example", "A"] = 3600, ["127.0.0.2"]
+        zone.records["two.example", "A"] = 3600, ["127.0.0.3"]
+        zone.records[SERVICE, "SRV"] = 3600, [f"0 5 {port} one.example.", f"1 5 {port} two.example."]
+        named = EngineConfig(url=f"http://{NAME}:{port}/", discover="dns", name="a", models=["m"])
+        service = EngineConfig(url=f"http://{SERVICE}", discover="srv", name="s", models=["n"])
+        settings = {**QUICK, "discovery_dns": zone.address, "health_unhealthy_after": 1}
+        async with running([named, service], **settings) as gw:
+            await gw.until("both are well", lambda: [p.engine.healthy for p in gw.gateway.fleet.pools] == [True, True])
+            a(zone, 3, ttl=3600)
+            await sims[0].stop()
+            await gw.until("who took its place has come", lambda: f"a@127.0.0.3:{port}" in named_there(gw))
+            await gw.until("and is well", lambda: of(gw, f"a@127.0.0.3:{port}").healthy)
+            zone.broken = True
+            await sims[1].stop()
+            await gw.until("the spare one has come", lambda: f"s@127.0.0.3:{port}" in named_there(gw))
+            await gw.until("and is well", lambda: of(gw, f"s@127.0.0.3:{port}").healthy)
+
+
 async def test_each_entry_of_one_name_is_an_engine_of_its_own() -> None:
     async with nameserver() as zone, engines(1) as sims:
         a(zone, 1)
@@ -164,11 +195,11 @@ async def test_each_entry_of_one_name_is_an_engine_of_its_own() -> None:
         entries += [EngineConfig(url=service, discover="srv", models=[model]) for model in "cd"]
         entries.append(EngineConfig(url=f"{url}/ranked", discover="dns", kind="vllm", ranks=2, name="r"))
         async with running(entries, discovery_dns=zone.address, **QUICK) as gw:
-            found = [gw.gateway.fleet.config_of(pool.engine.name) for pool in gw.gateway.fleet.pools]
-        assert sorted(one.url.removeprefix("http://127.0.0.1") for one in found if one.rank < 0) == [
-            f":{port}", f":{port}", f":{port}/base", f":{port}/base",
-        ]  # fmt: skip
-        assert [one.rank for one in found if one.rank >= 0] == [0, 1]
+            fleet = gw.gateway.fleet
+            await gw.until("all have come", lambda: len(fleet.pools) == 6)
+            found = [fleet.config_of(name) for name in named_there(gw)]
+        assert sorted(one.models[0] for one in found if one.models) == ["a", "b", "c", "d"]
+        assert sorted(one.rank for one in found) == [-1, -1, -1, -1, 0, 1]
 
 
 async def test_a_file_is_followed_and_a_broken_one_changes_nothing(tmp_path: Path, monkeypatch: Any) -> None:

@@ -9,7 +9,7 @@ added.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ from fastgw.upstream.fleet import IDENTITY, Fleet, FleetError
 
 AGAIN_S: Final = 5.0
 """After a look that failed."""
+ILL_S: Final = 2.0
+"""Between two looks while nobody of a source is well: who has taken their place may be known by now."""
 MOST_REASONS: Final = 8
 """That the log has of one source, of one after the other, until it is well."""
 CHANGED: Final = tuple(
@@ -53,7 +55,7 @@ def sources_of(config: Config) -> list[Source]:
 class _Followed:
     """One source, and who is there by its word."""
 
-    __slots__ = ("bad", "engines", "failing", "looked", "missed", "refused", "source", "task")
+    __slots__ = ("bad", "engines", "failing", "found", "looked", "missed", "refused", "source", "task")
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -62,6 +64,7 @@ class _Followed:
         self.refused: dict[str, str] = {}  # why one is not there, as the log has it
         self.failing: list[str] = []  # why, as the log has it; none = it does not fail
         self.bad: set[str] = set()  # what it has said that is nobody's address, as the log has it
+        self.found: Found | None = None  # what it has said last
         self.looked = asyncio.Event()  # for the first time
         self.task: asyncio.Task[None] | None = None
 
@@ -105,6 +108,7 @@ class Follower:
             else:
                 self._stop(one)  # it is asked for anew, and may have other settings
                 one.source = source
+                one.found = None
             one.task = self._spawn(f"discovery: {key}", self._run(one))
 
     @staticmethod
@@ -117,17 +121,32 @@ class Follower:
         while True:
             pause_s = AGAIN_S
             try:
-                found = await one.source.look()
+                one.found = found = await one.source.look()
                 self._well(one)
                 await self._take(one, found)
                 pause_s = found.again_s
             except LookFailed as error:
                 self._failed(one, str(error))
+                if one.found is not None:  # (those of the next group may be wanted meanwhile)
+                    await self._arrive(one, {engine.name: engine for engine in self._wanted(one, one.found.groups)})
             except Exception as error:
                 # A bug met by one source must not end the looks at it for ever.
                 self._log.error("discovery failed inside fastgw", source=one.source.key, error=described(error))
             one.looked.set()
-            await asyncio.sleep(pause_s)
+            await self._pause(one, pause_s)
+
+    async def _pause(self, one: _Followed, pause_s: float) -> None:
+        """Until ``pause_s`` is over, or the last of the source's engines has fallen ill; but not before :data:`ILL_S` is."""
+        least_s = min(pause_s, ILL_S)
+        await asyncio.sleep(least_s)
+        events = self._fleet.events
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s - least_s):
+                while self._is_any_well(one) or events.closed:
+                    await (asyncio.sleep(pause_s) if events.closed else events.more())
+
+    def _is_any_well(self, one: _Followed) -> bool:
+        return any(pool.engine.healthy is True for pool in self._fleet.pools if pool.engine.name in one.engines)
 
     def _well(self, one: _Followed) -> None:
         if one.failing:
@@ -155,6 +174,9 @@ class Follower:
             self._log.warning("engine found, but not taken", engine=bad.partition(" ")[0], source=one.source.key, reason=bad)
         one.bad = set(found.bad)
         one.refused = {name: why for name, why in one.refused.items() if name in wanted}
+        await self._arrive(one, wanted)
+
+    async def _arrive(self, one: _Followed, wanted: Mapping[str, EngineConfig]) -> None:
         for name, engine in wanted.items():
             one.missed.pop(name, None)
             if name in one.engines:

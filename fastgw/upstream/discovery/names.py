@@ -133,8 +133,14 @@ def _taken(engine: EngineConfig, address: str, port: int, weight: int, bad: list
         return None
 
 
+def _is_spare(address: str) -> bool:
+    """Whether it stands behind those of IPv4. A name that has both has, as a rule, both of each engine: they would be two, with
+    twice its limits. (IPv4 first: an engine that listens on one family alone listens there.)"""
+    return ":" in address
+
+
 class ByAddress:
-    """One engine for each address of a name."""
+    """One engine for each address of a name; those of IPv6 only where none of IPv4 is well."""
 
     __slots__ = ("_asking", "_engine", "_every_s", "key")
 
@@ -153,8 +159,12 @@ class ByAddress:
         found, holds_s = await self._asking.addresses(engine.address.host)
         again_s = self._every_s if holds_s is None else min(max(holds_s, LEAST_S), self._every_s)
         bad: list[str] = []
-        made = [_taken(engine, address, engine.address.port, engine.weight, bad) for address in found[:MOST_ADDRESSES]]
-        return Found([[one for one in made if one is not None]], again_s, bad)
+        groups: dict[bool, list[EngineConfig]] = {}
+        for address in found[:MOST_ADDRESSES]:
+            made = _taken(engine, address, engine.address.port, engine.weight, bad)
+            if made is not None:
+                groups.setdefault(_is_spare(address), []).append(made)
+        return Found([group for _, group in sorted(groups.items())], again_s, bad)
 
 
 class ByService:
@@ -175,7 +185,7 @@ class ByService:
     async def look(self) -> Found:
         """Raises LookFailed: also where the addresses of a target are not known, which may come back."""
         servers, holds_s = await self._asking.servers(self._engine.address.host)
-        groups: dict[int, list[EngineConfig]] = {}
+        groups: dict[tuple[int, bool], list[EngineConfig]] = {}
         heaviest = max((one.weight for one in servers), default=0)
         count = 0
         bad: list[str] = []
@@ -187,7 +197,7 @@ class ByService:
                 if count <= MOST_ADDRESSES:
                     made = _taken(self._engine, address, one.port, _share(one.weight, heaviest), bad)
                     if made is not None:
-                        groups.setdefault(one.priority, []).append(made)
+                        groups.setdefault((one.priority, _is_spare(address)), []).append(made)
         return Found(_without_twins(groups), min(max(holds_s, LEAST_S), self._every_s), bad)
 
 
@@ -198,7 +208,7 @@ def _share(weight: int, heaviest: int) -> int:
     return max(1, weight * MOST_WEIGHT // heaviest)
 
 
-def _without_twins(groups: dict[int, list[EngineConfig]]) -> Sequence[Sequence[EngineConfig]]:
+def _without_twins(groups: dict[tuple[int, bool], list[EngineConfig]]) -> Sequence[Sequence[EngineConfig]]:
     """In the order of priorities, each address once: several names may lead to it."""
     seen: set[str] = set()
     found = []

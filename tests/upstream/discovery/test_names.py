@@ -32,14 +32,21 @@ async def test_an_engine_for_each_address() -> None:
     async with nameserver() as zone:
         zone.records[NAME, "A"] = 10, ["10.0.0.2", "10.0.0.1"]
         zone.records[NAME, "AAAA"] = 5, ["2001:db8::1"]
-        (group,), again_s, _ = await dns(zone, name="gpu", weight=7, kind="vllm", models=["m"])
-        assert [(one.name, one.url, one.weight, one.kind, one.models) for one in group] == [
-            ("gpu@10.0.0.1:8000", "http://10.0.0.1:8000/base", 7, "vllm", ("m",)),
-            ("gpu@10.0.0.2:8000", "http://10.0.0.2:8000/base", 7, "vllm", ("m",)),
-            ("gpu@[2001:db8::1]:8000", "http://[2001:db8::1]:8000/base", 7, "vllm", ("m",)),
-        ]
+        groups, again_s, _ = await dns(zone, name="gpu", weight=7, kind="vllm", models=["m"])
+        assert [[(one.name, one.url, one.weight, one.kind, one.models) for one in group] for group in groups] == [
+            [
+                ("gpu@10.0.0.1:8000", "http://10.0.0.1:8000/base", 7, "vllm", ("m",)),
+                ("gpu@10.0.0.2:8000", "http://10.0.0.2:8000/base", 7, "vllm", ("m",)),
+            ],
+            [("gpu@[2001:db8::1]:8000", "http://[2001:db8::1]:8000/base", 7, "vllm", ("m",))],
+        ], "one that has both families is one engine"
         assert again_s == 5.0
-        (group,), _, _ = await dns(zone)
+        zone.records[SERVICE, "SRV"] = 20, [f"0 1 8000 {NAME}.", f"1 1 9000 {NAME}."]
+        assert [[one.url for one in group] for group in (await srv(zone)).groups] == [
+            [f"http://10.0.0.{at}:8000" for at in (1, 2)], ["http://[2001:db8::1]:8000"],
+            [f"http://10.0.0.{at}:9000" for at in (1, 2)], ["http://[2001:db8::1]:9000"],
+        ]  # fmt: skip
+        (group, _), _, _ = await dns(zone)
         assert group[0].name == "10.0.0.1:8000/base", "whoever gave no name has it from the address"
 
 
@@ -128,7 +135,7 @@ async def test_what_is_no_answer_is_no_word_that_nobody_is_there() -> None:
 
 async def test_without_a_server_the_system_is_asked() -> None:
     engine = EngineConfig(url="http://localhost:8000", discover="dns")
-    (group,), again_s, _ = await ByAddress(engine, Asking("", 2.0), 12.0).look()
+    (group, *_), again_s, _ = await ByAddress(engine, Asking("", 2.0), 12.0).look()
     assert "http://127.0.0.1:8000" in [one.url for one in group]
     assert again_s == 12.0
     engine = EngineConfig(url="http://no-such-host.invalid:1", discover="dns")
