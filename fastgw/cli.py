@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fastgw.agent.link import GpuUse
     from fastgw.behind import Behind
-    from fastgw.config import Config, Loaded
+    from fastgw.config import Config, EngineConfig, Loaded
     from fastgw.config.names import EngineKind, LogLevel
     from fastgw.observe.logs import LogWriter
     from fastgw.stats import EventLog
@@ -153,10 +153,8 @@ def _try_it(config: Config) -> int:
     """Try the certificates, and ask each engine once; 0 = none of them is wrong."""
     import asyncio
 
-    from fastgw.config.settings import inherited
     from fastgw.doors import shown_to_clients
     from fastgw.net.unusable import TlsError
-    from fastgw.upstream.trial import tried
 
     code = 0
     try:
@@ -166,21 +164,35 @@ def _try_it(config: Config) -> int:
     except TlsError as error:
         print(f"fastgw check: {error}", file=sys.stderr)
         code = 1
-    engines = list(config.engines)
-    if config.engines_file:
-        from fastgw.upstream.discovery.file import read_file
-        from fastgw.upstream.discovery.source import LookFailed
-
-        try:
-            engines += [inherited(engine, config) for engine in read_file(config.engines_file)]
-        except LookFailed as error:
-            print(f"fastgw check: engines_file {config.engines_file}: {error}", file=sys.stderr)
-            code = 1
-    for engine, (good, told) in zip(engines, asyncio.run(tried(engines, _ASK_S)), strict=True):
+    asked, bad = asyncio.run(_look(config))
+    code = 1 if bad else code
+    for engine, (good, told) in asked:
         print(f"  engine {engine.name}: {told}" if good else f"fastgw check: engine {engine.name}: {told}",
               file=sys.stdout if good else sys.stderr)  # fmt: skip
         code = code if good else 1
     return code
+
+
+async def _look(config: Config) -> tuple[list[tuple[EngineConfig, tuple[bool, str]]], bool]:
+    """What came of asking each engine, those that are found among them, and whether a file of engines cannot be taken."""
+    from fastgw.config.settings import inherited
+    from fastgw.upstream.discovery.follower import sources_of
+    from fastgw.upstream.discovery.source import LookFailed
+    from fastgw.upstream.trial import tried
+
+    engines = [one for one in config.engines if not one.discover]
+    bad = False
+    for source in sources_of(config):
+        try:
+            found = await source.look()
+            engines += [inherited(one, config) for group in found.groups for one in group]
+        except LookFailed as error:
+            if source.origin == "file":
+                bad = True
+                print(f"fastgw check: engines_file {config.engines_file}: {error}", file=sys.stderr)
+            else:
+                print(f"  {source.key}: nobody is found here: {error}")
+    return list(zip(engines, await tried(engines, _ASK_S), strict=True)), bad
 
 
 def _ask(config: Config, path: str, well: Callable[[int], bool]) -> int:

@@ -14,6 +14,7 @@ from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS, EngineConfig
 from fastgw.config.load import Loaded
 from fastgw.config.profiles import PROFILE_DEFAULTS, PROFILE_ENGINES
 from fastgw.config.row import Setting, default_text, range_text
+from fastgw.config.settings import Config
 from fastgw.config.table import DEFAULTS, SECTIONS, TABLE
 
 _INTRO: Final = """\
@@ -201,6 +202,13 @@ def errors_markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _engines_in_words(config: Config) -> str:
+    later = [f"those of {config.engines_file}"] if config.engines_file else []
+    later += ["runners that come"] if config.runner_auth_token else []
+    here = str(len(config.engines)) if config.engines else "none" if later else "none: every request would be answered 503"
+    return ", and ".join([here, *later])
+
+
 def summary(loaded: Loaded) -> str:
     """What a valid configuration comes to, for a person; secrets only as the fact that they are set."""
     config, origins = loaded.config, loaded.origins
@@ -219,8 +227,7 @@ def summary(loaded: Loaded) -> str:
         "The configuration is valid.",
         f"  listens on  {' and '.join(place for place in places if place)}",
         f"  open to     {who}",
-        f"  engines     {len(config.engines) or 'none: every request would be answered 503'}"
-        + (f", policy {config.policy}" if config.engines else ""),
+        f"  engines     {_engines_in_words(config)}" + (f", policy {config.policy}" if config.engines else ""),
     ]
     for engine in config.engines:
         models = ", ".join(engine.models) or "as the engine lists them"

@@ -121,6 +121,7 @@ def test_check_summarises_without_secrets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("written", "says"), [
     ('[{"url": "http://127.0.0.1:9", "name": "a"}]', "engine a: no answer"),
     ('[{"url": "http://127.0.0.1:9", "wieght": 1}]', "entry 1: an engine has no setting 'wieght'"), (None, "cannot read it"),
+    ('[{"url": "http://127.0.0.1:9", "kind": "vllm", "ranks": 2}]', "entry 1: ranks: is for the configuration alone"),
 ])  # fmt: skip
 def test_check_reads_the_file_of_engines(written: str | None, says: str, tmp_path: Path) -> None:
     path = tmp_path / "engines.json"
@@ -130,6 +131,18 @@ def test_check_reads_the_file_of_engines(written: str | None, says: str, tmp_pat
     good = "no answer" in says
     assert done.returncode == (0 if good else 1)
     assert says in (done.stdout if good else done.stderr)
+    assert f"engines     none, and those of {path}" in done.stdout
+
+
+def test_check_asks_the_engines_of_a_name_where_the_gateway_would(tmp_path: Path) -> None:
+    (tmp_path / "g.toml").write_text(
+        '[[engines]]\nurl = "http://localhost:9"\ndiscover = "dns"\nname = "found"\n'
+        '[[engines]]\nurl = "http://no-such-name.invalid:9"\ndiscover = "dns"\nname = "lost"\n'
+    )
+    done = run(tmp_path, "check", "--config", "g.toml", "--health-timeout-s", "2")
+    assert done.returncode == 0, done.stderr
+    assert "engine found@127.0.0.1:9: no answer" in done.stdout
+    assert "as lost: nobody is found here" in done.stdout
 
 
 def test_check_takes_the_examples(tmp_path: Path) -> None:

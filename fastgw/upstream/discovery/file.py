@@ -64,13 +64,6 @@ class ByFile:
             raise
 
 
-def read_file(path: str) -> list[EngineConfig]:
-    """The engines that the file names now. Raises LookFailed."""
-    _, data = _read(path, ())
-    assert data is not None
-    return _engines_of(path, data)
-
-
 def _read(path: str, before: tuple[int, ...]) -> tuple[tuple[int, ...], bytes | None]:
     """Which file it is, and what stands in it, None = it is the one that it was ``before``. Raises LookFailed."""
     try:
@@ -151,6 +144,7 @@ def _engine(number: int, fields: Mapping[str, Any]) -> EngineConfig:
         found = EngineConfig(**fields)
     except ConfigErrors as error:
         raise LookFailed(f"entry {number}: {error.errors[0].name}: {error.errors[0].message}") from error
-    if found.discover:
-        raise LookFailed(f"entry {number}: discover: is for the configuration alone")
+    for name in ("discover", "ranks"):
+        if getattr(found, name):
+            raise LookFailed(f"entry {number}: {name}: is for the configuration alone")
     return found

@@ -53,6 +53,7 @@ def test_targets_share_their_labels_and_may_speak_tls() -> None:
         ('[{"url":7}]', "entry 1"),
         ('[{"url":"http://x","models":7}]', "entry 1: models: must be a list of names"),
         ('[{"url":"http://x","discover":"dns"}]', "entry 1: discover"),
+        ('[{"url":"http://x","kind":"vllm","ranks":2}]', "entry 1: ranks"),
         ('[{"targets":"x"}]', "entry 1: targets"),
         ('[{"targets":["x:1"],"labels":[1]}]', "entry 1: targets"),
         ('[{"targets":["x:1"],"labels":{"weight":"many"}}]', "entry 1: weight"),
