@@ -23,8 +23,8 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.accel.sse import SseScanner
 from fastgw.exchange.dialects import OLLAMA
 from fastgw.exchange.endpoints import Endpoint
-from fastgw.exchange.plan import lost
 from fastgw.exchange.figures import coded
+from fastgw.exchange.plan import lost
 from fastgw.late import late
 from fastgw.protocol.body import CHUNKS, ChunkedSource, Source
 
