@@ -171,7 +171,7 @@ def _side(side: Side, exchange: Exchange) -> dict[str, Any]:
     ]  # fmt: skip
     found: dict[str, Any] = {"drawn": version, "versions": versions, "sticky": bool(side.salt)}
     if all(part is not group for _, name, part in side.parts if name == version):
-        found["instead"] = "no engine of it is well: the others of the model have its share"
+        found["instead"] = "no engine of it is well and has what is needed: the others of the model have its share"
     return found
 
 

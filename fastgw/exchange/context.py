@@ -111,7 +111,8 @@ class Strategy:
 
     def unmet(self, group: Group, exchange: Any) -> str:
         """What ``exchange`` needs that no engine of ``group`` has, whoever is well, in a sentence for its client; "" = nothing.
-        It is asked where :meth:`pick` has found nobody: waiting would not help."""
+        It is asked where :meth:`pick` has found nobody, as waiting would not help, and of each part of a model, before a
+        request goes to it. Changes nothing."""
         return ""
 
     def explain(self, group: Group, tried: tuple[Pool, ...], exchange: Any) -> list[Standing]:

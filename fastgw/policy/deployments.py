@@ -27,6 +27,7 @@ def asker_of(exchange: Exchange) -> Asker:
         exchange.key_id or exchange.client_ip,
         account.models if account is not None else None,
         exchange.tries.pools,
+        lambda group: not exchange.gateway.strategy.chosen(exchange).unmet(group, exchange),
     )
 
 
@@ -56,7 +57,11 @@ def group_for(table: UpstreamTable, exchange: Exchange, model: str) -> Group | N
         return table.group(model)
     asker = asker_of(exchange)
     asker.tried = ()
-    return deployed.group(model, asker)
+    before = exchange.substitute
+    exchange.substitute = model  # (what is needed depends on it)
+    found = deployed.group(model, asker)
+    exchange.substitute = before
+    return found
 
 
 def for_any(table: UpstreamTable, exchange: Exchange) -> Group | None:

@@ -10,7 +10,7 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from fastgw.accel.hashing import digest
@@ -39,9 +39,9 @@ Cuts = dict[tuple[object, ...], tuple[list[Pool], dict[str, list[Pool]]]]
 class Asker:
     """Who asks, as far as it decides which engines he gets. ``flow``: his tenant's, or his key's own. ``draw``: a number of
     this request's, by which shares are drawn; ``key``: what names him, by which they are where they are to stay. ``models``:
-    those that he may use, None = all. ``tried``: engines that have failed him."""
+    those that he may use, None = all. ``tried``: engines that have failed him. ``meets``: whether a part has what he needs."""
 
-    __slots__ = ("draw", "flow", "key", "models", "tried")
+    __slots__ = ("draw", "flow", "key", "meets", "models", "tried")
 
     def __init__(
         self,
@@ -50,17 +50,19 @@ class Asker:
         key: str = "",
         models: frozenset[str] | None = None,
         tried: tuple[Pool, ...] = (),
+        meets: Callable[[Group], bool] | None = None,
     ) -> None:
         self.flow = flow
         self.draw = draw
         self.key = key
         self.models = models
         self.tried = tried
+        self.meets = meets
 
 
 class Side:
     """The engines of one model for some of those who ask: all of them, and where it has ``parts`` (its share, which version,
-    its engines, None = it has none) one of these, as long as an engine of it is well.
+    its engines, None = it has none) one of these, as long as an engine of it is well and it has what the request needs.
 
     A draw falls on a part by the shares of all, of those without engines too, and where that has nobody it falls again, among
     the others: so whatever part comes, goes, falls ill or is well again, no draw moves but those that are its own.
@@ -90,7 +92,7 @@ class Side:
                 at += 1
             _, version, group = left[at]
             his = his or version
-            if group is not None and alive(group, asker.tried):
+            if group is not None and alive(group, asker.tried) and (asker.meets is None or asker.meets(group)):
                 return his, group
             left = left[:at] + left[at + 1 :]
         return his, self.whole

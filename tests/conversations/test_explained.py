@@ -43,6 +43,40 @@ class TestAsked:
                 assert said["drawn"] == row.engines[said["engine"]].engine.version
             assert [(one["version"], one["share"]) for one in said["versions"]] == [("v1", 0.75), ("v2", 0.25)]
 
+    @pytest.mark.parametrize(
+        "route",
+        [
+            RouteConfig(model="m", versions={"v1": 50, "v2": 50}),
+            RouteConfig(model="m", versions={"v1": 50, "v2": 50}, sticky=True),
+            RouteConfig(model="m", adapter_of="base"),
+            RouteConfig(model="m", adapter_of="base", policy="capability", needs=("gpu",)),
+        ],
+        ids=["drawn", "sticky", "adapter", "the route's needs"],
+    )
+    def test_what_is_needed_is_found_in_whatever_part_of_a_model_has_it(self, route: RouteConfig) -> None:
+        engines: dict[str, dict[str, Any]] = {
+            "has": {"kind": "vllm", "version": "v1", "features": ("gpu",), "models": ("base", *["m"] * (not route.adapter_of))},
+            "lacks": {"kind": "vllm", "version": "v2", "models": ("base", "m")},
+        }
+        needs = "" if route.needs else "gpu"
+        fields = [("x-fastgw-needs", needs), ("x-fastgw-explain", "1")]
+        policy = "least_loaded" if route.needs else "capability"
+        fall = RouteConfig(model="n", fallback=("m",), fallback_on=("failure",))
+        with deployed(engines, route, fall, policy=policy, explain_keys=("*",)) as row:
+            for number in range(20):
+                head = [*fields, ("x-request-id", f"r-{number}")]
+                said = told(row, "m", request_id=f"r-{number}", needs=needs)
+                answer = row.ask(chat("m", headers=head), f"127.0.0.{number + 1}")
+                assert (answer.status, said["engine"], row.asked["lacks"]) == (200, "has", 0)
+                assert "engine=has" in (answer.header("x-fastgw-explain") or "")
+                assert row.ask(chat("n", headers=head)).status == 200, "by a fallback too"
+            assert row.asked == {"has": 40, "lacks": 0}
+            if needs:
+                head = [("x-fastgw-needs", "tpu"), ("x-fastgw-explain", "1")]
+                answer = row.ask(chat("m", headers=head))
+                assert (answer.status, answer.error["code"]) == (422, "needs_unmet")
+                assert "engines=2" in (answer.header("x-fastgw-explain") or ""), "all of the model are looked at before"
+
     @pytest.mark.parametrize("policy", ["round_robin", "least_loaded", "ordered"])
     def test_asking_changes_nothing(self, policy: Any) -> None:
         with deployed({name: {"models": ("m",)} for name in "abc"}, policy=policy) as row:
