@@ -101,10 +101,15 @@ class Strategy:
         """The strategy that chooses for ``exchange``: this one, or one that this one asks."""
         return self
 
+    def able(self, group: Group, exchange: Any) -> tuple[Pool, ...]:
+        """The engines of ``group`` that could be chosen for ``exchange`` if all had room. Who may go to the same ones waits in
+        one line, and is let go when one of them has room. Changes nothing."""
+        return group.pools
+
     def full(self, group: Group, tried: tuple[Pool, ...], exchange: Any) -> bool:
         """Whether an engine that it could choose for ``exchange`` is full, so that it is worth waiting where :meth:`pick` finds
         nobody."""
-        for pool in group.pools:  # noqa: SIM110 - a function that is compiled has no room for a generator
+        for pool in self.able(group, exchange):  # noqa: SIM110 - a function that is compiled has no room for a generator
             if pool not in tried and pool.engine.full():
                 return True
         return False

@@ -6,10 +6,15 @@ or choose: the strategy does, among the engines that this finds room at.
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastgw.exchange.exchange import Exchange
 from fastgw.limits.fairqueue import FairQueue
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
+
+MOST_BESIDE: Final = 32
+"""Lanes beside one, each for those that may go to the same ones of its engines; all others wait in one more."""
 
 
 class Terms:
@@ -29,18 +34,43 @@ class Terms:
 
 class Lane:
     """The requests that compete for the same engines, under the same ``terms``. (A model whose engines are not the same for
-    everybody has several lanes, which have their terms in common.)"""
+    everybody has several lanes, which have their terms in common.)
 
-    __slots__ = ("group", "queue", "served_at", "terms")
+    Who needs what not all engines have, or has been at some, waits in a lane ``beside`` it, whose ``home`` it is, with those
+    for whom the same engines are left: so nobody waits behind one that is for others. It is there while somebody waits in it.
+    """
 
-    def __init__(self, terms: Terms) -> None:
+    __slots__ = ("beside", "group", "home", "left", "queue", "served_at", "terms")
+
+    def __init__(self, terms: Terms, home: Lane | None = None, left: tuple[Pool, ...] = ()) -> None:
         self.group: Group | None = None
         self.terms = terms
         self.queue: FairQueue | None = None  # made when the first one waits
         self.served_at = 0
+        self.beside: dict[tuple[Pool, ...], Lane] = {}
+        self.home = home
+        self.left = left
 
-    def room(self, tried: tuple[Pool, ...]) -> bool:
-        """Whether one more of its requests, which has been at the engines ``tried``, may go to an engine now.
+    def line(self, left: tuple[Pool, ...], turn: int) -> Lane:
+        """The lane beside it of those for whom these engines are ``left``, for one that is to wait there. A new one has had its
+        ``turn``."""
+        found = self.beside.get(left)
+        if found is None and len(self.beside) >= MOST_BESIDE:
+            left = ()
+            found = self.beside.get(left)
+        if found is None:
+            found = self.beside[left] = Lane(self.terms, self, left)
+            found.served_at = turn
+        return found
+
+    def emptied(self) -> None:
+        """Nobody waits in it any more."""
+        home = self.home
+        if home is not None and home.beside.get(self.left) is self:
+            del home.beside[self.left]
+
+    def room(self, pools: tuple[Pool, ...], tried: tuple[Pool, ...]) -> bool:
+        """Whether one more of its requests, which may go to ``pools`` and has been at those ``tried``, may go to an engine now.
 
         True as well where no engine is fit: it is told so at once, and does not wait for nothing.
         """
@@ -48,9 +78,7 @@ class Lane:
         if terms.limit and terms.inflight >= terms.limit:
             return False
         full = False
-        group = self.group
-        assert group is not None
-        for pool in group.pools:
+        for pool in pools:
             if tried and pool in tried:
                 continue
             engine = pool.engine

@@ -24,7 +24,7 @@ class Owner(Protocol):
 class Place(Timed):
     """One request's place in the queue, until it is let go, or leaves."""
 
-    __slots__ = ("again", "exchange", "flow", "lane", "meter", "owner", "parked", "priority", "size", "waiter")
+    __slots__ = ("beside", "exchange", "flow", "lane", "meter", "owner", "parked", "priority", "size", "waiter")
 
     def __init__(self, owner: Owner, exchange: Exchange, lane: Lane) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Place(Timed):
         self.waiter: Waiter | None = None
         self.parked = False  # for its key, not in its lane
         self.priority = 0
-        self.again = False  # it has been at an engine before
+        self.beside = False  # its lane, which is for more engines than are left for it
 
     def expired(self, now: float) -> None:
         exchange = self.exchange

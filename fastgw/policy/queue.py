@@ -117,11 +117,7 @@ class Queue(Filter):
         if before.keys() == self._routes.keys():
             return
         for item in self._all.crowd.items():
-            place: Place = item  # type: ignore[assignment]
-            exchange = place.exchange
-            lane = self._lane(exchange, self._routes.get(exchange.substitute or model_of(exchange)))
-            if lane is not place.lane:
-                self._all.move(place, lane)
+            self._move(item)  # type: ignore[arg-type]
 
     @property
     def waiting(self) -> int:
@@ -181,22 +177,43 @@ class Queue(Filter):
         found.group = group
         return found
 
+    def _left(self, exchange: Exchange) -> tuple[Pool, ...]:
+        """The engines that it may still go to."""
+        group = exchange.group
+        assert group is not None
+        pools = exchange.gateway.strategy.chosen(exchange).able(group, exchange)
+        tried = exchange.tries.pools
+        return tuple([pool for pool in pools if pool not in tried]) if tried else pools
+
+    def _move(self, place: Place) -> None:
+        """To the lane that is its now."""
+        exchange = place.exchange
+        lane = self._lane(exchange, self._routes.get(exchange.substitute or model_of(exchange)))
+        if place.beside:
+            lane = lane.line(self._left(exchange), self._turn)
+        if lane is not place.lane:
+            self._all.move(place, lane)
+
     def _enter(self, exchange: Exchange, route: Lane | None) -> None:
         """The key has room; now its lane, and an engine."""
         lane = self._lane(exchange, route)
         queue = lane.queue
+        # (Who waits for the very engines that it is for comes before it.)
+        left = self._left(exchange) if lane.beside else ()
+        line = lane.beside.get(left) if 0 < len(left) < len(lane.group.pools) else None  # type: ignore[union-attr]
         # A place among all that has just come free is for those who wait: the look that gives it to them is about to come.
         # Who waits without such a look could not take it.
         ahead = self._scheduled and self._max_concurrent and not lane.terms.rejects
-        if (queue is None or not len(queue)) and not ahead and (
-            self._room(lane, ()) or (makes_room(exchange) and self._room(lane, ()))
+        if (queue is None or not len(queue)) and line is None and not ahead and (
+            self._room(lane) or (makes_room(exchange) and self._room(lane))
         ):
             self._admit(exchange, lane)
         elif not lane.terms.fallback or not self._fall_back(exchange, lane.terms.fallback):
             if lane.terms.rejects:
                 exchange.gateway.stats.limited_concurrency += 1
                 raise self._refused("at_capacity", None, exchange, 0)
-            self._wait(exchange, lane)
+            self._check_size(exchange)
+            self._wait(exchange, lane, line is not None)
             return
         self._drain.began(exchange.at)
 
@@ -205,22 +222,15 @@ class Queue(Filter):
         self._inflight += 1
         exchange.lane = lane
 
-    def _room(self, lane: Lane, tried: tuple[Pool, ...]) -> bool:
-        """Whether a request of the lane may go to an engine now."""
+    def _room(self, lane: Lane, place: Place | None = None) -> bool:
+        """Whether a request of the lane may go to an engine now; of one beside another, that ``place``'s."""
         if self._max_concurrent and self._inflight >= self._max_concurrent:
             return False
-        return lane.room(tried)
-
-    def _room_again(self, place: Place) -> bool:
-        """Whether one that waits beside its lane may go: an engine would be chosen for it, or none is worth waiting for."""
-        exchange = place.exchange
-        tried = exchange.tries.pools
-        if not self._room(place.lane, tried):
-            return False
-        strategy = exchange.gateway.strategy.chosen(exchange)
-        group = exchange.group
+        if place is not None and lane.home is not None:
+            return lane.room(self._left(place.exchange), ())
+        group = lane.group
         assert group is not None
-        return strategy.pick(group, tried, exchange) is not None or not strategy.full(group, tried, exchange)
+        return lane.room(group.pools, ())
 
     def _fall_back(self, exchange: Exchange, models: Sequence[str]) -> bool:
         """Send the request to another model of its route's, if one has room, and an engine that is well."""
@@ -238,7 +248,7 @@ class Queue(Filter):
             before = exchange.group
             exchange.group = group
             lane = self._lane(exchange, self._routes.get(model))
-            if (lane.queue is None or not len(lane.queue)) and self._room(lane, ()):
+            if (lane.queue is None or not len(lane.queue)) and self._room(lane):
                 from fastgw.policy.deployments import moves
 
                 moves(exchange, model)
@@ -326,11 +336,15 @@ class Queue(Filter):
         self._check_size(exchange)
         self._all.for_key(Place(self, exchange, lane), account)
 
-    def _wait(self, exchange: Exchange, lane: Lane) -> None:
-        self._check_size(exchange)
+    def _wait(self, exchange: Exchange, lane: Lane, beside: bool) -> None:
+        """In its lane, or where not all engines of that are left for it, ``beside``."""
         account = exchange.account
         assert account is not None
-        self._all.in_lane(Place(self, exchange, lane), account)
+        place = Place(self, exchange, lane)
+        if beside:
+            place.beside = True
+            place.lane = lane.line(self._left(exchange), self._turn)
+        self._all.in_lane(place, account)
 
     def on_full(self, exchange: Exchange) -> bool:
         """The engines that are left for a request which has failed elsewhere are full: it waits for them."""
@@ -343,14 +357,9 @@ class Queue(Filter):
             raise self._refused("at_capacity", None, exchange, 0)
         self._check_size(exchange)
         self._give_back(exchange, monotonic())
-        account = exchange.account
-        assert account is not None
-        place = Place(self, exchange, lane)
-        if exchange.tries.pools or lane.room(()):
-            # It may not go where the others of its lane may, has been there or needs what not all have: it waits beside them.
-            self._all.beside_lane(place, account)
-        else:
-            self._all.in_lane(place, account)
+        group = lane.group
+        assert group is not None
+        self._wait(exchange, lane, len(self._left(exchange)) < len(group.pools))
         makes_room(exchange)
         return True
 
@@ -405,9 +414,6 @@ class Queue(Filter):
         for lane in waiting.lanes:
             self._schedule_for(lane.queue)
             return
-        for place in waiting.again:
-            self._schedule(place.exchange)
-            return
 
     def follow(self, before: UpstreamTable, table: UpstreamTable) -> None:
         """Engines have come or gone, or serve other models: whoever waits does so for those that would be asked now.
@@ -425,9 +431,7 @@ class Queue(Filter):
             if group is None or group is exchange.group:
                 continue
             exchange.group = group
-            lane = self._lane(exchange, self._routes.get(exchange.substitute or model_of(exchange)))
-            if lane is not place.lane:
-                self._all.move(place, lane)
+            self._move(place)
         of_routes = {lane.terms for lane in self._routes.values()}
         for there in table.groups():
             if there.lane is not None:
@@ -456,10 +460,6 @@ class Queue(Filter):
         now = monotonic()
         for account in list(waiting.ready):
             waiting.unpark(account, now)
-        if waiting.again:
-            for place in list(waiting.again):
-                if place.exchange.place is place and self._room_again(place):
-                    self._let_go(place)
         for _ in range(BATCH):
             lane = self._next_lane(now)
             if lane is None:
@@ -476,8 +476,6 @@ class Queue(Filter):
         best: Lane | None = None
         best_class = 0
         for lane in self._all.lanes:
-            if not self._room(lane, ()):
-                continue
             queue = lane.queue
             assert queue is not None
             waiter = queue.first(now)
@@ -486,7 +484,7 @@ class Queue(Filter):
                 best is None
                 or waiter.priority < best_class
                 or (waiter.priority == best_class and lane.served_at < best.served_at)
-            ):
+            ) and self._room(lane, waiter.item):  # type: ignore[arg-type]
                 best = lane
                 best_class = waiter.priority
         return best

@@ -2,7 +2,8 @@
 
     waiting for its key     one fair queue per key, while the key has as many requests under way as it may
     waiting in its lane     one fair queue per lane: by class, then fair between tenants by tokens (``limits.fairqueue``)
-    waiting again           beside its lane: it has been at an engine, and may not go where the others may
+    waiting beside it       the same, one fair queue for those for whom the same of its engines are left: who needs what not
+                            all have, or has been at an engine
 
 Owns who waits where, and the counts of them. Decides nothing: who may go and who is refused is the queue's. Invariants: whoever
 waits is in the counts, in its tenant's crowd and in the wheel, and has its ``place``; a lane or a key with nobody is not in the
@@ -32,7 +33,7 @@ class Waiting:
     """See the head of this file."""
 
     __slots__ = (
-        "_adaptive", "_target_s", "_timeout_s", "again", "by_class", "count", "crowd", "lanes", "parked", "ready", "size_bytes",
+        "_adaptive", "_target_s", "_timeout_s", "by_class", "count", "crowd", "lanes", "parked", "ready", "size_bytes",
     )  # fmt: skip
 
     def __init__(self, config: Config) -> None:
@@ -42,7 +43,6 @@ class Waiting:
         self.by_class = [0] * len(PRIORITIES)
         self.crowd = Crowd()
         self.lanes: dict[Lane, None] = {}  # those with somebody waiting
-        self.again: dict[Place, None] = {}
         self.parked: dict[Account, None] = {}  # keys with somebody waiting for them
         self.ready: dict[Account, None] = {}  # those of them with room again
 
@@ -66,12 +66,6 @@ class Waiting:
         """Until its lane has room."""
         self._put(place, account, self._queue_of(place.lane))
 
-    def beside_lane(self, place: Place, account: Account) -> None:
-        """Until one of the engines that are left for it has room."""
-        place.again = True
-        self.again[place] = None
-        self._begin(place, account, monotonic())
-
     def unpark(self, account: Account, now: float) -> None:
         """The key has room: the next of its requests wait in their lanes."""
         del self.ready[account]
@@ -90,14 +84,14 @@ class Waiting:
         """Out of its lane and into another, as if it had come there first; it has waited as long as it has."""
         left = place.lane
         place.lane = lane
-        if place.parked or place.again:
+        if place.parked:
             return
         waiter = place.waiter
         assert waiter is not None
         assert left.queue is not None
         left.queue.remove(waiter)
         if not len(left.queue):
-            self.lanes.pop(left, None)
+            self._emptied(left)
         place.waiter = self._queue_of(lane).put(place, waiter.priority, waiter.flow, waiter.cost, waiter.at)
 
     def _new_queue(self) -> FairQueue:
@@ -148,8 +142,12 @@ class Waiting:
         place: Place = queue.pop(now)  # type: ignore[assignment]
         place.waiter = None
         if not len(queue):
-            self.lanes.pop(lane, None)
+            self._emptied(lane)
         return place
+
+    def _emptied(self, lane: Lane) -> None:
+        self.lanes.pop(lane, None)
+        lane.emptied()
 
     def leave(self, place: Place) -> None:
         """Out of whatever it waits in."""
@@ -167,9 +165,6 @@ class Waiting:
         self.by_class[place.priority] -= 1
         self.crowd.remove(place.flow, place)
         exchange.gateway.stats.queue_waiting_open -= 1
-        if place.again:
-            self.again.pop(place, None)
-            return
         account = exchange.account
         assert account is not None
         queue = account.parked if place.parked else place.lane.queue
@@ -183,4 +178,4 @@ class Waiting:
         if place.parked:
             self.parked.pop(account, None)
         else:
-            self.lanes.pop(place.lane, None)
+            self._emptied(place.lane)

@@ -21,6 +21,7 @@ cdef class Strategy:
 
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
     cpdef Strategy chosen(self, object exchange)
+    cpdef tuple able(self, Group group, object exchange)
     @cython.locals(pool=Pool)
     cpdef bint full(self, Group group, tuple tried, object exchange) except -1
     cpdef str unmet(self, Group group, object exchange)

@@ -19,9 +19,16 @@ cdef class Lane:
     cdef public Terms terms
     cdef public long long served_at
     cdef public FairQueue queue
+    cdef public dict beside
+    cdef public Lane home
+    cdef public tuple left
 
-    @cython.locals(pool=Pool, engine=Engine, group=Group, terms=Terms, full=cython.bint)
-    cpdef bint room(self, tuple tried) except -1
+    @cython.locals(found=Lane)
+    cpdef Lane line(self, tuple left, long long turn)
+    @cython.locals(home=Lane)
+    cpdef emptied(self)
+    @cython.locals(pool=Pool, engine=Engine, terms=Terms, full=cython.bint)
+    cpdef bint room(self, tuple pools, tuple tried) except -1
 
 @cython.locals(pool=Pool, engine=Engine)
 cpdef bint fit(Group group) except -1

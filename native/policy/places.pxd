@@ -14,6 +14,6 @@ cdef class Place(Timed):
     cdef public Waiter waiter
     cdef public Meter meter
     cdef public Py_ssize_t size
-    cdef public bint again, parked
+    cdef public bint beside, parked
     cdef public str flow
     cdef public int priority

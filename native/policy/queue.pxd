@@ -33,12 +33,15 @@ cdef class Queue(Filter):
     cpdef on_route(self, Exchange exchange)
     @cython.locals(lane=Lane, group=Group, found=Lane, lanes=dict)
     cpdef Lane _lane(self, Exchange exchange, Lane route)
-    @cython.locals(lane=Lane, queue=FairQueue, ahead=cython.bint)
+    @cython.locals(strategy=Strategy, group=Group, pools=tuple, tried=tuple)
+    cpdef tuple _left(self, Exchange exchange)
+    @cython.locals(exchange=Exchange, lane=Lane)
+    cpdef _move(self, Place place)
+    @cython.locals(lane=Lane, queue=FairQueue, left=tuple, line=Lane, ahead=cython.bint)
     cpdef _enter(self, Exchange exchange, Lane route)
     cpdef _admit(self, Exchange exchange, Lane lane)
-    cpdef bint _room(self, Lane lane, tuple tried) except -1
-    @cython.locals(strategy=Strategy, group=Group, tried=tuple)
-    cpdef bint _room_again(self, Place place) except -1
+    @cython.locals(group=Group)
+    cpdef bint _room(self, Lane lane, Place place=*) except -1
     @cython.locals(group=Group, before=Group, lane=Lane, account=Account, table=UpstreamTable)
     cpdef bint _fall_back(self, Exchange exchange, object models) except -1
     @cython.locals(lane=Lane)
@@ -49,9 +52,9 @@ cdef class Queue(Filter):
     cpdef object _refused(self, str kind, str message, Exchange exchange, long long ahead)
     @cython.locals(lane=Lane)
     cpdef _wait_for_key(self, Exchange exchange, Account account, Lane route)
-    @cython.locals(account=Account)
-    cpdef _wait(self, Exchange exchange, Lane lane)
-    @cython.locals(lane=Lane, place=Place, account=Account)
+    @cython.locals(account=Account, place=Place)
+    cpdef _wait(self, Exchange exchange, Lane lane, bint beside)
+    @cython.locals(lane=Lane, group=Group)
     cpdef bint on_full(self, Exchange exchange) except -1
     @cython.locals(exchange=Exchange)
     cpdef late(self, Place place, str detail)
@@ -62,7 +65,6 @@ cdef class Queue(Filter):
     cpdef _free(self, Exchange exchange)
     @cython.locals(lane=Lane, place=Place, account=Account, waiting=Waiting)
     cpdef on_room(self)
-    @cython.locals(place=Place, exchange=Exchange, lane=Lane)
     cpdef follow_settings(self, object config)
     @cython.locals(place=Place, exchange=Exchange, group=Group, gone=Group, there=Group, lane=Lane, pool=Pool)
     cpdef follow(self, UpstreamTable before, UpstreamTable table)

@@ -19,13 +19,12 @@ cdef class Waiting:
     cdef double _target_s, _timeout_s
     cdef bint _adaptive
     cdef public Crowd crowd
-    cdef public dict again, lanes, parked, ready
+    cdef public dict lanes, parked, ready
     cdef public list by_class
     cdef public long long count, size_bytes
 
     cpdef for_key(self, Place place, Account account)
     cpdef in_lane(self, Place place, Account account)
-    cpdef beside_lane(self, Place place, Account account)
     @cython.locals(queue=FairQueue, place=Place, cost="long long")
     cpdef unpark(self, Account account, double now)
     @cython.locals(left=Lane, waiter=Waiter)
@@ -40,5 +39,6 @@ cdef class Waiting:
     cpdef _begin(self, Place place, Account account, double now)
     @cython.locals(queue=FairQueue, place=Place)
     cpdef Place take_first(self, Lane lane, double now)
+    cpdef _emptied(self, Lane lane)
     @cython.locals(exchange=Exchange, meter=Meter, queue=FairQueue, waiter=Waiter, account=Account)
     cpdef leave(self, Place place)

@@ -94,12 +94,11 @@ class Capability(Strategy):
                 return loads.pools[at]
         return None
 
-    def full(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> bool:
+    def able(self, group: Group, exchange: ExchangeState) -> tuple[Pool, ...]:
+        found: tuple[Pool, ...] = ()
         for loads in self._known(group, exchange).tier(tokens_of(exchange)):
-            for pool in loads.pools:
-                if pool not in tried and pool.engine.full():
-                    return True
-        return False
+            found = found + loads.pools if found else loads.pools
+        return found
 
     def unmet(self, group: Group, exchange: ExchangeState) -> str:
         """(Not for want of context: where none is long enough, the longest is asked.)"""

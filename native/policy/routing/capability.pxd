@@ -22,8 +22,8 @@ cdef class Capability(Strategy):
 
     @cython.locals(tiers=list, start=cython.Py_ssize_t, loads=Loads, at=cython.Py_ssize_t)
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
-    @cython.locals(loads=Loads, pool=Pool)
-    cpdef bint full(self, Group group, tuple tried, object exchange) except -1
+    @cython.locals(found=tuple, loads=Loads)
+    cpdef tuple able(self, Group group, object exchange)
     @cython.locals(pool=Pool)
     cpdef str unmet(self, Group group, object exchange)
     cpdef bytes _said(self, object exchange)
