@@ -30,16 +30,39 @@ MOST_KEPT: Final = 64  # kinds of requests of which it is known who is fit
 MOST_NEEDS_BYTES: Final = 256  # of what a head says that is needed; nobody has more
 
 
+class Offers:
+    """What the engines of a group have, told once of those that have the same; ``words``: what any has."""
+
+    __slots__ = ("_places", "_pools", "until", "words")
+
+    def __init__(self, pools: tuple[Pool, ...], until: float) -> None:
+        self.until = until
+        self._pools = pools
+        self._places: dict[frozenset[str], list[int]] = {}
+        for at, pool in enumerate(pools):
+            self._places.setdefault(frozenset((*pool.engine.features, pool.engine.machine)), []).append(at)
+        self.words: frozenset[str] = frozenset().union(*self._places)
+
+    def pools(self, wanted: frozenset[str]) -> tuple[Pool, ...]:
+        """Who has all of it, in order."""
+        if not wanted <= self.words:
+            return ()
+        found = [at for words, places in self._places.items() if wanted <= words for at in places]
+        return tuple([self._pools[at] for at in sorted(found)])
+
+
 class Fit:
     """Who has what is needed, for one model. ``sizes``: the contexts that there are among them, in order; ``tiers``: by how
-    many of those are too short, who is fit, the better ones first."""
+    many of those are too short, who is fit, the better ones first. ``unmet``: what nobody has, in a sentence, "" = somebody has
+    all of it."""
 
-    __slots__ = ("model", "pools", "sizes", "tiers", "until")
+    __slots__ = ("model", "pools", "sizes", "tiers", "unmet", "until")
 
-    def __init__(self, pools: tuple[Pool, ...], wanted: frozenset[str], model: str, until: float) -> None:
+    def __init__(self, offers: Offers, wanted: frozenset[str], model: str, until: float) -> None:
         self.model = model
         self.until = until
-        self.pools = tuple([pool for pool in pools if wanted <= pool.engine.features | {pool.engine.machine}])
+        self.pools = offers.pools(wanted)
+        self.unmet = "" if self.pools else _unmet(wanted, wanted - offers.words)
         self.sizes = sorted({context_of(pool.engine, model) for pool in self.pools} - {0})
         self.tiers: dict[int, list[Loads]] = {}
 
@@ -102,16 +125,7 @@ class Capability(Strategy):
 
     def unmet(self, group: Group, exchange: ExchangeState) -> str:
         """(Not for want of context: where none is long enough, the longest is asked.)"""
-        wanted = self._wanted(self._said(exchange), exchange.substitute or exchange.model)
-        lacking = wanted
-        for pool in group.pools:
-            lacks = wanted - pool.engine.features - {pool.engine.machine}
-            if not lacks:
-                return ""
-            lacking = lacking & lacks
-        if not lacking:
-            return f"No engine for this model has all that the request needs at once: {_shown(wanted)}."
-        return f"No engine for this model has what the request needs: {_shown(lacking)}."
+        return self._known(group, exchange).unmet
 
     def _said(self, exchange: ExchangeState) -> bytes | None:
         return first_in(exchange.head.forward, self._names) if self._names else None
@@ -126,13 +140,21 @@ class Capability(Strategy):
         key = (said, model)
         fit: Fit | None = fits.get(key)
         if fit is None or monotonic() >= fit.until:
-            if len(fits) >= MOST_KEPT:
+            if len(fits) >= MOST_KEPT - 1:
                 fits.clear()
-            fit = fits[key] = self._fit(group, said, model)
+            fit = fits[key] = self._fit(group, fits, self._wanted(said, model), model)
         return fit
 
-    def _fit(self, group: Group, said: bytes | None, model: str) -> Fit:
-        return Fit(group.pools, self._wanted(said, model), model, monotonic() + KEPT_S)
+    def _fit(self, group: Group, fits: dict[object, Fit], wanted: frozenset[str], model: str) -> Fit:
+        """For all who need this, however they say it."""
+        now = monotonic()
+        fit = fits.get((wanted, model))
+        if fit is None or now >= fit.until:
+            offers: Offers | None = group.notes.get("offers")
+            if offers is None or now >= offers.until:
+                offers = group.notes["offers"] = Offers(group.pools, now + KEPT_S)
+            fit = fits[wanted, model] = Fit(offers, wanted, model, now + KEPT_S)
+        return fit
 
     def _wanted(self, said: bytes | None, model: str) -> frozenset[str]:
         wanted = self._needs.get(model, frozenset())
@@ -146,7 +168,7 @@ class Capability(Strategy):
         model = exchange.substitute or exchange.model
         wanted = self._wanted(self._said(exchange), model)
         tokens = tokens_of(exchange)
-        fit = Fit(group.pools, wanted, model, 0.0).tier(tokens)
+        fit = Fit(Offers(group.pools, 0.0), wanted, model, 0.0).tier(tokens)
         scores, unfit = scores_of(group, REQUESTS), []
         for at, pool in enumerate(group.pools):
             engine = pool.engine
@@ -158,6 +180,12 @@ class Capability(Strategy):
             if tier > 0 or is_cold(engine, model):
                 scores[at] = (scores[at][0] + 1e9, "has to load the model; " + scores[at][1])
         return ranked(group.pools, tried, scores, unfit)
+
+
+def _unmet(wanted: frozenset[str], lacking: frozenset[str]) -> str:
+    if not lacking:
+        return f"No engine for this model has all that the request needs at once: {_shown(wanted)}."
+    return f"No engine for this model has what the request needs: {_shown(lacking)}."
 
 
 def _shown(words: frozenset[str]) -> str:

@@ -16,6 +16,7 @@ def search(pools: tuple[Pool, ...], start: int, tried: tuple[Pool, ...]) -> int:
     resort; -1 = nobody."""
     count = len(pools)
     resort = -1
+    resort_ill = False
     for step in range(count):
         at = start + step
         if at >= count:
@@ -26,9 +27,9 @@ def search(pools: tuple[Pool, ...], start: int, tried: tuple[Pool, ...]) -> int:
         if pool.engine.usable():
             return at
         # (One that is only held back is better than one that is not well.)
-        better = resort < 0 or (pools[resort].engine.healthy is False and pool.engine.healthy is not False)
-        if better and pool.engine.last_resort():
+        if (resort < 0 or (resort_ill and pool.engine.healthy is not False)) and pool.engine.last_resort():
             resort = at
+            resort_ill = pool.engine.healthy is False
     return resort
 
 

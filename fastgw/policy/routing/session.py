@@ -4,12 +4,14 @@ A session is told by what ``session_sources`` name, the first that a request has
 least to do, as do requests that tell none. Where its engine is full, ill, drained or gone it moves, and stays where it went.
 
 Invariants: there are no more sessions than the table has room for, whatever engines come and go; where it is full, one of the
-key that has most of them makes room, the one that was not used for longest: so no key takes the others' from them. One that was
-not used for ``session_ttl_s`` is none any more. """
+key that has most of them makes room, the one that was not used for longest: so no key takes the others' from them. (Where a
+reload has made the table smaller, some more make room for each that comes.) One that was not used for ``session_ttl_s`` is none
+any more. """
 
 from __future__ import annotations
 
-from typing import Any
+from collections import OrderedDict
+from typing import Any, Final
 
 from fastgw.exchange.context import Strategy
 from fastgw.exchange.state import ExchangeState
@@ -19,6 +21,8 @@ from fastgw.policy.routing.least_loaded import by_load
 from fastgw.policy.routing.loads import REQUESTS, scores_of
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
+
+AT_ONCE: Final = 64  # sessions that make room for one that comes
 
 
 class Seat:
@@ -33,26 +37,32 @@ class Seat:
 
 class Sessions:
     """All of a gateway: ``count`` of them. ``seats`` by keys, and for each by a hash of what tells them (the process's own:
-    nobody makes two meet); the one used last stands last, give or take half its time."""
+    nobody makes two meet); the one used last stands last, give or take half its time. (What is taken from in front is an
+    OrderedDict: a dict would step over all that it has lost there each time.)"""
 
     __slots__ = ("_most", "_ranks", "count", "seats")
 
     def __init__(self) -> None:
-        self.seats: dict[str, dict[int, Seat]] = {}
+        self.seats: dict[str, OrderedDict[int, Seat]] = {}
         self.count = 0
-        self._ranks: dict[int, dict[str, None]] = {}  # keys by how many they have: one more or less is a step
+        self._ranks: dict[int, OrderedDict[str, None]] = {}  # keys by how many they have: one more or less is a step
         self._most = 0  # that one has
 
     def seat(self, key: str, told: int) -> Seat | None:
-        seats: dict[int, Seat] | None = self.seats.get(key)
-        return seats.get(told) if seats is not None else None
+        seats = self.seats.get(key)
+        found: Seat | None = seats.get(told) if seats is not None else None
+        return found
 
     def put(self, key: str, told: int, seat: Seat, most: int) -> None:
-        """A session that is not here; with it there are ``most`` at the most."""
-        while self.count >= most:
+        """A session that is not here; with it there are ``most`` at the most, or as many less as one call takes away."""
+        for _ in range(AT_ONCE):
+            if self.count < most:
+                break
             greedy = next(iter(self._ranks[self._most]))
             self.drop(greedy, next(iter(self.seats[greedy])))
-        seats = self.seats.setdefault(key, {})
+        seats = self.seats.get(key)
+        if seats is None:
+            seats = self.seats[key] = OrderedDict()
         seats[told] = seat
         self.count += 1
         self._rank(key, len(seats) - 1, len(seats))
@@ -68,12 +78,13 @@ class Sessions:
 
     def used(self, key: str, told: int) -> None:
         """It was the last one."""
-        seats = self.seats[key]
-        seats[told] = seats.pop(told)
+        self.seats[key].move_to_end(told)
 
     def _rank(self, key: str, before: int, now: int) -> None:
         if now:
-            self._ranks.setdefault(now, {})[key] = None
+            if now not in self._ranks:
+                self._ranks[now] = OrderedDict()
+            self._ranks[now][key] = None
         if before:
             del self._ranks[before][key]
             if not self._ranks[before]:

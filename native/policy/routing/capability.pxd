@@ -15,6 +15,7 @@ cdef class Fit:
     cdef public list sizes
     cdef public dict tiers
     cdef public double until
+    cdef public str unmet
 
 cdef class Capability(Strategy):
     cdef tuple _names
@@ -24,7 +25,6 @@ cdef class Capability(Strategy):
     cpdef Pool pick(self, Group group, tuple tried, object exchange)
     @cython.locals(found=tuple, loads=Loads)
     cpdef tuple able(self, Group group, object exchange)
-    @cython.locals(pool=Pool)
     cpdef str unmet(self, Group group, object exchange)
     cpdef bytes _said(self, object exchange)
     @cython.locals(said=bytes, model=str, fits=dict, key=tuple, fit=Fit)

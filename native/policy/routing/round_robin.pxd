@@ -6,12 +6,14 @@ from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
 
 cdef object ROUND, _BITS, _WHOSE
+cdef Py_ssize_t PASSED
 
 @cython.final
 cdef class Turns:
     cdef public bint even
     cdef public tuple pools
     cdef list _due, _steps
+    cdef Py_ssize_t _at
 
     @cython.locals(due=list, passed=list, at=cython.Py_ssize_t, pool=Pool, place=cython.Py_ssize_t)
     cpdef Pool next(self, tuple tried)

@@ -7,6 +7,8 @@ from fastgw.policy.routing.least_loaded cimport by_load
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
 
+cdef int AT_ONCE
+
 @cython.final
 cdef class Seat:
     cdef public str name
@@ -19,13 +21,9 @@ cdef class Sessions:
     cdef dict _ranks
     cdef Py_ssize_t _most
 
-    @cython.locals(seats=dict)
     cpdef Seat seat(self, str key, object told)
-    @cython.locals(seats=dict)
     cpdef put(self, str key, object told, Seat seat, Py_ssize_t most)
-    @cython.locals(seats=dict)
     cpdef drop(self, str key, object told)
-    @cython.locals(seats=dict)
     cpdef used(self, str key, object told)
     cdef _rank(self, str key, Py_ssize_t before, Py_ssize_t now)
 

@@ -113,7 +113,9 @@ def test_strangers_cannot_fill_memory_with_needs() -> None:
     group = Group([place(1), place(2)])
     strategy = strategy_of("capability", config=CONFIG)
     for number in range(3 * MOST_KEPT):
-        assert strategy.pick(group, (), needing(b"%d" % number)) is None
+        asked = needing(b"%d" % number)
+        assert strategy.pick(group, (), asked) is None
+        assert strategy.unmet(group, asked) == f"No engine for this model has what the request needs: {number}."
         assert len(group.notes["capability"]) <= MOST_KEPT
 
 

@@ -104,7 +104,14 @@ def test_no_key_takes_the_sessions_of_others_and_there_is_one_table_for_all_engi
     assert remembered["session"].count == 40
     assert {key: len(seats) for key, seats in remembered["session"].seats.items()} == {"a": 2, "b": 2, "greedy": 36}
     assert where == {(key, at): goes(key, at) for key, at in where}
+    for session in range(200):
+        goes("more", 0, session, strategy_of("session", config=Config(session_table=500), remembered=remembered))
+    count = remembered["session"].count
     other = strategy_of("session", config=Config(session_table=16), remembered=remembered)
+    goes("new", 0, by=other)
+    assert remembered["session"].count == count - 64 + 1, "so many at a time make room: nobody's request pays for all of them"
+    for session in range(8):
+        goes("new", 0, session, by=other)
     goes("new", 0, by=other)
     assert remembered["session"].count == 16, "a smaller table, by other settings, goes on with what it has room for"
     assert goes("a", 0, by=other) == where["a", 0]
