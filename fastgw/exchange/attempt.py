@@ -218,9 +218,9 @@ class Attempt(Call):
             stream = self.stream
             assert stream is not None
             stream.due(now + self.core.between_bytes_timeout_s)
-            self._opening = Opening(head, source)
+            self._opening = Opening(head, source, now)
             if rest or source.done:
-                self._opens(self._opening, self._opening.feed(rest))
+                self._opens(self._opening, self._opening.feed(rest, now))
             return
         extra = self._accepts(exchange, head, now)
         if extra is None:
@@ -346,7 +346,7 @@ class Attempt(Call):
         assert exchange is not None
         assert stream is not None
         if self._opening is not None:
-            self._opens(self._opening, self._opening.feed(data))
+            self._opens(self._opening, self._opening.feed(data, monotonic()))
             return
         if relay is None:
             assert self._tunnel is not None

@@ -19,6 +19,7 @@ from fastgw.net.upstream import Carrier, UpstreamStream
 from fastgw.protocol.body import Source, source_of
 
 MAX_RETRY_AFTER_S: Final = 60.0  # an engine that asks for more is asked again all the same
+LOOP: Final = 508  # an engine that is a gateway, or is reached through one, has met the request before
 ERROR_BYTES: Final = 8192
 ERROR_S: Final = 2.0  # an engine that has said that it refuses says why in less
 
@@ -57,8 +58,8 @@ def asks_again(exchange: ExchangeState, head: ResponseHead) -> bool:
         call.pool.engine.rest_until(monotonic() + waits_s)
     if (status == 429 or status >= 500) and exchange.asks_another(status, waits_s):
         return True
-    if status == 429 or status == 503:
-        # "Not now": back-pressure, not a fault.
+    if status == 429 or status == 503 or status == LOOP:
+        # "Not now" is back-pressure, and of a round it is the request that says so: no fault.
         call.released()
     elif status >= 500:
         call.faulty = True

@@ -30,6 +30,8 @@ from fastgw.protocol.body import CHUNKS, ChunkedSource, Source
 
 MAX_OPENING_BYTES: Final = 1 << 16
 """What an engine says before its first event (comments, mostly) waits for it up to this size; then it goes down."""
+OPENING_S: Final = 15.0
+"""For so long too. An engine that says something for longer, and has no event, wants the connections on the way kept alive."""
 
 WAITS: Final = 0
 BEGINS: Final = 1
@@ -70,9 +72,10 @@ class Opening:
     """See the head of this file. ``source`` reads the body for whoever passes it on, and has not been fed. ``came``: all
     that has come, frames included. ``why``: it cannot be read, or has ended."""
 
-    __slots__ = ("_data", "_line", "_sse", "came", "head", "reads", "source", "why")
+    __slots__ = ("_data", "_line", "_sse", "_until", "came", "head", "reads", "source", "why")
 
-    def __init__(self, head: ResponseHead, source: Source) -> None:
+    def __init__(self, head: ResponseHead, source: Source, now: float = 0.0) -> None:
+        self._until = now + OPENING_S
         self.head = head
         self.source = source
         self.reads: Source | None = None  # has been fed what came, where that had to be read
@@ -82,7 +85,7 @@ class Opening:
         self.came = b""
         self.why = ""
 
-    def feed(self, data: bytes) -> int:
+    def feed(self, data: bytes, now: float = 0.0) -> int:
         """More of the body: WAITS for its first event; BEGINS with it, or has waited for too long; REFUSES, for that event is
         an error; ENDS before one; or is UNREADABLE."""
         self.came = self.came + data if self.came else data
@@ -93,7 +96,8 @@ class Opening:
             self.why = str(error)
             # (An event before that is one all the same.)
             return self._verdict(error.payload, False) or UNREADABLE
-        return self._verdict(payload, reads.done)
+        verdict = self._verdict(payload, reads.done)
+        return BEGINS if verdict == WAITS and now >= self._until else verdict
 
     def reader(self) -> Source:
         """What has been fed all that came."""

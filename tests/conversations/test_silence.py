@@ -58,6 +58,21 @@ class TestE13:
             assert client.sees(504).error["type"] == "upstream_error"
             assert [record["outcome"] for record in talk.records] == ["error"]
 
+    def test_E13_comments_that_keep_connections_alive_reach_the_client(self) -> None:
+        """Those that are on the way to him close what says nothing: none of a long prefill's is held for longer than 15 s."""
+        with conversation(1) as talk:
+            client = talk.client().says(chat(stream=True))
+            asked = talk.engines[0].last.says(SSE_HEAD)
+            for _ in range(14):
+                talk.passes(1.0)
+                asked.says(chunk(PING))
+            assert not client.answers
+            talk.passes(2.0)
+            asked.says(chunk(PING))
+            assert client.seen.body.count(PING) == 15
+            asked.says(chunk(EVENT), chunk(b"data: [DONE]\n\n"), LAST_CHUNK)
+            assert client.sees(200).body.endswith(EVENT + b"data: [DONE]\n\n")
+
     @pytest.mark.parametrize(
         ("said", "signs"), [([SSE_HEAD + chunk(EVENT)], 1), ([SSE_HEAD, chunk(EVENT) * 2, chunk(EVENT[:30])], 2)]
     )
@@ -68,6 +83,14 @@ class TestE13:
             assert '"code":"upstream_timeout"' in answer.events()[-1]
             assert answer.body.count(b'"error"') == 1
             assert [record["outcome"] for record in talk.records] == ["upstream_timeout"]
+
+    def test_an_engine_that_says_that_a_request_goes_round_has_not_failed(self) -> None:
+        """It is a gateway too, or is reached through one; what a client says of his request's way takes no engine from others."""
+        round_ = answering(b"HTTP/1.1 508 Loop Detected\r\ncontent-length: 0\r\n\r\n")
+        with conversation(1, round_, cb_failure_threshold=2) as talk:
+            for _ in range(5):
+                talk.client().says(chat()).sees(508)
+            assert talk.engines[0].engine.failures_total == 0
 
     def test_E13_mid_answer(self) -> None:
         with conversation(1, between_bytes_timeout_s=LIMIT_S) as talk:
