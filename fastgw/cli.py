@@ -217,28 +217,26 @@ def _ask(config: Config, path: str, well: Callable[[int], bool]) -> int:
 def _self_test(argv: Sequence[str]) -> int:
     description = "Start a simulated engine and a gateway, stream one answer, and drain in the middle of it."
     _parse(_parser("self-test", description), argv)
-    from fastgw import selftest, twins
+    from fastgw import selftest
 
-    return selftest.run() if _select(twins.asked()) else 1
+    return selftest.run() if _select() else 1
 
 
 def _demo(argv: Sequence[str]) -> int:
     parser = _parser("demo", "Run the gateway and a simulated engine, and stream one answer through them.",
                      "examples:\n  fastgw demo\n  fastgw demo --once --prompt 'Why is the sky blue?'\n")  # fmt: skip
     parser.add_argument("--once", action="store_true", help="end after the first answer")
-    question = "What does a gateway do?"
-    parser.add_argument("--prompt", metavar="TEXT", default=question, help="what to ask (default: %(default)s)")
+    parser.add_argument("--prompt", metavar="TEXT", default="What does a gateway do?", help="what to ask (%(default)s)")
     parser.add_argument("--port", metavar="N", help="the gateway's port (default: 8080, or a free one when that is taken)")
     options = _parse(parser, argv)
     import fastgw.demo as demo
-    from fastgw import twins
     from fastgw.config.address import parse_port
 
     try:
         port = None if options.port is None else 0 if options.port == "0" else parse_port(options.port)
     except ValueError as error:
         _fail(parser.prog, f"--port: {error}", f"{parser.prog} --help")
-    return demo.run(prompt=options.prompt, port=port, once=options.once) if _select(twins.asked()) else 1
+    return demo.run(prompt=options.prompt, port=port, once=options.once) if _select() else 1
 
 
 def _sim(argv: Sequence[str]) -> int:
@@ -248,10 +246,9 @@ def _sim(argv: Sequence[str]) -> int:
 
 
 def _bench(argv: Sequence[str]) -> int:
-    from fastgw import twins
     from fastgw.config.machine import client_key
 
-    if not _select(twins.asked()):
+    if not _select():
         return 1
     from fastgw.bench import cli
 
@@ -259,10 +256,9 @@ def _bench(argv: Sequence[str]) -> int:
 
 
 def _runner(argv: Sequence[str]) -> int:
-    from fastgw import twins
     from fastgw.config import read_one
 
-    if not _select(twins.asked()):
+    if not _select():
         return 1
     from fastgw.agent import cli
     from fastgw.observe.libraries import hear
@@ -297,9 +293,8 @@ def _runner(argv: Sequence[str]) -> int:
 
 
 def _gpu_exporter(argv: Sequence[str]) -> int:
-    from fastgw import twins
 
-    if not _select(twins.asked()):
+    if not _select():
         return 1
     from fastgw.config import read_some
     from fastgw.gpu import cli
@@ -320,7 +315,7 @@ def _version(argv: Sequence[str]) -> int:
     _parse(_parser("version", "Print the version of fastgw, of Python and of uvloop, and whether native code runs."), argv)
     from fastgw import __version__, twins
 
-    if not _select(twins.asked()):
+    if not _select():
         return 1
     import platform
 
@@ -333,12 +328,12 @@ def _version(argv: Sequence[str]) -> int:
     return 0
 
 
-def _select(mode: str) -> bool:
-    """Choose the twin, before any module that has two is imported. False = it cannot be had, and standard error says so."""
+def _select(mode: str | None = None) -> bool:
+    """Choose the twin, before any module that has two is imported (None: as asked for). False = there is none, and it is told."""
     from fastgw import twins
 
     try:
-        twins.select(mode)
+        twins.select(twins.asked() if mode is None else mode)
     except (ImportError, ValueError) as error:
         print(f"fastgw: error: {error}", file=sys.stderr)
         return False

@@ -85,7 +85,7 @@ class TestE13:
             assert [record["outcome"] for record in talk.records] == ["upstream_timeout"]
 
     def test_an_engine_that_says_that_a_request_goes_round_has_not_failed(self) -> None:
-        """It is a gateway too, or is reached through one; what a client says of his request's way takes no engine from others."""
+        """It is a gateway too, or behind one; what a client says of his request's way takes no engine from others."""
         round_ = answering(b"HTTP/1.1 508 Loop Detected\r\ncontent-length: 0\r\n\r\n")
         with conversation(1, round_, cb_failure_threshold=2) as talk:
             for _ in range(5):
