@@ -329,7 +329,7 @@ def _version(argv: Sequence[str]) -> int:
 
 
 def _select(mode: str | None = None) -> bool:
-    """Choose the twin, before any module that has two is imported (None: as asked for). False = there is none, and it is told."""
+    """Choose the twin, before any module that has two is imported (None: as asked for). False = there is none: it is told."""
     from fastgw import twins
 
     try:
