@@ -47,8 +47,8 @@ _PROMPT_FIELD: Final = late(rb"(?im)^x-prompt-tokens:[ \t]*([0-9]{1,12})[ \t]*\r
 _ANSWER_FIELD: Final = late(rb"(?im)^x-generated-tokens:[ \t]*([0-9]{1,12})[ \t]*\r?$")
 # (A quote within a text has a backslash before it: no text passes for a member.)
 _COUNTS: Final = late(
-    rb'(?<!\\)"(prompt_eval_count|eval_count|done|generated_tokens|input_length|prompt_tokens|completion_tokens|index)"'
-    rb"[ \t]*:[ \t]*([0-9]{1,12}|true|false)[ \t\r\n]*[,}\]]"
+    rb'(?<!\\)"(prompt_eval_count|eval_count|done|generated_tokens|input_length|prompt_tokens|completion_tokens|index'
+    rb'|details|meta_info)"[ \t]*:[ \t]*(?:\{|([0-9]{1,12}|true|false)(?=[ \t\r\n]*[,}\]]))'
 )
 _BEGINNING: Final = late(rb'[ \t\r]*(?:data:)?[ \t]*(?:(\[)|\{[ \t]*("error")?)')
 _VECTORS: Final = late(rb"\[[ \t\r\n]*\[[ \t\r\n]*\[")  # a list of lists of them
@@ -102,13 +102,16 @@ def _weight(said: msgspec.Raw) -> int:
 
 class _Long:
     """A line that is too long to be kept: the counts in it, by their names. (Of several of Ollama's the last counts: those that
-    a model puts into a tool's arguments come before the engine's own.)"""
+    a model puts into a tool's arguments come before the engine's own. TGI's and SGLang's stand in an object of theirs: what has
+    their names before that, or twice in it, is somebody else's.)"""
 
-    __slots__ = ("_before", "_each", "completion", "counts", "error", "listed", "made", "prompt", "texts")
+    __slots__ = ("_before", "_details", "_each", "_own", "completion", "counts", "error", "listed", "made", "prompt", "texts")
 
     def __init__(self, each: int) -> None:
         self._each = each  # texts for each prompt
         self._before: bytes | None = None
+        self._details = False  # TGI's have begun
+        self._own: set[bytes] = set()  # what one of SGLang's is still to say
         self.listed = False
         self.error = False
         self.counts: dict[bytes, int] = {}  # the last of each name
@@ -129,14 +132,23 @@ class _Long:
             start = found.end()
         self._before = piece[max(start - 1, len(piece) - OVERLAP_BYTES, 0) :]
 
-    def _count(self, name: bytes, said: bytes) -> None:
+    def _count(self, name: bytes, said: bytes | None) -> None:
+        if said is None:
+            if name == b"meta_info":
+                self._own = {b"prompt_tokens", b"completion_tokens"}
+            self._details = self._details or name == b"details"
+            return
         if name == b"done":
             self.counts = {name: 1} if said == b"true" else {}
         if not said.isdigit():
             return
         count = int(said)
+        if name == b"prompt_tokens" or name == b"completion_tokens":
+            if name not in self._own:
+                return
+            self._own.discard(name)
         if name == b"generated_tokens":
-            self.made = max(self.made, 0) + count
+            self.made = max(self.made, 0) + count if self._details else -1
         elif name == b"completion_tokens":
             self.completion = max(self.completion, 0) + count
         elif name == b"prompt_tokens":

@@ -89,6 +89,9 @@ def bills_of(case: Case, answer: Answer) -> list[Bill]:
     at = len(pieces) - 1
     while at and pieces[at].said is pieces[at - 1].said:
         at -= 1
+    if case.ending == "left midway" and pieces[at].extra and not case.asks_usage:
+        # (That chunk is not his: he has seen all that was, and may have left before it came.)
+        return [exactly(said, None), *_unsaid(case, prompt, passed, by_size, unsure)]
     behind = any(piece.tokens for piece in pieces[at + 1 :])
     if behind and passed > said.completion:
         guess = Bill((said.prompt, said.prompt), (passed, passed), max(said.cached, 0), max(said.reasoning, 0), True)
