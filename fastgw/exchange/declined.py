@@ -53,13 +53,17 @@ def asks_again(exchange: ExchangeState, head: ResponseHead) -> bool:
     if status < 429:
         less = status == 400 or status == 422
         return less and exchange.bound != NO_LIMIT and exchange.asks_for_less()
+    if status == LOOP:
+        # The request says so, not the engine's state: no fault, and to others it would go round as well.
+        call.released()
+        return False
     waits_s = asks_to_wait(head)
     if waits_s > 0.0 and (status == 429 or status == 503):
         call.pool.engine.rest_until(monotonic() + waits_s)
     if (status == 429 or status >= 500) and exchange.asks_another(status, waits_s):
         return True
-    if status == 429 or status == 503 or status == LOOP:
-        # "Not now" is back-pressure, and of a round it is the request that says so: no fault.
+    if status == 429 or status == 503:
+        # "Not now": back-pressure, not a fault.
         call.released()
     elif status >= 500:
         call.faulty = True

@@ -37,6 +37,14 @@ def dies(asked: Any) -> None:
     asked.closes("reset")
 
 
+def test_what_goes_round_is_sent_nowhere_else_and_is_no_fault() -> None:
+    """An engine that is a gateway too says 508 of the request, which would go round at another model's engine as well."""
+    with deployed(ENGINES, ROUTE, plays={"a": status(508)}) as row:
+        answer = row.ask(chat())
+        assert (answer.status, row.asked) == (508, {"a": 1, "b": 0, "c": 0})
+        assert row.talk.engines[0].engine.failures_total == 0
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("play", [dies, status(429), status(500), status(503), status(529)], ids=str)
 def test_S3_13_the_next_model_answers(play: Callable[[Any], None], stream: bool) -> None:
