@@ -24,6 +24,7 @@ from fastgw.policy.elsewhere import others, unknown
 from fastgw.policy.routing.explain import Candidate, explained, picked
 from fastgw.protocol.openai import scan_body
 from fastgw.upstream.deployments import Side, alive
+from fastgw.upstream.table import Group
 
 MOST_CANDIDATES: Final = 100
 """Engines in one answer; ``candidates_total`` says how many there are."""
@@ -66,6 +67,8 @@ class ExplainDesk:
         unmet = strategy.unmet(group, exchange)
         engine = "" if unmet else picked(candidates, group, exchange)
         found["engine"] = engine or None
+        if "stands_for" not in found and (other := _runners_alias(group, engine, served)):
+            found["stands_for"] = other
         found["why"] = unmet or _why(bool(engine), strategy.name, candidates)
         found["candidates"] = candidates[:MOST_CANDIDATES]
         found["candidates_total"] = len(candidates)
@@ -173,6 +176,13 @@ def _side(side: Side, exchange: Exchange) -> dict[str, Any]:
     if all(part is not group for _, name, part in side.parts if name == version):
         found["instead"] = "no engine of it is well and has what is needed: the others of the model have its share"
     return found
+
+
+def _runners_alias(group: Group, engine: str, model: str) -> str:
+    """The model for which ``model`` stands at the engine that is picked, where its runner says so; where none is, at the first
+    that does. "" = it is that very one."""
+    pools = [pool for pool in group.pools if pool.engine.name == engine] or group.pools
+    return next((pool.engine.aliases[model] for pool in pools if model in pool.engine.aliases), "")
 
 
 def _why(found: bool, policy: str, candidates: list[Candidate]) -> str:

@@ -1,11 +1,13 @@
 """``x-fastgw-explain: 1``: a request is told in its answer's head which engine it went to, and why; or why it went to none.
 
 Owns: who may ask (``explain_keys``), the words, and how many engines they name. Must never: be there where nobody may; name an
-engine to anybody else, or a model that was not asked for by the client or his route.
+engine to anybody else, or a model that was not asked for by the client or his route; or look at more engines than it names: a
+request that is refused costs its client nothing, and may come as often as he likes.
 """
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import Final
 
 from fastgw.accel.heads import ResponseHead
@@ -15,6 +17,7 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.limits.account import Account, flow_of
 from fastgw.policy.deployments import asker_of
+from fastgw.upstream.standing import obstacle
 
 FIELD: Final = b"x-fastgw-explain"
 TENANT: Final = "tenant:"
@@ -88,13 +91,19 @@ def _way(exchange: Exchange, version: str) -> list[str]:
 
 
 def _engines(exchange: Exchange) -> list[str]:
-    """How the engines stand that could have been asked: one thing of each, of so many as a head has room for."""
+    """What keeps engines from it: those that were tried, then others that could have been asked, as many as a head has room
+    for, in the order in which they are configured. (``/admin/explain`` ranks all of them.)"""
     group = exchange.group
     if group is None:
         return []
-    found = exchange.gateway.strategy.explain(group, exchange.tries.pools, exchange)
-    parts = [f"engine_{at}={_word(f'{one.engine}: {one.why}')}" for at, one in enumerate(found[:MOST_ENGINES])]
-    return [*parts, f"engines={len(found)}"]
+    tried = exchange.tries.pools
+    able = exchange.gateway.strategy.chosen(exchange).able(group, exchange) or group.pools
+    others = islice((pool for pool in able if pool not in tried), MOST_ENGINES)
+    parts = []
+    for at, pool in enumerate(islice(chain(tried, others), MOST_ENGINES)):
+        why = "was tried" if pool in tried else obstacle(pool.engine) or "may be asked"
+        parts.append(f"engine_{at}={_word(f'{pool.engine.name}: {why}')}")
+    return [*parts, f"engines={len(group.pools)}"]
 
 
 def _word(text: str) -> str:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
 from fastgw import RouteConfig
+from fastgw.config.names import Policy
 from fastgw.control.admin_explain import Asked
 from fastgw.errors import GatewayError
 from fastgw.explaining import ExplainDesk
+from fastgw.policy import explain
 from fastgw.policy.explain import MOST_ENGINES
+from fastgw.upstream import standing
 from fastgw.upstream.models import ModelFacts
+from fastgw.upstream.standing import obstacle
+from fastgw.upstream.target import Engine
 from tests.conversations.deployed_row import Deployed, deployed, key_of, tenant_key
 from tests.conversations.engine_row import status
+from tests.support.conversation import kills
 from tests.support.requests import chat, request
 
 ENGINES: dict[str, dict[str, Any]] = {
@@ -104,6 +110,20 @@ class TestAsked:
             with pytest.raises(KeyError):
                 told(row, "m", key_id="nobody")
 
+    def test_a_runners_alias_stands_for_what_its_engine_is_asked_for(self) -> None:
+        engines = {name: {"models": ("gpt", name)} for name in ("small", "big")}
+        with deployed(engines, policy="ordered") as row:
+            for name, pool in row.engines.items():
+                pool.engine.aliases = {"gpt": name}
+            for name in ("small", "big"):
+                said = told(row, "gpt")
+                assert (said["engine"], said["stands_for"]) == (name, name)
+                row.ask(chat("gpt"))
+                assert row.sent(name)["model"] == said["stands_for"]
+                row.engines[name].engine.draining = True
+            assert told(row, "gpt")["stands_for"] == "small", "nobody is there: as the first would be asked"
+            assert "stands_for" not in told(row, "big")
+
     def test_nobody_serves_it(self) -> None:
         with deployed(ENGINES, ROUTE) as row:
             said = told(row, "gtp")
@@ -171,8 +191,8 @@ class TestAsked:
 
 
 class TestTold:
-    def ask(self, row: Deployed, key: str | None = None, **fields: Any) -> str | None:
-        answer = row.ask(chat("gpt", key=key, headers=[("x-fastgw-explain", "1")], **fields))
+    def ask(self, row: Deployed, key: str | None = None, model: str = "gpt") -> str | None:
+        answer = row.ask(chat(model, key=key, headers=[("x-fastgw-explain", "1")]))
         return answer.header("x-fastgw-explain")
 
     def test_whoever_may_is_told(self) -> None:
@@ -230,6 +250,37 @@ class TestTold:
             assert why("gtp") == "error=model_not_found; model=gtp"
             assert why(max_tokens="many") == "error=invalid_parameter"
             assert row.ask(chat()).header("x-fastgw-explain") is None
+
+    def test_an_error_looks_at_no_more_engines_than_it_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who is refused pays nothing for it: a look at a thousand engines would be milliseconds of everybody's, each time."""
+        looked: list[str] = []
+
+        def look(engine: Engine) -> str:
+            looked.append(engine.name)
+            return obstacle(engine)
+
+        for module in (standing, explain):
+            monkeypatch.setattr(module, "obstacle", look)
+        many = {f"e{number:02}": {"models": ("m",)} for number in range(5 * MOST_ENGINES)}
+        for policy in get_args(Policy):
+            with deployed(many, explain_keys=["*"], policy=policy) as row:
+                for pool in row.engines.values():
+                    pool.engine.draining = True
+                said = self.ask(row, model="m")
+                assert said is not None
+                assert said.startswith("error=engines_unavailable; model=m; ")
+                assert said.endswith(f'engine_7="e07: is being drained"; engines={len(many)}')
+                assert len(looked) <= MOST_ENGINES, policy
+                looked.clear()
+
+    def test_those_that_were_tried_are_told_first(self) -> None:
+        engines = {f"e{number}": {"models": ("m",)} for number in range(3)}
+        settings: dict[str, Any] = {"max_retries": 1, "retry_fresh": True, "policy": "ordered", "explain_keys": ["*"]}
+        with deployed(engines, plays={"e1": kills, "e2": kills}, **settings) as row:
+            row.engines["e0"].engine.draining = True
+            said = self.ask(row, model="m")
+            assert said is not None
+            assert said.endswith('engine_0="e1: was tried"; engine_1="e0: is being drained"; engine_2="e2: may be asked"; engines=3')
 
     def test_nobody_else_is_told_why_there_is_none(self) -> None:
         few = replace(tenant_key("x"), requests_per_minute=1)
