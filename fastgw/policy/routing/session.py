@@ -6,7 +6,8 @@ least to do, as do requests that tell none. Where its engine is full, ill, drain
 Invariants: there are no more sessions than the table has room for, whatever engines come and go; where it is full, one of the
 key that has most of them makes room, the one that was not used for longest: so no key takes the others' from them. (Where a
 reload has made the table smaller, some more make room for each that comes.) One that was not used for ``session_ttl_s`` is none
-any more. """
+any more. No request pays for the others' sessions: a dictionary that has no room left is laid out anew as a whole, which takes a
+large one tens of milliseconds; so the table is in parts, each a small one, and chance says in which a session is. """
 
 from __future__ import annotations
 
@@ -23,6 +24,10 @@ from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
 AT_ONCE: Final = 64  # sessions that make room for one that comes
+PART: Final = 1024
+"""Sessions that a part has room for at least, where there is more than one: laid out anew in a fraction of a millisecond, and
+large enough that chance fills all of them alike."""
+_HIGH: Final = 32
 
 
 class Seat:
@@ -35,8 +40,8 @@ class Seat:
         self.until = until
 
 
-class Sessions:
-    """All of a gateway: ``count`` of them. ``seats`` by keys, and for each by a hash of what tells them (the process's own:
+class Part:
+    """Some of a gateway's: ``count`` of them. ``seats`` by keys, and for each by a hash of what tells them (the process's own:
     nobody makes two meet); the one used last stands last, give or take half its time. (What is taken from in front is an
     OrderedDict: a dict would step over all that it has lost there each time.)"""
 
@@ -93,6 +98,32 @@ class Sessions:
             self._most = now
 
 
+class Sessions:
+    """All of a gateway, for ``most`` of them. (Where settings change, it keeps its ``parts``.)"""
+
+    __slots__ = ("_mask", "parts")
+
+    def __init__(self, most: int) -> None:
+        count = 1
+        while 2 * count * PART <= most:
+            count *= 2
+        self._mask = count - 1
+        self.parts = [Part() for _ in range(count)]
+
+    @property
+    def count(self) -> int:
+        return sum([part.count for part in self.parts])
+
+    def part(self, told: int) -> Part:
+        """The one for what is told so. (Not by the bits that a dictionary begins with, or all in a part would collide there.)"""
+        found: Part = self.parts[told >> _HIGH & self._mask]
+        return found
+
+    def share(self, most: int) -> int:
+        """How many each part has room for, where all have ``most``."""
+        return max(1, most // len(self.parts))
+
+
 class Session(Strategy):
     """See the head of this file. ``remembered``: what outlives this strategy when settings change."""
 
@@ -101,8 +132,9 @@ class Session(Strategy):
     def __init__(self, keys: Keys, ttl_s: float, most: int, remembered: dict[str, Any]) -> None:
         self._keys = keys
         self._ttl_s = ttl_s
-        self._most = most
-        self._sessions: Sessions = remembered.setdefault("session", Sessions())
+        self._sessions: Sessions = remembered.get("session") or Sessions(most)
+        remembered["session"] = self._sessions
+        self._most = self._sessions.share(most)
 
     def pick(self, group: Group, tried: tuple[Pool, ...], exchange: ExchangeState) -> Pool | None:
         told = self._keys.read(exchange)
@@ -111,9 +143,9 @@ class Session(Strategy):
         places: dict[str, Pool] | None = group.notes.get("session")
         if places is None:
             places = group.notes["session"] = {pool.engine.name: pool for pool in group.pools}
-        sessions = self._sessions
         key = exchange.key_id
         hashed = told_of(told, group, exchange)
+        sessions = self._sessions.part(hashed)
         now = monotonic()
         seat = sessions.seat(key, hashed)
         pool: Pool | None = None
@@ -137,7 +169,8 @@ class Session(Strategy):
         told = self._keys.read(exchange)
         if told is None:
             return found
-        seat = self._sessions.seat(exchange.key_id, told_of(told, group, exchange))
+        hashed = told_of(told, group, exchange)
+        seat = self._sessions.part(hashed).seat(exchange.key_id, hashed)
         if seat is None or monotonic() >= seat.until:
             return found
         for at, pool in enumerate(group.pools):
@@ -147,6 +180,7 @@ class Session(Strategy):
 
 
 def told_of(told: bytes, group: Group, exchange: ExchangeState) -> int:
-    """By what a session is known: what tells it, for one model, and for one version of it where there are several."""
+    """By what a session is known: what tells it, for one model, and for one version of it where there are several; and its key,
+    or all who say the same would meet in one part of the table."""
     # (Not the hash of each apart: equal texts and bytes have one.)
-    return hash((told, exchange.substitute or exchange.model, group.part))
+    return hash((told, exchange.substitute or exchange.model, group.part, exchange.key_id))

@@ -11,6 +11,7 @@ import pytest
 from fastgw import Config, RouteConfig
 from fastgw.net.clock import hold
 from fastgw.policy.routing import strategy_of
+from fastgw.policy.routing.session import PART
 from fastgw.upstream.deployments import Asker
 from fastgw.upstream.fleet import deploy
 from fastgw.upstream.table import Group, UpstreamTable
@@ -102,7 +103,8 @@ def test_no_key_takes_the_sessions_of_others_and_there_is_one_table_for_all_engi
     for session in range(500):
         goes("greedy", session % 2, session)
     assert remembered["session"].count == 40
-    assert {key: len(seats) for key, seats in remembered["session"].seats.items()} == {"a": 2, "b": 2, "greedy": 36}
+    [part] = remembered["session"].parts
+    assert {key: len(seats) for key, seats in part.seats.items()} == {"a": 2, "b": 2, "greedy": 36}
     assert where == {(key, at): goes(key, at) for key, at in where}
     for session in range(200):
         goes("more", 0, session, strategy_of("session", config=Config(session_table=500), remembered=remembered))
@@ -115,6 +117,20 @@ def test_no_key_takes_the_sessions_of_others_and_there_is_one_table_for_all_engi
     goes("new", 0, by=other)
     assert remembered["session"].count == 16, "a smaller table, by other settings, goes on with what it has room for"
     assert goes("a", 0, by=other) == where["a", 0]
+
+
+@pytest.mark.parametrize("keys", [1, 1 << 20])
+def test_what_grows_is_never_large_or_one_request_would_pay_for_all_sessions(keys: int) -> None:
+    """A dictionary that is full is laid out anew, with all that it has, by whoever comes next."""
+    most = 8 * PART
+    remembered: dict[str, Any] = {}
+    strategy = strategy_of("session", config=Config(session_table=most), remembered=remembered)
+    group = Group([place(1), place(2)])
+    for session in range(3 * most // 2):
+        port(strategy, group, asked(session % 97 if keys > 1 else session, f"key-{session % keys}"))
+    sessions = remembered["session"]
+    assert 0.99 * most < sessions.count <= most
+    assert max(max(len(part.seats), *map(len, part.seats.values())) for part in sessions.parts) <= 2 * PART
 
 
 @pytest.mark.parametrize("part", ["everyone", "version"])
