@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from time import time
 from typing import Any, Final
@@ -23,14 +23,17 @@ from fastgw.exchange.phases import IS_SERVED, LOCAL
 from fastgw.exchange.session import WebSocketSession
 from fastgw.net.clock import micros, monotonic
 from fastgw.protocol.headers import handshake_lines
-from fastgw.protocol.openai import check_model, models_list
+from fastgw.protocol.openai import check_model, model_object, models_list
 from fastgw.protocol.query import parameter
 from fastgw.protocol.websocket import new_key
 from fastgw.upstream.models import MAX_NAME_CHARS
-from fastgw.upstream.table import UpstreamTable
+from fastgw.upstream.table import Group, UpstreamTable
 
 FRESH_S: Final = 1.0
 MOST_PAGES: Final = 16
+MOST_LOOKED_AT: Final = 20_000
+"""Engines, of all models of a list together, of which it is asked how much context they take; a list of more leaves it out."""
+MOST_FITS: Final = 256  # models of which that is remembered, for who asks for one alone
 
 Owners = dict[str, tuple[int, str]]  # the place of a model in the list, and whose it is
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], asyncio.Task[Any]]
@@ -43,7 +46,7 @@ class _Catalogue:
     use some models only see their own; what is remembered of those are the last :data:`MOST_PAGES`.
     """
 
-    __slots__ = ("_created", "_flows", "_others", "_pages", "_served", "most_bytes", "owners", "table")
+    __slots__ = ("_created", "_fits", "_flows", "_others", "_pages", "_served", "most_bytes", "owners", "table")
 
     def __init__(self, table: UpstreamTable, served: str, created: int) -> None:
         self.table = table
@@ -57,6 +60,7 @@ class _Catalogue:
         self.most_bytes = max(self.most_bytes, 12 * MAX_NAME_CHARS)
         self._created = created
         self._pages: dict[tuple[frozenset[str] | None, str], bytes] = {}
+        self._fits: dict[tuple[str, str], int] = {}
 
     def seen_by(self, flow: str) -> Owners:
         """All that one of that ``flow`` may see."""
@@ -77,8 +81,38 @@ class _Catalogue:
             owners = self.seen_by(flow) if allowed is None else self._usable(allowed, flow)
             if len(self._pages) >= MOST_PAGES:
                 del self._pages[next(iter(self._pages))]
-            page = self._pages[key] = models_list([(name, owner, self._created) for name, (_, owner) in owners.items()])
+            fits = self._all_fits(owners, flow)
+            models = [(name, owner, self._created, fits.get(name, 0)) for name, (_, owner) in owners.items()]
+            page = self._pages[key] = models_list(models)
         return page
+
+    def _all_fits(self, names: Iterable[str], flow: str) -> dict[str, int]:
+        """How much context fits, of each name; none where too many engines would have to be looked at."""
+        serving = {name: self._serving(name, flow) for name in names}
+        if sum([len(group) for several in serving.values() for _, group in several]) > MOST_LOOKED_AT:
+            return {}
+        return {name: _least(several) for name, several in serving.items()}
+
+    def fits(self, name: str, flow: str) -> int:
+        """How much context fits, wherever a request for the model goes that says how much; 0 = nobody says."""
+        key = name, flow if flow in self._flows else ""
+        found = self._fits.get(key)
+        if found is None:
+            if len(self._fits) >= MOST_FITS:
+                del self._fits[next(iter(self._fits))]
+            found = self._fits[key] = _least(self._serving(name, flow))
+        return found
+
+    def _serving(self, name: str, flow: str) -> list[tuple[str, Group]]:
+        """The engines that are known to serve it for one of that ``flow``, each with the model that they are asked for."""
+        deployed = self.table.deployed
+        if deployed is None:
+            group = self.table.known(name)
+            return [(name, group)] if group is not None else []
+        from fastgw.upstream.deployments import Asker  # (most gateways have none)
+
+        found: list[tuple[str, Group]] = deployed.engines(name, Asker(flow))
+        return found
 
     def owner(self, name: str, allowed: frozenset[str] | None, flow: str) -> str | None:
         """Whose the model ``name`` of that page is; None = it is not there."""
@@ -126,6 +160,12 @@ class _Catalogue:
 
             group = deployed.known(name, Asker(flow))
         return (-1, group.pools[0].engine.kind.owner) if group is not None else None
+
+
+def _least(serving: list[tuple[str, Group]]) -> int:
+    """Of the contexts that engines say they take."""
+    facts = [pool.engine.facts_of(model) for model, group in serving for pool in group.pools]
+    return min([one.context_tokens for one in facts if one is not None and one.context_tokens], default=0)
 
 
 def _owners(table: UpstreamTable, served: str, flow: str) -> Owners:
@@ -256,7 +296,7 @@ class LocalEndpoints:
         if owner is None:
             exchange.fail(GatewayError("model_not_found", param="model"))
             return
-        self._json(exchange, 200, {"id": name, "object": "model", "created": self._created, "owned_by": owner})
+        self._json(exchange, 200, model_object(name, owner, self._created, catalogue.fits(name, flow)))
 
     # --- usage
     def usage(self, exchange: Exchange) -> None:

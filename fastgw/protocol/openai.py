@@ -8,7 +8,7 @@ members that are read here are concerned.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -228,14 +228,17 @@ def _figure(value: bytes, most: int) -> bytes:
     return b"%d" % most
 
 
-def models_list(ids: list[tuple[str, str, int]]) -> bytes:
-    """The answer of ``GET /v1/models`` for (id, owned_by, created)."""
-    return _encode(
-        {
-            "object": "list",
-            "data": [{"id": name, "object": "model", "created": created, "owned_by": owner} for name, owner, created in ids],
-        }
-    )
+def models_list(models: Iterable[tuple[str, str, int, int]]) -> bytes:
+    """The answer of ``GET /v1/models`` for (id, owned_by, created, max_model_len)."""
+    return _encode({"object": "list", "data": [model_object(*one) for one in models]})
+
+
+def model_object(name: str, owner: str, created: int, fits: int) -> dict[str, str | int]:
+    """One model of it. ``fits``: tokens that a prompt and its answer may have, as vLLM says it; 0 = not known."""
+    found: dict[str, str | int] = {"id": name, "object": "model", "created": created, "owned_by": owner}
+    if fits:
+        found["max_model_len"] = fits
+    return found
 
 
 class _List(msgspec.Struct, gc=False):

@@ -199,6 +199,18 @@ class Deployed:
                 found.setdefault(name, OWNER)
         return found
 
+    def engines(self, name: str, asker: Asker) -> list[tuple[str, Group]]:
+        """The engines that are known to serve a name that he sees, whatever is drawn, each with the model that it stands for."""
+        route = self.classes.get(name)
+        models = (self.aliases.get(name, name),) if route is None else route.models
+        found = []
+        for model in models:
+            side = self.side(model, asker)
+            group = self._plain.get(model) if side is None else side.whole
+            if group is not None:
+                found.append((model, group))
+        return found
+
     @property
     def flows(self) -> set[str]:
         """Those who have engines of their own."""

@@ -50,9 +50,9 @@ async def _get(pool: Pool, path: bytes, timeout_s: float) -> tuple[int, bytes]:
     return await get(engine, path, _ACCEPT, timeout_s, MAX_PROBE_BYTES, agreed)
 
 
-def _named(facts: Facts) -> list[tuple[str, ...]]:
-    """By which other names the models are known."""
-    return [one.aliases for one in facts.values()]
+def _listed(facts: Facts) -> list[tuple[tuple[str, ...], int]]:
+    """By which other names the models are known, and how much context they take: what others are told of them."""
+    return [(one.aliases, one.context_tokens) for one in facts.values()]
 
 
 class _Known:
@@ -342,7 +342,7 @@ class Health:
         """These are its models."""
         models = tuple(facts)
         before, engine.facts = engine.facts, facts
-        if models != engine.discovered_models or _named(before) != _named(facts):
+        if models != engine.discovered_models or _listed(before) != _listed(facts):
             engine.discovered_models = models
             self._models_changed()
 

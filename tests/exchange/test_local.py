@@ -10,10 +10,12 @@ from urllib.parse import quote
 
 import pytest
 
-from fastgw import EngineConfig
+from fastgw import EngineConfig, RouteConfig
 from fastgw.exchange import local
 from fastgw.limits.key import KeyRecord
 from fastgw.protocol.openai import models_list
+from fastgw.upstream.models import ModelFacts
+from tests.conversations.deployed_row import deployed, key_of, tenant_key
 from tests.support.client import RawClient, request
 from tests.support.gateway import Running, running
 
@@ -25,7 +27,7 @@ NAMES = ("b", "a", "\u00e9 %/x", "c")
 class Written(list[int]):
     """How many models each list had that was written."""
 
-    def __call__(self, models: list[tuple[str, str, int]]) -> bytes:
+    def __call__(self, models: list[tuple[str, str, int, int]]) -> bytes:
         self.append(len(models))
         return models_list(models)
 
@@ -98,6 +100,35 @@ async def test_another_table_is_another_list(written: Written) -> None:
         assert await listed(client) == ["a", "b"]
         assert (await client.ask(request("GET", "/v1/models/b"))).status == 200
         assert written == [1, 2]
+
+
+def test_how_much_context_fits_is_the_least_of_those_who_serve_a_model_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines: dict[str, dict[str, Any]] = {
+        "a": {"models": ("m", "n")}, "b": {"models": ("m",)}, "theirs": {"models": ("m",), "tenant": "acme"},
+        "named": {"models": ("mine",), "served_name": "org/mine"},
+    }  # fmt: skip
+    said = {"a": {"m": 8192}, "b": {"m": 4096, "n": 1}, "theirs": {"m": 2048}, "named": {"org/mine": 512}}
+    routes = RouteConfig(model="m", aliases=["gpt"]), RouteConfig(model="class:fast", models=["n", "m"])
+    with deployed(engines, *routes, keys=(tenant_key("acme"), tenant_key("other"))) as row:
+        for name, contexts in said.items():
+            row.engines[name].engine.facts = {model: ModelFacts(model, fits) for model, fits in contexts.items()}
+        row.learn()
+
+        def fits(tenant: str, one: str = "") -> Any:
+            answer = row.ask(request("GET", f"/v1/models{one}", key=key_of(tenant))).json()
+            if one:
+                return answer.get("max_model_len")
+            return {model["id"]: model.get("max_model_len") for model in answer["data"]}
+
+        whole = {"m": 4096, "n": None, "gpt": 4096, "class:fast": 4096, "mine": 512}
+        assert fits("other") == whole
+        assert fits("acme") == {**whole, "m": 2048, "gpt": 2048, "class:fast": 2048}
+        assert {name: fits("other", f"/{name}") for name in whole} == whole
+        assert fits("acme", "/gpt") == 2048
+        monkeypatch.setattr(local, "MOST_LOOKED_AT", 3)
+        row.learn()
+        assert set(fits("other").values()) == {None}, "too many engines to look at"
+        assert fits("other", "/m") == 4096
 
 
 @pytest.mark.quiet

@@ -10,10 +10,10 @@ from fastgw.protocol.openai import models_list, parse_models
 
 
 def test_models_list_is_openais() -> None:
-    assert json.loads(models_list([("a", "vllm", 5), ("b", "x", 6)])) == {
+    assert json.loads(models_list([("a", "vllm", 5, 0), ("b", "x", 6, 4096)])) == {
         "object": "list",
         "data": [{"id": "a", "object": "model", "created": 5, "owned_by": "vllm"}, {"id": "b", "object": "model",
-        "created": 6, "owned_by": "x"}],
+        "created": 6, "owned_by": "x", "max_model_len": 4096}],
     }
     assert json.loads(models_list([])) == {"object": "list", "data": []}
 

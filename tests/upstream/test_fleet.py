@@ -248,6 +248,24 @@ async def test_a_kind_that_was_learned_is_learned_again_when_its_engine_comes_ba
         assert kinds == [[kind, "vllm"] for kind in ("llamacpp", "llamacpp", "vllm", "vllm", "auto")]
 
 
+async def test_who_lists_models_is_told_when_another_context_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of engines is a snapshot: what is told by it is told anew with the next one."""
+    async with fleet(engine(1, kind="llamacpp")) as (made, _):
+        health = Health(lambda: made.pools, Config(), NullLog(), made.publish, lambda: None)
+        pool = made.find("e1")
+        tables = []
+        for fits in (512, 512, 1024):
+
+            async def answers(_: Any, path: bytes, *__: Any, fits: int = fits) -> tuple[int, bytes]:
+                return 200, b'{"n_ctx": %d}' % fits if path == b"/props" else b'{"data": [{"id": "m"}]}'
+
+            monkeypatch.setattr("fastgw.upstream.health.get", answers)
+            await health._learn_models(pool, health._of(pool.engine))
+            tables.append(made.table)
+        assert tables[0] is tables[1]
+        assert tables[2] is not tables[1]
+
+
 async def test_what_a_runner_says_of_its_engine_outweighs_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def answers(*_: Any) -> tuple[int, bytes]:
         return 200, b"{}"
