@@ -141,6 +141,7 @@ MODULES: Final = (
     "upstream.h2_slots",
     "upstream.kinds.kind",
     "upstream.pool",
+    "upstream.seats",
     "upstream.table",
     "upstream.target",
     "upstream.watch",

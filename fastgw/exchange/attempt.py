@@ -230,7 +230,7 @@ class Attempt(Call):
         if length == len(rest) and length and not head.sse and not source.done:
             # The usual plain answer: whole in one read, out in one send.
             told = head.json or exchange.endpoint.dialect != ""
-            if self.core.shows:
+            if self.core.shows or exchange.endpoint.stored:
                 if told:
                     read_whole(exchange, head, rest)  # whether or not it may go down
                 show = showing(exchange, self.core.on_data, head)
@@ -307,7 +307,7 @@ class Attempt(Call):
         # A stream that something may be taken out of, or that may be ended before its end, has no length to announce.
         open_ended = sse is not None and (exchange.strip_usage or exchange.allowance < NO_LIMIT)
         show = None
-        if self.core.shows:
+        if self.core.shows or exchange.endpoint.stored:
             show = showing(exchange, self.core.on_data, head)
             open_ended = open_ended or (show is not None and show.renamer is not None)
         exchange.client.begin(head, UNTOLD if open_ended else source.length, exchange.request_id, extra)

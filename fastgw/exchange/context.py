@@ -242,6 +242,7 @@ class Context(Service):
         "on_said",
         "reactor",
         "request_timeout_s",
+        "responses",
         "retries_at_all",
         "retry_after_s",
         "retry_statuses",
@@ -287,6 +288,7 @@ class Context(Service):
         self.shares: dict[object, int] = {}  # of the memory for bodies, by who holds more than a little
         self.most_held = 0  # bytes of bodies at once, since :meth:`most_bodies` was asked last
         self.budget = RetryBudget(config.retry_budget_percent / 100)
+        self.responses: Any = None  # which engines have which; made with the first request that may be of one
         self.follow(config, hooked, strategy)
 
     def follow(self, config: Config, hooked: Callable[[str], tuple[Any, ...]], strategy: Strategy) -> None:

@@ -33,11 +33,13 @@ class Endpoint:
     ``label`` is what logs and metrics call it, from a bounded set. ``model``: the body must name one. ``usage``: streams take
     ``stream_options.include_usage``. ``metered``: its tokens count; ``generates``: its answers are generated, so that they
     have tokens of their own. ``dialect``: whose own API it is (``dialects``), "" = one that many speak. ``untold``: it answers
-    with tokens whose number no engine can be told. ``local``: the local handler's name.
+    with tokens whose number no engine can be told. ``stored``: engines may keep what it makes, or it speaks of such
+    (``responses``). ``local``: the local handler's name.
     """
 
     __slots__ = (
-        "auth", "dialect", "generates", "label", "local", "merges", "metered", "methods", "mode", "model", "untold", "usage",
+        "auth", "dialect", "generates", "label", "local", "merges", "metered", "methods", "mode", "model", "stored",
+        "untold", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +66,7 @@ class Endpoint:
         self.metered = metered or generates
         self.generates = generates
         self.untold = label == IMAGES or (mode is UPLOAD and self.metered)
+        self.stored = label == RESPONSES or label in _STORED or _covers(label, BELOW_RESPONSES)
         self.merges = label == "/v1/embeddings"  # several requests may share one call
         self.local = local
 
@@ -81,6 +84,10 @@ COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 MESSAGES: Final = "/v1/messages"
 IMAGES: Final = "/v1/images/generations"
+
+BELOW_RESPONSES: Final = b"/v1/responses/"
+MAX_ID_BYTES: Final = 256
+"""Of a response's id; a longer one is none."""
 
 _POST: Final = frozenset({b"POST"})
 _GET: Final = frozenset({b"GET"})
@@ -129,14 +136,28 @@ _OWN_PATHS: Final = {
 }
 
 
+# Of a response that an engine has stored: what stands behind its id in a path, and the endpoint's own name.
+_STORED: Final = {
+    "/v1/responses/{id}": (b"", frozenset({b"GET", b"DELETE"})),
+    "/v1/responses/{id}/cancel": (b"cancel", _POST),
+    "/v1/responses/{id}/input_items": (b"input_items", _GET),
+}
+
+
 PATHS: Final = (CHAT, COMPLETIONS, *_JSON_PATHS, *_OWN_PATHS, *_UPLOAD_PATHS, "/v1/realtime")
 """What engines are asked for, beside ``passthrough_paths``."""
 
 
-class EndpointTable:
-    """Exact look-up by path, then by the few prefixes that take anything below them."""
+def _covers(label: str, path: bytes) -> bool:
+    """Whether a path that is passed through is one above or below ``path``."""
+    prefix = label.removesuffix("*").encode()
+    return label.endswith("/*") and (path.startswith(prefix) or prefix.startswith(path))
 
-    __slots__ = ("_exact", "_passed", "_prefixes", "get")
+
+class EndpointTable:
+    """Exact look-up by path, then by the few prefixes that take anything below them, then as one of a stored response."""
+
+    __slots__ = ("_exact", "_passed", "_prefixes", "_stored", "get")
 
     def __init__(self, passthrough: Sequence[str] = (), runners: bool = False, shown: bool = False) -> None:
         """``runners``: they may dial in; ``shown``: who asks is told which there are."""
@@ -172,6 +193,9 @@ class EndpointTable:
                 prefixes.append((path[:-1].encode(), endpoint))
             else:
                 exact[path.encode()] = endpoint
+        self._stored = {
+            behind: Endpoint(label, methods, UPLOAD, model=False) for label, (behind, methods) in _STORED.items()
+        }
         self._exact = exact
         self._passed = frozenset(passthrough)
         self._prefixes = tuple(prefixes)
@@ -191,6 +215,10 @@ class EndpointTable:
                 if endpoint.mode is LOCAL:
                     return endpoint
                 return None if b"%2f" in path.lower() or self._means_another(path) else endpoint
+        if path.startswith(BELOW_RESPONSES) and b"%" not in path:
+            told, slash, behind = path[len(BELOW_RESPONSES) :].partition(b"/")
+            if 0 < len(told) <= MAX_ID_BYTES and bool(slash) == bool(behind):
+                return self._stored.get(behind)
         return None
 
     def _means_another(self, path: bytes) -> bool:

@@ -14,6 +14,7 @@ from fastgw.protocol.openai import written
 
 if TYPE_CHECKING:
     from fastgw.accel.renaming import Renamer
+    from fastgw.exchange.responses import Reader
 
 _LINES: Final = re.compile(rb"(?im)^content-type[ \t]*:[ \t]*application/(?:x-)?(?:ndjson|jsonl|jsonlines)[ \t]*[;\r]").search
 
@@ -34,19 +35,29 @@ def goes_on(exchange: ExchangeState, hooks: tuple[Callable[[Any, Any], None], ..
 
 class Showing:
     """What is done to each piece of an answer's body before it goes down: it gets the name of the model that its client knows,
-    where it has another (``renamer``), and filters are shown it."""
+    where it has another (``renamer``), filters are shown it, and the id of a response is looked for (``reader``)."""
 
-    __slots__ = ("_exchange", "_hooks", "renamer")
+    __slots__ = ("_exchange", "_hooks", "_reader", "renamer")
 
     def __init__(
-        self, exchange: ExchangeState, hooks: tuple[Callable[[Any, Any], None], ...], renamer: Renamer | None
+        self,
+        exchange: ExchangeState,
+        hooks: tuple[Callable[[Any, Any], None], ...],
+        renamer: Renamer | None,
+        reader: Reader | None = None,
     ) -> None:
         self._exchange = exchange
         self._hooks = hooks
+        self._reader = reader
         self.renamer = renamer
 
     def __call__(self, data: bytes) -> bytes | None:
         """``data`` as it goes down; None = the exchange has ended."""
+        if self._reader is not None and self._reader.feed(data):
+            self._reader = None
+            call = self._exchange.call
+            if self.renamer is None and not self._hooks and call is not None and call.relay is not None:
+                call.relay.show = None  # the rest goes the short way
         if self.renamer is not None:
             data = self.renamer.feed(data)
         if self._hooks and not goes_on(self._exchange, self._hooks, data):
@@ -65,4 +76,10 @@ def showing(exchange: ExchangeState, hooks: tuple[Callable[[Any, Any], None], ..
             from fastgw.accel.renaming import Renamer
 
             renamer = Renamer(written(asked), lines)
-    return Showing(exchange, hooks, renamer) if hooks or renamer is not None else None
+    reader = None
+    responses = exchange.gateway.responses
+    if responses is not None and exchange.endpoint.stored and head.status < 300 and not coded(head):
+        reader = responses.reader(exchange)
+    if not hooks and renamer is None and reader is None:
+        return None
+    return Showing(exchange, hooks, renamer, reader)

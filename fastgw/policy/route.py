@@ -53,6 +53,17 @@ def for_any(table: UpstreamTable, exchange: Exchange) -> Group | None:
     return deployments.for_any(table, exchange)
 
 
+def home(exchange: Exchange, group: Group) -> Group:
+    """Of ``group`` the engine alone that has the response of which ``exchange`` speaks, where one is known to."""
+    gateway = exchange.gateway
+    if gateway.responses is None:
+        from fastgw.exchange.responses import Responses
+
+        gateway.responses = Responses()
+    found: Group = gateway.responses.home(exchange, group)
+    return found
+
+
 class Route(Filter):
     """Sets ``exchange.group``; the strategy (``routing``) then picks from it, attempt by attempt."""
 
@@ -74,4 +85,4 @@ class Route(Filter):
             from fastgw.policy.elsewhere import instead
 
             group = instead(gateway.table, exchange)
-        exchange.group = group
+        exchange.group = home(exchange, group) if exchange.endpoint.stored else group

@@ -200,7 +200,7 @@ class Deployed:
         return found
 
     def engines(self, name: str, asker: Asker) -> list[tuple[str, Group]]:
-        """The engines that are known to serve a name that he sees, whatever is drawn, each with the model that it stands for."""
+        """The engines that are known to serve a name that he sees, whatever is drawn, each with the model that is meant."""
         route = self.classes.get(name)
         models = (self.aliases.get(name, name),) if route is None else route.models
         found = []

@@ -2,12 +2,12 @@ cimport cython
 
 @cython.final
 cdef class Endpoint:
-    cdef public bint auth, generates, merges, metered, model, untold, usage
+    cdef public bint auth, generates, merges, metered, model, stored, untold, usage
     cdef public str dialect, label, local
     cdef public object methods, mode
 
 cdef class EndpointTable:
-    cdef dict _exact
+    cdef dict _exact, _stored
     cdef tuple _prefixes
     cdef frozenset _passed
     cdef public object get

@@ -14,6 +14,9 @@ cpdef Group group_for(UpstreamTable table, Exchange exchange, str model)
 cpdef bint granted(UpstreamTable table, Exchange exchange, str model) except -1
 cpdef Group for_any(UpstreamTable table, Exchange exchange)
 
+@cython.locals(gateway=Context)
+cpdef Group home(Exchange exchange, Group group)
+
 cdef class Route(Filter):
     @cython.locals(gateway=Context, group=Group)
     cpdef on_route(self, Exchange exchange)

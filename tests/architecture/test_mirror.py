@@ -98,6 +98,7 @@ ELSEWHERE: dict[str, str] = {
     "policy/explain": "conversations/test_explained.py",
     "policy/mirror": "conversations/test_mirrors.py",
     "policy/routing/explain": "conversations/test_explained.py",
+    "exchange/responses": "conversations/test_responses.py",
     "upstream/deployments": "conversations/test_deployments.py",
     # An exchange and its streams do nothing without one another: conversations, and what only sockets show.
     "exchange/asking": "conversations/test_retries.py",
@@ -175,6 +176,7 @@ ELSEWHERE: dict[str, str] = {
     "upstream/discovery/source": "e2e/test_discovery.py",
     "upstream/health": "e2e/test_cases_j_breaker.py",
     "upstream/publishing": "upstream/test_fleet.py",
+    "upstream/seats": "policy/routing/test_session.py",
     "upstream/standing": "policy/routing/test_strategies.py",
     "upstream/watched": "upstream/test_restraint.py",
     "upstream/watching": "upstream/test_fleet.py",

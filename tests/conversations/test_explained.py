@@ -280,7 +280,9 @@ class TestTold:
             row.engines["e0"].engine.draining = True
             said = self.ask(row, model="m")
             assert said is not None
-            assert said.endswith('engine_0="e1: was tried"; engine_1="e0: is being drained"; engine_2="e2: may be asked"; engines=3')
+            first, second, third, count = said.split("; ")[-4:]
+            assert (first, second) == ('engine_0="e1: was tried"', 'engine_1="e0: is being drained"')
+            assert (third, count) == ('engine_2="e2: may be asked"', "engines=3")
 
     def test_nobody_else_is_told_why_there_is_none(self) -> None:
         few = replace(tenant_key("x"), requests_per_minute=1)

@@ -6,13 +6,11 @@ least to do, as do requests that tell none. Where its engine is full, ill, drain
 Invariants: there are no more sessions than the table has room for, whatever engines come and go; where it is full, one of the
 key that has most of them makes room, the one that was not used for longest: so no key takes the others' from them. (Where a
 reload has made the table smaller, some more make room for each that comes.) One that was not used for ``session_ttl_s`` is none
-any more. No request pays for the others' sessions: a dictionary that has no room left is laid out anew as a whole, which takes a
-large one tens of milliseconds; so the table is in parts, each a small one, and chance says in which a session is. """
+any more. """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any, Final
+from typing import Any
 
 from fastgw.exchange.context import Strategy
 from fastgw.exchange.state import ExchangeState
@@ -21,107 +19,8 @@ from fastgw.policy.routing.keys import Keys
 from fastgw.policy.routing.least_loaded import by_load
 from fastgw.policy.routing.loads import REQUESTS, scores_of
 from fastgw.upstream.pool import Pool
+from fastgw.upstream.seats import Seat, Seats
 from fastgw.upstream.table import Group
-
-AT_ONCE: Final = 64  # sessions that make room for one that comes
-PART: Final = 1024
-"""Sessions that a part has room for at least, where there is more than one: laid out anew in a fraction of a millisecond, and
-large enough that chance fills all of them alike."""
-_HIGH: Final = 32
-
-
-class Seat:
-    """Where a session is, and until when it is one."""
-
-    __slots__ = ("name", "until")
-
-    def __init__(self, name: str, until: float) -> None:
-        self.name = name
-        self.until = until
-
-
-class Part:
-    """Some of a gateway's: ``count`` of them. ``seats`` by keys, and for each by a hash of what tells them (the process's own:
-    nobody makes two meet); the one used last stands last, give or take half its time. (What is taken from in front is an
-    OrderedDict: a dict would step over all that it has lost there each time.)"""
-
-    __slots__ = ("_most", "_ranks", "count", "seats")
-
-    def __init__(self) -> None:
-        self.seats: dict[str, OrderedDict[int, Seat]] = {}
-        self.count = 0
-        self._ranks: dict[int, OrderedDict[str, None]] = {}  # keys by how many they have: one more or less is a step
-        self._most = 0  # that one has
-
-    def seat(self, key: str, told: int) -> Seat | None:
-        seats = self.seats.get(key)
-        found: Seat | None = seats.get(told) if seats is not None else None
-        return found
-
-    def put(self, key: str, told: int, seat: Seat, most: int) -> None:
-        """A session that is not here; with it there are ``most`` at the most, or as many less as one call takes away."""
-        for _ in range(AT_ONCE):
-            if self.count < most:
-                break
-            greedy = next(iter(self._ranks[self._most]))
-            self.drop(greedy, next(iter(self.seats[greedy])))
-        seats = self.seats.get(key)
-        if seats is None:
-            seats = self.seats[key] = OrderedDict()
-        seats[told] = seat
-        self.count += 1
-        self._rank(key, len(seats) - 1, len(seats))
-
-    def drop(self, key: str, told: int) -> None:
-        """One that is here is none any more."""
-        seats = self.seats[key]
-        del seats[told]
-        self.count -= 1
-        if not seats:
-            del self.seats[key]
-        self._rank(key, len(seats) + 1, len(seats))
-
-    def used(self, key: str, told: int) -> None:
-        """It was the last one."""
-        self.seats[key].move_to_end(told)
-
-    def _rank(self, key: str, before: int, now: int) -> None:
-        if now:
-            if now not in self._ranks:
-                self._ranks[now] = OrderedDict()
-            self._ranks[now][key] = None
-        if before:
-            del self._ranks[before][key]
-            if not self._ranks[before]:
-                del self._ranks[before]
-        if now > self._most or self._most not in self._ranks:
-            self._most = now
-
-
-class Sessions:
-    """All of a gateway, for ``most`` of them. (Where settings change, it keeps its ``parts``.)"""
-
-    __slots__ = ("_mask", "parts")
-
-    def __init__(self, most: int) -> None:
-        count = 1
-        while 2 * count * PART <= most:
-            count *= 2
-        self._mask = count - 1
-        self.parts = [Part() for _ in range(count)]
-
-    @property
-    def count(self) -> int:
-        return sum([part.count for part in self.parts])
-
-    def part(self, told: int) -> Part:
-        """The one for what is told so. (Not by the bits that a dictionary begins with, or all in a part would collide there.)"""
-        found: Part = self.parts[told >> _HIGH & self._mask]
-        return found
-
-    def share(self, most: int) -> int:
-        """How many each part has room for, where all have ``most``."""
-        return max(1, most // len(self.parts))
 
 
 class Session(Strategy):
@@ -132,7 +31,7 @@ class Session(Strategy):
     def __init__(self, keys: Keys, ttl_s: float, most: int, remembered: dict[str, Any]) -> None:
         self._keys = keys
         self._ttl_s = ttl_s
-        self._sessions: Sessions = remembered.get("session") or Sessions(most)
+        self._sessions: Seats = remembered.get("session") or Seats(most)
         remembered["session"] = self._sessions
         self._most = self._sessions.share(most)
 

@@ -11,9 +11,9 @@ import pytest
 from fastgw import Config, RouteConfig
 from fastgw.net.clock import hold
 from fastgw.policy.routing import strategy_of
-from fastgw.policy.routing.session import PART
 from fastgw.upstream.deployments import Asker
 from fastgw.upstream.fleet import deploy
+from fastgw.upstream.seats import PART
 from fastgw.upstream.table import Group, UpstreamTable
 from tests.policy.routing.test_strategies import Asked, place
 
