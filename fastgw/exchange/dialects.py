@@ -15,15 +15,15 @@ The ``text`` of an event is all that there is of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from fastgw.accel.bodies import BodyFacts, bounds_in, span_of, with_member
+from fastgw.accel.bodies import BodyFacts, bounds_in, inputs_at, span_of, spans_of, with_member
 from fastgw.accel.members import MOST as ENDLESS
 from fastgw.accel.members import TooMany, whole
-from fastgw.accel.prompts import SPECIAL_TOKENS, ids_in, inputs_in
+from fastgw.accel.prompts import SPECIAL_TOKENS
 from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.late import late
 from fastgw.protocol.openai import MAX_MEMBERS, MOST_INSIDE, each_of, spliced
@@ -363,40 +363,26 @@ class _Figures(msgspec.Struct, gc=False):
     best_of: msgspec.Raw = msgspec.Raw(b"")
 
 
-class _Asked(msgspec.Struct, gc=False):
-    """A body of any of them."""
-
-    options: msgspec.Raw = msgspec.Raw(b"")
-    # TGI
-    inputs: msgspec.Raw = msgspec.Raw(b"")
-    parameters: msgspec.Raw = msgspec.Raw(b"")
-    # SGLang
-    text: msgspec.Raw = msgspec.Raw(b"")
-    input_ids: msgspec.Raw = msgspec.Raw(b"")
-    input_embeds: msgspec.Raw = msgspec.Raw(b"")
-    sampling_params: msgspec.Raw = msgspec.Raw(b"")
+_ASKED: Final = (
+    "options",
+    "inputs", "parameters",  # TGI's
+    "text", "input_ids", "input_embeds", "sampling_params",  # SGLang's
+)  # fmt: skip
+"""Members of a body of any of them."""
 
 
-_decode_asked: Final = msgspec.json.Decoder(_Asked).decode
 _decode_figures: Final = msgspec.json.Decoder(_Figures).decode
 _decode_rows: Final = msgspec.json.Decoder(list[_Figures]).decode
 _decode_number: Final = msgspec.json.Decoder(int | float).decode
 
 
-def _places(asked: _Asked, dialect: str) -> tuple[Place, ...]:
+def _places(asked: Collection[str], dialect: str) -> tuple[Place, ...]:
     """Where the engine looks. (Whose ``/generate`` it is, the prompt's name says.)"""
     if dialect == OLLAMA:
         return (OPTIONS,)
-    if not len(asked.inputs):
+    if "inputs" not in asked:
         return (SAMPLING,)
-    return (PARAMETERS, SAMPLING) if len(asked.text) + len(asked.input_ids) + len(asked.input_embeds) else (PARAMETERS,)
-
-
-def _asked(body: bytes) -> _Asked:
-    try:
-        return _decode_asked(body)
-    except _BAD:  # (a name that is no text, in a body that was found good otherwise)
-        return _Asked()
+    return (PARAMETERS,) if {"text", "input_ids", "input_embeds"}.isdisjoint(asked) else (PARAMETERS, SAMPLING)
 
 
 def _rows(value: bytes) -> list[_Figures]:
@@ -420,11 +406,16 @@ def _figure(said: msgspec.Raw) -> int:
 def learn(facts: BodyFacts, body: bytes, dialect: str, most: int, bytes_per_token: int) -> Own:
     """Tell ``facts`` what the body says in its API's own places. A length of more than ``most`` is as good as none: it is
     lowered to what may be."""
-    asked = _asked(body)
+    asked = spans_of(body, _ASKED)
+
+    def value(name: str) -> bytes:
+        start, end = asked.get(name, (0, 0))
+        return body[start:end]
+
     places = _places(asked, dialect)
     named, limits, widths, each = True, [], [1], 1
     for place in places:
-        rows = _rows(bytes(getattr(asked, place.outer)))
+        rows = _rows(value(place.outer))
         for row in rows:
             said = getattr(row, place.name)
             limit = _figure(said) if len(said) else place.usual
@@ -436,13 +427,12 @@ def learn(facts: BodyFacts, body: bytes, dialect: str, most: int, bytes_per_toke
             if place is SAMPLING:
                 each = min(*wide, MOST_CHOICES)  # (it refuses those that differ)
     prompts = tokens = 0
-    for value in (asked.text, asked.input_ids):
-        if len(value):
-            several = inputs_in(value)
-            ids, count = ids_in(value)
+    for name in ("text", "input_ids"):
+        if name in asked:
+            several, ids, count = inputs_at(body, *asked[name])
             prompts = max(prompts, several)
             tokens += SPECIAL_TOKENS * (several - 1) + max(count - -(-ids // bytes_per_token), 0)
-    vectors = bytes(asked.input_embeds)
+    vectors = value("input_embeds")
     if _VECTORS().match(vectors) is not None:
         prompts = max(prompts, vectors.translate(None, BLANKS).count(b"]]"))  # two close for each list of vectors
     facts.learn(max(limits) if named else -1, min(max(widths), MOST_CHOICES), max(prompts, 1), tokens)

@@ -4,9 +4,9 @@ An answer to ``POST /v1/responses`` has an id, by which a later request names it
 ``/v1/responses/``). vLLM and others keep it in their own memory: any other engine answers 404.
 
 Owns: what an id looks like in a request and in an answer, and which engine has it, for as long and of as many as sessions are
-remembered (``session_ttl_s``, ``session_table``). Must never: let a key find what another's request has made; hold an answer up;
-cost anything where nothing is asked of these paths. Where the engine is not there, or nothing is known, the request goes where
-any would, and what that engine says is the truth.
+remembered (``session_ttl_s``, ``session_table``). Must never: let a key find what another's request has made; hold an answer
+up; cost anything where nothing is asked of these paths. Where the engine is not there, or nothing is known, the request goes
+where any would, and what that engine says is the truth.
 """
 
 from __future__ import annotations
@@ -51,9 +51,11 @@ class Responses:
         homes = group.notes.get("responses")
         if homes is None or homes.of is not exchange.gateway.config:
             homes = group.notes["responses"] = _Homes(group, exchange.gateway.config)
-        alone = homes.alone(seat.name)
-        engine = alone.pools[0].engine if alone is not None else None
-        return alone if engine is not None and (engine.usable() or engine.full()) else group
+        alone: Group | None = homes.alone(seat.name)
+        if alone is None:
+            return group
+        engine = alone.pools[0].engine
+        return alone if engine.usable() or engine.full() else group
 
     def made(self, exchange: ExchangeState, told: bytes) -> None:
         """The engine that answers ``exchange`` now has a response of this id."""

@@ -1688,6 +1688,45 @@ cpdef tuple span_of(bytes text, str name, BodyFacts facts=None):
     return -1, -1
 
 
+def spans_of(bytes text, tuple names) -> dict:
+    """Where the values of those of ``names`` stand that the object ``text`` has; see the source."""
+    cdef dict wanted = {one.encode(): one for one in names}
+    cdef dict found = {}
+    cdef Bytes p = <Bytes>PyBytes_AS_STRING(text)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(text)
+    cdef Py_ssize_t i = after_space(p, 0, n)
+    cdef Py_ssize_t start, end, value
+    cdef unsigned char made[6 * 32]
+    cdef int kinds
+    i = after_space(p, i + 1, n)
+    while p[i] == 34:
+        kinds = 0
+        start = i + 1
+        end = string_end(p, start, n, &kinds, True)
+        value = after_colon(p, end + 1, n) if end >= 0 else -1
+        i = after_value(p, value, n, 64 * STACK_WORDS, True, NULL, NULL, NULL) if value >= 0 else -1
+        if i < 0:
+            break
+        if end - start <= 6 * 32:
+            name = wanted.get(PyBytes_FromStringAndSize(<char*>made, unescape(p, start, end, made)))
+            if name is not None:
+                found[name] = value, i
+        i = after_space(p, i, n)
+        if p[i] == 44:
+            i = after_space(p, i + 1, n)
+    return found
+
+
+def inputs_at(bytes text, Py_ssize_t start, Py_ssize_t end) -> tuple:
+    """What the value that stands there counts for; see the source."""
+    cdef Bytes p = <Bytes>PyBytes_AS_STRING(text)
+    cdef Size size = Size(0, 0)
+    if not 0 < start < end <= PyBytes_GET_SIZE(text):
+        raise ValueError("no value stands there")
+    _add_ids(p, start, end, &size)
+    return _inputs(p, start, end), size.attached, size.tokens
+
+
 cpdef tuple prompt_span(bytes body, BodyFacts facts):
     """Where what becomes prompt stands in ``body``, whose facts these are; see the source."""
     cdef tuple found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -222,3 +224,21 @@ def test_numbers_of_tokens_count_as_many_as_they_are() -> None:
     facts = scan_body(data, need_model=False)
     learn(facts, data, TGI, 1000, 4)
     assert 1000 <= facts.prompt_tokens <= 1010
+
+
+@pytest.mark.quiet
+@pytest.mark.parametrize("name", ["text", "input_ids"])
+def test_a_large_body_costs_no_more_here_than_what_it_says_costs_elsewhere(name: str) -> None:
+    """(``input`` of the usual API is the same list, by another name.)"""
+    value: list[Any] = ["word " * 20] * 40_000 if name == "text" else [[12345] * 100] * 6_000
+    bodies = [json.dumps({one: value, "sampling_params": {"max_new_tokens": 5}}).encode() for one in (name, "input")]
+    facts = scan_body(bodies[0], need_model=False)
+
+    def took_s(call: Callable[[], object]) -> float:
+        begun = thread_time()
+        call()
+        return thread_time() - begun
+
+    ours = min(took_s(lambda: learn(facts, bodies[0], TGI, 1000, 4)) for _ in range(5))
+    usual = min(took_s(lambda: scan_body(bodies[1], need_model=False)) for _ in range(5))
+    assert ours < 1.2 * usual

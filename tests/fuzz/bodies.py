@@ -95,6 +95,9 @@ def check(data: bytes) -> None:
     said_alike(data)
 
 
+_LOOKED_FOR = ("model", "messages", "prompt", "input", "stream_options", "stop", "text")
+
+
 def said_alike(data: bytes) -> None:
     """What is accepted is what another reader of JSON reads, and no member that matters is there twice."""
     try:
@@ -117,6 +120,11 @@ def said_alike(data: bytes) -> None:
     assert NATIVE.place_in(data) == PYTHON.place_in(data), data
     assert NATIVE.with_member(data, b'"zz":1') == PYTHON.with_member(data, b'"zz":1'), data
     assert NATIVE.bounds_in(data, 999) == PYTHON.bounds_in(data, 999), data
+    spans = NATIVE.spans_of(data, _LOOKED_FOR)
+    assert spans == PYTHON.spans_of(data, _LOOKED_FOR), data
+    for name, span in spans.items():
+        assert json.loads(data[slice(*span)]) == json.loads(data)[name], data
+        assert NATIVE.inputs_at(data, *span) == PYTHON.inputs_at(data, *span), data
     if facts.stream:
         asked = json.loads(with_usage(data, facts))
         assert asked["stream_options"]["include_usage"] is True, data
