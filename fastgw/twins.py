@@ -36,6 +36,7 @@ MODULES: Final = (
     "accel.prefixes",
     "accel.renaming",
     "accel.sockets",
+    "accel.spans",
     "accel.sse",
     "accel.tokens",
     "accel.usage",

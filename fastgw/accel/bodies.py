@@ -16,7 +16,6 @@ from fastgw.accel.attached import ROOTS, attached_in
 from fastgw.accel.brackets import too_deep
 from fastgw.accel.members import (
     ABSENT,
-    BOUNDS,
     INSIDE,
     LIMITS,
     MANY,
@@ -36,7 +35,6 @@ from fastgw.accel.members import (
     Options,
     Outline,
     TooMany,
-    folded,
     members,
     misnamed,
     shortened,
@@ -382,26 +380,6 @@ def with_member(body: bytes, member: bytes) -> bytes:
     return b"".join((body[:at], member, b",", body[at:]))
 
 
-def bounds_in(text: bytes, most: int) -> list[tuple[str, int, int]]:
-    """(name, start, end) of the values in the object ``text`` (that was found good) that say how much is to be made, in order.
-
-    Their names are told in lower case.
-
-    :raises TooMany: it has more than ``most`` members.
-    """
-    names, values = members(text, most)
-    at = _SPACE(text, text.index(b"{") + 1).end()  # type: ignore[union-attr]
-    found = []
-    for one, raw in zip(names, values, strict=True):
-        start = _COLON(text, _STRING(text, at).end()).end()  # type: ignore[union-attr]
-        end = start + len(raw)
-        if folded(one) in BOUNDS:
-            found.append((folded(one), start, end))
-        comma = _COMMA(text, end)
-        at = end if comma is None else comma.end()
-    return found
-
-
 def span_of(text: bytes, name: str, facts: BodyFacts | None = None) -> tuple[int, int]:
     """Where the value of ``name`` stands in the object ``text``, which was found good; (-1, -1) when it has no such member. Its
     ``facts`` know where its prompt ends, which is most of it (as compiled: here nothing is won by it)."""
@@ -422,24 +400,6 @@ def span_of(text: bytes, name: str, facts: BodyFacts | None = None) -> tuple[int
             return start, end
         at = _COMMA(text, end).end()  # type: ignore[union-attr]
     raise AssertionError("the decoder has read it")
-
-
-def spans_of(text: bytes, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
-    """Where the values of those of ``names`` stand that the object ``text`` has, which was found good: one pass for all."""
-    try:
-        there, values = members(text, MOST)
-    except _BAD:  # (a name that is no text)
-        return {}
-    at = _SPACE(text, text.index(b"{") + 1).end()  # type: ignore[union-attr]
-    found = {}
-    for one, raw in zip(there, values, strict=True):
-        start = _COLON(text, _STRING(text, at).end()).end()  # type: ignore[union-attr]
-        end = start + len(raw)
-        if one in names:
-            found[one] = start, end
-        comma = _COMMA(text, end)
-        at = end if comma is None else comma.end()
-    return found
 
 
 def inputs_at(text: bytes, start: int, end: int) -> tuple[int, int, int]:

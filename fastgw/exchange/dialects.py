@@ -20,10 +20,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from fastgw.accel.bodies import BodyFacts, bounds_in, inputs_at, span_of, spans_of, with_member
+from fastgw.accel.bodies import BodyFacts, inputs_at, span_of, with_member
 from fastgw.accel.members import MOST as ENDLESS
 from fastgw.accel.members import TooMany, whole
 from fastgw.accel.prompts import SPECIAL_TOKENS
+from fastgw.accel.spans import bounds_in, spans_of
 from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.late import late
 from fastgw.protocol.openai import MAX_MEMBERS, MOST_INSIDE, each_of, spliced

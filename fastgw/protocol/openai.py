@@ -14,10 +14,11 @@ from typing import Final
 import msgspec
 
 from fastgw.accel.bodies import BodyFacts as BodyFacts
-from fastgw.accel.bodies import bounds_in, facts_of, outline, read, span_of
+from fastgw.accel.bodies import facts_of, outline, read, span_of
 from fastgw.accel.bodies import with_member as with_member
 from fastgw.accel.members import ABSENT, INSIDE, MAX_MODEL_CHARS, WIDTHS, Fault, Members, Outline, TooMany
 from fastgw.accel.prompts import BYTES_PER_TOKEN
+from fastgw.accel.spans import bounds_in
 from fastgw.errors import GatewayError
 
 MAX_MEMBERS: Final = 256

@@ -60,6 +60,7 @@ ELSEWHERE: dict[str, str] = {
     "accel/head_lines": "accel/test_heads.py",
     "accel/hashing": "accel/test_small.py",
     "accel/judges": "accel/test_heads.py",
+    "accel/spans": "accel/test_bodies.py",
     "accel/members": "accel/test_bodies.py",
     "accel/plain_usage": "accel/test_usage.py",
     "accel/prompts": "accel/test_prompt_size.py",

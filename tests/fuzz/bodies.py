@@ -16,6 +16,9 @@ from tests.support.judged import Refused, agree, told
 BODIES_MODULE = "fastgw.accel.bodies"
 NATIVE = native(BODIES_MODULE)
 PYTHON = python(BODIES_MODULE)
+SPANS_MODULE = "fastgw.accel.spans"
+NATIVE_SPANS = native(SPANS_MODULE)
+PYTHON_SPANS = python(SPANS_MODULE)
 PYTHON_OPENAI = python("fastgw.protocol.openai", BODIES_MODULE)
 
 LARGE = b"A" * 1500
@@ -119,9 +122,9 @@ def said_alike(data: bytes) -> None:
         assert set(json.loads(told)) - set(theirs) <= {"max_tokens", "max_output_tokens"}, data
     assert NATIVE.place_in(data) == PYTHON.place_in(data), data
     assert NATIVE.with_member(data, b'"zz":1') == PYTHON.with_member(data, b'"zz":1'), data
-    assert NATIVE.bounds_in(data, 999) == PYTHON.bounds_in(data, 999), data
-    spans = NATIVE.spans_of(data, _LOOKED_FOR)
-    assert spans == PYTHON.spans_of(data, _LOOKED_FOR), data
+    assert NATIVE_SPANS.bounds_in(data, 999) == PYTHON_SPANS.bounds_in(data, 999), data
+    spans = NATIVE_SPANS.spans_of(data, _LOOKED_FOR)
+    assert spans == PYTHON_SPANS.spans_of(data, _LOOKED_FOR), data
     for name, span in spans.items():
         assert json.loads(data[slice(*span)]) == json.loads(data)[name], data
         assert NATIVE.inputs_at(data, *span) == PYTHON.inputs_at(data, *span), data
