@@ -18,9 +18,9 @@ from fastgw.agent.loading import ADAPTERS, LOADED, ROUTES, VERSION, CannotLoad, 
 from fastgw.config.names import EngineKind
 from fastgw.protocol.gauges import Gauges, read
 from fastgw.protocol.openai import parse_models
-from fastgw.protocol.runner_words import MAX_NAMES, EngineStatus, is_name
+from fastgw.protocol.runner_words import MAX_CONTEXTS, MAX_NAMES, EngineStatus, is_name
 from fastgw.upstream.kinds.kind import Kind
-from fastgw.upstream.kinds.registry import GAUGES, kind_of, known_by
+from fastgw.upstream.kinds.registry import ASKED, GAUGES, is_of, kind_of, known_by
 from fastgw.upstream.models import in_list
 
 ANSWER_S: Final = 5.0
@@ -55,6 +55,7 @@ class LocalEngine:
         self.status = EngineStatus(engine_type=self.kind.name, is_healthy=False)
         self.gauges: Gauges | None = None
         self.aliases: dict[str, str] = {}  # other names that it has for what it lists
+        self._fits: dict[str, int] = {}  # how much context, of some of its models
         self.left_out: tuple[str, ...] = ()  # what it lists, and no gateway takes for a name
 
     async def look(self) -> None:
@@ -76,6 +77,7 @@ class LocalEngine:
             loaded_models=loaded_names,
             available_models=others[: MAX_NAMES - len(loaded_names)],
             batch_size=self.gauges.running if self.gauges is not None else None,
+            context_tokens={name: self._fits[name] for name in [*loaded_names, *others] if name in self._fits},
         )
         await self._measure()
 
@@ -112,18 +114,25 @@ class LocalEngine:
         """(those in memory, others that it could have)."""
         if self._asks_kind:
             await self._learn_kind()
-        status, body = await self._get(self.kind.models_path.decode())
-        if status != 200:
-            raise Unanswered(f"{self.kind.models_path.decode()} answered {status}")
-        listed = parse_models(body)
+        names = self.kind.models_path.decode()
+        status, body = (404, b"") if names in self._absent else await self._get(names)
+        if status == 404:
+            self._absent.add(names)
+        listed = parse_models(body) if status == 200 else []
         facts = in_list(body, listed)
+        path, reader = self.kind.more
+        more = await self._if_there(path.decode()) if reader is not None else None
+        if reader is not None and (more is not None or self.kind in LOADED):
+            facts = reader(more or b"", facts)
+        if status != 200 and not facts:  # (some have no list, and say at another path what they serve)
+            raise Unanswered(f"{names} answered {status}")
+        listed = list(facts)
         loaded = listed
         if self.kind in LOADED:
-            running = await self._if_there(LOADED[self.kind])
+            running = more if path.decode() == LOADED[self.kind] else await self._if_there(LOADED[self.kind])
             loaded = parse_models(running) if running is not None else []
-            path, reader = self.kind.more
-            if reader is not None and path.decode() == LOADED[self.kind]:
-                facts = reader(running or b"", facts)
+        fits = [(name, one.context_tokens) for name, one in facts.items() if one.context_tokens and is_name(name)]
+        self._fits = dict(fits[:MAX_CONTEXTS])
         others = [(alias, name) for name, one in facts.items() for alias in one.aliases if alias not in facts]
         self.aliases = {alias: name for alias, name in others if is_name(alias) and is_name(name)}
         if self.kind in LOADED:
@@ -141,6 +150,11 @@ class LocalEngine:
             for path, kind in VERSION.items():
                 if b'"version"' in (await self._if_there(path) or b""):
                     found = kind
+        for kind in ASKED if found is self.kind else ():
+            page = await self._if_there(kind.asked[0].decode())
+            if page is not None and is_of(kind, page):
+                found = kind
+                break
         if found is not self.kind:
             self.kind = found
             self._asks_kind = False

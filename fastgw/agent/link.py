@@ -38,6 +38,8 @@ FIRST_PAUSE_S: Final = 0.5
 MAX_PAUSE_S: Final = 30.0
 REFUSED_PAUSE_S: Final = 10.0
 """After a refusal that another try at once would meet again: a wrong token, a full registry."""
+PASSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+"""Answers to a handshake that say nothing against us: the gateway starts, or whoever stands before it does not reach it yet."""
 STEADY_S: Final = 60.0
 """A connection that has held for so long begins the pauses anew."""
 ANSWER_S: Final = 10.0
@@ -182,7 +184,8 @@ class Link:
         except TimeoutError:
             raise Broken(f"no answer in {ANSWER_S:g} s") from None
         except (aiohttp.ClientError, NoTunnel, OSError) as error:
-            raise Broken(_why(error), REFUSED_PAUSE_S if getattr(error, "status", 0) else 0.0) from None
+            refused = getattr(error, "status", 0) not in (0, *PASSES)
+            raise Broken(_why(error), REFUSED_PAUSE_S if refused else 0.0) from None
         try:
             await self._speak(ws)
         finally:

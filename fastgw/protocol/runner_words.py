@@ -8,7 +8,8 @@ known are passed over, so that a runner may say more than is asked. Must never: 
     gateway → runner   register_ack, load_model, unload_model, request_status, ping, error
 
 Beside those of the protocol (version 1) there are members of our own, which other gateways pass over: ``url`` in ``register``,
-and in ``metrics`` ``requests_running``, ``requests_waiting``, ``kv_cache_usage`` and ``gpu_utilization_percent``.
+in an engine ``context_tokens`` (how much context fits, for each model of which it is known), and in ``metrics``
+``requests_running``, ``requests_waiting``, ``kv_cache_usage`` and ``gpu_utilization_percent``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ MAX_FRAME_BYTES: Final = 128 * 1024
 """Of one message: five hundred models of a hundred characters are half of it."""
 MAX_NAMES: Final = 1000
 MAX_ENGINES: Final = 64
+MAX_CONTEXTS: Final = 100
+"""Models of one engine of which it is said how much fits: each name stands in a message once more."""
 MAX_TEXT_CHARS: Final = 2000
 
 Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$")]
@@ -32,6 +35,7 @@ Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 Short = Annotated[str, Meta(max_length=200)]
 Names = Annotated[list[Name], Meta(max_length=MAX_NAMES)]
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
+Tokens = Annotated[int, Meta(ge=1, le=1 << 40)]
 Amount = Annotated[float, Meta(ge=0, le=1e15)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -61,6 +65,7 @@ class EngineStatus(msgspec.Struct, kw_only=True):
     available_models: Names = []
     error: Text | None = None
     batch_size: Count | None = None
+    context_tokens: Annotated[dict[Name, Tokens], Meta(max_length=MAX_CONTEXTS)] = {}
 
 
 class Capability(msgspec.Struct, kw_only=True):

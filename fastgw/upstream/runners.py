@@ -430,7 +430,8 @@ def _facts_in(status: RunnerStatus) -> Facts:
     """What it has in memory, and what it would have to load."""
     loaded = {name for engine in status.engines for name in engine.loaded_models}
     named = [name for engine in status.engines for name in (*engine.loaded_models, *engine.available_models)]
-    return {name: ModelFacts(name, loaded=name in loaded) for name in named}
+    fits = {name: tokens for engine in status.engines for name, tokens in engine.context_tokens.items()}
+    return {name: ModelFacts(name, fits.get(name, 0), loaded=name in loaded) for name in named}
 
 
 def _check_names(status: RunnerStatus) -> None:

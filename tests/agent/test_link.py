@@ -16,6 +16,7 @@ from fastgw.agent.engine import MAX_ANSWER_BYTES, LocalEngine
 from fastgw.agent.link import MAX_PAUSE_S, REFUSED_PAUSE_S
 from fastgw.agent.loading import CannotLoad
 from fastgw.sim import SimConfig, Simulator
+from fastgw.upstream.kinds.registry import ASKED
 from tests.e2e.agents import agent
 from tests.support.ports import closed_port
 from tests.support.runners import TOKEN
@@ -93,6 +94,7 @@ OLLAMA: Pages = {
     "GET /api/ps": (200, {"models": [{"name": "l:8b"}]}), "GET /api/version": (200, {"version": "0.9"}),
     "GET /v1/models": compact("l:8b", "q:4b", owner="library"),
 }  # fmt: skip
+INFO = (200, {"model_id": "m", "max_total_tokens": 4096})
 ROUTER = (200, {"data": [{"id": "a", "status": {"value": "loaded"}}, {"id": "b", "status": {"value": "unloaded"}}]})
 
 
@@ -104,6 +106,8 @@ ROUTER = (200, {"data": [{"id": "a", "status": {"value": "loaded"}}, {"id": "b",
     ({"GET /health": (200, {}), "GET /v1/models": compact("a", owner="llamacpp"), "GET /models": compact("a")},
      "llamacpp", ["a"], []),
     ({"GET /health": (200, {}), "GET /v1/models": compact("m", owner="me")}, "auto", ["m"], []),
+    ({"GET /health": (200, {}), "GET /info": INFO}, "tgi", ["m"], []),
+    ({"GET /health": (200, {}), "GET /info": INFO, "GET /v1/models": compact("m", owner="m")}, "tgi", ["m"], []),
 ])  # fmt: skip
 async def test_what_an_engine_is_and_what_it_has_in_memory(pages: Pages, kind: str, loaded: Any, available: Any) -> None:
     async with local(pages) as (found, _):
@@ -111,6 +115,7 @@ async def test_what_an_engine_is_and_what_it_has_in_memory(pages: Pages, kind: s
         said = found.status
         assert (said.is_healthy, said.engine_type) == (True, kind), said
         assert (said.loaded_models, said.available_models) == (loaded, available)
+        assert said.context_tokens == ({"m": 4096} if kind == "tgi" else {})
 
 
 async def test_adapters_that_it_could_have_are_available() -> None:
@@ -151,14 +156,15 @@ async def test_what_it_does_not_have_it_is_asked_for_once_and_again_when_it_is_b
     async with local(pages) as (found, there):
         for _ in range(5):
             await found.look()
-        assert sorted(there.absent) == ["GET /api/version", "GET /metrics"]
+        once = sorted({"GET /api/version", "GET /metrics", *[f"GET {kind.asked[0].decode()}" for kind in ASKED]})
+        assert sorted(there.absent) == once
         there.pages = {}
         for _ in range(2):
             await found.look()
         there.absent.clear()
         there.pages = pages
         await found.look()
-        assert sorted(there.absent) == ["GET /api/version", "GET /metrics"]
+        assert sorted(there.absent) == once
 
 
 @pytest.mark.parametrize("odd", ["x" * 201, "é" * 101])
@@ -302,6 +308,11 @@ async def test_pauses_grow_and_end_somewhere_and_a_refusal_is_not_asked_again_at
         assert waits() == [1.0]
         assert [f"127.0.0.1:{port}" in line[2]["reason"] for line in one.events.lines if "reason" in line[2]] == [True]
         assert MAX_PAUSE_S >= 30.0
+    for passes in (408, 429, 500, 502, 503, 504):
+        # (A proxy before a gateway that restarts says so: nothing against us.)
+        async with pair(passes, dice=1.0) as (_, one):
+            await until(lambda: len(waits()) == 1)
+            assert waits() == [1.0]
     for refusal in (403, 404, {"type": "error", "code": "AUTH_FAILED", "message": "no"}):
         async with pair(refusal) as (_, one):
             await until(lambda: bool(waits()))

@@ -93,6 +93,10 @@ def test_what_a_runner_in_a_tunnel_has_in_memory_is_known_by_every_name() -> Non
                  {"type": "heartbeat", **status(available=cold, model_aliases={"short": "m"})})  # fmt: skip
         engine = of(talk).engine
         assert [is_cold(engine, name) for name in ("m", "short", "other")] == [not warm, not warm, False]
+    told = {"type": "heartbeat", **status("m", model_aliases={"short": "m"})}
+    told["engines"][0]["context_tokens"] = {"m": 2048}
+    talk.say(session, told)
+    assert [context_of(engine, name) for name in ("m", "short", "other")] == [2048, 2048, 0]
     engine.facts = {"m": ModelFacts("m", 4096, loaded=False, aliases=("tag",))}
     assert [context_of(engine, name) for name in ("m", "short", "tag", "other")] == [4096, 4096, 4096, 0]
 
