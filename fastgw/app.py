@@ -283,9 +283,9 @@ class Gateway:
             self._looks.cancel()
             self._looks = self._scheduler = None
         if config.scheduler != "auto":
-            for pool in fleet.pools:
-                pool.engine.slots = pool.engine.max_concurrent
-                pool.engine.gradient = None
+            for engine in fleet.engines():
+                engine.slots, engine.gradient = engine.max_concurrent, None
+                engine.tells(0, 0)
             return
         from fastgw.upstream.scheduler import Scheduler
 

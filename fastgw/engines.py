@@ -21,6 +21,7 @@ from fastgw.control.admin_engines import (
 )
 from fastgw.control.call import FieldProblems
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
+from fastgw.net.clock import monotonic
 from fastgw.net.unusable import TlsError
 from fastgw.upstream import fleet as upstream
 from fastgw.upstream.pool import Pool
@@ -118,6 +119,8 @@ class EngineDesk:
             draining=engine.draining,
             ejected=engine.ejected_until > 0.0,
             leaving=self._fleet.leaves(engine.name),
+            rests_s=round(max(0.0, engine.rests_until - monotonic()), 3),
+            away=engine.away,
             requests_total=engine.answered_total,
             failures_total=engine.failures_total,
             ejections_total=engine.ejections_total,

@@ -90,7 +90,8 @@ class ModelShown(msgspec.Struct, frozen=True, kw_only=True):
 class EngineShown(msgspec.Struct, frozen=True, kw_only=True):
     """An engine as the API shows it. ``origin``: who has named it (config, admin, runner, dns, srv, file). ``health`` is well,
     not_well or unknown; ``facts`` are shown of one engine alone; ``slots`` 0 = no limit; ``leaving``: it is removed when
-    nothing is under way there; ``ejected``: it is asked only where no other takes a request."""
+    nothing is under way there; ``ejected``: it is asked only where no other takes a request, and so for ``rests_s`` more
+    seconds, as it has asked itself; ``away``: the tunnel to it has broken, and requests wait for its runner."""
 
     name: str
     url: str
@@ -109,6 +110,8 @@ class EngineShown(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
     draining: bool
     ejected: bool
+    rests_s: float
+    away: bool
     leaving: bool
     requests_total: int
     failures_total: int

@@ -10,13 +10,12 @@ from random import random
 
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.attempt import Attempt, attempt_for
-from fastgw.exchange.declined import falls_back
+from fastgw.exchange.declined import caller_of, falls_back
 from fastgw.exchange.phases import BACKS_OFF, DIALS
-from fastgw.exchange.plan import CONTEXT, FAILURE, Failure, Step, after, another, later, may_retry, unavailable
+from fastgw.exchange.plan import CONTEXT, FAILURE, MAX_ATTEMPTS, Failure, Step, after, another, later, may_retry, unavailable
 from fastgw.exchange.state import ExchangeState
 from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
-from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import FRESH, HTTP1, UPGRADE
 from fastgw.upstream.pool import Pool
@@ -31,11 +30,14 @@ def ask(exchange: ExchangeState) -> None:
     failure: GatewayError | None = None
     while True:
         pool = gateway.strategy.pick(group, exchange.tries.pools, exchange)
-        if pool is not None and pool.engine.rests() and _elsewhere(exchange, FAILURE):
-            # (It would say "not now": whoever is asked then is asked at once.)
-            group = exchange.group
-            assert group is not None
-            continue
+        if pool is not None and (pool.engine.rests_until or pool.engine.words):
+            other = _spared(exchange, group, pool)
+            if other is None and _elsewhere(exchange, FAILURE):
+                # (It would say "not now": whoever is asked then is asked at once.)
+                group = exchange.group
+                assert group is not None
+                continue
+            pool = other or pool
         if pool is None:
             before = group
             group = _group(exchange)
@@ -76,6 +78,23 @@ def ask(exchange: ExchangeState) -> None:
         else:
             exchange.move(DIALS)
         return
+
+
+def _spared(exchange: ExchangeState, group: Group, pool: Pool) -> Pool | None:
+    """Who is asked where ``pool`` was picked: that one, or another, if it has told this caller to come again later; None where
+    each that takes requests has, or is to be left alone by all."""
+    if pool.engine.rests():
+        return None  # (it was picked as a last resort)
+    caller = caller_of(exchange)
+    now = monotonic()
+    passed = exchange.tries.pools
+    other: Pool | None = pool
+    while other is not None and other.engine.told(caller, now):
+        passed = (*passed, other)
+        other = exchange.gateway.strategy.pick(group, passed, exchange) if len(passed) < MAX_ATTEMPTS else None
+        if other is not None and not other.engine.usable():
+            return None
+    return other
 
 
 def _call(exchange: ExchangeState, pool: Pool, probe: bool) -> Attempt:
@@ -252,12 +271,11 @@ def _at_once(exchange: ExchangeState) -> None:
     exchange.gateway.later(exchange, 0.0)
 
 
-def asks_another(exchange: ExchangeState, status: int, waits_s: float) -> bool:
-    """Whether another engine is asked instead of passing this answer on, or another model's. ``waits_s``: its Retry-After, -1 =
-    none."""
+def asks_another(exchange: ExchangeState, status: int) -> bool:
+    """Whether another engine is asked instead of passing this answer on, or another model's."""
     moves = status >= 429 and falls_back(exchange, FAILURE)
     retried = status in exchange.gateway.retry_statuses
-    if (retried or moves) and _asks_one_more(exchange, status, waits_s if retried else -1.0, moves):
+    if (retried or moves) and _asks_one_more(exchange, status, moves):
         return True
     call = exchange.call
     assert call is not None
@@ -273,17 +291,12 @@ def asks_another(exchange: ExchangeState, status: int, waits_s: float) -> bool:
     return True
 
 
-def _asks_one_more(exchange: ExchangeState, status: int, waits_s: float, moves: bool) -> bool:
+def _asks_one_more(exchange: ExchangeState, status: int, moves: bool) -> bool:
     """Whether another engine for the same model is asked, by the retry policy, or (``moves``) before another model is."""
     gateway = exchange.gateway
     call = exchange.call
     assert call is not None
     engine = call.pool.engine
-    if waits_s >= 0.0:
-        account = exchange.account
-        keyless = account is None or account is gateway.accounts.anonymous
-        caller = address_key(exchange.client_ip) if keyless else account.id  # type: ignore[union-attr]
-        engine.told_to_wait(caller, monotonic(), waits_s)
     tries = exchange.tries.tried(call.pool)
     if not _at_hand(exchange) or not may_retry(gateway.rules, exchange.tries, moves):
         return False

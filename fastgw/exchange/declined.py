@@ -14,6 +14,7 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
 from fastgw.exchange.plan import CONTEXT, FAILURE, Failure
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
+from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import Carrier, UpstreamStream
 from fastgw.protocol.body import Source, source_of
@@ -59,8 +60,8 @@ def asks_again(exchange: ExchangeState, head: ResponseHead) -> bool:
         return False
     waits_s = asks_to_wait(head)
     if waits_s > 0.0 and (status == 429 or status == 503):
-        call.pool.engine.rest_until(monotonic() + waits_s)
-    if (status == 429 or status >= 500) and exchange.asks_another(status, waits_s):
+        call.pool.engine.told_to_wait(caller_of(exchange), monotonic(), waits_s)
+    if (status == 429 or status >= 500) and exchange.asks_another(status):
         return True
     if status == 429 or status == 503:
         # "Not now": back-pressure, not a fault.
@@ -80,6 +81,14 @@ def waits(exchange: ExchangeState, head: ResponseHead, source: Source, rest: byt
         return False
     Declined(exchange, head, source).begin(rest)
     return True
+
+
+def caller_of(exchange: ExchangeState) -> str:
+    """Whom an engine may have a limit for: the key, or where none is asked for the address."""
+    account = exchange.account
+    if account is None or account is exchange.gateway.accounts.anonymous:
+        return address_key(exchange.client_ip)
+    return account.id
 
 
 def falls_back(exchange: ExchangeState, why: str) -> bool:
@@ -164,7 +173,7 @@ class Declined(Carrier):
                 turned_away(self._exchange, "does not have the model (404)")
             else:
                 call.answered(self._head, self._source, self._raw)
-        elif not too_long(self._body) or not self._exchange.asks_another(self._head.status, -1.0):
+        elif not too_long(self._body) or not self._exchange.asks_another(self._head.status):
             call.answered(self._head, self._source, self._raw)
 
     def on_end(self, how: str) -> None:

@@ -224,9 +224,9 @@ class Exchange(ExchangeState):
         """The call has ended without an answer: what follows is the plan's."""
         asking.call_failed(self, failure, begun, detail, error)
 
-    def asks_another(self, status: int, waits_s: float) -> bool:
-        """Whether another engine is asked instead of passing this answer on. ``waits_s``: its Retry-After, -1 = none."""
-        return asking.asks_another(self, status, waits_s)
+    def asks_another(self, status: int) -> bool:
+        """Whether another engine is asked instead of passing this answer on."""
+        return asking.asks_another(self, status)
 
     def asks_for_less(self) -> bool:
         """Whether the engine is asked again, for a shorter answer than the one that it refuses."""

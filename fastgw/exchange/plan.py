@@ -246,8 +246,8 @@ def unavailable(group: Group, now: float, detail: str, retry_after_s: float) -> 
     """Nobody is left to be asked: why (``detail`` of the last attempt), and when it may be otherwise, ``retry_after_s`` where
     no engine says."""
     engines = [pool.engine for pool in group.pools]
-    # Until the first of them may be asked again: its breaker's recovery, and what it has asked for itself.
-    wait_s = min([max(engine.breaker.wait_s(now), engine.not_before - now) for engine in engines])
+    # Until the first of them may be asked again.
+    wait_s = min([engine.breaker.wait_s(now) for engine in engines])
     if not detail and CLOSED not in [engine.breaker.state for engine in engines]:
         return GatewayError("circuit_open", source=Source.UPSTREAM, retry_after_s=max(1.0, wait_s))
     if wait_s <= 0.0:

@@ -225,8 +225,8 @@ class ExchangeState(Sink):
         """The call has ended without an answer: what follows is the plan's."""
         raise NotImplementedError
 
-    def asks_another(self, status: int, waits_s: float) -> bool:
-        """Whether another engine is asked instead of passing this answer on. ``waits_s``: its Retry-After, -1 = none."""
+    def asks_another(self, status: int) -> bool:
+        """Whether another engine is asked instead of passing this answer on."""
         raise NotImplementedError
 
     def asks_for_less(self) -> bool:

@@ -73,7 +73,7 @@ class GaugeLimit:
         here = running + waiting
         # Other clients' requests run there too: only our share of the batch is ours to fill.
         share = min(1.0, inflight / here) if here else 1.0
-        if waiting > _at_hand(running):
+        if waiting > at_hand(running):
             self._crowded(running * share)
         elif kv > KV_CUT:
             # Next it would preempt what runs. As requests end the limit follows them down, until there is room again.
@@ -106,7 +106,7 @@ class GaugeLimit:
         self.limit = max(1, min(int(value), self.most))
 
 
-def _at_hand(running: int) -> int:
+def at_hand(running: int) -> int:
     """How many may wait in the engine without being too many: a batch takes them between two looks."""
     return 1 + running // 32
 

@@ -57,6 +57,7 @@ class EngineView(Protocol):
     def ejected_until(self) -> float: ...
     @property
     def ejections_total(self) -> int: ...
+    def rests(self) -> bool: ...
     @property
     def breaker(self) -> BreakerView: ...
 
@@ -108,14 +109,14 @@ class _Engine:
     """All engines of one name together."""
 
     __slots__ = (
-        "answered", "ejected", "ejections", "failures", "healthy", "inflight", "opened", "slots", "state", "truncations",
-        "weight",
+        "answered", "ejected", "ejections", "failures", "healthy", "inflight", "opened", "resting", "slots", "state",
+        "truncations", "weight",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.healthy: bool | None = None
         self.inflight = self.slots = self.answered = self.failures = self.truncations = self.opened = 0
-        self.weight = self.ejected = self.ejections = 0
+        self.weight = self.ejected = self.ejections = self.resting = 0
         self.state = CLOSED
 
     def add(self, engine: EngineView, first: bool) -> None:
@@ -130,6 +131,7 @@ class _Engine:
         self.weight += engine.weight
         self.ejected = max(self.ejected, int(engine.ejected_until > 0.0))
         self.ejections += engine.ejections_total
+        self.resting = max(self.resting, int(engine.rests()))
         self.opened += breaker.opened_total
         if _SEVERITY.get(breaker.state, 0) > _SEVERITY[self.state]:
             self.state = breaker.state
@@ -154,6 +156,7 @@ _PER_ENGINE: Final[tuple[tuple[str, str, bool, Callable[[_Engine], int | None]],
     ("gateway_upstream_errors_total", "Failures that count against the engine.", True, lambda engine: engine.failures),
     ("gateway_upstream_truncations_total", "Answers that ended before their end.", True, lambda engine: engine.truncations),
     ("gateway_engine_ejected", "1 = it is asked only where no other takes a request.", False, lambda engine: engine.ejected),
+    ("gateway_engine_resting", "1 = the same, for it has asked for that itself.", False, lambda engine: engine.resting),
     ("gateway_engine_ejections_total", "How often it was ejected.", True, lambda engine: engine.ejections),
     ("gateway_circuit_breaker_state", "0 = closed, 1 = open, 2 = half-open.", False, lambda engine: engine.state),
     ("gateway_circuit_breaker_opened_total", "How often the breaker has opened.", True, lambda engine: engine.opened),

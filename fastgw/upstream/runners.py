@@ -39,7 +39,7 @@ from fastgw.protocol.runners import AWAY, DONE, LATER, POLICY, Refused, Session
 from fastgw.upstream.kinds.registry import is_told, kind_called, kind_of
 from fastgw.upstream.models import Facts, ModelFacts
 from fastgw.upstream.runner_address import Network, tunnel_of, where
-from fastgw.upstream.target import MOST_QUEUED, Engine
+from fastgw.upstream.target import Engine
 
 RESTS: Final = frozenset({"starting", "shutting_down"})
 """Words of a runner for which its engine gets nothing at all."""
@@ -336,8 +336,10 @@ class Registry:
         if engine.tunnelled:  # (others are asked by the gateway, and tell more)
             engine.facts = _facts_in(status)
         metrics = status.metrics
-        there = (metrics.requests_running or 0) + (metrics.requests_waiting or 0) if metrics is not None else 0
-        engine.queued = max(0, min(there, MOST_QUEUED) - engine.inflight)
+        if metrics is None:
+            engine.tells(0, 0)
+        else:
+            engine.tells(metrics.requests_running or 0, metrics.requests_waiting or 0)
         self._turn(runner, now)
 
     def _turn(self, runner: Runner, now: float) -> None:

@@ -24,7 +24,6 @@ from fastgw.stats import EventLog
 from fastgw.upstream.asked import Asked, get
 from fastgw.upstream.kinds.kind import Kind
 from fastgw.upstream.kinds.registry import GAUGES
-from fastgw.upstream.target import MOST_QUEUED
 
 MAX_PAGE_BYTES: Final = 256 * 1024
 AT_ONCE: Final = 8
@@ -34,7 +33,7 @@ ASK_AGAIN_ROUNDS: Final = 30
 
 
 class Scheduled(Asked, Protocol):
-    """What is read of an engine, and the fields that are written: ``slots``, ``queued`` and ``gradient``."""
+    """What is read of an engine, and the fields that are written: ``slots`` and ``gradient``; what it says is told to it."""
 
     @property
     def name(self) -> str: ...
@@ -48,8 +47,9 @@ class Scheduled(Asked, Protocol):
     def max_concurrent(self) -> int: ...
 
     slots: int
-    queued: int
     gradient: GradientLimit | None
+
+    def tells(self, running: int, waiting: int) -> None: ...
 
 
 class Place(Protocol):
@@ -135,7 +135,7 @@ class Scheduler:
             if gauges is not None:
                 self._observed(engine, watch, gauges)
                 return
-            engine.queued = 0  # (what it said last holds no longer)
+            engine.tells(0, 0)  # (what it said last holds no longer)
             # Silence of an engine that is down says nothing about what it shows when it is up.
             watch.silent += answered or engine.healthy is True
         if watch.silent >= SILENT_ROUNDS and engine.gradient is None:
@@ -162,7 +162,7 @@ class Scheduler:
         watch.silent = watch.asked = 0
         engine.gradient = None
         # (What is not under way from here others have brought, or it ended a moment ago.)
-        engine.queued = max(0, min(gauges.running + gauges.waiting, MOST_QUEUED) - engine.inflight)
+        engine.tells(gauges.running, gauges.waiting)
         limit = watch.gauge.observe(gauges.running, gauges.waiting, gauges.kv_usage, engine.inflight, monotonic())
         self._set(engine, limit)
 

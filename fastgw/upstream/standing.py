@@ -29,16 +29,16 @@ def obstacle(engine: Engine) -> str:
     now = monotonic()
     if engine.draining:
         return "is being drained"
+    if engine.away:
+        return "is behind a connection that has broken, and waited for"
     if engine.healthy is False:
         return "is not well"
     if engine.slots and engine.inflight >= engine.slots:
         return f"is full: {engine.inflight} requests under way, and {engine.slots} is what it takes"
     if engine.breaker.state != CLOSED and engine.breaker.wait_s(now) > 0.0:
         return "has an open breaker"
-    if engine.not_before > now:
-        return "has asked to be left alone"
     if engine.rests_until > now:
-        return f"has asked for rest, for {engine.rests_until - now:.1f} s more"
+        return f"rests until {engine.rests_until - now:.1f} s from now, as it has asked"
     if engine.ejected_until > now:
         return f"is ejected for {engine.ejected_until - now:.1f} s more"
     if engine.ramp and engine.inflight >= engine.ramp:

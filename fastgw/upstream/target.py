@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fastgw.config import EngineConfig
 from fastgw.config.address import TUNNELS
 from fastgw.limits.breaker import CLOSED, NO, OPEN, Breaker
+from fastgw.limits.slots import at_hand
 from fastgw.net.clock import monotonic
 from fastgw.net.wire import Address
 from fastgw.upstream.kinds.kind import ANY, Kind
@@ -34,12 +35,14 @@ class Engine:
         "aliases",
         "answered_total",
         "api_key_line",
+        "away",
         "base",
         "breaker",
         "cancel",
         "configured_cancel",
         "configured_max_idle",
         "configured_models",
+        "crowded",
         "discovered_models",
         "disowned",
         "draining",
@@ -66,7 +69,6 @@ class Engine:
         "max_connections",
         "max_idle",
         "name",
-        "not_before",
         "port",
         "probe_paths",
         "probed_at",
@@ -131,8 +133,8 @@ class Engine:
         self.aliases: dict[str, str] = {}  # of models that it serves: their names there
         self.fleeting = False  # it may be gone at any moment: what it has not begun to answer is asked elsewhere then
         self.tunnelled = address.host.endswith(TUNNELS)  # nobody dials it: its runner has, and requests go there
+        self.away = False  # the connection over which it is asked has broken, and may be there again in a moment
         self.draining = False  # it takes no new requests: the operator wants it empty (the fleet)
-        self.not_before = 0.0  # it asked to be left alone until then
         self.words: tuple[tuple[float, str], ...] = ()  # until when it has told whom to wait: the two latest, the latest last
         self.disowned = False  # its runner says that it is not well, and no probe outweighs that
         self.healthy: bool | None = None  # None = not yet known: worth trying
@@ -140,9 +142,10 @@ class Engine:
         self.probed_at = 0.0
         self.inflight = 0
         self.queued = 0  # requests that wait in it, as it says itself, and are not under way here
+        self.crowded = False  # more wait in it, by its own figures, than it needs at hand
         self.held = False  # it is held back, by one of the next three
         self.ejected_until = 0.0  # it is asked only where nobody else is left
-        self.rests_until = 0.0  # the same: it has asked for that itself
+        self.rests_until = 0.0  # the same: it has asked for that itself, and is believed
         self.ramp = 0  # no more requests may be under way there while it is new, 0 = as many as it takes
         self.watch: Watch | None = None  # what calls tell of it, where somebody wants to know
         self.answered_total = 0
@@ -208,9 +211,9 @@ class Engine:
 
     def last_resort(self) -> bool:
         """Whether it may be tried although it is not well, or held back, because nobody else is left."""
-        return (
-            (self.healthy is False or self.held) and not (self.slots and self.inflight >= self.slots) and self.permitted()
-        )
+        if self.away or not (self.healthy is False or self.held):
+            return False
+        return not (self.slots and self.inflight >= self.slots) and self.permitted()
 
     def let_go(self) -> bool:
         """Whether one that is held back may have a request more."""
@@ -223,40 +226,49 @@ class Engine:
         return not self.ramp or self.inflight < self.ramp
 
     def permitted(self) -> bool:
-        """Whether its breaker, the engine's own word and the operator's let a request through."""
+        """Whether its breaker and the operator let a request through."""
         if self.draining:
             return False
-        if self.breaker.state == CLOSED and not self.not_before:
-            return True
-        now = monotonic()
-        if self.not_before:
-            if now < self.not_before:
-                return False
-            self.not_before = 0.0
-        return self.breaker.may(now) != NO
+        return self.breaker.state == CLOSED or self.breaker.may(monotonic()) != NO
 
-    def rest_until(self, until: float) -> None:
-        """It has said when it wants to be asked again: until then it is asked only where nobody else is left. (One client
-        alone may have been its cause, so that nobody is refused for it.)"""
+    def tells(self, running: int, waiting: int) -> None:
+        """By its own figures so many requests, whosever they are, run in it now, and wait."""
+        self.queued = max(0, min(running + waiting, MOST_QUEUED) - self.inflight)
+        self.crowded = waiting > at_hand(running)
+
+    def told_to_wait(self, caller: str, now: float, seconds: float) -> None:
+        """``caller`` was told to come again in ``seconds``. That is his affair: he alone may be its cause (engines have limits
+        by user and by address), and must not keep all others from it. For as long as two at least were told so, or where its
+        own figures say why, it rests: it is asked where nobody else is left."""
+        until = now + seconds
+        others = [word for word in self.words if word[1] != caller and word[0] > now]
+        latest = sorted([*others, (until, caller)])[-2:]
+        self.words = tuple(latest)
+        if not self.crowded:
+            if len(latest) < 2:
+                return
+            until = latest[0][0]
         self.rests_until = until
         self.held = True
 
+    def told(self, caller: str, now: float) -> bool:
+        """Whether ``caller`` was told to come again later than ``now``."""
+        words = self.words
+        if words and words[-1][0] <= now:
+            self.words = ()
+            return False
+        for until, who in words:  # noqa: SIM110 - a function that is compiled has no room for a generator
+            if who == caller and now < until:
+                return True
+        return False
+
     def rests(self) -> bool:
-        """Whether it has asked for that, and its time is not over."""
+        """Whether it is to be left alone, as it has asked itself."""
         return self.rests_until > 0.0 and monotonic() < self.rests_until
 
-    def told_to_wait(self, caller: str, now: float, seconds: float) -> None:
-        """``caller`` was told to come again in ``seconds``. The engine is spared for as long as it has told so to two at least:
-        one alone may be its cause, and must not keep all others from it."""
-        others = [word for word in self.words if word[1] != caller and word[0] > now]
-        latest = sorted([*others, (now + seconds, caller)])[-2:]
-        self.words = tuple(latest)
-        if len(latest) > 1:
-            self.not_before = latest[0][0]
-
     def full(self) -> bool:
-        """Whether only room is missing: others leave, and then a request may go there."""
-        return 0 < self.slots <= self.inflight and self.healthy is not False and self.permitted()
+        """Whether only room is missing: others leave, or it is back, and then a request may go there."""
+        return (self.away or (0 < self.slots <= self.inflight and self.healthy is not False)) and self.permitted()
 
     def _literal(self) -> tuple[Address, ...]:
         """The address when no look-up is needed."""

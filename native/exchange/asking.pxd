@@ -17,6 +17,8 @@ cdef int BACKS_OFF, CLOSED, DIALS, FRESH, HTTP1, NO, PROBE, UPGRADE
     connected=cython.bint, unmet=str,
 )
 cpdef ask(ExchangeState exchange)
+@cython.locals(pool=Pool, other=Pool, now=cython.double)
+cpdef Pool _spared(ExchangeState exchange, Group group, Pool pool)
 @cython.locals(call=Attempt)
 cpdef Attempt _call(ExchangeState exchange, Pool pool, bint probe)
 @cython.locals(group=Group)
@@ -35,8 +37,8 @@ cpdef bint _at_hand(ExchangeState exchange) except -1
 cpdef bint _retries(ExchangeState exchange, bint moves) except -1
 cpdef _back_off(ExchangeState exchange, int time)
 @cython.locals(call=Call)
-cpdef bint _asks_one_more(ExchangeState exchange, int status, double waits_s, bint moves) except -1
+cpdef bint _asks_one_more(ExchangeState exchange, int status, bint moves) except -1
 @cython.locals(call=Call, moves=cython.bint, retried=cython.bint)
-cpdef bint asks_another(ExchangeState exchange, int status, double waits_s) except -1
+cpdef bint asks_another(ExchangeState exchange, int status) except -1
 @cython.locals(call=Call)
 cpdef bint asks_for_less(ExchangeState exchange) except -1

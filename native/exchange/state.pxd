@@ -50,7 +50,7 @@ cdef class ExchangeState(Sink):
     cpdef fail(self, object error)
     cpdef end(self, str outcome, bint reusable)
     cpdef call_failed(self, object failure, bint begun, str detail, object error)
-    cpdef bint asks_another(self, int status, double waits_s) except -1
+    cpdef bint asks_another(self, int status) except -1
     cpdef bint asks_for_less(self) except -1
     cpdef client_broke(self)
     @cython.locals(

@@ -13,7 +13,7 @@ cdef class Engine:
     cdef public tuple addresses, discovered_models, probe_paths, words
     cdef public long long answered_total, ejections_total, failures, failures_total, inflight, truncations_total
     cdef public bytes api_key_line, base, head_block, label
-    cdef public bint cancel, disowned, draining, fleeting, h2, held, literal, tunnelled
+    cdef public bint away, cancel, crowded, disowned, draining, fleeting, h2, held, literal, tunnelled
     cdef public dict facts
     cdef public frozenset features
     cdef public Watch watch
@@ -21,7 +21,7 @@ cdef class Engine:
     cdef public Kind kind
     cdef public str host, machine, name, protocol, served_name, tenant, unix_path, version
     cdef public Py_ssize_t idle_files, max_connections, max_idle, warm_connections
-    cdef public double ejected_until, not_before, probed_at, rests_until
+    cdef public double ejected_until, probed_at, rests_until
     cdef public Breaker breaker
     cdef public long long max_concurrent, queued, ramp, slots, weight
     cdef public object gradient, secure, secure_h2
@@ -31,7 +31,8 @@ cdef class Engine:
     cpdef bint permitted(self) except -1
     cpdef bint last_resort(self) except -1
     cpdef bint let_go(self) except -1
-    cpdef rest_until(self, double until)
     cpdef bint rests(self) except -1
     cpdef told_to_wait(self, str caller, double now, double seconds)
+    @cython.locals(words=tuple)
+    cpdef bint told(self, str caller, double now) except -1
     cpdef bint full(self) except -1

@@ -421,7 +421,6 @@ def test_an_engine_of_the_same_model_comes_before_another_model(name: str, asked
     engines = {**TWO, "a": {"models": ("m",), "api_key": "of-the-gateway"}}
     with deployed(engines, *routes, plays={"a": FAILS_ALONE[name]}, **settings) as row:
         for turn in range(12):
-            row.engines["a"].engine.rests_until = 0.0
             answer = row.ask(chat(asked, stream=name in IN_VAIN))
             assert (answer.status, answer.header("x-fallback-model")) == (200, None)
             assert row.asked == {"a": turn + 1, "a2": turn + 1, "b": 0}
@@ -468,12 +467,3 @@ def test_what_is_said_of_a_model_holds_by_its_class_too(why: str, play: Play) ->
     with deployed(ENGINES, *routes, plays={"a": play}) as row:
         answer = row.ask(chat("class:c"))
         assert (answer.status, answer.header("x-fallback-model"), row.asked["b"]) == (200, "n", 1)
-
-
-def test_one_that_has_asked_for_rest_is_not_asked_first_each_time() -> None:
-    with deployed(ENGINES, ROUTE, plays={"a": status(503, b"retry-after: 60")}) as row:
-        for _ in range(4):
-            assert row.ask(chat()).header("x-fallback-model") == "n"
-        assert row.asked == {"a": 1, "b": 4, "c": 0}
-        row.engines["b"].engine.healthy = row.engines["c"].engine.healthy = False
-        assert (row.ask(chat()).status, row.asked["a"]) == (503, 2)

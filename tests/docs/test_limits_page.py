@@ -200,7 +200,7 @@ def test_settings_and_errors_that_are_named_exist(page: str) -> None:
     known |= {kind.code for kind in KINDS.values()}
     fields = {
         "limits.md": {"finish_reason", "max_completion_tokens", "max_output_tokens", "max_tokens", "queued_ms", "bytes_in",
-                      "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "count_tokens",
+                      "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "count_tokens", "rests_s",
                       "message_start", "content_block_delta", "timings_per_token", "multimodal_data", *BOUNDS, *PROMPTS,
                       *(one.name.decode() for one in MEMBERS)},
         "deployments.md": {"max_tokens", "served_model", "model_aliases", "key_id", "request_id", "least_loaded", "no_route"},

@@ -41,6 +41,10 @@ class Server:
     weight: int = 1
     ejected_until: float = 0.0
     ejections_total: int = 0
+    asks_for_rest: bool = False
+
+    def rests(self) -> bool:
+        return self.asks_for_rest
 
 
 @dataclass
@@ -183,11 +187,12 @@ def test_an_engine() -> None:
 
 def test_who_is_ejected_and_how_uneven_the_load_is() -> None:
     servers = [
-        Server("a", inflight=6, weight=2, ejected_until=9.0, ejections_total=3), Server("b", inflight=1),
+        Server("a", inflight=6, weight=2, ejected_until=9.0, ejections_total=3), Server("b", inflight=1, asks_for_rest=True),
         Server("c", inflight=1), Server("ill", False, 50),
     ]  # fmt: skip
     found = scraped(Source(servers=servers))
     assert [value(found, "gateway_engine_ejected", engine=name) for name in "ab"] == [1, 0]
+    assert [value(found, "gateway_engine_resting", engine=name) for name in "ab"] == [0, 1]
     assert value(found, "gateway_engine_ejections_total", engine="a") == 3
     assert value(found, "gateway_engine_load_imbalance") == 1.5
     assert value(scraped(Source(servers=[Server("a"), Server("b")])), "gateway_engine_load_imbalance") == 0

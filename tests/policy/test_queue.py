@@ -385,7 +385,7 @@ async def test_bodies_that_wait_are_bounded_in_bytes() -> None:
 @pytest.mark.parametrize("on_capacity", ["queue", "reject", "fallback"])
 async def test_an_engine_that_is_not_fit_is_not_waited_for(on_capacity: str) -> None:
     async with world([{"max_concurrent": 1}], on_capacity=on_capacity) as made:
-        made.pools[0].engine.not_before = 1e12  # it asked to be left alone
+        made.pools[0].engine.draining = True
         made.arrive("a", KEYS[0])
         assert (made.queue.waiting, made.refused) == (0, ["nobody is left"])
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import msgspec
 
 from fastgw.exchange.context import Strategy
+from fastgw.exchange.declined import caller_of
 from fastgw.exchange.state import ExchangeState
+from fastgw.net.clock import monotonic
 from fastgw.policy.routing.search import search
 from fastgw.upstream.table import Group
 
@@ -30,13 +32,16 @@ class Candidate(msgspec.Struct, frozen=True):
 def explained(strategy: Strategy, group: Group, exchange: ExchangeState) -> list[Candidate]:
     """The engines of ``group``, the best first."""
     engines = {pool.engine.name: pool.engine for pool in group.pools}
+    caller, now = caller_of(exchange), monotonic()
     found = []
     for one in strategy.explain(group, exchange.tries.pools, exchange):
         engine = engines[one.engine]
+        told = one.fit and engine.told(caller, now)
         found.append(Candidate(
-            engine.name, one.fit, one.why, round(one.score, 6), engine.version, engine.inflight, engine.slots, engine.weight
+            engine.name, one.fit and not told, "has told this caller to come again later" if told else one.why,
+            round(one.score, 6), engine.version, engine.inflight, engine.slots, engine.weight,
         ))  # fmt: skip
-    return found
+    return sorted(found, key=lambda one: not one.fit)
 
 
 def picked(candidates: list[Candidate], group: Group, exchange: ExchangeState) -> str:

@@ -34,7 +34,9 @@ def place(port: int, state: int = WELL, inflight: int = 0, slots: int = 0, **set
     engine.inflight = inflight
     if state in (FULL, FULL_AND_ILL):
         engine.slots = engine.inflight = max(1, inflight)
-    engine.not_before = 2.0**40 if state == SPARED else 0.0
+    if state == SPARED:
+        engine.breaker.change(1, 2.0**40)
+        engine.breaker.failed(monotonic(), 0.0, False)
     engine.draining = state == DRAINED
     return Pool(engine, None, Stats(), NullLog(), 1.0)  # type: ignore[arg-type]
 
@@ -239,9 +241,9 @@ def test_an_operator_is_told_how_each_stands_and_nothing_changes(name: Policy, s
 
 def test_why_an_engine_is_not_asked_is_said() -> None:
     pools = [place(at + 1, state) for at, state in enumerate((WELL, ILL, FULL, SPARED, DRAINED, WELL, WELL, WELL))]
-    broken, ejected, new = (pool.engine for pool in pools[5:])
-    broken.breaker.change(1, 30.0)
-    broken.breaker.failed(monotonic(), 0.0, False)
+    resting, ejected, new = (pool.engine for pool in pools[5:])
+    resting.crowded = True
+    resting.told_to_wait("somebody", monotonic(), 60.0)
     ejected.ejected_until, ejected.held = monotonic() + 100.0, True
     new.ramp, new.held, new.inflight = 2, True, 2
     told = {one.engine[-1]: one.why for one in strategy_of("least_loaded").explain(Group(pools), (), REQUEST)}
@@ -249,12 +251,13 @@ def test_why_an_engine_is_not_asked_is_said() -> None:
         "1": "0 requests under way, at weight 1",
         "2": "is not well",
         "3": "is full: 1 requests under way, and 1 is what it takes",
-        "4": "has asked to be left alone",
+        "4": "has an open breaker",
         "5": "is being drained",
-        "6": "has an open breaker",
+        "6": told["6"],
         "7": told["7"],
         "8": "is new, and has the 2 requests that it may have yet",
     }
+    assert told["6"].startswith("rests until ")
     assert told["7"].startswith("is ejected for ")
     assert strategy_of("ordered").explain(Group(pools[:1]), (pools[0],), REQUEST)[0].why == "was tried"
 
