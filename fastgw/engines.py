@@ -83,6 +83,7 @@ class EngineDesk:
             raise EngineOfRunner(
                 f"This engine is there as long as its runner is: drain that (POST /admin/runners/{runner}/drain), or stop it."
             )
+        self._fleet.absent.forget(pool.engine.configured_models)
         return None if self._fleet.remove(name, at_once=at_once) else self._shown(pool)
 
     def _find(self, name: str) -> Pool:
@@ -118,9 +119,9 @@ class EngineDesk:
             connections=pool.connections,
             draining=engine.draining,
             ejected=engine.ejected_until > 0.0,
-            leaving=self._fleet.leaves(engine.name),
             rests_s=round(max(0.0, engine.rests_until - monotonic()), 3),
             away=engine.away,
+            leaving=self._fleet.leaves(engine.name),
             requests_total=engine.answered_total,
             failures_total=engine.failures_total,
             ejections_total=engine.ejections_total,

@@ -419,6 +419,15 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "Wait as long as `Retry-After` says, then look at GET /ready.",
     ),
     ErrorKind(
+        "runner_away",
+        503,
+        _UPE,
+        "runner_away",
+        "The runner that served this model has gone away, and may come back.",
+        False,
+        "Wait as long as `Retry-After` says; where it goes on, look at the runner: GET /admin/events says why it left.",
+    ),
+    ErrorKind(
         "engine_busy",
         503,
         _UPE,

@@ -58,7 +58,8 @@ class ExplainDesk:
             found["fallback_on"] = list(route.fallback_on)
             found["then"] = others(exchange, "failure") or list(route.fallback)
         if group is None:
-            return {**found, "engine": None, "why": unknown(core.table, exchange).message}
+            error = unknown(core.table, exchange)
+            return {**found, "engine": None, "why": error.message or error.kind.message}
         deployed = core.table.deployed
         side = deployed.side(served, asker_of(exchange)) if deployed is not None else None
         if side is not None:

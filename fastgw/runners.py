@@ -112,9 +112,10 @@ class FleetYard:
             self._ours.add(name)
             self._fleet.drain(name)
 
-    def vouched(self, engine: Engine, well: bool) -> None:
-        if engine.healthy is not well:
+    def vouched(self, engine: Engine, well: bool, away: bool = False) -> None:
+        if (engine.healthy, engine.away) != (well, away):
             engine.healthy = well
+            engine.away = away
             if well:
                 engine.came_back()
             self._room()
@@ -146,7 +147,8 @@ class RunnerDesk:
     def __init__(self, fleet: Fleet, log: EventLog, config: Config, room: Callable[[], None]) -> None:
         self.yard = FleetYard(fleet, log, room)
         self.terms = Terms("", config.runner_heartbeat_s, config.runner_timeout_s)
-        self.registry = Registry(self.yard, most=config.max_runners, listed=())
+        self._absent = fleet.absent
+        self.registry = Registry(self.yard, fleet.absent, most=config.max_runners, listed=())
         self.sockets = RunnerSockets(self.registry, self.terms, log)
         self.tunnels = Tunnels(self.registry, self.terms, log, self._pool_of)
         self._command_timeout_s = config.runner_command_timeout_s
@@ -159,7 +161,10 @@ class RunnerDesk:
         self.registry.listed = networks(config.runner_allowed_networks)
         self._command_timeout_s = config.runner_command_timeout_s
         if not config.runner_auth_token:
+            self._absent.end()
             self.registry.close(monotonic())
+        elif not self._absent.open:
+            self._absent.begin(monotonic())
         for runner in list(self.registry):
             if self.yard.makes_room(runner.engine, config):
                 self.registry.dismiss(runner, "The configuration has an engine of this address, or of this name.", monotonic())

@@ -294,7 +294,10 @@ class LocalEndpoints:
         name = unquote(quoted.decode("utf-8", "replace")) if len(quoted) <= catalogue.most_bytes else ""
         owner = catalogue.owner(name, allowed, flow)
         if owner is None:
-            exchange.fail(GatewayError("model_not_found", param="model"))
+            away = None
+            if allowed is None or name in allowed:
+                away = catalogue.table.away(name, self._core.retry_after_s)
+            exchange.fail(away or GatewayError("model_not_found", param="model"))
             return
         self._json(exchange, 200, model_object(name, owner, self._created, catalogue.fits(name, flow)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastgw.errors import KINDS, GatewayError
+from fastgw.errors import KINDS, GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.plan import CONTEXT, FAILURE
 from fastgw.policy.deployments import asker_of, granted, group_for, moves
@@ -46,7 +46,7 @@ def others(exchange: Exchange, why: str) -> list[str]:
 def instead(table: UpstreamTable, exchange: Exchange) -> Group:
     """The engines of the first model to which a request may go in place of one that no engine serves now.
 
-    :raises GatewayError: there is none; it names the models that are called nearly so.
+    :raises GatewayError: there is none; see :func:`unknown`.
     """
     account = exchange.account
     deployed = table.deployed
@@ -62,9 +62,15 @@ def instead(table: UpstreamTable, exchange: Exchange) -> Group:
 
 
 def unknown(table: UpstreamTable, exchange: Exchange) -> GatewayError:
-    """The refusal of a request for a model that nobody serves, with those that are called nearly so."""
+    """The refusal of a request for a model that nobody serves: it may be back, or there are some that are called nearly so."""
     from fastgw.policy.nearest import nearest
 
+    retry_after_s = exchange.gateway.retry_after_s
+    away = table.away(exchange.model, retry_after_s)
+    if away is not None:
+        return away
+    if not table.pools:
+        return GatewayError("no_engines", source=Source.GATEWAY, retry_after_s=retry_after_s)
     account = exchange.account
     close = nearest(table, exchange.model, account.flow if account is not None else "", account.models if account else None)
     # (A profile's users get its own words alone.)

@@ -347,8 +347,8 @@ class Queue(Filter):
         self._all.in_lane(place, account)
 
     def on_full(self, exchange: Exchange) -> bool:
-        """The engines that are left for a request which has failed elsewhere are full: it waits for them."""
-        if exchange.lane is None:
+        """The engines that are left for a request are full, or away for a moment: it waits for them."""
+        if exchange.account is None:
             return False
         # (Not always where it was let go: the engines that it was for may be ill.)
         lane = self._lane(exchange, self._routes.get(exchange.substitute or model_of(exchange)))
@@ -356,7 +356,8 @@ class Queue(Filter):
             exchange.gateway.stats.limited_concurrency += 1
             raise self._refused("at_capacity", None, exchange, 0)
         self._check_size(exchange)
-        self._give_back(exchange, monotonic())
+        if exchange.lane is not None:
+            self._give_back(exchange, monotonic())
         group = lane.group
         assert group is not None
         self._wait(exchange, lane, len(self._left(exchange)) < len(group.pools))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastgw.config import Config
-from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import model_of
@@ -80,8 +79,6 @@ class Route(Filter):
         gateway = exchange.gateway
         group = serving(gateway.table, exchange)
         if group is None:
-            if not gateway.table.pools:
-                raise GatewayError("no_engines", source=Source.GATEWAY, retry_after_s=gateway.retry_after_s)
             from fastgw.policy.elsewhere import instead
 
             group = instead(gateway.table, exchange)

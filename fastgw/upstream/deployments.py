@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from fastgw.accel.hashing import digest
 from fastgw.config import RouteConfig
 from fastgw.limits.account import flow_of
+from fastgw.net.clock import monotonic
+from fastgw.upstream.absent import Absent
 from fastgw.upstream.pool import Pool
 
 if TYPE_CHECKING:
@@ -116,11 +118,17 @@ def alive(group: Group, tried: tuple[Pool, ...]) -> bool:
 class Deployed:
     """See the head of this file."""
 
-    __slots__ = ("_everyone", "_models", "_open", "_plain", "aliases", "classes")
+    __slots__ = ("_absent", "_everyone", "_models", "_open", "_plain", "aliases", "classes")
 
     def __init__(
-        self, plain: dict[str, Group], models: dict[str, dict[str, Side]], open_: dict[str, Group], everyone: dict[str, Group]
+        self,
+        plain: dict[str, Group],
+        models: dict[str, dict[str, Side]],
+        open_: dict[str, Group],
+        everyone: dict[str, Group],
+        absent: Absent,
     ) -> None:
+        self._absent = absent
         self._plain = plain
         self._models = models
         self._open = open_
@@ -143,7 +151,10 @@ class Deployed:
 
     def group(self, model: str, asker: Asker) -> Group | None:
         """The engines that may serve a model, well or not; None = nobody would, for him."""
-        return self.known(model, asker) or self._open.get(asker.flow) or self._open.get("")
+        known = self.known(model, asker)
+        if known is not None or self._absent.lately(model, monotonic()):
+            return known
+        return self._open.get(asker.flow) or self._open.get("")
 
     def everyone(self, asker: Asker) -> Group | None:
         """The engines that may serve what names no model."""
@@ -239,6 +250,7 @@ def deployed(
     serving: Mapping[str, Sequence[Pool]],
     grouping: Grouping,
     plain: dict[str, Group],
+    absent: Absent,
 ) -> Deployed | None:
     """What names come to that are more than plain models; those that are not plain are taken out of ``plain``. None = there
     are none."""
@@ -278,7 +290,7 @@ def deployed(
     if not (tenants or models or aliases or classes):
         return None
     silent = [pool for pool in pools if not pool.engine.configured_models]
-    found = Deployed(plain, models, _groups(silent, grouping, True), _groups(pools, grouping, False))
+    found = Deployed(plain, models, _groups(silent, grouping, True), _groups(pools, grouping, False), absent)
     found.aliases = aliases
     found.classes = classes
     return found

@@ -34,6 +34,7 @@ from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
 from fastgw.net.unusable import TlsError
 from fastgw.stats import EventLog, Stats
+from fastgw.upstream.absent import Absent
 from fastgw.upstream.chronicle import Chronicle
 from fastgw.upstream.kinds.kind import ANY
 from fastgw.upstream.pool import Pool
@@ -104,8 +105,8 @@ class Fleet:
 
     __slots__ = (
         "_added", "_closed", "_config", "_configs", "_idle_files", "_leaving", "_log", "_origins", "_published", "_publishing",
-        "_reactor", "_room", "_shortage", "_stats", "_timer", "_watching", "changed", "events", "joined", "left", "own",
-        "pools", "table",
+        "_reactor", "_room", "_shortage", "_stats", "_timer", "_watching", "absent", "changed", "events", "joined", "left",
+        "own", "pools", "table",
     )  # fmt: skip
 
     def __init__(
@@ -141,7 +142,8 @@ class Fleet:
         self._closed = False
         self._watching = Watching(reactor.loop, lambda: self.pools, lambda: self.table.named(), log, room, self.events.add)
         self.pools: tuple[Pool, ...] = tuple(self._pool(one, config) for one in _written(config))
-        self.table = UpstreamTable(self.pools, None, config.routes, deploy)
+        self.absent = Absent()
+        self.table = UpstreamTable(self.pools, None, config.routes, deploy, self.absent)
         self._watching.follow(config)
 
     def __repr__(self) -> str:

@@ -397,16 +397,20 @@ class H2Slots(H2Home):
         self.unwanted = 0
 
     def break_off_waiting(self) -> None:
-        """Connections on which nothing has begun to be answered end as if the engine had reset them."""
+        """Connections on which nothing has begun to be answered end as if the engine had reset them; nobody waits for one."""
         for conn in [*self.dialling, *self.conns, *self.leavers]:
             if not any(stream.begun() for stream in conn.streams.values()):
                 conn.lost()
+        self._end_waits()
 
     def break_off(self) -> None:
         """All connections end as if the engine had reset them, and none is opened any more."""
         self._gone_at_once = True
         for conn in [*self.dialling, *self.conns, *self.leavers]:
             conn.lost()
+        self._end_waits()
+
+    def _end_waits(self) -> None:
         now = monotonic()
         for stream in self._forget():
             stream.expired(now)

@@ -174,7 +174,7 @@ class Health:
         engine = pool.engine
         if engine.tunnelled:
             engine.probed_at = monotonic()
-            if pool.connections:  # (its runner says how it is; what requests have found otherwise is over)
+            if pool.connections and not engine.away:  # (its runner says how it is; what requests have found otherwise is over)
                 self._judge(pool, True, "")
             return
         known = self._of(engine)

@@ -11,12 +11,12 @@ reports; what is behind it is its own affair. Told by connections (``protocol/ru
 
 Invariants: an id is one runner, an address is one runner's; the newer connection of an id wins, unless it comes from another
 place while the one that is there answers; its engine goes on with all that is under way there, if its address is the same;
-there are :attr:`Registry.most` runners at the most, and what is
-remembered of those that left is bounded too. A runner that is lost gets no new requests while others are well, and after
-:data:`GRACE_S` it is gone: requests that it has not begun to answer go elsewhere, answers that have begun go on. Whoever comes
-and goes all the time waits (:data:`FLAPS` times, then once in :data:`FLAP_S`), and keeps the place that it has; whoever is well
-and is not, all the time, counts as not well meanwhile. An id that the operator has drained stays so until he says otherwise,
-however often its runner comes.
+there are :attr:`Registry.most` runners at the most, and what is remembered of those that left is bounded too. A runner that is
+lost gets no new requests while others are well, and after :data:`GRACE_S` it is gone, and what it served is ``absent``:
+requests that it has not begun to answer go elsewhere, answers that have begun go on. Whoever comes and goes all the time waits
+(:data:`FLAPS` times, then once in :data:`FLAP_S`), and keeps the place that it has; whoever is well and is not, all the time,
+counts as not well meanwhile. An id that the operator has drained stays so until he says otherwise, however often its runner
+comes.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from fastgw.protocol.runner_words import (
     is_name,
 )
 from fastgw.protocol.runners import AWAY, DONE, LATER, POLICY, Refused, Session
+from fastgw.upstream.absent import Absent
 from fastgw.upstream.kinds.registry import is_told, kind_called, kind_of
 from fastgw.upstream.models import Facts, ModelFacts
 from fastgw.upstream.runner_address import Network, tunnel_of, where
@@ -78,8 +79,9 @@ class Yard(Protocol):
         """Whether it gets no new requests."""
         ...
 
-    def vouched(self, engine: Engine, well: bool) -> None:
-        """Its runner is there, or is not; probes may find otherwise."""
+    def vouched(self, engine: Engine, well: bool, away: bool = False) -> None:
+        """Its runner is there, or is not; probes may find otherwise. ``away``: nor can it be asked until its runner is back,
+        for which requests wait."""
         ...
 
     def disowned(self, engine: Engine, ill: bool) -> None:
@@ -146,10 +148,11 @@ class Runner:
 class Registry:
     """See the head of this file. It is the :class:`~fastgw.protocol.runners.House` of all connections."""
 
-    __slots__ = ("_by_url", "_drained", "_flaps", "_runners", "_serial", "_unix", "_yard", "listed", "most")
+    __slots__ = ("_absent", "_by_url", "_drained", "_flaps", "_runners", "_serial", "_unix", "_yard", "listed", "most")
 
-    def __init__(self, yard: Yard, *, most: int, listed: Sequence[Network]) -> None:
+    def __init__(self, yard: Yard, absent: Absent, *, most: int, listed: Sequence[Network]) -> None:
         self._yard = yard
+        self._absent = absent
         self.most = most
         self.listed = tuple(listed)
         self._runners: dict[str, Runner] = {}
@@ -231,11 +234,11 @@ class Registry:
         self._commands_end(runner)
         runner.lost_at = now
         if runner.status.health == "shutting_down":
-            self._gone(runner, "it has left", kindly=True)
+            self._went(runner, "it has left", now, kindly=True)
         elif session.why == "TIMEOUT":
-            self._gone(runner, "nothing was heard of it")
+            self._went(runner, "nothing was heard of it", now)
         else:
-            self._yard.vouched(runner.engine, False)
+            self._yard.vouched(runner.engine, False, runner.engine.tunnelled)
             self._yard.tell("runner_lost", runner.id, why=session.why or "its connection has ended")
 
     # --- time
@@ -245,7 +248,7 @@ class Registry:
         for runner in list(self._runners.values()):
             if runner.lost_at >= 0:
                 if now - runner.lost_at >= GRACE_S:
-                    self._gone(runner, "its connection has ended")
+                    self._went(runner, "its connection has ended", now)
                 continue
             if not self._yard.holds(runner.engine):
                 runner.session.close(POLICY, "its engine was removed: it may come again", now)
@@ -333,6 +336,7 @@ class Registry:
             _check_names(status)
             runner.models = models
             self._yard.serves(engine, *models)
+            self._absent.came(runner.id)
         if engine.tunnelled:  # (others are asked by the gateway, and tell more)
             engine.facts = _facts_in(status)
         metrics = status.metrics
@@ -374,6 +378,12 @@ class Registry:
             runner.session.close(POLICY, "another connection of this runner has come", now)
         if self._yard.holds(runner.engine):
             self._yard.let_go(runner.engine)
+
+    def _went(self, runner: Runner, why: str, now: float, kindly: bool = False) -> None:
+        """It has gone by itself. (Of one that the operator has drained nobody waits for more.)"""
+        if not runner.drained:
+            self._absent.went(runner.id, runner.models[0], now)
+        self._gone(runner, why, kindly)
 
     def _gone(self, runner: Runner, why: str, kindly: bool = False) -> None:
         self._forget(runner)

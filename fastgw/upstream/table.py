@@ -2,7 +2,8 @@
 
 A model that some engine is known to serve (by configuration, or by its own ``/v1/models``) goes to those engines.
 Any other goes to the engines without configured models, which judge the name themselves: llama.cpp ignores it, vLLM
-answers 404. With only configured engines an unknown model is refused here.
+answers 404. With only configured engines an unknown model is refused here, and in any case one that is ``absent``: its runner
+has gone, and may be back in a moment.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from fastgw.config import RouteConfig
+from fastgw.errors import GatewayError
+from fastgw.net.clock import monotonic
+from fastgw.upstream.absent import Absent
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
 
@@ -117,7 +121,7 @@ class UpstreamTable:
     everybody (``upstream.deployments``, as ``deploy`` lays it out); None where there are none, and then nobody asks.
     """
 
-    __slots__ = ("_by_model", "_groups", "_open", "deployed", "everyone", "models", "pools", "routes", "version")
+    __slots__ = ("_by_model", "_groups", "_open", "absent", "deployed", "everyone", "models", "pools", "routes", "version")
 
     def __init__(
         self,
@@ -125,7 +129,11 @@ class UpstreamTable:
         previous: UpstreamTable | None = None,
         routes: Sequence[RouteConfig] = (),
         deploy: Callable[..., Any] | None = None,
+        absent: Absent | None = None,
     ) -> None:
+        if absent is None:
+            absent = previous.absent if previous is not None else Absent()
+        self.absent: Absent = absent  # models whose runners may be back; all tables of a gateway have the same
         self.version: int = previous.version + 1 if previous is not None else 0
         self.pools: tuple[Pool, ...] = tuple(pools)
         before = previous._groups if previous is not None else {}
@@ -161,7 +169,7 @@ class UpstreamTable:
         self.deployed: Any = None
         special = any(one.versions or one.aliases or one.models or one.adapter_of for one in routes)
         if deploy is not None and (special or not _plain(self.pools)):
-            self.deployed = deploy(routes, self.pools, serving, group, self._by_model)
+            self.deployed = deploy(routes, self.pools, serving, group, self._by_model, absent)
         shared = [pool for pool in self.pools if not pool.engine.tenant]
         self._open: Group | None = group([pool for pool in shared if not pool.engine.configured_models])
         self.everyone: Group | None = group(shared, "", False)
@@ -178,8 +186,17 @@ class UpstreamTable:
         """Those whose engines are each other's like: a request for a model goes to one of them."""
         return [group for group in self._groups.values() if group.named]
 
+    def away(self, model: str, retry_after_s: float) -> GatewayError | None:
+        """What is told to who asks for ``model``, which nobody serves, where those who do may be on their way; None = they are
+        not."""
+        route = self.routes.get(model)
+        stands_for = (route.model, *route.models) if route is not None else ()
+        return self.absent.refusal((model, *stands_for), monotonic(), retry_after_s)
+
     def group(self, model: str) -> Group | None:
         """The engines that may serve ``model``, well or not, for whoever asks; None = nobody would, or it depends on who asks
         (``deployed``)."""
         found = self._by_model.get(model)
-        return found if found is not None or self.deployed is not None else self._open
+        if found is not None or self.deployed is not None:
+            return found
+        return None if self._open is None or self.absent.lately(model, monotonic()) else self._open

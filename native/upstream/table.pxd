@@ -1,5 +1,7 @@
 cimport cython
 
+from fastgw.net.clock cimport monotonic
+
 @cython.final
 cdef class Group:
     cdef public Py_ssize_t cursor
@@ -12,7 +14,7 @@ cdef class Group:
 @cython.final
 cdef class UpstreamTable:
     cdef public dict _by_model, _groups, models, routes
-    cdef public object deployed
+    cdef public object absent, deployed
     cdef public Group _open, everyone
     cdef public tuple pools
     cdef public long long version

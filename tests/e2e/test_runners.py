@@ -90,7 +90,7 @@ async def test_S4_04_S4_09_an_engine_behind_an_agent_serves_under_its_names_and_
             assert whole(await asked(gw, "llama"))
             assert whole(await asked(gw, "fast"))
             assert [json.loads(one.body)["model"] for one in sim.requests if one.body] == ["llama", "llama"]
-            assert (await asked(gw, "nobody's")).status == 404
+            assert (await asked(gw, "nobody's")).error["code"] == "runner_away", "it has just started: others may come yet"
             _, shown = await admin(gw, "GET", "/r1")
             assert shown["machine_type"] == "gpu"
             assert shown["loaded_models"] == ["llama"]
@@ -99,6 +99,8 @@ async def test_S4_04_S4_09_an_engine_behind_an_agent_serves_under_its_names_and_
             assert [shown["metrics"][name] for name in gpus] == [8e10, 1.5e11, 42.5]
         await gw.until("it is gone", lambda: there(gw) == [])
         await gw.until("so are its models", lambda: not models(gw))
+        answer = await asked(gw, "llama")
+        assert (answer.status, answer.error["message"][:10]) == (503, "The runner"), "it may come back"
 
 
 async def test_S4_14_one_that_leaves_in_good_order_ends_what_is_under_way_first() -> None:

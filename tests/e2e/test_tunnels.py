@@ -198,6 +198,17 @@ async def test_a_tunnel_that_breaks_is_a_lost_engine() -> None:
         assert await ask(gw) == (200, ANSWER)  # and new ones go there at once
 
 
+async def test_who_asks_for_the_only_tunnel_in_the_moment_in_which_it_is_dialled_again_waits_for_it() -> None:
+    async with H1Engine(fine) as engine, gateway() as gw, tunnelled(gw, engine.url) as (runner,):
+        assert runner.socket is not None
+        runner.socket.end.cut()
+        await gw.until("it is away", lambda: pools(gw)[0].engine.away)
+        waits = [asyncio.ensure_future(ask(gw)) for _ in range(3)]
+        await gw.until("all wait", lambda: gw.gateway.stats.queue_waiting_open == 3)
+        await runner.dial(gw)
+        assert await asyncio.gather(*waits) == [(200, ANSWER)] * 3
+
+
 async def test_the_newer_connection_wins_and_the_older_lives_for_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = asyncio.Event()
 
@@ -265,6 +276,7 @@ async def test_a_request_whose_engine_dies_behind_a_tunnel_that_lives_goes_to_an
         async with tunnelled(gw, first.url, other.url):
             assert await ask(gw, content=content) == (200, ANSWER)
             assert (len(first.turns), len(other.turns)) == (1, 1)
+        await gw.until("nobody waits for these", lambda: not pools(gw))
         async with tunnelled(gw, first.url):
             assert (await ask(gw, content=content))[0] == 502
 

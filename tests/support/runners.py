@@ -8,6 +8,7 @@ from typing import Any
 
 from fastgw.config import EngineConfig
 from fastgw.protocol.runners import Refused, Session, Terms
+from fastgw.upstream.absent import Absent
 from fastgw.upstream.runner_address import networks
 from fastgw.upstream.runners import Registry
 from fastgw.upstream.target import Engine
@@ -73,8 +74,9 @@ class Yard:
     def rests(self, engine: Engine, resting: bool) -> None:
         engine.draining = resting
 
-    def vouched(self, engine: Engine, well: bool) -> None:
+    def vouched(self, engine: Engine, well: bool, away: bool = False) -> None:
         engine.healthy = well
+        engine.away = away
 
     def disowned(self, engine: Engine, ill: bool) -> None:
         engine.disowned = ill
@@ -98,7 +100,9 @@ class Talk:
     def __init__(self, *, most: int = 10, listed: Sequence[str] = (), token: str = TOKEN) -> None:
         self.now = 1000.0
         self.yard = Yard()
-        self.registry = Registry(self.yard, most=most, listed=networks(listed))
+        self.absent = Absent()
+        self.absent.begin(0.0)
+        self.registry = Registry(self.yard, self.absent, most=most, listed=networks(listed))
         self.terms = Terms(token, 30.0, 90.0)
         self.sessions: list[Session] = []
 

@@ -121,13 +121,29 @@ def test_who_says_the_same_again_changes_nothing() -> None:
 
 
 # --- coming and going
+def test_a_tunnel_that_breaks_is_waited_for_until_its_runner_is_back() -> None:
+    talk = Talk()
+    session = talk.connect()
+    session.tunnelled = True
+    talk.say(session, register())
+    engine = of(talk).engine
+    session.on_end(talk.now)
+    assert (engine.away, engine.full(), engine.last_resort(), engine.usable()) == (True, True, False, False)
+    talk.wait(GRACE_S - 0.25)
+    again = talk.connect()
+    again.tunnelled = True
+    talk.say(again, register())
+    assert of(talk).engine is engine
+    assert (engine.away, engine.full(), engine.usable()) == (False, False, True)
+
+
 def test_who_comes_back_in_time_has_its_engine_as_it_was() -> None:
     talk = Talk()
     session = talk.joined()
     engine = of(talk).engine
     engine.inflight = 3
     session.on_end(talk.now)
-    assert engine.healthy is False
+    assert (engine.healthy, engine.away) == (False, False), "its engine may be asked still"
     talk.wait(GRACE_S - 0.25)
     again = talk.joined()
     assert of(talk).engine is engine
