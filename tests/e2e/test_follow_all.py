@@ -79,7 +79,7 @@ LEFT_OUT = {
     "_latest", "_retired", "at_us", "pools", "everyone", "_open", "_by_model", "table", "_idle_files", "_config", "config",
     "resolved_at", "touched", "_warming", "_runner", "url", "_throttle", "_connections", "_metrics", "_keys", "_engines",
     "_reload", "_changed", "_room", "_published", "addresses", "_other_keys", "_watched", "group", "_configs", "_added",
-    "on_closed", "_exempt", "_routes", "routes", "events", "_accepted", "_refusal", "_bucket",
+    "on_closed", "_exempt", "_routes", "routes", "events", "_accepted", "_refusal", "_bucket", "_starts_until",
 }  # fmt: skip
 
 
