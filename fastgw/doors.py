@@ -415,6 +415,7 @@ async def for_the_operator(
         Vitals(
             core,
             engines=fleet.engines,
+            replaced=lambda: [one.pool.engine for one in fleet.leaving.replaced()],
             queue=queue,
             meters=meters,
             store_failing=store_failing,

@@ -5,7 +5,8 @@ Control and engines know nothing of each other; this is where they meet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
@@ -23,8 +24,9 @@ from fastgw.control.call import FieldProblems
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
 from fastgw.net.clock import monotonic
 from fastgw.net.unusable import TlsError
-from fastgw.upstream import fleet as upstream
-from fastgw.upstream.pool import Pool
+from fastgw.upstream import identity
+from fastgw.upstream.fleet import Fleet, FleetFull
+from fastgw.upstream.identity import Listed
 
 _HEALTH: Final = {True: "well", False: "not_well", None: "unknown"}
 _BREAKER: Final = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half_open"}
@@ -33,16 +35,16 @@ _BREAKER: Final = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half_open"}
 class EngineDesk:
     """A ``control.admin_engines.EnginesBackend`` over a fleet."""
 
-    def __init__(self, fleet: upstream.Fleet, runner_of: Callable[[str], str] = lambda name: "") -> None:
+    def __init__(self, fleet: Fleet, runner_of: Callable[[str], str] = lambda name: "") -> None:
         """``runner_of`` gives the id of the runner that an engine stands for, "" = it stands for none."""
         self._fleet = fleet
         self._runner_of = runner_of
 
     def engines(self) -> Sequence[EngineShown]:
-        return [self._shown(pool, 0) for pool in self._fleet.pools]
+        return [_shown(one, 0) for one in self._fleet.listed()]
 
     def show(self, name: str) -> EngineShown:
-        return self._shown(self._find(name))
+        return _shown(self._find(name))
 
     def add(self, fields: Mapping[str, Any]) -> EngineShown:
         if not fields.get("url"):
@@ -51,78 +53,92 @@ class EngineDesk:
             config = EngineConfig(**fields)
             if config.discover:
                 raise FieldProblems(["discover: is for the configuration alone"])
-            pool = self._fleet.add(config)
+            self._fleet.add(config)
         except ConfigErrors as error:
             raise FieldProblems([f"{one.name}: {one.message}" for one in error.errors]) from None
-        except (TlsError, upstream.LeadsHere) as error:
+        except (TlsError, identity.LeadsHere) as error:
             raise FieldProblems([f"url: {error}"]) from None
-        except upstream.EngineExists as error:
+        except identity.EngineExists as error:
             raise EngineExists(str(error)) from None
-        except upstream.FleetFull as error:
+        except FleetFull as error:
             raise TooManyEngines(str(error)) from None
-        return self._shown(pool)
+        return self.show(config.name)
 
     def change(self, name: str, fields: Mapping[str, Any]) -> EngineShown:
-        self._find(name)
-        try:
-            return self._shown(self._fleet.change(name, fields))
-        except ConfigErrors as error:
-            raise FieldProblems([f"{one.name}: {one.message}" for one in error.errors]) from None
+        with self._named(name):
+            self._fleet.change(name, fields)
+        return self.show(name)
 
     def drain(self, name: str) -> EngineShown:
-        self._find(name)
-        return self._shown(self._fleet.drain(name))
+        with self._named(name):
+            self._fleet.drain(name)
+        return self.show(name)
 
     def undrain(self, name: str) -> EngineShown:
-        self._find(name)
-        return self._shown(self._fleet.undrain(name))
+        with self._named(name):
+            self._fleet.undrain(name)
+        return self.show(name)
 
     def remove(self, name: str, at_once: str) -> EngineShown | None:
-        pool = self._find(name)
+        there = self._find(name)
         if runner := self._runner_of(name):
             raise EngineOfRunner(
                 f"This engine is there as long as its runner is: drain that (POST /admin/runners/{runner}/drain), or stop it."
             )
-        self._fleet.absent.forget(pool.engine.configured_models)
-        return None if self._fleet.remove(name, at_once=at_once) else self._shown(pool)
+        self._fleet.absent.forget(there.pool.engine.configured_models)
+        return None if self._fleet.remove(name, at_once=at_once) else _shown(there._replace(leaving=True))
 
-    def _find(self, name: str) -> Pool:
+    def _find(self, name: str) -> Listed:
+        """Who has that name, or else had it."""
+        for one in self._fleet.listed():
+            if one.pool.engine.name == name:
+                return one
+        raise EngineNotFound
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        """What is wrong with a call for the engine of that name, as the API tells it."""
         try:
-            return self._fleet.find(name)
-        except upstream.UnknownEngine:
+            yield
+        except identity.UnknownEngine:
             raise EngineNotFound from None
+        except identity.EngineExists as error:
+            raise EngineExists(str(error)) from None
+        except ConfigErrors as error:
+            raise FieldProblems([f"{one.name}: {one.message}" for one in error.errors]) from None
 
-    def _shown(self, pool: Pool, facts: int = MOST_MODELS) -> EngineShown:
-        engine = pool.engine
-        config = self._fleet.config_of(engine.name)
-        models = sorted(engine.configured_models) if engine.configured_models else engine.discovered_models
-        return EngineShown(
-            name=engine.name,
-            url=config.url,
-            origin=self._fleet.origin_of(engine.name),
-            kind=engine.kind.name,
-            models=models[:MOST_MODELS],
-            models_total=len(models),
-            facts=[
-                ModelShown(
-                    name=one.name, context_tokens=one.context_tokens, parent=one.parent, loaded=one.loaded, aliases=one.aliases
-                )
-                for one in islice(engine.facts.values(), facts)
-            ],
-            served_name=engine.served_name,
-            api_key_set=bool(config.api_key),
-            weight=engine.weight,
-            health=_HEALTH[engine.healthy],
-            breaker=_BREAKER[engine.breaker.state],
-            inflight=engine.inflight,
-            slots=engine.slots,
-            connections=pool.connections,
-            draining=engine.draining,
-            ejected=engine.ejected_until > 0.0,
-            rests_s=round(max(0.0, engine.rests_until - monotonic()), 3),
-            away=engine.away,
-            leaving=self._fleet.leaves(engine.name),
-            requests_total=engine.answered_total,
-            failures_total=engine.failures_total,
-            ejections_total=engine.ejections_total,
-        )
+
+def _shown(one: Listed, facts: int = MOST_MODELS) -> EngineShown:
+    pool, config = one.pool, one.config
+    engine = pool.engine
+    models = sorted(engine.configured_models) if engine.configured_models else engine.discovered_models
+    return EngineShown(
+        name=engine.name,
+        url=config.url,
+        origin=one.origin,
+        kind=engine.kind.name,
+        models=models[:MOST_MODELS],
+        models_total=len(models),
+        facts=[
+            ModelShown(
+                name=fact.name, context_tokens=fact.context_tokens, parent=fact.parent, loaded=fact.loaded, aliases=fact.aliases
+            )
+            for fact in islice(engine.facts.values(), facts)
+        ],
+        served_name=engine.served_name,
+        api_key_set=bool(config.api_key),
+        weight=engine.weight,
+        health=_HEALTH[engine.healthy],
+        breaker=_BREAKER[engine.breaker.state],
+        inflight=engine.inflight,
+        slots=engine.slots,
+        connections=pool.connections,
+        draining=engine.draining,
+        ejected=engine.ejected_until > 0.0,
+        rests_s=round(max(0.0, engine.rests_until - monotonic()), 3),
+        away=engine.away,
+        leaving=one.leaving,
+        requests_total=engine.answered_total,
+        failures_total=engine.failures_total,
+        ejections_total=engine.ejections_total,
+    )

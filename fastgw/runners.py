@@ -22,7 +22,8 @@ from fastgw.protocol.runner_words import Command, CommandResponse, LoadModel, Re
 from fastgw.protocol.runners import Refused, Terms
 from fastgw.stats import EventLog
 from fastgw.tunnels import Tunnels
-from fastgw.upstream.fleet import Fleet, FleetError
+from fastgw.upstream.fleet import Fleet
+from fastgw.upstream.identity import FleetError
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.runner_address import networks
 from fastgw.upstream.runners import Registry, Runner
@@ -41,15 +42,10 @@ class FleetYard:
         self._fleet = fleet
         self._log = log
         self._pools: dict[str, Pool] = {}  # that are runners', by the engine's name
-        self._leaving: dict[str, str] = {}  # of those that go when nothing is under way there, the names by URL
         self._ours: set[str] = set()  # that rest because their runners say so
         self._room = room
 
     def take_in(self, config: EngineConfig) -> Engine:
-        name = self._leaving.pop(config.url, "")
-        if name and name in self._pools and self._fleet.origin_of(name) == "runner":
-            self._fleet.undrain(name)
-            return self._pools[name].engine
         try:
             pool = self._fleet.take_in(config)
         except ConfigErrors as error:
@@ -85,14 +81,13 @@ class FleetYard:
         if self._pools.get(name) is pool:
             del self._pools[name]
             self._ours.discard(name)
-            for url in [url for url, left in self._leaving.items() if left == name]:
-                del self._leaving[url]
             # (Settings that were read again may have made another of its name: its runner comes again, and brings its own.)
             asyncio.get_running_loop().call_soon(self._remove, name)
 
     def _remove(self, name: str) -> None:
         with suppress(FleetError):
-            self._fleet.remove(name)
+            if name not in self._pools and self._fleet.origin_of(name) == "runner":
+                self._fleet.remove(name)
 
     def serves(self, engine: Engine, models: Sequence[str], aliases: dict[str, str]) -> None:
         if self.holds(engine):
@@ -125,16 +120,12 @@ class FleetYard:
         self.vouched(engine, not ill)
 
     def lose(self, engine: Engine, why: str) -> None:
-        self._goes(engine)
+        self._ours.discard(engine.name)
         self._fleet.lose(engine.name, why)
 
     def let_go(self, engine: Engine) -> None:
-        self._goes(engine)
-        self._fleet.remove(engine.name)
-
-    def _goes(self, engine: Engine) -> None:
         self._ours.discard(engine.name)
-        self._leaving[self._fleet.config_of(engine.name).url] = engine.name
+        self._fleet.remove(engine.name)
 
     def tell(self, what: str, runner: str, **about: object) -> None:
         self._log.info(what.replace("_", " "), runner=runner, **about)

@@ -22,6 +22,7 @@ class Vitals:
         core: GatewayCore,
         *,
         engines: Callable[[], Iterable[Engine]],
+        replaced: Callable[[], Iterable[Engine]],
         queue: Queue | None,
         meters: Callable[[], Meters | None],
         store_failing: Callable[[], bool],
@@ -31,6 +32,7 @@ class Vitals:
     ) -> None:
         self._core = core
         self._engines = engines
+        self._replaced = replaced
         self._queue = queue
         self._meters = meters
         self._store_failing = store_failing
@@ -77,6 +79,9 @@ class Vitals:
 
     def engines(self) -> Iterable[Engine]:
         return self._engines()
+
+    def replaced(self) -> Iterable[Engine]:
+        return self._replaced()
 
     def queue(self) -> Mapping[str, object]:
         """Requests that wait: how many, the bytes of their bodies, and how many of each class."""

@@ -5,7 +5,8 @@ and knows nothing of this; no library counts for it. Must never: make a label of
 bounded by the configuration: names of engines, and fixed words. Text format 0.0.4; names as
 https://prometheus.io/docs/practices/naming has them.
 
-Engines that share a name (one server under several lists of models) are one series: sums, and the worst state.
+Engines that share a name (one server under several lists of models) are one series: sums, and the worst state. Of one whose
+name is another's by now, what is under way there is all that counts.
 """
 
 from __future__ import annotations
@@ -99,6 +100,10 @@ class MetricsSource(Protocol):
     def version(self) -> str: ...
 
     def engines(self) -> Iterable[EngineView]: ...
+
+    def replaced(self) -> Iterable[EngineView]:
+        """Engines whose names are others' by now, and at which something is under way."""
+        ...
 
     def queue(self) -> Mapping[str, object]:
         """``waiting`` and ``bytes`` (ints), and ``by_class``: how many wait, by priority."""
@@ -251,6 +256,9 @@ class GatewayCollector:
             "Requests under way at the busiest engine that is well, for its weight, by the mean of all; 0 = there are none.",
             value=_imbalance([engine for engine in named.values() if engine.healthy is not False]),
         )
+        for engine in self._source.replaced():
+            if engine.name in named:
+                named[engine.name].inflight += engine.inflight
         for metric, text, counts, read in _PER_ENGINE:
             make = CounterMetricFamily if counts else GaugeMetricFamily
             for start in range(0, len(engines) or 1, LINES):

@@ -7,26 +7,28 @@
 The configuration names engines, and may be read again (``follow``): what it names is there then, as it says and in its order,
 what it named before and does not now is removed as above, and what others have added stays.
 
+Whoever leaves is in nobody's way (``leaving.py``): its address and its name are free at once. Where a name goes to another, the
+one before serves until the table that has its successor, and that one is believed to serve what it did until it has been asked.
+
 Owns the pools, in the order in which they came, and the table that requests read: a snapshot, a new one whenever somebody
 comes or goes, or serves other models. Everybody who looks after engines asks for ``pools`` each time: probes, the scheduler,
 metrics, the admin API. A drained engine stays in the table, as an ill one does: its models are known, and whoever asks for one
 that nobody else has is told to come again. It gets no new request (``Engine.permitted``), what is under way there goes on to
 its end, and its idle connections close.
 
-Invariants: no two engines have one name; a pool that has left ``pools`` is closed, and nothing of the fleet refers to it. Runs
-in the loop's thread, like all that it tells.
+Invariants: no two engines have one name; a pool that has left ``pools`` is closed with the next table, and nothing of the fleet
+refers to it once nothing is under way there. Runs in the loop's thread, like all that it tells.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from msgspec.structs import replace
 
 from fastgw.config import Config, ConfigError, ConfigErrors, EngineConfig
-from fastgw.config.check import engines_clash
 from fastgw.config.machine import open_files
 from fastgw.config.settings import inherited
 from fastgw.net.own import HERE, Own
@@ -36,7 +38,9 @@ from fastgw.net.unusable import TlsError
 from fastgw.stats import EventLog, Stats
 from fastgw.upstream.absent import Absent
 from fastgw.upstream.chronicle import Chronicle
+from fastgw.upstream.identity import EngineExists, FleetError, LeadsHere, Listed, Origin, UnknownEngine, in_its_way, same
 from fastgw.upstream.kinds.kind import ANY
+from fastgw.upstream.leaving import Leaving
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.publishing import Publishing
 from fastgw.upstream.table import UpstreamTable
@@ -47,32 +51,6 @@ MOST_ENGINES: Final = 1024
 """That the admin API may bring it to: each is probed, and has its series among the metrics."""
 PIECE: Final = 50
 """Engines made in one turn of the loop: a millisecond."""
-LOOK_S: Final = 0.05
-"""How often one that leaves is looked at: the data plane has no event for "the last one ended", and pays for none."""
-
-
-IDENTITY: Final = ("url", "kind", "protocol", "ca_file", "cert_file", "key_file", "server_name", "verify")
-"""What of an engine's settings makes it this one: where one of them is another, it is another engine."""
-
-
-Origin = Literal["config", "admin", "runner", "dns", "srv", "file"]
-"""Who has named an engine: the configuration, the admin API, a runner that has dialled in, a name in DNS, a file."""
-
-
-class FleetError(Exception):
-    """An engine that cannot be added, or is not there; the text says why, and what to do."""
-
-
-class UnknownEngine(FleetError):
-    """There is no engine of that name."""
-
-
-class EngineExists(FleetError):
-    """It has the name of one that is there, or the same models at the same address."""
-
-
-class LeadsHere(FleetError):
-    """Its address is a listener of this gateway."""
 
 
 class FleetFull(FleetError):
@@ -104,8 +82,8 @@ class Fleet:
     """
 
     __slots__ = (
-        "_added", "_closed", "_config", "_configs", "_idle_files", "_leaving", "_log", "_origins", "_published", "_publishing",
-        "_reactor", "_room", "_shortage", "_stats", "_timer", "_watching", "absent", "changed", "events", "joined", "left",
+        "_added", "_closed", "_config", "_configs", "_idle_files", "_log", "_origins", "_published", "_publishing", "_reactor",
+        "_room", "_shortage", "_stats", "_succeeded", "_watching", "absent", "changed", "events", "joined", "leaving", "left",
         "own", "pools", "table",
     )  # fmt: skip
 
@@ -136,8 +114,8 @@ class Fleet:
         self._origins: dict[str, Origin] = {}  # who those are
         self.events = Chronicle()
         self.own = Own()
-        self._leaving: dict[str, Pool] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self.leaving = Leaving(reactor.loop, log, self._ended)
+        self._succeeded: list[Pool] = []  # that serve until the table that has their successors
         self._publishing = Publishing(reactor.loop, self.publish)
         self._closed = False
         self._watching = Watching(reactor.loop, lambda: self.pools, lambda: self.table.named(), log, room, self.events.add)
@@ -147,7 +125,7 @@ class Fleet:
         self._watching.follow(config)
 
     def __repr__(self) -> str:
-        return f"<Fleet of {len(self.pools)}, {len(self._leaving)} leaving>"
+        return f"<Fleet of {len(self.pools)}, {len(self.leaving)} leaving>"
 
     def __len__(self) -> int:
         return len(self.pools)
@@ -177,16 +155,30 @@ class Fleet:
         self.find(name)
         return self._origin(name)
 
+    def named_by(self, origin: Origin) -> set[str]:
+        """The names of all that are there by its word."""
+        return {name for name in self._configs if self._origin(name) == origin}
+
     def _origin(self, name: str) -> Origin:
         return self._origins[name] if name in self._added else "config"
 
     def leaves(self, name: str) -> bool:
         """Whether it is to be removed when nothing is under way there."""
-        return name in self._leaving
+        return name in self.leaving.named
+
+    def listed(self) -> Iterator[Listed]:
+        """All that are there, and behind them those whose names are others' and at which something is under way."""
+        for pool in self.pools:
+            name = pool.engine.name
+            yield Listed(pool, self._configs[name], self._origin(name), self.leaves(name))
+        yield from self.leaving.replaced()
 
     def publish(self) -> None:
         """A new snapshot of who is there and serves what."""
         self.table = UpstreamTable(self.pools, self.table, self._config.routes, deploy)
+        succeeded, self._succeeded = self._succeeded, []
+        for pool in succeeded:
+            self._closes(pool)
         self._published()
 
     def publish_soon(self) -> None:
@@ -194,49 +186,77 @@ class Fleet:
         self._publishing.soon()
 
     # --- coming and going
-    def add(self, config: EngineConfig, origin: Origin = "admin") -> Pool:
+    def add(self, config: EngineConfig, origin: Origin = "admin", instead_of: Collection[str] = ()) -> Pool:
         """An engine more, with what it leaves open filled in from the gateway's settings. It counts as not well until a probe
-        has found it so: while others are, no request is risked on it. Raises EngineExists, LeadsHere, FleetFull, TlsError,
-        and ConfigErrors where it has ranks."""
+        has found it so: while others are, no request is risked on it.
+
+        Where one leaves that is this very one (``identity.same``), that one stays, as ``config`` says. ``instead_of``: names
+        of engines that are about to leave, and are in its way as little as those that do. Raises EngineExists, LeadsHere,
+        FleetFull, TlsError, and ConfigErrors where it has ranks."""
         if config.ranks:
-            message = "ranks: an engine whose ranks are told apart stands in the configuration"
+            message = "an engine whose ranks are told apart stands in the configuration"
             raise ConfigErrors([ConfigError("EngineConfig", "ranks", message)])
-        pool = self.take_in(config, origin)
+        pool = self.take_in(config, origin, instead_of)
         self._publishing.in_turn()
-        self.joined(pool)
+        if not pool.engine.probed_at:
+            self.joined(pool)
         return pool
 
-    def take_in(self, config: EngineConfig, origin: Origin = "runner") -> Pool:
+    def take_in(self, config: EngineConfig, origin: Origin = "runner", instead_of: Collection[str] = ()) -> Pool:
         """As :meth:`add`, of one for which somebody vouches, so that nobody asks it first; requests meet it when
         :meth:`publish_soon` has been called, and its time come."""
         one = inherited(config, self._config)
         if self.own.leads_here(one.address):
             raise LeadsHere(HERE)
-        if one.name in self._configs:
-            raise EngineExists("There is an engine of this name: give this one another `name`, or remove that one first.")
-        for other in self._configs.values():
-            if engines_clash(one, other):
-                raise EngineExists(
-                    f"The engine {other.name!r} has this address: remove it first, or give each of the two `models` of its own."
-                )
+        going = {*self.leaving.named, *instead_of}
+        for name, other in self._configs.items():
+            if name not in going and (why := in_its_way(one, other)):
+                raise EngineExists(why)
         if self._closed:
             raise FleetFull("The gateway stops.")
-        if len(self.pools) >= MOST_ENGINES:
+        if one.name in self._configs and self._is_there(one):
+            pool = self.find(one.name)
+            if self.leaving.stays(one.name):
+                self._reopens(pool)
+            self._changes(pool, one, self._config)
+        elif len(self._configs.keys() - going) >= MOST_ENGINES:
             raise FleetFull(f"There are {len(self.pools)} engines, and {MOST_ENGINES} is the most: remove one first.")
-        pool = self._pool(one, self._config)
-        pool.engine.healthy = False
-        self._configs[one.name] = one
+        else:
+            pool = self._comes(one, origin)
         self._added[one.name] = config
         self._origins[one.name] = origin
+        return pool
+
+    def _comes(self, one: EngineConfig, origin: Origin) -> Pool:
+        """An engine that was not there, whoever had its name."""
+        pool = self._pool(one, self._config)
+        pool.engine.healthy = False
+        self._succeeds(pool.engine, one)
         self.pools = (*self.pools, pool)
         self._log.info("engine added", engine=one.name)
         self.events.add("engine_added", one.name, origin)
         return pool
 
+    def _succeeds(self, engine: Engine, one: EngineConfig) -> None:
+        """It has its name from now on. Whoever had that is there no longer, and serves until there is a table without it; until
+        it has been asked, it is believed to serve what the one did whose name or address it has."""
+        for pool in self.pools:
+            before = pool.engine
+            if not in_its_way(one, self._configs[before.name]):
+                continue
+            if not one.models and not engine.discovered_models:
+                engine.discovered_models = before.discovered_models or tuple(sorted(before.configured_models))
+                engine.facts = before.facts
+            if before.name == one.name:
+                self.leaving.replace(pool, self._configs[one.name], self._origin(one.name))
+                self._succeeded.append(pool)
+                self._forget(pool, inflight=before.inflight)
+        self._configs[one.name] = one
+
     def change(self, name: str, fields: Mapping[str, Any]) -> Pool:
-        """Other values of some of its settings that do not make it another engine (:data:`IDENTITY` and its name do). They hold
-        until somebody says otherwise; for one that the configuration names, until that is read again. Raises UnknownEngine,
-        ConfigErrors."""
+        """Other values of some of its settings that do not make it another engine (its name and ``identity.IDENTITY`` do). They
+        hold until somebody says otherwise; for one that the configuration names, until that is read again. Raises
+        UnknownEngine, ConfigErrors."""
         pool = self.find(name)
         said = self._added.get(name)
         other = inherited(replace(self._configs[name], **fields), self._config)
@@ -248,9 +268,9 @@ class Fleet:
         return pool
 
     def free_name(self, name: str) -> str:
-        """``name``, or one like it that no engine has."""
+        """``name``, or one like it that no engine has which stays."""
         number, free = 1, name
-        while free in self._configs:
+        while free in self._configs and not self.leaves(free):
             number += 1
             free = f"{name}~{number}"
         return free
@@ -268,50 +288,64 @@ class Fleet:
         """It gets no new requests; what is under way there goes on. Raises UnknownEngine."""
         pool = self.find(name)
         if not pool.engine.draining:
-            pool.engine.draining = True
-            pool.close()
-            self._log.info("engine drains", engine=name, inflight=pool.engine.inflight)
-            self.events.add("engine_drains", name)
+            self._drains(pool)
             self._room()
         return pool
 
+    def _drains(self, pool: Pool) -> None:
+        pool.engine.draining = True
+        pool.close()
+        self._log.info("engine drains", engine=pool.engine.name, inflight=pool.engine.inflight)
+        self.events.add("engine_drains", pool.engine.name)
+
     def undrain(self, name: str) -> Pool:
-        """It takes requests again, and is not to be removed any more. Raises UnknownEngine."""
+        """It takes requests again, and is not to be removed any more. Raises UnknownEngine, and EngineExists where it leaves
+        and another has its address by now."""
         pool = self.find(name)
-        self._leaving.pop(name, None)
+        one = self._configs[name]
+        for other in self._configs.values() if self.leaves(name) else ():
+            if other is not one and not self.leaves(other.name) and (why := in_its_way(one, other)):
+                raise EngineExists(why)
+        self.leaving.stays(name)
         if pool.engine.draining:
-            pool.engine.draining = False
-            pool.reopen()
-            self._log.info("engine takes requests again", engine=name)
-            self.events.add("engine_undrained", name)
+            self._reopens(pool)
             self._room()
         return pool
+
+    def _reopens(self, pool: Pool) -> None:
+        pool.engine.draining = False
+        pool.reopen()
+        self._log.info("engine takes requests again", engine=pool.engine.name)
+        self.events.add("engine_undrained", pool.engine.name)
 
     def remove(self, name: str, *, at_once: str = "") -> bool:
         """Drain it, and close it when nothing is under way there. ``at_once``, a reason for the log, ends what is as if the
-        engine had died: what may be sent again goes to another, streams end with the typed event. True where it is gone when
-        this returns. Raises UnknownEngine."""
+        engine had died, and what is at those that had its name before: what may be sent again goes to another, streams end with
+        the typed event. True where it is gone when this returns. Raises UnknownEngine."""
+        if name not in self._configs and self.leaving.had(name):
+            if at_once:
+                self.leaving.break_off(name)
+            return bool(at_once)
         pool = self.drain(name)
-        self._leaving[name] = pool
         if at_once:
             self._log.warning("engine removed at once", engine=name, reason=at_once, inflight=pool.engine.inflight)
             self._go(pool)
             pool.break_off()
+            self.leaving.break_off(name)
             return True
         if not pool.engine.inflight:
             self._go(pool)
             return True
-        self._look_again()
+        self.leaving.begins(pool)
         return False
 
     def lose(self, name: str, reason: str) -> None:
         """It may be gone: it gets no new requests, what it has not begun to answer is asked elsewhere, and what it has begun
         goes on while it can. It is removed when nothing is under way there. Raises UnknownEngine."""
         pool = self.drain(name)
-        self._leaving[name] = pool
         self._log.warning("engine lost", engine=name, reason=reason, inflight=pool.engine.inflight)
         pool.break_off_waiting()
-        self._look_again()
+        self.leaving.begins(pool)
 
     # --- the configuration is read again
     def clashes(self, config: Config) -> list[str]:
@@ -320,7 +354,7 @@ class Fleet:
         names = {one.name for one in _written(config)}
         added: dict[str, list[EngineConfig]] = {}
         for name, one in self._added.items():
-            if name not in names and name not in self._leaving and self._origin(name) != "runner":
+            if name not in names and not self.leaves(name) and self._origin(name) != "runner":
                 added.setdefault(one.url, []).append(one)
         here = [f"{one.name}: {HERE}" for one in _written(config) if self.own.leads_here(one.address)]
         return here + [
@@ -328,7 +362,7 @@ class Fleet:
             f"(DELETE /admin/engines/{other.name}), or give each of the two `models` of its own"
             for one in _written(config)
             for other in added.get(one.url, ())
-            if engines_clash(one, other)
+            if in_its_way(one, other)
         ]
 
     async def prepare(self, config: Config) -> list[Pool]:
@@ -351,65 +385,47 @@ class Fleet:
 
     def follow(self, config: Config, prepared: Sequence[Pool]) -> None:
         """From now on be as ``config`` says: see the head of this file. A drained engine stays drained. One that is another
-        by its :data:`IDENTITY` has what is under way at the one before go on to its end."""
+        by its ``identity`` has what is under way at the one before go on to its end."""
         made = {pool.engine.name: pool for pool in prepared}
         there = {pool.engine.name: pool for pool in self.pools}
         written = {one.name: one for one in _written(config)}
         self._config = config
-        pools: list[Pool] = []
-        gone: list[Pool] = []
         for name, engine in self._added.items():
-            if name not in self._leaving:
+            if not self.leaves(name):
                 written.setdefault(name, inherited(engine, config))
+        pools: list[Pool] = []
         for name, one in written.items():
             old = there.pop(name, None)
-            leaving = self._leaving.pop(name, None)
             if old is not None and self._is_there(one):
-                if leaving is not None:
-                    old.engine.draining = False
-                    old.reopen()
+                if self.leaving.stays(name):
+                    self._reopens(old)
                 self._changes(old, one, config)
                 pools.append(old)
                 continue
-            if old is not None:
-                gone.append(old)
             new = made.pop(name, None) or self._pool(one, config)  # (it went in between)
-            self._configs[name] = one
+            self._succeeds(new.engine, one)
+            pools.append(new)
             self._log.info("engine added", engine=name)
             self.events.add("engine_added", name, self._origin(name))
-            pools.append(new)
-        for name, pool in there.items():
-            if self._empty(pool):
-                gone.append(pool)
-                del self._configs[name]
-                self._added.pop(name, None)
-                self._origins.pop(name, None)
-                self._leaving.pop(name, None)
-            else:
-                if name not in self._leaving:
-                    self._log.info("engine drains", engine=name, inflight=pool.engine.inflight)
-                    self.events.add("engine_drains", name)
-                self._leaving[name] = pool
-                pools.append(pool)
         for one in _written(config):
             self._added.pop(one.name, None)
             self._origins.pop(one.name, None)
-        gone += made.values()  # (they came in between)
-        self.pools = tuple(pools)
+        self.pools = (*pools, *there.values())
+        for pool in made.values():  # (they came in between)
+            self._closes(pool)
         self._watching.follow(config)
-        for pool in gone:
-            pool.close()
-            self._log.info("engine removed", engine=pool.engine.name, inflight=pool.engine.inflight)
-            self._watching.ends(pool.engine)
-            self.events.add("engine_removed", pool.engine.name)
-            self.left(pool)
-        self._look_again()
+        for name, pool in there.items():
+            if not pool.engine.inflight:
+                self._drop(pool)
+            elif not self.leaves(name):
+                self._drains(pool)
+                self.leaving.begins(pool)
         self.publish()
 
     def _is_there(self, one: EngineConfig) -> bool:
-        """Whether the engine of that name is this very one, whatever else is said of it."""
+        """Whether the engine of that name is this very one."""
         had = self._configs.get(one.name)
-        return had is not None and all(getattr(had, name) == getattr(one, name) for name in IDENTITY)
+        return had is not None and same(had, one)
 
     def _changes(self, pool: Pool, one: EngineConfig, config: Config) -> None:
         engine = pool.engine
@@ -426,21 +442,12 @@ class Fleet:
             self.events.add("engine_changed", engine.name)
             self.changed(pool)
 
-    def _empty(self, pool: Pool) -> bool:
-        """It gets no new requests. True = none is under way there."""
-        pool.engine.draining = True
-        pool.close()
-        return not pool.engine.inflight
-
     def close(self) -> None:
         """The gateway stops: close what is idle; what is busy closes as it comes back."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self.events.close()
         self._publishing.close()
-        self._leaving.clear()
+        self.leaving.close()
         self._watching.close()
         for pool in self.pools:
             pool.close(True)
@@ -453,16 +460,10 @@ class Fleet:
         self._watching.begins(engine)
         return Pool(engine, self._reactor, self._stats, self._log, config.connect_timeout_s, self._shortage)
 
-    def _look_again(self) -> None:
-        if self._timer is None and self._leaving and not self._closed:
-            self._timer = self._reactor.loop.call_later(LOOK_S, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        for pool in [pool for pool in self._leaving.values() if not pool.engine.inflight]:
-            self._drop(pool)
-            self.publish_soon()
-        self._look_again()
+    def _ended(self, pool: Pool) -> None:
+        """Nothing is under way at one that leaves."""
+        self._drop(pool)
+        self.publish_soon()
 
     def _go(self, pool: Pool) -> None:
         """It is there no longer, for anybody."""
@@ -471,13 +472,23 @@ class Fleet:
 
     def _drop(self, pool: Pool) -> None:
         name = pool.engine.name
-        self._leaving.pop(name, None)
-        del self._configs[name]
+        self.leaving.stays(name)
         self._added.pop(name, None)
         self._origins.pop(name, None)
-        self.pools = tuple(one for one in self.pools if one is not pool)
+        self._closes(pool)
+        self._forget(pool)
+
+    def _closes(self, pool: Pool) -> None:
+        """It gets no new requests; connections of those that are under way there close with them."""
+        pool.engine.draining = True
         pool.close()
         self._watching.ends(pool.engine)
-        self._log.info("engine removed", engine=name)
+
+    def _forget(self, pool: Pool, **about: object) -> None:
+        """Its name is nobody's, or another's."""
+        name = pool.engine.name
+        del self._configs[name]
+        self.pools = tuple(one for one in self.pools if one is not pool)
+        self._log.info("engine removed", engine=name, **about)
         self.events.add("engine_removed", name)
         self.left(pool)

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fastgw import Config, EngineConfig
 from fastgw.config.changes import between
 from fastgw.sim import SimConfig, Simulator
 from fastgw.upstream.discovery import follower
 from fastgw.upstream.fleet import FleetFull
+from fastgw.upstream.identity import Listed
 from tests.e2e.test_fleet import QUICK, of, stream, whole
 from tests.support.client import RawResponse
 from tests.support.gateway import Running, running
@@ -64,6 +66,10 @@ def there(gw: Running) -> list[str]:
 
 def named_there(gw: Running) -> list[str]:
     return [pool.engine.name for pool in gw.gateway.fleet.pools]
+
+
+def name_of(one: Listed) -> str:
+    return one.pool.engine.name
 
 
 def a(zone: Zone, *hosts: int, ttl: int = 0) -> None:
@@ -234,6 +240,56 @@ async def test_a_file_is_followed_and_a_broken_one_changes_nothing(tmp_path: Pat
             told = [one.what for one in gw.gateway.fleet.events.since(0)[0]]
             assert told.count("discovery_failed") == 2
             assert "discovery_well" in told
+
+
+def under_way_at(gw: Running, host: str) -> list[tuple[str, bool]]:
+    """Who has something under way at an address, and whether it leaves."""
+    listed = gw.gateway.fleet.listed()
+    return [(one.pool.engine.name, one.leaving) for one in listed if one.pool.engine.host == host and one.pool.engine.inflight]
+
+
+async def test_an_engine_that_becomes_another_serves_on_whatever_it_becomes(tmp_path: Path, monkeypatch: Any) -> None:
+    """Another address, kind or name, all others at once, and another file: its streams end well, and none is refused."""
+    from fastgw.upstream.discovery import file
+
+    monkeypatch.setattr(file, "EVERY_S", 0.02)
+    path, moved = tmp_path / "engines.json", tmp_path / "moved.json"
+
+    def write(*engines: dict[str, Any], to: Path = path) -> None:
+        (tmp_path / "new").write_text(json.dumps(engines))
+        os.replace(tmp_path / "new", to)
+
+    async with engines(3, DRAINED) as sims:
+        first, second, third = (one.url for one in sims)
+        write({"url": first, "name": "one"})
+        async with running([], engines_file=str(path), **QUICK) as gw:
+            await gw.until("it is well", lambda: [p.engine.healthy for p in gw.gateway.fleet.pools] == [True])
+            async with crowd(gw) as answers:
+                becomes: list[tuple[list[dict[str, Any]], str, list[str]]] = [
+                    ([{"url": second, "name": "one"}], "127.0.0.1", ["one"]),
+                    ([{"url": second, "name": "one", "kind": "openai"}], "127.0.0.2", ["one"]),
+                    ([{"url": second, "name": "two"}], "127.0.0.2", ["two"]),
+                    ([{"url": third}], "127.0.0.2", [third.removeprefix("http://")]),
+                ]
+                for wanted, before, names in becomes:
+                    await gw.until("it is at work", lambda before=before: under_way_at(gw, before))
+                    write(*wanted)
+                    await gw.until(
+                        "the new one is there, and the other ends what it has",
+                        lambda before=before, names=names: set(names) <= set(named_there(gw))
+                        and any(leaves for _, leaves in under_way_at(gw, before)),
+                    )
+                    await gw.until("it is gone", lambda names=names: [*map(name_of, gw.gateway.fleet.listed())] == names)
+                write({"url": third}, to=moved)
+                pool = gw.gateway.fleet.pools[0]
+                was = gw.gateway.config
+                after = replace(was, engines_file=str(moved), engines=())
+                await gw.gateway.follow(between(was, after))
+                moved_at = len(answers)
+                await gw.until("all have been answered since", lambda: len(answers) > moved_at + 16)
+                assert gw.gateway.fleet.pools == (pool,), "another file that says the same changes nothing"
+            assert all(whole(answer) for answer in answers), [answer for answer in answers if not whole(answer)][:1]
+            assert {record["outcome"] for record in gw.records} == {"ok"}
 
 
 async def test_a_source_that_the_settings_name_no_more_takes_its_engines_along(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ class Source:
 
     stats: Any = field(default_factory=Stats)
     servers: list[Any] = field(default_factory=list)
+    before: list[Any] = field(default_factory=list)
     waiting: dict[str, object] = field(default_factory=lambda: {"waiting": 0, "bytes": 0, "by_class": {}})
     store_failing: bool = False
     ip_meters: int = 0
@@ -65,6 +66,9 @@ class Source:
 
     def engines(self) -> list[Any]:
         return self.servers
+
+    def replaced(self) -> list[Any]:
+        return self.before
 
     def queue(self) -> dict[str, object]:
         return self.waiting
@@ -217,7 +221,20 @@ def test_engines_of_one_name_are_one_series() -> None:
         assert value(scraped(Source(servers=slots)), "gateway_engine_slots", engine="a") == 0
 
 
+def test_of_an_engine_whose_name_is_anothers_only_what_is_under_way_there_counts() -> None:
+    """Its totals would be a step up and down of the other's series, and its state is not the other's."""
+    before = Server("a", False, 3, 8, 100, 7, 2, Breaker(OPEN, 4))
+    found = scraped(Source(servers=[Server("a", inflight=1, answered_total=5)], before=[before, Server("gone", inflight=1)]))
+    told = {key[0]: number for key, number in found.items() if key[1] == (("engine", "a"),)}
+    assert told["gateway_engine_inflight"] == 4
+    assert (told["gateway_engine_healthy"], told["gateway_upstream_requests_total"]) == (1, 5)
+    assert (told["gateway_circuit_breaker_state"], told["gateway_upstream_errors_total"]) == (0, 0)
+    assert not [key for key in found if key[1] == (("engine", "gone"),)]
+
+
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('"\\\n{},= #'), max_size=20), unique=True))
+
+
 def test_any_name_comes_back_from_the_parser(names: list[str]) -> None:
     found = scraped(Source(servers=[Server(name, inflight=number) for number, name in enumerate(names)]))
     told = {dict(labels)["engine"]: count for (one, labels), count in found.items() if one == "gateway_engine_inflight"}

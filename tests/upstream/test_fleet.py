@@ -21,8 +21,10 @@ from fastgw.net.shortage import Shortage
 from fastgw.policy.routing import strategy_of
 from fastgw.runners import FleetYard
 from fastgw.stats import NullLog, Stats
-from fastgw.upstream.fleet import EngineExists, Fleet, FleetFull, UnknownEngine
+from fastgw.upstream.fleet import Fleet, FleetFull
 from fastgw.upstream.health import Health
+from fastgw.upstream.identity import EngineExists, UnknownEngine
+from fastgw.upstream.leaving import LOOK_S
 from fastgw.upstream.publishing import PUBLISH_SHARE
 from fastgw.upstream.scheduler import Scheduler
 from tests.policy.routing.test_strategies import Asked
@@ -129,14 +131,14 @@ async def test_who_is_removed_goes_with_its_last_request_and_may_be_kept_before(
         assert (made.leaves("e1"), told.left) == (True, [])
         made.undrain("e1")
         pool.engine.inflight = 0
-        await asyncio.sleep(3 * module.LOOK_S)
+        await asyncio.sleep(3 * LOOK_S)
         assert (made.leaves("e1"), serving(made, "m")) == (False, ["e1", "e2"])
         pool.engine.inflight = 1
         made.remove("e1")
-        await asyncio.sleep(3 * module.LOOK_S)
+        await asyncio.sleep(3 * LOOK_S)
         assert told.left == []
         pool.engine.inflight = 0
-        await asyncio.sleep(3 * module.LOOK_S)
+        await asyncio.sleep(3 * LOOK_S)
         assert (told.left, [one.engine.name for one in made.pools], told.tables) == (["e1"], ["e2"], 1)
         assert made.remove("e2", at_once="a test")
         assert (len(made), made.table.group("m"), made.table.everyone) == (0, None, None)

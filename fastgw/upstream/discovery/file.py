@@ -20,7 +20,8 @@ import msgspec
 from fastgw.config import ConfigErrors, EngineConfig
 from fastgw.config.entries import ENGINE_FIELDS
 from fastgw.upstream.discovery.source import Found, LookFailed
-from fastgw.upstream.fleet import MOST_ENGINES, Origin
+from fastgw.upstream.fleet import MOST_ENGINES
+from fastgw.upstream.identity import Origin
 
 MAX_FILE_BYTES: Final = 1 << 22
 EVERY_S: Final = 1.0

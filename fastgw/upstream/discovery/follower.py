@@ -1,30 +1,37 @@
 """The fleet follows what its sources say: who is named comes, who is named no longer is drained and goes.
 
 Owns: which engines came from which source. A look that fails changes nothing; an engine leaves when its source has missed it
-in as many looks as the source asks for, and what is under way there goes on to its end. What the operator has done to one
-(drained, removed, another weight) holds as long as the source names it. Must never: touch an engine that somebody else has
-added.
+in as many looks as the source asks for, and what is under way there goes on to its end. Whoever comes does so before others
+leave, and is asked how it is, so that somebody serves all the while, also where other settings name other sources. What the
+operator has done to one (drained, removed, another weight) holds as long as the source names it. Must never: touch an engine
+that somebody else has added.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 from fastgw.config import Config, ConfigErrors, EngineConfig
-from fastgw.config.settings import inherited
 from fastgw.errors import described
 from fastgw.net.unusable import TlsError
 from fastgw.stats import EventLog
 from fastgw.upstream.discovery.source import Found, LookFailed, Source
-from fastgw.upstream.fleet import IDENTITY, Fleet, FleetError
+from fastgw.upstream.fleet import Fleet
+from fastgw.upstream.identity import IDENTITY, FleetError, Origin, same
 
 AGAIN_S: Final = 5.0
 """After a look that failed."""
 ILL_S: Final = 2.0
 """Between two looks while nobody of a source is well: who has taken their place may be known by now."""
+MEET_S: Final = 2.0
+"""For those that have come to be asked how they are, before others leave,"""
+LOOK_S: Final = 0.02
+"""and how often that is looked at."""
+FIRST_S: Final = 5.0
+"""For new sources to be looked at, before those that came from others leave."""
 MOST_REASONS: Final = 8
 """That the log has of one source, of one after the other, until it is well."""
 CHANGED: Final = tuple(
@@ -72,14 +79,15 @@ class _Followed:
 class Follower:
     """See the head of this file."""
 
-    __slots__ = ("_config", "_fleet", "_followed", "_log", "_spawn")
+    __slots__ = ("_fleet", "_followed", "_handing", "_left", "_log", "_spawn")
 
     def __init__(self, fleet: Fleet, log: EventLog, spawn: Spawn) -> None:
         self._fleet = fleet
         self._log = log
         self._spawn = spawn
         self._followed: dict[str, _Followed] = {}
-        self._config: Config | None = None
+        self._left: dict[str, Origin] = {}  # engines of sources that are none any more, which leave when others have come
+        self._handing: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._followed)
@@ -94,13 +102,11 @@ class Follower:
 
     def follow(self, config: Config) -> None:
         """Follow the sources of ``config`` from now on; what came from others leaves."""
-        self._config = config
         wanted = {one.key: one for one in sources_of(config)}
         for key in [key for key in self._followed if key not in wanted]:
             gone = self._followed.pop(key)
             self._stop(gone)
-            for name in list(gone.engines):
-                self._leave(gone, name)
+            self._left |= dict.fromkeys(gone.engines, gone.source.origin)
         for key, source in wanted.items():
             one = self._followed.get(key)
             if one is None:
@@ -110,6 +116,30 @@ class Follower:
                 one.source = source
                 one.found = None
             one.task = self._spawn(f"discovery: {key}", self._run(one))
+        if self._left:
+            if self._handing is not None:
+                self._handing.cancel()
+            self._handing = self._spawn("discovery: other sources", self._hand_over())
+
+    async def _hand_over(self) -> None:
+        """Those of sources that are none any more leave, when others have said who is there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_S):
+                for one in list(self._followed.values()):
+                    await one.looked.wait()
+        await self._met([name for one in self._followed.values() for name in one.engines])
+        left, self._left, self._handing = self._left, {}, None
+        for name, origin in left.items():
+            self._remove(name, origin)
+            await asyncio.sleep(0)
+
+    async def _met(self, names: Collection[str]) -> None:
+        """Return when all of them have been asked how they are, or do not answer for long."""
+        fleet = self._fleet
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MEET_S):
+                while any(not pool.engine.probed_at for pool in fleet.pools if pool.engine.name in names):  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_S)
 
     @staticmethod
     def _stop(one: _Followed) -> None:
@@ -165,24 +195,32 @@ class Follower:
     async def _take(self, one: _Followed, found: Found) -> None:
         """(Each that comes or goes is a new table, so that requests have their turn in between.)"""
         wanted = {engine.name: engine for engine in self._wanted(one, found.groups)}
+        going = []
         for name in [name for name in one.engines if name not in wanted]:
             one.missed[name] = one.missed.get(name, 0) + 1
             if one.missed[name] >= one.source.misses:
-                self._leave(one, name)
-                await asyncio.sleep(0)
+                going.append(name)
         for bad in [bad for bad in found.bad if bad not in one.bad]:
             self._log.warning("engine found, but not taken", engine=bad.partition(" ")[0], source=one.source.key, reason=bad)
         one.bad = set(found.bad)
         one.refused = {name: why for name, why in one.refused.items() if name in wanted}
-        await self._arrive(one, wanted)
+        await self._arrive(one, wanted, going)
+        if going:
+            await self._met(wanted.keys())
+        for name in going:
+            self._leave(one, name)
+            await asyncio.sleep(0)
 
-    async def _arrive(self, one: _Followed, wanted: Mapping[str, EngineConfig]) -> None:
+    async def _arrive(self, one: _Followed, wanted: Mapping[str, EngineConfig], going: Collection[str] = ()) -> None:
+        """``going``: those of it that are about to leave."""
+        leaving = self._fleet.named_by(one.source.origin).intersection(going) if going else set()
+        leaving |= {name for name, origin in self._left.items() if name in self._fleet.named_by(origin)}
         for name, engine in wanted.items():
             one.missed.pop(name, None)
             if name in one.engines:
                 self._stay(one, name, engine)
             else:
-                self._come(one, name, engine)
+                self._come(one, name, engine, leaving)
                 await asyncio.sleep(0)
 
     def _wanted(self, one: _Followed, groups: Sequence[Sequence[EngineConfig]]) -> Iterator[EngineConfig]:
@@ -195,45 +233,37 @@ class Follower:
                 if known is None or known.healthy is True or not known.probed_at:  # (one that is new may be)
                     return
 
-    def _come(self, one: _Followed, name: str, engine: EngineConfig) -> None:
-        fleet = self._fleet
-        if fleet.leaves(name) and self._same(name, engine):
-            fleet.undrain(name)
-        else:
-            try:
-                fleet.add(engine, one.source.origin)
-            except (FleetError, TlsError, ConfigErrors) as error:
-                if one.refused.get(name) != str(error):
-                    one.refused[name] = str(error)
-                    self._log.warning("engine found, but not taken", engine=name, source=one.source.key, reason=str(error))
-                return
+    def _come(self, one: _Followed, name: str, engine: EngineConfig, instead_of: Collection[str]) -> None:
+        try:
+            self._fleet.add(engine, one.source.origin, instead_of)
+        except (FleetError, TlsError, ConfigErrors) as error:
+            if one.refused.get(name) != str(error):
+                one.refused[name] = str(error)
+                self._log.warning("engine found, but not taken", engine=name, source=one.source.key, reason=str(error))
+            return
         one.refused.pop(name, None)
         one.engines[name] = engine
-
-    def _same(self, name: str, engine: EngineConfig) -> bool:
-        assert self._config is not None
-        there, meant = self._fleet.config_of(name), inherited(engine, self._config)
-        return all(getattr(there, field) == getattr(meant, field) for field in IDENTITY)
+        self._left.pop(name, None)
 
     def _stay(self, one: _Followed, name: str, engine: EngineConfig) -> None:
         before = one.engines[name]
         if before == engine:
             return
-        if any(getattr(before, field) != getattr(engine, field) for field in IDENTITY):
-            self._leave(one, name)  # (another one by that name comes with the next look, when this one has gone)
+        there = name in self._fleet.named_by(one.source.origin)
+        if not same(before, engine):
+            self._come(one, name, engine, (name,) if there else ())
             return
         one.engines[name] = engine
         other = {field: getattr(engine, field) for field in CHANGED if getattr(before, field) != getattr(engine, field)}
-        if other and self._is_there(one, name):
+        if other and there:
             self._fleet.change(name, other)
 
     def _leave(self, one: _Followed, name: str) -> None:
         one.engines.pop(name, None)
         one.missed.pop(name, None)
-        if self._is_there(one, name):
-            self._fleet.remove(name)
+        self._remove(name, one.source.origin)
 
-    def _is_there(self, one: _Followed, name: str) -> bool:
+    def _remove(self, name: str, origin: Origin) -> None:
         """(The operator may have removed it, and added another by that name.)"""
-        fleet = self._fleet
-        return any(pool.engine.name == name for pool in fleet.pools) and fleet.origin_of(name) == one.source.origin
+        if name in self._fleet.named_by(origin):
+            self._fleet.remove(name)

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from fastgw.config import ConfigErrors, EngineConfig
 from fastgw.config.address import EngineAddress, parse_host_port
 from fastgw.upstream.discovery.source import Found, LookFailed
-from fastgw.upstream.fleet import Origin
+from fastgw.upstream.identity import Origin
 
 MISSES: Final = 2
 """Looks: some servers answer with a part of the addresses each time."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from fastgw.config import EngineConfig
-from fastgw.upstream.fleet import Origin
+from fastgw.upstream.identity import Origin
 
 
 class LookFailed(Exception):

@@ -1,0 +1,99 @@
+"""Engines on their way out: each gets nothing new, and goes when nothing is under way there.
+
+    leaving ----> empty ----> gone
+       |                       ^
+       +---- its name is another's: out of the fleet at once ----+
+
+Owns who leaves, and the look that finds them empty. A name belongs to whoever stays: one that leaves gives its name up as soon
+as another wants it, and is out of the fleet then; what is under way there goes on to its end, and until then it is shown beside
+the one that has its name. Invariant: each of those has had a request under way at every look, so that they are never more than
+requests are. Must never: know what becomes of a name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from fastgw.config import EngineConfig
+from fastgw.stats import EventLog
+from fastgw.upstream.identity import Listed, Origin
+
+if TYPE_CHECKING:
+    from fastgw.upstream.pool import Pool
+
+LOOK_S: Final = 0.05
+"""How often one that leaves is looked at: the data plane has no event for "the last one ended", and pays for none."""
+
+
+class Leaving:
+    """See the head of this file. ``empty`` is called with each that has its name still, when nothing is under way there."""
+
+    __slots__ = ("_closed", "_empty", "_log", "_loop", "_replaced", "_timer", "named")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, log: EventLog, empty: Callable[[Pool], None]) -> None:
+        self._loop = loop
+        self._log = log
+        self._empty = empty
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self.named: dict[str, Pool] = {}  # those that have their names still
+        self._replaced: list[Listed] = []
+
+    def __len__(self) -> int:
+        return len(self.named) + len(self._replaced)
+
+    def replaced(self) -> Sequence[Listed]:
+        """Those whose names are others', and at which something is under way."""
+        return [one for one in self._replaced if one.pool.engine.inflight]
+
+    def begins(self, pool: Pool) -> None:
+        """It goes when nothing is under way there."""
+        self.named[pool.engine.name] = pool
+        self._look_again()
+
+    def stays(self, name: str) -> bool:
+        """It does not go after all; False = it was not about to."""
+        return self.named.pop(name, None) is not None
+
+    def replace(self, pool: Pool, config: EngineConfig, origin: Origin) -> None:
+        """Its name is another's."""
+        self.named.pop(pool.engine.name, None)
+        self._replaced.append(Listed(pool, config, origin, True))
+        self._look_again()
+
+    def had(self, name: str) -> bool:
+        """Whether something is under way at one that had that name before another did."""
+        return any(one.pool.engine.name == name for one in self._replaced)
+
+    def break_off(self, name: str) -> None:
+        """What is under way at those that had that name ends, as if they had died."""
+        for one in self._replaced:
+            if one.pool.engine.name == name:
+                one.pool.break_off()
+
+    def close(self) -> None:
+        """The gateway stops."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.named.clear()
+        for one in self._replaced:
+            one.pool.close(True)
+        self._replaced.clear()
+
+    def _look_again(self) -> None:
+        if self._timer is None and len(self) and not self._closed:
+            self._timer = self._loop.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        for pool in [pool for pool in self.named.values() if not pool.engine.inflight]:
+            self._empty(pool)
+        for one in self._replaced:
+            if not one.pool.engine.inflight:
+                self._log.info("replaced engine is empty", engine=one.pool.engine.name, url=one.config.url)
+        self._replaced = list(self.replaced())
+        self._look_again()
