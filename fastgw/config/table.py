@@ -151,6 +151,10 @@ class Engines(Listening, frozen=True, kw_only=True):
     discovery_interval_s: Annotated[float, seconds(
         "time between two look-ups of a name that stands for several engines, where its TTL is no shorter", low=0.05,
     )] = 30.0
+    discovery_stale_s: Annotated[float, seconds(
+        "time that engines of such a name stay when it is no name any more, or no server answers; 0 = as long as that lasts",
+        low=0,
+    )] = 3600.0
     discovery_dns: Annotated[str, row(
         "host:port of the DNS server that is asked for such names; empty = as the system does", check=grammar.name_server,
     )] = ""

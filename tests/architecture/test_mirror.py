@@ -173,7 +173,6 @@ ELSEWHERE: dict[str, str] = {
     "policy/sessions": "e2e/test_realtime_usage.py",
     "policy/waiting": "policy/test_queue.py",
     "upstream/chronicle": "control/test_admin_gateway.py",
-    "upstream/discovery/follower": "e2e/test_discovery.py",
     "upstream/discovery/source": "e2e/test_discovery.py",
     "upstream/health": "e2e/test_cases_j_breaker.py",
     "upstream/identity": "upstream/test_leaving.py",

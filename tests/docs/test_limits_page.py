@@ -208,6 +208,7 @@ def test_settings_and_errors_that_are_named_exist(page: str) -> None:
                     "store_unavailable"},
         "admin.md": {"engine_exists", "engine_added", "engine_removed", "engine_drains", "engine_undrained", "engine_changed",
                      "engine_well", "engine_not_well", "breaker_open", "breaker_closed", "discovery_failed", "discovery_well",
+                     "discovery_stale",
                       "engine_ejected", "engine_readmitted", "worker_type"},
          "bench.md": {"at_s", "prompt_tokens", "max_tokens", "max_completion_tokens", "input_length", "output_length",
                       "finish_reason"},

@@ -14,12 +14,13 @@ import dns.rrset
 
 
 class Zone:
-    """``records``: (name, type) to (TTL, values); a name that is not there is NXDOMAIN. ``broken``: it answers SERVFAIL."""
+    """``records``: (name, type) to (TTL, values); a name that is not there is NXDOMAIN. ``broken``: it answers
+    SERVFAIL; ``silent``: not at all."""
 
     def __init__(self) -> None:
         self.records: dict[tuple[str, str], tuple[int, list[str]]] = {}
         self.asked: list[tuple[str, str]] = []
-        self.broken = False
+        self.broken = self.silent = False
         self.address = ""
 
     def answer(self, data: bytes) -> bytes:
@@ -47,7 +48,9 @@ class _Protocol(asyncio.DatagramProtocol):
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        self._transport.sendto(self._zone.answer(data), addr)
+        answer = self._zone.answer(data)
+        if not self._zone.silent:
+            self._transport.sendto(answer, addr)
 
 
 @contextlib.asynccontextmanager

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from fastgw.config import Config, ConfigErrors, EngineConfig
 from fastgw.errors import described
+from fastgw.net.clock import monotonic
 from fastgw.net.unusable import TlsError
 from fastgw.stats import EventLog
 from fastgw.upstream.discovery.source import Found, LookFailed, Source
@@ -50,7 +51,10 @@ def sources_of(config: Config) -> list[Source]:
 
         asking = Asking(config.discovery_dns, config.health_timeout_s)
         found += [
-            (ByService if one.discover == "srv" else ByAddress)(one, asking, config.discovery_interval_s) for one in named
+            (ByService if one.discover == "srv" else ByAddress)(
+                one, asking, config.discovery_interval_s, config.discovery_stale_s
+            )
+            for one in named
         ]
     if config.engines_file:
         from fastgw.upstream.discovery.file import ByFile
@@ -62,7 +66,7 @@ def sources_of(config: Config) -> list[Source]:
 class _Followed:
     """One source, and who is there by its word."""
 
-    __slots__ = ("bad", "engines", "failing", "found", "looked", "missed", "refused", "source", "task")
+    __slots__ = ("bad", "engines", "failing", "found", "looked", "missed", "refused", "source", "task", "well_at")
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -73,6 +77,7 @@ class _Followed:
         self.bad: set[str] = set()  # what it has said that is nobody's address, as the log has it
         self.found: Found | None = None  # what it has said last
         self.looked = asyncio.Event()  # for the first time
+        self.well_at = 0.0  # when it last did not fail
         self.task: asyncio.Task[None] | None = None
 
 
@@ -157,6 +162,7 @@ class Follower:
                 pause_s = found.again_s
             except LookFailed as error:
                 self._failed(one, str(error))
+                await self._forget(one, str(error))
                 if one.found is not None:  # (those of the next group may be wanted meanwhile)
                     await self._arrive(one, {engine.name: engine for engine in self._wanted(one, one.found.groups)})
             except Exception as error:
@@ -179,6 +185,7 @@ class Follower:
         return any(pool.engine.healthy is True for pool in self._fleet.pools if pool.engine.name in one.engines)
 
     def _well(self, one: _Followed) -> None:
+        one.well_at = monotonic()
         if one.failing:
             one.failing.clear()
             self._log.info("engines are found again", source=one.source.key)
@@ -188,8 +195,22 @@ class Follower:
         """Each reason is told once, until all is well; what is there stays."""
         if why not in one.failing and len(one.failing) < MOST_REASONS:
             one.failing.append(why)
-            self._log.warning("engines cannot be looked up: what is there stays", source=one.source.key, reason=why)
-            self._fleet.events.add("discovery_failed", "", f"{one.source.key}: {why}")
+            key, stays_s = one.source.key, one.source.stale_s
+            about = {"seconds": round(max(0.0, one.well_at + stays_s - monotonic()))} if stays_s and one.engines else {}
+            self._log.warning("engines cannot be looked up: what is there stays", source=key, reason=why, **about)
+            self._fleet.events.add("discovery_failed", "", f"{key}: {why}")
+
+    async def _forget(self, one: _Followed, why: str) -> None:
+        """What was found holds no longer than so long: somebody else may have those addresses by now."""
+        if not one.engines or not one.source.stale_s or monotonic() - one.well_at < one.source.stale_s:
+            return
+        one.found = None
+        key, count = one.source.key, len(one.engines)
+        self._log.error("engines leave: they could not be looked up for long", source=key, engines=count, reason=why)
+        self._fleet.events.add("discovery_stale", "", f"{key}: {count} leave: {why}")
+        for name in list(one.engines):
+            self._leave(one, name)
+            await asyncio.sleep(0)
 
     # --- what a source has said
     async def _take(self, one: _Followed, found: Found) -> None:

@@ -30,6 +30,7 @@ MOST_ADDRESSES: Final = 256
 MOST_TARGETS: Final = 64
 """Names that one SRV record may lead to."""
 MOST_WEIGHT: Final = 1000
+NOBODY: Final = "the name does not exist, or has no address"
 
 
 class Server(NamedTuple):
@@ -66,8 +67,13 @@ class Asking:
         try:
             async with asyncio.timeout(self.timeout_s):
                 found = await loop.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
-        except (OSError, TimeoutError, UnicodeError) as error:
-            raise LookFailed(str(error) or "no answer in time") from error
+        except socket.gaierror as error:
+            none = error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
+            raise LookFailed(f"{name}: {NOBODY if none else error.strerror}") from error
+        except TimeoutError as error:
+            raise LookFailed(f"{name}: no answer within {self.timeout_s:g} s") from error
+        except (OSError, UnicodeError) as error:
+            raise LookFailed(f"{name}: {error}") from error
         return sorted({str(entry[4][0]) for entry in found})
 
     def _resolver(self) -> Any:
@@ -88,6 +94,10 @@ class Asking:
             return self._resolver().resolve(name, kind, search=True)
         except dns.resolver.NoAnswer:
             return None
+        except dns.resolver.NXDOMAIN as error:
+            raise LookFailed(f"{kind} of {name}: the name does not exist (NXDOMAIN)") from error
+        except dns.exception.Timeout as error:
+            raise LookFailed(f"{kind} of {name}: no answer within {self.timeout_s:g} s") from error
         except (dns.exception.DNSException, OSError) as error:
             raise LookFailed(f"{kind} of {name}: {error}") from error
 
@@ -142,16 +152,17 @@ def _is_spare(address: str) -> bool:
 class ByAddress:
     """One engine for each address of a name; those of IPv6 only where none of IPv4 is well."""
 
-    __slots__ = ("_asking", "_engine", "_every_s", "key")
+    __slots__ = ("_asking", "_engine", "_every_s", "key", "stale_s")
 
     origin: Origin = "dns"
     misses = MISSES
 
-    def __init__(self, engine: EngineConfig, asking: Asking, every_s: float) -> None:
+    def __init__(self, engine: EngineConfig, asking: Asking, every_s: float, stale_s: float = 0.0) -> None:
         self.key = f"dns {engine.url} as {engine.name}"
         self._engine = engine
         self._asking = asking
         self._every_s = every_s
+        self.stale_s = stale_s
 
     async def look(self) -> Found:
         """Raises LookFailed."""
@@ -171,16 +182,17 @@ class ByService:
     """One engine for each address of each server of an SRV record; the port in the URL says nothing. Servers of a higher number
     of priority are asked only where none of a lower one is well; weights are shares, as ``policy`` takes them."""
 
-    __slots__ = ("_asking", "_engine", "_every_s", "key")
+    __slots__ = ("_asking", "_engine", "_every_s", "key", "stale_s")
 
     origin: Origin = "srv"
     misses = MISSES
 
-    def __init__(self, engine: EngineConfig, asking: Asking, every_s: float) -> None:
+    def __init__(self, engine: EngineConfig, asking: Asking, every_s: float, stale_s: float = 0.0) -> None:
         self.key = f"srv {engine.url} as {engine.name}"
         self._engine = engine
         self._asking = asking
         self._every_s = every_s
+        self.stale_s = stale_s
 
     async def look(self) -> Found:
         """Raises LookFailed: also where the addresses of a target are not known, which may come back."""

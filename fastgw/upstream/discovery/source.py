@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
 class Source(Protocol):
     """``key`` names it, in the log too; another source has another. ``misses``: so many looks in a row must have missed an
-    engine before it leaves."""
+    engine before it leaves. ``stale_s``: for how long what was found holds while looks fail; 0 = as long as they do."""
 
     @property
     def key(self) -> str: ...
@@ -35,6 +35,8 @@ class Source(Protocol):
     def origin(self) -> Origin: ...
     @property
     def misses(self) -> int: ...
+    @property
+    def stale_s(self) -> float: ...
 
     async def look(self) -> Found:
         """Raises LookFailed."""

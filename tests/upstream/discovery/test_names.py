@@ -129,8 +129,12 @@ async def test_what_is_no_answer_is_no_word_that_nobody_is_there() -> None:
         with pytest.raises(LookFailed):
             await srv(zone)
         zone.broken = True
-        with pytest.raises(LookFailed):
+        with pytest.raises(LookFailed, match="SERVFAIL"):
             await dns(zone)
+        zone.silent = True
+        engine = EngineConfig(url=f"http://{NAME}:1", discover="dns")
+        with pytest.raises(LookFailed, match=r"no answer within 0\.2 s"):
+            await ByAddress(engine, Asking(zone.address, 0.2), 1.0).look()
 
 
 async def test_without_a_server_the_system_is_asked() -> None:
@@ -139,6 +143,6 @@ async def test_without_a_server_the_system_is_asked() -> None:
     assert "http://127.0.0.1:8000" in [one.url for one in group]
     assert again_s == 12.0
     engine = EngineConfig(url="http://no-such-host.invalid:1", discover="dns")
-    with pytest.raises(LookFailed):
+    with pytest.raises(LookFailed, match=r"does not exist|no answer|Temporary failure"):
         async with asyncio.timeout(10):
             await ByAddress(engine, Asking("", 1.0), 12.0).look()
