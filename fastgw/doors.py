@@ -93,6 +93,7 @@ class ClientDoor:
         self._shown = shown
         self._limits = limits = ConnLimits(**_figures(config))
         self._chosen = config.max_connections_per_ip is not None
+        self._short_of = (0, 0)
         connections, reactor, stats = core.connections, core.reactor, core.stats
         self._known = known = lru_cache(REMEMBERED_ADDRESSES)(self._told_by)
 
@@ -103,7 +104,7 @@ class ClientDoor:
 
         if config.http2:
             core.on_preface = self._prior_knowledge
-        most = _most_connections(config, core.log)
+        most = self._most_connections(config)
         self._most_per_ip = _most_per_ip(config, most)
         self.listener = Listener(
             reactor,
@@ -131,9 +132,26 @@ class ClientDoor:
         if others:
             self._known.cache_clear()
         self._chosen = chosen
-        most = _most_connections(config, self._core.log)
+        most = self._most_connections(config)
         self._most_per_ip = _most_per_ip(config, most)
         self.listener.follow(most, self._most_per_ip, self._addresses() if others else None)
+
+    def _most_connections(self, config: Config) -> int:
+        """``max_connections``, or as many as find room: where descriptors ran out, one address could take all, and whoever came
+        next would have no answer at all. (It is told when the figures are others.)"""
+        wanted = config.max_connections
+        files = open_files()
+        room = connections_in(files) if files else wanted
+        before, self._short_of = self._short_of, (files, wanted) if room < wanted else (0, 0)
+        if before != self._short_of and room < wanted:
+            self._core.log.warning(
+                "the limit of open files is too low for max_connections",
+                open_files=files,
+                max_connections=wanted,
+                connections=room,
+                hint=f"raise it to {files_for(wanted)} (ulimit -n, LimitNOFILE), or set max_connections to {room}",
+            )
+        return min(room, wanted)
 
     def _addresses(self) -> Iterator[str]:
         for one in self._core.connections:
@@ -236,24 +254,6 @@ def _most_per_ip(config: Config, most: int) -> int:
         return config.max_connections_per_ip
     # (No one address has all of them, however few they are.)
     return max(1, min(most // 2, max(LEAST_PER_IP, most // 8)))
-
-
-def _most_connections(config: Config, log: EventLog) -> int:
-    """``max_connections``, or as many as find room: where descriptors ran out, one address could take all, and whoever came
-    next would have no answer at all."""
-    wanted = config.max_connections
-    files = open_files()
-    room = connections_in(files) if files else wanted
-    if room >= wanted:
-        return wanted
-    log.warning(
-        "the limit of open files is too low for max_connections",
-        open_files=files,
-        max_connections=wanted,
-        connections=room,
-        hint=f"raise it to {files_for(wanted)} (ulimit -n, LimitNOFILE), or set max_connections to {room}",
-    )
-    return room
 
 
 def _counted_there() -> None:

@@ -142,12 +142,23 @@ def _told(gateway: Gateway) -> dict[str, object]:
     core = gateway.core
     return {
         "urls": " ".join(gateway.addresses),
-        "engines": " ".join(engine.name for engine in gateway.config.engines) or "none",
+        "engines": engines_told(gateway.config),
         "auth": "keys" if core is not None and core.accounts.required else "none",
         **({"control": gateway.control_url} if gateway.control_url else {}),
         "native": "yes" if twins.native() else "no",
         "pid": os.getpid(),
     }
+
+
+def engines_told(config: Config) -> str:
+    """Which engines there are, and what brings others; where nothing does, what to do."""
+    brings = [f"{one.discover}:{one.name}" if one.discover else one.name for one in config.engines]
+    brings += [f"file:{config.engines_file}"] if config.engines_file else []
+    brings += ["runners"] if config.runner_auth_token else []
+    if not brings:
+        operated = config.control_listen and (config.admin_key or config.admin_keys)
+        return "none: add one by POST /admin/engines" if operated else "none: name one in the configuration, and send SIGHUP"
+    return " ".join(brings)
 
 
 def _reloader(gateway: Gateway, read: Callable[[], Config], log: LogWriter, manager: Supervisor) -> Reloader:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fastgw import twins
-from fastgw.serve import SOME_NEED
+import pytest
+
+from fastgw import Config, EngineConfig, twins
+from fastgw.serve import SOME_NEED, engines_told
 
 # What `fastgw serve` may import until it listens, beside its own modules and what uvloop and `python -m` bring along: each of
 # these is milliseconds of every start, so that this list only shrinks.
@@ -163,3 +165,17 @@ print(msgspec.json.encode(__import__('uuid').UUID(int=1)), 'ssl' in sys.modules)
 def test_what_wants_more_is_imported_as_ever() -> None:
     done = subprocess.run([sys.executable, "-c", WANTS_MORE], capture_output=True, text=True, timeout=20, check=True)
     assert done.stdout.strip() == """b'"00000000-0000-0000-0000-000000000001"' True"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "none: name one in the configuration, and send SIGHUP"),
+        ({"control_listen": "127.0.0.1:1", "admin_key": "sk-admin-of-these-tests"}, "none: add one by POST /admin/engines"),
+        ({"engines": [EngineConfig(url="http://127.0.0.1:1", name="a")]}, "a"),
+        ({"engines": [EngineConfig(url="http://a.example:1", discover="dns", name="gpu")]}, "dns:gpu"),
+        ({"engines_file": "/e.json", "runner_auth_token": "sk-runners-of-these-tests"}, "file:/e.json runners"),
+    ],
+)
+def test_the_first_line_says_what_brings_engines(settings: dict[str, object], told: str) -> None:
+    assert engines_told(Config(**settings)) == told  # type: ignore[arg-type]

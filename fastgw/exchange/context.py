@@ -416,6 +416,10 @@ class Context(Service):
     def dial_failed(self, pool: Pool, detail: str) -> None:
         raise NotImplementedError
 
+    def misconfigured(self, pool: Pool, model: str, why: str) -> None:
+        """An engine is not set up for what it was asked."""
+        raise NotImplementedError
+
     def breaker_moved(self, pool: Pool) -> None:
         """An engine's breaker has just opened, or closed again."""
         raise NotImplementedError

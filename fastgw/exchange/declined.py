@@ -49,7 +49,7 @@ def asks_again(exchange: ExchangeState, head: ResponseHead) -> bool:
     assert call is not None
     if (status == 401 or status == 403) and call.pool.engine.api_key_line:
         # (It was not the client who showed that key: he can do nothing about it, and might take it for his own.)
-        turned_away(exchange, f"refuses the gateway's api_key ({status})")
+        turned_away(exchange, "", f"refuses the gateway's api_key ({status})")
         return True
     if status < 429:
         less = status == 400 or status == 422
@@ -102,13 +102,12 @@ def falls_back(exchange: ExchangeState, why: str) -> bool:
     return False
 
 
-def turned_away(exchange: ExchangeState, why: str) -> None:
-    """The engine is not set up for what it is asked: that is its fault, whoever asks; another may be."""
+def turned_away(exchange: ExchangeState, model: str, why: str) -> None:
+    """The engine is not set up for ``model`` ("" = for any): that is its fault, whoever asks; another may be."""
     call = exchange.call
     assert call is not None
     call.head = None  # (nobody has been answered)
-    name = call.pool.engine.name
-    exchange.gateway.log.warning("engine is not set up for what it is asked", engine=name, model=exchange.model, reason=why)
+    exchange.gateway.misconfigured(call.pool, model, why)
     exchange.call_failed(Failure.TURNED_AWAY, False, why, None)
 
 
@@ -170,7 +169,8 @@ class Declined(Carrier):
         self._told_to(call)
         if self._head.status == 404:
             if no_model(self._body):
-                turned_away(self._exchange, "does not have the model (404)")
+                exchange = self._exchange
+                turned_away(exchange, exchange.substitute or exchange.model, "does not have the model (404)")
             else:
                 call.answered(self._head, self._source, self._raw)
         elif not too_long(self._body) or not self._exchange.asks_another(self._head.status):

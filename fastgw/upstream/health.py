@@ -40,6 +40,8 @@ PROTOCOL_EVERY_S: Final = 60.0
 AT_ONCE: Final = 8
 FIRST_AT_ONCE: Final = 64
 MOST_SHOWN: Final = 16
+MOST_REASONS: Final = 16
+"""Of one engine, that the log has for which it is not set up for what it is asked."""
 """Models of one engine that are asked for one by one, each time its list is read."""
 _ACCEPT: Final = b"Accept: application/json\r\n"
 
@@ -60,13 +62,14 @@ class _Known:
 
     __slots__ = (
         "asked", "good_path", "greeted", "h2", "heard", "learned", "models_at", "protocol_at", "resolved_at", "shown",
-        "silent_at",
+        "silent_at", "told",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.asked = False  # what it is, of one whose list does not tell
         self.learned = False  # its kind was, by its own answers: nobody has configured it
         self.shown: dict[str, int] = {}  # models that were asked for one by one, and the context of each
+        self.told: set[tuple[str, str]] = set()  # what it is not set up for, as the log has it: the model, and why
         self.good_path = b""
         self.h2 = False  # it spoke HTTP/2 when that was looked at last; `protocol_at`: when it is asked again
         self.greeted = False  # it ever spoke it
@@ -277,6 +280,7 @@ class Health:
                     known = self._of(engine)
                     known.models_at = known.protocol_at = known.silent_at = -1e9  # it may be another one now
                     known.asked = False
+                    known.told.clear()
                     if known.learned:
                         known.learned = False
                         engine.become(kind_of("auto"))
@@ -302,6 +306,15 @@ class Health:
         engine.failures += 1
         if engine.healthy is not False and engine.failures >= self._config.health_unhealthy_after:
             self._fell_ill(engine, detail)
+
+    def misconfigured(self, engine: Engine, model: str, why: str) -> None:
+        """A request has found that it is not set up for ``model`` ("" = for none). Each reason is told once, until the engine
+        comes back or has other settings: its requests would tell it again and again."""
+        told = self._of(engine).told
+        if (model, why) not in told and len(told) < MOST_REASONS:
+            told.add((model, why))
+            about = {"model": model} if model else {}
+            self._log.warning("engine is not set up for what it is asked", engine=engine.name, reason=why, **about)
 
     def breaker_moved(self, engine: Engine) -> None:
         """Traffic has opened its breaker, or closed it again."""

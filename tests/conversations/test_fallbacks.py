@@ -442,6 +442,8 @@ def test_an_engine_that_is_not_set_up_for_it_has_failed(name: str) -> None:
         assert [row.ask(chat()).status for _ in range(5)] == [200] * 5
         assert row.asked == {"a": 3, "a2": 5}
         assert row.engines["a"].engine.failures_total == 3
+        told = [fields for _, line, fields in row.talk.events.lines if line == "engine is not set up for what it is asked"]
+        assert [(one["engine"], one.get("model")) for one in told] == [("a", None if "key" in name else "m")], "once"
     with deployed({"a": engines["a"]}, plays={"a": TURNED_AWAY[name]}) as row:
         answer = row.ask(chat())
         assert (answer.status, answer.json()["error"]["code"]) == (502, "bad_gateway")

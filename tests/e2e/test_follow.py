@@ -265,6 +265,16 @@ async def test_the_caps_of_connections() -> None:
         second.close()
 
 
+async def test_what_is_too_low_is_told_again_when_it_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastgw.doors.open_files", lambda: 200)
+    async with Gate(auto_s=0.0) as gate, gateway(gate.url) as gw:
+        told = []
+        for most in (0, 0, 5000, 5000, 1, 5000):
+            await gw.gateway.follow(settings(gate.url, **({"max_connections": most} if most else {})))
+            told.append(sum("open files is too low" in line for _, line, _ in gw.events.lines))
+        assert told == [1, 1, 2, 2, 2, 3]
+
+
 async def test_twenty_times_under_load() -> None:
     """Nobody is refused, and nothing is left."""
     async with Gate(auto_s=0.0) as one, Gate(auto_s=0.0) as two, gateway(one.url, two.url, api_keys=["one"]) as gw:
