@@ -7,7 +7,7 @@ Invariant: one that exists is valid, and no ``repr`` shows a secret.
 # (No annotations from the future here: rows stand in them, and are read when the module is loaded.)
 # fmt: off
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -188,6 +188,9 @@ class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 ENGINE_FIELDS: Final[tuple[Setting, ...]] = rows_of(EngineConfig)
 ROUTE_FIELDS: Final[tuple[Setting, ...]] = rows_of(RouteConfig)
 _SECRETS: Final = frozenset(one.name for one in ENGINE_FIELDS if one.secret)
+_MOST_NAMES: Final = {
+    "fallback": MAX_FALLBACKS, "aliases": MAX_ALIASES, "models": MAX_CLASS, "fallback_on": len(FALLBACK_ON),
+}  # fmt: skip
 _OF_ONE_MODEL: Final = ("max_concurrent", "on_capacity", "timeout_s", "policy", "versions", "sticky", "adapter_of")
 
 
@@ -228,24 +231,30 @@ def _is_name(text: str) -> bool:
 
 
 def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
+    """All that is wrong: what holds between fields is looked at where these are right each by itself."""
     types = _type_problems(engine, ENGINE_FIELDS)
     found = types + _value_problems(engine, ENGINE_FIELDS, types)
-    if types:
-        return found
-    told = any(name == "name" for name, _ in found)
-    if engine.name and not told and not (engine.name.strip() and _is_name(engine.name)):
-        found.append(("name", f"must be text of {MAX_NAME_BYTES} bytes at most, without control characters"))
-    elif engine.name and not {".", ".."}.isdisjoint(engine.name.split("/")):
-        found.append(("name", "has . or .. where a path has its parts: /admin/engines/NAME could not be asked for"))
-    if 0 < engine.max_connections < engine.warm_connections:
+    right = _right(found)
+    if right("name") and engine.name:
+        if not (engine.name.strip() and _is_name(engine.name)):
+            found.append(("name", f"must be text of {MAX_NAME_BYTES} bytes at most, without control characters"))
+        elif not {".", ".."}.isdisjoint(engine.name.split("/")):
+            found.append(("name", "has . or .. where a path has its parts: /admin/engines/NAME could not be asked for"))
+    if right("max_connections", "warm_connections") and 0 < engine.max_connections < engine.warm_connections:
         found.append(("warm_connections", "is more than max_connections"))
-    if engine.ranks and engine.kind not in RANKED_KINDS:
+    if right("ranks", "kind") and engine.ranks and engine.kind not in RANKED_KINDS:
         found.append(("ranks", f"an engine of kind {engine.kind} has none that can be asked for: {any_of(RANKED_KINDS)} have"))
-    if engine.key_file and not engine.cert_file:
+    if right("key_file", "cert_file") and engine.key_file and not engine.cert_file:
         found.append(("key_file", "needs cert_file"))
-    if engine.discover and not any(name == "url" for name, _ in found) and not _is_found_by_name(engine.url):
+    if right("discover", "url") and engine.discover and not _is_found_by_name(engine.url):
         found.append(("discover", "needs a URL with a host name"))
     return found
+
+
+def _right(found: Sequence[tuple[str, str]]) -> Callable[..., bool]:
+    """Whether nothing was found wrong with these fields."""
+    wrong = {name for name, _ in found}
+    return lambda *names: wrong.isdisjoint(names)
 
 
 def _is_found_by_name(url: str) -> bool:
@@ -254,19 +263,17 @@ def _is_found_by_name(url: str) -> bool:
 
 
 def _route_problems(route: RouteConfig) -> list[tuple[str, str]]:
+    """As :func:`_engine_problems`."""
     types = _type_problems(route, ROUTE_FIELDS)
     found = types + _value_problems(route, ROUTE_FIELDS, types)
-    if types:
-        return found
-    if not route.model.strip():
+    right = _right(found)
+    if right("model") and not route.model.strip():
         found.append(("model", "must be a name"))
-    found += _names_problem("fallback", route.fallback, MAX_FALLBACKS)
-    found += _names_problem("aliases", route.aliases, MAX_ALIASES)
-    found += _names_problem("models", route.models, MAX_CLASS)
-    found += _names_problem("fallback_on", route.fallback_on, len(FALLBACK_ON))
-    if found:
-        return found
-    return [*_fallback_problems(route), *_share_problems(route), *_class_problems(route)]
+    for name, most in _MOST_NAMES.items():
+        if right(name):
+            found += _names_problem(name, getattr(route, name), most)
+    right = _right(found)
+    return [*found, *_fallback_problems(route, right), *_share_problems(route, right), *_class_problems(route, right)]
 
 
 def _names_problem(name: str, names: Sequence[str], most: int) -> list[tuple[str, str]]:
@@ -275,24 +282,27 @@ def _names_problem(name: str, names: Sequence[str], most: int) -> list[tuple[str
     return [(name, f"names {model!r} twice") for model in sorted({one for one in names if list(names).count(one) > 1})]
 
 
-def _fallback_problems(route: RouteConfig) -> list[tuple[str, str]]:
+def _fallback_problems(route: RouteConfig, right: Callable[..., bool]) -> list[tuple[str, str]]:
     found = []
-    if route.model in route.fallback:
+    if right("fallback", "model") and route.model in route.fallback:
         found.append(("fallback", "names the route's own model"))
-    if route.on_capacity == "fallback" and not route.fallback:
+    if right("fallback", "on_capacity") and route.on_capacity == "fallback" and not route.fallback:
         found.append(("fallback", "must name a model, since on_capacity is fallback"))
-    if wrong := [why for why in route.fallback_on if why not in FALLBACK_ON]:
+    if right("fallback_on") and (wrong := [why for why in route.fallback_on if why not in FALLBACK_ON]):
         found.append(("fallback_on", f"{wrong[0]!r} is none of {', '.join(FALLBACK_ON)}"))
-    if route.fallback_on and not route.fallback:
+    if right("fallback", "fallback_on") and route.fallback_on and not route.fallback:
         found.append(("fallback", "must name a model, since there is fallback_on"))
-    found += [(name, "must be another model") for name in ("adapter_of", "mirror_to") if getattr(route, name) == route.model]
-    if route.model in route.aliases:
+    same = [name for name in ("adapter_of", "mirror_to") if right(name, "model") and getattr(route, name) == route.model]
+    found += [(name, "must be another model") for name in same]
+    if right("aliases", "model") and route.model in route.aliases:
         found.append(("aliases", "names the route's own model"))
     return found
 
 
-def _share_problems(route: RouteConfig) -> list[tuple[str, str]]:
+def _share_problems(route: RouteConfig, right: Callable[..., bool]) -> list[tuple[str, str]]:
     versions = route.versions
+    if not right("versions"):
+        return []
     if not isinstance(versions, dict) or not all(
         isinstance(name, str) and name.strip() and type(share) is int and 0 <= share <= MAX_SHARE
         for name, share in versions.items()
@@ -300,20 +310,22 @@ def _share_problems(route: RouteConfig) -> list[tuple[str, str]]:
         return [("versions", f"must say for each version a whole number from 0 to {MAX_SHARE}")]
     if len(versions) > MAX_VERSIONS:
         return [("versions", f"holds more than {MAX_VERSIONS} versions")]
+    found = []
     if versions and not any(versions.values()):
-        return [("versions", "gives no version a share")]
-    if versions and route.adapter_of:
-        return [("versions", "cannot be beside adapter_of")]
-    return []
+        found.append(("versions", "gives no version a share"))
+    if versions and right("adapter_of") and route.adapter_of:
+        found.append(("versions", "cannot be beside adapter_of"))
+    return found
 
 
-def _class_problems(route: RouteConfig) -> list[tuple[str, str]]:
+def _class_problems(route: RouteConfig, right: Callable[..., bool]) -> list[tuple[str, str]]:
+    if not right("models"):
+        return []
     if not route.models:
-        return [(name, "needs models") for name in ("machine",) if getattr(route, name)]
-    if route.model in route.models:
-        return [("models", "names the route's own model")]
-    return [
+        return [(name, "needs models") for name in ("machine",) if right(name) and getattr(route, name)]
+    found = [("models", "names the route's own model")] if right("model") and route.model in route.models else []
+    return found + [
         (name, "belongs to the route of each of its models")
         for name in _OF_ONE_MODEL
-        if getattr(route, name)
+        if right(name) and getattr(route, name)
     ]

@@ -30,3 +30,8 @@ class ConfigErrors(ValueError):
     def __init__(self, errors: Iterable[ConfigError]) -> None:
         self.errors: tuple[ConfigError, ...] = tuple(errors)
         super().__init__("\n".join(str(error) for error in self.errors))
+
+
+def told(found: ConfigErrors) -> str:
+    """All that is wrong with one entry, in one line."""
+    return "; ".join(f"{error.name}: {error.message}" for error in found.errors)

@@ -14,7 +14,7 @@ import msgspec
 
 from fastgw.config.entries import EngineConfig, RouteConfig
 from fastgw.config.names import LOG_LEVELS, LogLevel, OnCapacity, Policy
-from fastgw.config.problems import ConfigError, ConfigErrors
+from fastgw.config.problems import ConfigError, ConfigErrors, told
 from fastgw.config.row import Setting, value_problem, wanted
 from fastgw.config.table import BY_NAME
 
@@ -64,13 +64,17 @@ class Source:
             self.values.setdefault(name, Value(value, where))
 
     def add_engine(self, fields: Mapping[str, object], where: Callable[[str], str], prefix: str = "") -> None:
-        if self.engines is None:
-            self.engines = []
         try:
-            self.engines.append((EngineConfig(**fields), where("url")))  # type: ignore[arg-type]
+            self.take_engine(EngineConfig(**fields), where("url"))  # type: ignore[arg-type]
         except ConfigErrors as found:
             for error in found.errors:
                 self.fail(where(error.name), "engines", f"{prefix}{error.name}: {error.message}")
+
+
+    def take_engine(self, engine: EngineConfig, where: str) -> None:
+        if self.engines is None:
+            self.engines = []
+        self.engines.append((engine, where))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -138,7 +142,7 @@ def _parse_routes(text: str) -> list[RouteConfig]:
                 )
             )
         except ConfigErrors as found:
-            raise ValueError(f"entry {number}: {found.errors[0].name}: {found.errors[0].message}") from None
+            raise ValueError(f"entry {number}: {told(found)}") from None
     return routes
 
 

@@ -6,10 +6,10 @@ Must never: accept a key that is not a setting; a misspelt limit would be no lim
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
-from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS, RouteConfig
+from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS, EngineConfig, RouteConfig
 from fastgw.config.problems import ConfigErrors
 from fastgw.config.row import Setting
 from fastgw.config.sources import Source, level, parse_text, read_file
@@ -43,11 +43,14 @@ def read_toml(path: str) -> Source:
     for key, value in data.items():
         row = BY_NAME.get(key)
         if key == "engines":
-            _toml_engines(source, value, at)
+            for engine, where in _tables(source, _ENGINES, data, at):
+                source.take_engine(engine, where)
         elif key == "routes":
-            _toml_routes(source, value, at)
+            source.put("routes", [route for route, _ in _tables(source, _ROUTES, data, at)], at("", "routes"))
         elif row is None:
             hint = source.hint(key, BY_NAME)
+            if not hint and isinstance(value, dict) and not BY_NAME.keys().isdisjoint(value):
+                hint = "; settings stand in no table: move them to the top"
             source.fail(at("", key), key, "there is no such setting" + hint)
         else:
             _toml_value(source, row, value, at("", key))
@@ -73,46 +76,48 @@ def _toml_value(source: Source, row: Setting, value: object, where: str) -> None
     source.put(row.name, value, where)
 
 
-def _toml_engines(source: Source, value: object, at: Callable[[str, str], str]) -> None:
-    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        source.fail(at("", "engines"), "engines", "must be written as [[engines]] tables")
-        return
-    known = [row.name for row in ENGINE_FIELDS]
-    for index, entry in enumerate(value):
-        table = f"engines[{index}]"
-        source.engines = source.engines or []
-        unknown = [key for key in entry if key not in known]
-        for key in unknown:
-            hint = source.hint(key, known)
-            if not hint and key in BY_NAME:
-                hint = "; it belongs to the gateway: move it above the first [[engines]]"
-            source.fail(at(table, key), "engines", f"an engine has no setting {key}{hint}")
-        if "url" not in entry:
-            source.fail(at(table, ""), "engines", "this engine has no url")
-        elif not unknown:
-            source.add_engine(entry, partial(at, table))
+class _Sort(NamedTuple):
+    """A list of tables. ``must``: the field that none may lack, and ``stand_in`` one by which the others are looked at."""
+
+    name: str
+    a: str
+    one: str
+    made: type[EngineConfig | RouteConfig]
+    rows: tuple[Setting, ...]
+    must: str
+    stand_in: str
 
 
-def _toml_routes(source: Source, value: object, at: Callable[[str, str], str]) -> None:
+_ENGINES: Final = _Sort("engines", "an engine", "engine", EngineConfig, ENGINE_FIELDS, "url", "http://host:1")
+_ROUTES: Final = _Sort("routes", "a route", "route", RouteConfig, ROUTE_FIELDS, "model", "(none)")
+
+
+def _tables(source: Source, sort: _Sort, data: Mapping[str, object], at: Callable[[str, str], str]) -> list[tuple[Any, str]]:
+    """The entries of which all is right, each with where it stands. Of the others all that is wrong is told."""
+    name, value = sort.name, data[sort.name]
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        source.fail(at("", "routes"), "routes", "must be written as [[routes]] tables")
-        return
-    known = [row.name for row in ROUTE_FIELDS]
-    routes = []
+        source.fail(at("", name), name, f"must be written as [[{name}]] tables")
+        return []
+    known = [row.name for row in sort.rows]
+    first = next(key for key in data if key in ("engines", "routes"))
+    found: list[tuple[Any, str]] = []
     for index, entry in enumerate(value):
-        table = f"routes[{index}]"
-        unknown = [key for key in entry if key not in known]
-        for key in unknown:
-            source.fail(at(table, key), "routes", f"a route has no setting {key}{source.hint(key, known)}")
-        if "model" not in entry:
-            source.fail(at(table, ""), "routes", "this route has no model")
-        elif not unknown:
-            try:
-                routes.append(RouteConfig(**entry))
-            except ConfigErrors as found:
-                for error in found.errors:
-                    source.fail(at(table, error.name), "routes", f"{error.name}: {error.message}")
-    source.put("routes", routes, at("", "routes"))
+        table, before = f"{name}[{index}]", len(source.errors)
+        for key in entry:
+            if key not in known:
+                above = f"; it belongs to the gateway: move it above the first [[{first}]]" if key in BY_NAME else ""
+                source.fail(at(table, key), name, f"{sort.a} has no setting {key}{above or source.hint(key, known)}")
+        if sort.must not in entry:
+            source.fail(at(table, ""), name, f"this {sort.one} has no {sort.must}")
+        try:
+            made = sort.made(**{sort.must: sort.stand_in, **{key: entry[key] for key in known if key in entry}})
+        except ConfigErrors as wrong:
+            for error in wrong.errors:
+                source.fail(at(table, error.name), name, f"{error.name}: {error.message}")
+        else:
+            if len(source.errors) == before:
+                found.append((made, at(table, sort.must)))
+    return found
 
 
 def _key_lines(text: str) -> dict[tuple[str, str], int]:

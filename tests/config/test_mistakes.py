@@ -27,6 +27,7 @@ def test_K4_all_mistakes_of_all_places_at_once(tmp_path: Path) -> None:
         "bad.toml:2: hots: there is no such setting; did you mean host?",
         "bad.toml:3: port: must be a whole number from 0 to 65535",
         "bad.toml:4: server_timing: must be true or false",
+        "bad.toml:7: engines: url: the URL must be http://host:port, https://host:port or unix:/path",
         "bad.toml:8: engines: an engine has no setting policy; it belongs to the gateway: move it above the first [[engines]]",
         "bad.toml:10: engines: this engine has no url",
         "bad.toml:14: engines: url: the URL must be http://host:port, https://host:port or unix:/path",
@@ -69,6 +70,49 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigErrors) as error:
         load({"config": "bad.toml"}, {}, tmp_path)
     assert [line[: len(message)] for line in told(error, tmp_path)] == [message]
+
+
+ABOVE = "it belongs to the gateway: move it above the first"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '[[engines]]\nname = "a/../b"\nkind = "ollama"\nranks = 2\nweight = 0\nwieght = 1\nkey_file = "/nowhere"\n',
+            ["1: engines: this engine has no url", "2: engines: name: has . or ..", "4: engines: ranks: an engine of kind",
+             "5: engines: weight: must be", "6: engines: an engine has no setting wieght; did you mean weight?",
+             "7: engines: key_file: cannot read"],
+        ),
+        (
+            '[[engines]]\nurl = "http://1.2.3.4"\ndiscover = "dns"\nmax_connections = 2\nwarm_connections = 3\nweight = "x"\n',
+            ["3: engines: discover: needs", "5: engines: warm_connections: is more", "6: engines: weight: must be"],
+        ),
+        (
+            '[[routes]]\nmodel = "m"\nfallback = ["m"]\ntimeout_s = -1\nport = 1\naliases = ["a", "a"]\nadapter_of = "m"\n'
+            'versions = { v = 0 }\nmachine = "gpu"\nfallback_on = ["x"]\n',
+            ["3: routes: fallback: names", "4: routes: timeout_s: must",
+             f"5: routes: a route has no setting port; {ABOVE} [[routes]]",
+             "6: routes: aliases: names 'a' twice", "7: routes: adapter_of: must", "8: routes: versions: gives",
+             "8: routes: versions: cannot", "9: routes: machine: needs models", "10: routes: fallback_on: 'x' is none"],
+        ),
+        (
+            '[[routes]]\nmodel = "m"\nmodels = ["m"]\nsticky = true\npolicy = "ordered"\n'
+            '[[engines]]\nurl = "http://a"\nport = 1\n',
+            ["3: routes: models: names", "4: routes: sticky: belongs", "5: routes: policy: belongs",
+             f"8: engines: an engine has no setting port; {ABOVE} [[routes]]"],
+        ),
+        ("[gateway]\nport = 1\n", ["1: gateway: there is no such setting; settings stand in no table: move them to the top"]),
+    ],
+    ids=["engine", "engine's pairs", "route", "class", "table"],
+)  # fmt: skip
+def test_all_mistakes_of_one_entry_at_once(tmp_path: Path, text: str, said: list[str]) -> None:
+    write(tmp_path / "bad.toml", text)
+    with pytest.raises(ConfigErrors) as error:
+        load({"config": "bad.toml"}, {}, tmp_path)
+    lines = sorted((line.removeprefix("bad.toml:") for line in told(error, tmp_path)), key=lambda line: int(line.split(":")[0]))
+    assert len(lines) == len(said), lines
+    assert [line for line, start in zip(lines, said, strict=True) if not line.startswith(start)] == []
 
 
 def test_K4_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -95,6 +96,7 @@ def test_what_may_be_set_is_what_the_file_takes() -> None:
         ({"url": "http://x", "kind": "llama"}, "kind: must be one of auto, openai, vllm"),
         ({"url": "http://x", "cancel": None}, "cancel: must be true or false"),
         ({"url": "http://x", "weight": 0, "kind": "x", "max_concurrent": -1}, "max_concurrent: must be"),
+        ({"url": "http://x", "kind": "vllm", "ranks": 2}, "ranks: an engine whose ranks are told apart"),
     ],
 )
 async def test_each_mistake_is_told(given: dict[str, Any], says: str) -> None:
@@ -102,6 +104,7 @@ async def test_each_mistake_is_told(given: dict[str, Any], says: str) -> None:
         status, code, message = await op.refused("POST", "", given)
         assert (status, code) == (400, "invalid_parameter")
         assert says in message
+        assert not re.search(r"(\w+): \1:", message), "a field is named once"
         assert len(op.fleet) == 1
 
 

@@ -19,12 +19,15 @@ import msgspec
 
 from fastgw.config import ConfigErrors, EngineConfig
 from fastgw.config.entries import ENGINE_FIELDS
+from fastgw.config.problems import told
 from fastgw.upstream.discovery.source import Found, LookFailed
 from fastgw.upstream.fleet import MOST_ENGINES
 from fastgw.upstream.identity import Origin
 
 MAX_FILE_BYTES: Final = 1 << 22
 EVERY_S: Final = 1.0
+MOST_STRANGE: Final = 8
+"""Words of one entry that are no settings, and are named."""
 _FIELDS: Final = frozenset(row.name for row in ENGINE_FIELDS)
 _NUMBERS: Final = frozenset(row.name for row in ENGINE_FIELDS if row.kind == "int")
 _SWITCHES: Final = frozenset(row.name for row in ENGINE_FIELDS if row.kind == "auto_bool")
@@ -110,7 +113,7 @@ def _engines(number: int, entry: Mapping[str, Any]) -> list[EngineConfig]:
         return _targets(number, entry)
     strange = sorted(set(entry) - _FIELDS)
     if strange:
-        raise LookFailed(f"entry {number}: an engine has no setting {strange[0]!r}")
+        raise LookFailed(f"entry {number}: an engine has no setting {', '.join(map(repr, strange[:MOST_STRANGE]))}")
     return [_engine(number, entry)]
 
 
@@ -145,7 +148,7 @@ def _engine(number: int, fields: Mapping[str, Any]) -> EngineConfig:
     try:
         found = EngineConfig(**fields)
     except ConfigErrors as error:
-        raise LookFailed(f"entry {number}: {error.errors[0].name}: {error.errors[0].message}") from error
+        raise LookFailed(f"entry {number}: {told(error)}") from error
     for name in ("discover", "ranks"):
         if getattr(found, name):
             raise LookFailed(f"entry {number}: {name}: is for the configuration alone")

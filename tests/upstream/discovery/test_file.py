@@ -50,6 +50,7 @@ def test_targets_share_their_labels_and_may_speak_tls() -> None:
         ('[{"url":"http://x"},{"url":"ftp://x"}]', "entry 2: url"),
         ('[{"url":"http://x","wieght":2}]', "entry 1: an engine has no setting 'wieght'"),
         ('[{"url":"http://x","weight":"2"}]', "entry 1: weight"),
+        ('[{"url":"ftp://x","weight":0}]', "entry 1: weight: .*; url: "),
         ('[{"url":7}]', "entry 1"),
         ('[{"url":"http://x","models":7}]', "entry 1: models: must be a list of names"),
         ('[{"url":"http://x","discover":"dns"}]', "entry 1: discover"),
