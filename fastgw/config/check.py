@@ -16,6 +16,7 @@ from typing import Final
 from fastgw.config.address import is_loopback, parse_host, reaches
 from fastgw.config.entries import EngineConfig, RouteConfig
 from fastgw.config.grammar import KEY, admin_keys_in
+from fastgw.config.in_vain import in_vain
 from fastgw.config.row import value_problem
 from fastgw.config.table import DEFAULTS, TABLE, Settings
 
@@ -282,5 +283,4 @@ def reserved_notes(settings: Settings, *, keyed: bool) -> list[str]:
         notes.append("cors_origins is *: where no key is asked for, every web page may use the gateway")
     if settings.control_listen and not settings.state_dir and settings.admin_key:
         notes.append("the admin API can make no keys: state_dir is not set")
-    notes += _tls_notes(settings)
-    return notes
+    return [*notes, *_tls_notes(settings), *in_vain(settings)]
