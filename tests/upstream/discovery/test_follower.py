@@ -1,8 +1,10 @@
-"""How long what a source has said holds while it cannot be looked at. (Who comes and goes: `e2e/test_discovery.py`.)"""
+"""When whoever a source names no longer leaves, and for how long its word holds. (Under load: `e2e/test_discovery.py`.)"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ from fastgw import Config, EngineConfig
 from fastgw.stats import NullLog
 from fastgw.upstream.discovery import follower
 from fastgw.upstream.discovery.source import Found, LookFailed
+from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.identity import Origin
-from tests.upstream.test_fleet import engine, fleet
+from tests.upstream.test_fleet import Told, engine, fleet
 
 
 class Said:
@@ -35,12 +38,10 @@ class Said:
         return Found([self.says], 0.0)
 
 
-@pytest.mark.parametrize("stale_s", [60.0, 0.0])
-async def test_what_a_name_came_to_holds_for_a_time_and_is_there_again_with_its_next_answer(
-    stale_s: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = Said(stale_s)
-    for name in ("AGAIN_S", "ILL_S", "MEET_S"):
+@asynccontextmanager
+async def following(said: Said, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Fleet, Told]]:
+    """A fleet that follows one source, which is looked at again and again."""
+    for name in ("AGAIN_S", "ILL_S"):
         monkeypatch.setattr(follower, name, 0.0)
     monkeypatch.setattr(follower, "monotonic", lambda: said.now)
     monkeypatch.setattr(follower, "sources_of", lambda config: [said])
@@ -51,7 +52,19 @@ async def test_what_a_name_came_to_holds_for_a_time_and_is_there_again_with_its_
         return tasks[-1]
 
     async with fleet() as (made, told):
-        followed = follower.Follower(made, NullLog(), spawn)
+        follower.Follower(made, NullLog(), spawn).follow(Config())
+        yield made, told
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+@pytest.mark.parametrize("stale_s", [60.0, 0.0])
+async def test_what_a_name_came_to_holds_for_a_time_and_is_there_again_with_its_next_answer(
+    stale_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Said(stale_s)
+    async with following(said, monkeypatch) as (made, told):
 
         async def after(says: list[EngineConfig] | str, seconds: float) -> list[str]:
             said.says = says
@@ -62,7 +75,6 @@ async def test_what_a_name_came_to_holds_for_a_time_and_is_there_again_with_its_
                     await asyncio.sleep(0)
             return [pool.engine.name for pool in made.pools]
 
-        followed.follow(Config())
         assert await after([engine(1)], 0) == ["e1"]
         assert await after("no answer", 59) == ["e1"]
         assert await after([engine(1)], 0) == ["e1"], "an answer begins it anew"
@@ -73,6 +85,29 @@ async def test_what_a_name_came_to_holds_for_a_time_and_is_there_again_with_its_
         failed, well = "discovery_failed", "discovery_well"
         assert happened == [failed, well, failed, failed, *(["discovery_stale"] if stale_s else []), well]
         assert told.left == (["e1"] if stale_s else [])
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_others_leave_when_whoever_comes_has_been_asked_or_does_not_answer(
+    answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then nobody knows what it serves, and a model would have no engine."""
+    monkeypatch.setattr(follower, "LOOK_S", 0.001)
+    monkeypatch.setattr(follower, "MEET_S", 5.0 if answers else 0.05)
+    said = Said(0.0)
+    said.misses = 1
+    said.says = [engine(1)]
+    async with following(said, monkeypatch) as (made, _), asyncio.timeout(5):
+
+        async def there(*names: str) -> None:
+            while [pool.engine.name for pool in made.pools] != [*names]:  # noqa: ASYNC110 - a plain field of the fleet
+                await asyncio.sleep(0)
+
+        await there("e1")
+        said.says = [engine(2)]
+        await there("e1", "e2")
+        await asyncio.sleep(0.02)
+        assert not made.find("e1").engine.draining
+        if answers:
+            made.find("e2").engine.probed_at = 1.0
+        await there("e2")
