@@ -388,3 +388,8 @@ def event_usage(data: bytes) -> tuple[int, int, int, int, bool]:
 def seconds_in(body: bytes) -> int:
     """The seconds of audio that a whole plain answer says it has used, -1 = it does not."""
     return scanned(body).seconds if b'"seconds"' in body else -1
+
+
+def names_error(body: bytes) -> bool:
+    """Whether a whole plain answer has the name of an error anywhere: only one that has can say that its engine failed."""
+    return b'"error"' in body

@@ -8,7 +8,7 @@ from typing import Final
 from fastgw.accel.figures import TOKENS_PER_SECOND
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.tokens import MOST_CHOICES
-from fastgw.accel.usage import UsageScanner, seconds_in, usage_in
+from fastgw.accel.usage import UsageScanner, names_error, seconds_in, usage_in
 from fastgw.exchange.dialects import Dialect
 from fastgw.exchange.endpoints import COMPLETIONS
 from fastgw.exchange.relay import Relay
@@ -105,7 +105,7 @@ def read_whole(exchange: ExchangeState, head: ResponseHead, body: bytes) -> bool
     ) = usage_in(body)  # fmt: skip
     if exchange.prompt_tokens < 0 and exchange.upload is not None:
         heard(exchange, seconds_in(body))
-    if not fine or not exchange.endpoint.metered or body.find(b'"error"') < 0:
+    if not fine or not exchange.endpoint.metered or not names_error(body):
         return False
     scanner = UsageScanner()
     scanner.feed(body)

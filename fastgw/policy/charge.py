@@ -58,8 +58,7 @@ class Charge(Filter):
             return
         call = exchange.call
         response = call.head if call is not None else None
-        fails = outcome == "engine_error"
-        if response is None or not 200 <= response.status < 300 or (fails and _only_error(exchange, response)):
+        if response is None or not 200 <= response.status < 300 or _only_error(exchange, response, outcome):
             self._unanswered(exchange, response is None)
         else:
             own = exchange.endpoint.dialect  # (which says itself where there was to be none)
@@ -165,9 +164,9 @@ def settle(
             meter.charge(now_us, prompt + completion)
 
 
-def _only_error(exchange: Exchange, response: ResponseHead) -> bool:
+def _only_error(exchange: Exchange, response: ResponseHead, outcome: str) -> bool:
     """Whether an engine that says that it failed says nothing else: an error in the place of a plain answer."""
-    return response.json and exchange.prompt_tokens < 0 and exchange.completion_tokens < 0
+    return response.json and exchange.prompt_tokens < 0 and exchange.completion_tokens < 0 and outcome == "engine_error"
 
 
 def relay_of(exchange: Exchange) -> Relay | None:

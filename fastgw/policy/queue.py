@@ -198,9 +198,7 @@ class Queue(Filter):
         """The key has room; now its lane, and an engine."""
         lane = self._lane(exchange, route)
         queue = lane.queue
-        # (Who waits for the very engines that it is for comes before it.)
-        left = self._left(exchange) if lane.beside else ()
-        line = lane.beside.get(left) if 0 < len(left) < len(lane.group.pools) else None  # type: ignore[union-attr]
+        line = self._line(exchange, lane) if lane.beside else None
         # A place among all that has just come free is for those who wait: the look that gives it to them is about to come.
         # Who waits without such a look could not take it.
         ahead = self._scheduled and self._max_concurrent and not lane.terms.rejects
@@ -217,6 +215,11 @@ class Queue(Filter):
             return
         self._drain.began(exchange.at)
 
+    def _line(self, exchange: Exchange, lane: Lane) -> Lane | None:
+        """Who waits for the very engines that it is for, and comes before it."""
+        left = self._left(exchange)
+        return lane.beside.get(left) if 0 < len(left) < len(lane.group.pools) else None  # type: ignore[union-attr]
+
     def _admit(self, exchange: Exchange, lane: Lane) -> None:
         lane.terms.inflight += 1
         self._inflight += 1
@@ -228,9 +231,7 @@ class Queue(Filter):
             return False
         if place is not None and lane.home is not None:
             return lane.room(self._left(place.exchange), ())
-        group = lane.group
-        assert group is not None
-        return lane.room(group.pools, ())
+        return lane.room(lane.group.pools, ())  # type: ignore[union-attr]
 
     def _fall_back(self, exchange: Exchange, models: Sequence[str]) -> bool:
         """Send the request to another model of its route's, if one has room, and an engine that is well."""

@@ -57,3 +57,4 @@ cdef class UsageScanner:
 cpdef (long long, long long, long long, long long) usage_in(bytes body) except *
 cpdef tuple event_usage(bytes data)
 cpdef long long seconds_in(bytes body)
+cpdef bint names_error(bytes body) except -1

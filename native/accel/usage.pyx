@@ -34,27 +34,27 @@ cdef extern from *:
         return i;
     }
 
-    /* Whether `"timings"` is among these bytes. */
-    static CYTHON_INLINE int fastgw_has_timings(const unsigned char *p, Py_ssize_t n) {
+    /* Whether `name` is among these bytes: one in its quotes, of `size` bytes with them. */
+    static CYTHON_INLINE int fastgw_has(const unsigned char *p, Py_ssize_t n, const char *name, Py_ssize_t size) {
         Py_ssize_t i = 0;
     #ifdef __SSE2__
-        const __m128i quote = _mm_set1_epi8('"'), letter = _mm_set1_epi8('t');
-        for (; i + 25 <= n; i += 16) {
+        const __m128i quote = _mm_set1_epi8('"'), letter = _mm_set1_epi8(name[1]);
+        for (; i + 16 + size <= n; i += 16) {
             unsigned at = (unsigned)_mm_movemask_epi8(_mm_and_si128(
                 _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(p + i)), quote),
                 _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(p + i + 1)), letter)));
             for (; at; at &= at - 1)
-                if (memcmp(p + i + __builtin_ctz(at), "\\"timings\\"", 9) == 0)
+                if (memcmp(p + i + __builtin_ctz(at), name, size) == 0)
                     return 1;
         }
     #endif
-        for (; i + 9 <= n; i++)
-            if (p[i] == '"' && memcmp(p + i, "\\"timings\\"", 9) == 0)
+        for (; i + size <= n; i++)
+            if (p[i] == '"' && memcmp(p + i, name, size) == 0)
                 return 1;
         return 0;
     }
     """
-    bint has_timings "fastgw_has_timings"(Bytes p, Py_ssize_t n) noexcept nogil
+    bint has "fastgw_has"(Bytes p, Py_ssize_t n, const char *name, Py_ssize_t size) noexcept nogil
     Py_ssize_t structure "fastgw_structure"(Bytes p, Py_ssize_t i, Py_ssize_t n) noexcept nogil
 
 cdef extern from "<string.h>" nogil:
@@ -713,7 +713,7 @@ cpdef (long long, long long, long long, long long) usage_in(bytes body) except *
                 scan.counts[i] = -1
             i = _plain_counts(p, value + 1, n, USAGE, -1, scan.counts, &names)
             if i >= 0 and _plain_end(p, i, n) and _meaning(scan.counts, &figures):
-                if figures.cached >= 0 or not has_timings(p, at):
+                if figures.cached >= 0 or not has(p, at, b'"timings"', 9):
                     return figures.prompt, figures.completion, figures.cached, figures.reasoning
             scan_begin(&scan)
             _open(&scan, ANSWER, OWN, -1)
@@ -724,7 +724,7 @@ cpdef (long long, long long, long long, long long) usage_in(bytes body) except *
             scan_feed(&scan, p + value + 1, n - value - 1)
             if scan.whole and _says(&scan, OWN):
                 scan_figures(&scan, &figures)
-                if figures.cached >= 0 or not has_timings(p, n):
+                if figures.cached >= 0 or not has(p, n, b'"timings"', 9):
                     return figures.prompt, figures.completion, figures.cached, figures.reasoning
     scan_begin(&scan)
     scan_feed(&scan, p, n)
@@ -751,3 +751,10 @@ cpdef long long seconds_in(bytes body):
     if memmem(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), b'"seconds"', 9) == NULL:
         return -1
     return scanned(body).seconds
+
+
+cpdef bint names_error(bytes body) except -1:
+    """Whether a whole plain answer has the name of an error anywhere: only one that has can say that its engine failed."""
+    if body is None:
+        raise TypeError("expected bytes, not None")
+    return has(<Bytes>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), b'"error"', 7)

@@ -3,7 +3,7 @@ cimport cython
 from fastgw.accel.bodies cimport BodyFacts
 from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.sse cimport SseScanner
-from fastgw.accel.usage cimport UsageScanner, seconds_in, usage_in
+from fastgw.accel.usage cimport UsageScanner, names_error, seconds_in, usage_in
 from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.state cimport ExchangeState
 

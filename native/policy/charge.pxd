@@ -20,7 +20,7 @@ cdef str COMPLETIONS, MESSAGES
 cdef int FRAME_BYTES
 cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
 
-cdef bint _only_error(Exchange exchange, ResponseHead response) except -1
+cdef bint _only_error(Exchange exchange, ResponseHead response, str outcome) except -1
 cpdef Relay relay_of(Exchange exchange)
 @cython.locals(facts=BodyFacts)
 cpdef long long prompt_of(Exchange exchange) except -1
@@ -32,6 +32,7 @@ cpdef long long produced(Exchange exchange, ResponseHead response) except -1
 cpdef settle(Exchange exchange, Account account, double now, long long prompt, long long completion, long long cached,
              long long reasoning, bint estimated)
 
+@cython.final
 cdef class Charge(Filter):
     @cython.locals(account=Account, response=ResponseHead, facts=BodyFacts)
     cpdef on_finish(self, Exchange exchange, str outcome)

@@ -6,6 +6,7 @@ from fastgw.exchange.filter cimport Filter
 from fastgw.limits.meter cimport Meter, Meters
 from fastgw.net.clock cimport micros, monotonic
 
+@cython.final
 cdef class IpLimit(Filter):
     cdef public Meters meters
 

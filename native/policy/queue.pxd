@@ -21,6 +21,7 @@ from fastgw.upstream.table cimport Group, UpstreamTable
 cdef int BATCH
 cdef int DONE, RECEIVING
 
+@cython.final
 cdef class Queue(Filter):
     cdef Waiting _all
     cdef dict _routes
@@ -37,10 +38,11 @@ cdef class Queue(Filter):
     cpdef tuple _left(self, Exchange exchange)
     @cython.locals(exchange=Exchange, lane=Lane)
     cpdef _move(self, Place place)
-    @cython.locals(lane=Lane, queue=FairQueue, left=tuple, line=Lane, ahead=cython.bint)
+    @cython.locals(lane=Lane, queue=FairQueue, line=Lane, ahead=cython.bint)
     cpdef _enter(self, Exchange exchange, Lane route)
+    @cython.locals(left=tuple)
+    cpdef Lane _line(self, Exchange exchange, Lane lane)
     cpdef _admit(self, Exchange exchange, Lane lane)
-    @cython.locals(group=Group)
     cpdef bint _room(self, Lane lane, Place place=*) except -1
     @cython.locals(group=Group, before=Group, lane=Lane, account=Account, table=UpstreamTable)
     cpdef bint _fall_back(self, Exchange exchange, object models) except -1

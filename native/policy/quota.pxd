@@ -25,6 +25,7 @@ cpdef long expected_cost(Exchange exchange) except -1
 @cython.locals(facts=BodyFacts, answer=cython.longlong, cost=cython.longlong, prompt=cython.longlong)
 cpdef long long untold_cost(Exchange exchange, Account account) except -1
 
+@cython.final
 cdef class Quota(Filter):
     @cython.locals(account=Account, wait_s=cython.double, now_us=cython.longlong)
     cpdef on_request(self, Exchange exchange)

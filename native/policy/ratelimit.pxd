@@ -9,6 +9,7 @@ from fastgw.net.clock cimport micros
 
 cdef double _undecided
 
+@cython.final
 cdef class RateLimit(Filter):
     @cython.locals(account=Account, meter=Meter, now_us=cython.longlong, left=cython.longlong, reset_us=cython.longlong,
                    wait_us=cython.longlong)

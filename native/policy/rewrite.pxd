@@ -19,6 +19,7 @@ cpdef bytes put(ExchangeState exchange, bytes body, bytes member)
 @cython.locals(start=Py_ssize_t, end=Py_ssize_t, skip=Py_ssize_t)
 cpdef bytes renamed(ExchangeState exchange, bytes body, BodyFacts facts, str name)
 
+@cython.final
 cdef class Rewriting(Filter):
     cdef bint _ask_usage
     cdef bytes _said

@@ -17,6 +17,7 @@ cpdef Group for_any(UpstreamTable table, Exchange exchange)
 @cython.locals(gateway=Context)
 cpdef Group home(Exchange exchange, Group group)
 
+@cython.final
 cdef class Route(Filter):
     @cython.locals(gateway=Context, group=Group)
     cpdef on_route(self, Exchange exchange)

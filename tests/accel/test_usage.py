@@ -167,6 +167,15 @@ def test_an_error_is_seen() -> None:
             assert side.scanned(said).error is error
 
 
+def test_an_answer_that_names_no_error_is_told_without_a_scanner() -> None:
+    """Wherever the name stands: the compiled one looks at sixteen bytes at a time."""
+    for side in SIDES:
+        for at in range(48):
+            for behind in range(24):
+                assert side.names_error(b'"erro"' * 8 + b"x" * at + b'"error"' + b'"errand"'[:behind])
+                assert not side.names_error(b"x" * at + b'"erroR"' + b'"errand"'[:behind] + b'"error')
+
+
 def test_what_is_kept_does_not_grow() -> None:
     scanner = SIDES[0].UsageScanner()
     for piece in (b'{"', *[b"n" * 1000] * 50, b'":', *[b"1" * 1000] * 50, b',"x":"', *[b"\\" * 999] * 50):
