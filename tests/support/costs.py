@@ -334,8 +334,7 @@ def readers(side: Any) -> list[Reader]:
         Reader("stream", by.stream, in_reads(ordinary.chunked), each_in_reads(streams), (4096, 16384, 131072, 4 << 20)),
         Reader("stream byte by byte", by.stream, in_reads(ordinary.chunked, 1), each_in_reads(streams, 1), (200, 500, 70_000)),
         Reader("upload byte by byte", by.upload, in_reads(ordinary.chunked, 1), chunks, (900, 3600)),
-        # (A field is a byte or two in an ordinary one, and remembered; an empty one that goes into the table is three bytes.)
-        Reader("field block", by.blocks, turns(ordinary.blocks), each_turns(wire_shapes.blocks), asked, TURNS, bound=13.0),
+        Reader("field block", by.blocks, turns(ordinary.blocks), each_turns(wire_shapes.blocks), asked, TURNS),
         Reader("query", by.query, one(ordinary.query), each(wire_shapes.queries), (1000, 4000, 16000, 32000)),
         Reader("form", by.form, one(upload_shapes.form), each(upload_shapes.forms), (4096, 16384, 1 << 20)),
         Reader("packed body", by.packed, one(upload_shapes.packed), packings, (4096, 16384), 1, 300, by.came_out),

@@ -123,6 +123,8 @@ def _string(block: bytes, at: int) -> tuple[bytes, int]:
     end = at + size
     if end > len(block):
         raise HpackError("a field block ends within a string")
+    if not size:
+        return b"", at
     value = block[at:end]
     return (_unpacked(value) if packed else value), end
 
@@ -201,6 +203,8 @@ class Decoder:
         out: list[tuple[bytes, bytes]] = []
         total = at = updates = count = 0
         end = len(block)
+        # (As locals they are C's own: for each field four objects would be made, to be compared.)
+        read_bytes, read_fields, kept_bytes, kept_fields = MOST_READ_BYTES, MOST_READ_FIELDS, MOST_LIST_BYTES, MOST_FIELDS
         self.length_at = 0
         try:
             while at < end:
@@ -229,9 +233,9 @@ class Decoder:
                         self.length_at, self.length_end = start, at
                 total += len(key) + len(value) + 32
                 count += 1
-                if total > MOST_READ_BYTES or count > MOST_READ_FIELDS:
+                if total > read_bytes or count > read_fields:
                     raise Endless("a field section without end")
-                if total <= MOST_LIST_BYTES and count <= MOST_FIELDS:
+                if total <= kept_bytes and count <= kept_fields:
                     out.append((key, value))
         except IndexError:
             raise HpackError("a field block ends within a field") from None

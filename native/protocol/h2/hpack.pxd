@@ -29,7 +29,8 @@ cdef class Decoder:
     cdef public Py_ssize_t length_at, length_end
 
     @cython.locals(out=list, total=cython.Py_ssize_t, at=cython.Py_ssize_t, updates=cython.int, count=cython.Py_ssize_t, end=cython.Py_ssize_t, first=cython.int,
-                   which=cython.Py_ssize_t, size=cython.Py_ssize_t, start=cython.Py_ssize_t, key=bytes, value=bytes)
+                   which=cython.Py_ssize_t, size=cython.Py_ssize_t, start=cython.Py_ssize_t, key=bytes, value=bytes,
+                   read_bytes=cython.Py_ssize_t, read_fields=cython.Py_ssize_t, kept_bytes=cython.Py_ssize_t, kept_fields=cython.Py_ssize_t)
     cpdef list fields(self, bytes block)
     cpdef bint keeps_nothing(self) except -1
     cdef tuple _entry(self, Py_ssize_t which)
