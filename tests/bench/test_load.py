@@ -27,7 +27,7 @@ TEXT = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 CHUNK = b"%x\r\n%b\r\n" % (len(TEXT), TEXT)
 END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
-pytestmark = pytest.mark.together
+pytestmark = [pytest.mark.once, pytest.mark.together]  # (what reads answers, `test_answer` tries in both twins)
 
 
 async def test_what_is_measured_is_what_the_engine_does() -> None:
