@@ -35,6 +35,7 @@ class EventNotes:
         "done",
         "error",
         "events",
+        "failure",
         "finish_reason",
         "first_token_seen",
         "of_choices",
@@ -50,6 +51,7 @@ class EventNotes:
         self.tokens = 0
         self.done = False
         self.error = False
+        self.failure = b""
         self.finish_reason: bytes | None = None
         self.prompt_tokens = -1
         self.completion_tokens = -1
@@ -81,7 +83,7 @@ class EventNotes:
                 self._speaks(tokens_in(data))
             return False
         if says_it_failed(event):
-            self.error = True
+            self._fails(data)
             self._noted += 1
         kind = bytes(event.type)
         tokens = tokens_in(data) if not kind or SPEAKS(kind) else 0
@@ -100,6 +102,12 @@ class EventNotes:
             if b'"seconds"' in data:
                 self._heard(seconds_in(data))
         return usage and EMPTY_LIST(bytes(event.choices)) is not None
+
+    def _fails(self, data: bytes) -> None:
+        """An event with this ``data`` tells of an error; the first one says which."""
+        if not self.error:
+            self.error = True
+            self.failure = data
 
     def _speaks(self, tokens: int) -> None:
         if tokens:

@@ -48,8 +48,9 @@ class SseScanner(EventNotes):
     comes). ``prompt_tokens``,
     ``completion_tokens``, ``cached_tokens`` and ``reasoning_tokens`` are the engine's last word, -1 before any; ``said_at``
     is how many ``tokens`` had come by then: where more have come since, it was an early one. ``of_choices``: it came with text
-    or its end, so that of several answers it may be the word on one. ``mid_event`` says that the client has, or is owed, the
-    beginning of an event whose end has not come.
+    or its end, so that of several answers it may be the word on one. ``error``: an event has told of one, and ``failure`` is
+    its data (none, where it outgrew what is held). ``mid_event`` says that the client has, or is owed, the beginning of an
+    event whose end has not come.
     """
 
     __slots__ = (
@@ -352,7 +353,7 @@ class SseScanner(EventNotes):
         event = self._unmarked(event)
         data, error = read(event)
         if error:
-            self.error = True
+            self._fails(data or b"")
         if data is None:
             return False
         self.events += 1

@@ -8,22 +8,22 @@ from __future__ import annotations
 from typing import Final
 
 from fastgw.accel.heads import ResponseHead
-from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
 from fastgw.exchange.declined import asks_again, waits
-from fastgw.exchange.figures import allow, answers_of, coded, dialect_of, read_whole
-from fastgw.exchange.opening import BEGINS, ENDS, REFUSES, WAITS, Opening, is_stream
+from fastgw.exchange.engine_error import blames, status_of
+from fastgw.exchange.figures import answers_of, read_whole, relay_for
+from fastgw.exchange.opening import BEGINS, ENDS, REFUSES, WAITS, Opening, is_held
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import REFUSALS, Failure, lost
 from fastgw.exchange.record import timing_line
 from fastgw.exchange.relay import BROKEN, END, MORE, SPENT, Relay
 from fastgw.exchange.request import request_start, rewritten
 from fastgw.exchange.showing import goes_on, showing
-from fastgw.exchange.state import NO_LIMIT, ExchangeState
+from fastgw.exchange.state import ExchangeState
 from fastgw.exchange.tunnel import Tunnel
 from fastgw.limits.account import Account
-from fastgw.net.client import NO_BODY, UNTOLD
+from fastgw.net.client import NO_BODY
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import NOT_TAKEN, WANTS_HTTP1
 from fastgw.net.wire import DEAD, QUEUED
@@ -52,7 +52,7 @@ class Attempt(Call):
     __slots__ = ("_exchange", "_opening", "_tunnel")
 
     _exchange: ExchangeState | None
-    _opening: Opening | None  # of a stream whose first event has not come: nothing has gone down
+    _opening: Opening | None  # of an answer that has not been seen to be one: nothing has gone down
     _tunnel: Tunnel | None
 
     def part(self) -> None:
@@ -183,6 +183,11 @@ class Attempt(Call):
         stream = self.stream
         if exchange is None or stream is None:
             return
+        opening = self._opening
+        if opening is not None and (opening.plain or opening.announced):
+            self._opens(opening, BEGINS)  # (what is left of a plain answer stays silent)
+            if opening.announced or self._exchange is None or self.relay is None:
+                return
         if self._tunnel is not None:
             self._tunnel.closed(exchange, self, "silent")
         elif self._opening is not None:
@@ -210,15 +215,14 @@ class Attempt(Call):
         exchange = self._exchange
         assert exchange is not None
         now = self.first_byte_at
-        status = head.status
         if exchange.session is not None and not exchange.session.agrees(head, exchange.client.connects):
-            self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"no handshake of a WebSocket: {status}"))
+            self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"no handshake: {head.status}"))
             return
-        if source.length <= 0 and is_stream(exchange.endpoint, head):
+        if is_held(exchange.endpoint, head, source, rest):
             stream = self.stream
             assert stream is not None
             stream.due(now + self.core.between_bytes_timeout_s)
-            self._opening = Opening(head, source, now)
+            self._opening = Opening(head, source, exchange.endpoint, now)
             if rest or source.done:
                 self._opens(self._opening, self._opening.feed(rest, now))
             return
@@ -240,8 +244,8 @@ class Attempt(Call):
                 rest = seen
             client.answer(head, exchange.request_id, extra, rest)
             exchange.token_at = now
-            self._ended(exchange, told and read_whole(exchange, head, rest), True)
-        elif status == 101 and exchange.session is not None:
+            self._ended(exchange, told and read_whole(exchange, head, rest), b"", True)
+        elif head.status == 101 and exchange.session is not None:
             self._tunnel = Tunnel(exchange.session)
             self._tunnel.open(exchange, self, head, rest)
         elif source.done and source.length < 0:
@@ -266,11 +270,13 @@ class Attempt(Call):
             extra += timing_line(exchange, now, now)
         return extra
 
-    # --- a stream whose first event has not come
+    # --- an answer that has not been seen to be one
     def _opens(self, opening: Opening, verdict: int) -> None:
-        """What has come of a stream may be enough to say what becomes of it."""
+        """What has come of it may be enough to say what becomes of it."""
         self.rest = opening.came
         if verdict == WAITS:
+            if opening.announced and self.stream is not None:
+                self.stream.due(opening.until)
             return
         exchange = self._exchange
         assert exchange is not None
@@ -289,7 +295,7 @@ class Attempt(Call):
             self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"framing: {opening.why}"))
 
     def _opened_in_vain(self, failure: Failure, why: str) -> None:
-        """No event comes. (The engine has shown that it has the request: its connection was no dead one.)"""
+        """None comes. (The engine has shown that it has the request: its connection was no dead one.)"""
         assert self._exchange is not None
         self._opening = None
         self.reused = False
@@ -301,24 +307,11 @@ class Attempt(Call):
         """The answer comes in several reads (or is a stream): its head goes down now."""
         if exchange.upload is None or exchange.upload.sent_whole:
             exchange.let_body_go()
-        sse = None
-        if head.sse and not coded(head):
-            sse = SseScanner(exchange.strip_usage)
-        # A stream that something may be taken out of, or that may be ended before its end, has no length to announce.
-        open_ended = sse is not None and (exchange.strip_usage or exchange.allowance < NO_LIMIT)
         show = None
         if self.core.shows or exchange.endpoint.stored:
             show = showing(exchange, self.core.on_data, head)
-            open_ended = open_ended or (show is not None and show.renamer is not None)
-        exchange.client.begin(head, UNTOLD if open_ended else source.length, exchange.request_id, extra)
-        relay = self.relay = Relay(exchange.client, source, sse, head.json)
-        if exchange.endpoint.dialect:
-            relay.dialect = dialect = dialect_of(exchange, head)
-            relay.show = dialect.sees(show)
-        elif show is not None:
-            relay.show = show
-        if exchange.allowance < NO_LIMIT:
-            allow(exchange, relay)
+        changes = show is not None and show.renamer is not None
+        relay = self.relay = relay_for(exchange, head, source, extra, show, changes)
         stream = self.stream
         assert stream is not None
         stream.due(self.first_byte_at + self.core.between_bytes_timeout_s)
@@ -331,6 +324,7 @@ class Attempt(Call):
             self.relay = None
             self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"framing: {relay.broken}"))
             return
+        sse = relay.sse
         if self._may_go_on(exchange, relay, verdict):
             if rest and (sse is None or sse.first_token_seen):
                 exchange.token_at = self.first_byte_at
@@ -416,12 +410,12 @@ class Attempt(Call):
         # (Of a status that is an error the verdict has fallen; what is not metered may have an `error` for a word of its own.)
         failed = exchange.status < 400 and (exchange.endpoint.metered or relay.sse is not None) and relay.failed()
         exchange.client.finish()
-        self._ended(exchange, failed, not relay.source.spoiled)
+        self._ended(exchange, failed, relay.failure() if failed else b"", not relay.source.spoiled)
 
-    def _ended(self, exchange: ExchangeState, failed: bool, reusable: bool) -> None:
-        """The answer has ended, whole; ``failed``: so its engine says in it."""
+    def _ended(self, exchange: ExchangeState, failed: bool, words: bytes, reusable: bool) -> None:
+        """The answer has ended, whole; ``failed``: so its engine says in it, in ``words`` that say whose fault it is."""
         if failed:
-            self.faulty = True
+            self.faulty = blames(status_of(words), self.pool.engine.api_key_line != b"")
         exchange.end("engine_error" if failed else "ok", reusable)
 
     # --- an answer that is ended here

@@ -12,6 +12,7 @@ from typing import Final
 from fastgw.accel.chunks import FramingError
 from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
+from fastgw.exchange.engine_error import LOOP, blames
 from fastgw.exchange.plan import CONTEXT, FAILURE, Failure
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.limits.meter import address_key
@@ -20,7 +21,6 @@ from fastgw.net.upstream import Carrier, UpstreamStream
 from fastgw.protocol.body import Source, source_of
 
 MAX_RETRY_AFTER_S: Final = 60.0  # an engine that asks for more is asked again all the same
-LOOP: Final = 508  # an engine that is a gateway, or is reached through one, has met the request before
 ERROR_BYTES: Final = 8192
 ERROR_S: Final = 2.0  # an engine that has said that it refuses says why in less
 
@@ -33,12 +33,19 @@ _TOO_LONG: Final = re.compile(
     rb"|exceed(?:ed max|s the) context length|exceed context limit|loaded with context length of only"
     rb"|`inputs` (?:tokens \+|must have less than)|prompt is too long"
 ).search
-# OpenAI's code, and with which words vLLM, SGLang and Ollama begin. (What a client has said cannot stand there: within a string
-# of JSON its quotes are escaped.)
-_NO_MODEL: Final = re.compile(
-    rb'"code"\s*:\s*"model_not_found"'
-    rb'|"(?:message|error)"\s*:\s*"(?:[Tt]he )?[Mm]odel\b[^\n]{1,600}?(?:does not exist|not found)'
-).search
+# OpenAI's code, and with which words vLLM, SGLang and Ollama begin; and llama.cpp's router and LiteLLM, who say so with 400, as
+# they say anything else. (What a client has said cannot stand there: within a string of JSON its quotes are escaped.)
+_NO_MODEL: Final = {
+    404: re.compile(
+        rb'"code"\s*:\s*"model_not_found"'
+        rb'|"(?:message|error)"\s*:\s*"(?:[Tt]he )?[Mm]odel\b[^\n]{1,600}?(?:does not exist|not found)'
+    ).search,
+    400: re.compile(
+        rb'"code"\s*:\s*"model_not_found"'
+        rb'|"(?:message|error)"\s*:\s*"(?:[Tt]he )?[Mm]odel (?:[^\s"]{1,256} )?(?:does not exist|(?:is )?not found)'
+        rb"|\"message\"\s*:\s*\"(?:400: )?\{'error': '(?:/[a-z/]{1,64}: )?Invalid model name passed in "
+    ).search,
+}
 
 
 def asks_again(exchange: ExchangeState, head: ResponseHead) -> bool:
@@ -66,18 +73,16 @@ def asks_again(exchange: ExchangeState, head: ResponseHead) -> bool:
     if status == 429 or status == 503:
         # "Not now": back-pressure, not a fault.
         call.released()
-    elif status >= 500:
-        call.faulty = True
+    else:
+        call.faulty = blames(status, False)
     return False
 
 
 def waits(exchange: ExchangeState, head: ResponseHead, source: Source, rest: bytes) -> bool:
     """Whether the answer with this ``head`` waits for its body, of which ``rest`` has come: it may say that the prompt is too
     long for its engine, and there are models with more room, or that the engine does not have a model which it should."""
-    if head.status == 404:
-        if not _should_have(exchange):
-            return False
-    elif head.status not in (400, 413, 422) or not exchange.gateway.on_lost or not falls_back(exchange, CONTEXT):
+    lacks = head.status in _NO_MODEL and _should_have(exchange)
+    if not lacks and (head.status not in (400, 413, 422) or not _has_more_room(exchange)):
         return False
     Declined(exchange, head, source).begin(rest)
     return True
@@ -109,6 +114,11 @@ def turned_away(exchange: ExchangeState, model: str, why: str) -> None:
     call.head = None  # (nobody has been answered)
     exchange.gateway.misconfigured(call.pool, model, why)
     exchange.call_failed(Failure.TURNED_AWAY, False, why, None)
+
+
+def _has_more_room(exchange: ExchangeState) -> bool:
+    """Whether a prompt that is too long goes to another model."""
+    return bool(exchange.gateway.on_lost) and falls_back(exchange, CONTEXT)
 
 
 def _should_have(exchange: ExchangeState) -> bool:
@@ -167,13 +177,11 @@ class Declined(Carrier):
     def _judge(self) -> None:
         call = self._call
         self._told_to(call)
-        if self._head.status == 404:
-            if no_model(self._body):
-                exchange = self._exchange
-                turned_away(exchange, exchange.substitute or exchange.model, "does not have the model (404)")
-            else:
-                call.answered(self._head, self._source, self._raw)
-        elif not too_long(self._body) or not self._exchange.asks_another(self._head.status):
+        exchange = self._exchange
+        status = self._head.status
+        if no_model(status, self._body) and _should_have(exchange):
+            turned_away(exchange, exchange.substitute or exchange.model, f"does not have the model ({status})")
+        elif not too_long(self._body) or not _has_more_room(exchange) or not exchange.asks_another(status):
             call.answered(self._head, self._source, self._raw)
 
     def on_end(self, how: str) -> None:
@@ -202,6 +210,6 @@ def too_long(body: bytes) -> bool:
     return _TOO_LONG(body[:ERROR_BYTES]) is not None
 
 
-def no_model(body: bytes) -> bool:
-    """Whether an error, as far as it has come, says that its engine does not have the model."""
-    return _NO_MODEL(body[:ERROR_BYTES]) is not None
+def no_model(status: int, body: bytes) -> bool:
+    """Whether an error with ``status``, as far as it has come, says that its engine does not have the model."""
+    return status in _NO_MODEL and _NO_MODEL[status](body[:ERROR_BYTES]) is not None

@@ -162,14 +162,16 @@ class _Long:
 
 class Dialect:
     """One for each answer. ``tokens``: pieces of text that have passed; ``prompt``, ``completion``: the engine's last word, -1
-    before any; ``error``: it has said that it failed. ``each``: so many texts are asked for of each prompt."""
+    before any; ``error``: it has said that it failed, and ``failure`` in which line, where that was kept. ``each``: so many
+    texts are asked for of each prompt."""
 
-    __slots__ = ("_before", "_each", "_long", "_none", "_rest", "_texts", "completion", "error", "prompt", "tokens")
+    __slots__ = ("_before", "_each", "_long", "_none", "_rest", "_texts", "completion", "error", "failure", "prompt", "tokens")
 
     def __init__(self, fields: bytes, each: int = 1) -> None:
         """``fields`` are those of the answer's head: TGI counts there, too."""
         self.tokens = 0
         self.error = False
+        self.failure = b""
         found, made = _PROMPT_FIELD().search(fields), _ANSWER_FIELD().search(fields)
         self.prompt = int(found[1]) if found is not None else -1
         self.completion = int(made[1]) if made is not None else -1
@@ -229,6 +231,7 @@ class Dialect:
         if line[:5] == b"data:":
             line = line[5:]
         line = line.strip()
+        failed = self.error
         try:
             if line[:1] == b"{":
                 self._word(_decode(line))
@@ -238,6 +241,8 @@ class Dialect:
                     self._word(word)
         except _BAD:
             return False
+        if self.error and not failed:
+            self.failure = line
         return True
 
     def _word(self, word: _Word) -> None:

@@ -1,18 +1,22 @@
-"""What an exchange is told of its answer: what passed, and what the engine says that it used."""
+"""What an exchange is told of its answer: who passes it on and reads it, what passed, and what the engine says that it used."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from fastgw.accel.figures import TOKENS_PER_SECOND
 from fastgw.accel.heads import ResponseHead
+from fastgw.accel.sse import SseScanner
 from fastgw.accel.tokens import MOST_CHOICES
 from fastgw.accel.usage import UsageScanner, names_error, seconds_in, usage_in
 from fastgw.exchange.dialects import Dialect
 from fastgw.exchange.endpoints import COMPLETIONS
 from fastgw.exchange.relay import Relay
-from fastgw.exchange.state import ExchangeState
+from fastgw.exchange.state import NO_LIMIT, ExchangeState
+from fastgw.net.client import UNTOLD
+from fastgw.protocol.body import Source
 
 _CODING: Final = re.compile(rb"(?im)^content-encoding[ \t]*:[ \t]*(?!identity[ \t]*\r)[^ \t\r]").search
 
@@ -22,6 +26,33 @@ def coded(head: ResponseHead) -> bool:
     its own name, or ``identity``, is none.)"""
     # (Not by `in`: bytes look first whether they were asked for a number, and an exception is made to find out.)
     return head.forward.lower().find(b"content-encoding") >= 0 and _CODING(head.forward) is not None
+
+
+def relay_for(
+    exchange: ExchangeState,
+    head: ResponseHead,
+    source: Source,
+    extra: bytes,
+    show: Callable[[bytes], bytes | None] | None,
+    changes: bool,
+) -> Relay:
+    """What passes on, and reads, the body behind a ``head`` with ``extra`` lines; ``show`` is shown it, and ``changes`` its
+    size."""
+    sse = None
+    if head.sse and not coded(head):
+        sse = SseScanner(exchange.strip_usage)
+    # A stream that something may be taken out of, or that may be ended before its end, has no length to announce.
+    open_ended = sse is not None and (exchange.strip_usage or exchange.allowance < NO_LIMIT)
+    exchange.client.begin(head, UNTOLD if open_ended or changes else source.length, exchange.request_id, extra)
+    relay = Relay(exchange.client, source, sse, head.json)
+    if exchange.endpoint.dialect:
+        relay.dialect = dialect = dialect_of(exchange, head)
+        relay.show = dialect.sees(show)
+    elif show is not None:
+        relay.show = show
+    if exchange.allowance < NO_LIMIT:
+        allow(exchange, relay)
+    return relay
 
 
 def read_off(exchange: ExchangeState, relay: Relay, outcome: str, now: float) -> None:

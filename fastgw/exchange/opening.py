@@ -1,8 +1,8 @@
-"""The beginning of an answer that is a stream, while nothing of it has gone down: its head waits for its first event.
+"""The beginning of an answer, while nothing of it has gone down: its head waits until it is seen to be one.
 
 An engine that has only sent a head has promised nothing yet: as long as no event came, another engine can be asked, or the
-client be told with a status of its own. So head and first event go down together, in one write. An error that comes in place of
-the first event is the answer that it would have been without a stream: :meth:`Opening.refusal` makes that of it. And a stream
+client be told with a status of its own. So head and first event of a stream go down together, in one write. An error in its
+place, or in that of a plain answer, is the answer that it would have been with its own status (``engine_error``). A stream
 that ends without an event is no answer, however well its message ends: no reader of events would see any of it.
 
 Owns what has come until then, at most :data:`MAX_OPENING_BYTES` of it and one read. Must never change a byte of it, or read it
@@ -11,27 +11,29 @@ for whoever passes it on: that one is given all of it anew.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from fastgw import errors
 from fastgw.accel.chunks import FramingError
-from fastgw.accel.events import FAILURES, decode_event, is_json, read, says_it_failed
-from fastgw.accel.fields import response_status
+from fastgw.accel.events import decode_event, is_json, read, says_it_failed
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.sse import SseScanner
 from fastgw.exchange.dialects import OLLAMA
-from fastgw.exchange.endpoints import Endpoint
+from fastgw.exchange.endpoints import MESSAGES, RESPONSES, Endpoint
+from fastgw.exchange.engine_error import as_answer, is_error
 from fastgw.exchange.figures import coded
 from fastgw.exchange.plan import lost
-from fastgw.late import late
-from fastgw.protocol.body import CHUNKS, ChunkedSource, Source
+from fastgw.protocol.body import CHUNKS, ChunkedSource, LengthSource, Source
 
 MAX_OPENING_BYTES: Final = 1 << 16
-"""What an engine says before its first event (comments, mostly) waits for it up to this size; then it goes down."""
+"""What an engine says before its first event (comments, mostly), or an error that is all there is, waits up to this size; then
+it goes down."""
 OPENING_S: Final = 15.0
 """For so long too. An engine that says something for longer, and has no event, wants the connections on the way kept alive."""
+ANNOUNCED_S: Final = 0.2
+"""So long an announcement waits for the event behind it: an engine that cannot do it says so at once, or ends. (Behind it the
+prompt is read, which may take long, and whoever asked is to see that it is.)"""
 
 WAITS: Final = 0
 BEGINS: Final = 1
@@ -40,48 +42,66 @@ UNREADABLE: Final = 3
 ENDS: Final = 4
 
 NO_CONTENT: Final = 204
-BAD_GATEWAY: Final = 502
 
-_CONTENT_TYPE: Final = late(rb"(?im)^content-type:[^\r\n]*\r\n")
-
-_STATUS: Final = {
-    # Anthropic's, and OpenAI's where they are the same
-    "invalid_request_error": 400, "authentication_error": 401, "billing_error": 402, "permission_error": 403,
-    "not_found_error": 404, "request_too_large": 413, "rate_limit_error": 429, "api_error": 500, "timeout_error": 504,
-    "overloaded_error": 529,
-    # OpenAI's
-    "context_length_exceeded": 400, "insufficient_quota": 429, "rate_limit_exceeded": 429, "server_error": 500,
-    # vLLM's, SGLang's, llama.cpp's, TGI's
-    "BadRequestError": 400, "NotFoundError": 404, "InternalServerError": 500, "exceed_context_size_error": 400,
-    "not_supported_error": 501, "unavailable_error": 503, "validation": 422, "generation": 424, "overloaded": 429,
-}  # fmt: skip
-"""The status with which an error comes where it is an answer of its own, by what engines call its type or its code."""
+ANNOUNCEMENTS: Final = frozenset(
+    (b'"response.created"', b'"response.queued"', b'"response.in_progress"', b'"message_start"', b'"ping"')
+)
+"""Types of events that say no more than that the request is there."""
+_ERRORS: Final = (b'{"error":{', b'{"error":"', b'{"object":"error"', b'{"type":"error"')
+"""How an error begins that is all there is of a plain answer, blanks apart: OpenAI's and all after it; TGI's and Ollama's;
+vLLM's of old, and LMDeploy's; Anthropic's."""
 
 
-def is_stream(endpoint: Endpoint, head: ResponseHead) -> bool:
-    """Whether the answer with ``head`` is a stream whose events can be read. (Of paths that are passed through nothing is
-    known: on those a head says something by itself.)"""
+def is_held(endpoint: Endpoint, head: ResponseHead, source: Source, rest: bytes) -> bool:
+    """Whether the answer with ``head``, of whose body ``rest`` has come, waits: it is a stream whose events can be read, or may
+    be an error. (Of paths that are passed through nothing is known: on those a head says something by itself.)"""
     if not endpoint.metered or head.status >= 300 or head.status == NO_CONTENT:
         return False
-    if not head.sse and (endpoint.dialect != OLLAMA or head.json):
+    if head.sse or (endpoint.dialect == OLLAMA and not head.json):
+        return source.length <= 0 and not coded(head)
+    if not head.json or source.done or not source.length or (rest and source.frames != CHUNKS and not may_fail(rest)):
         return False
     return not coded(head)
 
 
+def may_fail(text: bytes) -> bool:
+    """Whether a plain answer that begins so may be an error."""
+    if len(text) > 2 and text[1] == 34 and text[2] != 101 and text[2] != 111 and text[2] != 116:
+        return False  # (its first name has another letter, as nearly every answer's)
+    for one in _ERRORS:
+        at = 0
+        for c in text:
+            if at == len(one) or (c != one[at] and c > 32):
+                break
+            if c == one[at]:
+                at += 1
+        else:
+            return True  # it is too short to say
+        if at == len(one):
+            return True
+    return False
+
+
 class Opening:
     """See the head of this file. ``source`` reads the body for whoever passes it on, and has not been fed. ``came``: all
-    that has come, frames included. ``why``: it cannot be read, or has ended."""
+    that has come, frames included. ``why``: it cannot be read, or has ended. ``announced``: its stream has begun, with an event
+    that says nothing; ``until``: so long it waits for more. ``plain``: it is no stream."""
 
-    __slots__ = ("_data", "_line", "_sse", "_until", "came", "head", "reads", "source", "why")
+    __slots__ = (
+        "_announces", "_data", "_sse", "_text", "announced", "came", "head", "plain", "reads", "source", "until", "why",
+    )  # fmt: skip
 
-    def __init__(self, head: ResponseHead, source: Source, now: float = 0.0) -> None:
-        self._until = now + OPENING_S
+    def __init__(self, head: ResponseHead, source: Source, endpoint: Endpoint, now: float = 0.0) -> None:
+        self.until = now + OPENING_S
         self.head = head
         self.source = source
         self.reads: Source | None = None  # has been fed what came, where that had to be read
-        self._sse: SseScanner | None = None  # of what is no JSON, one object a line
-        self._line = b""
+        self.plain = head.json and not head.sse
+        self._announces = endpoint.label == RESPONSES or endpoint.label == MESSAGES
+        self._sse: SseScanner | None = None  # of a stream of events
+        self._text = b""  # of what is none: a plain answer, or JSON, one object a line
         self._data = b""  # of an error
+        self.announced = False
         self.came = b""
         self.why = ""
 
@@ -90,52 +110,79 @@ class Opening:
         an error; ENDS before one; or is UNREADABLE."""
         self.came = self.came + data if self.came else data
         reads = self.reader()
+        announced = self.announced
         try:
             payload = reads.feed(data)
         except FramingError as error:
             self.why = str(error)
             # (An event before that is one all the same.)
             return self._verdict(error.payload, False) or UNREADABLE
-        verdict = self._verdict(payload, reads.done)
-        return BEGINS if verdict == WAITS and now >= self._until else verdict
+        # (A stream of HTTP/2 may end before its length.)
+        verdict = self._verdict(payload, reads.done or getattr(self.source, "ended", False))
+        if self.announced and not announced:
+            self.until = now + ANNOUNCED_S
+        return BEGINS if verdict == WAITS and now >= self.until else verdict
 
     def reader(self) -> Source:
         """What has been fed all that came."""
         if self.reads is None:
-            # (Without frames and without a length a source remembers nothing: the same can read it twice.)
-            self.reads = ChunkedSource() if self.source.frames == CHUNKS else self.source
+            self.reads = self._another()
             self._sse = SseScanner(False) if self.head.sse else None
         return self.reads
+
+    def _another(self) -> Source:
+        """One that reads the same body. (Without frames or a length it remembers nothing: the same can read it twice.)"""
+        source = self.source
+        if source.frames == CHUNKS:
+            return ChunkedSource()
+        return LengthSource(source.length) if source.length > 0 else source
 
     def eof(self, how: str) -> int:
         """The connection has ended, as :meth:`feed`. (Where its message does not end with that, no event can be whole.)"""
         verdict = self._verdict(b"", True) if self.reader().eof(how) else ENDS
+        if verdict == ENDS and self.plain:
+            return BEGINS  # its engine had begun to answer: as much as there is of that goes down
         if verdict == ENDS:
             self.why = lost(how, "the first event")
         return verdict
 
     def _verdict(self, payload: bytes, done: bool) -> int:
-        sse = self._sse
-        if sse is None:
-            line = self._line = (self._line + payload).lstrip()
-            begins = line.find(b"\n") >= 0
-            fails = (begins or done) and self._fails(line[: line.find(b"\n")] if begins else line, False)
-            begins = begins or (done and is_json(line))  # (the last line needs no end)
+        if self.plain:
+            verdict = self._of_plain(payload, done)
         else:
-            sse.feed(payload)
-            begins = sse.events > 0
-            if done:
-                sse.flush()  # (an event without its end is none, but who says that it fails does)
-            fails = sse.error and self._first_fails()
-        if fails:
-            return REFUSES
-        if done and not begins:
-            self.why = "the stream ended before its first event"
-            return ENDS
-        return BEGINS if begins or len(self.came) > MAX_OPENING_BYTES else WAITS
+            verdict = self._of_lines(payload, done) if self._sse is None else self._of_events(self._sse, payload, done)
+            if done and verdict == WAITS:
+                self.why = "the stream ended before its first event"
+                return ENDS
+        return BEGINS if verdict == WAITS and len(self.came) > MAX_OPENING_BYTES else verdict
 
-    def _first_fails(self) -> bool:
-        """Whether the error is the first event. (It may be another one that came with that.)"""
+    def _of_plain(self, payload: bytes, done: bool) -> int:
+        text = self._text = self._text + payload
+        if not may_fail(text):
+            return BEGINS
+        if not done:
+            return WAITS
+        self._data = text
+        return REFUSES if is_error(text) else BEGINS
+
+    def _of_lines(self, payload: bytes, done: bool) -> int:
+        text = self._text = (self._text + payload).lstrip()
+        end = text.find(b"\n")
+        if end < 0 and not (done and is_json(text)):  # (the last line needs no end)
+            return WAITS
+        return REFUSES if self._said(text[:end] if end >= 0 else text, False) == REFUSES else BEGINS
+
+    def _of_events(self, sse: SseScanner, payload: bytes, done: bool) -> int:
+        sse.feed(payload)
+        begins = sse.events > 0
+        if done:
+            sse.flush()  # (an event without its end is none, but who says that it fails does)
+        if sse.error or (begins and self._announces):
+            return self._first(done)
+        return BEGINS if begins else WAITS
+
+    def _first(self, done: bool) -> int:
+        """What the first event is that is more than an announcement; WAITS: there is none. (An error may stand behind it.)"""
         payload = self.came
         if self.source.frames == CHUNKS:
             try:
@@ -143,79 +190,30 @@ class Opening:
             except FramingError as error:
                 payload = error.payload
         text = payload.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        for event in text.split(b"\n\n"):
+        *whole, rest = text.split(b"\n\n")
+        for event in whole:
             data, named = read(event.strip(b"\n") + b"\n")
             if data is not None or named:
-                return self._fails(data or b"", named)
-        return False
+                verdict = self._said(data or b"", named)
+                if verdict != WAITS:
+                    return verdict
+                self.announced = True
+        data, named = read(rest.strip(b"\n") + b"\n") if done else (None, False)
+        return REFUSES if (data is not None or named) and self._said(data or b"", named) == REFUSES else WAITS
 
-    def _fails(self, data: bytes, named: bool) -> bool:
-        """Whether an event with this ``data`` is an error; ``named``: it is called one."""
+    def _said(self, data: bytes, named: bool) -> int:
+        """What an event with this ``data`` is, which is called an error where it is ``named``; WAITS: it says nothing yet."""
         self._data = data
+        if named:
+            return REFUSES
         try:
-            return named or says_it_failed(decode_event(data))
+            event = decode_event(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return False
+            return BEGINS
+        if says_it_failed(event):
+            return REFUSES
+        return WAITS if self._announces and bytes(event.type) in ANNOUNCEMENTS else BEGINS
 
     def refusal(self, endpoint: Endpoint) -> tuple[ResponseHead, bytes]:
-        """The answer that the error is: a head with its status, and a body as the API has it that the client of ``endpoint``
-        speaks, which is an engine's own, Anthropic's, or OpenAI's."""
-        anthropic = endpoint.label.startswith("/v1/messages")
-        said = _object(self._data)
-        error = said.get("error") or _dict(said.get("response")).get("error")
-        fields: dict[str, Any] = error if type(error) is dict else said
-        if not said:
-            kind = errors.lookup("bad_gateway")
-            status, body = kind.status, errors.anthropic_body(kind) if anthropic else errors.body(kind)
-        else:
-            status, body = _status(fields, said), self._data
-            if not endpoint.dialect and (type(said.get("error")) is not dict or (anthropic and said.get("type") != "error")):
-                body = _written(fields, error, anthropic)
-        head = self.head
-        fields_of_head = b"content-type: application/json\r\n" + _CONTENT_TYPE().sub(b"", head.forward)
-        line = response_status(status, b"")
-        # (Its connection is of no more use: whatever follows the error on it is nobody's.)
-        return ResponseHead(
-            status, head.minor, line, fields_of_head, len(body), False, False, False, True, head.has_date, 0.0, 0
-        ), body
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    """The JSON object that ``data`` is; an empty one where it is none."""
-    try:
-        found = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}
-    return _dict(found)
-
-
-def _dict(found: Any) -> dict[str, Any]:
-    return found if type(found) is dict else {}
-
-
-def _status(fields: dict[str, Any], said: dict[str, Any]) -> int:
-    """The status that an error says, or its words stand for."""
-    code = fields.get("code")
-    if type(code) is str and code.isascii() and code.isdigit() and len(code) == 3:
-        code = int(code)
-    if type(code) is int:
-        return code if 400 <= code <= 599 and code != 499 else BAD_GATEWAY  # (499: its client has left, and this one has not)
-    for word in (code, fields.get("type"), said.get("error_type")):
-        if type(word) is str:
-            if word in _STATUS:
-                return _STATUS[word]
-            if word in errors.KINDS:
-                return errors.KINDS[word].status
-    return BAD_GATEWAY
-
-
-def _written(fields: dict[str, Any], error: Any, anthropic: bool) -> bytes:
-    """An error that its engine wrote in another way, as OpenAI's clients or Anthropic's read it."""
-    message = error if type(error) is str else fields.get("message")
-    name = fields.get("type")
-    if type(name) is not str or name in FAILURES:
-        name = "api_error" if anthropic else "upstream_error"
-    told = {"type": name, "message": message if type(message) is str else errors.lookup("bad_gateway").message}
-    if anthropic:
-        return msgspec.json.encode({"type": "error", "error": told})
-    return msgspec.json.encode({"error": {**told, "param": fields.get("param"), "code": fields.get("code")}})
+        """The answer that the error is."""
+        return as_answer(self.head, self._data, endpoint)

@@ -329,6 +329,12 @@ class Relay:
             return self.sse.error
         return self._usage is not None and self._usage.error
 
+    def failure(self) -> bytes:
+        """In which words, as far as they are kept."""
+        if self.dialect is not None and self.dialect.failure:
+            return self.dialect.failure
+        return self.sse.failure if self.sse is not None else b""
+
     def seconds(self) -> int:
         """Of audio, where that is what the engine says it has used; -1 = it does not."""
         if self.sse is not None:

@@ -18,6 +18,8 @@ cdef struct Run:
     Py_ssize_t reason_bytes  # 0 = none was given
     bint done
     bint error
+    const unsigned char *failure  # the data of the first event that told of it; NULL = it is not held
+    Py_ssize_t failure_bytes
     # The last event with a text, and nothing else to say, whose surroundings are not known; NULL = there is none.
     const unsigned char *stranger
     Py_ssize_t stranger_bytes
@@ -49,6 +51,7 @@ cdef class SseScanner:
     cdef public long long reasoning_tokens
     cdef public Py_ssize_t said_at
     cdef public long long seconds
+    cdef public bytes failure
     cdef public bytes finish_reason
 
     cdef bint _strip
@@ -81,7 +84,7 @@ cdef class SseScanner:
     cdef void _learn(self, const Run *run) noexcept nogil
     cdef bytes _feed(self, bytes payload, const Run *known, Py_ssize_t known_bytes)
     cdef bint _event(self, const unsigned char *p, Py_ssize_t n) except -1
-    cdef bint _decoded(self, bytes data) except -1
+    cdef bint _decoded(self, bytes data, bint error) except -1
     cdef int _long_begins(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef int _long_ends(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef int _keep_tail(self, const unsigned char *p, Py_ssize_t n) except -1

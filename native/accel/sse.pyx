@@ -401,6 +401,14 @@ cdef inline Py_ssize_t _delta(int kind, Py_ssize_t size) noexcept nogil:
     return 1 if kind == SOUND_KIND else _weight(size)
 
 
+cdef inline void _fails(Run *run, Bytes p, Py_ssize_t n) noexcept nogil:
+    """An event with this data tells of an error; the first one says which."""
+    if not run.error:
+        run.error = True
+        run.failure = p
+        run.failure_bytes = n
+
+
 cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
     """Add to ``run`` what the data at ``p`` says: that of the event at ``event``, which calls itself an error or not.
 
@@ -418,7 +426,7 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
         if n == 6 and memcmp(p, b"[DONE]", 6) == 0:
             run.done = True
         if error:
-            run.error = True
+            _fails(run, p, n)
         return PLAIN
     memset(&said, 0, sizeof(said))
     i = _object(p, i, n, &said)
@@ -427,7 +435,7 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
     run.events += 1
     noted = error or said.error
     if noted:
-        run.error = True
+        _fails(run, p, n)
     if said.reason_bytes:
         run.reason = p + said.reason_at
         run.reason_bytes = said.reason_bytes
@@ -584,7 +592,7 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
         i = -1
     run.events += 1
     if error:
-        run.error = True
+        _fails(run, p, n)
     tokens = _words(p, n, &reason, &reason_bytes)
     if i < 0:
         # Whoever reads it will fail; until then it counts as it does where it is told without being decoded.
@@ -593,12 +601,12 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
         return PLAIN
     one = &values[_bit(ERROR)]
     if one.start and (one.end - one.start != 4 or p[one.start] != 110):
-        run.error = True
+        _fails(run, p, n)
     one = &values[_bit(TYPE)]
     if one.start:
         kind = _kind(p, one.start, one.end)
         if _is_failure(p, one.start, one.end):
-            run.error = True
+            _fails(run, p, n)
     if kind == OTHER_KIND:
         tokens = 0
     elif not tokens and (kind == DELTA_KIND or kind == SOUND_KIND):
@@ -851,6 +859,7 @@ cdef class SseScanner:
         self._strip = strip_usage
         self._first = True
         self._lessons = 8
+        self.failure = b""
         self.prompt_tokens = self.completion_tokens = self.cached_tokens = self.reasoning_tokens = self.seconds = -1
 
     def __dealloc__(self):
@@ -888,7 +897,7 @@ cdef class SseScanner:
         run.said.prompt = self.prompt_tokens
         run.said.cached = self.cached_tokens
         run.reason_bytes = run.extra_bytes = 0
-        run.stranger = NULL
+        run.stranger = run.failure = NULL
 
     cdef Py_ssize_t _plain(self, Bytes p, Py_ssize_t n, Run *run) noexcept nogil:
         """How many bytes from ``p`` are whole events that go on as they are; what they come to is added to ``run``. So is
@@ -942,8 +951,10 @@ cdef class SseScanner:
             self.first_token_seen = True
         if run.done:
             self.done = True
-        if run.error:
+        if run.error and not self.error:
             self.error = True
+            if run.failure != NULL:
+                self.failure = PyBytes_FromStringAndSize(<const char *>run.failure, run.failure_bytes)
         if run.spoke:
             self._used = run.used
             self.of_choices = run.of_choices
@@ -1193,19 +1204,20 @@ cdef class SseScanner:
         if what != DEEP:
             self._commit(&run)
             return what == EXTRA
-        if error:
-            self.error = True
         self.events += 1
-        return self._decoded(PyBytes_FromStringAndSize(<const char *>p + at, size))
+        return self._decoded(PyBytes_FromStringAndSize(<const char *>p + at, size), error)
 
-    cdef bint _decoded(self, bytes data) except -1:
-        """Take note of what odd data says; whether it is an extra usage chunk's."""
-        cdef bint usage, choices
+    cdef bint _decoded(self, bytes data, bint error) except -1:
+        """Take note of what odd data says, of an event that calls itself an ``error`` or not; whether it is an extra usage chunk's."""
+        cdef bint usage, choices, fails
         cdef bytes kind
         cdef int at
         cdef Py_ssize_t reason, reason_bytes
         cdef Py_ssize_t tokens = _words(<Bytes>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &reason, &reason_bytes)
         cdef Run run
+        if error and not self.error:
+            self.error = True
+            self.failure = data
         if data == b"[DONE]":
             self.done = True
             return False
@@ -1218,8 +1230,10 @@ cdef class SseScanner:
                 self.first_token_seen = True
             return False
         kind = bytes(event.type)
-        if bytes(event.error) != b"null" or _is_failure(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind)):
+        fails = bytes(event.error) != b"null" or _is_failure(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind))
+        if fails and not self.error:
             self.error = True
+            self.failure = data
         at = _kind(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind)) if PyBytes_GET_SIZE(kind) else NO_KIND
         if at == OTHER_KIND:
             tokens = 0

@@ -5,8 +5,8 @@ from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.sse cimport SseScanner
 from fastgw.exchange.call cimport Call
 from fastgw.exchange.context cimport Context
-from fastgw.exchange.figures cimport answers_of, coded, dialect_of, read_whole
-from fastgw.exchange.opening cimport Opening, is_stream
+from fastgw.exchange.figures cimport answers_of, read_whole, relay_for
+from fastgw.exchange.opening cimport Opening, is_held
 from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.request cimport request_start, rewritten
 from fastgw.exchange.state cimport ExchangeState
@@ -20,8 +20,8 @@ from fastgw.protocol.start cimport RequestStart
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.target cimport Engine
 
-cdef int BEGINS, BROKEN, DEAD, END, ENDS, IS_ANSWERED, MORE, NO_BODY, QUEUED, REFUSES, RELAYING, SENDS, SPENT, TUNNEL, UNTOLD, WAITS
-cdef long long MOST_WEIGHED, NO_LIMIT
+cdef int BEGINS, BROKEN, DEAD, END, ENDS, IS_ANSWERED, MORE, NO_BODY, QUEUED, REFUSES, RELAYING, SENDS, SPENT, TUNNEL, WAITS
+cdef long long MOST_WEIGHED
 cdef double CLOSING_S
 cdef Py_ssize_t APART_BYTES
 
@@ -43,7 +43,7 @@ cdef class Attempt(Call):
     cpdef send(self, double now)
     @cython.locals(exchange=ExchangeState)
     cpdef on_head(self, ResponseHead head, BodySource source, bytes rest)
-    @cython.locals(exchange=ExchangeState, status=cython.int, length=cython.longlong, client=ClientStream, stream=UpstreamStream, extra=bytes, now=cython.double, told=cython.bint)
+    @cython.locals(exchange=ExchangeState, length=cython.longlong, client=ClientStream, stream=UpstreamStream, extra=bytes, now=cython.double, told=cython.bint)
     cpdef answered(self, ResponseHead head, BodySource source, bytes rest)
     @cython.locals(extra=bytes)
     cpdef bytes _accepts(self, ExchangeState exchange, ResponseHead head, double now)
@@ -61,7 +61,7 @@ cdef class Attempt(Call):
     cpdef client_drained(self)
     @cython.locals(exchange=ExchangeState, failed=cython.bint)
     cpdef _relayed(self, Relay relay)
-    cpdef _ended(self, ExchangeState exchange, bint failed, bint reusable)
+    cpdef _ended(self, ExchangeState exchange, bint failed, bytes words, bint reusable)
     @cython.locals(exchange=ExchangeState, stream=UpstreamStream, verdict=cython.int)
     cpdef bint _granted(self, Relay relay) except -1
     cpdef _closes(self, Relay relay, int verdict)

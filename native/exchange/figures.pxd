@@ -6,11 +6,14 @@ from fastgw.accel.sse cimport SseScanner
 from fastgw.accel.usage cimport UsageScanner, names_error, seconds_in, usage_in
 from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.state cimport ExchangeState
+from fastgw.protocol.body cimport Source
 
 cdef str COMPLETIONS
-cdef long long MOST_CHOICES
+cdef long long MOST_CHOICES, NO_LIMIT, UNTOLD
 
 cpdef bint coded(ResponseHead head) except -1
+@cython.locals(sse=SseScanner, relay=Relay, open_ended=cython.bint)
+cpdef Relay relay_for(ExchangeState exchange, ResponseHead head, Source source, bytes extra, object show, bint changes)
 @cython.locals(sse=SseScanner, passed=cython.longlong, several=cython.bint, early=cython.bint)
 cpdef read_off(ExchangeState exchange, Relay relay, str outcome, double now)
 @cython.locals(facts=BodyFacts, answers=cython.longlong)

@@ -52,4 +52,5 @@ cdef class Relay:
     cpdef bint break_off(self, bytes event) except -1
     cpdef tuple usage(self)
     cpdef bint failed(self) except -1
+    cpdef bytes failure(self)
     cpdef long long seconds(self)

@@ -16,7 +16,7 @@ from fastgw.sim import ScriptedConnection, ScriptedEngine
 from fastgw.sim.scripted import RawRequest
 from tests.accounts.answers import answer_of, cut, packed, request_of
 from tests.accounts.bills import Bill, bills_of
-from tests.accounts.cases import CHAT, COMPLETIONS, ERROR_EVENT, GENERATE, LEFT, RANK, WHOLE, Case
+from tests.accounts.cases import CHAT, COMPLETIONS, ERROR_EVENT, GENERATE, LEFT, RANK, SILENT, WHOLE, Case
 from tests.accounts.figures import Answer, Piece
 from tests.e2e.metered import KEY, account_of, usage_of
 from tests.support.client import NoResponse, RawClient, RawResponse, request
@@ -140,11 +140,11 @@ class Conversation:
             except NoResponse as none:
                 raise AssertionError(f"{case}: {none}") from none
         await client.send(data)
-        if case.ending == "left before the head" or (case.ending == "left after the head" and case.stream):
+        if case.ending == "left before the head" or (case.ending == "left after the head" and case.api not in SILENT):
             async with asyncio.timeout(10):
                 await self.got.wait()
             if case.ending == "left after the head":
-                await asyncio.sleep(0.01)  # (a stream's head waits for an event: nobody sees it here)
+                await asyncio.sleep(0.01)  # (a head waits for what shows that there is an answer: nobody sees it here)
             client.close()
             return None
         if case.ending == "left after the head":

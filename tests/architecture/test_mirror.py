@@ -49,6 +49,7 @@ ELSEWHERE: dict[str, str] = {
     "bench/run": "bench/test_load.py",
     "agent/engine": "agent/test_link.py",
     "agent/tunnel": "e2e/test_tunnels.py",
+    "exchange/engine_error": "conversations/test_whose_fault.py",
     "exchange/passage": "e2e/test_tunnels.py",
     "gpu/driver": "gpu/test_reading.py",
     "gpu/fields": "gpu/test_series.py",

@@ -130,6 +130,7 @@ LENGTH = {"max_new_tokens": 5}
 PARAMS = {"sampling_params": LENGTH}
 BATCH = json.dumps([{"text": "a", "meta_info": {"prompt_tokens": 70, "completion_tokens": 5}}] * 4).encode()
 LOADED = b'{"model":"sim","response":"","done":true,"done_reason":"load"}'
+FAILED = b'{"id":"r","error":{"code":"server_error","message":"no"},"output":[]}'
 NO_ERROR = b'{"id":"r","error":null,"output":[],"usage":{"input_tokens":70,"output_tokens":20}}'
 
 OWN: dict[str, tuple[str, dict[str, Any], bytes, bytes, tuple[int, int], str]] = {
@@ -139,9 +140,7 @@ OWN: dict[str, tuple[str, dict[str, Any], bytes, bytes, tuple[int, int], str]] =
     "text that is all there is": ("/generate", SGLANG, EVENTS, CUMULATIVE, (-1, 50), "ok"),
     "a long event": ("/generate", SGLANG, EVENTS, LONG, (70, 20), "ok"),
     "lines that break": ("/api/chat", OLLAMA, LINES, WORD + BROKE, (-1, 1), "engine_error"),
-    "an error, Ollama's": ("/api/chat", OLLAMA, JSON, BROKE, (0, 0), "engine_error"),
-    "an error": ("/v1/chat/completions", CHAT, JSON, ERROR, (0, 0), "engine_error"),
-    "an error of embeddings": ("/v1/embeddings", {**MODEL, "input": "x"}, JSON, ERROR, (0, 0), "engine_error"),
+    "a failed response": ("/v1/responses", {**MODEL, "input": "x"}, JSON, FAILED, (0, 0), "engine_error"),
     **{
         f"a batch, {json.dumps(more)}": ("/generate", {"text": ["x" * 100] * 4, **PARAMS, **more}, JSON, BATCH, (280, 20), "ok")
         for more in ({}, {"n": 4}, {"n_cmpl": 4}, {"best_of": 4}, {"inputs": "x", "parameters": {"best_of": 4, **LENGTH}})
@@ -173,6 +172,23 @@ def test_what_is_said_in_an_engines_own_words_is_charged_and_told(name: str, rea
 
 
 @pytest.mark.parametrize("reads", [1, 4])
+@pytest.mark.parametrize(("path", "document", "said", "status"), [
+    ("/api/chat", OLLAMA, BROKE, 502), ("/v1/chat/completions", CHAT, ERROR, 500),
+    ("/v1/embeddings", {**MODEL, "input": "x"}, ERROR, 500),
+])  # fmt: skip
+def test_an_error_in_place_of_an_answer_costs_nothing(
+    path: str, document: dict[str, Any], said: bytes, status: int, reads: int
+) -> None:
+    data = ok(said)
+    size = -(-len(data) // reads)
+    with conversation(1, answering(*[data[at : at + size] for at in range(0, len(data), size)]), **SETTINGS) as talk:
+        answer = talk.ask(request("POST", path, body=json.dumps(document).encode(), key=KEY))
+        assert (answer.status, answer.body) == (status, said)
+        ledger = talk.account(KEY).ledger
+        assert (ledger.prompt, ledger.completion, ledger.reserved) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("reads", [1, 4])
 def test_a_refusal_in_its_own_words_is_no_failure(reads: int) -> None:
     data = ok(BROKE).replace(b"200 OK", b"422 No")
     size = -(-len(data) // reads)
@@ -199,7 +215,7 @@ def test_all_answers_that_are_asked_for_are_reserved_and_weighed(path: str, docu
         assert 40 * answers + 100 <= reserved <= 40 * answers + 140
         engine = talk.engines[0]
         assert engine.last.json() == document, "it says no more than that itself"
-        engine.last.says(ok(b"{}")[:-1])
+        engine.last.says(ok(b'{"id":1}')[:-1])
         assert engine.engine.watch.making == 40 * answers
         engine.last.says(b"}")
         assert client.seen.complete

@@ -365,13 +365,6 @@ def test_lines_of_json_are_events_too(said: list[bytes], goes_on: int) -> None:
         assert (row.ask(ask).status, row.asked["b"]) == (200, goes_on)
 
 
-@pytest.mark.parametrize("event", [FAILED, NAMELESS, b"event: response.failed\n" + FAILED])
-def test_a_failure_behind_an_event_is_one_by_its_type(event: bytes) -> None:
-    with deployed(ENGINES, ROUTE, plays={"a": answering(SSE_HEAD, chunk(EVENT), chunk(event) + LAST_CHUNK)}) as row:
-        assert row.ask(chat(stream=True)).body == EVENT + event
-        assert (row.talk.records[0]["outcome"], row.engines["a"].engine.failures_total) == ("engine_error", 1)
-
-
 def test_a_model_with_room_is_told_all_that_was_admitted() -> None:
     """Although the first was asked once more, for less."""
     with deployed(ENGINES, CONTEXT, plays={"a": LONG}, daily_token_quota=10**6, default_max_tokens=4096) as row:
@@ -404,6 +397,9 @@ TURNED_AWAY = {
     "lacks the model, says vLLM": says(404, {"message": "The model `m` does not exist.", "type": "NotFoundError", "code": 404}),
     "lacks the model, says Ollama": says(404, "model 'm' not found"),
     "lacks the model, says OpenAI": says(404, {"message": "No.", "code": "model_not_found"}),
+    "lacks the model, says llama.cpp": says(400, {"code": 400, "message": "model not found", "type": "invalid_request_error"}),
+    "lacks the model, says its router": says(400, {"code": 400, "message": "model 'm' not found"}),
+    "lacks the model, says LiteLLM": says(400, {"message": "{'error': '/chat/completions: Invalid model name passed in m."}),
 }
 FAILS_ALONE = {
     **{number: status(int(number)) for number in ("429", "500", "503", "529")},
@@ -456,10 +452,15 @@ def test_an_engine_that_is_not_set_up_for_it_has_failed(name: str) -> None:
     ({}, TURNED_AWAY["lacks the model, says vLLM"]),
     ({"models": ("m",)}, says(404, {"message": "Response with id 'the model m does not exist' not found."})),
     ({"models": ("m",)}, says(404, 'no "error": "model m not found"')),
-], ids=["the client's key", "the client's key, 403", "nobody said so", "another thing", "the client's words"])  # fmt: skip
+    ({"models": ("m",)}, says(400, {"message": "Model output schema: $defs/a not found"})),
+    ({"models": ("m",)}, says(400, {"message": 'input: "message": "model m not found"'})),
+], ids=[
+    "the client's key", "the client's key, 403", "nobody said so", "another thing", "the client's words", "another thing, 400",
+    "the client's words, 400",
+])  # fmt: skip
 def test_what_the_client_is_told_himself(fields: dict[str, Any], play: Play) -> None:
     with deployed({"a": fields, "a2": fields}, plays={"a": play}, policy="ordered") as row:
-        assert row.ask(chat()).status in (401, 403, 404)
+        assert row.ask(chat()).status in (400, 401, 403, 404)
         assert (row.asked, row.engines["a"].engine.failures_total) == ({"a": 1, "a2": 0}, 0)
 
 

@@ -64,10 +64,12 @@ SHAPES: dict[str, tuple[str, bytes, bytes]] = {
     "/api/generate": ("/api/generate", b"application/json", WORD),
     "responses": ("/v1/responses", b"application/json", b'{"id":"r","object":"x",%b,"output":[{"model":"y"}]}' % NAMED),
     "responses, events": (
-        "/v1/responses", b"text/event-stream", by_events(b'{"type":"response.created","response":{"id":"r",%b}}' % NAMED)),
+        "/v1/responses", b"text/event-stream", by_events(
+            b'{"type":"response.created","response":{"id":"r",%b}}' % NAMED, b'{"type":"response.output_text.delta"}')),
     "messages": ("/v1/messages", b"application/json", b'{"type":"message","content":[{"text":"a"}],%b}' % NAMED),
     "messages, events": (
-        "/v1/messages", b"text/event-stream", by_events(b'{"type":"message_start","message":{"id":"m",%b}}' % NAMED)),
+        "/v1/messages", b"text/event-stream", by_events(
+            b'{"type":"message_start","message":{"id":"m",%b}}' % NAMED, b'{"type":"message_stop"}')),
     "embeddings": ("/v1/embeddings", b"application/json", b'{"object":"list","data":[{"embedding":[1]}],%b}' % NAMED),
 }  # fmt: skip
 

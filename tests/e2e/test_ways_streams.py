@@ -154,7 +154,7 @@ async def test_F5_one_that_breaks_ends_in_an_error_event_and_no_clean_end(way: W
 async def test_F5_in_the_shape_of_its_endpoint(way: Way) -> None:
     async def play(turn: Any) -> None:
         await turn.head(SSE)
-        await turn.data(b'event: message_start\ndata: {"type":"message_start"}\n\n')
+        await turn.data(b'event: content_block_start\ndata: {"type":"content_block_start"}\n\n')
         await asyncio.sleep(0.003)
         await turn.breaks("fin")
 
@@ -232,10 +232,17 @@ async def test_each_event_is_there_while_the_next_is_still_unsaid(way: Way) -> N
 
 @all_ways
 async def test_the_head_of_a_stream_goes_down_with_its_first_event(way: Way) -> None:
-    """Nothing is there before it; so who dies, or begins with an error, is answered for with a status."""
+    """Nothing is there before it; so who dies, or begins with an error, is answered for with a status. So is a plain answer
+    that is one."""
     said = asyncio.Event()
+    refused = b'{"error":{"message":"no","type":"BadRequestError","param":null,"code":400}}'
 
     async def play(turn: Any) -> None:
+        if len(engine.turns) > 3:
+            await turn.head(b"content-type: application/json")
+            await turn.data(refused)
+            await turn.end()
+            return
         await turn.head(SSE)
         await turn.data(b": ping\n\n")
         await asyncio.sleep(0.05)
@@ -257,7 +264,10 @@ async def test_the_head_of_a_stream_goes_down_with_its_first_event(way: Way) -> 
         for status, body in ((500, b"EngineCore encountered an issue."), (502, b"bad_gateway")):
             answer = await client.asks(say(stream=True))
             assert (answer.status, answer.complete, body in answer.body) == (status, True, True)
-        assert [record["status"] for record in gw.records] == [200, 500, 502]
+        answer = await client.asks(say())
+        assert (answer.status, answer.complete, answer.body) == (400, True, refused)
+        assert [record["status"] for record in gw.records] == [200, 500, 502, 400]
+        assert pool_engine(gw).failures_total == 2
 
 
 @all_ways

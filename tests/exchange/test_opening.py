@@ -8,22 +8,25 @@ from typing import Any
 import pytest
 
 from fastgw.exchange.endpoints import EndpointTable
-from fastgw.exchange.opening import BEGINS, ENDS, REFUSES, UNREADABLE, WAITS, Opening, is_stream
+from fastgw.exchange.opening import BEGINS, ENDS, REFUSES, UNREADABLE, WAITS, Opening, is_held
 from fastgw.protocol.body import source_of
 from fastgw.protocol.http1.client import ResponseReader
 from tests.support.scripts import EVENT, LAST_CHUNK, SSE_HEAD, chunk
 
+JSON_HEAD = SSE_HEAD.replace(b"text/event-stream", b"application/json")
 NDJSON_HEAD = SSE_HEAD.replace(b"text/event-stream", b"application/x-ndjson")
 FAILS = b'data: {"error":{"message":"no","type":"server_error","code":503}}\n\n'
 MAX_OPENING_BYTES = 65536  # (a name of compiled code's alone)
 LINE = b'{"model":"m","message":{"role":"assistant","content":"a"},"done":false}\n'
 
 
-def opening(lines: bool = False, framed: bool = True) -> Opening:
-    head = NDJSON_HEAD if lines else SSE_HEAD
+def opening(lines: bool = False, framed: bool = True, path: str = "/v1/chat/completions", head: bytes = b"") -> Opening:
+    head = head or (NDJSON_HEAD if lines else SSE_HEAD)
     found = ResponseReader().feed(head if framed else head.replace(b"transfer-encoding: chunked\r\n", b""))
+    endpoint = EndpointTable().find(path.encode())
     assert found is not None
-    return Opening(found, source_of(found, b"POST"))
+    assert endpoint is not None
+    return Opening(found, source_of(found, b"POST"), endpoint)
 
 
 def split(data: bytes, size: int) -> list[bytes]:
@@ -186,7 +189,7 @@ def test_one_that_says_nothing_is_a_bad_gateway(data: bytes, path: str) -> None:
         (OPENAI, SSE_HEAD[:-2] + b"content-encoding: identity, gzip\r\n\r\n", False),
         (OPENAI, SSE_HEAD[:-2] + b"x-original-content-encoding: gzip\r\n\r\n", True),
         (OPENAI, SSE_HEAD[:-2] + b"content-encoding: identity\r\ncontent-encoding: br\r\n\r\n", False),
-        (OLLAMA_CHAT, SSE_HEAD.replace(b"text/event-stream", b"application/json"), False),
+        (OLLAMA_CHAT, JSON_HEAD, True), ("/v1/up", JSON_HEAD, False), (OPENAI, JSON_HEAD.replace(b"200", b"422"), False),
     ],
 )  # fmt: skip
 def test_which_answers_are_streams(path: str, head: bytes, waits: bool) -> None:
@@ -194,4 +197,4 @@ def test_which_answers_are_streams(path: str, head: bytes, waits: bool) -> None:
     found = ResponseReader().feed(head)
     assert endpoint is not None
     assert found is not None
-    assert is_stream(endpoint, found) == waits
+    assert is_held(endpoint, found, source_of(found, b"POST"), b"") == waits

@@ -1,0 +1,131 @@
+"""An engine's error that came as an answer does, with status 200: whose fault it is, and which answer it would have been.
+
+Engines say it as an event, as a line, or as all there is of a plain answer, each in the shape of its own API. Owns: what their
+words stand for. Must never: judge by anything but those words; one that says nothing is the engine's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from fastgw import errors
+from fastgw.accel.events import FAILURES
+from fastgw.accel.fields import response_status
+from fastgw.accel.heads import ResponseHead
+from fastgw.exchange.endpoints import Endpoint
+from fastgw.late import late
+
+BAD_GATEWAY: Final = 502
+LOOP: Final = 508  # an engine that is a gateway, or is reached through one, has met the request before
+
+_CONTENT_TYPE: Final = late(rb"(?im)^content-type:[^\r\n]*\r\n")
+
+_STATUS: Final = {
+    # Anthropic's, and OpenAI's where they are the same
+    "invalid_request_error": 400, "authentication_error": 401, "billing_error": 402, "permission_error": 403,
+    "not_found_error": 404, "request_too_large": 413, "rate_limit_error": 429, "api_error": 500, "timeout_error": 504,
+    "overloaded_error": 529,
+    # OpenAI's
+    "context_length_exceeded": 400, "insufficient_quota": 429, "rate_limit_exceeded": 429, "server_error": 500,
+    "invalid_prompt": 400,
+    # vLLM's, SGLang's, llama.cpp's, TGI's
+    "BadRequestError": 400, "NotFoundError": 404, "InternalServerError": 500, "exceed_context_size_error": 400,
+    "not_supported_error": 501, "unavailable_error": 503, "validation": 422, "generation": 424, "overloaded": 429,
+}  # fmt: skip
+"""The status with which an error comes where it is an answer of its own, by what engines call its type or its code."""
+
+_ANSWERS: Final = frozenset(
+    ("choices", "content", "data", "generated_text", "meta_info", "output", "response", "results", "segments", "text")
+)
+"""What there is of an answer beside its error, in whatever API: then it is one that failed on its way, and passes as it is."""
+
+
+def is_error(body: bytes) -> bool:
+    """Whether a whole ``body`` that begins as an error does is one, and no answer."""
+    said = _object(body)
+    return bool(said) and _ANSWERS.isdisjoint(said)
+
+
+def status_of(data: bytes) -> int:
+    """The status that an error says, or its words stand for; 502 where they say nothing."""
+    said = _object(data)
+    return _status(_fields(said), said)
+
+
+def blames(status: int, keyed: bool) -> bool:
+    """Whether an engine that says ``status`` has failed: it did not refuse what it was sent, nor for now. ``keyed``: the key
+    that it was shown is the gateway's."""
+    if status == 401 or status == 403:
+        return keyed
+    return status >= 500 and status != 503 and status != LOOP
+
+
+def as_answer(head: ResponseHead, data: bytes, endpoint: Endpoint) -> tuple[ResponseHead, bytes]:
+    """The answer that the error in ``data`` is, which came behind ``head``: a head with its status, and a body in the API that
+    the client of ``endpoint`` speaks, which is an engine's own, Anthropic's, or OpenAI's."""
+    anthropic = endpoint.label.startswith("/v1/messages")
+    said = _object(data)
+    fields = _fields(said)
+    if not said:
+        kind = errors.lookup("bad_gateway")
+        status, body = kind.status, errors.anthropic_body(kind) if anthropic else errors.body(kind)
+    else:
+        status, body = _status(fields, said), data
+        if not endpoint.dialect and (type(said.get("error")) is not dict or (anthropic and said.get("type") != "error")):
+            body = _written(fields, said, anthropic)
+    lines = b"content-type: application/json\r\n" + _CONTENT_TYPE().sub(b"", head.forward)
+    # (Its connection is of no more use: whatever follows the error on it is nobody's.)
+    return ResponseHead(
+        status, head.minor, response_status(status, b""), lines, len(body), False, False, False, True, head.has_date, 0.0, 0
+    ), body
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """The JSON object that ``data`` is; an empty one where it is none."""
+    try:
+        found = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return found if type(found) is dict else {}
+
+
+def _error(said: dict[str, Any]) -> Any:
+    """What is called so in it, or in the response that it is about."""
+    response = said.get("response")
+    return said.get("error") or (response.get("error") if type(response) is dict else None)
+
+
+def _fields(said: dict[str, Any]) -> dict[str, Any]:
+    """The object in which an error says what it is: its own, or all that was said."""
+    error = _error(said)
+    return error if type(error) is dict else said
+
+
+def _status(fields: dict[str, Any], said: dict[str, Any]) -> int:
+    code = fields.get("code")
+    if type(code) is str and code.isascii() and code.isdigit() and len(code) == 3:
+        code = int(code)
+    if type(code) is int:
+        return code if 400 <= code <= 599 and code != 499 else BAD_GATEWAY  # (499: its client has left, and this one has not)
+    for word in (code, fields.get("type"), said.get("error_type")):
+        if type(word) is str:
+            if word in _STATUS:
+                return _STATUS[word]
+            if word in errors.KINDS:
+                return errors.KINDS[word].status
+    return BAD_GATEWAY
+
+
+def _written(fields: dict[str, Any], said: dict[str, Any], anthropic: bool) -> bytes:
+    """An error that its engine wrote in another way, as OpenAI's clients or Anthropic's read it."""
+    error = _error(said)
+    message = error if type(error) is str else fields.get("message")
+    name = fields.get("type")
+    if type(name) is not str or name in FAILURES:
+        name = "api_error" if anthropic else "upstream_error"
+    told = {"type": name, "message": message if type(message) is str else errors.lookup("bad_gateway").message}
+    if anthropic:
+        return msgspec.json.encode({"type": "error", "error": told})
+    return msgspec.json.encode({"error": {**told, "param": fields.get("param"), "code": fields.get("code")}})

@@ -1,0 +1,287 @@
+"""Errors that come with status 200: whose fault they are, in what words every API says so, and where an answer begins."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from fastgw import RouteConfig
+from tests.conversations.deployed_row import Deployed, deployed
+from tests.support.byhand.engine import Play
+from tests.support.byhand.h2 import JSON
+from tests.support.conversation import answering
+from tests.support.requests import request
+from tests.support.scripts import ANSWER, EVENT, JSON_CHUNKED, LAST_CHUNK, SSE_HEAD, chunk, ok
+
+ENGINES: dict[str, dict[str, Any]] = {"a": {"models": ("m",)}, "b": {"models": ("n",)}}
+ROUTE = RouteConfig(model="m", fallback=["n"], fallback_on=["failure"])
+KEYED = {"a": {"models": ("m",), "api_key": "of-the-gateway"}}
+NDJSON_HEAD = SSE_HEAD.replace(b"text/event-stream", b"application/x-ndjson")
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+BODIES = {
+    CHAT: {"model": "m", "messages": []}, RESPONSES: {"model": "m", "input": "x"}, MESSAGES: {"model": "m", "messages": []},
+    "/v1/completions": {"model": "m", "prompt": "x"}, "/v1/embeddings": {"model": "m", "input": "x"},
+    "/v1/rerank": {"model": "m", "query": "x", "documents": ["y"]}, "/api/chat": {"model": "m", "messages": []},
+    "/generate": {"model": "m", "inputs": "x"}, "/generate_stream": {"model": "m", "inputs": "x"},
+}  # fmt: skip
+
+
+def asking(path: str, **more: Any) -> bytes:
+    body = json.dumps({**BODIES[path], **more}).encode()
+    return request("POST", path, headers=[("content-type", "application/json")], body=body)
+
+
+def event(said: Any, name: str = "") -> bytes:
+    return (b"event: %b\n" % name.encode() if name else b"") + b"data: " + json.dumps(said).encode() + b"\n\n"
+
+
+def error(code: Any = None, kind: str = "engine", **more: Any) -> dict[str, Any]:
+    return {"error": {"message": "no", "type": kind, "param": None, "code": code}, **more}
+
+
+LINE = b'{"message":{"content":"a"},"done":false}\n'
+TOKEN = event({"token": {"id": 1, "text": "a"}, "generated_text": None})
+DELTA = event({"type": "response.output_text.delta", "delta": "a"}, "response.output_text.delta")
+BLOCK = event({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}}, "content_block_delta")
+FAILED = {"type": "response.failed", "response": {"status": "failed", "error": {"code": "server_error", "message": "no"}}}
+INVALID = {"type": "response.failed", "response": {"status": "failed", "error": {"code": "invalid_prompt", "message": "no"}}}
+
+# Where it is said, behind which beginning, in which words, and whether it was the engine.
+BEHIND: list[tuple[str, bytes, bytes, bool]] = [
+    (CHAT, EVENT, event(error(400, "BadRequestError")), False), (CHAT, EVENT, event(error("400")), False),
+    (CHAT, EVENT, event(error(422)), False), (CHAT, EVENT, event(error(404)), False), (CHAT, EVENT, event(error(429)), False),
+    (CHAT, EVENT, event(error(503)), False), (CHAT, EVENT, event(error(401)), False),
+    (CHAT, EVENT, event(error(500, "InternalServerError")), True), (CHAT, EVENT, event(error()), True),
+    (CHAT, EVENT, event({"error": "no"}), True), (CHAT, EVENT, b"event: error\ndata: no\n\n", True),
+    (CHAT, EVENT, b"event: error\n\n", True),
+    (CHAT, EVENT, event(error(400)) + event(error(500)), False), (CHAT, EVENT, event(error(500)) + event(error(400)), True),
+    (CHAT, EVENT, event(error(400)).replace(b'"error"', b'"\\u0065rror"'), False),
+    (CHAT, EVENT, event({"a": [[] for _ in range(3)], **error(400)}).replace(b"[]", b"[" * 400 + b"]" * 400), False),
+    (CHAT, EVENT, event(error(400)).replace(b'{"error":', b'{\ndata: "error":'), False),
+    ("/v1/completions", EVENT, event(error(400)), False),
+    (RESPONSES, DELTA, event(INVALID, "response.failed"), False), (RESPONSES, DELTA, event(FAILED, "response.failed"), True),
+    (RESPONSES, DELTA, event(FAILED), True), (RESPONSES, DELTA, event({"type": "error"}), True),
+    (RESPONSES, DELTA, event({"type": "error", "code": "rate_limit_exceeded", "message": "no"}), False),
+    (MESSAGES, BLOCK, event({"type": "error", **error(kind="invalid_request_error")}, "error"), False),
+    (MESSAGES, BLOCK, event({"type": "error", **error(kind="overloaded_error")}, "error"), True),
+    ("/generate_stream", TOKEN, b'data:{"error":"no","error_type":"validation"}\n\n', False),
+    ("/generate_stream", TOKEN, b'data:{"error":"no","error_type":"generation"}\n\n', False),
+    ("/generate_stream", TOKEN, b'data:{"error":"no","error_type":"incomplete_generation"}\n\n', True),
+    ("/generate", event({"text": "a", "index": 0}), event(error(400)), False),
+    ("/api/chat", LINE, b'{"error":"no"}\n', True), ("/api/chat", LINE, b'{"error":"no","code":400}\n', False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("reads", [1, 0])
+@pytest.mark.parametrize(("path", "begins", "said", "blamed"), BEHIND)
+def test_an_error_behind_the_beginning_is_whose_its_words_say(
+    path: str, begins: bytes, said: bytes, blamed: bool, reads: int
+) -> None:
+    """It passes as it is; and whoever is not to blame is asked again, however little his breaker bears."""
+    head = NDJSON_HEAD if path == "/api/chat" else SSE_HEAD
+    wire = chunk(begins) + chunk(said) + LAST_CHUNK
+    pieces = [wire] if reads else [wire[at : at + 7] for at in range(0, len(wire), 7)]
+    with deployed({"a": ENGINES["a"]}, plays={"a": answering(head, *pieces)}, cb_failure_threshold=1) as row:
+        answer = row.ask(asking(path, stream=True))
+        assert (answer.status, answer.body) == (200, begins + said)
+        assert row.talk.records[0]["outcome"] == "engine_error"
+        assert row.engines["a"].engine.failures_total == blamed
+        assert row.ask(asking(path, stream=True)).status == (503 if blamed else 200)
+
+
+def test_but_a_key_of_the_gateways_own_is_not_the_clients() -> None:
+    with deployed(KEYED, plays={"a": answering(SSE_HEAD, chunk(EVENT + event(error(401))) + LAST_CHUNK)}) as row:
+        row.ask(asking(CHAT, stream=True))
+        assert row.engines["a"].engine.failures_total == 1
+
+
+OLD = {"object": "error", "message": "no", "type": "BadRequestError", "param": None, "code": 400}
+ANTHROPIC = {"type": "error", "error": {"type": "overloaded_error", "message": "no"}}
+# What is all there is of a plain answer, with which status it goes down, and as what.
+INSTEAD: list[tuple[str, dict[str, Any], int, Any]] = [
+    (CHAT, error(400, "BadRequestError"), 400, ...), (CHAT, error(500), 500, ...), (CHAT, error(429), 429, ...),
+    (CHAT, error(), 502, ...), (CHAT, error("context_length_exceeded"), 400, ...), (CHAT, error(503, user_id="u"), 503, ...),
+    (CHAT, {"error": "no"}, 502, {"error": {"message": "no", "type": "upstream_error", "param": None, "code": None}}),
+    (CHAT, OLD, 400, {"error": {"message": "no", "type": "BadRequestError", "param": None, "code": 400}}),
+    ("/v1/completions", error(404), 404, ...), (RESPONSES, error("server_error"), 500, ...),
+    (MESSAGES, ANTHROPIC, 529, ...),
+    (MESSAGES, error(400, "BadRequestError"), 400, {"type": "error", "error": {"type": "BadRequestError", "message": "no"}}),
+    ("/v1/embeddings", error(422), 422, ...), ("/v1/embeddings", OLD, 400, {"error": {**OLD, "object": ...}}),
+    ("/v1/rerank", error(500), 500, ...), ("/api/chat", {"error": "no"}, 502, ...),
+    ("/generate", {"error": "no", "error_type": "overloaded"}, 429, ...), ("/generate", error(400), 400, ...),
+]  # fmt: skip
+
+
+def ways(body: bytes) -> dict[str, Play]:
+    """How an engine may say the same."""
+    head, said = ok(body)[: -len(body)], b" \n" + body
+    to_its_end = head.replace(b"content-length: %d" % len(body), b"connection: close")
+
+    def closes(asked: Any) -> None:
+        asked.says(to_its_end, said[:5], said[5:]).closes("fin")
+
+    return {
+        "at once": answering(head + body), "apart": answering(head, body), "closes": closes,
+        "by and by": answering(head, *[body[at : at + 1] for at in range(len(body))]),
+        "in chunks": answering(JSON_CHUNKED + chunk(said[:4]), chunk(said[4:]), LAST_CHUNK),
+        "in a chunk": answering(JSON_CHUNKED + chunk(said) + LAST_CHUNK),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ways(b"{}"))
+@pytest.mark.parametrize(("path", "said", "status", "body"), INSTEAD)
+def test_an_error_in_place_of_a_plain_answer_has_its_own_status(
+    path: str, said: dict[str, Any], status: int, body: Any, way: str
+) -> None:
+    """However it comes; and where that says so, another answers."""
+    data = json.dumps(said, separators=(",", ":") if way == "in chunks" else None).encode()
+    with deployed(ENGINES, plays={"a": ways(data)[way]}, cb_failure_threshold=1) as row:
+        answer = row.ask(asking(path))
+        assert (answer.status, answer.header("content-type"), answer.complete) == (status, "application/json", True)
+        if body is ...:
+            assert answer.body.strip() == data
+        else:
+            body["error"].pop("object", None)
+            assert answer.json() == body
+        assert row.talk.records[0]["status"] == status
+        assert row.talk.records[0]["prompt_tokens"] == -1, "it costs nothing"
+        assert row.engines["a"].engine.failures_total == (status >= 500 and status != 503)
+    if status == 429 or status >= 500:
+        with deployed(ENGINES, ROUTE, plays={"a": ways(data)[way]}) as row:
+            assert (row.ask(asking(path)).status, row.asked["b"]) == (200, 1)
+
+
+@pytest.mark.parametrize("ends", ["with it", "apart", "behind its length"])
+def test_so_it_has_in_http2(ends: str) -> None:
+    data = json.dumps(error(400)).encode()
+    with deployed({"a": {"models": ("m",), "protocol": "h2"}}, plays={"a": None}) as row:
+        client = row.talk.client().says(asking(CHAT))
+        length = [(b"content-length", b"%d" % len(data))] if ends == "behind its length" else []
+        asked = row.engines["a"].last.begins([*JSON, *length]).says(data[:9], data[9:], last=ends == "with it")
+        if ends != "with it":
+            asked.says(b"", last=True)
+        assert client.sees(400).body == data
+        assert row.engines["a"].engine.failures_total == 0
+
+
+NO_ERRORS: dict[str, tuple[str, bytes]] = {
+    "an answer": (CHAT, ANSWER), "null": (CHAT, b'{"error":null,"choices":[]}'),
+    "an answer that failed": (CHAT, b'{"error":{"message":"no","code":400},"choices":[{"message":{"content":"a"}}]}'),
+    "a response that failed": (RESPONSES, b'{"id":"r","object":"response","error":{"code":"server_error"},"output":[]}'),
+    "a list": ("/v1/embeddings", b'{"object":"list","data":[]}'), "a message": (MESSAGES, b'{"type":"message","content":[]}'),
+    "a part of one": (CHAT, b'{"error":{"message":"no"'), "none at all": (CHAT, b'{"error"}'),
+    "no object": (CHAT, b'["error"]'),
+    "blanks": (CHAT, b" \n "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ways(b"{}"))
+@pytest.mark.parametrize("name", NO_ERRORS)
+def test_what_is_no_error_passes_as_it_is(name: str, way: str) -> None:
+    path, body = NO_ERRORS[name]
+    with deployed(ENGINES, ROUTE, plays={"a": ways(body)[way]}) as row:
+        answer = row.ask(asking(path))
+        assert (answer.status, answer.body.strip(), answer.complete) == (200, body.strip(), True)
+        assert row.asked["b"] == 0
+
+
+def test_an_answer_that_is_seen_to_be_one_does_not_wait() -> None:
+    """Nor one that may be an error for ever: what is long, or comes after a while, goes down."""
+    with deployed(ENGINES, plays={"a": None}) as row:
+        client = row.talk.client().says(asking(CHAT))
+        asked = row.engines["a"].last.says(ok(ANSWER)[: -len(ANSWER)], ANSWER[:4])
+        assert client.seen.body == ANSWER[:4]
+        asked.says(ANSWER[4:])
+        assert client.sees(200).body == ANSWER
+        client = row.talk.client().says(asking(CHAT))
+        asked = row.engines["a"].last.says(JSON_CHUNKED, chunk(b'{"error":"'), *[chunk(b"x" * 8000)] * 8)
+        assert client.waits
+        asked.says(chunk(b"x" * 8000))
+        assert (client.seen.status, len(client.seen.body)) == (200, 10 + 9 * 8000)
+        asked.says(LAST_CHUNK)
+        waits = row.talk.client().says(asking(CHAT))
+        asked = row.engines["a"].last.says(JSON_CHUNKED, chunk(b" "))
+        row.talk.passes(14.0)
+        asked.says(chunk(b" "))
+        assert waits.waits
+        row.talk.passes(1.5)
+        asked.says(chunk(b" "))
+        assert waits.seen.body == b"   "
+        waits.leaves()
+
+
+CREATED = event({"type": "response.created", "response": {"id": "r", "error": None}}, "response.created")
+GOES_ON = event({"type": "response.in_progress", "response": {"id": "r"}}, "response.in_progress")
+START = event({"type": "message_start", "message": {"usage": {"input_tokens": 5}}}, "message_start")
+QUIET = event({"type": "ping"}, "ping")
+ANNOUNCED = [(RESPONSES, CREATED + GOES_ON, DELTA), (MESSAGES, START + QUIET, BLOCK)]
+
+
+def opens(row: Deployed, path: str, said: bytes) -> tuple[Any, Any]:
+    client = row.talk.client().says(asking(path, stream=True))
+    return client, row.engines["a"].last.says(SSE_HEAD, chunk(said))
+
+
+@pytest.mark.parametrize("how", ["error", "refusal", "dies", "ends"])
+@pytest.mark.parametrize(("path", "said", "more"), ANNOUNCED)
+def test_an_announcement_is_no_answer_yet(path: str, said: bytes, more: bytes, how: str) -> None:
+    """What fails at once behind one is answered for by another, or with a status; the client sees nothing of it."""
+    with deployed(ENGINES, ROUTE, plays={"a": None, "b": answering(SSE_HEAD, chunk(more) + LAST_CHUNK)}) as row:
+        client, asked = opens(row, path, said)
+        assert client.waits
+        if how == "dies":
+            asked.closes("reset")
+        elif how == "ends":
+            asked.says(LAST_CHUNK)
+        else:
+            asked.says(chunk(event(error(500 if how == "error" else 400), "error")))
+        row.talk.passes(0.1)
+        if how == "refusal":
+            assert (client.seen.status, row.asked["b"], row.engines["a"].engine.failures_total) == (400, 0, 0)
+        else:
+            assert (client.sees(200).body, row.asked["b"], row.engines["a"].engine.failures_total) == (more, 1, 1)
+
+
+@pytest.mark.parametrize(("path", "said", "more"), ANNOUNCED)
+def test_but_it_does_not_wait_for_long(path: str, said: bytes, more: bytes) -> None:
+    """Nor for a token that is there; and an error behind what has gone down is one in a stream, before any token."""
+    with deployed(ENGINES, ROUTE, plays={"a": None}) as row:
+        client, asked = opens(row, path, said)
+        row.talk.passes(0.1)
+        assert client.waits
+        row.talk.passes(0.3)
+        assert client.seen.body == said
+        row.talk.passes(20.0)
+        asked.says(chunk(more), LAST_CHUNK)
+        assert client.sees(200).body == said + more
+        client, asked = opens(row, path, said + more)
+        assert client.seen.body == said + more
+        asked.says(LAST_CHUNK)
+        client, asked = opens(row, path, said)
+        row.talk.passes(0.4)
+        asked.says(chunk(event(error(500), "error")) + LAST_CHUNK)
+        assert client.sees(200).body == said + event(error(500), "error")
+        first, quick, failed = row.talk.records
+        assert first["ttft_s"] > 20.0 > 1.0 > quick["ttft_s"]
+        assert (failed["ttft_s"], failed["outcome"], row.asked["b"]) == (-1, "engine_error", 0)
+
+
+@pytest.mark.parametrize("said", [b"", b'{"error":'])
+@pytest.mark.parametrize("how", ["dies", "is silent"])
+def test_a_plain_answer_that_has_begun_is_asked_for_nowhere_else(said: bytes, how: str) -> None:
+    """Although nothing of it has gone down: its engine took the request, and worked on it."""
+    engines = {"a": {"models": ("m",)}, "b": {"models": ("m",)}}
+    settings: dict[str, Any] = {"policy": "ordered", "retry_fresh": True, "between_bytes_timeout_s": 2.0}
+    with deployed(engines, plays={"a": None}, **settings) as row:
+        client = row.talk.client().says(asking(CHAT))
+        asked = row.engines["a"].last.says(ok(ANSWER)[: -len(ANSWER)] + said)
+        if how == "dies":
+            asked.closes("reset")
+        else:
+            row.talk.passes(1.8)
+            assert client.waits
+            row.talk.passes(0.4)
+        assert (client.seen.status, client.seen.body, client.seen.complete) == (200, said, False)
+        assert (row.asked["b"], row.engines["a"].engine.truncations_total) == (0, 1)
