@@ -54,8 +54,8 @@ STREAM_PLACES: Final = {
     RESPONSES: ("completed", "long completed", "early and late", NOWHERE),
     MESSAGES: ("early and late", "last chunk", NOWHERE),
     TRANSCRIPTION: ("last chunk", NOWHERE),
-    OLLAMA: ("last chunk", NOWHERE),
-    TGI: ("last chunk", NOWHERE),
+    OLLAMA: ("last chunk", "long last chunk", NOWHERE),
+    TGI: ("last chunk", "long last chunk", NOWHERE),
 }
 PLAIN_PLACES: Final = ("first", "last", "before data", "behind data", "amid data", "before logprobs", NOWHERE)
 
@@ -204,6 +204,8 @@ def _meetings(case: Case) -> frozenset[tuple[Any, ...]]:
     way = (case.api, case.stream)
     threes: list[tuple[Any, ...]] = [(way, case.ending, case.place), (way, case.fields, case.place)]
     threes += [(way, case.ending, case.limited), (way, case.says, case.place)]
+    if case.place == "long last chunk":
+        threes.append((way, case.place, case.lookalike))  # (there each reader looks for its own names)
     return frozenset([*combinations(values, 2), *threes])
 
 

@@ -196,6 +196,9 @@ def _lines(writer: Writer, words: list[str]) -> Iterator[Piece]:
 
     def line(word: str, done: bool, **counts: Any) -> bytes:
         message = {"role": "assistant", "content": word, **writer.aside()}
+        if done and writer.case.place == "long last chunk":
+            arguments = {"a": writer.filler(LONG_EVENT_BYTES), **writer.aside()}
+            message["tool_calls"] = [{"function": {"name": "f", "arguments": arguments}}]
         return writer.json({"model": MODEL, "message": message, "done": done, **counts}).encode() + b"\n"
 
     for word in words:
@@ -208,9 +211,10 @@ def _tokens(writer: Writer, words: list[str]) -> Iterator[Piece]:
     """TGI's: an event a token, however long, of which the last counts."""
     for at, word in enumerate(words):
         last = at == len(words) - 1
+        long = [writer.filler(LONG_EVENT_BYTES)] if last and writer.case.place == "long last chunk" else []
         told = last and writer.case.place != NOWHERE
         value = {"index": at + 1, "token": {"id": at, "text": word, "special": False, **writer.aside()},
-                 "generated_text": "".join(words) if last else None,
+                 "generated_text": "".join([*words, *long]) if last else None,
                  "details": dict(writer.counts(writer.truth)) if told else None}  # fmt: skip
         yield Piece(_event(writer, value), 1, writer.told(writer.truth) if told else None)
 

@@ -24,7 +24,12 @@ _FALSE: Final = {
     "prompt_tokens": 90_001, "completion_tokens": 90_002, "total_tokens": 180_003,
     "input_tokens": 90_001, "output_tokens": 90_002,
 }  # fmt: skip
-_FALSE_TEXT: Final = '","usage":' + json.dumps(_FALSE, separators=(",", ":")) + ',"x":"'
+_FALSE_OWN: Final = {"prompt_eval_count": 90_001, "eval_count": 90_002}  # (Ollama's)
+_FALSE_TEXT: Final = (
+    '","usage":' + json.dumps(_FALSE, separators=(",", ":"))
+    + ',"done":true,"prompt_eval_count":90001,"eval_count":90002,"details":{"input_length":90001,"generated_tokens":90002},'
+    '"x":"'
+)
 
 
 class Figures(NamedTuple):
@@ -93,7 +98,10 @@ class Writer:
 
     def aside(self) -> dict[str, Any]:
         """Members of an object that is not the answer itself."""
-        return {"usage": _FALSE, "timings": {"prompt_n": 90_001, "predicted_n": 90_002}} if self._in_object() else {}
+        if not self._in_object():
+            return {}
+        own = _FALSE_OWN if self.case.api == OLLAMA else {}
+        return {"usage": _FALSE, "timings": {"prompt_n": 90_001, "predicted_n": 90_002}, **own}
 
     def _in_object(self) -> bool:
         return self.case.lookalike == "in an object"
