@@ -24,8 +24,8 @@ BUDGET = settings()  # as many as the profile has: tests/conftest.py
 
 CHUNKS = "fastgw.accel.chunks"
 SSE = "fastgw.accel.sse"
-COUNTED = ("events", "tokens", "done", "error", "finish_reason", "prompt_tokens", "completion_tokens", "first_token_seen",
-    "mid_event", "of_choices")  # fmt: skip
+COUNTED = ("events", "tokens", "done", "error", "failure", "finish_reason", "prompt_tokens", "completion_tokens",
+    "first_token_seen", "mid_event", "of_choices")  # fmt: skip
 
 ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\n\r", b"\r\n\r")
 LEADS = (b"data: ", b"data:", b"event: m\ndata: ", b"id: 5\rdata: ", b": c\ndata: ")

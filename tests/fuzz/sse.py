@@ -14,8 +14,8 @@ NATIVE = native(SSE)
 PYTHON = python(SSE, CHUNKS)
 CHUNK_SCANNERS = {NATIVE: native(CHUNKS).ChunkScanner, PYTHON: python(CHUNKS).ChunkScanner}
 
-STATE = ("events", "tokens", "done", "error", "finish_reason", "prompt_tokens", "completion_tokens", "first_token_seen",
-    "mid_event", "cached_tokens", "reasoning_tokens", "said_at", "of_choices", "seconds")  # fmt: skip
+STATE = ("events", "tokens", "done", "error", "failure", "finish_reason", "prompt_tokens", "completion_tokens",
+    "first_token_seen", "mid_event", "cached_tokens", "reasoning_tokens", "said_at", "of_choices", "seconds")  # fmt: skip
 
 _EVENT = re.compile(rb".*?\n\n|.+", re.DOTALL).findall
 
