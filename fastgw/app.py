@@ -43,6 +43,7 @@ from fastgw.net.listener import BindError, bind
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
 from fastgw.net.unusable import TlsError
+from fastgw.observe.tallies import Tallies, sampled
 from fastgw.policy import build, rebuild
 from fastgw.policy.iplimit import IpLimit
 from fastgw.policy.queue import Queue
@@ -54,6 +55,7 @@ from fastgw.upstream.discovery.follower import Follower
 from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.health import AT_ONCE, Health
 from fastgw.upstream.pool import Pool
+from fastgw.vitals import MetricsDoor, Vitals
 
 if TYPE_CHECKING:
     from fastgw.control.server import ControlServer
@@ -199,8 +201,17 @@ class Gateway:
         await self._discovery.start(config, RESOLVE_WAIT_S)
         keeping.start()
         door.runners.follow(config)
+        metrics = self._show(core, tasks, keeping, door.runners)
         if config.control_listen:
-            await self._open_control(shown, door.runners)
+            await self._open_control(shown, door.runners, metrics)
+
+    def _show(self, core: GatewayCore, tasks: Tasks, keeping: Housekeeping, runners: doors.RunnerDoor) -> MetricsDoor:
+        """Whoever shows the metrics from now on."""
+        vitals = Vitals(
+            core, self.fleet, self.loading, lag=keeping.lag, runners=lambda: len(runners), queue=lambda: self._queue,
+            meters=lambda: self._meters, state=lambda: self._state,
+        )  # fmt: skip
+        return MetricsDoor(core, tasks, vitals)
 
     def _put_together(self, reactor: Reactor, health: Health, who: Accounts) -> GatewayCore:
         """The filters, and the core that runs requests through them."""
@@ -208,18 +219,11 @@ class Gateway:
         filters = build(config)
         self._find_in(filters)
         core = self.core = GatewayCore(
-            config,
-            reactor=reactor,
-            stats=self.stats,
-            log=self.log,
-            access=self._access,
-            filters=filters,
-            strategy=strategy_for(config, stats=self.stats, remembered=self._remembered),
-            health=health,
-            table=self.fleet.table,
-            accounts=who,
+            config, reactor=reactor, stats=self.stats, log=self.log, access=self._access, filters=filters,
+            strategy=strategy_for(config, stats=self.stats, remembered=self._remembered), health=health,
+            table=self.fleet.table, accounts=who, tally=Tallies(config.metrics_by, sampled),
             instance=os.urandom(4).hex().encode(),
-        )
+        )  # fmt: skip
         core.serving = serving
         return core
 
@@ -244,11 +248,7 @@ class Gateway:
         core = self.core
         assert core is not None
         keeping = self._keeping = Housekeeping(
-            core,
-            loop,
-            meters=self._meters,
-            store=self._state,
-            flush_s=self.config.flush_interval_s,
+            core, loop, meters=self._meters, store=self._state, flush_s=self.config.flush_interval_s
         )
         keeping.restore(usage)
         if self._state is not None:
@@ -284,8 +284,7 @@ class Gateway:
             self._looks = self._scheduler = None
         if config.scheduler != "auto":
             for engine in fleet.engines():
-                engine.slots, engine.gradient = engine.max_concurrent, None
-                engine.tells(0, 0)
+                engine.unscheduled()
             return
         from fastgw.upstream.scheduler import Scheduler
 
@@ -416,11 +415,11 @@ class Gateway:
         accounts.restore(found, loaded, self.log)
         return found, loaded.usage
 
-    async def _open_control(self, shown: Shown | None, runners: doors.RunnerDoor) -> None:
+    async def _open_control(self, shown: Shown | None, runners: doors.RunnerDoor, metrics: MetricsDoor) -> None:
         core = self._running()
         try:
             self._control = await doors.for_the_operator(
-                core, self.fleet, self._queue, lambda: self._meters, lambda: self._state, self.loading, runners, shown
+                core, self.fleet, lambda: self._state, self.loading, runners, metrics, shown
             )
         except BaseException as error:
             await self.stop(0.0)

@@ -51,7 +51,7 @@ class Counters:
     connections_open: Annotated[int, Counter("gateway_connections_open", "Client connections open.")]
     upstream_open: Annotated[int, Counter("gateway_upstream_connections_open", "Connections to engines open.")]
     queue_waiting_open: Annotated[int, UNTOLD]  # (gateway_queue_waiting tells it by priority)
-    exchanges_total: Annotated[int, Counter("gateway_requests_total", "Requests that have ended or are under way.")]
+    exchanges_total: Annotated[int, UNTOLD]  # (gateway_requests_total tells those that have ended by what they were)
     auth_failures: Annotated[int, Counter("gateway_auth_failures_total", "Requests refused for want of a valid API key.")]
     queue_timeouts: Annotated[int, Counter(
         "gateway_queue_timeouts_total", "Requests that waited in the queue until their time was over.")]
@@ -100,6 +100,12 @@ class Counters:
     handshakes_failed: Annotated[int, Counter(
         "gateway_tls_handshakes_failed_total", "TLS handshakes with clients that failed.")]
     dials_total: Annotated[int, Counter("gateway_upstream_connections_total", "Connections opened to engines.")]
+    dials_warm: Annotated[int, Counter(
+        "gateway_upstream_connections_warmed_total", "Of those, the ones that were opened before anybody needed them.")]
+    reused_total: Annotated[int, Counter(
+        "gateway_upstream_reused_total", "Requests that went over a connection to their engine that was there.")]
+    stale_avoided: Annotated[int, Counter(
+        "gateway_upstream_stale_avoided_total", "Connections given up before a request met their end.")]
     bytes_down: Annotated[int, Counter("gateway_sent_bytes_total", "Bytes sent to clients.")]
     shortages: Annotated[int, Counter(
         "gateway_shortages_total", "Sockets that could not be made or watched for want of open files, memory or room.")]

@@ -21,7 +21,6 @@ from fastgw.errors import GatewayError
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.limits.key import UsageRow
-from fastgw.limits.meter import Meters
 from fastgw.net.client import ConnLimits, Spoken, told_of
 from fastgw.net.clock import monotonic
 from fastgw.net.h1_connection import H1Connection
@@ -29,7 +28,6 @@ from fastgw.net.listener import Listener
 from fastgw.net.own import HERE
 from fastgw.net.shortage import Shortage
 from fastgw.net.wire import PlainWire
-from fastgw.policy.queue import Queue
 from fastgw.protocol.headers import handshake_lines, is_trusted
 from fastgw.protocol.hosts import HostRule
 from fastgw.protocol.http1.server import PREFACE_HEAD
@@ -50,6 +48,7 @@ if TYPE_CHECKING:
     from fastgw.net.tls import TlsWire
     from fastgw.runners import RunnerDesk
     from fastgw.store.state import State
+    from fastgw.vitals import MetricsDoor
 
 REMEMBERED_ADDRESSES: Final = 1024  # of clients, with what is known of each: finding out costs more than all else of an accept
 LEAST_PER_IP: Final = 64  # connections that any one address may have, where the setting does not say
@@ -272,6 +271,10 @@ class RunnerDoor:
         self.desk: RunnerDesk | None = None
         core.locals.update(ws_runners=self._dial_in, runners=self._list)
 
+    def __len__(self) -> int:
+        """How many there are, or are waited for."""
+        return len(self.desk.registry) if self.desk is not None else 0
+
     def open(self, listener: Listener, socks: Sequence[socket.socket]) -> None:
         """Here the gateway listens: no engine may be there, and one that the configuration has there gets nothing."""
         self._listener = listener
@@ -383,11 +386,10 @@ class RunnerDoor:
 async def for_the_operator(
     core: GatewayCore,
     fleet: Fleet,
-    queue: Queue | None,
-    meters: Callable[[], Meters | None],
     state: Callable[[], State | None],
     loading: Loading,
     runners: RunnerDoor,
+    metrics: MetricsDoor,
     shown: Shown | None = None,
 ) -> ControlServer:
     """Serve the control listener; ``state`` is the store, as long as there is one. Raises :class:`BindError`."""
@@ -396,8 +398,6 @@ async def for_the_operator(
     from fastgw.control.server import ControlServer
     from fastgw.engines import EngineDesk
     from fastgw.explaining import ExplainDesk
-    from fastgw.observe.metrics import GatewayCollector, pieces
-    from fastgw.vitals import Vitals
 
     config = core.config
     keys = None
@@ -407,32 +407,16 @@ async def for_the_operator(
 
         keys = Keyring(store, lambda key_id: _usage_today(core, key_id))
 
-    def store_failing() -> bool:
-        now = state()
-        return now is not None and now.failing
-
-    collector = GatewayCollector(
-        Vitals(
-            core,
-            engines=fleet.engines,
-            replaced=lambda: [one.pool.engine for one in fleet.leaving.replaced()],
-            queue=queue,
-            meters=meters,
-            store_failing=store_failing,
-            admin_auth_failures=lambda: control.auth_failures,
-            loading=loading,
-            runners=lambda: len(runners.desk.registry) if runners.desk is not None else 0,
-        )
-    )
     listen = config.control_listen
     free = listen.endswith(":0")  # the system chooses the port
     host, port = parse_host_port(listen.removesuffix(":0") + ":1" if free else listen)
+    metrics.pages.more = _gpus(config, core.log)
     control = ControlServer(
         host=host,
         port=0 if free else port,
         operators=operators(config),
         log=core.log,
-        metrics=lambda: pieces(collector),
+        metrics=metrics.pages,
         health=lambda: dict(zip(("healthy_engines", "total_engines"), core.health.counts(), strict=True)),
         keys=keys,
         engines=EngineDesk(fleet, runners.runner_of),
@@ -442,9 +426,9 @@ async def for_the_operator(
         events=fleet.events,
         runners=runners.dialled,
         explain=ExplainDesk(core),
-        more=_gpus(config, core.log),
         tls=shown.lasting() if shown is not None and config.control_tls else None,
     )
+    metrics.vitals.auth_failures = lambda: control.auth_failures
     await control.start()
     fleet.own.add_address(host, int(control.url.rpartition(":")[2]))
     return control

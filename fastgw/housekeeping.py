@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from time import time
 from typing import Final, Protocol
 
+from fastgw.accel.histograms import Bounds, Histogram
 from fastgw.accel.landing import give_back, most_room
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.limits.account import Account
@@ -23,6 +24,7 @@ from fastgw.limits.meter import Meters
 from fastgw.net.clock import micros, monotonic
 
 LOOK_S: Final = 0.25
+LAG: Final = Bounds((0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0))
 FORGET_S: Final = 10.0  # a head that nobody has brought again for this long, to twice as long, is forgotten
 AFTER_MIDNIGHT_S: Final = 0.002
 MOST_KEYS: Final = 5000  # whose usage is one batch of the store's
@@ -74,9 +76,11 @@ class Housekeeping:
         self._most_bodies = 0  # bytes of them at once, since memory was given back last
         self._calm = 0  # looks in a row before which there were few
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self.lag = Histogram(LAG)  # how late the loop came to its looks
 
     def start(self) -> None:
-        self._timer = self._loop.call_later(LOOK_S, self._look)
+        self._set(LOOK_S)
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -88,12 +92,17 @@ class Housekeeping:
         self._meters = meters
         self._flush_s = flush_s
 
+    def _set(self, seconds: float) -> None:
+        self._due = monotonic() + seconds
+        self._timer = self._loop.call_later(seconds, self._look)
+
     def _look(self) -> None:
         core = self._core
         unix_s = time()
         # (Those who were told to come at midnight come then.)
-        self._timer = self._loop.call_later(min(LOOK_S, seconds_to_midnight(unix_s) + AFTER_MIDNIGHT_S), self._look)
         now = monotonic()
+        self.lag.observe(now - self._due)
+        self._set(min(LOOK_S, seconds_to_midnight(unix_s) + AFTER_MIDNIGHT_S))
         today = day_of(unix_s)
         if today != core.today:
             core.today = today

@@ -1,52 +1,89 @@
-"""What the metrics read of a gateway, gathered: engines, the queue, the store, counters."""
+"""What the metrics read of a gateway, gathered: engines, the queue, the store, counters. And who shows them to clients.
+
+Owns: the pages that both listeners show. They are laid out when the first asks, for that is no part of a start.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fastgw import __version__, twins
+from fastgw.accel.fields import value_in
+from fastgw.accel.histograms import Histogram
 from fastgw.config.names import PRIORITIES
+from fastgw.errors import GatewayError, Source
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
+from fastgw.exchange.phases import IS_SERVED, LOCAL
 from fastgw.limits.meter import Meters
 from fastgw.loading import Loading
 from fastgw.policy.queue import Queue
 from fastgw.stats import Stats
+from fastgw.tasks import Tasks
+from fastgw.upstream.fleet import Fleet
+from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
+
+if TYPE_CHECKING:
+    from fastgw.observe.pages import MetricsPages
+    from fastgw.observe.tallies import Tallies
+
+PAGE_S: Final = 10.0
+"""A page takes no longer, or who asks is told to come again: Prometheus does not wait longer either."""
+
+
+class Kept(Protocol):
+    """What is read of the store."""
+
+    @property
+    def failing(self) -> bool: ...
 
 
 class Vitals:
-    """An ``observe.metrics.MetricsSource``."""
+    """An ``observe.metrics.MetricsSource``. ``queue``, ``meters`` and ``state`` say who is that now."""
 
     def __init__(
         self,
         core: GatewayCore,
-        *,
-        engines: Callable[[], Iterable[Engine]],
-        replaced: Callable[[], Iterable[Engine]],
-        queue: Queue | None,
-        meters: Callable[[], Meters | None],
-        store_failing: Callable[[], bool],
-        admin_auth_failures: Callable[[], int],
+        fleet: Fleet,
         loading: Loading,
+        *,
+        lag: Histogram,
+        queue: Callable[[], Queue | None],
+        meters: Callable[[], Meters | None],
+        state: Callable[[], Kept | None],
         runners: Callable[[], int],
     ) -> None:
         self._core = core
-        self._engines = engines
-        self._replaced = replaced
+        self._fleet = fleet
+        self._loading = loading
+        self.lag = lag
         self._queue = queue
         self._meters = meters
-        self._store_failing = store_failing
-        self._admin_auth_failures = admin_auth_failures
-        self._loading = loading
+        self._state = state
         self._runners = runners
+        self.auth_failures: Callable[[], int] = int  # at the control listener, where there is one
 
     @property
     def stats(self) -> Stats:
         return self._core.stats
 
     @property
+    def tallies(self) -> Tallies:
+        counts: Any = self._core.tally
+        found: Tallies = counts
+        return found
+
+    @property
+    def genai(self) -> bool:
+        return self._core.config.metrics_genai
+
+    @property
     def store_failing(self) -> bool:
-        return self._store_failing()
+        state = self._state()
+        return state is not None and state.failing
 
     @property
     def ip_meters(self) -> int:
@@ -67,7 +104,7 @@ class Vitals:
 
     @property
     def admin_auth_failures(self) -> int:
-        return self._admin_auth_failures()
+        return self.auth_failures()
 
     @property
     def native(self) -> bool:
@@ -77,16 +114,61 @@ class Vitals:
     def version(self) -> str:
         return __version__
 
-    def engines(self) -> Iterable[Engine]:
-        return self._engines()
+    def pools(self) -> Sequence[Pool]:
+        return self._fleet.pools
 
     def replaced(self) -> Iterable[Engine]:
-        return self._replaced()
+        return [one.pool.engine for one in self._fleet.leaving.replaced()]
 
     def queue(self) -> Mapping[str, object]:
         """Requests that wait: how many, the bytes of their bodies, and how many of each class."""
-        queue = self._queue
+        queue = self._queue()
         if queue is None:
             return {"waiting": 0, "bytes": 0, "by_class": dict.fromkeys(PRIORITIES, 0)}
         counts = queue.by_class()
         return {"waiting": queue.waiting, "bytes": queue.waiting_bytes, "by_class": dict(zip(PRIORITIES, counts, strict=True))}
+
+
+class MetricsDoor:
+    """The metrics, for whoever may ask: a client where ``metrics_public`` says so, and the control listener."""
+
+    def __init__(self, core: GatewayCore, tasks: Tasks, vitals: Vitals) -> None:
+        self._core = core
+        self._tasks = tasks
+        self.vitals = vitals
+        self._pages: MetricsPages | None = None
+        core.locals["metrics"] = self._answer
+
+    @property
+    def pages(self) -> MetricsPages:
+        if self._pages is None:
+            from fastgw.observe.metrics import GatewayCollector
+            from fastgw.observe.pages import MetricsPages
+
+            core = self._core
+            self._pages = MetricsPages(
+                GatewayCollector(self.vitals).families, self._tasks.spawn, keep_s=lambda: core.config.metrics_cache_s,
+                hurry=core.reactor.poller.hurry,
+            )  # fmt: skip
+        return self._pages
+
+    def _answer(self, exchange: Exchange) -> None:
+        """The page, when it is made; the client may leave meanwhile."""
+        exchange.move(IS_SERVED)
+        exchange.local_task = self._tasks.spawn("answer /metrics", self._answered(exchange))
+        self._core.reactor.poller.hurry()
+
+    async def _answered(self, exchange: Exchange) -> None:
+        fields = exchange.head.forward
+        takes = [(value_in(fields, name) or b"").decode("latin-1") for name in (b"accept", b"accept-encoding")]
+        try:
+            async with asyncio.timeout(PAGE_S):
+                page = await self.pages.page(*takes)
+        except TimeoutError:
+            exchange.local_task = None
+            exchange.fail(GatewayError("overloaded", source=Source.GATEWAY, retry_after_s=1.0))
+            return
+        exchange.local_task = None
+        if exchange.phase == LOCAL:
+            lines = b"".join(b"%b: %b\r\n" % (name.lower().encode(), text.encode()) for name, text in page.fields.items())
+            exchange.answer(200, page.media_type.encode(), page.body, lines)

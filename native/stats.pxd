@@ -8,4 +8,4 @@ cdef class Stats:
     cdef public long long merged_requests, quarantined, queue_timeouts, queue_waiting_open, quota_cut, quota_refused
     cdef public long long refused_total, reloads_failed, reloads_ok, replays_total, retries_refused, retries_total, shortages, stalled
     cdef public long long store_failures, tokens_cached, tokens_estimated, tokens_generated, tokens_prompted, tokens_reasoning
-    cdef public long long truncations_total, upstream_open
+    cdef public long long truncations_total, upstream_open, dials_warm, reused_total, stale_avoided

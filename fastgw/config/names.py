@@ -26,6 +26,7 @@ LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["auto", "json", "text"]
 TlsVersion = Literal["1.2", "1.3"]
 ClientAuth = Literal["required", "optional"]
+MetricsBy = Literal["", "key", "tenant"]
 GpuNames = Literal["seed", "dcgm", "nvidia_smi"]
 Priority = Literal["high", "normal", "low"]  # the first served first
 

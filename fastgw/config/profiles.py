@@ -16,7 +16,7 @@ PROFILE_DEFAULTS: Final[dict[Profile, dict[str, object]]] = {
         "host": "127.0.0.1", "port": 3030, "policy": "ordered", "connect_timeout_s": 3.0, "first_byte_timeout_s": 3.0,
         "allow_anonymous": True,
     },
-    "llm-stack": {"host": "127.0.0.1", "port": 8080},
+    "llm-stack": {"host": "127.0.0.1", "port": 8080, "metrics_public": True},
     "rakka": {"host": "127.0.0.1", "port": 8080, "allow_anonymous": True},
     "simple-ai": {"host": "127.0.0.1", "port": 8080},
     "openai-llm-gateway": {"host": "0.0.0.0", "port": 8080, "allow_anonymous": True},  # noqa: S104 - its page promises it

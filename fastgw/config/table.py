@@ -22,6 +22,7 @@ from fastgw.config.names import (
     ClientAuth,
     LogFormat,
     LogLevel,
+    MetricsBy,
     OnCapacity,
     OnCorruptState,
     OnExhausted,
@@ -437,7 +438,25 @@ class Reporting(Runners, frozen=True, kw_only=True):
     )] = "auto"
 
 
-class Gpus(Reporting, frozen=True, kw_only=True):
+class Metrics(Reporting, frozen=True, kw_only=True):
+    """What it shows to Prometheus."""
+
+    metrics_public: Annotated[bool, row(
+        "answer `GET /metrics` at host and port too, to anybody and without a key ([metrics.md](metrics.md)); control_listen "
+        "shows them in any case",
+    )] = False
+    metrics_cache_s: Annotated[float, seconds(
+        "time for which the metrics are shown as they were read", zero="read for each who asks", low=0.0,
+    )] = 1.0
+    metrics_by: Annotated[MetricsBy, row(
+        "count requests and tokens of each key, or tenant, as well, by its id; empty = not", reload=RESTART,
+    )] = ""
+    metrics_genai: Annotated[bool, row(
+        "show durations and tokens under the names of OpenTelemetry's conventions for generative AI as well",
+    )] = False
+
+
+class Gpus(Metrics, frozen=True, kw_only=True):
     """The GPUs of this machine."""
 
     gpu: Annotated[bool, row(
@@ -473,7 +492,7 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "Listening": Listening, "Engines": Engines, "Choosing engines": Choosing, "Access": Access,
     "Limits": Limits, "Rates and quotas": Rates,
     "Capacity": Capacity, "Failures": Failures, "Timeouts": Timeouts, "State and control": State,
-    "Runners": Runners, "Reporting": Reporting, "GPUs": Gpus, "Reserved": Reserved,
+    "Runners": Runners, "Reporting": Reporting, "Metrics": Metrics, "GPUs": Gpus, "Reserved": Reserved,
 }
 SECTIONS: Final = tuple(_SECTIONS)
 TABLE: Final[tuple[Setting, ...]] = tuple(one for title, fields in _SECTIONS.items() for one in rows_of(fields, title))

@@ -7,7 +7,7 @@ does not take it: he is cut (``control.server``), comes again and says which one
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -17,7 +17,7 @@ from fastgw.control.openapi import described_by
 from fastgw.control.routes import FLAG, Parameter, Role, Route, count
 from fastgw.errors import GatewayError
 
-METRICS: Final = "text/plain; version=0.0.4; charset=utf-8"  # the Prometheus text format
+METRICS: Final = "text/plain; version=0.0.4; charset=utf-8"  # the Prometheus text format; OpenMetrics where it is asked for
 EVENTS: Final = "text/event-stream"
 MAX_READERS: Final = 16
 """Of events, at once."""
@@ -62,11 +62,22 @@ class EventsBackend(Protocol):
         ...
 
 
-class MoreMetrics(Protocol):
-    """Metrics that take a while."""
+class MetricsPage(Protocol):
+    """What a scraper gets."""
 
-    async def page(self) -> bytes:
-        """All of them as Prometheus text, with an end to the wait."""
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def media_type(self) -> str: ...
+    @property
+    def fields(self) -> dict[str, str]: ...
+
+
+class Metrics(Protocol):
+    """Who writes it."""
+
+    async def page(self, accept: str, accept_encoding: str) -> MetricsPage:
+        """For one who says that he takes these, with an end to the wait."""
         ...
 
     async def close(self) -> None: ...
@@ -109,19 +120,17 @@ class EventShown(msgspec.Struct):
 
 
 class AdminGateway:
-    """See the head of this file. ``config``, ``events`` and ``more`` None: nobody gives them."""
+    """See the head of this file. ``config`` and ``events`` None: nobody gives them."""
 
     def __init__(
         self,
         *,
-        metrics: Callable[[], Iterable[bytes]],
+        metrics: Metrics,
         health: Callable[[], Mapping[str, object]],
         config: Callable[[], Mapping[str, object]] | None,
         events: EventsBackend | None,
-        more: MoreMetrics | None = None,
     ) -> None:
         self._metrics = metrics
-        self._more = more
         self._health = health
         self._config = config
         self._events = events
@@ -154,13 +163,8 @@ class AdminGateway:
         return AdminAnswer(200, {"status": "ok", **self._health()})
 
     async def metrics(self, call: AdminCall) -> AdminAnswer:
-        text = bytearray()
-        for piece in self._metrics():
-            text += piece
-            await asyncio.sleep(0)  # a thousand engines are thirty milliseconds: no stream waits for them
-        if self._more is not None:
-            text += await self._more.page()
-        return AdminAnswer(200, bytes(text), media_type=METRICS)
+        page = await self._metrics.page(call.accept, call.accept_encoding)
+        return AdminAnswer(200, page.body, dict(page.fields), media_type=page.media_type)
 
     async def index(self, call: AdminCall) -> AdminAnswer:
         query_of(call)

@@ -34,7 +34,7 @@ class AdminCall:
 
     ``names`` has what the path's parameters say. ``key_id``, ``engine`` or ``runner``, where it is about one, are filled in for
     the log as soon as they are known, also when the call fails. ``last_event_id`` is what a reader of events says that he had
-    last.
+    last, ``accept`` and ``accept_encoding`` what anybody says that he takes.
     """
 
     method: str
@@ -44,6 +44,8 @@ class AdminCall:
     read: Callable[[], Awaitable[bytes]]
     names: Mapping[str, str] = field(default_factory=dict)
     last_event_id: str = ""
+    accept: str = ""
+    accept_encoding: str = ""
     key_id: str = ""
     engine: str = ""
     runner: str = ""

@@ -16,7 +16,7 @@ taken. The transport is told to call writing done only when its buffer is empty,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from math import ceil
 from typing import Any, Final, cast
@@ -29,7 +29,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from fastgw.config.names import ENGINE_KINDS
 from fastgw.control.admin_engines import AdminEngines, EnginesBackend
 from fastgw.control.admin_explain import AdminExplain, ExplainBackend
-from fastgw.control.admin_gateway import AdminGateway, EventsBackend, MoreMetrics
+from fastgw.control.admin_gateway import AdminGateway, EventsBackend, Metrics
 from fastgw.control.admin_keys import AdminKeys, KeysBackend
 from fastgw.control.admin_reload import AdminReload, Again
 from fastgw.control.admin_runners import AdminRunners, RunnersBackend
@@ -155,7 +155,7 @@ def _none_dial_in() -> None:
 class ControlServer:
     """The control listener of one gateway.
 
-    ``operators`` are the keys that open ``/admin`` (none = nothing does). ``metrics`` gives the Prometheus text in pieces,
+    ``operators`` are the keys that open ``/admin`` (none = nothing does). ``metrics`` writes what scrapers get,
     ``health`` what ``/healthz`` says beside ``ok``: in the loop, so that both must be quick, each piece by itself. ``keys`` is
     None without a key store, ``engines`` and ``events`` where nobody manages any, ``reload`` where the settings cannot be read
     again, ``config`` where nobody shows them; ``hosts`` judges the ``Host`` of every request.
@@ -168,7 +168,7 @@ class ControlServer:
         port: int,
         operators: Sequence[AdminKey],
         log: EventLog,
-        metrics: Callable[[], Iterable[bytes]],
+        metrics: Metrics,
         health: Callable[[], Mapping[str, object]],
         keys: KeysBackend | None,
         engines: EnginesBackend | None = None,
@@ -178,7 +178,6 @@ class ControlServer:
         events: EventsBackend | None = None,
         runners: Callable[[], tuple[RunnersBackend, RunnerSockets] | None] = _none_dial_in,
         explain: ExplainBackend | None = None,
-        more: MoreMetrics | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         clock: Callable[[], float] = monotonic,
         tls: Any = None,
@@ -190,8 +189,8 @@ class ControlServer:
         self._operators = Operators(operators)
         self._log = log
         self._hosts = hosts
-        gateway = AdminGateway(metrics=metrics, health=health, config=config, events=events, more=more)
-        self._more = more
+        gateway = AdminGateway(metrics=metrics, health=health, config=config, events=events)
+        self._metrics = metrics
         managed = (AdminEngines(engines), AdminWorkers(engines, ENGINE_KINDS), AdminRunners(lambda: (runners() or (None,))[0]))
         self._dialled = runners
         pages = (gateway, *managed, AdminExplain(explain), AdminKeys(keys), AdminReload(reload))
@@ -272,8 +271,7 @@ class ControlServer:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
-            if self._more is not None:
-                await self._more.close()
+            await self._metrics.close()
         self.url = ""
 
     def fault(self, error: BaseException | None) -> None:
@@ -351,7 +349,8 @@ class ControlServer:
             return await self._administer(request, path, names, methods, route)
         if route is None:
             raise _nowhere(methods)
-        answer = await route.handler(AdminCall(request.method, path, (), "", _nothing, names))
+        takes = {"accept": request.headers.get("Accept", ""), "accept_encoding": request.headers.get("Accept-Encoding", "")}
+        answer = await route.handler(AdminCall(request.method, path, (), "", _nothing, names, **takes))
         return answer, _answered(answer)
 
     async def _dial_in(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -14,6 +14,7 @@ from fastgw.exchange.declined import caller_of, falls_back
 from fastgw.exchange.phases import BACKS_OFF, DIALS
 from fastgw.exchange.plan import CONTEXT, FAILURE, MAX_ATTEMPTS, Failure, Step, after, another, later, may_retry, unavailable
 from fastgw.exchange.state import ExchangeState
+from fastgw.exchange.tally import ERROR
 from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
 from fastgw.net.clock import monotonic
@@ -156,7 +157,7 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
         call.released()
     else:
         # Before the engine is left: whoever waits for its place must find the verdict.
-        call.failed()
+        call.failed(failure.value)
     call.leave()
     exchange.detail = f"{pool.engine.name}: {detail}"
     if passed:
@@ -284,7 +285,7 @@ def asks_another(exchange: ExchangeState, status: int) -> bool:
     if status <= 429 or status == 503:
         call.released()
     else:
-        call.failed()
+        call.failed(ERROR)
     call.leave()
     exchange.detail = f"{call.pool.engine.name}: answered {status}"
     _at_once(exchange)
@@ -306,7 +307,7 @@ def _asks_one_more(exchange: ExchangeState, status: int, moves: bool) -> bool:
     if status == 429 or status == 503:
         call.released()
     else:
-        call.failed()
+        call.failed(ERROR)
     call.leave()
     exchange.detail = f"{engine.name}: answered {status}"
     return True

@@ -16,11 +16,12 @@ from fastgw.exchange.figures import answers_of, read_whole, relay_for
 from fastgw.exchange.opening import BEGINS, ENDS, REFUSES, WAITS, Opening, is_held
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import REFUSALS, Failure, lost
-from fastgw.exchange.record import timing_line
+from fastgw.exchange.record import streamed, timing_line
 from fastgw.exchange.relay import BROKEN, END, MORE, SPENT, Relay
 from fastgw.exchange.request import request_start, rewritten
 from fastgw.exchange.showing import goes_on, showing
 from fastgw.exchange.state import ExchangeState
+from fastgw.exchange.tally import MALFORMED, TRUNCATED
 from fastgw.exchange.tunnel import Tunnel
 from fastgw.limits.account import Account
 from fastgw.net.client import NO_BODY
@@ -98,6 +99,7 @@ class Attempt(Call):
         if self.core.on_attempt and not goes_on(exchange, self.core.on_attempt, engine):
             return
         exchange.move(SENDS)
+        exchange.own_s = now - exchange.at if exchange.own_s < 0.0 else exchange.own_s
         self.sent_at = exchange.sent_at = now
         start = request_start(exchange, engine)
         upload = exchange.upload
@@ -141,7 +143,7 @@ class Attempt(Call):
             exchange.call_failed(Failure.FULL, False, detail, error)
             return
         if error.source is Source.UPSTREAM:
-            self.failed()
+            self.failed(MALFORMED)
         if self.relay is None and error.detail:
             error.detail = f"{self.pool.engine.name}: {error.detail}"
         self.leave()
@@ -312,6 +314,7 @@ class Attempt(Call):
             show = showing(exchange, self.core.on_data, head)
         changes = show is not None and show.renamer is not None
         relay = self.relay = relay_for(exchange, head, source, extra, show, changes)
+        relay.gaps = self.core.tally.gaps(exchange) if streamed(exchange) else None
         stream = self.stream
         assert stream is not None
         stream.due(self.first_byte_at + self.core.between_bytes_timeout_s)
@@ -328,8 +331,8 @@ class Attempt(Call):
         if self._may_go_on(exchange, relay, verdict):
             if rest and (sse is None or sse.first_token_seen):
                 exchange.token_at = self.first_byte_at
-                if self.watch is not None:
-                    self.began(self.first_byte_at)
+                self.began(self.first_byte_at)
+                relay.paced(self.first_byte_at)
             if relay.written == QUEUED:
                 stream.hold()
 
@@ -359,8 +362,8 @@ class Attempt(Call):
             now = monotonic()
             if not exchange.token_at and (sse is None or sse.first_token_seen):
                 exchange.token_at = now
-                if self.watch is not None:
-                    self.began(now)
+                self.began(now)
+            relay.paced(now)
             stream.due(now + self.core.between_bytes_timeout_s)
         if relay.written == QUEUED:
             stream.hold()
@@ -389,8 +392,7 @@ class Attempt(Call):
         if exchange is None or stream is None or stream.closed:
             return
         relay = self.relay
-        closing = relay is not None and relay.closing
-        if (exchange.phase == RELAYING or exchange.phase == TUNNEL) and not closing:
+        if (exchange.phase == RELAYING or exchange.phase == TUNNEL) and (relay is None or not relay.closing):
             stream.due(monotonic() + self.core.between_bytes_timeout_s)
         stream.resume()
 
@@ -486,7 +488,7 @@ class Attempt(Call):
         if engine_fault:
             self.pool.engine.truncations_total += 1
             gateway.stats.truncations_total += 1
-            self.failed()
+            self.failed(TRUNCATED)
         exchange.error_kind = kind
         self.leave()
         exchange.client.break_off(relay.break_off(gateway.error_event(kind, exchange)))

@@ -15,6 +15,7 @@ from random import random
 from fastgw.accel.heads import ResponseHead
 from fastgw.exchange.context import Context
 from fastgw.exchange.relay import Relay
+from fastgw.exchange.tally import ERROR
 from fastgw.limits.account import Account
 from fastgw.limits.breaker import CLOSED
 from fastgw.net.clock import monotonic
@@ -70,6 +71,8 @@ class Call(Carrier):
             self.weigh()
             self.reads = self.watch.opened(self.reads)
         connected = stream.connected
+        if connected:
+            self.core.stats.reused_total += 1
         self.reused = connected and not stream.shared
         return connected
 
@@ -87,8 +90,9 @@ class Call(Carrier):
                 self.core.breaker_moved(self.pool)
         self.probe = False
 
-    def failed(self) -> None:
-        """The engine failed: it counts once, here and in its statistics."""
+    def failed(self, how: str) -> None:
+        """The engine failed, ``how`` being a word of ours: it counts once, here and in its statistics."""
+        self.core.tally.failed(how)
         self.faulty = False  # (whatever it was about to be counted for)
         engine = self.pool.engine
         engine.failures_total += 1
@@ -119,9 +123,10 @@ class Call(Carrier):
         """The answer has ended, ``well`` or not: the verdict falls, where it has not."""
         if self.settled:
             if self.faulty:
+                self.core.tally.failed(ERROR)
                 self.pool.engine.failures_total += 1
         elif self.faulty:
-            self.failed()
+            self.failed(ERROR)
         elif well:
             self.succeeded()
         else:
@@ -193,10 +198,9 @@ class Call(Carrier):
         """Say how many tokens it ``reads`` and ``makes``, as far as that can be known before."""
 
     def began(self, now: float) -> None:
-        """The first token of its answer has come, and there is a watch."""
+        """The first token of its answer has come."""
         watch = self.watch
-        assert watch is not None
-        if self.reads >= 0:
+        if watch is not None and self.reads >= 0:
             watch.began(self.reads, self.makes)
             self.reads = -1
             if self._did():

@@ -18,6 +18,7 @@ from fastgw.config.machine import memory_bytes
 from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import Endpoint
 from fastgw.exchange.plan import Rules
+from fastgw.exchange.tally import Tally
 from fastgw.limits.account import Account, Accounts
 from fastgw.limits.budget import RetryBudget
 from fastgw.limits.ledger import day_of
@@ -256,6 +257,7 @@ class Context(Service):
         "stats",
         "strategy",
         "table",
+        "tally",
         "today",
         "trusted",
         "walk",
@@ -272,6 +274,7 @@ class Context(Service):
         strategy: Strategy,
         table: UpstreamTable,
         accounts: Accounts,
+        tally: Tally,
         instance: bytes,
     ) -> None:
         super().__init__()
@@ -279,6 +282,7 @@ class Context(Service):
         self.reactor = reactor
         self.log = log
         self.stats = stats
+        self.tally = tally
         self.table = table
         self.accounts = accounts
         # Which engines would be asked for a request by a table, as the filter that routes says.

@@ -159,8 +159,10 @@ class EndpointTable:
 
     __slots__ = ("_exact", "_passed", "_prefixes", "_stored", "get")
 
-    def __init__(self, passthrough: Sequence[str] = (), runners: bool = False, shown: bool = False) -> None:
-        """``runners``: they may dial in; ``shown``: who asks is told which there are."""
+    def __init__(
+        self, passthrough: Sequence[str] = (), runners: bool = False, shown: bool = False, metrics: bool = False
+    ) -> None:
+        """``runners``: they may dial in; ``shown``: who asks is told which there are; ``metrics``: they are shown here."""
         exact: dict[bytes, Endpoint] = {}
         for path in (CHAT, COMPLETIONS):
             exact[path.encode()] = Endpoint(path, _POST, JSON, usage=True, generates=True)
@@ -182,6 +184,8 @@ class EndpointTable:
         exact[b"/v1/models"] = Endpoint("/v1/models", _GET, LOCAL, model=False, local="models")
         exact[b"/v1/usage"] = Endpoint("/v1/usage", _GET, LOCAL, model=False, local="usage")
         exact[b"/v1/realtime"] = Endpoint("/v1/realtime", _GET, TUNNEL, model=False)
+        if metrics:
+            exact[b"/metrics"] = Endpoint("/metrics", _GET, LOCAL, auth=False, model=False, local="metrics")
         if runners:
             exact[b"/ws/runners"] = Endpoint("/ws/runners", _GET, LOCAL, auth=False, model=False, local="ws_runners")
         if runners and shown:

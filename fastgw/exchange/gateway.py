@@ -26,6 +26,7 @@ from fastgw.exchange.filter import Filter, hooks
 from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import DONE
 from fastgw.exchange.record import AccessLog, AccessRecord, AccessSink, Records
+from fastgw.exchange.tally import UNCOUNTED, Tally
 from fastgw.exchange.unread import Unread
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Accounts
@@ -71,6 +72,7 @@ class GatewayCore(Context):
         table: UpstreamTable,
         accounts: Accounts,
         instance: bytes,
+        tally: Tally = UNCOUNTED,
     ) -> None:
         self.version = 0  # grows when what heads are judged by changes: keys, settings, the drain
         super().__init__(
@@ -82,6 +84,7 @@ class GatewayCore(Context):
             strategy=strategy,
             table=table,
             accounts=accounts,
+            tally=tally,
             instance=instance,
         )
         self.health = health
@@ -104,7 +107,9 @@ class GatewayCore(Context):
     def follow(self, config: Config, hooked: Callable[[str], tuple[Any, ...]], strategy: Strategy) -> None:
         """As :meth:`Context.follow`; heads are judged anew."""
         super().follow(config, hooked, strategy)
-        self.endpoints = EndpointTable(config.passthrough_paths, bool(config.runner_auth_token), config.show_runners)
+        self.endpoints = EndpointTable(
+            config.passthrough_paths, bool(config.runner_auth_token), config.show_runners, config.metrics_public
+        )
         preflights = hooked("preflight")
         self.preflight: Callable[[Exchange], bytes] | None = preflights[0] if preflights else None
         self.version += 1
@@ -339,6 +344,7 @@ class GatewayCore(Context):
         stats.bytes_down += one.bytes_out
         if self.retries_at_all and one.sent_at:
             self.budget.request(now)
+        self.tally.ended(exchange, outcome, now)
         access = self._access
         if access is not None:
             access.ended(exchange, outcome, now)

@@ -19,9 +19,11 @@ from fastgw.exchange.call import Call
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.phases import MERGING
+from fastgw.exchange.plan import Failure
 from fastgw.exchange.record import timing_line
 from fastgw.exchange.request import request_start, rewritten
 from fastgw.exchange.showing import goes_on
+from fastgw.exchange.tally import MALFORMED, TRUNCATED
 from fastgw.limits.account import Account
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import NOT_TAKEN
@@ -155,7 +157,7 @@ class MergedCall(Call):
 
     def on_unreachable(self, detail: str, timed_out: bool) -> None:
         self.core.dial_failed(self.pool, detail)
-        self.failed()
+        self.failed((Failure.CONNECT_TIMEOUT if timed_out else Failure.CONNECT).value)
         self.give_up()
 
     # --- the answer
@@ -249,7 +251,7 @@ class MergedCall(Call):
     def on_error(self, error: GatewayError) -> None:
         """What came is no response head (or a bug showed); the stream is closed already."""
         if error.source is Blame.UPSTREAM:
-            self.failed()
+            self.failed(MALFORMED)
         else:
             self.released()
         self.give_up()
@@ -267,11 +269,11 @@ class MergedCall(Call):
         self._broken()
 
     def on_silent(self) -> None:
-        self._broken()
+        self._broken(Failure.SILENT)
 
     def on_drained(self) -> None: ...
 
-    def _broken(self) -> None:
+    def _broken(self, how: Failure = Failure.LOST) -> None:
         """The connection ended, went silent, or what it brought cannot be framed."""
         if self.head is not None:
             self.pool.engine.truncations_total += 1
@@ -279,7 +281,7 @@ class MergedCall(Call):
         # (An idle connection that died before a byte says nothing of the engine.)
         stream = self.stream
         if not (self.reused and stream is not None and not stream.begun() and not stream.shared):
-            self.failed()
+            self.failed(TRUNCATED if self.head is not None else how.value)
         self.give_up()
 
     def _refused(self, why: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fastgw.accel.chunks import FramingError
+from fastgw.accel.histograms import Histogram
 from fastgw.accel.sse import MAX_EVENT_BYTES, SseScanner, line_at
 from fastgw.accel.usage import UsageScanner
 from fastgw.exchange.dialects import Dialect
@@ -39,9 +40,12 @@ class Relay:
     __slots__ = (
         "_client",
         "_end",
+        "_events",
         "_known",
         "_rest",
         "_rest_ends",
+        "_text_at",
+        "_tokens",
         "_total",
         "_usage",
         "begun",
@@ -51,6 +55,7 @@ class Relay:
         "dialect",
         "ended",
         "follows",
+        "gaps",
         "gone",
         "limit",
         "prompt",
@@ -85,6 +90,9 @@ class Relay:
         self.gone = False  # he did: the exchange has ended
         self.dialect: Dialect | None = None  # who reads it in an engine's own API
         self.written = 1  # what the last write returned
+        self.gaps: Histogram | None = None  # of the time between its events with text
+        self._text_at = 0.0  # when the last of those came,
+        self._tokens = self._events = 0  # and what had come by then
 
     def start(self, rest: bytes) -> int:
         """The answer's head, which the client's stream has, and what came with it, in one write. Where the very first bytes are
@@ -302,6 +310,21 @@ class Relay:
         # A half event that did go out is closed by a blank line: its reader drops it or errs, but does not glue ours to it.
         self._put(b"\n\n" + event if sse.mid_event else event, False)
         return True
+
+    def paced(self, now: float) -> None:
+        """What the last read brought came ``now``. (Of several events in one read the first has kept its reader waiting.)"""
+        gaps = self.gaps
+        sse = self.sse
+        if gaps is None:
+            return
+        events = sse.events if sse is not None else self._events + 1
+        tokens = sse.tokens if sse is not None else events
+        if tokens != self._tokens:
+            if self._text_at:
+                gaps.came(now - self._text_at, events - self._events)
+            self._text_at = now
+            self._tokens = tokens
+        self._events = events
 
     def finish(self, event: bytes) -> bool:
         """The gateway itself ends the stream, at the end of an event: ``event``, then the end of the message.

@@ -74,6 +74,7 @@ class ExchangeState(Sink):
         "meter",
         "minute",
         "own",
+        "own_s",
         "phase",
         "place",
         "prompt_tokens",
@@ -163,6 +164,7 @@ class ExchangeState(Sink):
         self.bytes_out = 0
         self.routed_at = 0.0
         self.sent_at = 0.0  # to the last engine that got it
+        self.own_s = -1.0  # what the gateway took until then, at the first: without the body's coming, and the queue
         self.token_at = 0.0
         self.prompt_tokens = -1
         self.completion_tokens = -1

@@ -361,6 +361,7 @@ class H2Slots(H2Home):
             self._warmed_at = monotonic()
             try:
                 self._connect()
+                self._stats.dials_warm += 1
             except OSError as error:
                 self._shortage.met(error.errno or 0, "a connection kept warm")
 

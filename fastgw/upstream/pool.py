@@ -135,6 +135,7 @@ class Pool(Home):
             at -= 1
             conn = idle[at]
             if now >= conn.idle_limit_at:
+                self._stats.stale_avoided += 1
                 del idle[at]
                 self._drop(conn)
             elif conn.wire.silent_since(conn.idle_turn):
@@ -145,6 +146,7 @@ class Pool(Home):
             conn = idle.pop()
             if now < conn.idle_limit_at and not conn.wire.unread():
                 return conn
+            self._stats.stale_avoided += 1
             self._drop(conn)
         return None
 
@@ -243,6 +245,7 @@ class Pool(Home):
     def unneeded(self, conn: H1UpstreamConn, now: float) -> float:
         if now < conn.idle_limit_at and len(self.idle) - self._died <= self.engine.warm_connections:
             return conn.idle_limit_at
+        self._stats.stale_avoided += now >= conn.idle_limit_at
         tick = int(now / TICK_S)
         if tick != self._tick:
             self._tick = tick
@@ -257,6 +260,7 @@ class Pool(Home):
 
     def warmed(self, conn: H1UpstreamConn) -> None:
         self._warming = None
+        self._stats.dials_warm += 1
         # The oldest end of the list: traffic prefers connections that have proven themselves.
         conn.park(monotonic(), self.idle_limit_s, self.idle_limit_s)
         self.idle.insert(0, conn)

@@ -33,7 +33,8 @@ ASK_AGAIN_ROUNDS: Final = 30
 
 
 class Scheduled(Asked, Protocol):
-    """What is read of an engine, and the fields that are written: ``slots`` and ``gradient``; what it says is told to it."""
+    """What is read of an engine, and the fields that are written: ``slots``, ``gauges`` and ``gradient``; what it says is told
+    to it."""
 
     @property
     def name(self) -> str: ...
@@ -47,6 +48,7 @@ class Scheduled(Asked, Protocol):
     def max_concurrent(self) -> int: ...
 
     slots: int
+    gauges: Gauges | None
     gradient: GradientLimit | None
 
     def tells(self, running: int, waiting: int) -> None: ...
@@ -136,6 +138,7 @@ class Scheduler:
                 self._observed(engine, watch, gauges)
                 return
             engine.tells(0, 0)  # (what it said last holds no longer)
+            engine.gauges = None
             # Silence of an engine that is down says nothing about what it shows when it is up.
             watch.silent += answered or engine.healthy is True
         if watch.silent >= SILENT_ROUNDS and engine.gradient is None:
@@ -161,6 +164,7 @@ class Scheduler:
             watch.gauge = GaugeLimit(engine.max_concurrent, self._start(engine, watch))
         watch.silent = watch.asked = 0
         engine.gradient = None
+        engine.gauges = gauges
         # (What is not under way from here others have brought, or it ended a moment ago.)
         engine.tells(gauges.running, gauges.waiting)
         limit = watch.gauge.observe(gauges.running, gauges.waiting, gauges.kv_usage, engine.inflight, monotonic())

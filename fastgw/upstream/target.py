@@ -15,6 +15,7 @@ from fastgw.limits.breaker import CLOSED, NO, OPEN, Breaker
 from fastgw.limits.slots import at_hand
 from fastgw.net.clock import monotonic
 from fastgw.net.wire import Address
+from fastgw.protocol.gauges import Gauges
 from fastgw.upstream.kinds.kind import ANY, Kind
 from fastgw.upstream.kinds.registry import kind_of
 from fastgw.upstream.models import Facts, ModelFacts
@@ -53,6 +54,7 @@ class Engine:
         "failures_total",
         "features",
         "fleeting",
+        "gauges",
         "gradient",
         "h2",
         "head_block",
@@ -143,6 +145,7 @@ class Engine:
         self.inflight = 0
         self.queued = 0  # requests that wait in it, as it says itself, and are not under way here
         self.crowded = False  # more wait in it, by its own figures, than it needs at hand
+        self.gauges: Gauges | None = None  # what it says of its load, where it is asked (the scheduler)
         self.held = False  # it is held back, by one of the next three
         self.ejected_until = 0.0  # it is asked only where nobody else is left
         self.rests_until = 0.0  # the same: it has asked for that itself, and is believed
@@ -235,6 +238,12 @@ class Engine:
         """By its own figures so many requests, whosever they are, run in it now, and wait."""
         self.queued = max(0, min(running + waiting, MOST_QUEUED) - self.inflight)
         self.crowded = waiting > at_hand(running)
+
+    def unscheduled(self) -> None:
+        """Nobody asks for its figures any more: it has the places that it was given."""
+        self.slots = self.max_concurrent
+        self.gradient = self.gauges = None
+        self.tells(0, 0)
 
     def told_to_wait(self, caller: str, now: float, seconds: float) -> None:
         """``caller`` was told to come again in ``seconds``. That is his affair: he alone may be its cause (engines have limits

@@ -7,6 +7,7 @@ from fastgw.exchange.call cimport Call
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.figures cimport answers_of, read_whole, relay_for
 from fastgw.exchange.opening cimport Opening, is_held
+from fastgw.exchange.record cimport streamed
 from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.request cimport request_start, rewritten
 from fastgw.exchange.state cimport ExchangeState
@@ -57,7 +58,7 @@ cdef class Attempt(Call):
     )
     cpdef on_data(self, bytes data)
     cpdef bint _may_go_on(self, ExchangeState exchange, Relay relay, int verdict) except -1
-    @cython.locals(exchange=ExchangeState, stream=UpstreamStream, relay=Relay, closing=cython.bint)
+    @cython.locals(exchange=ExchangeState, stream=UpstreamStream, relay=Relay)
     cpdef client_drained(self)
     @cython.locals(exchange=ExchangeState, failed=cython.bint)
     cpdef _relayed(self, Relay relay)

@@ -33,7 +33,7 @@ cdef class Call(Carrier):
     @cython.locals(breaker=Breaker, open_before=cython.bint)
     cpdef succeeded(self)
     @cython.locals(engine=Engine)
-    cpdef failed(self)
+    cpdef failed(self, str how)
     cpdef released(self)
     cpdef _conclude(self, bint well)
     @cython.locals(stream=UpstreamStream, engine=Engine)

@@ -6,6 +6,7 @@ from fastgw.limits.account cimport Account, Accounts
 from fastgw.limits.budget cimport RetryBudget
 from fastgw.limits.meter cimport Meter
 from fastgw.exchange.plan cimport Rules
+from fastgw.exchange.tally cimport Tally
 from fastgw.net.client cimport ClientStream, Service
 from fastgw.net.poller cimport Reactor
 from fastgw.protocol.start cimport RequestStart
@@ -48,6 +49,7 @@ cdef class Context(Service):
     cdef public object config, hops, log
     cdef public Strategy strategy
     cdef public Stats stats
+    cdef public Tally tally
     cdef public UpstreamTable table
     cdef public Accounts accounts
     cdef public RetryBudget budget

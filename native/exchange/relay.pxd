@@ -1,5 +1,6 @@
 cimport cython
 
+from fastgw.accel.histograms cimport Histogram
 from fastgw.accel.sse cimport SseScanner, line_at
 from fastgw.accel.usage cimport UsageScanner
 from fastgw.net.client cimport ClientStream
@@ -20,7 +21,9 @@ cdef class Relay:
     cdef public bint begun, closing, ended, follows, gone, wrote
     cdef public str broken
     cdef public long long body_bytes
-    cdef long long _total
+    cdef long long _events, _tokens, _total
+    cdef double _text_at
+    cdef public Histogram gaps
     cdef public long long limit, prompt
     cdef public Source source
     cdef public SseScanner sse
@@ -48,6 +51,8 @@ cdef class Relay:
     cpdef _pass_on(self, bytes payload, bint near)
     @cython.locals(whole=cython.bint, out=bytes)
     cpdef int eof(self, str how) except -1
+    @cython.locals(sse=SseScanner, gaps=Histogram, events="long long", tokens="long long")
+    cpdef paced(self, double now)
     cpdef bint finish(self, bytes event) except -1
     cpdef bint break_off(self, bytes event) except -1
     cpdef tuple usage(self)

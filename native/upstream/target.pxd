@@ -24,7 +24,7 @@ cdef class Engine:
     cdef public double ejected_until, probed_at, rests_until
     cdef public Breaker breaker
     cdef public long long max_concurrent, queued, ramp, slots, weight
-    cdef public object gradient, secure, secure_h2
+    cdef public object gauges, gradient, secure, secure_h2
 
     cpdef become(self, Kind kind)
     cpdef bint usable(self) except -1

@@ -35,7 +35,7 @@ ELSEWHERE: dict[str, str] = {
     "serve": "e2e/test_cases_k_process.py",
     "tasks": "store/test_state.py",
     "twins": "native/test_twins.py",
-    "vitals": "e2e/test_cases_k_process.py",
+    "vitals": "e2e/test_metrics.py",
     # Tables, held against what they are made into.
     "config/choosing": "config/test_settings.py",
     "config/table": "config/test_settings.py",
@@ -103,6 +103,7 @@ ELSEWHERE: dict[str, str] = {
     "exchange/responses": "conversations/test_responses.py",
     "upstream/deployments": "conversations/test_deployments.py",
     # An exchange and its streams do nothing without one another: conversations, and what only sockets show.
+    "exchange/tally": "observe/test_tallies.py",
     "exchange/asking": "conversations/test_retries.py",
     "exchange/attempt": "e2e/test_cases_e_upstream.py",
     "exchange/context": "e2e/test_head_memory.py",

@@ -24,6 +24,7 @@ from fastgw.stats import NullLog, Stats
 from fastgw.upstream.fleet import Fleet
 from tests.control.test_server import ADMIN_KEY, Events, the_key
 from tests.support.client import RawClient, request
+from tests.support.pages import Written
 
 SECRET = "sk-which-an-engine-is-sent"
 
@@ -57,7 +58,7 @@ async def operator() -> AsyncIterator[Operator]:
     )
     log = Events()
     control = ControlServer(
-        host="127.0.0.1", port=0, operators=[the_key(ADMIN_KEY)], log=log, metrics=list, health=dict, keys=None,
+        host="127.0.0.1", port=0, operators=[the_key(ADMIN_KEY)], log=log, metrics=Written(), health=dict, keys=None,
         engines=EngineDesk(fleet), hosts=HostRule([], "node-7"),
     )  # fmt: skip
     await control.start()

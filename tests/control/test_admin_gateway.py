@@ -18,13 +18,14 @@ from fastgw.upstream import chronicle
 from fastgw.upstream.chronicle import Chronicle
 from tests.control.test_server import ADMIN_KEY, Events, the_key, until
 from tests.support.client import RawClient, request
+from tests.support.pages import Written
 
 
 @contextlib.asynccontextmanager
 async def telling() -> AsyncIterator[tuple[ControlServer, Chronicle]]:
     events = Chronicle()
     control = ControlServer(
-        host="127.0.0.1", port=0, operators=[the_key(ADMIN_KEY)], log=Events(), metrics=list, health=dict, keys=None,
+        host="127.0.0.1", port=0, operators=[the_key(ADMIN_KEY)], log=Events(), metrics=Written(), health=dict, keys=None,
         hosts=HostRule(["x"], ""), events=events,
     )  # fmt: skip
     await control.start()

@@ -27,6 +27,7 @@ from fastgw.limits.key import KeyRecord, UsageRow
 from fastgw.protocol.hosts import HostRule
 from tests.control.test_server import ADMIN_KEY, Events, the_key, until
 from tests.support.client import RawClient, RawResponse, request
+from tests.support.pages import Written
 
 NOW = 1_700_000_000.0  # 2023-11-14T22:13:20Z, day 19675
 
@@ -167,7 +168,7 @@ async def operator(max_body_bytes: int = MAX_BODY_BYTES) -> AsyncIterator[Operat
         port=0,
         operators=[the_key(ADMIN_KEY)],
         log=log,
-        metrics=list,
+        metrics=Written(),
         health=dict,
         keys=keys,
         hosts=HostRule(["x"], ""),

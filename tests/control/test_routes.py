@@ -14,6 +14,7 @@ from fastgw.control.server import ControlServer
 from fastgw.protocol.hosts import HostRule
 from tests.control.test_server import ADMIN_KEY, Events, ask, the_key
 from tests.support.client import RawResponse, request
+from tests.support.pages import Written
 
 
 async def _done(call: AdminCall) -> AdminAnswer:
@@ -58,7 +59,7 @@ def test_two_rows_for_one_call_are_a_mistake() -> None:
 
 def server(*operators: AdminKey, log: Events | None = None) -> ControlServer:
     return ControlServer(
-        host="127.0.0.1", port=0, operators=operators, log=log or Events(), metrics=lambda: [b"x"], health=dict, keys=None,
+        host="127.0.0.1", port=0, operators=operators, log=log or Events(), metrics=Written(), health=dict, keys=None,
         hosts=HostRule(["x"], ""), config=lambda: {"settings": {}, "restart": []},
     )  # fmt: skip
 

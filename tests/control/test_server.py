@@ -23,6 +23,7 @@ from fastgw.net.listener import BindError
 from fastgw.protocol.hosts import HostRule
 from tests.conftest import open_fds
 from tests.support.client import RawClient, request
+from tests.support.pages import Written
 
 ADMIN_KEY = "op-5d0c2f-secret"
 METRICS = b"# HELP x y\n# TYPE x gauge\nx 1.0\n"
@@ -77,7 +78,7 @@ async def serving(
         port=port,
         operators=[the_key(key)] if key else [],
         log=log or Events(),
-        metrics=lambda: [render()],
+        metrics=Written(render),
         health=lambda: {"engines": 2},
         keys=None,
         hosts=HostRule(["x"], "node-7"),
@@ -441,7 +442,7 @@ async def test_what_a_request_would_get(method: str, target: str, status: int) -
 
 async def test_ipv6_is_written_as_a_url() -> None:
     control = ControlServer(
-        host="::1", port=0, operators=[], log=Events(), metrics=lambda: [METRICS], health=dict, keys=None,
+        host="::1", port=0, operators=[], log=Events(), metrics=Written(), health=dict, keys=None,
         hosts=HostRule([], ""),
     )  # fmt: skip
     try:

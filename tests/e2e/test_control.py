@@ -78,10 +78,13 @@ class Meter:
         return found
 
     async def moved(self, *names: str) -> list[float]:
-        """How much each has grown since the last call."""
-        now = await self.read()
-        last, self._last = self._last, now
-        return [now[name] - last.get(name, 0.0) for name in names]
+        """How much each has grown since the last call; of several by labels, all together."""
+        last, self._last = self._last, await self.read()
+
+        def of(told: dict[str, float], name: str) -> float:
+            return sum(value for one, value in told.items() if one == name or one.startswith(name + "{"))
+
+        return [of(self._last, name) - of(last, name) for name in names]
 
     async def until(self, name: str, value: float, timeout_s: float = 5.0) -> None:
         end = monotonic() + timeout_s

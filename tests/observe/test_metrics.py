@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import string
 import subprocess
@@ -13,9 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from fastgw.accel.histograms import Histogram
 from fastgw.config import EngineConfig
+from fastgw.housekeeping import LAG
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
-from fastgw.observe.metrics import LINES, GatewayCollector, pieces, render
+from fastgw.observe.exposition import LINES, pieces
+from fastgw.observe.metrics import GatewayCollector, render
+from fastgw.observe.tallies import Tallies
+from fastgw.protocol.gauges import Gauges
 from fastgw.stats import Stats
 from fastgw.upstream.target import Engine
 
@@ -42,9 +48,18 @@ class Server:
     ejected_until: float = 0.0
     ejections_total: int = 0
     asks_for_rest: bool = False
+    gauges: Gauges | None = None
 
     def rests(self) -> bool:
         return self.asks_for_rest
+
+
+@dataclass
+class Pool:
+    """What is read of the connections to one."""
+
+    engine: Any
+    idle: tuple[object, ...] = (None, None)
 
 
 @dataclass
@@ -63,9 +78,12 @@ class Source:
     admin_auth_failures: int = 0
     native: bool = True
     version: str = "1.2.3"
+    genai: bool = False
+    tallies: Tallies = field(default_factory=Tallies)
+    lag: Histogram = field(default_factory=lambda: Histogram(LAG))
 
-    def engines(self) -> list[Any]:
-        return self.servers
+    def pools(self) -> list[Any]:
+        return [Pool(server) for server in self.servers]
 
     def replaced(self) -> list[Any]:
         return self.before
@@ -95,7 +113,6 @@ def value(found: Series, name: str, **labels: str) -> float:
 def test_every_counter_of_the_hot_path_is_shown_under_its_name() -> None:
     expected = {
         "gateway_active_requests": "exchanges_open",
-        "gateway_requests_total": "exchanges_total",
         "gateway_auth_failures_total": "auth_failures",
         "gateway_queue_timeouts_total": "queue_timeouts",
         "gateway_retries_total": "retries_total",
@@ -132,17 +149,17 @@ def test_every_counter_of_the_hot_path_is_shown_under_its_name() -> None:
 def test_a_counter_that_does_not_exist_yet_is_zero() -> None:
     class Old:
         def snapshot(self) -> dict[str, int]:
-            return {"exchanges_total": 3}
+            return {"cancelled": 3}
 
     found = scraped(Source(stats=Old()))
-    assert value(found, "gateway_requests_total") == 3
+    assert value(found, "gateway_client_disconnects_total") == 3
     assert value(found, "gateway_rate_limited_total", limit="tokens") == 0
 
 
 def test_counts_beyond_what_a_float_prints_exactly_stay_whole() -> None:
     stats = Stats()
     stats.tokens_prompted = 123_456_789_012
-    assert b"gateway_tokens_prompted_total 1.23456789012e+11\n" in render(GatewayCollector(Source(stats=stats)))
+    assert b"gateway_tokens_prompted_total 123456789012\n" in render(GatewayCollector(Source(stats=stats)))
     assert value(scraped(Source(stats=stats)), "gateway_tokens_prompted_total") == 123_456_789_012
 
 
@@ -170,8 +187,16 @@ def test_the_queue_by_priority_and_no_class_that_is_not_ours() -> None:
 
 
 def test_an_engine() -> None:
-    server = Server("a", False, 3, 8, 100, 7, 2, Breaker(OPEN, 4))
-    found = scraped(Source(servers=[server, Server("b", None)]))
+    server = Server("a", False, 3, 8, 100, 7, 2, Breaker(OPEN, 4), gauges=Gauges(5, 6, 0.25))
+    found = scraped(Source(servers=[server, Server("b", None, gauges=Gauges(1, 0, -1.0)), Server("c")]))
+    assert value(found, "gateway_engine_idle_connections", engine="a") == 2
+    assert value(found, "gateway_engine_requests_running", engine="a") == 5
+    assert value(found, "gateway_engine_requests_waiting", engine="a") == 6
+    assert value(found, "gateway_engine_kv_cache_usage_ratio", engine="a") == 0.25
+    told = {(name, dict(labels).get("engine")) for name, labels in found if name.startswith("gateway_engine_")}
+    assert ("gateway_engine_requests_waiting", "b") in told
+    assert ("gateway_engine_kv_cache_usage_ratio", "b") not in told
+    assert ("gateway_engine_requests_running", "c") not in told
     assert value(found, "gateway_engine_healthy", engine="a") == 0
     assert value(found, "gateway_engine_inflight", engine="a") == 3
     assert value(found, "gateway_engine_slots", engine="a") == 8
@@ -270,15 +295,18 @@ def test_the_text_is_what_prometheus_takes(engines: int) -> None:
             kinds[name] = kind
         else:
             name = line.partition("{")[0].partition(" ")[0]
-            assert kinds[name] == ("counter" if name.endswith("_total") else "gauge")
+            stem = re.sub("_(bucket|sum|count)$", "", name)
+            expected = "counter" if name.endswith("_total") else "histogram" if stem != name and stem in kinds else "gauge"
+            assert kinds[name if expected != "histogram" else stem] == expected
     assert helped == set(kinds)
     stems = [name.removesuffix("_total") for name in kinds]
     assert len(set(stems)) == len(stems)  # in OpenMetrics a counter's family goes without its suffix
 
 
 def test_a_thousand_engines_are_told_in_pieces() -> None:
-    """Between two of which whoever asks can do something else: three microseconds a line."""
-    found = list(pieces(GatewayCollector(Source(servers=[Server(f"engine-{number}") for number in range(1000)]))))
+    """Between two of which whoever asks can do something else: a third of a microsecond a line."""
+    source = Source(servers=[Server(f"engine-{number}") for number in range(1000)])
+    found = list(pieces(GatewayCollector(source).families()))
     assert sum(piece.count(b"gateway_engine_inflight{") for piece in found) == 1000
     assert max(piece.count(b"\n") for piece in found) < 2 * LINES
 
@@ -292,7 +320,9 @@ def test_promtool_finds_nothing_to_say() -> None:
 
 def test_two_gateways_in_one_process_do_not_share_numbers() -> None:
     one, other = Source(), Source()
-    one.stats.exchanges_total = 5
-    assert value(scraped(one), "gateway_requests_total") == 5
-    assert value(scraped(other), "gateway_requests_total") == 0
-    assert render(GatewayCollector(one)) == render(GatewayCollector(one))
+    one.stats.cancelled = 5
+    one.tallies.failed("lost")
+    assert value(scraped(one), "gateway_client_disconnects_total") == 5
+    assert value(scraped(one), "gateway_upstream_failures_total", kind="lost") == 1
+    assert value(scraped(other), "gateway_client_disconnects_total") == 0
+    assert ("gateway_upstream_failures_total", (("kind", "lost"),)) not in scraped(other)

@@ -29,6 +29,7 @@ from fastgw.housekeeping import Housekeeping
 from fastgw.limits.account import Account
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
+from fastgw.observe.tallies import Tallies, sampled
 from fastgw.policy import build
 from fastgw.policy.queue import Queue
 from fastgw.policy.route import serving
@@ -59,6 +60,7 @@ class Conversation:
         self.config = config
         self.loop = loop = HandLoop()
         self.stats = Stats()
+        self.tallies = Tallies(config.metrics_by, sampled)
         self.events = Events()
         self.raw_records: list[AccessRecord] = []
         self.reactor = reactor = Reactor(loop)  # type: ignore[arg-type]
@@ -89,6 +91,7 @@ class Conversation:
             table=UpstreamTable(self.engines, None, config.routes, deploy),
             accounts=accounts,
             instance=b"handmade",
+            tally=self.tallies,
         )
         core.serving = serving
         LocalEndpoints(core, _at_once)
@@ -186,6 +189,13 @@ class Conversation:
         if not expect_internal_errors:
             assert not self.events.errors(), self.events.errors()
         assert len(self.raw_records) == self.stats.exchanges_total, "each exchange leaves exactly one access record"
+        cells = self.tallies.cells()
+        counted = sum(count for cell in cells for _, _, count in cell.by_status())
+        assert counted == self.stats.exchanges_total, "and is one of the metrics"
+        tokens = [sum(cell.prompt.total for cell in cells), sum(cell.completion.total for cell in cells)]
+        assert tokens == [self.stats.tokens_prompted, self.stats.tokens_generated], "which say of tokens what is charged"
+        failures = sum(pool.engine.failures_total for pool in self.engines)
+        assert sum(self.tallies.failures.values()) == failures, "and how each engine failed"
 
     def free(self) -> None:
         """The clock goes on by itself, and nothing refers to anything any more."""

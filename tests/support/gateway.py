@@ -100,6 +100,7 @@ async def running(
     """
     settings.setdefault("drain_timeout_s", 0.5)
     settings.setdefault("rate_limit_per_second", 0)  # all tests share one address
+    settings.setdefault("metrics_cache_s", 0.0)  # what has just happened is seen
     settings.setdefault("allowed_hosts", ["*"])  # what is sent by hand names all kinds of hosts
     if tls_client.ALL and "tls_cert_file" not in settings:
         settings.update(tls_client.settings())

@@ -1,0 +1,236 @@
+"""What the exchanges of a gateway have come to, by endpoint and model: plain numbers that the metrics read.
+
+Owns: one :class:`Cell` for each endpoint and model, made when the first of its requests ends. Must never: make a label of what
+a stranger sends. A model has its name here where an engine is known to serve it, or a route names it, else it is ``other``; so
+are all beyond :data:`MOST_CELLS`. A status that is none of HTTP's is its class (RFC 9110 §15), a method that is none of HTTP's
+``other``; and callers are the keys that there are, by their ids.
+
+Invariant: an exchange is counted once, whatever became of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from time import time
+from typing import Any, Final
+
+from fastgw.accel.fields import METHODS, REASONS
+from fastgw.accel.histograms import Bounds, Histogram
+from fastgw.accel.tokens import MOST_TOKENS
+from fastgw.config.names import MetricsBy
+from fastgw.exchange.record import streamed
+from fastgw.exchange.state import ExchangeState, model_of
+from fastgw.exchange.tally import Tally
+
+OTHER: Final = "other"
+MOST_CELLS: Final = 1000
+"""Pairs of an endpoint and a model; more are all ``other``."""
+MOST_STATUSES: Final = 32
+"""Pairs of a method and a status, of each cell; more are those of the method ``other``, by their classes."""
+MOST_CALLERS: Final = 1000
+
+# Those of OpenTelemetry's conventions for generative AI are among them, so that both are read off the same counts.
+DURATION: Final = Bounds((
+    0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84,
+    327.68, 655.36,
+))  # fmt: skip
+FIRST_TOKEN: Final = Bounds((
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
+))  # fmt: skip
+PER_TOKEN: Final = Bounds((
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0,
+))  # fmt: skip
+QUEUED: Final = Bounds((0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0))
+OWN: Final = Bounds((0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0))
+TOKENS: Final = Bounds((
+    1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0,
+))  # fmt: skip
+
+_BY_METHOD: Final = 1000
+_NUMBERS: Final = {method: number * _BY_METHOD for number, method in enumerate(METHODS)}
+_OTHER_METHOD: Final = len(METHODS) * _BY_METHOD
+
+
+class Cell:
+    """The requests of one endpoint for one model. ``statuses``: how many had which method and status, as one number."""
+
+    __slots__ = (
+        "cached", "completion", "duration", "endpoint", "estimated", "first_token", "gaps", "model", "own", "per_token",
+        "prompt", "queued", "reasoning", "statuses",
+    )  # fmt: skip
+
+    def __init__(self, endpoint: str, model: str) -> None:
+        self.endpoint = endpoint
+        self.model = model
+        self.statuses: dict[int, int] = {}
+        self.duration = Histogram(DURATION)
+        self.first_token = Histogram(FIRST_TOKEN)
+        self.gaps = Histogram(PER_TOKEN)
+        self.per_token = Histogram(PER_TOKEN)
+        self.queued = Histogram(QUEUED)
+        self.own = Histogram(OWN)
+        self.prompt = Histogram(TOKENS)
+        self.completion = Histogram(TOKENS)
+        self.cached = 0
+        self.reasoning = 0
+        self.estimated = 0
+
+    def by_status(self) -> list[tuple[str, int, int]]:
+        """(method, status, how many)"""
+        found = []
+        for key, count in self.statuses.items():
+            number, status = divmod(key, _BY_METHOD)
+            found.append((METHODS[number].decode() if number < len(METHODS) else OTHER, status, count))
+        return found
+
+    def count(self, method: bytes, status: int) -> None:
+        """One more has ended so."""
+        key = _NUMBERS.get(method, _OTHER_METHOD) + status
+        seen = self.statuses.get(key)
+        if seen is not None:
+            self.statuses[key] = seen + 1
+            return
+        if status not in REASONS:
+            key -= status % 100
+        if len(self.statuses) >= MOST_STATUSES and key not in self.statuses:
+            key = _OTHER_METHOD + status - status % 100
+        self.statuses[key] = self.statuses.get(key, 0) + 1
+
+
+class Caller:
+    """What one key, or tenant, has used."""
+
+    __slots__ = ("completion", "prompt", "requests")
+
+    def __init__(self) -> None:
+        self.requests = self.prompt = self.completion = 0
+
+
+class Tallies(Tally):
+    """See the head of this file. ``by``: whose requests are counted apart as well, none where it is empty.
+
+    ``trace`` says in which trace an exchange is that somebody keeps, by its id, or that it is in none ("")."""
+
+    __slots__ = ("_by", "_cells", "_count", "callers", "failures", "outcomes", "trace")
+
+    def __init__(self, by: MetricsBy = "", trace: Callable[[ExchangeState], str] | None = None) -> None:
+        self._by = by
+        self._cells: dict[str, dict[str, Cell]] = {}  # by the endpoint's label, and the model
+        self._count = 0
+        self.callers: dict[str, Caller] = {}
+        self.failures: dict[str, int] = {}  # of attempts, by how
+        self.outcomes: dict[str, int] = {}  # of exchanges that did not end well
+        self.trace = trace
+
+    def cells(self) -> list[Cell]:
+        """All there are."""
+        return [cell for cells in self._cells.values() for cell in cells.values()]
+
+    # --- what is told
+    def ended(self, exchange: Any, outcome: str, now: float) -> None:
+        one: ExchangeState = exchange  # (the compiled twin types this name)
+        cell = self._cell(one)
+        status = one.status
+        cell.count(one.head.method, status)
+        started = one.started_at
+        took = now - started
+        at = cell.duration.observe(took)
+        first = -1
+        if one.own_s >= 0.0:
+            cell.own.observe(one.own_s)
+        if one.queued_s >= 0.0:
+            cell.queued.observe(one.queued_s)
+        completion = one.completion_tokens
+        if one.prompt_tokens >= 0 or completion >= 0:
+            self._used(cell, one)
+        token_at = one.token_at
+        if token_at and status < 400 and streamed(one):
+            first = cell.first_token.observe(token_at - started)
+            if completion > 1 and outcome == "ok":
+                cell.per_token.observe((now - token_at) / (completion - 1))
+        if outcome != "ok":
+            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        if self._by:
+            self._called(one)
+        if self.trace is not None:
+            found = self.trace(one)
+            if found:
+                when = time()
+                cell.duration.exemplify(at, took, when, found)
+                if first >= 0:
+                    cell.first_token.exemplify(first, token_at - started, when, found)
+
+    def gaps(self, exchange: Any) -> Histogram | None:
+        return self._cell(exchange).gaps
+
+    def failed(self, how: str) -> None:
+        self.failures[how] = self.failures.get(how, 0) + 1
+
+    def _used(self, cell: Cell, exchange: ExchangeState) -> None:
+        """(An engine's word is taken up to a bound here too, as where keys are charged.)"""
+        prompt = min(max(exchange.prompt_tokens, 0), MOST_TOKENS)
+        completion = min(max(exchange.completion_tokens, 0), MOST_TOKENS)
+        cell.prompt.observe(prompt)
+        if exchange.completion_tokens >= 0:
+            cell.completion.observe(completion)
+        if exchange.cached_tokens > 0:
+            cell.cached += min(exchange.cached_tokens, prompt)
+        if exchange.reasoning_tokens > 0:
+            cell.reasoning += min(exchange.reasoning_tokens, completion)
+        if exchange.estimated:
+            cell.estimated += prompt + completion
+
+    # --- where it belongs
+    def _cell(self, exchange: ExchangeState) -> Cell:
+        cells = self._cells.get(exchange.endpoint.label)
+        model = model_of(exchange)
+        if cells is not None:
+            cell = cells.get(model)
+            if cell is not None:
+                return cell
+        return self._bound(exchange, model)
+
+    def _bound(self, exchange: ExchangeState, model: str) -> Cell:
+        """The cell of one whose model has none here."""
+        label = exchange.endpoint.label
+        table = exchange.gateway.table
+        if model and model not in table.models and model not in table.routes and table.known(model) is None:
+            model = OTHER
+        found = self._cells.get(label, {}).get(model)
+        if found is not None:
+            return found
+        if self._count >= MOST_CELLS:
+            label = model = OTHER
+        cells = self._cells.setdefault(label, {})
+        if model not in cells:
+            cells[model] = Cell(label, model)
+            self._count += 1
+        return cells[model]
+
+    def _called(self, exchange: ExchangeState) -> None:
+        account = exchange.account
+        if account is None or not account.id:
+            return
+        name = account.id if self._by == "key" else account.flow.removeprefix("tenant ")
+        caller = self.callers.get(name)
+        if caller is None:
+            if len(self.callers) >= MOST_CALLERS:
+                name = OTHER
+            caller = self.callers.setdefault(name, Caller())
+        caller.requests += 1
+        caller.prompt += min(max(exchange.prompt_tokens, 0), MOST_TOKENS)
+        caller.completion += min(max(exchange.completion_tokens, 0), MOST_TOKENS)
+
+
+_SAMPLED: Final = re.compile(rb"(?im)^traceparent:[ \t]*[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f][13579bdf]")
+
+
+def sampled(exchange: ExchangeState) -> str:
+    """The trace that an exchange's client says it is in and keeps (W3C Trace Context), by its id; "" = in none."""
+    fields = exchange.head.forward
+    # (Most have none, and to find that out must cost nothing.)
+    if fields.find(b"raceparent") < 0:
+        return ""
+    found = _SAMPLED.search(fields)
+    return found[1].decode() if found is not None else ""

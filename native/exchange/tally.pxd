@@ -1,0 +1,6 @@
+from fastgw.accel.histograms cimport Histogram
+
+cdef class Tally:
+    cpdef ended(self, object exchange, str outcome, double now)
+    cpdef Histogram gaps(self, object exchange)
+    cpdef failed(self, str how)

@@ -1,0 +1,50 @@
+cimport cython
+
+from fastgw.accel.histograms cimport Bounds, Histogram
+from fastgw.exchange.record cimport streamed
+from fastgw.exchange.state cimport ExchangeState, model_of
+from fastgw.exchange.tally cimport Tally
+from fastgw.limits.account cimport Account
+
+cdef int _BY_METHOD, _OTHER_METHOD
+cdef long long MOST_TOKENS
+cdef dict _NUMBERS
+
+@cython.final
+cdef class Cell:
+    cdef public str endpoint, model
+    cdef public dict statuses
+    cdef public Histogram completion, duration, first_token, gaps, own, per_token, prompt, queued
+    cdef public long long cached, estimated, reasoning
+
+    @cython.locals(key=cython.int)
+    cpdef count(self, bytes method, int status)
+
+@cython.final
+cdef class Caller:
+    cdef public long long completion, prompt, requests
+
+cdef class Tallies(Tally):
+    cdef public dict callers, failures, outcomes
+    cdef public object trace
+    cdef dict _cells
+    cdef object _by
+    cdef int _count
+
+    @cython.locals(
+        cell=Cell, status=cython.int, at=cython.int, first=cython.int, completion=cython.longlong, started=cython.double,
+        took=cython.double, token_at=cython.double, one=ExchangeState,
+    )
+    cpdef ended(self, object exchange, str outcome, double now)
+    cpdef Histogram gaps(self, object exchange)
+    cpdef failed(self, str how)
+    @cython.locals(prompt=cython.longlong, completion=cython.longlong)
+    cpdef _used(self, Cell cell, ExchangeState exchange)
+    @cython.locals(cells=dict, model=str)
+    cpdef Cell _cell(self, ExchangeState exchange)
+    cpdef Cell _bound(self, ExchangeState exchange, str model)
+    @cython.locals(account=Account)
+    cpdef _called(self, ExchangeState exchange)
+
+@cython.locals(fields=bytes)
+cpdef str sampled(ExchangeState exchange)
