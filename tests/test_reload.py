@@ -204,7 +204,7 @@ async def test_a_file_that_cannot_be_read_to_its_end_holds_no_later_reload(tmp_p
 
 async def test_what_needs_a_restart_is_named_until_it_is_written_as_it_holds(tmp_path: Path) -> None:
     waits = "some settings wait for a restart, and are as they were"
-    env = {"FASTGW_CONTROL_LISTEN": "127.0.0.1:0", "ADMIN_KEY": ADMIN}
+    env = {"FASTGW_CONTROL_LISTEN": "127.0.0.1:0", "ADMIN_KEY": ADMIN, "FASTGW_METRICS_CACHE_S": "0"}
     async with Simulator() as sim, serving(tmp_path, settings(sim.url), **env) as served:
         control = served.said("listening")[0]["control"]
         served.writes(settings(sim.url, unix_socket=f'"{tmp_path}/socket"', queue_size="7"))

@@ -277,6 +277,8 @@ def reserved_notes(settings: Settings, *, keyed: bool) -> list[str]:
         notes.append(f"admin_keys_file: {settings.admin_keys_file} can be read by other users; run chmod 600 on it")
     if settings.control_listen and not is_loopback(parse_host(settings.control_listen.rpartition(":")[0])):
         notes.append("control_listen can be reached by others: /metrics there asks for no key")
+    if settings.metrics_public and not is_loopback(parse_host(settings.host)):
+        notes.append("metrics_public: whoever reaches the port sees the names of engines and models, and what they have to do")
     if settings.show_runners and not (settings.admin_key or settings.admin_keys):
         notes.append("show_runners is set, but admin_key is not: nobody can ask for /runners")
     if "*" in settings.cors_origins and not (keyed or settings.require_key):

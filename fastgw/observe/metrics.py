@@ -29,6 +29,7 @@ from fastgw.observe.exposition import (
     Family,
     Value,
     buckets,
+    escaped,
     labels,
     pieces,
 )
@@ -423,7 +424,8 @@ class GatewayCollector:
         for engine in self._source.replaced():
             if engine.name in named:
                 named[engine.name].inflight += engine.inflight
-        engines = [(labels(("engine", name)), one) for name, one in named.items()]
+        yield None
+        engines = [(f'engine="{escaped(name)}"', one) for name, one in named.items()]
         yield None
         for metric, text, kind, read in _PER_ENGINE:
             yield Family(metric, text, kind, ((own, value) for own, one in engines if (value := read(one)) is not None))

@@ -152,7 +152,8 @@ async def life(
     settings = {
         "BACKENDS": f"{engine}||sim", "ADMIN_KEY": ADMIN, "FASTGW_STATE_DIR": str(disk / "state"), "FASTGW_PORT": "0",
         "FASTGW_CONTROL_LISTEN": "127.0.0.1:0", "FASTGW_FLUSH_INTERVAL_S": str(FLUSH_S), "FASTGW_LOG_FORMAT": "json",
-        "FASTGW_ACCESS_LOG": "false", "FASTGW_DRAIN_TIMEOUT_S": "2", "RATE_LIMIT_PER_SECOND": "0", **env,
+        "FASTGW_ACCESS_LOG": "false", "FASTGW_DRAIN_TIMEOUT_S": "2", "RATE_LIMIT_PER_SECOND": "0",
+        "FASTGW_METRICS_CACHE_S": "0", **env,
     }  # fmt: skip
     with log.open("wb") as file:
         process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once

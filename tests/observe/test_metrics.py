@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastgw.accel.histograms import Histogram
@@ -326,3 +327,12 @@ def test_two_gateways_in_one_process_do_not_share_numbers() -> None:
     assert value(scraped(one), "gateway_upstream_failures_total", kind="lost") == 1
     assert value(scraped(other), "gateway_client_disconnects_total") == 0
     assert ("gateway_upstream_failures_total", (("kind", "lost"),)) not in scraped(other)
+
+
+def test_a_registry_of_the_library_can_ask_for_all_of_it() -> None:
+    source = Source(servers=[Server("a")])
+    source.tallies.failed("lost")
+    registry = CollectorRegistry()
+    registry.register(GatewayCollector(source))  # type: ignore[arg-type]
+    told = {one.name for one in text_string_to_metric_families(generate_latest(registry).decode())}
+    assert told == {one.name for one in text_string_to_metric_families(render(GatewayCollector(source)).decode())}
