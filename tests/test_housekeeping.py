@@ -101,6 +101,7 @@ async def test_meters_are_swept_in_pieces() -> None:
     house.stop()
     assert max(sum(turn) for turn in swept) <= PIECE
     assert sum(sum(turn) for turn in swept) == SWEEP - 7
+    assert sum(house.lag.counts()) == 1, "and how late it came is known"
 
 
 async def test_many_keys_go_in_pieces_one_after_the_other() -> None:

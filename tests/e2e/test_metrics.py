@@ -40,6 +40,8 @@ async def test_S2_07_S2_11_metrics_at_the_port_for_clients() -> None:
             ("gen_ai_server_request_duration_seconds", 2),
         ):  # fmt: skip
             assert [one.value for one in found[name].samples if one.name == f"{name}_count"] == [count], name
+        (reused,) = found["gateway_upstream_reused"].samples
+        assert reused.value == 2, "over connections that were there"
         (caller,) = found["gateway_caller_requests"].samples
         assert caller.value == 2
         assert "sk-" not in plain.body.decode()

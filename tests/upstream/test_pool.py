@@ -163,7 +163,7 @@ async def test_one_whose_time_is_over_is_not_taken() -> None:
         await here.answered(stream, carrier, await here.take())
         here.give_back(stream)
         second = here.pool.open(carrier, monotonic() + IDLE_LIMIT_S)
-        assert (second.connected, stream.closed) == (False, True)
+        assert (second.connected, stream.closed, here.stats.stale_avoided) == (False, True, 1)
         second.cancel()
 
 
@@ -215,8 +215,10 @@ async def test_as_many_are_kept_as_were_needed_at_once_lately_and_then_the_warm_
         here.pass_by(UNNEEDED_S)
         await turns()
         assert (len(here.pool.idle), here.stats.dials_total) == (1, 12), "the warm one stays, and is no new one"
+        assert here.stats.stale_avoided == 0, "nobody needed the others"
         here.pass_by(IDLE_LIMIT_S)
         await until(lambda: here.stats.dials_total == 13 and len(here.pool.idle) == 1)
+        assert (here.stats.stale_avoided, here.stats.dials_warm) == (1, 1)
 
 
 async def test_a_crowd_that_has_gone_goes_by_and_by(held: None) -> None:

@@ -120,6 +120,8 @@ async def test_what_others_have_brought_there_is_known() -> None:
         place.engine.inflight = 1  # (one of them is ours)
         await schedule.round()
         assert place.engine.queued == 4
+        assert place.engine.gauges is not None
+        assert place.engine.gauges.running + place.engine.gauges.waiting == 5
         for reader, writer in others:
             await read_to_end(reader)
             writer.close()
@@ -127,7 +129,7 @@ async def test_what_others_have_brought_there_is_known() -> None:
         assert place.engine.queued == 0
     place.engine.queued = 4
     await schedule.round()
-    assert place.engine.queued == 0, "nothing is shown any more"
+    assert (place.engine.queued, place.engine.gauges) == (0, None), "nothing is shown any more"
 
 
 async def test_what_is_configured_is_never_exceeded() -> None:
