@@ -7,13 +7,16 @@ waits for ten thousand keys.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from time import monotonic, time
 from typing import TYPE_CHECKING, Final
 
-from fastgw.config import Config
+from fastgw.config import Config, RouteConfig
+from fastgw.config.money import amount, price
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.housekeeping import Housekeeping
 from fastgw.limits.account import Accounts, Defaults
+from fastgw.limits.spending import OTHERS, Price
 from fastgw.net.clock import micros
 from fastgw.stats import EventLog
 
@@ -26,7 +29,49 @@ PIECE: Final = 1000  # keys taken over at once: a millisecond
 
 def of(config: Config) -> Accounts:
     """The accounts of the configuration's keys."""
-    return Accounts(_defaults(config), config.api_key_digests, required=config.require_key)
+    found = Accounts(_defaults(config), config.api_key_digests, required=config.require_key)
+    _price(found, config)
+    found.share(budgets_of(config))
+    return found
+
+
+def budgets_of(config: Config) -> dict[str, tuple[int, str]]:
+    """What each tenant may spend, and in which period; 0 = no limit."""
+    return {one.name: (amount(one.budget or "0"), one.budget_period or config.budget_period) for one in config.tenants}
+
+
+def _priced(config: Config) -> tuple[object, ...]:
+    """The settings that prices come from."""
+    return config.prices, config.routes, config.on_unknown_price
+
+
+def _price(accounts: Accounts, config: Config) -> None:
+    prices = prices_of(config)
+    accounts.books.follow(prices, dearest_of(prices, config.routes), config.on_unknown_price == "refuse")
+
+
+def dearest_of(prices: dict[str, Price], routes: Sequence[RouteConfig]) -> dict[str, Price]:
+    """By each name what the dearest costs that may answer for it: its fallbacks, or the models that it stands for. A name is
+    left out where the price of one of them is not known."""
+    found = dict(prices)
+    for route in routes:
+        may = [*(route.models or [route.model]), *route.fallback]
+        known = [one for model in may if (one := prices.get(model, prices.get(OTHERS))) is not None]
+        for name in (route.model, *route.aliases):
+            found.pop(name, None)
+            if len(known) == len(may):
+                dear = max(max(one.input, one.cached) for one in known)
+                found[name] = Price(dear, dear, max(one.output for one in known))
+    return found
+
+
+def prices_of(config: Config) -> dict[str, Price]:
+    """What each model costs, by all of its names."""
+    found = {one.model: Price(price(one.input), price(one.cached or one.input), price(one.output)) for one in config.prices}
+    for route in config.routes:
+        if route.model in found:
+            found |= {alias: found[route.model] for alias in route.aliases if alias not in found}
+    return found
 
 
 def restore(accounts: Accounts, loaded: Loaded, log: EventLog) -> None:
@@ -47,11 +92,14 @@ async def follow(
     """From now on let in whom ``config`` does, with its limits. New keys come first, and old ones go last: nobody is refused
     for a moment who is let in before and after it."""
     accounts = core.accounts
+    if _priced(config) != _priced(before):
+        _price(accounts, config)
     accounts.required = accounts.required or config.require_key
     held, now = set(before.api_key_digests), set(config.api_key_digests)
     gone = [digest for digest in before.api_key_digests if digest not in now]
     others = _told(config) != _told(before)
     if others:
+        accounts.share(budgets_of(config))
         accounts.follow(_defaults(config), micros(monotonic()))
     come = [digest for digest in config.api_key_digests if others or digest not in held]
     fresh = False
@@ -72,7 +120,7 @@ def _told(config: Config) -> tuple[object, ...]:
     """The settings that hold for keys which say nothing else."""
     return (
         config.rate_limit_per_minute, config.key_burst, config.tokens_per_minute, config.daily_token_quota,
-        config.key_concurrency, config.on_exhausted,
+        config.key_concurrency, config.on_exhausted, config.key_budget, config.budget_period, config.tenants,
     )  # fmt: skip
 
 
@@ -84,4 +132,6 @@ def _defaults(config: Config) -> Defaults:
         daily_tokens=config.daily_token_quota,
         concurrency=config.key_concurrency,
         cut=config.on_exhausted == "cut",
+        budget=amount(config.key_budget) if config.key_budget else 0,
+        budget_period=config.budget_period,
     )

@@ -250,7 +250,7 @@ class Gateway:
         keeping = self._keeping = Housekeeping(
             core, loop, meters=self._meters, store=self._state, flush_s=self.config.flush_interval_s
         )
-        keeping.restore(usage)
+        keeping.restore(usage, self._state.sums_at_start if self._state is not None else None)
         if self._state is not None:
             self._state.start(loop, keeping.keys_changed)
             keeping.ask_for(core.today)  # in case it could not be read, or midnight has passed since

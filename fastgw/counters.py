@@ -29,6 +29,14 @@ def _limited(value: str) -> Counter:
     return Counter("gateway_rate_limited_total", "Requests refused by a limit.", "limit", value)
 
 
+def _budget(value: str) -> Counter:
+    return Counter("gateway_budget_exceeded_total", "Requests refused, or streams cut, by a budget.", "action", value)
+
+
+def _crossed(value: str) -> Counter:
+    return Counter("gateway_budgets_crossed_total", "Budgets of which so many percent were spent.", "percent", value)
+
+
 def _quota(value: str) -> Counter:
     return Counter("gateway_quota_exceeded_total", "Requests refused, or streams cut, by a daily quota.", "action", value)
 
@@ -119,6 +127,10 @@ class Counters:
     limited_memory: Annotated[int, _limited("memory")]
     quota_refused: Annotated[int, _quota("refused")]
     quota_cut: Annotated[int, _quota("cut")]
+    budget_refused: Annotated[int, _budget("refused")]
+    budget_cut: Annotated[int, _budget("cut")]
+    budgets_warned: Annotated[int, _crossed("80")]
+    budgets_spent: Annotated[int, _crossed("100")]
     reloads_ok: Annotated[int, _reloaded("ok")]
     reloads_failed: Annotated[int, _reloaded("failed")]
     events_total: Annotated[int, UNTOLD]

@@ -419,6 +419,8 @@ async def for_the_operator(
         metrics=metrics.pages,
         health=lambda: dict(zip(("healthy_engines", "total_engines"), core.health.counts(), strict=True)),
         keys=keys,
+        usage=keys,
+        currency=lambda: core.config.currency,
         engines=EngineDesk(fleet, runners.runner_of),
         hosts=control_hosts(config),
         reload=loading.again,

@@ -10,17 +10,20 @@ between which the loop gets its turn, so that no stream waits for longer. Must n
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from time import time
 from typing import Final, Protocol
 
 from fastgw.accel.histograms import Bounds, Histogram
 from fastgw.accel.landing import give_back, most_room
+from fastgw.config.money import written
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.limits.account import Account
-from fastgw.limits.key import KeyRecord, UsageRow
+from fastgw.limits.key import Batch, KeyRecord, UsageRow
 from fastgw.limits.ledger import day_of, seconds_to_midnight
 from fastgw.limits.meter import Meters
+from fastgw.limits.purse import KEY, Asked, Purse, Sums
 from fastgw.net.clock import micros, monotonic
 
 LOOK_S: Final = 0.25
@@ -28,6 +31,8 @@ LAG: Final = Bounds((0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 FORGET_S: Final = 10.0  # a head that nobody has brought again for this long, to twice as long, is forgotten
 AFTER_MIDNIGHT_S: Final = 0.002
 MOST_KEYS: Final = 5000  # whose usage is one batch of the store's
+MOST_SUMS: Final = 500  # budgets of which is asked at once what they have seen
+MOST_SPENT: Final = 2000  # rows of what was spent in one batch: two milliseconds
 MOST_DAYS: Final = 64  # of which it is not known what the store has; only while it cannot be read are there several
 SWEEP: Final = 5000  # meters looked at in one look: a million in less than a minute
 CROWD: Final = 32 << 20  # bytes of bodies at once, after which memory is given back
@@ -39,10 +44,13 @@ PIECE: Final = 250  # keys or meters, before the loop gets its turn: a third of 
 class UsageStore(Protocol):
     """Where usage is written down. ``done`` is called in the loop, with whether the rows are there now."""
 
-    def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None]) -> bool: ...
+    def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None], spent: Batch | None = None) -> bool: ...
 
     def load(self, day: int, done: Callable[[list[UsageRow] | None], None]) -> bool:
         """``done`` is called in the loop, with what there is of that day, or None: it cannot be read. False = it is not."""
+
+    def sums(self, asked: Sequence[Asked], done: Callable[[Sums | None], None]) -> bool:
+        """The same of what budgets have seen."""
 
 
 class Housekeeping:
@@ -69,9 +77,14 @@ class Housekeeping:
         self._flushed_at = self._forgot_at = monotonic()
         self._writing: list[tuple[Account, int, int]] | None = None  # (account, day, version) of the batch under way
         self._rows: list[UsageRow] = []  # of that batch, while it is put together
+        self._spent: Batch | None = None  # what was spent, until the store has said that it has it
+        self._batches = 0
+        self._instance = os.urandom(8).hex()
+        core.accounts.books.kept = store is not None
         self._unknown: list[int] = []  # days of which it is not known what the store has, or not yet taken over
         self._unwritten: list[Account] = []  # looked at for that batch, and still to be written
         self._asking = False
+        self._summing = False
         self._more = False  # than went into that batch
         self._most_bodies = 0  # bytes of them at once, since memory was given back last
         self._calm = 0  # looks in a row before which there were few
@@ -107,6 +120,7 @@ class Housekeeping:
         if today != core.today:
             core.today = today
             self.ask_for(today)
+            self._turn_over(core.accounts.purses())
         if now - self._forgot_at >= FORGET_S:
             self._forgot_at = now
             core.heads.sweep()
@@ -115,6 +129,10 @@ class Housekeeping:
         if self._meters is not None and len(self._meters):
             self._sweep(min(SWEEP, len(self._meters)))
         core.room()
+        if core.accounts.unread and not self._summing:
+            self._ask_sums()
+        if core.accounts.crossed:
+            self._tell_crossed()
         self._watch_bodies(core.most_bodies())
         if self._store is not None and now - self._flushed_at >= self._flush_s:
             self._flushed_at = now
@@ -148,13 +166,87 @@ class Housekeeping:
             core.version += 1
             core.room()
 
+    # --- budgets
+    def _turn_over(self, purses: list[Purse]) -> None:
+        """A day has come: some of the budgets have a new period."""
+        accounts = self._core.accounts
+        for purse in purses[-PIECE:]:
+            purse.roll(self._core.today)
+            if not purse.known:
+                accounts.unread.append(purse)
+        del purses[-PIECE:]
+        if purses and self._timer is not None:
+            self._loop.call_soon(self._turn_over, purses)
+
+    def _ask_sums(self) -> None:
+        accounts = self._core.accounts
+        store = self._store
+        if store is None:
+            for purse in accounts.unread:
+                purse.known = True  # what is counted here is all that there is
+            accounts.unread.clear()
+            return
+        asked = accounts.unread[:MOST_SUMS]
+        self._summing = store.sums(self.asked_of(asked), lambda sums: self._summed(asked, sums))
+
+    def asked_of(self, purses: Sequence[Purse]) -> list[Asked]:
+        """What the store is asked, of the periods that are current now."""
+        for purse in purses:
+            purse.roll(self._core.today)
+        return [(purse.kind, purse.name, purse.begins, purse.ends) for purse in purses]
+
+    def _summed(self, asked: Sequence[Purse], sums: Sums | None) -> None:
+        self._summing = False
+        if sums is not None:  # (else the next look asks again)
+            del self._core.accounts.unread[: len(asked)]
+            self.take_sums(asked, sums)
+
+    def take_sums(self, purses: Sequence[Purse], sums: Sums) -> None:
+        """Go on from what the store has of these budgets, and what of it is still on its way there."""
+        last, counts = sums
+        waiting = self._core.accounts.books.rows()
+        if self._spent is not None and self._spent.id != last:
+            waiting.extend(self._spent.rows)
+        spent: dict[tuple[bool, str, int], int] = {}
+        for key, tenant, _, day, *_, cost, _ in waiting:
+            for owner in ((True, key, day), (False, tenant, day)):
+                spent[owner] = spent.get(owner, 0) + cost
+        for purse, count in zip(purses, counts, strict=True):
+            days = range(purse.begins, purse.ends) if spent else ()
+            more = sum(spent.get((purse.kind == KEY, purse.name, day), 0) for day in days)
+            purse.restore(purse.begins, count + more)
+
+    def _tell_crossed(self) -> None:
+        """Of each budget that has crossed a line: in the log, among the counters, and to whoever else wants to know."""
+        core = self._core
+        crossed = dict.fromkeys(core.accounts.crossed)
+        core.accounts.crossed.clear()
+        for purse in crossed:
+            if purse.told >= 100:
+                core.stats.budgets_spent += 1
+            else:
+                core.stats.budgets_warned += 1
+            core.log.warning(
+                f"{purse.told} percent of a budget are spent", **{purse.kind: purse.name}, spent=written(purse.spent),
+                budget=written(purse.limit), period=purse.period, currency=core.config.currency,
+            )  # fmt: skip
+
     # --- usage
-    def restore(self, rows: Sequence[UsageRow]) -> None:
-        """Take over what was used before this process began. Rows of the day before come first."""
+    def restore(
+        self, rows: Sequence[UsageRow], sums_of: Callable[[Sequence[Asked]], Sums | None] | None = None
+    ) -> None:
+        """Take over what was used before this process began, and what budgets have seen, as ``sums_of`` says (None = it cannot
+        be read now). Rows of the day before come first."""
         for row in sorted(rows, key=lambda row: row[1]):
             account = self._core.accounts.by_id(row[0])
             if account is not None:
                 account.ledger.restore(*row[1:])
+        if sums_of is not None and self._core.accounts.unread:
+            unread = self._core.accounts.unread
+            sums = sums_of(self.asked_of(unread))
+            if sums is not None:
+                self.take_sums(unread, sums)
+                unread.clear()
 
     def ask_for(self, day: int) -> None:
         """Have the store say what it has of that day, which becomes the current one."""
@@ -202,11 +294,15 @@ class Housekeeping:
         if self._unknown:
             self._ask()
 
+    def _anything(self) -> bool:
+        """Whether anything is to be written."""
+        accounts = self._core.accounts
+        return bool(accounts.touched or self._spent is not None or len(accounts.books))
+
     def flush(self) -> None:
         """Hand over what was used since; one batch is under way at a time, and the next follows when it is written."""
         store = self._store
-        accounts = self._core.accounts
-        if store is None or self._writing is not None or not accounts.touched:
+        if store is None or self._writing is not None or not self._anything():
             return
         self._writing = []
         self._rows = []
@@ -231,17 +327,23 @@ class Housekeeping:
         if touched and len(batch) < MOST_KEYS:
             self._loop.call_soon(self._gather)
             return
-        self._more = bool(touched)
+        books = self._core.accounts.books
+        if self._spent is None and len(books):
+            self._batches += 1
+            self._spent = Batch(f"{self._instance}:{self._batches}", books.take(MOST_SPENT))
+        self._more = bool(touched or len(books))
         touched.extend(self._unwritten)
         self._unwritten = []
         self._rows = []
-        if not batch:
+        if not batch and self._spent is None:
             self._writing = None
-        elif not store.write(rows, self._written):
+        elif not store.write(rows, self._written, self._spent):
             self._written(False)
 
     def _written(self, well: bool) -> None:
-        if not well:
+        if well:
+            self._spent = None
+        else:
             self._core.stats.store_failures += 1
         self._check_off(well)
 
@@ -272,7 +374,7 @@ class Housekeeping:
         """Write down all there is, waiting no longer than ``wait_s``."""
         self.stop()
         end = monotonic() + wait_s
-        while (self._writing is not None or self._core.accounts.touched) and monotonic() < end:
+        while (self._writing is not None or self._anything()) and monotonic() < end:
             self._ask()
             self.flush()
             await asyncio.sleep(0.005)

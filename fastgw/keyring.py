@@ -10,15 +10,19 @@ from functools import partial
 from typing import Any
 
 from fastgw.control.admin_keys import AuditEntry, KeyNotFound, KeyProblems, KeysUnavailable
+from fastgw.control.admin_usage import TooMuch
 from fastgw.limits.key import KeyRecord, UsageRow
-from fastgw.store import fields
+from fastgw.store import fields, spending
 from fastgw.store import keys as stored
 from fastgw.store.schema import StateError
 from fastgw.store.state import State
 
 
 class Keyring:
-    """A ``control.admin_keys.KeysBackend`` over a :class:`State`. ``usage`` looks a key's day up in memory first."""
+    """A ``control.admin_keys.KeysBackend``, and a ``control.admin_usage.UsageBackend``, over a :class:`State`.
+
+    ``usage`` looks a key's day up in memory first.
+    """
 
     def __init__(self, state: State, usage: Callable[[str], UsageRow | None]) -> None:
         self._state = state
@@ -31,6 +35,8 @@ class Keyring:
             raise KeyNotFound(*error.args) from None
         except fields.KeyProblems as error:
             raise KeyProblems(error.problems) from None
+        except spending.TooManyGroups:
+            raise TooMuch from None
         except (StateError, TimeoutError, OSError) as error:
             raise KeysUnavailable(str(error)) from None
 
@@ -69,6 +75,17 @@ class Keyring:
 
     async def usage(self, id: str) -> UsageRow | None:
         return self._usage(id)
+
+    async def spent(self, first: int, last: int, by: Sequence[str]) -> Mapping[tuple[str | int, ...], Sequence[int]]:
+        # (A day at a time: what is to be written, and whoever else waits for the store, has its turn between them.)
+        found: dict[tuple[str | int, ...], list[int]] = {}
+        for day in range(first, last + 1):
+            await self._run(spending.add_day, day, by, found)
+        return found
+
+    async def names(self, ids: Sequence[str]) -> Mapping[str, str]:
+        names: Mapping[str, str] = await self._run(spending.names_of, ids)
+        return names
 
     async def _record(self, function: Callable[..., Any], *arguments: Any) -> KeyRecord:
         record: KeyRecord = await self._run(function, *arguments)

@@ -71,6 +71,8 @@ MODULES: Final = (
     "limits.lows",
     "limits.meter",
     "limits.promises",
+    "limits.purse",
+    "limits.spending",
     "net.client",
     "net.clock",
     "net.descriptors",

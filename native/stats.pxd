@@ -6,6 +6,7 @@ cdef class Stats:
     cdef public long long limited_ip, limited_memory, limited_queue, limited_requests, limited_tokens, merged_calls
     cdef public long long prefix_hit_tokens, prefix_hits, prefix_moved, prefix_tokens
     cdef public long long merged_requests, quarantined, queue_timeouts, queue_waiting_open, quota_cut, quota_refused
+    cdef public long long budget_cut, budget_refused, budgets_spent, budgets_warned
     cdef public long long refused_total, reloads_failed, reloads_ok, replays_total, retries_refused, retries_total, shortages, stalled
     cdef public long long store_failures, tokens_cached, tokens_estimated, tokens_generated, tokens_prompted, tokens_reasoning
     cdef public long long truncations_total, upstream_open, dials_warm, reused_total, stale_avoided

@@ -13,9 +13,11 @@ import pytest
 
 from fastgw import housekeeping
 from fastgw.housekeeping import MOST_KEYS, PIECE, SWEEP, Housekeeping
-from fastgw.limits.account import Account
-from fastgw.limits.key import UsageRow
+from fastgw.limits.account import Account, pursed
+from fastgw.limits.key import Batch, UsageRow
 from fastgw.limits.ledger import DAY_S
+from fastgw.limits.purse import KEY, TENANT
+from fastgw.limits.spending import Books
 
 
 class Store:
@@ -24,10 +26,12 @@ class Store:
     def __init__(self) -> None:
         self.batches: list[Sequence[UsageRow]] = []
         self.done: Callable[[bool], None] | None = None
+        self.spent: Batch | None = None
 
-    def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None]) -> bool:
+    def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None], spent: Batch | None = None) -> bool:
         assert self.done is None, "one batch at a time"
         self.batches.append(rows)
+        self.spent = spent
         self.done = done
         return True
 
@@ -42,7 +46,8 @@ def keeping(count: int) -> tuple[Housekeeping, Store, Any]:
     for account in accounts:
         account.ledger.settle(20_000, 0, 3, 4, False)
     stats = SimpleNamespace(store_failures=0)
-    core: Any = SimpleNamespace(accounts=SimpleNamespace(touched=list(accounts)), stats=stats, most_bodies=lambda: 0)
+    register = SimpleNamespace(touched=list(accounts), books=Books(), unread=[], crossed=[])
+    core: Any = SimpleNamespace(accounts=register, stats=stats, most_bodies=lambda: 0)
     store = Store()
     loop = asyncio.get_running_loop()
     return Housekeeping(core, loop, meters=None, store=store, flush_s=1.0), store, core
@@ -58,6 +63,40 @@ async def put_together(store: Store) -> None:
     for _ in range(2 * MOST_KEYS // PIECE):
         if store.done is None:
             await asyncio.sleep(0)
+
+
+async def test_a_budget_is_told_all_that_was_spent_and_nothing_twice() -> None:
+    """What the store has, what is on its way there, and what is still here."""
+    house, store, core = keeping(0)
+    core.today = 20_000
+    books = core.accounts.books
+
+    def spend(cost: int, day: int = 20_000, key: str = "key") -> None:
+        books.use(key, "lab", "m", day).count(cost, 1, 1, 0, 0, False)
+
+    spend(1)
+    spend(1000, day=19_000)
+    house.flush()
+    batch = store.spent
+    assert batch is not None
+    spend(10)
+    spend(100, key="another")
+    own, shared = pursed(None, KEY, "key", 10**6, "month"), pursed(None, TENANT, "lab", 10**6, "month")
+    assert own is not None
+    assert shared is not None
+    asked = house.asked_of([own, shared])
+    assert [(kind, name) for kind, name, *_ in asked] == [("key", "key"), ("tenant", "lab")]
+    house.take_sums([own, shared], ("an earlier one", [5000, 5000]))
+    assert (own.spent, shared.spent) == (5011, 5111)
+    house.take_sums([own, shared], (batch.id, [5001, 5001]))
+    assert (own.spent, shared.spent) == (5011, 5111), "the batch is in the sums by now"
+    store.finish(False)
+    house.flush()
+    assert store.spent is batch, "what may have been written is handed over as it was"
+    store.finish(True)
+    house.flush()
+    assert store.spent is not batch
+    assert sorted(row[10] for row in store.spent.rows) == [10, 100]
 
 
 async def test_in_one_turn_of_the_loop_so_much_is_done_and_no_more() -> None:
@@ -159,7 +198,8 @@ class Kept:
         self.day = day
         patch.setattr(housekeeping, "time", lambda: self.day * DAY_S + 60.0)
         accounts = SimpleNamespace(
-            touched=[], expire=lambda unix_s: False, by_id=lambda key_id: self.account if key_id == "key" else None
+            touched=[], expire=lambda unix_s: False, by_id=lambda key_id: self.account if key_id == "key" else None,
+            books=Books(), purses=list, unread=[], crossed=[],
         )
         self.core: Any = SimpleNamespace(
             accounts=accounts,
@@ -174,7 +214,7 @@ class Kept:
         self.house.restore([row for (_, one), row in held.items() if one in (day, day - 1, last)])
         self.house.ask_for(day)
 
-    def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None]) -> bool:
+    def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None], spent: Batch | None = None) -> bool:
         def written() -> None:
             if self.well:
                 for row in rows:

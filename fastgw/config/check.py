@@ -13,17 +13,22 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from fastgw.config.address import is_loopback, parse_host, reaches
 from fastgw.config.entries import EngineConfig, RouteConfig
 from fastgw.config.grammar import KEY, admin_keys_in
 from fastgw.config.in_vain import in_vain
+from fastgw.config.paying import PriceConfig, TenantConfig, clashes
 from fastgw.config.row import value_problem
 from fastgw.config.table import DEFAULTS, TABLE, Settings
 
 Found = list[tuple[str, str]]
 
 _MAX_KEY_FILE_BYTES: Final = 16 << 20
-_ENTRIES: Final[dict[str, type[EngineConfig | RouteConfig]]] = {"engines": EngineConfig, "routes": RouteConfig}
+_ENTRIES: Final[dict[str, type[msgspec.Struct]]] = {
+    "engines": EngineConfig, "routes": RouteConfig, "prices": PriceConfig, "tenants": TenantConfig,
+}  # fmt: skip
 
 
 MAX_ROUTES: Final = 1024
@@ -157,6 +162,7 @@ def problems(settings: Settings, *, keyed: bool) -> Found:
     here = [one.url for one in settings.engines if _own(one, settings)]
     found.extend(("engines", f"{url} is where this gateway itself listens: name the engine's own address") for url in here)
     found.extend(_routes(settings.routes))
+    found.extend(clashes(settings.prices, settings.tenants))
     found.extend(_tls(settings))
     found.extend(_discovery(settings))
     if settings.runner_timeout_s <= settings.runner_heartbeat_s:

@@ -10,11 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS
+from fastgw.config.paying import PRICE_FIELDS, TENANT_FIELDS
 from fastgw.config.row import Setting
 from fastgw.config.settings import Config
 from fastgw.config.table import TABLE
 
 SET: Final = "<set>"
+_ENTRIES: Final = {"engines": ENGINE_FIELDS, "routes": ROUTE_FIELDS, "prices": PRICE_FIELDS, "tenants": TENANT_FIELDS}
 
 
 def dumped(config: Config) -> dict[str, Any]:
@@ -26,10 +28,8 @@ def dumped(config: Config) -> dict[str, Any]:
 
 
 def _value(row: Setting, value: Any) -> Any:
-    if row.kind == "engines":
-        return [_entry(ENGINE_FIELDS, one) for one in value]
-    if row.kind == "routes":
-        return [_entry(ROUTE_FIELDS, one) for one in value]
+    if row.kind in _ENTRIES:
+        return [_entry(_ENTRIES[row.kind], one) for one in value]
     if row.secret:
         return SET if value else ""
     return list(value) if isinstance(value, tuple) else value

@@ -194,7 +194,7 @@ _MOST_NAMES: Final = {
 _OF_ONE_MODEL: Final = ("max_concurrent", "on_capacity", "timeout_s", "policy", "versions", "sticky", "adapter_of")
 
 
-def _type_problems(entry: EngineConfig | RouteConfig, rows: Sequence[Setting]) -> list[tuple[str, str]]:
+def type_problems(entry: msgspec.Struct, rows: Sequence[Setting]) -> list[tuple[str, str]]:
     """Of fields whose values are of other types than their own, or numbers out of their ranges."""
     found = []
     for one in rows:
@@ -207,8 +207,8 @@ def _type_problems(entry: EngineConfig | RouteConfig, rows: Sequence[Setting]) -
     return found
 
 
-def _value_problems(
-    entry: EngineConfig | RouteConfig, rows: Sequence[Setting], types: Sequence[tuple[str, str]]
+def value_problems(
+    entry: msgspec.Struct, rows: Sequence[Setting], types: Sequence[tuple[str, str]]
 ) -> list[tuple[str, str]]:
     """Of fields whose types are right: ``types`` are not."""
     found = []
@@ -232,8 +232,8 @@ def _is_name(text: str) -> bool:
 
 def _engine_problems(engine: EngineConfig) -> list[tuple[str, str]]:
     """All that is wrong: what holds between fields is looked at where these are right each by itself."""
-    types = _type_problems(engine, ENGINE_FIELDS)
-    found = types + _value_problems(engine, ENGINE_FIELDS, types)
+    types = type_problems(engine, ENGINE_FIELDS)
+    found = types + value_problems(engine, ENGINE_FIELDS, types)
     right = _right(found)
     if right("name") and engine.name:
         if not (engine.name.strip() and _is_name(engine.name)):
@@ -264,8 +264,8 @@ def _is_found_by_name(url: str) -> bool:
 
 def _route_problems(route: RouteConfig) -> list[tuple[str, str]]:
     """As :func:`_engine_problems`."""
-    types = _type_problems(route, ROUTE_FIELDS)
-    found = types + _value_problems(route, ROUTE_FIELDS, types)
+    types = type_problems(route, ROUTE_FIELDS)
+    found = types + value_problems(route, ROUTE_FIELDS, types)
     right = _right(found)
     if right("model") and not route.model.strip():
         found.append(("model", "must be a name"))

@@ -130,6 +130,10 @@ def socket_path(path: str) -> list[str]:
     return [f"the path is longer than {MAX_UNIX_PATH_BYTES} bytes"] if long else []
 
 
+def currency(word: str) -> list[str]:
+    return [] if re.fullmatch("[A-Za-z][A-Za-z0-9_-]{0,15}", word) else ["must be a word of 16 letters at most, such as USD"]
+
+
 def engine_key(key: str) -> list[str]:
     return ["must be visible ASCII without blanks"] if key and not KEY.match(key) else []
 

@@ -16,6 +16,8 @@ Policy = Literal[
     "consistent_hash", "session", "token_load", "prefix_aware",
 ]  # fmt: skip
 OnExhausted = Literal["refuse", "cut"]
+BudgetPeriod = Literal["day", "week", "month"]
+OnUnknownPrice = Literal["refuse", "allow"]
 OnCapacity = Literal["queue", "reject", "fallback"]
 FallbackOn = Literal["failure", "context"]
 Choose = Literal["ordered", "least_loaded"]
@@ -38,6 +40,7 @@ RANKED_KINDS: Final[tuple[EngineKind, ...]] = ("auto", "vllm", "sglang")
 UPSTREAM_PROTOCOLS: Final[tuple[UpstreamProtocol, ...]] = get_args(UpstreamProtocol)
 POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
 ON_EXHAUSTED: Final[tuple[OnExhausted, ...]] = get_args(OnExhausted)
+BUDGET_PERIODS: Final[tuple[BudgetPeriod, ...]] = get_args(BudgetPeriod)
 ON_CAPACITY: Final[tuple[OnCapacity, ...]] = get_args(OnCapacity)
 FALLBACK_ON: Final[tuple[FallbackOn, ...]] = get_args(FallbackOn)
 CHOOSE: Final[tuple[Choose, ...]] = get_args(Choose)

@@ -7,11 +7,12 @@ Owns: wording and layout. Must never: be imported on the way to the first reques
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS, EngineConfig
 from fastgw.config.load import Loaded
+from fastgw.config.paying import PRICE_FIELDS, TENANT_FIELDS
 from fastgw.config.profiles import PROFILE_DEFAULTS, PROFILE_ENGINES
 from fastgw.config.row import Setting, default_text, range_text
 from fastgw.config.settings import Config
@@ -82,6 +83,14 @@ A `[[routes]]` table in the TOML file says what holds for one model; `FASTGW_ROU
 |---|---|
 """
 
+_MONEY: Final = """\
+## What tokens cost
+
+A `[[prices]]` table in the TOML file says what a model's tokens cost, a `[[tenants]]` table what holds for all keys of a tenant
+together; `FASTGW_PRICES`, `--prices`, `FASTGW_TENANTS` and `--tenants` say the same in one line ([limits.md](limits.md#money)).
+
+"""
+
 _PROFILES: Final = """\
 ## Compatibility profiles
 
@@ -101,7 +110,7 @@ def _type_text(row: Setting) -> str:
     if row.kind == "choice":
         return ", ".join(f"`{choice}`" for choice in row.choices if choice)
     named = {"bool": "true or false", "auto_bool": "true, false or auto"}
-    named |= dict.fromkeys(("list", "keys", "engines", "routes"), "list")
+    named |= dict.fromkeys(("list", "keys", "engines", "routes", "prices", "tenants"), "list")
     return range_text(row) or named.get(row.kind, "text")
 
 
@@ -113,9 +122,14 @@ def _engine_rows() -> Iterator[str]:
         yield f"| `{row.name}` | {f'`{shown}`' if shown else ''} | {_cell(row.help)} |"
 
 
-def _route_rows() -> Iterator[str]:
-    for row in ROUTE_FIELDS:
+def _field_rows(rows: Sequence[Setting]) -> Iterator[str]:
+    for row in rows:
         yield f"| `{row.name}` | {_cell(row.help)} |"
+
+
+def _money() -> Iterator[str]:
+    for name, rows in (("prices", PRICE_FIELDS), ("tenants", TENANT_FIELDS)):
+        yield f"| field of `[[{name}]]` | meaning |\n|---|---|\n" + "\n".join(_field_rows(rows)) + "\n"
 
 
 def _setting_rows(section: str) -> Iterator[str]:
@@ -150,8 +164,11 @@ def markdown() -> str:
             parts.append(_ACCESS)
             title = "Access: settings"
         if section == "Capacity":
-            parts.append(_ROUTES + "\n".join(_route_rows()) + "\n")
+            parts.append(_ROUTES + "\n".join(_field_rows(ROUTE_FIELDS)) + "\n")
             title = "Capacity: settings"
+        if section == "Money":
+            parts.append(_MONEY + "\n".join(_money()))
+            title = "Money: settings"
         note = ""
         if section == "Reserved":
             note = "These are accepted so that existing files keep working. Setting one of them logs a warning at start.\n\n"

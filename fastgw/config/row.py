@@ -18,7 +18,7 @@ _DAY: Final = 86400.0
 AT_ONCE: Final = "yes"
 CONNECTIONS: Final = "new connections"
 RESTART: Final = "restart"
-LISTS: Final = frozenset({"list", "keys", "engines", "routes"})
+LISTS: Final = frozenset({"list", "keys", "engines", "routes", "prices", "tenants"})
 """Kinds of which a value holds several."""
 _KINDS: Final[dict[object, str]] = {
     str: "text", int: "int", int | None: "auto_int", float: "float", bool: "bool", bool | None: "auto_bool",
@@ -29,7 +29,8 @@ _KINDS: Final[dict[object, str]] = {
 class Setting(msgspec.Struct, frozen=True):
     """One row.
 
-    ``kind`` is one of text, int, auto_int, float, bool, auto_bool, list, choice, keys, engines, routes, shares. ``env`` holds
+    ``kind`` is one of text, int, auto_int, float, bool, auto_bool, list, choice, keys, engines, routes, prices,
+    tenants, shares. ``env`` holds
     the variables that set it beside ``FASTGW_<NAME>``, the one that wins first. ``zero`` says what 0 means where 0 is outside
     the range, ``auto`` what an auto_int is that is not set. ``check`` tells what is wrong with a value of the right type.
     ``reserved`` says what does *not* happen although the setting is accepted. ``reload`` says for whom a new value holds when a

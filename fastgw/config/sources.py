@@ -14,6 +14,7 @@ import msgspec
 
 from fastgw.config.entries import EngineConfig, RouteConfig
 from fastgw.config.names import LOG_LEVELS, LogLevel, OnCapacity, Policy
+from fastgw.config.paying import parse_prices, parse_tenants
 from fastgw.config.problems import ConfigError, ConfigErrors, told
 from fastgw.config.row import Setting, value_problem, wanted
 from fastgw.config.table import BY_NAME
@@ -108,8 +109,8 @@ def parse_text(row: Setting, text: str) -> object:
         if not re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{0,9})?", text):
             raise ValueError(f"must be {wanted(row)}")
         return float(text)
-    if row.kind == "routes":
-        return _parse_routes(text)
+    if row.kind in _PARSERS:
+        return _PARSERS[row.kind](text)
     if row.kind in {"list", "keys"}:
         items = [item.strip() for item in text.split(",")]
         return [item for item in items if item]
@@ -144,6 +145,13 @@ def _parse_routes(text: str) -> list[RouteConfig]:
         except ConfigErrors as found:
             raise ValueError(f"entry {number}: {told(found)}") from None
     return routes
+
+
+_PARSERS: Final[dict[str, Callable[[str], object]]] = {
+    "routes": _parse_routes,
+    "prices": parse_prices,
+    "tenants": parse_tenants,
+}
 
 
 def level(text: str) -> str:

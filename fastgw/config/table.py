@@ -33,13 +33,14 @@ from fastgw.config.names import (
     TlsVersion,
     UpstreamProtocol,
 )
+from fastgw.config.paying import Paying
 from fastgw.config.row import CONNECTIONS, RESTART, Setting, reserved, row, rows_of, seconds, within
 from fastgw.twins import Mode
 
 GIB: Final = 1 << 30
 
 
-class Listening(Choosing, frozen=True, kw_only=True):
+class Listening(Paying, frozen=True, kw_only=True):
     """Where it listens."""
 
     compat: Annotated[Profile, row(
@@ -490,7 +491,7 @@ class Reserved(Gpus, frozen=True, kw_only=True):
 
 _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "Listening": Listening, "Engines": Engines, "Choosing engines": Choosing, "Access": Access,
-    "Limits": Limits, "Rates and quotas": Rates,
+    "Limits": Limits, "Rates and quotas": Rates, "Money": Paying,
     "Capacity": Capacity, "Failures": Failures, "Timeouts": Timeouts, "State and control": State,
     "Runners": Runners, "Reporting": Reporting, "Metrics": Metrics, "GPUs": Gpus, "Reserved": Reserved,
 }

@@ -6,10 +6,11 @@ Must never: accept a key that is not a setting; a misspelt limit would be no lim
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from fastgw.config.entries import ENGINE_FIELDS, ROUTE_FIELDS, EngineConfig, RouteConfig
+from fastgw.config.paying import PRICE_FIELDS, TENANT_FIELDS, PriceConfig, TenantConfig
 from fastgw.config.problems import ConfigErrors
 from fastgw.config.row import Setting
 from fastgw.config.sources import Source, level, parse_text, read_file
@@ -45,8 +46,8 @@ def read_toml(path: str) -> Source:
         if key == "engines":
             for engine, where in _tables(source, _ENGINES, data, at):
                 source.take_engine(engine, where)
-        elif key == "routes":
-            source.put("routes", [route for route, _ in _tables(source, _ROUTES, data, at)], at("", "routes"))
+        elif key in _SORTS:
+            source.put(key, [entry for entry, _ in _tables(source, _SORTS[key], data, at)], at("", key))
         elif row is None:
             hint = source.hint(key, BY_NAME)
             if not hint and isinstance(value, dict) and not BY_NAME.keys().isdisjoint(value):
@@ -77,19 +78,22 @@ def _toml_value(source: Source, row: Setting, value: object, where: str) -> None
 
 
 class _Sort(NamedTuple):
-    """A list of tables. ``must``: the field that none may lack, and ``stand_in`` one by which the others are looked at."""
+    """A list of tables. ``must``: the fields that none may lack, each with what stands in for it while the others are looked
+    at."""
 
     name: str
     a: str
-    one: str
-    made: type[EngineConfig | RouteConfig]
-    rows: tuple[Setting, ...]
-    must: str
-    stand_in: str
+    made: Callable[..., object]
+    rows: Sequence[Setting]
+    must: Mapping[str, str]
 
 
-_ENGINES: Final = _Sort("engines", "an engine", "engine", EngineConfig, ENGINE_FIELDS, "url", "http://host:1")
-_ROUTES: Final = _Sort("routes", "a route", "route", RouteConfig, ROUTE_FIELDS, "model", "(none)")
+_ENGINES: Final = _Sort("engines", "an engine", EngineConfig, ENGINE_FIELDS, {"url": "http://host:1"})
+_SORTS: Final = {
+    "routes": _Sort("routes", "a route", RouteConfig, ROUTE_FIELDS, {"model": "(none)"}),
+    "prices": _Sort("prices", "a price", PriceConfig, PRICE_FIELDS, {"model": "(none)", "input": "0"}),
+    "tenants": _Sort("tenants", "a tenant", TenantConfig, TENANT_FIELDS, {"name": "(none)"}),
+}
 
 
 def _tables(source: Source, sort: _Sort, data: Mapping[str, object], at: Callable[[str, str], str]) -> list[tuple[Any, str]]:
@@ -99,7 +103,7 @@ def _tables(source: Source, sort: _Sort, data: Mapping[str, object], at: Callabl
         source.fail(at("", name), name, f"must be written as [[{name}]] tables")
         return []
     known = [row.name for row in sort.rows]
-    first = next(key for key in data if key in ("engines", "routes"))
+    first = next(key for key in data if key == "engines" or key in _SORTS)
     found: list[tuple[Any, str]] = []
     for index, entry in enumerate(value):
         table, before = f"{name}[{index}]", len(source.errors)
@@ -107,16 +111,17 @@ def _tables(source: Source, sort: _Sort, data: Mapping[str, object], at: Callabl
             if key not in known:
                 above = f"; it belongs to the gateway: move it above the first [[{first}]]" if key in BY_NAME else ""
                 source.fail(at(table, key), name, f"{sort.a} has no setting {key}{above or source.hint(key, known)}")
-        if sort.must not in entry:
-            source.fail(at(table, ""), name, f"this {sort.one} has no {sort.must}")
+        for key in sort.must:
+            if key not in entry:
+                source.fail(at(table, ""), name, f"this {sort.a.split()[1]} has no {key}")
         try:
-            made = sort.made(**{sort.must: sort.stand_in, **{key: entry[key] for key in known if key in entry}})
+            made = sort.made(**{**sort.must, **{key: entry[key] for key in known if key in entry}})
         except ConfigErrors as wrong:
             for error in wrong.errors:
                 source.fail(at(table, error.name), name, f"{error.name}: {error.message}")
         else:
             if len(source.errors) == before:
-                found.append((made, at(table, sort.must)))
+                found.append((made, at(table, next(iter(sort.must)))))
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Protocol
 import msgspec
 from msgspec.structs import replace
 
+from fastgw.config.money import written
 from fastgw.control.call import (
     AdminAnswer,
     AdminCall,
@@ -60,6 +61,8 @@ FIELDS: Final[Fields] = {
     "concurrency": _NUMBER,
     "priority": _WORD,
     "on_exhausted": _WORD,
+    "budget": (str | None, "an amount as text, such as \"12.50\", or null for the gateway's default"),
+    "budget_period": _WORD,
     "models": _TEXTS,
     "networks": _TEXTS,
     "certificates": _TEXTS,
@@ -105,6 +108,8 @@ class KeyShown(msgspec.Struct, kw_only=True):
     concurrency: int | None
     priority: str | None
     on_exhausted: str | None
+    budget: str | None
+    budget_period: str | None
     models: Sequence[str]
     networks: Sequence[str]
     certificates: Sequence[str]
@@ -239,6 +244,8 @@ def record_view(record: KeyRecord) -> dict[str, Any]:
         "concurrency": record.concurrency,
         "priority": record.priority,
         "on_exhausted": record.on_exhausted,
+        "budget": None if record.budget is None else written(record.budget),
+        "budget_period": record.budget_period,
         "models": list(record.models),
         "networks": list(record.networks),
         "certificates": list(record.certificates),

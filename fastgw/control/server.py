@@ -33,6 +33,7 @@ from fastgw.control.admin_gateway import AdminGateway, EventsBackend, Metrics
 from fastgw.control.admin_keys import AdminKeys, KeysBackend
 from fastgw.control.admin_reload import AdminReload, Again
 from fastgw.control.admin_runners import AdminRunners, RunnersBackend
+from fastgw.control.admin_usage import AdminUsage, UsageBackend
 from fastgw.control.admin_workers import AdminWorkers
 from fastgw.control.call import AdminAnswer, AdminCall
 from fastgw.control.proof import FAILURES_S, THE_KEY, AdminKey, Operators, Throttle
@@ -171,6 +172,8 @@ class ControlServer:
         metrics: Metrics,
         health: Callable[[], Mapping[str, object]],
         keys: KeysBackend | None,
+        usage: UsageBackend | None = None,
+        currency: Callable[[], str] = lambda: "",
         engines: EnginesBackend | None = None,
         hosts: HostRule,
         reload: Again | None = None,
@@ -193,7 +196,7 @@ class ControlServer:
         self._metrics = metrics
         managed = (AdminEngines(engines), AdminWorkers(engines, ENGINE_KINDS), AdminRunners(lambda: (runners() or (None,))[0]))
         self._dialled = runners
-        pages = (gateway, *managed, AdminExplain(explain), AdminKeys(keys), AdminReload(reload))
+        pages = (gateway, *managed, AdminExplain(explain), AdminKeys(keys), AdminUsage(usage, currency), AdminReload(reload))
         self._routes = Routes(row for page in pages for row in page.routes())
         gateway.knows(self._routes.rows)
         self._max_body_bytes = max_body_bytes

@@ -12,7 +12,7 @@ from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
 from fastgw.exchange.declined import asks_again, waits
 from fastgw.exchange.engine_error import blames, status_of
-from fastgw.exchange.figures import answers_of, read_whole, relay_for
+from fastgw.exchange.figures import answers_of, read_whole, relay_for, spent_kind
 from fastgw.exchange.opening import BEGINS, ENDS, REFUSES, WAITS, Opening, is_held
 from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import REFUSALS, Failure, lost
@@ -460,14 +460,14 @@ class Attempt(Call):
         exchange = self._exchange
         assert exchange is not None
         gateway = self.core
-        gateway.stats.quota_cut += 1
-        event = gateway.final_event("quota_exhausted", exchange, relay.sse.tokens if relay.sse is not None else 0)
+        kind = spent_kind(exchange)
+        event = gateway.final_event(kind, exchange, relay.sse.tokens if relay.sse is not None else 0)
         if not event or not relay.finish(event):
-            self.cut("quota_exhausted", "the key's tokens for today are spent", False)
+            self.cut(kind, "what the key may use is spent", False)
             return
         self.released()
         self.leave()
-        exchange.error_kind = "quota_exhausted"
+        exchange.error_kind = kind
         if relay.written == DEAD:
             exchange.client_broke()
             return

@@ -15,6 +15,7 @@ from fastgw.exchange.dialects import Dialect
 from fastgw.exchange.endpoints import COMPLETIONS
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
+from fastgw.limits.admission import broke
 from fastgw.net.client import UNTOLD
 from fastgw.protocol.body import Source
 
@@ -121,6 +122,18 @@ def allow(exchange: ExchangeState, relay: Relay) -> None:
     if facts is not None:
         relay.follows = facts.prompts == 1
     relay.allow(exchange.allowance, facts.prompt_tokens if facts is not None else 0)
+
+
+def spent_kind(exchange: ExchangeState) -> str:
+    """The error of an answer that is ended because nothing is left, of money or of the day's tokens. It is counted."""
+    gateway = exchange.gateway
+    hold = exchange.money
+    account = exchange.account
+    if hold.broke if hold is not None else account is not None and broke(account, gateway.today) is not None:
+        gateway.stats.budget_cut += 1
+        return "budget_exhausted"
+    gateway.stats.quota_cut += 1
+    return "quota_exhausted"
 
 
 def read_whole(exchange: ExchangeState, head: ResponseHead, body: bytes) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from fastgw.accel.hashing import digest
+from fastgw.config.money import written
 from fastgw.errors import GatewayError
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
@@ -327,6 +328,14 @@ class LocalEndpoints:
         for name, meter in (("requests", account.requests), ("tokens", account.tokens)):
             answer[f"{name}_per_minute"] = meter.rate if meter is not None else -1
             answer[f"{name}_remaining"] = meter.left(now_us) if meter is not None else -1
+        for purse in (account.purse, account.shared):
+            if purse is not None:
+                left = purse.left(self._core.today)
+                answer[f"{purse.kind}_budget"] = {
+                    "limit": written(purse.limit), "remaining": written(left), "spent": written(purse.spent),
+                    "reserved": written(purse.reserved), "currency": self._core.config.currency, "period": purse.period,
+                    "ends": datetime.fromtimestamp(purse.ends * 86400, UTC).date().isoformat(),
+                }  # fmt: skip
         self._json(exchange, 200, answer)
 
     # --- tunnels

@@ -24,6 +24,7 @@ from fastgw.exchange.session import WebSocketSession
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Account
 from fastgw.limits.meter import Meter
+from fastgw.limits.purse import Hold
 from fastgw.net.client import ClientStream, Sink
 from fastgw.protocol.media import is_json
 from fastgw.upstream.table import Group
@@ -73,6 +74,7 @@ class ExchangeState(Sink):
         "local_task",
         "meter",
         "minute",
+        "money",
         "own",
         "own_s",
         "phase",
@@ -152,6 +154,7 @@ class ExchangeState(Sink):
         self.reserved = 0  # tokens of the day's
         self.reserved_minute = 0
         self.minute: Meter | None = None  # from which those were taken: its key may be given another meanwhile
+        self.money: Hold | None = None  # that it may cost, of budgets
         self.allowance = _no_limit  # tokens that its answer may have before more must be asked for
         self.bound = _no_limit  # the most tokens that each of its answers may have, as the engine is told
         self.estimated = False  # the engine did not say what it used

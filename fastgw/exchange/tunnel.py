@@ -10,6 +10,7 @@ from typing import Final
 
 from fastgw.accel.heads import ResponseHead
 from fastgw.exchange.call import Call
+from fastgw.exchange.figures import spent_kind
 from fastgw.exchange.phases import IS_UPGRADED
 from fastgw.exchange.session import WebSocketSession
 from fastgw.exchange.state import ExchangeState
@@ -111,7 +112,7 @@ class Tunnel:
             at = frames.feed(data, at)
             said = frames.said
             if said is not None and not self._said(exchange, said):
-                exchange.error_kind = "quota_exhausted"
+                exchange.error_kind = spent_kind(exchange)
                 return data[:at] + exchange.gateway.close_frame(exchange.error_kind)
         return data
 
@@ -135,7 +136,6 @@ class Tunnel:
     @staticmethod
     def _spent(exchange: ExchangeState, call: Call) -> None:
         """The client has its close: both sides end."""
-        exchange.gateway.stats.quota_cut += 1
         call.leave()
         exchange.client.hang_up()
         exchange.end("quota", False)

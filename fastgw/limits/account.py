@@ -9,16 +9,19 @@ Invariant: a change of a key changes its account in place, so that what was take
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from typing import Any
 
+from fastgw.config.money import written
 from fastgw.config.names import PRIORITIES
 from fastgw.digests import certified
 from fastgw.limits.key import KeyRecord
 from fastgw.limits.ledger import Ledger
 from fastgw.limits.meter import Meter
+from fastgw.limits.purse import KEY, TENANT, Purse
+from fastgw.limits.spending import Books, Use
 
 KEY_ID_CHARS = 12  # of the digest in hex: names a key in logs without being usable as one
 MINUTE_US = 60_000_000
@@ -52,7 +55,9 @@ def flow_of(tenant: str) -> str:
 class Defaults:
     """What holds for keys that say nothing else. 0 = no limit; ``burst`` 0 = a minute's worth."""
 
-    __slots__ = ("burst", "concurrency", "cut", "daily_tokens", "requests_per_minute", "tokens_per_minute")
+    __slots__ = (
+        "budget", "budget_period", "burst", "concurrency", "cut", "daily_tokens", "requests_per_minute", "tokens_per_minute",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -63,6 +68,8 @@ class Defaults:
         daily_tokens: int = 0,
         concurrency: int = 0,
         cut: bool = False,
+        budget: int = 0,
+        budget_period: str = "month",
     ) -> None:
         self.requests_per_minute = requests_per_minute
         self.burst = burst
@@ -70,6 +77,8 @@ class Defaults:
         self.daily_tokens = daily_tokens
         self.concurrency = concurrency
         self.cut = cut
+        self.budget = budget
+        self.budget_period = budget_period
 
 
 class Account:
@@ -96,15 +105,20 @@ class Account:
         "previous_digest",
         "previous_until",
         "priority",
+        "purse",
         "requests",
         "reserves",
+        "shared",
         "stored",
+        "tenant",
         "tokens",
+        "use",
     )
 
     def __init__(self, name: str) -> None:
         self.id = name
         self.flow = name
+        self.tenant = ""  # whose it is, where it names one
         self.priority = NORMAL
         self.requests: Meter | None = None
         self.tokens: Meter | None = None
@@ -113,7 +127,9 @@ class Account:
         self.inflight = 0
         self.parked: Any = None  # its requests that wait for others of its own; the queue's
         self.cut = False
-        self.reserves = False  # tokens are taken before a request, and settled after it
+        self.purse: Purse | None = None  # what it may spend,
+        self.shared: Purse | None = None  # and what all keys of its tenant may
+        self.reserves = False  # tokens, or money, are taken before a request, and settled after it
         self.models: frozenset[str] | None = None
         self.networks: tuple[Any, ...] | None = None
         self.expires_at = 0.0
@@ -122,16 +138,18 @@ class Account:
         self.digest = b""
         self.previous_digest = b""
         self.previous_until = 0.0
+        self.use: Use | None = None  # where it was counted last, of one model on one day
 
     def __repr__(self) -> str:
         return f"<Account {self.id} inflight={self.inflight} tokens={self.ledger.prompt + self.ledger.completion}>"
 
-    def set(self, defaults: Defaults, record: KeyRecord | None, now_us: int) -> None:
-        """Take over what ``record`` (None = a key of the configuration) and the defaults say."""
+    def set(self, defaults: Defaults, record: KeyRecord | None, now_us: int, shared: Purse | None = None) -> None:
+        """Take over what ``record`` (None = a key of the configuration) and the defaults say. ``shared``: its tenant's."""
         requests = defaults.requests_per_minute
         burst = defaults.burst
         tokens = defaults.tokens_per_minute
         daily = defaults.daily_tokens
+        budget, period = defaults.budget, defaults.budget_period
         self.concurrency = defaults.concurrency
         self.cut = defaults.cut
         if record is not None:
@@ -150,10 +168,17 @@ class Account:
                 daily = record.daily_tokens
             if record.concurrency is not None:
                 self.concurrency = record.concurrency
+            if record.budget is not None:
+                budget = record.budget
+            if record.budget_period is not None:
+                period = record.budget_period
             if record.on_exhausted is not None:
                 self.cut = record.on_exhausted == "cut"
             self.priority = PRIORITIES.index(record.priority) if record.priority is not None else NORMAL
             self.flow = flow_of(record.tenant) if record.tenant else self.id
+            if record.tenant != self.tenant:
+                self.tenant = sys.intern(record.tenant)
+                self.use = None
             self.models = (_models if len(record.models) > SHARED_UP_TO else _shared_models)(record.models)
             self.networks = (_networks if len(record.networks) > SHARED_UP_TO else _shared_networks)(record.networks)
             self.expires_at = record.expires_at or 0.0  # the one zero of this line, not one for each key
@@ -161,7 +186,9 @@ class Account:
         self.requests = _metered(self.requests, requests, burst, now_us)
         self.tokens = _metered(self.tokens, tokens, 0, now_us)
         self.ledger.limit = daily
-        self.reserves = self.tokens is not None or daily > 0
+        self.purse = pursed(self.purse, KEY, self.id, budget, period)
+        self.shared = shared
+        self.reserves = self.tokens is not None or daily > 0 or self.purse is not None or shared is not None
 
     def ends_after(self, unix_s: float) -> float:
         """The next moment, after ``unix_s``, at which the key expires, or its digest from before a rotation; 0.0 = none."""
@@ -197,6 +224,16 @@ def _metered(meter: Meter | None, rate: int, burst: int, now_us: int) -> Meter |
     return meter
 
 
+def pursed(purse: Purse | None, kind: str, name: str, limit: int, period: str) -> Purse | None:
+    """The budget as it is now, from what it was; None = there is none."""
+    if not limit:
+        return None
+    if purse is None:
+        purse = Purse(kind, name)
+    purse.change(limit, period, b"x-budget-limit: %b\r\nx-budget-period: %b\r\n" % (written(limit).encode(), period.encode()))
+    return purse
+
+
 class Accounts:
     """The register: digests to accounts.
 
@@ -206,7 +243,7 @@ class Accounts:
 
     __slots__ = (
         "_by_certificate", "_by_digest", "_by_id", "_certificates", "_defaults", "_ends", "_ends_most", "_latest", "_retired",
-        "_twice", "anonymous", "required", "touched",
+        "_tenants", "_twice", "anonymous", "books", "crossed", "required", "touched", "unread",
     )  # fmt: skip
 
     def __init__(self, defaults: Defaults, digests: Iterable[bytes], *, required: bool, now_us: int = 0) -> None:
@@ -225,6 +262,11 @@ class Accounts:
         self.anonymous.set(defaults, None, now_us)
         self.required = required
         self.touched: list[Account] = []  # those whose ledger holds what has not been written down yet
+        self.books = Books()
+        self._tenants: dict[str, Purse] = {}
+        self.unread: list[Purse] = []  # of which it is not known what was spent before
+        self.crossed: list[Purse] = []  # of which somebody is to be told
+        self._meet(self.anonymous.purse)
         self._retired: dict[bytes, Account] = {}
         self.admit(digests, now_us)
 
@@ -272,7 +314,8 @@ class Accounts:
                 account = self._by_id[record.id] = Account(record.id)
             expires_at = account.expires_at
             previous_until = account.previous_until
-            account.set(self._defaults, record, now_us)
+            account.set(self._defaults, record, now_us, self._tenants.get(record.tenant))
+            self._meet(account.purse)
             self._by_digest[record.digest] = account
             if record.certificates:
                 self._certificates[record.id] = record.certificates
@@ -288,12 +331,33 @@ class Accounts:
             self._forget_ends()
         return count
 
+    # --- budgets
+    def share(self, budgets: Mapping[str, tuple[int, str]]) -> None:
+        """What the keys of each tenant may spend together, and in which period. Keys that are there take it over when they are
+        told of again."""
+        before = self._tenants
+        self._tenants = {}
+        for name, (limit, period) in budgets.items():
+            purse = pursed(before.get(name), TENANT, name, limit, period)
+            if purse is not None:
+                self._tenants[name] = purse
+                self._meet(purse)
+
+    def purses(self) -> list[Purse]:
+        """All budgets there are."""
+        return [*self._tenants.values(), *[one.purse for one in self.all() if one.purse is not None]]
+
+    def _meet(self, purse: Purse | None) -> None:
+        if purse is not None and not purse.ends:  # (it is new, or its period is: once it has one it was asked for)
+            self.unread.append(purse)
+
     # --- keys of the configuration, when it is read again
     def follow(self, defaults: Defaults, now_us: int) -> None:
         """From now on these hold for keys that say nothing else. Those that are there take them over when they are told of
         again: of the configuration by :meth:`admit`, of the store by :meth:`apply`; requests without one at once."""
         self._defaults = defaults
         self.anonymous.set(defaults, None, now_us)
+        self._meet(self.anonymous.purse)
 
     def admit(self, digests: Iterable[bytes], now_us: int) -> bool:
         """Keys of the configuration, new ones or such as are there; one that comes back has what it had used. True = a key is
@@ -310,6 +374,7 @@ class Accounts:
                 self._by_id[account.id] = account
             if not account.stored:
                 account.set(self._defaults, None, now_us)
+                self._meet(account.purse)
             self.required = True
         return fresh
 

@@ -1,4 +1,4 @@
-"""Whether a key may make a request: one decision over its requests and tokens per minute and its tokens of the day.
+"""Whether a key may make a request: one decision over its requests and tokens per minute, its tokens of the day, and money.
 
 All of them are asked, and all are taken from or none, so that a refusal by one spends nothing of the others. What a refused
 request is told is the longest wait of all that refuse: who obeys it once is admitted, if nobody else came.
@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import Final
 
 from fastgw.limits.account import Account
+from fastgw.limits.ledger import DAY_S
 from fastgw.limits.promises import Promises
+from fastgw.limits.purse import Purse
 
 REQUESTS: Final = "requests"
 TOKENS: Final = "tokens"
@@ -19,8 +21,12 @@ DAY: Final = "day"
 """The day's tokens are used."""
 RESERVED: Final = "reserved"
 """Not used, but reserved by requests under way: some of it will come back when they end."""
+BUDGET: Final = "budget"
+"""What may be spent in the period is spent."""
+BUDGET_RESERVED: Final = "budget_reserved"
 OVER_MINUTE: Final = "over_minute"
 OVER_DAY: Final = "over_day"
+OVER_BUDGET: Final = "over_budget"
 """More than the whole limit: waiting does not help."""
 
 RESERVED_S: Final = 1.0
@@ -41,10 +47,12 @@ class Refusal:
         return f"<Refusal {self.reason} {self.wait_s:g} s>"
 
 
-def admit(account: Account, day: int, now_us: int, minute: int, daily: int) -> bool:
-    """Take one request, ``minute`` tokens of the minute's and ``daily`` of the day's, all or none.
+def admit(account: Account, day: int, now_us: int, minute: int, daily: int, money: int = 0) -> bool:
+    """Take one request, ``minute`` tokens of the minute's, ``daily`` of the day's, and ``money`` of the key's budget and its
+    tenant's, all or none.
 
-    The tokens are held: ``account.tokens.settle`` and ``account.ledger.settle`` (or ``release``) are called once for them.
+    They are held: ``account.tokens.settle`` and ``account.ledger.settle`` (or ``release``) are called once for the tokens, a
+    ``Hold`` releases the money.
     """
     requests = account.requests
     if requests is not None and not requests.take(now_us, 1):
@@ -55,7 +63,8 @@ def admit(account: Account, day: int, now_us: int, minute: int, daily: int) -> b
             requests.give(now_us, 1)
         return False
     ledger = account.ledger
-    if daily and ledger.limit and not ledger.reserve(day, daily):
+    dated = daily > 0 and ledger.limit > 0
+    if (dated and not ledger.reserve(day, daily)) or (money and not _pay(account, day, money, daily if dated else 0)):
         if requests is not None:
             requests.give(now_us, 1)
         if tokens is not None and minute:
@@ -66,8 +75,22 @@ def admit(account: Account, day: int, now_us: int, minute: int, daily: int) -> b
     return True
 
 
+def _pay(account: Account, day: int, money: int, daily: int) -> bool:
+    """Take ``money`` of both budgets; where one has it not, give back ``daily`` tokens too."""
+    own = account.purse
+    if own is None or own.reserve(day, money):
+        shared = account.shared
+        if shared is None or shared.reserve(day, money):
+            return True
+        if own is not None:
+            own.release(money)
+    if daily:
+        account.ledger.release(daily)
+    return False
+
+
 def refusal(
-    account: Account, day: int, now_us: int, to_midnight_s: float, minute: int, daily: int, chance: float
+    account: Account, day: int, now_us: int, to_midnight_s: float, minute: int, daily: int, chance: float, money: int = 0
 ) -> Refusal | None:
     """Why :func:`admit` would refuse; None = it would not.
 
@@ -79,6 +102,9 @@ def refusal(
         return Refusal(OVER_MINUTE, 0.0)
     if ledger.limit and daily > ledger.limit:
         return Refusal(OVER_DAY, 0.0)
+    lacking = lacking_of(account, day, money)
+    if lacking is not None and money > lacking.limit:
+        return Refusal(OVER_BUDGET, 0.0)
     found: Refusal | None = None
     requests = account.requests
     if requests is not None and requests.wait_us(now_us, 1):
@@ -93,7 +119,43 @@ def refusal(
             if promises is None:
                 promises = ledger.promises = Promises()
             found = _longer(found, RESERVED, promises.told(now_us / 1e6, RESERVED_S, RESERVED_EACH_S, chance))
+    if lacking is not None:
+        if lacking.spent + money > lacking.limit:
+            found = _longer(found, BUDGET, to_end_s(lacking, day, to_midnight_s))
+        else:
+            if lacking.promises is None:
+                lacking.promises = Promises()
+            found = _longer(found, BUDGET_RESERVED, lacking.promises.told(now_us / 1e6, RESERVED_S, RESERVED_EACH_S, chance))
     return found
+
+
+def lacking_of(account: Account, day: int, money: int) -> Purse | None:
+    """Of the key's budget and its tenant's the one that does not have ``money`` left; where neither has, the one that has it
+    again later."""
+    own, shared = account.purse, account.shared
+    if own is not None and own.left(day) >= money:
+        own = None
+    if shared is not None and shared.left(day) >= money:
+        shared = None
+    if own is None or (shared is not None and shared.ends > own.ends):
+        return shared
+    return own
+
+
+def broke(account: Account, day: int) -> Purse | None:
+    """The budget that is spent, so that no request whatever would be admitted in its period; None = there is none."""
+    found: Purse | None = None
+    for purse in (account.purse, account.shared):
+        if purse is not None:
+            purse.left(day)
+            if purse.spent >= purse.limit and (found is None or purse.ends > found.ends):
+                found = purse
+    return found
+
+
+def to_end_s(purse: Purse, day: int, to_midnight_s: float) -> float:
+    """Seconds until the budget's next period."""
+    return max(1.0, to_midnight_s + (purse.ends - day - 1) * DAY_S)
 
 
 def spent(account: Account, day: int) -> bool:

@@ -7,12 +7,15 @@ once, when it is made, and kept nowhere.
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-from fastgw.config.names import OnExhausted, Priority
+from fastgw.config.money import MOST_AMOUNT
+from fastgw.config.names import BudgetPeriod, OnExhausted, Priority
+from fastgw.limits.spending import SpentRow
 
 NUMBERS = {
     "requests_per_minute": 10**9,
@@ -49,6 +52,8 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: Annotated[int, Meta(ge=0, le=NUMBERS["concurrency"])] | None = None
     priority: Priority | None = None
     on_exhausted: OnExhausted | None = None
+    budget: Annotated[int, Meta(ge=0, le=MOST_AMOUNT)] | None = None  # billionths of the currency
+    budget_period: BudgetPeriod | None = None
     models: _Texts = ()  # empty = all
     networks: _Texts = ()  # CIDR; empty = from anywhere
     certificates: _Fingerprints = ()  # of clients, SHA-256 in hexadecimal digits: who shows one needs no text
@@ -56,6 +61,14 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     previous_until: _Time = 0.0
     revision: int = 0
     deleted: bool = False
+
+
+class Batch(NamedTuple):
+    """What was used since the batch before it, to be added to what the store has. ``id`` is no other's: a batch that is handed
+    over again, because nobody knows what became of it, is added once."""
+
+    id: str
+    rows: Sequence[SpentRow]
 
 
 UsageRow = tuple[str, int, int, int, int, int, int, int]

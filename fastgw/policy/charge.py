@@ -16,13 +16,16 @@ from typing import Final
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS, estimate
 from fastgw.config import Config
+from fastgw.exchange.context import Context
 from fastgw.exchange.endpoints import COMPLETIONS, MESSAGES
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.figures import answers_of, coded
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.relay import Relay
-from fastgw.exchange.state import NO_LIMIT
+from fastgw.exchange.state import NO_LIMIT, model_of
 from fastgw.limits.account import Account
+from fastgw.limits.purse import Purse
+from fastgw.limits.spending import Use
 from fastgw.net.clock import micros
 
 FRAME_BYTES: Final = 200
@@ -53,6 +56,8 @@ class Charge(Filter):
             # No engine has seen it.
             if exchange.reserved:
                 account.ledger.release(exchange.reserved)
+            if exchange.money is not None:
+                exchange.money.release()
             if exchange.minute is not None:
                 exchange.minute.settle(micros(exchange.at), micros(exchange.routed_at), exchange.reserved_minute, 0)
             return
@@ -154,6 +159,18 @@ def settle(
     if not ledger.dirty:
         gateway.accounts.touched.append(account)
     ledger.settle(gateway.today, exchange.reserved, prompt, completion, estimated, cached, reasoning)
+    hold = exchange.money
+    if hold is not None:
+        hold.release()
+    books = gateway.accounts.books
+    if books.kept or account.purse is not None or account.shared is not None:
+        model = exchange.substitute or model_of(exchange)
+        cost = books.cost(model, prompt, completion, cached)
+        if books.kept:
+            _use_of(gateway, account, model).count(cost, prompt, completion, cached, reasoning, estimated)
+        if cost > 0:
+            _spend(gateway, account.purse, cost)
+            _spend(gateway, account.shared, cost)
     meter = account.tokens
     if meter is not None:
         now_us = micros(now)
@@ -162,6 +179,22 @@ def settle(
         else:
             # (Its limit is newer than the request, or nothing was reserved.)
             meter.charge(now_us, prompt + completion)
+
+
+def _spend(gateway: Context, purse: Purse | None, cost: int) -> None:
+    if purse is not None and purse.charge(gateway.today, cost):
+        purse.told = purse.percent()
+        gateway.accounts.crossed.append(purse)
+
+
+def _use_of(gateway: Context, account: Account, model: str) -> Use:
+    """Where what ``account`` uses of ``model`` today is counted, until the store has it."""
+    use = account.use
+    if use is None or use.day != gateway.today or use.model != model:
+        # (What engines do not say that they have is a name of the client's own: he could make up a million of them.)
+        known = model if model in gateway.table.models or model in gateway.accounts.books.prices else ""
+        use = account.use = gateway.accounts.books.use(account.id, account.tenant, known, gateway.today)
+    return use
 
 
 def _only_error(exchange: Exchange, response: ResponseHead, outcome: str) -> bool:

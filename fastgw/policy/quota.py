@@ -1,4 +1,5 @@
-"""Tokens per minute and per UTC day with one key: reserved when a request is admitted; ``charge`` settles them.
+"""Tokens per minute and per UTC day with one key, and the money that they cost: reserved when a request is admitted, settled by
+``charge``.
 
 A request is expected to cost its prompt (estimated from its bytes) and the most tokens that its answers may have. How many
 those are is the client's to say; where it says nothing, ``default_max_tokens``, or what is left. ``rewrite`` tells the engine.
@@ -17,26 +18,35 @@ from fastgw.accel.lines import limit_lines
 from fastgw.accel.members import STORED, UNCOUNTED
 from fastgw.accel.tokens import MOST_TOKENS
 from fastgw.config import Config
+from fastgw.config.money import written
 from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import RESPONSES, UPLOAD
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.figures import answers_of
 from fastgw.exchange.filter import Filter
-from fastgw.exchange.state import NO_LIMIT
+from fastgw.exchange.state import NO_LIMIT, model_of
 from fastgw.limits.account import Account
 from fastgw.limits.admission import (
+    BUDGET,
+    BUDGET_RESERVED,
     DAY,
+    OVER_BUDGET,
     OVER_DAY,
     OVER_MINUTE,
     REQUESTS,
     TOKENS,
     admit,
+    broke,
+    lacking_of,
     refusal,
     spent,
+    to_end_s,
     wait_whatever_it_costs_s,
 )
 from fastgw.limits.ledger import day_of, seconds_to_midnight
 from fastgw.limits.meter import Meter
+from fastgw.limits.purse import Hold, Purse, left_of
+from fastgw.limits.spending import Price
 from fastgw.net.clock import micros, monotonic
 from fastgw.policy.ratelimit import too_many
 
@@ -114,6 +124,43 @@ def _to_midnight_s(exchange: Exchange) -> float:
     return TURN_S if turned else seconds_to_midnight(unix_s) + TURN_S
 
 
+def price_for(exchange: Exchange, account: Account) -> Price | None:
+    """By what money is reserved for it; None = no budget has anything to say.
+
+    :raises GatewayError: ``unpriced_model``, where there is a budget and nobody knows what it may cost.
+    """
+    if account.purse is None and account.shared is None:
+        return None
+    books = exchange.gateway.accounts.books
+    price = books.most(model_of(exchange))
+    if price is None and books.refuses:
+        exchange.gateway.stats.budget_refused += 1
+        raise GatewayError("unpriced_model", param="model")
+    return price
+
+
+def hold_for(account: Account, price: Price | None, prompt: int, answers: int) -> Hold | None:
+    """What is to be reserved for a prompt and the tokens of all its answers."""
+    if price is None:
+        return None
+    return Hold(account.purse, account.shared, price, price.cost(prompt, answers, 0), prompt + answers)
+
+
+def budget_lines(before: bytes, account: Account, today: int) -> bytes:
+    """The lines ``before``, and what is left of the budget that has least left: the key's, or its tenant's."""
+    purse = account.purse
+    shared = account.shared
+    if purse is None or (shared is not None and shared.left(today) < purse.left(today)):
+        purse = shared
+    assert purse is not None
+    left = purse.left(today) // 1000
+    whole = left // 1_000_000
+    warning = purse.percent()
+    if warning:
+        before = b"%bx-budget-warning: %d\r\n" % (before, warning)
+    return b"%b%bx-budget-remaining: %d.%06d\r\n" % (before, purse.line, whole, left - whole * 1_000_000)
+
+
 class Quota(Filter):
     """See the head of this file."""
 
@@ -133,6 +180,10 @@ class Quota(Filter):
             # (What it would cost is not known, so it is told to wait until it may cost anything.)
             wait_s = max(1.0, _to_midnight_s(exchange), wait_whatever_it_costs_s(account, micros(exchange.started_at)))
             raise self._exhausted(exchange, account, 0, wait_s)
+        purse = broke(account, exchange.gateway.today)
+        if purse is not None:
+            wait_s = to_end_s(purse, exchange.gateway.today, _to_midnight_s(exchange))
+            raise self._broke(exchange, account, purse, 0, wait_s)
         if not exchange.endpoint.metered:
             self._check_debt(exchange, account)
         elif exchange.endpoint.mode is UPLOAD and not exchange.is_json():
@@ -141,23 +192,28 @@ class Quota(Filter):
             if (account.tokens is not None and account.tokens.wait_us(now_us, 1)) or (
                 account.requests is not None and account.requests.wait_us(now_us, 1)
             ):
-                self._refuse(exchange, account, now_us, 1, 0)
+                self._refuse(exchange, account, now_us, 1, 0, 0)
 
     def on_body(self, exchange: Exchange) -> None:
         account = exchange.account
         if account is None or not account.reserves or not exchange.endpoint.metered:
-            self._admit(exchange, account, 0, 0)
+            self._admit(exchange, account, 0, 0, None)
             return
         facts = exchange.facts
-        refuse_uncounted(exchange)
         ledger = account.ledger
+        price = price_for(exchange, account)
+        if price is None and account.tokens is None and not ledger.limit:
+            self._admit(exchange, account, 0, 0, None)  # (it has a budget, and is let pass it)
+            return
+        refuse_uncounted(exchange)
         if facts is None or not exchange.endpoint.generates:
             cost = expected_cost(exchange)
             minute = cost
             if exchange.endpoint.untold:
                 cost = untold_cost(exchange, account)
                 minute = cost if account.tokens is None else min(cost, account.tokens.burst)
-            self._admit(exchange, account, minute, cost)
+            given = min(facts.prompt_tokens, cost) if facts is not None else cost
+            self._admit(exchange, account, minute, cost, hold_for(account, price, given, cost - given))
             return
         gateway = exchange.gateway
         today = gateway.today
@@ -169,12 +225,17 @@ class Quota(Filter):
         usual = gateway.default_max if exchange.own is None else min(gateway.default_max, exchange.own.most)
         bound = usual if named < 0 else named
         least = min(bound, gateway.default_cost) if named < 0 else bound
-        cut = account.cut and facts.stream and ledger.limit > 0 and not exchange.endpoint.dialect
+        cut = account.cut and facts.stream and (ledger.limit > 0 or price is not None) and not exchange.endpoint.dialect
         by_day = False
         if ledger.limit and (named < 0 or cut):
             # No more than the day has left for each of them. (Where that is nothing, the least is refused.)
             left = max((ledger.left(today) - prompt) // answers, 1)
             by_day = left < bound
+            bound = min(bound, left)
+        if price is not None and (named < 0 or cut):
+            afford = left_of(account.purse, account.shared, today) - price.cost(prompt, 0, 0)
+            left = max(price.tokens(afford) // answers, 1)
+            by_day = by_day or left < bound
             bound = min(bound, left)
         meter = account.tokens
         if meter is not None and named < 0:
@@ -182,10 +243,10 @@ class Quota(Filter):
             bound = min(bound, max((meter.left(micros(exchange.started_at)) - prompt) // answers, least))
         exchange.bound = min(bound, MOST_TOLD)
         cost = total(prompt, bound, answers)
-        self._admit(exchange, account, cost, cost)
+        self._admit(exchange, account, cost, cost, hold_for(account, price, prompt, cost - prompt))
         if cut:
-            # It is ended where the day ends. If that is not what bounds it, its engine ends it, in its own words, and only one
-            # that goes on is cut.
+            # It is ended where the day, or the money, ends. If that is not what bounds it, its engine ends it, in its own
+            # words, and only one that goes on is cut.
             exchange.allowance = cost - prompt if by_day else cost - prompt + 1
 
     def _check_debt(self, exchange: Exchange, account: Account) -> None:
@@ -207,21 +268,32 @@ class Quota(Filter):
             return  # admitted when its body was there
         account = exchange.account
         minute = daily = 0
+        hold: Hold | None = None
         if account is not None and account.reserves and exchange.endpoint.metered:
             daily = untold_cost(exchange, account)
             minute = daily if account.tokens is None else min(daily, account.tokens.burst)
-        self._admit(exchange, account, minute, daily)
+            hold = hold_for(account, price_for(exchange, account), 0, daily)
+        self._admit(exchange, account, minute, daily, hold)
 
-    def _admit(self, exchange: Exchange, account: Account | None, minute: int, daily: int) -> None:
-        """Take one request and so many tokens of the minute's and of the day's, all or none; raises where it is none."""
+    def _admit(
+        self, exchange: Exchange, account: Account | None, minute: int, daily: int, hold: Hold | None
+    ) -> None:
+        """Take one request, so many tokens of the minute's and of the day's, and the money of ``hold``, all or none; raises
+        where it is none."""
         if account is None or (account.requests is None and not account.reserves):
             return
         if exchange.endpoint.local:
             return
         now = exchange.at
         now_us = micros(now)
-        if not admit(account, exchange.gateway.today, now_us, minute, daily):
-            self._refuse(exchange, account, now_us, minute, daily)
+        today = exchange.gateway.today
+        money = 0
+        if hold is not None:
+            if exchange.endpoint.untold or exchange.upload is not None:
+                hold.reserved = min(hold.reserved, max(left_of(hold.own, hold.shared, today), 1))  # (as of the day's tokens)
+            money = hold.reserved
+        if not admit(account, today, now_us, minute, daily, money):
+            self._refuse(exchange, account, now_us, minute, daily, money)
         exchange.routed_at = now
         meter = account.tokens
         if meter is not None and minute:
@@ -232,8 +304,11 @@ class Quota(Filter):
             exchange.minute = meter
         if account.ledger.limit:
             exchange.reserved = daily
+        if hold is not None:
+            exchange.money = hold
+            exchange.extra_head = budget_lines(exchange.extra_head, account, today)
 
-    def _refuse(self, exchange: Exchange, account: Account, now_us: int, minute: int, daily: int) -> None:
+    def _refuse(self, exchange: Exchange, account: Account, now_us: int, minute: int, daily: int, money: int) -> None:
         exchange.routed_at = 0.0  # nothing was taken, and nothing is to be
         meter = account.tokens
         if meter is not None and minute:
@@ -241,7 +316,7 @@ class Quota(Filter):
                 exchange.extra_head, b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us)
             )
         chance = random()  # noqa: S311 - spreads a crowd, guards nothing
-        found = refusal(account, exchange.gateway.today, now_us, _to_midnight_s(exchange), minute, daily, chance)
+        found = refusal(account, exchange.gateway.today, now_us, _to_midnight_s(exchange), minute, daily, chance, money)
         assert found is not None
         stats = exchange.gateway.stats
         reason = found.reason
@@ -261,6 +336,10 @@ class Quota(Filter):
             )
         if reason is DAY:
             raise self._exhausted(exchange, account, daily, found.wait_s)
+        if reason in (BUDGET, BUDGET_RESERVED, OVER_BUDGET):
+            purse = lacking_of(account, exchange.gateway.today, money)
+            assert purse is not None
+            raise self._broke(exchange, account, purse, money, found.wait_s, reason)
         stats.quota_refused += 1
         if reason is OVER_DAY:
             message = f"The request may need {daily} tokens, and this key may use {account.ledger.limit} in a day: {SHORTER}"
@@ -278,6 +357,26 @@ class Quota(Filter):
             message = f"The request may need {cost} tokens, and of the key's {ledger.limit} for today {left} are left."
         return GatewayError("quota_exhausted", message, retry_after_s=wait_s)
 
+    @staticmethod
+    def _broke(
+        exchange: Exchange, account: Account, purse: Purse, money: int, wait_s: float, reason: str = BUDGET
+    ) -> GatewayError:
+        exchange.gateway.stats.budget_refused += 1
+        exchange.routed_at = 0.0
+        today = exchange.gateway.today
+        exchange.extra_head = budget_lines(exchange.extra_head, account, today)
+        if reason is BUDGET_RESERVED:
+            return GatewayError("budget_reserved", retry_after_s=wait_s)
+        currency = exchange.gateway.config.currency
+        whose = f"the {purse.kind}'s budget of {written(purse.limit)} {currency} a {purse.period}"
+        if reason is OVER_BUDGET:
+            message = f"The request may cost {written(money)} {currency}, and {whose} is less: {SHORTER}"
+            return GatewayError("over_limit", message)
+        message = f"Of {whose} nothing is left."
+        if purse.spent < purse.limit:
+            message = f"The request may cost {written(money)} {currency}, and of {whose} {written(purse.left(today))} is left."
+        return GatewayError("budget_exhausted", message, retry_after_s=wait_s)
+
     def on_allowance(self, exchange: Exchange) -> bool:
         """A stream has used what it was given: as much again as an answer is expected to take, if there is any."""
         account = exchange.account
@@ -287,9 +386,21 @@ class Quota(Filter):
             return True
         passed = relay.sse.tokens
         # (One event may have brought more than was allowed, and the prompt be longer than was thought.)
-        more = max(0, relay.prompt + passed - exchange.reserved) + exchange.gateway.default_cost
-        exchange.reserved += account.ledger.extend(exchange.gateway.today, more)
-        exchange.allowance = exchange.reserved - relay.prompt
+        hold = exchange.money
+        had = exchange.reserved if hold is None else hold.tokens
+        more = max(0, relay.prompt + passed - had) + exchange.gateway.default_cost
+        today = exchange.gateway.today
+        ledger = account.ledger
+        if ledger.limit or hold is None:
+            more = ledger.extend(today, more)
+            exchange.reserved += more
+        if hold is not None:
+            granted = hold.extend(today, more)
+            if ledger.limit and granted < more:
+                ledger.release(more - granted)
+                exchange.reserved -= more - granted
+            more = granted
+        exchange.allowance = had + more - relay.prompt
         return exchange.allowance > passed
 
 
@@ -313,6 +424,11 @@ def take_back(exchange: Exchange, meter: Meter | None, since: float) -> float:
     exchange.reserved_minute = 0
     exchange.minute = None
     exchange.reserved = 0
+    money = 0
+    if exchange.money is not None:
+        money = exchange.money.reserved
+        exchange.money.release()
+        exchange.money = None
     chance = random()  # noqa: S311 - spreads a crowd, guards nothing
-    found = refusal(account, exchange.gateway.today, now_us, _to_midnight_s(exchange), minute, daily, chance)
+    found = refusal(account, exchange.gateway.today, now_us, _to_midnight_s(exchange), minute, daily, chance, money)
     return found.wait_s if found is not None else 0.0

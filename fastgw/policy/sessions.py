@@ -3,7 +3,8 @@
 So what was counted stands however a session ends, and nothing is counted twice: ``charge`` settles requests, and a session is
 none for it (its endpoint is not ``metered``). Nothing is reserved: how many answers there will be nobody knows before.
 
-Invariant: a session is at least one request, and each of its answers is one; it ends with the answer that spends its key's day.
+Invariant: a session is at least one request, and each of its answers is one; it ends with the answer that spends its key's
+day, or its budget.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from fastgw.accel.tokens import MOST_TOKENS
 from fastgw.config import Config
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
+from fastgw.limits.admission import broke
 from fastgw.net.clock import monotonic
 from fastgw.policy.charge import settle
 from fastgw.protocol.websocket import UNSAID, Counts
@@ -29,7 +31,7 @@ class Sessions(Filter):
         return cls()
 
     def on_said(self, exchange: Exchange, said: Counts | None) -> bool:
-        """An answer has ended (None: the session has, without any). False = the key's tokens of the day are spent."""
+        """An answer has ended (None: the session has, without any). False = the key's day, or budget, is spent."""
         account = exchange.account
         if account is None:
             return True
@@ -50,7 +52,9 @@ class Sessions(Filter):
             exchange.estimated = True
         settle(exchange, account, monotonic(), prompt, completion, cached, reasoning, estimated)
         ledger = account.ledger
-        return not ledger.limit or ledger.prompt + ledger.completion < ledger.limit
+        if ledger.limit and ledger.prompt + ledger.completion >= ledger.limit:
+            return False
+        return broke(account, exchange.gateway.today) is None
 
 
 def _sum(before: int, more: int) -> int:

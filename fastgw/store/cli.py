@@ -52,6 +52,8 @@ _HELP: Final = {
     "concurrency": "requests at the same time",
     "priority": "its place in the queue",
     "on_exhausted": "what happens to a stream that meets the daily limit",
+    "budget": 'what it may spend in a period, such as "12.50"',
+    "budget_period": "the period of its budget (UTC)",
     "models": 'models it may use, with commas between ("all" = every model)',
     "networks": 'networks it may come from, with commas between ("all" = everywhere)',
     "certificates": 'client certificates that are the key as well, as PEM files or SHA-256 fingerprints, with commas between '
@@ -165,8 +167,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_fields(parser: argparse.ArgumentParser) -> None:
     for name, help_ in _HELP.items():
         flag = "--" + name.replace("_", "-")
-        if name in NUMBERS:
-            parser.add_argument(flag, metavar="N", help=f'{help_} (0 = no limit, "default" = the gateway\'s)')
+        if name in NUMBERS or name == "budget":
+            parser.add_argument(flag, metavar="AMOUNT" if name == "budget" else "N",
+                                help=f'{help_} (0 = no limit, "default" = the gateway\'s)')  # fmt: skip
         elif name in fields.CHOICES:
             choices = fields.CHOICES[name]
             parser.add_argument(flag, metavar="|".join(choices), help=f'{help_} ("default" = the gateway\'s)')
@@ -185,7 +188,7 @@ def _fields(options: argparse.Namespace) -> dict[str, object]:
         if text is None:
             continue
         value: object = text
-        if name in NUMBERS or name in fields.CHOICES:
+        if name in NUMBERS or name in fields.CHOICES or name == "budget":
             if text == "default":
                 value = None
             elif name in NUMBERS and text.isascii() and text.lstrip("-").isdecimal() and len(text) <= 20:
@@ -297,8 +300,9 @@ def _delete(database: Database, options: argparse.Namespace) -> None:
 def shown(record: KeyRecord) -> dict[str, object]:
     """A key as JSON has it: all that was set, times in ISO 8601, and no digest."""
     found: dict[str, object] = {"id": record.id}
-    for name in ("name", "tenant", "created_at", "expires_at", "disabled", *NUMBERS, *fields.CHOICES, *_LISTS):
+    for name in ("name", "tenant", "created_at", "expires_at", "disabled", *NUMBERS, "budget", *fields.CHOICES, *_LISTS):
         found[name] = getattr(record, name)
+    found["budget"] = fields.shown_budget(record.budget)
     for name in ("created_at", "expires_at", "previous_until"):
         found[name] = _date(getattr(record, name)) or None
     return found
@@ -351,6 +355,8 @@ def _print_record(record: KeyRecord) -> None:
     for name, value in shown(record).items():
         if name in NUMBERS:
             text = _limit(getattr(record, name))
+        elif name == "budget":
+            text = "none" if value == "0" else str(value or "default")
         elif name in _LISTS:
             text = ", ".join(getattr(record, name)) or ("none" if name == "certificates" else "all")
         elif name in fields.CHOICES:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from fastgw.limits.key import UsageRow
+from fastgw.limits.key import Batch, UsageRow
 from fastgw.store import place
 from fastgw.store.schema import CorruptState, StateError, Unavailable, is_busy, is_current, judge, migrate, trouble
 
@@ -281,9 +281,9 @@ class Database:
         self.rows(f"PRAGMA busy_timeout = {int(busy_s * 1e3)}")
 
     # --- usage
-    def upsert_usage(self, rows: Iterable[UsageRow]) -> None:
-        """Write totals in one transaction. Of a row that is there already the greater counts stay: totals only grow, a repeat
-        counts nothing twice, and a day that the clock came back to does not begin anew."""
+    def upsert_usage(self, rows: Iterable[UsageRow], spent: Batch | None = None) -> None:
+        """Write totals, and add what was ``spent``, in one transaction. Of a row of totals that is there already the greater
+        counts stay: totals only grow, a repeat counts nothing twice, and a day that the clock comes back to goes on."""
         with self.transaction():
             self._connection.executemany(
                 "INSERT INTO usage (key_id, day, prompt, completion, requests, estimated, cached, reasoning) "
@@ -294,6 +294,21 @@ class Database:
                 "reasoning = max(reasoning, excluded.reasoning)",
                 rows,
             )
+            if spent is not None:
+                self._spend(spent)
+
+    def _spend(self, spent: Batch) -> None:
+        """Add a batch, unless it is the last one that was added: its writer may not have been told so."""
+        if self.rows("SELECT 1 FROM meta WHERE name = 'spent' AND value = ?", (spent.id,)):
+            return
+        counts = ("prompt", "completion", "requests", "estimated", "cached", "reasoning", "cost", "unpriced")
+        self._connection.executemany(
+            f"INSERT INTO spending (key_id, tenant, model, day, {', '.join(counts)}) VALUES (?, ?, ?, ?{', ?' * len(counts)}) "  # noqa: S608
+            "ON CONFLICT (day, key_id, tenant, model) DO UPDATE SET "
+            + ", ".join(f"{name} = min({name} + excluded.{name}, 1 << 61)" for name in counts),
+            spent.rows,
+        )
+        self.change("INSERT OR REPLACE INTO meta VALUES ('spent', ?)", (spent.id,))
 
     def load_usage(self, day: int, last_day: int | None = None) -> list[UsageRow]:
         """The totals of a day, or of several, of all keys. Raises :class:`CorruptState` for what is no total."""
@@ -336,6 +351,7 @@ class Database:
         gone = 0
         while (day := self.rows("SELECT min(day) FROM usage WHERE day < ?", (before_day,))[0][0]) is not None:
             gone += self.change("DELETE FROM usage WHERE day = ?", (day,))
+            self.change("DELETE FROM spending WHERE day <= ?", (day,))
         return gone
 
     # --- audit

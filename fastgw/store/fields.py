@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any, Final
 
 from fastgw.config.grammar import fingerprint
-from fastgw.config.names import ON_EXHAUSTED, PRIORITIES
+from fastgw.config.money import amount, written
+from fastgw.config.names import BUDGET_PERIODS, ON_EXHAUSTED, PRIORITIES
 from fastgw.config.sources import suggest
 from fastgw.digests import digest
 from fastgw.limits.key import NUMBERS
@@ -30,7 +31,7 @@ MAX_CERTIFICATES: Final = 16  # that one key is: before one ends its successor i
 MAX_PEM_CHARS: Final = 65_536
 ID: Final = re.compile(r"key_[0-9a-f]{16}\Z")
 
-CHOICES: Final = {"priority": PRIORITIES, "on_exhausted": ON_EXHAUSTED}
+CHOICES: Final = {"priority": PRIORITIES, "on_exhausted": ON_EXHAUSTED, "budget_period": BUDGET_PERIODS}
 
 _LATEST: Final = 253_402_300_799  # the end of the year 9999, the last that ISO 8601 writes in four digits
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -99,6 +100,23 @@ def _choice(choices: tuple[str, ...], value: object, now: float) -> str | None:
     return None if value is None else str(value)
 
 
+def _budget(value: object, now: float) -> int | None:
+    """Billionths of an amount in text."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            return amount(value)
+        except ValueError:
+            pass
+    raise ValueError('must be an amount as text, such as "12.50" (0 = no limit), or null for the gateway\'s default')
+
+
+def shown_budget(budget: int | None) -> str | None:
+    """A key's budget as it is written; None = the gateway's default."""
+    return None if budget is None else written(budget)
+
+
 def _models(value: object, now: float) -> tuple[str, ...]:
     good = isinstance(value, list | tuple) and len(value) <= MAX_MODELS
     if not isinstance(value, list | tuple) or not good or not all(_is_model(one) for one in value):
@@ -165,6 +183,7 @@ _READERS: Final[dict[str, Callable[[object, float], object]]] = {
     "disabled": _flag,
     **{name: partial(_number, most) for name, most in NUMBERS.items()},
     **{name: partial(_choice, choices) for name, choices in CHOICES.items()},
+    "budget": _budget,
     "models": _models,
     "networks": _networks,
     "certificates": _certificates,

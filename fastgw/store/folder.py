@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Final, NamedTuple
 
-from fastgw.limits.key import KeyRecord, UsageRow
+from fastgw.limits.key import Batch, KeyRecord, UsageRow
 from fastgw.store import place
 from fastgw.store.database import Database, today
 from fastgw.store.keys import changed_since, live_keys
@@ -250,10 +250,10 @@ class Folder:
             self._database = None
 
     # --- work
-    def write(self, rows: Sequence[UsageRow]) -> None:
+    def write(self, rows: Sequence[UsageRow], spent: Batch | None) -> None:
         database = self.ready()
         self._check_place(database)
-        database.upsert_usage(rows)
+        database.upsert_usage(rows, spent)
 
     def _check_place(self, database: Database) -> None:
         if database.moved():

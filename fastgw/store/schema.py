@@ -90,7 +90,35 @@ _CERTIFICATES: Final = (
     "CREATE INDEX live_keys_with_certificates ON keys (id) WHERE deleted = 0 AND certificates != '[]'",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _PAGES, _PARTS, _CERTIFICATES)
+# What was spent, on what: by day first, as usage; what a budget has seen is found by its owner. What was used before prices
+# were known is there too, of a model without a name.
+_SPENDING: Final = (
+    """
+    CREATE TABLE spending (
+        day INTEGER NOT NULL,
+        key_id TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        model TEXT NOT NULL,
+        prompt INTEGER NOT NULL,
+        completion INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        estimated INTEGER NOT NULL,
+        cached INTEGER NOT NULL,
+        reasoning INTEGER NOT NULL,
+        cost INTEGER NOT NULL,
+        unpriced INTEGER NOT NULL,
+        PRIMARY KEY (day, key_id, tenant, model)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX spending_by_key ON spending (key_id, day)",
+    "CREATE INDEX spending_by_tenant ON spending (tenant, day) WHERE tenant != ''",
+    "INSERT INTO spending SELECT day, key_id, coalesce((SELECT tenant FROM keys WHERE id = key_id), ''), '', prompt, "
+    "completion, requests, estimated, cached, reasoning, 0, prompt + completion FROM usage",
+    "ALTER TABLE keys ADD COLUMN budget INTEGER",
+    "ALTER TABLE keys ADD COLUMN budget_period TEXT",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _PAGES, _PARTS, _CERTIFICATES, _SPENDING)
 """Row n takes a file from version n to n + 1. Rows that were released are never edited: a change is a new row."""
 
 # What may pass by itself: the disk is full, read-only or sick, or another process holds the file.

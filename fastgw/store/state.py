@@ -19,8 +19,10 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
-from fastgw.limits.key import KeyRecord, UsageRow
+from fastgw.limits.key import Batch, KeyRecord, UsageRow
+from fastgw.limits.purse import Asked, Sums
 from fastgw.stats import EventLog
+from fastgw.store import spending
 from fastgw.store.database import Database
 from fastgw.store.folder import Folder, Loaded
 from fastgw.store.place import Note
@@ -87,15 +89,16 @@ class State:
         self._thread = threading.Thread(target=self._work, name="fastgw-state", daemon=True)
         self._thread.start()
 
-    def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None]) -> bool:
-        """Hand over one batch, which is not changed afterwards; ``done`` is called in the loop: was it committed?
+    def write(self, rows: Sequence[UsageRow], done: Callable[[bool], None], spent: Batch | None = None) -> bool:
+        """Hand over one batch, and what was spent, which are not changed afterwards; ``done`` is called in the loop: were they
+        committed?
 
         False = the batch before is still being written, or the state is closed: nothing was taken.
         """
         if self._writing or self._closed or self._thread is None:
             return False
         self._writing = True
-        self._jobs.put(lambda: self._write(rows, done))
+        self._jobs.put(lambda: self._write(rows, done, spent))
         return True
 
     def tell_again(self) -> None:
@@ -110,6 +113,22 @@ class State:
             return False
         self._jobs.put(lambda: self._load(day, done))
         return True
+
+    def sums(self, asked: Sequence[Asked], done: Callable[[Sums | None], None]) -> bool:
+        """What some budgets have seen; as :meth:`load`."""
+        if self._closed or self._thread is None:
+            return False
+        self._jobs.put(lambda: self._sums(asked, done))
+        return True
+
+    def sums_at_start(self, asked: Sequence[Asked]) -> Sums | None:
+        """The same, before :meth:`start`; blocks."""
+        try:
+            return spending.sums(self._file.ready(), asked)
+        except Exception as error:
+            self._told = str(self._file.failed("cannot read what was spent", error))
+            self._set_failing(self._told)
+            return None
 
     async def run(self, function: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``function(database, ...)`` in the thread. Key changes that it makes are told before this returns.
@@ -144,7 +163,7 @@ class State:
             self._file.close()
             return not rows
         if rows:
-            self._jobs.put(lambda: self._write(rows, _ignore, last=True))
+            self._jobs.put(lambda: self._write(rows, _ignore, None, last=True))
         ended: asyncio.Future[None] = loop.create_future()
         self._jobs.put(lambda: self._end(ended))
         self._jobs.put(None)
@@ -227,11 +246,13 @@ class State:
             self._told = ""
             self._post(self._set_well)
 
-    def _write(self, rows: Sequence[UsageRow], done: Callable[[bool], None], *, last: bool = False) -> None:
+    def _write(
+        self, rows: Sequence[UsageRow], done: Callable[[bool], None], spent: Batch | None, *, last: bool = False
+    ) -> None:
         self._wrote_at = monotonic()
         try:
             self._file.ready(at_once=last).wait_for_others(_CALL_BUSY_S if last else _WRITE_BUSY_S)
-            self._file.write(rows)
+            self._file.write(rows, spent)
         except Exception as error:
             self._failed("cannot write usage", error)
             self._post(self._written, done, False)
@@ -250,6 +271,16 @@ class State:
         else:
             self._look()  # keys that were not known before this come first
         self._post(done, rows)
+
+    def _sums(self, asked: Sequence[Asked], done: Callable[[Sums | None], None]) -> None:
+        found: Sums | None = None
+        try:
+            database = self._file.ready()
+            database.wait_for_others(_WRITE_BUSY_S)
+            found = spending.sums(database, asked)
+        except Exception as error:
+            self._failed("cannot read what was spent", error)
+        self._post(done, found)
 
     def _call(self, function: Callable[[Database], T], answer: asyncio.Future[T]) -> None:
         result: T | None = None

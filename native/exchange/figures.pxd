@@ -20,6 +20,7 @@ cpdef read_off(ExchangeState exchange, Relay relay, str outcome, double now)
 cpdef long long answers_of(ExchangeState exchange) except -1
 @cython.locals(facts=BodyFacts)
 cpdef allow(ExchangeState exchange, Relay relay)
+cpdef str spent_kind(ExchangeState exchange)
 cpdef object dialect_of(ExchangeState exchange, ResponseHead head)
 @cython.locals(scanner=UsageScanner, fine=cython.bint)
 cpdef bint read_whole(ExchangeState exchange, ResponseHead head, bytes body) except -1

@@ -8,6 +8,7 @@ from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.plan cimport Tries
 from fastgw.limits.account cimport Account
 from fastgw.limits.meter cimport Meter
+from fastgw.limits.purse cimport Hold
 from fastgw.net.client cimport ClientStream, Sink
 from fastgw.stats cimport Stats
 from fastgw.upstream.table cimport Group
@@ -31,6 +32,7 @@ cdef class ExchangeState(Sink):
     cdef public object intake, lane, local_task, own, place, session, timer, upload
     cdef public double at, own_s, queued_at, queued_s, routed_at, sent_at, started_at, timeout_s, token_at
     cdef public Group group
+    cdef public Hold money
     cdef public list guards
     cdef public RequestHead head
     cdef public Meter meter, minute

@@ -2,31 +2,36 @@ cimport cython
 
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
+from fastgw.limits.purse cimport Purse
+from fastgw.limits.spending cimport Books, Use
 
 @cython.final
 cdef class Defaults:
-    cdef public long long burst, concurrency, daily_tokens, requests_per_minute, tokens_per_minute
+    cdef public long long budget, burst, concurrency, daily_tokens, requests_per_minute, tokens_per_minute
     cdef public bint cut
+    cdef public str budget_period
 
 @cython.final
 cdef class Account:
     cdef public bint cut, disabled, reserves, stored
     cdef public double expires_at, previous_until
-    cdef public str flow, id
+    cdef public str flow, id, tenant
     cdef public bytes digest, previous_digest
     cdef public int priority
     cdef public long long concurrency, inflight
     cdef public Ledger ledger
     cdef public Meter requests, tokens
+    cdef public Purse purse, shared
+    cdef public Use use
     cdef public object models, networks, parked
 
-    cpdef set(self, Defaults defaults, object record, long long now_us)
+    cpdef set(self, Defaults defaults, object record, long long now_us, Purse shared=*)
     cpdef double ends_after(self, double unix_s) except -1
     cpdef bint allows(self, str ip) except -1
 
 @cython.final
 cdef class Accounts:
-    cdef dict _by_certificate, _by_digest, _by_id, _certificates, _retired
+    cdef dict _by_certificate, _by_digest, _by_id, _certificates, _retired, _tenants
     cdef list _ends
     cdef long long _ends_most
     cdef double _latest
@@ -34,7 +39,8 @@ cdef class Accounts:
     cdef Defaults _defaults
     cdef public Account anonymous
     cdef public bint required
-    cdef public list touched
+    cdef public list crossed, touched, unread
+    cdef public Books books
 
     cpdef Account find(self, bytes digest)
     @cython.locals(account=Account)

@@ -4,17 +4,26 @@ from fastgw.limits.account cimport Account
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
 from fastgw.limits.promises cimport Promises
+from fastgw.limits.purse cimport Purse
 
 @cython.final
 cdef class Refusal:
     cdef public str reason
     cdef public double wait_s
 
-@cython.locals(requests=Meter, tokens=Meter, ledger=Ledger)
-cpdef bint admit(Account account, long long day, long long now_us, long long minute, long long daily) except -1
-@cython.locals(requests=Meter, tokens=Meter, ledger=Ledger, promises=Promises, found=Refusal)
+@cython.locals(requests=Meter, tokens=Meter, ledger=Ledger, dated=bint)
+cpdef bint admit(Account account, long long day, long long now_us, long long minute, long long daily,
+                 long long money=*) except -1
+@cython.locals(own=Purse, shared=Purse)
+cdef bint _pay(Account account, long long day, long long money, long long daily) except -1
+@cython.locals(requests=Meter, tokens=Meter, ledger=Ledger, promises=Promises, found=Refusal, lacking=Purse)
 cpdef Refusal refusal(Account account, long long day, long long now_us, double to_midnight_s, long long minute,
-                      long long daily, double chance)
+                      long long daily, double chance, long long money=*)
+@cython.locals(own=Purse, shared=Purse)
+cpdef Purse lacking_of(Account account, long long day, long long money)
+@cython.locals(found=Purse, purse=Purse)
+cpdef Purse broke(Account account, long long day)
+cpdef double to_end_s(Purse purse, long long day, double to_midnight_s) except -1
 @cython.locals(ledger=Ledger)
 cpdef bint spent(Account account, long long day) except -1
 @cython.locals(wait_us=cython.longlong)

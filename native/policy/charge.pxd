@@ -9,9 +9,12 @@ from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.figures cimport answers_of, coded
 from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.relay cimport Relay
+from fastgw.exchange.state cimport model_of
 from fastgw.limits.account cimport Account
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
+from fastgw.limits.purse cimport Hold, Purse
+from fastgw.limits.spending cimport Books, Use
 from fastgw.net.clock cimport micros
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
@@ -28,7 +31,12 @@ cpdef long long prompt_of(Exchange exchange) except -1
                packed=bint)
 cpdef long long produced(Exchange exchange, ResponseHead response) except -1
 
-@cython.locals(gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, now_us=cython.longlong)
+cdef _spend(Context gateway, Purse purse, long long cost)
+@cython.locals(known=str, use=Use)
+cdef Use _use_of(Context gateway, Account account, str model)
+
+@cython.locals(gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, now_us=cython.longlong, books=Books, hold=Hold, model=str,
+               cost=cython.longlong)
 cpdef settle(Exchange exchange, Account account, double now, long long prompt, long long completion, long long cached,
              long long reasoning, bint estimated)
 

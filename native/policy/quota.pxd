@@ -7,10 +7,13 @@ from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.figures cimport answers_of
 from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.relay cimport Relay
+from fastgw.exchange.state cimport model_of
 from fastgw.limits.account cimport Account
-from fastgw.limits.admission cimport Refusal, admit, refusal, spent, wait_whatever_it_costs_s
+from fastgw.limits.admission cimport Refusal, admit, broke, lacking_of, refusal, spent, to_end_s, wait_whatever_it_costs_s
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
+from fastgw.limits.purse cimport Hold, Purse, left_of
+from fastgw.limits.spending cimport Books, Price
 from fastgw.net.clock cimport micros, monotonic
 
 cdef str RESPONSES
@@ -25,26 +28,36 @@ cpdef long expected_cost(Exchange exchange) except -1
 @cython.locals(facts=BodyFacts, answer=cython.longlong, cost=cython.longlong, prompt=cython.longlong)
 cpdef long long untold_cost(Exchange exchange, Account account) except -1
 
+@cython.locals(books=Books)
+cpdef Price price_for(Exchange exchange, Account account)
+cpdef Hold hold_for(Account account, Price price, long long prompt, long long answers)
+@cython.locals(purse=Purse, shared=Purse, left=cython.longlong, whole=cython.longlong, warning=cython.longlong)
+cpdef bytes budget_lines(bytes before, Account account, long long today)
+
 @cython.final
 cdef class Quota(Filter):
-    @cython.locals(account=Account, wait_s=cython.double, now_us=cython.longlong)
+    @cython.locals(account=Account, wait_s=cython.double, now_us=cython.longlong, purse=Purse)
     cpdef on_request(self, Exchange exchange)
     @cython.locals(account=Account, facts=BodyFacts, prompt=cython.longlong, cost=cython.longlong,
                    today=cython.longlong, meter=Meter, ledger=Ledger, answers=cython.longlong, named=cython.longlong,
                    bound=cython.longlong, least=cython.longlong, left=cython.longlong, minute=cython.longlong,
                    usual=cython.longlong,
-                   cut=cython.bint, by_day=cython.bint, gateway=Context)
+                   cut=cython.bint, by_day=cython.bint, gateway=Context, price=Price,
+                   afford=cython.longlong, given=cython.longlong)
     cpdef on_body(self, Exchange exchange)
     @cython.locals(meter=Meter, now_us=cython.longlong)
     cpdef _check_debt(self, Exchange exchange, Account account)
-    @cython.locals(account=Account, minute=cython.longlong, daily=cython.longlong)
+    @cython.locals(account=Account, minute=cython.longlong, daily=cython.longlong, hold=Hold)
     cpdef on_route(self, Exchange exchange)
-    @cython.locals(meter=Meter, now=cython.double, now_us=cython.longlong)
-    cpdef _admit(self, Exchange exchange, Account account, long long minute, long long daily)
-    @cython.locals(meter=Meter, found=Refusal)
-    cpdef _refuse(self, Exchange exchange, Account account, long long now_us, long long minute, long long daily)
-    @cython.locals(account=Account, relay=Relay, more=cython.longlong, passed=cython.longlong)
+    @cython.locals(meter=Meter, now=cython.double, now_us=cython.longlong, today=cython.longlong, money=cython.longlong)
+    cpdef _admit(self, Exchange exchange, Account account, long long minute, long long daily, Hold hold)
+    @cython.locals(meter=Meter, found=Refusal, purse=Purse)
+    cpdef _refuse(self, Exchange exchange, Account account, long long now_us, long long minute, long long daily,
+                  long long money)
+    @cython.locals(account=Account, relay=Relay, more=cython.longlong, passed=cython.longlong,
+                   had=cython.longlong, granted=cython.longlong, today=cython.longlong, hold=Hold, ledger=Ledger)
     cpdef bint on_allowance(self, Exchange exchange) except -1
 
-@cython.locals(account=Account, now_us=cython.longlong, minute=cython.longlong, daily=cython.longlong, found=Refusal)
+@cython.locals(account=Account, now_us=cython.longlong, minute=cython.longlong, daily=cython.longlong, found=Refusal,
+               money=cython.longlong)
 cpdef double take_back(Exchange exchange, Meter meter, double since) except -1

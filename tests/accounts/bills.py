@@ -33,6 +33,15 @@ class Bill:
 NOTHING = Bill((0, 0), (0, 0))
 
 
+PRICES = {"input": "7", "cached": "3", "output": "11"}
+"""Of a million tokens: so many thousand billionths for one."""
+
+
+def cost_of(prompt: int, completion: int, cached: int) -> int:
+    """What that costs, in billionths: of the prompt, what the engine had at hand costs less."""
+    return ((prompt - cached) * 7 + cached * 3 + completion * 11) * 1000
+
+
 def exactly(figures: Figures, estimated: bool | None = False) -> Bill:
     prompt, completion, cached, reasoning = figures
     return Bill((prompt, prompt), (completion, completion), max(cached, 0), max(reasoning, 0), estimated)

@@ -12,10 +12,12 @@ import zlib
 from typing import Any, Final
 
 from fastgw import EngineConfig
+from fastgw.config.money import amount
+from fastgw.config.paying import PriceConfig
 from fastgw.sim import ScriptedConnection, ScriptedEngine
 from fastgw.sim.scripted import RawRequest
 from tests.accounts.answers import answer_of, cut, packed, request_of
-from tests.accounts.bills import Bill, bills_of
+from tests.accounts.bills import PRICES, Bill, bills_of, cost_of
 from tests.accounts.cases import CHAT, COMPLETIONS, ERROR_EVENT, GENERATE, LEFT, RANK, SILENT, WHOLE, Case
 from tests.accounts.figures import Answer, Piece
 from tests.e2e.metered import KEY, account_of, usage_of
@@ -25,6 +27,7 @@ from tests.support.gateway import Running, running
 LIMIT: Final = 1_000_000
 LIMITS: Final = {
     "daily_token_quota": LIMIT, "tokens_per_minute": LIMIT, "rate_limit_per_minute": 100_000, "key_concurrency": 50,
+    "key_budget": "1000", "prices": [PriceConfig(model="*", **PRICES)],
 }  # fmt: skip
 MODELS: Final = b'{"object":"list","data":[]}'
 REFUSAL: Final = b'{"error":{"message":"no such thing","type":"invalid_request_error","param":null,"code":null}}'
@@ -279,6 +282,11 @@ def _against(bill: Bill, before: dict[str, Any], after: dict[str, Any], record: 
     judge("cached", difference("cached_tokens"), bill.cached, bill.cached)
     judge("reasoning", difference("reasoning_tokens"), bill.reasoning, bill.reasoning)
     judge("requests", difference("requests"), *bill.requests)
+    if "key_budget" in after:
+        spent, held = (amount(after["key_budget"][name]) - amount(before["key_budget"][name]) for name in ("spent", "reserved"))
+        cost = cost_of(prompt, completion, difference("cached_tokens"))
+        judge("money spent", spent, cost, cost)
+        judge("money still reserved", held, 0, 0)
     if bill.estimated is not None:
         marked = prompt + completion if bill.estimated else 0
         judge("estimated", difference("estimated_tokens"), marked, marked)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from fastgw.config.money import amount
 from fastgw.control import admin_keys as module
 from fastgw.control.admin_keys import (
     FIELDS,
@@ -61,6 +62,8 @@ class MemoryKeys:
         for name in ("models", "networks", "certificates"):
             if name in found:
                 found[name] = tuple(found[name])
+        if found.get("budget") is not None:
+            found["budget"] = amount(found["budget"])
         if "expires_at" in found:
             found["expires_at"] = float(found["expires_at"] or 0)
         return found
@@ -192,6 +195,8 @@ EVERYTHING = {
     "concurrency": 4,
     "priority": "high",
     "on_exhausted": "cut",
+    "budget": "12.5",
+    "budget_period": "week",
     "models": ["llama", "qwen/3"],
     "networks": ["10.0.0.0/8", "2001:db8::/32"],
     "certificates": ["ab" * 32],

@@ -59,7 +59,8 @@ NO_LIMITS = {
         "limits.admission.RESERVED_S", "limits.admission.RESERVED_EACH_S", "policy.quota.TURN_S",
         "store.state.LOOK_S", "store.state.RUN_S",
         "store.state._TAKEN_S", "store.state._WRITE_BUSY_S", "store.state._CALL_BUSY_S", "store.folder._REOPEN_BUSY_S",
-        "store.database.PAUSE_S", "store.keys._TURN_S", "store.place._MADE_WITHIN_S", "control.server.STOP_S",
+        "store.database.PAUSE_S", "store.keys._TURN_S", "store.spending._TURN_S",
+        "store.place._MADE_WITHIN_S", "control.server.STOP_S",
         "gpu.server.STOP_S", "gpu.server.PACKED_BYTES", "gpu.watch.FRESH_S", "gpu.watch.CLOSE_S",
         "gpu.reading.FIRST_PAUSE_S", "gpu.reading.MAX_PAUSE_S",
     ),
@@ -71,7 +72,10 @@ NO_LIMITS = {
         "config.grammar.MOST_ADMIN_KEYS", "config.grammar.MAX_ADMIN_FILE_BYTES", "config.entries.MAX_SHARE",
         "policy.nearest.MOST_SHOWN", "policy.nearest.MOST_SLIPS", "exchange.dialects.MOST",
         "exchange.dialects.SHORT_BYTES", "exchange.dialects.FIGURE_BYTES",
-        "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST", "limits.slots.STALE_S", "limits.slots.NOISE_S",
+        "config.money.MOST_AMOUNT", "config.money.MOST_PRICE", "config.paying.MAX_TENANT_CHARS",
+        "limits.spending.MOST_COST",
+        "limits.purse.MOST_SPENT", "limits.fairqueue.MAX_QUANTUM", "limits.slots.MOST", "limits.slots.STALE_S",
+        "limits.slots.NOISE_S",
     ),
 }  # fmt: skip
 ALSO = {

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fastgw import Config, EngineConfig, Gateway, RouteConfig
+from fastgw.config.paying import PriceConfig, TenantConfig
 from fastgw.config.row import RESTART, Setting
 from fastgw.config.table import DEFAULTS, TABLE
 from tests.support.pki import Certificates
@@ -36,6 +37,8 @@ OTHERS: dict[str, Any] = {
     "runner_auth_token": "sk-runners-of-another", "runner_allowed_networks": ["10.0.0.0/8"],
     "policy_header": "x-policy", "policy_choices": ["ordered"], "session_sources": ["header:x-s"], "hash_sources": ["key"],
     "needs_header": "x-needs",
+    "prices": [PriceConfig(model="m", input="1")], "currency": "EUR", "key_budget": "5",
+    "tenants": [TenantConfig(name="lab", budget="9")],
     "embedding_merge_inputs": 9, "memory_budget_bytes": 1 << 30,
 }  # fmt: skip
 ELSEWHERE = ("api_keys_file", "admin_keys_file", "log_level")
@@ -80,7 +83,7 @@ LEFT_OUT = {
     "resolved_at", "touched", "_warming", "_runner", "url", "_throttle", "_connections", "_metrics", "_keys", "_engines",
     "_reload", "_changed", "_room", "_published", "addresses", "_other_keys", "_watched", "group", "_configs", "_added",
     "on_closed", "_exempt", "_routes", "routes", "events", "_accepted", "_refusal", "_bucket", "_starts_until",
-    "on_closed", "_exempt", "_routes", "routes", "events", "_accepted", "_refusal", "_bucket", "_due", "lag",
+    "_due", "lag",
 }  # fmt: skip
 
 

@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 
+from fastgw import EngineConfig
+from fastgw.config.paying import PriceConfig, TenantConfig
 from fastgw.sim import SimConfig, Simulator
 from fastgw.store import keys as stored
+from fastgw.store.database import Database
 from tests.e2e.metered import (
     CHAT,
     COMPLETIONS,
@@ -338,3 +341,35 @@ class TestD3:
             for wrong in (record.digest.hex(), record.id, "payroll", good.upper(), good[4:], good + "="):
                 assert (await once(gw, say(1, key=wrong))).status == 401, wrong
             assert posts(sim) == []
+
+
+async def test_money_that_was_spent_is_spent_after_a_restart_and_who_pays_sees_what_for(tmp_path: Path) -> None:
+    """A key of the store, of a tenant with a budget of its own; deleted in the end."""
+    admin = "sk-admin-who-pays-0123"
+    settings: dict[str, Any] = {
+        "state_dir": str(tmp_path), "control_listen": "127.0.0.1:0", "admin_key": admin, "flush_interval_s": 0.05,
+        "prices": [PriceConfig(model="sim", input="1000", output="2000")],
+        "tenants": [TenantConfig(name="lab", budget="5", budget_period="day")],
+    }  # fmt: skip
+    database = Database.open(str(tmp_path / "fastgw.db"))
+    record, key = stored.create(database, {"name": "=ann", "tenant": "lab", "budget": "3", "budget_period": "day"}, "test")
+    database.close()
+    cost = prompt_tokens() + 2 * 20
+    async with Simulator(SimConfig()) as simulator:
+        engine = EngineConfig(url=simulator.url)
+        for times in (1, 2):
+            async with running([engine], **settings) as gw:
+                assert (await once(gw, say(20, key=key))).status == 200
+                found = await usage_of(gw, key)
+                for kind in ("key", "tenant"):
+                    assert found[f"{kind}_budget"]["spent"] == f"{times * cost / 1000:g}"
+        async with running([engine], **settings) as gw:
+            assert gw.gateway._control is not None
+            async with RawClient.connect(gw.gateway._control.url) as client:
+                asks = [("DELETE", f"/admin/keys/{record.id}", 204), ("GET", "/admin/usage?by=key,tenant,model", 200)]
+                for method, path, status in asks:
+                    answer = await client.ask(request(method, path, headers=[("Authorization", f"Bearer {admin}")]), 10.0)
+                    assert answer.status == status, answer.body
+    (row,) = answer.json()["data"]
+    assert (row["key"], row["name"], row["tenant"], row["model"]) == (record.id, "=ann", "lab", "sim")
+    assert (row["requests"], row["cost"], row["unpriced_tokens"]) == (2, f"{2 * cost / 1000:g}", 0)

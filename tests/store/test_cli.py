@@ -67,7 +67,8 @@ def test_all_flags_arrive(run: Keys) -> None:
     made = run.json(
         "create", "--name", "ann", "--tenant", "lab", "--expires-at", "2090-01-01", "--requests-per-minute", "60",
         "--burst", "0", "--tokens-per-minute", "1000", "--daily-tokens", "5000", "--concurrency", "3", "--priority", "high",
-        "--on-exhausted", "cut", "--models", "a, b", "--networks", "10.0.0.0/8,::1", "--certificate", "AB:" * 31 + "AB",
+        "--on-exhausted", "cut", "--budget", "12.50", "--budget-period", "week",
+        "--models", "a, b", "--networks", "10.0.0.0/8,::1", "--certificate", "AB:" * 31 + "AB",
     )  # fmt: skip
     assert made.pop("key").startswith("fgw_")
     assert made.pop("id").startswith("key_")
@@ -75,7 +76,8 @@ def test_all_flags_arrive(run: Keys) -> None:
     assert made == {
         "name": "ann", "tenant": "lab", "expires_at": "2090-01-01T00:00:00Z", "disabled": False, "requests_per_minute": 60,
         "burst": 0, "tokens_per_minute": 1000, "daily_tokens": 5000, "concurrency": 3, "priority": "high",
-        "on_exhausted": "cut", "models": ["a", "b"], "networks": ["10.0.0.0/8", "::1/128"],
+        "budget": "12.5", "budget_period": "week", "on_exhausted": "cut",
+        "models": ["a", "b"], "networks": ["10.0.0.0/8", "::1/128"],
         "certificates": ["ab" * 32], "previous_until": None,
     }  # fmt: skip
     changed = run.json("update", "ann", "--burst=default", "--priority=default", "--models=all", "--expires-at=never")

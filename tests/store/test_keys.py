@@ -53,6 +53,8 @@ def test_all_fields_come_back_as_they_were_set(database: Database) -> None:
         "concurrency": 4,
         "priority": "low",
         "on_exhausted": "cut",
+        "budget": "12.50",
+        "budget_period": "day",
         "models": ["llama", "qwen", "llama"],
         "networks": ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"],
         "certificates": ["AB" * 32, "cd:" * 31 + "cd", "ab" * 32],
@@ -65,6 +67,7 @@ def test_all_fields_come_back_as_they_were_set(database: Database) -> None:
     expected = {
         **given,
         "expires_at": NOW + 30 * 86_400,
+        "budget": 12_500_000_000,
         "models": ("llama", "qwen"),
         "networks": ("10.0.0.0/8", "2001:db8::/32", "192.0.2.7/32"),
         "certificates": ("ab" * 32, "cd" * 32),
@@ -74,7 +77,7 @@ def test_all_fields_come_back_as_they_were_set(database: Database) -> None:
 
 def test_what_is_not_set_is_the_gateways_default(database: Database) -> None:
     record, _text = keys.create(database, {"name": "plain", "burst": None, "priority": None}, "test", NOW)
-    assert [getattr(record, name) for name in (*NUMBERS, *fields.CHOICES)] == [None] * 7
+    assert [getattr(record, name) for name in ("budget", *NUMBERS, *fields.CHOICES)] == [None] * 9
     assert (record.models, record.networks, record.expires_at, record.disabled) == ((), (), 0.0, False)
 
 
@@ -106,6 +109,11 @@ def test_every_mistake_is_told_in_its_own_sentence() -> None:
         ("concurrency", 10**6 + 1, "0 to 1000000"),
         ("priority", "HIGH", "high, normal or low"),
         ("on_exhausted", "drop", "refuse or cut"),
+        ("budget", "-1", "an amount as text"),
+        ("budget", "1e3", "an amount as text"),
+        ("budget", 12.5, "an amount as text"),
+        ("budget", "1.0000000001", "an amount as text"),
+        ("budget_period", "year", "day, week or month"),
         ("models", "llama", "list"),
         ("models", [""], "1 to 256"),
         ("models", ["m" * 257], "1 to 256"),

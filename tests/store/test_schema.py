@@ -13,6 +13,7 @@ from fastgw.store import keys, schema
 from fastgw.store.database import Database
 from fastgw.store.reading import _copied, read
 from fastgw.store.schema import APPLICATION_ID, MIGRATIONS, CorruptState, StateError
+from fastgw.store.spending import add_day
 from fastgw.store.state import State
 
 OLD = "key_0123456789abcdef"
@@ -65,8 +66,9 @@ def of_version(path: Path, version: int) -> None:
     connection.execute("INSERT INTO meta VALUES ('store', 'aaaaaaaaaaaaaaaa')")
     connection.execute("UPDATE meta SET value = 1 WHERE name = 'revision'")
     connection.execute(
-        f"INSERT INTO keys VALUES ('{OLD}', zeroblob(32), 'old', '', 1.0, 0.0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, "
-        "'[]', '[]', x'', 0.0, 1, 0)"
+        "INSERT INTO keys (id, digest, name, tenant, created_at, expires_at, disabled, models, networks, previous_digest, "
+        f"previous_until, revision, deleted) VALUES ('{OLD}', zeroblob(32), 'old', 'lab', 1.0, 0.0, 0, '[]', '[]', x'', 0.0, "
+        "1, 0)"
     )
     into = "INSERT INTO usage (key_id, day, prompt, completion, requests, estimated) VALUES (?, ?, ?, ?, ?, ?)"
     connection.executemany(into, [(OLD, 7, 1, 2, 3, 4), (OLD, 8, 10, 20, 30, 0)])
@@ -94,6 +96,10 @@ async def test_a_gateway_goes_on_with_the_file_of_an_earlier_version(tmp_path: P
     assert pragma(path, "user_version") == len(MIGRATIONS)
     database = Database.open(str(path))
     assert database.usage_of(OLD, 2, 8) == [(OLD, 8, 11, 21, 31, 0, 6, 5), (OLD, 7, 1, 2, 3, 4, 0, 0)]
+    found: dict[tuple[str | int, ...], list[int]] = {}
+    for day in (7, 8):
+        add_day(database, day, ["key", "tenant", "model"], found)
+    assert found == {(OLD, "lab", ""): [11, 22, 33, 4, 0, 0, 0, 33]}, "what was used before models were counted is told too"
     database.close()
 
 

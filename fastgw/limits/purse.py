@@ -1,0 +1,196 @@
+"""Money that a key, or its tenant, may spend in a period: reserved when a request is admitted, settled when it has ended.
+
+Owns: :class:`Purse`, the budget of one key or of one tenant, and :class:`Hold`, what one request has taken of both. Amounts
+are whole billionths of the currency. Must never: ask for the time (each call is told the UTC day), or do I/O: what a period has
+seen before is told by :meth:`Purse.restore`.
+
+Invariants: ``reserve`` never makes spent plus reserved pass the limit. It may pass it by what a request costs beyond what was
+reserved for it, and by requests whose price is unknown. Each crossing is told once in a period.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Final
+
+from fastgw.limits.promises import Promises
+from fastgw.limits.spending import Price
+
+KEY: Final = "key"
+TENANT: Final = "tenant"
+DAY: Final = "day"
+WEEK: Final = "week"
+
+WARN_PERCENT: Final = 80
+"""From here on answers carry a warning, and whoever pays is told."""
+MOST_SPENT: Final = 4 * 10**18
+"""Sums end here: 64 bits hold them."""
+
+_most: Final = MOST_SPENT
+_warn: Final = WARN_PERCENT
+_EPOCH: Final = date(1970, 1, 1).toordinal()
+
+
+Asked = tuple[str, str, int, int]
+"""A budget of which is asked what it has seen: its kind and name, the first day of its period and the first behind it."""
+Sums = tuple[str, Sequence[int]]
+"""The last batch that is in them, and what each of the budgets that were asked for has seen."""
+
+
+def span(day: int, period: str) -> tuple[int, int]:
+    """The first day of the period that ``day`` is in, and the first behind it: a day, a week from Monday on, a month."""
+    if period == DAY:
+        return day, day + 1
+    if period == WEEK:
+        begins = day - (day + 3) % 7  # (1970-01-01 was a Thursday)
+        return begins, begins + 7
+    at = date.fromordinal(day + _EPOCH)
+    year, month = at.year + at.month // 12, at.month % 12 + 1
+    return day - at.day + 1, date(year, month, 1).toordinal() - _EPOCH
+
+
+class Purse:
+    """A budget. ``limit`` is above 0; ``begins`` and ``ends`` are days since 1970-01-01 UTC, of the current period; ``spent``
+    and ``reserved`` are of that. ``known``: what was spent in it before is in ``spent``. ``told``: the percentage of the last
+    crossing that was told of; ``line``: what of its fields in an answer never changes."""
+
+    __slots__ = (
+        "_before", "_before_begins", "begins", "ends", "kind", "known", "limit", "line", "name", "period", "promises",
+        "reserved", "spent", "told",
+    )  # fmt: skip
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind = kind
+        self.name = name
+        self.limit = 0
+        self.period = ""
+        self.begins = 0
+        self.ends = 0
+        self.spent = 0
+        self.reserved = 0
+        self.known = False
+        self.told = 0
+        self.line = b""
+        self.promises: Promises | None = None  # to those who found the rest reserved
+        # The period that was current before this one: a clock that steps over its edge and back finds what was spent.
+        self._before_begins = -1
+        self._before = 0
+
+    def __repr__(self) -> str:
+        return f"<Purse {self.kind} {self.name} {self.spent}+{self.reserved}/{self.limit} a {self.period}>"
+
+    def change(self, limit: int, period: str, line: bytes) -> None:
+        """From now on so much in such a period. What was spent stays spent, where the period is the same."""
+        if limit != self.limit or period != self.period:
+            self.told = 0
+        self.limit = limit
+        self.line = line
+        if period != self.period:
+            self.period = period
+            self.begins = self.ends = 0
+            self._before_begins = -1
+            self.known = False
+
+    def roll(self, day: int) -> None:
+        """Make the period of ``day`` the current one; all other methods that are told a day do this. Reservations go along."""
+        if self.begins <= day < self.ends:
+            return
+        begins, ends = span(day, self.period)
+        spent = self._before if begins == self._before_begins else 0
+        self._before_begins = self.begins if self.ends else -1
+        self._before = self.spent
+        self.begins = begins
+        self.ends = ends
+        self.spent = spent
+        self.known = False
+        self.told = 0
+
+    def left(self, day: int) -> int:
+        """What could be reserved now."""
+        if not self.begins <= day < self.ends:
+            self.roll(day)
+        return max(0, self.limit - self.spent - self.reserved)
+
+    def reserve(self, day: int, cost: int) -> bool:
+        """Take ``cost`` (0 or more) before a request. False = not that much is left; nothing is taken."""
+        if cost > self.left(day):
+            return False
+        self.reserved += cost
+        return True
+
+    def release(self, cost: int) -> None:
+        """Give back what was reserved."""
+        self.reserved = max(0, self.reserved - cost)
+
+    def charge(self, day: int, cost: int) -> bool:
+        """Count what a request has cost. True = that crossed a line of which nobody has been told in this period."""
+        if not self.begins <= day < self.ends:
+            self.roll(day)
+        self.spent = min(self.spent + cost, _most)
+        return self.percent() > self.told
+
+    def percent(self) -> int:
+        """The line that was crossed last: 0, :data:`WARN_PERCENT` or 100."""
+        if self.spent >= self.limit:
+            return 100
+        # (A hundredth first: a hundred times a limit may be more than 64 bits.)
+        return _warn if self.spent >= self.limit // 100 * _warn + self.limit % 100 * _warn // 100 else 0
+
+    def restore(self, begins: int, spent: int) -> None:
+        """All that was spent in the period that begins on that day, whoever has counted it. What was crossed before this
+        process began is not told again."""
+        if begins != self.begins:
+            return
+        first = not self.known and not self.spent
+        self.spent = min(spent, _most)
+        self.known = True
+        if first:
+            self.told = self.percent()
+
+
+class Hold:
+    """What one request holds: ``reserved`` of each of its purses (None = no budget), at ``price``, for so many ``tokens``.
+    ``broke``: its stream was ended because nothing more could be had."""
+
+    __slots__ = ("broke", "own", "price", "reserved", "shared", "tokens")
+
+    def __init__(self, own: Purse | None, shared: Purse | None, price: Price, reserved: int, tokens: int) -> None:
+        self.own = own
+        self.shared = shared
+        self.price = price
+        self.reserved = reserved
+        self.tokens = tokens
+        self.broke = False
+
+    def extend(self, day: int, tokens: int) -> int:
+        """Take more for a stream that goes on: for as many of ``tokens`` as there is money for. Returns how many."""
+        left = left_of(self.own, self.shared, day)
+        tokens = min(tokens, self.price.tokens(left))
+        cost = min(self.price.cost(0, tokens, 0), left)
+        if self.own is not None:
+            self.own.reserved += cost
+        if self.shared is not None:
+            self.shared.reserved += cost
+        self.reserved += cost
+        self.tokens += tokens
+        self.broke = tokens <= 0
+        return tokens
+
+    def release(self) -> None:
+        """Give all of it back."""
+        if self.own is not None:
+            self.own.release(self.reserved)
+        if self.shared is not None:
+            self.shared.release(self.reserved)
+        self.reserved = 0
+
+
+def left_of(own: Purse | None, shared: Purse | None, day: int) -> int:
+    """What both have left; :data:`MOST_SPENT` where there is neither."""
+    left = _most
+    if own is not None:
+        left = own.left(day)
+    if shared is not None:
+        left = min(left, shared.left(day))
+    return left

@@ -1,0 +1,63 @@
+"""What was spent, read back for who pays: sums by key, tenant, model and day, those of deleted keys among them.
+
+Owns: the sums. Must never: hold more groups than :data:`MAX_GROUPS`, or more than one day's rows of the file at a
+time: a reader holds up whoever writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Final
+
+from fastgw.limits.purse import KEY, Asked, Sums
+from fastgw.store.database import Database
+
+MAX_GROUPS: Final = 100_000
+_TURN: Final = 50  # rows: see `keys`
+_TURN_S: Final = 1e-4
+_COLUMNS: Final = {"key": "key_id", "tenant": "tenant", "model": "model", "day": "day"}
+_SUMS: Final = ("prompt", "completion", "requests", "estimated", "cached", "reasoning", "cost", "unpriced")
+
+
+class TooManyGroups(Exception):
+    """There are more than :data:`MAX_GROUPS`."""
+
+
+def add_day(database: Database, day: int, by: Sequence[str], into: dict[tuple[str | int, ...], list[int]]) -> None:
+    """Add what was spent on ``day`` to the sums of ``into``, by ``by``: one or more of key, tenant, model, day. The sums are
+    those of prompt and completion tokens, requests, estimated, cached and reasoning tokens, cost, tokens without a price."""
+    columns = ", ".join(_COLUMNS[name] for name in by)
+    sums = ", ".join(f"sum({name})" for name in _SUMS)
+    sql = f"SELECT {columns}, {sums} FROM spending WHERE day = ? GROUP BY {columns}"  # noqa: S608 (names of ours)
+    with closing(database.each(sql, (day,))) as rows:
+        for count, row in enumerate(rows, 1):
+            known, more = row[: len(by)], row[len(by) :]
+            before = into.get(known)
+            if before is None:
+                if len(into) >= MAX_GROUPS:
+                    raise TooManyGroups
+                into[known] = list(more)
+            else:
+                into[known] = [one + other for one, other in zip(before, more, strict=True)]
+            if not count % _TURN:
+                time.sleep(_TURN_S)
+
+
+def sums(database: Database, asked: Sequence[Asked]) -> Sums:
+    """What each budget has seen, and the last batch that is in it."""
+    with database.snapshot():
+        last = database.rows("SELECT value FROM meta WHERE name = 'spent'")
+        found = []
+        for kind, name, begins, ends in asked:
+            owner = "key_id = ?" if kind == KEY else "tenant = ? AND tenant != ''"
+            sql = f"SELECT coalesce(sum(cost), 0) FROM spending WHERE {owner} AND day >= ? AND day < ?"  # noqa: S608
+            found.append(int(database.rows(sql, (name, begins, ends))[0][0]))
+    return str(last[0][0]) if last else "", found
+
+
+def names_of(database: Database, ids: Sequence[str]) -> dict[str, str]:
+    """The names of keys, deleted ones included."""
+    marks = ", ".join("?" * len(ids))
+    return dict(database.rows(f"SELECT id, name FROM keys WHERE id IN ({marks})", list(ids)))  # noqa: S608

@@ -1,0 +1,39 @@
+cimport cython
+
+from fastgw.limits.promises cimport Promises
+from fastgw.limits.spending cimport Price
+
+cdef long long _most, _warn
+
+@cython.final
+cdef class Purse:
+    cdef long long _before, _before_begins
+    cdef public long long begins, ends, limit, reserved, spent, told
+    cdef public bint known
+    cdef public bytes line
+    cdef public str kind, name, period
+    cdef public Promises promises
+
+    cpdef change(self, long long limit, str period, bytes line)
+    cpdef roll(self, long long day)
+    cpdef long left(self, long long day) except -1
+    cpdef bint reserve(self, long long day, long long cost) except -1
+    cpdef release(self, long long cost)
+    cpdef bint charge(self, long long day, long long cost) except -1
+    cpdef long percent(self) except -1
+    @cython.locals(first=bint)
+    cpdef restore(self, long long begins, long long spent)
+
+@cython.final
+cdef class Hold:
+    cdef public bint broke
+    cdef public long long reserved, tokens
+    cdef public Price price
+    cdef public Purse own, shared
+
+    @cython.locals(left=cython.longlong, cost=cython.longlong)
+    cpdef long extend(self, long long day, long long tokens) except -1
+    cpdef release(self)
+
+@cython.locals(left=cython.longlong)
+cpdef long left_of(Purse own, Purse shared, long long day) except -1

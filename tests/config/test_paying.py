@@ -1,0 +1,68 @@
+"""Prices and tenants: in TOML, in one line, and what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw.config import Config, ConfigErrors, EngineConfig, load
+from fastgw.config.paying import MAX_PRICES, MAX_TENANTS, PriceConfig, TenantConfig
+
+ENGINE = EngineConfig(url="http://127.0.0.1:9")
+FILE = """\
+currency = "EUR"
+[[engines]]
+url = "http://127.0.0.1:9"
+[[prices]]
+model = "m"
+input = "0.6"
+output = "2.4"
+[[tenants]]
+name = "lab"
+budget = "250.00"
+budget_period = "week"
+"""
+
+
+def test_tables_and_lines_say_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "fastgw.toml"
+    path.write_text(FILE)
+    read = load({"config": str(path)}, {}, "/nowhere")
+    line = {"FASTGW_PRICES": "m|0.6|2.4", "FASTGW_TENANTS": "lab|250.00|week", "FASTGW_CURRENCY": "EUR"}
+    said = load({}, {**line, "VLLM_URL": "http://127.0.0.1:9"}, "/nowhere")
+    assert (read.prices, read.tenants, read.currency) == (said.prices, said.tenants, said.currency)
+    assert read.prices == (PriceConfig(model="m", input="0.6", output="2.4"),)
+    assert read.tenants == (TenantConfig(name="lab", budget="250.00", budget_period="week"),)
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ('[[prices]]\nmodel = "m"\n', "this price has no input"),
+    ('[[prices]]\nmodel = "m"\ninput = 0.6\n', "input: must be text"),
+    ('[[prices]]\nmodel = "m"\ninput = "1e3"\n', "must be a price of a million tokens"),
+    ('[[prices]]\nmodel = "m"\ninput = "1"\nouput = "1"\n', "a price has no setting ouput; did you mean output?"),
+    ('[[tenants]]\nname = "lab"\nbudget = "-1"\n', "must be an amount"),
+    ('[[tenants]]\nname = "lab"\nbudget_period = "year"\n', "must be one of day, week, month"),
+    ('prices = "m"\n', "must be written as [[prices]] tables"),
+])  # fmt: skip
+def test_a_mistake_has_its_line(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "fastgw.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigErrors) as found:
+        load({"config": str(path)}, {"VLLM_URL": "http://127.0.0.1:9"}, "/nowhere")
+    assert says in str(found.value)
+    assert f"{path}:" in str(found.value)
+
+
+@pytest.mark.parametrize(("settings", "says"), [
+    ({"prices": [PriceConfig(model="m", input="1")] * 2}, "'m' is named twice"),
+    ({"tenants": [TenantConfig(name="lab")] * 2}, "'lab' is named twice"),
+    ({"prices": [PriceConfig(model=f"m{at}", input="1") for at in range(MAX_PRICES + 1)]}, f"more than {MAX_PRICES}"),
+    ({"tenants": [TenantConfig(name=f"t{at}") for at in range(MAX_TENANTS + 1)]}, f"more than {MAX_TENANTS}"),
+    ({"currency": "US dollars"}, "a word"),
+    ({"key_budget": "1.0000000001"}, "an amount"),
+])  # fmt: skip
+def test_what_cannot_be_together_is_told(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigErrors, match=says):
+        Config(engines=[ENGINE], **settings)

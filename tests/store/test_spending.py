@@ -1,0 +1,76 @@
+"""What was spent is added once, whatever its writer was told; sums find it, by key, tenant, model and day."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastgw.limits.key import Batch
+from fastgw.limits.purse import KEY, TENANT
+from fastgw.limits.spending import SpentRow
+from fastgw.store import keys, spending
+from fastgw.store.database import MAX_COUNT, Database
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database.open(str(tmp_path / "fastgw.db"))
+
+
+def row(key: str, tenant: str, model: str, day: int, cost: int) -> SpentRow:
+    return key, tenant, model, day, 10, 5, 1, 0, 2, 1, cost, 0
+
+
+def test_a_batch_that_is_handed_over_again_is_added_once(database: Database) -> None:
+    first, second = Batch("a:1", [row("k", "lab", "m", 7, 30)]), Batch("a:2", [row("k", "lab", "m", 7, 12)])
+    for batch in (first, first, second, second):
+        database.upsert_usage([], batch)
+    assert spending.sums(database, [(KEY, "k", 7, 8)]) == ("a:2", [42])
+    database.upsert_usage([], Batch("b:1", [row("k", "lab", "m", 7, MAX_COUNT)]))
+    assert spending.sums(database, [(KEY, "k", 7, 8)])[1] == [MAX_COUNT], "sums end where they fit 64 bits"
+
+
+def test_a_batch_that_fails_leaves_nothing_of_it(database: Database) -> None:
+    broken = Batch("a:1", [row("k", "", "m", 7, 30), ("k", None)])  # type: ignore[list-item]
+    with pytest.raises(Exception, match="binding"):
+        database.upsert_usage([("k", 7, 1, 2, 3, 0, 0, 0)], broken)
+    assert database.load_usage(7) == []
+    database.upsert_usage([], Batch("a:1", [row("k", "", "m", 7, 30)]))
+    assert spending.sums(database, [(KEY, "k", 7, 8)]) == ("a:1", [30])
+
+
+def test_budgets_find_their_own_period(database: Database) -> None:
+    rows = [row("k", "lab", "m", 7, 1), row("k", "lab", "n", 8, 2), row("j", "lab", "m", 8, 4), row("k", "old", "m", 8, 8)]
+    database.upsert_usage([], Batch("a:1", rows))
+    asked = [(KEY, "k", 7, 9), (KEY, "k", 8, 9)]
+    asked += [(TENANT, "lab", 7, 9), (TENANT, "lab", 8, 9), (TENANT, "old", 0, 9), (TENANT, "", 0, 9)]
+    assert spending.sums(database, asked)[1] == [11, 10, 7, 6, 8, 0]
+
+
+def test_sums_are_by_what_was_asked_for_and_deleted_keys_are_among_them(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, _ = keys.create(database, {"name": "ann"}, "test")
+    keys.delete(database, record.id, "test")
+    rows = [row(record.id, "lab", "m", 7, 1), row(record.id, "lab", "n", 7, 2), row("j", "", "m", 8, 4)]
+    database.upsert_usage([], Batch("a:1", rows))
+    found: dict[tuple[str | int, ...], list[int]] = {}
+    for day in (7, 8):
+        spending.add_day(database, day, ["model", "day"], found)
+    assert {known: sums[6] for known, sums in found.items()} == {("m", 7): 1, ("n", 7): 2, ("m", 8): 4}
+    found = {}
+    for day in (7, 8):
+        spending.add_day(database, day, ["key"], found)
+    assert found[record.id,] == [20, 10, 2, 0, 4, 2, 3, 0]
+    assert spending.names_of(database, [record.id, "j"]) == {record.id: "ann"}
+    monkeypatch.setattr(spending, "MAX_GROUPS", 1)
+    with pytest.raises(spending.TooManyGroups):
+        spending.add_day(database, 7, ["model"], {})
+
+
+def test_what_is_pruned_is_gone_from_both_tables(database: Database) -> None:
+    for day in (7, 8):
+        database.upsert_usage([("k", day, 1, 2, 3, 0, 0, 0)], Batch(f"a:{day}", [row("k", "", "m", day, 1)]))
+    database.prune(8)
+    assert database.rows("SELECT DISTINCT day FROM spending") == [(8,)]
