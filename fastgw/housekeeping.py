@@ -23,7 +23,7 @@ from fastgw.limits.account import Account
 from fastgw.limits.key import Batch, KeyRecord, UsageRow
 from fastgw.limits.ledger import day_of, seconds_to_midnight
 from fastgw.limits.meter import Meters
-from fastgw.limits.purse import KEY, Asked, Purse, Sums
+from fastgw.limits.purse import KEY, MOST_SPENT, Asked, Purse, Sums
 from fastgw.net.clock import micros, monotonic
 
 LOOK_S: Final = 0.25
@@ -32,7 +32,7 @@ FORGET_S: Final = 10.0  # a head that nobody has brought again for this long, to
 AFTER_MIDNIGHT_S: Final = 0.002
 MOST_KEYS: Final = 5000  # whose usage is one batch of the store's
 MOST_SUMS: Final = 500  # budgets of which is asked at once what they have seen
-MOST_SPENT: Final = 2000  # rows of what was spent in one batch: two milliseconds
+MOST_ROWS: Final = 2000  # rows of what was spent in one batch: two milliseconds
 MOST_DAYS: Final = 64  # of which it is not known what the store has; only while it cannot be read are there several
 SWEEP: Final = 5000  # meters looked at in one look: a million in less than a minute
 CROWD: Final = 32 << 20  # bytes of bodies at once, after which memory is given back
@@ -214,7 +214,7 @@ class Housekeeping:
         for purse, count in zip(purses, counts, strict=True):
             days = range(purse.begins, purse.ends) if spent else ()
             more = sum(spent.get((purse.kind == KEY, purse.name, day), 0) for day in days)
-            purse.restore(purse.begins, count + more)
+            purse.restore(purse.begins, min(count + more, MOST_SPENT))
 
     def _tell_crossed(self) -> None:
         """Of each budget that has crossed a line: in the log, among the counters, and to whoever else wants to know."""
@@ -330,7 +330,7 @@ class Housekeeping:
         books = self._core.accounts.books
         if self._spent is None and len(books):
             self._batches += 1
-            self._spent = Batch(f"{self._instance}:{self._batches}", books.take(MOST_SPENT))
+            self._spent = Batch(f"{self._instance}:{self._batches}", books.take(MOST_ROWS))
         self._more = bool(touched or len(books))
         touched.extend(self._unwritten)
         self._unwritten = []

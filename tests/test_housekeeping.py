@@ -16,7 +16,7 @@ from fastgw.housekeeping import MOST_KEYS, PIECE, SWEEP, Housekeeping
 from fastgw.limits.account import Account, pursed
 from fastgw.limits.key import Batch, UsageRow
 from fastgw.limits.ledger import DAY_S
-from fastgw.limits.purse import KEY, TENANT
+from fastgw.limits.purse import KEY, MOST_SPENT, TENANT
 from fastgw.limits.spending import Books
 
 
@@ -90,6 +90,8 @@ async def test_a_budget_is_told_all_that_was_spent_and_nothing_twice() -> None:
     assert (own.spent, shared.spent) == (5011, 5111)
     house.take_sums([own, shared], (batch.id, [5001, 5001]))
     assert (own.spent, shared.spent) == (5011, 5111), "the batch is in the sums by now"
+    house.take_sums([own, shared], (batch.id, [1 << 63, 1 << 64]))
+    assert (own.spent, shared.spent) == (MOST_SPENT, MOST_SPENT), "more than 64 bits is as much as they hold"
     store.finish(False)
     house.flush()
     assert store.spent is batch, "what may have been written is handed over as it was"

@@ -58,6 +58,8 @@ class Price:
             return 0
         # (Thousands of them first: money times a thousand may be more than 64 bits.)
         thousands = money // self.output
+        if thousands >= _most // 1000:
+            return _most
         return thousands * 1000 + (money - thousands * self.output) * 1000 // self.output
 
 
