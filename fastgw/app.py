@@ -51,6 +51,7 @@ from fastgw.policy.route import serving
 from fastgw.policy.routing import strategy_for
 from fastgw.stats import EventLog, NullLog, Stats
 from fastgw.tasks import Tasks
+from fastgw.traces import tracer_for
 from fastgw.upstream.discovery.follower import Follower
 from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.health import AT_ONCE, Health
@@ -162,6 +163,7 @@ class Gateway:
             # What the environment insists on holds for an embedded gateway too, whose configuration did not come from there.
             twins.select(twins.asked() if config.native == "auto" else config.native)
             shown = doors.shown_to_clients(config)
+            tracer = tracer_for(config, self.stats, self.log)
         except (ImportError, ValueError, TlsError) as error:
             raise StartError(str(error)) from error
         loop = asyncio.get_running_loop()
@@ -181,6 +183,7 @@ class Gateway:
             looks_after = (config, self.log, fleet.publish, self._room, shortage, fleet.events)
             health = self._health = Health(lambda: fleet.pools, *looks_after)
             core = self._put_together(reactor, health, who)
+            core.tracer = tracer
             LocalEndpoints(core, tasks.spawn)
             await health.resolve_all(RESOLVE_WAIT_S)
         except BaseException as error:
@@ -200,6 +203,8 @@ class Gateway:
         self._discovery = Follower(fleet, self.log, tasks.spawn)
         await self._discovery.start(config, RESOLVE_WAIT_S)
         keeping.start()
+        if tracer is not None:
+            tracer.start(loop)
         door.runners.follow(config)
         metrics = self._show(core, tasks, keeping, door.runners)
         if config.control_listen:
@@ -247,9 +252,8 @@ class Gateway:
         """What looks after keys and usage from now on, with what has been used already."""
         core = self.core
         assert core is not None
-        keeping = self._keeping = Housekeeping(
-            core, loop, meters=self._meters, store=self._state, flush_s=self.config.flush_interval_s
-        )
+        flush_s = self.config.flush_interval_s
+        keeping = self._keeping = Housekeeping(core, loop, meters=self._meters, store=self._state, flush_s=flush_s)
         keeping.restore(usage, self._state.sums_at_start if self._state is not None else None)
         if self._state is not None:
             self._state.start(loop, keeping.keys_changed)
@@ -288,13 +292,10 @@ class Gateway:
             return
         from fastgw.upstream.scheduler import Scheduler
 
+        every_s, wait_s = config.scheduler_interval_s, config.health_timeout_s
         self._scheduler = Scheduler(
-            lambda: fleet.pools,
-            interval_s=config.scheduler_interval_s,
-            timeout_s=config.health_timeout_s,
-            log=self.log,
-            changed=self._room,
-        )
+            lambda: fleet.pools, interval_s=every_s, timeout_s=wait_s, log=self.log, changed=self._room
+        )  # fmt: skip
         self._looks = tasks.spawn("scheduler", self._scheduler.run())
 
     # --- other settings, while it runs
@@ -481,6 +482,8 @@ class Gateway:
             self._keeping.stop()
             self._keeping = None
         await self._close_state()
+        if core.tracer is not None:
+            await core.tracer.close()
         if self._tasks is not None:
             await self._tasks.close()
         if self._reactor is not None:

@@ -406,7 +406,7 @@ def _help(command: str, description: str) -> str:
             notes.insert(0, ", ".join(choice for choice in row.choices if choice))
         if row.env:
             notes.append("env " + ", ".join(row.env))
-        help_ = f"no effect yet: {row.reserved}" if row.reserved else _plain(row.help)
+        help_ = _plain(row.help)
         if notes:
             help_ += f" ({'; '.join(notes)})"
         help_ = help_.replace("%", "%%")

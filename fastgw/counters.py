@@ -45,6 +45,10 @@ def _reloaded(value: str) -> Counter:
     return Counter("gateway_reloads_total", "How often the configuration was read again.", "result", value)
 
 
+def _untraced(value: str) -> Counter:
+    return Counter("gateway_traces_lost_total", "Sampled requests whose traces nobody has.", "why", value)
+
+
 UNTOLD: Final = Counter("", "")
 """For tests and programs that embed a gateway: no metric."""
 
@@ -119,6 +123,9 @@ class Counters:
         "gateway_shortages_total", "Sockets that could not be made or watched for want of open files, memory or room.")]
     access_dropped: Annotated[int, Counter(
         "gateway_log_lines_dropped_total", "Log lines dropped because nobody took them.")]
+    traces_exported: Annotated[int, Counter("gateway_traces_exported_total", "Requests whose traces the collector has taken.")]
+    traces_dropped: Annotated[int, _untraced("queue")]
+    traces_failed: Annotated[int, _untraced("collector")]
     limited_ip: Annotated[int, _limited("ip")]
     limited_requests: Annotated[int, _limited("requests")]
     limited_tokens: Annotated[int, _limited("tokens")]

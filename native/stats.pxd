@@ -9,4 +9,5 @@ cdef class Stats:
     cdef public long long budget_cut, budget_refused, budgets_spent, budgets_warned
     cdef public long long refused_total, reloads_failed, reloads_ok, replays_total, retries_refused, retries_total, shortages, stalled
     cdef public long long store_failures, tokens_cached, tokens_estimated, tokens_generated, tokens_prompted, tokens_reasoning
-    cdef public long long truncations_total, upstream_open, dials_warm, reused_total, stale_avoided
+    cdef public long long traces_dropped, traces_exported, traces_failed, truncations_total, upstream_open
+    cdef public long long dials_warm, reused_total, stale_avoided

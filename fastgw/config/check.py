@@ -17,11 +17,11 @@ import msgspec
 
 from fastgw.config.address import is_loopback, parse_host, reaches
 from fastgw.config.entries import EngineConfig, RouteConfig
-from fastgw.config.grammar import KEY, admin_keys_in
+from fastgw.config.grammar import KEY, admin_keys_in, collector
 from fastgw.config.in_vain import in_vain
 from fastgw.config.paying import PriceConfig, TenantConfig, clashes
 from fastgw.config.row import value_problem
-from fastgw.config.table import DEFAULTS, TABLE, Settings
+from fastgw.config.table import TABLE, Settings
 
 Found = list[tuple[str, str]]
 
@@ -165,6 +165,8 @@ def problems(settings: Settings, *, keyed: bool) -> Found:
     found.extend(clashes(settings.prices, settings.tenants))
     found.extend(_tls(settings))
     found.extend(_discovery(settings))
+    if settings.enable_otlp_tracing and settings.otlp_endpoint:  # (who sends none may have another's endpoint around)
+        found.extend(("otlp_endpoint", problem) for problem in collector(settings.otlp_endpoint))
     if settings.runner_timeout_s <= settings.runner_heartbeat_s:
         found.append(("runner_timeout_s", "must be more than runner_heartbeat_s: who is asked must have time to answer"))
     if settings.gpu and not settings.control_listen:
@@ -270,13 +272,9 @@ def _open_to_others(settings: Settings, keyed: bool) -> Found:
     )]  # fmt: skip
 
 
-def reserved_notes(settings: Settings, *, keyed: bool) -> list[str]:
-    """A warning for each setting that is accepted without an effect: nobody must rely on a limit that does not hold."""
-    notes = [
-        f"{row.name} is set, but this version does not act on it: {row.reserved}"
-        for row in TABLE
-        if row.reserved and getattr(settings, row.name) != DEFAULTS[row.name]
-    ]
+def notes_on(settings: Settings, *, keyed: bool) -> list[str]:
+    """A warning for each setting that does less, or shows more, than whoever set it may think."""
+    notes: list[str] = []
     if (settings.admin_key or settings.admin_keys) and not settings.control_listen:
         notes.append("admin_key is set, but control_listen is not: there is no admin API")
     if settings.admin_keys_file and _open_to_others_of(settings.admin_keys_file):
@@ -291,4 +289,8 @@ def reserved_notes(settings: Settings, *, keyed: bool) -> list[str]:
         notes.append("cors_origins is *: where no key is asked for, every web page may use the gateway")
     if settings.control_listen and not settings.state_dir and settings.admin_key:
         notes.append("the admin API can make no keys: state_dir is not set")
+    if settings.enable_otlp_tracing and settings.otlp_endpoint.rstrip("/").endswith(":4317"):
+        notes.append("otlp_endpoint: 4317 is where collectors take gRPC, and traces go over HTTP: 4318 is its port")
+    if settings.trace_contents and settings.enable_otlp_tracing:
+        notes.append("trace_contents is set: prompts and answers go to the collector")
     return [*notes, *_tls_notes(settings), *in_vain(settings)]

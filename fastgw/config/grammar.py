@@ -71,6 +71,15 @@ def gpu_names(entries: Sequence[str]) -> list[str]:
     return [f"{name!r} is no set of names: {', '.join(GPU_NAMES)}" for name in entries if name not in GPU_NAMES]
 
 
+def collector(text: str) -> list[str]:
+    try:
+        fine = not parse_engine_url(text).unix_path
+    except ValueError:
+        fine = False
+    wanted = "must be http://host:port or https://host:port and a plain path; keys go into OTEL_EXPORTER_OTLP_HEADERS"
+    return [] if fine else [wanted]
+
+
 def host_port(text: str) -> list[str]:
     if not text:
         return []

@@ -30,6 +30,9 @@ TlsVersion = Literal["1.2", "1.3"]
 ClientAuth = Literal["required", "optional"]
 MetricsBy = Literal["", "key", "tenant"]
 GpuNames = Literal["seed", "dcgm", "nvidia_smi"]
+TraceSampler = Literal[
+    "always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
+]  # fmt: skip
 Priority = Literal["high", "normal", "low"]  # the first served first
 
 PROFILES: Final[tuple[Profile, ...]] = tuple(name for name in get_args(Profile) if name)

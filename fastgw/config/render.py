@@ -139,9 +139,8 @@ def _setting_rows(section: str) -> Iterator[str]:
         if row.section == section:
             shown = default_text(DEFAULTS[row.name])
             variables = ", ".join(f"`{name}`" for name in row.env)
-            meaning = row.help + (f". **No effect yet**: {row.reserved}" if row.reserved else "")
             default = f"`{shown}`" if shown else ""
-            yield f"| `{row.name}` | {default} | {_type_text(row)} | {row.reload} | {variables} | {_cell(meaning)} |"
+            yield f"| `{row.name}` | {default} | {_type_text(row)} | {row.reload} | {variables} | {_cell(row.help)} |"
 
 
 def _profile_rows() -> Iterator[str]:
@@ -156,7 +155,7 @@ def markdown() -> str:
     """The whole configuration page."""
     parts = [_INTRO]
     for section in SECTIONS:
-        title = "Understood, without effect yet" if section == "Reserved" else section
+        title = section
         if section == "Engines":
             parts.append(_ENGINES + "\n".join(_engine_rows()) + "\n")
             title = "Engines: settings of the gateway"
@@ -169,10 +168,7 @@ def markdown() -> str:
         if section == "Money":
             parts.append(_MONEY + "\n".join(_money()))
             title = "Money: settings"
-        note = ""
-        if section == "Reserved":
-            note = "These are accepted so that existing files keep working. Setting one of them logs a warning at start.\n\n"
-        parts.append(f"## {title}\n\n{note}" + "\n".join(_setting_rows(section)) + "\n")
+        parts.append(f"## {title}\n\n" + "\n".join(_setting_rows(section)) + "\n")
     parts.append(_PROFILES + "\n".join(_profile_rows()) + "\n")
     return "\n".join(parts)
 

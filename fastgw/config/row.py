@@ -33,9 +33,8 @@ class Setting(msgspec.Struct, frozen=True):
     tenants, shares. ``env`` holds
     the variables that set it beside ``FASTGW_<NAME>``, the one that wins first. ``zero`` says what 0 means where 0 is outside
     the range, ``auto`` what an auto_int is that is not set. ``check`` tells what is wrong with a value of the right type.
-    ``reserved`` says what does *not* happen although the setting is accepted. ``reload`` says for whom a new value holds when a
-    gateway that runs reads its settings again: :data:`AT_ONCE` for requests from then on, :data:`CONNECTIONS` for those on
-    connections from then on, :data:`RESTART` for nobody.
+    ``reload`` says for whom a new value holds when a gateway that runs reads its settings again: :data:`AT_ONCE` for requests
+    from then on, :data:`CONNECTIONS` for those on connections from then on, :data:`RESTART` for nobody.
     """
 
     name: str
@@ -48,7 +47,6 @@ class Setting(msgspec.Struct, frozen=True):
     zero: str = ""
     auto: str = ""
     secret: bool = False
-    reserved: str = ""
     section: str = ""
     check: Callable[[Any], list[str]] | None = None
     reload: str = AT_ONCE
@@ -86,12 +84,6 @@ def seconds(help_: str, *env: str, zero: str = "", low: float = 0.001) -> Settin
     return Setting("", "", help_, env, minimum=low, maximum=_DAY, zero=zero)
 
 
-def reserved(help_: str, consequence: str, *env: str, secret: bool = False, high: float | None = None) -> Setting:
-    """A setting that is accepted without an effect; ``consequence`` says what does not happen."""
-    low = None if high is None else 0
-    return Setting("", "", help_, env, minimum=low, maximum=high, secret=secret, reserved=consequence, reload="")
-
-
 def rows_of(fields: type[msgspec.Struct], section: str = "") -> tuple[Setting, ...]:
     """The rows of what ``fields`` itself declares (not its bases), in their order; fields without one are no settings."""
     found = []
@@ -103,7 +95,7 @@ def rows_of(fields: type[msgspec.Struct], section: str = "") -> tuple[Setting, .
             found.append(
                 Setting(
                     name, kind, one.help, one.env, choices, one.minimum, one.maximum, one.zero, one.auto, one.secret,
-                    one.reserved, section, one.check, one.reload,
+                    section, one.check, one.reload,
                 )
             )  # fmt: skip
     return tuple(found)
@@ -147,7 +139,7 @@ def range_text(row: Setting) -> str:
 def wanted(row: Setting) -> str:
     """What a number must be as this setting's, with its range."""
     if row.kind == "float":
-        return f"a number of seconds from {range_text(row)}"
+        return f"a number{' of seconds' if row.name.endswith('_s') else ''} from {range_text(row)}"
     size = " of bytes (files, variables and flags take 64MiB too)" if row.name.endswith("_bytes") else ""
     return f"a whole number{size} from {range_text(row)}"
 

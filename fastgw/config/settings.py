@@ -57,7 +57,7 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigErrors(ConfigError("Config", name, message) for name, message in found)
         force_setattr(self, "host", parse_host(self.host))
         force_setattr(self, "engines", _inherit(self))
-        notes += check.reserved_notes(self, keyed=bool(digests))
+        notes += check.notes_on(self, keyed=bool(digests))
         force_setattr(self, "warnings", tuple(dict.fromkeys([*self.warnings, *notes])))
 
     def __repr__(self) -> str:

@@ -103,6 +103,9 @@ def _call(exchange: ExchangeState, pool: Pool, probe: bool) -> Attempt:
         exchange.call.part()
     call = attempt_for(exchange, pool, probe)
     exchange.call = call
+    trace = exchange.trace
+    if trace is not None:
+        trace.asks(call, exchange.detail)
     return call
 
 

@@ -102,6 +102,8 @@ class Attempt(Call):
         exchange.own_s = now - exchange.at if exchange.own_s < 0.0 else exchange.own_s
         self.sent_at = exchange.sent_at = now
         start = request_start(exchange, engine)
+        if exchange.trace is not None:
+            start = exchange.trace.told(start)
         upload = exchange.upload
         if upload is not None and not upload.joined:
             upload.begin(exchange, self, start)
@@ -303,9 +305,7 @@ class Attempt(Call):
         self.reused = False
         self._exchange.call_failed(failure, False, why, None)
 
-    def _start_relay(
-        self, exchange: ExchangeState, head: ResponseHead, source: BodySource, extra: bytes, rest: bytes
-    ) -> None:
+    def _start_relay(self, exchange: ExchangeState, head: ResponseHead, source: BodySource, extra: bytes, rest: bytes) -> None:
         """The answer comes in several reads (or is a stream): its head goes down now."""
         if exchange.upload is None or exchange.upload.sent_whole:
             exchange.let_body_go()

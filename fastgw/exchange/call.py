@@ -29,7 +29,7 @@ class Call(Carrier):
     """See the head of this file. ``probe``: it is the one that an open breaker lets through."""
 
     __slots__ = (
-        "core", "ended", "faulty", "first_byte_at", "head", "makes", "pool", "probe", "reads", "relay", "rest", "reused",
+        "core", "ended", "faulty", "first_byte_at", "head", "left_at", "makes", "pool", "probe", "reads", "relay", "rest", "reused",
         "sent_at", "settled", "source", "stream", "watch",
     )  # fmt: skip
 
@@ -47,6 +47,7 @@ class Call(Carrier):
         self.faulty = False  # the engine answered that it failed; the verdict falls when the answer ends
         self.sent_at = 0.0  # monotonic clock, 0.0 = not yet
         self.first_byte_at = 0.0
+        self.left_at = 0.0  # it was given up
         self.source: Source | None = None  # what reads its answer's body, None = its head has not come
         self.rest = b""  # what has come of the body, and has not been fed to that yet
         self.ended = False  # the engine has closed: no more comes
@@ -144,6 +145,7 @@ class Call(Carrier):
             self.core.let_finish(self)
             return
         self.stream = None
+        self.left_at = monotonic()
         engine.inflight -= 1
         if self.sent_at:
             engine.answered_total += 1

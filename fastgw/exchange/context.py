@@ -259,6 +259,7 @@ class Context(Service):
         "table",
         "tally",
         "today",
+        "tracer",
         "trusted",
         "walk",
     )
@@ -288,6 +289,7 @@ class Context(Service):
         # Which engines would be asked for a request by a table, as the filter that routes says.
         self.serving: Callable[[UpstreamTable, Any], Group | None] = _as_it_was
         self.merger: Any = None  # holds embedding requests together, where that is wanted
+        self.tracer: Any = None  # traces requests, where that is wanted (``observe.trace``)
         self.today = day_of(time())  # the UTC day that usage counts for; the housekeeping turns it
         self.shares: dict[object, int] = {}  # of the memory for bodies, by who holds more than a little
         self.most_held = 0  # bytes of bodies at once, since :meth:`most_bodies` was asked last

@@ -57,6 +57,8 @@ def exchange_for(
     """A new exchange, and whoever answers ``client``."""
     made = Exchange.__new__(Exchange)
     made.make(gateway, client, head, endpoint, request_id)
+    if gateway.tracer is not None:
+        made.trace = gateway.tracer.begin(head)
     client.sink = made
     return made
 

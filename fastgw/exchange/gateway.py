@@ -25,7 +25,7 @@ from fastgw.exchange.exchange import Exchange, exchange_for
 from fastgw.exchange.filter import Filter, hooks
 from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import DONE
-from fastgw.exchange.record import AccessLog, AccessRecord, AccessSink, Records
+from fastgw.exchange.record import AccessLog, AccessRecord, AccessSink, Records, ids_of
 from fastgw.exchange.tally import UNCOUNTED, Tally
 from fastgw.exchange.unread import Unread
 from fastgw.exchange.upload import Upload
@@ -107,6 +107,8 @@ class GatewayCore(Context):
     def follow(self, config: Config, hooked: Callable[[str], tuple[Any, ...]], strategy: Strategy) -> None:
         """As :meth:`Context.follow`; heads are judged anew."""
         super().follow(config, hooked, strategy)
+        if self.tracer is not None:
+            self.tracer.follow(config)
         self.endpoints = EndpointTable(
             config.passthrough_paths, bool(config.runner_auth_token), config.show_runners, config.metrics_public
         )
@@ -214,9 +216,8 @@ class GatewayCore(Context):
         return known.of(head) if known.peer_ip == stream.peer_ip and known.trusted == stream.trusted else None
 
     def _remembered(self, exchange: Exchange) -> Judgement:
-        known = Judgement(
-            exchange.head, self.version, self.max_body_bytes, exchange.endpoint, exchange.key_id, exchange.account
-        )  # fmt: skip
+        head, endpoint = exchange.head, exchange.endpoint
+        known = Judgement(head, self.version, self.max_body_bytes, endpoint, exchange.key_id, exchange.account)
         known.peer_ip = exchange.client.peer_ip
         known.trusted = exchange.client.trusted
         known.meter = exchange.meter
@@ -225,9 +226,7 @@ class GatewayCore(Context):
         known.client_ip = exchange.client_ip
         return known
 
-    def _admit_unusual(
-        self, exchange: Exchange, head: RequestHead, endpoint: Endpoint | None
-    ) -> Endpoint | None:
+    def _admit_unusual(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint | None) -> Endpoint | None:
         """What most requests do not have: a path by prefix, another method, an expectation.
 
         None = answered already.
@@ -306,7 +305,7 @@ class GatewayCore(Context):
     def crashed(self, client: ClientStream, error: BaseException) -> None:
         """A bug: log it, answer 500 where an answer is still possible, close, and live on."""
         exchange = client.sink
-        self.log.error("internal error", error=errors.described(error))
+        self.log.error("internal error", error=errors.described(error), **ids_of(exchange))
         if isinstance(exchange, Exchange) and exchange.phase != DONE:
             try:
                 exchange.abandon("internal", type(error).__name__)
@@ -348,6 +347,8 @@ class GatewayCore(Context):
         access = self._access
         if access is not None:
             access.ended(exchange, outcome, now)
+        if one.trace is not None:
+            self.tracer.ended(exchange, outcome, now)
 
     # --- ids and lines
     def request_id(self, head: RequestHead) -> bytes:

@@ -37,6 +37,7 @@ class AccessRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ttft_s: float = -1.0  # from the first byte of the request to the first token
     stream: bool = False
     served_model: str = ""  # that it was sent to, where that is not the one that it names
+    trace_id: str = ""  # hexadecimal; where requests are traced
     error: str = ""  # the name of its kind
     detail: str = ""
 
@@ -101,6 +102,19 @@ def streamed(exchange: ExchangeState) -> bool:
     return relay.sse is not None or (relay.dialect is not None and call.head is not None and not call.head.json)
 
 
+def traced(exchange: ExchangeState) -> str:
+    """The id of its trace, "" = none."""
+    return exchange.trace.trace_id.decode() if exchange.trace is not None else ""
+
+
+def ids_of(exchange: object) -> dict[str, str]:
+    """By what a line that tells of ``exchange`` is found again."""
+    if not isinstance(exchange, ExchangeState):
+        return {}
+    ids = {"request_id": exchange.request_id.decode("latin-1"), "trace_id": traced(exchange)}
+    return ids if ids["trace_id"] else {"request_id": ids["request_id"]}
+
+
 def record_of(exchange: ExchangeState, outcome: str, now: float) -> AccessRecord:
     """The record of an exchange that ends at ``now``."""
     head = exchange.head
@@ -133,6 +147,7 @@ def record_of(exchange: ExchangeState, outcome: str, now: float) -> AccessRecord
         ttft_s=exchange.token_at - started if exchange.token_at else -1.0,
         stream=streamed(exchange),
         served_model=exchange.substitute,
+        trace_id=traced(exchange),
         error=exchange.error_kind,
         detail=exchange.detail,
     )

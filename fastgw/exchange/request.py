@@ -12,6 +12,7 @@ from typing import Final
 from fastgw.exchange.state import ExchangeState
 from fastgw.protocol.query import with_value
 from fastgw.protocol.start import RequestStart
+from fastgw.protocol.traceparent import without
 from fastgw.upstream.target import Engine
 
 _ACCEPT_ENCODING: Final = re.compile(rb"(?im)^accept-encoding:[^\r\n]*\r\n").sub
@@ -53,6 +54,8 @@ def _fields(exchange: ExchangeState) -> bytes:
     if exchange.endpoint.metered and forward.find(b"ccept-") >= 0:
         # What is to be read, or taken out again, must not come compressed.
         forward = _ACCEPT_ENCODING(b"", forward)
+    if gateway.tracer is not None:
+        forward = without(b"", forward)  # (an engine is told of a span of its own)
     forwarded = exchange.client.forwarded or gateway.forwarded_lines(exchange.client, head)
     own = head.own
     via = gateway.hops.line(own.get(b"via") if own is not None else None, exchange.client.spoken.protocol)

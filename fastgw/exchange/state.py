@@ -21,6 +21,7 @@ from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import EVENT_COUNT, NOWHERE, PHASES, RECEIVING, TABLE, moved
 from fastgw.exchange.plan import NONE_YET, Tries
 from fastgw.exchange.session import WebSocketSession
+from fastgw.exchange.tracing import Trace
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Account
 from fastgw.limits.meter import Meter
@@ -98,6 +99,7 @@ class ExchangeState(Sink):
         "timeout_s",
         "timer",
         "token_at",
+        "trace",
         "tries",
         "upload",
         "walked",
@@ -176,6 +178,7 @@ class ExchangeState(Sink):
         self.error_kind = ""
         self.detail = ""
         self.guards: list[Callable[[], None]] | None = None
+        self.trace: Trace | None = None  # where requests are traced
 
     def __repr__(self) -> str:
         name = PHASES[self.phase]

@@ -23,7 +23,7 @@ import msgspec
 from fastgw.accel.lines import access_line, append, microseconds
 from fastgw.config.names import LogFormat, LogLevel
 from fastgw.exchange.endpoints import LOCAL
-from fastgw.exchange.record import AccessLog, AccessRecord, record_of, shown_model, shown_path
+from fastgw.exchange.record import AccessLog, AccessRecord, record_of, shown_model, shown_path, traced
 from fastgw.exchange.state import ExchangeState, model_of
 from fastgw.net.clock import monotonic
 from fastgw.observe.flood import Flood
@@ -91,6 +91,8 @@ def access_fields(record: AccessRecord) -> dict[str, object]:
         fields["estimated"] = True
     if record.queued_s >= 0:
         fields["queued_ms"] = microseconds(record.queued_s) / 1e3
+    if record.trace_id:
+        fields["trace_id"] = record.trace_id
     if record.error:
         fields["error"] = record.error
     if record.detail:
@@ -135,7 +137,9 @@ class AccessJson:
             record.duration_s, record.ttft_s, record.prompt_tokens, record.completion_tokens, record.cached_tokens,
             record.reasoning_tokens, b"",
         )  # fmt: skip
-        return self._with_rest(line, record.error, record.detail, record.queued_s, record.estimated, record.served_model)
+        return self._with_rest(
+            line, record.error, record.detail, record.queued_s, record.estimated, record.served_model, record.trace_id
+        )
 
     def of(self, exchange: ExchangeState, outcome: str, now: float) -> bytes:
         """The line of an exchange that ends at ``now``, without a record in between."""
@@ -187,7 +191,8 @@ class AccessJson:
         started = exchange.started_at
         more = bool(
             exchange.error_kind or exchange.detail or exchange.substitute or exchange.estimated or exchange.queued_s >= 0
-        )
+            or exchange.trace is not None
+        )  # fmt: skip
         line = access_line(
             self._stamp, int((at - second) * 1e3), exchange.request_id, common, exchange.bytes_in, exchange.bytes_out,
             now - started, exchange.token_at - started if exchange.token_at else -1.0, exchange.prompt_tokens,
@@ -195,12 +200,15 @@ class AccessJson:
         )  # fmt: skip
         if more:
             return self._with_rest(
-                line, exchange.error_kind, exchange.detail, exchange.queued_s, exchange.estimated, exchange.substitute
-            )
+                line, exchange.error_kind, exchange.detail, exchange.queued_s, exchange.estimated, exchange.substitute,
+                traced(exchange),
+            )  # fmt: skip
         return line
 
     @staticmethod
-    def _with_rest(line: bytes, error: str, detail: str, queued: float, estimated: bool, served: str) -> bytes:
+    def _with_rest(
+        line: bytes, error: str, detail: str, queued: float, estimated: bool, served: str, trace_id: str
+    ) -> bytes:
         if served:
             line += b',"served_model":%b' % _ENCODER.encode(_clip(served))
         if estimated:
@@ -208,6 +216,8 @@ class AccessJson:
         if queued >= 0:
             micro = microseconds(queued)
             line += b',"queued_ms":%d.%03d' % (micro // 1000, micro % 1000)
+        if trace_id:
+            line += b',"trace_id":"%b"' % trace_id.encode()
         if error:
             line += b',"error":%b' % _ENCODER.encode(error)
         if detail:

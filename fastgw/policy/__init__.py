@@ -39,6 +39,14 @@ def _explaining(config: Config) -> Filter | None:
     return Explaining.from_config(config)
 
 
+def _remembering(config: Config) -> Filter | None:
+    if not (config.enable_otlp_tracing and config.trace_contents):
+        return None
+    from fastgw.policy.contents import Remembering
+
+    return Remembering()
+
+
 ORDER: tuple[Callable[[Config], Filter | None], ...] = (
     IpLimit.from_config,
     Cors.from_config,
@@ -53,6 +61,7 @@ ORDER: tuple[Callable[[Config], Filter | None], ...] = (
     Queue.from_config,
     _mirroring,
     _explaining,
+    _remembering,
     Rewriting.from_config,
 )
 

@@ -53,7 +53,7 @@ cdef class Context(Service):
     cdef public UpstreamTable table
     cdef public Accounts accounts
     cdef public RetryBudget budget
-    cdef public object merger, responses, retry_statuses, serving
+    cdef public object merger, responses, retry_statuses, serving, tracer
     cdef public long long default_cost, default_max, today
     cdef public int bytes_per_token
     cdef public bint retries_at_all

@@ -15,13 +15,13 @@ WAITS = {
     "compat", "host", "port", "unix_socket", "http2", "state_dir", "on_corrupt_state", "control_listen", "native",
     "tls_cert_file", "tls_key_file", "tls_min_version", "tls_client_ca_file", "tls_client_auth", "control_tls",
     "gpu", "gpu_names", "gpu_processes", "gpu_exporter_host", "gpu_exporter_port", "metrics_by",
+    "enable_otlp_tracing", "otlp_endpoint",
 }  # fmt: skip
 
 
 def test_what_waits_for_a_restart_is_what_a_living_process_cannot_change() -> None:
     assert {row.name for row in TABLE if row.reload == RESTART} == WAITS
-    assert {row.reload for row in TABLE} == {"", AT_ONCE, CONNECTIONS, RESTART}
-    assert all(bool(row.reserved) == (not row.reload) for row in TABLE)
+    assert {row.reload for row in TABLE} == {AT_ONCE, CONNECTIONS, RESTART}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_what_waits_for_a_restart_is_what_a_living_process_cannot_change() -> No
         ({"require_key": True}, {}, (), ("require_key",)),
         ({}, {"api_keys": ["one"]}, ("api_keys",), ()),
         ({}, {"engines": [EngineConfig(url="http://a")]}, ("engines",), ()),
-        ({"otlp_endpoint": "http://a"}, {}, (), ()),
+        ({"gpu_exporter_port": 1}, {}, (), ()),
     ],
 )
 def test_what_holds(before: dict[str, Any], after: dict[str, Any], changed: tuple[str, ...], pending: tuple[str, ...]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from fastgw.config import Config, ConfigErrors, EngineConfig, load
-from fastgw.config.table import BY_NAME
 from tests.config.test_load import told, write
 
 SECRET = "sk-very-secret"
@@ -232,6 +231,7 @@ def test_a_mistake_is_told_with_what_may_stand_there(variable: str, text: str, s
         ("port", "80"), ("replay", 1), ("health_interval_s", 0.0),
         ("runner_auth_token", "guessed"), ("runner_auth_token", "a token with blanks in it"),
         ("runner_allowed_networks", ("everywhere",)), ("runner_timeout_s", 30.0), ("max_runners", 0), ("max_runners", 1025),
+        ("trace_ratio", 1.5), ("trace_queue_size", 0), ("trace_sampler", "jaeger_remote"),
     ],
 )  # fmt: skip
 def test_settings_out_of_range(setting: str, value: object) -> None:
@@ -241,18 +241,29 @@ def test_settings_out_of_range(setting: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "name", "consequence"),
+    ("endpoint", "fine"),
     [
-        ("ENABLE_OTLP_TRACING", "enable_otlp_tracing", "no traces"),
-        ("OTLP_ENDPOINT", "otlp_endpoint", "no traces"),
+        ("http://collector:4318", True), ("https://a.example/otlp/v1/traces", True), ("", True),
+        ("collector:4317", False), ("unix:/run/otlp", False), ("http://user:secret@a:4318", False),
+        ("http://a:4318?key=secret", False),
     ],
-)
-def test_a_limit_that_does_not_hold_yet_is_warned_about(variable: str, name: str, consequence: str) -> None:
-    (note,) = load({}, {variable: "1"}, "/nowhere").warnings
-    assert note.startswith(f"{name} is set, but this version does not act on it: ")
-    assert consequence in note
-    if BY_NAME[name].kind != "text":
-        assert load({}, {variable: "0"}, "/nowhere").warnings == (), "0 and false ask for nothing"
+)  # fmt: skip
+def test_a_collector_is_an_address_without_secrets(endpoint: str, fine: bool) -> None:
+    """Only where traces are sent: who sends none may have another program's endpoint in the environment."""
+    settings = {"otlp_endpoint": endpoint}
+    assert Config(**settings).otlp_endpoint == endpoint  # type: ignore[arg-type]
+    if fine:
+        assert Config(enable_otlp_tracing=True, **settings).warnings == ()  # type: ignore[arg-type]
+        return
+    with pytest.raises(ConfigErrors, match="OTEL_EXPORTER_OTLP_HEADERS") as error:
+        Config(enable_otlp_tracing=True, **settings)  # type: ignore[arg-type]
+    assert "secret" not in str(error.value)
+
+
+def test_what_of_traces_is_warned_about() -> None:
+    noted = Config(enable_otlp_tracing=True, otlp_endpoint="http://a:4317/", trace_contents=True).warnings
+    assert [note.partition(":")[0] for note in noted] == ["otlp_endpoint", "trace_contents is set"]
+    assert Config(otlp_endpoint="http://a:4317/", trace_contents=True).warnings == ()
 
 
 def test_secrets_are_in_no_repr(tmp_path: Path) -> None:

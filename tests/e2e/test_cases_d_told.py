@@ -172,6 +172,7 @@ class TestD13:
             assert_tells_nothing(answer)
             ((_, message, told),) = gw.events.errors()
             assert message == "internal error"
+            assert told["request_id"] == answer.header("x-request-id")
             assert "UnicodeDecodeError" in str(told)
             assert "fails" in str(told)
             assert PROMPT not in repr(gw.events.lines) + repr(gw.raw_records)

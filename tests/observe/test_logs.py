@@ -46,6 +46,7 @@ def record(**other: Any) -> AccessRecord:
         {"model": NASTY, "path": NASTY.encode(), "method": b"GE\xff", "client": NASTY},
         {"protocol": "h1"},
         {"protocol": "h2", "tls": "1.3"},
+        {"trace_id": "0af7651916cd43dd8448eb211c80319c", "detail": "no room"},
         {"path": b"/" + b"x" * 5000, "detail": "y" * 5000},
     ],
 )

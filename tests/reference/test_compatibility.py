@@ -84,13 +84,3 @@ def test_every_variable_and_setting_of_the_page_is_known() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert not set(re.findall(r"`([A-Z][A-Z_]+[A-Z])`", text)) - known
     assert set(re.findall(r'`compat = "([\w-]+)"`', text)) == set(PROFILES)
-
-
-def test_what_has_no_effect_yet_is_marked_so() -> None:
-    """Each reserved variable of the page stands with its warning; a kept promise rests on none."""
-    reserved = {name for row in TABLE if row.reserved for name in row.variables}
-    for promise, (_, state, setting, _) in rows().items():
-        uses = set(re.findall(r"`([A-Z_]+)`", setting)) & reserved
-        if uses:
-            assert "a warning" in setting, promise
-            assert state != "kept", promise

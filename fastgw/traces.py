@@ -1,0 +1,26 @@
+"""Whoever sends a gateway's traces, where its settings ask for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fastgw.config import Config
+from fastgw.stats import EventLog, Stats
+
+if TYPE_CHECKING:
+    from fastgw.observe.trace import Tracer
+
+EXTRA: Final = "enable_otlp_tracing needs the OpenTelemetry SDK: pip install 'fastgw[otel]'"
+
+
+def tracer_for(config: Config, stats: Stats, log: EventLog) -> Tracer | None:
+    """None where none are asked for. Raises ImportError, which says what to install, and ValueError where one of the SDK's own
+    variables cannot be used."""
+    if not config.enable_otlp_tracing:
+        return None
+    # (Imported here: the SDK takes a fifth of a second, and is not there where nobody wants it.)
+    try:
+        from fastgw.observe.trace import tracer_of
+    except ImportError as error:
+        raise ImportError(EXTRA) from error
+    return tracer_of(config, stats, log)
