@@ -16,7 +16,7 @@ EXTRA: Final = "enable_otlp_tracing needs the OpenTelemetry SDK: pip install 'fa
 def tracer_for(config: Config, stats: Stats, log: EventLog) -> Tracer | None:
     """None where none are asked for. Raises ImportError, which says what to install, and ValueError where one of the SDK's own
     variables cannot be used."""
-    if not config.enable_otlp_tracing:
+    if not config.enable_otlp_tracing or config.otel_sdk_disabled:
         return None
     # (Imported here: the SDK takes a fifth of a second, and is not there where nobody wants it.)
     try:

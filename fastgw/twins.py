@@ -59,6 +59,7 @@ MODULES: Final = (
     "exchange.request",
     "exchange.state",
     "exchange.tally",
+    "exchange.tracing",
     "exchange.tunnel",
     "limits.account",
     "limits.admission",

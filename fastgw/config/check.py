@@ -165,8 +165,7 @@ def problems(settings: Settings, *, keyed: bool) -> Found:
     found.extend(clashes(settings.prices, settings.tenants))
     found.extend(_tls(settings))
     found.extend(_discovery(settings))
-    if settings.enable_otlp_tracing and settings.otlp_endpoint:  # (who sends none may have another's endpoint around)
-        found.extend(("otlp_endpoint", problem) for problem in collector(settings.otlp_endpoint))
+    found.extend(_traces(settings))
     if settings.runner_timeout_s <= settings.runner_heartbeat_s:
         found.append(("runner_timeout_s", "must be more than runner_heartbeat_s: who is asked must have time to answer"))
     if settings.gpu and not settings.control_listen:
@@ -175,6 +174,17 @@ def problems(settings: Settings, *, keyed: bool) -> Found:
         found.append(("max_connections_per_ip", "is more than max_connections"))
     if 0 < (settings.memory_budget_bytes or 0) * 7 // 8 < settings.max_body_bytes:
         found.append(("memory_budget_bytes", "must be 8/7 of max_body_bytes or more: a body of that size could never be taken"))
+    return found
+
+
+def _traces(settings: Settings) -> Found:
+    if not settings.enable_otlp_tracing or settings.otel_sdk_disabled:
+        return []  # who sends none may have what is another program's in the environment
+    found: Found = []
+    for name in ("otlp_endpoint", "otlp_traces_endpoint"):
+        url = getattr(settings, name)
+        if url:
+            found.extend((name, problem) for problem in collector(url))
     return found
 
 
@@ -289,8 +299,8 @@ def notes_on(settings: Settings, *, keyed: bool) -> list[str]:
         notes.append("cors_origins is *: where no key is asked for, every web page may use the gateway")
     if settings.control_listen and not settings.state_dir and settings.admin_key:
         notes.append("the admin API can make no keys: state_dir is not set")
-    if settings.enable_otlp_tracing and settings.otlp_endpoint.rstrip("/").endswith(":4317"):
-        notes.append("otlp_endpoint: 4317 is where collectors take gRPC, and traces go over HTTP: 4318 is its port")
-    if settings.trace_contents and settings.enable_otlp_tracing:
+    if settings.enable_otlp_tracing and settings.otel_sdk_disabled:
+        notes.append("enable_otlp_tracing is set, and so is otel_sdk_disabled: no traces are sent")
+    elif settings.trace_contents and settings.enable_otlp_tracing:
         notes.append("trace_contents is set: prompts and answers go to the collector")
     return [*notes, *_tls_notes(settings), *in_vain(settings)]

@@ -33,6 +33,8 @@ GpuNames = Literal["seed", "dcgm", "nvidia_smi"]
 TraceSampler = Literal[
     "always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
 ]  # fmt: skip
+OtlpProtocol = Literal["", "http/protobuf", "grpc"]
+OtlpCompression = Literal["none", "gzip", "deflate"]
 Priority = Literal["high", "normal", "low"]  # the first served first
 
 PROFILES: Final[tuple[Profile, ...]] = tuple(name for name in get_args(Profile) if name)

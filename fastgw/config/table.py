@@ -31,17 +31,17 @@ from fastgw.config.names import (
     QueueOrder,
     SchedulerMode,
     TlsVersion,
-    TraceSampler,
     UpstreamProtocol,
 )
 from fastgw.config.paying import Paying
 from fastgw.config.row import CONNECTIONS, RESTART, Setting, row, rows_of, seconds, within
+from fastgw.config.tracing import Tracing
 from fastgw.twins import Mode
 
 GIB: Final = 1 << 30
 
 
-class Listening(Paying, frozen=True, kw_only=True):
+class Listening(Tracing, frozen=True, kw_only=True):
     """Where it listens."""
 
     compat: Annotated[Profile, row(
@@ -480,38 +480,6 @@ class Gpus(Metrics, frozen=True, kw_only=True):
     )] = 9101
 
 
-class Tracing(Gpus, frozen=True, kw_only=True):
-    """Traces of requests."""
-
-    enable_otlp_tracing: Annotated[bool, row(
-        "send traces to otlp_endpoint ([traces.md](traces.md)); needs the extra `otel`",
-        "ENABLE_OTLP_TRACING", reload=RESTART,
-    )] = False
-    otlp_endpoint: Annotated[str, row(
-        "the collector, which takes OTLP over HTTP: http://host:port, to which /v1/traces is added where it does not end so; "
-        "empty = http://localhost:4318",
-        "OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT",
-        reload=RESTART,
-    )] = ""
-    trace_sampler: Annotated[TraceSampler, row(
-        "which requests are traced: all, none, or the share trace_ratio; parentbased = those with a traceparent as that says, "
-        "of the others all, none or that share",
-        "OTEL_TRACES_SAMPLER",
-    )] = "parentbased_traceidratio"
-    trace_ratio: Annotated[float, within(0, 1,
-        "the share of requests that are traced, by their trace ids, where trace_sampler goes by a ratio",
-        "OTEL_TRACES_SAMPLER_ARG",
-    )] = 1.0
-    trace_queue_size: Annotated[int, within(1, 65536,
-        "requests whose traces wait to be sent at most; those beyond it are left out, and counted",
-        "OTEL_BSP_MAX_QUEUE_SIZE",
-    )] = 2048
-    trace_contents: Annotated[bool, row(
-        "put prompts and answers into traces, up to 64 KiB of each: whoever reads the collector reads them",
-        "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
-    )] = False
-
-
 _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "Listening": Listening, "Engines": Engines, "Choosing engines": Choosing, "Access": Access,
     "Limits": Limits, "Rates and quotas": Rates, "Money": Paying,
@@ -521,7 +489,7 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
 SECTIONS: Final = tuple(_SECTIONS)
 TABLE: Final[tuple[Setting, ...]] = tuple(one for title, fields in _SECTIONS.items() for one in rows_of(fields, title))
 BY_NAME: Final[dict[str, Setting]] = {one.name: one for one in TABLE}
-Settings = Tracing
+Settings = Gpus
 """All of them."""
 
 DEFAULTS: Final[dict[str, Any]] = dict(zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True))

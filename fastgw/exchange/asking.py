@@ -104,8 +104,8 @@ def _call(exchange: ExchangeState, pool: Pool, probe: bool) -> Attempt:
     call = attempt_for(exchange, pool, probe)
     exchange.call = call
     trace = exchange.trace
-    if trace is not None:
-        trace.asks(call, exchange.detail)
+    if trace is not None and trace.sampled:
+        trace.asks(call, exchange.substitute, exchange.detail)
     return call
 
 
@@ -277,6 +277,8 @@ def _at_once(exchange: ExchangeState) -> None:
 
 def asks_another(exchange: ExchangeState, status: int) -> bool:
     """Whether another engine is asked instead of passing this answer on, or another model's."""
+    if exchange.trace is not None:
+        exchange.trace.refused(status)
     moves = status >= 429 and falls_back(exchange, FAILURE)
     retried = status in exchange.gateway.retry_statuses
     if (retried or moves) and _asks_one_more(exchange, status, moves):

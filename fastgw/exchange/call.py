@@ -29,8 +29,8 @@ class Call(Carrier):
     """See the head of this file. ``probe``: it is the one that an open breaker lets through."""
 
     __slots__ = (
-        "core", "ended", "faulty", "first_byte_at", "head", "left_at", "makes", "pool", "probe", "reads", "relay", "rest", "reused",
-        "sent_at", "settled", "source", "stream", "watch",
+        "core", "ended", "faulty", "first_byte_at", "head", "left_at", "makes", "pool", "probe", "reads", "relay", "rest",
+        "reused", "sent_at", "settled", "source", "stream", "watch",
     )  # fmt: skip
 
     def __init__(self, core: Context, pool: Pool, probe: bool) -> None:

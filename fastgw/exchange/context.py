@@ -19,6 +19,7 @@ from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import Endpoint
 from fastgw.exchange.plan import Rules
 from fastgw.exchange.tally import Tally
+from fastgw.exchange.tracing import Tracing
 from fastgw.limits.account import Account, Accounts
 from fastgw.limits.budget import RetryBudget
 from fastgw.limits.ledger import day_of
@@ -142,7 +143,7 @@ class Judgement:
     __slots__ = (
         "account", "base", "client_ip", "endpoint", "ends_at", "extra_head", "head", "key_id", "limit", "meter", "peer_ip",
         "start", "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_spoken", "told_status",
-        "told_streamed", "trusted", "version",
+        "told_streamed", "traceless", "trusted", "version",
     )  # fmt: skip
 
     def __init__(
@@ -174,6 +175,7 @@ class Judgement:
         # Of whom it was made: the connection's peer, and whether its own word about others was taken.
         self.peer_ip = ""
         self.trusted = False
+        self.traceless = False  # its head names no trace: it has been looked at
 
     def of(self, head: RequestHead) -> Judgement:
         """The same of ``head``, which is a copy of its own on another connection of the same peer."""
@@ -200,6 +202,7 @@ class Judgement:
         made.told_streamed = self.told_streamed
         made.peer_ip = self.peer_ip
         made.trusted = self.trusted
+        made.traceless = self.traceless
         return made
 
 
@@ -289,7 +292,7 @@ class Context(Service):
         # Which engines would be asked for a request by a table, as the filter that routes says.
         self.serving: Callable[[UpstreamTable, Any], Group | None] = _as_it_was
         self.merger: Any = None  # holds embedding requests together, where that is wanted
-        self.tracer: Any = None  # traces requests, where that is wanted (``observe.trace``)
+        self.tracer: Tracing | None = None  # traces requests, where that is wanted (``observe.trace``)
         self.today = day_of(time())  # the UTC day that usage counts for; the housekeeping turns it
         self.shares: dict[object, int] = {}  # of the memory for bodies, by who holds more than a little
         self.most_held = 0  # bytes of bodies at once, since :meth:`most_bodies` was asked last

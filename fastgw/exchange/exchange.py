@@ -58,7 +58,8 @@ def exchange_for(
     made = Exchange.__new__(Exchange)
     made.make(gateway, client, head, endpoint, request_id)
     if gateway.tracer is not None:
-        made.trace = gateway.tracer.begin(head)
+        known = client.known
+        made.trace = gateway.tracer.begin(head, known is not None and known.head is head and known.traceless)
     client.sink = made
     return made
 
@@ -210,7 +211,7 @@ class Exchange(ExchangeState):
             self.timer.cancel()
             self.timer = None
         if phase == QUEUED:
-            self.queued_s = monotonic() - self.queued_at + max(self.queued_s, 0.0)
+            self._waited()
         try:
             if phase == MERGING:
                 asking.ask(self)  # alone
@@ -220,6 +221,12 @@ class Exchange(ExchangeState):
             self.fail(error)
         except Exception as error:
             self.gateway.crashed(self.client, error)
+
+    def _waited(self) -> None:
+        now = monotonic()
+        self.queued_s = now - self.queued_at + max(self.queued_s, 0.0)
+        if self.trace is not None and self.trace.sampled:
+            self.trace.waited(self.queued_at, now)
 
     # --- what its calls ask of it
     def call_failed(self, failure: Failure, begun: bool, detail: str, error: GatewayError | None) -> None:
@@ -373,7 +380,7 @@ class Exchange(ExchangeState):
             self.client.refusals = 0  # (what is answered here is answered to anybody)
         self.bytes_out = self.client.sent
         if phase == QUEUED:
-            self.queued_s = monotonic() - self.queued_at + max(self.queued_s, 0.0)
+            self._waited()
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None

@@ -220,6 +220,7 @@ class GatewayCore(Context):
         known = Judgement(head, self.version, self.max_body_bytes, endpoint, exchange.key_id, exchange.account)
         known.peer_ip = exchange.client.peer_ip
         known.trusted = exchange.client.trusted
+        known.traceless = exchange.trace is not None and not exchange.trace.parent
         known.meter = exchange.meter
         known.timeout_s = exchange.timeout_s
         known.extra_head = exchange.extra_head
@@ -347,7 +348,7 @@ class GatewayCore(Context):
         access = self._access
         if access is not None:
             access.ended(exchange, outcome, now)
-        if one.trace is not None:
+        if one.trace is not None and one.trace.sampled and self.tracer is not None:
             self.tracer.ended(exchange, outcome, now)
 
     # --- ids and lines

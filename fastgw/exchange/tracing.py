@@ -1,34 +1,42 @@
 """What is known of a request's trace while it is under way: its ids, and the engines that it was sent to.
 
-Owns: what an engine is told of it, a span of its own for each attempt. Spans are made when the exchange has ended, elsewhere
-(``observe.spans``), from the times that an exchange and its calls keep in any case. Of a request that is not sampled nothing is
-kept but the ids.
+Owns: which requests are sampled, and what an engine is told of it, a span of its own for each attempt. Spans are made when the
+exchange has ended, elsewhere (``observe.spans``), from the times that an exchange and its calls keep in any case. Of a request
+that is not sampled nothing is kept but the ids.
 """
 
 from __future__ import annotations
 
 from random import getrandbits
-from typing import Final
+from typing import Any, Final
 
-from fastgw.exchange.call import Call
+from fastgw.accel.heads import RequestHead
+from fastgw.config import Config
 from fastgw.net.clock import monotonic
 from fastgw.protocol.start import RequestStart
-from fastgw.protocol.traceparent import written
+from fastgw.protocol.traceparent import parent_of, state_of
 
 MOST_ASKED: Final = 16
-"""So many engines of one request are told of: the first, and the last."""
+"""So many engines of one request are told of, and so many waits: the first ones, and the last."""
+IDS: Final = 48  # hexadecimal digits of a trace's id and its span's
+IDS_AT_ONCE: Final = 128  # made together: a call for each would cost more than all the rest
+ALL: Final = b"g"  # stands behind every hexadecimal number
+UNSAID, NOT_SAMPLED, SAMPLED = -1, 0, 1
 
 
 class Asked:
-    """One engine that was asked, or to which a connection was to be made. ``at``: since when, by the monotonic clock; ``why``:
-    how it ended, where another was asked."""
+    """One engine that was asked, or to which a connection was to be made. ``at``: since when, by the monotonic clock;
+    ``model``: in place of the one that was asked for; ``status``: its answer, where another was asked then; ``why``: how it
+    ended."""
 
-    __slots__ = ("at", "call", "span_id", "why")
+    __slots__ = ("at", "call", "model", "span_id", "status", "why")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Any, model: str, span_id: bytes) -> None:
         self.at = monotonic()
         self.call = call
-        self.span_id = b"%016x" % (getrandbits(64) or 1)
+        self.model = model
+        self.span_id = span_id
+        self.status = 0
         self.why = ""
 
 
@@ -54,7 +62,7 @@ class Contents:
 class Trace:
     """See the head of this file. Ids are hexadecimal; ``parent`` is the client's span, b"" = there is none."""
 
-    __slots__ = ("asked", "contents", "parent", "sampled", "span_id", "state", "trace_id")
+    __slots__ = ("asked", "contents", "parent", "sampled", "span_id", "state", "trace_id", "waits")
 
     def __init__(self, trace_id: bytes, span_id: bytes, parent: bytes, sampled: bool, state: bytes) -> None:
         self.trace_id = trace_id
@@ -62,22 +70,100 @@ class Trace:
         self.parent = parent
         self.sampled = sampled
         self.state = state
-        self.asked: list[Asked] = []
+        self.asked: list[Asked] | None = None
+        self.waits: list[tuple[float, float]] | None = None  # for room: from when, until when
         self.contents: Contents | None = None
 
-    def asks(self, call: Call, why: str) -> None:
+    def asks(self, call: Any, model: str, why: str) -> None:
         """An engine is about to be asked; ``why`` the one before it has not answered."""
-        if not self.sampled:
-            return
         asked = self.asked
-        if asked:
-            asked[-1].why = why or "no room"
+        if asked is None:
+            asked = self.asked = []
+        else:
+            last = asked[-1]
+            last.why = why or "no room"
             if len(asked) == MOST_ASKED:
                 del asked[-1]
-        asked.append(Asked(call))
+        asked.append(Asked(call, model, b"%016x" % (getrandbits(64) or 1)))
+
+    def refused(self, status: int) -> None:
+        """The engine that was asked last has answered ``status``, and another may be asked for it."""
+        if self.asked is not None:
+            last = self.asked[-1]
+            last.status = status
+
+    def waited(self, start: float, end: float) -> None:
+        """The request has waited for room."""
+        if self.waits is None:
+            self.waits = []
+        elif len(self.waits) == MOST_ASKED:
+            del self.waits[-1]
+        self.waits.append((start, end))
 
     def told(self, start: RequestStart) -> RequestStart:
         """``start`` as the engine gets it that is asked now: its span is the parent of that engine's."""
-        span_id = self.asked[-1].span_id if self.asked else self.span_id
-        lines = written(self.trace_id, span_id, self.sampled, self.state)
-        return RequestStart(start.method, start.target, lines + start.fields, start.upgrade)
+        span_id = self.span_id
+        if self.asked is not None:
+            last = self.asked[-1]
+            span_id = last.span_id
+        fields = b"".join(
+            (
+                b"traceparent: 00-",
+                self.trace_id,
+                b"-",
+                span_id,
+                b"-01\r\n" if self.sampled else b"-00\r\n",
+                b"tracestate: %b\r\n" % self.state if self.state else b"",
+                start.fields,
+            )
+        )
+        return RequestStart(start.method, start.target, fields, start.upgrade)
+
+
+class Tracing:
+    """Gives requests their traces."""
+
+    __slots__ = ("_at", "_bound", "_ids", "_parents")
+
+    def __init__(self, config: Config) -> None:
+        self._ids = b""
+        self._at = 0
+        self.follow(config)
+
+    def follow(self, config: Config) -> None:
+        """Sample by other settings from now on."""
+        name = config.trace_sampler
+        share = {"always_on": 1.0, "always_off": 0.0}.get(name.removeprefix("parentbased_"), config.trace_ratio)
+        self._parents = name.startswith("parentbased_")
+        self._bound = ALL if share >= 1.0 else b"%016x" % round(share * (1 << 64))
+
+    def samples(self, trace_id: bytes, parent: int) -> bool:
+        """Whether that trace is recorded. ``parent``: whether the client's span is, ``UNSAID`` = it has none."""
+        if self._parents and parent >= 0:
+            return parent == SAMPLED
+        return trace_id[16:] < self._bound  # (as numbers: of the same length, and in small letters)
+
+    def begin(self, head: RequestHead, alone: bool) -> Trace:
+        """The trace of a request with this ``head``: its client's, or a new one. ``alone``: the head is known to name none."""
+        at = self._at
+        if at == len(self._ids):
+            self._ids = b"%0*x" % (IDS * IDS_AT_ONCE, getrandbits(IDS * IDS_AT_ONCE * 4))
+            at = 0
+        middle, end = at + 32, at + IDS
+        self._at = end
+        span_id = self._ids[middle:end]
+        if not alone:
+            found = parent_of(head.forward)
+            if found is not None:
+                trace_id, parent, sampled = found
+                return Trace(trace_id, span_id, parent, self.samples(trace_id, sampled), state_of(head.forward))
+        trace_id = self._ids[at:middle]
+        return Trace(trace_id, span_id, b"", self.samples(trace_id, UNSAID), b"")
+
+    def ended(self, exchange: Any, outcome: str, now: float) -> None:
+        """``exchange``, which is sampled, has ended at ``now``."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """No more of them end."""
+        raise NotImplementedError

@@ -191,12 +191,13 @@ class AccessJson:
         started = exchange.started_at
         more = bool(
             exchange.error_kind or exchange.detail or exchange.substitute or exchange.estimated or exchange.queued_s >= 0
-            or exchange.trace is not None
-        )  # fmt: skip
+        )
+        trace = exchange.trace
+        end = b"" if more else b"}\n" if trace is None else b',"trace_id":"%b"}\n' % trace.trace_id
         line = access_line(
             self._stamp, int((at - second) * 1e3), exchange.request_id, common, exchange.bytes_in, exchange.bytes_out,
             now - started, exchange.token_at - started if exchange.token_at else -1.0, exchange.prompt_tokens,
-            exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens, b"" if more else b"}\n",
+            exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens, end,
         )  # fmt: skip
         if more:
             return self._with_rest(

@@ -1,48 +1,45 @@
-"""The spans of a request that has ended, as OpenTelemetry has them.
+"""The spans of a request that has ended.
 
     POST /v1/chat/completions           server: the whole of it, with what was used
-      receive                           until the first engine is chosen, but for the queue
-      queue                             waiting for room, where it did
+      receive                           until it waits for room, or the first engine is chosen
+      queue                             waiting for room, each time that it did
       chat a-model                      client: one for each engine that was asked
         connect                         until it was sent
         first token                     from then on
         stream                          from the first token to the end
 
-Owns: which spans there are, and their attributes (``conventions`` has the names). It runs in a thread of its own. Must never:
-say of a prompt or an answer more than was asked for, or show a key.
+Owns: which spans there are, and their attributes (``conventions`` has the names, ``otlp`` the bytes). It runs in a thread of
+its own. Must never: say of a prompt or an answer more than was asked for, or show a key.
 """
 
 from __future__ import annotations
 
+from binascii import unhexlify
 from collections.abc import Iterator, Sequence
 from random import getrandbits
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
-from opentelemetry.trace.status import Status, StatusCode
+from opentelemetry.sdk.resources import Resource
 
 from fastgw import __version__
 from fastgw.exchange.record import AccessRecord
 from fastgw.observe import conventions as names
+from fastgw.observe import otlp
 from fastgw.observe.messages import asked_in, said_in
 from fastgw.upstream.target import Engine
 
-_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
-_UNSET: Final = Status(StatusCode.UNSET)
 MAX_WHY: Final = 512  # characters of what an attempt failed of
 
-Attributes = dict[str, Any]
+Attributes = dict[str, otlp.Value]
 
 
 class Attempt(msgspec.Struct, kw_only=True):
-    """One engine that was asked; times by the monotonic clock, 0.0 = never. ``why``: it did not answer. ``shared``: several
-    requests asked it together."""
+    """One engine that was asked; times by the monotonic clock, 0.0 = never. ``model``: in place of the one that was asked for.
+    ``why``: it did not answer. ``shared``: several requests asked it together."""
 
     engine: Engine
+    model: str
     span_id: bytes
     at: float
     sent_at: float
@@ -62,6 +59,7 @@ class Finished(msgspec.Struct, kw_only=True):
     parent: bytes
     state: bytes
     attempts: list[Attempt]
+    waits: list[tuple[float, float]]
     metered: bool
     max_tokens: int
     prompt: bytes = b""
@@ -74,74 +72,74 @@ class Finished(msgspec.Struct, kw_only=True):
 
 
 class Maker:
-    """Makes spans of one gateway's requests; ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` say whose they are."""
+    """Makes spans of one gateway's requests. ``resource``: whose they are."""
 
-    def __init__(self) -> None:
-        found = Resource.create()
-        if str(found.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
-            found = found.merge(Resource({SERVICE_NAME: "fastgw"}))
-        self._resource = found
-        self._scope = InstrumentationScope("fastgw", __version__)
+    def __init__(self, resource: Resource) -> None:
+        about = {name: value for name, value in resource.attributes.items() if value is not None}
+        self._source = otlp.Source(about, resource.schema_url, "fastgw", __version__)  # type: ignore[arg-type]
 
-    def spans(self, batch: Sequence[Finished]) -> list[ReadableSpan]:
-        return [span for one in batch for span in _Request(one, self._resource, self._scope).spans()]
+    def request(self, batch: Sequence[Finished]) -> bytes:
+        """What a collector is sent of these."""
+        return self._source.request([span for one in batch for span in _Request(one).spans()])
 
 
 class _Request:
     """The spans of one."""
 
-    def __init__(self, finished: Finished, resource: Resource, scope: InstrumentationScope) -> None:
+    def __init__(self, finished: Finished) -> None:
         self._one = finished
-        self._resource = resource
-        self._scope = scope
-        self._trace_id = int(finished.trace_id, 16)
-        self._state = TraceState.from_header([finished.state.decode()]) if finished.state else TraceState()
+        self._whose = otlp.identity(unhexlify(finished.trace_id), finished.state)
+        self._own = unhexlify(finished.span_id)
         record = finished.record
         self._end = record.at
         self._start = record.at - record.duration_s
         self._token = self._start + record.ttft_s if record.ttft_s >= 0 else 0.0
 
-    def spans(self) -> Iterator[ReadableSpan]:
+    def spans(self) -> Iterator[bytes]:
         one, record = self._one, self._one.record
-        parent = self._context(one.parent, remote=True) if one.parent else None
-        server = self._context(one.span_id)
         fault = record.error or record.outcome if record.status >= 500 or record.outcome in BROKEN else ""
         about = {**self._http(), **self._usage(), **self._contents()}
-        yield self._span(self._name(), server, parent, self._start, self._end, about, SpanKind.SERVER, fault)
-        asked = one.attempts[0].at if one.attempts else self._end
-        waited = max(record.queued_s, 0.0)
-        received = max(asked - waited, self._start)
-        yield self._phase("receive", server, self._start, received)
-        if record.queued_s >= 0:
-            yield self._phase("queue", server, received, asked)
+        parent = unhexlify(one.parent)
+        start, end = self._start, self._end
+        yield self._span(self._name(), self._own, parent, start, end, about, otlp.SERVER, fault, remote=bool(parent))
+        received = one.attempts[0].at if one.attempts else self._end
+        if one.waits:
+            received = min(received, one.waits[0][0])
+        yield self._phase("receive", self._own, self._start, received)
+        for start, end in one.waits:
+            yield self._phase("queue", self._own, start, end)
         for number, attempt in enumerate(one.attempts):
-            yield from self._attempt(attempt, number, server)
+            yield from self._attempt(attempt, number)
 
-    def _attempt(self, attempt: Attempt, number: int, server: SpanContext) -> Iterator[ReadableSpan]:
+    def _attempt(self, attempt: Attempt, number: int) -> Iterator[bytes]:
         one, engine = self._one, attempt.engine
         record = one.record
         last = number == len(one.attempts) - 1
         why = attempt.why or (record.detail if last and record.outcome != "ok" else "")
         operation = names.OPERATIONS.get(record.endpoint, "")
-        asked_for = engine.served_name or record.served_model or record.model
-        about: Attributes = {
-            names.ENGINE: engine.name,
-            names.SERVER: engine.unix_path or engine.host,
-            names.METHOD: record.method.decode("latin-1"),
-        }
-        if not engine.unix_path:
-            about[names.SERVER_PORT] = engine.port
+        asked_for = engine.served_name or attempt.model or record.model
+        about: Attributes = {names.ENGINE: engine.name, names.METHOD: record.method.decode("latin-1")}
+        if engine.tunnelled:
+            about[names.TUNNELLED] = True  # (nobody dials it: it has no address)
+        else:
+            about[names.SERVER] = engine.unix_path or engine.host
+            if not engine.unix_path:
+                about[names.SERVER_PORT] = engine.port
+        if operation:
+            about[names.OPERATION] = operation
+            about[names.PROVIDER] = engine.kind.name
+            about[names.REQUEST_MODEL] = asked_for
         if number:
             about[names.RESENT] = number
         if attempt.status:
             about[names.STATUS] = attempt.status
         fault = (record.error or record.outcome) if last else "no_answer" if attempt.sent_at else "no_connection"
-        own = self._context(b"%016x" % (getrandbits(64) or 1) if attempt.shared else attempt.span_id)
+        own = _some_id() if attempt.shared else unhexlify(attempt.span_id)
         name = f"{operation} {asked_for}".rstrip() if operation else self._name()
         end = max(attempt.ended_at, attempt.at)
         if attempt.status >= 400:
             why, fault = why or f"answered {attempt.status}", str(attempt.status)
-        yield self._span(name, own, server, attempt.at, end, about, SpanKind.CLIENT, fault if why else "", why)
+        yield self._span(name, own, self._own, attempt.at, end, about, otlp.CLIENT, fault if why else "", why)
         sent = attempt.sent_at
         yield self._phase("connect", own, attempt.at, sent or end)
         if sent:
@@ -215,25 +213,24 @@ class _Request:
         return about
 
     # --- how it is written
-    def _context(self, span_id: bytes, *, remote: bool = False) -> SpanContext:
-        return SpanContext(self._trace_id, int(span_id, 16), remote, _SAMPLED, self._state)
-
-    def _phase(self, name: str, parent: SpanContext, start: float, end: float) -> ReadableSpan:
-        return self._span(name, self._context(b"%016x" % (getrandbits(64) or 1)), parent, start, end, {}, SpanKind.INTERNAL, "")
+    def _phase(self, name: str, parent: bytes, start: float, end: float) -> bytes:
+        return self._span(name, _some_id(), parent, start, end, {}, otlp.INTERNAL, "")
 
     def _span(
-        self, name: str, context: SpanContext, parent: SpanContext | None, start: float, end: float, about: Attributes,
-        kind: SpanKind, fault: str, why: str = "",
-    ) -> ReadableSpan:  # fmt: skip
-        status = _UNSET
+        self, name: str, own: bytes, parent: bytes, start: float, end: float, about: Attributes, kind: bytes, fault: str,
+        why: str = "", *, remote: bool = False,
+    ) -> bytes:  # fmt: skip
+        failed = b""
         if fault:
             about[names.ERROR] = fault
-            status = Status(StatusCode.ERROR, (why or self._one.record.detail)[:MAX_WHY])
+            failed = otlp.status((why or self._one.record.detail)[:MAX_WHY])
         offset = self._one.offset
-        return ReadableSpan(
-            name, context, parent, self._resource, about, kind=kind, status=status, instrumentation_scope=self._scope,
-            start_time=int((start + offset) * 1e9), end_time=int((max(end, start) + offset) * 1e9),
-        )  # fmt: skip
+        begins, ends = int((start + offset) * 1e9), int((max(end, start) + offset) * 1e9)
+        return otlp.span(self._whose, own, parent, name, kind, begins, ends, otlp.attributes(about), failed, remote)
+
+
+def _some_id() -> bytes:
+    return (getrandbits(64) or 1).to_bytes(8, "big")
 
 
 BROKEN: Final = frozenset({"truncated", "engine_error", "upstream_timeout", "internal"})

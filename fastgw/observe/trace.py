@@ -1,7 +1,7 @@
-"""Traces: which requests have one, and how their spans get to a collector (OTLP over HTTP).
+"""Traces on their way to a collector.
 
-A request costs the loop the decision at its head and, where it is sampled, one record at its end. A thread makes spans of the
-records, in batches, and hands them to the OpenTelemetry SDK's exporter, which waits for the collector and tries again. The
+A request costs the loop the decision at its head (``exchange.tracing``) and, where it is sampled, one record at its end. A
+thread makes spans of the records, in batches, and hands them to an exporter (``export``), which waits and tries again. The
 records that wait are bounded: a collector that is dead, slow or full costs nobody anything but its traces, and those are
 counted. Must never: hold a request, the start or the stop of a gateway for a collector's sake.
 """
@@ -9,64 +9,41 @@ counted. Must never: hold a request, the start or the stop of a gateway for a co
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from random import getrandbits
 from time import monotonic, time
-from typing import Any, Final
+from typing import Final
 
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExportResult
-
-from fastgw.accel.heads import RequestHead
 from fastgw.config import Config
 from fastgw.exchange.endpoints import LOCAL
 from fastgw.exchange.record import record_of
 from fastgw.exchange.state import ExchangeState
-from fastgw.exchange.tracing import Trace
+from fastgw.exchange.tracing import Trace, Tracing
+from fastgw.observe.export import exporter_of, resource_of
 from fastgw.observe.flood import Flood
 from fastgw.observe.spans import Attempt, Finished, Maker
-from fastgw.protocol.traceparent import parent_of, state_of
 from fastgw.stats import EventLog, Stats
 
-BATCH: Final = 16  # requests whose spans go in one call: encoding them holds the interpreter, 0.16 ms for each
+BATCH: Final = 64  # requests whose spans go in one call: writing them may hold the interpreter, 50 µs for each
+BATCH_BYTES: Final = 2 << 20  # of prompts and answers in it, and one more: receivers of gRPC take 4 MiB
 DELAY_S: Final = 1.0  # that a record waits for others at most
 STOP_S: Final = 2.0  # for the last batch, when the gateway stops
 MAX_CONTENTS_BYTES: Final = 16 << 20  # of prompts and answers that wait with their records; those beyond it go without
 
-Export = Callable[[Sequence[ReadableSpan]], bool]  # whether the collector has taken them
+Send = Callable[[bytes], bool]  # whether the collector has taken it
 
 
-class Sampler:
-    """Which traces are recorded, by the names that OTEL_TRACES_SAMPLER has."""
-
-    __slots__ = ("_bound", "_parents")
-
-    def __init__(self, name: str, ratio: float) -> None:
-        self._parents = name.startswith("parentbased_")
-        kind = name.removeprefix("parentbased_")
-        share = {"always_on": 1.0, "always_off": 0.0}.get(kind, ratio)
-        self._bound = round(share * (1 << 64))
-
-    def samples(self, trace_id: bytes, parent: bool | None) -> bool:
-        """``parent``: whether the client's span is sampled, None = it has none."""
-        if self._parents and parent is not None:
-            return parent
-        return int(trace_id[16:], 16) < self._bound
-
-
-class Tracer:
-    """See the head of this file. ``export`` takes spans, waiting as long as it must; it is called from the thread alone."""
+class Tracer(Tracing):
+    """See the head of this file. ``send`` takes requests of OTLP, waiting as long as it must; it is called from the thread
+    alone, ``stop`` from the loop."""
 
     def __init__(
-        self, config: Config, stats: Stats, log: EventLog, export: Export, maker: Maker, stop: Callable[[], None]
+        self, config: Config, stats: Stats, log: EventLog, send: Send, maker: Maker, stop: Callable[[], None]
     ) -> None:
-        self._export = export
+        self._export = send
         self._maker = maker
         self._stop_export = stop
         self._stats = stats
@@ -74,7 +51,7 @@ class Tracer:
         self._waiting: deque[Finished] = deque()
         self._contents_bytes = 0
         self._flood = Flood(config.log_flood_rate)
-        self.follow(config)
+        super().__init__(config)
         self._wake = threading.Event()
         self._ending = False
         self._gave_up = False
@@ -84,7 +61,7 @@ class Tracer:
 
     def follow(self, config: Config) -> None:
         """Sample by other settings from now on."""
-        self._sampler = Sampler(config.trace_sampler, config.trace_ratio)
+        super().follow(config)
         self._most = config.trace_queue_size
         self._flood.change(config.log_flood_rate)
 
@@ -96,21 +73,10 @@ class Tracer:
         self._thread.start()
 
     # --- the loop's side
-    def begin(self, head: RequestHead) -> Trace:
-        """The trace of a request with this ``head``: its client's, or a new one."""
-        lines = head.forward
-        found = parent_of(lines)
-        ids = b"%048x" % getrandbits(192)
-        span_id = ids[32:]
-        if found is None:
-            return Trace(ids[:32], span_id, b"", self._sampler.samples(ids[:32], None), b"")
-        trace_id, parent, sampled = found
-        return Trace(trace_id, span_id, parent, self._sampler.samples(trace_id, sampled), state_of(lines))
-
     def ended(self, exchange: ExchangeState, outcome: str, now: float) -> None:
-        """``exchange`` has ended at ``now``."""
+        """``exchange``, which is sampled, has ended at ``now``."""
         trace = exchange.trace
-        if trace is None or not trace.sampled or exchange.endpoint.mode is LOCAL:
+        if trace is None or exchange.endpoint.mode is LOCAL:
             return
         # What gets to no engine costs its sender nothing: it must not crowd out the traces of what does.
         free = exchange.call is None and bool(exchange.error_kind)
@@ -135,20 +101,21 @@ class Tracer:
             else:
                 prompt, answer = contents.prompt, bytes(contents.answer)
         # (One that found no room there was never under way: it ended when the next was asked.)
-        follows = [one.at for one in trace.asked[1:]] + [now]
+        asked = trace.asked or []
+        follows = [one.at for one in asked[1:]] + [now]
         attempts = [
             Attempt(
-                engine=one.call.pool.engine, span_id=one.span_id, at=one.at, sent_at=one.call.sent_at,
+                engine=one.call.pool.engine, model=one.model, span_id=one.span_id, at=one.at, sent_at=one.call.sent_at,
                 ended_at=one.call.left_at or next_at, why=one.why,
-                status=one.call.head.status if one.call.head is not None else 0,
+                status=one.call.head.status if one.call.head is not None else one.status,
             )
-            for one, next_at in zip(trace.asked, follows, strict=False)
+            for one, next_at in zip(asked, follows, strict=False)
         ]  # fmt: skip
         call = exchange.call
         if not attempts and call is not None:  # one that several requests share
             attempts = [
                 Attempt(
-                    engine=call.pool.engine, span_id=trace.span_id, at=call.sent_at or now, sent_at=call.sent_at,
+                    engine=call.pool.engine, model="", span_id=trace.span_id, at=call.sent_at or now, sent_at=call.sent_at,
                     ended_at=now, status=exchange.status, why="", shared=True,
                 )
             ]  # fmt: skip
@@ -161,6 +128,7 @@ class Tracer:
             parent=trace.parent,
             state=trace.state,
             attempts=attempts,
+            waits=trace.waits or [],
             metered=exchange.endpoint.metered,
             max_tokens=facts.token_limit if facts is not None else -1,
             prompt=prompt,
@@ -188,17 +156,26 @@ class Tracer:
             self._wake.wait(DELAY_S)
             self._wake.clear()
             while self._waiting and not self._gave_up:
-                self._send([self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))])
+                self._send(self._next())
             if self._ending:
                 self._stats.traces_failed += len(self._waiting)
                 self._waiting.clear()
                 self._say(self._ended.set)
                 return
 
+    def _next(self) -> list[Finished]:
+        """The next batch: those that wait, up to a number of them, and of bytes."""
+        batch = [self._waiting.popleft()]
+        size = batch[0].size
+        while self._waiting and len(batch) < BATCH and size < BATCH_BYTES:
+            batch.append(self._waiting.popleft())
+            size += batch[-1].size
+        return batch
+
     def _send(self, batch: list[Finished]) -> None:
         why = "the collector did not take them"
         try:
-            taken = self._export(self._maker.spans(batch))
+            taken = self._export(self._maker.request(batch))
         except Exception as error:
             taken, why = False, f"{type(error).__name__}: {error}"
         self._contents_bytes -= sum([one.size for one in batch])
@@ -222,18 +199,7 @@ class Tracer:
                 loop.call_soon_threadsafe(what)
 
 
-def url_of(endpoint: str) -> str:
-    """Where traces are sent: ``endpoint`` names what stands before ``/v1/traces``, or all of it."""
-    return endpoint if endpoint.endswith("/v1/traces") else endpoint.rstrip("/") + "/v1/traces"
-
-
 def tracer_of(config: Config, stats: Stats, log: EventLog) -> Tracer:
-    """Whoever sends traces as ``config`` says. Raises ValueError where one of the SDK's own variables cannot be used."""
-    # Its complaints would go to stderr, between the lines of the log; who wants them gives its logger a handler.
-    logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
-    exporter: Any = OTLPSpanExporter(endpoint=url_of(config.otlp_endpoint or "http://localhost:4318"))
-
-    def export(spans: Sequence[ReadableSpan]) -> bool:
-        return exporter.export(spans) is SpanExportResult.SUCCESS
-
-    return Tracer(config, stats, log, export, Maker(), exporter.shutdown)
+    """Whoever sends traces as ``config`` says; raises what :func:`exporter_of` does."""
+    exporter = exporter_of(config)
+    return Tracer(config, stats, log, exporter.send, Maker(resource_of(config)), exporter.stop)

@@ -7,6 +7,7 @@ from fastgw.limits.budget cimport RetryBudget
 from fastgw.limits.meter cimport Meter
 from fastgw.exchange.plan cimport Rules
 from fastgw.exchange.tally cimport Tally
+from fastgw.exchange.tracing cimport Tracing
 from fastgw.net.client cimport ClientStream, Service
 from fastgw.net.poller cimport Reactor
 from fastgw.protocol.start cimport RequestStart
@@ -36,7 +37,7 @@ cdef class Judgement:
     cdef public double ends_at, timeout_s
     cdef public bytes told
     cdef public int told_status
-    cdef public bint told_streamed, trusted
+    cdef public bint told_streamed, traceless, trusted
     cdef public object told_spoken
     cdef public bytes base, extra_head
     cdef public RequestStart start
@@ -53,7 +54,8 @@ cdef class Context(Service):
     cdef public UpstreamTable table
     cdef public Accounts accounts
     cdef public RetryBudget budget
-    cdef public object merger, responses, retry_statuses, serving, tracer
+    cdef public object merger, responses, retry_statuses, serving
+    cdef public Tracing tracer
     cdef public long long default_cost, default_max, today
     cdef public int bytes_per_token
     cdef public bint retries_at_all

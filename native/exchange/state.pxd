@@ -6,6 +6,7 @@ from fastgw.exchange.call cimport Call
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.plan cimport Tries
+from fastgw.exchange.tracing cimport Trace
 from fastgw.limits.account cimport Account
 from fastgw.limits.meter cimport Meter
 from fastgw.limits.purse cimport Hold
@@ -29,13 +30,14 @@ cdef class ExchangeState(Sink):
     cdef public Context gateway
     cdef public Endpoint endpoint
     cdef public BodyFacts facts
-    cdef public object intake, lane, local_task, own, place, session, timer, trace, upload
+    cdef public object intake, lane, local_task, own, place, session, timer, upload
     cdef public double at, own_s, queued_at, queued_s, routed_at, sent_at, started_at, timeout_s, token_at
     cdef public Group group
     cdef public Hold money
     cdef public list guards
     cdef public RequestHead head
     cdef public Meter meter, minute
+    cdef public Trace trace
     cdef public Tries tries
     # (Together, so that no room is lost between them: an exchange of more than 496 bytes is allocated at a dearer place.)
     cdef public bint apart, counted, estimated, strip_usage

@@ -40,6 +40,7 @@ ELSEWHERE: dict[str, str] = {
     "vitals": "e2e/test_cases_k_process.py",
     # Tables, held against what they are made into.
     "config/choosing": "config/test_settings.py",
+    "config/tracing": "config/test_settings.py",
     "config/table": "config/test_settings.py",
     # Parts of a machine that is tested as one.
     "bench/bodies": "bench/test_load.py",

@@ -231,7 +231,8 @@ def test_a_mistake_is_told_with_what_may_stand_there(variable: str, text: str, s
         ("port", "80"), ("replay", 1), ("health_interval_s", 0.0),
         ("runner_auth_token", "guessed"), ("runner_auth_token", "a token with blanks in it"),
         ("runner_allowed_networks", ("everywhere",)), ("runner_timeout_s", 30.0), ("max_runners", 0), ("max_runners", 1025),
-        ("trace_ratio", 1.5), ("trace_queue_size", 0), ("trace_sampler", "jaeger_remote"),
+        ("trace_ratio", 1.5), ("otlp_protocol", "http/json"), ("otlp_timeout_ms", 0),
+        ("trace_queue_size", 0), ("trace_sampler", "jaeger_remote"),
     ],
 )  # fmt: skip
 def test_settings_out_of_range(setting: str, value: object) -> None:
@@ -248,10 +249,11 @@ def test_settings_out_of_range(setting: str, value: object) -> None:
         ("http://a:4318?key=secret", False),
     ],
 )  # fmt: skip
-def test_a_collector_is_an_address_without_secrets(endpoint: str, fine: bool) -> None:
+@pytest.mark.parametrize("setting", ["otlp_endpoint", "otlp_traces_endpoint"])
+def test_a_collector_is_an_address_without_secrets(setting: str, endpoint: str, fine: bool) -> None:
     """Only where traces are sent: who sends none may have another program's endpoint in the environment."""
-    settings = {"otlp_endpoint": endpoint}
-    assert Config(**settings).otlp_endpoint == endpoint  # type: ignore[arg-type]
+    settings = {setting: endpoint}
+    assert getattr(Config(**settings), setting) == endpoint  # type: ignore[arg-type]
     if fine:
         assert Config(enable_otlp_tracing=True, **settings).warnings == ()  # type: ignore[arg-type]
         return
@@ -261,14 +263,17 @@ def test_a_collector_is_an_address_without_secrets(endpoint: str, fine: bool) ->
 
 
 def test_what_of_traces_is_warned_about() -> None:
-    noted = Config(enable_otlp_tracing=True, otlp_endpoint="http://a:4317/", trace_contents=True).warnings
-    assert [note.partition(":")[0] for note in noted] == ["otlp_endpoint", "trace_contents is set"]
-    assert Config(otlp_endpoint="http://a:4317/", trace_contents=True).warnings == ()
+    asked = {"enable_otlp_tracing": True, "trace_contents": True}
+    assert [note.partition(":")[0] for note in Config(**asked).warnings] == ["trace_contents is set"]  # type: ignore[arg-type]
+    (note,) = Config(otel_sdk_disabled=True, **asked).warnings  # type: ignore[arg-type]
+    assert note.endswith("otel_sdk_disabled: no traces are sent")
+    assert Config(trace_contents=True, otel_sdk_disabled=True).warnings == ()
 
 
 def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
     environ = {"GATEWAY_API_KEYS": SECRET, "VLLM_API_KEY": SECRET, "ADMIN_KEY": SECRET + "-of-the-operator",
-               "RUNNER_AUTH_TOKEN": SECRET + "-of-the-runners",               "BACKENDS": f"http://a:1|{SECRET}"}  # fmt: skip
+               "RUNNER_AUTH_TOKEN": SECRET + "-of-the-runners", "OTEL_EXPORTER_OTLP_HEADERS": f"a={SECRET}",
+               "BACKENDS": f"http://a:1|{SECRET}"}  # fmt: skip
     config = load({}, environ, tmp_path)
     assert SECRET not in f"{config!r} {config} {config.engines!r} {list(config.__rich_repr__())}"
     assert config.api_keys == ()

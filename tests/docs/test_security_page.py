@@ -42,7 +42,7 @@ NO_LIMITS = {
         "net.listener.PAUSE_S", "net.shortage.TOLD_EVERY_S",
         "net.poller.MAX_EVENTS", "net.poller.MAX_HOLD_S", "net.poller.SLOWLY_S", "net.timers.TICK_S", "observe.logs.FLUSH_S",
         "net.timers.TURN_S", "accel.landing._READ_BYTES", "net.supervisor.LEAST_S",
-        "observe.logs.FLUSH_BYTES", "observe.trace.DELAY_S", "exchange.local.FRESH_S",
+        "observe.logs.FLUSH_BYTES", "observe.trace.BATCH_BYTES", "observe.trace.DELAY_S", "exchange.local.FRESH_S",
         "exchange.merged.PAUSE_S", "upstream.pool.IDLE_LIMIT_S", "upstream.pool.IDLE_FLOOR_S", "upstream.pool.WARM_GAP_S",
         "upstream.pool.UNNEEDED_S", "upstream.h2_slots.WARM_PAUSE_S",
         "upstream.discovery.file.EVERY_S", "upstream.discovery.follower.AGAIN_S",

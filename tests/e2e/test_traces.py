@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from fastgw import Config, EngineConfig, Gateway, StartError
+from fastgw.config.load import load
+from fastgw.config.table import DEFAULTS
 from fastgw.observe import trace
 from fastgw.observe.logs import access_fields
 from fastgw.sim import SimConfig, Simulator
@@ -39,10 +41,11 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def traced(
-    collector: str, *engines: EngineConfig, h2: bool = False, **settings: Any
+    collector: str = "", *engines: EngineConfig, h2: bool = False, **settings: Any
 ) -> AsyncIterator[tuple[Running, Simulator, RawClient]]:
     """A gateway that sends traces to ``collector``, before ``engines`` and a simulated one."""
-    settings = {"enable_otlp_tracing": True, "otlp_endpoint": collector, "api_keys": (KEY,), "policy": "ordered", **settings}
+    settings = {"otlp_endpoint": collector, **settings} if collector else settings
+    settings = {"enable_otlp_tracing": True, "api_keys": (KEY,), "policy": "ordered", **settings}
     async with Simulator(SimConfig(any_model=True, output_tokens=3, h2=h2)) as sim:
         last = EngineConfig(url=sim.url, name="sim", kind="vllm", models=("m",), protocol="h2" if h2 else "h1")
         async with running([*engines, last], **settings) as gw, await gw.client() as client:
@@ -110,7 +113,7 @@ async def test_S2_12_a_trace_begins_here_and_each_attempt_is_a_span() -> None:
             attempts = [span for span in collector.below(server) if span.kind == 3]
             assert [span.about["fastgw.engine"] for span in attempts] == ["dead", "busy", "sim"]
             assert [span.failed for span in attempts] == [True, True, False]
-            assert [span.about.get("error.type") for span in attempts] == ["no_connection", "no_answer", None]
+            assert [span.about.get("error.type") for span in attempts] == ["no_connection", "503", None]
             assert "answered 503" in attempts[1].why
             assert [span.about.get("http.request.resend_count") for span in attempts] == [None, 1, 2]
             told = [scripted_posts(full)[0].header(b"traceparent"), *fields_of(posts(sim)[0])[b"traceparent"]]
@@ -162,6 +165,44 @@ async def test_S2_17_a_line_of_an_error_says_which_request_it_was() -> None:
         assert collector.server().failed
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+async def test_S2_12_what_opentelemetrys_variables_say_holds(protocol: str) -> None:
+    """Both protocols, to receivers that decode what comes: where it goes, with which fields, packed, and whose it is."""
+    async with collecting(protocol=protocol) as collector:
+        said = load(
+            {},
+            {
+                "OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+                "OTEL_EXPORTER_OTLP_HEADERS": "X-Scope=a%20b,authorization=Bearer%20of-the-collector",
+                "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip", "OTEL_EXPORTER_OTLP_TIMEOUT": "9000",
+                "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=a%20test,service.name=unheard",
+                "OTEL_SERVICE_NAME": "shop-gateway",
+            },
+            "/nowhere",
+        )  # fmt: skip
+        told = {name: getattr(said, name) for name in DEFAULTS if name.startswith(("otlp_", "otel_"))}
+        async with traced(**told) as (gw, sim, client):
+            await ask(client, SAMPLED)
+            await collector.until()
+            server = collector.server()
+            [attempt] = [span for span in collector.below(server) if span.kind == 3]
+            assert (server.trace_id, server.parent, server.service) == (TRACE_ID, PARENT, "shop-gateway")
+            assert fields_of(posts(sim)[0])[b"traceparent"] == [f"00-{TRACE_ID}-{attempt.span_id}-01".encode()]
+            assert server.of["deployment.environment.name"] == "a test"
+            assert {"x-scope": "a b", "authorization": "Bearer of-the-collector"}.items() <= collector.fields.items()
+            assert protocol == "grpc" or collector.fields["content-encoding"] == "gzip"
+            await gw.until("it is counted", lambda: gw.stats.traces_exported == 1)
+            assert "of-the-collector" not in f"{gw.gateway.config!r} {gw.events.lines}"
+
+
+async def test_S2_12_who_turns_the_sdk_off_has_no_traces() -> None:
+    async with collecting() as collector, traced(collector.url, otel_sdk_disabled=True) as (gw, sim, client):
+        await ask(client, SAMPLED)
+        assert fields_of(posts(sim)[0])[b"traceparent"] == [SAMPLED[1].encode()], "as it came"
+        assert gw.gateway.core.tracer is None  # type: ignore[union-attr]
+        assert any("otel_sdk_disabled" in note for note in gw.gateway.config.warnings)
+
+
 SAMPLING = [
     ("parentbased_always_on", 1.0, None, True), ("parentbased_always_on", 1.0, "00", False),
     ("parentbased_always_off", 1.0, None, False), ("parentbased_always_off", 1.0, "01", True),
@@ -211,12 +252,13 @@ async def test_prompts_and_answers_are_there_where_they_are_asked_for(stream: bo
         assert "gen_ai.input.messages" not in other
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 @pytest.mark.parametrize("trouble", ["dead", "slow", "busy", "refuses"])
-async def test_M4_a_collector_that_is_no_good_costs_nobody_anything(trouble: str) -> None:
+async def test_M4_a_collector_that_is_no_good_costs_nobody_anything(trouble: str, protocol: str) -> None:
     """Requests are answered as ever, what waits is bounded, what is lost is counted, and the gateway stops in its time."""
-    async with collecting({"dead": 200, "slow": 0, "busy": 503, "refuses": 400}[trouble]) as collector:
+    async with collecting({"dead": 200, "slow": 0, "busy": 503, "refuses": 400}[trouble], protocol) as collector:
         url = f"http://127.0.0.1:{closed_port()}" if trouble == "dead" else collector.url
-        async with traced(url, trace_queue_size=4) as (gw, sim, client):
+        async with traced(url, trace_queue_size=4, otlp_protocol=protocol) as (gw, sim, client):
             await ask(client)
             if trouble != "refuses":
                 await gw.until("the thread has it", lambda: not gw.gateway.core.tracer._waiting)  # type: ignore[union-attr]

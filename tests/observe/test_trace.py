@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.resources import Resource
 
+from fastgw import Config
 from fastgw.exchange.call import Call
-from fastgw.exchange.tracing import MOST_ASKED, Trace
+from fastgw.exchange.tracing import Trace, Tracing
+from fastgw.net.client import NO_HEAD
 from fastgw.observe import trace
 from fastgw.observe.logs import AccessJson
 from fastgw.observe.spans import Maker
-from fastgw.observe.trace import Sampler, Tracer, url_of
+from fastgw.observe.trace import Tracer
 from tests.support.conversation import KEY, Conversation, conversation
 from tests.support.requests import chat
 from tests.support.scripts import ok
@@ -25,7 +28,7 @@ from tests.support.scripts import ok
 def traced(**settings: Any) -> Iterator[tuple[Conversation, Tracer]]:
     settings = {"enable_otlp_tracing": True, "api_keys": [KEY], **settings}
     with conversation(engines=1, **settings) as talk:
-        tracer = Tracer(talk.config, talk.stats, talk.events, lambda spans: True, Maker(), lambda: None)
+        tracer = Tracer(talk.config, talk.stats, talk.events, lambda request: True, Maker(Resource({})), lambda: None)
         talk.core.tracer = tracer
         yield talk, tracer
 
@@ -78,21 +81,25 @@ def test_the_queue_and_what_it_holds_of_contents_are_bounded(monkeypatch: pytest
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])
 def test_a_share_goes_by_the_trace_id_alone(ratio: float) -> None:
     ids = [b"%016x%016x" % (at, at * (1 << 64) // 64) for at in range(64)]
-    sampler = Sampler("traceidratio", ratio)
-    assert sum(sampler.samples(one, None) for one in ids) == 64 * ratio
-    assert [sampler.samples(one, None) for one in ids] == [sampler.samples(one, True) for one in ids]
+    tracing = Tracing(Config(trace_sampler="traceidratio", trace_ratio=ratio))
+    assert sum(tracing.samples(one, -1) for one in ids) == 64 * ratio
+    assert [tracing.samples(one, -1) for one in ids] == [tracing.samples(one, 1) for one in ids]
 
 
-@pytest.mark.parametrize("endpoint", ["http://a:4318", "http://a:4318/", "http://a:4318/v1/traces"])
-def test_where_traces_go(endpoint: str) -> None:
-    assert url_of(endpoint) == "http://a:4318/v1/traces"
-    assert url_of("https://a/otlp") == "https://a/otlp/v1/traces"
+def test_each_request_has_ids_of_its_own() -> None:
+    tracing = Tracing(Config())
+    begun = [tracing.begin(NO_HEAD, True) for _ in range(300)]
+    assert len({one.trace_id for one in begun} | {one.span_id for one in begun}) == 600
+    assert all(int(one.trace_id, 16) and int(one.span_id, 16) and len(one.trace_id + one.span_id) == 48 for one in begun)
 
 
-def test_a_request_that_is_sent_again_and_again_has_so_many_attempts() -> None:
+def test_a_request_that_is_sent_again_and_again_has_so_many_attempts_and_waits() -> None:
     one = Trace(b"1" * 32, b"2" * 16, b"", True, b"")
     calls = [Call.__new__(Call) for _ in range(40)]
     for at, call in enumerate(calls):
-        one.asks(call, f"why {at}")
-    assert [asked.call for asked in one.asked] == [*calls[: MOST_ASKED - 1], calls[-1]]
-    assert [asked.why for asked in one.asked] == [*(f"why {at + 1}" for at in range(MOST_ASKED - 1)), ""]
+        one.waited(at, at + 0.5)
+        one.asks(call, "m", f"why {at}")
+    assert one.asked is not None
+    assert [asked.call for asked in one.asked] == [*calls[:15], calls[-1]]
+    assert [asked.why for asked in one.asked] == [*(f"why {at + 1}" for at in range(15)), ""]
+    assert one.waits == [*((float(at), at + 0.5) for at in range(15)), (39.0, 39.5)]
