@@ -40,9 +40,7 @@ class Tracer(Tracing):
     """See the head of this file. ``send`` takes requests of OTLP, waiting as long as it must; it is called from the thread
     alone, ``stop`` from the loop."""
 
-    def __init__(
-        self, config: Config, stats: Stats, log: EventLog, send: Send, maker: Maker, stop: Callable[[], None]
-    ) -> None:
+    def __init__(self, config: Config, stats: Stats, log: EventLog, send: Send, maker: Maker, stop: Callable[[], None]) -> None:
         self._export = send
         self._maker = maker
         self._stop_export = stop
