@@ -206,17 +206,13 @@ class Gateway:
         if tracer is not None:
             tracer.start(loop)
         door.runners.follow(config)
-        metrics = self._show(core, tasks, keeping, door.runners)
-        if config.control_listen:
-            await self._open_control(shown, door.runners, metrics)
-
-    def _show(self, core: GatewayCore, tasks: Tasks, keeping: Housekeeping, runners: doors.RunnerDoor) -> MetricsDoor:
-        """Whoever shows the metrics from now on."""
         vitals = Vitals(
-            core, self.fleet, self.loading, lag=keeping.lag, runners=lambda: len(runners), queue=lambda: self._queue,
+            core, fleet, self.loading, lag=keeping.lag, runners=lambda: len(door.runners), queue=lambda: self._queue,
             meters=lambda: self._meters, state=lambda: self._state,
         )  # fmt: skip
-        return MetricsDoor(core, tasks, vitals)
+        metrics = MetricsDoor(core, tasks, vitals)
+        if config.control_listen:
+            await self._open_control(shown, door.runners, metrics)
 
     def _put_together(self, reactor: Reactor, health: Health, who: Accounts) -> GatewayCore:
         """The filters, and the core that runs requests through them."""

@@ -227,7 +227,11 @@ _SAMPLED: Final = re.compile(rb"(?im)^traceparent:[ \t]*[0-9a-f]{2}-([0-9a-f]{32
 
 
 def sampled(exchange: ExchangeState) -> str:
-    """The trace that an exchange's client says it is in and keeps (W3C Trace Context), by its id; "" = in none."""
+    """The trace that an exchange is kept in, by its id: the gateway's own, or the one that its client says it is in and keeps
+    (W3C Trace Context); "" = in none."""
+    trace = exchange.trace
+    if trace is not None:
+        return trace.trace_id.decode() if trace.sampled else ""
     fields = exchange.head.forward
     # (Most have none, and to find that out must cost nothing.)
     if fields.find(b"raceparent") < 0:

@@ -37,7 +37,6 @@ ELSEWHERE: dict[str, str] = {
     "twins": "native/test_twins.py",
     "vitals": "e2e/test_metrics.py",
     "traces": "e2e/test_traces.py",
-    "vitals": "e2e/test_cases_k_process.py",
     # Tables, held against what they are made into.
     "config/choosing": "config/test_settings.py",
     "config/tracing": "config/test_settings.py",

@@ -84,7 +84,7 @@ LEFT_OUT = {
     "_reload", "_changed", "_room", "_published", "addresses", "_other_keys", "_watched", "group", "_configs", "_added",
     "on_closed", "_exempt", "_routes", "routes", "events", "_accepted", "_refusal", "_bucket", "_starts_until",
     "_due", "lag",
-    "unread", "on_closed", "_exempt", "_routes", "routes", "events", "_accepted", "_refusal", "_bucket",
+    "unread",
 }  # fmt: skip
 
 
