@@ -359,9 +359,7 @@ class Queue(Filter):
         self._check_size(exchange)
         if exchange.lane is not None:
             self._give_back(exchange, monotonic())
-        group = lane.group
-        assert group is not None
-        self._wait(exchange, lane, len(self._left(exchange)) < len(group.pools))
+        self._wait(exchange, lane, len(self._left(exchange)) < len(lane.group.pools))  # type: ignore[union-attr]
         makes_room(exchange)
         return True
 
