@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from tests.accounts.cases import GENERATE, MESSAGES, OLLAMA, PAINT, RESPONSES, SPEAK, Case
+from tests.accounts.cases import GENERATE, MESSAGES, OLLAMA, PAINT, RESPONSES, SPEAK, TGI, Case
 
 MODEL: Final = "sim"
 NAMED: Final = 256
@@ -25,11 +25,11 @@ _FALSE: Final = {
     "input_tokens": 90_001, "output_tokens": 90_002,
 }  # fmt: skip
 _FALSE_OWN: Final = {"prompt_eval_count": 90_001, "eval_count": 90_002}  # (Ollama's)
-_FALSE_TEXT: Final = (
-    '","usage":' + json.dumps(_FALSE, separators=(",", ":"))
-    + ',"done":true,"prompt_eval_count":90001,"eval_count":90002,"details":{"input_length":90001,"generated_tokens":90002},'
-    '"x":"'
-)
+_FALSE_TEXT: Final = '","usage":' + json.dumps(_FALSE, separators=(",", ":")) + ',"x":"'
+_FALSE_TEXTS: Final = {
+    OLLAMA: '","done":true,"prompt_eval_count":90001,"eval_count":90002,"x":"',
+    TGI: '","details":{"input_length":90001,"generated_tokens":90002},"x":"',
+}
 
 
 class Figures(NamedTuple):
@@ -92,9 +92,10 @@ class Writer:
     def text(self, text: str) -> str:
         """``text``, with what only looks like usage in it."""
         look = self.case.lookalike
+        false = _FALSE_TEXTS.get(self.case.api, _FALSE_TEXT)
         if look in ("in a text", "as escapes"):
-            return text + _FALSE_TEXT
-        return text + "\\\\" + _FALSE_TEXT + "\\" if look == "behind backslashes" else text
+            return text + false
+        return text + "\\\\" + false + "\\" if look == "behind backslashes" else text
 
     def aside(self) -> dict[str, Any]:
         """Members of an object that is not the answer itself."""

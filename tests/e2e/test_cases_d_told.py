@@ -116,7 +116,7 @@ class TestD13:
 
     @pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
     @pytest.mark.parametrize(
-        "fault", ["reset-after-events=2", "half-event", "bad-chunk,after-events=2", "stall-after-events=1"]
+        "fault", ["reset-after-events=2", "half-event,after-events=2", "bad-chunk,after-events=2", "stall-after-events=1"]
     )
     async def test_D13_error_events(self, fault: str, path: str) -> None:
         async with guarded(between_bytes_timeout_s=0.2) as (_, sim, client):
