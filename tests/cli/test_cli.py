@@ -101,7 +101,8 @@ def test_check_summarises_without_secrets(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         *("check", "--engine", "http://a:1", "--engine=unix:/run/b.sock", "--no-replay", "--access-log=no", "--host", "::"),
-        GATEWAY_API_KEYS="sk-secret-1,sk-secret-2", VLLM_API_KEY="sk-secret-3", OTLP_ENDPOINT="http://127.0.0.1:1",
+        *("--policy-header", "x-policy"),
+        GATEWAY_API_KEYS="sk-secret-1,sk-secret-2", VLLM_API_KEY="sk-secret-3",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "sk-secret" not in done.stdout
@@ -113,7 +114,7 @@ def test_check_summarises_without_secrets(tmp_path: Path) -> None:
         "replay = false  (--replay)",
         "access_log = false",
         "vllm_api_key = <set>  (VLLM_API_KEY)",
-        "warning: otlp_endpoint is set",
+        "warning: policy_header",
     ):
         assert part in done.stdout
 
@@ -208,7 +209,7 @@ def test_S1_08_serve_until_a_signal(tmp_path: Path, number: signal.Signals) -> N
         process = subprocess.Popen(
             [sys.executable, "-m", "fastgw", *argv],
             cwd=tmp_path,
-            env=environment(OTLP_ENDPOINT="http://127.0.0.1:1"),
+            env=environment(),
             stdout=file,
             stderr=file,
         )
@@ -222,4 +223,3 @@ def test_S1_08_serve_until_a_signal(tmp_path: Path, number: signal.Signals) -> N
         process.kill()
         process.wait()
     assert not path.exists()
-    assert "otlp_endpoint is set, but this version does not act on it" in log.read_text()
