@@ -142,6 +142,11 @@ def test_each_limit_of_the_code_is_in_the_table_as_it_is() -> None:
     assert {name: bound for name, bound in ROWS.items() if "." in name} == found
 
 
+def test_each_limit_stands_there_once() -> None:
+    names = re.findall(r"(?m)^\| `([a-z0-9_.]+\.[A-Z0-9_]+)` \|", PAGE)
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_nothing_is_excluded_that_is_not_there() -> None:
     assert {name for names in NO_LIMITS.values() for name in names} <= set(constants())
 

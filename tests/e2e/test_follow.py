@@ -19,7 +19,7 @@ from tests.support.gateway import Running, running
 
 ALWAYS: dict[str, Any] = {
     "drain_timeout_s": 0.5, "rate_limit_per_second": 0, "allowed_hosts": ["*"], "health_interval_s": 60.0,
-    "warm_connections": 0, "upstream_protocol": "h1",
+    "warm_connections": 0, "upstream_protocol": "h1", "metrics_cache_s": 0.0,
 }  # fmt: skip
 PACED = SimConfig(itl_ms=5.0, output_tokens=60)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastgw import Config
 from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context, Strategy
+from fastgw.exchange.tally import UNCOUNTED
 from fastgw.exchange.unread import Unread
 from fastgw.limits.account import Accounts, Defaults
 from fastgw.net.poller import Reactor
@@ -27,6 +28,7 @@ class Core(Context):
             strategy=Strategy(),
             table=UpstreamTable(()),
             accounts=Accounts(Defaults(), [], required=False),
+            tally=UNCOUNTED,
             instance=b"handmade",
         )
         self.rooms = 0

@@ -10,6 +10,7 @@ import pytest
 
 from fastgw.errors import GatewayError
 from fastgw.exchange.call import Call
+from fastgw.exchange.tally import ERROR
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN, PROBE
 from fastgw.net.clock import monotonic
 from fastgw.protocol.start import RequestStart
@@ -29,7 +30,7 @@ class Heard(Call):
 
 DOES: Final[dict[str, Callable[[Call], None]]] = {
     "succeeded": lambda call: call.succeeded(),
-    "failed": lambda call: call.failed(),
+    "failed": lambda call: call.failed(ERROR),
     "released": lambda call: call.released(),
     "leave": lambda call: call.leave(),
     "ends well": lambda call: call.complete(monotonic(), True, False, 0.0),
@@ -125,7 +126,7 @@ async def test_who_waits_is_told_when_a_breaker_moves_or_a_probe_is_free_again()
         engine = here.pool.engine
         engine.breaker = breaker = type(engine.breaker)(1, 0.0)
         call = await opened(core, here)
-        call.failed()
+        call.failed(ERROR)
         assert core.moved == [OPEN]
         assert breaker.admit(monotonic() + 1.0) == PROBE
         probe = await opened(core, here, probe=True)
