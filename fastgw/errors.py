@@ -159,6 +159,15 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "GET /v1/models lists the models that are served.",
     ),
     ErrorKind(
+        "response_not_found",
+        404,
+        _IRE,
+        "response_not_found",
+        "There is no response of this id.",
+        False,
+        "A response can be read and gone on from with the key that made it, as long as its engine keeps it.",
+    ),
+    ErrorKind(
         "method_not_allowed",
         405,
         _IRE,

@@ -30,8 +30,12 @@ def ask(exchange: ExchangeState) -> None:
     assert group is not None
     failure: GatewayError | None = None
     while True:
-        pool = gateway.strategy.pick(group, exchange.tries.pools, exchange)
-        if pool is not None and (pool.engine.rests_until or pool.engine.words):
+        home = at_home(exchange)
+        if home is not None:
+            pool = None if home.engine.full() else home
+        else:
+            pool = gateway.strategy.pick(group, exchange.tries.pools, exchange)
+        if pool is not None and home is None and (pool.engine.rests_until or pool.engine.words):
             other = _spared(exchange, group, pool)
             if other is None and _elsewhere(exchange, FAILURE):
                 # (It would say "not now": whoever is asked then is asked at once.)
@@ -81,6 +85,15 @@ def ask(exchange: ExchangeState) -> None:
         return
 
 
+def at_home(exchange: ExchangeState) -> Pool | None:
+    """The one engine that is to be asked, for it has what the request speaks of; None = there is none, or it takes none now."""
+    home = exchange.home
+    if home is None or home in exchange.tries.pools:
+        return None
+    engine = home.engine
+    return home if engine.usable() or engine.full() or (engine.healthy is not False and engine.last_resort()) else None
+
+
 def _spared(exchange: ExchangeState, group: Group, pool: Pool) -> Pool | None:
     """Who is asked where ``pool`` was picked: that one, or another, if it has told this caller to come again later; None where
     each that takes requests has, or is to be left alone by all."""
@@ -124,7 +137,7 @@ def _waits_for_room(exchange: ExchangeState) -> bool:
     """Whether the request waits now: the engines that are left for it are well, and full."""
     group = exchange.group
     assert group is not None
-    if exchange.gateway.strategy.chosen(exchange).full(group, exchange.tries.pools, exchange):
+    if at_home(exchange) is not None or exchange.gateway.strategy.chosen(exchange).full(group, exchange.tries.pools, exchange):
         for hook in exchange.gateway.on_full:
             if hook(exchange):
                 return True
@@ -135,6 +148,8 @@ def _elsewhere(exchange: ExchangeState, why: str) -> bool:
     """Whether the request goes to another model, whose engines are its group now. (Not one of which each engine that got it has
     died.)"""
     gateway = exchange.gateway
+    if exchange.home is not None:
+        return False  # (no other has what it speaks of)
     barred = gateway.rules.quarantine_after
     if (barred and exchange.tries.kills >= barred) or not _at_hand(exchange):
         return False
@@ -279,6 +294,8 @@ def asks_another(exchange: ExchangeState, status: int) -> bool:
     """Whether another engine is asked instead of passing this answer on, or another model's."""
     if exchange.trace is not None:
         exchange.trace.refused(status)
+    if exchange.home is not None:
+        return False  # (no other has what it speaks of)
     moves = status >= 429 and falls_back(exchange, FAILURE)
     retried = status in exchange.gateway.retry_statuses
     if (retried or moves) and _asks_one_more(exchange, status, moves):

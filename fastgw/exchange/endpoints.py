@@ -34,11 +34,11 @@ class Endpoint:
     ``stream_options.include_usage``. ``metered``: its tokens count; ``generates``: its answers are generated, so that they
     have tokens of their own. ``dialect``: whose own API it is (``dialects``), "" = one that many speak. ``untold``: it answers
     with tokens whose number no engine can be told. ``stored``: engines may keep what it makes, or it speaks of such
-    (``responses``). ``local``: the local handler's name.
+    (``responses``); ``by_id``: by its path. ``local``: the local handler's name.
     """
 
     __slots__ = (
-        "auth", "dialect", "generates", "label", "local", "merges", "metered", "methods", "mode", "model", "stored",
+        "auth", "by_id", "dialect", "generates", "label", "local", "merges", "metered", "methods", "mode", "model", "stored",
         "untold", "usage",
     )  # fmt: skip
 
@@ -66,7 +66,8 @@ class Endpoint:
         self.metered = metered or generates
         self.generates = generates
         self.untold = label == IMAGES or (mode is UPLOAD and self.metered)
-        self.stored = label == RESPONSES or label in _STORED or _covers(label, BELOW_RESPONSES)
+        self.by_id = label in _STORED or _covers(label, BELOW_RESPONSES)
+        self.stored = label == RESPONSES or self.by_id
         self.merges = label == "/v1/embeddings"  # several requests may share one call
         self.local = local
 

@@ -3,59 +3,90 @@
 An answer to ``POST /v1/responses`` has an id, by which a later request names it (``previous_response_id``, or a path below
 ``/v1/responses/``). vLLM and others keep it in their own memory: any other engine answers 404.
 
-Owns: what an id looks like in a request and in an answer, and which engine has it, for as long and of as many as sessions are
-remembered (``session_ttl_s``, ``session_table``). Must never: let a key find what another's request has made; hold an answer
-up; cost anything where nothing is asked of these paths. Where the engine is not there, or nothing is known, the request goes
-where any would, and what that engine says is the truth.
+Owns: what an id looks like in a request and in an answer, which engine has it and whose it is, for as long and of as many as
+sessions are remembered (``session_ttl_s``, ``session_table``). Must never: let a key have what is known to be another's; hold
+an answer up; cost anything where nothing is asked of these paths. Where the engine is not there, or nothing is known, the
+request goes where any would, and what that engine says is the truth.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from fastgw.accel.bodies import span_of
 from fastgw.accel.members import UNCOUNTED
+from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import BELOW_RESPONSES, JSON, MAX_ID_BYTES
 from fastgw.exchange.state import ExchangeState
 from fastgw.net.clock import monotonic
-from fastgw.upstream.seats import Seat, Seats
-from fastgw.upstream.table import Group
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.seats import Part, Seat, Seats
+from fastgw.upstream.target import Engine
 
 PREVIOUS: Final = "previous_response_id"
 _PREVIOUS: Final = 1 << UNCOUNTED.index(PREVIOUS)
 MOST_READ_BYTES: Final = 4096
 """Of an answer, in which its id is looked for: it stands before all that is long."""
 _ID: Final = re.compile(rb'"id"\s*:\s*"([^"\\]{1,%d})"' % MAX_ID_BYTES).search
+# As engines call them, wherever they stand: what the client has said of its own (``metadata``) may have ids too.
+_OWN_ID: Final = re.compile(rb'"id"\s*:\s*"(resp_[^"\\]{1,%d})"' % MAX_ID_BYTES).search
+_SPARE: Final = 64
+
+
+class Kept(Seat):
+    """Where a response is: a name may become another engine's."""
+
+    __slots__ = ("address",)
+
+    def __init__(self, engine: Engine, until: float) -> None:
+        super().__init__(engine.name, until)
+        self.address = (engine.host, engine.port, engine.unix_path)
+
+    def at(self, engine: Engine) -> bool:
+        """Whether it is there."""
+        return engine.name == self.name and (engine.host, engine.port, engine.unix_path) == self.address
 
 
 class Responses:
-    """Those of a gateway."""
+    """Those of a gateway. ``_owners``: of each part whose responses are there, and of some that are there no more."""
 
-    __slots__ = ("_seats",)
+    __slots__ = ("_owners", "_seats")
 
     def __init__(self) -> None:
         self._seats: Seats | None = None
+        self._owners: dict[Part, dict[int, str]] = {}
 
-    def home(self, exchange: ExchangeState, group: Group) -> Group:
-        """Of ``group`` the engine alone that has what ``exchange`` names; all of it where that one takes no requests, nothing
-        is named, or nothing is known of it."""
-        seats = self._seats
-        told = _named(exchange) if seats is not None and len(group.pools) > 1 else b""
-        if seats is None or not told:
-            return group
-        hashed = hash((told, exchange.key_id))
-        seat = seats.part(hashed).seat(exchange.key_id, hashed)
-        if seat is None or monotonic() >= seat.until:
-            return group
-        homes = group.notes.get("responses")
-        if homes is None or homes.of is not exchange.gateway.config:
-            homes = group.notes["responses"] = _Homes(group, exchange.gateway.config)
-        alone: Group | None = homes.alone(seat.name)
-        if alone is None:
-            return group
-        engine = alone.pools[0].engine
-        return alone if engine.usable() or engine.full() else group
+    def owned(self, exchange: ExchangeState) -> bool:
+        """Whether ``exchange`` names a response that its key is known to have made."""
+        told = _named(exchange)
+        return bool(told) and self._kept(exchange, hash(told)) is not None
+
+    def home(self, exchange: ExchangeState, pools: tuple[Pool, ...]) -> Pool | None:
+        """Of ``pools`` the one whose engine has what ``exchange`` names; None where nothing is named, or known of it.
+
+        :raises GatewayError: it is another key's.
+        """
+        told = _named(exchange) if self._seats is not None else b""
+        kept = self._kept(exchange, hash(told)) if told else None
+        if kept is None:
+            return None
+        for pool in pools:
+            if kept.at(pool.engine):
+                return pool
+        return None
+
+    def _kept(self, exchange: ExchangeState, hashed: int) -> Kept | None:
+        if self._seats is None:
+            return None
+        part = self._seats.part(hashed)
+        owner = self._owners.get(part, {}).get(hashed)
+        found = part.seat(owner, hashed) if owner is not None else None
+        if not isinstance(found, Kept) or monotonic() >= found.until:
+            return None
+        if owner != exchange.key_id:
+            raise GatewayError("response_not_found")
+        return found
 
     def made(self, exchange: ExchangeState, told: bytes) -> None:
         """The engine that answers ``exchange`` now has a response of this id."""
@@ -64,18 +95,23 @@ class Responses:
         config = exchange.gateway.config
         if self._seats is None:
             self._seats = Seats(config.session_table)
-        key = exchange.key_id
-        hashed = hash((told, key))
+        key, hashed, now = exchange.key_id, hash(told), monotonic()
         part = self._seats.part(hashed)
-        if part.seat(key, hashed) is not None:
-            part.drop(key, hashed)
-        seat = Seat(call.pool.engine.name, monotonic() + config.session_ttl_s)
-        part.put(key, hashed, seat, self._seats.share(config.session_table))
+        owners = self._owners.setdefault(part, {})
+        owner = owners.get(hashed)
+        before = part.seat(owner, hashed) if owner is not None else None
+        if before is not None and owner is not None:
+            if owner != key and now < before.until:
+                return  # (some engines let who asks choose the id: it is whose it was first)
+            part.drop(owner, hashed)
+        part.put(key, hashed, Kept(call.pool.engine, now + config.session_ttl_s), self._seats.share(config.session_table))
+        owners[hashed] = key
+        if len(owners) > 2 * part.count + _SPARE:
+            self._owners[part] = {one: whose for one, whose in owners.items() if part.seat(whose, one) is not None}
 
     def reader(self, exchange: ExchangeState) -> Reader | None:
-        """Who looks for an id in its answer, which is a good one; None = it is of none of these paths."""
-        path = exchange.head.path
-        return Reader(self, exchange) if path == BELOW_RESPONSES[:-1] or path.startswith(BELOW_RESPONSES) else None
+        """Who looks for an id in its answer, which is a good one; None = it makes none."""
+        return Reader(self, exchange) if exchange.head.path == BELOW_RESPONSES[:-1] else None
 
 
 class Reader:
@@ -91,31 +127,10 @@ class Reader:
     def feed(self, data: bytes) -> bool:
         """Look at the next piece; True = it need see no more."""
         text = self._before = (self._before + data)[:MOST_READ_BYTES]
-        found = _ID(text)
+        found = _OWN_ID(text) or _ID(text)
         if found is not None:
             self._responses.made(self._exchange, found[1])
         return found is not None or len(text) == MOST_READ_BYTES
-
-
-class _Homes:
-    """Each engine of a group as one of its own: who waits for it waits for nobody else. ``of``: the settings that its lanes go
-    by."""
-
-    __slots__ = ("_alone", "_group", "of")
-
-    def __init__(self, group: Group, of: Any) -> None:
-        self.of = of
-        self._group = group
-        self._alone: dict[str, Group] = {}
-
-    def alone(self, name: str) -> Group | None:
-        found = self._alone.get(name)
-        if found is None:
-            pool = next((pool for pool in self._group.pools if pool.engine.name == name), None)
-            if pool is not None:
-                found = self._alone[name] = Group((pool,))
-                found.part = f"{self._group.part} at {name}"
-        return found
 
 
 def _named(exchange: ExchangeState) -> bytes:

@@ -28,6 +28,7 @@ from fastgw.limits.meter import Meter
 from fastgw.limits.purse import Hold
 from fastgw.net.client import ClientStream, Sink
 from fastgw.protocol.media import is_json
+from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
 NO_LIMIT: Final = 2**62
@@ -68,6 +69,7 @@ class ExchangeState(Sink):
         "guards",
         "head",
         "held_bytes",
+        "home",
         "intake",
         "key_id",
         "lane",
@@ -142,6 +144,7 @@ class ExchangeState(Sink):
         self.walked = 0  # the filters that have had their turn with the whole body
         # the calls
         self.group: Group | None = None
+        self.home: Pool | None = None  # whose engine has the response of which it speaks
         self.tries: Tries = NONE_YET
         self.call: Call | None = None  # the one under way, or the last
         # what it holds of limits

@@ -19,6 +19,7 @@ from typing import Final
 
 from fastgw.config import Config, RouteConfig
 from fastgw.errors import GatewayError, Source
+from fastgw.exchange.asking import at_home
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import WAITS, Filter
 from fastgw.exchange.phases import DONE, RECEIVING
@@ -179,9 +180,9 @@ class Queue(Filter):
 
     def _left(self, exchange: Exchange) -> tuple[Pool, ...]:
         """The engines that it may still go to."""
-        group = exchange.group
-        assert group is not None
-        pools = exchange.gateway.strategy.chosen(exchange).able(group, exchange)
+        if (home := at_home(exchange)) is not None:
+            return (home,)
+        pools = exchange.gateway.strategy.chosen(exchange).able(exchange.group, exchange)  # type: ignore[arg-type]
         tried = exchange.tries.pools
         return tuple([pool for pool in pools if pool not in tried]) if tried else pools
 
@@ -206,7 +207,7 @@ class Queue(Filter):
             self._room(lane) or (makes_room(exchange) and self._room(lane))
         ):
             self._admit(exchange, lane)
-        elif not lane.terms.fallback or not self._fall_back(exchange, lane.terms.fallback):
+        elif exchange.home is not None or not lane.terms.fallback or not self._fall_back(exchange, lane.terms.fallback):
             if lane.terms.rejects:
                 exchange.gateway.stats.limited_concurrency += 1
                 raise self._refused("at_capacity", None, exchange, 0)
@@ -235,9 +236,8 @@ class Queue(Filter):
 
     def _fall_back(self, exchange: Exchange, models: Sequence[str]) -> bool:
         """Send the request to another model of its route's, if one has room, and an engine that is well."""
-        account = exchange.account
+        account, table = exchange.account, exchange.gateway.table
         assert account is not None
-        table = exchange.gateway.table
         for model in models:
             if account.models is not None and model not in account.models and not granted(table, exchange, model):
                 continue  # the key may not use it

@@ -6,6 +6,7 @@ from fastgw.config import Config
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import model_of
+from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group, UpstreamTable
 
 
@@ -52,15 +53,29 @@ def for_any(table: UpstreamTable, exchange: Exchange) -> Group | None:
     return deployments.for_any(table, exchange)
 
 
-def home(exchange: Exchange, group: Group) -> Group:
-    """Of ``group`` the engine alone that has the response of which ``exchange`` speaks, where one is known to."""
+def home(exchange: Exchange, group: Group) -> Pool | None:
+    """Who has the response of which ``exchange`` speaks, where that is known: one of ``group``, or another engine that has the
+    model (of whatever share, or tenant: it has answered this key before), or one to which the model's route falls back."""
     gateway = exchange.gateway
     if gateway.responses is None:
         from fastgw.exchange.responses import Responses
 
         gateway.responses = Responses()
-    found: Group = gateway.responses.home(exchange, group)
-    return found
+    found: Pool | None = gateway.responses.home(exchange, gateway.table.pools)
+    if found is None or found in group.pools:
+        return found
+    model = exchange.substitute or model_of(exchange)
+    models = found.engine.configured_models or found.engine.discovered_models
+    if not model or not models or model in models:
+        return found
+    route = gateway.table.routes.get(exchange.model)
+    for other in route.fallback if route is not None else ():
+        if other in models:
+            from fastgw.policy.deployments import moves
+
+            moves(exchange, other)
+            return found
+    return None
 
 
 class Route(Filter):
@@ -82,4 +97,6 @@ class Route(Filter):
             from fastgw.policy.elsewhere import instead
 
             group = instead(gateway.table, exchange)
-        exchange.group = home(exchange, group) if exchange.endpoint.stored else group
+        exchange.group = group
+        if exchange.endpoint.stored:
+            exchange.home = home(exchange, group)

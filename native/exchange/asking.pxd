@@ -9,14 +9,17 @@ from fastgw.limits.breaker cimport Breaker
 from fastgw.net.clock cimport monotonic
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group
+from fastgw.upstream.target cimport Engine
 
 cdef int BACKS_OFF, CLOSED, DIALS, FRESH, HTTP1, NO, PROBE, UPGRADE
 
 @cython.locals(
-    gateway=Context, group=Group, before=Group, pool=Pool, breaker=Breaker, call=Attempt, now=cython.double, admitted=cython.int,
+    gateway=Context, group=Group, before=Group, home=Pool, pool=Pool, breaker=Breaker, call=Attempt, now=cython.double, admitted=cython.int,
     connected=cython.bint, unmet=str,
 )
 cpdef ask(ExchangeState exchange)
+@cython.locals(home=Pool, engine=Engine)
+cpdef Pool at_home(ExchangeState exchange)
 @cython.locals(pool=Pool, other=Pool, now=cython.double)
 cpdef Pool _spared(ExchangeState exchange, Group group, Pool pool)
 @cython.locals(call=Attempt)

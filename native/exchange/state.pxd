@@ -30,7 +30,7 @@ cdef class ExchangeState(Sink):
     cdef public Context gateway
     cdef public Endpoint endpoint
     cdef public BodyFacts facts
-    cdef public object intake, lane, local_task, own, place, session, timer, upload
+    cdef public object home, intake, lane, local_task, own, place, session, timer, upload
     cdef public double at, own_s, queued_at, queued_s, routed_at, sent_at, started_at, timeout_s, token_at
     cdef public Group group
     cdef public Hold money

@@ -1,5 +1,6 @@
 cimport cython
 
+from fastgw.exchange.asking cimport at_home
 from fastgw.exchange.context cimport Strategy
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
@@ -34,7 +35,7 @@ cdef class Queue(Filter):
     cpdef on_route(self, Exchange exchange)
     @cython.locals(lane=Lane, group=Group, found=Lane, lanes=dict)
     cpdef Lane _lane(self, Exchange exchange, Lane route)
-    @cython.locals(strategy=Strategy, group=Group, pools=tuple, tried=tuple)
+    @cython.locals(home=Pool, pools=tuple, tried=tuple)
     cpdef tuple _left(self, Exchange exchange)
     @cython.locals(exchange=Exchange, lane=Lane)
     cpdef _move(self, Place place)

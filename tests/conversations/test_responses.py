@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fastgw import RouteConfig
+from fastgw.net.clock import monotonic
 from tests.conversations.deployed_row import Deployed, deployed, key_of, tenant_key
 from tests.support.requests import request
 from tests.support.scripts import JSON_CHUNKED, LAST_CHUNK, SSE_HEAD, chunk, ok
@@ -94,15 +95,112 @@ def test_who_goes_on_from_a_response_reads_it_or_ends_it_is_answered_by_its_engi
                 assert (answer.status, json.loads(answer.body)["id"]) == (200, told)
 
 
-def test_nobody_is_led_by_what_anothers_request_has_made() -> None:
-    with deployed(ENGINES, keys=KEYS, plays=keepers(), policy="ordered") as row:
-        row.engines["a"].engine.draining = True
-        told, engine = made(row)
-        row.engines["a"].engine.draining = False
-        assert engine == "b"
-        assert row.ask(post(told, "y")).status == 404, "it goes where any would"
-        assert row.ask(request("GET", f"{PATH}/{told}", key=key_of("y"))).status == 404
+BELOW = (("GET", ""), ("GET", "/input_items"), ("POST", "/cancel"), ("DELETE", ""))
+
+
+@pytest.mark.parametrize("names", ["a", "abc"])
+def test_anothers_response_is_none_and_no_engine_is_asked_for_it(names: str) -> None:
+    keys = (*KEYS, tenant_key("z", "other"))
+    engines = {name: {"models": ("m", "other")} for name in names}
+    with deployed(engines, keys=keys, plays={name: Keeper(name, "one read", 0) for name in names}) as row:
+        told, _ = made(row)
+        before = row.asked
+        other = json.dumps({"model": "other"}).encode()
+        for _ in range(3):
+            assert row.ask(post(told, "y")).status == row.ask(post(told, "z", model="other")).status == 404
+            for tenant in "yz":
+                for method, below in BELOW:
+                    for body in (b"", other):
+                        heads = JSON if body else []
+                        asked = request(method, f"{PATH}/{told}{below}", headers=heads, body=body, key=key_of(tenant))
+                        assert row.ask(asked).status == 404
+        assert row.asked == before
         assert row.ask(post(told)).status == 200
+
+
+def test_an_id_that_somebody_has_chosen_is_whose_it_was_first() -> None:
+    with deployed({"a": {"models": ("m",)}}, keys=KEYS, plays={"a": lambda asked: asked.says(ok(said("resp_mine")))}) as row:
+        assert row.ask(post()).status == row.ask(post(tenant="y")).status == 200
+        assert row.ask(request("GET", f"{PATH}/resp_mine", key=key_of("x"))).status == 200
+        assert row.ask(request("GET", f"{PATH}/resp_mine", key=key_of("y"))).status == 404
+
+
+def test_a_key_for_some_models_has_what_it_has_made() -> None:
+    with deployed(ENGINES, keys=(tenant_key("x", "m"),), plays=keepers()) as row:
+        told, _ = made(row)
+        for method, below in BELOW:
+            assert row.ask(request(method, f"{PATH}/{told}{below}", key=key_of("x"))).status == 200
+
+
+SHARES = RouteConfig(model="m", versions={"1": 90, "2": 10})
+FALLS = RouteConfig(model="m", fallback=["n"], fallback_on=["failure"])
+
+
+@pytest.mark.parametrize(("engines", "routes"), [
+    ({"a": {"models": ("m",), "version": "1"}, "b": {"models": ("m",), "version": "2"}}, (SHARES,)),
+    ({"own": {"models": ("t",), "tenant": "x"}, "a": {"models": ("m",)}, "b": {"models": ("m",)}}, ()),
+    ({"a": {"models": ("m",)}, "b": {"models": ("n",)}}, (FALLS,)),
+], ids=["shares", "engines of his own", "a fallback"])  # fmt: skip
+def test_its_engine_is_asked_whatever_share_or_model_it_is_of(engines: Any, routes: tuple[RouteConfig, ...]) -> None:
+    with deployed(engines, *routes, keys=KEYS, plays={name: Keeper(name, "one read", 0) for name in engines}) as row:
+        for turn in range(20):
+            if routes == (FALLS,):
+                row.engines["a"].engine.healthy = bool(turn % 2)
+            told, name = made(row)
+            row.engines["a"].engine.healthy = True
+            assert made(row, previous_response_id=told)[1] == name
+            assert row.goes_to(request("GET", f"{PATH}/{told}", key=key_of("x"))) == name
+
+
+@pytest.mark.parametrize("held", ["rests", "ejected", "told"])
+def test_its_engine_is_asked_although_others_are_left_alone(held: str) -> None:
+    with deployed(ENGINES, FALLS, keys=KEYS, plays=keepers()) as row:
+        told, name = made(row)
+        engine, now = row.engines[name].engine, monotonic()
+        if held == "ejected":
+            engine.ejected_until, engine.held = now + 60.0, True
+        else:
+            for caller in ("key-of-x", "key-of-y")[: 2 if held == "rests" else 1]:
+                engine.told_to_wait(caller, now, 60.0)
+        assert row.goes_to(post(told)) == name
+
+
+def test_what_it_says_is_said_and_nobody_else_is_asked() -> None:
+    with deployed(ENGINES, FALLS, keys=KEYS, plays=keepers(), retry_statuses=("503",)) as row:
+        told, name = made(row)
+        row.engines[name].play = lambda asked: asked.says(b"HTTP/1.1 503 Unavailable\r\ncontent-length: 0\r\n\r\n")
+        before = row.asked
+        assert row.ask(post(told)).status == 503
+        assert sum(row.asked.values()) == sum(before.values()) + 1
+
+
+def test_who_waits_for_many_of_them_has_no_more_turns_than_another() -> None:
+    engines = {f"e{at}": {"models": ("m",), "max_concurrent": 1} for at in range(8)}
+    order: list[str] = []
+
+    class Noting(Keeper):
+        def __call__(self, asked: Any) -> None:
+            order.append(json.loads(asked.body).get("user", ""))
+            super().__call__(asked)
+
+    with deployed(engines, keys=KEYS, plays={name: Noting(name, "one read", 0) for name in engines}, queue_size=1000) as row:
+        homes: dict[str, str] = {}
+        while len(homes) < len(engines):
+            told, name = made(row)
+            homes[name] = told
+        for name in engines:
+            row.engines[name].engine.inflight = 1
+        for _ in range(4):
+            for told in homes.values():
+                row.talk.client().says(post(tenant="y", user="y"))
+                row.talk.client().says(post(told, user="x"))
+        row.talk.passes(0.05)
+        order.clear()
+        for name in engines:
+            row.engines[name].engine.inflight = 0
+        row.talk.core.room()
+        row.talk.passes(1.0)
+        assert abs(order[:32].count("x") - order[:32].count("y")) <= 2
 
 
 @pytest.mark.parametrize("state", ["drained", "ill", "gone"])
