@@ -155,10 +155,12 @@ class AdminWorkers:
         return found
 
     def _remove(self, call: AdminCall, said: str) -> EngineShown:
-        """Drain what is meant, and remove it when it is empty; the first of them."""
+        """Drain what is meant, and remove it when it is empty; the first of them. (One that leaves goes by itself, and its name
+        may be another's by now.)"""
         found = self._find(call, said)
         for one in found:
-            self._backend.remove(one.name, "")
+            if not one.leaving:
+                self._backend.remove(one.name, "")
         return found[0]
 
     def _add(self, call: AdminCall, spec: WorkerSpec) -> EngineShown:

@@ -155,9 +155,9 @@ class Fleet:
         self.find(name)
         return self._origin(name)
 
-    def named_by(self, origin: Origin) -> set[str]:
-        """The names of all that are there by its word."""
-        return {name for name in self._configs if self._origin(name) == origin}
+    def is_by(self, name: str, origin: Origin) -> bool:
+        """Whether there is an engine of that name by its word."""
+        return name in self._configs and self._origin(name) == origin
 
     def _origin(self, name: str) -> Origin:
         return self._origins[name] if name in self._added else "config"
@@ -231,20 +231,21 @@ class Fleet:
         """An engine that was not there, whoever had its name."""
         pool = self._pool(one, self._config)
         pool.engine.healthy = False
-        self._succeeds(pool.engine, one)
+        self._succeeds(pool.engine, one, heir=origin != "runner")
         self.pools = (*self.pools, pool)
         self._log.info("engine added", engine=one.name)
         self.events.add("engine_added", one.name, origin)
         return pool
 
-    def _succeeds(self, engine: Engine, one: EngineConfig) -> None:
+    def _succeeds(self, engine: Engine, one: EngineConfig, *, heir: bool = True) -> None:
         """It has its name from now on. Whoever had that is there no longer, and serves until there is a table without it; until
-        it has been asked, it is believed to serve what the one did whose name or address it has."""
+        it has been asked, it is believed to serve what the one did whose name or address it has (not an engine that says itself
+        what it serves, nor one of another tenant: ``heir``)."""
         for pool in self.pools:
             before = pool.engine
             if not in_its_way(one, self._configs[before.name]):
                 continue
-            if not one.models and not engine.discovered_models:
+            if heir and not one.models and not engine.discovered_models and one.tenant == self._configs[before.name].tenant:
                 engine.discovered_models = before.discovered_models or tuple(sorted(before.configured_models))
                 engine.facts = before.facts
             if before.name == one.name:

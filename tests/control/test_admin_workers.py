@@ -84,6 +84,18 @@ async def test_a_url_is_the_same_in_every_spelling_and_all_ranks_of_its_engine_a
         assert len(op.fleet) == 9, "by its own name a rank goes alone"
 
 
+async def test_a_url_that_is_left_ends_nobody_who_has_its_engines_name_by_now() -> None:
+    async with operator() as op:
+        op.fleet.add(EngineConfig(url=URL, name="a"))
+        op.fleet.find("a").engine.inflight = 1
+        op.fleet.remove("a")
+        op.fleet.add(EngineConfig(url="http://10.0.0.8:30000", name="a"))
+        assert (await call(op, "POST", f"/remove_worker?url={URL}")).status == 200
+        assert (await call(op, "DELETE", f"/workers/{quote(URL, safe='')}")).status == 202
+        assert not op.fleet.find("a").engine.draining
+        assert op.fleet.config_of("a").url == "http://10.0.0.8:30000"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "document", "says"),
     [

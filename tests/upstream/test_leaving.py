@@ -12,7 +12,7 @@ from fastgw import Config, EngineConfig
 from fastgw.runners import FleetYard
 from fastgw.stats import NullLog
 from fastgw.upstream.fleet import FleetFull
-from fastgw.upstream.identity import EngineExists, UnknownEngine
+from fastgw.upstream.identity import EngineExists, Origin, UnknownEngine
 from fastgw.upstream.leaving import LOOK_S
 from tests.upstream.test_fleet import engine, fleet, serving
 
@@ -122,3 +122,13 @@ async def test_an_engine_that_settings_name_as_a_runner_is_theirs() -> None:
         made.follow(config, await made.prepare(config))
         await asyncio.sleep(0)
         assert [(one.config.url[-1], one.origin) for one in made.listed()] == [("2", "config")]
+
+
+@pytest.mark.parametrize(("who", "fields"), [("runner", {}), ("file", {"tenant": "t"})])
+async def test_who_says_itself_what_it_serves_or_is_anothers_is_no_heir(who: Origin, fields: dict[str, Any]) -> None:
+    async with fleet() as (made, _):
+        made.add(engine(1), "file")
+        made.find("e1").engine.discovered_models = ("m",)
+        made.remove("e1")
+        made.add(EngineConfig(url="http://127.0.0.1:2", name="e1", **fields), who)
+        assert made.find("e1").engine.discovered_models == ()

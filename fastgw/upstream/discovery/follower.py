@@ -132,7 +132,7 @@ class Follower:
             async with asyncio.timeout(FIRST_S):
                 for one in list(self._followed.values()):
                     await one.looked.wait()
-        await self._met([name for one in self._followed.values() for name in one.engines])
+        await self._met({name for one in self._followed.values() for name in one.engines})
         left, self._left, self._handing = self._left, {}, None
         for name, origin in left.items():
             self._remove(name, origin)
@@ -233,16 +233,20 @@ class Follower:
             await asyncio.sleep(0)
 
     async def _arrive(self, one: _Followed, wanted: Mapping[str, EngineConfig], going: Collection[str] = ()) -> None:
-        """``going``: those of it that are about to leave."""
-        leaving = self._fleet.named_by(one.source.origin).intersection(going) if going else set()
-        leaving |= {name for name, origin in self._left.items() if name in self._fleet.named_by(origin)}
+        """``going``: those of it that are about to leave. So are those whose names are others' from now on: names may change
+        places among addresses."""
+        fleet = self._fleet
+        moved = [name for name, before in one.engines.items() if name in wanted and not same(before, wanted[name])]
+        leaving = {name for name in (*going, *moved) if fleet.is_by(name, one.source.origin)}
+        leaving |= {name for name, origin in self._left.items() if fleet.is_by(name, origin)}
         for name, engine in wanted.items():
             one.missed.pop(name, None)
             if name in one.engines:
-                self._stay(one, name, engine)
+                self._stay(one, name, engine, leaving)
             else:
                 self._come(one, name, engine, leaving)
                 await asyncio.sleep(0)
+            leaving.discard(name)
 
     def _wanted(self, one: _Followed, groups: Sequence[Sequence[EngineConfig]]) -> Iterator[EngineConfig]:
         """Those of the first group of which somebody is well, or may be, and of all before."""
@@ -266,14 +270,14 @@ class Follower:
         one.engines[name] = engine
         self._left.pop(name, None)
 
-    def _stay(self, one: _Followed, name: str, engine: EngineConfig) -> None:
+    def _stay(self, one: _Followed, name: str, engine: EngineConfig, leaving: Collection[str]) -> None:
         before = one.engines[name]
         if before == engine:
             return
-        there = name in self._fleet.named_by(one.source.origin)
         if not same(before, engine):
-            self._come(one, name, engine, (name,) if there else ())
+            self._come(one, name, engine, leaving)
             return
+        there = self._fleet.is_by(name, one.source.origin)
         one.engines[name] = engine
         other = {field: getattr(engine, field) for field in CHANGED if getattr(before, field) != getattr(engine, field)}
         if other and there:
@@ -286,5 +290,5 @@ class Follower:
 
     def _remove(self, name: str, origin: Origin) -> None:
         """(The operator may have removed it, and added another by that name.)"""
-        if name in self._fleet.named_by(origin):
+        if self._fleet.is_by(name, origin):
             self._fleet.remove(name)

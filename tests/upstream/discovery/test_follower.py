@@ -111,3 +111,26 @@ async def test_others_leave_when_whoever_comes_has_been_asked_or_does_not_answer
         if answers:
             made.find("e2").engine.probed_at = 1.0
         await there("e2")
+
+
+@pytest.mark.parametrize(
+    "after", [{"e1": 2, "e2": 1}, {"e1": 2, "e2": 3}, {"e2": 1, "e3": 2, "e1": 3}], ids=["swap", "shift", "round"]
+)
+async def test_names_may_change_places_among_addresses_with_one_look(
+    after: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Said(0.0)
+    said.misses = 1
+    said.says = [engine(port) for port in (1, 2, 3)]
+    async with following(said, monkeypatch) as (made, _), asyncio.timeout(5):
+        while len(made.pools) < 3:  # noqa: ASYNC110 - a plain field of the fleet
+            await asyncio.sleep(0)
+        for pool in made.pools:
+            pool.engine.probed_at = 1.0
+        said.says = [engine(port, name) for name, port in after.items()]
+        looks = said.looks
+        while said.looks < looks + 2:
+            await asyncio.sleep(0)
+            for pool in made.pools:
+                pool.engine.probed_at = 1.0
+        assert {one.config.name: int(one.config.url[-1]) for one in made.listed() if not one.leaving} == after
