@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fastgw.agent.link import GpuUse
     from fastgw.behind import Behind
-    from fastgw.config import Config, EngineConfig, Loaded
+    from fastgw.config import Config, Loaded
     from fastgw.config.names import EngineKind, LogLevel
     from fastgw.observe.logs import LogWriter
     from fastgw.stats import EventLog
@@ -33,6 +33,7 @@ commands:
   bench         put load on any OpenAI-compatible server, and measure and check what comes
   runner        put the engine on this machine behind a gateway elsewhere
   gpu-exporter  tell Prometheus how the GPUs of this machine are
+  top           show what a running gateway does, in a terminal
   keys          make, list, change and end API keys
   check         read the configuration and list every mistake; or ask the running gateway how it is
   self-test     start a gateway, stream one answer through it, drain it
@@ -75,10 +76,10 @@ _ASK_S: Final = 2.0
 _METAVARS: Final = {"int": "N", "float": "SECONDS", "list": "A,B", "keys": "KEY,KEY", "engines": "URL"}
 
 
-
 def _plain(text: str) -> str:
     """Without the links of the page that is made of it as well."""
     return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"docs/\1", text)
+
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code. ``SystemExit`` leaves from ``--help`` and from a wrong command line."""
@@ -143,56 +144,11 @@ def _check(argv: Sequence[str]) -> int:
         return 2
     if asked:
         return _ask(loaded.config, *_ASKS[asked[-1]])
+    from fastgw import checking
     from fastgw.config.render import summary
 
     print(summary(loaded))
-    return _try_it(loaded.config)
-
-
-def _try_it(config: Config) -> int:
-    """Try the certificates, and ask each engine once; 0 = none of them is wrong."""
-    import asyncio
-
-    from fastgw.doors import shown_to_clients
-    from fastgw.net.unusable import TlsError
-
-    code = 0
-    try:
-        shown = shown_to_clients(config)
-        for note in shown.notes if shown is not None else ():
-            print(f"  warning: {note}")
-    except TlsError as error:
-        print(f"fastgw check: {error}", file=sys.stderr)
-        code = 1
-    asked, bad = asyncio.run(_look(config))
-    code = 1 if bad else code
-    for engine, (good, told) in asked:
-        print(f"  engine {engine.name}: {told}" if good else f"fastgw check: engine {engine.name}: {told}",
-              file=sys.stdout if good else sys.stderr)  # fmt: skip
-        code = code if good else 1
-    return code
-
-
-async def _look(config: Config) -> tuple[list[tuple[EngineConfig, tuple[bool, str]]], bool]:
-    """What came of asking each engine, those that are found among them, and whether a file of engines cannot be taken."""
-    from fastgw.config.settings import inherited
-    from fastgw.upstream.discovery.follower import sources_of
-    from fastgw.upstream.discovery.source import LookFailed
-    from fastgw.upstream.trial import tried
-
-    engines = [one for one in config.engines if not one.discover]
-    bad = False
-    for source in sources_of(config):
-        try:
-            found = await source.look()
-            engines += [inherited(one, config) for group in found.groups for one in group]
-        except LookFailed as error:
-            if source.origin == "file":
-                bad = True
-                print(f"fastgw check: engines_file {config.engines_file}: {error}", file=sys.stderr)
-            else:
-                print(f"  {source.key}: nobody is found here: {error}")
-    return list(zip(engines, await tried(engines, _ASK_S), strict=True)), bad
+    return checking.try_it(loaded.config, _ASK_S)
 
 
 def _ask(config: Config, path: str, well: Callable[[int], bool]) -> int:
@@ -293,7 +249,6 @@ def _runner(argv: Sequence[str]) -> int:
 
 
 def _gpu_exporter(argv: Sequence[str]) -> int:
-
     if not _select():
         return 1
     from fastgw.config import read_some
@@ -302,6 +257,16 @@ def _gpu_exporter(argv: Sequence[str]) -> int:
     from fastgw.stats import Stats
 
     return cli.main(argv, read_some, lambda level: to_stderr(level, "auto", Stats()))
+
+
+def _top(argv: Sequence[str]) -> int:
+    from fastgw.config.machine import variable
+
+    if not _select():
+        return 1
+    from fastgw.top import cli
+
+    return cli.main(argv, variable)
 
 
 def _keys(argv: Sequence[str]) -> int:
@@ -363,6 +328,7 @@ _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "bench": _bench,
     "runner": _runner,
     "gpu-exporter": _gpu_exporter,
+    "top": _top,
     "keys": _keys,
     "check": _check,
     "self-test": _self_test,

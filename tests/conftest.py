@@ -33,7 +33,7 @@ LEAK_CHECKED = {"accounts", "adversity", "conversations", "e2e", "exchange", "ne
 # beside those of the twins.
 TWINLESS = {
     "architecture", "audit", "benchmarks", "cli", "config", "control", "deploy", "docs", "gpu", "h2cases", "peers", "recipes",
-    "sim", "store", "support",
+    "sim", "store", "support", "top",
 }  # fmt: skip
 FAILED = pytest.StashKey[bool]()
 

@@ -1,5 +1,5 @@
 """What the machine gives this process: the memory that it, or its container, has, its open files, who supervises
-it, and a client's key.
+it, a client's key, and what a command line names.
 
 Owns: what says so, and how many connections go into so many files. Must never: raise; where nothing can be read, nothing is
 known.
@@ -59,6 +59,11 @@ def supervisor() -> tuple[str, float]:
 def client_key() -> str:
     """The key that clients of OpenAI's API show, where nothing else names one: ``OPENAI_API_KEY``."""
     return os.environ.get("OPENAI_API_KEY", "").strip()
+
+
+def variable(name: str) -> str:
+    """What the variable holds that a command line names; "" = it is not there."""
+    return os.environ.get(name, "")
 
 
 def _of_group(root: str, path: str, name: str) -> list[int]:

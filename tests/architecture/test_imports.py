@@ -14,13 +14,13 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("selftest",),
-    ("demo", "serve"),
+    ("checking", "demo", "serve"),
     ("reload",),
     ("app", "behind"),
     ("accounts", "doors"),
     ("certified", "engines", "explaining", "housekeeping", "keyring", "runners", "traces", "vitals"),
     ("loading", "tunnels"),
-    ("agent", "control", "gpu", "sim", "bench", "observe", "store"),
+    ("agent", "control", "gpu", "sim", "bench", "observe", "store", "top"),
     ("policy",),
     ("exchange",),
     ("upstream",),
@@ -49,8 +49,9 @@ HOMES = {
     "sqlite3": {"fastgw.store"},
     "dns": {"fastgw.upstream"},
     "redis": {"fastgw.store"},
+    "rich": {"fastgw.bench", "fastgw.top"},
     "ssl": {"fastgw.net", "fastgw.sim", "fastgw.bench"},
-    "argparse": {"fastgw.agent", "fastgw.cli", "fastgw.gpu", "fastgw.sim", "fastgw.bench", "fastgw.store"},
+    "argparse": {"fastgw.agent", "fastgw.cli", "fastgw.gpu", "fastgw.sim", "fastgw.bench", "fastgw.store", "fastgw.top"},
 }
 
 SOCKET_HOMES = ("fastgw.net", "fastgw.sim", "fastgw.bench")

@@ -18,7 +18,8 @@ PAGE = (ROOT / "docs" / "security.md").read_text()
 ROWS = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+) \| [^|]+ \|$", PAGE, re.MULTILINE))
 
 ROOMS = (
-    "accel", "config", "control", "exchange", "gpu", "limits", "net", "observe", "policy", "protocol", "store", "upstream",
+    "accel", "config", "control", "exchange", "gpu", "limits", "net", "observe", "policy", "protocol", "store", "top",
+    "upstream",
 )  # fmt: skip
 A_LIMIT = re.compile(r"_?(?:MAX|MOST)(?:_\w+)?|_?\w+_BYTES|_?\w+_S").fullmatch
 OF_SETTINGS = re.compile(r"max_\w+|\w+_max_\w+|\w+_timeout_s|\w+_bytes|\w+_size|log_flood_rate|rate_limit_per_second").fullmatch
@@ -62,7 +63,8 @@ NO_LIMITS = {
         "store.database.PAUSE_S", "store.keys._TURN_S", "store.spending._TURN_S",
         "store.place._MADE_WITHIN_S", "control.server.STOP_S",
         "gpu.server.STOP_S", "gpu.server.PACKED_BYTES", "gpu.watch.FRESH_S", "gpu.watch.CLOSE_S",
-        "gpu.reading.FIRST_PAUSE_S", "gpu.reading.MAX_PAUSE_S",
+        "gpu.reading.FIRST_PAUSE_S", "gpu.reading.MAX_PAUSE_S", "top.cli.LEAST_INTERVAL_S", "top.cli.MOST_INTERVAL_S",
+        "top.view.MOST_EVENTS",
     ),
     "bounds of arithmetic, and of what an operator writes": (
         "limits.ledger.MAX_TOKENS", "limits.meter.MAX_RATE", "limits.meter.MAX_CAPACITY",

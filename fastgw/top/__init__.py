@@ -1,0 +1,1 @@
+"""``fastgw top``: the numbers of a running gateway in a terminal."""

@@ -1,0 +1,237 @@
+"""What is shown of a gateway: a reading of its metrics, and of its admin API where a key is at hand, as plain values.
+
+Owns: which metric becomes which figure, so that the terminal and ``--json`` say the same. None = not known, which is not 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from fastgw.top.samples import Growth, Page
+
+MOST_EVENTS: Final = 5
+
+_BREAKERS: Final = {1: "breaker open", 2: "breaker half-open"}
+
+
+class GatewayFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The gateway as a whole; ``..._per_s`` are of the time since the reading before, percentiles too."""
+
+    version: str
+    uptime_s: float | None
+    requests_per_s: float | None
+    errors_per_s: float | None
+    refused_per_s: float | None
+    active: float | None
+    waiting: float | None
+    ttft_p50_s: float | None
+    ttft_p99_s: float | None
+    itl_p99_s: float | None
+    prompt_tokens_per_s: float | None
+    completion_tokens_per_s: float | None
+    lag_p99_s: float | None
+    memory_bytes: float | None
+    store_up: bool | None
+    restart_pending: bool | None
+
+
+class EngineFigures(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    state: str
+    inflight: float
+    slots: float
+    requests_per_s: float | None
+    errors_per_s: float | None
+    truncations_total: float
+    waiting: float | None
+    kv_usage: float | None
+
+
+class ModelFigures(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    requests_per_s: float | None
+    tokens_per_s: float | None
+    ttft_p50_s: float | None
+    ttft_p99_s: float | None
+
+
+class GpuFigures(msgspec.Struct, frozen=True, kw_only=True):
+    gpu: str
+    up: bool
+    utilization: float | None
+    memory_used_gb: float | None
+    memory_total_gb: float | None
+    temperature_c: float | None
+    power_w: float | None
+
+
+class EventTold(msgspec.Struct, frozen=True):
+    """As ``/admin/events`` has it."""
+
+    at: float
+    what: str
+    engine: str
+    detail: str = ""
+
+
+class EngineTold(msgspec.Struct, frozen=True):
+    """Of ``/admin/engines``: what no metric says."""
+
+    name: str
+    draining: bool = False
+    leaving: bool = False
+    away: bool = False
+
+
+class _EngineList(msgspec.Struct, frozen=True):
+    data: Sequence[EngineTold]
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """One look. ``at``: Unix seconds; ``seconds``: the time that rates are of, 0 = it is the first. Of engines and models the
+    first are here, and how many there are."""
+
+    at: float
+    seconds: float
+    gateway: GatewayFigures
+    engines: Sequence[EngineFigures]
+    engines_total: int
+    models: Sequence[ModelFigures]
+    models_total: int
+    gpus: Sequence[GpuFigures]
+    events: Sequence[EventTold]
+
+
+def reading(
+    before: Page | None, page: Page, at: float, most: int,
+    told: Sequence[EngineTold] = (), events: Sequence[EventTold] = (),
+) -> Reading:  # fmt: skip
+    """Of two pages one after the other, with ``most`` engines, models and GPUs: those that are not well, then the busiest."""
+    grown = Growth(before, page)
+    engines, asked = _engines(page, grown, told), grown.rates("model", "gateway_requests_total")
+    models = sorted((model for model in asked if model), key=lambda model: (-asked[model], model))
+    return Reading(
+        at=at, seconds=grown.seconds, gateway=_gateway(page, grown, at), engines=engines[:most], engines_total=len(engines),
+        models=_models(grown, models[:most], asked), models_total=len(models), gpus=_gpus(page)[:most],
+        events=events[-MOST_EVENTS:],
+    )  # fmt: skip
+
+
+def _gateway(page: Page, grown: Growth, at: float) -> GatewayFigures:
+    info = next((labels for labels, _ in page.rows("fastgw_info")), {})
+    started = page.total("process_start_time_seconds")
+    refused = [grown.rate(f"gateway_{name}_total") for name in ("rate_limited", "quota_exceeded", "auth_failures")]
+    store, restart = page.total("gateway_store_up"), page.total("gateway_restart_pending")
+    return GatewayFigures(
+        version=info.get("version", ""),
+        uptime_s=None if started is None else max(0.0, at - started),
+        requests_per_s=_asked(page, grown.rate("gateway_requests_total"), grown),
+        errors_per_s=_asked(page, grown.rate("gateway_requests_total", status_code="5*"), grown),
+        refused_per_s=sum(one for one in refused if one is not None) if any(one is not None for one in refused) else None,
+        active=page.total("gateway_active_requests"),
+        waiting=page.total("gateway_queue_waiting"),
+        ttft_p50_s=grown.percentile(0.5, "gateway_time_to_first_token_seconds"),
+        ttft_p99_s=grown.percentile(0.99, "gateway_time_to_first_token_seconds"),
+        itl_p99_s=grown.percentile(0.99, "gateway_inter_token_latency_seconds"),
+        prompt_tokens_per_s=grown.rate("gateway_tokens_prompted_total"),
+        completion_tokens_per_s=grown.rate("gateway_tokens_generated_total"),
+        lag_p99_s=grown.percentile(0.99, "gateway_loop_lag_seconds"),
+        memory_bytes=page.total("process_resident_memory_bytes"),
+        store_up=None if store is None else store == 1,
+        restart_pending=None if restart is None else restart == 1,
+    )
+
+
+def _asked(page: Page, rate: float | None, grown: Growth) -> float | None:
+    """A counter with labels has no series before the first request: that is none, and not unknown."""
+    known = grown.seconds > 0.0 and page.total("gateway_active_requests") is not None
+    return 0.0 if rate is None and known else rate
+
+
+def _engines(page: Page, grown: Growth, told: Sequence[EngineTold]) -> list[EngineFigures]:
+    by: dict[str, Mapping[str, float]] = {
+        word: page.by("engine", f"gateway_{word}")
+        for word in (
+            "engine_healthy", "engine_inflight", "engine_slots", "engine_ejected", "engine_resting", "circuit_breaker_state",
+            "upstream_truncations_total", "engine_requests_waiting", "engine_kv_cache_usage_ratio",
+        )
+    }  # fmt: skip
+    asked = grown.rates("engine", "gateway_upstream_requests_total")
+    failed = grown.rates("engine", "gateway_upstream_errors_total")
+    known = {one.name: one for one in told}
+    found = [
+        EngineFigures(
+            name=name, state=_state(name, by, known.get(name)), inflight=inflight, slots=by["engine_slots"].get(name, 0.0),
+            requests_per_s=asked.get(name), errors_per_s=failed.get(name),
+            truncations_total=by["upstream_truncations_total"].get(name, 0.0),
+            waiting=by["engine_requests_waiting"].get(name), kv_usage=by["engine_kv_cache_usage_ratio"].get(name),
+        )
+        for name, inflight in by["engine_inflight"].items()
+    ]  # fmt: skip
+    return sorted(found, key=lambda one: (one.state in ("well", "unknown"), -one.inflight, -(one.requests_per_s or 0.0)))
+
+
+def _state(name: str, by: Mapping[str, Mapping[str, float]], told: EngineTold | None) -> str:
+    """The gravest of what holds for an engine, in a word or two."""
+    if told is not None and told.away:
+        return "away"
+    if by["engine_healthy"].get(name) == 0:
+        return "not well"
+    breaker = _BREAKERS.get(int(by["circuit_breaker_state"].get(name, 0)))
+    if breaker:
+        return breaker
+    if told is not None and (told.leaving or told.draining):
+        return "leaving" if told.leaving else "draining"
+    if by["engine_ejected"].get(name):
+        return "ejected"
+    if by["engine_resting"].get(name):
+        return "resting"
+    return "well" if name in by["engine_healthy"] else "unknown"
+
+
+def _models(grown: Growth, models: Sequence[str], asked: Mapping[str, float]) -> list[ModelFigures]:
+    made = grown.rates("model", "gateway_model_tokens_total", type="completion")
+    ttft = "gateway_time_to_first_token_seconds"
+    return [
+        ModelFigures(
+            model=model, requests_per_s=asked[model], tokens_per_s=made.get(model),
+            ttft_p50_s=grown.percentile(0.5, ttft, model=model), ttft_p99_s=grown.percentile(0.99, ttft, model=model),
+        )
+        for model in models
+    ]  # fmt: skip
+
+
+def _gpus(page: Page) -> list[GpuFigures]:
+    by = {
+        word: page.by("gpu", f"gpu_{word}")
+        for word in (
+            "utilization_percent", "memory_used_gb", "memory_total_gb", "temperature_celsius", "power_watts",
+        )
+    }  # fmt: skip
+    return [
+        GpuFigures(
+            gpu=gpu, up=up == 1, utilization=by["utilization_percent"].get(gpu), memory_used_gb=by["memory_used_gb"].get(gpu),
+            memory_total_gb=by["memory_total_gb"].get(gpu), temperature_c=by["temperature_celsius"].get(gpu),
+            power_w=by["power_watts"].get(gpu),
+        )
+        for gpu, up in page.by("gpu", "gpu_up").items()
+    ]  # fmt: skip
+
+
+def engines_told(body: bytes) -> Sequence[EngineTold]:
+    """Of what ``/admin/engines`` answers. Raises msgspec.MsgspecError where it is nothing of that kind."""
+    return msgspec.json.decode(body, type=_EngineList).data
+
+
+def events_told(body: bytes) -> Sequence[EventTold]:
+    """Of what ``/admin/events`` answers, which are server-sent events; one that is not well-formed is passed over."""
+    found = []
+    for line in body.split(b"\n"):
+        if line.startswith(b"data:"):
+            with suppress(msgspec.MsgspecError):
+                found.append(msgspec.json.decode(line[5:], type=EventTold))
+    return found

@@ -1,0 +1,72 @@
+"""A reading as people see it: the same words by rich and without, in 80 columns, and nothing that moves the cursor."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+
+from fastgw.top.screen import screen, shown, text, trouble
+from tests.top.pages import looked
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def words(said: str) -> list[str]:
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", said).split()
+
+
+def test_the_tables() -> None:
+    said = text(shown(looked(), "127.0.0.1:9090"))
+    assert "fastgw 1.2.3 at 127.0.0.1:9090  up 1d 02:03" in said
+    assert "requests 125/s  5xx 0.7/s  refused 3/s  under way 43  waiting 3" in said
+    assert "STORE DOWN: usage only in memory  settings wait for a restart" in said
+    assert re.search(r"^b +draining +40/64 +90 +0 +- +4[23]%$", said, re.MULTILINE)
+    assert re.search(r"^llama +120 +2000 +83 ms +19[78] ms$", said, re.MULTILINE)
+    assert re.search(r"^0 +ok +97% +71.5/79.6 GiB +64 C +411 W$", said, re.MULTILINE)
+    assert re.search(r"^1 +lost ", said, re.MULTILINE)
+    assert "breaker_open" in said
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_others_call_themselves_does_not_move_the_cursor(plain: bool) -> None:
+    for once in (True, False):
+        out = Terminal()
+        with screen(out, plain, once) as show:
+            show(shown(looked(), "x"))
+        said = out.getvalue()
+        assert "\x1b[2J" not in said.partition("fastgw 1.2.3")[2]
+        assert "\r" not in said.partition("fastgw 1.2.3")[2].replace("\r\n", "\n")
+        assert 'b"\\??[2J' in said
+
+
+def test_eighty_columns_are_enough_and_more_is_said_to_be_there() -> None:
+    said = text(trouble(["x" * 200], shown(looked(most=1), "y" * 200)))
+    assert max(map(len, said.splitlines())) <= 80
+    assert said.count("(--rows)") == 2
+
+
+def test_rich_and_plain_text_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    found = {}
+    for name, plain in (("rich", False), ("plain", True)):
+        out = Terminal()
+        with screen(out, plain, True) as show:
+            show(shown(looked(), "127.0.0.1:9090"))
+        found[name] = out.getvalue()
+    assert words(found["rich"]) == words(found["plain"])
+    assert "\x1b[31m" in found["rich"], "what is not well is red"
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    with screen(out, False, True) as show:
+        show(shown(looked(), "127.0.0.1:9090"))
+    assert "\x1b[31m" not in out.getvalue()

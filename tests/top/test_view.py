@@ -1,0 +1,54 @@
+"""Which metric becomes which figure, and who comes first."""
+
+from __future__ import annotations
+
+from fastgw.top.samples import Page
+from fastgw.top.view import EngineTold, events_told, reading
+from tests.top.pages import looked, text
+
+
+def test_the_gateway() -> None:
+    own = looked().gateway
+    assert (own.version, own.uptime_s, own.requests_per_s, own.errors_per_s) == ("1.2.3", 93_784.0, 124.7, 0.7)
+    assert (own.refused_per_s, own.active, own.waiting, own.completion_tokens_per_s) == (3.0, 43, 3, 2000)
+    assert (own.store_up, own.restart_pending, own.lag_p99_s) == (False, True, None)
+
+
+def test_engines_that_are_not_well_come_first() -> None:
+    found = looked()
+    assert [(one.name, one.state) for one in found.engines] == [
+        ("b", "draining"), ("a", "breaker open"), ("c", "not well"), ("d", "unknown"),
+    ]  # fmt: skip
+    (one, *_) = found.engines
+    assert (one.inflight, one.slots, one.requests_per_s, one.errors_per_s, one.kv_usage) == (40, 64, 90, 0, 0.425)
+
+
+def test_models_and_gpus() -> None:
+    found = looked()
+    assert [one.model for one in found.models] == ["llama", 'b"\\\n\x1b[2J']
+    assert (found.models[0].tokens_per_s, round(found.models[0].ttft_p50_s or 0, 3)) == (2000, 0.083)
+    assert [(one.gpu, one.up, one.utilization) for one in found.gpus] == [("0", True, 97), ("1", False, None)]
+
+
+def test_of_many_the_first_are_told_and_how_many_there_are() -> None:
+    found = looked(most=1)
+    assert ([one.name for one in found.engines], found.engines_total) == (["b"], 4)
+    assert ([one.model for one in found.models], found.models_total, len(found.gpus)) == (["llama"], 2, 1)
+
+
+def test_the_first_look_knows_no_rates_and_an_idle_gateway_has_none() -> None:
+    first = reading(None, Page(text(0), 1.0), 0.0, 20)
+    assert (first.gateway.requests_per_s, first.models, first.gateway.active) == (None, [], 43)
+    idle = "gateway_active_requests 0\n"
+    assert reading(Page(idle, 0.0), Page(idle, 1.0), 0.0, 20).gateway.requests_per_s == 0
+
+
+def test_the_gravest_state_is_told() -> None:
+    page = Page('gateway_engine_inflight{engine="a"} 0\ngateway_engine_healthy{engine="a"} 0\n', 0.0)
+    assert reading(None, page, 0.0, 20, [EngineTold("a", leaving=True)]).engines[0].state == "not well"
+    assert reading(None, page, 0.0, 20, [EngineTold("a", away=True)]).engines[0].state == "away"
+
+
+def test_events_that_are_not_well_formed_are_passed_over() -> None:
+    told = b'id: 1\nevent: x\ndata: {"number":1,"at":2.5,"what":"engine_added","engine":"a","detail":""}\n\n: ping\ndata: {\n'
+    assert [one.what for one in events_told(told)] == ["engine_added"]
