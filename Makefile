@@ -9,7 +9,7 @@ ARGS ?=
 PIP := FASTGW_BUILD_NATIVE=0 $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check native peers packaging binary binary-test image lint bench performance bench-peers bench-scale soak docs fuzz audit lock clean
+.PHONY: help install demo test check native peers packaging binary binary-test image lint bench performance bench-peers bench-scale soak docs fuzz audit lock up down logs smoke clean
 
 help:
 	@echo "make demo      run the gateway and a simulated engine, and stream one answer (ARGS=--once ends after it)"
@@ -31,7 +31,11 @@ help:
 	@echo "make soak      a million requests and 100,000 aborted streams, in each twin: nothing may stay behind; kill -9, 220 times"
 	@echo "make audit     floors, hashes, licences and known vulnerabilities of what fastgw ships with (ARGS=--offline: no network)"
 	@echo "make lock      pin and hash it anew, in requirements/; needs the network"
-	@echo "make docs      write the pages that are generated from tables"
+	@echo "make up        the gateway, a simulated engine, Prometheus, Grafana and Jaeger, by Compose (docs/monitoring.md)"
+	@echo "make logs      what they say, until Ctrl-C (ARGS=gateway: that one alone)"
+	@echo "make smoke     ask a running gateway whether it lists models, answers and streams"
+	@echo "make down      end what make up started; what was kept stays (ARGS=--volumes: that too)"
+	@echo "make docs      write the pages and dashboards that are generated from tables"
 	@echo "make clean     remove $(VENV) and all caches"
 
 # The demo needs only fastgw itself; tests need much more. Each set has a stamp, so that it is installed once.
@@ -147,8 +151,28 @@ lock: $(VENV)/.installed-dev
 	@$(audit-tools)
 	@$(BIN)/python -m scripts.audit.resolve
 
+# The stack of deploy/. STACK="deploy/compose.yaml deploy/compose.vllm.yaml" has vLLM in it, COMPOSE_PROFILES=gpu the GPU exporter.
+COMPOSE ?= docker compose
+STACK ?= deploy/compose.yaml
+compose = $(COMPOSE) $(addprefix -f ,$(STACK))
+up:
+	@$(compose) up --detach --build --wait $(ARGS)
+	@echo "the gateway: http://127.0.0.1:8080, Grafana: http://127.0.0.1:3000, Prometheus: http://127.0.0.1:9091, Jaeger: http://127.0.0.1:16686"
+
+down:
+	@$(compose) down $(ARGS)
+
+logs:
+	@$(compose) logs --follow --tail 100 $(ARGS)
+
+# MODEL, BASE_URL and API_KEY as scripts/test/smoke.sh has them; the key is the first of the stack's.
+smoke:
+	@API_KEY="$${API_KEY:-$$(sed -n 's/^GATEWAY_API_KEYS=\([^,]*\).*/\1/p' deploy/.env 2>/dev/null)}" MODEL="$${MODEL:-sim}" \
+		OLLAMA_BASE= bash scripts/test/smoke.sh
+
 docs: $(VENV)/.installed
 	@$(BIN)/fastgw docs --write docs
+	@$(BIN)/python -m scripts.monitoring
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

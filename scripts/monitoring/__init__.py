@@ -1,0 +1,1 @@
+"""Grafana's dashboards in ``deploy/grafana/dashboards``, made of a table."""
