@@ -6,6 +6,7 @@ import io
 import re
 
 import pytest
+from msgspec.structs import replace
 
 from fastgw.top.screen import screen, shown, text, trouble
 from tests.top.pages import looked
@@ -47,7 +48,9 @@ def test_what_others_call_themselves_does_not_move_the_cursor(plain: bool) -> No
 
 
 def test_eighty_columns_are_enough_and_more_is_said_to_be_there() -> None:
-    said = text(trouble(["x" * 200], shown(looked(most=1), "y" * 200)))
+    found = looked(most=1)
+    wide = replace(found.engines[0], name="n" * 200, state="breaker half-open", inflight=1e6, slots=1e6)
+    said = text(trouble(["x" * 200], shown(replace(found, engines=[wide]), "y" * 200)))
     assert max(map(len, said.splitlines())) <= 80
     assert said.count("(--rows)") == 2
 
