@@ -33,7 +33,7 @@ MOST_ROWS: Final = 1000
 _EXAMPLES: Final = """\
 examples:
   fastgw top                                   the gateway whose control_listen is 127.0.0.1:9090
-  ADMIN_KEY=... fastgw top http://10.0.0.5:9090
+  ADMIN_KEY=... fastgw top http://10.0.0.5:9090 --admin-key-env ADMIN_KEY
   fastgw top --once                            one table of the next two seconds
   fastgw top --json | jq .gateway.requests_per_s
 
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("url", metavar="URL", nargs="?", default=DEFAULT_URL, help=f"its control listener ({DEFAULT_URL})")
-    add("--admin-key-env", metavar="NAME", default="ADMIN_KEY", help="the variable that holds an admin key (ADMIN_KEY)")
+    add("--admin-key-env", metavar="NAME", default="", help="the variable that holds an admin key (none is sent else)")
     add("--interval", metavar="SECONDS", type=_between(LEAST_INTERVAL_S, MOST_INTERVAL_S, float), default=2.0,
         help="time between two looks; a gateway's figures are new every metrics_cache_s (default 2)")  # fmt: skip
     add("--rows", metavar="N", type=_between(1, MOST_ROWS, int), default=20, help="engines, models and GPUs shown (default 20)")
@@ -84,9 +84,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str], variable: Callable[[str], str]) -> int:
     """Show a gateway; ``variable`` reads the environment."""
     options = _parser().parse_args(list(argv))
-    key = variable(options.admin_key_env).strip()
-    for wrong in engine_key(key) if key else ():
-        _fail(f"the key in {options.admin_key_env}: {wrong}")
+    # (Only who names it has it sent: the URL may be any server's.)
+    key = variable(options.admin_key_env).strip() if options.admin_key_env else ""
+    if options.admin_key_env and not key:
+        _fail("--admin-key-env: there is no such variable, or nothing in it")
+    for _ in engine_key(key):
+        _fail("--admin-key-env: a key is visible ASCII without blanks")
     try:
         source = Source(options.url, key, options.ca_file, not options.insecure, options.rows, time.monotonic)
     except ConfigErrors as found:

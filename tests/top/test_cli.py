@@ -62,7 +62,7 @@ async def test_S2_21_it_shows_what_the_gateway_does() -> None:
             once = (gw.gateway.control_url, "--once", "--interval", "0.5")
             mine = ("--admin-key-env", "MINE")
             (_, table, wrong), (_, line, _), (_, without, _) = await asyncio.gather(
-                said(*once, *mine, MINE=KEY), said(*once, "--json", *mine, MINE=KEY), said(*once, "--json")
+                said(*once, *mine, MINE=KEY), said(*once, "--json", *mine, MINE=KEY), said(*once, "--json", ADMIN_KEY=KEY)
             )
             stopped.set()
         assert wrong == ""
@@ -133,7 +133,8 @@ async def test_what_is_no_gateway_is_said_to_be_none(monkeypatch: pytest.MonkeyP
         (["--rows", "x"], {}, 2, "--rows: must be a number from 1 to 1000"),
         (["--ca-file", "/no/such/file", "https://h"], {}, 2, "--ca-file: "),
         (["--admin-key=secret"], {}, 2, "unrecognized arguments: --admin-key"),
-        ([], {"ADMIN_KEY": "sec ret"}, 2, "the key in ADMIN_KEY: must be visible ASCII"),
+        (["--admin-key-env", "MINE"], {"MINE": "secret key"}, 2, "--admin-key-env: a key is visible ASCII"),
+        (["--admin-key-env", "MINE"], {"MINE": ""}, 2, "--admin-key-env: there is no such variable"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
