@@ -395,9 +395,11 @@ async def for_the_operator(
     """Serve the control listener; ``state`` is the store, as long as there is one. Raises :class:`BindError`."""
     # Imported here, for it takes longer than all the rest of a start.
     from fastgw.config.dump import dumped
+    from fastgw.control.admin_live import AdminLive
     from fastgw.control.server import ControlServer
     from fastgw.engines import EngineDesk
     from fastgw.explaining import ExplainDesk
+    from fastgw.observe.live import Live
 
     config = core.config
     keys = None
@@ -410,7 +412,7 @@ async def for_the_operator(
     listen = config.control_listen
     free = listen.endswith(":0")  # the system chooses the port
     host, port = parse_host_port(listen.removesuffix(":0") + ":1" if free else listen)
-    metrics.pages.more = _gpus(config, core.log)
+    metrics.pages.more = gpus = _gpus(config, core.log)
     control = ControlServer(
         host=host,
         port=0 if free else port,
@@ -428,6 +430,11 @@ async def for_the_operator(
         events=fleet.events,
         runners=runners.dialled,
         explain=ExplainDesk(core),
+        live=AdminLive(
+            Live(metrics.vitals),
+            lambda: found[0].runners() if (found := runners.dialled()) is not None else (),
+            lambda: gpus.tiles() if gpus is not None else None,
+        ),
         tls=shown.lasting() if shown is not None and config.control_tls else None,
     )
     metrics.vitals.auth_failures = lambda: control.auth_failures

@@ -18,11 +18,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from math import ceil
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
@@ -31,15 +29,18 @@ from fastgw.control.admin_engines import AdminEngines, EnginesBackend
 from fastgw.control.admin_explain import AdminExplain, ExplainBackend
 from fastgw.control.admin_gateway import AdminGateway, EventsBackend, Metrics
 from fastgw.control.admin_keys import AdminKeys, KeysBackend
+from fastgw.control.admin_live import AdminLive
 from fastgw.control.admin_reload import AdminReload, Again
 from fastgw.control.admin_runners import AdminRunners, RunnersBackend
 from fastgw.control.admin_usage import AdminUsage, UsageBackend
 from fastgw.control.admin_workers import AdminWorkers
+from fastgw.control.answers import answered, nowhere, refused, rendered
 from fastgw.control.call import AdminAnswer, AdminCall
+from fastgw.control.dashboard import Dashboard
 from fastgw.control.proof import FAILURES_S, THE_KEY, AdminKey, Operators, Throttle
-from fastgw.control.routes import Role, Route, Routes, allowed
+from fastgw.control.routes import Role, Route, Routes
 from fastgw.control.runners_ws import Masked, RunnerSockets
-from fastgw.errors import KINDS, ErrorKind, GatewayError, body, described
+from fastgw.errors import KINDS, GatewayError, described
 from fastgw.limits.meter import address_key
 from fastgw.net.clock import monotonic
 from fastgw.net.listener import BindError, bind
@@ -61,9 +62,7 @@ MAX_BODY_BYTES: Final = 1 << 19  # the longest key that can be: a thousand model
 
 HOST_TOLD_EVERY_S: Final = 10.0
 
-JSON: Final = "application/json"
 RUNNERS_PATH: Final = "/ws/runners"
-CHALLENGE: Final = 'Bearer realm="fastgw admin"'
 
 
 class _Request(web.BaseRequest):
@@ -119,13 +118,15 @@ class _Connection(Masked):
         """The answer to what could not be parsed. ``message`` quotes the request, so it is not sent. Raises ConnectionError
         where there is nothing to say, which closes the connection."""
         if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
+            if not isinstance(exc, (ConnectionError, HttpProcessingError)):
+                self._control.fault(exc)  # (in the middle of an answer)
             raise ConnectionError("nobody is there, or an answer has been begun")
         if isinstance(exc, LineTooLong):
-            return _response(KINDS["head_too_large"])
+            return rendered(KINDS["head_too_large"])
         if isinstance(exc, HttpProcessingError):
-            return _response(KINDS["bad_request"])
+            return rendered(KINDS["bad_request"])
         self._control.fault(exc)
-        return _response(KINDS["internal"])
+        return rendered(KINDS["internal"])
 
 
 class _Server(web.Server):
@@ -140,13 +141,6 @@ class _Server(web.Server):
 
     def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         return _Request(message, payload, protocol, writer, task, self._loop)
-
-
-def _response(kind: ErrorKind, message: str | None = None, param: str | None = None) -> web.Response:
-    response = web.Response(status=kind.status, body=body(kind, message, param), headers={"Content-Type": JSON})
-    if kind.close:
-        response.force_close()
-    return response
 
 
 def _none_dial_in() -> None:
@@ -181,6 +175,7 @@ class ControlServer:
         events: EventsBackend | None = None,
         runners: Callable[[], tuple[RunnersBackend, RunnerSockets] | None] = _none_dial_in,
         explain: ExplainBackend | None = None,
+        live: AdminLive | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         clock: Callable[[], float] = monotonic,
         tls: Any = None,
@@ -196,7 +191,9 @@ class ControlServer:
         self._metrics = metrics
         managed = (AdminEngines(engines), AdminWorkers(engines, ENGINE_KINDS), AdminRunners(lambda: (runners() or (None,))[0]))
         self._dialled = runners
-        pages = (gateway, *managed, AdminExplain(explain), AdminKeys(keys), AdminUsage(usage, currency), AdminReload(reload))
+        self._live = live or AdminLive(None)
+        kept = (AdminKeys(keys), AdminUsage(usage, currency))
+        pages = (gateway, *managed, AdminExplain(explain), *kept, AdminReload(reload), self._live, Dashboard())
         self._routes = Routes(row for page in pages for row in page.routes())
         gateway.knows(self._routes.rows)
         self._max_body_bytes = max_body_bytes
@@ -271,6 +268,7 @@ class ControlServer:
 
     async def stop(self) -> None:
         """Stop accepting, give answers under way ``STOP_S``, then cut. Safe to call twice."""
+        self._live.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -298,12 +296,12 @@ class ControlServer:
             if response.prepared:
                 return response  # a runner's, which has left
         except GatewayError as error:
-            response = self._refused(error)
+            response = refused(error)
         except (ConnectionError, asyncio.CancelledError):
             raise  # the caller has left
         except Exception as error:
             self.fault(error)
-            response = _response(KINDS["internal"])
+            response = rendered(KINDS["internal"])
         if answer.pieces is not None and request.method != "HEAD":
             conn = cast(_Connection, request.protocol)
             conn.told = asyncio.current_task()
@@ -351,10 +349,10 @@ class ControlServer:
         if below or any(row.role is not Role.OPEN for row in methods.values()):
             return await self._administer(request, path, names, methods, route)
         if route is None:
-            raise _nowhere(methods)
+            raise nowhere(methods)
         takes = {"accept": request.headers.get("Accept", ""), "accept_encoding": request.headers.get("Accept-Encoding", "")}
         answer = await route.handler(AdminCall(request.method, path, (), "", _nothing, names, **takes))
-        return answer, _answered(answer)
+        return answer, answered(answer)
 
     async def _dial_in(self, request: web.BaseRequest) -> web.StreamResponse:
         """A runner: bounded by its own registry from here on, and no caller among those that are counted."""
@@ -373,17 +371,6 @@ class ControlServer:
             self._log.warning(
                 "a request under a host name that is not in allowed_hosts", host=shown.decode("latin-1"), status=421
             )
-
-    @staticmethod
-    def _refused(error: GatewayError) -> web.StreamResponse:
-        response = _response(error.kind, error.message, error.param)
-        if error.retry_after_s is not None:
-            response.headers["Retry-After"] = str(max(1, ceil(error.retry_after_s)))
-        if error.allow is not None:
-            response.headers["Allow"] = error.allow
-        if error.kind.status == 401:
-            response.headers["WWW-Authenticate"] = CHALLENGE
-        return response
 
     # --- the operator
     async def _administer(
@@ -406,17 +393,17 @@ class ControlServer:
         status = 500
         try:
             if route is None:
-                raise _nowhere(methods, self._routes.paths())
+                raise nowhere(methods, self._routes.paths())
             if route.role > who.role:
                 raise GatewayError("forbidden", "This admin key may only read.")
             answer = await route.handler(call)
             status = answer.status
-            response = _answered(answer)
+            response = answered(answer)
             response.headers["Cache-Control"] = "no-store"  # it may hold a key
             return answer, response
         except GatewayError as error:
             status = error.kind.status
-            response = self._refused(error)
+            response = refused(error)
             response.headers["Cache-Control"] = "no-store"
             return AdminAnswer(status), response
         finally:
@@ -473,26 +460,3 @@ class ControlServer:
 async def _nothing() -> bytes:
     """The body of a call to which none belongs."""
     return b""
-
-
-def _nowhere(methods: Mapping[str, Route], paths: Sequence[str] = ()) -> GatewayError:
-    """There is nothing at this path, or not by this method; ``paths``: where there is, for whoever may know."""
-    if methods:
-        return GatewayError("method_not_allowed", allow=allowed(methods))
-    return GatewayError("not_found", f"There is nothing here. There is: {', '.join(paths)}" if paths else None)
-
-
-def _answered(answer: AdminAnswer) -> web.StreamResponse:
-    response: web.StreamResponse
-    if answer.pieces is not None:
-        response = web.StreamResponse(status=answer.status)
-        response.content_type = answer.media_type
-    elif answer.document is None:
-        response = web.Response(status=answer.status)
-    elif isinstance(answer.document, bytes):
-        response = web.Response(status=answer.status, body=answer.document, headers={"Content-Type": answer.media_type})
-    else:
-        document = msgspec.json.encode(answer.document)
-        response = web.Response(status=answer.status, body=document, headers={"Content-Type": answer.media_type})
-    response.headers.update(answer.headers)
-    return response

@@ -37,6 +37,10 @@ HUNG: Final = "hung"
 HUNG_ADVICE: Final = "the driver does not answer: `nvidia-smi` and the kernel's log (Xid) say more; it may take a restart"
 
 _ROWS: Final = {field.seed.name: row for row, field in enumerate(FIELDS)}
+_AT_A_GLANCE: Final = {
+    "busy_percent": "gpu_utilization_percent", "used_gib": "gpu_memory_used_gb", "total_gib": "gpu_memory_total_gb",
+    "celsius": "gpu_temperature_celsius", "watts": "gpu_power_watts",
+}  # fmt: skip
 
 
 class Source(Protocol):
@@ -64,6 +68,19 @@ class Use(msgspec.Struct, frozen=True):
     used_bytes: float
     total_bytes: float
     utilization_percent: float | None
+
+
+class Tile(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU at a glance; None = it does not say."""
+
+    index: int
+    name: str
+    up: bool
+    busy_percent: float | None
+    used_gib: float | None
+    total_gib: float | None
+    celsius: float | None
+    watts: float | None
 
 
 class Watch:
@@ -124,6 +141,18 @@ class Watch:
         say = [values[busy] for values in there if busy in values]
         percent = sum(say) / len(say) if say else None
         return Use(sum(values[used] for values in there), sum(values[total] for values in there), percent)
+
+    def tiles(self) -> Sequence[Tile]:
+        """Each GPU as it was a moment ago, without waiting."""
+        self.begin()
+        if not 0 <= self._age_s() <= STALE_S:
+            return ()
+        return [
+            Tile(index=card.index, name=card.name, up=card.up,
+                 **{shown: card.values[row] * FIELDS[row].seed.scale if (row := _ROWS[name]) in card.values else None
+                    for shown, name in _AT_A_GLANCE.items()})
+            for card in self._last.cards
+        ]  # fmt: skip
 
     async def close(self) -> None:
         """Let the driver go, if it lets us; a thread that it holds ends with the process."""

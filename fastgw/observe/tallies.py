@@ -22,6 +22,7 @@ from fastgw.config.names import MetricsBy
 from fastgw.exchange.record import streamed
 from fastgw.exchange.state import ExchangeState, model_of
 from fastgw.exchange.tally import Tally
+from fastgw.observe.recent import Recent
 
 OTHER: Final = "other"
 MOST_CELLS: Final = 1000
@@ -112,7 +113,7 @@ class Tallies(Tally):
 
     ``trace`` says in which trace an exchange is that somebody keeps, by its id, or that it is in none ("")."""
 
-    __slots__ = ("_by", "_cells", "_count", "callers", "failures", "outcomes", "trace")
+    __slots__ = ("_by", "_cells", "_count", "callers", "failures", "outcomes", "recent", "trace")
 
     def __init__(self, by: MetricsBy = "", trace: Callable[[ExchangeState], str] | None = None) -> None:
         self._by = by
@@ -121,6 +122,7 @@ class Tallies(Tally):
         self.callers: dict[str, Caller] = {}
         self.failures: dict[str, int] = {}  # of attempts, by how
         self.outcomes: dict[str, int] = {}  # of exchanges that did not end well
+        self.recent = Recent()
         self.trace = trace
 
     def cells(self) -> list[Cell]:
@@ -151,6 +153,8 @@ class Tallies(Tally):
                 cell.per_token.observe((now - token_at) / (completion - 1))
         if outcome != "ok":
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        if status >= 400 or outcome != "ok":
+            self.recent.add(exchange, outcome, cell.model)
         if self._by:
             self._called(one)
         if self.trace is not None:

@@ -26,7 +26,7 @@ cdef class Caller:
 
 cdef class Tallies(Tally):
     cdef public dict callers, failures, outcomes
-    cdef public object trace
+    cdef public object recent, trace
     cdef dict _cells
     cdef object _by
     cdef int _count

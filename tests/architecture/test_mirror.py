@@ -81,6 +81,7 @@ ELSEWHERE: dict[str, str] = {
     "config/sources": "config/test_load.py",
     "config/toml_file": "config/test_load.py",
     "config/variables": "config/test_load.py",
+    "control/answers": "control/test_server.py",
     "control/admin_explain": "control/test_server.py",
     "control/admin_reload": "test_reload.py",
     "control/admin_runners": "e2e/test_runners.py",

@@ -17,7 +17,7 @@ from fastgw.app import Gateway
 ADMIN = "op-5d0c2f-secret"
 EXAMPLES = 1  # of each call; with `make peers` more
 # What would end the test, or has no end: the rest is called, with bodies and without.
-NOT_CALLED = {("/admin/events", "GET")}
+NOT_CALLED = {("/admin/events", "GET"), ("/admin/live", "GET")}
 
 
 @contextmanager

@@ -169,8 +169,12 @@ async def test_what_all_gpus_have_together(driver: Driver) -> None:
     await watch.page()  # (one that was under way)
     await watch.page()
     assert watch.use() == Use(4.0, 8.0, None)
+    first, second = watch.tiles()
+    assert (second.index, second.up, first.used_gib, first.total_gib) == (1, True, 2.0 / 2**30, 4.0 / 2**30)
+    assert (first.busy_percent, first.celsius, first.watts) == (None, None, None), "what it does not say is not made up"
     driver.state = "driver_not_loaded"
     await watch.page()
     await watch.page()
     assert watch.use() is None
+    assert watch.tiles() == []
     await watch.close()
