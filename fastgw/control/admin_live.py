@@ -94,6 +94,7 @@ class AdminLive:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._latest = b""  # who comes between two looks does not wait
+        self._age = 0  # of watchers; those of an earlier one end
         self._closed = False
         self.watchers = 0
 
@@ -110,17 +111,23 @@ class AdminLive:
             raise GatewayError("rate_limited", f"{MAX_WATCHERS} watch, and no more may at once.", retry_after_s=5.0)
         return AdminAnswer(200, pieces=self._told(self._live), media_type=EVENTS)
 
-    def close(self) -> None:
-        """Nobody is told more: all answers end."""
-        self._closed = True
+    def cut(self) -> None:
+        """All answers end; who may still watch comes again."""
+        self._age += 1
         self._rest()
+
+    def close(self) -> None:
+        """Nobody is told more."""
+        self._closed = True
+        self.cut()
 
     async def _told(self, live: LiveBackend) -> AsyncGenerator[bytes, None]:
         self.watchers += 1
+        age = self._age
         try:
             yield event("past", live.past()) + self._latest
             number = -1
-            while not self._closed:
+            while age == self._age:
                 if number != live.last_error:
                     errors, number = live.errors(number), live.last_error
                     yield event("errors", errors)

@@ -210,6 +210,7 @@ class ControlServer:
         """From the next request on ask for one of these keys, and under these names."""
         self._operators = Operators(operators)
         self._hosts = hosts
+        self._live.cut()  # (a key that is none any more watches no longer)
 
     @property
     def routes(self) -> Sequence[Route]:

@@ -220,10 +220,8 @@ class Live:
         named: dict[str, EngineNow] = {}
         for pool in self._source.pools():
             name = pool.engine.name
-            found = named.get(name)
-            if found is None:
-                found = named[name] = EngineNow(name)
-            _add(found, pool)
+            first = name not in named
+            _add(named.setdefault(name, EngineNow(name)), pool, first)
         asked, self._asked = self._asked, {name: (one.answered, one.failures) for name, one in named.items()}
         for name, one in named.items():
             answered, failures = asked.get(name, (one.answered, one.failures))
@@ -236,13 +234,13 @@ class Live:
         )
 
 
-def _add(found: EngineNow, pool: PoolView) -> None:
+def _add(found: EngineNow, pool: PoolView, first: bool) -> None:
     engine = pool.engine
     health, breaker = _HEALTH[engine.healthy], _BREAKER[engine.breaker.state]
     found.health = health if found.health != "not_well" else found.health
     found.breaker = breaker if found.breaker == "closed" else found.breaker
     found.inflight += engine.inflight
-    found.slots += engine.slots
+    found.slots = found.slots + engine.slots if engine.slots and (first or found.slots) else 0
     found.answered += engine.answered_total
     found.failures += engine.failures_total
     found.ejected |= engine.ejected_until > 0.0

@@ -20,7 +20,7 @@ MOST_KEPT: Final = 100
 MAX_DETAIL_CHARS: Final = 200
 
 
-class Ended(msgspec.Struct, frozen=True):
+class Ended(msgspec.Struct, frozen=True, gc=False):
     """One that did not end well. ``at``: Unix seconds; ``error``: the name of its kind, "" = an engine's own answer."""
 
     number: int

@@ -151,6 +151,17 @@ async def test_watchers_are_bounded_and_the_stop_of_the_gateway_ends_them() -> N
         assert there.live.watchers == 0
 
 
+async def test_who_watches_with_a_key_that_is_none_any_more_is_cut() -> None:
+    async with telling() as there:
+        async with there.watcher() as one:
+            await one("now")
+            there.control.follow([the_key("another-0123456789")], HostRule(["x"], ""))
+            await until(lambda: there.live.watchers == 0)
+        async with RawClient.connect(there.control.url) as client:
+            await client.send(request("GET", "/admin/live", key=ADMIN_KEY))
+            assert (await client.read_response()).status == 401
+
+
 async def test_a_look_that_fails_is_in_the_log_and_the_next_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EVERY_S", 0.02)
     async with telling() as there:

@@ -30,6 +30,7 @@ from tests.support.client import RawClient, request
 from tests.support.requests import chat
 
 ADMIN = "op-5d0c2f-secret"
+LOOKS = "looks-5d0c2f-secret"
 PICTURES = Path(__file__).parents[2] / "build" / "test" / "dashboard"
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 NOWHERE = "http://127.0.0.1:9"
@@ -75,7 +76,8 @@ class Shown(NamedTuple):
 @contextlib.asynccontextmanager
 async def shown(chromium: str, state: Path | None = None, *engines: EngineConfig, **settings: Any) -> AsyncIterator[Shown]:
     config = Config(
-        port=0, control_listen="127.0.0.1:0", admin_key=ADMIN, state_dir=str(state) if state is not None else "",
+        port=0, control_listen="127.0.0.1:0", admin_key=ADMIN, admin_keys=(f"looks:read:{LOOKS}",),
+        state_dir=str(state) if state is not None else "",
         engines=engines, drain_timeout_s=0.0, warm_connections=0, rate_limit_per_second=0, **settings,
     )  # fmt: skip
     async with Gateway(config) as gateway, browser.tab(chromium) as tab:
@@ -218,6 +220,13 @@ async def test_keys_are_made_changed_and_disabled(chromium: str, tmp_path: Path)
         assert await tab.says("document.title") == "fastgw"
         await tab.shot(PICTURES / "keys.png")
         assert ADMIN not in await tab.says("document.documentElement.outerHTML + location.href + document.cookie")
+        # Whoever may only read is told so.
+        await tab.says("document.getElementById('leave').click()")
+        await page.logs_in(LOOKS)
+        await tab.until("document.getElementById('keys').innerText.includes('disabled')")
+        await tab.says("document.querySelectorAll('#keys tbody button')[1].click()")
+        await tab.until("document.getElementById('keys-note').textContent.includes('may only read')")
+        tab.wrong = [one for one in tab.wrong if "403" not in one]
         await tab.says("document.getElementById('leave').click()")
         assert await tab.says("[document.getElementById('page').hidden, sessionStorage.length]") == [True, 0]
         assert tab.wrong == []
@@ -260,6 +269,22 @@ async def test_a_hundred_engines_by_keyboard_and_with_names_for_all_there_is(
 
 
 @in_a_browser
+@pytest.mark.quiet
+async def test_the_page_opens_in_less_than_300_ms(chromium: str) -> None:
+    engines = [EngineConfig(url=f"{NOWHERE}/{at}", name=f"engine-{at:03}") for at in range(100)]
+    async with shown(chromium, None, *engines, health_interval_s=3600.0) as page:
+        await page.enters()
+        took = []
+        for _ in range(5):
+            await page.tab.call("Page.reload")
+            took.append(await page.tab.says(
+                "new Promise((told) => { const look = () => document.querySelectorAll('#engines tbody tr').length === 100"
+                " ? requestAnimationFrame(() => told(performance.now())) : setTimeout(look, 2); look(); })"
+            ))  # fmt: skip
+        assert min(took) < 300, took
+
+
+@in_a_browser
 async def test_without_engines_a_gateway_that_goes_and_comes_back_is_followed(chromium: str) -> None:
     async with shown(chromium) as page:
         tab = page.tab
@@ -267,8 +292,6 @@ async def test_without_engines_a_gateway_that_goes_and_comes_back_is_followed(ch
         await tab.shot(PICTURES / "empty.png")
         control = page.gateway._control
         assert control is not None
-        opened = await tab.says("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
-        assert opened < 3000  # (what it takes is measured elsewhere: this is a machine with much to do)
         port = int(control.url.rpartition(":")[2])
         await control.stop()
         await tab.until("document.getElementById('state').textContent.includes('trying again')")

@@ -20,6 +20,7 @@ import pytest
 REPO = Path(__file__).parents[2]
 SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+PAGE = "fastgw/control/page/page.html"
 SMALL = "accel/tokens"  # depends on no other twin
 
 pytestmark = pytest.mark.once  # of both twins, whichever runs
@@ -121,7 +122,7 @@ def test_source_distribution_has_all_sources_and_nothing_built(sdist: Path) -> N
         names = {name.partition("/")[2] for name in archive.getnames()}
     twins = {path.relative_to(REPO).as_posix() for path in (REPO / "native").rglob("*.p[yx][xd]")}
     assert twins
-    assert {"setup.py", "native/backend.py", "native/build.py", "fastgw/py.typed", f"fastgw/{SMALL}.py", *twins} <= names
+    assert {"setup.py", "native/backend.py", "native/build.py", "fastgw/py.typed", f"fastgw/{SMALL}.py", PAGE, *twins} <= names
     assert not [name for name in names if name.endswith((".so", ".c", ".pyc"))]
 
 

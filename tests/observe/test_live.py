@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
+import msgspec
 import pytest
 
+from fastgw.control.admin_live import EVERY_S
 from fastgw.limits.breaker import OPEN
 from fastgw.observe import live as module
 from fastgw.observe.live import MARK_S, MOST_ENGINES, MOST_MODELS, MOST_POINTS, STALE_S, Live, quantile
@@ -120,9 +123,25 @@ def test_of_a_large_fleet_those_are_told_that_are_ill_and_then_the_busiest() -> 
 
 
 def test_engines_of_one_name_are_one_row_and_the_worst_of_them_is_told() -> None:
-    servers = [Server("a", inflight=1, healthy=False), Server("a", inflight=2, breaker=Breaker(OPEN)), Server("a")]
+    servers = [Server("a", inflight=1, slots=4, healthy=False), Server("a", inflight=2, slots=4, breaker=Breaker(OPEN))]
     (only,) = Watched(source_of(*servers)).look().engines
-    assert (only.inflight, only.health, only.breaker) == (3, "not_well", "open")
+    assert (only.inflight, only.slots, only.health, only.breaker) == (3, 8, "not_well", "open")
+    (only,) = Watched(source_of(*servers, Server("a"))).look().engines
+    assert (only.slots, only.health) == (0, "not_well")  # (0 = no limit)
+
+
+@pytest.mark.quiet
+def test_a_look_at_a_hundred_engines_costs_less_than_a_hundredth_of_a_core() -> None:
+    source = source_of(*(Server(f"e{at}", inflight=at) for at in range(MOST_ENGINES)))
+    for at in range(MOST_MODELS):
+        served(source, f"m{at}")
+    watched = Watched(source)
+    took = []
+    for _ in range(20):
+        began = time.perf_counter()
+        msgspec.json.encode(watched.look())
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.01 * EVERY_S, took
 
 
 def test_ten_minutes_are_kept() -> None:
