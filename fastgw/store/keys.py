@@ -23,7 +23,7 @@ import msgspec
 from fastgw.digests import digest as digest_of
 from fastgw.limits.key import KeyRecord
 from fastgw.store.database import Database
-from fastgw.store.fields import ID, MAX_TEXT, PREFIX, KeyProblems, read_fields
+from fastgw.store.fields import ID, MAX_TEXT, PREFIX, KeyProblems, read_fields, shown_budget
 from fastgw.store.schema import CorruptState
 
 KEY_BYTES: Final = 32
@@ -250,6 +250,11 @@ def _store(database: Database, old: KeyRecord, values: dict[str, Any]) -> KeyRec
 
 def _note(database: Database, at: float, actor: str, action: str, key_id: str, changes: dict[str, Any]) -> None:
     named = "".join(one if one.isprintable() else "?" for one in actor[:MAX_TEXT])
+    if "budget" in changes:
+        # (As it is given and shown: who reads the audit would take billionths for money.)
+        told = changes["budget"]
+        shown = [shown_budget(one) for one in told] if isinstance(told, list) else shown_budget(told)
+        changes = {**changes, "budget": shown}
     database.note(at, named, action, key_id, json.dumps(changes, ensure_ascii=False))
 
 

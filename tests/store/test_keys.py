@@ -241,16 +241,16 @@ def test_a_grace_that_cannot_be(database: Database, grace_s: float) -> None:
 
 
 def test_the_audit_says_who_did_what_and_no_secret(database: Database) -> None:
-    record, first = keys.create(database, {"name": "a", "models": ["m"]}, "cli:ann", NOW)
-    keys.update(database, "a", {"burst": 5, "name": "b"}, "admin\n", NOW + 1)
+    record, first = keys.create(database, {"name": "a", "models": ["m"], "budget": "12.50"}, "cli:ann", NOW)
+    keys.update(database, "a", {"burst": 5, "name": "b", "budget": None}, "admin\n", NOW + 1)
     _record, second = keys.rotate(database, "b", 60, "cli:ann", NOW + 2)
     keys.disable(database, "b", "cli:ann", NOW + 3)
     keys.delete(database, "b", "cli:ann", NOW + 4)
     rows, more = keys.audit(database)
     assert not more
     assert [(row.at - NOW, row.actor, row.action, row.changes) for row in reversed(rows)] == [
-        (0, "cli:ann", "create", {"name": "a", "models": ["m"]}),
-        (1, "admin?", "update", {"burst": [None, 5], "name": ["a", "b"]}),
+        (0, "cli:ann", "create", {"name": "a", "models": ["m"], "budget": "12.5"}),
+        (1, "admin?", "update", {"burst": [None, 5], "name": ["a", "b"], "budget": ["12.5", None]}),
         (2, "cli:ann", "rotate", {"grace_s": 60}),
         (3, "cli:ann", "disable", {"disabled": [False, True]}),
         (4, "cli:ann", "delete", {}),
