@@ -1,6 +1,6 @@
 """What a request and an event cost in instructions, without any clock: this checkout, and another revision beside it.
 
-    python -m benchmarks.micro.counted [--against REVISION] [--rows plain,limits,stream,event,read] [--where N]
+    python -m benchmarks.micro.counted [--against REVISION] [--rows plain,limits,money,stream,event,read] [--where N]
 
 The compiled gateway's own classes of one process answer over socket pairs (as in ``governed``), under callgrind, which is told
 when a load's requests begin and end: so what is counted is theirs, the kernel and the poller apart. The same checkout gives the
@@ -53,17 +53,21 @@ def streamed(events: int, together: int) -> list[bytes]:
 
 
 class Load:
-    """What is answered ``reads`` by the engine; ``limits``: with all of them on."""
+    """What is answered ``reads`` by the engine; ``limits``: with all of them on; ``paid``: with a budget, and its usage kept by
+    model."""
 
-    def __init__(self, limits: bool, reads: list[bytes]) -> None:
+    def __init__(self, limits: bool, reads: list[bytes], paid: bool = False) -> None:
         self.limits = limits
         self.reads = reads
+        self.paid = paid
         self.requests = STREAMS if reads else REQUESTS
 
     async def run(self, mark: Callable[[], object]) -> None:
         from benchmarks.micro import governed
 
         bench = governed.Bench(asyncio.get_running_loop(), self.limits, True)
+        if self.paid:
+            self.pay(bench)
         asked = governed.request(True)
         if self.reads:
             asked = asked.replace(b'"stream":false', b'"stream": true')
@@ -74,6 +78,18 @@ class Load:
         mark()
         assert [record.status for record in bench.records] == [200] * 2 * self.requests
         bench.close()
+
+    @staticmethod
+    def pay(bench: Any) -> None:
+        from fastgw.limits.account import Defaults
+        from fastgw.limits.spending import Price
+
+        accounts = bench.core.accounts
+        prices = {"*": Price(600_000, 150_000, 2_400_000)}
+        accounts.books.follow(prices, prices, True)
+        accounts.books.kept = True
+        for account in accounts.all():
+            account.set(Defaults(budget=10**18), None, 0)
 
     def serve(self, bench: Any, asked: bytes, reads: list[bytes], requests: int) -> None:
         last, room = reads[-1], bytearray(65536)
@@ -92,6 +108,7 @@ class Load:
 LOADS = {
     "plain": Load(False, []),
     "limits": Load(True, []),
+    "money": Load(False, [], paid=True),
     "paced": Load(False, streamed(EVENTS, 1)),
     "paced-twice": Load(False, streamed(2 * EVENTS, 1)),
     "reads": Load(False, streamed(EVENTS, 8)),
@@ -109,6 +126,7 @@ def less(some: Taken, others: Taken, times: float = 1.0) -> Taken:
 ROWS: dict[str, tuple[str, tuple[str, ...], Callable[..., Taken]]] = {
     "plain": ("a plain request", ("plain",), lambda plain: plain),
     "limits": ("what all limits add to it", ("limits", "plain"), less),
+    "money": ("what a budget, and usage by model, add to it", ("money", "plain"), less),
     "stream": (f"a stream of {EVENTS} events", ("paced",), lambda paced: paced),
     "event": ("one event more, in a read of its own", ("paced-twice", "paced"), lambda two, one: less(two, one, EVENTS)),
     "read": ("one event more, of eight in a read", ("reads-twice", "reads"), lambda two, one: less(two, one, EVENTS)),

@@ -40,6 +40,14 @@ def limit_lines(before: bytes, unit: bytes, limit: int, left: int, reset_us: int
     )  # fmt: skip
 
 
+def budget_lines(before: bytes, fixed: bytes, percent: int, left: int) -> bytes:
+    """The lines ``before``, those of a budget that never change, and how much of it is ``left``, in millionths.
+
+    ``percent``: the line that was crossed last, which is told as well; 0 = none."""
+    warning = b"x-budget-warning: %d\r\n" % percent if percent else b""
+    return b"%b%b%bx-budget-remaining: %d.%06d\r\n" % (before, warning, fixed, left // 1_000_000, left % 1_000_000)
+
+
 def append(to: bytearray, line: bytes) -> None:
     """Put ``line`` at the end of what ``to`` holds."""
     to += line

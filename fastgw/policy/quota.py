@@ -14,7 +14,7 @@ from random import random
 from time import time
 from typing import Final
 
-from fastgw.accel.lines import limit_lines
+from fastgw.accel.lines import budget_lines, limit_lines
 from fastgw.accel.members import STORED, UNCOUNTED
 from fastgw.accel.tokens import MOST_TOKENS
 from fastgw.config import Config
@@ -146,19 +146,15 @@ def hold_for(account: Account, price: Price | None, prompt: int, answers: int) -
     return Hold(account.purse, account.shared, price, price.cost(prompt, answers, 0), prompt + answers)
 
 
-def budget_lines(before: bytes, account: Account, today: int) -> bytes:
+def with_budget(before: bytes, account: Account, today: int) -> bytes:
     """The lines ``before``, and what is left of the budget that has least left: the key's, or its tenant's."""
     purse = account.purse
     shared = account.shared
     if purse is None or (shared is not None and shared.left(today) < purse.left(today)):
         purse = shared
     assert purse is not None
-    left = purse.left(today) // 1000
-    whole = left // 1_000_000
-    warning = purse.percent()
-    if warning:
-        before = b"%bx-budget-warning: %d\r\n" % (before, warning)
-    return b"%b%bx-budget-remaining: %d.%06d\r\n" % (before, purse.line, whole, left - whole * 1_000_000)
+    left = purse.left(today)
+    return budget_lines(before, purse.line, purse.percent(), left // 1000)
 
 
 class Quota(Filter):
@@ -306,7 +302,7 @@ class Quota(Filter):
             exchange.reserved = daily
         if hold is not None:
             exchange.money = hold
-            exchange.extra_head = budget_lines(exchange.extra_head, account, today)
+            exchange.extra_head = with_budget(exchange.extra_head, account, today)
 
     def _refuse(self, exchange: Exchange, account: Account, now_us: int, minute: int, daily: int, money: int) -> None:
         exchange.routed_at = 0.0  # nothing was taken, and nothing is to be
@@ -364,7 +360,7 @@ class Quota(Filter):
         exchange.gateway.stats.budget_refused += 1
         exchange.routed_at = 0.0
         today = exchange.gateway.today
-        exchange.extra_head = budget_lines(exchange.extra_head, account, today)
+        exchange.extra_head = with_budget(exchange.extra_head, account, today)
         if reason is BUDGET_RESERVED:
             return GatewayError("budget_reserved", retry_after_s=wait_s)
         currency = exchange.gateway.config.currency

@@ -3,6 +3,7 @@ cpdef bytes chunk(bytes payload)
 cpdef bytes request_start(bytes line, bytes block, bytes fields, bytes request_id, long long length)
 cpdef bytes plain_answer(bytes status_line, bytes forward, bytes request_id, bytes extra, bytes body)
 cpdef bytes limit_lines(bytes before, bytes unit, long long limit, long long left, long long reset_us)
+cpdef bytes budget_lines(bytes before, bytes fixed, long long percent, long long left)
 cpdef append(bytearray to, bytes line)
 cpdef bytes duration(long long us)
 cpdef long long microseconds(double seconds) except? -1

@@ -61,6 +61,8 @@ cdef extern from *:
     #define FGW_LIMIT "x-ratelimit-limit-"
     #define FGW_REMAINING "\\r\\nx-ratelimit-remaining-"
     #define FGW_RESET "\\r\\nx-ratelimit-reset-"
+    #define FGW_WARNING "x-budget-warning: "
+    #define FGW_LEFT "x-budget-remaining: "
     """
     char *fgw_put(char *to, const char *origin, Py_ssize_t size) noexcept nogil
     char *fgw_decimal(char *to, unsigned long long value) noexcept nogil
@@ -83,6 +85,8 @@ cdef extern from *:
     const char *FGW_LIMIT
     const char *FGW_REMAINING
     const char *FGW_RESET
+    const char *FGW_WARNING
+    const char *FGW_LEFT
 
 cdef const char *HEX = b"0123456789abcdef"
 
@@ -260,6 +264,35 @@ cpdef bytes limit_lines(bytes before, bytes unit, long long limit, long long lef
     to[1] = 10
     made = PyBytes_FromStringAndSize(NULL, first + (to + 2 - text))
     fgw_put(fgw_put(PyBytes_AS_STRING(made), PyBytes_AS_STRING(before), first), text, to + 2 - text)
+    return made
+
+
+cpdef bytes budget_lines(bytes before, bytes fixed, long long percent, long long left):
+    """The lines ``before``, and those of a budget; see the Python twin."""
+    _given(before, fixed, before, fixed)
+    if left < 0:
+        raise ValueError("less than nothing is left")
+    cdef Py_ssize_t first = PyBytes_GET_SIZE(before)
+    cdef Py_ssize_t second = PyBytes_GET_SIZE(fixed)
+    cdef char warning[48]
+    cdef char rest[64]
+    cdef char *end = warning
+    cdef char *to = fgw_decimal(FGW_PUT_LITERAL(rest, FGW_LEFT), <unsigned long long>(left // 1000000))
+    cdef unsigned int part = <unsigned int>(left % 1000000)
+    cdef bytes made
+    to[0] = 46
+    to = fgw_milli(fgw_milli(to + 1, part // 1000), part % 1000)
+    to[0] = 13
+    to[1] = 10
+    to += 2
+    if percent:
+        end = _signed(FGW_PUT_LITERAL(warning, FGW_WARNING), percent)
+        end[0] = 13
+        end[1] = 10
+        end += 2
+    made = PyBytes_FromStringAndSize(NULL, first + (end - warning) + second + (to - rest))
+    end = fgw_put(fgw_put(PyBytes_AS_STRING(made), PyBytes_AS_STRING(before), first), warning, end - warning)
+    fgw_put(fgw_put(end, PyBytes_AS_STRING(fixed), second), rest, to - rest)
     return made
 
 

@@ -1,7 +1,7 @@
 cimport cython
 
 from fastgw.accel.bodies cimport BodyFacts
-from fastgw.accel.lines cimport limit_lines
+from fastgw.accel.lines cimport budget_lines, limit_lines
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.figures cimport answers_of
@@ -31,8 +31,8 @@ cpdef long long untold_cost(Exchange exchange, Account account) except -1
 @cython.locals(books=Books)
 cpdef Price price_for(Exchange exchange, Account account)
 cpdef Hold hold_for(Account account, Price price, long long prompt, long long answers)
-@cython.locals(purse=Purse, shared=Purse, left=cython.longlong, whole=cython.longlong, warning=cython.longlong)
-cpdef bytes budget_lines(bytes before, Account account, long long today)
+@cython.locals(purse=Purse, shared=Purse, left=cython.longlong)
+cpdef bytes with_budget(bytes before, Account account, long long today)
 
 @cython.final
 cdef class Quota(Filter):

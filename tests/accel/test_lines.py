@@ -54,6 +54,10 @@ def test_what_is_left_of_a_limit() -> None:
         b"a: b\r\nx-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 59\r\nx-ratelimit-reset-requests: 1s\r\n"
     )
     assert lines.limit_lines(b"", b"tokens", 10**11, 0, 360_000_000).endswith(b"reset-tokens: 6m0s\r\n")
+    assert lines.budget_lines(b"a: b\r\n", b"x-budget-limit: 9\r\n", 0, 8_000_050) == (
+        b"a: b\r\nx-budget-limit: 9\r\nx-budget-remaining: 8.000050\r\n"
+    )
+    assert lines.budget_lines(b"", b"c: d\r\n", 100, 0) == b"x-budget-warning: 100\r\nc: d\r\nx-budget-remaining: 0.000000\r\n"
 
 
 @pytest.mark.parametrize(
@@ -109,3 +113,5 @@ def test_both_twins_write_the_same() -> None:
         assert compiled.duration(us) == source.duration(us)
         unit = chance.choice([b"requests", b"tokens"])
         assert compiled.limit_lines(extra, unit, number, us, us) == source.limit_lines(extra, unit, number, us, us)
+        budget = (extra, parts[0], chance.choice([0, 80, 100]), number)
+        assert compiled.budget_lines(*budget) == source.budget_lines(*budget)
