@@ -246,10 +246,12 @@ class Gateway:
 
     def _keep(self, loop: asyncio.AbstractEventLoop, usage: list[UsageRow]) -> Housekeeping:
         """What looks after keys and usage from now on, with what has been used already."""
-        core = self.core
+        core, tasks, flush_s = self.core, self._tasks, self.config.flush_interval_s
         assert core is not None
-        flush_s = self.config.flush_interval_s
-        keeping = self._keeping = Housekeeping(core, loop, meters=self._meters, store=self._state, flush_s=flush_s)
+        assert tasks is not None
+        keeping = self._keeping = Housekeeping(
+            core, loop, meters=self._meters, store=self._state, flush_s=flush_s, spawn=tasks.spawn
+        )
         keeping.restore(usage, self._state.sums_at_start if self._state is not None else None)
         if self._state is not None:
             self._state.start(loop, keeping.keys_changed)

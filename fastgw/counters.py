@@ -49,6 +49,10 @@ def _untraced(value: str) -> Counter:
     return Counter("gateway_traces_lost_total", "Sampled requests whose traces nobody has.", "why", value)
 
 
+def _webhook(value: str) -> Counter:
+    return Counter("gateway_webhook_events_total", "Events for the webhook: taken, tries that failed, lost.", "outcome", value)
+
+
 UNTOLD: Final = Counter("", "")
 """For tests and programs that embed a gateway: no metric."""
 
@@ -138,6 +142,9 @@ class Counters:
     budget_cut: Annotated[int, _budget("cut")]
     budgets_warned: Annotated[int, _crossed("80")]
     budgets_spent: Annotated[int, _crossed("100")]
+    webhooks_taken: Annotated[int, _webhook("taken")]
+    webhooks_failed: Annotated[int, _webhook("failed")]
+    webhooks_lost: Annotated[int, _webhook("lost")]
     reloads_ok: Annotated[int, _reloaded("ok")]
     reloads_failed: Annotated[int, _reloaded("failed")]
     events_total: Annotated[int, UNTOLD]

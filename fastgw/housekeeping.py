@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from fastgw.accel.histograms import Bounds, Histogram
 from fastgw.accel.landing import give_back, most_room
-from fastgw.config.money import written
+from fastgw.crossings import Crossings, Spawn
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.limits.account import Account
 from fastgw.limits.key import Batch, KeyRecord, UsageRow
@@ -33,6 +33,7 @@ AFTER_MIDNIGHT_S: Final = 0.002
 MOST_KEYS: Final = 5000  # whose usage is one batch of the store's
 MOST_SUMS: Final = 500  # budgets of which is asked at once what they have seen
 MOST_ROWS: Final = 2000  # rows of what was spent in one batch: two milliseconds
+MOST_TOLD: Final = 500  # lines of budgets that were told of, likewise
 MOST_DAYS: Final = 64  # of which it is not known what the store has; only while it cannot be read are there several
 SWEEP: Final = 5000  # meters looked at in one look: a million in less than a minute
 CROWD: Final = 32 << 20  # bytes of bodies at once, after which memory is given back
@@ -54,7 +55,7 @@ class UsageStore(Protocol):
 
 
 class Housekeeping:
-    """See the head of this file. ``store`` None = nothing is written down.
+    """See the head of this file. ``store`` None = nothing is written down. ``spawn``: as of :class:`Crossings`.
 
     Of a day of which it is not known what the store has, nothing is written: what is used meanwhile is added to that, and the
     sums are written then. So the rows of a day that the store has are never older than those that are written over them.
@@ -68,8 +69,10 @@ class Housekeeping:
         meters: Meters | None,
         store: UsageStore | None,
         flush_s: float,
+        spawn: Spawn | None = None,
     ) -> None:
         self._core = core
+        self._crossings = Crossings(core, spawn)
         self._loop = loop
         self._meters = meters
         self._store = store
@@ -116,6 +119,8 @@ class Housekeeping:
         now = monotonic()
         self.lag.observe(now - self._due)
         self._set(min(LOOK_S, seconds_to_midnight(unix_s) + AFTER_MIDNIGHT_S))
+        if core.accounts.crossed:
+            self._crossings.tell()  # (before the period is another)
         today = day_of(unix_s)
         if today != core.today:
             core.today = today
@@ -131,8 +136,6 @@ class Housekeeping:
         core.room()
         if core.accounts.unread and not self._summing:
             self._ask_sums()
-        if core.accounts.crossed:
-            self._tell_crossed()
         self._watch_bodies(core.most_bodies())
         if self._store is not None and now - self._flushed_at >= self._flush_s:
             self._flushed_at = now
@@ -183,7 +186,9 @@ class Housekeeping:
         store = self._store
         if store is None:
             for purse in accounts.unread:
+                purse.roll(self._core.today)
                 purse.known = True  # what is counted here is all that there is
+                accounts.cross(purse)
             accounts.unread.clear()
             return
         asked = accounts.unread[:MOST_SUMS]
@@ -193,43 +198,34 @@ class Housekeeping:
         """What the store is asked, of the periods that are current now."""
         for purse in purses:
             purse.roll(self._core.today)
-        return [(purse.kind, purse.name, purse.begins, purse.ends) for purse in purses]
+        return [(purse.kind, purse.name, purse.begins, purse.ends, purse.limit) for purse in purses]
 
     def _summed(self, asked: Sequence[Purse], sums: Sums | None) -> None:
+        accounts = self._core.accounts
         self._summing = False
-        if sums is not None:  # (else the next look asks again)
-            del self._core.accounts.unread[: len(asked)]
+        if sums is not None:
+            del accounts.unread[: len(asked)]
             self.take_sums(asked, sums)
+            return
+        for purse in asked:  # (The next look asks again; until then what was spent since is all that is known.)
+            accounts.cross(purse)
 
     def take_sums(self, purses: Sequence[Purse], sums: Sums) -> None:
         """Go on from what the store has of these budgets, and what of it is still on its way there."""
-        last, counts = sums
-        waiting = self._core.accounts.books.rows()
+        last, counts, told = sums
+        accounts = self._core.accounts
+        waiting = accounts.books.rows()
         if self._spent is not None and self._spent.id != last:
             waiting.extend(self._spent.rows)
         spent: dict[tuple[bool, str, int], int] = {}
         for key, tenant, _, day, *_, cost, _ in waiting:
             for owner in ((True, key, day), (False, tenant, day)):
                 spent[owner] = spent.get(owner, 0) + cost
-        for purse, count in zip(purses, counts, strict=True):
+        for purse, count, percent in zip(purses, counts, told, strict=True):
             days = range(purse.begins, purse.ends) if spent else ()
             more = sum(spent.get((purse.kind == KEY, purse.name, day), 0) for day in days)
-            purse.restore(purse.begins, min(count + more, MOST_SPENT))
-
-    def _tell_crossed(self) -> None:
-        """Of each budget that has crossed a line: in the log, among the counters, and to whoever else wants to know."""
-        core = self._core
-        crossed = dict.fromkeys(core.accounts.crossed)
-        core.accounts.crossed.clear()
-        for purse in crossed:
-            if purse.told >= 100:
-                core.stats.budgets_spent += 1
-            else:
-                core.stats.budgets_warned += 1
-            core.log.warning(
-                f"{purse.told} percent of a budget are spent", **{purse.kind: purse.name}, spent=written(purse.spent),
-                budget=written(purse.limit), period=purse.period, currency=core.config.currency,
-            )  # fmt: skip
+            purse.restore(purse.begins, min(count + more, MOST_SPENT), percent)
+            accounts.cross(purse)
 
     # --- usage
     def restore(
@@ -297,7 +293,7 @@ class Housekeeping:
     def _anything(self) -> bool:
         """Whether anything is to be written."""
         accounts = self._core.accounts
-        return bool(accounts.touched or self._spent is not None or len(accounts.books))
+        return bool(accounts.touched or self._spent is not None or len(accounts.books) or self._crossings.rows)
 
     def flush(self) -> None:
         """Hand over what was used since; one batch is under way at a time, and the next follows when it is written."""
@@ -328,10 +324,11 @@ class Housekeeping:
             self._loop.call_soon(self._gather)
             return
         books = self._core.accounts.books
-        if self._spent is None and len(books):
+        crossings = self._crossings
+        if self._spent is None and (len(books) or crossings.rows):
             self._batches += 1
-            self._spent = Batch(f"{self._instance}:{self._batches}", books.take(MOST_ROWS))
-        self._more = bool(touched or len(books))
+            self._spent = Batch(f"{self._instance}:{self._batches}", books.take(MOST_ROWS), crossings.take(MOST_TOLD))
+        self._more = bool(touched or len(books) or crossings.rows)
         touched.extend(self._unwritten)
         self._unwritten = []
         self._rows = []

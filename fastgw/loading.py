@@ -30,6 +30,7 @@ def import_for(config: Config) -> None:
     """What only some settings need, before anything changes: there may be no descriptor to read it with, or no file any more.
     Raises ImportError, OSError."""
     needed = {
+        "fastgw.control.webhook": config.budget_webhook_url,
         "fastgw.exchange.merging": config.embedding_merge_s,
         "fastgw.runners": config.runner_auth_token,
         "fastgw.upstream.scheduler": config.scheduler == "auto",

@@ -10,4 +10,4 @@ cdef class Stats:
     cdef public long long refused_total, reloads_failed, reloads_ok, replays_total, retries_refused, retries_total, shortages, stalled
     cdef public long long store_failures, tokens_cached, tokens_estimated, tokens_generated, tokens_prompted, tokens_reasoning
     cdef public long long traces_dropped, traces_exported, traces_failed, truncations_total, upstream_open
-    cdef public long long dials_warm, reused_total, stale_avoided
+    cdef public long long dials_warm, reused_total, stale_avoided, webhooks_failed, webhooks_lost, webhooks_taken

@@ -46,7 +46,7 @@ def keeping(count: int) -> tuple[Housekeeping, Store, Any]:
     for account in accounts:
         account.ledger.settle(20_000, 0, 3, 4, False)
     stats = SimpleNamespace(store_failures=0)
-    register = SimpleNamespace(touched=list(accounts), books=Books(), unread=[], crossed=[])
+    register = SimpleNamespace(touched=list(accounts), books=Books(), unread=[], crossed=[], cross=lambda purse: None)
     core: Any = SimpleNamespace(accounts=register, stats=stats, most_bodies=lambda: 0)
     store = Store()
     loop = asyncio.get_running_loop()
@@ -86,11 +86,11 @@ async def test_a_budget_is_told_all_that_was_spent_and_nothing_twice() -> None:
     assert shared is not None
     asked = house.asked_of([own, shared])
     assert [(kind, name) for kind, name, *_ in asked] == [("key", "key"), ("tenant", "lab")]
-    house.take_sums([own, shared], ("an earlier one", [5000, 5000]))
+    house.take_sums([own, shared], ("an earlier one", [5000, 5000], [0, 0]))
     assert (own.spent, shared.spent) == (5011, 5111)
-    house.take_sums([own, shared], (batch.id, [5001, 5001]))
+    house.take_sums([own, shared], (batch.id, [5001, 5001], [0, 0]))
     assert (own.spent, shared.spent) == (5011, 5111), "the batch is in the sums by now"
-    house.take_sums([own, shared], (batch.id, [1 << 63, 1 << 64]))
+    house.take_sums([own, shared], (batch.id, [1 << 63, 1 << 64], [0, 0]))
     assert (own.spent, shared.spent) == (MOST_SPENT, MOST_SPENT), "more than 64 bits is as much as they hold"
     store.finish(False)
     house.flush()
@@ -201,7 +201,7 @@ class Kept:
         patch.setattr(housekeeping, "time", lambda: self.day * DAY_S + 60.0)
         accounts = SimpleNamespace(
             touched=[], expire=lambda unix_s: False, by_id=lambda key_id: self.account if key_id == "key" else None,
-            books=Books(), purses=list, unread=[], crossed=[],
+            books=Books(), purses=list, unread=[], crossed=[], cross=lambda purse: None,
         )
         self.core: Any = SimpleNamespace(
             accounts=accounts,

@@ -17,6 +17,7 @@ from fastgw.config.names import GPU_NAMES, POLICIES
 MIN_ADMIN_KEY: Final = 16  # characters; shorter ones can be guessed at, and this one makes keys
 MOST_ADMIN_KEYS: Final = 64  # each is compared with what a caller shows
 MAX_ADMIN_FILE_BYTES: Final = 1 << 16
+MAX_WEBHOOK_CHARS: Final = 2048
 RETRY_STATUSES: Final = ("429", "500", "502", "503", "504")
 
 # A key must be able to travel in an Authorization field; see RFC 6750 section 2.1, taken a little wider.
@@ -27,6 +28,7 @@ _ADMIN_NAME: Final = r"[A-Za-z0-9_-]{1,64}"
 _TARGET: Final = r"/[A-Za-z0-9._~!$&'()*+,;=:@/%?-]*"
 _ORIGIN: Final = r"(?i:https?)://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 _FIELD_NAME: Final = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}"
+_WEBHOOK: Final = r"https?://(?:[A-Za-z0-9._~!$&'()*+,;=:%-]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:[/?][\x21\x22\x24-\x7e]*)?"
 _HOST_ENTRY: Final = r"\*|(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?"
 
 
@@ -141,6 +143,20 @@ def socket_path(path: str) -> list[str]:
 
 def currency(word: str) -> list[str]:
     return [] if re.fullmatch("[A-Za-z][A-Za-z0-9_-]{0,15}", word) else ["must be a word of 16 letters at most, such as USD"]
+
+
+def webhook_url(text: str) -> list[str]:
+    if not text:
+        return []
+    found = re.fullmatch(_WEBHOOK, text) if len(text) <= MAX_WEBHOOK_CHARS else None
+    fine = found is not None and 0 < int(found[1] or 1) < 1 << 16
+    return [] if fine else [f"must be http://host:port/path or https://host/path, of {MAX_WEBHOOK_CHARS} characters at most"]
+
+
+def webhook_secret(secret: str) -> list[str]:
+    if 0 < len(secret) < MIN_ADMIN_KEY and KEY.match(secret):
+        return [f"must have {MIN_ADMIN_KEY} characters or more: whoever guesses it signs what he likes"]
+    return engine_key(secret)
 
 
 def engine_key(key: str) -> list[str]:

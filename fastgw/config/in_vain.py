@@ -37,6 +37,11 @@ def _needs(settings: Settings) -> Iterator[str]:
             yield f"needs of {route.model!r} holds under the policy capability alone, and its policy is {policy}"
 
 
+def _webhook(settings: Settings) -> Iterator[str]:
+    if settings.budget_webhook_secret and not settings.budget_webhook_url:
+        yield "budget_webhook_secret is set, but budget_webhook_url is not: nobody is sent anything that it signs"
+
+
 def _shares(settings: Settings) -> Iterator[str]:
     for route in settings.routes:
         if route.sticky and not route.versions and not route.models:
@@ -84,7 +89,7 @@ def _others_come(settings: Settings) -> bool:
     return bool(settings.engines_file or settings.runner_auth_token)
 
 
-_RULES: Final[tuple[Callable[[Settings], Iterator[str]], ...]] = (_choices, _needs, _shares, _versions, _models)
+_RULES: Final[tuple[Callable[[Settings], Iterator[str]], ...]] = (_choices, _needs, _webhook, _shares, _versions, _models)
 
 
 def in_vain(settings: Settings) -> list[str]:

@@ -96,6 +96,15 @@ class Paying(Choosing, frozen=True, kw_only=True):
         "table each",
         kind="tenants",
     )] = ()
+    budget_webhook_url: Annotated[str, row(
+        "who is told when 80 and 100 percent of a budget are spent, by a POST of JSON ([limits.md](limits.md#who-is-told)); "
+        "empty = the log alone. It is kept as a secret is: some have a key in their path",
+        secret=True, check=grammar.webhook_url,
+    )] = ""
+    budget_webhook_secret: Annotated[str, row(
+        "by which those events are signed, 16 characters or more, so that their receiver knows whose they are",
+        secret=True, check=grammar.webhook_secret,
+    )] = ""
 
 
 PRICE_FIELDS: Final[tuple[Setting, ...]] = rows_of(PriceConfig)

@@ -347,9 +347,20 @@ class Accounts:
         """All budgets there are."""
         return [*self._tenants.values(), *[one.purse for one in self.all() if one.purse is not None]]
 
+    def cross(self, purse: Purse) -> None:
+        """Have somebody told, where it has crossed a line of which nobody was told in its period."""
+        percent = purse.percent()
+        if percent > purse.told:
+            purse.told = percent
+            self.crossed.append(purse)
+
     def _meet(self, purse: Purse | None) -> None:
-        if purse is not None and not purse.ends:  # (it is new, or its period is: once it has one it was asked for)
+        if purse is None:
+            return
+        if not purse.ends:  # (it is new, or its period is: once it has one it was asked for)
             self.unread.append(purse)
+        elif purse.known:
+            self.cross(purse)  # (what was spent before may be more than a limit that is new)
 
     # --- keys of the configuration, when it is read again
     def follow(self, defaults: Defaults, now_us: int) -> None:

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from fastgw.config.money import MOST_AMOUNT
 from fastgw.config.names import BudgetPeriod, OnExhausted, Priority
+from fastgw.limits.purse import ToldRow
 from fastgw.limits.spending import SpentRow
 
 NUMBERS = {
@@ -65,10 +66,11 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 class Batch(NamedTuple):
     """What was used since the batch before it, to be added to what the store has. ``id`` is no other's: a batch that is handed
-    over again, because nobody knows what became of it, is added once."""
+    over again, because nobody knows what became of it, is added once. ``told``: which lines of budgets somebody was told of."""
 
     id: str
     rows: Sequence[SpentRow]
+    told: Sequence[ToldRow] = ()
 
 
 UsageRow = tuple[str, int, int, int, int, int, int, int]

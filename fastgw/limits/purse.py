@@ -32,10 +32,14 @@ _warn: Final = WARN_PERCENT
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
 
-Asked = tuple[str, str, int, int]
-"""A budget of which is asked what it has seen: its kind and name, the first day of its period and the first behind it."""
-Sums = tuple[str, Sequence[int]]
-"""The last batch that is in them, and what each of the budgets that were asked for has seen."""
+Asked = tuple[str, str, int, int, int]
+"""A budget of which is asked what it has seen: its kind and name, the first day of its period and the first behind it, and its
+limit."""
+Sums = tuple[str, Sequence[int], Sequence[int]]
+"""The last batch that is in them; of each of the budgets that were asked for what it has seen, and the last line of it that was
+told of."""
+ToldRow = tuple[str, str, int, int, int, int]
+"""A line of a budget that somebody was told of: as :data:`Asked`, and the percentage."""
 
 
 def span(day: int, period: str) -> tuple[int, int]:
@@ -124,11 +128,12 @@ class Purse:
         self.reserved = max(0, self.reserved - cost)
 
     def charge(self, day: int, cost: int) -> bool:
-        """Count what a request has cost. True = that crossed a line of which nobody has been told in this period."""
+        """Count what a request has cost. True = a line is crossed of which nobody has been told in this period, as far as is
+        known: what was told before this process began is not, until :meth:`restore`."""
         if not self.begins <= day < self.ends:
             self.roll(day)
         self.spent = min(self.spent + cost, _most)
-        return self.percent() > self.told
+        return self.known and self.percent() > self.told
 
     def percent(self) -> int:
         """The line that was crossed last: 0, :data:`WARN_PERCENT` or 100."""
@@ -137,16 +142,14 @@ class Purse:
         # (A hundredth first: a hundred times a limit may be more than 64 bits.)
         return _warn if self.spent >= self.limit // 100 * _warn + self.limit % 100 * _warn // 100 else 0
 
-    def restore(self, begins: int, spent: int) -> None:
-        """All that was spent in the period that begins on that day, whoever has counted it. What was crossed before this
-        process began is not told again."""
+    def restore(self, begins: int, spent: int, told: int = 0) -> None:
+        """All that was spent in the period that begins on that day, whoever has counted it, and the last line that was told
+        of in it."""
         if begins != self.begins:
             return
-        first = not self.known and not self.spent
         self.spent = min(spent, _most)
         self.known = True
-        if first:
-            self.told = self.percent()
+        self.told = max(self.told, told)
 
 
 class Hold:

@@ -183,8 +183,7 @@ def settle(
 
 def _spend(gateway: Context, purse: Purse | None, cost: int) -> None:
     if purse is not None and purse.charge(gateway.today, cost):
-        purse.told = purse.percent()
-        gateway.accounts.crossed.append(purse)
+        gateway.accounts.cross(purse)
 
 
 def _use_of(gateway: Context, account: Account, model: str) -> Use:

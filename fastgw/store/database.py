@@ -308,6 +308,11 @@ class Database:
             + ", ".join(f"{name} = min({name} + excluded.{name}, 1 << 61)" for name in counts),
             spent.rows,
         )
+        self._connection.executemany(
+            "INSERT INTO told VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (kind, name, begins, ends, amount) "
+            "DO UPDATE SET percent = max(percent, excluded.percent)",
+            spent.told,
+        )
         self.change("INSERT OR REPLACE INTO meta VALUES ('spent', ?)", (spent.id,))
 
     def load_usage(self, day: int, last_day: int | None = None) -> list[UsageRow]:
@@ -352,6 +357,7 @@ class Database:
         while (day := self.rows("SELECT min(day) FROM usage WHERE day < ?", (before_day,))[0][0]) is not None:
             gone += self.change("DELETE FROM usage WHERE day = ?", (day,))
             self.change("DELETE FROM spending WHERE day <= ?", (day,))
+            self.change("DELETE FROM told WHERE ends <= ?", (day,))
         return gone
 
     # --- audit

@@ -118,7 +118,23 @@ _SPENDING: Final = (
     "ALTER TABLE keys ADD COLUMN budget_period TEXT",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _PAGES, _PARTS, _CERTIFICATES, _SPENDING)
+# Which lines of budgets somebody was told of, and of which limit: it is told once in a period.
+_TOLD: Final = (
+    """
+    CREATE TABLE told (
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        begins INTEGER NOT NULL,
+        ends INTEGER NOT NULL,
+        amount INTEGER NOT NULL,
+        percent INTEGER NOT NULL,
+        PRIMARY KEY (kind, name, begins, ends, amount)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX told_by_end ON told (ends)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _PAGES, _PARTS, _CERTIFICATES, _SPENDING, _TOLD)
 """Row n takes a file from version n to n + 1. Rows that were released are never edited: a change is a new row."""
 
 # What may pass by itself: the disk is full, read-only or sick, or another process holds the file.

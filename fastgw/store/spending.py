@@ -19,6 +19,7 @@ _TURN: Final = 50  # rows: see `keys`
 _TURN_S: Final = 1e-4
 _COLUMNS: Final = {"key": "key_id", "tenant": "tenant", "model": "model", "day": "day"}
 _SUMS: Final = ("prompt", "completion", "requests", "estimated", "cached", "reasoning", "cost", "unpriced")
+_TOLD: Final = "SELECT percent FROM told WHERE kind = ? AND name = ? AND begins = ? AND ends = ? AND amount = ?"
 
 
 class TooManyGroups(Exception):
@@ -46,15 +47,17 @@ def add_day(database: Database, day: int, by: Sequence[str], into: dict[tuple[st
 
 
 def sums(database: Database, asked: Sequence[Asked]) -> Sums:
-    """What each budget has seen, and the last batch that is in it."""
+    """What each budget has seen, the last batch that is in it, and the last line of it that somebody was told of (0 = none)."""
     with database.snapshot():
         last = database.rows("SELECT value FROM meta WHERE name = 'spent'")
-        found = []
-        for kind, name, begins, ends in asked:
+        found, told = [], []
+        for kind, name, begins, ends, limit in asked:
             owner = "key_id = ?" if kind == KEY else "tenant = ? AND tenant != ''"
             sql = f"SELECT coalesce(sum(cost), 0) FROM spending WHERE {owner} AND day >= ? AND day < ?"  # noqa: S608
             found.append(int(database.rows(sql, (name, begins, ends))[0][0]))
-    return str(last[0][0]) if last else "", found
+            known = database.rows(_TOLD, (kind, name, begins, ends, limit))
+            told.append(int(known[0][0]) if known else 0)
+    return str(last[0][0]) if last else "", found, told
 
 
 def names_of(database: Database, ids: Sequence[str]) -> dict[str, str]:

@@ -21,8 +21,7 @@ cdef class Purse:
     cpdef release(self, long long cost)
     cpdef bint charge(self, long long day, long long cost) except -1
     cpdef long percent(self) except -1
-    @cython.locals(first=bint)
-    cpdef restore(self, long long begins, long long spent)
+    cpdef restore(self, long long begins, long long spent, long long told=*)
 
 @cython.final
 cdef class Hold:

@@ -19,7 +19,7 @@ LAYERS = (
     ("app", "behind"),
     ("accounts", "doors"),
     ("certified", "engines", "explaining", "housekeeping", "keyring", "runners", "traces", "vitals"),
-    ("loading", "tunnels"),
+    ("crossings", "loading", "tunnels"),
     ("agent", "control", "gpu", "sim", "bench", "observe", "store", "top"),
     ("policy",),
     ("exchange",),

@@ -22,6 +22,7 @@ CAPABLE = {"policy_header": "x-policy", "policy_choices": ["capability"]}
 # What is set, and what is said of it: "" = nothing.
 ROWS: list[tuple[dict[str, Any], str]] = [
     ({"policy_header": "x-policy"}, "policy_header is set, but policy_choices is not"),
+    ({"budget_webhook_secret": "sk-signs-these-events"}, "budget_webhook_secret is set, but budget_webhook_url is not"),
     ({"policy_choices": ["ordered"]}, "policy_choices is set, but policy_header is not"),
     ({"policy_header": "x-policy", "policy_choices": ["ordered"]}, ""),
     (route(needs=["gpu"]), "needs of 'm' holds under the policy capability alone, and its policy is round_robin"),

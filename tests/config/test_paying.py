@@ -62,6 +62,11 @@ def test_a_mistake_has_its_line(tmp_path: Path, text: str, says: str) -> None:
     ({"tenants": [TenantConfig(name=f"t{at}") for at in range(MAX_TENANTS + 1)]}, f"more than {MAX_TENANTS}"),
     ({"currency": "US dollars"}, "a word"),
     ({"key_budget": "1.0000000001"}, "an amount"),
+    ({"budget_webhook_url": "ftp://hooks.example/"}, "must be http://"),
+    ({"budget_webhook_url": "https://hooks.example/#part"}, "must be http://"),
+    ({"budget_webhook_url": "https://hooks.example:65536/"}, "must be http://"),
+    ({"budget_webhook_url": "https://hooks.example/" + "a" * 2048}, "must be http://"),
+    ({"budget_webhook_secret": "short"}, "16 characters or more"),
 ])  # fmt: skip
 def test_what_cannot_be_together_is_told(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigErrors, match=says):

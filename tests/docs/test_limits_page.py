@@ -189,7 +189,7 @@ def test_files_of_the_page_are_valid(page: str, tmp_path: Path) -> None:
         path.write_text(block)
         config = load({"config": str(path)}, {}, tmp_path)
         assert config.warnings == ()
-        assert config.routes or config.prices
+        assert config.routes or config.prices or config.budget_webhook_url
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -63,6 +63,8 @@ NO_LIMITS = {
         "store.database.PAUSE_S", "store.keys._TURN_S", "store.spending._TURN_S",
         "store.place._MADE_WITHIN_S", "control.server.STOP_S", "control.admin_live.EVERY_S", "observe.live.MARK_S",
         "observe.live.STALE_S",
+        "store.place._MADE_WITHIN_S", "control.server.STOP_S", "control.webhook.FIRST_PAUSE_S", "control.webhook.MAX_PAUSE_S",
+        "control.webhook.TOLD_EVERY_S",
         "gpu.server.STOP_S", "gpu.server.PACKED_BYTES", "gpu.watch.FRESH_S", "gpu.watch.CLOSE_S",
         "gpu.reading.FIRST_PAUSE_S", "gpu.reading.MAX_PAUSE_S", "top.cli.LEAST_INTERVAL_S", "top.cli.MOST_INTERVAL_S",
         "top.view.MOST_EVENTS",

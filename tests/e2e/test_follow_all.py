@@ -39,6 +39,7 @@ OTHERS: dict[str, Any] = {
     "needs_header": "x-needs",
     "prices": [PriceConfig(model="m", input="1")], "currency": "EUR", "key_budget": "5",
     "tenants": [TenantConfig(name="lab", budget="9")],
+    "budget_webhook_url": "http://127.0.0.1:9/budgets", "budget_webhook_secret": "sk-signs-these-events",
     "embedding_merge_inputs": 9, "memory_budget_bytes": 1 << 30,
 }  # fmt: skip
 ELSEWHERE = ("api_keys_file", "admin_keys_file", "log_level")
@@ -83,7 +84,7 @@ LEFT_OUT = {
     "resolved_at", "touched", "_warming", "_runner", "url", "_throttle", "_connections", "_metrics", "_keys", "_engines",
     "_reload", "_changed", "_room", "_published", "addresses", "_other_keys", "_watched", "group", "_configs", "_added",
     "on_closed", "_exempt", "_routes", "routes", "events", "_accepted", "_refusal", "_bucket", "_starts_until",
-    "_due", "lag",
+    "_due", "lag", "_spawn",
     "unread",
 }  # fmt: skip
 

@@ -55,6 +55,8 @@ def test_no_more_is_admitted_than_there_is(requests: list[tuple[int, int]]) -> N
 
 def test_each_line_is_crossed_once_in_a_period() -> None:
     one = purse()
+    one.roll(20_000)
+    one.restore(one.begins, 0)
     told = []
     for cost in (799, 1, 50, 100, 50, 500):
         if one.charge(20_000, cost):
@@ -62,6 +64,12 @@ def test_each_line_is_crossed_once_in_a_period() -> None:
             told.append((one.spent, one.told))
     assert told == [(800, 80), (1000, 100)]
     begins = one.ends
+    assert not one.charge(begins, 850), "it is not known yet what was told before"
+    one.restore(begins, 850, 80)
+    assert not one.charge(begins, 1)
+    begins = one.ends
+    one.roll(begins)
+    one.restore(begins, 0)
     assert not one.charge(begins, 799)
     assert one.charge(begins, 1), "another month is another budget"
     one.change(2000, "month", b"")
@@ -81,8 +89,8 @@ def test_what_is_restored_is_all_there_is_and_of_that_period_alone() -> None:
     one.roll(20_000)
     one.restore(one.begins - 1, 900)
     assert (one.spent, one.known) == (0, False)
-    one.restore(one.begins, 900)
-    assert (one.spent, one.known, one.told) == (900, True, 80), "what was crossed before is not told again"
+    one.restore(one.begins, 900, 80)
+    assert (one.spent, one.known, one.told) == (900, True, 80), "what was told before is not told again"
     one.restore(one.begins, 1 << 62)
     assert one.spent == MOST_SPENT
 

@@ -71,7 +71,12 @@ def of_version(path: Path, version: int) -> None:
         "1, 0)"
     )
     into = "INSERT INTO usage (key_id, day, prompt, completion, requests, estimated) VALUES (?, ?, ?, ?, ?, ?)"
-    connection.executemany(into, [(OLD, 7, 1, 2, 3, 4), (OLD, 8, 10, 20, 30, 0)])
+    used = [(OLD, 7, 1, 2, 3, 4), (OLD, 8, 10, 20, 30, 0)]
+    connection.executemany(into, used)
+    if version >= 5:  # it has counted by model, too
+        for key, day, prompt, completion, requests, estimated in used:
+            row = (day, key, "lab", "", prompt, completion, requests, estimated, 0, 0, 0, prompt + completion)
+            connection.execute(f"INSERT INTO spending VALUES ({', '.join('?' * len(row))})", row)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {version}")
     connection.commit()

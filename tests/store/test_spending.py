@@ -26,9 +26,9 @@ def test_a_batch_that_is_handed_over_again_is_added_once(database: Database) -> 
     first, second = Batch("a:1", [row("k", "lab", "m", 7, 30)]), Batch("a:2", [row("k", "lab", "m", 7, 12)])
     for batch in (first, first, second, second):
         database.upsert_usage([], batch)
-    assert spending.sums(database, [(KEY, "k", 7, 8)]) == ("a:2", [42])
+    assert spending.sums(database, [(KEY, "k", 7, 8, 9)]) == ("a:2", [42], [0])
     database.upsert_usage([], Batch("b:1", [row("k", "lab", "m", 7, MAX_COUNT)]))
-    assert spending.sums(database, [(KEY, "k", 7, 8)])[1] == [MAX_COUNT], "sums end where they fit 64 bits"
+    assert spending.sums(database, [(KEY, "k", 7, 8, 9)])[1] == [MAX_COUNT], "sums end where they fit 64 bits"
 
 
 def test_a_batch_that_fails_leaves_nothing_of_it(database: Database) -> None:
@@ -37,15 +37,22 @@ def test_a_batch_that_fails_leaves_nothing_of_it(database: Database) -> None:
         database.upsert_usage([("k", 7, 1, 2, 3, 0, 0, 0)], broken)
     assert database.load_usage(7) == []
     database.upsert_usage([], Batch("a:1", [row("k", "", "m", 7, 30)]))
-    assert spending.sums(database, [(KEY, "k", 7, 8)]) == ("a:1", [30])
+    assert spending.sums(database, [(KEY, "k", 7, 8, 9)]) == ("a:1", [30], [0])
 
 
 def test_budgets_find_their_own_period(database: Database) -> None:
     rows = [row("k", "lab", "m", 7, 1), row("k", "lab", "n", 8, 2), row("j", "lab", "m", 8, 4), row("k", "old", "m", 8, 8)]
     database.upsert_usage([], Batch("a:1", rows))
-    asked = [(KEY, "k", 7, 9), (KEY, "k", 8, 9)]
-    asked += [(TENANT, "lab", 7, 9), (TENANT, "lab", 8, 9), (TENANT, "old", 0, 9), (TENANT, "", 0, 9)]
+    asked = [(KEY, "k", 7, 9, 50), (KEY, "k", 8, 9, 50)]
+    asked += [(TENANT, "lab", 7, 9, 50), (TENANT, "lab", 8, 9, 50), (TENANT, "old", 0, 9, 50), (TENANT, "", 0, 9, 50)]
     assert spending.sums(database, asked)[1] == [11, 10, 7, 6, 8, 0]
+
+
+def test_what_was_told_is_of_one_budget_and_never_less_again(database: Database) -> None:
+    told = [(KEY, "k", 7, 9, 50, 80), (KEY, "k", 7, 9, 50, 100), (KEY, "k", 7, 9, 50, 80), (TENANT, "k", 7, 9, 50, 80)]
+    database.upsert_usage([], Batch("a:1", [], told))
+    asked = [(KEY, "k", 7, 9, 50), (KEY, "k", 7, 9, 60), (KEY, "k", 7, 8, 50), (KEY, "k", 9, 11, 50), (TENANT, "k", 7, 9, 50)]
+    assert spending.sums(database, asked)[2] == [100, 0, 0, 0, 80]
 
 
 def test_sums_are_by_what_was_asked_for_and_deleted_keys_are_among_them(
@@ -69,8 +76,10 @@ def test_sums_are_by_what_was_asked_for_and_deleted_keys_are_among_them(
         spending.add_day(database, 7, ["model"], {})
 
 
-def test_what_is_pruned_is_gone_from_both_tables(database: Database) -> None:
+def test_what_is_pruned_is_gone_from_all_tables(database: Database) -> None:
     for day in (7, 8):
-        database.upsert_usage([("k", day, 1, 2, 3, 0, 0, 0)], Batch(f"a:{day}", [row("k", "", "m", day, 1)]))
+        told = [(KEY, "k", day - 1, day, 50, 80)]
+        database.upsert_usage([("k", day, 1, 2, 3, 0, 0, 0)], Batch(f"a:{day}", [row("k", "", "m", day, 1)], told))
     database.prune(8)
     assert database.rows("SELECT DISTINCT day FROM spending") == [(8,)]
+    assert database.rows("SELECT DISTINCT ends FROM told") == [(8,)]
