@@ -51,18 +51,25 @@ def _price(accounts: Accounts, config: Config) -> None:
 
 
 def dearest_of(prices: dict[str, Price], routes: Sequence[RouteConfig]) -> dict[str, Price]:
-    """By each name what the dearest costs that may answer for it: its fallbacks, or the models that it stands for. A name is
-    left out where the price of one of them is not known."""
-    found = dict(prices)
+    """By each name what the dearest costs that may answer for it: the model, or those that it stands for, and all that each of
+    them falls back to. A name is left out where the price of one of them is not known."""
+    found = {model: _dearest([one]) for model, one in prices.items()}
+    fallbacks = {route.model: route.fallback for route in routes}
     for route in routes:
-        may = [*(route.models or [route.model]), *route.fallback]
+        models = route.models or [route.model]
+        may = {*models, *route.fallback, *(other for model in models for other in fallbacks.get(model, ()))}
         known = [one for model in may if (one := prices.get(model, prices.get(OTHERS))) is not None]
         for name in (route.model, *route.aliases):
             found.pop(name, None)
             if len(known) == len(may):
-                dear = max(max(one.input, one.cached) for one in known)
-                found[name] = Price(dear, dear, max(one.output for one in known))
+                found[name] = _dearest(known)
     return found
+
+
+def _dearest(prices: Sequence[Price]) -> Price:
+    """What a token costs at most, whichever of them is charged, and whatever of a prompt turns out to be at hand."""
+    prompt = max(max(one.input, one.cached) for one in prices)
+    return Price(prompt, prompt, max(one.output for one in prices))
 
 
 def prices_of(config: Config) -> dict[str, Price]:

@@ -129,7 +129,11 @@ def spent_kind(exchange: ExchangeState) -> str:
     gateway = exchange.gateway
     hold = exchange.money
     account = exchange.account
-    if hold.broke if hold is not None else account is not None and broke(account, gateway.today) is not None:
+    if hold is not None:
+        money = hold.broke
+    else:  # (only of a session: a stream that holds no money is not ended for it)
+        money = exchange.session is not None and account is not None and broke(account, gateway.today) is not None
+    if money:
         gateway.stats.budget_cut += 1
         return "budget_exhausted"
     gateway.stats.quota_cut += 1

@@ -10,9 +10,9 @@ from fastgw.protocol.websocket import Frames, accepts
 class WebSocketSession:
     """``model``: what it asked for in its query, "" = nothing; ``value``: where that stands. ``key``: what was made up for an
     engine of HTTP/1, because the client's protocol has none; b"" = the client has its own. ``frames`` reads what the engine
-    sends, and ``answers`` counts those that it has ended."""
+    sends, ``answers`` counts those that it has ended, and ``estimated`` the tokens of those whose engine did not count."""
 
-    __slots__ = ("answers", "frames", "key", "model", "value")
+    __slots__ = ("answers", "estimated", "frames", "key", "model", "value")
 
     def __init__(self, model: str, value: Value | None, key: bytes = b"") -> None:
         self.model = model
@@ -20,6 +20,7 @@ class WebSocketSession:
         self.key = key
         self.frames = Frames()
         self.answers = 0
+        self.estimated = 0
 
     def agrees(self, head: ResponseHead, connects: bool) -> bool:
         """Whether this answer can be passed on. The accept for a key of the client's own is the client's to judge (RFC 6455

@@ -154,7 +154,7 @@ class Purse:
 
 class Hold:
     """What one request holds: ``reserved`` of each of its purses (None = no budget), at ``price``, for so many ``tokens``.
-    ``broke``: its stream was ended because nothing more could be had."""
+    ``broke``: the last time that its stream asked for more there was not money enough."""
 
     __slots__ = ("broke", "own", "price", "reserved", "shared", "tokens")
 
@@ -169,16 +169,16 @@ class Hold:
     def extend(self, day: int, tokens: int) -> int:
         """Take more for a stream that goes on: for as many of ``tokens`` as there is money for. Returns how many."""
         left = left_of(self.own, self.shared, day)
-        tokens = min(tokens, self.price.tokens(left))
-        cost = min(self.price.cost(0, tokens, 0), left)
+        granted = min(tokens, self.price.tokens(left))
+        cost = min(self.price.cost(0, granted, 0), left)
         if self.own is not None:
             self.own.reserved += cost
         if self.shared is not None:
             self.shared.reserved += cost
         self.reserved += cost
-        self.tokens += tokens
-        self.broke = tokens <= 0
-        return tokens
+        self.tokens += granted
+        self.broke = granted < tokens  # (who asks for none has nothing left of something else)
+        return granted
 
     def release(self) -> None:
         """Give all of it back."""

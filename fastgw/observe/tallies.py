@@ -179,11 +179,12 @@ class Tallies(Tally):
         if exchange.completion_tokens >= 0:
             cell.completion.observe(completion)
         if exchange.cached_tokens > 0:
-            cell.cached += min(exchange.cached_tokens, prompt)
+            cell.cached += exchange.cached_tokens
         if exchange.reasoning_tokens > 0:
-            cell.reasoning += min(exchange.reasoning_tokens, completion)
+            cell.reasoning += exchange.reasoning_tokens
         if exchange.estimated:
-            cell.estimated += prompt + completion
+            session = exchange.session
+            cell.estimated += prompt + completion if session is None else session.estimated
 
     # --- where it belongs
     def _cell(self, exchange: ExchangeState) -> Cell:

@@ -72,6 +72,7 @@ class Charge(Filter):
             self._of_all(exchange)
             if exchange.prompt_tokens < 0 or exchange.completion_tokens < 0:
                 self._estimate(exchange, response)
+            _bound(exchange)
         settle(
             exchange,
             account,
@@ -136,22 +137,20 @@ class Charge(Filter):
 def settle(
     exchange: Exchange, account: Account, now: float, prompt: int, completion: int, cached: int, reasoning: int, estimated: bool
 ) -> None:
-    """Count what ``exchange`` has used until ``now`` (-1 = nobody said), and give back what it had reserved: in the key's
-    day, in its minute, and in the sums of all."""
+    """Count what ``exchange`` has used until ``now`` (-1 = nobody said; no more than ``MOST_TOKENS``, and ``cached`` and
+    ``reasoning`` no more than they are parts of), and give back what it had reserved: in the key's day, in its minute, and in
+    the sums of all."""
     gateway = exchange.gateway
-    # An engine's word is taken up to here: sums of what it claims must not turn over in the compiled twin.
-    if not 0 <= prompt <= MOST_TOKENS:
-        prompt = MOST_TOKENS if prompt > 0 else 0
-    if not 0 <= completion <= MOST_TOKENS:
-        completion = MOST_TOKENS if completion > 0 else 0
+    if prompt < 0:
+        prompt = 0
+    if completion < 0:
+        completion = 0
     stats = gateway.stats
     stats.tokens_prompted += prompt
     stats.tokens_generated += completion
     if cached > 0:
-        cached = min(cached, prompt)
         stats.tokens_cached += cached
     if reasoning > 0:
-        reasoning = min(reasoning, completion)
         stats.tokens_reasoning += reasoning
     if estimated:
         stats.tokens_estimated += prompt + completion
@@ -194,6 +193,21 @@ def _use_of(gateway: Context, account: Account, model: str) -> Use:
         known = model if model in gateway.table.models or model in gateway.accounts.books.prices else ""
         use = account.use = gateway.accounts.books.use(account.id, account.tenant, known, gateway.today)
     return use
+
+
+def _bound(exchange: Exchange) -> None:
+    """An engine's word is taken up to here, and for all books alike: sums of what it claims must not turn over in the
+    compiled twin, and what was at hand, or reasoned, is a part of the rest."""
+    prompt = exchange.prompt_tokens
+    if prompt > MOST_TOKENS:
+        prompt = exchange.prompt_tokens = MOST_TOKENS
+    completion = exchange.completion_tokens
+    if completion > MOST_TOKENS:
+        completion = exchange.completion_tokens = MOST_TOKENS
+    if exchange.cached_tokens > prompt:
+        exchange.cached_tokens = prompt
+    if exchange.reasoning_tokens > completion:
+        exchange.reasoning_tokens = completion
 
 
 def _only_error(exchange: Exchange, response: ResponseHead, outcome: str) -> bool:

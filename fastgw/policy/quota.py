@@ -146,6 +146,14 @@ def hold_for(account: Account, price: Price | None, prompt: int, answers: int) -
     return Hold(account.purse, account.shared, price, price.cost(prompt, answers, 0), prompt + answers)
 
 
+def untold_hold(account: Account, price: Price | None, tokens: int) -> Hold | None:
+    """The same, of tokens of which nobody knows before how many will be the prompt's: the dearer price holds for all."""
+    if price is None:
+        return None
+    dearer = max(price.cost(tokens, 0, 0), price.cost(0, tokens, 0))
+    return Hold(account.purse, account.shared, price, dearer, tokens)
+
+
 def with_budget(before: bytes, account: Account, today: int) -> bytes:
     """The lines ``before``, and what is left of the budget that has least left: the key's, or its tenant's."""
     purse = account.purse
@@ -192,7 +200,12 @@ class Quota(Filter):
 
     def on_body(self, exchange: Exchange) -> None:
         account = exchange.account
-        if account is None or not account.reserves or not exchange.endpoint.metered:
+        if account is None or not account.reserves:
+            self._admit(exchange, account, 0, 0, None)
+            return
+        if not exchange.endpoint.metered:
+            if exchange.session is not None:
+                price_for(exchange, account)  # (nothing is reserved, but what spends nothing would never end)
             self._admit(exchange, account, 0, 0, None)
             return
         facts = exchange.facts
@@ -204,12 +217,10 @@ class Quota(Filter):
         refuse_uncounted(exchange)
         if facts is None or not exchange.endpoint.generates:
             cost = expected_cost(exchange)
-            minute = cost
             if exchange.endpoint.untold:
-                cost = untold_cost(exchange, account)
-                minute = cost if account.tokens is None else min(cost, account.tokens.burst)
-            given = min(facts.prompt_tokens, cost) if facts is not None else cost
-            self._admit(exchange, account, minute, cost, hold_for(account, price, given, cost - given))
+                self._admit_untold(exchange, account, price)
+            else:
+                self._admit(exchange, account, cost, cost, hold_for(account, price, cost, 0))
             return
         gateway = exchange.gateway
         today = gateway.today
@@ -263,12 +274,18 @@ class Quota(Filter):
         if exchange.upload is None:
             return  # admitted when its body was there
         account = exchange.account
-        minute = daily = 0
-        hold: Hold | None = None
         if account is not None and account.reserves and exchange.endpoint.metered:
-            daily = untold_cost(exchange, account)
-            minute = daily if account.tokens is None else min(daily, account.tokens.burst)
-            hold = hold_for(account, price_for(exchange, account), 0, daily)
+            self._admit_untold(exchange, account, price_for(exchange, account))
+        else:
+            self._admit(exchange, account, 0, 0, None)
+
+    def _admit_untold(self, exchange: Exchange, account: Account, price: Price | None) -> None:
+        """One of whose tokens no engine can be told how many they may be: as many are taken as there are at most."""
+        daily = untold_cost(exchange, account)
+        minute = daily if account.tokens is None else min(daily, account.tokens.burst)
+        hold = untold_hold(account, price, daily)
+        if hold is not None:
+            hold.reserved = min(hold.reserved, max(left_of(hold.own, hold.shared, exchange.gateway.today), 1))
         self._admit(exchange, account, minute, daily, hold)
 
     def _admit(
@@ -283,11 +300,7 @@ class Quota(Filter):
         now = exchange.at
         now_us = micros(now)
         today = exchange.gateway.today
-        money = 0
-        if hold is not None:
-            if exchange.endpoint.untold or exchange.upload is not None:
-                hold.reserved = min(hold.reserved, max(left_of(hold.own, hold.shared, today), 1))  # (as of the day's tokens)
-            money = hold.reserved
+        money = 0 if hold is None else hold.reserved
         if not admit(account, today, now_us, minute, daily, money):
             self._refuse(exchange, account, now_us, minute, daily, money)
         exchange.routed_at = now

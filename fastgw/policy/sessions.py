@@ -33,7 +33,7 @@ class Sessions(Filter):
     def on_said(self, exchange: Exchange, said: Counts | None) -> bool:
         """An answer has ended (None: the session has, without any). False = the key's day, or budget, is spent."""
         account = exchange.account
-        if account is None:
+        if account is None or exchange.session is None:
             return True
         if said is None:
             settle(exchange, account, monotonic(), 0, 0, 0, 0, False)
@@ -43,6 +43,7 @@ class Sessions(Filter):
         if prompt < 0 and seconds >= 0:
             prompt = min(seconds * TOKENS_PER_SECOND, MOST_TOKENS)
             estimated = True
+        cached, reasoning = min(cached, prompt), min(reasoning, completion)
         # The sums are the session's own record.
         exchange.prompt_tokens = _sum(exchange.prompt_tokens, prompt)
         exchange.completion_tokens = _sum(exchange.completion_tokens, completion)
@@ -50,6 +51,7 @@ class Sessions(Filter):
         exchange.reasoning_tokens = _sum(exchange.reasoning_tokens, reasoning)
         if estimated:
             exchange.estimated = True
+            exchange.session.estimated += max(prompt, 0) + max(completion, 0)
         settle(exchange, account, monotonic(), prompt, completion, cached, reasoning, estimated)
         ledger = account.ledger
         if ledger.limit and ledger.prompt + ledger.completion >= ledger.limit:

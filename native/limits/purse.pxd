@@ -30,7 +30,7 @@ cdef class Hold:
     cdef public Price price
     cdef public Purse own, shared
 
-    @cython.locals(left=cython.longlong, cost=cython.longlong)
+    @cython.locals(left=cython.longlong, granted=cython.longlong, cost=cython.longlong)
     cpdef long extend(self, long long day, long long tokens) except -1
     cpdef release(self)
 

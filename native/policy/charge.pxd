@@ -23,6 +23,8 @@ cdef str COMPLETIONS, MESSAGES
 cdef int FRAME_BYTES
 cdef long long MOST_CHOICES, MOST_TOKENS, NO_LIMIT
 
+@cython.locals(prompt=cython.longlong, completion=cython.longlong)
+cdef _bound(Exchange exchange)
 cdef bint _only_error(Exchange exchange, ResponseHead response, str outcome) except -1
 cpdef Relay relay_of(Exchange exchange)
 @cython.locals(facts=BodyFacts)

@@ -31,6 +31,8 @@ cpdef long long untold_cost(Exchange exchange, Account account) except -1
 @cython.locals(books=Books)
 cpdef Price price_for(Exchange exchange, Account account)
 cpdef Hold hold_for(Account account, Price price, long long prompt, long long answers)
+@cython.locals(dearer=cython.longlong)
+cpdef Hold untold_hold(Account account, Price price, long long tokens)
 @cython.locals(purse=Purse, shared=Purse, left=cython.longlong)
 cpdef bytes with_budget(bytes before, Account account, long long today)
 
@@ -40,15 +42,16 @@ cdef class Quota(Filter):
     cpdef on_request(self, Exchange exchange)
     @cython.locals(account=Account, facts=BodyFacts, prompt=cython.longlong, cost=cython.longlong,
                    today=cython.longlong, meter=Meter, ledger=Ledger, answers=cython.longlong, named=cython.longlong,
-                   bound=cython.longlong, least=cython.longlong, left=cython.longlong, minute=cython.longlong,
-                   usual=cython.longlong,
+                   bound=cython.longlong, least=cython.longlong, left=cython.longlong, usual=cython.longlong,
                    cut=cython.bint, by_day=cython.bint, gateway=Context, price=Price,
-                   afford=cython.longlong, given=cython.longlong)
+                   afford=cython.longlong)
     cpdef on_body(self, Exchange exchange)
     @cython.locals(meter=Meter, now_us=cython.longlong)
     cpdef _check_debt(self, Exchange exchange, Account account)
-    @cython.locals(account=Account, minute=cython.longlong, daily=cython.longlong, hold=Hold)
+    @cython.locals(account=Account)
     cpdef on_route(self, Exchange exchange)
+    @cython.locals(minute=cython.longlong, daily=cython.longlong, hold=Hold)
+    cpdef _admit_untold(self, Exchange exchange, Account account, Price price)
     @cython.locals(meter=Meter, now=cython.double, now_us=cython.longlong, today=cython.longlong, money=cython.longlong)
     cpdef _admit(self, Exchange exchange, Account account, long long minute, long long daily, Hold hold)
     @cython.locals(meter=Meter, found=Refusal, purse=Purse)

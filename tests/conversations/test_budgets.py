@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from fastgw import EngineConfig
 from fastgw.config import RouteConfig
 from fastgw.config.money import amount
 from fastgw.config.paying import PriceConfig, TenantConfig
 from fastgw.limits.account import Defaults
 from fastgw.limits.key import KeyRecord
 from tests.conversations.test_cut import TEXT, head
+from tests.conversations.test_spent import HANDSHAKE
 from tests.e2e.metered import KEY, OTHER_KEY, estimate, say
+from tests.e2e.test_realtime_usage import done, frame
 from tests.support.conversation import Conversation, answering, conversation
 from tests.support.requests import request
 from tests.support.scripts import chunk, ok
@@ -96,8 +100,18 @@ def test_who_names_no_maximum_is_given_what_is_left() -> None:
         client.sees(200)
 
 
-def test_a_stream_is_cut_where_the_money_ends() -> None:
-    with talked(f"0.{PROMPT + 2 * 5:03}", on_exhausted="cut") as talk:  # of five tokens
+FIVE = PROMPT + 2 * 5  # thousandths that a stream of five tokens costs
+
+
+@pytest.mark.parametrize(("budget", "quota", "code", "counted"), [
+    (f"0.{FIVE:03}", 0, "insufficient_quota", (1, 0)),
+    (f"0.{FIVE:03}", 10_000, "insufficient_quota", (1, 0)),
+    ("1", PROMPT + 5, "daily_quota_exceeded", (0, 1)),
+])  # fmt: skip
+def test_a_stream_is_cut_where_the_money_ends_or_the_day_and_is_told_which(
+    budget: str, quota: int, code: str, counted: tuple[int, int]
+) -> None:
+    with talked(budget, daily_token_quota=quota, on_exhausted="cut") as talk:
         client = talk.client().says(say(50, stream=True))
         asked = talk.engines[0].last.says(head("chunked"))
         asked.says(chunk(TEXT + TEXT))
@@ -105,8 +119,8 @@ def test_a_stream_is_cut_where_the_money_ends() -> None:
         events = client.seen.events()
         last = json.loads(events[-2])
         assert events[-1] == "[DONE]"
-        assert (last["choices"][0]["finish_reason"], last["error"]["code"]) == ("length", "insufficient_quota")
-        assert (talk.stats.budget_cut, talk.stats.quota_cut) == (1, 0)
+        assert (last["choices"][0]["finish_reason"], last["error"]["code"]) == ("length", code)
+        assert (talk.stats.budget_cut, talk.stats.quota_cut) == counted
         assert talk.records[-1]["outcome"] == "quota"
         assert budget_of(talk)["reserved"] == "0"
 
@@ -127,19 +141,108 @@ def test_a_model_without_a_price_is_refused_or_counted_as_such() -> None:
         assert talk.ask(say(10)).status == 200, "who has no budget need not care"
 
 
-def test_it_is_reserved_for_the_dearest_and_charged_for_who_answered() -> None:
-    prices = [SIM, PriceConfig(model="dear", input="3000", output="6000", cached="1500")]
-    routes = [RouteConfig(model="sim", fallback=["dear"], fallback_on=["failure"], aliases=["nick"])]
+FALLS = {"fallback": ["dear"], "fallback_on": ["failure"]}
+
+
+@pytest.mark.parametrize("routes", [
+    [RouteConfig(model="sim", aliases=["nick"], **FALLS)],
+    [RouteConfig(model="nick", models=["sim"], **FALLS)],
+    [RouteConfig(model="nick", models=["sim", "dear"], fallback=["sim"], fallback_on=["failure"])],
+    [RouteConfig(model="nick", models=["sim"]), RouteConfig(model="sim", **FALLS)],
+], ids=["its own", "a class's", "another of a class", "a member's"])  # fmt: skip
+def test_it_is_reserved_for_the_dearest_and_charged_for_who_answered(routes: list[RouteConfig]) -> None:
+    """Whoever it may go on to: one that has no price is as good a reason to refuse it."""
+    dearest = PriceConfig(model="dear", input="3000", output="6000", cached="1500")
+    engines = [EngineConfig(url="http://127.0.0.1:9", models=["sim", "dear"], warm_connections=0)]
     fails = ok(b"{}").replace(b"200 OK", b"503 Service Unavailable")
 
     def plays(asked: Any) -> None:
         asked.says(ANSWER if b'"dear"' in asked.body else fails)
 
-    with talked("1", plays, prices=prices, routes=routes) as talk:
+    def spends(prices: list[PriceConfig]) -> Any:
+        return conversation(engines, plays, api_keys=(KEY,), key_budget="1", prices=prices, routes=routes)
+
+    with spends([SIM, dearest]) as talk:
         answer = talk.ask(say(10, model="nick"))
         assert answer.header("x-fallback-model") == "dear"
         assert amount(str(answer.header("x-budget-remaining"))) == amount("1") - amount("0.003") * (PROMPT + 20)
         assert budget_of(talk)["spent"] == "0.15"
+    with spends([SIM]) as talk:
+        assert talk.ask(say(10, model="nick")).json()["error"]["code"] == "model_unpriced"
+
+
+def posted(path: str, kind: str, body: bytes) -> bytes:
+    return request("POST", path, headers=[("Content-Type", kind)], body=body, key=KEY)
+
+
+FORM = "multipart/form-data; boundary=b"
+UPLOAD = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nsim\r\n--b--\r\n'
+ASKED = {
+    "chat": say(10),
+    "embeddings": posted("/v1/embeddings", "application/json", json.dumps({"model": "sim", "input": "x" * 200}).encode()),
+    "images": posted("/v1/images/generations", "application/json", b'{"model":"sim","prompt":"x"}'),
+    "images that are sent": posted("/v1/images/edits", FORM, UPLOAD),
+    "sound": posted("/v1/audio/transcriptions", FORM, UPLOAD),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("dear", ["input", "cached", "output"])
+def test_whichever_of_the_prices_is_the_dear_one_as_much_is_reserved_as_may_be_spent(asked: str, dear: str) -> None:
+    """By a request that nobody has told how many of its tokens are the prompt's, too."""
+    price = PriceConfig(**{"model": "sim", "input": "0", "output": "0", "cached": "0.000001", dear: "1000"})
+    with talked("1000", prices=[price]) as talk:
+        client = talk.client().says(ASKED[asked])
+        reserved = amount(budget_of(talk)["reserved"])
+        talk.engines[0].last.says(ANSWER)
+        client.sees(200)
+        assert 0 < amount(budget_of(talk)["spent"]) <= reserved or (asked, dear) == ("embeddings", "output")
+
+
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+
+
+def opened(talk: Conversation) -> Any:
+    client = talk.client().says(request("GET", "/v1/realtime?model=sim", headers=HANDSHAKE, key=KEY))
+    if talk.engines[0].asked:
+        talk.engines[0].last.says(SWITCH)
+    return client
+
+
+def test_a_session_is_asked_for_its_price_and_ends_with_the_money() -> None:
+    for prices, allow in (([], "refuse"), ([PriceConfig(model="other", input="1")], "refuse"), ([], "allow")):
+        with talked("1", prices=prices, on_unknown_price=allow) as talk:
+            client = opened(talk)
+            if allow == "refuse":
+                assert (client.seen.status, client.seen.json()["error"]["code"]) == (403, "model_unpriced")
+                assert talk.asked == [0]
+            else:
+                assert client.seen.status == 101
+    with talked("0.1") as talk:
+        client = opened(talk)
+        for spent in ("0.05", "0.1"):
+            assert not client.closed
+            talk.engines[0].last.says(done(30, 10))
+            assert budget_of(talk)["spent"] == spent
+        assert bytes(client.passed_on).startswith(done(30, 10) * 2 + b"\x88")
+        assert struct.pack(">H", 1008) in client.passed_on
+        (record,) = [one for one in talk.records if one["status"] == 101]
+        assert (talk.stats.budget_cut, record["error"]) == (1, "budget_exhausted")
+
+
+def test_what_a_session_s_engine_did_not_count_is_what_is_told_as_estimated() -> None:
+    """And what it says that it had at hand is no more than the prompt, in each of its answers: all books say the same."""
+    told = {"type": "duration", "seconds": 3}
+    seconds = json.dumps({"type": "conversation.item.input_audio_transcription.completed", "usage": told}).encode()
+    with talked("1") as talk:
+        client = opened(talk)
+        lies = done(10, 5, input_token_details={"cached_tokens": 900}, output_token_details={"reasoning_tokens": 900})
+        talk.engines[0].last.says(done(40, 20), lies, frame(1, seconds))
+        client.leaves()
+        usage, record = talk.usage(), talk.records[0]
+        counted = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+        assert [usage[name] for name in counted] == [record[name] for name in counted] == [80, 25, 10, 5]
+        assert (usage["estimated_tokens"], record["estimated"]) == (30, True)
 
 
 def test_keys_of_a_tenant_spend_one_budget_and_each_its_own() -> None:

@@ -192,8 +192,15 @@ class Conversation:
         cells = self.tallies.cells()
         counted = sum(count for cell in cells for _, _, count in cell.by_status())
         assert counted == self.stats.exchanges_total, "and is one of the metrics"
-        tokens = [sum(cell.prompt.total for cell in cells), sum(cell.completion.total for cell in cells)]
-        assert tokens == [self.stats.tokens_prompted, self.stats.tokens_generated], "which say of tokens what is charged"
+        stats = self.stats
+        told = [(one.prompt.total, one.completion.total, one.cached, one.reasoning, one.estimated) for one in cells]
+        charged = [
+            stats.tokens_prompted, stats.tokens_generated, stats.tokens_cached, stats.tokens_reasoning, stats.tokens_estimated,
+        ]  # fmt: skip
+        assert [sum(kind) for kind in zip(*told, strict=True)] == (charged if cells else []), "which say what is charged"
+        kinds = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+        recorded = [sum(max(getattr(one, kind), 0) for one in self.raw_records) for kind in kinds]
+        assert recorded == charged[:4], "and so do the records"
         failures = sum(pool.engine.failures_total for pool in self.engines)
         assert sum(self.tallies.failures.values()) == failures, "and how each engine failed"
 
