@@ -209,9 +209,12 @@ class Fleet:
         if self.own.leads_here(one.address):
             raise LeadsHere(HERE)
         going = {*self.leaving.named, *instead_of}
+        gives_way: list[str] = []  # (a runner calls itself as it likes, and must not keep out whom the operator names)
         for name, other in self._configs.items():
             if name not in going and (why := in_its_way(one, other)):
-                raise EngineExists(why)
+                if origin == "runner" or self._origin(name) != "runner":
+                    raise EngineExists(why)
+                gives_way.append(name)
         if self._closed:
             raise FleetFull("The gateway stops.")
         if one.name in self._configs and self._is_there(one):
@@ -223,6 +226,8 @@ class Fleet:
             raise FleetFull(f"There are {len(self.pools)} engines, and {MOST_ENGINES} is the most: remove one first.")
         else:
             pool = self._comes(one, origin)
+            for name in [name for name in gives_way if name != one.name]:
+                self.remove(name)
         self._added[one.name] = config
         self._origins[one.name] = origin
         return pool

@@ -113,6 +113,19 @@ async def test_a_runner_that_comes_again_has_its_name_and_what_is_under_way() ->
         assert (yard.holds(first), len(made)) == (False, 1)
 
 
+@pytest.mark.parametrize("who", ["admin", "file", "dns", "srv"])
+@pytest.mark.parametrize(("port", "name"), [(2, "r"), (1, "other")], ids=["its name", "its address"])
+async def test_a_runner_keeps_nobody_out_whom_the_operator_names(who: Origin, port: int, name: str) -> None:
+    async with fleet() as (made, _):
+        yard = FleetYard(made, NullLog(), lambda: None)
+        made.left = yard.forget
+        runners = yard.take_in(engine(1, "r"))
+        made.add(engine(port, name), who)
+        await asyncio.sleep(0)
+        assert [(one.config.name, one.config.url[-1], one.origin) for one in made.listed()] == [(name, str(port), who)]
+        assert not yard.holds(runners)
+
+
 async def test_an_engine_that_settings_name_as_a_runner_is_theirs() -> None:
     async with fleet() as (made, _):
         yard = FleetYard(made, NullLog(), lambda: None)
