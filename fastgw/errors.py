@@ -305,7 +305,7 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "This key has a budget, and what the model costs is not known.",
         False,
         "Ask the operator for a price of the model, and of those that it may fall back to (`[[prices]]`), or for "
-        "`on_unknown_price = \"allow\"`.",
+        '`on_unknown_price = "allow"`.',
     ),
     ErrorKind(
         "concurrency_limited",
@@ -464,6 +464,16 @@ KINDS: Final[dict[str, ErrorKind]] = _table(
         "The runner that served this model has gone away, and may come back.",
         False,
         "Wait as long as `Retry-After` says; where it goes on, look at the runner: GET /admin/events says why it left.",
+    ),
+    ErrorKind(
+        "engine_away",
+        503,
+        _UPE,
+        "engine_away",
+        "No engine that serves this model is there right now: it may be found again in a moment.",
+        False,
+        "Wait as long as `Retry-After` says; where it goes on, look at its name in DNS, or `engines_file`: GET /admin/events "
+        "says since when.",
     ),
     ErrorKind(
         "engine_busy",

@@ -297,7 +297,7 @@ class LocalEndpoints:
         if owner is None:
             away = None
             if allowed is None or name in allowed:
-                away = catalogue.table.away(name, self._core.retry_after_s)
+                away = catalogue.table.away(name, self._core.retry_after_s, flow)
             exchange.fail(away or GatewayError("model_not_found", param="model"))
             return
         self._json(exchange, 200, model_object(name, owner, self._created, catalogue.fits(name, flow)))

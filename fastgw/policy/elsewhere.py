@@ -66,12 +66,12 @@ def unknown(table: UpstreamTable, exchange: Exchange) -> GatewayError:
     from fastgw.policy.nearest import nearest
 
     retry_after_s = exchange.gateway.retry_after_s
-    away = table.away(exchange.model, retry_after_s)
+    account = exchange.account
+    away = table.away(exchange.model, retry_after_s, account.flow if account is not None else "")
     if away is not None:
         return away
     if not table.pools:
         return GatewayError("no_engines", source=Source.GATEWAY, retry_after_s=retry_after_s)
-    account = exchange.account
     close = nearest(table, exchange.model, account.flow if account is not None else "", account.models if account else None)
     # (A profile's users get its own words alone.)
     message = f"{KINDS['model_not_found'].message} Did you mean {' or '.join(close)}?" if close else None

@@ -152,7 +152,7 @@ class Deployed:
     def group(self, model: str, asker: Asker) -> Group | None:
         """The engines that may serve a model, well or not; None = nobody would, for him."""
         known = self.known(model, asker)
-        if known is not None or self._absent.lately(model, monotonic()):
+        if known is not None or self._absent.lately(model, monotonic(), asker.flow):
             return known
         return self._open.get(asker.flow) or self._open.get("")
 

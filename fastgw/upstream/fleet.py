@@ -36,7 +36,7 @@ from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
 from fastgw.net.unusable import TlsError
 from fastgw.stats import EventLog, Stats
-from fastgw.upstream.absent import Absent
+from fastgw.upstream.absent import Absent, names_of
 from fastgw.upstream.chronicle import Chronicle
 from fastgw.upstream.identity import EngineExists, FleetError, LeadsHere, Listed, Origin, UnknownEngine, in_its_way, same
 from fastgw.upstream.kinds.kind import ANY
@@ -421,6 +421,7 @@ class Fleet:
             self._closes(pool)
         self._watching.follow(config)
         for name, pool in there.items():
+            self.absent.forget(names_of(pool.engine))
             if not pool.engine.inflight:
                 self._drop(pool)
             elif not self.leaves(name):

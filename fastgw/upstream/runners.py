@@ -36,7 +36,7 @@ from fastgw.protocol.runner_words import (
     is_name,
 )
 from fastgw.protocol.runners import AWAY, DONE, LATER, POLICY, Refused, Session
-from fastgw.upstream.absent import Absent
+from fastgw.upstream.absent import RUNNER, Absent, Who
 from fastgw.upstream.kinds.registry import is_told, kind_called, kind_of
 from fastgw.upstream.models import Facts, ModelFacts
 from fastgw.upstream.runner_address import Network, tunnel_of, where
@@ -336,7 +336,7 @@ class Registry:
             _check_names(status)
             runner.models = models
             self._yard.serves(engine, *models)
-            self._absent.came(runner.id)
+            self._absent.came(Who(RUNNER, runner.id))
         if engine.tunnelled:  # (others are asked by the gateway, and tell more)
             engine.facts = _facts_in(status)
         metrics = status.metrics
@@ -382,7 +382,7 @@ class Registry:
     def _went(self, runner: Runner, why: str, now: float, kindly: bool = False) -> None:
         """It has gone by itself. (Of one that the operator has drained nobody waits for more.)"""
         if not runner.drained:
-            self._absent.went(runner.id, runner.models[0], now)
+            self._absent.went(Who(RUNNER, runner.id), runner.models[0], now)
         self._gone(runner, why, kindly)
 
     def _gone(self, runner: Runner, why: str, kindly: bool = False) -> None:

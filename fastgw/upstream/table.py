@@ -2,8 +2,8 @@
 
 A model that some engine is known to serve (by configuration, or by its own ``/v1/models``) goes to those engines.
 Any other goes to the engines without configured models, which judge the name themselves: llama.cpp ignores it, vLLM
-answers 404. With only configured engines an unknown model is refused here, and in any case one that is ``absent``: its runner
-has gone, and may be back in a moment.
+answers 404. With only configured engines an unknown model is refused here, and in any case one that is ``absent``: who served
+it has gone, and may be back in a moment.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class UpstreamTable:
     ) -> None:
         if absent is None:
             absent = previous.absent if previous is not None else Absent()
-        self.absent: Absent = absent  # models whose runners may be back; all tables of a gateway have the same
+        self.absent: Absent = absent  # models that may be back; all tables of a gateway have the same
         self.version: int = previous.version + 1 if previous is not None else 0
         self.pools: tuple[Pool, ...] = tuple(pools)
         before = previous._groups if previous is not None else {}
@@ -186,12 +186,12 @@ class UpstreamTable:
         """Those whose engines are each other's like: a request for a model goes to one of them."""
         return [group for group in self._groups.values() if group.named]
 
-    def away(self, model: str, retry_after_s: float) -> GatewayError | None:
-        """What is told to who asks for ``model``, which nobody serves, where those who do may be on their way; None = they are
-        not."""
+    def away(self, model: str, retry_after_s: float, flow: str) -> GatewayError | None:
+        """What is told to who of ``flow`` asks for ``model``, which nobody serves, where those who do may be on their way;
+        None = they are not."""
         route = self.routes.get(model)
         stands_for = (route.model, *route.models) if route is not None else ()
-        return self.absent.refusal((model, *stands_for), monotonic(), retry_after_s)
+        return self.absent.refusal((model, *stands_for), monotonic(), retry_after_s, flow)
 
     def group(self, model: str) -> Group | None:
         """The engines that may serve ``model``, well or not, for whoever asks; None = nobody would, or it depends on who asks

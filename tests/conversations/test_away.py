@@ -1,4 +1,4 @@
-"""Runners that restart: what clients are told of their models meanwhile, and who waits for a tunnel."""
+"""Runners that restart, engines that were found and are not: what clients are told of their models, who waits for a tunnel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from fastgw import RouteConfig
 from fastgw.control.admin_explain import Asked
 from fastgw.explaining import ExplainDesk
-from fastgw.upstream.absent import AWAY_S, START_S
+from fastgw.upstream.absent import AWAY_S, ENGINE, RUNNER, START_S, Who
 from tests.conversations.deployed_row import Deployed, deployed, key_of, tenant_key
 from tests.support.answers import RawResponse
 from tests.support.requests import chat, request
@@ -21,41 +21,46 @@ SILENT = {**GONE, "any": {}}  # who judges any name itself
 THEIRS = {**SILENT, "t": {"models": ("t",), "tenant": "acme"}}
 
 
-def asked(path: str, model: str) -> bytes:
+def asked(path: str, model: str, key: str | None = None) -> bytes:
     if path == "/v1/realtime":
         fields = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
         return request("GET", f"{path}?model={model}", headers=[*fields, ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")])
-    return chat(model) if path == "/v1/chat/completions" else request("GET", f"/v1/models/{model}")
+    return chat(model, key=key) if path == "/v1/chat/completions" else request("GET", f"/v1/models/{model}", key=key)
 
 
-def away(answer: RawResponse) -> bool:
-    assert (answer.status, answer.error["code"], answer.error["type"]) == (503, "runner_away", "upstream_error"), answer.body
+def away(answer: RawResponse, kind: str = RUNNER) -> bool:
+    assert (answer.status, answer.error["code"], answer.error["type"]) == (503, kind, "upstream_error"), answer.body
     assert int(answer.header("retry-after") or 0) >= 1
     return True
 
 
 @contextmanager
-def restarting(engines: dict[str, dict[str, Any]], *routes: RouteConfig, **more: Any) -> Iterator[Deployed]:
-    """The engine ``r`` was a runner's, which has gone just now."""
+def restarting(
+    engines: dict[str, dict[str, Any]], *routes: RouteConfig, kind: str = RUNNER, tenant: str = "", **more: Any
+) -> Iterator[Deployed]:
+    """The engine ``r`` was a runner's, or has been found, and has gone just now."""
     with deployed(engines, *routes, **more) as row:
         row.talk.core.table.absent.begin(row.talk.loop.now - START_S)
-        row.talk.core.table.absent.went("r", ["m"], row.talk.loop.now)
+        row.talk.core.table.absent.went(Who(kind, "r"), ["m"], row.talk.loop.now, tenant)
         row.learn("r")
         yield row
 
 
+@pytest.mark.parametrize("kind", [RUNNER, ENGINE])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/realtime", "/v1/models/"])
 @pytest.mark.parametrize(("engines", "route", "name"), [
     (GONE, None, "m"), (GONE, RouteConfig(model="m", aliases=["short"]), "short"),
     (GONE, RouteConfig(model="class:c", models=["m"]), "class:c"), (SILENT, None, "m"), (THEIRS, None, "m"),
 ], ids=["alone", "by an alias", "by a class", "beside one that takes any name", "with tenants"])  # fmt: skip
 def test_a_model_whose_runner_restarts_is_asked_for_again_and_no_404(
-    engines: dict[str, dict[str, Any]], route: RouteConfig | None, name: str, path: str
+    engines: dict[str, dict[str, Any]], route: RouteConfig | None, name: str, path: str, kind: str
 ) -> None:
     """Clients' libraries give up at a 404, and come again after a 503."""
-    with restarting(engines, *([route] if route is not None else [])) as row:
-        assert away(row.talk.client().says(asked(path, name)).seen)
-        assert "may come back" in ExplainDesk(row.talk.core).explain(Asked(model=name))["why"]
+    with restarting(engines, *([route] if route is not None else []), kind=kind) as row:
+        assert away(row.talk.client().says(asked(path, name)).seen, kind)
+        why = ExplainDesk(row.talk.core).explain(Asked(model=name))["why"]
+        assert why.startswith("The runner" if kind == RUNNER else "No engine")
+        assert "may " in why
         if engines is GONE:
             listed = row.talk.client().says(request("GET", "/v1/models")).sees(200).json()["data"]
             assert [one["id"] for one in listed] == ["n"], "what is served now"
@@ -71,6 +76,10 @@ def test_who_has_a_fallback_gets_that_and_who_may_not_have_it_is_told_so() -> No
     with restarting(THEIRS, keys=(tenant_key("x", "n"),)) as row:
         assert row.talk.client().says(request("GET", "/v1/models/m", key=key_of("x"))).seen.status == 404
         assert row.ask(chat("m", key=key_of("x"))).status in (403, 404)
+    with restarting(THEIRS, kind=ENGINE, tenant="acme", keys=(tenant_key("x"), tenant_key("acme"))) as row:
+        for path in ("/v1/chat/completions", "/v1/models/"):
+            assert away(row.talk.client().says(asked(path, "m", key_of("acme"))).seen, ENGINE)
+            assert row.talk.client().says(asked(path, "m", key_of("x"))).seen.status != 503, "no word of others' engines"
 
 
 def test_a_gateway_that_has_just_started_knows_of_no_model_that_it_is_none() -> None:

@@ -1,17 +1,18 @@
-"""Models whose runners have gone: who is waited for, for how long, and how many."""
+"""Models whose runners or engines have gone: who is waited for, for how long, and how many."""
 
 from __future__ import annotations
 
 import pytest
 
-from fastgw.upstream.absent import AWAY_S, MOST_ABSENT, START_S, Absent
+from fastgw.limits.account import flow_of
+from fastgw.upstream.absent import AWAY_S, ENGINE, MOST_ABSENT, RUNNER, START_S, Absent, Who
 from fastgw.upstream.runners import GRACE_S
 from tests.support.runners import Talk, heartbeat, register
 
 
-def told(absent: Absent, *models: str, at: float) -> str:
+def told(absent: Absent, *models: str, at: float, tenant: str = "") -> str:
     """The kind of error that is told instead of 404."""
-    error = absent.refusal(models, at, 5.0)
+    error = absent.refusal(models, at, 5.0, flow_of(tenant))
     return error.kind.name if error is not None else ""
 
 
@@ -53,12 +54,14 @@ def test_what_an_operator_takes_away_is_waited_for_by_nobody() -> None:
     assert other is not None
     talk.registry.dismiss(other, "its place is another's", talk.now)
     assert told(talk.absent, "b", at=talk.now) == "", "one whose place is another's"
-    talk.absent.went("r3", ["c", "d"], talk.now)
+    talk.absent.went(Who(RUNNER, "r3"), ["c", "d"], talk.now)
     talk.absent.forget(["c"])
     assert [told(talk.absent, name, at=talk.now) for name in "cd"] == ["", "runner_away"]
+    talk.absent.went(Who(ENGINE, "r3"), ["f"], talk.now)
     talk.absent.end()
-    talk.absent.went("r4", ["e"], talk.now)
+    talk.absent.went(Who(RUNNER, "r4"), ["e"], talk.now)
     assert [told(talk.absent, name, at=talk.now) for name in "de"] == ["", ""], "nobody may dial in any more"
+    assert told(talk.absent, "f", at=talk.now) == "engine_away", "(engines are found all the same)"
 
 
 def test_for_so_long_and_so_many_at_the_most() -> None:
@@ -66,11 +69,23 @@ def test_for_so_long_and_so_many_at_the_most() -> None:
     absent.begin(0.0)
     assert [told(absent, "any", at=at) for at in (0.0, START_S - 0.1, START_S)] == ["runner_away", "runner_away", ""]
     assert told(absent, "", at=0.0) == "", "no name is nobody's"
-    absent.went("r", ["a"], 100.0)
+    absent.went(Who(RUNNER, "r"), ["a"], 100.0)
     assert [told(absent, "a", at=100.0 + at) for at in (AWAY_S - 0.1, AWAY_S)] == ["runner_away", ""]
     for at in range(100):
-        absent.went(f"r{at}", ["same", *[f"m{at}-{number}" for number in range(99)]], 200.0)
+        absent.went(Who(RUNNER, f"r{at}"), ["same", *[f"m{at}-{number}" for number in range(99)]], 200.0)
         assert len(absent) <= MOST_ABSENT
     assert [told(absent, name, at=200.0) for name in ("m0-0", "m99-0", "same")] == ["", "runner_away", "runner_away"]
-    absent.went("huge", [f"x{at}" for at in range(2 * MOST_ABSENT)], 200.0)
+    absent.went(Who(RUNNER, "huge"), [f"x{at}" for at in range(2 * MOST_ABSENT)], 200.0)
     assert len(absent) == MOST_ABSENT
+
+
+def test_engines_that_nobody_has_found_yet_are_waited_for_by_the_names_that_they_may_have() -> None:
+    absent = Absent()
+    absent.awaits("dns a", ["a"], "", 100.0)
+    assert [told(absent, name, at=100.0) for name in ("a", "any")] == ["engine_away", ""], "all of that name serve `a`"
+    absent.awaits("file f", [], "acme", 100.0)
+    assert told(absent, "any", at=100.0) == ""
+    assert [told(absent, "any", at=100.0 + at, tenant="acme") for at in (AWAY_S - 0.1, AWAY_S)] == ["engine_away", ""]
+    for source in ("dns a", "file f"):
+        absent.came(Who(ENGINE, source))
+    assert [told(absent, name, at=100.0, tenant="acme") for name in ("a", "any")] == ["", ""]

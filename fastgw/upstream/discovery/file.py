@@ -41,6 +41,7 @@ class ByFile:
     origin: Origin = "file"
     misses = 1
     stale_s = 0.0  # (whoever writes it can say that nobody is there)
+    like: EngineConfig | None = None
 
     def __init__(self, path: str) -> None:
         self.key = f"file {path}"

@@ -19,9 +19,11 @@ from fastgw.errors import described
 from fastgw.net.clock import monotonic
 from fastgw.net.unusable import TlsError
 from fastgw.stats import EventLog
+from fastgw.upstream.absent import ENGINE, Who, names_of
 from fastgw.upstream.discovery.source import Found, LookFailed, Source
 from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.identity import IDENTITY, FleetError, Origin, same
+from fastgw.upstream.target import Engine
 
 AGAIN_S: Final = 5.0
 """After a look that failed."""
@@ -112,10 +114,14 @@ class Follower:
             gone = self._followed.pop(key)
             self._stop(gone)
             self._left |= dict.fromkeys(gone.engines, gone.source.origin)
+            self._fleet.absent.came(Who(ENGINE, key))
         for key, source in wanted.items():
             one = self._followed.get(key)
             if one is None:
                 one = self._followed[key] = _Followed(source)
+                like = source.like
+                models, tenant = (like.models, like.tenant) if like is not None else ((), "")
+                self._fleet.absent.awaits(key, models, tenant, monotonic())
             else:
                 self._stop(one)  # it is asked for anew, and may have other settings
                 one.source = source
@@ -135,7 +141,10 @@ class Follower:
         await self._met({name for one in self._followed.values() for name in one.engines})
         left, self._left, self._handing = self._left, {}, None
         for name, origin in left.items():
-            self._remove(name, origin)
+            engine = self._there(name, origin)
+            if engine is not None:
+                self._fleet.absent.forget(names_of(engine))
+                self._fleet.remove(name)
             await asyncio.sleep(0)
 
     async def _met(self, names: Collection[str]) -> None:
@@ -159,6 +168,8 @@ class Follower:
                 one.found = found = await one.source.look()
                 self._well(one)
                 await self._take(one, found)
+                self._fleet.absent.came(Who(ENGINE, one.source.key))
+                self._fleet.absent.here(self._fleet.engines())
                 pause_s = found.again_s
             except LookFailed as error:
                 self._failed(one, str(error))
@@ -284,11 +295,15 @@ class Follower:
             self._fleet.change(name, other)
 
     def _leave(self, one: _Followed, name: str) -> None:
+        """Its source names it no longer, and may do so again. (Of one that the operator has drained nobody waits for more.)"""
         one.engines.pop(name, None)
         one.missed.pop(name, None)
-        self._remove(name, one.source.origin)
-
-    def _remove(self, name: str, origin: Origin) -> None:
-        """(The operator may have removed it, and added another by that name.)"""
-        if self._fleet.is_by(name, origin):
+        engine = self._there(name, one.source.origin)
+        if engine is not None:
+            if not engine.draining:
+                self._fleet.absent.went(Who(ENGINE, name), names_of(engine), monotonic(), engine.tenant)
             self._fleet.remove(name)
+
+    def _there(self, name: str, origin: Origin) -> Engine | None:
+        """(The operator may have removed it, and added another by that name.)"""
+        return self._fleet.find(name).engine if self._fleet.is_by(name, origin) else None

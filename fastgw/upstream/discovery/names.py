@@ -152,21 +152,21 @@ def _is_spare(address: str) -> bool:
 class ByAddress:
     """One engine for each address of a name; those of IPv6 only where none of IPv4 is well."""
 
-    __slots__ = ("_asking", "_engine", "_every_s", "key", "stale_s")
+    __slots__ = ("_asking", "_every_s", "key", "like", "stale_s")
 
     origin: Origin = "dns"
     misses = MISSES
 
     def __init__(self, engine: EngineConfig, asking: Asking, every_s: float, stale_s: float = 0.0) -> None:
         self.key = f"dns {engine.url} as {engine.name}"
-        self._engine = engine
+        self.like = engine
         self._asking = asking
         self._every_s = every_s
         self.stale_s = stale_s
 
     async def look(self) -> Found:
         """Raises LookFailed."""
-        engine = self._engine
+        engine = self.like
         found, holds_s = await self._asking.addresses(engine.address.host)
         again_s = self._every_s if holds_s is None else min(max(holds_s, LEAST_S), self._every_s)
         bad: list[str] = []
@@ -182,21 +182,21 @@ class ByService:
     """One engine for each address of each server of an SRV record; the port in the URL says nothing. Servers of a higher number
     of priority are asked only where none of a lower one is well; weights are shares, as ``policy`` takes them."""
 
-    __slots__ = ("_asking", "_engine", "_every_s", "key", "stale_s")
+    __slots__ = ("_asking", "_every_s", "key", "like", "stale_s")
 
     origin: Origin = "srv"
     misses = MISSES
 
     def __init__(self, engine: EngineConfig, asking: Asking, every_s: float, stale_s: float = 0.0) -> None:
         self.key = f"srv {engine.url} as {engine.name}"
-        self._engine = engine
+        self.like = engine
         self._asking = asking
         self._every_s = every_s
         self.stale_s = stale_s
 
     async def look(self) -> Found:
         """Raises LookFailed: also where the addresses of a target are not known, which may come back."""
-        servers, holds_s = await self._asking.servers(self._engine.address.host)
+        servers, holds_s = await self._asking.servers(self.like.address.host)
         groups: dict[tuple[int, bool], list[EngineConfig]] = {}
         heaviest = max((one.weight for one in servers), default=0)
         count = 0
@@ -207,7 +207,7 @@ class ByService:
             for address in addresses:
                 count += 1
                 if count <= MOST_ADDRESSES:
-                    made = _taken(self._engine, address, one.port, _share(one.weight, heaviest), bad)
+                    made = _taken(self.like, address, one.port, _share(one.weight, heaviest), bad)
                     if made is not None:
                         groups.setdefault((one.priority, _is_spare(address)), []).append(made)
         return Found(_without_twins(groups), min(max(holds_s, LEAST_S), self._every_s), bad)

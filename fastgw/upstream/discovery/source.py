@@ -27,7 +27,8 @@ class Found(NamedTuple):
 
 class Source(Protocol):
     """``key`` names it, in the log too; another source has another. ``misses``: so many looks in a row must have missed an
-    engine before it leaves. ``stale_s``: for how long what was found holds while looks fail; 0 = as long as they do."""
+    engine before it leaves. ``stale_s``: for how long what was found holds while looks fail; 0 = as long as they do. ``like``:
+    what all that it finds are like, None = it says so of each."""
 
     @property
     def key(self) -> str: ...
@@ -37,6 +38,8 @@ class Source(Protocol):
     def misses(self) -> int: ...
     @property
     def stale_s(self) -> float: ...
+    @property
+    def like(self) -> EngineConfig | None: ...
 
     async def look(self) -> Found:
         """Raises LookFailed."""

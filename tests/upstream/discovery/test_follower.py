@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from fastgw import Config, EngineConfig
+from fastgw.engines import EngineDesk
 from fastgw.stats import NullLog
+from fastgw.upstream.absent import ENGINE, Who
 from fastgw.upstream.discovery import follower
 from fastgw.upstream.discovery.source import Found, LookFailed
 from fastgw.upstream.fleet import Fleet
@@ -24,12 +26,14 @@ class Said:
     key = "dns a.example"
     origin: Origin = "dns"
     misses = 2
+    like: EngineConfig | None = None
 
     def __init__(self, stale_s: float) -> None:
         self.stale_s = stale_s
         self.says: list[EngineConfig] | str = []
         self.looks = 0
         self.now = 1000.0
+        self.forsake: Callable[[], None] = lambda: None  # it is no source any more
 
     async def look(self) -> Found:
         self.looks += 1
@@ -44,7 +48,8 @@ async def following(said: Said, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     for name in ("AGAIN_S", "ILL_S"):
         monkeypatch.setattr(follower, name, 0.0)
     monkeypatch.setattr(follower, "monotonic", lambda: said.now)
-    monkeypatch.setattr(follower, "sources_of", lambda config: [said])
+    sources = [said]
+    monkeypatch.setattr(follower, "sources_of", lambda config: sources)
     tasks: list[asyncio.Task[None]] = []
 
     def spawn(name: str, work: Any) -> asyncio.Task[None]:
@@ -52,7 +57,14 @@ async def following(said: Said, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         return tasks[-1]
 
     async with fleet() as (made, told):
-        follower.Follower(made, NullLog(), spawn).follow(Config())
+        follows = follower.Follower(made, NullLog(), spawn)
+        follows.follow(Config())
+
+        def forsake() -> None:
+            sources.clear()
+            follows.follow(Config())
+
+        said.forsake = forsake
         yield made, told
         for task in tasks:
             task.cancel()
@@ -85,6 +97,53 @@ async def test_what_a_name_came_to_holds_for_a_time_and_is_there_again_with_its_
         failed, well = "discovery_failed", "discovery_well"
         assert happened == [failed, well, failed, failed, *(["discovery_stale"] if stale_s else []), well]
         assert told.left == (["e1"] if stale_s else [])
+
+
+@pytest.mark.parametrize("goes", ["missed", "stale", "drained before", "removed", "another source"])
+async def test_what_an_engine_served_is_waited_for_unless_the_operator_has_taken_it_away(
+    goes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients' libraries give up at a 404, and come again after a 503."""
+    said = Said(60.0)
+    said.says = "no answer"
+    async with following(said, monkeypatch) as (made, _), asyncio.timeout(5):
+
+        def waited(*names: str) -> list[str]:
+            found = [made.absent.refusal([name], said.now, 1.0) for name in names]
+            return [error.kind.name if error is not None else "" for error in found]
+
+        async def there(count: int) -> None:
+            looks = said.looks + (0 if goes == "another source" and not count else 3)
+            while len(made.pools) != count or said.looks < looks:  # noqa: ASYNC110 - plain fields
+                await asyncio.sleep(0)
+
+        await there(0)
+        assert waited("a", "any") == ["engine_away"] * 2, "nobody knows yet what is there"
+        said.says = [engine(1)]
+        await there(1)
+        assert waited("a", "any") == ["", ""]
+        made.find("e1").engine.discovered_models = ("a", "b")
+        if goes == "drained before":
+            made.drain("e1")
+        if goes in ("removed", "another source"):
+            made.absent.went(Who(ENGINE, "e9"), ["a", "b"], said.now)  # (which served the same)
+        if goes == "removed":
+            EngineDesk(made).remove("e1", "")
+        elif goes == "another source":
+            said.forsake()
+        else:
+            said.now += 61.0 if goes == "stale" else 0.0
+            said.says = "no answer" if goes == "stale" else []
+        await there(0)
+        by_itself = goes in ("missed", "stale")
+        assert waited("a", "b", "any") == (["engine_away"] * 2 if by_itself else ["", ""]) + [""]
+        if by_itself:
+            said.says = [engine(1)]
+            await there(1)
+            assert waited("a", "b") == ["engine_away"] * 2, "it has not been asked yet what it serves"
+            made.find("e1").engine.discovered_models = ("a",)
+            await there(1)
+            assert waited("b") == [""], "it has said itself what it has"
 
 
 @pytest.mark.parametrize("answers", [True, False])
