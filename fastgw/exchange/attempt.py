@@ -18,6 +18,7 @@ from fastgw.exchange.phases import IS_ANSWERED, RELAYING, SENDS, TUNNEL
 from fastgw.exchange.plan import REFUSALS, Failure, lost
 from fastgw.exchange.record import streamed, timing_line
 from fastgw.exchange.relay import BROKEN, END, MORE, SPENT, Relay
+from fastgw.exchange.remainder import Remainder, remainder_of
 from fastgw.exchange.request import request_start, rewritten
 from fastgw.exchange.showing import goes_on, showing
 from fastgw.exchange.state import ExchangeState
@@ -81,6 +82,9 @@ class Attempt(Call):
     def account(self) -> Account | None:
         exchange = self._exchange
         return exchange.account if exchange is not None and exchange.counted else None
+
+    def goes_on(self) -> Remainder | None:
+        return remainder_of(self._exchange, self, self._opening)
 
     # --- to the engine
     def on_stream(self) -> None:

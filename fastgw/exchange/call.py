@@ -11,6 +11,7 @@ its place. Its breaker hears one verdict of it.
 from __future__ import annotations
 
 from random import random
+from typing import Any
 
 from fastgw.accel.heads import ResponseHead
 from fastgw.exchange.context import Context
@@ -29,8 +30,8 @@ class Call(Carrier):
     """See the head of this file. ``probe``: it is the one that an open breaker lets through."""
 
     __slots__ = (
-        "core", "ended", "faulty", "first_byte_at", "head", "left_at", "makes", "pool", "probe", "reads", "relay", "rest",
-        "reused", "sent_at", "settled", "source", "stream", "watch",
+        "core", "ended", "faulty", "first_byte_at", "head", "left_at", "makes", "pool", "probe", "reads", "relay", "remainder",
+        "rest", "reused", "sent_at", "settled", "source", "stream", "watch",
     )  # fmt: skip
 
     def __init__(self, core: Context, pool: Pool, probe: bool) -> None:
@@ -53,6 +54,7 @@ class Call(Carrier):
         self.ended = False  # the engine has closed: no more comes
         self.head: ResponseHead | None = None  # of the answer that is passed on
         self.relay: Relay | None = None  # what passes its body on, where it comes in pieces
+        self.remainder: Any = None  # what its engine goes on to say to nobody, until that is counted (`remainder`)
         self.watch: Watch | None = None  # who is told of it, while it has its place
         self.reads = 0  # tokens that it counts for there until the first token comes, -1 = that has come
         self.makes = 0  # and from then on
@@ -161,6 +163,10 @@ class Call(Carrier):
 
     def account(self) -> Account | None:
         """Among whose requests it counts, while nobody waits for it any more."""
+        return None
+
+    def goes_on(self) -> Any:
+        """What reads on then, as a ``remainder``; None = nobody is to be charged for what comes."""
         return None
 
     def complete(self, now: float, well: bool, reusable: bool, token_at: float) -> None:

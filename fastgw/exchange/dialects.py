@@ -16,6 +16,7 @@ The ``text`` of an event is all that there is of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from copy import copy, deepcopy
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -186,6 +187,14 @@ class Dialect:
         """What is shown each piece of the answer before it goes down, where ``before`` is shown it too, and may change it."""
         self._before = before
         return self._seen
+
+    def twin(self) -> Dialect:
+        """One that has read what this one has, for what does not go down."""
+        made = copy(self)
+        made._texts = dict(self._texts)
+        made._long = deepcopy(self._long)
+        made._before = None
+        return made
 
     def _seen(self, piece: bytes) -> bytes | None:
         self.feed(piece)

@@ -410,8 +410,11 @@ class Exchange(ExchangeState):
                 self._give_back_after(hook, outcome)
             self.let_body_go()
             gateway.finished(self, outcome, now)
-            if self.call is not None:
-                self.call.part()
+            call = self.call
+            if call is not None:
+                call.part()
+                if call.remainder is not None and call.remainder.then is None:
+                    call.remainder = None  # nobody is charged for it
 
     def _give_back_after(self, failed: Any, outcome: str) -> None:
         """A guard or the hook ``failed`` (None = no hook had its turn yet) has raised: what the others hold is given back

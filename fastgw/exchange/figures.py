@@ -58,13 +58,19 @@ def relay_for(
 
 def read_off(exchange: ExchangeState, relay: Relay, outcome: str, now: float) -> None:
     """The answer that ``relay`` passed on has ended."""
+    told(exchange, relay, outcome)
+    sse = relay.sse
+    if not exchange.token_at and relay.wrote and (sse is None or sse.first_token_seen or relay.dialect is not None):
+        exchange.token_at = now  # the first token came with the end
+    if sse is not None:
+        exchange.gateway.stats.events_total += sse.events
+
+
+def told(exchange: ExchangeState, relay: Relay, outcome: str) -> None:
+    """What the engine says, as far as ``relay`` has read it, that it used."""
     dialect = relay.dialect
     if dialect is not None:
         _in_dialect(exchange, dialect)
-        if not exchange.token_at and relay.wrote:
-            exchange.token_at = now
-        if relay.sse is not None:
-            exchange.gateway.stats.events_total += relay.sse.events
         return
     (
         exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens,
@@ -72,11 +78,8 @@ def read_off(exchange: ExchangeState, relay: Relay, outcome: str, now: float) ->
     if exchange.prompt_tokens < 0 and exchange.upload is not None:
         heard(exchange, relay.seconds())
     sse = relay.sse
-    if not exchange.token_at and relay.wrote and (sse is None or sse.first_token_seen):
-        exchange.token_at = now  # the first token came with the end
     if sse is None:
         return
-    exchange.gateway.stats.events_total += sse.events
     # What was said before more text came, or of a broken answer before any, was an early word, and so was what came with one of
     # several answers, for it may be of that one alone: what has passed counts, where it is more.
     passed = sse.tokens

@@ -299,6 +299,17 @@ class Relay:
         self.ended = True
         return END
 
+    def overhear(self, payload: bytes, last: bool) -> None:
+        """More of the engine's body that goes to nobody: what it says is read all the same."""
+        payload, self._rest = self._rest + payload, b""
+        self.body_bytes += len(payload)
+        if self.sse is not None:
+            self.sse.feed(payload)
+            if last:
+                self.sse.flush()
+        elif self._usage is not None:
+            self._usage.feed(payload)
+
     def break_off(self, event: bytes) -> bool:
         """Put the typed error event where a reader of SSE will see it; False where the framing has no room for it."""
         sse = self.sse

@@ -24,6 +24,9 @@ class Tally:
     def ended(self, exchange: Any, outcome: str, now: float) -> None:
         """``exchange`` has ended at ``now``; everything of it is still there."""
 
+    def used(self, exchange: Any) -> None:
+        """What it has used is known only now: its engine was let finish."""
+
     def gaps(self, exchange: Any) -> Histogram | None:
         """Where the times between the events of its answer belong; None = nobody wants to know."""
         return None

@@ -1,6 +1,7 @@
 """An engine's answer that nobody waits for any more, read to its end because this engine cannot bear an abort.
 
-It holds its place at the engine until then: until its message ends, or where that cannot be told, until it falls silent.
+It holds its place at the engine until then: until its message ends, or where that cannot be told, until it falls silent. What
+it says in the meantime is its ``remainder``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
 from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context
+from fastgw.exchange.remainder import Remainder
 from fastgw.net.clock import monotonic
 from fastgw.protocol.body import Source
 
@@ -21,7 +23,7 @@ QUIET_S: Final = 5.0  # this long without a byte, and the answer is taken to hav
 class Unread(Call):
     """Takes the place of ``call``, which nobody waits for any more. It is among ``others`` until it has ended."""
 
-    __slots__ = ("_account", "_others", "_quiet_s")
+    __slots__ = ("_account", "_others", "_quiet_s", "_says")
 
     def __init__(self, core: Context, call: Call, limit_s: float, others: set[Unread]) -> None:
         super().__init__(core, call.pool, False)
@@ -33,6 +35,7 @@ class Unread(Call):
         self._account = call.account()
         if self._account is not None:
             self._account.inflight += 1
+        self._says: Remainder | None = call.goes_on()
         self._quiet_s = min(QUIET_S, limit_s)
         stream = self.stream = call.stream
         call.stream = None
@@ -61,6 +64,9 @@ class Unread(Call):
         if self._account is not None:
             self._account.inflight -= 1
         self.leave()
+        says, self._says = self._says, None
+        if says is not None:
+            says.end()
 
     def on_stream(self) -> None:
         self.close()
@@ -70,6 +76,8 @@ class Unread(Call):
 
     def on_head(self, head: ResponseHead, source: Source, rest: bytes) -> None:
         self.source = source
+        if self._says is not None:
+            self._says.begins(head, source)
         self.on_data(rest)
 
     def on_error(self, error: GatewayError) -> None:
@@ -84,14 +92,18 @@ class Unread(Call):
         if source is None:
             return
         try:
-            source.feed(data)
+            payload = source.feed(data)
         except FramingError:
             self.close()
             return
+        if self._says is not None:
+            self._says.feed(payload, source.done)
         if source.done:
             self.close()
 
     def on_end(self, how: str) -> None:
+        if self._says is not None and self.source is not None and self.source.eof(how):
+            self._says.feed(b"", True)
         self.close()
 
     def on_drained(self) -> None: ...

@@ -144,7 +144,8 @@ class Tallies(Tally):
         if one.queued_s >= 0.0:
             cell.queued.observe(one.queued_s)
         completion = one.completion_tokens
-        if one.prompt_tokens >= 0 or completion >= 0:
+        owed = one.call is not None and one.call.remainder is not None  # (what it has used is told when it is known)
+        if not owed and (one.prompt_tokens >= 0 or completion >= 0):
             self._used(cell, one)
         token_at = one.token_at
         if token_at and status < 400 and streamed(one):
@@ -156,7 +157,7 @@ class Tallies(Tally):
         if status >= 400 or outcome != "ok":
             self.recent.add(exchange, outcome, cell.model)
         if self._by:
-            self._called(one)
+            self._called(one, 1, not owed)
         if self.trace is not None:
             found = self.trace(one)
             if found:
@@ -167,6 +168,11 @@ class Tallies(Tally):
 
     def gaps(self, exchange: Any) -> Histogram | None:
         return self._cell(exchange).gaps
+
+    def used(self, exchange: Any) -> None:
+        self._used(self._cell(exchange), exchange)
+        if self._by:
+            self._called(exchange, 0, True)
 
     def failed(self, how: str) -> None:
         self.failures[how] = self.failures.get(how, 0) + 1
@@ -213,7 +219,7 @@ class Tallies(Tally):
             self._count += 1
         return cells[model]
 
-    def _called(self, exchange: ExchangeState) -> None:
+    def _called(self, exchange: ExchangeState, requests: int, used: bool) -> None:
         account = exchange.account
         if account is None or not account.id:
             return
@@ -223,7 +229,9 @@ class Tallies(Tally):
             if len(self.callers) >= MOST_CALLERS:
                 name = OTHER
             caller = self.callers.setdefault(name, Caller())
-        caller.requests += 1
+        caller.requests += requests
+        if not used:
+            return
         caller.prompt += min(max(exchange.prompt_tokens, 0), MOST_TOKENS)
         caller.completion += min(max(exchange.completion_tokens, 0), MOST_TOKENS)
 

@@ -5,6 +5,9 @@ prompt by its bytes, the answer by the tokens that passed, or by the bytes of th
 off is charged for what was produced, one that a client did not wait for its prompt, and a request that no engine began to
 answer nothing. docs/limits.md has a table of all endings, and tests/e2e/test_endings.py a test for each.
 
+Where its engine is let finish (``cancel = false``), it has cost what that makes in all: it is charged when that is known, and
+the record, which is written at once, says what was known then.
+
 Invariant: each request is charged once, whatever became of it, and what it had reserved is given back in the same step; so
 a key is never admitted beyond its limit by more than the reservations that were under way.
 """
@@ -22,11 +25,12 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.figures import answers_of, coded
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.relay import Relay
+from fastgw.exchange.remainder import Remainder
 from fastgw.exchange.state import NO_LIMIT, model_of
 from fastgw.limits.account import Account
 from fastgw.limits.purse import Purse
 from fastgw.limits.spending import Use
-from fastgw.net.clock import micros
+from fastgw.net.clock import micros, monotonic
 
 FRAME_BYTES: Final = 200
 """Of a plain answer in JSON these are its id, its model, names and braces: no text that anybody has generated."""
@@ -62,21 +66,49 @@ class Charge(Filter):
                 exchange.minute.settle(micros(exchange.at), micros(exchange.routed_at), exchange.reserved_minute, 0)
             return
         call = exchange.call
-        response = call.head if call is not None else None
+        self._count(exchange, call.head if call is not None else None, outcome)
+        remainder = call.remainder if call is not None else None
+        if remainder is not None and call is not None:
+            # (What costs nothing, as an engine's silence, costs nothing either when the engine has ended.)
+            if not remainder.over and (exchange.prompt_tokens >= 0 or exchange.completion_tokens >= 0):
+                remainder.then = self._rest_known
+                return
+            call.remainder = None
+            if remainder.over and remainder.head is not None:
+                self._count(exchange, remainder.head, remainder.tell(call))
+        self._settle(exchange, account, exchange.at)
+
+    def _rest_known(self, remainder: Remainder) -> None:
+        """The engine has ended an answer that nobody waited for. (Where it has not begun one, what was known stands.)"""
+        exchange: Exchange = remainder.exchange  # type: ignore[assignment]
+        account, call = exchange.account, exchange.call
+        assert account is not None
+        assert call is not None
+        call.remainder = None
+        if remainder.head is not None:
+            self._count(exchange, remainder.head, remainder.tell(call))
+        self._settle(exchange, account, monotonic())
+        exchange.gateway.tally.used(exchange)
+
+    def _count(self, exchange: Exchange, response: ResponseHead | None, outcome: str) -> None:
+        """What it has used, of an answer with this head."""
         if response is None or not 200 <= response.status < 300 or _only_error(exchange, response, outcome):
             self._unanswered(exchange, response is None)
-        else:
-            own = exchange.endpoint.dialect  # (which says itself where there was to be none)
-            if not exchange.prompt_tokens and exchange.endpoint.generates and exchange.facts is not None and not own:
-                exchange.prompt_tokens = -1  # there is no answer to nothing: this is no figure
-            self._of_all(exchange)
-            if exchange.prompt_tokens < 0 or exchange.completion_tokens < 0:
-                self._estimate(exchange, response)
-            _bound(exchange)
+            return
+        own = exchange.endpoint.dialect  # (which says itself where there was to be none)
+        if not exchange.prompt_tokens and exchange.endpoint.generates and exchange.facts is not None and not own:
+            exchange.prompt_tokens = -1  # there is no answer to nothing: this is no figure
+        self._of_all(exchange)
+        if exchange.prompt_tokens < 0 or exchange.completion_tokens < 0:
+            self._estimate(exchange, response)
+        _bound(exchange)
+
+    @staticmethod
+    def _settle(exchange: Exchange, account: Account, now: float) -> None:
         settle(
             exchange,
             account,
-            exchange.at,
+            now,
             exchange.prompt_tokens,
             exchange.completion_tokens,
             exchange.cached_tokens,

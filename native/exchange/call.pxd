@@ -23,6 +23,7 @@ cdef class Call(Carrier):
     cdef public Relay relay
     cdef public Source source
     cdef public bytes rest
+    cdef public object remainder
     cdef public UpstreamStream stream
     cdef public Watch watch
     cdef public long long makes, reads
@@ -41,6 +42,7 @@ cdef class Call(Carrier):
     @cython.locals(source=Source)
     cpdef bint works(self) except -1
     cpdef Account account(self)
+    cpdef object goes_on(self)
     @cython.locals(stream=UpstreamStream, pool=Pool, engine=Engine, head=ResponseHead, faulty=cython.bint)
     cpdef complete(self, double now, bint well, bint reusable, double token_at)
     cpdef weigh(self)

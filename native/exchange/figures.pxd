@@ -14,8 +14,10 @@ cdef long long MOST_CHOICES, NO_LIMIT, UNTOLD
 cpdef bint coded(ResponseHead head) except -1
 @cython.locals(sse=SseScanner, relay=Relay, open_ended=cython.bint)
 cpdef Relay relay_for(ExchangeState exchange, ResponseHead head, Source source, bytes extra, object show, bint changes)
-@cython.locals(sse=SseScanner, passed=cython.longlong, several=cython.bint, early=cython.bint)
+@cython.locals(sse=SseScanner)
 cpdef read_off(ExchangeState exchange, Relay relay, str outcome, double now)
+@cython.locals(sse=SseScanner, passed=cython.longlong, several=cython.bint, early=cython.bint)
+cpdef told(ExchangeState exchange, Relay relay, str outcome)
 @cython.locals(facts=BodyFacts, answers=cython.longlong)
 cpdef long long answers_of(ExchangeState exchange) except -1
 @cython.locals(facts=BodyFacts)

@@ -54,6 +54,7 @@ cdef class Relay:
     @cython.locals(sse=SseScanner, gaps=Histogram, events="long long", tokens="long long")
     cpdef paced(self, double now)
     cpdef bint finish(self, bytes event) except -1
+    cpdef overhear(self, bytes payload, bint last)
     cpdef bint break_off(self, bytes event) except -1
     cpdef tuple usage(self)
     cpdef bint failed(self) except -1

@@ -33,10 +33,11 @@ cdef class Tallies(Tally):
 
     @cython.locals(
         cell=Cell, status=cython.int, at=cython.int, first=cython.int, completion=cython.longlong, started=cython.double,
-        took=cython.double, token_at=cython.double, one=ExchangeState,
+        took=cython.double, token_at=cython.double, one=ExchangeState, owed=cython.bint,
     )
     cpdef ended(self, object exchange, str outcome, double now)
     cpdef Histogram gaps(self, object exchange)
+    cpdef used(self, object exchange)
     cpdef failed(self, str how)
     @cython.locals(prompt=cython.longlong, completion=cython.longlong)
     cpdef _used(self, Cell cell, ExchangeState exchange)
@@ -44,7 +45,7 @@ cdef class Tallies(Tally):
     cpdef Cell _cell(self, ExchangeState exchange)
     cpdef Cell _bound(self, ExchangeState exchange, str model)
     @cython.locals(account=Account)
-    cpdef _called(self, ExchangeState exchange)
+    cpdef _called(self, ExchangeState exchange, int requests, bint used)
 
 @cython.locals(fields=bytes)
 cpdef str sampled(ExchangeState exchange)

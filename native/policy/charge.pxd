@@ -4,6 +4,7 @@ from fastgw.accel.bodies cimport BodyFacts
 from fastgw.accel.heads cimport ResponseHead
 from fastgw.accel.sse cimport SseScanner
 from fastgw.accel.tokens cimport estimate
+from fastgw.exchange.call cimport Call
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.figures cimport answers_of, coded
@@ -15,7 +16,7 @@ from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
 from fastgw.limits.purse cimport Hold, Purse
 from fastgw.limits.spending cimport Books, Use
-from fastgw.net.clock cimport micros
+from fastgw.net.clock cimport micros, monotonic
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
 
@@ -44,8 +45,10 @@ cpdef settle(Exchange exchange, Account account, double now, long long prompt, l
 
 @cython.final
 cdef class Charge(Filter):
-    @cython.locals(account=Account, response=ResponseHead, facts=BodyFacts)
+    @cython.locals(account=Account, call=Call)
     cpdef on_finish(self, Exchange exchange, str outcome)
+    @cython.locals(own=str)
+    cpdef _count(self, Exchange exchange, ResponseHead response, str outcome)
     @cython.locals(
         facts=BodyFacts, relay=Relay, sse=SseScanner, answers=cython.longlong, pool=Pool, passed=cython.longlong, prompts=cython.longlong
     )
