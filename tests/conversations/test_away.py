@@ -15,6 +15,7 @@ from fastgw.upstream.absent import AWAY_S, ENGINE, RUNNER, START_S, Who
 from tests.conversations.deployed_row import Deployed, deployed, key_of, tenant_key
 from tests.support.answers import RawResponse
 from tests.support.requests import chat, request
+from tests.support.scripts import ok
 
 GONE = {"r": {"models": ("m",)}, "o": {"models": ("n",)}}
 SILENT = {**GONE, "any": {}}  # who judges any name itself
@@ -135,6 +136,28 @@ def test_its_wait_is_bounded_as_any() -> None:
         row.talk.core.room()
         row.talk.passes(0.05)
         first.sees(503, "engines_unavailable")
+
+
+@pytest.mark.parametrize(("size", "missing", "held"), [(9000, 0, True), (3 << 20, 0, True), (9000, 2000, False)],
+                         ids=["small", "large", "not whole"])  # fmt: skip
+def test_a_form_goes_on_to_another_while_all_of_it_is_held(size: int, missing: int, held: bool) -> None:
+    """Who sends one of which some is passed on, and kept nowhere, is told 502, once: no other engine gets half of it."""
+    file = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n%b\r\n--b--\r\n' % (b"s" * size)
+    body = b"--b\r\ncontent-disposition: form-data; name=model\r\n\r\nm\r\n" + file
+    kind = [("Content-Type", "multipart/form-data; boundary=b")]
+    upload = request("POST", "/v1/audio/transcriptions", headers=kind, body=body)
+    with deployed({"r": {"models": ("m",)}, "o": {"models": ("m",)}}, policy="ordered", plays=dict.fromkeys("ro")) as row:
+        row.engines["r"].engine.fleeting = True
+        client = row.talk.client().says(upload[: len(upload) - missing])
+        assert row.asked == {"r": 1, "o": 0}
+        row.engines["r"].last.closes("reset")
+        if not held:
+            client.sees(502, "bad_gateway")
+        assert row.asked == {"r": 1, "o": int(held)}
+        if held:
+            assert row.engines["o"].last.body == body
+            row.engines["o"].last.says(ok())
+            client.sees(200)
 
 
 def test_nobody_waits_for_it_where_another_is() -> None:
