@@ -28,6 +28,8 @@ NUMBER_BYTES: Final = 32  # of one that is read
 NAME_BYTES: Final = 192  # of a name that is read: the longest one, each letter as an escape
 MAX_DEPTH: Final = 512
 QUICK_BYTES: Final = 1024  # the end of an answer up to this size is looked at alone, first
+WORDS_BYTES: Final = 1024  # of what an error says: more of it than that is nobody's code
+WORD_BYTES: Final = 64  # of each text in it
 MOST_NAMES: Final = 64  # that are in the table, or could be by an escape, are looked at; an honest answer has twenty
 
 
@@ -49,6 +51,7 @@ MEMBERS: Final = (
     Member(ANSWER, b"meta", opens=META),
     Member(ANSWER, b"error"),  # what this says is that there was one
     Member(WRAPPED, b"usage", opens=USAGE),
+    Member(WRAPPED, b"error"),  # and this, that the response which an event repeats has failed
     Member(META, b"tokens", opens=USAGE, place=TOKENS),
     Member(META, b"billed_units", opens=USAGE, place=BILLED),
     Member(USAGE, b"prompt_tokens", PROMPT),

@@ -373,7 +373,8 @@ class SseScanner(EventNotes):
         long.feed(rest)
         scanner = long.scanner
         if scanner.whole:
-            self.error = self.error or scanner.error
+            if scanner.error:
+                self._fails(scanner.failure())
             # (Its choices are not looked for: there may be some.)
             self._take((*scanner.figures(), scanner.measured), True)
             self._heard(scanner.seconds)

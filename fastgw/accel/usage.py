@@ -28,10 +28,12 @@ from fastgw.accel.figures import (
     SECONDS,
     TIMED,
     USAGE,
+    WRAPPED,
     Member,
     meaning,
 )
 from fastgw.accel.plain_usage import of_event, plainly
+from fastgw.accel.words import Words
 
 # What comes next: between the members that matter, and in what is skipped.
 _START, _FIRST, _KEY, _NAME, _COLON, _VALUE, _SCALAR, _LONG, _STRING, _AFTER, _SKIP, _SKIP_STRING, _OVER = range(13)
@@ -41,7 +43,7 @@ _BEFORE_NAME: Final = (_FIRST, _KEY)
 _BEFORE_END: Final = (_AFTER, _FIRST)
 
 _KNOWN: Final = [{one.name: one for one in MEMBERS if one.where == where} for where in range(max(MEMBERS)[0] + 1)]
-_THE_ERROR: Final = _KNOWN[ANSWER][b"error"]
+_ERRORS: Final = frozenset(id(_KNOWN[where][b"error"]) for where in (ANSWER, WRAPPED))
 _BLANKS: Final = b" \t\r\n"
 _BLANK: Final = re.compile(rb"[ \t\r\n]*+").match
 _TEXT: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL).match
@@ -100,6 +102,7 @@ class UsageScanner:
         "_rest",
         "_stack",
         "_tried",
+        "_words",
         "error",
         "whole",
     )
@@ -114,11 +117,14 @@ class UsageScanner:
         self._rest = b""  # the beginning of a token
         self._counts: list[int] = []
         self._places: list[list[int] | None] = [None] * PLACES
+        self._words: Words | None = None  # of the first error, where it has any
         self.error = False
         self.whole = False
 
     def feed(self, data: bytes) -> None:
         """Take note of the next bytes."""
+        if self._words is not None:
+            self._words.feed(data)
         if self._rest:
             data = self._rest + data
             self._rest = b""
@@ -148,7 +154,7 @@ class UsageScanner:
                 if phase == _LONG or stop - at > NUMBER_BYTES:
                     self._phase = _AFTER if stop < end else _LONG
                     at = stop
-                    self.error = self.error or (phase == _SCALAR and self._member is _THE_ERROR)
+                    self.error = self.error or (phase == _SCALAR and id(self._member) in _ERRORS)
                     continue
                 if stop == end:
                     self._rest = data[at:]
@@ -168,7 +174,11 @@ class UsageScanner:
                     return
                 c = data[at]
             if phase == _VALUE:
+                begins, failed = at, self.error
                 at = self._value(c, at)
+                if self.error and not failed:
+                    self._words = Words()
+                    self._words.feed(data[begins:])
             elif c == 34 and phase in _BEFORE_NAME:
                 at = self._name(data, at)
             elif c == 58 and phase == _COLON:
@@ -289,7 +299,7 @@ class UsageScanner:
         else:
             self._phase = _SCALAR
             return at
-        if member is _THE_ERROR:
+        if id(member) in _ERRORS:
             self.error = True
         return at + 1
 
@@ -297,7 +307,7 @@ class UsageScanner:
         member = self._member
         if member is None:
             return
-        if member is _THE_ERROR:
+        if id(member) in _ERRORS:
             self.error = self.error or word != b"null"
             return
         count = member.slot if member.opens < 0 else -1
@@ -330,6 +340,10 @@ class UsageScanner:
                         cached = meaning(timed)[2]
                     return prompt, completion, cached, reasoning, counts is timed
         return -1, -1, -1, -1, False
+
+    def failure(self) -> bytes:
+        """What the error says, as far as that is kept: an object with an ``error``, or nothing."""
+        return self._words.said() if self._words is not None else b""
 
     def says(self, place: int) -> bool:
         """Whether tokens are told there."""

@@ -252,7 +252,7 @@ class Attempt(Call):
                 rest = seen
             client.answer(head, exchange.request_id, extra, rest)
             exchange.token_at = now
-            self._ended(exchange, told and read_whole(exchange, head, rest), b"", True)
+            self._ended(exchange, read_whole(exchange, head, rest) if told else None, True)
         elif head.status == 101 and exchange.session is not None:
             self._tunnel = Tunnel(exchange.session)
             self._tunnel.open(exchange, self, head, rest)
@@ -416,13 +416,13 @@ class Attempt(Call):
         # (Of a status that is an error the verdict has fallen; what is not metered may have an `error` for a word of its own.)
         failed = exchange.status < 400 and (exchange.endpoint.metered or relay.sse is not None) and relay.failed()
         exchange.client.finish()
-        self._ended(exchange, failed, relay.failure() if failed else b"", not relay.source.spoiled)
+        self._ended(exchange, relay.failure() if failed else None, not relay.source.spoiled)
 
-    def _ended(self, exchange: ExchangeState, failed: bool, words: bytes, reusable: bool) -> None:
-        """The answer has ended, whole; ``failed``: so its engine says in it, in ``words`` that say whose fault it is."""
-        if failed:
-            self.faulty = blames(status_of(words), self.pool.engine.api_key_line != b"")
-        exchange.end("engine_error" if failed else "ok", reusable)
+    def _ended(self, exchange: ExchangeState, failure: bytes | None, reusable: bool) -> None:
+        """The answer has ended, whole; ``failure``: its engine says that it failed, in words that say whose fault it is."""
+        if failure is not None:
+            self.faulty = blames(status_of(failure), self.pool.engine.api_key_line != b"")
+        exchange.end("engine_error" if failure is not None else "ok", reusable)
 
     # --- an answer that is ended here
     def _granted(self, relay: Relay) -> bool:

@@ -143,24 +143,25 @@ def spent_kind(exchange: ExchangeState) -> str:
     return "quota_exhausted"
 
 
-def read_whole(exchange: ExchangeState, head: ResponseHead, body: bytes) -> bool:
-    """``body`` is the whole answer: what the engine says in it that it has used, and whether it says that it failed."""
+def read_whole(exchange: ExchangeState, head: ResponseHead, body: bytes) -> bytes | None:
+    """``body`` is the whole answer: what the engine says in it that it has used; and in which words that it failed, None = it
+    does not."""
     fine = 200 <= head.status < 300
     if exchange.endpoint.dialect:
         dialect = dialect_of(exchange, head)
         dialect.feed(body)
         _in_dialect(exchange, dialect)
-        return fine and dialect.error
+        return dialect.failure if fine and dialect.error else None
     (
         exchange.prompt_tokens, exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens,
     ) = usage_in(body)  # fmt: skip
     if exchange.prompt_tokens < 0 and exchange.upload is not None:
         heard(exchange, seconds_in(body))
     if not fine or not exchange.endpoint.metered or not names_error(body):
-        return False
+        return None
     scanner = UsageScanner()
     scanner.feed(body)
-    return scanner.error
+    return scanner.failure() if scanner.error else None
 
 
 def heard(exchange: ExchangeState, seconds: int) -> None:

@@ -367,7 +367,9 @@ class Relay:
         """In which words, as far as they are kept."""
         if self.dialect is not None and self.dialect.failure:
             return self.dialect.failure
-        return self.sse.failure if self.sse is not None else b""
+        if self.sse is not None:
+            return self.sse.failure
+        return self._usage.failure() if self._usage is not None else b""
 
     def seconds(self) -> int:
         """Of audio, where that is what the engine says it has used; -1 = it does not."""

@@ -16,7 +16,7 @@ from fastgw.accel.json cimport (
     ESCAPED, STACK_WORDS, Bytes, after_colon, after_key, after_space, after_value, bytes_end, string_end,
     unescape,
 )
-from fastgw.accel.usage cimport Figures, Scan, scan_begin, scan_feed, scan_figures
+from fastgw.accel.usage cimport Figures, Scan, scan_begin, scan_failure, scan_feed, scan_figures
 
 import re
 
@@ -1157,6 +1157,8 @@ cdef class SseScanner:
         _long_feed(one, p, n)
         if one.scan.whole:
             self._begin(&run)
+            if one.scan.error and not self.error:
+                self.failure = scan_failure(&one.scan)
             run.error = one.scan.error
             # (Its choices are not looked for: there may be some.)
             _take(&run, &one.scan, True)

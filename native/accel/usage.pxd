@@ -6,6 +6,7 @@ cdef enum:
     COUNTS = 13
     PLACES = 6
     NAME_BYTES = 192
+    WORDS_BYTES = 1024
     LEVELS = 8
 
 
@@ -25,6 +26,17 @@ cdef struct Level:
     int parts
 
 
+cdef struct Words:
+    int size
+    int depth
+    Py_ssize_t length
+    bint text
+    bint escaped
+    bint over
+    bint whole
+    unsigned char kept[WORDS_BYTES]
+
+
 cdef struct Scan:
     int phase
     int levels
@@ -32,6 +44,7 @@ cdef struct Scan:
     int depth
     int names  # that were looked at
     bint error
+    bint heard  # the first error's words are there
     bint whole
     bint escaped  # the last byte was a backslash in a string
     unsigned char told[PLACES]
@@ -40,10 +53,12 @@ cdef struct Scan:
     unsigned char token[NAME_BYTES]
     long long counts[COUNTS]
     long long places[PLACES][COUNTS]
+    Words words
 
 
 cdef void scan_begin(Scan *scan) noexcept nogil
 cdef void scan_feed(Scan *scan, const unsigned char *p, Py_ssize_t n) noexcept nogil
+cdef bytes scan_failure(const Scan *scan)
 cdef void scan_figures(const Scan *scan, Figures *figures) noexcept nogil
 
 
@@ -52,6 +67,7 @@ cdef class UsageScanner:
     cdef Scan _scan
     cpdef feed(self, bytes data)
     cpdef tuple figures(self)
+    cpdef bytes failure(self)
 
 
 cpdef (long long, long long, long long, long long) usage_in(bytes body) except *

@@ -2,7 +2,7 @@
 """Compiled twin of fastgw/accel/usage.py: one step for each byte that matters, sixteen bytes a step in what is skipped."""
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from fastgw.accel.json cimport Bytes, after_colon, bytes_end, is_digit
@@ -100,6 +100,7 @@ cdef enum:
     MAX_DEPTH = 512
     MOST_NAMES = 64
     QUICK_BYTES = 1024
+    WORD_BYTES = 64
     ROWS = 32
     LONGEST = 32
 
@@ -113,8 +114,8 @@ if (
     or (table.SECONDS, table.PROMPT_CACHED, table.INPUT_CACHED, table.COMPLETION_THOUGHT, table.OUTPUT_THOUGHT, table.THOUGHT)
     != (SECONDS, PROMPT_CACHED, INPUT_CACHED, COMPLETION_THOUGHT, OUTPUT_THOUGHT, THOUGHT)
     or (table.COUNTS, table.PLACES, table.DIGITS, table.NUMBER_BYTES, table.NAME_BYTES, table.MAX_DEPTH, table.MOST_NAMES,
-        table.QUICK_BYTES)
-    != (COUNTS, PLACES, DIGITS, NUMBER_BYTES, NAME_BYTES, MAX_DEPTH, MOST_NAMES, QUICK_BYTES)
+        table.QUICK_BYTES, table.WORDS_BYTES, table.WORD_BYTES)
+    != (COUNTS, PLACES, DIGITS, NUMBER_BYTES, NAME_BYTES, MAX_DEPTH, MOST_NAMES, QUICK_BYTES, WORDS_BYTES, WORD_BYTES)
     or len(table.MEMBERS) > ROWS or max([len(one.name) for one in table.MEMBERS]) >= LONGEST
 ):
     raise ImportError("fastgw.accel.usage was compiled with another fastgw.accel.figures: build it again")
@@ -157,7 +158,7 @@ def _fill():
         _rows[at].count = one.slot
         _rows[at].opens = one.opens
         _rows[at].place = one.place
-        _rows[at].error = one.where == table.ANSWER and name == b"error"
+        _rows[at].error = name == b"error"
         where = one.where
         _rows[at].next = _first[where][len(name)]
         _first[where][len(name)] = at
@@ -180,7 +181,7 @@ cdef void scan_begin(Scan *scan) noexcept nogil:
     scan.member = -1
     scan.depth = scan.names = 0
     scan.size = 0
-    scan.error = scan.whole = scan.escaped = False
+    scan.error = scan.heard = scan.whole = scan.escaped = False
     memset(scan.told, 0, sizeof(scan.told))
 
 
@@ -312,6 +313,61 @@ cdef inline int _no_counts(Scan *scan) noexcept nogil:
     return 0
 
 
+cdef inline void _keep(Words *one, unsigned char c) noexcept nogil:
+    if one.size == WORDS_BYTES:
+        one.over = True
+    else:
+        one.kept[one.size] = c
+        one.size += 1
+
+
+cdef void _hear(Words *one, Bytes p, Py_ssize_t n) noexcept nogil:
+    """More of an error, as words.Words.feed()."""
+    cdef Py_ssize_t i
+    cdef unsigned char c
+    cdef bint keeps
+    for i in range(n):
+        if one.over:
+            return
+        c = p[i]
+        keeps = one.depth <= 1
+        if one.text:
+            keeps = keeps and 32 <= c < 127
+            if one.escaped:
+                one.escaped = keeps = False
+            elif c == 92:
+                one.escaped = True
+                keeps = False
+            elif c == 34:
+                one.text = False
+            else:
+                one.length += 1
+                keeps = keeps and one.length <= WORD_BYTES
+        elif c == 34:
+            one.text = True
+            one.length = 0
+        elif c == 123 or c == 91:
+            one.depth += 1
+            if keeps and one.depth == 2:
+                _keep(one, 48)
+            keeps = one.depth == 1
+        elif c == 125 or c == 93:
+            one.depth -= 1
+            keeps = one.depth == 0
+        if keeps:
+            _keep(one, c)
+        if one.depth <= 0 and not one.text:
+            one.whole = not one.over
+            one.over = True
+
+
+cdef bytes scan_failure(const Scan *scan):
+    """What the error says, as far as that is kept."""
+    if not scan.heard or not scan.words.whole:
+        return b""
+    return b'{"error":' + PyBytes_FromStringAndSize(<const char *>scan.words.kept, scan.words.size) + b"}"
+
+
 cdef void scan_feed(Scan *scan, Bytes p, Py_ssize_t n) noexcept nogil:
     """Take note of the ``n`` next bytes."""
     cdef Py_ssize_t i = 0
@@ -319,6 +375,8 @@ cdef void scan_feed(Scan *scan, Bytes p, Py_ssize_t n) noexcept nogil:
     cdef unsigned char c
     cdef Level *level
     cdef Row *row
+    if scan.heard:
+        _hear(&scan.words, p, n)
     while i < n:
         if scan.phase == SKIP:
             c = p[i]
@@ -439,6 +497,10 @@ cdef void scan_feed(Scan *scan, Bytes p, Py_ssize_t n) noexcept nogil:
                 scan.size = 0
                 continue
             if row != NULL and row.error:
+                if not scan.error:
+                    scan.heard = True
+                    memset(&scan.words, 0, sizeof(scan.words) - WORDS_BYTES)
+                    _hear(&scan.words, p + i, n - i)
                 scan.error = True
         elif c == 34 and (scan.phase == FIRST or scan.phase == KEY):
             scan.phase = NAME
@@ -535,6 +597,10 @@ cdef class UsageScanner:
         cdef Figures figures
         scan_figures(&self._scan, &figures)
         return figures.prompt, figures.completion, figures.cached, figures.reasoning
+
+    cpdef bytes failure(self):
+        """What the error says, as far as that is kept: an object with an ``error``, or nothing."""
+        return scan_failure(&self._scan)
 
     def says(self, int place):
         """Whether tokens are told there."""

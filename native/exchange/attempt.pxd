@@ -62,7 +62,7 @@ cdef class Attempt(Call):
     cpdef client_drained(self)
     @cython.locals(exchange=ExchangeState, failed=cython.bint)
     cpdef _relayed(self, Relay relay)
-    cpdef _ended(self, ExchangeState exchange, bint failed, bytes words, bint reusable)
+    cpdef _ended(self, ExchangeState exchange, bytes failure, bint reusable)
     @cython.locals(exchange=ExchangeState, stream=UpstreamStream, verdict=cython.int)
     cpdef bint _granted(self, Relay relay) except -1
     cpdef _closes(self, Relay relay, int verdict)

@@ -25,5 +25,5 @@ cpdef allow(ExchangeState exchange, Relay relay)
 cpdef str spent_kind(ExchangeState exchange)
 cpdef object dialect_of(ExchangeState exchange, ResponseHead head)
 @cython.locals(scanner=UsageScanner, fine=cython.bint)
-cpdef bint read_whole(ExchangeState exchange, ResponseHead head, bytes body) except -1
+cpdef bytes read_whole(ExchangeState exchange, ResponseHead head, bytes body)
 cpdef heard(ExchangeState exchange, long long seconds)

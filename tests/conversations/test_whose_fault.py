@@ -91,6 +91,58 @@ def test_an_error_behind_the_beginning_is_whose_its_words_say(
         assert row.ask(asking(path, stream=True)).status == (503 if blamed else 200)
 
 
+LONG = "x" * 70_000
+RESPONSE = {"id": "r", "object": "response", "status": "failed"}
+SAYS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "a failed response": (RESPONSES, {**RESPONSE, "output": [], "error": {"code": "invalid_prompt", "message": "no"}}, False),
+    "of its engine": (RESPONSES, {**RESPONSE, "error": {"code": "server_error", "message": "no"}, "output": []}, True),
+    "behind a long answer": (RESPONSES, {**RESPONSE, "output": [{"text": LONG}], **error("rate_limit_exceeded")}, False),
+    "choices": (CHAT, {"choices": [{"error": {"code": 500}}], **error(400)}, False),
+    "choices of its engine": (CHAT, {"choices": [{"error": {"code": 400}}], **error(500)}, True),
+    "long words": (CHAT, {"choices": [], "error": {"message": LONG + "é\\\"", "detail": [{"code": 1}], "code": 400}}, False),
+    "too many": (CHAT, {"choices": [], "error": {**{f"n{at}": 1 for at in range(200)}, "code": 400}}, True),
+    "a text": (CHAT, {"choices": [], "error": LONG}, True), "a number": (CHAT, {"choices": [], "error": 400, "code": 1}, True),
+}
+SAID_LONG: dict[str, tuple[str, bytes, dict[str, Any], bool]] = {
+    "a client's": (CHAT, EVENT, {"error": {"message": LONG, "type": "BadRequestError", "code": 400}}, False),
+    "an engine's": (CHAT, EVENT, {"error": {"message": LONG, "type": "InternalServerError", "code": 500}}, True),
+    "a failed response": (RESPONSES, DELTA, {
+        "type": "response.failed", "response": {**RESPONSE, "output": [{"text": LONG}], **error("invalid_prompt")}}, False),
+    "of its engine": (RESPONSES, DELTA, {
+        "type": "response.failed", "response": {**RESPONSE, "output": [{"text": LONG}], **error("server_error")}}, True),
+    "a whole one": (RESPONSES, DELTA, {
+        "type": "response.completed", "response": {"id": "r", "output": [{"text": LONG, "error": "x"}], "error": None}}, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reads", [1, 3, 0])
+@pytest.mark.parametrize("name", SAYS)
+def test_an_answer_that_says_beside_what_there_is_that_it_failed(name: str, reads: int) -> None:
+    """It passes as it is, and whose fault it is its words say, however it comes."""
+    path, said, blamed = SAYS[name]
+    body = json.dumps(said, ensure_ascii=False).encode()
+    wire = ok(body)
+    size = -(-len(wire) // reads) if reads else max(7, len(wire) // 900)
+    plays = {"a": answering(*[wire[at : at + size] for at in range(0, len(wire), size)])}
+    with deployed({"a": ENGINES["a"]}, plays=plays, cb_failure_threshold=1) as row:
+        answer = row.ask(asking(path))
+        assert (answer.status, answer.body) == (200, body)
+        assert row.talk.records[0]["outcome"] == "engine_error"
+        assert row.engines["a"].engine.failures_total == blamed
+
+
+@pytest.mark.parametrize("size", [10**6, 997])
+@pytest.mark.parametrize("name", SAID_LONG)
+def test_an_error_event_of_any_length(name: str, size: int) -> None:
+    path, begins, said, blamed = SAID_LONG[name]
+    wire = chunk(begins) + chunk(event(said)) + LAST_CHUNK
+    plays = {"a": answering(SSE_HEAD, *[wire[at : at + size] for at in range(0, len(wire), size)])}
+    with deployed({"a": ENGINES["a"]}, plays=plays, cb_failure_threshold=1) as row:
+        assert row.ask(asking(path, stream=True)).body == begins + event(said)
+        assert row.talk.records[0]["outcome"] == ("ok" if name == "a whole one" else "engine_error")
+        assert row.engines["a"].engine.failures_total == blamed
+
+
 def test_but_a_key_of_the_gateways_own_is_not_the_clients() -> None:
     with deployed(KEYED, plays={"a": answering(SSE_HEAD, chunk(EVENT + event(error(401))) + LAST_CHUNK)}) as row:
         row.ask(asking(CHAT, stream=True))
