@@ -103,8 +103,7 @@ class Charge(Filter):
             self._estimate(exchange, response)
         _bound(exchange)
 
-    @staticmethod
-    def _settle(exchange: Exchange, account: Account, now: float) -> None:
+    def _settle(self, exchange: Exchange, account: Account, now: float) -> None:
         settle(
             exchange,
             account,

@@ -47,6 +47,7 @@ cpdef settle(Exchange exchange, Account account, double now, long long prompt, l
 cdef class Charge(Filter):
     @cython.locals(account=Account, call=Call)
     cpdef on_finish(self, Exchange exchange, str outcome)
+    cpdef _settle(self, Exchange exchange, Account account, double now)
     @cython.locals(own=str)
     cpdef _count(self, Exchange exchange, ResponseHead response, str outcome)
     @cython.locals(
