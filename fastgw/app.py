@@ -207,7 +207,7 @@ class Gateway:
             tracer.start(loop)
         door.runners.follow(config)
         vitals = Vitals(
-            core, fleet, self.loading, lag=keeping.lag, runners=lambda: len(door.runners), queue=lambda: self._queue,
+            core, fleet, self.loading, lag=keeping.lag, runners=lambda: door.runners.there, queue=lambda: self._queue,
             meters=lambda: self._meters, state=lambda: self._state,
         )  # fmt: skip
         metrics = MetricsDoor(core, tasks, vitals)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from fastgw.net.tls import TlsWire
     from fastgw.runners import RunnerDesk
     from fastgw.store.state import State
+    from fastgw.upstream.runners import Runner
     from fastgw.vitals import MetricsDoor
 
 REMEMBERED_ADDRESSES: Final = 1024  # of clients, with what is known of each: finding out costs more than all else of an accept
@@ -271,9 +272,10 @@ class RunnerDoor:
         self.desk: RunnerDesk | None = None
         core.locals.update(ws_runners=self._dial_in, runners=self._list)
 
-    def __len__(self) -> int:
-        """How many there are, or are waited for."""
-        return len(self.desk.registry) if self.desk is not None else 0
+    @property
+    def there(self) -> Sequence[Runner]:
+        """Those that have dialled in, or are waited for."""
+        return list(self.desk.registry) if self.desk is not None else ()
 
     def open(self, listener: Listener, socks: Sequence[socket.socket]) -> None:
         """Here the gateway listens: no engine may be there, and one that the configuration has there gets nothing."""
@@ -412,7 +414,7 @@ async def for_the_operator(
     listen = config.control_listen
     free = listen.endswith(":0")  # the system chooses the port
     host, port = parse_host_port(listen.removesuffix(":0") + ":1" if free else listen)
-    metrics.pages.more = gpus = _gpus(config, core.log)
+    metrics.pages.more = metrics.vitals.joined.gpus = gpus = _gpus(config, core.log)
     control = ControlServer(
         host=host,
         port=0 if free else port,

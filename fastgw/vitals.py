@@ -13,6 +13,7 @@ from fastgw import __version__, twins
 from fastgw.accel.fields import value_in
 from fastgw.accel.histograms import Histogram
 from fastgw.config.names import PRIORITIES
+from fastgw.energy import Joined
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
@@ -27,8 +28,10 @@ from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Engine
 
 if TYPE_CHECKING:
+    from fastgw.observe.energy import Energy
     from fastgw.observe.pages import MetricsPages
     from fastgw.observe.tallies import Tallies
+    from fastgw.upstream.runners import Runner
 
 PAGE_S: Final = 10.0
 """A page takes no longer, or who asks is told to come again: Prometheus does not wait longer either."""
@@ -54,7 +57,7 @@ class Vitals:
         queue: Callable[[], Queue | None],
         meters: Callable[[], Meters | None],
         state: Callable[[], Kept | None],
-        runners: Callable[[], int],
+        runners: Callable[[], Sequence[Runner]],
     ) -> None:
         self._core = core
         self._fleet = fleet
@@ -64,6 +67,7 @@ class Vitals:
         self._meters = meters
         self._state = state
         self._runners = runners
+        self.joined = Joined(fleet, lambda: self.tallies, runners)
         self.auth_failures: Callable[[], int] = int  # at the control listener, where there is one
 
     @property
@@ -96,7 +100,11 @@ class Vitals:
 
     @property
     def runners(self) -> int:
-        return self._runners()
+        return len(self._runners())
+
+    @property
+    def energy(self) -> Energy:
+        return self.joined.energy
 
     @property
     def restart_pending(self) -> bool:
@@ -138,6 +146,7 @@ class MetricsDoor:
         self.vitals = vitals
         self._pages: MetricsPages | None = None
         core.locals["metrics"] = self._answer
+        tasks.spawn("energy", vitals.joined.run())
 
     @property
     def pages(self) -> MetricsPages:

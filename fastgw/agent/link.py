@@ -15,7 +15,7 @@ the gateway's address.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from random import random
 from time import monotonic
@@ -81,6 +81,8 @@ class GpuUse(Protocol):
     def total_bytes(self) -> float: ...
     @property
     def utilization_percent(self) -> float | None: ...
+    @property
+    def joules(self) -> Mapping[str, float]: ...
 
 
 class Front(Protocol):
@@ -331,6 +333,7 @@ class Link:
         if metrics is not None and use is not None:
             metrics.gpu_memory_used, metrics.gpu_memory_total = use.used_bytes, use.total_bytes
             metrics.gpu_utilization_percent = use.utilization_percent
+            metrics.gpu_joules = dict(use.joules)
         have: list[EngineStatus] = [engine] if engine.is_healthy or engine.error else []
         return RunnerStatus(health=health, engines=have, metrics=metrics, model_aliases=self._aliases(engine))
 

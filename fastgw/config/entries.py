@@ -104,6 +104,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         "its data-parallel ranks: each is an engine of its own to whoever chooses, by the header of its kind",
         zero="it has none",
     )] = 0
+    gpus: Annotated[Sequence[str], row(
+        "the GPUs of this machine that it has, by index or UUID, where `gpu` reads them ([gpu.md](gpu.md#energy)); empty = all "
+        "of them for an engine on loopback, none for others",
+    )] = ()
     # Nobody's setting: which of its ranks this is (`config.settings` makes one of each).
     rank: int = -1
 

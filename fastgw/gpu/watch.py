@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Final, Protocol
@@ -23,6 +23,7 @@ from fastgw import __version__
 from fastgw.config.names import GPU_NAMES
 from fastgw.errors import described
 from fastgw.gpu.driver import Driver
+from fastgw.gpu.energy import Meter
 from fastgw.gpu.fields import FIELDS
 from fastgw.gpu.reading import Reader, Reading
 from fastgw.gpu.series import of_itself, rendered
@@ -63,11 +64,13 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Use(msgspec.Struct, frozen=True):
-    """All GPUs together: bytes, and how busy they are on average (None = none of them says: they are divided by MIG)."""
+    """All GPUs together: bytes, and how busy they are on average (None = none of them says: they are divided by MIG); and what
+    each has drawn in all, by its UUID."""
 
     used_bytes: float
     total_bytes: float
     utilization_percent: float | None
+    joules: Mapping[str, float] = {}
 
 
 class Tile(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +94,7 @@ class Watch:
         clock: Callable[[], float] = monotonic,
     ) -> None:  # fmt: skip
         self._source = source
+        self.meter = Meter()
         self._log = log
         self._told = ("", 0, 0)  # what the log was told last: how the driver is, GPUs, and how many of them answer
         self._names = tuple(names) or GPU_NAMES[:1]
@@ -110,7 +114,7 @@ class Watch:
     # --- for those who ask
     async def page(self) -> bytes:
         """All of it as Prometheus text."""
-        fresh = await self._look()
+        fresh = await self.look()
         age_s = self._age_s()
         last = self._last
         up = fresh and last.state == "ok"
@@ -140,7 +144,9 @@ class Watch:
             return None
         say = [values[busy] for values in there if busy in values]
         percent = sum(say) / len(say) if say else None
-        return Use(sum(values[used] for values in there), sum(values[total] for values in there), percent)
+        return Use(
+            sum(values[used] for values in there), sum(values[total] for values in there), percent, dict(self.meter.joules)
+        )
 
     def tiles(self) -> Sequence[Tile]:
         """Each GPU as it was a moment ago, without waiting."""
@@ -162,7 +168,7 @@ class Watch:
             await self._wait(CLOSE_S)
 
     # --- the thread
-    async def _look(self) -> bool:
+    async def look(self) -> bool:
         """Have a reading that is fresh; False = there is none in time."""
         self.begin()
         if not self._hangs() and not await self._wait(self._began + self._deadline_s - self._clock()) and not self._given_up:
@@ -201,6 +207,7 @@ class Watch:
 
     def _taken(self, reading: Reading, text: bytes) -> None:
         self._last, self._text = reading, text
+        self.meter.take(reading)
         self._readings += 1
         self._ended()
         told = reading.state, reading.gpus, sum(card.up for card in reading.cards)

@@ -19,6 +19,7 @@ from fastgw.config.names import PRIORITIES
 from fastgw.counters import COUNTERS
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
 from fastgw.observe import genai, process
+from fastgw.observe.energy import Energy
 from fastgw.observe.exposition import (
     COUNTER,
     GAUGE,
@@ -136,6 +137,8 @@ class MetricsSource(Protocol):
         """How late the loop came to what it was to do, in seconds."""
         ...
 
+    @property
+    def energy(self) -> Energy: ...
     @property
     def genai(self) -> bool:
         """Whether OpenTelemetry's names are shown as well."""
@@ -311,6 +314,30 @@ def _of_cells(cells: Sequence[Cell]) -> Iterator[Family]:
     )  # fmt: skip
 
 
+def _of_energy(energy: Energy) -> Iterator[Family]:
+    gpus = energy.gpus
+    if not (gpus or energy.models or energy.idle or energy.unshared):
+        return
+    yield Family("gateway_energy_gpus", "GPUs of which it is known which engines have them.", GAUGE, (("", gpus),))
+    rest = (("idle", energy.idle), ("unshared", energy.unshared))
+    yield Family(
+        "gateway_energy_joules_total",
+        "What GPUs of engines have drawn, by the model that it was for; idle: while nothing was under way; unshared: for "
+        "requests that came to no tokens.",
+        COUNTER,
+        [(labels(("model", name), ("state", "active")), drawn / 1000) for name, drawn in energy.models.items()]
+        + [(labels(("model", ""), ("state", state)), drawn / 1000) for state, drawn in rest],
+    )
+    yield Family(
+        "gateway_energy_held_joules", "What they have drawn for requests that have not ended yet.", GAUGE,
+        (("", energy.held / 1000),),
+    )  # fmt: skip
+    yield Family(
+        "gateway_caller_energy_joules_total", "What they have drawn for a key, or a tenant, by its id.", COUNTER,
+        [(labels(("caller", name)), drawn / 1000) for name, drawn in energy.callers.items() if name],
+    )  # fmt: skip
+
+
 def _of_words(metric: str, text: str, label: str, counts: Mapping[str, int]) -> Family:
     return Family(metric, text, COUNTER, [(labels((label, word)), count) for word, count in counts.items()])
 
@@ -341,6 +368,7 @@ class GatewayCollector:
             tallies.failures,
         )  # fmt: skip
         yield from self._of_callers()
+        yield from _of_energy(source.energy)
         yield from _of_stats(source.stats.snapshot())
         yield from self._of_queue()
         yield Family("gateway_runners", "Runners that have dialled in, and are there.", GAUGE, (("", source.runners),))

@@ -22,6 +22,7 @@ from fastgw.config.names import MetricsBy
 from fastgw.exchange.record import streamed
 from fastgw.exchange.state import ExchangeState, model_of
 from fastgw.exchange.tally import Tally
+from fastgw.observe.energy import Energy
 from fastgw.observe.recent import Recent
 
 OTHER: Final = "other"
@@ -111,9 +112,10 @@ class Caller:
 class Tallies(Tally):
     """See the head of this file. ``by``: whose requests are counted apart as well, none where it is empty.
 
-    ``trace`` says in which trace an exchange is that somebody keeps, by its id, or that it is in none ("")."""
+    ``trace`` says in which trace an exchange is that somebody keeps, by its id, or that it is in none (""); ``energy`` is told
+    of tokens, where somebody knows what GPUs draw."""
 
-    __slots__ = ("_by", "_cells", "_count", "callers", "failures", "outcomes", "recent", "trace")
+    __slots__ = ("_by", "_cells", "_count", "callers", "energy", "failures", "outcomes", "recent", "trace")
 
     def __init__(self, by: MetricsBy = "", trace: Callable[[ExchangeState], str] | None = None) -> None:
         self._by = by
@@ -124,6 +126,7 @@ class Tallies(Tally):
         self.outcomes: dict[str, int] = {}  # of exchanges that did not end well
         self.recent = Recent()
         self.trace = trace
+        self.energy: Energy | None = None
 
     def cells(self) -> list[Cell]:
         """All there are."""
@@ -156,8 +159,9 @@ class Tallies(Tally):
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         if status >= 400 or outcome != "ok":
             self.recent.add(exchange, outcome, cell.model)
-        if self._by:
-            self._called(one, 1, not owed)
+        caller = self._called(one, 1, not owed) if self._by else ""
+        if self.energy is not None and not owed and (one.prompt_tokens >= 0 or completion >= 0):
+            self._drew(cell, one, caller)
         if self.trace is not None:
             found = self.trace(one)
             if found:
@@ -170,9 +174,11 @@ class Tallies(Tally):
         return self._cell(exchange).gaps
 
     def used(self, exchange: Any) -> None:
-        self._used(self._cell(exchange), exchange)
-        if self._by:
-            self._called(exchange, 0, True)
+        cell = self._cell(exchange)
+        self._used(cell, exchange)
+        caller = self._called(exchange, 0, True) if self._by else ""
+        if self.energy is not None:
+            self._drew(cell, exchange, caller)
 
     def failed(self, how: str) -> None:
         self.failures[how] = self.failures.get(how, 0) + 1
@@ -191,6 +197,14 @@ class Tallies(Tally):
         if exchange.estimated:
             session = exchange.session
             cell.estimated += prompt + completion if session is None else session.estimated
+
+    def _drew(self, cell: Cell, exchange: ExchangeState, caller: str) -> None:
+        energy, call = self.energy, exchange.call
+        if energy is not None and call is not None:
+            prompt = min(max(exchange.prompt_tokens, 0), MOST_TOKENS)
+            fresh = prompt - min(max(exchange.cached_tokens, 0), prompt)
+            completion = min(max(exchange.completion_tokens, 0), MOST_TOKENS)
+            energy.used(call.pool.engine.name, cell.model, caller, fresh, completion)
 
     # --- where it belongs
     def _cell(self, exchange: ExchangeState) -> Cell:
@@ -219,10 +233,11 @@ class Tallies(Tally):
             self._count += 1
         return cells[model]
 
-    def _called(self, exchange: ExchangeState, requests: int, used: bool) -> None:
+    def _called(self, exchange: ExchangeState, requests: int, used: bool) -> str:
+        """Whoever it is counted for, "" = nobody."""
         account = exchange.account
         if account is None or not account.id:
-            return
+            return ""
         name = account.id if self._by == "key" else account.flow.removeprefix("tenant ")
         caller = self.callers.get(name)
         if caller is None:
@@ -231,9 +246,10 @@ class Tallies(Tally):
             caller = self.callers.setdefault(name, Caller())
         caller.requests += requests
         if not used:
-            return
+            return name
         caller.prompt += min(max(exchange.prompt_tokens, 0), MOST_TOKENS)
         caller.completion += min(max(exchange.completion_tokens, 0), MOST_TOKENS)
+        return name
 
 
 _SAMPLED: Final = re.compile(rb"(?im)^traceparent:[ \t]*[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f][13579bdf]")

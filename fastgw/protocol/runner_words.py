@@ -9,7 +9,8 @@ known are passed over, so that a runner may say more than is asked. Must never: 
 
 Beside those of the protocol (version 1) there are members of our own, which other gateways pass over: ``url`` in ``register``,
 in an engine ``context_tokens`` (how much context fits, for each model of which it is known), and in ``metrics``
-``requests_running``, ``requests_waiting``, ``kv_cache_usage`` and ``gpu_utilization_percent``.
+``requests_running``, ``requests_waiting``, ``kv_cache_usage``, ``gpu_utilization_percent`` and ``gpu_joules`` (what each GPU
+has drawn in all, by its UUID).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ MAX_NAMES: Final = 1000
 MAX_ENGINES: Final = 64
 MAX_CONTEXTS: Final = 100
 """Models of one engine of which it is said how much fits: each name stands in a message once more."""
+MAX_GPUS: Final = 64
 MAX_TEXT_CHARS: Final = 2000
 
 Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$")]
@@ -79,7 +81,7 @@ class Capability(msgspec.Struct, kw_only=True):
 
 
 class RunnerMetrics(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What a runner measures; memory in bytes. The last four are ours."""
+    """What a runner measures; memory in bytes. The last five are ours."""
 
     requests_processed: Count = 0
     avg_latency_ms: Amount | None = None
@@ -91,6 +93,7 @@ class RunnerMetrics(msgspec.Struct, kw_only=True, omit_defaults=True):
     requests_waiting: Count | None = None
     kv_cache_usage: Share | None = None
     gpu_utilization_percent: Amount | None = None
+    gpu_joules: Annotated[dict[Short, Amount], Meta(max_length=MAX_GPUS)] = {}
 
 
 class RunnerStatus(msgspec.Struct, kw_only=True):

@@ -55,6 +55,7 @@ class Engine:
         "features",
         "fleeting",
         "gauges",
+        "gpus",
         "gradient",
         "h2",
         "head_block",
@@ -169,6 +170,7 @@ class Engine:
         self.served_name = config.served_name
         self.weight = config.weight
         self.machine = config.machine
+        self.gpus = tuple(config.gpus)
         self.features = frozenset(config.features)
         self.version = config.version
         self.tenant = config.tenant

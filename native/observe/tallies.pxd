@@ -26,7 +26,7 @@ cdef class Caller:
 
 cdef class Tallies(Tally):
     cdef public dict callers, failures, outcomes
-    cdef public object recent, trace
+    cdef public object energy, recent, trace
     cdef dict _cells
     cdef object _by
     cdef int _count
@@ -45,7 +45,9 @@ cdef class Tallies(Tally):
     cpdef Cell _cell(self, ExchangeState exchange)
     cpdef Cell _bound(self, ExchangeState exchange, str model)
     @cython.locals(account=Account)
-    cpdef _called(self, ExchangeState exchange, int requests, bint used)
+    cpdef str _called(self, ExchangeState exchange, int requests, bint used)
+    @cython.locals(prompt=cython.longlong, fresh=cython.longlong, completion=cython.longlong)
+    cpdef _drew(self, Cell cell, ExchangeState exchange, str caller)
 
 @cython.locals(fields=bytes)
 cpdef str sampled(ExchangeState exchange)

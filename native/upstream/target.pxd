@@ -10,7 +10,7 @@ cdef int CLOSED, NO, OPEN
 @cython.final
 cdef class Engine:
     cdef public dict aliases
-    cdef public tuple addresses, discovered_models, probe_paths, words
+    cdef public tuple addresses, discovered_models, gpus, probe_paths, words
     cdef public long long answered_total, ejections_total, failures, failures_total, inflight, truncations_total
     cdef public bytes api_key_line, base, head_block, label
     cdef public bint away, cancel, crowded, disowned, draining, fleeting, h2, held, literal, tunnelled

@@ -19,7 +19,7 @@ LAYERS = (
     ("app", "behind"),
     ("accounts", "doors"),
     ("certified", "engines", "explaining", "housekeeping", "keyring", "runners", "traces", "vitals"),
-    ("crossings", "loading", "tunnels"),
+    ("crossings", "energy", "loading", "tunnels"),
     ("agent", "control", "gpu", "sim", "bench", "observe", "store", "top"),
     ("policy",),
     ("exchange",),

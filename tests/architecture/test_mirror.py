@@ -23,6 +23,7 @@ ELSEWHERE: dict[str, str] = {
     "digests": "accel/test_small.py",
     "doors": "e2e/test_control.py",
     "early": "test_start.py",
+    "energy": "gpu/test_gateway.py",
     "engines": "e2e/test_fleet.py",
     "explaining": "conversations/test_explained.py",
     "events": "observe/test_logs.py",

@@ -16,6 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="u
 def test_S2_11_the_page_names_what_there_is() -> None:
     source = Source(genai=True)
     source.tallies.callers["key_1"] = Caller()
+    source.energy.idle = 1
     families = [one for one in GatewayCollector(source).families() if one is not None]
     there = {one.name for one in families} | {"fastgw_info"}
     named = set(re.findall(r"`((?:gateway|gen_ai|process|fastgw)_[a-z_]+)`", PAGE))

@@ -68,6 +68,7 @@ NO_LIMITS = {
         "gpu.server.STOP_S", "gpu.server.PACKED_BYTES", "gpu.watch.FRESH_S", "gpu.watch.CLOSE_S",
         "gpu.reading.FIRST_PAUSE_S", "gpu.reading.MAX_PAUSE_S", "top.cli.LEAST_INTERVAL_S", "top.cli.MOST_INTERVAL_S",
         "top.view.MOST_EVENTS",
+        "gpu.reading.FIRST_PAUSE_S", "gpu.reading.MAX_PAUSE_S", "gpu.energy.MAX_PAUSE_S",
     ),
     "bounds of arithmetic, and of what an operator writes": (
         "limits.ledger.MAX_TOKENS", "limits.meter.MAX_RATE", "limits.meter.MAX_CAPACITY",

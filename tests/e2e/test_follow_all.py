@@ -21,7 +21,11 @@ BEGIN: dict[str, Any] = {
     "runner_auth_token": "sk-runners-of-the-start",
 }  # fmt: skip
 OTHERS: dict[str, Any] = {
-    "engines": [EngineConfig(url=ENGINE, weight=7, models=["m"], max_concurrent=3, api_key="k", served_name="s", cancel=False)],
+    "engines": [
+        EngineConfig(
+            url=ENGINE, weight=7, models=["m"], max_concurrent=3, api_key="k", served_name="s", cancel=False, gpus=["0"],
+        ),
+    ],
     "vllm_api_key": "sk-engines", "served_model_name": "shown", "api_keys": ["one", "two"], "admin_key": "sk-admin-of-another",
     "engines_file": "/nowhere.json", "discovery_dns": "127.0.0.1:9", "admin_keys": ["ci:read:sk-admin-of-these"],
     "trusted_proxies": ["10.0.0.0/8"], "cors_origins": ["https://a.example"], "allowed_hosts": ["a.example"],

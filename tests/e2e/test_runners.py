@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fastgw import Config, ConfigErrors, EngineConfig
+from fastgw import Config, ConfigErrors, EngineConfig, energy
 from fastgw.gpu.watch import Use
 from fastgw.sim import SimConfig, Simulator
 from fastgw.upstream.target import Engine
@@ -81,9 +81,12 @@ def port_of(sim: Simulator) -> int:
 
 
 # --- serving
-async def test_S4_04_S4_09_an_engine_behind_an_agent_serves_under_its_names_and_aliases() -> None:
+async def test_S4_04_S4_09_an_engine_behind_an_agent_serves_under_its_names_and_aliases(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(energy, "READ_S", 0.01)
     async with Simulator(SimConfig(models=("llama",))) as sim, dialled() as gw:
-        use = Use(used_bytes=8e10, total_bytes=1.5e11, utilization_percent=42.5)
+        use = Use(used_bytes=8e10, total_bytes=1.5e11, utilization_percent=42.5, joules={"GPU-1": 1.5})
         beside = agent(gw.url, sim.url, aliases={"fast": "llama"}, machine_type="gpu", gpus=lambda: use)
         async with beside:
             await gw.until("it serves", lambda: "fast" in models(gw))
@@ -97,6 +100,9 @@ async def test_S4_04_S4_09_an_engine_behind_an_agent_serves_under_its_names_and_
             assert shown["metrics"]["requests_running"] == 0
             gpus = ("gpu_memory_used", "gpu_memory_total", "gpu_utilization_percent")
             assert [shown["metrics"][name] for name in gpus] == [8e10, 1.5e11, 42.5]
+            assert shown["metrics"]["gpu_joules"] == {"GPU-1": 1.5}
+            await gw.until("they are its engine's", lambda: gw.gateway.core.tally.energy is not None)
+            assert gw.gateway.core.tally.energy.gpus == 1
         await gw.until("it is gone", lambda: there(gw) == [])
         await gw.until("so are its models", lambda: not models(gw))
         answer = await asked(gw, "llama")

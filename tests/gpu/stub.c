@@ -10,6 +10,8 @@
  *     mig 0 3                 this index is divided into so many instances, the second and third share memory
  *     process 0 4711 1048576  a process of this index, and its bytes
  *     name TEXT               what they are called
+ *     energy 0 1000           millijoules that this index has drawn
+ *     power 0 1000            milliwatts that it draws
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,11 +116,12 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, struct device **out) {
     return DONE;
 }
 
-static long instances(const struct device *d) {
+static long of(const struct device *d, const char *what, long otherwise) {
     char words[32];
-    snprintf(words, sizeof words, "mig %u", d->index);
-    return number(words, 0);
+    snprintf(words, sizeof words, "%s %u", what, d->index);
+    return number(words, otherwise);
 }
+static long instances(const struct device *d) { return of(d, "mig", 0); }
 
 int nvmlDeviceGetMigMode(struct device *d, unsigned *now, unsigned *pending) { ASK(d); *now = *pending = instances(d) > 0; return DONE; }
 int nvmlDeviceGetMaxMigDeviceCount(struct device *d, unsigned *out) { ASK(d); *out = 7; return DONE; }
@@ -178,11 +181,11 @@ int nvmlDeviceGetEncoderUtilization(struct device *d, unsigned *out, unsigned *u
 int nvmlDeviceGetDecoderUtilization(struct device *d, unsigned *out, unsigned *us) { WHOLE(d); *out = 6; *us = 1000; return DONE; }
 LIMITED(nvmlDeviceGetTemperature, unsigned, which ? 99 : 61)
 NUMBER(nvmlDeviceGetFanSpeed, 30)
-NUMBER(nvmlDeviceGetPowerUsage, 295010)
+NUMBER(nvmlDeviceGetPowerUsage, of(d, "power", 295010))
 NUMBER(nvmlDeviceGetPowerManagementLimit, 700000)
 NUMBER(nvmlDeviceGetEnforcedPowerLimit, 650000)
 NUMBER(nvmlDeviceGetPowerManagementDefaultLimit, 700000)
-int nvmlDeviceGetTotalEnergyConsumption(struct device *d, unsigned long long *out) { WHOLE(d); *out = 123456789; return DONE; }
+int nvmlDeviceGetTotalEnergyConsumption(struct device *d, unsigned long long *out) { WHOLE(d); *out = of(d, "energy", 123456789); return DONE; }
 NUMBER(nvmlDeviceGetPerformanceState, 0)
 LIMITED(nvmlDeviceGetClockInfo, unsigned, 1000 + 100 * which)
 LIMITED(nvmlDeviceGetMaxClockInfo, unsigned, 2000 + 100 * which)

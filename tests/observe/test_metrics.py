@@ -19,6 +19,7 @@ from fastgw.accel.histograms import Histogram
 from fastgw.config import EngineConfig
 from fastgw.housekeeping import LAG
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
+from fastgw.observe.energy import Energy
 from fastgw.observe.exposition import LINES, pieces
 from fastgw.observe.metrics import GatewayCollector, render
 from fastgw.observe.tallies import Tallies
@@ -80,6 +81,7 @@ class Source:
     native: bool = True
     version: str = "1.2.3"
     genai: bool = False
+    energy: Energy = field(default_factory=Energy)
     tallies: Tallies = field(default_factory=Tallies)
     lag: Histogram = field(default_factory=lambda: Histogram(LAG))
 

@@ -156,13 +156,26 @@ def test_the_table_of_models_has_an_end() -> None:
         assert len(talk.tallies.cells()) == MOST_CELLS + 1
 
 
+class Drawing:
+    """Whoever shares out what GPUs draw."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def used(self, *what: object) -> None:
+        self.told.append(what)
+
+
 @pytest.mark.parametrize(("by", "who"), [("", []), ("key", ["key:ann"]), ("tenant", ["key:ann"])])
 def test_callers_by_their_ids_where_that_is_asked_for(by: Any, who: list[str]) -> None:
+    drawing: Any = Drawing()
     with conversation([M], answering(OK), api_keys=("sk-of-a-caller",), metrics_by=by) as talk:
+        talk.tallies.energy = drawing
         talk.client().says(chat("m", key="sk-of-a-caller")).sees(200)
         talk.client().says(chat("m", key="sk-of-nobody")).sees(401)
         told = talk.tallies.callers
         assert len(told) == len(who)
+        assert drawing.told == [(M.name, "m", next(iter(told), ""), 7 - 4, 3)], "what the engine had at hand is not drawn for"
         for name, caller in told.items():
             assert "sk-" not in name
             assert (caller.requests, caller.prompt, caller.completion) == (1, 7, 3)
