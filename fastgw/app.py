@@ -204,7 +204,7 @@ class Gateway:
         await self._discovery.start(config, RESOLVE_WAIT_S)
         keeping.start()
         if tracer is not None:
-            tracer.start(loop)
+            tracer.reporter.start(loop)
         door.runners.follow(config)
         vitals = Vitals(
             core, fleet, self.loading, lag=keeping.lag, runners=lambda: door.runners.there, queue=lambda: self._queue,
@@ -481,7 +481,7 @@ class Gateway:
             self._keeping = None
         await self._close_state()
         if core.tracer is not None:
-            await core.tracer.close()
+            await core.tracer.reporter.close()
         if self._tasks is not None:
             await self._tasks.close()
         if self._reactor is not None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fastgw.config import Config
+from fastgw.exchange.tracing import Tracing
 from fastgw.stats import EventLog, Stats
-
-if TYPE_CHECKING:
-    from fastgw.observe.trace import Tracer
 
 EXTRA: Final = "enable_otlp_tracing needs the OpenTelemetry SDK: pip install 'fastgw[otel]'"
 
 
-def tracer_for(config: Config, stats: Stats, log: EventLog) -> Tracer | None:
+def tracer_for(config: Config, stats: Stats, log: EventLog) -> Tracing | None:
     """None where none are asked for. Raises ImportError, which says what to install, and ValueError where one of the SDK's own
     variables cannot be used."""
     if not config.enable_otlp_tracing or config.otel_sdk_disabled:
@@ -23,4 +21,4 @@ def tracer_for(config: Config, stats: Stats, log: EventLog) -> Tracer | None:
         from fastgw.observe.trace import tracer_of
     except ImportError as error:
         raise ImportError(EXTRA) from error
-    return tracer_of(config, stats, log)
+    return Tracing(config, tracer_of(config, stats, log))

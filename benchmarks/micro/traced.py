@@ -22,6 +22,7 @@ from opentelemetry.sdk.resources import Resource
 from benchmarks.micro.governed import Bench, quartiles
 from fastgw import twins
 from fastgw.config import Config
+from fastgw.exchange.tracing import Tracing
 from fastgw.observe.spans import Finished, Maker
 from fastgw.observe.trace import BATCH, Tracer
 from fastgw.stats import NullLog, Stats
@@ -35,14 +36,16 @@ def bench(which: str) -> Bench:
     made = Bench(asyncio.get_running_loop(), False, True)
     if which in RATIOS:
         config = Config(enable_otlp_tracing=True, trace_ratio=RATIOS[which], trace_queue_size=65536)
-        made.core.tracer = Tracer(config, Stats(), NullLog(), lambda request: True, Maker(Resource({})), lambda: None)
+        tracer = Tracer(config, Stats(), NullLog(), lambda request: True, Maker(Resource({})), lambda: None)
+        made.core.tracer = Tracing(config, tracer)
     return made
 
 
 async def compared(blocks: int, requests: int, which: str) -> tuple[list[float], list[Finished]]:
     """Microseconds that it adds to a request, for each pair of neighbours; and what is left for the thread."""
     off, on = bench("off"), bench(which)
-    tracer = on.core.tracer
+    assert on.core.tracer is not None
+    tracer = on.core.tracer.reporter
     assert isinstance(tracer, Tracer)
     added = []
     last: list[Finished] = []

@@ -341,7 +341,7 @@ class GatewayCore(Context):
         if access is not None:
             access.ended(exchange, outcome, now)
         if one.trace is not None and one.trace.sampled and self.tracer is not None:
-            self.tracer.ended(exchange, outcome, now)
+            self.tracer.reporter.ended(exchange, outcome, now)
 
     # --- ids and lines
     def request_id(self, head: RequestHead) -> bytes:

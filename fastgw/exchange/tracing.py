@@ -7,8 +7,9 @@ that is not sampled nothing is kept but the ids.
 
 from __future__ import annotations
 
-from random import getrandbits
-from typing import Any, Final
+from asyncio import AbstractEventLoop
+from random import getrandbits, randbytes
+from typing import Any, Final, Protocol
 
 from fastgw.accel.heads import RequestHead
 from fastgw.config import Config
@@ -65,6 +66,10 @@ class Trace:
     __slots__ = ("asked", "contents", "parent", "sampled", "span_id", "state", "trace_id", "waits")
 
     def __init__(self, trace_id: bytes, span_id: bytes, parent: bytes, sampled: bool, state: bytes) -> None:
+        self.make(trace_id, span_id, parent, sampled, state)
+
+    def make(self, trace_id: bytes, span_id: bytes, parent: bytes, sampled: bool, state: bytes) -> None:
+        """As by ``Trace()``, of one that ``__new__`` gave: where each request has one that is less."""
         self.trace_id = trace_id
         self.span_id = span_id
         self.parent = parent
@@ -120,12 +125,33 @@ class Trace:
         return RequestStart(start.method, start.target, fields, start.upgrade)
 
 
+class Reporter(Protocol):
+    """Whoever is told of sampled requests that have ended (``observe.trace``)."""
+
+    def start(self, loop: AbstractEventLoop) -> None:
+        """Some may end from now on."""
+        ...
+
+    def ended(self, exchange: Any, outcome: str, now: float) -> None:
+        """``exchange``, which is sampled, has ended at ``now``."""
+        ...
+
+    def follow(self, config: Config) -> None:
+        """Go by other settings from now on."""
+        ...
+
+    async def close(self) -> None:
+        """No more of them end."""
+        ...
+
+
 class Tracing:
-    """Gives requests their traces."""
+    """Gives requests their traces. It is closed, for each request asks it twice; what becomes of them is its ``reporter``'s."""
 
-    __slots__ = ("_at", "_bound", "_ids", "_parents")
+    __slots__ = ("_at", "_bound", "_ids", "_parents", "reporter")
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, reporter: Reporter) -> None:
+        self.reporter = reporter
         self._ids = b""
         self._at = 0
         self.follow(config)
@@ -136,34 +162,32 @@ class Tracing:
         share = {"always_on": 1.0, "always_off": 0.0}.get(name.removeprefix("parentbased_"), config.trace_ratio)
         self._parents = name.startswith("parentbased_")
         self._bound = ALL if share >= 1.0 else b"%016x" % round(share * (1 << 64))
+        self.reporter.follow(config)
 
     def samples(self, trace_id: bytes, parent: int) -> bool:
         """Whether that trace is recorded. ``parent``: whether the client's span is, ``UNSAID`` = it has none."""
         if self._parents and parent >= 0:
             return parent == SAMPLED
-        return trace_id[16:] < self._bound  # (as numbers: of the same length, and in small letters)
+        digits = trace_id  # (to the compiled twin an address: what is cut out of that takes a third)
+        return digits[16:32] < self._bound  # (as numbers: of the same length, and in small letters)
 
     def begin(self, head: RequestHead, alone: bool) -> Trace:
         """The trace of a request with this ``head``: its client's, or a new one. ``alone``: the head is known to name none."""
         at = self._at
         if at == len(self._ids):
-            self._ids = b"%0*x" % (IDS * IDS_AT_ONCE, getrandbits(IDS * IDS_AT_ONCE * 4))
+            self._ids = randbytes(IDS * IDS_AT_ONCE // 2).hex().encode()  # noqa: S311 - ids, and no secrets
             at = 0
         middle, end = at + 32, at + IDS
         self._at = end
-        span_id = self._ids[middle:end]
+        ids = self._ids
+        made = Trace.__new__(Trace)
+        span_id = ids[middle:end]
         if not alone:
             found = parent_of(head.forward)
             if found is not None:
                 trace_id, parent, sampled = found
-                return Trace(trace_id, span_id, parent, self.samples(trace_id, sampled), state_of(head.forward))
-        trace_id = self._ids[at:middle]
-        return Trace(trace_id, span_id, b"", self.samples(trace_id, UNSAID), b"")
-
-    def ended(self, exchange: Any, outcome: str, now: float) -> None:
-        """``exchange``, which is sampled, has ended at ``now``."""
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        """No more of them end."""
-        raise NotImplementedError
+                made.make(trace_id, span_id, parent, self.samples(trace_id, sampled), state_of(head.forward))
+                return made
+        trace_id = ids[at:middle]
+        made.make(trace_id, span_id, b"", self.samples(trace_id, UNSAID), b"")
+        return made

@@ -21,7 +21,7 @@ from fastgw.config import Config
 from fastgw.exchange.endpoints import LOCAL
 from fastgw.exchange.record import record_of
 from fastgw.exchange.state import ExchangeState
-from fastgw.exchange.tracing import Trace, Tracing
+from fastgw.exchange.tracing import Trace
 from fastgw.observe.export import exporter_of, resource_of
 from fastgw.observe.flood import Flood
 from fastgw.observe.spans import Attempt, Finished, Maker
@@ -36,9 +36,9 @@ MAX_CONTENTS_BYTES: Final = 16 << 20  # of prompts and answers that wait with th
 Send = Callable[[bytes], bool]  # whether the collector has taken it
 
 
-class Tracer(Tracing):
-    """See the head of this file. ``send`` takes requests of OTLP, waiting as long as it must; it is called from the thread
-    alone, ``stop`` from the loop."""
+class Tracer:
+    """See the head of this file; it is an ``exchange.tracing.Reporter``. ``send`` takes requests of OTLP, waiting as long as it
+    must; it is called from the thread alone, ``stop`` from the loop."""
 
     def __init__(self, config: Config, stats: Stats, log: EventLog, send: Send, maker: Maker, stop: Callable[[], None]) -> None:
         self._export = send
@@ -49,7 +49,7 @@ class Tracer(Tracing):
         self._waiting: deque[Finished] = deque()
         self._contents_bytes = 0
         self._flood = Flood(config.log_flood_rate)
-        super().__init__(config)
+        self._most = config.trace_queue_size
         self._wake = threading.Event()
         self._ending = False
         self._gave_up = False
@@ -58,8 +58,7 @@ class Tracer(Tracing):
         self._thread: threading.Thread | None = None
 
     def follow(self, config: Config) -> None:
-        """Sample by other settings from now on."""
-        super().follow(config)
+        """Go by other settings from now on."""
         self._most = config.trace_queue_size
         self._flood.change(config.log_flood_rate)
 

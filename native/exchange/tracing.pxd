@@ -33,6 +33,7 @@ cdef class Trace:
     cdef public Contents contents
     cdef public bint sampled
 
+    cpdef make(self, bytes trace_id, bytes span_id, bytes parent, bint sampled, bytes state)
     @cython.locals(asked=list, last=Asked)
     cpdef asks(self, object call, str model, str why)
     @cython.locals(last=Asked)
@@ -41,13 +42,17 @@ cdef class Trace:
     @cython.locals(last=Asked)
     cpdef RequestStart told(self, RequestStart start)
 
+@cython.final
 cdef class Tracing:
+    cdef public object reporter
     cdef bytes _bound, _ids
     cdef bint _parents
     cdef Py_ssize_t _at
 
     cpdef follow(self, object config)
+    @cython.locals(digits="const char *")
     cpdef bint samples(self, bytes trace_id, int parent) except -1
-    @cython.locals(at=Py_ssize_t, middle=Py_ssize_t, end=Py_ssize_t, span_id=bytes, trace_id=bytes)
+    @cython.locals(
+        at=Py_ssize_t, middle=Py_ssize_t, end=Py_ssize_t, ids="const char *", made=Trace, span_id=bytes, trace_id=bytes,
+    )
     cpdef Trace begin(self, RequestHead head, bint alone)
-    cpdef ended(self, object exchange, str outcome, double now)

@@ -9,6 +9,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.resources import Resource
 
 from fastgw import RouteConfig
+from fastgw.exchange.tracing import Tracing
 from fastgw.observe.spans import Maker
 from fastgw.observe.trace import Tracer
 from tests.conversations.deployed_row import deployed
@@ -25,7 +26,7 @@ ROUTE = RouteConfig(model="m", fallback=["n"], fallback_on=["failure"], mirror_t
 
 def trace(talk: Conversation) -> Tracer:
     tracer = Tracer(talk.config, talk.stats, talk.events, lambda request: True, Maker(Resource({})), lambda: None)
-    talk.core.tracer = tracer
+    talk.core.tracer = Tracing(talk.config, tracer)
     return tracer
 
 

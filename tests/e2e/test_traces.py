@@ -261,14 +261,14 @@ async def test_M4_a_collector_that_is_no_good_costs_nobody_anything(trouble: str
         async with traced(url, trace_queue_size=4, otlp_protocol=protocol) as (gw, sim, client):
             await ask(client)
             if trouble != "refuses":
-                await gw.until("the thread has it", lambda: not gw.gateway.core.tracer._waiting)  # type: ignore[union-attr]
+                await gw.until("the thread has it", lambda: not gw.gateway.core.tracer.reporter._waiting)  # type: ignore[union-attr]
             async with asyncio.timeout(5):
                 for _ in range(12):
                     await ask(client)
             assert len(posts(sim)) == 13
             if trouble != "refuses":
                 assert gw.stats.traces_dropped == 8
-                assert len(gw.gateway.core.tracer._waiting) == 4  # type: ignore[union-attr]
+                assert len(gw.gateway.core.tracer.reporter._waiting) == 4  # type: ignore[union-attr]
             began = time()
             await gw.gateway.stop()
             assert time() - began < 2

@@ -24,12 +24,21 @@ from tests.support.requests import chat
 from tests.support.scripts import ok
 
 
+class Nobody:
+    """A reporter that nothing is told."""
+
+    def start(self, loop: Any) -> None: ...
+    def ended(self, exchange: Any, outcome: str, now: float) -> None: ...
+    def follow(self, config: Config) -> None: ...
+    async def close(self) -> None: ...
+
+
 @contextmanager
 def traced(**settings: Any) -> Iterator[tuple[Conversation, Tracer]]:
     settings = {"enable_otlp_tracing": True, "api_keys": [KEY], **settings}
     with conversation(engines=1, **settings) as talk:
         tracer = Tracer(talk.config, talk.stats, talk.events, lambda request: True, Maker(Resource({})), lambda: None)
-        talk.core.tracer = tracer
+        talk.core.tracer = Tracing(talk.config, tracer)
         yield talk, tracer
 
 
@@ -81,13 +90,13 @@ def test_the_queue_and_what_it_holds_of_contents_are_bounded(monkeypatch: pytest
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])
 def test_a_share_goes_by_the_trace_id_alone(ratio: float) -> None:
     ids = [b"%016x%016x" % (at, at * (1 << 64) // 64) for at in range(64)]
-    tracing = Tracing(Config(trace_sampler="traceidratio", trace_ratio=ratio))
+    tracing = Tracing(Config(trace_sampler="traceidratio", trace_ratio=ratio), Nobody())
     assert sum(tracing.samples(one, -1) for one in ids) == 64 * ratio
     assert [tracing.samples(one, -1) for one in ids] == [tracing.samples(one, 1) for one in ids]
 
 
 def test_each_request_has_ids_of_its_own() -> None:
-    tracing = Tracing(Config())
+    tracing = Tracing(Config(), Nobody())
     begun = [tracing.begin(NO_HEAD, True) for _ in range(300)]
     assert len({one.trace_id for one in begun} | {one.span_id for one in begun}) == 600
     assert all(int(one.trace_id, 16) and int(one.span_id, 16) and len(one.trace_id + one.span_id) == 48 for one in begun)
