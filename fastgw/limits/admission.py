@@ -144,12 +144,12 @@ def lacking_of(account: Account, day: int, money: int) -> Purse | None:
 
 def broke(account: Account, day: int) -> Purse | None:
     """The budget that is spent, so that no request whatever would be admitted in its period; None = there is none."""
-    found: Purse | None = None
-    for purse in (account.purse, account.shared):
-        if purse is not None:
-            purse.left(day)
-            if purse.spent >= purse.limit and (found is None or purse.ends > found.ends):
-                found = purse
+    found = account.purse
+    if found is not None and not found.over(day):
+        found = None
+    shared = account.shared
+    if shared is not None and shared.over(day) and (found is None or shared.ends > found.ends):
+        found = shared
     return found
 
 

@@ -116,6 +116,12 @@ class Purse:
             self.roll(day)
         return max(0, self.limit - self.spent - self.reserved)
 
+    def over(self, day: int) -> bool:
+        """Whether all of it is spent."""
+        if not self.begins <= day < self.ends:
+            self.roll(day)
+        return self.spent >= self.limit
+
     def reserve(self, day: int, cost: int) -> bool:
         """Take ``cost`` (0 or more) before a request. False = not that much is left; nothing is taken."""
         if cost > self.left(day):

@@ -21,7 +21,7 @@ cpdef Refusal refusal(Account account, long long day, long long now_us, double t
                       long long daily, double chance, long long money=*)
 @cython.locals(own=Purse, shared=Purse)
 cpdef Purse lacking_of(Account account, long long day, long long money)
-@cython.locals(found=Purse, purse=Purse)
+@cython.locals(found=Purse, shared=Purse)
 cpdef Purse broke(Account account, long long day)
 cpdef double to_end_s(Purse purse, long long day, double to_midnight_s) except -1
 @cython.locals(ledger=Ledger)

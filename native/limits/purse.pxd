@@ -17,6 +17,7 @@ cdef class Purse:
     cpdef change(self, long long limit, str period, bytes line)
     cpdef roll(self, long long day)
     cpdef long left(self, long long day) except -1
+    cpdef bint over(self, long long day) except -1
     cpdef bint reserve(self, long long day, long long cost) except -1
     cpdef release(self, long long cost)
     cpdef bint charge(self, long long day, long long cost) except -1
