@@ -40,8 +40,6 @@ REFUSED_PAUSE_S: Final = 10.0
 """After a refusal that another try at once would meet again: a wrong token, a full registry."""
 PASSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Answers to a handshake that say nothing against us: the gateway starts, or whoever stands before it does not reach it yet."""
-STEADY_S: Final = 60.0
-"""A connection that has held for so long begins the pauses anew."""
 ANSWER_S: Final = 10.0
 """For the gateway to take us, and to take what is said."""
 MOST_COMMANDS: Final = 8
@@ -155,12 +153,12 @@ class Link:
     async def _keep(self) -> None:
         tries = 0
         while not self._leaving.is_set():
-            begun = monotonic()
             try:
                 await self._connection()
                 return
             except Broken as error:
-                tries = 0 if monotonic() - begun >= STEADY_S else tries + 1
+                # (A gateway that has taken us reached us well; who comes too often is told so there, by 1013.)
+                tries = 0 if self.registered else tries + 1
                 most = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** min(tries, 10))
                 pause_s = max(error.pause_s, most * (0.5 + self._dice() / 2))
                 self._log.warning("not connected to the gateway", reason=str(error), again_s=round(pause_s, 1))
