@@ -171,12 +171,6 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     in_http1 = failure is Failure.WANTS_HTTP1
     passed = failure is Failure.LEFT_OVER or failure is Failure.CROWDED_OUT
     not_taken = in_http1 or passed or failure is Failure.REFUSED
-    if not_taken or failure is Failure.FULL or (failure is Failure.LOST and call.reused):
-        call.released()
-    else:
-        # Before the engine is left: whoever waits for its place must find the verdict.
-        call.failed(failure.value)
-    call.leave()
     exchange.detail = f"{pool.engine.name}: {detail}"
     if passed:
         exchange.tries = exchange.tries.passed(now)
@@ -192,6 +186,13 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
         failure, rules, exchange.tries, now, reused=call.reused, begun=begun, at_hand=_at_hand(exchange), others=others,
         fleeting=pool.engine.fleeting, moves=moves,
     )  # fmt: skip
+    refuses = failure is Failure.REFUSED and exchange.tries.refusals > 1 and step is not Step.AGAIN
+    if (not_taken and not refuses) or failure is Failure.FULL or (failure is Failure.LOST and call.reused):
+        call.released()
+    else:
+        # Before the engine is left: whoever waits for its place must find the verdict.
+        call.failed(failure.value)
+    call.leave()
     try:
         if step is Step.AGAIN and not_taken and failure is not Failure.LEFT_OVER and not in_http1:
             times = exchange.tries.passes if passed else exchange.tries.refusals

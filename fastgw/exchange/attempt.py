@@ -146,7 +146,8 @@ class Attempt(Call):
             return  # the bug showed at its end
         if error.retryable:
             detail = error.detail.removeprefix(f"{self.pool.engine.name}: ")
-            exchange.call_failed(Failure.FULL, False, detail, error)
+            full = error.source is Source.GATEWAY
+            exchange.call_failed(Failure.FULL if full else Failure.CONNECT_TIMEOUT, False, detail, error)
             return
         if error.source is Source.UPSTREAM:
             self.failed(MALFORMED)

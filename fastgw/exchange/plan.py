@@ -23,7 +23,8 @@ from fastgw.upstream.table import Group
 
 MOST_REFUSALS: Final = 4
 """Of one request by engines that had no look at it; then it is as any failure. The first may be no more than a connection that
-goes; whoever refuses again has enough to do: another engine is asked, or the same after a pause."""
+goes; whoever refuses again, and takes no others, may have lost who does the work: another engine is asked, or another model, or
+the same after a pause, and if nothing comes of it the engine has failed."""
 MOST_PASSES: Final = 256
 PASSES_S: Final = 30.0
 """So often, and so long, a request is asked again that an engine did not look at while it took others: nginx takes
@@ -211,12 +212,13 @@ def after(
     if failure is Failure.WANTS_HTTP1 and tries.refusals <= MOST_REFUSALS:
         return Step.AGAIN
     if failure is Failure.REFUSED or failure is Failure.WANTS_HTTP1:
-        if tries.refusals == 1 or (tries.refusals <= MOST_REFUSALS and not others):
+        if tries.refusals == 1 or (tries.refusals <= MOST_REFUSALS and not others and not moves):
             return Step.AGAIN
         return Step.NEXT if others else Step.FAIL
     if failure is Failure.LEFT_OVER or failure is Failure.CROWDED_OUT:
-        # (An engine that is full: another may not be. One whose connection goes: the next one has as much room again.)
-        stays = tries.passes == 1 or not others or failure is Failure.LEFT_OVER
+        # (An engine that is full: another may not be, nor another model's. One whose connection goes: the next one has as much
+        # room again.)
+        stays = tries.passes == 1 or not (others or moves) or failure is Failure.LEFT_OVER
         if stays and tries.patient(now):
             return Step.AGAIN
         return Step.NEXT if others else Step.FAIL

@@ -93,7 +93,7 @@ class H2UpstreamConn(Link):
         self._freed = False
         self._limbo: dict[int, int] = {}  # what we reset, and the PING that tells when the engine must know
         self._idle = False  # it had no stream at the last look
-        self.useful = False  # an answer came on it
+        self.useful = False  # an answer came on it, and nothing was refused since
         stats.upstream_open += 1
         stats.dials_total += 1
 
@@ -117,8 +117,7 @@ class H2UpstreamConn(Link):
         if dial is None or self.state is not CONNECTING:
             return
         if code:
-            error = dial.failed(self, code)
-            if error is not None:
+            if (error := dial.failed(self, code)) is not None:
                 self._give_up(error)
             return
         self.making = None
@@ -365,7 +364,8 @@ class H2UpstreamConn(Link):
         if stream.head is not None:
             stream.fate = why
         elif code == h2.REFUSED_STREAM and not stream.interim:
-            stream.fate = CROWDED_OUT if self.useful else UNPROCESSED
+            stream.fate = CROWDED_OUT if self.useful or next(iter(self.streams), number) < number else UNPROCESSED
+            self.useful = False
         elif code == h2.HTTP_1_1_REQUIRED and not stream.interim:
             stream.wants_h1(why)
         elif code == h2.CONNECT_ERROR and not stream.interim:

@@ -252,9 +252,10 @@ class H2Slots(H2Home):
         detail = "no place on a connection in time"
         try:
             if self.conns or self.leavers:
-                # The engine is there, and has as much as it takes: that is no fault.
-                error = GatewayError("engine_busy", source=Source.GATEWAY, retry_after_s=1.0, retryable=True, detail=detail)
-                carrier.on_error(error)
+                # The engine is there, and has as much as it takes: that is no fault. It is one to take nothing at all.
+                full = [conn for conn in (*self.conns, *self.leavers) if conn.busy()]
+                source = Source.GATEWAY if full else Source.UPSTREAM
+                carrier.on_error(GatewayError("engine_busy", source=source, retry_after_s=1.0, retryable=True, detail=detail))
             else:
                 carrier.on_unreachable(detail, True)
         except Exception as error:

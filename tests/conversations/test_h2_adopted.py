@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from fastgw.limits.breaker import CLOSED
+from fastgw.limits.breaker import CLOSED, OPEN
 from fastgw.net.clock import monotonic
 from fastgw.net.h2_upstream import H2UpstreamConn
-from tests.conversations.h2_row import H2Talk, h2, streaming
+from tests.conversations.h2_row import REFUSED_STREAM, H2Talk, h2, streaming
 from tests.support.byhand.h2 import H2Peer, HandWire
 from tests.support.requests import chat
 
@@ -142,3 +142,42 @@ def test_the_newer_takes_what_is_new_when_the_older_leaves() -> None:
         second.sees(200)
         assert not new.wire.closed
         assert kept.spare() == 8
+
+
+@pytest.mark.parametrize("tunnel", [True, False])
+def test_who_refuses_all_has_nobody_behind_it_however_long_it_was_well(tunnel: bool) -> None:
+    """Its connection lives on when its engine has died: no request waits for that, and the breaker hears of it."""
+    with dialled_in(2, cb_failure_threshold=2) if tunnel else h2(2, policy="ordered", cb_failure_threshold=2) as say:
+        if tunnel:
+            say.engine.peers[0].greets(max_concurrent_streams=100)
+        well = say.talk.client().says(chat())
+        say.last.answers()
+        well.sees(200)
+        clients = [say.talk.client().says(chat()) for _ in range(2)]
+        refused = 1
+        while len(say.asked) > refused:
+            say.asked[refused].resets(REFUSED_STREAM)
+            refused += 1
+        assert refused <= 1 + 3 * len(clients)
+        for asked in list(say.talk.engines[1].asked):
+            asked.answers()
+        for client in clients:
+            client.sees(200)
+        assert say.engine.engine.breaker.state == OPEN
+
+
+@pytest.mark.parametrize("tunnel", [True, False])
+def test_who_takes_no_streams_fails_and_is_left_alone(tunnel: bool) -> None:
+    with dialled_in(2, cb_failure_threshold=1) if tunnel else h2(2, policy="ordered", cb_failure_threshold=1) as say:
+        first, second = say.talk.engines
+        first.greeting = {"max_concurrent_streams": 0}
+        if tunnel:
+            first.peers[0].greets(max_concurrent_streams=0)
+        late = say.talk.client().says(chat())
+        say.talk.passes(5.3)
+        second.last.answers()
+        late.sees(200)
+        client = say.talk.client().says(chat())
+        second.last.answers()
+        client.sees(200)
+        assert first.asked == []

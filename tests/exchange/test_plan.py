@@ -92,12 +92,14 @@ def test_what_is_wanted_in_http1_is_asked_so_of_the_same_engine_and_not_for_ever
     assert steps == [Step.AGAIN] * MOST_REFUSALS + [Step.NEXT if others else Step.FAIL]
 
 
-def passed_over(failure: Failure, times: int, waited_s: float, others: bool) -> Step:
+def passed_over(failure: Failure, times: int, waited_s: float, others: bool, moves: bool = False) -> Step:
     rules = Rules(replay=False, retry_fresh=False, max_retries=0, quarantine_after=0)
     tries = NONE_YET
     for _ in range(times):
-        tries = tries.passed(7.0)
-    return after(failure, rules, tries, 7.0 + waited_s, reused=False, begun=False, at_hand=True, others=others)
+        tries = tries.refusal() if failure is Failure.REFUSED else tries.passed(7.0)
+    return after(
+        failure, rules, tries, 7.0 + waited_s, reused=False, begun=False, at_hand=True, others=others, moves=moves,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("failure", "times", "waited_s", "others", "step"), [
@@ -117,6 +119,12 @@ def test_what_is_passed_over_is_asked_again_while_others_are_taken(
 ) -> None:
     """An engine that is full is left to another; one whose connections have an end is not."""
     assert passed_over(failure, times, waited_s, others) is step
+
+
+@pytest.mark.parametrize("failure", [Failure.REFUSED, Failure.CROWDED_OUT])
+def test_whoever_may_go_to_another_model_is_not_kept_waiting_by_who_does_not_take_him(failure: Failure) -> None:
+    steps = [passed_over(failure, times, 0.0, False, True) for times in (1, 2)]
+    assert steps == [Step.AGAIN, Step.FAIL]
 
 
 def test_the_same_engine_is_asked_again_only_after_a_reused_connection_died_and_only_once() -> None:
