@@ -10,7 +10,9 @@ from random import random
 
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.attempt import Attempt, attempt_for
+from fastgw.exchange.call import Call
 from fastgw.exchange.declined import caller_of, falls_back
+from fastgw.exchange.engine_error import blames
 from fastgw.exchange.phases import BACKS_OFF, DIALS
 from fastgw.exchange.plan import CONTEXT, FAILURE, MAX_ATTEMPTS, Failure, Step, after, another, later, may_retry, unavailable
 from fastgw.exchange.state import ExchangeState
@@ -30,6 +32,8 @@ def ask(exchange: ExchangeState) -> None:
     assert group is not None
     failure: GatewayError | None = None
     while True:
+        if gateway.doubted:
+            hear(exchange, group)
         home = at_home(exchange)
         if home is not None:
             pool = None if home.engine.full() else home
@@ -92,6 +96,14 @@ def at_home(exchange: ExchangeState) -> Pool | None:
         return None
     engine = home.engine
     return home if engine.usable() or engine.full() or (engine.healthy is not False and engine.last_resort()) else None
+
+
+def hear(exchange: ExchangeState, group: Group) -> None:
+    """Its caller asks for one of ``group``: breakers there that one other has opened, alone, close."""
+    caller = caller_of(exchange)
+    for pool in exchange.gateway.doubted:
+        if pool in group.pools and pool.engine.breaker.hears(caller):
+            exchange.gateway.breaker_moved(pool)
 
 
 def _spared(exchange: ExchangeState, group: Group, pool: Pool) -> Pool | None:
@@ -305,10 +317,7 @@ def asks_another(exchange: ExchangeState, status: int) -> bool:
     assert call is not None
     if not _elsewhere(exchange, CONTEXT if status < 429 else FAILURE):
         return False
-    if status <= 429 or status == 503:
-        call.released()
-    else:
-        call.failed(ERROR)
+    _judge(call, status)
     call.leave()
     exchange.detail = f"{call.pool.engine.name}: answered {status}"
     _at_once(exchange)
@@ -327,13 +336,18 @@ def _asks_one_more(exchange: ExchangeState, status: int, moves: bool) -> bool:
     if not another(_group(exchange), tries) or not _retries(exchange, moves):
         return False
     exchange.tries = exchange.tries.tried(call.pool)
-    if status == 429 or status == 503:
-        call.released()
-    else:
-        call.failed(ERROR)
+    _judge(call, status)
     call.leave()
     exchange.detail = f"{engine.name}: answered {status}"
     return True
+
+
+def _judge(call: Call, status: int) -> None:
+    """Its engine's answer counts as ``status``, and is not passed on."""
+    if blames(status, False):
+        call.failed(ERROR)
+    else:
+        call.released()
 
 
 def asks_for_less(exchange: ExchangeState) -> bool:

@@ -10,7 +10,7 @@ from typing import Final
 from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange.call import Call
-from fastgw.exchange.declined import asks_again, waits
+from fastgw.exchange.declined import caller_of, counted_as, declines
 from fastgw.exchange.engine_error import blames, status_of
 from fastgw.exchange.figures import answers_of, read_whole, relay_for, spent_kind
 from fastgw.exchange.opening import BEGINS, ENDS, REFUSES, WAITS, Opening, is_held
@@ -78,6 +78,10 @@ class Attempt(Call):
         upload = exchange.upload if exchange is not None else None
         # (A session ends by its connection, and half a request never does otherwise.)
         return self._tunnel is None and (upload is None or upload.sent_whole) and Call.works(self)
+
+    def caller(self) -> str:
+        exchange = self._exchange
+        return caller_of(exchange) if exchange is not None else ""
 
     def account(self) -> Account | None:
         exchange = self._exchange
@@ -217,7 +221,7 @@ class Attempt(Call):
         if self.source is None:  # (it is a stream's own where the answer was made of that)
             self.source = source
             self.rest = rest
-        if head.status < 400 or not (asks_again(exchange, head) or waits(exchange, head, source, rest)):
+        if head.status < 400 or not declines(exchange, head, source, rest):
             self.answered(head, source, rest)
 
     def answered(self, head: ResponseHead, source: BodySource, rest: bytes) -> None:
@@ -329,7 +333,7 @@ class Attempt(Call):
             return
         if verdict == BROKEN and not relay.begun:
             # Nothing has gone down, so the client can still be told properly.
-            self.relay = None
+            self.relay = self.head = None
             self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"framing: {relay.broken}"))
             return
         sse = relay.sse
@@ -422,7 +426,7 @@ class Attempt(Call):
     def _ended(self, exchange: ExchangeState, failure: bytes | None, reusable: bool) -> None:
         """The answer has ended, whole; ``failure``: its engine says that it failed, in words that say whose fault it is."""
         if failure is not None:
-            self.faulty = blames(status_of(failure), self.pool.engine.api_key_line != b"")
+            self.faulty = blames(counted_as(status_of(failure), failure), self.pool.engine.api_key_line != b"")
         exchange.end("engine_error" if failure is not None else "ok", reusable)
 
     # --- an answer that is ended here

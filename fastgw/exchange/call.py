@@ -99,15 +99,19 @@ class Call(Carrier):
         self.faulty = False  # (whatever it was about to be counted for)
         engine = self.pool.engine
         engine.failures_total += 1
-        if self.watch is not None:
+        # (What a connection takes along when it ends is one failure to whoever judges the engine.)
+        counts = self.probe or self.stream is None or self.stream.blames()
+        if counts and self.watch is not None:
             self.watch.failed()
         if self.settled:
             return
         self.settled = True
-        if not self.probe and self.stream is not None and not self.stream.blames():
+        if not counts:
             return
         before = engine.breaker.opened_total
-        engine.breaker.failed(monotonic(), random(), self.probe)  # noqa: S311 - spreads probes, guards nothing
+        # An answer may be this caller's own doing; that there was none is not.
+        caller = self.caller() if how == ERROR else ""
+        engine.breaker.failed(monotonic(), random(), self.probe, caller)  # noqa: S311 - spreads probes, guards nothing
         self.probe = False
         if engine.breaker.opened_total != before:
             self.core.breaker_moved(self.pool)
@@ -160,6 +164,10 @@ class Call(Carrier):
         """Whether the engine has the whole request, and has not ended its answer."""
         source = self.source
         return self.sent_at > 0.0 and not self.ended and (source is None or not source.done)
+
+    def caller(self) -> str:
+        """Whose request it is, as engines tell callers apart; "" = not one's alone."""
+        return ""
 
     def account(self) -> Account | None:
         """Among whose requests it counts, while nobody waits for it any more."""

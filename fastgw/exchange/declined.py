@@ -12,7 +12,7 @@ from typing import Final
 from fastgw.accel.chunks import FramingError
 from fastgw.accel.heads import ResponseHead
 from fastgw.errors import GatewayError
-from fastgw.exchange.engine_error import LOOP, blames
+from fastgw.exchange.engine_error import BAD_GATEWAY, LOOP, NOT_IMPLEMENTED, blames
 from fastgw.exchange.plan import CONTEXT, FAILURE, Failure
 from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.limits.meter import address_key
@@ -22,6 +22,7 @@ from fastgw.protocol.body import Source, source_of
 
 MAX_RETRY_AFTER_S: Final = 60.0  # an engine that asks for more is asked again all the same
 ERROR_BYTES: Final = 8192
+FAILED_DEPENDENCY: Final = 424  # TGI's, of a generation that failed: no other engine says so, and no client is the cause
 ERROR_S: Final = 2.0  # an engine that has said that it refuses says why in less
 
 _RETRY_AFTER: Final = re.compile(rb"(?im)^retry-after:[ \t]*([0-9]{1,6})[ \t]*\r$").search
@@ -32,6 +33,10 @@ _TOO_LONG: Final = re.compile(
     rb"|model's context length is only|longer than the maximum model length|exceeds? the available context size"
     rb"|exceed(?:ed max|s the) context length|exceed context limit|loaded with context length of only"
     rb"|`inputs` (?:tokens \+|must have less than)|prompt is too long"
+).search
+# What llama.cpp says with 500 of a request that no try would help: its model takes no such input, or it cannot be read.
+_UNABLE: Final = re.compile(
+    rb'"message"\s*:\s*"(?:(?:image|audio|video) input is not supported|Failed to parse (?:messages|tools): )'
 ).search
 # OpenAI's code, and with which words vLLM, SGLang and Ollama begin; and llama.cpp's router and LiteLLM, who say so with 400, as
 # they say anything else. (What a client has said cannot stand there: within a string of JSON its quotes are escaped.)
@@ -48,10 +53,26 @@ _NO_MODEL: Final = {
 }
 
 
-def asks_again(exchange: ExchangeState, head: ResponseHead) -> bool:
-    """Whether this was no answer: an engine is asked again instead of passing on the one with this ``head``, or the client is
-    told otherwise."""
-    status = head.status
+def declines(exchange: ExchangeState, head: ResponseHead, source: Source, rest: bytes) -> bool:
+    """Whether the error with this ``head``, of whose body ``rest`` has come, does not go down now: it was no answer, or it says
+    why first. (500 is what some say of anything.)"""
+    if head.status == 500:
+        Declined(exchange, head, source).begin(rest)
+        return True
+    return _asks_again(exchange, head, counted_as(head.status, b"")) or _waits(exchange, head, source, rest)
+
+
+def counted_as(status: int, body: bytes) -> int:
+    """The status by which it is judged whose fault an error is, and whether another engine is asked, where an engine says
+    ``status`` of it and ``body``, as far as that has come."""
+    if status == FAILED_DEPENDENCY:
+        return BAD_GATEWAY
+    return NOT_IMPLEMENTED if status >= 500 and _UNABLE(body[:ERROR_BYTES]) is not None else status
+
+
+def _asks_again(exchange: ExchangeState, head: ResponseHead, status: int) -> bool:
+    """Whether this was no answer: an engine is asked again instead of passing on the one with this ``head``, which counts as
+    ``status``, or the client is told otherwise."""
     call = exchange.call
     assert call is not None
     if (status == 401 or status == 403) and call.pool.engine.api_key_line:
@@ -78,7 +99,7 @@ def asks_again(exchange: ExchangeState, head: ResponseHead) -> bool:
     return False
 
 
-def waits(exchange: ExchangeState, head: ResponseHead, source: Source, rest: bytes) -> bool:
+def _waits(exchange: ExchangeState, head: ResponseHead, source: Source, rest: bytes) -> bool:
     """Whether the answer with this ``head`` waits for its body, of which ``rest`` has come: it may say that the prompt is too
     long for its engine, and there are models with more room, or that the engine does not have a model which it should."""
     lacks = head.status in _NO_MODEL and _should_have(exchange)
@@ -179,7 +200,11 @@ class Declined(Carrier):
         self._told_to(call)
         exchange = self._exchange
         status = self._head.status
-        if no_model(status, self._body) and _should_have(exchange):
+        if status == 500:
+            call.head = None  # (it may be none)
+            if not _asks_again(exchange, self._head, counted_as(status, self._body)):
+                call.answered(self._head, self._source, self._raw)
+        elif no_model(status, self._body) and _should_have(exchange):
             turned_away(exchange, exchange.substitute or exchange.model, f"does not have the model ({status})")
         elif not too_long(self._body) or not _has_more_room(exchange) or not exchange.asks_another(status):
             call.answered(self._head, self._source, self._raw)

@@ -18,6 +18,7 @@ from fastgw.exchange.endpoints import Endpoint
 from fastgw.late import late
 
 BAD_GATEWAY: Final = 502
+NOT_IMPLEMENTED: Final = 501  # it does not do what it was asked for (RFC 9110 §15.6.2), however well it is
 LOOP: Final = 508  # an engine that is a gateway, or is reached through one, has met the request before
 
 _CONTENT_TYPE: Final = late(rb"(?im)^content-type:[^\r\n]*\r\n")
@@ -35,6 +36,11 @@ _STATUS: Final = {
     "not_supported_error": 501, "unavailable_error": 503, "validation": 422, "generation": 424, "overloaded": 429,
 }  # fmt: skip
 """The status with which an error comes where it is an answer of its own, by what engines call its type or its code."""
+
+_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""What an error is called that is its client's, and does not say: ``invalid_request_error`` with any other status."""
+
+_NO_FAULT: Final = frozenset((NOT_IMPLEMENTED, 503, LOOP))
 
 _ANSWERS: Final = frozenset(
     ("choices", "content", "data", "generated_text", "meta_info", "output", "response", "results", "segments", "text")
@@ -59,7 +65,7 @@ def blames(status: int, keyed: bool) -> bool:
     that it was shown is the gateway's."""
     if status == 401 or status == 403:
         return keyed
-    return status >= 500 and status != 503 and status != LOOP
+    return status >= 500 and status not in _NO_FAULT
 
 
 def as_answer(head: ResponseHead, data: bytes, endpoint: Endpoint) -> tuple[ResponseHead, bytes]:
@@ -74,7 +80,7 @@ def as_answer(head: ResponseHead, data: bytes, endpoint: Endpoint) -> tuple[Resp
     else:
         status, body = _status(fields, said), data
         if not endpoint.dialect and (type(said.get("error")) is not dict or (anthropic and said.get("type") != "error")):
-            body = _written(fields, said, anthropic)
+            body = _written(fields, said, anthropic, status)
     lines = b"content-type: application/json\r\n" + _CONTENT_TYPE().sub(b"", head.forward)
     # (Its connection is of no more use: whatever follows the error on it is nobody's.)
     return ResponseHead(
@@ -118,13 +124,14 @@ def _status(fields: dict[str, Any], said: dict[str, Any]) -> int:
     return BAD_GATEWAY
 
 
-def _written(fields: dict[str, Any], said: dict[str, Any], anthropic: bool) -> bytes:
-    """An error that its engine wrote in another way, as OpenAI's clients or Anthropic's read it."""
+def _written(fields: dict[str, Any], said: dict[str, Any], anthropic: bool, status: int) -> bytes:
+    """An error with ``status`` that its engine wrote in another way, as OpenAI's clients or Anthropic's read it."""
     error = _error(said)
     message = error if type(error) is str else fields.get("message")
     name = fields.get("type")
     if type(name) is not str or name in FAILURES:
-        name = "api_error" if anthropic else "upstream_error"
+        engines = "api_error" if anthropic else "upstream_error"
+        name = engines if status >= 500 or status == 424 else _TYPES.get(status, "invalid_request_error")
     told = {"type": name, "message": message if type(message) is str else errors.lookup("bad_gateway").message}
     if anthropic:
         return msgspec.json.encode({"type": "error", "error": told})

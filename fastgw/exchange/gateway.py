@@ -30,6 +30,7 @@ from fastgw.exchange.tally import UNCOUNTED, Tally
 from fastgw.exchange.unread import Unread
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Accounts
+from fastgw.limits.breaker import CLOSED
 from fastgw.net.client import NO_HEAD, ClientStream, Connection
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
@@ -434,6 +435,8 @@ class GatewayCore(Context):
 
     def breaker_moved(self, pool: Pool) -> None:
         """An engine's breaker has just opened, or closed again."""
+        breakers = [(one, one.engine.breaker) for one in self.table.pools]
+        self.doubted = tuple([one for one, breaker in breakers if breaker.caller and breaker.state != CLOSED])
         self.health.breaker_moved(pool.engine)
         self.room()
 

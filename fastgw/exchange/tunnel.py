@@ -14,6 +14,7 @@ from fastgw.exchange.figures import spent_kind
 from fastgw.exchange.phases import IS_UPGRADED
 from fastgw.exchange.session import WebSocketSession
 from fastgw.exchange.state import ExchangeState
+from fastgw.exchange.tally import TRUNCATED
 from fastgw.net.clock import monotonic
 from fastgw.net.wire import DEAD, QUEUED
 from fastgw.protocol.websocket import Counts
@@ -140,13 +141,20 @@ class Tunnel:
         exchange.client.hang_up()
         exchange.end("quota", False)
 
-    @staticmethod
-    def closed(exchange: ExchangeState, call: Call, how: str) -> None:
+    def closed(self, exchange: ExchangeState, call: Call, how: str) -> None:
         """The engine has closed (``"fin"``), fallen silent (``"silent"``), or broken off: ``how`` says why, where it did."""
+        ended = how == "fin" or how == "silent"
+        # (Where one side has said its last, how the connection goes is nobody's loss.)
+        lost = not (ended or self._ending or self._session.frames.closes)
+        if lost:
+            call.pool.engine.truncations_total += 1
+            exchange.gateway.stats.truncations_total += 1
+            call.failed(TRUNCATED)
+            exchange.error_kind = "bad_gateway"
         call.leave()
-        if how == "fin" or how == "silent":
+        if ended:
             exchange.client.hang_up()
         else:
             exchange.client.tear_off()
             exchange.detail = exchange.detail or ("" if how == "reset" else f"{call.pool.engine.name}: {how}")
-        exchange.end("ok", False)
+        exchange.end("truncated" if lost else "ok", False)

@@ -8,6 +8,10 @@ Nygard's pattern ("Release It!", 2007, "Circuit Breaker"). The extra fifth keeps
 die in the same moment, from probing it in the same moment. What counts as a failure is the caller's to say; a request
 that ends without a verdict (its client left, the engine was only busy, nothing was sent) is told as ``released``.
 
+A failure may be one caller's own doing: an answer that says so, and that nobody else got. Where all that opened it were such,
+of one caller, it is open to him alone: as soon as another asks (:meth:`hears`) it is closed, and one failure of anybody's
+opens it again, which nobody doubts any more where it is not the first caller's.
+
 Invariants: at most one probe is out; only the probe's verdict moves a breaker that is not closed, so the late failures
 of requests from before the opening neither prolong it nor end it (and a new ``threshold`` of 0, which closes it). Must never:
 read a clock.
@@ -41,10 +45,10 @@ class Breaker:
     """See the head of this file. Times are seconds on one clock that does not step back.
 
     ``failures`` counts those in a row; ``opened_total`` only grows, so it also tells whether the breaker has opened since
-    a request was admitted.
+    a request was admitted. ``caller``: who alone got the latest ``failures``, "" = not one alone.
     """
 
-    __slots__ = ("_recovery_s", "_threshold", "failures", "opened_total", "probing", "state", "until")
+    __slots__ = ("_recovery_s", "_threshold", "caller", "failures", "opened_total", "probing", "state", "until")
 
     def __init__(self, threshold: int, recovery_s: float) -> None:
         """``threshold`` failures in a row open it, 0 = never; ValueError for a negative value."""
@@ -54,6 +58,7 @@ class Breaker:
         self._recovery_s = recovery_s
         self.state = _CLOSED
         self.failures = 0
+        self.caller = ""
         self.opened_total = 0
         self.probing = False
         self.until = 0.0
@@ -99,16 +104,26 @@ class Breaker:
             self.failures = 0
             self._set_state(_CLOSED)
 
-    def failed(self, now: float, chance: float, probe: bool) -> None:
-        """The engine failed. ``chance`` in [0, 1) spreads the next probe."""
+    def failed(self, now: float, chance: float, probe: bool, caller: str = "") -> None:
+        """The engine failed. ``chance`` in [0, 1) spreads the next probe. ``caller``: whose request may have been why."""
         if self.state == _CLOSED:
-            self.failures += 1
+            self._count(caller)
             if self._threshold and self.failures >= self._threshold:
                 self._open(now, chance)
         elif probe and self.probing:
             self.probing = False
-            self.failures += 1
+            self._count(caller)
             self._open(now, chance)
+
+    def hears(self, caller: str) -> bool:
+        """``caller`` asks. Whether that closes it: it was open, on the word of one other. (A probe that is out is none any
+        more.)"""
+        if self.state == _CLOSED or not self.caller or self.caller == caller:
+            return False
+        self.probing = False
+        self.failures = max(1, self._threshold - 1)
+        self._set_state(_CLOSED)
+        return True
 
     def released(self, probe: bool) -> None:
         """The request ended and says nothing of the engine; a probe's place is free for the next."""
@@ -120,6 +135,13 @@ class Breaker:
         if self.state == _OPEN:
             return max(0.0, self.until - now)
         return PROBE_WAIT_S if self.probing else 0.0
+
+    def _count(self, caller: str) -> None:
+        if not self.failures:
+            self.caller = caller
+        elif self.caller != caller:
+            self.caller = ""
+        self.failures += 1
 
     def _open(self, now: float, chance: float) -> None:
         self.until = now + self._recovery_s * (1.0 + JITTER * chance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastgw.config import Config
+from fastgw.exchange.asking import hear
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import model_of
@@ -100,3 +101,5 @@ class Route(Filter):
         exchange.group = group
         if exchange.endpoint.stored:
             exchange.home = home(exchange, group)
+        if gateway.doubted:
+            hear(exchange, group)

@@ -112,11 +112,13 @@ class Health:
         self._config = config
 
     def counts(self) -> tuple[int, int]:
-        """(engines that are well and take requests, all engines). Where the breaker spares one, it takes none."""
+        """(engines that are well and take requests, all engines). Where the breaker spares one, it takes none, unless that is
+        on the word of one caller, and the next one is heard."""
         pools = self._pools()
         now = monotonic()
         well = [pool for pool in pools if pool.engine.healthy is True and not pool.engine.draining]
-        return sum(pool.engine.breaker.state != OPEN or now >= pool.engine.breaker.until for pool in well), len(pools)
+        breakers = [pool.engine.breaker for pool in well]
+        return sum(one.state != OPEN or one.caller != "" or now >= one.until for one in breakers), len(pools)
 
     def forget(self, engine: Engine) -> None:
         """It is gone. (A probe of it that is under way ends as it likes.)"""

@@ -20,6 +20,8 @@ cdef int BACKS_OFF, CLOSED, DIALS, FRESH, HTTP1, NO, PROBE, UPGRADE
 cpdef ask(ExchangeState exchange)
 @cython.locals(home=Pool, engine=Engine)
 cpdef Pool at_home(ExchangeState exchange)
+cpdef hear(ExchangeState exchange, Group group)
+cpdef _judge(Call call, int status)
 @cython.locals(pool=Pool, other=Pool, now=cython.double)
 cpdef Pool _spared(ExchangeState exchange, Group group, Pool pool)
 @cython.locals(call=Attempt)

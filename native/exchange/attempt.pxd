@@ -39,6 +39,8 @@ cdef class Attempt(Call):
     @cython.locals(exchange=ExchangeState)
     cpdef bint works(self) except -1
     @cython.locals(exchange=ExchangeState)
+    cpdef str caller(self)
+    @cython.locals(exchange=ExchangeState)
     cpdef Account account(self)
     @cython.locals(exchange=ExchangeState, stream=UpstreamStream, engine=Engine, start=RequestStart, gateway=Context, body=bytes, lead=bytes, skip=Py_ssize_t, length=cython.longlong)
     cpdef send(self, double now)

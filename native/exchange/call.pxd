@@ -33,7 +33,7 @@ cdef class Call(Carrier):
     cpdef bint open(self, double now, int fresh) except -1
     @cython.locals(breaker=Breaker, open_before=cython.bint)
     cpdef succeeded(self)
-    @cython.locals(engine=Engine)
+    @cython.locals(engine=Engine, counts=cython.bint)
     cpdef failed(self, str how)
     cpdef released(self)
     cpdef _conclude(self, bint well)
@@ -41,6 +41,7 @@ cdef class Call(Carrier):
     cpdef leave(self)
     @cython.locals(source=Source)
     cpdef bint works(self) except -1
+    cpdef str caller(self)
     cpdef Account account(self)
     cpdef object goes_on(self)
     @cython.locals(stream=UpstreamStream, pool=Pool, engine=Engine, head=ResponseHead, faulty=cython.bint)

@@ -65,7 +65,7 @@ cdef class Context(Service):
     cdef public long long max_body_bytes, max_json_depth, max_json_members, memory_budget, most_held
     cdef public double first_byte_timeout_s, between_bytes_timeout_s, request_timeout_s, retry_after_s, max_request_timeout_s
     cdef public dict shares
-    cdef public tuple trusted, on_arrival, on_head, on_origin, on_request, on_body, on_route, on_finish, rewriters, walk
+    cdef public tuple doubted, trusted, on_arrival, on_head, on_origin, on_request, on_body, on_route, on_finish, rewriters, walk
     cdef public tuple on_allowance, on_attempt, on_crowded, on_data, on_full, on_lost, on_refused, on_response, on_room, on_said
 
     cpdef double time_limit(self, double asked, double limit) except -1

@@ -165,7 +165,15 @@ class TestPassing:
             client, asked = opened(say)
             asked.resets(CANCEL)
             assert client.closed
-            assert say.talk.records[-1]["outcome"] == "ok"
+            assert say.talk.records[-1]["outcome"] == "truncated"
+            assert (say.engine.engine.failures_total, say.engine.engine.truncations_total) == (1, 1)
+
+    def test_but_behind_a_close_that_is_nobodys_loss(self) -> None:
+        with offered() as say:
+            _, asked = opened(say)
+            asked.says(b"\x88\x00")
+            asked.resets(CANCEL)
+            assert (say.talk.records[-1]["outcome"], say.engine.engine.failures_total) == ("ok", 0)
 
     @pytest.mark.parametrize(("breaks", "says"), [
         (lambda say: say.last.resets(CANCEL), "127.0.0.1: the stream was reset: CANCEL"),

@@ -11,7 +11,7 @@ from fastgw import RouteConfig
 from tests.conversations.deployed_row import Deployed, deployed
 from tests.support.byhand.engine import Play
 from tests.support.byhand.h2 import JSON
-from tests.support.conversation import answering
+from tests.support.conversation import KEY, answering, conversation
 from tests.support.requests import request
 from tests.support.scripts import ANSWER, EVENT, JSON_CHUNKED, LAST_CHUNK, SSE_HEAD, chunk, ok
 
@@ -67,7 +67,9 @@ BEHIND: list[tuple[str, bytes, bytes, bool]] = [
     (MESSAGES, BLOCK, event({"type": "error", **error(kind="invalid_request_error")}, "error"), False),
     (MESSAGES, BLOCK, event({"type": "error", **error(kind="overloaded_error")}, "error"), True),
     ("/generate_stream", TOKEN, b'data:{"error":"no","error_type":"validation"}\n\n', False),
-    ("/generate_stream", TOKEN, b'data:{"error":"no","error_type":"generation"}\n\n', False),
+    ("/generate_stream", TOKEN, b'data:{"error":"no","error_type":"generation"}\n\n', True),
+    (CHAT, EVENT, event(error(501, "not_supported_error")), False),
+    (CHAT, EVENT, event({"error": {"code": 500, "message": "image input is not supported"}}), False),
     ("/generate_stream", TOKEN, b'data:{"error":"no","error_type":"incomplete_generation"}\n\n', True),
     ("/generate", event({"text": "a", "index": 0}), event(error(400)), False),
     ("/api/chat", LINE, b'{"error":"no"}\n', True), ("/api/chat", LINE, b'{"error":"no","code":400}\n', False),
@@ -163,6 +165,7 @@ INSTEAD: list[tuple[str, dict[str, Any], int, Any]] = [
     ("/v1/embeddings", error(422), 422, ...), ("/v1/embeddings", OLD, 400, {"error": {**OLD, "object": ...}}),
     ("/v1/rerank", error(500), 500, ...), ("/api/chat", {"error": "no"}, 502, ...),
     ("/generate", {"error": "no", "error_type": "overloaded"}, 429, ...), ("/generate", error(400), 400, ...),
+    ("/generate", {"error": "no", "error_type": "generation"}, 424, ...), (CHAT, error(kind="not_supported_error"), 501, ...),
 ]  # fmt: skip
 
 
@@ -199,10 +202,122 @@ def test_an_error_in_place_of_a_plain_answer_has_its_own_status(
             assert answer.json() == body
         assert row.talk.records[0]["status"] == status
         assert row.talk.records[0]["prompt_tokens"] == -1, "it costs nothing"
-        assert row.engines["a"].engine.failures_total == (status >= 500 and status != 503)
-    if status == 429 or status >= 500:
+        assert row.engines["a"].engine.failures_total == (status == 424 or (status >= 500 and status not in (501, 503)))
+    if status in (424, 429) or status >= 500:
         with deployed(ENGINES, ROUTE, plays={"a": ways(data)[way]}) as row:
             assert (row.ask(asking(path)).status, row.asked["b"]) == (200, 1)
+
+
+LLAMA_500 = b"HTTP/1.1 500 Internal Server Error\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(("message", "blamed"), [
+    ("image input is not supported - hint: if this is unexpected, you may need to provide the mmproj", False),
+    ("audio input is not supported - hint: if this is unexpected, you may need to provide the mmproj", False),
+    ('Failed to parse tools: Unsupported tool type: {"type":"x"}', False),
+    ('out of memory at "message": "image input is not supported"', True), ("image", True),
+])  # fmt: skip
+def test_a_500_is_whose_its_words_say(message: str, blamed: bool, apart: bool) -> None:
+    """llama.cpp refuses with it what its model cannot read; whoever only quotes that has failed."""
+    data = json.dumps({"error": {"code": 500, "message": message, "type": "server_error"}}).encode()
+    head = LLAMA_500 % len(data)
+    play = answering(head, *[data[at : at + 9] for at in range(0, len(data), 9)]) if apart else answering(head + data)
+    with deployed(ENGINES, plays={"a": play}, retry_statuses=("500",)) as row:
+        answer = row.ask(asking(CHAT))
+        assert (answer.status, answer.body, answer.complete) == (500, data, True)
+        assert row.engines["a"].engine.failures_total == blamed
+    with deployed(ENGINES, ROUTE, plays={"a": play}) as row:
+        assert (row.ask(asking(CHAT)).status, row.asked["b"], row.engines["a"].engine.failures_total) == (200, 1, blamed)
+
+
+def test_a_500_that_never_says_why_goes_down_as_it_is() -> None:
+    with deployed(ENGINES, plays={"a": answering(LLAMA_500 % 9)}) as row:
+        client = row.talk.client().says(asking(CHAT))
+        row.talk.passes(1.9)
+        assert client.waits
+        row.talk.passes(0.2)
+        assert client.seen.status == 500
+        client.leaves()
+
+
+def test_a_generation_that_failed_is_asked_for_again_as_a_bad_gateway() -> None:
+    two = {"a": {"models": ("m",)}, "b": {"models": ("m",)}}
+    failed = LLAMA_500.replace(b"500 Internal Server Error", b"424 Failed Dependency") % 2 + b"{}"
+    settings: dict[str, Any] = {"policy": "ordered", "max_retries": 1}
+    for statuses, status in (("502",), 200), (("500",), 424):
+        with deployed(two, plays={"a": answering(failed)}, retry_statuses=statuses, **settings) as row:
+            assert (row.ask(asking("/generate")).status, row.engines["a"].engine.failures_total) == (status, 1)
+
+
+# --- a failure that only one caller got
+def poisoned(said: bytes) -> Play:
+    """An engine that answers well, but for one prompt."""
+    return lambda asked: asked.says(said) if b"poison" in asked.body else asked.says(ok(ANSWER))
+
+
+POISON = request("POST", CHAT, headers=[("content-type", "application/json")], body=b'{"model":"m","messages":["poison"]}')
+POISONS = {
+    "500": LLAMA_500 % 2 + b"{}", "424": LLAMA_500.replace(b"500 Internal", b"424 Internal") % 2 + b"{}",
+    "200": ok(json.dumps(error(500)).encode()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("threshold", [1, 5])
+@pytest.mark.parametrize("how", POISONS)
+def test_what_only_one_caller_gets_keeps_no_other_from_an_engine(how: str, threshold: int) -> None:
+    """He is spared it; and so are all, as soon as another has failed there as well."""
+    one, other, third = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+    with deployed({"a": ENGINES["a"]}, plays={"a": poisoned(POISONS[how])}, cb_failure_threshold=threshold) as row:
+        for _ in range(3):
+            for _ in range(threshold):
+                assert row.ask(POISON, one).status in (424, 500)
+            assert row.ask(asking(CHAT), one).status == 503
+            assert row.talk.core.health.counts() == (1, 1)
+            assert row.ask(asking(CHAT), other).status == 200
+        for _ in range(threshold):
+            row.ask(POISON, one)
+        assert row.ask(POISON, other).status in (424, 500)
+        assert (row.ask(asking(CHAT), third).status, row.ask(asking(CHAT), other).status) == (503, 503)
+        assert row.talk.core.health.counts() == (0, 1)
+
+
+def test_nor_does_his_probe() -> None:
+    """That he tries again and again keeps it from himself alone; of a connection that breaks nobody is the cause."""
+    settings: dict[str, Any] = {"cb_failure_threshold": 2, "cb_recovery_timeout_s": 1.0}
+    with deployed({"a": ENGINES["a"]}, plays={"a": poisoned(POISONS["500"])}, **settings) as row:
+        for _ in range(5):
+            row.ask(POISON)
+            row.talk.passes(1.3)
+        client = row.talk.client("127.0.0.2").says(asking(CHAT))
+        assert client.sees(200)
+        row.engines["a"].play = lambda asked: asked.closes("reset")
+        assert [row.ask(asking(CHAT)).status for _ in range(2)] == [502, 502]
+        assert row.ask(asking(CHAT), "127.0.0.2").status == 503
+
+
+def test_where_one_engine_is_spared_by_one_the_others_have_both() -> None:
+    """It is not left out for them while another has room."""
+    two = {"a": {"models": ("m",)}, "b": {"models": ("m",)}}
+    settings: dict[str, Any] = {"policy": "ordered", "cb_failure_threshold": 2}
+    with deployed(two, plays={"a": poisoned(POISONS["500"])}, **settings) as row:
+        assert [row.ask(POISON).status for _ in range(3)] == [500, 500, 200]
+        assert row.goes_to(asking(CHAT)) == "b"
+        client = row.talk.client("127.0.0.2").says(asking(CHAT))
+        assert client.sees(200)
+        assert row.asked["a"] == 3
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/speech", CHAT])
+@pytest.mark.parametrize("kind", [b"audio/mpeg", b"text/plain", b"text/event-stream\r\ncontent-encoding: gzip"])
+def test_what_is_broken_right_behind_its_head_costs_nothing(path: str, kind: bytes) -> None:
+    data = request(
+        "POST", path, headers=[("content-type", "application/json")], body=b'{"model":"m","input":"%b"}' % (b"x" * 400), key=KEY
+    )
+    broken = SSE_HEAD.replace(b"text/event-stream", kind) + b"zz\r\nthis is no chunk"
+    with conversation(1, answering(broken), api_keys=(KEY,), daily_token_quota=10_000) as talk:
+        assert talk.ask(data).status == 502
+        assert talk.settled()["total_tokens"] == 0
 
 
 @pytest.mark.parametrize("ends", ["with it", "apart", "behind its length"])

@@ -8,15 +8,42 @@ from __future__ import annotations
 
 
 class History:
-    """The events of one breaker: ("ok" | "bad" | "none", probe) and ("asked",), with their times and chances."""
+    """The events of one breaker: ("ok" | "bad" | "none", probe), ("asked",) and ("heard",), with their times and chances, and
+    of "bad" and "heard" whose they are."""
 
     def __init__(self, threshold: int, recovery_s: float) -> None:
         self.threshold = threshold
         self.recovery_s = recovery_s
         self.events: list[tuple[str, bool, float, float]] = []
+        self.whose: list[str] = []
 
-    def told(self, what: str, probe: bool, now: float, chance: float) -> None:
+    def told(self, what: str, probe: bool, now: float, chance: float, whose: str = "") -> None:
         self.events.append((what, probe, now, chance))
+        self.whose.append(whose)
+
+    def heard(self, whose: str) -> bool:
+        """Whether it closes because ``whose`` request is there: the failures in a row were all another's."""
+        if self.closed():
+            return False
+        callers = self.row()
+        return len(callers) == 1 and callers not in ({""}, {whose})
+
+    def row(self) -> set[str]:
+        """Who got the failures in a row, since one was answered well where that counted."""
+        callers: set[str] = set()
+        for index, (what, probe, _, _) in enumerate(self.events):
+            shut = self.shut_at(index)
+            if what == "ok" and (probe or not shut):
+                callers = set()
+            elif what == "bad" and (probe or not shut):
+                callers.add(self.whose[index])
+        return callers
+
+    def shut_at(self, index: int) -> bool:
+        """Whether it was shut when that happened."""
+        then = History(self.threshold, self.recovery_s)
+        then.events, then.whose = self.events[:index], self.whose[:index]
+        return not then.closed()
 
     def openings(self) -> list[tuple[int, float]]:
         """(index of the event, end of the closed time) of each opening."""
@@ -24,7 +51,9 @@ class History:
         row, shut = 0, False
         for index, (what, probe, now, chance) in enumerate(self.events):
             if shut:
-                if probe and what == "ok":
+                if what == "heard":
+                    shut, row = False, max(1, self.threshold - 1)
+                elif probe and what == "ok":
                     shut, row = False, 0
                 elif probe and what == "bad":
                     found.append((index, now + self.recovery_s * (1 + chance / 5)))
@@ -32,18 +61,21 @@ class History:
                 row = 0
             elif what == "bad":
                 row += 1
-                if self.threshold and row == self.threshold:
+                if self.threshold and row >= self.threshold:
                     shut = True
                     found.append((index, now + self.recovery_s * (1 + chance / 5)))
         return found
 
     def closed(self) -> bool:
         opened = self.openings()
-        return not opened or any(what == "ok" and probe for what, probe, _, _ in self.events[opened[-1][0] + 1 :])
+        return not opened or any(
+            (what == "ok" and probe) or what == "heard" for what, probe, _, _ in self.events[opened[-1][0] + 1 :]
+        )
 
     def probe_out(self) -> bool:
-        asked = sum(what == "asked" and probe for what, probe, _, _ in self.events)
-        ended = sum(what != "asked" and probe for what, probe, _, _ in self.events)
+        since = max([at for at, (what, *_) in enumerate(self.events) if what == "heard"], default=0)
+        asked = sum(what == "asked" and probe for what, probe, _, _ in self.events[since:])
+        ended = sum(what != "asked" and probe for what, probe, _, _ in self.events[since:])
         return asked > ended
 
     def half_open(self) -> bool:

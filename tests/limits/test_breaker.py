@@ -140,10 +140,11 @@ def test_a_step_that_there_is_not_is_a_mistake_of_this_program() -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(("ask", "ask", "ok", "bad", "bad", "none")),
+        st.sampled_from(("ask", "ask", "ok", "bad", "bad", "none", "hear")),
         st.integers(0, 7),  # whose verdict falls
         st.integers(0, 12),  # seconds that pass before
         st.integers(0, 3),  # chance, in quarters
+        st.sampled_from(("", "a", "a", "b")),
     ),
     max_size=60,
 )
@@ -151,12 +152,12 @@ STEPS = st.lists(
 
 @given(threshold=st.integers(0, 4), recovery_s=st.sampled_from((0.0, 10.0, 20.0)), steps=STEPS)
 def test_it_answers_as_its_own_history_does(
-    threshold: int, recovery_s: float, steps: list[tuple[str, int, int, int]]
+    threshold: int, recovery_s: float, steps: list[tuple[str, int, int, int, str]]
 ) -> None:
     breaker, history = Breaker(threshold, recovery_s), History(threshold, recovery_s)
     now = 1000.0
     out: list[bool] = []  # requests under way: were they admitted as a probe?
-    for what, whose, later, quarter in steps:
+    for what, whose, later, quarter, caller in steps:
         now += later
         chance = quarter / 4
         if what == "ask":
@@ -165,15 +166,21 @@ def test_it_answers_as_its_own_history_does(
             history.told("asked", answer == PROBE, now, 0.0)
             if answer:
                 out.append(answer == PROBE)
+        elif what == "hear":
+            heard = history.heard(caller)
+            assert breaker.hears(caller) == heard
+            if heard:
+                history.told("heard", False, now, 0.0)
+                out = [False] * len(out)  # (a probe that is out is none any more)
         elif out:
             probe = out.pop(whose % len(out))
             if what == "ok":
                 breaker.succeeded(probe)
             elif what == "bad":
-                breaker.failed(now, chance, probe)
+                breaker.failed(now, chance, probe, caller)
             else:
                 breaker.released(probe)
-            history.told(what, probe, now, chance)
+            history.told(what, probe, now, chance, caller)
         assert sum(out) <= 1
         assert breaker.may(now) == history.may(now)
         assert breaker.opened_total == len(history.openings())

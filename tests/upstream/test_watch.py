@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastgw.upstream.watch import MOST_TOKENS, RING, Journal
+from tests.conversations.h2_row import h2
 from tests.support.conversation import Conversation, conversation
 from tests.support.requests import chat, request
 from tests.support.scripts import DONE, EVENT, JSON_CHUNKED, LAST_CHUNK, SSE_HEAD, chunk, ok
@@ -79,6 +80,17 @@ def test_failures_are_told_in_a_row_and_busy_is_none() -> None:
         talk.engines[0].last.says(ok())
         assert told(talk)[2:4] == (1, 2)
         assert talk.engines[0].engine.watch.row == 0
+
+
+def test_what_one_connection_takes_along_is_one_failure() -> None:
+    with h2(greeting={"max_concurrent_streams": 100}) as say:
+        for _ in range(6):
+            say.talk.client().says(chat(stream=True))
+        for asked in say.asked:
+            asked.begins(())
+        say.peer.closes("reset")
+        engine = say.engine.engine
+        assert (engine.failures_total, engine.breaker.failures, engine.watch.row, engine.watch.faults) == (6, 1, 1, 1)
 
 
 def test_an_engine_that_is_let_finish_has_its_work_until_it_has() -> None:
