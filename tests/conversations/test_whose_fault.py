@@ -296,16 +296,17 @@ def test_nor_does_his_probe() -> None:
         assert row.ask(asking(CHAT), "127.0.0.2").status == 503
 
 
-def test_where_one_engine_is_spared_by_one_the_others_have_both() -> None:
-    """It is not left out for them while another has room."""
-    two = {"a": {"models": ("m",)}, "b": {"models": ("m",)}}
+def test_where_one_caller_spares_an_engine_no_other_waits_for_another() -> None:
+    """It is asked at once, although the one beside it is only full."""
+    two = {name: {"models": ("m",), "max_concurrent": 1} for name in "ab"}
     settings: dict[str, Any] = {"policy": "ordered", "cb_failure_threshold": 2}
-    with deployed(two, plays={"a": poisoned(POISONS["500"])}, **settings) as row:
-        assert [row.ask(POISON).status for _ in range(3)] == [500, 500, 200]
-        assert row.goes_to(asking(CHAT)) == "b"
-        client = row.talk.client("127.0.0.2").says(asking(CHAT))
-        assert client.sees(200)
+    with deployed(two, plays={"a": poisoned(POISONS["500"]), "b": None}, **settings) as row:
+        assert [row.ask(POISON).status for _ in range(2)] == [500, 500]
+        held = row.talk.client().says(asking(CHAT))
+        assert (held.waits, row.asked["b"]) == (True, 1)
+        assert row.talk.client("127.0.0.2").says(asking(CHAT)).sees(200)
         assert row.asked["a"] == 3
+        held.leaves()
 
 
 @pytest.mark.parametrize("path", ["/v1/audio/speech", CHAT])
