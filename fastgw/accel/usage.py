@@ -146,8 +146,7 @@ class UsageScanner:
                 self._phase = _AFTER if phase == _STRING else _SKIP if phase == _SKIP_STRING else _COLON
                 continue
             if phase == _OVER:
-                if self.whole and data[at:].strip(_BLANKS):
-                    self.whole = False
+                self.whole = self.whole and not data[at:].strip(_BLANKS)
                 return
             if phase in _IN_WORD:
                 stop = _WORD(data, at).end()  # type: ignore[union-attr]
@@ -174,11 +173,7 @@ class UsageScanner:
                     return
                 c = data[at]
             if phase == _VALUE:
-                begins, failed = at, self.error
-                at = self._value(c, at)
-                if self.error and not failed:
-                    self._words = Words()
-                    self._words.feed(data[begins:])
+                at = self._begins(data, c, at)
             elif c == 34 and phase in _BEFORE_NAME:
                 at = self._name(data, at)
             elif c == 58 and phase == _COLON:
@@ -197,6 +192,15 @@ class UsageScanner:
             else:
                 self._phase = _OVER
                 return
+
+    def _begins(self, data: bytes, c: int, at: int) -> int:
+        """A value begins with ``c``: where to go on. Where it is the first error, its words are kept from here on."""
+        begins, failed = at, self.error
+        at = self._value(c, at)
+        if self.error and not failed:
+            self._words = Words()
+            self._words.feed(data[begins:])
+        return at
 
     def _name(self, data: bytes, at: int) -> int:
         """A name begins, whose opening quote is at ``at``: take it, or as many members as say nothing; where to go on."""

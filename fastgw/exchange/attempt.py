@@ -435,8 +435,7 @@ class Attempt(Call):
 
         An engine that was told so ends there by itself, and says what it has used: that is still waited for.
         """
-        exchange = self._exchange
-        stream = self.stream
+        exchange, stream = self._exchange, self.stream
         assert exchange is not None
         assert stream is not None
         for hook in self.core.on_allowance:
@@ -466,9 +465,8 @@ class Attempt(Call):
 
     def _cut_short(self, relay: Relay) -> None:
         """The stream ends for length, and says why."""
-        exchange = self._exchange
+        exchange, gateway = self._exchange, self.core
         assert exchange is not None
-        gateway = self.core
         kind = spent_kind(exchange)
         event = gateway.final_event(kind, exchange, relay.sse.tokens if relay.sse is not None else 0)
         if not event or not relay.finish(event):
@@ -488,11 +486,9 @@ class Attempt(Call):
 
         ``engine_fault``: the engine broke it off. What the client or the gateway ended does not count against an engine.
         """
-        exchange = self._exchange
-        relay = self.relay
+        exchange, relay, gateway = self._exchange, self.relay, self.core
         assert exchange is not None
         assert relay is not None
-        gateway = self.core
         exchange.detail = f"{self.pool.engine.name}: {detail}" if detail else self.pool.engine.name
         if engine_fault:
             self.pool.engine.truncations_total += 1

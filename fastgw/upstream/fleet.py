@@ -244,8 +244,7 @@ class Fleet:
 
     def _succeeds(self, engine: Engine, one: EngineConfig, *, heir: bool = True) -> None:
         """It has its name from now on. Whoever had that is there no longer, and serves until there is a table without it; until
-        it has been asked, it is believed to serve what the one did whose name or address it has (not an engine that says itself
-        what it serves, nor one of another tenant: ``heir``)."""
+        it has been asked, an ``heir`` of the same tenant is believed to serve what the one did whose name or address it has."""
         for pool in self.pools:
             before = pool.engine
             if not in_its_way(one, self._configs[before.name]):
