@@ -2,7 +2,7 @@ cimport cython
 
 cdef int AT_ONCE, _HIGH
 
-@cython.final
+# (Not final: where a response is kept is one more.)
 cdef class Seat:
     cdef public str name
     cdef public double until
