@@ -162,8 +162,7 @@ class UsageScanner:
                     self._phase = _OVER
                     return
                 self._scalar(data[at:stop])
-                plain = data[stop] == 44
-                at = stop + plain
+                at = stop + (plain := data[stop] == 44)
                 self._phase = _KEY if plain else _AFTER
                 continue
             c = data[at]

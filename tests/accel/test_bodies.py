@@ -346,6 +346,7 @@ def mutated(body: bytes, chance: random.Random) -> bytes:
 @given(st.lists(MEMBER, max_size=7), st.randoms(use_true_random=False), st.integers(1, 9))
 @example([("n_cmpl", 2)], random.Random(1), 9)
 @example([("n", 3), ("n_cmpl", 2.0)], random.Random(1), 9)
+@example([("options", [])], random.Random(1), 9)
 def test_what_is_said_of_a_body_is_true(members: list[tuple[str, Any]], chance: random.Random, d: int) -> None:
     body = encoded(members, chance)
     hold(body)

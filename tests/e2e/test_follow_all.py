@@ -88,7 +88,7 @@ LEFT_OUT = {
     "resolved_at", "touched", "_warming", "_runner", "url", "_throttle", "_connections", "_metrics", "_keys", "_engines",
     "_reload", "_changed", "_room", "_published", "addresses", "_other_keys", "_watched", "group", "_configs", "_added",
     "on_closed", "_exempt", "_routes", "routes", "events", "_accepted", "_refusal", "_bucket", "_starts_until",
-    "_due", "lag", "_spawn",
+    "_due", "lag", "_spawn", "_coming", "_age", "loaded_at",
     "unread",
 }  # fmt: skip
 

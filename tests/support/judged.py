@@ -147,7 +147,7 @@ def expected(body: bytes, max_depth: int = 64, max_members: int = MAX_MEMBERS) -
         or any(_positive(given[name]) < 1 for name in named)
         or any(given.get(name) is not None for name in OTHER_LIMITS)
         or any(not 0 < _positive(width) <= 1024 for width in (*widths, *([] if n is None else [n])))
-        or any(isinstance(given.get(name), _Pairs) for name in ("options", "parameters"))
+        or any(isinstance(given.get(name), list) for name in ("options", "parameters"))  # (objects too: they are pairs here)
     )
     prompt = given.get("prompt")
     prompts = 1
