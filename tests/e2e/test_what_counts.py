@@ -97,7 +97,7 @@ async def test_cached_and_reasoning_tokens_are_told_wherever_usage_is(said: str,
             assert f"gateway_tokens_{name}_total {count}\n" in metrics
         logged = json.loads(AccessJson()(gw.raw_records[0]))
         parts = [logged.get("cached_tokens"), logged.get("reasoning_tokens")]
-        assert parts == ([999_999_999_999] * 2 if "lies" in said else [cached or None, reasoning or None]), "what it said"
+        assert parts == [cached or None, reasoning or None]
     async with answering(body, kind, **settings) as gw:
         found = await usage_of(gw, text)
         assert {name: found[name] for name in figures} == figures
