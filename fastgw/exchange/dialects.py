@@ -16,7 +16,6 @@ The ``text`` of an event is all that there is of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from copy import copy, deepcopy
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -190,6 +189,8 @@ class Dialect:
 
     def twin(self) -> Dialect:
         """One that has read what this one has, for what does not go down."""
+        from copy import copy, deepcopy  # (which no start pays for)
+
         made = copy(self)
         made._texts = dict(self._texts)
         made._long = deepcopy(self._long)
