@@ -92,10 +92,14 @@ def ask(exchange: ExchangeState) -> None:
 def at_home(exchange: ExchangeState) -> Pool | None:
     """The one engine that is to be asked, for it has what the request speaks of; None = there is none, or it takes none now."""
     home = exchange.home
-    if home is None or home in exchange.tries.pools:
-        return None
-    engine = home.engine
-    return home if engine.usable() or engine.full() or (engine.healthy is not False and engine.last_resort()) else None
+    return home if home is not None and home not in exchange.tries.pools and takes(home) else None
+
+
+def takes(pool: Pool) -> bool:
+    """Whether an engine that no other can stand in for takes requests: at once, when there is room, or although it is held
+    back."""
+    engine = pool.engine
+    return engine.usable() or engine.full() or (engine.healthy is not False and engine.last_resort())
 
 
 def hear(exchange: ExchangeState, group: Group) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastgw.config import Config
-from fastgw.exchange.asking import hear
+from fastgw.exchange.asking import hear, takes
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import model_of
@@ -56,7 +56,8 @@ def for_any(table: UpstreamTable, exchange: Exchange) -> Group | None:
 
 def home(exchange: Exchange, group: Group) -> Pool | None:
     """Who has the response of which ``exchange`` speaks, where that is known: one of ``group``, or another engine that has the
-    model (of whatever share, or tenant: it has answered this key before), or one to which the model's route falls back."""
+    model (of whatever share, or tenant: it has answered this key before), or one to which the model's route falls back, as long
+    as that takes requests: ``exchange`` goes to its model then."""
     gateway = exchange.gateway
     if gateway.responses is None:
         from fastgw.exchange.responses import Responses
@@ -71,10 +72,11 @@ def home(exchange: Exchange, group: Group) -> Pool | None:
         return found
     route = gateway.table.routes.get(exchange.model)
     for other in route.fallback if route is not None else ():
-        if other in models:
+        if other in models and takes(found):
             from fastgw.policy.deployments import moves
 
             moves(exchange, other)
+            exchange.group = group_for(gateway.table, exchange, other) or group
             return found
     return None
 
@@ -102,4 +104,4 @@ class Route(Filter):
         if exchange.endpoint.stored:
             exchange.home = home(exchange, group)
         if gateway.doubted:
-            hear(exchange, group)
+            hear(exchange, exchange.group)

@@ -1,9 +1,10 @@
 """Which engine has something of use to requests that come later: sessions, or responses that it has stored.
 
-Owns: the table of both, and the rule of who makes room in it. Invariants: it has no more than it has room
-for; where it is full, the key that has most gives up what it has not used for longest: so no key takes the others' places. And
-no request pays for all that is there: a dictionary that is full is laid out anew as a whole, which takes a large one tens of
-milliseconds; so the table is in parts, each a small one, and chance says in which something is. """
+Owns: the table of both, and the rule of who makes room in it. Invariants: it has no more than it has room for; where it is
+full, the key that has most gives up what it has not used for longest, so that no key takes the others' places; and no request
+pays for all that is there: a dictionary that is full is laid out anew as a whole, which takes a large one tens of
+milliseconds, so the table is in parts, each a small one, and chance says in which something is.
+"""
 
 from __future__ import annotations
 

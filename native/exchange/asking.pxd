@@ -18,8 +18,10 @@ cdef int BACKS_OFF, CLOSED, DIALS, FRESH, HTTP1, NO, PROBE, UPGRADE
     connected=cython.bint, unmet=str,
 )
 cpdef ask(ExchangeState exchange)
-@cython.locals(home=Pool, engine=Engine)
+@cython.locals(home=Pool)
 cpdef Pool at_home(ExchangeState exchange)
+@cython.locals(engine=Engine)
+cpdef bint takes(Pool pool) except -1
 cpdef hear(ExchangeState exchange, Group group)
 cpdef _judge(Call call, int status)
 @cython.locals(pool=Pool, other=Pool, now=cython.double)

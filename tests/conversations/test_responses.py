@@ -133,23 +133,39 @@ def test_a_key_for_some_models_has_what_it_has_made() -> None:
 
 
 SHARES = RouteConfig(model="m", versions={"1": 90, "2": 10})
+UNAVAILABLE = b"HTTP/1.1 503 Unavailable\r\ncontent-length: 0\r\n\r\n"
 FALLS = RouteConfig(model="m", fallback=["n"], fallback_on=["failure"])
 
 
 @pytest.mark.parametrize(("engines", "routes"), [
     ({"a": {"models": ("m",), "version": "1"}, "b": {"models": ("m",), "version": "2"}}, (SHARES,)),
     ({"own": {"models": ("t",), "tenant": "x"}, "a": {"models": ("m",)}, "b": {"models": ("m",)}}, ()),
-    ({"a": {"models": ("m",)}, "b": {"models": ("n",)}}, (FALLS,)),
-], ids=["shares", "engines of his own", "a fallback"])  # fmt: skip
-def test_its_engine_is_asked_whatever_share_or_model_it_is_of(engines: Any, routes: tuple[RouteConfig, ...]) -> None:
+], ids=["shares", "engines of his own"])  # fmt: skip
+def test_its_engine_is_asked_whatever_share_or_tenants_it_is_of(engines: Any, routes: tuple[RouteConfig, ...]) -> None:
     with deployed(engines, *routes, keys=KEYS, plays={name: Keeper(name, "one read", 0) for name in engines}) as row:
-        for turn in range(20):
-            if routes == (FALLS,):
-                row.engines["a"].engine.healthy = bool(turn % 2)
+        for _ in range(20):
             told, name = made(row)
-            row.engines["a"].engine.healthy = True
             assert made(row, previous_response_id=told)[1] == name
             assert row.goes_to(request("GET", f"{PATH}/{told}", key=key_of("x"))) == name
+
+
+@pytest.mark.parametrize("state", ["well", "ill", "drained"])
+def test_what_a_fallback_has_made_it_is_asked_for_while_it_takes_requests(state: str) -> None:
+    engines = {"a": {"models": ("m",)}, "b": {"models": ("n",)}}
+    with deployed(engines, FALLS, keys=KEYS, plays={name: Keeper(name, "one read", 0) for name in engines}) as row:
+        well, row.engines["a"].play = row.engines["a"].play, lambda asked: asked.says(UNAVAILABLE)
+        assert row.ask(post()).header("x-fallback-model") == "n"
+        row.engines["a"].play = well
+        told, engine, before = row.engines["b"].play.kept[-1], row.engines["b"].engine, row.asked
+        engine.healthy, engine.draining = state != "ill", state == "drained"
+        answer = row.ask(post(told))
+        if state == "well":
+            assert (answer.status, answer.header("x-fallback-model"), row.sent("b")["model"]) == (200, "n", "n")
+            assert row.asked["a"] == before["a"]
+        else:
+            # (As any request for the model: and by its own name, which is all that its engine has.)
+            assert (answer.status, answer.header("x-fallback-model"), row.sent("a")["model"]) == (404, None, "m")
+            assert row.asked["b"] == before["b"]
 
 
 @pytest.mark.parametrize("held", ["rests", "ejected", "told"])
@@ -168,7 +184,7 @@ def test_its_engine_is_asked_although_others_are_left_alone(held: str) -> None:
 def test_what_it_says_is_said_and_nobody_else_is_asked() -> None:
     with deployed(ENGINES, FALLS, keys=KEYS, plays=keepers(), retry_statuses=("503",)) as row:
         told, name = made(row)
-        row.engines[name].play = lambda asked: asked.says(b"HTTP/1.1 503 Unavailable\r\ncontent-length: 0\r\n\r\n")
+        row.engines[name].play = lambda asked: asked.says(UNAVAILABLE)
         before = row.asked
         assert row.ask(post(told)).status == 503
         assert sum(row.asked.values()) == sum(before.values()) + 1

@@ -50,6 +50,7 @@ SETTINGS: dict[str, Any] = {
     "cb_failure_threshold": 3, "cb_recovery_timeout_s": 0.1, "max_retries": 2, "retry_statuses": ["500", "503"],
     "retry_budget_percent": 100, "quarantine_after": 2, "scheduler": "auto", "scheduler_interval_s": 0.05,
     "embedding_merge_s": 0.004, "default_cost_tokens": 20, "rate_limit_per_second": 2000,
+    "metrics_by": "key",
 }  # fmt: skip
 HUGE = (-1, 0, 2**31, 2**62, 2**63, 10**30)
 
@@ -212,7 +213,7 @@ def judge_empty(gw: Running, accounts: list[Any]) -> None:
 
 def judge_charges(gw: Running, accounts: list[Any]) -> None:
     """Each request has been charged once, and for what its record says. (What an engine that bears no abort goes on to make for
-    whoever has left is charged behind his record: of those keys only the sum of all is known.)"""
+    whoever has left is charged behind his record: of those keys the metrics alone say what it was.)"""
     charged: Counter[str] = Counter()
     finished = {pool.engine.name for pool in gw.gateway.fleet.pools if not pool.engine.cancel}
     behind = {one["key_id"] for one in gw.records if one["engine"] in finished and one["outcome"] != "ok"}
@@ -227,6 +228,8 @@ def judge_charges(gw: Running, accounts: list[Any]) -> None:
     assert {key: count for key, count in counted.items() if count and key not in behind} == {
         key: count for key, count in charged.items() if count and key not in behind
     }
+    told = gw.gateway.core.tally.callers
+    assert +counted == +Counter({key: one.prompt + one.completion for key, one in told.items()}), "nor do metrics say another"
     assert sum(counted.values()) == gw.stats.tokens_prompted + gw.stats.tokens_generated
 
 
