@@ -1,8 +1,8 @@
 """Collects ``async def test_*`` and runs them on uvloop; checks that an e2e test leaves nothing behind.
 
 One session runs one twin, the one that ``FASTGW_NATIVE`` chooses, and so do the processes that tests start; ``make test``
-is a session for each, and one for what has no twins (``TESTED_PART`` tells them). ``@pytest.mark.deadline_s(60)`` gives a slow
-asynchronous test more than the default time.
+is sessions for each, and one for what has no twins (``TESTED_PART`` tells them: ``sockets`` and ``machines``, both: ``twins``;
+``twinless``). ``@pytest.mark.deadline_s(60)`` gives a slow asynchronous test more than the default time.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ TWINLESS = {
     "architecture", "audit", "benchmarks", "cli", "config", "control", "deploy", "docs", "gpu", "h2cases", "peers", "recipes",
     "sim", "store", "support", "top",
 }  # fmt: skip
+# The parts of a twin's tests that `make test` runs in sessions of their own, so that they can be side by side: what starts
+# gateways and engines, and the rest.
+SOCKETS = {"e2e"}
 FAILED = pytest.StashKey[bool]()
 
 # How many examples a property is tried with that does not say so itself. `make fuzz` runs them with the larger profile,
@@ -70,8 +73,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     if config.option.markexpr.split(" ")[0] == "quiet" and not _says("quiet", collection_path):
         return True
-    if os.environ.get("TESTED_PART") == "twinless" and collection_path.parent.name not in TWINLESS:
+    part = os.environ.get("TESTED_PART")
+    if part == "twinless" and collection_path.parent.name not in TWINLESS:
         return not _says("once", collection_path) or None
+    if part in ("sockets", "machines") and (collection_path.parent.name in SOCKETS) != (part == "sockets"):
+        return True
     return None
 
 
@@ -93,7 +99,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def elsewhere(item: pytest.Item) -> bool:
         twinless = item.path.parent.name in TWINLESS or item.get_closest_marker("once") is not None
-        return (part == "twins" and twinless) or (part == "twinless" and not twinless)
+        return (part != "" and twinless) if part != "twinless" else not twinless
 
     dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in without) or elsewhere(item)]
     if dropped:

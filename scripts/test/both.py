@@ -1,4 +1,4 @@
-"""Runs the test suite over both twins, side by side, with what has no twins beside them; then what measures time, alone.
+"""Runs the test suite over both twins, in parts, a few side by side; then what measures time, alone.
 
     .venv/bin/python scripts/test/both.py            everything
     .venv/bin/python scripts/test/both.py -k name    arguments go to pytest, for each twin
@@ -15,12 +15,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "test"
 NO_TESTS = 5  # pytest's exit code when nothing was selected
 LINE_EVERY_S = 20.0
+# Of the suite, as `tests/conftest.py` tells them apart; the first takes longest, and begins first.
+PARTS = ("sockets", "machines")
+SIDE_BY_SIDE = 3  # sessions at once: half of what they do is wait
 
 
 class Session:
@@ -30,7 +35,7 @@ class Session:
         self.name = f"{twin}, {phase}" if phase else twin
         self.log = OUTPUT / f"{twin}{'-' + phase if phase else ''}.log"
         environment = {**os.environ, "FASTGW_NATIVE": "1" if twin == "native" else "0", "COLUMNS": "120"}
-        environment["TESTED_PART"] = part  # "twins", "twinless"; or all
+        environment["TESTED_PART"] = part  # as in tests/conftest.py; "" = all
         # With every test's name: the last one is where a crash came from.
         options = ["-vv", "-o", f"cache_dir=.pytest_cache/{self.log.stem}", *arguments, "-m", marks]
         command = [sys.executable, "-m", "pytest", *options]
@@ -54,22 +59,28 @@ class Session:
         print(f"{self.name}: {text.splitlines()[-1].strip('= ') if text else 'no output'}", flush=True)
 
 
-def run(sessions: list[Session]) -> list[int]:
-    """Wait for all of them and tell how far they are; returns their exit codes."""
+def run(waiting: list[Callable[[], Session]]) -> list[int]:
+    """Start them, a few at a time, and tell how far they are; returns their exit codes."""
     on_terminal = sys.stdout.isatty()
-    said = time.monotonic()
+    began = said = time.monotonic()
     width = 0
+    sessions: list[Session] = []
+    running: list[Session] = []
     try:
-        while any(session.process.poll() is None for session in sessions):
+        while running or len(sessions) < len(waiting):
+            running = [session for session in running if session.process.poll() is None]
+            while len(running) < SIDE_BY_SIDE and len(sessions) < len(waiting):
+                sessions.append(waiting[len(sessions)]())
+                running.append(sessions[-1])
             time.sleep(0.2)
             if time.monotonic() - said < (1.0 if on_terminal else LINE_EVERY_S):
                 continue
             said = time.monotonic()
-            line = f"{said - sessions[0].started:4.0f} s   " + "   ".join(session.progress() for session in sessions)
+            line = f"{said - began:4.0f} s   " + "   ".join(session.progress() for session in running)
             print(f"\r{line:<{width}}" if on_terminal else line, end="" if on_terminal else "\n", flush=True)
             width = max(width, len(line))
     finally:
-        for session in sessions:
+        for session in running:
             if session.process.poll() is None:
                 session.process.send_signal(signal.SIGINT)
                 session.process.wait()
@@ -104,14 +115,17 @@ def main(arguments: list[str]) -> int:
     marks, rest = split_marks(arguments)
     also = f" and ({marks})" if marks else ""
     quickest = names[-1]  # what has no twins is tested over this one
-    sessions = [Session(name, "", f"not quiet{also}", rest, "twins") for name in names]
-    codes = run([*sessions, Session(quickest, "twinless", f"not quiet{also}", rest, "twinless")])
+    usual = [(name, part) for part in PARTS[:1] for name in names]
+    usual += [(quickest, "twinless"), *((name, part) for part in PARTS[1:] for name in names)]
+    codes = run([partial(Session, name, part, f"not quiet{also}", rest, part) for name, part in usual])
     for name in names:
-        codes += run([Session(name, "quiet", f"quiet{also}", rest, "" if name == quickest else "twins")])
+        codes += run([partial(Session, name, "quiet", f"quiet{also}", rest, "" if name == quickest else "twins")])
     failed = [code for code in codes if code not in (0, NO_TESTS)]
     nothing = all(code == NO_TESTS for code in codes)
     verdict = "failed" if failed else "no such test" if nothing else "all passed"
-    print(f"{verdict}: {' and '.join(names)}, {time.monotonic() - began:.0f} s")
+    used = os.times()
+    took = f"{time.monotonic() - began:.0f} s, {used.children_user + used.children_system:.0f} s of CPU"
+    print(f"{verdict}: {' and '.join(names)}, {took}")
     return failed[0] if failed else NO_TESTS if nothing else 0
 
 

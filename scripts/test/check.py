@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 
 from both import NO_TESTS, ROOT, Session, run, split_marks
 
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
     options = ["--hypothesis-profile=check", f"--ignore={TIMED}", *rest]
     (ROOT / "build" / "test").mkdir(parents=True, exist_ok=True)
     named = zip(("machines", "others"), folders(), strict=True)
-    codes = run([Session(twin, f"check-{name}", expression, [*options, *paths]) for name, paths in named])
+    codes = run([partial(Session, twin, f"check-{name}", expression, [*options, *paths]) for name, paths in named])
     failed = [code for code in codes if code not in (0, NO_TESTS)]
     nothing = all(code == NO_TESTS for code in codes)
     verdict = "failed" if failed else "no such test" if nothing else "passed; make test runs everything"

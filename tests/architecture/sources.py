@@ -50,11 +50,24 @@ def modules(tree: str) -> dict[str, ast.Module]:
     return {module_name(path): parsed(path) for path in files(tree)}
 
 
-def imports(tree: str) -> Iterator[Import]:
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All below a node but what stands in expressions: most of a tree, and neither an import nor a function by a name."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr):
+            yield child
+            yield from statements(child)
+
+
+@cache
+def imports(tree: str) -> tuple[Import, ...]:
     """What its modules import, wherever they say so: at their head, for types alone, or late, inside of a function."""
+    return tuple(_imports(tree))
+
+
+def _imports(tree: str) -> Iterator[Import]:
     known = modules(tree)
     for name, module in known.items():
-        for node in ast.walk(module):
+        for node in statements(module):
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     yield Import(name, alias.name, f"{name}:{node.lineno}")

@@ -5,7 +5,8 @@ A name imported for its type alone counts, and a late import inside of a functio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
@@ -14,25 +15,13 @@ from tests.architecture.sources import imports
 WHERE = ("fastgw", "tests", "benchmarks")
 
 
-def _circles(graph: Mapping[str, set[str]]) -> Iterator[str]:
-    """The sets of modules, of two or more, in which each one leads to every other."""
-    reached = {start: _reached(graph, start) for start in graph}
-    seen: set[str] = set()
-    for start in sorted(graph):
-        circle = {one for one in reached[start] if start in reached[one]}
-        if len(circle) > 1 and start not in seen:
-            yield " ".join(sorted(circle))
-        seen |= circle
-
-
-def _reached(graph: Mapping[str, set[str]], start: str) -> set[str]:
-    found: set[str] = set()
-    ahead = [start]
-    while ahead:
-        for target in graph[ahead.pop()] - found:
-            found.add(target)
-            ahead.append(target)
-    return found
+def _circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """One of its circles, from a module back to itself; [] = there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def _graph(tree: str) -> dict[str, set[str]]:
@@ -46,9 +35,10 @@ def _graph(tree: str) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("tree", WHERE)
 def test_modules_do_not_go_in_circles(tree: str) -> None:
-    assert list(_circles(_graph(tree))) == []
+    assert _circle(_graph(tree)) == []
 
 
 def test_a_circle_is_found() -> None:
-    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"f", "a"}, "f": {"e"}}
-    assert list(_circles(graph)) == ["b c", "e f"]
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}
+    assert sorted(set(_circle(graph))) == ["b", "c"]
+    assert _circle(graph | {"c": {"d"}}) == []

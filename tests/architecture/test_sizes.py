@@ -31,6 +31,8 @@ def _lines(path: Path) -> int:
 def _functions(node: ast.AST, outer: str = "") -> Iterator[tuple[str, int]]:
     """Each function's name, and its lines without those of its decorators."""
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            continue  # (most of a tree, and no function by a name)
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield outer + child.name, (child.end_lineno or 0) - child.lineno + 1
         named = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)

@@ -54,6 +54,7 @@ async def while_(one: Life, work: Callable[[RawClient], Awaitable[object]]) -> t
     return sorted(took), done
 
 
+@pytest.mark.once
 @pytest.mark.quiet
 @pytest.mark.deadline_s(60)
 async def test_whoever_pages_through_very_many_keys_holds_up_nobody(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 FILES = ("test_cases_a_framing", "test_endpoints_realtime", "test_late_bytes", "test_held_back")
 
 
+@pytest.mark.once
 def test_what_holds_without_tls_holds_with_it() -> None:
     if os.environ.get("FASTGW_TESTED_TLS") == "1":
         pytest.skip("this is that run")
