@@ -77,7 +77,7 @@ class Running:
     async def client(self) -> RawClient:
         return await RawClient.connect("127.0.0.1", self.port)
 
-    async def until(self, what: str, condition: Any, timeout_s: float = 5.0) -> None:
+    async def until(self, what: str, condition: Any, timeout_s: float = 15.0) -> None:
         """Wait until ``condition()`` is true; fails by name."""
         begin = monotonic()
         while not condition():
@@ -85,7 +85,7 @@ class Running:
             assert past_s < timeout_s, f"not within {timeout_s:g} s: {what}; {self.stats.snapshot()}"
             await asyncio.sleep(0.005 if past_s > TURNS_S else 0)
 
-    async def idle(self, timeout_s: float = 5.0) -> None:
+    async def idle(self, timeout_s: float = 15.0) -> None:
         """Wait until no exchange is under way."""
         await self.until("no exchange under way", lambda: self.stats.exchanges_open == 0, timeout_s)
 
