@@ -121,7 +121,7 @@ performance: $(VENV)/.installed-dev
 	@$(BIN)/python -m benchmarks.wire.where --publish
 
 # Each peer pins its own versions of the same packages, so each gets its own environment; one that cannot be had stops no other.
-PEERS := $(patsubst %.txt,%/.installed,$(wildcard benchmarks/peers/*.txt))
+PEERS := $(patsubst %.txt,%/.installed,$(wildcard benchmarks/peers/*.txt)) $(patsubst %.npm,%/.installed,$(wildcard benchmarks/peers/*.npm))
 bench-peers:
 	@$(MAKE) --no-print-directory --keep-going $(PEERS)
 	@echo "done: make bench measures them"
@@ -129,7 +129,15 @@ bench-peers:
 benchmarks/peers/%/.installed: benchmarks/peers/%.txt
 	@echo "installing $$(cat $<) into $(@D) ..."
 	@$(PYTHON) -m venv --clear $(@D)
-	@$(@D)/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	@timeout 900 $(@D)/bin/python -m pip --disable-pip-version-check install --quiet -r $< 2>$(@D)/why || { cat $(@D)/why >&2; exit 1; }
+	@touch $@
+	@echo "  $* is there"
+
+benchmarks/peers/%/.installed: benchmarks/peers/%.npm
+	@echo "installing $$(cat $<) into $(@D) ..."
+	@mkdir -p $(@D)
+	@timeout 900 npm install --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel error $$(cat $<) >/dev/null 2>$(@D)/why \
+		|| { cat $(@D)/why >&2; exit 1; }
 	@touch $@
 	@echo "  $* is there"
 

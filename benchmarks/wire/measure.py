@@ -64,12 +64,13 @@ def free_port() -> int:
         return port
 
 
-def _answers(port: int, deadline: float) -> bool:
+def _answers(port: int, fields: Sequence[str], deadline: float) -> bool:
     """Whether one plain request is served, whole, with 200. A refused connection says no at once."""
     request = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {KEY}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(_BODY)}\r\nConnection: close\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(_BODY)}\r\nConnection: close\r\n"
     )
+    request += "".join(f"{field}\r\n" for field in fields) + "\r\n"
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=max(0.001, deadline - time.monotonic())) as s:
             s.sendall(request.encode() + _BODY)
@@ -89,7 +90,7 @@ def _start(proxy: Proxy, command: Command, place: Place, cores: frozenset[int]) 
     child = process.spawn(command.argv, cores=cores, cwd=place.folder, env=command.env, log=None if command.quiet else log)
     deadline = begun + proxy.start_deadline_s
     try:
-        while not _answers(place.port, deadline):
+        while not _answers(place.port, proxy.fields(place.engine_port), deadline):
             code = child.poll()
             if code is None and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
@@ -141,13 +142,14 @@ class Phases:
     """The runs of the load generator against one port, and where they are counted."""
 
     __slots__ = (
-        *("child", "connections", "dialled", "engine_port", "expect_events", "figures", "pid", "plan", "port", "rows"),
-        *("seconds", "slow"),
+        *("child", "connections", "dialled", "engine_port", "expect_events", "fields", "figures", "pid", "plan", "port"),
+        *("rows", "seconds", "slow"),
     )
 
     def __init__(self, proxy: Proxy, port: int, child: subprocess.Popen[bytes] | None, plan: Plan) -> None:
         self.port, self.child, self.plan = port, child, plan
         self.engine_port = plan.engine_of(proxy)
+        self.fields = proxy.fields(self.engine_port)
         self.pid = child.pid if child else None
         self.connections = min(plan.connections, proxy.most_connections or plan.connections)
         self.slow = proxy.least_phase_s > 0
@@ -159,9 +161,9 @@ class Phases:
 
     def run(self, phase: str, seconds: float, connections: int, **options: Any) -> tuple[dict[str, Any], float]:
         """The load generator's answer, and the CPU seconds that the proxy's process tree used meanwhile."""
-        cores, expect = self.plan.cores.load, self.expect_events
+        options |= {"cores": self.plan.cores.load, "expect_events": self.expect_events, "fields": self.fields}
         before = process.cpu_s(self.pid) if self.pid else 0.0
-        result = tools.load(self.port, cores=cores, seconds=seconds, connections=connections, expect_events=expect, **options)
+        result = tools.load(self.port, seconds=seconds, connections=connections, **options)
         used = process.cpu_s(self.pid) - before if self.pid else 0.0
         _check(result, phase, self.figures)
         return result, used

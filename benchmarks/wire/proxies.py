@@ -68,6 +68,10 @@ class Proxy:
         """Whether it is loaded with that row."""
         return True
 
+    def fields(self, engine_port: int) -> tuple[str, ...]:
+        """Fields of a request's head that it wants from clients, because it has no other way to be told where the engine is."""
+        return ()
+
     def missing(self) -> str | None:
         """Why it cannot run here, or None."""
         return None

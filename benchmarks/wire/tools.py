@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ BIN = Path(__file__).parents[1] / "bin"
 
 EVENTS = 32
 """Content events per stream; the engine adds a usage event and [DONE]."""
+TEXT = "x" * 24
+"""What every answer of the engines' says, and every content event."""
 INTERVAL_MS = 20
 """Between the events of one stream: 50 tokens a second, a usual pace of a busy engine."""
 STREAM_MS = EVENTS * INTERVAL_MS
@@ -96,22 +98,32 @@ def load(
     unpaced: bool = False,
     expect_events: int = EXPECTED_EVENTS,
     requests: int = 0,
-    body_bytes: int = 0,
+    body_bytes: int | Sequence[int] = 0,
     close: bool = False,
+    rate: float = 0.0,
+    mixed: bool = False,
+    expect: str = "",
+    fields: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One run of the load generator; its JSON, as ``loadgen.c`` explains it.
 
     ``unpaced``: the engine sends a stream's events as fast as they leave. ``requests``: enough, before the time is up.
-    ``body_bytes``: so much text in the prompt. ``close``: a new connection for each request.
+    ``body_bytes``: so much text in the prompt; of several lengths the requests take turns. ``close``: a new connection for each
+    request. ``rate``: so many requests are due a second, whether the server keeps up or not. ``mixed``: half of them are
+    streams. ``expect``: text that each answer must hold. ``fields``: more fields of each request's head.
     """
     argv = [str(build("loadgen")), "--port", str(port), "--seconds", str(seconds), "--connections", str(connections)]
-    if stream:
-        argv += ["--stream", "--expect-events", str(expect_events)]
+    if stream or mixed:
+        argv += ["--mixed" if mixed else "--stream", "--expect-events", str(expect_events)]
         argv += ["--prompt", "Hello #unpaced"] if unpaced else ["--spread-ms", str(STREAM_MS)]
     if requests:
         argv += ["--requests", str(requests)]
-    argv += ["--body-bytes", str(body_bytes)] if body_bytes else []
+    if body_bytes:
+        argv += ["--body-bytes", str(body_bytes) if isinstance(body_bytes, int) else ",".join(map(str, body_bytes))]
     argv += ["--close"] if close else []
+    argv += ["--rate", str(rate)] if rate else []
+    argv += ["--expect", expect] if expect else []
+    argv += [part for field in fields for part in ("--field", field)]
     with on(cores):
         done = subprocess.run(argv, stdout=subprocess.PIPE, timeout=seconds + 30, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)

@@ -142,24 +142,29 @@ def test_a_peer_that_is_not_installed_is_skipped_and_says_how_to_install_it(
 ) -> None:
     peers = module("peers")
     monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path)
-    for name in ("sglang-router", "vllm-router", "litellm"):
+    for name in ("sglang-router", "vllm-router", "smg", "envoy", "litellm"):
         peer = next(p for p in peers.ALL if p.name == name)
         assert peer.missing() == "not installed (make bench-peers)"
-        program = tmp_path / name / "bin" / peer.program
+        program = tmp_path / name / peer.program
         program.parent.mkdir(parents=True)
+        (tmp_path / name / "why").write_text("a warning\nERROR: No matching distribution\n")
+        assert peer.missing() == "not installed: ERROR: No matching distribution"
         program.touch()
         assert peer.missing(), "an environment without the package"
-        (tmp_path / name / "lib/python3.11/site-packages" / f"{name.replace('-', '_')}-9.8.7.dist-info").mkdir(parents=True)
+        package = (peer.package or name).replace("-", "_")
+        (tmp_path / name / "lib/python3.11/site-packages" / f"{package}-9.8.7.dist-info").mkdir(parents=True)
         assert peer.missing() is None
         assert peer.version() == f"{name} 9.8.7"
 
 
-def test_every_peer_from_pypi_is_pinned_in_a_file_of_its_name() -> None:
+def test_every_peer_from_a_registry_is_pinned_in_a_file_of_its_name() -> None:
     peers = module("peers")
-    files = {f.stem: f.read_text() for f in (ROOT / "benchmarks" / "peers").glob("*.txt")}
-    assert set(files) == {p.name for p in peers.ALL if isinstance(p, peers._FromPyPI)}
-    for name, text in files.items():
-        assert re.fullmatch(rf"{name}(\[\w+\])?==[\d.]+\n", text), name
+    pinned = {p.name: p.package or p.name for p in peers.ALL if isinstance(p, peers._Installed)}
+    files = {f.stem: f for f in (ROOT / "benchmarks" / "peers").iterdir() if f.is_file()}
+    assert set(files) == set(pinned)
+    for name, file in files.items():
+        sign = {".txt": "==", ".npm": "@"}[file.suffix]
+        assert re.fullmatch(rf"{pinned[name]}(\[\w+\])?{sign}[\d.]+( \S+{sign}[\d.]+)*\n", file.read_text()), name
 
 
 def test_without_the_extension_native_fastgw_is_skipped_and_python_is_not(tmp_path: Path) -> None:

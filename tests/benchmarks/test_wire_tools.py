@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,3 +105,47 @@ def test_who_leaves_waits_for_the_answer_that_is_under_way() -> None:
         said, _ = child.communicate(timeout=10)
     result = json.loads(said)
     assert (result["requests_total"], result["bad"], result["stuck"]) == (1, 0, 0)
+
+
+def test_what_is_due_counts_from_when_it_was_due_and_the_wait_is_not_the_load_tools_fault() -> None:
+    """A server that takes 20 ms for each of two connections answers 100 a second; 200 are due."""
+    tools = module("tools")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threads = [threading.Thread(target=slowly, args=(listener, 0.02)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        result = tools.load(listener.getsockname()[1], cores=CORES, seconds=1, connections=2, rate=200)
+        for thread in threads:
+            thread.join(10)
+    assert result["bad"] == 0, result["first_bad"]
+    assert result["rps"] < 120
+    assert result["answer_us"]["p50"] < 40_000
+    assert result["latency_us"]["p50"] > 100_000, "half a second's queue, and not what each answer took"
+    assert result["waited"] > 0.9 * result["sent"]
+
+
+def slowly(listener: socket.socket, seconds: float) -> None:
+    """One connection's requests, each answered after so long."""
+    s, _ = listener.accept()
+    with s:
+        while s.recv(1 << 16):
+            time.sleep(seconds)
+            s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+
+def test_requests_are_due_evenly_and_no_more_than_that(engine: int) -> None:
+    result = module("tools").load(engine, cores=CORES, seconds=1, connections=4, rate=300)
+    assert result["bad"] == 0, result["first_bad"]
+    assert 290 <= result["requests_total"] <= 301
+    assert result["latency_us"]["n"] == pytest.approx(270, abs=20)
+
+
+@pytest.mark.parametrize("text", ["x" * 24, "y"])
+def test_an_answer_without_the_text_that_is_expected_is_bad(engine: int, text: str) -> None:
+    """Plain answers and streams, in turn, of two lengths."""
+    load = {"mixed": True, "unpaced": True, "body_bytes": [2000, 300_000], "expect": text}
+    result = module("tools").load(engine, cores=CORES, seconds=0.3, connections=2, fields=["x-more: 1"], **load)
+    assert (result["requests_total"] == 0) is (text == "y")
+    assert (result["bad"] > 0) is (text == "y"), result["first_bad"]
+    assert result["events_total"] > 0
+    assert text == "x" * 24 or "without the text" in result["first_bad"]
