@@ -9,7 +9,7 @@ ARGS ?=
 PIP := FASTGW_BUILD_NATIVE=0 $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check native peers packaging binary binary-test image lint bench performance bench-peers bench-scale soak docs fuzz audit lock up down logs smoke clean
+.PHONY: help install demo test check native peers packaging binary binary-test image lint bench performance bench-peers shootout bench-scale soak docs fuzz audit lock up down logs smoke clean
 
 help:
 	@echo "make demo      run the gateway and a simulated engine, and stream one answer (ARGS=--once ends after it)"
@@ -27,6 +27,7 @@ help:
 	@echo "make bench     measure CPU per request beside other proxies (ARGS='--seconds 2')"
 	@echo "make performance  all rows of it, and where the time goes, written into docs/performance.md and benchmarks/README.md"
 	@echo "make bench-peers  install the routers that make bench compares, each in an environment of its own"
+	@echo "make shootout  others' published set-ups, over fastgw and whichever of the others can be installed, into docs/shootout.md"
 	@echo "make bench-scale  the same with 10,000 connections, 1,000 engines, 100,000 keys, a million addresses, 10,000 streams"
 	@echo "make soak      a million requests and 100,000 aborted streams, in each twin: nothing may stay behind; kill -9, 220 times"
 	@echo "make audit     floors, hashes, licences and known vulnerabilities of what fastgw ships with (ARGS=--offline: no network)"
@@ -140,6 +141,12 @@ benchmarks/peers/%/.installed: benchmarks/peers/%.npm
 		|| { cat $(@D)/why >&2; exit 1; }
 	@touch $@
 	@echo "  $* is there"
+
+# What could not be installed is on the page, with the reason. Ten minutes on an idle machine of two cores, without the installing.
+shootout: $(VENV)/.installed-dev
+	$(build-native)
+	-@$(MAKE) --no-print-directory bench-peers
+	@$(BIN)/python -m benchmarks.shootout --publish $(ARGS)
 
 # One twin a run: FASTGW_NATIVE=0 or 1 chooses. Six minutes or so; ARGS='streams' and the like take less.
 bench-scale: $(VENV)/.installed-dev
