@@ -336,8 +336,9 @@ class Gateway:
         return core
 
     def _refuse_clashes(self, config: Config) -> None:
-        if clashes := [ConfigError("configuration", "engines", clash) for clash in self.fleet.clashes(config)]:
-            raise ConfigErrors(clashes)
+        assert self._discovery is not None
+        if clashes := self.fleet.clashes(config, self._discovery.abandoned(config)):
+            raise ConfigErrors([ConfigError("configuration", "engines", clash) for clash in clashes])
 
     async def _ask(self, come: Sequence[Pool]) -> None:
         """Engines that are to come are asked how they are and what they serve: others may go in the same moment."""
@@ -383,8 +384,8 @@ class Gateway:
         if any(getattr(config, name) != getattr(before, name) for name in OF_MERGING):
             self._merge(config)
         self.fleet.follow(config, come)
-        if self._discovery is not None:
-            self._discovery.follow(config)
+        assert self._discovery is not None
+        self._discovery.follow(config)
         if self._certificates is not None:
             self._certificates.look_after()
         if any(getattr(config, name) != getattr(before, name) for name in OF_SCHEDULING):
@@ -492,9 +493,8 @@ class Gateway:
     @staticmethod
     async def _until(condition: Callable[[], bool], deadline: float) -> None:
         """Look every few milliseconds: the data plane has no event for "the last one ended", and pays for none."""
-        while not condition() and monotonic() < deadline:
-            pause = min(LOOK_S, max(0.0, deadline - monotonic()))
-            await asyncio.sleep(pause)
+        while not condition() and monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(min(LOOK_S, max(0.0, deadline - monotonic())))
 
 
 __all__ = ["AccessRecord", "Gateway", "StartError"]

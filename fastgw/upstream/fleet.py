@@ -5,7 +5,8 @@
                  +-- undrain -+
 
 The configuration names engines, and may be read again (``follow``): what it names is there then, as it says and in its order,
-what it named before and does not now is removed as above, and what others have added stays.
+what it named before and does not now is removed as above (where sources of engines may bring it, when those have said whom they
+have), and what others have added stays.
 
 Whoever leaves is in nobody's way (``leaving.py``): its address and its name are free at once. Where a name goes to another, the
 one before serves until the table that has its successor, and that one is believed to serve what it did until it has been asked.
@@ -41,6 +42,7 @@ from fastgw.upstream.chronicle import Chronicle
 from fastgw.upstream.identity import EngineExists, FleetError, LeadsHere, Listed, Origin, UnknownEngine, in_its_way, same
 from fastgw.upstream.kinds.kind import ANY
 from fastgw.upstream.leaving import Leaving
+from fastgw.upstream.named import clashes, has_sources, written_in
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.publishing import Publishing
 from fastgw.upstream.table import UpstreamTable
@@ -62,11 +64,6 @@ def deploy(*laid_out: Any) -> Any:
     from fastgw.upstream.deployments import deployed
 
     return deployed(*laid_out)
-
-
-def _written(config: Config) -> list[EngineConfig]:
-    """The engines that the configuration names itself: others stand for those that are found by their name."""
-    return [one for one in config.engines if not one.discover]
 
 
 def _quiet(pool: Pool) -> None:
@@ -109,7 +106,7 @@ class Fleet:
         self.left: Callable[[Pool], None] = _quiet
         self.changed: Callable[[Pool], None] = _quiet
         self._idle_files = open_files() // 8 or ANY
-        self._configs: dict[str, EngineConfig] = {one.name: one for one in _written(config)}
+        self._configs: dict[str, EngineConfig] = {one.name: one for one in written_in(config)}
         self._added: dict[str, EngineConfig] = {}  # by others than the configuration, as they said it
         self._origins: dict[str, Origin] = {}  # who those are
         self.events = Chronicle()
@@ -119,7 +116,7 @@ class Fleet:
         self._publishing = Publishing(reactor.loop, self.publish)
         self._closed = False
         self._watching = Watching(reactor.loop, lambda: self.pools, lambda: self.table.named(), log, room, self.events.add)
-        self.pools: tuple[Pool, ...] = tuple(self._pool(one, config) for one in _written(config))
+        self.pools: tuple[Pool, ...] = tuple(self._pool(one, config) for one in written_in(config))
         self.absent = Absent()
         self.table = UpstreamTable(self.pools, None, config.routes, deploy, self.absent)
         self._watching.follow(config)
@@ -163,8 +160,8 @@ class Fleet:
         return self._origins[name] if name in self._added else "config"
 
     def leaves(self, name: str) -> bool:
-        """Whether it is to be removed when nothing is under way there."""
-        return name in self.leaving.named
+        """Whether it is to be removed: when others have come, or nothing is under way there."""
+        return name in self.leaving.going()
 
     def listed(self) -> Iterator[Listed]:
         """All that are there, and behind them those whose names are others' and at which something is under way."""
@@ -208,7 +205,7 @@ class Fleet:
         one = inherited(config, self._config)
         if self.own.leads_here(one.address):
             raise LeadsHere(HERE)
-        going = {*self.leaving.named, *instead_of}
+        going = {*self.leaving.going(), *instead_of}
         gives_way: list[str] = []  # (a runner calls itself as it likes, and must not keep out whom the operator names)
         for name, other in self._configs.items():
             if name not in going and (why := in_its_way(one, other)):
@@ -246,14 +243,14 @@ class Fleet:
         """It has its name from now on. Whoever had that is there no longer, and serves until there is a table without it; until
         it has been asked, an ``heir`` of the same tenant is believed to serve what the one did whose name or address it has."""
         for pool in self.pools:
-            before = pool.engine
-            if not in_its_way(one, self._configs[before.name]):
+            before, had = pool.engine, self._configs[pool.engine.name]
+            if not in_its_way(one, had):
                 continue
-            if heir and not one.models and not engine.discovered_models and one.tenant == self._configs[before.name].tenant:
+            if heir and not one.models and not engine.discovered_models and one.tenant == had.tenant:
                 engine.discovered_models = before.discovered_models or tuple(sorted(before.configured_models))
                 engine.facts = before.facts
             if before.name == one.name:
-                self.leaving.replace(pool, self._configs[one.name], self._origin(one.name))
+                self.leaving.replace(pool, had, self._origin(one.name))
                 self._succeeded.append(pool)
                 self._forget(pool, inflight=before.inflight)
         self._configs[one.name] = one
@@ -353,28 +350,20 @@ class Fleet:
         self.leaving.begins(pool)
 
     # --- the configuration is read again
-    def clashes(self, config: Config) -> list[str]:
-        """Why the engines of ``config`` cannot be, or not beside those that others have added; empty = they can. (A runner's
-        makes room: ``runners.RunnerDesk.follow``.)"""
-        names = {one.name for one in _written(config)}
-        added: dict[str, list[EngineConfig]] = {}
-        for name, one in self._added.items():
-            if name not in names and not self.leaves(name) and self._origin(name) != "runner":
-                added.setdefault(one.url, []).append(one)
-        here = [f"{one.name}: {HERE}" for one in _written(config) if self.own.leads_here(one.address)]
-        return here + [
-            f"the engine {other.name!r}, which was added while the gateway ran, has the address of {one.name!r}: remove it "
-            f"(DELETE /admin/engines/{other.name}), or give each of the two `models` of its own"
-            for one in _written(config)
-            for other in added.get(one.url, ())
-            if in_its_way(one, other)
-        ]
+    def clashes(self, config: Config, abandoned: Collection[str] = ()) -> list[str]:
+        """Why the engines of ``config`` cannot be, or not beside those that others have added; empty = they can. In no way are
+        those ``abandoned``, whose sources it names no more. (A runner's makes room: ``runners.RunnerDesk.follow``.)"""
+        written = written_in(config)
+        names = {*[one.name for one in written], *self.leaving.going(), *abandoned}
+        stay = [one for name, one in self._added.items() if name not in names and self._origin(name) != "runner"]
+        here = [f"{one.name}: {HERE}" for one in written if self.own.leads_here(one.address)]
+        return here + clashes(written, stay)
 
     async def prepare(self, config: Config) -> list[Pool]:
         """The engines that ``config`` has and are not here: nobody asks them anything before :meth:`follow`. They count as not
         well, as one that is added. Raises ConfigErrors where one cannot speak TLS as it says."""
         made: list[Pool] = []
-        written = {one.name: one for one in _written(config)}
+        written = {one.name: one for one in written_in(config)}
         added = [inherited(one, config) for one in self._added.values() if one.name not in written]
         for count, one in enumerate((*written.values(), *added), 1):
             if not self._is_there(one):
@@ -393,7 +382,7 @@ class Fleet:
         by its ``identity`` has what is under way at the one before go on to its end."""
         made = {pool.engine.name: pool for pool in prepared}
         there = {pool.engine.name: pool for pool in self.pools}
-        written = {one.name: one for one in _written(config)}
+        written = {one.name: one for one in written_in(config)}
         self._config = config
         for name, engine in self._added.items():
             if not self.leaves(name):
@@ -412,18 +401,22 @@ class Fleet:
             pools.append(new)
             self._log.info("engine added", engine=name)
             self.events.add("engine_added", name, self._origin(name))
-        for one in _written(config):
+        for one in written_in(config):
             self._added.pop(one.name, None)
             self._origins.pop(one.name, None)
         self.pools = (*pools, *there.values())
         for pool in made.values():  # (they came in between)
             self._closes(pool)
         self._watching.follow(config)
+        sources = has_sources(config)
         for name, pool in there.items():
+            leaves = name in self.leaving.named
             self.absent.forget(names_of(pool.engine))
-            if not pool.engine.inflight:
+            if sources and not leaves:
+                self.leaving.yielding.add(name)
+            elif not pool.engine.inflight:
                 self._drop(pool)
-            elif not self.leaves(name):
+            elif not leaves:
                 self._drains(pool)
                 self.leaving.begins(pool)
         self.publish()

@@ -1,13 +1,13 @@
 """Engines on their way out: each gets nothing new, and goes when nothing is under way there.
 
-    leaving ----> empty ----> gone
-       |                       ^
-       +---- its name is another's: out of the fleet at once ----+
+    yielding ----> leaving ----> empty ----> gone
+        |             |                       ^
+        +-------------+-- its name is another's: out of the fleet at once --+
 
-Owns who leaves, and the look that finds them empty. A name belongs to whoever stays: one that leaves gives its name up as soon
-as another wants it, and is out of the fleet then; what is under way there goes on to its end, and until then it is shown beside
-the one that has its name. Invariant: each of those has had a request under way at every look, so that they are never more than
-requests are. Must never: know what becomes of a name.
+Owns who leaves, and the look that finds them empty. One that yields serves still, until others have come. A name belongs to
+whoever stays: one that leaves gives its name up as soon as another wants it, and is out of the fleet then; what is under way
+there goes on to its end, and until then it is shown beside the one that has its name. Invariant: each of those has had a
+request under way at every look, so that they are never more than requests are. Must never: know what becomes of a name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOOK_S: Final = 0.05
 class Leaving:
     """See the head of this file. ``empty`` is called with each that has its name still, when nothing is under way there."""
 
-    __slots__ = ("_closed", "_empty", "_log", "_loop", "_replaced", "_timer", "named")
+    __slots__ = ("_closed", "_empty", "_log", "_loop", "_replaced", "_timer", "named", "yielding")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, log: EventLog, empty: Callable[[Pool], None]) -> None:
         self._loop = loop
@@ -38,11 +38,16 @@ class Leaving:
         self._empty = empty
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self.yielding: set[str] = set()  # those that serve until others have come
         self.named: dict[str, Pool] = {}  # those that have their names still
         self._replaced: list[Listed] = []
 
     def __len__(self) -> int:
         return len(self.named) + len(self._replaced)
+
+    def going(self) -> set[str]:
+        """The names of all that are about to go, and give them up to whoever wants them."""
+        return {*self.yielding, *self.named}
 
     def replaced(self) -> Sequence[Listed]:
         """Those whose names are others', and at which something is under way."""
@@ -50,16 +55,18 @@ class Leaving:
 
     def begins(self, pool: Pool) -> None:
         """It goes when nothing is under way there."""
+        self.yielding.discard(pool.engine.name)
         self.named[pool.engine.name] = pool
         self._look_again()
 
     def stays(self, name: str) -> bool:
-        """It does not go after all; False = it was not about to."""
+        """It does not go after all; False = it served all the while."""
+        self.yielding.discard(name)
         return self.named.pop(name, None) is not None
 
     def replace(self, pool: Pool, config: EngineConfig, origin: Origin) -> None:
         """Its name is another's."""
-        self.named.pop(pool.engine.name, None)
+        self.stays(pool.engine.name)
         self._replaced.append(Listed(pool, config, origin, True))
         self._look_again()
 
@@ -79,6 +86,7 @@ class Leaving:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.yielding.clear()
         self.named.clear()
         for one in self._replaced:
             one.pool.close(True)

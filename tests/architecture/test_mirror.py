@@ -190,6 +190,7 @@ ELSEWHERE: dict[str, str] = {
     "upstream/discovery/source": "e2e/test_discovery.py",
     "upstream/health": "e2e/test_cases_j_breaker.py",
     "upstream/identity": "upstream/test_leaving.py",
+    "upstream/named": "upstream/discovery/test_follower.py",
     "upstream/publishing": "upstream/test_fleet.py",
     "upstream/seats": "policy/routing/test_session.py",
     "upstream/standing": "policy/routing/test_strategies.py",

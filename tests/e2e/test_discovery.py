@@ -282,12 +282,19 @@ async def test_an_engine_that_becomes_another_serves_on_whatever_it_becomes(tmp_
                     await gw.until("it is gone", lambda names=names: [*map(name_of, gw.gateway.fleet.listed())] == names)
                 write({"url": third}, to=moved)
                 pool = gw.gateway.fleet.pools[0]
-                was = gw.gateway.config
-                after = replace(was, engines_file=str(moved), engines=())
-                await gw.gateway.follow(between(was, after))
-                moved_at = len(answers)
-                await gw.until("all have been answered since", lambda: len(answers) > moved_at + 16)
-                assert gw.gateway.fleet.pools == (pool,), "another file that says the same changes nothing"
+                written, named = EngineConfig(url=third), EngineConfig(url=third, name="own")
+                for entries, source, same in (
+                    ([], moved, True), ([written], "", True), ([], path, True), ([named], "", False), ([], moved, False),
+                ):  # fmt: skip
+                    write({"url": third}, to=path)
+                    was = gw.gateway.config
+                    after = replace(was, engines_file=str(source), engines=tuple(entries))
+                    await gw.gateway.follow(between(was, after))
+                    moved_at = len(answers)
+                    await gw.until("all have been answered since", lambda at=moved_at: len(answers) > at + 16)
+                    names = [one.name for one in entries] or [third.removeprefix("http://")]
+                    await gw.until("it is the only one", lambda names=names: named_there(gw) == names)
+                    assert (gw.gateway.fleet.pools == (pool,)) is same, "whoever else says the same of it changes nothing"
             assert all(whole(answer) for answer in answers), [answer for answer in answers if not whole(answer)][:1]
             assert {record["outcome"] for record in gw.records} == {"ok"}
 

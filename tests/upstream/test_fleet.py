@@ -41,6 +41,7 @@ class Told:
         self.tables = self.rooms = 0
         self.joined: list[str] = []
         self.left: list[str] = []
+        self.follower: Any = None  # where there is one
 
 
 @asynccontextmanager

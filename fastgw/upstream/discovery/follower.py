@@ -2,9 +2,10 @@
 
 Owns: which engines came from which source. A look that fails changes nothing; an engine leaves when its source has missed it
 in as many looks as the source asks for, and what is under way there goes on to its end. Whoever comes does so before others
-leave, and is asked how it is, so that somebody serves all the while, also where other settings name other sources. What the
-operator has done to one (drained, removed, another weight) holds as long as the source names it. Must never: touch an engine
-that somebody else has added.
+leave, and is asked how it is, so that somebody serves all the while, also where other settings name other sources, or leave to
+one an engine that they named themselves: those yield, until all sources have been looked at anew. What the operator has done to
+one (drained, removed, another weight) holds as long as the source names it. Must never: touch an engine that somebody else has
+added.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class _Followed:
         self.failing: list[str] = []  # why, as the log has it; none = it does not fail
         self.bad: set[str] = set()  # what it has said that is nobody's address, as the log has it
         self.found: Found | None = None  # what it has said last
-        self.looked = asyncio.Event()  # for the first time
+        self.looked = asyncio.Event()  # since it was asked for
         self.well_at = 0.0  # when it last did not fail
         self.task: asyncio.Task[None] | None = None
 
@@ -86,14 +87,13 @@ class _Followed:
 class Follower:
     """See the head of this file."""
 
-    __slots__ = ("_fleet", "_followed", "_handing", "_left", "_log", "_spawn")
+    __slots__ = ("_fleet", "_followed", "_handing", "_log", "_spawn")
 
     def __init__(self, fleet: Fleet, log: EventLog, spawn: Spawn) -> None:
         self._fleet = fleet
         self._log = log
         self._spawn = spawn
         self._followed: dict[str, _Followed] = {}
-        self._left: dict[str, Origin] = {}  # engines of sources that are none any more, which leave when others have come
         self._handing: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -107,13 +107,23 @@ class Follower:
                 for one in self._followed.values():
                     await one.looked.wait()
 
+    def abandoned(self, config: Config) -> set[str]:
+        """Engines that came from sources which ``config`` names no more."""
+        wanted = {one.key for one in sources_of(config)}
+        gone = [one for key, one in self._followed.items() if key not in wanted]
+        return {name for one in gone for name in one.engines if self._fleet.is_by(name, one.source.origin)}
+
     def follow(self, config: Config) -> None:
-        """Follow the sources of ``config`` from now on; what came from others leaves."""
+        """Follow the sources of ``config`` from now on; what came from others leaves, and what ``config`` names itself is no
+        source's."""
         wanted = {one.key: one for one in sources_of(config)}
         for key in [key for key in self._followed if key not in wanted]:
             gone = self._followed.pop(key)
             self._stop(gone)
-            self._left |= dict.fromkeys(gone.engines, gone.source.origin)
+            for engine in self._fleet.engines():
+                if engine.name in gone.engines and self._fleet.is_by(engine.name, gone.source.origin):
+                    self._fleet.absent.forget(names_of(engine))
+                    self._fleet.leaving.yielding.add(engine.name)
             self._fleet.absent.came(Who(ENGINE, key))
         for key, source in wanted.items():
             one = self._followed.get(key)
@@ -126,25 +136,24 @@ class Follower:
                 self._stop(one)  # it is asked for anew, and may have other settings
                 one.source = source
                 one.found = None
+                one.looked.clear()
+                one.engines = {name: engine for name, engine in one.engines.items() if not self._fleet.is_by(name, "config")}
             one.task = self._spawn(f"discovery: {key}", self._run(one))
-        if self._left:
+        if self._fleet.leaving.yielding:
             if self._handing is not None:
                 self._handing.cancel()
             self._handing = self._spawn("discovery: other sources", self._hand_over())
 
     async def _hand_over(self) -> None:
-        """Those of sources that are none any more leave, when others have said who is there."""
+        """Those that yield leave, when all sources have said who is there."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_S):
                 for one in list(self._followed.values()):
                     await one.looked.wait()
         await self._met({name for one in self._followed.values() for name in one.engines})
-        left, self._left, self._handing = self._left, {}, None
-        for name, origin in left.items():
-            engine = self._there(name, origin)
-            if engine is not None:
-                self._fleet.absent.forget(names_of(engine))
-                self._fleet.remove(name)
+        self._handing = None
+        while self._fleet.leaving.yielding:
+            self._fleet.remove(next(iter(self._fleet.leaving.yielding)))
             await asyncio.sleep(0)
 
     async def _met(self, names: Collection[str]) -> None:
@@ -249,7 +258,6 @@ class Follower:
         fleet = self._fleet
         moved = [name for name, before in one.engines.items() if name in wanted and not same(before, wanted[name])]
         leaving = {name for name in (*going, *moved) if fleet.is_by(name, one.source.origin)}
-        leaving |= {name for name, origin in self._left.items() if fleet.is_by(name, origin)}
         for name, engine in wanted.items():
             one.missed.pop(name, None)
             if name in one.engines:
@@ -279,7 +287,6 @@ class Follower:
             return
         one.refused.pop(name, None)
         one.engines[name] = engine
-        self._left.pop(name, None)
 
     def _stay(self, one: _Followed, name: str, engine: EngineConfig, leaving: Collection[str]) -> None:
         before = one.engines[name]

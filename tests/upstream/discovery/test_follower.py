@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,38 +17,43 @@ from fastgw.upstream.discovery import follower
 from fastgw.upstream.discovery.source import Found, LookFailed
 from fastgw.upstream.fleet import Fleet
 from fastgw.upstream.identity import Origin
+from fastgw.upstream.pool import Pool
 from tests.upstream.test_fleet import Told, engine, fleet
 
 
 class Said:
     """A source that says what a test does: engines, or why it says nothing. Time is the test's too."""
 
-    key = "dns a.example"
-    origin: Origin = "dns"
     misses = 2
     like: EngineConfig | None = None
 
-    def __init__(self, stale_s: float) -> None:
+    def __init__(self, stale_s: float, key: str = "dns a.example", origin: Origin = "dns") -> None:
+        self.key, self.origin = key, origin
         self.stale_s = stale_s
         self.says: list[EngineConfig] | str = []
         self.looks = 0
+        self.turns = 0  # of the loop that a look takes
         self.now = 1000.0
         self.forsake: Callable[[], None] = lambda: None  # it is no source any more
 
     async def look(self) -> Found:
         self.looks += 1
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
         if isinstance(self.says, str):
             raise LookFailed(self.says)
         return Found([self.says], 0.0)
 
 
 @asynccontextmanager
-async def following(said: Said, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Fleet, Told]]:
-    """A fleet that follows one source, which is looked at again and again."""
+async def following(
+    said: Said, monkeypatch: pytest.MonkeyPatch, sources: list[Said] | None = None
+) -> AsyncIterator[tuple[Fleet, Told]]:
+    """A fleet that follows one source, or those, which are looked at again and again."""
     for name in ("AGAIN_S", "ILL_S"):
         monkeypatch.setattr(follower, name, 0.0)
     monkeypatch.setattr(follower, "monotonic", lambda: said.now)
-    sources = [said]
+    sources = [said] if sources is None else sources
     monkeypatch.setattr(follower, "sources_of", lambda config: sources)
     tasks: list[asyncio.Task[None]] = []
 
@@ -57,7 +62,7 @@ async def following(said: Said, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         return tasks[-1]
 
     async with fleet() as (made, told):
-        follows = follower.Follower(made, NullLog(), spawn)
+        follows = told.follower = follower.Follower(made, NullLog(), spawn)
         follows.follow(Config())
 
         def forsake() -> None:
@@ -68,7 +73,8 @@ async def following(said: Said, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         yield made, told
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 @pytest.mark.parametrize("stale_s", [60.0, 0.0])
@@ -193,3 +199,69 @@ async def test_names_may_change_places_among_addresses_with_one_look(
             for pool in made.pools:
                 pool.engine.probed_at = 1.0
         assert {one.config.name: int(one.config.url[-1]) for one in made.listed() if not one.leaving} == after
+
+
+# Who names an engine: whether the settings do, and which sources there are, of which the last one does where they do not.
+PLACES: dict[str, tuple[bool, list[Origin]]] = {
+    "settings": (True, []), "file": (False, ["file"]), "name": (False, ["dns"]), "both": (False, ["file", "dns"]),
+    "settings and a file": (True, ["file"]),
+}  # fmt: skip
+BECOMES: dict[str, EngineConfig] = {
+    "as it is": engine(1), "another name": engine(1, "e9"), "another address": engine(2, "e1"), "another": engine(2),
+    "another kind": engine(1, kind="vllm"),
+}  # fmt: skip
+WAYS = [
+    ["settings", "file"], ["settings", "name"], ["settings", "both"], ["file", "settings"], ["name", "settings"],
+    ["file", "name"], ["both", "settings"], ["settings and a file", "file"], ["settings", "file", "settings"],
+    ["file", "settings and a file", "file"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("becomes", BECOMES)
+@pytest.mark.parametrize("way", WAYS, ids=" to ".join)
+async def test_whoever_comes_to_name_an_engine_its_model_has_one_all_the_while(
+    way: list[str], becomes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the only one that serves it. A file that goes on to name what the settings name has it when those do no more."""
+    monkeypatch.setattr(follower, "LOOK_S", 0.0)
+    known: dict[Origin, Said] = {"file": Said(0.0, "file a", "file"), "dns": Said(0.0)}
+    for said in known.values():
+        said.misses, said.turns = 1, 10
+    sources: list[Said] = []
+
+    def asked(pools: Sequence[Pool]) -> None:
+        for pool in pools:
+            pool.engine.healthy, pool.engine.probed_at, pool.engine.discovered_models = True, 1.0, ("m",)
+
+    async with following(known["file"], monkeypatch, sources) as (made, told), asyncio.timeout(5):
+        for step, place in enumerate(way, 1):
+            one = engine(1) if step < len(way) else BECOMES[becomes]
+            written, origins = PLACES[place]
+            sources[:] = [known[origin] for origin in origins]
+            if not written:
+                for source in sources:
+                    source.says = [one] if source is sources[-1] else []
+            config = Config(engines=[one] if written else [], engines_file="a" if sources else "", warm_connections=0)
+            assert not made.clashes(config, told.follower.abandoned(config))
+            come = await made.prepare(config)
+            asked(come)  # (as a gateway does, before others go)
+            made.follow(config, come)
+            told.follower.follow(config)
+            now = ("config" if written else origins[-1], one.url, one.name, False)
+            turns = 0
+            while [(it.origin, it.config.url, it.config.name, it.leaving) for it in made.listed()] != [now]:
+                group = made.table.group("m")
+                engines = [pool.engine for pool in group.pools] if group is not None else []
+                served = any(one.usable() or one.last_resort() for one in engines)
+                assert served or step == 1, f"nobody serves it, {turns} turns after the step to {place}"
+                await asyncio.sleep(0)
+                turns += 1
+                if turns % 20 == 0:
+                    asked(made.pools)
+                    made.publish()
+            asked(made.pools)
+            made.publish()
+            for source in sources:
+                looks = source.looks
+                while source.looks < looks + 2:  # noqa: ASYNC110 - a plain field of the source
+                    await asyncio.sleep(0)
