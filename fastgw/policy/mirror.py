@@ -132,7 +132,7 @@ class Mirroring(Filter):
 
 def _to_spare(engine: Engine) -> bool:
     """Whether it has more than one place that is free: the last is its own clients'."""
-    return not engine.slots or engine.inflight + 1 < engine.slots
+    return not engine.slots or engine.under_way() + 1 < engine.slots
 
 
 def _copied(core: GatewayCore, exchange: Exchange, engine: Engine, model: str) -> bytes:

@@ -41,7 +41,7 @@ from fastgw.upstream.absent import Absent, names_of
 from fastgw.upstream.chronicle import Chronicle
 from fastgw.upstream.identity import EngineExists, FleetError, LeadsHere, Listed, Origin, UnknownEngine, in_its_way, same
 from fastgw.upstream.kinds.kind import ANY
-from fastgw.upstream.leaving import Leaving
+from fastgw.upstream.leaving import Leaving, joined
 from fastgw.upstream.named import clashes, has_sources, written_in
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.publishing import Publishing
@@ -242,10 +242,12 @@ class Fleet:
     def _succeeds(self, engine: Engine, one: EngineConfig, *, heir: bool = True) -> None:
         """It has its name from now on. Whoever had that is there no longer, and serves until there is a table without it; until
         it has been asked, an ``heir`` of the same tenant is believed to serve what the one did whose name or address it has."""
+        self.leaving.followed(engine, one)
         for pool in self.pools:
             before, had = pool.engine, self._configs[pool.engine.name]
             if not in_its_way(one, had):
                 continue
+            joined(engine, one, before, had)
             if heir and not one.models and not engine.discovered_models and one.tenant == had.tenant:
                 engine.discovered_models = before.discovered_models or tuple(sorted(before.configured_models))
                 engine.facts = before.facts
@@ -475,6 +477,7 @@ class Fleet:
         self._added.pop(name, None)
         self._origins.pop(name, None)
         self._closes(pool)
+        pool.engine.parts()
         self._forget(pool)
 
     def _closes(self, pool: Pool) -> None:

@@ -58,3 +58,11 @@ def in_its_way(one: EngineConfig, other: EngineConfig) -> str:
     if engines_clash(one, other):
         return f"The engine {other.name!r} has this address: remove it first, or give each of the two `models` of its own."
     return ""
+
+
+def follows(one: EngineConfig, other: EngineConfig) -> bool:
+    """Whether it takes the place of ``other`` on the same machine (or the same rank of it), however each is spoken with."""
+    here, there = one.address, other.address
+    if (here.host, here.port, here.unix_path, one.rank) != (there.host, there.port, there.unix_path, other.rank):
+        return False
+    return here.base.removesuffix("/v1") == there.base.removesuffix("/v1") and bool(in_its_way(one, other))

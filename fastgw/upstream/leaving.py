@@ -18,13 +18,20 @@ from typing import TYPE_CHECKING, Final
 
 from fastgw.config import EngineConfig
 from fastgw.stats import EventLog
-from fastgw.upstream.identity import Listed, Origin
+from fastgw.upstream.identity import Listed, Origin, follows
+from fastgw.upstream.target import Engine
 
 if TYPE_CHECKING:
     from fastgw.upstream.pool import Pool
 
 LOOK_S: Final = 0.05
 """How often one that leaves is looked at: the data plane has no event for "the last one ended", and pays for none."""
+
+
+def joined(engine: Engine, one: EngineConfig, before: Engine, had: EngineConfig) -> None:
+    """``engine``, which is as ``one`` says, comes where ``before`` is, as it ``had``: a machine's slots are for both."""
+    if follows(one, had):
+        engine.joins(before)
 
 
 class Leaving:
@@ -70,6 +77,11 @@ class Leaving:
         self._replaced.append(Listed(pool, config, origin, True))
         self._look_again()
 
+    def followed(self, engine: Engine, one: EngineConfig) -> None:
+        """``engine``, which is as ``one`` says, takes the place of some of those whose names are others' already."""
+        for before in self.replaced():
+            joined(engine, one, before.pool.engine, before.config)
+
     def had(self, name: str) -> bool:
         """Whether something is under way at one that had that name before another did."""
         return any(one.pool.engine.name == name for one in self._replaced)
@@ -102,6 +114,7 @@ class Leaving:
             self._empty(pool)
         for one in self._replaced:
             if not one.pool.engine.inflight:
+                one.pool.engine.parts()
                 self._log.info("replaced engine is empty", engine=one.pool.engine.name, url=one.config.url)
         self._replaced = list(self.replaced())
         self._look_again()

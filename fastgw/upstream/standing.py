@@ -33,8 +33,8 @@ def obstacle(engine: Engine) -> str:
         return "is behind a connection that has broken, and waited for"
     if engine.healthy is False:
         return "is not well"
-    if engine.slots and engine.inflight >= engine.slots:
-        return f"is full: {engine.inflight} requests under way, and {engine.slots} is what it takes"
+    if engine.slots and engine.under_way() >= engine.slots:
+        return f"is full: {engine.under_way()} requests under way, and {engine.slots} is what it takes"
     if engine.breaker.state != CLOSED and engine.breaker.wait_s(now) > 0.0:
         return "has an open breaker"
     if engine.rests_until > now:

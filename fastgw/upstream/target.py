@@ -38,6 +38,7 @@ class Engine:
         "api_key_line",
         "away",
         "base",
+        "beside",
         "breaker",
         "cancel",
         "configured_cancel",
@@ -144,6 +145,7 @@ class Engine:
         self.failures = 0
         self.probed_at = 0.0
         self.inflight = 0
+        self.beside: tuple[Engine, ...] = ()  # that ends what it has on the same machine, or whose place it takes there
         self.queued = 0  # requests that wait in it, as it says itself, and are not under way here
         self.crowded = False  # more wait in it, by its own figures, than it needs at hand
         self.gauges: Gauges | None = None  # what it says of its load, where it is asked (the scheduler)
@@ -210,7 +212,7 @@ class Engine:
 
     def usable(self) -> bool:
         """Whether a request may go there now: it is well, its breaker lets one through, and it has room."""
-        if self.healthy is False or (self.slots and self.inflight >= self.slots):
+        if self.healthy is False or (self.slots and self.under_way() >= self.slots):
             return False
         return self.permitted() and (not self.held or self.let_go())
 
@@ -218,7 +220,7 @@ class Engine:
         """Whether it may be tried although it is not well, or held back, because nobody else is left."""
         if self.away or not (self.healthy is False or self.held):
             return False
-        return not (self.slots and self.inflight >= self.slots) and self.permitted()
+        return not (self.slots and self.under_way() >= self.slots) and self.permitted()
 
     def let_go(self) -> bool:
         """Whether one that is held back may have a request more."""
@@ -229,6 +231,25 @@ class Engine:
             self.ejected_until = self.rests_until = 0.0
             self.held = self.ramp > 0
         return not self.ramp or self.inflight < self.ramp
+
+    def under_way(self) -> int:
+        """Requests that its machine has from here: its own, and those of whoever leaves there, or comes in its place."""
+        count = self.inflight
+        for other in self.beside:
+            count += other.inflight
+        return count
+
+    def joins(self, other: Engine) -> None:
+        """It takes the place of ``other``, which ends what it has, on the same machine: its slots are for both."""
+        if other not in self.beside:
+            self.beside = (*self.beside, other)
+            other.beside = (*other.beside, self)
+
+    def parts(self) -> None:
+        """It has gone, and has nothing under way any more."""
+        for other in self.beside:
+            other.beside = tuple([one for one in other.beside if one is not self])
+        self.beside = ()
 
     def permitted(self) -> bool:
         """Whether its breaker and the operator let a request through."""
@@ -279,7 +300,7 @@ class Engine:
 
     def full(self) -> bool:
         """Whether only room is missing: others leave, or it is back, and then a request may go there."""
-        return (self.away or (0 < self.slots <= self.inflight and self.healthy is not False)) and self.permitted()
+        return (self.away or (0 < self.slots <= self.under_way() and self.healthy is not False)) and self.permitted()
 
     def _literal(self) -> tuple[Address, ...]:
         """The address when no look-up is needed."""

@@ -10,7 +10,7 @@ cdef int CLOSED, NO, OPEN
 @cython.final
 cdef class Engine:
     cdef public dict aliases
-    cdef public tuple addresses, discovered_models, gpus, probe_paths, words
+    cdef public tuple addresses, beside, discovered_models, gpus, probe_paths, words
     cdef public long long answered_total, ejections_total, failures, failures_total, inflight, truncations_total
     cdef public bytes api_key_line, base, head_block, label
     cdef public bint away, cancel, crowded, disowned, draining, fleeting, h2, held, literal, tunnelled
@@ -28,6 +28,11 @@ cdef class Engine:
 
     cpdef become(self, Kind kind)
     cpdef bint usable(self) except -1
+    @cython.locals(count=Py_ssize_t, other=Engine)
+    cpdef Py_ssize_t under_way(self) except -1
+    cpdef joins(self, Engine other)
+    @cython.locals(other=Engine)
+    cpdef parts(self)
     cpdef bint permitted(self) except -1
     cpdef bint last_resort(self) except -1
     cpdef bint let_go(self) except -1

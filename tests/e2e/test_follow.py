@@ -146,6 +146,24 @@ async def test_engines_come_and_go_and_streams_go_on() -> None:
         await gw.idle()
 
 
+@pytest.mark.parametrize("becomes", [{"name": "other"}, {"kind": "vllm"}], ids=["name", "kind"])
+async def test_an_engine_that_becomes_another_has_no_more_at_once_than_one_may(becomes: dict[str, str]) -> None:
+    async with Gate() as gate:
+        engines = [[EngineConfig(**{"url": gate.url, "name": "e", "max_concurrent": 1, **it})] for it in ({}, becomes)]
+        async with gateway(engines=engines[0], queue_timeout_s=5.0) as gw, asking(gw) as ask_:
+            first = await ask_(tagged("a"))
+            await gate.has("a")
+            await gw.gateway.follow(settings(engines=engines[1], queue_timeout_s=5.0))
+            second = await ask_(tagged("b"))
+            await gw.until("it waits", lambda: gw.stats.queue_waiting_open == 1)
+            gate.finish()
+            assert (await first.answer()).status == 200
+            await gate.has("b")
+            gate.finish()
+            assert (await second.answer()).status == 200
+            assert gate.peak == 1
+
+
 async def test_an_engine_that_is_not_named_any_more_drains_and_goes() -> None:
     async with Gate() as one, Gate(auto_s=0.0) as two, gateway(one.url, two.url) as gw, asking(gw) as ask_:
         held = await ask_(tagged("a"))

@@ -24,13 +24,14 @@ OTHERS = [{"url": "http://127.0.0.1:2"}, {"kind": "vllm"}, {"name": "other"}]
 @pytest.mark.parametrize("way", ["follow", "added", "instead"])
 async def test_who_leaves_is_in_nobodys_way_and_ends_what_it_has(way: str, other: dict[str, Any]) -> None:
     """The new one has all that comes from the same moment on, by whichever way it comes."""
-    async with fleet(*([engine(1)] if way == "follow" else [])) as (made, told):
+    bound = engine(1, max_concurrent=2)
+    async with fleet(*([bound] if way == "follow" else [])) as (made, told):
         if way != "follow":
-            made.add(engine(1), "file")
+            made.add(bound, "file")
         old = made.find("e1")
         old.engine.discovered_models, old.engine.inflight = ("m",), 1
         made.publish()
-        one = EngineConfig(**{"url": "http://127.0.0.1:1", "name": "e1", **other})
+        one = EngineConfig(**{"url": "http://127.0.0.1:1", "name": "e1", "max_concurrent": 2, **other})
         if way == "follow":
             config = Config(engines=[one], warm_connections=0)
             made.follow(config, await made.prepare(config))
@@ -50,10 +51,30 @@ async def test_who_leaves_is_in_nobodys_way_and_ends_what_it_has(way: str, other
         happened = [(one.what, one.engine) for one in made.events.since(0)[0] if one.what in ("engine_added", "engine_removed")]
         if one.name == "e1":
             assert happened[-2:] == [("engine_removed", "e1"), ("engine_added", "e1")], "a name has one engine at a time"
+        new.engine.inflight, new.engine.healthy = 1, True
+        assert new.engine.usable() is ("url" in other), "a machine has no more under way than one engine may"
+        assert new.engine.full() is ("url" not in other)
         old.engine.inflight = 0
+        assert new.engine.usable(), "and what one gives up is the other's at once"
         await asyncio.sleep(3 * LOOK_S)
         assert [one.pool for one in made.listed()] == [new]
+        assert (old.engine.beside, new.engine.beside) == ((), ())
         assert told.left == ["e1"]
+
+
+async def test_engines_that_change_places_share_with_who_was_there_and_others_at_an_address_do_not() -> None:
+    config = Config(engines=[engine(2, "e1", max_concurrent=2), engine(1, "e2", max_concurrent=2)], warm_connections=0)
+    apart = engine(1, "apart", max_concurrent=2, models=("other",))
+    for others in ([], [apart]):
+        settled = [engine(1, max_concurrent=2, models=("m",) if others else ()), engine(2, max_concurrent=2), *others]
+        async with fleet(*settled) as (made, _):
+            for pool, count in zip(made.pools, (1, 2, 2), strict=False):
+                pool.engine.inflight = count
+            if others:
+                assert [pool.engine.full() for pool in made.pools] == [False, True, True]
+                continue
+            made.follow(config, await made.prepare(config))
+            assert [(pool.engine.name, pool.engine.under_way()) for pool in made.pools] == [("e1", 2), ("e2", 1)]
 
 
 async def test_one_that_leaves_and_is_named_again_stays_as_it_is_named_then() -> None:
