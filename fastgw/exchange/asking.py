@@ -103,7 +103,8 @@ def takes(pool: Pool) -> bool:
 
 
 def hear(exchange: ExchangeState, group: Group) -> None:
-    """Its caller asks for one of ``group``: breakers there that one other has opened, alone, close."""
+    """Its caller asks for one of ``group``: breakers there that one other has opened, alone, close. (Whoever
+    chooses between groups has him heard by all of them first: who is let go by others' word is nobody's choice.)"""
     caller = caller_of(exchange)
     for pool in exchange.gateway.doubted:
         if pool in group.pools and pool.engine.breaker.hears(caller):
@@ -146,6 +147,8 @@ def _group(exchange: ExchangeState) -> Group:
         exchange.group = serving
     group = exchange.group
     assert group is not None
+    if gateway.doubted:
+        hear(exchange, group)
     return group
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from fastgw.exchange.asking import hear
 from fastgw.exchange.exchange import Exchange
 from fastgw.limits.account import Account
 from fastgw.upstream.deployments import Asker, Deployed
@@ -38,6 +39,7 @@ def placed(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None
     if deployed is None:
         return table.group(model)
     asker = asker_of(exchange)
+    _heard(exchange, deployed, model, asker)
     if not exchange.substitute:
         other = deployed.stands_for(model, asker)
         if other:
@@ -50,6 +52,13 @@ def placed(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None
     return deployed.group(model, asker)
 
 
+def _heard(exchange: Exchange, deployed: Deployed, name: str, asker: Asker) -> None:
+    """All that ``name`` may come to hear that he asks, before one of them is chosen by who may be asked."""
+    if exchange.gateway.doubted:
+        for _, group in deployed.engines(name, asker):
+            hear(exchange, group)
+
+
 def group_for(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None:
     """The engines for ``exchange`` where it goes to ``model`` in place of its own; None = nobody is known to serve that."""
     deployed: Deployed | None = table.deployed
@@ -57,6 +66,7 @@ def group_for(table: UpstreamTable, exchange: Exchange, model: str) -> Group | N
         return table.group(model)
     asker = asker_of(exchange)
     asker.tried = ()
+    _heard(exchange, deployed, model, asker)
     before = exchange.substitute
     exchange.substitute = model  # (what is needed depends on it)
     found = deployed.group(model, asker)

@@ -309,6 +309,40 @@ def test_where_one_caller_spares_an_engine_no_other_waits_for_another() -> None:
         held.leaves()
 
 
+def test_who_has_lost_his_engine_goes_to_one_that_another_has_spared_meanwhile() -> None:
+    two = {name: {"models": ("m",), "max_concurrent": 1} for name in "ab"}
+    settings: dict[str, Any] = {"policy": "ordered", "cb_failure_threshold": 2, "retry_fresh": True, "max_retries": 1}
+    with deployed(two, plays={"a": None, "b": poisoned(POISONS["500"])}, **settings) as row:
+        client = row.talk.client("127.0.0.2").says(asking(CHAT))
+        assert [row.ask(POISON).status for _ in range(2)] == [500, 500]
+        row.engines["a"].last.closes("reset")
+        row.talk.passes(1.0)
+        assert client.sees(200)
+
+
+PARTS = {
+    "of a class": ({"a": {"models": ("m",)}, "b": {"models": ("n",)}}, RouteConfig(model="c", models=["m", "n"])),
+    "of versions": (
+        {"a": {"models": ("c",), "version": "1"}, "b": {"models": ("c",), "version": "2"}},
+        RouteConfig(model="c", versions={"1": 1, "2": 1}, sticky=True),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_where_one_caller_spares_an_engine_no_other_is_given_another_part(parts: str) -> None:
+    engines, route = PARTS[parts]
+    poison, fine = (data.replace(b'"m"', b'"c"') for data in (POISON, asking(CHAT)))
+    with deployed(engines, route, plays={"a": poisoned(POISONS["500"])}, cb_failure_threshold=2) as row:
+        others = [ip for ip in (f"127.0.0.{at}" for at in range(2, 20)) if row.goes_to(fine, ip) == "a"]
+        assert len(others) > 2
+        for ip in others[1:]:
+            for _ in range(2):
+                row.ask(poison, others[0])
+            assert row.goes_to(fine, others[0]) == "b"
+            assert row.goes_to(fine, ip) == "a"
+
+
 @pytest.mark.parametrize("path", ["/v1/audio/speech", CHAT])
 @pytest.mark.parametrize("kind", [b"audio/mpeg", b"text/plain", b"text/event-stream\r\ncontent-encoding: gzip"])
 def test_what_is_broken_right_behind_its_head_costs_nothing(path: str, kind: bytes) -> None:
