@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from fastgw.accel.figures import EMPTY_WORDS
 from fastgw.accel.usage import UsageScanner
 
 # A delta with something in it. Escaped quotes keep these bytes from occurring inside a JSON string, and no line end is in
@@ -42,17 +43,23 @@ SPEAKS: Final = re.compile(rb'"(?:[^"\\]*\.delta|content_block_delta)"|[^"].*', 
 FAILURES: Final = ("error", "response.failed")
 """The kinds of event that tell of one, whether or not they are called by their names in a line of their own."""
 _FAILURES: Final = frozenset(b'"%b"' % kind.encode() for kind in FAILURES)
+NO_ERROR: Final = re.compile(rb'""|\[\s*\]|\{\s*\}|%b' % b"|".join(sorted(EMPTY_WORDS))).fullmatch
+"""What ``error`` holds where there is none: some engines say it in every event."""
 SHORTEST: Final = len(b'{"text":"a')  # of what says anything
+_ERROR_FIELD: Final = re.compile(rb"(?m)^error:").sub
 _ERROR_NAME: Final = re.compile(rb"(?:\A|\n)event: *error *(?:\n|\Z)").search
 
 
 def read(event: bytes) -> tuple[bytes | None, bool]:
-    """The data of an event's lines (None = it has none), and whether its name is ``error``."""
+    """The data of an event's lines (None = it has none), and whether its name is ``error``. (A field ``error`` is both: of
+    llama.cpp's, which has no other for one.)"""
     if b"\r" in event:
         event = event.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if event.startswith(b"data:") and event.endswith(b"\n") and event.find(b"\n") >= len(event) - 2:
         # One line of data, which nearly every event is.
         return event[6 if event[5:6] == b" " else 5 :].rstrip(b"\n"), False
+    if b"error:" in event:
+        event = _ERROR_FIELD(b"event: error\ndata:", event)
     if b"data" not in event:
         return None, b"error" in event and _ERROR_NAME(event) is not None
     lines = event.rstrip(b"\n")
@@ -110,7 +117,7 @@ def tokens_in(data: bytes) -> int:
 
 def says_it_failed(event: _Event) -> bool:
     """Whether it says that the engine has failed: with an error, or by what kind of event it is."""
-    return bytes(event.error) != b"null" or bytes(event.type) in _FAILURES
+    return NO_ERROR(bytes(event.error)) is None or bytes(event.type) in _FAILURES
 
 
 def is_json(data: bytes | None) -> bool:

@@ -33,25 +33,40 @@ WORD_BYTES: Final = 64  # of each text in it
 MOST_NAMES: Final = 64  # that are in the table, or could be by an escape, are looked at; an honest answer has twenty
 
 
+# What a member tells that is no count, unless it is empty: that there was an error, of which type, or that there is an answer.
+FAILED, FAILED_SO, ANSWERED = range(1, 4)
+
+
 class Member(NamedTuple):
-    """A member that says something: where it stands, its name, and either the count that it is, or what it opens."""
+    """A member that says something: where it stands, its name, and the count that it is, what it opens, or what it tells."""
 
     where: int
     name: bytes
     slot: int = -1
     opens: int = -1
     place: int = -1  # whose counts are in what it opens; -1 = as around it
+    tells: int = 0  # as one of these
 
 
 MEMBERS: Final = (
     Member(ANSWER, b"usage", opens=USAGE, place=OWN),
     Member(ANSWER, b"timings", opens=TIMINGS, place=TIMED),
-    Member(ANSWER, b"response", opens=WRAPPED, place=RESPONSE),
+    Member(ANSWER, b"response", opens=WRAPPED, place=RESPONSE, tells=ANSWERED),  # (an object is an event's)
     Member(ANSWER, b"message", opens=WRAPPED, place=MESSAGE),
     Member(ANSWER, b"meta", opens=META),
-    Member(ANSWER, b"error"),  # what this says is that there was one
+    Member(ANSWER, b"error", tells=FAILED),
+    Member(ANSWER, b"error_type", tells=FAILED_SO),  # TGI
+    Member(ANSWER, b"choices", tells=ANSWERED),
+    Member(ANSWER, b"content", tells=ANSWERED),
+    Member(ANSWER, b"data", tells=ANSWERED),
+    Member(ANSWER, b"generated_text", tells=ANSWERED),
+    Member(ANSWER, b"meta_info", tells=ANSWERED),
+    Member(ANSWER, b"output", tells=ANSWERED),
+    Member(ANSWER, b"results", tells=ANSWERED),
+    Member(ANSWER, b"segments", tells=ANSWERED),
+    Member(ANSWER, b"text", tells=ANSWERED),
     Member(WRAPPED, b"usage", opens=USAGE),
-    Member(WRAPPED, b"error"),  # and this, that the response which an event repeats has failed
+    Member(WRAPPED, b"error", tells=FAILED),  # the response that an event repeats has failed
     Member(META, b"tokens", opens=USAGE, place=TOKENS),
     Member(META, b"billed_units", opens=USAGE, place=BILLED),
     Member(USAGE, b"prompt_tokens", PROMPT),
@@ -77,6 +92,12 @@ MEMBERS: Final = (
     Member(TIMINGS, b"predicted_n", OUTPUT),
 )
 """(A count in parts is that of the member which they are: they say which part it is, and that which count.)"""
+
+ANSWERS: Final = frozenset(one.name.decode() for one in MEMBERS if one.tells == ANSWERED)
+"""What there is of an answer, in whatever API."""
+
+EMPTY_WORDS: Final = frozenset((b"null", b"false", b"0"))
+"""Values that tell of nothing, beside texts, lists and objects with nothing in them: engines write them for no error."""
 
 TOKENS_PER_SECOND: Final = 10
 """Of audio, where an engine tells its length alone: an estimate."""

@@ -27,10 +27,10 @@ _EVENT_END: Final = re.compile(
 _BLANK: Final = re.compile(rb"[\r\n]+").match
 _LINE: Final = re.compile(rb"[^\r\n]*+[\r\n]*+").match
 # Whole events without data or a name: comments and the like, of which many may come.
-_DULL: Final = re.compile(rb"(?>(?>(?!data[:\r\n]|event:)[^\r\n]++(?>\r\n|\n|\r))++(?>\r\n|\n|\r)++)++").match
-# Seen in an unfinished event, these say that it is not the extra usage chunk: choices that are not empty, or an error.
+_DULL: Final = re.compile(rb"(?>(?>(?!data[:\r\n]|event:|error:)[^\r\n]++(?>\r\n|\n|\r))++(?>\r\n|\n|\r)++)++").match
+# Seen in an unfinished event, these say that it is not the extra usage chunk: choices or an error that are not empty.
 _RELEASE: Final = re.compile(
-    rb'"choices"\s{0,8}:\s{0,8}\[\s{0,8}[^\s\]]|"error"\s{0,8}:\s{0,8}[^\sn]'
+    rb'"choices"\s{0,8}:\s{0,8}\[\s{0,8}[^\s\]]|"error"\s{0,8}:\s{0,8}(?:[^\snf0"\[{]|"[^"]|[\[{]\s{0,8}[^\s\]}])'
 ).search
 _RELEASE_OVERLAP: Final = 40
 

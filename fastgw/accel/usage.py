@@ -15,8 +15,12 @@ from typing import Final
 from fastgw.accel.brackets import NOT_STRUCTURE, TO_SQUARE, heights
 from fastgw.accel.figures import (
     ANSWER,
+    ANSWERED,
     COUNTS,
     DIGITS,
+    EMPTY_WORDS,
+    FAILED,
+    FAILED_SO,
     MAX_DEPTH,
     MEMBERS,
     MOST_NAMES,
@@ -28,7 +32,6 @@ from fastgw.accel.figures import (
     SECONDS,
     TIMED,
     USAGE,
-    WRAPPED,
     Member,
     meaning,
 )
@@ -36,14 +39,13 @@ from fastgw.accel.plain_usage import of_event, plainly
 from fastgw.accel.words import Words
 
 # What comes next: between the members that matter, and in what is skipped.
-_START, _FIRST, _KEY, _NAME, _COLON, _VALUE, _SCALAR, _LONG, _STRING, _AFTER, _SKIP, _SKIP_STRING, _OVER = range(13)
+_START, _FIRST, _KEY, _NAME, _COLON, _VALUE, _SCALAR, _LONG, _STRING, _AFTER, _SKIP, _SKIP_STRING, _OVER, _OPENED = range(14)
 _IN_TEXT: Final = (_STRING, _SKIP_STRING, _NAME)
 _IN_WORD: Final = (_SCALAR, _LONG)
 _BEFORE_NAME: Final = (_FIRST, _KEY)
 _BEFORE_END: Final = (_AFTER, _FIRST)
 
 _KNOWN: Final = [{one.name: one for one in MEMBERS if one.where == where} for where in range(max(MEMBERS)[0] + 1)]
-_ERRORS: Final = frozenset(id(_KNOWN[where][b"error"]) for where in (ANSWER, WRAPPED))
 _BLANKS: Final = b" \t\r\n"
 _BLANK: Final = re.compile(rb"[ \t\r\n]*+").match
 _TEXT: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL).match
@@ -89,10 +91,11 @@ def _number(word: bytes, count: int) -> int:
 
 
 class UsageScanner:
-    """One per answer, or event. ``error``: it has a top-level member ``error`` that is not null. ``whole``: it has been an
-    object from its beginning to its end, and nothing has come behind it."""
+    """One per answer, or event. ``error``: it has a top-level member ``error`` that is not empty; ``answers``: or one that is
+    of an answer. ``whole``: it has been an object from its beginning to its end, and nothing has come behind it."""
 
     __slots__ = (
+        "_closes",
         "_counts",
         "_depth",
         "_member",
@@ -103,6 +106,7 @@ class UsageScanner:
         "_stack",
         "_tried",
         "_words",
+        "answers",
         "error",
         "whole",
     )
@@ -118,7 +122,9 @@ class UsageScanner:
         self._counts: list[int] = []
         self._places: list[list[int] | None] = [None] * PLACES
         self._words: Words | None = None  # of the first error, where it has any
+        self._closes = 0  # the byte with which a value ends of whose next one it depends whether it is empty
         self.error = False
+        self.answers = False
         self.whole = False
 
     def feed(self, data: bytes) -> None:
@@ -132,8 +138,8 @@ class UsageScanner:
         end = len(data)
         while at < end:
             phase = self._phase
-            if phase == _SKIP:
-                at = self._skip(data, at)
+            if phase == _SKIP or phase == _OPENED:
+                at = self._skip(data, at) if phase == _SKIP else self._opened(data, at)
                 continue
             if phase in _IN_TEXT:
                 at = _TEXT(data, at).end()  # type: ignore[union-attr]
@@ -153,7 +159,7 @@ class UsageScanner:
                 if phase == _LONG or stop - at > NUMBER_BYTES:
                     self._phase = _AFTER if stop < end else _LONG
                     at = stop
-                    self.error = self.error or (phase == _SCALAR and id(self._member) in _ERRORS)
+                    self._tells(b"")
                     continue
                 if stop == end:
                     self._rest = data[at:]
@@ -172,7 +178,7 @@ class UsageScanner:
                     return
                 c = data[at]
             if phase == _VALUE:
-                at = self._begins(data, c, at)
+                at = self._value(c, at)
             elif c == 34 and phase in _BEFORE_NAME:
                 at = self._name(data, at)
             elif c == 58 and phase == _COLON:
@@ -192,14 +198,29 @@ class UsageScanner:
                 self._phase = _OVER
                 return
 
-    def _begins(self, data: bytes, c: int, at: int) -> int:
-        """A value begins with ``c``: where to go on. Where it is the first error, its words are kept from here on."""
-        begins, failed = at, self.error
-        at = self._value(c, at)
-        if self.error and not failed:
-            self._words = Words()
-            self._words.feed(data[begins:])
+    def _opened(self, data: bytes, at: int) -> int:
+        """The next byte of a value that tells something says whether it is empty; where to go on, with this byte."""
+        text = self._closes == 34
+        if not text:
+            at = _BLANK(data, at).end()  # type: ignore[union-attr]
+        if at < len(data):
+            if data[at] != self._closes:
+                self._tells(b'"' if text else b"[" if self._closes == 93 else b"{", data[at:])
+            self._phase = _STRING if text else _SKIP
         return at
+
+    def _tells(self, begins: bytes, rest: bytes = b"") -> None:
+        """The value is not empty, and ``begins`` so (none: it is no text, list or object): an error's words are kept."""
+        member = self._member
+        tells = 0 if member is None else member.tells
+        if tells == ANSWERED and begins:
+            self.answers = True
+        if tells == FAILED_SO or (tells == FAILED and not self.error):
+            if begins:
+                self._words = self._words or Words()
+                self._words.begin(member.name)  # type: ignore[union-attr]
+                self._words.feed(begins + rest)
+            self.error = self.error or tells == FAILED
 
     def _name(self, data: bytes, at: int) -> int:
         """A name begins, whose opening quote is at ``at``: take it, or as many members as say nothing; where to go on."""
@@ -286,9 +307,7 @@ class UsageScanner:
     def _value(self, c: int, at: int) -> int:
         """A value begins with ``c``; where to go on."""
         member = self._member
-        if c == 34:
-            self._phase = _STRING
-        elif c == 123 and member is not None and member.opens >= 0:
+        if c == 123 and member is not None and member.opens >= 0:
             _, place, _ = self._stack[-1]
             if member.place >= 0:
                 place = member.place
@@ -296,22 +315,27 @@ class UsageScanner:
                 self._counts = list(_NOTHING)
             self._stack.append((member.opens, place, member.slot))
             self._phase = _FIRST
+            return at + 1
+        if c == 34:
+            self._phase = _STRING
         elif c == 123 or c == 91:
             self._phase = _SKIP
             self._depth = 1
         else:
             self._phase = _SCALAR
             return at
-        if id(member) in _ERRORS:
-            self.error = True
+        if member is not None and member.tells:
+            self._closes = 34 if c == 34 else c + 2
+            self._phase = _OPENED
         return at + 1
 
     def _scalar(self, word: bytes) -> None:
         member = self._member
         if member is None:
             return
-        if id(member) in _ERRORS:
-            self.error = self.error or word != b"null"
+        if member.tells:
+            if word not in EMPTY_WORDS:
+                self._tells(b"")
             return
         count = member.slot if member.opens < 0 else -1
         if count < 0 and member.opens < 0:
@@ -346,7 +370,7 @@ class UsageScanner:
 
     def failure(self) -> bytes:
         """What the error says, as far as that is kept: an object with an ``error``, or nothing."""
-        return self._words.said() if self._words is not None else b""
+        return self._words.said() if self._words is not None and self.error else b""
 
     def says(self, place: int) -> bool:
         """Whether tokens are told there."""

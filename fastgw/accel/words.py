@@ -10,18 +10,26 @@ from fastgw.accel.figures import WORD_BYTES, WORDS_BYTES
 
 
 class Words:
-    """One per error. ``over``: no more of it is wanted."""
+    """One per answer, for its members that tell of an error, one after the other. ``over``: no more of this one is wanted."""
 
-    __slots__ = ("_depth", "_escaped", "_kept", "_length", "_text", "_whole", "over")
+    __slots__ = ("_depth", "_escaped", "_full", "_kept", "_length", "_text", "over")
 
     def __init__(self) -> None:
         self._kept = bytearray()
+        self._full = False  # there was more than is kept
         self._depth = 0
         self._text = False  # we are in one
         self._escaped = False  # behind a backslash
         self._length = 0  # of that text
-        self._whole = False
-        self.over = False
+        self.over = True
+
+    def begin(self, name: bytes) -> None:
+        """The value of the member ``name`` follows."""
+        self._depth = 0
+        self._text = self._escaped = False
+        self.over = self._full
+        for c in b'%b"%b":' % (b"," if self._kept else b"{", name):
+            self._keep(c)
 
     def feed(self, data: bytes) -> None:
         """The next bytes of it, and whatever follows it."""
@@ -55,15 +63,14 @@ class Words:
             if keeps:
                 self._keep(c)
             if self._depth <= 0 and not self._text:
-                self._whole = not self.over
                 self.over = True
 
     def _keep(self, c: int) -> None:
         if len(self._kept) == WORDS_BYTES:
-            self.over = True
+            self._full = self.over = True
         else:
             self._kept.append(c)
 
     def said(self) -> bytes:
-        """An object with the error as far as it is kept; empty where it was too long, or has not ended."""
-        return b'{"error":%b}' % bytes(self._kept) if self._whole else b""
+        """An object with these members as far as they are kept; empty where they were too long, or one has not ended."""
+        return b"%b}" % bytes(self._kept) if self.over and not self._full and self._kept else b""

@@ -51,7 +51,9 @@ _COUNTS: Final = late(
     rb'(?<!\\)"(prompt_eval_count|eval_count|done|generated_tokens|input_length|prompt_tokens|completion_tokens|index'
     rb'|details|meta_info)"[ \t]*:[ \t]*(?:\{|([0-9]{1,12}|true|false)(?=[ \t\r\n]*[,}\]]))'
 )
-_BEGINNING: Final = late(rb'[ \t\r]*(?:data:)?[ \t]*(?:(\[)|\{[ \t]*("error")?)')
+_BEGINNING: Final = late(
+    rb'[ \t\r]*(?:data:)?[ \t]*(?:(\[)|\{[ \t]*("error"[ \t]*:[ \t]*+(?!null|false|0[ \t,}]|""|\[[ \t]*\]|\{[ \t]*\}))?)'
+)
 _VECTORS: Final = late(rb"\[[ \t\r\n]*\[[ \t\r\n]*\[")  # a list of lists of them
 
 
@@ -162,15 +164,18 @@ class _Long:
 
 class Dialect:
     """One for each answer. ``tokens``: pieces of text that have passed; ``prompt``, ``completion``: the engine's last word, -1
-    before any; ``error``: it has said that it failed, and ``failure`` in which line, where that was kept. ``each``: so many
-    texts are asked for of each prompt."""
+    before any; ``error``: it has said that it failed, and ``failure`` in which line, where that was kept; ``answers``: there is
+    a text of TGI's. ``each``: so many texts are asked for of each prompt."""
 
-    __slots__ = ("_before", "_each", "_long", "_none", "_rest", "_texts", "completion", "error", "failure", "prompt", "tokens")
+    __slots__ = (
+        "_before", "_each", "_long", "_none", "_rest", "_texts",
+        "answers", "completion", "error", "failure", "prompt", "tokens",
+    )  # fmt: skip
 
     def __init__(self, fields: bytes, each: int = 1) -> None:
         """``fields`` are those of the answer's head: TGI counts there, too."""
         self.tokens = 0
-        self.error = False
+        self.error = self.answers = False
         self.failure = b""
         found, made = _PROMPT_FIELD().search(fields), _ANSWER_FIELD().search(fields)
         self.prompt = int(found[1]) if found is not None else -1
@@ -256,8 +261,9 @@ class Dialect:
         return True
 
     def _word(self, word: _Word) -> None:
-        if word.error is not None:
+        if word.error:  # (an empty one is none)
             self.error = True
+        self.answers = self.answers or bool(word.generated_text)
         if bytes(word.message)[:1] == b"{":
             said = _decode_message(word.message)
             self.tokens += _weight(said.content) or _weight(said.thinking)
@@ -339,7 +345,7 @@ class Dialect:
             estimated = MOST_SEQUENCES in self._texts or any(made < 0 for _, made, _ in self._texts.values())
         elif completion < 0 and self.tokens:
             completion, estimated = self.tokens, True
-        return prompt or -1, completion, estimated
+        return prompt or -1, completion, estimated or (completion < 0 and self.error and self.answers)
 
 
 # ---- requests

@@ -13,6 +13,7 @@ import msgspec
 from fastgw import errors
 from fastgw.accel.events import FAILURES
 from fastgw.accel.fields import response_status
+from fastgw.accel.figures import ANSWERS
 from fastgw.accel.heads import ResponseHead
 from fastgw.exchange.endpoints import Endpoint
 from fastgw.late import late
@@ -34,6 +35,7 @@ _STATUS: Final = {
     # vLLM's, SGLang's, llama.cpp's, TGI's
     "BadRequestError": 400, "NotFoundError": 404, "InternalServerError": 500, "exceed_context_size_error": 400,
     "not_supported_error": 501, "unavailable_error": 503, "validation": 422, "generation": 424, "overloaded": 429,
+    "template_error": 422, "missing_template_variable": 422, "tool_error": 422, "incomplete_generation": 500,
 }  # fmt: skip
 """The status with which an error comes where it is an answer of its own, by what engines call its type or its code."""
 
@@ -42,16 +44,13 @@ _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rat
 
 _NO_FAULT: Final = frozenset((NOT_IMPLEMENTED, 503, LOOP))
 
-_ANSWERS: Final = frozenset(
-    ("choices", "content", "data", "generated_text", "meta_info", "output", "response", "results", "segments", "text")
-)
-"""What there is of an answer beside its error, in whatever API: then it is one that failed on its way, and passes as it is."""
-
 
 def is_error(body: bytes) -> bool:
-    """Whether a whole ``body`` that begins as an error does is one, and no answer."""
+    """Whether a whole ``body`` that begins as an error does is one, and no answer. (One of which there is something beside its
+    error has failed on its way, and passes as it is. A ``message`` may be Ollama's answer, or an error's text.)"""
     said = _object(body)
-    return bool(said) and _ANSWERS.isdisjoint(said)
+    fails = bool(said.get("error")) or "error" in (said.get("object"), said.get("type"))
+    return fails and not any(said.get(name) for name in ANSWERS) and type(said.get("message")) is not dict
 
 
 def status_of(data: bytes) -> int:
@@ -110,7 +109,7 @@ def _fields(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _status(fields: dict[str, Any], said: dict[str, Any]) -> int:
-    code = fields.get("code")
+    code = fields.get("code", fields.get("http_status_code"))  # (TGI, in OpenAI's API)
     if type(code) is str and code.isascii() and code.isdigit() and len(code) == 3:
         code = int(code)
     if type(code) is int:

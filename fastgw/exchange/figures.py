@@ -79,6 +79,8 @@ def told(exchange: ExchangeState, relay: Relay, outcome: str) -> None:
         heard(exchange, relay.seconds())
     sse = relay.sse
     if sse is None:
+        if outcome == "engine_error" and relay.answers():
+            _made_before(exchange)
         return
     # What was said before more text came, or of a broken answer before any, was an early word, and so was what came with one of
     # several answers, for it may be of that one alone: what has passed counts, where it is more.
@@ -161,7 +163,17 @@ def read_whole(exchange: ExchangeState, head: ResponseHead, body: bytes) -> byte
         return None
     scanner = UsageScanner()
     scanner.feed(body)
-    return scanner.failure() if scanner.error else None
+    if not scanner.error:
+        return None
+    if scanner.answers:
+        _made_before(exchange)
+    return scanner.failure()
+
+
+def _made_before(exchange: ExchangeState) -> None:
+    """The engine has failed, and there is something of its answer: that is estimated, where it does not say what it used."""
+    if exchange.prompt_tokens < 0 and exchange.completion_tokens < 0:
+        exchange.estimated = True
 
 
 def heard(exchange: ExchangeState, seconds: int) -> None:

@@ -363,6 +363,10 @@ class Relay:
             return self.sse.error
         return self._usage is not None and self._usage.error
 
+    def answers(self) -> bool:
+        """Whether there is anything of a plain answer, beside what it says of itself."""
+        return self._usage is not None and self._usage.answers
+
     def failure(self) -> bytes:
         """In which words, as far as they are kept."""
         if self.dialect is not None and self.dialect.failure:

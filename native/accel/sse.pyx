@@ -314,6 +314,16 @@ cdef inline bint _is_failure(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept
     return size == 17 and memcmp(p + start, b'"response.failed"', 17) == 0
 
 
+cdef inline bint _is_error(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    """Whether the value of ``error`` that stands there tells of one, as the Python twin's NO_ERROR."""
+    cdef unsigned char c = p[start]
+    if c == 34:
+        return end - start > 2
+    if c == 123 or c == 91:
+        return after_space(p, start + 1, end) != end - 1
+    return c != 110 and c != 102 and (c != 48 or end - start > 1)
+
+
 cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, Said *said) noexcept nogil:
     """Behind the object that opens at ``i``; -1 = it is not plainly good."""
     cdef Py_ssize_t start, end
@@ -347,7 +357,7 @@ cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, Said *said) noexcep
                 said.no_choices = c == 91 and p[after_space(p, start + 1, n)] == 93
                 said.choices = c == 91 and not said.no_choices
             elif member == ERROR:
-                said.error = said.error or c != 110
+                said.error = said.error or _is_error(p, start, i)
             elif member == DELTA:
                 said.delta_bytes = i - start - 2 if c == 34 else 0
             elif member == TYPE:
@@ -600,7 +610,7 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
             run.tokens += tokens
         return PLAIN
     one = &values[_bit(ERROR)]
-    if one.start and (one.end - one.start != 4 or p[one.start] != 110):
+    if one.start and _is_error(p, one.start, one.end):
         _fails(run, p, n)
     one = &values[_bit(TYPE)]
     if one.start:
@@ -683,8 +693,16 @@ cdef bint _may_be_usage(Bytes p, Py_ssize_t n) noexcept nogil:
         i = _skip_blanks(p, at + 1 - p, n)
         if i < n and p[i] == 58:
             i = _skip_blanks(p, i + 1, n)
-            if i < n and p[i] != 110 and not _blank(p[i]):
-                return False
+            if i >= n or p[i] == 110 or p[i] == 102 or p[i] == 48 or _blank(p[i]):
+                continue
+            if p[i] == 34:
+                if i + 1 == n or p[i + 1] == 34:
+                    continue
+            elif p[i] == 123 or p[i] == 91:
+                i = _skip_blanks(p, i + 1, n)
+                if i >= n or p[i] == 125 or p[i] == 93 or _blank(p[i]):
+                    continue
+            return False
 
 
 cdef bint _names_error(Bytes p, Py_ssize_t n) noexcept nogil:
@@ -700,7 +718,9 @@ cdef bint _names_error(Bytes p, Py_ssize_t n) noexcept nogil:
 
 
 cdef Py_ssize_t _value_of(Bytes p, Py_ssize_t n) noexcept nogil:
-    """Where in the line at ``p`` its data begins; -1 = it has none."""
+    """Where in the line at ``p`` its data begins; -1 = it has none. (A line ``error: ...`` says its name and data at once.)"""
+    if n >= 6 and p[0] == 101 and memcmp(p, b"error:", 6) == 0:
+        return 7 if n > 6 and p[6] == 32 else 6
     if n < 4 or p[0] != 100 or memcmp(p, b"data", 4) != 0 or (n > 4 and p[4] != 58):
         return -1
     return 4 if n == 4 else 6 if n > 5 and p[5] == 32 else 5
@@ -722,6 +742,8 @@ cdef int _read(Bytes p, Py_ssize_t n, Py_ssize_t *at, Py_ssize_t *size, bint *er
             lines += 1
             at[0] = start + value
             size[0] = end - start - value
+            if p[start] == 101:
+                error[0] = True
         elif _names_error(p + start, end - start):
             error[0] = True
         start = _next_line(p, end, n)
@@ -785,6 +807,7 @@ cdef Py_ssize_t _told(Bytes p, Py_ssize_t n, Run *run, int *what) noexcept nogil
         if after >= n:
             return 0
         if value >= 0:
+            error = error or p[i] == 101
             break
         if end == i:
             return 0
@@ -1212,7 +1235,7 @@ cdef class SseScanner:
     cdef bint _decoded(self, bytes data, bint error) except -1:
         """Take note of what odd data says, of an event that calls itself an ``error`` or not; whether it is an extra usage chunk's."""
         cdef bint usage, choices, fails
-        cdef bytes kind
+        cdef bytes kind, said
         cdef int at
         cdef Py_ssize_t reason, reason_bytes
         cdef Py_ssize_t tokens = _words(<Bytes>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &reason, &reason_bytes)
@@ -1232,7 +1255,11 @@ cdef class SseScanner:
                 self.first_token_seen = True
             return False
         kind = bytes(event.type)
-        fails = bytes(event.error) != b"null" or _is_failure(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind))
+        said = bytes(event.error)
+        fails = (
+            _is_error(<Bytes>PyBytes_AS_STRING(said), 0, PyBytes_GET_SIZE(said))
+            or _is_failure(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind))
+        )
         if fails and not self.error:
             self.error = True
             self.failure = data

@@ -33,7 +33,7 @@ cdef struct Words:
     bint text
     bint escaped
     bint over
-    bint whole
+    bint full  # there was more than is kept
     unsigned char kept[WORDS_BYTES]
 
 
@@ -44,7 +44,9 @@ cdef struct Scan:
     int depth
     int names  # that were looked at
     bint error
-    bint heard  # the first error's words are there
+    bint answers
+    bint heard  # the first error's words are there, or its type's
+    unsigned char closes  # the byte with which a value ends of whose next one it depends whether it is empty
     bint whole
     bint escaped  # the last byte was a backslash in a string
     unsigned char told[PLACES]

@@ -101,8 +101,13 @@ cdef enum:
     MOST_NAMES = 64
     QUICK_BYTES = 1024
     WORD_BYTES = 64
-    ROWS = 32
+    ROWS = 48
     LONGEST = 32
+
+cdef enum:
+    FAILED = 1
+    FAILED_SO
+    ANSWERED
 
 if (
     (table.ANSWER, table.WRAPPED, table.META, table.USAGE, table.PROMPT_PARTS, table.ANSWER_PARTS, table.TIMINGS)
@@ -114,8 +119,10 @@ if (
     or (table.SECONDS, table.PROMPT_CACHED, table.INPUT_CACHED, table.COMPLETION_THOUGHT, table.OUTPUT_THOUGHT, table.THOUGHT)
     != (SECONDS, PROMPT_CACHED, INPUT_CACHED, COMPLETION_THOUGHT, OUTPUT_THOUGHT, THOUGHT)
     or (table.COUNTS, table.PLACES, table.DIGITS, table.NUMBER_BYTES, table.NAME_BYTES, table.MAX_DEPTH, table.MOST_NAMES,
-        table.QUICK_BYTES, table.WORDS_BYTES, table.WORD_BYTES)
-    != (COUNTS, PLACES, DIGITS, NUMBER_BYTES, NAME_BYTES, MAX_DEPTH, MOST_NAMES, QUICK_BYTES, WORDS_BYTES, WORD_BYTES)
+        table.QUICK_BYTES, table.WORDS_BYTES, table.WORD_BYTES, table.FAILED, table.FAILED_SO, table.ANSWERED)
+    != (COUNTS, PLACES, DIGITS, NUMBER_BYTES, NAME_BYTES, MAX_DEPTH, MOST_NAMES, QUICK_BYTES, WORDS_BYTES, WORD_BYTES,
+        FAILED, FAILED_SO, ANSWERED)
+    or table.EMPTY_WORDS != {b"null", b"false", b"0"}
     or len(table.MEMBERS) > ROWS or max([len(one.name) for one in table.MEMBERS]) >= LONGEST
 ):
     raise ImportError("fastgw.accel.usage was compiled with another fastgw.accel.figures: build it again")
@@ -133,6 +140,7 @@ cdef enum Phase:
     SKIP
     SKIP_STRING
     OVER
+    OPENED
 
 cdef struct Row:
     char name[LONGEST]
@@ -140,7 +148,7 @@ cdef struct Row:
     int count
     int opens
     int place
-    bint error
+    int tells
     int next  # of the same size, at the same place; -1 = none
 
 cdef Row _rows[ROWS]
@@ -158,7 +166,7 @@ def _fill():
         _rows[at].count = one.slot
         _rows[at].opens = one.opens
         _rows[at].place = one.place
-        _rows[at].error = name == b"error"
+        _rows[at].tells = one.tells
         where = one.where
         _rows[at].next = _first[where][len(name)]
         _first[where][len(name)] = at
@@ -181,7 +189,7 @@ cdef void scan_begin(Scan *scan) noexcept nogil:
     scan.member = -1
     scan.depth = scan.names = 0
     scan.size = 0
-    scan.error = scan.heard = scan.whole = scan.escaped = False
+    scan.error = scan.answers = scan.heard = scan.whole = scan.escaped = False
     memset(scan.told, 0, sizeof(scan.told))
 
 
@@ -252,6 +260,13 @@ cdef void _named(Scan *scan, Bytes p, Py_ssize_t size) noexcept nogil:
         scan.counts[level.parts] = -1
 
 
+cdef inline bint _is_empty_word(Bytes p, Py_ssize_t size) noexcept nogil:
+    """Whether it is one of those that tell of nothing."""
+    if size == 4:
+        return memcmp(p, b"null", 4) == 0
+    return (size == 5 and memcmp(p, b"false", 5) == 0) or (size == 1 and p[0] == 48)
+
+
 cdef void _scalar(Scan *scan, Bytes p, Py_ssize_t size) noexcept nogil:
     """The value is what stands at ``p``."""
     cdef Row *row
@@ -261,8 +276,8 @@ cdef void _scalar(Scan *scan, Bytes p, Py_ssize_t size) noexcept nogil:
     if scan.member < 0:
         return
     row = &_rows[scan.member]
-    if row.error:
-        if size != 4 or memcmp(p, b"null", 4) != 0:
+    if row.tells:
+        if row.tells == FAILED and not _is_empty_word(p, size):
             scan.error = True
         return
     count = row.count
@@ -315,10 +330,24 @@ cdef inline int _no_counts(Scan *scan) noexcept nogil:
 
 cdef inline void _keep(Words *one, unsigned char c) noexcept nogil:
     if one.size == WORDS_BYTES:
-        one.over = True
+        one.full = one.over = True
     else:
         one.kept[one.size] = c
         one.size += 1
+
+
+cdef void _begin(Words *one, const char *name, Py_ssize_t size) noexcept nogil:
+    """The value of the member ``name`` follows, as words.Words.begin()."""
+    cdef Py_ssize_t i
+    one.depth = 0
+    one.text = one.escaped = False
+    one.over = one.full
+    _keep(one, 44 if one.size else 123)
+    _keep(one, 34)
+    for i in range(size):
+        _keep(one, name[i])
+    _keep(one, 34)
+    _keep(one, 58)
 
 
 cdef void _hear(Words *one, Bytes p, Py_ssize_t n) noexcept nogil:
@@ -357,15 +386,30 @@ cdef void _hear(Words *one, Bytes p, Py_ssize_t n) noexcept nogil:
         if keeps:
             _keep(one, c)
         if one.depth <= 0 and not one.text:
-            one.whole = not one.over
             one.over = True
 
 
 cdef bytes scan_failure(const Scan *scan):
     """What the error says, as far as that is kept."""
-    if not scan.heard or not scan.words.whole:
+    if not scan.heard or not scan.error or not scan.words.over or scan.words.full:
         return b""
-    return b'{"error":' + PyBytes_FromStringAndSize(<const char *>scan.words.kept, scan.words.size) + b"}"
+    return PyBytes_FromStringAndSize(<const char *>scan.words.kept, scan.words.size) + b"}"
+
+
+cdef void _tells(Scan *scan, Bytes p, Py_ssize_t n) noexcept nogil:
+    """The value that has been opened is not empty: ``p`` is in it, behind blanks. An error's words are kept."""
+    cdef Row *row = &_rows[scan.member]
+    cdef unsigned char opens = 34 if scan.closes == 34 else scan.closes - 2
+    if row.tells == ANSWERED:
+        scan.answers = True
+    elif row.tells == FAILED_SO or not scan.error:
+        if not scan.heard:
+            scan.heard = True
+            memset(&scan.words, 0, sizeof(scan.words) - WORDS_BYTES)
+        _begin(&scan.words, row.name, row.size)
+        _hear(&scan.words, &opens, 1)
+        _hear(&scan.words, p, n)
+        scan.error = scan.error or row.tells == FAILED
 
 
 cdef void scan_feed(Scan *scan, Bytes p, Py_ssize_t n) noexcept nogil:
@@ -476,6 +520,12 @@ cdef void scan_feed(Scan *scan, Bytes p, Py_ssize_t n) noexcept nogil:
                 scan.whole = _is_blank(p[i])
                 i += 1
             return
+        if scan.phase == OPENED and (scan.closes == 34 or not _is_blank(c)):
+            # (This byte is looked at once more.)
+            if c != scan.closes:
+                _tells(scan, p + i, n - i)
+            scan.phase = STRING if scan.closes == 34 else SKIP
+            continue
         if _is_blank(c):
             i += 1
             continue
@@ -496,12 +546,9 @@ cdef void scan_feed(Scan *scan, Bytes p, Py_ssize_t n) noexcept nogil:
                 scan.phase = SCALAR
                 scan.size = 0
                 continue
-            if row != NULL and row.error:
-                if not scan.error:
-                    scan.heard = True
-                    memset(&scan.words, 0, sizeof(scan.words) - WORDS_BYTES)
-                    _hear(&scan.words, p + i, n - i)
-                scan.error = True
+            if row != NULL and row.tells and scan.phase != FIRST:
+                scan.closes = 34 if c == 34 else c + 2
+                scan.phase = OPENED
         elif c == 34 and (scan.phase == FIRST or scan.phase == KEY):
             scan.phase = NAME
             scan.size = 0
@@ -611,6 +658,10 @@ cdef class UsageScanner:
     @property
     def error(self):
         return self._scan.error
+
+    @property
+    def answers(self):
+        return self._scan.answers
 
     @property
     def whole(self):

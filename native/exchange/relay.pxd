@@ -58,5 +58,6 @@ cdef class Relay:
     cpdef bint break_off(self, bytes event) except -1
     cpdef tuple usage(self)
     cpdef bint failed(self) except -1
+    cpdef bint answers(self) except -1
     cpdef bytes failure(self)
     cpdef long long seconds(self)

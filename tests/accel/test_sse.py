@@ -129,17 +129,10 @@ def test_white_space_in_the_usage_chunk(spaces: bytes) -> None:
     assert counts[5:7] == (7, 3)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        {"choices": [{"delta": {"content": "a"}}], "usage": USAGE},
-        {"choices": [], "usage": None},
-        {"choices": []},
-        {"usage": USAGE},
-        {"choices": None, "usage": USAGE},
-        {"type": "message_delta", "usage": {"output_tokens": 3}},
-    ],
-)
+@pytest.mark.parametrize("data", [
+    {"choices": [{"delta": {"content": "a"}}], "usage": USAGE}, {"choices": [], "usage": None}, {"choices": []},
+    {"usage": USAGE}, {"choices": None, "usage": USAGE}, {"type": "message_delta", "usage": {"output_tokens": 3}},
+])  # fmt: skip
 def test_other_events_with_usage_or_without_choices_stay(data: dict[str, Any]) -> None:
     out, _ = same_in_every_way(event(data) + DONE)
     assert out == event(data) + DONE
@@ -174,20 +167,16 @@ def test_comments_are_not_events() -> None:
     assert same_in_every_way(b": keep-alive\n\n:\n\n: x\r\n\r\n")[1] == (0, 0, False, False, None, -1, -1, False, False)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b'data: {"error":{"message":"boom","type":"x","code":500}}\n\n',
-        b'data: {"error": {"message": "boom"}}\r\n\r\n',
-        b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error"}}\n\n',
-        b"event: error\ndata: boom\n\n",
-        b"event:error\n\n",
-        b'data: {"error":"out of memory","error_type":"generation"}\n\n',
-        b'data: {"type":"error","code":"server_error","message":"out of memory"}\n\n',
-        b'data: {"type": "response.failed", "response": {"error": null, "output": []}}\n\n',
-        b'data: {"t\\u0079pe":"response.failed"}\n\n',
-    ],
-)
+@pytest.mark.parametrize("data", [
+    b'data: {"error":{"message":"boom","type":"x","code":500}}\n\n', b'data: {"error": {"message": "boom"}}\r\n\r\n',
+    b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error"}}\n\n', b"event: error\ndata: boom\n\n",
+    b"event:error\n\n", b'error: {"code":400}\n\n', b'id: 1\rerror:"x"\r\r', b'data: {"error":[0]}\n\n',
+    b'data: {"error":10}\n\n',
+    b'data: {"error":"out of memory","error_type":"generation"}\n\n', b'data: {"error":true,"a":"\\u0061"}\n\n',
+    b'data: {"type":"error","code":"server_error","message":"out of memory"}\n\n',
+    b'data: {"type": "response.failed", "response": {"error": null, "output": []}}\n\n',
+    b'data: {"t\\u0079pe":"response.failed"}\n\n', b'data: {"error":{ "":0 },"x":' + b"[" * 400 + b"]" * 400 + b"}\n\n",
+])  # fmt: skip
 def test_F7_errors_are_seen_and_pass(data: bytes) -> None:
     out, counts = same_in_every_way(chunk("a") + data)
     assert out == chunk("a") + data
@@ -196,7 +185,17 @@ def test_F7_errors_are_seen_and_pass(data: bytes) -> None:
 
 def test_no_error_where_none_is() -> None:
     data = event({"error": None, "choices": [{"delta": {"content": 'the "error": {"x":1} word'}}]}) + chunk("event: error")
-    assert same_in_every_way(data)[1][3] is False
+    assert same_in_every_way(data + b"errors: 1\n\n error: 1\n\n")[1][3] is False
+
+
+@pytest.mark.parametrize("more", [b"1", b'"\\u0061"', b"[" * 400 + b"]" * 400, b'"%b"' % (b"x" * MAX_EVENT_BYTES)])
+@pytest.mark.parametrize("empty", [b"null", b'""', b"false", b"0", b"{}", b"[]", b"{ }", b"[ ]"])
+def test_an_empty_error_is_none(empty: bytes, more: bytes) -> None:
+    """And it keeps no usage in the stream that nobody has asked for."""
+    data = event(b'{"error":%b,"text":"a"}' % empty) + event(b'{"error": %b, "a": %b}' % (empty, more))
+    extra = event(b'{"error":%b,"choices":[],"usage":{"prompt_tokens":1}}' % empty)
+    out, counts = same_in_every_way(data + extra, splits=4)
+    assert (out, counts[3]) == (data, False)
 
 
 @pytest.mark.parametrize(

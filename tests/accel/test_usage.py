@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fastgw import twins
+from fastgw.accel.figures import ANSWERS as ANSWERED_BY
 from fastgw.accel.figures import MEMBERS, NAME_BYTES, NUMBER_BYTES
 from tests.support.twins import native_twin, python_twin
 
@@ -160,11 +161,30 @@ def test_seconds_of_audio() -> None:
             assert side.usage_in(answer % said) == (-1, -1, -1, -1)
 
 
-def test_an_error_is_seen() -> None:
+EMPTY = (b"null", b"false", b"0", b'""', b"{}", b"[]", b"{ }", b"[\n]")
+SOME = (b'{"code":1}', b'"x"', b"1", b"true", b"[0]", b'" "', b'{ "":0}', b"10", b"-1")
+ANSWERED = sorted(ANSWERED_BY)
+
+
+def test_an_error_is_seen_and_what_there_is_of_an_answer() -> None:
+    """Where either is not empty, in whatever pieces it comes; and with which words, and of which type, the error is."""
     for side in SIDES:
-        for said, error in ((b'{"error":{"code":1}}', True), (b'{"error":"x"}', True), (b'{"error":null}', False),
-            (b'{"x":{"error":1}}', False), (b'{"error":1}', True)):  # fmt: skip
-            assert side.scanned(said).error is error
+        for said, error, answers in (
+            *((b'{"error":%b,"x":""}' % one, False, False) for one in EMPTY),
+            *((b'{"error":%b}' % one, True, False) for one in SOME),
+            *((b'{"%b":%b,"error":"x"}' % (name.encode(), one), True, False) for name in ANSWERED for one in EMPTY),
+            *((b'{"error":"x","%b":["a"]}' % name.encode(), True, True) for name in ANSWERED),
+            (b'{"x":{"error":1,"text":"a"}}', False, False), (b'{"message":"no","error":"x"}', True, False),
+            (b'{"error":"","error":"x"}', True, False), (b'{"response":{"error":[1],"output":[1]}}', True, False),
+        ):  # fmt: skip
+            for step in (1, 3, len(said)):
+                scanner = side.UsageScanner()
+                for at in range(0, len(said), step):
+                    scanner.feed(said[at : at + step])
+                assert (scanner.error, scanner.answers, scanner.whole) == (error, answers, True), said
+        typed = b'{"error_type":"generation","usage":null,"error":"no"}'
+        assert side.scanned(typed).failure() == b'{"error_type":"generation","error":"no"}'
+        assert side.scanned(typed.replace(b'"no"', b'""')).failure() == b""
 
 
 def test_an_answer_that_names_no_error_is_told_without_a_scanner() -> None:

@@ -249,6 +249,11 @@ def meets_an_error(stage: Stage) -> None:
     assert b"out of memory" in stage.answered(data).body
 
 
+def fails_behind_an_answer(stage: Stage) -> None:
+    data = json.dumps({**json.loads(body(None)), "error": {"code": 500}}).encode()
+    assert stage.answered(head(False, len(data)) + data).body == data
+
+
 def ends_as_told(stage: Stage) -> None:
     last = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"length"}]}\n\n'
     usage = b'data: {"choices":[],"usage":%b}\n\ndata: [DONE]\n\n' % json.dumps(USAGE).encode()
@@ -387,6 +392,7 @@ ROWS: Final = [
     Row("the engine's first event was an error", FREE, "-", begins_with_an_error),
     Row("the engine died in the middle of the answer", COUNTED, SIZED, dies_in_the_middle),
     Row("the engine told of an error in its stream, or with status 200", COUNTED, FREE, meets_an_error),
+    Row("the engine told of an error beside what it had made", "-", SIZED, fails_behind_an_answer),
     Row("the quota cut the stream", COUNTED, "-", is_cut, {"on_exhausted": "cut", "default_cost_tokens": 2}),
     Row("the quota ended the stream, and its engine did so itself", SAID, "-", ends_as_told, {"on_exhausted": "cut"}),
     Row("the gateway stopped before the head", FREE, FREE, stops(None)),
@@ -459,7 +465,8 @@ def judge(row: Row, cost: Cost, stage: Stage) -> None:
             assert most <= ledger.completion <= most + (row.play is is_cut)
         case "size":
             # About a token for four bytes of text: never its frame, and no more than was asked for.
-            text = len(TEXT) if row.play in (is_answered_without_usage, is_answered_in_part) else HALF
+            whole_text = (is_answered_without_usage, is_answered_in_part, fails_behind_an_answer)
+            text = len(TEXT) if row.play in whole_text else HALF
             if row.play is is_answered_packed:
                 assert 0 < ledger.completion <= MAX_TOKENS
             else:

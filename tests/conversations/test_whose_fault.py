@@ -68,6 +68,11 @@ BEHIND: list[tuple[str, bytes, bytes, bool]] = [
     (MESSAGES, BLOCK, event({"type": "error", **error(kind="overloaded_error")}, "error"), True),
     ("/generate_stream", TOKEN, b'data:{"error":"no","error_type":"validation"}\n\n', False),
     ("/generate_stream", TOKEN, b'data:{"error":"no","error_type":"generation"}\n\n', True),
+    ("/generate_stream", TOKEN, b'data:{"error":"no","error_type":"template_error"}\n\n', False),
+    (CHAT, EVENT, event({"error": {"message": "no", "http_status_code": 422}}), False),
+    (CHAT, EVENT, b'error: {"code":400,"message":"no","type":"invalid_request_error"}\n\n', False),
+    (CHAT, EVENT, b'error: {"code":500,"message":"no"}\r\n\r\n', True),
+    (CHAT, EVENT, event({"choices": [{"delta": {"content": ""}, "finish_reason": "error"}], **error("server_error")}), True),
     (CHAT, EVENT, event(error(501, "not_supported_error")), False),
     (CHAT, EVENT, event({"error": {"code": 500, "message": "image input is not supported"}}), False),
     ("/generate_stream", TOKEN, b'data:{"error":"no","error_type":"incomplete_generation"}\n\n', True),
@@ -103,11 +108,15 @@ SAYS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "choices of its engine": (CHAT, {"choices": [{"error": {"code": 400}}], **error(500)}, True),
     "long words": (CHAT, {"choices": [], "error": {"message": LONG + "é\\\"", "detail": [{"code": 1}], "code": 400}}, False),
     "too many": (CHAT, {"choices": [], "error": {**{f"n{at}": 1 for at in range(200)}, "code": 400}}, True),
-    "a text": (CHAT, {"choices": [], "error": LONG}, True), "a number": (CHAT, {"choices": [], "error": 400, "code": 1}, True),
+    "a text": (CHAT, {"choices": [], "error": LONG}, True),
+    "a type": (CHAT, {"choices": [], "error": LONG, "error_type": "validation"}, False),
+    "before it": (CHAT, {"error_type": "overloaded", "choices": [], "error": "no"}, False),
+    "a number": (CHAT, {"choices": [], "error": 400, "code": 1}, True),
 }
 SAID_LONG: dict[str, tuple[str, bytes, dict[str, Any], bool]] = {
     "a client's": (CHAT, EVENT, {"error": {"message": LONG, "type": "BadRequestError", "code": 400}}, False),
     "an engine's": (CHAT, EVENT, {"error": {"message": LONG, "type": "InternalServerError", "code": 500}}, True),
+    "a typed one": (CHAT, EVENT, {"error": LONG, "error_type": "validation"}, False),
     "a failed response": (RESPONSES, DELTA, {
         "type": "response.failed", "response": {**RESPONSE, "output": [{"text": LONG}], **error("invalid_prompt")}}, False),
     "of its engine": (RESPONSES, DELTA, {
@@ -158,6 +167,8 @@ INSTEAD: list[tuple[str, dict[str, Any], int, Any]] = [
     (CHAT, error(400, "BadRequestError"), 400, ...), (CHAT, error(500), 500, ...), (CHAT, error(429), 429, ...),
     (CHAT, error(), 502, ...), (CHAT, error("context_length_exceeded"), 400, ...), (CHAT, error(503, user_id="u"), 503, ...),
     (CHAT, {"error": "no"}, 502, {"error": {"message": "no", "type": "upstream_error", "param": None, "code": None}}),
+    (CHAT, {"error": {"message": "no", "http_status_code": 422}}, 422, ...),
+    (CHAT, {**error(429), "choices": None, "text": ""}, 429, ...),
     (CHAT, OLD, 400, {"error": {"message": "no", "type": "BadRequestError", "param": None, "code": 400}}),
     ("/v1/completions", error(404), 404, ...), (RESPONSES, error("server_error"), 500, ...),
     (MESSAGES, ANTHROPIC, 529, ...),
@@ -375,7 +386,13 @@ NO_ERRORS: dict[str, tuple[str, bytes]] = {
     "a list": ("/v1/embeddings", b'{"object":"list","data":[]}'), "a message": (MESSAGES, b'{"type":"message","content":[]}'),
     "a part of one": (CHAT, b'{"error":{"message":"no"'), "none at all": (CHAT, b'{"error"}'),
     "no object": (CHAT, b'["error"]'),
-    "blanks": (CHAT, b" \n "),
+    "blanks": (CHAT, b" \n "), "an empty text": ("/api/chat", b'{"error":"","message":{"content":"a"},"done":true}'),
+    "an empty object": ("/generate", b'{"error":{},"generated_text":"a"}'),
+    "an empty word": (CHAT, b'{"id":"c","error":false}'),
+    "an empty one behind more": ("/api/chat", json.dumps({"error": "", "message": {"content": LONG}}).encode()),
+    "a message that failed": ("/api/chat", b'{"error":"no","message":{"content":"a"}}'),
+    "a text that failed": ("/generate", b'{"error":"no","generated_text":"a"}'),
+    "a list that failed": ("/v1/embeddings", b'{"data":[{"embedding":[1]}],"error":{"code":400}}'),
 }  # fmt: skip
 
 
@@ -387,6 +404,28 @@ def test_what_is_no_error_passes_as_it_is(name: str, way: str) -> None:
         answer = row.ask(asking(path))
         assert (answer.status, answer.body.strip(), answer.complete) == (200, body.strip(), True)
         assert row.asked["b"] == 0
+        told = row.talk.records[0]
+        if "empty" in name:
+            assert (told["outcome"], row.engines["a"].engine.failures_total) == ("ok", 0)
+        if "failed" in name:
+            made = name != "a response that failed"
+            assert (told["outcome"], told["prompt_tokens"] > 0, told["estimated"]) == ("engine_error", made, made)
+
+
+@pytest.mark.parametrize("empty", [None, "", 0, False, {}, []])
+def test_an_empty_error_in_each_event_is_none(empty: Any) -> None:
+    """Nor is one in the last event, which the client has not asked for."""
+    told = {"error": empty, "choices": [{"index": 0, "delta": {"content": "a"}}]}
+    line = json.dumps({"error": empty, "message": {"content": "a"}, "done": False}).encode() + b"\n"
+    extra = event({"error": empty, "choices": [], "usage": {"prompt_tokens": 3}})
+    for path, head, said, more in ((CHAT, SSE_HEAD, event(told), extra), ("/api/chat", NDJSON_HEAD, line, b"")):
+        for size in (7, 10**6):
+            wire = chunk(said) + chunk(said + more) + LAST_CHUNK
+            pieces = [wire[at : at + size] for at in range(0, len(wire), size)]
+            with deployed({"a": ENGINES["a"]}, plays={"a": answering(head, *pieces)}) as row:
+                assert row.ask(asking(path, stream=True)).body == said * 2
+                assert row.talk.records[0]["outcome"] == "ok"
+                assert row.engines["a"].engine.failures_total == 0
 
 
 def test_an_answer_that_is_seen_to_be_one_does_not_wait() -> None:

@@ -126,9 +126,11 @@ def test_an_error_is_one_in_each_of_them() -> None:
         dialect = Dialect(b"")
         dialect.feed(text)
         assert dialect.failed()
-    good = Dialect(b"")
-    good.feed(lines(said("error"), DONE))
-    assert not good.failed()
+    for text in (lines(said("error"), DONE), *(lines(said("a") | {"error": none}, {"error": none, **CONTEXT})
+            for none in (None, False, 0, "", [], {})), json.dumps({"error": {}, **CONTEXT}).encode()):  # fmt: skip
+        good = Dialect(b"")
+        good.feed(text)
+        assert not good.failed(), text[:99]
 
 
 def test_no_more_is_kept_than_a_line_or_the_end_of_one() -> None:

@@ -35,6 +35,7 @@ EVENTS = (
     _event({"choices": [], "usage": _USAGE}), _event({"choices": [], "usage": _USAGE}, b"\r\n\r\n"),
     _event({"choices": [], "usage": _USAGE}, b"\r\r"), _event({"choices": [{"finish_reason": "stop"}]}), _event(b"[DONE]"),
     _event(b"[DONE]", b"\r\n\r\n"), _event({"error": {"message": "x"}}), b"event: error\ndata: x\n\n", b": ping\n\n",
+    b'error: {"code":400}\n\n',
     b"\n", b"\r", b"\r\n", b"data\n\n", b"\xef\xbb\xbf", b"id: 1\rdata: {}\r\r", b'event: content_block_delta\ndata: {"type":'
     b'"content_block_delta","index":0,"delta":{"type":"text_delta","text":"hi"}}\n\n',
     _event({"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 1}}}),
@@ -60,7 +61,7 @@ def seeds() -> list[bytes]:
 
 def words() -> list[bytes]:
     return [*EVENTS, b'"content":"', b'"choices":[]', b'"usage":{"completion_tokens":1}', b'"error":', b"data: ", b"event: ",
-        b"\n\n"]  # fmt: skip
+        b'"error":"",', b'"error":{ },', b"error: ", b"\n\n"]  # fmt: skip
 
 
 def check(data: bytes) -> None:

@@ -23,6 +23,7 @@ ANSWERS: tuple[Any, ...] = (
         "cache_creation_input_tokens": 4, "output_tokens": 1}}},
     {"meta": {"billed_units": {"search_units": 1}, "tokens": {"input_tokens": 5}}}, {"usage": {"total_tokens": 12}},
     {"usage": {"type": "duration", "seconds": 27.5}}, {"error": {"message": "x"}, "usage": None}, {"error": None}, [], 3,
+    {"error": "", "choices": [{"text": "a"}], "output": []}, {"error": "x", "error_type": "overloaded", "text": ""},
     {"usage": {"a": [[[[[["]"]]]]]], "b": {"prompt_tokens": 6}, "output_tokens": 5}},
 )  # fmt: skip
 _ODD = (
@@ -47,7 +48,7 @@ def words() -> list[bytes]:
 
 def told(scanner: Any) -> tuple[Any, ...]:
     return (
-        scanner.figures(), scanner.seconds, scanner.measured, scanner.error, scanner.whole,
+        scanner.figures(), scanner.seconds, scanner.measured, scanner.error, scanner.failure(), scanner.answers, scanner.whole,
         [scanner.says(place) for place in range(PLACES)],
     )  # fmt: skip
 
