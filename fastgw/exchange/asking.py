@@ -103,11 +103,12 @@ def takes(pool: Pool) -> bool:
 
 
 def hear(exchange: ExchangeState, group: Group) -> None:
-    """Its caller asks for one of ``group``: breakers there that one other has opened, alone, close. (Whoever
+    """Its caller asks for one of ``group``: breakers there that one other has opened, alone, close, and who is ejected
+    on one other's word is so no more. (Whoever
     chooses between groups has him heard by all of them first: who is let go by others' word is nobody's choice.)"""
     caller = caller_of(exchange)
     for pool in exchange.gateway.doubted:
-        if pool in group.pools and pool.engine.breaker.hears(caller):
+        if pool in group.pools and pool.engine.hears(caller):
             exchange.gateway.breaker_moved(pool)
 
 

@@ -101,16 +101,16 @@ class Call(Carrier):
         engine.failures_total += 1
         # (What a connection takes along when it ends is one failure to whoever judges the engine.)
         counts = self.probe or self.stream is None or self.stream.blames()
+        # An answer may be this caller's own doing; that there was none is not.
+        caller = self.caller() if how == ERROR else ""
         if counts and self.watch is not None:
-            self.watch.failed()
+            self.watch.failed(caller)
         if self.settled:
             return
         self.settled = True
         if not counts:
             return
         before = engine.breaker.opened_total
-        # An answer may be this caller's own doing; that there was none is not.
-        caller = self.caller() if how == ERROR else ""
         engine.breaker.failed(monotonic(), random(), self.probe, caller)  # noqa: S311 - spreads probes, guards nothing
         self.probe = False
         if engine.breaker.opened_total != before:

@@ -297,7 +297,7 @@ class Context(Service):
         self.today = day_of(time())  # the UTC day that usage counts for; the housekeeping turns it
         self.shares: dict[object, int] = {}  # of the memory for bodies, by who holds more than a little
         self.most_held = 0  # bytes of bodies at once, since :meth:`most_bodies` was asked last
-        self.doubted: tuple[Pool, ...] = ()  # whose breaker one caller alone has opened
+        self.doubted: tuple[Pool, ...] = ()  # from which one caller's word alone keeps requests
         self.budget = RetryBudget(config.retry_budget_percent / 100)
         self.responses: Any = None  # which engines have which; made with the first request that may be of one
         self.follow(config, hooked, strategy)

@@ -30,7 +30,6 @@ from fastgw.exchange.tally import UNCOUNTED, Tally
 from fastgw.exchange.unread import Unread
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Accounts
-from fastgw.limits.breaker import CLOSED
 from fastgw.net.client import NO_HEAD, ClientStream, Connection
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
@@ -429,14 +428,13 @@ class GatewayCore(Context):
         self._other_keys = (*now, *left[:MOST_KEYS_OF_THE_PAST])
 
     def room(self) -> None:
-        """An engine may have room: whoever waits is looked at."""
+        """An engine may have room, or is believed to have less: whoever waits is looked at."""
+        self.doubted = tuple([pool for pool in self.table.pools if pool.engine.doubted()])
         for hook in self.on_room:
             hook()
 
     def breaker_moved(self, pool: Pool) -> None:
         """An engine's breaker has just opened, or closed again."""
-        breakers = [(one, one.engine.breaker) for one in self.table.pools]
-        self.doubted = tuple([one for one, breaker in breakers if breaker.caller and breaker.state != CLOSED])
         self.health.breaker_moved(pool.engine)
         self.room()
 

@@ -4,8 +4,10 @@
 ``slow_start_s`` has passed, a tenth at the least and one request in any case. *Ejection*: one that fails so often in a row, or
 so often in ten seconds, or is so much slower to the first token than the median of its group, gets no request for a while
 unless no other takes it; for twice as long the second time, three times the third, ten times at the most, and each such time
-without a new reason makes one less. The share of a group that may be ejected at once is bounded, so that what ails all ejects
-nobody. It is ejected from all of its groups at once; where no other of one is well, it goes on to be asked there.
+without a new reason makes one less. Where one caller alone got what it is ejected for, it is so for him alone: as soon as
+another asks it is no more (``Engine.hears``), as a breaker is closed then. The share of a group that may be ejected at once is
+bounded, so that what ails all ejects nobody. It is ejected from all of its groups at once; where no other of one is well, it
+goes on to be asked there.
 
 Who is held back stands on the engines (``Engine.held``): every strategy and the queue go by that, and where nobody is, it costs
 nothing. All engines are looked at four times a second, only while a setting says so.
@@ -130,6 +132,7 @@ class Restraint:
             engine.held = engine.rests()
             engine.ramp = 0
             engine.ejected_until = 0.0
+            engine.ejected_by = ""
 
     def close(self) -> None:
         """Nobody is looked at any more."""
@@ -165,7 +168,7 @@ class Restraint:
         self._seen = seen
         more = self._end_ejections(seen, now)
         if config.outlier_errors or config.outlier_error_percent or config.outlier_ttft_factor:
-            self._eject(config, seen, now)
+            more = self._eject(config, seen, now) or more
         if self._ramps(config, seen, now) or more:
             self._room()
 
@@ -217,20 +220,23 @@ class Restraint:
                 one.ejected = False
                 one.since = now
                 engine.ejected_until = 0.0
+                engine.ejected_by = ""
                 more = True
                 self._log.info("engine is not ejected any more", engine=engine.name)
                 self._happened("engine_readmitted", engine.name, "")
                 watch = engine.watch
                 if watch is not None:
                     # What it did before says nothing of how it does now.
-                    watch.samples = watch.row = 0
+                    watch.samples = watch.row = watch.since = 0
                     one.answers, one.faults = watch.answers, watch.faults
             elif one.times and not one.ejected and now >= one.calm_at:
                 one.times -= 1
                 one.calm_at = now + self._config.outlier_eject_s  # type: ignore[union-attr]
         return more
 
-    def _eject(self, config: Config, seen: dict[Engine, _Seen], now: float) -> None:
+    def _eject(self, config: Config, seen: dict[Engine, _Seen], now: float) -> bool:
+        """Eject who is to be; whether one is on one caller's word alone, so that all others are heard."""
+        doubted = False
         groups = list(self._groups())
         slow = self._slow(config, groups, seen, now) if config.outlier_ttft_factor else set()
         stays: _Stays | None = None  # (counted where somebody has given a reason)
@@ -239,23 +245,27 @@ class Restraint:
             if watch is None or not one.well or one.ejected:
                 continue
             why = f"{watch.latency_s(now):.3f} s to the first token" if engine in slow else ""
+            by = ""
             faults, answers = watch.faults - one.faults, watch.answers - one.answers
             if config.outlier_errors and watch.row >= config.outlier_errors:
-                why = f"{watch.row} failures in a row"
+                why, by = f"{watch.row} failures in a row", watch.row_by
             elif (
                 config.outlier_error_percent
                 and faults + answers >= FEWEST_CALLS
                 and faults * 100 >= config.outlier_error_percent * (faults + answers)
             ):
-                why = f"{faults} of {faults + answers} calls failed"
+                why, by = f"{faults} of {faults + answers} calls failed", watch.faults_by
             if not why:
                 continue
             if stays is None:
                 stays = _Stays(groups, seen, config.outlier_most_percent)
             if stays.without(engine):
                 one.ejected = True
-                one.times = min(one.times + 1, MOST_TIMES)
-                seconds = config.outlier_eject_s * one.times
+                if not by:  # (one caller alone makes it no longer for the others)
+                    one.times = min(one.times + 1, MOST_TIMES)
+                seconds = config.outlier_eject_s * max(1, one.times)
+                engine.ejected_by = by
+                doubted = doubted or bool(by)
                 one.calm_at = now + seconds + config.outlier_eject_s
                 engine.ejected_until = now + seconds
                 engine.ejections_total += 1
@@ -267,6 +277,8 @@ class Restraint:
             for engine, one in seen.items():
                 if engine.watch is not None:
                     one.answers, one.faults = engine.watch.answers, engine.watch.faults
+                    engine.watch.since = 0
+        return doubted
 
     def _slow(self, config: Config, groups: Sequence[Group], seen: dict[Engine, _Seen], now: float) -> set[Engine]:
         """Those that are much slower than their like, in one of their groups."""

@@ -48,6 +48,7 @@ class Engine:
         "discovered_models",
         "disowned",
         "draining",
+        "ejected_by",
         "ejected_until",
         "ejections_total",
         "facts",
@@ -151,6 +152,7 @@ class Engine:
         self.gauges: Gauges | None = None  # what it says of its load, where it is asked (the scheduler)
         self.held = False  # it is held back, by one of the next three
         self.ejected_until = 0.0  # it is asked only where nobody else is left
+        self.ejected_by = ""  # who alone got what it is ejected for, and then it is for him alone, "" = not one alone
         self.rests_until = 0.0  # the same: it has asked for that itself, and is believed
         self.ramp = 0  # no more requests may be under way there while it is new, 0 = as many as it takes
         self.watch: Watch | None = None  # what calls tell of it, where somebody wants to know
@@ -209,6 +211,20 @@ class Engine:
         """It is there again, as others than its requests have seen: an open breaker lets one of those try at once."""
         if self.breaker.state == OPEN:
             self.breaker.until = monotonic()
+
+    def doubted(self) -> bool:
+        """Whether one caller's word alone keeps requests from it, until another asks (:meth:`hears`)."""
+        return bool(self.ejected_by) or (self.breaker.state != CLOSED and bool(self.breaker.caller))
+
+    def hears(self, caller: str) -> bool:
+        """``caller`` asks. Whether he has it open to all again: one other's word alone kept them from it."""
+        heard = self.breaker.hears(caller)
+        if self.ejected_by and self.ejected_by != caller:
+            self.ejected_by = ""
+            self.ejected_until = 0.0
+            self.held = self.ramp > 0 or self.rests()
+            heard = True
+        return heard
 
     def usable(self) -> bool:
         """Whether a request may go there now: it is well, its breaker lets one through, and it has room."""

@@ -54,7 +54,8 @@ class Watch:
     """Of one engine: see the head of this file. ``number`` tells it from all others of its journal, and is small."""
 
     __slots__ = (
-        "answers", "faults", "gone", "journal", "known", "making", "number", "reading", "row", "samples", "ttft_at", "ttft_s",
+        "answers", "faults", "faults_by", "gone", "journal", "known", "making", "number", "reading", "row", "row_by", "samples",
+        "since", "ttft_at", "ttft_s",
     )  # fmt: skip
 
     def __init__(self, journal: Journal, number: int) -> None:
@@ -69,7 +70,10 @@ class Watch:
         self.samples = 0  # 0 = nobody has had a first token from it
         self.answers = 0  # calls that ended well
         self.faults = 0  # and that failed
-        self.row = 0  # of those the last ones, without one between that ended well
+        self.since = 0  # of those the ones in the window of whoever holds engines back, who begins it anew
+        self.faults_by = ""  # who alone got those, "" = not one alone
+        self.row = 0  # the last ones, without one between that ended well
+        self.row_by = ""  # who alone got those
 
     def opened(self, tokens: int) -> int:
         """A call has a place, with a prompt of so many tokens. Returns how many of them count, until :meth:`began`."""
@@ -100,9 +104,12 @@ class Watch:
         self.answers += 1
         self.row = 0
 
-    def failed(self) -> None:
-        """A call failed, by the engine's fault."""
+    def failed(self, caller: str = "") -> None:
+        """A call failed, by the engine's fault. ``caller``: whose request may have been why."""
+        self.faults_by = caller if not self.since or self.faults_by == caller else ""
+        self.row_by = caller if not self.row or self.row_by == caller else ""
         self.faults += 1
+        self.since += 1
         self.row += 1
 
     def took(self, seconds: float, now: float) -> None:

@@ -19,7 +19,7 @@ cdef class Engine:
     cdef public Watch watch
     cdef public object configured_cancel, configured_max_idle, configured_models, healthy, port
     cdef public Kind kind
-    cdef public str host, machine, name, protocol, served_name, tenant, unix_path, version
+    cdef public str ejected_by, host, machine, name, protocol, served_name, tenant, unix_path, version
     cdef public Py_ssize_t idle_files, max_connections, max_idle, warm_connections
     cdef public double ejected_until, probed_at, rests_until
     cdef public Breaker breaker
@@ -27,6 +27,8 @@ cdef class Engine:
     cdef public object gauges, gradient, secure, secure_h2
 
     cpdef become(self, Kind kind)
+    cpdef bint doubted(self) except -1
+    cpdef bint hears(self, str caller) except -1
     cpdef bint usable(self) except -1
     @cython.locals(count=Py_ssize_t, other=Engine)
     cpdef Py_ssize_t under_way(self) except -1

@@ -17,14 +17,15 @@ cdef class Watch:
     cdef public Journal journal
     cdef public Py_ssize_t number
     cdef public bint gone
-    cdef public long long answers, faults, known, making, reading, row, samples
+    cdef public long long answers, faults, known, making, reading, row, samples, since
     cdef public double ttft_at, ttft_s
+    cdef public str faults_by, row_by
 
     cpdef Py_ssize_t opened(self, long long tokens) except -1
     cpdef began(self, long long read, long long makes)
     cpdef ended(self, long long read, long long made)
     cpdef answered(self)
-    cpdef failed(self)
+    cpdef failed(self, str caller=*)
     @cython.locals(weight=cython.double)
     cpdef took(self, double seconds, double now)
     cpdef double latency_s(self, double now) except -1.0

@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 from fastgw import Config
-from fastgw.net.clock import hold
+from fastgw.net.clock import hold, monotonic
 from fastgw.policy.routing import strategy_of
 from fastgw.stats import NullLog
 from fastgw.upstream.restraint import FEWEST_CALLS, FEWEST_TIMES, MOST_TIMES, WINDOW_S, Restraint
 from fastgw.upstream.table import Group
 from fastgw.upstream.watched import watches
+from tests.conversations.deployed_row import deployed, fine
+from tests.conversations.test_whose_fault import CHAT, POISON, POISONS, asking, poisoned
 from tests.policy.routing.test_loads import watched
 from tests.policy.routing.test_strategies import REQUEST, place
+from tests.support.byhand.engine import Play
 
 
 @pytest.fixture(autouse=True)
@@ -320,3 +323,36 @@ def test_a_look_costs_as_its_groups_have_places_and_no_more(settings: dict[str, 
     begun = process_time()
     held.restraint.look(held.now + 0.5)
     assert process_time() - begun < 0.2
+
+
+@pytest.mark.parametrize("settings", [{"outlier_errors": 10}, {"outlier_error_percent": 50}])
+def test_an_engine_is_ejected_for_others_on_the_word_of_two_callers(settings: dict[str, Any]) -> None:
+    """For one alone it is on his own, so where nobody else is there too; of a connection that breaks nobody is the cause."""
+    hold(-1.0)  # (the conversation's)
+    one, other, third = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+    two = {name: {"models": ("m",)} for name in "ab"}
+    with deployed(two, plays={"a": poisoned(POISONS["500"])}, policy="ordered", retry_statuses=()) as row:
+        core, pools = row.talk.core, row.talk.engines
+        watched(pools)
+        restraint = Restraint(
+            Loop(), lambda: pools, core.table.named, NullLog(), core.room, lambda *told: None  # type: ignore[arg-type]
+        )
+        restraint.follow(Config(**settings))
+
+        def fails(*callers: str, play: Play | None = None) -> None:
+            row.engines["a"].play = play or poisoned(POISONS["500"])
+            restraint.look(monotonic())
+            for at in range(10):
+                assert row.ask(POISON, callers[at % len(callers)]).status >= 500
+            restraint.look(monotonic())
+            row.engines["a"].play = fine
+
+        for _ in range(3):
+            fails(one)
+            assert [row.goes_to(asking(CHAT), ip) for ip in (one, other, one, third)] == ["b", "a", "a", "a"]
+        fails(one, other)
+        assert [row.goes_to(asking(CHAT), ip) for ip in (one, other, third)] == ["b", "b", "b"]
+        row.talk.passes(31.0)
+        fails(one, play=lambda asked: asked.closes("reset"))
+        assert [row.goes_to(asking(CHAT), ip) for ip in (one, other)] == ["b", "b"]
+        restraint.close()
