@@ -6,6 +6,7 @@ A path that is not here answers 404, whatever it would mean to an engine; ``pass
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -34,7 +35,7 @@ class Endpoint:
     ``stream_options.include_usage``. ``metered``: its tokens count; ``generates``: its answers are generated, so that they
     have tokens of their own. ``dialect``: whose own API it is (``dialects``), "" = one that many speak. ``untold``: it answers
     with tokens whose number no engine can be told. ``stored``: engines may keep what it makes, or it speaks of such
-    (``responses``); ``by_id``: by its path. ``local``: the local handler's name.
+    (``responses``), and its body is JSON whatever it is called; ``by_id``: by its path. ``local``: the local handler's name.
     """
 
     __slots__ = (
@@ -66,7 +67,7 @@ class Endpoint:
         self.metered = metered or generates
         self.generates = generates
         self.untold = label == IMAGES or (mode is UPLOAD and self.metered)
-        self.by_id = label in _STORED or _covers(label, BELOW_RESPONSES)
+        self.by_id = label in _STORED or label.encode().startswith(BELOW_RESPONSES)
         self.stored = label == RESPONSES or self.by_id
         self.merges = label == "/v1/embeddings"  # several requests may share one call
         self.local = local
@@ -89,6 +90,9 @@ IMAGES: Final = "/v1/images/generations"
 BELOW_RESPONSES: Final = b"/v1/responses/"
 MAX_ID_BYTES: Final = 256
 """Of a response's id; a longer one is none."""
+# The ways below it that no server reads otherwise: nothing that decoding, merging slashes, taking dots out or cutting off
+# parameters (RFC 3986 §3.3) would change. An id is whose it is under one name alone.
+_PLAIN_BELOW: Final = re.compile(rb"%b[0-9A-Za-z_][0-9A-Za-z_.~:=@-]*(?:/[0-9A-Za-z_][0-9A-Za-z_.~:=@-]*)*" % BELOW_RESPONSES).fullmatch
 
 _POST: Final = frozenset({b"POST"})
 _GET: Final = frozenset({b"GET"})
@@ -147,12 +151,6 @@ _STORED: Final = {
 
 PATHS: Final = (CHAT, COMPLETIONS, *_JSON_PATHS, *_OWN_PATHS, *_UPLOAD_PATHS, "/v1/realtime")
 """What engines are asked for, beside ``passthrough_paths``."""
-
-
-def _covers(label: str, path: bytes) -> bool:
-    """Whether a path that is passed through is one above or below ``path``."""
-    prefix = label.removesuffix("*").encode()
-    return label.endswith("/*") and (path.startswith(prefix) or prefix.startswith(path))
 
 
 class EndpointTable:
@@ -220,7 +218,7 @@ class EndpointTable:
                 if endpoint.mode is LOCAL:
                     return endpoint
                 return None if b"%2f" in path.lower() or self._means_another(path) else endpoint
-        if path.startswith(BELOW_RESPONSES) and b"%" not in path:
+        if _PLAIN_BELOW(path) is not None:
             told, slash, behind = path[len(BELOW_RESPONSES) :].partition(b"/")
             if 0 < len(told) <= MAX_ID_BYTES and bool(slash) == bool(behind):
                 return self._stored.get(behind)
@@ -228,7 +226,9 @@ class EndpointTable:
 
     def _means_another(self, path: bytes) -> bool:
         """Whether a path that is to be passed through is one that is dealt with here, for an engine that decodes it or is not
-        exact about slashes."""
+        exact about slashes; or one of a stored response, in whatever other spelling."""
+        if path.startswith(BELOW_RESPONSES) and _PLAIN_BELOW(path) is None:
+            return True
         from urllib.parse import unquote_to_bytes  # (only a path with a percent sign, or of a passthrough, gets here)
 
         meant = unquote_to_bytes(path)

@@ -134,7 +134,7 @@ class Exchange(ExchangeState):
         """The body is whole: read it, and let the filters have it."""
         gateway = self.gateway
         endpoint = self.endpoint
-        if endpoint.mode is JSON or (self.body and self.is_json()):
+        if endpoint.mode is JSON or (self.body and (endpoint.stored or self.is_json())):
             self.facts = scan_body(
                 self.body, gateway.max_json_depth, endpoint.model, gateway.max_json_members, gateway.bytes_per_token
             )

@@ -251,7 +251,7 @@ class GatewayCore(Context):
             self.locals[endpoint.local](exchange)
         elif mode is TUNNEL:
             self.locals["tunnel"](exchange)
-        elif not exchange.is_json():
+        elif not endpoint.stored and not exchange.is_json():
             self._expect_upload(exchange, head, endpoint)
 
     def _expect_upload(self, exchange: Exchange, head: RequestHead, endpoint: Endpoint) -> None:

@@ -14,10 +14,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import msgspec
+
 from fastgw.accel.bodies import span_of
 from fastgw.accel.members import UNCOUNTED
 from fastgw.errors import GatewayError
-from fastgw.exchange.endpoints import BELOW_RESPONSES, JSON, MAX_ID_BYTES
+from fastgw.exchange.endpoints import BELOW_RESPONSES, MAX_ID_BYTES
 from fastgw.exchange.state import ExchangeState
 from fastgw.net.clock import monotonic
 from fastgw.upstream.pool import Pool
@@ -26,6 +28,8 @@ from fastgw.upstream.target import Engine
 
 PREVIOUS: Final = "previous_response_id"
 _PREVIOUS: Final = 1 << UNCOUNTED.index(PREVIOUS)
+_ESCAPED_BYTES: Final = 6 * MAX_ID_BYTES + 2
+_decode_string: Final = msgspec.json.Decoder(str).decode
 MOST_READ_BYTES: Final = 4096
 """Of an answer, in which its id is looked for: it stands before all that is long."""
 _ID: Final = re.compile(rb'"id"\s*:\s*"([^"\\]{1,%d})"' % MAX_ID_BYTES).search
@@ -59,22 +63,21 @@ class Responses:
 
     def owned(self, exchange: ExchangeState) -> bool:
         """Whether ``exchange`` names a response that its key is known to have made."""
-        told = _named(exchange)
-        return bool(told) and self._kept(exchange, hash(told)) is not None
+        return any([self._kept(exchange, hash(told)) is not None for told in _named(exchange)])
 
     def home(self, exchange: ExchangeState, pools: tuple[Pool, ...]) -> Pool | None:
         """Of ``pools`` the one whose engine has what ``exchange`` names; None where nothing is named, or known of it.
 
-        :raises GatewayError: it is another key's.
+        :raises GatewayError: it is another key's, or no id.
         """
-        told = _named(exchange) if self._seats is not None else b""
-        kept = self._kept(exchange, hash(told)) if told else None
-        if kept is None:
-            return None
-        for pool in pools:
-            if kept.at(pool.engine):
-                return pool
-        return None
+        home = None
+        for told in _named(exchange):
+            kept = self._kept(exchange, hash(told))
+            for pool in pools if kept is not None and home is None else ():
+                if kept.at(pool.engine):
+                    home = pool
+                    break
+        return home
 
     def _kept(self, exchange: ExchangeState, hashed: int) -> Kept | None:
         if self._seats is None:
@@ -133,14 +136,30 @@ class Reader:
         return found is not None or len(text) == MOST_READ_BYTES
 
 
-def _named(exchange: ExchangeState) -> bytes:
-    """The id of the response that a request speaks of; empty = of none."""
-    if exchange.endpoint.mode is not JSON:
-        path = exchange.head.path
-        return path[len(BELOW_RESPONSES) :].partition(b"/")[0] if path.startswith(BELOW_RESPONSES) else b""
+def _named(exchange: ExchangeState) -> list[bytes]:
+    """The ids of the responses that a request speaks of: by its path, by its body.
+
+    :raises GatewayError: what stands there is no id.
+    """
+    told = []
+    path = exchange.head.path
+    if path.startswith(BELOW_RESPONSES):
+        told.append(path[len(BELOW_RESPONSES) :].partition(b"/")[0])
     facts = exchange.facts
-    if facts is None or not facts.uncounted & _PREVIOUS:
-        return b""
-    start, end = span_of(exchange.body, PREVIOUS, facts)
-    value = exchange.body[start:end] if 2 < end - start <= MAX_ID_BYTES + 2 else b""
-    return value[1:-1] if value[:1] == b'"' else b""
+    if facts is not None and facts.uncounted & _PREVIOUS:
+        start, end = span_of(exchange.body, PREVIOUS, facts)
+        if end - start > 2 or exchange.body[start:end] != b'""':
+            told.append(_id_in(exchange.body[start : min(end, start + _ESCAPED_BYTES)]))
+    return told
+
+
+def _id_in(value: bytes) -> bytes:
+    """The id that a member's value says, for whoever reads JSON: escaped or not, it is one and the same."""
+    try:
+        told = _decode_string(value)
+    except (msgspec.DecodeError, ValueError):
+        told = ""
+    if not 0 < len(told) <= MAX_ID_BYTES or not told.isascii() or not told.isprintable() or " " in told:
+        message = f"`{PREVIOUS}` must be the id of a response: up to {MAX_ID_BYTES} visible characters, without blanks."
+        raise GatewayError("invalid_parameter", message, param=PREVIOUS)
+    return told.encode()

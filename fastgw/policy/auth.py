@@ -81,8 +81,8 @@ class Auth(Filter):
 
                 if may_use(exchange, account):
                     return
-            responses = exchange.gateway.responses if exchange.endpoint.by_id else None
+            responses = exchange.gateway.responses if exchange.endpoint.by_id and not exchange.model else None
             if responses is not None and responses.owned(exchange):
-                return  # (of what it has made itself it may have all; no model is named there)
+                return  # (of what it has made itself it may have all, where no model is named)
             message = "This key may not use this model; GET /v1/models lists those it may."
             raise GatewayError("forbidden", message, param="model")

@@ -118,6 +118,54 @@ def test_anothers_response_is_none_and_no_engine_is_asked_for_it(names: str) -> 
         assert row.ask(post(told)).status == 200
 
 
+def escaped(told: str) -> bytes:
+    return b"".join([b"\\u%04x" % ord(char) for char in told])
+
+
+@pytest.mark.parametrize("passed", [[], [f"{PATH}/*"], [f"{PATH}/compact"]], ids=["none", "all below", "one"])
+def test_however_its_id_is_spelled_it_is_its_owners_alone(passed: list[str]) -> None:
+    """JSON has many spellings of a string, and some engines decode paths, merge slashes, or are told JSON by another name."""
+    with deployed(ENGINES, keys=KEYS, plays=keepers(), passthrough_paths=passed) as row:
+        told, name = made(row)
+        row.engines[name].play.kept.append("compact")  # (whatever is passed on is answered)
+        before = row.asked
+        body = b'{"model":"m","input":"hi", "%b" : "%b"}'
+        bodies = [
+            body % (member, value)
+            for member in (b"previous_response_id", b"previous\\u005fresponse_id")
+            for value in (told.encode(), escaped(told), told.encode().replace(b"_", b"\\u005f"))
+        ]
+        bodies.append(b'{"previous_response_id":"resp_other",' + bodies[0][1:])
+        bodies.append(bodies[0][:-1] + b',"previous_response_id":"resp_other"}')
+        for path in (PATH, f"{PATH}/compact"):
+            for kind in ("application/json", "text/plain", ""):
+                heads = [("content-type", kind)] if kind else []
+                for one in bodies:
+                    answer = row.ask(request("POST", path, headers=heads, body=one, key=key_of("y")))
+                    assert 400 <= answer.status < 500, (path, kind, one)
+        for below in (told.replace("_", "%5F"), f"./{told}", f"/{told}", f"{told}/", f"{told};a=1", f"{told}/./cancel"):
+            for method in ("GET", "POST", "DELETE"):
+                assert row.ask(request(method, f"{PATH}/{below}", key=key_of("y"))).status in (404, 405), below
+        assert row.asked == before
+        for one in bodies[:-2]:
+            assert row.goes_to(request("POST", PATH, headers=JSON, body=one, key=key_of("x"))) == name
+        if passed:
+            assert row.goes_to(request("POST", f"{PATH}/compact", headers=JSON, body=bodies[1], key=key_of("x"))) == name
+
+
+@pytest.mark.parametrize("value", ['["%s"]', "1", "true", '" %s"', '"%s\\u0000"', '"%s\\u00e9"', f'"{"a" * 257}"', f'"{"a" * 9000}"'])
+def test_what_is_no_id_of_a_response_is_400(value: str) -> None:
+    with deployed(ENGINES, keys=KEYS, plays=keepers()) as row:
+        told, _ = made(row)
+        before = row.asked
+        body = b'{"model":"m","previous_response_id":%b,"input":"hi"}' % value.replace("%s", told).encode()
+        answer = row.ask(request("POST", PATH, headers=JSON, body=body, key=key_of("x")))
+        assert (answer.status, json.loads(answer.body)["error"]["param"]) == (400, "previous_response_id")
+        assert row.asked == before
+        for none in ("", None):
+            assert row.ask(post(previous_response_id=none)).status == 200
+
+
 def test_an_id_that_somebody_has_chosen_is_whose_it_was_first() -> None:
     with deployed({"a": {"models": ("m",)}}, keys=KEYS, plays={"a": lambda asked: asked.says(ok(said("resp_mine")))}) as row:
         assert row.ask(post()).status == row.ask(post(tenant="y")).status == 200
@@ -130,6 +178,9 @@ def test_a_key_for_some_models_has_what_it_has_made() -> None:
         told, _ = made(row)
         for method, below in BELOW:
             assert row.ask(request(method, f"{PATH}/{told}{below}", key=key_of("x"))).status == 200
+        other = json.dumps({"model": "other"}).encode()
+        asked = request("POST", f"{PATH}/{told}/cancel", headers=JSON, body=other, key=key_of("x"))
+        assert row.ask(asked).status == 403, "but by no model that it may not use"
 
 
 SHARES = RouteConfig(model="m", versions={"1": 90, "2": 10})
