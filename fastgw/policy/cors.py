@@ -19,6 +19,7 @@ LIMITS: Final = tuple(
     f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")
 )
 """The fields that tell what is left of a key's limits."""
+BUDGETS: Final = tuple(f"x-budget-{what}" for what in ("limit", "period", "remaining", "warning"))
 
 
 class Origins:
@@ -42,7 +43,7 @@ class Cors(Filter):
 
     def __init__(self, origins: Origins) -> None:
         self._origins = origins
-        shown = ", ".join(sorted([*(name.decode() for name in OURS - {b"x-accel-buffering"}), "retry-after", *LIMITS]))
+        shown = ", ".join(sorted([*(name.decode() for name in OURS - {b"x-accel-buffering"}), "retry-after", *LIMITS, *BUDGETS]))
         self._lines = b"access-control-expose-headers: %b\r\n" % shown.encode()
 
     @classmethod
