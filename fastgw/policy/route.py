@@ -7,8 +7,10 @@ from fastgw.exchange.asking import hear, takes
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import model_of
+from fastgw.limits.account import flow_of
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group, UpstreamTable
+from fastgw.upstream.target import Engine
 
 
 def serving(table: UpstreamTable, exchange: Exchange) -> Group | None:
@@ -56,7 +58,7 @@ def for_any(table: UpstreamTable, exchange: Exchange) -> Group | None:
 
 def home(exchange: Exchange, group: Group) -> Pool | None:
     """Who has the response of which ``exchange`` speaks, where that is known: one of ``group``, or another engine that has the
-    model (of whatever share, or tenant: it has answered this key before), or one to which the model's route falls back, as long
+    model (of whatever share, everybody's or of his tenant), or one to which the model's route falls back, as long
     as that takes requests: ``exchange`` goes to its model then."""
     gateway = exchange.gateway
     if gateway.responses is None:
@@ -64,7 +66,9 @@ def home(exchange: Exchange, group: Group) -> Pool | None:
 
         gateway.responses = Responses()
     found: Pool | None = gateway.responses.home(exchange, gateway.table.pools)
-    if found is None or found in group.pools:
+    if found is None or not _his(found.engine, exchange):
+        return None
+    if found in group.pools:
         return found
     model = exchange.substitute or model_of(exchange)
     models = found.engine.configured_models or found.engine.discovered_models
@@ -79,6 +83,12 @@ def home(exchange: Exchange, group: Group) -> Pool | None:
             exchange.group = group_for(gateway.table, exchange, other) or group
             return found
     return None
+
+
+def _his(engine: Engine, exchange: Exchange) -> bool:
+    """Whether an engine is there for who asks, as things are now: everybody's, or his tenant's."""
+    account = exchange.account
+    return not engine.tenant or (account is not None and account.flow == flow_of(engine.tenant))
 
 
 class Route(Filter):

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fastgw import RouteConfig
 from fastgw.net.clock import monotonic
@@ -198,6 +199,26 @@ def test_its_engine_is_asked_whatever_share_or_tenants_it_is_of(engines: Any, ro
             told, name = made(row)
             assert made(row, previous_response_id=told)[1] == name
             assert row.goes_to(request("GET", f"{PATH}/{told}", key=key_of("x"))) == name
+
+
+@pytest.mark.parametrize("who", ["the engine", "the key"])
+def test_an_engine_that_is_another_tenants_now_is_asked_no_more(who: str) -> None:
+    """What is stored there stays there: its tenant's engine is nobody else's, whoever has used it before."""
+    engines = {"own": {"models": ("m",), "tenant": "x"}, "a": {"models": ("m",)}}
+    with deployed(engines, FALLS, keys=KEYS, plays={name: Keeper(name, "one read", 0) for name in engines}) as row:
+        told, name = made(row)
+        assert name == "own"
+        for _ in range(2):
+            assert row.goes_to(post(told)) == name
+        if who == "the engine":
+            row.engines[name].engine.tenant = "y"
+        else:
+            row.talk.core.accounts.apply((replace(KEYS[0], tenant=""), KEYS[1]), 0, 0.0)
+            row.talk.core.version += 1
+        row.learn()
+        before = row.asked
+        assert row.ask(post(told)).status == row.ask(request("GET", f"{PATH}/{told}", key=key_of("x"))).status == 404
+        assert (row.asked["own"], row.asked["a"]) == (before["own"], before["a"] + 2)
 
 
 @pytest.mark.parametrize("state", ["well", "ill", "drained"])
