@@ -25,7 +25,7 @@ from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
 from fastgw.net.clock import monotonic
 from fastgw.net.unusable import TlsError
 from fastgw.upstream import identity
-from fastgw.upstream.absent import names_of
+from fastgw.upstream.absent import ENGINE, Who
 from fastgw.upstream.fleet import Fleet, FleetFull
 from fastgw.upstream.identity import Listed
 
@@ -86,7 +86,7 @@ class EngineDesk:
             raise EngineOfRunner(
                 f"This engine is there as long as its runner is: drain that (POST /admin/runners/{runner}/drain), or stop it."
             )
-        self._fleet.absent.forget(names_of(there.pool.engine))
+        self._fleet.absent.came(Who(ENGINE, name))
         return None if self._fleet.remove(name, at_once=at_once) else _shown(there._replace(leaving=True))
 
     def _find(self, name: str) -> Listed:

@@ -85,8 +85,8 @@ OURS: Final = frozenset(
 """Fields of an answer by which the gateway speaks for itself: an engine's own never goes down, beside ours or instead."""
 
 OUR_PREFIXES: Final = (b"access-control-", b"x-budget-", b"x-fastgw-", b"x-ratelimit-")
-"""The same by the beginnings of their names: which pages may read an answer, and what is left of a key's limits and its budget, is
-not an engine's to say."""
+"""The same by the beginnings of their names: which pages may read an answer, and what is left of a key's limits or
+budget, is not an engine's to say."""
 
 RESPONSE_FIELDS: Final[dict[bytes, int]] = {
     b"content-length": LENGTH,

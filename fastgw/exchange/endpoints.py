@@ -92,7 +92,8 @@ MAX_ID_BYTES: Final = 256
 """Of a response's id; a longer one is none."""
 # The ways below it that no server reads otherwise: nothing that decoding, merging slashes, taking dots out or cutting off
 # parameters (RFC 3986 §3.3) would change. An id is whose it is under one name alone.
-_PLAIN_BELOW: Final = re.compile(rb"%b[0-9A-Za-z_][0-9A-Za-z_.~:=@-]*(?:/[0-9A-Za-z_][0-9A-Za-z_.~:=@-]*)*" % BELOW_RESPONSES).fullmatch
+_PLAIN: Final = rb"[0-9A-Za-z_][0-9A-Za-z_.~:=@-]*"
+_PLAIN_BELOW: Final = re.compile(rb"%b%b(?:/%b)*" % (BELOW_RESPONSES, _PLAIN, _PLAIN)).fullmatch
 
 _POST: Final = frozenset({b"POST"})
 _GET: Final = frozenset({b"GET"})

@@ -63,20 +63,18 @@ class Responses:
 
     def owned(self, exchange: ExchangeState) -> bool:
         """Whether ``exchange`` names a response that its key is known to have made."""
-        return any([self._kept(exchange, hash(told)) is not None for told in _named(exchange)])
+        return any(self._kept(exchange, hash(told)) is not None for told in _named(exchange))
 
     def home(self, exchange: ExchangeState, pools: tuple[Pool, ...]) -> Pool | None:
         """Of ``pools`` the one whose engine has what ``exchange`` names; None where nothing is named, or known of it.
 
         :raises GatewayError: it is another key's, or no id.
         """
-        home = None
+        home: Pool | None = None
         for told in _named(exchange):
             kept = self._kept(exchange, hash(told))
-            for pool in pools if kept is not None and home is None else ():
-                if kept.at(pool.engine):
-                    home = pool
-                    break
+            if kept is not None and home is None:
+                home = next((pool for pool in pools if kept.at(pool.engine)), None)
         return home
 
     def _kept(self, exchange: ExchangeState, hashed: int) -> Kept | None:

@@ -43,7 +43,8 @@ class Cors(Filter):
 
     def __init__(self, origins: Origins) -> None:
         self._origins = origins
-        shown = ", ".join(sorted([*(name.decode() for name in OURS - {b"x-accel-buffering"}), "retry-after", *LIMITS, *BUDGETS]))
+        ours = [name.decode() for name in OURS - {b"x-accel-buffering"}]
+        shown = ", ".join(sorted([*ours, "retry-after", *LIMITS, *BUDGETS]))
         self._lines = b"access-control-expose-headers: %b\r\n" % shown.encode()
 
     @classmethod

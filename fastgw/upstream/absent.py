@@ -5,9 +5,10 @@ name or in a file, is remembered for :data:`AWAY_S` after it went, or until it i
 that nobody knows may be that of one who is still to come: of a runner, in the first :data:`START_S` in which they may dial in;
 of an engine whose source has not said yet who is there, for :data:`AWAY_S`.
 
-Owns: the names, :data:`MOST_ABSENT` at the most (of whoever went longest ago they are forgotten first), and what their clients
-are told. Must never: remember what an operator has taken away, or tell one tenant of another's; nobody who may not come is
-waited for.
+Owns: the names, and what their clients are told. Must never: remember what an operator has taken away, or tell one tenant of
+another's; nobody who may not come is waited for. Invariants: a name is waited for as long as one of those that served it is;
+who comes, or is taken away, ends no wait but its own. All have :data:`MOST_ABSENT` names together: where they are more, whoever
+has more than :data:`SHARE` of them gives some up, then whoever went longest ago all that it has.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ AWAY_S: Final = 300.0
 START_S: Final = 30.0
 """A gateway that comes back is dialled again within :data:`fastgw.agent.link.MAX_PAUSE_S`, by each of its runners."""
 MOST_ABSENT: Final = 4096
+SHARE: Final = MOST_ABSENT // 8
 
 RUNNER: Final = "runner_away"
 ENGINE: Final = "engine_away"
@@ -42,11 +44,9 @@ class Who(NamedTuple):
 
 class _Wait(NamedTuple):
     until: float
-    who: Who
     flow: str  # whose alone it is, "" = everybody's
-
-
-_NOBODY: Final = _Wait(0.0, Who("", ""), "")
+    names: tuple[str, ...] = ()
+    source: str = ""  # the key of the source that it was found by
 
 
 def names_of(engine: Engine) -> list[str]:
@@ -64,9 +64,10 @@ class Absent:
     def __init__(self) -> None:
         self.open = False  # runners may dial in
         self._coming: dict[Who, _Wait] = {}  # whose names nobody knows
-        self._models: dict[str, _Wait] = {}
-        self._went: dict[Who, tuple[str, ...]] = {}  # the longest ago first, and with what
-        self._names = 0  # that they have together
+        self._went: dict[Who, _Wait] = {}  # the longest ago first
+        # By name and flow until when it is waited for whom, the longest last.
+        self._models: dict[tuple[str, str], dict[Who, float]] = {}
+        self._names = 0  # that all who went have together
 
     def __len__(self) -> int:
         return self._names
@@ -74,8 +75,7 @@ class Absent:
     def begin(self, now: float) -> None:
         """Runners may dial in from now on."""
         self.open = True
-        who = Who(RUNNER, "")
-        self._coming[who] = _Wait(now + START_S, who, "")
+        self._coming[Who(RUNNER, "")] = _Wait(now + START_S, "")
 
     def end(self) -> None:
         """None may."""
@@ -88,32 +88,53 @@ class Absent:
         who = Who(ENGINE, source)
         names = tuple(models)
         if names:
-            self.went(who, names, now, tenant)
+            self.went(who, names, now, tenant, source)
         else:
-            self._coming[who] = _Wait(now + AWAY_S, who, flow_of(tenant) if tenant else "")
+            self._coming[who] = _Wait(now + AWAY_S, flow_of(tenant) if tenant else "")
 
-    def went(self, who: Who, models: Iterable[str], now: float, tenant: str = "") -> None:
-        """It has gone by itself, and with it whoever served these."""
+    def ends(self, source: str) -> None:
+        """None of that source of engines may come any more."""
+        self.came(Who(ENGINE, source))
+        for who in [who for who, wait in self._went.items() if wait.source == source]:
+            self.came(who)
+
+    def went(self, who: Who, models: Iterable[str], now: float, tenant: str = "", source: str = "") -> None:
+        """It has gone by itself, and with it one that served these."""
         self.came(who)
         names = tuple(dict.fromkeys(models))[:MOST_ABSENT]
         if not names or (who.kind == RUNNER and not self.open):
             return
-        while self._names + len(names) > MOST_ABSENT:
-            self.came(next(iter(self._went)))
-        self._went[who] = names
+        wait = self._went[who] = _Wait(now + AWAY_S, flow_of(tenant) if tenant else "", names, source)
         self._names += len(names)
-        wait = _Wait(now + AWAY_S, who, flow_of(tenant) if tenant else "")
         for name in names:
-            self._models[name] = wait
+            self._models.setdefault((name, wait.flow), {})[who] = wait.until
+        while self._names > MOST_ABSENT:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        large = next((who for who, wait in self._went.items() if len(wait.names) > SHARE), None)
+        if large is None:
+            self.came(next(iter(self._went)))
+            return
+        wait = self._went[large]
+        stay = max(SHARE, len(wait.names) - (self._names - MOST_ABSENT))
+        self._went[large] = wait._replace(names=wait.names[:stay])
+        self._drop(large, wait, wait.names[stay:])
+
+    def _drop(self, who: Who, wait: _Wait, names: tuple[str, ...]) -> None:
+        self._names -= len(names)
+        for name in names:
+            waits = self._models[name, wait.flow]
+            del waits[who]
+            if not waits:
+                del self._models[name, wait.flow]
 
     def came(self, who: Who) -> None:
         """It says itself what it has, or is not waited for any more."""
         self._coming.pop(who, None)
-        names = self._went.pop(who, ())
-        self._names -= len(names)
-        for name in names:
-            if self._models.get(name, _NOBODY).who == who:
-                del self._models[name]
+        wait = self._went.pop(who, None)
+        if wait is not None:
+            self._drop(who, wait, wait.names)
 
     def here(self, engines: Iterable[Engine]) -> None:
         """These are there: each that has told what it serves is not waited for."""
@@ -122,26 +143,28 @@ class Absent:
                 if engine.configured_models or engine.discovered_models:
                     self.came(Who(ENGINE, engine.name))
 
-    def forget(self, models: Iterable[str]) -> None:
-        """An operator has taken them away."""
-        for name in models:
-            self._models.pop(name, None)
-
     def lately(self, model: str, now: float, flow: str = "") -> bool:
         """Whether somebody that served it, for those of ``flow`` too, has gone lately."""
-        wait = self._models.get(model, _NOBODY)
-        return now < wait.until and wait.flow in ("", flow)
+        return bool(self._models) and self._awaited(model, now, flow) is not None
+
+    def _awaited(self, model: str, now: float, flow: str) -> Who | None:
+        """The last of those that served it, and are waited for by those of ``flow``."""
+        for whose in ("", flow):
+            waits = self._models.get((model, whose))
+            if waits is not None and now < waits[who := next(reversed(waits))]:
+                return who
+        return None
 
     def refusal(self, models: Iterable[str], now: float, retry_after_s: float, flow: str = "") -> GatewayError | None:
         """What is told to who asks for one of these, a name and what it stands for, which nobody serves; None = that there is
         no such model."""
         names = [name for name in models if name]
         for name in names:
-            if self.lately(name, now, flow):
-                kind = self._models[name].who.kind
-                return GatewayError(kind, source=Source.UPSTREAM, param="model", retry_after_s=retry_after_s)
-        for wait in self._coming.values() if names else ():
+            awaited = self._awaited(name, now, flow)
+            if awaited is not None:
+                return GatewayError(awaited.kind, source=Source.UPSTREAM, param="model", retry_after_s=retry_after_s)
+        for who, wait in self._coming.items() if names else ():
             if now < wait.until and wait.flow in ("", flow):
-                kind = wait.who.kind
-                return GatewayError(kind, STARTS[kind], source=Source.UPSTREAM, param="model", retry_after_s=retry_after_s)
+                told = STARTS[who.kind]
+                return GatewayError(who.kind, told, source=Source.UPSTREAM, param="model", retry_after_s=retry_after_s)
         return None

@@ -37,7 +37,7 @@ from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
 from fastgw.net.unusable import TlsError
 from fastgw.stats import EventLog, Stats
-from fastgw.upstream.absent import Absent, names_of
+from fastgw.upstream.absent import ENGINE, Absent, Who
 from fastgw.upstream.chronicle import Chronicle
 from fastgw.upstream.identity import EngineExists, FleetError, LeadsHere, Listed, Origin, UnknownEngine, in_its_way, same
 from fastgw.upstream.kinds.kind import ANY
@@ -413,7 +413,7 @@ class Fleet:
         sources = has_sources(config)
         for name, pool in there.items():
             leaves = name in self.leaving.named
-            self.absent.forget(names_of(pool.engine))
+            self.absent.came(Who(ENGINE, name))
             if sources and not leaves:
                 self.leaving.yielding.add(name)
             elif not pool.engine.inflight:

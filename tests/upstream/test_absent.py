@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastgw.limits.account import flow_of
-from fastgw.upstream.absent import AWAY_S, ENGINE, MOST_ABSENT, RUNNER, START_S, Absent, Who
+from fastgw.upstream.absent import AWAY_S, ENGINE, MOST_ABSENT, RUNNER, SHARE, START_S, Absent, Who
 from fastgw.upstream.runners import GRACE_S
 from tests.support.runners import Talk, heartbeat, register
 
@@ -54,14 +54,44 @@ def test_what_an_operator_takes_away_is_waited_for_by_nobody() -> None:
     assert other is not None
     talk.registry.dismiss(other, "its place is another's", talk.now)
     assert told(talk.absent, "b", at=talk.now) == "", "one whose place is another's"
-    talk.absent.went(Who(RUNNER, "r3"), ["c", "d"], talk.now)
-    talk.absent.forget(["c"])
-    assert [told(talk.absent, name, at=talk.now) for name in "cd"] == ["", "runner_away"]
-    talk.absent.went(Who(ENGINE, "r3"), ["f"], talk.now)
+    talk.absent.went(Who(RUNNER, "r3"), ["d"], talk.now)
+    for engine, source in (("e", "dns a"), ("r3", "file f")):
+        talk.absent.went(Who(ENGINE, engine), ["c", "f"] if engine == "r3" else ["c"], talk.now, source=source)
+    talk.absent.ends("dns a")
+    assert told(talk.absent, "c", at=talk.now) == "engine_away", "one of another source may come"
     talk.absent.end()
     talk.absent.went(Who(RUNNER, "r4"), ["e"], talk.now)
     assert [told(talk.absent, name, at=talk.now) for name in "de"] == ["", ""], "nobody may dial in any more"
     assert told(talk.absent, "f", at=talk.now) == "engine_away", "(engines are found all the same)"
+
+
+def fresh() -> Absent:
+    absent = Absent()
+    absent.open = True
+    return absent
+
+
+HAD = {
+    Who(RUNNER, "r1"): "", Who(RUNNER, "r2"): "", Who(ENGINE, "e"): "", Who(ENGINE, "his"): "acme", Who(ENGINE, "t"): "globex",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("last", HAD, ids=lambda who: who.id)
+def test_a_name_is_waited_for_as_long_as_one_of_those_who_served_it_is(last: Who) -> None:
+    """Whoever of the others has come back with other models, or was taken away, in whatever order they went."""
+    for others in (list(HAD), list(reversed(HAD))):
+        absent = fresh()
+        for who in others:
+            absent.went(who, ["m", f"only {who.id}"], 100.0, HAD[who])
+        for who in others:
+            if who != last:
+                absent.came(who)
+                assert told(absent, f"only {who.id}", at=100.0, tenant=HAD[who]) == ""
+        whose = [tenant for tenant in ("", "acme", "globex") if told(absent, "m", at=100.0, tenant=tenant) == last.kind]
+        assert whose == ([HAD[last]] if HAD[last] else ["", "acme", "globex"])
+        absent.came(last)
+        assert len(absent) == 0
+        assert not any(told(absent, "m", at=100.0, tenant=tenant) for tenant in ("", "acme", "globex"))
 
 
 def test_for_so_long_and_so_many_at_the_most() -> None:
@@ -75,8 +105,20 @@ def test_for_so_long_and_so_many_at_the_most() -> None:
         absent.went(Who(RUNNER, f"r{at}"), ["same", *[f"m{at}-{number}" for number in range(99)]], 200.0)
         assert len(absent) <= MOST_ABSENT
     assert [told(absent, name, at=200.0) for name in ("m0-0", "m99-0", "same")] == ["", "runner_away", "runner_away"]
-    absent.went(Who(RUNNER, "huge"), [f"x{at}" for at in range(2 * MOST_ABSENT)], 200.0)
+
+
+def test_who_had_very_many_names_has_the_others_forgotten_no_sooner() -> None:
+    absent = fresh()
+    absent.went(Who(RUNNER, "small"), ["a", "b"], 100.0)
+    absent.went(Who(RUNNER, "huge"), [f"x{at}" for at in range(2 * MOST_ABSENT)], 100.0)
+    absent.went(Who(RUNNER, "last"), ["c"], 100.0)
     assert len(absent) == MOST_ABSENT
+    assert [told(absent, name, at=100.0) for name in ("a", "b", "x0", "c")] == ["runner_away"] * 4
+    for at in range(7):
+        absent.went(Who(RUNNER, f"r{at}"), [f"y{at}-{number}" for number in range(SHARE - 1)], 100.0)
+    assert [told(absent, name, at=100.0) for name in ("a", "b", "x0", "c")] == ["runner_away"] * 4, "each within a share"
+    absent.came(Who(RUNNER, "huge"))
+    assert len(absent) == 3 + 7 * (SHARE - 1)
 
 
 def test_engines_that_nobody_has_found_yet_are_waited_for_by_the_names_that_they_may_have() -> None:

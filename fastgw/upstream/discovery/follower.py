@@ -122,9 +122,8 @@ class Follower:
             self._stop(gone)
             for engine in self._fleet.engines():
                 if engine.name in gone.engines and self._fleet.is_by(engine.name, gone.source.origin):
-                    self._fleet.absent.forget(names_of(engine))
                     self._fleet.leaving.yielding.add(engine.name)
-            self._fleet.absent.came(Who(ENGINE, key))
+            self._fleet.absent.ends(key)
         for key, source in wanted.items():
             one = self._followed.get(key)
             if one is None:
@@ -153,7 +152,9 @@ class Follower:
         await self._met({name for one in self._followed.values() for name in one.engines})
         self._handing = None
         while self._fleet.leaving.yielding:
-            self._fleet.remove(next(iter(self._fleet.leaving.yielding)))
+            name = next(iter(self._fleet.leaving.yielding))
+            self._fleet.absent.came(Who(ENGINE, name))
+            self._fleet.remove(name)
             await asyncio.sleep(0)
 
     async def _met(self, names: Collection[str]) -> None:
@@ -308,7 +309,7 @@ class Follower:
         engine = self._there(name, one.source.origin)
         if engine is not None:
             if not engine.draining:
-                self._fleet.absent.went(Who(ENGINE, name), names_of(engine), monotonic(), engine.tenant)
+                self._fleet.absent.went(Who(ENGINE, name), names_of(engine), monotonic(), engine.tenant, one.source.key)
             self._fleet.remove(name)
 
     def _there(self, name: str, origin: Origin) -> Engine | None:

@@ -12,7 +12,7 @@ import pytest
 from fastgw import Config, EngineConfig
 from fastgw.engines import EngineDesk
 from fastgw.stats import NullLog
-from fastgw.upstream.absent import ENGINE, Who
+from fastgw.upstream.absent import ENGINE, RUNNER, Who
 from fastgw.upstream.discovery import follower
 from fastgw.upstream.discovery.source import Found, LookFailed
 from fastgw.upstream.fleet import Fleet
@@ -131,9 +131,11 @@ async def test_what_an_engine_served_is_waited_for_unless_the_operator_has_taken
         made.find("e1").engine.discovered_models = ("a", "b")
         if goes == "drained before":
             made.drain("e1")
-        if goes in ("removed", "another source"):
-            made.absent.went(Who(ENGINE, "e9"), ["a", "b"], said.now)  # (which served the same)
+        if goes == "another source":
+            made.absent.went(Who(ENGINE, "e9"), ["a", "b"], said.now, source=said.key)  # (which had gone before)
         if goes == "removed":
+            made.absent.open = True
+            made.absent.went(Who(RUNNER, "r1"), ["b"], said.now)  # (which served the same, and is restarted)
             EngineDesk(made).remove("e1", "")
         elif goes == "another source":
             said.forsake()
@@ -142,7 +144,8 @@ async def test_what_an_engine_served_is_waited_for_unless_the_operator_has_taken
             said.says = "no answer" if goes == "stale" else []
         await there(0)
         by_itself = goes in ("missed", "stale")
-        assert waited("a", "b", "any") == (["engine_away"] * 2 if by_itself else ["", ""]) + [""]
+        others = ["", "runner_away" if goes == "removed" else ""]
+        assert waited("a", "b", "any") == (["engine_away"] * 2 if by_itself else others) + [""]
         if by_itself:
             said.says = [engine(1)]
             await there(1)
