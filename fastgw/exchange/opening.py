@@ -58,7 +58,7 @@ def is_held(endpoint: Endpoint, head: ResponseHead, source: Source, rest: bytes)
     if not endpoint.metered or head.status >= 300 or head.status == NO_CONTENT:
         return False
     if head.sse or (endpoint.dialect == OLLAMA and not head.json):
-        return source.length <= 0 and not coded(head)
+        return not coded(head)
     if not head.json or source.done or not source.length or (rest and source.frames != CHUNKS and not may_fail(rest)):
         return False
     return not coded(head)

@@ -14,10 +14,10 @@ from fastgw.accel.sse import SseScanner
 from fastgw.exchange.call import Call
 from fastgw.exchange.dialects import Dialect
 from fastgw.exchange.figures import coded, dialect_of, told
-from fastgw.exchange.opening import Opening
+from fastgw.exchange.opening import BEGINS, WAITS, Opening, is_held
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import ExchangeState
-from fastgw.protocol.body import Source
+from fastgw.protocol.body import CloseSource, Source
 
 
 def remainder_of(exchange: ExchangeState | None, call: Call, opening: Opening | None) -> Remainder | None:
@@ -33,9 +33,9 @@ def remainder_of(exchange: ExchangeState | None, call: Call, opening: Opening | 
 
 class Remainder:
     """See the head of this file. ``head``: None = it has not come; ``over``: all of it that comes has; ``whole``: and that was
-    its end."""
+    its end. ``refused``: what came in its place is no answer, to whoever had waited for it."""
 
-    __slots__ = ("_dialect", "_relay", "exchange", "head", "over", "then", "whole")
+    __slots__ = ("_dialect", "_opening", "_relay", "exchange", "head", "over", "refused", "then", "whole")
 
     def __init__(self, exchange: ExchangeState, head: ResponseHead | None, relay: Relay | None) -> None:
         self.exchange = exchange
@@ -43,7 +43,8 @@ class Remainder:
         # (What passed is counted when the exchange ends, and a line that has no end counts as one then.)
         self._dialect: Dialect | None = relay.dialect.twin() if relay is not None and relay.dialect is not None else None
         self.head = head if relay is not None else None
-        self.over = self.whole = False
+        self.over = self.whole = self.refused = False
+        self._opening: Opening | None = None  # whoever had waited would have been shown nothing of it yet
         self.then: Callable[[Remainder], None] | None = None
 
     def begins(self, head: ResponseHead, source: Source) -> None:
@@ -53,9 +54,18 @@ class Remainder:
         self._relay = Relay(self.exchange.client, source, sse, head.json)
         if self.exchange.endpoint.dialect:
             self._dialect = dialect_of(self.exchange, head)
+        if is_held(self.exchange.endpoint, head, source, b""):
+            self._opening = Opening(head, CloseSource(), self.exchange.endpoint)  # (its frames are taken off elsewhere)
 
     def feed(self, payload: bytes, last: bool) -> None:
         """More of its body."""
+        if self._opening is not None:
+            verdict = self._opening.feed(payload)
+            if verdict == WAITS and last:
+                verdict = self._opening.eof("fin")
+            if verdict != WAITS:
+                self._opening = None
+                self.refused = verdict != BEGINS
         if self._relay is not None:
             self._relay.overhear(payload, last)
         if self._dialect is not None:
@@ -65,6 +75,8 @@ class Remainder:
     def end(self) -> None:
         """No more comes."""
         self.over = True
+        if self._opening is not None and not self._opening.plain:
+            self.head = None  # its stream had not begun
         then, self.then = self.then, None
         if then is not None:
             then(self)

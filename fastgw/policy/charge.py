@@ -19,6 +19,7 @@ from typing import Final
 from fastgw.accel.heads import ResponseHead
 from fastgw.accel.tokens import MOST_CHOICES, MOST_TOKENS, estimate
 from fastgw.config import Config
+from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context
 from fastgw.exchange.endpoints import COMPLETIONS, MESSAGES
 from fastgw.exchange.exchange import Exchange
@@ -74,21 +75,27 @@ class Charge(Filter):
                 remainder.then = self._rest_known
                 return
             call.remainder = None
-            if remainder.over and remainder.head is not None:
-                self._count(exchange, remainder.head, remainder.tell(call))
+            if remainder.over:
+                self._count_rest(exchange, call, remainder)
         self._settle(exchange, account, exchange.at)
 
     def _rest_known(self, remainder: Remainder) -> None:
-        """The engine has ended an answer that nobody waited for. (Where it has not begun one, what was known stands.)"""
+        """The engine has ended an answer that nobody waited for."""
         exchange: Exchange = remainder.exchange  # type: ignore[assignment]
         account, call = exchange.account, exchange.call
         assert account is not None
         assert call is not None
         call.remainder = None
-        if remainder.head is not None:
-            self._count(exchange, remainder.head, remainder.tell(call))
+        self._count_rest(exchange, call, remainder)
         self._settle(exchange, account, monotonic())
         exchange.gateway.tally.used(exchange)
+
+    def _count_rest(self, exchange: Exchange, call: Call, remainder: Remainder) -> None:
+        """What it has used in all. (Where its engine has not begun an answer, what was known stands.)"""
+        if remainder.refused:
+            self._unanswered(exchange, False)
+        elif remainder.head is not None:
+            self._count(exchange, remainder.head, remainder.tell(call))
 
     def _count(self, exchange: Exchange, response: ResponseHead | None, outcome: str) -> None:
         """What it has used, of an answer with this head."""

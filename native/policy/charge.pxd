@@ -47,6 +47,7 @@ cpdef settle(Exchange exchange, Account account, double now, long long prompt, l
 cdef class Charge(Filter):
     @cython.locals(account=Account, call=Call)
     cpdef on_finish(self, Exchange exchange, str outcome)
+    cpdef _count_rest(self, Exchange exchange, Call call, object remainder)
     cpdef _settle(self, Exchange exchange, Account account, double now)
     @cython.locals(own=str)
     cpdef _count(self, Exchange exchange, ResponseHead response, str outcome)

@@ -16,7 +16,7 @@ from tests.support.byhand.engine import Play
 from tests.support.byhand.h2 import JSON
 from tests.support.conversation import answering, silent
 from tests.support.requests import chat, request
-from tests.support.scripts import EVENT, LAST_CHUNK, SSE_HEAD, chunk
+from tests.support.scripts import EVENT, LAST_CHUNK, SSE_HEAD, chunk, ok
 
 ENGINES: dict[str, dict[str, Any]] = {"a": {"models": ("m",)}, "b": {"models": ("n",)}, "c": {"models": ("o",)}}
 ROUTE = RouteConfig(model="m", fallback=["n", "o"], fallback_on=["failure"])
@@ -298,6 +298,10 @@ def says_then(what: str, *said: bytes) -> Callable[[Any], None]:
     return play
 
 
+def with_a_length(events: bytes) -> bytes:
+    return ok(events).replace(b"application/json", b"text/event-stream")
+
+
 IN_VAIN = {
     "dies behind the head": (says_then("reset", SSE_HEAD), 502),
     "closes behind comments": (says_then("fin", SSE_HEAD, chunk(PING), chunk(PING)), 502),
@@ -308,6 +312,8 @@ IN_VAIN = {
     "ends behind a comment": (answering(SSE_HEAD, chunk(PING) + LAST_CHUNK), 502),
     "ends with its head": (answering(SSE_HEAD + LAST_CHUNK), 502),
     "ends within its first event": (answering(SSE_HEAD, chunk(EVENT[:-1]) + LAST_CHUNK), 502),
+    "brings an error by its length": (answering(with_a_length(FAILS % 503)), 503),
+    "has no event in its length": (answering(with_a_length(PING)), 502),
     "has no length": (answering(SSE_HEAD.replace(b"transfer-encoding: chunked", b"content-length: 0")), 502),
     "closes behind the head": (says_then("fin", TO_ITS_END), 502),
     "closes within its first event": (says_then("fin", TO_ITS_END + PING, EVENT[:20]), 502),

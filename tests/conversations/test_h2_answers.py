@@ -265,6 +265,16 @@ class TestAnswers:
             assert client.sees(200).body == b"{}"
 
 
+@pytest.mark.parametrize("length", [True, False])
+def test_a_stream_begins_with_its_first_event(length: bool) -> None:
+    """An error in its place is the answer that it says, whatever its head said of its length."""
+    fails = b'data: {"error":{"message":"no","type":"server_error","code":503}}\n\n'
+    with h2() as say:
+        client = say.talk.client().says(chat(stream=True))
+        say.last.begins([*SSE, *[(b"content-length", b"%d" % len(fails))][:length]]).says(fails, last=True)
+        assert client.sees(503).json()["error"]["message"]
+
+
 class TestPace:
     def test_credit_follows_the_client(self) -> None:
         """An engine is given no more while its client takes nothing; and all that it may send is a window."""

@@ -25,6 +25,15 @@ OLLAMA = ok(WORD * 3 + b'{"done":true,"prompt_eval_count":70,"eval_count":20}\n'
 ONE_LINE = ok(b'{"message":{"content":"a"},"done":true,"prompt_eval_count":70,"eval_count":20}')
 FIRST = len(SSE_HEAD) + len(chunk(EVENT))
 PROMPT = range(100, 141)  # what it is taken for
+CHAT, LINES = "/v1/chat/completions", "/api/chat"
+FAILS = b'data: {"error":{"message":"no","code":400}}\n\n'
+ANNOUNCED = b'event: response.created\ndata: {"type":"response.created","response":{"id":"r"}}\n\n'
+FAILED = b'event: response.failed\ndata: {"type":"response.failed","response":{"error":{"code":"server_error"},%b}}\n\n' % (
+    USED.replace(b"prompt", b"input").replace(b"completion", b"output")
+)
+STARTS = b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":70,"output_tokens":1}}}\n\n'
+OVERLOADED = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"no"}}\n\n'
+NDJSON_HEAD = SSE_HEAD.replace(b"event-stream", b"x-ndjson")
 
 
 class Row(NamedTuple):
@@ -52,9 +61,24 @@ ROWS = {
     "it dies amid a stream": Row("/v1/chat/completions", STREAM[: FIRST * 2 - len(SSE_HEAD)], FIRST, (-1, 2)),
 }
 
+REFUSED = {
+    "its first event is an error": (CHAT, SSE_HEAD + chunk(FAILS) + LAST_CHUNK),
+    "behind a comment": (CHAT, SSE_HEAD + chunk(b": hi\n\n" + FAILS) + LAST_CHUNK),
+    "with a length": (CHAT, ok(FAILS).replace(b"application/json", b"text/event-stream")),
+    "it has no event": (CHAT, SSE_HEAD + chunk(b": hi\n\n") + LAST_CHUNK),
+    "half of one": (CHAT, SSE_HEAD + chunk(EVENT[:30]) + LAST_CHUNK),
+    "a plain error": (CHAT, ok(FAILS[6:-2])),
+    "behind an announcement": ("/v1/responses", SSE_HEAD + chunk(ANNOUNCED) + chunk(FAILED) + LAST_CHUNK),
+    "behind a start": ("/v1/messages", SSE_HEAD + chunk(STARTS) + chunk(OVERLOADED) + LAST_CHUNK),
+    "TGI's": ("/generate_stream", SSE_HEAD + chunk(b'data:{"error":"no","error_type":"validation"}\n\n') + LAST_CHUNK),
+    "a line": (LINES, NDJSON_HEAD + chunk(b'{"error":"no"}\n') + LAST_CHUNK),
+    "half a line": (LINES, NDJSON_HEAD + chunk(WORD[:-10]) + LAST_CHUNK),
+}
+"""What no client would have been shown as an answer: by path, what the engine says."""
+
 
 def asking(talk: Conversation, path: str, own_ms: str = "") -> tuple[HandClient, HandStream]:
-    stream = path == "/api/chat" or "stream" not in BODY
+    stream = path == LINES or "stream" not in BODY
     headers = [("x-request-timeout-ms", own_ms)] if own_ms else []
     data = json.dumps({**BODY, "stream": stream}).encode()
     client = talk.client().says(request("POST", path, headers=headers, body=data, key=KEY))
@@ -104,6 +128,25 @@ def test_it_is_charged_once_when_its_engine_has_ended(name: str) -> None:
         assert (prompt in PROMPT if row.charged[0] < 0 else prompt == row.charged[0], completion) == (True, row.charged[1])
         assert purse.spent == (prompt + completion) * 1000
         assert len(talk.raw_records) == 1
+
+
+@pytest.mark.parametrize("leaves", ["before its head", "behind it", "amid its body"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_answer_costs_whoever_left_as_little_as_whoever_stays(name: str, leaves: str) -> None:
+    path, answer = REFUSED[name]
+    head = answer.index(b"\r\n\r\n") + 4
+    at = {"before its head": 0, "behind it": head, "amid its body": (head + len(answer)) // 2}[leaves]
+    for stays in (True, False):
+        with letting_finish() as talk:
+            client, asked = asking(talk, path)
+            if at:
+                asked.says(answer[:at])
+            if not stays:
+                client.leaves()
+            asked.says(*[answer[start : start + 40] for start in range(at, len(answer), 40)])
+            ledger = talk.account().ledger
+            assert (ledger.requests, ledger.reserved, talk.account().purse.spent) == (1, 0, 0)
+            assert set(books(talk)) == {(0, 0)}
 
 
 @pytest.mark.parametrize(("end", "charged"), [

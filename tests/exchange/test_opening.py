@@ -191,6 +191,7 @@ def test_one_that_says_nothing_is_a_bad_gateway(data: bytes, path: str) -> None:
     ("path", "head", "waits"),
     [
         (OPENAI, SSE_HEAD, True), (TGI_STREAM, SSE_HEAD, True), (OLLAMA_CHAT, NDJSON_HEAD, True), (OPENAI, NDJSON_HEAD, False),
+        (OPENAI, SSE_HEAD.replace(b"transfer-encoding: chunked", b"content-length: 9"), True),
         (OPENAI, SSE_HEAD[:-2] + b"content-encoding: gzip\r\n\r\n", False), ("/v1/up", SSE_HEAD, False),
         (OPENAI, SSE_HEAD[:-2] + b"Content-Encoding:\tidentity \r\nx-a: b\r\n\r\n", True),
         (OPENAI, SSE_HEAD[:-2] + b"content-encoding: identity, gzip\r\n\r\n", False),
