@@ -67,11 +67,14 @@ class Charge(Filter):
                 exchange.minute.settle(micros(exchange.at), micros(exchange.routed_at), exchange.reserved_minute, 0)
             return
         call = exchange.call
-        self._count(exchange, call.head if call is not None else None, outcome)
+        head = call.head if call is not None else None
         remainder = call.remainder if call is not None else None
+        # What costs nothing, as an engine's silence or its refusal, costs nothing either when the engine has ended: it is asked why
+        # nobody waits, for what it will have cost may not be known by anything yet.
+        goes_on = exchange.estimated if head is None else 200 <= head.status < 300
+        self._count(exchange, head, outcome)
         if remainder is not None and call is not None:
-            # (What costs nothing, as an engine's silence, costs nothing either when the engine has ended.)
-            if not remainder.over and (exchange.prompt_tokens >= 0 or exchange.completion_tokens >= 0):
+            if not remainder.over and goes_on:
                 remainder.then = self._rest_known
                 return
             call.remainder = None

@@ -45,7 +45,7 @@ cpdef settle(Exchange exchange, Account account, double now, long long prompt, l
 
 @cython.final
 cdef class Charge(Filter):
-    @cython.locals(account=Account, call=Call)
+    @cython.locals(account=Account, call=Call, head=ResponseHead, goes_on=bint)
     cpdef on_finish(self, Exchange exchange, str outcome)
     cpdef _count_rest(self, Exchange exchange, Call call, object remainder)
     cpdef _settle(self, Exchange exchange, Account account, double now)

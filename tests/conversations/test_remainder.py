@@ -149,6 +149,43 @@ def test_what_is_no_answer_costs_whoever_left_as_little_as_whoever_stays(name: s
             assert set(books(talk)) == {(0, 0)}
 
 
+SPOKEN = b'{"text":"hello","usage":{"type":"tokens","input_tokens":70,"output_tokens":20}}'
+LASTS = b'{"text":"hello","usage":{"type":"duration","seconds":60}}'
+UPLOADED = {
+    "tokens": ("/v1/audio/transcriptions", ok(SPOKEN), (70, 20)), "seconds": ("/v1/audio/transcriptions", ok(LASTS), (600, 0)),
+    "an image": ("/v1/images/edits", ok(SPOKEN), (70, 20)), "an error": ("/v1/audio/transcriptions", ok(FAILS[6:-2]), (0, 0)),
+    "it dies": ("/v1/audio/translations", ok(SPOKEN)[:-30], (0, 0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UPLOADED)
+@pytest.mark.parametrize("end", ["leaves", "leaves behind the head", "leaves amid the body", "his time is over"])
+def test_of_an_upload_nothing_is_known_before_its_engine_has_said_it(name: str, end: str) -> None:
+    path, answer, charged = UPLOADED[name]
+    at = {"leaves behind the head": answer.index(b"\r\n\r\n") + 4, "leaves amid the body": len(answer) - 10}.get(end, 0)
+    headers: list[tuple[str, str]] = [("content-type", "multipart/form-data; boundary=B")]
+    body = b'--B\r\ncontent-disposition: form-data; name="model"\r\n\r\nm\r\n--B--\r\n'
+    with letting_finish(between_bytes_timeout_s=30.0) as talk:
+        if end == "his time is over":
+            headers += [("x-request-timeout-ms", "400")]
+        client = talk.client().says(request("POST", path, headers=headers, body=body, key=KEY))
+        asked = talk.engines[0].last
+        if at:
+            asked.says(answer[:at])
+        if end == "his time is over":
+            talk.passes(0.5)
+            client.sees(504)
+        else:
+            client.leaves()
+        ledger = talk.account().ledger
+        assert ledger.requests == 0
+        asked.says(answer[at:])
+        if name == "it dies":
+            asked.closes()
+        assert (ledger.requests, set(books(talk)), talk.core.unread) == (1, {charged}, set())
+        assert talk.account().purse.spent == sum(charged) * 1000
+
+
 @pytest.mark.parametrize(("end", "charged"), [
     ("the gateway stops", (-1, 1)), ("it falls silent", (-1, 1)), ("the quota cuts it", (70, 20)),
     ("it was silent for too long", (0, 0)), ("its time was over", (0, 0)), ("his time was over", (70, 20)),
