@@ -254,9 +254,8 @@ def _bound(exchange: Exchange) -> None:
 def _only_error(exchange: Exchange, response: ResponseHead, outcome: str) -> bool:
     """Whether an engine that says that it failed says nothing else: an error in the place of a plain answer. (What it had made
     before that is to be estimated.)"""
-    if outcome != "engine_error" or not response.json or exchange.estimated:
-        return False
-    return exchange.prompt_tokens < 0 and exchange.completion_tokens < 0
+    unsaid = exchange.prompt_tokens < 0 and exchange.completion_tokens < 0
+    return unsaid and response.json and outcome == "engine_error" and not exchange.estimated
 
 
 def relay_of(exchange: Exchange) -> Relay | None:

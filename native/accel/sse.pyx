@@ -718,12 +718,17 @@ cdef bint _names_error(Bytes p, Py_ssize_t n) noexcept nogil:
 
 
 cdef Py_ssize_t _value_of(Bytes p, Py_ssize_t n) noexcept nogil:
-    """Where in the line at ``p`` its data begins; -1 = it has none. (A line ``error: ...`` says its name and data at once.)"""
-    if n >= 6 and p[0] == 101 and memcmp(p, b"error:", 6) == 0:
-        return 7 if n > 6 and p[6] == 32 else 6
+    """Where in the line at ``p`` its data begins; -1 = it has none."""
     if n < 4 or p[0] != 100 or memcmp(p, b"data", 4) != 0 or (n > 4 and p[4] != 58):
         return -1
     return 4 if n == 4 else 6 if n > 5 and p[5] == 32 else 5
+
+
+cdef inline Py_ssize_t _value_of_error(Bytes p, Py_ssize_t n) noexcept nogil:
+    """The same of a line ``error: ...``, which says an event's name and its data at once."""
+    if n < 6 or p[0] != 101 or memcmp(p, b"error:", 6) != 0:
+        return -1
+    return 7 if n > 6 and p[6] == 32 else 6
 
 
 cdef Py_ssize_t _next_line(Bytes p, Py_ssize_t end, Py_ssize_t n) noexcept nogil:
@@ -738,12 +743,13 @@ cdef int _read(Bytes p, Py_ssize_t n, Py_ssize_t *at, Py_ssize_t *size, bint *er
     while start <= n:
         end = line_end(p, start, n)
         value = _value_of(p + start, end - start)
+        if value < 0:
+            value = _value_of_error(p + start, end - start)
+            error[0] = error[0] or value >= 0
         if value >= 0:
             lines += 1
             at[0] = start + value
             size[0] = end - start - value
-            if p[start] == 101:
-                error[0] = True
         elif _names_error(p + start, end - start):
             error[0] = True
         start = _next_line(p, end, n)
@@ -759,6 +765,8 @@ cdef Py_ssize_t _join(Bytes p, Py_ssize_t n, unsigned char *to) noexcept nogil:
     while start <= n:
         end = line_end(p, start, n)
         value = _value_of(p + start, end - start)
+        if value < 0:
+            value = _value_of_error(p + start, end - start)
         if value >= 0:
             if more:
                 to[size] = 10
@@ -782,7 +790,7 @@ cdef Py_ssize_t _dull(Bytes p, Py_ssize_t n) noexcept nogil:
         if end == i:
             i = _next_line(p, end, n)
             return i if i <= EVENT_MAX else 0
-        if _value_of(p + i, end - i) >= 0 or (p[i] == 101 and _at(p, i, end, b"event:", 6)):
+        if _value_of(p + i, end - i) >= 0 or (p[i] == 101 and (_at(p, i, end, b"event:", 6) or _at(p, i, end, b"error:", 6))):
             return 0
         i = _next_line(p, end, n)
         # A CR at the end of all that came: the LF that would make it one line end may follow.
@@ -803,11 +811,13 @@ cdef Py_ssize_t _told(Bytes p, Py_ssize_t n, Run *run, int *what) noexcept nogil
         if end >= n:
             return 0
         value = _value_of(p + i, end - i)
+        if value < 0:
+            value = _value_of_error(p + i, end - i)
+            error = error or value >= 0
         after = _next_line(p, end, n)
         if after >= n:
             return 0
         if value >= 0:
-            error = error or p[i] == 101
             break
         if end == i:
             return 0
