@@ -42,6 +42,7 @@ from fastgw.accel.words import Words
 _START, _FIRST, _KEY, _NAME, _COLON, _VALUE, _SCALAR, _LONG, _STRING, _AFTER, _SKIP, _SKIP_STRING, _OVER, _OPENED = range(14)
 _IN_TEXT: Final = (_STRING, _SKIP_STRING, _NAME)
 _IN_WORD: Final = (_SCALAR, _LONG)
+_IN_VALUE: Final = (_SKIP, _OPENED)
 _BEFORE_NAME: Final = (_FIRST, _KEY)
 _BEFORE_END: Final = (_AFTER, _FIRST)
 
@@ -138,7 +139,7 @@ class UsageScanner:
         end = len(data)
         while at < end:
             phase = self._phase
-            if phase == _SKIP or phase == _OPENED:
+            if phase in _IN_VALUE:
                 at = self._skip(data, at) if phase == _SKIP else self._opened(data, at)
                 continue
             if phase in _IN_TEXT:
