@@ -146,7 +146,8 @@ class RunnerDesk:
         self.follow(config)
 
     def follow(self, config: Config) -> None:
-        """From now on go by ``config``. Who has registered with another token stays; without one nobody does."""
+        """From now on go by ``config``. Who has registered with another token comes again, with this one; without one nobody
+        does."""
         self.terms.set(config.runner_auth_token, config.runner_heartbeat_s, config.runner_timeout_s)
         self.registry.most = config.max_runners
         self.registry.listed = networks(config.runner_allowed_networks)
@@ -154,8 +155,10 @@ class RunnerDesk:
         if not config.runner_auth_token:
             self._absent.end()
             self.registry.close(monotonic())
-        elif not self._absent.open:
-            self._absent.begin(monotonic())
+        else:
+            self.registry.judge(monotonic())
+            if not self._absent.open:
+                self._absent.begin(monotonic())
         for runner in list(self.registry):
             if self.yard.makes_room(runner.engine, config):
                 self.registry.dismiss(runner, "The configuration has an engine of this address, or of this name.", monotonic())

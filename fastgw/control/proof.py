@@ -88,6 +88,10 @@ class Operators:
         found = [one for one in self._held if hmac.compare_digest(digest, one.digest)]
         return found[0] if found and scheme.lower() == "bearer" else None
 
+    def admit(self, held: AdminKey, role: Role) -> bool:
+        """Whether ``held``, which once opened something, still opens what takes ``role``, by whatever name."""
+        return any(hmac.compare_digest(held.digest, one.digest) and one.role >= role for one in self._held)
+
     def owns(self, text: bytes) -> bool:
         """Whether ``text`` is one of the keys: no log may show it."""
         digest = sha256(text).digest()

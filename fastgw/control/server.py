@@ -75,7 +75,7 @@ class _Request(web.BaseRequest):
 class _Connection(Masked):
     """One connection: counted, bounded, and answering malformed requests like any others."""
 
-    __slots__ = ("_control", "address", "busy", "told")
+    __slots__ = ("_control", "address", "busy", "opened", "told")
 
     def __init__(self, manager: web.Server, control: ControlServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -93,6 +93,7 @@ class _Connection(Masked):
         self.address = ""
         self.busy = False  # a request is under way
         self.told: asyncio.Task[Any] | None = None  # who writes an answer without an end to it
+        self.opened: tuple[AdminKey, Role] | None = None  # whose key opened what is under way, and what that takes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -101,6 +102,11 @@ class _Connection(Masked):
         peer = transport.get_extra_info("peername")
         self.address = address_key(peer[0]) if peer else ""
         self._control.joined(self)
+
+    def abort(self) -> None:
+        """End at once, whatever is still to be taken."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
@@ -207,10 +213,13 @@ class ControlServer:
         """How often somebody failed to prove to be the operator, refusals for trying too often included."""
 
     def follow(self, operators: Sequence[AdminKey], hosts: HostRule) -> None:
-        """From the next request on ask for one of these keys, and under these names."""
+        """From now on ask for one of these keys, and under these names. What a key has opened that does not open it any more
+        ends here, in the middle of an answer."""
         self._operators = Operators(operators)
         self._hosts = hosts
-        self._live.cut()  # (a key that is none any more watches no longer)
+        for conn in list(self._connections):
+            if conn.told is not None and conn.opened is not None and not self._operators.admit(*conn.opened):
+                conn.abort()
 
     @property
     def routes(self) -> Sequence[Route]:
@@ -288,6 +297,7 @@ class ControlServer:
         try:
             return await self._handled(request)
         finally:
+            conn.told = conn.opened = None
             self._turned(conn, False)
 
     async def _handled(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -310,7 +320,6 @@ class ControlServer:
             async with aclosing(answer.pieces) as pieces:
                 async for piece in pieces:
                     await self._taken(request, response.write(piece))
-            conn.told = None
             await self._taken(request, response.write_eof())
         else:
             await self._taken(request, response.prepare(request), response.write_eof())
@@ -325,8 +334,7 @@ class ControlServer:
                     await one
                 await request.writer.drain()
         except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
+            cast(_Connection, request.protocol).abort()
             raise ConnectionResetError("the answer was not taken in time") from None
 
     async def _answer(self, request: web.BaseRequest) -> tuple[AdminAnswer, web.StreamResponse]:
@@ -382,12 +390,13 @@ class ControlServer:
             self._log.debug("admin", actor=address, action="denied", status=403)
             raise GatewayError("forbidden", "Administration is closed: no ADMIN_KEY is set.")
         who = self._prove(request, address)
+        opened = cast(_Connection, request.protocol).opened = (who, route.role if route is not None else Role.READ)
         call = AdminCall(
             method=request.method,
             path=path,
             query=list(request.query.items()),
             actor=f"admin:{address}" if who.name == THE_KEY else f"admin:{who.name}@{address}",
-            read=lambda: self._body(request),
+            read=lambda: self._read(request, opened),
             names=names,
             last_event_id=request.headers.get("Last-Event-ID", ""),
         )
@@ -429,6 +438,13 @@ class ControlServer:
         waits = self._throttle.failed(address, now)
         self._log.warning("admin", actor=address, action="denied", status=401, blocked_s=FAILURES_S if waits else 0)
         raise GatewayError("unauthorized", "The admin key is required.")
+
+    async def _read(self, request: web.BaseRequest, opened: tuple[AdminKey, Role]) -> bytes:
+        """The body, where the key is still one when all of it has come."""
+        body = await self._body(request)
+        if not self._operators.admit(*opened):
+            raise GatewayError("unauthorized", "This admin key opens this no more.")
+        return body
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """The whole body; 408 when it is slow, 413 when it is large, 415 when it is compressed, or not in UTF-8."""

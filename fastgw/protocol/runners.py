@@ -115,13 +115,14 @@ class Session:
     """See the head of this file. ``peer``: the address that the runner comes from."""
 
     __slots__ = (
-        "_allowance", "_began", "_counted_at", "_house", "_page", "_pinged", "_terms", "claimed", "closing", "out", "peer",
-        "runner_id", "seen_at", "state", "told", "tunnelled", "wake", "why",
+        "_allowance", "_began", "_counted_at", "_house", "_page", "_pinged", "_terms", "_token", "claimed", "closing", "out",
+        "peer", "runner_id", "seen_at", "state", "told", "tunnelled", "wake", "why",
     )  # fmt: skip
 
     def __init__(self, house: House, terms: Terms, peer: str, now: float) -> None:
         self._house = house
         self._terms = terms
+        self._token = b""  # its digest, once that has let it in
         self.peer = peer
         self.state = State.NEW
         self.tunnelled = False  # requests for its engine go over this very connection
@@ -220,6 +221,11 @@ class Session:
             self.say(words.Error(code=code, message=message[:MAX_TOLD_CHARS]), now)
             self.close(close, code, now)
 
+    def judge(self, now: float) -> None:
+        """The terms are others: a token that is none any more keeps nobody in."""
+        if self.state is State.REGISTERED and self._token != self._terms.token:
+            self.fail(AUTH_FAILED, "The token with which runners register is another now.", POLICY, now)
+
     def close(self, code: int, reason: str, now: float) -> None:
         """Close behind what waits to be written."""
         if self.closing is None and self.state is not State.CLOSED:
@@ -249,6 +255,7 @@ class Session:
         if message.protocol_version != words.VERSION:
             self.fail(PROTOCOL_ERROR, f"protocol_version {words.VERSION} is spoken here.", POLICY, now)
             return
+        self._token = self._terms.token
         self._page = words.by_page(message)
         try:
             self._house.join(self, message, now)

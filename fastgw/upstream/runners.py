@@ -304,6 +304,12 @@ class Registry:
             if runner.lost_at < 0:
                 runner.session.close(AWAY, "the gateway takes no runners now", now)
 
+    def judge(self, now: float) -> None:
+        """The terms are others: who came with a token that is none any more goes."""
+        for runner in list(self._runners.values()):
+            if runner.lost_at < 0:
+                runner.session.judge(now)
+
     # --- within
     def _of(self, session: Session) -> Runner | None:
         """The runner whose connection this is; None = it has another by now."""

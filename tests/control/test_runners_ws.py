@@ -53,6 +53,11 @@ def there(gw: Running) -> list[str]:
     return [runner.id for runner in desk(gw).registry]
 
 
+def changed(gw: Running, **settings: Any) -> Config:
+    config, own = gw.gateway.config, ("api_key_digests", "warnings")
+    return Config(**{name: getattr(config, name) for name in Config.__struct_fields__ if name not in own} | settings)
+
+
 async def ask(url: str, path: str, **more: Any) -> tuple[int, Any]:
     async with RawClient.connect(url) as client:
         await client.send(request("GET", path, **more))
@@ -235,6 +240,25 @@ async def test_S4_01_without_a_token_there_is_no_such_place() -> None:
 
 
 @pytest.mark.together
+async def test_whoever_came_with_a_token_that_is_none_any_more_goes_and_comes_again_with_the_new_one() -> None:
+    async with gateway() as gw:
+        for door in DOORS:
+            one = await Socket.opened(at(gw, door))
+            await one.say(register(http_port=9))
+            assert (await one.message())["type"] == "register_ack"
+            await gw.gateway.follow(changed(gw, runner_heartbeat_s=20.0))
+            await one.say(heartbeat())
+            await gw.gateway.follow(changed(gw, runner_auth_token=f"{TOKEN}-since-{door}"))
+            heard, code = await one.ends()
+            assert ([message["code"] for message in heard], code) == (["AUTH_FAILED"], 1008)
+            again = await Socket.opened(at(gw, door))
+            await again.say(register(http_port=9, auth_token=f"{TOKEN}-since-{door}"))
+            assert (await again.message())["type"] == "register_ack"
+            again.close()
+            await gw.gateway.follow(changed(gw, runner_auth_token=TOKEN))
+
+
+@pytest.mark.together
 async def test_S4_04_D6_runners_are_shown_where_configured_and_to_the_operator() -> None:
     async with gateway(api_keys=["sk-a-tenant"]) as gw:
         assert (await ask(gw.url, "/runners", key="sk-a-tenant"))[0] == 404
@@ -272,12 +296,9 @@ async def test_those_that_dial_the_port_for_clients_count_among_their_addresss_c
         tunnel = await Socket.dial(at(gw, "public"))
         await tunnel.send(handshake(lines=b"Sec-WebSocket-Protocol: fastgw.tunnel.1\r\n"))
         await tunnel.head()
-        config = gw.gateway.config
-        own = ("api_key_digests", "warnings")
-        fields = {name: getattr(config, name) for name in Config.__struct_fields__ if name not in own}
         for again in (False, True):
             if again:  # (they are counted anew)
-                await gw.gateway.follow(Config(**{**fields, "trusted_proxies": ("10.0.0.1",)}))
+                await gw.gateway.follow(changed(gw, trusted_proxies=("10.0.0.1",)))
             more = await Socket.dial(at(gw, "public"))
             assert (await more.head()).startswith(b"HTTP/1.1 503")
             more.close()
