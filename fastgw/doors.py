@@ -401,6 +401,7 @@ async def for_the_operator(
     from fastgw.control.server import ControlServer
     from fastgw.engines import EngineDesk
     from fastgw.explaining import ExplainDesk
+    from fastgw.observe.latencies import Latencies
     from fastgw.observe.live import Live
 
     config = core.config
@@ -415,6 +416,8 @@ async def for_the_operator(
     free = listen.endswith(":0")  # the system chooses the port
     host, port = parse_host_port(listen.removesuffix(":0") + ":1" if free else listen)
     metrics.pages.more = metrics.vitals.joined.gpus = gpus = _gpus(config, core.log)
+    latencies = Latencies(fleet.engines)
+    metrics.tasks.spawn("latencies", latencies.run())
     control = ControlServer(
         host=host,
         port=0 if free else port,
@@ -425,7 +428,7 @@ async def for_the_operator(
         keys=keys,
         usage=keys,
         currency=lambda: core.config.currency,
-        engines=EngineDesk(fleet, runners.runner_of),
+        engines=EngineDesk(fleet, latencies, runners.runner_of),
         hosts=control_hosts(config),
         reload=loading.again,
         config=lambda: {"settings": dumped(core.config), "restart": loading.pending},
@@ -433,7 +436,7 @@ async def for_the_operator(
         runners=runners.dialled,
         explain=ExplainDesk(core),
         live=AdminLive(
-            Live(metrics.vitals),
+            Live(metrics.vitals, latencies),
             lambda: found[0].runners() if (found := runners.dialled()) is not None else (),
             lambda: gpus.tiles() if gpus is not None else None,
         ),

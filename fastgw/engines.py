@@ -18,34 +18,49 @@ from fastgw.control.admin_engines import (
     EngineOfRunner,
     EngineShown,
     ModelShown,
+    Percentiles,
     TooManyEngines,
 )
 from fastgw.control.call import FieldProblems
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
 from fastgw.net.clock import monotonic
 from fastgw.net.unusable import TlsError
+from fastgw.observe.latencies import Latencies, Spread
 from fastgw.upstream import identity
 from fastgw.upstream.absent import ENGINE, Who
 from fastgw.upstream.fleet import Fleet, FleetFull
 from fastgw.upstream.identity import Listed
+from fastgw.upstream.models import ModelFacts
 
 _HEALTH: Final = {True: "well", False: "not_well", None: "unknown"}
+_OF_TIMES: Final = ("p50", "p95", "p99")  # as `observe.latencies.QUANTILES`
 _BREAKER: Final = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half_open"}
+
+
+def _fact(one: ModelFacts) -> ModelShown:
+    return ModelShown(
+        name=one.name, context_tokens=one.context_tokens, parent=one.parent, loaded=one.loaded, aliases=one.aliases
+    )
+
+
+def _percentiles(found: Spread) -> Percentiles | None:
+    return None if found is None else Percentiles(**dict(zip(_OF_TIMES, found, strict=True)))
 
 
 class EngineDesk:
     """A ``control.admin_engines.EnginesBackend`` over a fleet."""
 
-    def __init__(self, fleet: Fleet, runner_of: Callable[[str], str] = lambda name: "") -> None:
+    def __init__(self, fleet: Fleet, latencies: Latencies, runner_of: Callable[[str], str] = lambda name: "") -> None:
         """``runner_of`` gives the id of the runner that an engine stands for, "" = it stands for none."""
         self._fleet = fleet
+        self._latencies = latencies
         self._runner_of = runner_of
 
     def engines(self) -> Sequence[EngineShown]:
-        return [_shown(one, 0) for one in self._fleet.listed()]
+        return [self._shown(one, 0) for one in self._fleet.listed()]
 
     def show(self, name: str) -> EngineShown:
-        return _shown(self._find(name))
+        return self._shown(self._find(name))
 
     def add(self, fields: Mapping[str, Any]) -> EngineShown:
         if not fields.get("url"):
@@ -87,7 +102,7 @@ class EngineDesk:
                 f"This engine is there as long as its runner is: drain that (POST /admin/runners/{runner}/drain), or stop it."
             )
         self._fleet.absent.came(Who(ENGINE, name))
-        return None if self._fleet.remove(name, at_once=at_once) else _shown(there._replace(leaving=True))
+        return None if self._fleet.remove(name, at_once=at_once) else self._shown(there._replace(leaving=True))
 
     def _find(self, name: str) -> Listed:
         """Who has that name, or else had it."""
@@ -108,38 +123,35 @@ class EngineDesk:
         except ConfigErrors as error:
             raise FieldProblems([f"{one.name}: {one.message}" for one in error.errors]) from None
 
-
-def _shown(one: Listed, facts: int = MOST_MODELS) -> EngineShown:
-    pool, config = one.pool, one.config
-    engine = pool.engine
-    models = sorted(engine.configured_models) if engine.configured_models else engine.discovered_models
-    return EngineShown(
-        name=engine.name,
-        url=config.url,
-        origin=one.origin,
-        kind=engine.kind.name,
-        models=models[:MOST_MODELS],
-        models_total=len(models),
-        facts=[
-            ModelShown(
-                name=fact.name, context_tokens=fact.context_tokens, parent=fact.parent, loaded=fact.loaded, aliases=fact.aliases
-            )
-            for fact in islice(engine.facts.values(), facts)
-        ],
-        served_name=engine.served_name,
-        api_key_set=bool(config.api_key),
-        weight=engine.weight,
-        health=_HEALTH[engine.healthy],
-        breaker=_BREAKER[engine.breaker.state],
-        inflight=engine.inflight,
-        slots=engine.slots,
-        connections=pool.connections,
-        draining=engine.draining,
-        ejected=engine.ejected_until > 0.0,
-        rests_s=round(max(0.0, engine.rests_until - monotonic()), 3),
-        away=engine.away,
-        leaving=one.leaving,
-        requests_total=engine.answered_total,
-        failures_total=engine.failures_total,
-        ejections_total=engine.ejections_total,
-    )
+    def _shown(self, one: Listed, facts: int = MOST_MODELS) -> EngineShown:
+        pool, config = one.pool, one.config
+        engine = pool.engine
+        ttft, itl = self._latencies.of((engine,))
+        models = sorted(engine.configured_models) if engine.configured_models else engine.discovered_models
+        return EngineShown(
+            name=engine.name,
+            url=config.url,
+            origin=one.origin,
+            kind=engine.kind.name,
+            models=models[:MOST_MODELS],
+            models_total=len(models),
+            facts=[_fact(fact) for fact in islice(engine.facts.values(), facts)],
+            served_name=engine.served_name,
+            api_key_set=bool(config.api_key),
+            weight=engine.weight,
+            health=_HEALTH[engine.healthy],
+            breaker=_BREAKER[engine.breaker.state],
+            inflight=engine.inflight,
+            slots=engine.slots,
+            connections=pool.connections,
+            draining=engine.draining,
+            ejected=engine.ejected_until > 0.0,
+            rests_s=round(max(0.0, engine.rests_until - monotonic()), 3),
+            away=engine.away,
+            leaving=one.leaving,
+            requests_total=engine.answered_total,
+            failures_total=engine.failures_total,
+            ejections_total=engine.ejections_total,
+            ttft_s=_percentiles(ttft),
+            itl_s=_percentiles(itl),
+        )

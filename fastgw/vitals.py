@@ -142,7 +142,7 @@ class MetricsDoor:
 
     def __init__(self, core: GatewayCore, tasks: Tasks, vitals: Vitals) -> None:
         self._core = core
-        self._tasks = tasks
+        self.tasks = tasks
         self.vitals = vitals
         self._pages: MetricsPages | None = None
         core.locals["metrics"] = self._answer
@@ -156,7 +156,7 @@ class MetricsDoor:
 
             core = self._core
             self._pages = MetricsPages(
-                GatewayCollector(self.vitals).families, self._tasks.spawn, keep_s=lambda: core.config.metrics_cache_s,
+                GatewayCollector(self.vitals).families, self.tasks.spawn, keep_s=lambda: core.config.metrics_cache_s,
                 hurry=core.reactor.poller.hurry,
             )  # fmt: skip
         return self._pages
@@ -164,7 +164,7 @@ class MetricsDoor:
     def _answer(self, exchange: Exchange) -> None:
         """The page, when it is made; the client may leave meanwhile."""
         exchange.move(IS_SERVED)
-        exchange.local_task = self._tasks.spawn("answer /metrics", self._answered(exchange))
+        exchange.local_task = self.tasks.spawn("answer /metrics", self._answered(exchange))
         self._core.reactor.poller.hurry()
 
     async def _answered(self, exchange: Exchange) -> None:

@@ -47,11 +47,15 @@ class Histogram:
         self.total += value
         return at
 
-    def came(self, value: float, events: int) -> None:
-        """``events`` came at once, after ``value``: the first has waited for so long, and the others not at all."""
-        self.observe(value)
+    def came(self, value: float, events: int, also: Histogram) -> None:
+        """``events`` came at once, after ``value``: the first has waited for so long, and the others not at all. It counts in
+        ``also``, of the same bounds, as well."""
+        at = self.observe(value)
+        also._counts[at] += 1
+        also.total += max(value, 0.0)
         if events > 1:
             self._counts[0] += events - 1
+            also._counts[0] += events - 1
 
     def exemplify(self, at: int, value: float, when: float, trace: str) -> None:
         """``value`` of the bucket ``at`` was seen in a trace that somebody keeps."""

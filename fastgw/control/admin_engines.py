@@ -87,11 +87,20 @@ class ModelShown(msgspec.Struct, frozen=True, kw_only=True):
     aliases: Sequence[str]
 
 
+class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds, of the last minute."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
 class EngineShown(msgspec.Struct, frozen=True, kw_only=True):
     """An engine as the API shows it. ``origin``: who has named it (config, admin, runner, dns, srv, file). ``health`` is well,
     not_well or unknown; ``facts`` are shown of one engine alone; ``slots`` 0 = no limit; ``leaving``: it is removed when
     nothing is under way there; ``ejected``: it is asked only where no other takes a request, and so for ``rests_s`` more
-    seconds, as it has asked itself; ``away``: the tunnel to it has broken, and requests wait for its runner."""
+    seconds, as it has asked itself; ``away``: the tunnel to it has broken, and requests wait for its runner. ``ttft_s``: from
+    when it was sent a request to the first token, ``itl_s``: between tokens; null = nothing was streamed."""
 
     name: str
     url: str
@@ -116,6 +125,8 @@ class EngineShown(msgspec.Struct, frozen=True, kw_only=True):
     requests_total: int
     failures_total: int
     ejections_total: int
+    ttft_s: Percentiles | None
+    itl_s: Percentiles | None
 
 
 class EngineList(msgspec.Struct, kw_only=True):

@@ -45,6 +45,10 @@ class LiveBackend(Protocol):
         """What has gone wrong after that number."""
         ...
 
+    def times(self, engine: str) -> tuple[Any, Any]:
+        """How long the engine of that name takes to its first token, and between tokens."""
+        ...
+
 
 class RunnerSeen(Protocol):
     """What is told of a runner (``admin_runners.RunnerShown``)."""
@@ -66,6 +70,10 @@ class RunnerSeen(Protocol):
 
 
 _OF_RUNNER: Final = ("id", "name", "engine", "health", "connected", "inflight", "silent_s")
+
+
+def _shown(one: RunnerSeen, ttft: Any, itl: Any) -> dict[str, Any]:
+    return {**{name: getattr(one, name) for name in _OF_RUNNER}, "ttft": ttft, "itl": itl}
 
 
 def event(name: str, document: object) -> bytes:
@@ -94,7 +102,6 @@ class AdminLive:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._latest = b""  # who comes between two looks does not wait
-        self._age = 0  # of watchers; those of an earlier one end
         self._closed = False
         self.watchers = 0
 
@@ -111,23 +118,17 @@ class AdminLive:
             raise GatewayError("rate_limited", f"{MAX_WATCHERS} watch, and no more may at once.", retry_after_s=5.0)
         return AdminAnswer(200, pieces=self._told(self._live), media_type=EVENTS)
 
-    def cut(self) -> None:
-        """All answers end; who may still watch comes again."""
-        self._age += 1
-        self._rest()
-
     def close(self) -> None:
         """Nobody is told more."""
         self._closed = True
-        self.cut()
+        self._rest()
 
     async def _told(self, live: LiveBackend) -> AsyncGenerator[bytes, None]:
         self.watchers += 1
-        age = self._age
         try:
             yield event("past", live.past()) + self._latest
             number = -1
-            while age == self._age:
+            while not self._closed:
                 if number != live.last_error:
                     errors, number = live.errors(number), live.last_error
                     yield event("errors", errors)
@@ -155,8 +156,9 @@ class AdminLive:
         assert made is not None
         try:
             runners = list(self._runners())
-            shown = [{name: getattr(one, name) for name in _OF_RUNNER} for one in runners[:MOST_RUNNERS]]
-            told = {"now": live.look(), "runners": shown, "runners_total": len(runners), "gpus": self._gpus()}
+            now = live.look()
+            shown = [_shown(one, *live.times(one.engine)) for one in runners[:MOST_RUNNERS]]
+            told = {"now": now, "runners": shown, "runners_total": len(runners), "gpus": self._gpus()}
             self._latest = event("now", told)
             made.set_result(self._latest)
         except Exception as error:

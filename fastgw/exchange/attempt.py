@@ -323,7 +323,7 @@ class Attempt(Call):
             show = showing(exchange, self.core.on_data, head)
         changes = show is not None and show.renamer is not None
         relay = self.relay = relay_for(exchange, head, source, extra, show, changes)
-        relay.gaps = self.core.tally.gaps(exchange) if streamed(exchange) else None
+        relay.gaps, relay.engine_gaps = (self.core.tally.gaps(exchange) if streamed(exchange) else None), self.pool.engine.gaps
         stream = self.stream
         assert stream is not None
         stream.due(self.first_byte_at + self.core.between_bytes_timeout_s)

@@ -54,6 +54,7 @@ class Relay:
         "closing",
         "dialect",
         "ended",
+        "engine_gaps",
         "follows",
         "gaps",
         "gone",
@@ -90,7 +91,8 @@ class Relay:
         self.gone = False  # he did: the exchange has ended
         self.dialect: Dialect | None = None  # who reads it in an engine's own API
         self.written = 1  # what the last write returned
-        self.gaps: Histogram | None = None  # of the time between its events with text
+        self.gaps: Histogram | None = None  # of the time between its events with text, among those of its model,
+        self.engine_gaps: Histogram | None = None  # and among those of its engine
         self._text_at = 0.0  # when the last of those came,
         self._tokens = self._events = 0  # and what had come by then
 
@@ -325,14 +327,15 @@ class Relay:
     def paced(self, now: float) -> None:
         """What the last read brought came ``now``. (Of several events in one read the first has kept its reader waiting.)"""
         gaps = self.gaps
+        theirs = self.engine_gaps
         sse = self.sse
-        if gaps is None:
+        if gaps is None or theirs is None:
             return
         events = sse.events if sse is not None else self._events + 1
         tokens = sse.tokens if sse is not None else events
         if tokens != self._tokens:
             if self._text_at:
-                gaps.came(now - self._text_at, events - self._events)
+                gaps.came(now - self._text_at, events - self._events, theirs)
             self._text_at = now
             self._tokens = tokens
         self._events = events

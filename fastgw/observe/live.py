@@ -1,8 +1,9 @@
 """What a gateway does now, second by second: for who watches it, while somebody does.
 
-Owns: the differences between one look and the next (rates, and percentiles of the last half minute) and the figures of the last
-ten minutes that were watched. All is read off the numbers that the metrics read. Must never: cost anything while nobody looks,
-or grow with the fleet: what is told of engines and models is bounded, those first that are ill, then those with most to do.
+Owns: the differences between one look and the next (rates, and percentiles of the last half minute; those of engines are of
+``latencies``) and the figures of the last ten minutes that were watched. All is read off the numbers that the metrics read.
+Must never: cost anything while nobody looks, or grow with the fleet: what is told of engines and models is bounded, those first
+that are ill, then those with most to do.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import Final
 
 import msgspec
 
-from fastgw.accel.histograms import Bounds
 from fastgw.limits.breaker import CLOSED, HALF_OPEN, OPEN
 from fastgw.net.clock import monotonic
+from fastgw.observe.latencies import Latencies, Spread, Timed, spread
 from fastgw.observe.metrics import MetricsSource, PoolView
 from fastgw.observe.recent import Ended
-from fastgw.observe.tallies import FIRST_TOKEN, PER_TOKEN, Cell
+from fastgw.observe.tallies import Cell
+from fastgw.upstream.times import FIRST_TOKEN, PER_TOKEN
 
 MOST_POINTS: Final = 600
 """Seconds of the past: 250 kB."""
@@ -30,13 +32,9 @@ MARKS: Final = 3
 """Percentiles are of what has come since the oldest of these: 20 to 30 seconds."""
 STALE_S: Final = 5.0
 """Rates are told between two looks that are no further apart."""
-QUANTILES: Final = (0.5, 0.95, 0.99)
 
 _HEALTH: Final = {True: "well", False: "not_well", None: "unknown"}
 _BREAKER: Final = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half_open"}
-
-Spread = tuple[float, ...] | None
-"""Percentiles, as :data:`QUANTILES` has them, in seconds; None = there was nothing."""
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -58,7 +56,7 @@ class Point(msgspec.Struct, frozen=True, array_like=True):
 
 class EngineNow(msgspec.Struct):
     """An engine, or all of one name. ``running``, ``waiting`` and ``kv_usage`` as it says itself, None = it does not; ``slots``
-    0 = no limit."""
+    0 = no limit; ``ttft`` and ``itl`` of the last minute."""
 
     name: str
     health: str = "unknown"
@@ -74,6 +72,8 @@ class EngineNow(msgspec.Struct):
     resting: bool = False
     answered: int = 0
     failures: int = 0
+    ttft: Spread = None
+    itl: Spread = None
 
 
 class ModelNow(msgspec.Struct, frozen=True):
@@ -121,39 +121,33 @@ class _Counts:
         self.gaps = list(map(int.__add__, self.gaps, cell.gaps.counts()))
 
 
-def quantile(bounds: Bounds, counts: Sequence[int], share: float) -> float | None:
-    """Below it lie ``share`` of what was counted, taken as spread evenly within a bucket; None = nothing was counted."""
-    left = sum(counts) * share
-    if not left:
-        return None
-    low = 0.0
-    for high, count in zip(bounds.values, counts, strict=False):
-        if count >= left:
-            return round(low + (high - low) * left / count, 6)
-        left -= count
-        low = high
-    return low  # (above all bounds: it is no less than the last)
-
-
-def _spread(bounds: Bounds, now: Sequence[int], before: Sequence[int]) -> Spread:
-    counts = [one - other for one, other in zip(now, before, strict=True)]
-    found = [quantile(bounds, counts, share) for share in QUANTILES]
-    return None if found[0] is None else tuple(one or 0.0 for one in found)
+def _since(count: _Counts, before: _Counts) -> tuple[Spread, Spread]:
+    """To the first token, and between pieces of text."""
+    first = [one - other for one, other in zip(count.first, before.first, strict=True)]
+    gaps = [one - other for one, other in zip(count.gaps, before.gaps, strict=True)]
+    return spread(FIRST_TOKEN, first), spread(PER_TOKEN, gaps)
 
 
 class Live:
-    """See the head of this file."""
+    """See the head of this file. ``latencies`` knows the times of engines."""
 
     def __init__(
-        self, source: MetricsSource, *, clock: Callable[[], float] = monotonic, wall: Callable[[], float] = time
+        self,
+        source: MetricsSource,
+        latencies: Latencies,
+        *,
+        clock: Callable[[], float] = monotonic,
+        wall: Callable[[], float] = time,
     ) -> None:
         self._source = source
+        self._latencies = latencies
         self._clock = clock
         self._wall = wall
         self._points: deque[Point] = deque(maxlen=MOST_POINTS)
         self._marks: deque[dict[str, _Counts]] = deque(maxlen=MARKS)
         self._last: tuple[_Counts, int, int] | None = None
         self._asked: dict[str, tuple[int, int]] = {}  # what engines had answered, and failed at, by their names
+        self._named: dict[str, list[Timed]] = {}  # the engines of the last look, likewise
 
     def past(self) -> Mapping[str, object]:
         """What somebody gets who comes: the points that are kept, and how they are called."""
@@ -181,7 +175,7 @@ class Live:
         last, self._last = self._last, (total, recent.faults, recent.refusals)
         span = now - last[0].at if last is not None else 0.0
         fresh = 0.0 < span <= STALE_S
-        first, gaps = (_spread(FIRST_TOKEN, total.first, since[""].first), _spread(PER_TOKEN, total.gaps, since[""].gaps))
+        first, gaps = _since(total, since[""])
         counts = self._source.stats.snapshot()
         waiting = self._source.queue().get("waiting")
 
@@ -198,12 +192,19 @@ class Live:
         )  # fmt: skip
         self._points.append(point)
         engines = self._engines(span if fresh else 0.0)
+        for one in engines[:MOST_ENGINES]:
+            one.ttft, one.itl = self.times(one.name)
         told = _busiest(models, since, now)
         return Now(
             point=point, ttft=first, itl=gaps, connections=counts.get("connections_open", 0), engines_total=len(engines),
             engines_well=sum(one.health == "well" for one in engines), engines=engines[:MOST_ENGINES],
             models_total=len(told), models=told[:MOST_MODELS],
         )  # fmt: skip
+
+    def times(self, engine: str) -> tuple[Spread, Spread]:
+        """Of the engine of that name, if it was there at the last look: to the first token, and between pieces of text."""
+        found = self._named.get(engine)
+        return self._latencies.of(found) if found is not None else (None, None)
 
     def _counted(self, now: float) -> dict[str, _Counts]:
         """By model, and of all under \"\"."""
@@ -218,9 +219,11 @@ class Live:
     def _engines(self, span: float) -> list[EngineNow]:
         """All of them, those that are ill first, then by what they have to do. ``span`` 0.0: no rates."""
         named: dict[str, EngineNow] = {}
+        self._named = {}
         for pool in self._source.pools():
             name = pool.engine.name
             first = name not in named
+            self._named.setdefault(name, []).append(pool.engine)
             _add(named.setdefault(name, EngineNow(name)), pool, first)
         asked, self._asked = self._asked, {name: (one.answered, one.failures) for name, one in named.items()}
         for name, one in named.items():
@@ -260,7 +263,6 @@ def _busiest(models: Mapping[str, _Counts], since: Mapping[str, _Counts], now: f
             before = since.get(name) or _Counts(now)
             found.append(ModelNow(
                 name, round((count.requests - before.requests) / span, 2), round((count.prompt - before.prompt) / span, 2),
-                round((count.completion - before.completion) / span, 2), _spread(FIRST_TOKEN, count.first, before.first),
-                _spread(PER_TOKEN, count.gaps, before.gaps),
+                round((count.completion - before.completion) / span, 2), *_since(count, before),
             ))  # fmt: skip
     return sorted(found, key=lambda one: (-one.requests_s, one.name))

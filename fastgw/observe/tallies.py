@@ -24,6 +24,7 @@ from fastgw.exchange.state import ExchangeState, model_of
 from fastgw.exchange.tally import Tally
 from fastgw.observe.energy import Energy
 from fastgw.observe.recent import Recent
+from fastgw.upstream.times import FIRST_TOKEN, PER_TOKEN
 
 OTHER: Final = "other"
 MOST_CELLS: Final = 1000
@@ -36,12 +37,6 @@ MOST_CALLERS: Final = 1000
 DURATION: Final = Bounds((
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84,
     327.68, 655.36,
-))  # fmt: skip
-FIRST_TOKEN: Final = Bounds((
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
-))  # fmt: skip
-PER_TOKEN: Final = Bounds((
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0,
 ))  # fmt: skip
 QUEUED: Final = Bounds((0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0))
 OWN: Final = Bounds((0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0))
@@ -152,6 +147,9 @@ class Tallies(Tally):
             self._used(cell, one)
         token_at = one.token_at
         if token_at and status < 400 and streamed(one):
+            call = one.call
+            assert call is not None  # (streamed)
+            call.pool.engine.first_tokens.observe(token_at - call.sent_at)
             first = cell.first_token.observe(token_at - started)
             if completion > 1 and outcome == "ok":
                 cell.per_token.observe((now - token_at) / (completion - 1))

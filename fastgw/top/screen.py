@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, TextIO
 
-from fastgw.top.view import Reading
+from fastgw.top.view import Percentiles, Reading
 
 WIDTH: Final = 80
 _NAME_CHARS: Final = 26
@@ -48,6 +48,11 @@ def ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1e3:.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.1f} ms"
 
 
+def spread(found: Percentiles | None) -> str:
+    """All three, in milliseconds."""
+    return "-" if found is None else "/".join(f"{one * 1e3:.0f}" for one in (found.p50, found.p95, found.p99))
+
+
 def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
@@ -67,6 +72,11 @@ def shown(found: Reading, where: str) -> Shown:
               figure(one.errors_per_s), figure(one.waiting), percent(one.kv_usage)) for one in found.engines],
             frozenset(row for row, one in enumerate(found.engines) if one.state not in _WELL),
             found.engines_total - len(found.engines),
+        ),
+        Table(
+            ("ENGINE", "TTFT P50/P95/P99 MS", "ITL P50/P95/P99 MS"),
+            [(safe(one.name, _NAME_CHARS), spread(one.ttft_s), spread(one.itl_s)) for one in found.engines
+             if one.ttft_s is not None or one.itl_s is not None],
         ),
         Table(
             ("MODEL", "REQ/S", "TOKENS/S", "TTFT P50", "TTFT P99"),

@@ -39,7 +39,17 @@ class GatewayFigures(msgspec.Struct, frozen=True, kw_only=True):
     restart_pending: bool | None
 
 
+class Percentiles(msgspec.Struct, frozen=True):
+    """Seconds, of the last minute."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
 class EngineFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """``ttft_s`` and ``itl_s`` as the gateway's admin API says, None = it was not asked, or nothing was streamed."""
+
     name: str
     state: str
     inflight: float
@@ -49,6 +59,8 @@ class EngineFigures(msgspec.Struct, frozen=True, kw_only=True):
     truncations_total: float
     waiting: float | None
     kv_usage: float | None
+    ttft_s: Percentiles | None
+    itl_s: Percentiles | None
 
 
 class ModelFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +97,8 @@ class EngineTold(msgspec.Struct, frozen=True):
     draining: bool = False
     leaving: bool = False
     away: bool = False
+    ttft_s: Percentiles | None = None
+    itl_s: Percentiles | None = None
 
 
 class _EngineList(msgspec.Struct, frozen=True):
@@ -169,6 +183,7 @@ def _engines(page: Page, grown: Growth, told: Sequence[EngineTold]) -> list[Engi
             requests_per_s=asked.get(name), errors_per_s=failed.get(name),
             truncations_total=by["upstream_truncations_total"].get(name, 0.0),
             waiting=by["engine_requests_waiting"].get(name), kv_usage=by["engine_kv_cache_usage_ratio"].get(name),
+            ttft_s=known[name].ttft_s if name in known else None, itl_s=known[name].itl_s if name in known else None,
         )
         for name, inflight in by["engine_inflight"].items()
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
+from fastgw.accel.histograms import Histogram
 from fastgw.config import EngineConfig
 from fastgw.config.address import TUNNELS
 from fastgw.limits.breaker import CLOSED, NO, OPEN, Breaker
@@ -19,6 +20,7 @@ from fastgw.protocol.gauges import Gauges
 from fastgw.upstream.kinds.kind import ANY, Kind
 from fastgw.upstream.kinds.registry import kind_of
 from fastgw.upstream.models import Facts, ModelFacts
+from fastgw.upstream.times import FIRST_TOKEN, PER_TOKEN
 from fastgw.upstream.watch import Watch
 
 if TYPE_CHECKING:
@@ -55,7 +57,9 @@ class Engine:
         "failures",
         "failures_total",
         "features",
+        "first_tokens",
         "fleeting",
+        "gaps",
         "gauges",
         "gpus",
         "gradient",
@@ -156,6 +160,9 @@ class Engine:
         self.rests_until = 0.0  # the same: it has asked for that itself, and is believed
         self.ramp = 0  # no more requests may be under way there while it is new, 0 = as many as it takes
         self.watch: Watch | None = None  # what calls tell of it, where somebody wants to know
+        # How long it takes from when it has a request to the first token, and between pieces of text. (The hot path adds.)
+        self.first_tokens = Histogram(FIRST_TOKEN)
+        self.gaps = Histogram(PER_TOKEN)
         self.answered_total = 0
         self.failures_total = 0
         self.truncations_total = 0

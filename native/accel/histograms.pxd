@@ -12,5 +12,5 @@ cdef class Histogram:
     cdef long long _counts[25]
 
     cpdef int observe(self, double value) except -1
-    cpdef came(self, double value, long long events)
+    cpdef came(self, double value, long long events, Histogram also)
     cpdef exemplify(self, int at, double value, double when, str trace)

@@ -40,10 +40,13 @@ cdef class Histogram:
         self.total += value
         return low
 
-    cpdef came(self, double value, long long events):
-        self.observe(value)
+    cpdef came(self, double value, long long events, Histogram also):
+        cdef int at = self.observe(value)
+        also._counts[at] += 1
+        also.total += value if value > 0.0 else 0.0
         if events > 1:
             self._counts[0] += events - 1
+            also._counts[0] += events - 1
 
     cpdef exemplify(self, int at, double value, double when, str trace):
         if self.exemplars is None:

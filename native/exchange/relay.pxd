@@ -23,7 +23,7 @@ cdef class Relay:
     cdef public long long body_bytes
     cdef long long _events, _tokens, _total
     cdef double _text_at
-    cdef public Histogram gaps
+    cdef public Histogram engine_gaps, gaps
     cdef public long long limit, prompt
     cdef public Source source
     cdef public SseScanner sse
@@ -51,7 +51,7 @@ cdef class Relay:
     cpdef _pass_on(self, bytes payload, bint near)
     @cython.locals(whole=cython.bint, out=bytes)
     cpdef int eof(self, str how) except -1
-    @cython.locals(sse=SseScanner, gaps=Histogram, events="long long", tokens="long long")
+    @cython.locals(sse=SseScanner, gaps=Histogram, theirs=Histogram, events="long long", tokens="long long")
     cpdef paced(self, double now)
     cpdef bint finish(self, bytes event) except -1
     cpdef overhear(self, bytes payload, bint last)

@@ -1,6 +1,7 @@
 cimport cython
 
 from fastgw.accel.histograms cimport Bounds, Histogram
+from fastgw.exchange.call cimport Call
 from fastgw.exchange.record cimport streamed
 from fastgw.exchange.state cimport ExchangeState, model_of
 from fastgw.exchange.tally cimport Tally
@@ -33,7 +34,7 @@ cdef class Tallies(Tally):
 
     @cython.locals(
         cell=Cell, status=cython.int, at=cython.int, first=cython.int, completion=cython.longlong, started=cython.double,
-        took=cython.double, token_at=cython.double, one=ExchangeState, owed=cython.bint,
+        took=cython.double, token_at=cython.double, one=ExchangeState, owed=cython.bint, call=Call,
     )
     cpdef ended(self, object exchange, str outcome, double now)
     cpdef Histogram gaps(self, object exchange)

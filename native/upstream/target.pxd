@@ -1,5 +1,6 @@
 cimport cython
 
+from fastgw.accel.histograms cimport Histogram
 from fastgw.limits.breaker cimport Breaker
 from fastgw.net.clock cimport monotonic
 from fastgw.upstream.kinds.kind cimport Kind
@@ -16,6 +17,7 @@ cdef class Engine:
     cdef public bint away, cancel, crowded, disowned, draining, fleeting, h2, held, literal, tunnelled
     cdef public dict facts
     cdef public frozenset features
+    cdef public Histogram first_tokens, gaps
     cdef public Watch watch
     cdef public object configured_cancel, configured_max_idle, configured_models, healthy, port
     cdef public Kind kind

@@ -113,6 +113,7 @@ ELSEWHERE: dict[str, str] = {
     "policy/mirror": "conversations/test_mirrors.py",
     "policy/routing/explain": "conversations/test_explained.py",
     "exchange/responses": "conversations/test_responses.py",
+    "upstream/times": "observe/test_latencies.py",
     "upstream/deployments": "conversations/test_deployments.py",
     # An exchange and its streams do nothing without one another: conversations, and what only sockets show.
     "exchange/tally": "observe/test_tallies.py",

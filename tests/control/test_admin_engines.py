@@ -19,6 +19,7 @@ from fastgw.control.server import ControlServer
 from fastgw.engines import EngineDesk
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
+from fastgw.observe.latencies import Latencies
 from fastgw.protocol.hosts import HostRule
 from fastgw.stats import NullLog, Stats
 from fastgw.upstream.fleet import Fleet
@@ -59,7 +60,7 @@ async def operator() -> AsyncIterator[Operator]:
     log = Events()
     control = ControlServer(
         host="127.0.0.1", port=0, operators=[the_key(ADMIN_KEY)], log=log, metrics=Written(), health=dict, keys=None,
-        engines=EngineDesk(fleet), hosts=HostRule([], "node-7"),
+        engines=EngineDesk(fleet, Latencies(fleet.engines)), hosts=HostRule([], "node-7"),
     )  # fmt: skip
     await control.start()
     try:

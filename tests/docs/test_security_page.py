@@ -62,7 +62,7 @@ NO_LIMITS = {
         "store.state._TAKEN_S", "store.state._WRITE_BUSY_S", "store.state._CALL_BUSY_S", "store.folder._REOPEN_BUSY_S",
         "store.database.PAUSE_S", "store.keys._TURN_S", "store.spending._TURN_S",
         "store.place._MADE_WITHIN_S", "control.server.STOP_S", "control.admin_live.EVERY_S", "observe.live.MARK_S",
-        "observe.live.STALE_S",
+        "observe.live.STALE_S", "observe.latencies.MARK_S",
         "store.place._MADE_WITHIN_S", "control.server.STOP_S", "control.webhook.FIRST_PAUSE_S", "control.webhook.MAX_PAUSE_S",
         "control.webhook.TOLD_EVERY_S",
         "gpu.server.STOP_S", "gpu.server.PACKED_BYTES", "gpu.watch.FRESH_S", "gpu.watch.CLOSE_S",

@@ -26,6 +26,7 @@ from fastgw.observe.tallies import Tallies
 from fastgw.protocol.gauges import Gauges
 from fastgw.stats import Stats
 from fastgw.upstream.target import Engine
+from fastgw.upstream.times import FIRST_TOKEN, PER_TOKEN
 
 
 @dataclass
@@ -51,6 +52,8 @@ class Server:
     ejections_total: int = 0
     asks_for_rest: bool = False
     gauges: Gauges | None = None
+    first_tokens: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN))
+    gaps: Histogram = field(default_factory=lambda: Histogram(PER_TOKEN))
 
     def rests(self) -> bool:
         return self.asks_for_rest

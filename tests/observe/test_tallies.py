@@ -8,6 +8,7 @@ import pytest
 
 from fastgw.config import EngineConfig
 from fastgw.observe.tallies import MOST_CALLERS, MOST_CELLS, MOST_STATUSES, Caller, Cell
+from tests.conversations.engine_row import BACK_PRESSURE
 from tests.support.conversation import Conversation, answering, conversation
 from tests.support.requests import chat, chat_body, request
 from tests.support.scripts import LAST_CHUNK, SSE_HEAD, chunk
@@ -76,6 +77,28 @@ def test_a_stream_by_its_text(own: str) -> None:
         assert found(cell.gaps) == ({0.05: 1, 0.15: 1} if lines else {0.001: 1, 0.05: 1, 0.15: 1})
         if not lines:
             assert found(cell.per_token) == {0.15: 1}  # 0.66 s for the five that followed
+        engine = talk.engines[0].engine
+        assert (found(engine.first_tokens), found(engine.gaps)) == (found(cell.first_token), found(cell.gaps))
+
+
+def test_an_engine_answers_for_its_own_time_alone() -> None:
+    """What another has taken, and what a request has waited for, is the request's."""
+    two = [EngineConfig(url=f"http://127.0.0.1:{port}", models=["m"], warm_connections=0) for port in (9, 10)]
+    with conversation(two, retry_statuses=BACK_PRESSURE) as talk:
+        client = talk.client().says(request("POST", "/v1/chat/completions", body=chat_body("m", stream=True)))
+        lost, other = sorted(talk.engines, key=lambda one: not one.asked)
+        talk.passes(0.3)
+        lost.last.says(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")
+        for _ in range(100):  # (in a moment)
+            talk.passes(0.0 if other.asked else 0.005)
+        talk.passes(0.05)
+        other.last.says(SSE_HEAD, chunk(TEXT))
+        talk.passes(0.02)
+        other.last.says(chunk(TEXT), chunk(USAGE) + LAST_CHUNK)
+        client.sees(200)
+        assert found(only(talk).first_token) == {0.5: 1}
+        assert [found(one.engine.first_tokens) for one in (lost, other)] == [{}, {0.06: 1}]
+        assert [found(one.engine.gaps) for one in (lost, other)] == [{}, {0.025: 1}]
 
 
 def test_who_waits_for_an_engine_and_who_is_refused() -> None:

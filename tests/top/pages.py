@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastgw.top.samples import Page
-from fastgw.top.view import EngineTold, EventTold, Reading, reading
+from fastgw.top.view import EngineTold, EventTold, Percentiles, Reading, reading
 
 STARTED = 1_700_000_000.0
 AT = STARTED + 93_784.0  # a day, two hours and three minutes
@@ -55,6 +55,7 @@ gpu_power_watts{{gpu="0",uuid="GPU-1"}} 411.25
 
 
 def looked(most: int = 20) -> Reading:
-    engines = [EngineTold(name="b", draining=True)]
+    times = Percentiles(0.12, 0.4567, 12.5)
+    engines = [EngineTold(name="b", draining=True, ttft_s=times, itl_s=Percentiles(0.0214, 0.03, 0.0406))]
     events = [EventTold(at=AT, what="breaker_open", engine="a\r", detail="x" * 200)]
     return reading(Page(text(0), 50.0), Page(text(1), 60.0), AT, most, engines, events)

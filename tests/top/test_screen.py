@@ -29,6 +29,7 @@ def test_the_tables() -> None:
     assert "requests 125/s  5xx 0.7/s  refused 3/s  under way 43  waiting 3" in said
     assert "STORE DOWN: usage only in memory  settings wait for a restart" in said
     assert re.search(r"^b +draining +40/64 +90 +0 +- +4[23]%$", said, re.MULTILINE)
+    assert re.search(r"^b +120/457/12500 +21/30/41$", said, re.MULTILINE)
     assert re.search(r"^llama +120 +2000 +83 ms +19[78] ms$", said, re.MULTILINE)
     assert re.search(r"^0 +ok +97% +71.5/79.6 GiB +64 C +411 W$", said, re.MULTILINE)
     assert re.search(r"^1 +lost ", said, re.MULTILINE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastgw.top.samples import Page
-from fastgw.top.view import EngineTold, events_told, reading
+from fastgw.top.view import EngineTold, Percentiles, events_told, reading
 from tests.top.pages import looked, text
 
 
@@ -21,6 +21,7 @@ def test_engines_that_are_not_well_come_first() -> None:
     ]  # fmt: skip
     (one, *_) = found.engines
     assert (one.inflight, one.slots, one.requests_per_s, one.errors_per_s, one.kv_usage) == (40, 64, 90, 0, 0.425)
+    assert (one.ttft_s, found.engines[1].ttft_s) == (Percentiles(0.12, 0.4567, 12.5), None)
 
 
 def test_models_and_gpus() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from fastgw import Config, EngineConfig
 from fastgw.engines import EngineDesk
+from fastgw.observe.latencies import Latencies
 from fastgw.stats import NullLog
 from fastgw.upstream.absent import ENGINE, RUNNER, Who
 from fastgw.upstream.discovery import follower
@@ -136,7 +137,7 @@ async def test_what_an_engine_served_is_waited_for_unless_the_operator_has_taken
         if goes == "removed":
             made.absent.open = True
             made.absent.went(Who(RUNNER, "r1"), ["b"], said.now)  # (which served the same, and is restarted)
-            EngineDesk(made).remove("e1", "")
+            EngineDesk(made, Latencies(made.engines)).remove("e1", "")
         elif goes == "another source":
             said.forsake()
         else:
