@@ -17,6 +17,7 @@ from fastgw.control.call import AdminAnswer, AdminCall
 from fastgw.control.routes import Role, Route
 
 PAGE: Final = Path(__file__).with_name("page")
+SCRIPTS: Final = ("page", "figures", "gateway", "keys", "plots", "tables")
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -51,7 +52,7 @@ def _files() -> list[_File]:
     return [
         _File("/dashboard", "text/html; charset=utf-8", PAGE / "page.html"),
         _File("/dashboard/page.css", style, PAGE / "page.css"),
-        _File("/dashboard/page.js", script, PAGE / "page.js"),
+        *(_File(f"/dashboard/{name}.js", script, PAGE / f"{name}.js") for name in SCRIPTS),
         _File("/dashboard/charts.css", style, library and library / "uplot.min.css"),
         _File("/dashboard/charts.js", script, library and library / "uplot.iife.min.js"),
     ]

@@ -40,7 +40,9 @@ def _functions(node: ast.AST, outer: str = "") -> Iterator[tuple[str, int]]:
 
 
 def test_no_file_is_too_long() -> None:
-    long = [str(path) for tree in TREES for path in files(tree) if _lines(path) > MOST_LINES]
+    pages = files("fastgw", "*.js")
+    assert pages != ()
+    long = [str(path) for path in (*(one for tree in TREES for one in files(tree)), *pages) if _lines(path) > MOST_LINES]
     assert unlike(long, TABLES) == []
 
 

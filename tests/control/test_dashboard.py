@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import random
 import re
@@ -34,6 +35,7 @@ ADMIN = "op-5d0c2f-secret"
 LOOKS = "looks-5d0c2f-secret"
 PICTURES = Path(__file__).parents[2] / "build" / "test" / "dashboard"
 HOSTILE = "<img src=x onerror=document.title='taken'>"
+FILES = (*sorted(one.name for one in module.PAGE.iterdir() if one.suffix != ".html"), "charts.js", "charts.css")
 NOWHERE = "http://127.0.0.1:9"
 
 in_a_browser = pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not installed")
@@ -77,6 +79,11 @@ class Shown(NamedTuple):
         assert core is not None
         await until(lambda: model in core.table.models)
 
+    async def on_key(self, label: str) -> None:
+        """The focus is on this button of a key's."""
+        buttons = "[...document.querySelectorAll('#keys tbody button')]"
+        await self.tab.says(f"{buttons}.find((one) => one.ariaLabel === {json.dumps(label)}).focus()")
+
     async def text(self, id: str) -> str:
         return str(await self.tab.says(f"document.getElementById('{id}').innerText"))
 
@@ -110,7 +117,7 @@ def watched_before(gateway: Gateway) -> None:
 async def test_its_files_are_anybodys_and_may_load_nothing_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "charts", lambda: None)
     async with serving() as control:
-        for path in ["/dashboard", *(f"/dashboard/{name}" for name in ("page.css", "page.js", "charts.js", "charts.css"))]:
+        for path in ["/dashboard", *(f"/dashboard/{name}" for name in FILES)]:
             answer = await ask(control, request("GET", path))
             assert answer.status == 200, path
             assert answer.header("content-security-policy") == module.POLICY
@@ -170,7 +177,8 @@ async def test_what_happens_is_seen(chromium: str, library: bool, monkeypatch: p
             assert (await page.asks(chat("sim", stream=True, max_tokens=20))).status == 200
         assert (await page.asks(chat("lost", headers=[("x-request-id", "where-it-was-lost")]))).status >= 500
         await tab.until("document.getElementById('errors').innerText.includes('where-it-was-lost')")
-        await tab.until("document.getElementById('models').innerText.includes('ms / ')")
+        for table in ("models", "engines"):
+            await tab.until(f"/sim|gpu7.* \\/ .* ms/.test(document.getElementById('{table}').innerText)")
         await tab.until("document.getElementById('engines').innerText.includes('not well')")
         assert HOSTILE in await page.text("engines")
         assert await tab.says("document.querySelectorAll('img').length") == 0
@@ -224,7 +232,8 @@ async def test_keys_are_made_changed_and_disabled(chromium: str, tmp_path: Path)
         await tab.says("document.getElementById('edit-form').requestSubmit()")
         await tab.until("!document.getElementById('edit').open && document.getElementById('keys').innerText.includes('5000')")
 
-        await tab.says("document.querySelectorAll('#keys tbody button')[1].click()")
+        await page.on_key(f"Disable {HOSTILE}")
+        await tab.press("Enter")
         await tab.until("document.getElementById('keys').innerText.includes('disabled')")
         assert await tab.says("document.activeElement.textContent") == "Enable", "the focus stays where it was"
         assert (await page.asks(chat("sim", key=key))).status == 401
@@ -241,6 +250,54 @@ async def test_keys_are_made_changed_and_disabled(chromium: str, tmp_path: Path)
         tab.wrong = [one for one in tab.wrong if "403" not in one]
         await tab.says("document.getElementById('leave').click()")
         assert await tab.says("[document.getElementById('page').hidden, sessionStorage.length]") == [True, 0]
+        assert tab.wrong == []
+
+
+@in_a_browser
+async def test_a_key_is_rotated_and_deleted_by_keyboard_where_that_is_meant(chromium: str, tmp_path: Path) -> None:
+    async with Simulator(SimConfig(models=("sim",))) as sim, shown(
+        chromium, tmp_path / "state", EngineConfig(url=sim.url)
+    ) as page:
+        tab = page.tab
+        await page.enters()
+        assert page.gateway._control is not None
+        made = await ask(page.gateway._control, request("POST", "/admin/keys", key=ADMIN, body=b'{"name":"ann"}'))
+        key = made.json()["key"]
+        await tab.says("document.getElementById('again').click()")
+        await tab.until("document.getElementById('keys').innerText.includes('ann')")
+        await page.knows("sim")
+        for word in ("Rotate", "Delete"):
+            await page.on_key(f"{word} ann")
+            await tab.press("Enter")
+            await tab.until("document.getElementById('sure').open && document.activeElement.id === 'sure-close'")
+            await tab.shot(PICTURES / f"{word.lower()}.png")
+            await tab.press("Enter")
+            assert await tab.says("document.getElementById('sure').open") is False
+            assert await tab.says("document.activeElement.ariaLabel") == f"{word} ann"
+            assert (await page.asks(chat("sim", key=key))).status == 200, "nothing has been done"
+        rotated = key
+        for grace, of_old in (("3600", 200), ("0", 401)):
+            old = rotated
+            await page.on_key("Rotate ann")
+            await tab.press("Enter")
+            await tab.says(f"document.getElementById('sure-grace').value = '{grace}'")
+            await tab.says("document.getElementById('sure-do').focus()")
+            await tab.press("Enter")
+            await tab.until("document.getElementById('made').open")
+            rotated = await page.text("made-key")
+            assert [(await page.asks(chat("sim", key=one))).status for one in (rotated, old)] == [200, of_old]
+            await tab.press("Escape")
+            await tab.until("document.getElementById('made-key').textContent === ''")
+            assert await tab.says("document.activeElement.ariaLabel") == "Rotate ann"
+        whole = await tab.says("document.documentElement.outerHTML + JSON.stringify([sessionStorage, localStorage])")
+        assert [text for text in (key, rotated) if text in whole] == [], "a text is shown once, and kept nowhere"
+        await page.on_key("Delete ann")
+        await tab.press("Enter")
+        await tab.says("document.getElementById('sure-do').focus()")
+        await tab.press("Enter")
+        await tab.until("document.getElementById('keys-note').textContent === 'ann is deleted.'")
+        assert await tab.says("document.activeElement.id") == "make", "the focus is not lost with its row"
+        assert (await page.asks(chat("sim", key=rotated))).status == 401
         assert tab.wrong == []
 
 
