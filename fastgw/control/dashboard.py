@@ -20,7 +20,7 @@ PAGE: Final = Path(__file__).with_name("page")
 SCRIPTS: Final = ("page", "figures", "gateway", "keys", "plots", "tables")
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 FIELDS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": POLICY,

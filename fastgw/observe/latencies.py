@@ -34,24 +34,20 @@ class Timed(Protocol):
     def gaps(self) -> Histogram: ...
 
 
-def quantile(bounds: Bounds, counts: Sequence[int], share: float) -> float | None:
-    """Below it lie ``share`` of what was counted, taken as spread evenly within a bucket; None = nothing was counted."""
-    left = sum(counts) * share
-    if not left:
-        return None
-    low = 0.0
-    for high, count in zip(bounds.values, counts, strict=False):
-        if count >= left:
-            return round(low + (high - low) * left / count, 6)
-        left -= count
-        low = high
-    return low  # (above all bounds: it is no less than the last)
-
-
 def spread(bounds: Bounds, counts: Sequence[int]) -> Spread:
-    """All of :data:`QUANTILES`."""
-    found = [quantile(bounds, counts, share) for share in QUANTILES]
-    return None if found[0] is None else tuple(one or 0.0 for one in found)
+    """Below each lies so much of what was counted, taken as spread evenly within a bucket."""
+    total = sum(counts)
+    if not total:
+        return None
+    wanted = [total * share for share in QUANTILES]
+    found: list[float] = []
+    below, low = 0, 0.0
+    for high, count in zip(bounds.values, counts, strict=False):
+        while len(found) < len(wanted) and below + count >= wanted[len(found)]:
+            found.append(round(low + (high - low) * (wanted[len(found)] - below) / count, 6))
+        below += count
+        low = high
+    return tuple(found + [low] * (len(wanted) - len(found)))  # (above all bounds: it is no less than the last)
 
 
 class Latencies:

@@ -299,6 +299,8 @@ async def test_a_key_is_rotated_and_deleted_by_keyboard_where_that_is_meant(chro
         assert await tab.says("document.activeElement.id") == "make", "the focus is not lost with its row"
         assert (await page.asks(chat("sim", key=rotated))).status == 401
         assert tab.wrong == []
+        markup = "try { document.createElement('p').innerHTML = '<b>'; 'taken' } catch { 'refused' }"
+        assert await tab.says(markup) == "refused", "whatever its scripts do, no text becomes markup"
 
 
 @in_a_browser

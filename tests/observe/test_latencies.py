@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from fastgw.observe.latencies import MOST_MARKS, QUANTILES, Latencies, quantile
+from fastgw.observe.latencies import MOST_MARKS, QUANTILES, Latencies, spread
 from fastgw.upstream.times import FIRST_TOKEN, PER_TOKEN
 from tests.observe.test_metrics import Server
 
@@ -15,15 +15,15 @@ def test_a_percentile_lies_in_the_bucket_in_which_it_was() -> None:
     one = Server("a").first_tokens
     for value in values:
         one.observe(value)
-    for share in QUANTILES:
+    told = spread(FIRST_TOKEN, one.counts())
+    assert told is not None
+    for share, found in zip(QUANTILES, told, strict=True):
         exact = values[int(share * len(values))]
-        found = quantile(FIRST_TOKEN, one.counts(), share)
-        assert found is not None
         bounds = (0.0, *FIRST_TOKEN.values)
         at = next(number for number, bound in enumerate(bounds) if bound >= exact)
         assert bounds[max(0, at - 2)] <= found <= bounds[min(len(bounds) - 1, at + 1)]
-    assert quantile(FIRST_TOKEN, [0] * 18 + [4], 0.5) == FIRST_TOKEN.values[-1]
-    assert quantile(FIRST_TOKEN, [0] * 19, 0.5) is None
+    assert spread(FIRST_TOKEN, [0] * 18 + [4]) == (FIRST_TOKEN.values[-1],) * 3
+    assert spread(FIRST_TOKEN, [0] * 19) is None
 
 
 async def test_percentiles_are_of_the_last_minute_and_of_each_engine_alone() -> None:

@@ -40,14 +40,14 @@ function state(one) {
 
 const table = new Table("keys", [
   ["Name", called],
-  ["Id", (one) => one.id],
-  ["Tenant", (one) => one.tenant],
+  ["Do", buttons],
   ["State", state],
+  ["Tenant", (one) => one.tenant],
   ["Requests today", (one) => count(used.get(one.id)?.requests ?? 0), true],
   ["Tokens today", (one) => count(tokens(used.get(one.id))), true],
   ["Tokens a day", (one) => count(one.daily_tokens), true],
   ["Cost today", (one) => used.get(one.id)?.cost ?? NONE, true],
-  ["Do", buttons],
+  ["Id", (one) => one.id],
 ], "Keys, and what they have used today");
 
 // (They stay where they are, and keep the focus, while what they do changes.)
@@ -58,6 +58,7 @@ function buttons(one, cell) {
     ["Rotate", () => rotate(one)],
     ["Delete", () => end(one)],
   ];
+  cell.className = "do";
   while (cell.children.length < todo.length) cell.append(make("button"));
   todo.forEach(([text, what], at) => {
     const button = cell.children[at];

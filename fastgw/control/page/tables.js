@@ -17,6 +17,7 @@ export class Table {
     this.body = make("tbody");
     this.empty = make("tr");
     this.empty.appendChild(make("td", "none", "none")).colSpan = columns.length;
+    this.body.append(this.empty);
     table.replaceChildren(title, head, this.body);
   }
 
@@ -111,7 +112,7 @@ export const errors = new Table("errors", [
   ["Request", (one) => one.request_id],
   ["Time", (one) => clock(one.at)],
   ["Status", (one) => [String(one.status), one.status >= 500 ? "bad" : ""], true],
-  ["Error", (one) => one.error || one.outcome],
+  ["Error", (one) => one.error || (one.outcome === "ok" ? "the engine's own" : one.outcome)],
   ["Endpoint", (one) => one.endpoint],
   ["Model", (one) => one.model],
   ["Engine", (one) => one.engine],
