@@ -26,6 +26,7 @@ from tests.support.ws import BINARY, CLOSE, PING, PONG, TEXT, Socket, frame, han
 ADMIN = "sk-admin-of-these-tests"
 LOCAL = ["127.0.0.0/8"]
 DOORS = ("public", "control")
+TUNNEL = b"Sec-WebSocket-Protocol: fastgw.tunnel.1\r\n"
 
 
 @asynccontextmanager
@@ -239,20 +240,24 @@ async def test_S4_01_without_a_token_there_is_no_such_place() -> None:
         assert (await ask(gw.gateway.control_url, "/runners", key=ADMIN))[0] == 404
 
 
-@pytest.mark.together
 async def test_whoever_came_with_a_token_that_is_none_any_more_goes_and_comes_again_with_the_new_one() -> None:
     async with gateway() as gw:
-        for door in DOORS:
-            one = await Socket.opened(at(gw, door))
-            await one.say(register(http_port=9))
+        for number, door in enumerate((*DOORS, "tunnel"), 1):
+            if door == "tunnel":
+                one = await Socket.dial(gw.url)
+                await one.send(handshake(lines=TUNNEL))
+                await one.head()
+            else:
+                one = await Socket.opened(at(gw, door))
+            await one.say(register(id=door, http_port=number))
             assert (await one.message())["type"] == "register_ack"
             await gw.gateway.follow(changed(gw, runner_heartbeat_s=20.0))
             await one.say(heartbeat())
             await gw.gateway.follow(changed(gw, runner_auth_token=f"{TOKEN}-since-{door}"))
             heard, code = await one.ends()
             assert ([message["code"] for message in heard], code) == (["AUTH_FAILED"], 1008)
-            again = await Socket.opened(at(gw, door))
-            await again.say(register(http_port=9, auth_token=f"{TOKEN}-since-{door}"))
+            again = await Socket.opened(gw.url)
+            await again.say(register(id=f"{door}-again", http_port=10 + number, auth_token=f"{TOKEN}-since-{door}"))
             assert (await again.message())["type"] == "register_ack"
             again.close()
             await gw.gateway.follow(changed(gw, runner_auth_token=TOKEN))
@@ -294,7 +299,7 @@ async def test_those_that_dial_the_port_for_clients_count_among_their_addresss_c
         assert (await first.message())["type"] == "register_ack"
         silent = await Socket.opened(at(gw, "public"))
         tunnel = await Socket.dial(at(gw, "public"))
-        await tunnel.send(handshake(lines=b"Sec-WebSocket-Protocol: fastgw.tunnel.1\r\n"))
+        await tunnel.send(handshake(lines=TUNNEL))
         await tunnel.head()
         for again in (False, True):
             if again:  # (they are counted anew)
