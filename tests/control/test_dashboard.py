@@ -165,7 +165,7 @@ async def test_what_happens_is_seen(chromium: str, library: bool, monkeypatch: p
         EngineConfig(url=NOWHERE, name=HOSTILE, models=["lost"]),
     ) as page:
         tab = page.tab
-        await page.logs_in("guessed-0123456789")
+        await page.logs_in("guessed-ключ-0123456789")
         await tab.until("document.getElementById('refused').textContent.includes('admin key')")
         tab.wrong.clear()  # (401 is told there)
         watched_before(page.gateway)

@@ -32,7 +32,8 @@ export class Refused extends Error {
   }
 }
 
-const proof = () => ({ Authorization: `Bearer ${key}` });
+// (In UTF-8, as every other client sends it: a field's text is one of bytes to the browser.)
+const proof = () => ({ Authorization: `Bearer ${String.fromCharCode(...new TextEncoder().encode(key))}` });
 
 async function refusal(answer) {
   let message = `The gateway answered ${answer.status}.`;
