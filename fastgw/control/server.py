@@ -443,7 +443,7 @@ class ControlServer:
         """The body, where the key is still one when all of it has come."""
         body = await self._body(request)
         if not self._operators.admit(*opened):
-            raise GatewayError("unauthorized", "This admin key opens this no more.")
+            raise GatewayError("unauthorized", "This admin key opens this no more: use one that holds now.")
         return body
 
     async def _body(self, request: web.BaseRequest) -> bytes:
