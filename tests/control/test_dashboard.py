@@ -180,6 +180,11 @@ async def test_what_happens_is_seen(chromium: str, library: bool, monkeypatch: p
         for table in ("models", "engines"):
             await tab.until(f"/sim|gpu7.* \\/ .* ms/.test(document.getElementById('{table}').innerText)")
         await tab.until("document.getElementById('engines').innerText.includes('not well')")
+        assert page.gateway._control is not None
+        listed = (await ask(page.gateway._control, request("GET", "/admin/engines", key=ADMIN))).json()["data"]
+        times = {one["name"]: (one["ttft_s"], one["itl_s"]) for one in listed}
+        assert times.pop(HOSTILE) == (None, None)
+        assert [0.0 < one["p50"] <= one["p95"] <= one["p99"] for one in times["gpu7"]] == [True, True]
         assert HOSTILE in await page.text("engines")
         assert await tab.says("document.querySelectorAll('img').length") == 0
         assert await tab.says("document.title") == "fastgw"
