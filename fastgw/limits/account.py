@@ -102,6 +102,7 @@ class Account:
         "models",
         "networks",
         "parked",
+        "pays",
         "previous_digest",
         "previous_until",
         "priority",
@@ -129,6 +130,7 @@ class Account:
         self.cut = False
         self.purse: Purse | None = None  # what it may spend,
         self.shared: Purse | None = None  # and what all keys of its tenant may
+        self.pays = False  # there is one of them
         self.reserves = False  # tokens, or money, are taken before a request, and settled after it
         self.models: frozenset[str] | None = None
         self.networks: tuple[Any, ...] | None = None
@@ -188,7 +190,8 @@ class Account:
         self.ledger.limit = daily
         self.purse = pursed(self.purse, KEY, self.id, budget, period)
         self.shared = shared
-        self.reserves = self.tokens is not None or daily > 0 or self.purse is not None or shared is not None
+        self.pays = self.purse is not None or shared is not None
+        self.reserves = self.pays or self.tokens is not None or daily > 0
 
     def ends_after(self, unix_s: float) -> float:
         """The next moment, after ``unix_s``, at which the key expires, or its digest from before a rotation; 0.0 = none."""

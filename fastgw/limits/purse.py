@@ -60,8 +60,8 @@ class Purse:
     crossing that was told of; ``line``: what of its fields in an answer never changes."""
 
     __slots__ = (
-        "_before", "_before_begins", "begins", "ends", "kind", "known", "limit", "line", "name", "period", "promises",
-        "reserved", "spent", "told",
+        "_before", "_before_begins", "_warns_at", "begins", "ends", "kind", "known", "limit", "line", "name", "period",
+        "promises", "reserved", "spent", "told",
     )  # fmt: skip
 
     def __init__(self, kind: str, name: str) -> None:
@@ -76,6 +76,7 @@ class Purse:
         self.known = False
         self.told = 0
         self.line = b""
+        self._warns_at = 0  # spent so much, a line is crossed
         self.promises: Promises | None = None  # to those who found the rest reserved
         # The period that was current before this one: a clock that steps over its edge and back finds what was spent.
         self._before_begins = -1
@@ -89,6 +90,8 @@ class Purse:
         if limit != self.limit or period != self.period:
             self.told = 0
         self.limit = limit
+        # (A hundredth first: a hundred times a limit may be more than 64 bits.)
+        self._warns_at = limit // 100 * _warn + limit % 100 * _warn // 100
         self.line = line
         if period != self.period:
             self.period = period
@@ -145,8 +148,7 @@ class Purse:
         """The line that was crossed last: 0, :data:`WARN_PERCENT` or 100."""
         if self.spent >= self.limit:
             return 100
-        # (A hundredth first: a hundred times a limit may be more than 64 bits.)
-        return _warn if self.spent >= self.limit // 100 * _warn + self.limit % 100 * _warn // 100 else 0
+        return _warn if self.spent >= self._warns_at else 0
 
     def restore(self, begins: int, spent: int, told: int = 0) -> None:
         """All that was spent in the period that begins on that day, whoever has counted it, and the last line that was told
@@ -165,6 +167,10 @@ class Hold:
     __slots__ = ("broke", "own", "price", "reserved", "shared", "tokens")
 
     def __init__(self, own: Purse | None, shared: Purse | None, price: Price, reserved: int, tokens: int) -> None:
+        self.make(own, shared, price, reserved, tokens)
+
+    def make(self, own: Purse | None, shared: Purse | None, price: Price, reserved: int, tokens: int) -> None:
+        """As by ``Hold()``, of one that ``__new__`` gave: where each request has one that is less."""
         self.own = own
         self.shared = shared
         self.price = price

@@ -203,7 +203,7 @@ def settle(
     if hold is not None:
         hold.release()
     books = gateway.accounts.books
-    if books.kept or account.purse is not None or account.shared is not None:
+    if books.kept or account.pays:
         model = exchange.substitute or model_of(exchange)
         cost = books.cost(model, prompt, completion, cached)
         if books.kept:

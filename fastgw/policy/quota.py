@@ -129,7 +129,7 @@ def price_for(exchange: Exchange, account: Account) -> Price | None:
 
     :raises GatewayError: ``unpriced_model``, where there is a budget and nobody knows what it may cost.
     """
-    if account.purse is None and account.shared is None:
+    if not account.pays:
         return None
     books = exchange.gateway.accounts.books
     price = books.most(model_of(exchange))
@@ -139,17 +139,15 @@ def price_for(exchange: Exchange, account: Account) -> Price | None:
     return price
 
 
-def hold_for(account: Account, price: Price | None, prompt: int, answers: int) -> Hold | None:
+def hold_for(account: Account, price: Price, prompt: int, answers: int) -> Hold:
     """What is to be reserved for a prompt and the tokens of all its answers."""
-    if price is None:
-        return None
-    return Hold(account.purse, account.shared, price, price.cost(prompt, answers, 0), prompt + answers)
+    made = Hold.__new__(Hold)
+    made.make(account.purse, account.shared, price, price.cost(prompt, answers, 0), prompt + answers)
+    return made
 
 
-def untold_hold(account: Account, price: Price | None, tokens: int) -> Hold | None:
+def untold_hold(account: Account, price: Price, tokens: int) -> Hold:
     """The same, of tokens of which nobody knows before how many will be the prompt's: the dearer price holds for all."""
-    if price is None:
-        return None
     dearer = max(price.cost(tokens, 0, 0), price.cost(0, tokens, 0))
     return Hold(account.purse, account.shared, price, dearer, tokens)
 
@@ -184,7 +182,7 @@ class Quota(Filter):
             # (What it would cost is not known, so it is told to wait until it may cost anything.)
             wait_s = max(1.0, _to_midnight_s(exchange), wait_whatever_it_costs_s(account, micros(exchange.started_at)))
             raise self._exhausted(exchange, account, 0, wait_s)
-        purse = broke(account, exchange.gateway.today)
+        purse = broke(account, exchange.gateway.today) if account.pays else None
         if purse is not None:
             wait_s = to_end_s(purse, exchange.gateway.today, _to_midnight_s(exchange))
             raise self._broke(exchange, account, purse, 0, wait_s)
@@ -210,7 +208,7 @@ class Quota(Filter):
             return
         facts = exchange.facts
         ledger = account.ledger
-        price = price_for(exchange, account)
+        price = price_for(exchange, account) if account.pays else None
         if price is None and account.tokens is None and not ledger.limit:
             self._admit(exchange, account, 0, 0, None)  # (it has a budget, and is let pass it)
             return
@@ -220,7 +218,7 @@ class Quota(Filter):
             if exchange.endpoint.untold:
                 self._admit_untold(exchange, account, price)
             else:
-                self._admit(exchange, account, cost, cost, hold_for(account, price, cost, 0))
+                self._admit(exchange, account, cost, cost, None if price is None else hold_for(account, price, cost, 0))
             return
         gateway = exchange.gateway
         today = gateway.today
@@ -250,7 +248,8 @@ class Quota(Filter):
             bound = min(bound, max((meter.left(micros(exchange.started_at)) - prompt) // answers, least))
         exchange.bound = min(bound, MOST_TOLD)
         cost = total(prompt, bound, answers)
-        self._admit(exchange, account, cost, cost, hold_for(account, price, prompt, cost - prompt))
+        hold = None if price is None else hold_for(account, price, prompt, cost - prompt)
+        self._admit(exchange, account, cost, cost, hold)
         if cut:
             # It is ended where the day, or the money, ends. If that is not what bounds it, its engine ends it, in its own
             # words, and only one that goes on is cut.
@@ -283,7 +282,7 @@ class Quota(Filter):
         """One of whose tokens no engine can be told how many they may be: as many are taken as there are at most."""
         daily = untold_cost(exchange, account)
         minute = daily if account.tokens is None else min(daily, account.tokens.burst)
-        hold = untold_hold(account, price, daily)
+        hold = None if price is None else untold_hold(account, price, daily)
         if hold is not None:
             hold.reserved = min(hold.reserved, max(left_of(hold.own, hold.shared, exchange.gateway.today), 1))
         self._admit(exchange, account, minute, daily, hold)

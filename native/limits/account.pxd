@@ -13,7 +13,7 @@ cdef class Defaults:
 
 @cython.final
 cdef class Account:
-    cdef public bint cut, disabled, reserves, stored
+    cdef public bint cut, disabled, pays, reserves, stored
     cdef public double expires_at, previous_until
     cdef public str flow, id, tenant
     cdef public bytes digest, previous_digest

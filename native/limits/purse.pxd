@@ -7,7 +7,7 @@ cdef long long _most, _warn
 
 @cython.final
 cdef class Purse:
-    cdef long long _before, _before_begins
+    cdef long long _before, _before_begins, _warns_at
     cdef public long long begins, ends, limit, reserved, spent, told
     cdef public bint known
     cdef public bytes line
@@ -31,6 +31,7 @@ cdef class Hold:
     cdef public Price price
     cdef public Purse own, shared
 
+    cpdef make(self, Purse own, Purse shared, Price price, long long reserved, long long tokens)
     @cython.locals(left=cython.longlong, granted=cython.longlong, cost=cython.longlong)
     cpdef long extend(self, long long day, long long tokens) except -1
     cpdef release(self)

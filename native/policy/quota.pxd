@@ -30,6 +30,7 @@ cpdef long long untold_cost(Exchange exchange, Account account) except -1
 
 @cython.locals(books=Books)
 cpdef Price price_for(Exchange exchange, Account account)
+@cython.locals(made=Hold)
 cpdef Hold hold_for(Account account, Price price, long long prompt, long long answers)
 @cython.locals(dearer=cython.longlong)
 cpdef Hold untold_hold(Account account, Price price, long long tokens)
@@ -44,7 +45,7 @@ cdef class Quota(Filter):
                    today=cython.longlong, meter=Meter, ledger=Ledger, answers=cython.longlong, named=cython.longlong,
                    bound=cython.longlong, least=cython.longlong, left=cython.longlong, usual=cython.longlong,
                    cut=cython.bint, by_day=cython.bint, gateway=Context, price=Price,
-                   afford=cython.longlong)
+                   afford=cython.longlong, hold=Hold)
     cpdef on_body(self, Exchange exchange)
     @cython.locals(meter=Meter, now_us=cython.longlong)
     cpdef _check_debt(self, Exchange exchange, Account account)
