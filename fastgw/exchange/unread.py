@@ -1,7 +1,8 @@
 """An engine's answer that nobody waits for any more, read to its end because this engine cannot bear an abort.
 
 It holds its place at the engine until then: until its message ends, or where that cannot be told, until it falls silent. What
-it says in the meantime is its ``remainder``.
+it says in the meantime is its ``remainder``. Invariant: whatever it sends, it is read for no longer than a request may take; as
+long are its place, and what its caller's key has reserved, held.
 """
 
 from __future__ import annotations
@@ -10,20 +11,26 @@ from typing import Final
 
 from fastgw.accel.chunks import FramingError
 from fastgw.accel.heads import ResponseHead
+from fastgw.accel.sse import SseScanner
 from fastgw.errors import GatewayError
 from fastgw.exchange.call import Call
 from fastgw.exchange.context import Context
+from fastgw.exchange.figures import coded
 from fastgw.exchange.remainder import Remainder
 from fastgw.net.clock import monotonic
 from fastgw.protocol.body import Source
 
-QUIET_S: Final = 5.0  # this long without a byte, and the answer is taken to have ended
+QUIET_S: Final = 5.0
+"""This long without a byte, and the answer is taken to have ended."""
+UNREAD_S: Final = 3600.0
+"""So long it may take from then on, where no setting says how long a request may."""
 
 
 class Unread(Call):
-    """Takes the place of ``call``, which nobody waits for any more. It is among ``others`` until it has ended."""
+    """Takes the place of ``call``, which nobody waits for any more. It is among ``others`` until it has ended. ``limit_s``: the
+    engine's time to its next sign of life."""
 
-    __slots__ = ("_account", "_others", "_quiet_s", "_says")
+    __slots__ = ("_account", "_ends_at", "_limit_s", "_lived_at", "_others", "_quiet_s", "_says", "_sse")
 
     def __init__(self, core: Context, call: Call, limit_s: float, others: set[Unread]) -> None:
         super().__init__(core, call.pool, False)
@@ -36,7 +43,12 @@ class Unread(Call):
         if self._account is not None:
             self._account.inflight += 1
         self._says: Remainder | None = call.goes_on()
+        now = self._lived_at = monotonic()
+        self._limit_s = limit_s
         self._quiet_s = min(QUIET_S, limit_s)
+        self._ends_at = now + (core.request_timeout_s or UNREAD_S)
+        self._sse: SseScanner | None = None
+        self._begins(self._says.head if self._says is not None else call.head)
         stream = self.stream = call.stream
         call.stream = None
         self.watch, self.reads, self.makes = call.watch, call.reads, call.makes
@@ -45,13 +57,17 @@ class Unread(Call):
         stream.carrier = self
         stream.resume()
         # Before the first byte the engine may be in a long prefill: it gets the whole limit.
-        stream.due(monotonic() + (self._quiet_s if stream.begun() else limit_s))
+        stream.due(min(now + (self._quiet_s if stream.begun() else limit_s), self._ends_at))
 
     def begin(self) -> None:
         """Read what has come already: that may be all."""
         rest, self.rest = self.rest, b""
         if rest:
             self.on_data(rest)
+
+    def _begins(self, head: ResponseHead | None) -> None:
+        if head is not None and head.sse and not coded(head):
+            self._sse = SseScanner(False)
 
     def works(self) -> bool:
         return False  # (nothing takes its place)
@@ -76,6 +92,8 @@ class Unread(Call):
 
     def on_head(self, head: ResponseHead, source: Source, rest: bytes) -> None:
         self.source = source
+        self._lived_at = monotonic()
+        self._begins(head)
         if self._says is not None:
             self._says.begins(head, source)
         self.on_data(rest)
@@ -84,12 +102,8 @@ class Unread(Call):
         self.close()
 
     def on_data(self, data: bytes) -> None:
-        stream = self.stream
-        source = self.source
-        if stream is None:
-            return
-        stream.due(monotonic() + self._quiet_s)
-        if source is None:
+        stream, source = self.stream, self.source
+        if stream is None or source is None:
             return
         try:
             payload = source.feed(data)
@@ -98,8 +112,23 @@ class Unread(Call):
             return
         if self._says is not None:
             self._says.feed(payload, source.done)
-        if source.done:
+        now = monotonic()
+        if self._lives(payload):
+            self._lived_at = now
+        due = min(now + self._quiet_s, self._lived_at + self._limit_s, self._ends_at)
+        if source.done or now >= due:
             self.close()
+        else:
+            stream.due(due)
+
+    def _lives(self, payload: bytes) -> bool:
+        """Whether that is more than keeps a connection alive: an event, or of another answer no mere blanks."""
+        sse = self._sse
+        if sse is None:
+            return bool(payload) and not payload.isspace()
+        before = sse.events
+        sse.feed(payload)
+        return sse.events != before
 
     def on_end(self, how: str) -> None:
         if self._says is not None and self.source is not None and self.source.eof(how):

@@ -69,8 +69,8 @@ class Charge(Filter):
         call = exchange.call
         head = call.head if call is not None else None
         remainder = call.remainder if call is not None else None
-        # What costs nothing, as an engine's silence or its refusal, costs nothing either when the engine has ended: it is asked
-        # why nobody waits, for what it will have cost may not be known by anything yet.
+        # What costs nothing, as an engine's silence or its refusal, costs nothing either when the engine has ended. Why nobody
+        # waits says so: what it costs may not be known yet.
         goes_on = exchange.estimated if head is None else 200 <= head.status < 300
         self._count(exchange, head, outcome)
         if remainder is not None and call is not None:

@@ -85,8 +85,10 @@ def asking(talk: Conversation, path: str, own_ms: str = "") -> tuple[HandClient,
     return client, talk.engines[0].last
 
 
-def letting_finish(**settings: Any) -> Any:
-    target = EngineConfig(url="http://127.0.0.1:9", cancel=False, warm_connections=0)
+LETS = EngineConfig(url="http://127.0.0.1:9", cancel=False, warm_connections=0)
+
+
+def letting_finish(target: EngineConfig = LETS, **settings: Any) -> Any:
     settings = {
         "api_keys": (KEY,), "daily_token_quota": 10_000, "tokens_per_minute": 10_000, "retry_fresh": False, "metrics_by": "key",
         "key_budget": "100", "prices": [PriceConfig(model="*", input="1", output="1")], **settings,
@@ -219,3 +221,42 @@ def test_whoever_ended_the_request(end: str, charged: tuple[int, int]) -> None:
         assert (ledger.requests, ledger.reserved, talk.account().purse.reserved, talk.core.unread) == (1, 0, 0, set())
         [(prompt, completion)] = set(books(talk))
         assert (prompt in PROMPT if charged[0] < 0 else prompt == charged[0], completion) == (True, charged[1])
+
+
+DRIPS = {
+    "comments": (b"text/event-stream", b": hi\n\n", 0.0, 30), "blanks": (b"application/json", b" ", 0.0, 30),
+    "events": (b"text/event-stream", EVENT, 0.0, 3600), "a request's time": (b"text/event-stream", EVENT, 600.0, 600),
+    "a plain answer": (b"application/json", b"[", 600.0, 600),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", ["h1", "h2"])
+@pytest.mark.parametrize("name", DRIPS)
+def test_what_never_ends_holds_nothing_for_ever(name: str, protocol: Any) -> None:
+    """Comments hold its place for as long as its client would have waited with them, and more of an answer for as long as a
+    request may take."""
+    kind, drip, time_s, most = DRIPS[name]
+    target = EngineConfig(url="http://127.0.0.1:9", cancel=False, warm_connections=0, protocol=protocol)
+    with letting_finish(target, between_bytes_timeout_s=30.0, request_timeout_s=time_s) as talk:
+        client, asked = asking(talk, CHAT)
+
+        def says(data: bytes) -> None:
+            asked.says(chunk(data)) if protocol == "h1" else asked.says(data)
+
+        if protocol == "h1":
+            asked.says(SSE_HEAD.replace(b"text/event-stream", kind))
+        else:
+            asked.begins([(b"content-type", kind)])
+        says(EVENT if b"event" in kind else b"[")
+        client.leaves()
+        account = talk.account()
+        held = 0
+        while account.inflight and held <= most + 8:
+            assert account.ledger.reserved > 100
+            talk.passes(4.0)
+            held += 4
+            if talk.core.unread:
+                says(drip)
+        assert most - 4 <= held <= most + 4
+        assert (talk.core.unread, account.inflight, account.ledger.reserved, account.purse.reserved) == (set(), 0, 0, 0)
+        assert talk.engines[0].engine.inflight == 0
