@@ -47,15 +47,16 @@ class Histogram:
         self.total += value
         return at
 
-    def came(self, value: float, events: int, also: Histogram) -> None:
+    def came(self, value: float, events: int, also: Histogram | None) -> None:
         """``events`` came at once, after ``value``: the first has waited for so long, and the others not at all. It counts in
         ``also``, of the same bounds, as well."""
         at = self.observe(value)
-        also._counts[at] += 1
-        also.total += max(value, 0.0)
-        if events > 1:
-            self._counts[0] += events - 1
-            also._counts[0] += events - 1
+        more = max(events - 1, 0)
+        self._counts[0] += more
+        if also is not None:
+            also._counts[at] += 1
+            also._counts[0] += more
+            also.total += max(value, 0.0)
 
     def exemplify(self, at: int, value: float, when: float, trace: str) -> None:
         """``value`` of the bucket ``at`` was seen in a trace that somebody keeps."""

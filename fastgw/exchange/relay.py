@@ -327,14 +327,14 @@ class Relay:
     def paced(self, now: float) -> None:
         """What the last read brought came ``now``. (Of several events in one read the first has kept its reader waiting.)"""
         gaps = self.gaps
-        theirs = self.engine_gaps
         sse = self.sse
-        if gaps is None or theirs is None:
+        if gaps is None:
             return
         events = sse.events if sse is not None else self._events + 1
         tokens = sse.tokens if sse is not None else events
         if tokens != self._tokens:
             if self._text_at:
+                theirs = self.engine_gaps
                 gaps.came(now - self._text_at, events - self._events, theirs)
             self._text_at = now
             self._tokens = tokens

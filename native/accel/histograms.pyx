@@ -42,11 +42,14 @@ cdef class Histogram:
 
     cpdef came(self, double value, long long events, Histogram also):
         cdef int at = self.observe(value)
-        also._counts[at] += 1
-        also.total += value if value > 0.0 else 0.0
         if events > 1:
             self._counts[0] += events - 1
-            also._counts[0] += events - 1
+        if also is not None:
+            also._counts[at] += 1
+            if value > 0.0:
+                also.total += value
+            if events > 1:
+                also._counts[0] += events - 1
 
     cpdef exemplify(self, int at, double value, double when, str trace):
         if self.exemplars is None:
