@@ -22,6 +22,8 @@ _HELD = 0.99
 _UNDER_WAY = 2
 """Whoever answers less of what was due, but for so many, has fallen behind: its latencies grow while the load lasts."""
 _LATE_PERCENT = 1.0
+_BUSY = 0.5
+"""A load average above this is others at work: on two cores the order then says as much of them."""
 
 _COLUMNS = (
     ("rps", "requests/s", 0),
@@ -153,6 +155,9 @@ def written(results: Mapping[str, Any], name: str) -> str:
     command = f"python -m benchmarks.shootout --seconds {settings['seconds']:g} --rounds {settings['rounds']}{only}"
     dirty = ", with changes that were not committed" if about["git_dirty"] else ""
     out = ["# Shoot-out", "", _HOW]
+    if about["load_average"] > _BUSY:
+        others = f"**Others were at work on this machine as this began (load average {about['load_average']:.1f})**"
+        out += [f"{others}: latencies and the order of those that lie close say little, CPU per request somewhat more.", ""]
     out += [
         f"Measured {about['date'][:10]} by `{command}`: {about['cpu']}, {about['cores']} cores, Linux "
         f"{about['kernel'].partition('-')[0]}, Python {about['python']}, commit {about['git_commit'][:12] or 'none'}{dirty}; "

@@ -73,7 +73,7 @@ def made(rounds: dict[str, list[dict[str, Any]]], setups: list[str]) -> dict[str
     """A run's results, with these figures."""
     about = {"date": "2026-01-02T", "git_dirty": False, "git_commit": "", "cpu": "c", "cores": 2, "kernel": "6", "python": "3"}
     return {
-        "machine": about,
+        "machine": about | {"load_average": 7.0},
         "settings": {"seconds": 1, "rounds": 1, "only": "", "setups": setups},
         "proxies": {name: {"version": "", "rounds": taken} for name, taken in rounds.items()},
         "skipped": {},
@@ -105,6 +105,7 @@ def test_rows_come_by_figure_whoever_they_are_of() -> None:
     assert "| 4 | behind | 700 |" in shown
     assert "behind: 23 % of the rate; an answer takes 0.5 ms (p50) once sent" in shown
     assert "the load tool was late for 4.0 %" in shown
+    assert "Others were at work on this machine as this began (load average 7.0)" in shown
 
 
 def test_the_page_is_that_of_the_committed_results() -> None:
