@@ -1,6 +1,6 @@
 """What a request and an event cost in instructions, without any clock: this checkout, and another revision beside it.
 
-    python -m benchmarks.micro.counted [--against REVISION] [--rows plain,limits,money,stream,event,read] [--where N]
+    python -m benchmarks.micro.counted [--against REVISION] [--rows plain,limits,money,observe,trace,...] [--where N]
 
 The compiled gateway's own classes of one process answer over socket pairs (as in ``governed``), under callgrind, which is told
 when a load's requests begin and end: so what is counted is theirs, the kernel and the poller apart. The same checkout gives the
@@ -39,6 +39,7 @@ USAGE = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"m","choices":[],"usage":'
     b'{"prompt_tokens":7,"completion_tokens":32,"total_tokens":39}}\n\ndata: [DONE]\n\n'
 )
+SAMPLED = b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nserver: engine\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -52,23 +53,85 @@ def streamed(events: int, together: int) -> list[bytes]:
     return [HEAD + reads[0], *reads[1:], chunk(USAGE) + b"0\r\n\r\n"]
 
 
-class Load:
-    """What is answered ``reads`` by the engine; ``limits``: with all of them on; ``paid``: with a budget, and its usage kept by
-    model."""
+Dress = Callable[[Any], "Callable[[], None] | None"]
+"""Gives a bench more than it has by itself; what it returns is called when the load is over."""
 
-    def __init__(self, limits: bool, reads: list[bytes], paid: bool = False) -> None:
+
+def name_model(bench: Any) -> None:
+    """Its engine is known to have the model, as engines are."""
+    from fastgw.upstream.table import UpstreamTable
+
+    pools = bench.core.table.pools
+    for pool in pools:
+        pool.engine.configured_models = frozenset({"m"})
+    bench.core.take_table(UpstreamTable(pools), [])
+
+
+def pay(bench: Any) -> None:
+    """A budget, and usage kept by model."""
+    from fastgw.limits.account import Defaults
+    from fastgw.limits.spending import Price
+
+    accounts = bench.core.accounts
+    prices = {"m": Price(600_000, 150_000, 2_400_000)}
+    accounts.books.follow(prices, prices, True)
+    accounts.books.kept = True
+    for account in accounts.all():
+        account.set(Defaults(budget=10**18), None, 0)
+
+
+def unseen(bench: Any) -> None:
+    """Nobody is told of a request."""
+    bench.core.tell(None)
+
+
+def seen(bench: Any) -> Callable[[], None]:
+    """Its metrics, with their exemplars, and its line in the access log, which goes nowhere."""
+    from fastgw.observe.logs import LogWriter
+    from fastgw.observe.tallies import Tallies, sampled
+
+    bench.core.tally = Tallies(trace=sampled)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    log = LogWriter(nowhere)
+    log.start(asyncio.get_running_loop())
+    bench.core.tell(log)
+
+    def over() -> None:
+        log.close()
+        os.close(nowhere)
+
+    return over
+
+
+def traced(bench: Any) -> Callable[[], None]:
+    """The same, and a trace that is not sampled."""
+    from fastgw.config import Config
+    from fastgw.exchange.tracing import Tracing
+
+    class Nobody:
+        def follow(self, config: Config) -> None: ...
+
+    bench.core.tracer = Tracing(Config(enable_otlp_tracing=True, trace_ratio=0.0), Nobody())  # type: ignore[arg-type]
+    return seen(bench)
+
+
+class Load:
+    """What the engine answers by ``reads``; ``limits``: with all of them on; ``dress``: with more; ``line``: of the head."""
+
+    def __init__(self, limits: bool, reads: list[bytes], dress: Dress | None = None, line: bytes = b"") -> None:
         self.limits = limits
         self.reads = reads
-        self.paid = paid
+        self.dress = dress
+        self.line = line
         self.requests = STREAMS if reads else REQUESTS
 
     async def run(self, mark: Callable[[], object]) -> None:
         from benchmarks.micro import governed
 
         bench = governed.Bench(asyncio.get_running_loop(), self.limits, True)
-        if self.paid:
-            self.pay(bench)
-        asked = governed.request(True)
+        name_model(bench)
+        over = self.dress(bench) if self.dress is not None else None
+        asked = governed.request(True).replace(b"Accept:", self.line + b"Accept:")
         if self.reads:
             asked = asked.replace(b'"stream":false', b'"stream": true')
         reads = self.reads or [governed.ANSWER]
@@ -76,20 +139,11 @@ class Load:
         mark()
         self.serve(bench, asked, reads, self.requests)
         mark()
-        assert [record.status for record in bench.records] == [200] * 2 * self.requests
+        assert {record.status for record in bench.records} <= {200}
+        assert (bench.core.stats.exchanges_total, bench.core.stats.exchanges_open) == (2 * self.requests, 0)
+        if over is not None:
+            over()
         bench.close()
-
-    @staticmethod
-    def pay(bench: Any) -> None:
-        from fastgw.limits.account import Defaults
-        from fastgw.limits.spending import Price
-
-        accounts = bench.core.accounts
-        prices = {"*": Price(600_000, 150_000, 2_400_000)}
-        accounts.books.follow(prices, prices, True)
-        accounts.books.kept = True
-        for account in accounts.all():
-            account.set(Defaults(budget=10**18), None, 0)
 
     def serve(self, bench: Any, asked: bytes, reads: list[bytes], requests: int) -> None:
         last, room = reads[-1], bytearray(65536)
@@ -108,7 +162,11 @@ class Load:
 LOADS = {
     "plain": Load(False, []),
     "limits": Load(True, []),
-    "money": Load(False, [], paid=True),
+    "money": Load(False, [], pay),
+    "unseen": Load(False, [], unseen, SAMPLED),
+    "seen": Load(False, [], seen, SAMPLED),
+    "untraced": Load(False, [], seen),
+    "traced": Load(False, [], traced),
     "paced": Load(False, streamed(EVENTS, 1)),
     "paced-twice": Load(False, streamed(2 * EVENTS, 1)),
     "reads": Load(False, streamed(EVENTS, 8)),
@@ -127,6 +185,8 @@ ROWS: dict[str, tuple[str, tuple[str, ...], Callable[..., Taken]]] = {
     "plain": ("a plain request", ("plain",), lambda plain: plain),
     "limits": ("what all limits add to it", ("limits", "plain"), less),
     "money": ("what a budget, and usage by model, add to it", ("money", "plain"), less),
+    "observe": ("what metrics, their exemplars and the access log add to it", ("seen", "unseen"), less),
+    "trace": ("what a trace that is not sampled adds to that", ("traced", "untraced"), less),
     "stream": (f"a stream of {EVENTS} events", ("paced",), lambda paced: paced),
     "event": ("one event more, in a read of its own", ("paced-twice", "paced"), lambda two, one: less(two, one, EVENTS)),
     "read": ("one event more, of eight in a read", ("reads-twice", "reads"), lambda two, one: less(two, one, EVENTS)),

@@ -78,7 +78,7 @@ def main() -> None:
         ("another model name", lambda: with_model(BODY, facts, "other")),
         ("a form up to its file (a known boundary)", form),
         ("64 KiB of a form's file", lambda: upload.feed(file)),
-        ("head of a request to an engine", lambda: request_head(start, b"Host: e:1\r\n", b"id", 131)),
+        ("head of a request to an engine", lambda: request_head(start, b"Host: e:1\r\n", b"", b"id", 131)),
         ("a whole small response", lambda: simple_response(200, b"", b"text/plain", b"ok")),
     ]
     for name, work in table:

@@ -16,10 +16,10 @@ def chunk(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
 
 
-def request_start(line: bytes, block: bytes, fields: bytes, request_id: bytes, length: int) -> bytes:
-    """A request's head: its first line, the engine's own fields, the other fields up to the value of ``x-request-id``, that
-    value, and the ``length`` of a body to come."""
-    return b"%b%b%b%b\r\ncontent-length: %d\r\n\r\n" % (line, block, fields, request_id, length)
+def request_start(line: bytes, block: bytes, trace: bytes, fields: bytes, request_id: bytes, length: int) -> bytes:
+    """A request's head: its first line, the engine's own fields, those of its ``trace``, the other fields up to the value of
+    ``x-request-id``, that value, and the ``length`` of a body to come."""
+    return b"%b%b%b%b%b\r\ncontent-length: %d\r\n\r\n" % (line, block, trace, fields, request_id, length)
 
 
 def plain_answer(status_line: bytes, forward: bytes, request_id: bytes, extra: bytes, body: bytes) -> bytes:
@@ -46,6 +46,12 @@ def budget_lines(before: bytes, fixed: bytes, percent: int, left: int) -> bytes:
     ``percent``: the line that was crossed last, which is told as well; 0 = none."""
     warning = b"x-budget-warning: %d\r\n" % percent if percent else b""
     return b"%b%b%bx-budget-remaining: %d.%06d\r\n" % (before, warning, fixed, left // 1_000_000, left % 1_000_000)
+
+
+def trace_lines(trace_id: bytes, span_id: bytes, sampled: bool, state: bytes) -> bytes:
+    """The lines that tell an engine which span is its parent (W3C Trace Context); ``state``: its ``tracestate``, b"" = none."""
+    told = b"traceparent: 00-%b-%b-0%d\r\n" % (trace_id, span_id, sampled)
+    return b"%btracestate: %b\r\n" % (told, state) if state else told
 
 
 def append(to: bytearray, line: bytes) -> None:
@@ -91,12 +97,13 @@ def access_line(
     completion_tokens: int,
     cached_tokens: int,
     reasoning_tokens: int,
+    trace_id: bytes,
     end: bytes,
 ) -> bytes:
     """One access record in JSON, and its ``end``: the closing brace, or nothing where more is to follow.
 
     ``stamp`` is the time to the second and ``milli`` the thousandths; ``common`` is the members that a caller's requests
-    have in common, encoded. ``ttft_s`` and the counts are left out when negative.
+    have in common, encoded. ``ttft_s`` and the counts are left out when negative, ``trace_id`` when it is empty.
     """
     micro = microseconds(duration_s)
     line = (
@@ -115,4 +122,6 @@ def access_line(
         line += b',"cached_tokens":%d' % cached_tokens
     if reasoning_tokens >= 0:
         line += b',"reasoning_tokens":%d' % reasoning_tokens
+    if trace_id:
+        line += b',"trace_id":"%b"' % trace_id
     return line + end

@@ -110,11 +110,10 @@ class Attempt(Call):
         exchange.own_s = now - exchange.at if exchange.own_s < 0.0 else exchange.own_s
         self.sent_at = exchange.sent_at = now
         start = request_start(exchange, engine)
-        if exchange.trace is not None:
-            start = exchange.trace.told(start)
+        trace = exchange.trace.told() if exchange.trace is not None else b""
         upload = exchange.upload
         if upload is not None and not upload.joined:
-            upload.begin(exchange, self, start)
+            upload.begin(exchange, self, start, trace)
             return
         gateway = self.core
         body = exchange.body
@@ -126,7 +125,7 @@ class Attempt(Call):
         lead = exchange.lead
         skip = exchange.skip
         length = len(lead) + len(body) - skip
-        stream.send(start, exchange.request_id, length, lead, body, skip, now + gateway.first_byte_timeout_s)
+        stream.send(start, trace, exchange.request_id, length, lead, body, skip, now + gateway.first_byte_timeout_s)
 
     def on_drained(self) -> None:
         exchange = self._exchange

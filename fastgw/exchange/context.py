@@ -141,8 +141,8 @@ class Judgement:
     the reader then hands out the same object, and everything that depends on it alone is taken from here."""
 
     __slots__ = (
-        "account", "base", "client_ip", "endpoint", "ends_at", "extra_head", "head", "key_id", "limit", "meter", "peer_ip",
-        "start", "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_spoken", "told_status",
+        "account", "base", "client_ip", "endpoint", "ends_at", "extra_head", "head", "kept", "key_id", "limit", "meter",
+        "peer_ip", "start", "timeout_s", "told", "told_engine", "told_model", "told_outcome", "told_spoken", "told_status",
         "told_streamed", "traceless", "trusted", "version",
     )  # fmt: skip
 
@@ -175,6 +175,7 @@ class Judgement:
         # Of whom it was made: the connection's peer, and whether its own word about others was taken.
         self.peer_ip = ""
         self.trusted = False
+        self.kept = ""  # the trace that its head says it is in, and that is kept
         self.traceless = False  # its head names no trace: it has been looked at
 
     def of(self, head: RequestHead) -> Judgement:
@@ -202,6 +203,7 @@ class Judgement:
         made.told_streamed = self.told_streamed
         made.peer_ip = self.peer_ip
         made.trusted = self.trusted
+        made.kept = self.kept
         made.traceless = self.traceless
         return made
 

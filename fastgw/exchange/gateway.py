@@ -27,6 +27,7 @@ from fastgw.exchange.intake import Intake
 from fastgw.exchange.phases import DONE
 from fastgw.exchange.record import AccessLog, AccessRecord, AccessSink, Records, ids_of
 from fastgw.exchange.tally import UNCOUNTED, Tally
+from fastgw.exchange.tracing import kept_in
 from fastgw.exchange.unread import Unread
 from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Accounts
@@ -212,6 +213,7 @@ class GatewayCore(Context):
         known = Judgement(head, self.version, self.max_body_bytes, endpoint, exchange.key_id, exchange.account)
         known.peer_ip = exchange.client.peer_ip
         known.trusted = exchange.client.trusted
+        known.kept = kept_in(head.forward)
         known.traceless = exchange.trace is not None and not exchange.trace.parent
         known.meter = exchange.meter
         known.timeout_s = exchange.timeout_s

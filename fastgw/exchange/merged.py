@@ -153,7 +153,8 @@ class MergedCall(Call):
             member.exchange.sent_at = now  # an engine has its inputs: whoever leaves from here on has cost something
         core.stats.merged_calls += 1
         core.stats.merged_requests += len(self._asked)
-        stream.send(request_start(first, engine), first.request_id, len(body), b"", body, 0, now + core.first_byte_timeout_s)
+        due = now + core.first_byte_timeout_s
+        stream.send(request_start(first, engine), b"", first.request_id, len(body), b"", body, 0, due)
 
     def on_unreachable(self, detail: str, timed_out: bool) -> None:
         self.core.dial_failed(self.pool, detail)

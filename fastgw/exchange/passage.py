@@ -132,7 +132,7 @@ class Passage(Sink):
         stream = self._stream
         assert stream is not None
         body = self._body
-        stream.send(self._start, self._request_id, len(body), b"", body, 0, NEVER)
+        stream.send(self._start, b"", self._request_id, len(body), b"", body, 0, NEVER)
 
     def unreachable(self) -> None:
         """No engine has seen it."""

@@ -64,7 +64,7 @@ class Shadow(Call):
         self.sent_at = now
         body, self._body = self._body, b""
         due = min(now + self.core.first_byte_timeout_s, self._ends_at)
-        stream.send(self._start, self._request_id, len(body), b"", body, 0, due)
+        stream.send(self._start, b"", self._request_id, len(body), b"", body, 0, due)
 
     def close(self) -> None:
         """It has ended, or is to."""

@@ -8,13 +8,14 @@ that is not sampled nothing is kept but the ids.
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop
-from random import getrandbits, randbytes
+from os import urandom
+from random import getrandbits
 from typing import Any, Final, Protocol
 
 from fastgw.accel.heads import RequestHead
+from fastgw.accel.lines import trace_lines
 from fastgw.config import Config
 from fastgw.net.clock import monotonic
-from fastgw.protocol.start import RequestStart
 from fastgw.protocol.traceparent import parent_of, state_of
 
 MOST_ASKED: Final = 16
@@ -23,6 +24,24 @@ IDS: Final = 48  # hexadecimal digits of a trace's id and its span's
 IDS_AT_ONCE: Final = 128  # made together: a call for each would cost more than all the rest
 ALL: Final = b"g"  # stands behind every hexadecimal number
 UNSAID, NOT_SAMPLED, SAMPLED = -1, 0, 1
+
+
+_NAME: Final = b"raceparent:"
+_ODD: Final = b"13579bdf"
+
+
+def kept_in(fields: bytes) -> str:
+    """The trace that a head with these ``fields`` is in and that its sender keeps, by its id; "" = there is none. (What is no
+    ``traceparent`` has been dropped with the head that it came in, and so have two of them.)"""
+    at = fields.find(_NAME)
+    while at > 0 and not ((fields[at - 1] | 32) == 116 and (at == 1 or fields[at - 2] == 10)):
+        at = fields.find(_NAME, at + 1)  # (that is the end of another name)
+    if at < 1:
+        return ""
+    at += len(_NAME)
+    while fields[at] == 32 or fields[at] == 9:
+        at += 1
+    return fields[at + 3 : at + 35].decode() if _ODD.find(fields[at + 54 : at + 55]) >= 0 else ""
 
 
 class Asked:
@@ -105,24 +124,13 @@ class Trace:
             del self.waits[-1]
         self.waits.append((start, end))
 
-    def told(self, start: RequestStart) -> RequestStart:
-        """``start`` as the engine gets it that is asked now: its span is the parent of that engine's."""
+    def told(self) -> bytes:
+        """The lines for the engine that is asked now: its span is the parent of that engine's."""
         span_id = self.span_id
         if self.asked is not None:
             last = self.asked[-1]
             span_id = last.span_id
-        fields = b"".join(
-            (
-                b"traceparent: 00-",
-                self.trace_id,
-                b"-",
-                span_id,
-                b"-01\r\n" if self.sampled else b"-00\r\n",
-                b"tracestate: %b\r\n" % self.state if self.state else b"",
-                start.fields,
-            )
-        )
-        return RequestStart(start.method, start.target, fields, start.upgrade)
+        return trace_lines(self.trace_id, span_id, self.sampled, self.state)
 
 
 class Reporter(Protocol):
@@ -168,14 +176,18 @@ class Tracing:
         """Whether that trace is recorded. ``parent``: whether the client's span is, ``UNSAID`` = it has none."""
         if self._parents and parent >= 0:
             return parent == SAMPLED
-        digits = trace_id  # (to the compiled twin an address: what is cut out of that takes a third)
-        return digits[16:32] < self._bound  # (as numbers: of the same length, and in small letters)
+        # (As numbers: of the same length, and in small letters. Both are addresses to the compiled twin.)
+        digits, bound = trace_id, self._bound
+        for at in range(16):
+            if digits[16 + at] != bound[at]:
+                return digits[16 + at] < bound[at]
+        return False
 
     def begin(self, head: RequestHead, alone: bool) -> Trace:
         """The trace of a request with this ``head``: its client's, or a new one. ``alone``: the head is known to name none."""
         at = self._at
         if at == len(self._ids):
-            self._ids = randbytes(IDS * IDS_AT_ONCE // 2).hex().encode()  # noqa: S311 - ids, and no secrets
+            self._ids = urandom(IDS * IDS_AT_ONCE // 2).hex().encode()  # (`random` takes as long as all the rest)
             at = 0
         middle, end = at + 32, at + IDS
         self._at = end

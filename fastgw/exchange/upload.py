@@ -164,8 +164,8 @@ class Upload:
             pieces.append(bytearray(data))
 
     # --- to the engine
-    def begin(self, exchange: Host, call: Call, start: RequestStart) -> None:
-        """An engine is connected: send the head, and what has been kept as far as it is taken."""
+    def begin(self, exchange: Host, call: Call, start: RequestStart, trace: bytes) -> None:
+        """An engine is connected: send the head, with the lines of its trace, and what has been kept as far as it is taken."""
         stream = call.stream
         assert stream is not None
         self.begun = True
@@ -182,7 +182,7 @@ class Upload:
             length = -1
         else:
             length = (self.kept_bytes if self.whole else exchange.head.content_length) + grown
-        stream.send(start, exchange.request_id, length, b"", b"", 0, NEVER)
+        stream.send(start, trace, exchange.request_id, length, b"", b"", 0, NEVER)
         self._go_on(exchange, stream)
 
     def _go_on(self, exchange: Host, stream: UpstreamStream) -> bool:

@@ -126,7 +126,15 @@ class H1UpstreamStream(UpstreamStream):
             conn.crash(error, carrier)
 
     def send(
-        self, start: RequestStart, request_id: bytes, length: int, lead: bytes, body: bytes, skip: int, due: float
+        self,
+        start: RequestStart,
+        trace: bytes,
+        request_id: bytes,
+        length: int,
+        lead: bytes,
+        body: bytes,
+        skip: int,
+        due: float,
     ) -> None:
         if not start.line:
             start.line = request_line(start.method, start.target)
@@ -138,7 +146,7 @@ class H1UpstreamStream(UpstreamStream):
         conn.state = HEAD
         conn.requests += 1
         self.due(due)
-        head = request_head(start, conn.own, request_id, length)
+        head = request_head(start, conn.own, trace, request_id, length)
         # A dead socket is not judged here: what the engine said before it closed may still be readable.
         wire = conn.wire
         size = len(body)

@@ -69,7 +69,7 @@ async def ask(channel: Channel, target: bytes, fields: bytes, max_bytes: int, se
     """The one request of a connection over which nothing has been said, and its answer. Raises OSError and FetchError."""
     own, rest = fields.split(b"\r\n", 1)
     start = start_block(RequestStart(b"GET", target, rest))
-    block = NO_TABLE + request_block(own_block(own + b"\r\n", secure), start, _ID, 0, b"GET")
+    block = NO_TABLE + request_block(own_block(own + b"\r\n", secure), start, b"", _ID, 0, b"GET")
     control = Control(True, CLIENT_SETTINGS)
     hello = control.begin() + h2.window_update(0, max_bytes) + h2.headers(1, block, True) + h2.window_update(1, max_bytes)
     await channel.send(hello)

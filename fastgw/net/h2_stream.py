@@ -197,7 +197,15 @@ class H2UpstreamStream(UpstreamStream):
 
     # --- up
     def send(
-        self, start: RequestStart, request_id: bytes, length: int, lead: bytes, body: bytes, skip: int, due: float
+        self,
+        start: RequestStart,
+        trace: bytes,
+        request_id: bytes,
+        length: int,
+        lead: bytes,
+        body: bytes,
+        skip: int,
+        due: float,
     ) -> None:
         link = self.link
         assert link is not None
@@ -208,7 +216,7 @@ class H2UpstreamStream(UpstreamStream):
         self.due(due)
         self._to_send = length
         self.sent_whole = not length
-        link.begin(self, request_block(link.own, start.block, request_id, length, start.method), self.sent_whole)
+        link.begin(self, request_block(link.own, start.block, trace, request_id, length, start.method), self.sent_whole)
         if self.link is None:
             return
         if lead:

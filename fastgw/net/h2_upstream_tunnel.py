@@ -33,7 +33,15 @@ class H2UpstreamTunnel(H2UpstreamStream):
         self._key = b""
 
     def send(
-        self, start: RequestStart, request_id: bytes, length: int, lead: bytes, body: bytes, skip: int, due: float
+        self,
+        start: RequestStart,
+        trace: bytes,
+        request_id: bytes,
+        length: int,
+        lead: bytes,
+        body: bytes,
+        skip: int,
+        due: float,
     ) -> None:
         link = self.link
         assert link is not None
@@ -51,7 +59,7 @@ class H2UpstreamTunnel(H2UpstreamStream):
         self.waiting = True
         self.due(due)
         self._to_send = -1
-        link.begin(self, request_block(link.own, start.block, request_id, -1, b"CONNECT"), False)
+        link.begin(self, request_block(link.own, start.block, trace, request_id, -1, b"CONNECT"), False)
 
     def _gives_up(self, link: Link, error: GatewayError | None) -> None:
         """It cannot be asked for here. None: it can in another way."""

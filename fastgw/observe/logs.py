@@ -135,7 +135,7 @@ class AccessJson:
         line = access_line(
             self._stamp, int((at - second) * 1e3), record.request_id, common, record.bytes_in, record.bytes_out,
             record.duration_s, record.ttft_s, record.prompt_tokens, record.completion_tokens, record.cached_tokens,
-            record.reasoning_tokens, b"",
+            record.reasoning_tokens, b"", b"",
         )  # fmt: skip
         return self._with_rest(
             line, record.error, record.detail, record.queued_s, record.estimated, record.served_model, record.trace_id
@@ -193,11 +193,11 @@ class AccessJson:
             exchange.error_kind or exchange.detail or exchange.substitute or exchange.estimated or exchange.queued_s >= 0
         )
         trace = exchange.trace
-        end = b"" if more else b"}\n" if trace is None else b',"trace_id":"%b"}\n' % trace.trace_id
+        trace_id = trace.trace_id if trace is not None and not more else b""
         line = access_line(
             self._stamp, int((at - second) * 1e3), exchange.request_id, common, exchange.bytes_in, exchange.bytes_out,
             now - started, exchange.token_at - started if exchange.token_at else -1.0, exchange.prompt_tokens,
-            exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens, end,
+            exchange.completion_tokens, exchange.cached_tokens, exchange.reasoning_tokens, trace_id, b"" if more else b"}\n",
         )  # fmt: skip
         if more:
             return self._with_rest(

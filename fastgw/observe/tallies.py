@@ -10,7 +10,6 @@ Invariant: an exchange is counted once, whatever became of it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from time import time
 from typing import Any, Final
@@ -22,6 +21,7 @@ from fastgw.config.names import MetricsBy
 from fastgw.exchange.record import streamed
 from fastgw.exchange.state import ExchangeState, model_of
 from fastgw.exchange.tally import Tally
+from fastgw.exchange.tracing import kept_in
 from fastgw.observe.energy import Energy
 from fastgw.observe.recent import Recent
 from fastgw.upstream.times import FIRST_TOKEN, PER_TOKEN
@@ -250,18 +250,14 @@ class Tallies(Tally):
         return name
 
 
-_SAMPLED: Final = re.compile(rb"(?im)^traceparent:[ \t]*[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f][13579bdf]")
-
-
 def sampled(exchange: ExchangeState) -> str:
     """The trace that an exchange is kept in, by its id: the gateway's own, or the one that its client says it is in and keeps
     (W3C Trace Context); "" = in none."""
     trace = exchange.trace
     if trace is not None:
         return trace.trace_id.decode() if trace.sampled else ""
-    fields = exchange.head.forward
-    # (Most have none, and to find that out must cost nothing.)
-    if fields.find(b"raceparent") < 0:
-        return ""
-    found = _SAMPLED.search(fields)
-    return found[1].decode() if found is not None else ""
+    known = exchange.client.known
+    if known is not None and known.head is exchange.head:
+        kept: str = known.kept
+        return kept
+    return kept_in(exchange.head.forward)

@@ -1,8 +1,8 @@
 """Whose trace a request belongs to: the fields ``traceparent`` and ``tracestate`` (W3C Trace Context).
 
-Owns: what is read of them, and how they are written. What is no ``traceparent`` has been dropped with the head it came in
-(``accel.fields.valid_trace``), and so have two of them; a later version is read as far as this one goes (§3.2.4). Must never:
-roll dice, or pass on more of a ``tracestate`` than its bounds.
+Owns: what is read of them (``accel.lines.trace_lines`` writes them). What is no ``traceparent`` has been dropped with the head
+it came in (``accel.fields.valid_trace``), and so have two of them; a later version is read as far as this one goes (§3.2.4).
+Must never: roll dice, or pass on more of a ``tracestate`` than its bounds.
 """
 
 from __future__ import annotations
@@ -49,9 +49,3 @@ def state_of(lines: bytes) -> bytes:
             break
         kept.append(one)
     return b",".join(kept)
-
-
-def written(trace_id: bytes, span_id: bytes, sampled: bool, state: bytes) -> bytes:
-    """The lines that tell an engine."""
-    told = b"traceparent: 00-%b-%b-0%d\r\n" % (trace_id, span_id, sampled)
-    return b"%btracestate: %b\r\n" % (told, state) if state else told

@@ -1,6 +1,10 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, nonecheck=False
 """Compiled twin of fastgw/accel/lines.py: each line is laid out once, in the object that goes out."""
 
+cdef extern from "Python.h":
+    ctypedef struct PyByteArrayObject:
+        Py_ssize_t ob_alloc
+
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
@@ -58,6 +62,9 @@ cdef extern from *:
     #define FGW_COMPLETION ",\\"completion_tokens\\":"
     #define FGW_CACHED ",\\"cached_tokens\\":"
     #define FGW_REASONING ",\\"reasoning_tokens\\":"
+    #define FGW_TRACE_ID ",\\"trace_id\\":\\""
+    #define FGW_PARENT "traceparent: 00-"
+    #define FGW_STATE "tracestate: "
     #define FGW_LIMIT "x-ratelimit-limit-"
     #define FGW_REMAINING "\\r\\nx-ratelimit-remaining-"
     #define FGW_RESET "\\r\\nx-ratelimit-reset-"
@@ -82,6 +89,9 @@ cdef extern from *:
     const char *FGW_COMPLETION
     const char *FGW_CACHED
     const char *FGW_REASONING
+    const char *FGW_TRACE_ID
+    const char *FGW_PARENT
+    const char *FGW_STATE
     const char *FGW_LIMIT
     const char *FGW_REMAINING
     const char *FGW_RESET
@@ -156,19 +166,22 @@ cpdef bytes chunk(bytes payload):
     return made
 
 
-cpdef bytes request_start(bytes line, bytes block, bytes fields, bytes request_id, long long length):
-    """A request's head: its first line, the engine's own fields, the other fields up to the value of ``x-request-id``, that
-    value, and the ``length`` of a body to come."""
+cpdef bytes request_start(bytes line, bytes block, bytes trace, bytes fields, bytes request_id, long long length):
+    """A request's head; see the Python twin."""
     _given(line, block, fields, request_id)
+    _given(trace, trace, trace, trace)
     cdef char number[24]
     cdef Py_ssize_t digits = _signed(number, length) - number
     cdef Py_ssize_t first = PyBytes_GET_SIZE(line)
     cdef Py_ssize_t second = PyBytes_GET_SIZE(block)
     cdef Py_ssize_t third = PyBytes_GET_SIZE(fields)
     cdef Py_ssize_t ids = PyBytes_GET_SIZE(request_id)
-    cdef bytes made = PyBytes_FromStringAndSize(NULL, first + second + third + ids + 18 + digits + 4)
+    cdef Py_ssize_t traced = PyBytes_GET_SIZE(trace)
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, first + second + traced + third + ids + 18 + digits + 4)
     cdef char *to = fgw_put(PyBytes_AS_STRING(made), PyBytes_AS_STRING(line), first)
     to = fgw_put(to, PyBytes_AS_STRING(block), second)
+    if traced:
+        to = fgw_put(to, PyBytes_AS_STRING(trace), traced)
     to = fgw_put(to, PyBytes_AS_STRING(fields), third)
     to = fgw_put(to, PyBytes_AS_STRING(request_id), ids)
     to = FGW_PUT_LITERAL(to, FGW_ID)
@@ -296,12 +309,38 @@ cpdef bytes budget_lines(bytes before, bytes fixed, long long percent, long long
     return made
 
 
+cpdef bytes trace_lines(bytes trace_id, bytes span_id, bint sampled, bytes state):
+    """The lines that tell an engine which span is its parent; see the Python twin."""
+    _given(trace_id, span_id, state, state)
+    cdef Py_ssize_t ids = PyBytes_GET_SIZE(trace_id)
+    cdef Py_ssize_t spans = PyBytes_GET_SIZE(span_id)
+    cdef Py_ssize_t states = PyBytes_GET_SIZE(state)
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, 16 + ids + 1 + spans + 5 + (12 + states + 2 if states else 0))
+    cdef char *to = FGW_PUT_LITERAL(PyBytes_AS_STRING(made), FGW_PARENT)
+    to = fgw_put(to, PyBytes_AS_STRING(trace_id), ids)
+    to[0] = 45
+    to = fgw_put(to + 1, PyBytes_AS_STRING(span_id), spans)
+    to[0] = 45
+    to[1] = 48
+    to[2] = 49 if sampled else 48
+    to[3] = 13
+    to[4] = 10
+    if states:
+        to = fgw_put(FGW_PUT_LITERAL(to + 5, FGW_STATE), PyBytes_AS_STRING(state), states)
+        to[0] = 13
+        to[1] = 10
+    return made
+
+
 cpdef append(bytearray to, bytes line):
     """Put ``line`` at the end of what ``to`` holds."""
     if to is None or line is None:
         raise TypeError("bytes are needed, not None")
     cdef Py_ssize_t size = PyByteArray_GET_SIZE(to)
     cdef Py_ssize_t more = PyBytes_GET_SIZE(line)
+    if size + more >= (<PyByteArrayObject *>to).ob_alloc:
+        # (By half as much again as there is: by itself it grows by an eighth, and what it holds is copied nine times.)
+        PyByteArray_Resize(to, 2 * (size + more))
     PyByteArray_Resize(to, size + more)
     fgw_put(PyByteArray_AS_STRING(to) + size, PyBytes_AS_STRING(line), more)
 
@@ -323,14 +362,16 @@ cdef inline char *_time(char *to, double seconds) noexcept nogil:
 cpdef bytes access_line(
     bytes stamp, int milli, bytes request_id, bytes common, long long bytes_in, long long bytes_out,
     double duration_s, double ttft_s, long long prompt_tokens, long long completion_tokens, long long cached_tokens,
-    long long reasoning_tokens, bytes end,
+    long long reasoning_tokens, bytes trace_id, bytes end,
 ):
     """One access record in JSON, and its ``end``; see the Python twin."""
     _given(stamp, request_id, common, end)
+    _given(trace_id, end, end, end)
     cdef char room[FIXED]
     cdef Py_ssize_t ids = PyBytes_GET_SIZE(request_id)
     cdef Py_ssize_t stamps = PyBytes_GET_SIZE(stamp)
     cdef Py_ssize_t members = PyBytes_GET_SIZE(common)
+    cdef Py_ssize_t trace = PyBytes_GET_SIZE(trace_id)
     cdef Py_ssize_t last = PyBytes_GET_SIZE(end)
     cdef char *to = room
     cdef char *start
@@ -358,7 +399,7 @@ cpdef bytes access_line(
         to = FGW_PUT_LITERAL(to, FGW_REASONING)
         to = fgw_decimal(to, <unsigned long long>reasoning_tokens)
     numbers = to - room
-    made = PyBytes_FromStringAndSize(NULL, 14 + stamps + 4 + 52 + ids + 2 + members + numbers + last)
+    made = PyBytes_FromStringAndSize(NULL, 14 + stamps + 4 + 52 + ids + 2 + members + numbers + (14 + trace if trace else 0) + last)
     start = PyBytes_AS_STRING(made)
     to = FGW_PUT_LITERAL(start, FGW_TIME)
     to = fgw_put(to, PyBytes_AS_STRING(stamp), stamps)
@@ -370,6 +411,10 @@ cpdef bytes access_line(
     to[1] = 44
     to = fgw_put(to + 2, PyBytes_AS_STRING(common), members)
     to = fgw_put(to, room, numbers)
+    if trace:
+        to = fgw_put(FGW_PUT_LITERAL(to, FGW_TRACE_ID), PyBytes_AS_STRING(trace_id), trace)
+        to[0] = 34
+        to += 1
     to = fgw_put(to, PyBytes_AS_STRING(end), last)
     if to - start != PyBytes_GET_SIZE(made):
         raise SystemError("access_line miscounted")

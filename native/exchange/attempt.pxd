@@ -42,7 +42,7 @@ cdef class Attempt(Call):
     cpdef str caller(self)
     @cython.locals(exchange=ExchangeState)
     cpdef Account account(self)
-    @cython.locals(exchange=ExchangeState, stream=UpstreamStream, engine=Engine, start=RequestStart, gateway=Context, body=bytes, lead=bytes, skip=Py_ssize_t, length=cython.longlong)
+    @cython.locals(exchange=ExchangeState, stream=UpstreamStream, engine=Engine, start=RequestStart, trace=bytes, gateway=Context, body=bytes, lead=bytes, skip=Py_ssize_t, length=cython.longlong)
     cpdef send(self, double now)
     @cython.locals(exchange=ExchangeState)
     cpdef on_head(self, ResponseHead head, BodySource source, bytes rest)

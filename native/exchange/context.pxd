@@ -30,7 +30,7 @@ cdef class Strategy:
 
 @cython.final
 cdef class Judgement:
-    cdef public str client_ip, key_id, peer_ip, told_engine, told_model, told_outcome
+    cdef public str client_ip, kept, key_id, peer_ip, told_engine, told_model, told_outcome
     cdef public Account account
     cdef public Endpoint endpoint
     cdef public Meter meter

@@ -1,12 +1,15 @@
 cimport cython
 
 from fastgw.accel.heads cimport RequestHead
+from fastgw.accel.lines cimport trace_lines
 from fastgw.net.clock cimport monotonic
-from fastgw.protocol.start cimport RequestStart
 
 cdef int NOT_SAMPLED, SAMPLED, UNSAID
 cdef Py_ssize_t IDS, IDS_AT_ONCE
 cdef bytes ALL
+
+@cython.locals(at=Py_ssize_t)
+cpdef str kept_in(bytes fields)
 
 @cython.final
 cdef class Asked:
@@ -40,7 +43,7 @@ cdef class Trace:
     cpdef refused(self, int status)
     cpdef waited(self, double start, double end)
     @cython.locals(last=Asked)
-    cpdef RequestStart told(self, RequestStart start)
+    cpdef bytes told(self)
 
 @cython.final
 cdef class Tracing:
@@ -50,7 +53,7 @@ cdef class Tracing:
     cdef Py_ssize_t _at
 
     cpdef follow(self, object config)
-    @cython.locals(digits="const char *")
+    @cython.locals(digits="const char *", bound="const char *", at=Py_ssize_t)
     cpdef bint samples(self, bytes trace_id, int parent) except -1
     @cython.locals(
         at=Py_ssize_t, middle=Py_ssize_t, end=Py_ssize_t, ids="const char *", made=Trace, span_id=bytes, trace_id=bytes,

@@ -13,7 +13,8 @@ cdef class H2UpstreamTunnel(H2UpstreamStream):
 
     cpdef set_up(self)
     @cython.locals(link=Link)
-    cpdef send(self, RequestStart start, bytes request_id, long long length, bytes lead, bytes body, Py_ssize_t skip, double due)
+    cpdef send(self, RequestStart start, bytes trace, bytes request_id, long long length, bytes lead, bytes body, Py_ssize_t skip,
+               double due)
     cdef _gives_up(self, Link link, object error)
     cdef _begin(self, Carrier carrier, ResponseHead head, bytes data)
     cdef _tell(self, Carrier carrier)

@@ -23,7 +23,8 @@ cdef class UpstreamStream(Timed):
     cdef public TimerWheel wheel
 
     cpdef due(self, double deadline)
-    cpdef send(self, RequestStart start, bytes request_id, long long length, bytes lead, bytes body, Py_ssize_t skip, double due)
+    cpdef send(self, RequestStart start, bytes trace, bytes request_id, long long length, bytes lead, bytes body, Py_ssize_t skip,
+               double due)
     cpdef int write(self, bytes data) except -2
     cpdef end(self)
     cpdef Py_ssize_t queued(self) except -1

@@ -2,9 +2,11 @@ cimport cython
 
 from fastgw.accel.histograms cimport Bounds, Histogram
 from fastgw.exchange.call cimport Call
+from fastgw.exchange.context cimport Judgement
 from fastgw.exchange.record cimport streamed
 from fastgw.exchange.state cimport ExchangeState, model_of
 from fastgw.exchange.tally cimport Tally
+from fastgw.exchange.tracing cimport kept_in
 from fastgw.limits.account cimport Account
 
 cdef int _BY_METHOD, _OTHER_METHOD
@@ -50,5 +52,5 @@ cdef class Tallies(Tally):
     @cython.locals(prompt=cython.longlong, fresh=cython.longlong, completion=cython.longlong)
     cpdef _drew(self, Cell cell, ExchangeState exchange, str caller)
 
-@cython.locals(fields=bytes)
+@cython.locals(known=Judgement)
 cpdef str sampled(ExchangeState exchange)

@@ -17,13 +17,13 @@ STAMP = b"2026-11-20T10:00:00"
 
 
 def test_an_access_line_is_json_and_says_what_it_was_given() -> None:
-    line = lines.access_line(STAMP, 7, b"00ff", b'"client":"::1"', 12, 345, 0.0123456, 0.001, 7, 16, 5, 11, b"")
+    line = lines.access_line(STAMP, 7, b"00ff", b'"client":"::1"', 12, 345, 0.0123456, 0.001, 7, 16, 5, 11, b"0af7", b"")
     assert json.loads(line + b"}") == {
         "timestamp": "2026-11-20T10:00:00.007Z", "level": "info", "message": "request", "request_id": "00ff", "client": "::1",
         "bytes_in": 12, "bytes_out": 345, "duration_ms": 12.346, "ttft_ms": 1.0, "prompt_tokens": 7, "completion_tokens": 16,
-        "cached_tokens": 5, "reasoning_tokens": 11,
+        "cached_tokens": 5, "reasoning_tokens": 11, "trace_id": "0af7",
     }  # fmt: skip
-    bare = json.loads(lines.access_line(STAMP, 0, b"x", b'"a":1', 0, 0, 0.0, -1.0, -1, -1, -1, -1, b"}"))
+    bare = json.loads(lines.access_line(STAMP, 0, b"x", b'"a":1', 0, 0, 0.0, -1.0, -1, -1, -1, -1, b"", b"}"))
     assert set(bare) == {"timestamp", "level", "message", "request_id", "a", "bytes_in", "bytes_out", "duration_ms"}
 
 
@@ -40,8 +40,8 @@ def test_a_chunk_says_its_size_and_nothing_is_no_chunk() -> None:
 
 
 def test_heads_and_answers() -> None:
-    assert lines.request_start(b"POST / HTTP/1.1\r\n", b"Host: a\r\n", b"x-request-id: ", b"1f", 10) == (
-        b"POST / HTTP/1.1\r\nHost: a\r\nx-request-id: 1f\r\ncontent-length: 10\r\n\r\n"
+    assert lines.request_start(b"POST / HTTP/1.1\r\n", b"Host: a\r\n", b"b: 1\r\n", b"x-request-id: ", b"1f", 10) == (
+        b"POST / HTTP/1.1\r\nHost: a\r\nb: 1\r\nx-request-id: 1f\r\ncontent-length: 10\r\n\r\n"
     )
     assert lines.plain_answer(b"HTTP/1.1 200 OK\r\n", b"a: b\r\n", b"1f", b"", b"{}") == (
         b"HTTP/1.1 200 OK\r\na: b\r\ncontent-length: 2\r\nx-request-id: 1f\r\n\r\n{}"
@@ -93,7 +93,7 @@ def test_both_twins_write_the_same() -> None:
             chance.random() * 10.0 ** chance.randrange(-7, 6), chance.choice([-1.0, 0.0, chance.random()]),
             chance.randrange(-1, 10 ** chance.randrange(1, 12)), chance.randrange(-1, 10),
             chance.randrange(-1, 10 ** chance.randrange(1, 18)), chance.randrange(-1, 10 ** chance.randrange(1, 18)),
-            chance.choice([b"", b"}\n"]),
+            chance.choice([b"", b"0af7651916cd43dd8448eb211c80319c"]), chance.choice([b"", b"}\n"]),
         )  # fmt: skip
         assert compiled.access_line(*record) == source.access_line(*record)
         number = chance.randrange(2 ** chance.randrange(1, 62))
@@ -103,7 +103,8 @@ def test_both_twins_write_the_same() -> None:
         assert grown[0] == grown[1]
         assert compiled.serial_id(b"0011", number) == source.serial_id(b"0011", number)
         parts = [bytes([65 + part]) * chance.randrange(900) for part in range(4)]
-        assert compiled.request_start(*parts, number) == source.request_start(*parts, number)
+        head = (*parts[:2], chance.choice([b"", b"b: 1\r\n"]), *parts[2:])
+        assert compiled.request_start(*head, number) == source.request_start(*head, number)
         body = b"b" * chance.randrange(5000)
         assert compiled.chunk(body) == source.chunk(body)
         extra = b"e: 1\r\n" * chance.randrange(6)
@@ -113,5 +114,7 @@ def test_both_twins_write_the_same() -> None:
         assert compiled.duration(us) == source.duration(us)
         unit = chance.choice([b"requests", b"tokens"])
         assert compiled.limit_lines(extra, unit, number, us, us) == source.limit_lines(extra, unit, number, us, us)
+        span = (parts[1], parts[2], chance.choice([True, False]), parts[3])
+        assert compiled.trace_lines(*span) == source.trace_lines(*span)
         budget = (extra, parts[0], chance.choice([0, 80, 100]), number)
         assert compiled.budget_lines(*budget) == source.budget_lines(*budget)

@@ -103,7 +103,7 @@ async def test_a_connection_comes_back_where_the_answer_ended_as_it_should(field
         call = await opened(Core(here.reactor, here.stats), here)
         stream = call.stream
         assert stream is not None
-        stream.send(RequestStart(b"GET", b"/", b"x-request-id: "), b"id", 0, b"", b"", 0, monotonic() + 5.0)
+        stream.send(RequestStart(b"GET", b"/", b"x-request-id: "), b"", b"id", 0, b"", b"", 0, monotonic() + 5.0)
         call.head = answered(fields)
         call.complete(monotonic(), True, reusable, 0.0)
         assert (len(here.pool.idle), here.pool.engine.inflight) == (kept, 0)

@@ -37,7 +37,7 @@ async def asked(here: Place, limit_s: float = 5.0) -> tuple[Unread, Peer, Core]:
     await until(lambda: call.ready)
     stream = call.stream
     assert stream is not None
-    stream.send(RequestStart(b"GET", b"/", b"x-request-id: "), b"id", 0, b"", b"", 0, monotonic() + 5.0)
+    stream.send(RequestStart(b"GET", b"/", b"x-request-id: "), b"", b"id", 0, b"", b"", 0, monotonic() + 5.0)
     call.sent_at = monotonic()
     call.leave()
     call.leave()  # the place is not its own any more

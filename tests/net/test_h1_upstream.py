@@ -70,7 +70,7 @@ class Back:
 
     def send(self, method: bytes = b"POST", length: int = 2, body: bytes = b"hi", upgrade: bool = False) -> RequestStart:
         start = RequestStart(method, b"/v1/x", FIELDS, upgrade)
-        self.stream.send(start, b"id-1", length, b"", body, 0, monotonic() + 10.0)
+        self.stream.send(start, b"", b"id-1", length, b"", body, 0, monotonic() + 10.0)
         return start
 
 

@@ -22,7 +22,7 @@ def test_a_place_whose_connection_goes_before_the_request_is_sent() -> None:
             stream = say.engine.open(carrier, say.talk.loop.now)
             assert stream.connected
             goes()
-            stream.send(RequestStart(b"POST", b"/", b"x-request-id: "), b"id", 2, b"", b"{}", 0, say.talk.loop.now + 5)
+            stream.send(RequestStart(b"POST", b"/", b"x-request-id: "), b"", b"id", 2, b"", b"{}", 0, say.talk.loop.now + 5)
             say.talk.loop.settle()
             assert carrier.heard == [("end", LEFT_OVER)]
             stream.cancel()

@@ -211,11 +211,19 @@ def test_callers_by_their_ids_where_that_is_asked_for(by: Any, who: list[str]) -
 
 @pytest.mark.parametrize(
     ("said", "kept"),
-    [("01", True), ("00", False), ("0b", True), ("", False)],
-)
+    [
+        ("traceparent: 00-{}-00f067aa0ba902b7-01", True), ("Traceparent:\t 00-{}-00f067aa0ba902b7-0b", True),
+        ("traceparent: 00-{}-00f067aa0ba902b7-00", False), ("traceparent: 00-{}-00f067aa0ba902b7-0a", False),
+        ("traceparent: 01-{}-00f067aa0ba902b7-1f-and-more", True), ("traceparent: no", False), ("accept: */*", False),
+        ("x-traceparent: 00-{}-00f067aa0ba902b7-01", False), ("praceparent: 00-{}-00f067aa0ba902b7-01", False),
+        ("x-traceparent: 00-0-0-0\r\ntraceparent: 00-{}-00f067aa0ba902b7-01", True),
+        ("x-a: traceparent: 00-{}-00f067aa0ba902b7-01", False),
+    ],
+)  # fmt: skip
 def test_an_exemplar_is_of_a_trace_that_somebody_keeps(said: str, kept: bool) -> None:
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
-    headers = [("Traceparent", f"00-{trace}-00f067aa0ba902b7-{said}")] if said else []
+    lines = [line.partition(":") for line in said.format(trace).split("\r\n")]
+    headers = [(name, value.removeprefix(" ")) for name, _, value in lines]
     with conversation([M], answering(OK)) as talk:
         talk.client().says(request("POST", "/v1/chat/completions", body=chat_body("m"), headers=headers)).sees(200)
         exemplars = only(talk).duration.exemplars

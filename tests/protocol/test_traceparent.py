@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fastgw.protocol.traceparent import MAX_STATE_BYTES, MAX_STATE_MEMBERS, parent_of, state_of, without, written
+from fastgw.accel.lines import trace_lines
+from fastgw.protocol.traceparent import MAX_STATE_BYTES, MAX_STATE_MEMBERS, parent_of, state_of, without
 
 TRACE_ID, SPAN_ID = b"0af7651916cd43dd8448eb211c80319c", b"b7ad6b7169203331"
 
@@ -46,7 +47,7 @@ def test_what_is_passed_on_of_a_state(values: tuple[bytes, ...], kept: bytes) ->
 def test_the_lines_that_an_engine_gets_are_ours() -> None:
     theirs = b"Traceparent: 00-x\r\naccept: */*\r\ntracestate: a=1\r\nTraceState: b=2\r\nx-tracestate: c=3\r\n"
     assert without(b"", theirs) == b"accept: */*\r\nx-tracestate: c=3\r\n"
-    told = written(TRACE_ID, SPAN_ID, True, b"a=1")
+    told = trace_lines(TRACE_ID, SPAN_ID, True, b"a=1")
     assert told == b"traceparent: 00-%b-%b-01\r\ntracestate: a=1\r\n" % (TRACE_ID, SPAN_ID)
     assert parent_of(told) == (TRACE_ID, SPAN_ID, True)
-    assert written(TRACE_ID, SPAN_ID, False, b"") == b"traceparent: 00-%b-%b-00\r\n" % (TRACE_ID, SPAN_ID)
+    assert trace_lines(TRACE_ID, SPAN_ID, False, b"") == b"traceparent: 00-%b-%b-00\r\n" % (TRACE_ID, SPAN_ID)

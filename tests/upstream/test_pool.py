@@ -49,7 +49,7 @@ class Place:
         return carrier, stream
 
     async def answered(self, stream: UpstreamStream, carrier: HeardCarrier, peer: Peer, behind: bytes = b"") -> None:
-        stream.send(RequestStart(b"GET", b"/", b"x-request-id: "), b"id", 0, b"", b"", 0, monotonic() + 5.0)
+        stream.send(RequestStart(b"GET", b"/", b"x-request-id: "), b"", b"id", 0, b"", b"", 0, monotonic() + 5.0)
         await turns()
         assert peer.at_hand().startswith(b"GET / HTTP/1.1\r\nHost: 127.0.0.1:")
         peer.send(ANSWER + behind)

@@ -41,12 +41,13 @@ def tunnel_block(start: RequestStart) -> tuple[bytes, bytes]:
 
 
 def request_block(
-    own: tuple[bytes, bytes], start: tuple[bytes, bytes], request_id: bytes, length: int, method: bytes
+    own: tuple[bytes, bytes], start: tuple[bytes, bytes], trace: bytes, request_id: bytes, length: int, method: bytes
 ) -> bytes:
-    """The field block of a request whose body has ``length`` bytes, -1 = so many as come.
+    """The field block of a request whose body has ``length`` bytes, -1 = so many as come. ``trace``: lines of it alone.
 
     Only a POST says that its body has no bytes (RFC 9110 §8.6).
     """
     if not length and method != b"POST":
         length = -1
-    return request_fields(own[0], start[0], own[1], start[1], request_id, length)
+    rest = own[1] + lines(trace) if trace else own[1]
+    return request_fields(own[0], start[0], rest, start[1], request_id, length)

@@ -31,21 +31,21 @@ def request_line(method: bytes, target: bytes) -> bytes:
     return b"%b %b HTTP/1.1\r\n" % (method, target)
 
 
-def request_head(start: RequestStart, own: bytes, request_id: bytes, length: int) -> bytes:
-    """The head of a request to an engine: its line (``start.line``), the engine's ``own`` lines, the other fields, the id, and
-    the ``length`` of the body, -1 = it comes in chunks.
+def request_head(start: RequestStart, own: bytes, trace: bytes, request_id: bytes, length: int) -> bytes:
+    """The head of a request to an engine: its line (``start.line``), the engine's ``own`` lines, those of its ``trace``, the
+    other fields, the id, and the ``length`` of the body, -1 = it comes in chunks.
 
     Only a POST says that its body has no bytes (RFC 9110 §8.6).
     """
     if length > 0:
-        return request_start(start.line, own, start.fields, request_id, length)
+        return request_start(start.line, own, trace, start.fields, request_id, length)
     if start.upgrade:
         end = _UPGRADE
     elif length < 0:
         end = b"\r\ntransfer-encoding: chunked\r\n\r\n"
     else:
         end = b"\r\ncontent-length: 0\r\n\r\n" if start.method == b"POST" else b"\r\n\r\n"
-    return b"".join((start.line, own, start.fields, request_id, end))
+    return b"".join((start.line, own, trace, start.fields, request_id, end))
 
 
 def response_head(

@@ -3,4 +3,4 @@ cimport cython
 from fastgw.accel.frames cimport request_fields, text
 from fastgw.protocol.start cimport RequestStart
 
-cpdef bytes request_block(tuple own, tuple start, bytes request_id, long long length, bytes method)
+cpdef bytes request_block(tuple own, tuple start, bytes trace, bytes request_id, long long length, bytes method)

@@ -7,7 +7,7 @@ cdef bytes _date
 
 cpdef bytes http_date(double epoch_s)
 cpdef bytes _imf_fixdate(long long second)
-cpdef bytes request_head(RequestStart start, bytes own, bytes request_id, long long length)
+cpdef bytes request_head(RequestStart start, bytes own, bytes trace, bytes request_id, long long length)
 cpdef bytes response_head(
     ResponseHead head, bytes framing, bytes request_id, bytes extra, bytes date, bytes connection, bytes body=*
 )

@@ -122,11 +122,11 @@ def test_another_length_is_all_that_may_differ(ended: bool) -> None:
         blocks.known = object()
 
 
-def by_a_gateway(request_id: bytes, length: int, fields: bytes = b"accept: */*\r\n") -> bytes:
+def by_a_gateway(request_id: bytes, length: int, fields: bytes = b"accept: */*\r\n", trace: bytes = b"") -> bytes:
     """A block as a gateway before this one writes it."""
     start = RequestStart(b"POST", b"/v1/chat/completions", fields + b"x-request-id: ")
     own = own_block(b"Host: engine\r\nAuthorization: Bearer sk-e\r\n", False)
-    return request_block(own, start_block(start), request_id, length, b"POST")
+    return request_block(own, start_block(start), trace, request_id, length, b"POST")
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,15 @@ def test_a_gateways_own_id_is_new_with_each_request(request_id: bytes, again: bo
     found, anew = told(blocks, block), told(RequestBlocks(32768, 100), block)
     assert found == anew
     assert (blocks.last is first) == again
+
+
+def test_the_lines_of_a_trace_stand_before_the_other_fields() -> None:
+    blocks = RequestBlocks(32768, 100)
+    for number in range(3):
+        line = b"traceparent: 00-%032x-%016x-00\r\n" % (number + 1, number + 1)
+        head = blocks.read(by_a_gateway(b"id-1", 5, trace=line), False)
+        assert head.forward.startswith(line)
+        assert head.forward.count(b"accept: */*") == 1
 
 
 def test_where_more_differs_than_the_id_it_is_another() -> None:

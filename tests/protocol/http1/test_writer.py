@@ -33,9 +33,11 @@ def start(method: bytes = b"POST", upgrade: bool = False) -> RequestStart:
     ],
 )
 def test_request_head(begin: RequestStart, length: int, end: bytes) -> None:
-    head = writer.request_head(begin, b"Host: engine:8000\r\n", b"id-1", length)
+    head = writer.request_head(begin, b"Host: engine:8000\r\n", b"", b"id-1", length)
     first = begin.method + b" /v1/x?y HTTP/1.1\r\nHost: engine:8000\r\na: 1\r\nx-request-id: id-1\r\n"
     assert head == first + end
+    traced = writer.request_head(begin, b"Host: engine:8000\r\n", b"b: 2\r\n", b"id-1", length)
+    assert traced == head.replace(b"\r\na: 1", b"\r\nb: 2\r\na: 1")
     body = writer.frame(b"hello", True) if length < 0 else b"hello"[:length]
     verdict = h11_verdict(head + body)
     assert (verdict.ok, verdict.method, verdict.target, verdict.complete) == (True, begin.method, b"/v1/x?y", True)

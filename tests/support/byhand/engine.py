@@ -35,6 +35,7 @@ class HandStream(UpstreamStream):
         super().__init__(reactor.wheel)
         self.pool = pool
         self.start: RequestStart | None = None
+        self.trace = b""
         self.head = b""
         self.request_id = b""
         self.body = b""
@@ -124,7 +125,7 @@ class HandStream(UpstreamStream):
     def field(self, name: bytes) -> bytes | None:
         """The value of a header field that came to the engine."""
         assert self.start is not None
-        for line in (self.start.fields + self.request_id + b"\r\n").split(b"\r\n"):
+        for line in (self.trace + self.start.fields + self.request_id + b"\r\n").split(b"\r\n"):
             key, _, value = line.partition(b":")
             if key.lower() == name:
                 return value.strip()
@@ -143,11 +144,20 @@ class HandStream(UpstreamStream):
         self.wheel.arm(self, deadline)
 
     def send(
-        self, start: RequestStart, request_id: bytes, length: int, lead: bytes, body: bytes, skip: int, due: float
+        self,
+        start: RequestStart,
+        trace: bytes,
+        request_id: bytes,
+        length: int,
+        lead: bytes,
+        body: bytes,
+        skip: int,
+        due: float,
     ) -> None:
         assert self.connected
         assert not self.closed
         self.start = start
+        self.trace = trace
         self.request_id = request_id
         self.length = length
         self.body = lead + body[skip:]
