@@ -4,8 +4,8 @@
 
 As ``benchmarks.micro.governed``: what is printed is the median of the differences between neighbours, and its quartiles. Off,
 nobody is told how a request ends. On, it is counted with all its histograms, its line is written by the log's thread into
-nothing, and each may be in a trace that its client keeps: that is its exemplar. The last row is what a trace that is not sampled
-adds to the second. (``counted`` says it in instructions, rows ``observe`` and ``trace``.)
+nothing, and each may be in a trace that its client keeps: that is its exemplar. The last row is what a trace that is not
+sampled adds to the second. (``counted`` says it in instructions, rows ``observe`` and ``trace``.)
 """
 
 from __future__ import annotations

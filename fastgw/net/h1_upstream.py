@@ -126,15 +126,7 @@ class H1UpstreamStream(UpstreamStream):
             conn.crash(error, carrier)
 
     def send(
-        self,
-        start: RequestStart,
-        trace: bytes,
-        request_id: bytes,
-        length: int,
-        lead: bytes,
-        body: bytes,
-        skip: int,
-        due: float,
+        self, start: RequestStart, trace: bytes, request_id: bytes, length: int, lead: bytes, body: bytes, skip: int, due: float
     ) -> None:
         if not start.line:
             start.line = request_line(start.method, start.target)

@@ -197,15 +197,7 @@ class H2UpstreamStream(UpstreamStream):
 
     # --- up
     def send(
-        self,
-        start: RequestStart,
-        trace: bytes,
-        request_id: bytes,
-        length: int,
-        lead: bytes,
-        body: bytes,
-        skip: int,
-        due: float,
+        self, start: RequestStart, trace: bytes, request_id: bytes, length: int, lead: bytes, body: bytes, skip: int, due: float
     ) -> None:
         link = self.link
         assert link is not None

@@ -33,15 +33,7 @@ class H2UpstreamTunnel(H2UpstreamStream):
         self._key = b""
 
     def send(
-        self,
-        start: RequestStart,
-        trace: bytes,
-        request_id: bytes,
-        length: int,
-        lead: bytes,
-        body: bytes,
-        skip: int,
-        due: float,
+        self, start: RequestStart, trace: bytes, request_id: bytes, length: int, lead: bytes, body: bytes, skip: int, due: float
     ) -> None:
         link = self.link
         assert link is not None

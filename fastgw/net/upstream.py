@@ -99,15 +99,7 @@ class UpstreamStream(Timed):
         raise NotImplementedError
 
     def send(
-        self,
-        start: RequestStart,
-        trace: bytes,
-        request_id: bytes,
-        length: int,
-        lead: bytes,
-        body: bytes,
-        skip: int,
-        due: float,
+        self, start: RequestStart, trace: bytes, request_id: bytes, length: int, lead: bytes, body: bytes, skip: int, due: float
     ) -> None:
         """The request's head, and its body of ``length`` bytes (-1: it ends with :meth:`end`) as far as it is at hand, which is
         ``lead`` and then ``body`` from ``skip`` on. ``trace``: lines of its own, which stand before its other

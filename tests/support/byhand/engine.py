@@ -144,15 +144,7 @@ class HandStream(UpstreamStream):
         self.wheel.arm(self, deadline)
 
     def send(
-        self,
-        start: RequestStart,
-        trace: bytes,
-        request_id: bytes,
-        length: int,
-        lead: bytes,
-        body: bytes,
-        skip: int,
-        due: float,
+        self, start: RequestStart, trace: bytes, request_id: bytes, length: int, lead: bytes, body: bytes, skip: int, due: float
     ) -> None:
         assert self.connected
         assert not self.closed
