@@ -132,17 +132,20 @@ _LINE: Final = re.compile(rb"[^\r\n]*+").match
 
 
 class LongEvent:
-    """What an event of any length says of usage, read as it passes: the data of its lines goes into a scanner."""
+    """What an event of any length says of usage, read as it passes: the data of its lines goes into a scanner. (And what it is
+    called, by a line of its own.)"""
 
-    __slots__ = ("_begun", "_head", "_kind", "scanner")
+    __slots__ = ("_begun", "_head", "_kind", "_name", "_named", "scanner")
 
-    _BEGINS, _DATA, _OTHER = range(3)
+    _BEGINS, _DATA, _NAME, _OTHER = range(4)
 
     def __init__(self) -> None:
         self.scanner = UsageScanner()
         self._kind = self._BEGINS  # the line that we are in
         self._head = b""  # its first bytes, while they do not say yet what it is
         self._begun = False  # there was a line of data before
+        self._name = b""  # that it is given in the line that we are in, as much of it as tells
+        self._named = False  # an error, in a line before
 
     def feed(self, data: bytes) -> None:
         at = 0
@@ -156,12 +159,29 @@ class LongEvent:
                     self._head = b""
             elif self._kind == self._DATA:
                 self.scanner.feed(data[at:stop])
+            elif self._kind == self._NAME:
+                self._calls(data[at:stop])
             if ends:
+                self._named = self.named()
+                self._name = b""
                 self._kind = self._BEGINS
             at = stop + 1
 
+    def named(self) -> bool:
+        """Whether it is called an error, as :func:`read` says it of a shorter one."""
+        return self._named or self._name.rstrip(b" ") == b"error"
+
+    def _calls(self, name: bytes) -> None:
+        name = (self._name + name).lstrip(b" ")
+        bare = name.rstrip(b" ")
+        # (Of blanks behind it one says as much as all.)
+        self._name = (bare if bare == name or not bare else bare + b" ")[:7]
+
     def _judge(self, line: bytes) -> None:
         self._kind = self._OTHER
+        if line[:6] == b"event:":
+            self._kind = self._NAME
+            self._calls(line[6:])
         if line[:5] == b"data:" or line == b"data":
             self._kind = self._DATA
             if self._begun:

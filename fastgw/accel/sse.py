@@ -372,6 +372,8 @@ class SseScanner(EventNotes):
         self.events += 1
         long.feed(rest)
         scanner = long.scanner
+        if long.named():
+            self._fails(scanner.failure())
         if scanner.whole:
             if scanner.error:
                 self._fails(scanner.failure())

@@ -33,6 +33,8 @@ cdef struct LongEvent:
     int kind  # of the line that we are in
     int size
     unsigned char head[6]  # its first bytes, while they do not say yet what it is
+    int name  # letters of "error" with which the line names it; -1 = it is called something else
+    bint named  # so, in a line before
     bint begun
 
 

@@ -838,7 +838,26 @@ cdef Py_ssize_t _told(Bytes p, Py_ssize_t n, Run *run, int *what) noexcept nogil
 cdef enum:
     LINE_BEGINS
     LINE_DATA
+    LINE_NAME
     LINE_OTHER
+
+
+cdef void _calls(LongEvent *one, Bytes p, Py_ssize_t n) noexcept nogil:
+    """More of the name that a line gives it."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        if p[i] == 32:
+            if 0 < one.name < 5:
+                one.name = -1
+        elif 0 <= one.name < 5 and p[i] == b"error"[one.name]:
+            one.name += 1
+        else:
+            one.name = -1
+
+
+cdef inline bint _is_named(LongEvent *one) noexcept nogil:
+    """Whether it is called an error."""
+    return one.named or (one.kind == LINE_NAME and one.name == 5)
 
 
 cdef void _long_feed(LongEvent *one, Bytes p, Py_ssize_t n) noexcept nogil:
@@ -854,7 +873,10 @@ cdef void _long_feed(LongEvent *one, Bytes p, Py_ssize_t n) noexcept nogil:
             i += take
             if one.size == 6 or stop < n:
                 one.kind = LINE_OTHER
-                if one.size >= 4 and memcmp(one.head, b"data", 4) == 0 and (one.size == 4 or one.head[4] == 58):
+                if one.size == 6 and memcmp(one.head, b"event:", 6) == 0:
+                    one.kind = LINE_NAME
+                    one.name = 0
+                elif one.size >= 4 and memcmp(one.head, b"data", 4) == 0 and (one.size == 4 or one.head[4] == 58):
                     one.kind = LINE_DATA
                     if one.begun:
                         scan_feed(&one.scan, b"\n", 1)
@@ -864,7 +886,10 @@ cdef void _long_feed(LongEvent *one, Bytes p, Py_ssize_t n) noexcept nogil:
                         scan_feed(&one.scan, one.head + take, one.size - take)
         if one.kind == LINE_DATA:
             scan_feed(&one.scan, p + i, stop - i)
+        elif one.kind == LINE_NAME:
+            _calls(one, p + i, stop - i)
         if stop < n:
+            one.named = _is_named(one)
             one.kind = LINE_BEGINS
             one.size = 0
         i = stop + 1
@@ -1176,7 +1201,7 @@ cdef class SseScanner:
         scan_begin(&self._long.scan)
         self._long.kind = LINE_BEGINS
         self._long.size = 0
-        self._long.begun = False
+        self._long.begun = self._long.named = False
         if self._first and n >= 3 and p[0] == 0xEF and p[1] == 0xBB and p[2] == 0xBF:
             p += 3
             n -= 3
@@ -1188,6 +1213,9 @@ cdef class SseScanner:
         cdef LongEvent *one = self._long
         cdef Run run
         _long_feed(one, p, n)
+        if _is_named(one) and not self.error:
+            self.error = True
+            self.failure = scan_failure(&one.scan)
         if one.scan.whole:
             self._begin(&run)
             if one.scan.error and not self.error:

@@ -154,6 +154,23 @@ def test_an_error_event_of_any_length(name: str, size: int) -> None:
         assert row.engines["a"].engine.failures_total == blamed
 
 
+@pytest.mark.parametrize("size", [10**6, 997])
+@pytest.mark.parametrize(("line", "failed"), [
+    ("event: error", True), ("event:  error ", True), ("event:error", True),
+    ("event: errors", False), ("event: err or", False), ("events: error", False),
+])  # fmt: skip
+def test_an_event_of_any_length_that_is_called_an_error_is_one(line: str, failed: bool, size: int) -> None:
+    """Whatever its data is, and whether its name comes before that or behind."""
+    data = b'data: {"padding":"%b","code":"server_error"}\n' % LONG.encode()
+    for said in (line.encode() + b"\n" + data, data + line.encode() + b"\n", line.encode() + b"\r" + data[:-2] + b"\r\n"):
+        wire = chunk(EVENT) + chunk(said + b"\n") + LAST_CHUNK
+        plays = {"a": answering(SSE_HEAD, *[wire[at : at + size] for at in range(0, len(wire), size)])}
+        with deployed({"a": ENGINES["a"]}, plays=plays, cb_failure_threshold=1) as row:
+            assert row.ask(asking(CHAT, stream=True)).body == EVENT + said + b"\n"
+            assert row.talk.records[0]["outcome"] == ("engine_error" if failed else "ok")
+            assert row.engines["a"].engine.failures_total == failed
+
+
 def test_but_a_key_of_the_gateways_own_is_not_the_clients() -> None:
     with deployed(KEYED, plays={"a": answering(SSE_HEAD, chunk(EVENT + event(error(401))) + LAST_CHUNK)}) as row:
         row.ask(asking(CHAT, stream=True))
