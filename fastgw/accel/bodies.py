@@ -26,6 +26,8 @@ from fastgw.accel.members import (
     OPTIONS,
     OTHER_LIMITS,
     OTHER_WIDTHS,
+    PEERED,
+    PEERS,
     SCALARS,
     STORED,
     UNCOUNTED,
@@ -67,7 +69,7 @@ class BodyFacts(Members, gc=False, eq=False):
     prompts: int = 1
     """How many prompts it has that answers are wanted for."""
     uncounted: int = 0
-    """What of it becomes prompt that nobody can count here (``UNCOUNTED``), as bits."""
+    """What of it becomes prompt that nobody can count here (``UNCOUNTED``), as bits, and whether it names ``PEERS``."""
 
     @property
     def include_usage(self) -> bool:
@@ -296,6 +298,10 @@ def _uncounted(found: dict[str, msgspec.Raw]) -> int:
         value = found.get(name)
         if value is not None and (len(value) > 5 or bytes(value) not in ((b"null", b"false") if at == 0 else (b"null",))):
             bits |= 1 << at
+    for name in PEERS:
+        value = found.get(name)
+        if value is not None and (len(value) > 4 or bytes(value) != b"null"):
+            bits |= PEERED
     prompt = found.get("prompt")
     return bits | STORED if prompt is not None and _lead(prompt) == b"{" else bits
 

@@ -39,7 +39,10 @@ MANY: Final = ("documents", "text_2", "data_2", "texts", "items")
 # What becomes prompt and does not stand in the body, or becomes more than its text.
 UNCOUNTED: Final = ("background", "previous_response_id", "conversation", "chat_template")
 STORED: Final = 1 << len(UNCOUNTED)
-PROMPTS: Final = ("messages", "prompt", "input", "prompt_embeds", *ONES, *MANY, *UNCOUNTED)
+# What tells an engine, vLLM or SGLang, where a peer is that it takes a prompt's cache from, or sends it to.
+PEERS: Final = ("kv_transfer_params", "bootstrap_host", "bootstrap_port", "bootstrap_room")
+PEERED: Final = STORED << 1
+PROMPTS: Final = ("messages", "prompt", "input", "prompt_embeds", *ONES, *MANY, *UNCOUNTED, *PEERS)
 NAMES: Final = frozenset((*SCALARS, *PROMPTS))
 OPTIONS: Final = frozenset(("include_usage",))
 _LONGEST: Final = max(map(len, NAMES | OPTIONS))
@@ -94,8 +97,8 @@ class Outline(msgspec.Struct, gc=False, frozen=True):
 
     Of a good one ``known`` is an object of the :data:`SCALARS` that it has, each value as it stands but for what no reader
     of it needs (:func:`shortened`); ``prompt_tokens`` is the estimate of all that becomes prompt, ``prompts`` how many prompts
-    it wants answers for, ``uncounted`` which of the :data:`UNCOUNTED` it has, as bits in their order, and then whether its
-    prompt is one that is stored elsewhere.
+    it wants answers for, ``uncounted`` which of the :data:`UNCOUNTED` it has, as bits in their order, then whether its
+    prompt is one that is stored elsewhere, and whether it has one of the :data:`PEERS`.
     Of a bad one ``fault`` says what is wrong, ``name`` which member ("" = too long to be repeated, or none), and ``inner``
     whether it is one of ``stream_options``.
     """

@@ -223,6 +223,10 @@ class Limits(Access, frozen=True, kw_only=True):
     max_json_members: Annotated[int, within(16, 10000,
         "members of a JSON body, and of its `stream_options`; more are answered 400",
     )] = 256
+    allow_kv_transfer: Annotated[bool, row(
+        "pass on what a request tells an engine of the peers that it is to fetch a prompt's cache from or send it to "
+        "(kv_transfer_params, bootstrap_host, bootstrap_port, bootstrap_room); it is answered 400 otherwise",
+    )] = False
     max_connections: Annotated[int, within(1, 1_000_000,
         "client connections in all; one more is answered 503. Where the limit of open files has no room for them beside "
         "connections to engines, there are fewer, and a warning at start says how many",

@@ -213,6 +213,7 @@ class Context(Service):
 
     __slots__ = (
         "accounts",
+        "allow_kv_transfer",
         "between_bytes_timeout_s",
         "budget",
         "bytes_per_token",
@@ -312,6 +313,7 @@ class Context(Service):
         self.max_json_depth = config.max_json_depth
         self.memory_budget = _memory_budget(config)
         self.max_json_members = config.max_json_members
+        self.allow_kv_transfer = config.allow_kv_transfer
         self.first_byte_timeout_s = config.first_byte_timeout_s or NEVER  # 0 = no limit
         self.between_bytes_timeout_s = config.between_bytes_timeout_s or NEVER
         self.request_timeout_s: float = config.request_timeout_s

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from fastgw.accel.heads import RequestHead
 from fastgw.accel.landing import Landing
+from fastgw.accel.members import PEERED
 from fastgw.accel.sockets import keep
 from fastgw.errors import GatewayError, Source
 from fastgw.exchange import asking
@@ -42,7 +43,7 @@ from fastgw.exchange.relay import Relay
 from fastgw.exchange.state import ExchangeState
 from fastgw.net.client import ClientStream
 from fastgw.net.clock import monotonic
-from fastgw.protocol.openai import scan_body
+from fastgw.protocol.openai import refuse_peers, scan_body
 
 LARGE_BYTES: Final = 1 << 18  # of a body: what is longer is looked at in a turn of its own, for it takes 0.1 ms or more
 MAX_WAIT_S: Final = 60.0  # for a filter that set no timer; who waits longer is told to come again
@@ -138,6 +139,8 @@ class Exchange(ExchangeState):
             self.facts = scan_body(
                 self.body, gateway.max_json_depth, endpoint.model, gateway.max_json_members, gateway.bytes_per_token
             )
+            if self.facts.uncounted & PEERED and not gateway.allow_kv_transfer:
+                refuse_peers(self.body)
             if endpoint.dialect:
                 self.own = learn(self.facts, self.body, endpoint.dialect, gateway.default_max, gateway.bytes_per_token)
         self._walk(0)

@@ -91,8 +91,11 @@ def _protocols(offered: bytes) -> list[bytes]:
 
 
 def valid_request_id(value: bytes) -> bool:
-    """Whether a client's ``x-request-id`` may be taken over: 1 to 128 bytes that need no escaping anywhere."""
-    return _REQUEST_ID(value) is not None
+    """Whether a client's ``x-request-id`` may be taken over: 1 to 128 bytes that need no escaping anywhere,
+    and do not name an engine's peers."""
+    # (vLLM's P2P connector reads the addresses of peers, which it then dials, out of a request's id.)
+    peers = b"___prefill_addr_" in value or b"___decode_addr_" in value
+    return not peers and _REQUEST_ID(value) is not None
 
 
 def _address(hop: str) -> str | None:

@@ -16,7 +16,7 @@ import msgspec
 from fastgw.accel.bodies import BodyFacts as BodyFacts
 from fastgw.accel.bodies import facts_of, outline, read, span_of
 from fastgw.accel.bodies import with_member as with_member
-from fastgw.accel.members import ABSENT, INSIDE, MAX_MODEL_CHARS, WIDTHS, Fault, Members, Outline, TooMany
+from fastgw.accel.members import ABSENT, INSIDE, MAX_MODEL_CHARS, PEERS, WIDTHS, Fault, Members, Outline, TooMany
 from fastgw.accel.prompts import BYTES_PER_TOKEN
 from fastgw.accel.spans import bounds_in
 from fastgw.errors import GatewayError
@@ -111,6 +111,15 @@ def _refusal(found: Outline, max_depth: int, max_members: int) -> GatewayError:
     if fault == Fault.TWICE:
         return GatewayError("duplicate_member", f"{which} may be given once.", param=param or None)
     return _parameter(param, f"{which} may be given once, and in lower case.")
+
+
+def refuse_peers(body: bytes) -> None:
+    """``body`` names peers of an engine.
+
+    :raises GatewayError: always; it says what, and what may be done.
+    """
+    param = next((name for name in PEERS if span_of(body, name)[0] >= 0), "")
+    raise _parameter(param, f"{param} tells an engine of its peers, and is not passed on here. Leave it out.")
 
 
 def _parameter(param: str, message: str) -> GatewayError:

@@ -68,6 +68,10 @@ cdef enum:
     PREVIOUS_RESPONSE_ID
     CONVERSATION
     CHAT_TEMPLATE
+    KV_TRANSFER_PARAMS
+    BOOTSTRAP_HOST
+    BOOTSTRAP_PORT
+    BOOTSTRAP_ROOM
     MEMBERS
     INCLUDE_USAGE
     NONE
@@ -107,6 +111,7 @@ cdef struct Facts:
     Span usage  # include_usage, in stream_options
     Wrong names
     Wrong options
+    uint64_t known  # its members, as bits
     int model_kinds
     bint odd  # some value is of another kind than it should be, or spelt in a manner that only the complete path takes
     bint stream
@@ -129,6 +134,7 @@ if (
         "num_predict", "max_new_tokens", "max_length", "best_of", "n_cmpl", "beam_width", "num_beams", "num_return_sequences",
         "options", "parameters", "sampling_params", "messages", "prompt", "input", "prompt_embeds", "query", "queries", "text_1",
         "data_1", "documents", "text_2", "data_2", "texts", "items", "background", "previous_response_id", "conversation", "chat_template",
+        "kv_transfer_params", "bootstrap_host", "bootstrap_port", "bootstrap_room",
     )
 ):
     raise ImportError("fastgw.accel.bodies was compiled with another fastgw.accel.members: build it again")
@@ -277,6 +283,15 @@ cdef inline int _member(Bytes p, Py_ssize_t size) noexcept nogil:
             return STREAM_OPTIONS
         if memcmp(p, b"max_new_tokens", 14) == 0:
             return MAX_NEW_TOKENS
+        if memcmp(p, b"bootstrap_host", 14) == 0:
+            return BOOTSTRAP_HOST
+        if memcmp(p, b"bootstrap_port", 14) == 0:
+            return BOOTSTRAP_PORT
+        if memcmp(p, b"bootstrap_room", 14) == 0:
+            return BOOTSTRAP_ROOM
+    elif size == 18:
+        if memcmp(p, b"kv_transfer_params", 18) == 0:
+            return KV_TRANSFER_PARAMS
     elif size == 21:
         if memcmp(p, b"max_completion_tokens", 21) == 0:
             return MAX_COMPLETION_TOKENS
@@ -361,7 +376,7 @@ cdef inline bint _may_mean(Bytes p, Py_ssize_t size, int kinds) noexcept nogil:
     c = p[0] | 32
     return size <= _LONGEST and (
         c == 109 or c == 115 or c == 110 or c == 112 or c == 105 or c == 98 or c == 111 or c == 113 or c == 116 or c == 100
-        or c == 99
+        or c == 99 or c == 107
     )
 
 
@@ -823,6 +838,7 @@ cdef int _survey(Bytes p, Py_ssize_t n, int max_depth, Py_ssize_t most, Facts* f
     _forget_names(&names)
     if names.no_memory:
         facts.names.fault = -1
+    facts.known = names.known
     if i >= 0:
         return GOOD
     i = wrong_at(i, &in_text)
@@ -883,7 +899,7 @@ if (
     or attached.FEW_VALUES != _FEW_VALUES or attached.VALUE_EACH != _VALUE_EACH or attached.DEEPEST != _DEEPEST
     or prompts.SPECIAL_TOKENS != _SPECIAL_TOKENS or prompts.PAIR_TOKENS != _PAIR_TOKENS
     or attached.PROMPT_OBJECT != P_PROMPT_OBJECT or attached.MEDIA != K_MEDIA or attached.MOST_SOURCE_MEMBERS != _MOST_SOURCE_MEMBERS
-     or 1 << (CHAT_TEMPLATE - BACKGROUND + 1) != members.STORED
+    or 1 << (CHAT_TEMPLATE - BACKGROUND + 1) != members.STORED or members.PEERED != 2 * members.STORED
 ):
     raise ImportError("fastgw.accel.bodies was compiled with another fastgw.accel.attached: build it again")
 
@@ -1415,16 +1431,21 @@ cdef long long _texts(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
     return min(max(1, count), _MOST_PROMPTS)
 
 
+cdef enum:
+    _PEERED = CHAT_TEMPLATE - BACKGROUND + 2
+
+
 cdef int _uncounted(Bytes p, const Facts* facts) noexcept nogil:
     """As bodies._uncounted()."""
     cdef int bits = 0
     cdef int member
     cdef unsigned char c
-    for member in range(BACKGROUND, CHAT_TEMPLATE + 1):
-        if facts.values[member].start:
-            c = p[facts.values[member].start]
-            if c != 110 and (c != 102 or member != BACKGROUND):
-                bits |= 1 << (member - BACKGROUND)
+    if facts.known >> BACKGROUND:  # (in few bodies)
+        for member in range(BACKGROUND, BOOTSTRAP_ROOM + 1):
+            if facts.values[member].start:
+                c = p[facts.values[member].start]
+                if c != 110 and (c != 102 or member != BACKGROUND):
+                    bits |= 1 << (member - BACKGROUND if member <= CHAT_TEMPLATE else _PEERED)
     if facts.values[PROMPT].start and p[facts.values[PROMPT].start] == 123:
         bits |= 1 << (CHAT_TEMPLATE - BACKGROUND + 1)
     return bits

@@ -58,7 +58,7 @@ cdef class Context(Service):
     cdef public Tracing tracer
     cdef public long long default_cost, default_max, today
     cdef public int bytes_per_token
-    cdef public bint retries_at_all
+    cdef public bint allow_kv_transfer, retries_at_all
     cdef public bint server_timing, shows, splices
     cdef public Reactor reactor
     cdef public Rules rules

@@ -13,7 +13,7 @@ from fastgw.net.client cimport ClientStream
 from fastgw.net.clock cimport monotonic
 from fastgw.protocol.openai cimport scan_body
 
-cdef int BACKOFF, DONE, ENDS, GOES_ON, HELD, IS_HELD, LOCAL, MERGING, QUEUED, RECEIVING, RELAYING, TUNNEL, WAITING
+cdef int BACKOFF, DONE, ENDS, GOES_ON, HELD, IS_HELD, LOCAL, MERGING, PEERED, QUEUED, RECEIVING, RELAYING, TUNNEL, WAITING
 cdef long long LARGE_BYTES
 cdef object JSON
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fastgw import EngineConfig
+from fastgw.accel.members import PEERS
 from tests.e2e.metered import CHAT, COMPLETIONS, KEY, MESSAGES, RESPONSES
 from tests.support.byhand.engine import HandStream
 from tests.support.conversation import Conversation, answering, conversation
@@ -326,3 +327,30 @@ def test_a_usual_length_is_no_reason_to_refuse_what_the_day_has_room_for() -> No
     with conversation(1, answering(ok(b"{}")), **KEYED, daily_token_quota=100) as talk:
         assert talk.ask(post(b'{"text":"hi"}', "/generate")).status == 200
         assert 50 < json.loads(came(talk)[0])["sampling_params"]["max_new_tokens"] < 100
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, "/generate", "/v1/passed"])
+def test_what_names_an_engines_peers_is_the_operators_to_allow(path: str, allowed: bool) -> None:
+    """An engine would fetch what it takes for a prompt's cache from there, or send it: to any address that a client says."""
+    said = {
+        "kv_transfer_params": {"do_remote_prefill": True, "remote_host": "192.0.2.1", "remote_port": 9},
+        "bootstrap_host": "192.0.2.1", "bootstrap_port": 9, "bootstrap_room": 1,
+    }  # fmt: skip
+    assert set(said) == set(PEERS)
+    words = WORDS.get(path, {"text": "hi"})
+    settings: dict[str, Any] = {**KEYED, "allow_kv_transfer": allowed, "passthrough_paths": ("/v1/passed",)}
+    with conversation(1, answering(ok()), **settings) as talk:
+        for name, value in said.items():
+            data = json.dumps({"model": "sim", **words, name: value}).encode()
+            spelled = data.replace(b"_", b"\\u005f")
+            for one in (data, spelled):
+                before = talk.asked[0]
+                answer = talk.ask(post(one, path))
+                if allowed:
+                    assert (answer.status, talk.engines[0].last.json()[name]) == (200, value)
+                else:
+                    assert (answer.status, answer.error["param"], talk.asked[0]) == (400, name, before)
+            assert talk.ask(post(data.replace(name.encode(), name.upper().encode(), 1), path)).status == 400
+            nothing = json.dumps({"model": "sim", **words, name: None}).encode()
+            assert talk.ask(post(nothing, path)).status == 200

@@ -53,6 +53,7 @@ ROWS: list[tuple[str, Any, Any, bytes, int, int]] = [
     ("max_body_bytes", 10_000, 1024, ask(body=b'{"model":"m","x":"%b"}' % (b"x" * 2000)), 200, 413),
     ("max_json_depth", 64, 4, ask(body=b'{"model":"m","x":[[[[[[]]]]]]}'), 200, 400),
     ("max_json_members", 256, 16, ask(body=b'{"model":"m",%b}' % b",".join(b'"x%d":1' % n for n in range(20))), 200, 400),
+    ("allow_kv_transfer", False, True, ask(body=b'{"model":"m","bootstrap_room":1}'), 400, 200),
     ("passthrough_paths", [], ["/v1/more"], ask(path="/v1/more"), 404, 200),
     ("passthrough_paths", ["/v1/more"], [], ask(path="/v1/more"), 200, 404),
     ("allowed_hosts", ["*"], [], ask(host="evil.example"), 200, 421),

@@ -29,7 +29,7 @@ def test_D12_good_request_ids(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"x" * 129, b"x" * 10**6, b"a b", b"a\r\nb", b"a\n", b"\xc3\xa9", b"a\x00", b'a"',
-    b"a,b", b"<a>", b"a;b", b"a\\"])
+    b"a,b", b"<a>", b"a;b", b"a\\", b"___prefill_addr_192.0.2.1:1_0a", b"a___decode_addr_192.0.2.1:1"])
 def test_D12_bad_request_ids(value: bytes) -> None:
     assert not valid_request_id(value)
 
