@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
@@ -22,6 +23,8 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.local import LocalEndpoints
 from fastgw.exchange.passage import MOST_BYTES, Known, Passage, start_of
+from fastgw.exchange.plan import Failure
+from fastgw.exchange.tally import TRUNCATED, Tally
 from fastgw.net.client import H2, ClientStream, ConnLimits
 from fastgw.net.h2_client import H2ClientStream
 from fastgw.net.h2_connection import H2Connection
@@ -71,13 +74,36 @@ def config_for(engine: EngineConfig, paths: tuple[str, ...] = ()) -> Config:
     )
 
 
+def _nobody() -> None:
+    """Until somebody is told."""
+
+
+class _Doubt(Tally):
+    """Told of each request that the engine has not answered, or not to the end, and tells so."""
+
+    __slots__ = ("told",)
+
+    def __init__(self) -> None:
+        self.told: Callable[[], None] = _nobody
+
+    def failed(self, how: str) -> None:
+        self.told()
+
+
 class _Passage(Passage):
     """A plain request's."""
 
-    __slots__ = ()
+    __slots__ = ("tally",)
+
+    tally: Tally
 
     def reset(self, client: ClientStream, code: int) -> None:
+        self.tally.failed(Failure.LOST.value)
         _reset(client, code)
+
+    def break_off(self) -> None:
+        self.tally.failed(TRUNCATED)
+        super().break_off()
 
 
 def _reset(client: ClientStream, code: int) -> None:
@@ -104,7 +130,7 @@ class _Core(GatewayCore):
             return
         client.known = known
         given = head.own.get(b"x-request-id") if head.own is not None else None
-        _Passage(self.pool, self.stats, client, known.start, given or self.request_id(head))
+        _Passage(self.pool, self.stats, client, known.start, given or self.request_id(head)).tally = self.tally
 
     def _plain(self, head: RequestHead) -> Known | None:
         """What a head comes to whose body is one document; None = it is no such request."""
@@ -140,6 +166,7 @@ class Behind:
         self._tasks = tasks = Tasks(log)
         fleet = self._fleet = Fleet(config, reactor, stats, log, shortage, published=self._publish, room=self._room)
         health = self._health = Health(lambda: fleet.pools, config, log, fleet.publish, self._room, shortage)
+        doubt = self._doubt = _Doubt()
         core = self._core = _Core(
             config,
             reactor=reactor,
@@ -151,6 +178,7 @@ class Behind:
             health=health,
             table=fleet.table,
             accounts=accounts.of(config),
+            tally=doubt,
             instance=os.urandom(4).hex().encode(),
         )
         core.serving = serving
@@ -176,6 +204,14 @@ class Behind:
         stats.connections_total += 1
         core.connections.add(taken)
         taken.begin(b"", 0)
+
+    def doubts(self, told: Callable[[], None]) -> None:
+        """Have ``told`` called at each request that the engine has not answered, or not to the end: it may be no more."""
+        self._doubt.told = told
+
+    def follow(self, api_key: str) -> None:
+        """From now on ask the engine with this key, "" = without one."""
+        self._fleet.change("engine", {"api_key": api_key})
 
     async def stop(self) -> None:
         """End all that is left."""

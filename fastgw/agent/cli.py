@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import uvloop
 
-from fastgw.agent.engine import LocalEngine
+from fastgw.agent.engine import CannotRead, LocalEngine
 from fastgw.agent.link import Asked, Front, GpuUse, Link
 from fastgw.config import grammar
 from fastgw.config.address import is_loopback, parse_engine_url
@@ -38,7 +38,9 @@ The gateway asks the engine at the address that this program comes from, and at 
 RUNNER_ALLOWED_NETWORKS has that. The token is the gateway's RUNNER_AUTH_TOKEN; here it comes from the same variable, or a file.
 """
 MAX_FILE_BYTES: Final = 4096
-
+LEAST_PING_S: Final = 1.0
+MOST_PING_S: Final = 10.0
+"""The gateway is asked whether it lives as often as it is told that we do, within these."""
 
 
 class Log(EventLog, Protocol):
@@ -96,17 +98,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _secret(path: str | None, what: str) -> str:
-    if path is None:
-        return ""
+def _secret(path: str | None, what: str, without: str = "") -> Callable[[], str]:
+    """What is in that file, each time that it is called: it may be replaced. Raises CannotRead, at once with an exit."""
+
+    def read() -> str:
+        if path is None:
+            return without
+        try:
+            with open(path, "rb") as file:
+                text = file.read(MAX_FILE_BYTES + 1).decode("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CannotRead(f"{what}: {getattr(error, 'strerror', None) or 'not text'}") from None
+        if not text or len(text) > MAX_FILE_BYTES or len(text.split()) != 1:
+            raise CannotRead(f"{what}: the file must hold one word")
+        return text
+
     try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_FILE_BYTES + 1).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        _fail(f"{what}: {getattr(error, 'strerror', None) or 'not text'}")
-    if not text or len(text) > MAX_FILE_BYTES or len(text.split()) != 1:
-        _fail(f"{what}: the file must hold one word")
-    return text
+        read()
+    except CannotRead as error:
+        _fail(str(error))
+    return read
 
 
 def _pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
@@ -150,8 +161,7 @@ def asked(options: argparse.Namespace, token: str) -> Asked:
         _fail("an engine with https:// or with a path needs --advertise: the gateway would ask http://address:port")
     if advertised is None and is_loopback(engine.host) and not options.tunnel:
         _note("the gateway asks this machine's own address: the engine must listen there, and not on loopback alone")
-    token = _secret(options.token_file, "--token-file") or token
-    if not token:
+    if not (options.token_file or token):
         _fail("there is no token: set RUNNER_AUTH_TOKEN, or name a --token-file")
     for flag in ("heartbeat", "look", "drain"):
         if not 0.05 <= getattr(options, flag) <= 86400:
@@ -163,9 +173,10 @@ def asked(options: argparse.Namespace, token: str) -> Asked:
         machine_type=options.machine,
         http_port=engine.port,
         url=advertised.url if advertised is not None else "",
-        token=token,
+        token=_secret(options.token_file, "--token-file", token),
         aliases=_pairs(options.alias, "--alias"),
         heartbeat_s=options.heartbeat,
+        ping_s=min(MOST_PING_S, max(LEAST_PING_S, options.heartbeat)),
         look_s=options.look,
         drain_s=options.drain,
     )
@@ -200,8 +211,8 @@ def main(argv: Sequence[str], token: str, to_log: ToLog, to_front: ToFront, to_g
         log.start(loop)
         limits = aiohttp.TCPConnector(limit=16)
         async with aiohttp.ClientSession(connector=limits, timeout=aiohttp.ClientTimeout(total=None)) as http:
-            front = to_front(url, options.kind, key, tuple(options.path), log) if options.tunnel else None
             engine = LocalEngine(http, url, options.kind, key, adapters, not options.no_pull)
+            front = to_front(url, options.kind, engine.key, tuple(options.path), log) if options.tunnel else None
             link = Link(http, engine, what, log, front=front, gpus=(lambda: None) if options.no_gpu else to_gpus())
             running = asyncio.current_task()
             assert running is not None

@@ -7,7 +7,8 @@ that is not asked for by a command.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import aiohttp
@@ -26,9 +27,13 @@ from fastgw.upstream.models import in_list
 ANSWER_S: Final = 5.0
 MAX_ANSWER_BYTES: Final = 1 << 20
 ILL_AFTER: Final = 2
-"""Looks in a row that fail: one alone may have come while it was busy."""
+"""Looks in a row that fail: one alone may have come while it was busy. (Where a request was not answered, one is enough.)"""
 LOOK_S: Final = 0.5  # at a model that is being loaded
 LOAD_S: Final = 3600.0  # a model of a hundred gigabytes is pulled in less
+
+
+class CannotRead(Exception):
+    """A file that holds a secret; the text says which, and why."""
 
 
 class Unanswered(Exception):
@@ -36,14 +41,17 @@ class Unanswered(Exception):
 
 
 class LocalEngine:
-    """See the head of this file. ``url``: without a slash at the end; ``key``: what it asks for ("" = nothing)."""
+    """See the head of this file. ``url``: without a slash at the end; ``key`` reads what it asks for ("" = nothing), at each
+    look; where that raises CannotRead, what was read last holds."""
 
     def __init__(
-        self, http: aiohttp.ClientSession, url: str, kind: EngineKind, key: str, adapters: Mapping[str, str], pull: bool
+        self, http: aiohttp.ClientSession, url: str, kind: EngineKind, key: Callable[[], str], adapters: Mapping[str, str],
+        pull: bool,
     ) -> None:
         self._http = http
         self._url = url
-        self._fields = {"Authorization": f"Bearer {key}"} if key else {}
+        self._read = key
+        self.key = key()
         self._adapters = dict(adapters)
         self._pull = pull
         self.kind: Kind = kind_of(kind)
@@ -58,14 +66,17 @@ class LocalEngine:
         self._fits: dict[str, int] = {}  # how much context, of some of its models
         self.left_out: tuple[str, ...] = ()  # what it lists, and no gateway takes for a name
 
-    async def look(self) -> None:
-        """See how it is now: :attr:`status`, :attr:`gauges`, :attr:`aliases`, and what it is where nobody has said so."""
+    async def look(self, doubted: bool = False) -> bool:
+        """See how it is now: :attr:`status`, :attr:`gauges`, :attr:`aliases`, and what it is where nobody has said so; whether
+        it answered. ``doubted``: requests have found that it is not there, which counts as a look that failed."""
+        with suppress(CannotRead):
+            self.key = self._read()
         try:
             await self._healthy()
             loaded, available = await self._models()
         except Unanswered as error:
-            self._did_not(str(error)[:200])
-            return
+            self._did_not(str(error)[:200], 1 if doubted else ILL_AFTER)
+            return False
         self._failed = 0
         self.left_out = tuple([name for name in (*loaded, *available) if not is_name(name)])
         loaded, available = [[name for name in some if is_name(name)] for some in (loaded, available)]
@@ -80,14 +91,15 @@ class LocalEngine:
             context_tokens={name: self._fits[name] for name in [*loaded_names, *others] if name in self._fits},
         )
         await self._measure()
+        return True
 
-    def _did_not(self, why: str) -> None:
+    def _did_not(self, why: str, ill_after: int) -> None:
         """A look has failed. What it has is believed to be there still: whoever asks for that is told to come again, not that
         there is no such model."""
         self._failed += 1
         self._health_path = ""
         self.gauges = None
-        if self.status.is_healthy and self._failed < ILL_AFTER:
+        if self.status.is_healthy and self._failed < ill_after:
             return
         self._absent.clear()  # it may be another one when it is back
         if self._named == "auto":
@@ -219,7 +231,9 @@ class LocalEngine:
 
     async def _ask(self, method: str, path: str, timeout_s: float, document: Any = None) -> tuple[int, bytes]:
         data = None if document is None else msgspec.json.encode(document)
-        fields = {**self._fields, **({"Content-Type": "application/json"} if data is not None else {})}
+        fields = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        if data is not None:
+            fields["Content-Type"] = "application/json"
         try:
             async with (
                 asyncio.timeout(timeout_s),

@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 import aiohttp
 import msgspec
 
-from fastgw.agent.engine import LocalEngine
+from fastgw.agent.engine import CannotRead, LocalEngine
 from fastgw.agent.loading import CannotLoad
 from fastgw.agent.tunnel import NoTunnel, TunnelSocket, dialled
 from fastgw.errors import described
@@ -43,6 +43,12 @@ PASSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 ANSWER_S: Final = 10.0
 """For the gateway to take us, and to take what is said."""
 MOST_COMMANDS: Final = 8
+UNHEARD_PINGS: Final = 3
+"""Without an answer: the gateway is gone, or the network that led there."""
+AGAIN_S: Final = 0.5
+"""From a look that the engine has not answered to the next: nobody asks it while it is not known to be back."""
+DOUBT_S: Final = 0.1
+"""Between two looks, however often requests find that it does not answer."""
 _MEANS: Final = {
     404: ": it takes no runners there. Set RUNNER_AUTH_TOKEN at the gateway, and name its own port (--gateway)",
     403: ": something in front of the gateway does not let this through",
@@ -52,7 +58,8 @@ _MEANS: Final = {
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line says. ``url``: where the engine is asked, "" = at our own address and ``http_port``."""
+    """What the command line says. ``token`` is read at each dial: it raises CannotRead where that fails. ``ping_s``: so often
+    the gateway is asked whether it lives. ``url``: where the engine is asked, "" = at our own address and ``http_port``."""
 
     gateway: str
     runner_id: str
@@ -60,9 +67,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     machine_type: str = ""
     http_port: int
     url: str = ""
-    token: str
+    token: Callable[[], str]
     aliases: dict[str, str] = {}
     heartbeat_s: float = 30.0
+    ping_s: float = 10.0
     look_s: float = 2.0
     drain_s: float = 30.0
 
@@ -91,6 +99,14 @@ class Front(Protocol):
 
     def serve(self, wire: Wire) -> None:
         """Serve what comes over ``wire``, until it ends."""
+        ...
+
+    def doubts(self, told: Callable[[], None]) -> None:
+        """Have ``told`` called at each request that the engine has not answered, or not to the end."""
+        ...
+
+    def follow(self, api_key: str) -> None:
+        """From now on ask the engine with this key, "" = without one."""
         ...
 
     async def stop(self) -> None:
@@ -127,6 +143,9 @@ class Link:
         self._dice = dice
         self._leaving = asyncio.Event()
         self._looked = asyncio.Event()  # the engine has been looked at, and is another than it was
+        self._doubted = asyncio.Event()  # requests have found that it does not answer
+        if front is not None:
+            front.doubts(self._doubted.set)
         self._answered = False  # it has been well once
         self._left_out: tuple[str, ...] = ()  # names that nobody can ask for, as was said last
         self._commands: set[asyncio.Task[None]] = set()
@@ -172,13 +191,17 @@ class Link:
         """Returns when we have left; raises :class:`Broken`."""
         asked = self._asked
         try:
+            token = asked.token()
+        except CannotRead as error:
+            raise Broken(str(error)) from None
+        try:
             async with asyncio.timeout(ANSWER_S):
                 ws: Socket
                 if self._front is not None:
                     ws = await dialled(self._front.reactor, asked.gateway)
                 else:
                     ws = await self._http.ws_connect(
-                        asked.gateway, autoping=True, compress=0, max_msg_size=words.MAX_FRAME_BYTES, autoclose=True,
+                        asked.gateway, autoping=False, compress=0, max_msg_size=words.MAX_FRAME_BYTES, autoclose=True,
                         timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
                     )  # fmt: skip
         except TimeoutError:
@@ -187,12 +210,12 @@ class Link:
             refused = getattr(error, "status", 0) not in (0, *PASSES)
             raise Broken(_why(error), REFUSED_PAUSE_S if refused else 0.0) from None
         try:
-            await self._speak(ws)
+            await self._speak(ws, token)
         finally:
             with suppress(Exception):
                 await ws.close()
 
-    async def _speak(self, ws: Socket) -> None:
+    async def _speak(self, ws: Socket, token: str) -> None:
         asked = self._asked
         await self._say(
             ws,
@@ -202,12 +225,12 @@ class Link:
                 machine_type=asked.machine_type or None,
                 http_port=asked.http_port,
                 protocol_version=words.VERSION,
-                auth_token=asked.token,
+                auth_token=token,
                 status=self._status(),
                 url=asked.url or None,
             ),
         )
-        tells: asyncio.Task[None] | None = None
+        tells: list[asyncio.Task[None]] = []
         left_at = 0.0
         try:
             while True:
@@ -215,18 +238,23 @@ class Link:
                     left_at = monotonic()
                     await self._say(ws, self._update())
                     self._log.info("draining", seconds=asked.drain_s)
-                limit_s = max(0.0, asked.drain_s - (monotonic() - left_at)) if left_at else None
-                message = await self._receive(ws, limit_s if self.registered or left_at else ANSWER_S)
+                limit_s = UNHEARD_PINGS * asked.ping_s if self.registered else ANSWER_S
+                if left_at:
+                    limit_s = max(0.0, asked.drain_s - (monotonic() - left_at))
+                message = await self._receive(ws, limit_s)
                 if message is None:
-                    if left_at:
+                    if left_at and monotonic() - left_at >= asked.drain_s:
                         return
-                    continue  # (we are to leave)
+                    continue  # (we are to leave, or it lives)
                 if isinstance(message, words.RegisterAck):
                     if not self.registered:
                         self._open(ws)
                     self.registered = True
                     self._log.info("registered", gateway=asked.gateway, runner=message.runner_id)
-                    tells = tells or asyncio.create_task(self._tell(ws), name="tells how the engine is")
+                    tells = tells or [
+                        asyncio.create_task(self._tell(ws), name="tells how the engine is"),
+                        asyncio.create_task(self._ping(ws), name="pings the gateway"),
+                    ]
                 elif isinstance(message, words.Ping):
                     await self._say(ws, self._heartbeat())
                 elif isinstance(message, words.Error):
@@ -239,20 +267,21 @@ class Link:
                 return  # the gateway has let us go
             raise
         finally:
-            if tells is not None:
-                tells.cancel()
-                await asyncio.gather(tells, return_exceptions=True)
+            for one in tells:
+                one.cancel()
+            await asyncio.gather(*tells, return_exceptions=True)
 
     def _open(self, ws: Socket) -> None:
         """The gateway has taken us: of a tunnel, its requests are served from here on."""
         if self._front is not None and isinstance(ws, TunnelSocket) and ws.end.wire is not None:
             self._front.serve(ws.end.wire)
 
-    async def _receive(self, ws: Socket, limit_s: float | None) -> words.FromGateway | None:
-        """The next message; None when we are to leave, or ``limit_s`` is over while we do. Raises :class:`Broken`."""
+    async def _receive(self, ws: Socket, limit_s: float) -> words.FromGateway | None:
+        """The next message; None when it is but a sign of life, when we are to leave, or ``limit_s`` is over while we do.
+        Raises :class:`Broken`."""
         reads = asyncio.ensure_future(ws.receive())
-        leaves = asyncio.ensure_future(self._leaving.wait()) if limit_s is None or not self.registered else None
-        waits = {reads} if leaves is None or self._leaving.is_set() else {reads, leaves}
+        leaves = None if self._leaving.is_set() else asyncio.ensure_future(self._leaving.wait())
+        waits = {reads} if leaves is None else {reads, leaves}
         try:
             done, _ = await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -264,29 +293,49 @@ class Link:
         if reads not in done:
             if self._leaving.is_set():
                 return None
-            raise Broken(f"no answer to `register` in {ANSWER_S:g} s")
+            what = "nothing was heard" if self.registered else "no answer to `register`"
+            raise Broken(f"{what} in {limit_s:g} s")
         message = reads.result()
+        if message.type is aiohttp.WSMsgType.PING and isinstance(ws, aiohttp.ClientWebSocketResponse):
+            with suppress(ConnectionError):
+                await ws.pong(message.data)
+        if message.type in (aiohttp.WSMsgType.PING, aiohttp.WSMsgType.PONG):
+            return None
         if message.type is not aiohttp.WSMsgType.TEXT:
-            raise Broken(f"the gateway has closed ({ws.close_code})", REFUSED_PAUSE_S if ws.close_code == 1013 else 0.0)
+            why = "".join([char for char in str(message.extra or "") if char.isprintable()])
+            said = f"the gateway has closed ({ws.close_code})" + (f": {why}" if why else "")
+            raise Broken(said, REFUSED_PAUSE_S if ws.close_code == 1013 else 0.0)
         try:
             return words.from_gateway(message.data)
         except words.Unreadable as error:
             raise Broken(f"what the gateway says cannot be read: {error}") from None
 
-    async def _say(self, ws: Socket, message: msgspec.Struct) -> None:
+    async def _say(self, ws: Socket, message: msgspec.Struct | None) -> None:
+        """None: have it answer."""
         try:
             async with asyncio.timeout(ANSWER_S):
-                await ws.send_str(words.written(message).decode())
+                await (ws.ping() if message is None else ws.send_str(words.written(message).decode()))
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Broken(_why(error)) from None
 
     # --- how the engine is
     async def _look(self) -> None:
-        """Look at it every ``look_s``, and have it told when it is another."""
-        said = self._status()
+        """Look at it every ``look_s``, sooner where it does not answer, and have it told when it is another. (A death that is
+        never told of is one that the gateway's circuit breaker does not know to be over.)"""
+        said, key = self._status(), self._engine.key
+        answers = True
         while True:
-            await asyncio.sleep(self._asked.look_s)
-            await self._engine.look()
+            pause_s = self._asked.look_s if answers else min(self._asked.look_s, AGAIN_S)
+            await asyncio.sleep(min(DOUBT_S, pause_s))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s - DOUBT_S):
+                    await self._doubted.wait()
+            doubted = self._doubted.is_set()
+            self._doubted.clear()
+            answers = await self._engine.look(doubted)
+            if self._front is not None and self._engine.key != key:
+                key = self._engine.key
+                self._front.follow(key)
             self._warn()
             now = self._status()
             if now != said:
@@ -315,6 +364,14 @@ class Link:
                 same = (now.health, now.engines) == (said.health, said.engines)
                 await self._say(ws, self._heartbeat() if same else self._update())
                 said = now
+
+    async def _ping(self, ws: Socket) -> None:
+        """The gateway need not say anything by itself, and what a network swallows the kernel tries again for a quarter of an
+        hour: so it is asked."""
+        with suppress(Broken):  # (as there)
+            while True:
+                await asyncio.sleep(self._asked.ping_s)
+                await self._say(ws, None)
 
     def _status(self) -> RunnerStatus:
         engine, gauges = self._engine.status, self._engine.gauges

@@ -40,12 +40,13 @@ class NoTunnel(Exception):
 class TunnelSocket(Talk):
     """What a WebSocket of aiohttp's is to who speaks over it."""
 
-    __slots__ = ("_over", "_texts", "close_code", "end")
+    __slots__ = ("_over", "_texts", "close_code", "end", "why")
 
     def __init__(self, reactor: Reactor, wire: Wire) -> None:
         self._texts: asyncio.Queue[WSMessage] = asyncio.Queue()
         self._over = asyncio.Event()
         self.close_code: int | None = None
+        self.why = ""
         self.end = WebSocketEnd(reactor, wire, True, MAX_FRAME_BYTES, self)
 
     def stream(self) -> WebSocketWire:
@@ -58,16 +59,30 @@ class TunnelSocket(Talk):
         else:
             self._texts.put_nowait(WSMessage(WSMsgType.TEXT, text.decode("utf-8", "replace"), None))
 
+    def on_sign(self) -> bool:
+        if self._texts.empty():  # (who reads those hears that it lives)
+            self._texts.put_nowait(WSMessage(WSMsgType.PONG, b"", None))
+        return True
+
     def on_over(self, code: int, why: str) -> None:
         self.close_code = code
-        self._texts.put_nowait(WSMessage(WSMsgType.CLOSED, None, None))
+        self.why = why
+        self._texts.put_nowait(self._closed())
         self._over.set()
 
     async def receive(self) -> WSMessage:
-        """The next text; once it has ended, that."""
+        """The next text, or sign of life; once it has ended, that."""
         if self._over.is_set() and self._texts.empty():
-            return WSMessage(WSMsgType.CLOSED, None, None)
+            return self._closed()
         return await self._texts.get()
+
+    def _closed(self) -> WSMessage:
+        return WSMessage(WSMsgType.CLOSED, self.close_code, self.why)
+
+    async def ping(self) -> None:
+        """Raises ConnectionResetError where nothing is sent any more."""
+        if not self.end.ping():
+            raise ConnectionResetError("the connection has ended")
 
     async def send_str(self, text: str) -> None:
         """Raises ConnectionResetError where nothing is sent any more."""

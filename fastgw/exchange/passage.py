@@ -176,7 +176,7 @@ class Passage(Sink):
             self._client.finish()
             self._ends(True)
         elif verdict == BROKEN:
-            self._break_off()
+            self.break_off()
         elif relay.written == QUEUED:
             stream = self._stream
             assert stream is not None
@@ -191,7 +191,7 @@ class Passage(Sink):
                 self._client.finish()
                 self._ends(False)
             else:
-                self._break_off()
+                self.break_off()
             return
         if stream is None:
             return
@@ -206,7 +206,7 @@ class Passage(Sink):
     def failed(self) -> None:
         """What came is no answer."""
         if self._relay is not None:
-            self._break_off()
+            self.break_off()
         else:
             self._reset(INTERNAL_ERROR)
 
@@ -239,7 +239,8 @@ class Passage(Sink):
                 stream.cancel()
         self._over()
 
-    def _break_off(self) -> None:
+    def break_off(self) -> None:
+        """The engine has not answered to the end."""
         self._let_go()
         self._client.break_off(True)  # (behind what it has said)
         self._over()

@@ -56,7 +56,8 @@ class Talk:
         """What could not be sent at once has gone out."""
 
     def on_over(self, code: int, why: str) -> None:
-        """It has ended, once. ``code``: of the peer's close, or of ours where it broke the protocol; 1006 = there was none."""
+        """It has ended, once. ``code``: of the peer's close, or of ours where it broke the protocol; 1006 = there was none.
+        ``why``: in the words of whoever closed."""
         raise NotImplementedError
 
 
@@ -139,7 +140,7 @@ class WebSocketEnd(Holder):
             code = reader.closed
             if self._state == OPEN:
                 self._say_close(DONE if code == NO_STATUS else code, "")
-            self._end(code, "closed")
+            self._end(code, reader.reason.decode("utf-8", "replace"))
 
     def _tell(self) -> None:
         events, self.reader.events = self.reader.events, []
@@ -172,6 +173,13 @@ class WebSocketEnd(Holder):
         if self._state != OPEN:
             return False
         self._put(TEXT, text)
+        return True
+
+    def ping(self) -> bool:
+        """As :meth:`say`: have the peer answer."""
+        if self._state != OPEN:
+            return False
+        self._put(PING, b"")
         return True
 
     def waiting(self) -> int:

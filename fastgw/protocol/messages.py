@@ -60,16 +60,17 @@ class MessageError(Exception):
 
 class MessageReader:
     """One direction. ``masked``: a client's. ``texts``: their bound in bytes. ``events`` has what was told of since it was
-    emptied, ``closed`` the code of a close that has come, -1 = none has."""
+    emptied, ``closed`` the code of a close that has come, -1 = none has, and ``reason`` what it says of why."""
 
     __slots__ = (
         "_deaf", "_empty", "_head", "_key", "_last", "_left", "_masked", "_message", "_opcode", "_part", "_phase", "_texts",
-        "_within", "closed", "events",
+        "_within", "closed", "events", "reason",
     )  # fmt: skip
 
     def __init__(self, masked: bool, texts: int) -> None:
         self.events: list[Event] = []
         self.closed = -1
+        self.reason = b""
         self._masked = masked
         self._texts = texts
         self._head = b""  # the beginning of a frame's head
@@ -203,6 +204,7 @@ class MessageReader:
             if len(payload) == 1:
                 raise MessageError(WRONG, "a close of one byte")
             self.closed = int.from_bytes(payload[:2], "big") if payload else NO_STATUS
+            self.reason = payload[2:]
             return
         self.events.append((opcode, payload))
         if len(self.events) > MOST_EVENTS:

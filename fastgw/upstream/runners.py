@@ -52,6 +52,8 @@ ASKED_S: Final = 3.0
 """For a runner to answer, where another comes with its id from somewhere else."""
 MOST_REMEMBERED: Final = 4096
 """Ids, each from one place, of which it is known how often they came lately."""
+REPLACED: Final = "another runner of this id has come: give each its own --id"
+"""(Or it is the same one, by another connection: then nobody hears that.)"""
 MOST_COMMANDS: Final = 32
 """Under way with one runner."""
 
@@ -204,7 +206,7 @@ class Registry:
         old, returned = runner.session, runner.lost_at >= 0
         runner.came(message, session, now)
         if not returned:
-            old.close(POLICY, "another connection of this runner has come", now)
+            old.close(POLICY, REPLACED, now)
         self._yard.tell("runner_returned" if returned else "runner_replaced", runner.id, url=url)
         self._follow(runner, now)
         self._yard.vouched(runner.engine, not runner.ill)
@@ -381,7 +383,7 @@ class Registry:
         self._forget(runner)
         if runner.lost_at < 0:
             self._commands_end(runner)
-            runner.session.close(POLICY, "another connection of this runner has come", now)
+            runner.session.close(POLICY, REPLACED, now)
         if self._yard.holds(runner.engine):
             self._yard.let_go(runner.engine)
 

@@ -50,7 +50,7 @@ cdef class Passage(Sink):
     cdef _over(self)
     @cython.locals(stream=UpstreamStream, head=ResponseHead, pool=Pool)
     cdef _ends(self, bint reusable)
-    cdef _break_off(self)
+    cpdef break_off(self)
     cdef _reset(self, int code)
     cpdef reset(self, ClientStream client, int code)
     cdef _leave(self)

@@ -10,7 +10,7 @@ from fastgw.protocol.messages cimport MessageReader
 
 cdef int DEAD, QUEUED, SENT
 cdef int CLOSING, OPEN, OVER
-cdef int BINARY, CLOSE, FIN, PONG
+cdef int BINARY, CLOSE, FIN, PING, PONG
 cdef Py_ssize_t RECV_BYTES
 
 cdef class Talk:

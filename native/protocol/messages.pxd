@@ -8,6 +8,7 @@ cdef int _binary, _close, _continued, _fin, _pong, _text
 cdef class MessageReader:
     cdef public list events
     cdef public int closed
+    cdef public bytes reason
     cdef bint _deaf, _masked, _last
     cdef Py_ssize_t _texts
     cdef bytes _head, _key

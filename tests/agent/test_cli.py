@@ -61,7 +61,7 @@ def test_what_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixt
 def test_the_token_comes_from_a_file_before_the_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "token"
     file.write_text("another-token-of-tests\n")
-    assert parsed("--token-file", str(file)).token == "another-token-of-tests"
+    assert parsed("--token-file", str(file)).token() == "another-token-of-tests"
     for text in ("", "two words", "x" * 5000):
         file.write_text(text)
         with pytest.raises(SystemExit):

@@ -78,7 +78,7 @@ async def served(handler: Callable[[web.BaseRequest], Any]) -> AsyncIterator[str
 @asynccontextmanager
 async def local(pages: Pages, kind: Any = "auto", **more: Any) -> AsyncIterator[tuple[LocalEngine, Engine]]:
     async with engine(pages) as there, aiohttp.ClientSession() as http:
-        yield LocalEngine(http, there.url, kind, "", more.get("adapters", {}), more.get("pull", True)), there
+        yield LocalEngine(http, there.url, kind, str, more.get("adapters", {}), more.get("pull", True)), there
 
 
 def models(*names: str, owner: str = "vllm") -> tuple[int, Any]:
@@ -177,7 +177,7 @@ async def test_a_name_that_no_gateway_takes_keeps_no_other_model_out(odd: str) -
 
 async def test_one_that_nobody_answers_for_is_not_well() -> None:
     async with aiohttp.ClientSession() as http:
-        found = LocalEngine(http, f"http://127.0.0.1:{closed_port()}", "auto", "", {}, True)
+        found = LocalEngine(http, f"http://127.0.0.1:{closed_port()}", "auto", str, {}, True)
         await found.look()
         assert found.status.error
 

@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from fastgw import EngineConfig
 from fastgw.agent.engine import LocalEngine
 from fastgw.agent.link import Asked, Link
+from fastgw.behind import Behind, config_for
 from fastgw.runners import RunnerDesk
 from tests.support.gateway import Events, Running, running
 from tests.support.runners import TOKEN
@@ -62,7 +64,9 @@ async def agent(
     engine: str,
     id: str = "r1",
     *,
-    token: str = TOKEN,
+    token: Callable[[], str] = lambda: TOKEN,
+    key: Callable[[], str] = str,
+    tunnel: bool = False,
     kind: Any = "auto",
     adapters: Mapping[str, str] | None = None,
     pull: bool = True,
@@ -70,7 +74,7 @@ async def agent(
     gpus: Callable[[], Any] = lambda: None,
     **asked: Any,
 ) -> AsyncIterator[Agent]:
-    """Who stands beside ``engine`` and dials in at ``gateway`` (URLs)."""
+    """Who stands beside ``engine`` and dials in at ``gateway`` (URLs). ``token``, ``key`` (the engine's): what reads them."""
     parts = urlsplit(gateway)
     what = Asked(**{
         "gateway": f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}/ws/runners", "runner_id": id, "token": token,
@@ -78,10 +82,15 @@ async def agent(
     })  # fmt: skip
     events = Events()
     async with aiohttp.ClientSession() as http:
-        link = Link(http, LocalEngine(http, engine, kind, "", adapters or {}, pull), what, events, lambda: dice, gpus=gpus)
+        local = LocalEngine(http, engine, kind, key, adapters or {}, pull)
+        one = EngineConfig(url=engine, name="engine", api_key=local.key, warm_connections=0)
+        front = Behind(config_for(one), events) if tunnel else None
+        link = Link(http, local, what, events, lambda: dice, front, gpus)
         task = asyncio.create_task(link.run())
         try:
             yield Agent(link, events, task)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            if front is not None:
+                await front.stop()

@@ -10,7 +10,7 @@ from fastgw.policy.routing.capability import context_of, is_cold
 from fastgw.protocol.runner_words import CommandResponse, LoadModel
 from fastgw.protocol.runners import Session
 from fastgw.upstream.models import ModelFacts
-from fastgw.upstream.runners import ASKED_S, FLAP_S, FLAPS, GRACE_S, MOST_COMMANDS, Runner
+from fastgw.upstream.runners import ASKED_S, FLAP_S, FLAPS, GRACE_S, MOST_COMMANDS, REPLACED, Runner
 from tests.support.runners import Talk, heartbeat, register, status
 
 
@@ -169,7 +169,7 @@ def test_L5_the_newer_connection_of_an_id_wins_and_what_is_under_way_goes_on() -
     engine = of(talk).engine
     engine.inflight = 5
     new = talk.joined("a", "b")
-    assert old.closing == (1008, "another connection of this runner has come")
+    assert old.closing == (1008, REPLACED)
     assert of(talk).session is new
     assert of(talk).engine is engine
     assert talk.yard.models["r1"] == ("a", "b")
