@@ -80,7 +80,11 @@ class TunnelSocket(Talk):
         return WSMessage(WSMsgType.CLOSED, self.close_code, self.why)
 
     async def ping(self) -> None:
-        """Raises ConnectionResetError where nothing is sent any more."""
+        """Have it answer; what has come or gone since the last time is a sign of life too. Raises ConnectionResetError where
+        nothing is sent any more."""
+        if self.end.heard:
+            self.end.heard = False
+            self.on_sign()
         if not self.end.ping():
             raise ConnectionResetError("the connection has ended")
 

@@ -63,9 +63,10 @@ class Talk:
 
 class WebSocketEnd(Holder):
     """See the head of this file. ``client``: we have dialled, and mask. ``texts``: the bound of a text, in bytes. ``farewell``:
-    with what it closes where the wire in it is given back."""
+    with what it closes where the wire in it is given back. ``heard``: bytes have come, or gone that had to wait (whoever asks
+    makes it False again): a pong stands behind all that was sent before it."""
 
-    __slots__ = ("_client", "_keys", "_keys_at", "_reactor", "_state", "farewell", "inner", "reader", "talk", "wire")
+    __slots__ = ("_client", "_keys", "_keys_at", "_reactor", "_state", "farewell", "heard", "inner", "reader", "talk", "wire")
 
     def __init__(self, reactor: Reactor, inner: Wire, client: bool, texts: int, talk: Talk) -> None:
         super().__init__()
@@ -75,6 +76,7 @@ class WebSocketEnd(Holder):
         self._keys_at = 0
         self._state = OPEN
         self.farewell = (DONE, "the stream in it has ended")
+        self.heard = False
         self.inner = inner
         self.reader = MessageReader(not client, texts)
         self.talk: Talk | None = talk
@@ -116,6 +118,7 @@ class WebSocketEnd(Holder):
 
     def came(self, data: bytes) -> None:
         """What was read."""
+        self.heard = True
         reader = self.reader
         error: MessageError | None = None
         payload = b""
@@ -206,6 +209,7 @@ class WebSocketEnd(Holder):
         """(Who writes sees it.)"""
 
     def on_written(self) -> None:
+        self.heard = True
         wire = self.wire
         if wire is not None:
             wire.go_on()
@@ -214,6 +218,7 @@ class WebSocketEnd(Holder):
             talk.on_room()
 
     def on_progressed(self) -> None:
+        self.heard = True
         wire = self.wire
         if wire is not None:
             wire.progressed()

@@ -26,6 +26,7 @@ cdef class WebSocketEnd(Holder):
     cdef Py_ssize_t _keys_at
     cdef Reactor _reactor
     cdef int _state
+    cdef public bint heard
     cdef public tuple farewell
     cdef public Wire inner
     cdef public MessageReader reader

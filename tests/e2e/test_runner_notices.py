@@ -90,6 +90,7 @@ class Network:
         self._to = urlsplit(url)
         self.swallows: set[asyncio.StreamWriter] = set()
         self.writers: set[asyncio.StreamWriter] = set()
+        self.slow = False
         self.url = ""
 
     async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -99,9 +100,12 @@ class Network:
             await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
+        while data := await reader.read(32768):
             if writer not in self.swallows:
                 writer.write(data)
+                await writer.drain()
+            if self.slow:
+                await asyncio.sleep(0.03)
         if writer not in self.swallows:
             writer.close()
 
@@ -136,6 +140,20 @@ async def test_a_runner_whose_network_swallows_all_dials_again(tunnel: bool) -> 
         await gw.until("it has come again", lambda: len(said(one, "registered")) == 2)
         assert "nothing was heard" in said(one, "not connected to the gateway")[0]
         await served(gw)
+
+
+async def test_a_network_that_is_slow_and_full_has_not_gone() -> None:
+    """A pong comes behind all that was sent before it."""
+    async with (
+        H1Engine(play) as engine,
+        dialled() as gw,
+        network(gw.url) as between,
+        agent(between.url, engine.url, tunnel=True, ping_s=0.05, heartbeat_s=60.0) as one,
+    ):
+        await served(gw)
+        between.slow = True
+        assert await ask(gw, content="x" * 1_500_000) == 200
+        assert said(one, "not connected to the gateway") == []
 
 
 @both_kinds
