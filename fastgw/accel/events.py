@@ -182,9 +182,11 @@ class LongEvent:
         if line[:6] == b"event:":
             self._kind = self._NAME
             self._calls(line[6:])
-        if line[:5] == b"data:" or line == b"data":
+        fails = line[:6] == b"error:"  # (llama.cpp's: both its name and its data)
+        if fails or line[:5] == b"data:" or line == b"data":
             self._kind = self._DATA
+            self._named = self._named or fails
             if self._begun:
                 self.scanner.feed(b"\n")
             self._begun = True
-            self.scanner.feed(line[6 if line[5:6] == b" " else 5 :])
+            self.scanner.feed(line[6 if fails or line[5:6] == b" " else 5 :])

@@ -864,6 +864,7 @@ cdef void _long_feed(LongEvent *one, Bytes p, Py_ssize_t n) noexcept nogil:
     """Read on in an event of any length: the data of its lines goes into the scanner of usage."""
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t stop, take
+    cdef bint fails
     while i < n:
         stop = line_end(p, i, n)
         if one.kind == LINE_BEGINS:
@@ -876,12 +877,14 @@ cdef void _long_feed(LongEvent *one, Bytes p, Py_ssize_t n) noexcept nogil:
                 if one.size == 6 and memcmp(one.head, b"event:", 6) == 0:
                     one.kind = LINE_NAME
                     one.name = 0
-                elif one.size >= 4 and memcmp(one.head, b"data", 4) == 0 and (one.size == 4 or one.head[4] == 58):
+                fails = one.size == 6 and memcmp(one.head, b"error:", 6) == 0  # (llama.cpp's: both its name and its data)
+                if fails or (one.size >= 4 and memcmp(one.head, b"data", 4) == 0 and (one.size == 4 or one.head[4] == 58)):
                     one.kind = LINE_DATA
+                    one.named = one.named or fails
                     if one.begun:
                         scan_feed(&one.scan, b"\n", 1)
                     one.begun = True
-                    take = 6 if one.size == 6 and one.head[5] == 32 else 5
+                    take = 6 if one.size == 6 and (fails or one.head[5] == 32) else 5
                     if one.size > take:
                         scan_feed(&one.scan, one.head + take, one.size - take)
         if one.kind == LINE_DATA:

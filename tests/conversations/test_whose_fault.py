@@ -142,8 +142,8 @@ def test_an_error_event_of_any_length(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("size", [10**6, 997])
 @pytest.mark.parametrize(("line", "failed"), [
-    ("event: error", True), ("event:  error ", True), ("event:error", True),
-    ("event: errors", False), ("event: err or", False), ("events: error", False),
+    ("event: error", True), ("event:  error ", True), ("event:error", True), ("error: {}", True), ("error:", True),
+    ("event: errors", False), ("errors: {}", False), ("event: err or", False), ("events: error", False),
 ])  # fmt: skip
 def test_an_event_of_any_length_that_is_called_an_error_is_one(line: str, failed: bool, size: int) -> None:
     """Whatever its data is, and whether its name comes before that or behind."""
