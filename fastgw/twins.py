@@ -73,6 +73,7 @@ MODULES: Final = (
     "limits.meter",
     "limits.promises",
     "limits.purse",
+    "limits.scope",
     "limits.spending",
     "net.client",
     "net.clock",

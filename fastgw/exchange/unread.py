@@ -23,7 +23,7 @@ QUIET_S: Final = 5.0  # this long without a byte, and the answer is taken to hav
 class Unread(Call):
     """Takes the place of ``call``, which nobody waits for any more. It is among ``others`` until it has ended."""
 
-    __slots__ = ("_account", "_others", "_quiet_s", "_says")
+    __slots__ = ("_others", "_places", "_quiet_s", "_says")
 
     def __init__(self, core: Context, call: Call, limit_s: float, others: set[Unread]) -> None:
         super().__init__(core, call.pool, False)
@@ -32,9 +32,9 @@ class Unread(Call):
         self._others = others
         others.add(self)
         # Whoever leaves and asks again has no more under way than the key allows.
-        self._account = call.account()
-        if self._account is not None:
-            self._account.inflight += 1
+        self._places = call.places()
+        for scope in self._places:
+            scope.inflight += 1
         self._says: Remainder | None = call.goes_on()
         self._quiet_s = min(QUIET_S, limit_s)
         stream = self.stream = call.stream
@@ -61,8 +61,8 @@ class Unread(Call):
         if self.stream is None:
             return
         self._others.discard(self)
-        if self._account is not None:
-            self._account.inflight -= 1
+        for scope in self._places:
+            scope.inflight -= 1
         self.leave()
         says, self._says = self._says, None
         if says is not None:

@@ -15,6 +15,7 @@ from fastgw.limits.account cimport Account
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
 from fastgw.limits.purse cimport Hold, Purse
+from fastgw.limits.scope cimport Share
 from fastgw.limits.spending cimport Books, Use
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.stats cimport Stats
@@ -39,13 +40,13 @@ cdef _spend(Context gateway, Purse purse, long long cost)
 cdef Use _use_of(Context gateway, Account account, str model)
 
 @cython.locals(gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, now_us=cython.longlong, books=Books, hold=Hold, model=str,
-               cost=cython.longlong)
+               cost=cython.longlong, scoped=bint)
 cpdef settle(Exchange exchange, Account account, double now, long long prompt, long long completion, long long cached,
              long long reasoning, bint estimated)
 
 @cython.final
 cdef class Charge(Filter):
-    @cython.locals(account=Account, call=Call)
+    @cython.locals(account=Account, call=Call, share=Share)
     cpdef on_finish(self, Exchange exchange, str outcome)
     cpdef _settle(self, Exchange exchange, Account account, double now)
     @cython.locals(own=str)

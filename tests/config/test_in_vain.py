@@ -8,6 +8,7 @@ import pytest
 
 from fastgw.config import Config, EngineConfig, RouteConfig
 from fastgw.config.in_vain import MOST_NOTES
+from fastgw.config.paying import TenantConfig
 
 MODELS = [EngineConfig(url="http://a:1", models=["m"], version="v1"), EngineConfig(url="http://b:1", models=["n"])]
 ANY = [EngineConfig(url="http://a:1", version="v1")]
@@ -30,6 +31,12 @@ ROWS: list[tuple[dict[str, Any], str]] = [
     (route(needs=["gpu"], policy="capability"), ""),
     ({**route(needs=["gpu"]), "policy": "capability"}, ""),
     ({**route(needs=["gpu"]), **CAPABLE}, ""),
+    ({"tenants": [TenantConfig(name="lab", burst=5)]}, "burst of the tenant 'lab' needs requests_per_minute"),
+    ({"tenants": [TenantConfig(name="lab")]}, "the tenant 'lab' is given no budget and no limit"),
+    ({"tenants": [TenantConfig(name="lab", burst=5, requests_per_minute=60)]}, ""),
+    (route(burst=5), "burst of 'm' needs requests_per_minute"),
+    (route(key_burst=5, requests_per_minute=60), "key_burst of 'm' needs key_requests_per_minute"),
+    (route(key_burst=5, key_requests_per_minute=60), ""),
     (route(sticky=True), "sticky of 'm' needs versions"),
     (route(mirror_percent=5), "mirror_percent of 'm' needs mirror_to"),
     ({"engines": ANY, **route(versions={"v1": 1})}, ""),
