@@ -216,6 +216,13 @@ def hold_requests(shares: tuple[Share, ...]) -> None:
             share.requests.hold()
 
 
+def give_requests(shares: tuple[Share, ...], now_us: int) -> None:
+    """It comes back in the same microsecond."""
+    for share in shares:
+        if share.requests is not None:
+            share.requests.give(now_us, 1)
+
+
 def settle_requests(shares: tuple[Share, ...], now_us: int, since_us: int, used: int) -> None:
     """It does (``used`` 0), or it does not (1)."""
     for share in shares:

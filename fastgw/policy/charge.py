@@ -196,11 +196,10 @@ def settle(
     if hold is not None:
         hold.release()
     books = gateway.accounts.books
-    scoped = account.scoped or len(exchange.shares) > 0
-    if books.kept or account.purse is not None or account.shared is not None or scoped:
+    if account.scoped or exchange.shares:
+        settle_shares(exchange, account, micros(now), prompt + completion)
+    if books.kept or account.purse is not None or account.shared is not None:
         model = exchange.substitute or model_of(exchange)
-        if scoped:
-            settle_shares(exchange, account, model, micros(now), prompt + completion)
         cost = books.cost(model, prompt, completion, cached)
         if books.kept:
             _use_of(gateway, account, model).count(cost, prompt, completion, cached, reasoning, estimated)

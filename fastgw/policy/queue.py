@@ -27,7 +27,7 @@ from fastgw.exchange.state import model_of
 from fastgw.limits.account import Account
 from fastgw.limits.drain import DrainRate
 from fastgw.limits.fairqueue import FairQueue
-from fastgw.limits.scope import WHOSE, Scope, settle_requests
+from fastgw.limits.scope import WHOSE, Scope, give_requests, settle_requests
 from fastgw.net.clock import micros, monotonic
 from fastgw.policy.lanes import Lane, Terms, fit, makes_room
 from fastgw.policy.places import Place
@@ -322,9 +322,7 @@ class Queue(Filter):
                     # (In this same turn of the loop. What was taken before an engine was tried may have decayed.)
                     if account.requests is not None:
                         account.requests.give(micros(monotonic()), 1)
-                    for share in exchange.shares:
-                        if share.requests is not None:
-                            share.requests.give(micros(monotonic()), 1)
+                    give_requests(exchange.shares, micros(monotonic()))
                 wait_s = take_back(exchange, None, 0.0)
         chance = random()  # noqa: S311 - spreads a crowd, guards nothing
         told_s = self._drain.retry_after_s(ahead + 1, monotonic(), chance, self._timeout_s)
@@ -385,7 +383,11 @@ class Queue(Filter):
         if exchange.counted:
             account = exchange.account
             assert account is not None
-            self._all.give_back(exchange, account)
+            if exchange.shares or account.parked is not None:
+                self._all.give_back(exchange, account)
+            else:
+                exchange.counted = 0
+                account.inflight -= 1
         if self._all.count:
             self._schedule(exchange)
 

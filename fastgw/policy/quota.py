@@ -375,8 +375,7 @@ class Quota(Filter):
             raise GatewayError("over_limit", message)
         raise GatewayError("quota_reserved", retry_after_s=found.wait_s)
 
-    @staticmethod
-    def _tell(exchange: Exchange, account: Account, now_us: int, tokens: bool) -> None:
+    def _tell(self, exchange: Exchange, account: Account, now_us: int, tokens: bool) -> None:
         """What is left of the minute's, in the answer's head."""
         if exchange.shares:
             scopes.tell(exchange, account, now_us, tokens)

@@ -132,9 +132,10 @@ def spent(exchange: Exchange) -> bool:
     return any(share.scope.day is not None and share.scope.day.over(today) for share in exchange.shares)
 
 
-def settle(exchange: Exchange, account: Account, model: str, now_us: int, used: int) -> None:
-    """It has used so many tokens of ``model``: they count for those whose it is now, and what was taken comes back."""
+def settle(exchange: Exchange, account: Account, now_us: int, used: int) -> None:
+    """It has used so many tokens: they count for those whose it is now, and what was taken comes back."""
     gateway = exchange.gateway
+    model = exchange.substitute or model_of(exchange)
     today = gateway.today
     since_us = micros(exchange.routed_at)
     left = list(gateway.accounts.scopes.of(account.id, account.joint, model, now_us, today))

@@ -60,7 +60,8 @@ class Waiting:
     def take(self, exchange: Exchange, account: Account) -> Scope | None:
         """Take a place in each of its scopes, as far as there is room; returns the first that has none. (Where somebody waits
         for one, that has just come free for him.)"""
-        scope = holder(account, exchange.shares, exchange.counted)
+        shares = exchange.shares
+        scope = holder(account, shares, exchange.counted) if shares or exchange.counted else account
         while scope is not None:
             if scope.concurrency and (
                 scope.inflight >= scope.concurrency or (scope.parked is not None and len(scope.parked))
@@ -68,14 +69,15 @@ class Waiting:
                 return scope
             scope.inflight += 1
             exchange.counted += 1
-            scope = holder(account, exchange.shares, exchange.counted)
+            scope = holder(account, shares, exchange.counted) if shares else None
         return None
 
     def give_back(self, exchange: Exchange, account: Account) -> None:
         """The places that it has in them are others'."""
+        shares = exchange.shares
         while exchange.counted:
             exchange.counted -= 1
-            scope = holder(account, exchange.shares, exchange.counted)
+            scope = holder(account, shares, exchange.counted) if shares else account
             assert scope is not None
             scope.inflight -= 1
             if scope.parked is not None and len(scope.parked):

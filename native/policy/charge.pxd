@@ -40,7 +40,7 @@ cdef _spend(Context gateway, Purse purse, long long cost)
 cdef Use _use_of(Context gateway, Account account, str model)
 
 @cython.locals(gateway=Context, stats=Stats, ledger=Ledger, meter=Meter, now_us=cython.longlong, books=Books, hold=Hold, model=str,
-               cost=cython.longlong, scoped=bint)
+               cost=cython.longlong)
 cpdef settle(Exchange exchange, Account account, double now, long long prompt, long long completion, long long cached,
              long long reasoning, bint estimated)
 

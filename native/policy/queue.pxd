@@ -9,7 +9,7 @@ from fastgw.limits.account cimport Account
 from fastgw.limits.drain cimport DrainRate
 from fastgw.limits.fairqueue cimport FairQueue, Waiter
 from fastgw.limits.meter cimport Meter
-from fastgw.limits.scope cimport Scope, Share, settle_requests
+from fastgw.limits.scope cimport Scope, give_requests, settle_requests
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.policy.quota cimport take_back
 from fastgw.policy.lanes cimport Lane, Terms, fit, makes_room
@@ -52,8 +52,7 @@ cdef class Queue(Filter):
     cpdef bint on_lost(self, Exchange exchange, str why) except -1
     @cython.locals(account=Account, stats=Stats, place=Place, other=Exchange, waiting=Waiting)
     cpdef _check_size(self, Exchange exchange)
-    @cython.locals(place=Place, meter=Meter, account=Account, wait_s=cython.double, told_s=cython.double,
-                   share=Share)
+    @cython.locals(place=Place, meter=Meter, account=Account, wait_s=cython.double, told_s=cython.double)
     cpdef object _refused(self, str kind, str message, Exchange exchange, long long ahead)
     @cython.locals(lane=Lane)
     cpdef _wait_for(self, Exchange exchange, Account account, Scope full, Lane route)

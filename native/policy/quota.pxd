@@ -56,6 +56,8 @@ cdef class Quota(Filter):
     @cython.locals(meter=Meter, now=cython.double, now_us=cython.longlong, today=cython.longlong, money=cython.longlong,
                    shares=tuple)
     cpdef _admit(self, Exchange exchange, Account account, long long minute, long long daily, Hold hold)
+    @cython.locals(meter=Meter)
+    cdef _tell(self, Exchange exchange, Account account, long long now_us, bint tokens)
     @cython.locals(meter=Meter, found=Refusal, purse=Purse, to_midnight_s=cython.double)
     cpdef _refuse(self, Exchange exchange, Account account, long long now_us, long long minute, long long daily,
                   long long money)

@@ -24,9 +24,9 @@ cdef class Waiting:
     cdef public list by_class
     cdef public long long count, size_bytes
 
-    @cython.locals(scope=Scope)
+    @cython.locals(scope=Scope, shares=tuple)
     cpdef Scope take(self, Exchange exchange, Account account)
-    @cython.locals(scope=Scope)
+    @cython.locals(scope=Scope, shares=tuple)
     cpdef give_back(self, Exchange exchange, Account account)
     @cython.locals(now=cython.double)
     cpdef park(self, Place place, Account account, Scope scope)
