@@ -1,6 +1,6 @@
 """What a request and an event cost in instructions, without any clock: this checkout, and another revision beside it.
 
-    python -m benchmarks.micro.counted [--against REVISION] [--rows plain,limits,money,stream,event,read] [--where N]
+    python -m benchmarks.micro.counted [--against REVISION] [--rows plain,limits,beside,money,stream,event,read] [--where N]
 
 The compiled gateway's own classes of one process answer over socket pairs (as in ``governed``), under callgrind, which is told
 when a load's requests begin and end: so what is counted is theirs, the kernel and the poller apart. The same checkout gives the
@@ -53,13 +53,14 @@ def streamed(events: int, together: int) -> list[bytes]:
 
 
 class Load:
-    """What is answered ``reads`` by the engine; ``limits``: with all of them on; ``paid``: with a budget, and its usage kept by
-    model."""
+    """What is answered ``reads`` by the engine; ``limits``: with all of a key's on; ``beside``: and all of its tenant's, its
+    model's and its own for that; ``paid``: with a budget, and its usage kept by model."""
 
-    def __init__(self, limits: bool, reads: list[bytes], paid: bool = False) -> None:
+    def __init__(self, limits: bool, reads: list[bytes], paid: bool = False, beside: bool = False) -> None:
         self.limits = limits
         self.reads = reads
         self.paid = paid
+        self.beside = beside
         self.requests = STREAMS if reads else REQUESTS
 
     async def run(self, mark: Callable[[], object]) -> None:
@@ -68,6 +69,8 @@ class Load:
         bench = governed.Bench(asyncio.get_running_loop(), self.limits, True)
         if self.paid:
             self.pay(bench)
+        if self.beside:
+            self.stand_beside(bench)
         asked = governed.request(True)
         if self.reads:
             asked = asked.replace(b'"stream":false', b'"stream": true')
@@ -91,6 +94,22 @@ class Load:
         for account in accounts.all():
             account.set(Defaults(budget=10**18), None, 0)
 
+    @staticmethod
+    def stand_beside(bench: Any) -> None:
+        from benchmarks.micro.governed import MOST
+        from fastgw.limits.account import Defaults
+        from fastgw.limits.scope import Limits
+        from fastgw.limits.scopes import ModelLimits
+
+        accounts = bench.core.accounts
+        limits = Limits(10**9, 0, MOST, 10**15, 10**6)
+        accounts.scopes.follow({"lab": limits}, [ModelLimits(("m",), limits._replace(concurrency=0), limits)], 0)
+        own = Defaults(
+            requests_per_minute=10**9, tokens_per_minute=MOST, daily_tokens=10**15, concurrency=10**6, scoped=True
+        )  # fmt: skip
+        for account in accounts.all():
+            account.set(own, None, 0, None, accounts.scopes.tenant("lab"))
+
     def serve(self, bench: Any, asked: bytes, reads: list[bytes], requests: int) -> None:
         last, room = reads[-1], bytearray(65536)
         for _ in range(requests):
@@ -108,6 +127,7 @@ class Load:
 LOADS = {
     "plain": Load(False, []),
     "limits": Load(True, []),
+    "beside": Load(True, [], beside=True),
     "money": Load(False, [], paid=True),
     "paced": Load(False, streamed(EVENTS, 1)),
     "paced-twice": Load(False, streamed(2 * EVENTS, 1)),
@@ -126,6 +146,7 @@ def less(some: Taken, others: Taken, times: float = 1.0) -> Taken:
 ROWS: dict[str, tuple[str, tuple[str, ...], Callable[..., Taken]]] = {
     "plain": ("a plain request", ("plain",), lambda plain: plain),
     "limits": ("what all limits add to it", ("limits", "plain"), less),
+    "beside": ("what all limits of its tenant and its model add to that", ("beside", "limits"), less),
     "money": ("what a budget, and usage by model, add to it", ("money", "plain"), less),
     "stream": (f"a stream of {EVENTS} events", ("paced",), lambda paced: paced),
     "event": ("one event more, in a read of its own", ("paced-twice", "paced"), lambda two, one: less(two, one, EVENTS)),
@@ -196,7 +217,8 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(prog="python -m benchmarks.micro.counted", description="Instructions of a request.")
     parser.add_argument("--against", metavar="REVISION", help="what git knows: main, HEAD~1")
-    parser.add_argument("--rows", default=",".join(ROWS), help="default: %(default)s")
+    usual = [row for row in ROWS if row != "beside"]  # (of which a revision that has no such limits can tell nothing)
+    parser.add_argument("--rows", default=",".join(usual), help="default: %(default)s, of all and beside")
     parser.add_argument("--where", type=int, default=0, metavar="N", help="and N parts that it is in, or what has changed most")
     arguments = parser.parse_args()
     rows = arguments.rows.split(",")

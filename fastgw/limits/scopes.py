@@ -31,13 +31,14 @@ class ModelLimits(NamedTuple):
 
 
 class Model:
-    """A model that is limited, by ``terms``. ``together``: of all who ask for it; ``crowd``: of the keys for which there was no
-    room."""
+    """A model that is limited, by ``terms``: all who ask for it ``together``, ``each`` key, or both. ``crowd``: of the keys for
+    which there was no room."""
 
-    __slots__ = ("crowd", "terms", "together")
+    __slots__ = ("crowd", "each", "terms", "together")
 
     def __init__(self, terms: ModelLimits) -> None:
         self.terms = terms
+        self.each = False
         self.together: Scope | None = None
         self.crowd: Scope | None = None
 
@@ -74,6 +75,7 @@ class Scopes:
                 continue
             model = known.get(names[0]) or Model(terms)
             model.terms = terms
+            model.each = each != NONE
             if together == NONE:
                 model.together = None
             else:
@@ -93,7 +95,7 @@ class Scopes:
         if found is None:
             return () if joint is None else (joint,)
         scopes = []
-        if found.terms.each != NONE:
+        if found.each:
             scopes.append(self.of_key(key, found, now_us, today))
         if joint is not None:
             scopes.append(joint)
@@ -134,7 +136,7 @@ class Scopes:
     def each_of(self, key: str) -> list[tuple[str, Scope]]:
         """What a key has of models for which each has limits: those that it has asked for."""
         models = dict.fromkeys(self.models.values())
-        names = [model.terms.names[0] for model in models if model.terms.each != NONE]
+        names = [model.terms.names[0] for model in models if model.each]
         return [(name, known[0]) for name in names if (known := self._each.get((key, name))) is not None]
 
     def days(self) -> list[Purse]:

@@ -31,7 +31,7 @@ from fastgw.limits.account import Account
 from fastgw.limits.purse import Purse
 from fastgw.limits.spending import Use
 from fastgw.net.clock import micros, monotonic
-from fastgw.policy.scopes import settle as settle_shares
+from fastgw.policy.scopes import settle_shares
 
 FRAME_BYTES: Final = 200
 """Of a plain answer in JSON these are its id, its model, names and braces: no text that anybody has generated."""

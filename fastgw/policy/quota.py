@@ -48,11 +48,10 @@ from fastgw.limits.meter import Meter
 from fastgw.limits.purse import Hold, Purse, left_of
 from fastgw.limits.spending import Price
 from fastgw.net.clock import micros, monotonic
-from fastgw.policy import scopes
 from fastgw.policy.ratelimit import too_many
+from fastgw.policy.scopes import SHORTER, day_left, limits_tokens, minute_left, refused, shares_of, tell
 
 TURN_S: Final = 0.01  # after midnight the gateway's day has turned
-SHORTER: Final = scopes.SHORTER
 CHAT_TEMPLATE: Final = "chat_template"
 UNCOUNTED_OF: Final = {name: 1 << at for at, name in enumerate((*UNCOUNTED, "prompt"))}
 WHY: Final = {
@@ -115,7 +114,7 @@ def untold_cost(exchange: Exchange, account: Account) -> int:
         cost = total(prompt, answer, facts.choices)
     left = account.ledger.left(exchange.gateway.today)
     if exchange.shares:
-        left = scopes.day_left(exchange.shares, exchange.gateway.today, left)
+        left = day_left(exchange.shares, exchange.gateway.today, left)
     if left >= 0:
         cost = min(cost, max(left, prompt + 1))
     return cost
@@ -208,7 +207,7 @@ class Quota(Filter):
             self._admit(exchange, account, 0, 0, None)
             return
         if account.scoped and not exchange.endpoint.local:
-            exchange.shares = scopes.shares_of(exchange, account)
+            exchange.shares = shares_of(exchange, account)
         shares = exchange.shares
         if not exchange.endpoint.metered:
             if exchange.session is not None:
@@ -218,7 +217,7 @@ class Quota(Filter):
         facts = exchange.facts
         ledger = account.ledger
         price = price_for(exchange, account)
-        if price is None and account.tokens is None and not ledger.limit and not (shares and scopes.limits_tokens(shares)):
+        if price is None and account.tokens is None and not ledger.limit and not (shares and limits_tokens(shares)):
             self._admit(exchange, account, 0, 0, None)  # (it has a budget, and is let pass it)
             return
         refuse_uncounted(exchange)
@@ -241,7 +240,7 @@ class Quota(Filter):
         least = min(bound, gateway.default_cost) if named < 0 else bound
         of_day = ledger.left(today)
         if shares:
-            of_day = scopes.day_left(shares, today, of_day)
+            of_day = day_left(shares, today, of_day)
         cut = account.cut and facts.stream and (of_day >= 0 or price is not None) and not exchange.endpoint.dialect
         by_day = False
         if of_day >= 0 and (named < 0 or cut):
@@ -260,7 +259,7 @@ class Quota(Filter):
             now_us = micros(exchange.started_at)
             left = -1 if meter is None else meter.left(now_us)
             if shares:
-                left = scopes.minute_left(shares, now_us, left)
+                left = minute_left(shares, now_us, left)
             if left >= 0:
                 bound = min(bound, max((left - prompt) // answers, least))
         exchange.bound = min(bound, MOST_TOLD)
@@ -290,7 +289,7 @@ class Quota(Filter):
             return  # admitted when its body was there
         account = exchange.account
         if account is not None and account.scoped:
-            exchange.shares = scopes.shares_of(exchange, account)
+            exchange.shares = shares_of(exchange, account)
         if account is not None and account.reserves and exchange.endpoint.metered:
             self._admit_untold(exchange, account, price_for(exchange, account))
         else:
@@ -346,7 +345,7 @@ class Quota(Filter):
         )  # fmt: skip
         assert found is not None
         if found.scope is not None:
-            raise scopes.refused(exchange, found, found.scope, daily)
+            raise refused(exchange, found, found.scope, daily)
         stats = exchange.gateway.stats
         reason = found.reason
         if reason is REQUESTS:
@@ -378,7 +377,7 @@ class Quota(Filter):
     def _tell(self, exchange: Exchange, account: Account, now_us: int, tokens: bool) -> None:
         """What is left of the minute's, in the answer's head."""
         if exchange.shares:
-            scopes.tell(exchange, account, now_us, tokens)
+            tell(exchange, account, now_us, tokens)
             return
         meter = account.tokens
         if meter is not None and tokens:

@@ -52,7 +52,10 @@ def _model(exchange: Exchange, account: Account) -> str:
 
 
 def limits_tokens(shares: tuple[Share, ...]) -> bool:
-    return any(share.scope.tokens is not None or share.scope.day is not None for share in shares)
+    for share in shares:  # noqa: SIM110 - a function that is compiled has no room for a generator
+        if share.scope.tokens is not None or share.scope.day is not None:
+            return True
+    return False
 
 
 def day_left(shares: tuple[Share, ...], today: int, left: int) -> int:
@@ -76,19 +79,26 @@ def minute_left(shares: tuple[Share, ...], now_us: int, left: int) -> int:
 def tell(exchange: Exchange, account: Account, now_us: int, tokens: bool) -> None:
     """Say in the answer's head what is left of the limit that has least left, of requests and of ``tokens``. (Of a model's,
     which all have together, nobody is told: it would say what others do.)"""
-    told = [share.scope for share in exchange.shares if share.scope.kind != MODEL]
-    _tell(exchange, b"requests", [account.requests, *[scope.requests for scope in told]], now_us)
-    if tokens:
-        _tell(exchange, b"tokens", [account.tokens, *[scope.tokens for scope in told]], now_us)
+    requests, of_tokens = account.requests, account.tokens
+    for share in exchange.shares:
+        if share.scope.kind != MODEL:
+            requests = _tighter(requests, share.scope.requests, now_us)
+            of_tokens = _tighter(of_tokens, share.scope.tokens, now_us)
+    if requests is not None:
+        _tell(exchange, b"requests", requests, now_us)
+    if of_tokens is not None and tokens:
+        _tell(exchange, b"tokens", of_tokens, now_us)
 
 
-def _tell(exchange: Exchange, unit: bytes, meters: list[Meter | None], now_us: int) -> None:
-    there = [meter for meter in meters if meter is not None]
-    if not there:
-        return
-    least = min(there, key=lambda meter: meter.left(now_us))
+def _tighter(one: Meter | None, other: Meter | None, now_us: int) -> Meter | None:
+    if one is None or (other is not None and other.left(now_us) < one.left(now_us)):
+        return other
+    return one
+
+
+def _tell(exchange: Exchange, unit: bytes, meter: Meter, now_us: int) -> None:
     lines = _without(exchange.extra_head, unit)
-    exchange.extra_head = limit_lines(lines, unit, least.rate, least.left(now_us), least.reset_us(now_us))
+    exchange.extra_head = limit_lines(lines, unit, meter.rate, meter.left(now_us), meter.reset_us(now_us))
 
 
 def _without(lines: bytes, unit: bytes) -> bytes:
@@ -128,17 +138,21 @@ def refused(exchange: Exchange, found: Refusal, scope: Scope, cost: int) -> Gate
 
 def spent(exchange: Exchange) -> bool:
     """Whether the day of one of them is spent, so that a session ends."""
-    today = exchange.gateway.today
-    return any(share.scope.day is not None and share.scope.day.over(today) for share in exchange.shares)
+    for share in exchange.shares:
+        day = share.scope.day
+        if day is not None and day.over(exchange.gateway.today):
+            return True
+    return False
 
 
-def settle(exchange: Exchange, account: Account, now_us: int, used: int) -> None:
+def settle_shares(exchange: Exchange, account: Account, now_us: int, used: int) -> None:
     """It has used so many tokens: they count for those whose it is now, and what was taken comes back."""
     gateway = exchange.gateway
     model = exchange.substitute or model_of(exchange)
     today = gateway.today
     since_us = micros(exchange.routed_at)
-    left = list(gateway.accounts.scopes.of(account.id, account.joint, model, now_us, today))
+    scopes = gateway.accounts.scopes
+    left = list(scopes.of(account.id, account.joint, model, now_us, today))
     for share in exchange.shares:
         if share.scope in left:
             left.remove(share.scope)

@@ -3,6 +3,7 @@ cimport cython
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.purse cimport Purse
 from fastgw.limits.scope cimport Scope
+from fastgw.limits.scopes cimport Scopes
 from fastgw.limits.spending cimport Books, Use
 
 @cython.final
@@ -40,7 +41,7 @@ cdef class Accounts:
     cdef public bint required
     cdef public list crossed, touched, unread
     cdef public Books books
-    cdef public object scopes
+    cdef public Scopes scopes
 
     cpdef Account find(self, bytes digest)
     @cython.locals(account=Account)

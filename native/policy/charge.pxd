@@ -18,6 +18,7 @@ from fastgw.limits.purse cimport Hold, Purse
 from fastgw.limits.scope cimport Share
 from fastgw.limits.spending cimport Books, Use
 from fastgw.net.clock cimport micros, monotonic
+from fastgw.policy.scopes cimport settle_shares
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
 

@@ -16,6 +16,7 @@ from fastgw.limits.purse cimport Hold, Purse, left_of
 from fastgw.limits.scope cimport Share
 from fastgw.limits.spending cimport Books, Price
 from fastgw.net.clock cimport micros, monotonic
+from fastgw.policy.scopes cimport day_left, limits_tokens, minute_left, shares_of, tell
 
 cdef str RESPONSES
 cdef long long MOST_TOKENS, MOST_TOLD, NO_LIMIT
