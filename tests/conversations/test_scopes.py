@@ -13,7 +13,7 @@ from fastgw import EngineConfig
 from fastgw.config import RouteConfig
 from fastgw.config.paying import TenantConfig
 from fastgw.limits.scope import Scope
-from tests.conversations.test_budgets import ANSWER, SWITCH
+from tests.conversations.test_budgets import ANSWER, SIM, SWITCH
 from tests.conversations.test_cut import TEXT, head
 from tests.conversations.test_spent import HANDSHAKE
 from tests.e2e.metered import KEY, OTHER_KEY, estimate, say
@@ -249,27 +249,54 @@ def test_keys_of_a_tenant_that_has_no_room_take_turns() -> None:
         assert order.index(talk.account(OTHER_KEY).id) <= 12, "a key with many waiting does not hold up one with a single one"
 
 
+def test_who_waits_for_one_model_keeps_his_key_from_no_other() -> None:
+    with talked("each", {"concurrency": 1}, key_concurrency=2) as talk:
+        for model in ("sim", "sim", "other"):
+            talk.client().says(say(1, model=model))
+        assert [json.loads(asked.body)["model"] for asked in talk.engines[0].asked] == ["sim", "other"]
+        for ended in range(3):
+            goes_on(talk, ended)
+
+
+@pytest.mark.parametrize("how", ["is refused", "waits too long", "leaves"])
 @pytest.mark.parametrize("kind", ["tenant", "each"])
-def test_who_may_not_wait_has_taken_nothing(kind: str) -> None:
-    for settings, code in (({"on_capacity": "reject"}, "concurrency_exceeded"), ({"queue_timeout_s": 2.0}, "queue_timeout")):
-        with talked(kind, LIMITED, daily_token_quota=100_000, **settings) as talk:
-            for _ in range(2):
-                talk.client().says(say(10))
-            scope = scope_of(talk, kind)
-            assert scope.requests is not None
-            assert scope.tokens is not None
-            before = (scope.requests.debt, scope.tokens.debt)
-            refused = talk.client().says(say(10))
-            talk.passes(3.0 if "queue_timeout_s" in settings else 0.0)
-            assert refused.seen.json()["error"]["code"] == code
-            assert refused.seen.header("retry-after") is not None
-            now_us = round(talk.loop.now * 1e6)
-            scope.requests.left(now_us)
-            scope.tokens.left(now_us)
-            assert (scope.requests.debt, scope.tokens.debt) <= before
-            assert scope.inflight == 2
-            for ended in range(2):
-                goes_on(talk, ended)
+def test_who_finds_no_room_in_the_end_has_taken_nothing(kind: str, how: str) -> None:
+    settings = {"is refused": {"on_capacity": "reject"}, "waits too long": {"queue_timeout_s": 2.0}}.get(how, {})
+    limits = {"concurrency": 2, "requests_per_minute": 2, "burst": 100, "tokens_per_minute": 3300, "daily_tokens": 10_000}
+    with talked(kind, limits, **settings) as talk:
+        for _ in range(2):
+            talk.client().says(say(1000))
+        scope = scope_of(talk, kind)
+        assert scope.requests is not None
+        assert scope.tokens is not None
+        assert scope.day is not None
+        before = scope.requests.debt, scope.tokens.debt, scope.day.reserved
+        third = talk.client().says(say(1000))
+        if how == "leaves":
+            third.leaves()
+        else:
+            talk.passes(2.1 if how == "waits too long" else 0.0)
+            code = "concurrency_exceeded" if how == "is refused" else "queue_timeout"
+            assert third.seen.json()["error"]["code"] == code
+            assert float(third.seen.header("retry-after-ms") or 0) < 5000, "what it had taken of the minute is there again"
+        now_us = round(talk.loop.now * 1e6)
+        assert (scope.requests.left(now_us), scope.tokens.left(now_us) > 1100) == (97 if how == "leaves" else 98, True)
+        assert all(now <= then for now, then in zip((scope.tokens.debt, scope.day.reserved), before[1:], strict=True))
+        for ended in range(2):
+            goes_on(talk, ended)
+
+
+@pytest.mark.parametrize("kind", WHO)
+def test_what_a_budget_refuses_has_taken_nothing(kind: str) -> None:
+    limits = {"requests_per_minute": 9, "tokens_per_minute": 9000, "daily_tokens": 9000}
+    with talked(kind, limits, answering(ANSWER), key_budget="0.2", prices=[SIM]) as talk:
+        assert talk.ask(say(1)).status == 200
+        scope = scope_of(talk, kind)
+        assert scope.requests is not None
+        assert scope.tokens is not None
+        before = scope.requests.debt, scope.tokens.debt
+        assert talk.ask(say((200 - PROMPT) // 2)).json()["error"]["code"] == "insufficient_quota"
+        assert (scope.requests.debt, scope.tokens.debt) == before
 
 
 FAILS = ok(b"{}").replace(b"200 OK", b"503 Service Unavailable")
@@ -308,9 +335,11 @@ def test_a_model_s_limits_are_of_the_one_that_requests_go_to() -> None:
 
 
 def test_who_may_not_use_a_model_uses_up_nothing_of_it() -> None:
-    with talked("model", {"requests_per_minute": 1}, answering(ANSWER)) as talk:
+    several = (RouteConfig(model="class:any", models=["sim"]),)
+    with talked("model", {"requests_per_minute": 1}, answering(ANSWER), routes=several) as talk:
         join(talk.core, OTHER_KEY, tenant="", models=("other",))
-        assert talk.ask(say(1, key=OTHER_KEY)).status == 403
+        for name in ("sim", "class:any"):
+            assert talk.ask(say(1, key=OTHER_KEY, model=name)).status == 403
         assert talk.ask(say(1)).status == 200
 
 
