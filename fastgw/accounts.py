@@ -16,6 +16,8 @@ from fastgw.config.money import amount, price
 from fastgw.exchange.gateway import GatewayCore
 from fastgw.housekeeping import Housekeeping
 from fastgw.limits.account import Accounts, Defaults
+from fastgw.limits.scope import Limits
+from fastgw.limits.scopes import NONE, ModelLimits
 from fastgw.limits.spending import OTHERS, Price
 from fastgw.net.clock import micros
 from fastgw.stats import EventLog
@@ -32,12 +34,41 @@ def of(config: Config) -> Accounts:
     found = Accounts(_defaults(config), config.api_key_digests, required=config.require_key)
     _price(found, config)
     found.share(budgets_of(config))
+    found.scopes.follow(tenants_of(config), models_of(config), micros(monotonic()))
     return found
 
 
 def budgets_of(config: Config) -> dict[str, tuple[int, str]]:
     """What each tenant may spend, and in which period; 0 = no limit."""
     return {one.name: (amount(one.budget or "0"), one.budget_period or config.budget_period) for one in config.tenants}
+
+
+def tenants_of(config: Config) -> dict[str, Limits]:
+    """What holds for all keys of each tenant together."""
+    return {
+        one.name: Limits(one.requests_per_minute, one.burst, one.tokens_per_minute, one.daily_tokens, one.concurrency)
+        for one in config.tenants
+    }
+
+
+def models_of(config: Config) -> list[ModelLimits]:
+    """What holds for each model: together, and for each key. (How many may be under way of all is the queue's.)"""
+    return [
+        ModelLimits(
+            (one.model, *one.aliases),
+            Limits(one.requests_per_minute, one.burst, one.tokens_per_minute, one.daily_tokens),
+            Limits(
+                one.key_requests_per_minute, one.key_burst, one.key_tokens_per_minute, one.key_daily_tokens, one.key_concurrency
+            ),
+        )
+        for one in config.routes
+        if not one.models
+    ]  # fmt: skip
+
+
+def _scoped(config: Config) -> bool:
+    """Whether any model has limits."""
+    return any(one.together != NONE or one.each != NONE for one in models_of(config))
 
 
 def _priced(config: Config) -> tuple[object, ...]:
@@ -107,6 +138,7 @@ async def follow(
     others = _told(config) != _told(before)
     if others:
         accounts.share(budgets_of(config))
+        accounts.scopes.follow(tenants_of(config), models_of(config), micros(monotonic()))
         accounts.follow(_defaults(config), micros(monotonic()))
     come = [digest for digest in config.api_key_digests if others or digest not in held]
     fresh = False
@@ -128,6 +160,7 @@ def _told(config: Config) -> tuple[object, ...]:
     return (
         config.rate_limit_per_minute, config.key_burst, config.tokens_per_minute, config.daily_token_quota,
         config.key_concurrency, config.on_exhausted, config.key_budget, config.budget_period, config.tenants,
+        models_of(config),
     )  # fmt: skip
 
 
@@ -141,4 +174,5 @@ def _defaults(config: Config) -> Defaults:
         cut=config.on_exhausted == "cut",
         budget=amount(config.key_budget) if config.key_budget else 0,
         budget_period=config.budget_period,
+        scoped=_scoped(config),
     )

@@ -136,6 +136,8 @@ class Counters:
     limited_concurrency: Annotated[int, _limited("concurrency")]
     limited_queue: Annotated[int, _limited("queue")]
     limited_memory: Annotated[int, _limited("memory")]
+    limited_tenant: Annotated[int, _limited("tenant")]
+    limited_model: Annotated[int, _limited("model")]
     quota_refused: Annotated[int, _quota("refused")]
     quota_cut: Annotated[int, _quota("cut")]
     budget_refused: Annotated[int, _budget("refused")]

@@ -23,7 +23,8 @@ from fastgw.limits.account import Account
 from fastgw.limits.key import Batch, KeyRecord, UsageRow
 from fastgw.limits.ledger import day_of, seconds_to_midnight
 from fastgw.limits.meter import Meters
-from fastgw.limits.purse import KEY, MOST_SPENT, Asked, Purse, Sums
+from fastgw.limits.purse import KEY, MOST_SPENT, TENANT, Asked, Purse, Sums
+from fastgw.limits.scope import MODEL
 from fastgw.net.clock import micros, monotonic
 
 LOOK_S: Final = 0.25
@@ -198,7 +199,7 @@ class Housekeeping:
         """What the store is asked, of the periods that are current now."""
         for purse in purses:
             purse.roll(self._core.today)
-        return [(purse.kind, purse.name, purse.begins, purse.ends, purse.limit) for purse in purses]
+        return [(purse.kind, purse.name, purse.begins, purse.ends, purse.limit, purse.models) for purse in purses]
 
     def _summed(self, asked: Sequence[Purse], sums: Sums | None) -> None:
         accounts = self._core.accounts
@@ -217,13 +218,20 @@ class Housekeeping:
         waiting = accounts.books.rows()
         if self._spent is not None and self._spent.id != last:
             waiting.extend(self._spent.rows)
-        spent: dict[tuple[bool, str, int], int] = {}
-        for key, tenant, _, day, *_, cost, _ in waiting:
-            for owner in ((True, key, day), (False, tenant, day)):
-                spent[owner] = spent.get(owner, 0) + cost
+        # By owner and day: money of all models, and tokens of all and of each.
+        spent: dict[tuple[str, str, int, bool, str | None], int] = {}
+        for key, tenant, model, day, prompt, completion, *_, cost, _ in waiting:
+            for kind, name in ((KEY, key), (TENANT, tenant), (MODEL, "")):
+                used = prompt + completion
+                for tokens, of, count in ((False, None, cost), (True, None, used), (True, model, used)):
+                    owner = (kind, name, day, tokens, of)
+                    spent[owner] = spent.get(owner, 0) + count
         for purse, count, percent in zip(purses, counts, told, strict=True):
             days = range(purse.begins, purse.ends) if spent else ()
-            more = sum(spent.get((purse.kind == KEY, purse.name, day), 0) for day in days)
+            tokens = purse.models is not None
+            more = sum(
+                spent.get((purse.kind, purse.name, day, tokens, model), 0) for day in days for model in purse.models or (None,)
+            )  # fmt: skip
             purse.restore(purse.begins, min(count + more, MOST_SPENT), percent)
             accounts.cross(purse)
 
@@ -237,6 +245,8 @@ class Housekeeping:
             account = self._core.accounts.by_id(row[0])
             if account is not None:
                 account.ledger.restore(*row[1:])
+        core = self._core
+        core.accounts.scopes.remember([row[0] for row in rows if row[1] == core.today], micros(monotonic()), core.today)
         if sums_of is not None and self._core.accounts.unread:
             unread = self._core.accounts.unread
             sums = sums_of(self.asked_of(unread))

@@ -3,7 +3,7 @@ cdef class Stats:
     cdef public long long fallbacks_total, mirrored_total, mirrors_open, mirrors_skipped
     cdef public long long connections_refused, connections_total, dials_total, events_total, exchanges_open, exchanges_total
     cdef public long long failovers_total, handshakes_failed, handshakes_resumed, handshakes_total, limited_concurrency
-    cdef public long long limited_ip, limited_memory, limited_queue, limited_requests, limited_tokens, merged_calls
+    cdef public long long limited_ip, limited_memory, limited_model, limited_queue, limited_tenant, limited_requests, limited_tokens, merged_calls
     cdef public long long prefix_hit_tokens, prefix_hits, prefix_moved, prefix_tokens
     cdef public long long merged_requests, quarantined, queue_timeouts, queue_waiting_open, quota_cut, quota_refused
     cdef public long long budget_cut, budget_refused, budgets_spent, budgets_warned

@@ -16,7 +16,9 @@ from fastgw.housekeeping import MOST_KEYS, PIECE, SWEEP, Housekeeping
 from fastgw.limits.account import Account, pursed
 from fastgw.limits.key import Batch, UsageRow
 from fastgw.limits.ledger import DAY_S
-from fastgw.limits.purse import KEY, MOST_SPENT, TENANT
+from fastgw.limits.purse import KEY, MOST_SPENT, TENANT, Purse
+from fastgw.limits.scope import MODEL
+from fastgw.limits.scopes import Scopes
 from fastgw.limits.spending import Books
 
 
@@ -90,6 +92,12 @@ async def test_a_budget_is_told_all_that_was_spent_and_nothing_twice() -> None:
     assert (own.spent, shared.spent) == (5011, 5111)
     house.take_sums([own, shared], (batch.id, [5001, 5001], [0, 0]))
     assert (own.spent, shared.spent) == (5011, 5111), "the batch is in the sums by now"
+    days = [Purse(TENANT, "lab", ()), Purse(MODEL, "", ("m",)), Purse(KEY, "key", ("m",)), Purse(MODEL, "", ("other",))]
+    for day in days:
+        day.change(10**6, "day", b"")
+    house.asked_of(days)
+    house.take_sums(days, ("an earlier one", [50, 50, 50, 50], [0] * 4))
+    assert [day.spent for day in days] == [56, 56, 54, 50], "tokens of the day, likewise"
     house.take_sums([own, shared], (batch.id, [1 << 63, 1 << 64], [0, 0]))
     assert (own.spent, shared.spent) == (MOST_SPENT, MOST_SPENT), "more than 64 bits is as much as they hold"
     store.finish(False)
@@ -201,7 +209,7 @@ class Kept:
         patch.setattr(housekeeping, "time", lambda: self.day * DAY_S + 60.0)
         accounts = SimpleNamespace(
             touched=[], expire=lambda unix_s: False, by_id=lambda key_id: self.account if key_id == "key" else None,
-            books=Books(), purses=list, unread=[], crossed=[], cross=lambda purse: None,
+            books=Books(), purses=list, unread=[], crossed=[], cross=lambda purse: None, scopes=Scopes([]),
         )
         self.core: Any = SimpleNamespace(
             accounts=accounts,

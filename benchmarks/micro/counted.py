@@ -1,6 +1,6 @@
 """What a request and an event cost in instructions, without any clock: this checkout, and another revision beside it.
 
-    python -m benchmarks.micro.counted [--against REVISION] [--rows plain,limits,money,observe,trace,...] [--where N]
+    python -m benchmarks.micro.counted [--against REVISION] [--rows plain,limits,beside,money,observe,trace,...] [--where N]
 
 The compiled gateway's own classes of one process answer over socket pairs (as in ``governed``), under callgrind, which is told
 when a load's requests begin and end: so what is counted is theirs, the kernel and the poller apart. The same checkout gives the
@@ -78,6 +78,23 @@ def pay(bench: Any) -> None:
     accounts.books.kept = True
     for account in accounts.all():
         account.set(Defaults(budget=10**18), None, 0)
+
+
+def beside(bench: Any) -> None:
+    """All limits of its key's tenant, of its model, and of its key for that."""
+    from benchmarks.micro.governed import MOST
+    from fastgw.limits.account import Defaults
+    from fastgw.limits.scope import Limits
+    from fastgw.limits.scopes import ModelLimits
+
+    accounts = bench.core.accounts
+    limits = Limits(10**9, 0, MOST, 10**15, 10**6)
+    accounts.scopes.follow({"lab": limits}, [ModelLimits(("m",), limits._replace(concurrency=0), limits)], 0)
+    own = Defaults(
+        requests_per_minute=10**9, tokens_per_minute=MOST, daily_tokens=10**15, concurrency=10**6, scoped=True
+    )  # fmt: skip
+    for account in accounts.all():
+        account.set(own, None, 0, None, accounts.scopes.tenant("lab"))
 
 
 def unseen(bench: Any) -> None:
@@ -162,6 +179,7 @@ class Load:
 LOADS = {
     "plain": Load(False, []),
     "limits": Load(True, []),
+    "beside": Load(True, [], beside),
     "money": Load(False, [], pay),
     "unseen": Load(False, [], unseen, SAMPLED),
     "seen": Load(False, [], seen, SAMPLED),
@@ -184,6 +202,7 @@ def less(some: Taken, others: Taken, times: float = 1.0) -> Taken:
 ROWS: dict[str, tuple[str, tuple[str, ...], Callable[..., Taken]]] = {
     "plain": ("a plain request", ("plain",), lambda plain: plain),
     "limits": ("what all limits add to it", ("limits", "plain"), less),
+    "beside": ("what all limits of its tenant and its model add to that", ("beside", "limits"), less),
     "money": ("what a budget, and usage by model, add to it", ("money", "plain"), less),
     "observe": ("what metrics, their exemplars and the access log add to it", ("seen", "unseen"), less),
     "trace": ("what a trace that is not sampled adds to that", ("traced", "untraced"), less),
@@ -256,7 +275,8 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(prog="python -m benchmarks.micro.counted", description="Instructions of a request.")
     parser.add_argument("--against", metavar="REVISION", help="what git knows: main, HEAD~1")
-    parser.add_argument("--rows", default=",".join(ROWS), help="default: %(default)s")
+    usual = [row for row in ROWS if row != "beside"]  # (of which a revision that has no such limits can tell nothing)
+    parser.add_argument("--rows", default=",".join(usual), help="default: %(default)s, of all and beside")
     parser.add_argument("--where", type=int, default=0, metavar="N", help="and N parts that it is in, or what has changed most")
     arguments = parser.parse_args()
     rows = arguments.rows.split(",")

@@ -179,6 +179,15 @@ class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     needs: Annotated[Sequence[str], row(
         "what an engine must have to get its requests under the policy capability: words of its machine and features",
     )] = ()
+    requests_per_minute: Annotated[int, within(0, 10**9, "for it, of all callers together; 0 = no limit")] = 0
+    burst: Annotated[int, within(0, 10**9, "of those, at once; 0 = as many as in a minute")] = 0
+    tokens_per_minute: Annotated[int, within(0, 10**11, "of it, of all callers together; 0 = no limit")] = 0
+    daily_tokens: Annotated[int, within(0, 10**15, "of it, of all callers together in a UTC day; 0 = no limit")] = 0
+    key_requests_per_minute: Annotated[int, within(0, 10**9, "for it, with each key; 0 = no limit")] = 0
+    key_burst: Annotated[int, within(0, 10**9, "of those, at once; 0 = as many as in a minute")] = 0
+    key_tokens_per_minute: Annotated[int, within(0, 10**11, "of it, with each key; 0 = no limit")] = 0
+    key_daily_tokens: Annotated[int, within(0, 10**15, "of it, with each key in a UTC day; 0 = no limit")] = 0
+    key_concurrency: Annotated[int, within(0, 10**6, "requests for it with each key under way at most; 0 = no limit")] = 0
 
     def __post_init__(self) -> None:
         own_lists(self, ROUTE_FIELDS)
@@ -195,7 +204,10 @@ _SECRETS: Final = frozenset(one.name for one in ENGINE_FIELDS if one.secret)
 _MOST_NAMES: Final = {
     "fallback": MAX_FALLBACKS, "aliases": MAX_ALIASES, "models": MAX_CLASS, "fallback_on": len(FALLBACK_ON),
 }  # fmt: skip
-_OF_ONE_MODEL: Final = ("max_concurrent", "on_capacity", "timeout_s", "policy", "versions", "sticky", "adapter_of")
+LIMITS: Final = tuple(one.name for one in ROUTE_FIELDS if one.name.endswith(("burst", "_per_minute", "daily_tokens")))
+_OF_ONE_MODEL: Final = (
+    "max_concurrent", "on_capacity", "timeout_s", "policy", "versions", "sticky", "adapter_of", *LIMITS, "key_concurrency",
+)  # fmt: skip
 
 
 def type_problems(entry: msgspec.Struct, rows: Sequence[Setting]) -> list[tuple[str, str]]:

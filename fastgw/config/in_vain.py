@@ -42,6 +42,19 @@ def _webhook(settings: Settings) -> Iterator[str]:
         yield "budget_webhook_secret is set, but budget_webhook_url is not: nobody is sent anything that it signs"
 
 
+def _tenants(settings: Settings) -> Iterator[str]:
+    entries: list[tuple[str, str, object, str]] = [("the tenant ", one.name, one, "") for one in settings.tenants]
+    entries += [("", route.model, route, prefix) for route in settings.routes for prefix in ("", "key_")]
+    for whose, name, entry, prefix in entries:
+        if getattr(entry, f"{prefix}burst") and not getattr(entry, f"{prefix}requests_per_minute"):
+            yield f"{prefix}burst of {whose}{name!r} needs {prefix}requests_per_minute"
+    if settings.tenants and not settings.state_dir:
+        yield "tenants are given budgets or limits, but without state_dir there are no keys that are of a tenant"
+    for one in settings.tenants:
+        if not any(getattr(one, field) for field in one.__struct_fields__[1:]):
+            yield f"the tenant {one.name!r} is given no budget and no limit"
+
+
 def _shares(settings: Settings) -> Iterator[str]:
     for route in settings.routes:
         if route.sticky and not route.versions and not route.models:
@@ -89,7 +102,9 @@ def _others_come(settings: Settings) -> bool:
     return bool(settings.engines_file or settings.runner_auth_token)
 
 
-_RULES: Final[tuple[Callable[[Settings], Iterator[str]], ...]] = (_choices, _needs, _webhook, _shares, _versions, _models)
+_RULES: Final[tuple[Callable[[Settings], Iterator[str]], ...]] = (
+    _choices, _needs, _webhook, _tenants, _shares, _versions, _models,
+)  # fmt: skip
 
 
 def in_vain(settings: Settings) -> list[str]:

@@ -7,6 +7,7 @@ among several of them. Amounts are texts (``money``): a number of TOML with a po
 # (No annotations from the future here: rows stand in them, and are read when the module is loaded.)
 # fmt: off
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal
@@ -19,7 +20,7 @@ from fastgw.config.entries import type_problems, value_problems
 from fastgw.config.money import amount_problems, price_problems
 from fastgw.config.names import BUDGET_PERIODS, BudgetPeriod, OnUnknownPrice, any_of
 from fastgw.config.problems import ConfigError, ConfigErrors
-from fastgw.config.row import Setting, row, rows_of
+from fastgw.config.row import Setting, row, rows_of, within
 
 MAX_PRICES: Final = 10_000
 MAX_TENANTS: Final = 10_000
@@ -61,6 +62,11 @@ class TenantConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     budget_period: Annotated[Literal[BudgetPeriod, ""], row(
         f"{any_of(BUDGET_PERIODS)}; the gateway's budget_period when empty",
     )] = ""
+    requests_per_minute: Annotated[int, within(0, 10**9, "of all its keys together; 0 = no limit")] = 0
+    burst: Annotated[int, within(0, 10**9, "of those, at once; 0 = as many as in a minute")] = 0
+    tokens_per_minute: Annotated[int, within(0, 10**11, "of all its keys together; 0 = no limit")] = 0
+    daily_tokens: Annotated[int, within(0, 10**15, "of all its keys together in a UTC day; 0 = no limit")] = 0
+    concurrency: Annotated[int, within(0, 10**6, "requests of all its keys under way at most; 0 = no limit")] = 0
 
     def __post_init__(self) -> None:
         found = _problems(self, TENANT_FIELDS)
@@ -92,7 +98,8 @@ class Paying(Choosing, frozen=True, kw_only=True):
         "the period of budgets that name none, in UTC: a day, a week from Monday on, or a month from its first day on",
     )] = "month"
     tenants: Annotated[Sequence[TenantConfig], row(
-        "what holds for all keys of a tenant together: name|budget|period, separated by semicolons; in TOML one [[tenants]] "
+        "what holds for all keys of a tenant together: name|budget|budget_period|requests_per_minute|burst|tokens_per_minute|"
+        "daily_tokens|concurrency, of which all but the name may be left out, separated by semicolons; in TOML one [[tenants]] "
         "table each",
         kind="tenants",
     )] = ()
@@ -109,6 +116,9 @@ class Paying(Choosing, frozen=True, kw_only=True):
 
 PRICE_FIELDS: Final[tuple[Setting, ...]] = rows_of(PriceConfig)
 TENANT_FIELDS: Final[tuple[Setting, ...]] = rows_of(TenantConfig)
+TENANT_NAMES: Final = tuple(one.name for one in TENANT_FIELDS)
+_NUMBERS: Final = frozenset(one.name for one in TENANT_FIELDS if one.kind == "int")
+_digits: Final = re.compile(r"[0-9]{1,18}").fullmatch
 
 
 def _problems(entry: msgspec.Struct, rows: Sequence[Setting]) -> list[tuple[str, str]]:
@@ -122,8 +132,8 @@ def parse_prices(text: str) -> list[PriceConfig]:
 
 
 def parse_tenants(text: str) -> list[TenantConfig]:
-    """``name|budget|period;...``: all but the name may be left out."""
-    return _parsed(text, ("name", "budget", "budget_period"), 1, TenantConfig)
+    """``name|budget|period|requests|burst|tokens|daily|concurrency;...``: all but the name may be left out."""
+    return _parsed(text, TENANT_NAMES, 1, TenantConfig)
 
 
 def _parsed(text: str, names: tuple[str, ...], least: int, make: Callable[..., Any]) -> list[Any]:
@@ -133,7 +143,9 @@ def _parsed(text: str, names: tuple[str, ...], least: int, make: Callable[..., A
         if not least <= len(parts) <= len(names):
             raise ValueError(f"entry {number}: must be {'|'.join(names)}")
         try:
-            made.append(make(**{name: part for name, part in zip(names, parts, strict=False) if part or name in names[:least]}))
+            said = {name: part for name, part in zip(names, parts, strict=False) if part or name in names[:least]}
+            numbers = {name: int(part) for name, part in said.items() if name in _NUMBERS and _digits(part)}
+            made.append(make(**{**said, **numbers}))
         except ConfigErrors as found:
             raise ValueError(f"entry {number}: {found.errors[0].name}: {found.errors[0].message}") from None
     return made

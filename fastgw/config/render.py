@@ -87,7 +87,8 @@ _MONEY: Final = """\
 ## What tokens cost
 
 A `[[prices]]` table in the TOML file says what a model's tokens cost, a `[[tenants]]` table what holds for all keys of a tenant
-together; `FASTGW_PRICES`, `--prices`, `FASTGW_TENANTS` and `--tenants` say the same in one line ([limits.md](limits.md#money)).
+together: a budget, and [limits](limits.md#limits-of-a-tenant-and-of-a-model). `FASTGW_PRICES`, `--prices`, `FASTGW_TENANTS` and
+`--tenants` say the same in one line ([limits.md](limits.md#money)).
 
 """
 

@@ -24,7 +24,7 @@ from fastgw.exchange.showing import goes_on, showing
 from fastgw.exchange.state import ExchangeState
 from fastgw.exchange.tally import MALFORMED, TRUNCATED
 from fastgw.exchange.tunnel import Tunnel
-from fastgw.limits.account import Account
+from fastgw.limits.scope import Scope, places
 from fastgw.net.client import NO_BODY
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import NOT_TAKEN, WANTS_HTTP1
@@ -83,9 +83,9 @@ class Attempt(Call):
         exchange = self._exchange
         return caller_of(exchange) if exchange is not None else ""
 
-    def account(self) -> Account | None:
+    def places(self) -> tuple[Scope, ...]:
         exchange = self._exchange
-        return exchange.account if exchange is not None and exchange.counted else None
+        return () if exchange is None else places(exchange.account, exchange.shares, exchange.counted)
 
     def goes_on(self) -> Remainder | None:
         return remainder_of(self._exchange, self, self._opening)

@@ -17,8 +17,8 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.exchange.context import Context
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.tally import ERROR
-from fastgw.limits.account import Account
 from fastgw.limits.breaker import CLOSED
+from fastgw.limits.scope import Scope
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import Carrier, UpstreamStream
 from fastgw.protocol.body import Source
@@ -169,9 +169,9 @@ class Call(Carrier):
         """Whose request it is, as engines tell callers apart; "" = not one's alone."""
         return ""
 
-    def account(self) -> Account | None:
+    def places(self) -> tuple[Scope, ...]:
         """Among whose requests it counts, while nobody waits for it any more."""
-        return None
+        return ()
 
     def goes_on(self) -> Any:
         """What reads on then, as a ``remainder``; None = nobody is to be charged for what comes."""

@@ -24,7 +24,7 @@ from fastgw.exchange.record import timing_line
 from fastgw.exchange.request import request_start, rewritten
 from fastgw.exchange.showing import goes_on
 from fastgw.exchange.tally import MALFORMED, TRUNCATED
-from fastgw.limits.account import Account
+from fastgw.limits.scope import Scope, places
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import NOT_TAKEN
 from fastgw.protocol.body import Source
@@ -100,7 +100,7 @@ class MergedCall(Call):
         self.members = members
         for member in members:
             member.holder = self
-        self._last: Account | None = None  # of who has left last
+        self._last: tuple[Scope, ...] = ()  # the places of who has left last
         self._body = bytearray()
         self._asked: tuple[Member, ...] = ()  # whose inputs went out, in their order
 
@@ -308,10 +308,11 @@ class MergedCall(Call):
         if self.members:
             return
         self._detach()
-        self._last = member.exchange.account if member.exchange.counted else None
+        left = member.exchange
+        self._last = places(left.account, left.shares, left.counted)
         self.leave()
 
-    def account(self) -> Account | None:
+    def places(self) -> tuple[Scope, ...]:
         return self._last
 
     def _detach(self) -> None:

@@ -26,6 +26,7 @@ from fastgw.exchange.upload import Upload
 from fastgw.limits.account import Account
 from fastgw.limits.meter import Meter
 from fastgw.limits.purse import Hold
+from fastgw.limits.scope import Share
 from fastgw.net.client import ClientStream, Sink
 from fastgw.protocol.media import is_json
 from fastgw.upstream.pool import Pool
@@ -93,6 +94,7 @@ class ExchangeState(Sink):
         "sent_at",
         "session",
         "shared_bytes",
+        "shares",
         "skip",
         "started_at",
         "status",
@@ -148,7 +150,8 @@ class ExchangeState(Sink):
         self.tries: Tries = NONE_YET
         self.call: Call | None = None  # the one under way, or the last
         # what it holds of limits
-        self.counted = False  # among its key's requests under way
+        self.counted = 0  # of the scopes in which it needs a place, its key's among them, those in which it has one
+        self.shares: tuple[Share, ...] = ()  # what it has taken beside its key
         self.lane: Any = None  # where it is counted as under way; the queue's
         self.place: Any = None  # where it waits; the queue's
         self.queued_at = 0.0
@@ -156,8 +159,7 @@ class ExchangeState(Sink):
         self.timer: asyncio.TimerHandle | None = None
         self.session: WebSocketSession | None = None  # where it asks for one
         self.substitute = ""  # the model that it is sent to instead of its own
-        self.reserved = 0  # tokens of the day's
-        self.reserved_minute = 0
+        self.reserved = self.reserved_minute = 0  # tokens of the day's, and of the minute's
         self.minute: Meter | None = None  # from which those were taken: its key may be given another meanwhile
         self.money: Hold | None = None  # that it may cost, of budgets
         self.allowance = _no_limit  # tokens that its answer may have before more must be asked for

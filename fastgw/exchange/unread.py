@@ -30,7 +30,7 @@ class Unread(Call):
     """Takes the place of ``call``, which nobody waits for any more. It is among ``others`` until it has ended. ``limit_s``: the
     engine's time to its next sign of life."""
 
-    __slots__ = ("_account", "_ends_at", "_limit_s", "_lived_at", "_others", "_quiet_s", "_says", "_sse")
+    __slots__ = ("_ends_at", "_limit_s", "_lived_at", "_others", "_places", "_quiet_s", "_says", "_sse")
 
     def __init__(self, core: Context, call: Call, limit_s: float, others: set[Unread]) -> None:
         super().__init__(core, call.pool, False)
@@ -39,9 +39,9 @@ class Unread(Call):
         self._others = others
         others.add(self)
         # Whoever leaves and asks again has no more under way than the key allows.
-        self._account = call.account()
-        if self._account is not None:
-            self._account.inflight += 1
+        self._places = call.places()
+        for scope in self._places:
+            scope.inflight += 1
         self._says: Remainder | None = call.goes_on()
         now = self._lived_at = monotonic()
         self._limit_s = limit_s
@@ -77,8 +77,8 @@ class Unread(Call):
         if self.stream is None:
             return
         self._others.discard(self)
-        if self._account is not None:
-            self._account.inflight -= 1
+        for scope in self._places:
+            scope.inflight -= 1
         self.leave()
         says, self._says = self._says, None
         if says is not None:

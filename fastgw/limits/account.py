@@ -19,12 +19,12 @@ from fastgw.config.names import PRIORITIES
 from fastgw.digests import certified
 from fastgw.limits.key import KeyRecord
 from fastgw.limits.ledger import Ledger
-from fastgw.limits.meter import Meter
 from fastgw.limits.purse import KEY, TENANT, Purse
+from fastgw.limits.scope import Scope, metered
+from fastgw.limits.scopes import Scopes
 from fastgw.limits.spending import Books, Use
 
 KEY_ID_CHARS = 12  # of the digest in hex: names a key in logs without being usable as one
-MINUTE_US = 60_000_000
 NORMAL = PRIORITIES.index("normal")
 MOST_ENDED = 2000  # moments at which keys end that are looked at in one go: some milliseconds
 MOST_RETIRED = 1000  # keys that have left the configuration, and may come back with what they have used
@@ -53,10 +53,12 @@ def flow_of(tenant: str) -> str:
 
 
 class Defaults:
-    """What holds for keys that say nothing else. 0 = no limit; ``burst`` 0 = a minute's worth."""
+    """What holds for keys that say nothing else. 0 = no limit; ``burst`` 0 = a minute's worth. ``scoped``: there are limits of
+    models beside them."""
 
     __slots__ = (
-        "budget", "budget_period", "burst", "concurrency", "cut", "daily_tokens", "requests_per_minute", "tokens_per_minute",
+        "budget", "budget_period", "burst", "concurrency", "cut", "daily_tokens", "requests_per_minute", "scoped",
+        "tokens_per_minute",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +72,7 @@ class Defaults:
         cut: bool = False,
         budget: int = 0,
         budget_period: str = "month",
+        scoped: bool = False,
     ) -> None:
         self.requests_per_minute = requests_per_minute
         self.burst = burst
@@ -79,54 +82,48 @@ class Defaults:
         self.cut = cut
         self.budget = budget
         self.budget_period = budget_period
+        self.scoped = scoped
 
 
-class Account:
+class Account(Scope):
     """What one key may use, and what it uses.
 
-    ``requests`` and ``tokens`` are its meters (None = no limit), ``ledger`` its tokens of the day. ``concurrency`` 0 = no
-    limit. ``flow`` is the tenant for which the queue is fair. ``stored``: a key of the store, with its ``digest``, and from
-    before a rotation ``previous_digest`` until ``previous_until`` (Unix seconds).
+    ``ledger``: its tokens of the day. ``joint``: what all keys of its tenant may use together (None = no limit); ``scoped``: it
+    has that, or models have limits. ``flow`` is the tenant for which the queue is fair. ``stored``: a key of the store, with
+    its ``digest``, and from before a rotation ``previous_digest`` until ``previous_until`` (Unix seconds).
     """
 
     __slots__ = (
-        "concurrency",
         "cut",
         "digest",
         "disabled",
         "expires_at",
         "flow",
-        "id",
-        "inflight",
+        "joint",
         "ledger",
         "models",
         "networks",
-        "parked",
         "pays",
         "previous_digest",
         "previous_until",
         "priority",
         "purse",
-        "requests",
         "reserves",
+        "scoped",
         "shared",
         "stored",
         "tenant",
-        "tokens",
         "use",
     )
 
     def __init__(self, name: str) -> None:
-        self.id = name
+        super().__init__(KEY, name)
         self.flow = name
         self.tenant = ""  # whose it is, where it names one
         self.priority = NORMAL
-        self.requests: Meter | None = None
-        self.tokens: Meter | None = None
         self.ledger = Ledger(0)
-        self.concurrency = 0
-        self.inflight = 0
-        self.parked: Any = None  # its requests that wait for others of its own; the queue's
+        self.joint: Scope | None = None
+        self.scoped = False
         self.cut = False
         self.purse: Purse | None = None  # what it may spend,
         self.shared: Purse | None = None  # and what all keys of its tenant may
@@ -145,8 +142,11 @@ class Account:
     def __repr__(self) -> str:
         return f"<Account {self.id} inflight={self.inflight} tokens={self.ledger.prompt + self.ledger.completion}>"
 
-    def set(self, defaults: Defaults, record: KeyRecord | None, now_us: int, shared: Purse | None = None) -> None:
-        """Take over what ``record`` (None = a key of the configuration) and the defaults say. ``shared``: its tenant's."""
+    def set(
+        self, defaults: Defaults, record: KeyRecord | None, now_us: int, shared: Purse | None = None, joint: Scope | None = None
+    ) -> None:
+        """Take over what ``record`` (None = a key of the configuration) and the defaults say. ``shared`` and ``joint``: its
+        tenant's."""
         requests = defaults.requests_per_minute
         burst = defaults.burst
         tokens = defaults.tokens_per_minute
@@ -185,13 +185,15 @@ class Account:
             self.networks = (_networks if len(record.networks) > SHARED_UP_TO else _shared_networks)(record.networks)
             self.expires_at = record.expires_at or 0.0  # the one zero of this line, not one for each key
             self.disabled = record.disabled or record.deleted
-        self.requests = _metered(self.requests, requests, burst, now_us)
-        self.tokens = _metered(self.tokens, tokens, 0, now_us)
+        self.requests = metered(self.requests, requests, burst, now_us)
+        self.tokens = metered(self.tokens, tokens, 0, now_us)
         self.ledger.limit = daily
         self.purse = pursed(self.purse, KEY, self.id, budget, period)
         self.shared = shared
         self.pays = self.purse is not None or shared is not None
-        self.reserves = self.pays or self.tokens is not None or daily > 0
+        self.joint = joint
+        self.scoped = joint is not None or defaults.scoped
+        self.reserves = self.pays or self.tokens is not None or daily > 0 or self.scoped
 
     def ends_after(self, unix_s: float) -> float:
         """The next moment, after ``unix_s``, at which the key expires, or its digest from before a rotation; 0.0 = none."""
@@ -218,15 +220,6 @@ class Account:
         return False
 
 
-def _metered(meter: Meter | None, rate: int, burst: int, now_us: int) -> Meter | None:
-    if not rate:
-        return None
-    if meter is None:
-        return Meter(rate, MINUTE_US, burst or rate)
-    meter.change(rate, burst or rate, now_us)
-    return meter
-
-
 def pursed(purse: Purse | None, kind: str, name: str, limit: int, period: str) -> Purse | None:
     """The budget as it is now, from what it was; None = there is none."""
     if not limit:
@@ -246,7 +239,7 @@ class Accounts:
 
     __slots__ = (
         "_by_certificate", "_by_digest", "_by_id", "_certificates", "_defaults", "_ends", "_ends_most", "_latest", "_retired",
-        "_tenants", "_twice", "anonymous", "books", "crossed", "required", "touched", "unread",
+        "_tenants", "_twice", "anonymous", "books", "crossed", "required", "scopes", "touched", "unread",
     )  # fmt: skip
 
     def __init__(self, defaults: Defaults, digests: Iterable[bytes], *, required: bool, now_us: int = 0) -> None:
@@ -269,6 +262,7 @@ class Accounts:
         self._tenants: dict[str, Purse] = {}
         self.unread: list[Purse] = []  # of which it is not known what was spent before
         self.crossed: list[Purse] = []  # of which somebody is to be told
+        self.scopes = Scopes(self.unread)
         self._meet(self.anonymous.purse)
         self._retired: dict[bytes, Account] = {}
         self.admit(digests, now_us)
@@ -317,7 +311,9 @@ class Accounts:
                 account = self._by_id[record.id] = Account(record.id)
             expires_at = account.expires_at
             previous_until = account.previous_until
-            account.set(self._defaults, record, now_us, self._tenants.get(record.tenant))
+            account.set(
+                self._defaults, record, now_us, self._tenants.get(record.tenant), self.scopes.tenant(record.tenant)
+            )  # fmt: skip
             self._meet(account.purse)
             self._by_digest[record.digest] = account
             if record.certificates:
@@ -347,13 +343,13 @@ class Accounts:
                 self._meet(purse)
 
     def purses(self) -> list[Purse]:
-        """All budgets there are."""
-        return [*self._tenants.values(), *[one.purse for one in self.all() if one.purse is not None]]
+        """All budgets there are, of tokens as well."""
+        return [*self._tenants.values(), *self.scopes.days(), *[one.purse for one in self.all() if one.purse is not None]]
 
     def cross(self, purse: Purse) -> None:
-        """Have somebody told, where it has crossed a line of which nobody was told in its period."""
+        """Have somebody told, where it has crossed a line of which nobody was told in its period. (Of tokens nobody is.)"""
         percent = purse.percent()
-        if percent > purse.told:
+        if percent > purse.told and purse.models is None:
             purse.told = percent
             self.crossed.append(purse)
 

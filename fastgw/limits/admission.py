@@ -1,4 +1,5 @@
-"""Whether a key may make a request: one decision over its requests and tokens per minute, its tokens of the day, and money.
+"""Whether a key may make a request: one decision over its requests and tokens per minute, its tokens of the day, those of its
+tenant, of the model, and of the key for that model, and money.
 
 All of them are asked, and all are taken from or none, so that a refusal by one spends nothing of the others. What a refused
 request is told is the longest wait of all that refuse: who obeys it once is admitted, if nobody else came.
@@ -14,6 +15,7 @@ from fastgw.limits.account import Account
 from fastgw.limits.ledger import DAY_S
 from fastgw.limits.promises import Promises
 from fastgw.limits.purse import Purse
+from fastgw.limits.scope import Scope, Share
 
 REQUESTS: Final = "requests"
 TOKENS: Final = "tokens"
@@ -35,24 +37,27 @@ RESERVED_EACH_S: Final = 0.1
 
 
 class Refusal:
-    """Why (one of the names above), and how long to wait."""
+    """Why (one of the names above), whose limit it is (None = the key's own, or a budget), and how long to wait."""
 
-    __slots__ = ("reason", "wait_s")
+    __slots__ = ("reason", "scope", "wait_s")
 
-    def __init__(self, reason: str, wait_s: float) -> None:
+    def __init__(self, reason: str, wait_s: float, scope: Scope | None = None) -> None:
         self.reason = reason
+        self.scope = scope
         self.wait_s = wait_s
 
     def __repr__(self) -> str:
         return f"<Refusal {self.reason} {self.wait_s:g} s>"
 
 
-def admit(account: Account, day: int, now_us: int, minute: int, daily: int, money: int = 0) -> bool:
-    """Take one request, ``minute`` tokens of the minute's, ``daily`` of the day's, and ``money`` of the key's budget and its
-    tenant's, all or none.
+def admit(
+    account: Account, day: int, now_us: int, minute: int, daily: int, money: int = 0, shares: tuple[Share, ...] = ()
+) -> bool:
+    """Take one request, ``minute`` tokens of the minute's, ``daily`` of the day's, ``money`` of the key's budget and its
+    tenant's, and what ``daily`` costs of each of ``shares``, all or none.
 
     They are held: ``account.tokens.settle`` and ``account.ledger.settle`` (or ``release``) are called once for the tokens, a
-    ``Hold`` releases the money.
+    ``Hold`` releases the money, and each share what it has taken.
     """
     requests = account.requests
     if requests is not None and not requests.take(now_us, 1):
@@ -64,7 +69,12 @@ def admit(account: Account, day: int, now_us: int, minute: int, daily: int, mone
         return False
     ledger = account.ledger
     dated = daily > 0 and ledger.limit > 0
-    if (dated and not ledger.reserve(day, daily)) or (money and not _pay(account, day, money, daily if dated else 0)):
+    well = not dated or ledger.reserve(day, daily)
+    if well and (shares or money):
+        well = (not shares or _take(shares, day, now_us, daily)) and (not money or _pay(account, day, money, now_us, shares))
+        if not well and dated:
+            ledger.release(daily)
+    if not well:
         if requests is not None:
             requests.give(now_us, 1)
         if tokens is not None and minute:
@@ -75,8 +85,22 @@ def admit(account: Account, day: int, now_us: int, minute: int, daily: int, mone
     return True
 
 
-def _pay(account: Account, day: int, money: int, daily: int) -> bool:
-    """Take ``money`` of both budgets; where one has it not, give back ``daily`` tokens too."""
+def _take(shares: tuple[Share, ...], day: int, now_us: int, cost: int) -> bool:
+    """Take of all of them, or none."""
+    for at, share in enumerate(shares):
+        if not share.take(day, now_us, cost):
+            _give(shares[:at], now_us)
+            return False
+    return True
+
+
+def _give(shares: tuple[Share, ...], now_us: int) -> None:
+    for share in shares:
+        share.give(now_us)
+
+
+def _pay(account: Account, day: int, money: int, now_us: int, shares: tuple[Share, ...]) -> bool:
+    """Take ``money`` of both budgets; where one has it not, give back what ``shares`` have taken."""
     own = account.purse
     if own is None or own.reserve(day, money):
         shared = account.shared
@@ -84,13 +108,20 @@ def _pay(account: Account, day: int, money: int, daily: int) -> bool:
             return True
         if own is not None:
             own.release(money)
-    if daily:
-        account.ledger.release(daily)
+    _give(shares, now_us)
     return False
 
 
 def refusal(
-    account: Account, day: int, now_us: int, to_midnight_s: float, minute: int, daily: int, chance: float, money: int = 0
+    account: Account,
+    day: int,
+    now_us: int,
+    to_midnight_s: float,
+    minute: int,
+    daily: int,
+    chance: float,
+    money: int = 0,
+    shares: tuple[Share, ...] = (),
 ) -> Refusal | None:
     """Why :func:`admit` would refuse; None = it would not.
 
@@ -105,10 +136,12 @@ def refusal(
     lacking = lacking_of(account, day, money)
     if lacking is not None and money > lacking.limit:
         return Refusal(OVER_BUDGET, 0.0)
-    found: Refusal | None = None
+    found = _of_shares(shares, day, now_us, to_midnight_s, daily, chance) if shares else None
+    if found is not None and found.reason in (OVER_MINUTE, OVER_DAY):
+        return found
     requests = account.requests
     if requests is not None and requests.wait_us(now_us, 1):
-        found = Refusal(REQUESTS, requests.told_s(now_us, 1, chance))
+        found = _longer(found, REQUESTS, requests.told_s(now_us, 1, chance))
     if tokens is not None and minute and tokens.wait_us(now_us, minute):
         found = _longer(found, TOKENS, tokens.told_s(now_us, minute, chance))
     if daily and ledger.limit and ledger.left(day) < daily:
@@ -123,10 +156,43 @@ def refusal(
         if lacking.spent + money > lacking.limit:
             found = _longer(found, BUDGET, to_end_s(lacking, day, to_midnight_s))
         else:
-            if lacking.promises is None:
-                lacking.promises = Promises()
-            found = _longer(found, BUDGET_RESERVED, lacking.promises.told(now_us / 1e6, RESERVED_S, RESERVED_EACH_S, chance))
+            found = _longer(found, BUDGET_RESERVED, _told(lacking, now_us, chance))
     return found
+
+
+def _of_shares(
+    shares: tuple[Share, ...], day: int, now_us: int, to_midnight_s: float, cost: int, chance: float
+) -> Refusal | None:
+    """The same of what stands beside the key."""
+    for share in shares:
+        scope = share.scope
+        if scope.tokens is not None and share.needs(cost) > scope.tokens.burst:
+            return Refusal(OVER_MINUTE, 0.0, scope)
+        if scope.day is not None and cost > scope.day.limit:
+            return Refusal(OVER_DAY, 0.0, scope)
+    found: Refusal | None = None
+    for share in shares:
+        scope = share.scope
+        tokens, left = scope.tokens, scope.day
+        minute = share.needs(cost)
+        requests = scope.requests
+        if requests is not None and requests.wait_us(now_us, 1):
+            found = _longer(found, REQUESTS, requests.told_s(now_us, 1, chance), scope)
+        if tokens is not None and tokens.wait_us(now_us, minute or 1):
+            found = _longer(found, TOKENS, tokens.told_s(now_us, minute or 1, chance), scope)
+        if left is not None and (left.over(day) or cost > left.left(day)):
+            if left.over(day) or left.spent + cost > left.limit:
+                found = _longer(found, DAY, max(1.0, to_midnight_s), scope)
+            else:
+                found = _longer(found, RESERVED, _told(left, now_us, chance), scope)
+    return found
+
+
+def _told(purse: Purse, now_us: int, chance: float) -> float:
+    """How long one waits for what others have reserved of it."""
+    if purse.promises is None:
+        purse.promises = Promises()
+    return purse.promises.told(now_us / 1e6, RESERVED_S, RESERVED_EACH_S, chance)
 
 
 def lacking_of(account: Account, day: int, money: int) -> Purse | None:
@@ -174,7 +240,7 @@ def wait_whatever_it_costs_s(account: Account, now_us: int) -> float:
     return wait_us / 1e6
 
 
-def _longer(found: Refusal | None, reason: str, wait_s: float) -> Refusal:
+def _longer(found: Refusal | None, reason: str, wait_s: float, scope: Scope | None = None) -> Refusal:
     if found is not None and found.wait_s >= wait_s:
         return found
-    return Refusal(reason, wait_s)
+    return Refusal(reason, wait_s, scope)

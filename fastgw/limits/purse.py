@@ -1,8 +1,9 @@
 """Money that a key, or its tenant, may spend in a period: reserved when a request is admitted, settled when it has ended.
 
 Owns: :class:`Purse`, the budget of one key or of one tenant, and :class:`Hold`, what one request has taken of both. Amounts
-are whole billionths of the currency. Must never: ask for the time (each call is told the UTC day), or do I/O: what a period has
-seen before is told by :meth:`Purse.restore`.
+are whole billionths of the currency; or tokens, where a purse is what all keys of a tenant, or a model, may use in a day. Must
+never: ask for the time (each call is told the UTC day), or do I/O: what a period has seen before is told by
+:meth:`Purse.restore`.
 
 Invariants: ``reserve`` never makes spent plus reserved pass the limit. It may pass it by what a request costs beyond what was
 reserved for it, and by requests whose price is unknown. Each crossing is told once in a period.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Final
+from typing import Any, Final
 
 from fastgw.limits.promises import Promises
 from fastgw.limits.spending import Price
@@ -32,14 +33,14 @@ _warn: Final = WARN_PERCENT
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
 
-Asked = tuple[str, str, int, int, int]
-"""A budget of which is asked what it has seen: its kind and name, the first day of its period and the first behind it, and its
-limit."""
+Asked = tuple[str, str, int, int, int, Any]
+"""A budget of which is asked what it has seen: its kind and name, the first day of its period and the first behind it, its
+limit, and its models, as :class:`Purse` has them."""
 Sums = tuple[str, Sequence[int], Sequence[int]]
 """The last batch that is in them; of each of the budgets that were asked for what it has seen, and the last line of it that was
 told of."""
 ToldRow = tuple[str, str, int, int, int, int]
-"""A line of a budget that somebody was told of: as :data:`Asked`, and the percentage."""
+"""A line of a budget that somebody was told of: as :data:`Asked` without the models, and the percentage."""
 
 
 def span(day: int, period: str) -> tuple[int, int]:
@@ -57,16 +58,18 @@ def span(day: int, period: str) -> tuple[int, int]:
 class Purse:
     """A budget. ``limit`` is above 0; ``begins`` and ``ends`` are days since 1970-01-01 UTC, of the current period; ``spent``
     and ``reserved`` are of that. ``known``: what was spent in it before is in ``spent``. ``told``: the percentage of the last
-    crossing that was told of; ``line``: what of its fields in an answer never changes."""
+    crossing that was told of; ``line``: what of its fields in an answer never changes. ``models``: None = it holds money, else
+    tokens, of these models, and of all where none is named."""
 
     __slots__ = (
-        "_before", "_before_begins", "_warns_at", "begins", "ends", "kind", "known", "limit", "line", "name", "period",
-        "promises", "reserved", "spent", "told",
+        "_before", "_before_begins", "_warns_at", "begins", "ends", "kind", "known", "limit", "line", "models", "name",
+        "period", "promises", "reserved", "spent", "told",
     )  # fmt: skip
 
-    def __init__(self, kind: str, name: str) -> None:
+    def __init__(self, kind: str, name: str, models: tuple[str, ...] | None = None) -> None:
         self.kind = kind
         self.name = name
+        self.models = models
         self.limit = 0
         self.period = ""
         self.begins = 0

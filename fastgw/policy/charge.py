@@ -32,6 +32,7 @@ from fastgw.limits.account import Account
 from fastgw.limits.purse import Purse
 from fastgw.limits.spending import Use
 from fastgw.net.clock import micros, monotonic
+from fastgw.policy.scopes import settle_shares
 
 FRAME_BYTES: Final = 200
 """Of a plain answer in JSON these are its id, its model, names and braces: no text that anybody has generated."""
@@ -65,6 +66,8 @@ class Charge(Filter):
                 exchange.money.release()
             if exchange.minute is not None:
                 exchange.minute.settle(micros(exchange.at), micros(exchange.routed_at), exchange.reserved_minute, 0)
+            for share in exchange.shares:
+                share.release(micros(exchange.at), micros(exchange.routed_at))
             return
         call = exchange.call
         head = call.head if call is not None else None
@@ -179,8 +182,8 @@ def settle(
     exchange: Exchange, account: Account, now: float, prompt: int, completion: int, cached: int, reasoning: int, estimated: bool
 ) -> None:
     """Count what ``exchange`` has used until ``now`` (-1 = nobody said; no more than ``MOST_TOKENS``, and ``cached`` and
-    ``reasoning`` no more than they are parts of), and give back what it had reserved: in the key's day, in its minute, and in
-    the sums of all."""
+    ``reasoning`` no more than they are parts of), and give back what it had reserved: in the key's day, in its minute, in what
+    stands beside it, and in the sums of all."""
     gateway = exchange.gateway
     if prompt < 0:
         prompt = 0
@@ -203,6 +206,8 @@ def settle(
     if hold is not None:
         hold.release()
     books = gateway.accounts.books
+    if account.scoped or exchange.shares:
+        settle_shares(exchange, account, micros(now), prompt + completion)
     if books.kept or account.pays:
         model = exchange.substitute or model_of(exchange)
         cost = books.cost(model, prompt, completion, cached)
@@ -231,7 +236,9 @@ def _use_of(gateway: Context, account: Account, model: str) -> Use:
     use = account.use
     if use is None or use.day != gateway.today or use.model != model:
         # (What engines do not say that they have is a name of the client's own: he could make up a million of them.)
-        known = model if model in gateway.table.models or model in gateway.accounts.books.prices else ""
+        accounts = gateway.accounts
+        named = model in gateway.table.models or model in accounts.books.prices or model in accounts.scopes.models
+        known = model if named else ""
         use = account.use = gateway.accounts.books.use(account.id, account.tenant, known, gateway.today)
     return use
 

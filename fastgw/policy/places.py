@@ -11,6 +11,7 @@ from typing import Protocol
 from fastgw.exchange.exchange import Exchange
 from fastgw.limits.fairqueue import Waiter
 from fastgw.limits.meter import Meter
+from fastgw.limits.scope import Scope, Share
 from fastgw.net.timers import Timed
 from fastgw.policy.lanes import Lane
 
@@ -24,7 +25,7 @@ class Owner(Protocol):
 class Place(Timed):
     """One request's place in the queue, until it is let go, or leaves."""
 
-    __slots__ = ("beside", "exchange", "flow", "lane", "meter", "owner", "parked", "priority", "size", "waiter")
+    __slots__ = ("beside", "exchange", "flow", "lane", "meter", "owner", "parked", "priority", "shares", "size", "waiter")
 
     def __init__(self, owner: Owner, exchange: Exchange, lane: Lane) -> None:
         super().__init__()
@@ -34,8 +35,9 @@ class Place(Timed):
         self.size = exchange.held_bytes
         self.flow = ""
         self.meter: Meter | None = None  # of its key's requests, to which this one comes back if it is given up
+        self.shares: tuple[Share, ...] = ()  # the same of what stands beside its key
         self.waiter: Waiter | None = None
-        self.parked = False  # for its key, not in its lane
+        self.parked: Scope | None = None  # for which it waits, not in its lane: its key, or one beside it
         self.priority = 0
         self.beside = False  # its lane, which is for more engines than are left for it
 

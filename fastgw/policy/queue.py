@@ -1,14 +1,14 @@
 """Room at the engines: who may go now, who waits, in which order, and who is told to come back later.
 
-A request needs three kinds of room: its key's (``concurrency``), its lane's (all requests for one model, where a route
-sets a limit, else all that the same engines serve) and all engines' together (``max_concurrent``); and an engine of its
-lane must have a free place. Where it does not find it, ``on_capacity`` decides. A stream holds its places until its last
-byte. How those wait who do is told in ``waiting``.
+A request needs three kinds of room: its key's (``concurrency``; and its tenant's, and its key's for its model), its lane's
+(all requests for one model, where a route sets a limit, else all that the same engines serve) and all engines' together
+(``max_concurrent``); and an engine of its lane must have a free place. Where it does not find it, ``on_capacity`` decides. A
+stream holds its places until its last byte. How those wait who do is told in ``waiting``.
 
 Nothing here polls: a place that comes free, an engine that recovers or gets more places ends in ``on_room``, and the queue
 is looked through once, in the same turn of the loop, after what runs now has returned.
 
-Invariant: a place is taken and given back by the counters of ``Lane``, ``Account`` and this filter alone, each once.
+Invariant: a place is taken and given back by the counters of ``Lane``, ``Scope`` and this filter alone, each once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from fastgw.exchange.state import model_of
 from fastgw.limits.account import Account
 from fastgw.limits.drain import DrainRate
 from fastgw.limits.fairqueue import FairQueue
+from fastgw.limits.scope import WHOSE, Scope, give_requests, settle_requests
 from fastgw.net.clock import micros, monotonic
 from fastgw.policy.lanes import Lane, Terms, fit, makes_room
 from fastgw.policy.places import Place
@@ -139,21 +140,20 @@ class Queue(Filter):
         account = exchange.account
         if exchange.group is None or account is None:
             return False
-        if not self._bounded and not account.concurrency:
+        if not self._bounded and not account.concurrency and not exchange.shares:
             # Nobody ever waits here.
             account.inflight += 1
-            exchange.counted = True
+            exchange.counted = 1
             return False
         route: Lane | None = self._routes.get(exchange.substitute or model_of(exchange)) if self._routes else None
         if route is not None and route.terms.timeout_s:
             # The route's own limit of time, where the client does not ask for less.
             limit_s = exchange.gateway.time_limit(exchange.timeout_s, route.terms.timeout_s)
             exchange.client.due(exchange.started_at + limit_s)
-        if account.concurrency and account.inflight >= account.concurrency:
-            self._wait_for_key(exchange, account, route)
+        full = self._all.take(exchange, account)
+        if full is not None:
+            self._wait_for(exchange, account, full, route)
             return WAITS
-        account.inflight += 1
-        exchange.counted = True
         self._enter(exchange, route)
         return exchange.place is not None
 
@@ -312,30 +312,30 @@ class Queue(Filter):
             if place is not None:
                 meter = place.meter
                 place.meter = None
+                if place.shares:
+                    settle_requests(place.shares, micros(monotonic()), micros(exchange.queued_at), 0)
+                    place.shares = ()
                 wait_s = take_back(exchange, meter, exchange.queued_at)
             else:
                 account = exchange.account
-                if (
-                    account is not None
-                    and account.requests is not None
-                    and exchange.routed_at > 0.0
-                    and exchange.phase == RECEIVING
-                ):
+                if account is not None and exchange.routed_at > 0.0 and exchange.phase == RECEIVING:
                     # (In this same turn of the loop. What was taken before an engine was tried may have decayed.)
-                    account.requests.give(micros(monotonic()), 1)
+                    if account.requests is not None:
+                        account.requests.give(micros(monotonic()), 1)
+                    give_requests(exchange.shares, micros(monotonic()))
                 wait_s = take_back(exchange, None, 0.0)
         chance = random()  # noqa: S311 - spreads a crowd, guards nothing
         told_s = self._drain.retry_after_s(ahead + 1, monotonic(), chance, self._timeout_s)
         return GatewayError(kind, message, source=Source.GATEWAY, retry_after_s=max(wait_s, told_s))
 
-    def _wait_for_key(self, exchange: Exchange, account: Account, route: Lane | None) -> None:
+    def _wait_for(self, exchange: Exchange, account: Account, full: Scope, route: Lane | None) -> None:
         lane = self._lane(exchange, route)
         if lane.terms.rejects:
             exchange.gateway.stats.limited_concurrency += 1
-            message = f"The key has {account.concurrency} requests under way, as many as it may."
+            message = f"{WHOSE[full.kind][3]} {full.concurrency} requests under way, as many as may be."
             raise self._refused("concurrency_limited", message, exchange, 0)
         self._check_size(exchange)
-        self._all.for_key(Place(self, exchange, lane), account)
+        self._all.park(Place(self, exchange, lane), account, full)
 
     def _wait(self, exchange: Exchange, lane: Lane, beside: bool) -> None:
         """In its lane, or where not all engines of that are left for it, ``beside``."""
@@ -381,12 +381,13 @@ class Queue(Filter):
         if exchange.lane is not None:
             self._give_back(exchange, exchange.at)
         if exchange.counted:
-            exchange.counted = False
             account = exchange.account
             assert account is not None
-            account.inflight -= 1
-            if account.parked is not None and len(account.parked):
-                self._all.ready[account] = None
+            if exchange.shares or account.parked is not None:
+                self._all.give_back(exchange, account)
+            else:
+                exchange.counted = 0
+                account.inflight -= 1
         if self._all.count:
             self._schedule(exchange)
 
@@ -405,11 +406,11 @@ class Queue(Filter):
         waiting = self._all
         if not waiting.count or self._scheduled:
             return
-        for account in waiting.parked:
-            if not account.concurrency or account.inflight < account.concurrency:
-                waiting.ready[account] = None
-        for account in waiting.ready:
-            self._schedule_for(account.parked)
+        for scope in waiting.parked:
+            if scope.room():
+                waiting.ready[scope] = None
+        for scope in waiting.ready:
+            self._schedule_for(scope.parked)
             return
         for lane in waiting.lanes:
             self._schedule_for(lane.queue)
@@ -458,8 +459,8 @@ class Queue(Filter):
         self._scheduled = False
         waiting = self._all
         now = monotonic()
-        for account in list(waiting.ready):
-            waiting.unpark(account, now)
+        while waiting.ready:
+            waiting.unpark(next(iter(waiting.ready)), now)
         for _ in range(BATCH):
             lane = self._next_lane(now)
             if lane is None:

@@ -1,5 +1,5 @@
 """Tokens per minute and per UTC day with one key, and the money that they cost: reserved when a request is admitted, settled by
-``charge``.
+``charge``. What stands beside the key, its tenant and the model, is in the same decision (``scopes``).
 
 A request is expected to cost its prompt (estimated from its bytes) and the most tokens that its answers may have. How many
 those are is the client's to say; where it says nothing, ``default_max_tokens``, or what is left. ``rewrite`` tells the engine.
@@ -49,9 +49,9 @@ from fastgw.limits.purse import Hold, Purse, left_of
 from fastgw.limits.spending import Price
 from fastgw.net.clock import micros, monotonic
 from fastgw.policy.ratelimit import too_many
+from fastgw.policy.scopes import SHORTER, day_left, limits_tokens, minute_left, refused, shares_of, tell
 
 TURN_S: Final = 0.01  # after midnight the gateway's day has turned
-SHORTER: Final = "ask for a shorter answer, or send a shorter prompt."
 CHAT_TEMPLATE: Final = "chat_template"
 UNCOUNTED_OF: Final = {name: 1 << at for at, name in enumerate((*UNCOUNTED, "prompt"))}
 WHY: Final = {
@@ -112,8 +112,11 @@ def untold_cost(exchange: Exchange, account: Account) -> int:
     if facts is not None:
         prompt = facts.prompt_tokens
         cost = total(prompt, answer, facts.choices)
-    if account.ledger.limit:
-        cost = min(cost, max(account.ledger.left(exchange.gateway.today), prompt + 1))
+    left = account.ledger.left(exchange.gateway.today)
+    if exchange.shares:
+        left = day_left(exchange.shares, exchange.gateway.today, left)
+    if left >= 0:
+        cost = min(cost, max(left, prompt + 1))
     return cost
 
 
@@ -201,6 +204,9 @@ class Quota(Filter):
         if account is None or not account.reserves:
             self._admit(exchange, account, 0, 0, None)
             return
+        if account.scoped and not exchange.endpoint.local:
+            exchange.shares = shares_of(exchange, account)
+        shares = exchange.shares
         if not exchange.endpoint.metered:
             if exchange.session is not None:
                 price_for(exchange, account)  # (nothing is reserved, but what spends nothing would never end)
@@ -209,7 +215,7 @@ class Quota(Filter):
         facts = exchange.facts
         ledger = account.ledger
         price = price_for(exchange, account) if account.pays else None
-        if price is None and account.tokens is None and not ledger.limit:
+        if price is None and account.tokens is None and not ledger.limit and not (shares and limits_tokens(shares)):
             self._admit(exchange, account, 0, 0, None)  # (it has a budget, and is let pass it)
             return
         refuse_uncounted(exchange)
@@ -230,11 +236,14 @@ class Quota(Filter):
         usual = gateway.default_max if exchange.own is None else min(gateway.default_max, exchange.own.most)
         bound = usual if named < 0 else named
         least = min(bound, gateway.default_cost) if named < 0 else bound
-        cut = account.cut and facts.stream and (ledger.limit > 0 or price is not None) and not exchange.endpoint.dialect
+        of_day = ledger.left(today)
+        if shares:
+            of_day = day_left(shares, today, of_day)
+        cut = account.cut and facts.stream and (of_day >= 0 or price is not None) and not exchange.endpoint.dialect
         by_day = False
-        if ledger.limit and (named < 0 or cut):
+        if of_day >= 0 and (named < 0 or cut):
             # No more than the day has left for each of them. (Where that is nothing, the least is refused.)
-            left = max((ledger.left(today) - prompt) // answers, 1)
+            left = max((of_day - prompt) // answers, 1)
             by_day = left < bound
             bound = min(bound, left)
         if price is not None and (named < 0 or cut):
@@ -243,9 +252,14 @@ class Quota(Filter):
             by_day = by_day or left < bound
             bound = min(bound, left)
         meter = account.tokens
-        if meter is not None and named < 0:
+        if named < 0 and (meter is not None or shares):
             # As much as the minute has left, but not less than a request of this kind is expected to take.
-            bound = min(bound, max((meter.left(micros(exchange.started_at)) - prompt) // answers, least))
+            now_us = micros(exchange.started_at)
+            left = -1 if meter is None else meter.left(now_us)
+            if shares:
+                left = minute_left(shares, now_us, left)
+            if left >= 0:
+                bound = min(bound, max((left - prompt) // answers, least))
         exchange.bound = min(bound, MOST_TOLD)
         cost = total(prompt, bound, answers)
         hold = None if price is None else hold_for(account, price, prompt, cost - prompt)
@@ -273,6 +287,8 @@ class Quota(Filter):
         if exchange.upload is None:
             return  # admitted when its body was there
         account = exchange.account
+        if account is not None and account.scoped:
+            exchange.shares = shares_of(exchange, account)
         if account is not None and account.reserves and exchange.endpoint.metered:
             self._admit_untold(exchange, account, price_for(exchange, account))
         else:
@@ -280,6 +296,8 @@ class Quota(Filter):
 
     def _admit_untold(self, exchange: Exchange, account: Account, price: Price | None) -> None:
         """One of whose tokens no engine can be told how many they may be: as many are taken as there are at most."""
+        for share in exchange.shares:
+            share.untold = True
         daily = untold_cost(exchange, account)
         minute = daily if account.tokens is None else min(daily, account.tokens.burst)
         hold = None if price is None else untold_hold(account, price, daily)
@@ -290,8 +308,8 @@ class Quota(Filter):
     def _admit(
         self, exchange: Exchange, account: Account | None, minute: int, daily: int, hold: Hold | None
     ) -> None:
-        """Take one request, so many tokens of the minute's and of the day's, and the money of ``hold``, all or none; raises
-        where it is none."""
+        """Take one request, so many tokens of the minute's and of the day's, the money of ``hold``, and what it needs of what
+        stands beside its key, all or none; raises where it is none."""
         if account is None or (account.requests is None and not account.reserves):
             return
         if exchange.endpoint.local:
@@ -300,16 +318,15 @@ class Quota(Filter):
         now_us = micros(now)
         today = exchange.gateway.today
         money = 0 if hold is None else hold.reserved
-        if not admit(account, today, now_us, minute, daily, money):
+        shares = exchange.shares
+        if not admit(account, today, now_us, minute, daily, money, shares):
             self._refuse(exchange, account, now_us, minute, daily, money)
         exchange.routed_at = now
         meter = account.tokens
         if meter is not None and minute:
-            exchange.extra_head = limit_lines(
-                exchange.extra_head, b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us)
-            )
             exchange.reserved_minute = minute
             exchange.minute = meter
+        self._tell(exchange, account, now_us, minute > 0)
         if account.ledger.limit:
             exchange.reserved = daily
         if hold is not None:
@@ -318,14 +335,16 @@ class Quota(Filter):
 
     def _refuse(self, exchange: Exchange, account: Account, now_us: int, minute: int, daily: int, money: int) -> None:
         exchange.routed_at = 0.0  # nothing was taken, and nothing is to be
+        self._tell(exchange, account, now_us, minute > 0)
         meter = account.tokens
-        if meter is not None and minute:
-            exchange.extra_head = limit_lines(
-                exchange.extra_head, b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us)
-            )
         chance = random()  # noqa: S311 - spreads a crowd, guards nothing
-        found = refusal(account, exchange.gateway.today, now_us, _to_midnight_s(exchange), minute, daily, chance, money)
+        to_midnight_s = _to_midnight_s(exchange)
+        found = refusal(
+            account, exchange.gateway.today, now_us, to_midnight_s, minute, daily, chance, money, exchange.shares
+        )  # fmt: skip
         assert found is not None
+        if found.scope is not None:
+            raise refused(exchange, found, found.scope, daily)
         stats = exchange.gateway.stats
         reason = found.reason
         if reason is REQUESTS:
@@ -353,6 +372,17 @@ class Quota(Filter):
             message = f"The request may need {daily} tokens, and this key may use {account.ledger.limit} in a day: {SHORTER}"
             raise GatewayError("over_limit", message)
         raise GatewayError("quota_reserved", retry_after_s=found.wait_s)
+
+    def _tell(self, exchange: Exchange, account: Account, now_us: int, tokens: bool) -> None:
+        """What is left of the minute's, in the answer's head."""
+        if exchange.shares:
+            tell(exchange, account, now_us, tokens)
+            return
+        meter = account.tokens
+        if meter is not None and tokens:
+            exchange.extra_head = limit_lines(
+                exchange.extra_head, b"tokens", meter.rate, meter.left(now_us), meter.reset_us(now_us)
+            )
 
     @staticmethod
     def _exhausted(exchange: Exchange, account: Account, cost: int, wait_s: float) -> GatewayError:
@@ -396,18 +426,21 @@ class Quota(Filter):
         # (One event may have brought more than was allowed, and the prompt be longer than was thought.)
         hold = exchange.money
         had = exchange.reserved if hold is None else hold.tokens
+        for share in exchange.shares:
+            had = max(had, share.daily)
         more = max(0, relay.prompt + passed - had) + exchange.gateway.default_cost
         today = exchange.gateway.today
         ledger = account.ledger
-        if ledger.limit or hold is None:
-            more = ledger.extend(today, more)
-            exchange.reserved += more
+        if ledger.limit:
+            more = min(more, ledger.left(today))
+        for share in exchange.shares:
+            more = share.affords(today, more)
         if hold is not None:
-            granted = hold.extend(today, more)
-            if ledger.limit and granted < more:
-                ledger.release(more - granted)
-                exchange.reserved -= more - granted
-            more = granted
+            more = hold.extend(today, more)
+        if ledger.limit or hold is None:
+            exchange.reserved += ledger.extend(today, more)
+        for share in exchange.shares:
+            share.extend(today, more)
         exchange.allowance = had + more - relay.prompt
         return exchange.allowance > passed
 
@@ -432,11 +465,15 @@ def take_back(exchange: Exchange, meter: Meter | None, since: float) -> float:
     exchange.reserved_minute = 0
     exchange.minute = None
     exchange.reserved = 0
+    for share in exchange.shares:
+        share.release(now_us, micros(exchange.routed_at))
+        daily = max(daily, share.daily, share.minute)
     money = 0
     if exchange.money is not None:
         money = exchange.money.reserved
         exchange.money.release()
         exchange.money = None
     chance = random()  # noqa: S311 - spreads a crowd, guards nothing
-    found = refusal(account, exchange.gateway.today, now_us, _to_midnight_s(exchange), minute, daily, chance, money)
+    to_midnight_s = _to_midnight_s(exchange)
+    found = refusal(account, exchange.gateway.today, now_us, to_midnight_s, minute, daily, chance, money, exchange.shares)
     return found.wait_s if found is not None else 0.0

@@ -43,6 +43,8 @@ class RateLimit(Filter):
             return  # what the gateway answers itself costs no engine anything
         meter = account.requests
         if meter is None:
+            if account.joint is not None:
+                exchange.routed_at = _undecided
             return
         now_us = micros(exchange.started_at)
         left = meter.left(now_us)
@@ -62,8 +64,11 @@ class RateLimit(Filter):
         if exchange.routed_at < 0.0:
             account = exchange.account
             assert account is not None
+            joint = account.joint
             if account.requests is not None:
                 account.requests.charge(micros(exchange.at), 1)
+            if joint is not None and joint.requests is not None:
+                joint.requests.charge(micros(exchange.at), 1)
 
 
 def too_many(account: Account, wait_s: float) -> GatewayError:

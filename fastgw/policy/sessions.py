@@ -4,7 +4,7 @@ So what was counted stands however a session ends, and nothing is counted twice:
 none for it (its endpoint is not ``metered``). Nothing is reserved: how many answers there will be nobody knows before.
 
 Invariant: a session is at least one request, and each of its answers is one; it ends with the answer that spends its key's
-day, or its budget.
+day, its tenant's or its model's, or its budget.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fastgw.exchange.filter import Filter
 from fastgw.limits.admission import broke
 from fastgw.net.clock import monotonic
 from fastgw.policy.charge import settle
+from fastgw.policy.scopes import spent
 from fastgw.protocol.websocket import UNSAID, Counts
 
 
@@ -55,6 +56,8 @@ class Sessions(Filter):
         settle(exchange, account, monotonic(), prompt, completion, cached, reasoning, estimated)
         ledger = account.ledger
         if ledger.limit and ledger.prompt + ledger.completion >= ledger.limit:
+            return False
+        if exchange.shares and spent(exchange):
             return False
         return broke(account, exchange.gateway.today) is None
 

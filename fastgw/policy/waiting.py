@@ -1,6 +1,7 @@
 """All who wait for room: in which queue each does, how many there are, and how much memory their bodies take.
 
-    waiting for its key     one fair queue per key, while the key has as many requests under way as it may
+    waiting for its key     one fair queue per key, while the key has as many requests under way as it may; and likewise
+                            per tenant, fair between its keys, and per model of a key, where these have a limit
     waiting in its lane     one fair queue per lane: by class, then fair between tenants by tokens (``limits.fairqueue``)
     waiting beside it       the same, one fair queue for those for whom the same of its engines are left: who needs what not
                             all have, or has been at an engine
@@ -16,10 +17,13 @@ from typing import Final
 
 from fastgw.config import Config
 from fastgw.config.names import PRIORITIES
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.phases import QUEUES, RECEIVING
 from fastgw.limits.account import Account
 from fastgw.limits.crowd import Crowd
 from fastgw.limits.fairqueue import FairQueue
+from fastgw.limits.purse import TENANT
+from fastgw.limits.scope import Scope, hold_requests, holder, settle_requests
 from fastgw.net.clock import micros, monotonic
 from fastgw.policy.lanes import Lane
 from fastgw.policy.places import Place
@@ -43,8 +47,8 @@ class Waiting:
         self.by_class = [0] * len(PRIORITIES)
         self.crowd = Crowd()
         self.lanes: dict[Lane, None] = {}  # those with somebody waiting
-        self.parked: dict[Account, None] = {}  # keys with somebody waiting for them
-        self.ready: dict[Account, None] = {}  # those of them with room again
+        self.parked: dict[Scope, None] = {}  # keys, and what stands beside them, with somebody waiting for them
+        self.ready: dict[Scope, None] = {}  # those of them with room again
 
     def set(self, config: Config) -> None:
         """What the settings say: for waits that begin from now on, each lane's order from when nobody waits there."""
@@ -53,38 +57,82 @@ class Waiting:
         self._timeout_s = config.queue_timeout_s
 
     # --- in
-    def for_key(self, place: Place, account: Account) -> None:
-        """Until its key has room."""
-        queue: FairQueue | None = account.parked
+    def take(self, exchange: Exchange, account: Account) -> Scope | None:
+        """Take a place in each of its scopes, as far as there is room; returns the first that has none. (Where somebody waits
+        for one, that has just come free for him.)"""
+        shares = exchange.shares
+        scope = holder(account, shares, exchange.counted) if shares or exchange.counted else account
+        while scope is not None:
+            if scope.concurrency and (
+                scope.inflight >= scope.concurrency or (scope.parked is not None and len(scope.parked))
+            ):
+                return scope
+            scope.inflight += 1
+            exchange.counted += 1
+            scope = holder(account, shares, exchange.counted) if shares else None
+        return None
+
+    def give_back(self, exchange: Exchange, account: Account) -> None:
+        """The places that it has in them are others'."""
+        shares = exchange.shares
+        while exchange.counted:
+            exchange.counted -= 1
+            scope = holder(account, shares, exchange.counted) if shares else account
+            assert scope is not None
+            scope.inflight -= 1
+            if scope.parked is not None and len(scope.parked):
+                self.ready[scope] = None
+
+    def park(self, place: Place, account: Account, scope: Scope) -> None:
+        """Until that has room."""
+        now = monotonic()
+        self._park(place, account, scope, now)
+        self._begin(place, account, now)
+
+    def _park(self, place: Place, account: Account, scope: Scope, now: float) -> None:
+        queue: FairQueue | None = scope.parked
         if queue is None or self._outdated(queue):
-            queue = account.parked = self._new_queue()
-        self.parked[account] = None
-        place.parked = True
-        self._put(place, account, queue)
+            queue = scope.parked = self._new_queue()
+        self.parked[scope] = None
+        place.parked = scope
+        flow = account.id if scope.kind == TENANT else account.flow
+        place.waiter = queue.put(place, account.priority, flow, expected_cost(place.exchange), now)
 
     def in_lane(self, place: Place, account: Account) -> None:
         """Until its lane has room."""
-        self._put(place, account, self._queue_of(place.lane))
+        now = monotonic()
+        self._line_up(place, account, now)
+        self._begin(place, account, now)
 
-    def unpark(self, account: Account, now: float) -> None:
-        """The key has room: the next of its requests wait in their lanes."""
-        del self.ready[account]
-        queue: FairQueue | None = account.parked
-        while queue is not None and len(queue) and (not account.concurrency or account.inflight < account.concurrency):
+    def _line_up(self, place: Place, account: Account, now: float) -> None:
+        place.parked = None
+        cost = expected_cost(place.exchange)
+        place.waiter = self._queue_of(place.lane).put(place, account.priority, account.flow, cost, now)
+
+    def unpark(self, scope: Scope, now: float) -> None:
+        """It has room: the next of those who wait for it go on, to wait for a wider one, or in their lanes."""
+        del self.ready[scope]
+        queue: FairQueue | None = scope.parked
+        while queue is not None and len(queue) and scope.room():
             place: Place = queue.pop(now)  # type: ignore[assignment]
-            account.inflight += 1
-            place.exchange.counted = True
-            place.parked = False
-            cost = expected_cost(place.exchange)
-            place.waiter = self._queue_of(place.lane).put(place, account.priority, account.flow, cost, now)
+            exchange = place.exchange
+            account = exchange.account
+            assert account is not None
+            scope.inflight += 1
+            exchange.counted += 1
+            full = self.take(exchange, account)
+            if full is not None:
+                self._park(place, account, full, now)
+            else:
+                self._line_up(place, account, now)
         if queue is None or not len(queue):
-            self.parked.pop(account, None)
+            self.parked.pop(scope, None)
 
     def move(self, place: Place, lane: Lane) -> None:
         """Out of its lane and into another, as if it had come there first; it has waited as long as it has."""
         left = place.lane
         place.lane = lane
-        if place.parked:
+        if place.parked is not None:
             return
         waiter = place.waiter
         assert waiter is not None
@@ -109,11 +157,6 @@ class Waiting:
         self.lanes[lane] = None
         return queue
 
-    def _put(self, place: Place, account: Account, queue: FairQueue) -> None:
-        now = monotonic()
-        place.waiter = queue.put(place, account.priority, account.flow, expected_cost(place.exchange), now)
-        self._begin(place, account, now)
-
     def _begin(self, place: Place, account: Account, now: float) -> None:
         exchange = place.exchange
         place.priority = account.priority
@@ -130,6 +173,9 @@ class Waiting:
         if account.requests is not None and fresh:
             place.meter = account.requests
             account.requests.hold()
+        if exchange.shares and fresh:
+            place.shares = exchange.shares
+            hold_requests(place.shares)
         exchange.gateway.reactor.wheel.arm(place, now + self._timeout_s)
         if exchange.upload is not None:
             exchange.client.mind_leaving(True)  # it is held back meanwhile, and would not be seen to leave
@@ -158,6 +204,9 @@ class Waiting:
         if meter is not None:
             place.meter = None
             meter.settle(micros(monotonic()), micros(exchange.queued_at), 1, 1)
+        if place.shares:
+            settle_requests(place.shares, micros(monotonic()), micros(exchange.queued_at), 1)
+            place.shares = ()
         if exchange.upload is not None:
             exchange.client.mind_leaving(False)
         self.count -= 1
@@ -165,9 +214,8 @@ class Waiting:
         self.by_class[place.priority] -= 1
         self.crowd.remove(place.flow, place)
         exchange.gateway.stats.queue_waiting_open -= 1
-        account = exchange.account
-        assert account is not None
-        queue = account.parked if place.parked else place.lane.queue
+        scope = place.parked
+        queue = scope.parked if scope is not None else place.lane.queue
         waiter = place.waiter
         if queue is None or waiter is None:
             return
@@ -175,7 +223,7 @@ class Waiting:
         queue.remove(waiter)
         if len(queue):
             return
-        if place.parked:
-            self.parked.pop(account, None)
+        if scope is not None:
+            self.parked.pop(scope, None)
         else:
             self._emptied(place.lane)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
-from fastgw.limits.purse import KEY, Asked, Sums
+from fastgw.limits.purse import KEY, TENANT, Asked, Sums
+from fastgw.limits.scope import MODEL
 from fastgw.store.database import Database
 
 MAX_GROUPS: Final = 100_000
@@ -19,6 +20,7 @@ _TURN: Final = 50  # rows: see `keys`
 _TURN_S: Final = 1e-4
 _COLUMNS: Final = {"key": "key_id", "tenant": "tenant", "model": "model", "day": "day"}
 _SUMS: Final = ("prompt", "completion", "requests", "estimated", "cached", "reasoning", "cost", "unpriced")
+_OWNERS: Final = {KEY: "key_id = ?", TENANT: "tenant = ? AND tenant != ''", MODEL: "? = ''"}
 _TOLD: Final = "SELECT percent FROM told WHERE kind = ? AND name = ? AND begins = ? AND ends = ? AND amount = ?"
 
 
@@ -47,14 +49,16 @@ def add_day(database: Database, day: int, by: Sequence[str], into: dict[tuple[st
 
 
 def sums(database: Database, asked: Sequence[Asked]) -> Sums:
-    """What each budget has seen, the last batch that is in it, and the last line of it that somebody was told of (0 = none)."""
+    """What each budget has seen, of money or of tokens, the last batch that is in it, and the last line of it that somebody was
+    told of (0 = none)."""
     with database.snapshot():
         last = database.rows("SELECT value FROM meta WHERE name = 'spent'")
         found, told = [], []
-        for kind, name, begins, ends, limit in asked:
-            owner = "key_id = ?" if kind == KEY else "tenant = ? AND tenant != ''"
-            sql = f"SELECT coalesce(sum(cost), 0) FROM spending WHERE {owner} AND day >= ? AND day < ?"  # noqa: S608
-            found.append(int(database.rows(sql, (name, begins, ends))[0][0]))
+        for kind, name, begins, ends, limit, models in asked:
+            what = "cost" if models is None else "prompt + completion"
+            among = f" AND model IN ({', '.join('?' * len(models))})" if models else ""
+            sql = f"SELECT coalesce(sum({what}), 0) FROM spending WHERE {_OWNERS[kind]} AND day >= ? AND day < ?{among}"  # noqa: S608
+            found.append(int(database.rows(sql, (name, begins, ends, *(models or ())))[0][0]))
             known = database.rows(_TOLD, (kind, name, begins, ends, limit))
             told.append(int(known[0][0]) if known else 0)
     return str(last[0][0]) if last else "", found, told

@@ -12,7 +12,7 @@ from fastgw.exchange.relay cimport Relay
 from fastgw.exchange.request cimport request_start, rewritten
 from fastgw.exchange.state cimport ExchangeState
 from fastgw.exchange.tunnel cimport Tunnel
-from fastgw.limits.account cimport Account
+from fastgw.limits.scope cimport places
 from fastgw.net.client cimport ClientStream
 from fastgw.net.clock cimport monotonic
 from fastgw.net.upstream cimport UpstreamStream
@@ -41,7 +41,7 @@ cdef class Attempt(Call):
     @cython.locals(exchange=ExchangeState)
     cpdef str caller(self)
     @cython.locals(exchange=ExchangeState)
-    cpdef Account account(self)
+    cpdef tuple places(self)
     @cython.locals(exchange=ExchangeState, stream=UpstreamStream, engine=Engine, start=RequestStart, trace=bytes, gateway=Context, body=bytes, lead=bytes, skip=Py_ssize_t, length=cython.longlong)
     cpdef send(self, double now)
     @cython.locals(exchange=ExchangeState)

@@ -3,7 +3,6 @@ cimport cython
 from fastgw.accel.heads cimport ResponseHead
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.relay cimport Relay
-from fastgw.limits.account cimport Account
 from fastgw.limits.breaker cimport Breaker
 from fastgw.net.clock cimport monotonic
 from fastgw.net.upstream cimport Carrier, UpstreamStream
@@ -42,7 +41,7 @@ cdef class Call(Carrier):
     @cython.locals(source=Source)
     cpdef bint works(self) except -1
     cpdef str caller(self)
-    cpdef Account account(self)
+    cpdef tuple places(self)
     cpdef object goes_on(self)
     @cython.locals(stream=UpstreamStream, pool=Pool, engine=Engine, head=ResponseHead, faulty=cython.bint)
     cpdef complete(self, double now, bint well, bint reusable, double token_at)

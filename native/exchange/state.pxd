@@ -35,13 +35,14 @@ cdef class ExchangeState(Sink):
     cdef public Group group
     cdef public Hold money
     cdef public list guards
+    cdef public tuple shares
     cdef public RequestHead head
     cdef public Meter meter, minute
     cdef public Trace trace
     cdef public Tries tries
     # (Together, so that no room is lost between them: an exchange of more than 496 bytes is allocated at a dearer place.)
-    cdef public bint apart, counted, estimated, strip_usage
-    cdef public int phase, skip, status, walked
+    cdef public bint apart, estimated, strip_usage
+    cdef public int counted, phase, skip, status, walked
 
     cpdef make(self, Context gateway, ClientStream client, RequestHead head, Endpoint endpoint, bytes request_id)
     @cython.locals(found=cython.int)

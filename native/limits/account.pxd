@@ -1,31 +1,31 @@
 cimport cython
 
 from fastgw.limits.ledger cimport Ledger
-from fastgw.limits.meter cimport Meter
 from fastgw.limits.purse cimport Purse
+from fastgw.limits.scope cimport Scope
+from fastgw.limits.scopes cimport Scopes
 from fastgw.limits.spending cimport Books, Use
 
 @cython.final
 cdef class Defaults:
     cdef public long long budget, burst, concurrency, daily_tokens, requests_per_minute, tokens_per_minute
-    cdef public bint cut
+    cdef public bint cut, scoped
     cdef public str budget_period
 
 @cython.final
-cdef class Account:
-    cdef public bint cut, disabled, pays, reserves, stored
+cdef class Account(Scope):
+    cdef public bint cut, disabled, pays, reserves, scoped, stored
     cdef public double expires_at, previous_until
-    cdef public str flow, id, tenant
+    cdef public str flow, tenant
     cdef public bytes digest, previous_digest
     cdef public int priority
-    cdef public long long concurrency, inflight
     cdef public Ledger ledger
-    cdef public Meter requests, tokens
     cdef public Purse purse, shared
+    cdef public Scope joint
     cdef public Use use
-    cdef public object models, networks, parked
+    cdef public object models, networks
 
-    cpdef set(self, Defaults defaults, object record, long long now_us, Purse shared=*)
+    cpdef set(self, Defaults defaults, object record, long long now_us, Purse shared=*, Scope joint=*)
     cpdef double ends_after(self, double unix_s) except -1
     cpdef bint allows(self, str ip) except -1
 
@@ -41,6 +41,7 @@ cdef class Accounts:
     cdef public bint required
     cdef public list crossed, touched, unread
     cdef public Books books
+    cdef public Scopes scopes
 
     cpdef Account find(self, bytes digest)
     @cython.locals(account=Account)

@@ -12,6 +12,7 @@ cdef class Purse:
     cdef public bint known
     cdef public bytes line
     cdef public str kind, name, period
+    cdef public tuple models
     cdef public Promises promises
 
     cpdef change(self, long long limit, str period, bytes line)

@@ -15,8 +15,10 @@ from fastgw.limits.account cimport Account
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
 from fastgw.limits.purse cimport Hold, Purse
+from fastgw.limits.scope cimport Share
 from fastgw.limits.spending cimport Books, Use
 from fastgw.net.clock cimport micros, monotonic
+from fastgw.policy.scopes cimport settle_shares
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
 
@@ -45,7 +47,7 @@ cpdef settle(Exchange exchange, Account account, double now, long long prompt, l
 
 @cython.final
 cdef class Charge(Filter):
-    @cython.locals(account=Account, call=Call, head=ResponseHead, goes_on=bint)
+    @cython.locals(account=Account, call=Call, head=ResponseHead, goes_on=bint, share=Share)
     cpdef on_finish(self, Exchange exchange, str outcome)
     cpdef _count_rest(self, Exchange exchange, Call call, object remainder)
     cpdef _settle(self, Exchange exchange, Account account, double now)

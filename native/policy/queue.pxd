@@ -9,6 +9,7 @@ from fastgw.limits.account cimport Account
 from fastgw.limits.drain cimport DrainRate
 from fastgw.limits.fairqueue cimport FairQueue, Waiter
 from fastgw.limits.meter cimport Meter
+from fastgw.limits.scope cimport Scope, give_requests, settle_requests
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.policy.quota cimport take_back
 from fastgw.policy.lanes cimport Lane, Terms, fit, makes_room
@@ -31,7 +32,7 @@ cdef class Queue(Filter):
     cdef bint _bounded, _rejects, _scheduled
     cdef long long _inflight, _max_concurrent, _queue_size, _queue_bytes, _turn
 
-    @cython.locals(account=Account, route=Lane, limit_s=cython.double)
+    @cython.locals(account=Account, route=Lane, limit_s=cython.double, full=Scope)
     cpdef on_route(self, Exchange exchange)
     @cython.locals(lane=Lane, group=Group, found=Lane, lanes=dict)
     cpdef Lane _lane(self, Exchange exchange, Lane route)
@@ -54,7 +55,7 @@ cdef class Queue(Filter):
     @cython.locals(place=Place, meter=Meter, account=Account, wait_s=cython.double, told_s=cython.double)
     cpdef object _refused(self, str kind, str message, Exchange exchange, long long ahead)
     @cython.locals(lane=Lane)
-    cpdef _wait_for_key(self, Exchange exchange, Account account, Lane route)
+    cpdef _wait_for(self, Exchange exchange, Account account, Scope full, Lane route)
     @cython.locals(account=Account, place=Place)
     cpdef _wait(self, Exchange exchange, Lane lane, bint beside)
     @cython.locals(lane=Lane, group=Group)
@@ -66,7 +67,7 @@ cdef class Queue(Filter):
     cpdef _give_back(self, Exchange exchange, double now)
     @cython.locals(lane=Lane)
     cpdef _free(self, Exchange exchange)
-    @cython.locals(lane=Lane, place=Place, account=Account, waiting=Waiting)
+    @cython.locals(lane=Lane, place=Place, scope=Scope, waiting=Waiting)
     cpdef on_room(self)
     cpdef follow_settings(self, object config)
     @cython.locals(place=Place, exchange=Exchange, group=Group, gone=Group, there=Group, lane=Lane, pool=Pool)
@@ -74,7 +75,7 @@ cdef class Queue(Filter):
     @cython.locals(waiter=Waiter, place=Place)
     cpdef _schedule_for(self, FairQueue queue)
     cpdef _schedule(self, Exchange exchange)
-    @cython.locals(now=cython.double, account=Account, place=Place, lane=Lane, waiting=Waiting)
+    @cython.locals(now=cython.double, place=Place, lane=Lane, waiting=Waiting)
     cpdef look(self)
     @cython.locals(lane=Lane, best=Lane, best_class=cython.Py_ssize_t, queue=FairQueue, waiter=Waiter)
     cpdef Lane _next_lane(self, double now)

@@ -13,8 +13,10 @@ from fastgw.limits.admission cimport Refusal, admit, broke, lacking_of, refusal,
 from fastgw.limits.ledger cimport Ledger
 from fastgw.limits.meter cimport Meter
 from fastgw.limits.purse cimport Hold, Purse, left_of
+from fastgw.limits.scope cimport Share
 from fastgw.limits.spending cimport Books, Price
 from fastgw.net.clock cimport micros, monotonic
+from fastgw.policy.scopes cimport day_left, limits_tokens, minute_left, shares_of, tell
 
 cdef str RESPONSES
 cdef long long MOST_TOKENS, MOST_TOLD, NO_LIMIT
@@ -25,7 +27,7 @@ cpdef refuse_uncounted(Exchange exchange)
 cpdef long long total(long long prompt, long long answer, long long answers) except -1
 @cython.locals(facts=BodyFacts, answer=cython.longlong)
 cpdef long expected_cost(Exchange exchange) except -1
-@cython.locals(facts=BodyFacts, answer=cython.longlong, cost=cython.longlong, prompt=cython.longlong)
+@cython.locals(facts=BodyFacts, answer=cython.longlong, cost=cython.longlong, prompt=cython.longlong, left=cython.longlong)
 cpdef long long untold_cost(Exchange exchange, Account account) except -1
 
 @cython.locals(books=Books)
@@ -45,23 +47,26 @@ cdef class Quota(Filter):
                    today=cython.longlong, meter=Meter, ledger=Ledger, answers=cython.longlong, named=cython.longlong,
                    bound=cython.longlong, least=cython.longlong, left=cython.longlong, usual=cython.longlong,
                    cut=cython.bint, by_day=cython.bint, gateway=Context, price=Price,
-                   afford=cython.longlong, hold=Hold)
+                   afford=cython.longlong, hold=Hold, shares=tuple, of_day=cython.longlong, now_us=cython.longlong)
     cpdef on_body(self, Exchange exchange)
     @cython.locals(meter=Meter, now_us=cython.longlong)
     cpdef _check_debt(self, Exchange exchange, Account account)
     @cython.locals(account=Account)
     cpdef on_route(self, Exchange exchange)
-    @cython.locals(minute=cython.longlong, daily=cython.longlong, hold=Hold)
+    @cython.locals(minute=cython.longlong, daily=cython.longlong, hold=Hold, share=Share)
     cpdef _admit_untold(self, Exchange exchange, Account account, Price price)
-    @cython.locals(meter=Meter, now=cython.double, now_us=cython.longlong, today=cython.longlong, money=cython.longlong)
+    @cython.locals(meter=Meter, now=cython.double, now_us=cython.longlong, today=cython.longlong, money=cython.longlong,
+                   shares=tuple)
     cpdef _admit(self, Exchange exchange, Account account, long long minute, long long daily, Hold hold)
-    @cython.locals(meter=Meter, found=Refusal, purse=Purse)
+    @cython.locals(meter=Meter)
+    cdef _tell(self, Exchange exchange, Account account, long long now_us, bint tokens)
+    @cython.locals(meter=Meter, found=Refusal, purse=Purse, to_midnight_s=cython.double)
     cpdef _refuse(self, Exchange exchange, Account account, long long now_us, long long minute, long long daily,
                   long long money)
     @cython.locals(account=Account, relay=Relay, more=cython.longlong, passed=cython.longlong,
-                   had=cython.longlong, granted=cython.longlong, today=cython.longlong, hold=Hold, ledger=Ledger)
+                   had=cython.longlong, today=cython.longlong, hold=Hold, ledger=Ledger, share=Share)
     cpdef bint on_allowance(self, Exchange exchange) except -1
 
 @cython.locals(account=Account, now_us=cython.longlong, minute=cython.longlong, daily=cython.longlong, found=Refusal,
-               money=cython.longlong)
+               money=cython.longlong, share=Share, to_midnight_s=cython.double)
 cpdef double take_back(Exchange exchange, Meter meter, double since) except -1

@@ -5,6 +5,7 @@ from fastgw.limits.account cimport Account
 from fastgw.limits.crowd cimport Crowd
 from fastgw.limits.fairqueue cimport FairQueue, Waiter
 from fastgw.limits.meter cimport Meter
+from fastgw.limits.scope cimport Scope, hold_requests, holder, settle_requests
 from fastgw.net.clock cimport micros, monotonic
 from fastgw.policy.lanes cimport Lane
 from fastgw.policy.places cimport Place
@@ -23,22 +24,30 @@ cdef class Waiting:
     cdef public list by_class
     cdef public long long count, size_bytes
 
-    cpdef for_key(self, Place place, Account account)
+    @cython.locals(scope=Scope, shares=tuple)
+    cpdef Scope take(self, Exchange exchange, Account account)
+    @cython.locals(scope=Scope, shares=tuple)
+    cpdef give_back(self, Exchange exchange, Account account)
+    @cython.locals(now=cython.double)
+    cpdef park(self, Place place, Account account, Scope scope)
+    @cython.locals(queue=FairQueue, flow=str)
+    cdef _park(self, Place place, Account account, Scope scope, double now)
+    @cython.locals(now=cython.double)
     cpdef in_lane(self, Place place, Account account)
-    @cython.locals(queue=FairQueue, place=Place, cost="long long")
-    cpdef unpark(self, Account account, double now)
+    @cython.locals(cost=cython.longlong)
+    cdef _line_up(self, Place place, Account account, double now)
+    @cython.locals(queue=FairQueue, place=Place, exchange=Exchange, account=Account, full=Scope)
+    cpdef unpark(self, Scope scope, double now)
     @cython.locals(left=Lane, waiter=Waiter)
     cpdef move(self, Place place, Lane lane)
     cpdef FairQueue _new_queue(self)
     cpdef bint _outdated(self, FairQueue queue) except -1
     @cython.locals(queue=FairQueue)
     cpdef FairQueue _queue_of(self, Lane lane)
-    @cython.locals(now=cython.double)
-    cpdef _put(self, Place place, Account account, FairQueue queue)
     @cython.locals(exchange=Exchange, fresh=cython.bint)
     cpdef _begin(self, Place place, Account account, double now)
     @cython.locals(queue=FairQueue, place=Place)
     cpdef Place take_first(self, Lane lane, double now)
     cpdef _emptied(self, Lane lane)
-    @cython.locals(exchange=Exchange, meter=Meter, queue=FairQueue, waiter=Waiter, account=Account)
+    @cython.locals(exchange=Exchange, meter=Meter, queue=FairQueue, waiter=Waiter, scope=Scope)
     cpdef leave(self, Place place)

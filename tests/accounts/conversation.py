@@ -12,22 +12,27 @@ import zlib
 from typing import Any, Final
 
 from fastgw import EngineConfig
+from fastgw.config import RouteConfig
 from fastgw.config.money import amount
-from fastgw.config.paying import PriceConfig
+from fastgw.config.paying import PriceConfig, TenantConfig
+from fastgw.limits.purse import TENANT
 from fastgw.sim import ScriptedConnection, ScriptedEngine
 from fastgw.sim.scripted import RawRequest
 from tests.accounts.answers import answer_of, cut, packed, request_of
 from tests.accounts.bills import PRICES, Bill, bills_of, cost_of
 from tests.accounts.cases import CHAT, COMPLETIONS, ERROR_EVENT, GENERATE, LEFT, RANK, SILENT, WHOLE, Case
-from tests.accounts.figures import Answer, Piece
+from tests.accounts.figures import MODEL, Answer, Piece
 from tests.e2e.metered import KEY, account_of, usage_of
 from tests.support.client import NoResponse, RawClient, RawResponse, request
 from tests.support.gateway import Running, running
+from tests.support.tenants import join, scopes_of
 
 LIMIT: Final = 1_000_000
 LIMITS: Final = {
     "daily_token_quota": LIMIT, "tokens_per_minute": LIMIT, "rate_limit_per_minute": 100_000, "key_concurrency": 50,
     "key_budget": "1000", "prices": [PriceConfig(model="*", **PRICES)],
+    "tenants": [TenantConfig(name="lab", daily_tokens=LIMIT, tokens_per_minute=LIMIT, concurrency=50)],
+    "routes": [RouteConfig(model=MODEL, daily_tokens=LIMIT, key_daily_tokens=LIMIT, key_tokens_per_minute=LIMIT)],
 }  # fmt: skip
 MODELS: Final = b'{"object":"list","data":[]}'
 REFUSAL: Final = b'{"error":{"message":"no such thing","type":"invalid_request_error","param":null,"code":null}}'
@@ -186,13 +191,16 @@ async def wrong_with(case: Case) -> list[str]:
         limits: dict[str, Any] = LIMITS if case.limited else {}
         async with running([target], api_keys=(KEY,), health_interval_s=3600.0, **limits) as gw:
             talk.gw = gw
+            beside(gw, case)
             before = await usage_of(gw)
             async with RawClient.connect(gw.url) as client:
                 answer = await talk.ask(client)
                 await gw.idle()
             after = await usage_of(gw)
             record = next(one for one in gw.records if one["method"] == b"POST")
-    return [*_wrong_bytes(talk, answer), *_wrong_books(talk, before, after, record)]
+            used = after["total_tokens"] - before["total_tokens"]
+            scopes = _wrong_beside(gw, case, after, used if _names_model(case) else 0)
+    return [*_wrong_bytes(talk, answer), *_wrong_books(talk, before, after, record), *scopes]
 
 
 async def wrong_in(cases: list[Case], **settings: Any) -> list[str]:
@@ -208,19 +216,49 @@ async def wrong_in(cases: list[Case], **settings: Any) -> list[str]:
                 return
 
     found = []
+    of_model = 0
     async with ScriptedEngine(serve) as engine:
         target = EngineConfig(url=engine.url, kind="vllm", warm_connections=0)
         settings = {"health_interval_s": 3600.0, "cb_failure_threshold": 0, **settings}
         async with running([target], api_keys=(KEY,), **settings) as gw, RawClient.connect(gw.url) as client:
             for talk in talks:
                 talk.gw = gw
+                beside(gw, talk.case)
                 before = await usage_of(gw)
                 answer = await talk.ask(client)
                 await gw.idle()
                 after = await usage_of(gw)
                 record = next(one for one in reversed(gw.records) if one["method"] == b"POST")
-                wrong = [*_wrong_bytes(talk, answer), *_wrong_books(talk, before, after, record)]
+                of_model += after["total_tokens"] - before["total_tokens"] if _names_model(talk.case) else 0
+                scopes = _wrong_beside(gw, talk.case, after, of_model)
+                wrong = [*_wrong_bytes(talk, answer), *_wrong_books(talk, before, after, record), *scopes]
                 found += [f"{talk.case}, number {talk.number}: {one}" for one in wrong]
+    return found
+
+
+def beside(gw: Running, case: Case) -> None:
+    """Its key is one of a tenant that has limits, where the case has any."""
+    core = gw.gateway.core
+    assert core is not None
+    if case.limited and account_of(gw).joint is None:
+        join(core, KEY)
+
+
+def _names_model(case: Case) -> bool:
+    return MODEL.encode() in request_of(case)[0]
+
+
+def _wrong_beside(gw: Running, case: Case, after: dict[str, Any], of_model: int) -> list[str]:
+    """Its tenant has used what its only key has, and so has the model, and the key of it, where that was named."""
+    core = gw.gateway.core
+    assert core is not None
+    found = []
+    for scope in scopes_of(core) if case.limited else ():
+        day = scope.day
+        assert day is not None
+        used = after["total_tokens"] if scope.kind == TENANT else of_model
+        if (day.spent, day.reserved, scope.inflight) != (used, 0, 0):
+            found.append(f"{scope!r}: {day.spent} used, not {used}; still reserved: {day.reserved}")
     return found
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from fastgw.config import Config, EngineConfig, RouteConfig
 from fastgw.config.in_vain import MOST_NOTES
+from fastgw.config.paying import TenantConfig
 
 MODELS = [EngineConfig(url="http://a:1", models=["m"], version="v1"), EngineConfig(url="http://b:1", models=["n"])]
 ANY = [EngineConfig(url="http://a:1", version="v1")]
@@ -18,6 +19,7 @@ def route(model: str = "m", **fields: Any) -> dict[str, Any]:
     return {"routes": [RouteConfig(model=model, **fields)]}
 
 
+STORED = {"state_dir": "/var/lib/fastgw"}
 CAPABLE = {"policy_header": "x-policy", "policy_choices": ["capability"]}
 # What is set, and what is said of it: "" = nothing.
 ROWS: list[tuple[dict[str, Any], str]] = [
@@ -30,6 +32,13 @@ ROWS: list[tuple[dict[str, Any], str]] = [
     (route(needs=["gpu"], policy="capability"), ""),
     ({**route(needs=["gpu"]), "policy": "capability"}, ""),
     ({**route(needs=["gpu"]), **CAPABLE}, ""),
+    ({"tenants": [TenantConfig(name="lab", budget="5")]}, "tenants are given budgets or limits, but without state_dir"),
+    ({**STORED, "tenants": [TenantConfig(name="lab", burst=5)]}, "burst of the tenant 'lab' needs requests_per_minute"),
+    ({**STORED, "tenants": [TenantConfig(name="lab")]}, "the tenant 'lab' is given no budget and no limit"),
+    ({**STORED, "tenants": [TenantConfig(name="lab", burst=5, requests_per_minute=60)]}, ""),
+    (route(burst=5), "burst of 'm' needs requests_per_minute"),
+    (route(key_burst=5, requests_per_minute=60), "key_burst of 'm' needs key_requests_per_minute"),
+    (route(key_burst=5, key_requests_per_minute=60), ""),
     (route(sticky=True), "sticky of 'm' needs versions"),
     (route(mirror_percent=5), "mirror_percent of 'm' needs mirror_to"),
     ({"engines": ANY, **route(versions={"v1": 1})}, ""),

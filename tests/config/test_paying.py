@@ -35,6 +35,11 @@ def test_tables_and_lines_say_the_same(tmp_path: Path) -> None:
     assert (read.prices, read.tenants, read.currency) == (said.prices, said.tenants, said.currency)
     assert read.prices == (PriceConfig(model="m", input="0.6", output="2.4"),)
     assert read.tenants == (TenantConfig(name="lab", budget="250.00", budget_period="week"),)
+    said = load({}, {"FASTGW_TENANTS": "lab|||60|5|6000|100000|8;ops|9", "VLLM_URL": "http://127.0.0.1:9"}, "/nowhere")
+    lab = TenantConfig(
+        name="lab", requests_per_minute=60, burst=5, tokens_per_minute=6000, daily_tokens=100_000, concurrency=8
+    )  # fmt: skip
+    assert said.tenants == (lab, TenantConfig(name="ops", budget="9"))
 
 
 @pytest.mark.parametrize(("text", "says"), [
@@ -44,6 +49,9 @@ def test_tables_and_lines_say_the_same(tmp_path: Path) -> None:
     ('[[prices]]\nmodel = "m"\ninput = "1"\nouput = "1"\n', "a price has no setting ouput; did you mean output?"),
     ('[[tenants]]\nname = "lab"\nbudget = "-1"\n', "must be an amount"),
     ('[[tenants]]\nname = "lab"\nbudget_period = "year"\n', "must be one of day, week, month"),
+    ('[[tenants]]\nname = "lab"\nconcurrency = -1\n', "concurrency: must be a whole number from 0 to 1000000"),
+    ('[[routes]]\nmodel = "m"\nkey_daily_tokens = "5"\n', "key_daily_tokens: must be a whole number from 0 to"),
+    ('[[routes]]\nmodel = "m"\nmodels = ["n"]\ndaily_tokens = 5\n', "daily_tokens: belongs to the route of each of its models"),
     ('prices = "m"\n', "must be written as [[prices]] tables"),
 ])  # fmt: skip
 def test_a_mistake_has_its_line(tmp_path: Path, text: str, says: str) -> None:

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from fastgw import EngineConfig
+from fastgw.config import RouteConfig
 from fastgw.config.paying import PriceConfig
 from tests.support.byhand.client import HandClient
 from tests.support.byhand.engine import HandStream
 from tests.support.conversation import KEY, Conversation, conversation
 from tests.support.requests import request
 from tests.support.scripts import DONE, EVENT, LAST_CHUNK, SSE_HEAD, chunk, ok
+from tests.support.tenants import scopes_of
 
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x" * 400}], "max_tokens": 50}
 USED = b'"usage":{"prompt_tokens":70,"completion_tokens":20}'
@@ -91,9 +93,17 @@ LETS = EngineConfig(url="http://127.0.0.1:9", cancel=False, warm_connections=0)
 def letting_finish(target: EngineConfig = LETS, **settings: Any) -> Any:
     settings = {
         "api_keys": (KEY,), "daily_token_quota": 10_000, "tokens_per_minute": 10_000, "retry_fresh": False, "metrics_by": "key",
-        "key_budget": "100", "prices": [PriceConfig(model="*", input="1", output="1")], **settings,
+        "key_budget": "100", "prices": [PriceConfig(model="*", input="1", output="1")],
+        "routes": [RouteConfig(model=BODY["model"], key_daily_tokens=10_000, key_concurrency=5)], **settings,
     }  # fmt: skip
     return conversation([target], **settings)
+
+
+def beside(talk: Conversation) -> tuple[int, int, int]:
+    """Of the key's use of the model: requests under way, tokens that are held, and tokens that are used."""
+    (scope,) = scopes_of(talk.core)
+    assert scope.day is not None
+    return scope.inflight, scope.day.reserved, scope.day.spent
 
 
 def books(talk: Conversation) -> list[tuple[int, int]]:
@@ -122,6 +132,7 @@ def test_it_is_charged_once_when_its_engine_has_ended(name: str) -> None:
         assert (ledger.requests, ledger.prompt) == (0, 0)
         assert record["prompt_tokens"] >= 0, "what was known then"
         assert min(ledger.reserved, purse.reserved) > 100, "it is held until all is known"
+        assert beside(talk) == (1, ledger.reserved, 0)
         asked.says(row.answer[row.at :])
         if name.startswith("it dies"):
             asked.closes()
@@ -129,6 +140,7 @@ def test_it_is_charged_once_when_its_engine_has_ended(name: str) -> None:
         [(prompt, completion)] = set(books(talk))
         assert (prompt in PROMPT if row.charged[0] < 0 else prompt == row.charged[0], completion) == (True, row.charged[1])
         assert purse.spent == (prompt + completion) * 1000
+        assert beside(talk) == (0, 0, prompt + completion)
         assert len(talk.raw_records) == 1
 
 
@@ -221,6 +233,7 @@ def test_whoever_ended_the_request(end: str, charged: tuple[int, int]) -> None:
         assert (ledger.requests, ledger.reserved, talk.account().purse.reserved, talk.core.unread) == (1, 0, 0, set())
         [(prompt, completion)] = set(books(talk))
         assert (prompt in PROMPT if charged[0] < 0 else prompt == charged[0], completion) == (True, charged[1])
+        assert beside(talk) == (0, 0, prompt + completion)
 
 
 DRIPS = {

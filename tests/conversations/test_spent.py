@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from fastgw.config import RouteConfig
+from fastgw.config.paying import TenantConfig
 from fastgw.exchange import endpoints
 from fastgw.net.clock import micros
 from tests.e2e.metered import KEY, OTHER_KEY, assert_exhausted, assert_limited
@@ -17,6 +19,7 @@ from tests.support.answers import RawResponse
 from tests.support.conversation import Conversation, answering, conversation
 from tests.support.requests import request
 from tests.support.scripts import ok
+from tests.support.tenants import join, scopes_of
 
 JSON = [("Content-Type", "application/json")]
 FORM = [("Content-Type", "multipart/form-data; boundary=b")]
@@ -77,6 +80,38 @@ def test_all_kinds_are_there() -> None:
     assert kinds == {"tunnel", "get", "plain", "stream", "upload", "binary"}
     for path in ("/v1/audio/speech", "/v1/images/generations", "/v1/audio/transcriptions", "/tokenize", "/v1/chat/completions"):
         assert f"{path} plain" in ROWS
+
+
+LIMITS = {"daily_tokens": 1_000_000, "tokens_per_minute": 1_000_000}
+BESIDE = {
+    "tenant": {"tenants": [TenantConfig(name="lab", **LIMITS)]},
+    "model": {"routes": [RouteConfig(model="sim", **LIMITS)]},
+    "each": {"routes": [RouteConfig(model="sim", **{"key_" + name: value for name, value in LIMITS.items()})]},
+}
+
+
+@pytest.mark.parametrize("what", ["day", "minute"])
+@pytest.mark.parametrize("kind", BESIDE)
+def test_a_limit_beside_the_key_s_stops_all_that_it_holds_for_as_the_key_s_own(kind: str, what: str) -> None:
+    settings = {**BESIDE[kind], "api_keys": KEYS, "passthrough_paths": (PASSED,), "served_model_name": "sim"}
+    named = {name for name, data in ROWS.items() if b"sim" in data} if kind != "tenant" else set(ROWS)
+    with conversation(1, answering(ok()), **settings) as talk:
+        join(talk.core, KEY)
+        assert talk.ask(ROWS["/tokenize plain"]).status == 200
+        (scope,) = scopes_of(talk.core)
+        assert scope.day is not None
+        assert scope.tokens is not None
+        assert (scope.day.reserved, scope.tokens.debt, scope.inflight) == (0, 0, 0), "what is not counted takes none"
+        if what == "day":
+            scope.day.charge(talk.core.today, 1_000_000)
+        else:
+            scope.tokens.charge(micros(talk.loop.now), 2_000_000)
+        refused = {name for name, answer in each(talk).items() if answer.status == 429}
+        assert refused == named
+        assert talk.asked == [1 + len(ROWS) - len(named)]
+        assert talk.stats.limited_tenant + talk.stats.limited_model == len(named)
+        if kind != "model":
+            assert 429 not in {answer.status for answer in each(talk, of_other).values()}
 
 
 @pytest.mark.parametrize("settings", [{}, CUT], ids=["refuse", "cut"])

@@ -42,7 +42,7 @@ OTHERS: dict[str, Any] = {
     "policy_header": "x-policy", "policy_choices": ["ordered"], "session_sources": ["header:x-s"], "hash_sources": ["key"],
     "needs_header": "x-needs",
     "prices": [PriceConfig(model="m", input="1")], "currency": "EUR", "key_budget": "5",
-    "tenants": [TenantConfig(name="lab", budget="9")],
+    "tenants": [TenantConfig(name="lab", budget="9", requests_per_minute=60, daily_tokens=9)],
     "budget_webhook_url": "http://127.0.0.1:9/budgets", "budget_webhook_secret": "sk-signs-these-events",
     "embedding_merge_inputs": 9, "memory_budget_bytes": 1 << 30,
 }  # fmt: skip
@@ -89,7 +89,7 @@ LEFT_OUT = {
     "_reload", "_changed", "_room", "_published", "addresses", "_other_keys", "_watched", "group", "_configs", "_added",
     "on_closed", "_exempt", "_routes", "routes", "events", "_accepted", "_refusal", "_bucket", "_starts_until",
     "_due", "lag", "_spawn", "_coming", "_age", "loaded_at",
-    "unread",
+    "unread", "_unread",
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fastgw import EngineConfig
+from fastgw.config import RouteConfig
 from fastgw.config.paying import PriceConfig, TenantConfig
 from fastgw.sim import SimConfig, Simulator
 from fastgw.store import keys as stored
@@ -344,12 +345,13 @@ class TestD3:
 
 
 async def test_money_that_was_spent_is_spent_after_a_restart_and_who_pays_sees_what_for(tmp_path: Path) -> None:
-    """A key of the store, of a tenant with a budget of its own; deleted in the end."""
+    """A key of the store, of a tenant with a budget of its own, whose days are limited, and the model's; deleted in the end."""
     admin = "sk-admin-who-pays-0123"
     settings: dict[str, Any] = {
         "state_dir": str(tmp_path), "control_listen": "127.0.0.1:0", "admin_key": admin, "flush_interval_s": 0.05,
         "prices": [PriceConfig(model="sim", input="1000", output="2000")],
-        "tenants": [TenantConfig(name="lab", budget="5", budget_period="day")],
+        "tenants": [TenantConfig(name="lab", budget="5", budget_period="day", daily_tokens=1000)],
+        "routes": [RouteConfig(model="sim", daily_tokens=1000, key_daily_tokens=1000)],
     }  # fmt: skip
     database = Database.open(str(tmp_path / "fastgw.db"))
     record, key = stored.create(database, {"name": "=ann", "tenant": "lab", "budget": "3", "budget_period": "day"}, "test")
@@ -363,6 +365,15 @@ async def test_money_that_was_spent_is_spent_after_a_restart_and_who_pays_sees_w
                 found = await usage_of(gw, key)
                 for kind in ("key", "tenant"):
                     assert found[f"{kind}_budget"]["spent"] == f"{times * cost / 1000:g}"
+                for used in (found["tenant"], found["models"]["sim"]):
+                    assert (used["quota_used"], used["quota_reserved"]) == (found["total_tokens"], 0)
+                assert found["total_tokens"] == times * (prompt_tokens() + 20)
+                if times == 2:
+                    assert gw.gateway.core is not None
+                    together = gw.gateway.core.accounts.scopes.models["sim"].together
+                    assert together is not None
+                    assert together.day is not None
+                    assert together.day.spent == found["total_tokens"]
         async with running([engine], **settings) as gw:
             assert gw.gateway._control is not None
             async with RawClient.connect(gw.gateway._control.url) as client:

@@ -24,6 +24,8 @@ from fastgw.limits.admission import (
 )
 from fastgw.limits.ledger import DAY_S, day_of, seconds_to_midnight
 from fastgw.limits.promises import MOST_S
+from fastgw.limits.purse import TENANT
+from fastgw.limits.scope import EACH, Limits, Scope, Share
 
 BEGUN_S = 20_000 * DAY_S + 86_000.0  # ten minutes before a midnight: also the monotonic clock here
 
@@ -40,22 +42,40 @@ def account_with(requests: int = 0, burst: int = 0, tokens: int = 0, daily: int 
     return account
 
 
-def state_of(account: Account, now_us: int) -> tuple[int, int, int]:
+def state_of(account: Account, now_us: int, *scopes: Scope) -> list[int]:
     """What is taken of each."""
-    requests = tokens = 0
-    if account.requests is not None:
-        account.requests.left(now_us)
-        requests = account.requests.debt
-    if account.tokens is not None:
-        account.tokens.left(now_us)
-        tokens = account.tokens.debt
-    return requests, tokens, account.ledger.reserved
+    found = []
+    for one in (account, *scopes):
+        found += [0 if meter is None else meter.left(now_us) * 0 + meter.debt for meter in (one.requests, one.tokens)]
+        found.append(account.ledger.reserved if one is account else 0 if one.day is None else one.day.reserved)
+    return found
 
 
 class Running(NamedTuple):
     since_us: int
     reserved: int
     used: int
+    shares: tuple[Share, ...] = ()
+
+
+def give_back(account: Account, now_us: int, cost: int, shares: tuple[Share, ...]) -> None:
+    """In the moment in which it was taken."""
+    if account.requests is not None:
+        account.requests.give(now_us, 1)
+    if account.tokens is not None:
+        account.tokens.settle(now_us, now_us, cost, 0)
+    if account.ledger.limit:
+        account.ledger.release(cost)
+    for share in shares:
+        share.give(now_us)
+
+
+def held_by_others(account: Account, scopes: list[Scope], day: int, cost: int) -> bool:
+    """Whether it is only reserved, somewhere."""
+    book = account.ledger
+    if book.limit and book.left(day) < cost <= book.limit - book.prompt - book.completion:
+        return True
+    return any(one.day is not None and one.day.left(day) < cost <= one.day.limit - one.day.spent for one in scopes)
 
 
 limits = st.tuples(
@@ -72,20 +92,32 @@ acts = st.lists(
 )  # fmt: skip
 
 
-@given(limits, acts)
-@example((1, 1, 100, 150, 0), [("ask", 0.0, 90, 90), ("end", 0.0, 1, 0), ("ask", 0.0, 70, 1)])
+@given(limits, st.lists(limits, max_size=2), acts)
+@example((1, 1, 100, 150, 0), [], [("ask", 0.0, 90, 90), ("end", 0.0, 1, 0), ("ask", 0.0, 70, 1)])
+@example((60, 0, 0, 0, 0), [(1, 1, 100, 150, 0)], [("ask", 0.0, 90, 90), ("end", 0.0, 1, 0), ("ask", 0.0, 70, 1)])
 def test_who_obeys_once_is_admitted_if_nobody_else_came(
-    limit: tuple[int, int, int, int, int], acts: list[tuple[str, float, int, int]]
+    limit: tuple[int, int, int, int, int],
+    beside: list[tuple[int, int, int, int, int]],
+    acts: list[tuple[str, float, int, int]],
 ) -> None:
+    """Of whatever stands beside the key, too."""
     account = account_with(*limit)
     now = BEGUN_S
     running: list[Running] = []
+    scopes = [Scope(kind, "one") for kind, _ in zip((EACH, TENANT), beside, strict=False)]
+    for scope, found_in in zip(scopes, beside, strict=True):
+        scope.limit(Limits(*found_in), (TENANT, "one"), (), int(now * 1e6))
+
+    def shares() -> tuple[Share, ...]:
+        return tuple([Share(scope) for scope in scopes])
 
     def end(which: int) -> None:
         one = running.pop(which)
         account.inflight -= 1
         if account.tokens is not None:
             account.tokens.settle(int(now * 1e6), one.since_us, one.reserved, one.used)
+        for share in one.shares:
+            share.settle(day_of(now), int(now * 1e6), one.since_us, one.used)
         account.ledger.settle(day_of(now), one.reserved if account.ledger.limit else 0, one.used, 0, False)
 
     for kind, step, cost, other in acts:
@@ -95,43 +127,43 @@ def test_who_obeys_once_is_admitted_if_nobody_else_came(
             if running:
                 end(other % len(running))
             continue
-        daily = cost if account.ledger.limit else 0
-        before = state_of(account, now_us)
-        found = refusal(account, day_of(now), now_us, seconds_to_midnight(now), cost, daily, 0.5)
+        daily = cost
+        before = state_of(account, now_us, *scopes)
+        mine = shares()
+        found = refusal(account, day_of(now), now_us, seconds_to_midnight(now), cost, daily, 0.5, 0, mine)
         room = not account.concurrency or account.inflight < account.concurrency
         if found is None and room:
-            assert admit(account, day_of(now), now_us, cost, daily)
+            assert admit(account, day_of(now), now_us, cost, daily, 0, mine)
             account.inflight += 1
-            running.append(Running(now_us, cost, min(cost, other)))
+            running.append(Running(now_us, cost, min(cost, other), mine))
             continue
         if found is None:
             # The key has no room: what was taken comes back in the same moment, and nothing of it is missed.
-            assert admit(account, day_of(now), now_us, cost, daily)
-            if account.requests is not None:
-                account.requests.give(now_us, 1)
-            if account.tokens is not None:
-                account.tokens.settle(now_us, now_us, cost, 0)
-            account.ledger.release(daily)
-            assert state_of(account, now_us) == before
+            assert admit(account, day_of(now), now_us, cost, daily, 0, mine)
+            give_back(account, now_us, cost, mine)
+            assert state_of(account, now_us, *scopes) == before
             continue
-        assert not admit(account, day_of(now), now_us, cost, daily)
-        assert state_of(account, now_us) == before, "a refusal spends nothing"
+        assert not admit(account, day_of(now), now_us, cost, daily, 0, mine)
+        assert state_of(account, now_us, *scopes) == before, "a refusal spends nothing"
         if found.reason in (OVER_MINUTE, OVER_DAY):
-            assert cost > limit[2] > 0 or cost > limit[3] > 0
+            least = [one for limited in (limit, *beside) for one in limited[2:4] if one]
+            assert cost > min(least)
             continue
-        book = account.ledger
-        held = bool(daily) and book.left(day_of(now)) < daily <= book.limit - book.prompt - book.completion
+        held = held_by_others(account, scopes, day_of(now), cost)
         # It waits, once; those under way end, and nobody else comes.
         while running:
             end(0)
         now += ceil(found.wait_s * 1e3) / 1e3 + 1e-6  # as it is told; and these are floats
-        again = refusal(account, day_of(now), int(now * 1e6), seconds_to_midnight(now), cost, daily, 0.5)
+        mine = shares()
+        again = refusal(account, day_of(now), int(now * 1e6), seconds_to_midnight(now), cost, daily, 0.5, 0, mine)
         # (What of the day was held by others may have been used by them.)
         assert again is None or (held and again.reason is DAY)
         if again is None:
-            assert admit(account, day_of(now), int(now * 1e6), cost, daily)
+            assert admit(account, day_of(now), int(now * 1e6), cost, daily, 0, mine)
             account.inflight += 1
-            running.append(Running(int(now * 1e6), cost, min(cost, other)))
+            running.append(Running(int(now * 1e6), cost, min(cost, other), mine))
+        for scope in scopes:
+            assert scope.day is None or scope.day.spent + scope.day.reserved <= scope.day.limit
 
 
 @pytest.mark.parametrize(

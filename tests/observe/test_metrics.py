@@ -135,7 +135,9 @@ def test_every_counter_of_the_hot_path_is_shown_under_its_name() -> None:
         "gateway_client_disconnects_total": "cancelled",
     }
     by_label = {
-        ("gateway_rate_limited_total", "limit"): ("ip", "requests", "tokens", "concurrency", "queue", "memory"),
+        ("gateway_rate_limited_total", "limit"): (
+            "ip", "requests", "tokens", "concurrency", "queue", "memory", "tenant", "model",
+        ),
         ("gateway_quota_exceeded_total", "action"): ("refused", "cut"),
     }
     fields = {"ip": "limited_ip", "refused": "quota_refused", "cut": "quota_cut"}

@@ -28,6 +28,8 @@ from fastgw.exchange.gateway import GatewayCore
 from fastgw.exchange.phases import CONNECTING, DONE, QUEUED, RECEIVING
 from fastgw.limits.account import Accounts, Defaults
 from fastgw.limits.meter import Meter
+from fastgw.limits.scope import Limits, Share, holder, places
+from fastgw.limits.scopes import NONE, ModelLimits
 from fastgw.net.client import ConnLimits, told_of
 from fastgw.net.clock import micros, monotonic
 from fastgw.net.h1_connection import H1Connection
@@ -41,6 +43,7 @@ from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
 from fastgw.upstream.target import Engine
+from tests.support.tenants import scopes_of
 
 HEAD = RequestHead(b"POST", b"/v1/embeddings", b"/v1/embeddings", b"", 1, b"", b"", -1, True, False, 0, None, None, None)
 KEYS = ("k-0", "k-1", "k-2")
@@ -108,6 +111,10 @@ class World:
         exchange.facts = scan_body(exchange.body, 9, True)
         exchange.account = self.core.accounts.find(sha256(key.encode()).digest())
         exchange.group = self.core.table.group(model)
+        assert exchange.account is not None
+        scopes = self.core.accounts.scopes
+        lab = scopes.tenant("lab") if key in KEYS[:2] else None
+        exchange.shares = tuple([Share(scope) for scope in scopes.of(exchange.account.id, lab, model, 0, 0)])
         exchange.walked = len(self.core.walk)  # the queue was the last one
         self.live.append(exchange)
         self.core.stats.exchanges_open += 1
@@ -157,11 +164,7 @@ async def world(engines: Sequence[dict[str, Any]], **options: Any) -> AsyncItera
     queue = Queue.from_config(config)
     core = GatewayCore(
         config,
-        reactor=reactor,
-        stats=stats,
-        log=NullLog(),
-        access=None,
-        filters=(queue,),
+        reactor=reactor, stats=stats, log=NullLog(), access=None, filters=(queue,),
         strategy=strategy_of("round_robin"),
         health=Health(lambda: pools, config, NullLog(), lambda: None, lambda: None),
         table=UpstreamTable(pools),
@@ -169,7 +172,7 @@ async def world(engines: Sequence[dict[str, Any]], **options: Any) -> AsyncItera
             Defaults(concurrency=config.key_concurrency), [sha256(key.encode()).digest() for key in KEYS], required=True
         ),
         instance=b"x",
-    )
+    )  # fmt: skip
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     told = told_of("127.0.0.1", False, False)
@@ -207,15 +210,16 @@ def judge(made: World, lowered: set[str]) -> None:
     for pool in made.pools:
         engine = pool.engine
         assert not engine.slots or engine.inflight <= engine.slots or engine.name in lowered
-    for account in made.core.accounts.all():
-        holding = sum(one.account is account and one.counted for one in made.live)
-        assert account.inflight == holding
-        assert not account.concurrency or holding <= account.concurrency or account.id in lowered
+    held = [scope for one in made.live for scope in places(one.account, one.shares, one.counted)]
+    for scope in (*made.core.accounts.all(), *scopes_of(made.core)):
+        holding = sum(one is scope for one in held)
+        assert scope.inflight == holding
+        assert not scope.concurrency or holding <= scope.concurrency or scope.id in lowered
     for exchange in waits:
-        account = made.key(exchange)
-        if not exchange.counted:
-            assert account.concurrency, f"{exchange} waits for its key, which has no limit"
-            assert account.inflight >= account.concurrency, f"{exchange} waits, and its key has room"
+        full = holder(made.key(exchange), exchange.shares, exchange.counted)
+        if full is not None:
+            assert full.concurrency, f"{exchange} waits for {full}, which has no limit"
+            assert full.inflight >= full.concurrency, f"{exchange} waits, and {full} has room"
             continue
         route_full = exchange.model in routes and by_model[exchange.model] >= routes[exchange.model]
         all_full = bool(config.max_concurrent) and total >= config.max_concurrent
@@ -246,19 +250,16 @@ STEPS = st.lists(
     max_concurrent=st.integers(0, 4),
     key_concurrency=st.integers(0, 3),
     route=st.integers(0, 2),
+    beside=st.tuples(st.integers(0, 3), st.integers(0, 2)),
     slots=st.integers(0, 3),
     size=st.sampled_from([3, 100]),
     order=st.sampled_from(["fifo", "adaptive"]),
 )
 async def test_no_cap_is_passed_and_nobody_waits_who_could_go(
-    steps: list[tuple[Any, Any, Any]],
-    max_concurrent: int,
-    key_concurrency: int,
-    route: int,
-    slots: int,
-    size: int,
-    order: str,
-) -> None:
+    steps: list[tuple[Any, Any, Any]], max_concurrent: int, key_concurrency: int, route: int, beside: tuple[int, int],
+    slots: int, size: int, order: str,
+) -> None:  # fmt: skip
+    """``beside``: of the tenant of the first two keys, and of each key for a model."""
     options: dict[str, Any] = {
         "max_concurrent": max_concurrent, "key_concurrency": key_concurrency, "queue_size": size, "queue_order": order,
         "routes": [RouteConfig(model="a", max_concurrent=route)] if route else [],
@@ -267,6 +268,8 @@ async def test_no_cap_is_passed_and_nobody_waits_who_could_go(
     engines[0]["models"] = ["a", "b"]
     async with world(engines, **options) as made:
         lowered: set[str] = set()
+        lab, each = (Limits(concurrency=one) for one in beside)
+        made.core.accounts.scopes.follow({"lab": lab}, [ModelLimits(("a",), NONE, each)], 0)
         for what, one, two in steps:
             if what == "arrive":
                 made.arrive(one, two)
