@@ -14,13 +14,16 @@ from fastgw.exchange.call import Call
 from fastgw.exchange.declined import caller_of, falls_back
 from fastgw.exchange.engine_error import blames
 from fastgw.exchange.phases import BACKS_OFF, DIALS
-from fastgw.exchange.plan import CONTEXT, FAILURE, MAX_ATTEMPTS, Failure, Step, after, another, later, may_retry, unavailable
+from fastgw.exchange.plan import (
+    CONTEXT, FAILURE, MAX_ATTEMPTS, Failure, Step, after, another, keeper_away, later, may_retry, unavailable,
+)  # fmt: skip
 from fastgw.exchange.state import ExchangeState
 from fastgw.exchange.tally import ERROR
 from fastgw.limits.breaker import CLOSED, NO, PROBE
 from fastgw.limits.budget import backoff_s
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import FRESH, HTTP1, UPGRADE
+from fastgw.upstream.absent import ENGINE, RUNNER
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 
@@ -34,11 +37,11 @@ def ask(exchange: ExchangeState) -> None:
     while True:
         if gateway.doubted:
             hear(exchange, group)
-        home = at_home(exchange)
-        if home is not None:
-            pool = None if home.engine.full() else home
-        else:
+        home = exchange.home
+        if home is None:
             pool = gateway.strategy.pick(group, exchange.tries.pools, exchange)
+        else:
+            pool = home if takes(home) and home not in exchange.tries.pools else None
         if pool is not None and home is None and (pool.engine.rests_until or pool.engine.words):
             other = _spared(exchange, group, pool)
             if other is None and _elsewhere(exchange, FAILURE):
@@ -47,6 +50,10 @@ def ask(exchange: ExchangeState) -> None:
                 assert group is not None
                 continue
             pool = other or pool
+        if pool is None and home is not None:
+            if failure is None and home.engine.full() and _waits_for_room(exchange):
+                return
+            raise failure or _away(exchange, home)
         if pool is None:
             before = group
             group = _group(exchange)
@@ -68,7 +75,7 @@ def ask(exchange: ExchangeState) -> None:
         breaker = pool.engine.breaker
         if breaker.state != CLOSED:
             admitted = breaker.admit(now)
-            if admitted == NO:
+            if admitted == NO and home is None:
                 exchange.tries = exchange.tries.tried(pool)
                 continue
         call = _call(exchange, pool, admitted == PROBE)
@@ -89,17 +96,16 @@ def ask(exchange: ExchangeState) -> None:
         return
 
 
-def at_home(exchange: ExchangeState) -> Pool | None:
-    """The one engine that is to be asked, for it has what the request speaks of; None = there is none, or it takes none now."""
-    home = exchange.home
-    return home if home is not None and home not in exchange.tries.pools and takes(home) else None
-
-
 def takes(pool: Pool) -> bool:
-    """Whether an engine that no other can stand in for takes requests: at once, when there is room, or although it is held
-    back."""
+    """Whether an engine that no other can stand in for is asked now: also where it is ill, held back, or its breaker open. Who
+    is told that it fails may come again; who is told by another that there is no such response has lost it."""
     engine = pool.engine
-    return engine.usable() or engine.full() or (engine.healthy is not False and engine.last_resort())
+    return not (engine.draining or engine.away or 0 < engine.slots <= engine.under_way())
+
+
+def _away(exchange: ExchangeState, home: Pool) -> GatewayError:
+    """The one engine that has what the request speaks of is not to be asked, or cannot be."""
+    return keeper_away(RUNNER if home.engine.fleeting else ENGINE, exchange.gateway.retry_after_s, exchange.detail)
 
 
 def hear(exchange: ExchangeState, group: Group) -> None:
@@ -157,7 +163,7 @@ def _waits_for_room(exchange: ExchangeState) -> bool:
     """Whether the request waits now: the engines that are left for it are well, and full."""
     group = exchange.group
     assert group is not None
-    if at_home(exchange) is not None or exchange.gateway.strategy.chosen(exchange).full(group, exchange.tries.pools, exchange):
+    if exchange.home is not None or exchange.gateway.strategy.chosen(exchange).full(group, exchange.tries.pools, exchange):
         for hook in exchange.gateway.on_full:
             if hook(exchange):
                 return True
@@ -199,9 +205,10 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     elif failure is Failure.LOST and not call.reused:
         exchange.tries = exchange.tries.killed()
     tries = exchange.tries.tried(pool)
-    others = another(_group(exchange), tries)
+    alone = exchange.home is not None  # (no other has what it speaks of)
+    others = not alone and another(_group(exchange), tries)
     rules = exchange.gateway.rules
-    moves = falls_back(exchange, FAILURE)
+    moves = not alone and falls_back(exchange, FAILURE)
     step = after(
         failure, rules, exchange.tries, now, reused=call.reused, begun=begun, at_hand=_at_hand(exchange), others=others,
         fleeting=pool.engine.fleeting, moves=moves,
@@ -232,6 +239,8 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
     except GatewayError as other:
         exchange.fail(other)
         return
+    if error is None and alone and (failure is Failure.CONNECT or failure is Failure.CONNECT_TIMEOUT):
+        error = _away(exchange, pool)
     if error is not None:
         error.detail = exchange.detail
         exchange.fail(error)

@@ -255,3 +255,9 @@ def unavailable(group: Group, now: float, detail: str, retry_after_s: float) -> 
     if wait_s <= 0.0:
         wait_s = retry_after_s
     return GatewayError("engines_unavailable", source=Source.UPSTREAM, retry_after_s=wait_s, detail=detail)
+
+
+def keeper_away(kind: str, retry_after_s: float, detail: str = "") -> GatewayError:
+    """The engine that has a stored response, or its runner (``kind``), takes no requests now, and may again."""
+    message = "The engine that keeps this response takes no requests right now, and no other has it."
+    return GatewayError(kind, message, source=Source.UPSTREAM, retry_after_s=retry_after_s, detail=detail)

@@ -5,8 +5,9 @@ An answer to ``POST /v1/responses`` has an id, by which a later request names it
 
 Owns: what an id looks like in a request and in an answer, which engine has it and whose it is, for as long and of as many as
 sessions are remembered (``session_ttl_s``, ``session_table``). Must never: let a key have what is known to be another's; hold
-an answer up; cost anything where nothing is asked of these paths. Where the engine is not there, or nothing is known, the
-request goes where any would, and what that engine says is the truth.
+an answer up; cost anything where nothing is asked of these paths. Where the engine has gone by itself and may be back, it
+is waited for (``upstream.absent``); where it has gone for good, or nothing is known, the request goes where any would, and what
+that engine says is the truth.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fastgw.accel.bodies import span_of
 from fastgw.accel.members import UNCOUNTED
 from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import BELOW_RESPONSES, MAX_ID_BYTES
+from fastgw.exchange.plan import keeper_away
 from fastgw.exchange.state import ExchangeState
 from fastgw.net.clock import monotonic
 from fastgw.upstream.pool import Pool
@@ -68,13 +70,18 @@ class Responses:
     def home(self, exchange: ExchangeState, pools: tuple[Pool, ...]) -> Pool | None:
         """Of ``pools`` the one whose engine has what ``exchange`` names; None where nothing is named, or known of it.
 
-        :raises GatewayError: it is another key's, or no id.
+        :raises GatewayError: it is another key's, or no id; or its engine has gone, and may be back.
         """
+        gateway = exchange.gateway
         home: Pool | None = None
+        away = ""
         for told in _named(exchange):
             kept = self._kept(exchange, hash(told))
             if kept is not None and home is None:
                 home = next((pool for pool in pools if kept.at(pool.engine)), None)
+                away = away or gateway.table.absent.engine(kept.name, monotonic())
+        if home is None and away:
+            raise keeper_away(away, gateway.retry_after_s)
         return home
 
     def _kept(self, exchange: ExchangeState, hashed: int) -> Kept | None:

@@ -19,7 +19,6 @@ from typing import Final
 
 from fastgw.config import Config, RouteConfig
 from fastgw.errors import GatewayError, Source
-from fastgw.exchange.asking import at_home
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import WAITS, Filter
 from fastgw.exchange.phases import DONE, RECEIVING
@@ -180,7 +179,8 @@ class Queue(Filter):
 
     def _left(self, exchange: Exchange) -> tuple[Pool, ...]:
         """The engines that it may still go to."""
-        if (home := at_home(exchange)) is not None:
+        home: Pool | None = exchange.home
+        if home is not None:
             return (home,)
         pools = exchange.gateway.strategy.chosen(exchange).able(exchange.group, exchange)  # type: ignore[arg-type]
         tried = exchange.tries.pools

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastgw.config import Config
-from fastgw.exchange.asking import hear, takes
+from fastgw.exchange.asking import hear
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import model_of
@@ -58,8 +58,8 @@ def for_any(table: UpstreamTable, exchange: Exchange) -> Group | None:
 
 def home(exchange: Exchange, group: Group) -> Pool | None:
     """Who has the response of which ``exchange`` speaks, where that is known: one of ``group``, or another engine that has the
-    model (of whatever share, everybody's or of his tenant), or one to which the model's route falls back, as long
-    as that takes requests: ``exchange`` goes to its model then."""
+    model (of whatever share, everybody's or of his tenant), or one to which the model's route falls back:
+    ``exchange`` goes to its model then."""
     gateway = exchange.gateway
     if gateway.responses is None:
         from fastgw.exchange.responses import Responses
@@ -76,7 +76,7 @@ def home(exchange: Exchange, group: Group) -> Pool | None:
         return found
     route = gateway.table.routes.get(exchange.model)
     for other in route.fallback if route is not None else ():
-        if other in models and takes(found):
+        if other in models:
             from fastgw.policy.deployments import moves
 
             moves(exchange, other)

@@ -147,6 +147,14 @@ class Absent:
         """Whether somebody that served it, for those of ``flow`` too, has gone lately."""
         return bool(self._models) and self._awaited(model, now, flow) is not None
 
+    def engine(self, name: str, now: float) -> str:
+        """Of what kind the engine of that name is, where it has gone and is waited for; empty = it is not."""
+        for kind in (RUNNER, ENGINE):  # (a runner's engine has its id for a name)
+            wait = self._went.get(Who(kind, name))
+            if wait is not None and now < wait.until:
+                return kind
+        return ""
+
     def _awaited(self, model: str, now: float, flow: str) -> Who | None:
         """The last of those that served it, and are waited for by those of ``flow``."""
         for whose in ("", flow):

@@ -18,10 +18,9 @@ cdef int BACKS_OFF, CLOSED, DIALS, FRESH, HTTP1, NO, PROBE, UPGRADE
     connected=cython.bint, unmet=str,
 )
 cpdef ask(ExchangeState exchange)
-@cython.locals(home=Pool)
-cpdef Pool at_home(ExchangeState exchange)
 @cython.locals(engine=Engine)
 cpdef bint takes(Pool pool) except -1
+cpdef object _away(ExchangeState exchange, Pool home)
 cpdef hear(ExchangeState exchange, Group group)
 cpdef _judge(Call call, int status)
 @cython.locals(pool=Pool, other=Pool, now=cython.double)
@@ -34,7 +33,7 @@ cpdef bint _waits_for_room(ExchangeState exchange) except -1
 cpdef bint _elsewhere(ExchangeState exchange, str why) except -1
 cpdef _at_once(ExchangeState exchange)
 @cython.locals(call=Call, pool=Pool, now=cython.double, in_http1=cython.bint, passed=cython.bint, not_taken=cython.bint,
-               moves=cython.bint)
+               moves=cython.bint, alone=cython.bint, others=cython.bint)
 cpdef call_failed(ExchangeState exchange, object failure, bint begun, str detail, object error)
 cpdef Group _group(ExchangeState exchange)
 @cython.locals(call=Attempt, connected=cython.bint)

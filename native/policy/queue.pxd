@@ -1,6 +1,5 @@
 cimport cython
 
-from fastgw.exchange.asking cimport at_home
 from fastgw.exchange.context cimport Strategy
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter

@@ -1,6 +1,6 @@
 cimport cython
 
-from fastgw.exchange.asking cimport hear, takes
+from fastgw.exchange.asking cimport hear
 from fastgw.exchange.context cimport Context
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter

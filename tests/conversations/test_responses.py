@@ -9,7 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from fastgw import RouteConfig
+from fastgw.limits.breaker import PROBE
 from fastgw.net.clock import monotonic
+from fastgw.upstream.absent import AWAY_S, ENGINE, RUNNER, Who
 from tests.conversations.deployed_row import Deployed, deployed, key_of, tenant_key
 from tests.support.requests import request
 from tests.support.scripts import JSON_CHUNKED, LAST_CHUNK, SSE_HEAD, chunk, ok
@@ -225,7 +227,7 @@ def test_an_engine_that_is_another_tenants_now_is_asked_no_more(who: str) -> Non
 
 
 @pytest.mark.parametrize("state", ["well", "ill", "drained"])
-def test_what_a_fallback_has_made_it_is_asked_for_while_it_takes_requests(state: str) -> None:
+def test_what_a_fallback_has_made_it_is_asked_for(state: str) -> None:
     engines = {"a": {"models": ("m",)}, "b": {"models": ("n",)}}
     with deployed(engines, FALLS, keys=KEYS, plays={name: Keeper(name, "one read", 0) for name in engines}) as row:
         well, row.engines["a"].play = row.engines["a"].play, lambda asked: asked.says(UNAVAILABLE)
@@ -234,25 +236,32 @@ def test_what_a_fallback_has_made_it_is_asked_for_while_it_takes_requests(state:
         told, engine, before = row.engines["b"].play.kept[-1], row.engines["b"].engine, row.asked
         engine.healthy, engine.draining = state != "ill", state == "drained"
         answer = row.ask(post(told))
-        if state == "well":
+        if state == "drained":
+            assert (answer.status, row.asked) == (503, before)
+        else:
             assert (answer.status, answer.header("x-fallback-model"), row.sent("b")["model"]) == (200, "n", "n")
             assert row.asked["a"] == before["a"]
-        else:
-            # (As any request for the model: and by its own name, which is all that its engine has.)
-            assert (answer.status, answer.header("x-fallback-model"), row.sent("a")["model"]) == (404, None, "m")
-            assert row.asked["b"] == before["b"]
 
 
-@pytest.mark.parametrize("held", ["rests", "ejected", "told"])
+@pytest.mark.parametrize("held", ["rests", "ejected", "told", "ill", "its breaker is open", "its probe is out"])
 def test_its_engine_is_asked_although_others_are_left_alone(held: str) -> None:
-    with deployed(ENGINES, FALLS, keys=KEYS, plays=keepers()) as row:
+    with deployed(ENGINES, FALLS, keys=KEYS, plays=keepers(), cb_failure_threshold=1) as row:
         told, name = made(row)
         engine, now = row.engines[name].engine, monotonic()
-        if held == "ejected":
+        if held == "ill":
+            engine.healthy = False
+        elif held.startswith("its"):
+            engine.breaker.failed(now, 0.0, False)
+            if held == "its probe is out":
+                engine.breaker.until = now
+                assert engine.breaker.admit(now) == PROBE
+        elif held == "ejected":
             engine.ejected_until, engine.held = now + 60.0, True
         else:
             for caller in ("key-of-x", "key-of-y")[: 2 if held == "rests" else 1]:
                 engine.told_to_wait(caller, now, 60.0)
+        for method, below in BELOW:
+            assert row.goes_to(request(method, f"{PATH}/{told}{below}", key=key_of("x"))) == name
         assert row.goes_to(post(told)) == name
 
 
@@ -294,17 +303,41 @@ def test_who_waits_for_many_of_them_has_no_more_turns_than_another() -> None:
         assert abs(order[:32].count("x") - order[:32].count("y")) <= 2
 
 
-@pytest.mark.parametrize("state", ["drained", "ill", "gone"])
-def test_where_its_engine_is_not_there_another_says_that_it_has_none(state: str) -> None:
-    with deployed(ENGINES, keys=KEYS, plays=keepers()) as row:
+@pytest.mark.parametrize(("state", "code"), [
+    ("drained", "engine_away"), ("ill and full", "engine_away"), ("refuses connections", "engine_away"),
+    ("gone by itself", "engine_away"), ("its runner has gone", "runner_away"), ("its runner is drained", "runner_away"),
+    ("was removed", ""), ("is not waited for any more", ""),
+])  # fmt: skip
+def test_who_cannot_have_it_now_comes_again_and_is_not_told_that_there_is_none(state: str, code: str) -> None:
+    """Clients' libraries take 404 for an answer, and what it names for lost; after 503 they come again."""
+    engines = {name: {"models": ("m",), "max_concurrent": 1} for name in NAMES}
+    with deployed(engines, FALLS, keys=KEYS, plays=keepers()) as row:
         told, name = made(row)
-        engine = row.engines[name].engine
-        engine.draining, engine.healthy = state == "drained", state != "ill"
-        if state == "gone":
+        pool = row.engines[name]
+        engine = pool.engine
+        engine.draining, engine.fleeting = state.endswith("drained"), "runner" in state
+        if state == "ill and full":
+            engine.healthy, engine.inflight = False, 1
+        elif state == "refuses connections":
+            pool.close_idle()
+            pool.dial = "refused"
+        elif not engine.draining:
+            if state != "was removed":
+                row.talk.core.table.absent.open = True
+                row.talk.core.table.absent.went(Who(RUNNER if "runner" in state else ENGINE, name), ["m"], monotonic())
             row.learn(name)
-        before = row.asked[name]
-        assert row.ask(post(told)).status == row.ask(request("GET", f"{PATH}/{told}", key=key_of("x"))).status == 404
-        assert row.asked[name] == before
+            if "any more" in state:
+                row.talk.passes(AWAY_S)
+        before = row.asked
+        asks = [post(told), *[request(method, f"{PATH}/{told}{below}", key=key_of("x")) for method, below in BELOW]]
+        for answer in map(row.ask, asks):
+            if not code:
+                assert answer.status == 404
+                continue
+            assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, code)
+            assert int(answer.header("retry-after") or 0) > 0
+        assert (row.asked == before) == bool(code), "nobody else is asked, but for what nobody knows"
+        engine.inflight = 0
 
 
 @pytest.mark.parametrize("route", [(), (RouteConfig(model="m", max_concurrent=9),)], ids=["no route", "a route"])
