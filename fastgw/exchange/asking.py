@@ -15,7 +15,17 @@ from fastgw.exchange.declined import caller_of, falls_back
 from fastgw.exchange.engine_error import blames
 from fastgw.exchange.phases import BACKS_OFF, DIALS
 from fastgw.exchange.plan import (
-    CONTEXT, FAILURE, MAX_ATTEMPTS, Failure, Step, after, another, keeper_away, later, may_retry, unavailable,
+    CONTEXT,
+    FAILURE,
+    MAX_ATTEMPTS,
+    Failure,
+    Step,
+    after,
+    another,
+    keeper_away,
+    later,
+    may_retry,
+    unavailable,
 )  # fmt: skip
 from fastgw.exchange.state import ExchangeState
 from fastgw.exchange.tally import ERROR
