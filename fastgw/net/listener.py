@@ -20,6 +20,7 @@ from fastgw.limits.meter import address_key
 from fastgw.net.descriptors import accept
 from fastgw.net.poller import READ, Polled, Reactor
 from fastgw.net.shortage import LACKING, Shortage
+from fastgw.net.vanished import watched
 from fastgw.stats import EventLog, Stats
 
 ACCEPT_BATCH: Final = 64  # at most; then the loop gets its turn
@@ -148,6 +149,7 @@ class Listener:
             if sock.family != socket.AF_UNIX:
                 # Handed down to every connection that is accepted.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                watched(sock, False)
         self._resume()
 
     @property

@@ -26,6 +26,7 @@ from fastgw.accel.sockets import keep, recv, send, send_both, send_from, unackno
 from fastgw.net.descriptors import abort, close, dial_error, finish
 from fastgw.net.poller import LEFT, READ, WRITE, Polled, Reactor
 from fastgw.net.timers import Timed
+from fastgw.net.vanished import watched
 
 Address = tuple[int, object]  # family, socket address
 
@@ -372,4 +373,5 @@ def _new_socket(family: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     if family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        watched(sock, True)
     return sock

@@ -6,8 +6,9 @@
 
 Owns who leaves, and the look that finds them empty. One that yields serves still, until others have come. A name belongs to
 whoever stays: one that leaves gives its name up as soon as another wants it, and is out of the fleet then; what is under way
-there goes on to its end, and until then it is shown beside the one that has its name. Invariant: each of those has had a
-request under way at every look, so that they are never more than requests are. Must never: know what becomes of a name.
+there goes on to its end, and until then it is shown beside the one that has its name. What one that is not well has not begun
+to answer does not hold it for ever: it goes elsewhere. Invariant: each of those has had a request under way at every look, so
+that they are never more than requests are. Must never: know what becomes of a name.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 LOOK_S: Final = 0.05
 """How often one that leaves is looked at: the data plane has no event for "the last one ended", and pays for none."""
 
+ILL_S: Final = 15.0
+"""So long one that leaves may be not well and still begin to answer what it has: longer than a machine takes to look."""
+
 
 def joined(engine: Engine, one: EngineConfig, before: Engine, had: EngineConfig) -> None:
     """``engine``, which is as ``one`` says, comes where ``before`` is, as it ``had``: a machine's slots are for both."""
@@ -37,7 +41,7 @@ def joined(engine: Engine, one: EngineConfig, before: Engine, had: EngineConfig)
 class Leaving:
     """See the head of this file. ``empty`` is called with each that has its name still, when nothing is under way there."""
 
-    __slots__ = ("_closed", "_empty", "_log", "_loop", "_replaced", "_timer", "named", "yielding")
+    __slots__ = ("_closed", "_empty", "_ill", "_log", "_loop", "_replaced", "_timer", "named", "yielding")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, log: EventLog, empty: Callable[[Pool], None]) -> None:
         self._loop = loop
@@ -48,6 +52,7 @@ class Leaving:
         self.yielding: set[str] = set()  # those that serve until others have come
         self.named: dict[str, Pool] = {}  # those that have their names still
         self._replaced: list[Listed] = []
+        self._ill: dict[Pool, float] = {}  # until when those that are not well may begin to answer
 
     def __len__(self) -> int:
         return len(self.named) + len(self._replaced)
@@ -103,6 +108,7 @@ class Leaving:
         for one in self._replaced:
             one.pool.close(True)
         self._replaced.clear()
+        self._ill.clear()
 
     def _look_again(self) -> None:
         if self._timer is None and len(self) and not self._closed:
@@ -117,4 +123,15 @@ class Leaving:
                 one.pool.engine.parts()
                 self._log.info("replaced engine is empty", engine=one.pool.engine.name, url=one.config.url)
         self._replaced = list(self.replaced())
+        self._end_waits()
         self._look_again()
+
+    def _end_waits(self) -> None:
+        now = self._loop.time()
+        ill = [pool for pool in (*self.named.values(), *[one.pool for one in self._replaced]) if pool.engine.healthy is False]
+        self._ill = {pool: self._ill.get(pool, now + ILL_S) for pool in ill}
+        for pool, until in self._ill.items():
+            if now >= until:
+                self._log.warning("engine leaves, and is not well", engine=pool.engine.name, inflight=pool.engine.inflight)
+                self._ill[pool] = now + ILL_S
+                pool.break_off_waiting()

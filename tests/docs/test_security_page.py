@@ -40,7 +40,7 @@ NO_LIMITS = {
         "net.h2_client.FRAME_BYTES", "net.h2_arrival.MOST_STREAM", "net.h2_arrival.MOST_OPENED",
         "net.h2_connection.MOST_TURN_BYTES", "net.h2_arrival.LEAST_LOOK_S", "net.h2_arrival.MOST_LOOK_S",
         "net.h1_upstream.JOIN_BYTES", "exchange.attempt.APART_BYTES", "policy.rewrite.LEAD_BYTES",
-        "net.listener.PAUSE_S", "net.shortage.TOLD_EVERY_S",
+        "net.vanished.PROBED_S", "net.vanished.PROBES_S", "net.listener.PAUSE_S", "net.shortage.TOLD_EVERY_S",
         "net.poller.MAX_EVENTS", "net.poller.MAX_HOLD_S", "net.poller.SLOWLY_S", "net.timers.TICK_S", "observe.logs.FLUSH_S",
         "net.timers.TURN_S", "accel.landing._READ_BYTES", "net.supervisor.LEAST_S",
         "observe.logs.FLUSH_BYTES", "observe.trace.BATCH_BYTES", "observe.trace.DELAY_S", "exchange.local.FRESH_S",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 import fastgw.upstream.fleet as module
+import fastgw.upstream.leaving as leaving_module
 from fastgw import Config, EngineConfig
 from fastgw.runners import FleetYard
 from fastgw.stats import NullLog
 from fastgw.upstream.fleet import FleetFull
 from fastgw.upstream.identity import EngineExists, Origin, UnknownEngine
-from fastgw.upstream.leaving import LOOK_S
+from fastgw.upstream.leaving import LOOK_S, Leaving
 from tests.upstream.test_fleet import engine, fleet, serving
 
 # What an engine becomes while something is under way there.
@@ -166,3 +169,34 @@ async def test_who_says_itself_what_it_serves_or_is_anothers_is_no_heir(who: Ori
         made.remove("e1")
         made.add(EngineConfig(url="http://127.0.0.1:2", name="e1", **fields), who)
         assert made.find("e1").engine.discovered_models == ()
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["its name is its own", "its name is another's"])
+async def test_what_waits_for_one_that_leaves_and_is_not_well_goes_elsewhere(
+    replaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine may have vanished: nobody says so, and a first byte has minutes to come."""
+    monkeypatch.setattr(leaving_module, "ILL_S", 4 * LOOK_S)
+    broken: list[str] = []
+    left = Leaving(asyncio.get_running_loop(), NullLog(), lambda pool: None)
+
+    def leaves(name: str, healthy: bool | None) -> Any:
+        about = SimpleNamespace(name=name, inflight=1, healthy=healthy, parts=lambda: None)
+        pool: Any = Mock(engine=about)
+        pool.break_off_waiting.side_effect = lambda: broken.append(name)
+        if replaced:
+            left.replace(pool, engine(1, name), "file")
+        else:
+            left.begins(pool)
+        return about
+
+    leaves("well", True)
+    leaves("not asked yet", None)
+    wavers = leaves("wavers", False)
+    leaves("ill", False)
+    await asyncio.sleep(2.5 * LOOK_S)
+    assert broken == []
+    wavers.healthy = True
+    await asyncio.sleep(4 * LOOK_S)
+    assert broken == ["ill"]
+    left.close()
