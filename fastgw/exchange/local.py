@@ -236,10 +236,16 @@ class LocalEndpoints:
         self._later(exchange, self._ready)
 
     def _ready(self, exchange: Exchange) -> None:
-        well, total = self._core.health.counts()
-        ready = well > 0 and not self._core.draining
-        status = "ready" if ready else "draining" if self._core.draining else "not_ready"
-        self._json(exchange, 200 if ready else 503, {"status": status, "healthy_engines": well, "total_engines": total})
+        core = self._core
+        well, total = core.health.counts()
+        # Runners dial in through what asks whether it is ready (a Service of Kubernetes): it is, for the first of them.
+        for_runners = core.table.absent.open and not total and not core.config.engines and not core.config.engines_file
+        ready = (well > 0 or for_runners) and not core.draining
+        status = "ready" if ready else "draining" if core.draining else "not_ready"
+        answer: dict[str, object] = {"status": status, "healthy_engines": well, "total_engines": total}
+        if ready and not well:
+            answer["waits_for"] = "runners"
+        self._json(exchange, 200 if ready else 503, answer)
 
     def _later(self, exchange: Exchange, answer: Callable[[Exchange], None]) -> None:
         """Answer when the engines' verdicts are fresh; the client may leave meanwhile."""

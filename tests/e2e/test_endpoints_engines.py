@@ -218,6 +218,13 @@ class TestHealth:
             assert (refused.status, refused.error["code"]) == (503, "no_engines")
             assert refused.header("retry-after") is not None
 
+    @pytest.mark.parametrize("engines", [[], ["http://127.0.0.1:9"]], ids=["runners alone", "an engine that is not there"])
+    async def test_where_only_runners_bring_engines_it_is_ready_for_the_first(self, engines: list[str]) -> None:
+        """They dial in through what asks this, and would never come."""
+        async with running(engines, runner_auth_token="sk-runners-of-these-tests") as gw:
+            ready = await ask(gw.url, request("GET", "/ready"))
+            assert (ready.status, ready.json().get("waits_for")) == ((503, None) if engines else (200, "runners"))
+
     async def test_none_needs_a_key(self) -> None:
         async with before(api_keys=["sk-a"]) as (gw, _), await gw.client() as client:
             for path in ("/liveness", "/readiness", "/health", "/healthz", "/ready"):

@@ -75,7 +75,8 @@ def _read(path: str, before: tuple[int, ...]) -> tuple[tuple[int, ...], bytes | 
     try:
         with open(path, "rb") as file:
             about = os.fstat(file.fileno())
-            seen = (about.st_ino, about.st_mtime_ns, about.st_size)
+            # (Its time and size are whoever's copied it, `cp -p`; when that was nobody can set.)
+            seen = (about.st_ino, about.st_mtime_ns, about.st_size, about.st_ctime_ns)
             return seen, None if seen == before else file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         raise LookFailed(f"cannot read it: {getattr(error, 'strerror', None) or error}") from error

@@ -76,6 +76,10 @@ async def test_it_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     (first,), *_ = await source.look()
     assert [one.url for one in first] == ["http://a:1"]
     assert (await source.look()).groups[0] is first, "it is not read when nothing has changed"
+    about = path.stat()
+    path.write_text('[{"url":"http://b:1"}]')
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert [one.url for one in (await source.look()).groups[0]] == ["http://b:1"], "as `cp -p` writes it"
     path.write_text('[{"url":')
     for _ in range(2):
         with pytest.raises(LookFailed):
