@@ -18,6 +18,7 @@ from fastgw.exchange.filter import Filter
 from fastgw.limits.account import Account, flow_of
 from fastgw.policy.deployments import asker_of
 from fastgw.upstream.standing import obstacle
+from fastgw.upstream.table import Group
 
 FIELD: Final = b"x-fastgw-explain"
 TENANT: Final = "tenant:"
@@ -97,11 +98,16 @@ def _engines(exchange: Exchange) -> list[str]:
     if group is None:
         return []
     tried = exchange.tries.pools
-    able = exchange.gateway.strategy.chosen(exchange).able(group, exchange) or group.pools
+    strategy = exchange.gateway.strategy.chosen(exchange)
+    able = strategy.able(group, exchange)
+    lacking: dict[str, str] = {}
+    if not able:  # the strategy itself has something against each: what, of those who are shown
+        able = group.pools[:MOST_ENGINES]
+        lacking = {one.engine: one.why for one in strategy.explain(Group(able), (), exchange) if not one.fit}
     others = islice((pool for pool in able if pool not in tried), MOST_ENGINES)
     parts = []
     for at, pool in enumerate(islice(chain(tried, others), MOST_ENGINES)):
-        why = "was tried" if pool in tried else obstacle(pool.engine) or "may be asked"
+        why = "was tried" if pool in tried else obstacle(pool.engine) or lacking.get(pool.engine.name, "may be asked")
         parts.append(f"engine_{at}={_word(f'{pool.engine.name}: {why}')}")
     return [*parts, f"engines={len(group.pools)}"]
 

@@ -81,7 +81,10 @@ class TestAsked:
                 head = [("x-fastgw-needs", "tpu"), ("x-fastgw-explain", "1")]
                 answer = row.ask(chat("m", headers=head))
                 assert (answer.status, answer.error["code"]) == (422, "needs_unmet")
-                assert "engines=2" in (answer.header("x-fastgw-explain") or ""), "all of the model are looked at before"
+                said_of = answer.header("x-fastgw-explain") or ""
+                assert "engines=2" in said_of, "all of the model are looked at before"
+                assert said_of.count(": lacks tpu") == (2 if policy == "capability" else 0), said_of
+                assert "may be asked" not in said_of
 
     @pytest.mark.parametrize("policy", ["round_robin", "least_loaded", "ordered"])
     def test_asking_changes_nothing(self, policy: Any) -> None:
