@@ -33,7 +33,7 @@ def ask(exchange: ExchangeState) -> None:
     failure: GatewayError | None = None
     while True:
         if gateway.doubted:
-            hear(exchange, group)
+            hear(exchange, group, exchange.substitute or exchange.model)
         home = at_home(exchange)
         if home is not None:
             pool = None if home.engine.full() else home
@@ -102,13 +102,13 @@ def takes(pool: Pool) -> bool:
     return engine.usable() or engine.full() or (engine.healthy is not False and engine.last_resort())
 
 
-def hear(exchange: ExchangeState, group: Group) -> None:
-    """Its caller asks for one of ``group``: breakers there that one other has opened, alone, close, and who is ejected
-    on one other's word is so no more. (Whoever
-    chooses between groups has him heard by all of them first: who is let go by others' word is nobody's choice.)"""
+def hear(exchange: ExchangeState, group: Group, model: str) -> None:
+    """Its caller asks for one of ``group``, for ``model``: breakers there that are open to another alone, or for another,
+    close, and who is ejected so is so no more. (Whoever chooses between groups has him heard by all of them first: who is let
+    go by others' word is nobody's choice.)"""
     caller = caller_of(exchange)
     for pool in exchange.gateway.doubted:
-        if pool in group.pools and pool.engine.hears(caller):
+        if pool in group.pools and pool.engine.hears(caller, model):
             exchange.gateway.breaker_moved(pool)
 
 
@@ -149,7 +149,7 @@ def _group(exchange: ExchangeState) -> Group:
     group = exchange.group
     assert group is not None
     if gateway.doubted:
-        hear(exchange, group)
+        hear(exchange, group, exchange.substitute or exchange.model)
     return group
 
 
@@ -196,6 +196,8 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
         exchange.tries = exchange.tries.passed(now)
     elif not_taken:
         exchange.tries = exchange.tries.refusal()
+    elif failure is Failure.TURNED_AWAY:
+        exchange.tries = exchange.tries.turned_away()
     elif failure is Failure.LOST and not call.reused:
         exchange.tries = exchange.tries.killed()
     tries = exchange.tries.tried(pool)
@@ -211,7 +213,7 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
         call.released()
     else:
         # Before the engine is left: whoever waits for its place must find the verdict.
-        call.failed(failure.value)
+        call.failed(failure.value, (exchange.substitute or exchange.model) if failure is Failure.TURNED_AWAY else "")
     call.leave()
     try:
         if step is Step.AGAIN and not_taken and failure is not Failure.LEFT_OVER and not in_http1:

@@ -55,8 +55,8 @@ def placed(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None
 def _heard(exchange: Exchange, deployed: Deployed, name: str, asker: Asker) -> None:
     """All that ``name`` may come to hear that he asks, before one of them is chosen by who may be asked."""
     if exchange.gateway.doubted:
-        for _, group in deployed.engines(name, asker):
-            hear(exchange, group)
+        for model, group in deployed.engines(name, asker):
+            hear(exchange, group, model)
 
 
 def group_for(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None:

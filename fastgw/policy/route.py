@@ -114,4 +114,4 @@ class Route(Filter):
         if exchange.endpoint.stored:
             exchange.home = home(exchange, group)
         if gateway.doubted:
-            hear(exchange, exchange.group)
+            hear(exchange, exchange.group, exchange.substitute or model_of(exchange))

@@ -118,7 +118,7 @@ class Health:
         now = monotonic()
         well = [pool for pool in pools if pool.engine.healthy is True and not pool.engine.draining]
         breakers = [pool.engine.breaker for pool in well]
-        return sum(one.state != OPEN or one.caller != "" or now >= one.until for one in breakers), len(pools)
+        return sum(one.state != OPEN or one.whose[0] != "" or now >= one.until for one in breakers), len(pools)
 
     def forget(self, engine: Engine) -> None:
         """It is gone. (A probe of it that is under way ends as it likes.)"""

@@ -22,7 +22,7 @@ cpdef ask(ExchangeState exchange)
 cpdef Pool at_home(ExchangeState exchange)
 @cython.locals(engine=Engine)
 cpdef bint takes(Pool pool) except -1
-cpdef hear(ExchangeState exchange, Group group)
+cpdef hear(ExchangeState exchange, Group group, str model)
 cpdef _judge(Call call, int status)
 @cython.locals(pool=Pool, other=Pool, now=cython.double)
 cpdef Pool _spared(ExchangeState exchange, Group group, Pool pool)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fastgw import RouteConfig
+from fastgw.exchange.plan import MOST_SIBLINGS
 from tests.conversations.deployed_row import Deployed, deployed
 from tests.support.byhand.engine import Play
 from tests.support.byhand.h2 import JSON
@@ -264,14 +265,33 @@ def test_a_generation_that_failed_is_asked_for_again_as_a_bad_gateway() -> None:
 # --- a failure that only one caller got
 def poisoned(said: bytes) -> Play:
     """An engine that answers well, but for one prompt."""
-    return lambda asked: asked.says(said) if b"poison" in asked.body else asked.says(ok(ANSWER))
+
+    def play(asked: Any) -> None:
+        if b"poison" not in asked.body:
+            asked.says(ok(ANSWER))
+        elif asked.says(said) and said.startswith(BROKEN_OFF):
+            asked.closes("fin")
+
+    return play
 
 
 POISON = request("POST", CHAT, headers=[("content-type", "application/json")], body=b'{"model":"m","messages":["poison"]}')
+
+
+def refusal(status: int, said: dict[str, Any]) -> bytes:
+    return ok(json.dumps(said).encode()).replace(b"200 OK", b"%d No" % status)
+
+
 POISONS = {
     "500": LLAMA_500 % 2 + b"{}", "424": LLAMA_500.replace(b"500 Internal", b"424 Internal") % 2 + b"{}",
     "200": ok(json.dumps(error(500)).encode()),
+    "a provider's 403": refusal(403, {}), "a key's 401": refusal(401, {}),
+    "a model's 404": refusal(404, error("model_not_found")), "a model's 400": refusal(400, error("model_not_found")),
+    "an event's 403": SSE_HEAD + chunk(event(error(403))) + LAST_CHUNK,
+    "a later event's": SSE_HEAD + chunk(EVENT + event(error(403))) + LAST_CHUNK,
+    "broken off": JSON_CHUNKED + chunk(b'{"choices":['), "broken off before an event": SSE_HEAD,
 }  # fmt: skip
+BROKEN_OFF = (POISONS["broken off"], POISONS["broken off before an event"])
 
 
 @pytest.mark.parametrize("threshold", [1, 5])
@@ -279,18 +299,36 @@ POISONS = {
 def test_what_only_one_caller_gets_keeps_no_other_from_an_engine(how: str, threshold: int) -> None:
     """He is spared it; and so are all, as soon as another has failed there as well."""
     one, other, third = "127.0.0.1", "127.0.0.2", "127.0.0.3"
-    with deployed({"a": ENGINES["a"]}, plays={"a": poisoned(POISONS[how])}, cb_failure_threshold=threshold) as row:
+    with deployed(KEYED, plays={"a": poisoned(POISONS[how])}, cb_failure_threshold=threshold) as row:
         for _ in range(3):
             for _ in range(threshold):
-                assert row.ask(POISON, one).status in (424, 500)
+                row.ask(POISON, one)
             assert row.ask(asking(CHAT), one).status == 503
             assert row.talk.core.health.counts() == (1, 1)
             assert row.ask(asking(CHAT), other).status == 200
         for _ in range(threshold):
             row.ask(POISON, one)
-        assert row.ask(POISON, other).status in (424, 500)
+        assert row.ask(POISON, other).status != 503
         assert (row.ask(asking(CHAT), third).status, row.ask(asking(CHAT), other).status) == (503, 503)
         assert row.talk.core.health.counts() == (0, 1)
+
+
+@pytest.mark.parametrize("how", [how for how in POISONS if how.startswith("a ") and "event" not in how])
+def test_what_an_engine_lacks_keeps_nobody_from_its_other_models(how: str) -> None:
+    """However many ask for it, who are spared the engine then."""
+    engines = {"a": {"models": ("m", "n"), "api_key": "of-the-gateway"}}
+    other = asking(CHAT, model="n")
+    with deployed(engines, plays={"a": poisoned(POISONS[how])}, cb_failure_threshold=4) as row:
+        for _ in range(3):
+            assert {row.ask(POISON, f"127.0.0.{at}").status for at in range(1, 5)} == {502}
+            assert row.ask(asking(CHAT), "127.0.0.5").status == 503
+            assert row.ask(other, "127.0.0.1").status == 200
+
+
+def test_who_is_turned_away_by_all_asks_a_few_of_them() -> None:
+    engines = {f"a{at}": KEYED["a"] for at in range(9)}
+    with deployed(engines, plays=dict.fromkeys(engines, poisoned(POISONS["a provider's 403"]))) as row:
+        assert (row.ask(POISON).status, sum(row.asked.values())) == (502, 1 + MOST_SIBLINGS)
 
 
 def test_nor_does_his_probe() -> None:
