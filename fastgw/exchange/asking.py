@@ -226,7 +226,7 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
             if _again(exchange, pool, HTTP1 if in_http1 else FRESH, failure is Failure.LOST):
                 return
             step = later(rules, exchange.tries, others, moves)
-        if step is not Step.FAIL and _goes_on(exchange, step, pool, moves):
+        if step is not Step.FAIL and _goes_on(exchange, step, pool):
             return
         if not begun and _elsewhere(exchange, FAILURE):
             _at_once(exchange)
@@ -265,9 +265,8 @@ def _again(exchange: ExchangeState, pool: Pool, fresh: int, counted: bool) -> bo
     return True
 
 
-def _goes_on(exchange: ExchangeState, step: Step, pool: Pool, moves: bool) -> bool:
-    """Take ``step`` to another engine than ``pool``; False where the budget has no retry for it. ``moves``: another model is
-    asked then. Raises GatewayError."""
+def _goes_on(exchange: ExchangeState, step: Step, pool: Pool) -> bool:
+    """Take ``step`` to another engine than ``pool``; False where the budget has no retry for it. Raises GatewayError."""
     exchange.tries = exchange.tries.tried(pool)
     if step is Step.BAR:
         exchange.gateway.stats.quarantined += 1
@@ -278,7 +277,7 @@ def _goes_on(exchange: ExchangeState, step: Step, pool: Pool, moves: bool) -> bo
         exchange.move(DIALS)  # (it was sent: another engine's connection may be there already, and then it is sent at once)
         ask(exchange)
         return True
-    return _retries(exchange, moves)
+    return _retries(exchange)
 
 
 def _at_hand(exchange: ExchangeState) -> bool:
@@ -286,11 +285,11 @@ def _at_hand(exchange: ExchangeState) -> bool:
     return exchange.upload is None or exchange.upload.whole or not exchange.upload.begun
 
 
-def _retries(exchange: ExchangeState, moves: bool) -> bool:
-    """Send the request once more, at the cost of the budget of all; False where that is spent. ``moves``: it is sent once more
-    in any case, and costs nobody anything then."""
+def _retries(exchange: ExchangeState) -> bool:
+    """Send the request once more, at the cost of the budget of all; False where that is spent. (Where it goes on to another
+    model: that it does at once then.)"""
     gateway = exchange.gateway
-    if not moves and not gateway.budget.withdraw(monotonic()):
+    if not gateway.budget.withdraw(monotonic()):
         gateway.stats.retries_refused += 1
         return False
     exchange.tries = exchange.tries.retried()
@@ -343,7 +342,7 @@ def _asks_one_more(exchange: ExchangeState, status: int, moves: bool) -> bool:
     tries = exchange.tries.tried(call.pool)
     if not _at_hand(exchange) or not may_retry(gateway.rules, exchange.tries, moves):
         return False
-    if not another(_group(exchange), tries) or not _retries(exchange, moves):
+    if not another(_group(exchange), tries) or not _retries(exchange):
         return False
     exchange.tries = exchange.tries.tried(call.pool)
     _judge(call, status)
