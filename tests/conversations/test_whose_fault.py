@@ -325,6 +325,25 @@ def test_what_an_engine_lacks_keeps_nobody_from_its_other_models(how: str) -> No
             assert row.ask(other, "127.0.0.1").status == 200
 
 
+def test_a_breaker_that_one_opens_and_another_closes_is_told_of_once_in_a_while() -> None:
+    """But where all are kept from it that is told, whatever was told before."""
+    with deployed({"a": ENGINES["a"]}, plays={"a": poisoned(POISONS["500"])}, cb_failure_threshold=2) as row:
+
+        def told() -> list[str]:
+            return [line for _, line, _ in row.talk.events.lines if line.startswith("circuit breaker")]
+
+        for times in (1, 2):
+            for _ in range(20):
+                for _ in range(2):
+                    row.ask(POISON)
+                assert row.ask(asking(CHAT), "127.0.0.2").status == 200
+            assert told() == ["circuit breaker open", "circuit breaker closed"] * times
+            row.talk.passes(31.0 if times == 1 else 1.0)
+        for ip in ("127.0.0.1", "127.0.0.2"):
+            row.ask(POISON, ip)
+        assert told()[4:] == ["circuit breaker open"]
+
+
 def test_who_is_turned_away_by_all_asks_a_few_of_them() -> None:
     engines = {f"a{at}": KEYED["a"] for at in range(9)}
     with deployed(engines, plays=dict.fromkeys(engines, poisoned(POISONS["a provider's 403"]))) as row:
