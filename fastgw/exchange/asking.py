@@ -108,7 +108,7 @@ def hear(exchange: ExchangeState, group: Group, model: str) -> None:
     go by others' word is nobody's choice.)"""
     caller = caller_of(exchange)
     for pool in exchange.gateway.doubted:
-        if pool in group.pools and pool.engine.hears(caller, model):
+        if (pool in group.pools or pool is exchange.home) and pool.engine.hears(caller, model):
             exchange.gateway.breaker_moved(pool)
 
 

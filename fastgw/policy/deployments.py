@@ -63,7 +63,10 @@ def group_for(table: UpstreamTable, exchange: Exchange, model: str) -> Group | N
     """The engines for ``exchange`` where it goes to ``model`` in place of its own; None = nobody is known to serve that."""
     deployed: Deployed | None = table.deployed
     if deployed is None:
-        return table.group(model)
+        group = table.group(model)
+        if group is not None and exchange.gateway.doubted:
+            hear(exchange, group, model)
+        return group
     asker = asker_of(exchange)
     asker.tried = ()
     _heard(exchange, deployed, model, asker)

@@ -35,7 +35,7 @@ def placed(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None
 
 
 def group_for(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None:
-    """The engines for ``exchange`` where it goes to ``model`` in place of its own."""
+    """The engines for ``exchange`` where it goes to ``model`` in place of its own; they have heard him ask."""
     from fastgw.policy import deployments
 
     return deployments.group_for(table, exchange, model)
@@ -76,11 +76,14 @@ def home(exchange: Exchange, group: Group) -> Pool | None:
         return found
     route = gateway.table.routes.get(exchange.model)
     for other in route.fallback if route is not None else ():
-        if other in models and takes(found):
+        if other not in models:
+            continue
+        there = group_for(gateway.table, exchange, other)
+        if takes(found):
             from fastgw.policy.deployments import moves
 
             moves(exchange, other)
-            exchange.group = group_for(gateway.table, exchange, other) or group
+            exchange.group = there or group
             return found
     return None
 

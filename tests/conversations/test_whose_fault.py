@@ -364,6 +364,15 @@ def test_nor_does_his_probe() -> None:
         assert row.ask(asking(CHAT), "127.0.0.2").status == 503
 
 
+def test_where_one_caller_spares_a_fallback_no_other_goes_without() -> None:
+    plays = {"a": answering(LLAMA_500 % 2 + b"{}"), "b": poisoned(POISONS["500"])}
+    with deployed(ENGINES, ROUTE, plays=plays, cb_failure_threshold=3) as row:
+        for _ in range(3):
+            row.ask(POISON.replace(b'"m"', b'"n"'))
+        assert row.ask(asking(CHAT)).status == 500
+        assert row.ask(asking(CHAT), "127.0.0.2").header("x-fallback-model") == "n"
+
+
 def test_where_one_caller_spares_an_engine_no_other_waits_for_another() -> None:
     """It is asked at once, although the one beside it is only full."""
     two = {name: {"models": ("m",), "max_concurrent": 1} for name in "ab"}
