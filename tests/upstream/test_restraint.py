@@ -16,7 +16,8 @@ from fastgw.upstream.restraint import FEWEST_CALLS, FEWEST_TIMES, MOST_TIMES, WI
 from fastgw.upstream.table import Group
 from fastgw.upstream.watched import watches
 from tests.conversations.deployed_row import deployed, fine
-from tests.conversations.test_whose_fault import CHAT, POISON, POISONS, asking, poisoned
+from tests.conversations.test_believed import POISON, POISONS, poisoned
+from tests.conversations.test_whose_fault import CHAT, asking
 from tests.policy.routing.test_loads import watched
 from tests.policy.routing.test_strategies import REQUEST, place
 from tests.support.byhand.engine import Play
