@@ -144,7 +144,8 @@ def routes_for(exchange: ExchangeState) -> list[RouteConfig]:
 
 
 def turned_away(exchange: ExchangeState, model: str, why: str) -> None:
-    """The engine is not set up for ``model`` ("" = for any): that is its fault, whoever asks; another may be."""
+    """The engine says that it is not set up for ``model`` ("" = for any): another may be. (It may say so of this request alone,
+    so that is believed of its caller, and of the model that he asked for.)"""
     call = exchange.call
     assert call is not None
     call.head = None  # (nobody has been answered)
