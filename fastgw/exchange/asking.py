@@ -46,7 +46,7 @@ def ask(exchange: ExchangeState) -> None:
     failure: GatewayError | None = None
     while True:
         if gateway.doubted:
-            hear(exchange, group)
+            hear(exchange, group, exchange.substitute or exchange.model)
         home = exchange.home
         if home is None:
             pool = gateway.strategy.pick(group, exchange.tries.pools, exchange)
@@ -118,13 +118,13 @@ def _away(exchange: ExchangeState, home: Pool) -> GatewayError:
     return keeper_away(RUNNER if home.engine.fleeting else ENGINE, exchange.gateway.retry_after_s, exchange.detail)
 
 
-def hear(exchange: ExchangeState, group: Group) -> None:
-    """Its caller asks for one of ``group``: breakers there that one other has opened, alone, close, and who is ejected
-    on one other's word is so no more. (Whoever
-    chooses between groups has him heard by all of them first: who is let go by others' word is nobody's choice.)"""
+def hear(exchange: ExchangeState, group: Group, model: str) -> None:
+    """Its caller asks for one of ``group``, for ``model``: breakers there that are open to another alone, or for another,
+    close, and who is ejected so is so no more. (Whoever chooses between groups has him heard by all of them first: who is let
+    go by others' word is nobody's choice.)"""
     caller = caller_of(exchange)
     for pool in exchange.gateway.doubted:
-        if pool in group.pools and pool.engine.hears(caller):
+        if (pool in group.pools or pool is exchange.home) and pool.engine.hears(caller, model):
             exchange.gateway.breaker_moved(pool)
 
 
@@ -165,7 +165,7 @@ def _group(exchange: ExchangeState) -> Group:
     group = exchange.group
     assert group is not None
     if gateway.doubted:
-        hear(exchange, group)
+        hear(exchange, group, exchange.substitute or exchange.model)
     return group
 
 
@@ -212,6 +212,8 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
         exchange.tries = exchange.tries.passed(now)
     elif not_taken:
         exchange.tries = exchange.tries.refusal()
+    elif failure is Failure.TURNED_AWAY:
+        exchange.tries = exchange.tries.turned_away()
     elif failure is Failure.LOST and not call.reused:
         exchange.tries = exchange.tries.killed()
     tries = exchange.tries.tried(pool)
@@ -228,7 +230,7 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
         call.released()
     else:
         # Before the engine is left: whoever waits for its place must find the verdict.
-        call.failed(failure.value)
+        call.failed(failure.value, (exchange.substitute or exchange.model) if failure is Failure.TURNED_AWAY else "")
     call.leave()
     try:
         if step is Step.AGAIN and not_taken and failure is not Failure.LEFT_OVER and not in_http1:
@@ -241,7 +243,7 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
             if _again(exchange, pool, HTTP1 if in_http1 else FRESH, failure is Failure.LOST):
                 return
             step = later(rules, exchange.tries, others, moves)
-        if step is not Step.FAIL and _goes_on(exchange, step, pool, moves):
+        if step is not Step.FAIL and _goes_on(exchange, step, pool):
             return
         if not begun and _elsewhere(exchange, FAILURE):
             _at_once(exchange)
@@ -282,9 +284,8 @@ def _again(exchange: ExchangeState, pool: Pool, fresh: int, counted: bool) -> bo
     return True
 
 
-def _goes_on(exchange: ExchangeState, step: Step, pool: Pool, moves: bool) -> bool:
-    """Take ``step`` to another engine than ``pool``; False where the budget has no retry for it. ``moves``: another model is
-    asked then. Raises GatewayError."""
+def _goes_on(exchange: ExchangeState, step: Step, pool: Pool) -> bool:
+    """Take ``step`` to another engine than ``pool``; False where the budget has no retry for it. Raises GatewayError."""
     exchange.tries = exchange.tries.tried(pool)
     if step is Step.BAR:
         exchange.gateway.stats.quarantined += 1
@@ -295,7 +296,7 @@ def _goes_on(exchange: ExchangeState, step: Step, pool: Pool, moves: bool) -> bo
         exchange.move(DIALS)  # (it was sent: another engine's connection may be there already, and then it is sent at once)
         ask(exchange)
         return True
-    return _retries(exchange, moves)
+    return _retries(exchange)
 
 
 def _at_hand(exchange: ExchangeState) -> bool:
@@ -303,11 +304,11 @@ def _at_hand(exchange: ExchangeState) -> bool:
     return exchange.upload is None or exchange.upload.whole or not exchange.upload.begun
 
 
-def _retries(exchange: ExchangeState, moves: bool) -> bool:
-    """Send the request once more, at the cost of the budget of all; False where that is spent. ``moves``: it is sent once more
-    in any case, and costs nobody anything then."""
+def _retries(exchange: ExchangeState) -> bool:
+    """Send the request once more, at the cost of the budget of all; False where that is spent. (Where it goes on to another
+    model: that it does at once then.)"""
     gateway = exchange.gateway
-    if not moves and not gateway.budget.withdraw(monotonic()):
+    if not gateway.budget.withdraw(monotonic()):
         gateway.stats.retries_refused += 1
         return False
     exchange.tries = exchange.tries.retried()
@@ -360,7 +361,7 @@ def _asks_one_more(exchange: ExchangeState, status: int, moves: bool) -> bool:
     tries = exchange.tries.tried(call.pool)
     if not _at_hand(exchange) or not may_retry(gateway.rules, exchange.tries, moves):
         return False
-    if not another(_group(exchange), tries) or not _retries(exchange, moves):
+    if not another(_group(exchange), tries) or not _retries(exchange):
         return False
     exchange.tries = exchange.tries.tried(call.pool)
     _judge(call, status)

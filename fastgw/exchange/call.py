@@ -17,7 +17,7 @@ from fastgw.accel.heads import ResponseHead
 from fastgw.exchange.context import Context
 from fastgw.exchange.relay import Relay
 from fastgw.exchange.tally import ERROR
-from fastgw.limits.breaker import CLOSED
+from fastgw.limits.breaker import ALL, CLOSED
 from fastgw.limits.scope import Scope
 from fastgw.net.clock import monotonic
 from fastgw.net.upstream import Carrier, UpstreamStream
@@ -31,7 +31,7 @@ class Call(Carrier):
 
     __slots__ = (
         "core", "ended", "faulty", "first_byte_at", "head", "left_at", "makes", "pool", "probe", "reads", "relay", "remainder",
-        "rest", "reused", "sent_at", "settled", "source", "stream", "watch",
+        "rest", "reused", "sent_at", "settled", "source", "stream", "trial", "watch",
     )  # fmt: skip
 
     def __init__(self, core: Context, pool: Pool, probe: bool) -> None:
@@ -42,6 +42,7 @@ class Call(Carrier):
         self.core = core
         self.pool = pool
         self.probe = probe
+        self.trial = pool.engine.breaker.opened_total  # of which opening
         self.stream: UpstreamStream | None = None
         self.reused = False  # it goes over a connection that was idle
         self.settled = False  # the breaker has its verdict
@@ -88,33 +89,38 @@ class Call(Carrier):
         breaker = self.pool.engine.breaker
         if breaker.failures or breaker.state != CLOSED:
             open_before = breaker.state != CLOSED
-            breaker.succeeded(self.probe)
+            breaker.succeeded(self._tries())
             if open_before and breaker.state == CLOSED:
                 self.core.breaker_moved(self.pool)
         self.probe = False
 
-    def failed(self, how: str) -> None:
-        """The engine failed, ``how`` being a word of ours: it counts once, here and in its statistics."""
+    def failed(self, how: str, model: str = "") -> None:
+        """The engine failed, ``how`` being a word of ours: it counts once, here and in its statistics. ``model``: it
+        lacks that, or keeps it from us; of others that says nothing."""
         self.core.tally.failed(how)
         self.faulty = False  # (whatever it was about to be counted for)
         engine = self.pool.engine
         engine.failures_total += 1
         # (What a connection takes along when it ends is one failure to whoever judges the engine.)
         counts = self.probe or self.stream is None or self.stream.blames()
-        # An answer may be this caller's own doing; that there was none is not.
-        caller = self.caller() if how == ERROR else ""
+        # An answer, and where it breaks off, may be this caller's own doing; that there was none is not.
+        whose = (self.caller(), model) if self.source is not None else ALL
         if counts and self.watch is not None:
-            self.watch.failed(caller)
+            self.watch.failed(whose)
         if self.settled:
             return
         self.settled = True
         if not counts:
             return
         before = engine.breaker.opened_total
-        engine.breaker.failed(monotonic(), random(), self.probe, caller)  # noqa: S311 - spreads probes, guards nothing
+        engine.breaker.failed(monotonic(), random(), self._tries(), whose)  # noqa: S311 - spreads probes, guards nothing
         self.probe = False
         if engine.breaker.opened_total != before:
             self.core.breaker_moved(self.pool)
+
+    def _tries(self) -> bool:
+        """Whether its verdict is the one that its engine's breaker waits for: that has not opened anew since."""
+        return self.probe and self.trial == self.pool.engine.breaker.opened_total
 
     def released(self) -> None:
         """It said nothing about the engine."""
@@ -122,7 +128,7 @@ class Call(Carrier):
             return
         self.settled = True
         if self.probe:
-            self.pool.engine.breaker.released(True)
+            self.pool.engine.breaker.released(self._tries())
             self.probe = False
             self._room()
 

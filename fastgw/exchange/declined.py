@@ -11,6 +11,7 @@ from typing import Final
 
 from fastgw.accel.chunks import FramingError
 from fastgw.accel.heads import ResponseHead
+from fastgw.config import RouteConfig
 from fastgw.errors import GatewayError
 from fastgw.exchange.engine_error import BAD_GATEWAY, LOOP, NOT_IMPLEMENTED, blames
 from fastgw.exchange.plan import CONTEXT, FAILURE, Failure
@@ -118,18 +119,33 @@ def caller_of(exchange: ExchangeState) -> str:
 
 
 def falls_back(exchange: ExchangeState, why: str) -> bool:
-    """Whether the request goes to another model for this reason, if one is left: by the route of the name that it was sent
-    with, or of the model that this stands for."""
+    """Whether the request goes to another model for this reason: its routes name one that is left for it."""
+    routes = routes_for(exchange)
+    models = [*routes[0].models] if routes and why == FAILURE else []
+    for route in routes:
+        if why in route.fallback_on:
+            models += route.fallback
+    gone = (*exchange.tries.models, exchange.substitute or exchange.model)
+    return not set(models).issubset(gone)
+
+
+def routes_for(exchange: ExchangeState) -> list[RouteConfig]:
+    """The route of the name that a request was sent with, and those of the models that this stands for and that were asked."""
     routes = exchange.gateway.table.routes
-    for name in (exchange.model, exchange.substitute):
-        route = routes.get(name)
-        if route is not None and (why in route.fallback_on or (len(route.models) > 1 and why == FAILURE)):
-            return True
-    return False
+    asked = exchange.model
+    route = routes.get(asked)
+    if route is None:
+        return []
+    now = exchange.substitute or asked
+    given_up = exchange.tries.models
+    # (What is said of a model holds for those who ask for it by its class as well.)
+    members = [routes.get(model) for model in route.models if now == asked or model == now or model in given_up]
+    return [route, *[one for one in members if one is not None]]
 
 
 def turned_away(exchange: ExchangeState, model: str, why: str) -> None:
-    """The engine is not set up for ``model`` ("" = for any): that is its fault, whoever asks; another may be."""
+    """The engine says that it is not set up for ``model`` ("" = for any): another may be. (It may say so of this request alone,
+    so that is believed of its caller, and of the model that he asked for.)"""
     call = exchange.call
     assert call is not None
     call.head = None  # (nobody has been answered)

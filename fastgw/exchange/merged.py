@@ -279,10 +279,16 @@ class MergedCall(Call):
         if self.head is not None:
             self.pool.engine.truncations_total += 1
             self.core.stats.truncations_total += 1
+            # (Its verdict is of each request's own: what broke it may be one's doing.)
+            self.core.tally.failed(TRUNCATED)
+            self.pool.engine.failures_total += 1
+            self.released()
+            self.give_up()
+            return
         # (An idle connection that died before a byte says nothing of the engine.)
         stream = self.stream
         if not (self.reused and stream is not None and not stream.begun() and not stream.shared):
-            self.failed(TRUNCATED if self.head is not None else how.value)
+            self.failed(how.value)
         self.give_up()
 
     def _refused(self, why: str) -> None:

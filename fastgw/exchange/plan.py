@@ -33,7 +33,8 @@ come to their end. (Whoever passes one over so often passes it over for ever.)""
 MOST_SIBLINGS: Final = 3
 """Engines of the same model that are asked after one that failed, where another model would be asked then: the request is sent
 again in any case, and who asked for this model gets it where an engine of it is well. Each of many that all fail costs its
-users time, so not all of them are asked."""
+users time, so not all of them are asked. So many, too, after one that turned a request away: its cause may be the request, and
+then all of them would."""
 MAX_ATTEMPTS: Final = 16  # engines tried for one request; beyond that a fleet is down, not an engine
 
 
@@ -85,11 +86,12 @@ class Tries:
 
     ``pools``: that were tried, and are not to be asked again. ``replayed``: its free replay has been used. ``retries``: by
     policy. ``kills``: fresh connections that died under it. ``refusals``: how often an engine had no look at it, and
-    ``passes``, how often because it took others, since ``passed_at``. ``models``: that it has gone on from to others.
-    ``bound``: of its answers, before this model's engines were asked for less, -1 = they were not.
+    ``passes``, how often because it took others, since ``passed_at``. ``turned``: how often it was turned away.
+    ``models``: that it has gone on from to others. ``bound``: of its answers, before this model's engines were asked for less,
+    -1 = they were not.
     """
 
-    __slots__ = ("bound", "kills", "models", "passed_at", "passes", "pools", "refusals", "replayed", "retries")
+    __slots__ = ("bound", "kills", "models", "passed_at", "passes", "pools", "refusals", "replayed", "retries", "turned")
 
     def __init__(self, pools: tuple[Pool, ...], replayed: bool, retries: int, kills: int) -> None:
         self.pools = pools
@@ -99,6 +101,7 @@ class Tries:
         self.refusals = 0
         self.passes = 0
         self.passed_at = 0.0
+        self.turned = 0
         self.models: tuple[str, ...] = ()
         self.bound = -1
 
@@ -107,6 +110,7 @@ class Tries:
         made.refusals = self.refusals
         made.passes = self.passes
         made.passed_at = self.passed_at
+        made.turned = self.turned
         made.models = self.models
         made.bound = self.bound
         return made
@@ -128,6 +132,11 @@ class Tries:
     def refusal(self) -> Tries:
         made = self._like(self.pools, self.replayed, self.retries, self.kills)
         made.refusals += 1
+        return made
+
+    def turned_away(self) -> Tries:
+        made = self._like(self.pools, self.replayed, self.retries, self.kills)
+        made.turned += 1
         return made
 
     def passed(self, now: float) -> Tries:
@@ -152,6 +161,7 @@ class Tries:
         """It goes on to another model: engines that have failed ``model`` may well serve that."""
         made = Tries((), self.replayed, 0, self.kills)
         made.models = (*self.models, model)
+        made.turned = self.turned  # (whatever is wrong with it, others' engines may say so too)
         return made
 
     def repeated(self) -> bool:
@@ -207,8 +217,10 @@ def after(
         return Step.FAIL
     if failure is Failure.CONNECT or failure is Failure.CONNECT_TIMEOUT:
         return Step.NEXT if others else Step.FAIL
-    if failure is Failure.FULL or failure is Failure.TURNED_AWAY:
+    if failure is Failure.FULL:
         return Step.NEXT if others else Step.FAIL
+    if failure is Failure.TURNED_AWAY:
+        return Step.NEXT if others and tries.turned <= MOST_SIBLINGS else Step.FAIL
     if failure is Failure.WANTS_HTTP1 and tries.refusals <= MOST_REFUSALS:
         return Step.AGAIN
     if failure is Failure.REFUSED or failure is Failure.WANTS_HTTP1:

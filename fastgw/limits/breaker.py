@@ -8,9 +8,10 @@ Nygard's pattern ("Release It!", 2007, "Circuit Breaker"). The extra fifth keeps
 die in the same moment, from probing it in the same moment. What counts as a failure is the caller's to say; a request
 that ends without a verdict (its client left, the engine was only busy, nothing was sent) is told as ``released``.
 
-A failure may be one caller's own doing: an answer that says so, and that nobody else got. Where all that opened it were such,
-of one caller, it is open to him alone: as soon as another asks (:meth:`hears`) it is closed, and one failure of anybody's
-opens it again, which nobody doubts any more where it is not the first caller's.
+A failure may be one caller's own doing, an answer that nobody else got; or of one model alone, which the engine lacks. Where
+all that opened it were such, of one caller or of one model, it is open to those alone: as soon as another asks, or for another
+(:meth:`hears`), it is closed, and one failure of anybody's opens it again, which nobody doubts any more where it is neither the
+first caller's nor that model's.
 
 Invariants: at most one probe is out; only the probe's verdict moves a breaker that is not closed, so the late failures
 of requests from before the opening neither prolong it nor end it (and a new ``threshold`` of 0, which closes it). Must never:
@@ -36,19 +37,32 @@ PROBE_WAIT_S: Final = 1.0
 
 NAMES: Final = ("closed", "open", "half-open")
 
+ALL: Final = ("", "")
+"""Whose a failure is: of which caller and of which model alone, "" = not of one."""
+
 # C integers in the compiled twin.
 _CLOSED, _OPEN, _HALF_OPEN = CLOSED, OPEN, HALF_OPEN
 _NO, _YES, _PROBE = NO, YES, PROBE
+
+
+def together(one: tuple[str, str], other: tuple[str, str]) -> tuple[str, str]:
+    """Whose two failures are."""
+    return (one[0] if one[0] == other[0] else "", one[1] if one[1] == other[1] else "")
+
+
+def spares(whose: tuple[str, str], caller: str, model: str) -> bool:
+    """Whether what failed so says nothing of ``caller``, or of ``model``."""
+    return bool((whose[0] and whose[0] != caller) or (whose[1] and whose[1] != model))
 
 
 class Breaker:
     """See the head of this file. Times are seconds on one clock that does not step back.
 
     ``failures`` counts those in a row; ``opened_total`` only grows, so it also tells whether the breaker has opened since
-    a request was admitted. ``caller``: who alone got the latest ``failures``, "" = not one alone.
+    a request was admitted. ``whose`` the latest ``failures`` are (:data:`ALL`).
     """
 
-    __slots__ = ("_recovery_s", "_threshold", "caller", "failures", "opened_total", "probing", "state", "until")
+    __slots__ = ("_recovery_s", "_threshold", "failures", "opened_total", "probing", "state", "until", "whose")
 
     def __init__(self, threshold: int, recovery_s: float) -> None:
         """``threshold`` failures in a row open it, 0 = never; ValueError for a negative value."""
@@ -58,7 +72,7 @@ class Breaker:
         self._recovery_s = recovery_s
         self.state = _CLOSED
         self.failures = 0
-        self.caller = ""
+        self.whose = ALL
         self.opened_total = 0
         self.probing = False
         self.until = 0.0
@@ -104,21 +118,21 @@ class Breaker:
             self.failures = 0
             self._set_state(_CLOSED)
 
-    def failed(self, now: float, chance: float, probe: bool, caller: str = "") -> None:
-        """The engine failed. ``chance`` in [0, 1) spreads the next probe. ``caller``: whose request may have been why."""
+    def failed(self, now: float, chance: float, probe: bool, whose: tuple[str, str] = ALL) -> None:
+        """The engine failed. ``chance`` in [0, 1) spreads the next probe. ``whose`` alone it may be."""
         if self.state == _CLOSED:
-            self._count(caller)
+            self._count(whose)
             if self._threshold and self.failures >= self._threshold:
                 self._open(now, chance)
         elif probe and self.probing:
             self.probing = False
-            self._count(caller)
+            self._count(whose)
             self._open(now, chance)
 
-    def hears(self, caller: str) -> bool:
-        """``caller`` asks. Whether that closes it: it was open, on the word of one other. (A probe that is out is none any
-        more.)"""
-        if self.state == _CLOSED or not self.caller or self.caller == caller:
+    def hears(self, caller: str, model: str = "") -> bool:
+        """``caller`` asks for ``model``. Whether that closes it: it was open to one other alone, or for one other. (A probe
+        that is out is none any more.)"""
+        if self.state == _CLOSED or not spares(self.whose, caller, model):
             return False
         self.probing = False
         self.failures = max(1, self._threshold - 1)
@@ -136,11 +150,8 @@ class Breaker:
             return max(0.0, self.until - now)
         return PROBE_WAIT_S if self.probing else 0.0
 
-    def _count(self, caller: str) -> None:
-        if not self.failures:
-            self.caller = caller
-        elif self.caller != caller:
-            self.caller = ""
+    def _count(self, whose: tuple[str, str]) -> None:
+        self.whose = together(self.whose, whose) if self.failures else whose
         self.failures += 1
 
     def _open(self, now: float, chance: float) -> None:

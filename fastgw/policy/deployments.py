@@ -55,15 +55,18 @@ def placed(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None
 def _heard(exchange: Exchange, deployed: Deployed, name: str, asker: Asker) -> None:
     """All that ``name`` may come to hear that he asks, before one of them is chosen by who may be asked."""
     if exchange.gateway.doubted:
-        for _, group in deployed.engines(name, asker):
-            hear(exchange, group)
+        for model, group in deployed.engines(name, asker):
+            hear(exchange, group, model)
 
 
 def group_for(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None:
     """The engines for ``exchange`` where it goes to ``model`` in place of its own; None = nobody is known to serve that."""
     deployed: Deployed | None = table.deployed
     if deployed is None:
-        return table.group(model)
+        group = table.group(model)
+        if group is not None and exchange.gateway.doubted:
+            hear(exchange, group, model)
+        return group
     asker = asker_of(exchange)
     asker.tried = ()
     _heard(exchange, deployed, model, asker)

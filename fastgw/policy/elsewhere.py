@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from fastgw.errors import KINDS, GatewayError, Source
+from fastgw.exchange.declined import routes_for
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.plan import CONTEXT, FAILURE
 from fastgw.policy.deployments import asker_of, granted, group_for, moves
@@ -26,19 +27,16 @@ def others(exchange: Exchange, why: str) -> list[str]:
     if len(given_up) >= MOST_MOVES:
         return []
     deployed = table.deployed
-    route = deployed.classes.get(asked) if deployed is not None else None
-    if route is None:
-        route = table.routes.get(asked)
-    if route is None:
+    routes = routes_for(exchange)
+    if not routes:
         return []
+    route = routes[0]
     now = exchange.substitute or asked
     models: list[str] = []
     if route.models and deployed is not None and why != CONTEXT:
         models = [model for _, model in deployed.ranked(route, asker_of(exchange))]
-    # (What is said of a model holds for those who ask for it by its class as well.)
-    members = [table.routes.get(model) for model in route.models if now == asked or model == now or model in given_up]
-    for one in (route, *members):
-        if one is not None and why in one.fallback_on:
+    for one in routes:
+        if why in one.fallback_on:
             models += one.fallback
     return [model for model in dict.fromkeys(models) if model != now and model not in given_up]
 

@@ -241,9 +241,7 @@ class Queue(Filter):
         for model in models:
             if account.models is not None and model not in account.models and not granted(table, exchange, model):
                 continue  # the key may not use it
-            group = table.group(model)
-            if group is None and table.deployed is not None:
-                group = group_for(table, exchange, model)
+            group = group_for(table, exchange, model)
             if group is None or not fit(group):
                 continue
             before = exchange.group

@@ -35,7 +35,7 @@ def placed(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None
 
 
 def group_for(table: UpstreamTable, exchange: Exchange, model: str) -> Group | None:
-    """The engines for ``exchange`` where it goes to ``model`` in place of its own."""
+    """The engines for ``exchange`` where it goes to ``model`` in place of its own; they have heard him ask."""
     from fastgw.policy import deployments
 
     return deployments.group_for(table, exchange, model)
@@ -114,4 +114,4 @@ class Route(Filter):
         if exchange.endpoint.stored:
             exchange.home = home(exchange, group)
         if gateway.doubted:
-            hear(exchange, exchange.group)
+            hear(exchange, exchange.group, exchange.substitute or model_of(exchange))

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from fastgw.config import Config
 from fastgw.errors import described
-from fastgw.limits.breaker import CLOSED, OPEN
+from fastgw.limits.breaker import ALL, CLOSED, OPEN
 from fastgw.net.clock import monotonic
 from fastgw.net.fetch import FetchError
 from fastgw.net.shortage import LACKING, Shortage
@@ -39,6 +39,7 @@ RESOLVE_EVERY_S: Final = 30.0
 PROTOCOL_EVERY_S: Final = 60.0
 AT_ONCE: Final = 8
 FIRST_AT_ONCE: Final = 64
+FLAPS_S: Final = 30.0  # in which a breaker that is open to one caller, or for one model, is told of once
 MOST_SHOWN: Final = 16
 MOST_REASONS: Final = 16
 """Of one engine, that the log has for which it is not set up for what it is asked."""
@@ -61,8 +62,8 @@ class _Known:
     """What probes have found out about one engine."""
 
     __slots__ = (
-        "asked", "good_path", "greeted", "h2", "heard", "learned", "models_at", "protocol_at", "resolved_at", "shown",
-        "silent_at", "told",
+        "asked", "good_path", "greeted", "h2", "heard", "learned", "models_at", "opened_at", "protocol_at", "resolved_at",
+        "shown", "silent_at", "told", "told_open",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -74,6 +75,8 @@ class _Known:
         self.h2 = False  # it spoke HTTP/2 when that was looked at last; `protocol_at`: when it is asked again
         self.greeted = False  # it ever spoke it
         self.heard = False  # the last probe was answered, whatever it was
+        self.told_open = False  # that its breaker is, and then also that it no longer is
+        self.opened_at = -1e9  # when that was told last
         self.silent_at = -1e9  # when it was asked last and it was not
         self.models_at = self.resolved_at = self.protocol_at = -1e9  # long ago
 
@@ -118,7 +121,7 @@ class Health:
         now = monotonic()
         well = [pool for pool in pools if pool.engine.healthy is True and not pool.engine.draining]
         breakers = [pool.engine.breaker for pool in well]
-        return sum(one.state != OPEN or one.caller != "" or now >= one.until for one in breakers), len(pools)
+        return sum(one.state != OPEN or one.whose[0] != "" or now >= one.until for one in breakers), len(pools)
 
     def forget(self, engine: Engine) -> None:
         """It is gone. (A probe of it that is under way ends as it likes.)"""
@@ -319,12 +322,22 @@ class Health:
             self._log.warning("engine is not set up for what it is asked", engine=engine.name, reason=why, **about)
 
     def breaker_moved(self, engine: Engine) -> None:
-        """Traffic has opened its breaker, or closed it again."""
+        """Traffic has opened its breaker, or closed it again. (One that is open to a caller or for a model alone closes as soon
+        as another asks, and one failure opens it again: that is told once in a while, with its end.)"""
+        known = self._of(engine)
         if engine.breaker.state == CLOSED:
+            if not known.told_open:
+                return
+            known.told_open = False
             self._log.info("circuit breaker closed", engine=engine.name)
             self._events.add("breaker_closed", engine.name)
             return
-        seconds = round(engine.breaker.until - monotonic(), 1)
+        now = monotonic()
+        if not known.told_open and engine.breaker.whose != ALL and now - known.opened_at < FLAPS_S:
+            return
+        known.told_open = True
+        known.opened_at = now
+        seconds = round(engine.breaker.until - now, 1)
         self._log.warning("circuit breaker open", engine=engine.name, seconds=seconds)
         self._events.add("breaker_open", engine.name, f"for {seconds:g} s")
 

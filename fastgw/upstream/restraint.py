@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from fastgw.config import Config
+from fastgw.limits.breaker import ALL
 from fastgw.net.clock import monotonic
 from fastgw.stats import EventLog
 from fastgw.upstream.pool import Pool
@@ -132,7 +133,7 @@ class Restraint:
             engine.held = engine.rests()
             engine.ramp = 0
             engine.ejected_until = 0.0
-            engine.ejected_by = ""
+            engine.ejected_by = ALL
 
     def close(self) -> None:
         """Nobody is looked at any more."""
@@ -220,7 +221,7 @@ class Restraint:
                 one.ejected = False
                 one.since = now
                 engine.ejected_until = 0.0
-                engine.ejected_by = ""
+                engine.ejected_by = ALL
                 more = True
                 self._log.info("engine is not ejected any more", engine=engine.name)
                 self._happened("engine_readmitted", engine.name, "")
@@ -245,7 +246,7 @@ class Restraint:
             if watch is None or not one.well or one.ejected:
                 continue
             why = f"{watch.latency_s(now):.3f} s to the first token" if engine in slow else ""
-            by = ""
+            by = ALL
             faults, answers = watch.faults - one.faults, watch.answers - one.answers
             if config.outlier_errors and watch.row >= config.outlier_errors:
                 why, by = f"{watch.row} failures in a row", watch.row_by
@@ -261,11 +262,11 @@ class Restraint:
                 stays = _Stays(groups, seen, config.outlier_most_percent)
             if stays.without(engine):
                 one.ejected = True
-                if not by:  # (one caller alone makes it no longer for the others)
+                if by == ALL:  # (one caller alone makes it no longer for the others)
                     one.times = min(one.times + 1, MOST_TIMES)
                 seconds = config.outlier_eject_s * max(1, one.times)
                 engine.ejected_by = by
-                doubted = doubted or bool(by)
+                doubted = doubted or by != ALL
                 one.calm_at = now + seconds + config.outlier_eject_s
                 engine.ejected_until = now + seconds
                 engine.ejections_total += 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fastgw.accel.histograms import Histogram
 from fastgw.config import EngineConfig
 from fastgw.config.address import TUNNELS
-from fastgw.limits.breaker import CLOSED, NO, OPEN, Breaker
+from fastgw.limits.breaker import ALL, CLOSED, NO, OPEN, Breaker, spares
 from fastgw.limits.slots import at_hand
 from fastgw.net.clock import monotonic
 from fastgw.net.wire import Address
@@ -156,7 +156,7 @@ class Engine:
         self.gauges: Gauges | None = None  # what it says of its load, where it is asked (the scheduler)
         self.held = False  # it is held back, by one of the next three
         self.ejected_until = 0.0  # it is asked only where nobody else is left
-        self.ejected_by = ""  # who alone got what it is ejected for, and then it is for him alone, "" = not one alone
+        self.ejected_by = ALL  # whose is what it is ejected for, and then it is for those alone
         self.rests_until = 0.0  # the same: it has asked for that itself, and is believed
         self.ramp = 0  # no more requests may be under way there while it is new, 0 = as many as it takes
         self.watch: Watch | None = None  # what calls tell of it, where somebody wants to know
@@ -220,14 +220,15 @@ class Engine:
             self.breaker.until = monotonic()
 
     def doubted(self) -> bool:
-        """Whether one caller's word alone keeps requests from it, until another asks (:meth:`hears`)."""
-        return bool(self.ejected_by) or (self.breaker.state != CLOSED and bool(self.breaker.caller))
+        """Whether one caller's word alone keeps requests from it, or one model's lack, until another is asked for
+        (:meth:`hears`)."""
+        return self.ejected_by != ALL or (self.breaker.state != CLOSED and self.breaker.whose != ALL)
 
-    def hears(self, caller: str) -> bool:
-        """``caller`` asks. Whether he has it open to all again: one other's word alone kept them from it."""
-        heard = self.breaker.hears(caller)
-        if self.ejected_by and self.ejected_by != caller:
-            self.ejected_by = ""
+    def hears(self, caller: str, model: str) -> bool:
+        """``caller`` asks for ``model``. Whether he has it open to all again: what one other alone got kept them from it."""
+        heard = self.breaker.hears(caller, model)
+        if spares(self.ejected_by, caller, model):
+            self.ejected_by = ALL
             self.ejected_until = 0.0
             self.held = self.ramp > 0 or self.rests()
             heard = True

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from fastgw.limits.breaker import ALL, together
+
 RING: Final = 1024
 """Changes that are remembered; who has missed more looks at all."""
 _MASK: Final = RING - 1
@@ -71,9 +73,9 @@ class Watch:
         self.answers = 0  # calls that ended well
         self.faults = 0  # and that failed
         self.since = 0  # of those the ones in the window of whoever holds engines back, who begins it anew
-        self.faults_by = ""  # who alone got those, "" = not one alone
+        self.faults_by = ALL  # whose those are
         self.row = 0  # the last ones, without one between that ended well
-        self.row_by = ""  # who alone got those
+        self.row_by = ALL  # whose those are
 
     def opened(self, tokens: int) -> int:
         """A call has a place, with a prompt of so many tokens. Returns how many of them count, until :meth:`began`."""
@@ -104,10 +106,10 @@ class Watch:
         self.answers += 1
         self.row = 0
 
-    def failed(self, caller: str = "") -> None:
-        """A call failed, by the engine's fault. ``caller``: whose request may have been why."""
-        self.faults_by = caller if not self.since or self.faults_by == caller else ""
-        self.row_by = caller if not self.row or self.row_by == caller else ""
+    def failed(self, whose: tuple[str, str] = ALL) -> None:
+        """A call failed, by the engine's fault. ``whose`` alone that may be: as a breaker is told."""
+        self.faults_by = together(self.faults_by, whose) if self.since else whose
+        self.row_by = together(self.row_by, whose) if self.row else whose
         self.faults += 1
         self.since += 1
         self.row += 1

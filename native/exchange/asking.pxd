@@ -21,7 +21,7 @@ cpdef ask(ExchangeState exchange)
 @cython.locals(engine=Engine)
 cpdef bint takes(Pool pool) except -1
 cpdef object _away(ExchangeState exchange, Pool home)
-cpdef hear(ExchangeState exchange, Group group)
+cpdef hear(ExchangeState exchange, Group group, str model)
 cpdef _judge(Call call, int status)
 @cython.locals(pool=Pool, other=Pool, now=cython.double)
 cpdef Pool _spared(ExchangeState exchange, Group group, Pool pool)
@@ -38,9 +38,9 @@ cpdef call_failed(ExchangeState exchange, object failure, bint begun, str detail
 cpdef Group _group(ExchangeState exchange)
 @cython.locals(call=Attempt, connected=cython.bint)
 cpdef bint _again(ExchangeState exchange, Pool pool, int fresh, bint counted) except -1
-cpdef bint _goes_on(ExchangeState exchange, object step, Pool pool, bint moves) except -1
+cpdef bint _goes_on(ExchangeState exchange, object step, Pool pool) except -1
 cpdef bint _at_hand(ExchangeState exchange) except -1
-cpdef bint _retries(ExchangeState exchange, bint moves) except -1
+cpdef bint _retries(ExchangeState exchange) except -1
 cpdef _back_off(ExchangeState exchange, int time)
 @cython.locals(call=Call)
 cpdef bint _asks_one_more(ExchangeState exchange, int status, bint moves) except -1

@@ -25,7 +25,7 @@ cdef class Call(Carrier):
     cdef public object remainder
     cdef public UpstreamStream stream
     cdef public Watch watch
-    cdef public long long makes, reads
+    cdef public long long makes, reads, trial
 
     cpdef make(self, Context core, Pool pool, bint probe)
     @cython.locals(pool=Pool, engine=Engine, stream=UpstreamStream, connected=cython.bint)
@@ -33,7 +33,8 @@ cdef class Call(Carrier):
     @cython.locals(breaker=Breaker, open_before=cython.bint)
     cpdef succeeded(self)
     @cython.locals(engine=Engine, counts=cython.bint)
-    cpdef failed(self, str how)
+    cpdef failed(self, str how, str model=*)
+    cdef bint _tries(self) except -1
     cpdef released(self)
     cpdef _conclude(self, bint well)
     @cython.locals(stream=UpstreamStream, engine=Engine)

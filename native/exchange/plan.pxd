@@ -9,7 +9,7 @@ cdef int CLOSED
 cdef class Tries:
     cdef public tuple models, pools
     cdef public bint replayed
-    cdef public int kills, passes, refusals, retries
+    cdef public int kills, passes, refusals, retries, turned
     cdef public double passed_at
     cdef public long long bound
 

@@ -10,18 +10,18 @@ cdef class Breaker:
     cdef public long long failures, opened_total
     cdef public bint probing
     cdef public int state
-    cdef public str caller
+    cdef public tuple whose
     cdef public double until
 
     @cython.locals(answer=cython.int)
     cpdef int admit(self, double now) except -1
     cpdef int may(self, double now) except -1
     cpdef succeeded(self, bint probe)
-    cpdef failed(self, double now, double chance, bint probe, str caller=*)
-    cpdef bint hears(self, str caller) except -1
+    cpdef failed(self, double now, double chance, bint probe, tuple whose=*)
+    cpdef bint hears(self, str caller, str model=*) except -1
     cpdef released(self, bint probe)
     cpdef double wait_s(self, double now) except -1.0
-    cdef _count(self, str caller)
+    cdef _count(self, tuple whose)
     cdef _open(self, double now, double chance)
     @cython.locals(held=cython.int)
     cdef _set_state(self, int state)

@@ -11,7 +11,7 @@ cdef int CLOSED, NO, OPEN
 @cython.final
 cdef class Engine:
     cdef public dict aliases
-    cdef public tuple addresses, beside, discovered_models, gpus, probe_paths, words
+    cdef public tuple addresses, beside, discovered_models, gpus, ejected_by, probe_paths, words
     cdef public long long answered_total, ejections_total, failures, failures_total, inflight, truncations_total
     cdef public bytes api_key_line, base, head_block, label
     cdef public bint away, cancel, crowded, disowned, draining, fleeting, h2, held, literal, tunnelled
@@ -21,7 +21,7 @@ cdef class Engine:
     cdef public Watch watch
     cdef public object configured_cancel, configured_max_idle, configured_models, healthy, port
     cdef public Kind kind
-    cdef public str ejected_by, host, machine, name, protocol, served_name, tenant, unix_path, version
+    cdef public str host, machine, name, protocol, served_name, tenant, unix_path, version
     cdef public Py_ssize_t idle_files, max_connections, max_idle, warm_connections
     cdef public double ejected_until, probed_at, rests_until
     cdef public Breaker breaker
@@ -30,7 +30,7 @@ cdef class Engine:
 
     cpdef become(self, Kind kind)
     cpdef bint doubted(self) except -1
-    cpdef bint hears(self, str caller) except -1
+    cpdef bint hears(self, str caller, str model) except -1
     cpdef bint usable(self) except -1
     @cython.locals(count=Py_ssize_t, other=Engine)
     cpdef Py_ssize_t under_way(self) except -1

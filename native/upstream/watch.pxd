@@ -19,13 +19,13 @@ cdef class Watch:
     cdef public bint gone
     cdef public long long answers, faults, known, making, reading, row, samples, since
     cdef public double ttft_at, ttft_s
-    cdef public str faults_by, row_by
+    cdef public tuple faults_by, row_by
 
     cpdef Py_ssize_t opened(self, long long tokens) except -1
     cpdef began(self, long long read, long long makes)
     cpdef ended(self, long long read, long long made)
     cpdef answered(self)
-    cpdef failed(self, str caller=*)
+    cpdef failed(self, tuple whose=*)
     @cython.locals(weight=cython.double)
     cpdef took(self, double seconds, double now)
     cpdef double latency_s(self, double now) except -1.0

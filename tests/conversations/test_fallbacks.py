@@ -417,12 +417,12 @@ CLASS = (RouteConfig(model="class:c", models=["m", "n"]), RouteConfig(model="m")
 @pytest.mark.parametrize("asked", ["m", "class:c"])
 @pytest.mark.parametrize("name", FAILS_ALONE)
 def test_an_engine_of_the_same_model_comes_before_another_model(name: str, asked: str) -> None:
-    """Without any rule of retries, and at no cost to their budget."""
+    """Without any rule of retries."""
     routes = (RouteConfig(model="m", fallback=["n"], fallback_on=["failure"]),) if asked == "m" else CLASS
-    settings = {"policy": "ordered", "between_bytes_timeout_s": 2.0, "retry_budget_percent": 0}
+    settings = {"policy": "ordered", "between_bytes_timeout_s": 2.0}
     engines = {**TWO, "a": {"models": ("m",), "api_key": "of-the-gateway"}}
     with deployed(engines, *routes, plays={"a": FAILS_ALONE[name]}, **settings) as row:
-        for turn in range(12):
+        for turn in range(8):
             answer = row.ask(chat(asked, stream=name in IN_VAIN))
             assert (answer.status, answer.header("x-fallback-model")) == (200, None)
             assert row.asked == {"a": turn + 1, "a2": turn + 1, "b": 0}
@@ -434,6 +434,19 @@ def test_but_not_each_of_many() -> None:
     with deployed(engines, ROUTE, plays=plays, policy="ordered") as row:
         assert row.ask(chat()).header("x-fallback-model") == "n"
         assert sum(row.asked.values()) == 1 + MOST_SIBLINGS + 1
+
+
+@pytest.mark.parametrize("how", ["429", "503", "dies"])
+def test_nor_any_where_the_budget_of_retries_is_spent(how: str) -> None:
+    """Whoever is overloaded is not sent several times what there is: once to each model, and a few once more."""
+    names = [f"{model}{at}" for model in "mn" for at in range(4)]
+    engines = {name: {"models": (name[0],)} for name in names}
+    settings = {"retry_budget_percent": 0, "cb_failure_threshold": 0, "quarantine_after": 0}
+    with deployed(engines, ROUTE, plays=dict.fromkeys(names, FAILS_ALONE[how]), **settings) as row:
+        for _ in range(20):
+            assert row.ask(chat()).status in (429, 502, 503)
+        assert 40 < sum(row.asked.values()) <= 40 + 10
+        assert row.talk.stats.retries_refused > 0
 
 
 @pytest.mark.parametrize("name", TURNED_AWAY)

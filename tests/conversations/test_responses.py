@@ -226,15 +226,19 @@ def test_an_engine_that_is_another_tenants_now_is_asked_no_more(who: str) -> Non
         assert (row.asked["own"], row.asked["a"]) == (before["own"], before["a"] + 2)
 
 
-@pytest.mark.parametrize("state", ["well", "ill", "drained"])
+@pytest.mark.parametrize("state", ["well", "spared by another", "ill", "drained"])
 def test_what_a_fallback_has_made_it_is_asked_for(state: str) -> None:
     engines = {"a": {"models": ("m",)}, "b": {"models": ("n",)}}
-    with deployed(engines, FALLS, keys=KEYS, plays={name: Keeper(name, "one read", 0) for name in engines}) as row:
+    plays = {name: Keeper(name, "one read", 0) for name in engines}
+    with deployed(engines, FALLS, keys=KEYS, plays=plays, cb_failure_threshold=5) as row:
         well, row.engines["a"].play = row.engines["a"].play, lambda asked: asked.says(UNAVAILABLE)
         assert row.ask(post()).header("x-fallback-model") == "n"
         row.engines["a"].play = well
         told, engine, before = row.engines["b"].play.kept[-1], row.engines["b"].engine, row.asked
         engine.healthy, engine.draining = state != "ill", state == "drained"
+        for _ in range(5 if state == "spared by another" else 0):
+            engine.breaker.failed(monotonic(), 0.0, False, ("key-of-y", ""))
+        row.talk.core.room()
         answer = row.ask(post(told))
         if state == "drained":
             assert (answer.status, row.asked) == (503, before)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from fastgw import RouteConfig
 from tests.conversations.deployed_row import deployed
 from tests.conversations.said import (
     BLOCK,
@@ -262,99 +261,6 @@ def test_a_generation_that_failed_is_asked_for_again_as_a_bad_gateway() -> None:
     for statuses, status in (("502",), 200), (("500",), 424):
         with deployed(two, plays={"a": answering(failed)}, retry_statuses=statuses, **settings) as row:
             assert (row.ask(asking("/generate")).status, row.engines["a"].engine.failures_total) == (status, 1)
-
-
-# --- a failure that only one caller got
-def poisoned(said: bytes) -> Play:
-    """An engine that answers well, but for one prompt."""
-    return lambda asked: asked.says(said) if b"poison" in asked.body else asked.says(ok(ANSWER))
-
-
-POISON = request("POST", CHAT, headers=[("content-type", "application/json")], body=b'{"model":"m","messages":["poison"]}')
-POISONS = {
-    "500": LLAMA_500 % 2 + b"{}", "424": LLAMA_500.replace(b"500 Internal", b"424 Internal") % 2 + b"{}",
-    "200": ok(json.dumps(error(500)).encode()),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("threshold", [1, 5])
-@pytest.mark.parametrize("how", POISONS)
-def test_what_only_one_caller_gets_keeps_no_other_from_an_engine(how: str, threshold: int) -> None:
-    """He is spared it; and so are all, as soon as another has failed there as well."""
-    one, other, third = "127.0.0.1", "127.0.0.2", "127.0.0.3"
-    with deployed({"a": ENGINES["a"]}, plays={"a": poisoned(POISONS[how])}, cb_failure_threshold=threshold) as row:
-        for _ in range(3):
-            for _ in range(threshold):
-                assert row.ask(POISON, one).status in (424, 500)
-            assert row.ask(asking(CHAT), one).status == 503
-            assert row.talk.core.health.counts() == (1, 1)
-            assert row.ask(asking(CHAT), other).status == 200
-        for _ in range(threshold):
-            row.ask(POISON, one)
-        assert row.ask(POISON, other).status in (424, 500)
-        assert (row.ask(asking(CHAT), third).status, row.ask(asking(CHAT), other).status) == (503, 503)
-        assert row.talk.core.health.counts() == (0, 1)
-
-
-def test_nor_does_his_probe() -> None:
-    """That he tries again and again keeps it from himself alone; of a connection that breaks nobody is the cause."""
-    settings: dict[str, Any] = {"cb_failure_threshold": 2, "cb_recovery_timeout_s": 1.0}
-    with deployed({"a": ENGINES["a"]}, plays={"a": poisoned(POISONS["500"])}, **settings) as row:
-        for _ in range(5):
-            row.ask(POISON)
-            row.talk.passes(1.3)
-        client = row.talk.client("127.0.0.2").says(asking(CHAT))
-        assert client.sees(200)
-        row.engines["a"].play = lambda asked: asked.closes("reset")
-        assert [row.ask(asking(CHAT)).status for _ in range(2)] == [502, 502]
-        assert row.ask(asking(CHAT), "127.0.0.2").status == 503
-
-
-def test_where_one_caller_spares_an_engine_no_other_waits_for_another() -> None:
-    """It is asked at once, although the one beside it is only full."""
-    two = {name: {"models": ("m",), "max_concurrent": 1} for name in "ab"}
-    settings: dict[str, Any] = {"policy": "ordered", "cb_failure_threshold": 2}
-    with deployed(two, plays={"a": poisoned(POISONS["500"]), "b": None}, **settings) as row:
-        assert [row.ask(POISON).status for _ in range(2)] == [500, 500]
-        held = row.talk.client().says(asking(CHAT))
-        assert (held.waits, row.asked["b"]) == (True, 1)
-        assert row.talk.client("127.0.0.2").says(asking(CHAT)).sees(200)
-        assert row.asked["a"] == 3
-        held.leaves()
-
-
-def test_who_has_lost_his_engine_goes_to_one_that_another_has_spared_meanwhile() -> None:
-    two = {name: {"models": ("m",), "max_concurrent": 1} for name in "ab"}
-    settings: dict[str, Any] = {"policy": "ordered", "cb_failure_threshold": 2, "retry_fresh": True, "max_retries": 1}
-    with deployed(two, plays={"a": None, "b": poisoned(POISONS["500"])}, **settings) as row:
-        client = row.talk.client("127.0.0.2").says(asking(CHAT))
-        assert [row.ask(POISON).status for _ in range(2)] == [500, 500]
-        row.engines["a"].last.closes("reset")
-        row.talk.passes(1.0)
-        assert client.sees(200)
-
-
-PARTS = {
-    "of a class": ({"a": {"models": ("m",)}, "b": {"models": ("n",)}}, RouteConfig(model="c", models=["m", "n"])),
-    "of versions": (
-        {"a": {"models": ("c",), "version": "1"}, "b": {"models": ("c",), "version": "2"}},
-        RouteConfig(model="c", versions={"1": 1, "2": 1}, sticky=True),
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("parts", PARTS)
-def test_where_one_caller_spares_an_engine_no_other_is_given_another_part(parts: str) -> None:
-    engines, route = PARTS[parts]
-    poison, fine = (data.replace(b'"m"', b'"c"') for data in (POISON, asking(CHAT)))
-    with deployed(engines, route, plays={"a": poisoned(POISONS["500"])}, cb_failure_threshold=2) as row:
-        others = [ip for ip in (f"127.0.0.{at}" for at in range(2, 20)) if row.goes_to(fine, ip) == "a"]
-        assert len(others) > 2
-        for ip in others[1:]:
-            for _ in range(2):
-                row.ask(poison, others[0])
-            assert row.goes_to(fine, others[0]) == "b"
-            assert row.goes_to(fine, ip) == "a"
 
 
 @pytest.mark.parametrize("path", ["/v1/audio/speech", CHAT])

@@ -140,6 +140,28 @@ async def test_who_waits_is_told_when_a_breaker_moves_or_a_probe_is_free_again()
             one.leave()
 
 
+async def test_a_trial_is_none_of_an_opening_that_came_later() -> None:
+    """Another caller has closed the breaker meanwhile, and it has opened anew: it waits for its own trial's word."""
+    async with place() as here:
+        core = Core(here.reactor, here.stats)
+        engine = here.pool.engine
+        for step in ("succeeded", "failed", "released"):
+            engine.breaker = breaker = type(engine.breaker)(1, 0.0)
+            breaker.failed(monotonic(), 0.0, False, ("one", ""))
+            assert breaker.admit(monotonic() + 1.0) == PROBE
+            late = await opened(core, here, True)
+            assert breaker.hears("other")
+            breaker.failed(monotonic(), 0.0, False)
+            assert breaker.admit(monotonic() + 1.0) == PROBE
+            trial = await opened(core, here, True)
+            DOES[step](late)
+            assert (breaker.state, breaker.probing) == (HALF_OPEN, True), step
+            trial.succeeded()
+            assert breaker.state == CLOSED
+            for one in (late, trial):
+                one.leave()
+
+
 async def test_what_was_never_sent_says_nothing_of_its_engine() -> None:
     """A filter has answered in its place: no verdict, and no answer of the engine's."""
     async with place() as here:

@@ -15,22 +15,23 @@ class History:
         self.threshold = threshold
         self.recovery_s = recovery_s
         self.events: list[tuple[str, bool, float, float]] = []
-        self.whose: list[str] = []
+        self.whose: list[tuple[str, str]] = []
 
-    def told(self, what: str, probe: bool, now: float, chance: float, whose: str = "") -> None:
+    def told(self, what: str, probe: bool, now: float, chance: float, whose: tuple[str, str] = ("", "")) -> None:
         self.events.append((what, probe, now, chance))
         self.whose.append(whose)
 
-    def heard(self, whose: str) -> bool:
-        """Whether it closes because ``whose`` request is there: the failures in a row were all another's."""
+    def heard(self, *whose: str) -> bool:
+        """Whether it closes because ``whose`` request is there (his, and for which model): the failures in a row were all
+        another's, or for another."""
         if self.closed():
             return False
-        callers = self.row()
-        return len(callers) == 1 and callers not in ({""}, {whose})
+        callers, models = {one for one, _ in self.row()}, {model for _, model in self.row()}
+        return any(len(each) == 1 and each not in ({""}, {one}) for each, one in zip((callers, models), whose, strict=True))
 
-    def row(self) -> set[str]:
-        """Who got the failures in a row, since one was answered well where that counted."""
-        callers: set[str] = set()
+    def row(self) -> set[tuple[str, str]]:
+        """Who got the failures in a row, and for which models, since one was answered well where that counted."""
+        callers: set[tuple[str, str]] = set()
         for index, (what, probe, _, _) in enumerate(self.events):
             shut = self.shut_at(index)
             if what == "ok" and (probe or not shut):

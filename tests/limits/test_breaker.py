@@ -144,7 +144,7 @@ STEPS = st.lists(
         st.integers(0, 7),  # whose verdict falls
         st.integers(0, 12),  # seconds that pass before
         st.integers(0, 3),  # chance, in quarters
-        st.sampled_from(("", "a", "a", "b")),
+        st.tuples(st.sampled_from(("", "a", "a", "b")), st.sampled_from(("", "", "m", "n"))),
     ),
     max_size=60,
 )
@@ -152,12 +152,12 @@ STEPS = st.lists(
 
 @given(threshold=st.integers(0, 4), recovery_s=st.sampled_from((0.0, 10.0, 20.0)), steps=STEPS)
 def test_it_answers_as_its_own_history_does(
-    threshold: int, recovery_s: float, steps: list[tuple[str, int, int, int, str]]
+    threshold: int, recovery_s: float, steps: list[tuple[str, int, int, int, tuple[str, str]]]
 ) -> None:
     breaker, history = Breaker(threshold, recovery_s), History(threshold, recovery_s)
     now = 1000.0
     out: list[bool] = []  # requests under way: were they admitted as a probe?
-    for what, whose, later, quarter, caller in steps:
+    for what, whose, later, quarter, told in steps:
         now += later
         chance = quarter / 4
         if what == "ask":
@@ -167,8 +167,8 @@ def test_it_answers_as_its_own_history_does(
             if answer:
                 out.append(answer == PROBE)
         elif what == "hear":
-            heard = history.heard(caller)
-            assert breaker.hears(caller) == heard
+            heard = history.heard(*told)
+            assert breaker.hears(*told) == heard
             if heard:
                 history.told("heard", False, now, 0.0)
                 out = [False] * len(out)  # (a probe that is out is none any more)
@@ -177,10 +177,10 @@ def test_it_answers_as_its_own_history_does(
             if what == "ok":
                 breaker.succeeded(probe)
             elif what == "bad":
-                breaker.failed(now, chance, probe, caller)
+                breaker.failed(now, chance, probe, told)
             else:
                 breaker.released(probe)
-            history.told(what, probe, now, chance, caller)
+            history.told(what, probe, now, chance, told)
         assert sum(out) <= 1
         assert breaker.may(now) == history.may(now)
         assert breaker.opened_total == len(history.openings())

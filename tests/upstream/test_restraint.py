@@ -16,7 +16,8 @@ from fastgw.upstream.restraint import FEWEST_CALLS, FEWEST_TIMES, MOST_TIMES, WI
 from fastgw.upstream.table import Group
 from fastgw.upstream.watched import watches
 from tests.conversations.deployed_row import deployed, fine
-from tests.conversations.test_whose_fault import CHAT, POISON, POISONS, asking, poisoned
+from tests.conversations.test_believed import POISON, POISONS, poisoned
+from tests.conversations.test_whose_fault import CHAT, asking
 from tests.policy.routing.test_loads import watched
 from tests.policy.routing.test_strategies import REQUEST, place
 from tests.support.byhand.engine import Play
@@ -355,4 +356,23 @@ def test_an_engine_is_ejected_for_others_on_the_word_of_two_callers(settings: di
         row.talk.passes(31.0)
         fails(one, play=lambda asked: asked.closes("reset"))
         assert [row.goes_to(asking(CHAT), ip) for ip in (one, other)] == ["b", "b"]
+        restraint.close()
+
+
+def test_what_it_is_refused_for_is_of_that_model_alone() -> None:
+    """An engine that lacks a model is spared by all who ask for that, and by nobody who asks for another."""
+    hold(-1.0)  # (the conversation's)
+    two = {name: {"models": ("m", "n")} for name in "ab"}
+    with deployed(two, plays={"a": poisoned(POISONS["a model's 404"])}, policy="ordered", retry_statuses=()) as row:
+        core, pools = row.talk.core, row.talk.engines
+        watched(pools)
+        restraint = Restraint(
+            Loop(), lambda: pools, core.table.named, NullLog(), core.room, lambda *told: None  # type: ignore[arg-type]
+        )
+        restraint.follow(Config(outlier_errors=5))
+        restraint.look(monotonic())
+        for at in range(10):
+            row.ask(POISON, f"127.0.0.{1 + at % 2}")
+        restraint.look(monotonic())
+        assert [row.goes_to(asking(CHAT, model=model)) for model in "mnm"] == ["b", "a", "a"]
         restraint.close()
