@@ -90,6 +90,7 @@ def shown(found: Reading, where: str) -> Shown:
               f"{figure(one.memory_used_gb)}/{figure(one.memory_total_gb, ' GiB')}", figure(one.temperature_c, " C"),
               figure(one.power_w, " W")) for one in found.gpus],
             frozenset(row for row, one in enumerate(found.gpus) if not one.up),
+            found.gpus_total - len(found.gpus),
         ),
         Table(
             ("WHEN", "WHAT", "ENGINE", ""),
@@ -106,14 +107,17 @@ def _head(found: Reading, where: str) -> list[str]:
     if own.uptime_s is not None:
         up = f"  up {int(own.uptime_s // 86400)}d {time.strftime('%H:%M', time.gmtime(own.uptime_s))}"
     store = "store -" if own.store_up is None else "store ok" if own.store_up else "STORE DOWN: usage only in memory"
+    driver = [f"GPU DRIVER: {found.gpu_driver}"] if found.gpu_driver not in (None, "ok") else []
     return [safe(line) for line in (
         f"fastgw {own.version} at {where}{up}  {time.strftime('%H:%M:%S', time.localtime(found.at))}",
         f"requests {figure(own.requests_per_s, '/s')}  5xx {figure(own.errors_per_s, '/s')}  refused "
         f"{figure(own.refused_per_s, '/s')}  under way {figure(own.active)}  waiting {figure(own.waiting)}",
-        f"first token p50 {ms(own.ttft_p50_s)} p99 {ms(own.ttft_p99_s)}  between tokens p99 {ms(own.itl_p99_s)}",
+        f"first token p50 {ms(own.ttft_p50_s)} p99 {ms(own.ttft_p99_s)}  between tokens p99 {ms(own.itl_p99_s)}"
+        f"  broken off {figure(own.broken_off_per_s, '/s')}",
         f"tokens in {figure(own.prompt_tokens_per_s, '/s')} out {figure(own.completion_tokens_per_s, '/s')}  loop p99 "
         f"{ms(own.lag_p99_s)}  memory {figure(own.memory_bytes, 'B')}",
         store + ("  settings wait for a restart" if own.restart_pending else ""),
+        *driver,
     )]  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from fastgw.top.samples import Growth, Page
 
 MOST_EVENTS: Final = 5
 
+_REFUSED: Final = ("rate_limited", "quota_exceeded", "budget_exceeded", "auth_failures")
+_BROKEN_OFF: Final = ("truncated", "engine_error", "upstream_timeout", "internal")  # behind a status that said 200
 _BREAKERS: Final = {1: "breaker open", 2: "breaker half-open"}
 
 
@@ -25,6 +27,7 @@ class GatewayFigures(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float | None
     requests_per_s: float | None
     errors_per_s: float | None
+    broken_off_per_s: float | None
     refused_per_s: float | None
     active: float | None
     waiting: float | None
@@ -72,7 +75,10 @@ class ModelFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GpuFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """``uuid`` is what a GPU keeps: where one has fallen off the bus, others get its number."""
+
     gpu: str
+    uuid: str
     up: bool
     utilization: float | None
     memory_used_gb: float | None
@@ -117,6 +123,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     models: Sequence[ModelFigures]
     models_total: int
     gpus: Sequence[GpuFigures]
+    gpus_total: int
+    gpu_driver: str | None
+    """None = nobody reads GPUs; else ``ok``, or a word for what is wrong."""
     events: Sequence[EventTold]
 
 
@@ -127,24 +136,26 @@ def reading(
     """Of two pages one after the other, with ``most`` engines, models and GPUs: those that are not well, then the busiest."""
     grown = Growth(before, page)
     engines, asked = _engines(page, grown, told), grown.rates("model", "gateway_requests_total")
-    models = sorted((model for model in asked if model), key=lambda model: (-asked[model], model))
+    models, gpus = sorted((model for model in asked if model), key=lambda model: (-asked[model], model)), _gpus(page)
     return Reading(
         at=at, seconds=grown.seconds, gateway=_gateway(page, grown, at), engines=engines[:most], engines_total=len(engines),
-        models=_models(grown, models[:most], asked), models_total=len(models), gpus=_gpus(page)[:most],
-        events=events[-MOST_EVENTS:],
+        models=_models(grown, models[:most], asked), models_total=len(models), gpus=gpus[:most],
+        gpus_total=len(gpus), gpu_driver=_gpu_driver(page), events=events[-MOST_EVENTS:],
     )  # fmt: skip
 
 
 def _gateway(page: Page, grown: Growth, at: float) -> GatewayFigures:
     info = next((labels for labels, _ in page.rows("fastgw_info")), {})
     started = page.total("process_start_time_seconds")
-    refused = [grown.rate(f"gateway_{name}_total") for name in ("rate_limited", "quota_exceeded", "auth_failures")]
+    refused = [grown.rate(f"gateway_{name}_total") for name in _REFUSED]
+    ended = grown.rates("outcome", "gateway_requests_unfinished_total")
     store, restart = page.total("gateway_store_up"), page.total("gateway_restart_pending")
     return GatewayFigures(
         version=info.get("version", ""),
         uptime_s=None if started is None else max(0.0, at - started),
         requests_per_s=_asked(page, grown.rate("gateway_requests_total"), grown),
         errors_per_s=_asked(page, grown.rate("gateway_requests_total", status_code="5*"), grown),
+        broken_off_per_s=_asked(page, sum(ended.get(one, 0.0) for one in _BROKEN_OFF) if ended else None, grown),
         refused_per_s=sum(one for one in refused if one is not None) if any(one is not None for one in refused) else None,
         active=page.total("gateway_active_requests"),
         waiting=page.total("gateway_queue_waiting"),
@@ -221,20 +232,30 @@ def _models(grown: Growth, models: Sequence[str], asked: Mapping[str, float]) ->
 
 
 def _gpus(page: Page) -> list[GpuFigures]:
+    """Those that are lost first, then as they are numbered."""
     by = {
-        word: page.by("gpu", f"gpu_{word}")
+        word: page.by("uuid", f"gpu_{word}")
         for word in (
-            "utilization_percent", "memory_used_gb", "memory_total_gb", "temperature_celsius", "power_watts",
+            "up", "utilization_percent", "memory_used_gb", "memory_total_gb", "temperature_celsius", "power_watts",
         )
     }  # fmt: skip
-    return [
+    found = [
         GpuFigures(
-            gpu=gpu, up=up == 1, utilization=by["utilization_percent"].get(gpu), memory_used_gb=by["memory_used_gb"].get(gpu),
-            memory_total_gb=by["memory_total_gb"].get(gpu), temperature_c=by["temperature_celsius"].get(gpu),
-            power_w=by["power_watts"].get(gpu),
+            gpu=labels.get("gpu", ""), uuid=uuid, up=by["up"][uuid] > 0, utilization=by["utilization_percent"].get(uuid),
+            memory_used_gb=by["memory_used_gb"].get(uuid), memory_total_gb=by["memory_total_gb"].get(uuid),
+            temperature_c=by["temperature_celsius"].get(uuid), power_w=by["power_watts"].get(uuid),
         )
-        for gpu, up in page.by("gpu", "gpu_up").items()
+        for uuid, labels in {labels.get("uuid", ""): labels for labels, _ in page.rows("gpu_up")}.items()
     ]  # fmt: skip
+    return sorted(found, key=lambda one: (one.up, len(one.gpu), one.gpu))
+
+
+def _gpu_driver(page: Page) -> str | None:
+    up = page.total("gpu_exporter_up")
+    if up is None:
+        return None
+    state = next((labels.get("state", "") for labels, _ in page.rows("gpu_exporter_info")), "")
+    return "ok" if up else "does not answer" if state in ("", "ok") else state
 
 
 def engines_told(body: bytes) -> Sequence[EngineTold]:

@@ -44,8 +44,14 @@ gateway_engine_kv_cache_usage_ratio{{engine="b"}} 0.425
 gateway_circuit_breaker_state{{engine="a"}} {turn}
 gateway_upstream_requests_total{{engine="b"}} {100 + 900 * turn}
 gateway_upstream_errors_total{{engine="b"}} 7
+gateway_budget_exceeded_total{{action="refused"}} {10 * turn}
+gateway_requests_unfinished_total{{outcome="error"}} {7 * turn}
+gateway_requests_unfinished_total{{outcome="engine_error"}} {5 * turn}
+gateway_requests_unfinished_total{{outcome="truncated"}} {15 * turn}
+gpu_exporter_up {1 - turn}
+gpu_exporter_info{{state="ok"}} 1
 gpu_up{{gpu="0",uuid="GPU-1"}} 1
-gpu_up{{gpu="1",uuid="GPU-2"}} 0
+gpu_up{{gpu="0",uuid="GPU-2"}} 0
 gpu_utilization_percent{{gpu="0",uuid="GPU-1"}} 97
 gpu_memory_used_gb{{gpu="0",uuid="GPU-1"}} 71.5
 gpu_memory_total_gb{{gpu="0",uuid="GPU-1"}} 79.6

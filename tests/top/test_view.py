@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fastgw.top.samples import Page
 from fastgw.top.view import EngineTold, Percentiles, events_told, reading
 from tests.top.pages import looked, text
@@ -10,7 +12,8 @@ from tests.top.pages import looked, text
 def test_the_gateway() -> None:
     own = looked().gateway
     assert (own.version, own.uptime_s, own.requests_per_s, own.errors_per_s) == ("1.2.3", 93_784.0, 124.7, 0.7)
-    assert (own.refused_per_s, own.active, own.waiting, own.completion_tokens_per_s) == (3.0, 43, 3, 2000)
+    assert (own.refused_per_s, own.active, own.waiting, own.completion_tokens_per_s) == (4.0, 43, 3, 2000), "of budgets too"
+    assert own.broken_off_per_s == 2.0, "a stream that broke off was answered 200"
     assert (own.store_up, own.restart_pending, own.lag_p99_s) == (False, True, None)
 
 
@@ -28,13 +31,29 @@ def test_models_and_gpus() -> None:
     found = looked()
     assert [one.model for one in found.models] == ["llama", 'b"\\\n\x1b[2J']
     assert (found.models[0].tokens_per_s, round(found.models[0].ttft_p50_s or 0, 3)) == (2000, 0.083)
-    assert [(one.gpu, one.up, one.utilization) for one in found.gpus] == [("0", True, 97), ("1", False, None)]
+    assert [(one.gpu, one.uuid, one.up, one.utilization) for one in found.gpus] == [
+        ("0", "GPU-2", False, None), ("0", "GPU-1", True, 97),
+    ], "one has fallen off the bus, and another has its number now"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "driver"),
+    [
+        ("", None),
+        ('gpu_exporter_up 1\ngpu_exporter_info{state="ok"} 1\n', "ok"),
+        ('gpu_exporter_up 0\ngpu_exporter_info{state="ok"} 1\n', "does not answer"),
+        ('gpu_exporter_up 0\ngpu_exporter_info{state="library_not_found"} 1\n', "library_not_found"),
+    ],
+)
+def test_how_the_driver_is(said: str, driver: str | None) -> None:
+    assert reading(None, Page(said, 0.0), 0.0, 20).gpu_driver == driver
 
 
 def test_of_many_the_first_are_told_and_how_many_there_are() -> None:
     found = looked(most=1)
     assert ([one.name for one in found.engines], found.engines_total) == (["b"], 4)
-    assert ([one.model for one in found.models], found.models_total, len(found.gpus)) == (["llama"], 2, 1)
+    assert ([one.model for one in found.models], found.models_total) == (["llama"], 2)
+    assert ([one.uuid for one in found.gpus], found.gpus_total) == (["GPU-2"], 2), "what is lost is seen"
 
 
 def test_the_first_look_knows_no_rates_and_an_idle_gateway_has_none() -> None:
