@@ -439,6 +439,7 @@ async def for_the_operator(
             Live(metrics.vitals, latencies),
             lambda: found[0].runners() if (found := runners.dialled()) is not None else (),
             lambda: gpus.tiles() if gpus is not None else None,
+            lambda: gpus.health() if gpus is not None else None,
         ),
         tls=shown.lasting() if shown is not None and config.control_tls else None,
     )

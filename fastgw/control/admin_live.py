@@ -87,17 +87,19 @@ def _none_read() -> None:
 
 class AdminLive:
     """See the head of this file. ``live`` None: nobody knows. ``runners``: those that are there; ``gpus``: the cards of this
-    machine, None = nobody reads them."""
+    machine, and ``driver`` how it is with their driver; None = nobody reads them."""
 
     def __init__(
         self,
         live: LiveBackend | None,
         runners: Callable[[], Sequence[RunnerSeen]] = tuple,
         gpus: Callable[[], Sequence[Any] | None] = _none_read,
+        driver: Callable[[], Any] = _none_read,
     ) -> None:
         self._live = live
         self._runners = runners
         self._gpus = gpus
+        self._driver = driver
         self._next: asyncio.Future[bytes] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -159,6 +161,7 @@ class AdminLive:
             now = live.look()
             shown = [_shown(one, *live.times(one.engine)) for one in runners[:MOST_RUNNERS]]
             told = {"now": now, "runners": shown, "runners_total": len(runners), "gpus": self._gpus()}
+            told["gpu_driver"] = self._driver()
             self._latest = event("now", told)
             made.set_result(self._latest)
         except Exception as error:

@@ -22,7 +22,7 @@ from fastgw import Config, EngineConfig
 from fastgw.app import Gateway
 from fastgw.control import admin_live
 from fastgw.control import dashboard as module
-from fastgw.gpu.watch import Tile
+from fastgw.gpu.watch import Health, Tile
 from fastgw.observe.live import Point
 from fastgw.sim import SimConfig, Simulator
 from tests.control.test_server import ask, serving, until
@@ -323,6 +323,14 @@ async def test_a_hundred_engines_by_keyboard_and_with_names_for_all_there_is(
         await tab.until("document.querySelectorAll('#engines tbody tr').length === 100")
         assert (await page.text("engines-count")).startswith("100 of 120")
         await tab.until("document.querySelectorAll('#gpus li').length === 3")
+        assert not await tab.says("document.getElementById('gpus-driver').checkVisibility()")
+        monkeypatch.setattr(page.gateway._control._live, "_gpus", list)
+        silent = Health(status="degraded", driver="library_not_found", detail="install it", gpus=0, gpus_up=0, age_s=0.1)
+        monkeypatch.setattr(page.gateway._control._live, "_driver", lambda: silent)
+        said = "The driver does not answer (library_not_found): install it"
+        await tab.until(f"document.getElementById('gpus-driver').innerText === '{said}'")
+        monkeypatch.undo()
+        monkeypatch.setattr(page.gateway._control._live, "_gpus", lambda: tiles)
         await tab.shot(PICTURES / "hundred-engines.png")
         # By keyboard: from the top, past the link that skips, to each control, with an outline that is seen.
         await tab.says("document.activeElement.blur(); scrollTo(0, 0)")

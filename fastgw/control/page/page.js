@@ -59,7 +59,7 @@ function onNow(told) {
   put(find("models-count"), of(now.models.length, now.models_total));
   put(find("runners-count"), of(told.runners.length, told.runners_total));
   find("runners-part").hidden = !told.runners_total;
-  cards(told.gpus);
+  cards(told.gpus, told.gpu_driver);
   announce(now.engines);
 }
 
@@ -77,8 +77,11 @@ function announce(list) {
   if (known.size > MOST_KNOWN) known = new Map(list.map((one) => [one.name, known.get(one.name)]));
 }
 
-function cards(gpus) {
-  find("gpus-part").hidden = !gpus || !gpus.length;
+function cards(gpus, driver) {
+  const silent = driver && driver.driver !== "ok" && driver.driver !== "starting";
+  find("gpus-part").hidden = !silent && (!gpus || !gpus.length);
+  find("gpus-driver").hidden = !silent;
+  if (silent) put(find("gpus-driver"), `The driver does not answer (${driver.driver}): ${driver.detail}`);
   if (!gpus) return;
   const list = find("gpus");
   while (list.children.length > gpus.length) list.lastElementChild.remove();
