@@ -236,16 +236,16 @@ def _gpus(page: Page) -> list[GpuFigures]:
     by = {
         word: page.by("uuid", f"gpu_{word}")
         for word in (
-            "up", "utilization_percent", "memory_used_gb", "memory_total_gb", "temperature_celsius", "power_watts",
+            "utilization_percent", "memory_used_gb", "memory_total_gb", "temperature_celsius", "power_watts",
         )
     }  # fmt: skip
     found = [
         GpuFigures(
-            gpu=labels.get("gpu", ""), uuid=uuid, up=by["up"][uuid] > 0, utilization=by["utilization_percent"].get(uuid),
+            gpu=gpu, uuid=uuid, up=up > 0, utilization=by["utilization_percent"].get(uuid),
             memory_used_gb=by["memory_used_gb"].get(uuid), memory_total_gb=by["memory_total_gb"].get(uuid),
             temperature_c=by["temperature_celsius"].get(uuid), power_w=by["power_watts"].get(uuid),
         )
-        for uuid, labels in {labels.get("uuid", ""): labels for labels, _ in page.rows("gpu_up")}.items()
+        for gpu, uuid, up in ((labels.get("gpu", ""), labels.get("uuid", ""), up) for labels, up in page.rows("gpu_up"))
     ]  # fmt: skip
     return sorted(found, key=lambda one: (one.up, len(one.gpu), one.gpu))
 
