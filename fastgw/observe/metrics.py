@@ -368,6 +368,10 @@ class GatewayCollector:
             tallies.outcomes,
         )  # fmt: skip
         yield _of_words(
+            "gateway_errors_total", "Requests that were refused, failed or broke off, by what was wrong.", "error",
+            tallies.recent.kinds,
+        )  # fmt: skip
+        yield _of_words(
             "gateway_upstream_failures_total", "Attempts that count against an engine, by how they failed.", "kind",
             tallies.failures,
         )  # fmt: skip

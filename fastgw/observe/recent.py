@@ -18,6 +18,8 @@ from fastgw.exchange.state import ExchangeState
 MOST_KEPT: Final = 100
 """Of each kind: 200 at most, of about half a kilobyte."""
 MAX_DETAIL_CHARS: Final = 200
+ENGINES_OWN: Final = "engine"
+"""In the place of an error's name, where an engine answered so itself."""
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
@@ -37,14 +39,16 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recent:
-    """See the head of this file. ``faults`` and ``refusals`` count all there were, ``last`` is the number of the latest."""
+    """See the head of this file. ``faults`` and ``refusals`` count all there were, ``kinds`` too by what was wrong; ``last`` is
+    the number of the latest."""
 
-    __slots__ = ("_faults", "_refusals", "faults", "last", "refusals")
+    __slots__ = ("_faults", "_refusals", "faults", "kinds", "last", "refusals")
 
     def __init__(self) -> None:
         self._faults: deque[Ended] = deque(maxlen=MOST_KEPT)
         self._refusals: deque[Ended] = deque(maxlen=MOST_KEPT)
         self.faults = self.refusals = self.last = 0
+        self.kinds: dict[str, int] = {}  # (no more than the table of errors has)
 
     def add(self, exchange: Any, outcome: str, model: str) -> None:
         """``exchange`` has ended so, or with a status from 400 on."""
@@ -52,6 +56,8 @@ class Recent:
         if outcome.startswith("client_"):
             return
         self.last += 1
+        kind = one.error_kind or ENGINES_OWN
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
         call = one.call
         ended = Ended(
             self.last, round(time(), 3), one.request_id.decode("latin-1"), one.status, outcome, one.error_kind,

@@ -11,6 +11,7 @@ OVER: Final = "[$__rate_interval]"
 MODEL: Final = 'model=~"$model"'
 ENGINE: Final = 'engine=~"$engine"'
 GPU: Final = 'gpu=~"$gpu"'
+ONE_GPU: Final = "{{instance}} {{gpu}}"  # every machine has a GPU 0
 
 
 class Panel(NamedTuple):
@@ -37,8 +38,10 @@ def rate(metric: str, where: str = "", by: str = "") -> str:
 
 
 def share(part: str, whole: str, where: str = "", which: str = "") -> str:
-    """How much of one counter's growth another's is; ``which`` of its own."""
-    return rate(part, ",".join(filter(None, (where, which)))) + " / " + rate(whole, where)
+    """How much of one counter's growth another's is; ``which`` of its own. A counter with labels is not there until it counts:
+    that is none."""
+    all_of_it = rate(whole, where)
+    return f"({rate(part, ','.join(filter(None, (where, which))))} or 0 * {all_of_it}) / {all_of_it}"
 
 
 def percentiles(metric: str, where: str = "") -> tuple[tuple[str, str], ...]:
@@ -67,6 +70,8 @@ TRAFFIC: Final = Dashboard("fastgw-traffic", "fastgw: traffic", (("model", "gate
         Panel("By model", "reqps", (("{{model}}", rate("gateway_requests_total", MODEL, "model")),)),
         Panel("Not ended well", "reqps", (("{{outcome}}", rate("gateway_requests_unfinished_total", by="outcome")),),
               "By what ended them."),
+        Panel("Why", "reqps", (("{{error}}", rate("gateway_errors_total", by="error")),),
+              "What was wrong, by the names of docs/errors.md; engine: an engine answered so itself."),
         Panel("Refused", "reqps", (
             ("limit: {{limit}}", rate("gateway_rate_limited_total", by="limit")),
             ("quota: {{action}}", rate("gateway_quota_exceeded_total", by="action")),
@@ -177,26 +182,38 @@ GPUS: Final = Dashboard("fastgw-gpus", "fastgw: GPUs", (("gpu", "gpu_up"),), (
         ), stat=True),
     )),
     ("Work", (
-        Panel("Busy", "percent", of("gpu_utilization_percent", GPU, "gpu"), "How much of the time a kernel ran."),
-        Panel("Memory in use", "gbytes", of("gpu_memory_used_gb", GPU, "gpu"), "In GiB."),
-        Panel("Memory read or written", "percent", of("gpu_memory_utilization_percent", GPU, "gpu")),
-        Panel("PCIe", "Bps", of("gpu_pcie_bytes_per_second", GPU, "gpu", "{{gpu}} {{direction}}")),
-        Panel("Clock", "hertz", of("gpu_clock_hertz", GPU + ',clock="sm"', "gpu"), "Of its processors."),
-        Panel("Processes", "short", of("gpu_processes", GPU, "gpu")),
+        Panel("Busy", "percent", of("gpu_utilization_percent", GPU, "gpu", ONE_GPU), "How much of the time a kernel ran."),
+        Panel("Memory in use", "gbytes", of("gpu_memory_used_gb", GPU, "gpu", ONE_GPU), "In GiB."),
+        Panel("Memory read or written", "percent", of("gpu_memory_utilization_percent", GPU, "gpu", ONE_GPU)),
+        Panel("PCIe", "Bps", of("gpu_pcie_bytes_per_second", GPU, "gpu", ONE_GPU + " {{direction}}")),
+        Panel("Clock", "hertz", of("gpu_clock_hertz", GPU + ',clock="sm"', "gpu", ONE_GPU), "Of its processors."),
+        Panel("Processes", "short", of("gpu_processes", GPU, "gpu", ONE_GPU)),
     )),
     ("Heat and power", (
-        Panel("Temperature", "celsius", of("gpu_temperature_celsius", GPU, "gpu")),
+        Panel("Temperature", "celsius", of("gpu_temperature_celsius", GPU, "gpu", ONE_GPU)),
         Panel("Power", "watt", (
-            ("{{gpu}}", f"gpu_power_watts{{{GPU}}}"), ("{{gpu}} may", f"gpu_power_enforced_limit_watts{{{GPU}}}"),
+            (ONE_GPU, f"gpu_power_watts{{{GPU}}}"), (ONE_GPU + " may", f"gpu_power_enforced_limit_watts{{{GPU}}}"),
         )),
-        Panel("Slowed down", "short", of("gpu_throttle_reason", GPU, "gpu", "{{gpu}} {{reason}}"),
+        Panel("Slowed down", "short", of("gpu_throttle_reason", GPU, "gpu", ONE_GPU + " {{reason}}"),
               "1 = its clocks are lower for this reason."),
     )),
+    ("Energy", (
+        Panel("What for", "watt", (("{{state}}", rate("gateway_energy_joules_total", by="state")),),
+              "Of GPUs that a gateway knows the engines of: for requests, idle, or for what came to nothing."),
+        Panel("By model", "watt", (("{{model}}", rate("gateway_energy_joules_total", 'state="active"', "model")),)),
+        Panel("Of a generated token", "joule", ((
+            "{{model}}", rate("gateway_energy_joules_total", 'state="active"', "model") + " / "
+            + rate("gateway_model_tokens_total", 'type="completion"', "model"),
+        ),)),
+        Panel("By caller", "watt", (("{{caller}}", rate("gateway_caller_energy_joules_total", by="caller")),),
+              "With metrics_by."),
+    )),
     ("Faults", (
+        Panel("Answers", "short", of("gpu_up", GPU, "gpu", ONE_GPU + " {{uuid}}"), "0 = it did, and is lost."),
         Panel("Memory errors", "short", (
-            ("{{gpu}} {{error}}", f'gpu_ecc_errors_total{{{GPU},count="volatile"}}'),
+            (ONE_GPU + " {{error}}", f'gpu_ecc_errors_total{{{GPU},count="volatile"}}'),
         ), "Since the driver was loaded."),
-        Panel("Sent again over PCIe", "short", (("{{gpu}}", rate("gpu_pcie_replays_total", GPU, "gpu")),)),
+        Panel("Sent again over PCIe", "short", ((ONE_GPU, rate("gpu_pcie_replays_total", GPU, "instance, gpu")),)),
         Panel("How old the figures are", "s", (("driver", "gpu_exporter_reading_age_seconds"),)),
     )),
 ))  # fmt: skip

@@ -21,7 +21,7 @@ from scripts.monitoring.dashboards import FOLDER, pages
 from tests.cli.test_cli import environment
 from tests.deploy.frozen import ROOT
 from tests.deploy.prometheus import Prometheus, alerts, installed, prometheus, promtool
-from tests.gpu.conftest import Script, library, script  # noqa: F401 - fixtures
+from tests.gpu.conftest import Script, library, nvml, script  # noqa: F401 - fixtures
 from tests.gpu.test_cli import exporter
 from tests.support.client import RawClient
 from tests.support.gateway import Running, running
@@ -41,13 +41,17 @@ SEEN_WITHIN_S = 25.0
 
 
 def queries() -> dict[str, str]:
-    """Each expression of each dashboard, by where it stands, as Grafana would ask it with nothing chosen."""
+    """Each expression of each dashboard, by where it stands, as Grafana would ask it with nothing chosen; and each share with a
+    model that has had no fault: that is none, and not nothing."""
     found = {}
     for path in sorted(FOLDER.glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
             for target in panel.get("targets", ()):
                 expression = re.sub(r"\$(model|engine|gpu)\b", ".*", target["expr"].replace("$__rate_interval", "1m"))
-                found[f"{path.stem}: {panel['title']}: {target['legendFormat']}"] = expression
+                where = f"{path.stem}: {panel['title']}: {target['legendFormat']}"
+                found[where] = expression
+                if target["legendFormat"] == "share":
+                    found[where + " of none"] = expression.replace('model=~".*"', 'model=~"good"')
     return found
 
 
@@ -59,6 +63,15 @@ def limits() -> dict[str, str]:
         assert match is not None, f"{name}: ends with a comparison"
         found[f"alert: {name}"] = match[1]
     return found
+
+
+async def draw(nvml: Script, stopped: asyncio.Event) -> None:  # noqa: F811
+    """Both GPUs draw 200 W."""
+    began = asyncio.get_running_loop().time()
+    while not stopped.is_set():
+        drawn = round((asyncio.get_running_loop().time() - began) * 200e3)
+        nvml.say("gpus 2", f"energy 0 {drawn}", f"energy 1 {drawn}")
+        await asyncio.sleep(0.5)
 
 
 async def load(gw: Running, stopped: asyncio.Event) -> None:
@@ -83,16 +96,16 @@ async def unseen(found: Prometheus, wanted: dict[str, str]) -> list[str]:
 @installed
 @pytest.mark.deadline_s(90)
 async def test_S2_21_every_query_and_every_alert_finds_series_of_a_real_gateway(
-    tmp_path: Path, script: Script,  # noqa: F811
+    tmp_path: Path, nvml: Script,  # noqa: F811
 ) -> None:  # fmt: skip
-    script.say("gpus 2")
+    nvml.say("gpus 2")
     good = SimConfig(models=("good",), ttft_ms=30, itl_ms=2, slots=2)
     bad = SimConfig(models=("bad",), fault="reset-after-events=1")
     async with Simulator(good) as one, Simulator(bad) as two:
         engines = [EngineConfig(url=one.url, max_concurrent=1), EngineConfig(url=two.url)]
-        with exporter(tmp_path, script.environment(), "--port", "0") as gpus:
+        with exporter(tmp_path, nvml.environment(), "--port", "0") as gpus:
             async with running(engines, control_listen="127.0.0.1:0", admin_key="an-admin-key-of-tests", api_keys=(KEY,),
-                               scheduler="auto", scheduler_interval_s=0.2, metrics_by="key") as gw:  # fmt: skip
+                               scheduler="auto", scheduler_interval_s=0.2, metrics_by="key", gpu=True) as gw:  # fmt: skip
                 await gw.until("the engines are known", lambda: len(gw.gateway.core.table.models) == 2)
                 where = {"gateway": gw.gateway.control_url, "gpu": gpus.url}
                 async with prometheus(tmp_path, **{job: url.removeprefix("http://") for job, url in where.items()}) as found:
@@ -100,6 +113,7 @@ async def test_S2_21_every_query_and_every_alert_finds_series_of_a_real_gateway(
                     async with asyncio.TaskGroup() as clients:
                         for _ in range(4):
                             clients.create_task(load(gw, stopped))
+                        clients.create_task(draw(nvml, stopped))
                         try:
                             assert await unseen(found, queries() | limits()) == []
                             (group,) = (await found.get("/api/v1/rules"))["groups"]
