@@ -85,6 +85,11 @@ def shown(found: Reading, where: str) -> Shown:
             left=found.models_total - len(found.models),
         ),
         Table(
+            ("CALLER", "REQ/S", "TOKENS/S"),
+            [(safe(one.caller, _NAME_CHARS), figure(one.requests_per_s), figure(one.tokens_per_s)) for one in found.callers],
+            left=found.callers_total - len(found.callers),
+        ),
+        Table(
             ("GPU", "STATE", "BUSY", "MEMORY", "TEMP", "POWER"),
             [(safe(one.gpu, 8), "ok" if one.up else "lost", figure(one.utilization, "%"),
               f"{figure(one.memory_used_gb)}/{figure(one.memory_total_gb, ' GiB')}", figure(one.temperature_c, " C"),

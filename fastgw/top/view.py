@@ -74,6 +74,14 @@ class ModelFigures(msgspec.Struct, frozen=True, kw_only=True):
     ttft_p99_s: float | None
 
 
+class CallerFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """A key or a tenant, by its id, where ``metrics_by`` counts them."""
+
+    caller: str
+    requests_per_s: float
+    tokens_per_s: float | None
+
+
 class GpuFigures(msgspec.Struct, frozen=True, kw_only=True):
     """``uuid`` is what a GPU keeps: where one has fallen off the bus, others get its number."""
 
@@ -122,6 +130,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     engines_total: int
     models: Sequence[ModelFigures]
     models_total: int
+    callers: Sequence[CallerFigures]
+    callers_total: int
     gpus: Sequence[GpuFigures]
     gpus_total: int
     gpu_driver: str | None
@@ -137,9 +147,11 @@ def reading(
     grown = Growth(before, page)
     engines, asked = _engines(page, grown, told), grown.rates("model", "gateway_requests_total")
     models, gpus = sorted((model for model in asked if model), key=lambda model: (-asked[model], model)), _gpus(page)
+    callers = _callers(grown)
     return Reading(
         at=at, seconds=grown.seconds, gateway=_gateway(page, grown, at), engines=engines[:most], engines_total=len(engines),
-        models=_models(grown, models[:most], asked), models_total=len(models), gpus=gpus[:most],
+        models=_models(grown, models[:most], asked), models_total=len(models), callers=callers[:most],
+        callers_total=len(callers), gpus=gpus[:most],
         gpus_total=len(gpus), gpu_driver=_gpu_driver(page), events=events[-MOST_EVENTS:],
     )  # fmt: skip
 
@@ -229,6 +241,17 @@ def _models(grown: Growth, models: Sequence[str], asked: Mapping[str, float]) ->
         )
         for model in models
     ]  # fmt: skip
+
+
+def _callers(grown: Growth) -> list[CallerFigures]:
+    """Those that use something now, who uses most first."""
+    used = grown.rates("caller", "gateway_caller_tokens_total")
+    found = [
+        CallerFigures(caller=caller, requests_per_s=rate, tokens_per_s=used.get(caller))
+        for caller, rate in grown.rates("caller", "gateway_caller_requests_total").items()
+        if rate or used.get(caller)
+    ]
+    return sorted(found, key=lambda one: (-(one.tokens_per_s or 0.0), -one.requests_per_s, one.caller))
 
 
 def _gpus(page: Page) -> list[GpuFigures]:

@@ -26,6 +26,12 @@ gateway_time_to_first_token_seconds_bucket{{{WHERE},le="0.2"}} {150 + 100 * turn
 gateway_time_to_first_token_seconds_bucket{{{WHERE},le="+Inf"}} {151 + 100 * turn}
 gateway_model_tokens_total{{{WHERE},type="completion"}} {5000 + 20000 * turn}
 gateway_tokens_generated_total {5000 + 20000 * turn}
+gateway_caller_requests_total{{caller="key_1"}} {10 + 900 * turn}
+gateway_caller_requests_total{{caller="key_2"}} {10 + 300 * turn}
+gateway_caller_requests_total{{caller="key_3"}} 7
+gateway_caller_tokens_total{{caller="key_1",type="prompt"}} {50 + 1000 * turn}
+gateway_caller_tokens_total{{caller="key_1",type="completion"}} {50 + 1000 * turn}
+gateway_caller_tokens_total{{caller="key_2",type="completion"}} {50 + 18000 * turn}
 gateway_rate_limited_total{{limit="requests"}} {30 * turn}
 gateway_active_requests 43
 gateway_queue_waiting{{priority="high"}} 1

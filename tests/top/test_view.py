@@ -36,6 +36,14 @@ def test_models_and_gpus() -> None:
     ], "one has fallen off the bus, and another has its number now"  # fmt: skip
 
 
+def test_callers_who_use_something_and_who_uses_most_first() -> None:
+    found = looked()
+    assert [(one.caller, one.requests_per_s, one.tokens_per_s) for one in found.callers] == [
+        ("key_2", 30, 1800), ("key_1", 90, 200),
+    ]  # fmt: skip
+    assert ([one.caller for one in looked(most=1).callers], looked(most=1).callers_total) == (["key_2"], 2)
+
+
 def test_gpus_that_were_lost_before_anybody_asked_have_no_uuid_and_are_told_all_the_same() -> None:
     page = Page('gpu_up{gpu="0"} 0\ngpu_up{gpu="1",uuid="GPU-1"} 1\ngpu_up{gpu="3"} 0\n', 0.0)
     assert [(one.gpu, one.up) for one in reading(None, page, 0.0, 20).gpus] == [("0", False), ("3", False), ("1", True)]
