@@ -85,6 +85,11 @@ def shown(found: Reading, where: str) -> Shown:
             left=found.models_total - len(found.models),
         ),
         Table(
+            ("ERROR", "PER S"),
+            [(safe(one.error, _NAME_CHARS), figure(one.per_s)) for one in found.errors],
+            left=found.errors_total - len(found.errors),
+        ),
+        Table(
             ("CALLER", "REQ/S", "TOKENS/S"),
             [(safe(one.caller, _NAME_CHARS), figure(one.requests_per_s), figure(one.tokens_per_s)) for one in found.callers],
             left=found.callers_total - len(found.callers),

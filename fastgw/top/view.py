@@ -82,6 +82,13 @@ class CallerFigures(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_s: float | None
 
 
+class ErrorFigures(msgspec.Struct, frozen=True):
+    """Why requests are refused, fail or break off, by the name of the error."""
+
+    error: str
+    per_s: float
+
+
 class GpuFigures(msgspec.Struct, frozen=True, kw_only=True):
     """``uuid`` is what a GPU keeps: where one has fallen off the bus, others get its number."""
 
@@ -130,6 +137,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     engines_total: int
     models: Sequence[ModelFigures]
     models_total: int
+    errors: Sequence[ErrorFigures]
+    errors_total: int
     callers: Sequence[CallerFigures]
     callers_total: int
     gpus: Sequence[GpuFigures]
@@ -147,10 +156,11 @@ def reading(
     grown = Growth(before, page)
     engines, asked = _engines(page, grown, told), grown.rates("model", "gateway_requests_total")
     models, gpus = sorted((model for model in asked if model), key=lambda model: (-asked[model], model)), _gpus(page)
-    callers = _callers(grown)
+    callers, errors = _callers(grown), _errors(grown)
     return Reading(
         at=at, seconds=grown.seconds, gateway=_gateway(page, grown, at), engines=engines[:most], engines_total=len(engines),
-        models=_models(grown, models[:most], asked), models_total=len(models), callers=callers[:most],
+        models=_models(grown, models[:most], asked), models_total=len(models), errors=errors[:most],
+        errors_total=len(errors), callers=callers[:most],
         callers_total=len(callers), gpus=gpus[:most],
         gpus_total=len(gpus), gpu_driver=_gpu_driver(page), events=events[-MOST_EVENTS:],
     )  # fmt: skip
@@ -241,6 +251,11 @@ def _models(grown: Growth, models: Sequence[str], asked: Mapping[str, float]) ->
         )
         for model in models
     ]  # fmt: skip
+
+
+def _errors(grown: Growth) -> list[ErrorFigures]:
+    rates = grown.rates("error", "gateway_errors_total").items()
+    return [ErrorFigures(error, rate) for error, rate in sorted(rates, key=lambda one: (-one[1], one[0])) if rate]
 
 
 def _callers(grown: Growth) -> list[CallerFigures]:

@@ -35,6 +35,7 @@ def test_the_tables() -> None:
     assert re.search(r"^0 +ok +97% +71.5/79.6 GiB +64 C +411 W$", said, re.MULTILINE)
     assert re.search(r"^0 +lost ", said, re.MULTILINE)
     assert re.search(r"^key_2 +30 +1800$", said, re.MULTILINE)
+    assert re.search(r"^queue_timeout +5$", said, re.MULTILINE)
     assert "breaker_open" in said
 
 
@@ -55,7 +56,7 @@ def test_eighty_columns_are_enough_and_more_is_said_to_be_there() -> None:
     wide = replace(found.engines[0], name="n" * 200, state="breaker half-open", inflight=1e6, slots=1e6)
     said = text(trouble(["x" * 200], shown(replace(found, engines=[wide]), "y" * 200)))
     assert max(map(len, said.splitlines())) <= 80
-    assert said.count("(--rows)") == 4
+    assert said.count("(--rows)") == 5
 
 
 def test_rich_and_plain_text_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,12 @@ def test_callers_who_use_something_and_who_uses_most_first() -> None:
     assert ([one.caller for one in looked(most=1).callers], looked(most=1).callers_total) == (["key_2"], 2)
 
 
+def test_why_requests_fail_now() -> None:
+    found = looked()
+    assert [(one.error, one.per_s) for one in found.errors] == [("queue_timeout", 5.0), ("bad_gateway", 2.0)]
+    assert ([one.error for one in looked(most=1).errors], looked(most=1).errors_total) == (["queue_timeout"], 2)
+
+
 def test_gpus_that_were_lost_before_anybody_asked_have_no_uuid_and_are_told_all_the_same() -> None:
     page = Page('gpu_up{gpu="0"} 0\ngpu_up{gpu="1",uuid="GPU-1"} 1\ngpu_up{gpu="3"} 0\n', 0.0)
     assert [(one.gpu, one.up) for one in reading(None, page, 0.0, 20).gpus] == [("0", False), ("3", False), ("1", True)]
