@@ -48,7 +48,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("there is no C compiler")
-    made = tmp_path_factory.mktemp("nvml") / LIBRARY
+    made = tmp_path_factory.getbasetemp() / "nvml" / LIBRARY
+    if made.exists():  # (for tests elsewhere that have this fixture too: a process loads one library of a name)
+        return made
+    made.parent.mkdir()
     argv = [compiler, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", f"-Wl,-soname,{LIBRARY}",
             str(HERE / "stub.c"), "-o", str(made)]  # fmt: skip
     subprocess.run(argv, check=True, timeout=60)
