@@ -192,8 +192,9 @@ class Housekeeping:
                 accounts.cross(purse)
             accounts.unread.clear()
             return
-        asked = accounts.unread[:MOST_SUMS]
-        self._summing = store.sums(self.asked_of(asked), lambda sums: self._summed(asked, sums))
+        purses = accounts.unread[:MOST_SUMS]
+        asked = self.asked_of(purses)
+        self._summing = store.sums(asked, lambda sums: self._summed(purses, asked, sums))
 
     def asked_of(self, purses: Sequence[Purse]) -> list[Asked]:
         """What the store is asked, of the periods that are current now."""
@@ -201,18 +202,19 @@ class Housekeeping:
             purse.roll(self._core.today)
         return [(purse.kind, purse.name, purse.begins, purse.ends, purse.limit, purse.models) for purse in purses]
 
-    def _summed(self, asked: Sequence[Purse], sums: Sums | None) -> None:
+    def _summed(self, purses: Sequence[Purse], asked: Sequence[Asked], sums: Sums | None) -> None:
         accounts = self._core.accounts
         self._summing = False
         if sums is not None:
-            del accounts.unread[: len(asked)]
-            self.take_sums(asked, sums)
+            del accounts.unread[: len(purses)]
+            accounts.unread.extend(self.take_sums(purses, asked, sums))
             return
-        for purse in asked:  # (The next look asks again; until then what was spent since is all that is known.)
+        for purse in purses:  # (The next look asks again; until then what was spent since is all that is known.)
             accounts.cross(purse)
 
-    def take_sums(self, purses: Sequence[Purse], sums: Sums) -> None:
-        """Go on from what the store has of these budgets, and what of it is still on its way there."""
+    def take_sums(self, purses: Sequence[Purse], asked: Sequence[Asked], sums: Sums) -> list[Purse]:
+        """Go on from what the store has of these budgets, and what of it is still on its way there. Returns those that are no
+        more what was asked for, as a day has come or a setting is another meanwhile: of them nothing is known by this."""
         last, counts, told = sums
         accounts = self._core.accounts
         waiting = accounts.books.rows()
@@ -226,7 +228,11 @@ class Housekeeping:
                 for tokens, of, count in ((False, None, cost), (True, None, used), (True, model, used)):
                     owner = (kind, name, day, tokens, of)
                     spent[owner] = spent.get(owner, 0) + count
-        for purse, count, percent in zip(purses, counts, told, strict=True):
+        others: list[Purse] = []
+        for purse, before, now, count, percent in zip(purses, asked, self.asked_of(purses), counts, told, strict=True):
+            if now != before:
+                others.append(purse)
+                continue
             days = range(purse.begins, purse.ends) if spent else ()
             tokens = purse.models is not None
             more = sum(
@@ -234,6 +240,7 @@ class Housekeeping:
             )  # fmt: skip
             purse.restore(purse.begins, min(count + more, MOST_SPENT), percent)
             accounts.cross(purse)
+        return others
 
     # --- usage
     def restore(
@@ -249,10 +256,10 @@ class Housekeeping:
         core.accounts.scopes.remember([row[0] for row in rows if row[1] == core.today], micros(monotonic()), core.today)
         if sums_of is not None and self._core.accounts.unread:
             unread = self._core.accounts.unread
-            sums = sums_of(self.asked_of(unread))
+            asked = self.asked_of(unread)
+            sums = sums_of(asked)
             if sums is not None:
-                self.take_sums(unread, sums)
-                unread.clear()
+                unread[:] = self.take_sums(unread, asked, sums)
 
     def ask_for(self, day: int) -> None:
         """Have the store say what it has of that day, which becomes the current one."""

@@ -16,9 +16,13 @@ from fastgw.housekeeping import MOST_KEYS, PIECE, SWEEP, Housekeeping
 from fastgw.limits.account import Account, pursed
 from fastgw.limits.key import Batch, UsageRow
 from fastgw.limits.ledger import DAY_S
+<<<<<<< HEAD
 from fastgw.limits.purse import KEY, MOST_SPENT, TENANT, Purse
 from fastgw.limits.scope import MODEL
 from fastgw.limits.scopes import Scopes
+=======
+from fastgw.limits.purse import KEY, MOST_SPENT, TENANT, Asked, Sums
+>>>>>>> edbd69ae (What the store says of a budget that is another by then is of no other)
 from fastgw.limits.spending import Books
 
 
@@ -88,10 +92,11 @@ async def test_a_budget_is_told_all_that_was_spent_and_nothing_twice() -> None:
     assert shared is not None
     asked = house.asked_of([own, shared])
     assert [(kind, name) for kind, name, *_ in asked] == [("key", "key"), ("tenant", "lab")]
-    house.take_sums([own, shared], ("an earlier one", [5000, 5000], [0, 0]))
+    house.take_sums([own, shared], asked, ("an earlier one", [5000, 5000], [0, 0]))
     assert (own.spent, shared.spent) == (5011, 5111)
-    house.take_sums([own, shared], (batch.id, [5001, 5001], [0, 0]))
+    house.take_sums([own, shared], asked, (batch.id, [5001, 5001], [0, 0]))
     assert (own.spent, shared.spent) == (5011, 5111), "the batch is in the sums by now"
+<<<<<<< HEAD
     days = [Purse(TENANT, "lab", ()), Purse(MODEL, "", ("m",)), Purse(KEY, "key", ("m",)), Purse(MODEL, "", ("other",))]
     for day in days:
         day.change(10**6, "day", b"")
@@ -99,6 +104,9 @@ async def test_a_budget_is_told_all_that_was_spent_and_nothing_twice() -> None:
     house.take_sums(days, ("an earlier one", [50, 50, 50, 50], [0] * 4))
     assert [day.spent for day in days] == [56, 56, 54, 50], "tokens of the day, likewise"
     house.take_sums([own, shared], (batch.id, [1 << 63, 1 << 64], [0, 0]))
+=======
+    house.take_sums([own, shared], asked, (batch.id, [1 << 63, 1 << 64], [0, 0]))
+>>>>>>> edbd69ae (What the store says of a budget that is another by then is of no other)
     assert (own.spent, shared.spent) == (MOST_SPENT, MOST_SPENT), "more than 64 bits is as much as they hold"
     store.finish(False)
     house.flush()
@@ -107,6 +115,36 @@ async def test_a_budget_is_told_all_that_was_spent_and_nothing_twice() -> None:
     house.flush()
     assert store.spent is not batch
     assert sorted(row[10] for row in store.spent.rows) == [10, 100]
+
+
+@pytest.mark.parametrize("meanwhile", ["midnight", "period", "limit"])
+async def test_what_the_store_says_of_a_budget_that_is_another_by_then_is_of_no_other(meanwhile: str) -> None:
+    """A slow answer: of the day before, of another period, of another limit. It spends nothing of today's, tells nobody, and is
+    asked for again."""
+    house, store, core = keeping(0)
+    core.today = 20_000
+    crossed: list[int] = []
+    core.accounts.cross = lambda purse: crossed.append(purse.percent())
+    waiting: list[tuple[Sequence[Asked], Callable[[Sums | None], None]]] = []
+    store.sums = lambda asked, done: waiting.append((asked, done)) is None  # type: ignore[attr-defined]
+    purse = pursed(None, KEY, "key", 1000, "day")
+    assert purse is not None
+    core.accounts.unread.append(purse)
+    house._ask_sums()
+    if meanwhile == "midnight":
+        core.today += 1
+        house._turn_over([purse])
+    else:
+        pursed(purse, KEY, "key", *((1000, "week") if meanwhile == "period" else (2000, "day")))
+    waiting.pop()[1](("", [1000], [100]))
+    assert not crossed
+    assert (purse.known, purse.told, purse.left(core.today)) == (False, 0, purse.limit)
+    house._ask_sums()
+    asked, done = waiting.pop()
+    assert set(asked) == set(house.asked_of([purse]))
+    done(("", [850] * len(asked), [0] * len(asked)))
+    assert (purse.known, purse.spent, set(crossed)) == (True, 850, {0 if meanwhile == "limit" else 80})
+    assert not core.accounts.unread
 
 
 async def test_in_one_turn_of_the_loop_so_much_is_done_and_no_more() -> None:
