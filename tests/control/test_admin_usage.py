@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 
 from fastgw.config.money import BILLION
-from fastgw.control.admin_usage import AdminUsage, SpentPage, TooMuch, cell
+from fastgw.control.admin_usage import SLICE, AdminUsage, SpentPage, TooMuch, cell
 from fastgw.control.call import AdminAnswer, AdminCall
 from fastgw.errors import GatewayError
 
@@ -75,13 +76,40 @@ async def test_a_csv_is_whole_and_holds_no_formula() -> None:
     assert [(row["key"], row["name"], row["tenant"], row["cost"]) for row in rows] == [
         ("key_1", "ann", "'-lab", "0.25"), ("key_2", "'=HYPERLINK(1)", "'-lab", "0.5"), ("key_3", "", "'-lab", "0.75"),
     ]  # fmt: skip
-    assert [cell(one) for one in ("+1", "@a", "\tb", "\rb", "a=b", 7)] == ["'+1", "'@a", "'\tb", "'\rb", "a=b", "7"]
+    assert [cell(one) for one in ("+1", "@a", "\tb", "\rb", "\nb")] == ["'+1", "'@a", "'\tb", "'\rb", "'\nb"]
+    assert [cell(one) for one in ("a=b", 7)] == ["a=b", "7"]
+    assert [cell(chr(ord(one) + 0xFEE0))[0] for one in "=+-@"] == ["'"] * 4, "as wide as a Chinese letter"
+
+
+async def test_many_groups_are_put_in_order_while_the_loop_has_its_turns() -> None:
+    """So that no stream waits for an accountant."""
+    groups: dict[tuple[str | int, ...], Sequence[int]] = {
+        (f"key_{number * 7919 % 20_000:05}",): [1, 0, 1, 0, 0, 0, number, 0] for number in range(20_000)
+    }
+
+    class Many(Backend):
+        async def spent(self, first: int, last: int, by: Sequence[str]) -> Mapping[tuple[str | int, ...], Sequence[int]]:
+            return groups
+
+        async def names(self, ids: Sequence[str]) -> Mapping[str, str]:
+            return {}
+
+    asked = asyncio.create_task(ask(Many(), limit="3", offset="19998"))
+    turns = 0
+    while not asked.done():
+        await asyncio.sleep(0)
+        turns += 1
+    page = msgspec.convert((await asked).document, SpentPage)
+    assert [one.key for one in page.data] == ["key_19998", "key_19999"]
+    assert (page.total.requests, page.total.cost, page.has_more) == (20_000, "0.19999", False)
+    assert turns > 2 * len(groups) // SLICE
 
 
 @pytest.mark.parametrize(("query", "param"), [
     ({"from_": "1970-01-08", "to": "1970-01-07"}, "from"),
     ({"from_": "1970-01-01", "to": "1971-02-05"}, "from"),
     ({"from_": "19700108"}, "from"),
+    ({"from_": "1970-W02-4", "to": "1970-01-09"}, "from"),
     ({"to": "yesterday"}, "to"),
     ({"by": "colour"}, "by"),
     ({"by": "key,key"}, "by"),
