@@ -167,6 +167,31 @@ async def test_another_period_is_another_budget_and_the_last_moment_of_one_is_it
     assert life.look() == [80, 100], "a clock that was set back finds what was told"
 
 
+async def test_a_key_that_the_settings_had_not_while_its_period_turned_is_told_of_as_ever(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(database, url="")
+    soon = asyncio.get_running_loop().call_soon
+    life.sums = lambda asked, done: bool(soon(done, spending.sums(database, asked)))  # type: ignore[method-assign]
+    life.accounts.follow(Defaults(budget=1000, budget_period="day"), 0)
+    life.accounts.admit([b"digest"], 0)
+    account = life.accounts.find(b"digest")
+    assert account is not None
+    life.look()
+    await asyncio.sleep(0)
+    life.accounts.retire([b"digest"])
+    monkeypatch.setattr(housekeeping, "time", lambda: (MONTH + 1) * DAY_S + 1.0)
+    life.look()
+    await asyncio.sleep(0)
+    life.accounts.admit([b"digest"], 0)
+    life.look()
+    assert account.purse is not None
+    if account.purse.charge(life.core.today, 850):
+        life.accounts.cross(account.purse)
+    life.look()
+    assert life.stats.budgets_warned == 1
+
+
 async def test_a_store_that_cannot_be_read_keeps_nobody_from_being_told(database: Database) -> None:
     life = Life(database)
     life.purse.known = False

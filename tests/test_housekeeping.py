@@ -16,13 +16,9 @@ from fastgw.housekeeping import MOST_KEYS, PIECE, SWEEP, Housekeeping
 from fastgw.limits.account import Account, pursed
 from fastgw.limits.key import Batch, UsageRow
 from fastgw.limits.ledger import DAY_S
-<<<<<<< HEAD
-from fastgw.limits.purse import KEY, MOST_SPENT, TENANT, Purse
+from fastgw.limits.purse import KEY, MOST_SPENT, TENANT, Asked, Purse, Sums
 from fastgw.limits.scope import MODEL
 from fastgw.limits.scopes import Scopes
-=======
-from fastgw.limits.purse import KEY, MOST_SPENT, TENANT, Asked, Sums
->>>>>>> edbd69ae (What the store says of a budget that is another by then is of no other)
 from fastgw.limits.spending import Books
 
 
@@ -96,17 +92,12 @@ async def test_a_budget_is_told_all_that_was_spent_and_nothing_twice() -> None:
     assert (own.spent, shared.spent) == (5011, 5111)
     house.take_sums([own, shared], asked, (batch.id, [5001, 5001], [0, 0]))
     assert (own.spent, shared.spent) == (5011, 5111), "the batch is in the sums by now"
-<<<<<<< HEAD
     days = [Purse(TENANT, "lab", ()), Purse(MODEL, "", ("m",)), Purse(KEY, "key", ("m",)), Purse(MODEL, "", ("other",))]
     for day in days:
         day.change(10**6, "day", b"")
-    house.asked_of(days)
-    house.take_sums(days, ("an earlier one", [50, 50, 50, 50], [0] * 4))
+    house.take_sums(days, house.asked_of(days), ("an earlier one", [50, 50, 50, 50], [0] * 4))
     assert [day.spent for day in days] == [56, 56, 54, 50], "tokens of the day, likewise"
-    house.take_sums([own, shared], (batch.id, [1 << 63, 1 << 64], [0, 0]))
-=======
     house.take_sums([own, shared], asked, (batch.id, [1 << 63, 1 << 64], [0, 0]))
->>>>>>> edbd69ae (What the store says of a budget that is another by then is of no other)
     assert (own.spent, shared.spent) == (MOST_SPENT, MOST_SPENT), "more than 64 bits is as much as they hold"
     store.finish(False)
     house.flush()

@@ -343,8 +343,9 @@ class Accounts:
                 self._meet(purse)
 
     def purses(self) -> list[Purse]:
-        """All budgets there are, of tokens as well."""
-        return [*self._tenants.values(), *self.scopes.days(), *[one.purse for one in self.all() if one.purse is not None]]
+        """All budgets there are, of tokens as well, and those of keys that may come back."""
+        accounts = (*self.all(), *self._retired.values())
+        return [*self._tenants.values(), *self.scopes.days(), *[one.purse for one in accounts if one.purse is not None]]
 
     def cross(self, purse: Purse) -> None:
         """Have somebody told, where it has crossed a line of which nobody was told in its period. (Of tokens nobody is.)"""
