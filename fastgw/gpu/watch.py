@@ -64,11 +64,11 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Use(msgspec.Struct, frozen=True):
-    """All GPUs together: bytes, and how busy they are on average (None = none of them says: they are divided by MIG); and what
-    each has drawn in all, by its UUID."""
+    """All GPUs together: bytes (None = none of them says: their memory is the machine's), and how busy they are on average
+    (None = none of them says: they are divided by MIG); and what each has drawn in all, by its UUID."""
 
-    used_bytes: float
-    total_bytes: float
+    used_bytes: float | None
+    total_bytes: float | None
     utilization_percent: float | None
     joules: Mapping[str, float] = {}
 
@@ -140,13 +140,12 @@ class Watch:
             return None
         used, total, busy = (_ROWS[name] for name in ("gpu_memory_used_gb", "gpu_memory_total_gb", "gpu_utilization_percent"))
         there = [card.values for card in self._last.cards if used in card.values and total in card.values]
-        if not there:
+        say = [card.values[busy] for card in self._last.cards if busy in card.values]
+        if not (there or say or self.meter.joules):
             return None
-        say = [values[busy] for values in there if busy in values]
         percent = sum(say) / len(say) if say else None
-        return Use(
-            sum(values[used] for values in there), sum(values[total] for values in there), percent, dict(self.meter.joules)
-        )
+        in_use, in_all = (sum(values[row] for values in there) if there else None for row in (used, total))
+        return Use(in_use, in_all, percent, dict(self.meter.joules))
 
     def tiles(self) -> Sequence[Tile]:
         """Each GPU as it was a moment ago, without waiting."""

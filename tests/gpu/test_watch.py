@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from fastgw.gpu.fields import FIELDS
 from fastgw.gpu.reading import Card, Reading
 from fastgw.gpu.watch import HUNG, STALE_S, Use, Watch
 from tests.gpu.test_series import read
@@ -15,6 +16,7 @@ from tests.gpu.test_server import until
 from tests.support.gateway import Events
 
 HANGS_S = 0.4
+ENERGY = next(row for row, field in enumerate(FIELDS) if field.seed.name == "gpu_energy_joules_total")
 
 
 class Driver:
@@ -172,6 +174,10 @@ async def test_what_all_gpus_have_together(driver: Driver) -> None:
     first, second = watch.tiles()
     assert (second.index, second.up, first.used_gib, first.total_gib) == (1, True, 2.0 / 2**30, 4.0 / 2**30)
     assert (first.busy_percent, first.celsius, first.watts) == (None, None, None), "what it does not say is not made up"
+    driver.values = {0: 30.0, ENERGY: 2500.0}
+    await watch.page()
+    await watch.page()
+    assert watch.use() == Use(None, None, 30, {"GPU-0": 2.5, "GPU-1": 2.5}), "its memory is the machine's"
     driver.state = "driver_not_loaded"
     await watch.page()
     await watch.page()
