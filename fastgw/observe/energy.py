@@ -111,6 +111,7 @@ class Energy:
         if totals and all(uuid in known and known[uuid].total == total for uuid, total in totals.items()):
             return
         own = []
+        silent: dict[str, str] = {}  # who read a GPU until now
         for uuid, total in totals.items():
             gpu = known.get(uuid)
             if gpu is None:
@@ -118,16 +119,21 @@ class Energy:
                     continue
                 gpu = known[uuid] = _Gpu(machine, total, now)
             elif gpu.machine != machine and now - gpu.at >= SILENT_S:
+                silent[uuid] = gpu.machine
                 gpu.machine = machine
             names = frozenset(name for name, has in engines.items() if has is None or uuid in has)
             gpu.engines[machine] = now, names
             if gpu.machine == machine:
-                own.append((gpu, total))
+                own.append((uuid, gpu, total))
         there: set[str] = set()
-        for gpu, total in own:
+        for uuid, gpu, total in own:
             gpu.engines = {who: said for who, said in gpu.engines.items() if now - said[0] < SILENT_S}
             names = frozenset().union(*(said[1] for said in gpu.engines.values()))
             there |= names
+            for machines in [self._made.get(name, {}) for name in names] if uuid in silent else ():
+                # (What was made since that one reported has its share of what was drawn since then.)
+                if silent[uuid] in machines:
+                    machines.setdefault(machine, machines[silent[uuid]])
             self._report(gpu, gpu.drew(total, now), names, busy)
         self._begin_anew(machine, there)
 

@@ -122,6 +122,13 @@ def test_a_gpu_that_two_report_is_read_once_and_shared_by_the_engines_of_both() 
     # The one that read it has gone: the other reads on where that ended.
     story.told(by="n", engines={"f": None}, g0=800, after=SILENT_S)
     assert story.found() == {"idle": 400, "a": 100, "b": 300}
+    # ... and what was made while neither read has what was drawn meanwhile.
+    story.told(g0=810, after=1.0)
+    story.told(by="n", engines={"f": None}, g0=820, after=1.0)
+    story.energy.used("e", "a", "", 0, 1)
+    story.told(g0=850, after=SILENT_S / 2)
+    story.told(g0=900, after=SILENT_S / 2)
+    assert story.found() == {"idle": 420, "a": 180, "b": 300}
 
 
 def test_what_is_not_heard_of_is_forgotten_and_what_it_held_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
