@@ -173,9 +173,9 @@ class AdminUsage:
                 keys, total = await _added_up(found)
                 shown = keys if format_ == "csv" else keys[offset : offset + limit]
                 names = await self._names(usage, by, shown)
-        except TooMuch as error:
+        except (TooMuch, TimeoutError) as error:  # (a store that does not answer says so before)
             raise GatewayError("invalid_parameter", "That is too much: ask for fewer days, or for less in by.") from error
-        except (KeysUnavailable, TimeoutError) as error:
+        except KeysUnavailable as error:
             unavailable = refusal(STORE_UNAVAILABLE)
             unavailable.retry_after_s = 1.0
             raise unavailable from error
