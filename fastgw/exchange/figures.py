@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from fastgw.accel.figures import TOKENS_PER_SECOND
@@ -18,7 +18,9 @@ from fastgw.exchange.state import NO_LIMIT, ExchangeState
 from fastgw.limits.admission import broke
 from fastgw.net.client import UNTOLD
 from fastgw.protocol.body import Source
+from fastgw.upstream.pool import Pool
 
+_FEW: Final = 8  # engines that are looked at for a model's other names
 _CODING: Final = re.compile(rb"(?im)^content-encoding[ \t]*:[ \t]*(?!identity[ \t]*\r)[^ \t\r]").search
 
 
@@ -174,6 +176,39 @@ def _made_before(exchange: ExchangeState) -> None:
     """The engine has failed, and there is something of its answer: that is estimated, where it does not say what it used."""
     if exchange.prompt_tokens < 0 and exchange.completion_tokens < 0:
         exchange.estimated = True
+
+
+def priced_as(exchange: ExchangeState, model: str, prices: Mapping[str, object]) -> str:
+    """By which name ``model`` is counted: an engine may have several for one, of which it lists one (``llama3:latest``, and
+    ``llama3``). The first that has a price; the listed one where none has; ``model`` itself where no engine says more."""
+    if model in prices:
+        return model
+    for pool in _who_may_say(exchange, model):
+        facts = pool.engine.facts
+        found = facts.get(model)
+        if found is None:
+            for fact in facts.values():
+                if model in fact.aliases:
+                    found = fact
+                    break
+        if found is not None:
+            names = (found.name, *found.aliases)
+            for name in names:
+                if name in prices:
+                    return name
+            return names[0]
+    return model
+
+
+def _who_may_say(exchange: ExchangeState, model: str) -> tuple[Pool, ...]:
+    """The engine that was asked; before that a few of those that may be."""
+    if exchange.call is not None:
+        return (exchange.call.pool,)
+    table = exchange.gateway.table
+    group = table.known(model)
+    if group is None and table.deployed is not None and exchange.account is not None:
+        group = table.deployed.known(model, exchange.account)
+    return group.pools[:_FEW] if group is not None else ()
 
 
 def heard(exchange: ExchangeState, seconds: int) -> None:

@@ -22,7 +22,7 @@ from fastgw.config.money import written
 from fastgw.errors import GatewayError
 from fastgw.exchange.endpoints import RESPONSES, UPLOAD
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.figures import answers_of
+from fastgw.exchange.figures import answers_of, priced_as
 from fastgw.exchange.filter import Filter
 from fastgw.exchange.state import NO_LIMIT, model_of
 from fastgw.limits.account import Account
@@ -135,7 +135,7 @@ def price_for(exchange: Exchange, account: Account) -> Price | None:
     if not account.pays:
         return None
     books = exchange.gateway.accounts.books
-    price = books.most(model_of(exchange))
+    price = books.most(priced_as(exchange, model_of(exchange), books.dearest))
     if price is None and books.refuses:
         exchange.gateway.stats.budget_refused += 1
         raise GatewayError("unpriced_model", param="model")

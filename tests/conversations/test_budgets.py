@@ -15,12 +15,14 @@ from fastgw.config.money import amount
 from fastgw.config.paying import PriceConfig, TenantConfig
 from fastgw.limits.account import Defaults
 from fastgw.limits.key import KeyRecord
+from fastgw.upstream.models import ModelFacts
+from tests.conversations.deployed_row import deployed
 from tests.conversations.test_cut import TEXT, head
 from tests.conversations.test_spent import HANDSHAKE
 from tests.e2e.metered import KEY, OTHER_KEY, estimate, say
 from tests.e2e.test_realtime_usage import done, frame
 from tests.support.conversation import Conversation, answering, conversation
-from tests.support.requests import request
+from tests.support.requests import chat, request
 from tests.support.scripts import chunk, ok
 
 # A token of a prompt costs a thousandth, one that was at hand a half of it, one of an answer two.
@@ -169,6 +171,27 @@ def test_it_is_reserved_for_the_dearest_and_charged_for_who_answered(routes: lis
         assert budget_of(talk)["spent"] == "0.15"
     with spends([SIM]) as talk:
         assert talk.ask(say(10, model="nick")).json()["error"]["code"] == "model_unpriced"
+
+
+@pytest.mark.parametrize("on_unknown", ["refuse", "allow"])
+@pytest.mark.parametrize("rest", [True, False])
+@pytest.mark.parametrize(("priced", "asked"), [("sim", "sim"), ("sim", "short"), ("short", "sim"), ("short", "short")])
+def test_by_each_of_its_engine_s_own_names_a_model_costs_the_same(priced: str, asked: str, rest: bool, on_unknown: str) -> None:
+    """No name of it is a cheaper one, and none is unknown; and usage has it by one of them."""
+    prices = [PriceConfig(model=priced, input=SIM.input, cached=SIM.cached, output=SIM.output)]
+    prices += [PriceConfig(model="*", input="1", output="1")] if rest else []
+    plays = {"one": lambda asked: asked.says(ANSWER)}
+    with deployed({"one": {}}, plays=plays, api_keys=(KEY,), key_budget="1", prices=prices, on_unknown_price=on_unknown) as row:
+        engine = row.engines["one"].engine
+        engine.discovered_models = ("sim",)
+        engine.facts = {"sim": ModelFacts("sim", aliases=("short",))}
+        row.learn()
+        row.talk.core.accounts.books.kept = True
+        answer = row.ask(chat(asked, key=KEY, max_tokens=10))
+        assert answer.status == 200
+        assert amount(str(answer.header("x-budget-remaining"))) < amount("0.98"), "it is reserved at its own price"
+        assert row.talk.usage(KEY)["key_budget"]["spent"] == COST
+        assert [row[2] for row in row.talk.core.accounts.books.rows()] == [priced]
 
 
 def posted(path: str, kind: str, body: bytes) -> bytes:
