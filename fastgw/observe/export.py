@@ -2,13 +2,15 @@
 
 Owns: where they go and how (the settings; certificates alone the exporters read from OpenTelemetry's variables themselves), and
 whose they are said to be. The exporters are given what ``otlp`` has written, in the place of spans that their encoder would
-have to read: so they are modules of our own, of the SDK's source, and nobody else's are another's than they were.
+have to read: so they are modules of our own, of the SDK's source, and nobody else's are another's than they were. Must never:
+read more than it must of what a collector answers, or keep any of it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from http.cookiejar import DefaultCookiePolicy
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
@@ -61,6 +63,7 @@ def exporter_of(config: Config) -> Exporter:
         given["compression"] = grpc.Compression.Gzip if compression == "gzip" else grpc.Compression.NoCompression
     else:
         given["compression"] = import_module(f"{_PACKAGE}.http").Compression(compression)
+        given["session"] = _session()
     return Exporter(_of_our_own(f"{_PACKAGE}.{protocol.partition('/')[0]}.trace_exporter").OTLPSpanExporter(**given))
 
 
@@ -84,6 +87,25 @@ def resource_of(config: Config) -> Resource:
     pairs = [one.partition("=") for one in config.otel_resource_attributes.split(",")]
     about = {name.strip(): unquote(value.strip()) for name, is_one, value in pairs if is_one and name.strip()}
     return Resource.create({**about, SERVICE_NAME: config.otel_service_name or about.get(SERVICE_NAME) or "fastgw"})
+
+
+def _session() -> Any:
+    """What the exporter speaks HTTP by (``requests``): by itself it reads an answer whole, unpacks it and keeps its cookies."""
+    session = import_module("requests").Session()
+    session.stream = True
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+    session.hooks["response"].append(_its_status_alone)
+    return session
+
+
+def _its_status_alone(response: Any, **_: Any) -> None:
+    """Of an answer that has a body nothing more is read, and its connection closed; one that is empty, as those of collectors
+    are, keeps it. And who sends elsewhere has taken nothing, which the exporter would count as taken."""
+    if response.headers.get("content-length") == "0":
+        _ = response.content
+    response.close()
+    if 300 <= response.status_code < 400:
+        raise ValueError(f"the collector answers {response.status_code}, and is not followed elsewhere")
 
 
 def _of_our_own(name: str) -> ModuleType:
