@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from fastgw.config import EngineConfig
 from fastgw.net.fetch import FetchError
 from fastgw.top.samples import Page
@@ -62,7 +60,7 @@ class Source:
             raise Unread(f"/admin/engines answers {status}: is the key one of its admin keys?")
         try:
             engines = list(engines_told(body))
-        except msgspec.MsgspecError as error:
+        except ValueError as error:
             raise Unread("/admin/engines is there, and not a gateway's") from error
         status, body = await self._get(self._admin, b"/admin/events?follow=false")
         return engines, list(events_told(body)) if status == 200 else []

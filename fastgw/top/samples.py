@@ -1,6 +1,7 @@
 """A page of metrics, read: its samples by name and labels, what counters grew by since the page before, and percentiles.
 
-Must never: raise for a page, whatever it holds: a line that is none is passed over, and so is a number that is not finite.
+Must never: raise for a page, whatever it holds: a line that is none is passed over, and so is a number that nothing real has:
+sums and differences of all others are finite.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Final
 MAX_LINE_CHARS: Final = 4096
 MAX_SAMPLES: Final = 200_000
 """Of one page: a thousand engines and a thousand pairs of endpoint and model, with all their buckets, have as many."""
+
+_LARGEST: Final = 1e18
 
 _SAMPLE: Final = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? ([0-9.eE+-]+)(?: \d+)?")
 _LABEL: Final = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"(?:,|$)')
@@ -121,7 +124,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= _LARGEST else None  # (so is no NaN)
 
 
 def _is(value: str, wanted: str) -> bool:

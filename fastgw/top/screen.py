@@ -57,6 +57,14 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
+def clock(at: float) -> str:
+    """Unix seconds by the clock on the wall; ``-`` = no clock shows them."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(at))
+    except (OSError, OverflowError, ValueError):
+        return "-"
+
+
 def safe(text: str, most: int = WIDTH) -> str:
     """``text`` for one line of a terminal."""
     text = "".join(char if char.isprintable() else "?" for char in text[: most + 1])
@@ -104,7 +112,7 @@ def shown(found: Reading, where: str) -> Shown:
         ),
         Table(
             ("WHEN", "WHAT", "ENGINE", ""),
-            [(time.strftime("%H:%M:%S", time.localtime(one.at)), safe(one.what, 18), safe(one.engine, 18), safe(one.detail, 28))
+            [(clock(one.at), safe(one.what, 18), safe(one.engine, 18), safe(one.detail, 28))
              for one in found.events],
         ),
     ]  # fmt: skip
@@ -115,11 +123,11 @@ def _head(found: Reading, where: str) -> list[str]:
     own = found.gateway
     up = ""
     if own.uptime_s is not None:
-        up = f"  up {int(own.uptime_s // 86400)}d {time.strftime('%H:%M', time.gmtime(own.uptime_s))}"
+        up = f"  up {int(own.uptime_s // 86400)}d {time.strftime('%H:%M', time.gmtime(own.uptime_s % 86400))}"
     store = "store -" if own.store_up is None else "store ok" if own.store_up else "STORE DOWN: usage only in memory"
     driver = [f"GPU DRIVER: {found.gpu_driver}"] if found.gpu_driver not in (None, "ok") else []
     return [safe(line) for line in (
-        f"fastgw {own.version} at {where}{up}  {time.strftime('%H:%M:%S', time.localtime(found.at))}",
+        f"fastgw {own.version} at {where}{up}  {clock(found.at)}",
         f"requests {figure(own.requests_per_s, '/s')}  5xx {figure(own.errors_per_s, '/s')}  refused "
         f"{figure(own.refused_per_s, '/s')}  under way {figure(own.active)}  waiting {figure(own.waiting)}",
         f"first token p50 {ms(own.ttft_p50_s)} p99 {ms(own.ttft_p99_s)}  between tokens p99 {ms(own.itl_p99_s)}"

@@ -297,8 +297,11 @@ def _gpu_driver(page: Page) -> str | None:
 
 
 def engines_told(body: bytes) -> Sequence[EngineTold]:
-    """Of what ``/admin/engines`` answers. Raises msgspec.MsgspecError where it is nothing of that kind."""
-    return msgspec.json.decode(body, type=_EngineList).data
+    """Of what ``/admin/engines`` answers. Raises ValueError where it is nothing of that kind."""
+    try:
+        return msgspec.json.decode(body, type=_EngineList).data
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError("no list of engines") from error
 
 
 def events_told(body: bytes) -> Sequence[EventTold]:
@@ -306,6 +309,6 @@ def events_told(body: bytes) -> Sequence[EventTold]:
     found = []
     for line in body.split(b"\n"):
         if line.startswith(b"data:"):
-            with suppress(msgspec.MsgspecError):
+            with suppress(msgspec.DecodeError, RecursionError):
                 found.append(msgspec.json.decode(line[5:], type=EventTold))
     return found

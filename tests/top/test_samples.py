@@ -40,7 +40,7 @@ def test_a_gateway_that_was_started_again_has_grown_from_nothing() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["gateway_x", "gateway_x{", "gateway_x nan", "gateway_x +Inf", "gateway_x 1 2 3", "gateway_x 1e999",
+    ["gateway_x", "gateway_x{", "gateway_x nan", "gateway_x +Inf", "gateway_x 1 2 3", "gateway_x 1e999", "gateway_x -1e308",
      "gateway_x 1-2", "# gateway_x 1", "gateway_x{" + 'a="b",' * 800 + "} 1"],
 )  # fmt: skip
 def test_what_is_no_sample_is_passed_over(line: str) -> None:

@@ -8,7 +8,10 @@ import re
 import pytest
 from msgspec.structs import replace
 
+from fastgw.top.samples import Page
 from fastgw.top.screen import screen, shown, text, trouble
+from fastgw.top.view import EventTold, reading
+from tests.top import pages
 from tests.top.pages import looked
 
 
@@ -49,6 +52,19 @@ def test_what_others_call_themselves_does_not_move_the_cursor(plain: bool) -> No
         assert "\x1b[2J" not in said.partition("fastgw 1.2.3")[2]
         assert "\r" not in said.partition("fastgw 1.2.3")[2].replace("\r\n", "\n")
         assert 'b"\\??[2J' in said
+
+
+ODD = ("1e308", "-1e308", "1e18", "-1e18", "1e17", "0.5")
+
+
+@pytest.mark.parametrize("first", ODD)
+@pytest.mark.parametrize("then", ODD)
+def test_whatever_numbers_are_said_they_are_shown(first: str, then: str) -> None:
+    """Of every metric that there is, on top of itself; and an event of a time that no clock shows."""
+    names = set(re.findall(r"(?m)^(\w+(?:\{.*\})?) ", pages.text(0)))
+    one, other = (Page("".join(f"{name} {number}\n" * 3 for name in names), at) for number, at in ((first, 1.0), (then, 3.0)))
+    found = reading(one, other, float(then), 20, events=[EventTold(float(first), "engine_added", "a")])
+    assert len(text(shown(found, "x")).splitlines()) > 3
 
 
 def test_eighty_columns_are_enough_and_more_is_said_to_be_there() -> None:

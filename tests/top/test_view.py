@@ -90,4 +90,5 @@ def test_the_gravest_state_is_told() -> None:
 
 def test_events_that_are_not_well_formed_are_passed_over() -> None:
     told = b'id: 1\nevent: x\ndata: {"number":1,"at":2.5,"what":"engine_added","engine":"a","detail":""}\n\n: ping\ndata: {\n'
-    assert [one.what for one in events_told(told)] == ["engine_added"]
+    deep = b'data: {"at":1,"what":"w","engine":"e","x":' + b"[" * 100_000 + b"\n"
+    assert [one.what for one in events_told(deep + told)] == ["engine_added"]
