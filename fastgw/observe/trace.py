@@ -47,7 +47,9 @@ class Tracer:
         self._stats = stats
         self._log = log
         self._waiting: deque[Finished] = deque()
-        self._contents_bytes = 0
+        # Bytes of contents that came to wait, and of those that wait no more: the loop writes the one, the thread the other. (A
+        # sum that both write loses what the other adds meanwhile.)
+        self._contents_come = self._contents_gone = 0
         self._flood = Flood(config.log_flood_rate)
         self._most = config.trace_queue_size
         self._wake = threading.Event()
@@ -82,7 +84,7 @@ class Tracer:
             self._stats.traces_dropped += 1
             return
         finished = self._finished(exchange, trace, outcome, now)
-        self._contents_bytes += finished.size
+        self._contents_come += finished.size
         self._waiting.append(finished)
         if len(self._waiting) >= BATCH:
             self._wake.set()
@@ -93,7 +95,8 @@ class Tracer:
         cut = False
         if contents is not None:
             cut = contents.cut
-            if self._contents_bytes + len(contents.prompt) + len(contents.answer) > MAX_CONTENTS_BYTES:
+            waiting = self._contents_come - self._contents_gone
+            if waiting + len(contents.prompt) + len(contents.answer) > MAX_CONTENTS_BYTES:
                 cut = True
             else:
                 prompt, answer = contents.prompt, bytes(contents.answer)
@@ -175,7 +178,7 @@ class Tracer:
             taken = self._export(self._maker.request(batch))
         except Exception as error:
             taken, why = False, f"{type(error).__name__}: {error}"
-        self._contents_bytes -= sum([one.size for one in batch])
+        self._contents_gone += sum([one.size for one in batch])
         if taken:
             self._stats.traces_exported += len(batch)
         else:

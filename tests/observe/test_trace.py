@@ -17,7 +17,7 @@ from fastgw.exchange.tracing import Trace, Tracing
 from fastgw.net.client import NO_HEAD
 from fastgw.observe import trace
 from fastgw.observe.logs import AccessJson
-from fastgw.observe.spans import Maker
+from fastgw.observe.spans import Finished, Maker
 from fastgw.observe.trace import Tracer
 from tests.support.conversation import KEY, Conversation, conversation
 from tests.support.requests import chat
@@ -85,6 +85,25 @@ def test_the_queue_and_what_it_holds_of_contents_are_bounded(monkeypatch: pytest
         answered(talk, "x" * 1500)
         assert tracer._waiting[-1].prompt, "there is room again"
         assert talk.stats.traces_exported == 3
+
+
+def test_contents_that_come_while_a_batch_is_sent_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread sends in the middle of whatever the loop does, and the loop in the middle of what the thread does."""
+    monkeypatch.setattr(trace, "MAX_CONTENTS_BYTES", 4000)
+    with traced(trace_contents=True) as (talk, tracer):
+        answered(talk, "x" * 1500)
+        whole = Finished.size.fget  # type: ignore[attr-defined]
+
+        def another_comes(one: Finished) -> int:
+            monkeypatch.setattr(Finished, "size", property(whole))
+            answered(talk, "x" * 1500)
+            return int(whole(one))
+
+        monkeypatch.setattr(Finished, "size", property(another_comes))
+        tracer._send([tracer._waiting.popleft()])
+        answered(talk, "x" * 1500)
+        answered(talk, "x" * 1500)
+        assert [bool(one.prompt) for one in tracer._waiting] == [True, True, False], "there is room for two"
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])
