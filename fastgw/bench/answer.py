@@ -279,4 +279,7 @@ def _message(error: object) -> str:
     for _ in range(2):
         if isinstance(error, dict):
             error = error.get("error") or error.get("message") or error.get("detail") or error
-    return str(error)[: 4 * MOST_DETAIL]
+    try:
+        return str(error)[: 4 * MOST_DETAIL]
+    except RecursionError:  # (what could just be read may be too deep to be written)
+        return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 import msgspec
@@ -192,6 +193,13 @@ def test_nothing_without_an_end_is_kept(monkeypatch: pytest.MonkeyPatch, head: b
     with pytest.raises(Wrong) as caught:
         any(answer.feed(piece, 2.0) for _ in range((6 << 20) // len(piece)))
     assert why in caught.value.detail
+
+
+def test_an_error_of_any_depth_is_one() -> None:
+    for depth in (*range(10, sys.getrecursionlimit(), 100), *range(sys.getrecursionlimit() - 100, sys.getrecursionlimit())):
+        body = b'{"error":' + b'{"a":' * depth + b"1" + b"}" * depth + b"}"
+        with pytest.raises(Wrong):
+            told([plain(body)], streamed=False)
 
 
 def test_a_servers_words_cannot_reach_the_terminal() -> None:
