@@ -144,8 +144,9 @@ def as_openmetrics(text: bytes) -> bytes:
             lines[at] = b"# TYPE %b counter" % name.removesuffix(b"_total")
             if at and lines[at - 1].startswith(b"# HELP %b " % name):
                 lines[at - 1] = lines[at - 1].replace(name, name.removesuffix(b"_total"), 1)
-        elif line.startswith(b"# TYPE ") and line.endswith(b" untyped"):
-            lines[at] = line.removesuffix(b"untyped") + b"unknown"
+        elif line.startswith(b"# TYPE ") and line.endswith((b" untyped", b" counter")):
+            # (A counter that does not end so, as DCGM's do not, is none there.)
+            lines[at] = line.rpartition(b" ")[0] + b" unknown"
     return b"\n".join(lines)
 
 

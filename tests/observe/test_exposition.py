@@ -99,9 +99,10 @@ def test_fewer_bounds_hold_the_same_values() -> None:
 
 def test_what_others_wrote_as_text_is_openmetrics_too() -> None:
     text = b"".join(pieces([one for one in families() if one is None or one.kind != INFO]))
-    found = list(openmetrics_families((as_openmetrics(text + b"# TYPE e untyped\ne 1\n") + b"# EOF\n").decode()))
+    text += b"# TYPE e untyped\ne 1\n# HELP DCGM_F F.\n# TYPE DCGM_F counter\nDCGM_F 2\n"
+    found = list(openmetrics_families((as_openmetrics(text) + b"# EOF\n").decode()))
     kinds = {one.name: one.type for one in found}
-    assert kinds == {"a": "counter", "b_seconds": "histogram", "c": "gauge", "e": "unknown"}
+    assert kinds == {"a": "counter", "b_seconds": "histogram", "c": "gauge", "e": "unknown", "DCGM_F": "unknown"}
 
 
 @pytest.mark.parametrize(
