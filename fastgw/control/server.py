@@ -6,8 +6,9 @@ every answer, those to malformed requests included. Loopback is its place; it is
 key or a body, or say in an error what it is made of.
 
 No address holds more than half of the connections. Whoever comes when they are taken gets in all the same: the one that has had
-no request under way for longest gives way, of the same address where that has its half. (Most come from loopback, the operator
-and whoever means harm: a share alone would keep neither out, or both.)
+no request under way for longest gives way, of the same address where that has its half; where all have one under way, whoever
+has been answered for longest without a key (sixty readers of metrics that do not read would keep the operator out). Most come
+from loopback, he and whoever means harm: a share alone would keep neither out, or both.
 
 Time limits: ``IDLE_S`` for a request's head (and between requests), ``BODY_S`` for its body, ``WRITE_S`` for the answer to be
 taken. The transport is told to call writing done only when its buffer is empty, so that a caller who does not read is seen.
@@ -233,15 +234,19 @@ class ControlServer:
         return len(self._connections)
 
     def joined(self, conn: _Connection) -> None:
-        """Make room for ``conn``; where all have requests under way, it is the one that is closed."""
+        """Make room for ``conn``; where all have requests under way that a key has opened, it is the one that is closed."""
         there = self._connections
         there[conn] = None
         same = [one for one in there if one.address == conn.address]
         crowd = same if len(same) > max(1, MAX_CONNECTIONS // 2) else list(there) if len(there) > MAX_CONNECTIONS else []
         if crowd:
-            leaves = next(one for one in crowd if one is conn or not one.busy)
+            idle = next((one for one in crowd if one is not conn and not one.busy), None)
+            leaves = idle or next(one for one in crowd if one.opened is None)
             del there[leaves]
-            leaves.force_close()
+            if leaves.busy:
+                leaves.abort()  # (what it does not take would be kept)
+            else:
+                leaves.force_close()
 
     def left(self, conn: _Connection) -> None:
         self._connections.pop(conn, None)

@@ -1,7 +1,8 @@
 """The exporter's listener: ``/metrics`` and ``/health``.
 
 Owns: its sockets, and the bounds on what any caller may hold: how many connections there are (whoever comes when all are taken
-gets the place of the one that has been without a request for longest), how long a head and an answer may take. Must never: take
+gets the place of the one that has been without a request for longest, or has been answered for longest), how long a head and
+an answer may take. Must never: take
 a body, answer under a name that a web page could have brought (``Host``), or wait for a driver that hangs.
 """
 
@@ -149,13 +150,16 @@ class Exporter:
         return len(self._connections)
 
     def joined(self, conn: _Connection) -> None:
-        """Make room for ``conn``; where all have requests under way, it is the one that is closed."""
+        """Make room for ``conn``; where all have requests under way, the one that has been answered for longest is cut."""
         there = self._connections
         there[conn] = None
         if len(there) > MAX_CONNECTIONS:
-            leaves = next(one for one in there if one is conn or not one.busy)
+            leaves = next((one for one in there if one is not conn and not one.busy), None) or next(iter(there))
             del there[leaves]
-            leaves.force_close()
+            if leaves.busy and leaves.transport is not None:
+                leaves.transport.abort()  # (what it does not take would be kept)
+            else:
+                leaves.force_close()
 
     def left(self, conn: _Connection) -> None:
         self._connections.pop(conn, None)

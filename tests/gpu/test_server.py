@@ -131,6 +131,19 @@ async def test_there_are_so_many_connections_at_most_and_whoever_comes_gets_in(m
         assert (await idle[0].read_until_closed())[0] == b""  # those that had waited for longest
 
 
+async def test_readers_that_do_not_read_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
+    async with exporting(PAGE * 1000) as exporter, AsyncExitStack() as stack:
+        held = [await stack.enter_async_context(RawClient.connect(exporter.url, rcvbuf=4096)) for _ in range(3)]
+        for one in held:
+            await one.send(request("GET", "/metrics"))
+        await until(lambda: sum(one.busy for one in exporter._connections) == 3)
+        async with RawClient.connect(exporter.url) as client:
+            await client.send(request("GET", "/health"))
+            assert (await client.read_response()).status == 200
+        assert (await held[0].read_until_closed())[1] != "timeout"
+
+
 @pytest.mark.parametrize("begun", [b"", b"GET /metr", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
 async def test_a_connection_that_says_nothing_more_is_closed(monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
     monkeypatch.setattr(server, "IDLE_S", 0.1)
