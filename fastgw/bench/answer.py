@@ -28,6 +28,8 @@ MAX_BODY_BYTES: Final = 64 << 20
 """Of one answer, streamed or not: a million tokens have room in it."""
 MAX_EVENTS: Final = 1_000_000
 MOST_DETAIL: Final = 200
+_OF_REFUSAL: Final = 1 << 16
+"""So much of an answer that is none is kept, for its words, and what came in one read with them."""
 
 _DONE: Final = b"[DONE]"
 
@@ -181,7 +183,7 @@ class Answer:
         if self._size > MAX_BODY_BYTES:
             raise Wrong("endless", f"an answer of more than {MAX_BODY_BYTES >> 20} MiB")
         if self._events is None:
-            if payload:
+            if payload and (self.status == 200 or self._size - len(payload) < _OF_REFUSAL):
                 self._body.append(payload)
             return
         texts = self.texts
@@ -263,7 +265,7 @@ class Answer:
         return True
 
     def _refusal(self) -> str:
-        body = b"".join(self._body)[: 1 << 16]
+        body = b"".join(self._body)[:_OF_REFUSAL]
         try:
             return _message(msgspec.json.decode(body))
         except (msgspec.DecodeError, RecursionError):

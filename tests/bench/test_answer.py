@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections.abc import Iterable
 
 import msgspec
@@ -193,6 +194,18 @@ def test_nothing_without_an_end_is_kept(monkeypatch: pytest.MonkeyPatch, head: b
     with pytest.raises(Wrong) as caught:
         any(answer.feed(piece, 2.0) for _ in range((6 << 20) // len(piece)))
     assert why in caught.value.detail
+
+
+def test_of_a_refusal_no_more_is_kept_than_its_words_take() -> None:
+    tracemalloc.start()
+    try:
+        answer = Answer(ResponseReader(), stream=True)
+        answer.feed(b"HTTP/1.1 503 Oops\r\ncontent-length: 8000006\r\n\r\nbusy: ", 1.0)
+        with pytest.raises(Wrong, match="busy"):
+            any(answer.feed(bytes([120]) * 80_000, 2.0) for _ in range(100))
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_error_of_any_depth_is_one() -> None:
