@@ -26,7 +26,7 @@ from tests.support.tenants import join, scopes_of
 
 PROMPT = estimate()
 USED = 50  # tokens, as ANSWER says
-STRANGER = "sk-of-nobody-else-0123456789"
+STRANGER = "of-nobody-else-0123456789"
 PREFIX = {"tenant": "", "model": "", "each": "key_"}
 
 

@@ -89,7 +89,7 @@ LEFT_OUT = {
     "_reload", "_changed", "_room", "_published", "addresses", "_other_keys", "_watched", "group", "_configs", "_added",
     "on_closed", "_exempt", "_routes", "routes", "events", "_accepted", "_refusal", "_bucket", "_starts_until",
     "_due", "lag", "_spawn", "_coming", "_age", "loaded_at",
-    "unread", "_unread",
+    "unread", "_unread", "beside",
 }  # fmt: skip
 
 
