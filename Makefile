@@ -9,7 +9,7 @@ ARGS ?=
 PIP := FASTGW_BUILD_NATIVE=0 $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check native peers packaging binary binary-test image lint bench performance bench-peers shootout bench-scale soak docs fuzz audit lock up down logs smoke clean
+.PHONY: help install demo test check native peers packaging binary binary-test image lint bench bench-test performance bench-peers shootout bench-scale soak docs fuzz audit lock up down logs smoke clean
 
 help:
 	@echo "make demo      run the gateway and a simulated engine, and stream one answer (ARGS=--once ends after it)"
@@ -25,6 +25,7 @@ help:
 	@echo "make fuzz      hold the twins, httptools, h11 and readers of forms against each other, look for what costs too much, and"
 	@echo "               try the suite's properties with thousands of examples (FUZZ_SECONDS=600, ARGS='heads sse properties')"
 	@echo "make bench     measure CPU per request beside other proxies (ARGS='--seconds 2')"
+	@echo "make bench-test  are the benchmarks right: their own tests, with the runs that make test leaves out"
 	@echo "make performance  all rows of it, and where the time goes, written into docs/performance.md and benchmarks/README.md"
 	@echo "make bench-peers  install the routers that make bench compares, each in an environment of its own"
 	@echo "make shootout  others' published set-ups, over fastgw and whichever of the others can be installed, into docs/shootout.md"
@@ -114,6 +115,11 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(build-native)
 	@$(BIN)/python -m benchmarks.wire $(ARGS)
+
+# That the benchmarks measure what they say: the runs that make test leaves out.
+bench-test: $(VENV)/.installed-dev
+	$(build-native)
+	@$(BIN)/python -m pytest tests/benchmarks -m "bench or not bench" $(ARGS)
 
 # The pages' figures: long runs, on an idle machine with perf. ARGS="--seconds 1 --rounds 3" takes less time for the first.
 performance: $(VENV)/.installed-dev

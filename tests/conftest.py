@@ -63,6 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "quiet: measures time; `make test` runs it when nothing else is running")
     config.addinivalue_line("markers", "soak: takes minutes; runs only when asked for by `-m soak`")
     config.addinivalue_line("markers", "peers: holds cases against other programs alone; runs only with `make peers`")
+    config.addinivalue_line("markers", "bench: runs a part of a benchmark for real; runs only when asked for: `make bench-test`")
     config.addinivalue_line("markers", "gpu: wants a GPU and its driver; runs only when asked for by `-m gpu`")
     config.addinivalue_line("markers", "packaging: builds wheels, programs, images; runs only when asked for: `make packaging`")
 
@@ -94,7 +95,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     without = set()
     if not twins.native():
         without.add("both_twins")
-    without.update(mark for mark in ("gpu", "packaging", "peers", "soak") if mark not in config.option.markexpr)
+    without.update(mark for mark in ("bench", "gpu", "packaging", "peers", "soak") if mark not in config.option.markexpr)
     part = os.environ.get("TESTED_PART", "")
 
     def elsewhere(item: pytest.Item) -> bool:

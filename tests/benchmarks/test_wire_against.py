@@ -35,6 +35,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=100, check=False)
 
 
+@pytest.mark.bench
 @pytest.mark.quiet
 @pytest.mark.skipif(not (COMPILER and REPOSITORY), reason="needs a C compiler and a git repository")
 def test_a_short_run_measures_both_and_judges_their_ratio(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_in_turns_tells_latencies_dials_and_memory_too() -> None:
 
 
 @needs_compiler
+@pytest.mark.bench
 @pytest.mark.quiet
 def test_streams_are_counted_timed_and_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
     crowd, measure, proxies, process, streams = (

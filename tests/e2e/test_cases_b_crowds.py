@@ -91,6 +91,7 @@ class TestB4:
                 return
 
 
+@pytest.mark.once
 @pytest.mark.quiet
 class TestB12:
     """10,000 idle keep-alive connections: at most 6 KB of memory each, and a probe is answered as if they were not there."""

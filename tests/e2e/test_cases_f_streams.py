@@ -313,6 +313,7 @@ async def gaps_of(url: str, port: int, count: int, tokens: int, itl_ms: int, sta
     return sorted(gaps)
 
 
+@pytest.mark.once
 @pytest.mark.quiet
 class TestF11:
     """Of 1,000 streams one has a reader that stopped, one an engine that stopped: nobody else can tell."""

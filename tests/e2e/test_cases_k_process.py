@@ -157,6 +157,7 @@ class TestK1Sigterm:
     """K1: not ready first, no new accept, streams that end in time are byte-exact, the rest get the typed event and an
     abort; exit 0 within a second of the drain; a second signal ends it at once."""
 
+    @pytest.mark.once
     @pytest.mark.quiet
     async def test_K1_sigterm_with_many_live_streams(self, tmp_path: Path) -> None:
         count, drain_s = 1600, 3.0
