@@ -63,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "quiet: measures time; `make test` runs it when nothing else is running")
     config.addinivalue_line("markers", "soak: takes minutes; runs only when asked for by `-m soak`")
     config.addinivalue_line("markers", "peers: holds cases against other programs alone; runs only with `make peers`")
-    config.addinivalue_line("markers", "bench: runs a part of a benchmark for real; runs only when asked for: `make bench-test`")
+    config.addinivalue_line("markers", "bench: a benchmark run for real; runs only when asked for: `make bench-test`")
     config.addinivalue_line("markers", "gpu: wants a GPU and its driver; runs only when asked for by `-m gpu`")
     config.addinivalue_line("markers", "packaging: builds wheels, programs, images; runs only when asked for: `make packaging`")
 
