@@ -1,8 +1,8 @@
 """Collects ``async def test_*`` and runs them on uvloop; checks that an e2e test leaves nothing behind.
 
 One session runs one twin, the one that ``FASTGW_NATIVE`` chooses, and so do the processes that tests start; ``make test``
-is sessions for each, and one for what has no twins (``TESTED_PART`` tells them: ``sockets`` and ``machines``, both: ``twins``;
-``twinless``). ``@pytest.mark.deadline_s(60)`` gives a slow asynchronous test more than the default time.
+is sessions for each, and one for what has no twins (``TESTED_PART`` tells them: those of ``PARTS``, ``twins`` for
+all of a twin, ``twinless``). ``@pytest.mark.deadline_s(60)`` gives a slow asynchronous test more than the default time.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ TWINLESS = {
     "sim", "store", "support", "top",
 }  # fmt: skip
 # The parts of a twin's tests that `make test` runs in sessions of their own, so that they can be side by side: what starts
-# gateways and engines, and the rest.
-SOCKETS = {"e2e"}
+# gateways and engines, what reads bytes and counts, and the rest, which is called "machines".
+PARTS = {"sockets": {"e2e"}, "bytes": {"accel", "limits", "protocol"}, "machines": set[str]()}
 FAILED = pytest.StashKey[bool]()
 
 # How many examples a property is tried with that does not say so itself. `make fuzz` runs them with the larger profile,
@@ -77,7 +77,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     part = os.environ.get("TESTED_PART")
     if part == "twinless" and collection_path.parent.name not in TWINLESS:
         return not _says("once", collection_path) or None
-    if part in ("sockets", "machines") and (collection_path.parent.name in SOCKETS) != (part == "sockets"):
+    if part in PARTS and part != next((name for name, of in PARTS.items() if collection_path.parent.name in of), "machines"):
         return True
     return None
 
