@@ -78,9 +78,9 @@ class Files:
             try:
                 one = os.stat(path)
             except OSError as error:
-                found.append((error.errno or 0, 0, 0))
+                found.append((error.errno or 0, 0, 0, 0))
             else:
-                found.append((one.st_mtime_ns, one.st_size, one.st_ino))
+                found.append((one.st_mtime_ns, one.st_size, one.st_ino, one.st_ctime_ns))
         return tuple(found)
 
 

@@ -162,6 +162,9 @@ def test_a_file_that_goes_and_comes_back_is_a_change(tmp_path: Path) -> None:
     assert [files.changed(), files.changed(), files.changed()] == [False, True, False]
     os.utime(path, (1, 1))
     assert [files.changed(), files.changed()] == [False, True]
+    path.write_text("c")
+    os.utime(path, (1, 1))
+    assert [files.changed(), files.changed()] == [False, True], "of the same size and time, as `cp -p` writes it"
 
 
 @pytest.mark.parametrize(("what", "says"), [
