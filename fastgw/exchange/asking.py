@@ -43,6 +43,7 @@ def ask(exchange: ExchangeState) -> None:
     gateway = exchange.gateway
     group = exchange.group
     assert group is not None
+    light = exchange.endpoint.light
     failure: GatewayError | None = None
     while True:
         if gateway.doubted:
@@ -51,7 +52,7 @@ def ask(exchange: ExchangeState) -> None:
         if home is None:
             pool = gateway.strategy.pick(group, exchange.tries.pools, exchange)
         else:
-            pool = home if takes(home) and home not in exchange.tries.pools else None
+            pool = home if takes(home, light) and home not in exchange.tries.pools else None
         if pool is not None and home is None and (pool.engine.rests_until or pool.engine.words):
             other = _spared(exchange, group, pool)
             if other is None and _elsewhere(exchange, FAILURE):
@@ -69,6 +70,9 @@ def ask(exchange: ExchangeState) -> None:
             group = _group(exchange)
             if group is not before:
                 continue
+            if light:
+                pool = _busy(exchange, group)
+        if pool is None:
             unmet = gateway.strategy.chosen(exchange).unmet(group, exchange)
             if failure is None and not unmet and _waits_for_room(exchange):
                 return
@@ -106,11 +110,24 @@ def ask(exchange: ExchangeState) -> None:
         return
 
 
-def takes(pool: Pool) -> bool:
+def takes(pool: Pool, light: bool = False) -> bool:
     """Whether an engine that no other can stand in for is asked now: also where it is ill, held back, or its breaker open. Who
-    is told that it fails may come again; who is told by another that there is no such response has lost it."""
+    is told that it fails may come again; who is told by another that there is no such response has lost it. ``light``: for
+    what takes no place there."""
     engine = pool.engine
-    return not (engine.draining or engine.away or 0 < engine.slots <= engine.under_way())
+    return not (engine.draining or engine.away or (not light and 0 < engine.slots <= engine.under_way()))
+
+
+def _busy(exchange: ExchangeState, group: Group) -> Pool | None:
+    """Of the engines that have no place left the one with the fewest requests, for one that takes none."""
+    best: Pool | None = None
+    for pool in exchange.gateway.strategy.chosen(exchange).able(group, exchange):
+        engine = pool.engine
+        if pool in exchange.tries.pools or engine.away or not engine.full():
+            continue
+        if best is None or engine.inflight < best.engine.inflight:
+            best = pool
+    return best
 
 
 def _away(exchange: ExchangeState, home: Pool) -> GatewayError:

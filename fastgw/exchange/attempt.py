@@ -42,6 +42,7 @@ def attempt_for(exchange: ExchangeState, pool: Pool, probe: bool) -> Attempt:
     """A new attempt of ``exchange``'s at the engine of ``pool``."""
     made = Attempt.__new__(Attempt)
     made.make(exchange.gateway, pool, probe)
+    made.light = exchange.endpoint.light
     made._exchange = exchange
     made._opening = None
     made._tunnel = None

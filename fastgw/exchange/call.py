@@ -30,8 +30,8 @@ class Call(Carrier):
     """See the head of this file. ``probe``: it is the one that an open breaker lets through."""
 
     __slots__ = (
-        "core", "ended", "faulty", "first_byte_at", "head", "left_at", "makes", "pool", "probe", "reads", "relay", "remainder",
-        "rest", "reused", "sent_at", "settled", "source", "stream", "trial", "watch",
+        "core", "ended", "faulty", "first_byte_at", "head", "left_at", "light", "makes", "pool", "probe", "reads", "relay",
+        "remainder", "rest", "reused", "sent_at", "settled", "source", "stream", "trial", "watch",
     )  # fmt: skip
 
     def __init__(self, core: Context, pool: Pool, probe: bool) -> None:
@@ -46,6 +46,7 @@ class Call(Carrier):
         self.stream: UpstreamStream | None = None
         self.reused = False  # it goes over a connection that was idle
         self.settled = False  # the breaker has its verdict
+        self.light = False  # it takes no place at the engine
         self.faulty = False  # the engine answered that it failed; the verdict falls when the answer ends
         self.sent_at = 0.0  # monotonic clock, 0.0 = not yet
         self.first_byte_at = 0.0
@@ -70,6 +71,8 @@ class Call(Carrier):
         stream = self.stream = pool.open(self, now, fresh)
         engine = pool.engine
         engine.inflight += 1
+        if self.light:
+            engine.light += 1
         if engine.watch is not None:
             self.watch = engine.watch
             self.weigh()
@@ -159,6 +162,8 @@ class Call(Carrier):
         self.stream = None
         self.left_at = monotonic()
         engine.inflight -= 1
+        if self.light:
+            engine.light -= 1
         if self.sent_at:
             engine.answered_total += 1
         if self.watch is not None:
@@ -201,6 +206,8 @@ class Call(Carrier):
         if engine.gradient is not None and well and token_at and not faulty:
             engine.gradient.sample(token_at - self.sent_at, engine.inflight)
         engine.inflight -= 1
+        if self.light:
+            engine.light -= 1
         if self.watch is not None:
             if well and token_at and not faulty and self._did():
                 if self.reads >= 0:

@@ -35,12 +35,13 @@ class Endpoint:
     ``stream_options.include_usage``. ``metered``: its tokens count; ``generates``: its answers are generated, so that they
     have tokens of their own. ``dialect``: whose own API it is (``dialects``), "" = one that many speak. ``untold``: it answers
     with tokens whose number no engine can be told. ``stored``: engines may keep what it makes, or it speaks of such
-    (``responses``), and its body is JSON whatever it is called; ``by_id``: by its path. ``local``: the local handler's name.
+    (``responses``), and its body is JSON whatever it is called; ``by_id``: by its path. ``light``: an engine answers it from
+    what it has, beside what it generates, so that it takes no place there. ``local``: the local handler's name.
     """
 
     __slots__ = (
-        "auth", "by_id", "dialect", "generates", "label", "local", "merges", "metered", "methods", "mode", "model", "stored",
-        "untold", "usage",
+        "auth", "by_id", "dialect", "generates", "label", "light", "local", "merges", "metered", "methods", "mode", "model",
+        "stored", "untold", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +70,7 @@ class Endpoint:
         self.untold = label == IMAGES or (mode is UPLOAD and self.metered)
         self.by_id = label in _STORED or label.encode().startswith(BELOW_RESPONSES)
         self.stored = label == RESPONSES or self.by_id
+        self.light = label in _STORED or label in _LIGHT
         self.merges = label == "/v1/embeddings"  # several requests may share one call
         self.local = local
 
@@ -124,6 +126,8 @@ _METERED: Final = frozenset({
 })  # fmt: skip
 # vLLM takes these without a model.
 _MODEL_OPTIONAL: Final = frozenset({"/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize", "/rerank", "/score"})
+# They count, and generate nothing.
+_LIGHT: Final = frozenset({"/v1/messages/count_tokens", "/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize"})
 _LOCAL_PATHS: Final = {
     "/liveness": "liveness",
     "/readiness": "readiness",

@@ -35,6 +35,7 @@ class Unread(Call):
     def __init__(self, core: Context, call: Call, limit_s: float, others: set[Unread]) -> None:
         super().__init__(core, call.pool, False)
         self.settled = True
+        self.light = call.light
         self.sent_at, self.source, self.rest = call.sent_at, call.source, call.rest
         self._others = others
         others.add(self)

@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.phases import RECEIVING
 from fastgw.limits.fairqueue import Waiter
 from fastgw.limits.meter import Meter
-from fastgw.limits.scope import Scope, Share
+from fastgw.limits.scope import Scope, Share, give_requests, settle_requests
+from fastgw.net.clock import micros, monotonic
 from fastgw.net.timers import Timed
 from fastgw.policy.lanes import Lane
+from fastgw.policy.quota import take_back
 
 
 class Owner(Protocol):
@@ -48,3 +51,23 @@ class Place(Timed):
         except Exception as error:
             # Not into the wheel, which holds everybody's deadlines.
             exchange.gateway.crashed(exchange.client, error)
+
+
+def given_up(exchange: Exchange) -> float:
+    """A request that has not been sent is none: what was taken for it, of requests and of tokens, comes back. Returns after how
+    long its key may take as much again."""
+    place: Place | None = exchange.place
+    account = exchange.account
+    if place is not None:
+        meter = place.meter
+        place.meter = None
+        if place.shares:
+            settle_requests(place.shares, micros(monotonic()), micros(exchange.queued_at), 0)
+            place.shares = ()
+        return take_back(exchange, meter, exchange.queued_at)
+    if account is not None and exchange.routed_at > 0.0 and exchange.phase == RECEIVING:
+        # (In this same turn of the loop. What was taken before an engine was tried may have decayed.)
+        if account.requests is not None:
+            account.requests.give(micros(monotonic()), 1)
+        give_requests(exchange.shares, micros(monotonic()))
+    return take_back(exchange, None, 0.0)

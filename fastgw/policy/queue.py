@@ -19,18 +19,18 @@ from typing import Final
 
 from fastgw.config import Config, RouteConfig
 from fastgw.errors import GatewayError, Source
+from fastgw.exchange.asking import hear
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter import WAITS, Filter
-from fastgw.exchange.phases import DONE, RECEIVING
+from fastgw.exchange.phases import DONE
 from fastgw.exchange.state import model_of
 from fastgw.limits.account import Account
 from fastgw.limits.drain import DrainRate
 from fastgw.limits.fairqueue import FairQueue
-from fastgw.limits.scope import WHOSE, Scope, give_requests, settle_requests
-from fastgw.net.clock import micros, monotonic
+from fastgw.limits.scope import WHOSE, Scope
+from fastgw.net.clock import monotonic
 from fastgw.policy.lanes import Lane, Terms, fit, makes_room
-from fastgw.policy.places import Place
-from fastgw.policy.quota import take_back
+from fastgw.policy.places import Place, given_up
 from fastgw.policy.route import granted, group_for, serving
 from fastgw.policy.waiting import Waiting
 from fastgw.upstream.pool import Pool
@@ -149,10 +149,15 @@ class Queue(Filter):
             # The route's own limit of time, where the client does not ask for less.
             limit_s = exchange.gateway.time_limit(exchange.timeout_s, route.terms.timeout_s)
             exchange.client.due(exchange.started_at + limit_s)
+        endpoint = exchange.endpoint
+        if endpoint.light and endpoint.stored:
+            return False  # (who ends what is under way must not wait for its end)
         full = self._all.take(exchange, account)
         if full is not None:
             self._wait_for(exchange, account, full, route)
             return WAITS
+        if endpoint.light:
+            return False
         self._enter(exchange, route)
         return exchange.place is not None
 
@@ -230,8 +235,12 @@ class Queue(Filter):
         """Whether a request of the lane may go to an engine now; of one beside another, that ``place``'s."""
         if self._max_concurrent and self._inflight >= self._max_concurrent:
             return False
-        if place is not None and lane.home is not None:
-            return lane.room(self._left(place.exchange), ())
+        if place is not None:
+            exchange = place.exchange
+            if exchange.gateway.doubted:
+                hear(exchange, lane.group, exchange.substitute or model_of(exchange))  # type: ignore[arg-type]
+            if lane.home is not None:
+                return lane.room(self._left(exchange), ())
         return lane.room(lane.group.pools, ())  # type: ignore[union-attr]
 
     def _fall_back(self, exchange: Exchange, models: Sequence[str]) -> bool:
@@ -304,24 +313,7 @@ class Queue(Filter):
     def _refused(self, kind: str, message: str | None, exchange: Exchange, ahead: int) -> GatewayError:
         """The refusal of a request that has no room: what was taken for it comes back, and it is told when ``ahead`` others
         will have gone by the rate of late, or when its key may take as much again, if that is later."""
-        place: Place | None = exchange.place
-        wait_s = 0.0
-        if not exchange.sent_at:
-            if place is not None:
-                meter = place.meter
-                place.meter = None
-                if place.shares:
-                    settle_requests(place.shares, micros(monotonic()), micros(exchange.queued_at), 0)
-                    place.shares = ()
-                wait_s = take_back(exchange, meter, exchange.queued_at)
-            else:
-                account = exchange.account
-                if account is not None and exchange.routed_at > 0.0 and exchange.phase == RECEIVING:
-                    # (In this same turn of the loop. What was taken before an engine was tried may have decayed.)
-                    if account.requests is not None:
-                        account.requests.give(micros(monotonic()), 1)
-                    give_requests(exchange.shares, micros(monotonic()))
-                wait_s = take_back(exchange, None, 0.0)
+        wait_s = 0.0 if exchange.sent_at else given_up(exchange)
         chance = random()  # noqa: S311 - spreads a crowd, guards nothing
         told_s = self._drain.retry_after_s(ahead + 1, monotonic(), chance, self._timeout_s)
         return GatewayError(kind, message, source=Source.GATEWAY, retry_after_s=max(wait_s, told_s))

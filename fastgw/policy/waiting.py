@@ -123,6 +123,10 @@ class Waiting:
             full = self.take(exchange, account)
             if full is not None:
                 self._park(place, account, full, now)
+            elif exchange.endpoint.light:
+                place.waiter = None
+                self.leave(place)
+                exchange.resume()  # (no lane is for what takes no place at an engine)
             else:
                 self._line_up(place, account, now)
         if queue is None or not len(queue):

@@ -72,6 +72,7 @@ class Engine:
         "inflight",
         "kind",
         "label",
+        "light",
         "literal",
         "machine",
         "max_concurrent",
@@ -150,6 +151,7 @@ class Engine:
         self.failures = 0
         self.probed_at = 0.0
         self.inflight = 0
+        self.light = 0  # of those, the ones that take no place
         self.beside: tuple[Engine, ...] = ()  # that ends what it has on the same machine, or whose place it takes there
         self.queued = 0  # requests that wait in it, as it says itself, and are not under way here
         self.crowded = False  # more wait in it, by its own figures, than it needs at hand
@@ -257,10 +259,11 @@ class Engine:
         return not self.ramp or self.inflight < self.ramp
 
     def under_way(self) -> int:
-        """Requests that its machine has from here: its own, and those of whoever leaves there, or comes in its place."""
-        count = self.inflight
+        """Places that are taken on its machine from here: by its own requests, and those of whoever leaves there, or comes in
+        its place."""
+        count = self.inflight - self.light
         for other in self.beside:
-            count += other.inflight
+            count += other.inflight - other.light
         return count
 
     def joins(self, other: Engine) -> None:

@@ -15,11 +15,13 @@ cdef int BACKS_OFF, CLOSED, DIALS, FRESH, HTTP1, NO, PROBE, UPGRADE
 
 @cython.locals(
     gateway=Context, group=Group, before=Group, home=Pool, pool=Pool, breaker=Breaker, call=Attempt, now=cython.double, admitted=cython.int,
-    connected=cython.bint, unmet=str,
+    connected=cython.bint, light=cython.bint, unmet=str,
 )
 cpdef ask(ExchangeState exchange)
 @cython.locals(engine=Engine)
-cpdef bint takes(Pool pool) except -1
+cpdef bint takes(Pool pool, bint light=*) except -1
+@cython.locals(best=Pool, pool=Pool, engine=Engine)
+cpdef Pool _busy(ExchangeState exchange, Group group)
 cpdef object _away(ExchangeState exchange, Pool home)
 cpdef hear(ExchangeState exchange, Group group, str model)
 cpdef _judge(Call call, int status)

@@ -15,7 +15,7 @@ cdef int CLOSED
 
 cdef class Call(Carrier):
     cdef public Context core
-    cdef public bint ended, faulty, probe, reused, settled
+    cdef public bint ended, faulty, light, probe, reused, settled
     cdef public double first_byte_at, left_at, sent_at
     cdef public ResponseHead head
     cdef public Pool pool

@@ -2,7 +2,7 @@ cimport cython
 
 @cython.final
 cdef class Endpoint:
-    cdef public bint auth, by_id, generates, merges, metered, model, stored, untold, usage
+    cdef public bint auth, by_id, generates, light, merges, metered, model, stored, untold, usage
     cdef public str dialect, label, local
     cdef public object methods, mode
 

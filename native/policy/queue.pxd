@@ -1,26 +1,26 @@
 cimport cython
 
+from fastgw.exchange.asking cimport hear
 from fastgw.exchange.context cimport Strategy
+from fastgw.exchange.endpoints cimport Endpoint
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.filter cimport Filter
 from fastgw.exchange.state cimport model_of
 from fastgw.limits.account cimport Account
 from fastgw.limits.drain cimport DrainRate
 from fastgw.limits.fairqueue cimport FairQueue, Waiter
-from fastgw.limits.meter cimport Meter
-from fastgw.limits.scope cimport Scope, give_requests, settle_requests
-from fastgw.net.clock cimport micros, monotonic
-from fastgw.policy.quota cimport take_back
+from fastgw.limits.scope cimport Scope
+from fastgw.net.clock cimport monotonic
 from fastgw.policy.lanes cimport Lane, Terms, fit, makes_room
 from fastgw.policy.route cimport granted, group_for, serving
-from fastgw.policy.places cimport Place
+from fastgw.policy.places cimport Place, given_up
 from fastgw.policy.waiting cimport Waiting
 from fastgw.stats cimport Stats
 from fastgw.upstream.pool cimport Pool
 from fastgw.upstream.table cimport Group, UpstreamTable
 
 cdef int BATCH
-cdef int DONE, RECEIVING
+cdef int DONE
 
 @cython.final
 cdef class Queue(Filter):
@@ -31,7 +31,7 @@ cdef class Queue(Filter):
     cdef bint _bounded, _rejects, _scheduled
     cdef long long _inflight, _max_concurrent, _queue_size, _queue_bytes, _turn
 
-    @cython.locals(account=Account, route=Lane, limit_s=cython.double, full=Scope)
+    @cython.locals(account=Account, endpoint=Endpoint, route=Lane, limit_s=cython.double, full=Scope)
     cpdef on_route(self, Exchange exchange)
     @cython.locals(lane=Lane, group=Group, found=Lane, lanes=dict)
     cpdef Lane _lane(self, Exchange exchange, Lane route)
@@ -44,6 +44,7 @@ cdef class Queue(Filter):
     @cython.locals(left=tuple)
     cpdef Lane _line(self, Exchange exchange, Lane lane)
     cpdef _admit(self, Exchange exchange, Lane lane)
+    @cython.locals(exchange=Exchange)
     cpdef bint _room(self, Lane lane, Place place=*) except -1
     @cython.locals(group=Group, before=Group, lane=Lane, account=Account, table=UpstreamTable)
     cpdef bint _fall_back(self, Exchange exchange, object models) except -1
@@ -51,7 +52,7 @@ cdef class Queue(Filter):
     cpdef bint on_lost(self, Exchange exchange, str why) except -1
     @cython.locals(account=Account, stats=Stats, place=Place, other=Exchange, waiting=Waiting)
     cpdef _check_size(self, Exchange exchange)
-    @cython.locals(place=Place, meter=Meter, account=Account, wait_s=cython.double, told_s=cython.double)
+    @cython.locals(wait_s=cython.double, told_s=cython.double)
     cpdef object _refused(self, str kind, str message, Exchange exchange, long long ahead)
     @cython.locals(lane=Lane)
     cpdef _wait_for(self, Exchange exchange, Account account, Scope full, Lane route)

@@ -12,7 +12,7 @@ cdef int CLOSED, NO, OPEN
 cdef class Engine:
     cdef public dict aliases
     cdef public tuple addresses, beside, discovered_models, gpus, ejected_by, probe_paths, words
-    cdef public long long answered_total, ejections_total, failures, failures_total, inflight, truncations_total
+    cdef public long long answered_total, ejections_total, failures, failures_total, inflight, light, truncations_total
     cdef public bytes api_key_line, base, head_block, label
     cdef public bint away, cancel, crowded, disowned, draining, fleeting, h2, held, literal, tunnelled
     cdef public dict facts
