@@ -31,7 +31,7 @@ from fastgw.limits.scope import WHOSE, Scope
 from fastgw.net.clock import monotonic
 from fastgw.policy.lanes import Lane, Terms, fit, makes_room
 from fastgw.policy.places import Place, given_up
-from fastgw.policy.route import granted, group_for, serving
+from fastgw.policy.route import granted, group_for, regroup
 from fastgw.policy.waiting import Waiting
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import UpstreamTable
@@ -408,7 +408,7 @@ class Queue(Filter):
 
     def follow(self, before: UpstreamTable, table: UpstreamTable) -> None:
         """Engines have come or gone, or serve other models: whoever waits does so for those that would be asked now.
-        (Where nobody would be, for those from before: they take nothing more, and it is told so.)"""
+        (Where those from before have gone, for them: they take nothing more, and it is told so.)"""
         for pool in table.pools:
             if pool.engine.max_concurrent:
                 self._bounded = True
@@ -418,11 +418,14 @@ class Queue(Filter):
         for item in self._all.crowd.items():
             place: Place = item  # type: ignore[assignment]
             exchange = place.exchange
-            group = serving(table, exchange)
-            if group is None or group is exchange.group:
+            group = exchange.group
+            try:
+                regroup(table, exchange)
+            except GatewayError as error:
+                exchange.fail(error)
                 continue
-            exchange.group = group
-            self._move(place)
+            if exchange.group is not group:
+                self._move(place)
         of_routes = {lane.terms for lane in self._routes.values()}
         for there in table.groups():
             if there.lane is not None:

@@ -56,6 +56,27 @@ def for_any(table: UpstreamTable, exchange: Exchange) -> Group | None:
     return deployments.for_any(table, exchange)
 
 
+def regroup(table: UpstreamTable, exchange: Exchange) -> None:
+    """A request that has its group gets what it would have by a ``table`` that has just come: where nobody is left, that
+    from before if its engines have gone, and where they are there, for others now, another model's.
+
+    :raises GatewayError: there is none to which its route falls back; or who has what it speaks of has gone, and may be back.
+    """
+    group = serving(table, exchange)
+    if group is None:
+        group = exchange.group
+        assert group is not None
+        for pool in group.pools:
+            if pool in table.pools:
+                from fastgw.policy.elsewhere import instead
+
+                group = instead(table, exchange)
+                break
+    exchange.group = group
+    if exchange.home is not None:
+        exchange.home = home(exchange, group)
+
+
 def home(exchange: Exchange, group: Group) -> Pool | None:
     """Who has the response of which ``exchange`` speaks, where that is known: one of ``group``, or another engine that has the
     model (of whatever share, everybody's or of his tenant), or one to which the model's route falls back:

@@ -12,7 +12,7 @@ from fastgw.limits.fairqueue cimport FairQueue, Waiter
 from fastgw.limits.scope cimport Scope
 from fastgw.net.clock cimport monotonic
 from fastgw.policy.lanes cimport Lane, Terms, fit, makes_room
-from fastgw.policy.route cimport granted, group_for, serving
+from fastgw.policy.route cimport granted, group_for, regroup
 from fastgw.policy.places cimport Place, given_up
 from fastgw.policy.waiting cimport Waiting
 from fastgw.stats cimport Stats

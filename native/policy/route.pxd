@@ -11,6 +11,8 @@ from fastgw.upstream.table cimport Group, UpstreamTable
 @cython.locals(model=str, found=Group)
 cpdef Group serving(UpstreamTable table, Exchange exchange)
 
+@cython.locals(group=Group, pool=Pool)
+cpdef regroup(UpstreamTable table, Exchange exchange)
 cpdef Group placed(UpstreamTable table, Exchange exchange, str model)
 cpdef Group group_for(UpstreamTable table, Exchange exchange, str model)
 cpdef bint granted(UpstreamTable table, Exchange exchange, str model) except -1

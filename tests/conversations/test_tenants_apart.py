@@ -3,15 +3,19 @@ of its own for a model reaches others for it."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw import ConfigErrors, RouteConfig
 from tests.conversations.deployed_row import deployed, fine, key_of, tenant_key
 from tests.conversations.engine_row import status
+from tests.support.conversation import answering
 from tests.support.requests import chat, request
+from tests.support.scripts import ok
 
 TENANTS = ("a", "b", "c")
 MODELS = ("m", "n", "o")
@@ -71,3 +75,39 @@ def test_tenants_stay_apart(
                 assert own == tenant or not has
         for client in list(row.talk.core.unread):
             client.close()
+
+
+@pytest.mark.parametrize("becomes", ["another tenant's", "another model's"])
+@pytest.mark.parametrize("waits_for", ["any engine", "the one with its response"])
+def test_who_waits_for_an_engine_that_becomes_anothers_is_not_let_go_to_it(waits_for: str, becomes: str) -> None:
+    """It is answered as if it came now: of a model that is another tenant's nobody is told, for another there is a fallback."""
+    told = "resp_1"
+    fleet: dict[str, dict[str, Any]] = {"a": {"models": ("m",), "max_concurrent": 1}, "b": {"models": ("n",)}}
+    route = RouteConfig(model="m", fallback=["n"], fallback_on=["failure"])
+    plays = {"a": answering(ok(b'{"id":"%b","object":"response"}' % told.encode()))}
+    with deployed(fleet, route, plays=plays, keys=(tenant_key("a"), tenant_key("b"))) as row:
+        path, body = "/v1/responses", {"model": "m", "input": "hi"}
+        assert row.goes_to(asking(path, body)) == "a"
+        engine = row.engines["a"].engine
+        engine.inflight = 1
+        if waits_for != "any engine":
+            body["previous_response_id"] = told
+        client = row.talk.client().says(asking(path, body))
+        row.talk.passes(0.1)
+        assert row.talk.waiting == 1
+        falls = becomes == "another model's"
+        if becomes == "another model's":
+            engine.configured_models = frozenset(["o"])
+        else:
+            engine.tenant = "b"
+        row.learn()
+        engine.inflight = 0
+        row.talk.core.room()
+        row.talk.passes(0.1)
+        assert (row.talk.waiting, row.asked) == (0, {"a": 1, "b": int(falls)})
+        assert client.seen.status == (200 if falls else 404)
+
+
+def asking(path: str, body: dict[str, Any]) -> bytes:
+    fields = [("content-type", "application/json")]
+    return request("POST", path, headers=fields, body=json.dumps(body).encode(), key=key_of("a"))
