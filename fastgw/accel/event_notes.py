@@ -13,6 +13,7 @@ from fastgw.accel.events import (
     DELTA_TYPE,
     EMPTY_LIST,
     FINISH,
+    LAST,
     SHORTEST,
     SPEAKS,
     decode_event,
@@ -38,6 +39,7 @@ class EventNotes:
         "failure",
         "finish_reason",
         "first_token_seen",
+        "long_at",
         "of_choices",
         "prompt_tokens",
         "reasoning_tokens",
@@ -61,6 +63,7 @@ class EventNotes:
         self.said_at = 0
         self.of_choices = False
         self.first_token_seen = False
+        self.long_at = 0
         self._noted = 0  # how many events said more than a piece of text
         self._used = False  # usage was said: what llama.cpp measures says nothing beside it
 
@@ -86,6 +89,7 @@ class EventNotes:
             self._fails(data)
             self._noted += 1
         kind = bytes(event.type)
+        self.done = self.done or kind in LAST
         tokens = tokens_in(data) if not kind or SPEAKS(kind) else 0
         if not tokens and len(event.delta) > 2 and bytes(event.delta)[:1] == b'"' and DELTA_TYPE(kind):
             # (What is sound is one, however long.)

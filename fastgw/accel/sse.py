@@ -49,8 +49,9 @@ class SseScanner(EventNotes):
     ``completion_tokens``, ``cached_tokens`` and ``reasoning_tokens`` are the engine's last word, -1 before any; ``said_at``
     is how many ``tokens`` had come by then: where more have come since, it was an early one. ``of_choices``: it came with text
     or its end, so that of several answers it may be the word on one. ``error``: an event has told of one, and ``failure`` is
-    its data (none, where it outgrew what is held). ``mid_event`` says that the client has, or is owed, the beginning of an
-    event whose end has not come.
+    its data (none, where it outgrew what is held). ``done``: the last word has come (``[DONE]``, or an event of that kind); of
+    an event that outgrew what is held nobody knows, and ``long_at`` is the number of ``events`` with the last such.
+    ``mid_event`` says that the client has, or is owed, the beginning of an event whose end has not come.
     """
 
     __slots__ = (
@@ -370,6 +371,7 @@ class SseScanner(EventNotes):
         self._long = None
         self._overlong = False
         self.events += 1
+        self.long_at = self.events
         long.feed(rest)
         scanner = long.scanner
         if long.named():

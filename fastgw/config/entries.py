@@ -77,6 +77,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cancel: Annotated[bool | None, row(
         "whether closing its connection stops a generation; unset: as with its kind; false for engines that a cancel harms",
     )] = None
+    stream_end: Annotated[Literal["strict", "pass", ""], row(
+        "what a stream is that ends without its API's last word: strict, as when empty = it broke off; pass = it passes so "
+        "([streams.md](streams.md))",
+    )] = ""
     ca_file: Annotated[str, row(
         "at https://: the CAs by which it is believed, as a PEM file; engine_ca_file when empty", check=readable_one,
     )] = ""

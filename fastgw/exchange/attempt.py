@@ -182,12 +182,7 @@ class Attempt(Call):
         elif relay.closing:
             self._closes(relay, relay.eof(how))
         elif relay.eof(how) == END:
-            if relay.gone:
-                return
-            if relay.written == DEAD:
-                exchange.client_broke()
-            else:
-                self._relayed(relay)
+            self._relayed(relay)
         else:
             self.cut("bad_gateway", relay.broken, True)
 
@@ -334,7 +329,7 @@ class Attempt(Call):
         if verdict == BROKEN and not relay.begun:
             # Nothing has gone down, so the client can still be told properly.
             self.relay = self.head = None
-            self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=f"framing: {relay.broken}"))
+            self.on_error(GatewayError("bad_gateway", source=Source.UPSTREAM, detail=relay.broken))
             return
         sse = relay.sse
         if self._may_go_on(exchange, relay, verdict):
@@ -390,7 +385,7 @@ class Attempt(Call):
         elif verdict == END:
             self._relayed(relay)
         elif verdict == BROKEN:
-            self.cut("bad_gateway", f"framing: {relay.broken}", True)
+            self.cut("bad_gateway", relay.broken, True)
         else:
             return True
         return False
@@ -416,12 +411,18 @@ class Attempt(Call):
             self._tunnel.client_ended(exchange, self)
 
     def _relayed(self, relay: Relay) -> None:
+        """The answer has gone down, to its end."""
         exchange = self._exchange
         assert exchange is not None
+        if relay.gone:
+            return
+        if relay.written == DEAD:
+            exchange.client_broke()
+            return
         # (Of a status that is an error the verdict has fallen; what is not metered may have an `error` for a word of its own.)
         failed = exchange.status < 400 and (exchange.endpoint.metered or relay.sse is not None) and relay.failed()
         exchange.client.finish()
-        self._ended(exchange, relay.failure() if failed else None, not relay.source.spoiled)
+        self._ended(exchange, relay.failure() if failed else None, relay.source.done and not relay.source.spoiled)
 
     def _ended(self, exchange: ExchangeState, failure: bytes | None, reusable: bool) -> None:
         """The answer has ended, whole; ``failure``: its engine says that it failed, in words that say whose fault it is."""
@@ -453,13 +454,7 @@ class Attempt(Call):
         if verdict == MORE:
             return
         if verdict == END and relay.pass_end():
-            if relay.gone:
-                return
-            if relay.written == DEAD:
-                assert self._exchange is not None
-                self._exchange.client_broke()
-            else:
-                self._relayed(relay)
+            self._relayed(relay)
             return
         self._cut_short(relay)
 
@@ -489,6 +484,9 @@ class Attempt(Call):
         exchange, relay, gateway = self._exchange, self.relay, self.core
         assert exchange is not None
         assert relay is not None
+        if engine_fault and relay.completes():
+            self._relayed(relay)
+            return
         exchange.detail = f"{self.pool.engine.name}: {detail}" if detail else self.pool.engine.name
         if engine_fault:
             self.pool.engine.truncations_total += 1

@@ -36,12 +36,13 @@ class Endpoint:
     have tokens of their own. ``dialect``: whose own API it is (``dialects``), "" = one that many speak. ``untold``: it answers
     with tokens whose number no engine can be told. ``stored``: engines may keep what it makes, or it speaks of such
     (``responses``), and its body is JSON whatever it is called; ``by_id``: by its path. ``light``: an engine answers it from
-    what it has, beside what it generates, so that it takes no place there. ``local``: the local handler's name.
+    what it has, beside what it generates, so that it takes no place there. ``local``: the local handler's name. ``ends``: how
+    a stream of it has to end.
     """
 
     __slots__ = (
-        "auth", "by_id", "dialect", "generates", "label", "light", "local", "merges", "metered", "methods", "mode", "model",
-        "stored", "untold", "usage",
+        "auth", "by_id", "dialect", "ends", "generates", "label", "light", "local", "merges", "metered", "methods", "mode",
+        "model", "stored", "untold", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +72,7 @@ class Endpoint:
         self.by_id = label in _STORED or label.encode().startswith(BELOW_RESPONSES)
         self.stored = label == RESPONSES or self.by_id
         self.light = label in _STORED or label in _LIGHT
+        self.ends = _ENDS.get(label, ANYHOW)
         self.merges = label == "/v1/embeddings"  # several requests may share one call
         self.local = local
 
@@ -88,6 +90,13 @@ COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 MESSAGES: Final = "/v1/messages"
 IMAGES: Final = "/v1/images/generations"
+
+ANYHOW: Final = 0
+AT_A_REASON: Final = 1
+AT_ITS_LAST: Final = 2
+"""How a stream has to end, whatever its framing says: that is not judged; when it has said why it ends, or ``[DONE]``; with the
+event behind which its API has no other."""
+_ENDS: Final = {CHAT: AT_A_REASON, COMPLETIONS: AT_A_REASON, RESPONSES: AT_ITS_LAST, MESSAGES: AT_ITS_LAST}
 
 BELOW_RESPONSES: Final = b"/v1/responses/"
 MAX_ID_BYTES: Final = 256

@@ -48,6 +48,8 @@ def relay_for(
     open_ended = sse is not None and (exchange.strip_usage or exchange.allowance < NO_LIMIT)
     exchange.client.begin(head, UNTOLD if open_ended or changes else source.length, exchange.request_id, extra)
     relay = Relay(exchange.client, source, sse, head.json)
+    if sse is not None and exchange.call is not None and exchange.call.pool.engine.strict:
+        relay.ends = exchange.endpoint.ends
     if exchange.endpoint.dialect:
         relay.dialect = dialect = dialect_of(exchange, head)
         relay.show = dialect.sees(show)

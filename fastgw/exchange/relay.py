@@ -19,6 +19,7 @@ from fastgw.accel.histograms import Histogram
 from fastgw.accel.sse import MAX_EVENT_BYTES, SseScanner, line_at
 from fastgw.accel.usage import UsageScanner
 from fastgw.exchange.dialects import Dialect
+from fastgw.exchange.endpoints import ANYHOW, AT_A_REASON
 from fastgw.net.client import ClientStream
 from fastgw.protocol.body import Source
 
@@ -28,6 +29,7 @@ BROKEN: Final = 2
 SPENT: Final = 3  # the tokens that may pass have; more has come, or may come
 
 UNLIMITED: Final = 2**62
+NO_LAST_WORD: Final = "the stream ended before its last word"
 MAX_END_BYTES: Final = 1 << 20  # of an engine's own end that is waited for: some repeat the whole answer in it
 FOR_LENGTH: Final = (b"length", b"max_tokens")
 COMPLETED: Final = b'"response.completed"'
@@ -54,6 +56,7 @@ class Relay:
         "closing",
         "dialect",
         "ended",
+        "ends",
         "engine_gaps",
         "follows",
         "gaps",
@@ -85,6 +88,7 @@ class Relay:
         self.wrote = False  # and something of its body
         self.body_bytes = 0  # of the engine's body, of what went on
         self.ended = False
+        self.ends = ANYHOW
         self.broken = ""
         # Who wants to see each piece before it goes down, may change it, and forbid it (None).
         self.show: Callable[[bytes], bytes | None] | None = None
@@ -153,7 +157,7 @@ class Relay:
         try:
             payload = source.feed(data)
         except FramingError as error:
-            self.broken = str(error)
+            self.broken = f"framing: {error}"
             self._pass_on(error.payload, near)
             return BROKEN
         done = source.done
@@ -174,6 +178,8 @@ class Relay:
                 held = sse.flush()
                 if held:
                     out += held
+                if self.ends and not self._whole():
+                    return self._breaks(out)
         elif self._usage is not None:
             self._usage.feed(payload)
         if alike and source.aligned and out is payload and self.show is None:
@@ -229,6 +235,8 @@ class Relay:
         done = self._rest_ends and not (spent and self._rest)
         if done:
             out.append(sse.flush())
+            if self.ends and not self._whole():
+                return self._breaks(b"".join(out))
         self._pass(b"".join(out), done)
         if done:
             self.ended = True
@@ -297,9 +305,32 @@ class Relay:
             self.broken = told if how == "fin" or how == "reset" else how
             return BROKEN
         out = self.sse.flush() if self.sse is not None else b""
+        if self.ends and not self._whole():
+            return self._breaks(out)
         self._pass(out, True)
         self.ended = True
         return END
+
+    def _whole(self) -> bool:
+        """Whether the stream has said all: how its API ends, or that it failed. (Of an end that is too long to be read nobody
+        knows.)"""
+        sse = self.sse
+        assert sse is not None
+        if sse.done or sse.error or (sse.long_at and sse.long_at == sse.events):
+            return True
+        return self.ends == AT_A_REASON and sse.finish_reason is not None
+
+    def _breaks(self, out: bytes) -> int:
+        """The engine has ended its message, and not its stream: neither does ours end here."""
+        self.broken = NO_LAST_WORD
+        self._pass(out, False)
+        return BROKEN
+
+    def completes(self) -> bool:
+        """The engine has said its last word, and then broken its message off, or not ended it: whether its reader, who has all,
+        sees a message that ends."""
+        sse = self.sse
+        return sse is not None and self.ends != ANYHOW and sse.done and not sse.mid_event and self.finish(b"")
 
     def overhear(self, payload: bytes, last: bool) -> None:
         """More of the engine's body that goes to nobody: what it says is read all the same."""

@@ -90,6 +90,7 @@ class Engine:
         "secure_h2",
         "served_name",
         "slots",
+        "strict",
         "tenant",
         "truncations_total",
         "tunnelled",
@@ -187,6 +188,7 @@ class Engine:
         self.features = frozenset(config.features)
         self.version = config.version
         self.tenant = config.tenant
+        self.strict = config.stream_end != "pass"
         self.configured_cancel = config.cancel
         self.configured_max_idle = max_idle
         self.warm_connections = config.warm_connections

@@ -51,6 +51,7 @@ cdef class SseScanner:
     cdef public long long completion_tokens
     cdef public long long cached_tokens
     cdef public long long reasoning_tokens
+    cdef public Py_ssize_t long_at
     cdef public Py_ssize_t said_at
     cdef public long long seconds
     cdef public bytes failure

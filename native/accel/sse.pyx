@@ -139,6 +139,7 @@ cdef struct Said:
     Py_ssize_t reason_at
     Py_ssize_t reason_bytes  # 0 = it says of none
     bint error
+    bint last  # it is the last one
     bint no_choices
     bint choices  # there are some
     Py_ssize_t delta_bytes  # of a text that is the whole delta
@@ -314,6 +315,18 @@ cdef inline bint _is_failure(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept
     return size == 17 and memcmp(p + start, b'"response.failed"', 17) == 0
 
 
+cdef inline bint _is_last(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    """Whether the value of ``type`` that stands there is that of an event behind which nothing more is to come."""
+    cdef Py_ssize_t size = end - start
+    if size == 14:
+        return memcmp(p + start, b'"message_stop"', 14) == 0
+    if size == 20:
+        return memcmp(p + start, b'"response.completed"', 20) == 0
+    if size == 21:
+        return memcmp(p + start, b'"response.incomplete"', 21) == 0
+    return size == 17 and memcmp(p + start, b'"response.failed"', 17) == 0
+
+
 cdef inline bint _is_error(Bytes p, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
     """Whether the value of ``error`` that stands there tells of one, as the Python twin's NO_ERROR."""
     cdef unsigned char c = p[start]
@@ -363,6 +376,7 @@ cdef Py_ssize_t _object(Bytes p, Py_ssize_t i, Py_ssize_t n, Said *said) noexcep
             elif member == TYPE:
                 said.kind = _kind(p, start, i)
                 said.error = said.error or _is_failure(p, start, i)
+                said.last = _is_last(p, start, i)
         i = after_space(p, i, n)
         if p[i] == 125:
             return i + 1
@@ -446,6 +460,8 @@ cdef int _look(Bytes event, Py_ssize_t size, Bytes p, Py_ssize_t n, bint error, 
     noted = error or said.error
     if noted:
         _fails(run, p, n)
+    if said.last:
+        run.done = True
     if said.reason_bytes:
         run.reason = p + said.reason_at
         run.reason_bytes = said.reason_bytes
@@ -617,6 +633,8 @@ cdef int _odd(Bytes p, Py_ssize_t n, bint error, Run *run) noexcept nogil:
         kind = _kind(p, one.start, one.end)
         if _is_failure(p, one.start, one.end):
             _fails(run, p, n)
+        if _is_last(p, one.start, one.end):
+            run.done = True
     if kind == OTHER_KIND:
         tokens = 0
     elif not tokens and (kind == DELTA_KIND or kind == SOUND_KIND):
@@ -1215,6 +1233,7 @@ cdef class SseScanner:
         """It ends with these."""
         cdef LongEvent *one = self._long
         cdef Run run
+        self.long_at = self.events
         _long_feed(one, p, n)
         if _is_named(one) and not self.error:
             self.error = True
@@ -1304,6 +1323,7 @@ cdef class SseScanner:
         if fails and not self.error:
             self.error = True
             self.failure = data
+        self.done = self.done or _is_last(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind))
         at = _kind(<Bytes>PyBytes_AS_STRING(kind), 0, PyBytes_GET_SIZE(kind)) if PyBytes_GET_SIZE(kind) else NO_KIND
         if at == OTHER_KIND:
             tokens = 0

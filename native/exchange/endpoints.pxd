@@ -5,6 +5,7 @@ cdef class Endpoint:
     cdef public bint auth, by_id, generates, light, merges, metered, model, stored, untold, usage
     cdef public str dialect, label, local
     cdef public object methods, mode
+    cdef public int ends
 
 cdef class EndpointTable:
     cdef dict _exact, _stored

@@ -6,6 +6,7 @@ from fastgw.accel.usage cimport UsageScanner
 from fastgw.net.client cimport ClientStream
 from fastgw.protocol.body cimport Source
 
+cdef int ANYHOW, AT_A_REASON
 cdef long long UNLIMITED
 cdef Py_ssize_t MAX_EVENT_BYTES
 
@@ -28,7 +29,7 @@ cdef class Relay:
     cdef public Source source
     cdef public SseScanner sse
     cdef public object dialect, show
-    cdef public int written
+    cdef public int ends, written
 
     cpdef int start(self, bytes rest) except -1
     cpdef allow(self, long long tokens, long long prompt)
@@ -54,6 +55,11 @@ cdef class Relay:
     @cython.locals(sse=SseScanner, gaps=Histogram, theirs=Histogram, events="long long", tokens="long long")
     cpdef paced(self, double now)
     cpdef bint finish(self, bytes event) except -1
+    @cython.locals(sse=SseScanner)
+    cpdef bint _whole(self) except -1
+    cpdef int _breaks(self, bytes out) except -1
+    @cython.locals(sse=SseScanner)
+    cpdef bint completes(self) except -1
     cpdef overhear(self, bytes payload, bint last)
     cpdef bint break_off(self, bytes event) except -1
     cpdef tuple usage(self)

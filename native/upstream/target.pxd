@@ -14,6 +14,7 @@ cdef class Engine:
     cdef public tuple addresses, beside, discovered_models, gpus, ejected_by, probe_paths, words
     cdef public long long answered_total, ejections_total, failures, failures_total, inflight, light, truncations_total
     cdef public bytes api_key_line, base, head_block, label
+    cdef public bint strict
     cdef public bint away, cancel, crowded, disowned, draining, fleeting, h2, held, literal, tunnelled
     cdef public dict facts
     cdef public frozenset features

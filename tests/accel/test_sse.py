@@ -277,7 +277,7 @@ def test_anthropic_shape() -> None:
     )
     out, counts = same_in_every_way(data, splits=16)
     assert out == data
-    assert counts == (6, 2, False, False, b"end_turn", 25, 15, True, False)
+    assert counts == (6, 2, True, False, b"end_turn", 25, 15, True, False)
 
 
 def test_responses_shape() -> None:
@@ -286,7 +286,7 @@ def test_responses_shape() -> None:
     data += event({"type": "response.completed", "response": {"id": "r", "usage": {"input_tokens": 4, "output_tokens": 2}}})
     out, counts = same_in_every_way(data, splits=16)
     assert out == data
-    assert counts == (3, 2, False, False, None, 4, 2, True, False)
+    assert counts == (3, 2, True, False, None, 4, 2, True, False)
 
 
 def test_continuous_usage_stats() -> None:

@@ -34,3 +34,5 @@ def error(code: Any = None, kind: str = "engine", **more: Any) -> dict[str, Any]
 
 DELTA = event({"type": "response.output_text.delta", "delta": "a"}, "response.output_text.delta")
 BLOCK = event({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}}, "content_block_delta")
+COMPLETED = event({"type": "response.completed", "response": {"id": "r"}}, "response.completed")
+STOP = event({"type": "message_stop"}, "message_stop")

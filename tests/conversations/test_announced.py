@@ -7,7 +7,20 @@ from typing import Any
 import pytest
 
 from tests.conversations.deployed_row import Deployed, deployed
-from tests.conversations.said import BLOCK, CHAT, DELTA, ENGINES, MESSAGES, RESPONSES, ROUTE, asking, error, event
+from tests.conversations.said import (
+    BLOCK,
+    CHAT,
+    COMPLETED,
+    DELTA,
+    ENGINES,
+    MESSAGES,
+    RESPONSES,
+    ROUTE,
+    STOP,
+    asking,
+    error,
+    event,
+)
 from tests.support.conversation import answering
 from tests.support.scripts import ANSWER, LAST_CHUNK, SSE_HEAD, chunk, ok
 
@@ -15,7 +28,7 @@ CREATED = event({"type": "response.created", "response": {"id": "r", "error": No
 GOES_ON = event({"type": "response.in_progress", "response": {"id": "r"}}, "response.in_progress")
 START = event({"type": "message_start", "message": {"usage": {"input_tokens": 5}}}, "message_start")
 QUIET = event({"type": "ping"}, "ping")
-ANNOUNCED = [(RESPONSES, CREATED + GOES_ON, DELTA), (MESSAGES, START + QUIET, BLOCK)]
+ANNOUNCED = [(RESPONSES, CREATED + GOES_ON, DELTA + COMPLETED), (MESSAGES, START + QUIET, BLOCK + STOP)]
 
 
 def opens(row: Deployed, path: str, said: bytes) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from tests.support.byhand.engine import Play
 from tests.support.byhand.h2 import JSON
 from tests.support.conversation import answering, silent
 from tests.support.requests import chat, request
-from tests.support.scripts import EVENT, LAST_CHUNK, SSE_HEAD, chunk, ok
+from tests.support.scripts import DONE, EVENT, LAST_CHUNK, SSE_HEAD, chunk, ok
 
 ENGINES: dict[str, dict[str, Any]] = {"a": {"models": ("m",)}, "b": {"models": ("n",)}, "c": {"models": ("o",)}}
 ROUTE = RouteConfig(model="m", fallback=["n", "o"], fallback_on=["failure"])
@@ -333,7 +333,8 @@ def test_a_stream_begins_with_its_first_event(name: str, way: str) -> None:
         settings |= {"retry_statuses": ["429", "500", "503"], "retry_fresh": True}
     engines = {"a": {"models": ("m",)}, "b": {"models": ("n",) if way == "fallback" else ("m",)}}
     route = RouteConfig(model="m", fallback=["n"], fallback_on=["failure"] if way == "fallback" else ["context"])
-    with deployed(engines, route, plays={"a": play, "b": answering(SSE_HEAD, chunk(EVENT) + LAST_CHUNK)}, **settings) as row:
+    other = answering(SSE_HEAD, chunk(EVENT + DONE) + LAST_CHUNK)
+    with deployed(engines, route, plays={"a": play, "b": other}, **settings) as row:
         answer = row.ask(chat(stream=True, content="the very same"))
         [record] = row.talk.records
         assert record["status"] == answer.status
@@ -344,7 +345,7 @@ def test_a_stream_begins_with_its_first_event(name: str, way: str) -> None:
             assert set(answer.json()) == {"error"}
             assert row.engines["a"].engine.failures_total == (says not in (429, 503))
             return
-        assert (answer.status, answer.body, row.asked) == (200, EVENT, {"a": 1, "b": 1})
+        assert (answer.status, answer.body, row.asked) == (200, EVENT + DONE, {"a": 1, "b": 1})
         assert row.sent("b")["messages"][0]["content"] == "the very same"
         assert (record["engine"], record["outcome"]) == ("b", "ok")
 

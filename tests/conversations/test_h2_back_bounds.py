@@ -76,7 +76,7 @@ class TestShared:
             quick.sees(200)
             slow.drains()
             assert stalled.credit <= WINDOW_BYTES
-            stalled.says(DONE, last=True)
+            stalled.says(b"\n\n" + DONE, last=True)
             assert slow.sees(200).body.count(b"Z") == sent
 
     def test_long_prompts_take_turns(self) -> None:

@@ -65,7 +65,8 @@ SHAPES: dict[str, tuple[str, bytes, bytes]] = {
     "responses": ("/v1/responses", b"application/json", b'{"id":"r","object":"x",%b,"output":[{"model":"y"}]}' % NAMED),
     "responses, events": (
         "/v1/responses", b"text/event-stream", by_events(
-            b'{"type":"response.created","response":{"id":"r",%b}}' % NAMED, b'{"type":"response.output_text.delta"}')),
+            b'{"type":"response.created","response":{"id":"r",%b}}' % NAMED, b'{"type":"response.output_text.delta"}',
+            b'{"type":"response.completed","response":{"id":"r"}}')),
     "messages": ("/v1/messages", b"application/json", b'{"type":"message","content":[{"text":"a"}],%b}' % NAMED),
     "messages, events": (
         "/v1/messages", b"text/event-stream", by_events(

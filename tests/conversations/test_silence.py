@@ -7,7 +7,7 @@ import pytest
 from tests.support.byhand.client import HandClient
 from tests.support.conversation import Conversation, answering, conversation
 from tests.support.requests import chat
-from tests.support.scripts import ANSWER, EARLY, EVENT, LAST_CHUNK, SSE_HEAD, chunk, ok
+from tests.support.scripts import ANSWER, DONE, EARLY, EVENT, LAST_CHUNK, SSE_HEAD, chunk, ok
 
 LIMIT_S = 4.0
 SLACK_S = 0.11  # a tick of the clock, and a little
@@ -114,18 +114,18 @@ class TestE13:
     def test_E13_a_slow_engine_is_not_a_silent_one(self) -> None:
         with conversation(1, between_bytes_timeout_s=LIMIT_S, first_byte_timeout_s=LIMIT_S) as talk:
             client = talk.client().says(chat(stream=True))
-            for piece in [SSE_HEAD, *[chunk(EVENT)] * 20, LAST_CHUNK]:
+            for piece in [SSE_HEAD, *[chunk(EVENT)] * 20, chunk(DONE), LAST_CHUNK]:
                 talk.passes(LIMIT_S - 0.1)
                 talk.engines[0].last.says(piece)
-            assert client.sees(200).body == EVENT * 20
+            assert client.sees(200).body == EVENT * 20 + DONE
 
     def test_E13_zero_is_no_limit(self) -> None:
         with conversation(1, between_bytes_timeout_s=0, first_byte_timeout_s=0) as talk:
             client = talk.client().says(chat(stream=True))
-            for piece in [SSE_HEAD, chunk(EVENT), LAST_CHUNK]:
+            for piece in [SSE_HEAD, chunk(EVENT), chunk(DONE), LAST_CHUNK]:
                 talk.passes(1800.0)
                 talk.engines[0].last.says(piece)
-            assert client.sees(200).body == EVENT
+            assert client.sees(200).body == EVENT + DONE
 
     def test_E13_the_limit_of_the_whole_exchange(self) -> None:
         with conversation(1, request_timeout_s=LIMIT_S) as talk:

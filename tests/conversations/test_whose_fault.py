@@ -24,7 +24,7 @@ from tests.support.byhand.engine import Play
 from tests.support.byhand.h2 import JSON
 from tests.support.conversation import KEY, answering, conversation
 from tests.support.requests import request
-from tests.support.scripts import ANSWER, EVENT, JSON_CHUNKED, LAST_CHUNK, SSE_HEAD, chunk, ok
+from tests.support.scripts import ANSWER, DONE, EVENT, JSON_CHUNKED, LAST_CHUNK, SSE_HEAD, chunk, ok
 
 KEYED = {"a": {"models": ("m",), "api_key": "of-the-gateway"}}
 NDJSON_HEAD = SSE_HEAD.replace(b"text/event-stream", b"application/x-ndjson")
@@ -327,12 +327,14 @@ def test_an_empty_error_in_each_event_is_none(empty: Any) -> None:
     told = {"error": empty, "choices": [{"index": 0, "delta": {"content": "a"}}]}
     line = json.dumps({"error": empty, "message": {"content": "a"}, "done": False}).encode() + b"\n"
     extra = event({"error": empty, "choices": [], "usage": {"prompt_tokens": 3}})
-    for path, head, said, more in ((CHAT, SSE_HEAD, event(told), extra), ("/api/chat", NDJSON_HEAD, line, b"")):
+    for path, head, said, more, last in (
+        (CHAT, SSE_HEAD, event(told), extra, DONE), ("/api/chat", NDJSON_HEAD, line, b"", b"")
+    ):
         for size in (7, 10**6):
-            wire = chunk(said) + chunk(said + more) + LAST_CHUNK
+            wire = chunk(said) + chunk(said + more + last) + LAST_CHUNK
             pieces = [wire[at : at + size] for at in range(0, len(wire), size)]
             with deployed({"a": ENGINES["a"]}, plays={"a": answering(head, *pieces)}) as row:
-                assert row.ask(asking(path, stream=True)).body == said * 2
+                assert row.ask(asking(path, stream=True)).body == said * 2 + last
                 assert row.talk.records[0]["outcome"] == "ok"
                 assert row.engines["a"].engine.failures_total == 0
 

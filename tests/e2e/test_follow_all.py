@@ -24,6 +24,7 @@ OTHERS: dict[str, Any] = {
     "engines": [
         EngineConfig(
             url=ENGINE, weight=7, models=["m"], max_concurrent=3, api_key="k", served_name="s", cancel=False, gpus=["0"],
+            stream_end="pass",
         ),
     ],
     "vllm_api_key": "sk-engines", "served_model_name": "shown", "api_keys": ["one", "two"], "admin_key": "sk-admin-of-another",

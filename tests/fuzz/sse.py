@@ -15,7 +15,8 @@ PYTHON = python(SSE, CHUNKS)
 CHUNK_SCANNERS = {NATIVE: native(CHUNKS).ChunkScanner, PYTHON: python(CHUNKS).ChunkScanner}
 
 STATE = ("events", "tokens", "done", "error", "failure", "finish_reason", "prompt_tokens", "completion_tokens",
-    "first_token_seen", "mid_event", "cached_tokens", "reasoning_tokens", "said_at", "of_choices", "seconds")  # fmt: skip
+    "first_token_seen", "mid_event", "cached_tokens", "reasoning_tokens", "said_at", "of_choices", "seconds",
+    "long_at")  # fmt: skip
 
 _EVENT = re.compile(rb".*?\n\n|.+", re.DOTALL).findall
 
@@ -51,6 +52,8 @@ EVENTS = (
     _event({"type": "message_start", "message": {"usage": {"input_tokens": 5, "cache_read_input_tokens": 9}}}),
     _event({"type": "message_delta", "usage": {"input_tokens": 5, "output_tokens": 2}}),
     _event({"type": "message_delta", "usage": {"input_tokens": 0, "output_tokens": 2}}),
+    _event({"type": "message_stop"}), _event({"response": {"id": "r"}, "type": "response.incomplete"}),
+    _event({"type": ["message_stop"], "text": "x" * 66_000}),
     _event(b'{"choices" : [ ] , "usage" : {"prompt_tokens" : 7}}'), b'data: {"\\u0063hoices":[],"usage":{}}\n\n',
 )  # fmt: skip
 
