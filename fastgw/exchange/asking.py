@@ -242,8 +242,11 @@ def call_failed(exchange: ExchangeState, failure: Failure, begun: bool, detail: 
         failure, rules, exchange.tries, now, reused=call.reused, begun=begun, at_hand=_at_hand(exchange), others=others,
         fleeting=pool.engine.fleeting, moves=moves,
     )  # fmt: skip
-    refuses = failure is Failure.REFUSED and exchange.tries.refusals > 1 and step is not Step.AGAIN
-    if (not_taken and not refuses) or failure is Failure.FULL or (failure is Failure.LOST and call.reused):
+    # (Whoever keeps others is asked for so long as it may take this one; after that it has failed, like who takes none.)
+    in_vain = not exchange.tries.patient(now) if passed else exchange.tries.refusals > 1
+    refuses = in_vain and step is not Step.AGAIN
+    stale = failure is Failure.LOST and call.reused and not exchange.tries.replayed
+    if (not_taken and not refuses) or failure is Failure.FULL or stale:
         call.released()
     else:
         # Before the engine is left: whoever waits for its place must find the verdict.

@@ -23,7 +23,7 @@ from fastgw.exchange.relay import BROKEN, END, Relay
 from fastgw.net.client import NO_BODY, ClientStream, Sink
 from fastgw.net.clock import monotonic
 from fastgw.net.timers import NEVER
-from fastgw.net.upstream import FRESH, UNPROCESSED, Carrier, UpstreamStream
+from fastgw.net.upstream import FRESH, NOT_TAKEN, Carrier, UpstreamStream
 from fastgw.net.wire import DEAD, QUEUED
 from fastgw.protocol.body import Source
 from fastgw.protocol.h2.frames import CONNECT_ERROR, INTERNAL_ERROR, REFUSED_STREAM
@@ -195,13 +195,14 @@ class Passage(Sink):
             return
         if stream is None:
             return
-        unseen = how == UNPROCESSED or (self._reused and not stream.begun())
+        untaken = how in NOT_TAKEN
+        unseen = untaken or (self._reused and not stream.begun())
         self._let_go()
         if unseen and not self._again:
             self._again = True
             self._ask(FRESH)
         else:
-            self._reset(REFUSED_STREAM if how == UNPROCESSED else CONNECT_ERROR)
+            self._reset(REFUSED_STREAM if untaken else CONNECT_ERROR)
 
     def failed(self) -> None:
         """What came is no answer."""

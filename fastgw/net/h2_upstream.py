@@ -364,7 +364,7 @@ class H2UpstreamConn(Link):
         if stream.head is not None:
             stream.fate = why
         elif code == h2.REFUSED_STREAM and not stream.interim:
-            stream.fate = CROWDED_OUT if self.useful or next(iter(self.streams), number) < number else UNPROCESSED
+            stream.fate = CROWDED_OUT if self.useful or len(self.streams) >= max(1, self.limit) else UNPROCESSED
             self.useful = False
         elif code == h2.HTTP_1_1_REQUIRED and not stream.interim:
             stream.wants_h1(why)

@@ -29,8 +29,8 @@ UNPROCESSED: Final = "unprocessed"
 LEFT_OVER: Final = "left over"
 """The same, where its connection ends and has taken others before it; or it was not sent, for the connection had ended."""
 CROWDED_OUT: Final = "crowded out"
-"""The same, where its connection goes on, and others have come before it there: they are under way, or were just answered. (Who
-takes none has nobody behind it, however long it was well.)"""
+"""The same, where its connection goes on, and takes others: one was answered since it refused the last, or as many are under
+way as it says that it takes. (Who says that there is room, and answers nobody, has failed, whomever it keeps.)"""
 WANTS_HTTP1: Final = "wants HTTP/1.1"
 """The same, and it is to be asked in HTTP/1.1."""
 NOT_TAKEN: Final = (UNPROCESSED, LEFT_OVER, CROWDED_OUT, WANTS_HTTP1)

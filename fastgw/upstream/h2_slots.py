@@ -252,8 +252,9 @@ class H2Slots(H2Home):
         detail = "no place on a connection in time"
         try:
             if self.conns or self.leavers:
-                # The engine is there, and has as much as it takes: that is no fault. It is one to take nothing at all.
-                full = [conn for conn in (*self.conns, *self.leavers) if conn.busy()]
+                # The engine is there, and has as much as it takes: that is no fault. It is one to take nothing at all, whatever
+                # it keeps.
+                full = [conn for conn in (*self.conns, *self.leavers) if conn.busy() and conn.limit > 0]
                 source = Source.GATEWAY if full else Source.UPSTREAM
                 carrier.on_error(GatewayError("engine_busy", source=source, retry_after_s=1.0, retryable=True, detail=detail))
             else:

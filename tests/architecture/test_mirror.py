@@ -55,7 +55,6 @@ ELSEWHERE: dict[str, str] = {
     "agent/engine": "agent/test_link.py",
     "agent/tunnel": "e2e/test_tunnels.py",
     "exchange/engine_error": "conversations/test_whose_fault.py",
-    "exchange/passage": "e2e/test_tunnels.py",
     "exchange/remainder": "conversations/test_remainder.py",
     "gpu/driver": "gpu/test_reading.py",
     "gpu/fields": "gpu/test_series.py",

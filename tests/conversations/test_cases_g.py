@@ -183,7 +183,10 @@ class TestG3:
             [other] = streaming(say)
             client = say.talk.client().says(chat())
             for _ in range(12):
-                say.last.resets(REFUSED_STREAM)
+                quick = say.talk.client().says(chat())
+                say.last.answers()
+                quick.sees(200)
+                say.asked[-2].resets(REFUSED_STREAM)
                 say.talk.passes(1.1)
             say.last.answers()
             client.sees(200)
@@ -194,12 +197,16 @@ class TestG3:
 
     def test_G3_and_not_for_ever(self) -> None:
         with h2() as say:
-            streaming(say)
             client = say.talk.client().says(chat())
-            say.last.resets(REFUSED_STREAM)
-            say.talk.passes(PASSES_S)
-            say.last.resets(REFUSED_STREAM)
+            for wait_s in (0.0, PASSES_S):
+                say.talk.passes(wait_s)
+                refused = say.last
+                quick = say.talk.client().says(chat())
+                say.last.answers()
+                quick.sees(200)
+                refused.resets(REFUSED_STREAM)
             client.sees(502, "bad_gateway")
+            assert say.engine.engine.failures_total == 1
 
     @pytest.mark.parametrize("how", ["refused", "lost"])
     def test_G3_and_one_that_is_connected_already_is_asked_at_once(self, how: str) -> None:

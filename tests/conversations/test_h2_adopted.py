@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +11,10 @@ import pytest
 from fastgw.limits.breaker import CLOSED, OPEN
 from fastgw.net.clock import monotonic
 from fastgw.net.h2_upstream import H2UpstreamConn
-from tests.conversations.h2_row import REFUSED_STREAM, H2Talk, h2, streaming
+from tests.conversations.h2_row import ENHANCE_YOUR_CALM, REFUSED_STREAM, H2Talk, h2, streaming
 from tests.support.byhand.h2 import H2Peer, HandWire
 from tests.support.requests import chat
+from tests.support.scripts import EVENT
 
 
 @contextmanager
@@ -181,3 +182,64 @@ def test_who_takes_no_streams_fails_and_is_left_alone(tunnel: bool) -> None:
         second.last.answers()
         client.sees(200)
         assert first.asked == []
+
+
+def _leaves(say: H2Talk) -> None:
+    """It will take no more on the connection, and greets nobody on another."""
+    say.engine.greeting = None
+    say.engine.peers[0].goes(1)
+
+
+TAKES_NO_MORE: dict[str, tuple[Callable[[H2Talk], object], Callable[[H2Talk], object]]] = {
+    "refuses": (lambda say: None, lambda say: say.last.resets(REFUSED_STREAM)),
+    "wants it calm": (lambda say: None, lambda say: say.last.resets(ENHANCE_YOUR_CALM)),
+    "says that all are above the last": (lambda say: None, lambda say: say.last.peer.goes(say.last.number - 1)),
+    "greets nobody more": (_leaves, lambda say: None),
+    "has room for none": (lambda say: say.peer.greets(max_concurrent_streams=0), lambda say: None),
+    "reads nothing": (lambda say: say.peer.greets(initial_window_size=0), lambda say: None),
+}
+
+
+@pytest.mark.parametrize("how", list(TAKES_NO_MORE))
+def test_who_keeps_one_request_and_takes_no_other_has_failed(how: str) -> None:
+    """Whoever it keeps says nothing for it; nor does it cost each of the others half a minute."""
+    begins, does = TAKES_NO_MORE[how]
+    with h2(2, policy="ordered", cb_failure_threshold=2, first_byte_timeout_s=5.0) as say:
+        first, second = say.talk.engines
+        streaming(say)
+        begins(say)
+        for _ in range(2):
+            before = len(second.asked)
+            client = say.talk.client().says(chat())
+            for _ in range(12):
+                if client.answers or len(second.asked) > before:
+                    break
+                if say.last.reset is None and not say.last.peer.wire.closed and len(say.asked) > 1:
+                    does(say)
+                say.talk.passes(0.5)
+                say.asked[0].says(EVENT)
+            for asked in second.asked[before:]:
+                asked.answers()
+            assert client.seen.status in (200, 502, 504)
+        assert first.engine.breaker.state == OPEN
+        got = len(first.asked)
+        client = say.talk.client().says(chat())
+        second.last.answers()
+        client.sees(200)
+        assert len(first.asked) == got
+
+
+def test_who_is_as_full_as_it_says_has_not() -> None:
+    """Its one place is taken, by its own word; and whoever was on the way when it said so is told to come again."""
+    with h2(2, policy="ordered", max_connections=1, cb_failure_threshold=1) as say:
+        streaming(say)
+        crossed = say.talk.client().says(chat())
+        say.peer.greets(max_concurrent_streams=1)
+        say.last.resets(REFUSED_STREAM)
+        client = say.talk.client().says(chat())
+        say.talk.passes(5.3)
+        for asked in list(say.talk.engines[1].asked):
+            asked.answers()
+        for one in (crossed, client):
+            one.sees(200)
+        assert say.engine.engine.breaker.state == CLOSED

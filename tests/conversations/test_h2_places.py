@@ -156,6 +156,18 @@ class TestReplays:
             client.sees(200)
             assert say.talk.stats.replays_total == 1
 
+    def test_whose_connection_dies_under_the_replay_too_has_failed(self) -> None:
+        """However warm that one was: an engine that greets, and closes at each request, would never be left alone."""
+        with h2(warm_connections=2) as say:
+            for _ in range(2):
+                say.engine.keep_warm()
+                say.talk.loop.settle()
+            client = say.talk.client().says(chat())
+            for _ in range(2):
+                say.last.peer.closes("reset")
+            client.sees(502, "bad_gateway")
+            assert (len(say.asked), say.engine.engine.failures_total) == (2, 1)
+
     def test_a_request_that_must_be_HTTP1_is_no_reason_to_dial(self) -> None:
         """Where the setting says HTTP/2, its client gets the error; nobody else notices."""
         with h2() as say:

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
@@ -21,20 +21,14 @@ import aiohttp
 import pytest
 
 from fastgw.agent.tunnel import NoTunnel, dialled
-from fastgw.errors import GatewayError
-from fastgw.exchange.passage import Passage
-from fastgw.net.client import ClientStream
 from fastgw.protocol import runner_words as words
-from fastgw.protocol.start import RequestStart
 from fastgw.sim import Simulator
-from fastgw.stats import Stats
 from fastgw.tunnels import MOST_NEW, Tunnel
 from tests.e2e.agents import desk
 from tests.e2e.streams import DONE, event
 from tests.support import tls_client
 from tests.support.answers import RawResponse
 from tests.support.client import RawClient
-from tests.support.conversation import conversation
 from tests.support.gateway import Running, running
 from tests.support.ports import closed_port
 from tests.support.requests import chat
@@ -44,7 +38,6 @@ from tests.support.ws import handshake
 
 JSON = b"content-type: application/json"
 SSE = b"content-type: text/event-stream"
-START = RequestStart(b"POST", b"/", b"x-request-id: ")
 ANSWER = b'{"id":"x","usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
 
 
@@ -118,29 +111,6 @@ def tunnel(gw: Running) -> Tunnel | None:
 def takes_requests(gw: Running) -> bool:
     one = tunnel(gw)
     return one is not None and one.conn is not None and one.conn.spare() > 0
-
-
-class Passing(Passage):
-    def reset(self, client: ClientStream, code: int) -> None: ...
-
-
-@pytest.mark.parametrize("end", [
-    lambda one: one.on_gone("reset"), lambda one: one.on_stalled(), lambda one: one.on_error(GatewayError("bad_request")),
-])  # fmt: skip
-@pytest.mark.parametrize("whole", [False, True])
-def test_what_ends_before_its_engine_is_asked_or_amid_its_answer_is_open_no_more(
-    end: Callable[[Passage], None], whole: bool
-) -> None:
-    stats = Stats()
-    with conversation() as talk:
-        one = Passing(talk.engines[0], stats, ClientStream(talk.reactor.wheel, talk.core, "", True, b""), START, b"id")
-        one.on_body(b"{}", whole)
-        talk.passes(0.01)
-        assert (stats.exchanges_open, talk.asked) == (1, [whole])
-        for _ in range(2):
-            end(one)
-        assert (stats.exchanges_open, stats.exchanges_total) == (0, 1)
-        talk.engines[0].engine.answered_total += whole  # (a runner's gateway counts it)
 
 
 async def test_S4_14_a_tunnel_of_the_command_serves_drains_and_leaves() -> None:
