@@ -211,7 +211,7 @@ class Call(Carrier):
         if self.watch is not None:
             if well and token_at and not faulty and self._did():
                 if self.reads >= 0:
-                    self.watch.took(token_at - self.sent_at, now)
+                    self._took(token_at - self.sent_at, now)
                 self.watch.answered()
             self.unwatch()
         if self.sent_at:
@@ -233,7 +233,15 @@ class Call(Carrier):
             watch.began(self.reads, self.makes)
             self.reads = -1
             if self._did():
-                watch.took(now - self.sent_at, now)
+                self._took(now - self.sent_at, now)
+
+    def _took(self, seconds: float, now: float) -> None:
+        """Its first token came after so long."""
+        watch = self.watch
+        assert watch is not None
+        watch.took(seconds, now)
+        if seconds > watch.late_s:
+            watch.was_late((self.caller(), ""))
 
     def _did(self) -> bool:
         """Whether the engine does what it was asked for. (A refusal is quick, and says nothing of how quick that is.)"""

@@ -5,7 +5,8 @@
 so often in ten seconds, or is so much slower to the first token than the median of its group, gets no request for a while
 unless no other takes it; for twice as long the second time, three times the third, ten times at the most, and each such time
 without a new reason makes one less. Where one caller alone got what it is ejected for, it is so for him alone: as soon as
-another asks it is no more (``Engine.hears``), as a breaker is closed then. The share of a group that may be ejected at once is
+another asks it is no more (``Engine.hears``), as a breaker is closed then; and if somebody was served in time meanwhile, he has
+himself to thank for waiting (a long prompt is slow on any engine). The share of a group that may be ejected at once is
 bounded, so that what ails all ejects nobody. It is ejected from all of its groups at once; where no other of one is well, it
 goes on to be asked there.
 
@@ -29,6 +30,7 @@ from fastgw.stats import EventLog
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.table import Group
 from fastgw.upstream.target import Engine
+from fastgw.upstream.watch import NEVER_LATE
 from fastgw.upstream.watched import holds_back
 
 LOOK_S: Final = 0.25
@@ -134,6 +136,8 @@ class Restraint:
             engine.ramp = 0
             engine.ejected_until = 0.0
             engine.ejected_by = ALL
+            if engine.watch is not None:
+                engine.watch.late_s = NEVER_LATE
 
     def close(self) -> None:
         """Nobody is looked at any more."""
@@ -228,7 +232,8 @@ class Restraint:
                 watch = engine.watch
                 if watch is not None:
                     # What it did before says nothing of how it does now.
-                    watch.samples = watch.row = watch.since = 0
+                    watch.samples = watch.row = 0
+                    watch.begins_anew()
                     one.answers, one.faults = watch.answers, watch.faults
             elif one.times and not one.ejected and now >= one.calm_at:
                 one.times -= 1
@@ -239,14 +244,15 @@ class Restraint:
         """Eject who is to be; whether one is on one caller's word alone, so that all others are heard."""
         doubted = False
         groups = list(self._groups())
-        slow = self._slow(config, groups, seen, now) if config.outlier_ttft_factor else set()
+        slow = self._slow(config, groups, seen, now)
         stays: _Stays | None = None  # (counted where somebody has given a reason)
         for engine, one in seen.items():
             watch = engine.watch
             if watch is None or not one.well or one.ejected:
                 continue
-            why = f"{watch.latency_s(now):.3f} s to the first token" if engine in slow else ""
-            by = ALL
+            why, by = "", ALL
+            if engine in slow and (told := watch.late_for()) is not None:
+                why, by = f"{watch.latency_s(now):.3f} s to the first token", told
             faults, answers = watch.faults - one.faults, watch.answers - one.answers
             if config.outlier_errors and watch.row >= config.outlier_errors:
                 why, by = f"{watch.row} failures in a row", watch.row_by
@@ -278,17 +284,23 @@ class Restraint:
             for engine, one in seen.items():
                 if engine.watch is not None:
                     one.answers, one.faults = engine.watch.answers, engine.watch.faults
-                    engine.watch.since = 0
+                    engine.watch.begins_anew()
         return doubted
 
     def _slow(self, config: Config, groups: Sequence[Group], seen: dict[Engine, _Seen], now: float) -> set[Engine]:
-        """Those that are much slower than their like, in one of their groups."""
+        """Those that are much slower than their like, in one of their groups. Each is told from when on it is late there."""
         found: set[Engine] = set()
-        for group in groups:
+        for engine in seen:
+            if engine.watch is not None:
+                engine.watch.late_s = NEVER_LATE
+        for group in groups if config.outlier_ttft_factor else ():
             limit = self._slowest(config, group, seen, now)
             for pool in group.pools if limit else ():
                 watch = pool.engine.watch
-                if watch is not None and watch.samples >= FEWEST_TIMES and watch.latency_s(now) > limit:
+                if watch is None:
+                    continue
+                watch.late_s = min(watch.late_s, limit)
+                if watch.samples >= FEWEST_TIMES and watch.latency_s(now) > limit:
                     found.add(pool.engine)
         return found
 

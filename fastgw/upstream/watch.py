@@ -19,6 +19,7 @@ _MASK: Final = RING - 1
 MOST_TOKENS: Final = 1 << 40  # that one call counts for
 _MOST_TOKENS: Final = MOST_TOKENS  # (the compiled twin has it as a C number)
 DECAY_S: Final = 10.0
+NEVER_LATE: Final = 1e300
 
 
 class Journal:
@@ -56,8 +57,8 @@ class Watch:
     """Of one engine: see the head of this file. ``number`` tells it from all others of its journal, and is small."""
 
     __slots__ = (
-        "answers", "faults", "faults_by", "gone", "journal", "known", "making", "number", "reading", "row", "row_by", "samples",
-        "since", "ttft_at", "ttft_s",
+        "answers", "faults", "faults_by", "gone", "in_time", "journal", "known", "late", "late_by", "late_s", "making",
+        "number", "reading", "row", "row_by", "samples", "since", "ttft_at", "ttft_s",
     )  # fmt: skip
 
     def __init__(self, journal: Journal, number: int) -> None:
@@ -70,6 +71,9 @@ class Watch:
         self.ttft_s = 0.0  # the average, by peaks
         self.ttft_at = 0.0  # when that was so
         self.samples = 0  # 0 = nobody has had a first token from it
+        self.late_s = NEVER_LATE  # a first token that takes longer is late, as whoever holds engines back says
+        self.late = self.in_time = 0  # of those in his window
+        self.late_by = ALL  # who got the late ones
         self.answers = 0  # calls that ended well
         self.faults = 0  # and that failed
         self.since = 0  # of those the ones in the window of whoever holds engines back, who begins it anew
@@ -125,6 +129,24 @@ class Watch:
             self.ttft_s = self.ttft_s * weight + seconds * (1.0 - weight)
         self.ttft_at = now
         self.samples += 1
+        self.in_time += 1
+
+    def was_late(self, whose: tuple[str, str]) -> None:
+        """That was longer than :attr:`late_s`, for whom."""
+        self.late_by = together(self.late_by, whose) if self.late else whose
+        self.late += 1
+        self.in_time -= 1
+
+    def begins_anew(self) -> None:
+        """Whoever holds engines back begins a window: of first tokens, and of calls that failed."""
+        self.since = self.late = self.in_time = 0
+
+    def late_for(self) -> tuple[str, str] | None:
+        """Whose word it is that it is late; None = nobody's who is to be believed: what one caller alone waits for may be his
+        own doing (a long prompt is slow everywhere), and is where another, or he himself, was served in time."""
+        if not self.late or (self.in_time and self.late_by != ALL):
+            return None
+        return self.late_by
 
     def latency_s(self, now: float) -> float:
         """The time to the first token that is to be reckoned with, less the longer nobody has asked."""

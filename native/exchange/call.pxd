@@ -49,6 +49,8 @@ cdef class Call(Carrier):
     cpdef weigh(self)
     @cython.locals(watch=Watch)
     cpdef began(self, double now)
+    @cython.locals(watch=Watch)
+    cdef _took(self, double seconds, double now)
     cdef bint _did(self) except -1
     @cython.locals(watch=Watch)
     cpdef unwatch(self)

@@ -14,7 +14,7 @@ import pytest
 import fastgw.upstream.fleet as module
 from fastgw import Config, EngineConfig
 from fastgw.config.names import POLICIES
-from fastgw.limits.breaker import OPEN, PROBE
+from fastgw.limits.breaker import ALL, OPEN, PROBE
 from fastgw.net.clock import monotonic
 from fastgw.net.poller import Reactor
 from fastgw.net.shortage import Shortage
@@ -341,6 +341,7 @@ async def test_an_engine_is_judged_beside_those_of_its_model_and_an_ejection_is_
             for _ in range(9):
                 watch.took(5.0 if pool.engine.name == "e5" else 0.5, 0.0)
         made.pools[0].engine.watch.failed()  # type: ignore[union-attr]
+        made.pools[4].engine.watch.was_late(ALL)  # type: ignore[union-attr]
         restraint.look(1.0)
         assert [pool.engine.name for pool in made.pools if pool.engine.held] == ["e1"]
         events, _ = made.events.since(0)

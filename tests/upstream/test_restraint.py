@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fastgw import Config
+from fastgw.limits.breaker import ALL
 from fastgw.net.clock import hold, monotonic
 from fastgw.policy.routing import strategy_of
 from fastgw.stats import NullLog
@@ -21,6 +22,9 @@ from tests.conversations.test_whose_fault import CHAT, asking
 from tests.policy.routing.test_loads import watched
 from tests.policy.routing.test_strategies import REQUEST, place
 from tests.support.byhand.engine import Play
+from tests.support.conversation import conversation
+from tests.support.requests import chat
+from tests.support.scripts import ok
 
 
 @pytest.fixture(autouse=True)
@@ -232,6 +236,7 @@ def test_one_that_is_much_slower_than_the_median_is_ejected_and_begins_anew() ->
     for _ in range(FEWEST_TIMES):
         for at in range(5):
             held.watch(at).took(2.0 if at == 3 else 0.5, held.now)
+    held.watch(3).was_late(ALL)
     held.later(0.25)
     assert held.ejected() == {3}
     held.later(20.0)
@@ -356,6 +361,55 @@ def test_an_engine_is_ejected_for_others_on_the_word_of_two_callers(settings: di
         row.talk.passes(31.0)
         fails(one, play=lambda asked: asked.closes("reset"))
         assert [row.goes_to(asking(CHAT), ip) for ip in (one, other)] == ["b", "b"]
+        restraint.close()
+
+
+@pytest.mark.parametrize(("slow_for", "in_time_for", "goes"), [
+    ("1", "2", "aa"),  # (whose prompts are long)
+    ("1", "1", "aa"),  # (some of whose prompts are)
+    ("12", "", "bb"),
+    ("12", "3", "bb"),
+    ("1", "", "ba"),
+])  # fmt: skip
+def test_a_slow_engine_is_ejected_for_others_on_the_word_of_two_callers(slow_for: str, in_time_for: str, goes: str) -> None:
+    """Where one alone is there, he is believed for himself."""
+    hold(-1.0)  # (the conversation's)
+    with conversation(3, policy="ordered") as talk:
+        pools = talk.engines
+        restraint = Restraint(
+            Loop(), lambda: pools, talk.core.table.named, NullLog(), talk.core.room, lambda *told: None  # type: ignore[arg-type]
+        )
+        restraint.follow(Config(outlier_ttft_factor=3.0))
+
+        def served(at: int, seconds: float, caller: str) -> None:
+            for pool in pools:
+                pool.engine.draining = pool is not pools[at]
+            client = talk.client(f"127.0.0.{caller}").says(chat())
+            talk.passes(seconds)
+            pools[at].last.says(ok())
+            client.sees(200)
+            for pool in pools:
+                pool.engine.draining = False
+
+        for _ in range(FEWEST_TIMES):
+            for at in range(3):
+                served(at, 0.25, "4")
+        restraint.look(monotonic() + WINDOW_S)
+        for caller in in_time_for:
+            served(0, 0.25, caller)
+        for caller in slow_for:
+            served(0, 2.0, caller)
+        restraint.look(monotonic())
+
+        def goes_to(caller: str) -> str:
+            before = talk.asked
+            client = talk.client(f"127.0.0.{caller}").says(chat())
+            [at] = [at for at, asked in enumerate(talk.asked) if asked > before[at]]
+            pools[at].last.says(ok())
+            client.sees(200)
+            return "abc"[at]
+
+        assert goes_to("1") + goes_to("5") == goes
         restraint.close()
 
 
