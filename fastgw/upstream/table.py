@@ -25,11 +25,11 @@ MOST_ALIASES: Final = 10_000
 class Group:
     """The pools that may serve one model, in configured order.
 
-    ``cursor`` is the group's place in its turns: kept here, not on the policy, so that two models that alternate do not each
-    meet the same engine for ever. ``pools`` never changes. ``tabled``: a table made it; where it is none of the present one's
-    any more, another has taken its place. What a filter makes is its own. ``named``: requests that name a model meet it.
-    ``part``: where it is one of several for the same name, which ("" = it is the only one); those have ``lanes`` of their own
-    for each route. ``notes``: what strategies have worked out of its engines, each under its name.
+    ``cursor``: where strategies that go by loads begin to look among engines that have as much to do. ``pools`` never changes.
+    ``tabled``: a table made it; where it is none of the present one's any more, another has taken its place. What a filter
+    makes is its own. ``named``: requests that name a model meet it. ``part``: where it is one of several for the same name,
+    which ("" = it is the only one); those have ``lanes`` of their own for each route. ``notes``: what strategies have worked
+    out of its engines, each under its name.
     """
 
     __slots__ = ("cursor", "lane", "lanes", "named", "notes", "part", "pools", "tabled")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fastgw import EngineConfig, RouteConfig
-from fastgw.policy.routing.round_robin import RoundRobin
+from fastgw.policy.routing.round_robin import MOST_MODELS, RoundRobin
 from fastgw.stats import NullLog, Stats
 from fastgw.upstream.fleet import deploy
 from fastgw.upstream.pool import Pool
@@ -28,10 +29,15 @@ def table(*places: Pool, previous: UpstreamTable | None = None) -> UpstreamTable
     return UpstreamTable(places, previous)
 
 
+def asking(model: str) -> Any:
+    """What a pick sees of a request for it."""
+    return SimpleNamespace(model=model, substitute="")
+
+
 def turns(of: UpstreamTable, model: str, count: int) -> list[int]:
     group = of.group(model)
     assert group is not None
-    picked = [RoundRobin().pick(group, (), None) for _ in range(count)]
+    picked = [RoundRobin().pick(group, (), asking(model)) for _ in range(count)]
     return [one.engine.port for one in picked if one is not None]
 
 
@@ -82,6 +88,33 @@ def test_two_models_that_alternate_take_turns_each_for_itself() -> None:
     assert seen == [(1, 2), (2, 3), (1, 2), (2, 3)]
 
 
+@pytest.mark.parametrize("weights", [(1, 1), (1, 1, 1, 1), (2, 1), (3, 2, 1)])
+@pytest.mark.parametrize("asked", ["ab", "aab", "abac", "abc"])
+def test_models_of_the_same_engines_take_turns_each_for_itself(asked: str, weights: tuple[int, ...]) -> None:
+    """In whatever order they are asked for: each is spread by weight, and all together are."""
+    made = table(*[place(at + 1, weight=weight) for at, weight in enumerate(weights)])
+    rounds = sum(weights)
+    got = {model: Counter[int]() for model in asked}
+    for _ in range(rounds):
+        for model in asked:
+            got[model][turns(made, model, 1)[0]] += 1
+    for model, spread in got.items():
+        assert spread == {at + 1: weight * asked.count(model) for at, weight in enumerate(weights)}
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (2, 1)])
+def test_models_that_are_asked_for_once_do_not_all_begin_at_the_first_engine(weights: tuple[int, ...]) -> None:
+    """Whoever makes names up changes nobody's turns for long, and holds no more than so many."""
+    made = table(*[place(at + 1, weight=weight) for at, weight in enumerate(weights)])
+    spread = Counter(turns(made, f"m{at}", 1)[0] for at in range(30 * sum(weights)))
+    assert spread == {at + 1: weight * 30 for at, weight in enumerate(weights)}
+    group = made.group("m0")
+    assert group is not None
+    for at in range(2 * MOST_MODELS):
+        turns(made, f"n{at}", 1)
+    assert len(group.notes["turns"]) == MOST_MODELS + 1
+
+
 def test_a_new_snapshot_goes_on_with_the_turns_of_the_last() -> None:
     places = place(1), place(2)
     first = table(*places)
@@ -106,7 +139,7 @@ def test_no_engine_is_tried_twice() -> None:
     group = table(*places).group("m")
     assert group is not None
     tried: tuple[Any, ...] = ()
-    while (pool := RoundRobin().pick(group, tried, None)) is not None:
+    while (pool := RoundRobin().pick(group, tried, asking("m"))) is not None:
         assert pool not in tried
         tried = (*tried, pool)
     assert len(tried) == 3
