@@ -37,7 +37,7 @@ from fastgw.stats import EventLog
 FIRST_PAUSE_S: Final = 0.5
 MAX_PAUSE_S: Final = 30.0
 REFUSED_PAUSE_S: Final = 10.0
-"""After a refusal that another try at once would meet again: a wrong token, a full registry."""
+"""After a refusal that another try at once would meet again, and that does not say when none would: a wrong token."""
 PASSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Answers to a handshake that say nothing against us: the gateway starts, or whoever stands before it does not reach it yet."""
 ANSWER_S: Final = 10.0
@@ -259,7 +259,8 @@ class Link:
                     await self._say(ws, self._heartbeat())
                 elif isinstance(message, words.Error):
                     refused = message.code == words.AUTH_FAILED or not self.registered
-                    raise Broken(f"{message.code}: {message.message}", REFUSED_PAUSE_S if refused else 0.0)
+                    pause_s = REFUSED_PAUSE_S if message.retry_after_s is None else min(message.retry_after_s, MAX_PAUSE_S)
+                    raise Broken(f"{message.code}: {message.message}", pause_s if refused else 0.0)
                 else:
                     self._command(ws, message)
         except Broken:

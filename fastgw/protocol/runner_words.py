@@ -214,11 +214,12 @@ class Ping(msgspec.Struct, kw_only=True, tag="ping"):
     timestamp: int
 
 
-class Error(msgspec.Struct, kw_only=True, tag="error"):
-    """Why the connection closes."""
+class Error(msgspec.Struct, kw_only=True, tag="error", omit_defaults=True):
+    """Why the connection closes. ``retry_after_s``: when whoever it is told to may come again, where that can be said."""
 
     code: Short
     message: Text
+    retry_after_s: Amount | None = None
 
 
 class _Welcome(RegisterAck, kw_only=True, tag="Welcome"):

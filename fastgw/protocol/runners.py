@@ -63,12 +63,16 @@ class State(enum.Enum):
 
 
 class Refused(Exception):
-    """A runner that may not register; the text says why, and what to do."""
+    """A runner that may not register; the text says why, and what to do. ``retry_after_s``: when it may come again, None = that
+    cannot be said."""
 
-    def __init__(self, message: str, code: str = PROTOCOL_ERROR, close: int = POLICY) -> None:
+    def __init__(
+        self, message: str, code: str = PROTOCOL_ERROR, close: int = POLICY, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.close = close
+        self.retry_after_s = retry_after_s
 
 
 class Terms:
@@ -213,12 +217,12 @@ class Session:
         """As :meth:`say`; what comes of it is told to the house."""
         return self.state is State.REGISTERED and self.say(message, now)
 
-    def fail(self, code: str, message: str, close: int, now: float) -> None:
+    def fail(self, code: str, message: str, close: int, now: float, retry_after_s: float | None = None) -> None:
         """Say what is wrong, and close."""
         if self.closing is None and self.state is not State.CLOSED:
             self.why = code
             self.told = "".join([char if char.isprintable() else " " for char in message[:MAX_TOLD_CHARS]])
-            self.say(words.Error(code=code, message=message[:MAX_TOLD_CHARS]), now)
+            self.say(words.Error(code=code, message=message[:MAX_TOLD_CHARS], retry_after_s=retry_after_s), now)
             self.close(close, code, now)
 
     def judge(self, now: float) -> None:
@@ -260,7 +264,7 @@ class Session:
         try:
             self._house.join(self, message, now)
         except Refused as refusal:
-            self.fail(refusal.code, str(refusal), refusal.close, now)
+            self.fail(refusal.code, str(refusal), refusal.close, now, refusal.retry_after_s)
             return
         self.state = State.REGISTERED
         self.runner_id = message.runner_id

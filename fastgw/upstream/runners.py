@@ -426,6 +426,7 @@ class Registry:
                 "A runner of this id is connected from another address, and is asked whether it lives: "
                 f"come again in {ASKED_S:g} s, or take another id.",
                 close=LATER,
+                retry_after_s=ASKED_S,
             )
 
     def _damp(self, peer: str, id: str, now: float) -> None:
@@ -437,7 +438,7 @@ class Registry:
             del self._flaps[next(iter(self._flaps))]
         self._flaps[own] = (left - 1 if left >= 1 else left, now)
         if left < 1:
-            raise Refused(f"This runner registers too often: come again in {FLAP_S:g} s.", close=LATER)
+            raise Refused(f"This runner registers too often: come again in {FLAP_S:g} s.", close=LATER, retry_after_s=FLAP_S)
 
 
 def _kind_in(status: RunnerStatus) -> EngineKind:

@@ -317,10 +317,15 @@ async def test_pauses_grow_and_end_somewhere_and_a_refusal_is_not_asked_again_at
         async with pair(passes, dice=1.0) as (_, one):
             await until(lambda: len(waits()) == 1)
             assert waits() == [1.0]
-    for refusal in (403, 404, {"type": "error", "code": "AUTH_FAILED", "message": "no"}):
+    refused = {"type": "error", "code": "PROTOCOL_ERROR", "message": "no"}
+    for refusal, pause_s in (
+        (403, REFUSED_PAUSE_S), (404, REFUSED_PAUSE_S), (refused, REFUSED_PAUSE_S),
+        (refused | {"code": "AUTH_FAILED"}, REFUSED_PAUSE_S), (refused | {"retry_after_s": 3}, 3.0),
+        (refused | {"retry_after_s": 1e9}, MAX_PAUSE_S), (refused | {"retry_after_s": 0}, 0.5),
+    ):  # fmt: skip
         async with pair(refusal) as (_, one):
             await until(lambda: bool(waits()))
-            assert waits() == [REFUSED_PAUSE_S]
+            assert waits() == [pause_s]
             assert TOKEN not in str(one.events.lines)
 
 

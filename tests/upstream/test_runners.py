@@ -253,6 +253,7 @@ def test_nobody_takes_the_id_of_one_that_answers_or_locks_it_out() -> None:
         thief = talk.connect("10.0.0.8")
         said = talk.say(thief, register())
         assert said[-1]["type"] == "error"
+        assert f"come again in {said[-1]['retry_after_s']:g} s" in said[-1]["message"]
         assert thief.closing is not None
         assert thief.closing[0] == 1013, "it may come again: the owner may be gone by then"
         for asked in talk.heard(owner):
